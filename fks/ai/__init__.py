@@ -1,0 +1,1 @@
+"""Advice from models; it cannot order. Not built yet."""

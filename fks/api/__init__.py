@@ -1,0 +1,1 @@
+"""FastAPI routers, auth and problem documents; no domain logic."""

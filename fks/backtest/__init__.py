@@ -1,0 +1,1 @@
+"""One strategy over one tape by the rules of fks.matching."""

@@ -1,0 +1,83 @@
+"""The fks command: a table of commands, each loaded only when it is used, so that `fks --help` stays under 0.3 s."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from fks import __version__
+
+#: command -> (module with an attribute of the command's name, dashes as underscores; one-line help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("fks.cli.up", "Start everything and show what happens; Ctrl-C stops it in order."),
+    "down": ("fks.cli.up", "Stop a system that runs in the background."),
+    "status": ("fks.cli.status", "Show components, feeds, venues and the kill switch."),
+    "doctor": ("fks.cli.doctor", "Check this machine and the running system; say what to mend."),
+    "logs": ("fks.cli.logs", "Show logs of all or one component."),
+    "config": ("fks.cli.config", "Show, check and explain the settings."),
+    "security-setup": ("fks.cli.security", "Make strong secrets in a 0600 file."),
+    "db": ("fks.cli.db", "Migrate and inspect the database."),
+    "shell": ("fks.cli.shell", "A Python prompt with the store open, read-only unless asked."),
+    "reset": ("fks.cli.reset", "Clear all data and start again (asks, and backs up first)."),
+    "sim": ("fks.cli.sim", "The local exchange."),
+    "token": ("fks.cli.token", "Create, list and revoke API tokens."),
+    "data": ("fks.cli.data", "Load, sync and inspect market data."),
+    "assets": ("fks.cli.assets", "List, enable and disable what is collected."),
+    "strategies": ("fks.cli.strategies", "List, show, check and make strategies."),
+    "signals": ("fks.cli.signals", "List signals; approve or reject them."),
+    "orders": ("fks.cli.orders", "List, show, place and cancel orders."),
+    "fills": ("fks.cli.fills", "List fills."),
+    "positions": ("fks.cli.positions", "Show positions and profit."),
+    "accounts": ("fks.cli.accounts", "List and create accounts."),
+    "kill": ("fks.cli.kill", "Engage the kill switch: cancel, flatten, deny entries."),
+    "resume": ("fks.cli.kill", "Release the kill switch."),
+    "backtest": ("fks.cli.backtest", "Run backtests here, or submit them as durable jobs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports one only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"; did you mean 'fks {close[0]}'?" if close else "; see 'fks --help'"
+            raise click.UsageError(f"no such command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="fks")
+@click.option("--home", metavar="DIR", envvar="FKS_HOME", help="Where all state lives (default .fks, or FKS_HOME).")
+@click.pass_context
+def cli(ctx: click.Context, home: str | None) -> None:
+    """FKS: a trading runtime that is allowed to crash."""
+    ctx.obj = {"home": home}
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command line: one clear line and a stable exit code for every error (0 ok, 1 failed, 2 usage,
+    3 not running, 4 denied); never a traceback."""
+    from fks.cli.base import run
+
+    sys.exit(run(cli, argv))

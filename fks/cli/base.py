@@ -1,0 +1,134 @@
+"""What every command shares: settings of this node, one way to print, one way to fail, one way to reach the gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.model.errors import ConfigError, FksError, InputError, OutageError
+
+if TYPE_CHECKING:
+    from fks.config.paths import Paths
+    from fks.config.settings import Settings
+
+OK, FAILED, USAGE, NOT_RUNNING, DENIED = 0, 1, 2, 3, 4
+
+
+class NotRunning(FksError):
+    """The system, or the part that was asked, does not run."""
+
+
+class Denied(FksError):
+    """FKS or the gateway said no: a denial code, a missing scope."""
+
+
+def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
+    """Run `command` and return the exit code; print every expected error as one line with its remedy."""
+    try:
+        result = command.main(args=list(argv) if argv is not None else None, standalone_mode=False, prog_name="fks")
+        return result if isinstance(result, int) else OK
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        _complain("stopped")
+        return FAILED
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return USAGE
+    except FksError as error:
+        _complain(str(error))
+        return exit_code(error)
+    except BrokenPipeError:  # `fks … | head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except OSError as error:
+        _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        return FAILED
+
+
+def exit_code(error: FksError) -> int:
+    """Return the stable exit code of an error's class."""
+    if isinstance(error, NotRunning):
+        return NOT_RUNNING
+    if isinstance(error, Denied):
+        return DENIED
+    if isinstance(error, InputError | ConfigError):
+        return USAGE
+    return NOT_RUNNING if isinstance(error, OutageError) else FAILED
+
+
+def _complain(text: str) -> None:
+    click.echo(f"{click.style('error:', fg='red')} {text}", err=True)
+
+
+def home_of(ctx: click.Context) -> str | None:
+    """Return what --home or FKS_HOME said, or None for the default."""
+    root = ctx.find_root()
+    return (root.obj or {}).get("home") if isinstance(root.obj, dict) or root.obj is None else None
+
+
+def settings_of(ctx: click.Context) -> Settings:
+    """Return this node's checked settings. Errors: ConfigError naming key, value and remedy."""
+    from fks.config.load import load_settings
+
+    return load_settings(home_of(ctx))
+
+
+def paths_of(ctx: click.Context) -> Paths:
+    """Return this node's paths without reading the whole configuration."""
+    from fks.config.paths import Paths
+
+    return Paths.of(Path(home_of(ctx) or ".fks"))
+
+
+def emit(data: Any, *, as_json: bool, schema: str) -> None:
+    """Print `data` as one JSON document with its versioned `schema` name (`fks.status/1`), when asked for JSON.
+
+    Mappings get the key "schema" added; lists become {"schema", "items"}.
+    """
+    if not as_json:
+        return
+    import orjson
+
+    document = {"schema": schema, **data} if isinstance(data, Mapping) else {"schema": schema, "items": data}
+    click.echo(orjson.dumps(document, default=_plain, option=orjson.OPT_INDENT_2).decode())
+
+
+def _plain(value: object) -> object:
+    from decimal import Decimal
+    from enum import Enum
+
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    return str(value)
+
+
+def table(rows: Iterable[Sequence[object]], headers: Sequence[str], *, empty: str = "nothing yet") -> None:
+    """Print rows as a table that fits the terminal; colour only on a terminal. `empty` is said when there are none."""
+    from rich.console import Console
+    from rich.table import Table
+
+    listed = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
+    if not listed:
+        click.echo(empty)
+        return
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for header in headers:
+        grid.add_column(header, overflow="fold")
+    for row in listed:
+        grid.add_row(*row)
+    Console(soft_wrap=not sys.stdout.isatty()).print(grid)
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

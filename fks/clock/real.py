@@ -1,0 +1,34 @@
+"""The clock port and the machine's clock behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the rest of FKS knows of time."""
+
+    def now_ns(self) -> int:
+        """Return UTC nanoseconds since 1970."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back; only differences mean something."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class RealClock:
+    """The machine's clock."""
+
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

@@ -1,0 +1,107 @@
+"""Where a node keeps things: all state under FKS_HOME, sockets under a short path derived from it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Every path of a node. `home` is absolute. Nothing here touches the disk; `ensure` does."""
+
+    home: Path
+
+    @staticmethod
+    def of(home: Path | str) -> Paths:
+        """Return the paths of the node whose FKS_HOME is `home` (made absolute)."""
+        return Paths(Path(home).expanduser().absolute())
+
+    @property
+    def key(self) -> str:
+        """Return 8 hex characters that tell this FKS_HOME from any other on the host."""
+        return hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
+
+    @property
+    def sockets(self) -> Path:
+        """Return the short directory of sockets and Ray's temp files: AF_UNIX paths end at 107 bytes."""
+        return Path(tempfile.gettempdir()) / f"fks-{os.getuid()}-{self.key}"
+
+    @property
+    def ray_temp(self) -> Path:
+        return self.sockets / "ray"
+
+    @property
+    def pgdata(self) -> Path:
+        return self.home / "postgres"
+
+    @property
+    def redis_dir(self) -> Path:
+        return self.home / "redis"
+
+    @property
+    def sim_dir(self) -> Path:
+        return self.home / "sim"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def run(self) -> Path:
+        """Return the directory of pid files and endpoints of the running system."""
+        return self.home / "run"
+
+    @property
+    def config_file(self) -> Path:
+        return self.home / "fks.toml"
+
+    @property
+    def secrets_file(self) -> Path:
+        return self.home / "secrets.toml"
+
+    @property
+    def ray_token_file(self) -> Path:
+        return self.home / "ray.token"
+
+    @property
+    def cli_token_file(self) -> Path:
+        """Return the local admin token the CLI shows the gateway (0600)."""
+        return self.home / "cli.token"
+
+    @property
+    def node_file(self) -> Path:
+        """Return where the keeper tells every local process the endpoints (0600 JSON)."""
+        return self.run / "node.json"
+
+    @property
+    def kill_file(self) -> Path:
+        """Return the guardian's own fsynced journal (G5)."""
+        return self.home / "kill.jsonl"
+
+    @property
+    def keeper_socket(self) -> Path:
+        return self.sockets / "keeper.sock"
+
+    @property
+    def guardian_socket(self) -> Path:
+        return self.sockets / "guardian.sock"
+
+    @property
+    def backups(self) -> Path:
+        return self.home / "backups"
+
+    @property
+    def strategies(self) -> Path:
+        """Return the folder of a user's own strategy files."""
+        return self.home / "strategies"
+
+    def ensure(self) -> Paths:
+        """Create the directories (0700 where secrets or sockets live) and return self."""
+        for path in (self.home, self.logs, self.run, self.redis_dir, self.sim_dir, self.backups, self.strategies):
+            path.mkdir(parents=True, exist_ok=True)
+        self.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
+        return self

@@ -1,0 +1,158 @@
+"""The table of settings: every key, its default, unit and meaning. Loading, overriding and checking is in `load`.
+
+`fks.toml` has a section per class below; the environment overrides as FKS_<SECTION>_<KEY> (FKS_HTTP_PORT is http.port),
+and the owner's names (docs/deviations.md) are aliases. Ports: 0 means "choose one derived from FKS_HOME".
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class Section(BaseModel):
+    """A section of fks.toml: unknown keys are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _port(default: int, text: str) -> int:
+    return Field(default=default, ge=0, le=65535, description=text)
+
+
+class Http(Section):
+    host: str = Field("127.0.0.1", description="address the gateway binds; anything off loopback needs TLS or behind_proxy")
+    port: int = _port(8000, "gateway port")
+    replicas: int = Field(2, ge=1, le=16, description="gateway replicas")
+    behind_proxy: bool = Field(False, description="a TLS-terminating proxy stands in front")
+    cors_origins: tuple[str, ...] = Field((), description="origins allowed to call from a browser")
+    order_wait_s: float = Field(1.0, gt=0, le=30, description="how long POST /orders waits for the order, seconds")
+
+
+class Database(Section):
+    url: SecretStr | None = Field(None, description="external PostgreSQL; unset = the embedded server")
+    pool_min: int = Field(1, ge=1, description="connections a process keeps")
+    pool_max: int = Field(8, ge=1, description="connections a process may open")
+    connect_timeout_s: float = Field(5.0, gt=0, description="seconds to wait for a connection")
+    statement_timeout_s: float = Field(10.0, gt=0, description="seconds a statement may take")
+    retry_s: float = Field(15.0, ge=0, description="seconds to retry on serialisation failure or a lost connection")
+
+
+class Redis(Section):
+    url: SecretStr | None = Field(None, description="external Redis; unset = the embedded server")
+    timeout_s: float = Field(2.0, gt=0, description="seconds for one command")
+
+
+class Ray(Section):
+    address: str | None = Field(None, description="an existing cluster host:port; unset = start a local node")
+    num_cpus: int = Field(4, ge=1, description="logical CPUs the local node offers")
+    object_store_mb: int = Field(80, ge=75, description="object store size, MB")
+    gcs_port: int = _port(0, "GCS port")
+    dashboard_port: int = _port(8265, "Ray dashboard port")
+    client_port: int = _port(0, "Ray client server port (from 20000 on)")
+    node_manager_port: int = _port(0, "raylet node manager port")
+    object_manager_port: int = _port(0, "raylet object manager port")
+    agent_listen_port: int = _port(0, "dashboard agent HTTP port")
+    agent_grpc_port: int = _port(0, "dashboard agent gRPC port")
+    runtime_env_agent_port: int = _port(0, "runtime env agent port")
+    metrics_port: int = _port(0, "node metrics export port")
+    worker_port_min: int = _port(0, "first worker port; 0 = any free one")
+    worker_port_max: int = _port(0, "last worker port")
+
+
+class Sim(Section):
+    enabled: bool = Field(True, description="run the local exchange and trade on it")
+    port: int = _port(0, "local exchange port")
+    seed: int = Field(7, description="seed of the generator")
+    tape: str | None = Field(None, description="'sample' or a path of an .fksbars tape to play instead of the generator")
+    speed: float = Field(1.0, gt=0, description="tape speed: 60 plays a minute bar a second")
+    fills: Literal["book", "tape"] = Field("book", description="'tape' fills by the written rule of G6")
+
+
+class Data(Section):
+    exchange: str = Field("binance", description="exchange to collect from")
+    symbols: tuple[str, ...] = Field(("BTCUSDT", "ETHUSDT"), description="symbols to collect (MAINS and ALTS expand)")
+    timeframes: tuple[str, ...] = Field(
+        ("1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"), description="bars to build"
+    )
+    backfill_bars: int = Field(500, ge=0, description="minute bars to fetch when a symbol starts empty")
+    rest_url: str | None = Field(None, description="exchange REST base; unset = the local exchange when sim.enabled, else the real one")
+    ws_url: str | None = Field(None, description="exchange websocket base; see rest_url")
+    stale_min_s: float = Field(10.0, gt=0, description="C7: a trade feed is never stale before this age, seconds")
+    stale_max_s: float = Field(120.0, gt=0, description="C7: a trade feed is always stale after this age, seconds")
+    trades_keep_h: float = Field(24.0, gt=0, description="hours of public trades kept")
+
+
+class Venue(Section):
+    """The ccxt venue that strategies trade on."""
+
+    exchange: str = Field("binance", description="ccxt exchange id")
+    rest_url: str | None = Field(None, description="venue REST base; unset = the local exchange when sim.enabled")
+    ws_url: str | None = Field(None, description="venue websocket base")
+    ws_api_url: str | None = Field(None, description="venue websocket API base")
+    api_key: SecretStr | None = Field(None, description="venue API key (BINANCE_API_KEY)")
+    api_secret: SecretStr | None = Field(None, description="venue API secret (BINANCE_API_SECRET)")
+    live: bool = Field(False, description="really trade on a real venue; without it only the local exchange and paper")
+    order_timeout_s: float = Field(5.0, gt=0, description="seconds to wait for an order's answer before UNKNOWN")
+    poll_delays_s: tuple[float, ...] = Field((0.25, 0.5, 1, 2, 4, 8, 16, 30), description="C1: query ladder of an UNKNOWN order")
+    absent_polls: int = Field(3, ge=1, description="C5: not-found answers needed")
+    absent_spacing_s: float = Field(2.0, ge=0, description="C5: seconds between counted polls")
+    absent_first_s: float = Field(5.0, ge=0, description="C5: age of the first counted poll, seconds")
+    absent_age_s: float = Field(30.0, ge=0, description="C5: age of the last counted poll, seconds")
+    sweep_s: float = Field(60.0, gt=0, description="C7: unconditional sweep of fills, seconds")
+    skew_limit_ms: float = Field(500.0, gt=0, description="CLOCK_SKEW limit")
+    recv_window_ms: int = Field(10000, gt=0, le=60000, description="recvWindow of signed calls")
+
+
+class Risk(Section):
+    notional_max_order: Decimal = Field(Decimal(50000), gt=0, description="largest order, quote currency")
+    exposure_max_instrument: Decimal = Field(Decimal(100000), gt=0, description="largest exposure in one instrument, quote")
+    exposure_max_account: Decimal = Field(Decimal(250000), gt=0, description="largest exposure of an account, quote")
+    orders_open_max: int = Field(100, ge=1, description="most open orders per account")
+    price_band_pct: Decimal = Field(Decimal(10), gt=0, description="furthest limit price from the mark, percent")
+    loss_day_max: Decimal = Field(Decimal(10000), gt=0, description="realised loss of a UTC day that stops entries, quote")
+    orders_per_minute: int = Field(600, ge=1, description="order budget per account and minute")
+    feed_age_max_s: float = Field(15.0, gt=0, description="FEED_STALE beyond this age of the last message, seconds")
+    instrument_age_max_h: float = Field(24.0, gt=0, description="INSTRUMENT_UNKNOWN beyond this age of its metadata, hours")
+
+
+class Costs(Section):
+    fee_rate: Decimal = Field(Decimal("0.001"), ge=0, description="taker and maker fee of paper and backtests, fraction")
+    fee_in: Literal["received", "quote"] = Field("received", description="fees are taken from the asset received, or in quote")
+
+
+class Supervision(Section):
+    heartbeat_s: float = Field(1.0, gt=0, description="seconds between health calls")
+    misses_max: int = Field(3, ge=1, description="missed beats after which a child is killed")
+    lease_ttl_s: float = Field(2.0, gt=0, description="life of a lease, seconds")
+    lease_renew_s: float = Field(0.5, gt=0, description="seconds between renewals")
+    backoff_first_s: float = Field(0.1, ge=0, description="wait before the second restart in a row, seconds")
+    backoff_max_s: float = Field(10.0, gt=0, description="longest wait between restarts, seconds")
+    restarts_max: int = Field(20, ge=1, description="restarts within restarts_period_s before giving up")
+    restarts_period_s: float = Field(60.0, gt=0, description="the window of restarts_max, seconds")
+    start_timeout_s: float = Field(30.0, gt=0, description="seconds a child may take to start")
+
+
+class Log(Section):
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level written")
+    json_lines: bool = Field(True, description="one JSON object a line in files under FKS_HOME/logs")
+
+
+class Settings(Section):
+    """Everything `fks.toml` can say. Frozen; a change is a new file and a restart."""
+
+    home: Path = Field(Path(".fks"), description="where all state lives (FKS_HOME)")
+    http: Http = Http()
+    database: Database = Database()
+    redis: Redis = Redis()
+    ray: Ray = Ray()
+    sim: Sim = Sim()
+    data: Data = Data()
+    venue: Venue = Venue()
+    risk: Risk = Risk()
+    costs: Costs = Costs()
+    supervision: Supervision = Supervision()
+    log: Log = Log()

@@ -1,0 +1,1 @@
+"""Sync, gaps, import and export of market data, and the shipped sample."""

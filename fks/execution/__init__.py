@@ -1,0 +1,1 @@
+"""The order path's driver: asyncio over the ports, group commit, timers, reconciliation."""

@@ -1,0 +1,1 @@
+"""Array maths behind one typed registry: columns in, columns out, no state."""

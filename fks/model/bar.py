@@ -1,0 +1,89 @@
+"""Bars and public trades: single ones as values, many as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Open, high, low, close and volume over [time_ns, end). `time_ns` is the OPEN time, UTC.
+
+    OHLCV are float64 holding the shortest decimal of the venue's string (design.md §6).
+    `is_complete` is false when the bar was built over a gap: it then never reaches a strategy.
+    """
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    time_ns: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    trades: int = 0
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PublicTrade:
+    """One public trade. `trade_id` is the venue's number in the range the collector uses (aggregate ids on Binance)."""
+
+    exchange: str
+    symbol: str
+    trade_id: int
+    time_ns: int
+    price: Decimal
+    quantity: Decimal
+    is_buyer_maker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Columns of one (symbol, timeframe), oldest first. Shapes: all (n,). Times ns UTC int64, the rest float64."""
+
+    symbol: str
+    timeframe: str
+    time_ns: Ints
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+
+    def __len__(self) -> int:
+        return int(self.time_ns.shape[0])
+
+    def __getitem__(self, part: slice) -> Bars:
+        """Return a view of some rows (no copy)."""
+        return Bars(
+            self.symbol, self.timeframe, self.time_ns[part], self.open[part], self.high[part],
+            self.low[part], self.close[part], self.volume[part],
+        )  # fmt: skip
+
+    def bar(self, index: int, exchange: str = "") -> Bar:
+        """Return row `index` as a value."""
+        return Bar(
+            exchange, self.symbol, self.timeframe, int(self.time_ns[index]), float(self.open[index]),
+            float(self.high[index]), float(self.low[index]), float(self.close[index]), float(self.volume[index]),
+        )  # fmt: skip
+
+    @staticmethod
+    def of(symbol: str, timeframe: str, bars: Iterable[Bar]) -> Bars:
+        """Return columns made from single bars, in the order given."""
+        rows = list(bars)
+        return Bars(
+            symbol, timeframe,
+            np.array([b.time_ns for b in rows], dtype=np.int64),
+            *(np.array([getattr(b, name) for b in rows], dtype=np.float64)
+              for name in ("open", "high", "low", "close", "volume")),
+        )  # fmt: skip

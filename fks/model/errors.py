@@ -1,0 +1,53 @@
+"""The error tree. The class says whose fault it is, and so what happens next.
+
+    FksError
+    ├── BugError          ours                          crash the actor, restart, count it
+    ├── PeerError         an exchange, venue or peer    keep the frame, drop the connection, reconnect
+    ├── OutageError       nobody                        expected: back off, not a crash
+    ├── ConfigError       the operator                  refuse to start; names key, value and remedy
+    ├── InputError        the caller                    4xx / exit 2; carries a code and the remedy
+    └── StaleEpochError   an older self                 stop at once: someone newer is in charge
+"""
+
+from __future__ import annotations
+
+
+class FksError(Exception):
+    """Root of everything FKS raises on purpose. `remedy` says what to do next."""
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+
+class BugError(FksError):
+    """A thing that only a mistake of ours can cause."""
+
+
+class PeerError(FksError):
+    """The other side broke its own rules."""
+
+
+class OutageError(FksError):
+    """Nobody's fault: a timeout, a refused connection, a rate limit."""
+
+
+class ConfigError(FksError):
+    """The operator's setting is wrong: the message names the key, the value and what would be right."""
+
+
+class InputError(FksError):
+    """The caller's input is wrong. `code` is stable and documented, `status` is the HTTP status that fits."""
+
+    def __init__(self, message: str, *, code: str = "INVALID", status: int = 400, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.code = code
+        self.status = status
+
+
+class StaleEpochError(FksError):
+    """A newer epoch owns the role: this process must stop and may not write."""

@@ -1,0 +1,80 @@
+"""Instruments: what is traded, with every spelling of its name and the venue's rules for prices and quantities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+from fks.model.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One instrument at one exchange. `symbol` is the venue's spelling (BTCUSDT), `name` the unified one (BTC/USDT).
+
+    Units: `tick`, prices and `notional_min` in `quote`; `lot_step`, `qty_min`, `qty_max` in `base`.
+    """
+
+    exchange: str
+    symbol: str
+    base: str
+    quote: str
+    tick: Decimal
+    lot_step: Decimal
+    qty_min: Decimal
+    qty_max: Decimal
+    notional_min: Decimal
+    multiplier: Decimal = Decimal(1)
+    is_trading: bool = True
+    updated_ns: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the unified spelling, BTC/USDT."""
+        return f"{self.base}/{self.quote}"
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Return every spelling that paths, the API and commands accept."""
+        return (self.symbol, self.name, f"{self.base}-{self.quote}")
+
+    def round_price(self, price: Decimal, *, side: str, is_stop: bool = False) -> Decimal:
+        """Return `price` on the tick grid: buys round down, sells up, stops away from the market (peers.md §5)."""
+        if is_stop:
+            rounding = ROUND_CEILING if side == "buy" else ROUND_FLOOR
+        else:
+            rounding = ROUND_FLOOR if side == "buy" else ROUND_CEILING
+        return (price / self.tick).to_integral_value(rounding) * self.tick
+
+    def round_quantity(self, quantity: Decimal) -> Decimal:
+        """Return `quantity` rounded down onto the lot grid; never up, so it cannot spend more than decided."""
+        return (quantity / self.lot_step).to_integral_value(ROUND_FLOOR) * self.lot_step
+
+
+def money(value: Decimal, places: int = 8) -> Decimal:
+    """Return `value` at 1e-8, half-even: the one rounding of fees and cash (design.md §7)."""
+    return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
+
+
+def find_instrument(text: str, instruments: Iterable[Instrument]) -> Instrument:
+    """Return the one instrument that `text` spells, in any of its spellings, in any case.
+
+    Errors: InputError SYMBOL_UNKNOWN, or SYMBOL_AMBIGUOUS naming the candidates (prefix `exchange:` to choose).
+    """
+    wanted = text.strip()
+    exchange, _, rest = wanted.rpartition(":")
+    key = (rest if exchange else wanted).upper()
+    everything = list(instruments)
+    found = [
+        item
+        for item in everything
+        if key in (s.upper() for s in item.spellings) and (not exchange or item.exchange == exchange.lower())
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        known = ", ".join(sorted(item.symbol for item in everything)[:12]) or "none yet: is the collector running?"
+        raise InputError(f"unknown symbol {text!r}", code="SYMBOL_UNKNOWN", status=404, remedy=f"known: {known}")
+    names = ", ".join(sorted(f"{item.exchange}:{item.symbol}" for item in found))
+    raise InputError(f"ambiguous symbol {text!r}", code="SYMBOL_AMBIGUOUS", remedy=f"say which: {names}")

@@ -1,0 +1,44 @@
+"""The table of metrics: name, kind, labels and what it says. Docs, the exporter and the meter read this one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row. `kind` is counter, gauge or histogram; every series also has the label `component`."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+METRICS: dict[str, Metric] = {
+    row.name: row
+    for row in (
+        Metric("fks_bars_sealed_total", "counter", ("symbol", "timeframe"), "bars sealed and handed on"),
+        Metric("fks_market_trades_total", "counter", ("symbol",), "public trades received"),
+        Metric("fks_feed_age_seconds", "gauge", ("symbol",), "age of the last market data message"),
+        Metric("fks_feed_reconnects_total", "counter", ("exchange",), "market data sockets dialled again"),
+        Metric("fks_signals_total", "counter", ("state",), "signals by outcome"),
+        Metric("fks_orders_total", "counter", ("state",), "orders by state entered"),
+        Metric("fks_denials_total", "counter", ("code",), "intents denied, by code"),
+        Metric("fks_fills_total", "counter", ("symbol",), "fills booked"),
+        Metric("fks_orders_open", "gauge", ("state",), "open orders by state"),
+        Metric("fks_order_send_seconds", "histogram", (), "claim of a signal to the first byte at the venue"),
+        Metric("fks_order_commit_seconds", "histogram", (), "the one durable statement before a send"),
+        Metric("fks_reconcile_seconds", "histogram", ("venue",), "one reconciliation of a venue"),
+        Metric("fks_strategy_eval_seconds", "histogram", ("instance",), "one evaluation of a strategy"),
+        Metric("fks_strategy_errors_total", "counter", ("instance",), "strategy evaluations that raised"),
+        Metric("fks_actor_restarts_total", "counter", ("child",), "restarts by the supervisor"),
+        Metric("fks_actor_heartbeat_age_seconds", "gauge", ("child",), "age of the child's last beat"),
+        Metric("fks_database_up", "gauge", (), "1 when PostgreSQL answers"),
+        Metric("fks_redis_up", "gauge", (), "1 when Redis answers"),
+        Metric("fks_http_requests_total", "counter", ("route", "status"), "gateway requests"),
+        Metric("fks_http_request_seconds", "histogram", ("route",), "gateway request durations"),
+        Metric("fks_kill_engaged", "gauge", (), "1 while the kill switch is engaged"),
+        Metric("fks_jobs_total", "counter", ("state",), "durable jobs by end state"),
+    )
+}

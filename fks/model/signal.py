@@ -1,0 +1,65 @@
+"""Signals: what a strategy or a person wants (design.md §5)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from fks.model.order import OrderType, Side, TimeInForce
+
+
+class Kind(StrEnum):
+    TARGET = "target"  # hold `size` (in units of the instance's sizing; 0 = flat)
+    ENTER = "enter"  # open in `side`; size None = the instance's sizing
+    EXIT = "exit"  # close what the instance holds
+    ORDER = "order"  # a person's exact order: size is the quantity in base
+
+
+class SignalState(StrEnum):
+    """A signal's life. Exactly one of the last five is its outcome, written once."""
+
+    PENDING = "pending"  # waits for a person's approval
+    READY = "ready"  # approved (or auto): the order manager may claim it
+    ORDERED = "ordered"  # led to an order (its client id is in client_order_id)
+    DENIED = "denied"  # risk said no: code
+    EXPIRED = "expired"  # valid_until passed before it could be used
+    DECLINED = "declined"  # a person said no
+    NOTHING = "nothing"  # the wish already holds (exit while flat)
+
+
+OUTCOMES = frozenset(
+    {SignalState.ORDERED, SignalState.DENIED, SignalState.EXPIRED, SignalState.DECLINED, SignalState.NOTHING}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A dated wish. `source` is `strategy:<instance>` or `principal:<name>`; `id` is deterministic (fks.model.ids)."""
+
+    id: uuid.UUID
+    source: str
+    instance: str  # strategy instance id, or "" for a person
+    params_version: int
+    account_id: int
+    venue: str
+    exchange: str
+    symbol: str
+    timeframe: str | None
+    ts_event_ns: int  # bar OPEN time for strategies, receive time for persons
+    ordinal: int
+    kind: Kind
+    side: Side
+    type: OrderType = OrderType.MARKET
+    size: Decimal | None = None
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    time_in_force: TimeInForce = TimeInForce.GTC
+    reference_price: Decimal | None = None  # close of the deciding bar: what sizing divides by
+    valid_until_ns: int | None = None
+    reason: str = ""
+    state: SignalState = SignalState.READY
+    trace_id: str = ""

@@ -1,0 +1,108 @@
+"""The packed form of a bar tape (`*.fksbars`): one JSON header line, then xz over zig-zag deltas, byte planes apart.
+
+Prices are whole ticks (10^-price_places), volumes whole 10^-volume_places, so what was packed comes back exactly.
+The columns: open minus the previous close, high minus max(open, close), min(open, close) minus low, close minus
+open, volume, and the step in bars since the row before (1 where nothing is missing). A month of minutes: ~0.3 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from dataclasses import dataclass
+
+import numpy as np
+
+from fks.model.bar import Bars, Ints
+from fks.model.errors import InputError
+from fks.model.timeframe import NS, TIMEFRAMES
+
+MAGIC = "fksbars/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """Bars in exact integers: `open`…`close` in ticks of 10^-price_places, `volume` in 10^-volume_places."""
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    price_places: int
+    volume_places: int
+    source: str
+    licence: str
+    time_ns: Ints
+    open: Ints
+    high: Ints
+    low: Ints
+    close: Ints
+    volume: Ints
+
+    def __len__(self) -> int:
+        return int(self.time_ns.shape[0])
+
+    def bars(self) -> Bars:
+        """Return float64 columns holding the shortest decimal of each value (integer / power of ten is exact so)."""
+        price, volume = 10.0**self.price_places, 10.0**self.volume_places
+        return Bars(
+            self.symbol, self.timeframe, self.time_ns, self.open / price, self.high / price,
+            self.low / price, self.close / price, self.volume / volume,
+        )  # fmt: skip
+
+
+def _plane(values: Ints) -> bytes:
+    zigzag = ((values << 1) ^ (values >> 63)).astype("<u8")
+    return zigzag.view(np.uint8).reshape(-1, 8).T.tobytes()
+
+
+def _unplane(raw: bytes, count: int) -> Ints:
+    grid = np.frombuffer(raw, dtype=np.uint8).reshape(8, count).T
+    zigzag = np.ascontiguousarray(grid).view("<u8").reshape(count)
+    return ((zigzag >> np.uint64(1)) ^ (np.uint64(0) - (zigzag & np.uint64(1)))).astype(np.int64)
+
+
+def pack_tape(tape: Tape) -> bytes:
+    """Return the packed bytes of a tape."""
+    before = np.concatenate([np.zeros(1, np.int64), tape.close[:-1]])
+    step_ns = TIMEFRAMES[tape.timeframe] * NS
+    steps = np.diff(tape.time_ns, prepend=tape.time_ns[:1] - step_ns) // step_ns
+    columns = (
+        tape.open - before,
+        tape.high - np.maximum(tape.open, tape.close),
+        np.minimum(tape.open, tape.close) - tape.low,
+        tape.close - tape.open,
+        tape.volume,
+        steps,
+    )
+    header = {
+        "form": MAGIC, "exchange": tape.exchange, "symbol": tape.symbol, "timeframe": tape.timeframe,
+        "price_places": tape.price_places, "volume_places": tape.volume_places, "rows": len(tape),
+        "first_ns": int(tape.time_ns[0]), "source": tape.source, "licence": tape.licence,
+    }  # fmt: skip
+    body = lzma.compress(b"".join(_plane(column) for column in columns), preset=9)
+    return json.dumps(header).encode() + b"\n" + body
+
+
+def unpack_tape(data: bytes) -> Tape:
+    """Return the tape packed in `data`. Errors: InputError TAPE_BROKEN when it is not one."""
+    try:
+        head, _, body = data.partition(b"\n")
+        header = json.loads(head)
+        assert header["form"] == MAGIC
+        count = int(header["rows"])
+        raw = lzma.decompress(body)
+        assert len(raw) == count * 8 * 6
+    except (ValueError, KeyError, AssertionError, lzma.LZMAError) as error:
+        raise InputError(
+            "the tape is not an fksbars/1 file or is damaged", code="TAPE_BROKEN", remedy="pack it again"
+        ) from error
+    planes = [_unplane(raw[i * count * 8 : (i + 1) * count * 8], count) for i in range(6)]
+    gap, over, under, body_move, volume, steps = planes
+    close = np.cumsum(gap + body_move)
+    open_ = close - body_move
+    time_ns = header["first_ns"] + (np.cumsum(steps) - steps[0]) * TIMEFRAMES[header["timeframe"]] * NS
+    return Tape(
+        header["exchange"], header["symbol"], header["timeframe"], header["price_places"], header["volume_places"],
+        header["source"], header["licence"], time_ns, open_, np.maximum(open_, close) + over,
+        np.minimum(open_, close) - under, close, volume,
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""Timeframes: their names, lengths and where a moment falls in them, in UTC."""
+
+from __future__ import annotations
+
+import calendar
+from datetime import UTC, datetime
+
+from fks.model.errors import InputError
+
+NS = 1_000_000_000
+#: name -> length in seconds; a month has no fixed length and is 0 here. The table every room reads.
+TIMEFRAMES: dict[str, int] = {
+    "1s": 1, "5s": 5, "15s": 15, "1m": 60, "5m": 300, "15m": 900, "30m": 1800,
+    "1h": 3600, "4h": 14400, "1d": 86400, "1w": 604800, "1M": 0,
+}  # fmt: skip
+_MONDAY_S = 4 * 86400  # 1970-01-05 was a Monday; weeks open there
+
+
+def check_timeframe(name: str) -> str:
+    """Return `name` when it is a timeframe, else raise InputError naming all of them."""
+    if name not in TIMEFRAMES:
+        raise InputError(
+            f"unknown timeframe {name!r}", code="TIMEFRAME_UNKNOWN", remedy=f"use one of {' '.join(TIMEFRAMES)}"
+        )
+    return name
+
+
+def bar_start(time_ns: int, timeframe: str) -> int:
+    """Return the open time (ns) of the bar that holds `time_ns`. Weeks open on Monday, months on the first, UTC."""
+    seconds = TIMEFRAMES[timeframe]
+    if timeframe == "1M":
+        moment = datetime.fromtimestamp(time_ns // NS, UTC)
+        return int(datetime(moment.year, moment.month, 1, tzinfo=UTC).timestamp()) * NS
+    offset = _MONDAY_S if timeframe == "1w" else 0
+    whole = time_ns // NS - offset
+    return (whole - whole % seconds + offset) * NS
+
+
+def bar_end(start_ns: int, timeframe: str) -> int:
+    """Return the first nanosecond after the bar that opens at `start_ns`: the next bar's open."""
+    if timeframe == "1M":
+        moment = datetime.fromtimestamp(start_ns // NS, UTC)
+        days = calendar.monthrange(moment.year, moment.month)[1]
+        return start_ns + days * 86400 * NS
+    return start_ns + TIMEFRAMES[timeframe] * NS
+
+
+def iso(time_ns: int) -> str:
+    """Return ISO 8601 with Z, microseconds only when there are any."""
+    moment = datetime.fromtimestamp(time_ns // NS, UTC).replace(microsecond=time_ns % NS // 1000)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def to_datetime(time_ns: int) -> datetime:
+    """Return an aware UTC datetime, truncated to microseconds: the form the database takes."""
+    return datetime.fromtimestamp(time_ns // NS, UTC).replace(microsecond=time_ns % NS // 1000)
+
+
+def to_ns(moment: datetime) -> int:
+    """Return ns since 1970 of an aware datetime, exactly."""
+    if moment.tzinfo is None:
+        raise InputError(f"time {moment.isoformat()} has no zone", code="TIME_NAIVE", remedy="add Z for UTC")
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return ((delta.days * 86400 + delta.seconds) * 1_000_000 + delta.microseconds) * 1000

@@ -1,0 +1,1 @@
+"""The NinjaTrader 8 wire session, sans I/O: bytes in, events out. Not built yet."""

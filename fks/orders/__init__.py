@@ -1,0 +1,1 @@
+"""The order lifecycle table and the pure order core: events in, commands out."""

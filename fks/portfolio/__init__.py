@@ -1,0 +1,1 @@
+"""Fills to positions and profit: pure arithmetic on Decimal."""

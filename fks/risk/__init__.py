@@ -1,0 +1,1 @@
+"""Sizing, rounding and pre-trade checks: the only maker of Approved and Denied."""

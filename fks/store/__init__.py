@@ -1,0 +1,1 @@
+"""PostgreSQL, Redis and the embedded servers: SQL in named files, values in and out."""

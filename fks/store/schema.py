@@ -1,0 +1,307 @@
+"""The tables, as SQLAlchemy metadata: Alembic's autogenerate compares against this and nothing else defines a column.
+
+The owner's names are kept (docs/deviations.md). Money is `numeric`, time `timestamptz`, research prices `float8`.
+`ohlcv_data` and `market_trades` are partitioned natively by month / day; partitions are made by fks.store.partitions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)  # fmt: skip
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMING)
+
+
+def _time(name: str, *, null: bool = False, now: bool = False) -> Column[Any]:
+    default = text("now()") if now else None
+    return Column(name, DateTime(timezone=True), nullable=null, server_default=default)
+
+
+def _money(name: str, *, null: bool = False, default: str | None = None) -> Column[Any]:
+    return Column(name, Numeric, nullable=null, server_default=default)
+
+
+def _text(name: str, *, null: bool = False, default: str | None = None) -> Column[Any]:
+    return Column(name, Text, nullable=null, server_default=default)
+
+
+def _flag(name: str, default: str = "false") -> Column[Any]:
+    return Column(name, Boolean, nullable=False, server_default=text(default))
+
+
+# ── market data ──────────────────────────────────────────────────────────────────────────────────
+instruments = Table(
+    "instruments", metadata,
+    _text("exchange"), _text("symbol"), _text("base"), _text("quote"),
+    _money("tick"), _money("lot_step"), _money("qty_min"), _money("qty_max"), _money("notional_min"),
+    _money("multiplier", default="1"), _flag("is_trading", "true"), _time("updated_at", now=True),
+    PrimaryKeyConstraint("exchange", "symbol"),
+)  # fmt: skip
+
+assets = Table(  # what is collected, and whether: the owner's /assets
+    "assets", metadata,
+    _text("exchange"), _text("symbol"), _flag("is_enabled", "true"), _time("updated_at", now=True),
+    PrimaryKeyConstraint("exchange", "symbol"),
+)  # fmt: skip
+
+ohlcv_data = Table(
+    "ohlcv_data", metadata,
+    _time("time"), _text("symbol"), _text("timeframe"),
+    Column("open", Float(53)), Column("high", Float(53)), Column("low", Float(53)), Column("close", Float(53)),
+    Column("volume", Float(53)),
+    _text("exchange", default="binance"), Column("trades", Integer, nullable=False, server_default="0"),
+    _flag("is_complete", "true"), _text("source", default="live"), _time("updated_at", now=True),
+    PrimaryKeyConstraint("symbol", "timeframe", "time", "exchange"),
+    postgresql_partition_by="RANGE (time)",
+)  # fmt: skip
+
+market_trades = Table(
+    "market_trades", metadata,
+    _time("time"), _text("exchange"), _text("symbol"), Column("trade_id", BigInteger, nullable=False),
+    _money("price"), _money("quantity"), _flag("is_buyer_maker"),
+    PrimaryKeyConstraint("exchange", "symbol", "trade_id", "time"),
+    postgresql_partition_by="RANGE (time)",
+)  # fmt: skip
+
+feeds = Table(  # one row a live feed: how far it is sealed, how old, by whom (fenced by epoch)
+    "feeds", metadata,
+    _text("exchange"), _text("symbol"), _text("timeframe"),
+    _time("sealed_through", null=True), Column("last_trade_id", BigInteger), _time("last_message_at", null=True), _money("last_price", null=True),
+    _text("state", default="COLD"), Column("epoch", BigInteger, nullable=False, server_default="0"),
+    _time("updated_at", now=True),
+    PrimaryKeyConstraint("exchange", "symbol", "timeframe"),
+)  # fmt: skip
+
+sync_status = Table(
+    "sync_status", metadata,
+    _text("symbol"), _text("timeframe"), _text("exchange", default="binance"), _text("sync_status", default="pending"),
+    _time("oldest", null=True), _time("newest", null=True), Column("candles", BigInteger, nullable=False, server_default="0"),
+    _text("error", null=True), _time("last_sync_at", null=True), _time("updated_at", now=True),
+    PrimaryKeyConstraint("symbol", "timeframe", "exchange"),
+)  # fmt: skip
+
+# ── accounts, strategies, signals ────────────────────────────────────────────────────────────────
+accounts = Table(
+    "accounts", metadata,
+    Column("id", Integer, Identity(always=False), primary_key=True),
+    _text("name"), _text("account_type", default="personal"), _text("venue"), _text("broker", default=""),
+    _text("currency", default="USDT"), _money("initial_balance", default="0"), _text("mode", default="paper"),
+    _flag("is_enabled", "true"), _time("created_at", now=True),
+    UniqueConstraint("name"),
+)  # fmt: skip
+
+balances = Table(
+    "balances", metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("currency"),
+    _money("free"), _money("locked"), _time("updated_at", now=True),
+    PrimaryKeyConstraint("account_id", "currency"),
+)  # fmt: skip
+
+balance_history = Table(
+    "balance_history", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _time("time", now=True),
+    _text("currency", default="USDT"), _money("balance"), _money("equity", null=True), _text("cause", default="snapshot"),
+    _text("reference", null=True),
+    Index(None, "account_id", "time"),
+)  # fmt: skip
+
+strategy_instances = Table(
+    "strategy_instances", metadata,
+    Column("id", Text, primary_key=True), _text("strategy"),
+    Column("params", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("params_version", Integer, nullable=False, server_default="1"),
+    _text("exchange", default="binance"), _text("symbol"), _text("timeframe"),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("venue"),
+    _text("sizing", default="notional"), _money("size", default="1000"),
+    _text("approval", default="auto"), Column("valid_for_s", Float(53), nullable=False, server_default="60"),
+    _flag("is_enabled", "true"), Column("shard", Integer, nullable=False, server_default="0"),
+    _text("state", default="NEW"), _text("error", null=True),
+    _time("anchor_time", null=True), _time("cursor_time", null=True),
+    Column("last_target", Float(53), nullable=False, server_default="0"),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    _time("created_at", now=True), _time("updated_at", now=True),
+)  # fmt: skip
+
+strategy_parameters = Table(  # every version an instance ever ran with
+    "strategy_parameters", metadata,
+    Column("instance_id", Text, ForeignKey("strategy_instances.id", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False), _text("strategy"),
+    Column("params", JSONB, nullable=False), _text("changed_by", default="system"), _time("created_at", now=True),
+    PrimaryKeyConstraint("instance_id", "version"),
+)  # fmt: skip
+
+signals = Table(
+    "signals", metadata,
+    Column("id", UUID, primary_key=True), _text("source"), _text("instance", default=""),
+    Column("params_version", Integer, nullable=False, server_default="0"),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("venue"),
+    _text("exchange", default="binance"), _text("symbol"), _text("timeframe", null=True),
+    _time("ts_event"), Column("ordinal", SmallInteger, nullable=False, server_default="0"),
+    _text("kind"), _text("side"), _text("type", default="market"), _money("size", null=True),
+    _money("limit_price", null=True), _money("stop_price", null=True), _money("stop_loss", null=True),
+    _money("take_profit", null=True), _text("time_in_force", default="gtc"), _money("reference_price", null=True),
+    _time("valid_until", null=True), _text("reason", default=""),
+    _text("state", default="ready"), _text("code", null=True), _text("detail", null=True),
+    _text("client_order_id", null=True), _text("decided_by", null=True), _time("decided_at", null=True),
+    _text("body_hash", null=True), _text("trace_id", default=""),
+    Column("seq", BigInteger, Identity(always=False), nullable=False), _time("created_at", now=True),
+    CheckConstraint("state IN ('pending','ready','ordered','denied','expired','declined','nothing')", name="state"),
+    Index("ix_signals_ready", "symbol", "seq", postgresql_where=text("state = 'ready'")),
+    Index("ix_signals_pending", "valid_until", postgresql_where=text("state = 'pending'")),
+    Index(None, "created_at"),
+)  # fmt: skip
+
+# ── orders ───────────────────────────────────────────────────────────────────────────────────────
+orders = Table(
+    "orders", metadata,
+    Column("client_order_id", Text, primary_key=True), Column("intent_id", UUID, nullable=False),
+    Column("signal_id", UUID), Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"), _text("exchange", default="binance"), _text("symbol"), _text("instance", default=""),
+    _text("role"), Column("generation", Integer, nullable=False, server_default="0"),
+    _text("side"), _text("type"), _text("time_in_force", default="gtc"),
+    _money("quantity"), _money("price", null=True), _money("stop_price", null=True),
+    _money("stop_loss", null=True), _money("take_profit", null=True),
+    _text("state"), _text("request", default="none"), _money("filled", default="0"),
+    _money("average_price", null=True), _text("venue_order_id", null=True),
+    _text("parent_id", null=True), _text("group_id", null=True), _text("code", null=True), _text("detail", null=True),
+    _flag("is_reduce_only"), _flag("is_stale"), _flag("is_late"), _flag("is_overfilled"), _flag("is_acknowledged"),
+    Column("epoch", BigInteger, nullable=False, server_default="0"), _text("trace_id", default=""),
+    _time("valid_until", null=True), _time("created_at", now=True), _time("sent_at", null=True), _time("updated_at", now=True),
+    CheckConstraint(
+        "state IN ('DENIED','INTENDED','ABANDONED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL','FILLED',"
+        "'CANCELLED','EXPIRED','REJECTED','ABSENT')", name="state",
+    ),
+    Index("ix_orders_open", "account_id", "symbol",
+          postgresql_where=text("state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')")),
+    Index(None, "created_at"), Index(None, "signal_id"), Index(None, "venue", "venue_order_id"),
+)  # fmt: skip
+
+order_events = Table(  # append-only: every step of every order, in causal order per order
+    "order_events", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _text("client_order_id"), _text("event_id"), _text("event"), _text("from_state", null=True), _text("to_state"),
+    _text("source"), _time("venue_time", null=True), _time("recv_time", now=True),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    UniqueConstraint("client_order_id", "event_id"),
+)  # fmt: skip
+
+trades = Table(  # executions of our accounts: from fills, or booked by a person (record_trade)
+    "trades", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("fill_id", UUID, nullable=False), _text("client_order_id", null=True), _text("venue_order_id", null=True),
+    _text("venue_trade_id", default=""), Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"), _text("symbol"), _text("instance", default=""), _text("trade_type"),
+    _money("quantity"), _money("price"), _money("fee", default="0"), _text("fee_currency", default=""),
+    _money("realized_pnl", default="0"), _text("order_type", default=""), _flag("is_maker"), _flag("is_late"),
+    _text("source", default="stream"), _time("time"), _time("created_at", now=True),
+    UniqueConstraint("fill_id"), Index(None, "account_id", "time"), Index(None, "client_order_id"),
+)  # fmt: skip
+
+positions = Table(
+    "positions", metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("venue"), _text("symbol"),
+    _text("instance", default=""), _money("quantity", default="0"), _money("average_price", default="0"),
+    _money("realized_pnl", default="0"), _money("fees", default="0"), _time("updated_at", now=True),
+    PrimaryKeyConstraint("account_id", "venue", "symbol", "instance"),
+)  # fmt: skip
+
+# ── supervision and operation ────────────────────────────────────────────────────────────────────
+leases = Table(
+    "leases", metadata,
+    Column("name", Text, primary_key=True), Column("epoch", BigInteger, nullable=False, server_default="0"),
+    _text("holder", default=""), _time("expires_at", null=True), _time("updated_at", now=True),
+)  # fmt: skip
+
+actor_events = Table(
+    "actor_events", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True), _time("time", now=True),
+    _text("child"), _text("event"), _text("reason", default=""), Column("pid", Integer), Column("epoch", BigInteger),
+    Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Index(None, "child", "time"),
+)  # fmt: skip
+
+venue_states = Table(  # COLD SYNCING READY STALE per venue and account (C3)
+    "venue_states", metadata,
+    _text("venue"), Column("account_id", Integer, nullable=False), _text("state", default="COLD"),
+    _text("detail", default=""), Column("skew_ms", Float(53)), _time("updated_at", now=True),
+    PrimaryKeyConstraint("venue", "account_id"),
+)  # fmt: skip
+
+kill_switch = Table(
+    "kill_switch", metadata,
+    Column("kill_id", Text, primary_key=True), _text("scope", default="system"), _flag("is_engaged", "true"),
+    _text("reason", default=""), _text("engaged_by", default=""), _time("engaged_at", now=True),
+    _text("released_by", null=True), _time("released_at", null=True),
+    Column("report", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+)  # fmt: skip
+
+alerts = Table(
+    "alerts", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True), _time("time", now=True),
+    _text("severity"), _text("event"), _text("message"), _text("component", default=""),
+    Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")), _time("resolved_at", null=True),
+    Index(None, "time"),
+)  # fmt: skip
+
+api_tokens = Table(
+    "api_tokens", metadata,
+    Column("id", Integer, Identity(always=False), primary_key=True), _text("name"), _text("token_hash"), _text("scope"),
+    _text("prefix", default=""), _time("created_at", now=True), _time("last_used_at", null=True), _time("revoked_at", null=True),
+    UniqueConstraint("token_hash"), UniqueConstraint("name"),
+)  # fmt: skip
+
+jobs = Table(
+    "jobs", metadata,
+    Column("id", UUID, primary_key=True), _text("kind"), Column("spec", JSONB, nullable=False),
+    _text("state", default="queued"), Column("progress", Float(53), nullable=False, server_default="0"),
+    Column("result", JSONB), _text("error", null=True), _text("submitted_by", default=""),
+    Column("attempts", Integer, nullable=False, server_default="0"), _flag("is_cancel_requested"),
+    _time("created_at", now=True), _time("started_at", null=True), _time("beat_at", null=True), _time("finished_at", null=True),
+    CheckConstraint("state IN ('queued','running','done','failed','cancelled')", name="state"),
+    Index("ix_jobs_queued", "created_at", postgresql_where=text("state IN ('queued','running')")),
+)  # fmt: skip
+
+schedules = Table(
+    "schedules", metadata,
+    Column("name", Text, primary_key=True), _text("cron"), _text("task"),
+    Column("spec", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _time("last_run_at", null=True), _text("last_result", null=True), _flag("is_enabled", "true"),
+)  # fmt: skip
+
+component_health = Table(  # the last beat of every component, for status when asked from outside the tree
+    "component_health", metadata,
+    Column("name", Text, primary_key=True), _text("kind"), _text("state"), Column("pid", Integer), _text("node", default=""),
+    Column("restarts", Integer, nullable=False, server_default="0"), _time("since", null=True), _time("beat_at", null=True),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+)  # fmt: skip

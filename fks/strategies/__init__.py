@@ -1,0 +1,1 @@
+"""Strategies turn bars into wanted positions: vectorised, pure, checked at load."""

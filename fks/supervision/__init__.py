@@ -1,0 +1,1 @@
+"""Restart policy as pure functions over child specs."""

@@ -1,0 +1,1 @@
+"""Pages, which only talk to the api."""

@@ -1,0 +1,120 @@
+"""Signals on disk: inserted once under their own id, decided once, and given exactly one outcome."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fks.model.order import OrderType, Side, TimeInForce
+from fks.model.signal import Kind, Signal, SignalState
+from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.store.db import Querier
+
+
+@dataclass(frozen=True, slots=True)
+class SignalRecord:
+    """A signal as the table holds it. `seq` is the order of arrival; `code`, `detail`, `client_order_id` its outcome."""
+
+    signal: Signal
+    seq: int
+    code: str | None
+    detail: str | None
+    client_order_id: str | None
+    decided_by: str | None
+    decided_ns: int | None
+    body_hash: str | None
+    created_ns: int
+
+
+class SignalStore:
+    """Reads and writes of the signals table. Takes a database or an open transaction."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def insert(self, signals: Sequence[Signal], body_hash: str | None = None) -> list[uuid.UUID]:
+        """Insert those not there yet and return their ids; a replay inserts nothing and returns nothing."""
+        if not signals:
+            return []
+        rows = await self._db.fetch("signals.insert", [{**_as_json(s), "body_hash": body_hash} for s in signals])
+        return [row["id"] for row in rows]
+
+    async def ready(self, venues: Sequence[str], limit: int = 500) -> list[SignalRecord]:
+        """Return at most `limit` signals of these venues that have no outcome and wait for nobody, oldest first."""
+        return [record_of(row) for row in await self._db.fetch("signals.ready", list(venues), limit)]
+
+    async def get(self, signal_id: uuid.UUID) -> SignalRecord | None:
+        """Return one signal, or None."""
+        row = await self._db.fetchrow("signals.get", signal_id)
+        return None if row is None else record_of(row)
+
+    async def finish(
+        self, signal_id: uuid.UUID, state: SignalState, *, now_ns: int, code: str | None = None, detail: str | None = None
+    ) -> bool:
+        """Write the outcome of a signal that leads to no order. False: it already had one, and keeps it."""
+        row = await self._db.fetchrow("signals.finish", signal_id, state.value, code, detail, to_datetime(now_ns))
+        return row is not None
+
+    async def decide(self, signal_id: uuid.UUID, *, approve: bool, by: str, now_ns: int) -> SignalRecord | None:
+        """Approve or decline a pending signal in a person's name; None when it is not pending or its time is over."""
+        state = SignalState.READY if approve else SignalState.DECLINED
+        row = await self._db.fetchrow("signals.decide", signal_id, state.value, by, to_datetime(now_ns))
+        return None if row is None else record_of(row)
+
+    async def expire(self, now_ns: int) -> list[SignalRecord]:
+        """End every pending signal whose `valid_until` has passed, and return those."""
+        return [record_of(row) for row in await self._db.fetch("signals.expire", to_datetime(now_ns))]
+
+    async def list(
+        self,
+        *,
+        state: str | None = None,
+        instance: str | None = None,
+        symbol: str | None = None,
+        before_seq: int | None = None,
+        limit: int = 100,
+    ) -> list[SignalRecord]:
+        """Return a page of signals, newest first; go on with the last one's `seq` as `before_seq`."""
+        rows = await self._db.fetch("signals.list", state, instance, symbol, before_seq, limit)
+        return [record_of(row) for row in rows]
+
+
+def _as_json(signal: Signal) -> dict[str, Any]:
+    """Return the signal as JSON-able columns; numbers as text, so that nothing passes through a float."""
+    return {
+        "id": str(signal.id), "source": signal.source, "instance": signal.instance,
+        "params_version": signal.params_version, "account_id": signal.account_id, "venue": signal.venue,
+        "exchange": signal.exchange, "symbol": signal.symbol, "timeframe": signal.timeframe,
+        "ts_event": iso(signal.ts_event_ns), "ordinal": signal.ordinal, "kind": signal.kind.value,
+        "side": signal.side.value, "type": signal.type.value, "time_in_force": signal.time_in_force.value,
+        **{name: None if (value := getattr(signal, name)) is None else str(value) for name in _NUMBERS},
+        "valid_until": None if signal.valid_until_ns is None else iso(signal.valid_until_ns),
+        "reason": signal.reason, "state": signal.state.value, "trace_id": signal.trace_id,
+    }  # fmt: skip
+
+
+_NUMBERS = ("size", "limit_price", "stop_price", "stop_loss", "take_profit", "reference_price")
+
+
+def record_of(row: Mapping[str, Any]) -> SignalRecord:
+    """Return a row of the signals table as a value."""
+    signal = Signal(
+        id=row["id"], source=row["source"], instance=row["instance"], params_version=row["params_version"],
+        account_id=row["account_id"], venue=row["venue"], exchange=row["exchange"], symbol=row["symbol"],
+        timeframe=row["timeframe"], ts_event_ns=to_ns(row["ts_event"]), ordinal=row["ordinal"], kind=Kind(row["kind"]),
+        side=Side(row["side"]), type=OrderType(row["type"]), time_in_force=TimeInForce(row["time_in_force"]),
+        **{name: row[name] for name in _NUMBERS}, valid_until_ns=_ns(row["valid_until"]), reason=row["reason"],
+        state=SignalState(row["state"]), trace_id=row["trace_id"],
+    )  # fmt: skip
+    return SignalRecord(
+        signal=signal, seq=row["seq"], code=row["code"], detail=row["detail"], client_order_id=row["client_order_id"],
+        decided_by=row["decided_by"], decided_ns=_ns(row["decided_at"]), body_hash=row["body_hash"],
+        created_ns=to_ns(row["created_at"]),
+    )  # fmt: skip
+
+
+def _ns(moment: datetime | None) -> int | None:
+    return None if moment is None else to_ns(moment)

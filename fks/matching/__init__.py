@@ -1,1 +1,35 @@
-"""The one fill and cost model that backtest and paper share: pure, on exact values."""
+"""The one fill and cost model that backtest and paper share: G6's written rule, pure and exact.
+
+The rule, on a tape of bars, with `t` the bar whose close a decision was made on:
+
+1. A market order decided on bar t fills entirely at the open of the next bar on the tape. Event time: that bar's open time.
+2. Every other order rests and is matched once per bar, when the bar completes, against the bar's open, high and low.
+   Event time: that bar's open time. Sell stop: open <= stop → at open, else low <= stop → at stop. Sell limit (a take
+   profit): open >= limit → at open, else high >= limit → at limit. Buys are the mirror image.
+3. An order placed while the bar was already open (the protections of an entry that filled at this bar's open) cannot
+   have the open: it fills at its own price when the range reaches it.
+4. An OCO pair (stop loss and take profit) hit on both sides in one bar: the stop wins, unless the open (when it may be
+   used) is already through the take profit.
+5. Fee = money(quantity × price-or-1 × rate) in the asset received (base for buys, quote for sells), 1e-8 half-even.
+   No partial fills, no slippage.
+
+API: `BarRange`, `Resting`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits) and
+`CostModel.fee`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and returns them, so both give the
+same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the backtest uses ticks.
+"""
+
+from fks.matching.costs import CostModel, Fee
+from fks.matching.rule import BarRange, Leg, Resting, is_triggered, match_market, match_oco, match_resting, range_of
+
+__all__ = [
+    "BarRange",
+    "CostModel",
+    "Fee",
+    "Leg",
+    "Resting",
+    "is_triggered",
+    "match_market",
+    "match_oco",
+    "match_resting",
+    "range_of",
+]

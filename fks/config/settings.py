@@ -124,6 +124,10 @@ class Costs(Section):
     fee_in: Literal["received", "quote"] = Field("received", description="fees are taken from the asset received, or in quote")
 
 
+class Strategies(Section):
+    workers: int = Field(1, ge=1, le=64, description="strategy workers; instances are spread over them by shard")
+
+
 class Supervision(Section):
     heartbeat_s: float = Field(1.0, gt=0, description="seconds between health calls")
     misses_max: int = Field(3, ge=1, description="missed beats after which a child is killed")
@@ -154,5 +158,6 @@ class Settings(Section):
     venue: Venue = Venue()
     risk: Risk = Risk()
     costs: Costs = Costs()
+    strategies: Strategies = Strategies()
     supervision: Supervision = Supervision()
     log: Log = Log()

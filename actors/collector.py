@@ -1,0 +1,56 @@
+"""The collector's actor: one exchange's market data into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fks.monitor.component import Component
+
+if TYPE_CHECKING:
+    from fks.data.collector import Collector
+
+
+class CollectorActor:
+    """Bars of one exchange, from its feed into the store.
+
+    Hard state: ohlcv_data, feeds. Soft state: open bars. Guarantees: a restart fills the hole from REST before it says
+    live; a bar is sealed and handed on once, in order.
+    """
+
+    def __init__(self, component: Component, args: tuple[str, ...]) -> None:
+        self._component = component
+        self._exchange = args[0]
+        self._collector: Collector | None = None
+
+    async def start(self) -> None:
+        """Connect, find the last stored bar, fill the gap. Raising is a failed start."""
+        from fks.data.collector import Collector
+        from fks.exchanges.registry import make_exchange
+
+        c = self._component
+        assert c.lease is not None
+        exchange = make_exchange(self._exchange, settings=c.settings, node=c.node, clock=c.clock, log=c.log)
+        self._collector = Collector(
+            exchange=exchange, db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log,
+            settings=c.settings, lease=c.lease,
+        )  # fmt: skip
+        await self._collector.start()
+
+    async def run(self) -> None:
+        """Collect until cancelled."""
+        assert self._collector is not None
+        await self._collector.run()
+
+    async def stop(self) -> None:
+        """Flush what is sealed and close."""
+        if self._collector is not None:
+            await self._collector.stop()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._collector is not None and self._collector.is_ready
+
+    def detail(self) -> Mapping[str, object]:
+        """Return what status shows: feeds and their ages."""
+        return self._collector.detail() if self._collector else {}

@@ -1,0 +1,76 @@
+"""What `fks up`, `fks down` and tests need of a live cluster: `python -m actors.commands deploy | stop`.
+
+A process of its own, so that the keeper never loads Ray and a lost GCS can abort nothing but this.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from fks.config.endpoints import load_node
+from fks.config.load import load_settings
+from fks.config.paths import Paths
+from fks.model.errors import FksError, OutageError
+
+READY_S = 45.0
+STOP_S = 7.0
+
+
+def deploy() -> None:
+    """Make the tree and the gateway run: starts what is missing, adopts what lives. Safe to run again."""
+    from actors import system
+
+    settings = load_settings(os.environ.get("FKS_HOME"))
+    paths = Paths.of(settings.home)
+    system.connect(load_node(paths).ray_address, str(paths.ray_token_file))
+    done = system.ensure_supervisor()
+    sys.stdout.write(f"supervisor {done}\n")
+    sys.stdout.flush()
+    system.deploy_gateway(settings)
+    sys.stdout.write("gateway up\n")
+    deadline = time.monotonic() + READY_S
+    while True:
+        beat = system.tree_health()
+        detail = beat["detail"]
+        states = detail.get("children", {}) if isinstance(detail, dict) else {}
+        if states and all(state in ("ready", "degraded") for state in states.values()):
+            sys.stdout.write("tree up\n")
+            return
+        if time.monotonic() > deadline:
+            late = {name: state for name, state in states.items() if state not in ("ready", "degraded")}
+            raise OutageError(f"not up after {READY_S:g} s: {late}", remedy="see 'fks logs'")
+        time.sleep(0.2)
+
+
+def stop() -> None:
+    """Stop the tree in reverse order, each child with its deadline."""
+    from actors import system
+
+    settings = load_settings(os.environ.get("FKS_HOME"))
+    paths = Paths.of(settings.home)
+    system.connect(load_node(paths).ray_address, str(paths.ray_token_file))
+    system.stop_tree(STOP_S)
+
+
+def main() -> int:
+    """Run one command; one line and exit 1 when it fails."""
+    commands = {"deploy": deploy, "stop": stop}
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in commands:
+        sys.stderr.write(f"usage: python -m actors.commands {' | '.join(commands)}\n")
+        return 2
+    try:
+        commands[name]()
+    except FksError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.stdout.flush()
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # Ray's shutdown of a driver takes 1.5 s and has nothing to save

@@ -1,0 +1,54 @@
+"""The guardian's actor: the kill switch in a process of its own (G5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fks.monitor.component import Component
+
+if TYPE_CHECKING:
+    from fks.execution.guardian import Guardian
+
+
+class GuardianActor:
+    """Cancels and flattens even while the order manager hangs and PostgreSQL is down.
+
+    Hard state: its own fsynced file, merged into the tables later. Soft state: venue sessions, cached positions.
+    Guarantees: a restart in the middle of a kill goes on from the file and sends no order twice.
+    """
+
+    def __init__(self, component: Component, args: tuple[str, ...]) -> None:
+        self._component = component
+        self._guardian: Guardian | None = None
+
+    async def start(self) -> None:
+        """Open the venue sessions and the socket. Raising is a failed start."""
+        from fks.execution.guardian import Guardian
+        from fks.venues.registry import make_venues
+
+        c = self._component
+        venues = make_venues(role="guardian", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log)
+        self._guardian = Guardian(
+            venues=venues, kill_file=c.paths.kill_file, socket_path=c.paths.guardian_socket,
+            db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log,
+        )  # fmt: skip
+        await self._guardian.start()
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        assert self._guardian is not None
+        await self._guardian.run()
+
+    async def stop(self) -> None:
+        """Close the socket and the sessions; an engaged kill stays engaged."""
+        if self._guardian is not None:
+            await self._guardian.stop()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._guardian is not None and self._guardian.is_ready
+
+    def detail(self) -> Mapping[str, object]:
+        """Return what status shows: kill state, sessions."""
+        return self._guardian.detail() if self._guardian else {}

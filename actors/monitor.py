@@ -1,0 +1,68 @@
+"""The monitor's actor: merges every component's metrics and watches what nobody else reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+
+from fks.model.errors import OutageError
+from fks.monitor.component import Component
+
+EVERY_S = 2.0
+METRICS_KEY = "fks:metrics"
+SNAPSHOTS_KEY = "fks:snapshots"  # the supervisor puts every child's last snapshot there
+
+
+class MonitorActor:
+    """Merges metric snapshots into one exposition, monotonic across restarts, and checks database and Redis.
+
+    Hard state: none (rows of others). Soft state: the merged counters. Guarantees: none that money rests on.
+    """
+
+    def __init__(self, component: Component, args: tuple[str, ...]) -> None:
+        self._c = component
+        self._database_is_up = False
+        self._redis_is_up = False
+
+    async def start(self) -> None:
+        """Load the merger."""
+        from fks.monitor.metrics import Merger
+
+        self._merger = Merger()
+
+    async def run(self) -> None:
+        """Merge every two seconds until cancelled."""
+        while True:
+            await self._check()
+            kept = await self._c.bus.get(SNAPSHOTS_KEY)
+            for name, snapshot in (orjson.loads(kept) if kept else {}).items():
+                self._merger.take(name, snapshot)
+            self._merger.take("monitor", self._c.meter.snapshot())
+            await self._c.bus.set(METRICS_KEY, self._merger.exposition().encode(), ttl_s=60.0)
+            await self._c.clock.sleep(EVERY_S)
+
+    async def _check(self) -> None:
+        try:
+            await self._c.db.ping()
+            self._database_is_up = True
+        except OutageError:
+            self._database_is_up = False
+        try:
+            await self._c.bus.ping()
+            self._redis_is_up = True
+        except OutageError:
+            self._redis_is_up = False
+        self._c.meter.gauge("fks_database_up", float(self._database_is_up))
+        self._c.meter.gauge("fks_redis_up", float(self._redis_is_up))
+
+    async def stop(self) -> None:
+        """Nothing to hand over."""
+
+    @property
+    def is_ready(self) -> bool:
+        return self._database_is_up and self._redis_is_up
+
+    def detail(self) -> Mapping[str, object]:
+        """Return what it found reachable."""
+        return {"database": self._database_is_up, "redis": self._redis_is_up}

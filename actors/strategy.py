@@ -1,0 +1,54 @@
+"""A strategy worker's actor: one shard of the strategy instances."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fks.monitor.component import Component
+
+if TYPE_CHECKING:
+    from fks.execution.strategy_worker import StrategyWorker
+
+
+class StrategyActor:
+    """Turns sealed bars into signals for the instances of its shard.
+
+    Hard state: strategy_instances (cursor, anchor), signals. Soft state: bar columns. Guarantees: signals are committed
+    together with the cursor, so a restart repeats no signal and skips no bar.
+    """
+
+    def __init__(self, component: Component, args: tuple[str, ...]) -> None:
+        self._component = component
+        self._shard, self._shards = int(args[0]), int(args[1])
+        self._worker: StrategyWorker | None = None
+
+    async def start(self) -> None:
+        """Load the instances and replay sealed bars from their anchors. Raising is a failed start."""
+        from fks.execution.strategy_worker import StrategyWorker
+
+        c = self._component
+        assert c.lease is not None
+        self._worker = StrategyWorker(
+            db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log,
+            shard=self._shard, shards=self._shards, lease=c.lease, home=c.paths.home,
+        )  # fmt: skip
+        await self._worker.start()
+
+    async def run(self) -> None:
+        """Evaluate bars as they seal until cancelled."""
+        assert self._worker is not None
+        await self._worker.run()
+
+    async def stop(self) -> None:
+        """Finish the bar in hand."""
+        if self._worker is not None:
+            await self._worker.stop()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._worker is not None and self._worker.is_ready
+
+    def detail(self) -> Mapping[str, object]:
+        """Return what status shows: instances and their cursors."""
+        return self._worker.detail() if self._worker else {}

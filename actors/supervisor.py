@@ -1,0 +1,320 @@
+"""The supervisor: keeps the children of the tree alive by the decisions of fks.supervision.
+
+It never asks what a child does. It knows whether its process lives (a parked join), whether its loop beats (health) and
+what its spec says. Ray restarts the supervisor itself; its children go on meanwhile and are adopted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import orjson
+
+from fks.model.errors import OutageError
+from fks.model.timeframe import to_datetime
+from fks.monitor.component import Component
+from fks.store.leases import raise_epoch
+from fks.supervision import ChildSpec, GiveUp, Restart, decide_exit, is_hung, stop_order
+
+SNAPSHOTS_KEY = "fks:snapshots"
+SAMPLE_EVERY = 5  # beats between two metric snapshots: a snapshot is bigger than a beat
+
+
+class Child(Protocol):
+    """A handle to a running child."""
+
+    async def join(self) -> str:
+        """Wait until its process ends. Return "normal", or what killed it (starting with "died")."""
+        ...
+
+    async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
+        """Return its beat. Errors: TimeoutError, or OutageError when it cannot be reached."""
+        ...
+
+    async def stop(self, deadline_s: float) -> None:
+        """Ask it to end in order; kill it when the deadline passes."""
+        ...
+
+    async def kill(self) -> bool:
+        """Kill its process. Return whether it is proven gone (same node, pid vanished)."""
+        ...
+
+
+class World(Protocol):
+    """What the supervisor needs of the cluster."""
+
+    was_reconstructed: bool
+
+    async def find(self, spec: ChildSpec) -> Child | None: ...
+    async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> Child: ...
+
+
+@dataclass(slots=True)
+class Record:
+    """What the supervisor remembers of one child: soft state, refilled from rows and by adoption."""
+
+    spec: ChildSpec
+    state: str = "waiting"
+    child: Child | None = None
+    epoch: int = 0
+    pid: int | None = None
+    node: str = ""
+    restarts: int = 0
+    since_ns: int = 0
+    beat_ns: int | None = None
+    history: tuple[float, ...] = ()
+    is_gone: bool = True
+    detail: dict[str, object] = field(default_factory=dict)
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class SupervisorActor:
+    """Starts, watches, restarts and stops the children of the tree.
+
+    Hard state: leases, actor_events (restart windows), component_health. Soft state: handles, found again by name.
+    Guarantees: a living child is never started twice; a dead one is started under a higher epoch than it had; a child
+    that keeps dying is given up for a while and paged, and its neighbours run on.
+    """
+
+    def __init__(self, component: Component, args: tuple[str, ...], *, specs: Sequence[ChildSpec], world: World) -> None:
+        self._c = component
+        self._world = world
+        self._timing = component.settings.supervision
+        self._records = {spec.id: Record(spec) for spec in specs}
+        self._since_ns = component.clock.now_ns()
+        self._restarts = 0
+        self._is_database_down = False
+        self._snapshots: dict[str, object] = {}
+
+    async def start(self) -> None:
+        """Nothing that can fail: a supervisor whose start fails would be dead for good."""
+
+    async def run(self) -> None:
+        """Mind every child until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._report())
+            for record in self._records.values():
+                group.create_task(self._mind(record))
+
+    async def stop(self) -> None:
+        """Stop the children in reverse order, each with its deadline."""
+        for wave in stop_order([record.spec for record in self._records.values()]):
+            records = [self._records[spec.id] for spec in wave]
+            await asyncio.gather(*(r.child.stop(r.spec.stop_s) for r in records if r.child), return_exceptions=True)
+            for record in records:
+                record.state = "stopped"
+                await self._note(record, "stopped", "asked")
+
+    @property
+    def is_ready(self) -> bool:
+        return all(record.state in ("ready", "degraded") for record in self._records.values())
+
+    def detail(self) -> Mapping[str, object]:
+        """Return each child's state."""
+        return {"children": {id: record.state for id, record in self._records.items()}}
+
+    # ── one child ────────────────────────────────────────────────────────────────────────────────
+    async def _mind(self, record: Record) -> None:
+        """Adopt or start one child and keep it, for ever."""
+        await self._remember(record)
+        record.child = await self._adopt(record)
+        while True:
+            if record.child is None:
+                for other in record.spec.after:
+                    await self._records[other].started.wait()
+                record.child = await self._start(record)
+            reason = "failed to start"
+            if record.child is not None:
+                record.started.set()
+                reason = await self._watch(record, record.child)
+            await self._after_exit(record, reason)
+
+    async def _adopt(self, record: Record) -> Child | None:
+        """Return the living child of this name, if its loop beats; else make sure that nothing of it is left."""
+        child = await self._world.find(record.spec)
+        if child is None:
+            return None
+        try:
+            beat = await child.health(with_metrics=False, timeout_s=self._timing.heartbeat_s * self._timing.misses_max)
+        except (TimeoutError, OutageError):
+            record.is_gone = await child.kill()
+            return None
+        self._take(record, beat)
+        await self._note(record, "adopted", "found alive")
+        return child
+
+    async def _start(self, record: Record) -> Child | None:
+        """Return a started child under a new epoch, or None when it did not come up in time."""
+        spec, timing = record.spec, self._timing
+        record.state, record.since_ns = "starting", self._c.clock.now_ns()
+        if spec.is_leased:
+            record.epoch = await self._next_epoch(record)
+        wait_s = 0.0 if record.is_gone or not spec.is_leased else timing.lease_ttl_s + 0.5
+        child: Child | None = None
+        try:
+            child = await self._world.spawn(spec, record.epoch, wait_s)
+            async with asyncio.timeout(spec.start_s + wait_s):
+                while True:
+                    beat = await child.health(with_metrics=False, timeout_s=spec.start_s)
+                    if beat["state"] != "starting":
+                        break
+                    await self._c.clock.sleep(0.05)
+        except (TimeoutError, OutageError) as error:
+            self._c.log.error("child.start_failed", child=spec.id, error=str(error) or "no answer in time")
+            record.is_gone = child is None or await child.kill()
+            return None
+        self._take(record, beat)
+        record.is_gone = False
+        await self._note(record, "started", f"epoch {record.epoch}")
+        return child
+
+    async def _next_epoch(self, record: Record) -> int:
+        """Return the raised epoch; wait for the database as long as it takes: no lease, no start."""
+        while True:
+            try:
+                return await raise_epoch(self._c.db, record.spec.id, f"supervisor:{os.getpid()}")
+            except OutageError:
+                record.state = "waiting"  # for the database; not a crash, so it does not count
+                await self._c.clock.sleep(0.25)
+
+    async def _watch(self, record: Record, child: Child) -> str:
+        """Return why the child ended: its process died, or it hung and was killed."""
+        timing = self._timing
+        join = asyncio.create_task(child.join())
+        misses = beats = 0
+        try:
+            while True:
+                done, _ = await asyncio.wait({join}, timeout=timing.heartbeat_s)
+                if done:
+                    record.is_gone = True
+                    return join.result()
+                beats += 1
+                try:
+                    want = beats % SAMPLE_EVERY == 0
+                    beat = await child.health(with_metrics=want, timeout_s=timing.heartbeat_s)
+                    self._take(record, beat)
+                    misses = 0
+                    age_s = float(str(beat["age_s"]))
+                except (TimeoutError, OutageError):
+                    misses, age_s = misses + 1, 0.0
+                if is_hung(
+                    beat_age_s=age_s, misses=misses, heartbeat_s=timing.heartbeat_s, misses_max=timing.misses_max
+                ):
+                    record.is_gone = await child.kill()
+                    return f"hung: {misses} health calls unanswered, loop silent for {age_s:.1f} s"
+        finally:
+            join.cancel()
+
+    async def _after_exit(self, record: Record, reason: str) -> None:
+        """Do what the policy says after a child ended."""
+        record.child, record.pid, record.state = None, None, "down"
+        self._c.log.warning("child.exited", child=record.spec.id, reason=reason)
+        await self._note(record, "exited", reason)
+        now_s = self._c.clock.monotonic()
+        decision = decide_exit(
+            record.spec, record.history, now_s, is_normal=reason == "normal",
+            first_s=self._timing.backoff_first_s, max_s=self._timing.backoff_max_s,
+        )  # fmt: skip
+        match decision:
+            case Restart(after_s, history):
+                record.history, record.restarts = history, record.restarts + 1
+                await self._note(record, "restarted", reason)
+                self._c.meter.count("fks_actor_restarts_total", child=record.spec.id)
+                await self._c.clock.sleep(after_s)
+            case GiveUp(retry_s, history):
+                record.history, record.state = history, "failed"
+                text = f"{record.spec.id} died {len(history)} times in {record.spec.limit.period_s:g} s: given up"
+                self._c.log.error("child.given_up", child=record.spec.id, retry_s=retry_s)
+                await self._page("child.given_up", f"{text}; trying again in {retry_s:g} s", record.spec.id)
+                await self._c.clock.sleep(retry_s)
+            case _:
+                record.state = "done"
+                await asyncio.Event().wait()
+
+    # ── what is written down ─────────────────────────────────────────────────────────────────────
+    def _take(self, record: Record, beat: Mapping[str, object]) -> None:
+        """Note a beat."""
+        record.beat_ns = self._c.clock.now_ns()
+        record.state = str(beat["state"])
+        record.pid, record.node = int(str(beat["pid"])), str(beat["node"])
+        record.epoch = int(str(beat["epoch"]))
+        detail = beat.get("detail")
+        record.detail = dict(detail) if isinstance(detail, Mapping) else {}
+        snapshot = beat.get("metrics")
+        if snapshot:
+            self._snapshots[record.spec.id] = snapshot
+        self._c.meter.gauge("fks_actor_heartbeat_age_seconds", float(str(beat["age_s"])), child=record.spec.id)
+
+    async def _remember(self, record: Record) -> None:
+        """Refill the restart window from rows, so that a new supervisor keeps counting."""
+        try:
+            window_s = record.spec.limit.period_s
+            rows = await self._c.db.fetch("supervision.restarts_within", record.spec.id, window_s, retry=False)
+            counts = await self._c.db.fetch("supervision.restart_counts", retry=False)
+        except OutageError:
+            return
+        now_s = self._c.clock.monotonic()
+        record.history = tuple(now_s - row["age_s"] for row in rows)
+        record.restarts = next((row["restarts"] for row in counts if row["child"] == record.spec.id), 0)
+
+    async def _note(self, record: Record, event: str, reason: str) -> None:
+        """Append to the tree's history; a database that is away costs the line, not the restart."""
+        self._c.log.info(f"child.{event}", child=record.spec.id, reason=reason, pid=record.pid, epoch=record.epoch)
+        try:
+            async with asyncio.timeout(1.0):
+                await self._c.db.execute(
+                    "supervision.note_event", record.spec.id, event, reason[:500], record.pid, record.epoch, {},
+                    retry=False,
+                )  # fmt: skip
+        except (OutageError, TimeoutError):
+            pass
+
+    async def _page(self, event: str, message: str, component: str) -> None:
+        try:
+            await self._c.db.execute("supervision.alert", "page", event, message, component, retry=False)
+        except OutageError:
+            self._c.log.error("alert.not_stored", alert=event, message=message)
+
+    async def _report(self) -> None:
+        """Write every child's row (and our own) once a second, and hand the metric snapshots on."""
+        if self._world.was_reconstructed:
+            self._c.log.warning("supervisor.restarted", pid=os.getpid())
+            await self._note_self()
+        while True:
+            try:
+                await self._write_rows()
+                if self._is_database_down:
+                    self._c.log.info("database.back")
+                self._is_database_down = False
+            except OutageError as error:
+                if not self._is_database_down:
+                    self._c.log.error("database.down", error=str(error))
+                self._is_database_down = True
+            snapshots = {**self._snapshots, "supervisor": self._c.meter.snapshot()}
+            await self._c.bus.set(SNAPSHOTS_KEY, orjson.dumps(snapshots), ttl_s=30.0)
+            await self._c.clock.sleep(1.0)
+
+    async def _note_self(self) -> None:
+        try:
+            await self._c.db.execute(
+                "supervision.note_event", "supervisor", "restarted", "died, restarted by ray", os.getpid(), 0, {}
+            )
+            counts = await self._c.db.fetch("supervision.restart_counts")
+            self._restarts = next((row["restarts"] for row in counts if row["child"] == "supervisor"), 0)
+        except OutageError:
+            self._restarts += 1
+
+    async def _write_rows(self) -> None:
+        now = to_datetime(self._c.clock.now_ns())
+        own = ("supervisor", "actor", "ready", os.getpid(), "", self._restarts, to_datetime(self._since_ns), now, 0, {})
+        rows: list[tuple[object, ...]] = [own]
+        for record in self._records.values():
+            since = to_datetime(record.since_ns) if record.since_ns else None
+            beat = to_datetime(record.beat_ns) if record.beat_ns else None
+            rows.append((record.spec.id, "actor", record.state, record.pid, record.node, record.restarts, since, beat,
+                         record.epoch, record.detail))  # fmt: skip
+        await self._c.db.execute("supervision.upsert_health", *(list(column) for column in zip(*rows, strict=True)), retry=False)

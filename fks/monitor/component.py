@@ -1,0 +1,72 @@
+"""What every process of the running system is given: settings, secrets, database, bus, log, meter and its lease.
+
+`open` never fails for a database or Redis that is away: the database connects when it is first needed and the bus
+when Redis answers, so that a part can come up degraded and say so.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from fks.clock import Clock, RealClock
+from fks.config.endpoints import Node, load_node
+from fks.config.load import load_settings
+from fks.config.paths import Paths
+from fks.config.secrets import Secrets, load_secrets
+from fks.config.settings import Settings
+from fks.model.ports import Log
+from fks.monitor.log import open_log
+from fks.monitor.metrics import PrometheusMeter
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.leases import HeldLease
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """The surroundings of one component. `lease` is None for the few that hold none."""
+
+    name: str
+    epoch: int
+    settings: Settings
+    paths: Paths
+    secrets: Secrets
+    node: Node
+    clock: Clock
+    log: Log
+    meter: PrometheusMeter
+    db: Database
+    bus: Bus
+    lease: HeldLease | None
+
+    @staticmethod
+    async def open(name: str, *, epoch: int = 0, is_leased: bool = False, home: str | None = None) -> Component:
+        """Return the surroundings of component `name` on this node, as FKS_HOME says.
+
+        Errors: ConfigError when the node's settings or secrets are wrong; OutageError when no keeper runs here.
+        """
+        settings = load_settings(home or os.environ.get("FKS_HOME"))
+        paths = Paths.of(settings.home)
+        secrets = load_secrets(paths)
+        node = load_node(paths)
+        clock = RealClock()
+        log = open_log(name, paths, settings.log, secrets)
+        db = await Database.lazy(node.database_url, settings.database, application=name)
+        bus = await Bus.connect(node.redis_url)
+        lease = None
+        if is_leased:
+            holder = f"{socket.gethostname()}:{os.getpid()}"
+            timing = settings.supervision
+            lease = HeldLease(
+                db, clock, name=name, epoch=epoch, holder=holder, ttl_s=timing.lease_ttl_s, renew_s=timing.lease_renew_s
+            )
+        return Component(
+            name, epoch, settings, paths, secrets, node, clock, log, PrometheusMeter(name), db, bus, lease
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self.bus.close()
+        await self.db.close()

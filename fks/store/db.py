@@ -1,0 +1,309 @@
+"""PostgreSQL: a pool, named queries and honest failure.
+
+SQL lives in `fks/store/sql/<room>.sql`, each statement under `-- name: <name>` and one sentence saying what it does; it
+is called as "<room>.<name>". Values come and go as the rooms use them: jsonb ⇄ Python, numeric ⇄ Decimal,
+uuid ⇄ UUID, timestamptz ⇄ aware datetime.
+
+What goes wrong on the way is sorted once, here: a statement the server rolled back (serialisation failure, deadlock)
+and a connection that could not be had are always tried again; a connection lost while a statement ran is tried again
+only when the caller says that twice equals once (`retry`). After `retry_s` seconds it is an OutageError. Everything
+else the server says (a unique key, a check) reaches the caller as asyncpg's error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from typing import Any, Protocol, TypeVar
+
+import asyncpg
+import orjson
+
+from fks.config.settings import Database as DatabaseSettings
+from fks.model.errors import BugError, ConfigError, OutageError
+
+Row = asyncpg.Record
+T = TypeVar("T")
+
+_ROLLED_BACK = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    ConnectionError,
+    OSError,
+)
+_MAYBE_LOST = (*_LOST, asyncpg.InterfaceError, TimeoutError)
+_REFUSED = (
+    asyncpg.InvalidPasswordError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+_WAIT_FIRST_S, _WAIT_MAX_S = 0.05, 1.0
+
+
+class Querier(Protocol):
+    """What runs named queries: a Database (each statement by itself) or a Session (inside one transaction)."""
+
+    async def fetch(self, query: str, *args: object) -> list[Row]: ...
+    async def fetchrow(self, query: str, *args: object) -> Row | None: ...
+    async def fetchval(self, query: str, *args: object) -> Any: ...
+    async def execute(self, query: str, *args: object) -> str: ...
+    async def executemany(self, query: str, rows: Iterable[Sequence[object]]) -> None: ...
+
+
+@cache
+def _room(room: str) -> dict[str, str]:
+    """Return the statements of `fks/store/sql/<room>.sql` by name. Errors: BugError."""
+    file = resources.files("fks.store") / "sql" / f"{room}.sql"
+    if not file.is_file():
+        raise BugError(f"no query file fks/store/sql/{room}.sql")
+    found: dict[str, str] = {}
+    for block in file.read_text().split("-- name:")[1:]:
+        name, _, body = block.partition("\n")
+        if name.strip() in found:
+            raise BugError(f"query {room}.{name.strip()} is defined twice")
+        found[name.strip()] = body.strip()
+    return found
+
+
+def sql(query: str) -> str:
+    """Return the text of the named query "<room>.<name>". Errors: BugError when there is none."""
+    room, _, name = query.partition(".")
+    try:
+        return _room(room)[name]
+    except KeyError:
+        raise BugError(f"no query {query!r}: fks/store/sql/{room}.sql has {', '.join(_room(room))}") from None
+
+
+class Session:
+    """One connection inside one transaction. What is raised inside rolls everything back."""
+
+    def __init__(self, connection: Any) -> None:
+        #: the raw asyncpg connection, for COPY and cursors in store repositories
+        self.connection = connection
+
+    async def fetch(self, query: str, *args: object) -> list[Row]:
+        rows: list[Row] = await self.connection.fetch(sql(query), *args)
+        return rows
+
+    async def fetchrow(self, query: str, *args: object) -> Row | None:
+        row: Row | None = await self.connection.fetchrow(sql(query), *args)
+        return row
+
+    async def fetchval(self, query: str, *args: object) -> Any:
+        return await self.connection.fetchval(sql(query), *args)
+
+    async def execute(self, query: str, *args: object) -> str:
+        status: str = await self.connection.execute(sql(query), *args)
+        return status
+
+    async def executemany(self, query: str, rows: Iterable[Sequence[object]]) -> None:
+        await self.connection.executemany(sql(query), rows)
+
+    async def sql(self, text: str, *args: object) -> list[Row]:
+        """Run unnamed SQL: generated DDL, the shell, tests."""
+        rows: list[Row] = await self.connection.fetch(text, *args)
+        return rows
+
+
+class Database:
+    """A pool of connections to one database. Safe to share between tasks of one event loop."""
+
+    def __init__(self, pool: Any, settings: DatabaseSettings) -> None:
+        self._pool = pool
+        self._settings = settings
+
+    @staticmethod
+    async def connect(
+        url: str, settings: DatabaseSettings | None = None, *, application: str = "fks", retry_s: float | None = None
+    ) -> Database:
+        """Open the pool, waiting up to `retry_s` (default: the settings') for the server to come up.
+
+        Errors: OutageError when it does not, ConfigError when it refuses the credentials or has no such database.
+        """
+        chosen = settings or DatabaseSettings()
+
+        async def attempt() -> Database:
+            return Database(await _open_pool(url, chosen, application), chosen)
+
+        return await _persist(attempt, chosen.retry_s if retry_s is None else retry_s, is_safe=True, what="connect")
+
+    @staticmethod
+    async def lazy(url: str, settings: DatabaseSettings | None = None, *, application: str = "fks") -> Database:
+        """Return a Database that connects when it is first used: for parts that must come up while the server is away."""
+        chosen = settings or DatabaseSettings()
+        return Database(await _open_pool(url, chosen.model_copy(update={"pool_min": 0}), application), chosen)
+
+    async def close(self) -> None:
+        """Close every connection, waiting 2 s for statements under way."""
+        try:
+            await asyncio.wait_for(self._pool.close(), 2.0)
+        except _MAYBE_LOST:
+            self._pool.terminate()
+
+    async def fetch(self, query: str, *args: object, retry: bool = True) -> list[Row]:
+        return await self._one(query, lambda c: c.fetch(sql(query), *args), retry)
+
+    async def fetchrow(self, query: str, *args: object, retry: bool = True) -> Row | None:
+        return await self._one(query, lambda c: c.fetchrow(sql(query), *args), retry)
+
+    async def fetchval(self, query: str, *args: object, retry: bool = True) -> Any:
+        return await self._one(query, lambda c: c.fetchval(sql(query), *args), retry)
+
+    async def execute(self, query: str, *args: object, retry: bool = False) -> str:
+        """Run a statement and return the server's status ("UPDATE 1")."""
+        return await self._one(query, lambda c: c.execute(sql(query), *args), retry)
+
+    async def executemany(self, query: str, rows: Iterable[Sequence[object]], retry: bool = False) -> None:
+        """Run a statement once per row, all of them or none."""
+        kept = list(rows)
+        await self._one(query, lambda c: c.executemany(sql(query), kept), retry)
+
+    async def sql(self, text: str, *args: object) -> list[Row]:
+        """Run unnamed SQL: generated DDL, the shell, tests. Never retried once sent."""
+        return await self._one("sql", lambda c: c.fetch(text, *args), False)
+
+    @asynccontextmanager
+    async def transaction(self, *, isolation: str = "read_committed", is_readonly: bool = False) -> AsyncIterator[Session]:
+        """Give a Session in a transaction: committed when the block ends, rolled back when it raises.
+
+        Getting the connection is retried, the block never is. A lost connection is an OutageError: when it happened
+        at the commit, nobody knows whether it took.
+        """
+        async with self.acquire() as connection:
+            try:
+                async with connection.transaction(isolation=isolation, readonly=is_readonly):
+                    yield Session(connection)
+            except _MAYBE_LOST as error:
+                if not _is_lost(error):
+                    raise
+                raise _outage("transaction", error) from error
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        """Give a raw asyncpg connection (COPY, cursors). Only for repositories in fks.store."""
+        connection = await _persist(self._acquire, self._settings.retry_s, is_safe=True, what="acquire")
+        try:
+            yield connection
+        finally:
+            await self._release(connection)
+
+    async def ping(self) -> float:
+        """Return the seconds one round trip took. Errors: OutageError at once, without retrying."""
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                connection = await self._acquire()
+                try:
+                    await connection.fetchval(sql("store.ping"))
+                finally:
+                    await self._release(connection)
+        except _MAYBE_LOST as error:
+            raise _outage("ping", error) from error
+        return time.monotonic() - start
+
+    async def _acquire(self) -> Any:
+        return await self._pool.acquire(timeout=self._settings.connect_timeout_s)
+
+    async def _release(self, connection: Any) -> None:
+        try:
+            await self._pool.release(connection)
+        except _MAYBE_LOST:
+            connection.terminate()
+
+    async def _one(self, what: str, call: Callable[[Any], Awaitable[T]], retry: bool) -> T:
+        async def attempt() -> T:
+            connection = await _persist(self._acquire, deadline_s=deadline - time.monotonic(), is_safe=True, what=what)
+            try:
+                return await call(connection)
+            finally:
+                await self._release(connection)
+
+        deadline = time.monotonic() + self._settings.retry_s
+        return await _persist(attempt, self._settings.retry_s, is_safe=retry, what=what)
+
+
+async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is_safe: bool, what: str) -> T:
+    """Call `attempt` until it answers or `deadline_s` has passed. Without `is_safe` only what was surely rolled back
+    is tried again."""
+    end = time.monotonic() + deadline_s
+    wait = _WAIT_FIRST_S
+    while True:
+        try:
+            return await attempt()
+        except _REFUSED as error:
+            raise ConfigError(f"PostgreSQL refused the connection: {error}", remedy="check database.url and the secrets") from error
+        except _ROLLED_BACK as error:
+            if time.monotonic() + wait > end:
+                raise _outage(what, error) from error
+        except asyncpg.QueryCanceledError as error:
+            raise OutageError(f"{what}: PostgreSQL cancelled the statement: {error}") from error
+        except _MAYBE_LOST as error:
+            if not _is_lost(error):
+                raise
+            if not is_safe or time.monotonic() + wait > end:
+                raise _outage(what, error) from error
+        # jitter, so that the readers of a restarted server do not all come at once
+        await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
+        wait = min(wait * 2, _WAIT_MAX_S)
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Tell a lost connection from a mistake of ours: asyncpg raises InterfaceError for both (wrong argument counts)."""
+    if not isinstance(error, asyncpg.InterfaceError):
+        return True
+    return not isinstance(error, ValueError) and "clos" in str(error)
+
+
+def _outage(what: str, error: BaseException) -> OutageError:
+    return OutageError(f"{what}: PostgreSQL does not answer ({type(error).__name__}: {error})")
+
+
+async def _open_pool(url: str, settings: DatabaseSettings, application: str) -> Any:
+    timeout_ms = str(int(settings.statement_timeout_s * 1000))
+    return await asyncpg.create_pool(
+        url,
+        min_size=settings.pool_min,
+        max_size=max(settings.pool_max, settings.pool_min),
+        timeout=settings.connect_timeout_s,
+        command_timeout=settings.statement_timeout_s + 5.0,  # the server's own limit speaks first
+        max_inactive_connection_lifetime=60.0,  # a backend costs PostgreSQL about 5 MB
+        init=_prepare_connection,
+        server_settings={
+            "application_name": f"fks {application}",
+            "statement_timeout": timeout_ms,
+            "idle_in_transaction_session_timeout": timeout_ms,
+            "timezone": "UTC",
+        },
+    )
+
+
+async def _prepare_connection(connection: Any) -> None:
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", format="binary",
+        encoder=lambda value: b"\x01" + _json(value), decoder=lambda data: orjson.loads(data[1:]),
+    )  # fmt: skip
+    await connection.set_type_codec(
+        "json", schema="pg_catalog", format="binary", encoder=_json, decoder=orjson.loads
+    )
+
+
+def _json(value: object) -> bytes:
+    return orjson.dumps(value, default=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,17 @@
+-- name: raise_epoch
+-- Take over a role: the epoch grows by one, so that every earlier holder's fenced write finds no row.
+INSERT INTO leases (name, epoch, holder, expires_at, updated_at)
+VALUES ($1, 1, $2, now(), now())
+ON CONFLICT (name) DO UPDATE
+   SET epoch = leases.epoch + 1, holder = excluded.holder, expires_at = now(), updated_at = now()
+RETURNING epoch;
+
+-- name: renew
+-- Hold on to a role for $4 more seconds. No row back: a newer epoch owns it.
+UPDATE leases SET expires_at = now() + make_interval(secs => $4), holder = $3, updated_at = now()
+ WHERE name = $1 AND epoch = $2
+RETURNING epoch;
+
+-- name: list
+-- Every lease, for status and doctor.
+SELECT name, epoch, holder, expires_at FROM leases ORDER BY name;

@@ -1,0 +1,36 @@
+-- name: note_event
+-- Append one line to the history of the tree.
+INSERT INTO actor_events (child, event, reason, pid, epoch, payload) VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: restarts_within
+-- Ages in seconds of a child's restarts in its window, so that a new supervisor keeps counting.
+SELECT extract(epoch FROM now() - time)::float8 AS age_s FROM actor_events
+ WHERE child = $1 AND event = 'restarted' AND time > now() - make_interval(secs => $2)
+ ORDER BY time DESC;
+
+-- name: upsert_health
+-- Write the last beat of many components in one statement; a row of a newer epoch is left alone.
+INSERT INTO component_health (name, kind, state, pid, node, restarts, since, beat_at, epoch, detail)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::int[], $7::timestamptz[],
+                     $8::timestamptz[], $9::bigint[], $10::jsonb[])
+ON CONFLICT (name) DO UPDATE
+   SET kind = excluded.kind, state = excluded.state, pid = excluded.pid, node = excluded.node,
+       restarts = excluded.restarts, since = excluded.since, beat_at = excluded.beat_at,
+       epoch = excluded.epoch, detail = excluded.detail
+ WHERE component_health.epoch <= excluded.epoch;
+
+-- name: restart_counts
+-- How often each child was ever restarted.
+SELECT child, count(*)::int AS restarts FROM actor_events WHERE event = 'restarted' GROUP BY child;
+
+-- name: forget_components
+-- Drop rows of components that the running tree does not have (an older configuration's).
+DELETE FROM component_health WHERE kind = 'actor' AND NOT (name = ANY($1::text[]));
+
+-- name: recent_events
+-- The newest lines of the tree's history.
+SELECT time, child, event, reason, pid, epoch FROM actor_events ORDER BY id DESC LIMIT $1;
+
+-- name: alert
+-- Tell a person: one row that the monitor delivers.
+INSERT INTO alerts (severity, event, message, component) VALUES ($1, $2, $3, $4);

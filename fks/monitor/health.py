@@ -1,0 +1,153 @@
+"""The health document every service of the owner's plan answers: a word per dependency, and one for all."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from fks import __version__
+from fks.clock import Clock
+from fks.model.errors import OutageError
+from fks.model.timeframe import iso
+from fks.monitor.status import FEED_MS, SILENT_MS, component_view
+from fks.store.bus import Bus
+from fks.store.db import Querier
+
+HEALTHY, DEGRADED, DOWN = "healthy", "degraded", "down"
+#: The owner's services, and which of our components each of them became (prefix of the component's name).
+OWNER_SERVICES: dict[str, tuple[str, ...]] = {
+    "fks_main": ("keeper", "supervisor", "monitor", "scheduler", "raylet", "gcs"),
+    "fks_api": ("gateway", "controller", "proxy"),
+    "fks_app": ("strategy",),
+    "fks_ai": ("inference",),
+    "fks_data": ("collector", "postgres", "redis"),
+    "fks_execution": ("orders", "guardian", "sim"),
+    "fks_ninja": ("ninja",),
+    "fks_meta": ("meta",),
+    "fks_web": ("gateway",),
+}
+
+
+class RequestRate:
+    """Counts requests of the last minute, to the second. Bounded: sixty numbers."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=60)
+
+    def note(self) -> None:
+        """Count one request now."""
+        second = int(self._clock.monotonic())
+        if self._seconds and self._seconds[-1][0] == second:
+            self._seconds[-1] = (second, self._seconds[-1][1] + 1)
+        else:
+            self._seconds.append((second, 1))
+
+    def per_minute(self) -> int:
+        """Return how many requests the last sixty seconds saw."""
+        first = int(self._clock.monotonic()) - 59
+        return sum(count for second, count in self._seconds if second >= first)
+
+
+class Health:
+    """Looks at the dependencies at most once a second, however often it is asked: /health is open to everybody."""
+
+    def __init__(self, clock: Clock, rate: RequestRate, *, service: str = "fks", ttl_s: float = 1.0) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._service = service
+        self._ttl_s = ttl_s
+        self._started = clock.monotonic()
+        self._seen: tuple[float, dict[str, str]] | None = None
+
+    async def dependencies(self, db: Querier | None, bus: Bus | None) -> dict[str, str]:
+        """Return a word for each of database, redis, tree and feeds."""
+        now = self._clock.monotonic()
+        if self._seen is None or now - self._seen[0] >= self._ttl_s:
+            found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
+            if bus is not None:
+                found["redis"] = await _answers(bus)
+            if db is not None:
+                found |= await _from_rows(db)
+            self._seen = (now, found)
+        return dict(self._seen[1])
+
+    async def report(self, db: Querier | None, bus: Bus | None) -> dict[str, Any]:
+        """Return the owner's health document."""
+        dependencies = await self.dependencies(db, bus)
+        return {
+            "status": worst(dependencies),
+            "service": self._service,
+            "version": __version__,
+            "timestamp": iso(self._clock.now_ns()),
+            "dependencies": dependencies,
+            "metadata": {
+                "uptime_seconds": round(self._clock.monotonic() - self._started, 1),
+                "requests_per_minute": self._rate.per_minute(),
+            },
+        }
+
+
+def worst(dependencies: Mapping[str, str]) -> str:
+    """Return the word for all: down without the database, degraded when anything else is not well."""
+    if dependencies.get("database") == DOWN:
+        return DOWN
+    return HEALTHY if all(word == HEALTHY for word in dependencies.values()) else DEGRADED
+
+
+async def _answers(bus: Bus) -> str:
+    try:
+        await bus.ping()
+    except OutageError:
+        return DOWN
+    return HEALTHY
+
+
+async def _from_rows(db: Querier) -> dict[str, str]:
+    try:
+        components = [component_view(row) for row in await db.fetch("monitor.components")]
+        feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
+    except OutageError:
+        return {"database": DOWN, "tree": DOWN, "feeds": DOWN}
+    return {"database": HEALTHY, "tree": tree_word(components), "feeds": feeds_word(feeds)}
+
+
+def tree_word(components: list[dict[str, Any]]) -> str:
+    """Return the state of the actor tree: down when its root is silent, degraded when any actor is not ready."""
+    actors = [c for c in components if c["kind"] == "actor"]
+    root = next((c for c in actors if c["name"] == "supervisor"), None)
+    if root is None or root["heartbeat_age_ms"] is None or root["heartbeat_age_ms"] > SILENT_MS:
+        return DOWN
+    return HEALTHY if all(c["state"] in ("ready", "running") for c in actors) else DEGRADED
+
+
+def feeds_word(feeds: list[dict[str, Any]]) -> str:
+    """Return the state of market data: healthy when every wanted feed is live and fresh."""
+    if not feeds:
+        return DOWN
+    fresh = [f for f in feeds if f["state"] == "LIVE" and f["age_ms"] is not None and f["age_ms"] <= FEED_MS]
+    return HEALTHY if len(fresh) == len(feeds) else (DEGRADED if fresh else DOWN)
+
+
+def owner_services(components: list[dict[str, Any]], timestamp: str) -> list[dict[str, Any]]:
+    """Return the components grouped under the owner's service names; a service without components is left out."""
+    found = []
+    for service, prefixes in OWNER_SERVICES.items():
+        members = [c for c in components if c["name"].partition(":")[0] in prefixes]
+        if not members:
+            continue
+        bad = [c["name"] for c in members if c["state"] not in ("ready", "running")]
+        word = HEALTHY if not bad else (DOWN if len(bad) == len(members) else DEGRADED)
+        found.append(
+            {
+                "id": service,
+                "name": service,
+                "service_type": service.removeprefix("fks_"),
+                "status": word,
+                "components": [c["name"] for c in members],
+                "unhealthy": bad,
+                "last_check": timestamp,
+            }  # fmt: skip
+        )
+    return found

@@ -1,0 +1,100 @@
+"""The state of the whole system as one document: what `fks status`, GET /api/status and the monitor page show.
+
+Everything comes from rows that each part writes about itself; nobody is asked, so a hung part cannot hang this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from fks.store.db import Querier
+
+#: A component that has not beaten for this long is shown as silent, whatever it last said of itself.
+SILENT_MS = 5_000
+#: A feed older than this degrades the system even while its collector still calls it live.
+FEED_MS = 60_000
+_WELL = frozenset({"ready", "running"})
+_STARTING = frozenset({"starting", "new", "restarting"})
+
+
+class NodeView(Protocol):
+    """What status needs of the node file (`fks.config.endpoints.Node`)."""
+
+    @property
+    def sim(self) -> Any: ...
+
+
+async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
+    """Return the status document of the issue: state, components, feeds, venues, kill, sim.
+
+    Errors: OutageError when PostgreSQL does not answer; the caller then says what it knows without it.
+    """
+    components = [component_view(row) for row in await db.fetch("monitor.components")]
+    feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
+    venues = [dict(row) for row in await db.fetch("monitor.venues")]
+    kills = [dict(row) for row in await db.fetch("monitor.kills")]
+    state, reasons = overall(components, feeds, venues)
+    return {
+        "state": state,
+        "reasons": reasons,
+        "components": components,
+        "feeds": feeds,
+        "venues": venues,
+        "kill": kill_view(kills),
+        "sim": sim_view(node),
+    }
+
+
+def component_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a component as status shows it: its own word, unless its beat is too old to believe."""
+    age = row["heartbeat_age_ms"]
+    is_silent = age is None or age > SILENT_MS
+    state = "silent" if is_silent and row["state"] not in ("down", "stopped", "failed") else row["state"]
+    return {
+        "name": row["name"], "kind": row["kind"], "state": state, "pid": row["pid"], "node": row["node"],
+        "restarts": row["restarts"], "since": row["since"], "heartbeat_age_ms": age, "detail": row["detail"] or {},
+    }  # fmt: skip
+
+
+def overall(
+    components: Sequence[Mapping[str, Any]], feeds: Sequence[Mapping[str, Any]], venues: Sequence[Mapping[str, Any]]
+) -> tuple[str, list[str]]:
+    """Return the state of the whole (healthy, degraded, starting or down) and a reason for each thing amiss."""
+    if not any(component["state"] != "silent" for component in components):
+        return "down", ["nothing beats"]
+    reasons = [f"{c['name']} is {c['state']}" for c in components if c["state"] not in _WELL]
+    for feed in feeds:
+        age = feed["age_ms"]
+        if feed["state"] != "LIVE" or age is None or age > FEED_MS:
+            reasons.append(
+                f"feed {feed['symbol']} is {feed['state']}, {'no message yet' if age is None else f'{age} ms old'}"
+            )
+    reasons += [f"venue {venue['name']} is {venue['state']}" for venue in venues if venue["state"] != "READY"]
+    if not reasons:
+        return "healthy", []
+    starting = all(c["state"] in _WELL | _STARTING for c in components) and any(
+        c["state"] in _STARTING for c in components
+    )
+    return ("starting" if starting else "degraded"), reasons
+
+
+def kill_view(kills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the kill switch as status shows it."""
+    if not kills:
+        return {"engaged": False}
+    newest = kills[0]
+    return {
+        "engaged": True, "scope": newest["scope"], "reason": newest["reason"],
+        "by": newest["engaged_by"], "since": newest["engaged_at"], "count": len(kills),
+    }  # fmt: skip
+
+
+def sim_view(node: NodeView | None) -> dict[str, Any] | None:
+    """Return the local exchange's endpoints, keys and pid; None when none runs. The keys open nothing but it."""
+    sim = getattr(node, "sim", None)
+    if sim is None:
+        return None
+    if isinstance(sim, Mapping):
+        return dict(sim)
+    return {name: getattr(sim, name) for name in ("rest", "ws", "ws_api", "api_key", "api_secret", "pid", "port")}

@@ -1,0 +1,31 @@
+-- name: find
+-- The living token with this hash.
+SELECT id, name, scope, token_hash FROM api_tokens WHERE token_hash = $1 AND revoked_at IS NULL;
+
+-- name: create
+-- Make a token; a revoked name may be used again, a living one may not (no row back). Twice equals once.
+INSERT INTO api_tokens AS t (name, token_hash, scope, prefix) VALUES ($1, $2, $3, $4)
+ON CONFLICT (name) DO UPDATE
+   SET token_hash = excluded.token_hash, scope = excluded.scope, prefix = excluded.prefix,
+       created_at = now(), last_used_at = NULL, revoked_at = NULL
+ WHERE t.revoked_at IS NOT NULL OR t.token_hash = excluded.token_hash
+RETURNING name, scope, prefix, created_at;
+
+-- name: ensure
+-- Make or replace the one token of a name: the local command line's.
+INSERT INTO api_tokens (name, token_hash, scope, prefix) VALUES ($1, $2, $3, $4)
+ON CONFLICT (name) DO UPDATE
+   SET token_hash = excluded.token_hash, scope = excluded.scope, prefix = excluded.prefix, revoked_at = NULL;
+
+-- name: list
+-- Every token, without anything that could be used as one.
+SELECT name, scope, prefix, created_at, last_used_at, revoked_at FROM api_tokens ORDER BY created_at, name;
+
+-- name: revoke
+-- End a token; no row back when there is none alive of that name.
+UPDATE api_tokens SET revoked_at = now() WHERE name = $1 AND revoked_at IS NULL RETURNING name;
+
+-- name: touch
+-- Note that a token was used, at most once a minute.
+UPDATE api_tokens SET last_used_at = now()
+ WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < now() - interval '1 minute');

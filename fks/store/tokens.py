@@ -1,0 +1,167 @@
+"""API tokens at rest: 256 random bits shown once, kept only as their SHA-256, each with a name and one scope.
+
+The scopes are a ladder: admin includes trade, trade includes signal, signal includes read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+
+from fks.config.paths import Paths
+from fks.model.errors import ConfigError, InputError
+from fks.store.db import Querier
+
+#: Scopes, weakest first; each includes those before it.
+SCOPES = ("read", "signal", "trade", "admin")
+#: Name of the token that the command line of this node shows the gateway.
+LOCAL = "cli"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FORM = re.compile(r"fks_[A-Za-z0-9_-]{43}")
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is asking: the token's name and its scope."""
+
+    name: str
+    scope: str
+    token_id: int = 0
+
+    def may(self, scope: str) -> bool:
+        """Return whether this principal's scope includes `scope`."""
+        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """What may be told of a token. `prefix` is enough to recognise it and too little to use it."""
+
+    name: str
+    scope: str
+    prefix: str
+    created_at: datetime
+    last_used_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+def make_token() -> str:
+    """Return a new token: `fks_` and 256 random bits."""
+    return "fks_" + secrets.token_urlsafe(32)
+
+
+def hash_of(token: str) -> str:
+    """Return what is stored of a token. Plain SHA-256 suffices: 256 random bits cannot be guessed or tabled."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def check_name(name: str) -> str:
+    """Return `name` when it can name a token. Errors: InputError TOKEN_NAME."""
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"token name {name!r} is not usable", code="TOKEN_NAME", status=422,
+            remedy="use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit",
+        )  # fmt: skip
+    return name
+
+
+def check_scope(scope: str) -> str:
+    """Return `scope` when it is one. Errors: InputError SCOPE_UNKNOWN."""
+    if scope not in SCOPES:
+        raise InputError(
+            f"unknown scope {scope!r}", code="SCOPE_UNKNOWN", status=422, remedy=f"use one of {', '.join(SCOPES)}"
+        )
+    return scope
+
+
+class TokenStore:
+    """Reads and writes of the api_tokens table."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def find(self, token: str) -> Principal | None:
+        """Return whose token this is, or None when it is nobody's or revoked. Takes the same time for every wrong one."""
+        if not _FORM.fullmatch(token):
+            return None
+        wanted = hash_of(token)
+        row = await self._db.fetchrow("tokens.find", wanted)
+        if row is None or not hmac.compare_digest(row["token_hash"], wanted):
+            return None
+        return Principal(row["name"], row["scope"], row["id"])
+
+    async def create(self, name: str, scope: str) -> tuple[str, TokenRecord]:
+        """Return a new token, which cannot be had again, and its record. Errors: InputError when the name is taken."""
+        token = make_token()
+        row = await self._db.fetchrow("tokens.create", check_name(name), hash_of(token), check_scope(scope), token[:8])
+        if row is None:
+            raise InputError(
+                f"there is a token named {name!r} already", code="TOKEN_EXISTS", status=409,
+                remedy="choose another name, or revoke it first",
+            )  # fmt: skip
+        return token, TokenRecord(row["name"], row["scope"], row["prefix"], row["created_at"])
+
+    async def list(self) -> list[TokenRecord]:
+        """Return every token, revoked ones included, oldest first."""
+        return [TokenRecord(**dict(row)) for row in await self._db.fetch("tokens.list")]
+
+    async def revoke(self, name: str) -> None:
+        """End a token. Errors: InputError 404 when none alive has that name."""
+        if await self._db.fetchrow("tokens.revoke", name) is None:
+            raise InputError(
+                f"there is no living token named {name!r}",
+                code="TOKEN_UNKNOWN",
+                status=404,
+                remedy="see fks token list",
+            )
+
+    async def touch(self, principal: Principal) -> None:
+        """Note that a token was used (kept to the minute)."""
+        await self._db.execute("tokens.touch", principal.token_id)
+
+
+async def ensure_local_token(db: Querier, paths: Paths) -> None:
+    """Make sure that this node's command line has an admin token: the 0600 file and its row agree afterwards.
+
+    Run at every start. The file's token is kept when it is well formed; it is written before the row, so a crash
+    between the two leaves a file that the next run puts into the table.
+    """
+    token = _read_token(paths)
+    if token is None:
+        token = make_token()
+        _write_token(paths, token)
+    await db.execute("tokens.ensure", LOCAL, hash_of(token), "admin", token[:8])
+
+
+def read_local_token(paths: Paths) -> str | None:
+    """Return the local command line's token, or None when there is none. Errors: ConfigError when others can read it."""
+    return _read_token(paths)
+
+
+def _read_token(paths: Paths) -> str | None:
+    try:
+        status = paths.cli_token_file.stat()
+        text = paths.cli_token_file.read_text().strip()
+    except FileNotFoundError:
+        return None
+    if status.st_mode & 0o077:
+        raise ConfigError(
+            f"others can read the token file {paths.cli_token_file} (mode {status.st_mode & 0o777:o})",
+            remedy=f"chmod 600 {paths.cli_token_file}, and revoke the token if they may have",
+        )
+    return text if _FORM.fullmatch(text) else None
+
+
+def _write_token(paths: Paths, token: str) -> None:
+    draft = paths.cli_token_file.with_suffix(".new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(token + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.chmod(0o600)
+    draft.replace(paths.cli_token_file)

@@ -10,7 +10,7 @@ from fks import __version__
 from fks.clock import Clock
 from fks.model.errors import OutageError
 from fks.model.timeframe import iso
-from fks.monitor.status import FEED_MS, SILENT_MS, component_view
+from fks.monitor.status import FEED_MS, SILENT_MS, WELL, component_view
 from fks.store.bus import Bus
 from fks.store.db import Querier
 
@@ -106,7 +106,7 @@ async def _answers(bus: Bus) -> str:
 
 async def _from_rows(db: Querier) -> dict[str, str]:
     try:
-        components = [component_view(row) for row in await db.fetch("monitor.components")]
+        components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
         feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
     except OutageError:
         return {"database": DOWN, "tree": DOWN, "feeds": DOWN}
@@ -119,7 +119,7 @@ def tree_word(components: list[dict[str, Any]]) -> str:
     root = next((c for c in actors if c["name"] == "supervisor"), None)
     if root is None or root["heartbeat_age_ms"] is None or root["heartbeat_age_ms"] > SILENT_MS:
         return DOWN
-    return HEALTHY if all(c["state"] in ("ready", "running") for c in actors) else DEGRADED
+    return HEALTHY if all(c["state"] in WELL for c in actors) else DEGRADED
 
 
 def feeds_word(feeds: list[dict[str, Any]]) -> str:
@@ -137,7 +137,7 @@ def owner_services(components: list[dict[str, Any]], timestamp: str) -> list[dic
         members = [c for c in components if c["name"].partition(":")[0] in prefixes]
         if not members:
             continue
-        bad = [c["name"] for c in members if c["state"] not in ("ready", "running")]
+        bad = [c["name"] for c in members if c["state"] not in WELL]
         word = HEALTHY if not bad else (DOWN if len(bad) == len(members) else DEGRADED)
         found.append(
             {
@@ -148,6 +148,6 @@ def owner_services(components: list[dict[str, Any]], timestamp: str) -> list[dic
                 "components": [c["name"] for c in members],
                 "unhealthy": bad,
                 "last_check": timestamp,
-            }  # fmt: skip
+            }
         )
     return found

@@ -116,16 +116,17 @@ class Merger:
         self._ended: dict[str, dict[str, float]] = {}
         self._last: dict[str, tuple[str, dict[str, float]]] = {}
 
-    def note(self, component: str, incarnation: object, snapshot: Mapping[str, object]) -> None:
-        """Take in the newest snapshot. `incarnation` (the pid) tells one life of a component from the next."""
+    def take(self, component: str, snapshot: Mapping[str, object], incarnation: object = None) -> None:
+        """Take in the newest snapshot. A new `incarnation` (the pid), or a counter that fell, begins a new life."""
         values = {key: float(value) for key, value in snapshot.items() if isinstance(value, int | float)}
+        life = "" if incarnation is None else str(incarnation)
         before = self._last.get(component)
-        if before is not None and before[0] != str(incarnation):
+        if before is not None and (before[0] != life or _fell(before[1], values)):
             ended = self._ended.setdefault(component, {})
             for key, value in before[1].items():
                 if is_monotonic(key):
                     ended[key] = ended.get(key, 0.0) + value
-        self._last[component] = (str(incarnation), values)
+        self._last[component] = (life, values)
 
     def forget(self, component: str) -> None:
         """Drop a component that is no longer in the tree."""
@@ -142,7 +143,7 @@ class Merger:
             for component, (_, last) in self._last.items()
         }
 
-    def text(self) -> str:
+    def exposition(self) -> str:
         """Return the Prometheus text of all components."""
         return exposition(self.totals())
 
@@ -156,6 +157,11 @@ class Merger:
         if isinstance(ended, dict) and isinstance(last, dict):
             self._ended = {name: dict(values) for name, values in ended.items()}
             self._last = {name: (str(pair[0]), dict(pair[1])) for name, pair in last.items()}
+
+
+def _fell(before: Snapshot, now: Snapshot) -> bool:
+    """Return whether a series that only grows went back: a process never takes one away, so a missing one fell too."""
+    return any(now.get(key, 0.0) < value for key, value in before.items() if is_monotonic(key))
 
 
 def merge(snapshots: Mapping[str, Snapshot]) -> str:

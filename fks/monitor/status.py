@@ -14,8 +14,10 @@ from fks.store.db import Querier
 SILENT_MS = 5_000
 #: A feed older than this degrades the system even while its collector still calls it live.
 FEED_MS = 60_000
-_WELL = frozenset({"ready", "running"})
-_STARTING = frozenset({"starting", "new", "restarting"})
+WELL = frozenset({"ready", "running", "done"})
+_STARTING = frozenset({"starting", "waiting"})
+#: What is not expected to beat: shown as it is, however long ago it was written.
+_STILL = frozenset({"down", "failed", "stopped", "done", "waiting"})
 
 
 class NodeView(Protocol):
@@ -30,7 +32,7 @@ async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
 
     Errors: OutageError when PostgreSQL does not answer; the caller then says what it knows without it.
     """
-    components = [component_view(row) for row in await db.fetch("monitor.components")]
+    components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
     feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
     venues = [dict(row) for row in await db.fetch("monitor.venues")]
     kills = [dict(row) for row in await db.fetch("monitor.kills")]
@@ -50,7 +52,7 @@ def component_view(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a component as status shows it: its own word, unless its beat is too old to believe."""
     age = row["heartbeat_age_ms"]
     is_silent = age is None or age > SILENT_MS
-    state = "silent" if is_silent and row["state"] not in ("down", "stopped", "failed") else row["state"]
+    state = "silent" if is_silent and row["state"] not in _STILL else row["state"]
     return {
         "name": row["name"], "kind": row["kind"], "state": state, "pid": row["pid"], "node": row["node"],
         "restarts": row["restarts"], "since": row["since"], "heartbeat_age_ms": age, "detail": row["detail"] or {},
@@ -63,7 +65,7 @@ def overall(
     """Return the state of the whole (healthy, degraded, starting or down) and a reason for each thing amiss."""
     if not any(component["state"] != "silent" for component in components):
         return "down", ["nothing beats"]
-    reasons = [f"{c['name']} is {c['state']}" for c in components if c["state"] not in _WELL]
+    reasons = [f"{c['name']} is {c['state']}" for c in components if c["state"] not in WELL]
     for feed in feeds:
         age = feed["age_ms"]
         if feed["state"] != "LIVE" or age is None or age > FEED_MS:
@@ -73,7 +75,7 @@ def overall(
     reasons += [f"venue {venue['name']} is {venue['state']}" for venue in venues if venue["state"] != "READY"]
     if not reasons:
         return "healthy", []
-    starting = all(c["state"] in _WELL | _STARTING for c in components) and any(
+    starting = all(c["state"] in WELL | _STARTING for c in components) and any(
         c["state"] in _STARTING for c in components
     )
     return ("starting" if starting else "degraded"), reasons

@@ -1,0 +1,42 @@
+"""Make the virtualenv and install the pinned packages; one clear line when this machine cannot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+MINIMUM = (3, 11)
+TESTED = (3, 11)
+
+
+def fail(text: str) -> None:
+    sys.exit(f"error: {text}")
+
+
+def main() -> None:
+    venv = Path(sys.argv[1])
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if sys.version_info < MINIMUM:
+        fail(f"FKS needs Python 3.11 or newer, this is {here}; install one and run: make install PYTHON=python3.11")
+    if shutil.disk_usage(".").free < 3 * 10**9:
+        fail("less than 3 GB free on this disk, and the packages need about 2 GB; make room and run make install again")
+    python = venv / "bin" / "python"
+    if not python.exists():
+        print(f"making {venv} with Python {here}")
+        if subprocess.run([sys.executable, "-m", "venv", str(venv)]).returncode != 0:
+            fail("cannot make a virtualenv: install the venv package of your Python (Debian: python3-venv)")
+    extras = os.environ.get("FKS_EXTRAS", "dev")
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary", "--quiet",
+               "-c", "constraints.txt", "-e", f".[{extras}]"]  # fmt: skip
+    print("installing the pinned packages (about a minute)")
+    if subprocess.run(command).returncode != 0:
+        if sys.version_info[:2] != TESTED:
+            fail(f"a pinned package has no wheel for Python {here}; FKS is tested on 3.11: make install PYTHON=python3.11")
+        fail("the install failed: see the lines above; without network, set up your package index and run it again")
+
+
+if __name__ == "__main__":
+    main()

@@ -91,7 +91,8 @@ class Order:
     """An intent that risk answered, on disk under its `client_order_id`.
 
     Units: quantities in base, prices in quote per base, fees in `fee_currency` of each fill.
-    `quantity` is what was asked, `filled` the sum of fills (gross of fees).
+    `quantity` is what was asked, `filled` the sum of fills (gross of fees), `announced` the highest cumulative quantity
+    the venue ever reported: while it is above `filled`, executions are missing here and are fetched.
     """
 
     client_order_id: str
@@ -116,6 +117,8 @@ class Order:
     request: Request = Request.NONE
     filled: Decimal = Decimal(0)
     average_price: Decimal | None = None
+    announced: Decimal = Decimal(0)
+    venue_time_ns: int = 0  # the venue's time of the newest thing it said of this order
     venue_order_id: str | None = None
     parent_id: str | None = None
     group_id: str | None = None  # the legs of one OCO share it

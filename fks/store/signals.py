@@ -68,7 +68,7 @@ class SignalStore:
         """End every pending signal whose `valid_until` has passed, and return those."""
         return [record_of(row) for row in await self._db.fetch("signals.expire", to_datetime(now_ns))]
 
-    async def list(
+    async def page(
         self,
         *,
         state: str | None = None,

@@ -173,7 +173,9 @@ class Database:
         return await self._one("sql", lambda c: c.fetch(text, *args), False)
 
     @asynccontextmanager
-    async def transaction(self, *, isolation: str = "read_committed", is_readonly: bool = False) -> AsyncIterator[Session]:
+    async def transaction(
+        self, *, isolation: str = "read_committed", is_readonly: bool = False
+    ) -> AsyncIterator[Session]:
         """Give a Session in a transaction: committed when the block ends, rolled back when it raises.
 
         Getting the connection is retried, the block never is. A lost connection is an OutageError: when it happened
@@ -241,7 +243,9 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
         try:
             return await attempt()
         except _REFUSED as error:
-            raise ConfigError(f"PostgreSQL refused the connection: {error}", remedy="check database.url and the secrets") from error
+            raise ConfigError(
+                f"PostgreSQL refused the connection: {error}", remedy="check database.url and the secrets"
+            ) from error
         except _ROLLED_BACK as error:
             if time.monotonic() + wait > end:
                 raise _outage(what, error) from error
@@ -292,9 +296,7 @@ async def _prepare_connection(connection: Any) -> None:
         "jsonb", schema="pg_catalog", format="binary",
         encoder=lambda value: b"\x01" + _json(value), decoder=lambda data: orjson.loads(data[1:]),
     )  # fmt: skip
-    await connection.set_type_codec(
-        "json", schema="pg_catalog", format="binary", encoder=_json, decoder=orjson.loads
-    )
+    await connection.set_type_codec("json", schema="pg_catalog", format="binary", encoder=_json, decoder=orjson.loads)
 
 
 def _json(value: object) -> bytes:

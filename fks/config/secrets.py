@@ -1,0 +1,158 @@
+"""Secrets of a node: made here, kept in one 0600 file under FKS_HOME, never default, never printed.
+
+Nothing else makes a password. Servers get them through files only their own user can read, never through argv or the
+environment, which any user of the host may see.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets as dice
+import shutil
+import stat
+import subprocess
+import tempfile
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from fks.config.paths import Paths
+from fks.model.errors import ConfigError
+
+LENGTH_MIN = 32  # characters; ours have 43, which is 256 bits
+_WEAK = ("change_me", "changeme", "password", "secret", "default", "example", "fks", "postgres", "redis", "admin")
+_HEADER = (
+    "# Made by `fks security-setup`. Never commit it, never share it; `fks security-setup --rotate` makes new ones.\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The secrets of one node. `str()` of any of them shows asterisks."""
+
+    postgres_password: SecretStr
+    redis_password: SecretStr
+    ray_token: SecretStr
+    cli_token: SecretStr
+    session_key: SecretStr
+
+    def values(self) -> tuple[str, ...]:
+        """Return the plain values, for redaction only."""
+        return tuple(getattr(self, field.name).get_secret_value() for field in fields(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What `ensure_secrets` did: the names it made and those it kept."""
+
+    file: Path
+    made: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+NAMES: tuple[str, ...] = tuple(field.name for field in fields(Secrets))
+
+
+def load_secrets(paths: Paths) -> Secrets:
+    """Return the node's secrets. Errors: ConfigError when the file is missing, readable by others, or a value is weak."""
+    values = _read(paths.secrets_file)
+    missing = [name for name in NAMES if name not in values]
+    if missing:
+        raise ConfigError(
+            f"secrets {', '.join(missing)} are missing from {paths.secrets_file}",
+            remedy="run 'fks security-setup': it makes the missing ones and keeps the others",
+        )
+    for name in NAMES:
+        check_strong(f"{name} in {paths.secrets_file}", values[name])
+    return Secrets(**{name: SecretStr(values[name]) for name in NAMES})
+
+
+def ensure_secrets(paths: Paths, *, rotate: bool = False) -> Setup:
+    """Make the secrets that are missing (all of them when `rotate`) and write the files that hold them, mode 0600.
+
+    Idempotent. A crash in the middle leaves the old file whole. Errors: ConfigError when git tracks the file, others
+    may read it, or an existing value is weak.
+    """
+    refuse_tracked(paths.secrets_file)
+    values = _read(paths.secrets_file) if paths.secrets_file.exists() else {}
+    for name in NAMES:
+        if name in values and not rotate:
+            check_strong(f"{name} in {paths.secrets_file}", values[name])
+    made = tuple(name for name in NAMES if rotate or name not in values)
+    values |= {name: dice.token_urlsafe(32) for name in made}
+    if made:
+        body = "".join(f'{name} = "{value}"\n' for name, value in values.items())
+        write_private(paths.secrets_file, _HEADER + body)
+    for file, name in ((paths.ray_token_file, "ray_token"), (paths.cli_token_file, "cli_token")):
+        if not file.exists() or file.read_text() != values[name] or stat.S_IMODE(file.stat().st_mode) != 0o600:
+            write_private(file, values[name])
+    return Setup(paths.secrets_file, made, tuple(name for name in NAMES if name not in made))
+
+
+def check_strong(what: str, value: str) -> None:
+    """Raise ConfigError when `value` is empty, short or a well-known default. The value itself is never shown."""
+    remedy = "run 'fks security-setup --rotate' for strong ones"
+    if not value:
+        raise ConfigError(f"{what} is empty", remedy=remedy)
+    if len(value) < LENGTH_MIN:
+        raise ConfigError(f"{what} has {len(value)} characters (at least {LENGTH_MIN})", remedy=remedy)
+    if len(set(value)) < 8 or any(value.lower().startswith(word) for word in _WEAK):
+        raise ConfigError(f"{what} is a default or easily guessed value", remedy=remedy)
+
+
+def refuse_tracked(file: Path) -> None:
+    """Raise ConfigError when git tracks `file`: a committed secret is public for ever."""
+    git = shutil.which("git")
+    if git is None or not file.parent.is_dir():
+        return
+    found = subprocess.run(
+        [git, "-C", str(file.parent), "ls-files", "--error-unmatch", "--", file.name],
+        capture_output=True, check=False, timeout=10,
+    )  # fmt: skip
+    if found.returncode == 0:
+        raise ConfigError(
+            f"git tracks the secrets file {file}",
+            remedy=f"run 'git rm --cached {file}', commit, then 'fks security-setup --rotate': the old values are public",
+        )
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write `text` to `file` with mode 0600, whole or not at all (a crash leaves the old content)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mkstemp makes it 0600
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_private(file: Path) -> None:
+    """Raise ConfigError when anyone but its owner can read or write `file`."""
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if mode & 0o077:
+        raise ConfigError(f"{file} has mode {mode:04o}: others can read it", remedy=f"run 'chmod 600 {file}'")
+
+
+def _read(file: Path) -> dict[str, str]:
+    if not file.exists():
+        raise ConfigError(f"no secrets file {file}", remedy="run 'fks security-setup' (fks up does it too)")
+    check_private(file)
+    try:
+        values = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # the parser's text may quote the line, and so the secret
+        raise ConfigError(
+            f"{file} is no valid TOML", remedy="restore it, or move it away and run 'fks security-setup'"
+        ) from error
+    wrong = [name for name, value in values.items() if not isinstance(value, str)]
+    if wrong:
+        raise ConfigError(f"{', '.join(wrong)} in {file} must be text in quotes", remedy="mend the file")
+    return values

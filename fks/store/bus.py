@@ -1,0 +1,149 @@
+"""Redis: fan-out and cache, never the truth. It may be flushed or killed at any moment; nobody loses data by it.
+
+Publishing never raises and never waits long: a lost wake-up costs a reader at most its poll of one second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
+from typing import Any
+
+import orjson
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from fks.model.errors import OutageError
+
+BARS = "fks.bars"
+SIGNALS = "fks.signals"
+ORDERS = "fks.orders"
+FILLS = "fks.fills"
+FEEDS = "fks.feeds"
+ALERTS = "fks.alerts"
+KILL = "fks.kill"
+HEALTH = "fks.health"
+CHANNELS = (BARS, SIGNALS, ORDERS, FILLS, FEEDS, ALERTS, KILL, HEALTH)
+
+_DOWN = (RedisError, OSError, TimeoutError)
+_REST_S = (
+    0.5  # after a failure nobody tries for this long: the order path must not wait for a hung Redis again and again
+)
+_WAIT_FIRST_S, _WAIT_MAX_S = 0.05, 2.0
+
+
+class Bus:
+    """One process's door to Redis."""
+
+    def __init__(self, client: Any, timeout_s: float) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._rest_until = 0.0
+
+    @staticmethod
+    async def connect(url: str, *, timeout_s: float = 2.0) -> Bus:
+        """Return a bus on `url`. It does not wait for Redis: a bus whose Redis is down works once it is up."""
+        client: Any = Redis.from_url(  # Any: the stubs installed beside redis are of another version
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            health_check_interval=15,
+            max_connections=16,
+            retry=Retry(NoBackoff(), 0),  # the library would sleep between tries, inside our publish
+        )
+        return Bus(client, timeout_s)
+
+    async def close(self) -> None:
+        """Close every connection. Subscriptions end with an error in their task: cancel them first."""
+        with contextlib.suppress(*_DOWN):
+            await self._client.aclose()
+
+    async def publish(self, channel: str, payload: Mapping[str, object]) -> bool:
+        """Tell everyone who listens on `channel`; return whether Redis took it. Never raises for an outage."""
+        data = orjson.dumps(payload, default=_plain)
+        return await self._try(self._client.publish(channel, data)) is not None
+
+    async def subscribe(self, *channels: str) -> AsyncIterator[tuple[str, Any]]:
+        """Yield (channel, payload) for ever, dialling again by itself. Messages sent while Redis was away are gone."""
+        wait = _WAIT_FIRST_S
+        while True:
+            listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
+            try:
+                await listener.subscribe(*channels)
+                wait = _WAIT_FIRST_S
+                async for channel, payload in _messages(listener):
+                    yield channel, payload
+            except _DOWN:
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, _WAIT_MAX_S)
+            finally:
+                with contextlib.suppress(*_DOWN):
+                    await listener.aclose()
+
+    async def set(self, key: str, value: bytes, ttl_s: float | None = None) -> bool:
+        """Keep `value` for `ttl_s` seconds; return whether Redis took it."""
+        px = None if ttl_s is None else max(1, int(ttl_s * 1000))
+        return bool(await self._try(self._client.set(key, value, px=px)))
+
+    async def get(self, key: str) -> bytes | None:
+        """Return what is kept under `key`, or None: absent, expired or Redis is away."""
+        value = await self._try(self._client.get(key))
+        return value if isinstance(value, bytes) else None
+
+    async def delete(self, *keys: str) -> bool:
+        """Drop `keys`; return whether Redis answered."""
+        return await self._try(self._client.delete(*keys)) is not None
+
+    async def count(self, key: str, ttl_s: float) -> int | None:
+        """Add one to the counter `key`, which ends `ttl_s` after its first count; None when Redis is away."""
+        pipe = self._client.pipeline(transaction=True)
+        pipe.set(key, 0, px=max(1, int(ttl_s * 1000)), nx=True)
+        pipe.incr(key)
+        answer = await self._try(pipe.execute())
+        return int(answer[1]) if answer else None
+
+    async def ping(self) -> float:
+        """Return the seconds one round trip took. Errors: OutageError."""
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._client.execute_command("PING")
+        except _DOWN as error:
+            raise OutageError(f"Redis does not answer ({type(error).__name__})") from error
+        self._rest_until = 0.0
+        return time.monotonic() - start
+
+    async def _try(self, call: Any) -> Any:
+        """Await `call`; None when Redis is away, or was a moment ago."""
+        if time.monotonic() < self._rest_until:
+            call.close() if asyncio.iscoroutine(call) else None
+            return None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await call
+        except _DOWN:
+            self._rest_until = time.monotonic() + _REST_S
+            return None
+
+
+async def _messages(listener: Any) -> AsyncIterator[tuple[str, Any]]:
+    while True:
+        message = await listener.get_message(timeout=5.0)
+        if message is None or message["type"] != "message":
+            continue
+        try:
+            payload = orjson.loads(message["data"])
+        except orjson.JSONDecodeError:
+            continue  # not ours: anyone with the password may publish
+        yield message["channel"].decode(), payload
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    return str(value)

@@ -1,0 +1,160 @@
+"""Migrations: bring a database to a revision, say where it is, compare it with the tables in code.
+
+Alembic runs over asyncpg (the one driver we have). One upgrade runs at a time per database: others wait for its lock.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from fks.model.errors import ConfigError, InputError, OutageError
+
+T = TypeVar("T")
+_FOLDER = Path(__file__).parent / "migrations"
+_LOCK = 7_206_151  # any number of ours, the same in every process
+_MADE_AT_RUN_TIME = re.compile(r"(ohlcv_data|market_trades)_(p\d+|default)")
+
+
+def _is_ours(thing: object, name: str | None, kind: str, is_reflected: bool, other: object) -> bool:
+    """Keep partitions, which fks.store.partitions makes, out of the comparison."""
+    table = getattr(getattr(thing, "table", thing), "name", name) or ""
+    return not _MADE_AT_RUN_TIME.fullmatch(str(table))
+
+
+#: how Alembic compares a database with the metadata
+COMPARE: dict[str, Any] = {"include_object": _is_ours, "compare_type": True, "compare_server_default": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One step of the schema."""
+
+    id: str
+    parent: str | None
+    message: str
+
+
+async def upgrade(url: str, revision: str = "head") -> str | None:
+    """Bring the database to `revision` and return the revision it is at. Safe to repeat.
+
+    Errors: OutageError when PostgreSQL is away, InputError for an unknown revision, ConfigError when the database was
+    made by a newer FKS.
+    """
+    return await _run(url, lambda connection: _act(connection, lambda config: command.upgrade(config, revision)))
+
+
+async def downgrade(url: str, revision: str) -> str | None:
+    """Take the database back to `revision` ("base", "-1", an id) and return where it is. Data of dropped tables is lost."""
+    return await _run(url, lambda connection: _act(connection, lambda config: command.downgrade(config, revision)))
+
+
+async def current(url: str) -> str | None:
+    """Return the revision the database is at, or None for an empty one."""
+    return await _run(url, _current)
+
+
+async def differences(url: str) -> list[Any]:
+    """Return what differs between the database and fks.store.schema: an empty list when the migrations are right."""
+    return await _run(url, _differences)
+
+
+async def make_revision(url: str, message: str, *, folder: Path | None = None) -> Path:
+    """Write a new version file with what `differences` finds, and return it. Errors: InputError without a message."""
+    if not message.strip():
+        raise InputError("a revision needs a message", remedy="say what changes: fks db revision -m 'add …'")
+
+    def write(connection: Connection) -> Path:
+        config = _config(connection)
+        if folder is not None:
+            config.set_main_option("version_locations", str(folder))
+        number = f"{len(history()) + 1:04d}"
+        made = command.revision(config, message=message, autogenerate=True, rev_id=number)
+        script = made[0] if isinstance(made, list) else made
+        assert script is not None
+        return Path(script.path)
+
+    return await _run(url, write)
+
+
+def history() -> list[Revision]:
+    """Return every step this FKS knows, newest first."""
+    scripts = ScriptDirectory.from_config(_config(None)).walk_revisions()
+    return [Revision(s.revision, _one(s.down_revision), (s.doc or "").strip()) for s in scripts]
+
+
+def head() -> str:
+    """Return the newest revision this FKS knows."""
+    found = ScriptDirectory.from_config(_config(None)).get_current_head()
+    assert found is not None
+    return found
+
+
+def _one(down: Any) -> str | None:
+    return down if isinstance(down, str) or down is None else ", ".join(down)
+
+
+def _config(connection: Connection | None) -> Config:
+    config = Config(stdout=io.StringIO())  # Alembic would print
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _act(connection: Connection, action: Callable[[Config], None]) -> str | None:
+    # a lock of the transaction: it goes with the connection, whatever happens to us
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    at = _current(connection)
+    if at is not None and at not in {step.id for step in history()}:
+        raise ConfigError(
+            f"the database is at revision {at}, which this FKS does not know", remedy="install the newer FKS again"
+        )
+    try:
+        action(_config(connection))
+    except CommandError as error:
+        raise InputError(f"{error}", code="REVISION_UNKNOWN", remedy="see 'fks db history'") from error
+    return _current(connection)
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _differences(connection: Connection) -> list[Any]:
+    from fks.store.schema import metadata
+
+    return list(compare_metadata(MigrationContext.configure(connection, opts=COMPARE), metadata))
+
+
+async def _run(url: str, work: Callable[[Connection], T]) -> T:
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url, timeout=10.0), poolclass=NullPool
+    )
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
+    except (asyncpg.InvalidPasswordError, asyncpg.InvalidCatalogNameError) as error:
+        raise ConfigError(
+            f"PostgreSQL refused the connection: {error}", remedy="check database.url and the secrets"
+        ) from error
+    except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
+        raise OutageError(f"PostgreSQL does not answer ({type(error).__name__})", remedy="see 'fks status'") from error
+    finally:
+        await engine.dispose()

@@ -1,0 +1,3 @@
+-- name: ping
+-- Answer when the server can run a statement at all.
+SELECT 1;

@@ -1,0 +1,110 @@
+"""Fixtures every test may use: real PostgreSQL and Redis (started once, when first asked for), and the ports' fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from fks.clock import FakeClock
+from fks.config.paths import Paths
+from fks.config.settings import Database as DatabaseSettings
+from fks.store import migrate
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.embedded import PostgresServer
+from tests.support import servers
+from tests.support.ports import CollectingLog, RecordingMeter
+
+TEMPLATE = "fks_template"
+
+
+@pytest.fixture(scope="session")
+def server_home() -> Iterator[Paths]:
+    """The FKS_HOME of the session's own servers."""
+    with servers.home() as paths:
+        yield paths
+
+
+@pytest.fixture(scope="session")
+def postgres(server_home: Paths) -> Iterator[PostgresServer]:
+    """A running embedded PostgreSQL with a migrated database `fks_template` to clone."""
+    with servers.running_postgres(server_home) as server:
+        asyncio.run(_make_template(server))
+        yield server
+
+
+async def _make_template(server: PostgresServer) -> None:
+    await _admin(server, f"CREATE DATABASE {TEMPLATE}")
+    await migrate.upgrade(server.url(TEMPLATE))
+
+
+async def _admin(server: PostgresServer, statement: str) -> None:
+    import asyncpg
+
+    connection = await asyncpg.connect(server.url("postgres"))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+async def database_url(postgres: PostgresServer) -> AsyncIterator[str]:
+    """The URL of a fresh, migrated database of this test alone."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    await _admin(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield postgres.url(name)
+    await _admin(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def empty_database_url(postgres: PostgresServer) -> AsyncIterator[str]:
+    """The URL of a database without a single table."""
+    name = f"e_{uuid.uuid4().hex[:12]}"
+    await _admin(postgres, f"CREATE DATABASE {name}")
+    yield postgres.url(name)
+    await _admin(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A Database on a fresh, migrated database."""
+    db = await Database.connect(database_url, DatabaseSettings(retry_s=3.0), application="test")
+    yield db
+    await db.close()
+
+
+@pytest.fixture(scope="session")
+def redis_url(server_home: Paths) -> Iterator[str]:
+    """The URL of a running embedded Redis."""
+    with servers.running_redis(server_home) as server:
+        yield server.url()
+
+
+@pytest.fixture
+async def bus(redis_url: str) -> AsyncIterator[Bus]:
+    """A Bus on the session's Redis. Channels are shared: use names of your own where it matters."""
+    bus = await Bus.connect(redis_url)
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that only moves when the test says so."""
+    return FakeClock()
+
+
+@pytest.fixture
+def meter() -> RecordingMeter:
+    """A Meter to look into."""
+    return RecordingMeter()
+
+
+@pytest.fixture
+def log() -> CollectingLog:
+    """A Log to look into."""
+    return CollectingLog()

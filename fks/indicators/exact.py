@@ -1,0 +1,106 @@
+"""Exact comparisons of moving averages, in integer ticks.
+
+Running float sums differ in the last bit, and on a price grid two averages are often exactly equal: then that bit would
+decide a trade, and differently for every starting bar. Prices hold the shortest decimal of the venue's string, so they
+are whole numbers of some 10^-places; sums of those are exact, and a tie is a tie wherever one starts to count.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fks.model.bar import Floats, Ints
+
+_DIGITS = 15  # what a float64 holds of a decimal without loss
+_LIMIT = 2**62  # int64 products stay under this; beyond it Python's integers count
+Exact = npt.NDArray[np.object_] | Ints
+
+
+def to_ticks(values: Floats) -> Ints:
+    """Return prices as whole numbers of the coarsest 10^-places grid that holds all of them.
+
+    The grid differs with the prices given, by powers of ten: compare only values that were converted together. Prices
+    of more than 15 digits (made by arithmetic, not by a venue) are rounded to 15 digits of the first one.
+    """
+    if not len(values):
+        return np.zeros(0, dtype=np.int64)
+    whole = len(str(int(abs(float(values[0])))))
+    places_most = max(0, min(12, _DIGITS - whole))
+    for places in range(places_most + 1):
+        scale = 10.0**places
+        if _is_on_grid(values[:256], scale) and _is_on_grid(values, scale):
+            break
+    return np.rint(values * 10.0**places).astype(np.int64)
+
+
+def _is_on_grid(values: Floats, scale: float) -> bool:
+    return bool(np.array_equal(np.rint(values * scale) / scale, values))
+
+
+def _room_for(ticks: Ints, factor: int) -> Exact:
+    """Return the ticks as they are when products of at most `factor` times them fit int64, else as Python integers."""
+    most = int(np.abs(ticks).max()) if len(ticks) else 0
+    return ticks if most * factor < _LIMIT else ticks.astype(object)
+
+
+def rolling_sum(ticks: Exact, period: int) -> Exact:
+    """Return the exact sum of the last `period` ticks; 0 before there are as many."""
+    total = np.cumsum(ticks)  # may wrap around on very long tapes; differences are exact all the same
+    result = np.zeros_like(total)
+    result[period - 1 :] = total[period - 1 :]
+    result[period:] -= total[:-period]
+    return result
+
+
+def cross_side(values: Floats, fast: int, slow: int) -> Floats:
+    """Return the sign of SMA(fast) - SMA(slow) at each bar, exactly; a tie keeps the sign before it.
+
+    0 until there are max(fast, slow) bars and a first bar that is no tie.
+    """
+    ticks = _room_for(to_ticks(values), 2 * fast * slow)
+    difference = rolling_sum(ticks, fast) * slow - rolling_sum(ticks, slow) * fast
+    side = np.sign(difference).astype(np.float64)
+    side[: max(fast, slow) - 1] = 0.0
+    return keep_last(side)
+
+
+def keep_last(side: Floats) -> Floats:
+    """Return `side` with every 0 replaced by the last value before it that is not 0 (0 where there is none)."""
+    places = np.where(side != 0.0, np.arange(len(side)), 0)
+    result: Floats = side[np.maximum.accumulate(places)] if len(side) else side
+    return result
+
+
+def deviation_numerator(values: Floats, period: int) -> tuple[Floats, Floats]:
+    """Return (period × (value - mean), period² × variance) over the last `period` values, in ticks and ticks².
+
+    Both are exact integers rounded once to float64, so they do not depend on where the column starts; NaN before there
+    are `period` values.
+    """
+    ticks = to_ticks(values)
+    if not len(ticks):
+        return np.zeros(0), np.zeros(0)
+    shifted = ticks - ticks[0]  # variance does not change, the numbers become small
+    most = int(np.abs(shifted).max())
+    wide = shifted if most * most * period * period * 4 < _LIMIT else shifted.astype(object)
+    total = rolling_sum(wide, period)
+    squares = rolling_sum(wide * wide, period)
+    away = (wide * period - total).astype(np.float64)
+    spread = (squares * period - total * total).astype(np.float64)
+    away[: period - 1] = np.nan
+    spread[: period - 1] = np.nan
+    return away, spread
+
+
+def band_side(values: Floats, period: int, deviations: float) -> Floats:
+    """Return where each value stands to its Bollinger bands: 1 above the upper, -1 below the lower, 0.5 and -0.5
+    between band and middle, 0 on the middle or before there are `period` values. A value on a band is inside it."""
+    away, spread = deviation_numerator(values, period)
+    known = ~np.isnan(away)
+    side: Floats = np.zeros(len(values))
+    side[known] = 0.5 * np.sign(away[known])
+    is_out = np.zeros(len(values), dtype=bool)
+    is_out[known] = away[known] ** 2 > deviations * deviations * spread[known]
+    side[is_out] *= 2.0
+    return side

@@ -1,0 +1,153 @@
+"""The proof by prefixes that a strategy may be used: it sees no later bar, and its declared warm-up suffices.
+
+**No look-ahead.** For many k the decisions over the first k bars must equal the first k decisions over all bars. The k
+are the edges (right after the warm-up, the end), every place where the target changes, and random ones.
+
+**Warm-up.** A run that starts later must, after its own warm-up, want what the run from the first bar wants. A strategy
+that holds until a condition comes has one honest difference: the late run is flat while the long run still holds what it
+entered before. So the late run may be flat until both agree for the first time; from then on they must be equal. That is
+"equal targets on the check tape", not a bound for every tape: recursive averages only ever converge.
+
+Both run on a seeded synthetic tape (trends, flats, jumps, ties on a coarse tick) and on the tapes given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fks.model.bar import Bars, Floats
+from fks.model.timeframe import NS, TIMEFRAMES, iso
+from fks.strategies.base import Decisions, Strategy, StrategyError, evaluate
+
+_SEED = 20260101
+_PREFIXES = 40
+_STARTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a failed check saw: the bar and both values."""
+
+    check: str  # lookahead | warmup | contract
+    tape: str
+    column: str
+    index: int
+    time_ns: int
+    seen: float
+    expected: float
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.detail}: at bar {self.index} ({iso(self.time_ns)}) of the {self.tape} tape {self.column} is {self.seen:g} and should be {self.expected:g}"
+
+
+def synthetic(count: int, timeframe: str = "1m") -> Bars:
+    """Return `count` seeded bars on a 0.01 grid: trends, calm, exact flats, jumps. The same for everyone, for ever."""
+    dice = np.random.Generator(np.random.PCG64(_SEED))
+    regime = np.repeat(dice.integers(0, 4, count // 60 + 1), 60)[:count]
+    drift = np.choose(regime, [0.0, 6.0, -6.0, 0.0])
+    width = np.choose(regime, [15.0, 25.0, 25.0, 1.0])
+    steps = np.rint(drift + width * dice.standard_normal(count))
+    steps[regime == 3] = np.clip(steps[regime == 3], -1, 1)
+    steps += np.where(dice.random(count) < 0.004, np.rint(400.0 * dice.standard_normal(count)), 0.0)
+    close = 100_000.0 + np.cumsum(steps)
+    close += np.maximum(0.0, 1_000.0 - close.min())
+    open_ = np.concatenate([close[:1], close[:-1]])
+    reach = np.rint(np.abs(dice.standard_normal((2, count))) * width / 2.0)
+    high, low = np.maximum(open_, close) + reach[0], np.minimum(open_, close) - reach[1]
+    start = 1_767_225_600 * NS
+    times = start + np.arange(count, dtype=np.int64) * (TIMEFRAMES[timeframe] or 30 * 86400) * NS
+    volume = np.rint(dice.random(count) * 1e4) / 1e2
+    return Bars("SYNTHETIC", timeframe, times, open_ / 100.0, high / 100.0, low / 100.0, close / 100.0, volume)
+
+
+def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: int = _PREFIXES) -> list[Finding]:
+    """Return what is wrong with the strategy, nothing when it may be used. Takes milliseconds to tens of them.
+
+    `tapes`: real bars to check on besides the synthetic ones; those too short for the warm-up are left out.
+    """
+    warmup = strategy.warmup()
+    if warmup < 0:
+        return [Finding("contract", "synthetic", "warmup", 0, 0, float(warmup), 0.0, "the warm-up is negative")]
+    need = max(600, 4 * warmup)
+    for bars in (synthetic(need), *tapes):
+        if len(bars) < warmup + 20:
+            continue
+        found = next(_lookahead(strategy, bars, prefixes), None) or next(_warmup(strategy, bars), None)
+        if found:
+            return [found]
+    return []
+
+
+def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
+    """Refuse a strategy that fails its check. Errors: StrategyError STRATEGY_REFUSED showing the bar and both values."""
+    for finding in check_strategy(strategy, tapes):
+        raise StrategyError(
+            f"strategy {strategy.name} is refused: {finding}", code="STRATEGY_REFUSED", status=422,
+            remedy="use only rows up to the bar that decides" if finding.check == "lookahead" else "declare a longer warm-up",
+        )  # fmt: skip
+
+
+def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
+    yield "target", decisions.target
+    for name in ("stop_loss", "take_profit"):
+        column = getattr(decisions, name)
+        if column is not None:
+            yield name, column
+
+
+def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Finding]:
+    """Yield the first difference of each prefix that decides otherwise than the whole."""
+    whole = evaluate(strategy, bars)
+    count, warmup = len(bars), strategy.warmup()
+    dice = np.random.Generator(np.random.PCG64(_SEED + count))
+    changes = np.flatnonzero(np.diff(whole.target)) + 1
+    near = np.concatenate([changes, changes + 1, changes + 2])
+    if len(near) > prefixes:
+        near = dice.choice(near, prefixes, replace=False)
+    edges = np.array([warmup + 1, warmup + 2, count - 1])
+    cuts = np.unique(np.concatenate([edges, near, dice.integers(warmup + 1, count, prefixes // 2)]))
+    for cut in cuts[(cuts > warmup) & (cuts < count)]:
+        k = int(cut)
+        part = evaluate(strategy, bars[:k])
+        full = dict(_columns(whole))
+        for name, values in _columns(part):
+            at = _first_difference(values, full.get(name, np.full(count, np.nan))[:k])
+            if at is not None:
+                yield Finding(
+                    "lookahead", bars.symbol, name, at, int(bars.time_ns[at]), float(full[name][at]) if name in full else np.nan,
+                    float(values[at]), f"it looks ahead: with only {k} bars it decides otherwise than with {count}",
+                )  # fmt: skip
+
+
+def _first_difference(left: Floats, right: Floats) -> int | None:
+    differ = (left != right) & ~(np.isnan(left) & np.isnan(right))
+    return int(np.argmax(differ)) if differ.any() else None
+
+
+def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Finding]:
+    """Yield the first difference of each later start that is still there after the warm-up."""
+    whole = evaluate(strategy, bars)
+    count, warmup = len(bars), strategy.warmup()
+    last = count - warmup - 10
+    if last < 1:
+        return
+    dice = np.random.Generator(np.random.PCG64(_SEED - count))
+    starts = np.unique(np.concatenate([[1, min(last, warmup + 1)], dice.integers(1, last + 1, _STARTS)]))
+    for start in starts:
+        at, part = int(start), evaluate(strategy, bars[int(start) :])
+        late, early = part.target[warmup:], whole.target[at + warmup :]
+        equal = late == early
+        joined = int(np.argmax(equal)) if equal.any() else len(equal)
+        is_bad = ~equal
+        is_bad[:joined] = late[:joined] != 0.0  # until they agree the late run may only be flat
+        wrong = int(np.argmax(is_bad)) if is_bad.any() else None
+        if wrong is not None:
+            index = at + warmup + wrong
+            yield Finding(
+                "warmup", bars.symbol, "target", index, int(bars.time_ns[index]), float(late[wrong]), float(early[wrong]),
+                f"its warm-up of {warmup} bars is too short: started {at} bars later it decides otherwise",
+            )  # fmt: skip

@@ -1,0 +1,186 @@
+"""Which strategies there are: modules of this package, a user's files, installed entry points (group `fks.strategies`).
+
+A broken file spoils only itself: its row says what is wrong, and asking for it raises that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+import fks.strategies
+from fks.model.errors import FksError, InputError
+from fks.strategies.base import Strategy, StrategyError
+
+GROUP = "fks.strategies"
+_NOT_STRATEGIES = frozenset({"base", "check", "registry", "template"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row of the catalogue. `origin` is builtin, file or package; `error` says why it cannot be used."""
+
+    name: str
+    origin: str
+    where: str
+    kind: type[Strategy] | None = None
+    error: str = ""
+
+    @property
+    def summary(self) -> str:
+        """Return the first line of the class's docstring."""
+        return (inspect.getdoc(self.kind) or "").split("\n\n")[0].replace("\n", " ") if self.kind else self.error
+
+
+class Catalogue:
+    """The strategies this node knows, by name. The first of two with one name wins: built-in, package, file."""
+
+    def __init__(self, entries: Iterator[Entry]) -> None:
+        self.entries: dict[str, Entry] = {}
+        for entry in entries:
+            if entry.name in self.entries:
+                first = self.entries[entry.name]
+                message = f"the name {entry.name} is taken by {first.where}"
+                spare = f"{entry.name} ({Path(entry.where).name})"
+                self.entries[spare] = Entry(spare, entry.origin, entry.where, error=message)
+            else:
+                self.entries[entry.name] = entry
+
+    def kind(self, name: str) -> type[Strategy]:
+        """Return the class called `name`. Errors: InputError STRATEGY_UNKNOWN, StrategyError for a broken file."""
+        entry = self.entries.get(name)
+        if entry is None:
+            known = " ".join(sorted(n for n, e in self.entries.items() if e.kind))
+            raise InputError(
+                f"unknown strategy {name!r}", code="STRATEGY_UNKNOWN", status=404, remedy=f"known: {known}"
+            )
+        if entry.kind is None:
+            raise StrategyError(
+                f"strategy {name} cannot be loaded: {entry.error}", code="STRATEGY_BROKEN", status=422,
+                remedy=f"mend {entry.where}",
+            )  # fmt: skip
+        return entry.kind
+
+    def make(self, name: str, params: Mapping[str, Any] | None = None) -> Strategy:
+        """Return strategy `name` with `params` (the rest default). Errors: as `kind`; InputError PARAM_WRONG naming
+        the parameter, what is wrong with it and what there is."""
+        kind = self.kind(name)
+        try:
+            return kind.model_validate(dict(params or {}))
+        except ValidationError as error:
+            raise _param_error(kind, error) from None
+
+
+def _param_error(kind: type[Strategy], error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    known = " ".join(f"{name}={field.default}" for name, field in kind.model_fields.items())
+    if first["type"] == "extra_forbidden":
+        message = f"strategy {kind.name} has no parameter {field!r}"
+    else:
+        text = str(first["msg"]).removeprefix("Value error, ")
+        message = f"strategy {kind.name}: {f'{field}: ' if field else ''}{text[:1].lower()}{text[1:]}"
+        if field:
+            message += f", not {first['input']!r}"
+    return InputError(message, code="PARAM_WRONG", status=422, remedy=f"parameters: {known or 'none'}")
+
+
+def load_catalogue(folder: Path | None = None) -> Catalogue:
+    """Return the catalogue: built-in strategies, installed packages', and the `*.py` files of `folder`."""
+    return Catalogue(_entries(folder))
+
+
+def _entries(folder: Path | None) -> Iterator[Entry]:
+    for found in pkgutil.iter_modules(fks.strategies.__path__):
+        if found.name not in _NOT_STRATEGIES:
+            module = importlib.import_module(f"fks.strategies.{found.name}")
+            yield from _from_module(module, "builtin", module.__name__, found.name)
+    for point in importlib.metadata.entry_points(group=GROUP):
+        yield from _from_point(point)
+    if folder is not None and folder.is_dir():
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith("_"):
+                yield from load_file(path)
+
+
+def _from_point(point: importlib.metadata.EntryPoint) -> Iterator[Entry]:
+    try:
+        loaded = point.load()
+    except Exception as error:  # another package's code: whatever it does wrong is its row's error
+        yield Entry(point.name, "package", point.value, error=_one_line(error))
+        return
+    if isinstance(loaded, type) and issubclass(loaded, Strategy):
+        yield Entry(getattr(loaded, "name", point.name), "package", point.value, loaded)
+    elif isinstance(loaded, ModuleType):
+        yield from _from_module(loaded, "package", point.value, point.name)
+    else:
+        yield Entry(point.name, "package", point.value, error="it is neither a Strategy class nor a module")
+
+
+def load_file(path: Path) -> Iterator[Entry]:
+    """Yield the strategies of one file. It is run as a module of its own; a changed file is run again."""
+    try:
+        source = path.read_bytes()
+        name = f"fks_user_{path.stem}_{hashlib.sha256(source).hexdigest()[:12]}"
+        module = sys.modules.get(name) or _run_file(name, path)
+        yield from _from_module(module, "file", str(path), path.stem)
+    except FksError as error:
+        yield Entry(path.stem, "file", str(path), error=error.message)
+    except Exception as error:  # a user's file may raise anything
+        yield Entry(path.stem, "file", str(path), error=_one_line(error))
+
+
+def _run_file(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pydantic resolves annotations through it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _from_module(module: ModuleType, origin: str, where: str, default_name: str) -> Iterator[Entry]:
+    kinds = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Strategy) and kind.__module__ == module.__name__
+        and not inspect.isabstract(kind)
+    ]  # fmt: skip
+    if not kinds:
+        yield Entry(
+            default_name, origin, where, error="it defines no class derived from Strategy with decide() and warmup()"
+        )
+    for kind in kinds:
+        if not isinstance(getattr(kind, "name", None), str):
+            kind.name = default_name if len(kinds) == 1 else kind.__name__.lower()
+        yield Entry(kind.name, origin, where, kind)
+
+
+def _one_line(error: Exception) -> str:
+    at = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{at}"
+
+
+def source_hash(kind: type[Strategy]) -> str:
+    """Return the SHA-256 of the file that defines `kind`: part of every result's fingerprint (C12)."""
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    text = Path(file).read_bytes() if file else kind.__qualname__.encode()
+    return hashlib.sha256(text).hexdigest()

@@ -59,7 +59,7 @@ gpu-up: install ## start with GPU actors
 	@$(FKS) up $(ARGS)
 
 multi-up multi-down multi-logs multi-status: ## several nodes (needs a filled-in cluster.yaml)
-	@test -f cluster.yaml || { echo "$@ needs cluster.yaml with your nodes; this release runs one node: use 'make $(patsubst multi-%,%,$@)'"; exit 1; }
+	@! grep -q 'HERE' cluster.yaml || { echo "$@ needs cluster.yaml with your nodes (lines marked HERE); on one machine use 'make $(patsubst multi-%,%,$@)'"; exit 1; }
 	@$(MAKE) --no-print-directory $(patsubst multi-%,%,$@)
 
 help: ## this list

@@ -1,0 +1,36 @@
+"""Waiting on a condition with a deadline: the one way a test lets time pass."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def until(condition: Callable[[], T | Awaitable[T]], *, deadline_s: float = 10.0, every_s: float = 0.02) -> T:
+    """Return the first true value of `condition` (plain or async); fail loudly after `deadline_s`."""
+    end = time.monotonic() + deadline_s
+    while True:
+        value = condition()
+        result: T = await value if inspect.isawaitable(value) else value
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline_s:g} s: {inspect.getsource(condition).strip()[:300]}; last {result!r}")
+        await asyncio.sleep(every_s)
+
+
+def wait_until(condition: Callable[[], T], *, deadline_s: float = 10.0, every_s: float = 0.05) -> T:
+    """Return the first true value of a plain `condition`; fail loudly after `deadline_s`."""
+    end = time.monotonic() + deadline_s
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline_s:g} s: {inspect.getsource(condition).strip()[:300]}; last {result!r}")
+        time.sleep(every_s)

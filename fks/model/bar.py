@@ -36,7 +36,10 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class PublicTrade:
-    """One public trade. `trade_id` is the venue's number in the range the collector uses (aggregate ids on Binance)."""
+    """One public trade. `trade_id` is the venue's number in the range the collector uses (aggregate ids on Binance).
+
+    `count` is how many of the venue's single trades an aggregate holds: what klines count.
+    """
 
     exchange: str
     symbol: str
@@ -45,6 +48,18 @@ class PublicTrade:
     price: Decimal
     quantity: Decimal
     is_buyer_maker: bool
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BarClosed:
+    """The venue's own word that the bar of `timeframe` opening at `time_ns` is over and held `trades` single trades."""
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    time_ns: int
+    trades: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from fks.model.account import Balance
-from fks.model.bar import Bar, PublicTrade
+from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.instrument import Instrument
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Report, TimeInForce
 
@@ -42,23 +42,35 @@ class Capabilities:
 
 
 class Exchange(Protocol):
-    """Market data in. One object per collector; not shared."""
+    """Market data in. One object per collector; not shared. `timeframes` are those that `fetch_bars` knows."""
 
     name: str
+    timeframes: frozenset[str]
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def instruments(self) -> list[Instrument]: ...
-    async def fetch_bars(self, symbol: str, timeframe: str, since_ns: int, limit: int) -> list[Bar]:
-        """Return closed bars, oldest first, at most `limit`, from `since_ns` on (the unfinished one is left out)."""
+    async def fetch_bars(
+        self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
+    ) -> list[Bar]:
+        """Return closed bars, oldest first, at most `limit`: from `since_ns` on, or the last ones when it is None.
+
+        A bar is closed when it ends at or before `until_ns` (the venue's present when None).
+        """
         ...
 
     async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
         """Return public trades ascending by id, in the id range that `watch_trades` uses."""
         ...
 
-    def watch_trades(self, symbols: Sequence[str]) -> AsyncIterator[list[PublicTrade]]:
-        """Yield batches as they come. Raises OutageError when the connection is gone; call again to reconnect."""
+    def watch_trades(
+        self, symbols: Sequence[str], *, closes: Sequence[str] = ()
+    ) -> AsyncIterator[list[PublicTrade | BarClosed]]:
+        """Yield batches as they come, the first one (maybe empty) once the subscription stands.
+
+        `closes` names timeframes whose end the venue should announce, where it can. Raises OutageError when the
+        connection is gone and PeerError when a message broke the venue's own rules; call again to reconnect.
+        """
         ...
 
 

@@ -1,0 +1,84 @@
+"""Schedules: cron rows that run a named task of this table when due. A missed tick runs once, late."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from croniter import croniter
+
+from fks.clock import Clock
+from fks.config.settings import Settings
+from fks.model.timeframe import to_datetime
+from fks.store.db import Database
+from fks.store.partitions import drop_old_trades, ensure_partitions
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a task may use."""
+
+    db: Database
+    clock: Clock
+    settings: Settings
+
+
+async def _partitions(c: Context) -> str:
+    made = await ensure_partitions(c.db, to_datetime(c.clock.now_ns()))
+    return f"{len(made)} partitions made"
+
+
+async def _old_trades(c: Context) -> str:
+    dropped = await drop_old_trades(c.db, to_datetime(c.clock.now_ns()), keep_h=c.settings.data.trades_keep_h)
+    return f"{len(dropped)} partitions dropped"
+
+
+async def _performance(c: Context) -> str:
+    await c.db.execute("schedules.refresh_performance")
+    return "refreshed"
+
+
+async def _balances(c: Context) -> str:
+    return await c.db.execute("schedules.snapshot_balances")
+
+
+#: task name -> (default cron in UTC, what runs). The rows of `schedules` may change the cron or switch one off.
+TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
+    "partitions": ("0 * * * *", _partitions),
+    "old-trades": ("15 * * * *", _old_trades),
+    "daily-performance": ("5 * * * *", _performance),
+    "balance-snapshot": ("*/5 * * * *", _balances),
+}
+
+
+def is_due(cron: str, last_run: datetime | None, now: datetime) -> bool:
+    """Return whether a tick of `cron` lies in (last_run, now]; without a last run it is due at once."""
+    if last_run is None:
+        return True
+    following: datetime = croniter(cron, last_run).get_next(datetime)
+    return following <= now
+
+
+class Schedules:
+    """The cron rows of this system. Guarantees: a task that raises is noted in its row and does not stop the others."""
+
+    def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
+        self._context = Context(db, clock, settings)
+        self._is_seeded = False
+
+    async def run_due(self) -> list[tuple[str, str]]:
+        """Run what is due; return (schedule, result) pairs. Errors: OutageError when the database is away."""
+        db = self._context.db
+        if not self._is_seeded:
+            for name, (cron, _) in TASKS.items():
+                await db.execute("schedules.seed", name, cron, name, retry=True)
+            self._is_seeded = True
+        now = to_datetime(self._context.clock.now_ns())
+        ran: list[tuple[str, str]] = []
+        for row in await db.fetch("schedules.list"):
+            if row["is_enabled"] and row["task"] in TASKS and is_due(row["cron"], row["last_run_at"], now):
+                result = await TASKS[row["task"]][1](self._context)
+                await db.execute("schedules.note_run", row["name"], now, result, retry=True)
+                ran.append((row["name"], result))
+        return ran

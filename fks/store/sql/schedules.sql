@@ -1,0 +1,20 @@
+-- name: seed
+-- Add a default schedule; a changed one stays as it was changed.
+INSERT INTO schedules (name, cron, task) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: list
+-- Every schedule.
+SELECT name, cron, task, last_run_at, is_enabled FROM schedules ORDER BY name;
+
+-- name: note_run
+-- When a schedule ran last and what came of it.
+UPDATE schedules SET last_run_at = $2, last_result = $3 WHERE name = $1;
+
+-- name: refresh_performance
+-- Bring daily_account_performance up to date.
+REFRESH MATERIALIZED VIEW daily_account_performance;
+
+-- name: snapshot_balances
+-- One row per account and currency for the equity curves.
+INSERT INTO balance_history (account_id, currency, balance, cause)
+SELECT account_id, currency, free + locked, 'snapshot' FROM balances;

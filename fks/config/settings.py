@@ -59,6 +59,8 @@ class Ray(Section):
     agent_grpc_port: int = _port(0, "dashboard agent gRPC port")
     runtime_env_agent_port: int = _port(0, "runtime env agent port")
     metrics_port: int = _port(0, "node metrics export port")
+    dashboard_metrics_port: int = _port(0, "dashboard's own metrics port (44227 in Ray)")
+    autoscaler_metrics_port: int = _port(0, "autoscaler's own metrics port (44217 in Ray)")
     worker_port_min: int = _port(0, "first worker port; 0 = any free one")
     worker_port_max: int = _port(0, "last worker port")
 

@@ -1,0 +1,93 @@
+"""Let it crash: kill -9 of every component while trading; then the exchange's own log is the judge."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.support.audit import audit
+from tests.support.system import System
+from tests.support.waiting import wait_until
+
+BASES = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
+ACTORS = ("guardian", "orders", "collector:binance", "strategy:0", "scheduler", "monitor", "supervisor")
+ACTOR_BACK_S, SERVICE_BACK_S = 5.0, 15.0
+#: a status call takes time of its own on two busy cores; it is not the component's
+POLL_S = 1.5
+
+
+def assert_sound(system: System) -> None:
+    """Let the auditor look: each id at most once, one outcome each, positions equal."""
+    wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=40.0, every_s=0.5)
+    wait_until(lambda: audit(system, bases=BASES, initial={}).undecided == 0, deadline_s=40.0, every_s=0.5)
+    found = audit(system, bases=BASES, initial={})
+    assert (found.doubled, found.twice_ordered) == ({}, 0)
+
+
+@pytest.mark.parametrize("name", ACTORS)
+def test_a_killed_actor_is_back_within_five_seconds_and_nothing_is_lost(system: System, name: str) -> None:
+    others = {key: row["pid"] for key, row in system.components().items() if row["kind"] == "actor" and key != name}
+    row = system.kill(name)
+    assert system.back_after(name, row["pid"], deadline_s=ACTOR_BACK_S + POLL_S) <= ACTOR_BACK_S + POLL_S
+    after = {key: row["pid"] for key, row in system.components().items() if key in others}
+    assert after == others, "a neighbour was restarted"
+    system.wait_for_fills(1)
+    assert_sound(system)
+
+
+def test_a_hung_actor_is_killed_and_replaced(system: System) -> None:
+    pid = system.components()["strategy:0"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    system.back_after("strategy:0", pid, deadline_s=15.0)
+    system.wait_for_fills(1)
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis", "sim"])
+def test_a_killed_service_is_back_and_all_goes_on(system: System, name: str) -> None:
+    actors = {key: row["pid"] for key, row in system.components().items() if row["kind"] == "actor"}
+    row = system.kill(name)
+    assert system.back_after(name, row["pid"], deadline_s=SERVICE_BACK_S + POLL_S) <= SERVICE_BACK_S + POLL_S
+    wait_until(lambda: system.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)
+    after = {key: row["pid"] for key, row in system.components().items() if key in actors}
+    assert after == actors, "an outage of a service is no crash of an actor"
+    system.wait_for_fills(1)
+    assert_sound(system)
+
+
+def test_a_killed_gateway_replica_is_replaced_while_the_other_answers(system: System) -> None:
+    replicas = [row for row in system.components().values() if row["kind"] == "serve" and row["name"].startswith("gateway")]
+    assert len(replicas) == 2
+    os.kill(replicas[0]["pid"], signal.SIGKILL)
+    answered = 0
+    with system.client() as client:
+        for _ in range(20):
+            answered += client.get("/positions").status_code == 200
+    assert answered >= 15
+    wait_until(
+        lambda: len([r for r in system.components().values()
+                     if r["name"].startswith("gateway") and r["pid"] != replicas[0]["pid"]]) == 2,
+        deadline_s=30.0, every_s=0.5,
+    )  # fmt: skip
+
+
+def test_the_keeper_may_die_and_be_started_again(system: System) -> None:
+    pids = {key: row["pid"] for key, row in system.components().items() if row["kind"] in ("actor", "service")}
+    row = system.kill("keeper")
+    system.wait_for_fills(1)  # nothing else dies, trading goes on
+    system.up()
+    after = system.components()
+    assert after["keeper"]["pid"] != row["pid"]
+    assert {key: after[key]["pid"] for key in pids} == pids
+
+
+def test_ray_itself_may_die_and_the_tree_comes_back(system: System) -> None:
+    row = system.kill("raylet" if "raylet" in system.components() else "ray")
+    wait_until(
+        lambda: (found := system.components()).get("orders", {}).get("state") == "ready"
+        and found["orders"]["pid"] not in (None, row["pid"]) and system.status()["state"] == "healthy",
+        deadline_s=90.0, every_s=1.0,
+    )  # fmt: skip
+    system.wait_for_fills(1)
+    assert_sound(system)

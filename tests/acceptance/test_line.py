@@ -1,0 +1,180 @@
+"""The whole line: from a market tick to a fill, through the real parts, seen as a user sees it."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import httpx
+import pytest
+
+from tests.support.audit import audit
+from tests.support.system import System
+from tests.support.waiting import wait_until
+
+BASES = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
+
+
+def test_status_names_every_component_with_its_pid(system: System) -> None:
+    status = system.status()
+    assert {"state", "components", "feeds", "venues", "kill", "sim"} <= set(status)
+    rows = {row["name"]: row for row in status["components"]}
+    for name in ("supervisor", "guardian", "orders", "collector:binance", "strategy:0", "scheduler", "monitor"):
+        assert rows[name]["kind"] == "actor", name
+        assert rows[name]["pid"] > 0
+        assert rows[name]["heartbeat_age_ms"] < 5000
+    for name in ("postgres", "redis", "sim"):
+        assert rows[name]["kind"] == "service", name
+    assert {row["kind"] for row in rows.values()} == {"keeper", "service", "serve", "actor"}
+    assert {row["symbol"] for row in status["feeds"]} == set(BASES)
+    assert status["kill"] == {"engaged": False} or status["kill"]["engaged"] is False
+    assert status["sim"]["pid"] == rows["sim"]["pid"]
+
+
+def test_ticks_become_bars_signals_orders_and_fills_and_positions_equal_the_exchange(system: System) -> None:
+    system.wait_for_fills(3)
+    rows = system.sql("SELECT count(*) FROM ohlcv_data WHERE timeframe = '1s' AND source = 'live'")
+    assert rows[0][0] > 5
+    settled = wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=30.0, every_s=0.5)
+    assert settled
+    found = audit(system, bases=BASES, initial={})
+    assert found.orders_sent >= 3
+    assert (found.doubled, found.undecided, found.twice_ordered) == ({}, 0, 0)
+
+
+def test_one_trace_id_follows_a_bar_to_its_fill_through_the_logs(system: System) -> None:
+    system.wait_for_fills(1)
+    row = system.sql(
+        "SELECT o.trace_id, o.client_order_id FROM orders o JOIN trades t USING (client_order_id)"
+        " WHERE o.role = 'entry' AND o.venue = 'ccxt' ORDER BY t.id DESC LIMIT 1"
+    )[0]
+    trace = row[0]
+    assert trace
+    events: dict[str, str] = {}
+    for file in (system.home / "logs").glob("*.jsonl*"):
+        for line in file.read_text().splitlines():
+            if trace in line:
+                entry = json.loads(line)
+                events[entry["event"]] = entry["component"]
+    assert events.get("bar.sealed") == "collector:binance", events
+    assert events.get("signal.made") == "strategy:0", events
+    assert events.get("order.sent") == "orders", events
+    assert events.get("fill.booked") == "orders", events
+
+
+def test_the_gateway_answers_everything_the_readme_names(system: System) -> None:
+    with system.client() as client:
+        for path in ("/health", "/ready", "/metrics", "/docs", "/assets", "/market-data/BTC/USDT", "/strategies",
+                     "/historical/BTCUSDT?timeframe=1s&limit=5", "/signals", "/orders", "/positions",
+                     "/positions/BTC-USDT", "/fills", "/accounts", "/api/status", "/monitor/"):  # fmt: skip
+            assert client.get(path).status_code == 200, path
+    bare = httpx.Client(base_url=system.url)
+    assert bare.get("/health").json()["service"]
+    assert bare.get("/orders").status_code == 401
+    assert bare.get("/orders").headers["content-type"].startswith("application/problem+json")
+
+
+def test_an_order_by_hand_fills_once_and_the_same_key_gives_the_same_answer(system: System) -> None:
+    with system.client() as client:
+        body = {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quantity": "0.002"}
+        first = client.post("/orders", json=body, headers={"Idempotency-Key": "by-hand-1"})
+        assert first.status_code == 202, first.text
+        id = first.json()["client_order_id"]
+        wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "FILLED", deadline_s=15.0)
+        again = client.post("/orders", json=body, headers={"Idempotency-Key": "by-hand-1"})
+        assert again.json()["client_order_id"] == id
+        other = client.post("/orders", json={**body, "quantity": "0.003"}, headers={"Idempotency-Key": "by-hand-1"})
+        assert other.status_code == 409
+    assert system.sql(f"SELECT count(*) FROM trades WHERE client_order_id = '{id}'")[0][0] >= 1  # noqa: S608
+    assert sum(id in str(row) and row["method"] == "POST" for row in system.sim("/sim/received?limit=100000")["items"]) == 1
+
+
+def test_a_resting_order_can_be_cancelled(system: System) -> None:
+    with system.client() as client:
+        price = Decimal(str(client.get("/market-data/BTCUSDT").json()["price"]))
+        body = {
+            "symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.001",
+            "price": str((price * Decimal("0.95")).quantize(Decimal(1))),
+        }  # fmt: skip
+        order = client.post("/orders", json=body, headers={"Idempotency-Key": "to-cancel"}).json()
+        id = order["client_order_id"]
+        wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=15.0)
+        assert client.delete(f"/orders/{id}").status_code in (200, 202)
+        wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "CANCELLED", deadline_s=15.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"symbol": "NOPE", "side": "buy", "type": "market", "quantity": "1"}, 404, "SYMBOL_UNKNOWN"),
+        ({"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "-1"}, 422, None),
+        ({"symbol": "BTCUSDT", "side": "up", "type": "market", "quantity": "1"}, 422, None),
+        ({"symbol": "BTCUSDT", "side": "sell", "type": "market", "quantity": "5000"}, 422, None),
+        ({"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "5000"}, 422, "NOTIONAL_MAX_ORDER"),
+    ],
+)
+def test_a_bad_order_is_a_problem_document_with_a_code(
+    system: System, body: dict[str, str], status: int, code: str | None
+) -> None:
+    with system.client() as client:
+        answer = client.post("/orders", json=body, headers={"Idempotency-Key": f"bad-{body}"})
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    if code:
+        assert answer.json()["code"] == code
+
+
+def test_malformed_json_and_a_wrong_token_are_problem_documents(system: System) -> None:
+    with system.client() as client:
+        broken = client.post(
+            "/orders", content=b"{nope", headers={"Idempotency-Key": "x", "content-type": "application/json"}
+        )
+        assert broken.status_code in (400, 422)
+        assert broken.headers["content-type"].startswith("application/problem+json")
+    with system.client("not-a-token") as stranger:
+        assert stranger.get("/orders").status_code == 401
+
+
+def test_a_read_token_may_look_and_not_trade(system: System) -> None:
+    token = system.json("token", "create", "--name", "looker", "--scope", "read")["token"]
+    with system.client(token) as client:
+        assert client.get("/orders").status_code == 200
+        body = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "0.001"}
+        assert client.post("/orders", json=body, headers={"Idempotency-Key": "no"}).status_code == 403
+    system.fks("token", "revoke", "looker")
+
+    def is_refused() -> bool:
+        with system.client(token) as client:
+            return client.get("/orders").status_code == 401
+
+    wait_until(is_refused, deadline_s=15.0)
+
+
+def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System) -> None:
+    system.wait_for_fills(1)
+    system.fks("kill", "--yes", "--reason", "a test")
+    try:
+        assert system.status()["kill"]["engaged"] is True
+        with system.client() as client:
+            body = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "0.001"}
+            answer = client.post("/orders", json=body, headers={"Idempotency-Key": "while-killed"})
+            assert answer.status_code == 422
+            assert answer.json()["code"] == "KILLED"
+        account = system.sim("/sim/account")
+        assert not account["open_orders"]
+        wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=30.0, every_s=0.5)
+    finally:
+        system.fks("resume")
+    wait_until(lambda: system.status()["kill"]["engaged"] is False, deadline_s=10.0)
+    system.wait_for_fills(1)
+
+
+def test_a_backtest_job_runs_as_a_ray_task_and_gives_what_the_same_run_here_gives(system: System) -> None:
+    system.fks("data", "sample", timeout_s=120.0)
+    period = ("--symbol", "BTC/USDT", "--timeframe", "1m", "--from", "2026-03-01", "--to", "2026-03-05", "--set", "fast=20")
+    here = system.json("backtest", "run", "sma_cross", *period)
+    job = system.json("backtest", "submit", "sma_cross", *period)["id"]
+    wait_until(lambda: system.json("backtest", "status", job)["state"] == "done", deadline_s=60.0, every_s=0.5)
+    there = system.json("backtest", "result", job)
+    assert "fills" in json.dumps(here)
+    assert there["fingerprint"] == here["fingerprint"]

@@ -1,0 +1,146 @@
+"""A whole running system for acceptance tests: driven only through the `fks` command, HTTP and signals, as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.support.waiting import wait_until
+
+FKS = str(Path(sys.executable).parent / "fks")
+#: The test profile: waits short enough for a suite, every one of them a setting.
+PROFILE = {
+    "FKS_HTTP_PORT": "0",
+    "FKS_RAY_DASHBOARD_PORT": "0",
+    "FKS_SUPERVISION_HEARTBEAT_S": "0.5",
+    "FKS_VENUE_SWEEP_S": "5",
+    "FKS_VENUE_ABSENT_SPACING_S": "0.5",
+    "FKS_VENUE_ABSENT_FIRST_S": "0.5",
+    "FKS_VENUE_ABSENT_AGE_S": "3",
+    "FKS_SUPERVISION_RESTARTS_MAX": "100",
+}
+
+
+@dataclass
+class System:
+    """One FKS_HOME and what runs in it."""
+
+    home: Path
+    env: dict[str, str]
+
+    @staticmethod
+    def at(home: Path, **settings: str) -> System:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("FKS_") or k == "FKS_REQUIRE_ALL"}
+        return System(home, env | PROFILE | settings | {"FKS_HOME": str(home), "NO_COLOR": "1"})
+
+    def fks(self, *args: str, timeout_s: float = 60.0, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        done = subprocess.run([FKS, *args], env=self.env, capture_output=True, text=True, timeout=timeout_s, input=stdin)
+        if check:
+            assert done.returncode == 0, f"fks {' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *args: str) -> Any:
+        """Return what a command prints with --json."""
+        return json.loads(self.fks(*args, "--json").stdout)
+
+    def up(self, *args: str) -> None:
+        """Start in the background and wait until it says it is ready."""
+        self.fks("up", "--detach", *args, timeout_s=150.0)
+
+    def down(self) -> float:
+        """Stop; return the seconds it took."""
+        start = time.monotonic()
+        self.fks("down", timeout_s=60.0, check=False)
+        return time.monotonic() - start
+
+    def status(self) -> Any:
+        return self.json("status")
+
+    def components(self) -> dict[str, Any]:
+        return {row["name"]: row for row in self.status()["components"]}
+
+    @property
+    def node(self) -> Any:
+        return json.loads((self.home / "run" / "node.json").read_text())
+
+    @property
+    def url(self) -> str:
+        http = self.node["http"]
+        return f"http://{http['host']}:{http['port']}"
+
+    def client(self, token: str | None = None) -> httpx.Client:
+        """Return an HTTP client with the local admin token, or another one."""
+        chosen = token or (self.home / "cli.token").read_text().strip()
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {chosen}"}, timeout=10.0)
+
+    def sim(self, path: str) -> Any:
+        """Ask the exchange's own records."""
+        return httpx.get(f"{self.node['sim']['rest']}{path}", timeout=10.0).json()
+
+    def sql(self, query: str) -> list[tuple[Any, ...]]:
+        """Ask the database by itself: an independent witness, not through the runtime's code."""
+        import asyncio
+
+        import asyncpg
+
+        async def ask() -> list[tuple[Any, ...]]:
+            connection = await asyncpg.connect(self.node["database_url"])
+            try:
+                return [tuple(row) for row in await connection.fetch(query)]
+            finally:
+                await connection.close()
+
+        return asyncio.run(ask())
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that belongs to this home: by its environment or its command line."""
+        mine = []
+        key = str(self.home)
+        for process in psutil.process_iter():
+            try:
+                if process.pid == os.getpid():
+                    continue
+                if process.environ().get("FKS_HOME") == key or any(key in part for part in process.cmdline()):
+                    mine.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return mine
+
+    def kill(self, name: str) -> dict[str, Any]:
+        """kill -9 one component by the pid that status gives; return its row from before."""
+        row: dict[str, Any] = self.components()[name]
+        assert row["pid"], row
+        os.kill(row["pid"], signal.SIGKILL)
+        return row
+
+    def back_after(self, name: str, old_pid: int, *, deadline_s: float) -> float:
+        """Return the seconds until component `name` is ready under another pid."""
+        start = time.monotonic()
+
+        def is_back() -> bool:
+            row = self.components().get(name)
+            return bool(row and row["pid"] and row["pid"] != old_pid and row["state"] in ("ready", "degraded", "running"))
+
+        wait_until(is_back, deadline_s=deadline_s, every_s=0.2)
+        return time.monotonic() - start
+
+    def fills(self) -> int:
+        """Return how many fills are booked."""
+        return int(self.sql("SELECT count(*) FROM trades")[0][0])
+
+    def wait_for_fills(self, more: int, *, deadline_s: float = 90.0) -> int:
+        """Wait until `more` fills were booked from now on; return the total."""
+        start = self.fills()
+        wait_until(lambda: self.fills() >= start + more, deadline_s=deadline_s, every_s=0.5)
+        return self.fills()

@@ -1,0 +1,218 @@
+"""Every order transition lives in this file; docs/orders.md is drawn from the table below, and nothing else moves an order.
+
+How many machines are there? Two, side by side. The *state* says what is known of the order at the venue: thirteen of
+them, six open, seven terminal. The *request* says what we have asked of it meanwhile (cancel, replace): it is kept apart,
+because folding it into the state loses sight of what was filled.
+
+What is certain? INTENDED: no byte ever left, so it may still be sent. SENDING: bytes may have left; found in the journal
+by a later epoch it is UNKNOWN. UNKNOWN: sent, outcome unproven; it is asked about and never sent again, under any id.
+Terminal means that we stop sending and polling, never that we stop listening: a fill is a fact in every state.
+
+Who speaks? We do (deny, intend, send, abandon, cancel), the venue does (ack, refuse, report, fill, bust), silence does
+(ambiguous, absent, session broke), and a person may (settle). The venue speaks on two roads, its answers and its stream,
+which may overtake each other: so the order in which its words arrive must not matter. Three rules make that true:
+
+  * A report is a snapshot, a fill an increment. Only fills move `filled`; a report raises `announced`. While `announced`
+    is above `filled`, executions are missing and are fetched, and the instrument takes no new risk.
+  * A fill that an ended order's last report had announced completes it without changing its state; one beyond that is
+    late (row 36): it is booked, the order lives again, and the venue is asked what it now says.
+  * A word older than what the state already proves (row 41) is kept in the journal and changes nothing.
+
+What wins when two rows fit? Row 41 is tried first. Then the rows of the state and event in the table's order, the first
+whose guard holds. Then row 42: kept in quarantine, paged, never an exception; a fill among those is booked as external.
+
+Riders, applied after every row: ending an order closes its request; a wanted cancel is sent as soon as the order is
+known to be open (second half of row 30); an open order whose cancel got lost is cancelled again (row 33, a cancel is
+idempotent); missing executions are fetched; anything the venue says of an order ends its staleness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import product
+
+from fks.model.order import LIVE, OPEN, Order, Request, State
+from fks.orders import events as e
+from fks.orders import rules as r
+from fks.orders.rules import ENDED, Change, Guard
+
+
+class Act(StrEnum):
+    """What follows a transition. The first three are part of its transaction, the rest come after the commit."""
+
+    RESERVE = "count it as exposure"
+    RELEASE = "stop counting it as exposure"
+    BOOK = "book the fill: execution, position, order"
+    BOOK_EXTERNAL = "book the fill to the account as external"
+    WRITE = "write the bytes, once"
+    SEND_CANCEL = "send the cancel"
+    ASK = "ask the venue by client order id, on the ladder of C1"
+    FETCH_FILLS = "fetch the missing executions"
+    PROTECT = "fit SL and TP to the position"
+    CANCEL_UNLESS_VALID = "cancel it unless its signal is still valid"
+    REEVALUATE = "send or abandon it"
+    NOTIFY = "tell the strategy"
+    ALERT = "raise an alert"
+    PAGE = "page a person"
+    HALT = "halt the strategy"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One transition. `states` None stands for "no order yet"; `guard` and `target` have docstrings that docs show."""
+
+    number: int
+    states: frozenset[State] | None
+    event: type[e.Event]
+    guard: Guard
+    target: Change
+    acts: tuple[Act, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one event did: the order after it, what to do now, and which row said so."""
+
+    before: State | None
+    order: Order
+    acts: tuple[Act, ...]
+    number: int
+
+    @property
+    def is_quarantined(self) -> bool:
+        return self.number == 42
+
+
+def _in(*states: State) -> frozenset[State]:
+    return frozenset(states)
+
+
+S = State
+A = Act
+SENDING, UNKNOWN, INTENDED = _in(S.SENDING), _in(S.UNKNOWN), _in(S.INTENDED)
+NEVER_SENT = _in(S.DENIED, S.ABANDONED)
+ANY = frozenset(State)
+
+TRANSITIONS: tuple[Row, ...] = (
+    Row(1, None, e.Denied, r.always, r.denied, (A.NOTIFY,), "a check failed"),
+    Row(2, None, e.IntendedAndSent, r.always, r.to(S.SENDING), (A.RESERVE, A.WRITE), "checks passed; one commit, then the bytes"),
+    Row(3, None, e.Intended, r.always, r.to(S.INTENDED), (A.RESERVE,), "a leg, or throttled"),
+    Row(4, INTENDED, e.Sent, r.always, r.to(S.SENDING), (A.WRITE,), "parent filled or slot free; epoch current"),
+    Row(5, INTENDED, e.Abandoned, r.always, r.abandoned, (A.RELEASE,), "valid_until passed, kill, parent ended"),
+    Row(5, INTENDED, e.CancelRequested, r.always, r.abandoned, (A.RELEASE,), "nothing to cancel at the venue"),
+    Row(6, INTENDED, e.Replayed, r.always, r.same, (A.REEVALUATE,), "never UNKNOWN: no byte left"),
+    Row(8, SENDING, e.Acked, r.says_executed, r.as_reported, (A.PROTECT,), "fills ride along or are fetched"),
+    Row(7, SENDING, e.Acked, r.always, r.as_reported, (), "client id and venue id match"),
+    Row(9, SENDING, e.Refused, r.always, r.refused, (A.RELEASE, A.NOTIFY), "definitive by §6.1, or provably never left"),
+    Row(10, SENDING, e.Ambiguous, r.always, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "every other outcome"),
+    Row(17, SENDING, e.DuplicateId, r.always, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "evidence of existence"),
+    Row(11, SENDING, e.Replayed, r.is_older_epoch, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "never sent again"),
+    Row(12, SENDING, e.FillSeen, r.always, r.by_quantity, (A.BOOK, A.PROTECT), "the stream is faster than the answer"),
+    Row(13, SENDING, e.Reported, r.always, r.as_reported, (A.PROTECT,), "the stream is faster than the answer"),
+    Row(14, UNKNOWN, e.Reported, r.says_open, r.as_reported, (A.PROTECT,), "unblocks once no fill is missing"),
+    Row(14, UNKNOWN, e.Acked, r.always, r.as_reported, (A.PROTECT,), "the answer came after all"),
+    Row(15, UNKNOWN, e.Reported, r.always, r.as_reported, (A.PROTECT, A.NOTIFY), "unblocks once no fill is missing"),
+    Row(16, UNKNOWN, e.FillSeen, r.always, r.by_quantity, (A.BOOK, A.PROTECT, A.ASK), "asked until a report says open or done"),
+    Row(17, UNKNOWN, e.DuplicateId, r.always, r.same, (A.ASK,), "evidence of existence"),
+    Row(10, UNKNOWN, e.Ambiguous, r.always, r.same, (A.ASK,), "nothing new"),
+    Row(18, UNKNOWN, e.FoundAbsent, r.never_acknowledged, r.to(S.ABSENT), (A.RELEASE, A.ALERT, A.NOTIFY), "C5 satisfied"),
+    Row(19, UNKNOWN, e.FoundAbsent, r.was_acknowledged, r.same, (A.PAGE,), "polling cannot prove this away"),
+    Row(20, UNKNOWN, e.Settled, r.always, r.settled, (A.RELEASE, A.PROTECT, A.NOTIFY), "two-step, with a reason"),
+    Row(21, _in(S.ACCEPTED), e.Reported, r.says_open, r.as_reported, (), "triggered, or pending no more"),
+    Row(22, _in(S.ACCEPTED, S.WORKING), e.FillSeen, r.always, r.by_quantity, (A.BOOK, A.PROTECT), ""),
+    Row(22, _in(S.WORKING, S.PARTIAL), e.Reported, r.says_open, r.as_reported, (), "a report announces, fills move"),
+    Row(23, _in(S.PARTIAL), e.FillSeen, r.always, r.by_quantity, (A.BOOK, A.PROTECT), ""),
+    Row(23, LIVE, e.Reported, r.says_filled, r.as_reported, (A.PROTECT,), "a report announces, fills move"),
+    Row(24, LIVE, e.Reported, r.says_cancelled, r.as_reported, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
+    Row(24, ENDED, e.FillSeen, r.is_announced, r.completed, (A.BOOK, A.PROTECT), "a fill the end announced is not late"),
+    Row(25, LIVE, e.Reported, r.says_expired, r.as_reported, (A.RELEASE, A.PROTECT, A.NOTIFY), "IOC, FOK, GTD, STP, end of day"),
+    Row(26, LIVE, e.Reported, r.says_rejected, r.as_reported, (A.RELEASE, A.PROTECT, A.PAGE), "e.g. a stop refused at its trigger"),
+    Row(27, LIVE, e.SessionBroke, r.always, r.stale, (), "entries are held by the venue's state, not by this"),
+    Row(28, LIVE, e.NotListed, r.always, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "asked by id, then history; never assumed dead"),
+    Row(29, LIVE, e.CancelRequested, r.always, r.asking(Request.CANCEL), (A.SEND_CANCEL,), ""),
+    Row(30, SENDING | UNKNOWN, e.CancelRequested, r.always, r.asking(Request.CANCEL_WANTED), (), "sent when it proves open"),
+    Row(31, OPEN - INTENDED, e.CancelAcked, r.cancel_is_asked, r.cancelled, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
+    Row(32, OPEN - INTENDED, e.CancelRefused, r.cancel_unknown_order, r.asking(Request.CANCEL_UNKNOWN), (A.ASK,), "may be filled"),
+    Row(33, OPEN - INTENDED, e.CancelRefused, r.cancel_is_asked, r.asking(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
+    Row(33, OPEN - INTENDED, e.RequestAmbiguous, r.cancel_is_asked, r.asking(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
+    Row(34, LIVE, e.ReplaceRequested, r.always, r.asking(Request.REPLACE), (), "not native: cancel, prove it, a new intent"),
+    Row(34, LIVE, e.ReplaceAcked, r.replace_is_asked, r.replaced, (A.PROTECT,), "same identity"),
+    Row(35, LIVE, e.ReplaceRefused, r.replace_is_asked, r.asking(Request.NONE), (A.ASK,), "as it was"),
+    Row(35, LIVE, e.RequestAmbiguous, r.replace_is_asked, r.asking(Request.REPLACE_UNKNOWN), (A.ASK,), "both count as exposure"),
+    Row(36, ENDED, e.FillSeen, r.always, r.by_quantity_late, (A.BOOK, A.PROTECT, A.ASK, A.ALERT, A.PAGE), "position first"),
+    Row(37, ENDED, e.Reported, r.says_open, r.as_reported_late, (A.PROTECT, A.PAGE, A.CANCEL_UNLESS_VALID), "it lives after all"),
+    Row(37, _in(S.REJECTED, S.ABSENT), e.Reported, r.always, r.as_reported_late, (A.PROTECT, A.PAGE), "it had lived after all"),
+    Row(36, _in(S.CANCELLED, S.EXPIRED, S.FILLED), e.Reported, r.says_executed, r.announce, (A.ALERT,), "more was executed than its end said"),
+    Row(23, _in(S.FILLED), e.FillSeen, r.is_within, r.completed, (A.BOOK, A.PROTECT), "a fill its report announced"),
+    Row(38, _in(S.FILLED), e.FillSeen, r.always, r.completed, (A.BOOK, A.PROTECT, A.PAGE), "overfill: risk uses the position"),
+    Row(39, ANY - NEVER_SENT - INTENDED, e.Busted, r.has_fills, r.busted, (A.BOOK, A.PROTECT, A.PAGE), "a reversing fill"),
+    Row(40, NEVER_SENT, e.FillSeen, r.always, r.same, (A.BOOK_EXTERNAL, A.PAGE, A.HALT), "IMPOSSIBLE_FILL"),
+    Row(40, NEVER_SENT, e.Reported, r.always, r.same, (A.PAGE, A.HALT), "IMPOSSIBLE_FILL"),
+    Row(41, LIVE | ENDED | _in(S.FILLED), e.Reported, r.is_old, r.same, (), "recorded; WORKING never follows FILLED"),
+    Row(12, LIVE | ENDED | _in(S.FILLED), e.Acked, r.always, r.keep_ids, (), "a later ack is only ids"),
+    Row(13, LIVE | ENDED | _in(S.FILLED), e.Ambiguous, r.always, r.same, (), "the stream has answered already"),
+    Row(13, LIVE | ENDED | _in(S.FILLED), e.DuplicateId, r.always, r.same, (), "the stream has answered already"),
+    Row(11, LIVE | UNKNOWN, e.Replayed, r.always, r.same, (A.ASK,), "reconciled before entries open"),
+    Row(27, OPEN - LIVE, e.SessionBroke, r.always, r.same, (), "nothing was known to go stale"),
+    Row(31, ANY - OPEN, e.CancelAcked, r.always, r.same, (), "it had ended before"),
+    Row(32, ANY - OPEN, e.CancelRefused, r.always, r.same, (), "it had ended before"),
+    Row(33, ANY - OPEN, e.RequestAmbiguous, r.always, r.same, (), "it had ended before"),
+    Row(29, ANY - OPEN, e.CancelRequested, r.always, r.same, (), "nothing left to cancel"),
+)  # fmt: skip
+
+QUARANTINE = Row(42, ANY, e.Event, r.always, r.same, (A.PAGE,), "a pair not in this table: event kept, paged, nothing changed")
+
+
+def _index(rows: Iterable[Row]) -> dict[tuple[State | None, type[e.Event]], tuple[Row, ...]]:
+    found: dict[tuple[State | None, type[e.Event]], list[Row]] = {}
+    for row in rows:
+        for state, event in product(row.states if row.states is not None else (None,), (row.event,)):
+            found.setdefault((state, event), []).append(row)
+    return {key: tuple(sorted(value, key=lambda row: row.number != 41)) for key, value in found.items()}
+
+
+_ROWS = _index(TRANSITIONS)
+
+
+def begin(order: Order, event: e.Event) -> Step:
+    """Return the first step of an order that is not in the journal yet (rows 1 to 3). Errors: AssertionError, ours."""
+    row = _ROWS[None, type(event)][0]
+    return Step(None, row.target(replace(order, updated_ns=event.recv_ns), event), row.acts, row.number)
+
+
+def advance(order: Order, event: e.Event) -> Step:
+    """Return what `event` does to `order`. Never raises for what a venue can say: row 42 takes what fits no other.
+
+    The caller has made sure that the event's id was not applied before.
+    """
+    for row in _ROWS.get((order.state, type(event)), ()):
+        if row.guard(order, event):
+            return _ride(order, row, event)
+    acts = (*QUARANTINE.acts, Act.BOOK_EXTERNAL) if isinstance(event, e.FillSeen) else QUARANTINE.acts
+    return Step(order.state, order, acts, QUARANTINE.number)
+
+
+_VENUE_SPOKE = (e.Acked, e.Reported, e.FillSeen, e.CancelAcked)
+
+
+def _ride(before: Order, row: Row, event: e.Event) -> Step:
+    """Apply `row` and the riders of the module's text."""
+    after = row.target(before, event)
+    acts = list(row.acts)
+    if isinstance(event, _VENUE_SPOKE) and row.number != 41:
+        after = replace(after, venue_time_ns=max(after.venue_time_ns, event.venue_time_ns), is_stale=False)
+    if after.state not in OPEN:
+        after = replace(after, request=Request.NONE)
+    elif after.state in LIVE:
+        lost = after.request is Request.CANCEL_UNKNOWN and isinstance(event, e.Reported) and event.source != "stream"
+        if after.request is Request.CANCEL_WANTED or lost:
+            after = replace(after, request=Request.CANCEL)
+            acts.append(Act.SEND_CANCEL)
+    if after.announced > after.filled:
+        acts.append(Act.FETCH_FILLS)
+    if after != before:
+        after = replace(after, updated_ns=max(event.recv_ns, before.updated_ns))
+    return Step(before.state, after, tuple(dict.fromkeys(acts)), row.number)

@@ -1,0 +1,278 @@
+"""What the rows of the machine ask (guards) and do (targets): small pure functions over an order and an event.
+
+The first line of each docstring is what docs/orders.md prints in the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import cast
+
+from fks.model.order import LIVE, Fill, Order, Report, Request, State
+from fks.orders import events as e
+
+Guard = Callable[[Order, e.Event], bool]
+Change = Callable[[Order, e.Event], Order]
+#: Ended at or by the venue, and still listening (rows 36 and 37).
+ENDED = frozenset({State.CANCELLED, State.EXPIRED, State.REJECTED, State.ABSENT})
+
+
+# ── guards ───────────────────────────────────────────────────────────────────────────────────────
+def always(order: Order, event: e.Event) -> bool:
+    """–"""
+    return True
+
+
+def is_older_epoch(order: Order, event: e.Event) -> bool:
+    """epoch older than the reader's"""
+    return order.epoch < cast(e.Replayed, event).epoch
+
+
+def _report(event: e.Event) -> Report:
+    return cast(e.Reported | e.Acked, event).report
+
+
+def says_open(order: Order, event: e.Event) -> bool:
+    """says open"""
+    return _report(event).state in LIVE
+
+
+def says_cancelled(order: Order, event: e.Event) -> bool:
+    """says cancelled"""
+    return _report(event).state is State.CANCELLED
+
+
+def says_expired(order: Order, event: e.Event) -> bool:
+    """says expired"""
+    return _report(event).state is State.EXPIRED
+
+
+def says_rejected(order: Order, event: e.Event) -> bool:
+    """says rejected"""
+    return _report(event).state is State.REJECTED
+
+
+def says_filled(order: Order, event: e.Event) -> bool:
+    """says filled"""
+    return _report(event).state is State.FILLED
+
+
+def says_executed(order: Order, event: e.Event) -> bool:
+    """says partly filled or filled"""
+    return _report(event).filled > 0
+
+
+def is_announced(order: Order, event: e.Event) -> bool:
+    """announced by the report that ended it"""
+    return order.filled + _fill(event).quantity <= order.announced
+
+
+def is_within(order: Order, event: e.Event) -> bool:
+    """cum <= quantity"""
+    return order.filled + _fill(event).quantity <= order.quantity
+
+
+def never_acknowledged(order: Order, event: e.Event) -> bool:
+    """never acknowledged"""
+    return not order.is_acknowledged
+
+
+def was_acknowledged(order: Order, event: e.Event) -> bool:
+    """acknowledged before"""
+    return order.is_acknowledged
+
+
+def cancel_is_asked(order: Order, event: e.Event) -> bool:
+    """request is cancel"""
+    return order.request in (Request.CANCEL, Request.CANCEL_UNKNOWN, Request.CANCEL_WANTED)
+
+
+def cancel_unknown_order(order: Order, event: e.Event) -> bool:
+    """request is cancel, code UNKNOWN_ORDER"""
+    return cancel_is_asked(order, event) and cast(e.CancelRefused, event).code == "UNKNOWN_ORDER"
+
+
+def replace_is_asked(order: Order, event: e.Event) -> bool:
+    """request is replace"""
+    return order.request in (Request.REPLACE, Request.REPLACE_UNKNOWN)
+
+
+def has_fills(order: Order, event: e.Event) -> bool:
+    """the fill is known"""
+    return order.filled >= cast(e.Busted, event).quantity
+
+
+def is_old(order: Order, event: e.Event) -> bool:
+    """older than the state proves"""
+    report = _report(event)
+    if report.state in LIVE:
+        if order.state in LIVE:
+            back = report.state is State.ACCEPTED and order.state is State.WORKING
+            return report.filled < order.filled or (back and report.time_ns < order.venue_time_ns)
+        if order.state is State.FILLED:
+            return True
+        # the end of an order is the last thing its venue says: what has the same time came before it
+        return order.state in ENDED and 0 < report.time_ns <= order.venue_time_ns
+    return order.state in (State.FILLED, State.CANCELLED, State.EXPIRED) and report.filled <= max(
+        order.filled, order.announced
+    )
+
+
+# ── targets ──────────────────────────────────────────────────────────────────────────────────────
+def to(state: State) -> Change:
+    """Return the change that only sets the state."""
+
+    def target(order: Order, event: e.Event) -> Order:
+        return replace(order, state=state)
+
+    target.__doc__ = state.value
+    return target
+
+
+def same(order: Order, event: e.Event) -> Order:
+    """same"""
+    return order
+
+
+def denied(order: Order, event: e.Event) -> Order:
+    """DENIED"""
+    denial = cast(e.Denied, event)
+    return replace(order, state=State.DENIED, code=denial.code, detail=denial.detail)
+
+
+def abandoned(order: Order, event: e.Event) -> Order:
+    """ABANDONED"""
+    return replace(order, state=State.ABANDONED, detail=getattr(event, "reason", "") or order.detail)
+
+
+def refused(order: Order, event: e.Event) -> Order:
+    """REJECTED"""
+    refusal = cast(e.Refused, event)
+    return replace(order, state=State.REJECTED, code=refusal.code, detail=refusal.detail)
+
+
+def as_reported(order: Order, event: e.Event) -> Order:
+    """as reported"""
+    report = _report(event)
+    state = report.state
+    if state in LIVE and (report.filled > 0 or order.filled > 0):
+        state = State.PARTIAL
+    if state in LIVE and order.filled >= order.quantity:
+        state = State.FILLED
+    known = replace(
+        order,
+        state=state,
+        announced=max(order.announced, report.filled),
+        venue_order_id=report.venue_order_id or order.venue_order_id,
+        is_acknowledged=True,
+    )
+    if state is State.REJECTED:
+        return replace(known, code=report.code or order.code, detail=report.detail or order.detail)
+    return known
+
+
+def as_reported_late(order: Order, event: e.Event) -> Order:
+    """as reported, late"""
+    return replace(as_reported(order, event), is_late=True)
+
+
+def announce(order: Order, event: e.Event) -> Order:
+    """same, cum raised"""
+    return replace(order, announced=max(order.announced, _report(event).filled))
+
+
+def keep_ids(order: Order, event: e.Event) -> Order:
+    """same, ids stored"""
+    report = _report(event)
+    return replace(
+        order,
+        venue_order_id=order.venue_order_id or report.venue_order_id,
+        announced=max(order.announced, report.filled),
+        is_acknowledged=True,
+    )
+
+
+def _fill(event: e.Event) -> Fill:
+    return cast(e.FillSeen, event).fill
+
+
+def _with_fill(order: Order, fill: Fill) -> Order:
+    filled = order.filled + fill.quantity
+    paid = (order.average_price or Decimal(0)) * order.filled + fill.price * fill.quantity
+    return replace(
+        order,
+        filled=filled,
+        average_price=paid / filled,
+        announced=max(order.announced, filled),
+        venue_order_id=order.venue_order_id or fill.venue_order_id,
+        is_acknowledged=True,
+        is_overfilled=order.is_overfilled or filled > order.quantity,
+    )
+
+
+def by_quantity(order: Order, event: e.Event) -> Order:
+    """PARTIAL / FILLED"""
+    booked = _with_fill(order, _fill(event))
+    return replace(booked, state=State.FILLED if booked.filled >= booked.quantity else State.PARTIAL)
+
+
+def by_quantity_late(order: Order, event: e.Event) -> Order:
+    """PARTIAL / FILLED, late"""
+    return replace(by_quantity(order, event), is_late=True)
+
+
+def completed(order: Order, event: e.Event) -> Order:
+    """same, filled raised"""
+    booked = _with_fill(order, _fill(event))
+    return replace(booked, state=State.FILLED) if booked.filled >= booked.quantity else booked
+
+
+def busted(order: Order, event: e.Event) -> Order:
+    """recomputed from the remaining fills"""
+    bust = cast(e.Busted, event)
+    filled = order.filled - bust.quantity
+    paid = (order.average_price or Decimal(0)) * order.filled - bust.price * bust.quantity
+    state = order.state
+    if state is State.FILLED and filled < order.quantity:
+        state = State.CANCELLED  # done at the venue, with less than was asked
+    elif state is State.PARTIAL and filled == 0:
+        state = State.WORKING
+    return replace(
+        order, state=state, filled=filled, announced=filled, is_overfilled=filled > order.quantity,
+        average_price=paid / filled if filled else None,
+    )  # fmt: skip
+
+
+def settled(order: Order, event: e.Event) -> Order:
+    """as the person says"""
+    word = cast(e.Settled, event)
+    return replace(order, state=word.outcome, detail=f"settled by {word.by}: {word.reason}", announced=order.filled)
+
+
+def asking(request: Request) -> Change:
+    """Return the change that only sets the request."""
+
+    def target(order: Order, event: e.Event) -> Order:
+        return replace(order, request=request)
+
+    target.__doc__ = f"same, request={request.value}"
+    return target
+
+
+def cancelled(order: Order, event: e.Event) -> Order:
+    """CANCELLED"""
+    filled = cast(e.CancelAcked, event).filled
+    return replace(order, state=State.CANCELLED, announced=max(order.announced, filled or Decimal(0)))
+
+
+def replaced(order: Order, event: e.Event) -> Order:
+    """same, new price and quantity"""
+    word = cast(e.ReplaceAcked, event)
+    return replace(order, quantity=word.quantity, price=word.price, request=Request.NONE)
+
+
+def stale(order: Order, event: e.Event) -> Order:
+    """same, stale"""
+    return replace(order, is_stale=True)

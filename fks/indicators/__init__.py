@@ -4,7 +4,7 @@ Columns in, columns out: float64 arrays of the same length, NaN where there is n
 RSI, MACD, ATR, ADX) depend on their first bar; every mode of FKS starts them at the same anchor bar (design.md §7).
 """
 
-from fks.indicators.exact import band_side, cross_side, deviation_numerator, rolling_sum, to_ticks
+from fks.indicators.exact import band_side, cross_side, deviation_numerator, keep_last, places_of, rolling_sum, to_ticks
 from fks.indicators.functions import (
     Bands,
     Macd,
@@ -39,9 +39,11 @@ __all__ = [
     "deviation_numerator",
     "ema",
     "highest",
+    "keep_last",
     "lowest",
     "macd",
     "obv",
+    "places_of",
     "roc",
     "rolling_sum",
     "rsi",

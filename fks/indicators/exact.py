@@ -17,21 +17,28 @@ _LIMIT = 2**62  # int64 products stay under this; beyond it Python's integers co
 Exact = npt.NDArray[np.object_] | Ints
 
 
+def places_of(values: Floats) -> int:
+    """Return the decimal places of the coarsest 10^-places grid that holds all of `values`.
+
+    Prices of more than 15 digits (made by arithmetic, not by a venue) get 15 digits counted on the first one.
+    """
+    if not len(values):
+        return 0
+    whole = len(str(int(abs(float(values[0])))))
+    most = max(0, min(12, _DIGITS - whole))
+    for places in range(most + 1):
+        scale = 10.0**places
+        if _is_on_grid(values[:256], scale) and _is_on_grid(values, scale):
+            return places
+    return most
+
+
 def to_ticks(values: Floats) -> Ints:
     """Return prices as whole numbers of the coarsest 10^-places grid that holds all of them.
 
-    The grid differs with the prices given, by powers of ten: compare only values that were converted together. Prices
-    of more than 15 digits (made by arithmetic, not by a venue) are rounded to 15 digits of the first one.
+    The grid differs with the prices given, by powers of ten: compare only values that were converted together.
     """
-    if not len(values):
-        return np.zeros(0, dtype=np.int64)
-    whole = len(str(int(abs(float(values[0])))))
-    places_most = max(0, min(12, _DIGITS - whole))
-    for places in range(places_most + 1):
-        scale = 10.0**places
-        if _is_on_grid(values[:256], scale) and _is_on_grid(values, scale):
-            break
-    return np.rint(values * 10.0**places).astype(np.int64)
+    return np.rint(values * 10.0 ** places_of(values)).astype(np.int64)
 
 
 def _is_on_grid(values: Floats, scale: float) -> bool:

@@ -1,0 +1,54 @@
+"""Two fingerprints of a result (C12): of everything that went in, and of the ordered fills that came out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import orjson
+
+from fks.backtest.result import FillRow, Setup, plain
+from fks.model.bar import Bars
+from fks.model.timeframe import iso
+
+
+def _hash(document: object) -> str:
+    return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def tape_hash(bars: Bars) -> dict[str, object]:
+    """Return what identifies a tape: timeframe, first, last, count and the SHA-256 of its columns."""
+    digest = hashlib.sha256()
+    for column in (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume):
+        digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())
+    return {
+        "symbol": bars.symbol, "timeframe": bars.timeframe, "count": len(bars), "columns": digest.hexdigest(),
+        "first": iso(int(bars.time_ns[0])), "last": iso(int(bars.time_ns[-1])),
+    }  # fmt: skip
+
+
+def inputs_hash(
+    *, version: str, strategy: str, source: str, params: dict[str, object], bars: Bars, setup: Setup, first: int
+) -> str:
+    """Return the SHA-256 over canonical JSON of all inputs: same inputs, same hash, on any machine.
+
+    `source` is the hash of the strategy's file; `first` the index of the first decided bar on `bars`.
+    """
+    instrument = setup.instrument
+    return _hash({
+        "fks": version, "strategy": strategy, "source": source, "params": params, "tape": tape_hash(bars), "first": first,
+        "instrument": {name: str(getattr(instrument, name)) if name in ("exchange", "symbol", "base", "quote") else
+                       plain(getattr(instrument, name)) for name in (
+            "exchange", "symbol", "base", "quote", "tick", "lot_step", "qty_min", "qty_max", "notional_min", "multiplier")},
+        "costs": {"fee_rate": plain(setup.costs.fee_rate), "fee_in": setup.costs.fee_in},
+        "sizing": {"sizing": setup.sizing, "size": plain(setup.size), "cash": plain(setup.cash)},
+        "seed": None, "flags": {"allow_gaps": setup.allow_gaps, "can_short": setup.can_short},
+    })  # fmt: skip
+
+
+def fills_hash(fills: Sequence[FillRow]) -> str:
+    """Return the SHA-256 over the ordered fills: time, side, quantity, price, fee and its currency."""
+    return _hash(
+        [[f.time_ns, f.side.value, plain(f.quantity), plain(f.price), plain(f.fee), f.fee_currency] for f in fills]
+    )

@@ -1,0 +1,107 @@
+"""What goes into a backtest besides bars and strategy, and what comes out of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from fks.backtest.gaps import GapReport
+from fks.matching import CostModel
+from fks.model.bar import Bars, Floats
+from fks.model.instrument import Instrument
+from fks.model.order import Role, Side
+from fks.model.timeframe import iso
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The rest of a backtest's inputs. `size` is quote per entry (`notional`) or base per entry (`quantity`)."""
+
+    instrument: Instrument
+    costs: CostModel = field(default_factory=CostModel)
+    sizing: str = "notional"
+    size: Decimal = Decimal(1000)
+    cash: Decimal = Decimal(10_000)
+    can_short: bool = False
+    allow_gaps: bool = False
+    start_ns: int | None = None  # decisions from here on; bars before are warm-up. None = as soon as it is warm
+
+
+def plain(value: Decimal) -> str:
+    """Return a Decimal in its one canonical text: no exponent, no trailing zeros."""
+    text = format(value.normalize(), "f")
+    return "0" if text == "-0" else text
+
+
+@dataclass(frozen=True, slots=True)
+class FillRow:
+    """One fill, exact. `time_ns` is the open time of the bar it happened in; these fields are what G6 compares."""
+
+    time_ns: int
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    fee_currency: str
+    role: Role = Role.ENTRY
+
+    def as_dict(self) -> dict[str, str]:
+        return {
+            "time": iso(self.time_ns), "side": self.side.value, "quantity": plain(self.quantity),
+            "price": plain(self.price), "fee": plain(self.fee), "fee_currency": self.fee_currency, "role": self.role.value,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TradeRow:
+    """A round trip. `pnl` is realised in quote against the average cost of what was held, fees included."""
+
+    side: Side
+    entry_ns: int
+    exit_ns: int
+    quantity: Decimal
+    entry_price: Decimal
+    exit_price: Decimal
+    pnl: Decimal
+    reason: Role  # exit | sl | tp
+
+    def as_dict(self) -> dict[str, str]:
+        return {
+            "side": self.side.value, "entry_time": iso(self.entry_ns), "exit_time": iso(self.exit_ns),
+            "quantity": plain(self.quantity), "entry_price": plain(self.entry_price), "exit_price": plain(self.exit_price),
+            "pnl": plain(self.pnl), "reason": self.reason.value,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class DeniedEntry:
+    """A wish that our own rules refused, with the code that live gives."""
+
+    time_ns: int
+    side: Side
+    code: str
+    detail: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"time": iso(self.time_ns), "side": self.side.value, "code": self.code, "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished backtest. `equity` is quote at each bar's close (float64, from the first decided bar's index on
+    `bars`); `position` is what is still held at the end, dust included."""
+
+    strategy: str
+    params: dict[str, object]
+    bars: Bars
+    first: int  # index of the first bar that was decided on
+    fills: tuple[FillRow, ...]
+    trades: tuple[TradeRow, ...]
+    denied: tuple[DeniedEntry, ...]
+    equity: Floats
+    cash: Decimal
+    position: Decimal
+    gaps: GapReport
+    inputs_hash: str
+    fills_hash: str
+    setup: Setup

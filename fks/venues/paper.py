@@ -1,0 +1,399 @@
+"""The paper venue: orders filled by `fks.matching`, in memory, deterministic in what it is fed.
+
+It lives in the order manager's process. Mode `last` (live demo): a market order fills at once at the last price, the
+rest is matched per bar. Mode `bar` (G6): a market order waits for the next bar's open, and protections of an entry are
+matched from the entry's own bar on, also when they arrive after that bar completed. Its state is no truth of its own: it
+is rebuilt from the journal by `restore`. Fill ids follow from the client order id, so a replay books nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+from fks.clock import Clock
+from fks.matching import BarRange, CostModel, Leg, Resting, is_triggered, match_oco, match_resting, range_of
+from fks.model import ids
+from fks.model.account import Balance
+from fks.model.bar import Bar
+from fks.model.codes import Code
+from fks.model.instrument import Instrument
+from fks.model.order import (
+    LIVE,
+    Answer,
+    Fill,
+    Lookup,
+    Order,
+    OrderType,
+    Outcome,
+    Presence,
+    Report,
+    Role,
+    Side,
+    State,
+    TimeInForce,
+)
+from fks.model.ports import Capabilities, SessionBack, VenueEvent
+from fks.model.timeframe import TIMEFRAMES
+from fks.venues.base import EventQueue, mistake_in, refused
+
+_KEPT_ORDERS, _KEPT_FILLS, _KEPT_BARS = 20_000, 20_000, 256
+_STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)
+_PROTECTIVE = (Role.STOP_LOSS, Role.TAKE_PROFIT)
+
+
+@dataclass(slots=True)
+class _Held:
+    """An order as the venue sees it. `sibling` is the other leg of its OCO."""
+
+    order: Order
+    state: State
+    filled: Decimal = Decimal(0)
+    sibling: str | None = None
+    has_triggered: bool = False
+    time_ns: int = 0
+
+    @property
+    def resting(self) -> Resting[Decimal]:
+        kind = OrderType.LIMIT if self.has_triggered else self.order.type
+        return Resting(self.order.side, kind, self.order.price, self.order.stop_price)
+
+
+class PaperVenue:
+    """One paper account. Every order fills whole or not at all; there is no slippage and no book.
+
+    `balances`: totals by currency. `timeframe`: the bars it matches on; None = the shortest it has been fed per symbol.
+    """
+
+    capabilities = Capabilities(
+        types=frozenset(OrderType),
+        times_in_force=frozenset(TimeInForce),
+        has_oco=True,
+        can_short=False,
+        fee_in_received_asset=True,
+    )
+
+    def __init__(
+        self, instruments: Iterable[Instrument], costs: CostModel, balances: Mapping[str, Decimal], clock: Clock,
+        *, name: str = "paper", account_id: int = 0, mode: Literal["bar", "last"] = "last", timeframe: str | None = None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self._instruments = {item.symbol: item for item in instruments}
+        self._costs = costs
+        self._clock = clock
+        self._account_id = account_id
+        self._mode = mode
+        self._timeframe = timeframe
+        self._totals: dict[str, Decimal] = dict(balances)
+        self._orders: OrderedDict[str, _Held] = OrderedDict()
+        self._live: dict[str, _Held] = {}  # in the order they came
+        self._fills: deque[Fill] = deque(maxlen=_KEPT_FILLS)
+        self._filled_in: OrderedDict[str, int] = OrderedDict()  # client id -> open time of the bar that filled it
+        self._bars: dict[str, deque[Bar]] = {}
+        self._last: dict[str, Decimal] = {}
+        self._queue = EventQueue()
+
+    def learn(self, instruments: Iterable[Instrument]) -> None:
+        """Add or replace instruments: orders in unknown ones are refused."""
+        self._instruments.update({item.symbol: item for item in instruments})
+
+    def restore(self, orders: Iterable[Order], fills: Iterable[Fill], balances: Mapping[str, Decimal]) -> None:
+        """Rebuild the state from the journal. `balances`: what the account started with; `fills`: all since, applied on
+        top; `orders`: those to know again, of which the live ones rest again, OCO legs paired by `group_id`."""
+        self._totals = dict(balances)
+        self._orders.clear()
+        self._live.clear()
+        for fill in sorted(fills, key=lambda item: item.time_ns):
+            self._book(fill)
+        for order in orders:
+            held = _Held(order, order.state, order.filled, time_ns=order.updated_ns)
+            self._keep(held)
+            if order.state in LIVE:
+                self._live[order.client_order_id] = held
+        for held in self._live.values():
+            group = held.order.group_id
+            others = (
+                other for other in self._live.values() if group and other is not held and other.order.group_id == group
+            )
+            held.sibling = next((other.order.client_order_id for other in others), None)
+
+    async def open(self) -> None:
+        """Nothing to connect; the event stream is there at once."""
+        self._queue.put(SessionBack())
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────
+    async def submit(self, order: Order) -> Answer:
+        """Take an order. In mode `last` a market or marketable order is filled in the answer."""
+        if (no := self._refuse(order)) is not None:
+            return no
+        held = _Held(order, State.ACCEPTED if order.type in _STOPS else State.WORKING, time_ns=self._clock.now_ns())
+        self._keep(held)
+        self._live[order.client_order_id] = held
+        fills = self._match_now(held)
+        return Answer(Outcome.ACK, self._report(held), fills)
+
+    async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
+        """Take both legs or neither."""
+        for leg in (stop, limit):
+            if (no := self._refuse(leg)) is not None:
+                return no, no
+        now = self._clock.now_ns()
+        pair = (_Held(stop, State.ACCEPTED, time_ns=now), _Held(limit, State.WORKING, time_ns=now))
+        pair[0].sibling, pair[1].sibling = limit.client_order_id, stop.client_order_id
+        for held in pair:
+            self._keep(held)
+            self._live[held.order.client_order_id] = held
+        fills = self._catch_up(pair[0]) if self._mode == "bar" else ()
+        answers = [
+            Answer(
+                Outcome.ACK,
+                self._report(held),
+                tuple(f for f in fills if f.client_order_id == held.order.client_order_id),
+            )
+            for held in pair
+        ]
+        return answers[0], answers[1]
+
+    async def cancel(self, order: Order) -> Answer:
+        """End an order; the other leg of an OCO ends with it, as on a real exchange."""
+        held = self._live.get(order.client_order_id)
+        if held is None:
+            return refused("UNKNOWN_ORDER", "not open")
+        self._end(held, State.CANCELLED)
+        if held.sibling and (other := self._live.get(held.sibling)):
+            self._end(other, State.CANCELLED)
+            self._queue.put(self._report(other))
+        return Answer(Outcome.ACK, self._report(held))
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+    async def query(self, symbol: str, client_order_id: str) -> Lookup:
+        held = self._orders.get(client_order_id)
+        if held is None or held.order.symbol != symbol:
+            return Lookup(Presence.NOT_FOUND)
+        return Lookup(Presence.FOUND, self._report(held))
+
+    async def open_orders(self) -> list[Report]:
+        return [self._report(held) for held in self._live.values()]
+
+    async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]:
+        """Return fills in `symbol` with an event time from `since_ns` on; in mode `bar` that is tape time."""
+        return [fill for fill in self._fills if fill.symbol == symbol and fill.time_ns >= since_ns]
+
+    async def balances(self) -> dict[str, Balance]:
+        locked = self._locked()
+        return {
+            currency: Balance(currency, total - locked.get(currency, Decimal(0)), locked.get(currency, Decimal(0)))
+            for currency, total in self._totals.items()
+        }
+
+    async def skew_ms(self) -> float:
+        return 0.0
+
+    async def last_price(self, symbol: str) -> Decimal | None:
+        return self._last.get(symbol)
+
+    async def events(self) -> AsyncIterator[VenueEvent]:
+        async for event in self._queue.read():
+            yield event
+
+    # ── market data ──────────────────────────────────────────────────────────────────────────────
+    def on_price(self, symbol: str, price: Decimal) -> None:
+        """Take a newer last price than the last bar's close (mode `last`). Triggers nothing."""
+        self._last[symbol] = price
+
+    def on_bar(self, bar: Bar) -> None:
+        """Match a completed bar; fills and ends go to `events()`. Bars must come in order; an old one is ignored."""
+        if not self._takes(bar):
+            return
+        self._last[bar.symbol] = Decimal(repr(bar.close))
+        self._bars.setdefault(bar.symbol, deque(maxlen=_KEPT_BARS)).append(bar)
+        waiting = [held for held in self._live.values() if held.order.symbol == bar.symbol]
+        # what fills at the open first, then what the range decides: so it happened
+        for held in sorted(waiting, key=lambda item: item.order.type is not OrderType.MARKET):
+            if held.order.client_order_id in self._live:
+                in_bar = self._mode == "last" and bar.time_ns < held.time_ns
+                for fill in self._match(held, bar, placed_in_bar=in_bar):
+                    self._publish(fill)
+
+    def _takes(self, bar: Bar) -> bool:
+        known = self._bars.get(bar.symbol)
+        if self._timeframe is not None and bar.timeframe != self._timeframe:
+            return False
+        if not known:
+            return True
+        last = known[-1]
+        if bar.timeframe != last.timeframe:
+            shorter = (TIMEFRAMES[bar.timeframe] or 10**9) < (TIMEFRAMES[last.timeframe] or 10**9)
+            if shorter:
+                known.clear()
+            return shorter
+        return bar.time_ns > last.time_ns
+
+    def _publish(self, fill: Fill) -> None:
+        held = self._orders[fill.client_order_id or ""]
+        self._queue.put(fill)
+        self._queue.put(self._report(held))
+
+    # ── matching ─────────────────────────────────────────────────────────────────────────────────
+    def _match_now(self, held: _Held) -> tuple[Fill, ...]:
+        """Return the fills an order gets on arrival."""
+        if self._mode == "bar":
+            return self._catch_up(held)
+        last = self._last.get(held.order.symbol)
+        if last is not None and held.order.type not in _STOPS:
+            limit = held.order.price
+            is_market = held.order.type is OrderType.MARKET or limit is None
+            if is_market or (last <= limit if held.order.side is Side.BUY else last >= limit):  # type: ignore[operator]
+                return (self._fill(held, last, self._clock.now_ns()),)
+        if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
+            self._end(held, State.EXPIRED)
+        return ()
+
+    def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
+        """Match a first-generation protection against the bars since its entry filled: it was wanted from then on, and
+        only our own latency brought it later. The entry's bar is one it was placed in."""
+        order = held.order
+        since = (
+            self._filled_in.get(order.parent_id or "") if order.role in _PROTECTIVE and order.generation == 0 else None
+        )
+        if since is None:
+            return ()
+        for bar in list(self._bars.get(order.symbol, ())):
+            if bar.time_ns >= since:
+                fills = self._match(held, bar, placed_in_bar=bar.time_ns == since)
+                if fills or order.client_order_id not in self._live:
+                    return fills
+        return ()
+
+    def _match(self, held: _Held, bar: Bar, *, placed_in_bar: bool) -> tuple[Fill, ...]:
+        """Return what `bar` fills of an order, or of the OCO it belongs to. IOC and FOK end when they do not fill."""
+        prices = range_of(bar)
+        stamp = bar.time_ns if self._mode == "bar" else self._clock.now_ns()
+        other = self._live.get(held.sibling) if held.sibling else None
+        if other is not None:
+            stop, limit = (held, other) if held.order.type in _STOPS else (other, held)
+            hit = match_oco(stop.resting, limit.resting, prices, placed_in_bar=placed_in_bar)
+            if hit is None:
+                self._note_trigger(stop, prices, placed_in_bar)
+                return ()
+            return (self._fill(stop if hit[0] is Leg.STOP else limit, hit[1], stamp),)
+        price = match_resting(held.resting, prices, placed_in_bar=placed_in_bar)
+        if price is not None:
+            return (self._fill(held, price, stamp),)
+        self._note_trigger(held, prices, placed_in_bar)
+        if held.order.time_in_force is not TimeInForce.GTC and held.order.type is OrderType.LIMIT:
+            self._end(held, State.EXPIRED)
+            self._queue.put(self._report(held))
+        return ()
+
+    def _note_trigger(self, held: _Held, prices: BarRange[Decimal], placed_in_bar: bool) -> None:
+        if held.order.type is OrderType.STOP_LIMIT and not held.has_triggered:
+            held.has_triggered = is_triggered(held.resting, prices, placed_in_bar=placed_in_bar)
+            held.state = State.WORKING if held.has_triggered else held.state
+
+    def _fill(self, held: _Held, price: Decimal, time_ns: int) -> Fill:
+        order = held.order
+        fee = self._costs.fee(order.side, order.quantity, price, self._instruments[order.symbol])
+        trade_id = f"{order.client_order_id}-1"
+        fill = Fill(
+            fill_id=ids.fill_id(self.name, str(self._account_id), order.symbol, trade_id),
+            client_order_id=order.client_order_id, venue_order_id=_venue_id(order), venue_trade_id=trade_id,
+            account_id=self._account_id, venue=self.name, symbol=order.symbol, side=order.side, quantity=order.quantity,
+            price=price, fee=fee.amount, fee_currency=fee.currency, time_ns=time_ns, source="paper",
+        )  # fmt: skip
+        held.filled = order.quantity
+        self._book(fill)
+        self._filled_in[order.client_order_id] = time_ns
+        while len(self._filled_in) > _KEPT_ORDERS:
+            self._filled_in.popitem(last=False)
+        self._end(held, State.FILLED, time_ns)
+        if held.sibling and (other := self._live.get(held.sibling)):
+            self._end(other, State.EXPIRED, time_ns)
+            self._queue.put(self._report(other))
+        return fill
+
+    # ── books ────────────────────────────────────────────────────────────────────────────────────
+    def _refuse(self, order: Order) -> Answer | None:
+        if wrong := mistake_in(order, self.capabilities.types):
+            return refused(Code("CLIENT_VALIDATION"), wrong)
+        instrument = self._instruments.get(order.symbol)
+        if instrument is None:
+            return refused(Code("INSTRUMENT_UNKNOWN"), f"no instrument {order.symbol}")
+        if order.client_order_id in self._orders:
+            return Answer(Outcome.EXISTS, code="DUPLICATE_INTENT", detail="this client order id was seen before")
+        last = self._last.get(order.symbol)
+        price = order.price or order.stop_price or last
+        if self._mode == "last" and last is None and order.type is OrderType.MARKET:
+            return refused(Code("PRICE_MISSING"), f"no price of {order.symbol} yet")
+        if self._mode == "last" and order.type in _STOPS and last is not None and order.stop_price is not None:
+            is_through = last <= order.stop_price if order.side is Side.SELL else last >= order.stop_price
+            if is_through:
+                return refused(Code("STOP_WRONG_SIDE"), f"stop {order.stop_price} would trigger at once at {last}")
+        currency = instrument.base if order.side is Side.SELL else instrument.quote
+        needed = (
+            order.quantity
+            if order.side is Side.SELL
+            else order.quantity * (price or Decimal(0)) * instrument.multiplier
+        )
+        free = self._totals.get(currency, Decimal(0)) - self._locked().get(currency, Decimal(0))
+        if needed > free:
+            return refused(Code("BALANCE"), f"needs {needed} {currency}, free {free}")
+        return None
+
+    def _locked(self) -> dict[str, Decimal]:
+        """Return what open orders hold back, an OCO once."""
+        locked: dict[str, Decimal] = {}
+        counted: set[str] = set()
+        for held in self._live.values():
+            order, instrument = held.order, self._instruments.get(held.order.symbol)
+            if instrument is None or order.client_order_id in counted:
+                continue
+            counted.add(held.sibling or "")
+            if order.side is Side.SELL:
+                currency, amount = instrument.base, order.quantity
+            else:
+                price = order.price or order.stop_price or self._last.get(order.symbol, Decimal(0))
+                currency, amount = instrument.quote, order.quantity * price * instrument.multiplier
+            locked[currency] = locked.get(currency, Decimal(0)) + amount
+        return locked
+
+    def _book(self, fill: Fill) -> None:
+        self._fills.append(fill)
+        instrument = self._instruments.get(fill.symbol)
+        if instrument is None:
+            return
+        value = fill.quantity * fill.price * instrument.multiplier
+        changes = ((instrument.base, fill.side.sign * fill.quantity), (instrument.quote, -fill.side.sign * value))
+        for currency, change in (*changes, (fill.fee_currency, -fill.fee)):
+            self._totals[currency] = self._totals.get(currency, Decimal(0)) + change
+
+    def _keep(self, held: _Held) -> None:
+        self._orders[held.order.client_order_id] = held
+        while len(self._orders) > _KEPT_ORDERS:
+            oldest = next(iter(self._orders))
+            if oldest in self._live:
+                break
+            del self._orders[oldest]
+
+    def _end(self, held: _Held, state: State, time_ns: int | None = None) -> None:
+        held.state = state
+        held.time_ns = self._clock.now_ns() if time_ns is None else time_ns
+        self._live.pop(held.order.client_order_id, None)
+
+    def _report(self, held: _Held) -> Report:
+        order = held.order
+        return Report(
+            client_order_id=order.client_order_id, venue_order_id=_venue_id(order), symbol=order.symbol, state=held.state,
+            filled=held.filled, time_ns=held.time_ns, side=order.side, quantity=order.quantity, price=order.price,
+            source="paper",
+        )  # fmt: skip
+
+
+def _venue_id(order: Order) -> str:
+    return f"paper-{order.client_order_id}"

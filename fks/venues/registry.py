@@ -1,0 +1,136 @@
+"""The table of venues by name, and where each one's addresses and keys come from."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from fks.clock import Clock
+from fks.config.endpoints import Node
+from fks.config.settings import Settings
+from fks.matching import CostModel
+from fks.model.errors import ConfigError, OutageError
+from fks.model.instrument import Instrument
+from fks.model.ports import Log, Venue
+from fks.venues.paper import PaperVenue
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What a venue may be made from. `node` is None when only settings are known."""
+
+    settings: Settings
+    node: Node | None
+    clock: Clock
+    log: Log
+    account_id: int = 0
+    instruments: tuple[Instrument, ...] = ()
+    balances: Mapping[str, Decimal] = field(default_factory=dict)
+    paper_mode: Literal["bar", "last"] = "last"
+    paper_timeframe: str | None = None
+
+
+def make_venue(
+    name: str, *, settings: Settings, node: Node | None, clock: Clock, log: Log, account_id: int = 0,
+    instruments: Iterable[Instrument] = (), balances: Mapping[str, Decimal] | None = None,
+    paper_mode: Literal["bar", "last"] = "last", paper_timeframe: str | None = None,
+) -> Venue:  # fmt: skip
+    """Make a fresh, unopened venue: one per (venue, account, role), never shared. `account_id` goes into fill ids.
+
+    Errors: ConfigError for an unknown name, missing keys, or a real exchange without `venue.live`; OutageError when
+    the local exchange is to be used and does not run.
+    """
+    try:
+        make = MAKERS[name]
+    except KeyError:
+        raise ConfigError(f"unknown venue {name!r}", remedy=f"use one of {', '.join(MAKERS)}") from None
+    return make(
+        Making(
+            settings,
+            node,
+            clock,
+            log,
+            account_id,
+            tuple(instruments),
+            dict(balances or {}),
+            paper_mode,
+            paper_timeframe,
+        )
+    )
+
+
+def _paper(making: Making) -> Venue:
+    costs = CostModel(making.settings.costs.fee_rate, making.settings.costs.fee_in)
+    return PaperVenue(
+        making.instruments, costs, making.balances, making.clock,
+        account_id=making.account_id, mode=making.paper_mode, timeframe=making.paper_timeframe,
+    )  # fmt: skip
+
+
+def _ccxt(making: Making) -> Venue:
+    from fks.venues.ccxt import CcxtConfig, CcxtVenue  # ccxt takes a second and 100 MB: only who trades through it pays
+
+    wanted = making.settings.venue
+    if wanted.exchange != "binance":
+        raise ConfigError(f"venue.exchange {wanted.exchange!r} is not supported yet", remedy="set it to binance")
+    where = _addresses(making)
+    config = CcxtConfig(
+        account_id=making.account_id,
+        order_timeout_s=wanted.order_timeout_s,
+        read_timeout_s=wanted.order_timeout_s,
+        recv_window_ms=wanted.recv_window_ms,
+        **where,
+    )
+    return CcxtVenue(config, making.clock, making.log)
+
+
+def _addresses(making: Making) -> dict[str, Any]:
+    """Return URLs and keys: the settings' own, else the local exchange's, else (only live) the real exchange's."""
+    settings = making.settings
+    wanted = settings.venue
+    key, secret = _plain(wanted.api_key), _plain(wanted.api_secret)
+    sim = making.node.sim if making.node is not None else None
+    if wanted.rest_url is None and settings.sim.enabled and not wanted.live:
+        if sim is None:
+            raise OutageError("the local exchange does not run", remedy="start it with 'fks up'")
+        return {
+            "rest_url": sim["rest"], "ws_url": sim["ws"], "ws_api_url": sim["ws_api"],
+            "api_key": sim["api_key"], "api_secret": sim["api_secret"],
+        }  # fmt: skip
+    is_local = wanted.rest_url is not None and _is_loopback(wanted.rest_url)
+    if not is_local and not wanted.live:
+        raise ConfigError(
+            "venue.live is false and the venue is a real exchange",
+            remedy="set venue.live = true to trade real money, or sim.enabled = true for the local exchange",
+        )
+    if is_local and sim is not None and not (key and secret):
+        key, secret = sim["api_key"], sim["api_secret"]
+    if not (key and secret):
+        raise ConfigError(
+            "venue.api_key and venue.api_secret are not set", remedy="set BINANCE_API_KEY and BINANCE_API_SECRET"
+        )
+    return {
+        "rest_url": wanted.rest_url, "ws_url": wanted.ws_url, "ws_api_url": wanted.ws_api_url,
+        "api_key": key, "api_secret": secret, "is_live": wanted.live and not is_local,
+    }  # fmt: skip
+
+
+def _plain(value: SecretStr | None) -> str:
+    return "" if value is None else value.get_secret_value()
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+MAKERS: dict[str, Callable[[Making], Venue]] = {"paper": _paper, "ccxt": _ccxt}

@@ -77,6 +77,8 @@ class Sim(Section):
 class Data(Section):
     exchange: str = Field("binance", description="exchange to collect from")
     symbols: tuple[str, ...] = Field(("BTCUSDT", "ETHUSDT"), description="symbols to collect (MAINS and ALTS expand)")
+    mains: tuple[str, ...] = Field(("BTCUSDT", "ETHUSDT"), description="what MAINS stands for in symbols")
+    alts: tuple[str, ...] = Field(("SOLUSDT", "AVAXUSDT", "SUIUSDT"), description="what ALTS stands for in symbols")
     timeframes: tuple[str, ...] = Field(
         ("1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"), description="bars to build"
     )
@@ -147,6 +149,33 @@ class Log(Section):
     json_lines: bool = Field(True, description="one JSON object a line in files under FKS_HOME/logs")
 
 
+class Ninja(Section):
+    """NinjaTrader 8. Read by its venue, which is not there yet."""
+
+    host: str = Field("127.0.0.1", description="address of the NinjaTrader machine")
+    port: int = Field(8080, ge=1, le=65535, description="port of the NinjaTrader bridge")
+    timeout_s: float = Field(5.0, gt=0, description="seconds to wait for NinjaTrader")
+
+
+class Mt5(Section):
+    """MetaTrader 5. Read by its venue, which is not there yet."""
+
+    terminal_path: str | None = Field(None, description="path of the MetaTrader 5 terminal")
+    account_number: int | None = Field(None, ge=1, description="account to log in to")
+    password: SecretStr | None = Field(None, description="password of that account")
+    server: str | None = Field(None, description="broker's server name")
+
+
+class Alerts(Section):
+    discord_webhook_url: SecretStr | None = Field(None, description="Discord webhook that alerts go to")
+
+
+class Ai(Section):
+    """Language models. Read by fks.ai, which is not there yet."""
+
+    openai_api_key: SecretStr | None = Field(None, description="OpenAI API key")
+
+
 class Settings(Section):
     """Everything `fks.toml` can say. Frozen; a change is a new file and a restart."""
 
@@ -163,3 +192,7 @@ class Settings(Section):
     strategies: Strategies = Strategies()
     supervision: Supervision = Supervision()
     log: Log = Log()
+    ninja: Ninja = Ninja()
+    mt5: Mt5 = Mt5()
+    alerts: Alerts = Alerts()
+    ai: Ai = Ai()

@@ -1,0 +1,126 @@
+"""The owner's names for settings (docs/deviations.md): what people have in their environment and `.env` goes on working."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from fks.config.problems import Problem, Source
+from fks.config.urls import is_on_this_host
+
+Key = tuple[str, str]
+Names = Mapping[str, tuple[str, Source]]
+
+#: names that are one setting of ours each
+DIRECT: dict[str, Key] = {
+    "BINANCE_API_KEY": ("venue", "api_key"),
+    "BINANCE_API_SECRET": ("venue", "api_secret"),
+    "NINJATRADER_HOST": ("ninja", "host"),
+    "NINJATRADER_PORT": ("ninja", "port"),
+    "NINJATRADER_TIMEOUT": ("ninja", "timeout_s"),
+    "MT5_TERMINAL_PATH": ("mt5", "terminal_path"),
+    "MT5_ACCOUNT_NUMBER": ("mt5", "account_number"),
+    "MT5_PASSWORD": ("mt5", "password"),
+    "MT5_SERVER": ("mt5", "server"),
+    "DISCORD_WEBHOOK_URL": ("alerts", "discord_webhook_url"),
+    "OPENAI_API_KEY": ("ai", "openai_api_key"),
+    "MAINS": ("data", "mains"),
+    "ALTS": ("data", "alts"),
+}
+POSTGRES = (
+    "POSTGRES_HOST",
+    "POSTGRES_PORT",
+    "POSTGRES_DB",
+    "POSTGRES_USER",
+    "POSTGRES_PASSWORD",
+    "POSTGRES_SSL_ENABLED",
+)
+REDIS = ("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD")
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+_SECRET_ENDS = ("PASSWORD", "_SECRET", "API_KEY", "WEBHOOK_URL", "DATABASE_URL", "REDIS_URL")
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether `name`, in a .env file, names a secret of ours."""
+    return (name.startswith("FKS_") or name in DIRECT or name in POSTGRES or name in REDIS) and name.endswith(
+        _SECRET_ENDS
+    )
+
+
+def read(names: Names, problems: list[Problem]) -> dict[Key, tuple[Any, Source]]:
+    """Return what the owner's names say, as our settings."""
+    found: dict[Key, tuple[Any, Source]] = {key: names[name] for name, key in DIRECT.items() if name in names}
+    for key, url in ((("database", "url"), _postgres(names, problems)), (("redis", "url"), _redis(names, problems))):
+        if url is not None:
+            found[key] = url
+    return found
+
+
+def conflicts(owners: Mapping[Key, tuple[Any, Source]], ours: Mapping[Key, tuple[Any, Source]]) -> list[Problem]:
+    """Return a problem for each setting that both kinds of names set, to different values."""
+    problems = []
+    for key in owners.keys() & ours.keys():
+        (theirs, their_source), (own, own_source) = owners[key], ours[key]
+        if str(theirs) != str(own):
+            text = f"{their_source.name} and {own_source.name} say different things"
+            problems.append(Problem(".".join(key), own_source, text, f"remove one of them ({their_source.text})"))
+    return sorted(problems, key=str)
+
+
+def _postgres(names: Names, problems: list[Problem]) -> tuple[str, Source] | None:
+    given = [name for name in POSTGRES if name in names]
+    if not given:
+        return None
+    if "POSTGRES_HOST" not in names:
+        problems.append(
+            Problem(given[0], names[given[0]][1], "is set without POSTGRES_HOST",
+                    "set POSTGRES_HOST for an external server, or remove it: the embedded one makes its own password")
+        )  # fmt: skip
+        return None
+    host = names["POSTGRES_HOST"][0]
+    user, password, port, database = (
+        names.get(name, (default,))[0]
+        for name, default in (
+            ("POSTGRES_USER", "fks"),
+            ("POSTGRES_PASSWORD", ""),
+            ("POSTGRES_PORT", "5432"),
+            ("POSTGRES_DB", "fks"),
+        )
+    )
+    tls = _flag(names, "POSTGRES_SSL_ENABLED", default=not is_on_this_host(host), problems=problems)
+    credentials = quote(user, safe="") + (":" + quote(password, safe="") if password else "")
+    mode = "require" if tls else "disable"
+    url = f"postgresql://{credentials}@{_bracketed(host)}:{port}/{quote(database, safe='')}?sslmode={mode}"
+    return url, Source(", ".join(names[name][1].text for name in given), "POSTGRES_HOST")
+
+
+def _redis(names: Names, problems: list[Problem]) -> tuple[str, Source] | None:
+    given = [name for name in REDIS if name in names]
+    if not given:
+        return None
+    if "REDIS_HOST" not in names:
+        problems.append(
+            Problem(given[0], names[given[0]][1], "is set without REDIS_HOST",
+                    "set REDIS_HOST for an external server, or remove it: the embedded one makes its own password")
+        )  # fmt: skip
+        return None
+    host, port = names["REDIS_HOST"][0], names.get("REDIS_PORT", ("6379",))[0]
+    password = names.get("REDIS_PASSWORD", ("",))[0]
+    scheme = "redis" if is_on_this_host(host) else "rediss"
+    credentials = f":{quote(password, safe='')}@" if password else ""
+    url = f"{scheme}://{credentials}{_bracketed(host)}:{port}/0"
+    return url, Source(", ".join(names[name][1].text for name in given), "REDIS_HOST")
+
+
+def _flag(names: Names, name: str, *, default: bool, problems: list[Problem]) -> bool:
+    if name not in names:
+        return default
+    value, source = names[name]
+    if value.lower() not in _TRUE | _FALSE:
+        problems.append(Problem(f"{name} = {value!r}", source, "is neither true nor false", "use true or false"))
+    return value.lower() in _TRUE
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

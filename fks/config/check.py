@@ -1,0 +1,111 @@
+"""What no single key can tell: settings that are right alone and wrong together, or dangerous."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from fks.config.problems import Problem, Source, did_you_mean
+from fks.config.settings import Settings
+from fks.config.urls import database_faults, is_on_this_host, redis_faults
+from fks.model.timeframe import TIMEFRAMES
+
+Sources = Mapping[tuple[str, str], Source]
+_SYMBOL = re.compile(r"[A-Z0-9]{2,20}([._:][A-Z0-9]+)?")
+
+
+def problems_of(settings: Settings, sources: Sources) -> list[Problem]:
+    """Return every problem of settings whose keys are fine one by one."""
+    return [
+        *_network(settings, sources),
+        *_ports(settings, sources),
+        *_order(settings, sources),
+        *_market(settings, sources),
+    ]
+
+
+def _at(sources: Sources, name: str) -> Source | None:
+    section, _, key = name.partition(".")
+    return sources.get((section, key))
+
+
+def _network(settings: Settings, sources: Sources) -> Iterator[Problem]:
+    http = settings.http
+    if not is_on_this_host(http.host) and not http.behind_proxy:
+        yield Problem(
+            f"http.host = {http.host!r}", _at(sources, "http.host"), "anyone on the network could read the tokens on their way",
+            "use 127.0.0.1, or put a TLS proxy in front and set http.behind_proxy = true",
+        )  # fmt: skip
+    if "*" in http.cors_origins:
+        yield Problem(
+            "http.cors_origins = '*'",
+            _at(sources, "http.cors_origins"),
+            "any page could trade",
+            "name the origins: https://HOST",
+        )
+    for name, secret, faults in (
+        ("database.url", settings.database.url, database_faults),
+        ("redis.url", settings.redis.url, redis_faults),
+    ):
+        for text, remedy in faults(secret.get_secret_value()) if secret else []:
+            yield Problem(name, _at(sources, name), text, remedy)
+
+
+def _ports(settings: Settings, sources: Sources) -> Iterator[Problem]:
+    taken: dict[int, str] = {}
+    for section, model in (("http", settings.http), ("ray", settings.ray), ("sim", settings.sim)):
+        for key, value in model:
+            if not key.endswith("port") or not value:
+                continue
+            name = f"{section}.{key}"
+            if value in taken:
+                yield Problem(
+                    f"{name} = {value}", _at(sources, name), f"{taken[value]} has that port", "give each its own, or 0"
+                )
+            taken.setdefault(value, name)
+    low, high = settings.ray.worker_port_min, settings.ray.worker_port_max
+    if (low == 0) != (high == 0) or low > high:
+        yield Problem(
+            f"ray.worker_port_min..max = {low}..{high}", _at(sources, "ray.worker_port_min") or _at(sources, "ray.worker_port_max"),
+            "is no range", "set both, the lower first, or neither",
+        )  # fmt: skip
+
+
+#: (smaller, larger): the first must not be over the second
+_PAIRS = (
+    ("database.pool_min", "database.pool_max"),
+    ("data.stale_min_s", "data.stale_max_s"),
+    ("supervision.lease_renew_s", "supervision.lease_ttl_s"),
+    ("supervision.backoff_first_s", "supervision.backoff_max_s"),
+    ("venue.absent_first_s", "venue.absent_age_s"),
+)
+
+
+def _order(settings: Settings, sources: Sources) -> Iterator[Problem]:
+    for small, large in _PAIRS:
+        low, high = (getattr(getattr(settings, name.split(".")[0]), name.split(".")[1]) for name in (small, large))
+        if low > high:
+            where = _at(sources, small) or _at(sources, large)
+            yield Problem(f"{small} = {low}", where, f"is over {large} = {high}", "lower the first or raise the second")
+
+
+def _market(settings: Settings, sources: Sources) -> Iterator[Problem]:
+    for timeframe in settings.data.timeframes:
+        if timeframe not in TIMEFRAMES:
+            hint = did_you_mean(timeframe, TIMEFRAMES) or f"use {' '.join(TIMEFRAMES)}"
+            yield Problem(f"data.timeframes: {timeframe!r}", _at(sources, "data.timeframes"), "no such timeframe", hint)
+    for symbol in settings.data.symbols:
+        if not _SYMBOL.fullmatch(symbol):
+            yield Problem(
+                f"data.symbols: {symbol!r}", _at(sources, "data.symbols"), "is no symbol", "write BTCUSDT or BTC/USDT"
+            )
+    venue = settings.venue
+    if venue.live and not (venue.api_key and venue.api_secret):
+        yield Problem(
+            "venue.live = true", _at(sources, "venue.live"), "has no keys", "set venue.api_key and venue.api_secret"
+        )
+    if (venue.api_key is None) != (venue.api_secret is None):
+        given = "venue.api_key" if venue.api_key else "venue.api_secret"
+        yield Problem(
+            given, _at(sources, given), "comes without its other half", "set venue.api_key and venue.api_secret"
+        )

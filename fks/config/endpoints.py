@@ -1,0 +1,90 @@
+"""Where the parts of a running node are reached: the keeper writes it down (0600), every local process reads it.
+Also the ports a node takes when its settings leave them open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fks.config.paths import Paths
+from fks.config.secrets import check_private, write_private
+from fks.config.settings import Http, Ray, Settings, Sim
+from fks.model.errors import ConfigError, OutageError
+
+PORT_FIRST, PORT_LAST = 21000, 31999  # below the kernel's ephemeral ports
+_BLOCK = 32  # a node's ports lie side by side: two nodes share all of them or none
+
+
+def port_settings() -> list[tuple[str, str]]:
+    """Return (section, key) of every port a node opens, in the order in which its block is dealt out."""
+    return [
+        (section, key)
+        for section, model in (("http", Http), ("sim", Sim), ("ray", Ray))
+        for key in model.model_fields
+        if key.endswith("port")
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The endpoints of a running node. The URLs carry passwords: never log them. `sim` has rest, ws, ws_api, api_key,
+    api_secret, pid and port; `pids` the keeper's children."""
+
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    ray_address: str
+    http: dict[str, Any]
+    dashboard_url: str = ""
+    sim: dict[str, Any] | None = field(default=None, repr=False)
+    pids: dict[str, int] = field(default_factory=dict)
+
+
+def save_node(paths: Paths, node: Node) -> None:
+    """Write the endpoints, whole or not at all, for this user only."""
+    write_private(paths.node_file, json.dumps(asdict(node), indent=1) + "\n")
+
+
+def load_node(paths: Paths) -> Node:
+    """Return the endpoints of the running node.
+
+    Errors: OutageError when it does not run, ConfigError when the file is damaged or others may read it.
+    """
+    try:
+        check_private(paths.node_file)
+        content = json.loads(paths.node_file.read_text())
+        known = {name: content[name] for name in Node.__dataclass_fields__ if name in content}
+        return Node(**known)
+    except FileNotFoundError:
+        raise OutageError(f"FKS is not running at {paths.home}", remedy="start it with 'fks up'") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{paths.node_file} is damaged", remedy="run 'fks down', then 'fks up'") from error
+
+
+def clear_node(paths: Paths) -> None:
+    """Forget the endpoints: the node is down."""
+    paths.node_file.unlink(missing_ok=True)
+
+
+def resolve_ports(settings: Settings, paths: Paths, *, attempt: int = 0) -> Settings:
+    """Return settings whose open ports (0) are numbers derived from FKS_HOME: the same at every start, no two alike.
+
+    Whether they are free is for the keeper to see; `attempt` 1, 2, … gives other blocks of ports.
+    ray.worker_port_min and max stay 0: Ray takes any free one.
+    """
+    blocks = (PORT_LAST - PORT_FIRST + 1) // _BLOCK
+    first = PORT_FIRST + (int(paths.key, 16) + attempt) % blocks * _BLOCK
+    wanted = port_settings()
+    fixed = {getattr(getattr(settings, section), key) for section, key in wanted}
+    spare = [port for port in range(first, first + _BLOCK) if port not in fixed]
+    changes: dict[str, dict[str, int]] = {}
+    for (section, key), port in zip(wanted, spare, strict=False):
+        if getattr(getattr(settings, section), key) == 0:
+            changes.setdefault(section, {})[key] = port
+    return _replaced(settings, changes)
+
+
+def _replaced(settings: Settings, changes: Mapping[str, Mapping[str, int]]) -> Settings:
+    updated = {section: getattr(settings, section).model_copy(update=dict(keys)) for section, keys in changes.items()}
+    return settings.model_copy(update=updated)

@@ -1,0 +1,198 @@
+"""Loading the settings: defaults, fks.toml, the owner's names, FKS_* names; checked as a whole, told all at once.
+
+Order, strongest first: FKS_<SECTION>_<KEY> > the owner's names (POSTGRES_HOST, BINANCE_API_KEY, …) > fks.toml > default.
+Both kinds of names are looked up in the environment, then in `.env` (in FKS_HOME, or beside it when that is the default
+`.fks` of a checkout: the same file whatever the working directory, so every process of a node reads the same).
+An empty value counts as not set. A setting given under both names with different values is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr, ValidationError
+
+from fks.config import aliases, toml
+from fks.config.check import problems_of
+from fks.config.paths import Paths
+from fks.config.problems import Problem, Source, did_you_mean, told
+from fks.config.settings import Section, Settings
+from fks.model.errors import ConfigError
+
+Key = tuple[str, str]
+#: FKS_ names that are no settings
+NOT_SETTINGS = frozenset({"FKS_HOME", "FKS_REQUIRE_ALL"})
+SHORT_NAMES: dict[str, Key] = {"FKS_CORS_ORIGINS": ("http", "cors_origins")}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Checked settings, where each that is not a default came from, and the files that were read."""
+
+    settings: Settings
+    sources: Mapping[Key, Source]
+    files: tuple[Path, ...]
+
+
+def load_settings(home: str | Path | None = None) -> Settings:
+    """Return the checked settings of the node at `home` (default FKS_HOME, else `.fks`).
+
+    Errors: ConfigError naming every key that is wrong, its value (never a secret's), where it was set and what is right.
+    """
+    return load(home).settings
+
+
+def load(home: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Return the settings with their sources. `environ` stands in for the process's environment."""
+    env = os.environ if environ is None else environ
+    paths = Paths.of(home or env.get("FKS_HOME") or ".fks")
+    values: dict[Key, Any] = {}
+    sources: dict[Key, Source] = {}
+    problems: list[Problem] = []
+    files: list[Path] = []
+    if paths.config_file.exists():
+        files.append(paths.config_file)
+        _take(values, sources, toml.read(paths.config_file, problems))
+    names, env_files = _names(paths, env, problems)
+    files += env_files
+    owners = aliases.read(names, problems)
+    ours = _our_names(names, problems)
+    problems += aliases.conflicts(owners, ours)
+    _take(values, sources, owners)
+    _take(values, sources, ours)
+    settings = _validate(paths, values, sources, problems)
+    if settings is not None:
+        settings = _expand_symbols(settings, sources)
+        problems += problems_of(settings, sources)
+    if problems:
+        raise ConfigError(told(problems))
+    assert settings is not None
+    return Loaded(settings, sources, tuple(files))
+
+
+def env_name(section: str, key: str) -> str:
+    """Return the environment name of a setting: FKS_HTTP_PORT of http.port."""
+    return f"FKS_{section.upper()}_{key.upper()}"
+
+
+def sections() -> dict[str, type[Section]]:
+    """Return the sections of fks.toml by name."""
+    found: dict[str, type[Section]] = {}
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found[name] = field.annotation
+    return found
+
+
+def is_secret(section: str, key: str) -> bool:
+    """Return whether the setting's value must never be shown."""
+    model = sections().get(section)
+    return model is not None and key in model.model_fields and "SecretStr" in str(model.model_fields[key].annotation)
+
+
+def config_hash(settings: Settings) -> str:
+    """Return 16 hex characters that differ when any setting (a secret too) does: nodes with another file are refused."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, SecretStr):
+            return hashlib.sha256(value.get_secret_value().encode()).hexdigest()
+        return {k: plain(v) for k, v in value.items()} if isinstance(value, dict) else str(value)
+
+    dumped = settings.model_dump(exclude={"home"})
+    return hashlib.sha256(repr(plain(dumped)).encode()).hexdigest()[:16]
+
+
+def _take(values: dict[Key, Any], sources: dict[Key, Source], given: Mapping[Key, tuple[Any, Source]]) -> None:
+    for key, (value, source) in given.items():
+        values[key], sources[key] = value, source
+
+
+def _names(
+    paths: Paths, env: Mapping[str, str], problems: list[Problem]
+) -> tuple[dict[str, tuple[str, Source]], list[Path]]:
+    """Return every set name with its value: the environment's over .env's."""
+    found: dict[str, tuple[str, Source]] = {}
+    files = []
+    places = [paths.home.parent / ".env"] if paths.home.name == ".fks" else []
+    for file in [*places, paths.home / ".env"]:
+        if file.is_file():
+            files.append(file)
+            found |= toml.read_env(file, problems)
+    found |= {name: (value, Source(f"env {name}", name)) for name, value in env.items()}
+    return {name: pair for name, pair in found.items() if pair[0] != ""}, files
+
+
+def _our_names(names: Mapping[str, tuple[str, Source]], problems: list[Problem]) -> dict[Key, tuple[Any, Source]]:
+    known = {
+        env_name(section, key): (section, key) for section, model in sections().items() for key in model.model_fields
+    }
+    known |= SHORT_NAMES
+    found: dict[Key, tuple[Any, Source]] = {}
+    for name, (value, source) in sorted(names.items()):
+        if not name.startswith("FKS_") or name in NOT_SETTINGS:
+            continue
+        if name in known:
+            found[known[name]] = (value, source)
+            continue
+        hint = did_you_mean(name, known)
+        is_setting_like = any(name.startswith(f"FKS_{section.upper()}_") for section in sections())
+        if hint or is_setting_like:  # other programs may have FKS_ names of their own
+            problems.append(Problem(name, source, "no such setting", hint or "see 'fks config reference'"))
+    return found
+
+
+def _validate(
+    paths: Paths, values: Mapping[Key, Any], sources: Mapping[Key, Source], problems: list[Problem]
+) -> Settings | None:
+    tree: dict[str, Any] = {"home": paths.home}
+    for (section, key), value in values.items():
+        tree.setdefault(section, {})[key] = _shaped(section, key, value)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        for found in error.errors(include_url=False, include_context=False):
+            problems.append(_problem(found, values, sources))
+    return None
+
+
+def _shaped(section: str, key: str, value: Any) -> Any:
+    """Split the text of a list setting: 'a, b' or '["a", "b"]'."""
+    model = sections().get(section)
+    field = model.model_fields.get(key) if model else None
+    if field is None or not isinstance(value, str) or "tuple[" not in str(field.annotation):
+        return value
+    inner = value.strip().removeprefix("[").removesuffix("]")
+    return tuple(part for part in (piece.strip().strip("\"'") for piece in inner.split(",")) if part)
+
+
+def _problem(found: Any, values: Mapping[Key, Any], sources: Mapping[Key, Source]) -> Problem:
+    section, key = str(found["loc"][0]), str(found["loc"][1]) if len(found["loc"]) > 1 else ""
+    field = sections()[section].model_fields.get(key)
+    name = f"{section}.{key}"
+    shown = "" if is_secret(section, key) or (section, key) not in values else f" = {_short(values[section, key])}"
+    meaning = f" ({field.description})" if field is not None and field.description else ""
+    text = str(found["msg"])
+    return Problem(name + shown, sources.get((section, key)), text[:1].lower() + text[1:] + meaning, "")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _expand_symbols(settings: Settings, sources: Mapping[Key, Source]) -> Settings:
+    """Expand MAINS and ALTS and write symbols as the venue does; MAINS or ALTS alone mean: collect those."""
+    data = settings.data
+    wanted = data.symbols
+    if ("data", "symbols") not in sources:
+        named = tuple(name.upper() for name in ("mains", "alts") if ("data", name) in sources)
+        wanted = named or wanted
+    lists = {"MAINS": data.mains, "ALTS": data.alts}
+    spelled = [symbol for entry in wanted for symbol in lists.get(entry.strip().upper(), (entry,))]
+    unique = tuple(dict.fromkeys(symbol.strip().upper().replace("/", "").replace("-", "") for symbol in spelled))
+    return settings.model_copy(update={"data": data.model_copy(update={"symbols": unique})})

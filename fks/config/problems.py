@@ -1,0 +1,43 @@
+"""What is wrong with a setting, said so that it can be mended: key, value, where it was set, what is right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value came from: `text` for people ("fks.toml:3", "env FKS_HTTP_PORT"), `name` the name that set it."""
+
+    text: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One wrong setting. `key` may carry its value; a secret's never does."""
+
+    key: str
+    source: Source | None
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        where = f" ({self.source.text})" if self.source else ""
+        return f"{self.key}{where}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def told(problems: Iterable[Problem]) -> str:
+    """Return one line for one problem, else a count and a line each."""
+    lines = list(dict.fromkeys(str(problem) for problem in problems))
+    if len(lines) == 1:
+        return lines[0]
+    return "\n  - ".join([f"{len(lines)} settings are wrong:", *lines])
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean …?" when one of `known` is close to `name`, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
+    return f"did you mean {close[0]}?" if close else ""

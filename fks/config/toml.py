@@ -1,0 +1,103 @@
+"""Reading fks.toml and .env with the line each key stands on."""
+
+from __future__ import annotations
+
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from fks.config import aliases
+from fks.config.problems import Problem, Source, did_you_mean
+from fks.config.settings import Section, Settings
+
+_HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
+_KEY = re.compile(r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?([A-Za-z0-9_-]+)\s*=")
+_ENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
+
+
+def read(file: Path, problems: list[Problem]) -> dict[tuple[str, str], tuple[Any, Source]]:
+    """Return (section, key) -> (value, source) of a TOML file; what FKS does not know becomes a problem."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        problems.append(
+            Problem(str(file), None, f"no valid TOML: {error}", "strings need quotes, sections square brackets")
+        )
+        return {}
+    lines = _lines(text)
+    known = {name: field.annotation for name, field in Settings.model_fields.items() if name != "home"}
+    found: dict[tuple[str, str], tuple[Any, Source]] = {}
+    for section, content in document.items():
+        source = Source(f"{file.name}:{lines.get((section, ''), lines.get(('', section), 1))}", section)
+        if section == "home":
+            problems.append(Problem("home", source, "is not set here", "set FKS_HOME or use --home"))
+        elif section not in known:
+            problems.append(
+                Problem(
+                    f"[{section}]",
+                    source,
+                    "no such section",
+                    did_you_mean(section, known) or f"there are {', '.join(known)}",
+                )
+            )
+        elif not isinstance(content, dict):
+            problems.append(
+                Problem(section, source, "is a section, not a key", f"write [{section}] and its keys below")
+            )
+        else:
+            model = known[section]
+            assert isinstance(model, type)
+            assert issubclass(model, Section)
+            for key, value in content.items():
+                at = Source(f"{file.name}:{lines.get((section, key), '?')}", f"{section}.{key}")
+                if key in model.model_fields:
+                    found[section, key] = (value, at)
+                else:
+                    hint = did_you_mean(key, model.model_fields) or f"[{section}] has {', '.join(model.model_fields)}"
+                    problems.append(Problem(f"{section}.{key}", at, "no such key", hint))
+    return found
+
+
+def read_env(file: Path, problems: list[Problem]) -> dict[str, tuple[str, Source]]:
+    """Return name -> (value, source) of a .env file: NAME=value, quotes and `export` allowed, # comments.
+
+    A file with one of our secrets in it must be readable by its owner only.
+    """
+    found: dict[str, tuple[str, Source]] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _ENV_LINE.fullmatch(line)
+        if match is None:
+            problems.append(Problem(f"{file.name}:{number}", None, "is no NAME=value", "comments start with #"))
+            continue
+        name, value = match.groups()
+        found[name] = (_unquoted(value), Source(f"{file.name}:{number} {name}", name))
+    mode = stat.S_IMODE(file.stat().st_mode)
+    secret = sorted(name for name, (value, _) in found.items() if value and aliases.is_secret_name(name))
+    if mode & 0o077 and secret:
+        problems.append(
+            Problem(str(file), None, f"mode {mode:04o} lets others read {', '.join(secret)}", f"run 'chmod 600 {file}'")
+        )
+    return found
+
+
+def _lines(text: str) -> dict[tuple[str, str], int]:
+    section = ""
+    found: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            section = header[1]
+            found.setdefault((section, ""), number)
+        elif key := _KEY.match(line):
+            found.setdefault((key[1] or section, key[2]), number)
+    return found
+
+
+def _unquoted(value: str) -> str:
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+        return value[1:-1]
+    return value.split(" #", 1)[0].rstrip()

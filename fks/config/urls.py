@@ -1,0 +1,87 @@
+"""URLs of external servers: where they point and whether the way there is safe."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import parse_qs, unquote, urlsplit
+
+_WELL_KNOWN = {
+    "postgres",
+    "password",
+    "fks",
+    "admin",
+    "redis",
+    "secret",
+    "changeme",
+    "change_me",
+    "example",
+    "test",
+    "root",
+    "123456",
+}
+_TLS_MODES = ("require", "verify-ca", "verify-full")
+
+
+def is_on_this_host(host: str) -> bool:
+    """Return whether `host` is loopback or a unix socket; a name is not resolved, only `localhost` counts."""
+    if not host or host.startswith("/") or host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def database_faults(url: str) -> list[tuple[str, str]]:
+    """Return (what is wrong, remedy) of a PostgreSQL URL; the URL itself is never in the text."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        return [(f"no URL: {error}", "postgresql://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full")]
+    if parts.scheme not in {"postgresql", "postgres"}:
+        return [(f"scheme {parts.scheme or 'none'!r} is not PostgreSQL", "postgresql://USER:PASSWORD@HOST:5432/NAME")]
+    query = parse_qs(parts.query)
+    hosts = [_host_only(part) for part in (parts.hostname or ",".join(query.get("host", [""]))).split(",")]
+    mode = query.get("sslmode", query.get("ssl", ["prefer"]))[0]
+    faults = []
+    if not all(is_on_this_host(host) for host in hosts) and mode not in _TLS_MODES:
+        faults.append(
+            (
+                f"server {','.join(hosts)} is off this host and sslmode is {mode}",
+                "add ?sslmode=verify-full (or require): TLS is required",
+            )
+        )
+    if len(parts.path) < 2:
+        faults.append(("it names no database", "end it with /NAME"))
+    return faults + _password_faults(parts.password, is_needed=bool(hosts[0]) and not hosts[0].startswith("/"))
+
+
+def redis_faults(url: str) -> list[tuple[str, str]]:
+    """Return (what is wrong, remedy) of a Redis URL; the URL itself is never in the text."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        return [(f"no URL: {error}", "rediss://:PASSWORD@HOST:6379/0")]
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        return [(f"scheme {parts.scheme or 'none'!r} is not Redis", "rediss://:PASSWORD@HOST:6379/0")]
+    faults = []
+    if parts.scheme == "redis" and not is_on_this_host(parts.hostname or ""):
+        faults.append((f"server {parts.hostname} is off this host without TLS", "use rediss://"))
+    if parse_qs(parts.query).get("ssl_cert_reqs", ["required"])[0].lower() in {"none", "false", "0"}:
+        faults.append(("ssl_cert_reqs=none does not check who answers", "remove it"))
+    return faults + _password_faults(parts.password, is_needed=True)
+
+
+def _host_only(text: str) -> str:
+    return text if text.startswith("/") else text.rsplit(":", 1)[0] if text.count(":") == 1 else text
+
+
+def _password_faults(password: str | None, *, is_needed: bool) -> list[tuple[str, str]]:
+    plain = unquote(password or "")
+    if not plain:
+        return [("it has no password", "nothing starts on an empty secret")] if is_needed else []
+    if plain.lower() in _WELL_KNOWN:
+        return [("its password is a default", "nothing starts on a default secret: change it on the server")]
+    return []

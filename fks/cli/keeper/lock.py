@@ -1,0 +1,62 @@
+"""One keeper per FKS_HOME: a lock that the kernel frees when its holder dies, however it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from fks.model.errors import FksError
+
+TRIES = 5
+
+
+class AlreadyRunning(FksError):
+    """Another keeper holds this FKS_HOME. `pid` is who."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(f"already running: keeper pid {pid}", remedy="see 'fks status', or stop it with 'fks down'")
+        self.pid = pid
+
+
+@contextlib.contextmanager
+def keeper_lock(file: Path) -> Iterator[None]:
+    """Hold the lock for the block. Errors: AlreadyRunning."""
+    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not _take(handle):
+            raise AlreadyRunning(holder_of(file) or 0)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+        os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int) -> bool:
+    for _ in range(TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        threading.Event().wait(0.05)  # somebody may only be looking (`holder_of`)
+    return False
+
+
+def holder_of(file: Path) -> int | None:
+    """Return the pid of the keeper that holds the lock now, or None when nobody does."""
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(handle, 32, 0).strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(handle)
+    return None

@@ -1,0 +1,117 @@
+"""What happens above the services: the schema, the actor tree and the gateway, each by a short-lived process.
+
+The keeper itself never loads Alembic or Ray: it stays small, and a lost GCS can abort nothing but a helper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fks.cli.keeper.process import Launch, Process
+from fks.cli.keeper.ray_node import ray_env
+from fks.cli.keeper.service import Seen
+from fks.config.endpoints import Node
+from fks.config.paths import Paths
+from fks.config.settings import Settings
+from fks.model.errors import FksError, OutageError
+from fks.model.timeframe import to_datetime
+from fks.monitor.log import Redactor, tail
+from fks.store.db import Database
+
+PREPARE_S = 60.0
+DEPLOY_S = 90.0
+STOP_S = 8.0
+TAIL_LINES = 12
+
+
+class Tree:
+    """The keeper's hands above the services. Soft state: a connection to the database."""
+
+    def __init__(self, paths: Paths, settings: Settings, redactor: Redactor, node_name: str) -> None:
+        self._paths, self._settings, self._redactor, self._node_name = paths, settings, redactor, node_name
+        self._db: Database | None = None
+        self._running: Process | None = None
+
+    async def prepare(self) -> None:
+        """Bring the schema up, make partitions, the local token and the demo. Errors: FksError with the last words."""
+        await self._run("prepare", [sys.executable, "-m", "fks.cli.keeper.prepare"], PREPARE_S)
+
+    async def deploy(self) -> None:
+        """Make the actor tree and the gateway run; safe to repeat. Errors: FksError with the last words."""
+        await self._run("deploy", [sys.executable, "-m", "actors.commands", "deploy"], DEPLOY_S)
+
+    async def stop(self) -> None:
+        """Stop the actors in reverse order, the gateway with them. Errors: FksError when they did not within STOP_S."""
+        await self._run("stop", [sys.executable, "-m", "actors.commands", "stop"], STOP_S)
+
+    async def cancel(self) -> None:
+        """End the helper that is under way, if any."""
+        if self._running is not None:
+            await self._running.stop(((signal.SIGTERM, 0.5),), is_group=True)
+
+    async def beat(self, seen: Sequence[tuple[str, Seen]], node: Node) -> float | None:
+        """Write the rows of the keeper and its services; return the age of the supervisor's beat in seconds.
+
+        Errors: OutageError when PostgreSQL is away.
+        """
+        async with asyncio.timeout(2.0):
+            db = await self._database(node)
+            await db.execute("keeper.beat", *_columns(seen), self._node_name)
+            age: float | None = await db.fetchval("keeper.tree_age_s", retry=False)
+        return age
+
+    async def clear(self, node: Node) -> None:
+        """Forget the components of an earlier run."""
+        await (await self._database(node)).execute("keeper.clear", retry=True)
+
+    async def status(self, node: Node) -> dict[str, Any]:
+        """Return the status document as the database tells it. Errors: OutageError."""
+        from fks.monitor.status import assemble
+
+        async with asyncio.timeout(2.0):
+            return await assemble(await self._database(node), node)
+
+    async def close(self) -> None:
+        if self._db is not None:
+            await self._db.close()
+            self._db = None
+
+    async def _database(self, node: Node) -> Database:
+        if self._db is None:
+            chosen = self._settings.database.model_copy(
+                update={"pool_min": 1, "pool_max": 2, "retry_s": 1.0, "statement_timeout_s": 2.0}
+            )
+            self._db = await Database.connect(node.database_url, chosen, application="keeper", retry_s=0.0)
+        return self._db
+
+    async def _run(self, name: str, command: Sequence[str], deadline_s: float) -> None:
+        log = self._paths.logs / f"{name}.log"
+        env = ray_env(self._paths, self._settings)
+        process = self._running = Process.spawn(Launch(command, env, err=log, out=log.with_suffix(".out")))
+        try:
+            await asyncio.wait_for(process.ended(), deadline_s)
+        except TimeoutError:
+            raise OutageError(f"{name} did not end within {deadline_s:g} s", remedy=self._last_words(log)) from None
+        finally:
+            await process.stop(((signal.SIGTERM, 0.5),), is_group=True)
+            self._running = None
+        if process.returncode:
+            raise FksError(f"{name} failed (status {process.returncode})", remedy=self._last_words(log))
+
+    def _last_words(self, log: Path) -> str:
+        lines = tail(log, TAIL_LINES, self._redactor)
+        return "its last words:\n" + "\n".join(f"    {line}" for line in lines) if lines else "see 'fks logs'"
+
+
+def _columns(seen: Sequence[tuple[str, Seen]]) -> tuple[list[Any], ...]:
+    since: list[datetime] = [to_datetime(entry.since_ns) for _, entry in seen]
+    return (
+        [entry.name for _, entry in seen], [kind for kind, _ in seen], [entry.state for _, entry in seen],
+        [entry.pid or 0 for _, entry in seen], [entry.restarts for _, entry in seen], since, [entry.detail for _, entry in seen],
+    )  # fmt: skip

@@ -10,47 +10,18 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import orjson
 
 from fks.model.errors import OutageError
-from fks.model.timeframe import to_datetime
 from fks.monitor.component import Component
 from fks.store.leases import raise_epoch
+from fks.store.supervision import HealthRow, TreeJournal
 from fks.supervision import ChildSpec, GiveUp, Restart, decide_exit, is_hung, stop_order
+from fks.supervision.ports import Child, World
 
 SNAPSHOTS_KEY = "fks:snapshots"
 SAMPLE_EVERY = 5  # beats between two metric snapshots: a snapshot is bigger than a beat
-
-
-class Child(Protocol):
-    """A handle to a running child."""
-
-    async def join(self) -> str:
-        """Wait until its process ends. Return "normal", or what killed it (starting with "died")."""
-        ...
-
-    async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
-        """Return its beat. Errors: TimeoutError, or OutageError when it cannot be reached."""
-        ...
-
-    async def stop(self, deadline_s: float) -> None:
-        """Ask it to end in order; kill it when the deadline passes."""
-        ...
-
-    async def kill(self) -> bool:
-        """Kill its process. Return whether it is proven gone (same node, pid vanished)."""
-        ...
-
-
-class World(Protocol):
-    """What the supervisor needs of the cluster."""
-
-    was_reconstructed: bool
-
-    async def find(self, spec: ChildSpec) -> Child | None: ...
-    async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> Child: ...
 
 
 @dataclass(slots=True)
@@ -83,6 +54,7 @@ class SupervisorActor:
     def __init__(self, component: Component, args: tuple[str, ...], *, specs: Sequence[ChildSpec], world: World) -> None:
         self._c = component
         self._world = world
+        self._journal = TreeJournal(component.db)
         self._timing = component.settings.supervision
         self._records = {spec.id: Record(spec) for spec in specs}
         self._since_ns = component.clock.now_ns()
@@ -229,7 +201,7 @@ class SupervisorActor:
                 record.history, record.state = history, "failed"
                 text = f"{record.spec.id} died {len(history)} times in {record.spec.limit.period_s:g} s: given up"
                 self._c.log.error("child.given_up", child=record.spec.id, retry_s=retry_s)
-                await self._page("child.given_up", f"{text}; trying again in {retry_s:g} s", record.spec.id)
+                await self._journal.page("child.given_up", f"{text}; trying again in {retry_s:g} s", record.spec.id)
                 await self._c.clock.sleep(retry_s)
             case _:
                 record.state = "done"
@@ -252,69 +224,53 @@ class SupervisorActor:
     async def _remember(self, record: Record) -> None:
         """Refill the restart window from rows, so that a new supervisor keeps counting."""
         try:
-            window_s = record.spec.limit.period_s
-            rows = await self._c.db.fetch("supervision.restarts_within", record.spec.id, window_s, retry=False)
-            counts = await self._c.db.fetch("supervision.restart_counts", retry=False)
+            ages = await self._journal.restart_ages_s(record.spec.id, record.spec.limit.period_s)
+            record.restarts = await self._journal.restart_count(record.spec.id)
         except OutageError:
             return
         now_s = self._c.clock.monotonic()
-        record.history = tuple(now_s - row["age_s"] for row in rows)
-        record.restarts = next((row["restarts"] for row in counts if row["child"] == record.spec.id), 0)
+        record.history = tuple(now_s - age for age in ages)
 
     async def _note(self, record: Record, event: str, reason: str) -> None:
-        """Append to the tree's history; a database that is away costs the line, not the restart."""
-        self._c.log.info(f"child.{event}", child=record.spec.id, reason=reason, pid=record.pid, epoch=record.epoch)
-        try:
-            async with asyncio.timeout(1.0):
-                await self._c.db.execute(
-                    "supervision.note_event", record.spec.id, event, reason[:500], record.pid, record.epoch, {},
-                    retry=False,
-                )  # fmt: skip
-        except (OutageError, TimeoutError):
-            pass
-
-    async def _page(self, event: str, message: str, component: str) -> None:
-        try:
-            await self._c.db.execute("supervision.alert", "page", event, message, component, retry=False)
-        except OutageError:
-            self._c.log.error("alert.not_stored", alert=event, message=message)
+        self._c.log.info(f"child.{event}", child=record.spec.id, reason=reason, child_pid=record.pid, epoch=record.epoch)
+        await self._journal.note(record.spec.id, event, reason, pid=record.pid, epoch=record.epoch)
 
     async def _report(self) -> None:
         """Write every child's row (and our own) once a second, and hand the metric snapshots on."""
         if self._world.was_reconstructed:
-            self._c.log.warning("supervisor.restarted", pid=os.getpid())
-            await self._note_self()
+            self._c.log.warning("supervisor.restarted")
+            await self._journal.note("supervisor", "restarted", "died, restarted by ray", pid=os.getpid(), epoch=0)
+        is_first = True
         while True:
             try:
-                await self._write_rows()
-                if self._is_database_down:
-                    self._c.log.info("database.back")
-                self._is_database_down = False
+                if is_first:
+                    self._restarts = await self._journal.restart_count("supervisor")
+                    await self._journal.forget_others(["supervisor", *self._records])
+                is_first = False
+                await self._journal.write_health([self._own_row(), *map(_row, self._records.values())])
+                self._say_database(is_down=False)
             except OutageError as error:
-                if not self._is_database_down:
-                    self._c.log.error("database.down", error=str(error))
-                self._is_database_down = True
+                self._say_database(is_down=True, error=str(error))
             snapshots = {**self._snapshots, "supervisor": self._c.meter.snapshot()}
             await self._c.bus.set(SNAPSHOTS_KEY, orjson.dumps(snapshots), ttl_s=30.0)
             await self._c.clock.sleep(1.0)
 
-    async def _note_self(self) -> None:
-        try:
-            await self._c.db.execute(
-                "supervision.note_event", "supervisor", "restarted", "died, restarted by ray", os.getpid(), 0, {}
-            )
-            counts = await self._c.db.fetch("supervision.restart_counts")
-            self._restarts = next((row["restarts"] for row in counts if row["child"] == "supervisor"), 0)
-        except OutageError:
-            self._restarts += 1
+    def _say_database(self, *, is_down: bool, error: str = "") -> None:
+        """Log a change, once."""
+        if is_down and not self._is_database_down:
+            self._c.log.error("database.down", error=error)
+        if self._is_database_down and not is_down:
+            self._c.log.info("database.back")
+        self._is_database_down = is_down
 
-    async def _write_rows(self) -> None:
-        now = to_datetime(self._c.clock.now_ns())
-        own = ("supervisor", "actor", "ready", os.getpid(), "", self._restarts, to_datetime(self._since_ns), now, 0, {})
-        rows: list[tuple[object, ...]] = [own]
-        for record in self._records.values():
-            since = to_datetime(record.since_ns) if record.since_ns else None
-            beat = to_datetime(record.beat_ns) if record.beat_ns else None
-            rows.append((record.spec.id, "actor", record.state, record.pid, record.node, record.restarts, since, beat,
-                         record.epoch, record.detail))  # fmt: skip
-        await self._c.db.execute("supervision.upsert_health", *(list(column) for column in zip(*rows, strict=True)), retry=False)
+    def _own_row(self) -> HealthRow:
+        now_ns = self._c.clock.now_ns()
+        node = os.uname().nodename
+        return HealthRow("supervisor", "actor", "ready", os.getpid(), node, self._restarts, self._since_ns, now_ns)
+
+
+def _row(record: Record) -> HealthRow:
+    return HealthRow(
+        record.spec.id, "actor", record.state, record.pid, record.node, record.restarts,
+        record.since_ns or None, record.beat_ns, record.epoch, record.detail,
+    )  # fmt: skip

@@ -11,7 +11,3 @@ RETURNING epoch;
 UPDATE leases SET expires_at = now() + make_interval(secs => $4), holder = $3, updated_at = now()
  WHERE name = $1 AND epoch = $2
 RETURNING epoch;
-
--- name: list
--- Every lease, for status and doctor.
-SELECT name, epoch, holder, expires_at FROM leases ORDER BY name;

@@ -19,17 +19,13 @@ ON CONFLICT (name) DO UPDATE
        epoch = excluded.epoch, detail = excluded.detail
  WHERE component_health.epoch <= excluded.epoch;
 
--- name: restart_counts
--- How often each child was ever restarted.
-SELECT child, count(*)::int AS restarts FROM actor_events WHERE event = 'restarted' GROUP BY child;
+-- name: restart_count
+-- How often a child was ever restarted.
+SELECT count(*) FROM actor_events WHERE event = 'restarted' AND child = $1;
 
 -- name: forget_components
 -- Drop rows of components that the running tree does not have (an older configuration's).
 DELETE FROM component_health WHERE kind = 'actor' AND NOT (name = ANY($1::text[]));
-
--- name: recent_events
--- The newest lines of the tree's history.
-SELECT time, child, event, reason, pid, epoch FROM actor_events ORDER BY id DESC LIMIT $1;
 
 -- name: alert
 -- Tell a person: one row that the monitor delivers.

@@ -1,0 +1,76 @@
+"""The tree's rows: its history, its restart windows, every component's last beat, pages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fks.model.errors import OutageError
+from fks.model.timeframe import to_datetime
+from fks.store.db import Database
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRow:
+    """One component's line in `component_health`. Times in ns UTC."""
+
+    name: str
+    kind: str  # keeper | service | serve | actor
+    state: str
+    pid: int | None
+    node: str
+    restarts: int
+    since_ns: int | None
+    beat_ns: int | None
+    epoch: int = 0
+    detail: dict[str, object] = field(default_factory=dict)
+
+
+class TreeJournal:
+    """The supervisor's door to its rows. A database that is away costs a line of history, never a restart."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def note(self, child: str, event: str, reason: str, *, pid: int | None, epoch: int) -> bool:
+        """Append to the tree's history, waiting a second at most; return whether it was written."""
+        try:
+            async with asyncio.timeout(1.0):
+                await self._db.execute("supervision.note_event", child, event, reason[:500], pid, epoch, {})
+        except (OutageError, TimeoutError):
+            return False
+        return True
+
+    async def restart_ages_s(self, child: str, within_s: float) -> list[float]:
+        """Return the ages of a child's restarts in its window, youngest first. Errors: OutageError."""
+        rows = await self._db.fetch("supervision.restarts_within", child, within_s, retry=False)
+        return [float(row["age_s"]) for row in rows]
+
+    async def restart_count(self, child: str) -> int:
+        """Return how often a child was ever restarted. Errors: OutageError."""
+        return int(await self._db.fetchval("supervision.restart_count", child, retry=False))
+
+    async def page(self, event: str, message: str, component: str) -> bool:
+        """Tell a person; return whether it was stored."""
+        try:
+            await self._db.execute("supervision.alert", "page", event, message, component)
+        except OutageError:
+            return False
+        return True
+
+    async def write_health(self, rows: Sequence[HealthRow]) -> None:
+        """Write the last beat of many components in one statement. Errors: OutageError."""
+        table = [
+            (
+                row.name, row.kind, row.state, row.pid, row.node, row.restarts,
+                to_datetime(row.since_ns) if row.since_ns else None,
+                to_datetime(row.beat_ns) if row.beat_ns else None, row.epoch, row.detail,
+            )
+            for row in rows
+        ]  # fmt: skip
+        await self._db.execute("supervision.upsert_health", *(list(column) for column in zip(*table, strict=True)))
+
+    async def forget_others(self, names: Sequence[str]) -> None:
+        """Drop the actor rows of components that this tree does not have. Errors: OutageError."""
+        await self._db.execute("supervision.forget_components", list(names))

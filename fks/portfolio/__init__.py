@@ -1,1 +1,1 @@
-"""Fills to positions and profit: pure arithmetic on Decimal."""
+"""Portfolio: fills to positions, and nothing else to positions. Pure; in come fills, out come positions and realised profit."""

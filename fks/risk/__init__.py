@@ -1,1 +1,1 @@
-"""Sizing, rounding and pre-trade checks: the only maker of Approved and Denied."""
+"""Risk: signals to sized intents, and intents to Approved or Denied. The only maker of either; pure, blind to any I/O."""

@@ -1,0 +1,93 @@
+"""Positions from fills, by average cost.
+
+The quantity of a position is what is really held: a fee taken in the base asset makes it smaller than the fill. Profit is
+realised at the average price of what is held, before fees; fees are summed beside it, in quote, a base fee at the price
+of its fill. So equity changes by `realized_pnl - fees` plus what is open, whatever asset the venue takes its fee in. A
+fee in a third asset moves neither; it stands on the execution alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_EVEN, Decimal
+
+from fks.model.account import Position
+from fks.model.instrument import Instrument, money
+from fks.model.order import Fill, Side
+
+#: The instance that holds what fills of ours do not explain: deposits, trades made elsewhere.
+EXTERNAL = "external"
+_ZERO = Decimal(0)
+_AVERAGE_STEP = Decimal("1e-12")
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """A position after one fill, and the profit (quote, before fees) that the fill realised."""
+
+    position: Position
+    realized: Decimal
+
+
+def net_quantity(side: Side, quantity: Decimal, fee: Decimal, fee_currency: str, instrument: Instrument) -> Decimal:
+    """Return what a fill adds to the base held (signed): a base fee is taken from it."""
+    return side.sign * quantity - (fee if fee_currency == instrument.base else _ZERO)
+
+
+def apply_fill(position: Position, fill: Fill, instrument: Instrument) -> Booking:
+    """Return the position after `fill`, by average cost; a fill through zero closes, then opens at its own price."""
+    delta = net_quantity(fill.side, fill.quantity, fill.fee, fill.fee_currency, instrument)
+    before, after = position.quantity, position.quantity + delta
+    realized = _ZERO
+    if before == 0 or before * delta > 0:
+        average = (before * position.average_price + delta * fill.price) / after if after else _ZERO
+    else:
+        closed = min(abs(before), abs(delta)) * (1 if before > 0 else -1)
+        realized = money((fill.price - position.average_price) * closed * instrument.multiplier)
+        average = position.average_price if before * after > 0 else fill.price if after else _ZERO
+    moved = replace(
+        position,
+        quantity=after,
+        average_price=average.quantize(_AVERAGE_STEP, ROUND_HALF_EVEN).normalize() + _ZERO,
+        realized_pnl=position.realized_pnl + realized,
+        fees=position.fees + fee_in_quote(fill, instrument),
+        updated_ns=max(position.updated_ns, fill.time_ns),
+    )
+    return Booking(moved, realized)
+
+
+def fee_in_quote(fill: Fill, instrument: Instrument) -> Decimal:
+    """Return the fee of `fill` in quote; 0 when it was taken in a third asset."""
+    if fill.fee_currency == instrument.quote:
+        return fill.fee
+    return money(fill.fee * fill.price) if fill.fee_currency == instrument.base else _ZERO
+
+
+def allocate(fill: Fill, buckets: Mapping[str, Decimal], first: str) -> list[tuple[str, Decimal]]:
+    """Return which instances a reducing fill closes, and how much of its quantity each: (instance, quantity) pairs.
+
+    `buckets` are the positions by instance before it. `first` is asked first, then the others by name, EXTERNAL last and
+    for what remains, so that no instance is turned from long to short by an order that was not its own.
+    """
+    left = fill.quantity
+    shares: list[tuple[str, Decimal]] = []
+    names = [first, *sorted(name for name in buckets if name not in (first, EXTERNAL))]
+    for name in names:
+        held = buckets.get(name, _ZERO)
+        if left > 0 and held * fill.side.sign < 0:
+            part = min(left, abs(held))
+            shares.append((name, part))
+            left -= part
+    if left > 0:
+        shares.append((EXTERNAL, left))
+    return shares
+
+
+def share_of(fill: Fill, quantity: Decimal, taken: Decimal) -> Fill:
+    """Return the part of `fill` over `quantity`, with its part of the fee; the last part (`taken` included) takes the rest."""
+    if quantity == fill.quantity:
+        return fill
+    fee_before = money(fill.fee * taken / fill.quantity)
+    fee_after = money(fill.fee * (taken + quantity) / fill.quantity) if taken + quantity < fill.quantity else fill.fee
+    return replace(fill, quantity=quantity, fee=fee_after - fee_before)

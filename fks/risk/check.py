@@ -1,0 +1,136 @@
+"""Pre-trade checks: one table in the order of peers.md §5, the first failure wins.
+
+A check is a pure function of the intent and the view: None, or a Denial that says the limit, what was seen, and what
+would pass. An order that only reduces risk is denied by the marked codes alone, since a risk layer that holds a position
+open is worse than none; KILLED alone also stops a strategy's exits, because then the guardian does the closing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fks.model.codes import REDUCE_ONLY_APPLIES, Code, Denial
+from fks.risk import limits, market, shape
+from fks.risk.intent import Intent
+from fks.risk.view import View
+
+Check = Callable[[Intent, View], Denial | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """An intent that passed every check; only `check` makes one, and only an Approved becomes an order."""
+
+    intent: Intent
+    is_reduce_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Our own no. `all` holds every failure when an explanation was asked for, else the first alone."""
+
+    intent: Intent
+    denial: Denial
+    all: tuple[Denial, ...]
+
+
+#: The checks, in the order they are tried. The key is the code that a failure carries.
+CHECKS: tuple[tuple[Code, Check], ...] = (
+    (Code.KILLED, limits.killed),
+    (Code.NOT_LEADER, limits.not_leader),
+    (Code.JOURNAL_DOWN, limits.journal_down),
+    (Code.CLOCK_SKEW, market.clock_skew),
+    (Code.VENUE_DOWN, market.venue_down),
+    (Code.VENUE_NOT_RECONCILED, market.venue_not_reconciled),
+    (Code.ACCOUNT_UNKNOWN, limits.account_unknown),
+    (Code.INSTRUMENT_UNKNOWN, market.instrument_unknown),
+    (Code.INSTRUMENT_HALTED, market.instrument_halted),
+    (Code.FEED_STALE, market.feed_stale),
+    (Code.PRICE_MISSING, market.price_missing),
+    (Code.UNKNOWN_ORDER, limits.unknown_order),
+    (Code.SIGNAL_EXPIRED, limits.signal_expired),
+    (Code.TYPE_UNSUPPORTED, shape.type_unsupported),
+    (Code.PRICE_TICK, shape.price_tick),
+    (Code.PRICE_BAND, shape.price_band),
+    (Code.STOP_WRONG_SIDE, shape.stop_wrong_side),
+    (Code.QTY_STEP, shape.qty_step),
+    (Code.QTY_MIN, shape.qty_min),
+    (Code.QTY_MAX, shape.qty_max),
+    (Code.NOTIONAL_MIN, shape.notional_min),
+    (Code.NOTIONAL_MAX_ORDER, shape.notional_max_order),
+    (Code.BALANCE, limits.balance),
+    (Code.EXPOSURE_INSTRUMENT, limits.exposure_instrument),
+    (Code.EXPOSURE_ACCOUNT, limits.exposure_account),
+    (Code.ORDER_COUNT, limits.order_count),
+    (Code.NO_PROTECTION, shape.no_protection),
+    (Code.LOSS_DAY, limits.loss_day),
+    (Code.RATE_ACCOUNT, limits.rate_account),
+    (Code.SELF_TRADE, limits.self_trade),
+    (Code.SHORT_FORBIDDEN, limits.short_forbidden),
+    (Code.STRATEGY_DISABLED, limits.strategy_disabled),
+    (Code.STRATEGY_CRASHED, limits.strategy_crashed),
+)
+
+#: Codes that are decided before an intent exists, and where. A meta test reads this and NOT_YET beside CHECKS.
+ELSEWHERE: dict[Code, str] = {
+    Code.SIGNAL_UNAPPROVED: "fks/store/sql/signals.sql: a pending signal is never claimed; it is approved, declined or expires",
+    Code.DUPLICATE_INTENT: "fks/store/sql/orders.sql: the client order id is the primary key; a repeat is answered with the first result",
+    Code.CLIENT_VALIDATION: "fks/venues: the client library refused it before any byte left",
+}
+#: Codes whose data or setting does not exist yet, and what they wait for.
+NOT_YET: dict[Code, str] = {
+    Code.SESSION_CLOSED: "calendars: crypto never closes",
+    Code.MARGIN: "margin venues",
+    Code.LEVERAGE: "margin venues",
+    Code.EXPOSURE_STRATEGY: "limits per strategy instance",
+    Code.EXPOSURE_CORRELATED: "a correlation model",
+    Code.POSITION_COUNT: "a setting",
+    Code.RISK_PER_TRADE: "equity curves",
+    Code.LOSS_WEEK: "equity curves",
+    Code.DRAWDOWN: "equity curves",
+    Code.PROP_DAILY: "prop-firm rules",
+    Code.PROP_TRAILING: "prop-firm rules",
+    Code.PROP_CONSISTENCY: "prop-firm rules",
+    Code.PROP_SIZE: "prop-firm rules",
+    Code.PROP_NEWS: "prop-firm rules",
+    Code.PROP_HOURS: "prop-firm rules",
+    Code.LOSS_STREAK: "circuit breakers",
+    Code.COOLDOWN: "circuit breakers",
+    Code.RATE_STRATEGY: "rate budgets per instance",
+    Code.RATE_VENUE: "the venue's own budget: it answers 429 meanwhile, which is definitive",
+    Code.BORROW: "margin venues",
+    Code.SLIPPAGE_GUARD: "order books in the feed",
+    Code.MANUAL_HOLD: "holds set by persons",
+}
+
+
+def reduces(intent: Intent, view: View) -> bool:
+    """Return whether the order can only bring what is held nearer to zero, after every other order that may still fill."""
+    if intent.stop_loss is not None or intent.take_profit is not None:
+        return False  # what brings its own protection means to open something
+    held = view.held * -intent.side.sign
+    return held > 0 and intent.quantity <= held - view.pending(intent.symbol, intent.side)
+
+
+def check(intent: Intent, view: View, *, explain: bool = False) -> Approved | Denied:
+    """Return Approved, or Denied with the first failure; with `explain` every failure is listed in `all`."""
+    is_reduce_only = reduces(intent, view)
+    failures: list[Denial] = []
+    for code, function in CHECKS:
+        if is_reduce_only and not _applies_to_exit(code, intent):
+            continue
+        denial = function(intent, view)
+        if denial is not None:
+            failures.append(denial)
+            if not explain:
+                break
+    if failures:
+        return Denied(intent, failures[0], tuple(failures))
+    return Approved(intent, is_reduce_only)
+
+
+def _applies_to_exit(code: Code, intent: Intent) -> bool:
+    if code is Code.KILLED:
+        return not intent.is_by_person
+    return code in REDUCE_ONLY_APPLIES

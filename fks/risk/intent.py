@@ -1,0 +1,106 @@
+"""Intents: a signal, sized and rounded. The only rounding of prices and quantities there is, in every mode (G6)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from decimal import Decimal
+
+from fks.model.ids import client_order_id, intent_id
+from fks.model.instrument import Instrument
+from fks.model.order import OrderType, Role, Side, TimeInForce
+from fks.model.signal import Kind, Signal
+from fks.risk.sizing import entry_quantity, exit_quantity
+
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A sized wish to trade; nothing is promised. Units as in Order; `reference_price` is what sizing divided by."""
+
+    intent_id: uuid.UUID
+    signal_id: uuid.UUID | None
+    account_id: int
+    venue: str
+    exchange: str
+    symbol: str
+    instance: str
+    role: Role
+    side: Side
+    type: OrderType
+    time_in_force: TimeInForce
+    quantity: Decimal
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+    stop_loss: Decimal | None = None
+    take_profit: Decimal | None = None
+    reference_price: Decimal | None = None
+    valid_until_ns: int | None = None
+    generation: int = 0
+    is_by_person: bool = False
+    trace_id: str = ""
+
+    @property
+    def client_order_id(self) -> str:
+        """Return the one id this intent's order has, now and after any restart."""
+        return client_order_id(self.intent_id, self.role, self.generation)
+
+
+_ROLES = {Kind.ENTER: Role.ENTRY, Kind.TARGET: Role.ENTRY, Kind.EXIT: Role.EXIT, Kind.ORDER: Role.ORDER}
+
+
+def intend_entry(signal: Signal, *, sizing: str, size: Decimal, instrument: Instrument, price: Decimal | None) -> Intent:
+    """Return the intent of an ENTER signal. `price` sizes it when the signal carries no reference price.
+
+    Errors: InputError PRICE_MISSING or SIZING_UNKNOWN, from sizing.
+    """
+    reference = signal.reference_price or signal.limit_price or price or _ZERO
+    if signal.size is not None:
+        quantity = instrument.round_quantity(signal.size)
+    else:
+        quantity = entry_quantity(sizing, size, reference, instrument)
+    return _intent(signal, signal.side, quantity, instrument, reference or None)
+
+
+def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, generation: int = 0) -> Intent | None:
+    """Return the intent that closes `position` (signed) at the market; None when less than one step is held."""
+    quantity = exit_quantity(position, instrument)
+    if quantity == 0:
+        return None
+    return Intent(
+        intent_id=intent_id(signal.id), signal_id=signal.id, account_id=signal.account_id, venue=signal.venue,
+        exchange=signal.exchange, symbol=signal.symbol, instance=signal.instance, role=Role.EXIT,
+        side=Side.SELL if position > 0 else Side.BUY, type=OrderType.MARKET, time_in_force=TimeInForce.GTC,
+        quantity=quantity, reference_price=signal.reference_price, generation=generation,
+        is_by_person=signal.source.startswith("principal:"), trace_id=signal.trace_id,
+    )  # fmt: skip
+
+
+def intend_order(signal: Signal) -> Intent:
+    """Return a person's exact order, nothing rounded: what is off the grid is denied and named, not changed."""
+    return _intent(signal, signal.side, signal.size or _ZERO, None, signal.reference_price)
+
+
+def _intent(
+    signal: Signal, side: Side, quantity: Decimal, instrument: Instrument | None, reference: Decimal | None
+) -> Intent:
+    def price(value: Decimal | None, on: Side, *, is_stop: bool = False) -> Decimal | None:
+        if value is None or instrument is None:
+            return value
+        return instrument.round_price(value, side=on.value, is_stop=is_stop)
+
+    is_market = signal.type is OrderType.MARKET
+    return Intent(
+        intent_id=intent_id(signal.id), signal_id=signal.id, account_id=signal.account_id, venue=signal.venue,
+        exchange=signal.exchange, symbol=signal.symbol, instance=signal.instance, role=_ROLES[signal.kind], side=side,
+        type=signal.type, time_in_force=signal.time_in_force, quantity=quantity,
+        price=None if is_market else price(signal.limit_price, side),
+        stop_price=None if is_market else price(signal.stop_price, side, is_stop=True),
+        stop_loss=price(signal.stop_loss, side.opposite, is_stop=True),
+        take_profit=price(signal.take_profit, side.opposite),
+        reference_price=reference,
+        # a market order is done or refused at once; only what rests can outlive its wish
+        valid_until_ns=None if is_market else signal.valid_until_ns,
+        is_by_person=signal.source.startswith("principal:"), trace_id=signal.trace_id,
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""Checks of what we know of the market and the venue: stale knowledge adds no risk (G4)."""
+
+from __future__ import annotations
+
+from fks.model.codes import Code, Denial
+from fks.risk.intent import Intent
+from fks.risk.view import View
+
+SKEW_AGE_MAX_S = 60.0  # peers.md §5: a skew not measured for this long counts as unknown
+_HOUR_NS = 3_600_000_000_000
+
+
+def clock_skew(intent: Intent, view: View) -> Denial | None:
+    """Our clock and the venue's were compared lately and agree."""
+    venue, limit = view.venue, view.skew_limit_ms
+    if venue.skew_ms is not None and venue.skew_age_s <= SKEW_AGE_MAX_S and abs(venue.skew_ms) <= limit:
+        return None
+    seen = "never measured" if venue.skew_ms is None else f"{venue.skew_ms:.0f} ms, {venue.skew_age_s:.0f} s ago"
+    return Denial(Code.CLOCK_SKEW, f"{limit:.0f} ms, at most {SKEW_AGE_MAX_S:.0f} s old", seen, intent.venue, "set the clock (NTP)")
+
+
+def venue_down(intent: Intent, view: View) -> Denial | None:
+    """There is a session with the venue."""
+    if view.venue.is_connected:
+        return None
+    return Denial(Code.VENUE_DOWN, "a session", view.venue.state, intent.venue, "wait until the venue is back")
+
+
+def venue_not_reconciled(intent: Intent, view: View) -> Denial | None:
+    """What we believe and what the venue says were compared (C3)."""
+    if view.venue.state == "READY":
+        return None
+    return Denial(Code.VENUE_NOT_RECONCILED, "READY", view.venue.state, intent.venue, "wait until the venue is READY")
+
+
+def instrument_unknown(intent: Intent, view: View) -> Denial | None:
+    """There is fresh metadata: tick, step and minima are needed."""
+    instrument = view.instrument
+    if instrument is None:
+        return Denial(Code.INSTRUMENT_UNKNOWN, "metadata", "none", intent.symbol, "let the collector load its instruments")
+    hours = (view.now_ns - instrument.updated_ns) / _HOUR_NS
+    if instrument.updated_ns == 0 or hours <= view.limits.instrument_age_max_h:
+        return None
+    limit = f"{view.limits.instrument_age_max_h:g} h old"
+    return Denial(Code.INSTRUMENT_UNKNOWN, limit, f"{hours:.1f} h", intent.symbol, "let the collector reload its instruments")
+
+
+def instrument_halted(intent: Intent, view: View) -> Denial | None:
+    """The venue trades it now."""
+    if view.instrument is None or view.instrument.is_trading:
+        return None
+    return Denial(Code.INSTRUMENT_HALTED, "trading", "halted", intent.symbol, "wait until the venue trades it again")
+
+
+def feed_stale(intent: Intent, view: View) -> Denial | None:
+    """The last market data message is young enough."""
+    limit = view.limits.feed_age_max_s
+    if view.feed_age_s is not None and view.feed_age_s <= limit:
+        return None
+    seen = "no message yet" if view.feed_age_s is None else f"{view.feed_age_s:.1f} s"
+    return Denial(Code.FEED_STALE, f"{limit:g} s", seen, intent.symbol, "wait for the feed")
+
+
+def price_missing(intent: Intent, view: View) -> Denial | None:
+    """There is a price to check against."""
+    if view.mark is not None and view.mark > 0:
+        return None
+    return Denial(Code.PRICE_MISSING, "a last price", "none", intent.symbol, "wait for a trade")

@@ -1,0 +1,137 @@
+"""Checks of the order itself: its type, grid, sides and size."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from fks.model.codes import Code, Denial
+from fks.model.order import OrderType
+from fks.risk.intent import Intent
+from fks.risk.view import View
+
+_ZERO = Decimal(0)
+
+
+def worst_price(intent: Intent, view: View) -> Decimal:
+    """Return the price (quote) the order may cost: its limit, its stop, or the mark."""
+    return intent.price or intent.stop_price or view.mark or intent.reference_price or _ZERO
+
+
+def type_unsupported(intent: Intent, view: View) -> Denial | None:
+    """The venue offers the type and the time in force, and the order carries the prices its type needs."""
+    can = view.venue.capabilities
+    wanted = f"{intent.type.value} {intent.time_in_force.value}"
+    if intent.type not in can.types or intent.time_in_force not in can.times_in_force:
+        offered = ", ".join(sorted(item.value for item in can.types))
+        return Denial(Code.TYPE_UNSUPPORTED, offered, wanted, intent.venue, "use an order type the venue offers")
+    needs_price = intent.type in (OrderType.LIMIT, OrderType.STOP_LIMIT, OrderType.TAKE_PROFIT)
+    needs_stop = intent.type in (OrderType.STOP, OrderType.STOP_LIMIT)
+    if needs_price != (intent.price is not None) or needs_stop != (intent.stop_price is not None):
+        need = " and ".join([*(["price"] if needs_price else []), *(["stop_price"] if needs_stop else [])]) or "no price"
+        return Denial(Code.TYPE_UNSUPPORTED, f"{intent.type.value} takes {need}", wanted, intent.symbol, f"give {need}")
+    return None
+
+
+def price_tick(intent: Intent, view: View) -> Denial | None:
+    """Every price is positive and on the tick grid."""
+    assert view.instrument is not None
+    tick = view.instrument.tick
+    for name in ("price", "stop_price", "stop_loss", "take_profit"):
+        value: Decimal | None = getattr(intent, name)
+        if value is not None and (value <= 0 or value % tick != 0):
+            near = view.instrument.round_price(value, side=intent.side.value)
+            return Denial(Code.PRICE_TICK, f"tick {tick}", f"{name} {value}", intent.symbol, f"use {near:f}")
+    return None
+
+
+def price_band(intent: Intent, view: View) -> Denial | None:
+    """A limit price is near the mark."""
+    if intent.price is None or view.mark is None:
+        return None
+    away = abs(intent.price - view.mark) / view.mark * 100
+    if away <= view.limits.price_band_pct:
+        return None
+    return Denial(
+        Code.PRICE_BAND, f"{view.limits.price_band_pct} % from the mark {view.mark:f}", f"{intent.price:f} is {away:.2f} % away",
+        intent.symbol, "move the price or raise risk.price_band_pct",
+    )  # fmt: skip
+
+
+def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
+    """A stop does not trigger at once, and SL and TP stand on their sides of the entry."""
+    sign = intent.side.sign
+    if intent.stop_price is not None and view.mark is not None and (intent.stop_price - view.mark) * sign <= 0:
+        where = "above" if sign > 0 else "below"
+        return Denial(
+            Code.STOP_WRONG_SIDE, f"{where} the mark {view.mark:f}", f"stop_price {intent.stop_price:f}", intent.symbol,
+            f"put the stop {where} the mark, or use a market order",
+        )  # fmt: skip
+    # the mark is what an entry at the market fills near; the close of the deciding bar may be a whole bar old
+    entry = intent.price or intent.stop_price or view.mark or intent.reference_price
+    for name, value, side in (("stop_loss", intent.stop_loss, -sign), ("take_profit", intent.take_profit, sign)):
+        if value is not None and entry is not None and (value - entry) * side <= 0:
+            where = "above" if side > 0 else "below"
+            return Denial(
+                Code.STOP_WRONG_SIDE, f"{where} the entry {entry:f}", f"{name} {value:f}", intent.symbol,
+                f"put {name} {where} the entry",
+            )  # fmt: skip
+    return None
+
+
+def qty_step(intent: Intent, view: View) -> Denial | None:
+    """The quantity is on the lot grid."""
+    assert view.instrument is not None
+    step = view.instrument.lot_step
+    if intent.quantity % step == 0:
+        return None
+    near = view.instrument.round_quantity(intent.quantity)
+    return Denial(Code.QTY_STEP, f"step {step}", f"{intent.quantity}", intent.symbol, f"use {near:f}")
+
+
+def qty_min(intent: Intent, view: View) -> Denial | None:
+    """The quantity is positive and not below the venue's minimum."""
+    assert view.instrument is not None
+    least = view.instrument.qty_min
+    if intent.quantity >= least and intent.quantity > 0:
+        return None
+    return Denial(Code.QTY_MIN, f"at least {least}", f"{intent.quantity:f}", intent.symbol, "raise the size")
+
+
+def qty_max(intent: Intent, view: View) -> Denial | None:
+    """The quantity is not above the venue's maximum."""
+    assert view.instrument is not None
+    most = view.instrument.qty_max
+    if intent.quantity <= most:
+        return None
+    return Denial(Code.QTY_MAX, f"at most {most}", f"{intent.quantity:f}", intent.symbol, "split the order")
+
+
+def _notional(intent: Intent, view: View) -> Decimal:
+    assert view.instrument is not None
+    return intent.quantity * worst_price(intent, view) * view.instrument.multiplier
+
+
+def notional_min(intent: Intent, view: View) -> Denial | None:
+    """Price times quantity reaches the venue's minimum."""
+    assert view.instrument is not None
+    least, value = view.instrument.notional_min, _notional(intent, view)
+    if value >= least:
+        return None
+    return Denial(Code.NOTIONAL_MIN, f"at least {least} {view.instrument.quote}", f"{value:f}", intent.symbol, "raise the size")
+
+
+def notional_max_order(intent: Intent, view: View) -> Denial | None:
+    """Price times quantity stays below our limit for one order."""
+    most, value = view.limits.notional_max_order, _notional(intent, view)
+    if value <= most:
+        return None
+    return Denial(
+        Code.NOTIONAL_MAX_ORDER, f"{most}", f"{value:f}", intent.symbol, "lower the size or raise risk.notional_max_order"
+    )
+
+
+def no_protection(intent: Intent, view: View) -> Denial | None:
+    """The venue can hold the stop loss that the intent asks for."""
+    if intent.stop_loss is None or OrderType.STOP in view.venue.capabilities.types:
+        return None
+    return Denial(Code.NO_PROTECTION, "a venue with stop orders", intent.venue, intent.symbol, "drop the stop loss")

@@ -1,0 +1,94 @@
+"""The view: one immutable snapshot of everything a check may look at, taken in one breath by the order manager."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from fks.config.settings import Risk
+from fks.model.account import Account, Balance
+from fks.model.instrument import Instrument
+from fks.model.order import Order, OrderType, Side, TimeInForce
+from fks.model.ports import Capabilities
+
+_ZERO = Decimal(0)
+EVERYTHING = Capabilities(types=frozenset(OrderType), times_in_force=frozenset(TimeInForce), has_oco=True)
+
+
+@dataclass(frozen=True, slots=True)
+class VenueView:
+    """What is known of the venue. `state` is COLD, SYNCING, READY or STALE; `skew_ms` None = never measured."""
+
+    state: str = "READY"
+    is_connected: bool = True
+    skew_ms: float | None = 0.0
+    skew_age_s: float = 0.0
+    capabilities: Capabilities = EVERYTHING
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything the checks may know. Units: prices in quote, `position` and `held` in base, signed.
+
+    `position` is the sum over our instances, `held` also counts what fills of ours do not explain; `exposures` are
+    absolute values of our positions in quote by symbol; `open_orders` are all orders of the account that may still fill.
+    """
+
+    now_ns: int
+    limits: Risk
+    account: Account | None
+    instrument: Instrument | None
+    venue: VenueView = VenueView()
+    skew_limit_ms: float = 500.0
+    is_leader: bool = True
+    is_journal_up: bool = True
+    is_killed: bool = False
+    mark: Decimal | None = None
+    feed_age_s: float | None = 0.0
+    position: Decimal = _ZERO
+    held: Decimal = _ZERO
+    exposures: Mapping[str, Decimal] = field(default_factory=dict)
+    open_orders: tuple[Order, ...] = ()
+    marks: Mapping[str, Decimal] = field(default_factory=dict)
+    instruments: Mapping[str, Instrument] = field(default_factory=dict)  # of this venue's exchange, by symbol
+    balances: Mapping[str, Balance] = field(default_factory=dict)
+    orders_last_minute: int = 0
+    realized_today: Decimal = _ZERO
+    instance_state: str = ""  # "" = a person or a running instance; DISABLED, CRASHED
+
+    def price_of(self, order: Order) -> Decimal:
+        """Return the worst price (quote) an open order may cost: its limit, its stop, or the mark."""
+        return order.price or order.stop_price or self.marks.get(order.symbol) or self.mark or _ZERO
+
+    def reserved(self, currency: str) -> Decimal:
+        """Return what open orders may still spend of `currency`: quote of buys, base of sells; an OCO counts once."""
+        total, groups = _ZERO, set[str]()
+        for order in self.open_orders:
+            if order.group_id is not None and order.group_id in groups:
+                continue
+            spends = self._spends(order)
+            if spends == currency:
+                if order.group_id is not None:
+                    groups.add(order.group_id)
+                total += order.remaining * self.price_of(order) if order.side is Side.BUY else order.remaining
+        return total
+
+    def _spends(self, order: Order) -> str | None:
+        known = self.instruments.get(order.symbol)
+        if known is None and self.instrument is not None and self.instrument.symbol == order.symbol:
+            known = self.instrument
+        if known is None:
+            return None
+        return known.quote if order.side is Side.BUY else known.base
+
+    def pending(self, symbol: str, side: Side) -> Decimal:
+        """Return the quantity (base) that open orders on `symbol` may still fill on `side`; an OCO counts once."""
+        total, groups = _ZERO, set[str]()
+        for order in self.open_orders:
+            if order.symbol != symbol or order.side is not side or (order.group_id and order.group_id in groups):
+                continue
+            if order.group_id:
+                groups.add(order.group_id)
+            total += order.remaining
+        return total

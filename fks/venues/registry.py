@@ -65,6 +65,29 @@ def make_venue(
     )
 
 
+def make_venues(
+    *, role: str, settings: Settings, node: Node | None, secrets: object = None, clock: Clock, log: Log,
+    account_ids: Mapping[str, int] | None = None,
+) -> dict[str, Venue]:  # fmt: skip
+    """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
+
+    Paper lives in the order manager's process alone, so the guardian gets none; ccxt is there when the local exchange,
+    a venue address or `venue.live` is configured. With `sim.fills = "tape"` paper fills by the bar rule too (G6).
+    `secrets` is taken and not needed: venue keys are settings. Errors: as `make_venue`.
+    """
+    ids = account_ids or {}
+    names = [] if role == "guardian" else ["paper"]
+    if settings.sim.enabled or settings.venue.rest_url is not None or settings.venue.live:
+        names.append("ccxt")
+    mode: Literal["bar", "last"] = "bar" if settings.sim.fills == "tape" else "last"
+    return {
+        name: make_venue(
+            name, settings=settings, node=node, clock=clock, log=log, account_id=ids.get(name, 0), paper_mode=mode
+        )
+        for name in names
+    }
+
+
 def _paper(making: Making) -> Venue:
     costs = CostModel(making.settings.costs.fee_rate, making.settings.costs.fee_in)
     return PaperVenue(

@@ -1,0 +1,117 @@
+"""Durable jobs: rows that are queued, claimed by one runner at a time, and end exactly once.
+
+queued → running → done | failed | cancelled. A runner's writes carry its attempt number; once the job was taken from it
+(it was silent too long) they change nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fks.model.errors import StaleEpochError
+from fks.model.timeframe import to_ns
+from fks.store.db import Querier, Row
+
+STATES = ("queued", "running", "done", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A row of jobs. `attempts` counts claims and names the running one; `progress` is 0 to 1; `result` is the kind's
+    own JSON (left out of lists)."""
+
+    id: uuid.UUID
+    kind: str
+    spec: Mapping[str, Any]
+    state: str
+    progress: float
+    result: Mapping[str, Any] | None
+    error: str | None
+    submitted_by: str
+    attempts: int
+    is_cancel_requested: bool
+    created_ns: int
+    started_ns: int | None
+    finished_ns: int | None
+
+    @property
+    def is_ended(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+
+def _ns(moment: datetime | None) -> int | None:
+    return None if moment is None else to_ns(moment)
+
+
+def _job(row: Row) -> Job:
+    return Job(
+        id=row["id"], kind=row["kind"], spec=row["spec"], state=row["state"], progress=row["progress"],
+        result=row["result"], error=row["error"], submitted_by=row["submitted_by"], attempts=row["attempts"],
+        is_cancel_requested=row["is_cancel_requested"], created_ns=to_ns(row["created_at"]),
+        started_ns=_ns(row["started_at"]), finished_ns=_ns(row["finished_at"]),
+    )  # fmt: skip
+
+
+class JobStore:
+    """Reads and writes of jobs. Takes a database or an open transaction. Errors: OutageError."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def submit(
+        self, kind: str, spec: Mapping[str, Any], *, submitted_by: str = "", job_id: uuid.UUID | None = None
+    ) -> uuid.UUID:
+        """Queue a job and return its id. With a `job_id` of the caller's, twice equals once."""
+        chosen = job_id or uuid.uuid4()
+        await self._db.execute("jobs.submit", chosen, kind, dict(spec), submitted_by)
+        return chosen
+
+    async def get(self, job_id: uuid.UUID) -> Job | None:
+        """Return one job with its result, or None."""
+        row = await self._db.fetchrow("jobs.get", job_id)
+        return None if row is None else _job(row)
+
+    async def list(self, *, kind: str | None = None, state: str | None = None, limit: int = 50) -> list[Job]:
+        """Return the newest jobs, without their results."""
+        return [_job(row) for row in await self._db.fetch("jobs.list", kind, state, limit)]
+
+    async def claim(self, kinds: Sequence[str] | None = None) -> Job | None:
+        """Take the oldest queued job (of these kinds) for one attempt, or None. Two callers never get the same one; a
+        claim whose answer is lost is queued again by `requeue_lost`."""
+        row = await self._db.fetchrow("jobs.claim", None if kinds is None else list(kinds))
+        return None if row is None else _job(row)
+
+    async def beat(self, job: Job, progress: float) -> bool:
+        """Say that the attempt lives; return whether a person asked to cancel it. Errors: StaleEpochError when the job
+        is no longer this attempt's."""
+        row = await self._db.fetchrow("jobs.beat", job.id, job.attempts, progress)
+        if row is None:
+            raise _taken(job)
+        return bool(row["is_cancel_requested"])
+
+    async def finish(
+        self, job: Job, state: str, *, result: Mapping[str, Any] | None = None, error: str | None = None
+    ) -> None:
+        """Write the end (done, failed or cancelled). Errors: StaleEpochError when the job is no longer this attempt's."""
+        kept = None if result is None else dict(result)
+        if await self._db.fetchrow("jobs.finish", job.id, job.attempts, state, kept, error) is None:
+            again = await self.get(job.id)  # the answer of a first try may have been lost on the way
+            if again is None or again.attempts != job.attempts or again.state != state:
+                raise _taken(job)
+
+    async def cancel(self, job_id: uuid.UUID) -> Job | None:
+        """End a queued job, ask a running one to end; return it, or None when there is nothing to cancel."""
+        row = await self._db.fetchrow("jobs.cancel", job_id)
+        return None if row is None else _job(row)
+
+    async def requeue_lost(self, *, silent_s: float, attempts_max: int) -> list[uuid.UUID]:
+        """Queue jobs again whose runner was silent for `silent_s`; fail those out of attempts. Return all of them."""
+        return [row["id"] for row in await self._db.fetch("jobs.requeue_lost", silent_s, attempts_max)]
+
+
+def _taken(job: Job) -> StaleEpochError:
+    return StaleEpochError(f"job {job.id} attempt {job.attempts} is no longer the running one", remedy="stop at once")

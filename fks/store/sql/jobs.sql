@@ -1,0 +1,56 @@
+-- name: submit
+-- Queue a job; the same id again changes nothing.
+INSERT INTO jobs (id, kind, spec, submitted_by) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING;
+
+-- name: get
+-- Give one job.
+SELECT * FROM jobs WHERE id = $1;
+
+-- name: list
+-- Give the newest jobs without their results.
+SELECT id, kind, spec, state, progress, NULL::jsonb AS result, error, submitted_by, attempts, is_cancel_requested, created_at,
+       started_at, beat_at, finished_at
+  FROM jobs
+ WHERE ($1::text IS NULL OR kind = $1) AND ($2::text IS NULL OR state = $2)
+ ORDER BY created_at DESC, id LIMIT $3;
+
+-- name: claim
+-- Take the oldest queued job for one attempt; runners never wait for each other.
+UPDATE jobs
+   SET state = 'running', attempts = attempts + 1, started_at = now(), beat_at = now(), progress = 0, error = NULL
+ WHERE id = (SELECT id FROM jobs WHERE state = 'queued' AND ($1::text[] IS NULL OR kind = ANY($1::text[]))
+              ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING *;
+
+-- name: beat
+-- Show that an attempt is alive and how far it is; no row back when it is not the running attempt any more.
+UPDATE jobs SET beat_at = now(), progress = GREATEST(progress, $3)
+ WHERE id = $1 AND state = 'running' AND attempts = $2
+RETURNING is_cancel_requested;
+
+-- name: finish
+-- Write the end of an attempt; no row back when it is not the running attempt any more.
+UPDATE jobs
+   SET state = $3, result = $4, error = $5, finished_at = now(), beat_at = now(),
+       progress = CASE WHEN $3 = 'done' THEN 1 ELSE progress END
+ WHERE id = $1 AND state = 'running' AND attempts = $2
+RETURNING id;
+
+-- name: cancel
+-- End a queued job at once; ask a running one to end.
+UPDATE jobs
+   SET is_cancel_requested = true,
+       state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END,
+       finished_at = CASE WHEN state = 'queued' THEN now() ELSE finished_at END
+ WHERE id = $1 AND state IN ('queued', 'running')
+RETURNING *;
+
+-- name: requeue_lost
+-- Queue running jobs again whose runner has been silent for $1 seconds; those out of attempts or cancelled end.
+UPDATE jobs
+   SET state = CASE WHEN is_cancel_requested THEN 'cancelled' WHEN attempts >= $2 THEN 'failed' ELSE 'queued' END,
+       error = CASE WHEN is_cancel_requested THEN error
+                    ELSE 'the runner of attempt ' || attempts || ' died or hung' END,
+       finished_at = CASE WHEN is_cancel_requested OR attempts >= $2 THEN now() END
+ WHERE state = 'running' AND beat_at < now() - make_interval(secs => $1)
+RETURNING id;

@@ -1,0 +1,176 @@
+"""Strategy instances on disk: what runs, from which anchor, how far it has decided, under whose epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from fks.model.bar import Bars, Floats
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Querier, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A row of strategy_instances. `anchor_ns`: open time of the first bar of every evaluation; `cursor_ns`: open time
+    up to which bars were decided on; `last_target` was wanted there. `sealed_ns` comes from the feed."""
+
+    id: str
+    strategy: str
+    params: Mapping[str, Any]
+    params_version: int
+    exchange: str
+    symbol: str
+    timeframe: str
+    account_id: int
+    venue: str
+    sizing: str
+    size: Decimal
+    approval: str
+    valid_for_s: float
+    is_enabled: bool
+    shard: int
+    state: str  # NEW | LOADING | RUNNING | CRASHED
+    error: str | None
+    anchor_ns: int | None
+    cursor_ns: int | None
+    last_target: float
+    epoch: int
+    sealed_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewInstance:
+    """What a person says of a new instance; `account` by name, `venue` None = the account's."""
+
+    id: str
+    strategy: str
+    params: Mapping[str, Any]
+    exchange: str
+    symbol: str
+    timeframe: str
+    account: str
+    venue: str | None = None
+    sizing: str = "notional"
+    size: Decimal = Decimal(1000)
+    approval: str = "auto"
+    valid_for_s: float = 60.0
+    is_enabled: bool = True
+
+
+def _ns(moment: datetime | None) -> int | None:
+    return None if moment is None else to_ns(moment)
+
+
+def _time(time_ns: int | None) -> datetime | None:
+    return None if time_ns is None else to_datetime(time_ns)
+
+
+_SAME = ("id", "strategy", "params", "params_version", "exchange", "symbol", "timeframe", "account_id", "venue", "sizing",
+         "size", "approval", "valid_for_s", "is_enabled", "shard", "state", "error", "last_target", "epoch")  # fmt: skip
+
+
+def _instance(row: Row) -> Instance:
+    return Instance(
+        **{name: row[name] for name in _SAME},
+        anchor_ns=_ns(row["anchor_time"]),
+        cursor_ns=_ns(row["cursor_time"]),
+        sealed_ns=_ns(row["sealed_through"]),
+    )
+
+
+class StrategyStore:
+    """Reads and fenced writes of strategy_instances. Takes a database or an open transaction.
+
+    A write that returns False found a newer epoch, a moved cursor or no row: nothing was written. Errors: OutageError.
+    """
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def claim_shard(self, shard: int, shards: int, epoch: int) -> None:
+        """Own the shard's instances: after it returns, no commit of an older epoch succeeds."""
+        await self._db.execute("strategies.claim_shard", shard, shards, epoch)
+
+    async def due(self, shard: int, shards: int) -> list[Instance]:
+        """Return the shard's enabled instances with how far their bars are sealed."""
+        return [_instance(row) for row in await self._db.fetch("strategies.due", shard, shards)]
+
+    async def new_bars(self, instance: Instance, after_ns: int, through_ns: int, limit: int) -> tuple[Bars, Floats]:
+        """Return sealed whole bars with after < open time <= through, oldest first, and the seconds since each was
+        stored live (NaN for those that came by backfill)."""
+        rows = await self._db.fetch(
+            "strategies.new_bars", instance.symbol, instance.timeframe, instance.exchange, to_datetime(after_ns),
+            to_datetime(through_ns), limit,
+        )  # fmt: skip
+        times = np.array([row["time_us"] * 1000 for row in rows], dtype=np.int64)
+        prices = (
+            np.array([row[n] for row in rows], dtype=np.float64) for n in ("open", "high", "low", "close", "volume")
+        )
+        ages = np.array([np.nan if row["live_age_s"] is None else row["live_age_s"] for row in rows], dtype=np.float64)
+        return Bars(instance.symbol, instance.timeframe, times, *prices), ages
+
+    async def commit(
+        self, instance: Instance, *, epoch: int, cursor_ns: int, expected_ns: int | None, target: float, anchor_ns: int
+    ) -> bool:
+        """Move the cursor from `expected_ns` to `cursor_ns`; run it in the transaction that inserts the signals."""
+        row = await self._db.fetchrow(
+            "strategies.commit", instance.id, epoch, _time(expected_ns), to_datetime(cursor_ns), target,
+            to_datetime(anchor_ns),
+        )  # fmt: skip
+        return row is not None
+
+    async def anchor(self, instance_id: str, *, epoch: int, anchor_ns: int, cursor_ns: int) -> bool:
+        """Write where a new instance's evaluation starts and from when on it decides."""
+        row = await self._db.fetchrow(
+            "strategies.anchor", instance_id, epoch, to_datetime(anchor_ns), to_datetime(cursor_ns)
+        )
+        return row is not None
+
+    async def set_state(self, instance_id: str, *, epoch: int, state: str, error: str | None = None) -> bool:
+        """Write LOADING, or CRASHED with the reason."""
+        return await self._db.fetchrow("strategies.set_state", instance_id, epoch, state, error) is not None
+
+    async def epoch_of(self, instance_id: str) -> int | None:
+        """Return the epoch that owns an instance; None when it is gone."""
+        epoch: int | None = await self._db.fetchval("strategies.epoch", instance_id)
+        return epoch
+
+    async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None:
+        """Record an event (a new anchor) for good."""
+        await self._db.execute("strategies.note", worker, event, reason, epoch, dict(payload))
+
+    async def get(self, instance_id: str) -> Instance | None:
+        row = await self._db.fetchrow("strategies.get", instance_id)
+        return None if row is None else _instance(row)
+
+    async def list(self) -> list[Instance]:
+        """Return every instance, by id."""
+        return [_instance(row) for row in await self._db.fetch("strategies.list")]
+
+    async def add(self, new: NewInstance, *, by: str) -> bool:
+        """Add an instance and its first parameter version; False when the id is taken or the account unknown. Needs a
+        transaction to be all or nothing."""
+        row = await self._db.fetchrow(
+            "strategies.add", new.id, new.strategy, dict(new.params), new.exchange, new.symbol, new.timeframe, new.account,
+            new.venue, new.sizing, new.size, new.approval, new.valid_for_s, new.is_enabled,
+        )  # fmt: skip
+        if row is not None:
+            await self._db.execute("strategies.add_version", new.id, by)
+        return row is not None
+
+    async def set_params(self, instance_id: str, params: Mapping[str, Any], *, by: str) -> int | None:
+        """Give an instance new parameters and return their version; None when there is no such instance."""
+        version: int | None = await self._db.fetchval("strategies.set_params", instance_id, dict(params))
+        if version is not None:
+            await self._db.execute("strategies.add_version", instance_id, by)
+        return version
+
+    async def set_enabled(self, instance_id: str, is_enabled: bool) -> bool:
+        """Switch an instance on or off; False when there is no such instance."""
+        return await self._db.fetchrow("strategies.set_enabled", instance_id, is_enabled) is not None

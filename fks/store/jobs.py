@@ -108,7 +108,7 @@ class JobStore:
         row = await self._db.fetchrow("jobs.cancel", job_id)
         return None if row is None else _job(row)
 
-    async def requeue_lost(self, *, silent_s: float, attempts_max: int) -> list[uuid.UUID]:
+    async def requeue_lost(self, *, silent_s: float, attempts_max: int) -> Sequence[uuid.UUID]:
         """Queue jobs again whose runner was silent for `silent_s`; fail those out of attempts. Return all of them."""
         return [row["id"] for row in await self._db.fetch("jobs.requeue_lost", silent_s, attempts_max)]
 

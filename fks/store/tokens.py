@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
 from fks.config.paths import Paths
-from fks.model.errors import ConfigError, InputError
+from fks.config.secrets import check_private, write_private
+from fks.model.errors import InputError
 from fks.store.db import Querier
 
 #: Scopes, weakest first; each includes those before it.
@@ -22,7 +22,8 @@ SCOPES = ("read", "signal", "trade", "admin")
 #: Name of the token that the command line of this node shows the gateway.
 LOCAL = "cli"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_FORM = re.compile(r"fks_[A-Za-z0-9_-]{43}")
+#: 256 bits in base64url; those made by `fks security-setup` lack the prefix
+_FORM = re.compile(r"(fks_)?[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ def make_token() -> str:
 def hash_of(token: str) -> str:
     """Return what is stored of a token. Plain SHA-256 suffices: 256 random bits cannot be guessed or tabled."""
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _prefix(token: str) -> str:
+    return "fks_" + token.removeprefix("fks_")[:4]
 
 
 def check_name(name: str) -> str:
@@ -98,7 +103,7 @@ class TokenStore:
     async def create(self, name: str, scope: str) -> tuple[str, TokenRecord]:
         """Return a new token, which cannot be had again, and its record. Errors: InputError when the name is taken."""
         token = make_token()
-        row = await self._db.fetchrow("tokens.create", check_name(name), hash_of(token), check_scope(scope), token[:8])
+        row = await self._db.fetchrow("tokens.create", check_name(name), hash_of(token), check_scope(scope), _prefix(token))
         if row is None:
             raise InputError(
                 f"there is a token named {name!r} already", code="TOKEN_EXISTS", status=409,
@@ -128,40 +133,20 @@ class TokenStore:
 async def ensure_local_token(db: Querier, paths: Paths) -> None:
     """Make sure that this node's command line has an admin token: the 0600 file and its row agree afterwards.
 
-    Run at every start. The file's token is kept when it is well formed; it is written before the row, so a crash
-    between the two leaves a file that the next run puts into the table.
+    Run at every start, after `ensure_secrets`. The file's token is kept when it is well formed; the file is written
+    before the row, so a crash between the two leaves a file that the next run puts into the table.
     """
-    token = _read_token(paths)
-    if token is None:
+    token = read_local_token(paths)
+    if token is None or not _FORM.fullmatch(token):
         token = make_token()
-        _write_token(paths, token)
-    await db.execute("tokens.ensure", LOCAL, hash_of(token), "admin", token[:8])
+        write_private(paths.cli_token_file, token)
+    await db.execute("tokens.ensure", LOCAL, hash_of(token), "admin", _prefix(token))
 
 
 def read_local_token(paths: Paths) -> str | None:
     """Return the local command line's token, or None when there is none. Errors: ConfigError when others can read it."""
-    return _read_token(paths)
-
-
-def _read_token(paths: Paths) -> str | None:
     try:
-        status = paths.cli_token_file.stat()
-        text = paths.cli_token_file.read_text().strip()
+        check_private(paths.cli_token_file)
+        return paths.cli_token_file.read_text().strip() or None
     except FileNotFoundError:
         return None
-    if status.st_mode & 0o077:
-        raise ConfigError(
-            f"others can read the token file {paths.cli_token_file} (mode {status.st_mode & 0o777:o})",
-            remedy=f"chmod 600 {paths.cli_token_file}, and revoke the token if they may have",
-        )
-    return text if _FORM.fullmatch(text) else None
-
-
-def _write_token(paths: Paths, token: str) -> None:
-    draft = paths.cli_token_file.with_suffix(".new")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(token + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.chmod(0o600)
-    draft.replace(paths.cli_token_file)

@@ -1,0 +1,124 @@
+"""`create_app`: the routes, what surrounds every request, and the OpenAPI document with each route's scope."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, APIWebSocketRoute
+
+from fks import __version__
+from fks.api import problems
+from fks.api.auth import OPEN, require, scope_of
+from fks.api.exact import ExactJson
+from fks.api.gateway import Deps, Gateway, opened
+from fks.api.query import Reader
+from fks.api.routes import ROUTERS
+from fks.api.surround import Surround
+
+Opener = Callable[[Deps], AbstractAsyncContextManager[Gateway]]
+
+
+def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
+    """Return the gateway. `pages` are routers of static HTML (fks.web), which this room may not import.
+
+    The connections open when the app starts (ASGI lifespan), not here.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with opened(deps) as gateway:
+            app.state.gateway = gateway
+            app.state.tokens = gateway.tokens
+            yield
+
+    app = FastAPI(
+        title="FKS", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
+        default_response_class=ExactJson, redirect_slashes=True,
+        description="Market data in, strategies decide, orders out. Errors are RFC 9457 problem documents.",
+    )  # fmt: skip
+    for router in ROUTERS:
+        app.include_router(router)
+    for page in pages:
+        app.include_router(page, include_in_schema=False, dependencies=[require(OPEN)])
+    app.include_router(_schema_router(app))
+    problems.install(app)
+    http = deps.settings.http
+    if http.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(http.cors_origins), allow_credentials=False,
+            allow_methods=["GET", "POST", "DELETE"], max_age=600,
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+        )  # fmt: skip
+    app.add_middleware(Surround, clock=deps.clock, log=deps.log, is_tls=http.behind_proxy)
+    return app
+
+
+def _schema_router(app: FastAPI) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/openapi.json")
+    async def openapi(who: Reader) -> ExactJson:
+        """Return the OpenAPI document."""
+        return ExactJson(schema(app))
+
+    return router
+
+
+def schema(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document: FastAPI's, with the scope of each route and the problem form of its errors."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        components = found.setdefault("components", {})
+        components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        components.setdefault("schemas", {})["Problem"] = _PROBLEM
+        for name in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(name, None)
+        scopes = {(method, path): scope for method, path, scope, _ in table(app)}
+        for path, operations in found["paths"].items():
+            for method, operation in operations.items():
+                _finish(operation, scopes[method.upper(), path])
+        app.openapi_schema = found
+    return app.openapi_schema
+
+
+def _finish(operation: dict[str, Any], scope: str) -> None:
+    operation["x-fks-scope"] = scope
+    if scope != OPEN:
+        operation["security"] = [{"bearer": []}]
+    form = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    operation["responses"].pop("422", None)
+    operation["responses"]["default"] = {"description": "Any error", "content": form}
+
+
+def table(app: FastAPI) -> list[tuple[str, str, str, str]]:
+    """Return (method, path, scope, summary) of every route, in order; a route without a scope shows "" there."""
+    rows = []
+    for route in routes_of(app):
+        scope = scope_of(route)
+        summary = (route.endpoint.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
+        methods = sorted((route.methods or set()) - {"HEAD"}) if isinstance(route, APIRoute) else ["WS"]
+        rows += [(method, route.path, scope.scope if scope else "", summary) for method in methods]
+    return rows
+
+
+def routes_of(app: FastAPI) -> list[APIRoute | APIWebSocketRoute]:
+    """Return every route of the app that a client can reach."""
+    return [route for route in app.routes if isinstance(route, APIRoute | APIWebSocketRoute)]
+
+
+_TEXT = {"type": "string"}
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "code", "detail"],
+    "properties": {
+        "type": _TEXT, "title": _TEXT, "status": {"type": "integer"}, "code": _TEXT, "detail": _TEXT,
+        "remedy": _TEXT, "instance": _TEXT,
+        "errors": {"type": "array", "items": {"type": "object", "properties": {"where": _TEXT, "why": _TEXT}}},
+    },
+}  # fmt: skip

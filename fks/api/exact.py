@@ -1,0 +1,79 @@
+"""JSON without loss: numbers come in as the decimal that was written and money goes out as a string."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import orjson
+from fastapi.responses import Response
+
+from fks.model.errors import InputError
+
+#: The longest body that is read, bytes: the largest honest one (a sweep of parameters) is a few kB.
+BODY_MAX = 256 * 1024
+
+
+def parse(body: bytes) -> Any:
+    """Return the value of a JSON text, fractions as Decimal, digit for digit.
+
+    Errors: InputError 400 JSON_MALFORMED for anything but strict JSON: NaN, a repeated key, an endless integer.
+    """
+    try:
+        return json.loads(
+            body.decode("utf-8"),
+            parse_float=Decimal,
+            parse_constant=_no_constant,
+            object_pairs_hook=_no_repeats,
+        )
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if len(str(error)) < 200 else type(error).__name__
+        raise InputError(
+            f"the body is not JSON: {reason}", code="JSON_MALFORMED", status=400, remedy="send one JSON object, UTF-8"
+        ) from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is repeated, and readers differ about which one counts")
+    return found
+
+
+def dump(value: Any) -> bytes:
+    """Return JSON bytes: Decimal as a plain string, time as ISO 8601 with Z, floats as their shortest number."""
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+
+
+def number(value: Decimal) -> str:
+    """Return a Decimal as plain digits: no exponent, no trailing zeros, no negative zero."""
+    if not value:
+        return "0"
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return number(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple | set | frozenset):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+class ExactJson(Response):
+    """A JSON answer through `dump`."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return dump(content)

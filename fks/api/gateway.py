@@ -1,0 +1,160 @@
+"""What one replica holds while it serves: its connections, the tokens it remembers, its sockets, its own beat.
+
+Hard state: none. Soft state: everything here, made anew by a restart. A database or Redis that is away does not stop a
+replica from starting or serving: the routes that need it answer 503 until it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from fks.api.auth import Tokens
+from fks.api.exact import dump
+from fks.api.hub import Hub
+from fks.clock import Clock
+from fks.config.paths import Paths
+from fks.config.settings import Settings
+from fks.model.errors import OutageError
+from fks.model.instrument import Instrument, find_instrument
+from fks.model.timeframe import to_ns
+from fks.monitor.health import Health, RequestRate
+from fks.monitor.metrics import SNAPSHOT_PREFIX, PrometheusMeter
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.tokens import TokenStore
+
+if TYPE_CHECKING:
+    from fks.execution.door import Door
+    from fks.model.ports import Log
+
+BEAT_S = 1.0
+#: How long a request waits for a database that is away before it hears 503.
+PATIENCE_S = 2.0
+#: A replica's row is removed by its neighbours when it has not beaten for this long.
+GONE_S = 20.0
+_INSTRUMENTS_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What `create_app` is given. `name` is this replica's component name, `gateway:0`; `node` the node file's view."""
+
+    settings: Settings
+    paths: Paths
+    clock: Clock
+    log: Log
+    database_url: str
+    redis_url: str
+    name: str = "gateway:0"
+    node: Any = None
+    host: str = field(default_factory=socket.gethostname)
+
+
+class Gateway:
+    """One replica, opened by the app's lifespan and found by routes as `app.state.gateway`."""
+
+    def __init__(self, deps: Deps, db: Database, bus: Bus, meter: PrometheusMeter) -> None:
+        self.deps = deps
+        self.db = db
+        self.bus = bus
+        self.meter = meter
+        self.rate = RequestRate(deps.clock)
+        self.health = Health(deps.clock, self.rate)
+        self.tokens = Tokens(TokenStore(db), deps.clock, behind_proxy=deps.settings.http.behind_proxy)
+        self.hub = Hub(bus, deps.clock, deps.log)
+        self._door: Door | None = None
+        self._instruments: tuple[float, list[Instrument]] = (float("-inf"), [])
+
+    @property
+    def door(self) -> Door:
+        """Return the one door to orders."""
+        if self._door is None:
+            from fks.execution.door import Door
+
+            self._door = Door(self.db, self.bus, self.deps.clock, self.deps.settings)
+        return self._door
+
+    async def instruments(self) -> list[Instrument]:
+        """Return every instrument, at most a few seconds old."""
+        now = self.deps.clock.monotonic()
+        at, kept = self._instruments
+        if now - at > _INSTRUMENTS_S:
+            rows = await self.db.fetch("gateway.instruments")
+            kept = [Instrument(**{**dict(row), "updated_ns": to_ns(row["updated_ns"])}) for row in rows]
+            self._instruments = (now, kept)
+        return kept
+
+    async def instrument(self, text: str) -> Instrument:
+        """Return the instrument that any spelling means. Errors: InputError 404, or 400 with the candidates."""
+        return find_instrument(text, await self.instruments())
+
+    async def symbol(self, text: str | None) -> str | None:
+        """Return the venue's spelling of an optional filter."""
+        return None if text is None else (await self.instrument(text)).symbol
+
+    async def beat(self) -> None:
+        """Write this replica's row and its counters; forget neighbours that are gone. An outage is waited out."""
+        deps = self.deps
+        detail = {"sockets": len(self.hub), "requests_per_minute": self.rate.per_minute()}
+        with contextlib.suppress(OutageError):
+            await self.db.execute(
+                "monitor.beat", deps.name, "serve", "ready", os.getpid(), deps.host, 0, detail, retry=False
+            )
+            await self.db.execute("monitor.forget_silent", "serve", deps.name, "gateway:%", GONE_S, retry=False)
+        await self.bus.set(SNAPSHOT_PREFIX + deps.name, dump(self.meter.snapshot()), 3600.0)
+
+    async def keep_beating(self) -> None:
+        """Beat once a second until cancelled."""
+        while True:
+            await self.beat()
+            await self.deps.clock.sleep(BEAT_S)
+
+
+@asynccontextmanager
+async def opened(deps: Deps) -> AsyncIterator[Gateway]:
+    """Open a gateway, keep it beating and listening, and close it in order. Never fails because a server is away."""
+    kept = deps.settings.database
+    patient = kept.model_copy(
+        update={"retry_s": min(kept.retry_s, PATIENCE_S), "pool_min": 1, "pool_max": min(kept.pool_max, 4)}
+    )
+    db = await Database.lazy(deps.database_url, patient, application=deps.name)
+    bus = await Bus.connect(deps.redis_url, timeout_s=deps.settings.redis.timeout_s)
+    # counters go on where the replica of this name stopped, so that /metrics never falls when one is replaced
+    before = await bus.get(SNAPSHOT_PREFIX + deps.name)
+    gateway = Gateway(deps, db, bus, PrometheusMeter(deps.name, _snapshot(before)))
+    tasks = [asyncio.create_task(gateway.keep_beating()), asyncio.create_task(gateway.hub.listen())]
+    for task in tasks:
+        task.add_done_callback(lambda done: _report(done, deps))
+    try:
+        yield gateway
+    finally:
+        await gateway.hub.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await bus.close()
+        await db.close()
+
+
+def _snapshot(kept: bytes | None) -> dict[str, float]:
+    if kept is None:
+        return {}
+    try:
+        found = orjson.loads(kept)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _report(task: asyncio.Task[None], deps: Deps) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        deps.log.error("gateway.task_died", error=f"{type(error).__name__}: {error}")

@@ -1,0 +1,131 @@
+"""Every error leaves as one RFC 9457 document: what happened, the stable code, and what to do about it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from fks.api.exact import dump
+from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(FksError):
+    """An error that knows its whole answer: status, code, headers, and members of its own."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        remedy: str = "",
+        headers: dict[str, str] | None = None,
+        **members: object,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+        self.code = code
+        self.headers = headers or {}
+        self.members = members
+
+
+def document(status: int, code: str, detail: str, *, remedy: str = "", **members: object) -> dict[str, Any]:
+    """Return the members of a problem. `type` is a URN of the code: docs/api.md lists them."""
+    found: dict[str, Any] = {
+        "type": f"urn:fks:problem:{code.lower().replace('_', '-')}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
+    if remedy:
+        found["remedy"] = remedy
+    return found | members
+
+
+def answer(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    """Return a problem as a response."""
+    return Response(dump(problem), status_code=problem["status"], media_type=MEDIA_TYPE, headers=headers)
+
+
+def of_error(error: Exception, path: str) -> Response:
+    """Return the answer to an error; one that is nobody's on purpose becomes a bare 500."""
+    if isinstance(error, Problem):
+        body = document(error.status, error.code, error.message, remedy=error.remedy, instance=path, **error.members)
+        return answer(body, error.headers)
+    if isinstance(error, InputError):
+        return answer(document(error.status, error.code, error.message, remedy=error.remedy, instance=path))
+    if isinstance(error, OutageError | StaleEpochError):
+        remedy = error.remedy or "try again in a moment, with the same Idempotency-Key"
+        body = document(503, "UNAVAILABLE", error.message, remedy=remedy, instance=path)
+        return answer(body, {"Retry-After": "1"})
+    if isinstance(error, FksError):
+        return answer(document(500, "FAILED", error.message, remedy=error.remedy, instance=path))
+    return answer(
+        document(500, "INTERNAL", "the gateway failed", remedy="see the gateway's log by request_id", instance=path)
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem document."""
+
+    async def on_fks(request: Request, error: Exception) -> Response:
+        return of_error(error, request.url.path)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code, remedy = _HTTP.get(error.status_code, ("HTTP_" + str(error.status_code), ""))
+        detail = f"{request.method} {request.url.path}: {error.detail}".lower() if not remedy else (
+            f"there is no {request.method} {request.url.path}"
+        )  # fmt: skip
+        headers = dict(error.headers) if error.headers else None
+        return answer(document(error.status_code, code, detail, remedy=remedy, instance=request.url.path), headers)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer(invalid(error.errors(), request.url.path))
+
+    app.add_exception_handler(FksError, on_fks)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+
+
+_HTTP = {
+    404: ("NOT_FOUND", "see /docs for what there is"),
+    405: ("METHOD_NOT_ALLOWED", "see the Allow header and /docs"),
+}
+
+
+def invalid(errors: Any, path: str) -> dict[str, Any]:
+    """Return the 422 of input that does not fit: the first complaint in words, all of them by place."""
+    listed = [
+        {"where": _place(error["loc"]), "why": error["msg"].removeprefix("Value error, ").lower()} for error in errors
+    ]
+    first = listed[0] if listed else {"where": "input", "why": "does not fit"}
+    return document(
+        422,
+        "INVALID",
+        f"{first['where']}: {first['why']}",
+        remedy="see /docs for the form",
+        instance=path,
+        errors=listed,
+    )
+
+
+def of_model(error: ValidationError, path: str) -> Problem:
+    """Return a pydantic complaint about a body as a Problem."""
+    body = invalid([{**e, "loc": ("body", *e["loc"])} for e in error.errors(include_url=False)], path)
+    return Problem(422, "INVALID", body["detail"], remedy=body["remedy"], errors=body["errors"])
+
+
+def _place(loc: tuple[str | int, ...]) -> str:
+    parts = [str(part) for part in loc if part not in ("body", "query", "path")]
+    return ".".join(parts) or str(loc[0] if loc else "input")

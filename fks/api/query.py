@@ -1,0 +1,116 @@
+"""What routes share: typed access to the gateway, checked query values, exact bodies, and pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Query
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from starlette.requests import HTTPConnection, Request
+
+from fks.api.auth import require
+from fks.api.exact import BODY_MAX, parse
+from fks.api.gateway import Gateway
+from fks.api.problems import Problem, of_model
+from fks.model.errors import InputError
+from fks.store.tokens import Principal
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def gateway_of(connection: HTTPConnection) -> Gateway:
+    """Return the replica that serves this connection."""
+    gateway: Gateway = connection.app.state.gateway
+    return gateway
+
+
+Gate = Annotated[Gateway, Depends(gateway_of)]
+Reader = Annotated[Principal, require("read")]
+Signaller = Annotated[Principal, require("signal")]
+Trader = Annotated[Principal, require("trade")]
+Admin = Annotated[Principal, require("admin")]
+Anyone = Annotated[None, require("open")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="most rows to return")]
+Before = Annotated[int | None, Query(description="the `next` of the page before", ge=0)]
+Symbol = Annotated[str | None, Query(description="BTCUSDT, BTC/USDT or BTC-USDT", max_length=64)]
+Name = Annotated[str | None, Query(max_length=128)]
+
+
+class Body(BaseModel):
+    """A request body: a key it does not know is refused, so that a typo is never a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _exact(value: object) -> object:
+    """Return a Decimal from a string or a JSON number; within 40 digits, so that nothing can blow up later."""
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        raise ValueError("must be a decimal string or a JSON number")
+    try:
+        found = Decimal(value)
+    except ArithmeticError:
+        raise ValueError("is no decimal number") from None
+    if not found.is_finite():
+        raise ValueError("must be finite")
+    if len(found.as_tuple().digits) > 40 or abs(found.adjusted()) > 25:
+        raise ValueError("has too many digits")
+    return found
+
+
+Exact = Annotated[Decimal, BeforeValidator(_exact)]
+
+
+def body_of(model: type[M]) -> Callable[[Request], Any]:
+    """Return the dependency that reads a body as `model`, numbers exact. Errors: Problem 400, 413 or 422."""
+
+    async def read(request: Request) -> M:
+        found = parse(await read_body(request))
+        try:
+            return model.model_validate(found)
+        except ValidationError as error:
+            raise of_model(error, request.url.path) from None
+
+    return read
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body. Errors: Problem 413 past the limit, without reading on."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > BODY_MAX:
+            raise Problem(413, "BODY_TOO_LARGE", f"the body is longer than {BODY_MAX} bytes", remedy="send less")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def takes(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the OpenAPI words for a body that `body_of` reads."""
+    schema = model.model_json_schema(mode="validation")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def moment(text: str | None, name: str) -> datetime | None:
+    """Return a query's ISO 8601 time; one without a zone is UTC. Errors: InputError naming the parameter."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text.replace(" ", "+") if text.count(" ") == 1 and "T" in text else text)
+    except ValueError:
+        raise InputError(
+            f"{name}={text!r} is no time", code="TIME_INVALID", status=422, remedy="use ISO 8601: 2026-05-01T00:00:00Z"
+        ) from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def page(rows: Iterable[Any], limit: int | None = None, key: str = "seq") -> dict[str, Any]:
+    """Return rows as `{"items", "next"}`; `next` goes into `before` for the following page, null on the last."""
+    items = [dict(row) for row in rows]
+    return {"items": items, "next": items[-1][key] if limit and len(items) == limit else None}
+
+
+Time = AwareDatetime

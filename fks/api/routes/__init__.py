@@ -1,0 +1,29 @@
+"""The routes, a module per noun; `ROUTERS` is the order in which docs/api.md and /docs show them."""
+
+from fks.api.routes import (
+    accounts,
+    health,
+    market,
+    monitor,
+    orders,
+    positions,
+    signals,
+    status,
+    strategies,
+    stream,
+    tokens,
+)
+
+ROUTERS = (
+    health.router,
+    status.router,
+    market.router,
+    strategies.router,
+    signals.router,
+    orders.router,
+    positions.router,
+    accounts.router,
+    tokens.router,
+    stream.router,
+    monitor.router,
+)

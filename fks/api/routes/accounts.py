@@ -1,0 +1,47 @@
+"""Accounts: where orders go and what is there."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.problems import Problem
+from fks.api.query import Admin, Body, Exact, Gate, Reader, body_of, page, takes
+
+router = APIRouter(tags=["accounts"])
+
+
+class AccountBody(Body):
+    """A new account. `venue` says where its orders go; a paper account never leaves the house."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]+$")
+    account_type: Literal["personal", "prop"] = "personal"
+    venue: Literal["paper", "ccxt"] = "paper"
+    broker: str = Field("", max_length=64)
+    currency: str = Field("USDT", pattern="^[A-Z0-9]{2,12}$")
+    initial_balance: Annotated[Exact, Field(ge=0)] = Decimal(0)
+    mode: Literal["paper", "live"] = "paper"
+
+
+@router.get("/accounts")
+async def accounts(gate: Gate, who: Reader) -> ExactJson:
+    """List accounts with the balances their venues report."""
+    return ExactJson(page(await gate.db.fetch("gateway.accounts")))
+
+
+@router.post("/accounts", status_code=201, openapi_extra=takes(AccountBody))
+async def create(gate: Gate, who: Admin, body: Annotated[AccountBody, Depends(body_of(AccountBody))]) -> ExactJson:
+    """Make an account."""
+    row = await gate.db.fetchrow(
+        "gateway.create_account", body.name, body.account_type, body.venue, body.broker, body.currency,
+        body.initial_balance, body.mode,
+    )  # fmt: skip
+    if row is None:
+        raise Problem(
+            409, "ACCOUNT_EXISTS", f"there is an account named {body.name!r} already", remedy="choose another name"
+        )
+    return ExactJson(dict(row), status_code=201)

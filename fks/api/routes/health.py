@@ -1,0 +1,67 @@
+"""Health, readiness and metrics: what a load balancer, a monitor and Prometheus ask."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from fks.api.auth import asks_inside, authenticate, require
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.query import Gate
+from fks.monitor.health import DOWN
+from fks.monitor.metrics import SNAPSHOT_PREFIX, TEXT_KEY, merge
+
+router = APIRouter(tags=["health"], dependencies=[require("open")])
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@router.get("/health")
+@router.get("/api/health", include_in_schema=False)
+async def health(gate: Gate) -> ExactJson:
+    """Say how the system is: 200 when healthy or degraded, 503 when down (the database does not answer)."""
+    report = await gate.health.report(gate.db, gate.bus)
+    return ExactJson(report, status_code=503 if report["status"] == DOWN else 200)
+
+
+@router.get("/ready")
+async def ready(gate: Gate) -> ExactJson:
+    """Say whether this gateway can serve what needs the journal: 200 ready, 503 not_ready."""
+    dependencies = await gate.health.dependencies(gate.db, gate.bus)
+    is_ready = dependencies["database"] != DOWN
+    body = {"status": "ready" if is_ready else "not_ready", "dependencies": dependencies}
+    return ExactJson(body, status_code=200 if is_ready else 503)
+
+
+@router.get("/metrics", dependencies=[asks_inside("read")])
+async def metrics(request: Request, gate: Gate) -> Response:
+    """Return every component's metrics as Prometheus text. Open on loopback; from elsewhere it needs scope read."""
+    if not is_local(request):
+        await authenticate(request, "read")
+    return Response(await _merged(gate), media_type=_TEXT)
+
+
+def is_local(request: Request) -> bool:
+    """Return whether the caller is this host itself, and not somebody behind a proxy on it."""
+    if any(name in request.headers for name in ("x-forwarded-for", "forwarded", "x-real-ip", "via")):
+        return False
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _merged(gate: Gateway) -> bytes:
+    """Return the actors' text as the monitor merged it, and after it that of every gateway replica."""
+    text = await gate.bus.get(TEXT_KEY) or b""
+    own = gate.deps.name
+    names = [f"gateway:{n}" for n in range(gate.deps.settings.http.replicas)]
+    found: dict[str, Any] = {own: gate.meter.snapshot()}
+    for name in names:
+        if name != own and (kept := await gate.bus.get(SNAPSHOT_PREFIX + name)):
+            found[name] = orjson.loads(kept)
+    return text + merge(found).encode()

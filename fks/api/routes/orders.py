@@ -1,0 +1,162 @@
+"""Orders: the door in, and what became of them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Header, Query
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.problems import MEDIA_TYPE, Problem, document
+from fks.api.query import Body, Exact, Gate, Limit, Name, Reader, Symbol, Time, Trader, body_of, page, takes
+from fks.model import ids
+from fks.model.errors import InputError
+from fks.model.order import Role, State
+from fks.model.signal import SignalState
+from fks.model.timeframe import to_ns
+
+router = APIRouter(tags=["orders"])
+Positive = Annotated[Exact, Field(gt=0)]
+Key = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", max_length=200, description="1 to 200 printable characters that name this wish"),
+]
+
+
+class OrderBody(Body):
+    """An order a person wants. Numbers are decimal strings or JSON numbers and are kept exactly as written."""
+
+    symbol: str = Field(min_length=1, max_length=64)
+    side: Literal["buy", "sell"]
+    type: Literal["market", "limit", "stop", "stop_limit"] = "market"
+    quantity: Positive
+    account: str | int | None = None
+    venue: str | None = Field(None, max_length=64)
+    price: Positive | None = None
+    stop_price: Positive | None = None
+    take_profit: Positive | None = None
+    stop_loss: Positive | None = None
+    time_in_force: Literal["gtc", "ioc", "fok"] = "gtc"
+    valid_until: Time | None = None
+
+
+@router.post("/orders", status_code=202, openapi_extra=takes(OrderBody))
+async def place(
+    gate: Gate, who: Trader, body: Annotated[OrderBody, Depends(body_of(OrderBody))], key: Key = None
+) -> ExactJson:
+    """Commit an order and wait up to a second for it: 202 with its state, 422 with the code when denied.
+
+    When it is not known in that time the answer is 202 with `state: null` and a Location to look at. The same key again
+    gives the same answer; another body under it 409.
+    """
+    from fks.execution.door import OrderRequest
+
+    if key is None or not key.strip() or not key.isprintable():
+        raise Problem(
+            400, "IDEMPOTENCY_KEY_MISSING", "an order needs an Idempotency-Key header",
+            remedy="send one that is unique to this order, a UUID say; on a retry send the same one",
+        )  # fmt: skip
+    request = OrderRequest(
+        symbol=body.symbol, side=body.side, type=body.type, quantity=body.quantity, account=body.account,
+        venue=body.venue, price=body.price, stop_price=body.stop_price, take_profit=body.take_profit,
+        stop_loss=body.stop_loss, time_in_force=body.time_in_force,
+        valid_until_ns=None if body.valid_until is None else to_ns(body.valid_until),
+    )  # fmt: skip
+    return _answer(await gate.door.submit(request, who.name, key))
+
+
+@router.get("/orders")
+async def orders(
+    gate: Gate,
+    who: Reader,
+    state: Annotated[State | None, Query()] = None,
+    symbol: Symbol = None,
+    instance: Name = None,
+    open_: Annotated[bool, Query(alias="open", description="only those that may still fill")] = False,
+    before: Annotated[str | None, Query(description="the `next` of the page before", max_length=64)] = None,
+    limit: Limit = 100,
+) -> ExactJson:
+    """List orders, newest first, protections included."""
+    wanted = None if state is None else state.value
+    rows = await gate.db.fetch("gateway.orders", wanted, await gate.symbol(symbol), instance, open_, before, limit)
+    return ExactJson(page(rows, limit, "client_order_id"))
+
+
+@router.get("/orders/{id}")
+async def order(gate: Gate, who: Reader, id: str) -> ExactJson:
+    """Return one order, by client_order_id or by the id that POST /orders answered."""
+    found = await _find(gate, id)
+    if found is None:
+        found = await _waiting(gate, id)
+    return ExactJson(found)
+
+
+@router.delete("/orders/{id}", status_code=202)
+async def cancel(gate: Gate, who: Trader, id: str) -> ExactJson:
+    """Ask for an order to be cancelled. Asking twice changes nothing; whether it ended is what its state says later."""
+    found = await _find(gate, id)
+    if found is None:
+        await _waiting(gate, id)
+        raise Problem(409, "ORDER_NOT_YET", f"{id} has not become an order yet", remedy="ask again in a moment")
+    return _answer(await gate.door.cancel(found["client_order_id"], who.name))
+
+
+@router.get("/orders/{id}/events")
+async def events(gate: Gate, who: Reader, id: str) -> ExactJson:
+    """Return every step of one order, in order."""
+    found = await _find(gate, id)
+    if found is None:
+        raise _unknown(id)
+    return ExactJson(page(await gate.db.fetch("gateway.order_events", found["client_order_id"])))
+
+
+def _answer(answer: Any) -> ExactJson:
+    """Return what the door said; its no as a problem document with the members it gave."""
+    body = dict(answer.body)
+    headers = {}
+    if body.get("client_order_id"):
+        headers["Location"] = f"/orders/{body['client_order_id']}"
+    if answer.status < 400:
+        return ExactJson(body, status_code=answer.status, headers=headers)
+    code, detail = body.get("code") or "REFUSED", body.get("detail") or body.get("message") or "the order was refused"
+    problem = document(answer.status, str(code), str(detail), **{k: v for k, v in body.items() if k not in _OWN})
+    return ExactJson(problem, status_code=answer.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+_OWN = frozenset({"type", "title", "status", "code", "detail", "message"})
+
+
+async def _find(gate: Gateway, id: str) -> dict[str, Any] | None:
+    row = await gate.db.fetchrow("gateway.order", id.lower(), _uuid(id))
+    return None if row is None else dict(row)
+
+
+async def _waiting(gate: Gateway, id: str) -> dict[str, Any]:
+    """Return the signal that has no order (yet) in an order's shape. Errors: Problem 404."""
+    signal_id = _uuid(id)
+    row = None if signal_id is None else await gate.db.fetchrow("gateway.signal", signal_id)
+    if row is None:
+        raise _unknown(id)
+    assert signal_id is not None
+    is_denied = row["state"] == SignalState.DENIED
+    return {
+        "id": signal_id,
+        "client_order_id": row["client_order_id"] or ids.client_order_id(ids.intent_id(signal_id), Role.ORDER),
+        "state": State.DENIED.value if is_denied else None,
+        "signal_state": row["state"], "code": row["code"], "detail": row["detail"],
+        "symbol": row["symbol"], "side": row["side"], "type": row["type"], "quantity": row["size"],
+    }  # fmt: skip
+
+
+def _uuid(text: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
+
+
+def _unknown(id: str) -> InputError:
+    return InputError(f"there is no order {id}", code="ORDER_UNKNOWN", status=404, remedy="see GET /orders")

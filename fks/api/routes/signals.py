@@ -1,0 +1,81 @@
+"""Signals: what strategies and people want, and a person's yes or no."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.problems import Problem
+from fks.api.query import Before, Gate, Limit, Name, Reader, Signaller, Symbol, page
+from fks.model.signal import SignalState
+from fks.store.bus import SIGNALS
+from fks.store.signals import SignalStore
+
+router = APIRouter(tags=["signals"])
+
+
+@router.get("/signals")
+async def signals(
+    gate: Gate,
+    who: Reader,
+    state: Annotated[SignalState | None, Query()] = None,
+    symbol: Symbol = None,
+    instance: Name = None,
+    before: Before = None,
+    limit: Limit = 100,
+) -> ExactJson:
+    """List signals, newest first."""
+    wanted = None if state is None else state.value
+    rows = await gate.db.fetch("gateway.signals", wanted, await gate.symbol(symbol), instance, before, limit)
+    return ExactJson(page(rows, limit))
+
+
+@router.get("/signals/{id}")
+async def signal(gate: Gate, who: Reader, id: uuid.UUID) -> ExactJson:
+    """Return one signal and what became of it."""
+    return ExactJson(await _find(gate, id))
+
+
+@router.post("/signals/{id}/approve")
+async def approve(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
+    """Approve a pending signal in the token's name: the order manager takes it from here."""
+    return await _decide(gate, id, approve=True, by=who.name)
+
+
+@router.post("/signals/{id}/reject")
+async def reject(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
+    """Decline a pending signal in the token's name."""
+    return await _decide(gate, id, approve=False, by=who.name)
+
+
+async def _decide(gate: Gateway, id: uuid.UUID, *, approve: bool, by: str) -> ExactJson:
+    record = await SignalStore(gate.db).decide(id, approve=approve, by=by, now_ns=gate.deps.clock.now_ns())
+    found = await _find(gate, id)
+    wanted = SignalState.READY if approve else SignalState.DECLINED
+    if record is None and not (found["decided_by"] == by and _came_to(found["state"], wanted)):
+        raise Problem(
+            409, "SIGNAL_NOT_PENDING", f"signal {id} is {found['state']}, not pending",
+            remedy="see GET /signals?state=pending",
+        )  # fmt: skip
+    if record is not None:
+        names = ("instance", "symbol", "kind", "side", "state", "code")
+        await gate.bus.publish(SIGNALS, {"type": "signal", "id": str(id), **{name: found[name] for name in names}})
+    return ExactJson(found)
+
+
+def _came_to(state: str, wanted: SignalState) -> bool:
+    """Return whether a repeat of the same decision by the same person finds what it led to: then it is a yes again."""
+    if wanted is SignalState.DECLINED:
+        return state == SignalState.DECLINED
+    return state in (SignalState.READY, SignalState.ORDERED, SignalState.DENIED, SignalState.NOTHING)
+
+
+async def _find(gate: Gateway, id: uuid.UUID) -> dict[str, Any]:
+    row = await gate.db.fetchrow("gateway.signal", id)
+    if row is None:
+        raise Problem(404, "SIGNAL_UNKNOWN", f"there is no signal {id}", remedy="see GET /signals")
+    return dict(row)

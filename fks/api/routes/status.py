@@ -1,0 +1,38 @@
+"""The state of the whole system, and of the kill switch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from fks.api.exact import ExactJson
+from fks.api.query import Gate, Reader
+from fks.monitor.status import assemble, kill_view
+
+router = APIRouter(tags=["status"])
+
+
+@router.get("/api/status")
+async def status(gate: Gate, who: Reader) -> ExactJson:
+    """Return components, feeds, venues, the kill switch and the local exchange, as `fks status --json` shows them."""
+    found = await assemble(gate.db, gate.deps.node)
+    if found["sim"] and not who.may("admin"):
+        found["sim"] = {key: value for key, value in found["sim"].items() if key not in ("api_key", "api_secret")}
+    return ExactJson({**found, "alerts": [dict(row) for row in await gate.db.fetch("monitor.alerts", 20)]})
+
+
+@router.get("/kill")
+async def kill(gate: Gate, who: Reader) -> ExactJson:
+    """Return the kill switch: the journal's rows and the guardian's own file. It is engaged by `fks kill`, not here."""
+    rows = [dict(row) for row in await gate.db.fetch("monitor.kills")]
+    return ExactJson({**kill_view(rows), "kills": rows, "guardian": _guardian_says(gate.deps.paths.kill_file)})
+
+
+def _guardian_says(path: Any) -> dict[str, Any] | None:
+    from dataclasses import asdict
+
+    from fks.execution.guardian import read_kill
+
+    record = read_kill(path)
+    return None if record is None else asdict(record)

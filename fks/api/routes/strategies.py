@@ -1,0 +1,37 @@
+"""What strategies there are, and which run."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+
+from fks.api.exact import ExactJson
+from fks.api.query import Gate, Reader
+
+router = APIRouter(tags=["strategies"])
+
+
+@router.get("/strategies")
+async def strategies(gate: Gate, who: Reader) -> ExactJson:
+    """Return the catalogue (name, parameters, where it comes from) and every running instance."""
+    # loading the catalogue imports the strategies' libraries: in a thread, and only when somebody asks
+    catalogue = await asyncio.to_thread(_catalogue, gate.deps.paths.strategies)
+    instances = [dict(row) for row in await gate.db.fetch("gateway.instances")]
+    return ExactJson({"catalogue": catalogue, "instances": instances})
+
+
+def _catalogue(folder: Any) -> list[dict[str, Any]]:
+    from fks.strategies.registry import load_catalogue
+
+    return [
+        {
+            "name": entry.name,
+            "origin": entry.origin,
+            "summary": entry.summary,
+            "error": entry.error or None,
+            "params": None if entry.kind is None else entry.kind.model_json_schema().get("properties", {}),
+        }
+        for entry in load_catalogue(folder).entries.values()
+    ]

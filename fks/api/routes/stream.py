@@ -1,0 +1,146 @@
+"""WS /ws: bars, signals, orders and fills as they happen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocketState
+
+from fks.api.auth import asks_inside, authenticate, check_scope, is_own_origin, make_ticket, unauthorized, use_ticket
+from fks.api.exact import ExactJson, dump, parse
+from fks.api.gateway import Gateway
+from fks.api.hub import CHANNELS, DEFAULT, HEARTBEAT_S, Client
+from fks.api.problems import Problem, of_error
+from fks.api.query import Gate, Reader
+from fks.model.errors import FksError, InputError
+from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
+
+router = APIRouter(tags=["stream"])
+GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013
+SEND_S = 10.0
+MESSAGE_MAX = 4096
+
+
+@router.post("/ws/ticket", status_code=201)
+async def ticket(gate: Gate, who: Reader) -> ExactJson:
+    """Return a ticket that opens one socket within 30 s, for browsers, which cannot send the header."""
+    return ExactJson({"ticket": await make_ticket(gate.bus, who), "expires_in_s": 30}, status_code=201)
+
+
+@router.websocket("/ws", dependencies=[asks_inside("read")])
+async def stream(
+    socket: WebSocket,
+    channels: Annotated[str | None, Query(description="comma list; default bars,signals,orders,fills")] = None,
+    symbol: Annotated[str | None, Query(description="comma list of symbols in any spelling")] = None,
+    timeframe: Annotated[str | None, Query(description="comma list; bars of these only")] = None,
+    ticket: Annotated[str | None, Query(description="from POST /ws/ticket, instead of the header")] = None,
+) -> None:
+    """Send messages until either side ends. Refused before the handshake: 401, 403 (scope or Origin), 400, 503."""
+    gate: Gateway = socket.app.state.gateway
+    try:
+        await _admit(socket, gate, ticket)
+        client = await _client(gate, channels, symbol, timeframe)
+        if not gate.hub.join(client):
+            raise Problem(
+                503, "SOCKETS_FULL", "this gateway serves as many sockets as it may", headers={"Retry-After": "5"}
+            )
+    except FksError as error:
+        await socket.send_denial_response(of_error(error, "/ws"))
+        return
+    try:
+        await socket.accept()
+        hello = {"type": "hello", "channels": sorted(client.wanted), "symbols": sorted(client.symbols)}
+        await _send(socket, {**hello, "time": iso(gate.deps.clock.now_ns()), "gateway": gate.deps.name})
+        await _serve(socket, gate, client)
+    except (WebSocketDisconnect, TimeoutError, RuntimeError):
+        pass  # the client is gone or does not read: nothing to tell it
+    finally:
+        gate.hub.leave(client)
+
+
+async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> None:
+    """Let in who may read. Errors: Problem 401, 403."""
+    if not is_own_origin(socket, gate.deps.settings.http.cors_origins):
+        raise Problem(
+            403, "ORIGIN_FORBIDDEN", "this page's origin may not open sockets here", remedy="set http.cors_origins"
+        )
+    if ticket is None:
+        await authenticate(socket, "read")
+        return
+    principal = await use_ticket(gate.bus, ticket)
+    if principal is None:
+        raise unauthorized("the ticket is unknown, used or older than 30 s")
+    check_scope(principal, "read")
+
+
+async def _client(gate: Gateway, channels: str | None, symbol: str | None, timeframe: str | None) -> Client:
+    wanted = frozenset(_listed(channels)) or frozenset(DEFAULT)
+    if unknown := sorted(wanted - CHANNELS.keys()):
+        raise InputError(
+            f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(CHANNELS)}"
+        )  # fmt: skip
+    symbols = frozenset([(await gate.instrument(text)).symbol for text in _listed(symbol)])
+    return Client(wanted, symbols, frozenset(check_timeframe(text) for text in _listed(timeframe)))
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()][: len(TIMEFRAMES) * 8]
+
+
+async def _serve(socket: WebSocket, gate: Gateway, client: Client) -> None:
+    """Send and listen until one of both ends; then end the other."""
+    sending = asyncio.create_task(_send_all(socket, gate, client))
+    hearing = asyncio.create_task(_hear(socket, gate))
+    try:
+        done, _ = await asyncio.wait({sending, hearing}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (sending, hearing):
+            task.cancel()
+        await asyncio.gather(sending, hearing, return_exceptions=True)
+
+
+async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
+    while True:
+        messages = await client.take(HEARTBEAT_S)
+        if client.is_overrun:
+            await _close(socket, TRY_LATER, "too slow: read again over REST and reconnect")
+            return
+        for message in messages:
+            await _send(socket, message)
+        if client.is_closing:
+            await _close(socket, GOING_AWAY, "the gateway restarts: reconnect")
+            return
+        if not messages:
+            await _send(socket, {"type": "heartbeat", "time": iso(gate.deps.clock.now_ns())})
+
+
+async def _hear(socket: WebSocket, gate: Gateway) -> None:
+    """Answer pings; anything else a client says is a mistake and is told so."""
+    while True:
+        text = await socket.receive_text()
+        if len(text) > MESSAGE_MAX:
+            await _close(socket, POLICY, "message too long")
+            return
+        with contextlib.suppress(InputError):
+            message = parse(text.encode())
+            if isinstance(message, dict) and message.get("type") == "ping":
+                await _send(socket, {"type": "pong", "time": iso(gate.deps.clock.now_ns())})
+                continue
+        await _send(socket, {"type": "error", "detail": 'only {"type": "ping"} is understood here'})
+
+
+async def _send(socket: WebSocket, message: Mapping[str, Any]) -> None:
+    async with asyncio.timeout(SEND_S):  # a peer that stopped reading must not hold its slot for ever
+        await socket.send_text(dump(message).decode())
+
+
+async def _close(socket: WebSocket, code: int, reason: str) -> None:
+    if socket.application_state is WebSocketState.CONNECTED:
+        async with asyncio.timeout(SEND_S):
+            await socket.close(code, reason)

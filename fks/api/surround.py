@@ -1,0 +1,87 @@
+"""What surrounds every request: an id, security headers, a count, a duration, and a last catch that leaks nothing."""
+
+from __future__ import annotations
+
+import secrets
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fks.api.problems import of_error
+from fks.clock import Clock
+from fks.model.errors import FksError
+
+if TYPE_CHECKING:
+    from fks.model.ports import Log
+
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"x-xss-protection", b"0"),  # the old filters this switches off were themselves a hole
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
+)
+_CSP = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_NO_STORE = (b"cache-control", b"no-store")
+_HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+
+
+class Surround:
+    """Pure ASGI, because Starlette's helper class would buffer and re-raise."""
+
+    def __init__(self, app: ASGIApp, clock: Clock, log: Log, is_tls: bool) -> None:
+        self._app = app
+        self._clock = clock
+        self._log = log
+        # RFC 6797: HSTS means nothing over plain HTTP, so it is sent only where a proxy terminates TLS
+        self._fixed = (*_HEADERS, _HSTS) if is_tls else _HEADERS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; websockets and lifespan pass through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = self._clock.monotonic()
+        request_id = secrets.token_hex(8)
+        seen: dict[str, Any] = {"status": 0}
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seen["status"] = message["status"]
+                message = {**message, "headers": self._headers(list(message["headers"]), request_id)}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:  # the edge: whatever it was, the caller gets a document and the log the trace
+            self._log_failure(error, request_id, scope)
+            if seen["status"]:
+                raise  # half an answer is out: break the connection, so that nobody takes it for whole
+            await of_error(error, scope["path"])(scope, receive, send_with_headers)
+        finally:
+            self._count(scope, seen["status"], self._clock.monotonic() - started)
+
+    def _headers(self, headers: list[tuple[bytes, bytes]], request_id: str) -> list[tuple[bytes, bytes]]:
+        names = {name.lower() for name, _ in headers}
+        extra = [(name, value) for name, value in (*self._fixed, _CSP, _NO_STORE) if name not in names]
+        return [*headers, *extra, (b"x-request-id", request_id.encode())]
+
+    def _log_failure(self, error: Exception, request_id: str, scope: Scope) -> None:
+        trace = "" if isinstance(error, FksError) else "".join(traceback.format_exception(error))[-4000:]
+        self._log.error(
+            "gateway.failed", request_id=request_id, path=scope["path"], error=f"{type(error).__name__}: {error}", trace=trace
+        )  # fmt: skip
+
+    @staticmethod
+    def _count(scope: Scope, status: int, seconds: float) -> None:
+        gateway = getattr(scope["app"].state, "gateway", None) if "app" in scope else None
+        if gateway is None:
+            return
+        # the route's template, never the path: a client must not be able to make new series
+        route = getattr(scope.get("route"), "path", "unmatched")
+        gateway.rate.note()
+        gateway.meter.count("fks_http_requests_total", route=route, status=str(status))
+        gateway.meter.observe("fks_http_request_seconds", seconds, route=route)

@@ -1,0 +1,149 @@
+"""The command line's way to the gateway: HTTP with this node's own 0600 token, and errors as exit codes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.cli.base import Denied, NotRunning, paths_of
+from fks.model.errors import FksError, InputError
+
+if TYPE_CHECKING:
+    from fks.config.paths import Paths
+
+TIMEOUT_S = 15.0
+
+
+class Gateway:
+    """A client of the running gateway. One request at a time; use it as a context manager.
+
+    Errors of every call: NotRunning when nothing answers, Denied for a denial code or a missing right, InputError for
+    what the gateway calls wrong input, FksError for anything else, each with the gateway's own words.
+    """
+
+    def __init__(self, base_url: str, token: str) -> None:
+        import httpx
+
+        self.base_url = base_url
+        self._http = httpx.Client(
+            base_url=base_url, timeout=TIMEOUT_S, trust_env=False, headers={"Authorization": f"Bearer {token}"}
+        )
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: object) -> Any:
+        """Return the JSON of a GET; a query value of None is left out."""
+        return self._call("GET", path, params=_plain(query))
+
+    def post(self, path: str, body: Mapping[str, object] | None = None, *, key: str | None = None) -> Any:
+        """Return the JSON of a POST. `key` is the Idempotency-Key; None values of the body are left out."""
+        headers = {"Idempotency-Key": key} if key else {}
+        kept = None if body is None else {name: value for name, value in body.items() if value is not None}
+        return self._call("POST", path, json=kept, headers=headers)
+
+    def delete(self, path: str) -> Any:
+        """Return the JSON of a DELETE."""
+        return self._call("DELETE", path)
+
+    def pages(self, path: str, limit: int, **query: object) -> list[dict[str, Any]]:
+        """Return up to `limit` items of a paged list, however many pages that takes."""
+        found: list[dict[str, Any]] = []
+        before: object = None
+        while len(found) < limit:
+            answer = self.get(path, **query, before=before, limit=min(limit - len(found), 1000))
+            found += answer["items"]
+            before = answer["next"]
+            if before is None:
+                break
+        return found
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> Any:
+        import httpx
+        import orjson
+
+        try:
+            response = self._http.request(method, path, **kwargs)
+        except httpx.ConnectError:
+            raise NotRunning(f"the gateway at {self.base_url} does not answer", remedy="see 'fks status'") from None
+        except httpx.TimeoutException:
+            raise NotRunning(f"the gateway said nothing for {TIMEOUT_S:g} s", remedy="see 'fks status'") from None
+        except httpx.HTTPError as error:
+            raise NotRunning(f"the gateway broke off ({type(error).__name__})", remedy="see 'fks status'") from None
+        try:
+            body = orjson.loads(response.content) if response.content else None
+        except orjson.JSONDecodeError:
+            body = None
+        if response.is_success:
+            return body
+        raise error_of(response.status_code, body)
+
+
+def error_of(status: int, body: object) -> FksError:
+    """Return a problem document as the error whose exit code fits."""
+    problem = body if isinstance(body, dict) else {}
+    text = str(problem.get("detail") or f"the gateway answered {status}")
+    code, remedy = str(problem.get("code", "")), str(problem.get("remedy", ""))
+    if code and code not in text and (status == 422 or status == 409):
+        text = f"{code}: {text}"
+    if status in (401, 403, 429) or _is_denial(code):
+        return Denied(text, remedy=remedy)
+    if status in (502, 503, 504) or (status == 404 and not code):
+        return NotRunning(text, remedy=remedy or "see 'fks status'")
+    if 400 <= status < 500:
+        return InputError(text, code=code, status=status, remedy=remedy)
+    return FksError(text, remedy=remedy)
+
+
+def _is_denial(code: str) -> bool:
+    from fks.model.codes import Code
+
+    return code in Code.__members__
+
+
+def _plain(query: Mapping[str, object]) -> dict[str, str]:
+    words = {True: "true", False: "false"}
+    return {
+        name.rstrip("_"): words[value] if isinstance(value, bool) else str(value)
+        for name, value in query.items()
+        if value is not None
+    }
+
+
+def gateway_of(ctx: click.Context) -> Gateway:
+    """Return the client of this node's gateway. Errors: NotRunning when the node is down, ConfigError on a bad token file."""
+    paths = paths_of(ctx)
+    return Gateway(base_url_of(paths), local_token(paths))
+
+
+def base_url_of(paths: Paths) -> str:
+    """Return where this node's gateway is. Errors: OutageError (exit 3) when the node does not run."""
+    from fks.config.endpoints import load_node
+
+    http = load_node(paths).http
+    host = str(http["host"])
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - bound everywhere, so loopback reaches it
+        host = "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{http['port']}"
+
+
+def local_token(paths: Paths) -> str:
+    """Return the local command line's token. Errors: NotRunning when there is none, ConfigError when others can read it."""
+    from fks.config.secrets import check_private
+
+    try:
+        check_private(paths.cli_token_file)
+        return paths.cli_token_file.read_text().strip()
+    except FileNotFoundError:
+        raise NotRunning(f"there is no token in {paths.cli_token_file}", remedy="'fks up' makes one") from None
+
+
+def new_key() -> str:
+    """Return a fresh Idempotency-Key."""
+    return str(uuid.uuid4())

@@ -1,0 +1,142 @@
+-- name: instruments
+-- Every instrument, as fks.model.instrument.Instrument takes it.
+SELECT exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min, multiplier, is_trading,
+       updated_at AS updated_ns
+  FROM instruments ORDER BY exchange, symbol;
+
+-- name: assets
+-- What is collected, or was, with the state of its feed.
+SELECT a.exchange, a.symbol, i.base || '/' || i.quote AS name, a.is_enabled, f.state, f.last_price,
+       (extract(epoch FROM clock_timestamp() - f.last_message_at) * 1000)::bigint AS age_ms, a.updated_at
+  FROM assets a
+  LEFT JOIN instruments i USING (exchange, symbol)
+  LEFT JOIN feeds f ON f.exchange = a.exchange AND f.symbol = a.symbol AND f.timeframe = 'trades'
+ ORDER BY a.exchange, a.symbol;
+
+-- name: set_asset
+-- Have a symbol collected, or no longer.
+INSERT INTO assets (exchange, symbol, is_enabled) VALUES ($1, $2, $3)
+ON CONFLICT (exchange, symbol) DO UPDATE SET is_enabled = excluded.is_enabled, updated_at = now()
+RETURNING exchange, symbol, is_enabled, updated_at;
+
+-- name: feed
+-- The newest price of a symbol and how old it is.
+SELECT state, last_price, last_message_at, last_trade_id,
+       (extract(epoch FROM clock_timestamp() - last_message_at) * 1000)::bigint AS age_ms
+  FROM feeds WHERE exchange = $1 AND symbol = $2 AND timeframe = 'trades';
+
+-- name: latest_bars
+-- The newest sealed bar of every timeframe of a symbol.
+SELECT f.timeframe, b.time, b.open, b.high, b.low, b.close, b.volume
+  FROM feeds f
+ CROSS JOIN LATERAL (
+       SELECT time, open, high, low, close, volume FROM ohlcv_data o
+        WHERE o.exchange = f.exchange AND o.symbol = f.symbol AND o.timeframe = f.timeframe AND o.time <= f.sealed_through
+        ORDER BY time DESC LIMIT 1) b
+ WHERE f.exchange = $1 AND f.symbol = $2 AND f.timeframe <> 'trades';
+
+-- name: history
+-- Bars of one symbol and timeframe in a span, the newest `limit` of them, oldest first.
+SELECT * FROM (
+    SELECT time, open, high, low, close, volume, trades, is_complete FROM ohlcv_data
+     WHERE exchange = $1 AND symbol = $2 AND timeframe = $3
+       AND ($4::timestamptz IS NULL OR time >= $4) AND ($5::timestamptz IS NULL OR time < $5)
+     ORDER BY time DESC LIMIT $6) newest
+ ORDER BY time;
+
+-- name: history_from
+-- Bars of one symbol and timeframe from a moment on, the oldest `limit` of them, oldest first.
+SELECT time, open, high, low, close, volume, trades, is_complete FROM ohlcv_data
+ WHERE exchange = $1 AND symbol = $2 AND timeframe = $3
+   AND ($4::timestamptz IS NULL OR time >= $4) AND ($5::timestamptz IS NULL OR time < $5)
+ ORDER BY time LIMIT $6;
+
+-- name: instances
+-- Every strategy instance with its account.
+SELECT s.id, s.strategy, s.params, s.params_version, s.exchange, s.symbol, s.timeframe, a.name AS account, s.venue, s.sizing,
+       s.size, s.approval, s.valid_for_s, s.is_enabled, s.shard, s.state, s.error, s.anchor_time, s.cursor_time,
+       s.last_target, s.updated_at
+  FROM strategy_instances s JOIN accounts a ON a.id = s.account_id ORDER BY s.id;
+
+-- name: signals
+-- A page of signals, newest first, with their account's name.
+SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange, s.symbol, s.timeframe, s.ts_event, s.kind,
+       s.side, s.type, s.size, s.limit_price, s.stop_price, s.stop_loss, s.take_profit, s.time_in_force, s.reference_price,
+       s.valid_until, s.reason, s.state, s.code, s.detail, s.client_order_id, s.decided_by, s.decided_at, s.trace_id,
+       s.created_at
+  FROM signals s JOIN accounts a ON a.id = s.account_id
+ WHERE ($1::text IS NULL OR s.state = $1) AND ($2::text IS NULL OR s.symbol = $2)
+   AND ($3::text IS NULL OR s.instance = $3) AND ($4::bigint IS NULL OR s.seq < $4)
+ ORDER BY s.seq DESC LIMIT $5;
+
+-- name: signal
+-- One signal.
+SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange, s.symbol, s.timeframe, s.ts_event, s.kind,
+       s.side, s.type, s.size, s.limit_price, s.stop_price, s.stop_loss, s.take_profit, s.time_in_force, s.reference_price,
+       s.valid_until, s.reason, s.state, s.code, s.detail, s.client_order_id, s.decided_by, s.decided_at, s.trace_id,
+       s.created_at
+  FROM signals s JOIN accounts a ON a.id = s.account_id WHERE s.id = $1;
+
+-- name: orders
+-- A page of orders, newest first; `open` for those that may still fill.
+SELECT o.client_order_id, o.signal_id AS id, a.name AS account, o.venue, o.exchange, o.symbol, o.instance, o.role, o.side,
+       o.type, o.time_in_force, o.quantity, o.price, o.stop_price, o.stop_loss, o.take_profit, o.state, o.request, o.filled,
+       o.average_price, o.venue_order_id, o.parent_id, o.group_id, o.code, o.detail, o.is_reduce_only, o.is_late,
+       o.trace_id, o.valid_until, o.created_at, o.sent_at, o.updated_at
+  FROM orders o JOIN accounts a ON a.id = o.account_id
+ WHERE ($1::text IS NULL OR o.state = $1) AND ($2::text IS NULL OR o.symbol = $2)
+   AND ($3::text IS NULL OR o.instance = $3)
+   AND (NOT $4::bool OR o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL'))
+   AND ($5::text IS NULL OR (o.created_at, o.client_order_id)
+        < (SELECT p.created_at, p.client_order_id FROM orders p WHERE p.client_order_id = $5))
+ ORDER BY o.created_at DESC, o.client_order_id DESC LIMIT $6;
+
+-- name: order
+-- One order by its client order id, or else the first order that a signal led to.
+SELECT o.client_order_id, o.signal_id AS id, a.name AS account, o.venue, o.exchange, o.symbol, o.instance, o.role, o.side,
+       o.type, o.time_in_force, o.quantity, o.price, o.stop_price, o.stop_loss, o.take_profit, o.state, o.request, o.filled,
+       o.average_price, o.venue_order_id, o.parent_id, o.group_id, o.code, o.detail, o.is_reduce_only, o.is_late,
+       o.trace_id, o.valid_until, o.created_at, o.sent_at, o.updated_at
+  FROM orders o JOIN accounts a ON a.id = o.account_id
+ WHERE o.client_order_id = $1 OR o.signal_id = $2::uuid
+ ORDER BY o.client_order_id = $1 DESC, o.parent_id IS NOT NULL, o.created_at LIMIT 1;
+
+-- name: order_events
+-- Every step of one order, in order.
+SELECT id AS seq, event, from_state, to_state, source, venue_time, recv_time, epoch, payload
+  FROM order_events WHERE client_order_id = $1 ORDER BY id;
+
+-- name: fills
+-- A page of executions, newest first.
+SELECT t.fill_id, t.id AS seq, t.client_order_id, t.venue_order_id, t.venue_trade_id, a.name AS account, t.venue, t.symbol,
+       t.instance, lower(t.trade_type) AS side, t.quantity, t.price, t.fee, t.fee_currency, t.realized_pnl, t.is_maker, t.is_late,
+       t.source, t.time
+  FROM trades t JOIN accounts a ON a.id = t.account_id
+ WHERE ($1::text IS NULL OR t.symbol = $1) AND ($2::text IS NULL OR t.instance = $2)
+   AND ($3::text IS NULL OR t.client_order_id = $3) AND ($4::bigint IS NULL OR t.id < $4)
+ ORDER BY t.id DESC LIMIT $5;
+
+-- name: positions
+-- Every position by strategy instance, valued at the newest price.
+SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, p.average_price, p.realized_pnl, p.fees,
+       m.last_price AS mark_price, (m.last_price - p.average_price) * p.quantity AS unrealized_pnl, p.updated_at
+  FROM positions p JOIN accounts a ON a.id = p.account_id
+  LEFT JOIN LATERAL (
+       SELECT last_price FROM feeds f WHERE f.symbol = p.symbol AND f.timeframe = 'trades'
+        ORDER BY last_message_at DESC NULLS LAST LIMIT 1) m ON true
+ WHERE ($1::text IS NULL OR p.symbol = $1) AND ($2::bool OR p.quantity <> 0)
+ ORDER BY a.name, p.venue, p.symbol, p.instance;
+
+-- name: accounts
+-- Every account with what it holds.
+SELECT a.id, a.name, a.account_type, a.venue, a.broker, a.currency, a.initial_balance, a.mode, a.is_enabled, a.created_at,
+       coalesce((SELECT jsonb_agg(jsonb_build_object('currency', b.currency, 'free', b.free::text, 'locked', b.locked::text)
+                                  ORDER BY b.currency)
+                   FROM balances b WHERE b.account_id = a.id), '[]'::jsonb) AS balances
+  FROM accounts a ORDER BY a.id;
+
+-- name: create_account
+-- Make an account; no row back when the name is taken.
+INSERT INTO accounts (name, account_type, venue, broker, currency, initial_balance, mode)
+VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING
+RETURNING id, name, account_type, venue, broker, currency, initial_balance, mode, is_enabled, created_at;

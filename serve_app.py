@@ -1,0 +1,70 @@
+"""Ray Serve: the gateway as one deployment. Builds what `fks.api.create_app` needs on the replica; holds no logic.
+
+A replica reads FKS_HOME itself, so no secret travels as an argument. A database or Redis that is away neither stops a
+replica from starting nor makes its health check fail: then Serve would restart what is not broken.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray import serve
+
+
+class Gateway:
+    """One replica. Named by its rank (`gateway:0`), so that its successor takes its row and its counters over.
+
+    Hard state: none. Soft state: connections, remembered tokens, sockets. Guarantees: none beyond each answer's own.
+    """
+
+    def __init__(self, home: str) -> None:
+        self._home = home
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """Return the ASGI app; Serve calls this after the constructor, on the replica."""
+        return gateway_app(self._home, f"gateway:{serve.get_replica_context().rank.rank}")
+
+    async def check_health(self) -> None:
+        """Answer: the loop turns. That is all a restart could mend; Serve counts a time-out as ill."""
+
+
+def gateway_app(home: str, name: str) -> Any:
+    """Return the gateway's ASGI app for the node at `home`. Errors: ConfigError, OutageError when no keeper runs here."""
+    from fks.api.app import create_app
+    from fks.api.gateway import Deps
+    from fks.clock import RealClock
+    from fks.config.endpoints import load_node
+    from fks.config.load import load_settings
+    from fks.config.paths import Paths
+    from fks.config.secrets import load_secrets
+    from fks.monitor.log import open_log
+    from fks.web.pages import router
+
+    settings = load_settings(home)
+    paths = Paths.of(settings.home)
+    node = load_node(paths)
+    log = open_log("gateway", paths, settings.log, load_secrets(paths))
+    deps = Deps(
+        settings=settings, paths=paths, clock=RealClock(), log=log, database_url=node.database_url,
+        redis_url=node.redis_url, name=name, node=node,
+    )  # fmt: skip
+    return create_app(deps, pages=(router,))
+
+
+def build(args: Any = None) -> serve.Application:
+    """Return the application. `args`: the node's Settings, or a mapping with `home` and `replicas` (serve's own CLI)."""
+    given = args if isinstance(args, dict) else {}
+    home = given.get("home") or getattr(args, "home", None) or os.environ.get("FKS_HOME") or ".fks"
+    replicas = int(given.get("replicas") or (args.http.replicas if hasattr(args, "http") else 2))
+    deployment = serve.deployment(
+        name="gateway",
+        num_replicas=replicas,
+        max_ongoing_requests=200,  # every open websocket holds one
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=1,
+        health_check_timeout_s=5,
+        graceful_shutdown_timeout_s=3,  # an open websocket holds a leaving replica this long
+        graceful_shutdown_wait_loop_s=0.2,
+    )(serve.ingress()(Gateway))
+    return deployment.bind(os.path.abspath(str(home)))

@@ -1,0 +1,79 @@
+"""A real gateway for tests: the app under uvicorn on a free port, with real PostgreSQL and Redis behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from fks.api.app import create_app
+from fks.api.gateway import Deps
+from fks.clock import RealClock
+from fks.config.paths import Paths
+from fks.config.settings import Settings
+from fks.store.db import Database
+from fks.store.tokens import TokenStore
+from fks.web.pages import router as pages
+from tests.support.ports import CollectingLog
+
+
+@dataclass
+class Running:
+    """A gateway that serves: its address, its app, a token of each scope, and clients that show one."""
+
+    url: str
+    app: Any
+    log: CollectingLog
+    tokens: dict[str, str]
+
+    def client(self, scope: str | None = "admin") -> httpx.AsyncClient:
+        """Return a client with the token of `scope`, or without one."""
+        headers = {} if scope is None else {"Authorization": f"Bearer {self.tokens[scope]}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=20.0)
+
+    @property
+    def ws(self) -> str:
+        return self.url.replace("http://", "ws://") + "/ws"
+
+
+class _Server(uvicorn.Server):
+    @property
+    def port(self) -> int:
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+@asynccontextmanager
+async def running(
+    db: Database, database_url: str, redis_url: str, home: Path, *, name: str = "gateway:0", node: Any = None, **settings: Any
+) -> AsyncIterator[Running]:
+    """Serve the gateway until the block ends. `settings` are sections, as in Settings(http=…)."""
+    log = CollectingLog()
+    paths = Paths.of(home).ensure()
+    deps = Deps(
+        settings=Settings(home=home, **settings), paths=paths, clock=RealClock(), log=log, database_url=database_url,
+        redis_url=redis_url, name=name, node=node,
+    )  # fmt: skip
+    app = create_app(deps, pages=(pages,))
+    store = TokenStore(db)
+    tokens = {}
+    for scope in ("read", "signal", "trade", "admin"):
+        if f"t-{scope}" not in {record.name for record in await store.list()}:
+            tokens[scope] = (await store.create(f"t-{scope}", scope))[0]
+    server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
+    task = asyncio.create_task(server._serve())
+    try:
+        async with asyncio.timeout(20):
+            while not server.started:  # uvicorn offers a flag and no event
+                if task.done():
+                    task.result()
+                await asyncio.sleep(0)
+        yield Running(f"http://127.0.0.1:{server.port}", app, log, tokens)
+    finally:
+        server.should_exit = True
+        await asyncio.wait_for(task, 20)

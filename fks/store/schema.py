@@ -203,7 +203,8 @@ orders = Table(
     ),
     Index("ix_orders_open", "account_id", "symbol",
           postgresql_where=text("state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')")),
-    Index(None, "created_at"), Index(None, "signal_id"), Index(None, "venue", "venue_order_id"),
+    Index("ix_orders_incomplete", "client_order_id", postgresql_where=text("announced > filled")),
+    Index(None, "created_at"), Index(None, "signal_id"), Index(None, "parent_id"), Index(None, "venue", "venue_order_id"),
 )  # fmt: skip
 
 order_events = Table(  # append-only: every step of every order, in causal order per order

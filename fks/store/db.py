@@ -124,16 +124,23 @@ class Database:
 
     @staticmethod
     async def connect(
-        url: str, settings: DatabaseSettings | None = None, *, application: str = "fks", retry_s: float | None = None
+        url: str,
+        settings: DatabaseSettings | None = None,
+        *,
+        application: str = "fks",
+        retry_s: float | None = None,
+        is_readonly: bool = False,
     ) -> Database:
         """Open the pool, waiting up to `retry_s` (default: the settings') for the server to come up.
+
+        With `is_readonly` the server refuses changes unless a transaction asks for them.
 
         Errors: OutageError when it does not, ConfigError when it refuses the credentials or has no such database.
         """
         chosen = settings or DatabaseSettings()
 
         async def attempt() -> Database:
-            return Database(await _open_pool(url, chosen, application), chosen)
+            return Database(await _open_pool(url, chosen, application, is_readonly), chosen)
 
         return await _persist(attempt, chosen.retry_s if retry_s is None else retry_s, is_safe=True, what="connect")
 
@@ -272,7 +279,7 @@ def _outage(what: str, error: BaseException) -> OutageError:
     return OutageError(f"{what}: PostgreSQL does not answer ({type(error).__name__}: {error})")
 
 
-async def _open_pool(url: str, settings: DatabaseSettings, application: str) -> Any:
+async def _open_pool(url: str, settings: DatabaseSettings, application: str, is_readonly: bool = False) -> Any:
     timeout_ms = str(int(settings.statement_timeout_s * 1000))
     return await asyncpg.create_pool(
         url,
@@ -287,6 +294,7 @@ async def _open_pool(url: str, settings: DatabaseSettings, application: str) -> 
             "statement_timeout": timeout_ms,
             "idle_in_transaction_session_timeout": timeout_ms,
             "timezone": "UTC",
+            **({"default_transaction_read_only": "on"} if is_readonly else {}),
         },
     )
 

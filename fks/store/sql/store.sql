@@ -1,3 +1,36 @@
 -- name: ping
 -- Answer when the server can run a statement at all.
 SELECT 1;
+
+-- name: partitions
+-- The names of every partition of bars and public trades.
+SELECT child.relname AS name
+FROM pg_inherits
+JOIN pg_class child ON child.oid = inhrelid
+JOIN pg_class parent ON parent.oid = inhparent
+WHERE parent.relname IN ('ohlcv_data', 'market_trades') AND parent.relkind = 'p';
+
+-- name: delete_old_trades
+-- Public trades that fell outside every partition and are too old to keep.
+DELETE FROM market_trades_default WHERE time < $1;
+
+-- name: overview
+-- What `fks db status` shows of the server.
+SELECT current_database() AS database,
+       current_setting('server_version') AS server_version,
+       pg_database_size(current_database()) AS bytes,
+       (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) AS connections,
+       now() - pg_postmaster_start_time() AS uptime;
+
+-- name: sizes
+-- Each table with its partitions: bytes and about how many rows (negative: never counted).
+SELECT root.relname AS name,
+       sum(pg_total_relation_size(leaf.oid))::bigint AS bytes,
+       sum(CASE WHEN leaf.relkind = 'r' THEN leaf.reltuples ELSE 0 END)::bigint AS rows
+FROM pg_class root
+JOIN pg_namespace space ON space.oid = root.relnamespace AND space.nspname = 'public'
+JOIN pg_class leaf ON leaf.oid = root.oid
+    OR leaf.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = root.oid)
+WHERE root.relkind IN ('r', 'p') AND NOT root.relispartition
+GROUP BY root.relname
+ORDER BY 2 DESC, 1;

@@ -1,0 +1,191 @@
+"""`fks db`: bring the schema up to date, look at the database, keep and restore copies of it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fks.cli.base import as_json, emit, table
+
+
+@click.group()
+def db() -> None:
+    """Migrate and inspect the database."""
+
+
+@db.command()
+@click.argument("revision", default="head")
+@as_json
+@click.pass_context
+def upgrade(ctx: click.Context, revision: str, as_json: bool) -> None:
+    """Bring the schema to REVISION (default: the newest) and make the partitions of the time ahead. Safe to repeat."""
+    from fks.cli.store import opened_store
+    from fks.store import migrate
+
+    async def work(url: str) -> tuple[str | None, str | None]:
+        before = await migrate.current(url)
+        after = await migrate.upgrade(url, revision)
+        if after is not None:
+            await _ensure_partitions(url)
+        return before, after
+
+    with opened_store(ctx, create=True) as (url, _, _):
+        before, after = asyncio.run(work(url))
+    emit({"from": before, "to": after}, as_json=as_json, schema="fks.db.upgrade/1")
+    if not as_json:
+        click.echo(f"at {after}" + (" already" if before == after else f" (was {before or 'empty'})"))
+
+
+@db.command()
+@click.argument("revision")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
+    """Take the schema back to REVISION ("base", an id, or -1 after a "--"). Data of dropped tables and columns is lost; a backup is made first."""
+    from fks.cli.store import opened_store
+    from fks.store import backup, migrate
+
+    if not yes:
+        click.confirm(f"take the schema back to {revision}? data may be lost (a backup is made first)", abort=True)
+    with opened_store(ctx) as (url, _, paths):
+        kept = backup.dump(url, paths, label="before-downgrade")
+        after = asyncio.run(migrate.downgrade(url, revision))
+    click.echo(f"at {after or 'empty'}; backup {kept}")
+
+
+@db.command()
+@click.option("-m", "--message", required=True, help="What changes, in a few words.")
+@click.pass_context
+def revision(ctx: click.Context, message: str) -> None:
+    """Write a new migration with what differs between the database and fks/store/schema.py (autogenerate)."""
+    from fks.cli.store import opened_store
+    from fks.store import migrate
+
+    with opened_store(ctx, create=True) as (url, _, _):
+        path = asyncio.run(migrate.make_revision(url, message))
+    click.echo(f"wrote {path}: read it before you commit it")
+
+
+@db.command()
+@as_json
+def history(as_json: bool) -> None:
+    """List the steps of the schema, newest first."""
+    from fks.store import migrate
+
+    steps = [{"id": step.id, "parent": step.parent, "message": step.message} for step in migrate.history()]
+    emit(steps, as_json=as_json, schema="fks.db.history/1")
+    if not as_json:
+        table([(step["id"], step["parent"], step["message"]) for step in steps], ("ID", "AFTER", "WHAT"))
+
+
+@db.command()
+@as_json
+@click.pass_context
+def status(ctx: click.Context, as_json: bool) -> None:
+    """Show which schema the database has, how big it is, and what is in it."""
+    from fks.cli.store import opened_store
+    from fks.store import migrate
+
+    with opened_store(ctx) as (url, settings, _):
+        answer = asyncio.run(_overview(url))
+    answer["server"] = "external" if settings.database.url is not None else "embedded"
+    answer |= {"head": migrate.head(), "is_current": answer["revision"] == migrate.head()}
+    emit(answer, as_json=as_json, schema="fks.db.status/1")
+    if not as_json:
+        step = "up to date" if answer["is_current"] else f"the newest is {answer['head']}: run 'fks db upgrade'"
+        click.echo(f"{answer['server']} PostgreSQL {answer['server_version']}, database {answer['database']}")
+        click.echo(f"schema {answer['revision'] or 'empty'}, {step}")
+        click.echo(f"{_size(answer['bytes'])}, {answer['connections']} connections, up {answer['uptime_s']:.0f} s")
+        rows = [(t["name"], "?" if t["rows"] < 0 else t["rows"], _size(t["bytes"])) for t in answer["tables"]]
+        table(rows, ("TABLE", "ROWS (ABOUT)", "SIZE"), empty="no tables yet")
+
+
+@db.command(context_settings={"ignore_unknown_options": True})
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def shell(ctx: click.Context, args: tuple[str, ...]) -> None:
+    """Open psql on the database (it can write). ARGS go to psql: fks db shell -c 'SELECT 1'."""
+    from fks.cli.store import opened_store
+    from fks.store import backup
+
+    with opened_store(ctx) as (url, _, paths):
+        code = backup.psql(url, paths.run, args)
+    if code:
+        raise click.exceptions.Exit(code if sys.stdin.isatty() is False else 1)
+
+
+@db.command("backup")
+@as_json
+@click.pass_context
+def backup_command(ctx: click.Context, as_json: bool) -> None:
+    """Write the whole database to a file under FKS_HOME/backups."""
+    from fks.cli.store import opened_store
+    from fks.store import backup
+
+    with opened_store(ctx) as (url, _, paths):
+        file = backup.dump(url, paths)
+    emit({"file": str(file), "bytes": file.stat().st_size}, as_json=as_json, schema="fks.db.backup/1")
+    if not as_json:
+        click.echo(f"{file} ({_size(file.stat().st_size)})")
+
+
+@db.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def restore_command(ctx: click.Context, file: Path, yes: bool) -> None:
+    """Replace the database's content by that of FILE, all or nothing. FKS must be down."""
+    from fks.cli.store import is_running, opened_store
+    from fks.model.errors import ConfigError
+    from fks.store import backup
+
+    with opened_store(ctx, create=True) as (url, _, paths):
+        if is_running(paths):
+            raise ConfigError("a backup is not restored under a running system", remedy="run 'fks down' first")
+        if not yes:
+            click.confirm(f"replace everything in the database by {file}?", abort=True)
+        backup.restore(url, paths, file)
+    click.echo(f"restored {file}; run 'fks db upgrade' if it is of an older FKS")
+
+
+async def _ensure_partitions(url: str) -> None:
+    from datetime import UTC, datetime
+
+    from fks.store.db import Database
+    from fks.store.partitions import ensure_partitions
+
+    store = await Database.connect(url, application="db upgrade", retry_s=5.0)
+    try:
+        await ensure_partitions(store, datetime.now(UTC))
+    finally:
+        await store.close()
+
+
+async def _overview(url: str) -> dict[str, Any]:
+    from fks.store import migrate
+    from fks.store.db import Database
+
+    store = await Database.connect(url, application="db status", retry_s=5.0)
+    try:
+        row = await store.fetchrow("store.overview")
+        assert row is not None
+        tables = [dict(found) for found in await store.fetch("store.sizes")]
+    finally:
+        await store.close()
+    answer = dict(row)
+    answer["uptime_s"] = answer.pop("uptime").total_seconds()
+    return {"revision": await migrate.current(url), **answer, "tables": tables}
+
+
+def _size(count: int) -> str:
+    return (
+        f"{count / 1e9:.1f} GB"
+        if count >= 1e9
+        else f"{count / 1e6:.1f} MB"
+        if count >= 1e6
+        else f"{count / 1e3:.0f} kB"
+    )

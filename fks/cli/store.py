@@ -1,0 +1,58 @@
+"""How commands reach the database whether FKS runs or not: the running server, an external one, or our own for a moment."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from fks.cli.base import settings_of
+from fks.config.paths import Paths
+from fks.config.settings import Settings
+
+
+@contextlib.contextmanager
+def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[str, Settings, Paths]]:
+    """Give the database URL with settings and paths. An embedded server that was down is stopped again at the end.
+
+    `create` makes the secrets (and so the cluster) when there are none. Errors: ConfigError, OutageError.
+    """
+    settings = settings_of(ctx)
+    paths = Paths.of(settings.home)
+    if settings.database.url is not None:
+        yield settings.database.url.get_secret_value(), settings, paths
+        return
+    from fks.config.secrets import ensure_secrets, load_secrets
+    from fks.store.embedded import PostgresServer, start_and_wait
+
+    if create:
+        paths.ensure()
+        ensure_secrets(paths)
+    server = PostgresServer(paths, load_secrets(paths))
+    was_running = server.adopt() is not None
+    paths.ensure()
+    process = start_and_wait(server, log=paths.logs / "postgres.log")
+    try:
+        yield server.url(), settings, paths
+    finally:
+        if not was_running:
+            server.stop(process)
+
+
+def is_running(paths: Paths) -> bool:
+    """Return whether a keeper runs here: it holds the lock of its file as long as it lives."""
+    return _is_locked(paths.run / "keeper.lock")
+
+
+def _is_locked(file: Path) -> bool:
+    try:
+        with file.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True

@@ -1,0 +1,123 @@
+"""Native partitions: bars by month, public trades by day, made ahead and dropped when old.
+
+A row outside every partition falls into the table's default one. When its partition is made later, such rows move into
+it in the same transaction, so a partition can always be made and no row is ever lost or seen twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+
+from fks.store.db import Database, Session
+
+MONTHS_AHEAD = 2
+DAYS_AHEAD = 3
+_LOCK = 7_206_152  # one process makes partitions at a time
+_LOCK_WAIT = "3s"  # a reader may hold the table; writers queue behind us, so we do not wait long
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One partition: its table, its name and the half-open time it holds."""
+
+    table: str
+    name: str
+    start: datetime
+    end: datetime
+
+
+def months(start: datetime, end: datetime) -> Iterator[Span]:
+    """Yield the partitions of ohlcv_data from the month of `start` to the month of `end`."""
+    moment = datetime(start.year, start.month, 1, tzinfo=UTC)
+    while moment <= end:
+        following = datetime(moment.year + moment.month // 12, moment.month % 12 + 1, 1, tzinfo=UTC)
+        yield Span("ohlcv_data", f"ohlcv_data_p{moment:%Y%m}", moment, following)
+        moment = following
+
+
+def days(start: datetime, end: datetime) -> Iterator[Span]:
+    """Yield the partitions of market_trades from the day of `start` to the day of `end`."""
+    moment = datetime(start.year, start.month, start.day, tzinfo=UTC)
+    while moment <= end:
+        following = moment + timedelta(days=1)
+        yield Span("market_trades", f"market_trades_p{moment:%Y%m%d}", moment, following)
+        moment = following
+
+
+async def ensure_partitions(db: Database, now: datetime, *, since: datetime | None = None) -> list[str]:
+    """Make the partitions that are missing from `since` (for bars; default this month) to some time ahead of `now`.
+
+    Returns the names made. Call it with `since` before a backfill. One that a busy table does not let us make is left
+    for the next call: rows wait in the default partition meanwhile. Errors: OutageError.
+    """
+    now = now.astimezone(UTC)
+    wanted = [
+        *months(min(since or now, now).astimezone(UTC), now + timedelta(days=31 * MONTHS_AHEAD)),
+        *days(now - timedelta(days=1), now + timedelta(days=DAYS_AHEAD)),
+    ]
+    there = await _existing(db)
+    made = []
+    for span in wanted:
+        if span.name not in there:
+            with suppress(asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError):
+                made += [span.name] if await _make(db, span) else []
+    return made
+
+
+async def drop_old_trades(db: Database, now: datetime, *, keep_h: float) -> list[str]:
+    """Drop the partitions of market_trades that hold nothing younger than `keep_h` hours; return their names.
+
+    Old rows of the default partition are deleted too. Errors: OutageError.
+    """
+    limit = now.astimezone(UTC) - timedelta(hours=keep_h)
+    dropped = []
+    for name in sorted(await _existing(db)):
+        start = _day_of(name)
+        if start is None or start + timedelta(days=1) > limit:
+            continue
+        with suppress(asyncpg.LockNotAvailableError):
+            async with db.transaction() as tx:
+                await _impatient(tx)
+                await tx.sql(f"DROP TABLE IF EXISTS {name}")
+            dropped.append(name)
+    await db.execute("store.delete_old_trades", limit, retry=True)
+    return dropped
+
+
+def _day_of(name: str) -> datetime | None:
+    prefix = "market_trades_p"
+    if not name.startswith(prefix):
+        return None
+    return datetime.strptime(name.removeprefix(prefix), "%Y%m%d").replace(tzinfo=UTC)
+
+
+async def _existing(db: Database) -> set[str]:
+    return {row["name"] for row in await db.fetch("store.partitions")}
+
+
+async def _impatient(tx: Session) -> None:
+    await tx.sql(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'")
+
+
+async def _make(db: Database, span: Span) -> bool:
+    """Make one partition, taking its rows out of the default one; False when another process was faster."""
+    low, high = f"'{span.start.isoformat()}'", f"'{span.end.isoformat()}'"
+    async with db.transaction() as tx:
+        await tx.sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        if (await tx.sql("SELECT to_regclass($1) IS NOT NULL", span.name))[0][0]:
+            return False
+        await _impatient(tx)
+        # before looking for rows: one more inserted after the look would break the attach
+        await tx.sql(f"LOCK TABLE {span.table}_default IN ACCESS EXCLUSIVE MODE")
+        await tx.sql(f"CREATE TABLE {span.name} (LIKE {span.table} INCLUDING ALL)")
+        await tx.sql(
+            f"WITH moved AS (DELETE FROM {span.table}_default WHERE time >= {low} AND time < {high} RETURNING *) "  # noqa: S608
+            f"INSERT INTO {span.name} SELECT * FROM moved"
+        )
+        await tx.sql(f"ALTER TABLE {span.table} ATTACH PARTITION {span.name} FOR VALUES FROM ({low}) TO ({high})")
+    return True

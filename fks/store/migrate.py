@@ -75,7 +75,10 @@ async def differences(url: str) -> list[Any]:
 
 
 async def make_revision(url: str, message: str, *, folder: Path | None = None) -> Path:
-    """Write a new version file with what `differences` finds, and return it. Errors: InputError without a message."""
+    """Write a new version file with what `differences` finds, and return it; with `folder`, the first one of that folder.
+
+    Errors: InputError without a message.
+    """
     if not message.strip():
         raise InputError("a revision needs a message", remedy="say what changes: fks db revision -m 'add …'")
 
@@ -83,7 +86,7 @@ async def make_revision(url: str, message: str, *, folder: Path | None = None) -
         config = _config(connection)
         if folder is not None:
             config.set_main_option("version_locations", str(folder))
-        number = f"{len(history()) + 1:04d}"
+        number = "0001" if folder is not None else f"{len(history()) + 1:04d}"
         made = command.revision(config, message=message, autogenerate=True, rev_id=number)
         script = made[0] if isinstance(made, list) else made
         assert script is not None

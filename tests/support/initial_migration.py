@@ -45,24 +45,24 @@ GROUP BY account_id, date_trunc('day', time, 'UTC')
 '''
 
 
-async def _generate(url: str) -> None:
-    path = await migrate.make_revision(url, "initial")
-    assert path == FILE, path
+async def _generate(url: str, folder: Path) -> str:
+    return (await migrate.make_revision(url, "initial", folder=folder)).read_text()
 
 
 def main() -> None:
-    """Write the file."""
-    FILE.unlink(missing_ok=True)
+    """Write the file, in one step: tests of others may be reading it."""
     with servers.home() as paths, servers.running_postgres(paths) as server:
-        asyncio.run(_generate(server.url()))
-    text = FILE.read_text()
+        text = asyncio.run(_generate(server.url(), paths.run))
     text = re.sub(r"\n\s*# (###|please adjust).*", "", text)
     text = text.replace('"""initial."""', '"""The tables of the first release, their partitions and the daily view."""')
     text = text.replace("\n\ndef downgrade() -> None:\n", f"\n{AFTER_UP}\n\ndef downgrade() -> None:\n{BEFORE_DOWN}", 1)
     text = text.replace("\n\ndef upgrade() -> None:", f"{VIEW}\ndef upgrade() -> None:", 1)
-    FILE.write_text(text)
-    subprocess.run([sys.executable, "-m", "ruff", "check", "-q", "--fix", str(FILE)], check=False)
-    subprocess.run([sys.executable, "-m", "ruff", "format", "-q", str(FILE)], check=True)
+    for step in (("check", "-q", "--fix-only"), ("format", "-q")):
+        command = [sys.executable, "-m", "ruff", *step, "--stdin-filename", str(FILE), "-"]
+        text = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+    fresh = FILE.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(FILE)
 
 
 if __name__ == "__main__":

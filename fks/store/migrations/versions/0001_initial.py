@@ -354,12 +354,20 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_orders_created_at"), "orders", ["created_at"], unique=False)
     op.create_index(
+        "ix_orders_incomplete",
+        "orders",
+        ["client_order_id"],
+        unique=False,
+        postgresql_where=sa.text("announced > filled"),
+    )
+    op.create_index(
         "ix_orders_open",
         "orders",
         ["account_id", "symbol"],
         unique=False,
         postgresql_where=sa.text("state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')"),
     )
+    op.create_index(op.f("ix_orders_parent_id"), "orders", ["parent_id"], unique=False)
     op.create_index(op.f("ix_orders_signal_id"), "orders", ["signal_id"], unique=False)
     op.create_index(op.f("ix_orders_venue_venue_order_id"), "orders", ["venue", "venue_order_id"], unique=False)
     op.create_table(
@@ -523,11 +531,13 @@ def downgrade() -> None:
     op.drop_table("positions")
     op.drop_index(op.f("ix_orders_venue_venue_order_id"), table_name="orders")
     op.drop_index(op.f("ix_orders_signal_id"), table_name="orders")
+    op.drop_index(op.f("ix_orders_parent_id"), table_name="orders")
     op.drop_index(
         "ix_orders_open",
         table_name="orders",
         postgresql_where=sa.text("state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')"),
     )
+    op.drop_index("ix_orders_incomplete", table_name="orders", postgresql_where=sa.text("announced > filled"))
     op.drop_index(op.f("ix_orders_created_at"), table_name="orders")
     op.drop_table("orders")
     op.drop_table("balances")

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute, APIWebSocketRoute
+from fastapi.routing import RouteContext, iter_route_contexts
 
 from fks import __version__
 from fks.api import problems
@@ -102,14 +102,14 @@ def table(app: FastAPI) -> list[tuple[str, str, str, str]]:
     for route in routes_of(app):
         scope = scope_of(route)
         summary = (route.endpoint.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
-        methods = sorted((route.methods or set()) - {"HEAD"}) if isinstance(route, APIRoute) else ["WS"]
-        rows += [(method, route.path, scope.scope if scope else "", summary) for method in methods]
+        methods = sorted((route.methods or set()) - {"HEAD"}) or ["WS"]
+        rows += [(method, str(route.path), scope.scope if scope else "", summary) for method in methods]
     return rows
 
 
-def routes_of(app: FastAPI) -> list[APIRoute | APIWebSocketRoute]:
-    """Return every route of the app that a client can reach."""
-    return [route for route in app.routes if isinstance(route, APIRoute | APIWebSocketRoute)]
+def routes_of(app: FastAPI) -> list[RouteContext]:
+    """Return every route a client can reach, as it is after inclusion."""
+    return [route for route in iter_route_contexts(app.routes) if hasattr(route, "dependant")]
 
 
 _TEXT = {"type": "string"}

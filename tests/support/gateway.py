@@ -21,6 +21,7 @@ from fks.store.db import Database
 from fks.store.tokens import TokenStore
 from fks.web.pages import router as pages
 from tests.support.ports import CollectingLog
+from tests.support.waiting import until
 
 
 @dataclass
@@ -68,11 +69,8 @@ async def running(
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
     task = asyncio.create_task(server._serve())
     try:
-        async with asyncio.timeout(20):
-            while not server.started:  # uvicorn offers a flag and no event
-                if task.done():
-                    task.result()
-                await asyncio.sleep(0)
+        await until(lambda: server.started or task.done(), deadline_s=20)
+        assert server.started, "the gateway did not start"
         yield Running(f"http://127.0.0.1:{server.port}", app, log, tokens)
     finally:
         server.should_exit = True

@@ -1,0 +1,214 @@
+"""From nothing, or from where the store ends, to the present: what a feed needs before it may be live.
+
+The present is the venue's newest trade, never our clock (a tape plays in its own time). A small hole is filled with its
+trades, id by id; a large one with the venue's own bars, which are the same bars. Either way the unfinished bars begin
+with what they had gathered: closed days, hours, minutes and seconds of the venue, then trades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from fks.data.aggregate import BarBuilder, OpenBar, by_length, exact_decimal, fold_bars, length_of
+from fks.data.feed import Sealed
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import OutageError, PeerError
+from fks.model.ports import Exchange
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
+from fks.store.feeds import SealedPosition
+
+PAGE = 1000
+TRADES_MAX = 20_000  # a larger hole is filled with bars: 20 pages take about as long as the bars do
+PAGES_MAX = 60  # of one timeframe's bars; an older hole stays and is logged
+SECONDS_MAX = 2000  # bars shorter than a minute when a symbol starts empty: a longer past of them is not worth the pages
+_LEVELS = ("1d", "1h", "1m", "1s")
+
+
+@dataclass(slots=True)
+class Recovery:
+    """What a feed starts from. `sealed` goes to the store before anything built later; `trades` are still to be built."""
+
+    builder: BarBuilder
+    last_id: int | None
+    sealed: list[Sealed] = field(default_factory=list)
+    trades: list[PublicTrade] = field(default_factory=list)
+    missing: dict[str, int] = field(default_factory=dict)  # timeframe -> bars that stay missing before what was fetched
+
+
+class Backfill:
+    """Recovers one symbol at a time through REST. Errors of all methods: OutageError, PeerError."""
+
+    def __init__(self, exchange: Exchange, timeframes: Sequence[str], bars_empty: int) -> None:
+        """`bars_empty` is how many bars of each timeframe an empty store gets."""
+        self._exchange = exchange
+        self._frames = by_length(timeframes)
+        self._bars_empty = bars_empty
+
+    async def recover(
+        self, symbol: str, positions: Mapping[str, SealedPosition], *, by_bars: bool = False
+    ) -> Recovery:
+        """Return what `symbol` starts from, given how far its timeframes are stored.
+
+        `by_bars` fills even a small hole with bars: its trades turned out not to be contiguous in id or time.
+        """
+        base = self._frames[0]
+        newest = await self._newest(symbol)
+        stored = positions.get(base)
+        if newest is not None and stored is not None and stored.last_trade_id is not None and not by_bars:
+            if 0 <= newest.trade_id - stored.last_trade_id <= TRADES_MAX:
+                begin_ns = bar_end(stored.sealed_ns, base)
+                trades = await self.trades_from(symbol, stored.last_trade_id + 1)
+                return await self._recovery(symbol, positions, begin_ns, stored.last_trade_id, trades)
+        begin_ns = self._begin(symbol, newest, stored, await self._last_bar_ns(symbol) if newest is None else 0)
+        trades = await self._trades_since(symbol, begin_ns) if newest else []
+        last_id = trades[0].trade_id - 1 if trades else newest.trade_id if newest else None
+        return await self._recovery(symbol, positions, begin_ns, last_id, trades)
+
+    def _begin(self, symbol: str, newest: PublicTrade | None, stored: SealedPosition | None, quiet_ns: int) -> int:
+        """Return where the builder begins: the present base bar, or the first that is not sealed yet.
+
+        Errors: PeerError when the venue's present lies before what is stored, and not just in a silence.
+        """
+        base = self._frames[0]
+        begin_ns = bar_start(newest.time_ns if newest else quiet_ns, base)
+        if stored is None or begin_ns > stored.sealed_ns:
+            return begin_ns
+        if newest is None or stored.last_trade_id is None or newest.trade_id < stored.last_trade_id:
+            raise PeerError(
+                f"{symbol}: the venue's newest trade is older than what is stored",
+                remedy="this store belongs to another market or tape: use another FKS_HOME or 'fks reset'",
+            )
+        return bar_end(stored.sealed_ns, base)
+
+    async def trades_from(self, symbol: str, from_id: int, to_id: int | None = None) -> list[PublicTrade]:
+        """Return trades from `from_id` up to `to_id` (exclusive) or to the newest, at most TRADES_MAX + one page.
+
+        Errors: PeerError when the venue does not have the first one.
+        """
+        found: list[PublicTrade] = []
+        wanted = from_id
+        while (to_id is None or wanted < to_id) and len(found) <= TRADES_MAX:
+            page = await self._exchange.fetch_trades(symbol, from_id=wanted, since_ns=None, limit=PAGE)
+            if page and page[0].trade_id != wanted:
+                raise PeerError(f"{symbol}: asked for trades from {wanted}, got {page[0].trade_id}")
+            found.extend(trade for trade in page if to_id is None or trade.trade_id < to_id)
+            wanted += len(page)
+            if len(page) < PAGE:
+                break
+        return found
+
+    async def bars(self, symbol: str, timeframe: str, since_ns: int, until_ns: int) -> AsyncIterator[list[Bar]]:
+        """Yield pages of the venue's closed bars in [since, until), oldest first."""
+        cursor = since_ns
+        while cursor < until_ns:
+            page = await self._exchange.fetch_bars(symbol, timeframe, cursor, PAGE, until_ns=until_ns)
+            if not page:
+                return
+            yield page
+            cursor = bar_end(page[-1].time_ns, timeframe)
+
+    def native(self, timeframe: str) -> str:
+        """Return the timeframe to ask the venue for: the largest of its own that `timeframe` is made of."""
+        if timeframe in self._exchange.timeframes:
+            return timeframe
+        fits = [f for f in by_length(self._exchange.timeframes) if 0 < TIMEFRAMES[f] <= length_of(timeframe)]
+        fits = [f for f in fits if length_of(timeframe) % TIMEFRAMES[f] == 0]
+        if not fits:
+            raise PeerError(f"{self._exchange.name} has no bars that make {timeframe}")
+        return fits[-1]
+
+    async def _newest(self, symbol: str) -> PublicTrade | None:
+        page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=1)
+        return page[-1] if page else None
+
+    async def _last_bar_ns(self, symbol: str) -> int:
+        """Return the open time of the last bar of a market without trades; it may be unfinished."""
+        page = await self._exchange.fetch_bars(symbol, "1m", None, 1)
+        if not page:
+            raise OutageError(f"{symbol}: the venue has neither trades nor bars yet")
+        return page[-1].time_ns
+
+    async def _trades_since(self, symbol: str, since_ns: int) -> list[PublicTrade]:
+        page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=since_ns, limit=PAGE)
+        if len(page) == PAGE:
+            page += await self.trades_from(symbol, page[-1].trade_id + 1)
+        return page
+
+    async def _recovery(
+        self, symbol: str, positions: Mapping[str, SealedPosition], begin_ns: int, last_id: int | None, trades: list[PublicTrade]
+    ) -> Recovery:
+        seeds, previous = await self._seeds(symbol, begin_ns)
+        builder = BarBuilder(
+            self._exchange.name, symbol, self._frames, begin_ns, seeds=seeds, previous=previous
+        )  # fmt: skip
+        made = Recovery(builder, last_id, trades=trades)
+        fetched: dict[str, tuple[int, list[Bar]]] = {}
+        for frame in self._frames:
+            await self._fill(made, symbol, frame, positions.get(frame), begin_ns, fetched)
+        return made
+
+    async def _fill(
+        self,
+        made: Recovery,
+        symbol: str,
+        frame: str,
+        stored: SealedPosition | None,
+        begin_ns: int,
+        fetched: dict[str, tuple[int, list[Bar]]],
+    ) -> None:
+        """Add the bars of one timeframe between what is stored and where the builder begins."""
+        length_ns = length_of(frame) * NS
+        if stored is None:
+            depth_ns = self._bars_empty * length_ns
+            if TIMEFRAMES[frame] and length_of(frame) < 60:
+                depth_ns = min(depth_ns, SECONDS_MAX * NS)
+            since_ns = bar_start(begin_ns - depth_ns, frame)
+        else:
+            since_ns = bar_end(stored.sealed_ns, frame)
+        if bar_end(since_ns, frame) > begin_ns:
+            return
+        source = self.native(frame)
+        reach_ns = (PAGES_MAX * PAGE - 1) * length_of(source) * NS
+        if since_ns < begin_ns - reach_ns:
+            made.missing[frame] = (begin_ns - reach_ns - since_ns) // length_ns
+            since_ns = bar_start(begin_ns - reach_ns, frame)
+        known = fetched.get(source)
+        if known is None or known[0] > since_ns:
+            rows = [bar async for page in self.bars(symbol, source, since_ns, begin_ns) for bar in page]
+            known = fetched[source] = (since_ns, rows)
+        bars = [bar for bar in known[1] if bar.time_ns >= since_ns]
+        if source != frame:
+            bars = fold_bars(bars, frame, begin_ns)
+        ends_here = made.last_id if frame == self._frames[0] else None
+        last = len(bars) - 1
+        made.sealed.extend(Sealed(bar, ends_here if i == last else None, "klines") for i, bar in enumerate(bars))
+
+    async def _seeds(self, symbol: str, begin_ns: int) -> tuple[dict[str, OpenBar], Decimal | None]:
+        """Return what larger bars had gathered at `begin_ns`, and the last price before it."""
+        seeds = {frame: OpenBar.at(begin_ns, frame) for frame in self._frames[1:]}
+        reached = {frame: bar.start_ns for frame, bar in seeds.items()}
+        previous: Decimal | None = None
+        for level in self._levels():
+            end_ns = bar_start(begin_ns, level)
+            wanting = [f for f, at in reached.items() if at < end_ns and length_of(level) < length_of(f)]
+            if not wanting and level != self._levels()[-1]:
+                continue
+            since_ns = min([end_ns - length_of(level) * NS, *(reached[frame] for frame in wanting)])
+            bars = [bar async for page in self.bars(symbol, level, since_ns, end_ns) for bar in page]
+            for frame in wanting:
+                for bar in bars:
+                    if bar.time_ns >= reached[frame]:
+                        seeds[frame].fold_bar(bar)
+                reached[frame] = end_ns
+            if bars:
+                previous = exact_decimal(bars[-1].close)
+        return seeds, previous
+
+    def _levels(self) -> list[str]:
+        """Return the timeframes, large to small, that together reach any boundary of the base timeframe."""
+        base = length_of(self._frames[0])
+        larger = [level for level in _LEVELS if length_of(level) > base]
+        exact = next(level for level in _LEVELS if length_of(level) <= base)
+        return [level for level in [*larger, exact] if level in self._exchange.timeframes]

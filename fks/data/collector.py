@@ -1,0 +1,351 @@
+"""The collector: one exchange's live market data into the store, whole, in order, once.
+
+Hard state: ohlcv_data, market_trades, feeds (how far each timeframe is sealed and the last trade in it, committed with the
+bars, fenced by epoch). Soft state: open bars, rebuilt from the venue. Guarantees: bars of a (symbol, timeframe) reach the
+store in order and are handed on (feeds.sealed_through) once; a restart or a lost connection leaves neither a missing nor a
+second bar; a feed that is silent beyond its limit is STALE, its socket torn down and dialled again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+from fks.clock import Clock
+from fks.config.settings import Settings
+from fks.data.aggregate import by_length
+from fks.data.backfill import TRADES_MAX, Backfill
+from fks.data.feed import FeedState, Gap, SymbolFeed
+from fks.data.writer import Writer
+from fks.model.bar import PublicTrade
+from fks.model.errors import FksError, InputError, OutageError, PeerError
+from fks.model.ports import Exchange, Lease, Log, Meter
+from fks.model.timeframe import check_timeframe
+from fks.store.bus import FEEDS, Bus
+from fks.store.db import Database
+from fks.store.feeds import FeedStore
+from fks.store.instruments import InstrumentStore
+
+TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
+ROWS_S = 1.0  # how often ages and prices are written when no bar seals
+ASSETS_S = 3.0
+INSTRUMENTS_S = 3600.0
+LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock proves nothing about the feed
+SEALED_MAX = 20_000  # bars of one symbol waiting for a database that is away; beyond it they are fetched again later
+DIAL_S = 15.0  # a connection that has no subscription by then never will
+RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+_EXPECTED = (OutageError, PeerError, InputError)
+
+
+class Collector:
+    """Collects the enabled assets of one exchange. One task group runs it; `stop` may be called once `run` has ended."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        db: Database,
+        bus: Bus,
+        clock: Clock,
+        meter: Meter,
+        log: Log,
+        settings: Settings,
+        lease: Lease,
+    ) -> None:
+        self._exchange = exchange
+        self._bus = bus
+        self._clock = clock
+        self._meter = meter
+        self._log = log
+        self._data = settings.data
+        self._frames = by_length(check_timeframe(frame) for frame in settings.data.timeframes)
+        self._closes = [f for f in by_length({self._frames[0], "1m"}) if f in self._frames and f in exchange.timeframes]
+        self._instruments = InstrumentStore(db)
+        self._store = FeedStore(db, exchange.name, lease.epoch)
+        self._writer = Writer(self._store, bus, meter, log)
+        self._backfill = Backfill(exchange, self._frames, settings.data.backfill_bars)
+        self._rng = random.Random()  # noqa: S311  jitter only
+        self._feeds: dict[str, SymbolFeed] = {}
+        self._repairs: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._redial = asyncio.Event()
+        self._has_sealed = asyncio.Event()
+        self._is_subscribed = False
+        self._dialled_s = 0.0
+        self._is_storing = True
+        self._problem = ""
+
+    # ── the actor's shape ────────────────────────────────────────────────────────────────────────
+    async def start(self) -> None:
+        """Prepare the exchange and note what to collect. Errors: OutageError of the database."""
+        await self._exchange.open()
+        symbols = [symbol.upper().replace("/", "").replace("-", "") for symbol in self._data.symbols]
+        await self._instruments.add_assets(self._exchange.name, symbols)
+
+    async def run(self) -> None:
+        """Collect until cancelled. Errors: StaleEpochError when a newer collector took over; BugError."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(self._follow_assets())
+                group.create_task(self._stream())
+                group.create_task(self._drive())
+                group.create_task(self._write())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        finally:
+            self._group = None
+
+    async def stop(self) -> None:
+        """Store what is sealed, within 2 s, and close the exchange."""
+        with contextlib.suppress(FksError, TimeoutError):
+            async with asyncio.timeout(2.0):
+                while await self._writer.flush(self._feeds.values()):
+                    pass
+        await self._exchange.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether every feed is live and the store takes what they seal."""
+        return (
+            bool(self._feeds)
+            and self._is_storing
+            and all(feed.state is FeedState.LIVE for feed in self._feeds.values())
+        )
+
+    def detail(self) -> dict[str, object]:
+        """Return what status shows: the state of the whole and of each feed, ages in ms."""
+        now_s = self._clock.monotonic()
+        return {
+            "exchange": self._exchange.name,
+            "problem": self._problem,
+            "feeds": [
+                {
+                    "symbol": feed.symbol,
+                    "state": str(feed.state),
+                    "age_ms": round(feed.age_s(now_s) * 1000),
+                    "last_trade_id": feed.last_id,
+                    "late": feed.late,
+                    "waiting": len(feed.sealed),
+                    "problem": feed.detail,
+                }
+                for feed in self._feeds.values()
+            ],
+        }
+
+    # ── what is collected ────────────────────────────────────────────────────────────────────────
+    async def _follow_assets(self) -> None:
+        listed_s = float("-inf")
+        known: set[str] = set()
+        while True:
+            try:
+                if self._clock.monotonic() - listed_s > INSTRUMENTS_S:
+                    instruments = await self._exchange.instruments()
+                    await self._instruments.merge(instruments)
+                    known = {item.symbol for item in instruments}
+                    listed_s = self._clock.monotonic()
+                await self._set_symbols(await self._instruments.enabled(self._exchange.name), known)
+                self._problem = ""
+            except _EXPECTED as error:
+                self._problem = str(error)
+                self._log.warning("collector.assets", exchange=self._exchange.name, error=str(error))
+            await self._clock.sleep(ASSETS_S if known else 1.0)
+
+    async def _set_symbols(self, symbols: list[str], known: set[str]) -> None:
+        wanted = [symbol for symbol in symbols if symbol in known]
+        for symbol in set(symbols) - known - self._feeds.keys():
+            self._log.warning("asset.unknown", exchange=self._exchange.name, symbol=symbol)
+        gone = [symbol for symbol in self._feeds if symbol not in wanted]
+        new = [symbol for symbol in wanted if symbol not in self._feeds]
+        for symbol in gone:
+            repair = self._repairs.pop(symbol, None)
+            if repair is not None:
+                repair.cancel()
+            del self._feeds[symbol]
+            await self._store.set_state(symbol, FeedState.OFF)
+        for symbol in new:
+            self._feeds[symbol] = SymbolFeed(
+                symbol, self._clock.monotonic(), stale_min_s=self._data.stale_min_s, stale_max_s=self._data.stale_max_s
+            )
+        if gone or new:
+            self._redial.set()
+
+    # ── the socket ───────────────────────────────────────────────────────────────────────────────
+    async def _stream(self) -> None:
+        tries = 0
+        while True:
+            self._redial.clear()
+            if not self._feeds:
+                await self._redial.wait()
+                continue
+            was_heard = await self._one_connection()
+            self._is_subscribed = False
+            for feed in self._feeds.values():
+                if feed.state is FeedState.LIVE:
+                    self._set_state(feed, FeedState.STALE)
+            self._meter.count("fks_feed_reconnects_total", exchange=self._exchange.name)
+            tries = 0 if was_heard else tries + 1
+            wait_s = min(RETRY_FIRST_S * 2 ** min(tries, 8), RETRY_MAX_S)
+            await self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
+
+    async def _one_connection(self) -> bool:
+        """Listen until the connection ends or has to; return whether anything was heard."""
+        self._dialled_s = self._clock.monotonic()
+        heard = asyncio.Event()
+        listening = asyncio.create_task(self._listen(sorted(self._feeds), heard))
+        redialling = asyncio.create_task(self._redial.wait())
+        try:
+            await asyncio.wait({listening, redialling}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            redialling.cancel()
+            listening.cancel()
+            ended = (await asyncio.gather(listening, return_exceptions=True))[0]
+        if isinstance(ended, _EXPECTED):
+            self._log.warning("feed.disconnected", exchange=self._exchange.name, error=str(ended))
+        elif isinstance(ended, Exception):
+            raise ended
+        return heard.is_set()
+
+    async def _listen(self, symbols: list[str], heard: asyncio.Event) -> None:
+        async with contextlib.aclosing(self._exchange.watch_trades(symbols, closes=self._closes)) as stream:  # type: ignore[type-var]
+            async for batch in stream:
+                if not self._is_subscribed:
+                    self._subscribed()
+                now_ns, now_s = self._clock.now_ns(), self._clock.monotonic()
+                for symbol in {event.symbol for event in batch}:
+                    feed = self._feeds.get(symbol)
+                    if feed is None:
+                        continue
+                    heard.set()
+                    mine = [event for event in batch if event.symbol == symbol]
+                    feed.receive(mine, now_ns, now_s)
+                    if feed.state is FeedState.STALE and symbol not in self._repairs:
+                        self._set_state(feed, FeedState.LIVE)
+                    trades = sum(isinstance(event, PublicTrade) for event in mine)
+                    self._meter.count("fks_market_trades_total", trades, symbol=symbol)
+                    self._advance(feed, is_on_time=False)
+
+    def _subscribed(self) -> None:
+        """Every hole in the stream ends here: what was missed comes from REST before a feed is live again."""
+        self._is_subscribed = True
+        now_s = self._clock.monotonic()
+        for feed in self._feeds.values():
+            feed.touch(now_s)
+            gap = None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None)
+            self._repair(feed, gap)
+
+    # ── holes ────────────────────────────────────────────────────────────────────────────────────
+    def _repair(self, feed: SymbolFeed, gap: Gap | None) -> None:
+        """Fill a hole in the background; None: recover from what is stored. One repair a feed at a time."""
+        running = self._repairs.get(feed.symbol)
+        if running is not None and not running.done():
+            return  # it ends with the newest trades; what is missing then is the next gap
+        self._set_state(feed, FeedState.BACKFILL)
+        assert self._group is not None
+        self._repairs[feed.symbol] = self._group.create_task(self._repaired(feed, gap))
+
+    async def _repaired(self, feed: SymbolFeed, gap: Gap | None) -> None:
+        wait_s, by_bars = RETRY_FIRST_S, False
+        while True:
+            try:
+                await self._fill(feed, gap, by_bars=by_bars)
+                break
+            except _EXPECTED as error:
+                feed.detail = str(error)
+                self._log.warning("feed.repair", symbol=feed.symbol, error=str(error), wait_s=wait_s)
+                if isinstance(error, PeerError):  # it has not the trades we need: its bars are the same bars
+                    gap, by_bars = None, True
+            await self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
+            wait_s = min(wait_s * 2, RETRY_MAX_S)
+        feed.detail = ""
+        del self._repairs[feed.symbol]
+        self._set_state(feed, FeedState.LIVE if self._is_subscribed and not feed.is_mute else FeedState.STALE)
+        self._advance(feed, is_on_time=False)
+
+    async def _fill(self, feed: SymbolFeed, gap: Gap | None, *, by_bars: bool) -> None:
+        if gap is not None and gap.from_id != gap.to_id:
+            trades = await self._backfill.trades_from(feed.symbol, gap.from_id, gap.to_id)
+            if len(trades) <= TRADES_MAX and feed.add(trades) is None:
+                return
+        if feed.positions is None:
+            feed.positions = (await self._store.claim([feed.symbol], self._frames))[feed.symbol]
+        made = await self._backfill.recover(feed.symbol, feed.positions, by_bars=by_bars or gap is not None)
+        for frame, count in made.missing.items():
+            self._log.warning("feed.hole", symbol=feed.symbol, timeframe=frame, bars=count)
+        feed.restart(made.builder, made.last_id, made.sealed)
+        if feed.add(made.trades) is not None:
+            made = await self._backfill.recover(feed.symbol, feed.positions, by_bars=True)
+            feed.restart(made.builder, made.last_id, made.sealed)
+            feed.add(made.trades)
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────
+    async def _drive(self) -> None:
+        before_s = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(TICK_S)
+            now_s = self._clock.monotonic()
+            is_on_time = now_s - before_s < TICK_S + LATE_S
+            before_s = now_s
+            if not self._is_subscribed and now_s - self._dialled_s > DIAL_S:
+                self._redial.set()
+            for feed in list(self._feeds.values()):
+                if len(feed.sealed) > SEALED_MAX and feed.symbol not in self._repairs:
+                    self._log.error("feed.overflow", symbol=feed.symbol, bars=len(feed.sealed))
+                    feed.forget()
+                    self._repair(feed, None)
+                self._advance(feed, is_on_time=is_on_time)
+                age_s = feed.age_s(now_s)
+                self._meter.gauge("fks_feed_age_seconds", age_s, symbol=feed.symbol)
+                if is_on_time and self._is_subscribed and age_s > feed.limit_s():
+                    self._silent(feed, age_s)
+
+    def _advance(self, feed: SymbolFeed, *, is_on_time: bool) -> None:
+        gap = feed.advance(self._clock.now_ns(), is_on_time=is_on_time)
+        if gap is not None:
+            self._log.warning("feed.gap", symbol=feed.symbol, from_id=gap.from_id, to_id=gap.to_id)
+            self._repair(feed, gap)
+        if feed.sealed:
+            self._has_sealed.set()
+
+    def _silent(self, feed: SymbolFeed, age_s: float) -> None:
+        """C7: a socket that answers pings proves nothing. Stale until something is heard on a new one."""
+        self._log.warning(
+            "feed.stale", exchange=self._exchange.name, symbol=feed.symbol, silent_s=round(age_s, 1),
+            limit_s=round(feed.limit_s(), 1),
+        )  # fmt: skip
+        feed.is_mute = True
+        self._is_subscribed = False  # said once a connection
+        if feed.state is FeedState.LIVE:
+            self._set_state(feed, FeedState.STALE)
+        self._redial.set()
+
+    def _set_state(self, feed: SymbolFeed, state: FeedState) -> None:
+        if feed.state is state:
+            return
+        self._log.info("feed.state", exchange=self._exchange.name, symbol=feed.symbol, old=feed.state, state=state)
+        feed.state = state
+        self._has_sealed.set()  # the row of a feed's state must not wait for a bar
+
+    # ── the store ────────────────────────────────────────────────────────────────────────────────
+    async def _write(self) -> None:
+        states: dict[str, FeedState] = {}
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ROWS_S):
+                    await self._has_sealed.wait()
+            self._has_sealed.clear()
+            feeds = [feed for feed in self._feeds.values() if feed.positions is not None]
+            try:
+                if feeds and await self._writer.flush(feeds):
+                    self._has_sealed.set()
+                self._is_storing = True
+            except OutageError as error:
+                self._log.warning("collector.store", exchange=self._exchange.name, error=str(error))
+                self._is_storing = False
+                self._has_sealed.set()
+            for feed in feeds:
+                if states.get(feed.symbol) is not feed.state:
+                    states[feed.symbol] = feed.state
+                    message = {"type": "feed", "exchange": self._exchange.name, "symbol": feed.symbol, "state": feed.state}
+                    await self._bus.publish(FEEDS, message)
+            await self._clock.sleep(TICK_S)

@@ -1,0 +1,116 @@
+"""Live feeds: how far each is sealed, by whom it is written (fenced by epoch), and the one statement that stores bars,
+trades and positions together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import StaleEpochError
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Database
+
+TRADES = "trades"  # the timeframe of the row that tells a symbol's feed as a whole
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRow:
+    """News of one feed row. None leaves a column as it is; `sealed_ns` never moves back."""
+
+    symbol: str
+    timeframe: str
+    sealed_ns: int | None = None
+    last_trade_id: int | None = None
+    message_ns: int | None = None
+    last_price: Decimal | None = None
+    state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPosition:
+    """How far one timeframe is stored: open time of its last sealed bar and the last trade in it."""
+
+    sealed_ns: int
+    last_trade_id: int | None
+
+
+class FeedStore:
+    """The feeds of one exchange, written under one epoch. Errors of all methods: OutageError, StaleEpochError."""
+
+    def __init__(self, db: Database, exchange: str, epoch: int) -> None:
+        self._db = db
+        self._exchange = exchange
+        self._epoch = epoch
+
+    async def claim(self, symbols: Sequence[str], timeframes: Sequence[str]) -> dict[str, dict[str, SealedPosition]]:
+        """Own the feeds of `symbols` from here on; return how far each timeframe is stored.
+
+        Guarantees: after it returns, no older epoch's `flush` changes anything.
+        """
+        keys = [(symbol, frame) for symbol in symbols for frame in (*timeframes, TRADES)]
+        rows = await self._db.fetch(
+            "feeds.claim", self._exchange, self._epoch, [key[0] for key in keys], [key[1] for key in keys], retry=True
+        )
+        if len(rows) != len(keys):
+            raise self._superseded()
+        found: dict[str, dict[str, SealedPosition]] = {symbol: {} for symbol in symbols}
+        for row in rows:
+            if row["sealed_through"] is not None and row["timeframe"] != TRADES:
+                position = SealedPosition(to_ns(row["sealed_through"]), row["last_trade_id"])
+                found[row["symbol"]][row["timeframe"]] = position
+        return found
+
+    async def flush(
+        self, feeds: Sequence[FeedRow], bars: Sequence[tuple[Bar, str]], trades: Sequence[PublicTrade]
+    ) -> None:
+        """Store bars (each with its source), trades and positions in one statement; twice equals once."""
+        is_ours = await self._db.fetchval(
+            "feeds.flush", self._exchange, self._epoch, *_feed_columns(feeds), *_bar_columns(bars), *_trade_columns(trades)
+        )
+        if not is_ours:
+            raise self._superseded()
+
+    async def set_state(self, symbol: str, state: str) -> None:
+        """Write the state of a symbol that is no longer collected."""
+        await self._db.execute("feeds.state", self._exchange, symbol, self._epoch, state, retry=True)
+
+    def _superseded(self) -> StaleEpochError:
+        return StaleEpochError(
+            f"collector {self._exchange} epoch {self._epoch}: a newer epoch owns its feeds", remedy="stop at once"
+        )
+
+
+def _feed_columns(feeds: Sequence[FeedRow]) -> list[list[Any]]:
+    rows = sorted(feeds, key=lambda row: (row.symbol, row.timeframe))
+    return [
+        [row.symbol for row in rows],
+        [row.timeframe for row in rows],
+        [None if row.sealed_ns is None else to_datetime(row.sealed_ns) for row in rows],
+        [row.last_trade_id for row in rows],
+        [None if row.message_ns is None else to_datetime(row.message_ns) for row in rows],
+        [row.last_price for row in rows],
+        [row.state for row in rows],
+    ]
+
+
+def _bar_columns(bars: Iterable[tuple[Bar, str]]) -> list[list[Any]]:
+    columns: list[list[Any]] = [[] for _ in range(11)]
+    for bar, source in bars:
+        values = (bar.symbol, bar.timeframe, to_datetime(bar.time_ns), bar.open, bar.high, bar.low, bar.close, bar.volume,
+                  bar.trades, bar.is_complete, source)  # fmt: skip
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    return columns
+
+
+def _trade_columns(trades: Iterable[PublicTrade]) -> list[list[Any]]:
+    columns: list[list[Any]] = [[] for _ in range(6)]
+    for trade in trades:
+        values = (trade.symbol, trade.trade_id, to_datetime(trade.time_ns), trade.price, trade.quantity,
+                  trade.is_buyer_maker)  # fmt: skip
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    return columns

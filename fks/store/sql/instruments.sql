@@ -1,0 +1,41 @@
+-- name: merge
+-- Store what an exchange lists; rows whose rules did not change only get a new time.
+INSERT INTO instruments AS i (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min, multiplier,
+                              is_trading, updated_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::numeric[], $6::numeric[], $7::numeric[],
+                     $8::numeric[], $9::numeric[], $10::numeric[], $11::bool[], $12::timestamptz[])
+ON CONFLICT (exchange, symbol) DO UPDATE
+   SET base = EXCLUDED.base, quote = EXCLUDED.quote, tick = EXCLUDED.tick, lot_step = EXCLUDED.lot_step,
+       qty_min = EXCLUDED.qty_min, qty_max = EXCLUDED.qty_max, notional_min = EXCLUDED.notional_min,
+       multiplier = EXCLUDED.multiplier, is_trading = EXCLUDED.is_trading, updated_at = EXCLUDED.updated_at;
+
+-- name: retire
+-- Mark instruments that the exchange no longer lists as not trading.
+UPDATE instruments SET is_trading = false, updated_at = now()
+ WHERE exchange = $1 AND is_trading AND NOT (symbol = ANY($2::text[]));
+
+-- name: all
+-- Give every instrument.
+SELECT * FROM instruments ORDER BY exchange, symbol;
+
+-- name: of_exchange
+-- Give the instruments of one exchange.
+SELECT * FROM instruments WHERE exchange = $1 ORDER BY symbol;
+
+-- name: assets
+-- Give what is collected, or could be, with the instrument's names.
+SELECT a.exchange, a.symbol, a.is_enabled, a.updated_at, i.base, i.quote, i.is_trading
+  FROM assets a LEFT JOIN instruments i USING (exchange, symbol) ORDER BY a.exchange, a.symbol;
+
+-- name: enabled_assets
+-- Give the symbols to collect from one exchange.
+SELECT symbol FROM assets WHERE exchange = $1 AND is_enabled ORDER BY symbol;
+
+-- name: add_assets
+-- Collect these symbols unless somebody decided about them before.
+INSERT INTO assets (exchange, symbol) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING;
+
+-- name: set_asset
+-- Enable or disable one asset.
+INSERT INTO assets (exchange, symbol, is_enabled) VALUES ($1, $2, $3)
+ON CONFLICT (exchange, symbol) DO UPDATE SET is_enabled = EXCLUDED.is_enabled, updated_at = now();

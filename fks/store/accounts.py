@@ -1,0 +1,101 @@
+"""Accounts and what they hold, as the venue said last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from fks.model.account import Account, Balance
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Querier
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceRow:
+    """A balance, whose it is, and when it was last written."""
+
+    account_id: int
+    balance: Balance
+    updated_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One point of an account's balance history. `cause` is fill, fee, funding, deposit, withdrawal or snapshot."""
+
+    account_id: int
+    time_ns: int
+    currency: str
+    balance: Decimal
+    equity: Decimal | None
+    cause: str
+    reference: str | None
+
+
+class AccountStore:
+    """Reads and writes of accounts, balances and balance_history. Takes a database or an open transaction."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def page(self) -> list[Account]:
+        """Return every account, by id."""
+        return [account_of(row) for row in await self._db.fetch("accounts.list")]
+
+    async def create(
+        self,
+        name: str,
+        *,
+        venue: str,
+        account_type: str = "personal",
+        broker: str = "",
+        currency: str = "USDT",
+        initial_balance: Decimal = Decimal(0),
+        mode: str = "paper",
+    ) -> Account:
+        """Return the account of that name, added when there was none; an existing one is left as it is."""
+        row = await self._db.fetchrow(
+            "accounts.create", name, account_type, venue, broker, currency, initial_balance, mode
+        )
+        assert row is not None
+        return account_of(row)
+
+    async def save_balances(self, account_id: int, balances: Iterable[Balance], now_ns: int) -> None:
+        """Write what the venue says the account holds; equal rows are left alone."""
+        rows = [{"currency": b.currency, "free": format(b.free, "f"), "locked": format(b.locked, "f")} for b in balances]
+        if rows:
+            await self._db.execute("accounts.save_balances", account_id, to_datetime(now_ns), rows)
+
+    async def balances(self, account_id: int | None = None) -> list[BalanceRow]:
+        """Return what the accounts hold, as last seen."""
+        return [
+            BalanceRow(row["account_id"], Balance(row["currency"], row["free"], row["locked"]), to_ns(row["updated_at"]))
+            for row in await self._db.fetch("accounts.balances", account_id)
+        ]
+
+    async def note_balance(self, row: HistoryRow) -> None:
+        """Add one point to the balance history."""
+        await self._db.execute(
+            "accounts.note_balance", row.account_id, row.currency, row.balance, row.equity, row.cause, row.reference,
+            to_datetime(row.time_ns),
+        )  # fmt: skip
+
+    async def history(self, account_id: int, limit: int = 100) -> list[HistoryRow]:
+        """Return the newest points of an account's balance history, newest first."""
+        return [
+            HistoryRow(
+                row["account_id"], to_ns(row["time"]), row["currency"], row["balance"], row["equity"], row["cause"],
+                row["reference"],
+            )
+            for row in await self._db.fetch("accounts.history", account_id, limit)
+        ]  # fmt: skip
+
+
+def account_of(row: Mapping[str, Any]) -> Account:
+    """Return a row of the accounts table as a value."""
+    return Account(
+        id=row["id"], name=row["name"], account_type=row["account_type"], venue=row["venue"], broker=row["broker"],
+        currency=row["currency"], initial_balance=row["initial_balance"], mode=row["mode"], is_enabled=row["is_enabled"],
+    )  # fmt: skip

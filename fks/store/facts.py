@@ -1,0 +1,105 @@
+"""Facts that the order manager reads of what others write, and the little it tells them of venues and alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from fks.model.bar import Bar
+from fks.model.instrument import Instrument
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Querier
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The last price of a live feed and when its last message came (ns UTC; None = never)."""
+
+    exchange: str
+    symbol: str
+    price: Decimal | None
+    message_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What the order path needs of a strategy instance."""
+
+    id: str
+    sizing: str
+    size: Decimal
+    is_enabled: bool
+    state: str
+    account_id: int
+    venue: str
+    exchange: str
+    symbol: str
+    timeframe: str
+
+
+class Facts:
+    """Reads of instruments, feeds, instances, kill switch and lease; writes of venue_states and alerts."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def instruments(self) -> list[Instrument]:
+        """Return every instrument."""
+        return [
+            Instrument(
+                exchange=row["exchange"], symbol=row["symbol"], base=row["base"], quote=row["quote"], tick=row["tick"],
+                lot_step=row["lot_step"], qty_min=row["qty_min"], qty_max=row["qty_max"],
+                notional_min=row["notional_min"], multiplier=row["multiplier"], is_trading=row["is_trading"],
+                updated_ns=to_ns(row["updated_at"]),
+            )
+            for row in await self._db.fetch("facts.instruments")
+        ]  # fmt: skip
+
+    async def marks(self) -> list[Mark]:
+        """Return the last price and message time of every live feed."""
+        return [
+            Mark(
+                row["exchange"], row["symbol"], row["last_price"], to_ns(at) if (at := row["last_message_at"]) else None
+            )
+            for row in await self._db.fetch("facts.marks")
+        ]
+
+    async def instances(self) -> list[Instance]:
+        """Return every strategy instance."""
+        return [Instance(**row) for row in await self._db.fetch("facts.instances")]
+
+    async def is_killed(self) -> bool:
+        """Return whether the kill switch is engaged in the database (the guardian's own file may know sooner)."""
+        return bool(await self._db.fetchval("facts.is_killed"))
+
+    async def lease_epoch(self, name: str) -> int:
+        """Return the epoch that owns a role; 0 when nobody ever did."""
+        return await self._db.fetchval("facts.lease_epoch", name) or 0
+
+    async def save_venue_state(
+        self, venue: str, account_id: int, state: str, detail: str, skew_ms: float | None, now_ns: int
+    ) -> None:
+        """Tell everyone what the order manager believes of a venue."""
+        await self._db.execute("facts.save_venue_state", venue, account_id, state, detail, skew_ms, to_datetime(now_ns))
+
+    async def note_alert(
+        self, severity: str, event: str, message: str, component: str, payload: Mapping[str, object]
+    ) -> int:
+        """Keep an alert (severity info, warning, error or page) and return its number."""
+        number = await self._db.fetchval("facts.note_alert", severity, event, message, component, dict(payload))
+        assert isinstance(number, int)
+        return number
+
+    async def sealed_bars(
+        self, exchange: str, symbol: str, timeframe: str, after_ns: int, limit: int = 1000
+    ) -> list[Bar]:
+        """Return sealed bars opening after a moment, oldest first: what a venue that fills from bars is fed with."""
+        rows = await self._db.fetch("facts.sealed_bars", exchange, symbol, timeframe, to_datetime(after_ns), limit)
+        return [
+            Bar(
+                exchange, symbol, timeframe, to_ns(row["time"]), row["open"], row["high"], row["low"], row["close"],
+                row["volume"], row["trades"],
+            )
+            for row in rows
+        ]  # fmt: skip

@@ -1,0 +1,32 @@
+-- name: list
+-- Every account.
+SELECT * FROM accounts ORDER BY id;
+
+-- name: create
+-- Add an account; the same name again changes nothing and returns the one there is.
+WITH added AS (
+    INSERT INTO accounts (name, account_type, venue, broker, currency, initial_balance, mode)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING RETURNING *)
+SELECT * FROM added UNION ALL SELECT * FROM accounts WHERE name = $1 AND NOT EXISTS (SELECT FROM added);
+
+-- name: save_balances
+-- Write what a venue says an account holds.
+INSERT INTO balances (account_id, currency, free, locked, updated_at)
+SELECT $1, b.currency, b.free, b.locked, $2
+  FROM jsonb_to_recordset($3::jsonb) AS b(currency text, free numeric, locked numeric)
+ON CONFLICT (account_id, currency) DO UPDATE
+   SET free = excluded.free, locked = excluded.locked, updated_at = excluded.updated_at
+ WHERE (balances.free, balances.locked) IS DISTINCT FROM (excluded.free, excluded.locked);
+
+-- name: balances
+-- What the accounts hold, as last seen.
+SELECT * FROM balances WHERE ($1::int IS NULL OR account_id = $1) ORDER BY account_id, currency;
+
+-- name: note_balance
+-- Add a row to an account's balance history.
+INSERT INTO balance_history (account_id, currency, balance, equity, cause, reference, time)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: history
+-- An account's balance history, newest first.
+SELECT * FROM balance_history WHERE account_id = $1 ORDER BY time DESC LIMIT $2;

@@ -1,0 +1,37 @@
+-- name: instruments
+-- Every instrument with its rules.
+SELECT * FROM instruments;
+
+-- name: marks
+-- The last price and message time of every live feed.
+SELECT exchange, symbol, last_message_at, last_price FROM feeds WHERE timeframe = 'trades';
+
+-- name: instances
+-- What the order manager needs of the strategy instances: sizing, state, where they trade.
+SELECT id, sizing, size, is_enabled, state, account_id, venue, exchange, symbol, timeframe FROM strategy_instances;
+
+-- name: is_killed
+-- Whether the kill switch is engaged.
+SELECT EXISTS (SELECT FROM kill_switch WHERE is_engaged);
+
+-- name: lease_epoch
+-- The epoch that owns a role.
+SELECT epoch FROM leases WHERE name = $1;
+
+-- name: save_venue_state
+-- Tell everyone what the order manager believes of a venue.
+INSERT INTO venue_states (venue, account_id, state, detail, skew_ms, updated_at) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (venue, account_id) DO UPDATE
+   SET state = excluded.state, detail = excluded.detail, skew_ms = excluded.skew_ms, updated_at = excluded.updated_at;
+
+-- name: note_alert
+-- Keep an alert.
+INSERT INTO alerts (severity, event, message, component, payload) VALUES ($1, $2, $3, $4, $5) RETURNING id;
+
+-- name: sealed_bars
+-- Sealed bars of one feed after a moment, oldest first: what a venue that fills from bars is fed with.
+SELECT b.time, b.open, b.high, b.low, b.close, b.volume, b.trades
+  FROM ohlcv_data b JOIN feeds f ON f.exchange = b.exchange AND f.symbol = b.symbol AND f.timeframe = b.timeframe
+ WHERE b.exchange = $1 AND b.symbol = $2 AND b.timeframe = $3 AND b.time > $4 AND b.time <= f.sealed_through
+   AND b.is_complete
+ ORDER BY b.time LIMIT $5;

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from fks.model.account import Account, Balance
 from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Querier
+from fks.store.db import Querier, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class AccountStore:
         ]  # fmt: skip
 
 
-def account_of(row: Mapping[str, Any]) -> Account:
+def account_of(row: Row) -> Account:
     """Return a row of the accounts table as a value."""
     return Account(
         id=row["id"], name=row["name"], account_type=row["account_type"], venue=row["venue"], broker=row["broker"],

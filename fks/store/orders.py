@@ -265,7 +265,7 @@ def order_json(order: Order) -> dict[str, Any]:
     return columns
 
 
-def order_of(row: Mapping[str, Any]) -> Order:
+def order_of(row: Row) -> Order:
     """Return a row of the orders table as a value."""
     times = {name: _ns(row[column]) for name, column in _TIMES.items()}
     for name in ("venue_time_ns", "created_ns", "updated_ns"):
@@ -286,7 +286,7 @@ def _event_json(event: EventRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _event_of(row: Mapping[str, Any]) -> EventRow:
+def _event_of(row: Row) -> EventRow:
     return EventRow(
         client_order_id=row["client_order_id"], event_id=row["event_id"], event=row["event"],
         from_state=None if row["from_state"] is None else State(row["from_state"]), to_state=State(row["to_state"]),
@@ -307,7 +307,7 @@ def _trade_json(trade: TradeRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def trade_of(row: Mapping[str, Any]) -> TradeRow:
+def trade_of(row: Row) -> TradeRow:
     """Return a row of the trades table as a value."""
     fill = Fill(
         fill_id=row["fill_id"], client_order_id=row["client_order_id"], venue_order_id=row["venue_order_id"],

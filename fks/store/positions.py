@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
 
 from fks.model.account import Position
 from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Querier
+from fks.store.db import Querier, Row
 
 
 class PositionStore:
@@ -31,7 +30,7 @@ class PositionStore:
         )
 
 
-def position_of(row: Mapping[str, Any]) -> Position:
+def position_of(row: Row) -> Position:
     """Return a row of the positions table as a value."""
     return Position(
         account_id=row["account_id"], venue=row["venue"], symbol=row["symbol"], instance=row["instance"],

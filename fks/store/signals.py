@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from fks.model.order import OrderType, Side, TimeInForce
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import iso, to_datetime, to_ns
-from fks.store.db import Querier
+from fks.store.db import Querier, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def _as_json(signal: Signal) -> dict[str, Any]:
 _NUMBERS = ("size", "limit_price", "stop_price", "stop_loss", "take_profit", "reference_price")
 
 
-def record_of(row: Mapping[str, Any]) -> SignalRecord:
+def record_of(row: Row) -> SignalRecord:
     """Return a row of the signals table as a value."""
     signal = Signal(
         id=row["id"], source=row["source"], instance=row["instance"], params_version=row["params_version"],

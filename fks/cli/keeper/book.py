@@ -36,6 +36,13 @@ class Book:
     def get(self, name: str) -> Entry | None:
         return self._entries.get(name)
 
+    def entries(self) -> list[Entry]:
+        return list(self._entries.values())
+
+    def pids(self) -> dict[str, int]:
+        """Return who runs each service."""
+        return {name: entry.pid for name, entry in self._entries.items() if entry.pid}
+
     def note(self, name: str, entry: Entry) -> None:
         """Remember who runs `name`. Returned, it is on disk."""
         self._entries[name] = entry

@@ -8,6 +8,7 @@ import stat
 import sys
 from pathlib import Path
 
+from fks.cli.place import windows_drive
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError
 
@@ -79,19 +80,3 @@ def check_sockets(paths: Paths) -> None:
             f"{paths.sockets} was made by somebody else (uid {found.st_uid})",
             remedy="remove it, or set TMPDIR to a directory of yours",
         )
-
-
-def windows_drive(path: Path, mounts: Path = Path("/proc/mounts"), version: Path = Path("/proc/version")) -> str | None:
-    """Return the mount point of the Windows drive that `path` is on under WSL, or None."""
-    try:
-        if "microsoft" not in version.read_text().lower():
-            return None
-        lines = [line.split() for line in mounts.read_text().splitlines()]
-    except OSError:
-        return None
-    best: tuple[str, str] = ("", "")
-    for words in lines:
-        point = words[1].replace("\\040", " ")
-        if path.is_relative_to(point) and len(point) >= len(best[0]):
-            best = (point, words[2])
-    return best[0] if best[1] in ("9p", "drvfs", "v9fs") else None

@@ -16,6 +16,7 @@ async def prepare(home: str) -> None:
     """Migrate, make partitions, the local token and the demo's rows. Each step is safe to repeat."""
     from fks.clock import RealClock
     from fks.execution.demo import seed
+    from fks.model.timeframe import to_datetime
     from fks.store.db import Database
     from fks.store.migrate import upgrade
     from fks.store.partitions import ensure_partitions
@@ -27,7 +28,7 @@ async def prepare(home: str) -> None:
     await upgrade(url)
     db = await Database.connect(url, settings.database, application="prepare")
     try:
-        await ensure_partitions(db, RealClock().now_ns())
+        await ensure_partitions(db, to_datetime(RealClock().now_ns()))
         await ensure_local_token(db, paths)
         if settings.sim.enabled:
             await seed(db, settings)

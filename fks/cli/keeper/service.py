@@ -16,11 +16,13 @@ from fks.cli.keeper.book import Book, Entry
 from fks.cli.keeper.process import Process, clear_session, start_mark
 from fks.cli.keeper.spec import Policy, ServiceSpec
 from fks.clock import Clock
-from fks.model.errors import FksError
+from fks.model.errors import ConfigError, FksError
 from fks.model.ports import Log
+from fks.monitor.log import Redactor, tail
 from fks.supervision.policy import backoff_s, note_restart
 
 READY_POLL_S = 0.1
+TAIL_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Service:
         self.error = ""
         self.failures = 0  # starts in a row that never became ready
         self.times_ready = 0
+        self.is_hopeless = False  # what it was refused for, trying again does not mend
         self.is_adopted = False
         self.process: Process | None = None
         self._parts: Mapping[str, int] = {}
@@ -98,8 +101,20 @@ class Service:
         self._book.forget(self.name)
         self._move("stopped")
 
-    async def _run(self) -> None:
+    async def find(self) -> bool:
+        """Look for a living process of an earlier keeper and take it over; return whether there is one."""
         self.process = await self._adopt()
+        return self.process is not None
+
+    def failure(self, redactor: Redactor) -> FksError:
+        """Return why it does not start, with the last words of its log."""
+        lines = tail(self.spec.log, TAIL_LINES, redactor)
+        words = "its last words:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
+        if self.is_hopeless:
+            return ConfigError(self.error)
+        return FksError(f"{self.name} does not start: {self.error}", remedy=words)
+
+    async def _run(self) -> None:
         while True:
             reason = await self._live()
             was_asked = self._asked.is_set()
@@ -143,6 +158,7 @@ class Service:
                 return failed
         except (FksError, OSError) as error:
             self.failures += 1
+            self.is_hopeless = isinstance(error, ConfigError)
             return str(error)
         self.failures = 0
         self.times_ready += 1

@@ -11,7 +11,7 @@ from fks.cli.keeper.ray_node import ray_service
 from fks.cli.keeper.sim_node import sim_service
 from fks.cli.keeper.spec import ServiceSpec
 from fks.config.paths import Paths
-from fks.config.secrets import Secrets
+from fks.config.secrets import NAMES, Secrets
 from fks.config.settings import Settings
 from fks.store import binaries
 from fks.store.embedded import PostgresServer, RedisServer
@@ -59,3 +59,12 @@ def _in_thread(ask: Callable[[], bool]) -> Callable[[Process], Awaitable[bool]]:
         return await asyncio.to_thread(ask)
 
     return is_ready
+
+
+def leftovers(paths: Paths) -> tuple[ServiceSpec, ...]:
+    """Return the services a keeper of this home can have left behind, found without settings that may be broken now."""
+    from pydantic import SecretStr
+
+    none = SecretStr("")
+    secrets = Secrets(*(none for _ in NAMES))
+    return services(paths, Settings(home=paths.home), secrets)

@@ -98,9 +98,9 @@ def sim_service(paths: Paths, settings: Settings) -> ServiceSpec:
         return status == 200
 
     def find() -> int | None:
-        return next(iter(holding(f"exchange\0--json\0--port\0{settings.sim.port}\0--data-dir\0{files.data}")), None)
+        return next(iter(holding(f"--data-dir\0{files.data}\0")), None)
 
     return ServiceSpec(
         name="sim", launch=launch, is_ready=is_ready, find=find, log=paths.logs / "sim.log", ports=sim_ports(settings),
-        stop=((signal.SIGTERM, 3.0),), start_s=30.0, hang_s=30.0,
+        stop=((signal.SIGTERM, 3.0),), wave=1, start_s=30.0, hang_s=30.0,
     )  # fmt: skip

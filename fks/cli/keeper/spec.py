@@ -22,6 +22,7 @@ class ServiceSpec:
     `part_names` are processes inside it that status shows instead of it, `parts` finds their pids once it is ready;
     when one dies the whole service is done for.
     `stop`: signals in order, each with the seconds it is given; then SIGKILL. `is_group`: the whole session ends with it.
+    `wave`: at the end the services of a higher wave are stopped before those of a lower one.
     `hang_s`: silent for so long it is killed; None leaves it to its own recovery (PostgreSQL under load).
     """
 
@@ -35,6 +36,7 @@ class ServiceSpec:
     start_s: float = 30.0
     hang_s: float | None = None
     is_group: bool = False
+    wave: int = 0
     part_names: tuple[str, ...] = ()
     parts: Callable[[Process], Mapping[str, int]] | None = None
 

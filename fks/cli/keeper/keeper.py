@@ -1,0 +1,347 @@
+"""The keeper itself: brings everything up, keeps it up, answers at its door, takes everything down.
+
+Start: all services at once; the schema as soon as PostgreSQL answers; the actor tree as soon as everything does. Until
+the first "ready" a service that fails twice ends the start with its last words. After it nothing is given up: a dead
+service is started again for ever, and the tree is deployed again after each new Ray head, and whenever its supervisor has
+been silent for SILENT_S (dead for good: Ray does not retry a constructor).
+Stop: the tree in its own reverse order, then waves of services, the highest first; a second request skips the tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import groupby
+from typing import Any, Protocol
+
+from fks.cli.keeper.book import Book
+from fks.cli.keeper.door import Door
+from fks.cli.keeper.ports import check_free
+from fks.cli.keeper.process import Process, clear_session, holding, kill, start_mark
+from fks.cli.keeper.service import Seen, Service
+from fks.cli.keeper.spec import Policy, ServiceSpec
+from fks.cli.keeper.view import StatusView
+from fks.clock import Clock
+from fks.config.endpoints import Node, clear_node, save_node
+from fks.config.paths import Paths
+from fks.model.errors import FksError, InputError, OutageError
+from fks.model.ports import Log
+from fks.monitor.log import Redactor
+
+SILENT_S = 10.0
+BEAT_S = 1.0
+FAILURES_MAX = 2
+RUN_FILES = ("sim.json", "ports")  # what only a running node has, besides node.json and the book
+Say = Callable[[str, str, str], None]
+
+
+class Hands(Protocol):
+    """What the keeper does above its services (`fks.cli.keeper.tree.Tree`)."""
+
+    async def prepare(self) -> None: ...
+    async def deploy(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def cancel(self) -> None: ...
+    async def clear(self, node: Node) -> None: ...
+    async def beat(self, seen: Sequence[tuple[str, Seen]], node: Node) -> float | None: ...
+    async def status(self, node: Node) -> dict[str, Any]: ...
+    async def close(self) -> None: ...
+
+
+class Keeper:
+    """One node's keeper. Hard state: the book. Soft state: everything else; the next keeper rebuilds it by looking.
+
+    `say(name, state, text)` hears of every step and change: running, done, failed, then ready, restarting, down, ….
+    """
+
+    def __init__(
+        self, paths: Paths, specs: Sequence[ServiceSpec], hands: Hands, make_node: Callable[[], Node], clock: Clock,
+        log: Log, *, redactor: Redactor | None = None, policy: Policy | None = None, say: Say = lambda name, state, text: None,
+    ) -> None:  # fmt: skip
+        self.phase = "starting"
+        self.steps: list[dict[str, str]] = []
+        self._paths, self._hands, self._make_node, self._clock, self._log, self._tell = (
+            paths, hands, make_node, clock, log, say,
+        )  # fmt: skip
+        self._specs = tuple(specs)
+        self._redactor = redactor or Redactor()
+        self._book = Book(paths.run / "keeper.json")
+        self._since_ns = clock.now_ns()
+        self._changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.services = {
+            spec.name: Service(spec, self._book, clock, log, policy or Policy(), self._on_change)
+            for spec in self._specs
+        }
+        self._view = StatusView(clock)
+        self._tree_age_s: float | None = None
+        self._store_well_since: float | None = None
+        self._deployed_at: float | None = None
+
+    def request_stop(self) -> None:
+        """Ask for an orderly end; asked again, the tree is not waited for."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run until asked to stop. Call under `keeper_lock`.
+
+        Errors: FksError when the first start fails; everything is down again then.
+        """
+        door = Door(self._paths.keeper_socket, self._handle)
+        self._paths.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
+        await door.open()
+        tasks = [asyncio.create_task(work) for work in (self._keep(), self._beat(), self._stop_wait())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._take_down()
+            await door.close()
+            clean(self._paths, self._book)
+            self._log.info("keeper.stopped")
+
+    # ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep(self) -> None:
+        await self._find()
+        save_node(self._paths, self._make_node())
+        for service in self.services.values():
+            self._say(service.name, "running")
+            service.start()
+        await self._need("postgres")
+        await self._step("schema", self._hands.prepare())
+        if "ray" in self.services and not self.services["ray"].is_adopted:
+            await self._hands.clear(self._make_node())
+        await self._need(*self.services)
+        save_node(self._paths, self._make_node())
+        await self._step("actors", self._first_deploy())
+        self.phase = "ready"
+        self._log.info("keeper.ready", services={name: service.restarts for name, service in self.services.items()})
+        self._say("fks", "ready")
+        await self._tend()
+
+    async def _find(self) -> None:
+        """Take over what lives; refuse to start when somebody else holds a port that a new process will need."""
+        for service in self.services.values():
+            if not await service.find():
+                await asyncio.to_thread(check_free, service.spec.ports)
+
+    async def _need(self, *names: str) -> None:
+        """Return once all these services are ready. Errors: FksError when one does not come up at the first start."""
+        while True:
+            self._changed.clear()
+            late = [service for name in names if (service := self.services.get(name)) and not service.is_ready]
+            if not late:
+                return
+            for service in late:
+                if (
+                    self.phase == "starting"
+                    and service.times_ready == 0
+                    and (service.is_hopeless or service.failures >= FAILURES_MAX)
+                ):
+                    self._say(service.name, "failed", service.error)
+                    raise service.failure(self._redactor)
+            await self._changed.wait()
+
+    async def _step(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._say(name, "running")
+        try:
+            await work
+        except FksError as error:
+            self._say(name, "failed", str(error))
+            raise
+        self._say(name, "done")
+
+    async def _first_deploy(self) -> None:
+        for tries_left in range(FAILURES_MAX - 1, -1, -1):
+            try:
+                await self._deploy()
+                return
+            except FksError as error:
+                if not tries_left:
+                    raise
+                self._log.warning("tree.deploy_failed", reason=str(error))
+            await self._need(*self.services)
+
+    async def _deploy(self) -> None:
+        """Deploy the tree on the Ray head that runs now. Errors: OutageError when that head goes meanwhile."""
+        head = self.services.get("ray")
+        generation = head.times_ready if head else 0
+        work = asyncio.create_task(self._hands.deploy())
+        gone = asyncio.create_task(self._leaves(head, generation))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise OutageError("Ray's head went away while the tree was deployed")
+            work.result()
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+        self._deployed_at = self._clock.monotonic()
+        self._generation = generation
+
+    async def _leaves(self, head: Service | None, generation: int) -> None:
+        while head is None or (head.is_ready and head.times_ready == generation):
+            await self._clock.sleep(0.2)
+
+    async def _tend(self) -> None:
+        """Deploy again after every new Ray head and when the supervisor is dead for good."""
+        failures = 0
+        while True:
+            await self._need(*self.services)
+            head = self.services.get("ray")
+            is_new = head is not None and head.times_ready != self._generation
+            if not is_new and not self._is_tree_silent():
+                await self._clock.sleep(BEAT_S)
+                continue
+            self._log.warning("tree.deploying", reason="new Ray head" if is_new else "the supervisor is silent")
+            self._say("actors", "restarting", "new Ray head" if is_new else "the supervisor is silent")
+            save_node(self._paths, self._make_node())
+            try:
+                await self._deploy()
+                failures = 0
+                self._say("actors", "ready")
+            except FksError as error:
+                failures += 1
+                self._log.error("tree.deploy_failed", reason=str(error), failures=failures)
+                await self._clock.sleep(min(2.0**failures, 30.0))
+
+    def _is_tree_silent(self) -> bool:
+        """Return whether the supervisor has not beaten for SILENT_S although it could have."""
+        now = self._clock.monotonic()
+        could_beat = (
+            self._store_well_since is not None and now - self._store_well_since > SILENT_S
+            and self._deployed_at is not None and now - self._deployed_at > SILENT_S
+        )  # fmt: skip
+        return could_beat and (self._tree_age_s is None or self._tree_age_s > SILENT_S)
+
+    async def _beat(self) -> None:
+        while True:
+            postgres = self.services.get("postgres")
+            if self.phase == "ready" and (postgres is None or postgres.is_ready):
+                try:
+                    self._tree_age_s = await self._hands.beat(self._own(), self._make_node())
+                    self._store_well_since = self._store_well_since or self._clock.monotonic()
+                except (FksError, OSError) as error:  # TimeoutError is an OSError
+                    self._store_well_since = None
+                    self._log.debug("keeper.beat_failed", reason=str(error))
+            else:
+                self._store_well_since = None
+            await self._clock.sleep(BEAT_S)
+
+    async def _stop_wait(self) -> None:
+        await self._stop.wait()
+
+    # ── down ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _take_down(self) -> None:
+        self.phase = "stopping"
+        head = self.services.get("ray")
+        if self._deployed_at is not None and (head is None or head.is_ready):
+            work = asyncio.create_task(self._step("actors stop", self._hands.stop()))
+            hurry = asyncio.create_task(self._hurry.wait())
+            await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            if not work.done():
+                await self._hands.cancel()
+            with contextlib.suppress(FksError):
+                await work
+        await self._hands.cancel()
+        await self._hands.close()
+        waves = groupby(sorted(self._specs, key=lambda spec: -spec.wave), key=lambda spec: spec.wave)
+        for _, wave in waves:
+            await asyncio.gather(*(self._stop_service(self.services[spec.name]) for spec in list(wave)))
+
+    async def _stop_service(self, service: Service) -> None:
+        self._say(f"{service.name} stop", "running")
+        await service.stop()
+        self._say(f"{service.name} stop", "done")
+
+    # ── what others see ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _own(self) -> list[tuple[str, Seen]]:
+        restarts = 0
+        rows = [("keeper", Seen("keeper", self.phase, os.getpid(), restarts, self._since_ns))]
+        return rows + [("service", seen) for service in self.services.values() for seen in service.seen()]
+
+    async def status(self) -> dict[str, Any]:
+        """Return the status document: the database's when it answers, with our own services as they are now."""
+        document: dict[str, Any] | None = None
+        postgres = self.services.get("postgres")
+        if self.phase != "stopping" and (postgres is None or postgres.is_ready):
+            with contextlib.suppress(FksError, OSError):
+                document = await self._hands.status(self._make_node())
+        return self._view.merge(document, self._own(), self.phase, self._make_node())
+
+    async def _handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        match request.get("op"):
+            case "status":
+                return {"status": await self.status()}
+            case "progress":
+                return {"phase": self.phase, "pid": os.getpid(), "steps": self.steps}
+            case "stop":
+                self.request_stop()
+                return {"pid": os.getpid()}
+            case "restart-service":
+                return {"restarting": self._restart(str(request.get("name", "")))}
+        raise InputError(
+            f"no such operation {request.get('op')!r}", remedy="use status, progress, stop or restart-service"
+        )
+
+    def _restart(self, name: str) -> str:
+        wanted = "ray" if name in ("raylet", "gcs") else name
+        if wanted not in self.services:
+            raise InputError(f"no service {name!r}", remedy=f"use one of {', '.join(self.services)}")
+        self.services[wanted].restart()
+        return wanted
+
+    def _on_change(self, service: Service) -> None:
+        self._changed.set()
+        if service.state == "ready" and service.times_ready <= 1 and self.phase == "starting":
+            self._say(service.name, "done", "still running, taken over" if service.is_adopted else "")
+        elif self.phase == "ready" and service.state != "starting":
+            self._say(service.name, service.state, service.error)
+
+    def _say(self, name: str, state: str, text: str = "") -> None:
+        if self.phase != "ready":
+            self.steps.append({"name": name, "state": state, "text": text})
+        self._tell(name, state, text)
+
+
+async def sweep(paths: Paths, specs: Sequence[ServiceSpec]) -> list[str]:
+    """End what a keeper that died left behind, and return the names of what was found. Call under `keeper_lock`."""
+    book = Book(paths.run / "keeper.json")
+    found = []
+    for spec in sorted(specs, key=lambda spec: -spec.wave):
+        entry = book.get(spec.name)
+        process = Process.find(entry.pid, entry.mark) if entry and entry.pid else None
+        if process is None and (pid := spec.find()):
+            process = Process(pid, start_mark(pid) or "")
+        if process is not None:
+            found.append(spec.name)
+            await process.stop(spec.stop, is_group=spec.is_group)
+        elif entry and entry.pid and spec.is_group:
+            await clear_session(entry.pid, entry.mark)
+    clean(paths, book)
+    return found
+
+
+def clean(paths: Paths, book: Book) -> None:
+    """Remove what only a running system needs, and end any process that still holds our sockets' directory."""
+    kill(holding(str(paths.sockets)))
+    clear_node(paths)
+    book.remove()
+    for name in RUN_FILES:
+        (paths.run / name).unlink(missing_ok=True)
+    shutil.rmtree(paths.sockets, ignore_errors=True)

@@ -1,0 +1,164 @@
+"""The live lines of `fks up`: bars closing, signals, orders, fills with position and profit, one line each.
+
+They come from the gateway's socket like any other client's. Bars are thinned so that a reader can follow; signals,
+orders and fills never are. When the gateway goes away the reader is told once, and told again when it is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import click
+
+from fks.clock import RealClock
+
+RECONNECT_S = 1.0
+PULSE_TIMEFRAME, PULSE_S = (
+    "5s",
+    5.0,
+)  # the pulse of each symbol: one such bar every 5 s of ours, whatever the tape's speed
+_SHORT = frozenset({"1s", "5s", "15s", "30s"})
+_STATE_COLOURS = {"FILLED": "green", "PARTIAL": "green", "DENIED": "red", "REJECTED": "red", "UNKNOWN": "yellow", "CANCELLED": "yellow", "EXPIRED": "yellow"}  # fmt: skip
+
+
+class Lines:
+    """Turns messages of the gateway into lines. Soft state: the last close of each symbol, and when its pulse was shown."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, stamp: Callable[[], str] | None = None) -> None:
+        self._clock = clock
+        self._stamp = stamp or (lambda: time.strftime("%H:%M:%S"))
+        self._closes: dict[tuple[str, str], Decimal] = {}
+        self._pulses: dict[str, float] = {}
+
+    def of(self, message: Mapping[str, Any]) -> str | None:
+        """Return the line of a message, or None when it is not to be shown."""
+        makers = {"bar": self._bar, "signal": self._signal, "order": self._order, "fill": self._fill, "alert": self._alert, "dropped": self._dropped}  # fmt: skip
+        maker = makers.get(str(message.get("type")))
+        text = maker(message) if maker else None
+        return f"{click.style(self._stamp(), fg='bright_black')}  {text}" if text else None
+
+    def _bar(self, m: Mapping[str, Any]) -> str | None:
+        symbol, timeframe = str(m.get("symbol", "")), str(m.get("timeframe", ""))
+        close, key = _decimal(m.get("close")), (symbol, timeframe)
+        before = self._closes.get(key)
+        if close is not None:
+            self._closes[key] = close
+        if timeframe in _SHORT and not self._pulses_now(symbol, timeframe):
+            return None
+        change = (close - before) / before * 100 if close is not None and before else Decimal(0)
+        colour = "green" if change > 0 else "red" if change < 0 else "white"
+        moved = click.style(f"{change:+.3f} %", fg=colour)
+        text = f"{_word('bar')}{symbol:<9} {timeframe:<4} close {_number(m.get('close')):>12}  {moved}  volume {_number(m.get('volume'))}"
+        return click.style(text, dim=True) if timeframe in _SHORT else text
+
+    def _pulses_now(self, symbol: str, timeframe: str) -> bool:
+        now = self._clock()
+        if timeframe != PULSE_TIMEFRAME or now - self._pulses.get(symbol, -PULSE_S) < PULSE_S * 0.9:
+            return False
+        self._pulses[symbol] = now
+        return True
+
+    def _signal(self, m: Mapping[str, Any]) -> str:
+        text = f"{str(m.get('kind', '')).lower()} {_side(m.get('side'))}".strip()
+        state = str(m.get("state", ""))
+        code = f" {click.style(str(m['code']), fg='red')}" if m.get("code") else ""
+        return f"{_word('signal', 'magenta')}{m.get('symbol', '')!s:<9} {text:<14} {state}{code}  {_dim(m.get('instance'))}"
+
+    def _order(self, m: Mapping[str, Any]) -> str:
+        state = str(m.get("state", ""))
+        shown = click.style(state, fg=_STATE_COLOURS.get(state, "cyan"))
+        code = f" {click.style(str(m['code']), fg='red')}" if m.get("code") else ""
+        price = f" @ {_number(m['price'])}" if m.get("price") not in (None, "") else ""
+        role = f" {m['role']}" if m.get("role") not in (None, "", "entry") else ""
+        return (
+            f"{_word('order', 'cyan')}{m.get('symbol', '')!s:<9} {_side(m.get('side'))} {_number(m.get('quantity'))}{price}{role}  "
+            f"{shown}{code}  {_dim(str(m.get('client_order_id', ''))[:8])}"
+        )
+
+    def _fill(self, m: Mapping[str, Any]) -> str:
+        pnl = _decimal(m.get("realized_pnl"))
+        profit = ""
+        if pnl is not None:
+            profit = f"  pnl {click.style(f'{pnl:+.2f}', fg='green' if pnl > 0 else 'red' if pnl < 0 else 'white')}"
+        position = f"  position {_number(m['position'])}" if m.get("position") is not None else ""
+        return (
+            f"{_word('fill', 'green')}{m.get('symbol', '')!s:<9} {_side(m.get('side'))} {_number(m.get('quantity'))} @ "
+            f"{_number(m.get('price'))}{position}{profit}  {_dim(m.get('instance'))}"
+        )
+
+    def _alert(self, m: Mapping[str, Any]) -> str:
+        return f"{_word('alert', 'red')}{m.get('message') or m.get('event', '')}"
+
+    def _dropped(self, m: Mapping[str, Any]) -> str:
+        return click.style(f"{m.get('count')} bars not shown: this terminal was too slow", fg="yellow")
+
+
+async def watch(
+    url: str, token: Callable[[], str | None], write: Callable[[str], None], lines: Lines | None = None
+) -> None:
+    """Write live lines until cancelled, reconnecting for ever. `url` is the gateway's http base."""
+    lines = lines or Lines()
+    is_away = False
+    while True:
+        with contextlib.suppress(OSError):
+            async for message in _messages(url, token()):
+                if is_away:
+                    is_away = False
+                    write(click.style("the gateway is back", fg="green"))
+                if text := lines.of(message):
+                    write(text)
+        if not is_away:
+            is_away = True
+            write(click.style("the gateway does not answer; waiting for it", fg="yellow"))
+        await RealClock().sleep(RECONNECT_S)
+
+
+async def _messages(url: str, token: str | None) -> AsyncIterator[dict[str, Any]]:
+    """Yield messages of one connection. Errors: OSError when it cannot be had or ends."""
+    import orjson
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import WebSocketException
+
+    address = url.replace("http", "ws", 1) + "/ws?channels=bars,signals,orders,fills,alerts,kill"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        async with connect(address, additional_headers=headers, open_timeout=5, max_queue=4096, proxy=None) as socket:
+            async for frame in socket:
+                message = orjson.loads(frame)
+                if isinstance(message, dict):
+                    yield message
+    except (WebSocketException, TimeoutError, ValueError) as error:
+        raise OSError(str(error)) from error
+
+
+def _word(text: str, colour: str = "white") -> str:
+    return click.style(f"{text:<8}", fg=colour, bold=text != "bar")
+
+
+def _side(side: object) -> str:
+    text = str(side or "").lower()
+    return click.style(text, fg="green" if text == "buy" else "red") if text else ""
+
+
+def _dim(value: object) -> str:
+    return click.style(str(value), fg="bright_black") if value else ""
+
+
+def _decimal(value: object) -> Decimal | None:
+    try:
+        return Decimal(str(value)) if value is not None else None
+    except InvalidOperation:
+        return None
+
+
+def _number(value: object) -> str:
+    """Return a number as people write it: thousands apart, no empty decimals."""
+    number = _decimal(value)
+    if number is None or not number.is_finite():
+        return "" if value is None else str(value)
+    text = f"{number:,f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,280 @@
+"""`fks up` and `fks down`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.cli.base import as_json, home_of
+
+if TYPE_CHECKING:
+    from fks.cli.keeper.build import Site
+    from fks.cli.screen import Screen
+    from fks.config.paths import Paths
+
+UP_S = 180.0  # a detached start may take this long on a slow machine; its keeper gives up long before
+DOWN_S = 25.0  # an orderly end takes at most 15 s; then the keeper is killed
+
+
+@click.command()
+@click.option("--detach", "-d", is_flag=True, help="Run in the background; return once everything is ready.")
+@click.option("--tape", metavar="NAME", help="Play a tape on the local exchange: 'sample' or an .fksbars file.")
+@click.option("--speed", type=float, metavar="N", help="Tape speed: 60 plays a minute bar a second.")
+@click.option(
+    "--fills", type=click.Choice(["book", "tape"]), help="How the local exchange fills: its book, or the written rule."
+)
+@click.option("--quiet", "-q", is_flag=True, help="No live lines.")
+@as_json
+@click.pass_context
+def up(
+    ctx: click.Context,
+    detach: bool,
+    tape: str | None,
+    speed: float | None,
+    fills: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Start everything and show what happens; Ctrl-C stops it in order.
+
+    Safe to run again: what already runs is left alone, what an earlier keeper left behind is taken over.
+    """
+    from fks.cli.keeper.build import check_host
+    from fks.cli.keeper.lock import AlreadyRunning
+
+    for name, value in (("FKS_SIM_TAPE", tape), ("FKS_SIM_SPEED", speed), ("FKS_SIM_FILLS", fills)):
+        if value is not None:
+            os.environ[name] = f"{value:g}" if isinstance(value, float) else value
+    paths = check_host(home_of(ctx) or ".fks")
+    os.environ["FKS_HOME"] = str(paths.home)
+    try:
+        if detach:
+            _detach(paths, is_json=as_json)
+        else:
+            asyncio.run(_foreground(paths, is_quiet=quiet or as_json, is_json=as_json))
+    except AlreadyRunning as found:
+        _tell_running(paths, found.pid, is_json=as_json)
+
+
+async def _foreground(paths: Paths, *, is_quiet: bool, is_json: bool) -> None:
+    from fks.cli.keeper.build import make_keeper, open_site
+    from fks.cli.keeper.lock import keeper_lock
+    from fks.cli.screen import Screen
+
+    with keeper_lock(paths.run / "keeper.lock"):
+        site = open_site(paths)
+        screen = Screen(is_quiet=is_json)
+        shown = asyncio.Event()
+
+        def say(name: str, state: str, text: str) -> None:
+            screen.say(name, state, text)
+            if (name, state) == ("fks", "ready"):
+                shown.set()
+
+        keeper = make_keeper(site, say=say)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, _stop, keeper, screen, number)
+        running = asyncio.create_task(keeper.run())
+        watching = asyncio.create_task(_watch(site, screen, shown, is_quiet=is_quiet, is_json=is_json))
+        running.add_done_callback(lambda _: watching.cancel())
+        try:
+            await running
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+        if not is_json:
+            screen.line("everything is stopped")
+
+
+def _stop(keeper: Any, screen: Screen, number: int) -> None:
+    is_first = keeper.phase != "stopping"
+    keeper.request_stop()
+    text = "stopping in order; Ctrl-C again to hurry" if is_first else "hurrying"
+    screen.line(click.style(f"{signal.Signals(number).name}: {text}", fg="yellow"))
+
+
+async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: bool, is_json: bool) -> None:
+    from fks.cli.live import watch
+    from fks.cli.screen import first_screen
+
+    if not is_json:
+        screen.line(click.style(f"FKS starts in {site.paths.home}", bold=True))
+    spinner = asyncio.create_task(screen.spin())
+    try:
+        await ready.wait()
+        if is_json:
+            _ready_line(site.paths, screen.elapsed_s)
+        else:
+            for line in first_screen(
+                site.paths, site.node(), market=_market(site), took_s=screen.elapsed_s, is_detached=False
+            ):
+                screen.line(line)
+        if is_quiet:
+            await asyncio.Event().wait()
+        node = site.node()
+        await watch(f"http://{node.http['host']}:{node.http['port']}", lambda: _token(site.paths), screen.line)
+    finally:
+        spinner.cancel()
+
+
+def _market(site: Site) -> str:
+    sim = site.settings.sim
+    if not sim.enabled:
+        return f"{site.settings.venue.exchange} itself"
+    if sim.tape:
+        return f"the local exchange, tape {sim.tape} at {sim.speed:g} x"
+    return f"the local exchange, seed {sim.seed}"
+
+
+def _token(paths: Paths) -> str | None:
+    try:
+        return paths.cli_token_file.read_text().strip()
+    except OSError:
+        return None
+
+
+def _detach(paths: Paths, *, is_json: bool) -> None:
+    """Start a keeper in a session of its own and follow its steps until it is ready. Errors: what it died of."""
+    import threading
+    import time
+
+    from fks.cli.keeper.door import ask
+    from fks.cli.keeper.lock import AlreadyRunning, holder_of
+    from fks.cli.screen import Screen, first_screen
+    from fks.config.endpoints import load_node
+    from fks.config.load import load_settings
+    from fks.model.errors import ConfigError, FksError, OutageError
+
+    if (pid := holder_of(paths.run / "keeper.lock")) is not None:
+        raise AlreadyRunning(pid)
+    settings = load_settings(paths.home)
+    output = paths.logs / "keeper.out"
+    with open(output, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as sink:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "fks.cli.keeper", str(paths.home)],
+            stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True,
+        )  # fmt: skip
+    screen = Screen(is_quiet=is_json)
+    shown = 0
+    while screen.elapsed_s < UP_S:
+        if child.poll() is not None:
+            words = output.read_text(errors="replace").strip() or f"the keeper ended with status {child.returncode}"
+            raise (ConfigError if child.returncode == 2 else FksError)(words)
+        try:
+            progress = ask(paths.keeper_socket, "progress")
+        except OutageError:
+            progress = {"phase": "starting", "steps": []}
+        for step in progress["steps"][shown:]:
+            screen.say(step["name"], step["state"], step["text"])
+        shown = max(shown, len(progress["steps"]))
+        if progress["phase"] == "ready":
+            break
+        threading.Event().wait(0.1)
+    else:
+        raise OutageError(f"not ready within {UP_S:g} s", remedy="see 'fks status' and 'fks logs keeper'")
+    if is_json:
+        _ready_line(paths, screen.elapsed_s)
+        return
+    market = "the local exchange" if settings.sim.enabled else settings.venue.exchange
+    for line in first_screen(paths, load_node(paths), market=market, took_s=screen.elapsed_s, is_detached=True):
+        screen.line(line)
+
+
+def _ready_line(paths: Paths, took_s: float) -> None:
+    """Print one JSON line that says where everything is."""
+    import orjson
+
+    document = {"schema": "fks.up/1", "state": "ready", "took_s": round(took_s, 1), **_whereabouts(paths)}
+    click.echo(orjson.dumps(document).decode())
+
+
+def _whereabouts(paths: Paths) -> dict[str, object]:
+    from fks.config.endpoints import load_node
+
+    node = load_node(paths)
+    base = f"http://{node.http['host']}:{node.http['port']}"
+    return {
+        "home": str(paths.home), "keeper_pid": node.pids.get("keeper"), "gateway": base, "docs": f"{base}/docs",
+        "monitor": f"{base}/monitor/", "dashboard": node.dashboard_url, "sim": node.sim, "logs": str(paths.logs),
+    }  # fmt: skip
+
+
+def _tell_running(paths: Paths, pid: int, *, is_json: bool) -> None:
+    from fks.model.errors import FksError
+
+    try:
+        where = _whereabouts(paths)
+    except FksError:
+        where = {"home": str(paths.home), "keeper_pid": pid}
+    if is_json:
+        import orjson
+
+        click.echo(orjson.dumps({"schema": "fks.up/1", "state": "already running", **where}).decode())
+        return
+    click.echo(f"already running: keeper pid {pid}, home {paths.home}")
+    if "gateway" in where:
+        click.echo(
+            f"  gateway {where['gateway']}   monitor {where['monitor']}   see 'fks status', stop with 'fks down'"
+        )
+
+
+@click.command()
+@as_json
+@click.pass_context
+def down(ctx: click.Context, as_json: bool) -> None:
+    """Stop a system that runs in the background, in order; end what a killed keeper left behind."""
+    import orjson
+
+    from fks.config.paths import Paths
+
+    paths = Paths.of(Path(home_of(ctx) or ".fks"))
+    found = _down(paths)
+    if as_json:
+        click.echo(orjson.dumps({"schema": "fks.down/1", "stopped": found}).decode())
+    else:
+        click.echo("stopped: " + ", ".join(found) if found else "nothing runs")
+
+
+def _down(paths: Paths) -> list[str]:
+    """End everything of this home and return the names of what was running."""
+    import threading
+    import time
+
+    from fks.cli.keeper.door import ask
+    from fks.cli.keeper.lock import holder_of, keeper_lock
+    from fks.cli.keeper.process import kill
+    from fks.model.errors import OutageError
+
+    lock = paths.run / "keeper.lock"
+    pid = holder_of(lock)
+    stopped = []
+    if pid is not None:
+        try:
+            ask(paths.keeper_socket, "stop")
+        except OutageError:
+            kill([pid] if pid else [], signal.SIGTERM)
+        end = time.monotonic() + DOWN_S
+        while holder_of(lock) is not None and time.monotonic() < end:
+            threading.Event().wait(0.05)
+        if holder_of(lock) is not None:
+            kill([pid] if pid else [])
+        stopped.append("keeper")
+    if not paths.run.is_dir():
+        return stopped
+    with keeper_lock(lock):
+        return stopped + asyncio.run(_sweep(paths))
+
+
+async def _sweep(paths: Paths) -> list[str]:
+    from fks.cli.keeper.keeper import sweep
+    from fks.cli.keeper.services import leftovers
+
+    return await sweep(paths, leftovers(paths))

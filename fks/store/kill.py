@@ -1,0 +1,50 @@
+"""The kill switch in the database: what the guardian reads while it can, and what it merges when it can again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from fks.model.order import Order, State
+from fks.model.timeframe import to_datetime
+from fks.store.db import Querier, Row
+
+
+class KillStore:
+    """Statements of the guardian. Each is safe to run twice."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def snapshot(self, window_s: float) -> Row:
+        """Return positions, instruments, orders and executions of the last `window_s` seconds, from one moment."""
+        row = await self._db.fetchrow("kill.snapshot", window_s)
+        assert row is not None
+        return row
+
+    async def save(
+        self, *, kill_id: str, scope: str, is_engaged: bool, reason: str, by: str, engaged_at: datetime,
+        released_by: str | None, released_at: datetime | None, report: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Record the kill itself."""
+        await self._db.execute(
+            "kill.upsert", kill_id, scope, is_engaged, reason, by, engaged_at, released_by, released_at, dict(report)
+        )
+
+    async def release_all(self, *, by: str, at: datetime) -> None:
+        """Leave no kill engaged."""
+        await self._db.execute("kill.release_all", by, at)
+
+    async def save_order(
+        self, order: Order, state: State, *, venue_order_id: str | None, code: str | None, detail: str, step: str
+    ) -> None:
+        """Record a flattening order and the `step` that brought it to `state`."""
+        await self._db.execute(
+            "kill.upsert_order", order.client_order_id, order.intent_id, order.account_id, order.venue, order.exchange,
+            order.symbol, order.instance, order.generation, order.side.value, order.quantity, state.value,
+            venue_order_id, code, detail or None, to_datetime(order.sent_ns or order.created_ns),
+        )  # fmt: skip
+        await self._db.execute(
+            "kill.add_event", order.client_order_id, f"kill:{step}", step, state.value, {"detail": detail, "code": code}
+        )

@@ -1,0 +1,50 @@
+-- name: snapshot
+-- What the guardian must know to close our positions without the database, from one moment: one statement, one row.
+SELECT
+    (extract(epoch FROM now()) * 1000000)::bigint * 1000 AS as_of_ns,
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(p.venue, p.account_id, p.symbol, p.instance, p.quantity::text)
+                               ORDER BY p.venue, p.account_id, p.symbol, p.instance), '[]'::jsonb)
+       FROM positions p WHERE p.quantity <> 0 AND p.instance <> 'external') AS positions,
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(i.exchange, i.symbol, i.base, i.quote, i.lot_step::text,
+                                                 i.qty_min::text, i.notional_min::text)
+                               ORDER BY i.exchange, i.symbol), '[]'::jsonb)
+       FROM instruments i
+      WHERE i.symbol IN (SELECT symbol FROM assets UNION SELECT symbol FROM strategy_instances
+                         UNION SELECT symbol FROM positions)) AS instruments,
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(o.client_order_id, o.venue, o.account_id, o.exchange, o.symbol,
+                                                 o.instance, o.filled::text) ORDER BY o.client_order_id), '[]'::jsonb)
+       FROM orders o
+      WHERE o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
+         OR (o.created_at > now() - make_interval(secs => $1) AND o.state <> 'DENIED')) AS orders,
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(t.venue, t.symbol, t.venue_trade_id)
+                               ORDER BY t.venue, t.symbol, t.venue_trade_id), '[]'::jsonb)
+       FROM trades t WHERE t.created_at > now() - make_interval(secs => $1)) AS booked;
+
+-- name: upsert
+-- Record a kill as the guardian's file tells it; again is harmless.
+INSERT INTO kill_switch (kill_id, scope, is_engaged, reason, engaged_by, engaged_at, released_by, released_at, report)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (kill_id) DO UPDATE
+   SET is_engaged = excluded.is_engaged, released_by = excluded.released_by, released_at = excluded.released_at,
+       report = excluded.report;
+
+-- name: release_all
+-- Release every kill that is engaged, whoever wrote it: after a person resumed none may be left over.
+UPDATE kill_switch SET is_engaged = false, released_by = $1, released_at = $2 WHERE is_engaged;
+
+-- name: upsert_order
+-- Record a flattening order. Its fills are left to the order manager; a state it has moved on from is not set back.
+INSERT INTO orders (
+    client_order_id, intent_id, account_id, venue, exchange, symbol, instance, role, generation, side, type, quantity,
+    state, is_reduce_only, venue_order_id, code, detail, sent_at, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, 'kill', $8, $9, 'market', $10, $11, true, $12, $13, $14, $15, $15, now())
+ON CONFLICT (client_order_id) DO UPDATE
+   SET state = excluded.state, venue_order_id = coalesce(excluded.venue_order_id, orders.venue_order_id),
+       code = excluded.code, detail = excluded.detail, updated_at = now()
+ WHERE orders.state IN ('SENDING', 'UNKNOWN') AND orders.state <> excluded.state;
+
+-- name: add_event
+-- Append one step of a flattening order; the same step again is nothing.
+INSERT INTO order_events (client_order_id, event_id, event, to_state, source, payload)
+VALUES ($1, $2, $3, $4, 'guardian', $5)
+ON CONFLICT (client_order_id, event_id) DO NOTHING;

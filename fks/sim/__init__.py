@@ -1,1 +1,4 @@
-"""The outside world: a local exchange on Binance's wire; shares no code with what it tests."""
+"""The outside world for tests and first steps: a local exchange that speaks Binance spot's wire, with faults on demand.
+
+It shares only `fks.model` and `fks.clock` with what it tests: its generator, matching and bookkeeping are its own.
+"""

@@ -1,0 +1,185 @@
+"""`fks sim …`: the local exchange as a process, and its faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.model.errors import InputError, OutageError
+
+if TYPE_CHECKING:
+    from fks.sim.options import Options
+
+
+@click.group()
+def sim() -> None:
+    """The local exchange: speaks Binance spot's wire, for tests and first steps."""
+
+
+@sim.command()
+@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="Where accounts, orders and fills live.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=0, show_default=True, help="Port; 0 takes any free one.")
+@click.option("--seed", default=1, show_default=True, help="The generated market's seed; kept at the first start.")
+@click.option("--tape", "tapes", multiple=True, type=click.Path(path_type=Path), help="Play a .fksbars file; repeatable.")
+@click.option("--speed", default=1.0, show_default=True, help="Tape seconds per second.")
+@click.option("--start", default="", metavar="ISO", help="Where on the tape to begin (default: a day in).")
+@click.option("--fills", default="book", type=click.Choice(["book", "tape"]), show_default=True, help="How orders fill.")
+@click.option("--hold", is_flag=True, help="The tape moves only by POST /sim/tape/advance.")
+@click.option("--balance", "balances", multiple=True, metavar="ASSET=AMOUNT", help="Starting balance; repeatable.")
+@click.option("--maker-fee", default="0.001", show_default=True, help="Commission rate of resting orders.")
+@click.option("--taker-fee", default="0.001", show_default=True, help="Commission rate of orders that fill at once.")
+@click.option("--rate-limits", default="real", type=click.Choice(["real", "off"]), show_default=True)
+@click.option("--listen-keys", is_flag=True, help="Switch the old listenKey user streams on.")
+@click.option("--ping-seconds", default=20.0, show_default=True, help="How often sockets are pinged.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
+def exchange(as_json: bool, **given: Any) -> None:
+    """Run a local exchange until SIGTERM or Ctrl-C."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: no pool of threads for tiny arrays
+    import asyncio
+
+    runner = _event_loops()
+    with asyncio.Runner(loop_factory=runner) as loop:
+        loop.run(_serve(_options(given), as_json=as_json))
+
+
+def _event_loops() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _options(given: dict[str, Any]) -> Options:
+    from fks.sim.atoms import parse
+    from fks.sim.options import Options
+
+    balances: dict[str, str] = {}
+    for text in given["balances"]:
+        asset, _, amount = text.partition("=")
+        _check_number(parse, asset and amount, f"balance {text!r}", "write USDT=100000")
+        balances[asset.upper()] = amount
+    for name in ("maker_fee", "taker_fee"):
+        _check_number(parse, given[name], f"{name.replace('_', '-')} {given[name]!r}", "write a rate such as 0.001")
+    if given["speed"] <= 0:
+        raise InputError(f"speed {given['speed']} is not above 0", remedy="use --hold to stop the tape")
+    return Options(
+        given["data_dir"], seed=given["seed"], host=given["host"], port=given["port"], tapes=given["tapes"],
+        speed=given["speed"], fills=given["fills"], start=given["start"], hold=given["hold"],
+        balances=balances or {"USDT": "100000"}, maker_rate=given["maker_fee"], taker_rate=given["taker_fee"],
+        has_rate_limits=given["rate_limits"] == "real", has_listen_keys=given["listen_keys"],
+        ping_s=given["ping_seconds"],
+    )  # fmt: skip
+
+
+def _check_number(parse: Any, text: str, what: str, remedy: str) -> None:
+    try:
+        parse(text)
+    except ValueError as error:
+        raise InputError(f"{what} is no decimal number", remedy=remedy) from error
+
+
+async def _serve(options: Options, *, as_json: bool) -> None:
+    import asyncio
+    import signal
+
+    from fks.sim.server import start
+
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = await start(options)
+    info = server.info()
+    line = json.dumps(info) if as_json else (
+        f"local exchange: {info['rest']} (websockets {info['ws']}); "
+        f"API key in {options.data_dir / 'api-key.json'}; Ctrl-C stops it"
+    )  # fmt: skip
+    click.echo(line)
+    sys.stdout.flush()
+    server.failed.add_done_callback(lambda _: stopped.set())
+    await stopped.wait()
+    await server.stop()
+    if server.failed.done():
+        raise OutageError(f"the exchange stopped: {server.failed.result()!r}", remedy="see the log above; start it again")
+
+
+@sim.group()
+def faults() -> None:
+    """Make things go wrong on a running exchange."""
+
+
+_url = click.option("--url", required=True, help="The exchange's REST address, http://127.0.0.1:PORT.")
+
+
+@faults.command("list")
+@_url
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_faults(url: str, as_json: bool) -> None:
+    """Show the faults that are set."""
+    rows = _ask("GET", url)
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        left = "no end" if row["count"] is None else f"{row['count']} left"
+        click.echo(f"{row['id']:>4}  {row['kind']:<18} {row['method'] or 'any':<6} {row['path'] or 'anywhere'}  {left}, struck {row['struck']}")
+
+
+@faults.command("add")
+@_url
+@click.argument("kind")
+@click.option("--path", default="", help="Only this path, for example /api/v3/order.")
+@click.option("--method", default="", help="Only this method.")
+@click.option("--count", default=1, show_default=True, help="How often it strikes; 0: no end.")
+@click.option("--probability", default=1.0, show_default=True)
+@click.option("--seconds", type=float, help="How long.")
+@click.option("--symbol", default="", help="Only this symbol.")
+@click.option("--event", default="", help="Only executionReports with this x.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def add_fault(url: str, as_json: bool, count: int, **body: Any) -> None:
+    """Set a fault; `fks sim faults kinds` lists the kinds."""
+    found = _ask("POST", url, {name: value for name, value in body.items() if value not in ("", None)} | {"count": count or None})
+    click.echo(json.dumps(found) if as_json else f"fault {found['id']} set: {found['kind']}")
+
+
+@faults.command("clear")
+@_url
+@click.option("--id", "number", type=int, help="Only this one.")
+def clear_faults(url: str, number: int | None) -> None:
+    """Remove all faults, or one."""
+    found = _ask("DELETE", url, query="" if number is None else f"?id={number}")
+    click.echo(f"cleared {found['cleared']}")
+
+
+@faults.command("kinds")
+def list_kinds() -> None:
+    """Explain the kinds of fault."""
+    from fks.sim.faults import KINDS
+
+    for kind, text in KINDS.items():
+        click.echo(f"{kind:<18} {text}")
+
+
+def _ask(method: str, url: str, body: dict[str, Any] | None = None, query: str = "") -> Any:
+    import urllib.error
+    import urllib.request
+
+    if not url.startswith(("http://127.", "http://localhost", "http://[::1]")):
+        raise InputError(f"url {url!r} is not on this machine", remedy="use http://127.0.0.1:PORT")
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(f"{url.rstrip('/')}/sim/faults{query}", data=data, method=method)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        found = json.loads(error.read() or b"{}")
+        raise InputError(str(found.get("message", error)), remedy=str(found.get("remedy", ""))) from error
+    except OSError as error:
+        raise OutageError(f"no exchange answers at {url}", remedy="start it with: fks sim exchange") from error

@@ -1,0 +1,179 @@
+"""The surface for tests and auditors, on loopback only: what was received, what is true, what shall go wrong."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from fks.model.errors import InputError
+from fks.model.timeframe import iso
+from fks.sim.calls import NEW_ID_NAMES
+from fks.sim.doors import Doors
+from fks.sim.exchange import Exchange
+from fks.sim.faults import IMMEDIATE, KINDS, Fault
+from fks.sim.options import Options
+
+Handler = Callable[[web.Request], Awaitable[object]]
+
+
+class Admin:
+    """The handlers under /sim/."""
+
+    def __init__(self, exchange: Exchange, doors: Doors) -> None:
+        self._exchange = exchange
+        self._doors = doors
+        self._routes: dict[tuple[str, str], Handler] = {
+            ("GET", "/sim/info"): self._info,
+            ("GET", "/sim/received"): self._received,
+            ("GET", "/sim/account"): self._account,
+            ("GET", "/sim/faults"): self._faults,
+            ("POST", "/sim/faults"): self._add_fault,
+            ("DELETE", "/sim/faults"): self._clear_faults,
+            ("GET", "/sim/tape"): self._tape,
+            ("POST", "/sim/tape/advance"): self._advance,
+        }
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer, or say what is wrong in one line."""
+        try:
+            self._check_caller(request)
+            handler = self._routes.get((request.method, request.path))
+            if handler is None:
+                known = ", ".join(f"{method} {path}" for method, path in self._routes)
+                raise InputError(f"no {request.method} {request.path}", code="NOT_FOUND", status=404, remedy=f"there are {known}")
+            body = await handler(request)
+        except InputError as error:
+            problem = {"code": error.code, "message": error.message, "remedy": error.remedy}
+            return web.Response(status=error.status, body=orjson.dumps(problem), content_type="application/json")
+        return web.Response(body=orjson.dumps(body), content_type="application/json")
+
+    @staticmethod
+    def _check_caller(request: web.Request) -> None:
+        """Refuse other machines, and pages in a browser on this one."""
+        address = ipaddress.ip_address(request.remote or "0.0.0.0")  # noqa: S104
+        if not address.is_loopback or "Origin" in request.headers:
+            raise InputError("the admin surface is for this machine only", code="FORBIDDEN", status=403)
+
+    async def _info(self, _request: web.Request) -> object:
+        exchange = self._exchange
+        return {
+            "seed": exchange.options.seed, "symbols": list(exchange.desks), "fills": exchange.options.fills,
+            "mode": "tape" if exchange.pace is not None else "generated", "server_time": exchange.wall_ms(),
+            "market_time": {s: d.market.now_ms for s, d in exchange.desks.items()}, "sockets": len(self._doors.sockets),
+            "user_streams": len(exchange.users.sockets()), "fault_kinds": KINDS,
+            "settings": list(Options.__dataclass_fields__),
+        }  # fmt: skip
+
+    async def _received(self, request: web.Request) -> object:
+        """Return the log: path=, method=, since= (ms), client_order_id=, after= (seq), all=1, limit=."""
+        query = request.query
+        where, values = ["1"], list[object]()
+        if query.get("all") != "1":
+            where.append("is_private = 1")
+        for name, column in (("path", "path = ?"), ("method", "method = ?")):
+            if name in query:
+                where.append(column)
+                values.append(query[name])
+        for name, column in (("since", "time_ms >= ?"), ("after", "seq > ?")):
+            if name in query:
+                where.append(column)
+                values.append(_whole(query[name], name))
+        if "client_order_id" in query:
+            where.append("(client_order_id = ? OR instr(params, ?) > 0)")
+            values += [query["client_order_id"], f'"{query["client_order_id"]}"']
+        limit = _whole(query.get("limit", "100000"), "limit")
+        rows = self._exchange.store.received(" AND ".join(where), tuple(values), limit)
+        return {"items": [_logged(row) for row in rows]}
+
+    async def _account(self, _request: web.Request) -> object:
+        exchange = self._exchange
+        return {
+            "balances": exchange.engine.ledger.rows(),
+            "open_orders": [order.row() for desk in exchange.desks.values() for order in desk.orders.values()],
+            "open_lists": [pair.row() for pair in exchange.engine.lists.values()],
+            "orders": [order.row() for order in exchange.store.orders()],
+            "fills": [fill.row() | {"wallTime": fill.wall_ms} for fill in exchange.store.fills()],
+        }
+
+    async def _faults(self, _request: web.Request) -> object:
+        return self._exchange.faults.rows()
+
+    async def _add_fault(self, request: web.Request) -> object:
+        body = await _json(request)
+        fault = self._exchange.faults.add(body, self._exchange.clock.monotonic())
+        if fault.kind in IMMEDIATE:
+            await self._strike_now(fault)
+        return {"id": fault.id, "kind": fault.kind}
+
+    async def _strike_now(self, fault: Fault) -> None:
+        reach = [s for s in list(self._doors.sockets) if not fault.path or s.path.startswith(fault.path)]
+        if fault.kind == "stream_terminated":
+            self._exchange.users.terminate()
+        for socket in reach:
+            if fault.kind == "half_open":
+                socket.is_dead = True
+            elif fault.kind == "cut_stream":
+                socket.abort()
+            elif fault.kind == "server_shutdown":
+                socket.send(orjson.dumps({"event": {"e": "serverShutdown", "E": self._exchange.wall_ms()}}))
+                await socket.shut(1001)
+
+    async def _clear_faults(self, request: web.Request) -> object:
+        number = request.query.get("id")
+        for socket in self._doors.sockets:
+            if socket.is_dead:
+                socket.abort()
+        return {"cleared": self._exchange.faults.clear(_whole(number, "id") if number else None)}
+
+    async def _tape(self, _request: web.Request) -> object:
+        pace = self._exchange.pace
+        if pace is None:
+            raise InputError("there is no tape", code="NO_TAPE", status=409, remedy="start with --tape PATH")
+        return {
+            "row": pace.row, "rows": len(pace.grid), "time": int(pace.grid[pace.row]), "market_time": pace.now_ms,
+            "ended": pace.is_ended, "hold": pace.hold,
+        }  # fmt: skip
+
+    async def _advance(self, request: web.Request) -> object:
+        """Complete `bars` bars, the open one first; answer when every frame is written."""
+        exchange, pace = self._exchange, self._exchange.pace
+        if pace is None or not pace.hold:
+            raise InputError("the tape is not on hold", code="NO_HOLD", status=409, remedy="start with --tape PATH --hold")
+        bars = (await _json(request)).get("bars", 1)
+        if not isinstance(bars, int) or bars < 1:
+            raise InputError(f"bars {bars!r} is no positive number", code="INVALID", remedy='send {"bars": 1}')
+        for _ in range(bars):
+            if pace.is_ended:
+                break
+            exchange.next_bar()
+            await exchange.flushed()
+        return await self._tape(request)
+
+
+def _logged(row: dict[str, object]) -> dict[str, object]:
+    """Return a log row; `client_order_ids` are the ids of the orders that the request asked to make."""
+    params: dict[str, str] = orjson.loads(str(row.pop("params")))
+    time_ms = row.pop("time_ms")
+    assert isinstance(time_ms, int)
+    made = [params[name] for name in NEW_ID_NAMES if name in params]
+    return {"time": iso(time_ms * 1_000_000), "time_ms": time_ms} | row | {"client_order_ids": made, "params": params}
+
+
+async def _json(request: web.Request) -> dict[str, object]:
+    raw = await request.read()
+    try:
+        found = orjson.loads(raw) if raw else {}
+    except ValueError as error:
+        raise InputError("the body is no JSON", code="INVALID", remedy=f"send an object ({error})") from error
+    if not isinstance(found, dict):
+        raise InputError("the body is no JSON object", code="INVALID", remedy="send an object")
+    return found
+
+
+def _whole(text: str, name: str) -> int:
+    if not text.isdigit():
+        raise InputError(f"{name} {text!r} is no whole number", code="INVALID", remedy="send digits only")
+    return int(text)

@@ -1,0 +1,139 @@
+"""One request from arrival to outcome, whichever door it came through: log, limits, security, handler, faults."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import orjson
+
+from fks.sim.auth import check_time
+from fks.sim.endpoints import ORDER_METHODS, ORDER_PATHS, Endpoint
+from fks.sim.errors import ApiError, refusal
+from fks.sim.exchange import Exchange
+from fks.sim.faults import Fault, Target
+from fks.sim.params import Params
+
+#: struck before anything is done; the ones in _ANSWERS may be told to do it all the same (`accept`)
+_BEFORE = ("latency", "drop", "disconnect", "reset", "hang", "busy_1008", "error", "429", "418", "skew")
+_ANSWERS = ("html_200", "html_502", "http_500", "503", "504_1007")
+_AFTER = ("answer_after", "accept_then_cut", "truncate")
+#: parameters that name the orders a request asks to make
+NEW_ID_NAMES = ("newClientOrderId", "aboveClientOrderId", "belowClientOrderId", "limitClientOrderId", "stopClientOrderId")
+#: parameters that name what a request is about, most telling first
+_ID_NAMES = ("origClientOrderId", "cancelOrigClientOrderId", *NEW_ID_NAMES, "listClientOrderId")
+_HTML = b"<html>\r\n<head><title>%s</title></head>\r\n<body>\r\n<center><h1>%s</h1></center>\r\n</body>\r\n</html>\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request. `check_signature` raises what the door's way of signing refuses."""
+
+    method: str
+    path: str
+    params: Params
+    endpoint: Endpoint
+    api_key: str
+    check_signature: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. `how` is "", or what a fault does to it: "cut" (no answer), "reset", "truncate"."""
+
+    status: int
+    body: object
+    headers: dict[str, str] = field(default_factory=dict)
+    how: str = ""
+    raw: bytes | None = None
+
+    def bytes(self) -> bytes:
+        """Return the body as sent."""
+        return self.raw if self.raw is not None else orjson.dumps(self.body)
+
+
+async def answer(exchange: Exchange, call: Call) -> Reply:
+    """Return the answer to a request; everything it does is on disk before."""
+    ids = [value for name in _ID_NAMES if (value := dict(call.params.items()).get(name))]
+    shown = {name: value for name, value in call.params.items() if name != "signature"}
+    security = call.endpoint.security
+    seq = exchange.store.note_received(
+        exchange.wall_ms(), call.method, call.path, ids[0] if ids else "", orjson.dumps(shown).decode(), bool(security)
+    )
+    at = Target(path=call.path, method=call.method, symbol=shown.get("symbol", ""), client_order_id=ids[0] if ids else "")
+    before = exchange.faults.strike((*_BEFORE, *_ANSWERS), at)
+    if before is not None:
+        reply = await _before(exchange, before)
+        if reply is not None:
+            if before.accept:
+                done = await _do(exchange, call)
+                exchange.store.note_outcome(seq, f"{_outcome(done)} fault:{before.kind}")
+            else:
+                exchange.store.note_outcome(seq, f"fault:{before.kind}")
+            return reply
+    reply = await _do(exchange, call)
+    after = exchange.faults.strike(_AFTER, at)
+    exchange.store.note_outcome(seq, _outcome(reply) + (f" fault:{after.kind}" if after else ""))
+    return await _after(reply, after) if after is not None else reply
+
+
+def _outcome(reply: Reply) -> str:
+    code = reply.body.get("code", "") if isinstance(reply.body, dict) and reply.status != 200 else ""
+    return f"{reply.status} {code}".strip()
+
+
+async def _do(exchange: Exchange, call: Call) -> Reply:
+    headers: dict[str, str] = {}
+    try:
+        exchange.limits.spend(call.endpoint.cost(call.params))
+        _check_security(exchange, call)
+        result = call.endpoint.handler(exchange, call.params)
+        status, body = 200, await result if inspect.isawaitable(result) else result
+    except ApiError as error:
+        status, body, headers = error.status, error.body(), error.headers
+    counts = call.path in ORDER_PATHS or call.path in ORDER_METHODS
+    return Reply(status, body, exchange.limits.headers(with_orders=counts) | headers)
+
+
+def _check_security(exchange: Exchange, call: Call) -> None:
+    if not call.endpoint.security:
+        return
+    exchange.keyring.check_key(call.api_key)
+    if call.endpoint.security == "signed":
+        call.params.text("timestamp")
+        call.check_signature()
+        check_time(call.params, exchange.wall_ms())
+
+
+async def _before(exchange: Exchange, fault: Fault) -> Reply | None:
+    """Return the answer of a fault that replaces the real one; None to go on."""
+    kind, seconds = fault.kind, fault.seconds
+    if kind == "latency":
+        await asyncio.sleep(seconds or 0)
+        return None
+    if kind == "hang":
+        await asyncio.sleep(3600 if seconds is None else seconds)
+    if kind in ("drop", "hang", "disconnect", "reset"):
+        return Reply(0, None, how="reset" if kind in ("disconnect", "reset") else "cut")
+    html = {"html_200": (200, b"Please wait"), "html_502": (502, b"502 Bad Gateway"),
+            "http_500": (500, b"500 Internal Server Error"), "503": (503, b"503 Service Unavailable")}  # fmt: skip
+    if kind in html:
+        status, title = html[kind]
+        return Reply(status, None, {"Content-Type": "text/html"}, raw=_HTML % (title, title))
+    errors = {
+        "504_1007": lambda: refusal("timeout"), "busy_1008": lambda: refusal("busy"), "skew": lambda: refusal("skewed"),
+        "429": lambda: exchange.limits.too_much(int(seconds or 1)),
+        "418": lambda: exchange.limits.banned(exchange.wall_ms() + int((seconds or 120) * 1000), exchange.wall_ms()),
+        "error": lambda: ApiError(int(fault.code), str(fault.msg), status=int(fault.status)),
+    }  # fmt: skip
+    error = errors[kind]()
+    return Reply(error.status, error.body(), error.headers)
+
+
+async def _after(reply: Reply, fault: Fault) -> Reply:
+    if fault.kind == "answer_after":
+        await asyncio.sleep(fault.seconds or 0)
+        return reply
+    return Reply(reply.status, reply.body, reply.headers, how="cut" if fault.kind == "accept_then_cut" else "truncate")

@@ -1,0 +1,259 @@
+"""The three doors: REST, market websockets and the WebSocket API. They read the wire and hand on; nothing is decided here."""
+
+from __future__ import annotations
+
+import socket as sockets
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+import orjson
+from aiohttp import WSMsgType, web
+
+from fks.sim.auth import rest_payload, socket_payloads
+from fks.sim.calls import Call, Reply, answer
+from fks.sim.endpoints import ORDER_METHODS, REST, SOCKET, Endpoint
+from fks.sim.errors import ApiError, refusal
+from fks.sim.exchange import Exchange
+from fks.sim.params import Params
+from fks.sim.sockets import Socket
+
+_STREAMS_MAX = 1024
+_MESSAGES_PER_S = 5
+_GONE = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
+
+
+class Doors:
+    """Handlers for one exchange. `sockets` are the open websocket connections."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.sockets: dict[Socket, float] = {}
+
+    # -- REST --------------------------------------------------------------------------------------------------------
+
+    async def rest(self, request: web.Request) -> web.StreamResponse:
+        """Answer a REST request."""
+        path, _, query = request.raw_path.partition("?")
+        body = await request.read()
+        if path == "/api/v3/userDataStream":
+            return self._listen_key(request)
+        endpoint = REST.get((request.method, path))
+        if endpoint is None:
+            known = any(path == other for _, other in REST)
+            return web.Response(status=405 if known else 404, text="<html><body><h2>404 Not found</h2></body></html>",
+                                content_type="text/html")  # fmt: skip
+        form = body if b"json" not in request.headers.get("Content-Type", "").encode() else b""
+        values = dict(parse_qsl(form.decode("utf-8", "replace"), keep_blank_values=True))
+        values |= dict(parse_qsl(query, keep_blank_values=True))
+        params = Params(values)
+        payload, signature = rest_payload(query.encode(), form), values.get("signature", "")
+        call = Call(
+            request.method, path, params, endpoint, request.headers.get("X-MBX-APIKEY", ""),
+            lambda: self._exchange.keyring.check_signature(payload, signature),
+        )  # fmt: skip
+        return await self._send(request, await answer(self._exchange, call))
+
+    async def _send(self, request: web.Request, reply: Reply) -> web.StreamResponse:
+        transport = request.transport
+        if reply.how in ("cut", "reset"):
+            if transport is not None:
+                if reply.how == "reset" and (link := transport.get_extra_info("socket")) is not None:
+                    link.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+                transport.abort() if reply.how == "reset" else transport.close()
+            return web.Response(status=500)  # never leaves: the connection is gone
+        headers = {"Content-Type": "application/json;charset=UTF-8"} | reply.headers
+        body = reply.bytes()
+        if reply.how == "truncate":
+            response = web.StreamResponse(status=reply.status, headers=headers | {"Content-Length": str(len(body))})
+            await response.prepare(request)
+            await response.write(body[: len(body) // 2])
+            if transport is not None:
+                transport.close()
+            return response
+        return web.Response(status=reply.status, body=body, headers=headers)
+
+    def _listen_key(self, request: web.Request) -> web.Response:
+        """Answer the old listenKey endpoint: gone, unless switched on for old clients."""
+        if not self._exchange.options.has_listen_keys:
+            return web.json_response({"code": -1000, "msg": "This endpoint is no longer available."}, status=410)
+        try:
+            self._exchange.keyring.check_key(request.headers.get("X-MBX-APIKEY", ""))
+        except ApiError as error:
+            return web.json_response(error.body(), status=error.status)
+        return web.json_response({"listenKey": self._exchange.users.listen_key} if request.method == "POST" else {})
+
+    # -- market streams ----------------------------------------------------------------------------------------------
+
+    async def streams(self, request: web.Request) -> web.StreamResponse:
+        """Serve /ws…, /stream… with any suffix."""
+        path, _, query = request.raw_path.partition("?")
+        socket = Socket(path, is_combined=path.startswith("/stream"))
+        await socket.open(request, self._exchange.clock.monotonic())
+        self.sockets[socket] = self._exchange.clock.monotonic()
+        parts = [unquote_plus(part) for part in path.split("/")[2:]]
+        wanted = [part for part in parts if "@" in part or part.startswith("!")]
+        for name, value in parse_qsl(query):
+            wanted += value.split("/") if name == "streams" else []
+        if self._exchange.options.has_listen_keys and self._exchange.users.listen_key in parts:
+            self._exchange.users.subscribe(socket)
+        self._exchange.publisher.subscribe(socket, wanted)
+        try:
+            await self._read(socket, lambda text: self._command(socket, text))
+        finally:
+            self.sockets.pop(socket, None)
+            self._exchange.users.gone(socket)
+            self._exchange.publisher.unsubscribe(socket, list(socket.streams))
+            await socket.end()
+        return socket.ws
+
+    async def _read(self, socket: Socket, on_text: Callable[[str], object]) -> None:
+        """Take messages until the connection ends. More than five a second end it, as on the real exchange."""
+        second, count = 0, 0
+        while True:
+            message = await socket.ws.receive()
+            if message.type in _GONE:
+                return
+            now = self._exchange.clock.monotonic()
+            if socket.is_dead:
+                continue
+            if message.type == WSMsgType.PONG:
+                socket.last_pong = now
+            elif message.type == WSMsgType.PING:
+                await socket.ws.pong(message.data)
+            elif message.type == WSMsgType.TEXT:
+                second, count = (second, count + 1) if int(now) == second else (int(now), 1)
+                if count > _MESSAGES_PER_S and self._exchange.options.has_rate_limits and socket.path[:7] != "/ws-api":
+                    await socket.ws.close(code=1008, message=b"Too many requests")
+                    return
+                result = on_text(message.data)
+                if hasattr(result, "__await__"):
+                    await result
+
+    def _command(self, socket: Socket, text: str) -> None:
+        """Answer SUBSCRIBE and its kin."""
+        try:
+            message = orjson.loads(text)
+        except ValueError:
+            socket.send(orjson.dumps({"error": {"code": 3, "msg": "Invalid JSON: expected value at line 1 column 1"}}))
+            return
+        found = self._obey(socket, message) if isinstance(message, dict) else {"error": _bad("expected an object")}
+        number = message.get("id") if isinstance(message, dict) else None
+        socket.send(orjson.dumps(found | {"id": number}))
+
+    def _obey(self, socket: Socket, message: dict[str, Any]) -> dict[str, Any]:
+        method, params = message.get("method"), message.get("params", [])
+        publisher = self._exchange.publisher
+        if method == "LIST_SUBSCRIPTIONS":
+            return {"result": sorted(socket.streams)}
+        if not isinstance(params, list):
+            return {"error": _bad("invalid type, expected a list of params")}
+        if method in ("SUBSCRIBE", "UNSUBSCRIBE"):
+            if not params or not all(isinstance(name, str) for name in params):
+                return {"error": _bad("expected stream names")}
+            if method == "SUBSCRIBE" and len(socket.streams | set(params)) > _STREAMS_MAX:
+                return {"error": {"code": 1, "msg": f"Invalid value type: at most {_STREAMS_MAX} streams"}}
+            (publisher.subscribe if method == "SUBSCRIBE" else publisher.unsubscribe)(socket, params)
+            return {"result": None}
+        if method == "SET_PROPERTY" and len(params) == 2 and params[0] == "combined":
+            socket.is_combined = bool(params[1])
+            return {"result": None}
+        if method == "GET_PROPERTY" and params == ["combined"]:
+            return {"result": socket.is_combined}
+        return {"error": _bad(f"unknown variant `{method}`, expected one of `SUBSCRIBE`, `UNSUBSCRIBE`, "
+                              "`LIST_SUBSCRIPTIONS`, `SET_PROPERTY`, `GET_PROPERTY`")}  # fmt: skip
+
+    # -- the WebSocket API -------------------------------------------------------------------------------------------
+
+    async def api(self, request: web.Request) -> web.StreamResponse:
+        """Serve /ws-api/v3."""
+        socket = Socket("/ws-api/v3")
+        await socket.open(request, self._exchange.clock.monotonic())
+        self.sockets[socket] = self._exchange.clock.monotonic()
+        try:
+            await self._read(socket, lambda text: self._request(request, socket, text))
+        finally:
+            self.sockets.pop(socket, None)
+            self._exchange.users.gone(socket)
+            await socket.end()
+        return socket.ws
+
+    async def _request(self, request: web.Request, socket: Socket, text: str) -> None:
+        try:
+            message = orjson.loads(text)
+            assert isinstance(message, dict)
+        except (ValueError, AssertionError):
+            error = {"code": -1135, "msg": "This is not a valid JSON request."}
+            socket.send(orjson.dumps({"id": None, "status": 400, "error": error}))
+            return
+        method = str(message.get("method", ""))
+        raw = message.get("params") or {}
+        params = Params({name: _plain(value) for name, value in raw.items()} if isinstance(raw, dict) else {})
+        reply = await self._call(socket, method, params)
+        if reply.how in ("cut", "reset"):
+            socket.abort()
+            return
+        body: dict[str, Any] = {"id": message.get("id"), "status": reply.status}
+        if reply.raw is not None:  # faults that are HTML over REST
+            body["error"] = refusal("unexpected").body()
+        else:
+            body["result" if reply.status == 200 else "error"] = reply.body
+        if params.maybe("returnRateLimits") != "false":
+            body["rateLimits"] = self._exchange.limits.counts(with_orders=method in ORDER_METHODS)
+        frame = orjson.dumps(body)
+        socket.send(frame[: len(frame) // 2] if reply.how == "truncate" else frame)
+
+    async def _call(self, socket: Socket, method: str, params: Params) -> Reply:
+        endpoint = SOCKET.get(method) or self._user_streams(socket).get(method)
+        if endpoint is None:
+            gone = method in ("userDataStream.start", "userDataStream.ping", "userDataStream.stop")
+            text = "This endpoint is no longer available." if gone else f"Unknown method '{method}'."
+            return Reply(410 if gone else 400, {"code": -1000 if gone else -1020, "msg": text})
+        call = Call("WS", method, params, endpoint, params.maybe("apiKey"), lambda: self._check_signature(params))
+        return await answer(self._exchange, call)
+
+    def _check_signature(self, params: Params) -> None:
+        signature, error = params.text("signature"), refusal("bad_signature")
+        for payload in socket_payloads(params):
+            try:
+                return self._exchange.keyring.check_signature(payload, signature)
+            except ApiError as refused:
+                error = refused
+        raise error
+
+    def _user_streams(self, socket: Socket) -> Mapping[str, Endpoint]:
+        users = self._exchange.users
+
+        def subscribe(_exchange: Exchange, _params: Params) -> object:
+            return {"subscriptionId": users.subscribe(socket)}
+
+        def unsubscribe(_exchange: Exchange, params: Params) -> object:
+            users.unsubscribe(socket, params.number("subscriptionId"))
+            return {}
+
+        def listing(_exchange: Exchange, _params: Params) -> object:
+            return [{"subscriptionId": number} for number in users.numbers(socket)]
+
+        found = {
+            "userDataStream.subscribe.signature": Endpoint(subscribe, 2, "signed"),
+            "userDataStream.unsubscribe": Endpoint(unsubscribe, 2),
+            "session.subscriptions": Endpoint(listing, 2),
+        }
+        if self._exchange.options.has_listen_keys:
+            key = Endpoint(lambda _e, _p: {"listenKey": users.listen_key}, 2, "key")
+            found |= {f"userDataStream.{name}": key for name in ("start", "ping", "stop")}
+        return found
+
+
+def _bad(what: str) -> dict[str, Any]:
+    return {"code": 2, "msg": f"Invalid request: {what}"}
+
+
+def _plain(value: object) -> str:
+    """Return a JSON value as REST would have it in text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return orjson.dumps(value).decode()

@@ -1,0 +1,109 @@
+"""What can be called: REST endpoints and WebSocket API methods, with weight and security. The one table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fks.sim import market_api as public
+from fks.sim import trade_api as private
+from fks.sim.exchange import Exchange
+from fks.sim.params import Params
+
+Handler = Callable[[Exchange, Params], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A handler (its result may be awaitable), its weight, and what a caller must show: "", "key" or "signed"."""
+
+    handler: Handler
+    weight: int | Callable[[Params], int] = 1
+    security: str = ""
+
+    def cost(self, params: Params) -> int:
+        """Return the weight of one request."""
+        return self.weight if isinstance(self.weight, int) else self.weight(params)
+
+
+def _by_symbol(one: int, all_: int) -> Callable[[Params], int]:
+    return lambda params: one if params.maybe("symbol") else all_
+
+
+REST: dict[tuple[str, str], Endpoint] = {
+    ("GET", "/api/v3/ping"): Endpoint(public.ping),
+    ("GET", "/api/v3/time"): Endpoint(public.server_time),
+    ("GET", "/api/v3/exchangeInfo"): Endpoint(public.exchange_info, 20),
+    ("GET", "/api/v3/depth"): Endpoint(public.depth, public.depth_weight),
+    ("GET", "/api/v3/trades"): Endpoint(public.trades, 25),
+    ("GET", "/api/v3/historicalTrades"): Endpoint(public.historical_trades, 25, "key"),
+    ("GET", "/api/v3/aggTrades"): Endpoint(public.aggregate_trades, 4),
+    ("GET", "/api/v3/klines"): Endpoint(public.klines, 2),
+    ("GET", "/api/v3/uiKlines"): Endpoint(public.klines, 2),
+    ("GET", "/api/v3/avgPrice"): Endpoint(public.average_price, 2),
+    ("GET", "/api/v3/ticker/24hr"): Endpoint(public.ticker_24h, _by_symbol(2, 80)),
+    ("GET", "/api/v3/ticker/price"): Endpoint(public.ticker_price, _by_symbol(2, 4)),
+    ("GET", "/api/v3/ticker/bookTicker"): Endpoint(public.ticker_book, _by_symbol(2, 4)),
+    ("POST", "/api/v3/order"): Endpoint(private.new_order, 1, "signed"),
+    ("POST", "/api/v3/order/test"): Endpoint(private.test_order, 1, "signed"),
+    ("GET", "/api/v3/order"): Endpoint(private.query_order, 4, "signed"),
+    ("DELETE", "/api/v3/order"): Endpoint(private.cancel_order, 1, "signed"),
+    ("POST", "/api/v3/order/cancelReplace"): Endpoint(private.cancel_replace, 1, "signed"),
+    ("GET", "/api/v3/openOrders"): Endpoint(private.open_orders, _by_symbol(6, 80), "signed"),
+    ("DELETE", "/api/v3/openOrders"): Endpoint(private.cancel_open_orders, 1, "signed"),
+    ("GET", "/api/v3/allOrders"): Endpoint(private.all_orders, 20, "signed"),
+    ("GET", "/api/v3/myTrades"): Endpoint(private.my_trades, 20, "signed"),
+    ("POST", "/api/v3/orderList/oco"): Endpoint(private.new_oco, 1, "signed"),
+    ("POST", "/api/v3/order/oco"): Endpoint(private.old_oco, 1, "signed"),
+    ("GET", "/api/v3/orderList"): Endpoint(private.query_list, 4, "signed"),
+    ("DELETE", "/api/v3/orderList"): Endpoint(private.cancel_list, 1, "signed"),
+    ("GET", "/api/v3/openOrderList"): Endpoint(private.open_lists, 6, "signed"),
+    ("GET", "/api/v3/allOrderList"): Endpoint(private.all_lists, 20, "signed"),
+    ("GET", "/api/v3/account"): Endpoint(private.account, 20, "signed"),
+    ("GET", "/api/v3/account/commission"): Endpoint(private.commission, 20, "signed"),
+    ("GET", "/api/v3/rateLimit/order"): Endpoint(private.order_counts, 40, "signed"),
+    ("GET", "/api/v3/myPreventedMatches"): Endpoint(public.nothing, 2, "signed"),
+    ("GET", "/api/v3/myAllocations"): Endpoint(public.nothing, 20, "signed"),
+    ("GET", "/sapi/v1/capital/config/getall"): Endpoint(public.nothing, 10, "signed"),
+    ("GET", "/sapi/v1/margin/allPairs"): Endpoint(public.nothing, 1, "key"),
+    ("GET", "/sapi/v1/margin/isolated/allPairs"): Endpoint(public.nothing, 10, "signed"),
+    ("GET", "/fapi/v1/exchangeInfo"): Endpoint(public.no_symbols),
+    ("GET", "/dapi/v1/exchangeInfo"): Endpoint(public.no_symbols),
+}
+
+SOCKET: dict[str, Endpoint] = {
+    "ping": REST["GET", "/api/v3/ping"],
+    "time": REST["GET", "/api/v3/time"],
+    "exchangeInfo": REST["GET", "/api/v3/exchangeInfo"],
+    "depth": REST["GET", "/api/v3/depth"],
+    "trades.recent": REST["GET", "/api/v3/trades"],
+    "trades.historical": Endpoint(public.historical_trades, 25),
+    "trades.aggregate": REST["GET", "/api/v3/aggTrades"],
+    "klines": REST["GET", "/api/v3/klines"],
+    "uiKlines": REST["GET", "/api/v3/uiKlines"],
+    "avgPrice": REST["GET", "/api/v3/avgPrice"],
+    "ticker.24hr": REST["GET", "/api/v3/ticker/24hr"],
+    "ticker.price": REST["GET", "/api/v3/ticker/price"],
+    "ticker.book": REST["GET", "/api/v3/ticker/bookTicker"],
+    "order.place": REST["POST", "/api/v3/order"],
+    "order.test": REST["POST", "/api/v3/order/test"],
+    "order.status": REST["GET", "/api/v3/order"],
+    "order.cancel": REST["DELETE", "/api/v3/order"],
+    "order.cancelReplace": REST["POST", "/api/v3/order/cancelReplace"],
+    "openOrders.status": REST["GET", "/api/v3/openOrders"],
+    "openOrders.cancelAll": REST["DELETE", "/api/v3/openOrders"],
+    "orderList.place.oco": REST["POST", "/api/v3/orderList/oco"],
+    "orderList.place": REST["POST", "/api/v3/order/oco"],
+    "orderList.status": REST["GET", "/api/v3/orderList"],
+    "orderList.cancel": REST["DELETE", "/api/v3/orderList"],
+    "openOrderLists.status": REST["GET", "/api/v3/openOrderList"],
+    "allOrders": REST["GET", "/api/v3/allOrders"],
+    "allOrderLists": REST["GET", "/api/v3/allOrderList"],
+    "myTrades": REST["GET", "/api/v3/myTrades"],
+    "account.status": REST["GET", "/api/v3/account"],
+    "account.commission": REST["GET", "/api/v3/account/commission"],
+    "account.rateLimits.orders": REST["GET", "/api/v3/rateLimit/order"],
+}
+#: requests that count as orders: their answers carry the order-count headers
+ORDER_PATHS = ("/api/v3/order", "/api/v3/order/cancelReplace", "/api/v3/orderList/oco", "/api/v3/order/oco")
+ORDER_METHODS = ("order.place", "order.cancelReplace", "orderList.place.oco", "orderList.place")

@@ -1,0 +1,422 @@
+"""The matching engine and its books of account: orders come in, fill, end; nothing is told before it is on disk.
+
+One call is one transaction: memory is changed, `_settle` writes it in one commit and only then sends the user events.
+Two ways to fill: against the order book and the market's trades as they come (`live`), or by the rule of `tapefills`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fks.sim.atoms import SCALE, show, times
+from fks.sim.desk import Desk
+from fks.sim.entry import NewOrder, affordable, check_filters
+from fks.sim.errors import refusal
+from fks.sim.ledger import Ledger
+from fks.sim.market import RAW_OFFSET
+from fks.sim.orders import PROFITS, STOPS, Fill, Order, OrderList
+from fks.sim.prints import Trade
+from fks.sim.store import Store
+from fks.sim.tapefills import TapeBar, Touch, choose, touch
+
+Event = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What trading costs and how it fills. Rates in atoms; `prints`: our trades become part of the public tape."""
+
+    maker_rate: int
+    taker_rate: int
+    by_tape: bool = False
+    prints: bool = True
+
+
+class Engine:
+    """All trading of the one account. `emit` gets user events, `on_print` our public trades, both after the commit."""
+
+    def __init__(
+        self,
+        desks: dict[str, Desk],
+        store: Store,
+        ledger: Ledger,
+        terms: Terms,
+        wall_ms: Callable[[], int],
+        emit: Callable[[Event], None],
+        on_print: Callable[[Desk, Trade], None],
+    ) -> None:
+        self.desks = desks
+        self.store = store
+        self.ledger = ledger
+        self.terms = terms
+        self._wall_ms = wall_ms
+        self._emit = emit
+        self._on_print = on_print
+        self.lists: dict[int, OrderList] = {item.list_id: item for item in store.lists("is_open = 1")}
+        self._order_id, self._list_id = store.max_ids()
+        self.bars: dict[str, TapeBar] = {}  # by_tape: the open bar of each symbol (high and low not yet known)
+        self._touched: dict[int, Order] = {}
+        self._touched_lists: dict[int, OrderList] = {}
+        self._fills: list[Fill] = []
+        self._events: list[Event] = []
+        self._prints: list[tuple[Desk, Trade]] = []
+        self._report_id = self._wall_ms()
+        self._trade_id = max((fill.trade_id for s in desks for fill in store.fills("symbol = ?", (s,), limit=1, last=True)), default=0)
+        for order in store.orders("is_open = 1"):
+            if order.symbol in desks:
+                desks[order.symbol].orders[order.order_id] = order
+
+    # -- coming in ---------------------------------------------------------------------------------------------------
+
+    def check(self, new: NewOrder) -> None:
+        """Refuse what filters, duplicates or the market's state refuse, without doing anything. Errors: ApiError."""
+        desk = self.desks[new.symbol]
+        if self.terms.by_tape and new.symbol not in self.bars:
+            raise refusal("market_closed")
+        check_filters(new, desk.market.listing, desk.average_price(), len(desk.orders), desk.algos())
+        if new.client_id and desk.by_client_id(new.client_id):
+            raise refusal("duplicate")
+        if new.stop_price:
+            last = self.last_price(desk)
+            rises = (new.side == "BUY") == (new.type in STOPS)
+            if last >= new.stop_price if rises else last <= new.stop_price:
+                raise refusal("would_trigger")
+        if new.type == "LIMIT_MAKER" and self._crosses(desk, new.side, new.price):
+            raise refusal("would_take")
+
+    def place(self, new: NewOrder) -> tuple[Order, list[Fill]]:
+        """Take an order; return it with what it filled at once. Errors: ApiError, and then nothing happened."""
+        self.check(new)
+        desk = self.desks[new.symbol]
+        order = self._make(new)
+        listing = desk.market.listing
+        if order.type == "MARKET":
+            self._check_market_funds(desk, order)
+        else:
+            asset, amount = self._to_lock(order)
+            self.ledger.lock(asset, amount)
+            order.locked = amount
+        assert listing.symbol == order.symbol
+        self._open(desk, order)
+        if order.is_working:
+            self._arrive(desk, order)
+        fills = [fill for fill in self._fills if fill.order_id == order.order_id]
+        self._settle()
+        return order, fills
+
+    def place_list(self, client_id: str, legs: list[NewOrder]) -> tuple[OrderList, list[Order]]:
+        """Take a one-cancels-the-other pair: above, below. Errors: ApiError, and then nothing happened."""
+        for leg in legs:
+            self.check(leg)
+        self._list_id += 1
+        orders = [self._make(leg, self._list_id) for leg in legs]
+        wanted = [self._to_lock(order) for order in orders]
+        asset, amount = wanted[0][0], max(item[1] for item in wanted)
+        self.ledger.lock(asset, amount)
+        pair = OrderList(
+            self._list_id, legs[0].symbol, client_id or f"list{self._list_id}", legs[0].side,
+            [order.order_id for order in orders], [order.client_id for order in orders], self._wall_ms(), amount,
+        )  # fmt: skip
+        self.lists[pair.list_id] = self._touched_lists[pair.list_id] = pair
+        self._events.append(pair.event(self._wall_ms(), pair.time_ms))
+        for order in orders:
+            self._open(self.desks[order.symbol], order)
+        self._settle()
+        return pair, orders
+
+    def _make(self, new: NewOrder, list_id: int = -1) -> Order:
+        self._order_id += 1
+        now = self._wall_ms()
+        waits = new.type in STOPS + PROFITS
+        bar = self.bars.get(new.symbol)
+        return Order(
+            self._order_id, new.symbol, new.client_id or f"sim{now:x}{self._order_id:x}", new.side, new.type, new.tif,
+            new.price, new.quantity, new.quote_wanted, new.stop_price, new.stp, now, list_id, update_ms=now,
+            working_ms=-1 if waits else now, is_working=not waits, placed_row=bar.row if bar else -1,
+            strategy_id=new.strategy_id, strategy_type=new.strategy_type,
+        )  # fmt: skip
+
+    def _open(self, desk: Desk, order: Order) -> None:
+        desk.orders[order.order_id] = order
+        self._note(order, "NEW")
+
+    def _to_lock(self, order: Order) -> tuple[str, int]:
+        listing = self.desks[order.symbol].market.listing
+        if order.is_buy:
+            return listing.quote, times(order.price or order.stop_price, order.remaining)
+        return listing.base, order.remaining
+
+    # -- filling -----------------------------------------------------------------------------------------------------
+
+    def last_price(self, desk: Desk) -> int:
+        """Return the price that triggers are compared with: the last trade, or the open of the tape's bar."""
+        return self.bars[desk.symbol].open if self.terms.by_tape else desk.market.last_price
+
+    def _crosses(self, desk: Desk, side: str, price: int) -> bool:
+        if self.terms.by_tape:
+            bar = self.bars[desk.symbol]
+            return price >= bar.open if side == "BUY" else price <= bar.open
+        bid, ask = desk.book.best()
+        tick = desk.market.listing.tick
+        return price >= ask * tick if side == "BUY" else price <= bid * tick
+
+    def _plan(self, desk: Desk, order: Order) -> list[tuple[int, int]]:
+        """Return (price, quantity) pairs at which the order can fill at once."""
+        listing = desk.market.listing
+        budget, left = order.quote_wanted, order.remaining
+        if self.terms.by_tape:
+            price = self.bars[desk.symbol].open
+            return [(price, affordable(budget, price, listing.step) if budget else left)]
+        plan: list[tuple[int, int]] = []
+        for ticks, lots in desk.book.levels("ask" if order.is_buy else "bid", desk.market.now_ms):
+            price = ticks * listing.tick
+            if order.has_limit and (price > order.price if order.is_buy else price < order.price):
+                break
+            quantity = min(lots * listing.step, affordable(budget, price, listing.step) if order.quote_wanted else left)
+            if quantity <= 0:
+                break
+            plan.append((price, quantity))
+            left -= quantity
+            budget -= times(price, quantity)
+        return plan
+
+    def _check_market_funds(self, desk: Desk, order: Order) -> None:
+        plan, listing = self._plan(desk, order), desk.market.listing
+        if order.is_buy:
+            asset, needed = listing.quote, sum(times(price, quantity) for price, quantity in plan)
+        else:
+            asset, needed = listing.base, sum(quantity for _, quantity in plan)
+        if self.ledger.free(asset) < max(needed, 0 if order.is_buy else order.quantity, order.quote_wanted if order.is_buy else 0):
+            raise refusal("no_funds")
+
+    def _arrive(self, desk: Desk, order: Order) -> None:
+        """Fill what fills at once; let the rest rest, or end."""
+        if not order.has_limit or order.tif != "GTC" or not self.terms.by_tape:
+            self._take(desk, order)
+        if not order.is_open:
+            return
+        if not order.has_limit or order.tif != "GTC":
+            self._end(desk, order, "EXPIRED")
+        elif not self.terms.by_tape:
+            ticks = order.price // desk.market.listing.tick
+            side = "bid" if order.is_buy else "ask"
+            order.queue = dict(desk.book.levels(side, desk.market.now_ms)).get(ticks, 0)
+
+    def _take(self, desk: Desk, order: Order) -> None:
+        if self.terms.by_tape and order.has_limit and not self._crosses(desk, order.side, order.price):
+            return
+        plan = self._plan(desk, order)
+        if order.tif == "FOK" and sum(quantity for _, quantity in plan) < order.remaining:
+            return
+        time_ms = self.bars[desk.symbol].time_ms if self.terms.by_tape else desk.market.now_ms
+        if order.quote_wanted:
+            order.quantity = sum(quantity for _, quantity in plan)
+        for price, quantity in plan:
+            if order.is_buy and not order.has_limit:
+                short = times(price, quantity) - order.locked - self.ledger.free(desk.market.listing.quote)
+                if short > 0:  # a triggered stop that costs more than the account has: what it can pay for
+                    funds = order.locked + self.ledger.free(desk.market.listing.quote)
+                    quantity = affordable(funds, price, desk.market.listing.step)
+            if quantity > 0:
+                desk.book.take(price // desk.market.listing.tick, quantity // desk.market.listing.step, desk.market.now_ms)
+                self._fill(desk, order, price, quantity, is_maker=False, time_ms=time_ms)
+
+    def _fill(self, desk: Desk, order: Order, price: int, quantity: int, *, is_maker: bool, time_ms: int) -> None:
+        listing, terms = desk.market.listing, self.terms
+        self._claim(desk, order)
+        quote = times(price, quantity)
+        rate = terms.maker_rate if is_maker else terms.taker_rate
+        order.executed += quantity
+        order.quote += quote
+        order.status = "FILLED" if order.remaining <= 0 else "PARTIALLY_FILLED"
+        keep = self._to_lock(order)[1] if order.locked and order.remaining > 0 else 0
+        keep = min(keep, order.locked)
+        released, order.locked = order.locked - keep, keep
+        if order.is_buy:
+            commission, asset = times(quantity, rate), listing.base
+            self.ledger.spend(listing.quote, quote, locked=released)
+            self.ledger.receive(listing.base, quantity - commission)
+        else:
+            commission, asset = times(quote, rate), listing.quote
+            self.ledger.spend(listing.base, quantity, locked=released)
+            self.ledger.receive(listing.quote, quote - commission)
+        trade_id, place, time_ms = self._number(desk, order, price, quantity, is_maker, time_ms)
+        fill = Fill(
+            trade_id, order.symbol, order.order_id, order.list_id, time_ms, self._wall_ms(), price, quantity, quote,
+            commission, asset, order.is_buy, is_maker, place,
+        )  # fmt: skip
+        self._fills.append(fill)
+        order.update_ms = fill.wall_ms
+        self._note(order, "TRADE", fill)
+        if not order.is_open:
+            self._gone(desk, order)
+
+    def _number(
+        self, desk: Desk, order: Order, price: int, quantity: int, is_maker: bool, time_ms: int
+    ) -> tuple[int, int, int]:
+        """Return the trade id of a fill, its place in the public tape (−1: not there) and its time."""
+        if not self.terms.prints:
+            self._trade_id += 1
+            return self._trade_id, -1, time_ms
+        listing = desk.market.listing
+        buyer_rests = order.is_buy == is_maker
+        trade = desk.market.print(price // listing.tick, quantity // listing.step, buyer_rests, time_ms)
+        self._prints.append((desk, trade))
+        return trade.id + RAW_OFFSET, desk.market.prints.place[-1], trade.time_ms
+
+    def _claim(self, desk: Desk, order: Order) -> None:
+        """Before an order of a list acts: it takes what the list has locked, and the other one ends."""
+        pair = self.lists.get(order.list_id)
+        if pair is None:
+            return
+        self._close_list(pair)
+        other = next(o for o in pair.order_ids if o != order.order_id)
+        order.locked, pair.locked = pair.locked, 0
+        if other in desk.orders:
+            self._end(desk, desk.orders[other], "EXPIRED")
+        self._events.append(pair.event(self._wall_ms(), pair.time_ms))
+
+    def _close_list(self, pair: OrderList) -> None:
+        pair.status_type, pair.order_status = "ALL_DONE", "ALL_DONE"
+        self.lists.pop(pair.list_id, None)
+        self._touched_lists[pair.list_id] = pair
+
+    # -- the market moves --------------------------------------------------------------------------------------------
+
+    def on_trades(self, desk: Desk, trades: list[Trade]) -> None:
+        """Let the market's trades meet our resting orders."""
+        if not desk.orders or not trades:
+            return
+        tick, step = desk.market.listing.tick, desk.market.listing.step
+        for trade in trades:
+            price, left = trade.price * tick, trade.lots
+            for order in list(desk.orders.values()):
+                if not order.is_open:
+                    continue
+                if not order.is_working:
+                    self._maybe_trigger(desk, order, price)
+                elif order.has_limit and (price < order.price if order.is_buy else price > order.price):
+                    self._fill(desk, order, order.price, order.remaining, is_maker=True, time_ms=trade.time_ms)
+                elif order.has_limit and price == order.price and trade.is_maker == order.is_buy:
+                    ahead = min(order.queue, left)
+                    order.queue -= ahead
+                    left -= ahead
+                    quantity = min(left * step, order.remaining)
+                    if quantity > 0:
+                        left -= quantity // step
+                        self._fill(desk, order, order.price, quantity, is_maker=True, time_ms=trade.time_ms)
+        self._settle()
+
+    def resume(self) -> None:
+        """After a restart: orders that the market has meanwhile passed fill or trigger at once, at their own price."""
+        if self.terms.by_tape:
+            return
+        for desk in self.desks.values():
+            price = desk.market.last_price
+            for order in list(desk.orders.values()):
+                if not order.is_working:
+                    self._maybe_trigger(desk, order, price)
+                elif order.has_limit and (price < order.price if order.is_buy else price > order.price):
+                    self._fill(desk, order, order.price, order.remaining, is_maker=True, time_ms=desk.market.now_ms)
+        self._settle()
+
+    def _maybe_trigger(self, desk: Desk, order: Order, price: int) -> None:
+        rises = order.is_buy == (order.type in STOPS)
+        if price >= order.stop_price if rises else price <= order.stop_price:
+            self._trigger(desk, order)
+            self._arrive(desk, order)
+
+    def _trigger(self, desk: Desk, order: Order) -> None:
+        self._claim(desk, order)
+        order.is_triggered = order.is_working = True
+        order.working_ms = order.update_ms = self._wall_ms()
+        self._note(order, "NEW")
+
+    def on_bar(self, desk: Desk, bar: TapeBar) -> None:
+        """By tape: let a complete bar meet the resting orders, oldest first, one of each list at most."""
+        for order in list(desk.orders.values()):
+            if not order.is_open:
+                continue
+            legs = [desk.orders[i] for i in self.lists[order.list_id].order_ids if i in desk.orders] if order.list_id in self.lists else [order]
+            touches = [(leg, met) for leg in legs if (met := touch(leg, bar)) is not None]
+            if touches:
+                self._meet(desk, *choose(touches), bar)
+        self._settle()
+
+    def _meet(self, desk: Desk, order: Order, met: Touch, bar: TapeBar) -> None:
+        if not order.is_working:
+            self._trigger(desk, order)
+        if met.rests:
+            order.placed_row = bar.row
+            return
+        if order.is_buy:
+            self._claim(desk, order)
+            if times(met.price, order.remaining) > order.locked + self.ledger.free(desk.market.listing.quote):
+                self._end(desk, order, "EXPIRED")  # a stop that gapped away from what the account can pay
+                return
+        self._fill(desk, order, met.price, order.remaining, is_maker=order.has_limit, time_ms=bar.time_ms)
+
+    # -- ending ------------------------------------------------------------------------------------------------------
+
+    def cancel(self, order: Order, cancel_id: str = "") -> list[Order]:
+        """Cancel an open order, and with it the list it belongs to; return what was cancelled, `order` first."""
+        desk, pair = self.desks[order.symbol], self.lists.get(order.list_id)
+        order.cancel_id = cancel_id or f"c{self._wall_ms():x}{order.order_id:x}"
+        members = [order]
+        if pair is not None:
+            self._close_list(pair)
+            members += [desk.orders[i] for i in pair.order_ids if i != order.order_id and i in desk.orders]
+            order.locked, pair.locked = pair.locked, 0
+        for member in members:
+            member.cancel_id = member.cancel_id or order.cancel_id
+            self._end(desk, member, "CANCELED")
+        if pair is not None:
+            self._events.append(pair.event(self._wall_ms(), pair.time_ms))
+        self._settle()
+        return members
+
+    def _end(self, desk: Desk, order: Order, status: str) -> None:
+        order.status = status
+        order.update_ms = self._wall_ms()
+        if order.locked:
+            self.ledger.unlock(self._to_lock(order)[0], order.locked)
+            order.locked = 0
+        self._note(order, status)
+        self._gone(desk, order)
+
+    def _gone(self, desk: Desk, order: Order) -> None:
+        desk.orders.pop(order.order_id, None)
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def _note(self, order: Order, what: str, fill: Fill | None = None) -> None:
+        self._report_id += 1
+        self._touched[order.order_id] = order
+        time_ms = fill.time_ms if fill else order.update_ms
+        self._events.append(order.report(what, self._wall_ms(), fill, time_ms, self._report_id))
+
+    def _settle(self) -> None:
+        """Write everything that changed in one commit, then tell."""
+        if not self._touched and not self._touched_lists:
+            return
+        balances = self.ledger.take_changed()
+        self.store.commit(
+            balances=balances, orders=self._touched.values(), lists=self._touched_lists.values(), fills=self._fills
+        )
+        now = self._wall_ms()
+        if balances:
+            changed = [{"a": asset, "f": show(free), "l": show(locked)} for asset, free, locked in balances]
+            self._events.append({"e": "outboundAccountPosition", "E": now, "u": now, "B": changed})
+        events, prints = self._events, self._prints
+        self._events, self._prints, self._fills = [], [], []
+        self._touched, self._touched_lists = {}, {}
+        for desk, trade in prints:
+            self._on_print(desk, trade)
+        for event in events:
+            self._emit(event)
+
+
+def rate_of(text_atoms: int) -> str:
+    """Return a commission rate as the wire writes it."""
+    return show(text_atoms) if text_atoms < SCALE else show(0)

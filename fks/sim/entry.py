@@ -1,0 +1,122 @@
+"""What may come in as an order: which parameters each type needs and refuses, and the symbol's filters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fks.sim.atoms import SCALE, times
+from fks.sim.errors import ApiError, filter_failure, missing, not_wanted, refusal
+from fks.sim.orders import CONDITIONAL
+from fks.sim.params import Params
+from fks.sim.symbols import ORDER_TYPES, Listing
+
+_LIMITS = ("LIMIT", "STOP_LOSS_LIMIT", "TAKE_PROFIT_LIMIT")
+_STP = ("NONE", "EXPIRE_TAKER", "EXPIRE_MAKER", "EXPIRE_BOTH", "DECREMENT", "TRANSFER")
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """A well-formed order, in atoms; 0 and "" stand for what was not sent."""
+
+    symbol: str
+    side: str
+    type: str
+    tif: str = "GTC"
+    quantity: int = 0
+    quote_wanted: int = 0
+    price: int = 0
+    stop_price: int = 0
+    client_id: str = ""
+    resp_type: str = "ACK"
+    stp: str = "EXPIRE_MAKER"
+    strategy_id: int = 0
+    strategy_type: int = 0
+
+
+def read_order(params: Params, symbol: str) -> NewOrder:
+    """Return the order in the parameters of `POST /api/v3/order`. Errors: ApiError −1100…−1130, −1013."""
+    side = params.choice("side", ("BUY", "SELL"), "bad_side")
+    kind = params.choice("type", ORDER_TYPES, "bad_type")
+    order = NewOrder(
+        symbol, side, kind,
+        tif=_tif(params, kind),
+        quantity=params.atoms("quantity"),
+        quote_wanted=params.atoms("quoteOrderQty"),
+        price=params.atoms("price"),
+        stop_price=params.atoms("stopPrice"),
+        client_id=params.client_id("newClientOrderId"),
+        resp_type=params.choice(
+            "newOrderRespType", ("ACK", "RESULT", "FULL"), "bad_resp_type",
+            default="FULL" if kind in ("MARKET", "LIMIT") else "ACK",
+        ),
+        stp=params.choice("selfTradePreventionMode", _STP, "bad_combination", default="EXPIRE_MAKER"),
+        strategy_id=params.number("strategyId") or 0,
+        strategy_type=params.number("strategyType") or 0,
+    )  # fmt: skip
+    _check_combination(params, order)
+    return order
+
+
+def _tif(params: Params, kind: str) -> str:
+    if kind in _LIMITS:
+        return params.choice("timeInForce", ("GTC", "IOC", "FOK"), "bad_tif")
+    if params.maybe("timeInForce"):
+        raise not_wanted("timeInForce")
+    return "GTC"
+
+
+def _check_combination(params: Params, order: NewOrder) -> None:
+    needs_price = order.type in (*_LIMITS, "LIMIT_MAKER")
+    if order.type == "MARKET":
+        if ("quantity" in params) == ("quoteOrderQty" in params):
+            raise refusal("bad_combination") if "quantity" in params else missing("quantity")
+    elif "quantity" not in params:
+        raise missing("quantity")
+    elif "quoteOrderQty" in params:
+        raise not_wanted("quoteOrderQty")
+    for name, wanted in (("price", needs_price), ("stopPrice", order.type in CONDITIONAL)):
+        if wanted and name not in params:
+            raise missing(name)
+        if not wanted and name in params:
+            raise not_wanted(name)
+    for name in ("icebergQty", "trailingDelta"):
+        if name in params:
+            raise not_wanted(name)
+    check_positive(order)
+
+
+def check_positive(order: NewOrder) -> None:
+    """Refuse a zero where a number has to be."""
+    if not order.quantity and not order.quote_wanted:
+        raise ApiError(-1013, "Invalid quantity.")
+    if not order.price and order.type in (*_LIMITS, "LIMIT_MAKER"):
+        raise ApiError(-1013, "Invalid price.")
+    if not order.stop_price and order.type in CONDITIONAL:
+        raise ApiError(-1013, "Invalid stopPrice.")
+
+
+def check_filters(order: NewOrder, listing: Listing, average: int, open_orders: int, open_algos: int) -> None:
+    """Refuse what the symbol's filters refuse. `average` is the average price of the last minutes. Errors: −1013."""
+    for price in (order.price, order.stop_price):
+        if price and (price > listing.price_max or price < listing.tick or price % listing.tick):
+            raise filter_failure("PRICE_FILTER")
+    if order.price and not average <= order.price * 5 <= average * 25:
+        raise filter_failure("PERCENT_PRICE_BY_SIDE")
+    if order.quantity:
+        quantity = order.quantity
+        if not listing.lot_min <= quantity <= listing.qty_max or (quantity - listing.lot_min) % listing.step:
+            raise filter_failure("LOT_SIZE")
+        if order.type == "MARKET" and quantity > listing.market_qty_max:
+            raise filter_failure("MARKET_LOT_SIZE")
+    notional = order.quote_wanted or times(order.price or average, order.quantity)
+    if notional < listing.notional_min or (order.price and notional > listing.notional_max):
+        raise filter_failure("NOTIONAL")
+    if open_orders >= 200:
+        raise filter_failure("MAX_NUM_ORDERS")
+    if order.type in CONDITIONAL and open_algos >= 5:
+        raise filter_failure("MAX_NUM_ALGO_ORDERS")
+
+
+def affordable(budget: int, price: int, step: int) -> int:
+    """Return the largest quantity on the lot grid that `budget` pays for at `price`."""
+    return budget * SCALE // price // step * step

@@ -1,0 +1,247 @@
+"""The exchange as one thing: its markets, its account, its clock, and the order in which a moment's news happens."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from fks.clock import Clock
+from fks.model.errors import ConfigError, InputError
+from fks.model.tape import Tape, unpack_tape
+from fks.model.timeframe import to_ns
+from fks.sim.atoms import parse
+from fks.sim.auth import Keyring
+from fks.sim.desk import Desk
+from fks.sim.engine import Engine, Terms
+from fks.sim.errors import refusal
+from fks.sim.faults import Faults, Target
+from fks.sim.generator import Generated
+from fks.sim.ledger import Ledger
+from fks.sim.limits import Limits
+from fks.sim.market import Market
+from fks.sim.options import Options
+from fks.sim.pace import TapePace
+from fks.sim.prints import Trade
+from fks.sim.publisher import Publisher
+from fks.sim.source import Source
+from fks.sim.store import Store, load_keys
+from fks.sim.symbols import LISTINGS
+from fks.sim.tape import Taped
+from fks.sim.tapefills import TapeBar
+from fks.sim.users import Users
+
+_DAY_MS = 86_400_000
+_POSITION_EVERY_S = 1.0
+
+
+class Exchange:
+    """Everything but the sockets. `advance` brings the markets to now; whoever trades calls it first."""
+
+    def __init__(self, options: Options, clock: Clock) -> None:
+        """Open the data directory and continue where it stopped. Errors: ConfigError, InputError (a broken tape)."""
+        self.options = options
+        self.clock = clock
+        self.store = Store(options.data_dir)
+        self.api_key, self.api_secret = load_keys(options.data_dir)
+        self.keyring = Keyring(self.api_key, self.api_secret)
+        self.faults = Faults(options.seed)
+        self.limits = Limits(self.wall_ms, is_on=options.has_rate_limits)
+        seed = int(self.store.meta("seed", str(options.seed)))
+        self.pace, sources = self._sources(seed)
+        self.desks = {s.listing.symbol: Desk(Market(s, seed), self.wall_ms()) for s in sources}
+        self._load_prints()
+        for desk in self.desks.values():
+            desk.market.seek(self._market_ms())
+        self.publisher = Publisher(self.desks, self.faults, clock.monotonic)
+        self.users = Users(self.faults, clock.monotonic, self.wall_ms)
+        self.engine = Engine(
+            self.desks, self.store, self._ledger(), self._terms(), self.wall_ms, self.users.emit, self._on_print
+        )
+        self._position_s = 0.0
+        if self.pace is not None:
+            self.pace.begin(clock.monotonic())
+            self._open_bars()
+        self.engine.resume()
+
+    @property
+    def by_tape(self) -> bool:
+        """Return whether orders fill by the tape's rule."""
+        return self.options.fills == "tape"
+
+    def wall_ms(self) -> int:
+        """Return the server's clock: the wall's, plus what a clock_jump fault adds."""
+        jump = self.faults.holds("clock_jump", self.clock.monotonic(), Target())
+        return self.clock.now_ns() // 1_000_000 + int((jump.seconds or 0) * 1000 if jump else 0)
+
+    def _market_ms(self) -> int:
+        return self.pace.now_ms if self.pace is not None else self.clock.now_ns() // 1_000_000
+
+    def desk(self, symbol: str) -> Desk:
+        """Return a symbol's desk. Errors: −1121."""
+        if symbol not in self.desks:
+            raise refusal("bad_symbol")
+        return self.desks[symbol]
+
+    def trading_desk(self, symbol: str) -> Desk:
+        """Return a symbol's desk, its market brought to now. Errors: −1121, −1013 while halted."""
+        desk = self.desk(symbol)
+        if self.faults.holds("halt", self.clock.monotonic(), Target(symbol=symbol)):
+            raise refusal("market_closed")
+        if not self.by_tape:
+            self._advance_desk(desk)
+        return desk
+
+    # -- building ----------------------------------------------------------------------------------------------------
+
+    def _sources(self, seed: int) -> tuple[TapePace | None, list[Source]]:
+        options = self.options
+        if not options.tapes:
+            if options.fills == "tape" or options.hold or options.start:
+                raise ConfigError("fills tape, hold and start need a tape", remedy="add --tape PATH")
+            today = self.clock.now_ns() // 1_000_000 // _DAY_MS * _DAY_MS
+            listed = int(self.store.meta("listed_ms", str(today - options.history_days * _DAY_MS)))
+            return None, [Generated(listing, seed, listed) for listing in LISTINGS]
+        taped = [Taped(_read_tape(path)) for path in options.tapes]
+        names = [item.listing.symbol for item in taped]
+        if len(set(names)) != len(names) or len({item.timeframe for item in taped}) > 1:
+            raise ConfigError(f"tapes {names} clash", remedy="one tape per symbol, all of one timeframe")
+        pace = TapePace(taped, speed=options.speed, hold=options.hold, row=0.0)
+        row = float(self.store.meta("tape_position", str(float(self._start_row(pace)))))
+        pace.position = float(int(row)) if self.by_tape or options.hold else row
+        return pace, list(taped)
+
+    def _start_row(self, pace: TapePace) -> int:
+        if not self.options.start:
+            return min(1440, len(pace.grid) // 2)
+        try:
+            moment = datetime.fromisoformat(self.options.start)
+            start_ms = to_ns(moment) // 1_000_000
+        except (ValueError, InputError) as error:
+            raise ConfigError(f"start {self.options.start!r} is no time", remedy="write 2026-03-01T00:00:00Z") from error
+        row = int((pace.grid < start_ms).sum())
+        if row >= len(pace.grid):
+            raise ConfigError(f"start {self.options.start} is after the tape", remedy="choose an earlier one")
+        return row
+
+    def _ledger(self) -> Ledger:
+        known = self.store.balances()
+        if not known:
+            for asset, amount in self.options.balances.items():
+                known[asset.upper()] = (parse(amount), 0)
+            self.store.commit(balances=[(asset, *pair) for asset, pair in known.items()])
+        for desk in self.desks.values():
+            for asset in (desk.market.listing.base, desk.market.listing.quote):
+                known.setdefault(asset, (0, 0))
+        return Ledger(known)
+
+    def _terms(self) -> Terms:
+        rates = parse(self.options.maker_rate), parse(self.options.taker_rate)
+        return Terms(*rates, by_tape=self.by_tape, prints=self.pace is None)
+
+    def _load_prints(self) -> None:
+        if self.pace is not None:
+            return
+        for desk in self.desks.values():
+            listing, prints = desk.market.listing, desk.market.prints
+            for fill in self.store.fills("symbol = ? AND place >= 0", (desk.symbol,)):
+                is_maker = fill.is_buyer == fill.is_maker
+                prints.add(fill.place, fill.price // listing.tick, fill.quantity // listing.step, fill.time_ms, is_maker)
+
+    # -- the market goes on ------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Bring every market to now and publish what is due."""
+        if self.pace is not None:
+            self._advance_tape()
+        else:
+            for desk in self.desks.values():
+                self._advance_desk(desk)
+        for desk in self.desks.values():
+            self.publisher.tick(desk)
+
+    def _advance_desk(self, desk: Desk) -> None:
+        trades = desk.market.due(self._market_ms())
+        if trades:
+            self.publisher.trades(desk, trades)
+            if not self.by_tape:
+                self.engine.on_trades(desk, trades)
+
+    def _on_print(self, desk: Desk, trade: Trade) -> None:
+        self.publisher.trades(desk, [trade])
+
+    def _advance_tape(self) -> None:
+        pace = self.pace
+        assert pace is not None
+        now = self.clock.monotonic()
+        target = pace.target(now)
+        while not pace.is_ended and pace.row < int(target):
+            self.next_bar()
+        if not pace.is_ended:
+            pace.position = max(pace.position, target)
+        for desk in self.desks.values():
+            self._advance_desk(desk)
+        if not self.by_tape and now - self._position_s > _POSITION_EVERY_S:
+            self._position_s = now
+            self.store.set_meta("tape_position", str(pace.position))
+
+    def next_bar(self) -> None:
+        """Complete the tape's open bar: its trades, the fills it means, its last kline; then open the next one."""
+        pace = self.pace
+        assert pace is not None and not pace.is_ended
+        end = pace.end_of(pace.row)
+        for desk in self.desks.values():
+            trades = desk.market.due(end - 1)
+            self.publisher.trades(desk, trades)
+            if not self.by_tape:
+                self.engine.on_trades(desk, trades)
+            elif (bar := self._tape_bar(desk, pace.row)) is not None:
+                self.engine.on_bar(desk, bar)
+        pace.position = float(pace.row + 1)
+        self.store.set_meta("tape_position", str(pace.position))
+        for desk in self.desks.values():
+            self.publisher.klines(desk, end)
+            self.publisher.tick(desk, is_final=True)
+        self._open_bars()
+
+    def _open_bars(self) -> None:
+        pace = self.pace
+        assert pace is not None
+        self.engine.bars.clear()
+        if pace.is_ended:
+            return
+        for desk in self.desks.values():
+            bar = self._tape_bar(desk, pace.row)
+            if self.by_tape and bar is not None:
+                self.engine.bars[desk.symbol] = bar
+            self.publisher.trades(desk, desk.market.due(int(pace.grid[pace.row])))
+            self.publisher.klines(desk, desk.market.now_ms, is_final=True)
+
+    def _tape_bar(self, desk: Desk, row: int) -> TapeBar | None:
+        """Return this symbol's bar of the grid's row; None when its tape has none there."""
+        assert self.pace is not None
+        time_ms, source = int(self.pace.grid[row]), desk.market.source
+        own = source.row_at(time_ms)
+        found = source.rows(own, own + 1)
+        if own < 0 or not len(found) or int(found.time_ms[0]) != time_ms:
+            return None
+        tick = desk.market.listing.tick
+        prices = (int(column[0]) * tick for column in (found.open, found.high, found.low, found.close))
+        return TapeBar(row, time_ms, *prices)
+
+    async def flushed(self) -> None:
+        """Return when everything said so far is written to the sockets."""
+        for socket in self.publisher.sockets() | self.users.sockets():
+            await socket.flushed()
+
+    def close(self) -> None:
+        """Note the tape's position and close the file."""
+        if self.pace is not None:
+            self.store.set_meta("tape_position", str(self.pace.position))
+        self.store.close()
+
+
+def _read_tape(path: Path) -> Tape:
+    try:
+        return unpack_tape(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"tape {path}: {error.strerror}", remedy="name a .fksbars file") from error

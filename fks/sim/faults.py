@@ -1,0 +1,157 @@
+"""What goes wrong on purpose: faults set over HTTP, matched by method and path, counted down as they strike."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+
+from fks.model.errors import InputError
+
+#: kind -> what it does. The one list of kinds: the admin surface and the documentation read it.
+KINDS: dict[str, str] = {
+    "latency": "wait `seconds`, then do and answer as usual",
+    "drop": "close the connection; nothing is done",
+    "disconnect": "the same with a TCP reset",
+    "reset": "another name for disconnect",
+    "hang": "do nothing and do not answer for `seconds` (default 3600), then close",
+    "answer_after": "do it at once, answer after `seconds`",
+    "accept_then_cut": "do it, close the connection without an answer",
+    "truncate": "do it, send half of the answer, close",
+    "html_200": "answer 200 with an HTML page; nothing is done unless `accept`",
+    "html_502": "answer 502 with an HTML page; nothing is done unless `accept`",
+    "http_500": "answer 500 without JSON; nothing is done unless `accept`",
+    "503": "answer 503 without JSON; nothing is done unless `accept`",
+    "504_1007": "answer 504 with -1007; nothing is done unless `accept`",
+    "busy_1008": "answer 503 with -1008; nothing is done",
+    "error": "answer `status` (400) with `code` and `msg`; nothing is done",
+    "429": "answer 429 with -1003 and Retry-After `seconds` (default 1); nothing is done",
+    "418": "answer 418 with -1003 and Retry-After `seconds` (default 120); nothing is done",
+    "skew": "answer -1021; nothing is done",
+    "hide_order": "queries for an order answer as if it did not exist",
+    "lose_report": "an executionReport is not sent (`event` names its x)",
+    "duplicate_report": "an executionReport is sent twice",
+    "reorder_reports": "an executionReport is sent after the next user event",
+    "freeze_stream": "sockets send no data for `seconds` (default: until cleared) but still answer pings; "
+                     "`path` /ws or /ws-api/v3",
+    "half_open": "open sockets send and answer nothing any more, for `seconds`",
+    "cut_stream": "open sockets are cut, without a close frame",
+    "stream_terminated": "user subscriptions end with eventStreamTerminated",
+    "server_shutdown": "market sockets get serverShutdown, then a close frame",
+    "trade_gap": "the next `count` trades (of `symbol`) are missing from the streams; REST has them",
+    "halt": "orders are refused: the market is closed (`symbol`, for `seconds`)",
+    "clock_jump": "the server's clock is `seconds` ahead (negative: behind) until cleared",
+}  # fmt: skip
+#: kinds that act at once on what is open, and are not kept
+IMMEDIATE = ("half_open", "cut_stream", "stream_terminated", "server_shutdown")
+_STATES = ("freeze_stream", "halt", "clock_jump")  # hold until their time is over, never counted down
+
+
+@dataclass(slots=True)
+class Fault:
+    """One fault. `path` "" is any path, `method` "" any method; `count` strikes are left (None: no end)."""
+
+    id: int
+    kind: str
+    path: str = ""
+    method: str = ""
+    count: int | None = 1
+    probability: float = 1.0
+    seconds: float | None = None
+    symbol: str = ""
+    event: str = ""
+    client_order_id: str = ""
+    accept: bool = False
+    status: int = 400
+    code: int = -1000
+    msg: str = "An unknown error occurred while processing the request."
+    struck: int = 0
+    until: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a fault may strike. None: this thing has no such property, so a fault that names one does not care."""
+
+    path: str | None = None
+    method: str | None = None
+    symbol: str | None = None
+    event: str | None = None
+    client_order_id: str | None = None
+
+    def fits(self, fault: Fault) -> bool:
+        """Return whether the fault means this."""
+        pairs = (
+            (fault.path, self.path), (fault.method, self.method), (fault.symbol, self.symbol),
+            (fault.event, self.event), (fault.client_order_id, self.client_order_id),
+        )  # fmt: skip
+        return all(not want or have is None or want == have for want, have in pairs)
+
+
+class Faults:
+    """The faults that are set. Dice come from the exchange's seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._dice = random.Random(seed)
+        self._set: dict[int, Fault] = {}
+        self._next_id = 1
+
+    def add(self, body: dict[str, object], now: float) -> Fault:
+        """Set a fault from the admin's JSON. Errors: InputError FAULT_INVALID."""
+        names = set(Fault.__dataclass_fields__) - {"id", "struck", "until"}
+        unknown = sorted(set(body) - names)
+        kind = str(body.get("kind", ""))
+        if kind not in KINDS or unknown:
+            what = f"unknown field {unknown[0]!r}" if unknown else f"unknown kind {kind!r}"
+            legal = ", ".join(sorted(names) if unknown else KINDS)
+            raise InputError(f"fault: {what}", code="FAULT_INVALID", remedy=f"use one of {legal}")
+        try:
+            fault = Fault(self._next_id, **(body | {"kind": kind}))  # type: ignore[arg-type]
+            fault.method, fault.probability = str(fault.method).upper(), float(fault.probability)
+            fault.count = None if fault.count is None else int(fault.count)
+            fault.seconds = None if fault.seconds is None else float(fault.seconds)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"fault: {error}", code="FAULT_INVALID", remedy="count, seconds: numbers") from error
+        if kind in _STATES:
+            fault.count = None
+            fault.until = None if fault.seconds is None or kind == "clock_jump" else now + fault.seconds
+        self._next_id += 1
+        if kind not in IMMEDIATE:
+            self._set[fault.id] = fault
+        return fault
+
+    def clear(self, fault_id: int | None = None) -> int:
+        """Remove one fault or all; return how many there were."""
+        gone = [fault_id] if fault_id is not None and fault_id in self._set else [] if fault_id is not None else list(self._set)
+        for key in gone:
+            del self._set[key]
+        return len(gone)
+
+    def rows(self) -> list[dict[str, object]]:
+        """Return the faults as JSON objects."""
+        return [asdict(fault) for fault in self._set.values()]
+
+    def strike(self, kinds: tuple[str, ...], at: Target) -> Fault | None:
+        """Return the first fault of `kinds` that strikes here, counted down; None when none does."""
+        if not self._set:
+            return None
+        for fault in list(self._set.values()):
+            if fault.kind not in kinds or not at.fits(fault):
+                continue
+            if fault.probability < 1.0 and self._dice.random() >= fault.probability:
+                continue
+            fault.struck += 1
+            if fault.count is not None:
+                fault.count -= 1
+                if fault.count <= 0:
+                    del self._set[fault.id]
+            return fault
+        return None
+
+    def holds(self, kind: str, now: float, at: Target) -> Fault | None:
+        """Return a fault that is a state (freeze_stream, halt, clock_jump) and holds now."""
+        for fault in list(self._set.values()) if self._set else ():
+            if fault.until is not None and now >= fault.until:
+                del self._set[fault.id]
+            elif fault.kind == kind and at.fits(fault):
+                return fault
+        return None

@@ -1,0 +1,245 @@
+"""Klines of one market: exactly what its trades up to now amount to, however far back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from fks.model.bar import Ints
+from fks.sim.atoms import show
+from fks.sim.intervals import INTERVALS, end_of, start_of, starts_of
+from fks.sim.market import CHUNK_ROWS, RAW_OFFSET, Market
+from fks.sim.prints import Trade
+
+_SUMS_KEPT = 1500
+_YIELD_EVERY = 8  # chunks summed between two turns of the event loop
+
+
+@dataclass(slots=True)
+class Kline:
+    """One bar: prices in ticks, `volume` and `taker` (bought by takers) in lots, the two quotes in ticks times lots."""
+
+    start_ms: int
+    end_ms: int
+    open: int
+    high: int
+    low: int
+    close: int
+    volume: int = 0
+    quote: int = 0
+    count: int = 0
+    taker: int = 0
+    taker_quote: int = 0
+
+    def add(self, trade: Trade) -> None:
+        """Count a trade in."""
+        if self.count == 0:
+            self.open = self.high = self.low = trade.price
+        self.high = max(self.high, trade.price)
+        self.low = min(self.low, trade.price)
+        self.close = trade.price
+        self.volume += trade.lots
+        self.quote += trade.price * trade.lots
+        self.count += 1
+        if not trade.is_maker:
+            self.taker += trade.lots
+            self.taker_quote += trade.price * trade.lots
+
+    def wire(self, market: Market) -> list[object]:
+        """Return the twelve elements of REST."""
+        factor = market.listing.quote_factor
+        return [
+            self.start_ms, market.price(self.open), market.price(self.high), market.price(self.low),
+            market.price(self.close), market.quantity(self.volume), self.end_ms - 1, show(self.quote * factor),
+            self.count, market.quantity(self.taker), show(self.taker_quote * factor), "0",
+        ]  # fmt: skip
+
+    def event(self, market: Market, interval: str, event_ms: int, *, is_closed: bool) -> dict[str, object]:
+        """Return the kline event of the streams."""
+        row = self.wire(market)
+        first = market.id_at(self.start_ms) + RAW_OFFSET if self.count else -1
+        last = first + self.count - 1 if self.count else -1
+        return {
+            "e": "kline", "E": event_ms, "s": market.symbol,
+            "k": {"t": self.start_ms, "T": row[6], "s": market.symbol, "i": interval, "f": first, "L": last,
+                  "o": row[1], "c": row[4], "h": row[2], "l": row[3], "v": row[5], "n": self.count, "x": is_closed,
+                  "q": row[7], "V": row[9], "Q": row[10], "B": "0"},
+        }  # fmt: skip
+
+
+class Klines:
+    """Answers kline questions of one market; keeps sums of past chunks."""
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+        self._sums: OrderedDict[int, tuple[Ints, Ints, Ints]] = OrderedDict()
+
+    async def fetch(self, interval: str, start_ms: int | None, end_ms: int | None, limit: int) -> list[Kline]:
+        """Return up to `limit` bars ascending: from `start_ms`, else the last ones until `end_ms` or now.
+
+        Long answers give the event loop its turn in between.
+        """
+        market = self._market
+        begin, stop = self._window(interval, start_ms, end_ms, limit)
+        if stop <= begin:
+            return []
+        if INTERVALS[interval] and INTERVALS[interval] < market.source.unit_ms:
+            return self._from_trades(interval, begin, stop)[:limit]
+        row_from = max(market.source.row_first, market.source.row_at(begin - 1) + 1)
+        row_to = market.source.row_at(min(stop - 1, market.now_ms)) + 1
+        await self._warm(row_from, row_to)
+        found = self._from_rows(interval, row_from, row_to)
+        return found[:limit] if start_ms is not None else found[-limit:]
+
+    def current(self, interval: str) -> Kline:
+        """Return the unfinished bar of `interval` at the market's now, built from its trades."""
+        market = self._market
+        start = start_of(market.now_ms, interval)
+        bar = Kline(start, end_of(start, interval), *([market.last.price] * 4))
+        unit = market.source.unit_ms
+        row_from, row_to = market.source.row_at(start - 1) + 1, market.source.row_at(market.now_ms)
+        row_from = max(row_from, market.source.row_first)
+        if INTERVALS[interval] >= unit or not INTERVALS[interval]:
+            whole = self._from_rows(interval, row_from, row_to + 1) if row_to >= row_from else []
+            return whole[-1] if whole and whole[-1].start_ms == start else bar
+        for trade in market.between(market.id_at(start), market.id_next):
+            bar.add(trade)
+        return bar
+
+    def span(self, begin_ms: int, end_ms: int) -> Kline:
+        """Return everything from the row that holds `begin_ms` until the market's now as one bar."""
+        market = self._market
+        row_from = max(market.source.row_first, market.source.row_at(begin_ms) + 1)
+        rows = self._from_rows("1M", row_from, market.source.row_at(min(end_ms, market.now_ms)) + 1)
+        if not rows:
+            return Kline(end_ms, end_ms, *([market.last.price] * 4))
+        rows[0].start_ms = max(begin_ms, rows[0].start_ms)
+        whole = rows[0]
+        for bar in rows[1:]:
+            whole.high, whole.low, whole.close = max(whole.high, bar.high), min(whole.low, bar.low), bar.close
+            whole.volume += bar.volume
+            whole.quote += bar.quote
+            whole.count += bar.count
+        return whole
+
+    def _window(self, interval: str, start_ms: int | None, end_ms: int | None, limit: int) -> tuple[int, int]:
+        """Return [begin, stop) in ms that holds the wanted bars' open times."""
+        now, length = self._market.now_ms, INTERVALS[interval] or 31 * 86_400_000
+        stop = min(now, end_ms if end_ms is not None else now) + 1
+        if start_ms is not None:
+            begin = start_ms if start_ms == start_of(start_ms, interval) else end_of(start_of(start_ms, interval), interval)
+            stop = min(stop, start_of(begin, interval) + (limit + 1) * length)
+        else:
+            begin = start_of(max(0, stop - 1 - (limit + 1) * length), interval)
+            if length < self._market.source.unit_ms or INTERVALS[interval]:
+                begin = max(begin, start_of(stop - 1, interval) - (limit - 1) * length)
+        first = self._market.source.rows(self._market.source.row_first, self._market.source.row_first + 1)
+        begin = max(begin, start_of(int(first.time_ms[0]), interval))
+        last = start_of(stop - 1, interval)
+        return begin, min(end_of(last, interval), max(begin, last) + (INTERVALS[interval] or 32 * 86_400_000))
+
+    async def _warm(self, row_from: int, row_to: int) -> None:
+        for turn, number in enumerate(range(row_from // CHUNK_ROWS, max(row_to - 1, 0) // CHUNK_ROWS)):
+            if number not in self._sums:
+                self._chunk_sums(number)
+                if turn % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
+
+    def _chunk_sums(self, number: int) -> tuple[Ints, Ints, Ints]:
+        """Return (quote, taker, taker quote) of each row of a chunk."""
+        found = self._sums.get(number)
+        if found is None:
+            trades = self._market.chunk(number)
+            rows = len(trades.starts)
+            row = np.searchsorted(trades.starts, np.arange(len(trades)), side="right") - 1
+            quote, taker = trades.price * trades.lots, np.where(trades.is_maker, 0, trades.lots)
+            found = tuple(_sum_by(row, column, rows) for column in (quote, taker, trades.price * taker))  # type: ignore[assignment]
+            assert found is not None
+            self._sums[number] = found
+            if len(self._sums) > _SUMS_KEPT:
+                self._sums.popitem(last=False)
+        return found
+
+    def _from_rows(self, interval: str, row_from: int, row_to: int) -> list[Kline]:
+        if row_to <= row_from:
+            return []
+        market = self._market
+        rows = market.source.rows(row_from, row_to)
+        sums = [self._chunk_sums(n) for n in range(row_from // CHUNK_ROWS, (row_to - 1) // CHUNK_ROWS + 1)]
+        offset = row_from - row_from // CHUNK_ROWS * CHUNK_ROWS
+        extra = [np.concatenate([part[i] for part in sums])[offset : offset + len(rows)] for i in range(3)]
+        grid = np.stack([rows.open, rows.high, rows.low, rows.close, rows.volume, extra[0], rows.count, *extra[1:]])
+        if int(rows.first[-1] + rows.count[-1]) > market.shown:
+            self._cut_last(grid, int(rows.first[-1]))
+        self._lay_over(grid, rows.time_ms, rows.first)
+        starts = starts_of(rows.time_ms, interval)
+        edge = np.flatnonzero(np.diff(starts, prepend=-1))
+        last = np.append(edge[1:], len(starts)) - 1
+        columns = [
+            grid[0][edge], np.maximum.reduceat(grid[1], edge), np.minimum.reduceat(grid[2], edge), grid[3][last],
+            *(np.add.reduceat(grid[i], edge) for i in (4, 5, 6, 7, 8)),
+        ]  # fmt: skip
+        return [
+            Kline(start, end_of(start, interval), *values)
+            for start, *values in zip(starts[edge].tolist(), *(c.tolist() for c in columns), strict=True)
+        ]
+
+    def _cut_last(self, grid: Ints, first: int) -> None:
+        """Replace the last row, whose trades are not all shown, by what is shown of it."""
+        found = self._market.columns(first, self._market.shown)
+        if not len(found):
+            grid[1:4, -1] = grid[0, -1]
+            grid[4:, -1] = 0
+            return
+        taker = np.where(found.is_maker, 0, found.lots)
+        grid[:, -1] = (
+            found.price[0], found.price.max(), found.price.min(), found.price[-1], found.lots.sum(),
+            (found.price * found.lots).sum(), len(found), taker.sum(), (found.price * taker).sum(),
+        )  # fmt: skip
+
+    def _lay_over(self, grid: Ints, time_ms: Ints, first: Ints) -> None:
+        """Count our accounts' trades in. A row's first trade is at its open time, so they never change an open."""
+        prints, market = self._market.prints, self._market
+        begin = prints.before_time(int(time_ms[0]))
+        for index in range(begin, prints.before_time(int(time_ms[-1]) + market.source.unit_ms)):
+            trade, place = prints.trade(index), prints.place[index]
+            row = int(np.searchsorted(time_ms, trade.time_ms, side="right")) - 1
+            ends = int(first[row + 1]) if row + 1 < len(first) else market.shown
+            quote = trade.price * trade.lots
+            grid[1, row], grid[2, row] = max(grid[1, row], trade.price), min(grid[2, row], trade.price)
+            if place >= min(ends, market.shown):
+                grid[3, row] = trade.price
+            grid[4, row] += trade.lots
+            grid[5, row] += quote
+            grid[6, row] += 1
+            if not trade.is_maker:
+                grid[7, row] += trade.lots
+                grid[8, row] += quote
+
+    def _from_trades(self, interval: str, begin: int, stop: int) -> list[Kline]:
+        """Return bars shorter than the source's rows; silent ones repeat the close before them."""
+        market, length = self._market, INTERVALS[interval]
+        first = market.id_at(begin)
+        trades = market.between(first, market.id_at(stop))
+        before = market.between(first - 1, first)
+        close = before[0].price if before else trades[0].price if trades else market.last.price
+        bars: list[Kline] = []
+        index = 0
+        for start in range(begin, stop, length):
+            bar = Kline(start, start + length, close, close, close, close)
+            while index < len(trades) and trades[index].time_ms < start + length:
+                bar.add(trades[index])
+                index += 1
+            close = bar.close
+            bars.append(bar)
+        return bars
+
+
+def _sum_by(row: Ints, column: Ints, rows: int) -> Ints:
+    """Return the exact sums of `column` per row (bincount would go through floats)."""
+    total = np.zeros(rows, dtype=np.int64)
+    np.add.at(total, row, column)
+    return total

@@ -1,0 +1,118 @@
+"""Request weights and order counts, their headers, and what happens to those who ask too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fks.sim.errors import ApiError
+
+WEIGHT_PER_MINUTE = 6_000
+ORDERS_PER_10S = 100
+ORDERS_PER_DAY = 200_000
+_STRIKES_MAX = 20
+_BAN_S = 120
+
+RATE_LIMITS: list[dict[str, object]] = [
+    {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": WEIGHT_PER_MINUTE},
+    {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": ORDERS_PER_10S},
+    {"rateLimitType": "ORDERS", "interval": "DAY", "intervalNum": 1, "limit": ORDERS_PER_DAY},
+    {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 61_000},
+]
+
+
+class Window:
+    """A count that starts again with each span of the clock."""
+
+    def __init__(self, span_ms: int) -> None:
+        self.span_ms = span_ms
+        self._slot = -1
+        self._count = 0
+
+    def add(self, amount: int, now_ms: int) -> int:
+        """Add and return the count of this span."""
+        slot = now_ms // self.span_ms
+        if slot != self._slot:
+            self._slot, self._count = slot, 0
+        self._count += amount
+        return self._count
+
+
+class Limits:
+    """The limits of one address (every client here is on this machine). `is_on` False counts and never refuses."""
+
+    def __init__(self, now_ms: Callable[[], int], *, is_on: bool) -> None:
+        self._now_ms = now_ms
+        self._is_on = is_on
+        self._weight = Window(60_000)
+        self._orders_10s = Window(10_000)
+        self._orders_day = Window(86_400_000)
+        self._strikes = 0
+        self._banned_until_ms = 0
+
+    def spend(self, weight: int) -> None:
+        """Count a request. Errors: 429 or 418 with −1003 and Retry-After."""
+        now = self._now_ms()
+        used = self._weight.add(weight, now)
+        if not self._is_on:
+            return
+        if now < self._banned_until_ms:
+            raise self.banned(self._banned_until_ms, now)
+        if used <= WEIGHT_PER_MINUTE:
+            self._strikes = 0
+            return
+        self._strikes += 1
+        if self._strikes > _STRIKES_MAX:
+            self._banned_until_ms = now + _BAN_S * 1000
+            raise self.banned(self._banned_until_ms, now)
+        raise self.too_much(60 - now // 1000 % 60)
+
+    def spend_order(self) -> None:
+        """Count a new order. Errors: 429 with −1015."""
+        now = self._now_ms()
+        short, day = self._orders_10s.add(1, now), self._orders_day.add(1, now)
+        if not self._is_on:
+            return
+        for count, most, span in ((short, ORDERS_PER_10S, "10 SECOND"), (day, ORDERS_PER_DAY, "1 DAY")):
+            if count > most:
+                raise ApiError(-1015, f"Too many new orders; current limit is {most} orders per {span}.", status=429)
+
+    def headers(self, *, with_orders: bool) -> dict[str, str]:
+        """Return the headers of an answer."""
+        now = self._now_ms()
+        used = str(self._weight.add(0, now))
+        found = {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used}
+        if with_orders:
+            found["X-MBX-ORDER-COUNT-10S"] = str(self._orders_10s.add(0, now))
+            found["X-MBX-ORDER-COUNT-1D"] = str(self._orders_day.add(0, now))
+        return found
+
+    def counts(self, *, with_orders: bool) -> list[dict[str, object]]:
+        """Return the `rateLimits` of the WebSocket API."""
+        now = self._now_ms()
+        counts = [RATE_LIMITS[0] | {"count": self._weight.add(0, now)}]
+        if with_orders:
+            counts = [
+                RATE_LIMITS[1] | {"count": self._orders_10s.add(0, now)},
+                RATE_LIMITS[2] | {"count": self._orders_day.add(0, now)},
+                *counts,
+            ]
+        return counts
+
+    @staticmethod
+    def too_much(wait_s: int) -> ApiError:
+        """Return the 429."""
+        text = (
+            f"Too much request weight used; current limit is {WEIGHT_PER_MINUTE} request weight per 1 MINUTE. "
+            "Please use WebSocket Streams for live updates to avoid polling the API."
+        )
+        return ApiError(-1003, text, status=429, headers={"Retry-After": str(wait_s)})
+
+    @staticmethod
+    def banned(until_ms: int, now_ms: int) -> ApiError:
+        """Return the 418."""
+        text = (
+            f"Way too much request weight used; IP banned until {until_ms}. "
+            "Please use WebSocket Streams for live updates to avoid bans."
+        )
+        wait_s = max(1, (until_ms - now_ms) // 1000)
+        return ApiError(-1003, text, status=418, headers={"Retry-After": str(wait_s)})

@@ -1,0 +1,167 @@
+"""One market: its trades up to now, by number and by time. What lies ahead in the source is never shown.
+
+The source gives the market's own trades, numbered from 0 in 2020 (or from the tape's first). Trades of our accounts
+(`Prints`) are laid over them and take numbers in the same sequence, so numbers stay contiguous across restarts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from fks.sim.atoms import show
+from fks.sim.expand import Trades, expand
+from fks.sim.prints import Prints, Trade
+from fks.sim.source import Source, dice
+
+CHUNK_ROWS = 60
+_CHUNKS_KEPT = 4
+_LEAP_MAX = 20_000  # trades: more than this behind (a suspended machine) is history, not news
+RAW_OFFSET = 700_000_000  # raw trade ids are another number range than aggregate ids, as on the real wire
+
+
+class Market:
+    """The state of one symbol: `now_ms`, the number of the market's trades shown so far, the last trade."""
+
+    def __init__(self, source: Source, seed: int) -> None:
+        self.source = source
+        self.listing = source.listing
+        self.symbol = source.listing.symbol
+        self.seed = seed
+        self.prints = Prints()
+        self.now_ms = 0
+        self.shown = 0
+        self.last = Trade(0, 1, 0, 0, False)
+        self._chunks: OrderedDict[int, Trades] = OrderedDict()
+        self.id_first = int(source.rows(source.row_first, source.row_first + 1).first[0])
+
+    def price(self, ticks: int) -> str:
+        """Return `ticks` as the wire writes a price."""
+        return show(ticks * self.listing.tick)
+
+    def quantity(self, lots: int) -> str:
+        """Return `lots` as the wire writes a quantity."""
+        return show(lots * self.listing.step)
+
+    @property
+    def id_next(self) -> int:
+        """Return the number of the next trade, whoever makes it."""
+        return self.shown + len(self.prints)
+
+    @property
+    def last_price(self) -> int:
+        """Return the last trade's price in atoms."""
+        return self.last.price * self.listing.tick
+
+    def chunk(self, number: int) -> Trades:
+        """Return the trades of rows number*60 to number*60+59 (fewer at a tape's end)."""
+        found = self._chunks.get(number)
+        if found is None:
+            start = number * CHUNK_ROWS
+            rows = self.source.rows(start, start + CHUNK_ROWS)
+            found = expand(rows, self.source.unit_ms, dice(self.seed, self.symbol, "trades", number))
+            self._chunks[number] = found
+            if len(self._chunks) > _CHUNKS_KEPT:
+                self._chunks.popitem(last=False)
+        else:
+            self._chunks.move_to_end(number)
+        return found
+
+    def count_until(self, time_ms: int, *, inclusive: bool = True) -> int:
+        """Return how many of the source's trades happened until `time_ms` (past or future)."""
+        row = self.source.row_at(time_ms)
+        end = self.source.row_end
+        if row < 0:
+            return self.id_first
+        if end is not None and row >= end:
+            row = end - 1
+        trades = self.chunk(row // CHUNK_ROWS)
+        side = "right" if inclusive else "left"
+        return trades.first + int(np.searchsorted(trades.time_ms, time_ms, side=side))  # type: ignore[call-overload]
+
+    def seek(self, time_ms: int) -> None:
+        """Go to `time_ms` without news: what came before is history."""
+        self.now_ms = time_ms
+        self.shown = max(self.count_until(time_ms), self.id_first)
+        before = self.between(self.id_next - 1, self.id_next) if self.id_next > self.id_first else []
+        if before:
+            self.last = before[0]
+        else:
+            row = self.source.rows(self.source.row_first, self.source.row_first + 1)
+            self.last = Trade(self.id_first - 1, int(row.open[0]), 0, time_ms, False)
+
+    def due(self, time_ms: int) -> list[Trade]:
+        """Go on to `time_ms` and return the source's trades since, in order. Time never goes back."""
+        self.now_ms = max(self.now_ms, time_ms)
+        target = self.count_until(self.now_ms)
+        if target - self.shown > _LEAP_MAX:
+            self.seek(self.now_ms)
+            return []
+        if target <= self.shown:
+            return []
+        fresh = self._base(self.shown, target, len(self.prints))
+        self.shown = target
+        self.last = fresh[-1]
+        return fresh
+
+    def print(self, price: int, lots: int, is_maker: bool, time_ms: int) -> Trade:
+        """Make a trade of our accounts part of the market, now; return it with its number."""
+        self.last = self.prints.add(self.shown, price, lots, time_ms, is_maker)
+        return self.last
+
+    def between(self, start: int, stop: int) -> list[Trade]:
+        """Return trades number start..stop-1, as far as they are shown."""
+        start, stop = max(start, self.id_first), min(stop, self.id_next)
+        if stop <= start:
+            return []
+        own_from, own_to = self.prints.before_id(start), self.prints.before_id(stop)
+        base = start - own_from
+        found: list[Trade] = []
+        for index in range(own_from, own_to):
+            found += self._base(base, self.prints.place[index], index)
+            base = max(base, self.prints.place[index])
+            found.append(self.prints.trade(index))
+        return found + self._base(base, base + stop - start - len(found), own_to)
+
+    def id_at(self, time_ms: int) -> int:
+        """Return the number of the first trade at or after `time_ms` (`id_next` when there is none yet)."""
+        base = min(self.count_until(time_ms, inclusive=False), self.shown)
+        return max(self.id_first, base + self.prints.before_time(time_ms))
+
+    def columns(self, start: int, stop: int) -> Trades:
+        """Return the source's trades start..stop-1 (its own numbers, our trades not counted) as columns."""
+        parts: list[Trades] = []
+        while start < stop:
+            number = self.source.row_of(start) // CHUNK_ROWS
+            trades = self.chunk(number)
+            low, high = start - trades.first, min(stop - trades.first, len(trades))
+            assert high > low, (self.symbol, start, stop, trades.first, len(trades))
+            cut = slice(low, high)
+            parts.append(
+                Trades(
+                    trades.time_ms[cut], trades.price[cut], trades.lots[cut], trades.is_maker[cut], start, trades.starts
+                )
+            )
+            start += high - low
+        if len(parts) == 1:
+            return parts[0]
+        none = np.zeros(0, dtype=np.int64)
+        if not parts:
+            return Trades(none, none, none, none.astype(np.bool_), start, none)
+        return Trades(
+            np.concatenate([p.time_ms for p in parts]), np.concatenate([p.price for p in parts]),
+            np.concatenate([p.lots for p in parts]), np.concatenate([p.is_maker for p in parts]), parts[0].first, none,
+        )  # fmt: skip
+
+    def _base(self, start: int, stop: int, shift: int) -> list[Trade]:
+        if stop <= start:
+            return []
+        found = self.columns(start, stop)
+        return [
+            Trade(*row)
+            for row in zip(
+                range(start + shift, stop + shift), found.price.tolist(), found.lots.tolist(),
+                found.time_ms.tolist(), found.is_maker.tolist(), strict=True,
+            )
+        ]  # fmt: skip

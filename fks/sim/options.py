@@ -1,0 +1,33 @@
+"""How a local exchange is to run: what the command line, or a test, decides before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All settings. `port` 0 takes any free one. `speed`: tape seconds per second. `fills`: "book" or "tape".
+
+    `start`: where on the tape to begin (ISO 8601), else a day after its first bar. `hold`: the tape moves only when told.
+    `balances` are decimal texts by asset and count at the first start in a data directory only. Rates are decimal texts.
+    """
+
+    data_dir: Path
+    seed: int = 1
+    host: str = "127.0.0.1"
+    port: int = 0
+    tapes: tuple[Path, ...] = ()
+    speed: float = 1.0
+    fills: str = "book"
+    start: str = ""
+    hold: bool = False
+    balances: dict[str, str] = field(default_factory=lambda: {"USDT": "100000"})
+    maker_rate: str = "0.001"
+    taker_rate: str = "0.001"
+    has_rate_limits: bool = True
+    has_listen_keys: bool = False
+    tick_s: float = 0.1
+    ping_s: float = 20.0
+    history_days: int = 30

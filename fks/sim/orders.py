@@ -1,0 +1,212 @@
+"""Orders, fills and order lists of the exchange's accounts, and how REST and the user stream write them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fks.sim.atoms import show
+
+OPEN_STATES = ("NEW", "PARTIALLY_FILLED")
+STOPS = ("STOP_LOSS", "STOP_LOSS_LIMIT")
+PROFITS = ("TAKE_PROFIT", "TAKE_PROFIT_LIMIT")
+CONDITIONAL = STOPS + PROFITS
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """One execution. `time_ms` is its event time (tape time on a tape), `wall_ms` when it was made. Atoms."""
+
+    trade_id: int
+    symbol: str
+    order_id: int
+    list_id: int
+    time_ms: int
+    wall_ms: int
+    price: int
+    quantity: int
+    quote: int
+    commission: int
+    commission_asset: str
+    is_buyer: bool
+    is_maker: bool
+    place: int
+
+    def row(self) -> dict[str, object]:
+        """Return the row of `myTrades`."""
+        return {
+            "symbol": self.symbol, "id": self.trade_id, "orderId": self.order_id, "orderListId": self.list_id,
+            "price": show(self.price), "qty": show(self.quantity), "quoteQty": show(self.quote),
+            "commission": show(self.commission), "commissionAsset": self.commission_asset, "time": self.time_ms,
+            "isBuyer": self.is_buyer, "isMaker": self.is_maker, "isBestMatch": True,
+        }  # fmt: skip
+
+    def brief(self) -> dict[str, object]:
+        """Return the entry of `fills` in the FULL answer to a new order."""
+        return {
+            "price": show(self.price), "qty": show(self.quantity), "commission": show(self.commission),
+            "commissionAsset": self.commission_asset, "tradeId": self.trade_id,
+        }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Order:
+    """One order. Prices and amounts in atoms; `locked` is what this order holds back of its asset.
+
+    `is_working` is false while a conditional order waits for its trigger. `placed_row` is the tape's bar that was open
+    when the order came (−1 without a tape), `queue` the lots before it at its price (not kept over a restart).
+    """
+
+    order_id: int
+    symbol: str
+    client_id: str
+    side: str
+    type: str
+    tif: str
+    price: int
+    quantity: int
+    quote_wanted: int
+    stop_price: int
+    stp: str
+    time_ms: int
+    list_id: int = -1
+    status: str = "NEW"
+    executed: int = 0
+    quote: int = 0
+    locked: int = 0
+    update_ms: int = 0
+    working_ms: int = -1
+    is_working: bool = True
+    placed_row: int = -1
+    is_triggered: bool = False
+    queue: int = 0
+    cancel_id: str = ""
+    strategy_id: int = 0
+    strategy_type: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether it can still fill."""
+        return self.status in OPEN_STATES
+
+    @property
+    def is_buy(self) -> bool:
+        """Return whether it buys."""
+        return self.side == "BUY"
+
+    @property
+    def remaining(self) -> int:
+        """Return the quantity not yet executed."""
+        return self.quantity - self.executed
+
+    @property
+    def is_conditional(self) -> bool:
+        """Return whether it waits, or waited, for a trigger."""
+        return self.type in CONDITIONAL
+
+    @property
+    def has_limit(self) -> bool:
+        """Return whether it has a price of its own."""
+        return self.type in ("LIMIT", "LIMIT_MAKER", "STOP_LOSS_LIMIT", "TAKE_PROFIT_LIMIT")
+
+    def _core(self) -> dict[str, object]:
+        found: dict[str, object] = {
+            "price": show(self.price), "origQty": show(self.quantity), "executedQty": show(self.executed),
+            "origQuoteOrderQty": show(self.quote_wanted), "cummulativeQuoteQty": show(self.quote),
+            "status": self.status, "timeInForce": self.tif, "type": self.type, "side": self.side,
+        }  # fmt: skip
+        if self.is_conditional:
+            found["stopPrice"] = show(self.stop_price)
+        if self.strategy_id:
+            found |= {"strategyId": self.strategy_id, "strategyType": self.strategy_type}
+        return found
+
+    def ack(self) -> dict[str, object]:
+        """Return the ACK answer to a new order."""
+        return {
+            "symbol": self.symbol, "orderId": self.order_id, "orderListId": self.list_id,
+            "clientOrderId": self.client_id, "transactTime": self.time_ms,
+        }  # fmt: skip
+
+    def result(self) -> dict[str, object]:
+        """Return the RESULT answer to a new order."""
+        found = self.ack() | self._core()
+        if self.working_ms >= 0:
+            found["workingTime"] = self.working_ms
+        return found | {"selfTradePreventionMode": self.stp}
+
+    def row(self) -> dict[str, object]:
+        """Return the order as queries show it."""
+        return {
+            "symbol": self.symbol, "orderId": self.order_id, "orderListId": self.list_id,
+            "clientOrderId": self.client_id, **self._core(), "stopPrice": show(self.stop_price),
+            "icebergQty": show(0), "time": self.time_ms, "updateTime": self.update_ms, "isWorking": self.is_working,
+            "workingTime": self.working_ms, "selfTradePreventionMode": self.stp,
+        }  # fmt: skip
+
+    def cancelled(self) -> dict[str, object]:
+        """Return the answer to a cancel: `clientOrderId` is the cancel's, ours is `origClientOrderId`."""
+        return {
+            "symbol": self.symbol, "origClientOrderId": self.client_id, "orderId": self.order_id,
+            "orderListId": self.list_id, "clientOrderId": self.cancel_id or self.client_id,
+            "transactTime": self.update_ms, **self._core(), "selfTradePreventionMode": self.stp,
+        }  # fmt: skip
+
+    def report(self, what: str, event_ms: int, fill: Fill | None, time_ms: int, report_id: int) -> dict[str, object]:
+        """Return the `executionReport`. `what` is NEW, CANCELED, REPLACED, TRADE, EXPIRED or REJECTED."""
+        is_cancel = what == "CANCELED" and bool(self.cancel_id)
+        report: dict[str, object] = {
+            "e": "executionReport", "E": event_ms, "s": self.symbol,
+            "c": self.cancel_id if is_cancel else self.client_id, "S": self.side, "o": self.type, "f": self.tif,
+            "q": show(self.quantity), "p": show(self.price), "P": show(self.stop_price), "F": show(0),
+            "g": self.list_id, "C": self.client_id if is_cancel else "", "x": what, "X": self.status, "r": "NONE",
+            "i": self.order_id, "l": show(fill.quantity if fill else 0), "z": show(self.executed),
+            "L": show(fill.price if fill else 0), "n": show(fill.commission if fill else 0),
+            "N": fill.commission_asset if fill else None, "T": time_ms, "t": fill.trade_id if fill else -1,
+            "I": report_id, "w": self.is_open and self.is_working, "m": bool(fill and fill.is_maker), "M": fill is not None,
+            "O": self.time_ms, "Z": show(self.quote), "Y": show(fill.quote if fill else 0),
+            "Q": show(self.quote_wanted), "V": self.stp,
+        }  # fmt: skip
+        if self.working_ms >= 0:
+            report["W"] = self.working_ms
+        if self.strategy_id:
+            report |= {"j": self.strategy_id, "J": self.strategy_type}
+        return report
+
+
+@dataclass(slots=True)
+class OrderList:
+    """Two orders of which at most one fills. `locked` is held for both until one of them needs it."""
+
+    list_id: int
+    symbol: str
+    client_id: str
+    side: str
+    order_ids: list[int]
+    client_ids: list[str]
+    time_ms: int
+    locked: int = 0
+    status_type: str = "EXEC_STARTED"
+    order_status: str = "EXECUTING"
+
+    def row(self) -> dict[str, object]:
+        """Return the list as REST shows it."""
+        return {
+            "orderListId": self.list_id, "contingencyType": "OCO", "listStatusType": self.status_type,
+            "listOrderStatus": self.order_status, "listClientOrderId": self.client_id,
+            "transactionTime": self.time_ms, "symbol": self.symbol, "orders": self.members(),
+        }  # fmt: skip
+
+    def members(self) -> list[dict[str, object]]:
+        """Return the orders by their ids."""
+        return [
+            {"symbol": self.symbol, "orderId": order, "clientOrderId": client}
+            for order, client in zip(self.order_ids, self.client_ids, strict=True)
+        ]
+
+    def event(self, event_ms: int, time_ms: int) -> dict[str, object]:
+        """Return the `listStatus` event."""
+        return {
+            "e": "listStatus", "E": event_ms, "s": self.symbol, "g": self.list_id, "c": "OCO", "l": self.status_type,
+            "L": self.order_status, "r": "NONE", "C": self.client_id, "T": time_ms,
+            "O": [{"s": m["symbol"], "i": m["orderId"], "c": m["clientOrderId"]} for m in self.members()],
+        }  # fmt: skip

@@ -1,0 +1,94 @@
+"""One websocket connection: frames go out through a queue in order, pings are answered, silence is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+
+from aiohttp import WSMsgType, web
+
+_BACKLOG_MAX = 20_000
+
+
+class Socket:
+    """The sending half of a connection. `is_combined`: events are wrapped as {"stream", "data"}.
+
+    `is_dead` (fault half_open): nothing goes out any more, nothing is answered. A client too slow is cut.
+    """
+
+    def __init__(self, path: str, *, is_combined: bool = False) -> None:
+        self.path = path
+        self.ws = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=1 << 20)
+        self.is_combined = is_combined
+        self.streams: set[str] = set()
+        self.is_dead = False
+        self.last_pong = 0.0
+        self._request: web.Request | None = None
+        self._out: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self, request: web.Request, now: float) -> None:
+        """Answer the upgrade and start sending."""
+        await self.ws.prepare(request)
+        self._request = request
+        self.last_pong = now
+        self._task = asyncio.create_task(self._send_all())
+
+    def send(self, frame: bytes) -> None:
+        """Queue a text frame."""
+        if self.is_dead:
+            return
+        if len(self._out) > _BACKLOG_MAX:
+            self.abort()
+            return
+        self._out.append(frame)
+        self._idle.clear()
+        self._wake.set()
+
+    async def flushed(self) -> None:
+        """Return when everything queued so far is written."""
+        if not self.ws.closed and not self.is_dead:
+            await self._idle.wait()
+
+    async def _send_all(self) -> None:
+        while True:
+            while self._out:
+                frame = self._out.popleft()
+                try:
+                    await self.ws.send_frame(frame, WSMsgType.TEXT)
+                except (ConnectionError, RuntimeError, asyncio.CancelledError):
+                    self._idle.set()
+                    return
+            self._idle.set()
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def ping(self, payload: bytes) -> None:
+        """Send a ping."""
+        if not self.is_dead and not self.ws.closed:
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                await self.ws.ping(payload)
+
+    def abort(self) -> None:
+        """Cut the connection without a close frame."""
+        if self._request is not None and self._request.transport is not None:
+            self._request.transport.abort()
+
+    async def shut(self, code: int = 1001) -> None:
+        """Send what is queued, then a close frame."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.flushed(), 1.0)
+        with contextlib.suppress(ConnectionError, RuntimeError, TimeoutError):
+            await asyncio.wait_for(self.ws.close(code=code), 1.0)
+
+    async def end(self) -> None:
+        """Stop sending for good."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._idle.set()

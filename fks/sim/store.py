@@ -1,0 +1,169 @@
+"""What survives a kill: accounts, orders, fills, the tape's position and the log of requests, in one SQLite file.
+
+A commit is in the operating system's hands (WAL) when it returns, so the process may be killed at any moment after.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from fks.model.errors import ConfigError
+from fks.sim.orders import Fill, Order, OrderList
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS balances (asset TEXT PRIMARY KEY, free INTEGER NOT NULL, locked INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS orders (order_id INTEGER PRIMARY KEY, symbol TEXT NOT NULL, client_id TEXT NOT NULL,
+  list_id INTEGER NOT NULL, is_open INTEGER NOT NULL, time_ms INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS orders_client ON orders (symbol, client_id);
+CREATE INDEX IF NOT EXISTS orders_open ON orders (order_id) WHERE is_open = 1;
+CREATE TABLE IF NOT EXISTS lists (list_id INTEGER PRIMARY KEY, symbol TEXT NOT NULL, client_id TEXT NOT NULL,
+  is_open INTEGER NOT NULL, time_ms INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS fills (symbol TEXT NOT NULL, trade_id INTEGER NOT NULL, order_id INTEGER NOT NULL,
+  list_id INTEGER NOT NULL, time_ms INTEGER NOT NULL, wall_ms INTEGER NOT NULL, price INTEGER NOT NULL,
+  quantity INTEGER NOT NULL, quote INTEGER NOT NULL, commission INTEGER NOT NULL, commission_asset TEXT NOT NULL,
+  is_buyer INTEGER NOT NULL, is_maker INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (symbol, trade_id));
+CREATE INDEX IF NOT EXISTS fills_order ON fills (order_id);
+CREATE TABLE IF NOT EXISTS received (seq INTEGER PRIMARY KEY AUTOINCREMENT, time_ms INTEGER NOT NULL,
+  method TEXT NOT NULL, path TEXT NOT NULL, client_order_id TEXT NOT NULL, params TEXT NOT NULL,
+  is_private INTEGER NOT NULL, outcome TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS received_client ON received (client_order_id);
+"""
+_FILL_COLUMNS = "symbol, trade_id, order_id, list_id, time_ms, wall_ms, price, quantity, quote, commission, " \
+                "commission_asset, is_buyer, is_maker, place"  # fmt: skip
+
+
+class Store:
+    """One open file. Not for two processes at a time: the second one is refused."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`/exchange.db, made when missing. Errors: ConfigError when it cannot be, or is in use."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._db = sqlite3.connect(folder / "exchange.db", isolation_level=None, timeout=0.2)
+            for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL", "cache_size = -2000"):
+                self._db.execute(f"PRAGMA {pragma}")
+            self._db.executescript("BEGIN EXCLUSIVE;" + _SCHEMA + "COMMIT;")
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"the exchange cannot use its data directory {folder}: {error}",
+                remedy="name another with --data-dir, or stop the exchange that uses it",
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def meta(self, key: str, default: str) -> str:
+        """Return the kept value, after keeping `default` when there is none."""
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, default))
+        found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(found[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a value."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def commit(
+        self,
+        *,
+        balances: Iterable[tuple[str, int, int]] = (),
+        orders: Iterable[Order] = (),
+        lists: Iterable[OrderList] = (),
+        fills: Iterable[Fill] = (),
+        meta: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Write all or nothing."""
+        db = self._db
+        db.execute("BEGIN")
+        db.executemany("INSERT OR REPLACE INTO balances VALUES (?, ?, ?)", balances)
+        db.executemany(
+            "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(o.order_id, o.symbol, o.client_id, o.list_id, o.is_open, o.time_ms, json.dumps(asdict(o))) for o in orders],
+        )
+        db.executemany(
+            "INSERT OR REPLACE INTO lists VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (x.list_id, x.symbol, x.client_id, x.order_status == "EXECUTING", x.time_ms, json.dumps(asdict(x)))
+                for x in lists
+            ],
+        )
+        marks = ", ".join(f":{name.strip()}" for name in _FILL_COLUMNS.split(","))
+        db.executemany(f"INSERT INTO fills ({_FILL_COLUMNS}) VALUES ({marks})", [asdict(fill) for fill in fills])
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
+        db.execute("COMMIT")
+
+    def balances(self) -> dict[str, tuple[int, int]]:
+        """Return asset -> (free, locked)."""
+        return {asset: (free, locked) for asset, free, locked in self._db.execute("SELECT * FROM balances")}
+
+    def orders(self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False) -> list[Order]:
+        """Return orders by a condition over the columns, ascending; with `last` the last `limit` of them."""
+        query = f"SELECT body FROM orders WHERE {where} ORDER BY order_id {'DESC' if last else 'ASC'} LIMIT ?"
+        found = [Order(**json.loads(body)) for (body,) in self._db.execute(query, (*values, limit))]
+        return found[::-1] if last else found
+
+    def lists(self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1) -> list[OrderList]:
+        """Return order lists by a condition over the columns, ascending."""
+        query = f"SELECT body FROM lists WHERE {where} ORDER BY list_id LIMIT ?"
+        return [OrderList(**json.loads(body)) for (body,) in self._db.execute(query, (*values, limit))]
+
+    def fills(self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False) -> list[Fill]:
+        """Return fills by a condition over the columns, by trade id; with `last` the last `limit` of them."""
+        return list(self._fills(f"{where} ORDER BY trade_id {'DESC' if last else 'ASC'} LIMIT ?", (*values, limit), last))
+
+    def _fills(self, rest: str, values: tuple[object, ...], last: bool) -> Iterator[Fill]:
+        names = [field.name for field in fields(Fill)]
+        rows = self._db.execute(f"SELECT {', '.join(names)} FROM fills WHERE {rest}", values).fetchall()
+        for row in reversed(rows) if last else rows:
+            fill = dict(zip(names, row, strict=True))
+            fill["is_buyer"], fill["is_maker"] = bool(fill["is_buyer"]), bool(fill["is_maker"])
+            yield Fill(**fill)
+
+    def max_ids(self) -> tuple[int, int]:
+        """Return the highest order id and list id in use; 0 when none."""
+        row = self._db.execute("SELECT (SELECT max(order_id) FROM orders), (SELECT max(list_id) FROM lists)").fetchone()
+        return int(row[0] or 0), int(row[1] or 0)
+
+    def note_received(
+        self, time_ms: int, method: str, path: str, client_order_id: str, params: str, is_private: bool
+    ) -> int:
+        """Log a request before anything is done about it; return its number."""
+        cursor = self._db.execute(
+            "INSERT INTO received (time_ms, method, path, client_order_id, params, is_private, outcome) "
+            "VALUES (?, ?, ?, ?, ?, ?, '')",
+            (time_ms, method, path, client_order_id, params, is_private),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def note_outcome(self, seq: int, outcome: str) -> None:
+        """Add what became of a request."""
+        self._db.execute("UPDATE received SET outcome = ? WHERE seq = ?", (outcome, seq))
+
+    def received(self, where: str, values: tuple[object, ...], limit: int) -> list[dict[str, object]]:
+        """Return log rows by a condition over the columns, in order."""
+        names = ("seq", "time_ms", "method", "path", "client_order_id", "params", "outcome")
+        query = f"SELECT {', '.join(names)} FROM received WHERE {where} ORDER BY seq LIMIT ?"
+        return [dict(zip(names, row, strict=True)) for row in self._db.execute(query, (*values, limit))]
+
+
+def load_keys(folder: Path) -> tuple[str, str]:
+    """Return the account's API key and secret, made at the first start and kept in a file only its owner may read."""
+    path = folder / "api-key.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        return str(found["api_key"]), str(found["api_secret"])
+    import os
+
+    keys = {"api_key": secrets.token_hex(32), "api_secret": secrets.token_hex(32)}
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(json.dumps(keys))
+    return keys["api_key"], keys["api_secret"]
+
+

@@ -1,0 +1,116 @@
+"""What the exchange lists: the markets, their grids and filters, and how the wire describes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fks.sim.atoms import SCALE, parse, show
+
+ORDER_TYPES = (
+    "LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS", "STOP_LOSS_LIMIT", "TAKE_PROFIT", "TAKE_PROFIT_LIMIT",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One market. Prices, quantities and money in atoms (1e-8).
+
+    `minute_sigma` is the usual standard deviation of a minute's log return, `minute_volume` its volume in lots,
+    `minute_trades` its number of trades, `spread_ticks` best ask minus best bid, `level_ticks` the book's grid.
+    """
+
+    symbol: str
+    base: str
+    quote: str
+    tick: int
+    step: int
+    start_price: float
+    minute_sigma: float = 0.0009
+    minute_volume: int = 1_000_000
+    minute_trades: int = 240
+    spread_ticks: int = 1
+    level_ticks: int = 10
+    qty_min: int = 0
+    qty_max: int = 9_000 * SCALE
+    market_qty_max: int = 1_000 * SCALE
+    price_max: int = 1_000_000 * SCALE
+    notional_min: int = 5 * SCALE
+    notional_max: int = 9_000_000 * SCALE
+
+    def __post_init__(self) -> None:
+        """Refuse grids on which a price times a quantity would not be whole atoms."""
+        assert self.tick * self.step % SCALE == 0, self.symbol
+
+    @property
+    def quote_factor(self) -> int:
+        """Return the atoms of quote in one tick times one lot."""
+        return self.tick * self.step // SCALE
+
+    @property
+    def lot_min(self) -> int:
+        """Return the smallest quantity of an order."""
+        return self.qty_min or self.step
+
+    def filters(self) -> list[dict[str, object]]:
+        """Return the filters as `exchangeInfo` lists them."""
+        return [
+            {"filterType": "PRICE_FILTER", "minPrice": show(self.tick), "maxPrice": show(self.price_max),
+             "tickSize": show(self.tick)},
+            {"filterType": "LOT_SIZE", "minQty": show(self.lot_min), "maxQty": show(self.qty_max),
+             "stepSize": show(self.step)},
+            {"filterType": "ICEBERG_PARTS", "limit": 10},
+            {"filterType": "MARKET_LOT_SIZE", "minQty": show(0), "maxQty": show(self.market_qty_max),
+             "stepSize": show(0)},
+            {"filterType": "PERCENT_PRICE_BY_SIDE", "bidMultiplierUp": "5", "bidMultiplierDown": "0.2",
+             "askMultiplierUp": "5", "askMultiplierDown": "0.2", "avgPriceMins": 5},
+            {"filterType": "NOTIONAL", "minNotional": show(self.notional_min), "applyMinToMarket": True,
+             "maxNotional": show(self.notional_max), "applyMaxToMarket": False, "avgPriceMins": 5},
+            {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": 200},
+            {"filterType": "MAX_NUM_ALGO_ORDERS", "maxNumAlgoOrders": 5},
+            {"filterType": "MAX_NUM_ORDER_LISTS", "maxNumOrderLists": 20},
+        ]  # fmt: skip
+
+    def info(self, *, status: str = "TRADING") -> dict[str, object]:
+        """Return the symbol as `exchangeInfo` describes it."""
+        return {
+            "symbol": self.symbol, "status": status, "baseAsset": self.base, "baseAssetPrecision": 8,
+            "quoteAsset": self.quote, "quotePrecision": 8, "quoteAssetPrecision": 8,
+            "baseCommissionPrecision": 8, "quoteCommissionPrecision": 8, "orderTypes": list(ORDER_TYPES),
+            "icebergAllowed": False, "ocoAllowed": True, "otoAllowed": False, "opoAllowed": False,
+            "quoteOrderQtyMarketAllowed": True, "allowTrailingStop": False, "cancelReplaceAllowed": True,
+            "amendAllowed": False, "pegInstructionsAllowed": False, "isSpotTradingAllowed": True,
+            "isMarginTradingAllowed": False, "filters": self.filters(), "permissions": [],
+            "permissionSets": [["SPOT"]], "defaultSelfTradePreventionMode": "EXPIRE_MAKER",
+            "allowedSelfTradePreventionModes": ["NONE", "EXPIRE_TAKER", "EXPIRE_MAKER", "EXPIRE_BOTH"],
+        }  # fmt: skip
+
+
+def _listing(base: str, tick: str, step: str, price: float, volume: int, level_ticks: int, trades: int) -> Listing:
+    return Listing(
+        f"{base}USDT", base, "USDT", parse(tick), parse(step), price,
+        minute_volume=volume, minute_trades=trades, level_ticks=level_ticks,
+        qty_max=9_000_000 * SCALE, market_qty_max=1_000_000 * SCALE,
+    )  # fmt: skip
+
+
+#: The generated markets: grids as on the real exchange, but for AVAX, whose real tick would hide a second's moves.
+LISTINGS: tuple[Listing, ...] = (
+    _listing("BTC", "0.01", "0.00001", 65_000.0, 1_500_000, 250, 300),
+    _listing("ETH", "0.01", "0.0001", 3_200.0, 3_000_000, 15, 240),
+    _listing("SOL", "0.01", "0.001", 180.0, 3_000_000, 2, 200),
+    _listing("AVAX", "0.001", "0.01", 35.0, 800_000, 4, 180),
+    _listing("SUI", "0.0001", "0.1", 3.5, 900_000, 4, 180),
+)
+
+
+def tape_listing(symbol: str, price_places: int, volume_places: int, price: float, volume: int) -> Listing:
+    """Return the listing of a tape's symbol: the tape's own grid, quoted in whichever known asset ends its name."""
+    quote = next((q for q in ("USDT", "USDC", "FDUSD", "BTC", "ETH", "EUR", "USD") if symbol.endswith(q)), "")
+    assert quote and quote != symbol, symbol
+    known = next((item for item in LISTINGS if item.symbol == symbol), None)
+    tick, step = 10 ** (8 - price_places), 10 ** (8 - volume_places)
+    return Listing(
+        symbol, symbol[: -len(quote)], quote, tick, step, price, minute_volume=max(volume, 1), minute_trades=40,
+        level_ticks=known.level_ticks if known else max(1, int(price * 5e-5 * SCALE / tick)),
+        qty_max=9_000_000 * SCALE, market_qty_max=1_000_000 * SCALE,
+    )  # fmt: skip

@@ -1,0 +1,345 @@
+"""The signed endpoints: orders, order lists, the account and its history. Each takes parameters and returns JSON."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fks.sim.atoms import show
+from fks.sim.desk import Desk
+from fks.sim.engine import rate_of
+from fks.sim.entry import NewOrder, check_positive, read_order
+from fks.sim.errors import ApiError, missing, refusal
+from fks.sim.exchange import Exchange
+from fks.sim.faults import Target
+from fks.sim.limits import RATE_LIMITS
+from fks.sim.orders import PROFITS, STOPS, Fill, Order, OrderList
+from fks.sim.params import Params
+
+_DAY_MS = 86_400_000
+
+
+# -- orders ----------------------------------------------------------------------------------------------------------
+
+
+def new_order(exchange: Exchange, params: Params) -> object:
+    """Place an order."""
+    desk = exchange.trading_desk(params.text("symbol"))
+    new = read_order(params, desk.symbol)
+    exchange.limits.spend_order()
+    order, fills = exchange.engine.place(new)
+    return _answer(new, order, fills)
+
+
+def _answer(new: NewOrder, order: Order, fills: list[Fill]) -> dict[str, object]:
+    if new.resp_type == "ACK":
+        return order.ack()
+    if new.resp_type == "RESULT":
+        return order.result()
+    return order.result() | {"fills": [fill.brief() for fill in fills]}
+
+
+def test_order(exchange: Exchange, params: Params) -> object:
+    """Check an order and do nothing."""
+    desk = exchange.trading_desk(params.text("symbol"))
+    exchange.engine.check(read_order(params, desk.symbol))
+    if params.flag("computeCommissionRates"):
+        return {"standardCommissionForOrder": _rates(exchange), "specialCommissionForOrder": _zero_rates(),
+                "taxCommissionForOrder": _zero_rates(), "discount": _discount()}  # fmt: skip
+    return {}
+
+
+def _hidden(exchange: Exchange, order: Order) -> bool:
+    at = Target(symbol=order.symbol, client_order_id=order.client_id)
+    return exchange.faults.strike(("hide_order",), at) is not None
+
+
+def find_order(exchange: Exchange, params: Params, error: str) -> Order:
+    """Return the order that `orderId` or `origClientOrderId` names, open or not. Errors: −1102, or the one named."""
+    symbol = exchange.desk(params.text("symbol")).symbol
+    order_id, client_id = params.number("orderId"), params.client_id("origClientOrderId")
+    if order_id is None and not client_id:
+        raise ApiError(-1102, "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!")
+    open_orders = exchange.desks[symbol].orders
+    found: list[Order] = []
+    if order_id is not None:
+        found = [open_orders[order_id]] if order_id in open_orders else exchange.store.orders(
+            "symbol = ? AND order_id = ?", (symbol, order_id)
+        )  # fmt: skip
+        found = [order for order in found if not client_id or order.client_id == client_id]
+    elif client_id:
+        match = exchange.desks[symbol].by_client_id(client_id)
+        found = [match] if match else exchange.store.orders(
+            "symbol = ? AND client_id = ?", (symbol, client_id), limit=1, last=True
+        )  # fmt: skip
+    if not found:
+        raise refusal(error)
+    return found[0]
+
+
+def query_order(exchange: Exchange, params: Params) -> object:
+    """Return one order."""
+    order = find_order(exchange, params, "no_order")
+    if _hidden(exchange, order):
+        raise refusal("no_order")
+    return order.row()
+
+
+def cancel_order(exchange: Exchange, params: Params) -> object:
+    """Cancel one order (and the list it belongs to)."""
+    order = _cancellable(exchange, params)
+    pair = exchange.engine.lists.get(order.list_id)
+    members = exchange.engine.cancel(order, params.client_id("newClientOrderId"))
+    if pair is not None:
+        return _list_answer(pair, [member.cancelled() for member in members])
+    return order.cancelled()
+
+
+def _cancellable(exchange: Exchange, params: Params) -> Order:
+    exchange.trading_desk(params.text("symbol"))
+    order = find_order(exchange, params, "unknown_order")
+    if not order.is_open:
+        raise refusal("unknown_order")
+    only = params.maybe("cancelRestrictions")
+    if only == "ONLY_NEW" and order.status != "NEW" or only == "ONLY_PARTIALLY_FILLED" and order.status == "NEW":
+        raise ApiError(-2011, "Order was not canceled due to cancel restrictions.")
+    return order
+
+
+def open_orders(exchange: Exchange, params: Params) -> object:
+    """Return the open orders of a symbol, or all."""
+    symbol = params.maybe("symbol")
+    desks = [exchange.desk(symbol)] if symbol else list(exchange.desks.values())
+    return [order.row() for desk in desks for order in desk.orders.values() if not _hidden(exchange, order)]
+
+
+def cancel_open_orders(exchange: Exchange, params: Params) -> object:
+    """Cancel all open orders of a symbol. Errors: −2011 when there is none."""
+    desk = exchange.trading_desk(params.text("symbol"))
+    if not desk.orders:
+        raise refusal("unknown_order")
+    found: list[object] = []
+    while desk.orders:
+        order = next(iter(desk.orders.values()))
+        pair = exchange.engine.lists.get(order.list_id)
+        members = [member.cancelled() for member in exchange.engine.cancel(order)]
+        found += [_list_answer(pair, members)] if pair is not None else members
+    return found
+
+
+def all_orders(exchange: Exchange, params: Params) -> object:
+    """Return orders of a symbol from an id or a time on, else the last ones."""
+    symbol, limit = exchange.desk(params.text("symbol")).symbol, params.limit(500, 1000)
+    from_id, (start, end) = params.number("orderId"), _window(params)
+    if from_id is not None:
+        return [o.row() for o in exchange.store.orders("symbol = ? AND order_id >= ?", (symbol, from_id), limit=limit)]
+    found = exchange.store.orders(
+        "symbol = ? AND time_ms BETWEEN ? AND ?", (symbol, start or 0, end or 1 << 60), limit=limit, last=start is None
+    )
+    return [order.row() for order in found]
+
+
+def _window(params: Params) -> tuple[int | None, int | None]:
+    start, end = params.number("startTime"), params.number("endTime")
+    if start is not None and end is not None and (end < start or end - start > _DAY_MS):
+        raise ApiError(-1127, "More than 24 hours between startTime and endTime.")
+    return start, end
+
+
+def my_trades(exchange: Exchange, params: Params) -> object:
+    """Return fills of a symbol. On a tape a fill is in the window by its tape time or by the wall time it was made at."""
+    symbol, limit = exchange.desk(params.text("symbol")).symbol, params.limit(500, 1000)
+    from_id, order_id, (start, end) = params.number("fromId"), params.number("orderId"), _window(params)
+    if from_id is not None and (start is not None or end is not None):
+        raise refusal("bad_combination")
+    where, values = "symbol = ?", [symbol] + [x for x in (order_id, from_id) if x is not None]
+    where += " AND order_id = ?" if order_id is not None else ""
+    where += " AND trade_id >= ?" if from_id is not None else ""
+    if start is not None or end is not None:
+        low, high = start or 0, end or 1 << 60
+        where += " AND (time_ms BETWEEN ? AND ? OR wall_ms BETWEEN ? AND ?)"
+        values += [low, high, low, high]
+    newest = from_id is None and start is None
+    return [fill.row() for fill in exchange.store.fills(where, tuple(values), limit=limit, last=newest)]
+
+
+# -- cancel and replace ----------------------------------------------------------------------------------------------
+
+
+def cancel_replace(exchange: Exchange, params: Params) -> object:
+    """Cancel an order and place another. Errors: −2022 when both fail or nothing was tried, −2021 when one failed."""
+    desk = exchange.trading_desk(params.text("symbol"))
+    mode = params.choice("cancelReplaceMode", ("STOP_ON_FAILURE", "ALLOW_FAILURE"), "bad_combination")
+    new = read_order(params, desk.symbol)
+    exchange.limits.spend_order()
+    names = {"cancelOrderId": "orderId", "cancelOrigClientOrderId": "origClientOrderId", "symbol": "symbol"}
+    aimed = Params({names[name]: value for name, value in params.items() if name in names})
+    answer: dict[str, object] = {
+        "cancelResult": "FAILURE", "newOrderResult": "NOT_ATTEMPTED", "cancelResponse": None, "newOrderResponse": None,
+    }  # fmt: skip
+    try:
+        order = exchange.engine.cancel(_cancellable(exchange, aimed), params.client_id("cancelNewClientOrderId"))[0]
+        answer |= {"cancelResult": "SUCCESS", "cancelResponse": order.cancelled()}
+    except ApiError as error:
+        answer["cancelResponse"] = error.body()
+    if answer["cancelResult"] == "SUCCESS" or mode == "ALLOW_FAILURE":
+        try:
+            placed, fills = exchange.engine.place(new)
+            answer |= {"newOrderResult": "SUCCESS", "newOrderResponse": _answer(new, placed, fills)}
+        except ApiError as error:
+            answer |= {"newOrderResult": "FAILURE", "newOrderResponse": error.body()}
+    results = {answer["cancelResult"], answer["newOrderResult"]}
+    if results == {"SUCCESS"}:
+        return answer
+    if "SUCCESS" in results:
+        raise ApiError(-2021, "Order cancel-replace partially failed.", status=409, data=answer)
+    raise ApiError(-2022, "Order cancel-replace failed.", data=answer)
+
+
+# -- order lists -----------------------------------------------------------------------------------------------------
+
+
+def _list_answer(pair: OrderList, reports: list[dict[str, object]]) -> dict[str, object]:
+    return pair.row() | {"orderReports": reports}
+
+
+def new_oco(exchange: Exchange, params: Params) -> object:
+    """Place a pair of which one cancels the other: `above…` and `below…`."""
+    desk = exchange.trading_desk(params.text("symbol"))
+    legs = [_leg(params, desk.symbol, where) for where in ("above", "below")]
+    return _place_oco(exchange, desk, params, legs)
+
+
+def _leg(params: Params, symbol: str, where: str) -> NewOrder:
+    names = {
+        "Type": "type", "ClientOrderId": "newClientOrderId", "Price": "price", "StopPrice": "stopPrice",
+        "TimeInForce": "timeInForce", "IcebergQty": "icebergQty", "TrailingDelta": "trailingDelta",
+        "StrategyId": "strategyId", "StrategyType": "strategyType",
+    }  # fmt: skip
+    values = {short: params.maybe(where + long) for long, short in names.items() if where + long in params}
+    if not values.get("type"):
+        raise missing(f"{where}Type")
+    values |= {name: params.text(name) for name in ("side", "quantity")}
+    if values["type"].endswith("_LIMIT"):
+        values.setdefault("timeInForce", "GTC")
+    return read_order(Params(values), symbol)
+
+
+def old_oco(exchange: Exchange, params: Params) -> object:
+    """Place a pair by the deprecated endpoint: a limit maker and a stop."""
+    desk = exchange.trading_desk(params.text("symbol"))
+    side = params.choice("side", ("BUY", "SELL"), "bad_side")
+    shared = NewOrder(desk.symbol, side, "LIMIT_MAKER", quantity=params.atoms("quantity"))
+    profit = replace(shared, price=params.atoms("price"), client_id=params.client_id("limitClientOrderId"))
+    has_limit = "stopLimitPrice" in params
+    stop = replace(
+        shared, type="STOP_LOSS_LIMIT" if has_limit else "STOP_LOSS", price=params.atoms("stopLimitPrice"),
+        stop_price=params.atoms("stopPrice"), client_id=params.client_id("stopClientOrderId"),
+        tif=params.choice("stopLimitTimeInForce", ("GTC", "IOC", "FOK"), "bad_tif", default="GTC"),
+    )  # fmt: skip
+    for leg in (profit, stop):
+        check_positive(leg)
+    return _place_oco(exchange, desk, params, [profit, stop] if side == "SELL" else [stop, profit])
+
+
+def _place_oco(exchange: Exchange, desk: Desk, params: Params, legs: list[NewOrder]) -> object:
+    above, below = legs
+    sell = above.side == "SELL"
+    profit, stop = (above, below) if sell else (below, above)
+    if profit.type not in ("LIMIT_MAKER", *PROFITS) or stop.type not in STOPS:
+        raise refusal("bad_combination")
+    last = exchange.engine.last_price(desk)
+    upper, lower = (leg.stop_price or leg.price for leg in legs)
+    if not lower < last < upper:
+        raise refusal("bad_oco_prices")
+    if above.client_id and above.client_id == below.client_id:
+        raise refusal("duplicate")
+    resp = params.choice("newOrderRespType", ("ACK", "RESULT", "FULL"), "bad_resp_type", default="FULL")
+    for _ in legs:
+        exchange.limits.spend_order()
+    pair, orders = exchange.engine.place_list(params.client_id("listClientOrderId"), legs)
+    return _list_answer(pair, [order.ack() if resp == "ACK" else order.result() for order in orders])
+
+
+def _find_list(exchange: Exchange, params: Params, names: tuple[str, str], error: str) -> OrderList:
+    list_id, client_id = params.number(names[0]), params.client_id(names[1])
+    if list_id is None and not client_id:
+        raise missing(names[0])
+    where, value = ("list_id = ?", list_id) if list_id is not None else ("client_id = ?", client_id)
+    found = exchange.store.lists(where, (value,))
+    if not found:
+        raise refusal(error)
+    return exchange.engine.lists.get(found[-1].list_id, found[-1])
+
+
+def query_list(exchange: Exchange, params: Params) -> object:
+    """Return one order list."""
+    return _find_list(exchange, params, ("orderListId", "origClientOrderId"), "no_list").row()
+
+
+def cancel_list(exchange: Exchange, params: Params) -> object:
+    """Cancel an order list."""
+    desk = exchange.trading_desk(params.text("symbol"))
+    pair = _find_list(exchange, params, ("orderListId", "listClientOrderId"), "unknown_order")
+    member = next((desk.orders[i] for i in pair.order_ids if i in desk.orders), None)
+    if member is None:
+        raise refusal("unknown_order")
+    members = exchange.engine.cancel(member, params.client_id("newClientOrderId"))
+    return _list_answer(pair, [order.cancelled() for order in members])
+
+
+def open_lists(exchange: Exchange, _params: Params) -> object:
+    """Return the order lists that still execute."""
+    return [pair.row() for pair in exchange.engine.lists.values()]
+
+
+def all_lists(exchange: Exchange, params: Params) -> object:
+    """Return order lists from an id or a time on."""
+    from_id, (start, end) = params.number("fromId"), _window(params)
+    found = exchange.store.lists(
+        "list_id >= ? AND time_ms BETWEEN ? AND ?", (from_id or 0, start or 0, end or 1 << 60),
+        limit=params.limit(500, 1000),
+    )  # fmt: skip
+    return [pair.row() for pair in found]
+
+
+# -- the account -----------------------------------------------------------------------------------------------------
+
+
+def _rates(exchange: Exchange) -> dict[str, str]:
+    terms = exchange.engine.terms
+    return {"maker": rate_of(terms.maker_rate), "taker": rate_of(terms.taker_rate), "buyer": show(0), "seller": show(0)}
+
+
+def _zero_rates() -> dict[str, str]:
+    return {"maker": show(0), "taker": show(0), "buyer": show(0), "seller": show(0)}
+
+
+def _discount() -> dict[str, object]:
+    return {"enabledForAccount": False, "enabledForSymbol": False, "discountAsset": "BNB", "discount": show(0)}
+
+
+def account(exchange: Exchange, params: Params) -> object:
+    """Return the account with its balances."""
+    terms = exchange.engine.terms
+    return {
+        "makerCommission": terms.maker_rate // 10_000, "takerCommission": terms.taker_rate // 10_000,
+        "buyerCommission": 0, "sellerCommission": 0, "commissionRates": _rates(exchange), "canTrade": True,
+        "canWithdraw": False, "canDeposit": False, "brokered": False, "requireSelfTradePrevention": False,
+        "preventSor": False, "updateTime": exchange.wall_ms(), "accountType": "SPOT",
+        "balances": exchange.engine.ledger.rows(omit_zero=params.flag("omitZeroBalances")), "permissions": ["SPOT"],
+        "uid": 1,
+    }  # fmt: skip
+
+
+def commission(exchange: Exchange, params: Params) -> object:
+    """Return the commission rates of a symbol."""
+    return {
+        "symbol": exchange.desk(params.text("symbol")).symbol, "standardCommission": _rates(exchange),
+        "specialCommission": _zero_rates(), "taxCommission": _zero_rates(), "discount": _discount(),
+    }  # fmt: skip
+
+
+def order_counts(exchange: Exchange, _params: Params) -> object:
+    """Return how many orders were placed in the current windows."""
+    rows = exchange.limits.counts(with_orders=True)
+    return [row for row in rows if row["rateLimitType"] == RATE_LIMITS[1]["rateLimitType"]]

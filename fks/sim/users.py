@@ -1,0 +1,87 @@
+"""The user data stream: who listens to the account, and what is lost, doubled or swapped on the way when a fault says so."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import orjson
+
+from fks.sim.engine import Event
+from fks.sim.faults import Faults, Target
+from fks.sim.sockets import Socket
+
+
+class Users:
+    """Subscriptions of WebSocket API connections, and (when switched on) of listen keys."""
+
+    def __init__(self, faults: Faults, monotonic: Callable[[], float], wall_ms: Callable[[], int]) -> None:
+        self._faults = faults
+        self._monotonic = monotonic
+        self._wall_ms = wall_ms
+        self._subscriptions: dict[Socket, list[int]] = {}
+        self._next_id: dict[Socket, int] = {}
+        self._late: Event | None = None
+        self.listen_key = secrets.token_urlsafe(45)[:60]
+
+    def subscribe(self, socket: Socket) -> int:
+        """Add a subscription to a connection; return its number on it."""
+        number = self._next_id.get(socket, 0)
+        self._next_id[socket] = number + 1
+        self._subscriptions.setdefault(socket, []).append(number)
+        return number
+
+    def unsubscribe(self, socket: Socket, number: int | None = None) -> None:
+        """End one subscription of a connection, or all."""
+        if number is None:
+            self._subscriptions.pop(socket, None)
+        elif number in (held := self._subscriptions.get(socket, [])):
+            held.remove(number)
+
+    def numbers(self, socket: Socket) -> list[int]:
+        """Return the subscriptions of a connection."""
+        return list(self._subscriptions.get(socket, []))
+
+    def gone(self, socket: Socket) -> None:
+        """Forget a closed connection."""
+        self._subscriptions.pop(socket, None)
+        self._next_id.pop(socket, None)
+
+    def sockets(self) -> set[Socket]:
+        """Return every connection with a subscription."""
+        return {socket for socket, numbers in self._subscriptions.items() if numbers}
+
+    def emit(self, event: Event) -> None:
+        """Send an event to every subscription, unless a fault meddles."""
+        if event["e"] == "executionReport":
+            at = Target(symbol=str(event["s"]), event=str(event["x"]), client_order_id=str(event["C"] or event["c"]))
+            struck = self._faults.strike(("lose_report", "duplicate_report", "reorder_reports"), at)
+            if struck is not None and struck.kind == "lose_report":
+                return
+            if struck is not None and struck.kind == "reorder_reports":
+                late, self._late = self._late, event
+                if late is not None:
+                    self._send(late)
+                return
+            if struck is not None:
+                self._send(event)
+        self._send(event)
+        if self._late is not None:
+            late, self._late = self._late, None
+            self._send(late)
+
+    def terminate(self) -> None:
+        """End every subscription with eventStreamTerminated."""
+        self._send({"e": "eventStreamTerminated", "E": self._wall_ms()})
+        self._subscriptions.clear()
+
+    def _send(self, event: Event) -> None:
+        if self._faults.holds("freeze_stream", self._monotonic(), Target(path="/ws-api/v3")):
+            return
+        plain = orjson.dumps(event)
+        for socket, numbers in self._subscriptions.items():
+            for number in numbers:
+                if socket.path.startswith("/ws-api"):
+                    socket.send(b'{"subscriptionId":' + str(number).encode() + b',"event":' + plain + b"}")
+                else:
+                    socket.send(plain)

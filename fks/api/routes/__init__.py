@@ -2,6 +2,7 @@
 
 from fks.api.routes import (
     accounts,
+    backtests,
     health,
     market,
     monitor,
@@ -23,6 +24,7 @@ ROUTERS = (
     orders.router,
     positions.router,
     accounts.router,
+    backtests.router,
     tokens.router,
     stream.router,
     monitor.router,

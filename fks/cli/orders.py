@@ -1,0 +1,144 @@
+"""`fks orders`: list, show, place and cancel orders."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from fks.cli.base import as_json, emit, table
+from fks.cli.client import gateway_of, new_key
+from fks.cli.shown import brief, time_of
+
+STATES = ("DENIED", "INTENDED", "ABANDONED", "SENDING", "UNKNOWN", "ACCEPTED", "WORKING", "PARTIAL", "FILLED",
+          "CANCELLED", "EXPIRED", "REJECTED", "ABSENT")  # fmt: skip
+
+
+@click.group()
+def orders() -> None:
+    """List, show, place and cancel orders."""
+
+
+@orders.command("list")
+@click.option("--open", "is_open", is_flag=True, help="Only those that may still fill.")
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only those in this state.")
+@click.option("--symbol", help="Only this symbol, in any spelling.")
+@click.option("--instance", help="Only this strategy instance.")
+@click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@as_json
+@click.pass_context
+def list_(
+    ctx: click.Context,
+    is_open: bool,
+    state: str | None,
+    symbol: str | None,
+    instance: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List orders, newest first, protections included."""
+    with gateway_of(ctx) as gateway:
+        items = gateway.pages("/orders", limit, open=is_open, state=state, symbol=symbol, instance=instance)
+    emit(items, as_json=as_json, schema="fks.orders/1")
+    if not as_json:
+        headers = (
+            "TIME",
+            "CLIENT ORDER ID",
+            "SYMBOL",
+            "ROLE",
+            "SIDE",
+            "TYPE",
+            "QUANTITY",
+            "FILLED",
+            "PRICE",
+            "STATE",
+            "WHY",
+        )
+        table([_row(item) for item in items], headers, empty="no orders yet")
+
+
+def _row(item: dict[str, Any]) -> tuple[object, ...]:
+    price = item["average_price"] or item["price"] or item["stop_price"]
+    return (
+        time_of(item["created_at"]), item["client_order_id"], item["symbol"], item["role"], item["side"], item["type"],
+        item["quantity"], item["filled"], price, item["state"], brief(item["code"] or item["detail"]),
+    )  # fmt: skip
+
+
+@orders.command()
+@click.argument("id")
+@as_json
+@click.pass_context
+def show(ctx: click.Context, id: str, as_json: bool) -> None:
+    """Show one order, by its client order id or the id that placing it answered."""
+    with gateway_of(ctx) as gateway:
+        item = gateway.get(f"/orders/{quote(id, safe='')}")
+    emit(item, as_json=as_json, schema="fks.order/1")
+    if not as_json:
+        table([(name, value) for name, value in item.items() if value not in (None, "", False)], ("FIELD", "VALUE"))
+
+
+@orders.command()
+@click.argument("id")
+@as_json
+@click.pass_context
+def events(ctx: click.Context, id: str, as_json: bool) -> None:
+    """Show every step of one order."""
+    with gateway_of(ctx) as gateway:
+        items = gateway.get(f"/orders/{quote(id, safe='')}/events")["items"]
+    emit(items, as_json=as_json, schema="fks.order-events/1")
+    if not as_json:
+        rows = [(time_of(i["recv_time"]), i["event"], i["from_state"], i["to_state"], i["source"]) for i in items]
+        table(rows, ("TIME", "EVENT", "FROM", "TO", "SOURCE"), empty="no events")
+
+
+@orders.command()
+@click.argument("side", type=click.Choice(["buy", "sell"]))
+@click.argument("quantity")
+@click.argument("symbol")
+@click.option(
+    "--type", "kind", type=click.Choice(["market", "limit", "stop", "stop_limit"]), default="market", show_default=True
+)
+@click.option("--price", help="Limit price.")
+@click.option("--stop-price", help="Trigger price.")
+@click.option("--take-profit", help="Take-profit price.")
+@click.option("--stop-loss", help="Stop-loss price.")
+@click.option("--time-in-force", type=click.Choice(["gtc", "ioc", "fok"]), default="gtc", show_default=True)
+@click.option("--valid-until", help="ISO 8601 time after which it is given up.")
+@click.option("--account", help="Account name.")
+@click.option("--venue", help="Venue name.")
+@click.option("--key", help="Idempotency key; the same key again is the same order.")
+@as_json
+@click.pass_context
+def place(
+    ctx: click.Context,
+    /,
+    side: str,
+    quantity: str,
+    symbol: str,
+    kind: str,
+    key: str | None,
+    as_json: bool,
+    **more: str | None,
+) -> None:
+    """Place an order: fks orders place buy 0.01 BTC/USDT --type limit --price 60000."""
+    body = {"side": side, "quantity": quantity, "symbol": symbol, "type": kind, **more}
+    with gateway_of(ctx) as gateway:
+        answer = gateway.post("/orders", body, key=key or new_key())
+    emit(answer, as_json=as_json, schema="fks.order/1")
+    if not as_json:
+        click.echo(f"order {answer['client_order_id']}: {answer.get('state') or 'accepted, see fks orders show'}")
+
+
+@orders.command()
+@click.argument("id")
+@as_json
+@click.pass_context
+def cancel(ctx: click.Context, id: str, as_json: bool) -> None:
+    """Ask for an order to be cancelled."""
+    with gateway_of(ctx) as gateway:
+        answer = gateway.delete(f"/orders/{quote(id, safe='')}")
+    emit(answer, as_json=as_json, schema="fks.order/1")
+    if not as_json:
+        click.echo(f"order {id}: {answer.get('state') or 'asked'}, cancel requested")

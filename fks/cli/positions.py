@@ -1,0 +1,34 @@
+"""`fks positions`: what is held, and what it has earned."""
+
+from __future__ import annotations
+
+import click
+
+from fks.cli.base import as_json, emit, table
+from fks.cli.client import gateway_of
+from fks.cli.shown import time_of
+
+
+@click.command()
+@click.argument("symbol", required=False)
+@click.option("--all", "every", is_flag=True, help="Also flat ones, for their realised profit.")
+@as_json
+@click.pass_context
+def positions(ctx: click.Context, symbol: str | None, every: bool, as_json: bool) -> None:
+    """Show positions per strategy instance, valued at the newest price; SYMBOL shows one with its sum."""
+    from urllib.parse import quote
+
+    with gateway_of(ctx) as gateway:
+        if symbol is None:
+            answer = {"items": gateway.get("/positions", all=every)["items"]}
+        else:
+            answer = gateway.get(f"/positions/{quote(symbol)}")
+    emit(answer if symbol else answer["items"], as_json=as_json, schema="fks.positions/1")
+    if not as_json:
+        rows = [
+            (i["account"], i["symbol"], i["instance"] or "-", i["quantity"], i["average_price"], i["mark_price"],
+             i["unrealized_pnl"], i["realized_pnl"], i["fees"], time_of(i["updated_at"]))
+            for i in answer["items"]
+        ]  # fmt: skip
+        headers = ("ACCOUNT", "SYMBOL", "FROM", "QUANTITY", "AVERAGE", "MARK", "OPEN PNL", "REALISED", "FEES", "UPDATED")
+        table(rows, headers, empty="no positions")

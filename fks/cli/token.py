@@ -1,0 +1,61 @@
+"""`fks token`: make, list and revoke API tokens, through the gateway with this node's own token."""
+
+from __future__ import annotations
+
+import click
+
+from fks.cli.base import as_json, emit, table
+from fks.cli.client import gateway_of
+
+SCOPES = ("read", "signal", "trade", "admin")
+
+
+@click.group()
+def token() -> None:
+    """Create, list and revoke API tokens."""
+
+
+@token.command()
+@click.option("--name", required=True, metavar="N", help="Who will use it; it signs what the token does.")
+@click.option("--scope", required=True, type=click.Choice(SCOPES), help="Each scope includes those before it.")
+@as_json
+@click.pass_context
+def create(ctx: click.Context, name: str, scope: str, as_json: bool) -> None:
+    """Make a token and show it, this once."""
+    with gateway_of(ctx) as gateway:
+        made = gateway.post("/tokens", {"name": name, "scope": scope})
+    emit(made, as_json=as_json, schema="fks.token/1")
+    if not as_json:
+        click.echo(made["token"])
+        click.echo(f"token {name} ({scope}): shown once, keep it safe", err=True)
+
+
+@token.command("list")
+@as_json
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
+    """List tokens, revoked ones included; none can be shown again."""
+    with gateway_of(ctx) as gateway:
+        items = gateway.get("/tokens")["items"]
+    emit(items, as_json=as_json, schema="fks.tokens/1")
+    if not as_json:
+        rows = [
+            (i["name"], i["scope"], i["prefix"] + "…", i["created_at"], i["last_used_at"] or "never", i["revoked_at"])
+            for i in items
+        ]
+        table(rows, ("NAME", "SCOPE", "TOKEN", "CREATED", "LAST USED", "REVOKED"), empty="no tokens")
+
+
+@token.command()
+@click.argument("name")
+@as_json
+@click.pass_context
+def revoke(ctx: click.Context, name: str, as_json: bool) -> None:
+    """End a token; it is refused everywhere within two seconds."""
+    from urllib.parse import quote
+
+    with gateway_of(ctx) as gateway:
+        answer = gateway.delete(f"/tokens/{quote(name, safe='')}")
+    emit(answer, as_json=as_json, schema="fks.token-revoked/1")
+    if not as_json:
+        click.echo(f"token {name} is revoked")

@@ -56,11 +56,10 @@ class Backfill:
         base = self._frames[0]
         newest = await self._newest(symbol)
         stored = positions.get(base)
-        if newest is not None and stored is not None and stored.last_trade_id is not None and not by_bars:
-            if 0 <= newest.trade_id - stored.last_trade_id <= TRADES_MAX:
-                begin_ns = bar_end(stored.sealed_ns, base)
-                trades = await self.trades_from(symbol, stored.last_trade_id + 1)
-                return await self._recovery(symbol, positions, begin_ns, stored.last_trade_id, trades)
+        last_id = stored.last_trade_id if stored else None
+        if newest and stored and last_id is not None and not by_bars and 0 <= newest.trade_id - last_id <= TRADES_MAX:
+            trades = await self.trades_from(symbol, last_id + 1)
+            return await self._recovery(symbol, positions, bar_end(stored.sealed_ns, base), last_id, trades)
         begin_ns = self._begin(symbol, newest, stored, await self._last_bar_ns(symbol) if newest is None else 0)
         trades = await self._trades_since(symbol, begin_ns) if newest else []
         last_id = trades[0].trade_id - 1 if trades else newest.trade_id if newest else None

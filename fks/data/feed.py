@@ -142,15 +142,14 @@ class SymbolFeed:
             event = self._inbox[0]
             if isinstance(event, BarClosed):
                 self._waiting[event.timeframe] = (event, now_ns + GRACE_NS)
-                self._settle(now_ns)
             else:
                 gap = self._take(event)
                 if gap is not None:
                     return gap
             self._inbox.popleft()
-        late = self._settle(now_ns)
-        if late is not None:
-            return late
+        gap = self._settle(now_ns)
+        if gap is not None:
+            return gap
         if is_on_time and self.state is FeedState.LIVE and not self._waiting:
             self._seal_silence(now_ns)
         return None

@@ -1,0 +1,162 @@
+"""The feed takes trades by id, seals when a bar is proven over, and knows its age."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from fks.data.aggregate import BarBuilder
+from fks.data.feed import GRACE_NS, FeedState, Gap, SymbolFeed
+from fks.model.bar import BarClosed, PublicTrade
+from fks.model.timeframe import NS
+
+T0 = 1_767_225_600 * NS
+
+
+def trade(number: int, second: float, price: str = "10") -> PublicTrade:
+    return PublicTrade("binance", "BTCUSDT", number, T0 + round(second * 1e9), Decimal(price), Decimal(1), False)
+
+
+def over(second: int, trades: int, frame: str = "1s") -> BarClosed:
+    return BarClosed("binance", "BTCUSDT", frame, T0 + second * NS, trades)
+
+
+def live(last_id: int | None = 0, frames: tuple[str, ...] = ("1s", "5s")) -> SymbolFeed:
+    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120)
+    feed.positions = {}
+    feed.restart(BarBuilder("binance", "BTCUSDT", frames, T0, previous=Decimal(9)), last_id, [])
+    feed.state = FeedState.LIVE
+    return feed
+
+
+def hear(feed: SymbolFeed, second: float, *events: PublicTrade | BarClosed, on_time: bool = False) -> Gap | None:
+    now_ns = T0 + round(second * 1e9)
+    if events:
+        feed.receive(list(events), now_ns, second)
+    return feed.advance(now_ns, is_on_time=on_time)
+
+
+def times(feed: SymbolFeed, frame: str = "1s") -> list[int]:
+    return [(item.bar.time_ns - T0) // NS for item in feed.sealed if item.bar.timeframe == frame]
+
+
+def test_a_later_trade_seals_every_bar_before_it() -> None:
+    feed = live()
+    assert hear(feed, 0.1, trade(1, 0.1)) is None
+    assert times(feed) == []
+    assert hear(feed, 3.2, trade(2, 3.2)) is None
+    assert times(feed) == [0, 1, 2]
+    assert [item.last_trade_id for item in feed.sealed] == [1, 1, 1]
+
+
+def test_a_known_trade_is_dropped_and_a_missing_one_stops_the_feed() -> None:
+    feed = live()
+    assert hear(feed, 0.3, trade(1, 0.1), trade(1, 0.1), trade(3, 0.3), trade(4, 2.0)) == Gap(2, 3)
+    assert feed.last_id == 1
+    assert times(feed) == []
+    assert feed.add([trade(2, 0.2)]) is None
+    assert hear(feed, 2.1) is None
+    assert feed.last_id == 4
+    assert times(feed) == [0, 1]
+    assert next(iter(feed.sealed)).bar.trades == 3
+    assert [t.trade_id for t in feed.trades] == [1, 2, 3, 4]
+
+
+def test_the_venues_word_seals_when_all_trades_are_here() -> None:
+    feed = live()
+    hear(feed, 1.0, trade(1, 0.1), trade(2, 0.2), over(0, 2))
+    assert times(feed) == [0]
+    hear(feed, 2.0, over(1, 0))
+    assert times(feed) == [0, 1]
+    assert feed.sealed[-1].bar.volume == 0.0
+
+
+def test_the_venues_word_waits_for_trades_on_their_way() -> None:
+    feed = live()
+    assert hear(feed, 1.0, trade(1, 0.1), over(0, 2)) is None
+    assert times(feed) == []
+    hear(feed, 1.1, trade(2, 0.9))
+    assert times(feed) == [0]
+
+
+def test_trades_that_tarry_are_asked_for_and_then_the_bar_seals() -> None:
+    feed = live()
+    assert hear(feed, 1.0, trade(1, 0.1), over(0, 2)) is None
+    assert hear(feed, 1.0 + GRACE_NS / 1e9) == Gap(2, None)
+    assert times(feed) == []
+    assert feed.add([trade(2, 0.9)]) is None  # what REST had
+    assert hear(feed, 3.0) is None
+    assert times(feed) == [0]
+    assert feed.sealed[0].bar.trades == 2
+
+
+def test_the_end_of_a_larger_bar_seals_silence_before_it() -> None:
+    feed = live()
+    hear(feed, 5.0, trade(1, 0.1), over(0, 1, "5s"))
+    assert times(feed) == [0, 1, 2, 3, 4]
+    assert times(feed, "5s") == [0]
+
+
+def test_silence_seals_by_the_clock_only_when_live_and_on_time() -> None:
+    feed = live()
+    hear(feed, 0.2, trade(1, 0.1))
+    hear(feed, 4.0, on_time=False)
+    assert times(feed) == []
+    feed.state = FeedState.STALE
+    hear(feed, 4.0, on_time=True)
+    assert times(feed) == []
+    feed.state = FeedState.LIVE
+    hear(feed, 4.0, on_time=True)  # its clock: ours minus 0.1 s of lag minus the grace
+    assert times(feed) == [0, 1]
+
+
+def test_a_replay_never_seals_by_the_clock() -> None:
+    feed = live()
+    hear(feed, 1000.0, trade(1, 0.1))
+    hear(feed, 2000.0, on_time=True)
+    assert times(feed) == []
+
+
+def test_a_late_trade_is_counted_and_never_triggers_again() -> None:
+    feed = live()
+    hear(feed, 0.2, trade(1, 0.1))
+    hear(feed, 4.0, on_time=True)
+    before = list(feed.sealed)
+    hear(feed, 4.1, trade(2, 0.5, "99"))
+    assert list(feed.sealed) == before
+    assert feed.late == 1
+    assert feed.last_id == 2
+
+
+def test_a_leap_in_time_asks_the_venue_for_its_bars() -> None:
+    feed = live()
+    hear(feed, 0.2, trade(1, 0.1))
+    assert hear(feed, 9000.0, trade(2, 9000.0)) == Gap(2, 2)
+
+
+def test_a_feed_that_is_being_filled_keeps_what_it_hears() -> None:
+    feed = live()
+    feed.state = FeedState.BACKFILL
+    assert hear(feed, 1.1, trade(1, 0.1), trade(2, 1.1)) is None
+    assert feed.last_id == 0
+    feed.state = FeedState.LIVE
+    hear(feed, 1.2)
+    assert times(feed) == [0]
+
+
+def test_age_and_limit_follow_the_usual_gap() -> None:
+    feed = live()
+    assert feed.limit_s() == 10
+    for second in range(0, 40, 4):
+        hear(feed, float(second), trade(second // 4 + 1, second))
+    assert feed.limit_s() == 80  # twenty times four seconds
+    assert feed.age_s(50.0) == 14.0
+    for number in range(1, 80):
+        hear(feed, 100.0 + 20 * number, trade(10 + number, 37 + number))
+    assert feed.limit_s() == 120
+
+
+def test_what_is_forgotten_is_gone_and_waits_for_the_store() -> None:
+    feed = live()
+    hear(feed, 2.0, trade(1, 0.1), trade(2, 2.0))
+    feed.forget()
+    assert (len(feed.sealed), feed.positions, feed.state) == (0, None, FeedState.COLD)

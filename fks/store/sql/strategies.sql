@@ -35,7 +35,7 @@ UPDATE strategy_instances SET anchor_time = $3, cursor_time = $4, epoch = $2, up
 RETURNING id;
 
 -- name: set_state
--- Write how an instance stands: LOADING before its code first runs, CRASHED with what it did.
+-- Write how an instance stands: LOADING before its code first runs, RUNNING after, CRASHED with what it did.
 UPDATE strategy_instances SET state = $3, error = $4, epoch = $2, updated_at = now()
  WHERE id = $1 AND epoch <= $2
 RETURNING id;

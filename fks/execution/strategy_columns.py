@@ -1,0 +1,55 @@
+"""Bars in memory that grow at the end: what a strategy is evaluated on from its anchor bar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fks.model.bar import Bars
+from fks.model.errors import BugError
+
+_NAMES = ("time_ns", "open", "high", "low", "close", "volume")
+
+
+class Columns:
+    """Columns with spare room, doubled when full, so that a bar a second costs no copy a second."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._symbol, self._timeframe = bars.symbol, bars.timeframe
+        self._count = len(bars)
+        room = max(1024, 2 * self._count)
+        self._data = {name: _grown(getattr(bars, name), room) for name in _NAMES}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def last_ns(self) -> int | None:
+        """Return the open time of the last bar, or None."""
+        return int(self._data["time_ns"][self._count - 1]) if self._count else None
+
+    def view(self) -> Bars:
+        """Return all bars; valid until the next append."""
+        return Bars(self._symbol, self._timeframe, *(self._data[name][: self._count] for name in _NAMES))
+
+    def append(self, bars: Bars) -> None:
+        """Add later bars. Errors: BugError when they are not later."""
+        if not len(bars):
+            return
+        last = self.last_ns
+        if last is not None and int(bars.time_ns[0]) <= last:
+            raise BugError(f"bars of {self._symbol} {self._timeframe} do not come after those before them")
+        end = self._count + len(bars)
+        for name in _NAMES:
+            if end > len(self._data[name]):
+                self._data[name] = _grown(self._data[name][: self._count], 2 * end)
+            self._data[name][self._count : end] = getattr(bars, name)
+        self._count = end
+
+
+def _grown(values: npt.NDArray[Any], room: int) -> npt.NDArray[Any]:
+    column = np.empty(room, dtype=values.dtype)
+    column[: len(values)] = values
+    return column

@@ -1,0 +1,375 @@
+"""The strategy worker on real PostgreSQL: once, in order, atomically, fenced, and with failures kept apart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fks.clock import FakeClock, RealClock
+from fks.execution import strategy_worker
+from fks.execution.strategy_worker import StrategyWorker
+from fks.model import ids
+from fks.model.bar import Bars
+from fks.model.errors import StaleEpochError
+from fks.model.timeframe import NS, to_ns
+from fks.store.bus import BARS, SIGNALS, Bus
+from fks.store.db import Database
+from fks.store.strategies import StrategyStore
+from fks.strategies.base import evaluate
+from fks.strategies.registry import load_catalogue
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.strategies import HeldForTest, add_account, add_instance, bars_of, seal
+from tests.support.waiting import until
+
+PARAMS = {"fast": 2, "slow": 4}
+
+
+@dataclass
+class Floor:
+    """What a worker needs, so that a test can start several on one database."""
+
+    db: Database
+    bus: Bus
+    home: Path
+    log: CollectingLog
+    meter: RecordingMeter
+    clock: Any
+
+    def worker(self, epoch: int = 1) -> StrategyWorker:
+        return StrategyWorker(
+            db=self.db, bus=self.bus, clock=self.clock, meter=self.meter, log=self.log, shard=0, shards=1,
+            lease=HeldForTest(epoch), home=self.home,
+        )  # fmt: skip
+
+    async def signals(self, instance: str = "a") -> list[Mapping[str, Any]]:
+        return await self.db.sql("SELECT * FROM signals WHERE instance = $1 ORDER BY seq", instance)
+
+    async def row(self, instance: str = "a") -> Mapping[str, Any]:
+        return (await self.db.sql("SELECT * FROM strategy_instances WHERE id = $1", instance))[0]
+
+
+@pytest.fixture
+async def floor(
+    database: Database, bus: Bus, clock: FakeClock, log: CollectingLog, meter: RecordingMeter, tmp_path: Path
+) -> Floor:
+    await add_account(database)
+    return Floor(database, bus, tmp_path, log, meter, clock)
+
+
+def wave(count: int, seed: int = 3) -> Bars:
+    dice = np.random.default_rng(seed)
+    return bars_of((10_000 + np.cumsum(dice.integers(-30, 31, count))) / 100.0)
+
+
+def expected(bars: Bars, first: int, params: Mapping[str, Any] = PARAMS) -> list[tuple[int, str, str, int]]:
+    """Return (bar time, kind, side, ordinal) of every edge from index `first` on, flat before it."""
+    target = evaluate(load_catalogue().make("sma_cross", params), bars).target
+    found, before = [], 0.0
+    for i in range(first, len(bars)):
+        ordinal, t = 0, int(bars.time_ns[i])
+        if target[i] != before and before:
+            found.append((t, "exit", "sell" if before > 0 else "buy", ordinal))
+            ordinal = 1
+        if target[i] != before and target[i]:
+            found.append((t, "enter", "buy" if target[i] > 0 else "sell", ordinal))
+        before = target[i]
+    return found
+
+
+def seen(rows: list[Mapping[str, Any]]) -> list[tuple[int, str, str, int]]:
+    return [(to_ns(r["ts_event"]), r["kind"], r["side"], r["ordinal"]) for r in rows]
+
+
+async def test_signals_are_the_edges_of_the_offline_target(floor: Floor) -> None:
+    bars, params = wave(120), {**PARAMS, "short": True, "sl_pct": 1.0, "tp_pct": 2.0}
+    await add_instance(floor.db, "a", "sma_cross", params)
+    await seal(floor.db, bars[:10])
+    worker = floor.worker()
+    await worker.start()
+    assert worker.is_ready
+    for k in range(11, 121, 7):
+        await seal(floor.db, bars[:k])
+        await worker.step()
+    rows = await floor.signals()
+    # the anchor is `slow` bars before the first decided one (index 10)
+    assert seen(rows) == expected(bars[6:116], 4, params)
+    entry = next(r for r in rows if r["kind"] == "enter" and r["side"] == "buy")
+    bar_ns = to_ns(entry["ts_event"])
+    assert entry["id"] == ids.signal_id("a", "BTCUSDT", "1m", bar_ns, entry["ordinal"])
+    assert entry["trace_id"] == ids.trace_id("BTCUSDT", "1m", bar_ns)
+    close = float(bars.close[int((bar_ns - bars.time_ns[0]) // (60 * NS))])
+    assert float(entry["reference_price"]) == close
+    assert float(entry["stop_loss"]) == close * (1.0 + 1.0 * -1.0 / 100.0)
+    assert float(entry["take_profit"]) == close * (1.0 + 1.0 * 2.0 / 100.0)
+    assert (entry["state"], entry["account_id"], entry["venue"]) == ("ready", 1, "paper")
+    committed = [f for level, e, f in floor.log.lines if e == "signal.committed"]
+    assert {f["trace_id"] for f in committed} == {r["trace_id"] for r in rows}
+
+
+async def test_a_restart_at_every_bar_gives_the_same_signals_once(floor: Floor) -> None:
+    bars = wave(80)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, bars[:10])
+    for epoch, k in enumerate(range(10, 81), start=1):
+        await seal(floor.db, bars[:k])
+        worker = floor.worker(epoch)
+        await worker.start()  # every bar is decided by a worker that was never there before
+    assert seen(await floor.signals()) == expected(bars[6:], 4)
+    assert to_ns((await floor.row())["cursor_time"]) == int(bars.time_ns[-1])
+
+
+async def test_a_failure_between_signal_and_cursor_leaves_neither(floor: Floor) -> None:
+    bars = wave(60)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, bars[:10])
+    await floor.worker().start()
+    await floor.db.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full'; END $$"
+    )
+    for table, event in (("signals", "INSERT"), ("strategy_instances", "UPDATE OF cursor_time")):
+        before = (await floor.row())["cursor_time"], len(await floor.signals())
+        await floor.db.sql(f"CREATE TRIGGER stop AFTER {event} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()")
+        await seal(floor.db, bars)
+        await floor.worker().start()
+        assert ((await floor.row())["cursor_time"], len(await floor.signals())) == before
+        await floor.db.sql(f"DROP TRIGGER stop ON {table}")
+        await floor.db.sql("UPDATE strategy_instances SET state = 'NEW', error = NULL")
+    await floor.worker().start()
+    assert seen(await floor.signals()) == expected(bars[6:], 4)
+
+
+async def test_an_older_epoch_commits_nothing(floor: Floor) -> None:
+    bars = wave(60)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, bars[:10])
+    old, new = floor.worker(1), floor.worker(2)
+    await old.start()
+    stuck = old._runners["a"]  # the old one has read its instance and is about to decide
+    await seal(floor.db, bars)
+    await new.start()
+    count = len(await floor.signals())
+    with pytest.raises(StaleEpochError):
+        await old._decide(stuck, int(bars.time_ns[-1]))
+    with pytest.raises(StaleEpochError):
+        await old.step()
+    assert len(await floor.signals()) == count
+    assert (await floor.row())["epoch"] == 2
+
+
+async def test_two_workers_of_one_epoch_do_not_repeat_each_other(floor: Floor) -> None:
+    bars = wave(60)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, bars[:10])
+    first, second = floor.worker(), floor.worker()
+    await first.start()
+    await second.start()
+    for k in range(11, 61, 5):
+        await seal(floor.db, bars[:k])
+        results = await asyncio.gather(first.step(), second.step(), return_exceptions=True)
+        assert not [r for r in results if isinstance(r, Exception) and "changed meanwhile" not in str(r)]
+    assert seen(await floor.signals()) == expected(bars[6:56], 4)
+
+
+RAISING = """
+import numpy as np
+from fks.strategies.base import Decisions, Strategy
+
+class Raising(Strategy):
+    name = "raising"
+    limit: float = 1000.0
+    def warmup(self) -> int:
+        return 2
+    def decide(self, bars) -> Decisions:
+        if bars.close[-1] == 7.77:
+            raise ZeroDivisionError("seven")
+        return Decisions(np.zeros(len(bars)))
+"""
+AHEAD = """
+import numpy as np
+from fks.strategies.base import Decisions, Strategy
+
+class Ahead(Strategy):
+    name = "ahead"
+    def warmup(self) -> int:
+        return 1
+    def decide(self, bars) -> Decisions:
+        return Decisions((np.append(bars.close[1:], 0.0) > bars.close).astype(float))
+"""
+
+
+async def test_a_strategy_that_raises_or_looks_ahead_stops_alone(floor: Floor) -> None:
+    folder = floor.home / "strategies"
+    folder.mkdir()
+    (folder / "raising.py").write_text(RAISING)
+    (folder / "ahead.py").write_text(AHEAD)
+    (folder / "broken.py").write_text("def (:\n")
+    bars = wave(60)
+    for id, strategy in (("a", "sma_cross"), ("r", "raising"), ("x", "ahead"), ("b", "broken"), ("u", "nowhere")):
+        await add_instance(floor.db, id, strategy, PARAMS if id == "a" else {})
+    worker = floor.worker()
+    await seal(floor.db, bars[:20])
+    await worker.start()
+    states = {id: await floor.row(id) for id in "arxbu"}
+    assert {id: row["state"] for id, row in states.items()} == {
+        "a": "RUNNING", "r": "RUNNING", "x": "CRASHED", "b": "CRASHED", "u": "CRASHED",
+    }  # fmt: skip
+    assert "looks ahead" in states["x"]["error"]
+    assert "at bar" in states["x"]["error"]
+    assert "SyntaxError" in states["b"]["error"]
+    assert "unknown strategy 'nowhere'" in states["u"]["error"]
+    close = bars.close.copy()
+    close[30] = 7.77
+    await seal(floor.db, Bars(bars.symbol, "1m", bars.time_ns, bars.open, bars.high, bars.low, close, bars.volume)[:31])
+    await worker.step()
+    crashed = await floor.row("r")
+    assert (crashed["state"], crashed["error"]) == ("CRASHED", "ZeroDivisionError: seven")
+    assert to_ns(crashed["cursor_time"]) == int(bars.time_ns[19])
+    assert (await floor.row("a"))["state"] == "RUNNING"
+    assert to_ns((await floor.row("a"))["cursor_time"]) == int(bars.time_ns[30])
+    assert floor.meter.total("fks_strategy_errors_total", instance="r") == 1
+    await StrategyStore(floor.db).set_enabled("r", True)  # a person says: again
+    await worker.step()
+    assert (await floor.row("r"))["state"] == "CRASHED"
+
+
+async def test_a_strategy_that_kills_its_worker_while_loading_is_stopped(floor: Floor) -> None:
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, wave(20))
+    for epoch in range(1, 5):  # three workers die after they wrote LOADING and before they were done
+        worker = floor.worker(epoch)
+        await worker._store.claim_shard(0, 1, epoch)
+        (row,) = await worker._store.due(0, 1)
+        worker._make = _die  # type: ignore[method-assign,assignment]
+        with contextlib.suppress(SystemError):
+            await worker._load(row)
+    await floor.worker(9).start()
+    row = await floor.row()
+    assert row["state"] == "CRASHED"
+    assert "its worker died while it was loaded, 3 times" in row["error"]
+
+
+def _die(row: object) -> None:
+    raise SystemError("as if killed")
+
+
+async def test_unsealed_and_incomplete_bars_are_never_decided_on(floor: Floor) -> None:
+    bars = wave(60)
+    await add_instance(floor.db, "a", "buy_and_hold")
+    await seal(floor.db, bars[:10])
+    worker = floor.worker()
+    await worker.start()
+    await seal(floor.db, bars[10:20], sealed=False)
+    assert await worker.step() == 0
+    await seal(floor.db, bars[10:12], is_complete=False)
+    assert await worker.step() == 0
+    assert to_ns((await floor.row())["cursor_time"]) == int(bars.time_ns[11])
+    await seal(floor.db, bars[12:14])
+    assert await worker.step() == 1
+    assert seen(await floor.signals()) == [(int(bars.time_ns[12]), "enter", "buy", 0)]
+
+
+async def test_manual_approval_waits_for_a_person(floor: Floor) -> None:
+    await add_instance(floor.db, "a", "buy_and_hold", approval="manual")
+    worker = floor.worker()
+    await seal(floor.db, wave(10)[:5])
+    await worker.start()
+    await seal(floor.db, wave(10))
+    await worker.step()
+    assert [r["state"] for r in await floor.signals()] == ["pending"]
+
+
+async def test_wishes_of_long_ago_are_born_expired_but_an_unwanted_position_is_left(floor: Floor) -> None:
+    bars = bars_of([100.0 + 5 * (i // 12 % 2) * (i % 12) for i in range(100)])
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, bars[:14])
+    await floor.worker().start()
+    await seal(floor.db, bars, source="rest")  # the machine was off: all came by backfill
+    floor.clock = FakeClock(int(bars.time_ns[-1]) + 3600 * NS)
+    await floor.worker(2).start()
+    rows = await floor.signals()
+    assert len(rows) > 4
+    assert rows[-1]["kind"] == "exit"
+    assert rows[-1]["valid_until"] is None
+    assert all(to_ns(r["valid_until"]) < floor.clock.now_ns() for r in rows[:-1])
+
+
+async def test_new_parameters_take_effect_from_the_next_bar_on(floor: Floor) -> None:
+    bars = wave(120)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, bars[:40])
+    worker = floor.worker()
+    await worker.start()
+    async with floor.db.transaction() as tx:
+        assert await StrategyStore(tx).set_params("a", {"fast": 3, "slow": 20}, by="test") == 2
+    await seal(floor.db, bars)
+    await worker.step()
+    rows = await floor.signals()
+    assert {r["params_version"] for r in rows} == {2}
+    assert seen(rows) == expected(bars[20:], 20, {"fast": 3, "slow": 20})
+    events = await floor.db.sql("SELECT * FROM actor_events WHERE event = 'strategy.reanchored'")
+    assert [e["payload"]["instance"] for e in events] == ["a"]
+    versions = await floor.db.sql("SELECT version FROM strategy_parameters WHERE instance_id = 'a' ORDER BY 1")
+    assert [v["version"] for v in versions] == [1, 2]
+
+
+async def test_history_in_memory_is_bounded(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategy_worker, "ROWS_MAX", 60)
+    monkeypatch.setattr(strategy_worker, "ROWS_KEPT", 20)
+    monkeypatch.setattr(strategy_worker, "BATCH", 10)
+    bars = wave(400)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, bars[:10])
+    worker = floor.worker()
+    await worker.start()
+    worker._runners["a"].retry_rows = 60
+    await seal(floor.db, bars)
+    await worker.step()
+    assert len(worker._runners["a"].columns) <= 70
+    assert seen(await floor.signals()) == expected(bars[6:], 4)
+    assert to_ns((await floor.row())["anchor_time"]) > int(bars.time_ns[300])
+    again = floor.worker(2)
+    await seal(floor.db, wave(401))
+    await again.start()
+    assert seen(await floor.signals()) == expected(wave(401)[6:], 4)
+
+
+async def test_a_sealed_bar_wakes_the_worker_and_a_lost_database_only_delays_it(floor: Floor) -> None:
+    floor.clock = RealClock()
+    bars = wave(40)
+    await add_instance(floor.db, "a", "buy_and_hold")
+    await seal(floor.db, bars[:10])
+    worker = floor.worker()
+    await worker.start()
+    heard: list[Any] = []
+
+    async def listen() -> None:
+        async for _, payload in floor.bus.subscribe(SIGNALS):
+            heard.append(payload)
+
+    tasks = [asyncio.create_task(worker.run()), asyncio.create_task(listen())]
+    try:
+        await floor.db.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid <> pg_backend_pid()"
+        )
+        await seal(floor.db, bars[:20])
+
+        async def decided() -> bool:
+            await floor.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
+            return bool(heard) and worker.is_ready
+
+        await until(decided, deadline_s=10)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert heard[0]["instance"] == "a"
+    assert len(await floor.signals()) == 1
+    assert worker.detail()["instances"] == 1

@@ -1,0 +1,71 @@
+"""Comparing the fills of two runs, field by field, as G6 demands: time, side, quantity, price, fee."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from fks.model.timeframe import iso, to_ns
+
+FIELDS = ("time", "side", "quantity", "price", "fee", "fee_currency")
+
+
+@dataclass(frozen=True)
+class PlainFill:
+    """A fill of any mode in one form."""
+
+    time: str
+    side: str
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    fee_currency: str
+
+
+def _time_of(value: Any) -> str:
+    if isinstance(value, datetime):
+        return iso(to_ns(value))
+    return iso(value) if isinstance(value, int) else str(value)
+
+
+def plain_fill(fill: Any) -> PlainFill:
+    """Return a fill of a backtest (FillRow), a venue (model.Fill), a table row of `trades` or a JSON document as one form."""
+
+    def get(*names: str) -> Any:
+        for name in names:
+            if isinstance(fill, Mapping) or hasattr(fill, "keys"):
+                if name in fill.keys():  # noqa: SIM118 - asyncpg's rows answer `in` over values
+                    return fill[name]
+            elif hasattr(fill, name):
+                return getattr(fill, name)
+        raise KeyError(f"{names} in {fill!r}")
+
+    return PlainFill(
+        _time_of(get("time_ns", "time")), str(get("side", "trade_type")).rsplit(".", 1)[-1].lower(),
+        Decimal(str(get("quantity"))).normalize(), Decimal(str(get("price"))).normalize(),
+        Decimal(str(get("fee"))).normalize(), str(get("fee_currency")),
+    )  # fmt: skip
+
+
+def differences(left: Iterable[Any], right: Iterable[Any], *, most: int = 5) -> list[str]:
+    """Return the first differences of two ordered lists of fills, one sentence each; empty when they are the same."""
+    a, b = [plain_fill(f) for f in left], [plain_fill(f) for f in right]
+    found = [
+        f"fill {index}: {name} is {getattr(x, name)} and {getattr(y, name)} ({x} / {y})"
+        for index, (x, y) in enumerate(zip(a, b, strict=False))
+        for name in FIELDS
+        if getattr(x, name) != getattr(y, name)
+    ]
+    if len(a) != len(b):
+        longer: Sequence[PlainFill] = a if len(a) > len(b) else b
+        found.append(f"{len(a)} fills and {len(b)} fills; the first one more is {longer[min(len(a), len(b))]}")
+    return found[:most]
+
+
+def assert_same_fills(left: Iterable[Any], right: Iterable[Any]) -> None:
+    """Fail with the first differing fields unless both lists hold the same fills in the same order."""
+    found = differences(left, right)
+    assert not found, "\n".join(found)

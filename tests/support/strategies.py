@@ -1,0 +1,76 @@
+"""Builders for strategies' tests: bars, instances, feeds, a lease that holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from fks.model.bar import Bar, Bars
+from fks.model.timeframe import NS, TIMEFRAMES
+from fks.store.db import Database
+from fks.store.feeds import FeedRow, FeedStore
+from fks.store.strategies import NewInstance, StrategyStore
+
+START_NS = 1_767_225_600 * NS  # 2026-01-01, where FakeClock starts
+
+
+@dataclass
+class HeldForTest:
+    """A lease that always holds."""
+
+    epoch: int = 1
+    name: str = "strategy:0"
+
+    def holds(self) -> bool:
+        return True
+
+
+def bars_of(
+    closes: Sequence[float], *, symbol: str = "BTCUSDT", timeframe: str = "1m", start_ns: int = START_NS
+) -> Bars:
+    """Return bars with these closes, opening where the one before closed, with a range a little wider."""
+    close = np.array(closes, dtype=np.float64)
+    open_ = np.concatenate([close[:1], close[:-1]])
+    times = start_ns + np.arange(len(close), dtype=np.int64) * TIMEFRAMES[timeframe] * NS
+    high, low = np.maximum(open_, close) + 0.5, np.minimum(open_, close) - 0.5
+    return Bars(symbol, timeframe, times, open_, high, low, close, np.ones(len(close)))
+
+
+async def add_account(db: Database, name: str = "demo", venue: str = "paper") -> None:
+    """Add a paper-money account."""
+    await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ($1, $2, 100000)", name, venue)
+
+
+async def add_instance(
+    db: Database, id: str, strategy: str, params: Mapping[str, Any] | None = None, *, symbol: str = "BTCUSDT",
+    timeframe: str = "1m", approval: str = "auto",
+) -> None:  # fmt: skip
+    """Add an instance on the demo account."""
+    async with db.transaction() as tx:
+        assert await StrategyStore(tx).add(
+            NewInstance(id, strategy, params or {}, "binance", symbol, timeframe, "demo", size=Decimal(500),
+                        approval=approval),
+            by="test",
+        )  # fmt: skip
+
+
+async def seal(
+    db: Database, bars: Bars, *, source: str = "live", epoch: int = 1, is_complete: bool = True, sealed: bool = True
+) -> None:
+    """Store bars as the collector does, and seal through the last one."""
+    store = FeedStore(db, "binance", epoch)
+    await store.claim([bars.symbol], [bars.timeframe])
+    rows: list[tuple[Bar, str]] = []
+    for index in range(len(bars)):
+        bar = bars.bar(index, "binance")
+        rows.append((bar if is_complete else Bar(**{**_fields(bar), "is_complete": False}), source))
+    through = int(bars.time_ns[-1]) if sealed else None
+    await store.flush([FeedRow(bars.symbol, bars.timeframe, sealed_ns=through)], rows, [])
+
+
+def _fields(bar: Bar) -> dict[str, Any]:
+    return {name: getattr(bar, name) for name in bar.__dataclass_fields__}

@@ -57,12 +57,12 @@ def _ports(settings: Settings, sources: Sources) -> Iterator[Problem]:
         for key, value in model:
             if not key.endswith("port") or not value:
                 continue
-            name = f"{section}.{key}"
-            if value in taken:
+            name, other = f"{section}.{key}", taken.setdefault(value, f"{section}.{key}")
+            if other != name:
+                name, other = (name, other) if _at(sources, name) else (other, name)  # blame what was set
                 yield Problem(
-                    f"{name} = {value}", _at(sources, name), f"{taken[value]} has that port", "give each its own, or 0"
+                    f"{name} = {value}", _at(sources, name), f"{other} has that port", "give each its own, or 0"
                 )
-            taken.setdefault(value, name)
     low, high = settings.ray.worker_port_min, settings.ray.worker_port_max
     if (low == 0) != (high == 0) or low > high:
         yield Problem(

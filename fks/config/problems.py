@@ -37,7 +37,7 @@ def told(problems: Iterable[Problem]) -> str:
     return "\n  - ".join([f"{len(lines)} settings are wrong:", *lines])
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.8) -> str:
     """Return "did you mean …?" when one of `known` is close to `name`, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]}?" if close else ""

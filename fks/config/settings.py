@@ -24,7 +24,9 @@ def _port(default: int, text: str) -> int:
 
 
 class Http(Section):
-    host: str = Field("127.0.0.1", description="address the gateway binds; anything off loopback needs TLS or behind_proxy")
+    host: str = Field(
+        "127.0.0.1", description="address the gateway binds; anything off loopback needs TLS or behind_proxy"
+    )
     port: int = _port(8000, "gateway port")
     replicas: int = Field(2, ge=1, le=16, description="gateway replicas")
     behind_proxy: bool = Field(False, description="a TLS-terminating proxy stands in front")
@@ -69,7 +71,9 @@ class Sim(Section):
     enabled: bool = Field(True, description="run the local exchange and trade on it")
     port: int = _port(0, "local exchange port")
     seed: int = Field(7, description="seed of the generator")
-    tape: str | None = Field(None, description="'sample' or a path of an .fksbars tape to play instead of the generator")
+    tape: str | None = Field(
+        None, description="'sample' or a path of an .fksbars tape to play instead of the generator"
+    )
     speed: float = Field(1.0, gt=0, description="tape speed: 60 plays a minute bar a second")
     fills: Literal["book", "tape"] = Field("book", description="'tape' fills by the written rule of G6")
 
@@ -83,7 +87,9 @@ class Data(Section):
         ("1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"), description="bars to build"
     )
     backfill_bars: int = Field(500, ge=0, description="minute bars to fetch when a symbol starts empty")
-    rest_url: str | None = Field(None, description="exchange REST base; unset = the local exchange when sim.enabled, else the real one")
+    rest_url: str | None = Field(
+        None, description="exchange REST base; unset = the local exchange when sim.enabled, else the real one"
+    )
     ws_url: str | None = Field(None, description="exchange websocket base; see rest_url")
     stale_min_s: float = Field(10.0, gt=0, description="C7: a trade feed is never stale before this age, seconds")
     stale_max_s: float = Field(120.0, gt=0, description="C7: a trade feed is always stale after this age, seconds")
@@ -101,7 +107,9 @@ class Venue(Section):
     api_secret: SecretStr | None = Field(None, description="venue API secret (BINANCE_API_SECRET)")
     live: bool = Field(False, description="really trade on a real venue; without it only the local exchange and paper")
     order_timeout_s: float = Field(5.0, gt=0, description="seconds to wait for an order's answer before UNKNOWN")
-    poll_delays_s: tuple[float, ...] = Field((0.25, 0.5, 1, 2, 4, 8, 16, 30), description="C1: query ladder of an UNKNOWN order")
+    poll_delays_s: tuple[float, ...] = Field(
+        (0.25, 0.5, 1, 2, 4, 8, 16, 30), description="C1: query ladder of an UNKNOWN order"
+    )
     absent_polls: int = Field(3, ge=1, description="C5: not-found answers needed")
     absent_spacing_s: float = Field(2.0, ge=0, description="C5: seconds between counted polls")
     absent_first_s: float = Field(5.0, ge=0, description="C5: age of the first counted poll, seconds")
@@ -113,19 +121,29 @@ class Venue(Section):
 
 class Risk(Section):
     notional_max_order: Decimal = Field(Decimal(50000), gt=0, description="largest order, quote currency")
-    exposure_max_instrument: Decimal = Field(Decimal(100000), gt=0, description="largest exposure in one instrument, quote")
+    exposure_max_instrument: Decimal = Field(
+        Decimal(100000), gt=0, description="largest exposure in one instrument, quote"
+    )
     exposure_max_account: Decimal = Field(Decimal(250000), gt=0, description="largest exposure of an account, quote")
     orders_open_max: int = Field(100, ge=1, description="most open orders per account")
     price_band_pct: Decimal = Field(Decimal(10), gt=0, description="furthest limit price from the mark, percent")
-    loss_day_max: Decimal = Field(Decimal(10000), gt=0, description="realised loss of a UTC day that stops entries, quote")
+    loss_day_max: Decimal = Field(
+        Decimal(10000), gt=0, description="realised loss of a UTC day that stops entries, quote"
+    )
     orders_per_minute: int = Field(600, ge=1, description="order budget per account and minute")
     feed_age_max_s: float = Field(15.0, gt=0, description="FEED_STALE beyond this age of the last message, seconds")
-    instrument_age_max_h: float = Field(24.0, gt=0, description="INSTRUMENT_UNKNOWN beyond this age of its metadata, hours")
+    instrument_age_max_h: float = Field(
+        24.0, gt=0, description="INSTRUMENT_UNKNOWN beyond this age of its metadata, hours"
+    )
 
 
 class Costs(Section):
-    fee_rate: Decimal = Field(Decimal("0.001"), ge=0, description="taker and maker fee of paper and backtests, fraction")
-    fee_in: Literal["received", "quote"] = Field("received", description="fees are taken from the asset received, or in quote")
+    fee_rate: Decimal = Field(
+        Decimal("0.001"), ge=0, description="taker and maker fee of paper and backtests, fraction"
+    )
+    fee_in: Literal["received", "quote"] = Field(
+        "received", description="fees are taken from the asset received, or in quote"
+    )
 
 
 class Strategies(Section):

@@ -40,7 +40,7 @@ def read(file: Path, problems: list[Problem]) -> dict[tuple[str, str], tuple[Any
                     f"[{section}]",
                     source,
                     "no such section",
-                    did_you_mean(section, known) or f"there are {', '.join(known)}",
+                    did_you_mean(section, known, cutoff=0.6) or f"there are {', '.join(known)}",
                 )
             )
         elif not isinstance(content, dict):
@@ -56,7 +56,10 @@ def read(file: Path, problems: list[Problem]) -> dict[tuple[str, str], tuple[Any
                 if key in model.model_fields:
                     found[section, key] = (value, at)
                 else:
-                    hint = did_you_mean(key, model.model_fields) or f"[{section}] has {', '.join(model.model_fields)}"
+                    hint = (
+                        did_you_mean(key, model.model_fields, cutoff=0.6)
+                        or f"[{section}] has {', '.join(model.model_fields)}"
+                    )
                     problems.append(Problem(f"{section}.{key}", at, "no such key", hint))
     return found
 

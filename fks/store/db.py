@@ -115,6 +115,16 @@ class Session:
         return rows
 
 
+class _Connection(asyncpg.Connection):
+    """A connection that is not reset when it goes back to the pool: that is a round trip for each statement.
+
+    Nothing here changes a session's state: settings are SET LOCAL, locks are of the transaction.
+    """
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
 class Database:
     """A pool of connections to one database. Safe to share between tasks of one event loop."""
 
@@ -289,6 +299,7 @@ async def _open_pool(url: str, settings: DatabaseSettings, application: str, is_
         command_timeout=settings.statement_timeout_s + 5.0,  # the server's own limit speaks first
         max_inactive_connection_lifetime=60.0,  # a backend costs PostgreSQL about 5 MB
         init=_prepare_connection,
+        connection_class=_Connection,
         server_settings={
             "application_name": f"fks {application}",
             "statement_timeout": timeout_ms,

@@ -5,8 +5,8 @@ Alembic runs over asyncpg (the one driver we have). One upgrade runs at a time p
 
 from __future__ import annotations
 
-import io
 import re
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ def _one(down: Any) -> str | None:
 
 
 def _config(connection: Connection | None) -> Config:
-    config = Config(stdout=io.StringIO())  # Alembic would print
+    config = Config(cmd_opts=Namespace(quiet=True))  # Alembic would print
     config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
     config.set_main_option("file_template", "%%(rev)s_%%(slug)s")
     config.set_main_option("path_separator", "os")

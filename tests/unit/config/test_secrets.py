@@ -1,0 +1,104 @@
+"""Secrets: strong, private, kept, and refused when they are not."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fks.config.paths import Paths
+from fks.config.secrets import NAMES, ensure_secrets, load_secrets
+from fks.model.errors import ConfigError
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths.of(tmp_path / "home")
+
+
+def _mode(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def test_setup_makes_strong_private_secrets(paths: Paths) -> None:
+    setup = ensure_secrets(paths)
+    secrets = load_secrets(paths)
+    assert setup.made == NAMES
+    assert len(set(secrets.values())) == len(NAMES)
+    assert all(len(value) >= 32 for value in secrets.values())
+    for file in (paths.secrets_file, paths.ray_token_file, paths.cli_token_file):
+        assert _mode(file) == 0o600
+    assert paths.ray_token_file.read_text() == secrets.ray_token.get_secret_value()
+    assert not any(value in repr(secrets) for value in secrets.values())
+
+
+def test_setup_again_keeps_them_and_rotate_makes_new_ones(paths: Paths) -> None:
+    ensure_secrets(paths)
+    before = load_secrets(paths)
+    assert ensure_secrets(paths).made == ()
+    assert load_secrets(paths) == before
+    assert ensure_secrets(paths, rotate=True).kept == ()
+    assert set(load_secrets(paths).values()).isdisjoint(before.values())
+    assert paths.cli_token_file.read_text() == load_secrets(paths).cli_token.get_secret_value()
+
+
+def test_a_missing_secret_is_added_and_the_others_stay(paths: Paths) -> None:
+    ensure_secrets(paths)
+    before = load_secrets(paths)
+    lines = paths.secrets_file.read_text().splitlines()
+    paths.secrets_file.write_text("\n".join(line for line in lines if not line.startswith("redis_password")) + "\n")
+    with pytest.raises(ConfigError, match="redis_password"):
+        load_secrets(paths)
+    assert ensure_secrets(paths).made == ("redis_password",)
+    assert load_secrets(paths).postgres_password == before.postgres_password
+
+
+def test_without_a_file_nothing_starts(paths: Paths) -> None:
+    with pytest.raises(ConfigError, match="security-setup"):
+        load_secrets(paths)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_file_others_may_read_is_refused(paths: Paths, mode: int) -> None:
+    ensure_secrets(paths)
+    paths.secrets_file.chmod(mode)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_secrets(paths)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        ensure_secrets(paths)
+
+
+@pytest.mark.parametrize("value", ["", "short", "password" * 5, "a" * 40, "change_me_change_me_change_me_change_me"])
+def test_a_weak_secret_is_refused_and_not_shown(paths: Paths, value: str) -> None:
+    ensure_secrets(paths)
+    lines = [
+        f'postgres_password = "{value}"' if line.startswith("postgres") else line
+        for line in paths.secrets_file.read_text().splitlines()
+    ]
+    paths.secrets_file.write_text("\n".join(lines))
+    for act in (load_secrets, ensure_secrets):
+        with pytest.raises(ConfigError) as caught:
+            act(paths)
+        assert "postgres_password" in str(caught.value)
+        assert not value or value not in str(caught.value)
+
+
+def test_damaged_toml_is_refused_without_showing_it(paths: Paths) -> None:
+    ensure_secrets(paths)
+    secret = load_secrets(paths).postgres_password.get_secret_value()
+    paths.secrets_file.write_text(f"postgres_password = {secret}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_secrets(paths)
+    assert secret not in str(caught.value)
+
+
+def test_a_file_that_git_tracks_is_refused(paths: Paths) -> None:
+    ensure_secrets(paths)
+    git = ["git", "-C", str(paths.home)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    ensure_secrets(paths)  # there is a repository, but it does not track the file
+    subprocess.run([*git, "add", "-f", "secrets.toml"], check=True)
+    with pytest.raises(ConfigError, match="git rm --cached"):
+        ensure_secrets(paths)

@@ -22,19 +22,25 @@ def sim() -> None:
 
 
 @sim.command()
-@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="Where accounts, orders and fills live.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), required=True, help="Where accounts, orders and fills live."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, show_default=True, help="Port; 0 takes any free one.")
 @click.option("--seed", default=1, show_default=True, help="The generated market's seed; kept at the first start.")
-@click.option("--tape", "tapes", multiple=True, type=click.Path(path_type=Path), help="Play a .fksbars file; repeatable.")
+@click.option(
+    "--tape", "tapes", multiple=True, type=click.Path(path_type=Path), help="Play a .fksbars file; repeatable."
+)
 @click.option("--speed", default=1.0, show_default=True, help="Tape seconds per second.")
 @click.option("--start", default="", metavar="ISO", help="Where on the tape to begin (default: a day in).")
-@click.option("--fills", default="book", type=click.Choice(["book", "tape"]), show_default=True, help="How orders fill.")
+@click.option(
+    "--fills", default="book", type=click.Choice(["book", "tape"]), show_default=True, help="How orders fill."
+)
 @click.option("--hold", is_flag=True, help="The tape moves only by POST /sim/tape/advance.")
 @click.option("--balance", "balances", multiple=True, metavar="ASSET=AMOUNT", help="Starting balance; repeatable.")
 @click.option("--maker-fee", default="0.001", show_default=True, help="Commission rate of resting orders.")
 @click.option("--taker-fee", default="0.001", show_default=True, help="Commission rate of orders that fill at once.")
-@click.option("--rate-limits", default="real", type=click.Choice(["real", "off"]), show_default=True)
+@click.option("--rate-limits", type=click.Choice(["real", "off"]), help="Default: real; off with --hold.")
 @click.option("--listen-keys", is_flag=True, help="Switch the old listenKey user streams on.")
 @click.option("--ping-seconds", default=20.0, show_default=True, help="How often sockets are pinged.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
@@ -73,7 +79,7 @@ def _options(given: dict[str, Any]) -> Options:
         given["data_dir"], seed=given["seed"], host=given["host"], port=given["port"], tapes=given["tapes"],
         speed=given["speed"], fills=given["fills"], start=given["start"], hold=given["hold"],
         balances=balances or {"USDT": "100000"}, maker_rate=given["maker_fee"], taker_rate=given["taker_fee"],
-        has_rate_limits=given["rate_limits"] == "real", has_listen_keys=given["listen_keys"],
+        has_rate_limits=(given["rate_limits"] or ("off" if given["hold"] else "real")) == "real", has_listen_keys=given["listen_keys"],
         ping_s=given["ping_seconds"],
     )  # fmt: skip
 
@@ -107,7 +113,9 @@ async def _serve(options: Options, *, as_json: bool) -> None:
     await stopped.wait()
     await server.stop()
     if server.failed.done():
-        raise OutageError(f"the exchange stopped: {server.failed.result()!r}", remedy="see the log above; start it again")
+        raise OutageError(
+            f"the exchange stopped: {server.failed.result()!r}", remedy="see the log above; start it again"
+        )
 
 
 @sim.group()
@@ -129,7 +137,9 @@ def list_faults(url: str, as_json: bool) -> None:
         return
     for row in rows:
         left = "no end" if row["count"] is None else f"{row['count']} left"
-        click.echo(f"{row['id']:>4}  {row['kind']:<18} {row['method'] or 'any':<6} {row['path'] or 'anywhere'}  {left}, struck {row['struck']}")
+        click.echo(
+            f"{row['id']:>4}  {row['kind']:<18} {row['method'] or 'any':<6} {row['path'] or 'anywhere'}  {left}, struck {row['struck']}"
+        )
 
 
 @faults.command("add")
@@ -145,7 +155,9 @@ def list_faults(url: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def add_fault(url: str, as_json: bool, count: int, **body: Any) -> None:
     """Set a fault; `fks sim faults kinds` lists the kinds."""
-    found = _ask("POST", url, {name: value for name, value in body.items() if value not in ("", None)} | {"count": count or None})
+    found = _ask(
+        "POST", url, {name: value for name, value in body.items() if value not in ("", None)} | {"count": count or None}
+    )
     click.echo(json.dumps(found) if as_json else f"fault {found['id']} set: {found['kind']}")
 
 

@@ -43,7 +43,9 @@ class Admin:
             handler = self._routes.get((request.method, request.path))
             if handler is None:
                 known = ", ".join(f"{method} {path}" for method, path in self._routes)
-                raise InputError(f"no {request.method} {request.path}", code="NOT_FOUND", status=404, remedy=f"there are {known}")
+                raise InputError(
+                    f"no {request.method} {request.path}", code="NOT_FOUND", status=404, remedy=f"there are {known}"
+                )
             body = await handler(request)
         except InputError as error:
             problem = {"code": error.code, "message": error.message, "remedy": error.remedy}
@@ -141,7 +143,9 @@ class Admin:
         """Complete `bars` bars, the open one first; answer when every frame is written."""
         exchange, pace = self._exchange, self._exchange.pace
         if pace is None or not pace.hold:
-            raise InputError("the tape is not on hold", code="NO_HOLD", status=409, remedy="start with --tape PATH --hold")
+            raise InputError(
+                "the tape is not on hold", code="NO_HOLD", status=409, remedy="start with --tape PATH --hold"
+            )
         bars = (await _json(request)).get("bars", 1)
         if not isinstance(bars, int) or bars < 1:
             raise InputError(f"bars {bars!r} is no positive number", code="INVALID", remedy='send {"bars": 1}')

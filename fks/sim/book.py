@@ -97,7 +97,9 @@ class Book:
                 ticks = order.price // listing.tick
                 side[ticks] = side.get(ticks, 0) + order.remaining // listing.step
         old = self.depth
-        changes = sum(1 for a, b in ((old.bids, bids), (old.asks, asks)) for p in a.keys() | b.keys() if a.get(p) != b.get(p))
+        changes = sum(
+            1 for a, b in ((old.bids, bids), (old.asks, asks)) for p in a.keys() | b.keys() if a.get(p) != b.get(p)
+        )
         if changes:
             self.depth = Depth(old.update + changes, bids, asks)
         return old, self.depth

@@ -21,7 +21,13 @@ _BEFORE = ("latency", "drop", "disconnect", "reset", "hang", "busy_1008", "error
 _ANSWERS = ("html_200", "html_502", "http_500", "503", "504_1007")
 _AFTER = ("answer_after", "accept_then_cut", "truncate")
 #: parameters that name the orders a request asks to make
-NEW_ID_NAMES = ("newClientOrderId", "aboveClientOrderId", "belowClientOrderId", "limitClientOrderId", "stopClientOrderId")
+NEW_ID_NAMES = (
+    "newClientOrderId",
+    "aboveClientOrderId",
+    "belowClientOrderId",
+    "limitClientOrderId",
+    "stopClientOrderId",
+)
 #: parameters that name what a request is about, most telling first
 _ID_NAMES = ("origClientOrderId", "cancelOrigClientOrderId", *NEW_ID_NAMES, "listClientOrderId")
 _HTML = b"<html>\r\n<head><title>%s</title></head>\r\n<body>\r\n<center><h1>%s</h1></center>\r\n</body>\r\n</html>\r\n"
@@ -62,7 +68,9 @@ async def answer(exchange: Exchange, call: Call) -> Reply:
     seq = exchange.store.note_received(
         exchange.wall_ms(), call.method, call.path, ids[0] if ids else "", orjson.dumps(shown).decode(), bool(security)
     )
-    at = Target(path=call.path, method=call.method, symbol=shown.get("symbol", ""), client_order_id=ids[0] if ids else "")
+    at = Target(
+        path=call.path, method=call.method, symbol=shown.get("symbol", ""), client_order_id=ids[0] if ids else ""
+    )
     before = exchange.faults.strike((*_BEFORE, *_ANSWERS), at)
     if before is not None:
         reply = await _before(exchange, before)

@@ -1,6 +1,6 @@
 """The matching engine and its books of account: orders come in, fill, end; nothing is told before it is on disk.
 
-One call is one transaction: memory is changed, `_settle` writes it in one commit and only then sends the user events.
+One call is one transaction: memory is changed, the journal writes it in one commit and only then tells it.
 Two ways to fill: against the order book and the market's trades as they come (`live`), or by the rule of `tapefills`.
 """
 
@@ -13,14 +13,13 @@ from fks.sim.atoms import SCALE, show, times
 from fks.sim.desk import Desk
 from fks.sim.entry import NewOrder, affordable, check_filters
 from fks.sim.errors import refusal
+from fks.sim.journal import Journal
 from fks.sim.ledger import Ledger
 from fks.sim.market import RAW_OFFSET
 from fks.sim.orders import PROFITS, STOPS, Fill, Order, OrderList
 from fks.sim.prints import Trade
 from fks.sim.store import Store
 from fks.sim.tapefills import TapeBar, Touch, choose, touch
-
-Event = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +33,29 @@ class Terms:
 
 
 class Engine:
-    """All trading of the one account. `emit` gets user events, `on_print` our public trades, both after the commit."""
+    """All trading of the one account."""
 
     def __init__(
         self,
         desks: dict[str, Desk],
         store: Store,
         ledger: Ledger,
+        journal: Journal,
         terms: Terms,
         wall_ms: Callable[[], int],
-        emit: Callable[[Event], None],
-        on_print: Callable[[Desk, Trade], None],
     ) -> None:
         self.desks = desks
         self.store = store
         self.ledger = ledger
         self.terms = terms
         self._wall_ms = wall_ms
-        self._emit = emit
-        self._on_print = on_print
+        self._journal = journal
         self.lists: dict[int, OrderList] = {item.list_id: item for item in store.lists("is_open = 1")}
         self._order_id, self._list_id = store.max_ids()
         self.bars: dict[str, TapeBar] = {}  # by_tape: the open bar of each symbol (high and low not yet known)
-        self._touched: dict[int, Order] = {}
-        self._touched_lists: dict[int, OrderList] = {}
-        self._fills: list[Fill] = []
-        self._events: list[Event] = []
-        self._prints: list[tuple[Desk, Trade]] = []
-        self._report_id = self._wall_ms()
-        self._trade_id = max((fill.trade_id for s in desks for fill in store.fills("symbol = ?", (s,), limit=1, last=True)), default=0)
+        self._trade_id = max(
+            (fill.trade_id for s in desks for fill in store.fills("symbol = ?", (s,), limit=1, last=True)), default=0
+        )
         for order in store.orders("is_open = 1"):
             if order.symbol in desks:
                 desks[order.symbol].orders[order.order_id] = order
@@ -101,8 +94,8 @@ class Engine:
         self._open(desk, order)
         if order.is_working:
             self._arrive(desk, order)
-        fills = [fill for fill in self._fills if fill.order_id == order.order_id]
-        self._settle()
+        fills = [fill for fill in self._journal.fills if fill.order_id == order.order_id]
+        self._journal.settle()
         return order, fills
 
     def place_list(self, client_id: str, legs: list[NewOrder]) -> tuple[OrderList, list[Order]]:
@@ -118,11 +111,11 @@ class Engine:
             self._list_id, legs[0].symbol, client_id or f"list{self._list_id}", legs[0].side,
             [order.order_id for order in orders], [order.client_id for order in orders], self._wall_ms(), amount,
         )  # fmt: skip
-        self.lists[pair.list_id] = self._touched_lists[pair.list_id] = pair
-        self._events.append(pair.event(self._wall_ms(), pair.time_ms))
+        self.lists[pair.list_id] = pair
+        self._journal.note_list(pair)
         for order in orders:
             self._open(self.desks[order.symbol], order)
-        self._settle()
+        self._journal.settle()
         return pair, orders
 
     def _make(self, new: NewOrder, list_id: int = -1) -> Order:
@@ -139,7 +132,7 @@ class Engine:
 
     def _open(self, desk: Desk, order: Order) -> None:
         desk.orders[order.order_id] = order
-        self._note(order, "NEW")
+        self._journal.note(order, "NEW")
 
     def _to_lock(self, order: Order) -> tuple[str, int]:
         listing = self.desks[order.symbol].market.listing
@@ -187,7 +180,9 @@ class Engine:
             asset, needed = listing.quote, sum(times(price, quantity) for price, quantity in plan)
         else:
             asset, needed = listing.base, sum(quantity for _, quantity in plan)
-        if self.ledger.free(asset) < max(needed, 0 if order.is_buy else order.quantity, order.quote_wanted if order.is_buy else 0):
+        if self.ledger.free(asset) < max(
+            needed, 0 if order.is_buy else order.quantity, order.quote_wanted if order.is_buy else 0
+        ):
             raise refusal("no_funds")
 
     def _arrive(self, desk: Desk, order: Order) -> None:
@@ -219,7 +214,9 @@ class Engine:
                     funds = order.locked + self.ledger.free(desk.market.listing.quote)
                     quantity = affordable(funds, price, desk.market.listing.step)
             if quantity > 0:
-                desk.book.take(price // desk.market.listing.tick, quantity // desk.market.listing.step, desk.market.now_ms)
+                desk.book.take(
+                    price // desk.market.listing.tick, quantity // desk.market.listing.step, desk.market.now_ms
+                )
                 self._fill(desk, order, price, quantity, is_maker=False, time_ms=time_ms)
 
     def _fill(self, desk: Desk, order: Order, price: int, quantity: int, *, is_maker: bool, time_ms: int) -> None:
@@ -246,9 +243,8 @@ class Engine:
             trade_id, order.symbol, order.order_id, order.list_id, time_ms, self._wall_ms(), price, quantity, quote,
             commission, asset, order.is_buy, is_maker, place,
         )  # fmt: skip
-        self._fills.append(fill)
         order.update_ms = fill.wall_ms
-        self._note(order, "TRADE", fill)
+        self._journal.note(order, "TRADE", fill)
         if not order.is_open:
             self._gone(desk, order)
 
@@ -262,7 +258,7 @@ class Engine:
         listing = desk.market.listing
         buyer_rests = order.is_buy == is_maker
         trade = desk.market.print(price // listing.tick, quantity // listing.step, buyer_rests, time_ms)
-        self._prints.append((desk, trade))
+        self._journal.note_print(desk, trade)
         return trade.id + RAW_OFFSET, desk.market.prints.place[-1], trade.time_ms
 
     def _claim(self, desk: Desk, order: Order) -> None:
@@ -275,12 +271,11 @@ class Engine:
         order.locked, pair.locked = pair.locked, 0
         if other in desk.orders:
             self._end(desk, desk.orders[other], "EXPIRED")
-        self._events.append(pair.event(self._wall_ms(), pair.time_ms))
+        self._journal.note_list(pair)
 
     def _close_list(self, pair: OrderList) -> None:
         pair.status_type, pair.order_status = "ALL_DONE", "ALL_DONE"
         self.lists.pop(pair.list_id, None)
-        self._touched_lists[pair.list_id] = pair
 
     # -- the market moves --------------------------------------------------------------------------------------------
 
@@ -306,7 +301,7 @@ class Engine:
                     if quantity > 0:
                         left -= quantity // step
                         self._fill(desk, order, order.price, quantity, is_maker=True, time_ms=trade.time_ms)
-        self._settle()
+        self._journal.settle()
 
     def resume(self) -> None:
         """After a restart: orders that the market has meanwhile passed fill or trigger at once, at their own price."""
@@ -319,7 +314,7 @@ class Engine:
                     self._maybe_trigger(desk, order, price)
                 elif order.has_limit and (price < order.price if order.is_buy else price > order.price):
                     self._fill(desk, order, order.price, order.remaining, is_maker=True, time_ms=desk.market.now_ms)
-        self._settle()
+        self._journal.settle()
 
     def _maybe_trigger(self, desk: Desk, order: Order, price: int) -> None:
         rises = order.is_buy == (order.type in STOPS)
@@ -331,18 +326,22 @@ class Engine:
         self._claim(desk, order)
         order.is_triggered = order.is_working = True
         order.working_ms = order.update_ms = self._wall_ms()
-        self._note(order, "NEW")
+        self._journal.note(order, "NEW")
 
     def on_bar(self, desk: Desk, bar: TapeBar) -> None:
         """By tape: let a complete bar meet the resting orders, oldest first, one of each list at most."""
         for order in list(desk.orders.values()):
             if not order.is_open:
                 continue
-            legs = [desk.orders[i] for i in self.lists[order.list_id].order_ids if i in desk.orders] if order.list_id in self.lists else [order]
+            legs = (
+                [desk.orders[i] for i in self.lists[order.list_id].order_ids if i in desk.orders]
+                if order.list_id in self.lists
+                else [order]
+            )
             touches = [(leg, met) for leg in legs if (met := touch(leg, bar)) is not None]
             if touches:
                 self._meet(desk, *choose(touches), bar)
-        self._settle()
+        self._journal.settle()
 
     def _meet(self, desk: Desk, order: Order, met: Touch, bar: TapeBar) -> None:
         if not order.is_working:
@@ -372,8 +371,8 @@ class Engine:
             member.cancel_id = member.cancel_id or order.cancel_id
             self._end(desk, member, "CANCELED")
         if pair is not None:
-            self._events.append(pair.event(self._wall_ms(), pair.time_ms))
-        self._settle()
+            self._journal.note_list(pair)
+        self._journal.settle()
         return members
 
     def _end(self, desk: Desk, order: Order, status: str) -> None:
@@ -382,39 +381,11 @@ class Engine:
         if order.locked:
             self.ledger.unlock(self._to_lock(order)[0], order.locked)
             order.locked = 0
-        self._note(order, status)
+        self._journal.note(order, status)
         self._gone(desk, order)
 
     def _gone(self, desk: Desk, order: Order) -> None:
         desk.orders.pop(order.order_id, None)
-
-    # -- telling -----------------------------------------------------------------------------------------------------
-
-    def _note(self, order: Order, what: str, fill: Fill | None = None) -> None:
-        self._report_id += 1
-        self._touched[order.order_id] = order
-        time_ms = fill.time_ms if fill else order.update_ms
-        self._events.append(order.report(what, self._wall_ms(), fill, time_ms, self._report_id))
-
-    def _settle(self) -> None:
-        """Write everything that changed in one commit, then tell."""
-        if not self._touched and not self._touched_lists:
-            return
-        balances = self.ledger.take_changed()
-        self.store.commit(
-            balances=balances, orders=self._touched.values(), lists=self._touched_lists.values(), fills=self._fills
-        )
-        now = self._wall_ms()
-        if balances:
-            changed = [{"a": asset, "f": show(free), "l": show(locked)} for asset, free, locked in balances]
-            self._events.append({"e": "outboundAccountPosition", "E": now, "u": now, "B": changed})
-        events, prints = self._events, self._prints
-        self._events, self._prints, self._fills = [], [], []
-        self._touched, self._touched_lists = {}, {}
-        for desk, trade in prints:
-            self._on_print(desk, trade)
-        for event in events:
-            self._emit(event)
 
 
 def rate_of(text_atoms: int) -> str:

@@ -16,6 +16,7 @@ from fks.sim.engine import Engine, Terms
 from fks.sim.errors import refusal
 from fks.sim.faults import Faults, Target
 from fks.sim.generator import Generated
+from fks.sim.journal import Journal
 from fks.sim.ledger import Ledger
 from fks.sim.limits import Limits
 from fks.sim.market import Market
@@ -46,6 +47,7 @@ class Exchange:
         self.keyring = Keyring(self.api_key, self.api_secret)
         self.faults = Faults(options.seed)
         self.limits = Limits(self.wall_ms, is_on=options.has_rate_limits)
+        self._check_market()
         seed = int(self.store.meta("seed", str(options.seed)))
         self.pace, sources = self._sources(seed)
         self.desks = {s.listing.symbol: Desk(Market(s, seed), self.wall_ms()) for s in sources}
@@ -54,9 +56,9 @@ class Exchange:
             desk.market.seek(self._market_ms())
         self.publisher = Publisher(self.desks, self.faults, clock.monotonic)
         self.users = Users(self.faults, clock.monotonic, self.wall_ms)
-        self.engine = Engine(
-            self.desks, self.store, self._ledger(), self._terms(), self.wall_ms, self.users.emit, self._on_print
-        )
+        ledger = self._ledger()
+        journal = Journal(self.store, ledger, self.wall_ms, self.users.emit, self._on_print)
+        self.engine = Engine(self.desks, self.store, ledger, journal, self._terms(), self.wall_ms)
         self._position_s = 0.0
         if self.pace is not None:
             self.pace.begin(clock.monotonic())
@@ -110,6 +112,15 @@ class Exchange:
         pace.position = float(int(row)) if self.by_tape or options.hold else row
         return pace, list(taped)
 
+    def _check_market(self) -> None:
+        """Refuse to go on with another market in the same directory: orders and ids of the one mean nothing on the other."""
+        wanted = "tape" if self.options.tapes else "generated"
+        known = self.store.meta("market", wanted)
+        if known != wanted:
+            raise ConfigError(
+                f"{self.options.data_dir} holds a {known} market, not a {wanted} one", remedy="name another --data-dir"
+            )
+
     def _start_row(self, pace: TapePace) -> int:
         if not self.options.start:
             return min(1440, len(pace.grid) // 2)
@@ -117,7 +128,9 @@ class Exchange:
             moment = datetime.fromisoformat(self.options.start)
             start_ms = to_ns(moment) // 1_000_000
         except (ValueError, InputError) as error:
-            raise ConfigError(f"start {self.options.start!r} is no time", remedy="write 2026-03-01T00:00:00Z") from error
+            raise ConfigError(
+                f"start {self.options.start!r} is no time", remedy="write 2026-03-01T00:00:00Z"
+            ) from error
         row = int((pace.grid < start_ms).sum())
         if row >= len(pace.grid):
             raise ConfigError(f"start {self.options.start} is after the tape", remedy="choose an earlier one")
@@ -145,7 +158,9 @@ class Exchange:
             listing, prints = desk.market.listing, desk.market.prints
             for fill in self.store.fills("symbol = ? AND place >= 0", (desk.symbol,)):
                 is_maker = fill.is_buyer == fill.is_maker
-                prints.add(fill.place, fill.price // listing.tick, fill.quantity // listing.step, fill.time_ms, is_maker)
+                prints.add(
+                    fill.place, fill.price // listing.tick, fill.quantity // listing.step, fill.time_ms, is_maker
+                )
 
     # -- the market goes on ------------------------------------------------------------------------------------------
 
@@ -187,7 +202,8 @@ class Exchange:
     def next_bar(self) -> None:
         """Complete the tape's open bar: its trades, the fills it means, its last kline; then open the next one."""
         pace = self.pace
-        assert pace is not None and not pace.is_ended
+        assert pace is not None
+        assert not pace.is_ended
         end = pace.end_of(pace.row)
         for desk in self.desks.values():
             trades = desk.market.due(end - 1)

@@ -84,14 +84,17 @@ class Target:
             (fault.path, self.path), (fault.method, self.method), (fault.symbol, self.symbol),
             (fault.event, self.event), (fault.client_order_id, self.client_order_id),
         )  # fmt: skip
-        return all(not want or have is None or want == have for want, have in pairs)
+        return all(
+            not want or have is None or want == have or (want == "/ws-api/v3" and have[:1].isalpha())
+            for want, have in pairs
+        )
 
 
 class Faults:
     """The faults that are set. Dice come from the exchange's seed."""
 
     def __init__(self, seed: int) -> None:
-        self._dice = random.Random(seed)
+        self._dice = random.Random(seed)  # noqa: S311 (dice, not secrets)
         self._set: dict[int, Fault] = {}
         self._next_id = 1
 
@@ -121,7 +124,13 @@ class Faults:
 
     def clear(self, fault_id: int | None = None) -> int:
         """Remove one fault or all; return how many there were."""
-        gone = [fault_id] if fault_id is not None and fault_id in self._set else [] if fault_id is not None else list(self._set)
+        gone = (
+            [fault_id]
+            if fault_id is not None and fault_id in self._set
+            else []
+            if fault_id is not None
+            else list(self._set)
+        )
         for key in gone:
             del self._set[key]
         return len(gone)

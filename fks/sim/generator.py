@@ -60,9 +60,11 @@ class Generated:
             size * math.sin(2 * math.pi * day / days + phase)
             for (size, days), phase in zip(waves, self._phases, strict=True)
         )
-        return math.log(self.listing.start_price) + slow + 0.015 * dice(
-            self._seed, self.listing.symbol, "anchor", day
-        ).standard_normal()
+        return (
+            math.log(self.listing.start_price)
+            + slow
+            + 0.015 * dice(self._seed, self.listing.symbol, "anchor", day).standard_normal()
+        )
 
     def _day(self, day: int) -> Rows:
         rows = self._days.get(day)

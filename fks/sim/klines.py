@@ -130,7 +130,9 @@ class Klines:
         now, length = self._market.now_ms, INTERVALS[interval] or 31 * 86_400_000
         stop = min(now, end_ms if end_ms is not None else now) + 1
         if start_ms is not None:
-            begin = start_ms if start_ms == start_of(start_ms, interval) else end_of(start_of(start_ms, interval), interval)
+            begin = (
+                start_ms if start_ms == start_of(start_ms, interval) else end_of(start_of(start_ms, interval), interval)
+            )
             stop = min(stop, start_of(begin, interval) + (limit + 1) * length)
         else:
             begin = start_of(max(0, stop - 1 - (limit + 1) * length), interval)

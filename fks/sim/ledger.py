@@ -39,7 +39,7 @@ class Ledger:
         pair = self._held[asset]
         pair[0] += free
         pair[1] += locked
-        assert pair[0] >= 0 and pair[1] >= 0, (asset, pair)
+        assert min(pair) >= 0, (asset, pair)
         self._changed.add(asset)
 
     def take_changed(self) -> list[tuple[str, int, int]]:

@@ -185,4 +185,3 @@ def ticker_book(exchange: Exchange, params: Params) -> object:
         bid, ask = top["bids"][0], top["asks"][0]  # type: ignore[index]
         rows.append({"symbol": desk.symbol, "bidPrice": bid[0], "bidQty": bid[1], "askPrice": ask[0], "askQty": ask[1]})
     return _one_or_all(exchange, params, rows)
-

@@ -165,12 +165,19 @@ class Publisher:
 
     def _say_kline(self, desk: Desk, live: LiveKline, bar: Kline, *, is_closed: bool) -> None:
         live.is_new, live.said_ms = False, desk.market.now_ms
-        event = bar.event(desk.market, live.interval, max(desk.market.now_ms, bar.end_ms if is_closed else 0), is_closed=is_closed)
+        event = bar.event(
+            desk.market, live.interval, max(desk.market.now_ms, bar.end_ms if is_closed else 0), is_closed=is_closed
+        )
         self._say(f"{desk.symbol.lower()}@kline_{live.interval}", event)
 
     def _books(self, desk: Desk, name: str, *, is_slow: bool) -> None:
         fast, slow, top = f"{name}@depth@100ms", f"{name}@depth", f"{name}@bookTicker"
-        partial = [(n, tail) for n in (5, 10, 20) for tail in ("", "@1000ms", "@100ms") if f"{name}@depth{n}{tail}" in self._wanted]
+        partial = [
+            (n, tail)
+            for n in (5, 10, 20)
+            for tail in ("", "@1000ms", "@100ms")
+            if f"{name}@depth{n}{tail}" in self._wanted
+        ]
         if not partial and not any(s in self._wanted for s in (fast, slow, top, f"{slow}@1000ms")):
             self._depth_slow.pop(name, None)
             return

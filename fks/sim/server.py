@@ -38,9 +38,9 @@ class Server:
         options = self.exchange.options
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/sim/{rest:.*}", self._guarded(self.admin.handle))
-        app.router.add_get("/ws-api/v3", self.doors.api)
-        app.router.add_get("/{door:ws|stream}", self.doors.streams)
-        app.router.add_get("/{door:ws|stream}/{rest:.*}", self.doors.streams)
+        app.router.add_get("/ws-api/v3", self._guarded(self.doors.api))
+        app.router.add_get("/{door:ws|stream}", self._guarded(self.doors.streams))
+        app.router.add_get("/{door:ws|stream}/{rest:.*}", self._guarded(self.doors.streams))
         app.router.add_route("*", "/{rest:.*}", self._guarded(self.doors.rest))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.3, handle_signals=False)
         await self._runner.setup()

@@ -9,6 +9,7 @@ from collections import deque
 from aiohttp import WSMsgType, web
 
 _BACKLOG_MAX = 20_000
+_FLUSH_S = 5.0
 
 
 class Socket:
@@ -52,7 +53,8 @@ class Socket:
     async def flushed(self) -> None:
         """Return when everything queued so far is written."""
         if not self.ws.closed and not self.is_dead:
-            await self._idle.wait()
+            with contextlib.suppress(TimeoutError):  # a client that does not read cannot hold the others up
+                await asyncio.wait_for(self._idle.wait(), _FLUSH_S)
 
     async def _send_all(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 A commit is in the operating system's hands (WAL) when it returns, so the process may be killed at any moment after.
 """
 
+# ruff: noqa: S608  (column names and conditions are this program's own)
 from __future__ import annotations
 
 import json
@@ -46,7 +47,12 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._db = sqlite3.connect(folder / "exchange.db", isolation_level=None, timeout=0.2)
-            for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL", "cache_size = -2000"):
+            for pragma in (
+                "locking_mode = EXCLUSIVE",
+                "journal_mode = WAL",
+                "synchronous = NORMAL",
+                "cache_size = -2000",
+            ):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.executescript("BEGIN EXCLUSIVE;" + _SCHEMA + "COMMIT;")
         except (OSError, sqlite3.Error) as error:
@@ -84,7 +90,10 @@ class Store:
         db.executemany("INSERT OR REPLACE INTO balances VALUES (?, ?, ?)", balances)
         db.executemany(
             "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(o.order_id, o.symbol, o.client_id, o.list_id, o.is_open, o.time_ms, json.dumps(asdict(o))) for o in orders],
+            [
+                (o.order_id, o.symbol, o.client_id, o.list_id, o.is_open, o.time_ms, json.dumps(asdict(o)))
+                for o in orders
+            ],
         )
         db.executemany(
             "INSERT OR REPLACE INTO lists VALUES (?, ?, ?, ?, ?, ?)",
@@ -102,7 +111,9 @@ class Store:
         """Return asset -> (free, locked)."""
         return {asset: (free, locked) for asset, free, locked in self._db.execute("SELECT * FROM balances")}
 
-    def orders(self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False) -> list[Order]:
+    def orders(
+        self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False
+    ) -> list[Order]:
         """Return orders by a condition over the columns, ascending; with `last` the last `limit` of them."""
         query = f"SELECT body FROM orders WHERE {where} ORDER BY order_id {'DESC' if last else 'ASC'} LIMIT ?"
         found = [Order(**json.loads(body)) for (body,) in self._db.execute(query, (*values, limit))]
@@ -113,9 +124,13 @@ class Store:
         query = f"SELECT body FROM lists WHERE {where} ORDER BY list_id LIMIT ?"
         return [OrderList(**json.loads(body)) for (body,) in self._db.execute(query, (*values, limit))]
 
-    def fills(self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False) -> list[Fill]:
+    def fills(
+        self, where: str = "1", values: tuple[object, ...] = (), *, limit: int = -1, last: bool = False
+    ) -> list[Fill]:
         """Return fills by a condition over the columns, by trade id; with `last` the last `limit` of them."""
-        return list(self._fills(f"{where} ORDER BY trade_id {'DESC' if last else 'ASC'} LIMIT ?", (*values, limit), last))
+        return list(
+            self._fills(f"{where} ORDER BY trade_id {'DESC' if last else 'ASC'} LIMIT ?", (*values, limit), last)
+        )
 
     def _fills(self, rest: str, values: tuple[object, ...], last: bool) -> Iterator[Fill]:
         names = [field.name for field in fields(Fill)]
@@ -165,5 +180,3 @@ def load_keys(folder: Path) -> tuple[str, str]:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(json.dumps(keys))
     return keys["api_key"], keys["api_secret"]
-
-

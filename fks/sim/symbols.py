@@ -106,7 +106,7 @@ LISTINGS: tuple[Listing, ...] = (
 def tape_listing(symbol: str, price_places: int, volume_places: int, price: float, volume: int) -> Listing:
     """Return the listing of a tape's symbol: the tape's own grid, quoted in whichever known asset ends its name."""
     quote = next((q for q in ("USDT", "USDC", "FDUSD", "BTC", "ETH", "EUR", "USD") if symbol.endswith(q)), "")
-    assert quote and quote != symbol, symbol
+    assert quote not in ("", symbol), symbol
     known = next((item for item in LISTINGS if item.symbol == symbol), None)
     tick, step = 10 ** (8 - price_places), 10 ** (8 - volume_places)
     return Listing(

@@ -99,8 +99,8 @@ def _cancellable(exchange: Exchange, params: Params) -> Order:
     order = find_order(exchange, params, "unknown_order")
     if not order.is_open:
         raise refusal("unknown_order")
-    only = params.maybe("cancelRestrictions")
-    if only == "ONLY_NEW" and order.status != "NEW" or only == "ONLY_PARTIALLY_FILLED" and order.status == "NEW":
+    wanted = {"ONLY_NEW": "NEW", "ONLY_PARTIALLY_FILLED": "PARTIALLY_FILLED"}.get(params.maybe("cancelRestrictions"))
+    if wanted is not None and order.status != wanted:
         raise ApiError(-2011, "Order was not canceled due to cancel restrictions.")
     return order
 

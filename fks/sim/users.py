@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import orjson
 
-from fks.sim.engine import Event
+from fks.sim.journal import Event
 from fks.sim.faults import Faults, Target
 from fks.sim.sockets import Socket
 

@@ -1,0 +1,76 @@
+"""What one call changed: written in one commit, and only then told to the user stream and the public tape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fks.sim.atoms import show
+from fks.sim.desk import Desk
+from fks.sim.ledger import Ledger
+from fks.sim.orders import Fill, Order, OrderList
+from fks.sim.prints import Trade
+from fks.sim.store import Store
+
+Event = dict[str, object]
+
+
+class Journal:
+    """Collects changes in memory until `settle`. `emit` gets user events, `on_print` our public trades."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        wall_ms: Callable[[], int],
+        emit: Callable[[Event], None],
+        on_print: Callable[[Desk, Trade], None],
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._wall_ms = wall_ms
+        self._emit = emit
+        self._on_print = on_print
+        self._orders: dict[int, Order] = {}
+        self._lists: dict[int, OrderList] = {}
+        self._events: list[Event] = []
+        self._prints: list[tuple[Desk, Trade]] = []
+        self._report_id = wall_ms()
+        self.fills: list[Fill] = []
+
+    def note(self, order: Order, what: str, fill: Fill | None = None) -> None:
+        """Note that an order changed, for an executionReport of that kind."""
+        self._report_id += 1
+        self._orders[order.order_id] = order
+        time_ms = fill.time_ms if fill else order.update_ms
+        self._events.append(order.report(what, self._wall_ms(), fill, time_ms, self._report_id))
+        if fill is not None:
+            self.fills.append(fill)
+
+    def note_list(self, pair: OrderList) -> None:
+        """Note that a list changed, for a listStatus."""
+        self._lists[pair.list_id] = pair
+        self._events.append(pair.event(self._wall_ms(), pair.time_ms))
+
+    def note_print(self, desk: Desk, trade: Trade) -> None:
+        """Note that a trade of ours became public."""
+        self._prints.append((desk, trade))
+
+    def settle(self) -> None:
+        """Write everything in one commit, then tell it, in the order it happened."""
+        if not self._orders and not self._lists:
+            return
+        balances = self._ledger.take_changed()
+        self._store.commit(
+            balances=balances, orders=self._orders.values(), lists=self._lists.values(), fills=self.fills
+        )
+        if balances:
+            now = self._wall_ms()
+            changed = [{"a": asset, "f": show(free), "l": show(locked)} for asset, free, locked in balances]
+            self._events.append({"e": "outboundAccountPosition", "E": now, "u": now, "B": changed})
+        events, prints = self._events, self._prints
+        self._events, self._prints, self.fills = [], [], []
+        self._orders, self._lists = {}, {}
+        for desk, trade in prints:
+            self._on_print(desk, trade)
+        for event in events:
+            self._emit(event)

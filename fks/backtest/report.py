@@ -1,0 +1,48 @@
+"""A result as one JSON document (`fks.backtest/1`), money as text, bounded in size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from fks.backtest.result import Result, plain
+from fks.backtest.statistics import statistics_of
+from fks.model.timeframe import iso
+
+ROWS_MAX = 10_000  # fills and trades kept in a document; the hash covers all of them
+
+
+def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[str, Any]:
+    """Return the result as JSON-able values: inputs, both fingerprints, gap report, statistics, fills, trades, denials
+    by code, and the equity curve at no more than `points` bars. `source` says where the bars came from."""
+    bars, setup = result.bars, result.setup
+    decided = bars[result.first :]
+    statistics = {
+        name: round(value, 8) if isinstance(value, float) else value
+        for name, value in statistics_of(result).as_dict().items()
+    }
+    return {
+        "strategy": result.strategy, "params": result.params, "exchange": setup.instrument.exchange,
+        "symbol": bars.symbol, "timeframe": bars.timeframe, "source": source,
+        "anchor": iso(int(bars.time_ns[0])), "from": iso(int(decided.time_ns[0])), "to": iso(int(bars.time_ns[-1])),
+        "sizing": setup.sizing, "size": plain(setup.size), "cash": plain(setup.cash),
+        "fee_rate": plain(setup.costs.fee_rate), "fee_in": setup.costs.fee_in,
+        "allow_gaps": setup.allow_gaps, "can_short": setup.can_short,
+        "inputs_hash": result.inputs_hash, "fills_hash": result.fills_hash,
+        "gaps": result.gaps.as_dict(), "statistics": statistics,
+        "fills_count": len(result.fills), "fills": [fill.as_dict() for fill in result.fills[:ROWS_MAX]],
+        "trades": [trade.as_dict() for trade in result.trades[:ROWS_MAX]],
+        "denied": dict(Counter(row.code for row in result.denied)),
+        "final_cash": plain(result.cash), "final_position": plain(result.position),
+        "equity": _curve(result, points),
+    }  # fmt: skip
+
+
+def _curve(result: Result, points: int) -> list[list[Any]]:
+    """Return [time, equity] pairs, evenly chosen, the last bar always among them."""
+    count = len(result.equity)
+    chosen: list[int] = np.unique(np.linspace(0, count - 1, min(points, count)).astype(int)).tolist() if count else []
+    times = result.bars.time_ns[result.first :]
+    return [[iso(int(times[i])), round(float(result.equity[i]), 8)] for i in chosen]

@@ -1,0 +1,143 @@
+"""Backtests as jobs: a spec in, a document out. The same for `fks backtest run`, a Ray task and a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fks.backtest import Result, Setup, run
+from fks.backtest.report import document_of
+from fks.matching import CostModel
+from fks.model.bar import Bars
+from fks.model.errors import InputError
+from fks.model.instrument import Instrument
+from fks.model.timeframe import check_timeframe, to_ns
+from fks.strategies.registry import Catalogue, load_catalogue
+
+KIND = "backtest"
+
+
+class BacktestSpec(BaseModel):
+    """What to backtest. `from` is the first decided bar, `to` is exclusive; both optional. Times without a zone are UTC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    strategy: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    symbol: str
+    exchange: str = "binance"
+    timeframe: str = "1m"
+    start: datetime | None = Field(None, alias="from")
+    end: datetime | None = Field(None, alias="to")
+    sizing: Literal["notional", "quantity"] = "notional"
+    size: Decimal = Field(Decimal(1000), gt=0)
+    cash: Decimal = Field(Decimal(10_000), gt=0)
+    fee_rate: Decimal = Field(Decimal("0.001"), ge=0, lt=1)
+    fee_in: Literal["received", "quote"] = "received"
+    allow_gaps: bool = False
+    allow_short: bool = False
+
+    @field_validator("start", "end")
+    @classmethod
+    def _utc(cls, moment: datetime | None) -> datetime | None:
+        if moment is None:
+            return None
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BacktestSpec:
+        check_timeframe(self.timeframe)
+        if self.start and self.end and self.start >= self.end:
+            raise ValueError(f"from ({self.start:%Y-%m-%dT%H:%MZ}) must be before to ({self.end:%Y-%m-%dT%H:%MZ})")
+        return self
+
+    @property
+    def start_ns(self) -> int | None:
+        return None if self.start is None else to_ns(self.start)
+
+    @property
+    def end_ns(self) -> int | None:
+        return None if self.end is None else to_ns(self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Which bars a backtest wants: [start, end) of a series, and `warmup` bars before it."""
+
+    symbol: str
+    exchange: str
+    timeframe: str
+    start_ns: int | None
+    end_ns: int | None
+    warmup: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was found: bars, the instrument's rules, and where they came from, in words."""
+
+    bars: Bars
+    instrument: Instrument
+    source: str
+
+
+LoadBars = Callable[[Request], Loaded]
+Progress = Callable[[float], None]
+
+
+def parse_spec(spec: Mapping[str, Any]) -> BacktestSpec:
+    """Return a checked spec. Errors: InputError SPEC_WRONG naming the field, or TIMEFRAME_UNKNOWN."""
+    try:
+        return BacktestSpec.model_validate(dict(spec))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        text = str(first["msg"]).removeprefix("Value error, ")
+        detail = f"{field}: {text[:1].lower()}{text[1:]}, not {first['input']!r}" if field else text
+        raise InputError(
+            f"backtest: {detail}", code="SPEC_WRONG", status=422, remedy="see 'fks backtest run --help'"
+        ) from None
+
+
+def run_spec(
+    spec: BacktestSpec,
+    load_bars: LoadBars,
+    progress: Progress = lambda share: None,
+    *,
+    catalogue: Catalogue | None = None,
+) -> tuple[Result, str]:
+    """Run one backtest and return its result and where the bars came from.
+
+    `progress` is told shares of the work (0 to 1) and may raise to stop it. Errors: InputError of what is wrong with the
+    spec, the strategy or the data (TapeRefused among them).
+    """
+    strategy = (catalogue or load_catalogue()).make(spec.strategy, spec.params)
+    progress(0.05)
+    loaded = load_bars(
+        Request(spec.symbol, spec.exchange, spec.timeframe, spec.start_ns, spec.end_ns, strategy.warmup())
+    )
+    progress(0.4)
+    setup = Setup(
+        loaded.instrument, CostModel(spec.fee_rate, spec.fee_in), spec.sizing, spec.size, spec.cash,
+        spec.allow_short, spec.allow_gaps, spec.start_ns,
+    )  # fmt: skip
+    result = run(strategy, loaded.bars, setup)
+    progress(0.9)
+    return result, loaded.source
+
+
+def run_job(
+    spec: Mapping[str, Any],
+    load_bars: LoadBars,
+    progress: Progress = lambda share: None,
+    *,
+    catalogue: Catalogue | None = None,
+) -> dict[str, Any]:
+    """Run the backtest a job's spec asks for and return its document. Errors: as `parse_spec` and `run_spec`."""
+    result, source = run_spec(parse_spec(spec), load_bars, progress, catalogue=catalogue)
+    return document_of(result, source=source)

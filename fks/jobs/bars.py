@@ -1,0 +1,119 @@
+"""Where a backtest's bars come from: the database, or a tape file."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from fks.backtest import resample
+from fks.jobs.backtest import Loaded, Request
+from fks.model.bar import Bars
+from fks.model.errors import InputError
+from fks.model.instrument import Instrument, find_instrument
+from fks.model.tape import Tape, unpack_tape
+from fks.model.timeframe import TIMEFRAMES, bar_start, iso
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.instruments import InstrumentStore
+
+_QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
+
+
+async def load_stored(db: Database, request: Request) -> Loaded:
+    """Return bars from `ohlcv_data`: the timeframe itself, or made from stored minutes where those reach further.
+
+    Errors: InputError SYMBOL_UNKNOWN, NO_DATA; OutageError.
+    """
+    instrument = await _instrument(db, request)
+    native = await _read(BarStore(db), instrument, request, request.timeframe, request.warmup)
+    made = native
+    if TIMEFRAMES[request.timeframe] > 60 or request.timeframe == "1M":
+        minutes = (request.warmup + 2) * ((TIMEFRAMES[request.timeframe] or 31 * 86400) // 60)
+        made = resample(await _read(BarStore(db), instrument, request, "1m", minutes), request.timeframe)
+        if request.start_ns is not None:
+            made = made[max(0, int(np.searchsorted(made.time_ns, request.start_ns)) - request.warmup) :]
+    bars = made if len(made) > len(native) else native
+    if not len(bars):
+        raise _no_data(request, instrument.symbol, "nothing stored")
+    return Loaded(bars, instrument, "database" if bars is native else "database, made from 1m bars")
+
+
+async def _instrument(db: Database, request: Request) -> Instrument:
+    every = await InstrumentStore(db).all()
+    own = [item for item in every if item.exchange == request.exchange] or every
+    if own:
+        return find_instrument(request.symbol, own)
+    # a node that never collected has no instruments yet, but may hold loaded data: rules of the shipped sample
+    symbol = request.symbol.upper().replace("/", "").replace("-", "")
+    return guess_instrument(request.exchange, symbol, Decimal("0.01"), Decimal("0.00001"))
+
+
+async def _read(store: BarStore, instrument: Instrument, request: Request, timeframe: str, warmup: int) -> Bars:
+    start_ns = 0 if request.start_ns is None else request.start_ns
+    body = await store.read(instrument.symbol, timeframe, start_ns, request.end_ns, exchange=instrument.exchange)
+    if not start_ns or not warmup:
+        return body
+    head = await store.read(
+        instrument.symbol,
+        timeframe,
+        0,
+        bar_start(start_ns, timeframe),
+        warmup,
+        exchange=instrument.exchange,
+        is_newest=True,
+    )
+    return Bars(
+        instrument.symbol, timeframe,
+        *(np.concatenate([getattr(head, n), getattr(body, n)]) for n in ("time_ns", "open", "high", "low", "close", "volume")),
+    )  # fmt: skip
+
+
+def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
+    """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is another symbol's, TIMEFRAME_FINER, NO_DATA."""
+    instrument = guess_instrument(
+        tape.exchange, tape.symbol, Decimal(1).scaleb(-tape.price_places), Decimal(1).scaleb(-tape.volume_places)
+    )
+    find_instrument(request.symbol, [instrument])
+    bars = resample(tape.bars(), request.timeframe)
+    end = len(bars) if request.end_ns is None else int(np.searchsorted(bars.time_ns, request.end_ns))
+    start = 0 if request.start_ns is None else int(np.searchsorted(bars.time_ns, request.start_ns))
+    part = bars[max(0, start - request.warmup) : end]
+    if end <= start:
+        raise _no_data(
+            request, tape.symbol, f"the tape has {iso(int(bars.time_ns[0]))} to {iso(int(bars.time_ns[-1]))}"
+        )
+    return Loaded(part, instrument, name)
+
+
+def read_tape(where: str) -> tuple[Tape, str]:
+    """Return the tape `sample` (the shipped minutes) or the one in a file, and its name.
+
+    Errors: InputError TAPE_MISSING, TAPE_BROKEN.
+    """
+    if where == "sample":
+        data = (resources.files("fks.data") / "sample" / "BTCUSDT-1m.fksbars").read_bytes()
+        return unpack_tape(data), "the shipped sample"
+    path = Path(where).expanduser()
+    if not path.is_file():
+        raise InputError(f"no tape at {where}", code="TAPE_MISSING", remedy="give 'sample' or an .fksbars file")
+    return unpack_tape(path.read_bytes()), str(path)
+
+
+def guess_instrument(exchange: str, symbol: str, tick: Decimal, lot_step: Decimal) -> Instrument:
+    """Return trading rules for a symbol that no instrument row describes: Binance spot's minimum of 5 in quote."""
+    quote = next((q for q in _QUOTES if symbol.endswith(q) and len(symbol) > len(q)), symbol[-3:])
+    return Instrument(
+        exchange, symbol, symbol.removesuffix(quote), quote, tick, lot_step, lot_step, Decimal(9000), Decimal(5)
+    )
+
+
+def _no_data(request: Request, symbol: str, there_is: str) -> InputError:
+    start = "the beginning" if request.start_ns is None else iso(request.start_ns)
+    end = "the end" if request.end_ns is None else iso(request.end_ns)
+    return InputError(
+        f"no {request.timeframe} bars of {symbol} from {start} to {end}: {there_is}", code="NO_DATA", status=422,
+        remedy="choose another range, or load data with 'fks data sample' or 'fks data sync'",
+    )  # fmt: skip

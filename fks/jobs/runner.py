@@ -1,0 +1,126 @@
+"""The process that runs a claimed job: beats while it works, and writes its one end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from fks.config.endpoints import load_node
+from fks.config.load import load_settings
+from fks.config.paths import Paths
+from fks.jobs.backtest import KIND as BACKTEST
+from fks.jobs.backtest import Loaded, Request, run_job
+from fks.jobs.bars import load_stored
+from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
+from fks.store.db import Database
+from fks.store.jobs import Job, JobStore
+from fks.strategies.registry import load_catalogue
+
+BEAT_S = 1.0
+
+
+class Cancelled(Exception):
+    """A person asked to end the job, or it was given to somebody else."""
+
+
+class Work:
+    """What a job's own thread may use: data through the loop, and a share of progress to report.
+
+    `advance` raises Cancelled once the job is to end; a kind calls it as often as it can.
+    """
+
+    def __init__(self, db: Database, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
+        self.folder = folder
+        self.share = 0.0
+        self.stop = threading.Event()
+        self._db, self._loop = db, loop
+
+    def advance(self, share: float) -> None:
+        self.share = max(self.share, share)
+        if self.stop.is_set():
+            raise Cancelled
+
+    def load_bars(self, request: Request) -> Loaded:
+        future: Future[Loaded] = asyncio.run_coroutine_threadsafe(load_stored(self._db, request), self._loop)
+        return future.result()
+
+
+def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
+    return run_job(spec, work.load_bars, work.advance, catalogue=load_catalogue(work.folder))
+
+
+#: kind -> what runs, in a thread of its own
+KINDS: dict[str, Callable[[Mapping[str, Any], Work], dict[str, Any]]] = {BACKTEST: _backtest}
+
+
+def run_claimed(home: str, job_id: str) -> None:
+    """Run a job that was claimed for this process, as the node at `home` is configured, and write its end.
+
+    What is wrong with the job is its row's error. Errors: OutageError when the database is away for good (the row is
+    queued again once its beat is old).
+    """
+    asyncio.run(_run_here(home, uuid.UUID(job_id)))
+
+
+async def _run_here(home: str, job_id: uuid.UUID) -> None:
+    settings = load_settings(home)
+    paths = Paths.of(settings.home)
+    db = await Database.connect(load_node(paths).database_url, settings.database, application="job")
+    try:
+        await run_one(db, job_id, paths.strategies)
+    finally:
+        await db.close()
+
+
+async def run_one(db: Database, job_id: uuid.UUID, folder: Path) -> None:
+    """Run the running attempt of a job and write its end; a job that was ended or taken meanwhile is left alone."""
+    store = JobStore(db)
+    job = await store.get(job_id)
+    if job is None or job.state != "running":
+        return
+    work = Work(db, asyncio.get_running_loop(), folder)
+    beating = asyncio.create_task(_beat(store, job, work))
+    try:
+        state, result, error = await _outcome(job, work)
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+    try:
+        await store.finish(job, state, result=result, error=error)
+    except StaleEpochError:
+        return  # somebody else has it now, and writes its end
+
+
+async def _outcome(job: Job, work: Work) -> tuple[str, dict[str, Any] | None, str | None]:
+    try:
+        kind = KINDS.get(job.kind)
+        if kind is None:
+            raise InputError(f"unknown kind of job {job.kind!r}", remedy=f"known: {' '.join(KINDS)}")
+        return "done", await asyncio.to_thread(kind, job.spec, work), None
+    except Cancelled:
+        return "cancelled", None, None
+    except OutageError:
+        raise
+    except FksError as error:
+        return "failed", None, str(error)
+    except Exception as error:  # a strategy's own code may raise anything; the row says what
+        return "failed", None, f"{type(error).__name__}: {error}"
+
+
+async def _beat(store: JobStore, job: Job, work: Work) -> None:
+    """Show every second that the job lives; stop it when it is cancelled or no longer ours."""
+    while True:
+        try:
+            if await store.beat(job, work.share):
+                work.stop.set()
+        except StaleEpochError:
+            work.stop.set()
+            return
+        except OutageError:
+            pass  # the next beat tries again; silence for too long gives the job to somebody else
+        await asyncio.sleep(BEAT_S)

@@ -103,7 +103,7 @@ def table(app: FastAPI) -> list[tuple[str, str, str, str]]:
         scope = scope_of(route)
         summary = (route.endpoint.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
         methods = sorted((route.methods or set()) - {"HEAD"}) or ["WS"]
-        rows += [(method, str(route.path), scope.scope if scope else "", summary) for method in methods]
+        rows += [(method, str(route.path_format), scope.scope if scope else "", summary) for method in methods]
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -66,6 +67,8 @@ def _plain(value: object) -> object:
         return value.value
     if isinstance(value, tuple | set | frozenset):
         return list(value)
+    if isinstance(value, uuid.UUID):  # asyncpg's own subclass, which orjson does not take
+        return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -70,7 +71,7 @@ def of_error(error: Exception, path: str) -> Response:
     if isinstance(error, FksError):
         return answer(document(500, "FAILED", error.message, remedy=error.remedy, instance=path))
     return answer(
-        document(500, "INTERNAL", "the gateway failed", remedy="see the gateway's log by request_id", instance=path)
+        document(500, "INTERNAL", "the gateway failed", remedy="find the X-Request-ID of this answer in 'fks logs gateway'", instance=path)
     )
 
 
@@ -86,7 +87,9 @@ def install(app: FastAPI) -> None:
         detail = f"{request.method} {request.url.path}: {error.detail}".lower() if not remedy else (
             f"there is no {request.method} {request.url.path}"
         )  # fmt: skip
-        headers = dict(error.headers) if error.headers else None
+        headers = dict(error.headers) if error.headers else {}
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed(app, request.url.path))
         return answer(document(error.status_code, code, detail, remedy=remedy, instance=request.url.path), headers)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
@@ -96,6 +99,16 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(FksError, on_fks)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
+
+
+def _allowed(app: FastAPI, path: str) -> list[str]:
+    """Return every method that `path` has: the router itself knows only those of the first route that matched."""
+    found: set[str] = set()
+    for route in iter_route_contexts(app.routes):
+        pattern = getattr(route, "path_regex", None)
+        if pattern is not None and route.methods and pattern.match(path):
+            found |= route.methods
+    return sorted(found)
 
 
 _HTTP = {

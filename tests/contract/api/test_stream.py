@@ -1,0 +1,166 @@
+"""WS /ws: who may listen, what they hear, and what happens to those who cannot keep up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from fks.api.hub import QUEUE_MAX, Client, Hub
+from fks.clock import RealClock
+from fks.store.bus import BARS, FILLS, ORDERS, Bus
+from tests.support.gateway import Running
+from tests.support.ports import CollectingLog
+from tests.support.waiting import until
+
+ORDER = {"type": "order", "client_order_id": "ab", "state": "FILLED", "symbol": "BTCUSDT", "filled": "0.10"}
+
+
+def _open(gateway: Running, query: str = "", scope: str | None = "read", **headers: str) -> Any:
+    if scope:
+        headers["Authorization"] = f"Bearer {gateway.tokens[scope]}"
+    return connect(gateway.ws + query, additional_headers=headers, proxy=None)
+
+
+async def _hello(socket: ClientConnection) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(await asyncio.wait_for(socket.recv(), 5))
+    assert found["type"] == "hello"
+    return found
+
+
+async def _next(socket: ClientConnection, kind: str) -> dict[str, Any]:
+    async with asyncio.timeout(5):
+        while True:
+            found: dict[str, Any] = json.loads(await socket.recv())
+            if found["type"] == kind:
+                return found
+
+
+async def test_a_listener_hears_what_it_asked_for_and_no_more(gateway: Running, bus: Bus) -> None:
+    async with _open(gateway, "?channels=orders,bars&symbol=BTC/USDT&timeframe=1m") as socket:
+        assert (await _hello(socket))["channels"] == ["bars", "orders"]
+        bar = {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m", "close": "1.50"}
+
+        async def published() -> bool:  # until the replica's subscription stands
+            await bus.publish(FILLS, {"type": "fill", "symbol": "BTCUSDT"})
+            await bus.publish(BARS, {**bar, "symbol": "ETHUSDT"})
+            await bus.publish(BARS, {**bar, "timeframe": "1s"})
+            await bus.publish(BARS, bar)
+            return await bus.publish(ORDERS, ORDER)
+
+        await until(published)
+        assert await _next(socket, "order") == ORDER
+        await bus.publish(BARS, {**bar, "symbol": "ETHUSDT"})
+        await bus.publish(BARS, bar)
+        assert await _next(socket, "bar") == bar
+
+
+async def test_ping_is_answered_and_nonsense_is_told_so(gateway: Running) -> None:
+    async with _open(gateway) as socket:
+        await _hello(socket)
+        await socket.send('{"type": "ping"}')
+        assert (await _next(socket, "pong"))["time"].endswith("Z")
+        for text in ("{", '{"type": "buy"}', "[]"):
+            await socket.send(text)
+            assert "ping" in (await _next(socket, "error"))["detail"]
+        await socket.send("x" * 5000)
+        with pytest.raises(ConnectionClosed) as closed:
+            await _next(socket, "never")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "scope", "status"),
+    [
+        ("", {}, None, 401),
+        ("?ticket=wrong", {}, None, 401),
+        ("?channels=nope", {}, "read", 400),
+        ("?symbol=NOPE", {}, "read", 404),
+        ("", {"Origin": "https://evil.example"}, "read", 403),
+    ],
+)
+async def test_who_may_not_listen_is_refused_before_the_handshake(
+    gateway: Running, query: str, headers: dict[str, str], scope: str | None, status: int
+) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        async with _open(gateway, query, scope, **headers):
+            pass
+    assert refused.value.response.status_code == status
+    assert json.loads(refused.value.response.body or b"{}")["status"] == status
+
+
+async def test_a_browser_of_this_origin_comes_in_with_a_ticket_that_works_once(gateway: Running) -> None:
+    async with gateway.client("read") as client:
+        ticket = (await client.post("/ws/ticket")).json()["ticket"]
+    async with _open(gateway, f"?ticket={ticket}", None, Origin=gateway.url) as socket:
+        await _hello(socket)
+    with pytest.raises(InvalidStatus):
+        async with _open(gateway, f"?ticket={ticket}", None):
+            pass
+
+
+async def test_of_two_that_show_one_ticket_at_once_one_comes_in(gateway: Running) -> None:
+    async with gateway.client("read") as client:
+        ticket = (await client.post("/ws/ticket")).json()["ticket"]
+
+    async def attempt() -> bool:
+        try:
+            async with _open(gateway, f"?ticket={ticket}", None) as socket:
+                await _hello(socket)
+                return True
+        except InvalidStatus:
+            return False
+
+    assert sorted(await asyncio.gather(*(attempt() for _ in range(6)))) == [False] * 5 + [True]
+
+
+async def test_a_leaving_gateway_says_so(gateway: Running) -> None:
+    async with _open(gateway) as socket:
+        await _hello(socket)
+        await gateway.app.state.gateway.hub.close()
+        with pytest.raises(ConnectionClosed) as closed:
+            await _next(socket, "never")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+
+
+async def test_a_missing_tick_is_told_as_a_gap(gateway: Running) -> None:
+    async with _open(gateway) as socket:
+        await _hello(socket)
+        hub: Hub = gateway.app.state.gateway.hub
+        await until(lambda: hub._tick_seen)
+        hub._tick_sent += 1  # as when Redis was away for one tick
+        assert "read again" in (await _next(socket, "gap"))["reason"]
+
+
+async def test_bars_are_dropped_oldest_first_and_counted() -> None:
+    client = Client(frozenset({"bars", "orders"}), frozenset())
+    for number in range(QUEUE_MAX + 10):
+        client.put("bars", {"n": number})
+    client.put("orders", {"n": "order"})
+    found = await client.take(1.0)
+    assert found[0] == {"type": "dropped", "channels": ["bars"], "count": 11}
+    assert found[1] == {"n": 11}
+    assert found[-1] == {"n": "order"}
+    assert not client.is_overrun
+
+
+async def test_orders_are_never_dropped_the_slow_client_is_given_up_instead() -> None:
+    client = Client(frozenset({"orders"}), frozenset())
+    for number in range(QUEUE_MAX + 1):
+        client.put("orders", {"n": number})
+    assert client.is_overrun
+    assert len(await client.take(1.0)) == QUEUE_MAX
+
+
+async def test_a_full_gateway_refuses_more(bus: Bus) -> None:
+    hub = Hub(bus, RealClock(), CollectingLog())
+    clients = [Client(frozenset({"bars"}), frozenset()) for _ in range(101)]
+    assert [hub.join(client) for client in clients] == [True] * 100 + [False]
+    hub.leave(clients[0])
+    assert hub.join(clients[100])

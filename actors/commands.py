@@ -24,11 +24,12 @@ def deploy() -> None:
 
     settings = load_settings(os.environ.get("FKS_HOME"))
     paths = Paths.of(settings.home)
-    system.connect(load_node(paths).ray_address, str(paths.ray_token_file))
+    node = load_node(paths)
+    system.connect(node.ray_address, str(paths.ray_token_file))
     done = system.ensure_supervisor()
     sys.stdout.write(f"supervisor {done}\n")
     sys.stdout.flush()
-    system.deploy_gateway(settings)
+    system.deploy_gateway(settings, host=node.http["host"], port=node.http["port"])
     sys.stdout.write("gateway up\n")
     deadline = time.monotonic() + READY_S
     while True:

@@ -65,7 +65,7 @@ class Shell:
         self._child = tree.CLASSES[self._role](component, self._args, **_ports(self._role, component))
         await self._child.start()
         run = asyncio.create_task(self._child.run())
-        component.log.info("actor.started", epoch=self._epoch, pid=os.getpid())
+        component.log.info("actor.started", epoch=self._epoch)
         while not self._stop_wanted.is_set():
             self._beat = time.monotonic()
             self._state = "ready" if self._child.is_ready else "degraded"
@@ -312,13 +312,13 @@ def tree_health(timeout_s: float = 5.0) -> dict[str, object]:
         raise OutageError(f"the supervisor does not answer: {_cause(error)}") from error
 
 
-def deploy_gateway(settings: Any) -> None:
+def deploy_gateway(settings: Any, *, host: str, port: int) -> None:
     """Put the gateway on Serve, or roll it over to this code; return when it answers."""
     from ray import serve
 
     import serve_app
 
-    http = {"host": settings.http.host, "port": settings.http.port, "request_timeout_s": 30.0}
+    http = {"host": host, "port": port, "request_timeout_s": 30.0}
     serve.start(proxy_location="HeadOnly", http_options=http)
     serve.run(serve_app.build(settings), name="gateway", route_prefix="/", blocking=False)
 

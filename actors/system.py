@@ -242,7 +242,7 @@ class RayWorld:
         raise OutageError(f"the actor name {spec.id} stays taken", remedy="look at it in the Ray dashboard")
 
 
-@ray.remote(num_cpus=1, max_retries=0)
+@ray.remote(num_cpus=1, max_retries=0)  # type: ignore[untyped-decorator]
 def _job(home: str, job_id: str) -> None:
     from fks.jobs.runner import run_claimed
 

@@ -57,7 +57,7 @@ def test_one_trace_id_follows_a_bar_to_its_fill_through_the_logs(system: System)
                 entry = json.loads(line)
                 events[entry["event"]] = entry["component"]
     assert events.get("bar.sealed") == "collector:binance", events
-    assert events.get("signal.made") == "strategy:0", events
+    assert events.get("signal.committed") == "strategy:0", events
     assert events.get("order.sent") == "orders", events
     assert events.get("fill.booked") == "orders", events
 

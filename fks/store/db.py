@@ -13,6 +13,7 @@ else the server says (a unique key, a check) reaches the caller as asyncpg's err
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -199,9 +200,16 @@ class Database:
         at the commit, nobody knows whether it took.
         """
         async with self.acquire() as connection:
+            frame = connection.transaction(isolation=isolation, readonly=is_readonly)
             try:
-                async with connection.transaction(isolation=isolation, readonly=is_readonly):
+                await frame.start()
+                try:
                     yield Session(connection)
+                except BaseException:
+                    with contextlib.suppress(*_MAYBE_LOST):  # what the block raised matters, not how the rollback went
+                        await frame.rollback()
+                    raise
+                await frame.commit()
             except _MAYBE_LOST as error:
                 if not _is_lost(error):
                     raise

@@ -18,7 +18,7 @@ from fks.store.db import Database, Session
 MONTHS_AHEAD = 2
 DAYS_AHEAD = 3
 _LOCK = 7_206_152  # one process makes partitions at a time
-_LOCK_WAIT = "3s"  # a reader may hold the table; writers queue behind us, so we do not wait long
+_LOCK_WAIT = "1s"  # a reader may hold the table; others queue behind us, so we do not wait long
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,15 @@ async def ensure_partitions(db: Database, now: datetime, *, since: datetime | No
         *days(now - timedelta(days=1), now + timedelta(days=DAYS_AHEAD)),
     ]
     there = await _existing(db)
-    made = []
+    made: list[str] = []
+    busy: set[str] = set()
     for span in wanted:
-        if span.name not in there:
-            with suppress(asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError):
-                made += [span.name] if await _make(db, span) else []
+        if span.name in there or span.table in busy:
+            continue
+        try:
+            made += [span.name] if await _make(db, span) else []
+        except (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError):
+            busy.add(span.table)
     return made
 
 

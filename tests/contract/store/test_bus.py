@@ -1,0 +1,128 @@
+"""The bus: fan-out that shrugs off a dead Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+
+from fks.config.paths import Paths
+from fks.config.secrets import load_secrets
+from fks.model.errors import OutageError
+from fks.store.bus import Bus
+from fks.store.embedded import RedisServer, start_and_wait
+from tests.support import servers
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def own_redis() -> Iterator[tuple[Paths, RedisServer]]:
+    with servers.home() as paths:
+        server = RedisServer(paths, load_secrets(paths))
+        start_and_wait(server)
+        yield paths, server
+        pid = server.adopt()
+        if pid is not None:
+            server.stop(pid)
+
+
+async def _listen(bus: Bus, into: list[tuple[str, object]], *channels: str) -> None:
+    async for message in bus.subscribe(*channels):
+        into.append(message)
+
+
+async def test_everyone_who_listens_hears(bus: Bus) -> None:
+    heard: list[tuple[str, object]] = []
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_listen(bus, heard, "t.one", "t.two")) for _ in range(2)]
+
+        async def said() -> bool:
+            await bus.publish("t.one", {"price": Decimal("0.10"), "n": 1})
+            return len(heard) >= 2
+
+        await until(said)
+        for task in tasks:
+            task.cancel()
+    assert heard[0] == ("t.one", {"price": "0.10", "n": 1})
+
+
+async def test_nonsense_of_others_is_skipped(bus: Bus) -> None:
+    heard: list[tuple[str, object]] = []
+    task = asyncio.create_task(_listen(bus, heard, "t.nonsense"))
+
+    async def said() -> bool:
+        await bus._client.publish("t.nonsense", b"\xff{")
+        await bus.publish("t.nonsense", {"ok": True})
+        return bool(heard)
+
+    await until(said)
+    task.cancel()
+    assert heard[0] == ("t.nonsense", {"ok": True})
+
+
+async def test_values_are_kept_and_expire(bus: Bus) -> None:
+    assert await bus.set("t.key", b"value", ttl_s=0.05)
+    assert await bus.get("t.key") == b"value"
+    await until(lambda: _is_gone(bus))
+    assert await bus.set("t.kept", b"x")
+    assert await bus.delete("t.kept")
+    assert await bus.get("t.kept") is None
+
+
+async def _is_gone(bus: Bus) -> bool:
+    return await bus.get("t.key") is None
+
+
+async def test_counting_starts_again_when_the_window_ends(bus: Bus) -> None:
+    assert [await bus.count("t.count", 0.3) for _ in range(3)] == [1, 2, 3]
+
+    async def starts_again() -> bool:
+        return await bus.count("t.count", 0.3) == 1
+
+    await until(starts_again)
+
+
+async def test_a_dead_redis_costs_nothing_but_the_message(own_redis: tuple[Paths, RedisServer]) -> None:
+    _, server = own_redis
+    bus = await Bus.connect(server.url())
+    heard: list[tuple[str, object]] = []
+    task = asyncio.create_task(_listen(bus, heard, "t.again"))
+
+    async def heard_one() -> bool:
+        await bus.publish("t.again", {})
+        return bool(heard)
+
+    await until(heard_one)
+    pid = server.adopt()
+    assert pid is not None
+    server.stop(pid)
+    start = time.monotonic()
+    assert [await bus.publish("t.again", {}) for _ in range(200)] == [False] * 200
+    assert await bus.get("x") is None
+    assert await bus.set("x", b"1") is False
+    assert await bus.count("x", 1) is None
+    assert time.monotonic() - start < 2.0
+    with pytest.raises(OutageError):
+        await bus.ping()
+    await asyncio.to_thread(start_and_wait, server)
+    heard.clear()
+    await until(heard_one, deadline_s=15.0)
+    task.cancel()
+    await bus.close()
+
+
+async def test_a_bus_may_be_opened_before_redis_is_up() -> None:
+    with servers.home() as paths:
+        server = RedisServer(paths, load_secrets(paths))
+        bus = await Bus.connect(server.url())
+        assert await bus.publish("t.early", {}) is False
+        with servers.running_redis(paths):
+
+            async def up() -> bool:
+                return await bus.publish("t.early", {})
+
+            await until(up)
+        await bus.close()

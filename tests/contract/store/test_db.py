@@ -1,0 +1,187 @@
+"""The database door: named queries, values, and what happens when the server goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import asyncpg
+import pytest
+
+from fks.config.paths import Paths
+from fks.config.settings import Database as DatabaseSettings
+from fks.model.errors import BugError, ConfigError, OutageError
+from fks.store.db import Database, sql
+from fks.store.embedded import PostgresServer, start_and_wait
+from tests.support import servers
+from tests.support.waiting import until
+
+
+async def test_a_named_query_answers(database: Database) -> None:
+    assert await database.fetchval("store.ping") == 1
+    assert await database.ping() < 5.0
+
+
+@pytest.mark.parametrize("name", ["store.nothing", "nowhere.ping", "store", "schema"])
+async def test_an_unknown_query_is_our_mistake(database: Database, name: str) -> None:
+    with pytest.raises(BugError):
+        await database.fetch(name)
+
+
+async def test_a_wrong_argument_count_is_our_mistake_and_not_an_outage(database: Database) -> None:
+    with pytest.raises(asyncpg.InterfaceError):
+        await database.fetch("store.ping", 1)
+
+
+async def test_values_come_back_as_they_went(database: Database) -> None:
+    moment = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+    key = uuid.uuid4()
+    document = {"a": [1, None, "x"], "price": Decimal("0.10"), "id": key}
+    row = (await database.sql("SELECT $1::numeric AS n, $2::timestamptz AS t, $3::uuid AS u, $4::jsonb AS j, $4::jsonb::json AS k",
+                              Decimal("12345678901234567890.123456789"), moment, key, document))[0]  # fmt: skip
+    assert row["n"] == Decimal("12345678901234567890.123456789")
+    assert row["t"] == moment
+    assert row["u"] == key
+    assert row["j"] == row["k"] == {"a": [1, None, "x"], "price": "0.10", "id": str(key)}
+
+
+async def test_a_transaction_commits_whole_or_not_at_all(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.sql("INSERT INTO leases (name) VALUES ('kept')")
+        assert await tx.fetchval("store.ping") == 1
+    with pytest.raises(ZeroDivisionError):
+        await _fail_inside(database)
+    assert [row["name"] for row in await database.sql("SELECT name FROM leases")] == ["kept"]
+
+
+async def _fail_inside(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.sql("INSERT INTO leases (name) VALUES ('lost')")
+        raise ZeroDivisionError
+
+
+async def test_what_a_block_raised_is_told_even_when_its_connection_is_gone(database: Database) -> None:
+    async def fail() -> None:
+        async with database.transaction() as tx:
+            tx.connection.terminate()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert await database.fetchval("store.ping") == 1
+
+
+async def test_a_connection_lost_at_the_commit_is_an_outage(database: Database) -> None:
+    async def lose() -> None:
+        async with database.transaction() as tx:
+            tx.connection.terminate()
+
+    with pytest.raises(OutageError):
+        await lose()
+
+
+async def test_what_the_server_refuses_reaches_the_caller(database: Database) -> None:
+    await database.sql("INSERT INTO leases (name) VALUES ('a')")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await database.sql("INSERT INTO leases (name) VALUES ('a')")
+
+
+async def test_a_serialisation_failure_is_tried_again(database_url: str) -> None:
+    settings = DatabaseSettings(retry_s=5.0)
+    first, second = await Database.connect(database_url, settings), await Database.connect(database_url, settings)
+    try:
+        await first.sql("INSERT INTO leases (name, epoch) VALUES ('x', 0)")
+        await second.sql("SET default_transaction_isolation = 'serializable'")
+
+        async def raise_epoch(db: Database) -> None:
+            await db.sql("UPDATE leases SET epoch = epoch + 1 WHERE name = 'x'")
+
+        await asyncio.gather(*(raise_epoch(db) for db in (first, second) * 10))
+        assert (await first.sql("SELECT epoch FROM leases WHERE name = 'x'"))[0][0] == 20
+    finally:
+        await first.close()
+        await second.close()
+
+
+async def test_a_statement_that_takes_too_long_is_an_outage(database_url: str) -> None:
+    db = await Database.connect(database_url, DatabaseSettings(statement_timeout_s=0.2, retry_s=5.0))
+    try:
+        with pytest.raises(OutageError, match="statement timeout"):
+            await db.sql("SELECT pg_sleep(5)")
+    finally:
+        await db.close()
+
+
+async def test_a_readonly_database_refuses_changes(database_url: str) -> None:
+    db = await Database.connect(database_url, is_readonly=True)
+    try:
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await db.sql("INSERT INTO leases (name) VALUES ('a')")
+    finally:
+        await db.close()
+
+
+async def test_the_wrong_password_is_the_operators_fault(postgres: PostgresServer) -> None:
+    wrong = postgres.url().split("@")[0].rsplit(":", 1)[0] + ":wrong@" + postgres.url().split("@")[1]
+    with pytest.raises(ConfigError):
+        await Database.connect(wrong)
+
+
+@pytest.fixture
+def own_home() -> Iterator[Paths]:
+    with servers.home() as paths:
+        yield paths
+
+
+@pytest.fixture
+async def own_server(own_home: Paths) -> AsyncIterator[PostgresServer]:
+    with servers.running_postgres(own_home) as server:
+        yield server
+
+
+async def test_without_a_server_connecting_ends_in_an_outage(own_home: Paths) -> None:
+    from fks.config.secrets import load_secrets
+
+    url = PostgresServer(own_home, load_secrets(own_home)).url()
+    with pytest.raises(OutageError):
+        await Database.connect(url, DatabaseSettings(retry_s=0.3))
+
+
+async def test_reads_wait_out_a_killed_server_and_writes_say_outage_at_once(
+    own_home: Paths, own_server: PostgresServer
+) -> None:
+    db = await Database.connect(own_server.url(), DatabaseSettings(retry_s=20.0, connect_timeout_s=2.0))
+    try:
+        sleeper = asyncio.create_task(db.sql("SELECT pg_sleep(30)"))
+        await until(lambda: db.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"))
+        pid = own_server.adopt()
+        assert pid is not None
+        own_server.stop(pid)
+        with pytest.raises(OutageError):
+            await sleeper  # sent, and nobody knows whether it ran: not repeated
+        with pytest.raises(OutageError):
+            await db.ping()
+        reader = asyncio.create_task(db.fetchval("store.ping"))
+        await asyncio.to_thread(start_and_wait, own_server, log=own_home.logs / "postgres.log")
+        assert await reader == 1
+        assert await db.ping() < 5.0
+    finally:
+        await db.close()
+        pid = own_server.adopt()
+        if pid is not None:
+            own_server.stop(pid)
+
+
+def test_every_named_query_has_a_sentence() -> None:
+    from importlib import resources
+
+    for file in (resources.files("fks.store") / "sql").iterdir():
+        room = file.name.removesuffix(".sql")
+        for block in file.read_text().split("-- name:")[1:]:
+            name = block.partition("\n")[0].strip()
+            lines = sql(f"{room}.{name}").splitlines()
+            assert lines[0].startswith("-- "), f"{room}.{name} has no sentence"
+            assert len(lines) > 1, f"{room}.{name} is empty"

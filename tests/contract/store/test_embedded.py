@@ -1,0 +1,217 @@
+"""The embedded servers: locked, found again, and back after a kill -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from fks.config.paths import Paths
+from fks.config.secrets import ensure_secrets, load_secrets
+from fks.model.errors import ConfigError
+from fks.store import binaries, embedded
+from fks.store.bus import Bus
+from fks.store.embedded import PostgresServer, RedisServer, check_free, check_socket, own_directory, start_and_wait
+from tests.support import servers
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def home() -> Iterator[Paths]:
+    with servers.home() as paths:
+        yield paths
+
+
+@pytest.fixture
+def postgres_here(home: Paths) -> Iterator[PostgresServer]:
+    server = PostgresServer(home, load_secrets(home), is_durable=False)
+    yield server
+    pid = server.adopt()
+    if pid is not None:
+        server.stop(pid)
+
+
+@pytest.fixture
+def redis_here(home: Paths) -> Iterator[RedisServer]:
+    server = RedisServer(home, load_secrets(home))
+    yield server
+    pid = server.adopt()
+    if pid is not None:
+        server.stop(pid)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def _pid(process: subprocess.Popen[bytes] | int) -> int:
+    return process if isinstance(process, int) else process.pid
+
+
+async def _ask(url: str, statement: str) -> object:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
+
+
+async def test_postgres_listens_on_a_private_socket_only_and_shows_no_secret(
+    home: Paths, postgres_here: PostgresServer
+) -> None:
+    pid = _pid(start_and_wait(postgres_here, log=home.logs / "postgres.log"))
+    secret = load_secrets(home).postgres_password.get_secret_value()
+    for process in _family(pid):
+        assert secret not in " ".join(process.cmdline())
+        assert secret not in "".join(process.environ().values())
+        assert not [link for link in process.net_connections("inet") if link.status == psutil.CONN_LISTEN]
+        assert process.uids().real != 0
+    assert stat.S_IMODE((home.sockets / "pg").stat().st_mode) == 0o700
+    assert stat.S_IMODE(home.pgdata.stat().st_mode) == 0o700
+    assert await _ask(postgres_here.url(), "SHOW password_encryption") == "scram-sha-256"
+    assert await _ask(
+        postgres_here.url(), "SELECT rolpassword LIKE 'SCRAM-SHA-256$%' FROM pg_authid WHERE rolname = 'fks'"
+    )
+    assert await _ask(postgres_here.url(), "SHOW server_encoding") == "UTF8"
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(postgres_here.url().replace(secret, "wrong"))
+    assert secret not in (home.logs / "postgres.log").read_text()
+
+
+async def test_a_postmaster_killed_with_its_data_comes_back_with_it(home: Paths, postgres_here: PostgresServer) -> None:
+    durable = PostgresServer(home, load_secrets(home))  # fsync on, as in production
+    process = start_and_wait(durable)
+    await _ask(durable.url(), "CREATE TABLE kept AS SELECT 42 AS n")
+    os.kill(_pid(process), signal.SIGKILL)
+    if isinstance(process, subprocess.Popen):
+        process.wait(5.0)
+    assert durable.adopt() is None
+    assert (home.pgdata / "postmaster.pid").exists()
+    start_and_wait(durable)
+    assert await _ask(durable.url(), "SELECT n FROM kept") == 42
+
+
+def test_a_living_postmaster_is_adopted_and_not_doubled(home: Paths, postgres_here: PostgresServer) -> None:
+    pid = _pid(start_and_wait(postgres_here))
+    other = PostgresServer(home, load_secrets(home), is_durable=False)
+    assert other.adopt() == pid
+    assert start_and_wait(other) == pid
+    other.stop(pid)
+    assert other.adopt() is None
+    assert not other.is_ready()
+
+
+def test_a_pid_file_that_names_a_stranger_does_not_hold_us_up(home: Paths, postgres_here: PostgresServer) -> None:
+    process = start_and_wait(postgres_here)
+    postgres_here.stop(process)
+    (home.pgdata / "postmaster.pid").write_text(f"{os.getpid()}\n{home.pgdata}\n")
+    assert postgres_here.adopt() is None
+    start_and_wait(postgres_here)
+
+
+async def test_a_crash_while_the_cluster_is_made_is_no_harm(home: Paths, postgres_here: PostgresServer) -> None:
+    half = home.home / ".postgres.new"
+    half.mkdir()
+    (half / "PG_VERSION").write_text("18\n")
+    start_and_wait(postgres_here)
+    assert await _ask(postgres_here.url(), "SELECT 1") == 1
+    assert not half.exists()
+
+
+async def test_rotated_secrets_are_taken_over(home: Paths, postgres_here: PostgresServer) -> None:
+    postgres_here.stop(start_and_wait(postgres_here))
+    ensure_secrets(home, rotate=True)
+    rotated = PostgresServer(home, load_secrets(home), is_durable=False)
+    start_and_wait(rotated)
+    assert await _ask(rotated.url(), "SELECT 1") == 1
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(postgres_here.url())
+
+
+def test_a_cluster_of_another_postgres_is_not_touched(home: Paths, postgres_here: PostgresServer) -> None:
+    postgres_here.prepare()
+    (home.pgdata / "PG_VERSION").write_text("16\n")
+    with pytest.raises(ConfigError, match="PostgreSQL 16"):
+        postgres_here.prepare()
+
+
+def test_files_in_the_way_of_the_cluster_are_not_touched(home: Paths, postgres_here: PostgresServer) -> None:
+    home.pgdata.mkdir()
+    (home.pgdata / "precious").write_text("x")
+    with pytest.raises(ConfigError, match="move it away"):
+        postgres_here.prepare()
+    assert (home.pgdata / "precious").exists()
+
+
+def test_a_full_disk_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="MB free"):
+        check_free(tmp_path / "not" / "yet" / "there", free_min_mb=10**9)
+    check_free(tmp_path, free_min_mb=0)
+
+
+def test_a_socket_path_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ConfigError, match="TMPDIR"):
+        check_socket(Path("/tmp") / ("x" * 120))
+
+
+def test_a_socket_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(ConfigError, match="somebody else"):
+        own_directory(tmp_path / "link", mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "real", 65534, 65534)
+        with pytest.raises(ConfigError, match="somebody else"):
+            own_directory(tmp_path / "real", mode=0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_a_home_that_only_root_can_reach_is_explained(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    paths = Paths.of(closed / "home").ensure()
+    ensure_secrets(paths)
+    with pytest.raises(ConfigError, match="out of reach"):
+        PostgresServer(paths, load_secrets(paths)).prepare()
+
+
+async def test_redis_demands_its_password_and_shows_it_nowhere(home: Paths, redis_here: RedisServer) -> None:
+    pid = _pid(start_and_wait(redis_here, log=home.logs / "redis.log"))
+    secret = load_secrets(home).redis_password.get_secret_value()
+    process = psutil.Process(pid)
+    assert secret not in " ".join(process.cmdline())
+    assert secret not in "".join(process.environ().values())
+    assert not [link for link in process.net_connections("inet") if link.status == psutil.CONN_LISTEN]
+    assert stat.S_IMODE((home.redis_dir / "redis.conf").stat().st_mode) == 0o600
+    assert not binaries.redis_answers(home.sockets / "redis.sock", "wrong")
+    bus = await Bus.connect(redis_here.url())
+    assert await bus.publish("x", {}) is True
+    await bus.close()
+
+
+def test_a_living_redis_is_adopted_and_a_killed_one_started_again(home: Paths, redis_here: RedisServer) -> None:
+    process = start_and_wait(redis_here)
+    pid = _pid(process)
+    assert RedisServer(home, load_secrets(home)).adopt() == pid
+    os.kill(pid, signal.SIGKILL)
+    if isinstance(process, subprocess.Popen):
+        process.wait(5.0)
+    assert redis_here.adopt() is None
+    wait_until(lambda: not redis_here.is_ready())
+    assert _pid(start_and_wait(redis_here)) != pid
+
+
+def test_a_server_that_cannot_start_says_its_last_words(
+    home: Paths, redis_here: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_REDIS_CONF", "nonsense here\n")
+    with pytest.raises(ConfigError, match="last words"):
+        start_and_wait(redis_here, log=home.logs / "redis.log")

@@ -41,7 +41,7 @@ def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
         table(
             [(row["key"], _text(row["value"]), row["source"]) for row in rows],
             ("KEY", "VALUE", "FROM"),
-            empty="no such setting",
+            empty="every setting is its default" if changed else "no such setting; see 'fks config reference'",
         )
 
 

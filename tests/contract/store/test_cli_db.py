@@ -1,0 +1,133 @@
+"""`fks db`, `fks shell` and `fks reset`, as a user runs them: with the system down, and beside a running server."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from fks.cli import cli
+from fks.cli.base import FAILED, OK, USAGE, run
+from fks.config.paths import Paths
+from fks.config.secrets import load_secrets
+from fks.store import migrate
+from fks.store.embedded import PostgresServer, start_and_wait
+from tests.support import servers
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def module_home() -> Iterator[Paths]:
+    with servers.home() as paths:
+        yield paths
+        pid = PostgresServer(paths, load_secrets(paths)).adopt()
+        if pid is not None:
+            PostgresServer(paths, load_secrets(paths)).stop(pid)
+
+
+@pytest.fixture
+def home(module_home: Paths, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    monkeypatch.setenv("FKS_HOME", str(module_home.home))
+    return module_home
+
+
+def _is_up(paths: Paths) -> bool:
+    return PostgresServer(paths, load_secrets(paths)).adopt() is not None
+
+
+def _json(capfd: Capture) -> dict[str, object]:
+    answer: dict[str, object] = json.loads(capfd.readouterr().out)
+    return answer
+
+
+def test_upgrade_makes_the_database_and_leaves_no_server_behind(home: Paths, capfd: Capture) -> None:
+    assert run(cli, ["db", "upgrade", "--json"]) == OK
+    assert _json(capfd)["to"] == migrate.head()
+    assert not _is_up(home)
+    assert run(cli, ["db", "upgrade"]) == OK
+    assert "already" in capfd.readouterr().out
+
+
+def test_status_while_down_and_beside_a_running_server(home: Paths, capfd: Capture) -> None:
+    assert run(cli, ["db", "status", "--json"]) == OK
+    answer = _json(capfd)
+    assert answer["is_current"] is True
+    assert answer["server"] == "embedded"
+    server = PostgresServer(home, load_secrets(home))
+    process = start_and_wait(server)
+    try:
+        assert run(cli, ["db", "status"]) == OK
+        assert "up to date" in capfd.readouterr().out
+        assert _is_up(home)
+    finally:
+        server.stop(process)
+
+
+def test_history_and_an_unknown_revision(home: Paths, capfd: Capture) -> None:
+    assert run(cli, ["db", "history", "--json"]) == OK
+    assert '"0001"' in capfd.readouterr().out
+    assert run(cli, ["db", "upgrade", "nonsense"]) == USAGE
+    assert "fks db history" in capfd.readouterr().err
+
+
+def test_psql_opens_without_asking_for_a_password(home: Paths, capfd: Capture) -> None:
+    assert run(cli, ["db", "shell", "-tAc", "SELECT count(*) FROM alembic_version"]) == OK
+    assert capfd.readouterr().out.strip() == "1"
+
+
+def test_the_python_shell_reads_and_writes_only_when_asked(home: Paths, capfd: Capture) -> None:
+    assert run(cli, ["shell", "-c", "print((await q('SELECT 41 + $1::int AS n', 1))[0]['n'])"]) == OK
+    assert capfd.readouterr().out.strip() == "42"
+    insert = "await q(\"INSERT INTO leases (name) VALUES ('by hand')\")"
+    assert run(cli, ["shell", "-c", insert]) == FAILED
+    said = capfd.readouterr().err
+    assert "read-only" in said
+    assert "Traceback" not in said
+    assert run(cli, ["shell", "--write", "-c", insert]) == OK
+    assert run(cli, ["shell", "-c", "print(await q('SELECT name FROM leases'))"]) == OK
+    assert "by hand" in capfd.readouterr().out
+
+
+def test_backup_and_restore(home: Paths, capfd: Capture) -> None:
+    assert run(cli, ["db", "backup", "--json"]) == OK
+    file = str(_json(capfd)["file"])
+    assert run(cli, ["shell", "--write", "-c", "await q('DELETE FROM leases')"]) == OK
+    assert run(cli, ["db", "restore", file, "--yes"]) == OK
+    capfd.readouterr()
+    assert run(cli, ["shell", "-c", "print(await q('SELECT name FROM leases'))"]) == OK
+    assert "by hand" in capfd.readouterr().out
+
+
+def test_reset_wants_the_name_and_a_stopped_system(home: Paths, capfd: Capture) -> None:
+    assert run(cli, ["reset", "--yes-delete", "something"]) == USAGE
+    assert home.pgdata.exists()
+    home.run.mkdir(exist_ok=True)
+    with (home.run / "keeper.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run(cli, ["reset", "--yes-delete", home.home.name]) == USAGE
+        assert "fks down" in capfd.readouterr().err
+    assert home.pgdata.exists()
+
+
+def test_reset_backs_up_then_clears_data_and_keeps_what_is_not_data(home: Paths, capfd: Capture) -> None:
+    home.kill_file.write_text('{"engaged": true}\n')
+    before = home.secrets_file.read_text()
+    assert run(cli, ["reset", "--yes-delete", home.home.name, "--json"]) == OK
+    answer = _json(capfd)
+    assert str(answer["backup"]).endswith("before-reset.dump")
+    assert not home.pgdata.exists()
+    assert home.kill_file.exists()
+    assert home.secrets_file.read_text() == before
+    assert run(cli, ["db", "upgrade"]) == OK
+    capfd.readouterr()
+    assert run(cli, ["shell", "-c", "print(await q('SELECT name FROM leases'))"]) == OK
+    assert capfd.readouterr().out.strip() == "[]"
+
+
+def test_without_secrets_a_reader_is_told_what_to_do(tmp_path_factory: pytest.TempPathFactory, capfd: Capture) -> None:
+    empty = tmp_path_factory.mktemp("empty")
+    assert run(cli, ["--home", str(empty), "db", "status"]) == USAGE
+    assert "security-setup" in capfd.readouterr().err

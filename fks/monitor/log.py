@@ -116,7 +116,7 @@ class JsonFormatter(logging.Formatter):
         self._redactor = redactor
 
     def format(self, record: logging.LogRecord) -> str:
-        fields: dict[str, Any] = getattr(record, "fields", None) or self._foreign(record)
+        fields: dict[str, Any] = record.fields if hasattr(record, "fields") else self._foreign(record)
         line = {
             "ts": _iso(record.created),
             "level": record.levelname,
@@ -231,12 +231,12 @@ def _catch_libraries(handler: SharedRotatingHandler) -> None:
     root.addHandler(handler)
 
 
-def tail(file: Path, lines: int, redactor: Redactor, *, bytes_max: int = 65536) -> list[str]:
-    """Return the last lines of a file, redacted; none when it cannot be read."""
+def tail(file: Path, lines: int, redactor: Redactor, *, since: int = 0, bytes_max: int = 65536) -> list[str]:
+    """Return the last lines of a file from byte `since` on, redacted; none when it cannot be read."""
     try:
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - bytes_max))
+            stream.seek(max(since if since <= size else 0, size - bytes_max))
             text = stream.read().decode(errors="replace")
     except OSError:
         return []

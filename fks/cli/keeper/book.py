@@ -36,8 +36,8 @@ class Book:
     def get(self, name: str) -> Entry | None:
         return self._entries.get(name)
 
-    def entries(self) -> list[Entry]:
-        return list(self._entries.values())
+    def items(self) -> list[tuple[str, Entry]]:
+        return list(self._entries.items())
 
     def pids(self) -> dict[str, int]:
         """Return who runs each service."""

@@ -102,7 +102,7 @@ def _choose_ports(settings: Settings, paths: Paths) -> Settings:
     """Return settings without a port of 0: the ports the living part of this node has, else the first block that is
     free. A port that was named is not changed: whoever holds it is told when it is needed."""
     marker = paths.run / "ports"
-    if any(Process.find(entry.pid, entry.mark) for entry in Book(paths.run / "keeper.json").entries()):
+    if any(Process.find(entry.pid, entry.mark) for _, entry in Book(paths.run / "keeper.json").items()):
         with contextlib.suppress(OSError, ValueError):
             return resolve_ports(settings, paths, attempt=int(marker.read_text()))
     named = {port for _, port in (ports.ray_ports(settings) | ports.sim_ports(settings)).values()}

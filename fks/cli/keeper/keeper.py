@@ -80,7 +80,8 @@ class Keeper:
         self._view = StatusView(clock)
         self._tree_age_s: float | None = None
         self._store_well_since: float | None = None
-        self._deployed_at: float | None = None
+        self._deployed_at: float | None = None  # when the tree was last deployed, or tried to be
+        self._generation = 0  # which Ray head that was on
 
     def request_stop(self) -> None:
         """Ask for an orderly end; asked again, the tree is not waited for."""
@@ -165,16 +166,21 @@ class Keeper:
     async def _first_deploy(self) -> None:
         for tries_left in range(FAILURES_MAX - 1, -1, -1):
             try:
-                await self._deploy()
-                return
-            except FksError as error:
+                return await self._deploy()
+            except FksError:
                 if not tries_left:
                     raise
-                self._log.warning("tree.deploy_failed", reason=str(error))
             await self._need(*self.services)
 
+    async def _tree_stands(self) -> bool:
+        with contextlib.suppress(FksError, OSError):
+            self._tree_age_s = await self._hands.beat(self._own(), self._make_node())
+            return self._tree_age_s is not None and self._tree_age_s < SILENT_S
+        return False
+
     async def _deploy(self) -> None:
-        """Deploy the tree on the Ray head that runs now. Errors: OutageError when that head goes meanwhile."""
+        """Deploy the tree on the Ray head that runs now. A tree that stands with a child down counts as deployed: it is
+        degraded and still looks after its open positions. Errors: FksError when no tree stands."""
         head = self.services.get("ray")
         generation = head.times_ready if head else 0
         work = asyncio.create_task(self._hands.deploy())
@@ -184,11 +190,16 @@ class Keeper:
             if not work.done():
                 raise OutageError("Ray's head went away while the tree was deployed")
             work.result()
+        except FksError as error:
+            self._log.warning("tree.deploy_failed", reason=str(error))
+            if not await self._tree_stands():
+                raise
+            self._say("actors", "degraded", str(error).partition(";")[0])
         finally:
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
-        self._deployed_at = self._clock.monotonic()
+            self._deployed_at = self._clock.monotonic()
         self._generation = generation
 
     async def _leaves(self, head: Service | None, generation: int) -> None:
@@ -214,7 +225,7 @@ class Keeper:
                 self._say("actors", "ready")
             except FksError as error:
                 failures += 1
-                self._log.error("tree.deploy_failed", reason=str(error), failures=failures)
+                self._log.error("tree.undeployed", reason=str(error), failures=failures)
                 await self._clock.sleep(min(2.0**failures, 30.0))
 
     def _is_tree_silent(self) -> bool:
@@ -311,6 +322,8 @@ class Keeper:
         if service.state == "ready" and service.times_ready <= 1 and self.phase == "starting":
             self._say(service.name, "done", "still running, taken over" if service.is_adopted else "")
         elif self.phase == "ready" and service.state != "starting":
+            if service.state == "ready":
+                save_node(self._paths, self._make_node())  # it has another pid now
             self._say(service.name, service.state, service.error)
 
     def _say(self, name: str, state: str, text: str = "") -> None:

@@ -97,7 +97,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
 
     return ServiceSpec(
         name="ray", launch=launch, is_ready=is_ready, find=find, log=paths.logs / "ray.log", ports=ray_ports(settings),
-        stop=((signal.SIGTERM, 1.5),), wave=1, start_s=45.0, hang_s=45.0, is_group=True, part_names=PARTS, parts=_parts,
+        stop=((signal.SIGTERM, 1.0),), wave=1, start_s=45.0, hang_s=45.0, is_group=True, part_names=PARTS, parts=_parts,
     )  # fmt: skip
 
 

@@ -92,20 +92,23 @@ class Tree:
 
     async def _run(self, name: str, command: Sequence[str], deadline_s: float) -> None:
         log = self._paths.logs / f"{name}.log"
+        before = log.stat().st_size if log.exists() else 0
         env = ray_env(self._paths, self._settings)
         process = self._running = Process.spawn(Launch(command, env, err=log, out=log.with_suffix(".out")))
         try:
             await asyncio.wait_for(process.ended(), deadline_s)
         except TimeoutError:
-            raise OutageError(f"{name} did not end within {deadline_s:g} s", remedy=self._last_words(log)) from None
+            raise OutageError(
+                f"{name} did not end within {deadline_s:g} s", remedy=self._last_words(log, before)
+            ) from None
         finally:
             await process.stop(((signal.SIGTERM, 0.5),), is_group=True)
             self._running = None
         if process.returncode:
-            raise FksError(f"{name} failed (status {process.returncode})", remedy=self._last_words(log))
+            raise FksError(f"{name} failed (status {process.returncode})", remedy=self._last_words(log, before))
 
-    def _last_words(self, log: Path) -> str:
-        lines = tail(log, TAIL_LINES, self._redactor)
+    def _last_words(self, log: Path, since: int) -> str:
+        lines = tail(log, TAIL_LINES, self._redactor, since=since)
         return "its last words:\n" + "\n".join(f"    {line}" for line in lines) if lines else "see 'fks logs'"
 
 

@@ -1,0 +1,256 @@
+"""The checks of `fks doctor`: each looks at one thing, in a second or two at most, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fks.cli.keeper import ports, preflight, probe
+from fks.cli.keeper.lock import holder_of
+from fks.cli.place import windows_drive
+from fks.config.endpoints import Node, load_node
+from fks.config.load import load_settings
+from fks.config.paths import Paths
+from fks.config.secrets import load_secrets, refuse_tracked
+from fks.config.settings import Settings
+from fks.model.errors import FksError
+
+MEMORY_MIN_MB = 3000
+FILES_MIN = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one look found: ok, warn (usable, mind it) or fail, and what to do about it."""
+
+    name: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+
+async def examine(paths: Paths) -> list[Check]:
+    """Return every check, the machine's first, then the configuration's, then the running system's."""
+    found = [*_machine(paths)]
+    settings, check = _settings(paths)
+    found.append(check)
+    found += _secrets(paths)
+    keeper = holder_of(paths.run / "keeper.lock")
+    if keeper is None:
+        found += _asleep(paths, settings)
+    else:
+        found.append(Check("keeper", "ok", f"running, pid {keeper}"))
+        found += await _awake(paths)
+    return found
+
+
+def _machine(paths: Paths) -> Iterator[Check]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield _guard("python", f"{version}, {sys.executable}", preflight.check_interpreter)
+    yield _guard("home", f"{paths.home}, writable", lambda: preflight.check_writable(paths.home))
+    if drive := windows_drive(paths.home):
+        yield Check(
+            "drive", "fail", f"{paths.home} is on the Windows drive {drive}, which has no unix sockets, locks or modes",
+            "set FKS_HOME to a directory of the distribution; without one FKS takes ~/.local/share/fks by itself",
+        )  # fmt: skip
+    place = next(p for p in (paths.home, *paths.home.parents) if p.exists())
+    free_mb = shutil.disk_usage(place).free // 1_000_000
+    state = "fail" if free_mb < preflight.FREE_MIN_MB else "warn" if free_mb < 4 * preflight.FREE_MIN_MB else "ok"
+    yield Check(
+        "disk", state, f"{free_mb / 1000:.1f} GB free under {place}", "free some, or set FKS_HOME to another disk"
+    )
+    yield _memory()
+    yield _shared_memory()
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    yield Check(
+        "open files",
+        "ok" if soft >= FILES_MIN else "warn",
+        f"limit {soft}",
+        f"run 'ulimit -n {FILES_MIN * 16}' before fks up",
+    )
+    yield _guard("sockets", str(paths.sockets), lambda: preflight.check_sockets(paths))
+    yield _guard("programs", "PostgreSQL, Redis and Ray are installed", _programs)
+
+
+def _memory() -> Check:
+    import psutil
+
+    free_mb = psutil.virtual_memory().available // 1_000_000
+    state = "ok" if free_mb >= MEMORY_MIN_MB else "warn"
+    return Check(
+        "memory", state, f"{free_mb / 1000:.1f} GB available", "the whole tree wants about 2.5 GB; end other programs"
+    )
+
+
+def _shared_memory() -> Check:
+    shm = Path("/dev/shm")  # noqa: S108
+    if not shm.is_dir():
+        return Check("shared memory", "ok", f"no {shm} here")
+    size_mb = shutil.disk_usage(shm).total // 1_000_000
+    state = "ok" if size_mb >= 128 else "warn"
+    return Check(
+        "shared memory",
+        state,
+        f"{size_mb} MB in {shm}",
+        "give a container --shm-size=256m: Ray uses the disk without",
+    )
+
+
+def _programs() -> None:
+    from fks.model.errors import ConfigError
+    from fks.store import binaries
+
+    binaries.postgres("postgres")
+    binaries.redis("redis-server")
+    if not Path(sys.executable).with_name("ray").exists():
+        raise ConfigError("the program ray is not beside this Python", remedy="run 'make install'")
+
+
+def _settings(paths: Paths) -> tuple[Settings | None, Check]:
+    try:
+        settings = load_settings(paths.home)
+    except FksError as error:
+        first, _, rest = str(error).partition("\n")
+        return None, Check("settings", "fail", first, rest.strip() or "see 'fks config check'")
+    source = paths.config_file if paths.config_file.exists() else "defaults and the environment"
+    return settings, Check("settings", "ok", str(source))
+
+
+def _secrets(paths: Paths) -> Iterator[Check]:
+    if not paths.secrets_file.exists():
+        yield Check("secrets", "warn", "none yet", "'fks up' makes them, or run 'fks security-setup'")
+        return
+
+    def look() -> None:
+        refuse_tracked(paths.secrets_file)
+        load_secrets(paths)
+        for file in (paths.ray_token_file, paths.cli_token_file):
+            if file.exists() and file.stat().st_mode & 0o077:
+                from fks.model.errors import ConfigError
+
+                raise ConfigError(f"others can read {file}", remedy=f"run 'chmod 600 {file}'")
+
+    yield _guard("secrets", f"{paths.secrets_file}, strong and private", look)
+
+
+def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
+    """Look at what would be in the way of `fks up`."""
+    yield Check("keeper", "ok", "FKS does not run here; start it with 'fks up'")
+    from fks.cli.keeper.book import Book
+    from fks.cli.keeper.process import Process, holding
+
+    left = [name for name, entry in Book(paths.run / "keeper.json").items() if Process.find(entry.pid, entry.mark)]
+    left += [f"pid {pid}" for pid in holding(f"{paths.sockets}/")] if not left else []
+    if left:
+        yield Check(
+            "leftovers",
+            "warn",
+            f"still running without a keeper: {', '.join(left)}",
+            "'fks up' takes them over, 'fks down' ends them",
+        )
+        return
+    yield Check("leftovers", "ok", "none")
+    if settings is not None:
+        named = {key: pair for key, pair in (ports.ray_ports(settings) | ports.sim_ports(settings)).items() if pair[1]}
+        numbers = ", ".join(f"{key} {port}" for key, (_, port) in named.items())
+        yield _guard("ports", f"free: {numbers}", lambda: ports.check_free(named))
+
+
+async def _awake(paths: Paths) -> list[Check]:
+    """Ask each part of the running system for a word."""
+    try:
+        node = load_node(paths)
+    except FksError as error:
+        return [Check("endpoints", "fail", str(error), "run 'fks down', then 'fks up'")]
+    asks: list[tuple[str, Callable[[Node], Awaitable[str]]]] = [
+        ("postgres", _postgres), ("redis", _redis), ("ray", _ray), ("gateway", _gateway), ("status", lambda _: _status(paths)),
+    ]  # fmt: skip
+    if node.sim:
+        asks += [("exchange", _exchange)]
+    return list(await asyncio.gather(*(_reach(name, ask, node) for name, ask in asks)))
+
+
+async def _reach(name: str, ask: Callable[[Node], Awaitable[str]], node: Node) -> Check:
+    try:
+        async with asyncio.timeout(5.0):
+            detail = await ask(node)
+    except (FksError, OSError) as error:
+        return Check(
+            name, "fail", str(error) or "no answer within 5 s", f"see 'fks logs {name}'; the keeper restarts what died"
+        )
+    is_bad = detail.startswith("!")
+    return Check(name, "warn" if is_bad else "ok", detail.lstrip("!"), "see 'fks status'" if is_bad else "")
+
+
+async def _postgres(node: Node) -> str:
+    from fks.config.settings import Database as Options
+    from fks.store.db import Database
+
+    db = await Database.connect(node.database_url, Options(pool_max=1), application="doctor", retry_s=0.0)
+    try:
+        return f"answers in {await db.ping() * 1000:.1f} ms"
+    finally:
+        await db.close()
+
+
+async def _redis(node: Node) -> str:
+    from fks.store.bus import Bus
+
+    bus = await Bus.connect(node.redis_url)
+    try:
+        start = time.monotonic()
+        await bus.ping()
+        return f"answers in {(time.monotonic() - start) * 1000:.1f} ms"
+    finally:
+        await bus.close()
+
+
+async def _ray(node: Node) -> str:
+    host, _, port = node.ray_address.rpartition(":")
+    if not await probe.listens(host, int(port)):
+        raise OSError(f"nothing listens on {node.ray_address}")
+    return f"GCS listens on {node.ray_address}"
+
+
+async def _gateway(node: Node) -> str:
+    status, _ = await probe.http_get(str(node.http["host"]), int(node.http["port"]), "/ready")
+    base = f"http://{node.http['host']}:{node.http['port']}"
+    return f"{base} is ready" if status == 200 else f"!{base}/ready answers {status}"
+
+
+async def _exchange(node: Node) -> str:
+    import orjson
+
+    assert node.sim is not None
+    before = time.time()
+    status, body = await probe.http_get(ports.LOOPBACK, int(node.sim["port"]), "/api/v3/time")
+    after = time.time()
+    if status != 200:
+        return f"!answers {status}"
+    body = body[body.find(b"{") : body.rfind(b"}") + 1]
+    skew_ms = orjson.loads(body)["serverTime"] - (before + after) / 2 * 1000
+    return f"{'!' if abs(skew_ms) > 500 else ''}{node.sim['rest']}, clock {skew_ms:+.0f} ms from ours"
+
+
+async def _status(paths: Paths) -> str:
+    from fks.cli.status import find_status
+
+    document = await asyncio.to_thread(find_status, paths)
+    reasons = "; ".join(document.get("reasons", [])[:3])
+    return "healthy" if document["state"] == "healthy" else f"!{document['state']}: {reasons}"
+
+
+def _guard(name: str, detail: str, look: Callable[[], None]) -> Check:
+    try:
+        look()
+    except FksError as error:
+        return Check(name, "fail", error.message, error.remedy)
+    except OSError as error:
+        return Check(name, "fail", str(error))
+    return Check(name, "ok", detail)

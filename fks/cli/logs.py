@@ -1,0 +1,223 @@
+"""`fks logs`: the lines of all or some components, merged by time, followed across turns of the files and restarts."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.cli.base import as_json, paths_of
+
+if TYPE_CHECKING:
+    from fks.config.paths import Paths
+
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
+_COLOURS = {"DEBUG": "bright_black", "INFO": "white", "WARNING": "yellow", "ERROR": "red"}
+_NAMES = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta", "bright_blue", "yellow")
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:[.,]\d+)?)")
+_BAD = re.compile(r"\b(ERROR|FATAL|PANIC|CRITICAL|Traceback)\b")
+_WARN = re.compile(r"\b(WARN|WARNING)\b")
+_FIXED = frozenset({"ts", "level", "component", "event", "pid"})
+POLL_S = 0.2
+BYTES_MAX = 4_000_000  # read from the end of each file
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a log. Raw lines of programs that write none of our JSON have `raw` and no fields."""
+
+    time: str
+    component: str
+    level: str
+    event: str
+    fields: dict[str, Any]
+    raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which lines to show."""
+
+    components: tuple[str, ...] = ()
+    level: str = "DEBUG"
+    trace: str | None = None
+
+    def takes(self, line: Line) -> bool:
+        if LEVELS.get(line.level, 20) < LEVELS[self.level]:
+            return False
+        if self.components and not any(_is_of(line.component, name) for name in self.components):
+            return False
+        return self.trace is None or self.trace in line.raw or any(str(v) == self.trace for v in line.fields.values())
+
+
+@click.command()
+@click.argument("component", nargs=-1)
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C.")
+@click.option(
+    "--lines", "-n", type=click.IntRange(0), default=50, show_default=True, help="How many of the last lines."
+)
+@click.option(
+    "--level", type=click.Choice(list(LEVELS), case_sensitive=False), default="DEBUG", help="This level and worse."
+)
+@click.option("--trace", metavar="ID", help="Only lines with this trace id (or client order id).")
+@as_json
+@click.pass_context
+def logs(
+    ctx: click.Context,
+    component: tuple[str, ...],
+    follow: bool,
+    lines: int,
+    level: str,
+    trace: str | None,
+    as_json: bool,
+) -> None:
+    """Show logs of all or one component (orders, collector, strategy:0, postgres, ray, …)."""
+    paths = paths_of(ctx)
+    wanted = Wanted(component, level.upper(), trace)
+    _check_names(paths, component)
+    show = _json_line if as_json else _Painter()
+    reader = Reader(paths.logs)
+    for line in _last(reader.drain(), wanted, lines):
+        click.echo(show(line))
+    while follow:
+        for line in sorted(reader.drain(), key=lambda line: line.time):
+            if wanted.takes(line):
+                click.echo(show(line))
+        threading.Event().wait(POLL_S)
+
+
+class Reader:
+    """Reads what was appended to the files of a folder since it last looked. Knows a file by its inode, so a file that
+    was turned over is read to its end and the new one from its start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: dict[int, int] = {}
+        self._is_first = True
+
+    def drain(self) -> list[Line]:
+        """Return the new lines of all files; the first time what the last BYTES_MAX of each hold."""
+        found: list[Line] = []
+        for path in sorted(self._folder.glob("*")):
+            if _component_of(path) is not None:
+                found += self._read(path)
+        self._is_first = False
+        return found
+
+    def _read(self, path: Path) -> Iterator[Line]:
+        try:
+            with path.open("rb") as stream:
+                status = os.fstat(stream.fileno())
+                place = self._places.get(status.st_ino, max(0, status.st_size - BYTES_MAX) if self._is_first else 0)
+                stream.seek(place if place <= status.st_size else 0)
+                data = stream.read()
+                end = data.rfind(b"\n") + 1  # a line still being written is left for the next look
+                self._places[status.st_ino] = stream.tell() - len(data) + end
+        except OSError:
+            return
+        component = _component_of(path) or path.stem
+        last = ""
+        for text in data[:end].decode(errors="replace").splitlines():
+            if text.strip():
+                line = parse(text, component, last)
+                last = line.time
+                yield line
+
+
+def parse(text: str, component: str, before: str = "") -> Line:
+    """Return a line of a file. `before` is the time of the line above, for lines that tell none."""
+    if text.startswith("{"):
+        import orjson
+
+        try:
+            found = orjson.loads(text)
+            fields = {key: value for key, value in found.items() if key not in _FIXED}
+            return Line(found["ts"], found["component"], found["level"], found["event"], fields)
+        except (orjson.JSONDecodeError, KeyError):
+            pass
+    match = _TIME.search(text[:80])
+    time = f"{match[1]}T{match[2].replace(',', '.')}" if match else before
+    level = "ERROR" if _BAD.search(text) else "WARNING" if _WARN.search(text) else "INFO"
+    return Line(time, component, level, "", {}, text)
+
+
+def _last(lines: list[Line], wanted: Wanted, count: int) -> list[Line]:
+    kept = ((line.time, index, line) for index, line in enumerate(lines) if wanted.takes(line))
+    return [line for _, _, line in heapq.nlargest(count, kept)][::-1]
+
+
+def _component_of(path: Path) -> str | None:
+    """Return the component whose file this is: orders.jsonl, orders.jsonl.1, postgres.log; None for other files."""
+    match = re.fullmatch(r"(.+?)\.(?:jsonl|log|out)(?:\.\d+)?", path.name)
+    return match[1] if match and path.is_file() else None
+
+
+def _is_of(component: str, name: str) -> bool:
+    """Return whether `component` is meant by `name`: collector means collector:binance too, raylet and gcs are Ray's."""
+    asked = {"raylet": "ray", "gcs": "ray"}.get(name, name).replace(":", "-")
+    found = component.replace(":", "-")
+    return found == asked or found.startswith(asked + "-")
+
+
+def _check_names(paths: Paths, names: tuple[str, ...]) -> None:
+    """Errors: InputError for a component that never wrote anything, naming those that did."""
+    from fks.model.errors import InputError, OutageError
+
+    known = sorted({name for path in paths.logs.glob("*") if (name := _component_of(path))})
+    if not known:
+        raise OutageError(f"there are no logs in {paths.logs}", remedy="start FKS with 'fks up'")
+    for name in names:
+        if not any(_is_of(found, name) for found in known) and not name.startswith("gateway"):
+            import difflib
+
+            close = difflib.get_close_matches(name.replace(":", "-"), known, n=1)
+            raise InputError(
+                f"no component {name!r} has a log", code="COMPONENT_UNKNOWN",
+                remedy=f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}",
+            )  # fmt: skip
+
+
+def _json_line(line: Line) -> str:
+    import orjson
+
+    fields = line.fields if not line.raw else {"message": line.raw}
+    head = {"ts": line.time, "level": line.level, "component": line.component, "event": line.event or "log"}
+    return orjson.dumps(head | fields).decode()
+
+
+class _Painter:
+    """Makes a line readable; colours vanish by themselves where the output is no terminal."""
+
+    def __init__(self) -> None:
+        self._colour: Callable[[str], str] = lambda name: _NAMES[sum(name.encode()) % len(_NAMES)]
+
+    def __call__(self, line: Line) -> str:
+        time = line.time.partition("T")[2][:12] or " " * 12
+        name = click.style(f"{line.component:<18}", fg=self._colour(line.component))
+        colour = _COLOURS.get(line.level, "white")
+        level = click.style(f"{line.level:<7}", fg=colour)
+        if line.raw:
+            return f"{click.style(time, fg='bright_black')} {name} {level} {line.raw}"
+        fields = dict(line.fields)
+        trail = fields.pop("traceback", None)
+        words = "  ".join(f"{click.style(key + '=', fg='bright_black')}{_text(value)}" for key, value in fields.items())
+        event = click.style(line.event, fg=colour, bold=line.level in ("WARNING", "ERROR"))
+        end = f"\n{click.style(str(trail).rstrip(), fg='red')}" if trail else ""
+        return f"{click.style(time, fg='bright_black')} {name} {level} {event}  {words}{end}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value if value and " " not in value else repr(value)
+    if isinstance(value, dict | list):
+        import orjson
+
+        return orjson.dumps(value).decode()
+    return str(value)

@@ -71,7 +71,13 @@ def of_error(error: Exception, path: str) -> Response:
     if isinstance(error, FksError):
         return answer(document(500, "FAILED", error.message, remedy=error.remedy, instance=path))
     return answer(
-        document(500, "INTERNAL", "the gateway failed", remedy="find the X-Request-ID of this answer in 'fks logs gateway'", instance=path)
+        document(
+            500,
+            "INTERNAL",
+            "the gateway failed",
+            remedy="find the X-Request-ID of this answer in 'fks logs gateway'",
+            instance=path,
+        )
     )
 
 

@@ -12,7 +12,7 @@ from fks.model.errors import OutageError
 from fks.model.timeframe import iso
 from fks.monitor.status import FEED_MS, SILENT_MS, WELL, component_view
 from fks.store.bus import Bus
-from fks.store.db import Querier
+from fks.store.db import Database
 
 HEALTHY, DEGRADED, DOWN = "healthy", "degraded", "down"
 #: The owner's services, and which of our components each of them became (prefix of the component's name).
@@ -61,7 +61,7 @@ class Health:
         self._started = clock.monotonic()
         self._seen: tuple[float, dict[str, str]] | None = None
 
-    async def dependencies(self, db: Querier | None, bus: Bus | None) -> dict[str, str]:
+    async def dependencies(self, db: Database | None, bus: Bus | None) -> dict[str, str]:
         """Return a word for each of database, redis, tree and feeds."""
         now = self._clock.monotonic()
         if self._seen is None or now - self._seen[0] >= self._ttl_s:
@@ -73,7 +73,7 @@ class Health:
             self._seen = (now, found)
         return dict(self._seen[1])
 
-    async def report(self, db: Querier | None, bus: Bus | None) -> dict[str, Any]:
+    async def report(self, db: Database | None, bus: Bus | None) -> dict[str, Any]:
         """Return the owner's health document."""
         dependencies = await self.dependencies(db, bus)
         return {
@@ -104,8 +104,9 @@ async def _answers(bus: Bus) -> str:
     return HEALTHY
 
 
-async def _from_rows(db: Querier) -> dict[str, str]:
+async def _from_rows(db: Database) -> dict[str, str]:
     try:
+        await db.ping()  # at once, without the patience of a query: a health check that waits is itself ill
         components = [component_view(dict(row)) for row in await db.fetch("monitor.components")]
         feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
     except OutageError:

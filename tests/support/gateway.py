@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -51,9 +52,34 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def running(
-    db: Database, database_url: str, redis_url: str, home: Path, *, name: str = "gateway:0", node: Any = None, **settings: Any
+    db: Database,
+    database_url: str,
+    redis_url: str,
+    home: Path,
+    *,
+    name: str = "gateway:0",
+    node: Any = None,
+    **settings: Any,
 ) -> AsyncIterator[Running]:
-    """Serve the gateway until the block ends. `settings` are sections, as in Settings(http=…)."""
+    """Serve the gateway with a token of each scope until the block ends. `settings` are sections, as in Settings(http=…)."""
+    store = TokenStore(db)
+    tokens = {scope: (await store.create(f"t-{scope}", scope))[0] for scope in ("read", "signal", "trade", "admin")}
+    async with serving(database_url, redis_url, home, tokens, name=name, node=node, **settings) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def serving(
+    database_url: str,
+    redis_url: str,
+    home: Path,
+    tokens: dict[str, str],
+    *,
+    name: str = "gateway:0",
+    node: Any = None,
+    **settings: Any,
+) -> AsyncIterator[Running]:
+    """Serve the gateway until the block ends; nothing behind it needs to be up."""
     log = CollectingLog()
     paths = Paths.of(home).ensure()
     deps = Deps(
@@ -61,11 +87,6 @@ async def running(
         redis_url=redis_url, name=name, node=node,
     )  # fmt: skip
     app = create_app(deps, pages=(pages,))
-    store = TokenStore(db)
-    tokens = {}
-    for scope in ("read", "signal", "trade", "admin"):
-        if f"t-{scope}" not in {record.name for record in await store.list()}:
-            tokens[scope] = (await store.create(f"t-{scope}", scope))[0]
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
     task = asyncio.create_task(server._serve())
     try:
@@ -75,3 +96,4 @@ async def running(
     finally:
         server.should_exit = True
         await asyncio.wait_for(task, 20)
+        shutil.rmtree(paths.sockets, ignore_errors=True)

@@ -67,7 +67,8 @@ async def test_history_is_paged_forward_and_the_newest_come_without_from(gateway
         assert seen == sorted(set(seen))
         assert len(seen) == 10
         part = await client.get(
-            "/historical/BTCUSDT", params={"timeframe": "1m", "from": "2026-05-01T00:02:00Z", "to": "2026-05-01T00:04:00Z"}
+            "/historical/BTCUSDT",
+            params={"timeframe": "1m", "from": "2026-05-01T00:02:00Z", "to": "2026-05-01T00:04:00Z"},
         )
         assert [bar["open"] for bar in part.json()["bars"]] == [102.1, 103.1]
 
@@ -192,7 +193,9 @@ async def test_unknown_paths_methods_and_bodies_are_problems(gateway: Running) -
         await _problem(await client.post("/accounts", content=b" " * 300_000), 413, "BODY_TOO_LARGE")
         await _problem(await client.post("/accounts", json={"name": "x", "nmae": "y"}), 422, "INVALID")
         for balance in (True, "abc", "Infinity", "1e999999", "-1", None, []):
-            await _problem(await client.post("/accounts", json={"name": "x", "initial_balance": balance}), 422, "INVALID")
+            await _problem(
+                await client.post("/accounts", json={"name": "x", "initial_balance": balance}), 422, "INVALID"
+            )
 
 
 async def _problem(answer: httpx.Response, status: int, code: str) -> None:
@@ -227,7 +230,14 @@ async def test_status_tells_the_local_exchanges_keys_only_to_admin(
 
     from tests.support.gateway import running
 
-    sim = {"rest": "http://x", "ws": "ws://x", "ws_api": "ws://x/ws-api/v3", "api_key": "K", "api_secret": "S", "pid": 7}
+    sim = {
+        "rest": "http://x",
+        "ws": "ws://x",
+        "ws_api": "ws://x/ws-api/v3",
+        "api_key": "K",
+        "api_secret": "S",
+        "pid": 7,
+    }
     async with running(seeded, database_url, redis_url, tmp_path, node=SimpleNamespace(sim=sim)) as gateway:  # type: ignore[arg-type]
         async with gateway.client() as client:
             assert (await client.get("/api/status")).json()["sim"] == sim
@@ -247,7 +257,9 @@ async def test_the_health_document_is_the_owners(gateway: Running, seeded: Datab
         assert (await client.get("/ready")).json()["status"] == "ready"
 
 
-async def test_the_owners_monitor_paths_group_components_under_their_services(gateway: Running, seeded: Database) -> None:
+async def test_the_owners_monitor_paths_group_components_under_their_services(
+    gateway: Running, seeded: Database
+) -> None:
     await seeded.sql(
         "INSERT INTO component_health (name, kind, state, pid, beat_at) VALUES"
         " ('collector:binance','actor','ready',1,now()), ('orders','actor','degraded',2,now()),"
@@ -273,7 +285,9 @@ async def test_the_openapi_document_names_every_route_with_its_scope(gateway: Ru
     async with gateway.client("read") as client:
         document = (await client.get("/openapi.json")).json()
     assert document["paths"]["/orders"]["post"]["x-fks-scope"] == "trade"
-    assert document["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]["side"]
+    assert document["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"][
+        "side"
+    ]
     assert document["paths"]["/health"]["get"]["x-fks-scope"] == "open"
     assert "security" not in document["paths"]["/health"]["get"]
     for operations in document["paths"].values():

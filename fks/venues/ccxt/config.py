@@ -28,5 +28,6 @@ class CcxtConfig:
     keepalive_ms: int = 15_000
     probe_s: float = 30.0
     probe_timeout_s: float = 5.0
+    echo_s: float = 5.0
     backoff_first_s: float = 0.2
     backoff_max_s: float = 10.0

@@ -75,7 +75,8 @@ class CcxtVenue:
         self._queue = EventQueue()
         self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # (symbol, venue order id) -> client order id
         self._calls: set[asyncio.Task[Any]] = set()
-        self._stream: asyncio.Task[None] | None = None
+        self._stream: UserStream | None = None
+        self._streaming: asyncio.Task[None] | None = None
         self._blocked_until = 0.0
 
     async def open(self) -> None:
@@ -98,11 +99,11 @@ class CcxtVenue:
 
     async def close(self) -> None:
         """End the stream and all calls. Nothing can be sent afterwards."""
-        tasks = [*self._calls, *([self._stream] if self._stream else [])]
+        tasks = [*self._calls, *([self._streaming] if self._streaming else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._stream = None
+        self._stream = self._streaming = None
         await self._session.disconnect()
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
@@ -113,7 +114,10 @@ class CcxtVenue:
         if (held := self._held()) is not None:
             return held
         seen = await self._write("private_post_order", order_params(order), lambda late: [self._sent(order, late)])
-        return self._sent(order, seen)
+        answer = self._sent(order, seen)
+        if answer.outcome is Outcome.ACK and self._stream is not None:
+            self._stream.expect(order.client_order_id)
+        return answer
 
     async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
         """Submit stop and limit as one native OCO: both exist or neither does."""
@@ -218,11 +222,11 @@ class CcxtVenue:
     async def events(self) -> AsyncIterator[VenueEvent]:
         """Yield what the venue pushes, for ever. One reader; the first starts the user stream."""
         if self._stream is None:
-            stream = UserStream(
+            self._stream = UserStream(
                 self._session, self._config, self._clock, self._log,
                 sink=self._queue.put, fills=self._fills, note=self._note,
             )  # fmt: skip
-            self._stream = asyncio.create_task(stream.run(), name=f"{self.name} user stream")
+            self._streaming = asyncio.create_task(self._stream.run(), name=f"{self.name} user stream")
         async for event in self._queue.read():
             yield event
 

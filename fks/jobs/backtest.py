@@ -17,9 +17,11 @@ from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.timeframe import check_timeframe, to_ns
+from fks.strategies.check import ensure_checked
 from fks.strategies.registry import Catalogue, load_catalogue
 
 KIND = "backtest"
+CHECK_ROWS = 3_000
 
 
 class BacktestSpec(BaseModel):
@@ -121,6 +123,8 @@ def run_spec(
     loaded = load_bars(
         Request(spec.symbol, spec.exchange, spec.timeframe, spec.start_ns, spec.end_ns, strategy.warmup())
     )
+    progress(0.3)
+    ensure_checked(strategy, [loaded.bars[: max(CHECK_ROWS, 4 * strategy.warmup())]])
     progress(0.4)
     setup = Setup(
         loaded.instrument, CostModel(spec.fee_rate, spec.fee_in), spec.sizing, spec.size, spec.cash,

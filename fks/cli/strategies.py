@@ -1,0 +1,324 @@
+"""`fks strategies`: what there is, whether it may be used, a template for your own, and which instances run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fks.cli.base import as_json, emit, paths_of, table
+from fks.model.errors import FksError, InputError
+
+if TYPE_CHECKING:
+    from fks.store.db import Database
+    from fks.strategies.registry import Catalogue
+
+T = TypeVar("T")
+
+
+@click.group()
+def strategies() -> None:
+    """List, show, check and make strategies; add and switch instances."""
+
+
+def catalogue_of(ctx: click.Context) -> Catalogue:
+    """Return the strategies this node knows: built-in, installed, and the files in its strategies folder."""
+    from fks.strategies.registry import load_catalogue
+
+    return load_catalogue(paths_of(ctx).strategies)
+
+
+def params_of(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Return `--set name=value` pairs as parameters; an empty value means none. Errors: click.BadParameter."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise click.BadParameter(f"{pair!r} is not name=value", param_hint="--set")
+        found[name.strip()] = value.strip() or None
+    return found
+
+
+@strategies.command("list")
+@as_json
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
+    """List every strategy: built-in, installed, and your own files."""
+    rows = [_described(entry) for entry in catalogue_of(ctx).entries.values()]
+    emit(rows, as_json=as_json, schema="fks.strategies/1")
+    if not as_json:
+        table(
+            ((r["name"], r["origin"], "broken" if r["error"] else "ok", r["error"] or r["summary"]) for r in rows),
+            ("NAME", "FROM", "STATE", "WHAT"),
+        )
+
+
+def _described(entry: Any) -> dict[str, Any]:
+    params = {}
+    if entry.kind is not None:
+        params = {
+            name: {"default": field.default, "type": _type_of(field), "description": field.description or ""}
+            for name, field in entry.kind.model_fields.items()
+        }
+    return {
+        "name": entry.name, "origin": entry.origin, "where": entry.where, "summary": entry.summary if entry.kind else "",
+        "error": entry.error or None, "params": params,
+    }  # fmt: skip
+
+
+def _type_of(field: Any) -> str:
+    return getattr(field.annotation, "__name__", None) or str(field.annotation).replace("typing.", "")
+
+
+@strategies.command()
+@click.argument("name")
+@as_json
+@click.pass_context
+def show(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Show one strategy: what it does, its parameters, its warm-up."""
+    catalogue = catalogue_of(ctx)
+    strategy = catalogue.make(name)
+    found = {**_described(catalogue.entries[name]), "warmup": strategy.warmup()}
+    emit(found, as_json=as_json, schema="fks.strategy/1")
+    if not as_json:
+        click.echo(
+            f"{click.style(name, bold=True)} ({found['where']}), warm-up {found['warmup']} bars with the defaults"
+        )
+        click.echo(f"{found['summary']}\n")
+        limits = strategy.model_json_schema().get("properties", {})
+        table(
+            ((key, p["default"], _limits_of(limits.get(key, {})), p["description"]) for key, p in found["params"].items()),
+            ("PARAMETER", "DEFAULT", "RANGE", "MEANING"), empty="no parameters",
+        )  # fmt: skip
+
+
+def _limits_of(schema: Mapping[str, Any]) -> str:
+    for part in (schema, *schema.get("anyOf", ())):
+        low = part.get("minimum", part.get("exclusiveMinimum"))
+        high = part.get("maximum", part.get("exclusiveMaximum"))
+        if low is not None or high is not None:
+            open_, close = "(" if "exclusiveMinimum" in part else "[", ")" if "exclusiveMaximum" in part else "]"
+            return f"{open_}{'' if low is None else low}, {'' if high is None else high}{close}"
+    return ""
+
+
+@strategies.command()
+@click.argument("names", nargs=-1)
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter to check with; repeatable.")
+@as_json
+@click.pass_context
+def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as_json: bool) -> None:
+    """Prove by prefixes that strategies do not look ahead and that their warm-up suffices. NAMES or files; default all."""
+    from fks.jobs.bars import read_tape
+    from fks.strategies.check import check_strategy
+
+    catalogue = catalogue_of(ctx)
+    files = [Path(name) for name in names if name.endswith(".py")]
+    wanted = [name for name in names if not name.endswith(".py")] + [
+        n for file in files for n in _add_file(catalogue, file)
+    ]
+    tape, _ = read_tape("sample")
+    bars = tape.bars()
+    rows = []
+    for name in wanted or list(catalogue.entries):
+        strategy = catalogue.make(name, params_of(pairs))
+        findings = check_strategy(strategy, [bars[: max(3000, 4 * strategy.warmup())]])
+        rows.append(
+            {"name": name, "warmup": strategy.warmup(), "ok": not findings, "finding": "".join(map(str, findings))}
+        )
+    emit(rows, as_json=as_json, schema="fks.strategy-checks/1")
+    if not as_json:
+        table(
+            ((r["name"], "ok" if r["ok"] else "refused", r["warmup"], r["finding"]) for r in rows),
+            ("NAME", "CHECK", "WARM-UP", "WHY"),
+        )
+    bad = [str(r["name"]) for r in rows if not r["ok"]]
+    if bad:
+        raise FksError(f"refused: {', '.join(bad)}", remedy="mend decide() or the warm-up, then check again")
+
+
+def _add_file(catalogue: Catalogue, file: Path) -> list[str]:
+    from fks.strategies.registry import load_file
+
+    if not file.is_file():
+        raise InputError(f"no file {file}", code="STRATEGY_UNKNOWN", remedy="give a strategy's name or its .py file")
+    found = list(load_file(file.absolute()))
+    catalogue.entries.update({entry.name: entry for entry in found})
+    return [entry.name for entry in found]
+
+
+@strategies.command()
+@click.argument("name")
+@click.pass_context
+def new(ctx: click.Context, name: str) -> None:
+    """Write a strategy file to start from into this node's strategies folder."""
+    from fks.strategies.template import TEMPLATE
+
+    if not name.isidentifier() or name != name.lower() or name.startswith("_"):
+        raise InputError(
+            f"{name!r} is no name for a strategy", remedy="use lower-case letters, digits and _, as in my_idea"
+        )
+    if name in catalogue_of(ctx).entries:
+        raise InputError(f"there is a strategy {name} already", remedy="choose another name")
+    kind = "".join(part.title() for part in name.split("_"))
+    file = paths_of(ctx).strategies / f"{name}.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(TEMPLATE.format(title=name.replace("_", " ").capitalize(), kind=kind, name=name))
+    click.echo(f"wrote {file}\nnext: fks strategies check {name}; fks backtest run {name}")
+
+
+# ── instances ────────────────────────────────────────────────────────────────────────────────────
+def _in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) -> T:
+    """Run `work` on this node's database, whether FKS runs or not. Errors: OutageError, ConfigError."""
+    from fks.cli.store import opened_store
+    from fks.store.db import Database
+
+    async def go(url: str, settings: Any) -> T:
+        db = await Database.connect(url, settings.database, application="strategies")
+        try:
+            return await work(db)
+        finally:
+            await db.close()
+
+    with opened_store(ctx) as (url, settings, _):
+        return asyncio.run(go(url, settings))
+
+
+@strategies.command()
+@as_json
+@click.pass_context
+def instances(ctx: click.Context, as_json: bool) -> None:
+    """List the instances that run, or would: symbol, parameters, state, how far they have decided."""
+    from fks.model.timeframe import iso
+    from fks.store.strategies import StrategyStore
+
+    rows = _in_database(ctx, lambda db: StrategyStore(db).list())
+    shown = [
+        {"id": r.id, "strategy": r.strategy, "params": dict(r.params), "params_version": r.params_version, "symbol": r.symbol,
+         "timeframe": r.timeframe, "venue": r.venue, "sizing": r.sizing, "size": r.size, "approval": r.approval,
+         "is_enabled": r.is_enabled, "state": r.state, "error": r.error, "target": r.last_target,
+         "cursor": None if r.cursor_ns is None else iso(r.cursor_ns)}
+        for r in rows
+    ]  # fmt: skip
+    emit(shown, as_json=as_json, schema="fks.instances/1")
+    if not as_json:
+        table(
+            ((r["id"], r["strategy"], r["symbol"], r["timeframe"], r["venue"], r["state"] if r["is_enabled"] else "off",
+              r["target"], r["cursor"], r["error"]) for r in shown),
+            ("ID", "STRATEGY", "SYMBOL", "TF", "VENUE", "STATE", "TARGET", "DECIDED TO", "ERROR"), empty="no instances yet",
+        )  # fmt: skip
+
+
+@strategies.command()
+@click.argument("id")
+@click.argument("strategy")
+@click.option("--symbol", required=True, help="In any spelling: BTC/USDT.")
+@click.option("--timeframe", default="1m", show_default=True)
+@click.option("--account", required=True, help="Name of the account it trades on (fks accounts list).")
+@click.option("--exchange", default="binance", show_default=True, help="Where its bars come from.")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable.")
+@click.option("--sizing", type=click.Choice(["notional", "quantity"]), default="notional", show_default=True)
+@click.option("--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity).")
+@click.option("--approval", type=click.Choice(["auto", "manual"]), default="auto", show_default=True)
+@click.option("--disabled", is_flag=True, help="Add it switched off.")
+@click.pass_context
+def add(
+    ctx: click.Context, /, id: str, strategy: str, pairs: tuple[str, ...], size: str, disabled: bool, **options: Any
+) -> None:
+    """Add instance ID of STRATEGY; a running system starts it within a second. It is checked first."""
+    from fks.model.timeframe import check_timeframe
+    from fks.store.instruments import InstrumentStore
+    from fks.store.strategies import NewInstance, StrategyStore
+    from fks.strategies.check import ensure_checked
+
+    made = catalogue_of(ctx).make(strategy, params_of(pairs))
+    ensure_checked(made)
+    check_timeframe(options["timeframe"])
+    wish, symbol = _positive(size), options.pop("symbol")
+
+    async def insert(db: Database) -> bool:
+        from fks.model.instrument import find_instrument
+
+        known = find_instrument(symbol, await InstrumentStore(db).all(options["exchange"]))
+        new = NewInstance(
+            id,
+            strategy,
+            made.model_dump(mode="json"),
+            symbol=known.symbol,
+            size=wish,
+            is_enabled=not disabled,
+            **options,
+        )
+        async with db.transaction() as tx:
+            return await StrategyStore(tx).add(new, by="cli")
+
+    if not _in_database(ctx, insert):
+        raise InputError(
+            f"instance {id!r} exists already, or there is no account {options['account']!r}",
+            remedy="see 'fks strategies instances' and 'fks accounts list'",
+        )
+    click.echo(f"added {id}")
+
+
+def _positive(text: str) -> Decimal:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        value = Decimal(0)
+    if not (value.is_finite() and value > 0):
+        raise InputError(f"size {text!r} is not a positive number", remedy="give quote per entry, as in --size 500")
+    return value
+
+
+@strategies.command()
+@click.argument("id")
+@click.pass_context
+def enable(ctx: click.Context, id: str) -> None:
+    """Switch an instance on; one that crashed starts anew."""
+    _switch(ctx, id, True)
+
+
+@strategies.command()
+@click.argument("id")
+@click.pass_context
+def disable(ctx: click.Context, id: str) -> None:
+    """Switch an instance off. It sends no more signals; what it holds stays held."""
+    _switch(ctx, id, False)
+
+
+def _switch(ctx: click.Context, id: str, is_enabled: bool) -> None:
+    from fks.store.strategies import StrategyStore
+
+    if not _in_database(ctx, lambda db: StrategyStore(db).set_enabled(id, is_enabled)):
+        raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
+    click.echo(f"{id} is {'on' if is_enabled else 'off'}")
+
+
+@strategies.command("set")
+@click.argument("id")
+@click.argument("pairs", nargs=-1, required=True, metavar="NAME=VALUE…")
+@click.pass_context
+def set_(ctx: click.Context, id: str, pairs: tuple[str, ...]) -> None:
+    """Give an instance new parameters as its next version; they count from the next bar on."""
+    from fks.store.strategies import StrategyStore
+    from fks.strategies.check import ensure_checked
+
+    catalogue = catalogue_of(ctx)
+
+    async def update(db: Database) -> int | None:
+        async with db.transaction() as tx:
+            row = await StrategyStore(tx).get(id)
+            if row is None:
+                return None
+            made = catalogue.make(row.strategy, {**row.params, **params_of(pairs)})
+            ensure_checked(made)
+            return await StrategyStore(tx).set_params(id, made.model_dump(mode="json"), by="cli")
+
+    version = _in_database(ctx, update)
+    if version is None:
+        raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
+    click.echo(f"{id} runs version {version} from the next bar on")

@@ -147,7 +147,7 @@ class VenueKill:
         await self._settle()
         snapshot = self._look()
         if snapshot is None:
-            self.remaining = [_left(None, None, "our positions are not known: the database was never reached")]
+            self.remaining = [_left("pending", None, None, "our positions are not known: the database was never reached")]
             self.detail = "positions unknown"
             return False
         positions = await self._positions(snapshot, symbols)
@@ -156,9 +156,9 @@ class VenueKill:
         can_do_more = False
         for holder, quantity in sorted(positions.items()):
             if holder.venue == self._venue.name and quantity:
-                is_stuck, why = await self._close(holder, quantity, snapshot.rules.get(holder.symbol), balances)
-                can_do_more = can_do_more or not is_stuck
-                left.append(_left(holder, quantity, why))
+                kind, why = await self._close(holder, quantity, snapshot.rules.get(holder.symbol), balances)
+                can_do_more = can_do_more or kind == "pending"
+                left.append(_left(kind, holder, quantity, why))
         self.remaining, self.detail = left, ""
         return not can_do_more
 
@@ -180,27 +180,28 @@ class VenueKill:
 
     async def _close(
         self, holder: Holder, quantity: Decimal, rules: Rules | None, balances: dict[str, Balance]
-    ) -> tuple[bool, str]:
-        """Send one order against a position when it may be sent; return whether nothing can be done, and why."""
+    ) -> tuple[str, str]:
+        """Send one order against a position when it may be sent; return why it is not flat yet: `pending` (more will
+        be done), `dust` (too small to sell) or `stuck`, and the words for it."""
         before = [item for item in self._mine() if _holder(item.order) == holder]
         if any(not item.is_settled for item in before):
-            return False, "a flattening order is not settled yet"
+            return "pending", "a flattening order is not settled yet"
         if rules is None:
-            return True, "the venue's rules for this symbol are not known"
+            return "stuck", "the venue's rules for this symbol are not known"
         if len(before) >= self._timing.attempts_max:
-            return True, f"gave up after {len(before)} orders, the last: {before[-1].code or before[-1].outcome}"
+            return "stuck", f"gave up after {len(before)} orders, the last: {before[-1].code or before[-1].outcome}"
         side = Side.SELL if quantity > 0 else Side.BUY
         price = await self._venue.last_price(holder.symbol)
         size, is_locked = _size(abs(quantity), side, rules, balances, price)
         if size < max(rules.qty_min, rules.lot_step) or (price is not None and size * price < rules.notional_min):
             if is_locked:
-                return False, "the balance is still held by orders being cancelled"
-            return True, "less than the venue's smallest order, or than its free balance"
+                return "pending", "the balance is still held by orders being cancelled"
+            return "dust", "less than the venue's smallest order, or than its free balance"
         await self._send(holder, rules, side, size, generation=len(before))
         if side is Side.SELL and rules.base in balances:
             held = balances[rules.base]
             balances[rules.base] = Balance(held.currency, held.free - size, held.locked)
-        return False, "a flattening order was sent"
+        return "pending", "a flattening order was sent"
 
     async def _send(self, holder: Holder, rules: Rules, side: Side, size: Decimal, *, generation: int) -> None:
         assert self._journal.record is not None
@@ -292,8 +293,9 @@ def _holder(order: Order) -> Holder:
     return Holder(order.venue, order.account_id, order.symbol, order.instance)
 
 
-def _left(holder: Holder | None, quantity: Decimal | None, why: str) -> dict[str, str]:
+def _left(kind: str, holder: Holder | None, quantity: Decimal | None, why: str) -> dict[str, str]:
     return {
+        "kind": kind,
         "venue": holder.venue if holder else "", "symbol": holder.symbol if holder else "",
         "instance": holder.instance if holder else "", "quantity": "" if quantity is None else format(quantity, "f"),
         "why": why,

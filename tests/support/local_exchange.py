@@ -55,7 +55,7 @@ class LocalExchange:
             except subprocess.TimeoutExpired:
                 self.kill()
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, **query: object) -> Any:
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, /, **query: object) -> Any:
         """Return the admin surface's answer."""
         url = f"{self.info['rest']}{path}" + (f"?{urlencode(query)}" if query else "")
         data = None if body is None else json.dumps(body).encode()

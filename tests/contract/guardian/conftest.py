@@ -1,0 +1,58 @@
+"""A local exchange and what the guardian needs around it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fks.venues.ccxt import CcxtVenue
+from tests.support.guardian_process import venue_on
+from tests.support.local_exchange import LocalExchange
+
+
+@pytest.fixture
+def exchange(tmp_path: Path) -> Iterator[LocalExchange]:
+    """An exchange of the test's own: the guardian looks into the account's recent history."""
+    arguments = ["--rate-limits", "off", "--balance", "USDT=1000000", "--balance", "BTC=10", "--seed", "5"]
+    exchange = LocalExchange(tmp_path, arguments).start()
+    yield exchange
+    exchange.stop()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder short enough for a socket."""
+    path = Path(tempfile.mkdtemp(prefix="fks-g-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+async def trader(exchange: LocalExchange) -> AsyncIterator[CcxtVenue]:
+    """The order manager's session: what it placed is there for the guardian to end."""
+    venue = venue_on(exchange.info)
+    await venue.open()
+    yield venue
+    await venue.close()
+
+
+def write_positions(
+    folder: Path,
+    positions: Sequence[Sequence[Any]],
+    *,
+    orders: Sequence[Sequence[Any]] = (),
+    booked: Sequence[Any] = (),
+) -> None:
+    """Write the file the guardian reads when the database is away."""
+    row = {
+        "as_of_ns": time.time_ns(), "positions": positions, "orders": orders, "booked": booked,
+        "instruments": [["binance", "BTCUSDT", "BTC", "USDT", "0.00001", "0.00001", "5"]],
+    }  # fmt: skip
+    (folder / "kill-positions.json").write_text(json.dumps(row))

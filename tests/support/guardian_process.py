@@ -1,0 +1,93 @@
+"""A guardian as a process of its own: `python -m tests.support.guardian_process '<json>'`, for tests that kill -9 it.
+
+JSON: exchange (a LocalExchange's info), kill_file, socket, database_url?, timing. Prints one line when it listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fks.clock import RealClock
+from fks.execution.guardian import Guardian, Timing
+from fks.model.ports import Venue
+from fks.store.db import Database
+from fks.venues.ccxt import CcxtConfig, CcxtVenue
+from tests.support.local_exchange import LocalExchange
+from tests.support.ports import CollectingLog, RecordingMeter
+
+#: waits short enough for a test, C5 included
+QUICK = Timing(
+    refresh_s=0.1, reply_s=6.0, round_s=0.05, round_max_s=0.2, settle_s=0.3,
+    absent_spacing_s=0.2, absent_first_s=0.2, absent_age_s=1.0,
+)  # fmt: skip
+
+
+def venue_on(exchange: dict[str, Any], **changes: Any) -> CcxtVenue:
+    """Return an unopened ccxt venue on a local exchange."""
+    config = CcxtConfig(
+        exchange["api_key"], exchange["api_secret"], account_id=1, rest_url=exchange["rest"], ws_url=exchange["ws"],
+        ws_api_url=exchange["ws_api"], **{"order_timeout_s": 1.0, "read_timeout_s": 2.0, **changes},
+    )  # fmt: skip
+    return CcxtVenue(config, RealClock(), CollectingLog())
+
+
+def guardian_with(venues: dict[str, Venue], folder: Path, db: Database | None, timing: Timing = QUICK) -> Guardian:
+    """Return an unstarted guardian with its files in `folder`."""
+    return Guardian(
+        venues=venues, kill_file=folder / "kill.jsonl", socket_path=folder / "g.sock", db=db, bus=None,
+        clock=RealClock(), meter=RecordingMeter(), log=CollectingLog(), timing=timing,
+    )  # fmt: skip
+
+
+class GuardianProcess:
+    """Starts and kills the process."""
+
+    def __init__(self, exchange: LocalExchange, folder: Path, database_url: str | None = None, **venue: Any) -> None:
+        self._argument = json.dumps({
+            "exchange": exchange.info, "folder": str(folder), "database_url": database_url,
+            "timing": asdict(QUICK), "venue": venue,
+        })  # fmt: skip
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> GuardianProcess:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.guardian_process", self._argument], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], 20.0)
+        assert ready, "the guardian did not start"
+        assert self.process.stdout.readline() == "ready\n"
+        return self
+
+    def kill(self) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait(5)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(5)
+
+
+async def _main(given: dict[str, Any]) -> None:
+    url = given["database_url"]
+    db = await Database.lazy(url, application="guardian") if url else None
+    venue = venue_on(given["exchange"], **given["venue"])
+    guardian = guardian_with({"ccxt": venue}, Path(given["folder"]), db, Timing(**given["timing"]))
+    await guardian.start()
+    print("ready", flush=True)
+    await guardian.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(json.loads(sys.argv[1])))

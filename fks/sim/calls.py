@@ -73,14 +73,11 @@ async def answer(exchange: Exchange, call: Call) -> Reply:
     )
     before = exchange.faults.strike((*_BEFORE, *_ANSWERS), at)
     if before is not None:
-        reply = await _before(exchange, before)
-        if reply is not None:
-            if before.accept:
-                done = await _do(exchange, call)
-                exchange.store.note_outcome(seq, f"{_outcome(done)} fault:{before.kind}")
-            else:
-                exchange.store.note_outcome(seq, f"fault:{before.kind}")
-            return reply
+        done = f"{_outcome(await _do(exchange, call))} " if before.accept and before.kind in _ANSWERS else ""
+        exchange.store.note_outcome(seq, f"{done}fault:{before.kind}")
+        replaced = await _before(exchange, before)
+        if replaced is not None:
+            return replaced
     reply = await _do(exchange, call)
     after = exchange.faults.strike(_AFTER, at)
     exchange.store.note_outcome(seq, _outcome(reply) + (f" fault:{after.kind}" if after else ""))

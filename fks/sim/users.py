@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import orjson
 
-from fks.sim.journal import Event
 from fks.sim.faults import Faults, Target
+from fks.sim.journal import Event
 from fks.sim.sockets import Socket
 
 

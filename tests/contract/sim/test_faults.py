@@ -1,0 +1,227 @@
+"""Every fault as ccxt meets it (peers.md §6.1), and what the exchange's own log and books say happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ccxt
+import pytest
+
+from tests.contract.sim.conftest import Sim, binance
+
+ORDER = {"path": "/api/v3/order", "method": "POST"}
+#: kind, fields, the class ccxt raises (None: no exception), whether the order exists afterwards
+TABLE: tuple[tuple[str, dict[str, Any], type[Exception] | None, bool], ...] = (
+    ("drop", {}, ccxt.ExchangeNotAvailable, False),
+    ("disconnect", {}, ccxt.ExchangeNotAvailable, False),
+    ("reset", {}, ccxt.ExchangeNotAvailable, False),
+    ("hang", {"seconds": 3}, ccxt.RequestTimeout, False),
+    ("answer_after", {"seconds": 3}, ccxt.RequestTimeout, True),
+    ("accept_then_cut", {}, ccxt.ExchangeNotAvailable, True),
+    ("truncate", {}, ccxt.ExchangeError, True),
+    ("html_200", {}, None, False),
+    ("html_200", {"accept": True}, None, True),
+    ("html_502", {}, ccxt.ExchangeNotAvailable, False),
+    ("html_502", {"accept": True}, ccxt.ExchangeNotAvailable, True),
+    ("http_500", {}, ccxt.ExchangeNotAvailable, False),
+    ("503", {}, ccxt.ExchangeNotAvailable, False),
+    ("504_1007", {}, ccxt.RequestTimeout, False),
+    ("504_1007", {"accept": True}, ccxt.RequestTimeout, True),
+    ("busy_1008", {}, ccxt.OperationFailed, False),
+    ("429", {"seconds": 2}, ccxt.DDoSProtection, False),
+    ("418", {}, ccxt.DDoSProtection, False),
+    ("skew", {}, ccxt.InvalidNonce, False),
+    ("error", {"code": -1001, "msg": "Internal error; unable to process your request."}, ccxt.OperationFailed, False),
+    ("error", {"code": -1003, "msg": "Too many requests."}, ccxt.RateLimitExceeded, False),
+    ("latency", {"seconds": 0.05}, None, True),
+)
+
+
+@pytest.mark.parametrize(("kind", "fields", "error", "exists"), TABLE, ids=[f"{row[0]}-{row[3]}" for row in TABLE])
+async def test_a_fault_on_a_new_order(
+    sim: Sim, client: Any, kind: str, fields: dict[str, Any], error: type[Exception] | None, exists: bool
+) -> None:
+    sim.fault(kind, **ORDER, **fields)
+    client.timeout = 500
+    id = f"f{time.time_ns():x}"
+    call = client.create_order("BTC/USDT", "limit", "buy", "0.001", "30000", {"clientOrderId": id})
+    if error is None:
+        answer = await call
+        assert (answer["id"] is None) == (kind == "html_200")
+    else:
+        with pytest.raises(ccxt.BaseError) as caught:
+            await call
+        assert isinstance(caught.value, error), repr(caught.value)
+        if kind == "truncate":
+            assert type(caught.value) is ccxt.ExchangeError, "a cut body looks like a refusal"
+    status, found = sim.signed("GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId=id)
+    assert (status == 200) == exists, found
+    log = sim.get(f"/sim/received?client_order_id={id}&path=/api/v3/order&method=POST")["items"]
+    assert len(log) == 1
+    assert log[0]["client_order_ids"] == [id]
+    if kind != "latency":
+        assert f"fault:{kind}" in log[0]["outcome"]
+
+
+async def test_headers_say_how_long_to_wait(sim: Sim, client: Any) -> None:
+    sim.fault("429", seconds=7)
+    with pytest.raises(ccxt.DDoSProtection):
+        await client.fetch_balance()
+    assert client.last_response_headers["Retry-After"] == "7"
+
+
+async def test_a_hidden_order_is_not_found_for_k_queries(sim: Sim, client: Any) -> None:
+    await client.create_order("BTC/USDT", "limit", "buy", "0.001", "30000", {"clientOrderId": "ghost"})
+    sim.fault("hide_order", count=2, client_order_id="ghost")
+    for _ in range(2):
+        with pytest.raises(ccxt.OrderNotFound):
+            await client.fetch_order(None, "BTC/USDT", {"clientOrderId": "ghost"})
+    assert (await client.fetch_order(None, "BTC/USDT", {"clientOrderId": "ghost"}))["status"] == "open"
+
+
+async def test_probability_and_count(sim: Sim) -> None:
+    sim.fault("http_500", path="/api/v3/ping", count=None, probability=0.5)
+    answers = [sim.call("GET", "/api/v3/ping")[0] for _ in range(60)]
+    assert 10 < answers.count(500) < 50
+    sim.fault("http_500", path="/api/v3/time", count=3)
+    assert [sim.call("GET", "/api/v3/time")[0] for _ in range(5)] == [500, 500, 500, 200, 200]
+
+
+def test_a_wrong_fault_is_refused_with_what_would_be_right(sim: Sim) -> None:
+    status, body = sim.call("POST", "/sim/faults", {"kind": "gremlin"})
+    assert status == 400
+    assert "latency" in body["remedy"]
+    status, body = sim.call("POST", "/sim/faults", {"kind": "drop", "paht": "/"})
+    assert "paht" in body["message"]
+
+
+async def reports(client: Any, sim: Sim, act: Callable[[], Awaitable[Any]], until: int) -> list[tuple[str, int]]:
+    """Return (x, order id) of the reports that `act` causes, once `until` user events have come."""
+    seen: list[dict[str, Any]] = []
+    handle = client.handle_message
+    client.handle_message = lambda link, message: (seen.append(message), handle(link, message))[1]
+    task = asyncio.create_task(client.watch_orders())
+    while not sim.get("/sim/info")["user_streams"]:
+        await asyncio.sleep(0.02)
+    await act()
+    events: list[dict[str, Any]] = []
+    async with asyncio.timeout(5):
+        while len(events) < until:
+            await asyncio.sleep(0.02)
+            events = [message["event"] for message in seen if "event" in message]
+    task.cancel()
+    return [(event["x"], event["i"]) for event in events if event["e"] == "executionReport"]
+
+
+async def test_reports_are_lost_doubled_and_swapped(sim: Sim, client: Any) -> None:
+    async def buy() -> None:
+        await client.create_order("ETH/USDT", "market", "buy", "0.01")
+
+    sim.fault("lose_report", event="TRADE")
+    assert [kind for kind, _ in await reports(client, sim, buy, 2)] == ["NEW"]
+
+
+async def test_reports_doubled(sim: Sim, client: Any) -> None:
+    sim.fault("duplicate_report", event="NEW")
+    found = await reports(client, sim, lambda: client.create_order("BTC/USDT", "limit", "buy", "0.001", "30000"), 3)
+    assert [kind for kind, _ in found] == ["NEW", "NEW"]
+
+
+async def test_reports_swapped(sim: Sim, client: Any) -> None:
+    sim.fault("reorder_reports", event="NEW")
+    found = await reports(client, sim, lambda: client.create_order("ETH/USDT", "market", "buy", "0.01"), 3)
+    assert [kind for kind, _ in found] == ["TRADE", "NEW"]
+
+
+async def test_a_frozen_stream_answers_pings_and_says_nothing(sim: Sim) -> None:
+    client = binance(sim.info)
+    client.streaming["keepAlive"] = 300
+    try:
+        await client.load_markets()
+        await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
+        sim.fault("freeze_stream", path="/ws", seconds=2.0)
+        with pytest.raises(TimeoutError):
+            while True:  # what was on its way arrives, then nothing, and no error either
+                await asyncio.wait_for(client.watch_trades("BTC/USDT"), 1.0)
+        await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
+    finally:
+        await client.close()
+
+
+async def test_a_half_open_socket_is_noticed_by_its_pings_only(sim: Sim) -> None:
+    client = binance(sim.info)
+    client.streaming["keepAlive"] = 200
+    try:
+        await client.load_markets()
+        await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
+        sim.fault("half_open", path="/stream")
+        with pytest.raises(ccxt.NetworkError):
+            async with asyncio.timeout(5):
+                while True:
+                    await client.watch_trades("BTC/USDT")
+        await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
+    finally:
+        await client.close()
+
+
+async def test_a_cut_stream_raises_and_the_next_call_comes_back(sim: Sim) -> None:
+    client = binance(sim.info)
+    try:
+        await client.load_markets()
+        await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
+        sim.fault("cut_stream", path="/stream")
+        with pytest.raises(ccxt.NetworkError):
+            async with asyncio.timeout(5):
+                while True:
+                    await client.watch_trades("BTC/USDT")
+        await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
+    finally:
+        await client.close()
+
+
+async def test_a_terminated_user_stream_says_so_and_can_be_had_again(sim: Sim, client: Any) -> None:
+    task = asyncio.create_task(client.watch_orders())
+    while not sim.get("/sim/info")["user_streams"]:
+        await asyncio.sleep(0.02)
+    sim.fault("stream_terminated")
+    assert sim.get("/sim/info")["user_streams"] == 0
+    async with asyncio.timeout(5):
+        while not sim.get("/sim/info")["user_streams"]:
+            again = asyncio.create_task(client.watch_orders())
+            await asyncio.sleep(0.05)
+            again.cancel()
+    task.cancel()
+
+
+async def test_a_gap_in_the_stream_is_whole_over_rest(sim: Sim) -> None:
+    client = binance(sim.info, watchTrades={"name": "aggTrade"})
+    try:
+        await client.load_markets()
+        ids = [int(trade["id"]) for trade in await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)]
+        sim.fault("trade_gap", symbol="BTCUSDT", count=3)
+        async with asyncio.timeout(10):
+            while len(ids) < 20:
+                ids += [int(trade["id"]) for trade in await client.watch_trades("BTC/USDT")]
+        assert len(set(range(ids[0], ids[-1] + 1)) - set(ids)) == 3
+        rest = await client.fetch_trades("BTC/USDT", None, 1000, {"fromId": ids[0]})
+        assert {int(trade["id"]) for trade in rest} >= set(range(ids[0], ids[-1] + 1))
+    finally:
+        await client.close()
+
+
+async def test_a_halt_and_a_jumping_clock(sim: Sim, client: Any) -> None:
+    sim.fault("halt", symbol="BTCUSDT")
+    with pytest.raises(ccxt.MarketClosed):
+        await client.create_order("BTC/USDT", "market", "buy", "0.01")
+    sim.call("DELETE", "/sim/faults")
+    sim.fault("clock_jump", seconds=30)
+    with pytest.raises(ccxt.InvalidNonce):
+        await client.fetch_balance()
+
+
+def test_the_admin_surface_refuses_web_pages(sim: Sim) -> None:
+    status, body = sim.call("GET", "/sim/account", headers={"Origin": "https://example.org"})
+    assert (status, body["code"]) == (403, "FORBIDDEN")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fks.cli.base import as_json, emit, table
+from fks.cli.base import as_json, emit, paths_of, table
 
 
 @click.group()
@@ -143,11 +143,11 @@ def restore_command(ctx: click.Context, file: Path, yes: bool) -> None:
     from fks.model.errors import ConfigError
     from fks.store import backup
 
+    if is_running(paths_of(ctx)):
+        raise ConfigError("a backup is not restored under a running system", remedy="run 'fks down' first")
+    if not yes:
+        click.confirm(f"replace everything in the database by {file}?", abort=True)
     with opened_store(ctx, create=True) as (url, _, paths):
-        if is_running(paths):
-            raise ConfigError("a backup is not restored under a running system", remedy="run 'fks down' first")
-        if not yes:
-            click.confirm(f"replace everything in the database by {file}?", abort=True)
         backup.restore(url, paths, file)
     click.echo(f"restored {file}; run 'fks db upgrade' if it is of an older FKS")
 

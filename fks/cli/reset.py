@@ -32,7 +32,7 @@ def reset(ctx: click.Context, yes_delete: str | None, no_backup: bool, as_json: 
     paths = Paths.of(settings.home)
     if not paths.home.is_dir():
         raise InputError(f"nothing to reset at {paths.home}", remedy="set FKS_HOME or use --home")
-    if is_running(paths) or _leftovers(paths):
+    if is_running(paths):
         raise ConfigError(f"FKS runs at {paths.home}", remedy="run 'fks down' first")
     _confirm(paths, yes_delete)
     backup = None if no_backup else _backup(ctx, paths)
@@ -45,17 +45,6 @@ def reset(ctx: click.Context, yes_delete: str | None, no_backup: bool, as_json: 
     if not as_json:
         click.echo(f"removed {', '.join(removed) or 'nothing'}; " + (f"backup {backup}" if backup else "no backup"))
         click.echo("start again with 'fks up'")
-
-
-def _leftovers(paths: Paths) -> bool:
-    """Return whether servers of a keeper that died still run on the data."""
-    from fks.config.secrets import load_secrets
-    from fks.store.embedded import PostgresServer, RedisServer
-
-    if not paths.secrets_file.exists():
-        return False
-    secrets = load_secrets(paths)
-    return PostgresServer(paths, secrets).adopt() is not None or RedisServer(paths, secrets).adopt() is not None
 
 
 def _confirm(paths: Paths, typed: str | None) -> None:

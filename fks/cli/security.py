@@ -13,11 +13,12 @@ from fks.cli.base import as_json, emit, paths_of
 @click.pass_context
 def security_setup(ctx: click.Context, rotate: bool, as_json: bool) -> None:
     """Make strong secrets in a 0600 file. Safe to repeat: existing ones are kept unless --rotate."""
+    from fks.cli.store import is_running
     from fks.config.secrets import ensure_secrets
     from fks.model.errors import ConfigError
 
     paths = paths_of(ctx)
-    if rotate and paths.node_file.exists():
+    if rotate and is_running(paths):
         raise ConfigError("secrets are not rotated under a running system", remedy="run 'fks down' first")
     paths.ensure()
     setup = ensure_secrets(paths, rotate=rotate)

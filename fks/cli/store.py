@@ -43,8 +43,11 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
 
 
 def is_running(paths: Paths) -> bool:
-    """Return whether a keeper runs here: it holds the lock of its file as long as it lives."""
-    return _is_locked(paths.run / "keeper.lock")
+    """Return whether FKS runs here: a keeper (it holds the lock of its file as long as it lives), or servers that
+    outlived theirs."""
+    from fks.store.embedded import postgres_pid, redis_pid
+
+    return _is_locked(paths.run / "keeper.lock") or postgres_pid(paths) is not None or redis_pid(paths) is not None
 
 
 def _is_locked(file: Path) -> bool:

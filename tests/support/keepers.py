@@ -1,0 +1,125 @@
+"""Keepers over small real processes: no Ray, no PostgreSQL, everything else as in `fks up`.
+
+Run as a program it is a keeper of its own: `python -m tests.support.keepers HOME name…`, to be killed by a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fks.cli.keeper.keeper import Keeper
+from fks.cli.keeper.lock import keeper_lock
+from fks.cli.keeper.process import Launch, Process, holding
+from fks.cli.keeper.service import Seen
+from fks.cli.keeper.spec import Policy, ServiceSpec
+from fks.clock import RealClock
+from fks.config.endpoints import Node
+from fks.config.paths import Paths
+from fks.model.errors import OutageError
+from fks.supervision.spec import Intensity
+from tests.support.ports import CollectingLog
+
+PROGRAM = Path(__file__).with_name("small_service.py")
+QUICK = Policy(
+    backoff_first_s=0.05,
+    backoff_max_s=0.3,
+    limit=Intensity(restarts_max=4, period_s=30.0),
+    probe_s=0.1,
+    probe_timeout_s=0.5,
+    degraded_s=0.2,
+)
+
+
+def small(paths: Paths, name: str, *args: str, **changes: Any) -> ServiceSpec:
+    """Return a service that is a small process: up in 50 ms, ready once its file holds its pid."""
+    ready = paths.run / f"{name}.ready"
+
+    def launch() -> Launch:
+        command = [sys.executable, "-S", str(PROGRAM), str(ready), *args]
+        return Launch(command, dict(os.environ), err=paths.logs / f"{name}.log")
+
+    async def is_ready(process: Process) -> bool:
+        return pids_of(paths, name)[:1] == [process.pid] and _state(process.pid) != "T"
+
+    options: dict[str, Any] = {"stop": ((signal.SIGTERM, 1.0),), "start_s": 5.0}
+    return ServiceSpec(
+        name=name, launch=launch, is_ready=is_ready, find=lambda: next(iter(holding(str(ready))), None),
+        log=paths.logs / f"{name}.log", **(options | changes),
+    )  # fmt: skip
+
+
+def pids_of(paths: Paths, name: str) -> list[int]:
+    """Return what a small service wrote when it was ready: its pid and those of its helpers."""
+    try:
+        return [int(word) for word in (paths.run / f"{name}.ready").read_text().split()]
+    except OSError:
+        return []
+
+
+def _state(pid: int) -> str:
+    """Return the kernel's letter for a process: T is stopped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
+@dataclass
+class Hands:
+    """Stands in for what is above the services: counts what it is asked, and can be told to fail."""
+
+    deploys: int = 0
+    age_s: float | None = 0.1
+    document: dict[str, Any] | None = None
+    fail: list[Exception] = field(default_factory=list)
+    stopped: int = 0
+
+    async def prepare(self) -> None: ...
+    async def cancel(self) -> None: ...
+    async def clear(self, node: Node) -> None: ...
+    async def close(self) -> None: ...
+
+    async def deploy(self) -> None:
+        self.deploys += 1
+        if self.fail:
+            raise self.fail.pop(0)
+
+    async def stop(self) -> None:
+        self.stopped += 1
+
+    async def beat(self, seen: Sequence[tuple[str, Seen]], node: Node) -> float | None:
+        return self.age_s
+
+    async def status(self, node: Node) -> dict[str, Any]:
+        if self.document is None:
+            raise OutageError("PostgreSQL does not answer")
+        return self.document
+
+
+def node() -> Node:
+    return Node("postgresql:///none", "unix:///none", "127.0.0.1:1", {"host": "127.0.0.1", "port": 1})
+
+
+def keeper_of(paths: Paths, specs: Sequence[ServiceSpec], hands: Hands | None = None, **options: Any) -> Keeper:
+    """Return a keeper with a quick policy."""
+    return Keeper(paths, specs, hands or Hands(), node, RealClock(), CollectingLog(), **({"policy": QUICK} | options))
+
+
+async def _main(home: str, names: list[str]) -> None:
+    paths = Paths.of(home).ensure()
+    with keeper_lock(paths.run / "keeper.lock"):
+        specs = [small(paths, name, is_group=name == "ray", **({} if name != "ray" else {})) for name in names]
+        keeper = keeper_of(paths, specs)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, keeper.request_stop)
+        await keeper.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1], sys.argv[2:]))

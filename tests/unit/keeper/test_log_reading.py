@@ -1,0 +1,95 @@
+"""`fks logs`: merging, filtering and following, across turns of the files and programs with lines of their own."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+
+from fks.cli import cli
+from fks.cli.base import run
+from fks.cli.logs import Reader, Wanted, _last, parse
+
+
+def write(folder, name, *entries):
+    with (folder / name).open("a") as file:
+        for time, level, event, *fields in entries:
+            component = name.partition(".")[0]
+            extra = fields[0] if fields else {}
+            file.write(
+                json.dumps(
+                    {"ts": f"2026-01-01T00:00:{time:09.6f}Z", "level": level, "component": component, "event": event}
+                    | extra
+                )
+                + "\n"
+            )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    return logs
+
+
+def test_files_are_merged_by_time(folder):
+    write(folder, "orders.jsonl", (1, "INFO", "a"), (3, "INFO", "c"))
+    write(folder, "collector-binance.jsonl", (2, "INFO", "b"))
+    assert [line.event for line in _last(Reader(folder).drain(), Wanted(), 10)] == ["a", "b", "c"]
+
+
+def test_only_the_last_lines_are_shown_in_order(folder):
+    write(folder, "orders.jsonl", *((n, "INFO", f"e{n}") for n in range(9)))
+    assert [line.event for line in _last(Reader(folder).drain(), Wanted(), 2)] == ["e7", "e8"]
+
+
+def test_level_component_and_trace_choose(folder):
+    write(folder, "orders.jsonl", (1, "INFO", "a", {"trace_id": "t"}), (2, "ERROR", "b"), (3, "INFO", "c"))
+    write(folder, "strategy-0.jsonl", (4, "INFO", "d", {"trace_id": "t"}))
+    lines = Reader(folder).drain()
+    assert [line.event for line in _last(lines, Wanted(level="WARNING"), 9)] == ["b"]
+    assert [line.event for line in _last(lines, Wanted(trace="t"), 9)] == ["a", "d"]
+    assert [line.event for line in _last(lines, Wanted(components=("strategy",)), 9)] == ["d"]
+    assert [line.event for line in _last(lines, Wanted(components=("strategy:0",)), 9)] == ["d"]
+
+
+def test_following_reads_on_across_a_turn_of_the_file(folder):
+    write(folder, "orders.jsonl", (1, "INFO", "a"))
+    reader = Reader(folder)
+    reader.drain()
+    write(folder, "orders.jsonl", (2, "INFO", "b"))
+    (folder / "orders.jsonl").rename(folder / "orders.jsonl.1")
+    write(folder, "orders.jsonl", (3, "INFO", "c"))
+    write(folder, "monitor.jsonl", (4, "INFO", "new file"))
+    assert sorted(line.event for line in reader.drain()) == ["b", "c", "new file"]
+    assert reader.drain() == []
+
+
+def test_a_line_being_written_waits_until_it_is_whole(folder):
+    file = folder / "postgres.log"
+    file.write_text("2026-01-01 00:00:01.000 UTC [1] LOG:  half")
+    reader = Reader(folder)
+    assert reader.drain() == []
+    with file.open("a") as stream:
+        stream.write(" whole\n")
+    assert [line.raw for line in reader.drain()] == ["2026-01-01 00:00:01.000 UTC [1] LOG:  half whole"]
+
+
+def test_other_programs_lines_get_a_time_and_a_level():
+    line = parse("2026-01-01 10:00:00.123 UTC [7] FATAL:  no", "postgres")
+    assert (line.time, line.level) == ("2026-01-01T10:00:00.123", "ERROR")
+    assert parse("no time here", "ray", "2026-01-01T10:00:00").time == "2026-01-01T10:00:00"
+    assert parse('{"not": "ours"}', "sim").raw == '{"not": "ours"}'
+
+
+def test_an_unknown_component_is_one_clear_line(tmp_path, capsys, folder):
+    write(folder, "orders.jsonl", (1, "INFO", "a"))
+    assert run(cli, ["--home", str(tmp_path), "logs", "order"]) == 2
+    assert "did you mean 'orders'" in click.unstyle(capsys.readouterr().err)
+
+
+def test_json_lines_can_be_read_by_programs(tmp_path, capsys, folder):
+    write(folder, "orders.jsonl", (1, "INFO", "a", {"n": 1}))
+    assert run(cli, ["--home", str(tmp_path), "logs", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 1

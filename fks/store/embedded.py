@@ -166,11 +166,7 @@ class PostgresServer:
 
     def adopt(self) -> int | None:
         """Return the pid of a living postmaster on our data, one whose keeper died perhaps; None when there is none."""
-        try:
-            pid = int((self._paths.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
-        except (OSError, ValueError):
-            return None
-        return pid if _runs_in(pid, "postgres", self._paths.pgdata) else None
+        return postgres_pid(self._paths)
 
     def stop(self, process: subprocess.Popen[bytes] | int, *, timeout_s: float = 10.0) -> None:
         """Stop a started or adopted server: fast shutdown, then immediate, then kill. Data is safe in each case."""
@@ -262,7 +258,7 @@ class RedisServer:
         self._password = secrets.redis_password.get_secret_value()
         self._socket = paths.sockets / "redis.sock"
         self._conf = paths.redis_dir / "redis.conf"
-        self._pidfile = paths.redis_dir / "redis.pid"
+        self._pidfile = _redis_pidfile(paths)
 
     def url(self) -> str:
         """Return the URL with the password in it: for node_file and connect, never for logs."""
@@ -306,15 +302,33 @@ class RedisServer:
 
     def adopt(self) -> int | None:
         """Return the pid of a living server of ours, one whose keeper died perhaps; None when there is none."""
-        try:
-            pid = int(self._pidfile.read_text())
-        except (OSError, ValueError):
-            return None
-        return pid if _runs_in(pid, "redis-server", self._paths.redis_dir) else None
+        return redis_pid(self._paths)
 
     def stop(self, process: subprocess.Popen[bytes] | int, *, timeout_s: float = 5.0) -> None:
         """Stop a started or adopted server."""
         _stop(process, (signal.SIGTERM, signal.SIGKILL), timeout_s)
+
+
+def postgres_pid(paths: Paths) -> int | None:
+    """Return the pid of a living postmaster on this node's data; needs no secrets."""
+    try:
+        pid = int((paths.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
+    except (OSError, ValueError):
+        return None
+    return pid if _runs_in(pid, "postgres", paths.pgdata) else None
+
+
+def redis_pid(paths: Paths) -> int | None:
+    """Return the pid of this node's living Redis; needs no secrets."""
+    try:
+        pid = int(_redis_pidfile(paths).read_text())
+    except (OSError, ValueError):
+        return None
+    return pid if _runs_in(pid, "redis-server", paths.redis_dir) else None
+
+
+def _redis_pidfile(paths: Paths) -> Path:
+    return paths.redis_dir / "redis.pid"
 
 
 def start_and_wait(

@@ -20,6 +20,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -87,7 +88,10 @@ async def make_revision(url: str, message: str, *, folder: Path | None = None) -
         if folder is not None:
             config.set_main_option("version_locations", str(folder))
         number = "0001" if folder is not None else f"{len(history()) + 1:04d}"
-        made = command.revision(config, message=message, autogenerate=True, rev_id=number)
+        try:
+            made = command.revision(config, message=message, autogenerate=True, rev_id=number)
+        except CommandError as error:
+            raise InputError(f"{error}", code="REVISION_FAILED", remedy="run 'fks db upgrade' first") from error
         script = made[0] if isinstance(made, list) else made
         assert script is not None
         return Path(script.path)
@@ -159,5 +163,15 @@ async def _run(url: str, work: Callable[[Connection], T]) -> T:
         ) from error
     except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError) as error:
         raise OutageError(f"PostgreSQL does not answer ({type(error).__name__})", remedy="see 'fks status'") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise OutageError(
+                "PostgreSQL went away during the migration", remedy="run 'fks db upgrade' again"
+            ) from error
+        said = str(error.orig).splitlines()[0]
+        raise ConfigError(
+            f"the migration failed and changed nothing: {said}",
+            remedy="restore a backup (fks db restore) or mend the database by hand",
+        ) from error
     finally:
         await engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 from pathlib import Path
@@ -84,6 +85,14 @@ def test_security_setup_keeps_rotates_and_shows_no_secret(home: Path, capsys: py
             assert line.split('"')[1] not in said.out + said.err
 
 
+def test_rotating_mends_weak_secrets(home: Path) -> None:
+    (home / "secrets.toml").touch(mode=0o600)
+    (home / "secrets.toml").write_text('postgres_password = "postgres"\n')
+    assert run(cli, ["security-setup"]) == USAGE
+    assert run(cli, ["security-setup", "--rotate"]) == OK
+    assert run(cli, ["config", "check"]) == OK
+
+
 def test_security_setup_refuses_a_tracked_file(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(cli, ["security-setup"]) == OK
     for command in (["init", "-q"], ["add", "-f", "secrets.toml"]):
@@ -94,6 +103,7 @@ def test_security_setup_refuses_a_tracked_file(home: Path, capsys: pytest.Captur
 
 def test_security_setup_does_not_rotate_under_a_running_system(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "run").mkdir()
-    (home / "run" / "node.json").write_text("{}")
-    assert run(cli, ["security-setup", "--rotate"]) == USAGE
+    with (home / "run" / "keeper.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run(cli, ["security-setup", "--rotate"]) == USAGE
     assert "fks down" in capsys.readouterr().err

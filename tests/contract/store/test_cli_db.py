@@ -61,6 +61,7 @@ def test_status_while_down_and_beside_a_running_server(home: Paths, capfd: Captu
     try:
         assert run(cli, ["db", "status"]) == OK
         assert "up to date" in capfd.readouterr().out
+        assert run(cli, ["reset", "--yes-delete", home.home.name]) == USAGE  # data is not cleared under a server
         assert _is_up(home)
     finally:
         server.stop(process)

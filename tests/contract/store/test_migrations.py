@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from fks.model.errors import ConfigError, InputError
 from fks.store import migrate
 from fks.store.db import Database
 
@@ -33,6 +41,68 @@ async def test_down_to_nothing_and_up_again(empty_database_url: str) -> None:
     assert await migrate.downgrade(empty_database_url, "base") is None
     await migrate.upgrade(empty_database_url)
     assert await migrate.differences(empty_database_url) == []
+
+
+@pytest.mark.parametrize("step", [revision.id for revision in migrate.history()][1:])
+async def test_from_each_earlier_step_up_is_the_same_as_from_nothing(empty_database_url: str, step: str) -> None:
+    await migrate.upgrade(empty_database_url, step)
+    await migrate.upgrade(empty_database_url)
+    assert await migrate.differences(empty_database_url) == []
+
+
+async def test_a_new_revision_holds_what_differs(database: Database, database_url: str, tmp_path: Path) -> None:
+    await database.sql("ALTER TABLE leases DROP COLUMN holder")
+    await database.sql("DELETE FROM alembic_version")  # the folder below has no history
+    text = (await migrate.make_revision(database_url, "add holder", folder=tmp_path)).read_text()
+    assert 'op.add_column("leases"' in text.replace("'", '"')
+    assert text.count("op.add_column") == 1
+    with pytest.raises(InputError):
+        await migrate.make_revision(database_url, "  ", folder=tmp_path)
+
+
+async def test_a_migration_that_fails_changes_nothing_and_says_why(empty_database_url: str) -> None:
+    db = await Database.connect(empty_database_url)
+    await db.sql("CREATE TABLE orders (mine text)")
+    with pytest.raises(ConfigError, match="orders"):
+        await migrate.upgrade(empty_database_url)
+    assert [
+        row["tablename"] for row in await db.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    ] == ["orders"]
+    await db.close()
+
+
+async def test_a_database_of_a_newer_fks_is_refused(database: Database, database_url: str) -> None:
+    await database.sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(ConfigError, match="9999"):
+        await migrate.upgrade(database_url)
+
+
+async def test_an_unknown_revision_is_the_callers_mistake(database_url: str) -> None:
+    with pytest.raises(InputError, match="nonsense"):
+        await migrate.upgrade(database_url, "nonsense")
+
+
+async def test_two_upgrades_at_once_wait_for_each_other(empty_database_url: str) -> None:
+    both = await asyncio.gather(migrate.upgrade(empty_database_url), migrate.upgrade(empty_database_url))
+    assert both == [migrate.head(), migrate.head()]
+
+
+async def test_daily_performance_counts_trades_by_account_and_day(database: Database) -> None:
+    await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'paper')")
+    rows = (("0", "0.001", "BTC", "2026-03-01T10:00:00Z"), ("5", "0.1", "USDT", "2026-03-01T11:00:00Z"), ("-2", "0.1", "USDT", "2026-03-01T23:59:59Z"),
+            ("1", "0.1", "USDT", "2026-03-02T00:00:00Z"))  # fmt: skip
+    for pnl, fee, currency, time in rows:
+        await database.sql(
+            "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency, realized_pnl, time) "
+            "VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', 'BUY', 1, 100, $1, $2, $3, $4)",
+            Decimal(fee), currency, Decimal(pnl), datetime.fromisoformat(time),
+        )  # fmt: skip
+    await database.sql("REFRESH MATERIALIZED VIEW CONCURRENTLY daily_account_performance")
+    days = await database.sql("SELECT * FROM daily_account_performance WHERE account_id = 1 ORDER BY day")
+    first, second = days
+    assert (first["trades"], first["wins"], first["losses"], first["win_rate"]) == (3, 1, 1, 0.5)
+    assert (first["total_pnl"], first["average_trade"], first["fees"]) == (Decimal(3), Decimal("1.5"), Decimal("0.3"))
+    assert (second["day"], second["trades"]) == (datetime(2026, 3, 2, tzinfo=UTC), 1)
 
 
 async def test_the_owners_sql_runs_as_it_stands(database: Database) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fks.cli.keeper.door import ask
 from fks.cli.keeper.keeper import Keeper
 from fks.cli.keeper.lock import keeper_lock
 from fks.cli.keeper.process import Launch, Process, holding
@@ -25,6 +27,7 @@ from fks.config.paths import Paths
 from fks.model.errors import OutageError
 from fks.supervision.spec import Intensity
 from tests.support.ports import CollectingLog
+from tests.support.waiting import wait_until
 
 PROGRAM = Path(__file__).with_name("small_service.py")
 QUICK = Policy(
@@ -103,6 +106,18 @@ class Hands:
         return self.document
 
 
+def start_keeper(paths: Paths, *names: str) -> subprocess.Popen[bytes]:
+    """Return a keeper in a process of its own, ready."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.support.keepers", str(paths.home), *names])
+    wait_until(lambda: paths.keeper_socket.exists() and ask(paths.keeper_socket, "progress")["phase"] == "ready")
+    return process
+
+
+def start_stray(spec: ServiceSpec) -> subprocess.Popen[bytes]:
+    """Return a service that no keeper wrote down."""
+    return subprocess.Popen(list(spec.launch().command), start_new_session=True)
+
+
 def node() -> Node:
     return Node("postgresql:///none", "unix:///none", "127.0.0.1:1", {"host": "127.0.0.1", "port": 1})
 
@@ -115,7 +130,7 @@ def keeper_of(paths: Paths, specs: Sequence[ServiceSpec], hands: Hands | None = 
 async def _main(home: str, names: list[str]) -> None:
     paths = Paths.of(home).ensure()
     with keeper_lock(paths.run / "keeper.lock"):
-        specs = [small(paths, name, is_group=name == "ray", **({} if name != "ray" else {})) for name in names]
+        specs = [small(paths, name, is_group=name == "ray") for name in names]
         keeper = keeper_of(paths, specs)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, keeper.request_stop)
         await keeper.run()

@@ -18,8 +18,8 @@ from fks.cli.keeper.lock import AlreadyRunning, holder_of, keeper_lock
 from fks.cli.keeper.process import start_mark
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError, FksError, OutageError
-from tests.support.keepers import Hands, keeper_of, pids_of, small
-from tests.support.waiting import until, wait_until
+from tests.support.keepers import Hands, keeper_of, pids_of, small, start_keeper, start_stray
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -165,9 +165,7 @@ async def test_a_hung_service_is_killed_and_started_again(paths):
 
 
 async def test_children_survive_a_killed_keeper_and_the_next_takes_them_over(paths):
-    command = [sys.executable, "-m", "tests.support.keepers", str(paths.home), "a", "b"]
-    first = subprocess.Popen(command)
-    wait_until(lambda: paths.keeper_socket.exists() and ask(paths.keeper_socket, "progress")["phase"] == "ready")
+    first = start_keeper(paths, "a", "b")
     old = {name: pids_of(paths, name)[0] for name in "ab"}
     first.kill()
     first.wait()
@@ -184,8 +182,7 @@ async def test_children_survive_a_killed_keeper_and_the_next_takes_them_over(pat
 async def test_a_leftover_that_nobody_wrote_down_is_found_too(paths):
     async with running(paths, [small(paths, "a")]):
         pass
-    stray = small(paths, "a").launch()
-    process = subprocess.Popen(list(stray.command), start_new_session=True)
+    process = start_stray(small(paths, "a"))
     await until(lambda: pids_of(paths, "a") == [process.pid])
     async with running(paths, [small(paths, "a")]) as keeper:
         assert keeper.services["a"].process.pid == process.pid
@@ -193,8 +190,7 @@ async def test_a_leftover_that_nobody_wrote_down_is_found_too(paths):
 
 
 async def test_down_ends_what_a_killed_keeper_left(paths):
-    first = subprocess.Popen([sys.executable, "-m", "tests.support.keepers", str(paths.home), "a", "ray"])
-    wait_until(lambda: paths.keeper_socket.exists() and ask(paths.keeper_socket, "progress")["phase"] == "ready")
+    first = start_keeper(paths, "a", "ray")
     pids = [*pids_of(paths, "a"), *pids_of(paths, "ray")]
     first.kill()
     first.wait()

@@ -70,7 +70,7 @@ def overall(
         age = feed["age_ms"]
         if feed["state"] != "LIVE" or age is None or age > FEED_MS:
             reasons.append(
-                f"feed {feed['symbol']} is {feed['state']}, {'no message yet' if age is None else f'{age} ms old'}"
+                f"feed {feed['symbol']} is {feed['state']}, {'no message yet' if age is None else f'{age / 1000:.1f} s old'}"
             )
     reasons += [f"venue {venue['name']} is {venue['state']}" for venue in venues if venue["state"] != "READY"]
     if not reasons:

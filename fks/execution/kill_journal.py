@@ -68,7 +68,10 @@ class KillRecord:
 
 
 def read_kill(path: Path) -> KillRecord | None:
-    """Return the kill that is engaged now, or None. Works with nothing else running; a missing file is no kill."""
+    """Return the kill that is engaged now, or None. Works with nothing else running; a missing file is no kill.
+
+    Errors: OSError when the file is there and cannot be read: whether a kill is engaged is then unknown.
+    """
     record = last_kill(path)
     return record if record is not None and record.is_engaged else None
 
@@ -160,8 +163,12 @@ class KillJournal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.record = last_kill(path)
+        self.record: KillRecord | None = None
         self.error: str | None = None
+        try:
+            self.record = last_kill(path)
+        except OSError as error:
+            self.error = f"{path}: {error.strerror or error}"
         self._file: int | None = None
 
     def engage(self, *, kill_id: str, scope: str, reason: str, by: str, flatten: bool, now_ns: int) -> KillRecord:

@@ -1,0 +1,65 @@
+"""fks kill and fks resume against a real guardian, and without one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from fks.cli import cli
+from fks.cli import kill as kill_module
+from fks.cli.base import run
+from fks.config.paths import Paths
+from fks.execution.guardian import read_kill
+from tests.contract.guardian.conftest import write_positions
+from tests.support.guardian_process import GuardianProcess
+from tests.support.local_exchange import LocalExchange
+
+
+@pytest.fixture
+def home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An FKS_HOME whose guardian socket is the test's."""
+    monkeypatch.setattr(Paths, "guardian_socket", property(lambda self: folder / "g.sock"))
+    return folder
+
+
+def fks(*arguments: str, home: Path) -> int:
+    return run(cli, ["--home", str(home), *arguments])
+
+
+async def test_kill_and_resume(exchange: LocalExchange, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_positions(home, [["ccxt", 1, "BTCUSDT", "s1", "0.5"]])
+    process = GuardianProcess(exchange, home).start()
+    try:
+        assert await asyncio.to_thread(fks, "kill", "--reason", "drill", "--json", home=home) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["schema"], answer["engaged"], answer["is_quiet"], answer["reason"]) == (
+            "fks.kill/1",
+            True,
+            True,
+            "drill",
+        )
+        assert [item["filled"] for item in answer["orders"]] == ["0.50000000"]
+        assert await asyncio.to_thread(fks, "kill", "--yes", home=home) == 0
+        shown = capsys.readouterr().out
+        assert "joined the kill" in shown
+        assert "BTCUSDT" in shown
+        assert read_kill(home / "kill.jsonl") is not None
+        assert await asyncio.to_thread(fks, "resume", "--json", home=home) == 0
+        assert json.loads(capsys.readouterr().out)["engaged"] is False
+        assert await asyncio.to_thread(fks, "resume", home=home) == 0
+        assert "no kill was engaged" in capsys.readouterr().out
+    finally:
+        process.stop()
+
+
+def test_without_a_guardian(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kill_module, "_CONNECT_S", 0.3)
+    for command in ("kill", "resume"):
+        assert fks(command, home=home) == 3
+        said = capsys.readouterr().err
+        assert "guardian cannot be reached" in said
+        assert "fks up" in said
+        assert "Traceback" not in said

@@ -1,0 +1,131 @@
+"""The kill file: whatever a crash leaves of it, it can be read, and what it says is a beginning of what was done."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.execution.kill_journal import ABSENT, ENDED, KillJournal, KillRecord, flatten_id, last_kill, read_kill
+from fks.execution.kill_positions import Holder, Known, Rules, Snapshot, is_ours
+from fks.model import ids
+from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
+
+NOW = 1_790_000_000_000_000_000
+
+
+def flattening(kill_id: str, generation: int = 0) -> Order:
+    intent = flatten_id(kill_id, venue="ccxt", account_id=1, symbol="BTCUSDT", instance="s")
+    return Order(
+        client_order_id=ids.client_order_id(intent, "kill", generation), intent_id=intent, signal_id=None, account_id=1,
+        venue="ccxt", exchange="binance", symbol="BTCUSDT", instance="s", role=Role.KILL, generation=generation,
+        side=Side.SELL, type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=Decimal("0.5"), state=State.SENDING,
+        is_reduce_only=True, created_ns=NOW, sent_ns=NOW,
+    )  # fmt: skip
+
+
+def write_all(path: Path) -> KillRecord:
+    journal = KillJournal(path)
+    journal.engage(kill_id="k1", scope="system", reason="ünsicher", by="me", flatten=False, now_ns=NOW)
+    journal.cancelled(venue="ccxt", symbol="BTCUSDT", client_order_id="a", outcome="ack", detail="", now_ns=NOW)
+    journal.want_flatten(by="me", now_ns=NOW)
+    first, second = flattening("k1"), flattening("k1", 1)
+    journal.sending(first, now_ns=NOW)
+    journal.outcome(first.client_order_id, ABSENT, now_ns=NOW)
+    journal.sending(second, now_ns=NOW)
+    journal.outcome(second.client_order_id, ENDED, now_ns=NOW, filled=Decimal("0.5"), venue_order_id="7")
+    record = journal.done({"remaining": []}, now_ns=NOW)
+    journal.close()
+    return record
+
+
+@cache
+def whole_file() -> tuple[KillRecord, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kill.jsonl"
+        return write_all(path), path.read_bytes()
+
+
+def test_the_file_says_what_memory_said(tmp_path: Path) -> None:
+    record = write_all(tmp_path / "kill.jsonl")
+    again = read_kill(tmp_path / "kill.jsonl")
+    assert again == record
+    assert (record.cancelled, record.flatten, record.is_done) == (1, True, True)
+    assert [item.outcome for item in record.orders] == [ABSENT, ENDED]
+    assert record.orders[0].order == flattening("k1")
+    assert record.order(record.orders[1].order.client_order_id) == record.orders[1]
+
+
+def test_no_file_and_a_released_kill_are_no_kill(tmp_path: Path) -> None:
+    path = tmp_path / "kill.jsonl"
+    assert read_kill(path) is None
+    write_all(path)
+    journal = KillJournal(path)
+    journal.release(by="you", now_ns=NOW)
+    assert read_kill(path) is None
+    last = last_kill(path)
+    assert last is not None
+    assert last.released_by == "you"
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_a_file_cut_anywhere_is_a_shorter_story(data: st.DataObject) -> None:
+    """And a journal that goes on from it starts on a line of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kill.jsonl"
+        full, raw = whole_file()
+        cut = data.draw(st.integers(0, len(raw)))
+        path.write_bytes(raw[:cut])
+        record = read_kill(path)
+        if record is not None:
+            assert record.kill_id == full.kill_id
+            assert [o.order for o in record.orders] == [o.order for o in full.orders][: len(record.orders)]
+        journal = KillJournal(path)
+        journal.engage(kill_id="k2", scope="system", reason="", by="me", flatten=True, now_ns=NOW)
+        journal.close()
+        again = read_kill(path)
+        assert again is not None
+        assert again.kill_id == "k2"
+
+
+def test_a_file_that_cannot_be_written_stops_no_kill(tmp_path: Path) -> None:
+    (tmp_path / "blocked").write_text("")
+    journal = KillJournal(tmp_path / "blocked" / "kill.jsonl")
+    record = journal.engage(kill_id="k", scope="system", reason="", by="me", flatten=True, now_ns=NOW)
+    assert record.is_engaged
+    assert journal.error
+
+
+def test_our_ids_are_told_from_others() -> None:
+    assert is_ours(ids.client_order_id(uuid.uuid4(), "entry"))
+    for other in (None, "", "web_abc", uuid.uuid4().hex, "x" * 32, "x-TKT5PX2F" + "0" * 22):
+        assert not is_ours(other)
+
+
+def test_fills_are_added_once_and_to_their_holder() -> None:
+    holder = Holder("ccxt", 1, "BTCUSDT", "s")
+    mine, late = (ids.client_order_id(uuid.uuid4(), "entry") for _ in range(2))
+
+    def fill(client_order_id: str | None, trade: str, side: Side, quantity: str, fee: str = "0") -> Fill:
+        return Fill(uuid.uuid4(), client_order_id, "1", trade, 1, "ccxt", "BTCUSDT", side, Decimal(quantity), Decimal(10),
+                    Decimal(fee), "BTC" if side is Side.BUY else "USDT", NOW)  # fmt: skip
+
+    snapshot = Snapshot(
+        NOW, {holder: Decimal(1)}, {"BTCUSDT": Rules("binance", "BTC", "USDT", Decimal("0.01"), Decimal("0.01"), Decimal(5))},
+        {mine: Known(holder, "binance", Decimal(0))}, frozenset({("ccxt", "BTCUSDT", "1")}),
+    )  # fmt: skip
+    fills = [
+        fill(mine, "1", Side.BUY, "5"),  # booked
+        fill(mine, "2", Side.BUY, "0.5", "0.01"),
+        fill(late, "3", Side.SELL, "0.2"),  # ours, newer than the snapshot: the only holder's
+        fill("web_1", "4", Side.BUY, "7"),  # another's
+        fill(None, "5", Side.BUY, "7"),
+        fill("skipped", "6", Side.BUY, "7"),
+    ]
+    assert snapshot.with_fills(fills, frozenset({"skipped"})) == {holder: Decimal("1.29")}

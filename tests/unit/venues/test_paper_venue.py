@@ -1,0 +1,264 @@
+"""The paper venue: G6's rule in mode `bar`, fills at once in mode `last`, and a state that can be rebuilt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.clock import FakeClock
+from fks.matching import CostModel
+from fks.model.bar import Bar
+from fks.model.instrument import Instrument
+from fks.model.order import Fill, Order, OrderType, Outcome, Presence, Report, Role, Side, State, TimeInForce
+from fks.model.ports import SessionBack
+from fks.venues.paper import PaperVenue
+from tests.support.venue_orders import order
+
+D = Decimal
+BTC = Instrument("binance", "BTCUSDT", "BTC", "USDT", D("0.01"), D("0.00001"), D("0.00001"), D(9000), D(5))
+MINUTE = 60_000_000_000
+
+
+def bar(index: int, open: float, high: float, low: float, close: float, timeframe: str = "1m") -> Bar:
+    return Bar("binance", "BTCUSDT", timeframe, index * MINUTE, open, high, low, close, 1.0)
+
+
+def paper(mode: Any = "bar", **changes: Any) -> PaperVenue:
+    balances = {"USDT": D(100000), "BTC": D(1)}
+    return PaperVenue([BTC], CostModel(), balances, FakeClock(), account_id=3, mode=mode, **changes)
+
+
+async def drain(venue: PaperVenue) -> list[Any]:
+    """Return the events that wait."""
+    found: list[Any] = []
+
+    async def read() -> None:
+        async for event in venue.events():
+            found.append(event)
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    task.cancel()
+    return found
+
+
+def fills_of(events: Sequence[Any]) -> list[tuple[str, D, int]]:
+    return [(f.side.value, f.price, f.time_ns // MINUTE) for f in events if isinstance(f, Fill)]
+
+
+async def test_market_orders_fill_at_the_next_open() -> None:
+    venue = paper()
+    venue.on_bar(bar(1, 100, 101, 99, 100))
+    wanted = order("0.5")
+    answer = await venue.submit(wanted)
+    assert (answer.outcome, answer.fills) == (Outcome.ACK, ())
+    venue.on_bar(bar(2, 102, 103, 101, 102))
+    events = await drain(venue)
+    assert fills_of(events) == [("buy", D("102.0"), 2)]
+    (fill,) = [event for event in events if isinstance(event, Fill)]
+    assert (fill.fee, fill.fee_currency) == (D("0.0005"), "BTC")
+    assert [e.state for e in events if isinstance(e, Report)] == [State.FILLED]
+    held = await venue.balances()
+    assert held["BTC"].free == D("1.4995")
+    assert held["USDT"].free == D(100000) - D("0.5") * 102
+
+
+@pytest.mark.parametrize(
+    ("entry_bar", "next_bar", "expected"),
+    [
+        # the entry's own bar counts, but not its open: a stop under the open fills at the stop
+        ((102, 103, 94, 100), None, ("sell", D(95), 2)),
+        ((102, 111, 101, 108), None, ("sell", D(110), 2)),
+        # both in one bar: the stop wins
+        ((102, 111, 94, 100), None, ("sell", D(95), 2)),
+        # in a later bar the open may be had
+        ((102, 103, 101, 102), (90, 92, 88, 91), ("sell", D("90.0"), 3)),
+        ((102, 103, 101, 102), (112, 113, 90, 91), ("sell", D("112.0"), 3)),
+        ((102, 103, 101, 102), (100, 109, 96, 99), None),
+    ],
+)
+async def test_protections_count_from_the_entry_bar_on(entry_bar: Any, next_bar: Any, expected: Any) -> None:
+    """They arrive after the entry's bar completed, as they do when the order manager arms them on the fill."""
+    venue = paper()
+    venue.on_bar(bar(1, 100, 101, 99, 100))
+    entry = order("0.5", role=Role.ENTRY)
+    await venue.submit(entry)
+    venue.on_bar(bar(2, *entry_bar))
+    await drain(venue)
+    legs = {"side": Side.SELL, "parent_id": entry.client_order_id, "group_id": "g"}
+    stop = order("0.499", type=OrderType.STOP, stop_price="95", role=Role.STOP_LOSS, **legs)
+    limit = order("0.499", type=OrderType.TAKE_PROFIT, price="110", role=Role.TAKE_PROFIT, **legs)
+    answers = await venue.submit_oco(stop, limit)
+    found = [fill for answer in answers for fill in answer.fills]
+    if next_bar is not None:
+        assert not found
+        venue.on_bar(bar(3, *next_bar))
+        found = [event for event in await drain(venue) if isinstance(event, Fill)]
+    assert [(f.side.value, f.price, f.time_ns // MINUTE) for f in found] == ([expected] if expected else [])
+    assert len(await venue.open_orders()) == (0 if expected else 2)
+
+
+async def test_a_rearmed_protection_is_not_matched_against_the_past() -> None:
+    venue = paper()
+    venue.on_bar(bar(1, 100, 101, 99, 100))
+    entry = order("0.5", role=Role.ENTRY)
+    await venue.submit(entry)
+    venue.on_bar(bar(2, 102, 103, 94, 100))
+    stop = order("0.4", side=Side.SELL, type=OrderType.STOP, stop_price="95", role=Role.STOP_LOSS,
+                 parent_id=entry.client_order_id, generation=1)  # fmt: skip
+    assert (await venue.submit(stop)).fills == ()
+
+
+async def test_limit_orders_use_the_open_and_expire_when_asked_to() -> None:
+    venue = paper()
+    venue.on_bar(bar(1, 100, 101, 99, 100))
+    resting = order("0.1", type=OrderType.LIMIT, price="98")
+    once = order("0.1", type=OrderType.LIMIT, price="90", time_in_force=TimeInForce.IOC)
+    for item in (resting, once):
+        assert (await venue.submit(item)).fills == ()
+    venue.on_bar(bar(2, 97, 99, 96, 98))
+    events = await drain(venue)
+    assert fills_of(events) == [("buy", D("97.0"), 2)]
+    assert State.EXPIRED in [e.state for e in events if isinstance(e, Report)]
+
+
+async def test_mode_last_fills_at_once() -> None:
+    venue = paper("last")
+    refused = await venue.submit(order("0.1"))
+    assert (refused.outcome, refused.code) == (Outcome.REFUSED, "PRICE_MISSING")
+    venue.on_bar(bar(1, 100, 101, 99, 100.5))
+    answer = await venue.submit(order("0.1"))
+    assert answer.report is not None
+    assert answer.report.state is State.FILLED
+    assert [f.price for f in answer.fills] == [D("100.5")]
+    wrong = await venue.submit(order("0.1", side=Side.SELL, type=OrderType.STOP, stop_price="101"))
+    assert (wrong.outcome, wrong.code) == (Outcome.REFUSED, "STOP_WRONG_SIDE")
+    marketable = await venue.submit(order("0.1", type=OrderType.LIMIT, price="101"))
+    assert [f.price for f in marketable.fills] == [D("100.5")]
+
+
+async def test_only_the_shortest_bars_match_and_each_once() -> None:
+    venue = paper()
+    venue.on_bar(bar(1, 100, 101, 99, 100, "5m"))
+    venue.on_bar(bar(1, 100, 101, 99, 100))
+    await venue.submit(order("0.1"))
+    venue.on_bar(bar(1, 50, 51, 49, 50))
+    venue.on_bar(bar(2, 50, 51, 49, 50, "5m"))
+    assert fills_of(await drain(venue)) == []
+    venue.on_bar(bar(2, 102, 103, 101, 102))
+    assert fills_of(await drain(venue)) == [("buy", D("102.0"), 2)]
+
+
+async def test_refusals() -> None:
+    venue = paper("last")
+    venue.on_bar(bar(1, 100, 101, 99, 100))
+    known = order("0.1")
+    await venue.submit(known)
+    cases = [
+        (known, Outcome.EXISTS, "DUPLICATE_INTENT"),
+        (order("2000"), Outcome.REFUSED, "BALANCE"),
+        (order("5", side=Side.SELL), Outcome.REFUSED, "BALANCE"),
+        (order("0.1", symbol="NOPEUSDT"), Outcome.REFUSED, "INSTRUMENT_UNKNOWN"),
+        (order("-1"), Outcome.REFUSED, "CLIENT_VALIDATION"),
+    ]
+    for wanted, outcome, code in cases:
+        answer = await venue.submit(wanted)
+        assert (answer.outcome, answer.code) == (outcome, code)
+
+
+async def test_cancelling_one_leg_ends_both() -> None:
+    venue = paper("last")
+    await venue.open()
+    venue.on_bar(bar(1, 100, 101, 99, 100))
+    stop = order("0.5", side=Side.SELL, type=OrderType.STOP, stop_price="95")
+    limit = order("0.5", side=Side.SELL, type=OrderType.TAKE_PROFIT, price="110")
+    await venue.submit_oco(stop, limit)
+    assert (await venue.balances())["BTC"].locked == D("0.5")
+    answer = await venue.cancel(stop)
+    assert answer.outcome is Outcome.ACK
+    assert (await venue.cancel(limit)).code == "UNKNOWN_ORDER"
+    events = await drain(venue)
+    assert isinstance(events[0], SessionBack)
+    assert [(e.client_order_id, e.state) for e in events[1:]] == [(limit.client_order_id, State.CANCELLED)]
+    lookup = await venue.query("BTCUSDT", limit.client_order_id)
+    assert lookup.presence is Presence.FOUND
+    assert (await venue.query("BTCUSDT", "f" * 32)).presence is Presence.NOT_FOUND
+
+
+async def test_restore_brings_back_balances_legs_and_history() -> None:
+    first = paper("last")
+    first.on_bar(bar(1, 100, 101, 99, 100))
+    entry = order("0.5")
+    answer = await first.submit(entry)
+    stop = replace(
+        order("0.4", side=Side.SELL, type=OrderType.STOP, stop_price="95", group_id="g"), state=State.ACCEPTED
+    )
+    limit = replace(
+        order("0.4", side=Side.SELL, type=OrderType.TAKE_PROFIT, price="110", group_id="g"), state=State.WORKING
+    )
+    await first.submit_oco(stop, limit)
+    second = paper("last")
+    done = replace(entry, state=State.FILLED, filled=D("0.5"))
+    second.restore([done, stop, limit], answer.fills, {"USDT": D(100000), "BTC": D(1)})
+    assert await second.balances() == await first.balances()
+    assert await second.fills_since("BTCUSDT", 0) == list(answer.fills)
+    assert (await second.submit(entry)).outcome is Outcome.EXISTS
+    second.on_bar(bar(2, 100, 111, 99, 110))
+    events = await drain(second)
+    assert [e.client_order_id for e in events if isinstance(e, Fill)] == [limit.client_order_id]
+    assert {e.client_order_id: e.state for e in events if isinstance(e, Report)} == {
+        limit.client_order_id: State.FILLED, stop.client_order_id: State.EXPIRED,
+    }  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["buy", "sell", "stop", "limit", "cancel", "bar"]), st.integers(1, 30), st.integers(80, 120)
+        ),
+        max_size=40,
+    )
+)
+def test_money_is_neither_made_nor_lost(steps: list[tuple[str, int, int]]) -> None:
+    """Balances always equal the start plus fills, nothing free is negative, and each order fills whole, once."""
+
+    async def play() -> None:
+        venue = paper("last")
+        venue.on_bar(bar(0, 100, 100, 100, 100))
+        placed: list[Order] = []
+        for index, (what, size, price) in enumerate(steps, start=1):
+            quantity = str(D(size) / 100)
+            if what in ("buy", "sell"):
+                placed.append(order(quantity, side=Side(what)))
+                await venue.submit(placed[-1])
+            elif what == "stop":
+                placed.append(order(quantity, side=Side.SELL, type=OrderType.STOP, stop_price=str(price)))
+                await venue.submit(placed[-1])
+            elif what == "limit":
+                placed.append(order(quantity, type=OrderType.LIMIT, price=str(price)))
+                await venue.submit(placed[-1])
+            elif what == "cancel" and placed:
+                await venue.cancel(placed[size % len(placed)])
+            else:
+                venue.on_bar(bar(index, price, price + size, max(price - size, 1), price))
+        fills = await venue.fills_since("BTCUSDT", 0)
+        assert len({f.client_order_id for f in fills}) == len(fills)
+        wanted = {o.client_order_id: o.quantity for o in placed}
+        assert all(f.quantity == wanted[f.client_order_id or ""] for f in fills)
+        base = sum((f.side.sign * f.quantity - (f.fee if f.fee_currency == "BTC" else 0) for f in fills), D(1))
+        quote = sum(
+            (-f.side.sign * f.quantity * f.price - (f.fee if f.fee_currency == "USDT" else 0) for f in fills), D(100000)
+        )
+        held = await venue.balances()
+        assert (held["BTC"].total, held["USDT"].total) == (base, quote)
+        assert held["BTC"].free >= 0
+
+    asyncio.run(play())

@@ -1,0 +1,129 @@
+"""Small parts of the venues: the event queue's bound, numbers as text, parsing that refuses, the registry's choices."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fks.clock import FakeClock
+from fks.config.endpoints import Node
+from fks.config.settings import Settings, Sim, Venue
+from fks.model.errors import ConfigError, OutageError, PeerError
+from fks.model.order import State
+from fks.model.ports import SessionBack, SessionLost
+from fks.venues.base import EventQueue, text
+from fks.venues.ccxt.classify import Wire, classify, describe
+from fks.venues.ccxt.dialect import report_of, report_of_event
+from fks.venues.paper import PaperVenue
+from fks.venues.registry import make_venue, make_venues
+from tests.support.ports import CollectingLog
+
+NODE = Node("", "", "", {}, sim={
+    "rest": "http://127.0.0.1:1", "ws": "ws://127.0.0.1:1", "ws_api": "ws://127.0.0.1:1/ws-api/v3",
+    "api_key": "k" * 64, "api_secret": "s" * 64, "pid": 1, "port": 1,
+})  # fmt: skip
+
+
+@given(st.decimals(min_value=Decimal("1e-12"), max_value=Decimal("1e12"), allow_nan=False, places=12))
+def test_numbers_as_text_are_plain_and_exact(value: Decimal) -> None:
+    written = text(value)
+    assert Decimal(written) == value
+    assert "e" not in written.lower()
+    assert not ("." in written and written.endswith("0"))
+
+
+async def test_a_slow_reader_is_told_to_read_again() -> None:
+    queue = EventQueue(limit=3)
+    for _ in range(4):
+        queue.put(SessionBack())
+    found: list[Any] = []
+
+    async def read() -> None:
+        async for event in queue.read():
+            found.append(event)
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert isinstance(found[0], SessionLost)
+    assert found[1:] == [SessionBack(), SessionBack()]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {}, {"status": "NEW", "orderId": 1, "symbol": "BTCUSDT"},
+        {"status": "SOMETHING", "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "0"},
+        {"status": "NEW", "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "a lot"},
+    ],
+)  # fmt: skip
+def test_an_answer_that_cannot_be_read_is_the_peers_fault(info: dict[str, Any]) -> None:
+    with pytest.raises(PeerError):
+        report_of(info, source="rest")
+
+
+def test_a_cancel_event_speaks_of_our_id() -> None:
+    event = {"e": "executionReport", "s": "BTCUSDT", "c": "theirs", "C": "ours", "S": "BUY", "o": "LIMIT", "q": "1", "p": "2",
+             "x": "CANCELED", "X": "CANCELED", "i": 7, "z": "0.5", "T": 5, "r": "NONE"}  # fmt: skip
+    report = report_of_event(event)
+    assert (report.client_order_id, report.state, report.filled, report.code) == (
+        "ours",
+        State.CANCELLED,
+        Decimal("0.5"),
+        None,
+    )
+
+
+def test_secrets_never_show() -> None:
+    wire = Wire(bytes_left=True, status=500, body="<html>")
+    line = describe(wire, RuntimeError("GET http://x/order?symbol=A&signature=abcdef0123&apiKey=zzz failed"))
+    assert "abcdef" not in line
+    assert "zzz" not in line
+    assert "signature=…" in classify(wire, RuntimeError("a signature=beef b")).detail
+
+
+def settings(**sections: Any) -> Settings:
+    return Settings(**sections)
+
+
+def make(name: str = "ccxt", given: Settings | None = None, node: Node | None = NODE) -> Any:
+    return make_venue(name, settings=given or Settings(), node=node, clock=FakeClock(), log=CollectingLog())
+
+
+def test_the_registry_fails_closed() -> None:
+    with pytest.raises(ConfigError, match="unknown venue"):
+        make("nowhere")
+    with pytest.raises(OutageError, match="local exchange"):
+        make(node=None)
+    with pytest.raises(ConfigError, match=r"venue\.live is false"):
+        make(given=settings(sim=Sim(enabled=False)))
+    with pytest.raises(ConfigError, match=r"venue\.live is false"):
+        make(given=settings(venue=Venue(rest_url="https://api.binance.com")))
+    with pytest.raises(ConfigError, match="api_key"):
+        make(given=settings(venue=Venue(live=True)))
+    with pytest.raises(ConfigError, match="not supported"):
+        make(given=settings(venue=Venue(exchange="kraken")))
+
+
+def test_each_role_gets_its_venues() -> None:
+    parts: dict[str, Any] = {"settings": Settings(), "node": NODE, "clock": FakeClock(), "log": CollectingLog()}
+    assert list(make_venues(role="orders", **parts)) == ["paper", "ccxt"]
+    assert list(make_venues(role="guardian", **parts)) == ["ccxt"]
+    alone = {**parts, "settings": settings(sim=Sim(enabled=False))}
+    assert list(make_venues(role="orders", **alone)) == ["paper"]
+    assert isinstance(make_venues(role="orders", **alone)["paper"], PaperVenue)
+
+
+def test_no_address_of_the_real_exchange_is_left() -> None:
+    session = make()._session
+
+    def texts(value: Any) -> list[str]:
+        return [value] if isinstance(value, str) else [t for part in value.values() for t in texts(part)]
+
+    assert all("127.0.0.1:1/" in url for url in texts(session.urls["api"]))
+    assert session.secret not in repr(make()._config)

@@ -165,8 +165,8 @@ def _refusal(
     """Return the denial code and detail of an entry that live would deny too, or None."""
     instrument = book.setup.instrument
     notional = quantity * reference * instrument.multiplier
-    for level, is_above in ((stop, side is Side.SELL), (limit, side is Side.BUY)):
-        if level is not None and (level <= 0 or (book.price(level) > reference) is not is_above):
+    for level, sign in ((stop, -side.sign), (limit, side.sign)):
+        if level is not None and (level <= 0 or (book.price(level) - reference) * sign <= 0):
             return "STOP_WRONG_SIDE", f"protection {book.price(level)} at a price of {reference}"
     if quantity < instrument.qty_min or quantity <= 0:
         return "QTY_MIN", f"{quantity} {instrument.base}, minimum {instrument.qty_min}"

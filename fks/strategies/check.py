@@ -53,7 +53,7 @@ def synthetic(count: int, timeframe: str = "1m") -> Bars:
     steps = np.rint(drift + width * dice.standard_normal(count))
     steps[regime == 3] = np.clip(steps[regime == 3], -1, 1)
     steps += np.where(dice.random(count) < 0.004, np.rint(400.0 * dice.standard_normal(count)), 0.0)
-    close = 100_000.0 + np.cumsum(steps)
+    close = 20_000.0 + np.cumsum(steps)  # a day or so moves it by a tenth: thresholds in percent are crossed too
     close += np.maximum(0.0, 1_000.0 - close.min())
     open_ = np.concatenate([close[:1], close[:-1]])
     reach = np.rint(np.abs(dice.standard_normal((2, count))) * width / 2.0)

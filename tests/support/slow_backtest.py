@@ -1,0 +1,136 @@
+"""G6's written rule again, slowly and from the text alone: bar by bar, Decimal only, decisions from prefixes.
+
+It shares with the backtest only the strategies and the values; sizing, rounding, matching and fees are written again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+
+import numpy as np
+
+from fks.model.bar import Bars
+from fks.model.instrument import Instrument
+from fks.strategies.base import Strategy
+from tests.support.fills import PlainFill, _time_of
+
+E8 = Decimal("0.00000001")
+
+
+@dataclass
+class Guard:
+    quantity: Decimal
+    stop: Decimal | None
+    limit: Decimal | None
+    placed_at: int
+
+
+@dataclass
+class SlowBook:
+    instrument: Instrument
+    rate: Decimal
+    size: Decimal
+    can_short: bool
+    position: Decimal = Decimal(0)
+    guard: Guard | None = None
+    fills: list[PlainFill] = field(default_factory=list)
+
+    def step(self, quantity: Decimal) -> Decimal:
+        return (quantity / self.instrument.lot_step).to_integral_value(ROUND_DOWN) * self.instrument.lot_step
+
+    def fill(self, time_ns: int, side: str, quantity: Decimal, price: Decimal) -> None:
+        is_buy = side == "buy"
+        fee = (quantity * self.rate if is_buy else quantity * price * self.rate).quantize(E8, ROUND_HALF_EVEN)
+        self.position += quantity - fee if is_buy else -quantity
+        currency = self.instrument.base if is_buy else self.instrument.quote
+        self.fills.append(
+            PlainFill(_time_of(time_ns), side, quantity.normalize(), price.normalize(), fee.normalize(), currency)
+        )
+
+
+def _grid(price: float, tick: Decimal, rounding: str) -> Decimal:
+    return (Decimal(repr(price)) / tick).to_integral_value(rounding) * tick
+
+
+def slow_fills(
+    strategy: Strategy, bars: Bars, instrument: Instrument, *, rate: Decimal, size: Decimal, can_short: bool = False
+) -> list[PlainFill]:
+    """Return the fills of a strategy on a tape by walking it one bar at a time. Slow: the strategy sees every prefix."""
+    book = SlowBook(instrument, rate, size, can_short)
+    wanted, before = [], 0.0
+    for t in range(len(bars)):
+        o, h, low = (Decimal(repr(float(c[t]))) for c in (bars.open, bars.high, bars.low))
+        time_ns = int(bars.time_ns[t])
+        for order in wanted:  # decided on the bar before: filled at this open
+            _market(book, order, t, time_ns, o)
+        _protect(book, t, time_ns, o, h, low)
+        if t < strategy.warmup():
+            wanted = []
+            continue
+        decisions = strategy.decide(bars[: t + 1])
+        target = float(decisions.target[t])
+        wanted = []
+        if target != before:
+            if before:
+                wanted.append(("exit", None, None, None))
+            if target:
+                stop, limit = (None if c is None or np.isnan(c[t]) else float(c[t])
+                               for c in (decisions.stop_loss, decisions.take_profit))  # fmt: skip
+                wanted.append(("buy" if target > 0 else "sell", Decimal(repr(float(bars.close[t]))), stop, limit))
+        before = target
+    return book.fills
+
+
+def _market(
+    book: SlowBook, order: tuple[str, Decimal | None, float | None, float | None], t: int, time_ns: int, o: Decimal
+) -> None:
+    what, reference, stop, limit = order
+    if what == "exit":
+        quantity = book.step(abs(book.position))
+        if quantity:
+            book.guard = None
+            book.fill(time_ns, "sell" if book.position > 0 else "buy", quantity, o)
+        return
+    assert reference is not None
+    if what == "sell" and not book.can_short:
+        return
+    is_long, tick = what == "buy", book.instrument.tick
+    # stops away from the market, targets away from it too: a long's stop down, its limit up
+    stop_at = None if stop is None else _grid(stop, tick, ROUND_FLOOR if is_long else ROUND_CEILING)
+    limit_at = None if limit is None else _grid(limit, tick, ROUND_CEILING if is_long else ROUND_FLOOR)
+    if (stop_at is not None and (stop_at >= reference) is is_long) or (
+        limit_at is not None and (limit_at <= reference) is is_long
+    ):
+        return
+    quantity = book.step(book.size / reference)
+    if quantity * reference < book.instrument.notional_min:
+        return
+    book.fill(time_ns, what, quantity, o)
+    if stop_at is not None or limit_at is not None:
+        book.guard = Guard(book.step(abs(book.position)), stop_at, limit_at, t)
+
+
+def _protect(book: SlowBook, t: int, time_ns: int, o: Decimal, h: Decimal, low: Decimal) -> None:
+    guard = book.guard
+    if guard is None:
+        return
+    has_open = guard.placed_at != t
+    sign = 1 if book.position > 0 else -1
+    worst, best = (low, h) if sign > 0 else (h, low)
+
+    def beyond(price: Decimal, level: Decimal) -> bool:
+        return (price - level) * sign >= 0  # at or above for a long, at or below for a short
+
+    price = None
+    if guard.limit is not None and has_open and beyond(o, guard.limit):
+        price = o
+    elif guard.stop is not None and has_open and beyond(guard.stop, o):
+        price = o
+    elif guard.stop is not None and beyond(guard.stop, worst):
+        price = guard.stop
+    elif guard.limit is not None and beyond(best, guard.limit):
+        price = guard.limit
+    if price is not None:
+        book.guard = None
+        book.fill(time_ns, "sell" if sign > 0 else "buy", guard.quantity, price)

@@ -1,0 +1,334 @@
+"""The backtest against a slow reading of the written rule, and what its report must say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, run, statistics_of
+from fks.backtest.report import document_of
+from fks.matching import CostModel
+from fks.model.bar import Bars
+from fks.model.errors import InputError
+from fks.model.instrument import Instrument
+from fks.model.order import Role
+from fks.model.timeframe import NS
+from fks.strategies.base import Decisions, Strategy
+from fks.strategies.check import synthetic
+from fks.strategies.registry import load_catalogue
+from tests.support.fills import assert_same_fills, differences
+from tests.support.slow_backtest import slow_fills
+from tests.support.strategies import START_NS, bars_of
+
+BTC = Instrument(
+    "binance",
+    "BTCUSDT",
+    "BTC",
+    "USDT",
+    Decimal("0.01"),
+    Decimal("0.00001"),
+    Decimal("0.00001"),
+    Decimal(9000),
+    Decimal(5),
+)
+CATALOGUE = load_catalogue()
+FAST: dict[str, dict[str, Any]] = {
+    "sma_cross": {"fast": 3, "slow": 8}, "ema_cross": {"fast": 3, "slow": 8}, "macd": {"fast": 3, "slow": 8, "signal": 3},
+    "rsi": {"period": 4}, "bollinger": {"period": 6, "deviations": 1.0}, "buy_and_hold": {},
+}  # fmt: skip
+
+
+def setup(**changes: Any) -> Setup:
+    return replace(Setup(BTC, cash=Decimal(10**9)), **changes)
+
+
+class Scripted(Strategy):
+    """Targets by bar, with protections as absolute prices: for tapes checked by eye."""
+
+    name: ClassVar[str] = "scripted"
+    target: tuple[float, ...]
+    stop: float | None = None
+    limit: float | None = None
+
+    def warmup(self) -> int:
+        return 0
+
+    def decide(self, bars: Bars) -> Decisions:
+        n = len(bars)
+        columns = (None if v is None else np.full(n, v) for v in (self.stop, self.limit))
+        return Decisions(np.resize(np.array(self.target), n), *columns)
+
+
+def tape(*rows: tuple[float, float, float, float]) -> Bars:
+    columns = np.array(rows, dtype=float).T
+    times = START_NS + np.arange(len(rows), dtype=np.int64) * 60 * NS
+    return Bars("BTCUSDT", "1m", times, *columns, np.ones(len(rows)))
+
+
+# ── G6, part one ─────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("protected", [{}, {"sl_pct": 0.3}, {"tp_pct": 0.4}, {"sl_pct": 0.2, "tp_pct": 0.3}])
+@pytest.mark.parametrize(
+    ("name", "short"), [(n, s) for n in FAST for s in (False, True) if n != "buy_and_hold" or not s]
+)
+def test_g6_every_built_in_strategy_equals_the_slow_reading(
+    name: str, protected: dict[str, float], short: bool
+) -> None:
+    strategy = CATALOGUE.make(name, {**FAST[name], **protected, **({"short": True} if short else {})})
+    bars = synthetic(strategy.warmup() + 400)
+    result = run(strategy, bars, setup(can_short=short, size=Decimal(777)))
+    wanted = slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(777), can_short=short)
+    assert len(wanted) > 10 or name == "buy_and_hold"
+    assert_same_fills(result.fills, wanted)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_g6_on_any_tape_and_any_wishes(data: st.DataObject) -> None:
+    count = data.draw(st.integers(4, 40))
+    target = tuple(data.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.0, 1.0]), min_size=count, max_size=count)))
+    steps = st.integers(-6, 6)
+    price, rows = 100, []
+    for _ in range(count):
+        open_ = max(20, price + data.draw(steps))
+        price = max(20, open_ + data.draw(steps))
+        reach = data.draw(st.integers(0, 8)), data.draw(st.integers(0, 8))
+        rows.append((open_, max(open_, price) + reach[0], max(1, min(open_, price) - reach[1]), price))
+    bars = tape(*rows)
+    strategy = Scripted(
+        target=target,
+        stop=data.draw(st.sampled_from([None, 90.0, 97.5])),
+        limit=data.draw(st.sampled_from([None, 104.0, 101.5])),
+    )
+    result = run(strategy, bars, setup(can_short=True))
+    assert_same_fills(
+        result.fills, slow_fills(strategy, bars, BTC, rate=Decimal("0.001"), size=Decimal(1000), can_short=True)
+    )
+
+
+def test_a_difference_of_one_field_is_seen() -> None:
+    fills = run(CATALOGUE.make("sma_cross", FAST["sma_cross"]), synthetic(300), setup()).fills
+    changed = [*fills[:3], replace(fills[3], fee=fills[3].fee + Decimal("1E-8")), *fills[4:]]
+    (found,) = differences(fills, changed)
+    assert found.startswith("fill 3: fee is")
+    assert "one more" in differences(fills, fills[:-1])[0]
+
+
+# ── by eye ───────────────────────────────────────────────────────────────────────────────────────
+def test_a_decision_fills_at_the_next_open_and_fees_are_exact() -> None:
+    bars = tape((100, 101, 99, 100), (102, 103, 101, 102), (104, 105, 103, 104), (103, 104, 102, 103))
+    result = run(Scripted(target=(1, 1, 0, 0)), bars, setup())
+    buy, sell = result.fills
+    assert (buy.time_ns, buy.price, buy.quantity) == (int(bars.time_ns[1]), Decimal(102), Decimal(10))
+    assert (buy.fee, buy.fee_currency) == (Decimal("0.01"), "BTC")
+    assert (sell.time_ns, sell.price, sell.quantity) == (int(bars.time_ns[3]), Decimal(103), Decimal("9.99"))
+    assert (sell.fee, sell.fee_currency) == (Decimal("1.02897"), "USDT")
+    (trade,) = result.trades
+    assert trade.pnl == Decimal("9.99") * 103 - Decimal("1.02897") - 1020
+    assert (result.position, result.cash) == (Decimal(0), Decimal(10**9) + trade.pnl)
+    assert result.equity[-1] == pytest.approx(float(result.cash))
+
+
+def test_dust_stays_and_is_sold_once_it_makes_a_step() -> None:
+    bars = tape(*[(30_000, 30_001, 29_999, 30_000)] * 12)
+    result = run(Scripted(target=(1, 0) * 6), bars, setup(size=Decimal("0.00015"), sizing="quantity"))
+    bought, sold = (sum((f.quantity for f in result.fills if f.side.value == s), Decimal(0)) for s in ("buy", "sell"))
+    fees = sum((f.fee for f in result.fills if f.fee_currency == "BTC"), Decimal(0))
+    assert result.position == bought - fees - sold
+    assert 0 <= result.position < BTC.lot_step
+
+
+def test_after_a_stop_there_is_no_new_entry_until_the_target_returns_to_zero() -> None:
+    bars = tape((100, 100, 100, 100), (100, 100, 100, 100), (95, 95, 80, 85), *[(85, 90, 85, 90)] * 4)
+    result = run(Scripted(target=(1, 1, 1, 1, 0, 1, 1), stop=84.0), bars, setup())
+    assert [(f.role, f.price) for f in result.fills] == [
+        (Role.ENTRY, Decimal(100)), (Role.STOP_LOSS, Decimal(84)), (Role.ENTRY, Decimal(85)),
+    ]  # fmt: skip
+
+
+def test_an_exit_cancels_the_protection_that_would_have_filled_later_in_that_bar() -> None:
+    bars = tape((100, 100, 100, 100), (100, 101, 99, 100), (98, 99, 50, 60), (60, 60, 60, 60))
+    result = run(Scripted(target=(1, 0, 0, 0), stop=90.0), bars, setup())
+    assert [(f.role, f.price) for f in result.fills] == [(Role.ENTRY, Decimal(100)), (Role.EXIT, Decimal(98))]
+
+
+def test_a_protection_hit_in_the_deciding_bar_comes_before_the_decision() -> None:
+    bars = tape((100, 100, 100, 100), (100, 101, 80, 85), (98, 99, 97, 98), (60, 60, 60, 60))
+    result = run(Scripted(target=(1, 0, 0, 0), stop=90.0), bars, setup())
+    assert [(f.role, f.price) for f in result.fills] == [(Role.ENTRY, Decimal(100)), (Role.STOP_LOSS, Decimal(90))]
+
+
+def test_what_is_open_at_the_end_stays_open_and_the_last_wish_has_no_bar() -> None:
+    bars = tape(*[(100, 100, 100, 100)] * 3)
+    assert run(Scripted(target=(0, 0, 1)), bars, setup()).fills == ()
+    result = run(Scripted(target=(0, 1, 1)), bars, setup())
+    assert len(result.fills) == 1
+    assert result.trades == ()
+    assert result.equity[-1] == pytest.approx(10**9 - 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "script", "code"),
+    [
+        ({"size": Decimal(4)}, {}, "NOTIONAL_MIN"),
+        ({"size": Decimal("0.0001")}, {}, "QTY_MIN"),
+        ({"size": Decimal(10_000), "sizing": "quantity"}, {}, "QTY_MAX"),
+        ({"cash": Decimal(999)}, {}, "BALANCE"),
+        ({}, {"target": (-1, -1, 0, 0)}, "SHORT_FORBIDDEN"),
+        ({}, {"stop": 100.0}, "STOP_WRONG_SIDE"),
+        ({}, {"limit": 99.0}, "STOP_WRONG_SIDE"),
+    ],
+)
+def test_entries_that_live_would_deny_are_denied(changes: dict[str, Any], script: dict[str, Any], code: str) -> None:
+    bars = tape(*[(100, 100.5, 99.5, 100)] * 4)
+    result = run(Scripted(**{"target": (1, 1, 0, 0), **script}), bars, setup(**changes))
+    assert result.fills == ()
+    assert [row.code for row in result.denied] == [code]
+
+
+def test_prices_off_the_tick_grid_of_today_are_kept_as_they_were() -> None:
+    bars = tape((100.123, 101, 99, 100.125), (100.127, 101, 99, 100), (100.5, 101, 99, 100))
+    assert run(Scripted(target=(1, 0, 0)), bars, setup()).fills[0].price == Decimal("100.127")
+
+
+# ── where it starts ──────────────────────────────────────────────────────────────────────────────
+def test_a_start_time_puts_the_anchor_one_warmup_before_it() -> None:
+    strategy, bars = CATALOGUE.make("sma_cross", FAST["sma_cross"]), synthetic(200)
+    result = run(strategy, bars, setup(start_ns=int(bars.time_ns[100])))
+    assert int(result.bars.time_ns[0]) == int(bars.time_ns[100 - strategy.warmup()])
+    assert int(result.bars.time_ns[result.first]) == int(bars.time_ns[100])
+    assert_same_fills(result.fills, run(strategy, bars[92:], setup()).fills)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_too_few_bars_are_one_clear_line(count: int) -> None:
+    with pytest.raises(InputError, match=r"too few 1m bars of SYNTHETIC: .*sma_cross needs 8 to warm up") as caught:
+        run(CATALOGUE.make("sma_cross", FAST["sma_cross"]), synthetic(20)[:count], setup())
+    assert caught.value.code == "NO_DATA"
+
+
+# ── C8 and C12 ───────────────────────────────────────────────────────────────────────────────────
+def without(bars: Bars, *holes: range) -> Bars:
+    keep = np.ones(len(bars), dtype=bool)
+    for hole in holes:
+        keep[list(hole)] = False
+    columns = (getattr(bars, n)[keep] for n in ("time_ns", "open", "high", "low", "close", "volume"))
+    return Bars(bars.symbol, bars.timeframe, *columns)
+
+
+def test_the_gap_report_counts_and_a_bad_tape_is_refused_unless_allowed() -> None:
+    strategy = CATALOGUE.make("sma_cross", FAST["sma_cross"])
+    bad = without(synthetic(1000), range(300, 309), range(500, 504))
+    gaps = find_gaps(bad)
+    assert (gaps.expected, gaps.present, gaps.longest, gaps.holes) == (1000, 987, 9, 2)
+    assert gaps.longest_after_ns == int(synthetic(1000).time_ns[299])
+    with pytest.raises(TapeRefused, match=r"misses 1.30 % of its bars \(13 of 1000"):
+        run(strategy, bad, setup())
+    allowed = run(strategy, bad, setup(allow_gaps=True))
+    assert allowed.gaps == gaps
+    fine = without(synthetic(1000), range(300, 309))
+    assert run(strategy, fine, setup()).inputs_hash != run(strategy, fine, setup(allow_gaps=True)).inputs_hash
+
+
+def test_a_long_hole_is_refused_only_inside_a_position() -> None:
+    bars = without(bars_of([100.0] * 3000), range(1000, 1011))
+    held = Scripted(target=(1.0,) * 500 + (1.0,) * 2489)
+    flat = Scripted(target=(1.0,) * 500 + (0.0,) * 2489)
+    with pytest.raises(TapeRefused, match=r"11 bars are missing after 2026-01-01T16:39:00Z inside an open position"):
+        run(held, bars, setup())
+    assert len(run(flat, bars, setup()).fills) == 2
+    ten = without(bars_of([100.0] * 3000), range(1000, 1010))
+    assert len(run(held, ten, setup()).fills) == 1
+
+
+def test_bars_out_of_order_are_refused() -> None:
+    bars = synthetic(20)
+    times = bars.time_ns.copy()
+    times[7] = times[6]
+    with pytest.raises(InputError, match="bars are not in order: bar 7"):
+        find_gaps(Bars(bars.symbol, "1m", times, bars.open, bars.high, bars.low, bars.close, bars.volume))
+
+
+def _hashes(result: Result) -> tuple[str, str]:
+    return result.inputs_hash, result.fills_hash
+
+
+def test_fingerprints_are_the_same_for_the_same_inputs_and_differ_for_any_other() -> None:
+    strategy, bars = CATALOGUE.make("sma_cross", FAST["sma_cross"]), synthetic(400)
+    base = run(strategy, bars, setup())
+    assert _hashes(base) == _hashes(run(strategy, bars, setup()))
+    moved = bars.close.copy()
+    moved[-1] += 0.01
+    others = [
+        run(CATALOGUE.make("sma_cross", {"fast": 3, "slow": 9}), bars, setup()),
+        run(strategy, bars, setup(size=Decimal(999))),
+        run(strategy, bars, setup(costs=CostModel(Decimal("0.0009")))),
+        run(strategy, bars, setup(instrument=replace(BTC, lot_step=Decimal("0.0001")))),
+        run(strategy, bars, setup(can_short=True)),
+        run(strategy, bars[1:], setup()),
+        run(strategy, Bars("S", "1m", bars.time_ns, bars.open, bars.high, bars.low, moved, bars.volume), setup()),
+    ]
+    assert len({base.inputs_hash, *(r.inputs_hash for r in others)}) == len(others) + 1
+    assert others[1].fills_hash != base.fills_hash
+    # the number as text, not its spelling: 1000 and 1000.00 are one size
+    assert _hashes(run(strategy, bars, setup(size=Decimal("1000.00")))) == _hashes(base)
+
+
+# ── the rest ─────────────────────────────────────────────────────────────────────────────────────
+def test_minutes_become_longer_bars_and_incomplete_ones_are_left_out() -> None:
+    minutes = synthetic(60 * 24 * 3 + 7)
+    fives = resample(minutes, "5m")
+    assert len(fives) == (60 * 24 * 3 + 7) // 5
+    assert (fives.open[2], fives.close[2]) == (minutes.open[10], minutes.close[14])
+    assert (fives.high[2], fives.low[2]) == (minutes.high[10:15].max(), minutes.low[10:15].min())
+    assert fives.volume[2] == pytest.approx(minutes.volume[10:15].sum())
+    assert len(resample(minutes, "1d")) == 3
+    holed = resample(without(minutes, range(11, 12)), "5m")
+    assert len(holed) == len(fives) - 1
+    assert find_gaps(holed).longest == 1
+    assert resample(minutes, "1m") is minutes
+    for wrong in ("1s", "7m"):
+        with pytest.raises(InputError):
+            resample(minutes, wrong)
+
+
+def test_weeks_and_months_follow_the_calendar() -> None:
+    days = bars_of([100.0 + i % 7 for i in range(90)], timeframe="1d")  # from Thursday 2026-01-01
+    assert [int((t - START_NS) // (86400 * NS)) for t in resample(days, "1w").time_ns[:2]] == [4, 11]
+    assert [int((t - START_NS) // (86400 * NS)) for t in resample(days, "1M").time_ns] == [0, 31, 59]
+    assert find_gaps(resample(days, "1M")).expected == 3
+
+
+def test_statistics_of_a_result_by_hand() -> None:
+    bars = tape((100, 100, 100, 100), (100, 110, 90, 110), (110, 110, 99, 99), (99, 120, 99, 120), (120, 120, 120, 120))
+    result = run(Scripted(target=(1, 1, 0, 0, 0)), bars, setup(cash=Decimal(1000), costs=CostModel(Decimal(0))))
+    s = statistics_of(result)
+    assert (s.trades, s.wins, s.net_profit, s.return_pct) == (1, 0, pytest.approx(-10.0), pytest.approx(-1.0))
+    assert s.max_drawdown_pct == pytest.approx(100 * (1100 - 990) / 1100)
+    assert (s.profit_factor, s.sharpe, s.fees) == (0.0, None, 0.0)
+    assert s.exposure_pct == pytest.approx(40.0)
+    assert s.buy_and_hold_pct == pytest.approx(20.0)
+
+
+def test_a_result_with_no_trades_has_no_averages() -> None:
+    document = document_of(run(Scripted(target=(0.0,)), synthetic(50), setup()))
+    s = document["statistics"]
+    assert (s["trades"], s["win_rate_pct"], s["average_trade"], s["return_pct"]) == (0, None, None, 0.0)
+    assert len(document["equity"]) == 50
+    assert document["fills"] == []
+
+
+def test_a_year_of_minutes_takes_well_under_two_seconds() -> None:
+    import time
+
+    bars = synthetic(525_600)
+    strategy = CATALOGUE.make("sma_cross", {"sl_pct": 0.5, "tp_pct": 1.0})
+    start = time.process_time()
+    result = run(strategy, bars, setup())
+    assert time.process_time() - start < 2.0
+    assert len(result.fills) > 5000

@@ -1,0 +1,167 @@
+"""The written fill rule, clause by clause, on numbers small enough to check by eye."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fks.matching import (
+    BarRange,
+    CostModel,
+    Leg,
+    Resting,
+    is_triggered,
+    match_market,
+    match_oco,
+    match_resting,
+    range_of,
+)
+from fks.model.bar import Bar
+from fks.model.errors import BugError
+from fks.model.instrument import Instrument
+from fks.model.order import OrderType, Side
+
+BTC = Instrument(
+    "binance",
+    "BTCUSDT",
+    "BTC",
+    "USDT",
+    Decimal("0.01"),
+    Decimal("0.00001"),
+    Decimal("0.00001"),
+    Decimal(9000),
+    Decimal(5),
+)
+
+
+def stop(side: Side, level: int) -> Resting[int]:
+    return Resting(side, OrderType.STOP, stop=level)
+
+
+def limit(side: Side, level: int) -> Resting[int]:
+    return Resting(side, OrderType.LIMIT, price=level)
+
+
+BAR = BarRange(open=100, high=110, low=90)
+
+
+def test_a_market_order_gets_the_open() -> None:
+    assert match_market(BAR) == 100
+
+
+@pytest.mark.parametrize(
+    ("order", "placed_in_bar", "price"),
+    [
+        (stop(Side.SELL, 95), False, 95),  # reached inside the bar
+        (stop(Side.SELL, 100), False, 100),  # exactly the open
+        (stop(Side.SELL, 105), False, 100),  # jumped over: the open, worse than the stop
+        (stop(Side.SELL, 105), True, 105),  # placed meanwhile: the open is past
+        (stop(Side.SELL, 90), False, 90),  # touched is reached
+        (stop(Side.SELL, 89), False, None),
+        (stop(Side.BUY, 105), False, 105),
+        (stop(Side.BUY, 95), False, 100),
+        (stop(Side.BUY, 95), True, 95),
+        (stop(Side.BUY, 111), False, None),
+        (limit(Side.SELL, 105), False, 105),
+        (limit(Side.SELL, 95), False, 100),  # better than asked
+        (limit(Side.SELL, 95), True, 95),
+        (limit(Side.SELL, 110), False, 110),
+        (limit(Side.SELL, 111), False, None),
+        (limit(Side.BUY, 95), False, 95),
+        (limit(Side.BUY, 105), False, 100),
+        (limit(Side.BUY, 105), True, 105),
+        (limit(Side.BUY, 89), False, None),
+    ],
+)
+def test_resting_orders(order: Resting[int], placed_in_bar: bool, price: int | None) -> None:
+    assert match_resting(order, BAR, placed_in_bar=placed_in_bar) == price
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "limit_at", "placed_in_bar", "outcome"),
+    [
+        (95, 105, False, (Leg.STOP, 95)),  # both inside one bar: the stop wins
+        (95, 105, True, (Leg.STOP, 95)),
+        (89, 105, False, (Leg.LIMIT, 105)),
+        (95, 111, False, (Leg.STOP, 95)),
+        (95, 99, False, (Leg.LIMIT, 100)),  # the open was through the take profit before anything else could happen
+        (95, 99, True, (Leg.STOP, 95)),  # but not for legs placed after the open
+        (102, 105, False, (Leg.STOP, 100)),  # the open was through the stop
+        (89, 111, False, None),
+    ],
+)
+def test_a_pair_that_guards_a_long(stop_at: int, limit_at: int, placed_in_bar: bool, outcome: object) -> None:
+    found = match_oco(stop(Side.SELL, stop_at), limit(Side.SELL, limit_at), BAR, placed_in_bar=placed_in_bar)
+    assert found == outcome
+
+
+prices = st.integers(1, 200)
+
+
+@given(prices, prices, prices, prices, prices, st.booleans())
+def test_shorts_mirror_longs(a: int, b: int, c: int, stop_at: int, limit_at: int, placed: bool) -> None:
+    low, open_, high = sorted((a, b, c))
+    bar, mirror = BarRange(open_, high, low), BarRange(201 - open_, 201 - low, 201 - high)
+    long = match_oco(stop(Side.SELL, stop_at), limit(Side.SELL, limit_at), bar, placed_in_bar=placed)
+    short = match_oco(stop(Side.BUY, 201 - stop_at), limit(Side.BUY, 201 - limit_at), mirror, placed_in_bar=placed)
+    assert (long is None) == (short is None)
+    if long and short:
+        assert (long[0], 201 - long[1]) == short
+
+
+@given(prices, prices, prices, prices, st.booleans(), st.sampled_from(list(Side)), st.sampled_from(["stop", "limit"]))
+def test_no_fill_is_outside_the_bar_or_better_than_asked_for_a_stop(
+    a: int, b: int, c: int, level: int, placed: bool, side: Side, kind: str
+) -> None:
+    low, open_, high = sorted((a, b, c))
+    order = stop(side, level) if kind == "stop" else limit(side, level)
+    price = match_resting(order, BarRange(open_, high, low), placed_in_bar=placed)
+    ticks = match_resting(
+        Resting(side, order.type, *(None if v is None else Decimal(v) for v in (order.price, order.stop))),
+        BarRange(Decimal(open_), Decimal(high), Decimal(low)), placed_in_bar=placed,
+    )  # fmt: skip
+    assert (ticks is None) == (price is None)
+    if price is not None:
+        assert ticks == price  # ticks and Decimals give one answer
+        if not placed:
+            assert low <= price <= high
+        gained = (price - level) * (1 if side is Side.SELL else -1)
+        assert gained >= 0 if kind == "limit" else gained <= 0 or placed
+
+
+def test_a_stop_limit_fills_when_it_triggers_at_a_price_its_limit_accepts() -> None:
+    good = Resting(Side.SELL, OrderType.STOP_LIMIT, price=94, stop=95)
+    gapped = Resting(Side.SELL, OrderType.STOP_LIMIT, price=104, stop=105)
+    assert match_resting(good, BAR, placed_in_bar=False) == 95
+    assert match_resting(gapped, BAR, placed_in_bar=False) is None
+    assert is_triggered(gapped, BAR, placed_in_bar=False)  # rests as a limit from the next bar on
+    assert not is_triggered(Resting(Side.SELL, OrderType.STOP_LIMIT, price=80, stop=85), BAR, placed_in_bar=False)
+
+
+def test_an_order_without_its_price_is_our_bug() -> None:
+    with pytest.raises(BugError, match="needs a stop price"):
+        match_resting(Resting(Side.SELL, OrderType.STOP), BAR, placed_in_bar=False)
+
+
+def test_bars_become_the_decimals_they_stand_for() -> None:
+    bar = Bar("x", "X", "1m", 0, 0.1, 0.3, 0.07, 0.2, 1.0)
+    assert range_of(bar) == BarRange(Decimal("0.1"), Decimal("0.3"), Decimal("0.07"))
+
+
+@pytest.mark.parametrize(
+    ("fee_in", "side", "quantity", "price", "fee"),
+    [
+        ("received", Side.BUY, "0.12345", "60000.01", ("0.00012345", "BTC")),
+        ("received", Side.SELL, "0.12345", "60000.01", ("7.40700123", "USDT")),  # 7.4070012345
+        ("quote", Side.BUY, "0.12345", "60000.01", ("7.40700123", "USDT")),
+        ("received", Side.BUY, "0.00005", "1", ("0.00000005", "BTC")),
+        ("received", Side.BUY, "0.000015", "1", ("0.00000002", "BTC")),  # 1.5e-8: half goes to the even digit
+        ("received", Side.BUY, "0.000025", "1", ("0.00000002", "BTC")),  # 2.5e-8
+    ],
+)
+def test_fees(fee_in: str, side: Side, quantity: str, price: str, fee: tuple[str, str]) -> None:
+    found = CostModel(Decimal("0.001"), fee_in).fee(side, Decimal(quantity), Decimal(price), BTC)
+    assert (found.amount, found.currency) == (Decimal(fee[0]), fee[1])

@@ -1,0 +1,150 @@
+"""The check at load: what looks ahead or needs more history than it declares is refused, with the bar shown."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.indicators import ema
+from fks.model.bar import Bars
+from fks.strategies.base import Decisions, Protected, Strategy, StrategyError, evaluate
+from fks.strategies.check import check_strategy, ensure_checked, synthetic
+from fks.strategies.registry import load_catalogue
+
+BUILTIN = ("bollinger", "buy_and_hold", "ema_cross", "macd", "rsi", "sma_cross")
+
+
+class Made(Strategy):
+    """A strategy around a function of the columns."""
+
+    name: ClassVar[str] = "made"
+    how: Any
+    bars: int = 1
+
+    def warmup(self) -> int:
+        return self.bars
+
+    def decide(self, bars: Bars) -> Decisions:
+        found = self.how(bars)
+        return found if isinstance(found, Decisions) else Decisions(np.asarray(found, dtype=float))
+
+
+LOOKING_AHEAD = {
+    "the next bar": lambda b: np.append(b.close[1:], b.close[-1:]) > b.close,
+    "the bar after the next": lambda b: np.append(b.close[2:], [0.0, 0.0]) > b.close,
+    "a mean over everything": lambda b: b.close > b.close.mean(),
+    "a maximum over everything": lambda b: b.close > 0.97 * b.close.max(),
+    "the last bar": lambda b: np.full(len(b), b.close[-1] > b.close[0]),
+    "the number of bars": lambda b: np.arange(len(b)) > len(b) - 5,
+    "a later bar's stop": lambda b: Decisions(np.ones(len(b)), stop_loss=np.full(len(b), b.close.min() - 1.0)),
+    "filling holes backwards": lambda b: np.where(np.arange(len(b)) % 2, 0, np.append((b.close[1:] > b.open[1:]), [0])),
+}
+
+
+@pytest.mark.parametrize("how", LOOKING_AHEAD.values(), ids=list(LOOKING_AHEAD))
+def test_looking_ahead_is_caught(how: Any) -> None:
+    (finding,) = check_strategy(Made(how=how))
+    assert finding.check == "lookahead"
+    assert 0 <= finding.index < 600
+    assert finding.seen != finding.expected
+
+
+SHORT_OF_HISTORY = {
+    "an EMA with a short warm-up": (lambda b: b.close > np.nan_to_num(ema(b.close, 200)), 200),
+    "the very first price": (lambda b: b.close > b.close[0], 5),
+    "a running maximum": (lambda b: b.close >= np.maximum.accumulate(b.close), 50),
+    "the bar's number": (lambda b: np.arange(len(b)) % 7 < 3, 10),
+}
+
+
+@pytest.mark.parametrize(("how", "bars"), SHORT_OF_HISTORY.values(), ids=list(SHORT_OF_HISTORY))
+def test_a_short_warmup_is_caught(how: Any, bars: int) -> None:
+    (finding,) = check_strategy(Made(how=how, bars=bars))
+    assert finding.check == "warmup"
+
+
+def test_the_refusal_shows_bar_time_and_both_values() -> None:
+    with pytest.raises(StrategyError) as caught:
+        ensure_checked(Made(how=LOOKING_AHEAD["the next bar"]))
+    assert caught.value.code == "STRATEGY_REFUSED"
+    assert "looks ahead" in caught.value.message
+    assert "at bar 1 (2026-01-01T00:01:00Z) of the SYNTHETIC tape target is" in caught.value.message
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_built_in_strategies_pass_on_synthetic_bars_quickly(name: str) -> None:
+    strategy = load_catalogue().make(name)
+    check_strategy(strategy)
+    start = time.process_time()
+    assert check_strategy(strategy) == []
+    assert time.process_time() - start < 0.1
+    assert len(np.unique(evaluate(strategy, synthetic(4000)).target)) > 1 or name == "buy_and_hold"  # the tape moves it
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_built_in_strategies_pass_with_any_parameters(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from([n for n in BUILTIN if n != "buy_and_hold"]))
+    fast = data.draw(st.integers(2, 40))
+    slow = fast + data.draw(st.integers(1, 60))
+    params: dict[str, Any] = {
+        "sma_cross": {"fast": fast, "slow": slow}, "ema_cross": {"fast": fast, "slow": slow},
+        "macd": {"fast": fast, "slow": slow, "signal": data.draw(st.integers(2, 20))},
+        "rsi": {"period": fast}, "bollinger": {"period": slow, "deviations": data.draw(st.sampled_from([0.5, 1.0, 2.5]))},
+    }[name]  # fmt: skip
+    params |= {"short": data.draw(st.booleans()), "sl_pct": data.draw(st.sampled_from([None, 0.5, 3.0]))}
+    assert check_strategy(load_catalogue().make(name, params)) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda b: np.full(len(b), 0.5), "target is 0.5 at bar 1; it may be -1, 0 or 1"),
+        (lambda b: np.full(len(b), np.nan), "target is nan at bar 1"),
+        (lambda b: np.zeros(3), r"target has shape \(3,\) for 50 bars"),
+        (lambda b: Decisions(np.zeros(len(b)), stop_loss=np.zeros(2)), r"stop_loss has shape \(2,\)"),
+    ],
+)
+def test_a_broken_answer_names_the_bar(how: Any, message: str) -> None:
+    with pytest.raises(StrategyError, match=message):
+        evaluate(Made(how=how), synthetic(50))
+
+
+def test_what_is_no_decision_at_all_is_named() -> None:
+    class Wrong(Made):
+        def decide(self, bars: Bars) -> Decisions:
+            return None  # type: ignore[return-value]
+
+    with pytest.raises(StrategyError, match="returned NoneType, not Decisions"):
+        evaluate(Wrong(how=None), synthetic(50))
+
+
+def test_nothing_is_decided_during_warmup_or_without_enough_bars() -> None:
+    strategy = Made(how=lambda b: np.ones(len(b)), bars=10)
+    assert evaluate(strategy, synthetic(50)).target[:11].tolist() == [0.0] * 10 + [1.0]
+    assert evaluate(strategy, synthetic(10)).target.tolist() == [0.0] * 10
+    assert evaluate(strategy, synthetic(1)[:0]).target.tolist() == []
+
+
+def test_protections_are_percent_of_the_close_and_mirror_for_shorts() -> None:
+    class Sides(Protected):
+        name: ClassVar[str] = "sides"
+
+        def warmup(self) -> int:
+            return 0
+
+        def decide(self, bars: Bars) -> Decisions:
+            return self.protect(bars, np.array([1.0, -1.0, 0.0]))
+
+    bars = synthetic(3)
+    found = Sides(sl_pct=2.0, tp_pct=4.0).decide(bars)
+    assert found.stop_loss is not None
+    assert found.take_profit is not None
+    assert np.allclose(found.stop_loss[:2], bars.close[:2] * [0.98, 1.02])
+    assert np.allclose(found.take_profit[:2], bars.close[:2] * [1.04, 0.96])
+    assert np.isnan([found.stop_loss[2], found.take_profit[2]]).all()

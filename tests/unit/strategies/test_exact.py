@@ -1,0 +1,107 @@
+"""Exact comparisons: a tie is a tie, wherever the count starts."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.indicators import INDICATORS, band_side, compute, cross_side, places_of, rsi, sma, to_ticks
+from fks.model.errors import InputError
+from fks.strategies.check import synthetic
+
+ticks = st.lists(st.integers(1, 40), min_size=1, max_size=60)  # a coarse grid: many ties
+
+
+@given(ticks, st.integers(1, 6), st.integers(1, 8))
+@settings(max_examples=80)
+def test_cross_side_is_what_fractions_say(values: list[int], fast: int, extra: int) -> None:
+    slow, last, wanted = fast + extra, 0.0, []
+    for i in range(len(values)):
+        if i >= slow - 1:
+            f = Fraction(sum(values[i - fast + 1 : i + 1]), fast)
+            s = Fraction(sum(values[i - slow + 1 : i + 1]), slow)
+            last = float(np.sign(int(f > s) - int(f < s))) or last
+        wanted.append(last)
+    assert cross_side(np.array(values) / 100.0, fast, slow).tolist() == wanted
+
+
+@given(ticks, st.integers(2, 8), st.sampled_from([0.5, 1.0, 2.0]))
+@settings(max_examples=80)
+def test_band_side_is_what_fractions_say(values: list[int], period: int, width: float) -> None:
+    wanted = []
+    for i in range(len(values)):
+        if i < period - 1:
+            wanted.append(0.0)
+            continue
+        window = [Fraction(v) for v in values[i - period + 1 : i + 1]]
+        mean = sum(window) / period
+        variance = sum((v - mean) ** 2 for v in window) / period
+        away = window[-1] - mean
+        side = float(np.sign(int(away > 0) - int(away < 0)))
+        wanted.append(side if away**2 > Fraction(width) ** 2 * variance else side / 2)
+    assert band_side(np.array(values) / 100.0, period, width).tolist() == wanted
+
+
+def test_floats_would_have_decided_ties_by_their_last_bit() -> None:
+    bars = synthetic(5000)
+    exact = cross_side(bars.close, 3, 4)
+    with np.errstate(invalid="ignore"):
+        naive = np.sign(sma(bars.close, 3) - sma(bars.close, 4))
+    assert (naive[4:] != exact[4:]).any()  # why the exact one exists
+
+
+@given(st.lists(st.integers(1, 10**7), min_size=1, max_size=20), st.integers(0, 6))
+def test_ticks_hold_decimals_exactly(values: list[int], places: int) -> None:
+    column = np.array([float(f"{v}e-{places}") for v in values])
+    found = places_of(column)
+    assert found <= places
+    assert (to_ticks(column) * 10 ** (places - found)).tolist() == values
+
+
+def test_long_periods_on_fine_grids_do_not_overflow() -> None:
+    dice = np.random.default_rng(1)
+    fine = np.round(60_000 + np.cumsum(dice.standard_normal(9000)), 8)
+    coarse = np.round(fine, 2)
+    assert cross_side(fine, 1500, 4000)[-1] in (-1.0, 1.0)
+    assert (cross_side(fine, 1500, 4000) == cross_side(coarse, 1500, 4000)).mean() > 0.99
+
+
+def test_rsi_of_a_price_that_never_moved_is_no_opinion() -> None:
+    values = np.concatenate([np.full(20, 5.0), [5.0, 6.0, 7.0]])
+    assert rsi(values, 14)[14:20].tolist() == [50.0] * 6
+    assert rsi(values, 14)[21] == 100.0
+
+
+@pytest.mark.parametrize("name", list(INDICATORS))
+def test_every_indicator_says_how_long_it_needs(name: str) -> None:
+    bars, row = synthetic(900), INDICATORS[name]
+    params = {key: param.default for key, param in row.params.items()}
+    outputs = compute(name, bars)
+    assert tuple(outputs) == row.outputs
+    for values in outputs.values():
+        assert values.shape == (900,)
+        assert np.isnan(values[: row.lookback(params)]).all()
+        assert not np.isnan(values[row.lookback(params) :]).any()
+    if name != "obv":
+        late = compute(name, bars[100:])
+        start = row.settled(params)
+        for key in row.outputs:
+            assert np.allclose(late[key][start:], outputs[key][100 + start :], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("nope", {}, "unknown indicator 'nope'"),
+        ("sma", {"length": 3}, "has no parameter 'length'"),
+        ("sma", {"period": 1}, "period 1 is out of range; use a whole number from 2"),
+        ("sma", {"period": 2.5}, "out of range"),
+    ],
+)
+def test_wrong_indicators_are_refused_in_one_line(name: str, params: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compute(name, synthetic(50), **params)

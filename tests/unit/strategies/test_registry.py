@@ -1,0 +1,101 @@
+"""Finding strategies: built-in ones, a user's files, installed packages; a broken one spoils only itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fks.model.errors import InputError
+from fks.strategies.check import check_strategy
+from fks.strategies.registry import load_catalogue, source_hash
+from fks.strategies.template import TEMPLATE
+
+OWN = TEMPLATE.format(title="Mine", kind="Mine", name="mine")
+
+
+def test_the_template_is_a_strategy_that_passes_its_check(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    catalogue = load_catalogue(tmp_path)
+    entry = catalogue.entries["mine"]
+    assert (entry.origin, entry.error) == ("file", "")
+    assert "highest high" in entry.summary
+    assert check_strategy(catalogue.make("mine", {"entry": 5})) == []
+
+
+def test_a_changed_file_is_loaded_anew_and_has_another_hash(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    before = load_catalogue(tmp_path).kind("mine")
+    (tmp_path / "mine.py").write_text(OWN.replace("20, ge=2", "30, ge=2"))
+    after = load_catalogue(tmp_path).kind("mine")
+    assert (before().model_dump()["entry"], after().model_dump()["entry"]) == (20, 30)
+    assert load_catalogue(tmp_path).kind("mine") is after
+    assert source_hash(after) != source_hash(load_catalogue().kind("rsi"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("syntax", "def (:\n", r"SyntaxError: invalid syntax .*line 1"),
+        ("raises", "raise RuntimeError('no\\nway')\n", "RuntimeError: no"),
+        ("missing", "import nowhere_at_all\n", "No module named 'nowhere_at_all'"),
+        ("empty", "x = 1\n", "defines no class derived from Strategy"),
+        ("sma_cross", OWN.replace('"mine"', '"sma_cross"'), "the name sma_cross is taken by fks.strategies.sma_cross"),
+    ],
+)
+def test_a_broken_file_spoils_only_itself(tmp_path: Path, name: str, text: str, error: str) -> None:
+    (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "_private.py").write_text("raise SystemExit")
+    catalogue = load_catalogue(tmp_path)
+    (entry,) = [e for e in catalogue.entries.values() if e.origin == "file"]
+    assert catalogue.make("sma_cross").name == "sma_cross"
+    with pytest.raises(InputError, match=error) as caught:
+        catalogue.make(entry.name)
+    assert "\n" not in str(caught.value)
+
+
+def test_installed_packages_add_strategies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site"
+    info = package / "ideas-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ideas\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[fks.strategies]\nidea = ideas_of_mine:Mine\nlost = ideas_of_mine:Nothing\n"
+    )
+    (package / "ideas_of_mine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(package))
+    entries = load_catalogue().entries
+    assert entries["mine"].origin == "package"
+    assert "Nothing" in entries["lost"].error
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"fst": 2}, "strategy sma_cross has no parameter 'fst'; parameters: sl_pct=None tp_pct=None fast=20 slow=50"),
+        ({"fast": "x"}, "fast: input should be a valid integer.*not 'x'"),
+        ({"fast": 0}, "fast: input should be greater than or equal to 1, not 0"),
+        ({"fast": 50}, r"fast \(50\) must be smaller than slow \(50\)"),
+        ({"sl_pct": float("nan")}, "sl_pct"),
+        ({"sl_pct": -1}, "sl_pct: input should be greater than 0"),
+    ],
+)
+def test_wrong_parameters_are_one_clear_line(params: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_catalogue().make("sma_cross", params)
+    assert "\n" not in str(caught.value)
+    assert caught.value.code == "PARAM_WRONG"
+
+
+def test_an_unknown_strategy_names_those_there_are() -> None:
+    with pytest.raises(
+        InputError, match="unknown strategy 'x'; known: bollinger buy_and_hold ema_cross macd rsi sma_cross"
+    ):
+        load_catalogue().make("x")
+
+
+def test_text_from_the_command_line_becomes_numbers() -> None:
+    made = load_catalogue().make("rsi", {"period": "7", "low": "25.5", "short": "true", "sl_pct": None})
+    assert made.model_dump() == {
+        "sl_pct": None, "tp_pct": None, "period": 7, "low": 25.5, "high": 70.0, "leave": 50.0, "short": True,
+    }  # fmt: skip

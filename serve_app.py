@@ -2,6 +2,9 @@
 
 A replica reads FKS_HOME itself, so no secret travels as an argument. A database or Redis that is away neither stops a
 replica from starting nor makes its health check fail: then Serve would restart what is not broken.
+
+Start Serve with `request_timeout_s=None` (its default): the proxy counts an open websocket as one request and breaks it,
+without a close frame, when that time is over. The routes' own limits (statement, lock and order waits) bound a request.
 """
 
 from __future__ import annotations
@@ -66,5 +69,7 @@ def build(args: Any = None) -> serve.Application:
         health_check_timeout_s=5,
         graceful_shutdown_timeout_s=3,  # an open websocket holds a leaving replica this long
         graceful_shutdown_wait_loop_s=0.2,
+        # a line per request would be the biggest log of the node; /metrics counts them and failures have their own event
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(serve.ingress()(Gateway))
     return deployment.bind(os.path.abspath(str(home)))

@@ -42,6 +42,7 @@ PATIENCE_S = 2.0
 #: A replica's row is removed by its neighbours when it has not beaten for this long.
 GONE_S = 20.0
 _INSTRUMENTS_S = 5.0
+_SWEEP_BEATS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Gateway:
         self.health = Health(deps.clock, self.rate)
         self.tokens = Tokens(TokenStore(db), deps.clock, behind_proxy=deps.settings.http.behind_proxy)
         self.hub = Hub(bus, deps.clock, deps.log)
+        self._beats = 0
         self._door: Door | None = None
         self._instruments: tuple[float, list[Instrument]] = (float("-inf"), [])
 
@@ -104,12 +106,14 @@ class Gateway:
     async def beat(self) -> None:
         """Write this replica's row and its counters; forget neighbours that are gone. An outage is waited out."""
         deps = self.deps
+        self._beats += 1
         detail = {"sockets": len(self.hub), "requests_per_minute": self.rate.per_minute()}
         with contextlib.suppress(OutageError):
             await self.db.execute(
                 "monitor.beat", deps.name, "serve", "ready", os.getpid(), deps.host, 0, detail, retry=False
             )
-            await self.db.execute("monitor.forget_silent", "serve", deps.name, "gateway:%", GONE_S, retry=False)
+            if self._beats % _SWEEP_BEATS == 0:
+                await self.db.execute("monitor.forget_silent", "serve", deps.name, "gateway:%", GONE_S, retry=False)
         await self.bus.set(SNAPSHOT_PREFIX + deps.name, dump(self.meter.snapshot()), 3600.0)
 
     async def keep_beating(self) -> None:

@@ -153,14 +153,14 @@ def restore_command(ctx: click.Context, file: Path, yes: bool) -> None:
 
 
 async def _ensure_partitions(url: str) -> None:
-    from datetime import UTC, datetime
-
+    from fks.clock import RealClock
+    from fks.model.timeframe import to_datetime
     from fks.store.db import Database
     from fks.store.partitions import ensure_partitions
 
     store = await Database.connect(url, application="db upgrade", retry_s=5.0)
     try:
-        await ensure_partitions(store, datetime.now(UTC))
+        await ensure_partitions(store, to_datetime(RealClock().now_ns()))
     finally:
         await store.close()
 

@@ -8,13 +8,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from fks.clock import Clock, RealClock
 from fks.config.paths import Paths
 from fks.config.secrets import write_private
 from fks.model.errors import ConfigError, OutageError
+from fks.model.timeframe import to_datetime
 from fks.store import binaries
 
 
@@ -61,13 +62,13 @@ def psql(url: str, folder: Path, extra: Sequence[str] = ()) -> int:
         ).returncode
 
 
-def dump(url: str, paths: Paths, *, label: str = "backup") -> Path:
+def dump(url: str, paths: Paths, *, label: str = "backup", clock: Clock | None = None) -> Path:
     """Write the whole database to a file in FKS_HOME/backups (0600, pg_dump's custom format) and return it.
 
     The file appears under its name only when it is complete. Errors: OutageError with pg_dump's own words.
     """
     paths.backups.mkdir(parents=True, exist_ok=True)
-    target = paths.backups / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{label}.dump"
+    target = paths.backups / f"{to_datetime((clock or RealClock()).now_ns()):%Y%m%dT%H%M%SZ}-{label}.dump"
     partial = target.with_suffix(".part")
     try:
         partial.touch(mode=0o600)

@@ -8,27 +8,23 @@ outlived its keeper is found by `adopt`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
-
-import psutil
 
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, write_private
 from fks.model.errors import ConfigError, OutageError
 from fks.store import binaries
 from fks.store.binaries import Account
+from fks.store.children import check_free, check_socket, clear_leftovers, last_words, own_directory, runs_in, spawn
+from fks.store.children import stop as stop_process
 
-FREE_MIN_MB = 500
 _PORT = 5432  # only a part of the socket's file name: no TCP
-_SOCKET_PATH_MAX = 107  # bytes of sockaddr_un.sun_path
 _CONF = """\
 # Written by fks before every start; changes here are lost.
 listen_addresses = ''
@@ -130,7 +126,7 @@ class PostgresServer:
                 remedy="restore a backup (fks db backup/restore) into a new FKS_HOME",
             )
         self._write_conf(data, account)
-        _clear_leftovers(data)
+        clear_leftovers(data)
         self._ensure_password(data, account)
 
     def command(self) -> list[str]:
@@ -154,7 +150,7 @@ class PostgresServer:
 
     def start(self, log: Path | None = None) -> subprocess.Popen[bytes]:
         """Start the server (after `prepare`), its words appended to `log`. It is not ready yet: see `is_ready`."""
-        return _spawn(self.command(), env=self.env(), account=self.user(), log=log, cwd=self._paths.pgdata.parent)
+        return spawn(self.command(), env=self.env(), account=self.user(), log=log, cwd=self._paths.pgdata.parent)
 
     def is_ready(self) -> bool:
         """Return whether the server takes connections, in a few milliseconds and without a password."""
@@ -170,7 +166,7 @@ class PostgresServer:
 
     def stop(self, process: subprocess.Popen[bytes] | int, *, timeout_s: float = 10.0) -> None:
         """Stop a started or adopted server: fast shutdown, then immediate, then kill. Data is safe in each case."""
-        _stop(process, (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL), timeout_s)
+        stop_process(process, (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL), timeout_s)
 
     def _prepare_account(self) -> Account | None:
         account = self.user()
@@ -294,7 +290,7 @@ class RedisServer:
 
     def start(self, log: Path | None = None) -> subprocess.Popen[bytes]:
         """Start the server (after `prepare`), its words appended to `log`. It is not ready yet: see `is_ready`."""
-        return _spawn(self.command(), env=self.env(), account=None, log=log, cwd=self._paths.redis_dir)
+        return spawn(self.command(), env=self.env(), account=None, log=log, cwd=self._paths.redis_dir)
 
     def is_ready(self) -> bool:
         """Return whether the server answers a PING with our password."""
@@ -306,7 +302,7 @@ class RedisServer:
 
     def stop(self, process: subprocess.Popen[bytes] | int, *, timeout_s: float = 5.0) -> None:
         """Stop a started or adopted server."""
-        _stop(process, (signal.SIGTERM, signal.SIGKILL), timeout_s)
+        stop_process(process, (signal.SIGTERM, signal.SIGKILL), timeout_s)
 
 
 def postgres_pid(paths: Paths) -> int | None:
@@ -315,7 +311,7 @@ def postgres_pid(paths: Paths) -> int | None:
         pid = int((paths.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
     except (OSError, ValueError):
         return None
-    return pid if _runs_in(pid, "postgres", paths.pgdata) else None
+    return pid if runs_in(pid, "postgres", paths.pgdata) else None
 
 
 def redis_pid(paths: Paths) -> int | None:
@@ -324,7 +320,7 @@ def redis_pid(paths: Paths) -> int | None:
         pid = int(_redis_pidfile(paths).read_text())
     except (OSError, ValueError):
         return None
-    return pid if _runs_in(pid, "redis-server", paths.redis_dir) else None
+    return pid if runs_in(pid, "redis-server", paths.redis_dir) else None
 
 
 def _redis_pidfile(paths: Paths) -> Path:
@@ -344,118 +340,10 @@ def start_and_wait(
     end = time.monotonic() + timeout_s
     while not server.is_ready():
         if isinstance(process, subprocess.Popen) and process.poll() is not None:
-            raise ConfigError(f"{server.name} ended at once with status {process.returncode}", remedy=_last_words(log))
+            raise ConfigError(f"{server.name} ended at once with status {process.returncode}", remedy=last_words(log))
         if time.monotonic() > end:
             if isinstance(process, subprocess.Popen):
                 server.stop(process)
-            raise OutageError(f"{server.name} is not ready after {timeout_s:g} s", remedy=_last_words(log))
+            raise OutageError(f"{server.name} is not ready after {timeout_s:g} s", remedy=last_words(log))
         time.sleep(0.02)
     return process
-
-
-def check_free(home: Path, *, free_min_mb: int = FREE_MIN_MB) -> None:
-    """Raise ConfigError when the disk under `home` has less than `free_min_mb` MB free."""
-    place = next(parent for parent in (home, *home.parents) if parent.exists())
-    free_mb = shutil.disk_usage(place).free // 1_000_000
-    if free_mb < free_min_mb:
-        raise ConfigError(
-            f"only {free_mb} MB free under {place} (at least {free_min_mb} MB)",
-            remedy="free some, or set FKS_HOME to another disk",
-        )
-
-
-def check_socket(path: Path) -> None:
-    """Raise ConfigError when `path` is too long for a unix socket."""
-    size = len(os.fsencode(path))
-    if size > _SOCKET_PATH_MAX:
-        raise ConfigError(
-            f"socket path {path} has {size} bytes (at most {_SOCKET_PATH_MAX})", remedy="set TMPDIR to a short path"
-        )
-
-
-def own_directory(path: Path, *, mode: int, account: Account | None = None) -> None:
-    """Make `path` a directory of ours (of `account`), exactly `mode`.
-
-    Errors: ConfigError when somebody else owns it or it is a link: names under /tmp can be guessed.
-    """
-    path.mkdir(mode=mode, parents=True, exist_ok=True)
-    found = path.lstat()
-    if path.is_symlink() or found.st_uid not in {os.geteuid(), account.uid if account else os.geteuid()}:
-        raise ConfigError(f"{path} belongs to somebody else (uid {found.st_uid})", remedy="remove it, or set TMPDIR")
-    if account is not None and found.st_uid != account.uid:
-        os.chown(path, account.uid, account.gid)
-    if found.st_mode & 0o777 != mode:
-        path.chmod(mode)
-
-
-def _spawn(
-    command: list[str], *, env: dict[str, str], account: Account | None, log: Path | None, cwd: Path
-) -> subprocess.Popen[bytes]:
-    with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(log.open("ab")) if log is not None else subprocess.DEVNULL
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=env, cwd=cwd, start_new_session=True,
-            **binaries.run_as(account),
-        )  # fmt: skip
-
-
-def _runs_in(pid: int, name: str, directory: Path) -> bool:
-    """Return whether `pid` is a living `name` whose working directory is `directory`: pids are used again."""
-    try:
-        process = psutil.Process(pid)
-        return (
-            process.name() == name
-            and process.status() != psutil.STATUS_ZOMBIE
-            and Path(process.cwd()).samefile(directory)
-        )
-    except (psutil.Error, OSError):
-        return False
-
-
-def _clear_leftovers(data: Path) -> None:
-    """After a kill -9 of the postmaster: wait for its backends (they notice and leave), end those that hang, drop the
-    pid file. PostgreSQL itself refuses to start while one lives, or when the pid was given to another process."""
-    end = time.monotonic() + 5.0
-    while leftovers := [
-        p for p in psutil.process_iter(["name"]) if p.info["name"] == "postgres" and _runs_in(p.pid, "postgres", data)
-    ]:
-        if time.monotonic() > end:
-            for process in leftovers:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-        time.sleep(0.05)
-    (data / "postmaster.pid").unlink(missing_ok=True)
-
-
-def _stop(process: subprocess.Popen[bytes] | int, signals: tuple[signal.Signals, ...], timeout_s: float) -> None:
-    ended = _waiter(process)
-    pid = process if isinstance(process, int) else process.pid
-    for number in signals:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        if ended(timeout_s):
-            return
-
-
-def _waiter(process: subprocess.Popen[bytes] | int) -> Callable[[float], bool]:
-    def ended(timeout_s: float) -> bool:
-        try:
-            if isinstance(process, int):
-                psutil.Process(process).wait(timeout_s)
-            else:
-                process.wait(timeout_s)
-        except psutil.NoSuchProcess:
-            return True
-        except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
-            return False
-        return True
-
-    return ended
-
-
-def _last_words(log: Path | None) -> str:
-    try:
-        lines = log.read_text(errors="replace").splitlines() if log is not None else []
-    except OSError:
-        lines = []
-    return f"its last words: {lines[-1].strip()}" if lines else "run 'fks doctor'"

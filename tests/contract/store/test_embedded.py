@@ -19,7 +19,8 @@ from fks.config.secrets import ensure_secrets, load_secrets
 from fks.model.errors import ConfigError
 from fks.store import binaries, embedded
 from fks.store.bus import Bus
-from fks.store.embedded import PostgresServer, RedisServer, check_free, check_socket, own_directory, start_and_wait
+from fks.store.children import check_free, check_socket, own_directory
+from fks.store.embedded import PostgresServer, RedisServer, start_and_wait
 from tests.support import servers
 from tests.support.waiting import wait_until
 

@@ -272,9 +272,11 @@ class Guardian:
         if self._db is None:
             self._database = "none"
             return
+        record = self._journal.record
+        ours = [item.order.client_order_id for item in record.orders] if record is not None else []
         try:
             async with asyncio.timeout(self._timing.database_s):
-                row = dict(await KillStore(self._db).snapshot(WINDOW_S))
+                row = dict(await KillStore(self._db).snapshot(WINDOW_S, ours))
             self._snapshot = Snapshot.of(row)
             self._database = "up"
             self._positions.keep(row)

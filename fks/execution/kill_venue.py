@@ -191,6 +191,8 @@ class VenueKill:
         if len(before) >= self._timing.attempts_max:
             return "stuck", f"gave up after {len(before)} orders, the last: {before[-1].code or before[-1].outcome}"
         side = Side.SELL if quantity > 0 else Side.BUY
+        if side is Side.BUY and not self._venue.capabilities.can_short:
+            return "stuck", "our books show less than nothing; there is nothing to sell, and a kill buys nothing here"
         price = await self._venue.last_price(holder.symbol)
         size, is_locked = _size(abs(quantity), side, rules, balances, price)
         if size < max(rules.qty_min, rules.lot_step) or (price is not None and size * price < rules.notional_min):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,9 +17,10 @@ class KillStore:
     def __init__(self, querier: Querier) -> None:
         self._db = querier
 
-    async def snapshot(self, window_s: float) -> Row:
-        """Return positions, instruments, orders and executions of the last `window_s` seconds, from one moment."""
-        row = await self._db.fetchrow("kill.snapshot", window_s)
+    async def snapshot(self, window_s: float, client_order_ids: Sequence[str] = ()) -> Row:
+        """Return positions, instruments, orders and executions of the last `window_s` seconds, from one moment.
+        Orders that are open, or named, are among them however old."""
+        row = await self._db.fetchrow("kill.snapshot", window_s, list(client_order_ids))
         assert row is not None
         return row
 

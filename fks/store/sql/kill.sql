@@ -15,10 +15,12 @@ SELECT
                                                  o.instance, o.filled::text) ORDER BY o.client_order_id), '[]'::jsonb)
        FROM orders o
       WHERE o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
-         OR (o.created_at > now() - make_interval(secs => $1) AND o.state <> 'DENIED')) AS orders,
+         OR (o.created_at > now() - make_interval(secs => $1) AND o.state <> 'DENIED')
+         OR o.client_order_id = ANY($2::text[])) AS orders,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(t.venue, t.symbol, t.venue_trade_id)
                                ORDER BY t.venue, t.symbol, t.venue_trade_id), '[]'::jsonb)
-       FROM trades t WHERE t.created_at > now() - make_interval(secs => $1)) AS booked;
+       FROM (SELECT venue, symbol, venue_trade_id, created_at FROM trades ORDER BY id DESC LIMIT 1000) t
+      WHERE t.created_at > now() - make_interval(secs => $1)) AS booked;
 
 -- name: upsert
 -- Record a kill as the guardian's file tells it; again is harmless.

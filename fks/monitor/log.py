@@ -129,8 +129,11 @@ class JsonFormatter(logging.Formatter):
 
     def _foreign(self, record: logging.LogRecord) -> dict[str, Any]:
         found = {"logger": record.name, "message": self._redactor.text(record.getMessage()[:TEXT_MAX])}
-        if record.exc_info:
-            found["traceback"] = self._redactor.text(self.formatException(record.exc_info)[-TEXT_MAX:])
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            found["error"] = self._redactor.text(f"{type(error).__name__}: {error}"[:TEXT_MAX])
+            if record.levelno >= logging.ERROR:  # a library that warns goes on by itself
+                found["traceback"] = self._redactor.text(self.formatException(record.exc_info)[-TEXT_MAX:])
         return found
 
 

@@ -125,7 +125,8 @@ class Keeper:
             await self._hands.clear(self._make_node())
         await self._need(*self.services)
         save_node(self._paths, self._make_node())
-        await self._step("actors", self._first_deploy())
+        self._say("actors", "running")
+        await self._first_deploy()
         self.phase = "ready"
         self._log.info("keeper.ready", services={name: service.restarts for name, service in self.services.items()})
         self._say("fks", "ready")
@@ -167,16 +168,11 @@ class Keeper:
         for tries_left in range(FAILURES_MAX - 1, -1, -1):
             try:
                 return await self._deploy()
-            except FksError:
+            except FksError as error:
                 if not tries_left:
+                    self._say("actors", "failed", str(error))
                     raise
             await self._need(*self.services)
-
-    async def _tree_stands(self) -> bool:
-        with contextlib.suppress(FksError, OSError):
-            self._tree_age_s = await self._hands.beat(self._own(), self._make_node())
-            return self._tree_age_s is not None and self._tree_age_s < SILENT_S
-        return False
 
     async def _deploy(self) -> None:
         """Deploy the tree on the Ray head that runs now. A tree that stands with a child down counts as deployed: it is
@@ -190,17 +186,24 @@ class Keeper:
             if not work.done():
                 raise OutageError("Ray's head went away while the tree was deployed")
             work.result()
+            self._say("actors", "done" if self.phase == "starting" else "ready")
         except FksError as error:
             self._log.warning("tree.deploy_failed", reason=str(error))
             if not await self._tree_stands():
                 raise
-            self._say("actors", "degraded", str(error).partition(";")[0])
+            self._say("actors", "degraded", str(error).strip().rpartition("\n")[2].strip())
         finally:
             for task in (work, gone):
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
             self._deployed_at = self._clock.monotonic()
         self._generation = generation
+
+    async def _tree_stands(self) -> bool:
+        with contextlib.suppress(FksError, OSError):
+            self._tree_age_s = await self._hands.beat(self._own(), self._make_node())
+            return self._tree_age_s is not None and self._tree_age_s < SILENT_S
+        return False
 
     async def _leaves(self, head: Service | None, generation: int) -> None:
         while head is None or (head.is_ready and head.times_ready == generation):
@@ -222,7 +225,6 @@ class Keeper:
             try:
                 await self._deploy()
                 failures = 0
-                self._say("actors", "ready")
             except FksError as error:
                 failures += 1
                 self._log.error("tree.undeployed", reason=str(error), failures=failures)

@@ -120,7 +120,7 @@ class Service:
             was_asked = self._asked.is_set()
             self._asked.clear()
             if self.process is not None:
-                await self._end(self.process)
+                await self._end(self.process, is_orderly=was_asked)
             self.process, self._parts = None, {}
             self._book.forget(self.name)
             await self._pause(reason, was_asked)
@@ -235,10 +235,11 @@ class Service:
             self._log.info("service.adopted", service=self.name, service_pid=found.pid)
         return found
 
-    async def _end(self, process: Process) -> None:
+    async def _end(self, process: Process, *, is_orderly: bool = True) -> None:
+        """End it, and all of its session. What is dead, hung or has lost a part has nothing to save: it is killed."""
         self.is_adopted = False
-        is_clean = await process.stop(self.spec.stop, is_group=self.spec.is_group)
-        if not is_clean:
+        is_clean = await process.stop(self.spec.stop if is_orderly else (), is_group=self.spec.is_group)
+        if is_orderly and not is_clean:
             self._log.warning("service.killed", service=self.name, service_pid=process.pid, stop=self.spec.stop)
 
     def _note(self, process: Process) -> None:

@@ -36,8 +36,8 @@ async def load_stored(db: Database, request: Request) -> Loaded:
         if request.start_ns is not None:
             made = made[max(0, int(np.searchsorted(made.time_ns, request.start_ns)) - request.warmup) :]
     bars = made if len(made) > len(native) else native
-    if not len(bars):
-        raise _no_data(request, instrument.symbol, "nothing stored")
+    if not len(bars) or int(bars.time_ns[-1]) < (request.start_ns or 0):
+        raise _no_data(request, instrument.symbol, await _stored(BarStore(db), instrument, request))
     return Loaded(bars, instrument, "database" if bars is native else "database, made from 1m bars")
 
 
@@ -69,6 +69,15 @@ async def _read(store: BarStore, instrument: Instrument, request: Request, timef
         instrument.symbol, timeframe,
         *(np.concatenate([getattr(head, n), getattr(body, n)]) for n in ("time_ns", "open", "high", "low", "close", "volume")),
     )  # fmt: skip
+
+
+async def _stored(store: BarStore, instrument: Instrument, request: Request) -> str:
+    """Return in words what there is of the series, or of its minutes."""
+    for timeframe in (request.timeframe, "1m"):
+        count, oldest, newest = await store.edges(instrument.symbol, timeframe, exchange=instrument.exchange)
+        if oldest is not None and newest is not None:
+            return f"stored are {count} {timeframe} bars, {iso(oldest)} to {iso(newest)}"
+    return "nothing is stored of it"
 
 
 def load_tape(tape: Tape, name: str, request: Request) -> Loaded:

@@ -123,9 +123,10 @@ def _protect(book: SlowBook, t: int, time_ns: int, o: Decimal, h: Decimal, low: 
         return (price - level) * sign >= 0  # at or above for a long, at or below for a short
 
     price = None
-    if guard.limit is not None and has_open and beyond(o, guard.limit):
-        price = o
-    elif guard.stop is not None and has_open and beyond(guard.stop, o):
+    is_through = (guard.limit is not None and beyond(o, guard.limit)) or (
+        guard.stop is not None and beyond(guard.stop, o)
+    )
+    if has_open and is_through:
         price = o
     elif guard.stop is not None and beyond(guard.stop, worst):
         price = guard.stop

@@ -1,0 +1,205 @@
+"""Durable jobs on real PostgreSQL: claimed once, beating, cancelled, taken over, ended once; and backtests as such jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fks.jobs.backtest import Request, parse_spec, run_spec
+from fks.jobs.bars import load_stored, load_tape, read_tape
+from fks.jobs.runner import run_one
+from fks.model.errors import InputError, StaleEpochError
+from fks.model.timeframe import iso
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.jobs import JobStore
+from fks.strategies.check import synthetic
+from tests.support.strategies import bars_of
+from tests.support.waiting import until
+
+SPEC = {"strategy": "sma_cross", "params": {"fast": 3, "slow": 8}, "symbol": "BTC/USDT", "timeframe": "1m"}
+
+
+async def stored(db: Database, count: int = 600) -> None:
+    bars = synthetic(count)
+    bars = type(bars)("BTCUSDT", *(getattr(bars, n) for n in list(bars.__dataclass_fields__)[1:]))
+    await BarStore(db).merge(bars, source="test")
+
+
+async def test_a_queued_job_is_claimed_by_exactly_one_of_many(database: Database) -> None:
+    store = JobStore(database)
+    ids = [await store.submit("backtest", {"n": n}) for n in range(8)]
+    claims = await asyncio.gather(*(store.claim() for _ in range(20)))
+    got = [job.id for job in claims if job is not None]
+    assert sorted(got) == sorted(ids)
+    assert {job.attempts for job in claims if job} == {1}
+    assert [job.state for job in await store.list(state="running", limit=99)] == ["running"] * 8
+
+
+async def test_the_same_id_submitted_twice_is_one_job(database: Database) -> None:
+    store, job_id = JobStore(database), uuid.uuid4()
+    await store.submit("backtest", {"n": 1}, job_id=job_id)
+    await store.submit("backtest", {"n": 2}, job_id=job_id)
+    (job,) = await store.list()
+    assert (job.id, job.spec, job.result) == (job_id, {"n": 1}, None)
+
+
+async def test_jobs_are_claimed_oldest_first_and_by_kind(database: Database) -> None:
+    store = JobStore(database)
+    first, other, second = [await store.submit(kind, {}) for kind in ("backtest", "train", "backtest")]
+    claimed = [await store.claim(["backtest"]) for _ in range(3)]
+    assert [job.id if job else None for job in claimed] == [first, second, None]
+    last = await store.claim()
+    assert last is not None
+    assert last.id == other
+
+
+async def test_a_lost_runner_is_replaced_and_its_late_words_change_nothing(database: Database) -> None:
+    store = JobStore(database)
+    job_id = await store.submit("backtest", {})
+    for attempt in (1, 2, 3):
+        old = await store.claim()
+        assert old is not None
+        assert old.attempts == attempt
+        assert await store.requeue_lost(silent_s=30.0, attempts_max=3) == []
+        await database.sql("UPDATE jobs SET beat_at = now() - interval '31 s'")
+        assert await store.requeue_lost(silent_s=30.0, attempts_max=3) == [job_id]
+        with pytest.raises(StaleEpochError):
+            await store.beat(old, 0.5)
+        with pytest.raises(StaleEpochError):
+            await store.finish(old, "done", result={"mine": True})
+    job = await store.get(job_id)
+    assert job is not None
+    assert (job.state, job.error, job.result) == ("failed", "the runner of attempt 3 died or hung", None)
+    assert await store.claim() is None
+
+
+async def test_an_end_is_written_once_but_may_be_said_twice(database: Database) -> None:
+    store = JobStore(database)
+    await store.submit("backtest", {})
+    job = await store.claim()
+    assert job is not None
+    await store.finish(job, "done", result={"x": "1.10"})
+    await store.finish(job, "done", result={"x": "2"})  # the same attempt again: its first answer was lost
+    with pytest.raises(StaleEpochError):
+        await store.finish(job, "failed", error="too late")
+    ended = await store.get(job.id)
+    assert ended is not None
+    assert (ended.state, ended.progress, ended.result, ended.is_ended) == ("done", 1.0, {"x": "1.10"}, True)
+
+
+async def test_cancelling_a_queued_job_ends_it_and_an_ended_one_is_left(database: Database) -> None:
+    store = JobStore(database)
+    job_id = await store.submit("backtest", {})
+    cancelled = await store.cancel(job_id)
+    assert cancelled is not None
+    assert cancelled.state == "cancelled"
+    assert await store.cancel(job_id) is None
+    assert await store.claim() is None
+
+
+async def test_a_backtest_runs_as_a_job_and_equals_the_one_here(database: Database, tmp_path: Path) -> None:
+    await stored(database)
+    store = JobStore(database)
+    job_id = await store.submit("backtest", SPEC)
+    await store.claim()
+    await run_one(database, job_id, tmp_path)
+    job = await store.get(job_id)
+    assert job is not None
+    assert (job.state, job.error, job.progress) == ("done", None, 1.0)
+    spec = parse_spec(SPEC)
+    request = Request(spec.symbol, spec.exchange, spec.timeframe, None, None, 8)
+    loaded = await load_stored(database, request)
+    result, source = run_spec(spec, lambda _: loaded)
+    assert job.result is not None
+    assert (job.result["fills_hash"], job.result["inputs_hash"]) == (result.fills_hash, result.inputs_hash)
+    assert len(job.result["fills"]) == len(result.fills) > 10
+    assert source == "database"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strategy": "nope"}, "unknown strategy 'nope'"),
+        ({"params": {"fst": 1}}, "has no parameter 'fst'"),
+        ({"symbol": "FOOUSDT"}, "no 1m bars of FOOUSDT"),
+        ({"from": "2027-01-01"}, "no 1m bars of BTCUSDT from 2027-01-01T00:00:00Z"),
+        ({"timeframe": "7m"}, "unknown timeframe '7m'"),
+        ({"colour": "red"}, "colour: extra inputs are not permitted"),
+    ],
+)
+async def test_what_is_wrong_with_a_job_is_its_error(
+    database: Database, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    await stored(database, 100)
+    store = JobStore(database)
+    job_id = await store.submit("backtest", {**SPEC, **change})
+    await store.claim()
+    await run_one(database, job_id, tmp_path)
+    job = await store.get(job_id)
+    assert job is not None
+    assert job.state == "failed"
+    assert message in str(job.error)
+    assert "Traceback" not in str(job.error)
+
+
+SLOW = """
+import numpy as np
+from fks.strategies.base import Decisions, Strategy
+class Slow(Strategy):
+    name = "slow"
+    def warmup(self) -> int:
+        return 1
+    def decide(self, bars) -> Decisions:
+        import pathlib, time
+        pathlib.Path(__file__).with_suffix(".began").touch()
+        end = time.monotonic() + 0.02
+        while time.monotonic() < end:
+            pass
+        return Decisions(np.zeros(len(bars)))
+"""
+
+
+async def test_a_running_job_ends_when_it_is_cancelled(database: Database, tmp_path: Path) -> None:
+    await stored(database)
+    (tmp_path / "slow.py").write_text(SLOW)
+    store = JobStore(database)
+    job_id = await store.submit("backtest", {**SPEC, "strategy": "slow", "params": {}})
+    await store.claim()
+    running = asyncio.create_task(run_one(database, job_id, tmp_path))
+    await until(lambda: (tmp_path / "slow.began").exists())
+    assert (await store.cancel(job_id)).state == "running"  # type: ignore[union-attr]
+    await asyncio.wait_for(running, 20)
+    job = await store.get(job_id)
+    assert job is not None
+    assert (job.state, job.result) == ("cancelled", None)
+
+
+async def test_stored_bars_come_with_their_warmup_and_longer_ones_are_made_from_minutes(database: Database) -> None:
+    await stored(database)
+    every = synthetic(600)
+    start, end = int(every.time_ns[300]), int(every.time_ns[400])
+    loaded = await load_stored(database, Request("BTC-USDT", "binance", "1m", start, end, 20))
+    assert loaded.bars.time_ns.tolist() == every.time_ns[280:400].tolist()
+    fives = await load_stored(database, Request("btcusdt", "binance", "5m", start, end, 4))
+    assert fives.source == "database, made from 1m bars"
+    assert fives.bars.time_ns.tolist() == every.time_ns[280:400:5].tolist()
+    days = bars_of([100.0 + i for i in range(40)], timeframe="1d")
+    await BarStore(database).merge(days, source="test")
+    native = await load_stored(database, Request("BTCUSDT", "binance", "1d", None, None, 0))
+    assert (native.source, len(native.bars)) == ("database", 40)
+
+
+def test_a_tape_is_cut_to_the_request() -> None:
+    tape, name = read_tape("sample")
+    start, end = int(tape.time_ns[5000]), int(tape.time_ns[6000])
+    loaded = load_tape(tape, name, Request("btc/usdt", "binance", "1m", start, end, 50))
+    assert (len(loaded.bars), iso(int(loaded.bars.time_ns[50]))) == (1050, iso(start))
+    assert (loaded.instrument.base, loaded.instrument.quote, loaded.instrument.tick) == ("BTC", "USDT", Decimal("0.01"))
+    with pytest.raises(InputError, match="unknown symbol 'ETHUSDT'"):
+        load_tape(tape, name, Request("ETHUSDT", "binance", "1m", None, None, 0))

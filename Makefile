@@ -26,7 +26,7 @@ test: install ## every property, under 12 minutes on 2 cores
 	@$(BIN)/python -m pytest $(ARGS)
 
 soak: install ## the long ones: chaos and memory over 30 minutes
-	@$(BIN)/python -m pytest -m soak --timeout=3600 -o addopts="-q" $(ARGS)
+	@$(BIN)/python -m pytest tests/soak -m soak --timeout=5400 -s -o addopts="-q" $(ARGS)
 
 lint: install ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .

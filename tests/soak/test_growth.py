@@ -1,0 +1,94 @@
+"""Half an hour of trading: nothing grows, and the auditor finds nothing wrong. `make soak` (FKS_SOAK_MINUTES to shorten)."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.audit import audit
+from tests.support.system import System
+from tests.support.waiting import wait_until
+
+BASES = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
+MINUTES = float(os.environ.get("FKS_SOAK_MINUTES", "30"))
+WARM_UP_S = 120.0
+SLOPE_MAX_MB_MIN = 1.0  # per process (C14)
+SEED = 20_261_120
+
+
+def sizes(system: System) -> dict[str, float]:
+    """Return the PSS in MB of every component with a pid."""
+    found = {}
+    for name, row in system.components().items():
+        try:
+            found[name] = psutil.Process(row["pid"]).memory_full_info().pss / 2**20
+        except (psutil.Error, TypeError):
+            continue
+    return found
+
+
+def slope_mb_min(points: list[tuple[float, float]]) -> float:
+    """Return the least-squares slope of (seconds, MB) in MB a minute."""
+    count = len(points)
+    mean_t = sum(t for t, _ in points) / count
+    mean_v = sum(v for _, v in points) / count
+    spread = sum((t - mean_t) ** 2 for t, _ in points)
+    return 60 * sum((t - mean_t) * (v - mean_v) for t, v in points) / spread
+
+
+@pytest.mark.soak
+def test_nothing_grows_while_it_trades() -> None:
+    with tempfile.TemporaryDirectory(prefix="fks-soak-") as place:
+        Path(place).chmod(0o755)
+        system = System.at(Path(place) / "home")
+        try:
+            system.up()
+            series: dict[str, list[tuple[float, float]]] = defaultdict(list)
+            start = time.monotonic()
+            while (now := time.monotonic() - start) < MINUTES * 60:
+                if now > WARM_UP_S:
+                    for name, size in sizes(system).items():
+                        series[name].append((now, size))
+                time.sleep(10)  # the pace of the samples, not a wait for something
+            wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=60.0, every_s=1.0)
+            found = audit(system, bases=BASES, initial={})
+            for name, points in sorted(series.items()):
+                print(f"{name:24}{points[0][1]:8.1f} -> {points[-1][1]:8.1f} MB {slope_mb_min(points):+7.3f} MB/min")
+            print(found)
+            assert (found.doubled, found.undecided, found.twice_ordered) == ({}, 0, 0)
+            growing = {name: slope_mb_min(points) for name, points in series.items() if slope_mb_min(points) > SLOPE_MAX_MB_MIN}
+            assert not growing
+        finally:
+            system.down()
+
+
+@pytest.mark.soak
+def test_many_random_kills_lose_and_double_nothing() -> None:
+    dice = random.Random(SEED)
+    kills = int(MINUTES * 2)
+    with tempfile.TemporaryDirectory(prefix="fks-soak-") as place:
+        Path(place).chmod(0o755)
+        system = System.at(Path(place) / "home")
+        try:
+            system.up()
+            for _ in range(kills):
+                rows = system.components()
+                name = dice.choice([n for n, r in sorted(rows.items()) if r["kind"] in ("actor", "service") and n not in ("gcs", "raylet")])
+                if rows[name]["pid"]:
+                    system.kill(name)
+                wait_until(lambda: system.status()["state"] == "healthy", deadline_s=90.0, every_s=1.0)
+                time.sleep(dice.uniform(1, 8))  # the pace of the faults
+            wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=60.0, every_s=1.0)
+            wait_until(lambda: audit(system, bases=BASES, initial={}).undecided == 0, deadline_s=60.0, every_s=1.0)
+            found = audit(system, bases=BASES, initial={})
+            print(kills, "kills,", found)
+            assert (found.doubled, found.twice_ordered) == ({}, 0)
+        finally:
+            system.down()

@@ -99,9 +99,8 @@ def _market(
     # stops away from the market, targets away from it too: a long's stop down, its limit up
     stop_at = None if stop is None else _grid(stop, tick, ROUND_FLOOR if is_long else ROUND_CEILING)
     limit_at = None if limit is None else _grid(limit, tick, ROUND_CEILING if is_long else ROUND_FLOOR)
-    if (stop_at is not None and (stop_at >= reference) is is_long) or (
-        limit_at is not None and (limit_at <= reference) is is_long
-    ):
+    below, above = (stop_at, limit_at) if is_long else (limit_at, stop_at)
+    if (below is not None and below >= reference) or (above is not None and above <= reference):
         return
     quantity = book.step(book.size / reference)
     if quantity * reference < book.instrument.notional_min:

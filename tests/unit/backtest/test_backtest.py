@@ -88,7 +88,7 @@ def test_g6_every_built_in_strategy_equals_the_slow_reading(
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_g6_on_any_tape_and_any_wishes(data: st.DataObject) -> None:
     count = data.draw(st.integers(4, 40))
     target = tuple(data.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.0, 1.0]), min_size=count, max_size=count)))

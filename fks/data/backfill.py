@@ -101,7 +101,7 @@ class Backfill:
     async def bars(self, symbol: str, timeframe: str, since_ns: int, until_ns: int) -> AsyncIterator[list[Bar]]:
         """Yield pages of the venue's closed bars in [since, until), oldest first."""
         cursor = since_ns
-        while cursor < until_ns:
+        while bar_end(cursor, timeframe) <= until_ns:
             page = await self._exchange.fetch_bars(symbol, timeframe, cursor, PAGE, until_ns=until_ns)
             if not page:
                 return
@@ -160,9 +160,8 @@ class Backfill:
         """Add the bars of one timeframe between what is stored and where the builder begins."""
         length_ns = length_of(frame) * NS
         if stored is None:
-            depth_ns = self._bars_empty * length_ns
-            if TIMEFRAMES[frame] and length_of(frame) < 60:
-                depth_ns = min(depth_ns, SECONDS_MAX * NS)
+            is_short = length_of(frame) < 60
+            depth_ns = min(self._bars_empty * 15, SECONDS_MAX) * NS if is_short else self._bars_empty * length_ns
             since_ns = bar_start(begin_ns - depth_ns, frame)
         else:
             since_ns = bar_end(stored.sealed_ns, frame)

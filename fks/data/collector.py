@@ -16,7 +16,7 @@ from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.data.aggregate import by_length
 from fks.data.backfill import TRADES_MAX, Backfill
-from fks.data.feed import FeedState, Gap, SymbolFeed
+from fks.data.feed import Doubt, FeedState, Gap, SymbolFeed
 from fks.data.writer import Writer
 from fks.model.bar import PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
@@ -67,6 +67,7 @@ class Collector:
         self._rng = random.Random()  # noqa: S311  jitter only
         self._feeds: dict[str, SymbolFeed] = {}
         self._repairs: dict[str, asyncio.Task[None]] = {}
+        self._doubts: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._redial = asyncio.Event()
         self._has_sealed = asyncio.Event()
@@ -158,9 +159,9 @@ class Collector:
         gone = [symbol for symbol in self._feeds if symbol not in wanted]
         new = [symbol for symbol in wanted if symbol not in self._feeds]
         for symbol in gone:
-            repair = self._repairs.pop(symbol, None)
-            if repair is not None:
-                repair.cancel()
+            for tasks in (self._repairs, self._doubts):
+                if symbol in tasks:
+                    tasks[symbol].cancel()
             del self._feeds[symbol]
             await self._store.set_state(symbol, FeedState.OFF)
         for symbol in new:
@@ -223,7 +224,7 @@ class Collector:
                         self._set_state(feed, FeedState.LIVE)
                     trades = sum(isinstance(event, PublicTrade) for event in mine)
                     self._meter.count("fks_market_trades_total", trades, symbol=symbol)
-                    self._advance(feed, is_on_time=False)
+                    self._advance(feed)
 
     def _subscribed(self) -> None:
         """Every hole in the stream ends here: what was missed comes from REST before a feed is live again."""
@@ -245,11 +246,22 @@ class Collector:
         self._repairs[feed.symbol] = self._group.create_task(self._repaired(feed, gap))
 
     async def _repaired(self, feed: SymbolFeed, gap: Gap | None) -> None:
+        try:
+            await self._persist(feed, gap)
+        finally:
+            if self._repairs.get(feed.symbol) is asyncio.current_task():
+                del self._repairs[feed.symbol]
+        self._set_state(feed, FeedState.LIVE if self._is_subscribed and not feed.is_mute else FeedState.STALE)
+        self._advance(feed)
+
+    async def _persist(self, feed: SymbolFeed, gap: Gap | None) -> None:
+        """Try until the hole is filled."""
         wait_s, by_bars = RETRY_FIRST_S, False
         while True:
             try:
                 await self._fill(feed, gap, by_bars=by_bars)
-                break
+                feed.detail = ""
+                return
             except _EXPECTED as error:
                 feed.detail = str(error)
                 self._log.warning("feed.repair", symbol=feed.symbol, error=str(error), wait_s=wait_s)
@@ -257,10 +269,6 @@ class Collector:
                     gap, by_bars = None, True
             await self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, RETRY_MAX_S)
-        feed.detail = ""
-        del self._repairs[feed.symbol]
-        self._set_state(feed, FeedState.LIVE if self._is_subscribed and not feed.is_mute else FeedState.STALE)
-        self._advance(feed, is_on_time=False)
 
     async def _fill(self, feed: SymbolFeed, gap: Gap | None, *, by_bars: bool) -> None:
         if gap is not None and gap.from_id != gap.to_id:
@@ -293,18 +301,41 @@ class Collector:
                     self._log.error("feed.overflow", symbol=feed.symbol, bars=len(feed.sealed))
                     feed.forget()
                     self._repair(feed, None)
-                self._advance(feed, is_on_time=is_on_time)
+                self._advance(feed)
                 age_s = feed.age_s(now_s)
                 self._meter.gauge("fks_feed_age_seconds", age_s, symbol=feed.symbol)
                 if is_on_time and self._is_subscribed and age_s > feed.limit_s():
                     self._silent(feed, age_s)
 
-    def _advance(self, feed: SymbolFeed, *, is_on_time: bool) -> None:
-        gap = feed.advance(self._clock.now_ns(), is_on_time=is_on_time)
-        if gap is not None:
-            self._log.warning("feed.gap", symbol=feed.symbol, from_id=gap.from_id, to_id=gap.to_id)
-            self._repair(feed, gap)
+    def _advance(self, feed: SymbolFeed) -> None:
+        found = feed.advance(self._clock.now_ns())
+        if isinstance(found, Gap):
+            self._gap(feed, found)
+        elif found is not None and feed.symbol not in self._doubts:
+            assert self._group is not None
+            self._doubts[feed.symbol] = self._group.create_task(self._ask(feed, found))
         if feed.sealed:
+            self._has_sealed.set()
+
+    def _gap(self, feed: SymbolFeed, gap: Gap) -> None:
+        self._log.warning("feed.gap", symbol=feed.symbol, from_id=gap.from_id, to_id=gap.to_id)
+        self._repair(feed, gap)
+
+    async def _ask(self, feed: SymbolFeed, doubt: Doubt) -> None:
+        """Settle an overdue bar by what REST has. It failed: the doubt comes again."""
+        builder = feed.builder
+        try:
+            trades = await self._backfill.trades_from(feed.symbol, doubt.from_id)
+        except _EXPECTED as error:
+            self._log.debug("feed.doubt", symbol=feed.symbol, error=str(error))
+            return
+        finally:
+            if self._doubts.get(feed.symbol) is asyncio.current_task():
+                del self._doubts[feed.symbol]
+        if feed.builder is builder and feed.state in (FeedState.LIVE, FeedState.STALE):
+            gap = feed.settle(trades, doubt.over_ns)
+            if gap is not None:
+                self._gap(feed, gap)
             self._has_sealed.set()
 
     def _silent(self, feed: SymbolFeed, age_s: float) -> None:

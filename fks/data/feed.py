@@ -2,8 +2,9 @@
 
 States (C7): COLD, nothing known yet; BACKFILL, a hole is being filled from REST; LIVE; STALE, silent beyond its limit.
 Trades are taken strictly by id: the next one, a known one (dropped), or a gap, which stops the feed until it is filled.
-A bar seals when a later trade proves it over, or when the venue says so and the number of its trades agrees, or, in
-silence, when the wall clock has passed its end by the grace, which counts only while the feed is live and on time.
+A bar seals when a later trade proves it over, or when the venue says so and the number of its trades agrees. Silence
+proves nothing (a frozen socket is silent too): when a bar is overdue the feed has a Doubt, REST is asked for the trades
+after the last one, and what it has, or has not, settles the bar.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from statistics import median
 
 from fks.data.aggregate import BarBuilder
 from fks.model.bar import Bar, BarClosed, PublicTrade
-from fks.model.timeframe import NS, bar_end
+from fks.model.timeframe import NS, bar_end, bar_start
 from fks.store.feeds import SealedPosition
 
 GRACE_NS = 1_500_000_000  # how long a closed bar waits for trades that are still on their way
+ASK_MAX_NS = 10 * NS  # in a long silence REST is asked this seldom
 LAG_MAX_NS = 5 * NS  # a feed whose events are older than this is a replay: its silence is not the wall clock's
 TRADES_KEPT = 50_000  # trades waiting to be stored; beyond it the oldest go (bars do not need them any more)
 SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the venue's own bars say what happened
@@ -55,6 +57,14 @@ class Gap:
     to_id: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Are there trades from `from_id` on before `over_ns`? REST knows; the answer goes to `settle`."""
+
+    from_id: int
+    over_ns: int
+
+
 class SymbolFeed:
     """The state of one symbol. Not safe to share between tasks: one loop drives it, and no method waits."""
 
@@ -75,7 +85,8 @@ class SymbolFeed:
         self.trades: deque[PublicTrade] = deque(maxlen=TRADES_KEPT)
         self._inbox: deque[PublicTrade | BarClosed] = deque(maxlen=INBOX_MAX)
         self._waiting: dict[str, tuple[BarClosed, int]] = {}
-        self._confirmed_ns = 0  # everything before is over, once the gap that was asked for is filled
+        self._asked_ns = 0  # no doubt is raised again before
+        self._ask_again_ns = GRACE_NS
         self._heard_s = now_s
         self._gaps: deque[float] = deque(maxlen=_GAPS_KEPT)
         self._lags: deque[int] = deque(maxlen=_LAGS_KEPT)
@@ -89,6 +100,7 @@ class SymbolFeed:
         self._heard_s = now_s
         self.message_ns = now_ns
         self.is_mute = False
+        self._ask_again_ns = GRACE_NS
         latest = max((e.time_ns for e in events if isinstance(e, PublicTrade)), default=None)
         if latest is not None:
             self._lags.append(now_ns - latest)
@@ -116,7 +128,6 @@ class SymbolFeed:
         self.builder = builder
         self.last_id = last_id
         self._waiting.clear()
-        self._confirmed_ns = 0
         self._keep(before)
 
     def add(self, trades: list[PublicTrade]) -> Gap | None:
@@ -127,32 +138,28 @@ class SymbolFeed:
                 return gap
         return None
 
-    def advance(self, now_ns: int, *, is_on_time: bool) -> Gap | None:
-        """Build from the inbox and seal what is over. A Gap stops it: fill the hole, then call again.
+    def settle(self, trades: list[PublicTrade], over_ns: int) -> Gap | None:
+        """Take REST's answer to a Doubt: all trades after the last known one, so bars up to `over_ns` are whole."""
+        gap = self.add(trades)
+        if gap is None:
+            self._seal(over_ns)
+        return gap
 
-        `is_on_time` is false when the caller itself was late: what the socket holds was then not read yet, and the
-        wall clock proves nothing.
-        """
+    def advance(self, now_ns: int) -> Gap | Doubt | None:
+        """Build from the inbox and seal what is proven over. A Gap stops it: fill the hole, then call again."""
         if self.builder is None or self.state not in (FeedState.LIVE, FeedState.STALE):
             return None
-        if self._confirmed_ns:
-            self._seal(self._confirmed_ns)
-            self._confirmed_ns = 0
         while self._inbox:
             event = self._inbox[0]
             if isinstance(event, BarClosed):
-                self._waiting[event.timeframe] = (event, now_ns + GRACE_NS)
+                if not self._is_settled(event):
+                    self._waiting[event.timeframe] = (event, now_ns + GRACE_NS)
             else:
                 gap = self._take(event)
                 if gap is not None:
                     return gap
             self._inbox.popleft()
-        gap = self._settle(now_ns)
-        if gap is not None:
-            return gap
-        if is_on_time and self.state is FeedState.LIVE and not self._waiting:
-            self._seal_silence(now_ns)
-        return None
+        return self._settle(now_ns) or self._overdue(now_ns)
 
     def forget(self) -> None:
         """Drop what is built and not stored: the store's own position says where to begin again."""
@@ -191,28 +198,43 @@ class SymbolFeed:
             if trade.time_ns >= bar_end(end.time_ns, frame):
                 del self._waiting[frame]
 
-    def _settle(self, now_ns: int) -> Gap | None:
-        """Seal through the bars the venue called over, once their trades are all here; ask for them when they tarry."""
+    def _is_settled(self, end: BarClosed) -> bool:
+        """Seal through a bar the venue called over once its trades are all here; return whether that is done."""
         assert self.builder is not None
+        over_ns = bar_end(end.time_ns, end.timeframe)
+        have = self.builder.trades_in(end.timeframe, end.time_ns)
+        if self.builder.open_ns >= over_ns or (have is None and self.builder.open_ns > end.time_ns):
+            return True
+        if have is None or have < end.trades:
+            return False
+        self._seal(over_ns)
+        return True
+
+    def _settle(self, now_ns: int) -> Doubt | None:
+        """Look again at the bars that wait for their trades; doubt when these tarry."""
         for frame, (end, deadline_ns) in list(self._waiting.items()):
-            over_ns = bar_end(end.time_ns, frame)
-            have = self.builder.trades_in(frame, end.time_ns)
-            if self.builder.open_ns >= over_ns or (have is None and self.builder.open_ns > end.time_ns):
+            is_settled = self._is_settled(end)
+            if is_settled or now_ns >= deadline_ns:
                 del self._waiting[frame]
-            elif have is not None and have >= end.trades:
-                del self._waiting[frame]
-                self._seal(over_ns)
-            elif now_ns >= deadline_ns and self.last_id is not None:
-                del self._waiting[frame]
-                self._confirmed_ns = max(self._confirmed_ns, over_ns)
-                return Gap(self.last_id + 1, None)
+            if not is_settled and now_ns >= deadline_ns:
+                return self._doubt(bar_end(end.time_ns, frame), now_ns)
         return None
 
-    def _seal_silence(self, now_ns: int) -> None:
-        """Seal what the venue's clock has passed by the grace; its clock is ours minus the worst recent lag."""
-        lag_ns = max(self._lags, default=LAG_MAX_NS)
-        if lag_ns < LAG_MAX_NS:
-            self._seal(now_ns - lag_ns - GRACE_NS)
+    def _overdue(self, now_ns: int) -> Doubt | None:
+        """Doubt in a silence of which the venue says nothing, ever more seldom while it lasts."""
+        assert self.builder is not None
+        lag_ns = max(self._lags, default=LAG_MAX_NS)  # its clock: ours minus the worst recent lag
+        if self.state is not FeedState.LIVE or self._waiting or lag_ns >= LAG_MAX_NS:
+            return None
+        over_ns = bar_start(now_ns - lag_ns - GRACE_NS, self.builder.base)
+        return self._doubt(over_ns, now_ns) if over_ns > self.builder.open_ns else None
+
+    def _doubt(self, over_ns: int, now_ns: int) -> Doubt | None:
+        if self.last_id is None or now_ns < self._asked_ns:
+            return None
+        self._asked_ns = now_ns + self._ask_again_ns
+        self._ask_again_ns = min(self._ask_again_ns * 2, ASK_MAX_NS)
+        return Doubt(self.last_id + 1, over_ns)
 
     def _seal(self, through_ns: int) -> None:
         assert self.builder is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fks.data.aggregate import BarBuilder
-from fks.data.feed import GRACE_NS, FeedState, Gap, SymbolFeed
+from fks.data.feed import GRACE_NS, Doubt, FeedState, Gap, SymbolFeed
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.timeframe import NS
 
@@ -28,11 +28,11 @@ def live(last_id: int | None = 0, frames: tuple[str, ...] = ("1s", "5s")) -> Sym
     return feed
 
 
-def hear(feed: SymbolFeed, second: float, *events: PublicTrade | BarClosed, on_time: bool = False) -> Gap | None:
+def hear(feed: SymbolFeed, second: float, *events: PublicTrade | BarClosed) -> Gap | Doubt | None:
     now_ns = T0 + round(second * 1e9)
     if events:
         feed.receive(list(events), now_ns, second)
-    return feed.advance(now_ns, is_on_time=on_time)
+    return feed.advance(now_ns)
 
 
 def times(feed: SymbolFeed, frame: str = "1s") -> list[int]:
@@ -81,10 +81,9 @@ def test_the_venues_word_waits_for_trades_on_their_way() -> None:
 def test_trades_that_tarry_are_asked_for_and_then_the_bar_seals() -> None:
     feed = live()
     assert hear(feed, 1.0, trade(1, 0.1), over(0, 2)) is None
-    assert hear(feed, 1.0 + GRACE_NS / 1e9) == Gap(2, None)
+    assert hear(feed, 1.0 + GRACE_NS / 1e9) == Doubt(2, T0 + NS)
     assert times(feed) == []
-    assert feed.add([trade(2, 0.9)]) is None  # what REST had
-    assert hear(feed, 3.0) is None
+    assert feed.settle([trade(2, 0.9)], T0 + NS) is None  # what REST had
     assert times(feed) == [0]
     assert feed.sealed[0].bar.trades == 2
 
@@ -96,30 +95,43 @@ def test_the_end_of_a_larger_bar_seals_silence_before_it() -> None:
     assert times(feed, "5s") == [0]
 
 
-def test_silence_seals_by_the_clock_only_when_live_and_on_time() -> None:
+def test_silence_proves_nothing_but_raises_a_doubt_ever_more_seldom() -> None:
     feed = live()
     hear(feed, 0.2, trade(1, 0.1))
-    hear(feed, 4.0, on_time=False)
+    assert hear(feed, 2.5) is None  # its clock: ours minus 0.1 s of lag minus the grace
+    assert hear(feed, 4.0) == Doubt(2, T0 + 2 * NS)
     assert times(feed) == []
-    feed.state = FeedState.STALE
-    hear(feed, 4.0, on_time=True)
-    assert times(feed) == []
-    feed.state = FeedState.LIVE
-    hear(feed, 4.0, on_time=True)  # its clock: ours minus 0.1 s of lag minus the grace
+    assert feed.settle([], T0 + 2 * NS) is None
     assert times(feed) == [0, 1]
+    assert hear(feed, 5.0) is None
+    assert hear(feed, 5.6) == Doubt(2, T0 + 4 * NS)
+    assert hear(feed, 8.0) is None
+    assert hear(feed, 8.7) == Doubt(2, T0 + 7 * NS)
 
 
-def test_a_replay_never_seals_by_the_clock() -> None:
+def test_what_rest_has_of_a_silent_second_is_in_its_bar() -> None:
+    feed = live()
+    hear(feed, 0.2, trade(1, 0.1))
+    assert isinstance(hear(feed, 4.0), Doubt)
+    assert feed.settle([trade(2, 1.5, "11"), trade(3, 3.9, "12")], T0 + 2 * NS) is None
+    assert [(item.bar.close, item.bar.trades) for item in feed.sealed if item.bar.timeframe == "1s"] == [(10, 1), (11, 1), (11, 0)]
+
+
+def test_a_replay_and_a_stale_feed_never_doubt() -> None:
     feed = live()
     hear(feed, 1000.0, trade(1, 0.1))
-    hear(feed, 2000.0, on_time=True)
-    assert times(feed) == []
+    assert hear(feed, 2000.0) is None
+    feed = live()
+    hear(feed, 0.2, trade(1, 0.1))
+    feed.state = FeedState.STALE
+    assert hear(feed, 4.0) is None
 
 
 def test_a_late_trade_is_counted_and_never_triggers_again() -> None:
     feed = live()
     hear(feed, 0.2, trade(1, 0.1))
-    hear(feed, 4.0, on_time=True)
+    hear(feed, 2.0, over(0, 1), over(1, 0))
+    assert times(feed) == [0, 1]
     before = list(feed.sealed)
     hear(feed, 4.1, trade(2, 0.5, "99"))
     assert list(feed.sealed) == before

@@ -1,0 +1,277 @@
+"""The collector against the real local exchange: what it stores is what the exchange says, whatever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fks.config.secrets import load_secrets
+from fks.config.settings import Database as DatabaseSettings
+from fks.model.bar import Bar
+from fks.model.errors import StaleEpochError
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_datetime, to_ns
+from fks.store import migrate
+from fks.store.bus import BARS, Bus
+from fks.store.db import Database
+from fks.store.embedded import PostgresServer, start_and_wait
+from tests.support import servers
+from tests.support.collecting import make_collector, running, settings_for
+from tests.support.local_exchange import LocalExchange
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.waiting import until
+
+FEW: dict[str, Any] = {"timeframes": ("1s", "5s", "15s", "1m"), "symbols": ("BTCUSDT", "ETHUSDT"), "backfill_bars": 20}
+
+
+@pytest.fixture(scope="module")
+def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+    exchange = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "11", "--rate-limits", "off"]).start()
+    yield exchange
+    exchange.stop()
+
+
+@pytest.fixture
+def exchange(shared_exchange: LocalExchange) -> Iterator[LocalExchange]:
+    if shared_exchange.process is None or shared_exchange.process.poll() is not None:
+        shared_exchange.start()
+    yield shared_exchange
+    shared_exchange.clear()
+
+
+async def sealed_ns(db: Database, timeframe: str = "1s", symbol: str = "BTCUSDT") -> int:
+    rows = await db.sql(
+        "SELECT sealed_through FROM feeds WHERE symbol = $1 AND timeframe = $2 AND sealed_through IS NOT NULL", symbol, timeframe
+    )
+    return to_ns(rows[0][0]) if rows else 0
+
+
+async def state(db: Database, symbol: str = "BTCUSDT") -> str:
+    rows = await db.sql("SELECT state FROM feeds WHERE symbol = $1 AND timeframe = 'trades'", symbol)
+    return str(rows[0][0]) if rows else ""
+
+
+async def later(db: Database, seconds: float, *, deadline_s: float = 20.0, symbol: str = "BTCUSDT") -> None:
+    """Wait until the feed sealed `seconds` of bars beyond where it stands."""
+    since = await sealed_ns(db, symbol=symbol)
+
+    async def moved() -> bool:
+        return await sealed_ns(db, symbol=symbol) >= since + seconds * NS
+
+    await until(moved, deadline_s=deadline_s)
+
+
+async def check_stored(db: Database, exchange: LocalExchange, frames: tuple[str, ...] = FEW["timeframes"]) -> None:
+    """Every stored bar up to sealed_through is the exchange's own, none is missing, none is from beyond."""
+    for symbol in FEW["symbols"]:
+        trades = await db.sql("SELECT trade_id FROM market_trades WHERE symbol = $1 ORDER BY trade_id", symbol)
+        numbers = [row[0] for row in trades]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "a public trade is missing"
+        for frame in frames:
+            rows = await db.sql(
+                "SELECT * FROM ohlcv_data WHERE symbol = $1 AND timeframe = $2 ORDER BY time", symbol, frame
+            )
+            times = [to_ns(row["time"]) for row in rows]
+            assert times[-1] == await sealed_ns(db, frame, symbol)
+            for before, after in itertools.pairwise(times):
+                assert after == bar_end(before, frame), f"{symbol} {frame}: a bar is missing after {to_datetime(before)}"
+            assert all(row["is_complete"] for row in rows)
+            assert {bar_of(row) for row in rows} == set(klines(exchange, symbol, frame, times[0], times[-1]))
+
+
+def bar_of(row: Any) -> Bar:
+    return Bar(
+        row["exchange"], row["symbol"], row["timeframe"], to_ns(row["time"]), row["open"], row["high"], row["low"],
+        row["close"], row["volume"], row["trades"],
+    )  # fmt: skip
+
+
+def klines(exchange: LocalExchange, symbol: str, frame: str, first_ns: int, last_ns: int) -> list[Bar]:
+    """Return the exchange's bars from first to last; those it does not have are grouped here, from its seconds."""
+    interval = {"5s": "1s", "15s": "1s"}.get(frame, frame)
+    rows: list[list[Any]] = []
+    cursor, end = first_ns // 1_000_000, bar_end(last_ns, frame) // 1_000_000 - 1
+    while cursor <= end:
+        page = exchange.ask("GET", "/api/v3/klines", symbol=symbol, interval=interval, startTime=cursor, endTime=end, limit=1000)
+        if not page:
+            break
+        rows += page
+        cursor = page[-1][6] + 1
+    size = TIMEFRAMES[frame] // TIMEFRAMES[interval] if TIMEFRAMES[frame] else 1
+    bars = []
+    for start in range(0, len(rows), size):
+        group = rows[start : start + size]
+        spoken = [row for row in group if row[8]] or group[:1]
+        bars.append(Bar(
+            "binance", symbol, frame, group[0][0] * 1_000_000, float(spoken[0][1]), max(float(r[2]) for r in spoken),
+            min(float(r[3]) for r in spoken), float(group[-1][4]),
+            sum(round(float(r[5]) * 1e8) for r in group) / 1e8, sum(r[8] for r in group),
+        ))  # fmt: skip
+    return bars
+
+
+async def test_from_nothing_to_live_in_every_timeframe(
+    database: Database, bus: Bus, log: CollectingLog, meter: RecordingMeter, exchange: LocalExchange
+) -> None:
+    settings = settings_for(exchange.info, symbols=FEW["symbols"], backfill_bars=30)
+    told: list[dict[str, Any]] = []
+
+    async def listen() -> None:
+        async for _, payload in bus.subscribe(BARS):
+            told.append(payload)
+
+    listener = asyncio.create_task(listen())
+    async with running(make_collector(settings, database, bus, log, meter=meter)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=20)
+        await later(database, 6)
+        assert [feed["state"] for feed in collector.detail()["feeds"]] == ["LIVE", "LIVE"]  # type: ignore[attr-defined]
+    listener.cancel()
+    await check_stored(database, exchange, tuple(TIMEFRAMES))
+    seconds = [(m["symbol"], m["time"]) for m in told if m["timeframe"] == "1s"]
+    assert len(seconds) >= 10
+    assert len(seconds) == len(set(seconds))
+    for symbol in FEW["symbols"]:
+        assert [time for name, time in seconds if name == symbol] == sorted(time for name, time in seconds if name == symbol)
+    stored = {bar_of(row) for row in await database.sql("SELECT * FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s'")}
+    prices = {(bar.symbol, repr(bar.close), repr(bar.volume)) for bar in stored}
+    assert {(m["symbol"], m["close"], m["volume"]) for m in told if m["timeframe"] == "1s"} <= prices
+    assert meter.total("fks_bars_sealed_total", timeframe="1s") > 10
+    assert "bar.sealed" in log.events("info")
+    assert (await database.sql("SELECT count(*) FROM instruments"))[0][0] >= 5
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"kind": "cut_stream"}, {"kind": "trade_gap", "count": 3}, {"kind": "server_shutdown"}],
+    ids=lambda fault: str(fault["kind"]),
+)
+async def test_a_hole_in_the_stream_leaves_none_in_the_store(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, fault: dict[str, Any]
+) -> None:
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=15)
+        for _ in range(2):
+            exchange.fault(**fault)
+            await later(database, 3)
+        await until(lambda: collector.is_ready, deadline_s=15)
+    await check_stored(database, exchange)
+    assert {"feed.disconnected", "feed.gap"} & set(log.events())
+
+
+async def test_a_frozen_stream_is_stale_in_time_and_recovers(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    settings = settings_for(exchange.info, stale_max_s=2.0, **FEW)
+    async with running(make_collector(settings, database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=15)
+        await later(database, 2)
+        exchange.fault("freeze_stream", seconds=8)
+        limit_s = 2.0 + 1.0  # C7: stale within its limit and a second; the limit here is 2 s
+
+        async def is_stale() -> bool:
+            return await state(database) == "STALE"
+
+        await until(is_stale, deadline_s=limit_s + 0.6)  # and how long a row may take to say so
+        assert not collector.is_ready
+        await until(lambda: collector.is_ready, deadline_s=15)
+        await later(database, 2)
+    await check_stored(database, exchange)
+    assert "feed.stale" in log.events("warning")
+
+
+async def test_an_exchange_killed_and_back_leaves_no_hole(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=15)
+        exchange.kill()
+        await until(lambda: not collector.is_ready, deadline_s=5)
+        exchange.start()
+        await until(lambda: collector.is_ready, deadline_s=20)
+        await later(database, 3)
+    await check_stored(database, exchange)
+
+
+async def test_a_collector_killed_and_back_goes_on_where_the_store_ends(
+    database: Database, database_url: str, redis_url: str, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    spec = {"database": database_url, "redis": redis_url, "info": exchange.info, "data": FEW, "epoch": 1}
+    for epoch in (1, 2):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.support.collecting", json.dumps({**spec, "epoch": epoch}),
+            cwd=Path(__file__).parents[3],
+        )  # fmt: skip
+        try:
+            await later(database, 4, deadline_s=30)
+        finally:
+            process.kill()
+            await process.wait()
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=3)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=15)
+        await later(database, 2)
+    await check_stored(database, exchange)
+    sources = await database.sql("SELECT DISTINCT source FROM ohlcv_data WHERE timeframe = '1s' AND time > now() - interval '4 s'")
+    assert [row[0] for row in sources] == ["live"]  # the holes were filled with trades, not with bars
+
+
+async def test_a_newer_collector_ends_an_older_one(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    old = make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=1)
+    await old.start()
+    task = asyncio.create_task(old.run())
+    await until(lambda: old.is_ready, deadline_s=15)
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=2)) as new:
+        await until(lambda: new.is_ready, deadline_s=15)
+        with pytest.raises(StaleEpochError):
+            await asyncio.wait_for(task, 5)
+        await old.stop()
+        await later(database, 2)
+    await check_stored(database, exchange)
+
+
+async def test_a_database_killed_and_back_misses_nothing(bus: Bus, log: CollectingLog, exchange: LocalExchange) -> None:
+    with servers.home() as paths:
+        server = PostgresServer(paths, load_secrets(paths))
+        process = start_and_wait(server, log=paths.logs / "postgres.log")
+        try:
+            await migrate.upgrade(server.url())
+            db = await Database.connect(server.url(), DatabaseSettings(retry_s=1.0))
+            async with running(make_collector(settings_for(exchange.info, **FEW), db, bus, log)) as collector:
+                await until(lambda: collector.is_ready, deadline_s=15)
+                process.kill()
+                process.wait()
+                await until(lambda: not collector.is_ready, deadline_s=10)
+                await until(lambda: max(f["waiting"] for f in collector.detail()["feeds"]) > 3, deadline_s=10)  # type: ignore[attr-defined]
+                process = start_and_wait(server, log=paths.logs / "postgres.log")
+                await until(lambda: collector.is_ready, deadline_s=15)
+                await later(db, 2)
+            await check_stored(db, exchange)
+            await db.close()
+        finally:
+            server.stop(process)
+    assert "collector.store" in log.events("warning")
+
+
+async def test_assets_are_followed_while_running(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'NOSUCHCOIN')")
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=15)
+        await database.sql("UPDATE assets SET is_enabled = false WHERE symbol = 'ETHUSDT'")
+        await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'SOLUSDT')")
+
+        async def followed() -> bool:
+            return await state(database, "ETHUSDT") == "OFF" and await state(database, "SOLUSDT") == "LIVE"
+
+        await until(followed, deadline_s=15)
+        await later(database, 1, symbol="SOLUSDT")
+        assert sorted(feed["symbol"] for feed in collector.detail()["feeds"]) == ["BTCUSDT", "SOLUSDT"]  # type: ignore[attr-defined]
+    assert ("warning", "asset.unknown", {"exchange": "binance", "symbol": "NOSUCHCOIN"}) in log.lines

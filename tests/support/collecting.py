@@ -1,0 +1,78 @@
+"""A collector on real parts for tests; `python -m tests.support.collecting …` is one in a process of its own, to kill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from fks.clock import RealClock
+from fks.config.settings import Data, Settings
+from fks.data.collector import Collector
+from fks.exchanges.base import Endpoint
+from fks.exchanges.registry import endpoint_of, make_exchange
+from fks.store.bus import Bus
+from fks.store.db import Database
+from tests.support.ports import CollectingLog, RecordingMeter
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lease that holds."""
+
+    name: str
+    epoch: int
+
+    def holds(self) -> bool:
+        return True
+
+
+def settings_for(info: dict[str, Any], **data: Any) -> Settings:
+    """Return settings that collect from the exchange `info` describes, with the short waits of the test profile."""
+    return Settings(data=Data(rest_url=info["rest"], ws_url=info["ws"], **{"stale_min_s": 2.0, **data}))
+
+
+def make_collector(
+    settings: Settings, db: Database, bus: Bus, log: CollectingLog, *, epoch: int = 1, meter: RecordingMeter | None = None
+) -> Collector:
+    """Return a collector, not started."""
+    clock = RealClock()
+    assert endpoint_of(settings, None) != Endpoint()
+    exchange = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)
+    return Collector(exchange, db, bus, clock, meter or RecordingMeter(), log, settings, Held("collector:binance", epoch))
+
+
+@contextlib.asynccontextmanager
+async def running(collector: Collector, *, is_clean: bool = True) -> AsyncIterator[Collector]:
+    """Start and run it; at the end stop it, or leave as kill -9 would (nothing more is written)."""
+    await collector.start()
+    task = asyncio.create_task(collector.run())
+    try:
+        yield collector
+    finally:
+        task.cancel()
+        await asyncio.wait({task}, timeout=8)
+        assert task.done(), f"it did not end: {[(t, t.get_stack()) for t in asyncio.all_tasks()]}"
+        if not task.cancelled() and task.exception() is not None:
+            raise task.exception()  # type: ignore[misc]
+        if is_clean:
+            await collector.stop()
+        else:
+            await collector._exchange.close()
+
+
+async def _main(spec: dict[str, Any]) -> None:
+    db = await Database.connect(spec["database"], application="collecting")
+    bus = await Bus.connect(spec["redis"])
+    log = CollectingLog()
+    collector = make_collector(settings_for(spec["info"], **spec["data"]), db, bus, log, epoch=spec["epoch"])
+    await collector.start()
+    await collector.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(json.loads(sys.argv[1])))

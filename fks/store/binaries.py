@@ -70,10 +70,9 @@ def postgres_account(data: Path) -> Account:
         "/nonexistent",
         "--shell",
         "/usr/sbin/nologin",
-        _SYSTEM_USER,
     ]
     with contextlib.suppress(OSError):
-        subprocess.run(command, check=False, capture_output=True)
+        subprocess.run([*command, _SYSTEM_USER], check=False, capture_output=True)
     for name in (_SYSTEM_USER, "postgres", "nobody"):  # two starts may race for useradd; small images have no useradd
         with contextlib.suppress(KeyError):
             return _account(pwd.getpwnam(name))
@@ -87,13 +86,35 @@ def _account(entry: pwd.struct_passwd) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def check_reachable(path: Path, account: Account, *, what: str) -> None:
-    """Raise ConfigError naming the folder that keeps `account` out of `path`.
+def passage(account: Account, *places: Path) -> list[str]:
+    """Return what goes before a command so that `account` gets through to `places`; nothing when every user does.
 
-    We do not open folders of the operator to every user of the host just to get a database server through.
+    A checkout under /root is closed to others. Rather than open folders of the operator to every user of the host, the
+    process keeps one capability of root: to read and to walk through folders. Errors: ConfigError, when root has not
+    that capability itself (some containers), naming the folder and what to do.
     """
-    resolved = path.resolve()
-    for folder in reversed(resolved.parents):
+    closed = next(filter(None, (_closed_folder(place, account) for place in places)), None)
+    if closed is None:
+        return []
+    tool = shutil.which("setpriv")
+    if tool is None or not _has_capabilities():
+        raise ConfigError(
+            f"{closed} is closed to the user {account.name}, which PostgreSQL runs as because it refuses root",
+            remedy=f"run 'chmod o+x {closed}', or use a checkout elsewhere (/opt/fks), or start FKS as an ordinary user, "
+            "or set FKS_DATABASE_URL",
+        )
+    keep = "-all,+dac_read_search"
+    return [
+        tool, f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--no-new-privs", f"--inh-caps={keep}",
+        f"--ambient-caps={keep}", f"--bounding-set={keep}",
+        "--securebits=+no_setuid_fixup",  # else access(), by which PostgreSQL finds itself, does not see the capability
+        "--",
+    ]  # fmt: skip
+
+
+def _closed_folder(path: Path, account: Account) -> Path | None:
+    """Return the folder above `path` that keeps `account` out, or None."""
+    for folder in reversed(path.resolve().parents):
         found = folder.stat()
         if found.st_uid == account.uid:
             allowed = found.st_mode & 0o100
@@ -102,12 +123,17 @@ def check_reachable(path: Path, account: Account, *, what: str) -> None:
         else:
             allowed = found.st_mode & 0o001
         if not allowed:
-            raise ConfigError(
-                f"{what} {path} is out of reach for the user {account.name}, which PostgreSQL runs as because it refuses root: "
-                f"{folder} lets only others through",
-                remedy=f"run 'chmod o+x {folder}', or use a checkout elsewhere (/opt/fks), or start FKS as an ordinary user, "
-                "or set FKS_DATABASE_URL",
-            )
+            return folder
+    return None
+
+
+def _has_capabilities() -> bool:
+    """Return whether we may give the capability on: Linux, and neither it nor SETPCAP, SETUID, SETGID taken from us."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        mask = int(next(line for line in lines if line.startswith("CapEff:")).split()[1], 16)
+        return all(mask >> bit & 1 for bit in (2, 6, 7, 8))  # DAC_READ_SEARCH, SETGID, SETUID, SETPCAP
+    return False
 
 
 def run_as(account: Account | None) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class PostgresServer:
 
     def command(self) -> list[str]:
         """Return the argument list of the server process (no secrets in it)."""
-        return [str(binaries.postgres("postgres")), "-D", str(self._paths.pgdata)]
+        return [*self._passage(), str(binaries.postgres("postgres")), "-D", str(self._paths.pgdata)]
 
     def env(self) -> dict[str, str]:
         """Return the whole environment of the server process."""
@@ -143,10 +143,8 @@ class PostgresServer:
         }
 
     def user(self) -> Account | None:
-        """Return the system user to run as (Popen's user and group), or None for our own."""
-        if self._account is None and os.geteuid() == 0:
-            self._account = binaries.postgres_account(self._paths.pgdata)
-        return self._account
+        """Return the system user to start it as (Popen's user and group); None for our own, or when `command` changes it."""
+        return None if self._passage() else self._runs_as()
 
     def start(self, log: Path | None = None) -> subprocess.Popen[bytes]:
         """Start the server (after `prepare`), its words appended to `log`. It is not ready yet: see `is_ready`."""
@@ -169,12 +167,22 @@ class PostgresServer:
         stop_process(process, (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL), timeout_s)
 
     def _prepare_account(self) -> Account | None:
-        account = self.user()
-        if account is not None:
-            binaries.check_reachable(binaries.postgres("postgres"), account, what="PostgreSQL's program")
-            self._paths.home.mkdir(parents=True, exist_ok=True)
-            binaries.check_reachable(self._paths.home, account, what="FKS_HOME")
+        self._paths.home.mkdir(parents=True, exist_ok=True)
+        account = self._runs_as()
+        self._passage()
         return account
+
+    def _runs_as(self) -> Account | None:
+        """Return the system user the server has, by whichever way it gets there."""
+        if self._account is None and os.geteuid() == 0:
+            self._account = binaries.postgres_account(self._paths.pgdata)
+        return self._account
+
+    def _passage(self) -> list[str]:
+        account = self._runs_as()
+        if account is None:
+            return []
+        return binaries.passage(account, binaries.postgres("postgres"), self._paths.home / "postgres")
 
     def _initialise(self, data: Path, account: Account | None) -> None:
         if data.exists() and any(data.iterdir()):
@@ -231,10 +239,9 @@ class PostgresServer:
         self._tool("postgres", "--single", "-D", str(data), "-j", database, text=statement + "\n\n")
 
     def _tool(self, name: str, *args: str, text: str = "") -> None:
-        account = self.user()
         done = subprocess.run(
-            [str(binaries.postgres(name)), *args], input=text.encode(), capture_output=True, check=False, env=self.env(),
-            cwd="/", **binaries.run_as(account),
+            [*self._passage(), str(binaries.postgres(name)), *args], input=text.encode(), capture_output=True, check=False,
+            env=self.env(), cwd="/", **binaries.run_as(self.user()),
         )  # fmt: skip
         said = done.stderr.decode(errors="replace")
         if done.returncode != 0 or "ERROR:" in said or "FATAL:" in said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -181,14 +182,39 @@ def test_a_socket_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
             own_directory(tmp_path / "real", mode=0o700)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
-def test_a_home_that_only_root_can_reach_is_explained(tmp_path: Path) -> None:
+@pytest.fixture
+def closed_home(tmp_path: Path) -> Iterator[Paths]:
+    """A FKS_HOME below a folder that lets only root through, as /root does."""
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     paths = Paths.of(closed / "home").ensure()
     ensure_secrets(paths)
-    with pytest.raises(ConfigError, match="out of reach"):
-        PostgresServer(paths, load_secrets(paths)).prepare()
+    yield paths
+    shutil.rmtree(paths.sockets, ignore_errors=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+async def test_a_home_that_only_root_can_reach_works_without_opening_it(closed_home: Paths) -> None:
+    server = PostgresServer(closed_home, load_secrets(closed_home), is_durable=False)
+    if not binaries._has_capabilities():
+        pytest.skip("root has no CAP_DAC_READ_SEARCH here")
+    process = start_and_wait(server, log=closed_home.logs / "postgres.log")
+    try:
+        assert await _ask(server.url(), "SELECT 1") == 1
+        assert server.adopt() == _pid(process)
+        assert psutil.Process(_pid(process)).uids().real != 0
+        assert stat.S_IMODE(closed_home.home.parent.stat().st_mode) == 0o700
+    finally:
+        server.stop(process)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_a_home_that_even_root_cannot_lend_a_way_to_is_explained(
+    closed_home: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binaries, "_has_capabilities", lambda: False)
+    with pytest.raises(ConfigError, match=r"chmod o\+x"):
+        PostgresServer(closed_home, load_secrets(closed_home)).prepare()
 
 
 async def test_redis_demands_its_password_and_shows_it_nowhere(home: Paths, redis_here: RedisServer) -> None:

@@ -96,8 +96,7 @@ class Doors:
         wanted = [part for part in parts if "@" in part or part.startswith("!")]
         for name, value in parse_qsl(query):
             wanted += value.split("/") if name == "streams" else []
-        if self._exchange.options.has_listen_keys and self._exchange.users.listen_key in parts:
-            self._exchange.users.subscribe(socket)
+        self._listen(socket, parts)
         self._exchange.publisher.subscribe(socket, wanted)
         try:
             await self._read(socket, lambda text: self._command(socket, text))
@@ -107,6 +106,12 @@ class Doors:
             self._exchange.publisher.unsubscribe(socket, list(socket.streams))
             await socket.end()
         return socket.ws
+
+    def _listen(self, socket: Socket, names: list[str]) -> None:
+        """Give a socket the account's events when it names the listen key (and those are switched on)."""
+        users = self._exchange.users
+        if self._exchange.options.has_listen_keys and users.listen_key in names and not users.numbers(socket):
+            users.subscribe(socket)
 
     async def _read(self, socket: Socket, on_text: Callable[[str], object]) -> None:
         """Take messages until the connection ends. More than five a second end it, as on the real exchange."""
@@ -154,7 +159,11 @@ class Doors:
                 return {"error": _bad("expected stream names")}
             if method == "SUBSCRIBE" and len(socket.streams | set(params)) > _STREAMS_MAX:
                 return {"error": {"code": 1, "msg": f"Invalid value type: at most {_STREAMS_MAX} streams"}}
-            (publisher.subscribe if method == "SUBSCRIBE" else publisher.unsubscribe)(socket, params)
+            if method == "SUBSCRIBE":
+                self._listen(socket, params)
+                publisher.subscribe(socket, params)
+            else:
+                publisher.unsubscribe(socket, params)
             return {"result": None}
         if method == "SET_PROPERTY" and len(params) == 2 and params[0] == "combined":
             socket.is_combined = bool(params[1])

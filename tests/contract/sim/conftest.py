@@ -48,7 +48,9 @@ class Sim:
     def kill(self) -> None:
         self.end(signal.SIGKILL)
 
-    def call(self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    def call(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(self.info["rest"] + path, data, headers or {}, method=method)
         try:
@@ -63,7 +65,9 @@ class Sim:
         assert status == 200, body
         return body
 
-    def signed(self, method: str, path: str, /, *, secret: str = "", stamp: int | None = None, **params: object) -> tuple[int, Any]:
+    def signed(
+        self, method: str, path: str, /, *, secret: str = "", stamp: int | None = None, **params: object
+    ) -> tuple[int, Any]:
         query = urlencode({name: str(value) for name, value in params.items()})
         query += ("&" if query else "") + f"timestamp={int(time.time() * 1000) if stamp is None else stamp}"
         sign = hmac.new((secret or self.info["api_secret"]).encode(), query.encode(), hashlib.sha256).hexdigest()
@@ -126,7 +130,12 @@ def sim(shared_sim: Sim) -> Iterator[Sim]:
 
 def binance(info: dict[str, str], **options: Any) -> Any:
     """Return an unmodified ccxt.pro client pointed at the exchange."""
-    hosts = ("https://api.binance.com", "https://api4.binance.com", "https://fapi.binance.com", "https://dapi.binance.com")
+    hosts = (
+        "https://api.binance.com",
+        "https://api4.binance.com",
+        "https://fapi.binance.com",
+        "https://dapi.binance.com",
+    )
     api = dict(ccxt.pro.binance().urls["api"])
     for name, url in api.items():
         for host in hosts:
@@ -146,5 +155,3 @@ async def client(sim: Sim) -> AsyncIterator[Any]:
     await client.load_markets()
     yield client
     await client.close()
-
-

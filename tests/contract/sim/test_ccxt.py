@@ -27,7 +27,9 @@ async def test_public_rest(client: Any, sim: Sim) -> None:
     assert all(later[0] - bar[0] == 60_000 for bar, later in zip(bars, bars[1:], strict=False))
     assert all(bar[3] <= min(bar[1], bar[4]) <= max(bar[1], bar[4]) <= bar[2] for bar in bars)
     since = bars[-10][0]
-    assert [bar[0] for bar in await client.fetch_ohlcv("BTC/USDT", "1m", since, 5)] == [since + i * 60_000 for i in range(5)]
+    assert [bar[0] for bar in await client.fetch_ohlcv("BTC/USDT", "1m", since, 5)] == [
+        since + i * 60_000 for i in range(5)
+    ]
     trades = await client.fetch_trades("BTC/USDT", since, 100)
     ids = [int(trade["id"]) for trade in trades]
     assert ids == list(range(ids[0], ids[0] + 100))
@@ -107,7 +109,9 @@ async def test_conditional_orders_wait_and_refuse_what_would_trigger(client: Any
         ("100", "50000", ccxt.InsufficientFunds),
     ],
 )
-async def test_refusals_have_the_class_of_the_real_host(client: Any, amount: str, price: str, error: type[Exception]) -> None:
+async def test_refusals_have_the_class_of_the_real_host(
+    client: Any, amount: str, price: str, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         await client.create_order("BTC/USDT", "limit", "buy", amount, price)
 
@@ -139,7 +143,8 @@ async def test_user_stream_tells_orders_trades_and_balance(sim: Sim) -> None:
     try:
         await client.load_markets()
         orders, trades, balance = (
-            asyncio.create_task(call) for call in (client.watch_orders(), client.watch_my_trades(), client.watch_balance())
+            asyncio.create_task(call)
+            for call in (client.watch_orders(), client.watch_my_trades(), client.watch_balance())
         )
         while not sim.get("/sim/info")["user_streams"]:
             await asyncio.sleep(0.02)

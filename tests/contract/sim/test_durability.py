@@ -54,11 +54,15 @@ def check_books(account: dict[str, Any], usdt: Decimal) -> None:
     for fill in account["fills"]:
         sign = 1 if fill["isBuyer"] else -1
         btc += sign * Decimal(fill["qty"]) - (Decimal(fill["commission"]) if fill["commissionAsset"] == "BTC" else 0)
-        usdt -= sign * Decimal(fill["quoteQty"]) + (Decimal(fill["commission"]) if fill["commissionAsset"] == "USDT" else 0)
+        usdt -= sign * Decimal(fill["quoteQty"]) + (
+            Decimal(fill["commission"]) if fill["commissionAsset"] == "USDT" else 0
+        )
     balances = {row["asset"]: row for row in account["balances"]}
     assert Decimal(balances["BTC"]["free"]) + Decimal(balances["BTC"]["locked"]) == btc
     assert Decimal(balances["USDT"]["free"]) + Decimal(balances["USDT"]["locked"]) == usdt
-    held = sum(Decimal(o["price"]) * (Decimal(o["origQty"]) - Decimal(o["executedQty"])) for o in account["open_orders"])
+    held = sum(
+        Decimal(o["price"]) * (Decimal(o["origQty"]) - Decimal(o["executedQty"])) for o in account["open_orders"]
+    )
     assert Decimal(balances["USDT"]["locked"]) == held
 
 
@@ -89,7 +93,9 @@ def rebuilt_from(sim: Sim, start_ms: int, end_ms: int, symbol: str = "BTCUSDT", 
             break
         trades += more
     last = trades[-1]["T"]
-    bars = sim.get(f"/api/v3/klines?symbol={symbol}&interval={interval}&startTime={start_ms}&endTime={end_ms - 1}&limit=1000")
+    bars = sim.get(
+        f"/api/v3/klines?symbol={symbol}&interval={interval}&startTime={start_ms}&endTime={end_ms - 1}&limit=1000"
+    )
     assert bars
     for bar in bars:
         part = [trade for trade in trades if bar[0] <= trade["T"] <= bar[6]]
@@ -130,7 +136,10 @@ def test_it_stops_within_two_seconds_with_sockets_open(start_sim: Starter) -> No
     import websocket
 
     sim = start_sim()
-    links = [websocket.create_connection(sim.info["ws"] + "/ws/btcusdt@trade"), websocket.create_connection(sim.info["ws_api"])]
+    links = [
+        websocket.create_connection(sim.info["ws"] + "/ws/btcusdt@trade"),
+        websocket.create_connection(sim.info["ws_api"]),
+    ]
     links[0].recv()
     assert sim.end(signal.SIGTERM) < 2
     for link in links:
@@ -148,7 +157,9 @@ def test_a_second_exchange_on_the_same_data_is_refused_in_one_line(start_sim: St
     assert len(second.stderr.strip().splitlines()) == 1
     assert "--data-dir" in second.stderr
     port = sim.info["rest"].rpartition(":")[2]
-    third = subprocess.run([*command[:-1], str(sim.data_dir) + "2", "--port", port], capture_output=True, text=True, timeout=20)
+    third = subprocess.run(
+        [*command[:-1], str(sim.data_dir) + "2", "--port", port], capture_output=True, text=True, timeout=20
+    )
     assert third.returncode != 0
     assert "--port" in third.stderr
     assert "Traceback" not in third.stderr + second.stderr

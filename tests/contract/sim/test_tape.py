@@ -98,7 +98,9 @@ def test_a_stop_placed_during_a_bar_fills_at_its_price_inside_it(start_sim: Star
     assert fills[0]["time"] == int(tape.time_ns[row]) // 1_000_000
 
 
-def test_a_stop_of_an_earlier_bar_fills_at_the_open_when_the_market_gaps_through(start_sim: Starter, tape: Tape) -> None:
+def test_a_stop_of_an_earlier_bar_fills_at_the_open_when_the_market_gaps_through(
+    start_sim: Starter, tape: Tape
+) -> None:
     row = find(tape, lambda one, two: two.open < one.low)
     sim = start_sim(*flags(tape, row))
     one, two = bar(tape, row), bar(tape, row + 1)
@@ -134,7 +136,10 @@ def test_both_legs_of_a_pair_hit_in_one_bar_mean_the_stop(start_sim: Starter, ta
 
 
 def test_a_profit_at_the_open_beats_the_stop_of_the_same_bar(start_sim: Starter, tape: Tape) -> None:
-    row = find(tape, lambda one, two: two.open > one.high and two.open - two.low > 5 and one.open - one.low < two.open - two.low)
+    row = find(
+        tape,
+        lambda one, two: two.open > one.high and two.open - two.low > 5 and one.open - one.low < two.open - two.low,
+    )
     one, two = bar(tape, row), bar(tape, row + 1)
     profit = round((one.high + two.open) / 2, 2)
     stop = min(one.low, two.low + 1) - 1 if two.low >= one.low else two.low + 0.5
@@ -176,11 +181,17 @@ async def test_advance_answers_when_every_frame_is_written(start_sim: Starter, t
                 async with session.post(sim.info["rest"] + "/sim/tape/advance", json={"bars": 1}) as answer:
                     assert (await answer.json())["row"] == ROW + offset + 1
             async with asyncio.timeout(5):
-                while not [f for f in frames if f["stream"].endswith("kline_1m") and f["data"]["k"]["t"] == tape.time_ns[ROW + 4] // 10**6]:
+                while not [
+                    f
+                    for f in frames
+                    if f["stream"].endswith("kline_1m") and f["data"]["k"]["t"] == tape.time_ns[ROW + 4] // 10**6
+                ]:
                     await asyncio.sleep(0.01)
             reader.cancel()
     closed = [f["data"]["k"] for f in frames if f["stream"].endswith("kline_1m") and f["data"]["k"]["x"]]
-    assert [k["t"] for k in closed] == [int(tape.time_ns[ROW + i]) // 1_000_000 for i in range(4)], "x is true once per bar"
+    assert [k["t"] for k in closed] == [int(tape.time_ns[ROW + i]) // 1_000_000 for i in range(4)], (
+        "x is true once per bar"
+    )
     columns = tape.bars()
     assert [float(k["v"]) for k in closed] == list(columns.volume[ROW : ROW + 4])
     ids = [f["data"]["a"] for f in frames if f["stream"].endswith("aggTrade")]

@@ -1,0 +1,101 @@
+"""The written rule of `--fills tape`, row by row."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fks.sim.orders import Order
+from fks.sim.tapefills import TapeBar, Touch, choose, touch
+
+EARLIER, DURING, ROW = 4, 5, 5
+
+
+def order(side: str, kind: str, *, price: int = 0, stop: int = 0, placed: int = EARLIER, number: int = 1) -> Order:
+    waits = kind.startswith(("STOP", "TAKE"))
+    return Order(
+        number,
+        "BTCUSDT",
+        f"o{number}",
+        side,
+        kind,
+        "GTC",
+        price,
+        100,
+        0,
+        stop,
+        "NONE",
+        0,
+        is_working=not waits,
+        placed_row=placed,
+    )
+
+
+def bar(open_: int, high: int, low: int) -> TapeBar:
+    return TapeBar(ROW, 0, open_, high, low, open_)
+
+
+@pytest.mark.parametrize(
+    ("given_order", "given_bar", "wanted"),
+    [
+        # a stop that sells
+        (order("SELL", "STOP_LOSS", stop=90), bar(100, 110, 91), None),
+        (order("SELL", "STOP_LOSS", stop=90), bar(100, 110, 90), Touch(90, False)),
+        (order("SELL", "STOP_LOSS", stop=90), bar(80, 85, 70), Touch(80, True)),
+        (order("SELL", "STOP_LOSS", stop=90, placed=DURING), bar(80, 85, 70), Touch(90, False)),
+        # a stop that buys
+        (order("BUY", "STOP_LOSS", stop=110), bar(100, 109, 90), None),
+        (order("BUY", "STOP_LOSS", stop=110), bar(100, 110, 90), Touch(110, False)),
+        (order("BUY", "STOP_LOSS", stop=110), bar(120, 125, 115), Touch(120, True)),
+        # limits, and profits that are triggered
+        (order("SELL", "LIMIT", price=110), bar(100, 110, 90), Touch(110, False)),
+        (order("SELL", "LIMIT_MAKER", price=110), bar(120, 121, 90), Touch(120, True)),
+        (order("SELL", "LIMIT", price=110, placed=DURING), bar(120, 121, 90), Touch(110, False)),
+        (order("BUY", "LIMIT", price=95), bar(100, 110, 95), Touch(95, False)),
+        (order("BUY", "LIMIT", price=95), bar(90, 110, 80), Touch(90, True)),
+        (order("BUY", "LIMIT", price=95), bar(100, 110, 96), None),
+        (order("SELL", "TAKE_PROFIT", stop=110), bar(100, 115, 90), Touch(110, False)),
+        (order("BUY", "TAKE_PROFIT", stop=95), bar(90, 115, 80), Touch(90, True)),
+        # a trigger with a limit of its own
+        (order("SELL", "STOP_LOSS_LIMIT", stop=90, price=85), bar(100, 110, 80), Touch(90, False)),
+        (order("SELL", "STOP_LOSS_LIMIT", stop=90, price=85), bar(80, 84, 70), Touch(80, True, rests=True)),
+        (order("BUY", "STOP_LOSS_LIMIT", stop=110, price=115), bar(120, 130, 100), Touch(120, True, rests=True)),
+        (order("SELL", "TAKE_PROFIT_LIMIT", stop=110, price=105), bar(100, 112, 90), Touch(110, False)),
+    ],
+)
+def test_the_rule(given_order: Order, given_bar: TapeBar, wanted: Touch | None) -> None:
+    assert touch(given_order, given_bar) == wanted
+
+
+def test_of_two_hit_in_one_bar_the_stop_acts_unless_the_open_took_the_profit() -> None:
+    stop, profit = order("SELL", "STOP_LOSS", stop=90), order("SELL", "LIMIT_MAKER", price=110, number=2)
+    for legs in ([stop, profit], [profit, stop]):
+        both = [(leg, met) for leg in legs if (met := touch(leg, bar(100, 115, 85)))]
+        assert choose(both)[0] is stop
+        gapped = [(leg, met) for leg in legs if (met := touch(leg, bar(112, 115, 85)))]
+        assert choose(gapped) == (profit, Touch(112, True))
+
+
+ORDERS = st.builds(
+    order, st.sampled_from(["BUY", "SELL"]), st.sampled_from(["LIMIT", "STOP_LOSS", "TAKE_PROFIT"]),
+    price=st.integers(1, 50), stop=st.integers(1, 50), placed=st.sampled_from([EARLIER, DURING]),
+)  # fmt: skip
+
+
+@given(ORDERS, st.integers(1, 50), st.integers(0, 20), st.integers(0, 20))
+def test_a_fill_is_inside_the_bar_and_never_better_than_the_market_was(
+    o: Order, open_: int, up: int, down: int
+) -> None:
+    given_bar = bar(open_, open_ + up, max(1, open_ - down))
+    met = touch(o, given_bar)
+    if met is None:
+        return
+    level = o.stop_price if o.is_conditional else o.price
+    if met.at_open:
+        assert met.price == open_
+        assert o.placed_row < given_bar.row
+    else:
+        assert met.price == level
+    if o.type == "LIMIT":
+        assert met.price <= o.price if o.is_buy else met.price >= o.price

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,6 @@ def _token(paths: Paths) -> str | None:
 def _detach(paths: Paths, *, is_json: bool) -> None:
     """Start a keeper in a session of its own and follow its steps until it is ready. Errors: what it died of."""
     import threading
-    import time
 
     from fks.cli.keeper.door import ask
     from fks.cli.keeper.lock import AlreadyRunning, holder_of
@@ -236,17 +236,18 @@ def down(ctx: click.Context, as_json: bool) -> None:
     from fks.config.paths import Paths
 
     paths = Paths.of(Path(home_of(ctx) or ".fks"))
+    start = time.monotonic()
     found = _down(paths)
+    took_s = time.monotonic() - start
     if as_json:
-        click.echo(orjson.dumps({"schema": "fks.down/1", "stopped": found}).decode())
+        click.echo(orjson.dumps({"schema": "fks.down/1", "stopped": found, "took_s": round(took_s, 1)}).decode())
     else:
-        click.echo("stopped: " + ", ".join(found) if found else "nothing runs")
+        click.echo(f"stopped {', '.join(found)} in {took_s:.1f} s" if found else "nothing runs")
 
 
 def _down(paths: Paths) -> list[str]:
     """End everything of this home and return the names of what was running."""
     import threading
-    import time
 
     from fks.cli.keeper.door import ask
     from fks.cli.keeper.lock import holder_of, keeper_lock
@@ -255,10 +256,10 @@ def _down(paths: Paths) -> list[str]:
 
     lock = paths.run / "keeper.lock"
     pid = holder_of(lock)
-    stopped = []
+    stopped: list[str] = []
     if pid is not None:
         try:
-            ask(paths.keeper_socket, "stop")
+            stopped += reversed(ask(paths.keeper_socket, "stop")["services"])
         except OutageError:
             kill([pid] if pid else [], signal.SIGTERM)
         end = time.monotonic() + DOWN_S

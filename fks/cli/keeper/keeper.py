@@ -102,14 +102,23 @@ class Keeper:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._take_down()
+        except (FksError, asyncio.CancelledError):
+            await self._end(tasks, door)
+            raise
+        except Exception:  # a mistake of ours is no reason to stop what trades: the next keeper takes it over
+            self._log.error("keeper.crashed", remedy="'fks up' takes over what runs")
             await door.close()
-            clean(self._paths, self._book)
-            self._log.info("keeper.stopped")
+            raise
+        await self._end(tasks, door)
+
+    async def _end(self, tasks: Sequence[asyncio.Task[None]], door: Door) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._take_down()
+        await door.close()
+        clean(self._paths, self._book)
+        self._log.info("keeper.stopped")
 
     # ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -213,7 +222,7 @@ class Keeper:
         """Deploy again after every new Ray head and when the supervisor is dead for good."""
         failures = 0
         while True:
-            await self._need(*self.services)
+            await self._need("postgres", "ray")
             head = self.services.get("ray")
             is_new = head is not None and head.times_ready != self._generation
             if not is_new and not self._is_tree_silent():
@@ -249,6 +258,9 @@ class Keeper:
                 except (FksError, OSError) as error:  # TimeoutError is an OSError
                     self._store_well_since = None
                     self._log.debug("keeper.beat_failed", reason=str(error))
+                except Exception:  # rows are for showing: no surprise in them may end the keeper
+                    self._store_well_since = None
+                    self._log.error("keeper.beat_failed")
             else:
                 self._store_well_since = None
             await self._clock.sleep(BEAT_S)
@@ -305,7 +317,7 @@ class Keeper:
                 return {"phase": self.phase, "pid": os.getpid(), "steps": self.steps}
             case "stop":
                 self.request_stop()
-                return {"pid": os.getpid()}
+                return {"pid": os.getpid(), "services": list(self.services)}
             case "restart-service":
                 return {"restarting": self._restart(str(request.get("name", "")))}
         raise InputError(
@@ -353,8 +365,8 @@ async def sweep(paths: Paths, specs: Sequence[ServiceSpec]) -> list[str]:
 
 
 def clean(paths: Paths, book: Book) -> None:
-    """Remove what only a running system needs, and end any process that still holds our sockets' directory."""
-    kill(holding(str(paths.sockets)))
+    """Remove what only a running system needs, and end any process of Ray's that slipped out of its session."""
+    kill(holding(f"{paths.ray_temp}/"))
     clear_node(paths)
     book.remove()
     for name in RUN_FILES:

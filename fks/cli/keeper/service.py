@@ -116,15 +116,25 @@ class Service:
 
     async def _run(self) -> None:
         while True:
-            reason = await self._live()
-            was_asked = self._asked.is_set()
-            self._asked.clear()
-            if self.process is not None:
-                await self._end(self.process, is_orderly=was_asked)
-            self.process, self._parts = None, {}
-            self._book.forget(self.name)
-            await self._pause(reason, was_asked)
-            self.restarts += 1
+            try:
+                await self._life()
+            except Exception as error:  # a mistake of ours costs this service a wait, not the keeper
+                self._log.error("service.keeping_failed", service=self.name)
+                self.error = f"{type(error).__name__}: {error}"
+                self._move("down")
+                await self._clock.sleep(self._policy.backoff_max_s)
+
+    async def _life(self) -> None:
+        """One life of the service, from its start or taking over to its burial and the wait after it."""
+        reason = await self._live()
+        was_asked = self._asked.is_set()
+        self._asked.clear()
+        if self.process is not None:
+            await self._end(self.process, is_orderly=was_asked)
+        self.process, self._parts = None, {}
+        self._book.forget(self.name)
+        await self._pause(reason, was_asked)
+        self.restarts += 1
 
     async def _pause(self, reason: str, was_asked: bool) -> None:
         self.error = "" if was_asked else reason
@@ -240,7 +250,7 @@ class Service:
         self.is_adopted = False
         is_clean = await process.stop(self.spec.stop if is_orderly else (), is_group=self.spec.is_group)
         if is_orderly and not is_clean:
-            self._log.warning("service.killed", service=self.name, service_pid=process.pid, stop=self.spec.stop)
+            self._log.info("service.killed", service=self.name, service_pid=process.pid, stop=self.spec.stop)
 
     def _note(self, process: Process) -> None:
         self._book.note(self.name, Entry(process.pid, process.mark, self._since_ns, self.restarts))

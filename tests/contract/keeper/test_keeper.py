@@ -134,7 +134,7 @@ async def test_a_deaf_service_is_killed_at_its_deadline_with_its_whole_session(p
         start = time.monotonic()
     assert 0.3 <= time.monotonic() - start < 3.0
     assert not any(is_alive(pid) for pid in pids)
-    assert "service.killed" in keeper._log.events("warning")
+    assert "service.killed" in keeper._log.events("info")
 
 
 async def test_the_death_of_a_part_restarts_the_whole_service(paths):

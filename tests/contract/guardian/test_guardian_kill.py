@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -14,7 +15,9 @@ from typing import Any
 import pytest
 
 from fks.execution.guardian import Guardian, last_kill, read_kill
-from fks.model.order import Fill, OrderType, Outcome, Side
+from fks.execution.kill_journal import ENDED, KillJournal, flatten_id
+from fks.model import ids
+from fks.model.order import Fill, OrderType, Outcome, Role, Side
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
 from tests.contract.guardian.conftest import write_positions
@@ -348,3 +351,30 @@ async def seed(database: Database, position: str | None = "0.6") -> None:
             "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 's1', $1)",
             Decimal(position),
         )
+
+
+async def test_a_flattening_booked_long_ago_is_not_counted_again(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database
+) -> None:
+    """A kill that goes on for hours must not take its own booked sale for one that is missing, and buy it back."""
+    await seed(database, position="0.1")
+    journal = KillJournal(folder / "kill.jsonl")
+    long_ago = time.time_ns() - 3600 * 10**9
+    record = journal.engage(kill_id="k", scope="system", reason="", by="me", flatten=True, now_ns=long_ago)
+    intent = flatten_id(record.kill_id, venue="ccxt", account_id=1, symbol="BTCUSDT", instance="s0")
+    sold = order("0.4", side=Side.SELL, instance="s0", role=Role.KILL, intent_id=intent,
+                 client_order_id=ids.client_order_id(intent, "kill"))  # fmt: skip
+    journal.sending(sold, now_ns=long_ago)
+    journal.outcome(sold.client_order_id, ENDED, now_ns=long_ago, filled=Decimal("0.4"))
+    journal.close()
+    await database.sql(
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, quantity,"
+        " state, filled, created_at) VALUES ($1, $2, 1, 'ccxt', 'BTCUSDT', 's0', 'kill', 'sell', 'market', 0.4, 'FILLED', 0.4,"
+        " now() - interval '1 hour')",
+        sold.client_order_id, intent,
+    )  # fmt: skip
+    since = mark(exchange)
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
+        await until(lambda: guardian.report()["is_done"])
+    rows = [row["params"] for row in exchange.received(path="/api/v3/order", method="POST", after=since)]
+    assert [(row["side"], row["quantity"]) for row in rows] == [("SELL", "0.1")]

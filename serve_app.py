@@ -50,9 +50,19 @@ def gateway_app(home: str, name: str) -> Any:
     log = open_log("gateway", paths, settings.log, load_secrets(paths))
     deps = Deps(
         settings=settings, paths=paths, clock=RealClock(), log=log, database_url=node.database_url,
-        redis_url=node.redis_url, name=name, node=node,
+        redis_url=node.redis_url, name=name, node=lambda: _node_now(paths),
     )  # fmt: skip
     return create_app(deps, pages=(router,))
+
+
+def _node_now(paths: Any) -> Any:
+    from fks.config.endpoints import load_node
+    from fks.model.errors import FksError
+
+    try:
+        return load_node(paths)
+    except FksError:
+        return None  # the keeper is stopping: status goes on without the local exchange
 
 
 def build(args: Any = None) -> serve.Application:

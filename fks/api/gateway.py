@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -28,6 +28,7 @@ from fks.model.instrument import Instrument, find_instrument
 from fks.model.timeframe import to_ns
 from fks.monitor.health import Health, RequestRate
 from fks.monitor.metrics import SNAPSHOT_PREFIX, PrometheusMeter
+from fks.monitor.status import NodeView
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.tokens import TokenStore
@@ -47,7 +48,8 @@ _SWEEP_BEATS = 10
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """What `create_app` is given. `name` is this replica's component name, `gateway:0`; `node` the node file's view."""
+    """What `create_app` is given. `name` is this replica's component name, `gateway:0`; `node` reads the node file anew,
+    because what the keeper restarts (the local exchange) has another pid than when this replica started."""
 
     settings: Settings
     paths: Paths
@@ -56,7 +58,7 @@ class Deps:
     database_url: str
     redis_url: str
     name: str = "gateway:0"
-    node: Any = None
+    node: Callable[[], NodeView | None] = lambda: None
     host: str = field(default_factory=socket.gethostname)
 
 

@@ -84,7 +84,7 @@ async def serving(
     paths = Paths.of(home).ensure()
     deps = Deps(
         settings=Settings(home=home, **settings), paths=paths, clock=RealClock(), log=log, database_url=database_url,
-        redis_url=redis_url, name=name, node=node,
+        redis_url=redis_url, name=name, node=lambda: node,
     )  # fmt: skip
     app = create_app(deps, pages=(pages,))
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))

@@ -61,7 +61,7 @@ async def ping(gate: Gate, who: Reader) -> ExactJson:
 
 
 async def _health(gate: Gateway) -> dict[str, Any]:
-    found = await assemble(gate.db, gate.deps.node)
+    found = await assemble(gate.db)
     timestamp = iso(gate.deps.clock.now_ns())
     listed = owner_services(found["components"], timestamp)
     words = [row["status"] for row in listed]

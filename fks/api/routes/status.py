@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
 from fks.api.exact import ExactJson
 from fks.api.query import Gate, Reader
+from fks.model.timeframe import iso
 from fks.monitor.status import assemble, kill_view
 
 router = APIRouter(tags=["status"])
@@ -16,7 +18,7 @@ router = APIRouter(tags=["status"])
 @router.get("/api/status")
 async def status(gate: Gate, who: Reader) -> ExactJson:
     """Return components, feeds, venues, the kill switch and the local exchange, as `fks status --json` shows them."""
-    found = await assemble(gate.db, gate.deps.node)
+    found = await assemble(gate.db, gate.deps.node())
     if found["sim"] and not who.may("admin"):
         found["sim"] = {key: value for key, value in found["sim"].items() if key not in ("api_key", "api_secret")}
     return ExactJson({**found, "alerts": [dict(row) for row in await gate.db.fetch("monitor.alerts", 20)]})
@@ -29,10 +31,14 @@ async def kill(gate: Gate, who: Reader) -> ExactJson:
     return ExactJson({**kill_view(rows), "kills": rows, "guardian": _guardian_says(gate.deps.paths.kill_file)})
 
 
-def _guardian_says(path: Any) -> dict[str, Any] | None:
-    from dataclasses import asdict
-
-    from fks.execution.guardian import read_kill
+def _guardian_says(path: Path) -> dict[str, Any]:
+    """Return what the guardian's own fsynced file says: it is right even when the rows lag behind an outage."""
+    from fks.execution.kill_journal import read_kill
 
     record = read_kill(path)
-    return None if record is None else asdict(record)
+    if record is None:
+        return {"engaged": False}
+    return {
+        "engaged": True, "kill_id": record.kill_id, "scope": record.scope, "reason": record.reason, "by": record.by,
+        "since": iso(record.engaged_ns), "done": record.is_done,
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -243,6 +244,22 @@ async def test_status_tells_the_local_exchanges_keys_only_to_admin(
             assert (await client.get("/api/status")).json()["sim"] == sim
         async with gateway.client("trade") as client:
             assert "api_secret" not in (await client.get("/api/status")).json()["sim"]
+
+
+async def test_the_kill_switch_is_told_by_rows_and_by_the_guardians_own_file(gateway: Running, seeded: Database) -> None:
+    async with gateway.client("read") as client:
+        assert (await client.get("/kill")).json() == {"engaged": False, "kills": [], "guardian": {"engaged": False}}
+        await seeded.sql("INSERT INTO kill_switch (kill_id, reason, engaged_by) VALUES ('k', 'drill', 'me')")
+        line = {"act": "engaged", "kill_id": "k", "scope": "system", "reason": "drill", "by": "me", "flatten": True}
+        kill_file = gateway.app.state.gateway.deps.paths.kill_file
+        kill_file.write_text(json.dumps({**line, "at": "2026-05-01T00:00:00+00:00"}) + "\n")
+        body = (await client.get("/kill")).json()
+        assert (body["engaged"], body["by"], body["kills"][0]["kill_id"]) == (True, "me", "k")
+        assert body["guardian"] == {
+            "engaged": True, "kill_id": "k", "scope": "system", "reason": "drill", "by": "me",
+            "since": "2026-05-01T00:00:00Z", "done": False,
+        }  # fmt: skip
+        assert (await client.get("/api/status")).json()["kill"]["engaged"]
 
 
 async def test_the_health_document_is_the_owners(gateway: Running, seeded: Database) -> None:

@@ -1,0 +1,274 @@
+"""`fks backtest` and `fks strategies` as a person uses them: here on the sample, and through a real gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from fks.cli import cli
+from fks.cli.backtest import sparkline
+from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
+from fks.config.endpoints import Node, save_node
+from fks.config.paths import Paths
+from fks.jobs.runner import run_one
+from fks.model.bar import Bars
+from fks.model.tape import Tape, pack_tape
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.jobs import JobStore
+from fks.strategies.check import synthetic
+from tests.support.gateway import running
+
+SPAN = ["--from", "2026-03-02", "--to", "2026-03-05"]
+
+
+@dataclass
+class Shell:
+    """Runs `fks …` in a home of its own."""
+
+    home: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *words: str) -> tuple[int, str, str]:
+        code = run(cli, ["--home", str(self.home), *words])
+        out, err = self.capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    def json(self, *words: str) -> dict[str, Any]:
+        code, out, err = self(*words, "--json")
+        assert code == OK, err
+        document: dict[str, Any] = orjson.loads(out)
+        return document
+
+
+@pytest.fixture
+def fks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    for name in [name for name in os.environ if name.startswith("FKS_") and name != "FKS_REQUIRE_ALL"]:
+        monkeypatch.delenv(name)
+    return Shell(tmp_path / "home", capsys)
+
+
+def test_a_fresh_machine_backtests_the_shipped_minutes(fks: Shell) -> None:
+    code, out, err = fks("backtest", "run", "sma_cross", *SPAN, "--set", "fast=10", "--stop-loss", "0.5")
+    assert code == OK
+    assert "FKS is not running, so this runs on the shipped sample" in err
+    for part in ("sma_cross sl_pct=0.5 fast=10 slow=50", "BTCUSDT 1m, 2026-03-02T00:00:00Z", "(4320 bars", "max drawdown",
+                 "bars missing: 0 of 4370", "fingerprints: inputs "):  # fmt: skip
+        assert part in out
+
+
+def test_the_document_is_complete_and_the_same_every_time(fks: Shell) -> None:
+    words = ("backtest", "run", "rsi", *SPAN, "--timeframe", "5m", "--tape", "sample", "--set", "period=5")
+    first, second = fks.json(*words), fks.json(*words)
+    assert first == second
+    assert first["schema"] == "fks.backtest/1"
+    assert first["fills_count"] == len(first["fills"]) > 4
+    assert set(first["fills"][0]) == {"time", "side", "quantity", "price", "fee", "fee_currency", "role"}
+    assert isinstance(first["fills"][0]["price"], str)
+    assert first["gaps"]["gap_pct"] == 0.0
+    assert first["equity"][-1][1] == pytest.approx(first["statistics"]["final_equity"])
+
+
+def test_expect_compares_with_a_hash_or_an_earlier_result(fks: Shell, tmp_path: Path) -> None:
+    words = ("backtest", "run", "sma_cross", *SPAN, "--tape", "sample")
+    document = fks.json(*words)
+    for good in (document["fills_hash"], document["inputs_hash"][:12]):
+        assert fks(*words, "--expect", good)[0] == OK
+    code, _, err = fks(*words, "--expect", "0123456789abcdef")
+    assert code == FAILED
+    assert document["fills_hash"] in err
+    earlier = tmp_path / "earlier.json"
+    earlier.write_bytes(orjson.dumps(document))
+    assert fks(*words, "--expect", str(earlier))[0] == OK
+    document["fills"][3]["price"] = "1.5"
+    earlier.write_bytes(orjson.dumps(document))
+    code, _, err = fks(*words, "--expect", str(earlier))
+    assert code == FAILED
+    assert "fill 3 differs: expected" in err
+    assert "at 1.5, fee" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nope"], USAGE, "unknown strategy 'nope'; known: bollinger"),
+        (["sma_cross", "--set", "fst=2"], USAGE, "has no parameter 'fst'"),
+        (["sma_cross", "--set", "fast"], USAGE, "'fast' is not name=value"),
+        (["sma_cross", "--timeframe", "7m"], USAGE, "unknown timeframe '7m'; use one of 1s"),
+        (["sma_cross", "--timeframe", "5s"], USAGE, "5s bars cannot be made from 1m bars"),
+        (["sma_cross", "--symbol", "FOO"], USAGE, "unknown symbol 'FOO'; known: BTCUSDT"),
+        (["sma_cross", "--from", "2026-05-01", "--to", "2026-04-01"], USAGE, "must be before to"),
+        (["sma_cross", "--from", "2030-01-01"], USAGE, "no 1m bars of BTCUSDT from 2030-01-01T00:00:00Z"),
+        (["sma_cross", "--from", "soon"], USAGE, "from: input should be a valid datetime"),
+        (["sma_cross", "--size", "-1"], USAGE, "size: input should be greater than 0"),
+        (["sma_cross", "--cash", "NaN"], USAGE, "cash: "),
+        (["sma_cross", "--tape", "/nowhere.fksbars"], USAGE, "no tape at /nowhere.fksbars"),
+        (["sma_cross", "--to", "2026-03-01T00:10"], USAGE, "too few 1m bars of BTCUSDT"),
+    ],
+)
+def test_bad_input_is_one_clear_line(fks: Shell, words: list[str], code: int, message: str) -> None:
+    found, out, err = fks("backtest", "run", *words)
+    assert found == code
+    assert message in err
+    assert len([line for line in err.splitlines() if line.startswith("error:")]) == 1
+    assert out == ""
+
+
+def _tape_with_holes(tmp_path: Path) -> Path:
+    bars: Bars = synthetic(1000)
+    keep = [i for i in range(1000) if not 300 <= i < 330]
+    ticks = {n: (getattr(bars, n)[keep] * 100).round().astype("int64") for n in ("open", "high", "low", "close")}
+    tape = Tape(
+        "binance", "BTCUSDT", "1m", 2, 2, "synthetic", "CC0", bars.time_ns[keep],
+        *ticks.values(), (bars.volume[keep] * 100).round().astype("int64"),
+    )  # fmt: skip
+    file = tmp_path / "holes.fksbars"
+    file.write_bytes(pack_tape(tape))
+    return file
+
+
+def test_a_bad_tape_is_refused_with_exit_4_unless_allowed(fks: Shell, tmp_path: Path) -> None:
+    words = ("backtest", "run", "sma_cross", "--tape", str(_tape_with_holes(tmp_path)))
+    code, out, err = fks(*words)
+    assert (code, out) == (DENIED, "")
+    assert "the tape misses 3.00 % of its bars (30 of 1000, limit 1 %)" in err
+    document = fks.json(*words, "--allow-gaps")
+    assert (document["gaps"]["longest_gap_bars"], document["allow_gaps"]) == (30, True)
+
+
+def test_with_the_system_down_jobs_exit_3(fks: Shell) -> None:
+    for words in (["list"], ["submit", "sma_cross"], ["status", "0" * 32], ["result", "0" * 32], ["cancel", "0" * 32]):
+        code, _, err = fks("backtest", *words)
+        assert (code, "FKS is not running" in err) == (NOT_RUNNING, True)
+
+
+def test_sparklines_show_the_shape() -> None:
+    assert sparkline([1.0, 2.0, 3.0]) == "▁▅█"
+    assert sparkline([5.0, 5.0]) == "▁▁"
+    assert sparkline([]) == ""
+    assert len(sparkline([float(i) for i in range(1000)])) == 60
+
+
+# ── strategies ───────────────────────────────────────────────────────────────────────────────────
+def test_a_new_strategy_is_listed_checked_and_backtested(fks: Shell) -> None:
+    assert fks("strategies", "new", "my_idea")[0] == OK
+    assert fks("strategies", "new", "my_idea")[0] == USAGE
+    assert fks("strategies", "new", "My Idea")[0] == USAGE
+    names = {row["name"]: row for row in fks.json("strategies", "list")["items"]}
+    assert names["my_idea"]["origin"] == "file"
+    assert names["sma_cross"]["params"]["fast"]["default"] == 20
+    shown = fks.json("strategies", "show", "my_idea")
+    assert shown["warmup"] == 21
+    checks = fks.json("strategies", "check")["items"]
+    assert {row["name"] for row in checks} == {*names}
+    assert all(row["ok"] for row in checks)
+    assert fks.json("backtest", "run", "my_idea", *SPAN, "--tape", "sample")["strategy"] == "my_idea"
+
+
+def test_a_strategy_that_looks_ahead_fails_its_check_and_its_backtest(fks: Shell) -> None:
+    fks("strategies", "new", "seer")
+    file = fks.home / "strategies" / "seer.py"
+    file.write_text(file.read_text().replace("hold(bars.close > top", "hold(np.append(bars.close[1:], 0.0) > top"))
+    code, out, err = fks("strategies", "check", "seer")
+    assert code == FAILED
+    assert "refused" in out
+    assert "refused: seer" in err
+    code, out, err = fks("backtest", "run", "seer", *SPAN, "--tape", "sample")
+    assert (code, out) == (USAGE, "")
+    assert "strategy seer is refused: it looks ahead" in err
+    assert fks("strategies", "check", str(file))[0] == FAILED
+
+
+def test_a_broken_file_is_shown_and_the_others_work(fks: Shell) -> None:
+    (fks.home / "strategies").mkdir(parents=True)
+    (fks.home / "strategies" / "oops.py").write_text("def (:\n")
+    rows = {row["name"]: row for row in fks.json("strategies", "list")["items"]}
+    assert "SyntaxError" in rows["oops"]["error"]
+    assert fks("strategies", "show", "oops")[0] == USAGE
+    assert fks("strategies", "show", "rsi")[0] == OK
+
+
+async def _off_loop(call: Callable[..., Any], *words: str) -> Any:
+    return await asyncio.to_thread(call, *words)
+
+
+async def test_instances_are_added_changed_and_switched(
+    fks: Shell, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FKS_DATABASE_URL", database_url)
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('demo', 'paper')")
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
+        " ('binance','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
+    )
+    add = ("strategies", "add", "mine", "sma_cross", "--symbol", "BTC/USDT", "--account", "demo", "--size", "250")
+    assert (await _off_loop(fks, *add, "--set", "fast=5"))[0] == OK
+    assert (await _off_loop(fks, *add))[0] == USAGE  # the id is taken
+    assert (await _off_loop(fks, *add[:2], "other", *add[3:-3], "nobody", *add[-2:]))[0] == USAGE
+    assert (await _off_loop(fks, *add, "--set", "fast=500"))[0] == USAGE
+    assert (await _off_loop(fks, "strategies", "set", "mine", "slow=30"))[0] == OK
+    assert (await _off_loop(fks, "strategies", "disable", "mine"))[0] == OK
+    (row,) = (await _off_loop(fks.json, "strategies", "instances"))["items"]
+    assert row["params"] == {"sl_pct": None, "tp_pct": None, "fast": 5, "slow": 30, "short": False}
+    assert (row["params_version"], row["is_enabled"], row["symbol"], row["venue"]) == (2, False, "BTCUSDT", "paper")
+    assert row["size"] == "250"
+    versions = await database.sql("SELECT version, params->>'slow' AS slow FROM strategy_parameters ORDER BY version")
+    assert [(v["version"], v["slow"]) for v in versions] == [(1, "50"), (2, "30")]
+    assert (await _off_loop(fks, "strategies", "enable", "nobody"))[0] == USAGE
+
+
+# ── through the gateway ──────────────────────────────────────────────────────────────────────────
+@pytest.fixture
+async def up(fks: Shell, database: Database, database_url: str, redis_url: str) -> AsyncIterator[Shell]:
+    """The shell on a node that runs: gateway, database, the command line's token."""
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
+        " ('binance','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
+    )
+    paths = Paths.of(fks.home).ensure()
+    async with running(database, database_url, redis_url, fks.home) as gateway:
+        port = int(gateway.url.rsplit(":", 1)[1])
+        save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
+        paths.cli_token_file.touch(0o600)
+        paths.cli_token_file.write_text(gateway.tokens["admin"])
+        yield fks
+
+
+async def test_a_submitted_backtest_survives_as_a_row_and_shows_the_same_result(up: Shell, database: Database) -> None:
+    bars = synthetic(900)
+    await BarStore(database).merge(
+        Bars("BTCUSDT", *(getattr(bars, n) for n in list(bars.__dataclass_fields__)[1:])), source="t"
+    )
+    words = ("sma_cross", "--set", "fast=3", "--set", "slow=8")
+    here = await _off_loop(up.json, "backtest", "run", *words)
+    assert here["source"] == "database"
+    job = await _off_loop(up.json, "backtest", "submit", *words)
+    assert (job["schema"], job["state"]) == ("fks.job/1", "queued")
+    code, _, err = await _off_loop(up, "backtest", "result", job["id"])
+    assert (code, "is queued" in err) == (FAILED, True)
+    claimed = await JobStore(database).claim()
+    assert claimed is not None
+    await run_one(database, claimed.id, up.home / "strategies")
+    assert (await _off_loop(up.json, "backtest", "status", job["id"]))["state"] == "done"
+    there = await _off_loop(up.json, "backtest", "result", job["id"])
+    assert (there["fills_hash"], there["inputs_hash"]) == (here["fills_hash"], here["inputs_hash"])
+    assert "fingerprints" in (await _off_loop(up, "backtest", "result", job["id"]))[1]
+    (listed,) = (await _off_loop(up.json, "backtest", "list"))["items"]
+    assert listed["id"] == job["id"]
+
+
+async def test_a_queued_backtest_is_cancelled_and_wrong_ones_are_refused(up: Shell) -> None:
+    job = await _off_loop(up.json, "backtest", "submit", "rsi", "--symbol", "BTC-USDT")
+    code, out, _ = await _off_loop(up, "backtest", "cancel", job["id"])
+    assert (code, "cancelled" in out) == (OK, True)
+    for words in (["nope"], ["rsi", "--symbol", "FOO"], ["rsi", "--from", "2026-02-01", "--to", "2026-01-01"]):
+        assert (await _off_loop(up, "backtest", "submit", *words))[0] == USAGE
+    assert (await _off_loop(up, "backtest", "status", "0" * 32))[0] == USAGE

@@ -5,6 +5,8 @@ Periods are in bars and at least 2 (TA-Lib's own limit is 1 for some; a period o
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,9 +30,16 @@ class Bands(NamedTuple):
     lower: Floats
 
 
+@cache
 def _talib() -> Any:
-    import talib
-
+    """Import TA-Lib without what it only imports to wrap other libraries' columns: 45 MB and 0.3 s in every process."""
+    hidden = [name for name in ("pandas", "polars") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: "there is no such module"
+    try:
+        import talib
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
     return talib
 
 

@@ -39,7 +39,10 @@ class Intended(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent(Event):
-    """An order that waited is about to be written to the wire."""
+    """An order that waited is about to be written to the wire, with what was only decided now."""
+
+    quantity: Decimal | None = None
+    group_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

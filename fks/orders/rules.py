@@ -136,6 +136,13 @@ def same(order: Order, event: e.Event) -> Order:
     return order
 
 
+def sent(order: Order, event: e.Event) -> Order:
+    """SENDING"""
+    word = cast(e.Sent, event)
+    quantity = order.quantity if word.quantity is None else word.quantity
+    return replace(order, state=State.SENDING, quantity=quantity, group_id=word.group_id, sent_ns=event.recv_ns)
+
+
 def denied(order: Order, event: e.Event) -> Order:
     """DENIED"""
     denial = cast(e.Denied, event)

@@ -64,15 +64,18 @@ def fee_in_quote(fill: Fill, instrument: Instrument) -> Decimal:
     return money(fill.fee * fill.price) if fill.fee_currency == instrument.base else _ZERO
 
 
-def allocate(fill: Fill, buckets: Mapping[str, Decimal], first: str) -> list[tuple[str, Decimal]]:
+def allocate(
+    fill: Fill, buckets: Mapping[str, Decimal], first: str, *, is_flattening: bool = False
+) -> list[tuple[str, Decimal]]:
     """Return which instances a reducing fill closes, and how much of its quantity each: (instance, quantity) pairs.
 
-    `buckets` are the positions by instance before it. `first` is asked first, then the others by name, EXTERNAL last and
-    for what remains, so that no instance is turned from long to short by an order that was not its own.
+    `buckets` are the positions by instance before it. `first` is asked first, then, for the kill switch's orders, the
+    others by name; what remains is EXTERNAL's, so that nothing held is ever shown as sold short.
     """
     left = fill.quantity
     shares: list[tuple[str, Decimal]] = []
-    names = [first, *sorted(name for name in buckets if name not in (first, EXTERNAL))]
+    others = sorted(name for name in buckets if name not in (first, EXTERNAL)) if is_flattening else []
+    names = [first, *others]
     for name in names:
         held = buckets.get(name, _ZERO)
         if left > 0 and held * fill.side.sign < 0:

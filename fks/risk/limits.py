@@ -8,7 +8,7 @@ from fks.model.codes import Code, Denial
 from fks.model.order import OrderType, Side, State
 from fks.risk.intent import Intent
 from fks.risk.shape import worst_price
-from fks.risk.view import View
+from fks.risk.view import View, is_dormant
 
 _ZERO = Decimal(0)
 
@@ -116,7 +116,7 @@ def exposure_account(intent: Intent, view: View) -> Denial | None:
 
 def order_count(intent: Intent, view: View) -> Denial | None:
     """There is room for one more open order."""
-    limit, count = view.limits.orders_open_max, len(view.open_orders)
+    limit, count = view.limits.orders_open_max, sum(not is_dormant(order) for order in view.open_orders)
     if count < limit:
         return None
     return Denial(Code.ORDER_COUNT, f"{limit}", f"{count} open", f"account {intent.account_id}", "cancel some orders")

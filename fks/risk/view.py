@@ -9,7 +9,7 @@ from decimal import Decimal
 from fks.config.settings import Risk
 from fks.model.account import Account, Balance
 from fks.model.instrument import Instrument
-from fks.model.order import Order, OrderType, Side, TimeInForce
+from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Capabilities
 
 _ZERO = Decimal(0)
@@ -65,7 +65,7 @@ class View:
         """Return what open orders may still spend of `currency`: quote of buys, base of sells; an OCO counts once."""
         total, groups = _ZERO, set[str]()
         for order in self.open_orders:
-            if order.group_id is not None and order.group_id in groups:
+            if is_dormant(order) or (order.group_id is not None and order.group_id in groups):
                 continue
             spends = self._spends(order)
             if spends == currency:
@@ -86,9 +86,16 @@ class View:
         """Return the quantity (base) that open orders on `symbol` may still fill on `side`; an OCO counts once."""
         total, groups = _ZERO, set[str]()
         for order in self.open_orders:
-            if order.symbol != symbol or order.side is not side or (order.group_id and order.group_id in groups):
+            if order.symbol != symbol or order.side is not side or is_dormant(order):
+                continue
+            if order.group_id and order.group_id in groups:
                 continue
             if order.group_id:
                 groups.add(order.group_id)
             total += order.remaining
         return total
+
+
+def is_dormant(order: Order) -> bool:
+    """Return whether the order is a leg that waits for its parent: what it will close does not exist yet."""
+    return order.state is State.INTENDED and order.is_reduce_only

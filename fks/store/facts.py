@@ -36,6 +36,19 @@ class Instance:
     exchange: str
     symbol: str
     timeframe: str
+    cursor_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turnover:
+    """What executions on one side of a symbol moved, with the fees of one currency."""
+
+    symbol: str
+    is_buy: bool
+    fee_currency: str
+    quantity: Decimal
+    value: Decimal
+    fee: Decimal
 
 
 class Facts:
@@ -67,7 +80,14 @@ class Facts:
 
     async def instances(self) -> list[Instance]:
         """Return every strategy instance."""
-        return [Instance(**row) for row in await self._db.fetch("facts.instances")]
+        return [
+            Instance(
+                id=row["id"], sizing=row["sizing"], size=row["size"], is_enabled=row["is_enabled"], state=row["state"],
+                account_id=row["account_id"], venue=row["venue"], exchange=row["exchange"], symbol=row["symbol"],
+                timeframe=row["timeframe"], cursor_ns=to_ns(at) if (at := row["cursor_time"]) else None,
+            )
+            for row in await self._db.fetch("facts.instances")
+        ]  # fmt: skip
 
     async def is_killed(self) -> bool:
         """Return whether the kill switch is engaged in the database (the guardian's own file may know sooner)."""
@@ -103,3 +123,30 @@ class Facts:
             )
             for row in rows
         ]  # fmt: skip
+
+    async def turnover(self, account_id: int, venue: str) -> list[Turnover]:
+        """Return what all executions of an account at a venue moved."""
+        return [
+            Turnover(
+                row["symbol"], row["trade_type"] == "BUY", row["fee_currency"], row["quantity"], row["value"], row["fee"]
+            )
+            for row in await self._db.fetch("facts.turnover", account_id, venue)
+        ]
+
+    async def sealed_through(self, exchange: str, symbol: str, timeframe: str) -> int | None:
+        """Return the open time of the last sealed bar of a feed, or None."""
+        at = await self._db.fetchval("facts.sealed_through", exchange, symbol, timeframe)
+        return None if at is None else to_ns(at)
+
+    async def is_undecided(self, venue: str, symbol: str, before_ns: int) -> bool:
+        """Return whether a signal of a bar before that moment still waits for its outcome at a venue."""
+        return bool(await self._db.fetchval("facts.undecided", venue, symbol, to_datetime(before_ns)))
+
+    async def oldest_decisions(self, venue: str) -> dict[str, int]:
+        """Return the time (ns) of the bar on which each symbol's oldest open order was decided."""
+        return {row["symbol"]: to_ns(row["time"]) for row in await self._db.fetch("facts.oldest_decisions", venue)}
+
+    async def oldest_ready(self, venue: str, symbol: str) -> int | None:
+        """Return the bar time (ns) of the oldest signal in a symbol that waits for its outcome at a venue."""
+        at = await self._db.fetchval("facts.oldest_ready", venue, symbol)
+        return None if at is None else to_ns(at)

@@ -8,7 +8,8 @@ SELECT exchange, symbol, last_message_at, last_price FROM feeds WHERE timeframe 
 
 -- name: instances
 -- What the order manager needs of the strategy instances: sizing, state, where they trade.
-SELECT id, sizing, size, is_enabled, state, account_id, venue, exchange, symbol, timeframe FROM strategy_instances;
+SELECT id, sizing, size, is_enabled, state, account_id, venue, exchange, symbol, timeframe, cursor_time
+  FROM strategy_instances;
 
 -- name: is_killed
 -- Whether the kill switch is engaged.
@@ -35,3 +36,28 @@ SELECT b.time, b.open, b.high, b.low, b.close, b.volume, b.trades
  WHERE b.exchange = $1 AND b.symbol = $2 AND b.timeframe = $3 AND b.time > $4 AND b.time <= f.sealed_through
    AND b.is_complete
  ORDER BY b.time LIMIT $5;
+
+-- name: turnover
+-- What an account's executions at a venue moved, by symbol, side and fee currency: the balances of a venue without memory.
+SELECT symbol, trade_type, fee_currency, sum(quantity) AS quantity, sum(quantity * price) AS value, sum(fee) AS fee
+  FROM trades WHERE account_id = $1 AND venue = $2
+ GROUP BY symbol, trade_type, fee_currency;
+
+-- name: sealed_through
+-- How far one feed is sealed.
+SELECT sealed_through FROM feeds WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
+
+-- name: undecided
+-- Whether a signal of an earlier bar still waits for its outcome at a venue.
+SELECT EXISTS (SELECT FROM signals WHERE state = 'ready' AND venue = $1 AND symbol = $2 AND ts_event < $3);
+
+-- name: oldest_decisions
+-- The bar on which the oldest open order of each symbol at a venue was decided.
+SELECT o.symbol, min(coalesce(s.ts_event, o.created_at)) AS time
+  FROM orders o LEFT JOIN signals s ON s.id = o.signal_id
+ WHERE o.venue = $1 AND o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
+ GROUP BY o.symbol;
+
+-- name: oldest_ready
+-- The bar of the oldest signal in a symbol that waits for its outcome at a venue.
+SELECT min(ts_event) FROM signals WHERE state = 'ready' AND venue = $1 AND symbol = $2;

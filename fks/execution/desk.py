@@ -1,0 +1,422 @@
+"""One venue's desk: its session, what it pushes, and the comparison of its word with our journal (C3, C7).
+
+COLD → SYNCING → READY → STALE → SYNCING. Entries need READY; exits need positions that were read once. The desk of one
+venue never waits for another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+
+from fks.clock import Clock
+from fks.config.settings import Settings
+from fks.execution.announcer import Announcer
+from fks.execution.armer import Armer
+from fks.execution.book import Book, VenueStatus
+from fks.execution.ledger import Ledger
+from fks.execution.sender import Sender
+from fks.execution.timing import Tasks
+from fks.model.account import Balance
+from fks.model.errors import FksError, OutageError, StaleEpochError
+from fks.model.order import LIVE, Fill, Order, Presence, Report, State
+from fks.model.ports import BalancesSeen, Lease, Log, Meter, SessionBack, SessionLost, Venue
+from fks.orders import events as e
+from fks.portfolio.position import EXTERNAL
+from fks.store.accounts import AccountStore
+from fks.store.facts import Facts
+from fks.store.positions import PositionStore
+
+_OVERLAP_NS = 600 * 1_000_000_000  # C3: fills since the last stored one minus ten minutes
+_ROUNDS_MAX = 5
+_QUERIES_AT_ONCE = 8
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 10.0
+_SKEW_S = 20.0
+_STRAY_S = 30.0  # how long a fill under an id of our form may wait for its order row (the guardian's come late)
+_BALANCE_S = 1.0
+_READ_S = 15.0
+
+
+class Desk:
+    """Hard state: the journal. Soft state: the venue's status, balances, and fills nobody claims yet."""
+
+    def __init__(
+        self, venue: Venue, status: VenueStatus, book: Book, ledger: Ledger, sender: Sender, armer: Armer,
+        settings: Settings, clock: Clock, lease: Lease,
+        *, facts: Facts, accounts: AccountStore, positions: PositionStore, meter: Meter, log: Log, announcer: Announcer,
+        tasks: Tasks, wake: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._venue = venue
+        self.status = status
+        self._book = book
+        self._ledger = ledger
+        self._sender = sender
+        self._armer = armer
+        self._settings = settings
+        self._clock = clock
+        self._lease = lease
+        self._facts = facts
+        self._accounts = accounts
+        self._positions = positions
+        self._meter = meter
+        self._log = log
+        self._announcer = announcer
+        self._tasks = tasks
+        self._wake_intake = wake
+        self._is_session = False
+        self._look = asyncio.Event()
+        self._balance_task: asyncio.Task[object] | None = None
+        self._strays: dict[object, tuple[Fill, float]] = {}
+        self._foreign: set[str] = set()
+        self._differences: dict[str, Decimal] = {}
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────
+    async def run(self) -> None:
+        """Open the session, listen, compare, and compare again: after every reconnect and every `sweep_s`."""
+        await self._open()
+        self._tasks.spawn(self._listen(), f"{self._venue.name} events")
+        self._tasks.spawn(self._keep_time(), f"{self._venue.name} clock")
+        wait_s = _RETRY_FIRST_S
+        while True:
+            self._look.clear()
+            try:
+                if self.status.state == "READY":
+                    await self._sweep()
+                else:
+                    await self._sync()
+                wait_s = _RETRY_FIRST_S
+                await self._wait(self._settings.venue.sweep_s)
+            except (OutageError, TimeoutError) as error:
+                self.status.is_connected = self._is_session
+                self.status.has_tried = True
+                await self._set_state("STALE" if self.status.state in ("READY", "STALE") else "SYNCING", str(error))
+                await self._wait(wait_s)
+                wait_s = min(wait_s * 2, _RETRY_MAX_S)
+
+    async def _open(self) -> None:
+        wait_s = _RETRY_FIRST_S
+        while True:
+            try:
+                await self._venue.open()
+                return
+            except StaleEpochError:
+                raise
+            except FksError as error:  # one venue's trouble is not the others'
+                self.status.has_tried = True
+                await self._set_state("COLD", str(error))
+                await self._clock.sleep(wait_s)
+                wait_s = min(wait_s * 2, _RETRY_MAX_S)
+
+    async def close(self) -> None:
+        """Let go of the session."""
+        try:
+            async with asyncio.timeout(2.0):
+                await self._venue.close()
+        except TimeoutError:
+            self._log.warning("venue.close_timeout", venue=self._venue.name)
+
+    async def _wait(self, seconds: float) -> None:
+        waiter = asyncio.ensure_future(self._look.wait())
+        sleeper = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait({waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+            sleeper.cancel()
+
+    async def _keep_time(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_READ_S):
+                    self.status.skew_ms = await self._venue.skew_ms()
+                self.status.skew_at_s = self._clock.monotonic()
+                await self._clock.sleep(_SKEW_S)
+            except (OutageError, TimeoutError):
+                await self._clock.sleep(_RETRY_MAX_S / 2)
+
+    async def _set_state(self, state: str, detail: str = "") -> None:
+        if (self.status.state, self.status.detail) == (state, detail):
+            return
+        if state == "READY":
+            self.status.ready_times += 1
+        if self.status.state != state:
+            self._log.info("venue.state", venue=self._venue.name, state=state, detail=detail)
+        self.status.state, self.status.detail = state, detail
+        await self.save_state()
+
+    async def save_state(self) -> None:
+        """Write what is believed of the venue; an outage is left to the next time."""
+        try:
+            await self._facts.save_venue_state(
+                self._venue.name, self.status.account_id, self.status.state, self.status.detail, self.status.skew_ms,
+                self._clock.now_ns(),
+            )  # fmt: skip
+        except OutageError:
+            self._log.debug("venue.state_unsaved", venue=self._venue.name)
+
+    # ── listening ────────────────────────────────────────────────────────────────────────────────
+    async def _listen(self) -> None:
+        async for event in self._venue.events():
+            if isinstance(event, Report):
+                await self.on_report(event)
+            elif isinstance(event, Fill):
+                await self.on_fill(event)
+            elif isinstance(event, BalancesSeen):
+                self._see_balances(event.balances)
+            elif isinstance(event, SessionLost):
+                await self._on_lost(event.detail)
+            else:
+                assert isinstance(event, SessionBack)
+                self._is_session = True
+                self._look.set()
+
+    async def _on_lost(self, detail: str) -> None:
+        self._is_session = False
+        if self.status.state == "READY":
+            await self._set_state("STALE", detail)
+        for order in [o for o in self._book.orders.values() if o.venue == self._venue.name and o.state in LIVE]:
+            event = e.SessionBroke(**self._ledger.stamp("session-broke", "stream"))
+            await self._ledger.apply(order.client_order_id, event)
+
+    async def on_report(self, report: Report) -> None:
+        """Apply what the venue says of an order; an open order that is not ours is told of once, never adopted."""
+        if await self._ledger.apply(report.client_order_id, self._ledger.reported(report)) is None:
+            self._note_foreign(report)
+
+    async def on_fill(self, fill: Fill) -> None:
+        """Book an execution: to its order, whatever state that is in, or to the account as external."""
+        order = await self._owner(fill)
+        if order is not None:
+            await self._ledger.apply(order.client_order_id, self._ledger.fill_seen(fill))
+            self._strays.pop(fill.fill_id, None)
+            self.refresh_soon()
+            return
+        if _has_our_form(fill.client_order_id):
+            since_s = self._strays.setdefault(fill.fill_id, (fill, self._clock.monotonic()))[1]
+            if self._clock.monotonic() - since_s < _STRAY_S:
+                return  # the row may be on its way (a kill while PostgreSQL was down); looked at again each second
+            self._announcer.alert(
+                "page", "fill.stray", "a fill carries an id of ours that the journal does not know",
+                client_order_id=fill.client_order_id, symbol=fill.symbol, venue=fill.venue,
+            )  # fmt: skip
+        self._strays.pop(fill.fill_id, None)
+        await self._book_external(fill)
+
+    async def look_at_strays(self) -> None:
+        """Try again to find the orders of fills that nobody claimed."""
+        for fill, _ in list(self._strays.values()):
+            await self.on_fill(fill)
+
+    async def _owner(self, fill: Fill) -> Order | None:
+        if fill.client_order_id is not None and (order := await self._ledger.find(fill.client_order_id)) is not None:
+            return order
+        number = fill.venue_order_id
+        if number is None:
+            return None
+        store = self._ledger.store
+        return await self._ledger.patiently(lambda: store.by_venue_id(self._venue.name, fill.symbol, number))
+
+    async def _book_external(self, fill: Fill) -> None:
+        exchange = next((on for on, symbol in self._book.instruments if symbol == fill.symbol), "")
+        account_id = self.status.account_id
+        mine = replace(fill, account_id=account_id, venue=self._venue.name)
+        if await self._ledger.book_external(mine, exchange):
+            self._announcer.alert(
+                "warning", "fill.external", f"an execution in {fill.symbol} that no order of ours explains",
+                symbol=fill.symbol, venue=fill.venue, quantity=fill.quantity, side=fill.side.value,
+            )  # fmt: skip
+
+    def _note_foreign(self, report: Report) -> None:
+        if report.state in LIVE and report.client_order_id not in self._foreign and len(self._foreign) < 10_000:
+            self._foreign.add(report.client_order_id)
+            self._announcer.alert(
+                "warning", "order.external", f"an open order in {report.symbol} at {self._venue.name} is not ours",
+                client_order_id=report.client_order_id, symbol=report.symbol, venue=self._venue.name,
+            )  # fmt: skip
+
+    # ── comparing ────────────────────────────────────────────────────────────────────────────────
+    async def _sync(self) -> None:
+        """Reconcile (C3), then mend protections, then READY. Until the event stream is there, it stays SYNCING."""
+        await self._set_state("SYNCING")
+        start = self._clock.monotonic()
+        balances = await self._read_balances()
+        for _ in range(_ROUNDS_MAX):
+            before = balances
+            await self._compare_orders()
+            await self._compare_fills()
+            balances = await self._read_balances()
+            if balances == before:
+                break
+        self._keep_balances(balances)
+        self.status.is_connected = self.status.has_positions = True
+        await self._find_externals(balances, is_sure=True)
+        self.status.has_tried = True
+        self._meter.observe("fks_reconcile_seconds", self._clock.monotonic() - start, venue=self._venue.name)
+        await self._armer.look_at_all(self._venue.name)
+        if self._is_session and not self._look.is_set():
+            await self._set_state("READY")
+        elif not self._is_session:
+            await self._set_state("SYNCING", "the event stream is not subscribed yet")
+        self._wake_intake()
+
+    async def _sweep(self) -> None:
+        """Look for what a healthy stream may have lost: ends of orders, executions, balances (C7)."""
+        await self._compare_orders()
+        await self._compare_fills()
+        await self.look_at_strays()
+        balances = await self._read_balances()
+        self._keep_balances(balances)
+        await self._find_externals(balances, is_sure=False)
+        await self._set_state("READY")
+
+    async def _compare_orders(self) -> None:
+        asked_ns = self._clock.now_ns()
+        async with asyncio.timeout(_READ_S):
+            reports = {report.client_order_id: report for report in await self._venue.open_orders()}
+        ours = [
+            order
+            for order in self._book.orders.values()
+            if order.venue == self._venue.name and order.state not in (State.INTENDED, State.SENDING)
+            # what was sent after we asked cannot be in the list
+            and (order.sent_ns or 0) < asked_ns
+        ]
+        gate = asyncio.Semaphore(_QUERIES_AT_ONCE)
+        await asyncio.gather(*(self._compare_one(order, reports.get(order.client_order_id), gate) for order in ours))
+        for report in reports.values():
+            if report.client_order_id not in self._book.orders:
+                await self.on_report(report)
+
+    async def _compare_one(self, order: Order, report: Report | None, gate: asyncio.Semaphore) -> None:
+        async with gate:
+            if report is None:
+                lookup = await self._sender.query(order)
+                if lookup.presence is Presence.NOT_FOUND and order.state in LIVE:
+                    event = e.NotListed(**self._ledger.stamp("not-listed", "reconcile"))
+                    await self._ledger.apply(order.client_order_id, event)
+                report = lookup.report
+            if report is None:
+                self._sender.ask(order.client_order_id)
+                return
+            if report.filled > order.filled:
+                await self._sender.fetch_fills(order)
+            await self._ledger.apply(order.client_order_id, self._ledger.reported(report))
+
+    async def _compare_fills(self) -> None:
+        last = await self._ledger.patiently(
+            lambda: self._ledger.store.last_fills(self.status.account_id, self._venue.name)
+        )
+        for symbol in sorted(self._symbols() | set(last)):
+            since_ns = last[symbol] if symbol in last else self._oldest_open_ns(symbol)
+            async with asyncio.timeout(_READ_S):
+                fills = await self._venue.fills_since(symbol, since_ns - _OVERLAP_NS)
+            for fill in await self._unbooked(fills):
+                await self.on_fill(fill)
+
+    async def _unbooked(self, fills: Sequence[Fill]) -> list[Fill]:
+        if not fills:
+            return []
+        journal = self._ledger.journal
+        booked = await self._ledger.patiently(lambda: journal.booked([fill.fill_id for fill in fills]))
+        return [fill for fill in fills if fill.fill_id not in booked]
+
+    def _symbols(self) -> set[str]:
+        name = self._venue.name
+        found = {i.symbol for i in self._book.instances.values() if i.venue == name}
+        found |= {o.symbol for o in self._book.orders.values() if o.venue == name}
+        return found | {key[2] for key, p in self._book.positions.items() if key[1] == name and p.quantity != 0}
+
+    def _oldest_open_ns(self, symbol: str) -> int:
+        times = [o.sent_ns for o in self._book.orders.values() if o.venue == self._venue.name and o.symbol == symbol]
+        return min((time_ns for time_ns in times if time_ns), default=self._clock.now_ns())
+
+    # ── balances ─────────────────────────────────────────────────────────────────────────────────
+    async def _read_balances(self) -> dict[str, Balance]:
+        async with asyncio.timeout(_READ_S):
+            return await self._venue.balances()
+
+    async def refresh_balances(self) -> None:
+        """Read the venue's balances now; an outage leaves what is known."""
+        try:
+            balances = await self._read_balances()
+        except (OutageError, TimeoutError):
+            return
+        self._keep_balances(balances)
+        await self._save_balances(balances.values())
+
+    def refresh_soon(self) -> None:
+        """Read the balances once things have calmed down, at most once a second."""
+        if self._balance_task is None or self._balance_task.done():
+            self._balance_task = self._tasks.spawn(self._refresh_later(), f"{self._venue.name} balances")
+
+    async def _refresh_later(self) -> None:
+        await self._clock.sleep(_BALANCE_S)
+        await self.refresh_balances()
+
+    def _keep_balances(self, balances: dict[str, Balance]) -> None:
+        self._book.balances[self._venue.name] = dict(balances)
+
+    def _see_balances(self, balances: Sequence[Balance]) -> None:
+        known = self._book.balances.setdefault(self._venue.name, {})
+        known.update({balance.currency: balance for balance in balances})
+        self.refresh_soon()
+
+    async def _save_balances(self, balances: object) -> None:
+        try:
+            await self._accounts.save_balances(
+                self.status.account_id, list(self._book.balances[self._venue.name].values()), self._clock.now_ns()
+            )
+        except OutageError:
+            self._log.debug("balances.unsaved", venue=self._venue.name)
+
+    async def _find_externals(self, balances: dict[str, Balance], *, is_sure: bool) -> None:
+        """Write what the venue holds of each base beyond our fills; not while something there is in doubt.
+
+        While trading, balances and fills come on two roads: a difference counts once two sweeps have seen it.
+        """
+        await self._save_balances(balances.values())
+        name, account_id, done = self._venue.name, self.status.account_id, set[str]()
+        for symbol in sorted(self._symbols()):
+            instrument = next((i for (_, s), i in self._book.instruments.items() if s == symbol), None)
+            place = (account_id, name, symbol)
+            in_doubt = any(o.state in (State.SENDING, State.UNKNOWN) for o in self._book.open_at(place))
+            if instrument is None or instrument.base in done or in_doubt or self._strays:
+                continue
+            done.add(instrument.base)
+            ours = sum(
+                (
+                    position.quantity
+                    for (owner, venue, other, instance), position in self._book.positions.items()
+                    if (owner, venue) == (account_id, name) and instance != EXTERNAL
+                    and self._base(other) == instrument.base
+                ),
+                Decimal(0),
+            )  # fmt: skip
+            held = balances.get(instrument.base)
+            external = (held.total if held is not None else Decimal(0)) - ours
+            known = self._book.position(*place, EXTERNAL)
+            if external == known.quantity:
+                self._differences.pop(symbol, None)
+            elif is_sure or self._differences.get(symbol) == external:
+                await self._note_external(symbol, external)
+            else:
+                self._differences[symbol] = external
+
+    def _base(self, symbol: str) -> str | None:
+        return next((i.base for (_, s), i in self._book.instruments.items() if s == symbol), None)
+
+    async def _note_external(self, symbol: str, quantity: Decimal) -> None:
+        place = (self.status.account_id, self._venue.name, symbol)
+        now_ns = self._clock.now_ns()
+        await self._ledger.patiently(
+            lambda: self._positions.save_external(place[0], place[1], symbol, quantity, now_ns)
+        )
+        self._book.put_position(replace(self._book.position(*place, EXTERNAL), quantity=quantity, updated_ns=now_ns))
+        self._log.info("position.external", venue=self._venue.name, symbol=symbol, quantity=str(quantity))
+
+
+def _has_our_form(client_order_id: str | None) -> bool:
+    """Return whether an id looks like one of ours: the 32 hex characters of a UUIDv5 (peers.md §6.2)."""
+    text = client_order_id or ""
+    return len(text) == 32 and text[12] == "5" and text[16] in "89ab" and all(c in "0123456789abcdef" for c in text)

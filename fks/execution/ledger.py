@@ -1,0 +1,331 @@
+"""Events to orders: one at a time per account, venue and symbol, on disk before in memory, whatever PostgreSQL does.
+
+What is written in doubt (a connection lost at the commit) is read back and worked out again: every event changes nothing
+the second time. While PostgreSQL is away, events wait here, in the order they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from fks.clock import Clock
+from fks.execution.announcer import Announcer
+from fks.execution.book import Book, Place
+from fks.model.account import Position
+from fks.model.errors import OutageError
+from fks.model.order import Fill, Order, Report, Role, Side
+from fks.model.ports import Lease, Log, Meter
+from fks.orders import events as e
+from fks.orders.machine import Act, Step, advance
+from fks.portfolio.position import EXTERNAL, allocate, apply_fill, share_of
+from fks.store.db import Database
+from fks.store.orders import Changes, EventRow, OrderJournal, OrderStore, TradeRow
+from fks.store.positions import PositionStore
+
+_RECENT_MAX = 50_000
+_ZERO = Decimal(0)
+_RETRY_S = 0.2
+OnStep = Callable[[Order, Step], None]
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What some events would do, worked out on a copy."""
+
+    order: Order
+    steps: list[tuple[e.Event, Order, Step]] = field(default_factory=list)  # with the order before each
+    trades: list[TradeRow] = field(default_factory=list)
+    positions: dict[tuple[int, str, str, str], Position] = field(default_factory=dict)
+    fills: list[tuple[Fill, bool]] = field(default_factory=list)
+
+
+class Ledger:
+    """The only writer of orders after they were placed, of executions and of positions.
+
+    `on_step` is called after the commit, once per step, and must not wait.
+    """
+
+    def __init__(
+        self, db: Database, book: Book, lease: Lease, clock: Clock, *, meter: Meter, log: Log, announcer: Announcer
+    ) -> None:
+        self.journal = OrderJournal(db, lease=lease.name, epoch=lease.epoch)
+        self.store = OrderStore(db)
+        self.on_step: OnStep = lambda order, step: None
+        self._db = db
+        self._book = book
+        self._lease = lease
+        self._clock = clock
+        self._meter = meter
+        self._log = log
+        self._announcer = announcer
+        self._locks: dict[Place, asyncio.Lock] = {}
+        self._recent: OrderedDict[uuid.UUID, None] = OrderedDict()
+        self._number = 0
+
+    # ── events ───────────────────────────────────────────────────────────────────────────────────
+    def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
+        """Return the fields every event has, with an id that no other event of this or an earlier epoch has."""
+        self._number += 1
+        return {"event_id": f"{kind}:{self._lease.epoch}:{self._number}", "source": source, "recv_ns": self._clock.now_ns()}
+
+    def reported(self, report: Report) -> e.Reported:
+        """Return the event of a report; the same report has the same id."""
+        return e.Reported(
+            event_id=f"report:{report.state.value}:{report.filled:f}:{report.time_ns}", source=report.source,
+            venue_time_ns=report.time_ns, recv_ns=self._clock.now_ns(), report=report,
+        )  # fmt: skip
+
+    def fill_seen(self, fill: Fill) -> e.FillSeen:
+        """Return the event of a fill; the same fill has the same id, wherever it was seen."""
+        return e.FillSeen(
+            event_id=f"fill:{fill.fill_id}", source=fill.source, venue_time_ns=fill.time_ns,
+            recv_ns=self._clock.now_ns(), fill=fill,
+        )  # fmt: skip
+
+    # ── applying ─────────────────────────────────────────────────────────────────────────────────
+    async def apply(self, client_order_id: str, *events: e.Event) -> Order | None:
+        """Apply events to an order, in memory or only in the journal; return it after them, None when it is not ours.
+
+        Returned: what they did is on disk. Errors: StaleEpochError.
+        """
+        first = await self.find(client_order_id)
+        if first is None:
+            return None
+        place = (first.account_id, first.venue, first.symbol)
+        async with self._lock(place):
+            plan = await self._commit(place, client_order_id, events)
+            self._remember(plan)
+        for _, _, step in plan.steps:
+            self.on_step(plan.order, step)
+        return plan.order
+
+    async def find(self, client_order_id: str) -> Order | None:
+        """Return an order from memory or the journal."""
+        known = self._book.orders.get(client_order_id)
+        return known or await self.patiently(lambda: self.store.get(client_order_id))
+
+    async def _commit(self, place: Place, client_order_id: str, events: Sequence[e.Event]) -> _Plan:
+        skip: set[uuid.UUID] = set()
+        while True:
+            try:
+                order = self._book.orders.get(client_order_id) or await self.store.get(client_order_id)
+                assert order is not None
+                plan = self._plan(order, events, skip)
+                changes = self._changes(plan)
+                if not plan.trades:
+                    if changes.orders or changes.events:
+                        await self.journal.apply(changes)
+                    return plan
+                if await self.journal.book(changes):
+                    return plan
+                skip |= await self.journal.booked([trade.fill.fill_id for trade in plan.trades])
+            except OutageError as error:
+                await self.wait_for_journal(error)
+            # the journal may know more than memory now: a write in doubt took, or an earlier self had booked
+            await self._reload(place, client_order_id)
+
+    async def _reload(self, place: Place, client_order_id: str) -> None:
+        async def read() -> tuple[Order | None, list[Position]]:
+            positions = PositionStore(self._db)
+            return (
+                await self.store.get(client_order_id),
+                await positions.page(account_id=place[0], symbol=place[2], venues=[place[1]]),
+            )
+
+        order, positions = await self.patiently(read)
+        if order is not None and client_order_id in self._book.orders:
+            self._book.orders[client_order_id] = order
+        for position in positions:
+            self._book.put_position(position)
+
+    def _plan(self, order: Order, events: Sequence[e.Event], skip: set[uuid.UUID]) -> _Plan:
+        plan = _Plan(order)
+        seen: set[uuid.UUID] = set()
+        for event in events:
+            if isinstance(event, e.FillSeen):
+                fill_id = event.fill.fill_id
+                if fill_id in skip or fill_id in seen or fill_id in self._recent:
+                    continue
+                seen.add(fill_id)
+            before = plan.order
+            step = advance(before, event)
+            plan.order = replace(step.order, epoch=max(step.order.epoch, self._lease.epoch))
+            plan.steps.append((event, before, replace(step, order=plan.order)))
+            if isinstance(event, e.FillSeen):
+                fill = replace(event.fill, account_id=order.account_id, client_order_id=order.client_order_id)
+                is_ours = Act.BOOK in step.acts
+                self._move(plan, fill, order, EXTERNAL if not is_ours else order.instance, step.order.is_late)
+        return plan
+
+    def _move(self, plan: _Plan, fill: Fill, order: Order, instance: str, is_late: bool) -> None:
+        """Work out the positions after `fill`: its instance's, and EXTERNAL's for what the instance does not hold."""
+        instrument = self._book.instruments.get((order.exchange, order.symbol))
+        if instrument is None:
+            raise OutageError(f"no instrument {order.symbol} of {order.exchange} yet to book a fill with")
+        place = (order.account_id, order.venue, order.symbol)
+        buckets = self._book.buckets(place) | {key[3]: p.quantity for key, p in plan.positions.items()}
+        can_short = self._book.venues[order.venue].capabilities.can_short
+        shares = [(instance, fill.quantity)]
+        if fill.side is Side.SELL and not can_short and instance != EXTERNAL:
+            shares = allocate(fill, buckets, instance, is_flattening=order.role is Role.KILL)
+        realized, taken = _ZERO, _ZERO
+        for name, quantity in shares:
+            key = (*place, name)
+            part = share_of(fill, quantity, taken)
+            booking = apply_fill(plan.positions.get(key) or self._book.position(*key), part, instrument)
+            plan.positions[key] = booking.position
+            realized, taken = realized + booking.realized, taken + quantity
+        plan.trades.append(TradeRow(fill, instance, realized, order.type.value, is_late))
+        plan.fills.append((fill, order.is_acknowledged and order.price is not None))
+
+    def _changes(self, plan: _Plan) -> Changes:
+        rows = [
+            self._row(event, step)
+            for event, before, step in plan.steps
+            if _differs(before, step.order) or step.number in _ALWAYS_KEPT or isinstance(event, e.FillSeen)
+        ]
+        is_changed = any(_differs(before, step.order) for _, before, step in plan.steps)
+        return Changes(
+            orders=[plan.order] if is_changed else [], events=rows, trades=plan.trades,
+            positions=list(plan.positions.values()),
+        )  # fmt: skip
+
+    def _row(self, event: e.Event, step: Step) -> EventRow:
+        return EventRow(
+            client_order_id=step.order.client_order_id, event_id=event.event_id, event=type(event).__name__,
+            from_state=step.before, to_state=step.order.state, source=event.source, recv_ns=event.recv_ns,
+            epoch=self._lease.epoch, venue_time_ns=event.venue_time_ns, payload={"row": step.number, **payload_of(event)},
+        )  # fmt: skip
+
+    def _remember(self, plan: _Plan) -> None:
+        """Bring memory up to what is on disk now, and tell of it."""
+        for trade in plan.trades:
+            self._recent[trade.fill.fill_id] = None
+            self._meter.count("fks_fills_total", symbol=trade.fill.symbol)
+        while len(self._recent) > _RECENT_MAX:
+            self._recent.popitem(last=False)
+        for position in plan.positions.values():
+            self._book.put_position(position)
+        for fill, was_resting in plan.fills:
+            instrument = self._book.instruments[plan.order.exchange, plan.order.symbol]
+            self._book.move_balances(fill, instrument, was_resting)
+        self._note_realized(plan)
+        order = plan.order
+        is_told = bool(plan.trades)
+        for _, _, step in plan.steps:
+            if step.before is not step.order.state:
+                self._meter.count("fks_orders_total", state=step.order.state.value)
+                is_told = True
+        self._book.put(order)
+        if is_told:
+            self._announcer.order(order)
+        for trade in plan.trades:
+            at = self._book.position(order.account_id, order.venue, order.symbol, trade.instance)
+            self._announcer.fill(trade, at.quantity)
+            self._log.info(
+                "fill.booked", client_order_id=order.client_order_id, symbol=order.symbol, side=trade.fill.side.value,
+                quantity=str(trade.fill.quantity), price=str(trade.fill.price), trace_id=order.trace_id,
+                epoch=self._lease.epoch, source=trade.fill.source,
+            )  # fmt: skip
+
+    def _note_realized(self, plan: _Plan) -> None:
+        account = plan.order.account_id
+        for trade in plan.trades:
+            self._book.realized[account] = self._book.realized.get(account, _ZERO) + trade.realized_pnl
+
+    # ── what is not ours, and what was found at the start ────────────────────────────────────────
+    async def book_external(self, fill: Fill, exchange: str) -> bool:
+        """Book an execution that no order of ours explains; False when it was booked before."""
+        instrument = self._book.instruments.get((exchange, fill.symbol))
+        if instrument is None or fill.fill_id in self._recent:
+            return False
+        place = (fill.account_id, fill.venue, fill.symbol)
+        async with self._lock(place):
+            while True:
+                key = (*place, EXTERNAL)
+                booking = apply_fill(self._book.position(*key), fill, instrument)
+                trade = TradeRow(fill, EXTERNAL, booking.realized)
+                try:
+                    is_new = await self.journal.book(Changes(trades=[trade], positions=[booking.position]))
+                    break
+                except OutageError as error:
+                    await self.wait_for_journal(error)
+                    await self._reload(place, "")
+            self._recent[fill.fill_id] = None
+            if is_new:
+                self._book.put_position(booking.position)
+                self._announcer.fill(trade, booking.position.quantity)
+        return is_new
+
+    async def apply_at_start(self, pairs: Iterable[tuple[Order, e.Event]]) -> list[Order]:
+        """Apply one event each to many orders in one statement, before anything else runs."""
+        plans = [self._plan(order, [event], set()) for order, event in pairs]
+        changes = [self._changes(plan) for plan in plans]
+        orders = [order for change in changes for order in change.orders]
+        if orders:
+            rows = [row for change in changes for row in change.events]
+            await self.patiently(lambda: self.journal.apply(Changes(orders=orders, events=rows)))
+        for plan in plans:
+            self._book.put(plan.order)
+        return [plan.order for plan in plans]
+
+    # ── patience ─────────────────────────────────────────────────────────────────────────────────
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what `call` returns, called again after every outage: only for what may happen twice."""
+        while True:
+            try:
+                return await call()
+            except OutageError as error:
+                await self.wait_for_journal(error)
+
+    async def wait_for_journal(self, error: OutageError) -> None:
+        """Return once PostgreSQL answers; meanwhile nothing is sent (JOURNAL_DOWN)."""
+        if self._book.is_journal_up:
+            self._book.is_journal_up = False
+            self._announcer.alert("error", "journal.down", f"nothing is sent until PostgreSQL is back: {error}")
+        while True:
+            await self._clock.sleep(_RETRY_S)
+            try:
+                await self._db.ping()
+                break
+            except OutageError:
+                continue
+        if not self._book.is_journal_up:
+            self._book.is_journal_up = True
+            self._log.info("journal.up")
+
+    def _lock(self, place: Place) -> asyncio.Lock:
+        return self._locks.setdefault(place, asyncio.Lock())
+
+
+#: rows whose events are kept though they change nothing: impossible fills, quarantine
+_ALWAYS_KEPT = frozenset({40, 42})
+
+
+def _differs(before: Order, after: Order) -> bool:
+    return replace(after, epoch=before.epoch, updated_ns=before.updated_ns) != before
+
+
+def payload_of(event: e.Event) -> dict[str, object]:
+    """Return what order_events keeps of an event besides its kind and times: small and JSON-able."""
+    if isinstance(event, e.FillSeen):
+        fill = event.fill
+        return {
+            "fill_id": str(fill.fill_id), "quantity": f"{fill.quantity:f}", "price": f"{fill.price:f}",
+            "fee": f"{fill.fee:f}", "fee_currency": fill.fee_currency, "venue_trade_id": fill.venue_trade_id,
+        }  # fmt: skip
+    if isinstance(event, e.Reported | e.Acked):
+        report = event.report
+        return {
+            "says": report.state.value, "filled": f"{report.filled:f}", "venue_order_id": report.venue_order_id,
+            "code": report.code, "detail": report.detail,
+        }  # fmt: skip
+    names = ("code", "detail", "reason", "by", "polls", "age_s")
+    return {name: value for name in names if (value := getattr(event, name, None)) is not None and value != ""}

@@ -1,0 +1,51 @@
+"""Waiting with bounds, and tasks whose failure nobody misses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+class Tasks:
+    """Tasks of one service: the first that fails ends it. Unlike a TaskGroup it may be filled before anybody waits."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._failed: asyncio.Event = asyncio.Event()
+        self._error: BaseException | None = None
+        self._is_closed = False
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any] | None:
+        """Start `work`; None (and not started) once the service is closing."""
+        if self._is_closed:
+            work.close()
+            return None
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and self._error is None:
+            self._error = error
+            self._failed.set()
+
+    async def join(self) -> None:
+        """Wait for ever; raise what the first failed task raised."""
+        await self._failed.wait()
+        assert self._error is not None
+        raise self._error
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Cancel everything and wait for it, at most `timeout_s` seconds."""
+        self._is_closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
+
+    def __len__(self) -> int:
+        return len(self._tasks)

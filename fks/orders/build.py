@@ -1,0 +1,76 @@
+"""Orders from approved intents, and the legs that protect them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+from fks.model.codes import Denial
+from fks.model.ids import client_order_id
+from fks.model.order import Order, OrderType, Role, State, TimeInForce
+from fks.risk.check import Approved, Denied
+from fks.risk.intent import Intent
+
+#: what the two legs of an OCO share; a role of its own, so that it collides with no order's id
+_GROUP = "oco"
+
+
+def order_of(approved: Approved, *, epoch: int, now_ns: int) -> Order:
+    """Return the order of an approved intent, not yet begun."""
+    return replace(_order(approved.intent, epoch, now_ns), is_reduce_only=approved.is_reduce_only)
+
+
+def denied_order(denied: Denied, *, epoch: int, now_ns: int) -> Order:
+    """Return the row that keeps a denied intent: nothing of it was ever sent."""
+    return _order(denied.intent, epoch, now_ns)
+
+
+def denial_text(denial: Denial) -> str:
+    """Return what a caller reads of a denial beside its code."""
+    return f"{denial.scope}: {denial.observed}, limit {denial.limit}; {denial.remedy}"
+
+
+def _order(intent: Intent, epoch: int, now_ns: int) -> Order:
+    return Order(
+        client_order_id=intent.client_order_id, intent_id=intent.intent_id, signal_id=intent.signal_id,
+        account_id=intent.account_id, venue=intent.venue, exchange=intent.exchange, symbol=intent.symbol,
+        instance=intent.instance, role=intent.role, generation=intent.generation, side=intent.side, type=intent.type,
+        time_in_force=intent.time_in_force, quantity=intent.quantity, price=intent.price, stop_price=intent.stop_price,
+        stop_loss=intent.stop_loss, take_profit=intent.take_profit, epoch=epoch, trace_id=intent.trace_id,
+        valid_until_ns=intent.valid_until_ns, created_ns=now_ns, updated_ns=now_ns,
+    )  # fmt: skip
+
+
+def legs_of(parent: Order, *, quantity: Decimal, generation: int, epoch: int, now_ns: int) -> list[Order]:
+    """Return the stop and the take-profit leg that `parent` wants (one, two or none), stop first, not yet begun."""
+    legs = []
+    if parent.stop_loss is not None:
+        stop = _leg(parent, Role.STOP_LOSS, OrderType.STOP, quantity, generation, epoch, now_ns)
+        legs.append(replace(stop, stop_price=parent.stop_loss))
+    if parent.take_profit is not None:
+        limit = _leg(parent, Role.TAKE_PROFIT, OrderType.TAKE_PROFIT, quantity, generation, epoch, now_ns)
+        legs.append(replace(limit, price=parent.take_profit))
+    return legs
+
+
+def market_leg(parent: Order, *, role: Role, quantity: Decimal, generation: int, epoch: int, now_ns: int) -> Order:
+    """Return the order that closes at the market what a leg can no longer protect: the price is past it already."""
+    return _leg(parent, role, OrderType.MARKET, quantity, generation, epoch, now_ns)
+
+
+def _leg(
+    parent: Order, role: Role, type_: OrderType, quantity: Decimal, generation: int, epoch: int, now_ns: int
+) -> Order:
+    return Order(
+        client_order_id=client_order_id(parent.intent_id, role, generation), intent_id=parent.intent_id,
+        signal_id=parent.signal_id, account_id=parent.account_id, venue=parent.venue, exchange=parent.exchange,
+        symbol=parent.symbol, instance=parent.instance, role=role, generation=generation, side=parent.side.opposite,
+        type=type_, time_in_force=TimeInForce.GTC, quantity=quantity, state=State.INTENDED,
+        parent_id=parent.client_order_id, is_reduce_only=True, epoch=epoch, trace_id=parent.trace_id,
+        created_ns=now_ns, updated_ns=now_ns,
+    )  # fmt: skip
+
+
+def group_of(parent: Order, generation: int) -> str:
+    """Return the group id of a parent's OCO legs of one generation."""
+    return client_order_id(parent.intent_id, _GROUP, generation)

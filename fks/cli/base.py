@@ -128,7 +128,8 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str], *, empty: st
         grid.add_column(header, overflow="fold")
     for row in listed:
         grid.add_row(*row)
-    Console(soft_wrap=not sys.stdout.isatty()).print(grid)
+    # into a pipe a row stays one line, however long: `fks orders list | grep` must work
+    Console(width=None if sys.stdout.isatty() else 1000).print(grid)
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

@@ -246,7 +246,9 @@ async def test_status_tells_the_local_exchanges_keys_only_to_admin(
             assert "api_secret" not in (await client.get("/api/status")).json()["sim"]
 
 
-async def test_the_kill_switch_is_told_by_rows_and_by_the_guardians_own_file(gateway: Running, seeded: Database) -> None:
+async def test_the_kill_switch_is_told_by_rows_and_by_the_guardians_own_file(
+    gateway: Running, seeded: Database
+) -> None:
     async with gateway.client("read") as client:
         assert (await client.get("/kill")).json() == {"engaged": False, "kills": [], "guardian": {"engaged": False}}
         await seeded.sql("INSERT INTO kill_switch (kill_id, reason, engaged_by) VALUES ('k', 'drill', 'me')")

@@ -1,0 +1,201 @@
+"""The command line through the gateway: its JSON, its tables, its exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from fks.cli import cli
+from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
+from fks.cli.client import error_of
+from fks.config.endpoints import Node, save_node
+from fks.config.paths import Paths
+from fks.model.errors import ConfigError
+from fks.store.db import Database
+from fks.store.tokens import TokenStore, ensure_local_token
+from tests.support.gateway import Running
+
+Fks = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+@pytest.fixture
+async def fks(
+    gateway: Running,
+    seeded: Database,
+    database_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Fks:
+    """Run a command against the gateway, as a user of this node would."""
+    paths = Paths.of(tmp_path)
+    await ensure_local_token(seeded, paths)
+    port = int(gateway.url.rpartition(":")[2])
+    save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
+
+    async def call(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = await asyncio.to_thread(run, cli, ["--home", str(tmp_path), *argv])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+async def test_a_token_made_here_works_there(fks: Fks, gateway: Running) -> None:
+    code, out, _ = await fks("token", "create", "--name", "bot", "--scope", "read", "--json")
+    assert code == OK
+    made = json.loads(out)
+    assert made["schema"] == "fks.token/1"
+    async with gateway.client(None) as client:
+        headers = {"Authorization": f"Bearer {made['token']}"}
+        assert (await client.get("/orders", headers=headers)).status_code == 200
+    code, out, _ = await fks("token", "list", "--json")
+    assert {row["name"] for row in json.loads(out)["items"]} >= {"bot", "cli"}
+    assert made["token"] not in out
+    code, _, err = await fks("token", "create", "--name", "bot", "--scope", "read")
+    assert (code, "TOKEN_EXISTS" in err) == (USAGE, True)
+    assert (await fks("token", "revoke", "bot"))[0] == OK
+    assert (await fks("token", "revoke", "bot"))[0] == USAGE
+    code, _, err = await fks("token", "revoke", "cli")
+    assert "own token" in err
+    assert (await fks("token", "create", "--name", "x", "--scope", "root"))[0] == USAGE
+
+
+@pytest.mark.parametrize(
+    ("argv", "schema"),
+    [
+        (("signals", "list"), "fks.signals/1"),
+        (("orders", "list"), "fks.orders/1"),
+        (("orders", "list", "--open", "--symbol", "BTC-USDT"), "fks.orders/1"),
+        (("fills",), "fks.fills/1"),
+        (("positions",), "fks.positions/1"),
+        (("positions", "BTC/USDT"), "fks.positions/1"),
+        (("accounts", "list"), "fks.accounts/1"),
+        (("token", "list"), "fks.tokens/1"),
+    ],
+)
+async def test_every_list_has_json_with_a_version_and_a_table(fks: Fks, argv: tuple[str, ...], schema: str) -> None:
+    code, out, _ = await fks(*argv, "--json")
+    assert code == OK
+    document = json.loads(out)
+    assert document["schema"] == schema
+    assert isinstance(document["items"], list)
+    code, out, err = await fks(*argv)
+    assert (code, err) == (OK, "")
+    assert out.strip()
+
+
+async def test_orders_fills_and_signals_are_shown(fks: Fks, seeded: Database) -> None:
+    order, signal = uuid.uuid4().hex, uuid.uuid4()
+    await seeded.sql(
+        "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, symbol, role, side, type, quantity,"
+        " state) VALUES ($1, $2, $3, 1, 'paper', 'BTCUSDT', 'order', 'buy', 'market', 0.5, 'FILLED')",
+        order, uuid.uuid4(), signal,
+    )  # fmt: skip
+    await seeded.sql(
+        "INSERT INTO order_events (client_order_id, event_id, event, to_state, source) VALUES ($1, 'a', 'Created', 'SENDING', 'us')",
+        order,
+    )  # fmt: skip
+    await seeded.sql(
+        "INSERT INTO trades (fill_id, client_order_id, account_id, venue, symbol, trade_type, quantity, price, time)"
+        " VALUES ($1, $2, 1, 'paper', 'BTCUSDT', 'BUY', 0.5, 64000.5, now())",
+        uuid.uuid4(), order,
+    )  # fmt: skip
+    await seeded.sql(
+        "INSERT INTO signals (id, source, account_id, venue, symbol, ts_event, kind, side, state, valid_until)"
+        " VALUES ($1, 'principal:me', 1, 'paper', 'BTCUSDT', now(), 'order', 'buy', 'pending', now() + interval '1 min')",
+        signal,
+    )  # fmt: skip
+    assert order in (await fks("orders", "list"))[1].replace("\n", "")
+    assert json.loads((await fks("orders", "show", order, "--json"))[1])["quantity"] == "0.5"
+    assert "Created" in (await fks("orders", "events", order))[1]
+    [fill] = json.loads((await fks("fills", "--order", order, "--json"))[1])["items"]
+    assert (fill["side"], fill["price"]) == ("buy", "64000.5")
+    assert (await fks("signals", "approve", str(signal)))[1].strip().endswith("ready")
+    code, _, err = await fks("signals", "reject", str(signal))
+    assert (code, "SIGNAL_NOT_PENDING" in err) == (USAGE, True)
+    assert (await fks("orders", "show", "nonsense"))[0] == USAGE
+
+
+async def test_an_account_is_made(fks: Fks) -> None:
+    code, out, _ = await fks("accounts", "create", "mine", "--initial-balance", "10000.10", "--json")
+    assert (code, json.loads(out)["initial_balance"]) == (OK, "10000.1")
+    code, _, err = await fks("accounts", "create", "mine")
+    assert (code, "ACCOUNT_EXISTS" in err) == (USAGE, True)
+
+
+async def test_without_a_system_every_command_says_so_and_exits_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argv in (
+        ["orders", "list"],
+        ["signals", "list"],
+        ["fills"],
+        ["positions"],
+        ["accounts", "list"],
+        ["token", "list"],
+    ):
+        assert run(cli, ["--home", str(tmp_path), *argv, "--json"]) == NOT_RUNNING
+        out = capsys.readouterr()
+        assert out.out == ""
+        assert "fks up" in out.err
+        assert out.err.count("\n") == 1
+
+
+async def test_a_gateway_that_does_not_answer_is_exit_3(
+    fks: Fks, tmp_path: Path, unused_tcp_port_factory: Callable[[], int]
+) -> None:
+    save_node(Paths.of(tmp_path), Node("", "", "", {"host": "127.0.0.1", "port": unused_tcp_port_factory()}))
+    code, _, err = await fks("orders", "list")
+    assert (code, "does not answer" in err) == (NOT_RUNNING, True)
+
+
+async def test_a_wrong_token_is_exit_4_and_a_readable_token_file_is_refused(fks: Fks, tmp_path: Path) -> None:
+    file = Paths.of(tmp_path).cli_token_file
+    file.write_text("fks_" + "x" * 43)
+    assert (await fks("orders", "list"))[0] == DENIED
+    file.chmod(0o644)
+    code, _, err = await fks("orders", "list")
+    assert (code, str(file) in err) == (USAGE, True)
+
+
+async def test_the_local_token_is_made_once_kept_and_admitted(seeded: Database, tmp_path: Path) -> None:
+    paths = Paths.of(tmp_path)
+    await ensure_local_token(seeded, paths)
+    token = paths.cli_token_file.read_text().strip()
+    assert stat.S_IMODE(paths.cli_token_file.stat().st_mode) == 0o600
+    await ensure_local_token(seeded, paths)
+    assert paths.cli_token_file.read_text().strip() == token
+    principal = await TokenStore(seeded).find(token)
+    assert principal is not None
+    assert (principal.name, principal.scope) == ("cli", "admin")
+    await seeded.sql("DELETE FROM api_tokens")  # as after fks reset: the file is still there
+    await ensure_local_token(seeded, paths)
+    assert await TokenStore(seeded).find(token)
+    paths.cli_token_file.chmod(0o640)
+    with pytest.raises(ConfigError):
+        await ensure_local_token(seeded, paths)
+
+
+@pytest.mark.parametrize(
+    ("status", "problem", "code"),
+    [
+        (422, {"code": "FEED_STALE", "detail": "the feed is stale"}, DENIED),
+        (422, {"code": "INVALID", "detail": "quantity: must be positive"}, USAGE),
+        (403, {"code": "SCOPE_MISSING", "detail": "no"}, DENIED),
+        (503, {"code": "UNAVAILABLE", "detail": "away"}, NOT_RUNNING),
+        (404, None, NOT_RUNNING),
+        (500, None, FAILED),
+    ],
+)
+def test_what_the_gateway_says_has_an_exit_code(status: int, problem: object, code: int) -> None:
+    from fks.cli.base import exit_code
+
+    assert exit_code(error_of(status, problem)) == code

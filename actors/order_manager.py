@@ -25,15 +25,22 @@ class OrderManagerActor:
 
     async def start(self) -> None:
         """Replay the journal and open the venue sessions. Raising is a failed start."""
+        from fks.execution.guardian import read_kill
         from fks.execution.orders import OrderService
         from fks.venues.registry import make_venues
 
         c = self._component
         assert c.lease is not None
         venues = make_venues(role="orders", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log)
+        def is_killed() -> bool:
+            try:
+                return read_kill(c.paths.kill_file) is not None
+            except OSError:  # it is there and cannot be read: nobody knows, so entries are denied
+                return True
+
         self._service = OrderService(
-            db=c.db, bus=c.bus, venues=venues, settings=c.settings, kill_file=c.paths.kill_file,
-            clock=c.clock, meter=c.meter, log=c.log, lease=c.lease,
+            db=c.db, bus=c.bus, venues=venues, settings=c.settings, clock=c.clock, meter=c.meter, log=c.log,
+            lease=c.lease, is_killed=is_killed,
         )  # fmt: skip
         await self._service.start()
 

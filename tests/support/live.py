@@ -63,7 +63,7 @@ class Line:
         )  # fmt: skip
         worker = StrategyWorker(shard=0, shards=1, lease=leases["strategy:0"], home=home, **shared)
         venues = make_venues(role="orders", settings=settings, node=node, clock=clock, log=log)
-        orders = OrderService(venues=venues, settings=settings, kill_file=home / "kill.jsonl", lease=leases["orders"], **shared)
+        orders = OrderService(venues=venues, settings=settings, lease=leases["orders"], **shared)
         return Line(db, [collector, orders, worker], list(leases.values()))
 
     async def __aenter__(self) -> Line:

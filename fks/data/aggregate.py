@@ -23,8 +23,8 @@ _MONDAY_NS = 4 * 86400 * NS
 
 
 def length_of(timeframe: str) -> int:
-    """Return the length used to order timeframes, seconds; a month counts as its longest."""
-    return TIMEFRAMES[timeframe] or 31 * 86400
+    """Return the length used to order timeframes, seconds; a month counts as its longest, and so does what is unknown."""
+    return TIMEFRAMES.get(timeframe, 0) or 31 * 86400
 
 
 def by_length(timeframes: Iterable[str]) -> tuple[str, ...]:

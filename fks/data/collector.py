@@ -17,6 +17,7 @@ from fks.config.settings import Settings
 from fks.data.aggregate import by_length
 from fks.data.backfill import TRADES_MAX, Backfill
 from fks.data.feed import Doubt, FeedState, Gap, SymbolFeed
+from fks.data.sync import Sync
 from fks.data.writer import Writer
 from fks.model.bar import PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
@@ -30,6 +31,7 @@ from fks.store.instruments import InstrumentStore
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
 ROWS_S = 1.0  # how often ages and prices are written when no bar seals
 ASSETS_S = 3.0
+SYNCS_S = 5.0
 INSTRUMENTS_S = 3600.0
 LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock proves nothing about the feed
 SEALED_MAX = 20_000  # bars of one symbol waiting for a database that is away; beyond it they are fetched again later
@@ -64,6 +66,7 @@ class Collector:
         self._store = FeedStore(db, exchange.name, lease.epoch)
         self._writer = Writer(self._store, bus, meter, log)
         self._backfill = Backfill(exchange, self._frames, settings.data.backfill_bars)
+        self._sync = Sync(exchange, db, clock, log)
         self._rng = random.Random()  # noqa: S311  jitter only
         self._feeds: dict[str, SymbolFeed] = {}
         self._repairs: dict[str, asyncio.Task[None]] = {}
@@ -92,6 +95,7 @@ class Collector:
                 group.create_task(self._stream())
                 group.create_task(self._drive())
                 group.create_task(self._write())
+                group.create_task(self._follow_syncs())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
@@ -151,6 +155,15 @@ class Collector:
                 self._problem = str(error)
                 self._log.warning("collector.assets", exchange=self._exchange.name, error=str(error))
             await self._clock.sleep(ASSETS_S if known else 1.0)
+
+    async def _follow_syncs(self) -> None:
+        """A row in `sync_status` that says pending starts that sync (owner.md): whoever inserts it."""
+        while True:
+            await self._clock.sleep(SYNCS_S)
+            try:
+                await self._sync.run_pending()
+            except _EXPECTED as error:
+                self._log.warning("collector.sync", exchange=self._exchange.name, error=str(error))
 
     async def _set_symbols(self, symbols: list[str], known: set[str]) -> None:
         wanted = [symbol for symbol in symbols if symbol in known]

@@ -67,5 +67,7 @@ ON CONFLICT (symbol, timeframe, exchange) DO UPDATE
 SELECT * FROM sync_status ORDER BY symbol, timeframe, exchange;
 
 -- name: sync_pending
--- Give the syncs that somebody asked for and nobody began.
-SELECT symbol, timeframe, exchange FROM sync_status WHERE sync_status = 'pending' ORDER BY symbol, timeframe;
+-- Give the syncs that somebody asked for and nobody began, and those whose runner died.
+SELECT symbol, timeframe, exchange FROM sync_status
+ WHERE sync_status = 'pending' OR (sync_status = 'running' AND updated_at < now() - interval '10 minutes')
+ ORDER BY symbol, timeframe;

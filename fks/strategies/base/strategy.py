@@ -53,13 +53,15 @@ class Strategy(BaseModel, ABC):
 def evaluate(strategy: Strategy, bars: Bars) -> Decisions:
     """Return the strategy's decisions, checked: right shapes, targets only -1, 0 and 1, nothing during warm-up.
 
+    The strategy gets columns it cannot write to: they are shared with the next evaluation.
+
     With no more bars than the warm-up the strategy is not asked. Errors: StrategyError naming the first wrong bar;
     whatever the strategy itself raises goes through.
     """
     count, warmup = len(bars), strategy.warmup()
     if count <= warmup:
         return Decisions(np.zeros(count))
-    decisions = strategy.decide(bars)
+    decisions = strategy.decide(_readonly(bars))
     if not isinstance(decisions, Decisions):
         raise _broken(strategy, f"decide() returned {type(decisions).__name__}, not Decisions")
     target = _column(strategy, "target", decisions.target, count).copy()
@@ -73,6 +75,13 @@ def evaluate(strategy: Strategy, bars: Bars) -> Decisions:
         for name, column in (("stop_loss", decisions.stop_loss), ("take_profit", decisions.take_profit))
     )
     return Decisions(target, stop, profit)
+
+
+def _readonly(bars: Bars) -> Bars:
+    view = bars[:]
+    for column in (view.time_ns, view.open, view.high, view.low, view.close, view.volume):
+        column.setflags(write=False)
+    return view
 
 
 def _column(strategy: Strategy, name: str, column: object, count: int) -> Floats:

@@ -115,6 +115,17 @@ def test_a_broken_answer_names_the_bar(how: Any, message: str) -> None:
         evaluate(Made(how=how), synthetic(50))
 
 
+def test_a_strategy_cannot_change_the_bars() -> None:
+    def how(bars: Bars) -> Any:
+        bars.close[0] = 1.0
+        return np.zeros(len(bars))
+
+    bars = synthetic(50)
+    with pytest.raises(ValueError, match="read-only"):
+        evaluate(Made(how=how), bars)
+    bars.close[0] = 1.0  # the caller still may
+
+
 def test_what_is_no_decision_at_all_is_named() -> None:
     class Wrong(Made):
         def decide(self, bars: Bars) -> Decisions:

@@ -9,12 +9,14 @@ raw to `on_user_event`; with base URLs given, no URL of the real exchange is lef
 from __future__ import annotations
 
 import contextvars
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import ccxt
+import certifi
 import orjson
 from ccxt.pro.binance import binance
 
@@ -96,8 +98,11 @@ class BinanceSession(binance):  # type: ignore[misc]  # ccxt is untyped
     async def connect(self) -> None:
         """Make the HTTP session in the running loop. Sends nothing."""
         if self._fks_http is None:
+            # a machine may have no certificates of its own; certifi's are what ccxt itself would use
+            is_secure = str(self.urls["api"]["private"]).startswith("https")
+            tls = ssl.create_default_context(cafile=certifi.where()) if is_secure else True
             self._fks_http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=64, happy_eyeballs_delay=0.1),
+                connector=aiohttp.TCPConnector(limit=64, happy_eyeballs_delay=0.1, ssl=tls),
                 trace_configs=[_trace()],
                 trust_env=False,
             )

@@ -24,15 +24,21 @@ PULSE_TIMEFRAME, PULSE_S = (
 _SHORT = frozenset({"1s", "5s", "15s", "30s"})
 _STATE_COLOURS = {"FILLED": "green", "PARTIAL": "green", "DENIED": "red", "REJECTED": "red", "UNKNOWN": "yellow", "CANCELLED": "yellow", "EXPIRED": "yellow"}  # fmt: skip
 
+_STATE_WORDS = {"SENDING": "sent"}  # the row is on disk and the bytes are on their way
+
 
 class Lines:
-    """Turns messages of the gateway into lines. Soft state: the last close of each symbol, and when its pulse was shown."""
+    """Turns messages of the gateway into lines.
+
+    Soft state: the last close of each symbol, when its pulse was shown, and the profit of the fills shown so far.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, stamp: Callable[[], str] | None = None) -> None:
         self._clock = clock
         self._stamp = stamp or (lambda: time.strftime("%H:%M:%S"))
         self._closes: dict[tuple[str, str], Decimal] = {}
         self._pulses: dict[str, float] = {}
+        self._profit = Decimal(0)
 
     def of(self, message: Mapping[str, Any]) -> str | None:
         """Return the line of a message, or None when it is not to be shown."""
@@ -50,10 +56,11 @@ class Lines:
         if timeframe in _SHORT and not self._pulses_now(symbol, timeframe):
             return None
         change = (close - before) / before * 100 if close is not None and before else Decimal(0)
-        colour = "green" if change > 0 else "red" if change < 0 else "white"
-        moved = click.style(f"{change:+.3f} %", fg=colour)
-        text = f"{_word('bar')}{symbol:<9} {timeframe:<4} close {_number(m.get('close')):>12}  {moved}  volume {_number(m.get('volume'))}"
-        return click.style(text, dim=True) if timeframe in _SHORT else text
+        is_pulse = timeframe in _SHORT
+        text = f"{symbol:<9} {timeframe:<4} close {_number(m.get('close')):>12}  "
+        moved = click.style(f"{change:+.3f} %", fg=_up_or_down(change), dim=is_pulse or None)
+        volume = f"  volume {_number(m.get('volume'))}"
+        return click.style(f"{'bar':<8}{text}", dim=is_pulse or None) + moved + click.style(volume, dim=is_pulse or None)
 
     def _pulses_now(self, symbol: str, timeframe: str) -> bool:
         now = self._clock()
@@ -62,7 +69,9 @@ class Lines:
         self._pulses[symbol] = now
         return True
 
-    def _signal(self, m: Mapping[str, Any]) -> str:
+    def _signal(self, m: Mapping[str, Any]) -> str | None:
+        if m.get("state") == "ordered":  # its order is the next line
+            return None
         text = f"{str(m.get('kind', '')).lower()} {_side(m.get('side'))}".strip()
         state = str(m.get("state", ""))
         code = f" {click.style(str(m['code']), fg='red')}" if m.get("code") else ""
@@ -70,7 +79,7 @@ class Lines:
 
     def _order(self, m: Mapping[str, Any]) -> str:
         state = str(m.get("state", ""))
-        shown = click.style(state, fg=_STATE_COLOURS.get(state, "cyan"))
+        shown = click.style(_STATE_WORDS.get(state, state), fg=_STATE_COLOURS.get(state, "cyan"))
         code = f" {click.style(str(m['code']), fg='red')}" if m.get("code") else ""
         price = f" @ {_number(m['price'])}" if m.get("price") not in (None, "") else ""
         role = f" {m['role']}" if m.get("role") not in (None, "", "entry") else ""
@@ -83,7 +92,9 @@ class Lines:
         pnl = _decimal(m.get("realized_pnl"))
         profit = ""
         if pnl is not None:
-            profit = f"  pnl {click.style(f'{pnl:+.2f}', fg='green' if pnl > 0 else 'red' if pnl < 0 else 'white')}"
+            self._profit += pnl
+            total = click.style(f"{self._profit:+.2f}", fg=_up_or_down(self._profit))
+            profit = f"  pnl {click.style(f'{pnl:+.2f}', fg=_up_or_down(pnl))} (sum {total})"
         position = f"  position {_number(m['position'])}" if m.get("position") is not None else ""
         return (
             f"{_word('fill', 'green')}{m.get('symbol', '')!s:<9} {_side(m.get('side'))} {_number(m.get('quantity'))} @ "
@@ -135,13 +146,17 @@ async def _messages(url: str, token: str | None) -> AsyncIterator[dict[str, Any]
         raise OSError(str(error)) from error
 
 
-def _word(text: str, colour: str = "white") -> str:
-    return click.style(f"{text:<8}", fg=colour, bold=text != "bar")
+def _word(text: str, colour: str) -> str:
+    return click.style(f"{text:<8}", fg=colour, bold=True)
+
+
+def _up_or_down(number: Decimal) -> str:
+    return "green" if number > 0 else "red" if number < 0 else "white"
 
 
 def _side(side: object) -> str:
     text = str(side or "").lower()
-    return click.style(text, fg="green" if text == "buy" else "red") if text else ""
+    return click.style(f"{text:<4}", fg="green" if text == "buy" else "red") if text else ""
 
 
 def _dim(value: object) -> str:
@@ -149,16 +164,18 @@ def _dim(value: object) -> str:
 
 
 def _decimal(value: object) -> Decimal | None:
+    """Return a finite number, or None for anything else."""
     try:
-        return Decimal(str(value)) if value is not None else None
+        number = Decimal(str(value))
     except InvalidOperation:
         return None
+    return number if number.is_finite() else None
 
 
 def _number(value: object) -> str:
     """Return a number as people write it: thousands apart, no empty decimals."""
     number = _decimal(value)
-    if number is None or not number.is_finite():
+    if number is None:
         return "" if value is None else str(value)
     text = f"{number:,f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -85,12 +85,15 @@ async def _foreground(paths: Paths, *, is_quiet: bool, is_json: bool) -> None:
             loop.add_signal_handler(number, _stop, keeper, screen, number)
         running = asyncio.create_task(keeper.run())
         watching = asyncio.create_task(_watch(site, screen, shown, is_quiet=is_quiet, is_json=is_json))
+        ended = asyncio.create_task(keeper.ending.wait())
+        ended.add_done_callback(lambda _: watching.cancel())
         running.add_done_callback(lambda _: watching.cancel())
         try:
             await running
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in (watching, ended):
+                task.cancel()
+            await asyncio.gather(watching, ended, return_exceptions=True)
         if not is_json:
             screen.line("everything is stopped")
 

@@ -71,7 +71,7 @@ class Keeper:
         self._book = Book(paths.run / "keeper.json")
         self._since_ns = clock.now_ns()
         self._changed = asyncio.Event()
-        self._stop = asyncio.Event()
+        self.ending = asyncio.Event()
         self._hurry = asyncio.Event()
         self.services = {
             spec.name: Service(spec, self._book, clock, log, policy or Policy(), self._on_change)
@@ -85,9 +85,9 @@ class Keeper:
 
     def request_stop(self) -> None:
         """Ask for an orderly end; asked again, the tree is not waited for."""
-        if self._stop.is_set():
+        if self.ending.is_set():
             self._hurry.set()
-        self._stop.set()
+        self.ending.set()
 
     async def run(self) -> None:
         """Run until asked to stop. Call under `keeper_lock`.
@@ -266,7 +266,7 @@ class Keeper:
             await self._clock.sleep(BEAT_S)
 
     async def _stop_wait(self) -> None:
-        await self._stop.wait()
+        await self.ending.wait()
 
     # ── down ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -44,7 +44,9 @@ def test_a_fill_shows_position_and_profit(lines):
                  position="0", realized_pnl="-1.234", instance="sma-btc-1s")  # fmt: skip
     assert "sell 0.0077 @ 64,130.1" in text
     assert "position 0" in text
-    assert "pnl -1.23" in text
+    assert "pnl -1.23 (sum -1.23)" in text
+    again = shown(lines, type="fill", symbol="BTCUSDT", side="sell", quantity="1", price="1", realized_pnl="2")
+    assert "pnl +2.00 (sum +0.77)" in again
 
 
 def test_a_denied_order_shows_its_code(lines):
@@ -56,6 +58,11 @@ def test_signals_and_orders_are_never_thinned(lines):
     for _ in range(5):
         assert shown(lines, type="signal", symbol="BTCUSDT", kind="ENTER", side="BUY", state="ready", instance="x")
         assert shown(lines, type="order", symbol="BTCUSDT", side="buy", quantity="1", state="WORKING")
+
+
+def test_a_signal_that_became_an_order_is_told_by_its_order(lines):
+    assert shown(lines, type="signal", symbol="BTCUSDT", kind="enter", side="buy", state="ordered") is None
+    assert "denied KILLED" in shown(lines, type="signal", symbol="BTCUSDT", kind="enter", state="denied", code="KILLED")
 
 
 def test_nonsense_from_the_socket_is_no_crash(lines):

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.contract.sim.conftest import Sim
+from tests.contract.sim.process import Sim
 
 Starter = Callable[..., Sim]
 
@@ -250,14 +250,14 @@ async def test_a_kline_is_closed_exactly_once(sim: Sim) -> None:
 
 async def test_the_server_pings_and_cuts_who_does_not_answer(start_sim: Starter) -> None:
     sim = start_sim("--ping-seconds", "0.1")
-    async with aiohttp.ClientSession() as session:
-        async with session.ws_connect(sim.info["ws"] + "/ws", autoping=False) as deaf:
-            message = await deaf.receive(5)
-            assert message.type is aiohttp.WSMsgType.PING
-            async with asyncio.timeout(5):
-                while (message := await deaf.receive()).type is aiohttp.WSMsgType.PING:
-                    pass
-            assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSE)
+    url = sim.info["ws"] + "/ws"
+    async with aiohttp.ClientSession() as session, session.ws_connect(url, autoping=False) as deaf:
+        message = await deaf.receive(5)
+        assert message.type is aiohttp.WSMsgType.PING
+        async with asyncio.timeout(5):
+            while (message := await deaf.receive()).type is aiohttp.WSMsgType.PING:
+                pass
+        assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSE)
 
 
 async def test_the_websocket_api_refuses_in_its_own_form(sim: Sim) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from decimal import Decimal
 from typing import Any
 
 import ccxt
 import pytest
 
-from tests.contract.sim.conftest import Sim, binance
+from tests.contract.sim.process import Sim, binance
+from tests.support.waiting import until
 
 
 async def test_default_load_markets_with_keys_finds_every_market(client: Any) -> None:
@@ -24,7 +26,7 @@ async def test_public_rest(client: Any, sim: Sim) -> None:
     assert abs(await client.fetch_time() - client.milliseconds()) < 2000
     bars = await client.fetch_ohlcv("BTC/USDT", "1m", limit=1000)
     assert len(bars) == 1000
-    assert all(later[0] - bar[0] == 60_000 for bar, later in zip(bars, bars[1:], strict=False))
+    assert all(later[0] - bar[0] == 60_000 for bar, later in itertools.pairwise(bars))
     assert all(bar[3] <= min(bar[1], bar[4]) <= max(bar[1], bar[4]) <= bar[2] for bar in bars)
     since = bars[-10][0]
     assert [bar[0] for bar in await client.fetch_ohlcv("BTC/USDT", "1m", since, 5)] == [
@@ -146,8 +148,7 @@ async def test_user_stream_tells_orders_trades_and_balance(sim: Sim) -> None:
             asyncio.create_task(call)
             for call in (client.watch_orders(), client.watch_my_trades(), client.watch_balance())
         )
-        while not sim.get("/sim/info")["user_streams"]:
-            await asyncio.sleep(0.02)
+        await until(lambda: sim.get("/sim/info")["user_streams"])
         placed = await client.create_order("ETH/USDT", "market", "buy", "0.2", None, {"clientOrderId": "heard"})
         await asyncio.wait_for(asyncio.gather(orders, trades, balance), 10)
         assert orders.result()[0]["clientOrderId"] == "heard"
@@ -166,8 +167,7 @@ async def test_a_cancel_carries_our_id_as_the_original(sim: Sim) -> None:
     try:
         await client.load_markets()
         task = asyncio.create_task(client.watch_orders())
-        while not sim.get("/sim/info")["user_streams"]:
-            await asyncio.sleep(0.02)
+        await until(lambda: sim.get("/sim/info")["user_streams"])
         await client.create_order("BTC/USDT", "limit", "buy", "0.01", "30000", {"clientOrderId": "mine"})
         await client.cancel_order(None, "BTC/USDT", {"clientOrderId": "mine"})
         await asyncio.wait_for(task, 10)
@@ -176,9 +176,7 @@ async def test_a_cancel_carries_our_id_as_the_original(sim: Sim) -> None:
             events = [message["event"] for message in seen if "event" in message]
             return [(e["x"], e["X"], e["C"]) for e in events if e["e"] == "executionReport"]
 
-        async with asyncio.timeout(10):
-            while len(reports()) < 2:
-                await asyncio.sleep(0.02)
+        await until(lambda: len(reports()) >= 2)
         assert reports() == [("NEW", "NEW", ""), ("CANCELED", "CANCELED", "mine")]
     finally:
         await client.close()

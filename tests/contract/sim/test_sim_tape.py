@@ -15,8 +15,9 @@ import pytest
 from fks.model.bar import Bar
 from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import iso
-from tests.contract.sim.conftest import SAMPLE, Sim
-from tests.contract.sim.test_durability import rebuilt_from
+from tests.contract.sim.process import SAMPLE, Sim
+from tests.contract.sim.rebuilding import rebuilt_from
+from tests.support.waiting import until
 
 Starter = Callable[..., Sim]
 ROW = 20_000
@@ -180,13 +181,8 @@ async def test_advance_answers_when_every_frame_is_written(start_sim: Starter, t
             for offset in range(4):
                 async with session.post(sim.info["rest"] + "/sim/tape/advance", json={"bars": 1}) as answer:
                     assert (await answer.json())["row"] == ROW + offset + 1
-            async with asyncio.timeout(5):
-                while not [
-                    f
-                    for f in frames
-                    if f["stream"].endswith("kline_1m") and f["data"]["k"]["t"] == tape.time_ns[ROW + 4] // 10**6
-                ]:
-                    await asyncio.sleep(0.01)
+            opened = int(tape.time_ns[ROW + 4]) // 10**6
+            await until(lambda: any(f["data"].get("k", {}).get("t") == opened for f in frames))
             reader.cancel()
     closed = [f["data"]["k"] for f in frames if f["stream"].endswith("kline_1m") and f["data"]["k"]["x"]]
     assert [k["t"] for k in closed] == [int(tape.time_ns[ROW + i]) // 1_000_000 for i in range(4)], (

@@ -91,7 +91,8 @@ class Trading(RuleBasedStateMachine):
             else:
                 self.exchange.engine.place_list("", list(legs))
         except ApiError as error:
-            assert error.code in (-1013, -2010)
+            if error.code not in (-1013, -2010):
+                raise
 
     def make(self, side: str, kind: str, lots: int, **fields: Any) -> NewOrder:
         self.number += 1
@@ -156,7 +157,7 @@ class Trading(RuleBasedStateMachine):
 
 
 TestTrading = Trading.TestCase
-TestTrading.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestTrading.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ def test_a_resting_order_fills_as_maker_when_the_market_comes_to_it(exchange: An
     assert {fill.price for fill in found} == {price}
     assert all(fill.is_maker for fill in found)
     assert sum(fill.quantity for fill in found) == parse("2")
-    assert [event["x"] for event in told if event["e"] == "executionReport"][0] == "NEW"
+    assert next(event["x"] for event in told if event["e"] == "executionReport") == "NEW"
     public = desk.market.prints
     assert [public.price[i] * desk.market.listing.tick for i in range(len(public))] == [price] * len(found)
 

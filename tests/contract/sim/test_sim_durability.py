@@ -10,7 +10,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from tests.contract.sim.conftest import Sim
+from tests.contract.sim.process import Sim
+from tests.contract.sim.rebuilding import rebuilt_from
 
 Starter = Callable[..., Sim]
 
@@ -82,33 +83,6 @@ def test_trades_and_klines_agree_across_a_restart(start_sim: Starter) -> None:
     again = sim.get(f"/api/v3/klines?symbol=BTCUSDT&interval=1m&startTime={minutes[0][0]}&limit=1000")
     assert again[: len(minutes) - 1] == minutes[:-1]
     rebuilt_from(sim, minutes[-3][0], minutes[-1][0] + 60_000)
-
-
-def rebuilt_from(sim: Sim, start_ms: int, end_ms: int, symbol: str = "BTCUSDT", interval: str = "1m") -> int:
-    """Check klines of [start, end) against the aggregate trades of the same time; return how many trades there were."""
-    trades: list[dict[str, Any]] = sim.get(f"/api/v3/aggTrades?symbol={symbol}&startTime={start_ms}&limit=1000")
-    while trades and trades[-1]["T"] < end_ms:
-        more = sim.get(f"/api/v3/aggTrades?symbol={symbol}&fromId={trades[-1]['a'] + 1}&limit=1000")
-        if not more:
-            break
-        trades += more
-    last = trades[-1]["T"]
-    bars = sim.get(
-        f"/api/v3/klines?symbol={symbol}&interval={interval}&startTime={start_ms}&endTime={end_ms - 1}&limit=1000"
-    )
-    assert bars
-    for bar in bars:
-        part = [trade for trade in trades if bar[0] <= trade["T"] <= bar[6]]
-        if bar[6] > last:
-            continue  # still open
-        prices = [Decimal(trade["p"]) for trade in part]
-        volumes = [Decimal(trade["q"]) for trade in part]
-        assert bar[8] == len(part)
-        if part:
-            assert [Decimal(x) for x in bar[1:6]] == [prices[0], max(prices), min(prices), prices[-1], sum(volumes)]
-            assert Decimal(bar[7]) == sum(p * q for p, q in zip(prices, volumes, strict=True))
-            assert Decimal(bar[9]) == sum(q for q, t in zip(volumes, part, strict=True) if not t["m"])
-    return len(trades)
 
 
 def test_every_interval_is_what_its_trades_amount_to(sim: Sim) -> None:

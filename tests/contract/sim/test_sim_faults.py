@@ -10,7 +10,8 @@ from typing import Any
 import ccxt
 import pytest
 
-from tests.contract.sim.conftest import Sim, binance
+from tests.contract.sim.process import Sim, binance
+from tests.support.waiting import until
 
 ORDER = {"path": "/api/v3/order", "method": "POST"}
 #: kind, fields, the class ccxt raises (None: no exception), whether the order exists afterwards
@@ -98,22 +99,21 @@ def test_a_wrong_fault_is_refused_with_what_would_be_right(sim: Sim) -> None:
     assert "paht" in body["message"]
 
 
-async def reports(client: Any, sim: Sim, act: Callable[[], Awaitable[Any]], until: int) -> list[tuple[str, int]]:
-    """Return (x, order id) of the reports that `act` causes, once `until` user events have come."""
+async def reports(client: Any, sim: Sim, act: Callable[[], Awaitable[Any]], count: int) -> list[tuple[str, int]]:
+    """Return (x, order id) of the reports that `act` causes, once `count` user events have come."""
     seen: list[dict[str, Any]] = []
     handle = client.handle_message
     client.handle_message = lambda link, message: (seen.append(message), handle(link, message))[1]
     task = asyncio.create_task(client.watch_orders())
-    while not sim.get("/sim/info")["user_streams"]:
-        await asyncio.sleep(0.02)
+    await until(lambda: sim.get("/sim/info")["user_streams"])
     await act()
-    events: list[dict[str, Any]] = []
-    async with asyncio.timeout(5):
-        while len(events) < until:
-            await asyncio.sleep(0.02)
-            events = [message["event"] for message in seen if "event" in message]
+
+    def events() -> list[dict[str, Any]]:
+        return [message["event"] for message in seen if "event" in message]
+
+    await until(lambda: len(events()) >= count)
     task.cancel()
-    return [(event["x"], event["i"]) for event in events if event["e"] == "executionReport"]
+    return [(event["x"], event["i"]) for event in events() if event["e"] == "executionReport"]
 
 
 async def test_reports_are_lost_doubled_and_swapped(sim: Sim, client: Any) -> None:
@@ -136,6 +136,12 @@ async def test_reports_swapped(sim: Sim, client: Any) -> None:
     assert [kind for kind, _ in found] == ["TRADE", "NEW"]
 
 
+async def watch_for_ever(client: Any, silence_s: float) -> None:
+    """Watch until the client raises, or nothing comes for `silence_s` (TimeoutError)."""
+    while True:
+        await asyncio.wait_for(client.watch_trades("BTC/USDT"), silence_s)
+
+
 async def test_a_frozen_stream_answers_pings_and_says_nothing(sim: Sim) -> None:
     client = binance(sim.info)
     client.streaming["keepAlive"] = 300
@@ -143,9 +149,8 @@ async def test_a_frozen_stream_answers_pings_and_says_nothing(sim: Sim) -> None:
         await client.load_markets()
         await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
         sim.fault("freeze_stream", path="/ws", seconds=2.0)
-        with pytest.raises(TimeoutError):
-            while True:  # what was on its way arrives, then nothing, and no error either
-                await asyncio.wait_for(client.watch_trades("BTC/USDT"), 1.0)
+        with pytest.raises(TimeoutError):  # what was on its way arrives, then nothing, and no error either
+            await watch_for_ever(client, 1.0)
         await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
     finally:
         await client.close()
@@ -159,9 +164,7 @@ async def test_a_half_open_socket_is_noticed_by_its_pings_only(sim: Sim) -> None
         await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
         sim.fault("half_open", path="/stream")
         with pytest.raises(ccxt.NetworkError):
-            async with asyncio.timeout(5):
-                while True:
-                    await client.watch_trades("BTC/USDT")
+            await watch_for_ever(client, 5.0)
         await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
     finally:
         await client.close()
@@ -174,9 +177,7 @@ async def test_a_cut_stream_raises_and_the_next_call_comes_back(sim: Sim) -> Non
         await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
         sim.fault("cut_stream", path="/stream")
         with pytest.raises(ccxt.NetworkError):
-            async with asyncio.timeout(5):
-                while True:
-                    await client.watch_trades("BTC/USDT")
+            await watch_for_ever(client, 5.0)
         await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)
     finally:
         await client.close()
@@ -184,8 +185,7 @@ async def test_a_cut_stream_raises_and_the_next_call_comes_back(sim: Sim) -> Non
 
 async def test_a_terminated_user_stream_says_so_and_can_be_had_again(sim: Sim, client: Any) -> None:
     task = asyncio.create_task(client.watch_orders())
-    while not sim.get("/sim/info")["user_streams"]:
-        await asyncio.sleep(0.02)
+    await until(lambda: sim.get("/sim/info")["user_streams"])
     sim.fault("stream_terminated")
     assert sim.get("/sim/info")["user_streams"] == 0
     async with asyncio.timeout(5):
@@ -203,7 +203,7 @@ async def test_a_gap_in_the_stream_is_whole_over_rest(sim: Sim) -> None:
         ids = [int(trade["id"]) for trade in await asyncio.wait_for(client.watch_trades("BTC/USDT"), 5)]
         sim.fault("trade_gap", symbol="BTCUSDT", count=3)
         async with asyncio.timeout(10):
-            while len(ids) < 20:
+            while len(ids) < 10:
                 ids += [int(trade["id"]) for trade in await client.watch_trades("BTC/USDT")]
         assert len(set(range(ids[0], ids[-1] + 1)) - set(ids)) == 3
         rest = await client.fetch_trades("BTC/USDT", None, 1000, {"fromId": ids[0]})

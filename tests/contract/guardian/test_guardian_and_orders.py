@@ -1,0 +1,157 @@
+"""The kill switch beside the real order service: positions reach zero in the books, protections end, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from fks.clock import RealClock
+from fks.config.settings import Settings, Venue
+from fks.execution.door import Door, DoorAnswer, OrderRequest
+from fks.execution.guardian import read_kill
+from fks.execution.orders import OrderService
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.leases import HeldLease, raise_epoch
+from fks.venues.ccxt import CcxtVenue
+from tests.contract.guardian.test_guardian_kill import at_work, seed
+from tests.support.guardian_process import guardian_with, venue_on
+from tests.support.local_exchange import LocalExchange
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.waiting import until
+
+SETTINGS = Settings(
+    venue=Venue(
+        order_timeout_s=1.0,
+        poll_delays_s=(0.1, 0.2, 0.5),
+        absent_spacing_s=0.2,
+        absent_first_s=0.2,
+        absent_age_s=1.0,
+        sweep_s=1.0,
+    )
+)
+
+
+@asynccontextmanager
+async def trading(exchange: LocalExchange, db: Database, bus: Bus, folder: Path) -> AsyncIterator[Door]:
+    """A running order service on the exchange, with a fresh price in `feeds`, and the door to it."""
+    clock, log = RealClock(), CollectingLog()
+    epoch = await raise_epoch(db, "orders", "test")
+    lease = HeldLease(db, clock, name="orders", epoch=epoch, holder="test", ttl_s=5.0, renew_s=0.5)
+    await lease.renew()
+    service = OrderService(
+        db=db, bus=bus, venues={"ccxt": venue_on(exchange.info)}, settings=SETTINGS, clock=clock, meter=RecordingMeter(),
+        log=log, lease=lease, is_killed=lambda: read_kill(folder / "kill.jsonl") is not None,
+    )  # fmt: skip
+
+    async def keep_fresh() -> None:
+        while True:
+            price = Decimal(str(exchange.ask("GET", "/api/v3/ticker/price", None, symbol="BTCUSDT")["price"]))
+            await db.sql(
+                "INSERT INTO feeds (exchange, symbol, timeframe, last_message_at, last_price, state)"
+                " VALUES ('binance', 'BTCUSDT', 'trades', now(), $1, 'LIVE') ON CONFLICT (exchange, symbol, timeframe)"
+                " DO UPDATE SET last_message_at = now(), last_price = excluded.last_price",
+                price,
+            )
+            await asyncio.sleep(0.3)
+
+    tasks = [asyncio.create_task(keep_fresh()), asyncio.create_task(lease.keep())]
+    await service.start()
+    tasks.append(asyncio.create_task(service.run()))
+    try:
+        await until(lambda: service.is_ready, deadline_s=10)
+        yield Door(db, bus, clock, SETTINGS)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await service.stop()
+
+
+async def buy(door: Door, exchange: LocalExchange, quantity: str, **fields: Any) -> DoorAnswer:
+    request = OrderRequest(
+        symbol="BTCUSDT", side="buy", type="market", quantity=Decimal(quantity), account="demo", **fields
+    )
+    return await door.submit(request, "tester", uuid.uuid4().hex)
+
+
+async def held(db: Database) -> Decimal:
+    rows = await db.sql("SELECT coalesce(sum(quantity), 0) AS q FROM positions WHERE instance <> 'external'")
+    return Decimal(rows[0]["q"])
+
+
+def at(exchange: LocalExchange, factor: str) -> Decimal:
+    price = Decimal(str(exchange.ask("GET", "/api/v3/ticker/price", None, symbol="BTCUSDT")["price"]))
+    return (price * Decimal(factor)).quantize(Decimal("0.01"))
+
+
+async def test_a_kill_beside_a_living_order_service(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, bus: Bus
+) -> None:
+    await seed(database, position=None)
+    start = (await trader.balances())["BTC"].total
+    async with trading(exchange, database, bus, folder) as door:
+        answer = await buy(door, exchange, "0.05", stop_loss=at(exchange, "0.9"), take_profit=at(exchange, "1.1"))
+        assert answer.status == 202, answer.body
+
+        async def is_protected() -> bool:
+            return len(await trader.open_orders()) == 2 and await held(database) == Decimal("0.04995")
+
+        await until(is_protected)
+        async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
+            await until(lambda: guardian.detail()["database"] == "up" and (folder / "kill-positions.json").exists())
+            report = await guardian.kill(reason="", by="me")
+            assert report["is_quiet"], report
+            await until(lambda: guardian.report()["is_done"])
+
+            async def is_booked() -> bool:
+                return abs(await held(database)) < Decimal("0.00001")
+
+            await until(is_booked)
+            assert await trader.open_orders() == []
+            assert (await trader.balances())["BTC"].total - start == await held(database)
+            refused = await buy(door, exchange, "0.01")
+            assert (refused.status, refused.body.get("code")) == (422, "KILLED"), refused.body
+            rows = await database.sql("SELECT state, filled FROM orders WHERE role = 'kill'")
+            assert [(row["state"], row["filled"]) for row in rows] == [("FILLED", Decimal("0.04995"))]
+            await guardian.resume(by="me")
+
+            async def trades_again() -> bool:
+                return (await buy(door, exchange, "0.01")).status == 202
+
+            await until(trades_again, deadline_s=8, every_s=0.3)
+    posts = [row["params"]["newClientOrderId"] for row in exchange.received(path="/api/v3/order", method="POST")]
+    assert len(posts) == len(set(posts))
+
+
+async def test_a_kill_while_the_order_service_is_dead_is_booked_when_it_is_back(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, bus: Bus
+) -> None:
+    await seed(database, position=None)
+    start = (await trader.balances())["BTC"].total
+    async with trading(exchange, database, bus, folder) as door:
+        assert (await buy(door, exchange, "0.05")).status == 202
+
+        async def is_held() -> bool:
+            return await held(database) > 0
+
+        await until(is_held)
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
+        await until(lambda: guardian.detail()["database"] == "up" and (folder / "kill-positions.json").exists())
+        assert (await guardian.kill(reason="", by="me"))["is_quiet"]
+        await until(lambda: guardian.report()["is_done"] and guardian.report()["database"] == "up")
+        async with trading(exchange, database, bus, folder):
+
+            async def is_booked() -> bool:
+                return abs(await held(database)) < Decimal("0.00001")
+
+            await until(is_booked)
+            assert (await trader.balances())["BTC"].total - start == await held(database)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
@@ -43,19 +43,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """A person's order as asked for, checked for form only. Numbers are exact; `account` is a name or a number."""
+    """A person's order as asked for. Numbers are exact; `account` is a name or a number; words may be plain text."""
 
     symbol: str
-    side: Side
-    type: OrderType
+    side: Side | str
+    type: OrderType | str
     quantity: Decimal
     price: Decimal | None = None
     stop_price: Decimal | None = None
     take_profit: Decimal | None = None
     stop_loss: Decimal | None = None
-    time_in_force: TimeInForce = TimeInForce.GTC
+    time_in_force: TimeInForce | str = TimeInForce.GTC
     valid_until_ns: int | None = None
-    account: str | None = None
+    account: str | int | None = None
     venue: str | None = None
 
     @staticmethod
@@ -71,20 +71,29 @@ class OrderRequest:
         quantity = numbers.pop("quantity")
         if quantity is None:
             raise _bad("quantity is missing", "give a positive quantity in base", "QUANTITY")
-        type_ = _one_of("type", body.get("type"), _TYPES)
-        for name, is_needed in (("price", type_ in _WITH_PRICE), ("stop_price", type_ in _WITH_STOP)):
-            if is_needed and numbers[name] is None:
-                raise _bad(f"{type_.value} needs {name}", f"give {name}", "PRICE")
-            if not is_needed and numbers[name] is not None:
-                raise _bad(f"{type_.value} takes no {name}", f"leave {name} out", "PRICE")
-        default = TimeInForce.GTC.value
-        times = {item.value: item for item in TimeInForce}
         return OrderRequest(
-            symbol=_text("symbol", body.get("symbol"), is_needed=True) or "", quantity=quantity, type=type_,
-            side=_one_of("side", body.get("side"), {item.value: item for item in Side}),
-            time_in_force=_one_of("time_in_force", body.get("time_in_force") or default, times),
+            symbol=_text("symbol", body.get("symbol"), is_needed=True) or "", quantity=quantity,
+            side=str(body.get("side")), type=str(body.get("type")),
+            time_in_force=str(body.get("time_in_force") or TimeInForce.GTC.value),
             valid_until_ns=_moment(body.get("valid_until")), account=_text("account", body.get("account")),
             venue=_text("venue", body.get("venue")), **numbers,
+        ).checked()  # fmt: skip
+
+    def checked(self) -> OrderRequest:
+        """Return the request with its words and numbers checked and normalised. Errors: InputError."""
+        numbers = {name: _number(name, getattr(self, name)) for name in _NUMBERS}
+        kind = _one_of("type", self.type, _TYPES)
+        for name, is_needed in (("price", kind in _WITH_PRICE), ("stop_price", kind in _WITH_STOP)):
+            if is_needed and numbers[name] is None:
+                raise _bad(f"{kind.value} needs {name}", f"give {name}", "PRICE")
+            if not is_needed and numbers[name] is not None:
+                raise _bad(f"{kind.value} takes no {name}", f"leave {name} out", "PRICE")
+        times = {item.value: item for item in TimeInForce}
+        return replace(
+            self, symbol=_text("symbol", self.symbol, is_needed=True) or "", type=kind,
+            side=_one_of("side", self.side, {item.value: item for item in Side}),
+            time_in_force=_one_of("time_in_force", self.time_in_force, times),
+            account=_text("account", self.account), venue=_text("venue", self.venue),
         )  # fmt: skip
 
     def body_hash(self) -> str:
@@ -126,6 +135,7 @@ class Door:
         """
         if not idempotency_key or len(idempotency_key) > _KEY_MAX or "\x1f" in idempotency_key:
             raise _bad("no usable idempotency key", f"send 1 to {_KEY_MAX} characters as Idempotency-Key", "IDEMPOTENCY_KEY")
+        request = request.checked()
         signal_id = request_signal_id(principal, idempotency_key)
         digest = request.body_hash()
         record = await self._signals.get(signal_id)
@@ -166,9 +176,10 @@ class Door:
         return Signal(
             id=request_signal_id(principal, key), source=f"principal:{principal}", instance="", params_version=0,
             account_id=account.id, venue=account.venue, exchange=instrument.exchange, symbol=instrument.symbol,
-            timeframe=None, ts_event_ns=now_ns, ordinal=0, kind=Kind.ORDER, side=request.side, type=request.type,
+            timeframe=None, ts_event_ns=now_ns, ordinal=0, kind=Kind.ORDER, side=Side(request.side),
+            type=OrderType(request.type),
             size=request.quantity, limit_price=request.price, stop_price=request.stop_price,
-            stop_loss=request.stop_loss, take_profit=request.take_profit, time_in_force=request.time_in_force,
+            stop_loss=request.stop_loss, take_profit=request.take_profit, time_in_force=TimeInForce(request.time_in_force),
             valid_until_ns=request.valid_until_ns, reason=f"order of {principal}", state=SignalState.READY,
             trace_id=request_signal_id(principal, key).hex[:16],
         )  # fmt: skip
@@ -187,7 +198,7 @@ class Door:
         if found:
             return min(found, key=lambda account: account.id)
         known = ", ".join(f"{account.name} on {account.venue}" for account in accounts if account.is_enabled) or "none"
-        wanted = " ".join(part for part in (name or "any account", f"on {request.venue}" if request.venue else "") if part)
+        wanted = f"{name or 'any account'}{f' on {request.venue}' if request.venue else ''}"
         raise InputError(f"no such account: {wanted}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}")
 
     async def _instrument(self, request: OrderRequest) -> Instrument:

@@ -1,0 +1,178 @@
+"""An order service on a real database with a scripted venue, and short ways to ask it things."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from fks.clock import RealClock
+from fks.config.settings import Risk, Settings, Venue
+from fks.execution.orders import OrderService
+from fks.model.order import Order, OrderType, Side, State, TimeInForce
+from fks.model.ports import Venue as VenuePort
+from fks.model.signal import Kind, Signal, SignalState
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.leases import raise_epoch
+from fks.store.orders import OrderStore
+from fks.store.signals import SignalStore
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.scripted_venue import ScriptedVenue
+from tests.support.waiting import until
+
+D = Decimal
+FAST = Settings(
+    venue=Venue(
+        order_timeout_s=0.5, poll_delays_s=(0.01, 0.02, 0.05, 0.1), absent_polls=3, absent_spacing_s=0.02,
+        absent_first_s=0.02, absent_age_s=0.3, sweep_s=0.5,
+    ),
+    risk=Risk(feed_age_max_s=3600),
+)  # fmt: skip
+
+
+@dataclass
+class TestLease:
+    """A lease that the test holds, or does not."""
+
+    __test__ = False
+    name: str
+    epoch: int
+    is_held: bool = True
+
+    def holds(self) -> bool:
+        return self.is_held
+
+
+async def seed(db: Database, *, instances: tuple[str, ...] = ("one", "two")) -> None:
+    """Make an account on `ccxt`, two instruments with fresh feeds, and strategy instances of 1000 USDT each."""
+    await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 100000), ('sheet', 'paper', 100000)")
+    for symbol, price in (("BTCUSDT", "100"), ("ETHUSDT", "10")):
+        await db.sql(
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
+            " ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 100000, 5)", symbol, symbol[:3],
+        )  # fmt: skip
+        await db.sql(
+            "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
+            " ('binance', $1, 'trades', 'LIVE', now(), $2::text::numeric)", symbol, price,
+        )  # fmt: skip
+    for name in instances:
+        await db.sql(
+            "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
+            " ($1, 'sma_cross', 'binance', 'BTCUSDT', '1m', 1, 'ccxt', 1000)", name,
+        )  # fmt: skip
+
+
+@dataclass
+class Rig:
+    """A running service and what a test needs around it."""
+
+    db: Database
+    bus: Bus
+    venue: ScriptedVenue
+    settings: Settings = FAST
+    venues: Mapping[str, VenuePort] | None = None
+    meter: RecordingMeter = field(default_factory=RecordingMeter)
+    log: CollectingLog = field(default_factory=CollectingLog)
+    killed: bool = False
+    lease: TestLease = field(init=False)
+    service: OrderService = field(init=False)
+    task: asyncio.Task[None] | None = None
+
+    async def start(self, *, wait_ready: bool = True) -> Rig:
+        """Take over the role and run."""
+        self.lease = TestLease("orders", await raise_epoch(self.db, "orders", "test"))
+        venues = self.venues if self.venues is not None else {self.venue.name: self.venue}
+        self.service = OrderService(
+            self.db, self.bus, venues, self.settings, RealClock(), self.meter, self.log, self.lease,
+            is_killed=lambda: self.killed,
+        )  # fmt: skip
+        await self.service.start()
+        self.task = asyncio.create_task(self.service.run())
+        if wait_ready:
+            await until(lambda: self.service.is_ready)
+        return self
+
+    async def crash(self) -> None:
+        """End it as kill -9 would: nothing is tidied up."""
+        assert self.task is not None
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def restart(self, **changes: Any) -> Rig:
+        """Crash and take over with a new epoch on the same venue."""
+        await self.crash()
+        for name, value in changes.items():
+            setattr(self, name, value)
+        return await self.start()
+
+    async def stop(self) -> None:
+        if self.task is not None and not self.task.done():
+            await self.crash()
+        await self.service.stop()
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────
+    async def signal(self, kind: Kind = Kind.ENTER, **changes: Any) -> uuid.UUID:
+        """Insert a signal and wake the service."""
+        signal = signal_of(kind, **changes)
+        await SignalStore(self.db).insert([signal])
+        await self.bus.publish("fks.signals", {"type": "signal", "id": str(signal.id)})
+        return signal.id
+
+    async def outcome(self, signal_id: uuid.UUID, deadline_s: float = 5.0) -> tuple[str, str | None]:
+        """Wait for a signal's outcome: (state, code)."""
+
+        async def settled() -> Any:
+            record = await SignalStore(self.db).get(signal_id)
+            return record if record is not None and record.signal.state is not SignalState.READY else None
+
+        record = await until(settled, deadline_s=deadline_s)
+        return record.signal.state.value, record.code
+
+    async def order_of(self, signal_id: uuid.UUID) -> Order:
+        order = await OrderStore(self.db).by_signal(signal_id)
+        assert order is not None
+        return order
+
+    async def entry(self, signal_id: uuid.UUID) -> Order:
+        """Return the first order of a signal, not its legs."""
+        rows = await self.db.sql("SELECT client_order_id FROM orders WHERE signal_id = $1 AND parent_id IS NULL", signal_id)
+        order = await OrderStore(self.db).get(rows[0]["client_order_id"])
+        assert order is not None
+        return order
+
+    async def state(self, client_order_id: str) -> State:
+        order = await OrderStore(self.db).get(client_order_id)
+        assert order is not None
+        return order.state
+
+    async def becomes(self, client_order_id: str, *states: State, deadline_s: float = 5.0) -> Order:
+        async def reached() -> Order | None:
+            order = await OrderStore(self.db).get(client_order_id)
+            return order if order is not None and order.state in states else None
+
+        return await until(reached, deadline_s=deadline_s)  # type: ignore[return-value]
+
+    async def position(self, instance: str = "one", symbol: str = "BTCUSDT") -> Decimal:
+        rows = await self.db.sql("SELECT quantity FROM positions WHERE instance = $1 AND symbol = $2", instance, symbol)
+        return rows[0]["quantity"] if rows else D(0)
+
+    async def held(self, symbol: str = "BTCUSDT") -> Decimal:
+        """Return the sum of positions over all instances, the external part included."""
+        rows = await self.db.sql("SELECT coalesce(sum(quantity), 0) AS quantity FROM positions WHERE symbol = $1", symbol)
+        return rows[0]["quantity"]  # type: ignore[no-any-return]
+
+
+def signal_of(kind: Kind = Kind.ENTER, **changes: Any) -> Signal:
+    """Return a ready market signal of instance `one` in BTCUSDT at 100, changed as asked."""
+    values: dict[str, Any] = {
+        "id": uuid.uuid4(), "source": "strategy:one", "instance": "one", "params_version": 1, "account_id": 1,
+        "venue": "ccxt", "exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m",
+        "ts_event_ns": 1_767_225_600_000_000_000, "ordinal": 0, "kind": kind,
+        "side": Side.SELL if kind is Kind.EXIT else Side.BUY, "type": OrderType.MARKET, "reference_price": D(100),
+        "time_in_force": TimeInForce.GTC, "state": SignalState.READY, "trace_id": "trace",
+    }  # fmt: skip
+    return Signal(**(values | changes))

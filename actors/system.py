@@ -318,7 +318,8 @@ def deploy_gateway(settings: Any, *, host: str, port: int) -> None:
 
     import serve_app
 
-    http = {"host": host, "port": port, "request_timeout_s": 30.0}
+    # no request_timeout_s: it would cut every websocket that lives longer; the application has its own deadlines
+    http = {"host": host, "port": port}
     serve.start(proxy_location="HeadOnly", http_options=http)
     serve.run(serve_app.build(settings), name="gateway", route_prefix="/", blocking=False)
 

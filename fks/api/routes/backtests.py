@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Header, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.api.query import Body, Exact, Gate, Limit, Reader, Signaller, body_of, moment, takes
+from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signaller, takes
 from fks.model import ids
-from fks.model.timeframe import check_timeframe, iso
+from fks.model.timeframe import iso
 from fks.store.jobs import Job, JobStore
 
 router = APIRouter(tags=["backtests"])
@@ -23,24 +25,28 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class BacktestBody(Body):
-    """What to run: as `fks backtest run` takes it. Without from or to: all that is stored."""
+    """What to run, as OpenAPI shows it; `fks.jobs.backtest.BacktestSpec` is what checks it."""
 
-    strategy: str = Field(min_length=1, max_length=128)
-    symbol: str = Field(min_length=1, max_length=64)
+    strategy: str
+    symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")
     timeframe: str = "1m"
-    from_: str | None = Field(None, alias="from")
-    to: str | None = None
+    from_: str | None = Field(None, alias="from", description="first decided bar, ISO 8601; default all that is stored")
+    to: str | None = Field(None, description="exclusive")
     params: dict[str, Any] = Field(default_factory=dict)
     sizing: Literal["notional", "quantity"] = "notional"
-    size: Annotated[Exact, Field(gt=0)] | None = None
+    size: Exact = Decimal(1000)
+    cash: Exact = Decimal(10_000)
+    fee_rate: Exact | None = Field(None, description="default costs.fee_rate")
+    fee_in: Literal["received", "quote"] | None = Field(None, description="default costs.fee_in")
     allow_gaps: bool = False
+    allow_short: bool = False
 
 
 @router.post("/backtests", status_code=202, openapi_extra=takes(BacktestBody))
 async def submit(
     gate: Gate,
     who: Signaller,
-    body: Annotated[BacktestBody, Depends(body_of(BacktestBody))],
+    body: JsonObject,
     key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
 ) -> ExactJson:
     """Queue a backtest and return its id. Strategy, parameters, symbol and dates are checked now, not in the queue."""
@@ -75,27 +81,33 @@ async def cancel(gate: Gate, who: Signaller, id: uuid.UUID) -> ExactJson:
     return ExactJson(await _view(store, id), status_code=202)
 
 
-async def _spec(gate: Gateway, body: BacktestBody) -> dict[str, Any]:
+async def _spec(gate: Gateway, body: dict[str, Any]) -> dict[str, Any]:
     """Return the job's spec, checked. Errors: InputError naming what is wrong."""
-    check_timeframe(body.timeframe)
-    item = await gate.instrument(body.symbol)
-    start, end = moment(body.from_, "from"), moment(body.to, "to")
-    if start and end and start >= end:
-        raise Problem(422, "INVALID", "from: is not before to", remedy="swap them")
-    await asyncio.to_thread(_check_strategy, gate, body)
-    spec: dict[str, Any] = {
-        "strategy": body.strategy, "params": body.params, "symbol": item.symbol, "exchange": item.exchange,
-        "timeframe": body.timeframe, "from": body.from_, "to": body.to, "allow_gaps": body.allow_gaps,
-    }  # fmt: skip
-    if body.size is not None:
-        spec |= {"sizing": body.sizing, "size": str(body.size)}
-    return spec
+    costs = gate.deps.settings.costs
+    wanted = {"fee_rate": costs.fee_rate, "fee_in": costs.fee_in, **body}
+    wanted["params"] = _plain(body.get("params", {}))
+    # in a thread: the first one imports the strategies' libraries
+    found = await asyncio.to_thread(_checked, wanted, gate.deps.paths.strategies)
+    item = await gate.instrument(found["symbol"])
+    return {**found, "symbol": item.symbol, "exchange": item.exchange}
 
 
-def _check_strategy(gate: Gateway, body: BacktestBody) -> None:
+def _checked(wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from fks.jobs.backtest import parse_spec
     from fks.strategies.registry import load_catalogue
 
-    load_catalogue(gate.deps.paths.strategies).make(body.strategy, body.params)
+    spec = parse_spec(wanted)
+    load_catalogue(folder).make(spec.strategy, spec.params)
+    return spec.model_dump(mode="json", by_alias=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return parameters of a strategy as research takes them: fractions as float."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 async def _view(store: JobStore, id: uuid.UUID) -> dict[str, Any]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Header, Query
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import MEDIA_TYPE, Problem, document
-from fks.api.query import Body, Exact, Gate, Limit, Name, Reader, Symbol, Time, Trader, body_of, page, takes
+from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Name, Reader, Symbol, Time, Trader, page, takes
 from fks.model import ids
 from fks.model.errors import InputError
 from fks.model.order import Role, State
-from fks.model.signal import SignalState
-from fks.model.timeframe import to_ns
 
 router = APIRouter(tags=["orders"])
 Positive = Annotated[Exact, Field(gt=0)]
@@ -27,26 +25,27 @@ Key = Annotated[
 
 
 class OrderBody(Body):
-    """An order a person wants. Numbers are decimal strings or JSON numbers and are kept exactly as written."""
+    """An order a person wants, as OpenAPI shows it; `fks.execution.door.OrderRequest` is what checks it.
 
-    symbol: str = Field(min_length=1, max_length=64)
+    Numbers are decimal strings or JSON numbers and are kept exactly as written.
+    """
+
+    symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")
     side: Literal["buy", "sell"]
-    type: Literal["market", "limit", "stop", "stop_limit"] = "market"
-    quantity: Positive
-    account: str | int | None = None
-    venue: str | None = Field(None, max_length=64)
-    price: Positive | None = None
-    stop_price: Positive | None = None
+    type: Literal["market", "limit", "stop", "stop_limit"]
+    quantity: Positive = Field(description="in base")
+    account: str | int | None = Field(None, description="name or number; default the first enabled one")
+    venue: str | None = Field(None, description="where to, when an account is not named")
+    price: Positive | None = Field(None, description="of limit and stop_limit")
+    stop_price: Positive | None = Field(None, description="of stop and stop_limit")
     take_profit: Positive | None = None
     stop_loss: Positive | None = None
     time_in_force: Literal["gtc", "ioc", "fok"] = "gtc"
-    valid_until: Time | None = None
+    valid_until: Time | None = Field(None, description="ISO 8601; after it the order is given up")
 
 
 @router.post("/orders", status_code=202, openapi_extra=takes(OrderBody))
-async def place(
-    gate: Gate, who: Trader, body: Annotated[OrderBody, Depends(body_of(OrderBody))], key: Key = None
-) -> ExactJson:
+async def place(gate: Gate, who: Trader, body: JsonObject, key: Key = None) -> ExactJson:
     """Commit an order and wait up to a second for it: 202 with its state, 422 with the code when denied.
 
     When it is not known in that time the answer is 202 with `state: null` and a Location to look at. The same key again
@@ -59,13 +58,7 @@ async def place(
             400, "IDEMPOTENCY_KEY_MISSING", "an order needs an Idempotency-Key header",
             remedy="send one that is unique to this order, a UUID say; on a retry send the same one",
         )  # fmt: skip
-    request = OrderRequest(
-        symbol=body.symbol, side=body.side, type=body.type, quantity=body.quantity, account=body.account,
-        venue=body.venue, price=body.price, stop_price=body.stop_price, take_profit=body.take_profit,
-        stop_loss=body.stop_loss, time_in_force=body.time_in_force,
-        valid_until_ns=None if body.valid_until is None else to_ns(body.valid_until),
-    )  # fmt: skip
-    return _answer(await gate.door.submit(request, who.name, key))
+    return _answer(await gate.door.submit(OrderRequest.parse(body), who.name, key))
 
 
 @router.get("/orders")
@@ -116,17 +109,17 @@ async def events(gate: Gate, who: Reader, id: str) -> ExactJson:
 def _answer(answer: Any) -> ExactJson:
     """Return what the door said; its no as a problem document with the members it gave."""
     body = dict(answer.body)
-    headers = {}
-    if body.get("client_order_id"):
-        headers["Location"] = f"/orders/{body['client_order_id']}"
+    headers = {"Location": f"/orders/{body.get('id') or body['client_order_id']}"}
     if answer.status < 400:
         return ExactJson(body, status_code=answer.status, headers=headers)
-    code, detail = body.get("code") or "REFUSED", body.get("detail") or body.get("message") or "the order was refused"
+    code = body.get("code") or str(body.get("signal_state") or "refused").upper()
+    detail = body.get("detail") or f"the order was {body.get('signal_state') or 'refused'}"
     problem = document(answer.status, str(code), str(detail), **{k: v for k, v in body.items() if k not in _OWN})
     return ExactJson(problem, status_code=answer.status, headers=headers, media_type=MEDIA_TYPE)
 
 
-_OWN = frozenset({"type", "title", "status", "code", "detail", "message"})
+#: members that mean something else in a problem document; the order's own type is in GET /orders/{id}
+_OWN = frozenset({"type", "title", "status", "code", "detail", "instance"})
 
 
 async def _find(gate: Gateway, id: str) -> dict[str, Any] | None:
@@ -135,20 +128,29 @@ async def _find(gate: Gateway, id: str) -> dict[str, Any] | None:
 
 
 async def _waiting(gate: Gateway, id: str) -> dict[str, Any]:
-    """Return the signal that has no order (yet) in an order's shape. Errors: Problem 404."""
+    """Return the request that has no order (yet) in an order's shape. Errors: InputError 404."""
+    row = await _request(gate, id)
+    if row is None:
+        raise _unknown(id)
+    return {
+        "id": row["id"], "client_order_id": row["client_order_id"] or _client_id(row["id"]), "state": None,
+        "signal_state": row["state"], "code": row["code"], "detail": row["detail"], "symbol": row["symbol"],
+        "side": row["side"], "type": row["type"], "quantity": row["size"],
+    }  # fmt: skip
+
+
+async def _request(gate: Gateway, id: str) -> Any:
+    """Return the signal that `id` names: by its own id, or by the client order id that its order will have."""
     signal_id = _uuid(id)
     row = None if signal_id is None else await gate.db.fetchrow("gateway.signal", signal_id)
     if row is None:
-        raise _unknown(id)
-    assert signal_id is not None
-    is_denied = row["state"] == SignalState.DENIED
-    return {
-        "id": signal_id,
-        "client_order_id": row["client_order_id"] or ids.client_order_id(ids.intent_id(signal_id), Role.ORDER),
-        "state": State.DENIED.value if is_denied else None,
-        "signal_state": row["state"], "code": row["code"], "detail": row["detail"],
-        "symbol": row["symbol"], "side": row["side"], "type": row["type"], "quantity": row["size"],
-    }  # fmt: skip
+        waiting = await gate.db.fetch("gateway.waiting_requests")
+        row = next((item for item in waiting if _client_id(item["id"]) == id.lower()), None)
+    return row
+
+
+def _client_id(signal_id: uuid.UUID) -> str:
+    return ids.client_order_id(ids.intent_id(signal_id), Role.ORDER)
 
 
 def _uuid(text: str) -> uuid.UUID | None:

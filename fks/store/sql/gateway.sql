@@ -77,6 +77,11 @@ SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange
        s.created_at
   FROM signals s JOIN accounts a ON a.id = s.account_id WHERE s.id = $1;
 
+-- name: waiting_requests
+-- The newest requests of people that have not become an order yet: few, for the order manager takes them at once.
+SELECT id, state, code, detail, symbol, side, type, size, client_order_id FROM signals
+ WHERE kind = 'order' AND state IN ('ready', 'pending') ORDER BY seq DESC LIMIT 200;
+
 -- name: orders
 -- A page of orders, newest first; `open` for those that may still fill.
 SELECT o.client_order_id, o.signal_id AS id, a.name AS account, o.venue, o.exchange, o.symbol, o.instance, o.role, o.side,

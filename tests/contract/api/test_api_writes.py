@@ -104,10 +104,10 @@ async def test_a_queued_backtest_is_cancelled_and_an_unknown_one_is_a_404(gatewa
         ({"params": {"fsat": 5}}, "PARAM_WRONG"),
         ({"symbol": "NOPE"}, "SYMBOL_UNKNOWN"),
         ({"timeframe": "7m"}, "TIMEFRAME_UNKNOWN"),
-        ({"from": "2026-06-01"}, "INVALID"),
-        ({"from": "soon"}, "TIME_INVALID"),
-        ({"size": "-1"}, "INVALID"),
-        ({"colour": "red"}, "INVALID"),
+        ({"from": "2026-06-01"}, "SPEC_WRONG"),
+        ({"from": "soon"}, "SPEC_WRONG"),
+        ({"size": "-1"}, "SPEC_WRONG"),
+        ({"colour": "red"}, "SPEC_WRONG"),
     ],
 )
 async def test_a_backtest_that_cannot_run_is_refused_at_once(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fks.clock import Clock
-from fks.data.aggregate import fold_bars
-from fks.data.backfill import Backfill
+from fks.data.aggregate import fold_bars, length_of
+from fks.data.backfill import PAGE, Backfill
 from fks.model.bar import Bar, Bars
 from fks.model.errors import FksError, InputError
 from fks.model.ports import Exchange, Log
@@ -95,6 +95,7 @@ class Sync:
     ) -> tuple[int, int]:
         await ensure_partitions(self._db, to_datetime(self._clock.now_ns()), since=to_datetime(since_ns))
         source = self._backfill.native(timeframe)
+        since_ns = await self._listed(symbol, source, since_ns, until_ns)
         fetched = changed = 0
         carried: list[Bar] = []
         async for page in self._backfill.bars(symbol, source, since_ns, until_ns):
@@ -114,6 +115,16 @@ class Sync:
             fetched += len(made)
             changed += await self._store(symbol, timeframe, made)
         return fetched, changed
+
+    async def _listed(self, symbol: str, source: str, since_ns: int, until_ns: int) -> int:
+        """Return where to begin: `since_ns`, or the day of the first bar when the market is younger.
+
+        Years before a listing would otherwise be asked for page by page, each of them empty.
+        """
+        if since_ns + PAGE * length_of(source) * NS >= until_ns:
+            return since_ns
+        days = await self._exchange.fetch_bars(symbol, "1d", bar_start(since_ns, "1d"), PAGE, until_ns=until_ns)
+        return max(since_ns, bar_start(days[0].time_ns, source)) if days else since_ns
 
     async def _store(self, symbol: str, timeframe: str, bars: list[Bar]) -> int:
         columns = Bars.of(symbol, timeframe, bars)

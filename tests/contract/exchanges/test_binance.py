@@ -1,0 +1,277 @@
+"""BinanceExchange over real sockets: a scripted peer that replays recorded frames and misbehaves, and the local exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from aiohttp import WSCloseCode, web
+
+from fks.clock import RealClock
+from fks.config.settings import Data, Settings, Sim
+from fks.exchanges.base import Endpoint
+from fks.exchanges.registry import EXCHANGES, endpoint_of, make_exchange
+from fks.model.bar import BarClosed, PublicTrade
+from fks.model.errors import ConfigError, InputError, OutageError, PeerError
+from fks.model.ports import Exchange
+from fks.model.timeframe import NS, bar_end
+from tests.support.local_exchange import LocalExchange
+from tests.support.ports import CollectingLog
+from tests.support.recorded import EXCERPT, agg_trades, public_trades, raw_trades
+
+ROWS = agg_trades(raw_trades())
+
+
+def frame(row: dict[str, Any]) -> str:
+    return json.dumps({"stream": f"{row['s'].lower()}@{row['e']}", "data": row})
+
+
+class Peer:
+    """Speaks what a test tells it to. `script` is called with each socket once it has subscribed."""
+
+    def __init__(self) -> None:
+        self.rest: Callable[[web.Request], Any] = lambda request: []
+        self.script: Callable[[web.WebSocketResponse], Any] | None = None
+        self.asked: list[dict[str, str]] = []
+        self.subscribed: list[list[str]] = []
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked.append(dict(request.query))
+        found = self.rest(request)
+        return found if isinstance(found, web.Response) else web.json_response(found)
+
+    async def stream(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        hello = await socket.receive_json()
+        self.subscribed.append(hello["params"])
+        await socket.send_json({"result": None, "id": hello["id"]})
+        if self.script is not None:
+            await self.script(socket)
+        while not socket.closed:
+            await socket.receive()
+        return socket
+
+
+@contextlib.asynccontextmanager
+async def served(peer: Peer) -> AsyncIterator[Peer]:
+    app = web.Application()
+    app.router.add_get("/api/v3/{name}", peer.answer)
+    app.router.add_get("/stream/ws/{n}", peer.stream)
+    runner = web.AppRunner(app, shutdown_timeout=0.2)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    peer.url = f"127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield peer
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    async with served(Peer()) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def opened(rest: str, ws: str, log: CollectingLog) -> AsyncIterator[Exchange]:
+    settings = Settings(data=Data(rest_url=rest, ws_url=ws))
+    exchange = make_exchange("binance", settings=settings, node=None, clock=RealClock(), log=log)
+    await exchange.open()
+    try:
+        yield exchange
+    finally:
+        await exchange.close()
+
+
+@pytest.fixture
+async def exchange(peer: Peer, log: CollectingLog) -> AsyncIterator[Exchange]:
+    async with opened(f"http://{peer.url}", f"ws://{peer.url}", log) as made:
+        yield made
+
+
+async def heard(
+    exchange: Exchange, count: int, *, closes: tuple[str, ...] = (), into: list[PublicTrade | BarClosed] | None = None
+) -> list[PublicTrade | BarClosed]:
+    """Return the first `count` events of a fresh subscription to BTCUSDT."""
+    events: list[PublicTrade | BarClosed] = [] if into is None else into
+    async with asyncio.timeout(10), contextlib.aclosing(exchange.watch_trades(["BTCUSDT"], closes=closes)) as stream:  # type: ignore[type-var]
+        async for batch in stream:
+            events += batch
+            if len(events) >= count:
+                break
+    return events
+
+
+def test_folder_registry_and_tapes_agree() -> None:
+    from pathlib import Path
+
+    import fks.exchanges
+
+    files = {p.stem for p in Path(fks.exchanges.__file__).parent.glob("[!_]*.py")} - {"base", "registry"}
+    assert files == set(EXCHANGES)
+    assert files == {p.name for p in EXCERPT.parents[1].iterdir() if p.is_dir()}
+
+
+async def test_recorded_frames_arrive_exact_and_in_order(peer: Peer, exchange: Exchange) -> None:
+    async def play(socket: web.WebSocketResponse) -> None:
+        for row in ROWS:
+            await socket.send_str(frame(row))
+
+    peer.script = play
+    assert await heard(exchange, len(ROWS)) == public_trades(ROWS)
+    assert peer.subscribed == [["btcusdt@aggTrade"]]
+
+
+async def test_a_burst_beyond_ccxts_cache_is_not_cut(peer: Peer, exchange: Exchange) -> None:
+    many = [{**ROWS[0], "a": number} for number in range(5000)]
+
+    async def play(socket: web.WebSocketResponse) -> None:
+        await asyncio.gather(*(socket.send_str(frame(row)) for row in many))
+
+    peer.script = play
+    assert [event.trade_id for event in await heard(exchange, 5000)] == list(range(5000))  # type: ignore[union-attr]
+
+
+async def test_the_end_of_a_bar_is_told_once_and_unfinished_bars_are_not(peer: Peer, exchange: Exchange) -> None:
+    def kline(is_over: bool) -> str:
+        bar = {"t": 60_000, "T": 119_999, "s": "BTCUSDT", "i": "1m", "n": 3, "x": is_over, "o": "1", "c": "1", "h": "1", "l": "1"}
+        return json.dumps({"stream": "btcusdt@kline_1m", "data": {"e": "kline", "E": 120_001, "s": "BTCUSDT", "k": bar}})
+
+    async def play(socket: web.WebSocketResponse) -> None:
+        for text in (kline(False), frame(ROWS[0]), kline(False), kline(True)):
+            await socket.send_str(text)
+
+    peer.script = play
+    events = await heard(exchange, 2, closes=("1m",))
+    assert events == [*public_trades(ROWS[:1]), BarClosed("binance", "BTCUSDT", "1m", 60 * NS, 3)]
+    assert peer.subscribed == [["btcusdt@aggTrade", "btcusdt@kline_1m"]]
+
+
+@pytest.mark.parametrize("how", ["closed", "cut"])
+async def test_a_lost_connection_is_an_outage_after_what_came_before(peer: Peer, exchange: Exchange, how: str) -> None:
+    async def play(socket: web.WebSocketResponse) -> None:
+        await socket.send_str(frame(ROWS[0]))
+        if how == "closed":
+            await socket.close(code=WSCloseCode.GOING_AWAY)
+        else:
+            assert socket._req is not None
+            assert socket._req.transport is not None
+            socket._req.transport.abort()
+
+    peer.script = play
+    events: list[PublicTrade | BarClosed] = []
+    with pytest.raises(OutageError):
+        await heard(exchange, 2, into=events)
+    assert events in ([], public_trades(ROWS[:1])) if how == "cut" else events == public_trades(ROWS[:1])
+    peer.script = lambda socket: socket.send_str(frame(ROWS[1]))
+    assert await heard(exchange, 1) == public_trades(ROWS[1:2])  # the next call dials again
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"p": "not a number"}, {"p": "NaN"}, {"p": "0"}, {"q": "-1"}, {"T": None}, {"l": 1, "f": 9}, {"a": -1}],
+    ids=lambda fields: "-".join(f"{k}={v}" for k, v in fields.items()),
+)
+async def test_a_frame_that_cannot_be_ends_the_connection_loudly(
+    peer: Peer, exchange: Exchange, log: CollectingLog, broken: dict[str, Any]
+) -> None:
+    async def play(socket: web.WebSocketResponse) -> None:
+        await socket.send_str(frame({**ROWS[0], **broken}))
+
+    peer.script = play
+    with pytest.raises((PeerError, OutageError)):
+        await heard(exchange, 1)
+    assert "exchange.frame_broken" in log.events("error")
+
+
+async def test_nobody_there_is_an_outage(log: CollectingLog) -> None:
+    async with opened("http://127.0.0.1:9", "ws://127.0.0.1:9", log) as exchange:
+        with pytest.raises(OutageError):
+            await heard(exchange, 1)
+        with pytest.raises(OutageError):
+            await exchange.fetch_trades("BTCUSDT", from_id=None, since_ns=None, limit=1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (lambda r: web.Response(text="<html>busy</html>", content_type="text/html"), PeerError),
+        (lambda r: web.Response(status=502, text="<html>bad gateway</html>"), OutageError),
+        (lambda r: web.json_response({"code": -1003, "msg": "Too many requests."}, status=429), OutageError),
+        (lambda r: web.json_response({"code": -1121, "msg": "Invalid symbol."}, status=400), InputError),
+        (lambda r: web.json_response({"code": -1000, "msg": "An unknown error occurred"}, status=500), OutageError),
+        (lambda r: {"not": "a list"}, PeerError),
+        (lambda r: [{"a": 1}], PeerError),
+        (lambda r: [{**ROWS[0], "a": 1}, {**ROWS[0], "a": 3}], PeerError),
+    ],
+    ids=["html", "502", "429", "symbol", "500", "no-list", "no-row", "hole-in-a-page"],
+)
+async def test_whose_fault_a_rest_answer_is(peer: Peer, exchange: Exchange, answer: Any, error: type[Exception]) -> None:
+    peer.rest = answer
+    with pytest.raises(error):
+        await exchange.fetch_trades("BTCUSDT", from_id=1, since_ns=None, limit=10)
+
+
+def test_the_real_exchange_is_never_taken_for_the_local_one() -> None:
+    class Node:
+        sim: dict[str, Any] | None = None
+
+    with pytest.raises(OutageError, match="local exchange does not run"):
+        endpoint_of(Settings(), Node())
+    with pytest.raises(ConfigError, match="set both"):
+        endpoint_of(Settings(data=Data(rest_url="http://127.0.0.1:1")), None)
+    with pytest.raises(ConfigError, match="does not know"):
+        make_exchange("nowhere", settings=Settings(), node=None, clock=RealClock(), log=CollectingLog())
+    Node.sim = {"rest": "http://127.0.0.1:1", "ws": "ws://127.0.0.1:1"}
+    assert endpoint_of(Settings(), Node()) == Endpoint("http://127.0.0.1:1", "ws://127.0.0.1:1")
+    assert endpoint_of(Settings(sim=Sim(enabled=False)), Node()) == Endpoint()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+    running = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "3", "--rate-limits", "off"]).start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+async def real(local: LocalExchange, log: CollectingLog) -> AsyncIterator[Exchange]:
+    async with opened(local.info["rest"], local.info["ws"], log) as made:
+        yield made
+
+
+async def test_instruments_are_exact(real: Exchange) -> None:
+    found = {item.symbol: item for item in await real.instruments()}
+    btc = found["BTCUSDT"]
+    assert (btc.name, btc.tick, btc.lot_step, btc.notional_min) == ("BTC/USDT", Decimal("0.01"), Decimal("0.00001"), Decimal(5))
+    assert btc.is_trading
+    assert btc.spellings == ("BTCUSDT", "BTC/USDT", "BTC-USDT")
+
+
+async def test_bars_are_closed_and_within_what_was_asked(real: Exchange) -> None:
+    last = await real.fetch_bars("BTCUSDT", "1m", None, 3)
+    assert 2 <= len(last) <= 3
+    first = await real.fetch_bars("BTCUSDT", "1m", last[0].time_ns - 5 * 60 * NS, 1000, until_ns=last[-1].time_ns)
+    assert first[-1].time_ns == last[-1].time_ns - 60 * NS
+    assert [b.time_ns for b in first] == [first[0].time_ns + i * 60 * NS for i in range(len(first))]
+    assert all(bar_end(b.time_ns, "1m") <= RealClock().now_ns() for b in last)
+    with pytest.raises(InputError):
+        await real.fetch_bars("BTCUSDT", "5s", None, 3)
+
+
+async def test_live_and_rest_trades_are_one_range_of_ids(real: Exchange) -> None:
+    live = [event for event in await heard(real, 3, closes=("1s",)) if isinstance(event, PublicTrade)]
+    page = await real.fetch_trades("BTCUSDT", from_id=live[0].trade_id, since_ns=None, limit=len(live))
+    assert page == live
+    since = await real.fetch_trades("BTCUSDT", from_id=None, since_ns=live[0].time_ns, limit=1000)
+    assert since[0].time_ns >= live[0].time_ns
+    assert live[0].trade_id in [trade.trade_id for trade in since]

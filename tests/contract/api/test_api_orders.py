@@ -55,7 +55,7 @@ async def test_what_is_not_decided_in_time_is_accepted_with_a_place_to_look(gate
 
 @pytest.mark.parametrize("number", ["0.100000000000000000001", "0.1", '"0.100000000000000000001"', "1"])
 async def test_numbers_arrive_digit_for_digit(gateway: Running, seeded: Database, number: str) -> None:
-    text = '{"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": %s}' % number
+    text = '{"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": ' + number + "}"
     async with gateway.client("trade") as client:
         answer = await client.post("/orders", content=text, headers={"Idempotency-Key": "n"})
     assert answer.status_code == 202, answer.text

@@ -1,0 +1,136 @@
+"""The generated parts of docs/api.md: routes, problem codes, denial codes and metrics, from the tables the code runs on.
+
+`python -m fks.api.reference docs/api.md` writes them anew; a test fails when they are out of date.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from fks.api.app import table
+from fks.model.codes import MEANING, REDUCE_ONLY_APPLIES
+from fks.model.metrics import METRICS
+
+#: Every problem code that is not a denial code, with what it means. Append-only: programs decide by them.
+PROBLEMS: dict[str, str] = {
+    "UNAUTHORIZED": "401: no token, or one that is unknown or revoked; or a spent ticket",
+    "SCOPE_MISSING": "403: the token's scope does not reach this route",
+    "ORIGIN_FORBIDDEN": "403: a browser page of another origin tried to open a socket",
+    "TOO_MANY_FAILURES": "429: this address showed too many wrong tokens; `Retry-After` says how long",
+    "NOT_FOUND": "404: no such path",
+    "METHOD_NOT_ALLOWED": "405: the path has other methods; `Allow` names them",
+    "JSON_MALFORMED": "400: the body is not strict JSON (NaN, a repeated key and the like included)",
+    "BODY_TOO_LARGE": "413: the body is longer than 256 KiB",
+    "INVALID": "422: a value does not fit; `errors` lists every place",
+    "UNAVAILABLE": "503: PostgreSQL or Redis does not answer; nothing was changed unless a repeat with the same key says so",
+    "INTERNAL": "500: the gateway failed; the log has it under the answer's `X-Request-ID`",
+    "FAILED": "500: a part failed and said why",
+    "SYMBOL_UNKNOWN": "404: no instrument has this spelling",
+    "SYMBOL_AMBIGUOUS": "400: several exchanges have it; write `exchange:SYMBOL`",
+    "TIMEFRAME_UNKNOWN": "400: no such timeframe",
+    "TIME_INVALID": "422: not an ISO 8601 time",
+    "TIME_NAIVE": "400: a time without a zone",
+    "NO_DATA": "404: nothing was collected for this symbol yet",
+    "IDEMPOTENCY_KEY_MISSING": "400: an order needs an `Idempotency-Key`",
+    "IDEMPOTENCY_KEY": "422: the `Idempotency-Key` is not usable",
+    "IDEMPOTENCY_CONFLICT": "409: the key was used for another order",
+    "FIELD_UNKNOWN": "422: the order has a field nobody knows",
+    "QUANTITY": "422: the quantity is missing",
+    "NUMBER": "422: not a positive, finite decimal number of at most 40 digits",
+    "PRICE": "422: the order type needs this price, or takes none",
+    "SYMBOL": "422: the symbol is missing",
+    "SIDE": "422: neither buy nor sell",
+    "TYPE": "422: no such order type",
+    "TIME_IN_FORCE": "422: no such time in force",
+    "VALID_UNTIL": "422: not an ISO 8601 time",
+    "ACCOUNT": "422: not usable as an account",
+    "VENUE": "422: not usable as a venue",
+    "ACCOUNT_EXISTS": "409: the account's name is taken",
+    "ORDER_UNKNOWN": "404: no order, and no request for one, has this id",
+    "ORDER_NOT_YET": "409: the request has not become an order yet",
+    "ORDER_ENDED": "409: there is nothing left to cancel",
+    "EXPIRED": "422: the request's `valid_until` passed before it became an order",
+    "SIGNAL_UNKNOWN": "404: no such signal",
+    "SIGNAL_NOT_PENDING": "409: the signal is decided, or its time is over",
+    "STRATEGY_UNKNOWN": "404: no such strategy",
+    "STRATEGY_BROKEN": "422: the strategy's file cannot be loaded",
+    "PARAM_WRONG": "422: the strategy has no such parameter, or not with this value",
+    "SPEC_WRONG": "422: the backtest cannot run like this",
+    "BACKTEST_UNKNOWN": "404: no such backtest",
+    "TOKEN_EXISTS": "409: a living token has this name",
+    "TOKEN_UNKNOWN": "404: no living token has this name",
+    "TOKEN_NAME": "422: not usable as a token's name",
+    "TOKEN_LOCAL": "409: the command line's own token is not revoked here",
+    "SCOPE_UNKNOWN": "422: no such scope",
+    "CHANNEL_UNKNOWN": "400: no such channel",
+    "SOCKETS_FULL": "503: this replica serves as many sockets as it may",
+    "SERVICE_UNKNOWN": "404: no component runs for this service of the owner's plan",
+}
+_BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+
+
+def rewritten(text: str, app: FastAPI) -> str:
+    """Return a document with its generated blocks made anew. Errors: KeyError for a block nobody makes."""
+    makers = {"routes": lambda: routes(app), "problems": problems, "denials": denials, "metrics": metrics}
+    return _BLOCK.sub(lambda found: f"{found[1]}{makers[found[2]]()}{found[3]}", text)
+
+
+def routes(app: FastAPI) -> str:
+    """Return the table of routes."""
+    rows = [(f"`{method} {path}`", scope, summary) for method, path, scope, summary in table(app)]
+    return _table(("Route", "Scope", "What it does"), rows)
+
+
+def problems() -> str:
+    """Return the table of problem codes."""
+    return _table(("Code", "When"), [(f"`{code}`", text) for code, text in PROBLEMS.items()])
+
+
+def denials() -> str:
+    """Return the table of denial codes."""
+    rows = [(f"`{code}`", "yes" if code in REDUCE_ONLY_APPLIES else "no", text) for code, text in MEANING.items()]
+    return _table(("Code", "Also denies exits", "Meaning"), rows)
+
+
+def metrics() -> str:
+    """Return the table of metrics."""
+    rows = [
+        (f"`{row.name}`", row.kind, ", ".join(f"`{label}`" for label in ("component", *row.labels)), row.help)
+        for row in METRICS.values()
+    ]
+    return _table(("Metric", "Kind", "Labels", "What it says"), rows)
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def documented_app() -> FastAPI:
+    """Return the gateway's app for reading its routes; it is never served."""
+    from fks.api.app import create_app
+    from fks.api.gateway import Deps
+    from fks.clock import RealClock
+    from fks.config.paths import Paths
+    from fks.config.settings import Settings
+
+    class Silent:
+        def debug(self, event: str, **fields: object) -> None: ...
+        def info(self, event: str, **fields: object) -> None: ...
+        def warning(self, event: str, **fields: object) -> None: ...
+        def error(self, event: str, **fields: object) -> None: ...
+
+    return create_app(
+        Deps(
+            settings=Settings(), paths=Paths.of("."), clock=RealClock(), log=Silent(), database_url="", redis_url=""
+        )  # fmt: skip
+    )
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    file.write_text(rewritten(file.read_text(), documented_app()))

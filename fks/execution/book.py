@@ -38,7 +38,6 @@ class VenueStatus:
     state: str = "COLD"
     detail: str = ""
     has_positions: bool = False  # read at least once: exits may go
-    has_tried: bool = False  # the first reconciliation came to an end, whichever
     is_connected: bool = False
     skew_ms: float | None = None
     skew_at_s: float = 0.0

@@ -90,7 +90,6 @@ class Desk:
                 await self._wait(self._settings.venue.sweep_s)
             except (OutageError, TimeoutError) as error:
                 self.status.is_connected = self._is_session
-                self.status.has_tried = True
                 await self._set_state("STALE" if self.status.state in ("READY", "STALE") else "SYNCING", str(error))
                 await self._wait(wait_s)
                 wait_s = min(wait_s * 2, _RETRY_MAX_S)
@@ -104,7 +103,6 @@ class Desk:
             except StaleEpochError:
                 raise
             except FksError as error:  # one venue's trouble is not the others'
-                self.status.has_tried = True
                 await self._set_state("COLD", str(error))
                 await self._clock.sleep(wait_s)
                 wait_s = min(wait_s * 2, _RETRY_MAX_S)
@@ -252,7 +250,6 @@ class Desk:
         self._keep_balances(balances)
         self.status.is_connected = self.status.has_positions = True
         await self._find_externals(balances, is_sure=True)
-        self.status.has_tried = True
         self._meter.observe("fks_reconcile_seconds", self._clock.monotonic() - start, venue=self._venue.name)
         await self._armer.look_at_all(self._venue.name)
         if self._is_session and not self._look.is_set():

@@ -69,6 +69,7 @@ class Intake:
 
     async def run(self) -> None:
         """Decide signals for ever. While the lease or the journal is gone, they wait where they are."""
+        self._started_s = self._clock.monotonic()
         while True:
             self._wake.clear()
             if self._lease.holds() and self._book.is_journal_up:
@@ -112,7 +113,7 @@ class Intake:
         """Give a signal its outcome; False when that has to wait."""
         signal, started_s = record.signal, self._clock.monotonic()
         status = self._book.venues[signal.venue]
-        if not status.has_tried and started_s - self._started_s < _FIRST_SYNC_S:
+        if status.ready_times == 0 and started_s - self._started_s < _FIRST_SYNC_S:
             return False
         if signal.kind is Kind.EXIT or (signal.kind is Kind.TARGET and signal.size == 0):
             return await self._exits.decide(record, started_s)

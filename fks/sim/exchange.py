@@ -84,10 +84,10 @@ class Exchange:
             raise refusal("bad_symbol")
         return self.desks[symbol]
 
-    def trading_desk(self, symbol: str) -> Desk:
-        """Return a symbol's desk, its market brought to now. Errors: −1121, −1013 while halted."""
+    def trading_desk(self, symbol: str, *, is_new: bool = True) -> Desk:
+        """Return a symbol's desk, its market brought to now. Errors: −1121, −1013 for new orders while halted."""
         desk = self.desk(symbol)
-        if self.faults.holds("halt", self.clock.monotonic(), Target(symbol=symbol)):
+        if is_new and self.faults.holds("halt", self.clock.monotonic(), Target(symbol=symbol)):
             raise refusal("market_closed")
         if not self.by_tape:
             self._advance_desk(desk)

@@ -95,7 +95,7 @@ def cancel_order(exchange: Exchange, params: Params) -> object:
 
 
 def _cancellable(exchange: Exchange, params: Params) -> Order:
-    exchange.trading_desk(params.text("symbol"))
+    exchange.trading_desk(params.text("symbol"), is_new=False)
     order = find_order(exchange, params, "unknown_order")
     if not order.is_open:
         raise refusal("unknown_order")
@@ -114,7 +114,7 @@ def open_orders(exchange: Exchange, params: Params) -> object:
 
 def cancel_open_orders(exchange: Exchange, params: Params) -> object:
     """Cancel all open orders of a symbol. Errors: −2011 when there is none."""
-    desk = exchange.trading_desk(params.text("symbol"))
+    desk = exchange.trading_desk(params.text("symbol"), is_new=False)
     if not desk.orders:
         raise refusal("unknown_order")
     found: list[object] = []
@@ -278,7 +278,7 @@ def query_list(exchange: Exchange, params: Params) -> object:
 
 def cancel_list(exchange: Exchange, params: Params) -> object:
     """Cancel an order list."""
-    desk = exchange.trading_desk(params.text("symbol"))
+    desk = exchange.trading_desk(params.text("symbol"), is_new=False)
     pair = _find_list(exchange, params, ("orderListId", "listClientOrderId"), "unknown_order")
     member = next((desk.orders[i] for i in pair.order_ids if i in desk.orders), None)
     if member is None:

@@ -213,9 +213,11 @@ async def test_a_gap_in_the_stream_is_whole_over_rest(sim: Sim) -> None:
 
 
 async def test_a_halt_and_a_jumping_clock(sim: Sim, client: Any) -> None:
+    resting = await client.create_order("BTC/USDT", "limit", "buy", "0.001", "30000")
     sim.fault("halt", symbol="BTCUSDT")
     with pytest.raises(ccxt.MarketClosed):
         await client.create_order("BTC/USDT", "market", "buy", "0.01")
+    await client.cancel_order(resting["id"], "BTC/USDT")
     sim.call("DELETE", "/sim/faults")
     sim.fault("clock_jump", seconds=30)
     with pytest.raises(ccxt.InvalidNonce):

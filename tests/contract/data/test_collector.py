@@ -7,17 +7,21 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fks.config.secrets import load_secrets
 from fks.config.settings import Database as DatabaseSettings
+from fks.data.sample import SAMPLE, sample_tape
 from fks.model.bar import Bar
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_datetime, to_ns
 from fks.store import migrate
+from fks.store.bars import BarStore
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.store.embedded import PostgresServer, start_and_wait
@@ -275,3 +279,39 @@ async def test_assets_are_followed_while_running(
         await later(database, 1, symbol="SOLUSDT")
         assert sorted(feed["symbol"] for feed in collector.detail()["feeds"]) == ["BTCUSDT", "SOLUSDT"]  # type: ignore[attr-defined]
     assert ("warning", "asset.unknown", {"exchange": "binance", "symbol": "NOSUCHCOIN"}) in log.lines
+
+
+@pytest.mark.parametrize("frames", [("1m", "5m"), ("1s", "5s", "1m", "5m")], ids=["minutes", "seconds"])
+async def test_a_held_tape_seals_each_bar_when_it_is_over(
+    database: Database, bus: Bus, log: CollectingLog, tmp_path: Path, frames: tuple[str, ...]
+) -> None:
+    tape = str(files("fks.data") / "sample" / SAMPLE)
+    arguments = ["--tape", tape, "--fills", "tape", "--hold", "--start", "2026-03-10T00:00:00Z", "--rate-limits", "off"]
+    exchange = LocalExchange(tmp_path, arguments).start()
+    bars = sample_tape().bars()
+    first = int(np.searchsorted(bars.time_ns, 1_773_100_800 * NS))
+    settings = settings_for(
+        exchange.info, symbols=("BTCUSDT",), timeframes=frames, backfill_bars=50, stale_min_s=60.0
+    )
+    try:
+        async with running(make_collector(settings, database, bus, log)) as collector:
+            await until(lambda: collector.is_ready, deadline_s=15)
+            for number in range(12):
+                exchange.ask("POST", "/sim/tape/advance", {"bars": 1})
+
+                async def is_sealed(at: int = first + number) -> bool:
+                    return await sealed_ns(database, "1m") == bars.time_ns[at]
+
+                await until(is_sealed, deadline_s=3)
+            await until(lambda: collector.is_ready, deadline_s=3)
+    finally:
+        exchange.stop()
+    stored = await BarStore(database).read("BTCUSDT", "1m")
+    assert stored.time_ns[-1] == bars.time_ns[first + 11]
+    part = bars[first + 12 - len(stored) : first + 12]
+    assert len(stored) >= 50
+    for name in ("time_ns", "open", "high", "low", "close", "volume"):
+        assert np.array_equal(getattr(stored, name), getattr(part, name)), name
+    fives = await BarStore(database).read("BTCUSDT", "5m")
+    assert fives.time_ns[-1] == bars.time_ns[first + 5]
+    assert fives.volume[-1] == round(bars.volume[first + 5 : first + 10].sum(), 8)

@@ -81,6 +81,7 @@ class Keeper:
         self._tree_age_s: float | None = None
         self._store_well_since: float | None = None
         self._deployed_at: float | None = None  # when the tree was last deployed, or tried to be
+        self._told: set[str] = set()  # services whose first "ready" was told
         self._generation = 0  # which Ray head that was on
 
     def request_stop(self) -> None:
@@ -333,8 +334,10 @@ class Keeper:
 
     def _on_change(self, service: Service) -> None:
         self._changed.set()
-        if service.state == "ready" and service.times_ready <= 1 and self.phase == "starting":
-            self._say(service.name, "done", "still running, taken over" if service.is_adopted else "")
+        if service.state == "ready" and self.phase == "starting":
+            if service.name not in self._told:
+                self._told.add(service.name)
+                self._say(service.name, "done", "still running, taken over" if service.is_adopted else "")
         elif self.phase == "ready" and service.state != "starting":
             if service.state == "ready":
                 save_node(self._paths, self._make_node())  # it has another pid now

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 from collections.abc import Mapping
 
 import psutil
@@ -14,6 +15,7 @@ from fks.config.settings import Settings
 from fks.model.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
+PAUSE_S = 0.05
 CLIENT_PORT_MIN = 20000  # Ray keeps 10002-19999 for its workers and refuses its client server there
 _RAY = (
     "gcs_port", "node_manager_port", "object_manager_port", "client_port", "dashboard_port", "agent_listen_port",
@@ -54,6 +56,16 @@ def check_free(ports: Mapping[str, tuple[str, int]]) -> None:
                 f"{key} {port} is in use by {holder(port)}",
                 remedy=f"end that program, or set {key} in fks.toml or {env_name(key)} to a free port",
             )
+
+
+def wait_free(ports: Mapping[str, tuple[str, int]], *, patience_s: float = 3.0) -> None:
+    """Return once all are free: the kernel takes a moment to close what a killed process held. Errors: ConfigError."""
+    pause = threading.Event()
+    for _ in range(int(patience_s / PAUSE_S)):
+        if all(not port or is_free(host, port) for host, port in ports.values()):
+            return
+        pause.wait(PAUSE_S)
+    check_free(ports)
 
 
 def env_name(key: str) -> str:

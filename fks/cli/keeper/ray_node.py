@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from fks.cli.keeper import probe
-from fks.cli.keeper.ports import LOOPBACK, check_free, ray_ports
+from fks.cli.keeper.ports import LOOPBACK, ray_ports, wait_free
 from fks.cli.keeper.process import Launch, Process, holding, kill
 from fks.cli.keeper.spec import ServiceSpec
 from fks.config.paths import Paths
@@ -72,6 +72,8 @@ def ray_command(paths: Paths, settings: Settings) -> list[str]:
         f"--runtime-env-agent-port={ray.runtime_env_agent_port}", f"--metrics-export-port={ray.metrics_port}",
         f"--min-worker-port={ray.worker_port_min}", f"--max-worker-port={ray.worker_port_max}",
         f"--object-store-memory={ray.object_store_mb * 1024 * 1024}", f"--num-cpus={ray.num_cpus}",
+        "--no-monitor",  # the autoscaler: one node has nothing to scale (50 MB)
+        "--include-log-monitor=false",  # it copies the workers' words to drivers; we log to files ourselves (45 MB)
         "--disable-usage-stats", "--log-style=record", "--log-color=false", f"--temp-dir={paths.ray_temp}",
     ]  # fmt: skip
 
@@ -83,7 +85,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
     def launch() -> Launch:
         kill(holding(f"{paths.ray_temp}/"))  # of a head whose first process died at a bad moment
         _forget_sessions(paths.ray_temp)
-        check_free(ray_ports(settings))
+        wait_free(ray_ports(settings))
         paths.ray_temp.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Launch(ray_command(paths, settings), ray_env(paths, settings), err=paths.logs / "ray.log")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from fks.cli.keeper import probe
-from fks.cli.keeper.ports import LOOPBACK, check_free, sim_ports
+from fks.cli.keeper.ports import LOOPBACK, sim_ports, wait_free
 from fks.cli.keeper.process import Launch, Process, holding
 from fks.cli.keeper.spec import ServiceSpec
 from fks.config.paths import Paths
@@ -87,7 +87,7 @@ def sim_service(paths: Paths, settings: Settings) -> ServiceSpec:
     files = SimFiles.of(paths)
 
     def launch() -> Launch:
-        check_free(sim_ports(settings))
+        wait_free(sim_ports(settings))
         env = {**os.environ, "FKS_HOME": str(paths.home), "MALLOC_ARENA_MAX": "2"}
         return Launch(sim_command(files, settings), env, err=paths.logs / "sim.log", out=files.ready)
 

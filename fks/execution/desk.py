@@ -32,7 +32,7 @@ from fks.store.positions import PositionStore
 _OVERLAP_NS = 600 * 1_000_000_000  # C3: fills since the last stored one minus ten minutes
 _ROUNDS_MAX = 5
 _QUERIES_AT_ONCE = 8
-_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 10.0
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 5.0
 _SKEW_S = 20.0
 _STRAY_S = 30.0  # how long a fill under an id of our form may wait for its order row (the guardian's come late)
 _BALANCE_S = 1.0
@@ -132,7 +132,7 @@ class Desk:
                 self.status.skew_at_s = self._clock.monotonic()
                 await self._clock.sleep(_SKEW_S)
             except (OutageError, TimeoutError):
-                await self._clock.sleep(_RETRY_MAX_S / 2)
+                await self._clock.sleep(_RETRY_MAX_S)
 
     async def _set_state(self, state: str, detail: str = "") -> None:
         if (self.status.state, self.status.detail) == (state, detail):

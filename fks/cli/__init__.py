@@ -14,6 +14,7 @@ from fks import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("fks.cli.up", "Start everything and show what happens; Ctrl-C stops it in order."),
     "down": ("fks.cli.up", "Stop a system that runs in the background."),
+    "restart": ("fks.cli.restart", "Restart one service or actor and wait until it is back."),
     "status": ("fks.cli.status", "Show components, feeds, venues and the kill switch."),
     "doctor": ("fks.cli.doctor", "Check this machine and the running system; say what to mend."),
     "logs": ("fks.cli.logs", "Show logs of all or one component."),

@@ -47,6 +47,9 @@ def up(
 
     Safe to run again: what already runs is left alone, what an earlier keeper left behind is taken over.
     """
+    from fks.cli.keeper.preflight import check_interpreter
+
+    check_interpreter()  # before anything that an old Python could not even import
     from fks.cli.keeper.build import check_host
     from fks.cli.keeper.lock import AlreadyRunning
 

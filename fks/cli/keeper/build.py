@@ -16,12 +16,12 @@ from fks.cli.keeper.book import Book
 from fks.cli.keeper.keeper import Keeper, Say
 from fks.cli.keeper.process import Process
 from fks.cli.keeper.services import services
-from fks.cli.keeper.sim_node import SimFiles, check_market
+from fks.cli.keeper.sim_node import SimFiles, check_market, tape_symbol
 from fks.cli.keeper.spec import ServiceSpec
 from fks.cli.keeper.tree import Tree
 from fks.clock import RealClock
 from fks.config.endpoints import Node, resolve_ports
-from fks.config.load import load_settings
+from fks.config.load import load
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, ensure_secrets, load_secrets
 from fks.config.settings import Settings
@@ -80,7 +80,7 @@ def open_site(paths: Paths) -> Site:
 
     Errors: ConfigError naming what is wrong with the settings, the secrets, the market or a port.
     """
-    settings = _choose_ports(load_settings(paths.home), paths)
+    settings = _choose_ports(_read_settings(paths), paths)
     ports.check_distinct(ports.ray_ports(settings) | ports.sim_ports(settings))
     if settings.sim.enabled:
         check_market(SimFiles.of(paths), settings)
@@ -96,6 +96,16 @@ def make_keeper(site: Site, *, say: Say, log: Log | None = None) -> Keeper:
     return Keeper(
         site.paths, site.specs(), tree, site.node, RealClock(), log, redactor=site.redactor, say=say
     )  # fmt: skip
+
+
+def _read_settings(paths: Paths) -> Settings:
+    """Return the settings; with a tape, what is collected is the tape's symbol unless somebody named others."""
+    loaded = load(paths.home)
+    sim = loaded.settings.sim
+    if not (sim.enabled and sim.tape) or ("data", "symbols") in loaded.sources:
+        return loaded.settings
+    os.environ["FKS_DATA_SYMBOLS"] = tape_symbol(sim.tape)  # our children read the same
+    return load(paths.home).settings
 
 
 def _choose_ports(settings: Settings, paths: Paths) -> Settings:

@@ -51,6 +51,16 @@ def tape_path(tape: str) -> Path:
     return path.absolute()
 
 
+def tape_symbol(tape: str) -> str:
+    """Return the symbol whose bars a tape holds, from its first line alone. Errors: ConfigError when it is no tape."""
+    path = tape_path(tape)
+    try:
+        with path.open("rb") as file:
+            return str(orjson.loads(file.readline(65536))["symbol"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"sim.tape {tape!r} is no .fksbars file", remedy="name another, or 'sample'") from error
+
+
 def check_market(files: SimFiles, settings: Settings) -> None:
     """Refuse to mix markets in one home: prices, bars and positions of the one make no sense on the other.
 

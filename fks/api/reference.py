@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -105,7 +106,7 @@ def metrics() -> str:
     return _table(("Metric", "Kind", "Labels", "What it says"), rows)
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [heads, tuple("---" for _ in heads), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
@@ -124,11 +125,9 @@ def documented_app() -> FastAPI:
         def warning(self, event: str, **fields: object) -> None: ...
         def error(self, event: str, **fields: object) -> None: ...
 
-    return create_app(
-        Deps(
-            settings=Settings(), paths=Paths.of("."), clock=RealClock(), log=Silent(), database_url="", redis_url=""
-        )  # fmt: skip
-    )
+    paths = Paths.of(".")
+    deps = Deps(settings=Settings(), paths=paths, clock=RealClock(), log=Silent(), database_url="", redis_url="")
+    return create_app(deps)
 
 
 if __name__ == "__main__":

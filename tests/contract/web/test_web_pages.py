@@ -1,0 +1,101 @@
+"""The pages in a real browser: they show the tree live, obey their own policy, and put text in as text."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fks.store.bus import FILLS, Bus
+from fks.store.db import Database
+from tests.support.browser import Page, page
+from tests.support.gateway import Running, running
+from tests.support.waiting import until
+
+NASTY = "<img src=x onerror=window.hacked=1>"
+
+
+@pytest.fixture
+async def gateway(database: Database, database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Running]:
+    """A gateway with a feed, a venue, components and a nasty name in its tables."""
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
+        " ('binance','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
+    )
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('demo','paper')")
+    await database.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at) VALUES"
+        " ('binance','BTCUSDT','trades','LIVE',64000.10,now())"
+    )
+    await database.sql("INSERT INTO venue_states (venue, account_id, state, detail) VALUES ('paper',1,'READY',$1)", NASTY)
+    await database.sql(
+        "INSERT INTO component_health (name, kind, state, pid, beat_at) VALUES"
+        " ('supervisor','actor','ready',101,now()), ('orders','actor','ready',102,now()), ($1,'actor','ready',103,now())",
+        NASTY,
+    )
+    async with running(database, database_url, redis_url, tmp_path) as gateway:
+        yield gateway
+
+
+async def _says(tab: Page, *texts: str) -> None:
+    async def shown() -> bool:
+        body = await tab.run("document.body ? document.body.innerText : ''") or ""
+        return all(text in body for text in texts)
+
+    await until(shown, deadline_s=20, every_s=0.1)
+
+
+async def test_the_monitor_asks_for_a_token_and_then_shows_the_tree_live(
+    gateway: Running, database: Database, bus: Bus
+) -> None:
+    async with page() as tab:
+        await tab.go(gateway.url + "/monitor/")
+        await _says(tab, "A token, please")
+        await _enter(tab, "fks_" + "x" * 43)
+        await _says(tab, "unknown or revoked")
+        tab.complaints.clear()  # the browser logs the 401 that this was about
+        await _enter(tab, gateway.tokens["read"])
+        await _says(tab, "supervisor", "orders", "gateway:0", "BTCUSDT", "64,000.10", "READY", NASTY)
+        await until(lambda: _is(tab, "document.getElementById('live').className.includes('ok')"), deadline_s=20)
+        await bus.publish(FILLS, _fill("1234.5"))
+        await _says(tab, "1,234.50")
+        await database.sql("UPDATE component_health SET state = 'failed', pid = 999 WHERE name = 'orders'")
+        await _says(tab, "failed", "999", "orders is failed")
+        await database.sql("INSERT INTO kill_switch (kill_id, reason, engaged_by) VALUES ('k','drill','me')")
+        await _says(tab, "Kill switch engaged", "drill")
+        assert await tab.run("window.hacked") is None
+        assert tab.complaints == []
+
+
+async def test_the_api_page_lists_the_routes_and_tries_one(gateway: Running) -> None:
+    async with page() as tab:
+        await tab.go(gateway.url + "/docs")
+        await until(lambda: _is(tab, "document.getElementById('gate') && !document.getElementById('gate').hidden"), deadline_s=20)
+        await tab.run(f"document.getElementById('token').value = '{gateway.tokens['read']}'")
+        await tab.run("document.getElementById('gate').requestSubmit()")
+        await _says(tab, "/orders", "/historical/{symbol}", "/ws", "trade")
+        await tab.run(
+            "(() => { const d = [...document.querySelectorAll('details')].find(d => d.innerText.includes('/accounts'));"
+            " d.open = true; d.querySelector('button').click(); })()"
+        )
+        await _says(tab, "200 OK", '"demo"')
+        assert tab.complaints == []
+
+
+async def _enter(tab: Page, token: str) -> None:
+    await tab.run(f"document.getElementById('token').value = '{token}'")
+    await tab.run("document.getElementById('ask-go').click()")
+
+
+async def _is(tab: Page, script: str) -> bool:
+    return bool(await tab.run(script))
+
+
+def _fill(price: str) -> dict[str, Any]:
+    return {
+        "type": "fill", "fill_id": str(uuid.uuid4()), "client_order_id": "a", "symbol": "BTCUSDT", "side": "buy",
+        "quantity": "0.1", "price": price, "realized_pnl": "0", "instance": "a", "time": "2026-05-01T00:00:00Z",
+    }  # fmt: skip

@@ -40,7 +40,7 @@ def restart(ctx: click.Context, name: str, as_json: bool) -> None:
         ask(paths.keeper_socket, "restart-service", name=name)
     else:
         _end(row)
-    back = _wait_for_another(paths, row)
+    back = _wait_for_another(paths, row, {other["pid"] for other in rows.values()})
     took_s = round(time.monotonic() - start, 1)
     if as_json:
         emit(
@@ -72,15 +72,14 @@ def _end(row: dict[str, Any]) -> None:
     kill([row["pid"]])
 
 
-def _wait_for_another(paths: Paths, old: dict[str, Any]) -> dict[str, Any]:
-    """Return the component's row once another process of its is well. Errors: OutageError after BACK_S."""
+def _wait_for_another(paths: Paths, old: dict[str, Any], before: set[int | None]) -> dict[str, Any]:
+    """Return the component's row once a process that was not there before is well. Errors: OutageError after BACK_S."""
     import threading
 
     from fks.cli.status import find_status
     from fks.model.errors import OutageError
 
     kin = old["name"].partition(":")[0] if old["kind"] == "serve" else old["name"]
-    before = {row["pid"] for row in find_status(paths)["components"]} | {old["pid"]}
     end = time.monotonic() + BACK_S
     while time.monotonic() < end:
         for row in find_status(paths)["components"]:

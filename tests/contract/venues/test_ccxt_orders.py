@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -250,3 +251,29 @@ async def test_closing_leaves_no_task_behind(open_venue: Open, listen: Listen) -
         return not any("ccxt" in name or "Client" in name or "run" in name for name in names)
 
     await until(left)
+
+
+async def test_each_operation_is_one_request_to_its_endpoint(open_venue: Open, exchange: LocalExchange) -> None:
+    """peers.md §6.3 (C13): a ccxt that calls something else fails here."""
+    venue = await open_venue()
+    low = await price_at(venue, "0.9")
+    resting = order(type=OrderType.LIMIT, price=low)
+    stop = order("0.02", side=Side.SELL, type=OrderType.STOP, stop_price=low)
+    limit = order("0.02", side=Side.SELL, type=OrderType.TAKE_PROFIT, price=await price_at(venue, "1.1"))
+    steps = [
+        (lambda: venue.skew_ms(), "GET /api/v3/time"),
+        (lambda: venue.last_price("BTCUSDT"), "GET /api/v3/ticker/price"),
+        (lambda: venue.submit(resting), "POST /api/v3/order"),
+        (lambda: venue.query("BTCUSDT", resting.client_order_id), "GET /api/v3/order"),
+        (lambda: venue.open_orders(), "GET /api/v3/openOrders"),
+        (lambda: venue.cancel(resting), "DELETE /api/v3/order"),
+        (lambda: venue.submit_oco(stop, limit), "POST /api/v3/orderList/oco"),
+        (lambda: venue.cancel(limit), "DELETE /api/v3/order"),
+        (lambda: venue.balances(), "GET /api/v3/account"),
+        (lambda: venue.fills_since("BTCUSDT", time.time_ns()), "GET /api/v3/myTrades"),
+    ]
+    for call, expected in steps:
+        before = exchange.received(all=1)[-1]["seq"]
+        await call()
+        rows = [r for r in exchange.received(all=1, after=before) if not r["path"].startswith("/sim")]
+        assert [f"{row['method']} {row['path']}" for row in rows] == [expected]

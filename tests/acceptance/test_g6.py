@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ START, BARS = 20_000, 160
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("sma", "sma_cross", {"fast": 3, "slow": 8}),
     ("ema", "ema_cross", {"fast": 3, "slow": 8}),
-    ("rsi", "rsi", {"length": 5}),
+    ("rsi", "rsi", {"period": 5}),
     ("macd", "macd", {"fast": 4, "slow": 9, "signal": 3}),
-    ("bollinger", "bollinger", {"length": 10}),
+    ("bollinger", "bollinger", {"period": 10}),
     ("hold", "buy_and_hold", {}),
     ("sma-guarded", "sma_cross", {"fast": 3, "slow": 8, "sl_pct": 0.05, "tp_pct": 0.08}),
 )
@@ -95,6 +96,16 @@ def backtest(strategy: str, params: dict[str, Any], bars: Bars, start_ns: int, i
     ]
 
 
+def assert_same(id: str, found: list[Row], expected: list[Row]) -> None:
+    """Compare field by field; show both lists side by side where they part."""
+    if found == expected:
+        return
+    lines = [f"{id}: {len(found)} fills, the backtest has {len(expected)}"]
+    for left, right in zip_longest(found, expected):
+        lines.append(f"{'  ' if left == right else '! '}{left}\n  {right}")
+    pytest.fail("\n".join(lines[:40]))
+
+
 async def test_backtest_paper_and_live_replay_are_the_same(
     exchange: dict[str, Any], database: Any, bus: Any, log: Any, meter: Any, tmp_path: Path
 ) -> None:
@@ -121,7 +132,7 @@ async def test_backtest_paper_and_live_replay_are_the_same(
         first, last = int(part.argmax()), int(part.argmax() + part.sum())
         expected = [row for row in backtest(strategy, params, bars[first:last], first_ns, instrument) if row.time_ns <= last_ns]
         found = [Row(*row) for row in await line.fills(id)]
-        assert found == expected, f"{id}: first difference {next(((a, b) for a, b in zip(found, expected, strict=False) if a != b), (len(found), len(expected)))}"
+        assert_same(id, found, expected)
         total += len(found)
         assert Side.BUY.value in {row.side for row in found} or not expected
     assert total > 60, "the tape must make every strategy trade for this to mean anything"

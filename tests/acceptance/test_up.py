@@ -57,7 +57,7 @@ def test_up_says_where_to_look_shows_trading_live_and_ctrl_c_leaves_nothing() ->
             for what in (r"\bbar\b", r"\bsignal\b", r"\border\b", r"\bfill\b"):
                 wait_until(lambda what=what: seen.first(what) is not None, deadline_s=2 * LIVE_S)
             assert any("position" in line and "pnl" in line.lower() for _, line in seen.lines), seen.text()
-            sockets = list(Path("/tmp").glob("fks-*"))  # noqa: S108
+            sockets = list(Path("/tmp").glob("fks-*"))
             assert sockets
         finally:
             process.send_signal(signal.SIGINT)

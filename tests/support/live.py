@@ -106,7 +106,7 @@ class Line:
                 "   AND (venue = 'ccxt' OR o.created_at < (SELECT max(updated_at) FROM ohlcv_data) )) AS market,"
                 " (SELECT sealed_through FROM feeds WHERE timeframe = '1m') AS sealed"
             )
-            row = rows[0]
+            row = self._seen = rows[0]
             if row["sealed"] == self._sealed:
                 return False
             done = not (row["behind"] or row["ready"] or row["unclear"] or row["market"])
@@ -114,15 +114,22 @@ class Line:
                 self._sealed = row["sealed"]
             return done
 
-        await until(is_settled, deadline_s=20.0, every_s=0.01)
+        try:
+            await until(is_settled, deadline_s=20.0, every_s=0.01)
+        except AssertionError as error:
+            open_ = await self.db.sql("SELECT instance, role, type, state, code, created_at FROM orders WHERE state IN"
+                                      " ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')")
+            feeds = await self.db.sql("SELECT * FROM feeds")
+            raise AssertionError(f"{self._seen}\n{open_}\n{feeds}") from error
 
     _sealed: Any = None
+    _seen: Any = None
 
     async def instrument(self, symbol: str) -> Any:
         """Return the instrument as the collector stored it."""
         from fks.store.instruments import InstrumentStore
 
-        return next(item for item in await InstrumentStore(self.db).list() if item.symbol == symbol)
+        return next(item for item in await InstrumentStore(self.db).all() if item.symbol == symbol)
 
     async def anchors(self) -> dict[str, tuple[int, int, int]]:
         """Return per instance: anchor, the first bar it decided on live, the last one."""

@@ -24,14 +24,14 @@ class GuardianActor:
 
     async def start(self) -> None:
         """Open the venue sessions and the socket. Raising is a failed start."""
-        from fks.execution.guardian import Guardian
+        from fks.execution.guardian import Guardian, Timing
         from fks.venues.registry import make_venues
 
         c = self._component
         venues = make_venues(role="guardian", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log)
         self._guardian = Guardian(
             venues=venues, kill_file=c.paths.kill_file, socket_path=c.paths.guardian_socket,
-            db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log,
+            db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log, timing=Timing.of(c.settings.venue),
         )  # fmt: skip
         await self._guardian.start()
 

@@ -6,6 +6,8 @@ before the renewal was sent, so a slow or dead database can only make it say no 
 
 from __future__ import annotations
 
+import contextlib
+
 from fks.clock import Clock
 from fks.model.errors import OutageError, StaleEpochError
 from fks.store.db import Database
@@ -49,8 +51,6 @@ class HeldLease:
     async def keep(self) -> None:
         """Renew every `renew_s` until cancelled. A lost database lets the lease run out; a newer epoch raises."""
         while True:
-            try:
+            with contextlib.suppress(OutageError):  # holds() turns false by itself: sending pauses until a renewal succeeds
                 await self.renew()
-            except OutageError:
-                pass  # holds() turns false by itself; sending pauses until a renewal succeeds
             await self._clock.sleep(self._renew_s)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from fks.store.db import Database
-from tests.support.gateway import Running
+from tests.support.gateway import Running, running
 from tests.support.waiting import until
 
 SPELLINGS = ("BTCUSDT", "BTC/USDT", "BTC-USDT", "btc/usdt", "binance:BTCUSDT", "BTC%2FUSDT")
@@ -225,12 +227,8 @@ async def test_a_replica_writes_its_own_row_and_status_shows_it(gateway: Running
 
 
 async def test_status_tells_the_local_exchanges_keys_only_to_admin(
-    seeded: Database, database_url: str, redis_url: str, tmp_path: object
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    from types import SimpleNamespace
-
-    from tests.support.gateway import running
-
     sim = {
         "rest": "http://x",
         "ws": "ws://x",
@@ -239,7 +237,7 @@ async def test_status_tells_the_local_exchanges_keys_only_to_admin(
         "api_secret": "S",
         "pid": 7,
     }
-    async with running(seeded, database_url, redis_url, tmp_path, node=SimpleNamespace(sim=sim)) as gateway:  # type: ignore[arg-type]
+    async with running(seeded, database_url, redis_url, tmp_path, node=SimpleNamespace(sim=sim)) as gateway:
         async with gateway.client() as client:
             assert (await client.get("/api/status")).json()["sim"] == sim
         async with gateway.client("trade") as client:
@@ -314,3 +312,25 @@ async def test_the_openapi_document_names_every_route_with_its_scope(gateway: Ru
             assert operation["x-fks-scope"]
             assert operation["summary"]
             assert operation.get("description")
+
+
+async def test_a_named_origin_may_call_and_no_other(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    http = {"cors_origins": ("https://desk.example",), "behind_proxy": True}
+    async with (
+        running(seeded, database_url, redis_url, tmp_path, http=http) as gateway,
+        gateway.client("read") as client,
+    ):
+        asks = {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,idempotency-key",
+        }
+        allowed = await client.options("/orders", headers={"Origin": "https://desk.example", **asks})
+        assert allowed.headers["access-control-allow-origin"] == "https://desk.example"
+        assert "access-control-allow-credentials" not in allowed.headers
+        refused = await client.options("/orders", headers={"Origin": "https://evil.example", **asks})
+        assert "access-control-allow-origin" not in refused.headers
+        answer = await client.get("/orders", headers={"Origin": "https://desk.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://desk.example"
+        assert answer.headers["strict-transport-security"].startswith("max-age=")

@@ -1,0 +1,120 @@
+"""Numbers in and out without loss; addresses and origins told apart."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.requests import HTTPConnection
+
+from fks.api.auth import address_of, bearer_of, is_own_origin
+from fks.api.exact import dump, number, parse
+from fks.api.hub import Client
+from fks.api.query import moment
+from fks.model.errors import InputError
+
+DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**15), max_value=10**15, places=12)
+
+
+@given(DECIMALS)
+@settings(max_examples=200)
+def test_a_number_comes_out_as_it_went_in(value: Decimal) -> None:
+    text = number(value)
+    assert Decimal(text) == value
+    assert "E" not in text.upper()
+    assert text != "-0"
+    assert json.loads(dump({"x": value})) == {"x": text}
+
+
+@given(st.from_regex(r"-?(0|[1-9][0-9]{0,20})\.[0-9]{1,25}", fullmatch=True))
+@settings(max_examples=200)
+def test_a_json_number_is_read_digit_for_digit(text: str) -> None:
+    found = parse(f'{{"x": {text}}}'.encode())["x"]
+    assert isinstance(found, Decimal)
+    assert str(found) == str(Decimal(text))
+
+
+@given(st.binary(max_size=40))
+@settings(max_examples=200)
+def test_any_bytes_are_json_or_one_clear_error(body: bytes) -> None:
+    refused = None
+    try:
+        parse(body)
+    except InputError as error:
+        refused = (error.code, error.status)
+    assert refused in (None, ("JSON_MALFORMED", 400))
+
+
+def test_what_json_cannot_say_is_said_in_json() -> None:
+    id = uuid.uuid4()
+    value = {"t": datetime(2026, 5, 1, tzinfo=UTC), "id": id, "s": {1}, "d": Decimal("1E+2"), "n": None, "f": 0.1}
+    assert json.loads(dump(value)) == {
+        "t": "2026-05-01T00:00:00Z", "id": str(id), "s": [1], "d": "100", "n": None, "f": 0.1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "iso"),
+    [
+        ("2026-05-01", "2026-05-01T00:00:00+00:00"),
+        ("2026-05-01T02:00:00+02:00", "2026-05-01T00:00:00+00:00"),
+        ("2026-05-01T02:00:00 02:00", "2026-05-01T00:00:00+00:00"),  # a plus that a URL turned into a space
+        ("2026-05-01T00:00:00Z", "2026-05-01T00:00:00+00:00"),
+    ],
+)
+def test_a_query_time_is_utc_unless_it_says_otherwise(text: str, iso: str) -> None:
+    found = moment(text, "from")
+    assert found is not None
+    assert found.isoformat() == iso
+
+
+def _connection(client: tuple[str, int] | None = ("10.0.0.1", 1), **headers: str) -> HTTPConnection:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return HTTPConnection({"type": "http", "headers": raw, "client": client})
+
+
+def test_the_address_is_the_sockets_unless_a_proxy_is_trusted() -> None:
+    behind = _connection(x_forwarded_for="6.6.6.6, 203.0.113.9")
+    assert address_of(behind, behind_proxy=False) == "10.0.0.1"
+    assert address_of(behind, behind_proxy=True) == "203.0.113.9"  # the hop the proxy itself saw; the rest is hearsay
+    assert address_of(_connection(None), behind_proxy=False) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("header", "token"), [("Bearer x", "x"), ("bearer  x ", "x"), ("Basic x", None), ("Bearer", None), ("", None)]
+)
+def test_only_a_bearer_token_is_a_token(header: str, token: str | None) -> None:
+    assert bearer_of(_connection(authorization=header)) == token
+
+
+@pytest.mark.parametrize(
+    ("origin", "own"),
+    [
+        ("http://fks.local:8000", True),
+        ("https://desk.example", True),
+        ("http://fks.local:9000", False),
+        ("null", False),
+        ("http://fks.local:8000.evil.example", False),
+    ],
+)
+def test_a_browser_may_open_sockets_from_this_gateway_or_an_allowed_origin(origin: str, own: bool) -> None:
+    connection = _connection(host="fks.local:8000", origin=origin)
+    assert is_own_origin(connection, ("https://desk.example",)) is own
+
+
+def test_no_origin_is_no_browser() -> None:
+    assert is_own_origin(_connection(host="x"), ())
+
+
+def test_a_filter_lets_through_what_has_no_symbol() -> None:
+    client = Client(frozenset({"alerts", "bars"}), frozenset({"BTCUSDT"}), frozenset({"1m"}))
+    assert client.wants("alerts", {"type": "alert"})
+    assert client.wants("bars", {"symbol": "BTCUSDT", "timeframe": "1m"})
+    assert not client.wants("bars", {"symbol": "BTCUSDT", "timeframe": "5m"})
+    assert not client.wants("bars", {"symbol": "ETHUSDT", "timeframe": "1m"})
+    assert not client.wants("orders", {"symbol": "BTCUSDT"})

@@ -17,6 +17,7 @@ from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Outcome, Pre
 from fks.model.ports import Capabilities, SessionBack, SessionLost, VenueEvent
 
 D = Decimal
+ZERO, FEE_RATE = D(0), D("0.001")
 OPEN = (State.ACCEPTED, State.WORKING, State.PARTIAL)
 
 
@@ -27,7 +28,7 @@ class Held:
     order: Order
     number: str
     state: State
-    filled: Decimal = D(0)
+    filled: Decimal = ZERO
     time_ns: int = 0
     sibling: str | None = None
 
@@ -45,7 +46,7 @@ class ScriptedVenue:
     account_id: int = 1
     prices: dict[str, Decimal] = field(default_factory=lambda: {"BTCUSDT": D(100), "ETHUSDT": D(10)})
     totals: dict[str, Decimal] = field(default_factory=lambda: {"USDT": D(100000)})
-    fee_rate: Decimal = D("0.001")
+    fee_rate: Decimal = FEE_RATE
     fills_in_answer: bool = True
     streams_fills: bool = True
     script: deque[str] = field(default_factory=deque)

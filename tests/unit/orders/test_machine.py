@@ -1,0 +1,182 @@
+"""The transition table: complete, never raising, and right about the cases that cost others money."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from itertools import product
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from fks.model.order import LIVE, OPEN, TERMINAL, Request, State
+from fks.orders import events as e
+from fks.orders.document import table
+from fks.orders.machine import QUARANTINE, TRANSITIONS, Act, Step, advance, begin
+from tests.support.order_values import a_fill, a_report, an_order
+
+D = Decimal
+DOCS = Path(__file__).parents[3] / "docs" / "orders.md"
+
+
+def event(kind: type[e.Event], **fields: Any) -> e.Event:
+    """Return an event of a kind with plausible fields."""
+    defaults: dict[type[e.Event], dict[str, Any]] = {
+        e.Denied: {"code": "BALANCE"}, e.Refused: {"code": "-2010"}, e.Replayed: {"epoch": 2},
+        e.Acked: {"report": a_report(State.WORKING)}, e.Reported: {"report": a_report(State.WORKING, time_ns=9)},
+        e.FillSeen: {"fill": a_fill()}, e.Busted: {"fill_id": UUID(int=1), "quantity": D(4), "price": D(100)},
+        e.FoundAbsent: {"polls": 3, "age_s": 30.0},
+        e.Settled: {"outcome": State.CANCELLED, "by": "ann", "reason": "seen at the venue"},
+        e.CancelRefused: {"code": "UNKNOWN_ORDER"}, e.ReplaceAcked: {"quantity": D(5), "price": D(1)},
+        e.ReplaceRefused: {"code": "-2011"},
+    }  # fmt: skip
+    return kind(**({"event_id": "x", "venue_time_ns": 9} | defaults.get(kind, {}) | fields))
+
+
+def test_all_forty_two_rows_are_there() -> None:
+    assert {row.number for row in TRANSITIONS} | {QUARANTINE.number} == set(range(1, 43))
+
+
+def test_every_state_and_every_event_has_a_row() -> None:
+    assert {row.event for row in TRANSITIONS} == set(e.EVENTS)
+    assert {state for row in TRANSITIONS for state in row.states or ()} == set(State)
+
+
+def test_the_docs_show_the_table_the_code_runs() -> None:
+    assert table() in DOCS.read_text(), "docs/orders.md is old: python -m fks.orders.document > docs/orders.md"
+
+
+@pytest.mark.parametrize("state", State)
+def test_no_pair_raises_and_no_fill_is_refused(state: State) -> None:
+    for kind, request in product(e.EVENTS, Request):
+        step = advance(an_order(state=state, request=request), event(kind))
+        assert step.before is state
+        if kind is e.FillSeen:
+            assert {Act.BOOK, Act.BOOK_EXTERNAL} & set(step.acts), (state, request)
+        if step.order.state in TERMINAL and step.order.state is not state:
+            assert step.order.request is Request.NONE, (state, kind, request)
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.EXPIRED, State.REJECTED, State.ABSENT])
+def test_a_fill_after_the_end_is_booked_late_and_then_nothing_is_left_to_say(state: State) -> None:
+    step = advance(an_order(state=state), event(e.FillSeen))
+    assert (step.order.state, step.order.is_late, step.order.filled) == (State.PARTIAL, True, D(4))
+    assert {Act.BOOK, Act.PROTECT, Act.ASK, Act.ALERT} <= set(step.acts)
+    full = advance(step.order, event(e.FillSeen, fill=a_fill(2, quantity=D(6))))
+    assert (full.order.state, full.order.is_late) == (State.FILLED, True)
+
+
+@pytest.mark.parametrize("state", [State.DENIED, State.ABANDONED])
+def test_an_impossible_fill_is_booked_as_external_and_halts(state: State) -> None:
+    step = advance(an_order(state=state), event(e.FillSeen))
+    assert (step.number, step.order.state, step.order.filled) == (40, state, 0)
+    assert {Act.BOOK_EXTERNAL, Act.PAGE, Act.HALT} <= set(step.acts)
+
+
+def test_a_fill_its_ends_report_announced_is_not_late() -> None:
+    ended = advance(an_order(state=State.WORKING), event(e.Reported, report=a_report(State.CANCELLED, 4, 5))).order
+    assert (ended.state, ended.announced) == (State.CANCELLED, D(4))
+    step = advance(ended, event(e.FillSeen))
+    assert (step.order.state, step.order.is_late, step.order.filled) == (State.CANCELLED, False, D(4))
+    beyond = advance(step.order, event(e.FillSeen, fill=a_fill(2, quantity=D(1))))
+    assert (beyond.number, beyond.order.state) == (36, State.PARTIAL)
+
+
+def test_working_never_follows_filled() -> None:
+    filled = advance(an_order(state=State.WORKING), event(e.FillSeen, fill=a_fill(quantity=D(10)))).order
+    step = advance(filled, event(e.Reported, report=a_report(State.WORKING, 0, 99)))
+    assert (step.number, step.order.state) == (41, State.FILLED)
+
+
+def test_an_open_report_with_the_end_s_time_came_before_the_end() -> None:
+    ended = advance(an_order(state=State.WORKING), event(e.Reported, report=a_report(State.CANCELLED, 0, 9))).order
+    assert advance(ended, event(e.Reported, report=a_report(State.WORKING, 0, 9))).number == 41
+    alive = advance(ended, event(e.Reported, report=a_report(State.WORKING, 0, 10)))
+    assert (alive.number, alive.order.state, alive.order.is_late) == (37, State.WORKING, True)
+    assert Act.CANCEL_UNLESS_VALID in alive.acts
+
+
+def test_more_than_asked_is_booked_and_paged() -> None:
+    filled = an_order(state=State.FILLED, filled=D(10), announced=D(10), is_acknowledged=True)
+    step = advance(filled, event(e.FillSeen))
+    assert (step.number, step.order.state, step.order.is_overfilled, step.order.filled) == (38, State.FILLED, True, D(14))
+    assert Act.PAGE in step.acts
+
+
+def test_a_bust_takes_back_what_a_fill_gave() -> None:
+    order = an_order(state=State.PARTIAL, filled=D(4), average_price=D(100), announced=D(4))
+    step = advance(order, event(e.Busted))
+    assert (step.order.state, step.order.filled, step.order.average_price) == (State.WORKING, 0, None)
+    done = an_order(state=State.FILLED, filled=D(10), average_price=D(100), announced=D(10))
+    assert advance(done, event(e.Busted)).order.state is State.CANCELLED
+
+
+def test_a_wanted_cancel_goes_out_when_the_order_proves_open() -> None:
+    wanted = advance(an_order(state=State.UNKNOWN), event(e.CancelRequested))
+    assert (wanted.order.request, wanted.acts) == (Request.CANCEL_WANTED, ())
+    found = advance(wanted.order, event(e.Reported))
+    assert (found.order.state, found.order.request) == (State.WORKING, Request.CANCEL)
+    assert Act.SEND_CANCEL in found.acts
+
+
+def test_a_lost_cancel_is_asked_about_and_repeated() -> None:
+    asked = advance(an_order(state=State.WORKING), event(e.CancelRequested)).order
+    lost = advance(asked, event(e.RequestAmbiguous))
+    assert (lost.order.request, lost.acts) == (Request.CANCEL_UNKNOWN, (Act.ASK,))
+    again = advance(lost.order, event(e.Reported, source="rest"))
+    assert again.order.request is Request.CANCEL
+    assert Act.SEND_CANCEL in again.acts
+    gone = advance(again.order, event(e.CancelRefused))
+    assert (gone.number, gone.order.state) == (32, State.WORKING)
+    end = advance(gone.order, event(e.Reported, report=a_report(State.FILLED, 10, 10)))
+    assert (end.order.state, end.order.request) == (State.FILLED, Request.NONE)
+    assert Act.FETCH_FILLS in end.acts
+
+
+def test_only_an_older_epoch_makes_sending_unknown() -> None:
+    assert advance(an_order(epoch=1), event(e.Replayed, epoch=2)).order.state is State.UNKNOWN
+    assert advance(an_order(epoch=2), event(e.Replayed, epoch=2)).is_quarantined
+    waiting = advance(an_order(state=State.INTENDED), event(e.Replayed))
+    assert (waiting.order.state, waiting.acts) == (State.INTENDED, (Act.REEVALUATE,))
+
+
+def test_what_was_acknowledged_is_never_found_absent() -> None:
+    known = an_order(state=State.UNKNOWN, is_acknowledged=True)
+    step = advance(known, event(e.FoundAbsent))
+    assert (step.number, step.order.state, step.acts) == (19, State.UNKNOWN, (Act.PAGE,))
+    assert advance(an_order(state=State.UNKNOWN), event(e.FoundAbsent)).order.state is State.ABSENT
+
+
+@pytest.mark.parametrize("state", sorted(LIVE))
+def test_missing_from_the_list_is_unknown_and_not_dead(state: State) -> None:
+    step = advance(an_order(state=state, is_acknowledged=True), event(e.NotListed))
+    assert (step.order.state, Act.ASK in step.acts) == (State.UNKNOWN, True)
+
+
+def test_beginnings_are_rows_one_to_three() -> None:
+    steps: list[Step] = [
+        begin(an_order(), event(kind)) for kind in (e.Denied, e.IntendedAndSent, e.Intended)
+    ]
+    assert [step.number for step in steps] == [1, 2, 3]
+    assert [step.order.state for step in steps] == [State.DENIED, State.SENDING, State.INTENDED]
+    assert [Act.WRITE in step.acts for step in steps] == [False, True, False]
+
+
+def test_only_beginnings_and_waiting_orders_ever_write_bytes() -> None:
+    writers = [row for row in TRANSITIONS if Act.WRITE in row.acts]
+    assert {(row.number, row.states) for row in writers} == {(2, None), (4, frozenset({State.INTENDED}))}
+    into_waiting = [
+        (row.number, state)
+        for row in TRANSITIONS
+        for state in row.states or ()
+        if state is not State.INTENDED
+        and advance(an_order(state=state), event(row.event)).order.state in (State.INTENDED, State.SENDING)
+        and state not in (State.SENDING,)
+    ]
+    assert into_waiting == [], "nothing leads back to a state from which bytes leave"
+
+
+def test_open_and_terminal_are_all_there_is() -> None:
+    assert set(State) == OPEN | TERMINAL
+    assert not OPEN & TERMINAL

@@ -1,0 +1,207 @@
+"""Every check by its row: just inside passes, just outside is denied, and what only reduces risk behaves as marked."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from fks.config.settings import Risk
+from fks.model.account import Account, Balance
+from fks.model.codes import REDUCE_ONLY_APPLIES, Code
+from fks.model.order import OrderType, Role, Side, State, TimeInForce
+from fks.model.ports import Capabilities
+from fks.risk.check import CHECKS, ELSEWHERE, NOT_YET, Approved, Denied, check, reduces
+from fks.risk.intent import Intent
+from fks.risk.view import VenueView, View
+from tests.support.order_values import an_instrument, an_order
+
+D = Decimal
+NOW = 1_767_225_600_000_000_000
+HOUR = 3_600_000_000_000
+ACCOUNT = Account(1, "main", "personal", "ccxt", "", "USDT", D(0))
+
+
+def an_intent(**changes: Any) -> Intent:
+    values: dict[str, Any] = {
+        "intent_id": uuid.UUID(int=1), "signal_id": None, "account_id": 1, "venue": "ccxt", "exchange": "binance",
+        "symbol": "BTCUSDT", "instance": "one", "role": Role.ENTRY, "side": Side.BUY, "type": OrderType.MARKET,
+        "time_in_force": TimeInForce.GTC, "quantity": D(1),
+    }  # fmt: skip
+    return Intent(**(values | changes))
+
+
+def a_view(**changes: Any) -> View:
+    values: dict[str, Any] = {
+        "now_ns": NOW, "limits": Risk(), "account": ACCOUNT, "instrument": an_instrument(), "mark": D(100),
+        "balances": {"USDT": Balance("USDT", D(1000), D(0)), "BTC": Balance("BTC", D(0), D(0))},
+    }  # fmt: skip
+    return View(**(values | changes))
+
+
+def code_of(intent: Intent, view: View) -> Code | None:
+    verdict = check(intent, view)
+    return None if isinstance(verdict, Approved) else verdict.denial.code
+
+
+def resting(**changes: Any) -> Any:
+    return an_order(**({"state": State.WORKING, "type": OrderType.LIMIT, "price": D(90), "quantity": D(1)} | changes))
+
+
+def limited(**changes: Any) -> dict[str, Any]:
+    return {"limits": Risk(**changes)}
+
+
+STOPLESS = Capabilities(frozenset({OrderType.MARKET, OrderType.LIMIT}), frozenset(TimeInForce))
+LIMIT = {"type": OrderType.LIMIT, "price": D(100)}
+#: code -> (intent changes, view changes that pass, view changes that deny) or with intent changes in both
+ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    (Code.KILLED, {}, {}, {}, {"is_killed": True}),
+    (Code.NOT_LEADER, {}, {}, {}, {"is_leader": False}),
+    (Code.JOURNAL_DOWN, {}, {}, {}, {"is_journal_up": False}),
+    (Code.CLOCK_SKEW, {}, {"venue": VenueView(skew_ms=-500.0)}, {}, {"venue": VenueView(skew_ms=-500.1)}),
+    (Code.CLOCK_SKEW, {}, {"venue": VenueView(skew_age_s=60.0)}, {}, {"venue": VenueView(skew_age_s=60.1)}),
+    (Code.CLOCK_SKEW, {}, {}, {}, {"venue": VenueView(skew_ms=None)}),
+    (Code.VENUE_DOWN, {}, {}, {}, {"venue": VenueView(is_connected=False)}),
+    (Code.VENUE_NOT_RECONCILED, {}, {}, {}, {"venue": VenueView(state="STALE")}),
+    (Code.ACCOUNT_UNKNOWN, {}, {}, {}, {"account": None}),
+    (Code.ACCOUNT_UNKNOWN, {}, {}, {}, {"account": replace(ACCOUNT, is_enabled=False)}),
+    (Code.ACCOUNT_UNKNOWN, {}, {}, {}, {"account": replace(ACCOUNT, venue="paper")}),
+    (Code.INSTRUMENT_UNKNOWN, {}, {"instrument": an_instrument(updated_ns=NOW - 24 * HOUR)}, {},
+     {"instrument": an_instrument(updated_ns=NOW - 24 * HOUR - HOUR)}),
+    (Code.INSTRUMENT_HALTED, {}, {}, {}, {"instrument": an_instrument(is_trading=False)}),
+    (Code.FEED_STALE, {}, {"feed_age_s": 15.0}, {}, {"feed_age_s": 15.1}),
+    (Code.FEED_STALE, {}, {}, {}, {"feed_age_s": None}),
+    (Code.PRICE_MISSING, {}, {}, {}, {"mark": None}),
+    (Code.UNKNOWN_ORDER, {}, {"open_orders": (an_order(state=State.UNKNOWN, symbol="ETHUSDT"),)}, {},
+     {"open_orders": (an_order(state=State.UNKNOWN),)}),
+    (Code.UNKNOWN_ORDER, {}, {}, {}, {"open_orders": (an_order(state=State.FILLED, announced=D(10)),)}),
+    (Code.SIGNAL_EXPIRED, {"valid_until_ns": NOW}, {}, {"valid_until_ns": NOW - 1}, {}),
+    (Code.TYPE_UNSUPPORTED, LIMIT, {}, {"type": OrderType.LIMIT}, {}),
+    (Code.TYPE_UNSUPPORTED, {}, {}, {"price": D(100)}, {}),
+    (Code.TYPE_UNSUPPORTED, {}, {}, {"type": OrderType.STOP, "stop_price": D(110)}, {"venue": VenueView(capabilities=STOPLESS)}),
+    (Code.PRICE_TICK, LIMIT, {}, LIMIT | {"price": D("100.001")}, {}),
+    (Code.PRICE_TICK, LIMIT | {"stop_loss": D(90)}, {}, LIMIT | {"stop_loss": D("90.005")}, {}),
+    (Code.PRICE_BAND, LIMIT | {"price": D(110)}, {}, LIMIT | {"price": D("110.01")}, {}),
+    (Code.PRICE_BAND, LIMIT | {"price": D(90)}, {}, LIMIT | {"price": D("89.99")}, {}),
+    (Code.STOP_WRONG_SIDE, {"type": OrderType.STOP, "stop_price": D("100.01")}, {},
+     {"type": OrderType.STOP, "stop_price": D(100)}, {}),
+    (Code.STOP_WRONG_SIDE, {"stop_loss": D("99.99")}, {}, {"stop_loss": D(100)}, {}),
+    (Code.STOP_WRONG_SIDE, {"take_profit": D("100.01")}, {}, {"take_profit": D(100)}, {}),
+    (Code.QTY_STEP, {"quantity": D("1.001")}, {}, {"quantity": D("1.0005")}, {}),
+    (Code.QTY_MIN, {"quantity": D("0.1")}, {"instrument": an_instrument(qty_min=D("0.1"))}, {"quantity": D("0.099")},
+     {"instrument": an_instrument(qty_min=D("0.1"))}),
+    (Code.QTY_MIN, {}, {}, {"quantity": D(0)}, {}),
+    (Code.QTY_MAX, {"quantity": D(2)}, {"instrument": an_instrument(qty_max=D(2))}, {"quantity": D("2.001")},
+     {"instrument": an_instrument(qty_max=D(2))}),
+    (Code.NOTIONAL_MIN, {"quantity": D("0.05")}, {}, {"quantity": D("0.049")}, {}),
+    (Code.NOTIONAL_MAX_ORDER, {"quantity": D(5)}, limited(notional_max_order=D(500)), {"quantity": D("5.001")},
+     limited(notional_max_order=D(500))),
+    (Code.BALANCE, {"quantity": D(10)}, {}, {"quantity": D("10.001")}, {}),
+    (Code.BALANCE, {"quantity": D(9)}, {"open_orders": (resting(price=D(100), side=Side.BUY),)}, {"quantity": D("9.001")},
+     {"open_orders": (resting(price=D(100), side=Side.BUY),)}),
+    (Code.EXPOSURE_INSTRUMENT, {"quantity": D(2)}, limited(exposure_max_instrument=D(500)) | {"position": D(3)},
+     {"quantity": D("2.001")}, limited(exposure_max_instrument=D(500)) | {"position": D(3)}),
+    (Code.EXPOSURE_ACCOUNT, {"quantity": D(2)}, limited(exposure_max_account=D(500)) | {"exposures": {"ETHUSDT": D(300)}},
+     {"quantity": D("2.001")}, limited(exposure_max_account=D(500)) | {"exposures": {"ETHUSDT": D(300)}}),
+    (Code.ORDER_COUNT, {}, limited(orders_open_max=2) | {"open_orders": (resting(),)}, {},
+     limited(orders_open_max=1) | {"open_orders": (resting(),)}),
+    (Code.NO_PROTECTION, {}, {"venue": VenueView(capabilities=STOPLESS)}, {"stop_loss": D(90)},
+     {"venue": VenueView(capabilities=STOPLESS)}),
+    (Code.LOSS_DAY, {}, limited(loss_day_max=D(50)) | {"realized_today": D("-49.99")}, {},
+     limited(loss_day_max=D(50)) | {"realized_today": D(-50)}),
+    (Code.RATE_ACCOUNT, {}, limited(orders_per_minute=5) | {"orders_last_minute": 4}, {},
+     limited(orders_per_minute=5) | {"orders_last_minute": 5}),
+    (Code.SELF_TRADE, LIMIT | {"price": D(99)}, {"open_orders": (resting(side=Side.SELL, price=D("99.01")),)},
+     LIMIT | {"price": D("99.01")}, {"open_orders": (resting(side=Side.SELL, price=D("99.01")),)}),
+    (Code.STRATEGY_DISABLED, {}, {}, {}, {"instance_state": "DISABLED"}),
+    (Code.STRATEGY_CRASHED, {}, {}, {}, {"instance_state": "CRASHED"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{index}-{row[0]}" for index, row in enumerate(ROWS)])
+def test_just_inside_passes_and_just_outside_is_denied(row: Any) -> None:
+    code, inside_intent, inside_view, outside_intent, outside_view = row
+    assert code_of(an_intent(**inside_intent), a_view(**inside_view)) is None
+    intent, view = an_intent(**outside_intent), a_view(**outside_view)
+    verdict = check(intent, view)
+    assert isinstance(verdict, Denied)
+    assert verdict.denial.code is code
+    for text in (verdict.denial.limit, verdict.denial.observed, verdict.denial.scope, verdict.denial.remedy):
+        assert text
+
+
+SHORT = Capabilities(frozenset(OrderType), frozenset(TimeInForce), can_short=True)
+
+
+def test_spot_is_never_sold_below_what_is_held() -> None:
+    held = {"held": D(2), "balances": {"BTC": Balance("BTC", D(2), D(0))}}
+    assert code_of(an_intent(side=Side.SELL, quantity=D(2)), a_view(**held)) is None
+    assert code_of(an_intent(side=Side.SELL, quantity=D("2.001")), a_view(**held)) is Code.BALANCE
+    rich = {"held": D(1), "balances": {"BTC": Balance("BTC", D(9), D(0))}}
+    assert code_of(an_intent(side=Side.SELL, quantity=D(2)), a_view(**rich)) is Code.SHORT_FORBIDDEN
+    assert code_of(an_intent(side=Side.SELL), a_view(venue=VenueView(capabilities=SHORT))) is None
+
+
+def test_an_order_only_reduces_after_all_that_may_still_fill() -> None:
+    sell = an_intent(side=Side.SELL, quantity=D(2))
+    assert reduces(sell, a_view(held=D(2)))
+    assert not reduces(sell, a_view(held=D("1.999")))
+    assert not reduces(sell, a_view(held=D(3), open_orders=(resting(side=Side.SELL, quantity=D(2)),)))
+    assert not reduces(replace(sell, stop_loss=D(110)), a_view(held=D(2)))
+    dormant = an_order(state=State.INTENDED, side=Side.SELL, is_reduce_only=True)
+    assert reduces(sell, a_view(held=D(2), open_orders=(dormant,)))
+
+
+EXIT = an_intent(side=Side.SELL, role=Role.EXIT, quantity=D(1))
+DENYING: dict[Code, dict[str, Any]] = {row[0]: row[4] for row in ROWS if not row[3] and "open_orders" not in row[4]}
+
+
+@pytest.mark.parametrize("code", sorted(DENYING))
+def test_an_exit_is_denied_by_the_marked_codes_alone(code: Code) -> None:
+    seen = code_of(EXIT, a_view(**({"held": D(1)} | DENYING[code])))
+    may_deny = code in REDUCE_ONLY_APPLIES or code is Code.KILLED
+    assert (seen is code) if may_deny else (seen is None)
+
+
+def test_a_person_may_exit_while_killed() -> None:
+    view = a_view(held=D(1), is_killed=True)
+    assert code_of(EXIT, view) is Code.KILLED
+    assert code_of(replace(EXIT, is_by_person=True), view) is None
+    assert code_of(an_intent(is_by_person=True), view) is Code.KILLED
+
+
+def test_every_code_has_a_home_and_the_order_is_the_enum_s() -> None:
+    checked = [code for code, _ in CHECKS]
+    assert set(checked) | set(ELSEWHERE) | set(NOT_YET) == set(Code)
+    assert len(checked) + len(ELSEWHERE) + len(NOT_YET) == len(Code)
+    assert checked == [code for code in Code if code in set(checked)]
+    tested = {row[0] for row in ROWS} | {Code.SHORT_FORBIDDEN}
+    assert tested == set(checked)
+
+
+def test_explain_lists_every_failure_and_the_first_decides() -> None:
+    verdict = check(an_intent(), a_view(is_killed=True, mark=None), explain=True)
+    assert isinstance(verdict, Denied)
+    assert [denial.code for denial in verdict.all][:2] == [Code.KILLED, Code.PRICE_MISSING]
+    assert verdict.denial.code is Code.KILLED
+
+
+def test_two_orders_cannot_spend_the_same_money() -> None:
+    first = an_order(quantity=D(6), state=State.SENDING)
+    spent: Callable[..., View] = a_view
+    assert code_of(an_intent(quantity=D(5)), spent(open_orders=(first,))) is Code.BALANCE
+    assert code_of(an_intent(quantity=D(4)), spent(open_orders=(first,))) is None
+
+
+def test_an_oco_is_reserved_once() -> None:
+    legs = tuple(
+        an_order(client_order_id=name, side=Side.SELL, type=kind, state=State.WORKING, group_id="g", quantity=D(2), price=D(120))
+        for name, kind in (("a", OrderType.STOP), ("b", OrderType.LIMIT))
+    )
+    assert a_view(open_orders=legs).reserved("BTC") == 2
+    assert a_view(open_orders=legs).pending("BTCUSDT", Side.SELL) == 2

@@ -42,6 +42,7 @@ def sim() -> None:
 @click.option("--taker-fee", default="0.001", show_default=True, help="Commission rate of orders that fill at once.")
 @click.option("--rate-limits", type=click.Choice(["real", "off"]), help="Default: real; off with --hold.")
 @click.option("--listen-keys", is_flag=True, help="Switch the old listenKey user streams on.")
+@click.option("--ed25519", is_flag=True, help="Make an Ed25519 key as well, for session.logon.")
 @click.option("--ping-seconds", default=20.0, show_default=True, help="How often sockets are pinged.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line when ready.")
 def exchange(as_json: bool, **given: Any) -> None:
@@ -80,6 +81,7 @@ def _options(given: dict[str, Any]) -> Options:
         speed=given["speed"], fills=given["fills"], start=given["start"], hold=given["hold"],
         balances=balances or {"USDT": "100000"}, maker_rate=given["maker_fee"], taker_rate=given["taker_fee"],
         has_rate_limits=(given["rate_limits"] or ("off" if given["hold"] else "real")) == "real", has_listen_keys=given["listen_keys"],
+        has_ed25519=given["ed25519"],
         ping_s=given["ping_seconds"],
     )  # fmt: skip
 

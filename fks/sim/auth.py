@@ -1,9 +1,7 @@
-"""Who asks, and when: API key, signature over the bytes as sent, and the timestamp's window."""
+"""What is signed, and when: the bytes as sent, and the timestamp's window."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from urllib.parse import quote
 
 from fks.sim.errors import missing, refusal
@@ -12,29 +10,6 @@ from fks.sim.params import Params
 _WINDOW_MS = 5_000
 _WINDOW_MAX_MS = 60_000
 _AHEAD_MAX_MS = 1_000
-
-
-class Keyring:
-    """The account's key and secret."""
-
-    def __init__(self, api_key: str, api_secret: str) -> None:
-        self.api_key = api_key
-        self._secret = api_secret.encode()
-
-    def check_key(self, key: str) -> None:
-        """Refuse a missing or foreign key. Errors: −2014, −2015."""
-        if not key or len(key) < 16:
-            raise refusal("bad_key_format")
-        if not hmac.compare_digest(key.encode(), self.api_key.encode()):
-            raise refusal("bad_key")
-
-    def check_signature(self, payload: bytes, signature: str) -> None:
-        """Refuse a wrong signature. Errors: −1102 without one, −1022."""
-        if not signature:
-            raise missing("signature")
-        wanted = hmac.new(self._secret, payload, hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(wanted.encode(), signature.lower().encode()):
-            raise refusal("bad_signature")
 
 
 def check_time(params: Params, now_ms: int) -> None:

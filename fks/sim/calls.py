@@ -63,7 +63,7 @@ class Reply:
 async def answer(exchange: Exchange, call: Call) -> Reply:
     """Return the answer to a request; everything it does is on disk before."""
     ids = [value for name in _ID_NAMES if (value := dict(call.params.items()).get(name))]
-    shown = {name: value for name, value in call.params.items() if name != "signature"}
+    shown = {name: value for name, value in call.params.items() if name not in ("signature", "apiKey")}
     security = call.endpoint.security
     seq = exchange.store.note_received(
         exchange.wall_ms(), call.method, call.path, ids[0] if ids else "", orjson.dumps(shown).decode(), bool(security)

@@ -1,20 +1,20 @@
-"""The three doors: REST, market websockets and the WebSocket API. They read the wire and hand on; nothing is decided here."""
+"""Two of the doors: REST and the market websockets. They read the wire and hand on; nothing is decided here."""
 
 from __future__ import annotations
 
 import socket as sockets
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
 import orjson
 from aiohttp import WSMsgType, web
 
-from fks.sim.auth import rest_payload, socket_payloads
+from fks.sim.auth import rest_payload
 from fks.sim.calls import Call, Reply, answer
-from fks.sim.endpoints import ORDER_METHODS, REST, SOCKET, Endpoint
-from fks.sim.errors import ApiError, refusal
+from fks.sim.endpoints import REST
+from fks.sim.errors import ApiError
 from fks.sim.exchange import Exchange
 from fks.sim.params import Params
 from fks.sim.sockets import Socket
@@ -49,9 +49,10 @@ class Doors:
         values |= dict(parse_qsl(query, keep_blank_values=True))
         params = Params(values)
         payload, signature = rest_payload(query.encode(), form), values.get("signature", "")
+        key = request.headers.get("X-MBX-APIKEY", "")
         call = Call(
-            request.method, path, params, endpoint, request.headers.get("X-MBX-APIKEY", ""),
-            lambda: self._exchange.keyring.check_signature(payload, signature),
+            request.method, path, params, endpoint, key,
+            lambda: self._exchange.keyring.check_signature(payload, signature, key),
         )  # fmt: skip
         return await self._send(request, await answer(self._exchange, call))
 
@@ -99,7 +100,7 @@ class Doors:
         self._listen(socket, parts)
         self._exchange.publisher.subscribe(socket, wanted)
         try:
-            await self._read(socket, lambda text: self._command(socket, text))
+            await self.read(socket, lambda text: self._command(socket, text))
         finally:
             self.sockets.pop(socket, None)
             self._exchange.users.gone(socket)
@@ -113,7 +114,7 @@ class Doors:
         if self._exchange.options.has_listen_keys and users.listen_key in names and not users.numbers(socket):
             users.subscribe(socket)
 
-    async def _read(self, socket: Socket, on_text: Callable[[str], object]) -> None:
+    async def read(self, socket: Socket, on_text: Callable[[str], object]) -> None:
         """Take messages until the connection ends. More than five a second end it, as on the real exchange."""
         second, count = 0, 0
         while True:
@@ -173,96 +174,6 @@ class Doors:
         return {"error": _bad(f"unknown variant `{method}`, expected one of `SUBSCRIBE`, `UNSUBSCRIBE`, "
                               "`LIST_SUBSCRIPTIONS`, `SET_PROPERTY`, `GET_PROPERTY`")}  # fmt: skip
 
-    # -- the WebSocket API -------------------------------------------------------------------------------------------
-
-    async def api(self, request: web.Request) -> web.StreamResponse:
-        """Serve /ws-api/v3."""
-        socket = Socket("/ws-api/v3")
-        await socket.open(request, self._exchange.clock.monotonic())
-        self.sockets[socket] = self._exchange.clock.monotonic()
-        try:
-            await self._read(socket, lambda text: self._request(request, socket, text))
-        finally:
-            self.sockets.pop(socket, None)
-            self._exchange.users.gone(socket)
-            await socket.end()
-        return socket.ws
-
-    async def _request(self, request: web.Request, socket: Socket, text: str) -> None:
-        try:
-            message = orjson.loads(text)
-            assert isinstance(message, dict)
-        except (ValueError, AssertionError):
-            error = {"code": -1135, "msg": "This is not a valid JSON request."}
-            socket.send(orjson.dumps({"id": None, "status": 400, "error": error}))
-            return
-        method = str(message.get("method", ""))
-        raw = message.get("params") or {}
-        params = Params({name: _plain(value) for name, value in raw.items()} if isinstance(raw, dict) else {})
-        reply = await self._call(socket, method, params)
-        if reply.how in ("cut", "reset"):
-            socket.abort()
-            return
-        body: dict[str, Any] = {"id": message.get("id"), "status": reply.status}
-        if reply.raw is not None:  # faults that are HTML over REST
-            body["error"] = refusal("unexpected").body()
-        else:
-            body["result" if reply.status == 200 else "error"] = reply.body
-        if params.maybe("returnRateLimits") != "false":
-            body["rateLimits"] = self._exchange.limits.counts(with_orders=method in ORDER_METHODS)
-        frame = orjson.dumps(body)
-        socket.send(frame[: len(frame) // 2] if reply.how == "truncate" else frame)
-
-    async def _call(self, socket: Socket, method: str, params: Params) -> Reply:
-        endpoint = SOCKET.get(method) or self._user_streams(socket).get(method)
-        if endpoint is None:
-            gone = method in ("userDataStream.start", "userDataStream.ping", "userDataStream.stop")
-            text = "This endpoint is no longer available." if gone else f"Unknown method '{method}'."
-            return Reply(410 if gone else 400, {"code": -1000 if gone else -1020, "msg": text})
-        call = Call("WS", method, params, endpoint, params.maybe("apiKey"), lambda: self._check_signature(params))
-        return await answer(self._exchange, call)
-
-    def _check_signature(self, params: Params) -> None:
-        signature, error = params.text("signature"), refusal("bad_signature")
-        for payload in socket_payloads(params):
-            try:
-                return self._exchange.keyring.check_signature(payload, signature)
-            except ApiError as refused:
-                error = refused
-        raise error
-
-    def _user_streams(self, socket: Socket) -> Mapping[str, Endpoint]:
-        users = self._exchange.users
-
-        def subscribe(_exchange: Exchange, _params: Params) -> object:
-            return {"subscriptionId": users.subscribe(socket)}
-
-        def unsubscribe(_exchange: Exchange, params: Params) -> object:
-            users.unsubscribe(socket, params.number("subscriptionId"))
-            return {}
-
-        def listing(_exchange: Exchange, _params: Params) -> object:
-            return [{"subscriptionId": number} for number in users.numbers(socket)]
-
-        found = {
-            "userDataStream.subscribe.signature": Endpoint(subscribe, 2, "signed"),
-            "userDataStream.unsubscribe": Endpoint(unsubscribe, 2),
-            "session.subscriptions": Endpoint(listing, 2),
-        }
-        if self._exchange.options.has_listen_keys:
-            key = Endpoint(lambda _e, _p: {"listenKey": users.listen_key}, 2, "key")
-            found |= {f"userDataStream.{name}": key for name in ("start", "ping", "stop")}
-        return found
-
 
 def _bad(what: str) -> dict[str, Any]:
     return {"code": 2, "msg": f"Invalid request: {what}"}
-
-
-def _plain(value: object) -> str:
-    """Return a JSON value as REST would have it in text."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return orjson.dumps(value).decode()

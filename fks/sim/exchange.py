@@ -10,13 +10,13 @@ from fks.model.errors import ConfigError, InputError
 from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import to_ns
 from fks.sim.atoms import parse
-from fks.sim.auth import Keyring
 from fks.sim.desk import Desk
 from fks.sim.engine import Engine, Terms
 from fks.sim.errors import refusal
 from fks.sim.faults import Faults, Target
 from fks.sim.generator import Generated
 from fks.sim.journal import Journal
+from fks.sim.keys import Keyring, load_keys
 from fks.sim.ledger import Ledger
 from fks.sim.limits import Limits
 from fks.sim.market import Market
@@ -25,7 +25,7 @@ from fks.sim.pace import TapePace
 from fks.sim.prints import Trade
 from fks.sim.publisher import Publisher
 from fks.sim.source import Source
-from fks.sim.store import Store, load_keys
+from fks.sim.store import Store
 from fks.sim.symbols import LISTINGS
 from fks.sim.tape import Taped
 from fks.sim.tapefills import TapeBar
@@ -43,8 +43,7 @@ class Exchange:
         self.options = options
         self.clock = clock
         self.store = Store(options.data_dir)
-        self.api_key, self.api_secret = load_keys(options.data_dir)
-        self.keyring = Keyring(self.api_key, self.api_secret)
+        self.keyring = Keyring(load_keys(options.data_dir, with_ed25519=options.has_ed25519))
         self.faults = Faults(options.seed)
         self.limits = Limits(self.wall_ms, is_on=options.has_rate_limits)
         self._check_market()

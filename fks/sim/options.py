@@ -28,6 +28,7 @@ class Options:
     taker_rate: str = "0.001"
     has_rate_limits: bool = True
     has_listen_keys: bool = False
+    has_ed25519: bool = False
     tick_s: float = 0.1
     ping_s: float = 20.0
     history_days: int = 30

@@ -16,6 +16,7 @@ from fks.sim.admin import Admin
 from fks.sim.doors import Doors
 from fks.sim.exchange import Exchange
 from fks.sim.options import Options
+from fks.sim.session import Sessions
 
 log = logging.getLogger(__name__)
 _LIFE_S = 86_400.0
@@ -38,7 +39,7 @@ class Server:
         options = self.exchange.options
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/sim/{rest:.*}", self._guarded(self.admin.handle))
-        app.router.add_get("/ws-api/v3", self._guarded(self.doors.api))
+        app.router.add_get("/ws-api/v3", self._guarded(Sessions(self.exchange, self.doors).serve))
         app.router.add_get("/{door:ws|stream}", self._guarded(self.doors.streams))
         app.router.add_get("/{door:ws|stream}/{rest:.*}", self._guarded(self.doors.streams))
         app.router.add_route("*", "/{rest:.*}", self._guarded(self.doors.rest))
@@ -57,10 +58,12 @@ class Server:
 
     def info(self) -> dict[str, str]:
         """Return the addresses and keys: the line the command prints."""
+        keys = self.exchange.keyring.keys
+        second = {"ed25519_api_key": keys.ed25519_key, "ed25519_private_key_file": keys.ed25519_file}
         at = f"{self.exchange.options.host}:{self.port}"
         return {
             "rest": f"http://{at}", "ws": f"ws://{at}", "ws_api": f"ws://{at}/ws-api/v3",
-            "api_key": self.exchange.api_key, "api_secret": self.exchange.api_secret,
+            "api_key": keys.api_key, "api_secret": keys.api_secret, **(second if keys.ed25519_key else {}),
         }  # fmt: skip
 
     async def stop(self) -> None:

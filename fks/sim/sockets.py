@@ -24,6 +24,7 @@ class Socket:
         self.is_combined = is_combined
         self.streams: set[str] = set()
         self.is_dead = False
+        self.session_key = ""  # after session.logon: requests need no key and no signature
         self.last_pong = 0.0
         self._request: web.Request | None = None
         self._out: deque[bytes] = deque()

@@ -7,7 +7,6 @@ A commit is in the operating system's hands (WAL) when it returns, so the proces
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
@@ -166,17 +165,3 @@ class Store:
         names = ("seq", "time_ms", "method", "path", "client_order_id", "params", "outcome")
         query = f"SELECT {', '.join(names)} FROM received WHERE {where} ORDER BY seq LIMIT ?"
         return [dict(zip(names, row, strict=True)) for row in self._db.execute(query, (*values, limit))]
-
-
-def load_keys(folder: Path) -> tuple[str, str]:
-    """Return the account's API key and secret, made at the first start and kept in a file only its owner may read."""
-    path = folder / "api-key.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        return str(found["api_key"]), str(found["api_secret"])
-    import os
-
-    keys = {"api_key": secrets.token_hex(32), "api_secret": secrets.token_hex(32)}
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(json.dumps(keys))
-    return keys["api_key"], keys["api_secret"]

@@ -197,6 +197,21 @@ def test_sdk_rest(sdk: Any, sim: Sim) -> None:
     assert isinstance(rest.my_trades(symbol="BTCUSDT").data(), list)
 
 
+async def test_sdk_session_with_an_ed25519_key(start_sim: Any) -> None:
+    sim = start_sim("--ed25519", "--balance", "USDT=1000")
+    key, pem = sim.info["ed25519_api_key"], sim.info["ed25519_private_key_file"]
+    rest = Sdk(config_rest_api=ConfigurationRestAPI(api_key=key, private_key=pem, base_path=sim.info["rest"])).rest_api
+    assert rest.get_account(omit_zero_balances=True).data().balances[0].asset == "USDT"
+    sdk = Sdk(config_ws_api=ConfigurationWebSocketAPI(api_key=key, private_key=pem, stream_url=sim.info["ws_api"]))
+    api = await sdk.websocket_api.create_connection()
+    try:
+        assert (await api.session_logon()).data().result.api_key == key
+        assert (await api.account_status(omit_zero_balances=True)).data().result.balances[0].free == "1000.00000000"
+        assert (await api.user_data_stream_subscribe()).response.data().result.subscription_id == 0
+    finally:
+        await api.close_connection(close_session=True)
+
+
 async def test_sdk_websockets(sdk: Any, sim: Sim) -> None:
     link = await sdk.websocket_streams.create_connection()
     heard: asyncio.Queue[Any] = asyncio.Queue()

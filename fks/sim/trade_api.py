@@ -35,7 +35,9 @@ def _answer(new: NewOrder, order: Order, fills: list[Fill]) -> dict[str, object]
         return order.ack()
     if new.resp_type == "RESULT":
         return order.result()
-    return order.result() | {"fills": [fill.brief() for fill in fills]}
+    # the moment the engine acted: in the time of the market, as in the fill's own report and in the history of trades
+    acted = {"transactTime": fills[-1].time_ms} if fills else {}
+    return order.result() | acted | {"fills": [fill.brief() for fill in fills]}
 
 
 def test_order(exchange: Exchange, params: Params) -> object:

@@ -86,7 +86,7 @@ class Hands:
 
     async def prepare(self) -> None: ...
     async def cancel(self) -> None: ...
-    async def clear(self, node: Node) -> None: ...
+    async def clear(self) -> None: ...
     async def close(self) -> None: ...
 
     async def deploy(self) -> None:
@@ -94,13 +94,16 @@ class Hands:
         if self.fail:
             raise self.fail.pop(0)
 
+    async def stands(self) -> bool:
+        return self.age_s is not None and self.age_s < 10.0
+
     async def stop(self) -> None:
         self.stopped += 1
 
-    async def beat(self, seen: Sequence[tuple[str, Seen]], node: Node) -> float | None:
+    async def beat(self, seen: Sequence[tuple[str, Seen]]) -> float | None:
         return self.age_s
 
-    async def status(self, node: Node) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         if self.document is None:
             raise OutageError("PostgreSQL does not answer")
         return self.document

@@ -91,7 +91,7 @@ def open_site(paths: Paths) -> Site:
 
 def make_keeper(site: Site, *, say: Say, log: Log | None = None) -> Keeper:
     """Return the keeper of a node."""
-    tree = Tree(site.paths, site.settings, site.redactor, platform.node())
+    tree = Tree(site.paths, site.settings, site.redactor, platform.node(), site.node)
     log = log or open_log("keeper", site.paths, site.settings.log, site.secrets)
     return Keeper(
         site.paths, site.specs(), tree, site.node, RealClock(), log, redactor=site.redactor, say=say

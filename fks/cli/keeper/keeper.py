@@ -2,8 +2,7 @@
 
 Start: all services at once; the schema as soon as PostgreSQL answers; the actor tree as soon as everything does. Until
 the first "ready" a service that fails twice ends the start with its last words. After it nothing is given up: a dead
-service is started again for ever, and the tree is deployed again after each new Ray head, and whenever its supervisor has
-been silent for SILENT_S (dead for good: Ray does not retry a constructor).
+service is started again for ever, and the tree is deployed again when it has to be (`tend`).
 Stop: the tree in its own reverse order, then waves of services, the highest first; a second request skips the tree.
 """
 
@@ -15,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 from fks.cli.keeper.book import Book
 from fks.cli.keeper.door import Door
@@ -23,32 +22,18 @@ from fks.cli.keeper.ports import check_free
 from fks.cli.keeper.process import Process, clear_session, holding, kill, start_mark
 from fks.cli.keeper.service import Seen, Service
 from fks.cli.keeper.spec import Policy, ServiceSpec
+from fks.cli.keeper.tend import FAILURES_MAX, Hands, Tender
 from fks.cli.keeper.view import StatusView
 from fks.clock import Clock
 from fks.config.endpoints import Node, clear_node, save_node
 from fks.config.paths import Paths
-from fks.model.errors import FksError, InputError, OutageError
+from fks.model.errors import FksError, InputError
 from fks.model.ports import Log
 from fks.monitor.log import Redactor
 
-SILENT_S = 10.0
 BEAT_S = 1.0
-FAILURES_MAX = 2
 RUN_FILES = ("sim.json", "ports")  # what only a running node has, besides node.json and the book
 Say = Callable[[str, str, str], None]
-
-
-class Hands(Protocol):
-    """What the keeper does above its services (`fks.cli.keeper.tree.Tree`)."""
-
-    async def prepare(self) -> None: ...
-    async def deploy(self) -> None: ...
-    async def stop(self) -> None: ...
-    async def cancel(self) -> None: ...
-    async def clear(self, node: Node) -> None: ...
-    async def beat(self, seen: Sequence[tuple[str, Seen]], node: Node) -> float | None: ...
-    async def status(self, node: Node) -> dict[str, Any]: ...
-    async def close(self) -> None: ...
 
 
 class Keeper:
@@ -78,11 +63,8 @@ class Keeper:
             for spec in self._specs
         }
         self._view = StatusView(clock)
-        self._tree_age_s: float | None = None
-        self._store_well_since: float | None = None
-        self._deployed_at: float | None = None  # when the tree was last deployed, or tried to be
         self._told: set[str] = set()  # services whose first "ready" was told
-        self._generation = 0  # which Ray head that was on
+        self._tender = Tender(hands, self.services.get("ray"), clock, log, self._say_actors)
 
     def request_stop(self) -> None:
         """Ask for an orderly end; asked again, the tree is not waited for."""
@@ -132,15 +114,20 @@ class Keeper:
         await self._need("postgres")
         await self._step("schema", self._hands.prepare())
         if "ray" in self.services and not self.services["ray"].is_adopted:
-            await self._hands.clear(self._make_node())
+            await self._hands.clear()
         await self._need(*self.services)
         save_node(self._paths, self._make_node())
         self._say("actors", "running")
-        await self._first_deploy()
+        await self._tender.first(lambda: self._need(*self.services))
         self.phase = "ready"
         self._log.info("keeper.ready", services={name: service.restarts for name, service in self.services.items()})
         self._say("fks", "ready")
-        await self._tend()
+        while True:
+            await self._need("postgres", "ray")
+            await self._tender.look(before=lambda: save_node(self._paths, self._make_node()))
+
+    def _say_actors(self, state: str, text: str) -> None:
+        self._say("actors", "done" if (self.phase, state) == ("starting", "ready") else state, text)
 
     async def _find(self) -> None:
         """Take over what lives; refuse to start when somebody else holds a port that a new process will need."""
@@ -174,96 +161,13 @@ class Keeper:
             raise
         self._say(name, "done")
 
-    async def _first_deploy(self) -> None:
-        for tries_left in range(FAILURES_MAX - 1, -1, -1):
-            try:
-                return await self._deploy()
-            except FksError as error:
-                if not tries_left:
-                    self._say("actors", "failed", str(error))
-                    raise
-            await self._need(*self.services)
-
-    async def _deploy(self) -> None:
-        """Deploy the tree on the Ray head that runs now. A tree that stands with a child down counts as deployed: it is
-        degraded and still looks after its open positions. Errors: FksError when no tree stands."""
-        head = self.services.get("ray")
-        generation = head.times_ready if head else 0
-        work = asyncio.create_task(self._hands.deploy())
-        gone = asyncio.create_task(self._leaves(head, generation))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise OutageError("Ray's head went away while the tree was deployed")
-            work.result()
-            self._say("actors", "done" if self.phase == "starting" else "ready")
-        except FksError as error:
-            self._log.warning("tree.deploy_failed", reason=str(error))
-            if not await self._tree_stands():
-                raise
-            self._say("actors", "degraded", str(error).strip().rpartition("\n")[2].strip())
-        finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
-            self._deployed_at = self._clock.monotonic()
-        self._generation = generation
-
-    async def _tree_stands(self) -> bool:
-        with contextlib.suppress(FksError, OSError):
-            self._tree_age_s = await self._hands.beat(self._own(), self._make_node())
-            return self._tree_age_s is not None and self._tree_age_s < SILENT_S
-        return False
-
-    async def _leaves(self, head: Service | None, generation: int) -> None:
-        while head is None or (head.is_ready and head.times_ready == generation):
-            await self._clock.sleep(0.2)
-
-    async def _tend(self) -> None:
-        """Deploy again after every new Ray head and when the supervisor is dead for good."""
-        failures = 0
-        while True:
-            await self._need("postgres", "ray")
-            head = self.services.get("ray")
-            is_new = head is not None and head.times_ready != self._generation
-            if not is_new and not self._is_tree_silent():
-                await self._clock.sleep(BEAT_S)
-                continue
-            self._log.warning("tree.deploying", reason="new Ray head" if is_new else "the supervisor is silent")
-            self._say("actors", "restarting", "new Ray head" if is_new else "the supervisor is silent")
-            save_node(self._paths, self._make_node())
-            try:
-                await self._deploy()
-                failures = 0
-            except FksError as error:
-                failures += 1
-                self._log.error("tree.undeployed", reason=str(error), failures=failures)
-                await self._clock.sleep(min(2.0**failures, 30.0))
-
-    def _is_tree_silent(self) -> bool:
-        """Return whether the supervisor has not beaten for SILENT_S although it could have."""
-        now = self._clock.monotonic()
-        could_beat = (
-            self._store_well_since is not None and now - self._store_well_since > SILENT_S
-            and self._deployed_at is not None and now - self._deployed_at > SILENT_S
-        )  # fmt: skip
-        return could_beat and (self._tree_age_s is None or self._tree_age_s > SILENT_S)
-
     async def _beat(self) -> None:
         while True:
             postgres = self.services.get("postgres")
             if self.phase == "ready" and (postgres is None or postgres.is_ready):
-                try:
-                    self._tree_age_s = await self._hands.beat(self._own(), self._make_node())
-                    self._store_well_since = self._store_well_since or self._clock.monotonic()
-                except (FksError, OSError) as error:  # TimeoutError is an OSError
-                    self._store_well_since = None
-                    self._log.debug("keeper.beat_failed", reason=str(error))
-                except Exception:  # rows are for showing: no surprise in them may end the keeper
-                    self._store_well_since = None
-                    self._log.error("keeper.beat_failed")
+                await self._tender.beat(self._own())
             else:
-                self._store_well_since = None
+                self._tender.note_outage()
             await self._clock.sleep(BEAT_S)
 
     async def _stop_wait(self) -> None:
@@ -274,7 +178,7 @@ class Keeper:
     async def _take_down(self) -> None:
         self.phase = "stopping"
         head = self.services.get("ray")
-        if self._deployed_at is not None and (head is None or head.is_ready):
+        if self._tender.has_deployed and (head is None or head.is_ready):
             work = asyncio.create_task(self._step("actors stop", self._hands.stop()))
             hurry = asyncio.create_task(self._hurry.wait())
             await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -297,8 +201,7 @@ class Keeper:
     # ── what others see ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _own(self) -> list[tuple[str, Seen]]:
-        restarts = 0
-        rows = [("keeper", Seen("keeper", self.phase, os.getpid(), restarts, self._since_ns))]
+        rows = [("keeper", Seen("keeper", self.phase, os.getpid(), 0, self._since_ns))]
         return rows + [("service", seen) for service in self.services.values() for seen in service.seen()]
 
     async def status(self) -> dict[str, Any]:
@@ -307,7 +210,7 @@ class Keeper:
         postgres = self.services.get("postgres")
         if self.phase != "stopping" and (postgres is None or postgres.is_ready):
             with contextlib.suppress(FksError, OSError):
-                document = await self._hands.status(self._make_node())
+                document = await self._hands.status()
         return self._view.merge(document, self._own(), self.phase, self._make_node())
 
     async def _handle(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ The keeper itself never loads Alembic or Ray: it stays small, and a lost GCS can
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from fks.cli.keeper.process import Launch, Process
 from fks.cli.keeper.ray_node import ray_env
 from fks.cli.keeper.service import Seen
+from fks.cli.keeper.tend import SILENT_S
 from fks.config.endpoints import Node
 from fks.config.paths import Paths
 from fks.config.settings import Settings
@@ -33,8 +35,11 @@ TAIL_LINES = 12
 class Tree:
     """The keeper's hands above the services. Soft state: a connection to the database."""
 
-    def __init__(self, paths: Paths, settings: Settings, redactor: Redactor, node_name: str) -> None:
+    def __init__(
+        self, paths: Paths, settings: Settings, redactor: Redactor, node_name: str, make_node: Callable[[], Node]
+    ) -> None:
         self._paths, self._settings, self._redactor, self._node_name = paths, settings, redactor, node_name
+        self._make_node = make_node
         self._db: Database | None = None
         self._running: Process | None = None
 
@@ -46,6 +51,14 @@ class Tree:
         """Make the actor tree and the gateway run; safe to repeat. Errors: FksError with the last words."""
         await self._run("deploy", [sys.executable, "-m", "actors.commands", "deploy"], DEPLOY_S)
 
+    async def stands(self) -> bool:
+        """Return whether a supervisor beats, whatever became of its children."""
+        with contextlib.suppress(FksError, OSError):
+            async with asyncio.timeout(2.0):
+                age: float | None = await (await self._database()).fetchval("keeper.tree_age_s")
+            return age is not None and age < SILENT_S
+        return False
+
     async def stop(self) -> None:
         """Stop the actors in reverse order, the gateway with them. Errors: FksError when they did not within STOP_S."""
         await self._run("stop", [sys.executable, "-m", "actors.commands", "stop"], STOP_S)
@@ -55,39 +68,39 @@ class Tree:
         if self._running is not None:
             await self._running.stop(((signal.SIGTERM, 0.5),), is_group=True)
 
-    async def beat(self, seen: Sequence[tuple[str, Seen]], node: Node) -> float | None:
+    async def beat(self, seen: Sequence[tuple[str, Seen]]) -> float | None:
         """Write the rows of the keeper and its services; return the age of the supervisor's beat in seconds.
 
         Errors: OutageError when PostgreSQL is away.
         """
         async with asyncio.timeout(2.0):
-            db = await self._database(node)
+            db = await self._database()
             await db.execute("keeper.beat", *_columns(seen), self._node_name)
             age: float | None = await db.fetchval("keeper.tree_age_s", retry=False)
         return age
 
-    async def clear(self, node: Node) -> None:
+    async def clear(self) -> None:
         """Forget the components of an earlier run."""
-        await (await self._database(node)).execute("keeper.clear", retry=True)
+        await (await self._database()).execute("keeper.clear", retry=True)
 
-    async def status(self, node: Node) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Return the status document as the database tells it. Errors: OutageError."""
         from fks.monitor.status import assemble
 
         async with asyncio.timeout(2.0):
-            return await assemble(await self._database(node), node)
+            return await assemble(await self._database(), self._make_node())
 
     async def close(self) -> None:
         if self._db is not None:
             await self._db.close()
             self._db = None
 
-    async def _database(self, node: Node) -> Database:
+    async def _database(self) -> Database:
         if self._db is None:
             chosen = self._settings.database.model_copy(
                 update={"pool_min": 1, "pool_max": 2, "retry_s": 1.0, "statement_timeout_s": 2.0}
             )
-            self._db = await Database.connect(node.database_url, chosen, application="keeper", retry_s=0.0)
+            self._db = await Database.connect(self._make_node().database_url, chosen, application="keeper", retry_s=0.0)
         return self._db
 
     async def _run(self, name: str, command: Sequence[str], deadline_s: float) -> None:

@@ -273,7 +273,7 @@ async def test_the_tree_is_deployed_again_after_a_new_head(paths):
 
 
 async def test_the_tree_is_deployed_again_when_its_supervisor_is_silent(paths, monkeypatch):
-    monkeypatch.setattr("fks.cli.keeper.keeper.SILENT_S", 0.3)
+    monkeypatch.setattr("fks.cli.keeper.tend.SILENT_S", 0.3)
     hands = Hands(age_s=0.0)
     async with running(paths, [small(paths, "ray")], hands):
         hands.age_s = 99.0
@@ -294,3 +294,12 @@ async def test_a_tree_that_stands_with_a_child_down_is_kept(paths):
     async with running(paths, [small(paths, "ray")], hands) as keeper:
         assert hands.deploys == 1
         assert {"name": "actors", "state": "degraded", "text": "not up: orders down"} in keeper.steps
+
+
+async def test_a_tree_that_is_not_whole_is_deployed_again_later(paths, monkeypatch):
+    monkeypatch.setattr("fks.cli.keeper.tend.RETRY_S", 0.2)
+    hands = Hands(fail=[FksError("not up: gateway")], age_s=0.5)
+    said = []
+    async with running(paths, [small(paths, "ray")], hands, say=lambda *words: said.append(words)):
+        await until(lambda: ("actors", "ready", "") in said)
+        assert hands.deploys == 2

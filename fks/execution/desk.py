@@ -305,9 +305,8 @@ class Desk:
             lambda: self._ledger.store.last_fills(self.status.account_id, self._venue.name)
         )
         for symbol in sorted(self._symbols() | set(last)):
-            since_ns = last[symbol] if symbol in last else self._oldest_open_ns(symbol)
             async with asyncio.timeout(_READ_S):
-                fills = await self._venue.fills_since(symbol, since_ns - _OVERLAP_NS)
+                fills = await self._venue.fills_since(symbol, self._since_ns(symbol, last.get(symbol)))
             for fill in await self._unbooked(fills):
                 await self.on_fill(fill)
 
@@ -324,9 +323,17 @@ class Desk:
         found |= {o.symbol for o in self._book.orders.values() if o.venue == name}
         return found | {key[2] for key, p in self._book.positions.items() if key[1] == name and p.quantity != 0}
 
-    def _oldest_open_ns(self, symbol: str) -> int:
+    def _since_ns(self, symbol: str, last_ns: int | None) -> int:
+        """Return from when on executions may be missing here.
+
+        Where nothing of ours was executed and nothing is open, there is no past of ours to look for: what the account
+        did before us is in its balances.
+        """
+        if last_ns is not None:
+            return last_ns - _OVERLAP_NS
         times = [o.sent_ns for o in self._book.orders.values() if o.venue == self._venue.name and o.symbol == symbol]
-        return min((time_ns for time_ns in times if time_ns), default=self._clock.now_ns())
+        known = [time_ns for time_ns in times if time_ns]
+        return min(known) - _OVERLAP_NS if known else self._clock.now_ns()
 
     # ── balances ─────────────────────────────────────────────────────────────────────────────────
     async def _read_balances(self) -> dict[str, Balance]:

@@ -26,7 +26,8 @@ _BAD = re.compile(r"\b(ERROR|FATAL|PANIC|CRITICAL|Traceback)\b")
 _WARN = re.compile(r"\b(WARN|WARNING)\b")
 _FIXED = frozenset({"ts", "level", "component", "event", "pid"})
 POLL_S = 0.2
-BYTES_MAX = 4_000_000  # read from the end of each file
+BYTES_MAX = 4_000_000  # read from the end of each file when lines are searched for
+BYTES_RECENT = 256_000  # and when only the last ones are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,8 @@ def logs(
     wanted = Wanted(component, level.upper(), trace)
     _check_names(paths, component)
     show = _json_line if as_json else _Painter()
-    reader = Reader(paths.logs)
+    is_search = trace is not None or wanted.level != "DEBUG" or lines > 1000
+    reader = Reader(paths.logs, BYTES_MAX if is_search else BYTES_RECENT)
     for line in _last(reader.drain(), wanted, lines):
         click.echo(show(line))
     while follow:
@@ -97,13 +99,14 @@ class Reader:
     """Reads what was appended to the files of a folder since it last looked. Knows a file by its inode, so a file that
     was turned over is read to its end and the new one from its start."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bytes_max: int = BYTES_MAX) -> None:
         self._folder = folder
+        self._bytes_max = bytes_max
         self._places: dict[int, int] = {}
         self._is_first = True
 
     def drain(self) -> list[Line]:
-        """Return the new lines of all files; the first time what the last BYTES_MAX of each hold."""
+        """Return the new lines of all files; the first time what the last `bytes_max` of each hold."""
         found: list[Line] = []
         for path in sorted(self._folder.glob("*")):
             if _component_of(path) is not None:
@@ -115,7 +118,9 @@ class Reader:
         try:
             with path.open("rb") as stream:
                 status = os.fstat(stream.fileno())
-                place = self._places.get(status.st_ino, max(0, status.st_size - BYTES_MAX) if self._is_first else 0)
+                place = self._places.get(
+                    status.st_ino, max(0, status.st_size - self._bytes_max) if self._is_first else 0
+                )
                 stream.seek(place if place <= status.st_size else 0)
                 data = stream.read()
                 end = data.rfind(b"\n") + 1  # a line still being written is left for the next look

@@ -23,6 +23,8 @@ def parse(body: bytes) -> Any:
     Errors: InputError 400 JSON_MALFORMED for anything but strict JSON: NaN, a repeated key, an endless integer.
     """
     try:
+        if b"\\u0000" in body:
+            raise ValueError("a text holds the character NUL, which PostgreSQL cannot keep")
         return json.loads(
             body.decode("utf-8"),
             parse_float=Decimal,

@@ -34,7 +34,7 @@ Trader = Annotated[Principal, require("trade")]
 Admin = Annotated[Principal, require("admin")]
 Anyone = Annotated[None, require("open")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="most rows to return")]
-Before = Annotated[int | None, Query(description="the `next` of the page before", ge=0)]
+Before = Annotated[int | None, Query(description="the `next` of the page before", ge=0, lt=2**63)]
 Symbol = Annotated[str | None, Query(description="BTCUSDT, BTC/USDT or BTC-USDT", max_length=64)]
 Name = Annotated[str | None, Query(max_length=128)]
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fks.api.problems import of_error
 from fks.clock import Clock
-from fks.model.errors import FksError
+from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
     from fks.model.ports import Log
@@ -55,7 +55,13 @@ class Surround:
             await send(message)
 
         try:
+            if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # PostgreSQL cannot even compare with it
+                raise InputError(
+                    "the address holds the character NUL", code="NOT_FOUND", status=404, remedy="leave it out"
+                )
             await self._app(scope, receive, send_with_headers)
+        except InputError as error:
+            await of_error(error, scope["path"])(scope, receive, send_with_headers)
         except Exception as error:  # the edge: whatever it was, the caller gets a document and the log the trace
             self._log_failure(error, request_id, scope)
             if seen["status"]:

@@ -68,28 +68,28 @@ async def test_a_token_made_here_works_there(fks: Fks, gateway: Running) -> None
     assert (await fks("token", "create", "--name", "x", "--scope", "root"))[0] == USAGE
 
 
-@pytest.mark.parametrize(
-    ("argv", "schema"),
-    [
-        (("signals", "list"), "fks.signals/1"),
-        (("orders", "list"), "fks.orders/1"),
-        (("orders", "list", "--open", "--symbol", "BTC-USDT"), "fks.orders/1"),
-        (("fills",), "fks.fills/1"),
-        (("positions",), "fks.positions/1"),
-        (("positions", "BTC/USDT"), "fks.positions/1"),
-        (("accounts", "list"), "fks.accounts/1"),
-        (("token", "list"), "fks.tokens/1"),
-    ],
-)
-async def test_every_list_has_json_with_a_version_and_a_table(fks: Fks, argv: tuple[str, ...], schema: str) -> None:
-    code, out, _ = await fks(*argv, "--json")
-    assert code == OK
-    document = json.loads(out)
-    assert document["schema"] == schema
-    assert isinstance(document["items"], list)
-    code, out, err = await fks(*argv)
-    assert (code, err) == (OK, "")
-    assert out.strip()
+LISTS = [
+    (("signals", "list"), "fks.signals/1"),
+    (("orders", "list"), "fks.orders/1"),
+    (("orders", "list", "--open", "--symbol", "BTC-USDT"), "fks.orders/1"),
+    (("fills",), "fks.fills/1"),
+    (("positions",), "fks.positions/1"),
+    (("positions", "BTC/USDT"), "fks.positions/1"),
+    (("accounts", "list"), "fks.accounts/1"),
+    (("token", "list"), "fks.tokens/1"),
+]
+
+
+async def test_every_list_has_json_with_a_version_and_a_table(fks: Fks) -> None:
+    for argv, schema in LISTS:
+        code, out, _ = await fks(*argv, "--json")
+        assert code == OK, argv
+        document = json.loads(out)
+        assert document["schema"] == schema
+        assert isinstance(document["items"], list)
+        code, out, err = await fks(*argv)
+        assert (code, err) == (OK, ""), argv
+        assert out.strip()
 
 
 async def test_orders_fills_and_signals_are_shown(fks: Fks, seeded: Database) -> None:

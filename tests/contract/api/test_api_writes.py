@@ -97,27 +97,25 @@ async def test_a_queued_backtest_is_cancelled_and_an_unknown_one_is_a_404(gatewa
             assert (await client.request(method, f"/backtests/{uuid.uuid4()}")).status_code == 404
 
 
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        ({"strategy": "nope"}, "STRATEGY_UNKNOWN"),
-        ({"params": {"fsat": 5}}, "PARAM_WRONG"),
-        ({"symbol": "NOPE"}, "SYMBOL_UNKNOWN"),
-        ({"timeframe": "7m"}, "TIMEFRAME_UNKNOWN"),
-        ({"from": "2026-06-01"}, "SPEC_WRONG"),
-        ({"from": "soon"}, "SPEC_WRONG"),
-        ({"size": "-1"}, "SPEC_WRONG"),
-        ({"colour": "red"}, "SPEC_WRONG"),
-    ],
-)
-async def test_a_backtest_that_cannot_run_is_refused_at_once(
-    gateway: Running, change: dict[str, object], code: str
-) -> None:
+UNFIT: list[tuple[dict[str, object], str]] = [
+    ({"strategy": "nope"}, "STRATEGY_UNKNOWN"),
+    ({"params": {"fsat": 5}}, "PARAM_WRONG"),
+    ({"symbol": "NOPE"}, "SYMBOL_UNKNOWN"),
+    ({"timeframe": "7m"}, "TIMEFRAME_UNKNOWN"),
+    ({"from": "2026-06-01"}, "SPEC_WRONG"),
+    ({"from": "soon"}, "SPEC_WRONG"),
+    ({"size": "-1"}, "SPEC_WRONG"),
+    ({"colour": "red"}, "SPEC_WRONG"),
+]
+
+
+async def test_a_backtest_that_cannot_run_is_refused_at_once(gateway: Running) -> None:
     async with gateway.client("signal") as client:
-        answer = await client.post("/backtests", json={**BACKTEST, **change})
-    assert answer.status_code in (400, 404, 422)
-    assert answer.json()["code"] == code
-    assert answer.json()["remedy"]
+        for change, code in UNFIT:
+            answer = await client.post("/backtests", json={**BACKTEST, **change})
+            assert answer.status_code in (400, 404, 422), change
+            assert answer.json()["code"] == code
+            assert answer.json()["remedy"]
 
 
 async def test_the_catalogue_names_parameters_and_instances(gateway: Running, seeded: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import resource
 import shutil
 import sys
@@ -108,8 +109,8 @@ def _programs() -> None:
 
     binaries.postgres("postgres")
     binaries.redis("redis-server")
-    if not Path(sys.executable).with_name("ray").exists():
-        raise ConfigError("the program ray is not beside this Python", remedy="run 'make install'")
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("the package ray is not installed", remedy="run 'make install'")
 
 
 def _settings(paths: Paths) -> tuple[Settings | None, Check]:

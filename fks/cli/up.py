@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fks.cli.keeper.build import Site
     from fks.cli.screen import Screen
     from fks.config.paths import Paths
+    from fks.config.settings import Settings
 
 UP_S = 180.0  # a detached start may take this long on a slow machine; its keeper gives up long before
 DOWN_S = 25.0  # an orderly end takes at most 15 s; then the keeper is killed
@@ -121,7 +122,7 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
             _ready_line(site.paths, screen.elapsed_s)
         else:
             for line in first_screen(
-                site.paths, site.node(), market=_market(site), took_s=screen.elapsed_s, is_detached=False
+                site.paths, site.node(), market=_market(site.settings), took_s=screen.elapsed_s, is_detached=False
             ):
                 screen.line(line)
         if is_quiet:
@@ -132,10 +133,10 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
         spinner.cancel()
 
 
-def _market(site: Site) -> str:
-    sim = site.settings.sim
+def _market(settings: Settings) -> str:
+    sim = settings.sim
     if not sim.enabled:
-        return f"{site.settings.venue.exchange} itself"
+        return f"{settings.venue.exchange} itself"
     if sim.tape:
         return f"the local exchange, tape {sim.tape} at {sim.speed:g} x"
     return f"the local exchange, seed {sim.seed}"
@@ -189,7 +190,7 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
     if is_json:
         _ready_line(paths, screen.elapsed_s)
         return
-    market = "the local exchange" if settings.sim.enabled else settings.venue.exchange
+    market = _market(settings)
     for line in first_screen(paths, load_node(paths), market=market, took_s=screen.elapsed_s, is_detached=True):
         screen.line(line)
 

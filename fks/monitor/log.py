@@ -30,6 +30,9 @@ TEXT_MAX = 4000  # characters of one value
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 HIDDEN = "***"
 
+_OF_A_TRACEBACK = re.compile(
+    r"Traceback \(most recent call last\)|\s+File \"|\s{4,}\S|\s+[\^~]+\s*$|During handling of the above|The above exception was"
+)
 _SECRET_KEY = re.compile(r"(?i)(^|_)(password|passwd|secret|token|signature|api_?key|authorization|cookie|dsn)$")
 _SECRET_TEXT = (
     re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"),
@@ -244,6 +247,13 @@ def tail(file: Path, lines: int, redactor: Redactor, *, since: int = 0, bytes_ma
     except OSError:
         return []
     return [redactor.text(line) for line in text.splitlines() if line.strip()][-lines:]
+
+
+def last_words(file: Path, lines: int, redactor: Redactor, *, since: int = 0) -> str:
+    """Return what a program said before it failed, for a person: its last lines, indented, without secrets, and of a
+    traceback only the line that names the error; empty when it said nothing."""
+    kept = [line for line in tail(file, lines * 20, redactor, since=since) if not _OF_A_TRACEBACK.match(line)]
+    return "\n".join(f"    {line.strip()}" for line in kept[-lines:])
 
 
 def _iso(seconds: float) -> str:

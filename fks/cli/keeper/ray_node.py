@@ -63,7 +63,7 @@ def ray_command(paths: Paths, settings: Settings) -> list[str]:
     """Return the command line of the head (no secret in it)."""
     ray = settings.ray
     return [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
+        *_ray_program(), "start", "--head", "--block",
         f"--node-ip-address={LOOPBACK}", f"--port={ray.gcs_port}",
         f"--node-manager-port={ray.node_manager_port}", f"--object-manager-port={ray.object_manager_port}",
         f"--ray-client-server-port={ray.client_port}",
@@ -76,6 +76,12 @@ def ray_command(paths: Paths, settings: Settings) -> list[str]:
         "--include-log-monitor=false",  # it copies the workers' words to drivers; we log to files ourselves (45 MB)
         "--disable-usage-stats", "--log-style=record", "--log-color=false", f"--temp-dir={paths.ray_temp}",
     ]  # fmt: skip
+
+
+def _ray_program() -> list[str]:
+    """Return how to run Ray's command: the script beside this Python, else its module."""
+    script = Path(sys.executable).with_name("ray")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "ray.scripts.scripts"]
 
 
 def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:

@@ -18,7 +18,7 @@ from fks.cli.keeper.spec import Policy, ServiceSpec
 from fks.clock import Clock
 from fks.model.errors import ConfigError, FksError
 from fks.model.ports import Log
-from fks.monitor.log import Redactor, tail
+from fks.monitor.log import Redactor, last_words
 from fks.supervision.policy import backoff_s, note_restart
 
 READY_POLL_S = 0.1
@@ -108,11 +108,12 @@ class Service:
 
     def failure(self, redactor: Redactor) -> FksError:
         """Return why it does not start, with the last words of its log."""
-        lines = tail(self.spec.log, TAIL_LINES, redactor)
-        words = "its last words:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
+        words = last_words(self.spec.log, TAIL_LINES, redactor)
         if self.is_hopeless:
             return ConfigError(self.error)
-        return FksError(f"{self.name} does not start: {self.error}", remedy=words)
+        return FksError(
+            f"{self.name} does not start: {self.error}", remedy=f"its last words:\n{words}" if words else ""
+        )
 
     async def _run(self) -> None:
         while True:

@@ -23,7 +23,7 @@ from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
 from fks.model.timeframe import to_datetime
-from fks.monitor.log import Redactor, tail
+from fks.monitor.log import Redactor, last_words
 from fks.store.db import Database
 
 PREPARE_S = 60.0
@@ -121,8 +121,8 @@ class Tree:
             raise FksError(f"{name} failed (status {process.returncode})", remedy=self._last_words(log, before))
 
     def _last_words(self, log: Path, since: int) -> str:
-        lines = tail(log, TAIL_LINES, self._redactor, since=since)
-        return "its last words:\n" + "\n".join(f"    {line}" for line in lines) if lines else "see 'fks logs'"
+        words = last_words(log, TAIL_LINES, self._redactor, since=since)
+        return f"its last words:\n{words}" if words else "see 'fks logs'"
 
 
 def _columns(seen: Sequence[tuple[str, Seen]]) -> tuple[list[Any], ...]:

@@ -136,6 +136,7 @@ class Feeder:
     async def _advance(self, feed: Feed, until_ns: int | None) -> None:
         """Feed what is sealed and may be fed, at most up to the bar that opens at `until_ns`."""
         async with self._lock:
+            self._fed.learn(self._book.instruments.values())  # a fresh system hears of its instruments after its start
             if feed not in self._cursors and (first := await self._first(feed)) is not None:
                 self._cursors[feed] = first
             while (after := self._cursors.get(feed)) is not None and (until_ns is None or after < until_ns):

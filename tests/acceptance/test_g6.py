@@ -30,7 +30,8 @@ from fks.model.bar import Bars
 from fks.model.order import Side
 from fks.model.tape import unpack_tape
 from fks.strategies.registry import load_catalogue
-from tests.support.live import Line, seed_instance
+from tests.support.live import Line, seed_account, seed_instance
+from tests.support.waiting import until
 
 SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "data" / "sample" / "BTCUSDT-1m.fksbars"
 START, BARS = 20_000, 160
@@ -96,14 +97,14 @@ def backtest(strategy: str, params: dict[str, Any], bars: Bars, start_ns: int, i
     ]
 
 
-def assert_same(id: str, found: list[Row], expected: list[Row]) -> None:
+def assert_same(id: str, found: list[Row], expected: list[Row], why: str) -> None:
     """Compare field by field; show both lists side by side where they part."""
     if found == expected:
         return
     lines = [f"{id}: {len(found)} fills, the backtest has {len(expected)}"]
     for left, right in zip_longest(found, expected):
         lines.append(f"{'  ' if left == right else '! '}{left}\n  {right}")
-    pytest.fail("\n".join(lines[:40]))
+    pytest.fail("\n".join([*lines[:40], why]))
 
 
 async def test_backtest_paper_and_live_replay_are_the_same(
@@ -116,14 +117,23 @@ async def test_backtest_paper_and_live_replay_are_the_same(
     node = Node(database_url="", redis_url="", ray_address="", http={}, sim=exchange)
     line = await Line.open(settings, node, database, bus, RealClock(), meter, log, tmp_path)
     names = [(f"{name}-{venue}", strategy, params, venue) for name, strategy, params in CASES for venue in ("ccxt", "paper")]
-    for id, strategy, params, venue in names:
-        await seed_instance(database, id, strategy, params, "BTCUSDT", "1m", venue, Decimal(1000))
+    for venue in ("ccxt", "paper"):
+        await seed_account(database, venue, "BTCUSDT")
     async with line:
+        await advance(exchange)
+        await line.settled()
+        await until(lambda: line.knows_price("BTCUSDT"))  # a feed that has said nothing yet takes no entries
+        for id, strategy, params, venue in names:
+            await seed_instance(database, id, strategy, params, "BTCUSDT", "1m", venue, Decimal(1000))
         for _ in range(BARS):
             await advance(exchange)
             await line.settled()
         instrument = await line.instrument("BTCUSDT")
         anchors = await line.anchors()
+        outcomes = await database.sql(
+            "SELECT instance, state, code, detail, count(*) FROM signals GROUP BY 1, 2, 3, 4 ORDER BY 1, 2"
+        )
+        states = await database.sql("SELECT instance, state, role, type, code, max(detail) AS detail, count(*) FROM orders GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2")
     bars = tape_bars()
     total = 0
     for id, strategy, params, _venue in names:
@@ -131,8 +141,8 @@ async def test_backtest_paper_and_live_replay_are_the_same(
         part = (bars.time_ns >= anchor_ns) & (bars.time_ns <= last_ns)
         first, last = int(part.argmax()), int(part.argmax() + part.sum())
         expected = [row for row in backtest(strategy, params, bars[first:last], first_ns, instrument) if row.time_ns <= last_ns]
-        found = [Row(*row) for row in await line.fills(id)]
-        assert_same(id, found, expected)
+        found = [row for row in (Row(*fill) for fill in await line.fills(id)) if row.time_ns <= last_ns]  # the open bar is no bar yet
+        assert_same(id, found, expected, str([row for row in [*outcomes, *states] if row["instance"] == id]))
         total += len(found)
         assert Side.BUY.value in {row.side for row in found} or not expected
     assert total > 60, "the tape must make every strategy trade for this to mean anything"

@@ -22,15 +22,19 @@ from fks.venues.registry import make_venues
 from tests.support.waiting import until
 
 
-async def seed_instance(
-    db: Any, id: str, strategy: str, params: dict[str, Any], symbol: str, timeframe: str, venue: str, size: Decimal
-) -> None:
-    """Insert an instance and, when it is missing, its venue's account."""
+async def seed_account(db: Any, venue: str, symbol: str) -> None:
+    """Insert a venue's account and a collected symbol."""
     await db.sql(
         "INSERT INTO accounts (name, venue, currency, initial_balance) VALUES ($1, $1, 'USDT', 1000000) ON CONFLICT DO NOTHING",
         venue,
     )
     await db.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', $1) ON CONFLICT DO NOTHING", symbol)
+
+
+async def seed_instance(
+    db: Any, id: str, strategy: str, params: dict[str, Any], symbol: str, timeframe: str, venue: str, size: Decimal
+) -> None:
+    """Insert an instance on the account of its venue."""
     await db.sql(
         "INSERT INTO strategy_instances (id, strategy, params, symbol, timeframe, account_id, venue, size)"
         " SELECT $1, $2, $3, $4, $5, id, $6, $7 FROM accounts WHERE name = $6",
@@ -65,6 +69,10 @@ class Line:
         venues = make_venues(role="orders", settings=settings, node=node, clock=clock, log=log)
         orders = OrderService(venues=venues, settings=settings, lease=leases["orders"], **shared)
         return Line(db, [collector, orders, worker], list(leases.values()))
+
+    def knows_price(self, symbol: str) -> bool:
+        """Return whether the order service has a price of `symbol`."""
+        return any(symbol in str(key) and mark.price for key, mark in self._parts[1].book.marks.items())
 
     async def __aenter__(self) -> Line:
         for lease in self._leases:

@@ -373,7 +373,9 @@ class Collector:
     # ── the store ────────────────────────────────────────────────────────────────────────────────
     async def _write(self) -> None:
         states: dict[str, FeedState] = {}
-        while True:
+        task = asyncio.current_task()
+        # redis-py waits with Python 3.11's wait_for, which forgets a cancellation that comes with the answer
+        while task is not None and not task.cancelling():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ROWS_S):
                     await self._has_sealed.wait()

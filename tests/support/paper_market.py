@@ -1,0 +1,67 @@
+"""An Exchange made of a list of trades and a moment: what a venue would answer then. No sockets, no time of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from fks.data.aggregate import BarBuilder, OpenBar
+from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.instrument import Instrument
+from fks.model.timeframe import TIMEFRAMES, bar_end, bar_start
+
+
+class PaperMarket:
+    """Knows `trades`; shows those up to `now_ns`. It is listed with its first trade."""
+
+    name = "binance"
+    timeframes = frozenset(TIMEFRAMES) - {"5s", "15s"}
+
+    def __init__(self, trades: list[PublicTrade]) -> None:
+        self.trades = trades
+        self.now_ns = trades[0].time_ns
+        self.calls = 0
+        begin = bar_start(trades[0].time_ns, "1s")
+        seeds = {frame: OpenBar.at(begin, frame) for frame in TIMEFRAMES if frame != "1s"}
+        builder = BarBuilder("binance", trades[0].symbol, tuple(TIMEFRAMES), begin, seeds=seeds)
+        self._bars: dict[str, list[Bar]] = {frame: [] for frame in TIMEFRAMES}
+        for trade in trades:
+            self._keep(builder.add(trade) or [])
+        self._keep(builder.seal_through(bar_end(bar_start(trades[-1].time_ns, "5m"), "5m")))
+
+    def bars(self, timeframe: str) -> list[Bar]:
+        """Return every bar that is ever closed, silent ones before the first trade left out."""
+        return self._bars[timeframe]
+
+    def _keep(self, bars: list[Bar]) -> None:
+        for bar in bars:
+            self._bars[bar.timeframe].append(bar)
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+
+    async def instruments(self) -> list[Instrument]:
+        return []
+
+    async def fetch_bars(
+        self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
+    ) -> list[Bar]:
+        self.calls += 1
+        end_ns = min(self.now_ns, until_ns or self.now_ns)
+        shown = [bar for bar in self._bars[timeframe] if bar_end(bar.time_ns, timeframe) <= end_ns]
+        return [bar for bar in shown if bar.time_ns >= since_ns][:limit] if since_ns is not None else shown[-limit:]
+
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
+        self.calls += 1
+        shown = [trade for trade in self.trades if trade.time_ns <= self.now_ns]
+        if from_id is not None:
+            return [trade for trade in shown if trade.trade_id >= from_id][:limit]
+        if since_ns is not None:
+            return [trade for trade in shown if trade.time_ns >= since_ns][:limit]
+        return shown[-limit:]
+
+    def watch_trades(
+        self, symbols: Sequence[str], *, closes: Sequence[str] = ()
+    ) -> AsyncIterator[list[PublicTrade | BarClosed]]:
+        raise NotImplementedError

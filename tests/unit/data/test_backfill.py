@@ -1,0 +1,134 @@
+"""However often and wherever a feed is interrupted, what reaches the store is the one true series of bars."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.data import backfill as module
+from fks.data.aggregate import by_length
+from fks.data.backfill import Backfill, Recovery
+from fks.data.feed import FeedState, Gap, SymbolFeed
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import OutageError, PeerError
+from fks.model.timeframe import NS, bar_end, bar_start
+from fks.store.feeds import SealedPosition
+from tests.support.paper_market import PaperMarket
+
+START = 1_709_251_140 * NS  # 2024-02-29 23:59:00
+
+
+def market(steps: list[tuple[int, int, int]]) -> PaperMarket:
+    now, trades = START, []
+    for number, (step, price, lots) in enumerate(steps):
+        now += step
+        trades.append(
+            PublicTrade("binance", "BTCUSDT", 500 + number, now, Decimal(price).scaleb(-2), Decimal(lots).scaleb(-5), False)
+        )
+    return PaperMarket(trades)
+
+
+markets = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1_000_000, 300_000_000, NS, 3 * NS, 31 * NS, 61 * NS]), st.integers(1, 10**7), st.integers(1, 10**6)
+    ),
+    min_size=15, max_size=50,
+).map(market)
+FRAMES = [("1s", "5s", "1m"), ("1s", "5s", "15s", "1m", "5m", "1h", "1d", "1w", "1M"), ("1m", "5m"), ("5s", "1m"), ("15s",)]
+
+
+def adopt(feed: SymbolFeed, made: Recovery) -> Gap | None:
+    feed.restart(made.builder, made.last_id, made.sealed)
+    return feed.add(made.trades)
+
+
+@given(markets, st.sampled_from(FRAMES), st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.booleans()), min_size=2, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_interrupted_anywhere_the_store_holds_every_bar_once(
+    venue: PaperMarket, frames: tuple[str, ...], stops: list[tuple[int, int, bool]]
+) -> None:
+    """Each stop: how far the market goes on (in twentieths), how many sealed bars a crash loses, whether the hole counts as large."""
+    stored: dict[str, list[Bar]] = {frame: [] for frame in frames}
+    positions: dict[str, SealedPosition] = {}
+    whole = Backfill(venue, frames, 3)
+    for share, lost, by_bars in stops:
+        venue.now_ns = max(venue.now_ns, START + share * (venue.trades[-1].time_ns - START) // 20)
+        feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120)
+        feed.positions = dict(positions)
+        made = asyncio.run(whole.recover("BTCUSDT", feed.positions, by_bars=by_bars))
+        assert adopt(feed, made) is None
+        feed.state = FeedState.LIVE
+        live = [trade for trade in venue.trades if venue.now_ns < trade.time_ns <= venue.now_ns + 20 * NS]
+        if live:
+            venue.now_ns = live[-1].time_ns
+            feed.receive(list(live), venue.now_ns, 1.0)
+            assert not isinstance(feed.advance(venue.now_ns), Gap)
+        kept = list(feed.sealed)[: len(feed.sealed) - lost] if lost else list(feed.sealed)
+        for item in kept:
+            stored[item.bar.timeframe].append(item.bar)
+            positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)
+    for frame, bars in stored.items():
+        known = {bar.time_ns: bar for bar in venue.bars(frame)}
+        for before, bar in itertools.pairwise(bars):
+            assert bar.time_ns == bar_end(before.time_ns, frame), "a bar is missing or twice"
+        first_ns = bar_start(venue.trades[0].time_ns, frame)
+        assert [bar for bar in bars if bar.time_ns > first_ns] == [known[bar.time_ns] for bar in bars if bar.time_ns > first_ns]
+
+
+def quiet_market() -> PaperMarket:
+    venue = market([(NS, 100, 1), (NS, 101, 1), (NS, 102, 1)])
+    venue.now_ns = venue.trades[-1].time_ns
+    return venue
+
+
+async def test_a_market_that_went_back_is_refused_with_a_remedy() -> None:
+    venue = quiet_market()
+    positions = {"1s": SealedPosition(bar_start(venue.now_ns, "1s") + 3600 * NS, 9_000)}
+    with pytest.raises(PeerError, match="another FKS_HOME"):
+        await Backfill(venue, ("1s",), 5).recover("BTCUSDT", positions)
+
+
+async def test_a_silence_that_was_sealed_is_not_taken_for_another_market() -> None:
+    venue = quiet_market()
+    sealed_ns = bar_start(venue.now_ns, "1s") + 30 * NS
+    for by_bars in (False, True):
+        made = await Backfill(venue, ("1s",), 5).recover("BTCUSDT", {"1s": SealedPosition(sealed_ns, 502)}, by_bars=by_bars)
+        assert (made.builder.open_ns, made.last_id, made.trades) == (sealed_ns + NS, 502, [])
+
+
+async def test_a_market_without_trades_yet_begins_with_its_bars() -> None:
+    venue = quiet_market()
+    venue.trades = []
+    venue.now_ns += 600 * NS
+    made = await Backfill(venue, ("1m",), 5).recover("BTCUSDT", {})
+    assert made.last_id is None
+    empty = quiet_market()
+    empty.trades, empty.now_ns = [], 0
+    with pytest.raises(OutageError, match="neither trades nor bars"):
+        await Backfill(empty, ("1m",), 5).recover("BTCUSDT", {})
+
+
+async def test_an_older_hole_than_the_pages_reach_is_counted_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGES_MAX", 1)
+    monkeypatch.setattr(module, "PAGE", 10)
+    venue = quiet_market()
+    last_ns = bar_start(venue.now_ns, "1s")
+    made = await Backfill(venue, ("1s",), 5).recover("BTCUSDT", {"1s": SealedPosition(last_ns - 40 * NS, 1)}, by_bars=True)
+    assert made.missing == {"1s": 30}
+
+
+async def test_native_timeframes_are_the_largest_that_fit() -> None:
+    whole = Backfill(quiet_market(), ("1s",), 5)
+    assert [whole.native(frame) for frame in by_length(("5s", "15s", "1m", "1M"))] == ["1s", "1s", "1m", "1M"]
+
+
+async def test_trades_that_the_venue_no_longer_has_are_a_peer_error() -> None:
+    venue = quiet_market()
+    venue.trades = venue.trades[1:]
+    with pytest.raises(PeerError, match="asked for trades from 500, got 501"):
+        await Backfill(venue, ("1s",), 5).trades_from("BTCUSDT", 500)

@@ -66,8 +66,8 @@ def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
             Code.STOP_WRONG_SIDE, f"{where} the mark {view.mark:f}", f"stop_price {intent.stop_price:f}", intent.symbol,
             f"put the stop {where} the mark, or use a market order",
         )  # fmt: skip
-    # the mark is what an entry at the market fills near; the close of the deciding bar may be a whole bar old
-    entry = intent.price or intent.stop_price or view.mark or intent.reference_price
+    # a strategy's levels are judged at the price it decided on, as in a backtest (G6); a person's at the mark
+    entry = intent.price or intent.stop_price or intent.reference_price or view.mark
     for name, value, side in (("stop_loss", intent.stop_loss, -sign), ("take_profit", intent.take_profit, sign)):
         if value is not None and entry is not None and (value - entry) * side <= 0:
             where = "above" if side > 0 else "below"

@@ -109,7 +109,10 @@ class Line:
                 "SELECT (SELECT count(*) FROM strategy_instances i JOIN feeds f USING (exchange, symbol, timeframe)"
                 "         WHERE i.cursor_time IS DISTINCT FROM f.sealed_through) AS behind,"
                 " (SELECT count(*) FROM signals WHERE state = 'ready') AS ready,"
-                " (SELECT count(*) FROM orders WHERE state IN ('INTENDED','SENDING','UNKNOWN')) AS unclear,"
+                # a leg waits, INTENDED, for its entry to fill: paper fills it at the next bar's open
+                " (SELECT count(*) FROM orders o LEFT JOIN orders p ON p.client_order_id = o.parent_id"
+                "   WHERE o.state IN ('SENDING','UNKNOWN') OR (o.state = 'INTENDED' AND"
+                "         (p.client_order_id IS NULL OR p.state NOT IN ('SENDING','ACCEPTED','WORKING')))) AS unclear,"
                 " (SELECT count(*) FROM orders o WHERE state IN ('ACCEPTED','WORKING','PARTIAL') AND type = 'market'"
                 "   AND (venue = 'ccxt' OR o.created_at < (SELECT max(updated_at) FROM ohlcv_data) )) AS market,"
                 " (SELECT sealed_through FROM feeds WHERE timeframe = '1m') AS sealed"

@@ -49,11 +49,20 @@ class Armer:
         self._lease = lease
         self._announcer = announcer
         self._tasks = tasks
+        self._guarded: set[Key] = set()
         self._dirty: set[Key] = set()
         self._running: set[Key] = set()
         self._naked_since: dict[str, float] = {}
         self._told: set[str] = set()
         self._failures: dict[str, int] = {}
+
+    def note(self, order: Order) -> None:
+        """Look at the protections that an order's change may concern: nothing for who never had any."""
+        key = ((order.account_id, order.venue, order.symbol), order.instance)
+        if order.parent_id is not None or order.stop_loss is not None or order.take_profit is not None:
+            self._guarded.add(key)
+        if key in self._guarded:
+            self.wake(*key)
 
     def wake(self, place: Place, instance: str) -> None:
         """Look at an instance's protections soon."""
@@ -104,6 +113,7 @@ class Armer:
             return True  # the exit, the resume and the reconciliation wake us again
         is_done = True
         for want in await self._wants(place, instance):
+            self._guarded.add((place, instance))
             is_done = await self._mend_one(place, want) and is_done
         return is_done
 
@@ -201,13 +211,11 @@ class Armer:
 
     async def _send_waiting(self, want: Want, legs: Sequence[Order]) -> list[Order | None]:
         group = group_of(want.parent, legs[0].generation) if self._is_oco(legs) else None
-        sending = []
-        for leg in legs:
-            event = e.Sent(**self._ledger.stamp("send"), quantity=want.quantity, group_id=group)
-            after = await self._ledger.apply(leg.client_order_id, event)
-            assert after is not None
-            sending.append(after)
-        return await self._send(sending)
+        pairs: list[tuple[str, e.Event]] = [
+            (leg.client_order_id, e.Sent(**self._ledger.stamp("send"), quantity=want.quantity, group_id=group))
+            for leg in legs
+        ]
+        return await self._send(await self._ledger.apply_together(pairs))
 
     async def _send_new(self, legs: Sequence[Order]) -> list[Order | None]:
         if self._is_oco(legs):

@@ -7,7 +7,7 @@ between them, so two signals cannot spend the same money.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -24,6 +24,7 @@ from fks.store.facts import Instance, Mark
 
 _ZERO = Decimal(0)
 _MINUTE_S = 60.0
+_ENDED_MAX = 2000
 #: (account id, venue, symbol): what one decision at a time is made about
 Place = tuple[int, str, str]
 
@@ -69,6 +70,7 @@ class Book:
     halted: set[str] = field(default_factory=set)
     exiting: set[tuple[Place, str]] = field(default_factory=set)  # instances on their way out: nothing is armed there
     _deciding: dict[Place, asyncio.Lock] = field(default_factory=dict)
+    _ended: OrderedDict[str, Order] = field(default_factory=OrderedDict)
     _sent: dict[int, deque[float]] = field(default_factory=dict)
     _waiting: dict[str, list[asyncio.Future[None]]] = field(default_factory=dict)
 
@@ -83,9 +85,16 @@ class Book:
             self.orders[order.client_order_id] = order
         else:
             self.orders.pop(order.client_order_id, None)
+            self._ended[order.client_order_id] = order
+            while len(self._ended) > _ENDED_MAX:
+                self._ended.popitem(last=False)
         for waiter in self._waiting.pop(order.client_order_id, ()):
             if not waiter.done():
                 waiter.set_result(None)
+
+    def recall(self, client_order_id: str) -> Order | None:
+        """Return an order that is kept, or that ended lately: the venue's stream speaks of it once more."""
+        return self.orders.get(client_order_id) or self._ended.get(client_order_id)
 
     def forget(self, client_order_id: str) -> None:
         """Drop a reservation whose order never came to be."""

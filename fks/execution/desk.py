@@ -185,6 +185,8 @@ class Desk:
 
     async def on_fill(self, fill: Fill) -> None:
         """Book an execution: to its order, whatever state that is in, or to the account as external."""
+        if self._ledger.is_booked(fill):
+            return
         order = await self._owner(fill)
         if order is not None:
             await self._ledger.apply(order.client_order_id, self._ledger.fill_seen(fill))
@@ -211,7 +213,7 @@ class Desk:
         if fill.client_order_id is not None and (order := await self._ledger.find(fill.client_order_id)) is not None:
             return order
         number = fill.venue_order_id
-        if number is None:
+        if number is None or _has_our_form(fill.client_order_id):
             return None
         store = self._ledger.store
         return await self._ledger.patiently(lambda: store.by_venue_id(self._venue.name, fill.symbol, number))

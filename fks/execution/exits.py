@@ -32,6 +32,7 @@ _WAIT_FOR = frozenset({Code.NOT_LEADER, Code.JOURNAL_DOWN, Code.VENUE_DOWN, Code
 _ENDED_S = 5.0
 _GENERATIONS_MAX = 5
 _RETRY_S = 0.5
+_HOPELESS_S = 60.0
 _LEGS = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
 
@@ -80,7 +81,8 @@ class Exits:
             order
             for order in self._book.open_at(place)
             if order.instance == instance and order.role in (Role.ENTRY, *_LEGS) and order.state in OPEN
-        ]
+            and not self._is_hopeless(order)
+        ]  # fmt: skip
         groups: set[str] = set()
         for order in theirs:
             if order.group_id is not None and order.group_id in groups:
@@ -92,6 +94,11 @@ class Exits:
                 await self._sender.cancel(order.client_order_id, by="", reason="exit")
         # leaving memory proves both: it ended, and all its executions are booked
         return await self._book.wait_until([order.client_order_id for order in theirs], lambda order: False, _ENDED_S)
+
+    def _is_hopeless(self, order: Order) -> bool:
+        """Return whether waiting for the order's end may take for ever: a person was paged, what is known is closed now."""
+        age_s = (self._clock.now_ns() - (order.sent_ns or order.created_ns)) / 1e9
+        return order.state is State.UNKNOWN and order.is_acknowledged and age_s > _HOPELESS_S
 
     async def _close(self, record: SignalRecord, started_s: float) -> bool:
         signal = record.signal
@@ -187,13 +194,13 @@ class Exits:
 
 
 def closing(book: Book, place: Place, instance: str, held: Decimal) -> Decimal:
-    """Return what open exits of the instance will still change its position by (signed, towards zero)."""
+    """Return what open exits (and a person's closing orders) will still change the position by, towards zero."""
     away = Side.SELL if held > 0 else Side.BUY
     still = sum(
         (
             order.remaining
             for order in book.open_at(place)
-            if order.instance == instance and order.side is away and order.role in (Role.EXIT, Role.KILL)
+            if order.instance == instance and order.side is away and order.role in (Role.EXIT, Role.KILL, Role.ORDER)
         ),
         Decimal(0),
     )

@@ -21,7 +21,7 @@ from fks.execution.sender import Sender
 from fks.execution.timing import Tasks
 from fks.model.codes import Code, Denial
 from fks.model.errors import InputError
-from fks.model.order import Order, State
+from fks.model.order import Order, Role, State
 from fks.model.ports import Lease, Log, Meter
 from fks.model.signal import Kind, Signal, SignalState
 from fks.orders import events as e
@@ -45,6 +45,7 @@ class Intake:
         self, signals: SignalStore, book: Book, ledger: Ledger, sender: Sender, exits: Exits, clock: Clock, lease: Lease,
         *, meter: Meter, log: Log, announcer: Announcer, tasks: Tasks,
         refresh_balances: Callable[[str], Awaitable[None]], feed: Callable[[Signal], Awaitable[None]],
+        rearm: Callable[[Place, str], None],
     ) -> None:  # fmt: skip
         self._signals = signals
         self._book = book
@@ -59,13 +60,21 @@ class Intake:
         self._tasks = tasks
         self._refresh_balances = refresh_balances
         self._feed = feed
+        self._rearm = rearm
         self._busy: set[Place] = set()
+        self._missed: set[Place] = set()  # signals were seen there while it was busy
+        self._waiting: dict[Place, int] = {}
         self._wake = asyncio.Event()
         self._started_s = clock.monotonic()
 
     def wake(self) -> None:
         """Look for signals now instead of at the next poll."""
         self._wake.set()
+
+    def wake_for(self, place: Place) -> None:
+        """Look again at signals that waited for something at a place; nothing when none does."""
+        if self._waiting.get(place):
+            self._wake.set()
 
     async def run(self) -> None:
         """Decide signals for ever. While the lease or the journal is gone, they wait where they are."""
@@ -89,7 +98,9 @@ class Intake:
             signal = record.signal
             batches.setdefault((signal.account_id, signal.venue, signal.symbol), []).append(record)
         for place, batch in batches.items():
-            if place not in self._busy:
+            if place in self._busy:
+                self._missed.add(place)
+            else:
                 self._busy.add(place)
                 self._tasks.spawn(self._work(place, batch), f"signals {place[2]}")
 
@@ -105,8 +116,10 @@ class Intake:
                         waiting.add(record.signal.instance)
         finally:
             self._busy.discard(place)
-        if not waiting:
-            self.wake()  # more may have come for this place meanwhile
+        self._waiting[place] = len(waiting)
+        if place in self._missed:
+            self._missed.discard(place)
+            self.wake()
 
     # ── deciding ─────────────────────────────────────────────────────────────────────────────────
     async def _decide(self, record: SignalRecord) -> bool:
@@ -133,6 +146,31 @@ class Intake:
         if isinstance(verdict, Denied) and verdict.denial.code is Code.BALANCE:
             await self._refresh_balances(signal.venue)  # what we believe may be a fill behind: look once
             verdict = self._check(intended)
+        place, is_clearing = (signal.account_id, signal.venue, signal.symbol), False
+        if isinstance(verdict, Denied) and self._is_in_its_own_way(intended, verdict):
+            is_clearing = True
+            self._book.exiting.add((place, signal.instance))
+            if await self._exits.clear_the_way(place, signal.instance):
+                verdict = self._check(intended)
+        try:
+            await self._carry_out(record, intended, verdict, started_s)
+        finally:
+            if is_clearing:
+                self._book.exiting.discard((place, signal.instance))
+                self._rearm(place, signal.instance)
+
+    def _is_in_its_own_way(self, intent: Intent, denied: Denied) -> bool:
+        """Return whether a person closes what only its own SL and TP hold back: those go first, as for any exit."""
+        held = self._book.position(intent.account_id, intent.venue, intent.symbol, intent.instance).quantity
+        return (
+            intent.role is Role.ORDER and denied.denial.code in (Code.SHORT_FORBIDDEN, Code.BALANCE)
+            and held * intent.side.sign < 0 and intent.quantity <= abs(held)
+        )  # fmt: skip
+
+    async def _carry_out(
+        self, record: SignalRecord, intended: Intent, verdict: Approved | Denied, started_s: float
+    ) -> None:
+        signal = record.signal
         if isinstance(verdict, Denied):
             await self._deny(record, verdict)
             return

@@ -106,24 +106,46 @@ class Ledger:
             self.on_step(plan.order, step)
         return plan.order
 
+    async def apply_together(self, pairs: Sequence[tuple[str, e.Event]]) -> list[Order]:
+        """Apply one event each to orders of one place that memory keeps, all of them on disk or none."""
+        first = self._book.orders[pairs[0][0]]
+        async with self._lock((first.account_id, first.venue, first.symbol)):
+            while True:
+                plans = [self._plan(self._book.orders[name], [event], set()) for name, event in pairs]
+                changes = [self._changes(plan) for plan in plans]
+                orders = [order for change in changes for order in change.orders]
+                try:
+                    await self.journal.apply(Changes(orders=orders, events=[row for c in changes for row in c.events]))
+                    break
+                except OutageError as error:
+                    await self.wait_for_journal(error)
+                    for name, _ in pairs:
+                        await self._reload((first.account_id, first.venue, first.symbol), name)
+            for plan in plans:
+                self._remember(plan)
+        for plan in plans:
+            for _, _, step in plan.steps:
+                self.on_step(plan.order, step)
+        return [plan.order for plan in plans]
+
     async def find(self, client_order_id: str) -> Order | None:
         """Return an order from memory or the journal."""
-        known = self._book.orders.get(client_order_id)
+        known = self._book.recall(client_order_id)
         return known or await self.patiently(lambda: self.store.get(client_order_id))
+
+    def is_booked(self, fill: Fill) -> bool:
+        """Return whether the fill was booked lately by this process; False may also mean long ago."""
+        return fill.fill_id in self._recent
 
     async def _commit(self, place: Place, client_order_id: str, events: Sequence[e.Event]) -> _Plan:
         skip: set[uuid.UUID] = set()
         while True:
             try:
-                order = self._book.orders.get(client_order_id) or await self.store.get(client_order_id)
+                order = self._book.recall(client_order_id) or await self.store.get(client_order_id)
                 assert order is not None
                 plan = self._plan(order, events, skip)
                 changes = self._changes(plan)
-                if not plan.trades:
-                    if changes.orders or changes.events:
-                        await self.journal.apply(changes)
-                    return plan
-                if await self.journal.book(changes):
+                if not (changes.orders or changes.events or changes.trades) or await self.journal.apply(changes):
                     return plan
                 skip |= await self.journal.booked([trade.fill.fill_id for trade in plan.trades])
             except OutageError as error:
@@ -140,8 +162,8 @@ class Ledger:
             )
 
         order, positions = await self.patiently(read)
-        if order is not None and client_order_id in self._book.orders:
-            self._book.orders[client_order_id] = order
+        if order is not None:
+            self._book.put(order)
         for position in positions:
             self._book.put_position(position)
 
@@ -253,7 +275,7 @@ class Ledger:
                 booking = apply_fill(self._book.position(*key), fill, instrument)
                 trade = TradeRow(fill, EXTERNAL, booking.realized)
                 try:
-                    is_new = await self.journal.book(Changes(trades=[trade], positions=[booking.position]))
+                    is_new = await self.journal.apply(Changes(trades=[trade], positions=[booking.position]))
                     break
                 except OutageError as error:
                     await self.wait_for_journal(error)

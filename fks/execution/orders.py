@@ -77,6 +77,7 @@ class OrderService:
         self._intake = Intake(
             self._signals, self.book, self._ledger, self._sender, exits, clock, lease, meter=meter, log=log,
             announcer=self._announcer, tasks=self._tasks, refresh_balances=self._refresh_balances, feed=self._feed,
+            rearm=self._armer.wake,
         )  # fmt: skip
         self._watch = Watch(
             self.book, self._facts, self._signals, self._ledger, self._sender, self._accounts, clock,
@@ -241,15 +242,15 @@ class OrderService:
                 if act is Act.ASK or order.announced > order.filled:
                     self._sender.ask(name, is_forced=act is Act.ASK)
             elif act is Act.PROTECT:
-                self._armer.wake((order.account_id, order.venue, order.symbol), order.instance)
+                self._armer.note(order)
             elif act is Act.CANCEL_UNLESS_VALID:
                 self._cancel_unless_valid(order)
             elif act is Act.HALT:
                 self.book.halted.add(order.instance)
         if Act.PAGE in step.acts or Act.ALERT in step.acts:
             self._tell(order, step)
-        if order.state in TERMINAL or order.state is State.UNKNOWN:
-            self._intake.wake()
+        if order.state in TERMINAL:
+            self._intake.wake_for((order.account_id, order.venue, order.symbol))
 
     def _cancel_unless_valid(self, order: Order) -> None:
         if order.valid_until_ns is None or order.valid_until_ns < self._clock.now_ns():

@@ -101,46 +101,33 @@ class OrderJournal:
         )  # fmt: skip
         return self._placed(row)
 
-    async def apply(self, changes: Changes) -> None:
-        """Write what events did that booked no fill: one statement."""
-        await self._apply(self._db, changes)
+    async def apply(self, changes: Changes) -> bool:
+        """Write what events did, in one statement. False: one of the executions is booked already; nothing was written.
 
-    async def booked(self, fills: Sequence[uuid.UUID]) -> set[uuid.UUID]:
-        """Return which of these executions are booked already."""
-        return set(await self._db.fetchval("orders.booked", list(fills)))
-
-    async def book(self, changes: Changes) -> bool:
-        """Write what events did that booked fills: one transaction, fenced against a newer epoch until it ends.
-
-        False: some of the executions are booked already, and nothing was written.
+        A takeover waits for it: what it wrote is there for the next epoch to read.
         """
-        ids = [trade.fill.fill_id for trade in changes.trades]
-        async with self._db.transaction() as session:
-            row = await session.fetchrow("orders.fence", self._lease, self._epoch, ids)
-            assert row is not None
-            if not row["is_leader"]:
-                raise self._stale()
-            if row["booked"]:
-                return False
-            await self._apply(session, changes)
-        return True
-
-    async def _apply(self, querier: Querier, changes: Changes) -> None:
         positions = {(p.account_id, p.venue, p.symbol, p.instance): p for p in changes.positions}
-        row = await querier.fetchrow(
+        row = await self._db.fetchrow(
             "orders.apply", self._lease, self._epoch, [order_json(o) for o in changes.orders],
             [_event_json(e) for e in changes.events], [_trade_json(t) for t in changes.trades],
-            [_position_json(p) for p in positions.values()],
+            [_position_json(p) for p in positions.values()], retry=False,
         )  # fmt: skip
         assert row is not None
         if not row["is_leader"]:
             raise self._stale()
+        if not row["is_fresh"]:
+            return False
         if row["changed"] != len(changes.orders) or row["booked"] != len(changes.trades):
             raise BugError(
                 f"the journal took {row['changed']} of {len(changes.orders)} orders and {row['booked']} of "
                 f"{len(changes.trades)} fills: {[o.client_order_id for o in changes.orders]}",
                 remedy="the order manager restarts and reads the journal again",
             )
+        return True
+
+    async def booked(self, fills: Sequence[uuid.UUID]) -> set[uuid.UUID]:
+        """Return which of these executions are booked already."""
+        return set(await self._db.fetchval("orders.booked", list(fills)))
 
     def _placed(self, row: Row | None) -> Placed:
         assert row is not None

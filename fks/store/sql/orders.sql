@@ -1,7 +1,7 @@
 -- name: place
 -- The one durable statement before the bytes: orders, their first events and the signal's outcome, or nothing at all.
 -- Fenced by the lease's epoch; refused while the kill switch is engaged, unless exempt ($8).
-WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2),
+WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
 killed AS (SELECT 1 FROM kill_switch WHERE is_engaged AND NOT $8::boolean LIMIT 1),
 taken AS (
     UPDATE signals SET state = 'ordered', client_order_id = $4, decided_at = $5
@@ -26,7 +26,7 @@ SELECT EXISTS (SELECT FROM lease) AS is_leader, EXISTS (SELECT FROM killed) AS i
 
 -- name: deny
 -- Keep a denied intent: the order row, its event and the signal's outcome in one statement, fenced by the lease's epoch.
-WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2),
+WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
 taken AS (
     UPDATE signals SET state = 'denied', client_order_id = $4, decided_at = $5, code = $8, detail = $9
      WHERE id = $3::uuid AND state = 'ready' AND EXISTS (SELECT FROM lease)
@@ -44,15 +44,14 @@ noted AS (
 SELECT EXISTS (SELECT FROM lease) AS is_leader, false AS is_killed,
        EXISTS (SELECT FROM taken) AS is_taken, ARRAY(SELECT client_order_id FROM placed) AS placed;
 
--- name: fence
--- Hold off a newer epoch until this transaction ends, and say which executions are booked already.
-SELECT EXISTS (SELECT FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE) AS is_leader,
-       ARRAY(SELECT fill_id FROM trades WHERE fill_id = ANY($3::uuid[])) AS booked;
-
 -- name: apply
--- What events did: orders, events, executions and positions together, fenced by the lease's epoch. A cancel that a
--- person asked for through the door meanwhile is not overwritten.
-WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2),
+-- What events did: orders, events, executions and positions together, or nothing when one of the executions is booked
+-- already. A cancel that a person asked for through the door meanwhile is not overwritten. Fenced by the lease's epoch:
+-- the share lock makes a takeover wait until what was written before it is there to be read.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
+fresh AS (
+    SELECT 1 FROM lease
+     WHERE NOT EXISTS (SELECT FROM trades k JOIN jsonb_to_recordset($5::jsonb) AS w(fill_id uuid) USING (fill_id))),
 changed AS (
     UPDATE orders o SET
            quantity = n.quantity, price = n.price, stop_price = n.stop_price, state = n.state,
@@ -64,14 +63,14 @@ changed AS (
            detail = n.detail, is_stale = n.is_stale, is_late = n.is_late, is_overfilled = n.is_overfilled,
            is_acknowledged = n.is_acknowledged, epoch = n.epoch, sent_at = n.sent_at, updated_at = n.updated_at
       FROM jsonb_populate_recordset(NULL::orders, $3::jsonb) AS n
-     WHERE o.client_order_id = n.client_order_id AND o.epoch <= $2 AND EXISTS (SELECT FROM lease)
+     WHERE o.client_order_id = n.client_order_id AND o.epoch <= $2 AND EXISTS (SELECT FROM fresh)
     RETURNING o.client_order_id),
 noted AS (
     INSERT INTO order_events (client_order_id, event_id, event, from_state, to_state, source, venue_time, recv_time, epoch, payload)
     SELECT e.client_order_id, e.event_id, e.event, e.from_state, e.to_state, e.source, e.venue_time, e.recv_time, e.epoch,
            e.payload
       FROM jsonb_populate_recordset(NULL::order_events, $4::jsonb) AS e
-     WHERE EXISTS (SELECT FROM lease)
+     WHERE EXISTS (SELECT FROM fresh)
     ON CONFLICT (client_order_id, event_id) DO NOTHING),
 booked AS (
     INSERT INTO trades (
@@ -83,7 +82,7 @@ booked AS (
         t.instance, t.trade_type, t.quantity, t.price, t.fee, t.fee_currency, t.realized_pnl, t.order_type,
         t.is_maker, t.is_late, t.source, t.time
       FROM jsonb_populate_recordset(NULL::trades, $5::jsonb) AS t
-     WHERE EXISTS (SELECT FROM lease)
+     WHERE EXISTS (SELECT FROM fresh)
     ON CONFLICT (fill_id) DO NOTHING
     RETURNING fill_id),
 moved AS (
@@ -93,12 +92,12 @@ moved AS (
         p.account_id, p.venue, p.symbol, p.instance, p.quantity, p.average_price, p.realized_pnl, p.fees,
         p.updated_at
       FROM jsonb_populate_recordset(NULL::positions, $6::jsonb) AS p
-     WHERE EXISTS (SELECT FROM lease)
+     WHERE EXISTS (SELECT FROM fresh)
     ON CONFLICT (account_id, venue, symbol, instance) DO UPDATE
        SET quantity = excluded.quantity, average_price = excluded.average_price, realized_pnl = excluded.realized_pnl,
            fees = excluded.fees, updated_at = excluded.updated_at
     RETURNING symbol)
-SELECT EXISTS (SELECT FROM lease) AS is_leader, (SELECT count(*) FROM changed) AS changed,
+SELECT EXISTS (SELECT FROM lease) AS is_leader, EXISTS (SELECT FROM fresh) AS is_fresh, (SELECT count(*) FROM changed) AS changed,
        (SELECT count(*) FROM booked) AS booked, (SELECT count(*) FROM moved) AS moved;
 
 -- name: open

@@ -47,11 +47,6 @@ SELECT symbol, timeframe, COUNT(*) AS candles, MIN(time) AS oldest, MAX(time) AS
 SELECT COUNT(*) AS candles, MIN(time) AS oldest, MAX(time) AS newest FROM ohlcv_data
  WHERE symbol = $1 AND timeframe = $2 AND exchange = $3;
 
--- name: trades_between
--- Give public trades of one symbol in order of their ids.
-SELECT time, trade_id, price, quantity, is_buyer_maker FROM market_trades
- WHERE exchange = $1 AND symbol = $2 AND trade_id >= $3 ORDER BY trade_id LIMIT $4;
-
 -- name: sync_set
 -- Write how one sync stands.
 INSERT INTO sync_status (symbol, timeframe, exchange, sync_status, oldest, newest, candles, error, last_sync_at)

@@ -54,18 +54,3 @@ SELECT is_ours FROM held;
 -- Set the state of every row of one symbol's feed that no newer epoch owns.
 UPDATE feeds SET state = $4, updated_at = now()
  WHERE exchange = $1 AND symbol = $2 AND epoch <= $3 AND state <> $4;
-
--- name: ages
--- Give every live feed with the age of its last message.
-SELECT exchange, symbol, state, last_message_at, last_price, last_trade_id,
-       EXTRACT(EPOCH FROM now() - last_message_at) * 1000 AS age_ms
-  FROM feeds WHERE timeframe = 'trades' AND state <> 'OFF' ORDER BY exchange, symbol;
-
--- name: positions
--- Give how far each timeframe of a symbol is sealed.
-SELECT timeframe, sealed_through, last_trade_id, state FROM feeds
- WHERE exchange = $1 AND symbol = $2 AND timeframe <> 'trades' AND sealed_through IS NOT NULL ORDER BY timeframe;
-
--- name: sealed_through
--- Give the open time of the last sealed bar of one timeframe.
-SELECT sealed_through FROM feeds WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;

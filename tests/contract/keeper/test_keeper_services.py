@@ -74,7 +74,7 @@ async def test_every_service_comes_back_and_the_journal_is_whole(home, capsys):
             service = keeper.services[name]
             old = service.process.pid
             os.kill(old, signal.SIGKILL)
-            await until(lambda s=service, o=old: s.state == "ready" and s.process.pid != o, deadline_s=15.0)
+            await until(lambda s=service, o=old: s.is_ready and s.process.pid != o, deadline_s=30.0)
             assert service.restarts == 1
         pids = {name: service.process.pid for name, service in keeper.services.items()}
         assert load_node(paths).sim["pid"] == pids["sim"]

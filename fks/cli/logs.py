@@ -51,6 +51,7 @@ class Wanted:
     trace: str | None = None
 
     def takes(self, line: Line) -> bool:
+        """Return whether `line` is to be shown."""
         if LEVELS.get(line.level, 20) < LEVELS[self.level]:
             return False
         if self.components and not any(_is_of(line.component, name) for name in self.components):

@@ -33,6 +33,7 @@ class Screen:
 
     @property
     def elapsed_s(self) -> float:
+        """Return the seconds since the start."""
         return time.monotonic() - self._start
 
     def say(self, name: str, state: str, text: str = "") -> None:

@@ -112,7 +112,11 @@ class Hands:
 def start_keeper(paths: Paths, *names: str) -> subprocess.Popen[bytes]:
     """Return a keeper in a process of its own, ready."""
     process = subprocess.Popen([sys.executable, "-m", "tests.support.keepers", str(paths.home), *names])
-    wait_until(lambda: _phase(paths) == "ready")
+    try:
+        wait_until(lambda: _phase(paths) == "ready")
+    except BaseException:
+        process.kill()
+        raise
     return process
 
 

@@ -34,9 +34,11 @@ class Book:
                 self._entries = {name: Entry(**entry) for name, entry in document["services"].items()}
 
     def get(self, name: str) -> Entry | None:
+        """Return what is known of a service, or None."""
         return self._entries.get(name)
 
     def items(self) -> list[tuple[str, Entry]]:
+        """Return every service with what is known of it."""
         return list(self._entries.items())
 
     def pids(self) -> dict[str, int]:

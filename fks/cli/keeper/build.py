@@ -43,6 +43,7 @@ class Site:
     redactor: Redactor
 
     def specs(self) -> tuple[ServiceSpec, ...]:
+        """Return the services this node runs."""
         return services(self.paths, self.settings, self.secrets)
 
     def node(self) -> Node:

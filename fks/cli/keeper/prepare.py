@@ -37,6 +37,7 @@ async def prepare(home: str) -> None:
 
 
 def main() -> int:
+    """Run; one line and exit 1 when it fails."""
     try:
         asyncio.run(prepare(os.environ["FKS_HOME"]))
     except FksError as error:

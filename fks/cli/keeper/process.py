@@ -116,6 +116,7 @@ class Process:
         return Process(pid, mark) if mark and start_mark(pid) == mark else None
 
     def is_alive(self) -> bool:
+        """Return whether this very process lives; reaps it when it is our child and ended."""
         if self._popen is not None and self._popen.poll() is not None:
             return False
         return bool(self.mark) and start_mark(self.pid) == self.mark

@@ -68,10 +68,12 @@ class Service:
 
     @property
     def name(self) -> str:
+        """Return the service's name."""
         return self.spec.name
 
     @property
     def is_ready(self) -> bool:
+        """Return whether it has come up and lives, even if it does not answer at the moment."""
         return self.state in ("ready", "degraded")
 
     def seen(self) -> list[Seen]:

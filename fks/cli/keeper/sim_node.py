@@ -32,6 +32,7 @@ class SimFiles:
 
     @staticmethod
     def of(paths: Paths) -> SimFiles:
+        """Return the files of a node."""
         return SimFiles(paths.sim_dir, paths.run / "sim.json", paths.sim_dir / "market")
 
     def endpoints(self) -> dict[str, object] | None:

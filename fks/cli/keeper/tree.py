@@ -91,6 +91,7 @@ class Tree:
             return await assemble(await self._database(), self._make_node())
 
     async def close(self) -> None:
+        """Let go of the database."""
         if self._db is not None:
             await self._db.close()
             self._db = None

@@ -39,6 +39,7 @@ _LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.InternalClientError,  # a server killed in mid-statement leaves asyncpg's own state in pieces
     ConnectionError,
     OSError,
 )
@@ -245,13 +246,16 @@ class Database:
         try:
             await self._pool.release(connection)
         except _MAYBE_LOST:
-            connection.terminate()
+            _drop(connection)
 
     async def _one(self, what: str, call: Callable[[Any], Awaitable[T]], retry: bool) -> T:
         async def attempt() -> T:
             connection = await _persist(self._acquire, deadline_s=deadline - time.monotonic(), is_safe=True, what=what)
             try:
                 return await call(connection)
+            except _LOST:
+                _drop(connection)
+                raise
             finally:
                 await self._release(connection)
 
@@ -290,7 +294,13 @@ def _is_lost(error: BaseException) -> bool:
     """Tell a lost connection from a mistake of ours: asyncpg raises InterfaceError for both (wrong argument counts)."""
     if not isinstance(error, asyncpg.InterfaceError):
         return True
-    return not isinstance(error, ValueError) and "clos" in str(error)
+    return not isinstance(error, ValueError) and ("clos" in str(error) or "released back" in str(error))
+
+
+def _drop(connection: Any) -> None:
+    """Cut a connection that is in doubt, so that it never goes back into the pool; it may have left by itself."""
+    with contextlib.suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 def _outage(what: str, error: BaseException) -> OutageError:

@@ -15,6 +15,7 @@ import random
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.data.aggregate import by_length
+from fks.data.assets import Assets
 from fks.data.backfill import TRADES_MAX, Backfill
 from fks.data.feed import Doubt, FeedState, Gap, SymbolFeed
 from fks.data.sync import Sync
@@ -26,13 +27,11 @@ from fks.model.timeframe import check_timeframe
 from fks.store.bus import FEEDS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
-from fks.store.instruments import InstrumentStore
 
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
 ROWS_S = 1.0  # how often ages and prices are written when no bar seals
 ASSETS_S = 3.0
 SYNCS_S = 5.0
-INSTRUMENTS_S = 3600.0
 LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock proves nothing about the feed
 SEALED_MAX = 20_000  # bars of one symbol waiting for a database that is away; beyond it they are fetched again later
 DIAL_S = 15.0  # a connection that has no subscription by then never will
@@ -62,7 +61,7 @@ class Collector:
         self._data = settings.data
         self._frames = by_length(check_timeframe(frame) for frame in settings.data.timeframes)
         self._closes = [f for f in by_length({self._frames[0], "1m"}) if f in self._frames and f in exchange.timeframes]
-        self._instruments = InstrumentStore(db)
+        self._assets = Assets(exchange, db, clock, log)
         self._store = FeedStore(db, exchange.name, lease.epoch)
         self._writer = Writer(self._store, bus, meter, log)
         self._backfill = Backfill(exchange, self._frames, settings.data.backfill_bars)
@@ -81,10 +80,10 @@ class Collector:
 
     # ── the actor's shape ────────────────────────────────────────────────────────────────────────
     async def start(self) -> None:
-        """Prepare the exchange and note what to collect. Errors: OutageError of the database."""
+        """Prepare the exchange, note what to collect, call every feed COLD. Errors: OutageError of the database."""
         await self._exchange.open()
-        symbols = [symbol.upper().replace("/", "").replace("-", "") for symbol in self._data.symbols]
-        await self._instruments.add_assets(self._exchange.name, symbols)
+        await self._assets.add(self._data.symbols)
+        await self._store.set_cold()
 
     async def run(self) -> None:
         """Collect until cancelled. Errors: StaleEpochError when a newer collector took over; BugError."""
@@ -140,21 +139,14 @@ class Collector:
 
     # ── what is collected ────────────────────────────────────────────────────────────────────────
     async def _follow_assets(self) -> None:
-        listed_s = float("-inf")
-        known: set[str] = set()
         while True:
             try:
-                if self._clock.monotonic() - listed_s > INSTRUMENTS_S:
-                    instruments = await self._exchange.instruments()
-                    await self._instruments.merge(instruments)
-                    known = {item.symbol for item in instruments}
-                    listed_s = self._clock.monotonic()
-                await self._set_symbols(await self._instruments.enabled(self._exchange.name), known)
+                await self._set_symbols(await self._assets.wanted())
                 self._problem = ""
             except _EXPECTED as error:
                 self._problem = str(error)
                 self._log.warning("collector.assets", exchange=self._exchange.name, error=str(error))
-            await self._clock.sleep(ASSETS_S if known else 1.0)
+            await self._clock.sleep(ASSETS_S if self._feeds else 1.0)
 
     async def _follow_syncs(self) -> None:
         """A row in `sync_status` that says pending starts that sync (owner.md): whoever inserts it."""
@@ -165,10 +157,7 @@ class Collector:
             except _EXPECTED as error:
                 self._log.warning("collector.sync", exchange=self._exchange.name, error=str(error))
 
-    async def _set_symbols(self, symbols: list[str], known: set[str]) -> None:
-        wanted = [symbol for symbol in symbols if symbol in known]
-        for symbol in set(symbols) - known - self._feeds.keys():
-            self._log.warning("asset.unknown", exchange=self._exchange.name, symbol=symbol)
+    async def _set_symbols(self, wanted: list[str]) -> None:
         gone = [symbol for symbol in self._feeds if symbol not in wanted]
         new = [symbol for symbol in wanted if symbol not in self._feeds]
         for symbol in gone:

@@ -73,6 +73,10 @@ class FeedStore:
         if not is_ours:
             raise self._superseded()
 
+    async def set_cold(self) -> None:
+        """Say that no feed of the exchange is live until its new collector says so."""
+        await self._db.execute("feeds.cold", self._exchange, self._epoch, retry=True)
+
     async def set_state(self, symbol: str, state: str) -> None:
         """Write the state of a symbol that is no longer collected."""
         await self._db.execute("feeds.state", self._exchange, symbol, self._epoch, state, retry=True)

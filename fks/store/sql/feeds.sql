@@ -54,3 +54,8 @@ SELECT is_ours FROM held;
 -- Set the state of every row of one symbol's feed that no newer epoch owns.
 UPDATE feeds SET state = $4, updated_at = now()
  WHERE exchange = $1 AND symbol = $2 AND epoch <= $3 AND state <> $4;
+
+-- name: cold
+-- A new collector begins: what an older one said of its feeds holds no longer.
+UPDATE feeds SET state = 'COLD', updated_at = now()
+ WHERE exchange = $1 AND epoch <= $2 AND state NOT IN ('COLD', 'OFF');

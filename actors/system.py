@@ -313,14 +313,18 @@ def tree_health(timeout_s: float = 5.0) -> dict[str, object]:
 
 
 def deploy_gateway(settings: Any, *, host: str, port: int) -> None:
-    """Put the gateway on Serve, or roll it over to this code; return when it answers."""
+    """Put the gateway on Serve and return when it answers; one that runs already is left alone."""
     from ray import serve
+    from ray.serve.schema import ApplicationStatus
 
     import serve_app
 
     # no request_timeout_s: it would cut every websocket that lives longer; the application has its own deadlines
     http = {"host": host, "port": port}
     serve.start(proxy_location="HeadOnly", http_options=http)
+    running = serve.status().applications.get("gateway")
+    if running is not None and running.status == ApplicationStatus.RUNNING:
+        return
     serve.run(serve_app.build(settings), name="gateway", route_prefix="/", blocking=False)
 
 

@@ -44,9 +44,7 @@ def kill(ctx: click.Context, reason: str, no_flatten: bool, yes: bool, as_json: 
     emit(answer, as_json=as_json, schema="fks.kill/1")
     if not as_json:
         _show(answer)
-    left = [
-        item for item in answer.get("remaining", ()) if not item["why"].startswith("less than the venue's smallest")
-    ]
+    left = [item for item in answer.get("remaining", ()) if item.get("kind") not in ("dust", "elsewhere")]
     return 0 if answer.get("is_quiet") and not left else 1
 
 

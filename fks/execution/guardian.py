@@ -213,7 +213,7 @@ class Guardian:
         held = self._snapshot.positions if self._snapshot else {}
         return [
             {
-                "venue": holder.venue, "symbol": holder.symbol, "instance": holder.instance,
+                "kind": "elsewhere", "venue": holder.venue, "symbol": holder.symbol, "instance": holder.instance,
                 "quantity": format(quantity, "f"), "why": "only the order manager has a session with this venue",
             }
             for holder, quantity in sorted(held.items()) if holder.venue not in self._venues

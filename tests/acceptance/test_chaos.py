@@ -82,8 +82,10 @@ def test_the_keeper_may_die_and_be_started_again(system: System) -> None:
     assert {key: after[key]["pid"] for key in pids} == pids
 
 
-def test_ray_itself_may_die_and_the_tree_comes_back(system: System) -> None:
-    row = system.kill("raylet" if "raylet" in system.components() else "ray")
+@pytest.mark.parametrize("name", ["raylet", "gcs"])
+def test_ray_itself_may_die_and_the_tree_comes_back(system: System, name: str) -> None:
+    row = system.kill(name)
+    system.back_after(name, row["pid"], deadline_s=SERVICE_BACK_S + POLL_S)
     wait_until(
         lambda: (found := system.components()).get("orders", {}).get("state") == "ready"
         and found["orders"]["pid"] not in (None, row["pid"]) and system.status()["state"] == "healthy",

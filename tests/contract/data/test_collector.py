@@ -175,7 +175,7 @@ async def test_a_frozen_stream_is_stale_in_time_and_recovers(
     async with running(make_collector(settings, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=15)
         await later(database, 2)
-        exchange.fault("freeze_stream", seconds=8)
+        exchange.fault("freeze_stream", seconds=5)
         limit_s = 2.0 + 1.0  # C7: stale within its limit and a second; the limit here is 2 s
 
         async def is_stale() -> bool:

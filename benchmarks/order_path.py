@@ -62,7 +62,7 @@ async def burst(rig: Rig, count: int) -> float:
     signals: list[Any] = [signal_of(size=D(1), symbol=("BTCUSDT", "ETHUSDT")[n % 2]) for n in range(count)]
     await SignalStore(rig.db).insert(signals)
     start = time.perf_counter()
-    rig.service._intake.wake()  # noqa: SLF001  (a wake-up without Redis in the measure)
+    rig.service._intake.wake()
     while await rig.db.sql("SELECT 1 FROM signals WHERE state = 'ready' LIMIT 1"):
         await asyncio.sleep(0.005)
     return count / (time.perf_counter() - start)

@@ -8,8 +8,19 @@ from hypothesis import strategies as st
 
 from fks.model.errors import ConfigError
 from fks.supervision import (
-    ChildSpec, GiveUp, Intensity, Restart, RestartType, Wait, backoff_s, check_tree, decide_exit, is_hung,
-    note_restart, start_waves, stop_order,
+    ChildSpec,
+    GiveUp,
+    Intensity,
+    Restart,
+    RestartType,
+    Wait,
+    backoff_s,
+    check_tree,
+    decide_exit,
+    is_hung,
+    note_restart,
+    start_waves,
+    stop_order,
 )  # fmt: skip
 
 LIMIT = Intensity(restarts_max=3, period_s=10.0)

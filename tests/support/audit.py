@@ -62,12 +62,9 @@ def position_errors(
     held = {
         asset: Decimal(str(row["free"])) + Decimal(str(row["locked"])) for asset, row in balances_of(account).items()
     }
-    booked: dict[str, Decimal] = {
-        symbol: quantity
-        for symbol, quantity in system.sql(
+    booked: dict[str, Decimal] = dict(system.sql(
             "SELECT symbol, sum(quantity) FROM positions WHERE venue = 'ccxt' AND instance <> 'external' GROUP BY symbol"
-        )
-    }
+        ))
     wrong = {}
     for symbol, base in bases.items():
         ours, theirs = booked.get(symbol, Decimal(0)), held.get(base, Decimal(0)) - initial.get(base, Decimal(0))

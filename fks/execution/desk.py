@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from decimal import Decimal
 
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.execution.announcer import Announcer
 from fks.execution.armer import Armer
 from fks.execution.book import Book, VenueStatus
+from fks.execution.holdings import Holdings
 from fks.execution.ledger import Ledger
 from fks.execution.sender import Sender
 from fks.execution.timing import Tasks
@@ -24,7 +24,6 @@ from fks.model.errors import FksError, OutageError, StaleEpochError
 from fks.model.order import LIVE, Fill, Order, Presence, Report, State
 from fks.model.ports import BalancesSeen, Lease, Log, Meter, SessionBack, SessionLost, Venue
 from fks.orders import events as e
-from fks.portfolio.position import EXTERNAL
 from fks.store.accounts import AccountStore
 from fks.store.facts import Facts
 from fks.store.positions import PositionStore
@@ -35,7 +34,6 @@ _QUERIES_AT_ONCE = 8
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 5.0
 _SKEW_S = 20.0
 _STRAY_S = 30.0  # how long a fill under an id of our form may wait for its order row (the guardian's come late)
-_BALANCE_S = 1.0
 _READ_S = 15.0
 
 
@@ -58,8 +56,9 @@ class Desk:
         self._clock = clock
         self._lease = lease
         self._facts = facts
-        self._accounts = accounts
-        self._positions = positions
+        self.holdings = Holdings(
+            venue, status, book, ledger, clock, accounts=accounts, positions=positions, log=log, tasks=tasks
+        )
         self._meter = meter
         self._log = log
         self._announcer = announcer
@@ -67,10 +66,8 @@ class Desk:
         self._wake_intake = wake
         self._is_session = False
         self._look = asyncio.Event()
-        self._balance_task: asyncio.Task[object] | None = None
         self._strays: dict[object, tuple[Fill, float]] = {}
         self._foreign: set[str] = set()
-        self._differences: dict[str, Decimal] = {}
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
     async def run(self) -> None:
@@ -162,7 +159,7 @@ class Desk:
             elif isinstance(event, Fill):
                 await self.on_fill(event)
             elif isinstance(event, BalancesSeen):
-                self._see_balances(event.balances)
+                self.holdings.see(event.balances)
             elif isinstance(event, SessionLost):
                 await self._on_lost(event.detail)
             else:
@@ -191,7 +188,7 @@ class Desk:
         if order is not None:
             await self._ledger.apply(order.client_order_id, self._ledger.fill_seen(fill))
             self._strays.pop(fill.fill_id, None)
-            self.refresh_soon()
+            self.holdings.refresh_soon()
             return
         if _has_our_form(fill.client_order_id):
             since_s = self._strays.setdefault(fill.fill_id, (fill, self._clock.monotonic()))[1]
@@ -241,17 +238,17 @@ class Desk:
         """Reconcile (C3), then mend protections, then READY. Until the event stream is there, it stays SYNCING."""
         await self._set_state("SYNCING")
         start = self._clock.monotonic()
-        balances = await self._read_balances()
+        balances = await self.holdings.read()
         for _ in range(_ROUNDS_MAX):
             before = balances
             await self._compare_orders()
             await self._compare_fills()
-            balances = await self._read_balances()
+            balances = await self.holdings.read()
             if balances == before:
                 break
-        self._keep_balances(balances)
+        await self.holdings.keep(balances)
         self.status.is_connected = self.status.has_positions = True
-        await self._find_externals(balances, is_sure=True)
+        await self._find_externals(balances)
         self._meter.observe("fks_reconcile_seconds", self._clock.monotonic() - start, venue=self._venue.name)
         await self._armer.look_at_all(self._venue.name)
         if self._is_session and not self._look.is_set():
@@ -265,9 +262,9 @@ class Desk:
         await self._compare_orders()
         await self._compare_fills()
         await self.look_at_strays()
-        balances = await self._read_balances()
-        self._keep_balances(balances)
-        await self._find_externals(balances, is_sure=False)
+        balances = await self.holdings.read()
+        await self.holdings.keep(balances)
+        await self._find_externals(balances)
         await self._set_state("READY")
 
     async def _compare_orders(self) -> None:
@@ -319,6 +316,11 @@ class Desk:
         booked = await self._ledger.patiently(lambda: journal.booked([fill.fill_id for fill in fills]))
         return [fill for fill in fills if fill.fill_id not in booked]
 
+    async def _find_externals(self, balances: dict[str, Balance]) -> None:
+        if not self._strays:
+            is_sure = self.status.ready_times == 0
+            await self.holdings.find_externals(balances, sorted(self._symbols()), is_sure=is_sure)
+
     def _symbols(self) -> set[str]:
         name = self._venue.name
         found = {i.symbol for i in self._book.instances.values() if i.venue == name}
@@ -336,90 +338,6 @@ class Desk:
         times = [o.sent_ns for o in self._book.orders.values() if o.venue == self._venue.name and o.symbol == symbol]
         known = [time_ns for time_ns in times if time_ns]
         return min(known) - _OVERLAP_NS if known else self._clock.now_ns()
-
-    # ── balances ─────────────────────────────────────────────────────────────────────────────────
-    async def _read_balances(self) -> dict[str, Balance]:
-        async with asyncio.timeout(_READ_S):
-            return await self._venue.balances()
-
-    async def refresh_balances(self) -> None:
-        """Read the venue's balances now; an outage leaves what is known."""
-        try:
-            balances = await self._read_balances()
-        except (OutageError, TimeoutError):
-            return
-        self._keep_balances(balances)
-        await self._save_balances(balances.values())
-
-    def refresh_soon(self) -> None:
-        """Read the balances once things have calmed down, at most once a second."""
-        if self._balance_task is None or self._balance_task.done():
-            self._balance_task = self._tasks.spawn(self._refresh_later(), f"{self._venue.name} balances")
-
-    async def _refresh_later(self) -> None:
-        await self._clock.sleep(_BALANCE_S)
-        await self.refresh_balances()
-
-    def _keep_balances(self, balances: dict[str, Balance]) -> None:
-        self._book.balances[self._venue.name] = dict(balances)
-
-    def _see_balances(self, balances: Sequence[Balance]) -> None:
-        known = self._book.balances.setdefault(self._venue.name, {})
-        known.update({balance.currency: balance for balance in balances})
-        self.refresh_soon()
-
-    async def _save_balances(self, balances: object) -> None:
-        try:
-            await self._accounts.save_balances(
-                self.status.account_id, list(self._book.balances[self._venue.name].values()), self._clock.now_ns()
-            )
-        except OutageError:
-            self._log.debug("balances.unsaved", venue=self._venue.name)
-
-    async def _find_externals(self, balances: dict[str, Balance], *, is_sure: bool) -> None:
-        """Write what the venue holds of each base beyond our fills; not while something there is in doubt.
-
-        While trading, balances and fills come on two roads: a difference counts once two sweeps have seen it.
-        """
-        await self._save_balances(balances.values())
-        name, account_id, done = self._venue.name, self.status.account_id, set[str]()
-        for symbol in sorted(self._symbols()):
-            instrument = next((i for (_, s), i in self._book.instruments.items() if s == symbol), None)
-            place = (account_id, name, symbol)
-            in_doubt = any(o.state in (State.SENDING, State.UNKNOWN) for o in self._book.open_at(place))
-            if instrument is None or instrument.base in done or in_doubt or self._strays:
-                continue
-            done.add(instrument.base)
-            ours = sum(
-                (
-                    position.quantity
-                    for (owner, venue, other, instance), position in self._book.positions.items()
-                    if (owner, venue) == (account_id, name) and instance != EXTERNAL
-                    and self._base(other) == instrument.base
-                ),
-                Decimal(0),
-            )  # fmt: skip
-            held = balances.get(instrument.base)
-            external = (held.total if held is not None else Decimal(0)) - ours
-            known = self._book.position(*place, EXTERNAL)
-            if external == known.quantity:
-                self._differences.pop(symbol, None)
-            elif is_sure or self._differences.get(symbol) == external:
-                await self._note_external(symbol, external)
-            else:
-                self._differences[symbol] = external
-
-    def _base(self, symbol: str) -> str | None:
-        return next((i.base for (_, s), i in self._book.instruments.items() if s == symbol), None)
-
-    async def _note_external(self, symbol: str, quantity: Decimal) -> None:
-        place = (self.status.account_id, self._venue.name, symbol)
-        now_ns = self._clock.now_ns()
-        await self._ledger.patiently(
-            lambda: self._positions.save_external(place[0], place[1], symbol, quantity, now_ns)
-        )
-        self._book.put_position(replace(self._book.position(*place, EXTERNAL), quantity=quantity, updated_ns=now_ns))
-        self._log.info("position.external", venue=self._venue.name, symbol=symbol, quantity=str(quantity))
 
 
 def _has_our_form(client_order_id: str | None) -> bool:

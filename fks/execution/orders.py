@@ -195,7 +195,7 @@ class OrderService:
             )
 
     async def _refresh_balances(self, venue: str) -> None:
-        await self._desks[venue].refresh_balances()
+        await self._desks[venue].holdings.refresh()
 
     async def _feed(self, signal: Signal) -> None:
         if (feeder := self._feeders.get(signal.venue)) is not None:

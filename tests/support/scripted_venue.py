@@ -39,7 +39,7 @@ class ScriptedVenue:
 
     Words of `script`: ok · rest (a market order that does not fill) · refuse:CODE · lost (never arrives, no answer) ·
     unheard (arrives, no answer) · hang (arrives, answers never) · raise (arrives, then raises) · exists · slow (arrives,
-    answers after the stream). Words of `cancels`: ok · lost · unheard · gone (refused as unknown, though it is open).
+    answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE). Words of `cancels`: ok · lost · unheard · gone (refused as unknown, though it is open).
     """
 
     name: str = "ccxt"
@@ -104,8 +104,10 @@ class ScriptedVenue:
         word = self.script.popleft() if self.script else "ok"
         self.received += [stop.client_order_id, limit.client_order_id]
         await asyncio.sleep(0)
-        if word.startswith("refuse:"):
-            no = Answer(Outcome.REFUSED, code=word[7:], detail="refused by script")
+        if word.startswith("passed:"):
+            self.prices[stop.symbol] = D(word[7:])
+        if word.startswith(("refuse:", "passed:")):
+            no = Answer(Outcome.REFUSED, code="-2010", detail="refused by script")
             return no, no
         if word == "lost":
             unclear = Answer(Outcome.AMBIGUOUS)

@@ -145,12 +145,8 @@ async def test_legs_cancelled_behind_our_back_are_renewed(rig: Rig) -> None:
 
 
 async def test_a_stop_the_market_has_passed_is_closed_at_the_market(rig: Rig) -> None:
-    rig.venue.script.extend(["ok", "refuse:-2010"])
-    rig.venue.prices["BTCUSDT"] = D(100)
-    signal = await rig.signal(**BOTH)
-    await until(lambda: rig.venue.trades)
-    rig.venue.prices["BTCUSDT"] = D(85)
-    await rig.outcome(signal)
+    rig.venue.script.extend(["ok", "passed:85"])
+    await rig.outcome(await rig.signal(**BOTH))
     await until(lambda: rig.venue.totals.get("BTC") == 0)
     await until(lambda: rig.service.book.position(1, "ccxt", "BTCUSDT", "one").quantity == 0)
     assert len(rig.venue.received) == len(set(rig.venue.received))

@@ -21,6 +21,7 @@ from fks.supervision import ChildSpec, GiveUp, Restart, decide_exit, is_hung, st
 from fks.supervision.ports import Child, World
 
 SNAPSHOTS_KEY = "fks:snapshots"
+_COMING = frozenset({"starting", "waiting"})
 SAMPLE_EVERY = 5  # beats between two metric snapshots: a snapshot is bigger than a beat
 
 
@@ -79,7 +80,7 @@ class SupervisorActor:
             await asyncio.gather(*(r.child.stop(r.spec.stop_s) for r in records if r.child), return_exceptions=True)
             for record in records:
                 record.state = "stopped"
-                await self._note(record, "stopped", "asked")
+            await asyncio.gather(*(self._note(record, "stopped", "asked") for record in records))
 
     @property
     def is_ready(self) -> bool:
@@ -91,7 +92,17 @@ class SupervisorActor:
 
     # ── one child ────────────────────────────────────────────────────────────────────────────────
     async def _mind(self, record: Record) -> None:
-        """Adopt or start one child and keep it, for ever."""
+        """Keep one child, for ever. What nobody foresaw costs this child a wait, never the tree its supervisor."""
+        while True:
+            try:
+                await self._keep(record)
+            except Exception as error:
+                self._c.log.error("child.keeping_failed", child=record.spec.id, error=f"{type(error).__name__}: {error}")
+                record.is_gone = False
+                await self._c.clock.sleep(self._timing.heartbeat_s * self._timing.misses_max)
+
+    async def _keep(self, record: Record) -> None:
+        """Adopt or start one child, watch it, start it again."""
         await self._remember(record)
         record.child = await self._adopt(record)
         while True:
@@ -109,11 +120,17 @@ class SupervisorActor:
         """Return the living child of this name, if its loop beats; else make sure that nothing of it is left."""
         child = await self._world.find(record.spec)
         if child is None:
+            # the supervisor before us may have ended it without living to see it gone
+            record.is_gone = record.is_gone and not self._world.was_reconstructed
             return None
+        record.child = child  # from here on it is stopped with the others
         try:
             beat = await child.health(with_metrics=False, timeout_s=self._timing.heartbeat_s * self._timing.misses_max)
-        except (TimeoutError, OutageError):
-            record.is_gone = await child.kill()
+            if beat["state"] in _COMING:  # its supervisor died while it started: the deadline is ours now
+                beat = await self._until_started(record, child, 0.0)
+        except (TimeoutError, OutageError) as error:
+            self._c.log.warning("child.not_adopted", child=record.spec.id, error=str(error) or "no answer in time")
+            record.is_gone, record.child = await child.kill(), None
             return None
         self._take(record, beat)
         await self._note(record, "adopted", "found alive")
@@ -126,23 +143,41 @@ class SupervisorActor:
         if spec.is_leased:
             record.epoch = await self._next_epoch(record)
         wait_s = 0.0 if record.is_gone or not spec.is_leased else timing.lease_ttl_s + 0.5
-        child: Child | None = None
+        record.state = "starting"
         try:
-            child = await self._world.spawn(spec, record.epoch, wait_s)
-            async with asyncio.timeout(spec.start_s + wait_s):
-                while True:
-                    beat = await child.health(with_metrics=False, timeout_s=spec.start_s)
-                    if beat["state"] != "starting":
-                        break
-                    await self._c.clock.sleep(0.05)
+            child = record.child = await self._world.spawn(spec, record.epoch, wait_s)
+        except OutageError as error:
+            self._c.log.error("child.start_failed", child=spec.id, error=str(error))
+            record.is_gone = False  # whoever holds its name
+            return None
+        try:
+            beat = await self._until_started(record, child, wait_s)
         except (TimeoutError, OutageError) as error:
             self._c.log.error("child.start_failed", child=spec.id, error=str(error) or "no answer in time")
-            record.is_gone = child is None or await child.kill()
+            record.is_gone, record.child = await child.kill(), None
             return None
         self._take(record, beat)
         record.is_gone = False
         await self._note(record, "started", f"epoch {record.epoch}")
         return child
+
+    async def _until_started(self, record: Record, child: Child, wait_s: float) -> Mapping[str, object]:
+        """Return its first beat as started. While it waits for what is away, its deadline does not run.
+
+        Errors: TimeoutError past `start_s` + `wait_s`; OutageError when it died.
+        """
+        spec, monotonic = record.spec, self._c.clock.monotonic
+        deadline = monotonic() + spec.start_s + wait_s
+        while True:
+            beat = await child.health(with_metrics=False, timeout_s=spec.start_s + wait_s)
+            if beat["state"] not in _COMING:
+                return beat
+            record.state = str(beat["state"])
+            if record.state == "waiting":
+                deadline = monotonic() + spec.start_s
+            if monotonic() > deadline:
+                raise TimeoutError
+            await self._c.clock.sleep(0.05)
 
     async def _next_epoch(self, record: Record) -> int:
         """Return the raised epoch; wait for the database as long as it takes: no lease, no start."""
@@ -162,8 +197,10 @@ class SupervisorActor:
             while True:
                 done, _ = await asyncio.wait({join}, timeout=timing.heartbeat_s)
                 if done:
-                    record.is_gone = True
-                    return join.result()
+                    reason = "died: its join was cancelled" if join.cancelled() else join.result()
+                    # Ray frees the name before the process is gone: only the pid proves it
+                    record.is_gone = await child.kill()
+                    return reason
                 beats += 1
                 try:
                     want = beats % SAMPLE_EVERY == 0
@@ -251,6 +288,8 @@ class SupervisorActor:
                 self._say_database(is_down=False)
             except OutageError as error:
                 self._say_database(is_down=True, error=str(error))
+            except Exception as error:  # rows are for showing: the children are minded all the same
+                self._c.log.error("supervisor.report_failed", error=f"{type(error).__name__}: {error}")
             snapshots = {**self._snapshots, "supervisor": self._c.meter.snapshot()}
             await self._c.bus.set(SNAPSHOTS_KEY, orjson.dumps(snapshots), ttl_s=30.0)
             await self._c.clock.sleep(1.0)

@@ -15,18 +15,24 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import psutil
 import ray
 
 from actors import tree
+from fks.config.endpoints import load_node
 from fks.model.errors import OutageError, StaleEpochError
 from fks.monitor.component import Component
 from fks.supervision import ChildSpec
 
 NAMESPACE = "fks"
 BEAT_S = 0.2
+WAIT_S = 0.5  # between tries to start while something that the child needs is away
+JOINS_MAX = 4  # parked joins: one is the supervisor's, older ones belong to supervisors that died
+LAST_S = 1.0  # a supervisor that ends by itself stays this long: Ray would start it again at once, for ever
+WEDGED_S = 10.0  # a supervisor whose work loop is silent for so long is replaced
 
 
 class Shell:
@@ -42,6 +48,7 @@ class Shell:
         self._ending: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._has_ended = False
         self._child: Any = None
+        self._detail: dict[str, object] = {}
         self._component: Component | None = None
         self._life_task = asyncio.get_running_loop().create_task(self._life())
 
@@ -51,6 +58,8 @@ class Shell:
             await self._live()
         except BaseException as error:
             self._report(error)
+            if self._role == tree.SUPERVISOR:
+                await asyncio.sleep(LAST_S)
             os._exit(3 if isinstance(error, StaleEpochError) else 1)
 
     async def _live(self) -> None:
@@ -60,14 +69,13 @@ class Shell:
         self._component = component
         keeper = None
         if component.lease is not None:
-            await component.lease.renew()
             keeper = asyncio.create_task(component.lease.keep())
-        self._child = tree.CLASSES[self._role](component, self._args, **_ports(self._role, component))
-        await self._child.start()
+        self._child = await self._started(component)
         run = asyncio.create_task(self._child.run())
         component.log.info("actor.started", epoch=self._epoch)
         while not self._stop_wanted.is_set():
             self._beat = time.monotonic()
+            self._detail = dict(self._child.detail())
             self._state = "ready" if self._child.is_ready else "degraded"
             for task in (run, keeper):
                 if task is not None and task.done():
@@ -87,6 +95,32 @@ class Shell:
         for loop, event in list(self._ending):
             loop.call_soon_threadsafe(event.set)
 
+    async def _started(self, component: Component) -> Any:
+        """Return the child, started. What it needs and is away is waited for: a crash would count, and end in giving up.
+
+        Errors: StaleEpochError; OutageError when it was asked to stop while it waited.
+        """
+        while not self._stop_wanted.is_set():
+            self._state = "starting"
+            try:
+                if component.lease is not None:
+                    await component.lease.renew()
+                child = tree.CLASSES[self._role](component, self._args, **_ports(self._role, component))
+                try:
+                    await child.start()
+                    return child
+                except OutageError:
+                    with contextlib.suppress(Exception):
+                        await child.stop()
+                    raise
+            except OutageError as error:
+                component.log.warning("actor.waits", error=str(error))
+            self._state = "waiting"
+            await asyncio.sleep(WAIT_S)
+            with contextlib.suppress(OutageError):
+                component = replace(component, node=load_node(component.paths))  # what came back has another address
+        raise OutageError(f"{self._name}: asked to stop before it had started")
+
     def _report(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
         if self._component is not None:
@@ -96,21 +130,28 @@ class Shell:
 
     # ── group sys ────────────────────────────────────────────────────────────────────────────────
     async def join(self) -> str:
-        """Return "normal" after an orderly stop; the caller sees ActorDiedError when the process dies."""
+        """Return "normal" after an orderly stop; the caller sees ActorDiedError when the process dies.
+
+        "superseded" when JOINS_MAX newer calls are parked: each holds a slot of the group, and those of a supervisor
+        that died would hold theirs for ever.
+        """
         event = asyncio.Event()
         self._ending.append((asyncio.get_running_loop(), event))
+        for _, oldest in self._ending[:-JOINS_MAX]:
+            oldest.set()  # of this very loop: the group has one
+        del self._ending[:-JOINS_MAX]
         if not self._has_ended:
             await event.wait()
-        return "normal"
+        return "normal" if self._has_ended else "superseded"
 
     async def health(self, with_metrics: bool) -> dict[str, object]:
         """Return the beat; simple attributes only, the loops differ."""
-        child, component = self._child, self._component
+        component = self._component
         return {
             "component": self._name, "pid": os.getpid(), "node": _node_name(), "epoch": self._epoch,
-            "age_s": 0.0 if self._state == "starting" else time.monotonic() - self._beat,
+            "age_s": 0.0 if self._state in ("starting", "waiting") else time.monotonic() - self._beat,
             "state": self._state,
-            "detail": dict(child.detail()) if child is not None and self._state != "starting" else {},
+            "detail": self._detail,
             "metrics": component.meter.snapshot() if with_metrics and component is not None else {},
         }  # fmt: skip
 
@@ -160,9 +201,11 @@ class RayChild:
         """Return how it ended; a hiccup of the network is waited out, not taken for a death."""
         while True:
             try:
-                ending = await self._handle.join.remote()
+                ending = str(await self._handle.join.remote())
+                if ending == "superseded":
+                    continue
                 ray.kill(self._handle)  # an orderly stop leaves an empty process: end it
-                return str(ending)
+                return ending
             except ray.exceptions.ActorUnavailableError:
                 await asyncio.sleep(0.2)
             except ray.exceptions.RayActorError as error:
@@ -283,12 +326,13 @@ def connect(address: str, token_file: str) -> None:
 
 
 def ensure_supervisor() -> str:
-    """Start the supervisor unless it lives; return what was done: "adopted", or "started"."""
+    """Start the supervisor unless it lives and its work loop turns; return what was done: "adopted", or "started"."""
     spec = tree.supervisor_spec()
     try:
         handle = ray.get_actor(spec.id, namespace=NAMESPACE)
-        ray.get(handle.health.remote(False), timeout=5.0)
-        return "adopted"
+        beat = ray.get(handle.health.remote(False), timeout=5.0)
+        if beat["age_s"] < WEDGED_S:
+            return "adopted"
     except (ValueError, ray.exceptions.RayError):
         pass
     for _ in range(50):

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
 
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_datetime
 from fks.store.db import Database
+
+_COSTS_A_LINE = (OutageError, asyncpg.PostgresError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,8 @@ class TreeJournal:
         """Append to the tree's history, waiting a second at most; return whether it was written."""
         try:
             async with asyncio.timeout(1.0):
-                await self._db.execute("supervision.note_event", child, event, reason[:500], pid, epoch, {})
-        except (OutageError, TimeoutError):
+                await self._db.execute("supervision.note_event", child, event, _clean(reason)[:500], pid, epoch, {})
+        except (*_COSTS_A_LINE, TimeoutError):
             return False
         return True
 
@@ -54,8 +59,8 @@ class TreeJournal:
     async def page(self, event: str, message: str, component: str) -> bool:
         """Tell a person; return whether it was stored."""
         try:
-            await self._db.execute("supervision.alert", "page", event, message, component)
-        except OutageError:
+            await self._db.execute("supervision.alert", "page", event, _clean(message), component)
+        except _COSTS_A_LINE:
             return False
         return True
 
@@ -65,7 +70,7 @@ class TreeJournal:
             (
                 row.name, row.kind, row.state, row.pid, row.node, row.restarts,
                 to_datetime(row.since_ns) if row.since_ns else None,
-                to_datetime(row.beat_ns) if row.beat_ns else None, row.epoch, row.detail,
+                to_datetime(row.beat_ns) if row.beat_ns else None, row.epoch, _clean(row.detail),
             )
             for row in rows
         ]  # fmt: skip
@@ -74,3 +79,14 @@ class TreeJournal:
     async def forget_others(self, names: Sequence[str]) -> None:
         """Drop the actor rows of components that this tree does not have. Errors: OutageError."""
         await self._db.execute("supervision.forget_components", list(names))
+
+
+def _clean(value: Any) -> Any:
+    """Return `value` without the character NUL, which PostgreSQL cannot keep: one such text must not cost all rows."""
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value

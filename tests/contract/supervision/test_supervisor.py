@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,8 +29,17 @@ class FakeChild:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = "normal"
     is_silent: bool = False
+    state: str = "ready"
+    is_provable: bool = True
+    detail: dict[str, object] = field(default_factory=dict)
+    joins: int = 0
+    join_error: Exception | None = None
 
     async def join(self) -> str:
+        self.joins += 1
+        if self.join_error is not None:
+            error, self.join_error = self.join_error, None
+            raise error
         await self.ended.wait()
         return self.reason
 
@@ -39,14 +49,16 @@ class FakeChild:
         if self.is_silent:
             await asyncio.sleep(timeout_s)
             raise TimeoutError
-        return {"state": "ready", "pid": self.pid, "node": "n", "epoch": self.epoch, "age_s": 0.0, "detail": {}}
+        return {
+            "state": self.state, "pid": self.pid, "node": "n", "epoch": self.epoch, "age_s": 0.0, "detail": self.detail,
+        }  # fmt: skip
 
     async def stop(self, deadline_s: float) -> None:
         self.ended.set()
 
     async def kill(self) -> bool:
         self.die("killed")
-        return True
+        return self.is_provable
 
     def die(self, reason: str) -> None:
         self.reason = f"died: {reason}"
@@ -58,7 +70,9 @@ class FakeWorld:
     was_reconstructed: bool = False
     children: dict[str, FakeChild] = field(default_factory=dict)
     spawned: list[tuple[str, int]] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
     dies_at_start: bool = False
+    state_at_start: str = "ready"
 
     async def find(self, spec: ChildSpec) -> FakeChild | None:
         child = self.children.get(spec.id)
@@ -66,7 +80,8 @@ class FakeWorld:
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> FakeChild:
         self.spawned.append((spec.id, epoch))
-        child = self.children[spec.id] = FakeChild(spec, epoch, pid=1000 + len(self.spawned))
+        self.waits.append(wait_s)
+        child = self.children[spec.id] = FakeChild(spec, epoch, 1000 + len(self.spawned), state=self.state_at_start)
         if self.dies_at_start:
             child.die("at start")
         return child
@@ -89,10 +104,14 @@ async def run(database: Any, bus: Any, log: Any, meter: Any) -> AsyncIterator[An
         tasks.append(asyncio.create_task(actor.run()))
         return actor
 
+    async def end() -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    start.end = end  # type: ignore[attr-defined]
     yield start
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await end()
 
 
 async def test_a_dead_child_comes_back_under_a_higher_epoch(run: Any) -> None:
@@ -169,6 +188,75 @@ async def test_stopping_goes_in_reverse(run: Any) -> None:
     world = FakeWorld()
     supervisor = run(world, spec("a"), spec("b", after=("a",)))
     await until(lambda: supervisor.is_ready)
+    await run.end()  # as the Shell does: first the work, then the stop
     await supervisor.stop()
     assert all(child.ended.is_set() for child in world.children.values())
     assert len(world.spawned) == 2
+
+
+async def test_a_successor_waits_for_the_lease_of_one_whose_process_is_not_proven_gone(run: Any) -> None:
+    world = FakeWorld()
+    supervisor = run(world, spec("a"))
+    await until(lambda: supervisor.is_ready)
+    first = world.children["a"]
+    first.is_provable = False
+    first.die("ray says so, and its node does not answer")
+    await until(lambda: len(world.spawned) == 2)
+    assert world.waits == [0.0, FAST.lease_ttl_s + 0.5]
+
+
+async def test_a_supervisor_that_was_killed_proves_nothing_about_a_child_that_is_missing(run: Any) -> None:
+    world = FakeWorld(was_reconstructed=True)
+    run(world, spec("a"))
+    await until(lambda: world.waits)
+    assert world.waits == [FAST.lease_ttl_s + 0.5]
+
+
+async def test_a_child_adopted_while_it_starts_has_a_deadline(run: Any) -> None:
+    stuck = FakeChild(spec("a"), epoch=7, pid=42, state="starting")
+    world = FakeWorld(children={"a": stuck})
+    supervisor = run(world, spec("a"))
+    await until(lambda: supervisor.is_ready)
+    assert stuck.ended.is_set()
+    assert [name for name, _ in world.spawned] == ["a"]
+
+
+async def test_a_child_that_waits_for_a_service_is_neither_killed_nor_counted(run: Any, database: Any) -> None:
+    world = FakeWorld(state_at_start="waiting")
+    supervisor = run(world, replace(spec("a"), start_s=0.2))
+    await until(lambda: world.children)
+    end = time.monotonic() + 0.6  # three of its deadlines
+    await until(lambda: time.monotonic() > end)
+    assert supervisor.detail() == {"children": {"a": "waiting"}}
+    world.children["a"].state = "ready"
+    await until(lambda: supervisor.is_ready)
+    assert len(world.spawned) == 1
+
+
+async def test_a_child_under_way_is_stopped_with_the_others(run: Any) -> None:
+    world = FakeWorld(state_at_start="starting")
+    supervisor = run(world, spec("a"))
+    await until(lambda: world.children)
+    await run.end()
+    await supervisor.stop()
+    assert world.children["a"].ended.is_set()
+
+
+async def test_an_error_that_nobody_foresaw_costs_neither_the_child_nor_its_neighbours(run: Any) -> None:
+    odd = FakeChild(spec("a"), epoch=7, pid=42, join_error=RuntimeError("nobody foresaw this"))
+    world = FakeWorld(children={"a": odd})
+    supervisor = run(world, spec("a"), spec("b"))
+    await until(lambda: odd.joins == 2 and supervisor.is_ready)
+    assert [name for name, _ in world.spawned] == ["b"]
+    world.children["b"].die("kill -9")
+    await until(lambda: [name for name, _ in world.spawned] == ["b", "b"])
+
+
+async def test_a_detail_that_the_database_cannot_keep_costs_no_row(run: Any, database: Any) -> None:
+    world = FakeWorld(children={"a": FakeChild(spec("a"), epoch=7, pid=42, detail={"problem": ["a\0b"]})})
+    run(world, spec("a"))
+
+    async def found() -> Any:
+        rows = await database.sql("SELECT detail FROM component_health WHERE name = 'a'")
+        return rows and rows[0]["detail"]
+    assert await until(found) == {"problem": ["ab"]}

@@ -23,6 +23,7 @@ class Gateway:
 
     def __init__(self, home: str) -> None:
         self._home = home
+        close_replica_port()
 
     def __serve_build_asgi_app__(self) -> Any:
         """Return the ASGI app; Serve calls this after the constructor, on the replica."""
@@ -30,6 +31,20 @@ class Gateway:
 
     async def check_health(self) -> None:
         """Answer: the loop turns. That is all a restart could mend; Serve counts a time-out as ill."""
+
+
+def close_replica_port() -> None:
+    """Keep this replica from opening Serve's own gRPC port. Call before Serve has initialised the replica.
+
+    Ray 2.60 opens it on every address, without token or TLS, and unpickles whatever comes: anyone who reaches the host
+    could run code here. Nothing of ours calls it (proxy and handles use actor calls), and no setting closes it.
+    Errors: AttributeError when another Ray has it elsewhere: then look again before trusting it.
+    """
+    from ray.serve._private import replica
+
+    if not callable(replica.add_port_to_grpc_server):
+        raise AttributeError("ray.serve._private.replica.add_port_to_grpc_server")
+    replica.add_port_to_grpc_server = lambda server, address: 0
 
 
 def gateway_app(home: str, name: str) -> Any:
@@ -74,6 +89,7 @@ def build(args: Any = None) -> serve.Application:
         name="gateway",
         num_replicas=replicas,
         max_ongoing_requests=200,  # every open websocket holds one
+        max_queued_requests=1000,  # a flood hears 503 instead of filling the proxy's memory
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=1,
         health_check_timeout_s=5,

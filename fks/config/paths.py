@@ -32,7 +32,8 @@ class Paths:
 
     @property
     def ray_temp(self) -> Path:
-        return self.sockets / "ray"
+        """Return Ray's temp directory. Ray opens it and its sockets to every user: its parent keeps them out (0700)."""
+        return self.sockets / "r" / "ray"
 
     @property
     def pgdata(self) -> Path:

@@ -15,7 +15,7 @@ from fks.model.errors import ConfigError
 PYTHON_MIN = (3, 11)
 FREE_MIN_MB = 500
 SOCKET_MAX = 107  # bytes of a unix socket's path
-_RAY_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest below the directory
+_RAY_SOCKET = "r/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest below the directory
 
 
 def check_interpreter(version: tuple[int, ...] | None = None, optimize: int | None = None) -> None:

@@ -22,6 +22,7 @@ from fks.cli.keeper.process import Launch, Process, holding, kill
 from fks.cli.keeper.spec import ServiceSpec
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.store.children import own_directory
 
 PARTS = ("gcs", "raylet")
 _PROGRAMS = {"gcs_server": "gcs", "raylet": "raylet"}
@@ -92,7 +93,8 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         kill(holding(f"{paths.ray_temp}/"))  # of a head whose first process died at a bad moment
         _forget_sessions(paths.ray_temp)
         wait_free(ray_ports(settings))
-        paths.ray_temp.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_directory(paths.ray_temp.parent, mode=0o700)
+        paths.ray_temp.mkdir(mode=0o700, exist_ok=True)
         return Launch(ray_command(paths, settings), ray_env(paths, settings), err=paths.logs / "ray.log")
 
     async def is_ready(process: Process) -> bool:

@@ -138,11 +138,16 @@ class Intake:
 
     async def _enter(self, record: SignalRecord, started_s: float) -> None:
         signal = record.signal
-        intended = self._intend(signal)
+        try:
+            intended = self._intend(signal)
+            verdict = intended if isinstance(intended, Denied) else self._check(intended)
+        except ArithmeticError as error:  # its numbers lie outside any grid: one wish must not end the order manager
+            intended = _denied(
+                intend_order(signal), Code.QTY_MAX, "numbers to reckon with", type(error).__name__, "use smaller numbers"
+            )
         if isinstance(intended, Denied):
             await self._deny(record, intended)
             return
-        verdict = self._check(intended)
         if isinstance(verdict, Denied) and verdict.denial.code is Code.BALANCE:
             await self._refresh_balances(signal.venue)  # what we believe may be a fill behind: look once
             verdict = self._check(intended)

@@ -62,7 +62,7 @@ class OrderService:
         self._ledger.on_step = self._on_step
         self._sender = Sender(
             self._venues, self.book, self._ledger, settings, clock, lease,
-            meter=meter, log=log, announcer=self._announcer, tasks=self._tasks,
+            meter=meter, log=log, announcer=self._announcer, tasks=self._tasks, is_killed=is_killed,
         )  # fmt: skip
         self._armer = Armer(
             self._venues, self.book, self._ledger, self._sender, clock, lease,

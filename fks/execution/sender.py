@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from fks.clock import Clock
@@ -34,9 +34,10 @@ class Sender:
 
     def __init__(
         self, venues: Mapping[str, Venue], book: Book, ledger: Ledger, settings: Settings, clock: Clock, lease: Lease,
-        *, meter: Meter, log: Log, announcer: Announcer, tasks: Tasks,
+        *, meter: Meter, log: Log, announcer: Announcer, tasks: Tasks, is_killed: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._venues = venues
+        self._is_killed = is_killed
         self._book = book
         self._ledger = ledger
         self._settings = settings.venue
@@ -86,14 +87,23 @@ class Sender:
         self, orders: Sequence[Order], rows: Sequence[EventRow], signal_id: uuid.UUID | None, now_ns: int, is_exempt: bool
     ) -> Placed:
         journal, store, first = self._ledger.journal, self._ledger.store, orders[0].client_order_id
+        is_in_doubt = False
         while True:
             try:
-                return await journal.place(orders, rows, signal_id=signal_id, now_ns=now_ns, is_exempt=is_exempt)
+                placed = await journal.place(orders, rows, signal_id=signal_id, now_ns=now_ns, is_exempt=is_exempt)
+                if first in placed.placed or not is_in_doubt:
+                    return placed
             except OutageError as error:
+                is_in_doubt = True
                 await self._ledger.wait_for_journal(error)
+            else:
+                # the server may have finished the first try after we looked: then these rows are ours, and unsent
+                found = await self._ledger.patiently(lambda: store.get(first))
+                is_ours = found is not None and found.epoch == self._lease.epoch and found.state is orders[0].state
+                return _all_of(orders) if is_ours else placed
             found = await self._ledger.patiently(lambda: store.get(first))
             if found is not None and found.epoch == self._lease.epoch and found.state is orders[0].state:
-                return Placed(True, False, tuple(order.client_order_id for order in orders))
+                return _all_of(orders)
 
     def _first_row(self, order: Order, event: e.Event) -> EventRow:
         return EventRow(
@@ -150,7 +160,9 @@ class Sender:
                 await self._refuse(order, Code.NOT_LEADER, "the lease was lost between commit and send")
                 return False
             await self._clock.sleep(_HOLD_POLL_S)
-        if self._book.is_killed and not (order.is_reduce_only and order.role is Role.ORDER):
+        # the guardian's file is asked here and now: after an outage of PostgreSQL it may be ahead of the table
+        self._book.is_killed = self._book.is_killed or self._is_killed()
+        if self._book.is_killed and not (order.is_reduce_only and order.role in (Role.ORDER, Role.KILL)):
             await self._refuse(order, Code.KILLED, "the kill switch was engaged between commit and send")
             return False
         if order.valid_until_ns is not None and self._clock.now_ns() > order.valid_until_ns:
@@ -315,3 +327,7 @@ class Sender:
         except (OutageError, TimeoutError):
             return None
         return [fill for fill in fills if fill.client_order_id == order.client_order_id]
+
+
+def _all_of(orders: Sequence[Order]) -> Placed:
+    return Placed(True, False, tuple(order.client_order_id for order in orders))

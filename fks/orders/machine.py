@@ -155,7 +155,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(12, LIVE | ENDED | _in(S.FILLED), e.Acked, r.always, r.keep_ids, (), "a later ack is only ids"),
     Row(13, LIVE | ENDED | _in(S.FILLED), e.Ambiguous, r.always, r.same, (), "the stream has answered already"),
     Row(13, LIVE | ENDED | _in(S.FILLED), e.DuplicateId, r.always, r.same, (), "the stream has answered already"),
-    Row(11, LIVE | UNKNOWN, e.Replayed, r.always, r.same, (A.ASK,), "reconciled before entries open"),
+    Row(11, LIVE | UNKNOWN, e.Replayed, r.always, r.replayed, (A.ASK,), "reconciled before entries open; what was asked may never have left"),
     Row(27, OPEN - LIVE, e.SessionBroke, r.always, r.same, (), "nothing was known to go stale"),
     Row(31, ANY - OPEN, e.CancelAcked, r.always, r.same, (), "it had ended before"),
     Row(32, ANY - OPEN, e.CancelRefused, r.always, r.same, (), "it had ended before"),

@@ -136,6 +136,14 @@ def same(order: Order, event: e.Event) -> Order:
     return order
 
 
+def replayed(order: Order, event: e.Event) -> Order:
+    """same, a request that was made is unknown"""
+    return replace(order, request=_IN_DOUBT.get(order.request, order.request))
+
+
+_IN_DOUBT = {Request.CANCEL: Request.CANCEL_UNKNOWN, Request.REPLACE: Request.REPLACE_UNKNOWN}
+
+
 def sent(order: Order, event: e.Event) -> Order:
     """SENDING"""
     word = cast(e.Sent, event)

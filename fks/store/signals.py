@@ -43,7 +43,8 @@ class SignalStore:
         return [row["id"] for row in rows]
 
     async def ready(self, venues: Sequence[str], limit: int = 500) -> list[SignalRecord]:
-        """Return at most `limit` signals of these venues that have no outcome and wait for nobody, oldest first."""
+        """Return signals of these venues that have no outcome and wait for nobody, oldest first: at most `limit` of one
+        instance and symbol, and twenty times that in all."""
         return [record_of(row) for row in await self._db.fetch("signals.ready", list(venues), limit)]
 
     async def get(self, signal_id: uuid.UUID) -> SignalRecord | None:

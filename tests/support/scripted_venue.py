@@ -107,7 +107,7 @@ class ScriptedVenue:
         if word.startswith("passed:"):
             self.prices[stop.symbol] = D(word[7:])
         if word.startswith(("refuse:", "passed:")):
-            no = Answer(Outcome.REFUSED, code="-2010", detail="refused by script")
+            no = Answer(Outcome.REFUSED, code=word[7:] if word.startswith("refuse:") else "-2010", detail="refused by script")
             return no, no
         if word == "lost":
             unclear = Answer(Outcome.AMBIGUOUS)

@@ -21,8 +21,12 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id;
 
 -- name: ready
--- List the signals that wait for the order manager, oldest first.
-SELECT * FROM signals WHERE state = 'ready' AND venue = ANY($1::text[]) ORDER BY seq LIMIT $2;
+-- List the signals that wait for the order manager, oldest first; of one instance and symbol only so many, so that what
+-- cannot be decided yet in one place crowds out no other.
+SELECT * FROM (
+    SELECT s.*, row_number() OVER (PARTITION BY account_id, venue, symbol, instance ORDER BY seq) AS number
+      FROM signals s WHERE state = 'ready' AND venue = ANY($1::text[])) AS waiting
+ WHERE number <= $2 ORDER BY seq LIMIT $2 * 20;
 
 -- name: get
 -- Return one signal with what became of it.

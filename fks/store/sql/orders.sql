@@ -126,8 +126,8 @@ SELECT * FROM orders
  ORDER BY created_at DESC LIMIT 20;
 
 -- name: by_signal
--- The newest order that a signal led to.
-SELECT * FROM orders WHERE signal_id = $1 ORDER BY created_at DESC, generation DESC LIMIT 1;
+-- The newest order that a signal led to; its protections carry the same signal and are not meant.
+SELECT * FROM orders WHERE signal_id = $1 ORDER BY parent_id IS NOT NULL, created_at DESC, generation DESC LIMIT 1;
 
 -- name: page
 -- Page through orders, newest first.

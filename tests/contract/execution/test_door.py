@@ -101,6 +101,17 @@ async def test_a_persons_order_with_sl_and_tp_is_protected(rig: Rig, door: Door)
     assert {held.order.role.value for held in rig.venue.live()} == {"sl", "tp"}
 
 
+async def test_the_answer_is_the_order_and_never_one_of_its_legs(rig: Rig, door: Door) -> None:
+    wish = asked(stop_loss="90", take_profit="120")
+    first = await door.submit(wish, "ann", "k1")
+    await until(lambda: len(rig.venue.live()) == 2)
+    again = await door.submit(wish, "ann", "k1")
+    for answer in (first, again):
+        assert (answer.body["role"], answer.body["side"], answer.body["state"]) == ("order", "buy", "FILLED")
+    resting = await door.submit(asked(type="limit", price="99", stop_loss="90"), "ann", "k2")
+    assert (resting.body["role"], resting.body["state"]) == ("order", "WORKING")
+
+
 async def test_a_person_cannot_sell_what_is_not_there(rig: Rig, door: Door) -> None:
     answer = await door.submit(asked(side="sell"), "ann", "k1")
     assert (answer.status, answer.body["code"]) in ((422, "SHORT_FORBIDDEN"), (422, "BALANCE"))

@@ -14,7 +14,7 @@ from decimal import Decimal
 from fks.clock import Clock
 from fks.execution.announcer import Announcer
 from fks.execution.book import Book, Place
-from fks.execution.exits import closing
+from fks.execution.exits import PASSING, closing
 from fks.execution.ledger import Ledger
 from fks.execution.sender import Sender
 from fks.execution.timing import Tasks
@@ -31,6 +31,7 @@ _STEPS_MAX = 8  # of one run; what is not right then is looked at again a moment
 _RETRY_S = 1.0
 _NAKED_S = 5.0
 _FAILURES_MAX = 4
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.2, 5.0
 Key = tuple[Place, str]
 
 
@@ -55,6 +56,7 @@ class Armer:
         self._naked_since: dict[str, float] = {}
         self._told: set[str] = set()
         self._failures: dict[str, int] = {}
+        self._pauses: dict[str, tuple[float, float]] = {}  # parent -> until when, and how long
 
     def note(self, order: Order) -> None:
         """Look at the protections that an order's change may concern: nothing for who never had any."""
@@ -82,7 +84,9 @@ class Armer:
 
     async def _look(self, place: Place, instance: str) -> None:
         async with self._book.deciding(place):
-            await self._mend(place, instance)
+            is_done = await self._mend(place, instance)
+        if not is_done:
+            self._tasks.spawn(self._again((place, instance)), "protect again")
 
     @property
     def is_idle(self) -> bool:
@@ -109,39 +113,49 @@ class Armer:
     async def _mend(self, place: Place, instance: str) -> bool:
         """Bring the legs of one instance in line with its position; False when that needs another look."""
         status = self._book.venues[place[1]]
-        if (place, instance) in self._book.exiting or self._book.is_killed or not status.has_positions:
+        is_blind = not status.has_positions or not status.is_connected
+        if (place, instance) in self._book.exiting or self._book.is_killed or is_blind:
             return True  # the exit, the resume and the reconciliation wake us again
-        is_done = True
-        for want in await self._wants(place, instance):
+        store, is_done = self._ledger.store, True
+        entries = await self._ledger.patiently(lambda: store.guarded(place[0], place[2], instance))
+        for parent in await self._parents(place, instance, entries):
             self._guarded.add((place, instance))
-            is_done = await self._mend_one(place, want) and is_done
+            is_done = await self._mend_one(place, parent, entries) and is_done
         return is_done
 
-    async def _wants(self, place: Place, instance: str) -> list[Want]:
-        held = self._book.position(*place, instance).quantity
-        held += closing(self._book, place, instance, held)
-        store = self._ledger.store
-        entries = await self._ledger.patiently(lambda: store.guarded(place[0], place[2], instance))
-        exchange = entries[0].exchange if entries else ""
-        instrument = self._book.instruments.get((exchange, place[2]))
-        wants = wanted(held, entries, instrument) if instrument is not None else []
-        known = {entry.client_order_id for entry in entries}
-        waiting = {
+    async def _parents(self, place: Place, instance: str, entries: Sequence[Order]) -> list[Order]:
+        """Return the orders whose legs may need mending: those the position is made of, and those that have open legs."""
+        with_legs = {
             order.parent_id
             for order in self._book.open_at(place)
-            if order.instance == instance and order.parent_id is not None and order.parent_id not in known
+            if order.instance == instance and order.parent_id is not None
         }
-        for parent_id in sorted(waiting):
-            parent = await self._ledger.find(parent_id)
-            if parent is not None:
-                wants.append(Want(parent, Decimal(0)))
-        return wants
+        wants = self._wanted(place, instance, entries)
+        parents = [w.parent for w in wants if w.quantity > 0 or w.parent.client_order_id in with_legs]
+        for parent_id in sorted(with_legs - {parent.client_order_id for parent in parents}):
+            if (parent := await self._ledger.find(parent_id)) is not None:
+                parents.append(parent)
+        return parents
 
-    async def _mend_one(self, place: Place, want: Want) -> bool:
-        parent, store = want.parent, self._ledger.store
+    def _wanted(self, place: Place, instance: str, entries: Sequence[Order]) -> list[Want]:
+        """Return what the entries want of the position as memory has it now. No await: it must fit what was read with it."""
+        instrument = self._book.instruments.get((entries[0].exchange, place[2])) if entries else None
+        if instrument is None:
+            return []
+        held = self._book.position(*place, instance).quantity
+        known = [self._book.recall(entry.client_order_id) or entry for entry in entries]
+        return wanted(held + closing(self._book, place, instance, held), known, instrument)
+
+    async def _mend_one(self, place: Place, parent: Order, entries: Sequence[Order]) -> bool:
+        store, name = self._ledger.store, parent.client_order_id
         has_oco = self._book.venues[place[1]].capabilities.has_oco
         for _ in range(_STEPS_MAX):
-            legs = await self._ledger.patiently(lambda: store.legs([parent.client_order_id]))
+            rows = await self._ledger.patiently(lambda: store.legs([name]))
+            # what memory knows goes with the position that memory knows: the rows may be a fill ahead of it
+            legs = [self._book.recall(row.client_order_id) or row for row in rows]
+            now = self._wanted(place, parent.instance, entries)
+            other = Want(self._book.recall(name) or parent, Decimal(0))
+            want = next((w for w in now if w.parent.client_order_id == name), other)
             what, about = mend(want, legs, has_oco=has_oco)
             if what in (Mend.NOTHING, Mend.WAIT):
                 self._note_covered(want)
@@ -155,14 +169,7 @@ class Armer:
                     return False
             elif not await self._arm(want, about, legs):
                 return False
-            want = await self._again_wanted(place, want)
         return False
-
-    async def _again_wanted(self, place: Place, want: Want) -> Want:
-        """Return the want as it is now: a leg may have filled while it was being cancelled."""
-        mine = want.parent.client_order_id
-        wants = await self._wants(place, want.parent.instance)
-        return next((item for item in wants if item.parent.client_order_id == mine), replace(want, quantity=Decimal(0)))
 
     async def _cancel(self, legs: Sequence[Order]) -> bool:
         """End live legs and prove it; the sibling of an OCO ends with its leg."""
@@ -184,6 +191,8 @@ class Armer:
         if not _can_rest(want, instrument):
             self._tell_once(parent, "position.unprotectable", "what is held is below the venue's minimum", "warning")
             return True
+        if self._clock.monotonic() < self._pauses.get(parent.client_order_id, (0.0, 0.0))[0]:
+            return False
         if self._failures.get(parent.client_order_id, 0) >= _FAILURES_MAX:
             self._tell_once(parent, "position.naked", "the venue refused its protection again and again", "page")
             return True
@@ -203,10 +212,16 @@ class Armer:
                 now_ns=self._clock.now_ns(),
             )  # fmt: skip
             sent = await self._send_new([leg for leg in fresh if leg.role in roles])
-        is_refused = any(leg is not None and leg.state is State.REJECTED for leg in sent)
-        if is_refused:
-            self._failures[parent.client_order_id] = self._failures.get(parent.client_order_id, 0) + 1
+        refused = [leg for leg in sent if leg is not None and leg.state is State.REJECTED]
+        if refused:
             self._note_naked(want)
+            if all(leg.code in PASSING for leg in refused):
+                # nobody looked at the order: the venue, or our right to send, was away for a moment
+                _, last_s = self._pauses.get(parent.client_order_id, (0.0, 0.0))
+                pause_s = min(max(last_s * 2, _PAUSE_FIRST_S), _PAUSE_MAX_S)
+                self._pauses[parent.client_order_id] = (self._clock.monotonic() + pause_s, pause_s)
+                return False
+            self._failures[parent.client_order_id] = self._failures.get(parent.client_order_id, 0) + 1
         return True
 
     async def _send_waiting(self, want: Want, legs: Sequence[Order]) -> list[Order | None]:
@@ -264,6 +279,7 @@ class Armer:
             self._failures.pop(name, None)
             self._told.discard(name)
         self._naked_since.pop(name, None)
+        self._pauses.pop(name, None)
 
     def _note_naked(self, want: Want) -> None:
         name, now = want.parent.client_order_id, self._clock.monotonic()

@@ -88,7 +88,7 @@ class Book:
             self._ended[order.client_order_id] = order
             while len(self._ended) > _ENDED_MAX:
                 self._ended.popitem(last=False)
-        for waiter in self._waiting.pop(order.client_order_id, ()):
+        for waiter in self._waiting.pop(order.client_order_id, []):
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -106,12 +106,20 @@ class Book:
             async with asyncio.timeout(timeout_s):
                 for client_order_id in client_order_ids:
                     while (order := self.orders.get(client_order_id)) is not None and not is_done(order):
-                        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                        self._waiting.setdefault(client_order_id, []).append(waiter)
-                        await waiter
+                        await self._change_of(client_order_id)
         except TimeoutError:
             return False
         return True
+
+    async def _change_of(self, client_order_id: str) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters = self._waiting.setdefault(client_order_id, [])
+        waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in waiters:
+                waiters.remove(waiter)
 
     def open_at(self, place: Place) -> list[Order]:
         """Return the orders memory keeps of one account, venue and symbol."""

@@ -124,12 +124,15 @@ class Desk:
     async def _keep_time(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(_READ_S):
-                    self.status.skew_ms = await self._venue.skew_ms()
-                self.status.skew_at_s = self._clock.monotonic()
                 await self._clock.sleep(_SKEW_S)
+                await self._compare_clocks()
             except (OutageError, TimeoutError):
-                await self._clock.sleep(_RETRY_MAX_S)
+                self._log.debug("venue.clock_unread", venue=self._venue.name)
+
+    async def _compare_clocks(self) -> None:
+        async with asyncio.timeout(_READ_S):
+            self.status.skew_ms = await self._venue.skew_ms()
+        self.status.skew_at_s = self._clock.monotonic()
 
     async def _set_state(self, state: str, detail: str = "") -> None:
         if (self.status.state, self.status.detail) == (state, detail):
@@ -238,6 +241,7 @@ class Desk:
         """Reconcile (C3), then mend protections, then READY. Until the event stream is there, it stays SYNCING."""
         await self._set_state("SYNCING")
         start = self._clock.monotonic()
+        await self._compare_clocks()
         balances = await self.holdings.read()
         for _ in range(_ROUNDS_MAX):
             before = balances

@@ -26,7 +26,7 @@ from fks.risk.intent import Intent, intend_exit
 from fks.store.signals import SignalRecord, SignalStore
 
 #: refusals that prove nothing about the order itself: the next generation may pass
-PASSING = frozenset({"VENUE_DOWN", "RATE_VENUE", "NOT_LEADER", "-1021", "-1003", "-1015", "429", "418"})
+PASSING = frozenset({"VENUE_DOWN", "RATE_VENUE", "NOT_LEADER", "KILLED", "-1021", "-1003", "-1015", "429", "418"})
 #: our own noes that pass by themselves: the exit waits instead of being denied
 _WAIT_FOR = frozenset({Code.NOT_LEADER, Code.JOURNAL_DOWN, Code.VENUE_DOWN, Code.INSTRUMENT_UNKNOWN, Code.INSTRUMENT_HALTED})
 _ENDED_S = 5.0
@@ -147,6 +147,24 @@ class Exits:
                 "page", "exit.rejected", f"the exit of {after.symbol} was refused: {after.code} {after.detail}",
                 client_order_id=after.client_order_id, symbol=after.symbol, instance=after.instance,
             )  # fmt: skip
+
+    async def close_again(self, order: Order) -> None:
+        """Close what an exit of unknown outcome proved not to have closed: it ended, and its instance still holds."""
+        signal_id = order.signal_id
+        if signal_id is None or order.generation >= _GENERATIONS_MAX or self._book.is_killed:
+            return
+        record = await self._ledger.patiently(lambda: self._signals.get(signal_id))
+        if record is None:
+            return
+        place, instance = (order.account_id, order.venue, order.symbol), order.instance
+        self._book.exiting.add((place, instance))
+        try:
+            async with self._book.deciding(place):
+                if await self.clear_the_way(place, instance):
+                    await self._close_again(record, order.generation + 1, is_short=False)
+        finally:
+            self._book.exiting.discard((place, instance))
+            self._rearm(place, instance)
 
     async def _close_again(self, record: SignalRecord, generation: int, *, is_short: bool) -> Order | None:
         signal = record.signal

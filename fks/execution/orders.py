@@ -70,12 +70,12 @@ class OrderService:
         )  # fmt: skip
         self._desks: dict[str, Desk] = {}
         self._feeders: dict[str, Feeder] = {}
-        exits = Exits(
+        self._exits = Exits(
             self._signals, self.book, self._ledger, self._sender, clock, lease, meter=meter, log=log,
             announcer=self._announcer, refresh_balances=self._refresh_balances, rearm=self._armer.wake, deny=self._deny,
         )  # fmt: skip
         self._intake = Intake(
-            self._signals, self.book, self._ledger, self._sender, exits, clock, lease, meter=meter, log=log,
+            self._signals, self.book, self._ledger, self._sender, self._exits, clock, lease, meter=meter, log=log,
             announcer=self._announcer, tasks=self._tasks, refresh_balances=self._refresh_balances, feed=self._feed,
             rearm=self._armer.wake,
         )  # fmt: skip
@@ -247,6 +247,10 @@ class OrderService:
                 self._cancel_unless_valid(order)
             elif act is Act.HALT:
                 self.book.halted.add(order.instance)
+        # the answer to an exit's own send is dealt with where it was awaited; this is what turned out later
+        is_late_end = step.before not in (None, State.SENDING) and step.before in OPEN and order.state in TERMINAL
+        if order.role is Role.EXIT and is_late_end and order.filled < order.quantity:
+            self._tasks.spawn(self._exits.close_again(order), f"close again {order.symbol}")
         if Act.PAGE in step.acts or Act.ALERT in step.acts:
             self._tell(order, step)
         if order.state in TERMINAL:

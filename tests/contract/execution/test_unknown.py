@@ -120,3 +120,16 @@ async def test_an_exit_waits_for_an_unknown_entry_and_then_closes_what_it_bought
     assert await rig.position() == 0
     assert rig.venue.totals["BTC"] == 0
     assert len(rig.venue.received) == len(set(rig.venue.received)) == 2
+
+
+async def test_an_exit_that_never_arrived_is_decided_again_and_closes(rig: Rig) -> None:
+    await rig.outcome(await rig.signal(stop_loss=D(90)))
+    await until(lambda: rig.venue.live())
+    rig.venue.script.append("lost")
+    out = await rig.signal(Kind.EXIT)
+    assert await rig.outcome(out) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+    assert len(rig.venue.received) == len(set(rig.venue.received))
+    rows = await rig.db.sql("SELECT generation, state FROM orders WHERE role = 'exit' ORDER BY generation")
+    assert [row["generation"] for row in rows] == [0, 1]
+    assert rig.venue.live() == []

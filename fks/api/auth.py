@@ -105,6 +105,10 @@ class Tokens:
         with contextlib.suppress(OutageError):  # when it was last used is nice to know, never worth a refusal
             await self._store.touch(principal)
 
+    async def is_alive(self, principal: Principal) -> bool:
+        """Return whether the principal's token has not been revoked. Errors: OutageError."""
+        return await self._store.is_alive(principal)
+
     def forget(self) -> None:
         """Look every token up again: one was made or revoked."""
         self._seen.clear()
@@ -206,7 +210,7 @@ def scope_of(route: Any) -> Scope | None:
 async def make_ticket(bus: Bus, principal: Principal) -> str:
     """Return a ticket that opens one socket for `principal` within 30 s. Errors: Problem 503 while Redis is away."""
     ticket = secrets.token_urlsafe(32)
-    body = orjson.dumps({"name": principal.name, "scope": principal.scope})
+    body = orjson.dumps({"name": principal.name, "scope": principal.scope, "id": principal.token_id, "prefix": principal.prefix})
     if not await bus.set(_TICKETS + _digest(ticket), body, TICKET_S):
         raise Problem(
             503, "UNAVAILABLE", "Redis keeps the tickets and is away", remedy="try again, or use the Authorization header",
@@ -224,7 +228,7 @@ async def use_ticket(bus: Bus, ticket: str) -> Principal | None:
         return None
     await bus.delete(key)
     found = orjson.loads(body)
-    return Principal(found["name"], found["scope"])
+    return Principal(found["name"], found["scope"], found["id"], found["prefix"])
 
 
 def _digest(ticket: str) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -137,9 +137,7 @@ async def opened(deps: Deps) -> AsyncIterator[Gateway]:
     # counters go on where the replica of this name stopped, so that /metrics never falls when one is replaced
     before = await bus.get(SNAPSHOT_PREFIX + deps.name)
     gateway = Gateway(deps, db, bus, PrometheusMeter(deps.name, _snapshot(before)))
-    tasks = [asyncio.create_task(gateway.keep_beating()), asyncio.create_task(gateway.hub.listen())]
-    for task in tasks:
-        task.add_done_callback(lambda done: _report(done, deps))
+    tasks = [asyncio.create_task(_for_ever(work, deps)) for work in (gateway.keep_beating, gateway.hub.listen)]
     try:
         yield gateway
     finally:
@@ -161,6 +159,12 @@ def _snapshot(kept: bytes | None) -> dict[str, float]:
     return found if isinstance(found, dict) else {}
 
 
-def _report(task: asyncio.Task[None], deps: Deps) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        deps.log.error("gateway.task_died", error=f"{type(error).__name__}: {error}")
+async def _for_ever(work: Callable[[], Awaitable[None]], deps: Deps) -> None:
+    """Run `work` until cancelled, again after a mistake of ours: nobody watches a replica's own tasks but itself."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
+            deps.log.error("gateway.task_died", error="; ".join(f"{type(e).__name__}: {e}" for e in causes))
+        await deps.clock.sleep(BEAT_S)

@@ -145,7 +145,8 @@ class Hub:
     async def _carry(self) -> None:
         async for source, payload in self._bus.subscribe(*self._names, self._mine):
             if source == self._mine:
-                self._note_tick(int(payload["n"]))
+                if isinstance(payload, dict) and isinstance(payload.get("n"), int):  # anyone with the password publishes
+                    self._note_tick(payload["n"])
             elif isinstance(payload, dict):
                 self.spread(self._names[source], payload)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -60,18 +61,19 @@ class Health:
         self._ttl_s = ttl_s
         self._started = clock.monotonic()
         self._seen: tuple[float, dict[str, str]] | None = None
+        self._looking = asyncio.Lock()
 
     async def dependencies(self, db: Database | None, bus: Bus | None) -> dict[str, str]:
         """Return a word for each of database, redis, tree and feeds."""
-        now = self._clock.monotonic()
-        if self._seen is None or now - self._seen[0] >= self._ttl_s:
-            found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
-            if bus is not None:
-                found["redis"] = await _answers(bus)
-            if db is not None:
-                found |= await _from_rows(db)
-            self._seen = (now, found)
-        return dict(self._seen[1])
+        async with self._looking:  # whoever comes meanwhile takes what this look finds
+            if self._seen is None or self._clock.monotonic() - self._seen[0] >= self._ttl_s:
+                found = {"database": DOWN, "redis": DOWN, "tree": DOWN, "feeds": DOWN}
+                if bus is not None:
+                    found["redis"] = await _answers(bus)
+                if db is not None:
+                    found |= await _from_rows(db)
+                self._seen = (self._clock.monotonic(), found)
+            return dict(self._seen[1])
 
     async def report(self, db: Database | None, bus: Bus | None) -> dict[str, Any]:
         """Return the owner's health document."""

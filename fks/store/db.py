@@ -44,6 +44,8 @@ _LOST = (
     OSError,
 )
 _MAYBE_LOST = (*_LOST, asyncpg.InterfaceError, TimeoutError)
+#: the server answers and cannot work: disk full, no memory, I/O errors. Somebody may be making room: an outage
+_UNWELL = (asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
 _REFUSED = (
     asyncpg.InvalidPasswordError,
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -215,6 +217,8 @@ class Database:
                 if not _is_lost(error):
                     raise
                 raise _outage("transaction", error) from error
+            except _UNWELL as error:
+                raise _outage("transaction", error) from error
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
@@ -235,7 +239,7 @@ class Database:
                     await connection.fetchval(sql("store.ping"))
                 finally:
                     await self._release(connection)
-        except _MAYBE_LOST as error:
+        except (*_MAYBE_LOST, asyncpg.PostgresError) as error:  # whatever it says, it does not work
             raise _outage("ping", error) from error
         return time.monotonic() - start
 
@@ -285,6 +289,8 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
                 raise
             if not is_safe or time.monotonic() + wait > end:
                 raise _outage(what, error) from error
+        except _UNWELL as error:
+            raise _outage(what, error) from error
         # jitter, so that the readers of a restarted server do not all come at once
         await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311
         wait = min(wait * 2, _WAIT_MAX_S)

@@ -33,6 +33,7 @@ class Principal:
     name: str
     scope: str
     token_id: int = 0
+    prefix: str = ""  # with the id it tells this token from a later one of the same name
 
     def may(self, scope: str) -> bool:
         """Return whether this principal's scope includes `scope`."""
@@ -98,7 +99,11 @@ class TokenStore:
         row = await self._db.fetchrow("tokens.find", wanted)
         if row is None or not hmac.compare_digest(row["token_hash"], wanted):
             return None
-        return Principal(row["name"], row["scope"], row["id"])
+        return Principal(row["name"], row["scope"], row["id"], row["prefix"])
+
+    async def is_alive(self, principal: Principal) -> bool:
+        """Return whether this very token is not revoked: for whoever was let in long ago. Errors: OutageError."""
+        return await self._db.fetchval("tokens.is_alive", principal.token_id, principal.prefix) is not None
 
     async def create(self, name: str, scope: str) -> tuple[str, TokenRecord]:
         """Return a new token, which cannot be had again, and its record. Errors: InputError when the name is taken."""

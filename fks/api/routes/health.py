@@ -49,8 +49,14 @@ def is_local(request: Request) -> bool:
     """Return whether the caller is this host itself, and not somebody behind a proxy on it."""
     if any(name in request.headers for name in ("x-forwarded-for", "forwarded", "x-real-ip", "via")):
         return False
+    # a page elsewhere whose name was made to mean 127.0.0.1 (DNS rebinding) still says its own name here
+    asked = request.url.hostname or ""
+    return request.client is not None and _is_loopback(request.client.host) and (asked == "localhost" or _is_loopback(asked))
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        return request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 

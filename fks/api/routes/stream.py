@@ -16,12 +16,14 @@ from fks.api.gateway import Gateway
 from fks.api.hub import CHANNELS, DEFAULT, HEARTBEAT_S, Client
 from fks.api.problems import Problem, of_error
 from fks.api.query import Gate, Reader
-from fks.model.errors import FksError, InputError
+from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
+from fks.store.tokens import Principal
 
 router = APIRouter(tags=["stream"])
 GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013
 SEND_S = 10.0
+RECHECK_S = 10.0  # a socket outlives its token by no more
 MESSAGE_MAX = 4096
 
 
@@ -42,7 +44,7 @@ async def stream(
     """Send messages until either side ends. Refused before the handshake: 401, 403 (scope or Origin), 400, 503."""
     gate: Gateway = socket.app.state.gateway
     try:
-        await _admit(socket, gate, ticket)
+        principal = await _admit(socket, gate, ticket)
         client = await _client(gate, channels, symbol, timeframe)
         if not gate.hub.join(client):
             raise Problem(
@@ -55,26 +57,27 @@ async def stream(
         await socket.accept()
         hello = {"type": "hello", "channels": sorted(client.wanted), "symbols": sorted(client.symbols)}
         await _send(socket, {**hello, "time": iso(gate.deps.clock.now_ns()), "gateway": gate.deps.name})
-        await _serve(socket, gate, client)
+        await _serve(socket, gate, client, principal)
     except (WebSocketDisconnect, TimeoutError, RuntimeError):
         pass  # the client is gone or does not read: nothing to tell it
     finally:
         gate.hub.leave(client)
 
 
-async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> None:
-    """Let in who may read. Errors: Problem 401, 403."""
+async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> Principal:
+    """Let in who may read, and return who that is. Errors: Problem 401, 403."""
     if not is_own_origin(socket, gate.deps.settings.http.cors_origins):
         raise Problem(
             403, "ORIGIN_FORBIDDEN", "this page's origin may not open sockets here", remedy="set http.cors_origins"
         )
     if ticket is None:
-        await authenticate(socket, "read")
-        return
+        return await authenticate(socket, "read")
     principal = await use_ticket(gate.bus, ticket)
     if principal is None:
         raise unauthorized("the ticket is unknown, used or older than 30 s")
-    check_scope(principal, "read")
+    if not await gate.tokens.is_alive(principal):
+        raise unauthorized("the ticket's token is revoked")
+    return check_scope(principal, "read")
 
 
 async def _client(gate: Gateway, channels: str | None, symbol: str | None, timeframe: str | None) -> Client:
@@ -91,18 +94,30 @@ def _listed(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()][: len(TIMEFRAMES) * 8]
 
 
-async def _serve(socket: WebSocket, gate: Gateway, client: Client) -> None:
-    """Send and listen until one of both ends; then end the other."""
-    sending = asyncio.create_task(_send_all(socket, gate, client))
-    hearing = asyncio.create_task(_hear(socket, gate))
+async def _serve(socket: WebSocket, gate: Gateway, client: Client, principal: Principal) -> None:
+    """Send and listen until one of both ends or the token does; then end the others."""
+    tasks = {
+        asyncio.create_task(work)
+        for work in (_send_all(socket, gate, client), _hear(socket, gate), _until_revoked(socket, gate, principal))
+    }
     try:
-        done, _ = await asyncio.wait({sending, hearing}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
-        for task in (sending, hearing):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(sending, hearing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_revoked(socket: WebSocket, gate: Gateway, principal: Principal) -> None:
+    """Close the socket when its token is revoked. While the database is away nothing is known, and it stays open."""
+    while True:
+        await gate.deps.clock.sleep(RECHECK_S)
+        with contextlib.suppress(OutageError):
+            if not await gate.tokens.is_alive(principal):
+                await _close(socket, POLICY, "the token is revoked")
+                return
 
 
 async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
@@ -123,13 +138,16 @@ async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
 async def _hear(socket: WebSocket, gate: Gateway) -> None:
     """Answer pings; anything else a client says is a mistake and is told so."""
     while True:
-        text = await socket.receive_text()
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005))
+        text = message.get("text") or ""  # a binary message is nonsense like any other
         if len(text) > MESSAGE_MAX:
             await _close(socket, POLICY, "message too long")
             return
         with contextlib.suppress(InputError):
-            message = parse(text.encode())
-            if isinstance(message, dict) and message.get("type") == "ping":
+            said = parse(text.encode())
+            if isinstance(said, dict) and said.get("type") == "ping":
                 await _send(socket, {"type": "pong", "time": iso(gate.deps.clock.now_ns())})
                 continue
         await _send(socket, {"type": "error", "detail": 'only {"type": "ping"} is understood here'})

@@ -1,6 +1,10 @@
 -- name: find
 -- The living token with this hash.
-SELECT id, name, scope, token_hash FROM api_tokens WHERE token_hash = $1 AND revoked_at IS NULL;
+SELECT id, name, scope, prefix, token_hash FROM api_tokens WHERE token_hash = $1 AND revoked_at IS NULL;
+
+-- name: is_alive
+-- Whether this very token, and not a later one of its name, is living.
+SELECT 1 FROM api_tokens WHERE id = $1 AND prefix = $2 AND revoked_at IS NULL;
 
 -- name: create
 -- Make a token; a revoked name may be used again, a living one may not (no row back). Twice equals once.

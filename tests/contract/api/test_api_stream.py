@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from fks.api import gateway as replica
 from fks.api.hub import QUEUE_MAX, Client, Hub
+from fks.api.routes import stream
 from fks.clock import RealClock
 from fks.store.bus import BARS, FILLS, ORDERS, Bus
 from tests.support.gateway import Running
@@ -64,7 +68,7 @@ async def test_ping_is_answered_and_nonsense_is_told_so(gateway: Running) -> Non
         await _hello(socket)
         await socket.send('{"type": "ping"}')
         assert (await _next(socket, "pong"))["time"].endswith("Z")
-        for text in ("{", '{"type": "buy"}', "[]"):
+        for text in ("{", '{"type": "buy"}', "[]", b"\x00binary"):
             await socket.send(text)
             assert "ping" in (await _next(socket, "error"))["detail"]
         await socket.send("x" * 5000)
@@ -102,6 +106,46 @@ async def test_a_browser_of_this_origin_comes_in_with_a_ticket_that_works_once(g
     with pytest.raises(InvalidStatus):
         async with _open(gateway, f"?ticket={ticket}", None):
             pass
+
+
+async def test_a_socket_does_not_outlive_its_token(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "RECHECK_S", 0.05)
+    async with gateway.client("read") as client:
+        ticket = (await client.post("/ws/ticket")).json()["ticket"]
+        late = (await client.post("/ws/ticket")).json()["ticket"]
+    async with _open(gateway) as by_header, _open(gateway, f"?ticket={ticket}", None) as by_ticket:
+        for socket in (by_header, by_ticket):
+            await _hello(socket)
+        async with gateway.client("admin") as client:
+            assert (await client.delete("/tokens/t-read")).status_code == 200
+            await client.post("/tokens", json={"name": "t-read", "scope": "read"})  # another of that name
+        for socket in (by_header, by_ticket):
+            with pytest.raises(ConnectionClosed) as closed:
+                await _next(socket, "never")
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1008
+    with pytest.raises(InvalidStatus):
+        async with _open(gateway, f"?ticket={late}", None):
+            pass
+
+
+async def test_what_anyone_publishes_cannot_end_the_stream_for_all(gateway: Running, bus: Bus) -> None:
+    hub: Hub = gateway.app.state.gateway.hub
+    async with _open(gateway, "?channels=orders") as socket:
+        await _hello(socket)
+
+        async def heard() -> bool:
+            await bus.publish(ORDERS, ORDER)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    return json.loads(await socket.recv()) == ORDER
+            return False
+
+        await until(heard)
+        await bus.publish(hub._mine, {"n": "nonsense"})
+        await bus._client.publish(hub._mine, b"[1]")
+        await until(heard)
+    assert not [line for line in gateway.log.lines if line[1] == "gateway.task_died"]
 
 
 async def test_of_two_that_show_one_ticket_at_once_one_comes_in(gateway: Running) -> None:
@@ -164,3 +208,18 @@ async def test_a_full_gateway_refuses_more(bus: Bus) -> None:
     assert [hub.join(client) for client in clients] == [True] * 100 + [False]
     hub.leave(clients[0])
     assert hub.join(clients[100])
+
+
+async def test_a_replicas_own_work_goes_on_after_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "BEAT_S", 0.01)
+    log, tries = CollectingLog(), 0
+
+    async def work() -> None:
+        nonlocal tries
+        tries += 1
+        raise ExceptionGroup("in a group", [KeyError("a mistake")])
+
+    task = asyncio.create_task(replica._for_ever(work, SimpleNamespace(log=log, clock=RealClock())))  # type: ignore[arg-type]
+    await until(lambda: tries >= 3)
+    task.cancel()
+    assert "KeyError" in str(log.lines)

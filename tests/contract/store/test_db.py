@@ -115,6 +115,16 @@ async def test_a_statement_that_takes_too_long_is_an_outage(database_url: str) -
         await db.close()
 
 
+@pytest.mark.parametrize("sqlstate", ["53100", "53200", "58030"])
+async def test_a_full_disk_no_memory_and_an_io_error_are_outages(database: Database, sqlstate: str) -> None:
+    statement = f"DO $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = '{sqlstate}'; END $$"
+    with pytest.raises(OutageError):
+        await database.sql(statement)
+    with pytest.raises(OutageError):
+        async with database.transaction() as tx:
+            await tx.sql(statement)
+
+
 async def test_a_readonly_database_refuses_changes(database_url: str) -> None:
     db = await Database.connect(database_url, is_readonly=True)
     try:

@@ -1,0 +1,27 @@
+"""Health looks at its dependencies once a second at most, however many ask: it is open to everybody."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from fks.clock import RealClock
+from fks.model.errors import OutageError
+from fks.monitor.health import Health
+
+
+async def test_many_that_ask_at_once_make_one_look() -> None:
+    looks = 0
+
+    async def ping() -> float:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0)  # a server that is hung holds each look for its whole time-out
+        raise OutageError("away")
+
+    bus: Any = SimpleNamespace(ping=ping)
+    health = Health(RealClock(), SimpleNamespace(per_minute=lambda: 0))  # type: ignore[arg-type]
+    found = await asyncio.gather(*(health.dependencies(None, bus) for _ in range(50)))
+    assert looks == 1
+    assert all(words == found[0] for words in found)

@@ -44,13 +44,13 @@ status: ## what runs
 	@$(FKS) status
 
 health-check: ## one line and an exit code for scripts
-	@$(FKS) status --json > /dev/null && echo healthy || { echo "not running: make up"; exit 3; }
+	@$(FKS) status --json | $(BIN)/python scripts/health.py
 
 security-setup: install ## strong secrets in a 0600 file
 	@$(FKS) security-setup
 
 monitor-dashboard: ## where the monitor page is
-	@echo "http://127.0.0.1:$${FKS_HTTP_PORT:-8000}/monitor/"
+	@$(FKS) status | sed -n 's/^.*monitor page: //p' | grep . || { echo "not running: make up"; exit 3; }
 
 clean: ## caches and the virtualenv; never your data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -59,9 +59,9 @@ gpu-up: install ## start with GPU actors
 	@command -v nvidia-smi >/dev/null || { echo "gpu-up needs an NVIDIA GPU and its driver (nvidia-smi was not found); 'make up' runs without one"; exit 1; }
 	@$(FKS) up $(ARGS)
 
-multi-up multi-down multi-logs multi-status: ## several nodes (needs a filled-in cluster.yaml)
+multi-up multi-down multi-logs multi-status: ## several nodes: make multi-up … (needs a filled-in cluster.yaml)
 	@! grep -q 'HERE' cluster.yaml || { echo "$@ needs cluster.yaml with your nodes (lines marked HERE); on one machine use 'make $(patsubst multi-%,%,$@)'"; exit 1; }
 	@$(MAKE) --no-print-directory $(patsubst multi-%,%,$@)
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+( [a-z-]+)*:.*## /{printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+( [a-z-]+)*:.*## /{if (split($$1, names, " ") > 1) $$1 = "multi-*"; printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

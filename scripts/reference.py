@@ -31,7 +31,7 @@ def describe(command: click.Command, name: str, context: click.Context) -> str:
 
 def render() -> str:
     """Return the whole page."""
-    context = click.Context(cli, info_name="fks", max_content_width=100, terminal_width=100)
+    context = click.Context(cli, info_name="fks", max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"])
     parts = [HEAD]
     for name in COMMANDS:
         command = cli.get_command(context, name)

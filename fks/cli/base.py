@@ -35,6 +35,9 @@ def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
         return result if isinstance(result, int) else OK
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without its command: the list of them, no complaint
+        click.echo(error.format_message(), err=True)
+        return USAGE
     except click.Abort:
         _complain("stopped")
         return FAILED
@@ -44,7 +47,11 @@ def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
     except FksError as error:
         _complain(str(error))
         return exit_code(error)
-    except BrokenPipeError:  # `fks … | head`
+    except SystemExit:  # click's own end of a closed pipe (`fks … | head`); any other exit is the command's
+        if type(sys.stdout).__name__ != "PacifyFlushWrapper":
+            raise
+        return OK
+    except BrokenPipeError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -118,6 +125,7 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str], *, empty: st
     """Print rows as a table that fits the terminal; colour only on a terminal. `empty` is said when there are none."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     listed = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
     if not listed:
@@ -127,7 +135,7 @@ def table(rows: Iterable[Sequence[object]], headers: Sequence[str], *, empty: st
     for header in headers:
         grid.add_column(header, overflow="fold")
     for row in listed:
-        grid.add_row(*row)
+        grid.add_row(*(Text.from_ansi(cell) for cell in row))  # never as markup: an error may say "[http]"
     # into a pipe a row stays one line, however long: `fks orders list | grep` must work
     Console(width=None if sys.stdout.isatty() else 1000).print(grid)
 

@@ -92,7 +92,12 @@ def error_of(status: int, body: object) -> FksError:
     code, remedy = str(problem.get("code", "")), str(problem.get("remedy", ""))
     if code and code not in text and (status == 422 or status == 409):
         text = f"{code}: {text}"
-    if status in (401, 403, 429) or _is_denial(code):
+    if _is_denial(code):
+        from fks.model.codes import MEANING, Code
+
+        said = str(problem.get("detail") or "")
+        return Denied(f"{code}: {MEANING[Code[code]]}{f' ({said})' if said else ''}", remedy=remedy)
+    if status in (401, 403, 429):
         return Denied(text, remedy=remedy)
     if status in (502, 503, 504) or (status == 404 and not code):
         return NotRunning(text, remedy=remedy or "see 'fks status'")

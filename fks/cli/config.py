@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fks.cli.base import as_json, emit, home_of, table
+from fks.model.errors import InputError
 
 
 @click.group()
@@ -33,6 +34,8 @@ def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
                 continue
             value = _shown(section, key, getattr(values, key))
             rows.append({"key": f"{section}.{key}", "value": value, "source": source.text if source else "default"})
+    if not rows and not changed:
+        raise InputError(f"no setting begins with {prefix!r}", remedy="see 'fks config reference'")
     emit({"home": str(loaded.settings.home), "settings": rows}, as_json=as_json, schema="fks.config/1")
     if not as_json:
         click.echo(
@@ -41,7 +44,7 @@ def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
         table(
             [(row["key"], _text(row["value"]), row["source"]) for row in rows],
             ("KEY", "VALUE", "FROM"),
-            empty="every setting is its default" if changed else "no such setting; see 'fks config reference'",
+            empty="every setting is its default",
         )
 
 

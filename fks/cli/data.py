@@ -220,6 +220,7 @@ def _synced(done: Any) -> dict[str, Any]:
 @click.pass_context
 def sync_status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
     """Show how syncs stand: pending, running, done, failed."""
+    from fks.data.aggregate import length_of
     from fks.store.bars import SyncStore
 
     wanted = None if symbol is None else symbol.upper().replace("/", "").replace("-", "")
@@ -236,7 +237,7 @@ def sync_status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
             "last_sync_at": None if row["last_sync_at"] is None else iso(to_ns(row["last_sync_at"])),
             "error": row["error"],
         }
-        for row in rows
+        for row in sorted(rows, key=lambda row: (row["symbol"], length_of(row["timeframe"])))
         if wanted in (None, row["symbol"])
     ]
     _show(shown, as_json, "fks.data.sync.status/1", "no sync yet: 'fks data sync init BTCUSDT'")

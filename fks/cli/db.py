@@ -59,13 +59,20 @@ def downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
 
 @db.command()
 @click.option("-m", "--message", required=True, help="What changes, in a few words.")
+@click.option("--empty", is_flag=True, help="Write one although nothing differs.")
 @click.pass_context
-def revision(ctx: click.Context, message: str) -> None:
+def revision(ctx: click.Context, message: str, empty: bool) -> None:
     """Write a new migration with what differs between the database and fks/store/schema.py (autogenerate)."""
     from fks.cli.store import opened_store
+    from fks.model.errors import InputError
     from fks.store import migrate
 
     with opened_store(ctx, create=True) as (url, _, _):
+        if not empty and not asyncio.run(migrate.differences(url)):
+            raise InputError(
+                "nothing differs between the database and fks/store/schema.py",
+                remedy="change the schema first, or write an empty one with --empty",
+            )
         path = asyncio.run(migrate.make_revision(url, message))
     click.echo(f"wrote {path}: read it before you commit it")
 
@@ -100,7 +107,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"{answer['server']} PostgreSQL {answer['server_version']}, database {answer['database']}")
         click.echo(f"schema {answer['revision'] or 'empty'}, {step}")
         click.echo(f"{_size(answer['bytes'])}, {answer['connections']} connections, up {answer['uptime_s']:.0f} s")
-        rows = [(t["name"], "?" if t["rows"] < 0 else t["rows"], _size(t["bytes"])) for t in answer["tables"]]
+        rows = [(t["name"], t["rows"], _size(t["bytes"])) for t in answer["tables"]]
         table(rows, ("TABLE", "ROWS (ABOUT)", "SIZE"), empty="no tables yet")
 
 

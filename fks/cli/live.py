@@ -1,7 +1,8 @@
 """The live lines of `fks up`: bars closing, signals, orders, fills with position and profit, one line each.
 
 They come from the gateway's socket like any other client's. Bars are thinned so that a reader can follow; signals,
-orders and fills never are. When the gateway goes away the reader is told once, and told again when it is back.
+orders and fills never are. A gateway replica that restarts is passed over in silence (the other one answers); when
+nothing answers for AWAY_S the reader is told once, and told again when it is back.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import click
 
 from fks.clock import RealClock
 
-RECONNECT_S = 1.0
+RECONNECT_S = 0.5
+AWAY_S = 4.0  # a replica is back, or the other one answers, well before
 PULSE_TIMEFRAME, PULSE_S = (
     "5s",
     5.0,
 )  # the pulse of each symbol: one such bar every 5 s of ours, whatever the tape's speed
+_LEFT = 29  # columns of side, quantity and price, which a signal's wish fills as well
 _SHORT = frozenset({"1s", "5s", "15s", "30s"})
 _STATE_COLOURS = {"FILLED": "green", "PARTIAL": "green", "DENIED": "red", "REJECTED": "red", "UNKNOWN": "yellow", "CANCELLED": "yellow", "EXPIRED": "yellow"}  # fmt: skip
 
@@ -55,10 +58,12 @@ class Lines:
             self._closes[key] = close
         if timeframe in _SHORT and not self._pulses_now(symbol, timeframe):
             return None
-        change = (close - before) / before * 100 if close is not None and before else Decimal(0)
+        change = (close - before) / before * 100 if close is not None and before else None
         is_pulse = timeframe in _SHORT
-        text = f"{symbol:<9} {timeframe:<4} close {_number(m.get('close')):>12}  "
-        moved = click.style(f"{change:+.3f} %", fg=_up_or_down(change), dim=is_pulse or None)
+        text = f"{symbol:<9} {timeframe:<4} close {_price(m.get('close')):>14}  "
+        moved = " " * 8  # the first bar seen has none before it to compare with
+        if change is not None:
+            moved = click.style(f"{change:+.3f} %", fg=_up_or_down(change), dim=is_pulse or None)
         volume = f"  volume {_number(m.get('volume'))}"
         return click.style(f"{'bar':<8}{text}", dim=is_pulse or None) + moved + click.style(volume, dim=is_pulse or None)
 
@@ -72,21 +77,28 @@ class Lines:
     def _signal(self, m: Mapping[str, Any]) -> str | None:
         if m.get("state") == "ordered":  # its order is the next line
             return None
-        text = f"{str(m.get('kind', '')).lower()} {_side(m.get('side'))}".strip()
-        state = str(m.get("state", ""))
+        side = str(m.get("side") or "").lower()
+        kind = str(m.get("kind", "")).lower()
+        text = f"{kind} {_side(side)}" + " " * max(0, _LEFT - len(kind) - 1 - max(len(side), 4))
+        state = f"{m.get('state', '')!s:<9}"
         code = f" {click.style(str(m['code']), fg='red')}" if m.get("code") else ""
-        return f"{_word('signal', 'magenta')}{m.get('symbol', '')!s:<9} {text:<14} {state}{code}  {_dim(m.get('instance'))}"
+        return f"{_word('signal', 'magenta')}{m.get('symbol', '')!s:<9} {text} {state}{code}  {_dim(m.get('instance'))}"
 
     def _order(self, m: Mapping[str, Any]) -> str:
         state = str(m.get("state", ""))
-        shown = click.style(_STATE_WORDS.get(state, state), fg=_STATE_COLOURS.get(state, "cyan"))
+        shown = click.style(f"{_STATE_WORDS.get(state, state):<9}", fg=_STATE_COLOURS.get(state, "cyan"))
         code = f" {click.style(str(m['code']), fg='red')}" if m.get("code") else ""
-        price = f" @ {_number(m['price'])}" if m.get("price") not in (None, "") else ""
         role = f" {m['role']}" if m.get("role") not in (None, "", "entry") else ""
         return (
-            f"{_word('order', 'cyan')}{m.get('symbol', '')!s:<9} {_side(m.get('side'))} {_number(m.get('quantity'))}{price}{role}  "
-            f"{shown}{code}  {_dim(str(m.get('client_order_id', ''))[:8])}"
+            f"{_word('order', 'cyan')}{m.get('symbol', '')!s:<9} {self._what(m)} {shown}{code}{role}  "
+            f"{_dim(str(m.get('client_order_id', ''))[:8])}"
         )
+
+    @staticmethod
+    def _what(m: Mapping[str, Any]) -> str:
+        """Return side, quantity and price in columns `_LEFT` wide."""
+        price = f"@ {_price(m['price'])}" if m.get("price") not in (None, "") else ""
+        return f"{_side(m.get('side')) or '    '} {_number(m.get('quantity')):>10} {price:<13}"
 
     def _fill(self, m: Mapping[str, Any]) -> str:
         pnl = _decimal(m.get("realized_pnl"))
@@ -96,9 +108,10 @@ class Lines:
             total = click.style(f"{self._profit:+.2f}", fg=_up_or_down(self._profit))
             profit = f"  pnl {click.style(f'{pnl:+.2f}', fg=_up_or_down(pnl))} (sum {total})"
         position = f"  position {_number(m['position'])}" if m.get("position") is not None else ""
+        fee = f" fee {_number(m['fee'])} {m.get('fee_currency') or ''}" if m.get("fee") not in (None, "") else ""
         return (
-            f"{_word('fill', 'green')}{m.get('symbol', '')!s:<9} {_side(m.get('side'))} {_number(m.get('quantity'))} @ "
-            f"{_number(m.get('price'))}{position}{profit}  {_dim(m.get('instance'))}"
+            f"{_word('fill', 'green')}{m.get('symbol', '')!s:<9} {self._what(m)}{fee}{position}{profit}  "
+            f"{_dim(m.get('instance'))}"
         )
 
     def _alert(self, m: Mapping[str, Any]) -> str:
@@ -113,17 +126,18 @@ async def watch(
 ) -> None:
     """Write live lines until cancelled, reconnecting for ever. `url` is the gateway's http base."""
     lines = lines or Lines()
-    is_away = False
+    heard, is_told = time.monotonic(), False
     while True:
         with contextlib.suppress(OSError):
             async for message in _messages(url, token()):
-                if is_away:
-                    is_away = False
+                heard = time.monotonic()
+                if is_told:
+                    is_told = False
                     write(click.style("the gateway is back", fg="green"))
                 if text := lines.of(message):
                     write(text)
-        if not is_away:
-            is_away = True
+        if not is_told and time.monotonic() - heard >= AWAY_S:
+            is_told = True
             write(click.style("the gateway does not answer; waiting for it", fg="yellow"))
         await RealClock().sleep(RECONNECT_S)
 
@@ -170,6 +184,12 @@ def _decimal(value: object) -> Decimal | None:
     except InvalidOperation:
         return None
     return number if number.is_finite() else None
+
+
+def _price(value: object) -> str:
+    """Return a price with two decimals at least, so that a column of them stands still."""
+    whole, dot, rest = _number(value).partition(".")
+    return f"{whole}.{rest:0<2}" if dot or whole.lstrip("-").replace(",", "").isdigit() else whole
 
 
 def _number(value: object) -> str:

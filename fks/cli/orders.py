@@ -93,7 +93,16 @@ def events(ctx: click.Context, id: str, as_json: bool) -> None:
         table(rows, ("TIME", "EVENT", "FROM", "TO", "SOURCE"), empty="no events")
 
 
-@orders.command()
+class _Place(click.Command):
+    """Says what is wrong with `buy -1 …`, which would otherwise be an unknown option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" not in args and (wrong := next((a for a in args if a[:1] == "-" and a[1:2].isdigit()), None)):
+            raise click.UsageError(f"{wrong} is negative; give a positive number, and sell to go the other way")
+        return super().parse_args(ctx, args)
+
+
+@orders.command(cls=_Place)
 @click.argument("side", type=click.Choice(["buy", "sell"]))
 @click.argument("quantity")
 @click.argument("symbol")
@@ -141,4 +150,4 @@ def cancel(ctx: click.Context, id: str, as_json: bool) -> None:
         answer = gateway.delete(f"/orders/{quote(id, safe='')}")
     emit(answer, as_json=as_json, schema="fks.order/1")
     if not as_json:
-        click.echo(f"order {id}: {answer.get('state') or 'asked'}, cancel requested")
+        click.echo(f"order {id}: cancel requested (it is {answer.get('state') or 'asked'}); see fks orders show")

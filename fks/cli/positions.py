@@ -6,7 +6,7 @@ import click
 
 from fks.cli.base import as_json, emit, table
 from fks.cli.client import gateway_of
-from fks.cli.shown import time_of
+from fks.cli.shown import money_of, price_of, time_of
 
 
 @click.command()
@@ -26,8 +26,8 @@ def positions(ctx: click.Context, symbol: str | None, every: bool, as_json: bool
     emit(answer if symbol else answer["items"], as_json=as_json, schema="fks.positions/1")
     if not as_json:
         rows = [
-            (i["account"], i["symbol"], i["instance"] or "-", i["quantity"], i["average_price"], i["mark_price"],
-             i["unrealized_pnl"], i["realized_pnl"], i["fees"], time_of(i["updated_at"]))
+            (i["account"], i["symbol"], i["instance"] or "-", i["quantity"], price_of(i["average_price"]),
+             price_of(i["mark_price"]), money_of(i["unrealized_pnl"]), money_of(i["realized_pnl"]), money_of(i["fees"]), time_of(i["updated_at"]))
             for i in answer["items"]
         ]  # fmt: skip
         headers = ("ACCOUNT", "SYMBOL", "FROM", "QUANTITY", "AVERAGE", "MARK", "OPEN PNL", "REALISED", "FEES", "UPDATED")

@@ -7,6 +7,7 @@ import asyncio
 import code
 import contextlib
 import threading
+import traceback
 import types
 from collections.abc import Coroutine
 from typing import Any
@@ -99,7 +100,10 @@ class _Console(code.InteractiveConsole):
             if isinstance(error, FksError) or type(error).__module__.startswith("asyncpg"):
                 click.echo(f"{type(error).__name__}: {error}", err=True)  # our frames would tell the user nothing
             else:
-                self.showtraceback()
+                found = error.__traceback__
+                while found is not None and not found.tb_frame.f_code.co_filename.startswith("<"):
+                    found = found.tb_next  # ours and asyncio's frames; the user's code is <command> or <console>
+                click.echo("".join(traceback.format_exception(error.with_traceback(found))).rstrip(), err=True)
 
     def run_all(self, text: str) -> bool:
         """Run `text` as a whole; return whether it went through. Expressions do not print themselves."""

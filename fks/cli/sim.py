@@ -137,6 +137,8 @@ def list_faults(url: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows))
         return
+    if not rows:
+        click.echo("no faults")
     for row in rows:
         left = "no end" if row["count"] is None else f"{row['count']} left"
         click.echo(
@@ -169,6 +171,8 @@ def add_fault(url: str, as_json: bool, count: int, **body: Any) -> None:
 def clear_faults(url: str, number: int | None) -> None:
     """Remove all faults, or one."""
     found = _ask("DELETE", url, query="" if number is None else f"?id={number}")
+    if number is not None and not found["cleared"]:
+        raise InputError(f"no fault {number}", remedy=f"see 'fks sim faults list --url {url}'")
     click.echo(f"cleared {found['cleared']}")
 
 

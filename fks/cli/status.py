@@ -134,7 +134,7 @@ def _show(document: dict[str, Any], paths: Paths) -> None:
             (
                 c["name"],
                 c["kind"],
-                c["state"],
+                _paint(c["state"]),
                 c["pid"],
                 c["restarts"],
                 age(c.get("since")),
@@ -145,15 +145,30 @@ def _show(document: dict[str, Any], paths: Paths) -> None:
         ("component", "kind", "state", "pid", "restarts", "up", "beat"),
     )
     click.echo()
-    table([(f["exchange"], f["symbol"], f.get("state", ""), beat(f["age_ms"])) for f in document["feeds"]],
+    table([(f["exchange"], f["symbol"], _paint(f.get("state", "")), beat(f["age_ms"])) for f in document["feeds"]],
           ("exchange", "symbol", "feed", "last message"), empty="no feeds yet")  # fmt: skip
     click.echo()
-    table([(v["name"], v["state"], v.get("account", ""), v.get("detail") or "") for v in document["venues"]],
+    table([(v["name"], _paint(v["state"]), v.get("account", ""), v.get("detail") or "") for v in document["venues"]],
           ("venue", "state", "account", ""), empty="no venues yet")  # fmt: skip
     click.echo()
     _show_kill(document["kill"])
+    for alert in document.get("alerts", [])[:5]:
+        at = str(alert.get("time", ""))[5:19].replace("T", " ")
+        click.echo(f"{click.style('alert', fg='red', bold=True)} {at} {alert.get('component', '')}: {alert.get('message', '')}")
     if document.get("sim"):
         click.echo(f"exchange: local, {document['sim'].get('rest')}")
+    if base := _gateway_url(paths):
+        click.echo(f"gateway: {base}, monitor page: {base}/monitor/")
+
+
+def _gateway_url(paths: Paths) -> str:
+    from fks.cli.client import base_url_of
+    from fks.model.errors import FksError
+
+    try:
+        return base_url_of(paths)
+    except FksError:
+        return ""
 
 
 def _show_kill(kill: dict[str, Any]) -> None:

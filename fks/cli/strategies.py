@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from fks.cli.base import as_json, emit, paths_of, table
+from fks.cli.shown import time_of
 from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fks.strategies.registry import Catalogue
 
 T = TypeVar("T")
+_WANTS = {-1.0: "short", 0.0: "flat", 1.0: "long"}
 
 
 @click.group()
@@ -71,7 +73,8 @@ def _described(entry: Any) -> dict[str, Any]:
 
 
 def _type_of(field: Any) -> str:
-    return getattr(field.annotation, "__name__", None) or str(field.annotation).replace("typing.", "")
+    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)] or [field.annotation]
+    return " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
 
 @strategies.command()
@@ -197,7 +200,7 @@ def instances(ctx: click.Context, as_json: bool) -> None:
     from fks.store.strategies import StrategyStore
 
     rows = _in_database(ctx, lambda db: StrategyStore(db).list())
-    shown = [
+    shown: list[dict[str, Any]] = [
         {"id": r.id, "strategy": r.strategy, "params": dict(r.params), "params_version": r.params_version, "symbol": r.symbol,
          "timeframe": r.timeframe, "venue": r.venue, "sizing": r.sizing, "size": r.size, "approval": r.approval,
          "is_enabled": r.is_enabled, "state": r.state, "error": r.error, "target": r.last_target,
@@ -208,8 +211,9 @@ def instances(ctx: click.Context, as_json: bool) -> None:
     if not as_json:
         table(
             ((r["id"], r["strategy"], r["symbol"], r["timeframe"], r["venue"], r["state"] if r["is_enabled"] else "off",
-              r["target"], r["cursor"], r["error"]) for r in shown),
-            ("ID", "STRATEGY", "SYMBOL", "TF", "VENUE", "STATE", "TARGET", "DECIDED TO", "ERROR"), empty="no instances yet",
+              _WANTS.get(r["target"], ""), r["approval"], time_of(r["cursor"]), r["error"]) for r in shown),
+            ("ID", "STRATEGY", "SYMBOL", "TF", "VENUE", "STATE", "WANTS", "APPROVAL", "DECIDED TO", "ERROR"),
+            empty="no instances yet",
         )  # fmt: skip
 
 
@@ -296,6 +300,19 @@ def _switch(ctx: click.Context, id: str, is_enabled: bool) -> None:
     if not _in_database(ctx, lambda db: StrategyStore(db).set_enabled(id, is_enabled)):
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
     click.echo(f"{id} is {'on' if is_enabled else 'off'}")
+
+
+@strategies.command()
+@click.argument("id")
+@click.argument("by", type=click.Choice(["auto", "manual"]))
+@click.pass_context
+def approval(ctx: click.Context, id: str, by: str) -> None:
+    """Say whether signals of instance ID go out at once (auto) or wait for a person (manual)."""
+    from fks.store.strategies import StrategyStore
+
+    if not _in_database(ctx, lambda db: StrategyStore(db).set_approval(id, by)):
+        raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
+    click.echo(f"{id}: signals {'go out at once' if by == 'auto' else 'wait for fks signals approve'} from the next bar on")
 
 
 @strategies.command("set")

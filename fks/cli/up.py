@@ -66,6 +66,8 @@ def up(
             asyncio.run(_foreground(paths, is_quiet=quiet or as_json, is_json=as_json))
     except AlreadyRunning as found:
         _tell_running(paths, found.pid, is_json=as_json)
+        if (tape, speed, fills) != (None, None, None) and not as_json:
+            click.echo("  --tape, --speed and --fills count when FKS starts: nothing is changed")
 
 
 async def _foreground(paths: Paths, *, is_quiet: bool, is_json: bool) -> None:

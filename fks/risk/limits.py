@@ -95,7 +95,7 @@ def exposure_instrument(intent: Intent, view: View) -> Denial | None:
     if value <= limit:
         return None
     return Denial(
-        Code.EXPOSURE_INSTRUMENT, f"{limit}", f"{value:f}", intent.symbol, "lower the size or raise risk.exposure_max_instrument"
+        Code.EXPOSURE_INSTRUMENT, f"{limit}", f"{value.normalize():f}", intent.symbol, "lower the size or raise risk.exposure_max_instrument"
     )
 
 
@@ -109,7 +109,7 @@ def exposure_account(intent: Intent, view: View) -> Denial | None:
     if value <= limit:
         return None
     return Denial(
-        Code.EXPOSURE_ACCOUNT, f"{limit}", f"{value:f}", f"account {intent.account_id}",
+        Code.EXPOSURE_ACCOUNT, f"{limit}", f"{value.normalize():f}", f"account {intent.account_id}",
         "lower the size or raise risk.exposure_max_account",
     )  # fmt: skip
 

@@ -85,7 +85,7 @@ def qty_step(intent: Intent, view: View) -> Denial | None:
     if intent.quantity % step == 0:
         return None
     near = view.instrument.round_quantity(intent.quantity)
-    return Denial(Code.QTY_STEP, f"step {step}", f"{intent.quantity}", intent.symbol, f"use {near:f}")
+    return Denial(Code.QTY_STEP, f"step {step}", f"{intent.quantity:f}", intent.symbol, f"use {near or step:f}")
 
 
 def qty_min(intent: Intent, view: View) -> Denial | None:
@@ -117,7 +117,7 @@ def notional_min(intent: Intent, view: View) -> Denial | None:
     least, value = view.instrument.notional_min, _notional(intent, view)
     if value >= least:
         return None
-    return Denial(Code.NOTIONAL_MIN, f"at least {least} {view.instrument.quote}", f"{value:f}", intent.symbol, "raise the size")
+    return Denial(Code.NOTIONAL_MIN, f"at least {least} {view.instrument.quote}", f"{value.normalize():f}", intent.symbol, "raise the size")
 
 
 def notional_max_order(intent: Intent, view: View) -> Denial | None:
@@ -126,7 +126,7 @@ def notional_max_order(intent: Intent, view: View) -> Denial | None:
     if value <= most:
         return None
     return Denial(
-        Code.NOTIONAL_MAX_ORDER, f"{most}", f"{value:f}", intent.symbol, "lower the size or raise risk.notional_max_order"
+        Code.NOTIONAL_MAX_ORDER, f"{most}", f"{value.normalize():f}", intent.symbol, "lower the size or raise risk.notional_max_order"
     )
 
 

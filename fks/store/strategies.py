@@ -174,3 +174,7 @@ class StrategyStore:
     async def set_enabled(self, instance_id: str, is_enabled: bool) -> bool:
         """Switch an instance on or off; False when there is no such instance."""
         return await self._db.fetchrow("strategies.set_enabled", instance_id, is_enabled) is not None
+
+    async def set_approval(self, instance_id: str, approval: str) -> bool:
+        """Let signals go out at once ('auto') or wait for a person ('manual'); False when there is no such instance."""
+        return await self._db.fetchrow("strategies.set_approval", instance_id, approval) is not None

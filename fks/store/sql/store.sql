@@ -23,10 +23,11 @@ SELECT current_database() AS database,
        now() - pg_postmaster_start_time() AS uptime;
 
 -- name: sizes
--- Each table with its partitions: bytes and about how many rows (negative: never counted).
+-- Each table with its partitions: bytes and about how many rows.
 SELECT root.relname AS name,
        sum(pg_total_relation_size(leaf.oid))::bigint AS bytes,
-       sum(CASE WHEN leaf.relkind = 'r' THEN leaf.reltuples ELSE 0 END)::bigint AS rows
+       sum(CASE WHEN leaf.relkind <> 'r' THEN 0 WHEN leaf.reltuples < 0 THEN pg_stat_get_live_tuples(leaf.oid)
+                ELSE leaf.reltuples END)::bigint AS rows
 FROM pg_class root
 JOIN pg_namespace space ON space.oid = root.relnamespace AND space.nspname = 'public'
 JOIN pg_class leaf ON leaf.oid = root.oid

@@ -79,6 +79,10 @@ UPDATE strategy_instances
  WHERE id = $1
 RETURNING params_version;
 
+-- name: set_approval
+-- Let an instance's signals go out at once, or wait for a person.
+UPDATE strategy_instances SET approval = $2, updated_at = now() WHERE id = $1 RETURNING id;
+
 -- name: set_enabled
 -- Switch an instance on or off; switching on forgets a crash.
 UPDATE strategy_instances

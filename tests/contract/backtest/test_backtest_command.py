@@ -215,6 +215,10 @@ async def test_instances_are_added_changed_and_switched(
     assert (await _off_loop(fks, *add[:2], "other", *add[3:-3], "nobody", *add[-2:]))[0] == USAGE
     assert (await _off_loop(fks, *add, "--set", "fast=500"))[0] == USAGE
     assert (await _off_loop(fks, "strategies", "set", "mine", "slow=30"))[0] == OK
+    assert "wait for fks signals approve" in (await _off_loop(fks, "strategies", "approval", "mine", "manual"))[1]
+    instances = orjson.loads((await _off_loop(fks, "strategies", "instances", "--json"))[1])["items"]
+    assert [i["approval"] for i in instances if i["id"] == "mine"] == ["manual"]
+    assert (await _off_loop(fks, "strategies", "approval", "nobody", "auto"))[0] == USAGE
     assert (await _off_loop(fks, "strategies", "disable", "mine"))[0] == OK
     (row,) = (await _off_loop(fks.json, "strategies", "instances"))["items"]
     assert row["params"] == {"sl_pct": None, "tp_pct": None, "fast": 5, "slow": 30, "short": False}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import click
-import pytest
+import asyncio
 
+import click
+import orjson
+import pytest
+from websockets.asyncio.server import serve
+
+from fks.cli import live
 from fks.cli.live import Lines
 from fks.cli.screen import Screen
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -41,8 +47,9 @@ def test_each_symbol_has_a_pulse_of_five_seconds_and_one_second_bars_are_left_ou
 
 def test_a_fill_shows_position_and_profit(lines):
     text = shown(lines, type="fill", symbol="BTCUSDT", side="sell", quantity="0.00770000", price="64130.10000000",
-                 position="0", realized_pnl="-1.234", instance="sma-btc-1s")  # fmt: skip
-    assert "sell 0.0077 @ 64,130.1" in text
+                 fee="0.49381", fee_currency="USDT", position="0", realized_pnl="-1.234", instance="sma-btc-1s")  # fmt: skip
+    assert "fee 0.49381 USDT" in text
+    assert "sell     0.0077 @ 64,130.10" in text
     assert "position 0" in text
     assert "pnl -1.23 (sum -1.23)" in text
     again = shown(lines, type="fill", symbol="BTCUSDT", side="sell", quantity="1", price="1", realized_pnl="2")
@@ -51,7 +58,7 @@ def test_a_fill_shows_position_and_profit(lines):
 
 def test_a_denied_order_shows_its_code(lines):
     text = shown(lines, type="order", symbol="BTCUSDT", side="buy", quantity="1", state="DENIED", code="KILLED")
-    assert "DENIED KILLED" in text
+    assert "DENIED KILLED" in " ".join(text.split())
 
 
 def test_signals_and_orders_are_never_thinned(lines):
@@ -62,7 +69,48 @@ def test_signals_and_orders_are_never_thinned(lines):
 
 def test_a_signal_that_became_an_order_is_told_by_its_order(lines):
     assert shown(lines, type="signal", symbol="BTCUSDT", kind="enter", side="buy", state="ordered") is None
-    assert "denied KILLED" in shown(lines, type="signal", symbol="BTCUSDT", kind="enter", state="denied", code="KILLED")
+    text = shown(lines, type="signal", symbol="BTCUSDT", kind="enter", state="denied", code="KILLED")
+    assert "denied KILLED" in " ".join(text.split())
+
+
+def test_the_first_bar_shows_no_change_that_nobody_measured(lines):
+    assert "%" not in shown(lines, type="bar", symbol="BTCUSDT", timeframe="1m", close="100", volume="3.5")
+
+
+def test_states_stand_in_one_column_with_and_without_colours_and_prices(lines):
+    said = [
+        shown(lines, type="signal", symbol="BTCUSDT", kind="enter", side="buy", state="XXX", instance="i"),
+        shown(lines, type="signal", symbol="BTCUSDT", kind="exit", side="sell", state="XXX", instance="i"),
+        shown(lines, type="order", symbol="BTCUSDT", side="buy", quantity="0.00814", state="XXX"),
+        shown(lines, type="order", symbol="ETHUSDT", side="sell", quantity="0.17", price="2939.3", role="tp", state="XXX"),
+    ]
+    assert len({text.index("XXX") for text in said}) == 1, said
+
+
+async def test_a_replica_that_restarts_is_passed_over_and_a_dead_gateway_is_told_once(monkeypatch):
+    monkeypatch.setattr(live, "AWAY_S", 0.3)
+    monkeypatch.setattr(live, "RECONNECT_S", 0.02)
+    said: list[str] = []
+    visits = 0
+
+    async def serve_one(socket):
+        nonlocal visits
+        visits += 1
+        await socket.send(orjson.dumps({"type": "order", "symbol": f"N{visits}", "quantity": "1", "state": "FILLED"}))
+        if visits >= 3:
+            await socket.wait_closed()
+
+    async with serve(serve_one, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        watching = asyncio.create_task(live.watch(f"http://127.0.0.1:{port}", lambda: None, said.append))
+        await until(lambda: len(said) == 3)
+        assert not [line for line in said if "gateway" in line]
+    await until(lambda: len(said) == 4)
+    assert "does not answer" in said[3]
+    async with serve(serve_one, "127.0.0.1", port):
+        await until(lambda: len(said) == 6)
+    assert "is back" in said[4]
+    watching.cancel()
 
 
 def test_nonsense_from_the_socket_is_no_crash(lines):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from decimal import Decimal
 
@@ -121,3 +122,53 @@ async def test_a_number_nobody_can_reckon_with_is_denied_and_breaks_nothing(rig:
     assert rig.task is not None
     assert not rig.task.done()
     assert rig.venue.received == []
+
+
+async def test_a_venue_that_blinks_while_a_position_is_armed_leaves_it_protected(rig: Rig) -> None:
+    rig.venue.script.extend(["ok", *["refuse:VENUE_DOWN"] * 4])
+    await rig.outcome(await rig.signal(**BOTH))
+    await until(lambda: len(legs(rig)) == 2, deadline_s=10)
+    assert len(rig.venue.received) == len(set(rig.venue.received))
+
+
+async def test_what_a_person_sold_is_not_sold_again_and_the_next_exit_still_goes(rig: Rig) -> None:
+    await rig.outcome(await rig.signal())
+    await until(lambda: rig.service.book.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
+    sold = await rig.signal(
+        Kind.ORDER, source="principal:me", instance="", side=Side.SELL, size=D("9.99"), timeframe=None, reference_price=None
+    )
+    assert await rig.outcome(sold) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+    await rig.becomes((await rig.entry(sold)).client_order_id, State.FILLED)
+    assert (await rig.outcome(await rig.signal(Kind.EXIT)))[0] == "nothing"
+    await rig.outcome(await rig.signal())
+    await until(lambda: rig.venue.totals["BTC"] > 0)
+    await until(lambda: rig.service.book.position(1, "ccxt", "BTCUSDT", "one").quantity == D("19.98"))
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+
+
+async def test_an_exit_refused_by_a_venue_that_then_goes_away_goes_out_when_it_is_back(rig: Rig) -> None:
+    await rig.outcome(await rig.signal())
+    await until(lambda: rig.service.book.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
+    rig.venue.script.append("refuse:VENUE_DOWN")
+    status = rig.service.book.venues["ccxt"]
+    out = await rig.signal(Kind.EXIT)
+    await until(lambda: len(rig.venue.received) == 2)
+    rig.venue.outages["open_orders"] = 10_000
+    rig.venue.lose_session()
+    await until(lambda: not status.is_connected)
+    await asyncio.sleep(1.5)
+    rig.venue.outages.clear()
+    from fks.model.ports import SessionBack
+
+    rig.venue.push(SessionBack())
+    await until(lambda: rig.service.is_ready, deadline_s=15)
+    await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=15)
+    assert out
+
+
+async def test_an_account_that_the_session_does_not_belong_to_gets_no_order(rig: Rig) -> None:
+    await rig.db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('other', 'ccxt', 1000)")
+    await rig.service._watch._read_slow()
+    assert await rig.outcome(await rig.signal(account_id=3)) == ("denied", "ACCOUNT_UNKNOWN")

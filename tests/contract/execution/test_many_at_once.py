@@ -27,6 +27,7 @@ async def test_signals_of_one_instrument_are_handled_in_their_order(idle: Rig) -
     await idle.start()
     for signal in signals:
         assert await idle.outcome(signal.id) == ("ordered", None)
+    await until(lambda: len(idle.venue.orders) == len(signals))
     sides = [idle.venue.orders[name].order.side.value for name in idle.venue.received]
     assert sides == ["buy", "sell", "buy", "sell", "buy"]
 

@@ -47,8 +47,8 @@ def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
     except FksError as error:
         _complain(str(error))
         return exit_code(error)
-    except SystemExit:  # click's own end of a closed pipe (`fks … | head`); any other exit is the command's
-        if type(sys.stdout).__name__ != "PacifyFlushWrapper":
+    except SystemExit as error:  # click's own end of a closed pipe (`fks … | head`); any other exit is the command's
+        if not isinstance(error.__context__, BrokenPipeError):
             raise
         return OK
     except BrokenPipeError:

@@ -35,8 +35,7 @@ class MonitorActor:
         """Merge every two seconds until cancelled."""
         while True:
             await self._check()
-            kept = await self._c.bus.get(SNAPSHOTS_KEY)
-            for name, snapshot in (orjson.loads(kept) if kept else {}).items():
+            for name, snapshot in _snapshots(await self._c.bus.get(SNAPSHOTS_KEY)).items():
                 self._merger.take(name, snapshot)
             self._merger.take("monitor", self._c.meter.snapshot())
             await self._c.bus.set(METRICS_KEY, self._merger.exposition().encode(), ttl_s=60.0)
@@ -66,3 +65,12 @@ class MonitorActor:
     def detail(self) -> Mapping[str, object]:
         """Return what it found reachable."""
         return {"database": self._database_is_up, "redis": self._redis_is_up}
+
+
+def _snapshots(kept: bytes | None) -> dict[str, dict[str, float]]:
+    """Return what the supervisor put there; anything else (Redis is nobody's alone) counts as nothing."""
+    try:
+        found = orjson.loads(kept or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, dict)} if isinstance(found, dict) else {}

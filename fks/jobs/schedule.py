@@ -10,6 +10,7 @@ from croniter import croniter
 
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.model.errors import OutageError
 from fks.model.timeframe import to_datetime
 from fks.store.db import Database
 from fks.store.partitions import drop_old_trades, ensure_partitions
@@ -77,8 +78,18 @@ class Schedules:
         now = to_datetime(self._context.clock.now_ns())
         ran: list[tuple[str, str]] = []
         for row in await db.fetch("schedules.list"):
-            if row["is_enabled"] and row["task"] in TASKS and is_due(row["cron"], row["last_run_at"], now):
+            if not row["is_enabled"] or row["task"] not in TASKS:
+                continue
+            try:
+                if not is_due(row["cron"], row["last_run_at"], now):
+                    continue
                 result = await TASKS[row["task"]][1](self._context)
-                await db.execute("schedules.note_run", row["name"], now, result, retry=True)
-                ran.append((row["name"], result))
+            except OutageError:
+                raise
+            except Exception as error:  # a cron that is none, a statement that is refused: the others still run
+                result = f"failed: {type(error).__name__}: {error}"[:500]
+                if result == row["last_result"]:
+                    continue  # said already; the next try is in a second
+            await db.execute("schedules.note_run", row["name"], now, result, retry=True)
+            ran.append((row["name"], result))
         return ran

@@ -62,6 +62,8 @@ class Door:
             return {"ok": False, "error": "a request is one JSON object"}
         except FksError as error:
             return {"ok": False, "error": str(error)}
+        except Exception as error:  # a mistake of ours: said, not a connection that breaks
+            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
 
 def ask(path: Path, op: str, *, timeout_s: float = 5.0, **fields: object) -> dict[str, Any]:

@@ -74,11 +74,11 @@ class Tender:
         self._log.info("tree.deploying", reason=reason)
         if self._is_whole:
             self._say("restarting", reason)
-        before()
         try:
+            before()
             await self._deploy()
             self._failures = 0
-        except FksError as error:
+        except Exception as error:  # no room for a file, no process to be had: the keeper and its services go on
             self._failures += 1
             self._log.error("tree.undeployed", reason=str(error), failures=self._failures)
             await self._clock.sleep(min(2.0**self._failures, 30.0))

@@ -4,7 +4,7 @@ INSERT INTO schedules (name, cron, task) VALUES ($1, $2, $3) ON CONFLICT DO NOTH
 
 -- name: list
 -- Every schedule.
-SELECT name, cron, task, last_run_at, is_enabled FROM schedules ORDER BY name;
+SELECT name, cron, task, last_run_at, last_result, is_enabled FROM schedules ORDER BY name;
 
 -- name: note_run
 -- When a schedule ran last and what came of it.

@@ -289,6 +289,15 @@ async def test_a_deploy_that_fails_is_tried_again_at_the_start_and_for_ever_late
         await until(lambda: hands.deploys == 4)
 
 
+async def test_no_process_and_no_room_for_a_deploy_cost_a_try_and_never_the_keeper(paths):
+    hands = Hands()
+    async with running(paths, [small(paths, "ray")], hands) as keeper:
+        hands.fail, hands.age_s = [OSError(11, "no process to be had"), RuntimeError("a mistake")], None
+        os.kill(pids_of(paths, "ray")[0], signal.SIGKILL)
+        await until(lambda: hands.deploys == 4, deadline_s=20.0)
+        assert keeper.phase == "ready"
+
+
 async def test_a_tree_that_stands_with_a_child_down_is_kept(paths):
     hands = Hands(fail=[FksError("not up: orders down")], age_s=0.5)
     async with running(paths, [small(paths, "ray")], hands) as keeper:

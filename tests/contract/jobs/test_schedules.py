@@ -1,0 +1,39 @@
+"""Schedules over a real database: what is due runs, what fails is noted and stops nobody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from fks.clock import Clock
+from fks.config.settings import Settings
+from fks.jobs import schedule
+from fks.jobs.schedule import Context, Schedules
+from fks.store.db import Database
+
+
+async def test_a_cron_that_is_none_and_a_task_that_fails_stop_no_other(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+
+    async def well(context: Context) -> str:
+        runs.append("well")
+        return "done"
+
+    async def ill(context: Context) -> str:
+        runs.append("ill")
+        raise ZeroDivisionError("by a task")
+
+    monkeypatch.setattr(schedule, "TASKS", {"a-ill": ("* * * * *", ill), "b-cron": ("* * * * *", well), "c-well": ("* * * * *", well)})
+    schedules = Schedules(database, clock, Settings())
+    first = dict(await schedules.run_due())
+    assert first["c-well"] == "done"
+    assert "ZeroDivisionError" in first["a-ill"]
+    await database.sql("UPDATE schedules SET cron = 'every now and then' WHERE name = 'b-cron'")
+    second = dict(await schedules.run_due())
+    assert list(second) == ["b-cron"]  # the others ran in this minute
+    assert "failed" in second["b-cron"]
+    assert await schedules.run_due() == []  # said once
+    rows = await database.sql("SELECT name, last_result FROM schedules ORDER BY name")
+    assert [row["last_result"].split(":")[0] for row in rows] == ["failed", "failed", "done"]
+    assert runs.count("ill") == 1

@@ -30,6 +30,7 @@ class Denied(FksError):
 
 def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
     """Run `command` and return the exit code; print every expected error as one line with its remedy."""
+    out = sys.stdout
     try:
         result = command.main(args=list(argv) if argv is not None else None, standalone_mode=False, prog_name="fks")
         return result if isinstance(result, int) else OK
@@ -47,10 +48,10 @@ def run(command: click.Command, argv: Sequence[str] | None = None) -> int:
     except FksError as error:
         _complain(str(error))
         return exit_code(error)
-    except SystemExit as error:  # click's own end of a closed pipe (`fks … | head`); any other exit is the command's
-        if not isinstance(error.__context__, BrokenPipeError):
-            raise
-        return OK
+    except SystemExit:
+        if sys.stdout is not out:  # click met a closed pipe (`fks … | head`) and put a silent stream in its place
+            return OK
+        raise
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

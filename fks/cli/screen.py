@@ -50,7 +50,7 @@ class Screen:
             mark, colour, title = "■", "bright_black", f"{title} stopped"
         time_text = f"{took:5.1f} s" if state in ("done", "failed") else state
         first, _, rest = text.partition("\n")
-        self.line(f"  {click.style(mark, fg=colour)} {title:<22} {time_text}{'  ' + first if first else ''}")
+        self.line(f"  {click.style(mark, fg=colour)} {title:<{27 if is_stop else 22}} {time_text}{'  ' + first if first else ''}")
         if rest and state != "failed":
             self.line(rest)
 

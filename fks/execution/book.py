@@ -196,7 +196,7 @@ class Book:
         mark = self.marks.get((exchange, symbol))
         age_s = None if mark is None or mark.message_ns is None else (now_ns - mark.message_ns) / 1e9
         return View(
-            now_ns=now_ns, limits=self.settings.risk, account=self.accounts.get(account_id),
+            now_ns=now_ns, limits=self.settings.risk, account=self._account(account_id, intent.venue),
             instrument=self.instruments.get((exchange, symbol)), venue=self.venue_view(intent.venue, monotonic_s),
             skew_limit_ms=self.settings.venue.skew_limit_ms, is_leader=is_leader, is_journal_up=self.is_journal_up,
             is_killed=self.is_killed, mark=None if mark is None else mark.price, feed_age_s=age_s,
@@ -208,6 +208,10 @@ class Book:
             orders_last_minute=self.sent_last_minute(account_id, monotonic_s),
             realized_today=self.realized.get(account_id, _ZERO), instance_state=self._instance_state(intent),
         )  # fmt: skip
+
+    def _account(self, account_id: int, venue: str) -> Account | None:
+        """Return the account when the venue's session is its own: through another's, money of others would move."""
+        return self.accounts.get(account_id) if self.venues[venue].account_id == account_id else None
 
     def _exposures(self, account_id: int, exchange: str) -> dict[str, Decimal]:
         totals: dict[str, Decimal] = {}

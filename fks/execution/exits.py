@@ -15,14 +15,17 @@ from fks.execution.announcer import Announcer
 from fks.execution.book import Book, Place
 from fks.execution.ledger import Ledger
 from fks.execution.sender import Sender
+from fks.execution.timing import Tasks
+from fks.model.account import Position
 from fks.model.codes import Code
-from fks.model.errors import OutageError
+from fks.model.instrument import Instrument
 from fks.model.order import OPEN, Order, Request, Role, Side, State
 from fks.model.ports import Lease, Log, Meter
-from fks.model.signal import SignalState
+from fks.model.signal import Signal, SignalState
 from fks.orders.build import order_of
 from fks.risk.check import Approved, Denied, check
 from fks.risk.intent import Intent, intend_exit
+from fks.risk.view import View
 from fks.store.signals import SignalRecord, SignalStore
 
 #: refusals that prove nothing about the order itself: the next generation may pass
@@ -31,7 +34,8 @@ PASSING = frozenset({"VENUE_DOWN", "RATE_VENUE", "NOT_LEADER", "KILLED", "-1021"
 _WAIT_FOR = frozenset({Code.NOT_LEADER, Code.JOURNAL_DOWN, Code.VENUE_DOWN, Code.INSTRUMENT_UNKNOWN, Code.INSTRUMENT_HALTED})
 _ENDED_S = 5.0
 _GENERATIONS_MAX = 5
-_RETRY_S = 0.5
+_PASSING_MAX = 40
+_RETRY_S, _RETRY_MAX_S = 0.5, 10.0
 _HOPELESS_S = 60.0
 _LEGS = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
@@ -43,8 +47,9 @@ class Exits:
         self, signals: SignalStore, book: Book, ledger: Ledger, sender: Sender, clock: Clock, lease: Lease,
         *, meter: Meter, log: Log, announcer: Announcer,
         refresh_balances: Callable[[str], Awaitable[None]], rearm: Callable[[Place, str], None],
-        deny: Callable[[SignalRecord, Denied], Awaitable[None]],
+        deny: Callable[[SignalRecord, Denied], Awaitable[None]], tasks: Tasks,
     ) -> None:  # fmt: skip
+        self._tasks = tasks
         self._signals = signals
         self._book = book
         self._ledger = ledger
@@ -106,6 +111,7 @@ class Exits:
         if instrument is None:
             return False
         intent = intend_exit(signal, position=self._held(record), instrument=instrument)
+        intent = intent and self._capped(intent, signal, instrument)
         if intent is None:
             await self._nothing(record)
             return True
@@ -117,6 +123,11 @@ class Exits:
                 await self._nothing(record)
                 return True
             await self._deny(record, verdict)
+            if verdict.denial.code is not Code.KILLED:  # then the guardian closes
+                self._announcer.alert(
+                    "page", "exit.denied", f"the exit of {signal.symbol} was denied: {verdict.denial}",
+                    client_order_id=intent.client_order_id, symbol=signal.symbol, instance=signal.instance,
+                )  # fmt: skip
             return True
         order = order_of(verdict, epoch=self._lease.epoch, now_ns=self._clock.now_ns())
         self._book.put(replace(order, state=State.SENDING))
@@ -133,59 +144,108 @@ class Exits:
         return True
 
     async def _insist(self, record: SignalRecord, after: Order | None) -> None:
-        """Close again, under the next generation, what the venue refused for a reason that passes or for our quantity."""
-        generation = 0
-        while after is not None and after.state is State.REJECTED and generation < _GENERATIONS_MAX:
-            is_short = "insufficient" in (after.detail or "").lower()
-            if after.code not in PASSING and not is_short:
-                break
-            await self._clock.sleep(_RETRY_S * 2**generation)
-            generation += 1
-            after = await self._close_again(record, generation, is_short=is_short)
+        """Close again, under the next generation, what the venue refused for a reason that passes or for our quantity.
+
+        An exit that was decided is not given up because the venue is away: `close_again` waits for it, without the lock.
+        """
+        while after is not None and after.state is State.REJECTED and self._is_passing(after):
+            await self._clock.sleep(min(_RETRY_S * 2**after.generation, _RETRY_MAX_S))
+            again = await self._close_again(record, after)
+            if isinstance(again, Denied):
+                if again.denial.code in _WAIT_FOR:
+                    self._tasks.spawn(self.close_again(after), f"close again {after.symbol}")
+                else:
+                    self._page(after, f"{again.denial.code.value}: {again.denial.observed}")
+                return
+            after = again
         if after is not None and after.state is State.REJECTED:
-            self._announcer.alert(
-                "page", "exit.rejected", f"the exit of {after.symbol} was refused: {after.code} {after.detail}",
-                client_order_id=after.client_order_id, symbol=after.symbol, instance=after.instance,
-            )  # fmt: skip
+            self._page(after, f"{after.code} {after.detail}")
+
+    def _is_passing(self, order: Order) -> bool:
+        if order.code in PASSING:
+            return order.generation < _PASSING_MAX
+        return _is_short(order) and order.generation < _GENERATIONS_MAX
+
+    def _page(self, order: Order, why: str) -> None:
+        self._announcer.alert(
+            "page", "exit.rejected", f"the exit of {order.symbol} was refused: {why}",
+            client_order_id=order.client_order_id, symbol=order.symbol, instance=order.instance,
+        )  # fmt: skip
+
+    async def take_up(self, position: Position) -> None:
+        """Close what an earlier self was closing when it died: its last word was an exit, and that never took effect."""
+        store = self._ledger.store
+        last = await self._ledger.patiently(
+            lambda: store.last_decision(position.account_id, position.symbol, position.instance)
+        )
+        if last is None or last.role is not Role.EXIT or last.filled > 0:
+            return
+        if last.state is State.ABSENT or (last.state is State.REJECTED and self._is_passing(last)):
+            await self.close_again(last)
 
     async def close_again(self, order: Order) -> None:
-        """Close what an exit of unknown outcome proved not to have closed: it ended, and its instance still holds."""
+        """Close what an exit proved not to have closed, as soon as that can be done: its instance still holds it."""
         signal_id = order.signal_id
-        if signal_id is None or order.generation >= _GENERATIONS_MAX or self._book.is_killed:
+        if signal_id is None or order.generation >= _PASSING_MAX:
             return
         record = await self._ledger.patiently(lambda: self._signals.get(signal_id))
         if record is None:
             return
-        place, instance = (order.account_id, order.venue, order.symbol), order.instance
-        self._book.exiting.add((place, instance))
+        key = ((order.account_id, order.venue, order.symbol), order.instance)
         try:
-            async with self._book.deciding(place):
-                if await self.clear_the_way(place, instance):
-                    await self._close_again(record, order.generation + 1, is_short=False)
+            while not self._book.is_killed:  # else the guardian closes
+                self._book.exiting.add(key)
+                async with self._book.deciding(key[0]):
+                    if await self._try_again(record, order):
+                        return
+                await self._clock.sleep(_RETRY_S)
         finally:
-            self._book.exiting.discard((place, instance))
-            self._rearm(place, instance)
+            self._book.exiting.discard(key)
+            self._rearm(*key)
 
-    async def _close_again(self, record: SignalRecord, generation: int, *, is_short: bool) -> Order | None:
-        signal = record.signal
+    async def _try_again(self, record: SignalRecord, order: Order) -> bool:
+        """Close what `order` left open; False when that has to wait."""
+        if not await self.clear_the_way((order.account_id, order.venue, order.symbol), order.instance):
+            return False
+        again = await self._close_again(record, order)
+        if not isinstance(again, Denied):
+            await self._insist(record, again)
+            return True
+        if again.denial.code not in _WAIT_FOR:
+            self._page(order, f"{again.denial.code.value}: {again.denial.observed}")
+        return again.denial.code not in _WAIT_FOR
+
+    async def _close_again(self, record: SignalRecord, before: Order) -> Order | Denied | None:
+        """Send what `before` left to close; our own no, or None when nothing is left (or a kill was quicker)."""
+        signal, generation = record.signal, before.generation + 1
         instrument = self._book.instruments[signal.exchange, signal.symbol]
         held = self._held(record)
-        if is_short:
-            try:
-                await self._refresh_balances(signal.venue)
-            except OutageError:
-                return None
+        if _is_short(before):
+            await self._refresh_balances(signal.venue)
             balance = self._book.balances.get(signal.venue, {}).get(instrument.base)
             held = min(held, balance.free) if balance is not None and held > 0 else held
+        # what was bought since is not this exit's to close
+        left = before.quantity - before.filled
+        held = max(min(held, left), -left)
         intent = intend_exit(signal, position=held, instrument=instrument, generation=generation)
-        if intent is None or isinstance(verdict := self._check(intent), Denied):
+        intent = intent and self._capped(intent, signal, instrument)
+        if intent is None:
             return None
+        if isinstance(verdict := self._check(intent), Denied):
+            return verdict
         order = order_of(verdict, epoch=self._lease.epoch, now_ns=self._clock.now_ns())
         self._book.put(replace(order, state=State.SENDING))
         placed = await self._sender.place([order], sent=1, signal_id=None)
         if order.client_order_id not in placed.placed:
             return None
         return await self._sender.send(self._book.orders[order.client_order_id])
+
+    def _capped(self, intent: Intent, signal: Signal, instrument: Instrument) -> Intent | None:
+        """Return the intent over at most what the account holds: a person may have sold what the instance bought."""
+        view = self._view(intent)
+        if view.venue.capabilities.can_short or intent.side is not Side.SELL or intent.quantity <= view.held:
+            return intent
+        return intend_exit(signal, position=max(view.held, Decimal(0)), instrument=instrument, generation=intent.generation)
 
     def _held(self, record: SignalRecord) -> Decimal:
         """Return what the instance holds (signed) beyond what other orders of its own are closing already."""
@@ -194,10 +254,18 @@ class Exits:
         return held + closing(self._book, (signal.account_id, signal.venue, signal.symbol), signal.instance, held)
 
     def _check(self, intent: Intent) -> Approved | Denied:
+        return check(intent, self._view(intent))
+
+    def _view(self, intent: Intent) -> View:
+        """Return what the checks see: without legs of its own whose end nobody will ever tell us."""
         view = self._book.view(
             intent, now_ns=self._clock.now_ns(), monotonic_s=self._clock.monotonic(), is_leader=self._lease.holds()
         )
-        return check(intent, view)
+        place, instance = (intent.account_id, intent.venue, intent.symbol), intent.instance
+        lost = {o.client_order_id for o in self._book.open_at(place) if o.instance == instance and self._is_hopeless(o)}
+        if not lost:
+            return view
+        return replace(view, open_orders=tuple(o for o in view.open_orders if o.client_order_id not in lost))
 
     async def _nothing(self, record: SignalRecord) -> None:
         state = SignalState.NOTHING
@@ -223,3 +291,7 @@ def closing(book: Book, place: Place, instance: str, held: Decimal) -> Decimal:
         Decimal(0),
     )
     return away.sign * min(still, abs(held))
+
+
+def _is_short(order: Order) -> bool:
+    return "insufficient" in (order.detail or "").lower()

@@ -35,6 +35,7 @@ from fks.model.ports import Lease, Log, Meter, Venue
 from fks.model.signal import Signal
 from fks.orders import events as e
 from fks.orders.machine import Act, Step
+from fks.portfolio.position import EXTERNAL
 from fks.risk.check import Denied
 from fks.store.accounts import AccountStore
 from fks.store.bus import BARS, KILL, SIGNALS, Bus
@@ -73,6 +74,7 @@ class OrderService:
         self._exits = Exits(
             self._signals, self.book, self._ledger, self._sender, clock, lease, meter=meter, log=log,
             announcer=self._announcer, refresh_balances=self._refresh_balances, rearm=self._armer.wake, deny=self._deny,
+            tasks=self._tasks,
         )  # fmt: skip
         self._intake = Intake(
             self._signals, self.book, self._ledger, self._sender, self._exits, clock, lease, meter=meter, log=log,
@@ -126,6 +128,9 @@ class OrderService:
         for order in list(self.book.orders.values()):
             if order.state is State.UNKNOWN or order.announced > order.filled:
                 self._sender.ask(order.client_order_id)
+        for (*_, instance), position in list(self.book.positions.items()):
+            if position.quantity != 0 and instance not in ("", EXTERNAL):
+                self._tasks.spawn(self._exits.take_up(position), f"take up {position.symbol}")
         self._tasks.spawn(self._announcer.run(), "announcer")
         self._tasks.spawn(self._listen(), "bus")
         self._tasks.spawn(self._watch.run(), "watch")

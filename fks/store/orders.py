@@ -172,6 +172,11 @@ class OrderStore:
         """Return the newest executed entries of an instance, newest first (at most 20): what its position came from."""
         return [order_of(row) for row in await self._db.fetch("orders.guarded", account_id, symbol, instance)]
 
+    async def last_decision(self, account_id: int, symbol: str, instance: str) -> Order | None:
+        """Return the newest entry or exit of an instance that was not denied, or None."""
+        row = await self._db.fetchrow("orders.last_decision", account_id, symbol, instance)
+        return None if row is None else order_of(row)
+
     async def page(
         self,
         *,

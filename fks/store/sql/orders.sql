@@ -125,6 +125,12 @@ SELECT * FROM orders
  WHERE account_id = $1 AND symbol = $2 AND instance = $3 AND filled > 0 AND role IN ('entry', 'order')
  ORDER BY created_at DESC LIMIT 20;
 
+-- name: last_decision
+-- The newest entry or exit of one instance and symbol that was not denied.
+SELECT * FROM orders
+ WHERE account_id = $1 AND symbol = $2 AND instance = $3 AND role IN ('entry', 'exit') AND state <> 'DENIED'
+ ORDER BY created_at DESC, generation DESC LIMIT 1;
+
 -- name: by_signal
 -- The newest order that a signal led to; its protections carry the same signal and are not meant.
 SELECT * FROM orders WHERE signal_id = $1 ORDER BY parent_id IS NOT NULL, created_at DESC, generation DESC LIMIT 1;

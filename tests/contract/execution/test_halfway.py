@@ -8,7 +8,8 @@ from decimal import Decimal
 
 from fks.clock import RealClock
 from fks.execution.door import Door, OrderRequest
-from fks.model.order import OrderType, State
+from fks.model.order import OrderType, Side, State
+from fks.model.ports import SessionBack
 from fks.model.signal import Kind
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
@@ -101,13 +102,6 @@ async def test_signals_that_wait_in_one_instrument_hold_up_no_other(rig: Rig) ->
     assert state in ("ordered", "denied")
 
 
-async def test_a_venue_that_blinks_while_a_position_is_armed_leaves_it_protected(rig: Rig) -> None:
-    rig.venue.script.extend(["ok", *["refuse:VENUE_DOWN"] * 4])
-    await rig.outcome(await rig.signal(**BOTH))
-    await until(lambda: len(legs(rig)) == 2, deadline_s=10)
-    assert len(rig.venue.received) == len(set(rig.venue.received))
-
-
 async def test_a_number_nobody_can_reckon_with_is_denied_and_breaks_nothing(rig: Rig) -> None:
     door = Door(rig.db, rig.bus, RealClock(), rig.settings)
     for fields in (
@@ -153,19 +147,29 @@ async def test_an_exit_refused_by_a_venue_that_then_goes_away_goes_out_when_it_i
     await until(lambda: rig.service.book.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
     rig.venue.script.append("refuse:VENUE_DOWN")
     status = rig.service.book.venues["ccxt"]
-    out = await rig.signal(Kind.EXIT)
+    await rig.signal(Kind.EXIT)
     await until(lambda: len(rig.venue.received) == 2)
     rig.venue.outages["open_orders"] = 10_000
     rig.venue.lose_session()
     await until(lambda: not status.is_connected)
-    await asyncio.sleep(1.5)
+    await until(lambda: any(task.get_name().startswith("close again") for task in asyncio.all_tasks()))
     rig.venue.outages.clear()
-    from fks.model.ports import SessionBack
-
     rig.venue.push(SessionBack())
     await until(lambda: rig.service.is_ready, deadline_s=15)
     await until(lambda: rig.venue.totals["BTC"] == 0, deadline_s=15)
-    assert out
+
+
+async def test_an_exit_that_was_refused_before_a_crash_is_taken_up_by_the_next_epoch(rig: Rig) -> None:
+    await rig.outcome(await rig.signal())
+    await until(lambda: rig.service.book.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
+    rig.venue.script.append("refuse:RATE_VENUE")
+    out = await rig.signal(Kind.EXIT)
+    await until(lambda: len(rig.venue.received) == 2)
+    await rig.becomes((await rig.entry(out)).client_order_id, State.REJECTED)
+    await rig.restart()
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+    await rig.restart()
+    assert len(rig.venue.received) == len(set(rig.venue.received)) == 3
 
 
 async def test_an_account_that_the_session_does_not_belong_to_gets_no_order(rig: Rig) -> None:

@@ -69,7 +69,20 @@ def _end(row: dict[str, Any]) -> None:
         raise InputError(
             f"{row['name']} runs on {row['node']}, not here", code="OTHER_NODE", remedy="run this command there"
         )
+    if not _is_rays(row["pid"]):  # a row outlives its process, and the number may be somebody else's by now
+        raise InputError(
+            f"{row['name']}: pid {row['pid']} is no process of Ray's any more", code="NOT_RUNNING", remedy="see 'fks status'"
+        )
     kill([row["pid"]])
+
+
+def _is_rays(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).name().startswith("ray::")
+    except psutil.Error:
+        return False
 
 
 def _wait_for_another(paths: Paths, old: dict[str, Any], before: set[int | None]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import ipaddress
 import stat
 import tomllib
 
+import httpx
 import psutil
 
 from fks.config.paths import Paths
@@ -24,6 +25,21 @@ def test_nothing_listens_beyond_loopback(system: System) -> None:
             ]
     assert len(found) > 5
     assert [entry for entry in found if not ipaddress.ip_address(entry[1].removeprefix("::ffff:")).is_loopback] == []
+
+
+def test_nobody_runs_a_job_on_ray_without_its_token(system: System) -> None:
+    """Ray's job API runs any command: on the dashboard and on its agent it asks for the token."""
+    asked = 0
+    for process in system.processes():
+        with contextlib.suppress(psutil.Error):
+            ports = [c.laddr.port for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            for port in ports if "ashboard" in " ".join(process.cmdline()) else []:
+                for path in ("/api/jobs/", "/api/job_agent/jobs/"):
+                    with contextlib.suppress(httpx.HTTPError):  # gRPC and others do not speak HTTP/1.1
+                        answer = httpx.post(f"http://127.0.0.1:{port}{path}", json={"entrypoint": "true"}, timeout=3.0)
+                        assert answer.status_code in (401, 403, 404, 405), (port, path, answer.text)
+                        asked += answer.status_code in (401, 403)
+    assert asked >= 2
 
 
 def test_other_users_reach_no_socket_and_no_file_of_ray(system: System) -> None:

@@ -75,3 +75,22 @@ async def test_a_start_waits_for_what_is_away_and_then_sees_its_new_address(
     assert child is Needy.made[-1]
     assert child.component.node is new
 
+
+
+@pytest.mark.parametrize(("age_s", "done"), [(0.1, "adopted"), (60.0, "started")])
+def test_a_supervisor_whose_loop_hangs_is_replaced_though_it_answers(
+    monkeypatch: pytest.MonkeyPatch, age_s: float, done: str
+) -> None:
+    killed: list[object] = []
+    handle = SimpleNamespace(health=SimpleNamespace(remote=lambda with_metrics: "ref"))
+
+    def spawn(spec: object, **options: object) -> None:
+        if not killed:
+            raise ValueError("the name is taken")
+
+    monkeypatch.setattr(system.ray, "get_actor", lambda name, namespace: handle)
+    monkeypatch.setattr(system.ray, "get", lambda ref, timeout: {"age_s": age_s})
+    monkeypatch.setattr(system.ray, "kill", killed.append)
+    monkeypatch.setattr(system, "spawn_shell", spawn)
+    assert system.ensure_supervisor() == done
+    assert killed == ([handle] if done == "started" else [])

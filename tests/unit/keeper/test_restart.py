@@ -1,0 +1,23 @@
+"""`fks restart` ends what it was asked to, and nobody who has its number by now."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+
+import pytest
+
+from fks.cli.restart import _end
+from fks.model.errors import InputError
+
+
+def test_a_pid_that_is_somebody_elses_by_now_is_left_alone() -> None:
+    stranger = subprocess.Popen(["sleep", "60"])
+    try:
+        row = {"name": "gateway:0", "state": "silent", "pid": stranger.pid, "node": socket.gethostname()}
+        with pytest.raises(InputError):
+            _end(row)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()

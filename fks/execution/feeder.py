@@ -40,7 +40,10 @@ class FedVenue(Protocol):
     name: str
 
     def learn(self, instruments: Iterable[Instrument]) -> None: ...
-    def restore(self, orders: Iterable[Order], fills: Iterable[Fill], balances: Mapping[str, Decimal]) -> None: ...
+    def restore(
+        self, orders: Iterable[Order], fills: Iterable[Fill], balances: Mapping[str, Decimal],
+        decided: Mapping[str, int] | None = None,
+    ) -> None: ...  # fmt: skip
     def on_bar(self, bar: Bar) -> None: ...
 
 
@@ -70,7 +73,8 @@ class Feeder:
         """Give the venue back what the journal says it holds and what rests there."""
         self._fed.learn(self._book.instruments.values())
         live = [o for o in self._book.orders.values() if o.venue == self._fed.name and o.state in LIVE]
-        self._fed.restore(live, (), await self._totals(account))
+        decided = await self._facts.decisions(self._fed.name)
+        self._fed.restore(live, (), await self._totals(account), decided)
         self._oldest = await self._facts.oldest_decisions(self._fed.name)
 
     async def _totals(self, account: Account | None) -> dict[str, Decimal]:

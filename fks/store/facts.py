@@ -146,6 +146,10 @@ class Facts:
         """Return the time (ns) of the bar on which each symbol's oldest open order was decided."""
         return {row["symbol"]: to_ns(row["time"]) for row in await self._db.fetch("facts.oldest_decisions", venue)}
 
+    async def decisions(self, venue: str) -> dict[str, int]:
+        """Return the bar (ns) on which each open order at a venue was decided, for those that were decided on one."""
+        return {row["client_order_id"]: to_ns(row["ts_event"]) for row in await self._db.fetch("facts.decisions", venue)}
+
     async def oldest_ready(self, venue: str, symbol: str) -> int | None:
         """Return the bar time (ns) of the oldest signal in a symbol that waits for its outcome at a venue."""
         at = await self._db.fetchval("facts.oldest_ready", venue, symbol)

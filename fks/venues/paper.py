@@ -55,6 +55,7 @@ class _Held:
     sibling: str | None = None
     has_triggered: bool = False
     time_ns: int = 0
+    after_ns: int = 0  # the bar it was decided on, when that may be fed again
 
     @property
     def resting(self) -> Resting[Decimal]:
@@ -100,9 +101,13 @@ class PaperVenue:
         """Add or replace instruments: orders in unknown ones are refused."""
         self._instruments.update({item.symbol: item for item in instruments})
 
-    def restore(self, orders: Iterable[Order], fills: Iterable[Fill], balances: Mapping[str, Decimal]) -> None:
+    def restore(
+        self, orders: Iterable[Order], fills: Iterable[Fill], balances: Mapping[str, Decimal],
+        decided: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         """Rebuild the state from the journal. `balances`: what the account started with; `fills`: all since, applied on
-        top; `orders`: those to know again, of which the live ones rest again, OCO legs paired by `group_id`."""
+        top; `orders`: those to know again, the live ones rest again, OCO legs paired by `group_id`; `decided`: client id ->
+        open time of the bar an order was decided on: in mode `bar` that bar and those before it do not fill it."""
         self._totals = dict(balances)
         self._orders.clear()
         self._live.clear()
@@ -110,14 +115,13 @@ class PaperVenue:
             self._book(fill)
         for order in orders:
             held = _Held(order, order.state, order.filled, time_ns=order.updated_ns)
+            held.after_ns = (decided or {}).get(order.client_order_id, 0) if self._mode == "bar" else 0
             self._keep(held)
             if order.state in LIVE:
                 self._live[order.client_order_id] = held
         for held in self._live.values():
             group = held.order.group_id
-            others = (
-                other for other in self._live.values() if group and other is not held and other.order.group_id == group
-            )
+            others = (o for o in self._live.values() if group and o is not held and o.order.group_id == group)
             held.sibling = next((other.order.client_order_id for other in others), None)
 
     async def open(self) -> None:
@@ -213,7 +217,7 @@ class PaperVenue:
             return
         self._last[bar.symbol] = Decimal(repr(bar.close))
         self._bars.setdefault(bar.symbol, deque(maxlen=_KEPT_BARS)).append(bar)
-        waiting = [held for held in self._live.values() if held.order.symbol == bar.symbol]
+        waiting = [h for h in self._live.values() if h.order.symbol == bar.symbol and bar.time_ns > h.after_ns]
         # what fills at the open first, then what the range decides: so it happened
         for held in sorted(waiting, key=lambda item: item.order.type is not OrderType.MARKET):
             if held.order.client_order_id in self._live:
@@ -336,11 +340,8 @@ class PaperVenue:
             if is_through:
                 return refused(Code("STOP_WRONG_SIDE"), f"stop {order.stop_price} would trigger at once at {last}")
         currency = instrument.base if order.side is Side.SELL else instrument.quote
-        needed = (
-            order.quantity
-            if order.side is Side.SELL
-            else order.quantity * (price or Decimal(0)) * instrument.multiplier
-        )
+        cost = order.quantity * (price or Decimal(0)) * instrument.multiplier
+        needed = order.quantity if order.side is Side.SELL else cost
         free = self._totals.get(currency, Decimal(0)) - self._locked().get(currency, Decimal(0))
         if needed > free:
             return refused(Code("BALANCE"), f"needs {needed} {currency}, free {free}")

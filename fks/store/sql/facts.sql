@@ -58,6 +58,13 @@ SELECT o.symbol, min(coalesce(s.ts_event, o.created_at)) AS time
  WHERE o.venue = $1 AND o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
  GROUP BY o.symbol;
 
+-- name: decisions
+-- The bar on which each open order at a venue was decided.
+SELECT o.client_order_id, s.ts_event
+  FROM orders o JOIN signals s ON s.id = o.signal_id
+ WHERE o.venue = $1 AND s.timeframe IS NOT NULL
+   AND o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL');
+
 -- name: oldest_ready
 -- The bar of the oldest signal in a symbol that waits for its outcome at a venue.
 SELECT min(ts_event) FROM signals WHERE state = 'ready' AND venue = $1 AND symbol = $2;

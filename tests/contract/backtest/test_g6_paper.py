@@ -176,15 +176,11 @@ async def system(market: Market, tmp_path: Path) -> AsyncIterator[Running]:
     await running.crash()
 
 
-#: a restart feeds the deciding bar again, and a market entry that rests since that decision fills at its open
-FED_TWICE = "the feeder gives a restarted paper venue the bar that its resting entries were decided on"
-
-
 @pytest.mark.parametrize(
     "crashes",
     [
         pytest.param((), id="undisturbed"),
-        pytest.param((20, 41), id="killed twice", marks=pytest.mark.xfail(reason=FED_TWICE, strict=False)),
+        pytest.param((20, 41), id="killed twice"),
     ],
 )
 async def test_paper_fills_what_the_backtest_fills(market: Market, system: Running, crashes: tuple[int, ...]) -> None:

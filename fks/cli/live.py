@@ -108,9 +108,9 @@ class Lines:
             total = click.style(f"{self._profit:+.2f}", fg=_up_or_down(self._profit))
             profit = f"  pnl {click.style(f'{pnl:+.2f}', fg=_up_or_down(pnl))} (sum {total})"
         position = f"  position {_number(m['position'])}" if m.get("position") is not None else ""
-        fee = f" fee {_number(m['fee'])} {m.get('fee_currency') or ''}" if m.get("fee") not in (None, "") else ""
+        fee = f"fee {_number(m['fee'])} {m.get('fee_currency') or ''}" if m.get("fee") not in (None, "") else ""
         return (
-            f"{_word('fill', 'green')}{m.get('symbol', '')!s:<9} {self._what(m)}{fee}{position}{profit}  "
+            f"{_word('fill', 'green')}{m.get('symbol', '')!s:<9} {self._what(m)} {fee:<20}{position}{profit}  "
             f"{_dim(m.get('instance'))}"
         )
 

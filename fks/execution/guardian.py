@@ -209,12 +209,12 @@ class Guardian:
         }  # fmt: skip
 
     def _elsewhere(self) -> list[dict[str, str]]:
-        """Return positions at venues the guardian has no session with: paper lives in the order manager alone."""
+        """Return positions at venues the guardian has no session with: paper lives in the order manager, which closes them."""
         held = self._snapshot.positions if self._snapshot else {}
         return [
             {
                 "kind": "elsewhere", "venue": holder.venue, "symbol": holder.symbol, "instance": holder.instance,
-                "quantity": format(quantity, "f"), "why": "only the order manager has a session with this venue",
+                "quantity": format(quantity, "f"), "why": "the order manager closes it: only it has a session with this venue",
             }
             for holder, quantity in sorted(held.items()) if holder.venue not in self._venues
         ]  # fmt: skip
@@ -304,7 +304,7 @@ class Guardian:
                 await store.save(
                     kill_id=record.kill_id, scope=record.scope, is_engaged=record.is_engaged, reason=record.reason,
                     by=record.by, engaged_at=to_datetime(record.engaged_ns), released_by=record.released_by,
-                    released_at=released, report=record.report,
+                    released_at=released, report={**record.report, "flatten": record.flatten},
                 )  # fmt: skip
                 for item in record.orders:
                     await store.save_order(

@@ -23,6 +23,7 @@ from fks.execution.desk import Desk
 from fks.execution.door import WAKE
 from fks.execution.exits import Exits
 from fks.execution.feeder import FedVenue, Feeder
+from fks.execution.flattener import Flattener
 from fks.execution.intake import Intake, deny
 from fks.execution.ledger import Ledger
 from fks.execution.sender import Sender
@@ -139,6 +140,11 @@ class OrderService:
             self._tasks.spawn(desk.run(), f"desk {desk.status.name}")
         for feeder in self._feeders.values():
             self._tasks.spawn(feeder.run(), "feeder")
+        if self._feeders:
+            flattener = Flattener(
+                self._feeders, self.book, self._facts, self._ledger, self._sender, self._clock, self._lease, self._log
+            )
+            self._tasks.spawn(flattener.run(), "flattener")
         self._tasks.spawn(self._intake.run(), "intake")
         try:
             await self._tasks.join()

@@ -93,6 +93,11 @@ class Facts:
         """Return whether the kill switch is engaged in the database (the guardian's own file may know sooner)."""
         return bool(await self._db.fetchval("facts.is_killed"))
 
+    async def flattening_kill(self) -> str | None:
+        """Return the id of the engaged kill that wants positions closed, or None."""
+        found = await self._db.fetchval("facts.flattening_kill")
+        return None if found is None else str(found)
+
     async def lease_epoch(self, name: str) -> int:
         """Return the epoch that owns a role; 0 when nobody ever did."""
         return await self._db.fetchval("facts.lease_epoch", name) or 0

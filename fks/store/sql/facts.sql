@@ -15,6 +15,10 @@ SELECT id, sizing, size, is_enabled, state, account_id, venue, exchange, symbol,
 -- Whether the kill switch is engaged.
 SELECT EXISTS (SELECT FROM kill_switch WHERE is_engaged);
 
+-- name: flattening_kill
+-- The engaged kill that wants positions closed.
+SELECT kill_id FROM kill_switch WHERE is_engaged AND (report ->> 'flatten')::boolean ORDER BY engaged_at DESC LIMIT 1;
+
 -- name: lease_epoch
 -- The epoch that owns a role.
 SELECT epoch FROM leases WHERE name = $1;

@@ -153,3 +153,34 @@ async def test_in_live_mode_a_market_order_fills_at_once_at_the_last_price(datab
         assert done.average_price == D(103)
     finally:
         await rig.stop()
+
+
+@pytest.mark.parametrize("wants_flat", [True, False])
+async def test_a_kill_closes_on_paper_too_when_it_flattens(database: Database, bus: Bus, wants_flat: bool) -> None:
+    await seed(database, instances=())
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
+        " ('one', 'sma_cross', 'binance', 'BTCUSDT', '1m', 2, 'paper', 1000)"
+    )
+    rig = Rig(database, bus, ScriptedVenue(), venues={"paper": a_paper("last")})
+    await seal(rig, 4)
+    try:
+        await rig.start()
+        await rig.signal(
+            account_id=2, venue="paper", ts_event_ns=START + 3 * MINUTE, reference_price=D(103), stop_loss=D(95), take_profit=D(120)
+        )
+        await until(lambda: rig.service.book.counts()["ACCEPTED"] == 1)
+        await database.sql(
+            "INSERT INTO kill_switch (kill_id, report) VALUES ('k', jsonb_build_object('flatten', $1::boolean))", wants_flat
+        )
+        await rig.bus.publish("fks.kill", {"type": "kill"})
+        await until(lambda: rig.service.book.is_killed)
+        if wants_flat:
+            await until(lambda: not rig.service.book.orders, deadline_s=8)
+            assert await rig.position() < D("0.001")
+            await rig.restart(venues={"paper": a_paper("last")})
+        rows = await database.sql("SELECT role, state FROM orders WHERE role <> 'entry' ORDER BY role")
+        ended = [("kill", "FILLED"), ("sl", "CANCELLED"), ("tp", "CANCELLED")]
+        assert [(row["role"], row["state"]) for row in rows] == (ended if wants_flat else [("sl", "ACCEPTED"), ("tp", "WORKING")])
+    finally:
+        await rig.stop()

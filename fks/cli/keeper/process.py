@@ -51,14 +51,16 @@ def members(session: int) -> list[int]:
     return found
 
 
-def holding(text: str) -> list[int]:
-    """Return the living processes, but for this one, whose command line holds `text`."""
+def holding(text: str, *, programs: tuple[str, ...] = ("",)) -> list[int]:
+    """Return the living processes, but for this one, whose command line holds `text` and whose name begins with one of
+    `programs`: somebody may be reading a log of ours."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if (
                 process.pid != os.getpid()
                 and text in "\0".join(process.cmdline())
+                and process.name().startswith(programs)
                 and start_mark(process.pid) is not None
             ):
                 found.append(process.pid)

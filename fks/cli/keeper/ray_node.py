@@ -90,7 +90,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
     temp = f"--temp-dir={paths.ray_temp}"
 
     def launch() -> Launch:
-        kill(holding(f"{paths.ray_temp}/"))  # of a head whose first process died at a bad moment
+        kill(ray_processes(paths))  # of a head whose first process died at a bad moment
         _forget_sessions(paths.ray_temp)
         wait_free(ray_ports(settings))
         own_directory(paths.ray_temp.parent, mode=0o700)
@@ -109,6 +109,11 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         name="ray", launch=launch, is_ready=is_ready, find=find, log=paths.logs / "ray.log", ports=ray_ports(settings),
         stop=((signal.SIGTERM, 1.0),), wave=1, start_s=45.0, hang_s=45.0, is_group=True, part_names=PARTS, parts=_parts,
     )  # fmt: skip
+
+
+def ray_processes(paths: Paths) -> list[int]:
+    """Return the processes of this home's Ray, in whichever session they are."""
+    return holding(f"{paths.ray_temp}/", programs=("ray", "gcs_server", "python"))
 
 
 def _parts(process: Process) -> dict[str, int]:

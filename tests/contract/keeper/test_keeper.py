@@ -200,6 +200,22 @@ async def test_down_ends_what_a_killed_keeper_left(paths):
     assert not paths.sockets.exists()
 
 
+def test_who_reads_a_log_of_rays_outlives_down(paths):
+    log = paths.ray_temp / "raylet.out"
+    log.parent.mkdir(parents=True)
+    log.write_text("")
+    reader = subprocess.Popen(["tail", "-f", str(log)])
+    stray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"{paths.ray_temp}/x"])
+    try:
+        asyncio.run(sweep(paths, []))
+        assert stray.wait(5.0) == -signal.SIGKILL
+        assert reader.poll() is None
+    finally:
+        for process in (reader, stray):
+            process.kill()
+            process.wait()
+
+
 def test_a_home_has_one_keeper(paths):
     lock = paths.run / "keeper.lock"
     with keeper_lock(lock):

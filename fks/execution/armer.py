@@ -20,7 +20,7 @@ from fks.execution.sender import Sender
 from fks.execution.timing import Tasks
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
-from fks.model.order import OPEN, Order, Role, State
+from fks.model.order import LIVE, OPEN, Order, Role, State
 from fks.model.ports import Lease, Venue
 from fks.orders import events as e
 from fks.orders.build import group_of, legs_of, market_leg
@@ -135,7 +135,9 @@ class Armer:
         for parent_id in sorted(with_legs - {parent.client_order_id for parent in parents}):
             if (parent := await self._ledger.find(parent_id)) is not None:
                 parents.append(parent)
-        return parents
+        # first those whose legs live, which can only shrink now: what they free is what a newer entry's legs lock
+        living = {order.parent_id for order in self._book.open_at(place) if order.state in LIVE}
+        return sorted(parents, key=lambda parent: parent.client_order_id not in living)
 
     def _wanted(self, place: Place, instance: str, entries: Sequence[Order]) -> list[Want]:
         """Return what the entries want of the position as memory has it now. No await: it must fit what was read with it."""

@@ -60,6 +60,7 @@ class ScriptedVenue:
     orders: dict[str, Held] = field(default_factory=dict)
     trades: list[Fill] = field(default_factory=list)
     has_oco: bool = True
+    locks_base: bool = False  # as spot does: live sells may not exceed what is held
     capabilities: Capabilities = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +89,10 @@ class ScriptedVenue:
             return Answer(Outcome.AMBIGUOUS, detail="lost by script")
         if word == "exists":
             return Answer(Outcome.EXISTS, detail="Duplicate order sent.")
+        if self.locks_base and order.side is Side.SELL:
+            locked = sum((held.order.quantity for held in self.live() if held.order.side is Side.SELL), D(0))
+            if locked + order.quantity > self.totals.get(order.symbol.removesuffix("USDT"), D(0)):
+                return Answer(Outcome.REFUSED, code="-2010", detail="insufficient balance")
         held = self._take(order)
         fills = self._match(held) if word != "rest" else ()
         if word == "unheard":

@@ -150,3 +150,13 @@ async def test_a_stop_the_market_has_passed_is_closed_at_the_market(rig: Rig) ->
     await until(lambda: rig.venue.totals.get("BTC") == 0)
     await until(lambda: rig.service.book.position(1, "ccxt", "BTCUSDT", "one").quantity == 0)
     assert len(rig.venue.received) == len(set(rig.venue.received))
+
+
+async def test_a_second_entry_is_protected_beside_the_first_and_neither_exceeds_what_is_held(rig: Rig) -> None:
+    """The older entry's legs cover what the newer leaves of the position, so they shrink before the newer's go out."""
+    rig.venue.locks_base = True
+    for _ in range(2):
+        await rig.outcome(await rig.signal(Kind.ORDER, size=D(2), stop_loss=D(90), instance=""))
+    await until(lambda: len(rig.venue.live()) == 2 and sum(held.order.quantity for held in rig.venue.live()) == D("3.996"))
+    codes = await rig.db.sql("SELECT code FROM orders WHERE state = 'REJECTED'")
+    assert codes == []

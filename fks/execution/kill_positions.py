@@ -55,13 +55,15 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The database at one moment. `booked`: (venue, symbol, venue trade id) of recent executions it holds."""
+    """The database at one moment. `booked`: (venue, symbol, venue trade id) of recent executions it holds; what was
+    executed before `booked_from_ns` may be booked without being listed, so it is taken as booked."""
 
     as_of_ns: int
     positions: Mapping[Holder, Decimal]
     rules: Mapping[str, Rules]
     orders: Mapping[str, Known]
     booked: frozenset[tuple[str, str, str]]
+    booked_from_ns: int = 0
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> Snapshot:
@@ -75,6 +77,7 @@ class Snapshot:
             },
             orders={c: Known(Holder(v, int(a), s, i), x, Decimal(f)) for c, v, a, x, s, i, f in row["orders"]},
             booked=frozenset((v, s, t) for v, s, t in row["booked"]),
+            booked_from_ns=int(row.get("booked_from_ns", 0)),
         )
 
     def symbols(self, venue: str) -> set[str]:
@@ -93,7 +96,7 @@ class Snapshot:
             known = self.orders.get(fill.client_order_id or "")
             if (fill.venue, fill.symbol, fill.venue_trade_id) in self.booked or fill.client_order_id in skip:
                 continue
-            if known is None and not is_ours(fill.client_order_id):
+            if fill.time_ns < self.booked_from_ns or (known is None and not is_ours(fill.client_order_id)):
                 continue
             holder = known.holder if known else self._likely_holder(fill)
             if holder is not None:
@@ -141,7 +144,7 @@ class PositionsFile:
 
     def keep(self, row: Mapping[str, Any]) -> None:
         """Keep a row of `kill.snapshot`. Errors: OSError."""
-        body = {name: row[name] for name in ("positions", "instruments", "orders", "booked")}
+        body = {name: row[name] for name in ("positions", "instruments", "orders", "booked", "booked_from_ns")}
         text = json.dumps(body)
         if text == self._kept:
             return

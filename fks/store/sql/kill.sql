@@ -20,7 +20,10 @@ SELECT
     (SELECT coalesce(jsonb_agg(jsonb_build_array(t.venue, t.symbol, t.venue_trade_id)
                                ORDER BY t.venue, t.symbol, t.venue_trade_id), '[]'::jsonb)
        FROM (SELECT venue, symbol, venue_trade_id, created_at FROM trades ORDER BY id DESC LIMIT 1000) t
-      WHERE t.created_at > now() - make_interval(secs => $1)) AS booked;
+      WHERE t.created_at > now() - make_interval(secs => $1)) AS booked,
+    -- when there are more than those, what was executed earlier may be booked without being among them
+    (SELECT CASE WHEN count(*) < 1000 THEN 0 ELSE (extract(epoch FROM min(t.created_at)) * 1000000)::bigint * 1000 END
+       FROM (SELECT created_at FROM trades ORDER BY id DESC LIMIT 1000) t) AS booked_from_ns;
 
 -- name: upsert
 -- Record a kill as the guardian's file tells it; again is harmless.

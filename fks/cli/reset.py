@@ -81,6 +81,7 @@ def _remove(paths: Paths) -> list[str]:
         paths.home / ".postgres.password-mark",
         paths.redis_dir,
         paths.sim_dir,
+        paths.kill_file.with_name("kill-positions.json"),  # what the guardian would close while the database is away
         paths.logs,
         paths.run,
         paths.sockets,

@@ -174,8 +174,9 @@ def _from_module(module: ModuleType, origin: str, where: str, default_name: str)
 
 
 def _one_line(error: Exception) -> str:
-    at = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}{at}"
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} (line {error.lineno})"
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def source_hash(kind: type[Strategy]) -> str:

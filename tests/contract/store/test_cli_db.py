@@ -115,12 +115,15 @@ def test_reset_wants_the_name_and_a_stopped_system(home: Paths, capfd: Capture) 
 
 def test_reset_backs_up_then_clears_data_and_keeps_what_is_not_data(home: Paths, capfd: Capture) -> None:
     home.kill_file.write_text('{"engaged": true}\n')
+    held = home.kill_file.with_name("kill-positions.json")
+    held.write_text("{}")
     before = home.secrets_file.read_text()
     assert run(cli, ["reset", "--yes-delete", home.home.name, "--json"]) == OK
     answer = _json(capfd)
     assert str(answer["backup"]).endswith("before-reset.dump")
     assert not home.pgdata.exists()
     assert home.kill_file.exists()
+    assert not held.exists()
     assert home.secrets_file.read_text() == before
     assert run(cli, ["db", "upgrade"]) == OK
     capfd.readouterr()

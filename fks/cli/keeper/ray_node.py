@@ -37,6 +37,7 @@ _ENV = {
     "RAY_ROTATION_MAX_BYTES": "20000000",
     "RAY_ROTATION_BACKUP_COUNT": "2",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_task_events_report_interval_ms": "0",  # the GCS keeps a record of every call: 2.7 MB a minute of heartbeats
     "RAY_memory_monitor_refresh_ms": "0",  # it kills the Serve controller first; the operator's limits decide here
     "RAY_health_check_failure_threshold": "10",  # one node, and the keeper watches its processes itself
     "OMP_NUM_THREADS": "1",

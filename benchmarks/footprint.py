@@ -1,6 +1,6 @@
 """Memory and idle CPU of the default tree against a bare one, from one run.
 
-Bare: `ray start` as FKS starts it, Serve with as many replicas of a hello application, and as many empty actors as FKS
+Bare: `ray start` with Ray's own defaults (FKS leaves out two of its processes), Serve with as many replicas of a hello application, and as many empty actors as FKS
 has. Ours: `fks up`, warm, trading on the local exchange. PSS over all processes of each; CPU over a minute of each.
 The limit (docs/performance.md): PSS <= bare + 0.9 GiB; idle CPU <= bare + 10 points of a core.
 

@@ -14,7 +14,10 @@ import sys
 import time
 import uuid
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the tests, however this is started
 
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk

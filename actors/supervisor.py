@@ -220,9 +220,9 @@ class SupervisorActor:
 
     async def _after_exit(self, record: Record, reason: str) -> None:
         """Do what the policy says after a child ended."""
-        record.child, record.pid, record.state = None, None, "down"
-        self._c.log.warning("child.exited", child=record.spec.id, reason=reason)
+        record.child, record.state = None, "down"
         await self._note(record, "exited", reason)
+        record.pid = None
         now_s = self._c.clock.monotonic()
         decision = decide_exit(
             record.spec, record.history, now_s, is_normal=reason == "normal",
@@ -269,7 +269,11 @@ class SupervisorActor:
         record.history = tuple(now_s - age for age in ages)
 
     async def _note(self, record: Record, event: str, reason: str) -> None:
-        self._c.log.info(f"child.{event}", child=record.spec.id, reason=reason, child_pid=record.pid, epoch=record.epoch)
+        facts = {"child": record.spec.id, "reason": reason, "child_pid": record.pid, "epoch": record.epoch}
+        if event in ("exited", "restarted"):
+            self._c.log.warning(f"child.{event}", **facts)
+        else:
+            self._c.log.info(f"child.{event}", **facts)
         await self._journal.note(record.spec.id, event, reason, pid=record.pid, epoch=record.epoch)
 
     async def _report(self) -> None:

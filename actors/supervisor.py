@@ -288,7 +288,7 @@ class SupervisorActor:
                     self._restarts = await self._journal.restart_count("supervisor")
                     await self._journal.forget_others(["supervisor", *self._records])
                 is_first = False
-                await self._journal.write_health([self._own_row(), *map(_row, self._records.values())])
+                await self._journal.write_health([self._own_row(), *map(_row, self._known())])
                 self._say_database(is_down=False)
             except OutageError as error:
                 self._say_database(is_down=True, error=str(error))
@@ -297,6 +297,11 @@ class SupervisorActor:
             snapshots = {**self._snapshots, "supervisor": self._c.meter.snapshot()}
             await self._c.bus.set(SNAPSHOTS_KEY, orjson.dumps(snapshots), ttl_s=30.0)
             await self._c.clock.sleep(1.0)
+
+    def _known(self) -> list[Record]:
+        """Return the children to write down: after our own death the rows of those not yet looked at stay as they were."""
+        records = self._records.values()
+        return [r for r in records if not self._world.was_reconstructed or r.since_ns or r.beat_ns]
 
     def _say_database(self, *, is_down: bool, error: str = "") -> None:
         """Log a change, once."""

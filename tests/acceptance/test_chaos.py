@@ -14,8 +14,6 @@ from tests.support.waiting import wait_until
 BASES = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
 ACTORS = ("guardian", "orders", "collector:binance", "strategy:0", "scheduler", "monitor", "supervisor")
 ACTOR_BACK_S, SERVICE_BACK_S = 5.0, 15.0
-#: a status call takes time of its own on two busy cores; it is not the component's
-POLL_S = 1.5
 
 
 def assert_sound(system: System) -> None:
@@ -30,7 +28,9 @@ def assert_sound(system: System) -> None:
 def test_a_killed_actor_is_back_within_five_seconds_and_nothing_is_lost(system: System, name: str) -> None:
     others = {key: row["pid"] for key, row in system.components().items() if row["kind"] == "actor" and key != name}
     row = system.kill(name)
-    assert system.back_after(name, row["pid"], deadline_s=ACTOR_BACK_S + POLL_S) <= ACTOR_BACK_S + POLL_S
+    took = system.back_after(name, row["pid"], deadline_s=ACTOR_BACK_S)
+    print(f"{name} back after {took:.2f} s")
+    assert took <= ACTOR_BACK_S
     after = {key: row["pid"] for key, row in system.components().items() if key in others}
     assert after == others, "a neighbour was restarted"
     system.wait_for_fills(1)
@@ -48,7 +48,9 @@ def test_a_hung_actor_is_killed_and_replaced(system: System) -> None:
 def test_a_killed_service_is_back_and_all_goes_on(system: System, name: str) -> None:
     actors = {key: row["pid"] for key, row in system.components().items() if row["kind"] == "actor"}
     row = system.kill(name)
-    assert system.back_after(name, row["pid"], deadline_s=SERVICE_BACK_S + POLL_S) <= SERVICE_BACK_S + POLL_S
+    took = system.back_after(name, row["pid"], deadline_s=SERVICE_BACK_S)
+    print(f"{name} back after {took:.2f} s")
+    assert took <= SERVICE_BACK_S
     wait_until(lambda: system.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)
     after = {key: row["pid"] for key, row in system.components().items() if key in actors}
     assert after == actors, "an outage of a service is no crash of an actor"
@@ -85,7 +87,7 @@ def test_the_keeper_may_die_and_be_started_again(system: System) -> None:
 @pytest.mark.parametrize("name", ["raylet", "gcs"])
 def test_ray_itself_may_die_and_the_tree_comes_back(system: System, name: str) -> None:
     row = system.kill(name)
-    system.back_after(name, row["pid"], deadline_s=SERVICE_BACK_S + POLL_S)
+    print(f"{name} back after {system.back_after(name, row['pid'], deadline_s=SERVICE_BACK_S):.2f} s")
     wait_until(
         lambda: (found := system.components()).get("orders", {}).get("state") == "ready"
         and found["orders"]["pid"] not in (None, row["pid"]) and system.status()["state"] == "healthy",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ from fks.cli.keeper.process import start_mark
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError, FksError, OutageError
 from tests.support.keepers import Hands, keeper_of, pids_of, small, start_keeper, start_stray
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_until
 
 
 @pytest.fixture
@@ -207,6 +208,7 @@ def test_who_reads_a_log_of_rays_outlives_down(paths):
     reader = subprocess.Popen(["tail", "-f", str(log)])
     stray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"{paths.ray_temp}/x"])
     try:
+        wait_until(lambda: os.path.realpath(log) in {os.path.realpath(fd) for fd in Path(f"/proc/{reader.pid}/fd").iterdir()})
         asyncio.run(sweep(paths, []))
         assert stray.wait(5.0) == -signal.SIGKILL
         assert reader.poll() is None

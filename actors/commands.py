@@ -20,20 +20,20 @@ STOP_S = 7.0
 
 def deploy() -> None:
     """Make the tree and the gateway run: starts what is missing, adopts what lives. Safe to run again."""
-    from actors import system
+    from actors import cluster
 
     settings = load_settings(os.environ.get("FKS_HOME"))
     paths = Paths.of(settings.home)
     node = load_node(paths)
-    system.connect(node.ray_address, str(paths.ray_token_file))
-    done = system.ensure_supervisor()
+    cluster.connect(node.ray_address, str(paths.ray_token_file))
+    done = cluster.ensure_supervisor()
     sys.stdout.write(f"supervisor {done}\n")
     sys.stdout.flush()
-    system.deploy_gateway(settings, host=node.http["host"], port=node.http["port"])
+    cluster.deploy_gateway(settings, host=node.http["host"], port=node.http["port"])
     sys.stdout.write("gateway up\n")
     deadline = time.monotonic() + READY_S
     while True:
-        beat = system.tree_health()
+        beat = cluster.tree_health()
         detail = beat["detail"]
         states = detail.get("children", {}) if isinstance(detail, dict) else {}
         if states and all(state in ("ready", "degraded") for state in states.values()):
@@ -47,12 +47,12 @@ def deploy() -> None:
 
 def stop() -> None:
     """Stop the tree in reverse order, each child with its deadline."""
-    from actors import system
+    from actors import cluster
 
     settings = load_settings(os.environ.get("FKS_HOME"))
     paths = Paths.of(settings.home)
-    system.connect(load_node(paths).ray_address, str(paths.ray_token_file))
-    system.stop_tree(STOP_S)
+    cluster.connect(load_node(paths).ray_address, str(paths.ray_token_file))
+    cluster.stop_tree(STOP_S)
 
 
 def main() -> int:

@@ -320,5 +320,5 @@ class SupervisorActor:
 def _row(record: Record) -> HealthRow:
     return HealthRow(
         record.spec.id, "actor", record.state, record.pid, record.node, record.restarts,
-        record.since_ns or None, record.beat_ns, record.epoch, record.detail,
+        record.since_ns or None, record.beat_ns, record.epoch, detail=record.detail,
     )  # fmt: skip

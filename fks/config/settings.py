@@ -160,6 +160,20 @@ class Supervision(Section):
     restarts_max: int = Field(20, ge=1, description="restarts within restarts_period_s before giving up")
     restarts_period_s: float = Field(60.0, gt=0, description="the window of restarts_max, seconds")
     start_timeout_s: float = Field(30.0, gt=0, description="seconds a child may take to start")
+    backoff_jitter: float = Field(
+        0.2, ge=0, lt=1, description="share of a restart's wait that is random, so that not all come at once"
+    )
+    backoff_reset_s: float = Field(60.0, gt=0, description="a child that lived this long starts again without a wait")
+    memory_max_mb: int = Field(
+        2048, ge=128, description="resident memory above which a child is drained and restarted, MB"
+    )
+    unwell_s: float = Field(
+        120.0, gt=0, description="seconds of a failed self-check that a restart may mend, before the restart"
+    )
+    placement: dict[str, str] = Field(
+        default_factory=dict,
+        description="child pattern = node resource, e.g. 'collector:*' = 'worker'; empty: any node",
+    )
 
 
 class Log(Section):

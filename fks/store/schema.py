@@ -147,6 +147,8 @@ strategy_instances = Table(
     _text("state", default="NEW"), _text("error", null=True),
     _time("anchor_time", null=True), _time("cursor_time", null=True),
     Column("last_target", Float(53), nullable=False, server_default="0"),
+    _flag("is_isolated"), Column("crashes", Integer, nullable=False, server_default="0"),  # of its worker while it ran
+    _time("crashed_at", null=True), _text("traceback", null=True),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
     _time("created_at", now=True), _time("updated_at", now=True),
 )  # fmt: skip
@@ -248,6 +250,7 @@ actor_events = Table(
     "actor_events", metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True), _time("time", now=True),
     _text("child"), _text("event"), _text("reason", default=""), Column("pid", Integer), Column("epoch", BigInteger),
+    _text("node", default=""),
     Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Index(None, "child", "time"),
 )  # fmt: skip
@@ -305,5 +308,35 @@ component_health = Table(  # the last beat of every component, for status when a
     Column("name", Text, primary_key=True), _text("kind"), _text("state"), Column("pid", Integer), _text("node", default=""),
     Column("restarts", Integer, nullable=False, server_default="0"), _time("since", null=True), _time("beat_at", null=True),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
+    _text("version", default=""), Column("config_version", BigInteger, nullable=False, server_default="0"),
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+)  # fmt: skip
+
+operations = Table(  # what a person asked of the running system: claimed and done by the supervisor, kept as the audit
+    "operations", metadata,
+    Column("id", UUID, primary_key=True), _text("kind"), _text("target", default=""),
+    Column("args", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _text("reason", default=""), _text("requested_by", default=""), _text("state", default="queued"),
+    _text("progress", default=""), _text("error", null=True),
+    Column("result", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _time("created_at", now=True), _time("started_at", null=True), _time("finished_at", null=True),
+    CheckConstraint("state IN ('queued','running','done','failed')", name="state"),
+    Index("ix_operations_open", "created_at", postgresql_where=text("state IN ('queued','running')")),
+)  # fmt: skip
+
+runtime_config = Table(  # every version of what may be changed while running; the newest that is not 'failed' is wanted
+    "runtime_config", metadata,
+    Column("version", BigInteger, Identity(always=False), primary_key=True),
+    Column("values", JSONB, nullable=False), Column("changes", JSONB, nullable=False),
+    _text("kind", default="set"), Column("rolls_back_to", BigInteger), _text("state", default="rolling"),
+    _text("changed_by", default=""), _text("reason", default=""), _text("error", null=True),
+    _time("created_at", now=True), _time("finished_at", null=True),
+    CheckConstraint("state IN ('rolling','active','failed','superseded')", name="state"),
+)  # fmt: skip
+
+nodes = Table(  # the machines of the cluster: each keeper writes its own row once a second
+    "nodes", metadata,
+    Column("name", Text, primary_key=True), _text("role"), _text("address", default=""), _text("ray_node_id", default=""),
+    _text("state"), _text("version", default=""), _text("config_hash", default=""), Column("clock_skew_ms", Float(53)),
+    _time("beat_at", now=True), Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ class HealthRow:
     since_ns: int | None
     beat_ns: int | None
     epoch: int = 0
+    version: str = ""
+    config_version: int = 0
     detail: dict[str, object] = field(default_factory=dict)
 
 
@@ -38,11 +40,20 @@ class TreeJournal:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def note(self, child: str, event: str, reason: str, *, pid: int | None, epoch: int) -> bool:
-        """Append to the tree's history, waiting a second at most; return whether it was written."""
+    async def note(
+        self, child: str, event: str, reason: str, *, pid: int | None, epoch: int, node: str = "",
+        payload: Mapping[str, object] | None = None,
+    ) -> bool:  # fmt: skip
+        """Append to the tree's history, waiting a second at most; return whether it was written.
+
+        `payload`: what is known beyond the reason, e.g. exit code, signal, last log lines (`fks.supervision.exits.Exit`).
+        """
+        facts = _clean(dict(payload or {}))
         try:
             async with asyncio.timeout(1.0):
-                await self._db.execute("supervision.note_event", child, event, _clean(reason)[:500], pid, epoch, {})
+                await self._db.execute(
+                    "supervision.note_event", child, event, _clean(reason)[:500], pid, epoch, facts, node
+                )
         except (*_COSTS_A_LINE, TimeoutError):
             return False
         return True
@@ -70,7 +81,8 @@ class TreeJournal:
             (
                 row.name, row.kind, row.state, row.pid, row.node, row.restarts,
                 to_datetime(row.since_ns) if row.since_ns else None,
-                to_datetime(row.beat_ns) if row.beat_ns else None, row.epoch, _clean(row.detail),
+                to_datetime(row.beat_ns) if row.beat_ns else None, row.epoch, row.version,
+                row.config_version, _clean(row.detail),
             )
             for row in rows
         ]  # fmt: skip

@@ -1,6 +1,6 @@
 -- name: note_event
 -- Append one line to the history of the tree.
-INSERT INTO actor_events (child, event, reason, pid, epoch, payload) VALUES ($1, $2, $3, $4, $5, $6);
+INSERT INTO actor_events (child, event, reason, pid, epoch, payload, node) VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: restarts_within
 -- Ages in seconds of a child's restarts in its window, so that a new supervisor keeps counting.
@@ -10,13 +10,15 @@ SELECT extract(epoch FROM now() - time)::float8 AS age_s FROM actor_events
 
 -- name: upsert_health
 -- Write the last beat of many components in one statement; a row of a newer epoch is left alone.
-INSERT INTO component_health (name, kind, state, pid, node, restarts, since, beat_at, epoch, detail)
+INSERT INTO component_health (name, kind, state, pid, node, restarts, since, beat_at, epoch, version,
+                              config_version, detail)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::int[], $7::timestamptz[],
-                     $8::timestamptz[], $9::bigint[], $10::jsonb[])
+                     $8::timestamptz[], $9::bigint[], $10::text[], $11::bigint[], $12::jsonb[])
 ON CONFLICT (name) DO UPDATE
    SET kind = excluded.kind, state = excluded.state, pid = excluded.pid, node = excluded.node,
        restarts = excluded.restarts, since = excluded.since, beat_at = excluded.beat_at,
-       epoch = excluded.epoch, detail = excluded.detail
+       epoch = excluded.epoch, version = excluded.version,
+       config_version = excluded.config_version, detail = excluded.detail
  WHERE component_health.epoch <= excluded.epoch;
 
 -- name: restart_count

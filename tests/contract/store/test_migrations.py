@@ -24,7 +24,7 @@ INSERT INTO sync_status (symbol, timeframe, sync_status) SELECT 'NEWCOINUSDT', t
 
 
 async def test_migrations_equal_the_tables_in_code(database_url: str) -> None:
-    assert await migrate.differences(database_url) == [], "run: python -m tests.support.initial_migration"
+    assert await migrate.differences(database_url) == [], "write a step: fks db revision -m …"
 
 
 async def test_the_database_is_at_the_newest_revision(database_url: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from actors import system, tree
+from actors import cluster, tree
+from actors import shell as shells
 from fks.config.endpoints import Node
 from fks.model.errors import OutageError
 from tests.support.waiting import until
@@ -39,10 +40,10 @@ class Needy:
 
 def shell(**attributes: Any) -> Any:
     """Return a Shell that lives no life of its own."""
-    made: Any = system.Shell.__new__(system.Shell)
+    made: Any = shells.Shell.__new__(shells.Shell)
     made.__dict__.update(
         _role="needy", _name="needy", _args=(), _state="starting", _has_ended=False, _ending=[],
-        _stop_wanted=SimpleNamespace(is_set=lambda: False), **attributes,
+        _stop_wanted=SimpleNamespace(is_set=lambda: False), _ports=lambda role, component: {}, **attributes,
     )  # fmt: skip
     return made
 
@@ -50,13 +51,13 @@ def shell(**attributes: Any) -> Any:
 async def test_parked_joins_of_dead_supervisors_leave_the_slots_to_the_living() -> None:
     one = shell()
     parked = [asyncio.create_task(one.join()) for _ in range(30)]  # the group has 16 slots
-    await until(lambda: sum(task.done() for task in parked) == 30 - system.JOINS_MAX)
+    await until(lambda: sum(task.done() for task in parked) == 30 - shells.JOINS_MAX)
     assert {task.result() for task in parked if task.done()} == {"superseded"}
-    assert not any(task.done() for task in parked[-system.JOINS_MAX :])
+    assert not any(task.done() for task in parked[-shells.JOINS_MAX :])
     one._has_ended = True
     for _, event in one._ending:
         event.set()
-    assert [await task for task in parked[-system.JOINS_MAX :]] == ["normal"] * system.JOINS_MAX
+    assert [await task for task in parked[-shells.JOINS_MAX :]] == ["normal"] * shells.JOINS_MAX
 
 
 async def test_a_start_waits_for_what_is_away_and_then_sees_its_new_address(
@@ -66,15 +67,14 @@ async def test_a_start_waits_for_what_is_away_and_then_sees_its_new_address(
     Needy.made = []
     old = Node("db", "redis", "ray", {}, sim=None)
     new = Node("db", "redis", "ray", {}, sim={"rest": "http://127.0.0.1:1"})
-    monkeypatch.setattr(system, "load_node", lambda paths: new)
-    monkeypatch.setattr(system, "WAIT_S", 0.01)
-    monkeypatch.setattr(system, "replace", lambda component, node: SimpleNamespace(**{**vars(component), "node": node}))
+    monkeypatch.setattr(shells, "load_node", lambda paths: new)
+    monkeypatch.setattr(shells, "WAIT_S", 0.01)
+    monkeypatch.setattr(shells, "replace", lambda component, node: SimpleNamespace(**{**vars(component), "node": node}))
     one = shell()
     child = await one._started(SimpleNamespace(lease=None, log=log, node=old, paths=None))
     assert [made.is_stopped for made in Needy.made] == [True, True, False]
     assert child is Needy.made[-1]
     assert child.component.node is new
-
 
 
 @pytest.mark.parametrize(("age_s", "done"), [(0.1, "adopted"), (60.0, "started")])
@@ -88,9 +88,9 @@ def test_a_supervisor_whose_loop_hangs_is_replaced_though_it_answers(
         if not killed:
             raise ValueError("the name is taken")
 
-    monkeypatch.setattr(system.ray, "get_actor", lambda name, namespace: handle)
-    monkeypatch.setattr(system.ray, "get", lambda ref, timeout: {"age_s": age_s})
-    monkeypatch.setattr(system.ray, "kill", killed.append)
-    monkeypatch.setattr(system, "spawn_shell", spawn)
-    assert system.ensure_supervisor() == done
+    monkeypatch.setattr(cluster.ray, "get_actor", lambda name, namespace: handle)
+    monkeypatch.setattr(cluster.ray, "get", lambda ref, timeout: {"age_s": age_s})
+    monkeypatch.setattr(cluster.ray, "kill", killed.append)
+    monkeypatch.setattr(cluster, "spawn_shell", spawn)
+    assert cluster.ensure_supervisor() == done
     assert killed == ([handle] if done == "started" else [])

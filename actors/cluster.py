@@ -1,0 +1,99 @@
+"""What a driver does to the cluster: join it, start or find the supervisor, put the gateway on Serve, stop the tree."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time
+from typing import Any
+
+import ray
+
+from actors import tree
+from actors.system import NAMESPACE, RayChild, cause, spawn_shell
+from fks.model.errors import OutageError
+
+CONNECT_S = 20.0
+WEDGED_S = 10.0  # a supervisor whose work loop is silent for so long is replaced
+
+
+def connect(address: str, token_file: str) -> None:
+    """Join the running cluster as a driver. Never starts one. Errors: OutageError when it cannot be reached in time."""
+    # Explicit in both directions: a client with the token but without the mode is refused once a second for ever.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=token_file, RAY_USAGE_STATS_ENABLED="0")
+    outcome: list[BaseException | None] = []
+
+    def dial() -> None:
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=dial, daemon=True)  # ray.init has no timeout of its own
+    thread.start()
+    thread.join(CONNECT_S)
+    if not outcome or outcome[0] is not None:
+        reason = outcome[0] if outcome else f"no answer in {CONNECT_S:g} s"
+        raise OutageError(f"cannot join the Ray cluster at {address}: {reason}", remedy="see 'fks status'")
+
+
+def ensure_supervisor() -> str:
+    """Start the supervisor unless it lives and its work loop turns; return what was done: "adopted", or "started"."""
+    spec = tree.supervisor_spec()
+    try:
+        handle = ray.get_actor(spec.id, namespace=NAMESPACE)
+        beat = ray.get(handle.health.remote(False), timeout=5.0)
+        if beat["age_s"] < WEDGED_S:
+            return "adopted"
+    except (ValueError, ray.exceptions.RayError):
+        pass
+    for _ in range(50):
+        try:
+            spawn_shell(spec, epoch=0, wait_s=0.0, max_restarts=-1)
+            return "started"
+        except ValueError:
+            with contextlib.suppress(ValueError):
+                ray.kill(ray.get_actor(spec.id, namespace=NAMESPACE))
+            time.sleep(0.1)
+    raise OutageError("the name of a dead supervisor stays taken", remedy="run 'fks down' and 'fks up'")
+
+
+def tree_health(timeout_s: float = 5.0) -> dict[str, object]:
+    """Return the supervisor's beat. Errors: OutageError."""
+    try:
+        handle = ray.get_actor(tree.SUPERVISOR, namespace=NAMESPACE)
+        beat: dict[str, object] = ray.get(handle.health.remote(False), timeout=timeout_s)
+        return beat
+    except (ValueError, ray.exceptions.RayError) as error:
+        raise OutageError(f"the supervisor does not answer: {cause(error)}") from error
+
+
+def deploy_gateway(settings: Any, *, host: str, port: int) -> None:
+    """Put the gateway on Serve and return when it answers; one that runs already is left alone."""
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    import serve_app
+
+    # no request_timeout_s: it would cut every websocket that lives longer; the application has its own deadlines
+    http = {"host": host, "port": port}
+    serve.start(proxy_location="HeadOnly", http_options=http)
+    running = serve.status().applications.get("gateway")
+    if running is not None and running.status == ApplicationStatus.RUNNING:
+        return
+    serve.run(serve_app.build(settings), name="gateway", route_prefix="/", blocking=False)
+
+
+def stop_tree(deadline_s: float) -> None:
+    """Stop the children in reverse order, then the supervisor, then what is left of Serve's controller."""
+    try:
+        handle = ray.get_actor(tree.SUPERVISOR, namespace=NAMESPACE)
+    except ValueError:
+        return
+    child = RayChild(tree.supervisor_spec(), handle)
+    with contextlib.suppress(OutageError, TimeoutError):
+        asyncio.run(child.health(with_metrics=False, timeout_s=2.0))
+    asyncio.run(child.stop(deadline_s))

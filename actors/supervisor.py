@@ -15,6 +15,7 @@ import orjson
 
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
+from fks.monitor.tally import Tally
 from fks.store.leases import raise_epoch
 from fks.store.supervision import HealthRow, TreeJournal
 from fks.supervision import ChildSpec, GiveUp, Restart, decide_exit, is_hung, stop_order
@@ -56,6 +57,7 @@ class SupervisorActor:
         self._c = component
         self._world = world
         self._journal = TreeJournal(component.db)
+        self._tally = Tally(component.meter, component.clock.monotonic)
         self._timing = component.settings.supervision
         self._records = {spec.id: Record(spec) for spec in specs}
         self._since_ns = component.clock.now_ns()
@@ -232,7 +234,6 @@ class SupervisorActor:
             case Restart(after_s, history):
                 record.history, record.restarts = history, record.restarts + 1
                 await self._note(record, "restarted", reason)
-                self._c.meter.count("fks_actor_restarts_total", child=record.spec.id)
                 await self._c.clock.sleep(after_s)
             case GiveUp(retry_s, history):
                 record.history, record.state = history, "failed"
@@ -274,6 +275,7 @@ class SupervisorActor:
             self._c.log.warning(f"child.{event}", **facts)
         else:
             self._c.log.info(f"child.{event}", **facts)
+        self._tally.note(record.spec.id, event)
         await self._journal.note(record.spec.id, event, reason, pid=record.pid, epoch=record.epoch)
 
     async def _report(self) -> None:

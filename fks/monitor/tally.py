@@ -1,0 +1,43 @@
+"""The tree's own figures: what happened to its children, how soon it was seen and how soon it was over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fks.model.ports import Meter
+
+_COUNTERS = {
+    "started": "fks_actor_starts_total",
+    "adopted": "fks_actor_adoptions_total",
+    "escalated": "fks_actor_escalations_total",
+}
+_BY_HOW = {"exited": "fks_actor_exits_total", "restarted": "fks_actor_restarts_total"}
+_UP = frozenset({"started", "adopted"})
+
+
+class Tally:
+    """Counts the tree's events and measures recovery. Soft state: when each child that is down was seen to end.
+
+    One call an event, whatever it is: an event without a figure of its own changes nothing. `monotonic` gives seconds.
+    """
+
+    def __init__(self, meter: Meter, monotonic: Callable[[], float]) -> None:
+        self._meter = meter
+        self._monotonic = monotonic
+        self._ended: dict[str, tuple[float, str]] = {}
+
+    def note(self, child: str, event: str, *, how: str = "", unseen_s: float | None = None) -> None:
+        """Count one event of `child` (the names of `actor_events`). `how`: what ended it; `unseen_s`: how long it had
+        given no sign of life when that was noted."""
+        if event in _COUNTERS:
+            self._meter.count(_COUNTERS[event], child=child)
+        if event in _BY_HOW:
+            self._meter.count(_BY_HOW[event], child=child, how=how or "crash")
+        if event == "exited":
+            self._ended.setdefault(child, (self._monotonic(), how or "crash"))
+            if unseen_s is not None:
+                self._meter.observe("fks_actor_detection_seconds", unseen_s, how=how or "crash")
+        elif event in _UP and (ended := self._ended.pop(child, None)) is not None:
+            self._meter.observe("fks_actor_recovery_seconds", self._monotonic() - ended[0], how=ended[1])
+        elif event in ("stopped", "removed"):
+            self._ended.pop(child, None)

@@ -1,0 +1,40 @@
+"""What the tree counts of itself."""
+
+from __future__ import annotations
+
+from fks.clock import FakeClock
+from fks.monitor.metrics import PrometheusMeter
+from fks.monitor.tally import Tally
+
+
+async def test_a_crash_is_counted_and_its_recovery_measured() -> None:
+    clock, meter = FakeClock(), PrometheusMeter("supervisor")
+    tally = Tally(meter, clock.monotonic)
+    tally.note("orders", "started")
+    tally.note("orders", "exited", how="hung", unseen_s=3.0)
+    tally.note("orders", "restarted", how="hung")
+    await clock.advance(1.5)
+    tally.note("orders", "started")
+    tally.note("orders", "adopted")
+    tally.note("data", "escalated")
+    tally.note("orders", "something new")
+    found = meter.snapshot()
+    assert found['fks_actor_starts_total{child="orders"}'] == 2
+    assert found['fks_actor_exits_total{child="orders",how="hung"}'] == 1
+    assert found['fks_actor_restarts_total{child="orders",how="hung"}'] == 1
+    assert found['fks_actor_adoptions_total{child="orders"}'] == 1
+    assert found['fks_actor_escalations_total{child="data"}'] == 1
+    assert found['fks_actor_detection_seconds_sum{how="hung"}'] == 3.0
+    assert found['fks_actor_recovery_seconds_sum{how="hung"}'] == 1.5
+    assert found['fks_actor_recovery_seconds_count{how="hung"}'] == 1, "an adoption of a child that never ended is none"
+
+
+async def test_one_that_failed_to_start_twice_is_recovering_since_its_first_end() -> None:
+    clock, meter = FakeClock(), PrometheusMeter("supervisor")
+    tally = Tally(meter, clock.monotonic)
+    tally.note("orders", "exited", how="crash")
+    await clock.advance(1.0)
+    tally.note("orders", "exited", how="failed start")
+    await clock.advance(1.0)
+    tally.note("orders", "started")
+    assert meter.snapshot()['fks_actor_recovery_seconds_sum{how="crash"}'] == 2.0

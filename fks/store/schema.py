@@ -318,6 +318,7 @@ operations = Table(  # what a person asked of the running system: claimed and do
     Column("args", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _text("reason", default=""), _text("requested_by", default=""), _text("state", default="queued"),
     _text("progress", default=""), _text("error", null=True),
+    Column("attempt", Integer, nullable=False, server_default="0"),  # of the supervisor that performs it: others cannot write
     Column("result", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     _time("created_at", now=True), _time("started_at", null=True), _time("finished_at", null=True),
     CheckConstraint("state IN ('queued','running','done','failed')", name="state"),

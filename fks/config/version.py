@@ -1,0 +1,60 @@
+"""Which build of FKS this is: the released version and a short hash of the sources that are installed.
+
+Two nodes with the same wheel say the same; an edited file says another. A running process goes on saying what it was
+started from, however often what is installed changes under it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import fks
+
+#: What a build consists of, beside the package fks itself.
+_BESIDE = ("actors", "serve_app.py")
+_SKIPPED = frozenset({"__pycache__"})
+
+
+def installed_version() -> str:
+    """Return the version of what is on the disk now, e.g. "0.1.0+3f9c2a1b". Reads every source: about 15 ms."""
+    home = Path(fks.__file__).parent
+    digest = hashlib.sha256()
+    for place in (home, *(home.parent / name for name in _BESIDE)):
+        for path in _files(place):
+            digest.update(f"{path.relative_to(home.parent)}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"{_released(home)}+{digest.hexdigest()[:8]}"
+
+
+def _released(home: Path) -> str:
+    """Return `fks.__version__` as it stands in the file: this process may have loaded an older one."""
+    for line in (home / "__init__.py").read_text().splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "__version__":
+            return value.strip().strip("\"'")
+    return fks.__version__
+
+
+def _files(place: Path) -> Iterator[Path]:
+    """Yield the files of a package in one order everywhere; compiled ones follow from the others."""
+    if place.is_file():
+        yield place
+        return
+    for folder, folders, names in os.walk(place):
+        folders[:] = sorted(name for name in folders if name not in _SKIPPED)
+        for name in sorted(names):
+            if not name.endswith(tuple(importlib.machinery.BYTECODE_SUFFIXES)):
+                yield Path(folder, name)
+
+
+#: What this process was started from: taken when it is first imported, before anything can be installed over it.
+VERSION = installed_version()
+
+
+def build_id() -> str:
+    """Return the version that this process runs: the one it was started from."""
+    return VERSION

@@ -1,0 +1,139 @@
+"""What a person asks of the running system: rows that a supervisor claims, performs one at a time, and keeps as the audit.
+
+queued → running → done | failed. The performer's writes carry its attempt number: once another supervisor has taken
+the operation over they change nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fks.model.errors import InputError, StaleEpochError
+from fks.model.timeframe import to_ns
+from fks.store.db import Querier, Row
+
+KINDS = ("restart", "deploy", "config")
+STATES = ("queued", "running", "done", "failed")
+#: Told on the bus when an operation is asked for; the supervisor polls besides.
+CHANNEL = "operations"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A row of operations. `target` names a child, "gateway" or "supervisor"; `result` says which parts were restarted,
+    how long each took, and which version it came back with; `attempt` counts the supervisors that worked on it."""
+
+    id: uuid.UUID
+    kind: str
+    target: str
+    args: Mapping[str, Any]
+    reason: str
+    requested_by: str
+    state: str
+    progress: str
+    error: str | None
+    result: Mapping[str, Any]
+    attempt: int
+    created_ns: int
+    started_ns: int | None
+    finished_ns: int | None
+
+    @property
+    def is_ended(self) -> bool:
+        return self.state in ("done", "failed")
+
+
+def _ns(moment: datetime | None) -> int | None:
+    return None if moment is None else to_ns(moment)
+
+
+def _operation(row: Row) -> Operation:
+    return Operation(
+        id=row["id"], kind=row["kind"], target=row["target"], args=row["args"], reason=row["reason"],
+        requested_by=row["requested_by"], state=row["state"], progress=row["progress"], error=row["error"],
+        result=row["result"], attempt=row["attempt"], created_ns=to_ns(row["created_at"]),
+        started_ns=_ns(row["started_at"]), finished_ns=_ns(row["finished_at"]),
+    )  # fmt: skip
+
+
+class OperationStore:
+    """Reads and writes of operations. Takes a database or an open transaction. Errors: OutageError."""
+
+    def __init__(self, querier: Querier) -> None:
+        self._db = querier
+
+    async def request(
+        self, kind: str, *, target: str = "", args: Mapping[str, Any] | None = None, reason: str = "",
+        requested_by: str = "", id: uuid.UUID | None = None,
+    ) -> Operation:  # fmt: skip
+        """Ask for an operation and return it. With an `id` of the caller's, twice equals once.
+
+        Errors: InputError 409 when the id was used for another wish.
+        """
+        chosen, wanted = id or uuid.uuid4(), dict(args or {})
+        await self._db.execute("operations.request", chosen, kind, target, wanted, reason, requested_by)
+        found = await self.get(chosen)
+        assert found is not None
+        if (found.kind, found.target, dict(found.args)) != (kind, target, wanted):
+            raise InputError(
+                "the Idempotency-Key was used for another operation", code="IDEMPOTENCY_CONFLICT", status=409,
+                remedy="use a new key for a new wish",
+            )  # fmt: skip
+        return found
+
+    async def get(self, id: uuid.UUID) -> Operation | None:
+        """Return one operation, or None."""
+        row = await self._db.fetchrow("operations.get", id)
+        return None if row is None else _operation(row)
+
+    async def list(self, *, state: str | None = None, limit: int = 50) -> list[Operation]:
+        """Return the newest operations first."""
+        return [_operation(row) for row in await self._db.fetch("operations.list", state, limit)]
+
+    async def claim(self) -> Operation | None:
+        """Take the oldest queued operation; None when there is none, or one runs already."""
+        row = await self._db.fetchrow("operations.claim")
+        return None if row is None else _operation(row)
+
+    async def take_up(self) -> Operation | None:
+        """Take over what a supervisor that died left running; its own writes are refused from now on."""
+        row = await self._db.fetchrow("operations.take_up")
+        return None if row is None else _operation(row)
+
+    async def expire(self, older_than_s: float) -> int:
+        """Fail what was asked for longer ago and nobody took up; return how many. Changed configuration stays wanted."""
+        return len(await self._db.fetch("operations.expire", older_than_s))
+
+    async def note(self, operation: Operation, progress: str, result: Mapping[str, Any]) -> None:
+        """Say how far it is. Errors: StaleEpochError when another supervisor has it."""
+        if await self._db.fetchrow("operations.note", operation.id, operation.attempt, progress, dict(result)) is None:
+            raise _taken(operation)
+
+    async def finish(
+        self, operation: Operation, state: str, *, result: Mapping[str, Any], error: str | None = None, progress: str = ""
+    ) -> None:
+        """Write the end (done or failed). Errors: StaleEpochError when another supervisor has it."""
+        row = await self._db.fetchrow(
+            "operations.finish", operation.id, operation.attempt, state, error, dict(result), progress
+        )
+        if row is None:
+            raise _taken(operation)
+
+    async def parts(self) -> dict[str, str]:
+        """Return the parts that run and can be named: name -> kind (actor or serve)."""
+        return {row["name"]: row["kind"] for row in await self._db.fetch("operations.known_parts")}
+
+    async def last_wheel(self) -> dict[str, Any] | None:
+        """Return what the newest deployment of a wheel was told: `wheel` and `previous_wheel`; None when there was none."""
+        row = await self._db.fetchrow("operations.last_wheel")
+        return None if row is None else dict(row["args"])
+
+
+def _taken(operation: Operation) -> StaleEpochError:
+    return StaleEpochError(
+        f"operation {operation.id} attempt {operation.attempt} is another supervisor's now", remedy="leave it alone"
+    )

@@ -19,6 +19,7 @@ from fks.monitor.tally import Tally
 from fks.store.leases import raise_epoch
 from fks.store.supervision import HealthRow, TreeJournal
 from fks.supervision import ChildSpec, GiveUp, Restart, decide_exit, is_hung, stop_order
+from fks.supervision.exits import Exit, How
 from fks.supervision.ports import Child, World
 
 SNAPSHOTS_KEY = "fks:snapshots"
@@ -112,11 +113,11 @@ class SupervisorActor:
                 for other in record.spec.after:
                     await self._records[other].started.wait()
                 record.child = await self._start(record)
-            reason = "failed to start"
+            end = Exit(How.FAILED_START, "failed to start")
             if record.child is not None:
                 record.started.set()
-                reason = await self._watch(record, record.child)
-            await self._after_exit(record, reason)
+                end = await self._watch(record, record.child)
+            await self._after_exit(record, end)
 
     async def _adopt(self, record: Record) -> Child | None:
         """Return the living child of this name, if its loop beats; else make sure that nothing of it is left."""
@@ -132,7 +133,8 @@ class SupervisorActor:
                 beat = await self._until_started(record, child, 0.0)
         except (TimeoutError, OutageError) as error:
             self._c.log.warning("child.not_adopted", child=record.spec.id, error=str(error) or "no answer in time")
-            record.is_gone, record.child = await child.kill(), None
+            end, record.child = await child.kill(How.HUNG, "found without a beat"), None
+            record.is_gone = end.is_gone
             return None
         self._take(record, beat)
         await self._note(record, "adopted", "found alive")
@@ -156,7 +158,8 @@ class SupervisorActor:
             beat = await self._until_started(record, child, wait_s)
         except (TimeoutError, OutageError) as error:
             self._c.log.error("child.start_failed", child=spec.id, error=str(error) or "no answer in time")
-            record.is_gone, record.child = await child.kill(), None
+            end, record.child = await child.kill(How.FAILED_START, "did not start in time"), None
+            record.is_gone = end.is_gone
             return None
         self._take(record, beat)
         record.is_gone = False
@@ -190,7 +193,7 @@ class SupervisorActor:
                 record.state = "waiting"  # for the database; not a crash, so it does not count
                 await self._c.clock.sleep(0.25)
 
-    async def _watch(self, record: Record, child: Child) -> str:
+    async def _watch(self, record: Record, child: Child) -> Exit:
         """Return why the child ended: its process died, or it hung and was killed."""
         timing = self._timing
         join = asyncio.create_task(child.join())
@@ -199,10 +202,7 @@ class SupervisorActor:
             while True:
                 done, _ = await asyncio.wait({join}, timeout=timing.heartbeat_s)
                 if done:
-                    reason = "died: its join was cancelled" if join.cancelled() else join.result()
-                    # Ray frees the name before the process is gone: only the pid proves it
-                    record.is_gone = await child.kill()
-                    return reason
+                    return Exit(How.CRASH, "died: its join was cancelled") if join.cancelled() else join.result()
                 beats += 1
                 try:
                     want = beats % SAMPLE_EVERY == 0
@@ -215,19 +215,20 @@ class SupervisorActor:
                 if is_hung(
                     beat_age_s=age_s, misses=misses, heartbeat_s=timing.heartbeat_s, misses_max=timing.misses_max
                 ):
-                    record.is_gone = await child.kill()
-                    return f"hung: {misses} health calls unanswered, loop silent for {age_s:.1f} s"
+                    silence = f"hung: {misses} health calls unanswered, loop silent for {age_s:.1f} s"
+                    return await child.kill(How.HUNG, silence)
         finally:
             join.cancel()
 
-    async def _after_exit(self, record: Record, reason: str) -> None:
+    async def _after_exit(self, record: Record, end: Exit) -> None:
         """Do what the policy says after a child ended."""
-        record.child, record.state = None, "down"
+        record.child, record.state, reason = None, "down", end.reason
+        record.is_gone = end.is_gone if end.how is not How.FAILED_START else record.is_gone
         await self._note(record, "exited", reason)
         record.pid = None
         now_s = self._c.clock.monotonic()
         decision = decide_exit(
-            record.spec, record.history, now_s, is_normal=reason == "normal",
+            record.spec, record.history, now_s, is_normal=end.is_normal,
             first_s=self._timing.backoff_first_s, max_s=self._timing.backoff_max_s,
         )  # fmt: skip
         match decision:

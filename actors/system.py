@@ -19,6 +19,7 @@ from actors.shell import Shell, node_name
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
 from fks.supervision import ChildSpec
+from fks.supervision.exits import Exit, How
 
 NAMESPACE = "fks"
 
@@ -27,12 +28,31 @@ _sys = ray.method(concurrency_group="sys")
 Shell.join = _sys(Shell.join)  # type: ignore[method-assign]
 Shell.health = _sys(Shell.health)  # type: ignore[method-assign]
 Shell.stop = _sys(Shell.stop)  # type: ignore[method-assign]
-_RemoteShell = ray.remote(concurrency_groups={"sys": 16})(Shell)
+
+
+class _OnRay(Shell):
+    """A Shell that knows the node it runs on."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        with contextlib.suppress(Exception):  # a constructor of the supervisor must not fail
+            self._node_id = str(ray.get_runtime_context().get_node_id())
+
+
+def _remote_shell(role: str) -> Any:
+    """Return the actor class of a role. Its name is what the dashboard and the process list show: ray::OrderManager."""
+    name = tree.CLASSES[role].__name__.removesuffix("Actor")
+    made = type(name, (_OnRay,), {"__module__": __name__, "__qualname__": name})
+    globals()[name] = made  # a worker imports the class by this name
+    return ray.remote(concurrency_groups={"sys": 16})(made)
+
+
+_REMOTE = {role: _remote_shell(role) for role in tree.CLASSES}
 
 
 def spawn_shell(spec: ChildSpec, *, epoch: int, wait_s: float, max_restarts: int = 0) -> Any:
     """Return the handle of a new detached actor. Errors: ValueError when the name is still taken."""
-    return _RemoteShell.options(
+    return _REMOTE[spec.role].options(
         name=spec.id, namespace=NAMESPACE, lifetime="detached", num_cpus=0, resources=spec.resources or None,
         max_restarts=max_restarts, max_task_retries=0, max_pending_calls=1000,
     ).remote(spec.role, spec.id, spec.args, epoch, spec.is_leased, wait_s, ports_of)  # fmt: skip
@@ -47,19 +67,19 @@ class RayChild:
         self._pid: int | None = None
         self._node = ""
 
-    async def join(self) -> str:
+    async def join(self) -> Exit:
         """Return how it ended; a hiccup of the network is waited out, not taken for a death."""
         while True:
             try:
                 ending = str(await self._handle.join.remote())
                 if ending == "superseded":
                     continue
-                ray.kill(self._handle)  # an orderly stop leaves an empty process: end it
-                return ending
+                return await self.kill(How.NORMAL, ending)  # an orderly stop leaves an empty process: end it
             except ray.exceptions.ActorUnavailableError:
                 await asyncio.sleep(0.2)
             except ray.exceptions.RayActorError as error:
-                return f"died: {cause(error)}"
+                # Ray frees the name before the process is gone: only the pid proves it
+                return await self.kill(How.CRASH, f"died: {cause(error)}")
 
     async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
         """Return the beat. Errors: TimeoutError; OutageError when the actor is gone or out of reach."""
@@ -71,21 +91,23 @@ class RayChild:
         self._pid, self._node = int(str(beat["pid"])), str(beat["node"])
         return beat
 
-    async def stop(self, deadline_s: float) -> None:
+    async def stop(self, deadline_s: float) -> Exit:
         """Ask, wait, then kill."""
         with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
             async with asyncio.timeout(deadline_s):
                 await self._handle.stop.remote()
                 await self._handle.join.remote()
-        await self.kill()
+                return await self.kill(How.NORMAL, "asked")
+        return await self.kill(How.KILLED, f"did not end within {deadline_s:g} s")
 
-    async def kill(self) -> bool:
+    async def kill(self, how: How, reason: str) -> Exit:
         """Kill through Ray and, on this host, by pid: Ray alone lets a stopped process live for 5 s."""
         with contextlib.suppress(Exception):
             ray.kill(self._handle)
-        if self._pid is None or self._node != node_name():
-            return False
-        return await asyncio.to_thread(_kill_pid, self._pid)
+        is_gone = False
+        if self._pid is not None and self._node == node_name():
+            is_gone = await asyncio.to_thread(_kill_pid, self._pid)
+        return Exit(how, reason, is_gone=is_gone)
 
 
 def _kill_pid(pid: int) -> bool:
@@ -115,6 +137,10 @@ class RayWorld:
 
     def __init__(self) -> None:
         self.was_reconstructed = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+
+    def node_id(self) -> str:
+        """Return Ray's id of the node this process runs on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     async def find(self, spec: ChildSpec) -> RayChild | None:
         """Return the named actor if it answers: a name may outlive its process for a moment."""

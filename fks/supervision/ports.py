@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from fks.supervision.exits import Exit, How
 from fks.supervision.spec import ChildSpec
 
 
 class Child(Protocol):
-    """A handle to a running child."""
+    """A handle to one process of a child. Every way to its end tells the same facts: an `Exit`."""
 
-    async def join(self) -> str:
-        """Wait until its process ends. Return "normal", or what killed it (starting with "died")."""
+    async def join(self) -> Exit:
+        """Wait until its process ends; NORMAL when it was asked to, CRASH or NODE_LOST when it was not."""
         ...
 
     async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
         """Return its beat. Errors: TimeoutError, or OutageError when it cannot be reached."""
         ...
 
-    async def stop(self, deadline_s: float) -> None:
-        """Ask it to end in order; kill it when the deadline passes."""
+    async def stop(self, deadline_s: float) -> Exit:
+        """Ask it to drain and end in order; kill it when the deadline passes (KILLED). Never raises for a dead one."""
         ...
 
-    async def kill(self) -> bool:
-        """Kill its process. Return whether it is proven gone (same node, pid vanished)."""
+    async def kill(self, how: How, reason: str) -> Exit:
+        """Kill its process and return what is known of its end, as `how` for `reason`.
+
+        A hung one on this host is asked for its traceback first, for 0.2 s at most. `is_gone` is true only when the
+        process is proven to be no more.
+        """
         ...
 
 
@@ -33,10 +38,17 @@ class World(Protocol):
 
     was_reconstructed: bool
 
+    def node_id(self) -> str:
+        """Return the id of the node this process runs on, as the beats of children name theirs."""
+        ...
+
     async def find(self, spec: ChildSpec) -> Child | None:
         """Return the child of that name, if there is one; it may be dead already."""
         ...
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> Child:
-        """Return a new child that begins after `wait_s`. Errors: OutageError when its name stays taken."""
+        """Return a new child that begins after `wait_s`. Kills nobody.
+
+        Errors: OutageError when its name stays taken: then `find` tells by whom.
+        """
         ...

@@ -16,6 +16,7 @@ from fks.clock import RealClock
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import OutageError
 from fks.supervision import ChildSpec, Intensity
+from fks.supervision.exits import Exit, How
 from tests.support.waiting import until
 
 FAST = Supervision(heartbeat_s=0.05, misses_max=3, backoff_first_s=0.01, backoff_max_s=0.05)
@@ -27,7 +28,7 @@ class FakeChild:
     epoch: int
     pid: int
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    reason: str = "normal"
+    end: Exit = field(default_factory=lambda: Exit(How.NORMAL, "asked", is_gone=True))
     is_silent: bool = False
     state: str = "ready"
     is_provable: bool = True
@@ -35,13 +36,13 @@ class FakeChild:
     joins: int = 0
     join_error: Exception | None = None
 
-    async def join(self) -> str:
+    async def join(self) -> Exit:
         self.joins += 1
         if self.join_error is not None:
             error, self.join_error = self.join_error, None
             raise error
         await self.ended.wait()
-        return self.reason
+        return self.end
 
     async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
         if self.ended.is_set():
@@ -53,15 +54,16 @@ class FakeChild:
             "state": self.state, "pid": self.pid, "node": "n", "epoch": self.epoch, "age_s": 0.0, "detail": self.detail,
         }  # fmt: skip
 
-    async def stop(self, deadline_s: float) -> None:
+    async def stop(self, deadline_s: float) -> Exit:
         self.ended.set()
+        return self.end
 
-    async def kill(self) -> bool:
-        self.die("killed")
-        return self.is_provable
+    async def kill(self, how: How, reason: str) -> Exit:
+        self.die(reason, how)
+        return self.end
 
-    def die(self, reason: str) -> None:
-        self.reason = f"died: {reason}"
+    def die(self, reason: str, how: How = How.CRASH) -> None:
+        self.end = Exit(how, f"died: {reason}", is_gone=self.is_provable)
         self.ended.set()
 
 
@@ -73,6 +75,9 @@ class FakeWorld:
     waits: list[float] = field(default_factory=list)
     dies_at_start: bool = False
     state_at_start: str = "ready"
+
+    def node_id(self) -> str:
+        return "n"
 
     async def find(self, spec: ChildSpec) -> FakeChild | None:
         child = self.children.get(spec.id)

@@ -1,0 +1,263 @@
+"""Faults of what is not an actor of ours: keeper, services, Ray's GCS, Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import httpx
+import redis.asyncio
+
+from benchmarks.faults.rig import ACTORS, Missed, Rig, Sample
+
+FEW_S = 0.1  # a request begun so long after a kill was not in flight when it happened
+
+
+@dataclass
+class Load:
+    """Clients in tight loops against the gateway: what each request began, took and got."""
+
+    answers: list[tuple[float, float, int]] = field(default_factory=list)  # begun, ended, status (0: no answer)
+    posts: dict[str, list[Any]] = field(default_factory=dict)  # key -> answers, the last is what counts
+
+    def failed(self) -> list[tuple[float, float, int]]:
+        return [row for row in self.answers if row[2] == 0 or row[2] >= 500]
+
+
+async def load(rig: Rig, seconds: float, fault: Callable[[], Awaitable[float]], *, readers: int = 6, writers: int = 2,
+               fresh: bool = False) -> tuple[Load, float]:  # fmt: skip
+    """Run clients for so long, the fault a second in; a failed write is repeated with its key until it is answered."""
+    result, end = Load(), time.monotonic() + seconds
+    async with rig.client() as shared:
+        price = await rig.price(shared)
+        body = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.0002", "account": "paper",
+                "price": str(int(price * 0.93))}  # fmt: skip
+
+        async def one(client: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response | None:
+            begun = time.time()
+            try:
+                answer = await client.request(method, path, **more)
+            except httpx.HTTPError:
+                result.answers.append((begun, time.time(), 0))
+                return None
+            result.answers.append((begun, time.time(), answer.status_code))
+            return answer
+
+        async def read() -> None:
+            while time.monotonic() < end:
+                await one(shared, "GET", "/positions")
+
+        async def write() -> None:
+            while time.monotonic() < end:
+                key = rig.key()
+                result.posts[key] = []
+                while not result.posts[key] or result.posts[key][-1] is None or result.posts[key][-1].status_code >= 500:
+                    result.posts[key].append(await one(shared, "POST", "/orders", json=body, headers={"Idempotency-Key": key}))
+                    await asyncio.sleep(0.05)
+                    if time.monotonic() > end + 30:
+                        raise Missed("an answer to a write within 30 s")
+
+        async def knock() -> None:
+            while time.monotonic() < end:  # a new connection each time: the door itself is asked
+                async with httpx.AsyncClient(base_url=rig.system.url, timeout=2.0) as client:
+                    await one(client, "GET", "/health")
+                await asyncio.sleep(0.02)
+
+        clients = [asyncio.create_task(read()) for _ in range(readers)]
+        clients += [asyncio.create_task(write()) for _ in range(writers)]
+        clients += [asyncio.create_task(knock())] if fresh else []
+        await asyncio.sleep(1.0)
+        at = await fault()
+        await asyncio.gather(*clients)
+    return result, at
+
+
+async def once_each(rig: Rig, load: Load) -> list[str]:
+    """Return what is wrong with the writes: an accepted one without a row, or one key with two orders."""
+    wrong = []
+    answered = {key: [a for a in answers if a is not None and a.status_code in (202, 422)] for key, answers in load.posts.items()}
+    ids = {key: {a.json().get("client_order_id") for a in found} for key, found in answered.items() if found}
+    if twice := [key for key, found in ids.items() if len(found - {None}) > 1]:
+        wrong.append(f"{len(twice)} keys with two orders")
+    accepted = [next(iter(found - {None})) for key, found in ids.items() if found - {None}]
+
+    async def decided() -> bool:
+        left = await rig.rows("SELECT count(*) FROM signals WHERE client_order_id = ANY($1::text[]) AND state = 'ready'", accepted)
+        return int(left[0][0]) == 0
+
+    await rig.until(decided, 30.0, "outcome of every accepted signal", every_s=0.2)
+    rows = await rig.rows("SELECT client_order_id FROM orders WHERE client_order_id = ANY($1::text[])", accepted)
+    known = {row[0] for row in rows}
+    rows = await rig.rows("SELECT client_order_id FROM signals WHERE client_order_id = ANY($1::text[])", accepted)
+    known |= {row[0] for row in rows}
+    if lost := [id for id in accepted if id not in known]:
+        wrong.append(f"{len(lost)} of {len(accepted)} accepted orders lost")
+    return wrong
+
+
+async def keeper(rig: Rig) -> dict[str, Sample]:
+    """kill -9 of the keeper: nothing else dies, fills go on, `fks up` adopts."""
+    pids = await rig.pids()
+    services = {n: r["pid"] for n, r in (await asyncio.to_thread(rig.system.components)).items() if r["kind"] == "service"}
+    fills = await asyncio.to_thread(rig.system.fills)
+    await rig.kill("keeper")
+
+    async def traded() -> bool:
+        return (await asyncio.to_thread(rig.system.fills)) > fills
+
+    await rig.until(traded, 90.0, "fill without a keeper", every_s=0.2)
+    begun = time.time()
+    await asyncio.to_thread(rig.system.up)
+    sample = Sample(None, time.time() - begun, note="fks up --detach returns; fills went on without a keeper")
+    now = await asyncio.to_thread(rig.system.components)
+    changed = [n for n, pid in {**pids, **services}.items() if now[n]["pid"] != pid]
+    if changed:
+        sample.wrong.append(f"died with it: {', '.join(changed)}")
+    return {"kill -9 keeper": sample}
+
+
+async def gcs(rig: Rig) -> dict[str, Sample]:
+    """kill -9 of the GCS without storage: the node is done for; the keeper makes it whole from the journal."""
+    fills = int((await rig.rows("SELECT count(*) FROM trades"))[0][0])
+    at, _ = await rig.kill("gcs")
+    detected = await rig.line("keeper", ("service.died",), at, service="ray")
+    started = [await rig.event(name, ("started",), at, 120.0) for name in ACTORS]
+    ready = [await rig.line("orders", ("venue.state",), at, 60.0, venue=venue, state="READY") for venue in ("ccxt", "paper")]
+
+    async def answers() -> float | None:
+        async with httpx.AsyncClient(base_url=rig.system.url, timeout=1.0) as client:
+            try:
+                return time.time() if (await client.get("/ready")).status_code == 200 else None
+            except httpx.HTTPError:
+                return None
+
+    door = await rig.until(answers, 90.0, "ready gateway", every_s=0.05)
+    whole = max([*(row["at"] for row in started), *ready])
+    sample = Sample(detected - at, max(whole, door) - at, note=f"tree reconciled {whole - at:.1f} s, gateway {door - at:.1f} s")
+    if int((await rig.rows("SELECT count(*) FROM trades"))[0][0]) < fills:
+        sample.wrong.append("fills were lost")
+    return {"kill -9 GCS (laptop default)": sample}
+
+
+async def replica(rig: Rig) -> dict[str, Sample]:
+    """kill -9 of one of the gateway's replicas under load."""
+
+    async def fault() -> float:
+        return rig.end(rig.ray_pids("ray::ServeReplica:gateway")[0])
+
+    found, at = await load(rig, 6.0, fault)
+    failed = found.failed()
+    late = [row for row in failed if row[0] > at + FEW_S]
+    after = sum(row[2] == 200 for row in found.answers if at + FEW_S < row[0])
+    sample = Sample(None, max((row[1] for row in failed), default=at) - at, wrong=await once_each(rig, found))
+    sample.note = f"{len(failed)} of {len(found.answers)} failed, {len(late)} begun later than {FEW_S:g} s after; {after} answered by the other"
+    if late:
+        sample.wrong.append(f"{len(late)} requests failed that were not in flight")
+    return {"kill -9 a gateway replica under load": sample}
+
+
+async def proxy(rig: Rig) -> dict[str, Sample]:
+    """kill -9 of Serve's proxy: the only door."""
+
+    async def fault() -> float:
+        return rig.end(rig.ray_pids("ray::ProxyActor")[0])
+
+    found, at = await load(rig, 15.0, fault, readers=1, writers=1, fresh=True)
+    bad = [row for row in found.answers if row[0] > at and row[2] != 200 and not 200 <= row[2] < 300]
+    good = [row[1] for row in found.answers if row[2] in (200, 202) and row[0] > max((b[0] for b in bad), default=at)]
+    sample = Sample(None, min(good) - at if good else None, wrong=await once_each(rig, found))
+    sample.note = f"{len(bad)} refused meanwhile"
+    return {"kill -9 the Serve proxy": sample}
+
+
+async def controller(rig: Rig) -> dict[str, Sample]:
+    """kill -9 of Serve's controller: no request may fail."""
+
+    async def fault() -> float:
+        return rig.end(rig.ray_pids("ray::ServeController")[0])
+
+    found, at = await load(rig, 10.0, fault)
+    failed = [row for row in found.failed() if row[1] > at]
+    sample = Sample(None, 0.0 if not failed else max(row[1] for row in failed) - at, wrong=await once_each(rig, found))
+    sample.note = f"{len(failed)} of {len(found.answers)} requests failed"
+    if failed:
+        sample.wrong.append(f"{len(failed)} requests failed")
+    return {"kill -9 the Serve controller": sample}
+
+
+async def postgres(rig: Rig) -> dict[str, Sample]:
+    """kill -9 of PostgreSQL under writes: from its first new connection to the first order with an outcome."""
+    accepts, served = [0.0], [0.0]
+
+    async def fault() -> float:
+        at, _ = await rig.kill("postgres")
+        asyncio.get_running_loop().create_task(_accepting(rig, accepts))
+        return at
+
+    found, at = await load(rig, 15.0, fault, readers=1, writers=3)
+    out = ("database.down", "journal.down", "service.died")
+    detected = min([await rig.line("supervisor", out, at), await rig.line("keeper", out, at, service="postgres")])
+    served[0] = min(
+        (row[1] for row in found.answers if row[2] == 202 and row[1] > accepts[0] > at), default=float("inf")
+    )
+    sample = Sample(detected - at, max(0.0, served[0] - accepts[0]), wrong=await once_each(rig, found))
+    sample.note = f"accepts connections after {accepts[0] - at:.2f} s"
+    return {"PostgreSQL killed and restarted": sample}
+
+
+async def _accepting(rig: Rig, accepts: list[float]) -> None:
+    """Note when the server lets somebody in again."""
+    await asyncio.sleep(0.05)
+    while not accepts[0]:
+        try:
+            connection = await asyncpg.connect(rig.system.node["database_url"], timeout=1.0)
+            accepts[0] = time.time()
+            await connection.close()
+        except (OSError, asyncpg.PostgresError, TimeoutError):
+            await asyncio.sleep(0.01)
+
+
+async def cache(rig: Rig) -> dict[str, Sample]:
+    """kill -9 of Redis, and what it held flushed when it is back: no loss, and what was cached comes again."""
+    back = [0.0]
+
+    async def fault() -> float:
+        at, _ = await rig.kill("redis")
+        asyncio.get_running_loop().create_task(_flushed(rig, at, back))
+        return at
+
+    found, at = await load(rig, 12.0, fault, readers=1, writers=2)
+    detected = await rig.line("keeper", ("service.died",), at, service="redis")
+
+    async def rebuilt() -> bool:
+        client = redis.asyncio.from_url(rig.system.node["redis_url"])
+        try:
+            return bool(await client.get("fks:metrics"))
+        except redis.RedisError:
+            return False
+        finally:
+            await client.aclose()
+
+    await rig.until(rebuilt, 20.0, "rebuilt caches", every_s=0.05)
+    bad = [row for row in found.failed() if row[1] > at]
+    sample = Sample(detected - at, back[0] - at, wrong=await once_each(rig, found))
+    sample.note = f"{len(bad)} of {len(found.answers)} requests failed; caches flushed and there again"
+    return {"Redis killed and flushed": sample}
+
+
+async def _flushed(rig: Rig, at: float, back: list[float]) -> None:
+    await asyncio.sleep(0.05)
+    while not back[0]:
+        client = redis.asyncio.from_url(rig.system.node["redis_url"])
+        try:
+            await client.ping()
+            back[0] = time.time()
+            await client.flushall()
+        except (redis.RedisError, OSError):
+            await asyncio.sleep(0.01)
+        finally:
+            await client.aclose()

@@ -1,0 +1,167 @@
+"""What the runtime promises when something dies, measured: docs/recovery.md quotes this table.
+
+    python benchmarks/recovery.py [--repeat 3] [--only NAME …] [--json FILE] [--keep]
+
+A whole demo system with its defaults, trading on the local exchange, in a temporary FKS_HOME; every fault is injected
+`repeat` times, from outside, and timed by witnesses that are no part of it. Detected and serving are seconds from the fault;
+p50 and the worst are shown beside the limit, and the worst decides. Exit 1 when a limit is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.faults import actors, parts
+from benchmarks.faults.rig import ACTORS, Missed, Rig, Sample
+from tests.support.audit import audit
+
+HEARTBEAT_S = 1.0  # the default; three missed ones are a hang
+Fault = Callable[[Rig], Awaitable[dict[str, Sample]]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fault. Limits in seconds, None where the issue gives none; `lines` overrides them per line it returns."""
+
+    run: Fault
+    detected: float | None = None
+    serving: float | None = None
+    lines: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+
+    def limits(self, line: str) -> tuple[float | None, float | None]:
+        return self.lines.get(line, (self.detected, self.serving))
+
+
+def table() -> dict[str, Row]:
+    """Return every row, in the order in which they do the least harm to each other."""
+    hung = (3 * HEARTBEAT_S, 3 * HEARTBEAT_S + 2.0)
+    rows = {f"kill-{name.split(':')[0]}": Row(partial(actors.killed, name=name), 0.5, 2.0)
+            for name in ACTORS if not name.startswith("collector")}  # fmt: skip
+    return rows | {
+        "kill-collector": Row(actors.collector, 0.5, 2.0, {"  its feeds live": (None, 4.0)}),
+        "stop-strategy": Row(partial(actors.stopped, name="strategy:0"), *hung),
+        "stop-orders": Row(partial(actors.stopped, name="orders"), *hung),
+        "blocked": Row(actors.blocked, hung[0] + 1.0, hung[1] + 1.0),  # a bar seals within a second of the flag
+        "supervisor": Row(actors.supervisor, None, 5.0),
+        "replica": Row(parts.replica),
+        "proxy": Row(parts.proxy, None, 5.0),
+        "controller": Row(parts.controller, None, 0.0),
+        "postgres": Row(parts.postgres, 2.0, 3.0),
+        "redis": Row(parts.cache, 2.0, None),
+        "keeper": Row(parts.keeper, None, None),
+        "gcs": Row(parts.gcs, 1.0, 40.0),
+        "orders-1000": Row(actors.orders_full, 0.5, 3.0),
+    }
+
+
+@dataclass
+class Line:
+    """A line of the table: every sample of it, and what the limits say."""
+
+    name: str
+    limits: tuple[float | None, float | None]
+    samples: list[Sample] = field(default_factory=list)
+
+    def verdict(self) -> str:
+        """Return "ok", or what is wrong with it."""
+        wrong = [text for sample in self.samples for text in sample.wrong]
+        for limit, values in zip(self.limits, self.values(), strict=True):
+            if limit is not None and any(value > limit for value in values):
+                wrong.append("over the limit")
+        return "; ".join(dict.fromkeys(wrong)) or "ok"
+
+    def values(self) -> tuple[list[float], list[float]]:
+        """Return the detection times and the serving times."""
+        detected = [s.detected for s in self.samples if s.detected is not None]
+        return detected, [s.serving for s in self.samples if s.serving is not None]
+
+    def text(self) -> str:
+        cells = [f"{self.name:<46}{len(self.samples):>3}"]
+        for limit, values in zip(self.limits, self.values(), strict=True):
+            cells += [f"{statistics.median(values):8.2f}{max(values):8.2f}" if values else f"{'-':>8}{'-':>8}"]
+            cells += [f"{limit:7.1f}" if limit is not None else f"{'-':>7}"]
+        return "".join(cells) + f"  {self.verdict()}"
+
+
+HEAD = f"{'fault':<46}{'n':>3}{'detect':>8}{'max':>8}{'limit':>7}{'serving':>8}{'max':>8}{'limit':>7}  verdict"
+
+
+async def measure(rig: Rig, names: list[str], repeat: int) -> dict[str, Line]:
+    """Run the rows, printing each line as soon as it is complete."""
+    lines: dict[str, Line] = {}
+    rows = table()
+    print(HEAD, flush=True)
+    for name in names:
+        mine: list[str] = []
+        for _ in range(repeat):
+            try:
+                await rig.healthy()
+                found = await rows[name].run(rig)
+            except Missed as error:
+                found = {name: Sample(wrong=[str(error)])}
+            for line, sample in found.items():
+                lines.setdefault(line, Line(line, rows[name].limits(line))).samples.append(sample)
+                mine += [line] if line not in mine else []
+        for line in mine:
+            print(lines[line].text(), flush=True)
+            if note := next((s.note for s in reversed(lines[line].samples) if s.note), ""):
+                print(f"{'':<6}{note}", flush=True)
+    return lines
+
+
+async def sound(rig: Rig) -> list[str]:
+    """Return what the auditor finds at the end: the exchange's log, the journal and the positions must agree."""
+    await rig.healthy()
+    bases = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
+    for _ in range(60):
+        found = await asyncio.to_thread(audit, rig.system, bases=bases, initial={})
+        if not found.position_errors and not found.undecided:
+            break
+        await asyncio.sleep(0.5)
+    wrong = {"doubled": found.doubled, "undecided": found.undecided, "ordered twice": found.twice_ordered,
+             "positions": found.position_errors}  # fmt: skip
+    print(f"audit: {found.orders_sent} orders sent, {found.signals} signals, "
+          + (", ".join(f"{k}: {v}" for k, v in wrong.items() if v) or "none lost, none doubled, positions exact"))  # fmt: skip
+    return [f"{key}: {value}" for key, value in wrong.items() if value]
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=list(table()), help="these faults alone")
+    parser.add_argument("--json", type=Path, help="write every sample there")
+    parser.add_argument("--home", type=Path, help="use what runs in this FKS_HOME, and leave it running")
+    options = parser.parse_args()
+    names = options.only or list(table())
+    with tempfile.TemporaryDirectory(prefix="fks-rec-") as place:
+        Path(place).chmod(0o755)
+        rig = Rig.at(options.home or Path(place) / "home")
+        try:
+            if options.home is None:
+                await asyncio.to_thread(rig.system.up)
+            print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
+            lines = await measure(rig, names, options.repeat)
+            wrong = await sound(rig)
+        finally:
+            await rig.close()
+            if options.home is None:
+                await asyncio.to_thread(rig.system.down)
+    if options.json:
+        options.json.write_text(json.dumps({name: asdict(line) for name, line in lines.items()}, indent=1))
+    return 1 if wrong or any(line.verdict() != "ok" for line in lines.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

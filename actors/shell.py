@@ -2,33 +2,50 @@
 
 Its concurrency group `sys` (join, health, stop) lives on a loop of its own and touches only simple attributes, so it
 answers while the work loop is busy; the work loop's own beat age is what health reports.
+
+The plain object has `start()`, `run()`, `stop()`, `is_ready`, `detail()`, and may have `drain()` (stop accepting, finish
+what is in flight, flush) and `problems()` (its failed self-checks, cheap: asked five times a second).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
-import threading
+import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
+
+import orjson
 
 from actors import tree
 from fks.config.endpoints import load_node
+from fks.config.paths import Paths
+from fks.config.version import VERSION
 from fks.model.errors import OutageError, StaleEpochError
+from fks.model.health import Problem
+from fks.monitor.checks import LoopLag, SelfChecks, lease_problem, memory_mb, memory_problem
 from fks.monitor.component import Component
+from fks.monitor.log import Redactor, log_file
 
 BEAT_S = 0.2
 WAIT_S = 0.5  # between tries to start while something that the child needs is away
 JOINS_MAX = 4  # parked joins: one is the supervisor's, older ones belong to supervisors that died
 LAST_S = 1.0  # a supervisor that ends by itself stays this long: Ray would start it again at once, for ever
+TEXT_MAX = 20_000  # characters of a traceback kept
 
 
 class Shell:
-    """Hosts one plain object: builds it, starts it, runs it, beats, and lets the process die when it raises."""
+    """Hosts one plain object: builds it, starts it, runs it, beats, and lets the process die when it raises.
+
+    Asked to stop: the object drains while the process still beats and holds its lease, then its run is cancelled, then
+    it stops; how long all that may take is the supervisor's to bound. An error leaves `exit_file`, a fault `crash_file`.
+    """
 
     def __init__(
         self, role: str, name: str, args: tuple[str, ...], epoch: int, is_leased: bool, wait_s: float,
@@ -38,91 +55,186 @@ class Shell:
         self._ports = ports
         self._role, self._name, self._args = role, name, args
         self._epoch, self._is_leased, self._wait_s = epoch, is_leased, wait_s
+        self._node_id = ""  # Ray's, where there is one
         self._state = "starting"
         self._beat = time.monotonic()
-        self._stop_wanted = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._asked = asyncio.Event()
         self._ending: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._has_ended = False
         self._child: Any = None
         self._detail: dict[str, object] = {}
+        self._checks = SelfChecks()
+        self._lag = LoopLag(BEAT_S, 0.0)
+        self._memory_mb = 0.0
         self._component: Component | None = None
-        self._life_task = asyncio.get_running_loop().create_task(self._life())
+        self._life_task = self._loop.create_task(self._life())
+
+    def __repr__(self) -> str:
+        """Return the child's name: Ray's dashboard and logs show it."""
+        return self._name
 
     async def _life(self) -> None:
         """Build, start and run the child. Any error ends the process: the supervisor restarts it."""
         try:
+            catch_faults(self._name)
             await self._live()
         except BaseException as error:
-            self._report(error)
+            code = 3 if isinstance(error, StaleEpochError) else 1
+            self._report(error, code)
             if self._role == tree.SUPERVISOR:
                 await asyncio.sleep(LAST_S)
-            os._exit(3 if isinstance(error, StaleEpochError) else 1)
-
-    async def _live(self) -> None:
-        if self._wait_s:
-            await asyncio.sleep(self._wait_s)  # the predecessor is not proven gone: let its lease run out first
-        component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
-        self._component = component
-        keeper = None
-        if component.lease is not None:
-            keeper = asyncio.create_task(component.lease.keep())
-        self._child = await self._started(component)
-        run = asyncio.create_task(self._child.run())
-        component.log.info("actor.started", epoch=self._epoch)
-        while not self._stop_wanted.is_set():
-            self._beat = time.monotonic()
-            self._detail = dict(self._child.detail())
-            self._state = "ready" if self._child.is_ready else "degraded"
-            for task in (run, keeper):
-                if task is not None and task.done():
-                    task.result()
-                    raise OutageError(f"{self._name}: the work loop ended by itself", remedy="see its log")
-            await asyncio.sleep(BEAT_S)
-        self._state = "stopping"
-        run.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await run
-        await self._child.stop()
-        if keeper is not None:
-            keeper.cancel()
-        component.log.info("actor.stopped", epoch=self._epoch)
-        await component.close()
+            os._exit(code)
         self._has_ended = True
         for loop, event in list(self._ending):
             loop.call_soon_threadsafe(event.set)
 
-    async def _started(self, component: Component) -> Any:
-        """Return the child, started. What it needs and is away is waited for: a crash would count, and end in giving up.
+    async def _live(self) -> None:
+        if self._wait_s:  # the predecessor is not proven gone: let its lease run out first
+            await self._asked_within(self._wait_s)
+        component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
+        self._component = component
+        self._lag = LoopLag(BEAT_S, component.settings.supervision.lag_max_s)
+        keeper: list[asyncio.Task[Any]] = []
+        if component.lease is not None:
+            keeper.append(asyncio.create_task(component.lease.keep()))
+        child = self._child = await self._started(component)
+        if child is not None:
+            run = asyncio.create_task(child.run())
+            component.log.info("actor.started", epoch=self._epoch, version=VERSION)
+            await self._beat_until(self._asked.wait(), [run, *keeper])
+            await self._end(component, child, run, keeper)
+        for task in keeper:
+            task.cancel()
+        component.log.info("actor.stopped", epoch=self._epoch)
+        await component.close()
 
-        Errors: StaleEpochError; OutageError when it was asked to stop while it waited.
+    async def _asked_within(self, seconds: float) -> None:
+        """Wait, at most until it is asked to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._asked.wait()
+
+    async def _started(self, component: Component) -> Any:
+        """Return the child, started; None when it was asked to stop before. What it needs and is away is waited for: a
+        crash would count, and end in giving up.
+
+        Errors: StaleEpochError, or whatever its start raised.
         """
-        while not self._stop_wanted.is_set():
+        while not self._asked.is_set():
             self._state = "starting"
             try:
                 if component.lease is not None:
                     await component.lease.renew()
                 child = tree.CLASSES[self._role](component, self._args, **self._ports(self._role, component))
-                try:
-                    await child.start()
+                if await self._started_or_asked(child):
                     return child
-                except OutageError:
-                    with contextlib.suppress(Exception):
-                        await child.stop()
-                    raise
+                return None
             except OutageError as error:
                 component.log.warning("actor.waits", error=str(error))
             self._state = "waiting"
-            await asyncio.sleep(WAIT_S)
+            await self._asked_within(WAIT_S)
             with contextlib.suppress(OutageError):
                 component = replace(component, node=load_node(component.paths))  # what came back has another address
-        raise OutageError(f"{self._name}: asked to stop before it had started")
+        return None
 
-    def _report(self, error: BaseException) -> None:
-        text = "".join(traceback.format_exception(error))
-        if self._component is not None:
-            self._component.log.error("actor.died", error=f"{type(error).__name__}: {error}", traceback=text)
-        else:
-            os.write(2, text.encode())
+    async def _started_or_asked(self, child: Any) -> bool:
+        """Start the child; False when it was asked to stop before that was done, and is stopped. Errors: its start's."""
+        start, asked = asyncio.create_task(child.start()), asyncio.create_task(self._asked.wait())
+        try:
+            await asyncio.wait({start, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                start.result()
+                return True
+            start.cancel()
+            await asyncio.wait({start})
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await child.stop()
+            raise
+        finally:
+            asked.cancel()
+        await child.stop()
+        return False
+
+    async def _beat_until(self, done: Any, watched: Sequence[asyncio.Task[Any]], *, may_end: bool = False) -> None:
+        """Beat and look at the self-checks until `done` is; raise what it or a watched task raised.
+
+        A watched task may not end before, unless `may_end` and without an error.
+        """
+        waited = asyncio.ensure_future(done)
+        try:
+            while not waited.done():
+                self._turn()
+                for task in watched:
+                    if task.done():
+                        task.result()
+                        if not may_end:
+                            raise OutageError(f"{self._name}: the work loop ended by itself", remedy="see its log")
+                pending = {waited, *(task for task in watched if not task.done())}
+                await asyncio.wait(pending, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            await waited
+        finally:
+            waited.cancel()
+
+    def _turn(self) -> None:
+        """One turn of the work loop: the beat that health tells of."""
+        now_s = time.monotonic()
+        self._beat, self._memory_mb = now_s, memory_mb()
+        if self._child is None or self._component is None:
+            return
+        self._detail = dict(self._child.detail())
+        changes = self._checks.look(self._problems(self._component, now_s), now_s)
+        log = self._component.log
+        for problem in changes.failed:
+            log.warning("check.failed", kind=problem.kind, about=problem.about, problem=problem.text)
+        for problem in changes.mended:
+            log.info("check.mended", kind=problem.kind, about=problem.about)
+        if self._state not in ("draining", "stopping"):
+            self._state = "ready" if self._child.is_ready and self._checks.is_well else "degraded"
+
+    def _problems(self, component: Component, now_s: float) -> list[Problem]:
+        lease, timing = component.lease, component.settings.supervision
+        own = [
+            self._lag.turn(now_s),
+            memory_problem(self._memory_mb, timing.memory_max_mb),
+            lease_problem(has_lease=lease is not None, holds=lease is not None and lease.holds()),
+        ]
+        theirs = getattr(self._child, "problems", None)
+        return [*(problem for problem in own if problem is not None), *(theirs() if theirs is not None else ())]
+
+    async def _end(
+        self, component: Component, child: Any, run: asyncio.Task[Any], keeper: Sequence[asyncio.Task[Any]]
+    ) -> None:
+        """Drain, cancel the work, stop: the lease is kept all the while, so that what is in flight may be finished."""
+        if hasattr(child, "drain"):
+            self._state = "draining"
+            start_s = time.monotonic()
+            component.log.info("actor.draining", epoch=self._epoch)
+            try:
+                await self._beat_until(child.drain(), [run, *keeper], may_end=True)
+                component.log.info("actor.drained", seconds=round(time.monotonic() - start_s, 3))
+            except OutageError as error:  # nothing can be flushed: what is not on disk was never promised
+                component.log.warning("actor.undrained", error=str(error))
+        self._state = "stopping"
+        run.cancel()
+        await asyncio.wait({run})
+        if not run.cancelled():
+            run.result()  # it failed meanwhile: that is no orderly end
+        await self._beat_until(child.stop(), keeper)
+
+    def _report(self, error: BaseException, code: int) -> None:
+        """Say why the process ends: in its log, and in the file that whoever finds it dead reads."""
+        text = "".join(traceback.format_exception(error))[-TEXT_MAX:]
+        component = self._component
+        text = Redactor(component.secrets.values() if component is not None else ()).text(text)
+        with contextlib.suppress(Exception):
+            if component is not None:
+                component.log.error("actor.died", error=f"{type(error).__name__}: {error}", traceback=text)
+            else:
+                os.write(2, text.encode())
+        with contextlib.suppress(Exception):
+            exit_file(_paths(), self._name).write_bytes(orjson.dumps({"code": code, "traceback": text}) + b"\n")
 
     # ── group sys ────────────────────────────────────────────────────────────────────────────────
     async def join(self) -> str:
@@ -142,20 +254,55 @@ class Shell:
 
     async def health(self, with_metrics: bool) -> dict[str, object]:
         """Return the beat; simple attributes only, the loops differ."""
-        component = self._component
+        component, now_s = self._component, time.monotonic()
         return {
-            "component": self._name, "pid": os.getpid(), "node": node_name(), "epoch": self._epoch,
-            "age_s": 0.0 if self._state in ("starting", "waiting") else time.monotonic() - self._beat,
+            "component": self._name, "pid": os.getpid(), "node": node_name(), "node_id": self._node_id,
+            "epoch": self._epoch,
+            "age_s": 0.0 if self._state in ("starting", "waiting") else now_s - self._beat,
             "state": self._state,
             "detail": self._detail,
             "metrics": component.meter.snapshot() if with_metrics and component is not None else {},
+            "problems": self._checks.beat(now_s),
+            "memory_mb": round(self._memory_mb, 1),
+            "version": VERSION,
+            "config_version": component.config_version if component is not None else 0,
         }  # fmt: skip
 
     async def stop(self) -> None:
-        """Ask for an orderly end; join tells when it is reached."""
-        self._stop_wanted.set()
+        """Ask for an orderly end: drain, then stop. `join` tells when it is reached."""
+        self._loop.call_soon_threadsafe(self._asked.set)
+
+
+# ── files a process leaves behind ────────────────────────────────────────────────────────────────
+def crash_file(paths: Paths, component: str) -> Path:
+    """Return where a fault (SIGSEGV, SIGABRT, …) or SIGUSR1 writes the stacks of all threads; empty after a start."""
+    return log_file(paths, component).with_suffix(".crash")
+
+
+def exit_file(paths: Paths, component: str) -> Path:
+    """Return where an error that ended the process is kept: one line of JSON, {"code", "traceback"}; none after a start."""
+    return log_file(paths, component).with_suffix(".exit")
+
+
+def catch_faults(component: str) -> None:
+    """From here on faults of this process, and SIGUSR1, write all stacks to its crash file. Never fails: a file that
+    cannot be had costs the stacks, not the start."""
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        paths = _paths()
+        paths.logs.mkdir(parents=True, exist_ok=True)
+        exit_file(paths, component).unlink(missing_ok=True)
+        # never closed: the fault handler writes to its number
+        handle = os.open(crash_file(paths, component), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        faulthandler.enable(handle, all_threads=True)
+        faulthandler.register(signal.SIGUSR1, handle, all_threads=True, chain=False)
+
+
+def _paths() -> Paths:
+    """Return the node's paths, as far as the environment tells: settings may be what is wrong."""
+    return Paths.of(os.environ.get("FKS_HOME") or ".fks")
 
 
 def node_name() -> str:
     """Return this machine's name."""
     return os.uname().nodename
+

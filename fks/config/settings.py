@@ -148,6 +148,9 @@ class Costs(Section):
 
 class Strategies(Section):
     workers: int = Field(1, ge=1, le=64, description="strategy workers; instances are spread over them by shard")
+    crash_window_s: float = Field(
+        900.0, gt=0, description="two crashes of its worker within this set an instance apart; two more switch it off"
+    )
 
 
 class Supervision(Section):
@@ -169,6 +172,19 @@ class Supervision(Section):
     )
     unwell_s: float = Field(
         120.0, gt=0, description="seconds of a failed self-check that a restart may mend, before the restart"
+    )
+    lag_max_s: float = Field(0.5, gt=0, description="self-check: a turn of a child's loop later than this, seconds")
+    signals_wait_max_s: float = Field(
+        5.0, gt=0, description="self-check: a ready signal older than this while its venue is READY, seconds"
+    )
+    bars_wait_max_s: float = Field(
+        10.0, gt=0, description="self-check: a sealed bar that no strategy has taken for this long, seconds"
+    )
+    jobs_wait_max_s: float = Field(
+        60.0, gt=0, description="self-check: a queued job older than this while a runner is free, seconds"
+    )
+    sessions_wait_max_s: float = Field(
+        5.0, gt=0, description="self-check: a venue session that is not READY for this long, seconds"
     )
     placement: dict[str, str] = Field(
         default_factory=dict,

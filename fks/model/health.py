@@ -1,24 +1,20 @@
-"""What a component says of itself, and how the parts of a system add up."""
+"""What a part of the system finds wrong with itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """One beat. `age_s` is the age of the work loop's own beat when asked: a hung loop shows here.
+class Problem:
+    """One failed self-check, as it is now. Since when it lasts is kept by whoever asks (`fks.monitor.checks`).
 
-    `is_ready` says the inputs are good enough to act on; `detail` is small, JSON-able and goes to status;
-    `metrics` is the process's metric snapshot: (name, sorted label pairs) -> value.
+    `kind` says what is wrong: database, feed, venue, queue, memory, loop, disk, redis. `about` tells problems of one kind
+    apart (a symbol, a venue); kind and about stay the same while it lasts, `text` may change.
+    `is_mended_by_restart`: a new process of this part may well be rid of it; False where the cause lies elsewhere.
     """
 
-    component: str
-    pid: int
-    node: str
-    epoch: int
-    age_s: float
-    is_ready: bool
-    state: str  # starting | ready | degraded | stopping
-    detail: dict[str, object] = field(default_factory=dict)
-    metrics: dict[str, object] = field(default_factory=dict)
+    kind: str
+    text: str
+    about: str = ""
+    is_mended_by_restart: bool = False

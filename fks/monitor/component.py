@@ -40,6 +40,7 @@ class Component:
     db: Database
     bus: Bus
     lease: HeldLease | None
+    config_version: int = 0  # of the runtime configuration in force here; 0 = the file alone
 
     @staticmethod
     async def open(name: str, *, epoch: int = 0, is_leased: bool = False, home: str | None = None) -> Component:

@@ -43,7 +43,7 @@ def shell(**attributes: Any) -> Any:
     made: Any = shells.Shell.__new__(shells.Shell)
     made.__dict__.update(
         _role="needy", _name="needy", _args=(), _state="starting", _has_ended=False, _ending=[],
-        _stop_wanted=SimpleNamespace(is_set=lambda: False), _ports=lambda role, component: {}, **attributes,
+        _asked=asyncio.Event(), _ports=lambda role, component: {}, **attributes,
     )  # fmt: skip
     return made
 

@@ -1,0 +1,102 @@
+"""Self-checks of a process: what it finds wrong with itself, since when, and what changed since the last look."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fks.model.health import Problem
+
+LAG_TOLD_S = 5.0  # a late loop is told of for this long: the next beat must not miss it
+_MB = 1024 * 1024
+_STATM = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a look found that the one before had not, and the other way round."""
+
+    failed: tuple[Problem, ...] = ()
+    mended: tuple[Problem, ...] = ()
+
+
+class SelfChecks:
+    """Remembers which problems there are and since when. Looked at by one loop, read by any thread.
+
+    `since` is the monotonic time of the first look that found it: a problem that goes and comes back is a new one.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], float] = {}
+        self._found: dict[tuple[str, str], Problem] = {}
+
+    def look(self, found: Iterable[Problem], now_s: float) -> Changes:
+        """Take what is wrong now; return what began and what ended."""
+        now = {(problem.kind, problem.about): problem for problem in found}
+        failed = tuple(problem for key, problem in now.items() if key not in self._found)
+        mended = tuple(problem for key, problem in self._found.items() if key not in now)
+        self._since = {key: self._since.get(key, now_s) for key in now}
+        self._found = now
+        return Changes(failed, mended)
+
+    @property
+    def is_well(self) -> bool:
+        """Return whether the last look found nothing."""
+        return not self._found
+
+    def beat(self, now_s: float) -> list[dict[str, object]]:
+        """Return the problems for the beat: kind, about, text, since_s (how long it lasts), is_mended_by_restart."""
+        found, since = self._found, self._since
+        return [
+            {
+                "kind": problem.kind, "about": problem.about, "text": problem.text,
+                "since_s": round(now_s - since.get(key, now_s), 3),
+                "is_mended_by_restart": problem.is_mended_by_restart,
+            }
+            for key, problem in found.items()
+        ]  # fmt: skip
+
+
+def memory_mb() -> float:
+    """Return the resident memory of this process, MB (2^20 bytes); 0 where the system does not tell."""
+    try:
+        pages = int(_STATM.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / _MB
+
+
+def memory_problem(used_mb: float, limit_mb: float) -> Problem | None:
+    """Return what is wrong with this much resident memory: a leak is mended by a new process."""
+    if used_mb <= limit_mb:
+        return None
+    return Problem("memory", f"{used_mb:.0f} MB resident, above {limit_mb:.0f} MB", is_mended_by_restart=True)
+
+
+def lease_problem(*, has_lease: bool, holds: bool) -> Problem | None:
+    """Return what is wrong when the lease ran out: it could not be renewed for its whole life, so the database is away."""
+    if not has_lease or holds:
+        return None
+    return Problem("database", "the lease could not be renewed before it ran out: nothing is sent or written", about="lease")
+
+
+class LoopLag:
+    """Measures how late the work loop's own turns come. A loop that stands still is the supervisor's to see."""
+
+    def __init__(self, turn_s: float, limit_s: float) -> None:
+        self._turn_s, self._limit_s = turn_s, limit_s
+        self._last_s: float | None = None
+        self._late_s = 0.0
+        self._told_until_s = float("-inf")
+
+    def turn(self, now_s: float) -> Problem | None:
+        """Note a turn of the loop; return what is wrong while it was late lately."""
+        late_s = 0.0 if self._last_s is None else now_s - self._last_s - self._turn_s
+        self._last_s = now_s
+        if late_s > self._limit_s:
+            self._late_s, self._told_until_s = late_s, now_s + LAG_TOLD_S
+        if now_s >= self._told_until_s:
+            return None
+        return Problem("loop", f"the work loop stood still for {self._late_s:.2f} s")

@@ -1,0 +1,249 @@
+"""A Shell's whole life without a cluster: the beat, self-checks, the order of a drain, and what a dead process leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors import shell as shells
+from actors import tree
+from fks.config.endpoints import Node, save_node
+from fks.config.paths import Paths
+from fks.config.version import VERSION
+from fks.model.errors import OutageError
+from fks.model.health import Problem
+from tests.support import servers
+from tests.support.waiting import until, wait_until
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Paths]:
+    """An FKS_HOME whose database and Redis do not answer: a Shell needs neither."""
+    with servers.home() as paths:
+        paths.run.mkdir(parents=True, exist_ok=True)
+        save_node(paths, Node("postgresql://fks@127.0.0.1:1/fks", "redis://127.0.0.1:1/0", "127.0.0.1:1", {}))
+        yield paths
+
+
+class Child:
+    """A child whose every step waits until the test lets it go on."""
+
+    def __init__(self, component: Any, args: tuple[str, ...]) -> None:
+        self.component = component
+        self.steps: list[str] = []
+        self.may_drain, self.may_start = asyncio.Event(), asyncio.Event()
+        self.may_start.set()
+        self.found: list[Problem] = []
+        self.is_ready = True
+        self.drain_error: Exception | None = None
+        Child.made = self
+
+    made: Child
+
+    async def start(self) -> None:
+        await self.may_start.wait()
+        self.steps.append("started")
+
+    async def run(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.steps.append("run cancelled")
+            raise
+
+    async def drain(self) -> None:
+        self.steps.append("drain")
+        await self.may_drain.wait()
+        if self.drain_error is not None:
+            raise self.drain_error
+        self.steps.append("drained")
+
+    async def stop(self) -> None:
+        self.steps.append("stop")
+
+    def detail(self) -> Mapping[str, object]:
+        return {"steps": len(self.steps)}
+
+    def problems(self) -> Sequence[Problem]:
+        return self.found
+
+
+class StuckStart(Child):
+    def __init__(self, component: Any, args: tuple[str, ...]) -> None:
+        super().__init__(component, args)
+        self.may_start.clear()
+
+
+@asynccontextmanager
+async def living(home: Paths, monkeypatch: pytest.MonkeyPatch, **settings: str) -> AsyncIterator[Any]:
+    """Give a Shell that runs a Child; it is stopped at the end."""
+    monkeypatch.setenv("FKS_HOME", str(home.home))
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(tree.CLASSES, "child", Child)
+    shell = shells.Shell("child", "child:1", (), 7, False, 0.0, lambda role, component: {})
+    await in_state(shell, "ready", "degraded")
+    yield shell
+    Child.made.may_drain.set()
+    await shell.stop()
+    assert await shell.join() == "normal"
+
+
+async def in_state(shell: Any, *states: str) -> dict[str, Any]:
+    """Return the first beat that tells of one of the states."""
+
+    async def beat() -> Any:
+        found = await shell.health(False)
+        return found if found["state"] in states else None
+
+    return await until(beat)  # type: ignore[no-any-return]
+
+
+async def test_a_beat_says_who_and_where_and_which_code_and_configuration(
+    home: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with living(home, monkeypatch) as shell:
+        beat = await in_state(shell, "ready")
+        assert (beat["component"], beat["pid"], beat["epoch"], beat["version"]) == ("child:1", os.getpid(), 7, VERSION)
+        assert beat["config_version"] == 0
+        assert beat["problems"] == []
+        assert 20 < float(beat["memory_mb"]) < 4000
+        assert repr(shell) == "child:1"
+
+
+async def test_a_failed_self_check_degrades_and_is_told_with_its_age_until_it_is_mended(
+    home: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with living(home, monkeypatch) as shell:
+        Child.made.found = [Problem("queue", "3 signals wait", about="BTCUSDT", is_mended_by_restart=True)]
+        first = (await in_state(shell, "degraded"))["problems"]
+        assert [(p["kind"], p["about"], p["text"], p["is_mended_by_restart"]) for p in first] == [
+            ("queue", "BTCUSDT", "3 signals wait", True)
+        ]
+
+        async def older() -> bool:
+            (problem,) = (await shell.health(False))["problems"]
+            return problem["since_s"] > 0.3  # type: ignore[no-any-return]
+
+        Child.made.found = [Problem("queue", "4 signals wait", about="BTCUSDT", is_mended_by_restart=True)]
+        await until(older)  # another text is the same problem
+        Child.made.found = []
+        assert (await in_state(shell, "ready"))["problems"] == []
+    lines = [json.loads(line) for line in (home.logs / "child-1.jsonl").read_text().splitlines()]
+    told = [(line["event"], line["kind"]) for line in lines if line["event"].startswith("check.")]
+    assert told == [("check.failed", "queue"), ("check.mended", "queue")]
+
+
+async def test_memory_above_the_ceiling_is_a_problem_that_a_restart_mends(
+    home: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shells, "memory_mb", lambda: 129.0)
+    async with living(home, monkeypatch, FKS_SUPERVISION_MEMORY_MAX_MB="128") as shell:
+        (problem,) = (await in_state(shell, "degraded"))["problems"]
+        assert (problem["kind"], problem["is_mended_by_restart"]) == ("memory", True)
+
+
+async def test_a_drain_comes_before_the_work_is_cancelled_and_the_child_beats_meanwhile(
+    home: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with living(home, monkeypatch) as shell:
+        await shell.stop()
+        await in_state(shell, "draining")
+        assert Child.made.steps == ["started", "drain"]
+
+        async def beats() -> bool:
+            return float((await shell.health(False))["age_s"]) > 0.1
+
+        async def beats_again() -> bool:
+            return float((await shell.health(False))["age_s"]) < 0.1
+
+        await until(beats)
+        await until(beats_again)
+    assert Child.made.steps == ["started", "drain", "drained", "run cancelled", "stop"]
+
+
+async def test_what_cannot_be_flushed_does_not_keep_a_child_from_stopping(
+    home: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with living(home, monkeypatch):
+        Child.made.drain_error = OutageError("PostgreSQL does not answer")
+    assert Child.made.steps == ["started", "drain", "run cancelled", "stop"]
+
+
+async def test_asked_to_stop_while_it_starts_it_ends_in_order(home: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FKS_HOME", str(home.home))
+    monkeypatch.setitem(tree.CLASSES, "stuck", StuckStart)
+    shell = shells.Shell("stuck", "stuck:1", (), 7, False, 0.0, lambda role, component: {})
+    await until(lambda: shell._component is not None)
+    await shell.stop()
+    async with asyncio.timeout(2.0):
+        assert await shell.join() == "normal"
+
+
+# ── what a dead process leaves ───────────────────────────────────────────────────────────────────
+@pytest.fixture
+def start(home: Paths) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start a Shell with a child of a role in a process of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(role: str) -> subprocess.Popen[str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("FKS_")} | {"FKS_HOME": str(home.home)}
+        started.append(subprocess.Popen(
+            [sys.executable, "-m", "tests.support.shell_process", role], env=env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).resolve().parents[3],
+        ))  # fmt: skip
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_an_error_leaves_its_code_and_traceback_without_a_secret(home: Paths, start: Any) -> None:
+    assert start("raises").wait(20) == 1
+    kept = json.loads(shells.exit_file(home, "test:raises").read_text())
+    assert kept["code"] == 1
+    assert "RuntimeError: the url was postgresql://fks:***@" in kept["traceback"]
+    assert "hunter2" not in kept["traceback"]
+
+
+def test_a_newer_epoch_ends_the_process_with_code_3(home: Paths, start: Any) -> None:
+    assert start("superseded").wait(20) == 3
+    assert json.loads(shells.exit_file(home, "test:superseded").read_text())["code"] == 3
+
+
+def test_a_fault_leaves_the_stacks_of_all_threads(home: Paths, start: Any) -> None:
+    assert start("faults").wait(20) == -signal.SIGSEGV
+    text = shells.crash_file(home, "test:faults").read_text()
+    assert "Segmentation fault" in text
+    assert "ctypes" in text
+    assert not shells.exit_file(home, "test:faults").exists()
+
+
+def test_a_hung_loop_tells_where_when_it_gets_sigusr1(home: Paths, start: Any) -> None:
+    process = start("blocks")
+    assert process.stdout.readline() == "start\n"
+    assert process.stdout.readline() == "blocked\n"
+    process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: "in run" in shells.crash_file(home, "test:blocks").read_text())
+    assert process.poll() is None
+
+
+def test_an_asked_end_drains_then_cancels_then_stops(home: Paths, start: Any) -> None:
+    process = start("steady")
+    assert process.stdout.readline() == "start\n"
+    out, _ = process.communicate("stop\n", timeout=20)
+    assert out.split("\n")[:5] == ["drain", "run cancelled", "stop", "normal", ""]
+    assert process.returncode == 0

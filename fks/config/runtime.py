@@ -21,6 +21,12 @@ Values = Mapping[str, Any]
 GATEWAY, SUPERVISOR = "gateway", "supervisor"
 _ORDERS, _TRADING = ("orders",), ("orders", "guardian")
 _EVERYONE = ("*", SUPERVISOR, GATEWAY)
+#: what the supervisor alone reads; the other keys of its section are limits of the children's own checks
+_SUPERVISORS = tuple(
+    f"supervision.{key}"
+    for key in ("heartbeat_s", "misses_max", "backoff_first_s", "backoff_max_s", "backoff_jitter", "backoff_reset_s",
+                "restarts_max", "restarts_period_s", "start_timeout_s", "unwell_s")
+)  # fmt: skip
 
 
 def _keys(section: str, model: type[Section], *left_out: str) -> list[str]:
@@ -40,7 +46,9 @@ CHANGEABLE: dict[str, tuple[str, ...]] = {
     "data.stale_min_s": ("collector:*",),
     "data.stale_max_s": ("collector:*",),
     "data.trades_keep_h": ("scheduler",),
-    **dict.fromkeys(_keys("supervision", Supervision, "lease_ttl_s", "lease_renew_s", "placement"), (SUPERVISOR,)),
+    "strategies.crash_window_s": (SUPERVISOR, "strategy:*"),
+    **dict.fromkeys(_keys("supervision", Supervision, "lease_ttl_s", "lease_renew_s", "placement"), ("*", SUPERVISOR)),
+    **dict.fromkeys(_SUPERVISORS, (SUPERVISOR,)),
     "http.replicas": (GATEWAY,),
     "http.cors_origins": (GATEWAY,),
     "http.order_wait_s": (GATEWAY,),

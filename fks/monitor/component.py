@@ -22,6 +22,7 @@ from fks.monitor.metrics import PrometheusMeter
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease
+from fks.store.runtime_config import overlaid
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,21 @@ class Component:
 
     @staticmethod
     async def open(name: str, *, epoch: int = 0, is_leased: bool = False, home: str | None = None) -> Component:
-        """Return the surroundings of component `name` on this node, as FKS_HOME says.
+        """Return the surroundings of component `name` on this node, as FKS_HOME says, with what was changed at run time.
 
-        Errors: ConfigError when the node's settings or secrets are wrong; OutageError when no keeper runs here.
+        Errors: ConfigError when the node's settings, what lies over them or its secrets are wrong; OutageError when no keeper runs here.
         """
         settings = load_settings(home or os.environ.get("FKS_HOME"))
         paths = Paths.of(settings.home)
         secrets = load_secrets(paths)
         node = load_node(paths)
         clock = RealClock()
-        log = open_log(name, paths, settings.log, secrets)
         db = await Database.lazy(node.database_url, settings.database, application=name)
+        runtime = await overlaid(settings, paths, db)
+        settings = runtime.settings
+        log = open_log(name, paths, settings.log, secrets)
+        if runtime.version:
+            log.info("config.overlaid", version=runtime.version, source=runtime.source, keys=list(runtime.keys))
         bus = await Bus.connect(node.redis_url)
         lease = None
         if is_leased:
@@ -64,7 +69,7 @@ class Component:
                 db, clock, name=name, epoch=epoch, holder=holder, ttl_s=timing.lease_ttl_s, renew_s=timing.lease_renew_s
             )
         return Component(
-            name, epoch, settings, paths, secrets, node, clock, log, PrometheusMeter(name), db, bus, lease
+            name, epoch, settings, paths, secrets, node, clock, log, PrometheusMeter(name), db, bus, lease, runtime.version
         )  # fmt: skip
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A strategy worker's actor: one shard of the strategy instances."""
+"""A strategy worker's actor: one shard of the strategy instances, or one instance that runs apart from the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class StrategyActor:
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
-        self._shard, self._shards = int(args[0]), int(args[1])
+        is_solo = args[0] == "solo"  # ("solo", instance id), else (shard, shards)
+        self._only = args[1] if is_solo else None
+        self._shard, self._shards = (0, 1) if is_solo else (int(args[0]), int(args[1]))
         self._worker: StrategyWorker | None = None
 
     async def start(self) -> None:
@@ -32,6 +34,7 @@ class StrategyActor:
         self._worker = StrategyWorker(
             db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log,
             shard=self._shard, shards=self._shards, lease=c.lease, home=c.paths.home,
+            only=self._only, crash_window_s=c.settings.strategies.crash_window_s,
         )  # fmt: skip
         await self._worker.start()
 

@@ -5,22 +5,23 @@ come at the edges of its target. Signals, cursor and last target are one transac
 the cursor itself: a restart repeats nothing and skips nothing, and an older self writes nothing.
 
 One instance's failure is its own. Code that raises, takes too long or fails its check leaves the row CRASHED with the
-reason; code that takes its worker down again and again while it is loaded ends the same way (the row says LOADING
-meanwhile).
+reason. Code that takes its worker down is known by the mark it leaves (`in_hand`): set apart, then DISABLED
+(`strategy_blame`); where no mark was left (another machine), the row's LOADING tells of deaths while it was loaded.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from fks.clock import Clock
+from fks.execution.in_hand import InHand
+from fks.execution.strategy_bench import Bench
+from fks.execution.strategy_blame import Blame
 from fks.execution.strategy_columns import Columns
 from fks.execution.strategy_signals import signals_for
 from fks.model.bar import Bars, Floats
@@ -32,19 +33,17 @@ from fks.store.bars import BarStore
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.store.signals import SignalStore
-from fks.store.strategies import Instance, StrategyStore
+from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import ensure_checked
 from fks.strategies.registry import load_catalogue
 
 POLL_S = 1.0
 BATCH = 5_000  # bars read and decided in one transaction while catching up
-EVALUATE_S = 10.0  # an evaluation that takes longer crashes its instance
 INLINE_S = 0.003  # evaluations faster than this run on the loop, others in a thread
 ROWS_MAX = 50_000  # beyond it the anchor moves up, when that changes no decision
 ROWS_KEPT = 5_000
 CHECK_ROWS = 2_000
-T = TypeVar("T")
 DEATHS_MAX = 3
 US = 1_000  # the database counts microseconds: the smallest step after a bar
 _DIED = "its worker died while it was loaded"
@@ -70,16 +69,27 @@ class _Runner:
 
 
 class StrategyWorker:
-    """Runs the instances with `shard % shards == shard`. `home` is FKS_HOME: a user's strategies are in it."""
+    """Runs the instances with `shard % shards == shard` that are not isolated, or `only` one that is.
+
+    `home` is FKS_HOME: a user's strategies are in it, and the mark of what is in hand. `crash_file` is what a dying
+    predecessor's faulthandler wrote; `crash_window_s` as in the settings.
+    """
 
     def __init__(
         self, *, db: Database, bus: Bus, clock: Clock, meter: Meter, log: Log, shard: int, shards: int, lease: Lease,
-        home: Path | str | None = None,
+        home: Path | str | None = None, only: str | None = None, crash_window_s: float = 900.0,
+        crash_file: Path | None = None,
     ) -> None:  # fmt: skip
         self._db, self._bus, self._clock, self._meter, self._log = db, bus, clock, meter, log
-        self._shard, self._shards, self._lease = shard, shards, lease
+        self._lease = lease
+        self._owner = Owner(lease.name, lease.epoch, shard, shards, only)
         self._folder = None if home is None else Path(home) / "strategies"
-        self._store, self._bars = StrategyStore(db), BarStore(db)
+        self._in_hand = InHand(None if home is None else InHand.path(Path(home) / "run", lease.name))
+        self._blame = Blame(
+            db, self._owner, self._in_hand, window_s=crash_window_s, crash_file=crash_file, clock=clock, meter=meter, log=log
+        )  # fmt: skip
+        self._bench = Bench(self._in_hand, clock, lease.epoch)
+        self._store, self._bars = StrategyStore(db, self._owner), BarStore(db)
         self._runners: dict[str, _Runner] = {}
         self._rows: list[Instance] = []
         self._wake = asyncio.Event()
@@ -95,7 +105,10 @@ class StrategyWorker:
             await self.step()
 
     async def run(self) -> None:
-        """Decide on bars as they seal, until cancelled. Errors: StaleEpochError."""
+        """Decide on bars as they seal, until cancelled.
+
+        Errors: StaleEpochError; OutageError when an instance that was stopped has a thread that goes on for ever.
+        """
         listener = asyncio.create_task(self._listen())
         try:
             while True:
@@ -105,6 +118,8 @@ class StrategyWorker:
                     if self._is_ready:
                         self._log.warning("strategies.wait", error=str(error))
                     self._is_ready = False
+                if (stuck := self._bench.stuck()) is not None:
+                    raise OutageError(f"code of {stuck} does not end: the worker starts anew without it")
                 await self._rest()
         finally:
             listener.cancel()
@@ -132,18 +147,15 @@ class StrategyWorker:
     async def step(self) -> int:
         """Look once at every instance of the shard and return how many signals were committed."""
         if not self._is_claimed:
-            await self._store.claim_shard(self._shard, self._shards, self._lease.epoch)
+            await self._blame.settle()
+            await self._store.claim()
             self._is_claimed = True
-        self._rows = await self._store.due(self._shard, self._shards)
+        self._rows = await self._store.due()
         known = {row.id for row in self._rows}
         for gone in [id for id in self._runners if id not in known]:
             del self._runners[gone]
         made = 0
         for row in self._rows:
-            if row.epoch > self._lease.epoch:
-                raise StaleEpochError(
-                    f"strategy shard {self._shard}: a newer epoch owns {row.id}", remedy="stop at once"
-                )
             if row.state != "CRASHED":
                 made += await self._guarded(row)
         self._is_ready = True
@@ -162,7 +174,7 @@ class StrategyWorker:
             self._meter.count("fks_strategy_errors_total", instance=row.id)
             reason = str(error) if isinstance(error, FksError) else f"{type(error).__name__}: {error}"
             self._log.error("strategy.crashed", instance=row.id, error=reason)
-            await self._store.set_state(row.id, epoch=self._lease.epoch, state="CRASHED", error=reason[:2000])
+            await self._store.set_state(row.id, state="CRASHED", error=reason[:2000])
             return 0
 
     async def _advance(self, row: Instance) -> int:
@@ -184,12 +196,13 @@ class StrategyWorker:
         if deaths >= DEATHS_MAX:
             raise InputError(f"strategy {row.strategy}: {row.error}", remedy="mend it and enable the instance again")
         died = f"{_DIED}, {deaths + 1} times" if row.state == "LOADING" else None
-        await self._store.set_state(row.id, epoch=self._lease.epoch, state="LOADING", error=died)
-        strategy = await asyncio.to_thread(self._make, row)
+        if not await self._store.set_state(row.id, state="LOADING", error=died):
+            raise await self._superseded(row)
+        strategy = await self._bench.aside(row.id, row.strategy, 0, lambda: self._make(row))
         anchor_ns, cursor_ns = await self._anchor(row, strategy.warmup())
         bars = await self._bars.read(row.symbol, row.timeframe, anchor_ns, cursor_ns + US, exchange=row.exchange)
-        await self._limited(strategy, asyncio.to_thread(ensure_checked, strategy, [bars[-CHECK_ROWS:]]))
-        await self._store.set_state(row.id, epoch=self._lease.epoch, state="RUNNING")
+        await self._bench.aside(row.id, strategy.name, 0, lambda: ensure_checked(strategy, [bars[-CHECK_ROWS:]]))
+        await self._store.set_state(row.id, state="RUNNING")
         self._log.info(
             "strategy.loaded", instance=row.id, strategy=row.strategy, params_version=row.params_version,
             anchor=iso(anchor_ns), cursor=iso(cursor_ns), bars=len(bars),
@@ -212,7 +225,7 @@ class StrategyWorker:
         earliest = int(wanted.time_ns[0]) if len(wanted) else bar_end(cursor_ns, row.timeframe)
         if row.anchor_ns is not None and row.anchor_ns <= earliest:
             return row.anchor_ns, cursor_ns
-        if not await self._store.anchor(row.id, epoch=self._lease.epoch, anchor_ns=earliest, cursor_ns=cursor_ns):
+        if not await self._store.anchor(row.id, anchor_ns=earliest, cursor_ns=cursor_ns):
             raise await self._superseded(row)
         if row.anchor_ns is not None:
             await self._note(self._store, row.id, "longer warm-up", row.anchor_ns, earliest)
@@ -220,7 +233,7 @@ class StrategyWorker:
 
     async def _note(self, store: StrategyStore, instance: str, why: str, before_ns: int, after_ns: int) -> None:
         await store.note(
-            f"strategy:{self._shard}", "strategy.reanchored", why, epoch=self._lease.epoch,
+            self._lease.name, "strategy.reanchored", why, epoch=self._lease.epoch,
             payload={"instance": instance, "from": iso(before_ns), "to": iso(after_ns)},
         )  # fmt: skip
         self._log.info("strategy.reanchored", instance=instance, reason=why, anchor=iso(after_ns))
@@ -259,24 +272,15 @@ class StrategyWorker:
         )  # fmt: skip
 
     async def _evaluate(self, runner: _Runner) -> Decisions:
-        bars = runner.columns.view()
-        start = self._clock.monotonic()
+        strategy, bars, row = runner.strategy, runner.columns.view(), runner.row
+        bar_ns, start = runner.columns.last_ns or 0, self._clock.monotonic()
         if runner.eval_s < INLINE_S:
-            decisions = evaluate(runner.strategy, bars)
+            decisions = self._bench.here(row.id, bar_ns, lambda: evaluate(strategy, bars))
         else:
-            decisions = await self._limited(runner.strategy, asyncio.to_thread(evaluate, runner.strategy, bars))
+            decisions = await self._bench.aside(row.id, strategy.name, bar_ns, lambda: evaluate(strategy, bars))
         runner.eval_s = self._clock.monotonic() - start
-        self._meter.observe("fks_strategy_eval_seconds", runner.eval_s, instance=runner.row.id)
+        self._meter.observe("fks_strategy_eval_seconds", runner.eval_s, instance=row.id)
         return decisions
-
-    @staticmethod
-    async def _limited(strategy: Strategy, work: Awaitable[T]) -> T:
-        try:
-            return await asyncio.wait_for(work, EVALUATE_S)
-        except TimeoutError:
-            raise InputError(
-                f"strategy {strategy.name} took longer than {EVALUATE_S:g} s to decide", remedy="make decide() faster"
-            ) from None
 
     async def _commit(
         self, runner: _Runner, signals: list[Signal], cursor_ns: int, target: float, anchor_ns: int
@@ -284,11 +288,10 @@ class StrategyWorker:
         """Write signals, cursor, target and anchor in one transaction; return the signals that are new."""
         row = runner.row
         async with self._db.transaction() as tx:
-            store = StrategyStore(tx)
+            store = StrategyStore(tx, self._owner)
             is_ours = await store.commit(
-                row, epoch=self._lease.epoch, cursor_ns=cursor_ns, expected_ns=row.cursor_ns, target=target,
-                anchor_ns=anchor_ns,
-            )  # fmt: skip
+                row, cursor_ns=cursor_ns, expected_ns=row.cursor_ns, target=target, anchor_ns=anchor_ns
+            )
             if not is_ours:
                 raise await self._superseded(row)
             new = set(await SignalStore(tx).insert(signals))
@@ -298,9 +301,8 @@ class StrategyWorker:
 
     async def _superseded(self, row: Instance) -> FksError:
         """Return why a fenced write changed nothing: a newer self, or a row that moved under us (it is read again)."""
-        owner = await self._store.epoch_of(row.id)
-        if owner is not None and owner > self._lease.epoch:
-            return StaleEpochError(f"strategy shard {self._shard}: a newer epoch owns {row.id}", remedy="stop at once")
+        if await self._store.lease_epoch() > self._lease.epoch:
+            return StaleEpochError(f"{self._lease.name}: a newer epoch owns {row.id}", remedy="stop at once")
         return OutageError(f"strategy instance {row.id} changed meanwhile", remedy="it is read again")
 
     async def _announce(self, signal: Signal) -> None:
@@ -327,7 +329,8 @@ class StrategyWorker:
         warmup = runner.strategy.warmup()
         view = runner.columns.view()
         part: Bars = view[-max(ROWS_KEPT, 4 * warmup) :]
-        shorter = await self._limited(runner.strategy, asyncio.to_thread(evaluate, runner.strategy, part))
+        strategy, last_ns = runner.strategy, int(part.time_ns[-1])
+        shorter = await self._bench.aside(runner.row.id, strategy.name, last_ns, lambda: evaluate(strategy, part))
         tail = slice(-(len(part) - warmup), None)
         if not np.array_equal(shorter.target[tail], decisions.target[tail]):
             return runner.anchored_ns

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fks.model.bar import Bars, Floats
+from fks.model.errors import BugError
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
 
@@ -18,7 +19,8 @@ from fks.store.db import Querier, Row
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A row of strategy_instances. `anchor_ns`: open time of the first bar of every evaluation; `cursor_ns`: open time
-    up to which bars were decided on; `last_target` was wanted there. `sealed_ns` comes from the feed."""
+    up to which bars were decided on; `last_target` was wanted there. `sealed_ns` comes from the feed. `crashes` counts
+    how often it took its worker down, `traceback` is what the last one left."""
 
     id: str
     strategy: str
@@ -35,13 +37,39 @@ class Instance:
     valid_for_s: float
     is_enabled: bool
     shard: int
-    state: str  # NEW | LOADING | RUNNING | CRASHED
+    state: str  # NEW | LOADING | RUNNING | CRASHED | DISABLED
     error: str | None
     anchor_ns: int | None
     cursor_ns: int | None
     last_target: float
     epoch: int
     sealed_ns: int | None
+    is_isolated: bool = False
+    crashes: int = 0
+    crashed_ns: int | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose instances a worker decides for, under which lease: those of a shard that are not isolated, or `only` one that
+    is. `lease` and `epoch` are checked inside every statement that writes."""
+
+    lease: str
+    epoch: int
+    shard: int = 0
+    shards: int = 1
+    only: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What an instance holds in one symbol, and how many orders with SL or TP stand at the venue for it."""
+
+    symbol: str
+    quantity: Decimal
+    venue: str
+    protections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +100,8 @@ def _time(time_ns: int | None) -> datetime | None:
 
 
 _SAME = ("id", "strategy", "params", "params_version", "exchange", "symbol", "timeframe", "account_id", "venue", "sizing",
-         "size", "approval", "valid_for_s", "is_enabled", "shard", "state", "error", "last_target", "epoch")  # fmt: skip
+         "size", "approval", "valid_for_s", "is_enabled", "shard", "state", "error", "last_target", "epoch", "is_isolated",
+         "crashes", "traceback")  # fmt: skip
 
 
 def _instance(row: Row) -> Instance:
@@ -81,25 +110,46 @@ def _instance(row: Row) -> Instance:
         anchor_ns=_ns(row["anchor_time"]),
         cursor_ns=_ns(row["cursor_time"]),
         sealed_ns=_ns(row["sealed_through"]),
+        crashed_ns=_ns(row["crashed_at"]),
     )
 
 
 class StrategyStore:
     """Reads and fenced writes of strategy_instances. Takes a database or an open transaction.
 
-    A write that returns False found a newer epoch, a moved cursor or no row: nothing was written. Errors: OutageError.
+    `owner` is the worker that writes; without one only a person's writes and reads may be used. A fenced write that
+    returns False found a newer epoch, an instance given to another worker, a moved cursor or no row: nothing was
+    written. Errors: OutageError.
     """
 
-    def __init__(self, querier: Querier) -> None:
+    def __init__(self, querier: Querier, owner: Owner | None = None) -> None:
         self._db = querier
+        self._owner = owner
 
-    async def claim_shard(self, shard: int, shards: int, epoch: int) -> None:
-        """Own the shard's instances: after it returns, no commit of an older epoch succeeds."""
-        await self._db.execute("strategies.claim_shard", shard, shards, epoch)
+    @property
+    def owner(self) -> Owner:
+        """Return who writes. Errors: BugError when nobody was named."""
+        if self._owner is None:
+            raise BugError("a fenced write of strategy_instances without an owner")
+        return self._owner
 
-    async def due(self, shard: int, shards: int) -> list[Instance]:
-        """Return the shard's enabled instances with how far their bars are sealed."""
-        return [_instance(row) for row in await self._db.fetch("strategies.due", shard, shards)]
+    async def claim(self) -> None:
+        """Write our epoch on our instances, for people; the fence is the lease itself."""
+        mine = self.owner
+        await self._db.execute("strategies.claim", mine.shard, mine.shards, mine.only, mine.lease, mine.epoch)
+
+    async def due(self) -> list[Instance]:
+        """Return the owner's enabled instances with how far their bars are sealed; suspects of a crash last."""
+        mine = self.owner
+        return [_instance(row) for row in await self._db.fetch("strategies.due", mine.shard, mine.shards, mine.only)]
+
+    async def isolated(self) -> list[str]:
+        """Return the ids of the enabled instances that run in a worker of their own."""
+        return [row["id"] for row in await self._db.fetch("strategies.isolated")]
+
+    async def lease_epoch(self) -> int:
+        """Return the epoch that holds the owner's lease now; 0 when nobody ever did."""
+        return int(await self._db.fetchval("strategies.lease_epoch", self.owner.lease) or 0)
 
     async def new_bars(self, instance: Instance, after_ns: int, through_ns: int, limit: int) -> tuple[Bars, Floats]:
         """Return sealed whole bars with after < open time <= through, oldest first, and the seconds since each was
@@ -116,30 +166,60 @@ class StrategyStore:
         return Bars(instance.symbol, instance.timeframe, times, *prices), ages
 
     async def commit(
-        self, instance: Instance, *, epoch: int, cursor_ns: int, expected_ns: int | None, target: float, anchor_ns: int
+        self, instance: Instance, *, cursor_ns: int, expected_ns: int | None, target: float, anchor_ns: int
     ) -> bool:
         """Move the cursor from `expected_ns` to `cursor_ns`; run it in the transaction that inserts the signals."""
+        mine = self.owner
         row = await self._db.fetchrow(
-            "strategies.commit", instance.id, epoch, _time(expected_ns), to_datetime(cursor_ns), target,
-            to_datetime(anchor_ns),
+            "strategies.commit", instance.id, mine.epoch, _time(expected_ns), to_datetime(cursor_ns), target,
+            to_datetime(anchor_ns), mine.lease, mine.only is not None,
         )  # fmt: skip
         return row is not None
 
-    async def anchor(self, instance_id: str, *, epoch: int, anchor_ns: int, cursor_ns: int) -> bool:
+    async def anchor(self, instance_id: str, *, anchor_ns: int, cursor_ns: int) -> bool:
         """Write where a new instance's evaluation starts and from when on it decides."""
+        mine = self.owner
         row = await self._db.fetchrow(
-            "strategies.anchor", instance_id, epoch, to_datetime(anchor_ns), to_datetime(cursor_ns)
+            "strategies.anchor", instance_id, mine.epoch, to_datetime(anchor_ns), to_datetime(cursor_ns), mine.lease,
+            mine.only is not None,
+        )  # fmt: skip
+        return row is not None
+
+    async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool:
+        """Write LOADING, RUNNING, or CRASHED with the reason."""
+        mine = self.owner
+        row = await self._db.fetchrow(
+            "strategies.set_state", instance_id, mine.epoch, state, error, mine.lease, mine.only is not None
         )
         return row is not None
 
-    async def set_state(self, instance_id: str, *, epoch: int, state: str, error: str | None = None) -> bool:
-        """Write LOADING, or CRASHED with the reason."""
-        return await self._db.fetchrow("strategies.set_state", instance_id, epoch, state, error) is not None
+    async def record_crash(
+        self, before: Instance, *, crashes: int, isolate: bool, disable: bool, at_ns: int, traceback: str, error: str
+    ) -> bool:
+        """Write what follows from an instance's having taken its worker down at `at_ns`, judged from the row `before`.
 
-    async def epoch_of(self, instance_id: str) -> int | None:
-        """Return the epoch that owns an instance; None when it is gone."""
-        epoch: int | None = await self._db.fetchval("strategies.epoch", instance_id)
-        return epoch
+        False: that crash is written already, or the row moved meanwhile and must be judged again.
+        """
+        mine = self.owner
+        row = await self._db.fetchrow(
+            "strategies.record_crash", before.id, mine.lease, mine.epoch, before.crashes, _time(before.crashed_ns),
+            crashes, to_datetime(at_ns), traceback.replace("\0", ""), isolate, disable, error,
+        )  # fmt: skip
+        return row is not None
+
+    async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None:
+        """Return (reason, facts) of a worker's last end after a moment, as the supervisor wrote it down; None unknown."""
+        row = await self._db.fetchrow("strategies.last_exit", worker, to_datetime(after_ns))
+        return None if row is None else (row["reason"], row["payload"])
+
+    async def exposure(self, instance_id: str) -> list[Exposure]:
+        """Return what an instance holds and what protects it."""
+        rows = await self._db.fetch("strategies.exposure", instance_id)
+        return [Exposure(row["symbol"], row["quantity"], row["venue"], row["protections"]) for row in rows]
+
+    async def page(self, severity: str, event: str, message: str, worker: str, payload: Mapping[str, Any]) -> None:
+        """Tell a person."""
+        await self._db.execute("strategies.page", severity, event, message, worker, dict(payload))
 
     async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None:
         """Record an event (a new anchor) for good."""

@@ -40,6 +40,15 @@ def bars_of(
     return Bars(symbol, timeframe, times, open_, high, low, close, np.ones(len(close)))
 
 
+async def hold(db: Database, epoch: int, name: str = "strategy:0") -> HeldForTest:
+    """Give a role to `epoch`, as the supervisor does before it starts a worker: an older one cannot write any more."""
+    await db.sql(
+        "INSERT INTO leases (name, epoch) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE"
+        " SET epoch = greatest(leases.epoch, excluded.epoch)", name, epoch,
+    )  # fmt: skip
+    return HeldForTest(epoch, name)
+
+
 async def add_account(db: Database, name: str = "demo", venue: str = "paper") -> None:
     """Add a paper-money account."""
     await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ($1, $2, 100000)", name, venue)

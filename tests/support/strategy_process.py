@@ -10,14 +10,14 @@ from fks.execution.strategy_worker import StrategyWorker
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.ports import CollectingLog, RecordingMeter
-from tests.support.strategies import HeldForTest
+from tests.support.strategies import hold
 
 
 async def main(database_url: str, redis_url: str, epoch: int) -> None:
     db, bus = await Database.connect(database_url), await Bus.connect(redis_url)
     worker = StrategyWorker(
         db=db, bus=bus, clock=RealClock(), meter=RecordingMeter(), log=CollectingLog(), shard=0, shards=1,
-        lease=HeldForTest(epoch),
+        lease=await hold(db, epoch),
     )  # fmt: skip
     await worker.start()
     print("started", flush=True)

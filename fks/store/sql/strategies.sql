@@ -1,15 +1,22 @@
--- name: claim_shard
--- Make the instances of one shard ours: no older worker's commit finds its row any more.
-UPDATE strategy_instances SET epoch = $3, updated_at = now()
- WHERE shard % $2 = $1 AND epoch < $3;
+-- name: claim
+-- Write down whose the instances are now. The fence is the lease in each write below; this is for people.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $4 AND epoch = $5 FOR SHARE)
+UPDATE strategy_instances SET epoch = $5, updated_at = now()
+ WHERE epoch <> $5 AND EXISTS (SELECT FROM lease)
+   AND CASE WHEN $3::text IS NULL THEN NOT is_isolated AND shard % $2 = $1 ELSE is_isolated AND id = $3 END;
 
 -- name: due
--- Give the enabled instances of one shard with how far their bars are sealed.
+-- Give the enabled instances of one worker, with how far their bars are sealed; those that took a worker down come last.
 SELECT i.*, f.sealed_through
   FROM strategy_instances i
   LEFT JOIN feeds f ON f.exchange = i.exchange AND f.symbol = i.symbol AND f.timeframe = i.timeframe
- WHERE i.is_enabled AND i.shard % $2 = $1
- ORDER BY i.id;
+ WHERE i.is_enabled
+   AND CASE WHEN $3::text IS NULL THEN NOT i.is_isolated AND i.shard % $2 = $1 ELSE i.is_isolated AND i.id = $3 END
+ ORDER BY i.crashes, i.id;
+
+-- name: isolated
+-- Give the enabled instances that run in a worker of their own.
+SELECT id FROM strategy_instances WHERE is_isolated AND is_enabled ORDER BY id;
 
 -- name: new_bars
 -- Give the sealed whole bars after a cursor, oldest first, with the age of their row when they came live.
@@ -22,27 +29,60 @@ SELECT (extract(epoch FROM time) * 1000000)::bigint AS time_us, open, high, low,
  ORDER BY time LIMIT $6;
 
 -- name: commit
--- Move one instance on, fenced: no row back when a newer epoch owns it or its cursor is not where this worker left it.
+-- Move one instance on, fenced: no row back when a newer epoch holds the worker's lease, when the instance was given to
+-- another worker, or when its cursor is not where this worker left it.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $7 AND epoch = $2 FOR SHARE)
 UPDATE strategy_instances
    SET cursor_time = $4, last_target = $5, anchor_time = $6, state = 'RUNNING', error = NULL, epoch = $2, updated_at = now()
- WHERE id = $1 AND epoch <= $2 AND cursor_time IS NOT DISTINCT FROM $3
+ WHERE id = $1 AND cursor_time IS NOT DISTINCT FROM $3 AND is_isolated = $8 AND EXISTS (SELECT FROM lease)
 RETURNING id;
 
 -- name: anchor
--- Write where a new instance's evaluation starts and from when on it decides.
+-- Write where a new instance's evaluation starts and from when on it decides; fenced as `commit` is.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $5 AND epoch = $2 FOR SHARE)
 UPDATE strategy_instances SET anchor_time = $3, cursor_time = $4, epoch = $2, updated_at = now()
- WHERE id = $1 AND epoch <= $2
+ WHERE id = $1 AND is_isolated = $6 AND EXISTS (SELECT FROM lease)
 RETURNING id;
 
 -- name: set_state
--- Write how an instance stands: LOADING before its code first runs, RUNNING after, CRASHED with what it did.
+-- Write how an instance stands: LOADING before its code first runs, RUNNING after, CRASHED with what it did. Fenced.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $5 AND epoch = $2 FOR SHARE)
 UPDATE strategy_instances SET state = $3, error = $4, epoch = $2, updated_at = now()
- WHERE id = $1 AND epoch <= $2
+ WHERE id = $1 AND is_isolated = $6 AND EXISTS (SELECT FROM lease)
 RETURNING id;
 
--- name: epoch
--- Give the epoch that owns an instance.
-SELECT epoch FROM strategy_instances WHERE id = $1;
+-- name: record_crash
+-- Write that an instance took its worker down, as it was judged from what the row said before; once per crash ($7), by the
+-- holder of the lease alone. No row back: it was written already, or the row moved and must be judged again.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $2 AND epoch = $3 FOR SHARE)
+UPDATE strategy_instances
+   SET crashes = $6, crashed_at = $7, traceback = $8, is_isolated = is_isolated OR $9, is_enabled = is_enabled AND NOT $10,
+       state = CASE WHEN $10 THEN 'DISABLED' ELSE state END, error = CASE WHEN $10 THEN $11 ELSE error END,
+       updated_at = now()
+ WHERE id = $1 AND crashes = $4 AND crashed_at IS NOT DISTINCT FROM $5 AND crashed_at IS DISTINCT FROM $7
+   AND EXISTS (SELECT FROM lease)
+RETURNING id;
+
+-- name: last_exit
+-- Give what the supervisor knows of a worker's last end.
+SELECT reason, payload FROM actor_events WHERE child = $1 AND event = 'exited' AND time > $2 ORDER BY id DESC LIMIT 1;
+
+-- name: exposure
+-- Give what an instance holds, and how much of it orders at the venue protect.
+SELECT p.symbol, p.quantity, p.venue,
+       (SELECT count(*) FROM orders o
+         WHERE o.account_id = p.account_id AND o.symbol = p.symbol AND o.instance = p.instance
+           AND o.role IN ('sl', 'tp') AND o.state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL')
+       ) AS protections
+  FROM positions p WHERE p.instance = $1 AND p.quantity <> 0 ORDER BY p.symbol;
+
+-- name: page
+-- Tell a person what became of an instance.
+INSERT INTO alerts (severity, event, message, component, payload) VALUES ($1, $2, $3, $4, $5);
+
+-- name: lease_epoch
+-- Give the epoch that holds a worker's lease.
+SELECT epoch FROM leases WHERE name = $1;
 
 -- name: note
 -- Record an event in an instance's life.
@@ -84,9 +124,10 @@ RETURNING params_version;
 UPDATE strategy_instances SET approval = $2, updated_at = now() WHERE id = $1 RETURNING id;
 
 -- name: set_enabled
--- Switch an instance on or off; switching on forgets a crash.
+-- Switch an instance on or off; switching on forgets every crash and puts it back among the others.
 UPDATE strategy_instances
    SET is_enabled = $2, state = CASE WHEN $2 THEN 'NEW' ELSE state END, error = CASE WHEN $2 THEN NULL ELSE error END,
-       updated_at = now()
+       is_isolated = is_isolated AND NOT $2, crashes = CASE WHEN $2 THEN 0 ELSE crashes END,
+       traceback = CASE WHEN $2 THEN NULL ELSE traceback END, updated_at = now()
  WHERE id = $1
 RETURNING id;

@@ -30,7 +30,7 @@ from fks.venues.registry import make_venue
 from tests.support.fills import assert_same_fills
 from tests.support.order_rig import Rig
 from tests.support.ports import CollectingLog, RecordingMeter
-from tests.support.strategies import HeldForTest, add_account, seal
+from tests.support.strategies import add_account, hold, seal
 from tests.support.waiting import until
 
 BARS_TRADED = 70
@@ -153,7 +153,7 @@ class Running:
         self.rig = Rig(self.market.db, self.market.bus, paper, SETTINGS, venues={"paper": paper}, log=log)  # type: ignore[arg-type]
         worker = StrategyWorker(
             db=self.market.db, bus=self.market.bus, clock=clock, meter=RecordingMeter(), log=log, shard=0, shards=1,
-            lease=HeldForTest(self.epoch), home=self.home,
+            lease=await hold(self.market.db, self.epoch), home=self.home,
         )  # fmt: skip
         await worker.start()
         self.working = asyncio.create_task(worker.run())

@@ -25,7 +25,7 @@ from fks.store.strategies import StrategyStore
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
 from tests.support.ports import CollectingLog, RecordingMeter
-from tests.support.strategies import HeldForTest, add_account, add_instance, bars_of, seal
+from tests.support.strategies import add_account, add_instance, bars_of, hold, seal
 from tests.support.waiting import until
 
 PARAMS = {"fast": 2, "slow": 4}
@@ -42,10 +42,10 @@ class Floor:
     meter: RecordingMeter
     clock: Any
 
-    def worker(self, epoch: int = 1) -> StrategyWorker:
+    async def worker(self, epoch: int = 1) -> StrategyWorker:
         return StrategyWorker(
             db=self.db, bus=self.bus, clock=self.clock, meter=self.meter, log=self.log, shard=0, shards=1,
-            lease=HeldForTest(epoch), home=self.home,
+            lease=await hold(self.db, epoch), home=self.home,
         )  # fmt: skip
 
     async def signals(self, instance: str = "a") -> list[Mapping[str, Any]]:
@@ -91,7 +91,7 @@ async def test_signals_are_the_edges_of_the_offline_target(floor: Floor) -> None
     bars, params = wave(120), {**PARAMS, "short": True, "sl_pct": 1.0, "tp_pct": 2.0}
     await add_instance(floor.db, "a", "sma_cross", params)
     await seal(floor.db, bars[:10])
-    worker = floor.worker()
+    worker = await floor.worker()
     await worker.start()
     assert worker.is_ready
     for k in range(11, 121, 7):
@@ -119,7 +119,7 @@ async def test_a_restart_at_every_bar_gives_the_same_signals_once(floor: Floor) 
     await seal(floor.db, bars[:10])
     for epoch, k in enumerate(range(10, 81), start=1):
         await seal(floor.db, bars[:k])
-        worker = floor.worker(epoch)
+        worker = await floor.worker(epoch)
         await worker.start()  # every bar is decided by a worker that was never there before
     assert seen(await floor.signals()) == expected(bars[6:], 4)
     assert to_ns((await floor.row())["cursor_time"]) == int(bars.time_ns[-1])
@@ -129,7 +129,7 @@ async def test_a_failure_between_signal_and_cursor_leaves_neither(floor: Floor) 
     bars = wave(60)
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, bars[:10])
-    await floor.worker().start()
+    await (await floor.worker()).start()
     await floor.db.sql(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'disk full'; END $$"
     )
@@ -137,11 +137,11 @@ async def test_a_failure_between_signal_and_cursor_leaves_neither(floor: Floor) 
         before = (await floor.row())["cursor_time"], len(await floor.signals())
         await floor.db.sql(f"CREATE TRIGGER stop AFTER {event} ON {table} FOR EACH ROW EXECUTE FUNCTION refuse()")
         await seal(floor.db, bars)
-        await floor.worker().start()
+        await (await floor.worker()).start()
         assert ((await floor.row())["cursor_time"], len(await floor.signals())) == before
         await floor.db.sql(f"DROP TRIGGER stop ON {table}")
         await floor.db.sql("UPDATE strategy_instances SET state = 'NEW', error = NULL")
-    await floor.worker().start()
+    await (await floor.worker()).start()
     assert seen(await floor.signals()) == expected(bars[6:], 4)
 
 
@@ -149,14 +149,16 @@ async def test_an_older_epoch_commits_nothing(floor: Floor) -> None:
     bars = wave(60)
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, bars[:10])
-    old, new = floor.worker(1), floor.worker(2)
+    old = await floor.worker(1)
     await old.start()
     stuck = old._runners["a"]  # the old one has read its instance and is about to decide
     await seal(floor.db, bars)
-    await new.start()
+    await (await floor.worker(2)).start()
     count = len(await floor.signals())
     with pytest.raises(StaleEpochError):
         await old._decide(stuck, int(bars.time_ns[-1]))
+    old._runners.clear()
+    await seal(floor.db, wave(61))
     with pytest.raises(StaleEpochError):
         await old.step()
     assert len(await floor.signals()) == count
@@ -167,7 +169,7 @@ async def test_two_workers_of_one_epoch_do_not_repeat_each_other(floor: Floor) -
     bars = wave(60)
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, bars[:10])
-    first, second = floor.worker(), floor.worker()
+    first, second = await floor.worker(), await floor.worker()
     await first.start()
     await second.start()
     for k in range(11, 61, 5):
@@ -213,7 +215,7 @@ async def test_a_strategy_that_raises_or_looks_ahead_stops_alone(floor: Floor) -
     bars = wave(60)
     for id, strategy in (("a", "sma_cross"), ("r", "raising"), ("x", "ahead"), ("b", "broken"), ("u", "nowhere")):
         await add_instance(floor.db, id, strategy, PARAMS if id == "a" else {})
-    worker = floor.worker()
+    worker = await floor.worker()
     await seal(floor.db, bars[:20])
     await worker.start()
     states = {id: await floor.row(id) for id in "arxbu"}
@@ -243,13 +245,12 @@ async def test_a_strategy_that_kills_its_worker_while_loading_is_stopped(floor: 
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, wave(20))
     for epoch in range(1, 5):  # three workers die after they wrote LOADING and before they were done
-        worker = floor.worker(epoch)
-        await worker._store.claim_shard(0, 1, epoch)
-        (row,) = await worker._store.due(0, 1)
+        worker = await floor.worker(epoch)
+        (row,) = await worker._store.due()
         worker._make = _die  # type: ignore[method-assign,assignment]
         with contextlib.suppress(SystemError):
             await worker._load(row)
-    await floor.worker(9).start()
+    await (await floor.worker(9)).start()
     row = await floor.row()
     assert row["state"] == "CRASHED"
     assert "its worker died while it was loaded, 3 times" in row["error"]
@@ -263,7 +264,7 @@ async def test_unsealed_and_incomplete_bars_are_never_decided_on(floor: Floor) -
     bars = wave(60)
     await add_instance(floor.db, "a", "buy_and_hold")
     await seal(floor.db, bars[:10])
-    worker = floor.worker()
+    worker = await floor.worker()
     await worker.start()
     await seal(floor.db, bars[10:20], sealed=False)
     assert await worker.step() == 0
@@ -277,7 +278,7 @@ async def test_unsealed_and_incomplete_bars_are_never_decided_on(floor: Floor) -
 
 async def test_manual_approval_waits_for_a_person(floor: Floor) -> None:
     await add_instance(floor.db, "a", "buy_and_hold", approval="manual")
-    worker = floor.worker()
+    worker = await floor.worker()
     await seal(floor.db, wave(10)[:5])
     await worker.start()
     await seal(floor.db, wave(10))
@@ -289,10 +290,10 @@ async def test_wishes_of_long_ago_are_born_expired_but_an_unwanted_position_is_l
     bars = bars_of([100.0 + 5 * (i // 12 % 2) * (i % 12) for i in range(100)])
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, bars[:14])
-    await floor.worker().start()
+    await (await floor.worker()).start()
     await seal(floor.db, bars, source="rest")  # the machine was off: all came by backfill
     floor.clock = FakeClock(int(bars.time_ns[-1]) + 3600 * NS)
-    await floor.worker(2).start()
+    await (await floor.worker(2)).start()
     rows = await floor.signals()
     assert len(rows) > 4
     assert rows[-1]["kind"] == "exit"
@@ -304,7 +305,7 @@ async def test_new_parameters_take_effect_from_the_next_bar_on(floor: Floor) -> 
     bars = wave(120)
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, bars[:40])
-    worker = floor.worker()
+    worker = await floor.worker()
     await worker.start()
     async with floor.db.transaction() as tx:
         assert await StrategyStore(tx).set_params("a", {"fast": 3, "slow": 20}, by="test") == 2
@@ -326,7 +327,7 @@ async def test_history_in_memory_is_bounded(floor: Floor, monkeypatch: pytest.Mo
     bars = wave(400)
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, bars[:10])
-    worker = floor.worker()
+    worker = await floor.worker()
     await worker.start()
     worker._runners["a"].retry_rows = 60
     await seal(floor.db, bars)
@@ -334,7 +335,7 @@ async def test_history_in_memory_is_bounded(floor: Floor, monkeypatch: pytest.Mo
     assert len(worker._runners["a"].columns) <= 70
     assert seen(await floor.signals()) == expected(bars[6:], 4)
     assert to_ns((await floor.row())["anchor_time"]) > int(bars.time_ns[300])
-    again = floor.worker(2)
+    again = await floor.worker(2)
     await seal(floor.db, wave(401))
     await again.start()
     assert seen(await floor.signals()) == expected(wave(401)[6:], 4)
@@ -345,7 +346,7 @@ async def test_a_sealed_bar_wakes_the_worker_and_a_lost_database_only_delays_it(
     bars = wave(40)
     await add_instance(floor.db, "a", "buy_and_hold")
     await seal(floor.db, bars[:10])
-    worker = floor.worker()
+    worker = await floor.worker()
     await worker.start()
     heard: list[Any] = []
 

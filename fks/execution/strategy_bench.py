@@ -1,0 +1,57 @@
+"""Where a strategy's own code runs: marked as in hand, on the loop when it is quick, else in a thread with a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from fks.clock import Clock
+from fks.execution.in_hand import InHand
+from fks.model.errors import InputError
+
+EVALUATE_S = 10.0  # code that takes longer crashes its instance
+STUCK_S = 2.0  # a thread that runs on for longer after that takes the worker's time from others: the worker starts anew
+T = TypeVar("T")
+
+
+class Bench:
+    """Runs user code of one instance at a time. `epoch` goes into the marks."""
+
+    def __init__(self, in_hand: InHand, clock: Clock, epoch: int) -> None:
+        self._in_hand, self._clock, self._epoch = in_hand, clock, epoch
+        self._late: list[tuple[str, float, threading.Event]] = []  # whose thread did not end in time, and since when
+
+    def here(self, instance: str, bar_ns: int, call: Callable[[], T]) -> T:
+        """Return what `call` does, run on the loop: it must be quick. What never ends hangs the worker, and is marked."""
+        with self._in_hand.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
+            return call()
+
+    async def aside(self, instance: str, strategy: str, bar_ns: int, call: Callable[[], T]) -> T:
+        """Return what `call` does, run in a thread. Errors: InputError when it takes longer than EVALUATE_S."""
+        ended = threading.Event()
+
+        def work() -> T:
+            try:
+                return call()
+            finally:
+                ended.set()
+
+        with self._in_hand.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
+            try:
+                return await asyncio.wait_for(asyncio.to_thread(work), EVALUATE_S)
+            except TimeoutError:
+                if ended.is_set():
+                    raise  # its own
+                self._late.append((instance, self._clock.monotonic(), ended))
+        raise InputError(
+            f"strategy {strategy} took longer than {EVALUATE_S:g} s to decide", remedy="make decide() faster"
+        ) from None
+
+    def stuck(self) -> str | None:
+        """Return the instance whose thread goes on long after its time, or None. A thread cannot be ended but with its
+        process."""
+        self._late = [item for item in self._late if not item[2].is_set()]
+        now = self._clock.monotonic()
+        return next((instance for instance, since, _ in self._late if now - since > STUCK_S), None)

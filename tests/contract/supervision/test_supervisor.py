@@ -101,7 +101,7 @@ async def run(database: Any, bus: Any, log: Any, meter: Any) -> AsyncIterator[An
     tasks: list[asyncio.Task[None]] = []
     component: Any = SimpleNamespace(
         settings=Settings(supervision=FAST), db=database, bus=bus, clock=RealClock(), log=log,
-        meter=SimpleNamespace(count=meter.count, gauge=meter.gauge, snapshot=dict),
+        meter=SimpleNamespace(count=meter.count, gauge=meter.gauge, observe=meter.observe, snapshot=dict),
     )  # fmt: skip
 
     def start(world: FakeWorld, *specs: ChildSpec) -> SupervisorActor:

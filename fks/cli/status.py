@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fks.cli.base import NOT_RUNNING, OK, as_json, emit, paths_of, table
+from fks.cli.base import NOT_RUNNING, OK, as_json, emit, paths_of
 
 if TYPE_CHECKING:
     from fks.config.paths import Paths
+    from fks.store.db import Database
 
+T = TypeVar("T")
 COLOURS = {
     "healthy": "green", "ready": "green", "running": "green", "LIVE": "green", "READY": "green", "done": "green",
     "starting": "cyan", "waiting": "cyan", "BACKFILL": "cyan", "SYNCING": "cyan", "restarting": "yellow",
-    "degraded": "yellow", "STALE": "yellow", "silent": "red", "down": "red", "failed": "red", "stopped": "red",
+    "degraded": "yellow", "draining": "yellow", "stopping": "yellow", "STALE": "yellow", "silent": "red", "down": "red",
+    "failed": "red", "stopped": "red", "given_up": "red", "queued": "cyan",
 }  # fmt: skip
 DOWN: dict[str, Any] = {
     "state": "down", "reasons": ["nothing runs"], "components": [], "feeds": [], "venues": [],
@@ -25,22 +29,27 @@ DOWN: dict[str, Any] = {
 
 @click.command()
 @as_json
-@click.option("--watch", "-w", is_flag=True, help="Show it again every two seconds until Ctrl-C.")
+@click.option("--watch", "-w", is_flag=True, help="Show it anew every second until Ctrl-C.")
+@click.option("--wide", is_flag=True, help="Node, version and configuration version even where all are the same.")
 @click.pass_context
-def status(ctx: click.Context, as_json: bool, watch: bool) -> int:
+def status(ctx: click.Context, as_json: bool, watch: bool, wide: bool) -> int:
     """Show components, feeds, venues and the kill switch. Exit 3 when nothing runs."""
     paths = paths_of(ctx)
+    if watch and not as_json:
+        from fks.cli.redraw import watch as redraw
+
+        redraw(lambda width: _lines(find_status(paths), paths, wide), every_s=1.0)
+        return OK
     while True:
         document = find_status(paths)
         if as_json:
             emit(document, as_json=True, schema="fks.status/1")
         else:
-            if watch:
-                click.clear()
-            _show(document, paths)
+            for line in _lines(document, paths, wide):
+                click.echo(line)
         if not watch:
             return NOT_RUNNING if document["state"] == "down" and not document["components"] else OK
-        _pause(2.0)
+        _pause(1.0)
 
 
 def find_status(paths: Paths) -> dict[str, Any]:
@@ -93,23 +102,31 @@ def _from_keeper(paths: Paths) -> dict[str, Any]:
 
 def _from_database(paths: Paths) -> dict[str, Any]:
     """Ask PostgreSQL itself: both the gateway and the keeper are dead, the journal may live."""
+    from fks.config.endpoints import load_node
+    from fks.monitor.status import assemble
+
+    node = load_node(paths)
+    return {**_document(ask_database(paths, lambda db: assemble(db, node))), "source": "database"}
+
+
+def ask_database(paths: Paths, read: Callable[[Database], Awaitable[T]]) -> T:
+    """Return what `read` finds in this node's database, without anything else running. Errors: OutageError."""
     import asyncio
 
     from fks.config.endpoints import load_node
     from fks.config.settings import Database as Settings
-    from fks.monitor.status import assemble
     from fks.store.db import Database
 
-    node = load_node(paths)
+    url = load_node(paths).database_url
 
-    async def read() -> dict[str, Any]:
-        db = await Database.connect(node.database_url, Settings(pool_max=1), application="status", retry_s=0.0)
+    async def ask() -> T:
+        db = await Database.connect(url, Settings(pool_max=1), application="fks-cli", retry_s=0.0)
         try:
-            return await assemble(db, node)
+            return await read(db)
         finally:
             await db.close()
 
-    return {**_document(asyncio.run(read())), "source": "database"}
+    return asyncio.run(ask())
 
 
 def _document(found: Any) -> dict[str, Any]:
@@ -119,46 +136,110 @@ def _document(found: Any) -> dict[str, Any]:
     return {**found, **{name: found[name] for name in ("state", "components", "feeds", "venues", "kill")}}
 
 
-def _show(document: dict[str, Any], paths: Paths) -> None:
+def _lines(document: dict[str, Any], paths: Paths, is_wide: bool) -> list[str]:
+    """Return the whole page as lines, with colours."""
     state = str(document["state"])
     told_by = f"  (told by the {document['source']})" if document.get("source") not in (None, "gateway") else ""
-    click.echo(f"{_paint(state, bold=True)}  {paths.home}{told_by}")
-    for reason in document.get("reasons", [])[:8]:
-        click.echo(f"  {click.style('·', fg='yellow')} {reason}")
+    lines = [f"{paint(state, bold=True)}  {paths.home}{told_by}"]
+    lines += [f"  {click.style('·', fg='yellow')} {reason}" for reason in document.get("reasons", [])[:8]]
     if state == "down" and not document["components"]:
-        click.echo("start it with 'fks up'")
-        return
-    click.echo()
-    table(
-        [
-            (
-                c["name"],
-                c["kind"],
-                _paint(c["state"]),
-                c["pid"],
-                c["restarts"],
-                age(c.get("since")),
-                beat(c["heartbeat_age_ms"]),
-            )
-            for c in document["components"]
-        ],
-        ("component", "kind", "state", "pid", "restarts", "up", "beat"),
-    )
-    click.echo()
-    table([(f["exchange"], f["symbol"], _paint(f.get("state", "")), beat(f["age_ms"])) for f in document["feeds"]],
-          ("exchange", "symbol", "feed", "last message"), empty="no feeds yet")  # fmt: skip
-    click.echo()
-    table([(v["name"], _paint(v["state"]), v.get("account", ""), v.get("detail") or "") for v in document["venues"]],
-          ("venue", "state", "account", ""), empty="no venues yet")  # fmt: skip
-    click.echo()
-    _show_kill(document["kill"])
-    for alert in document.get("alerts", [])[:5]:
-        at = str(alert.get("time", ""))[5:19].replace("T", " ")
-        click.echo(f"{click.style('alert', fg='red', bold=True)} {at} {alert.get('component', '')}: {alert.get('message', '')}")
+        return [*lines, "start it with 'fks up'"]
+    for part in (_nodes(document, is_wide), _components(document["components"], is_wide), _feeds(document), _venues(document),
+                 _strategies(document), _operations(document)):  # fmt: skip
+        lines += ["", *part] if part else []
+    lines += ["", _kill(document["kill"]), *_alerts(document.get("alerts", []))]
     if document.get("sim"):
-        click.echo(f"exchange: local, {document['sim'].get('rest')}")
+        lines.append(f"exchange: local, {document['sim'].get('rest')}")
     if base := _gateway_url(paths):
-        click.echo(f"gateway: {base}, monitor page: {base}/monitor/")
+        lines.append(f"gateway: {base}, monitor page: {base}/monitor/")
+    return lines
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "") -> list[str]:
+    from fks.cli.redraw import columns
+
+    if not rows:
+        return [empty] if empty else []
+    head = [click.style(name, bold=True) if name else "" for name in headers]
+    return columns([head, *([("" if cell is None else str(cell)) for cell in row] for row in rows)])
+
+
+def _components(rows: Sequence[Mapping[str, Any]], is_wide: bool) -> list[str]:
+    """Return the components; node, version and configuration version only where they tell parts apart."""
+    extra = [key for key in ("node", "version", "config_version") if is_wide or differ(rows, key)]
+    titles = [key.replace("_version", "") for key in extra]
+    return _table(("component", "kind", "state", "pid", "restarts", "up", "beat", *titles, ""), [
+        (c["name"], c["kind"], paint(c["state"]), c["pid"], c["restarts"], age(c.get("since")), beat(c["heartbeat_age_ms"]),
+         *(_extra(c, key) for key in extra), click.style(c.get("problem") or "", fg="yellow"))
+        for c in rows
+    ])  # fmt: skip
+
+
+def _extra(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if key == "config_version":  # the versions of what may be changed while running; without one the file counts
+        return str(value or "file") if row["kind"] in ("actor", "serve") else ""
+    return str(value or "")
+
+
+def differ(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
+    """Return whether the parts disagree in `key`; one that does not say (a program that is not ours) counts for nothing."""
+    if key == "config_version":
+        return len({row.get(key) or 0 for row in rows if row["kind"] in ("actor", "serve")}) > 1
+    return len({row[key] for row in rows if row.get(key)}) > 1
+
+
+def _nodes(document: Mapping[str, Any], is_wide: bool) -> list[str]:
+    nodes = document.get("nodes") or []
+    if len(nodes) < 2 and not is_wide:
+        return []
+    return _table(("node", "role", "state", "address", "beat", "clock", "version"), [
+        (n["name"], n["role"], paint(n["state"]), n["address"], beat(n["beat_age_ms"]),
+         "" if n.get("clock_skew_ms") is None else f"{n['clock_skew_ms']:+.0f} ms", n.get("version"))
+        for n in nodes
+    ])  # fmt: skip
+
+
+def _feeds(document: Mapping[str, Any]) -> list[str]:
+    rows = [(f["exchange"], f["symbol"], paint(f.get("state", "")), beat(f["age_ms"])) for f in document["feeds"]]
+    return _table(("exchange", "symbol", "feed", "last message"), rows, empty="no feeds yet")
+
+
+def _venues(document: Mapping[str, Any]) -> list[str]:
+    rows = [(v["name"], paint(v["state"]), v.get("account", ""), v.get("detail") or "") for v in document["venues"]]
+    return _table(("venue", "state", "account", ""), rows, empty="no venues yet")
+
+
+def _strategies(document: Mapping[str, Any]) -> list[str]:
+    """Return the strategy instances in trouble: isolated in a process of their own, disabled, or held by an error."""
+    rows = []
+    for s in document.get("strategies") or []:
+        words = [] if s["is_enabled"] else [click.style("disabled", fg="red")]
+        words += [click.style("isolated", fg="yellow")] if s["is_isolated"] else []
+        why = str(s["error"] or "").strip().splitlines()
+        rows.append((s["id"], s["symbol"], paint(s["state"]), " ".join(words), s["crashes"], why[-1][:120] if why else ""))
+    return _table(("strategy", "symbol", "state", "", "crashes", "last error"), rows)
+
+
+def _operations(document: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (o["kind"], o["target"], paint(o["state"]), o["error"] or o["progress"], o["requested_by"], age(o["created_at"]) + " ago")
+        for o in document.get("operations") or []
+    ]  # fmt: skip
+    return _table(("operation", "of", "state", "", "by", "asked"), rows)
+
+
+def _alerts(alerts: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for alert in alerts[:5]:
+        at = str(alert.get("time", ""))[5:19].replace("T", " ")
+        lines.append(
+            f"{click.style('alert', fg='red', bold=True)} {at} {alert.get('component', '')}: {alert.get('message', '')}"
+            f"{click.style('  #' + str(alert['id']), fg='bright_black') if alert.get('id') else ''}"
+        )  # fmt: skip
+    if len(alerts) > 5:
+        lines.append(f"      and {len(alerts) - 5} more: 'fks alerts'; settle what you have seen to with 'fks alerts settle'")
+    return lines
 
 
 def _gateway_url(paths: Paths) -> str:
@@ -171,15 +252,15 @@ def _gateway_url(paths: Paths) -> str:
         return ""
 
 
-def _show_kill(kill: dict[str, Any]) -> None:
+def _kill(kill: Mapping[str, Any]) -> str:
     if kill.get("engaged"):
         why = f"{kill.get('scope', '')} by {kill.get('by', '')}: {kill.get('reason', '')}"
-        click.echo(click.style(f"kill switch ENGAGED, {why}; release it with 'fks resume'", fg="red", bold=True))
-    else:
-        click.echo("kill switch: " + ("not engaged" if kill.get("engaged") is False else "unknown"))
+        return click.style(f"kill switch ENGAGED, {why}; release it with 'fks resume'", fg="red", bold=True)
+    return "kill switch: " + ("not engaged" if kill.get("engaged") is False else "unknown")
 
 
-def _paint(word: str, *, bold: bool = False) -> str:
+def paint(word: str, *, bold: bool = False) -> str:
+    """Return a state's word in its colour."""
     return click.style(word, fg=COLOURS.get(word, "white"), bold=bold)
 
 

@@ -28,7 +28,8 @@ class NodeView(Protocol):
 
 
 async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
-    """Return the status document of the issue: state, components, feeds, venues, kill, sim.
+    """Return the status document: state, reasons, components, feeds, venues, kill, sim, and beyond issue 2's shape nodes,
+    strategies in trouble, operations under way and the alerts that nothing has settled.
 
     Errors: OutageError when PostgreSQL does not answer; the caller then says what it knows without it.
     """
@@ -36,7 +37,9 @@ async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
     feeds = [dict(row) for row in await db.fetch("monitor.feeds")]
     venues = [dict(row) for row in await db.fetch("monitor.venues")]
     kills = [dict(row) for row in await db.fetch("monitor.kills")]
-    state, reasons = overall(components, feeds, venues)
+    nodes = [node_view(dict(row)) for row in await db.fetch("monitor.nodes")]
+    strategies = [dict(row) for row in await db.fetch("monitor.troubled_instances")]
+    state, reasons = overall(components, feeds, venues, nodes, strategies)
     return {
         "state": state,
         "reasons": reasons,
@@ -45,27 +48,59 @@ async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
         "venues": venues,
         "kill": kill_view(kills),
         "sim": sim_view(node),
+        "nodes": nodes,
+        "strategies": strategies,
+        "operations": [dict(row) for row in await db.fetch("monitor.operations")],
+        "alerts": [dict(row) for row in await db.fetch("monitor.alerts", 20)],
     }
 
 
 def component_view(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a component as status shows it: its own word, unless its beat is too old to believe."""
+    """Return a component as status shows it: its own word, unless its beat is too old to believe.
+
+    `problem` is what is amiss, in plain words; "" while it is well.
+    """
     age = row["heartbeat_age_ms"]
     is_silent = age is None or age > SILENT_MS
     state = "silent" if is_silent and row["state"] not in _STILL else row["state"]
+    detail = row["detail"] or {}
     return {
         "name": row["name"], "kind": row["kind"], "state": state, "pid": row["pid"], "node": row["node"],
-        "restarts": row["restarts"], "since": row["since"], "heartbeat_age_ms": age, "detail": row["detail"] or {},
+        "restarts": row["restarts"], "since": row["since"], "heartbeat_age_ms": age, "detail": detail,
+        "epoch": row.get("epoch") or 0, "version": row.get("version") or "",
+        "config_version": row.get("config_version") or 0, "problem": problem_of(state, age, detail),
     }  # fmt: skip
 
 
+def problem_of(state: str, age_ms: int | None, detail: Mapping[str, Any]) -> str:
+    """Return what is amiss with a component, in plain words: its failed self-checks, its keeper's note, its silence."""
+    if state == "silent":
+        return "never heard of" if age_ms is None else f"no heartbeat for {age_ms / 1000:.0f} s"
+    problems = detail.get("problems")
+    texts = [str(p.get("text") or p.get("kind") or "") for p in problems if isinstance(p, Mapping)] if isinstance(problems, list) else []
+    if texts:
+        return "; ".join(text for text in texts if text)
+    return "" if state in WELL else str(detail.get("detail") or detail.get("reason") or "")
+
+
+def node_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a machine of the cluster; one whose keeper fell silent is `silent`, whatever it last said of itself."""
+    age = row["beat_age_ms"]
+    is_silent = age is None or age > SILENT_MS
+    return {**row, "detail": row["detail"] or {}, "state": "silent" if is_silent and row["state"] not in _STILL else row["state"]}
+
+
 def overall(
-    components: Sequence[Mapping[str, Any]], feeds: Sequence[Mapping[str, Any]], venues: Sequence[Mapping[str, Any]]
+    components: Sequence[Mapping[str, Any]],
+    feeds: Sequence[Mapping[str, Any]],
+    venues: Sequence[Mapping[str, Any]],
+    nodes: Sequence[Mapping[str, Any]] = (),
+    strategies: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[str, list[str]]:
     """Return the state of the whole (healthy, degraded, starting or down) and a reason for each thing amiss."""
     if not any(component["state"] != "silent" for component in components):
         return "down", ["nothing beats"]
-    reasons = [f"{c['name']} is {c['state']}" for c in components if c["state"] not in WELL]
+    reasons = [_amiss(c) for c in components if c["state"] not in WELL]
     for feed in feeds:
         age = feed["age_ms"]
         if feed["state"] != "LIVE" or age is None or age > FEED_MS:
@@ -73,12 +108,28 @@ def overall(
                 f"feed {feed['symbol']} is {feed['state']}, {'no message yet' if age is None else f'{age / 1000:.1f} s old'}"
             )
     reasons += [f"venue {venue['name']} is {venue['state']}" for venue in venues if venue["state"] != "READY"]
+    reasons += [f"node {node['name']} is {node['state']}" for node in nodes if node["state"] not in WELL]
+    reasons += [_held(instance) for instance in strategies if instance["error"] or not instance["is_enabled"]]
     if not reasons:
         return "healthy", []
     starting = all(c["state"] in WELL | _STARTING for c in components) and any(
         c["state"] in _STARTING for c in components
     )
     return ("starting" if starting else "degraded"), reasons
+
+
+def _amiss(component: Mapping[str, Any]) -> str:
+    problem = component.get("problem")
+    return f"{component['name']} is {component['state']}{f': {problem}' if problem else ''}"
+
+
+def _held(instance: Mapping[str, Any]) -> str:
+    """Return what is wrong with a strategy instance: disabled after crashes, or held with its last error."""
+    first = str(instance["error"] or "").strip().splitlines()
+    why = f": {first[-1][:160]}" if first else ""
+    if not instance["is_enabled"]:
+        return f"strategy {instance['id']} was disabled after {instance['crashes']} crashes{why}"
+    return f"strategy {instance['id']} is {instance['state']}{why}"
 
 
 def kill_view(kills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from fks.api.routes import (
     status,
     strategies,
     stream,
+    system,
     tokens,
 )
 
 ROUTERS = (
     health.router,
     status.router,
+    system.router,
     market.router,
     strategies.router,
     signals.router,

@@ -1,6 +1,6 @@
 -- name: components
 -- Every component's last beat and how old it is by the database's clock.
-SELECT name, kind, state, pid, node, restarts, since, epoch, detail,
+SELECT name, kind, state, pid, node, restarts, since, epoch, version, config_version, detail,
        (extract(epoch FROM clock_timestamp() - beat_at) * 1000)::bigint AS heartbeat_age_ms
   FROM component_health
  ORDER BY CASE kind WHEN 'keeper' THEN 0 WHEN 'service' THEN 1 WHEN 'serve' THEN 2 ELSE 3 END, name;
@@ -41,4 +41,56 @@ SELECT kill_id, scope, reason, engaged_by, engaged_at FROM kill_switch WHERE is_
 
 -- name: alerts
 -- The newest alerts that nothing has resolved.
-SELECT time, severity, event, message, component FROM alerts WHERE resolved_at IS NULL ORDER BY time DESC LIMIT $1;
+SELECT id, time, severity, event, message, component, payload
+  FROM alerts WHERE resolved_at IS NULL ORDER BY time DESC, id DESC LIMIT $1;
+
+-- name: all_alerts
+-- The newest alerts, settled ones too, before an id.
+SELECT id, time, severity, event, message, component, payload, resolved_at
+  FROM alerts WHERE $2::bigint IS NULL OR id < $2 ORDER BY id DESC LIMIT $1;
+
+-- name: alert_orders
+-- How the orders stand that open alerts are about, and how many living protections each has.
+SELECT o.client_order_id, o.state,
+       (SELECT count(*) FROM orders p
+         WHERE p.parent_id = o.client_order_id AND p.role IN ('sl', 'tp') AND p.state IN ('ACCEPTED', 'WORKING', 'PARTIAL')
+       ) AS protections
+  FROM orders o WHERE o.client_order_id = ANY($1::text[]);
+
+-- name: alert_positions
+-- What is held in the symbols that open alerts are about.
+SELECT symbol, instance, quantity FROM positions WHERE symbol = ANY($1::text[]) AND quantity <> 0;
+
+-- name: resolve_alerts
+-- Settle alerts: their cause is over, or a person has seen to it.
+UPDATE alerts SET resolved_at = now(), payload = payload || jsonb_build_object('resolved_by', $2::text)
+ WHERE id = ANY($1::bigint[]) AND resolved_at IS NULL RETURNING id, event, message, component;
+
+-- name: events
+-- The newest lines of the tree's history: of one child (and its kin, strategy means strategy:0), since a time, after an id.
+SELECT id, time, child, event, reason, pid, epoch, node, payload
+  FROM actor_events
+ WHERE ($1::text IS NULL OR child = $1 OR child LIKE $1 || ':%')
+   AND ($2::timestamptz IS NULL OR time >= $2)
+   AND ($3::bigint IS NULL OR id > $3)
+ ORDER BY id DESC LIMIT $4;
+
+-- name: nodes
+-- Every machine of the cluster with the age of its keeper's last word, by the database's clock.
+SELECT name, role, address, ray_node_id, state, version, config_hash, clock_skew_ms, detail,
+       (extract(epoch FROM clock_timestamp() - beat_at) * 1000)::bigint AS beat_age_ms
+  FROM nodes ORDER BY role, name;
+
+-- name: operations
+-- What a person asked for and is not done, and what failed within the last minutes.
+SELECT id, kind, target, reason, requested_by, state, progress, error, created_at, started_at, finished_at
+  FROM operations
+ WHERE state IN ('queued', 'running') OR (state = 'failed' AND finished_at > now() - interval '10 minutes')
+ ORDER BY created_at DESC LIMIT 20;
+
+-- name: troubled_instances
+-- Strategy instances that were isolated, or that stand still because of what they did.
+SELECT id, strategy, symbol, state, is_enabled, is_isolated, crashes, crashed_at, error, traceback
+  FROM strategy_instances
+ WHERE is_isolated OR error IS NOT NULL OR (NOT is_enabled AND crashed_at IS NOT NULL)
+ ORDER BY id;

@@ -1,0 +1,142 @@
+"""The history of the tree as a person reads it: a row of `actor_events` in plain words.
+
+Rows are written by the supervisor (`fks.store.supervision.TreeJournal`) with the facts of an exit in `payload`
+(`fks.supervision.exits.Exit`). An event this module has never heard of is shown by its own name and reason.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fks.store.db import Querier
+
+GOOD, PLAIN, WARN, BAD = "good", "plain", "warn", "bad"
+
+#: event -> (what a person calls it, its tone)
+_WORDS: dict[str, tuple[str, str]] = {
+    "started": ("started", GOOD),
+    "adopted": ("taken over alive", PLAIN),
+    "exited": ("died", BAD),
+    "restarted": ("being restarted", WARN),
+    "stopped": ("stopped", PLAIN),
+    "stopping": ("being stopped", PLAIN),
+    "draining": ("draining", PLAIN),
+    "removed": ("taken out of the tree", PLAIN),
+    "added": ("put into the tree", PLAIN),
+    "changed": ("changed", PLAIN),
+    "start_failed": ("did not start", BAD),
+    "not_adopted": ("could not be taken over", WARN),
+    "given_up": ("given up", BAD),
+    "escalated": ("escalated", BAD),
+    "placed": ("placed", PLAIN),
+    "isolated": ("isolated", WARN),
+    "disabled": ("disabled", BAD),
+}
+_EXITS: dict[str, tuple[str, str]] = {
+    "normal": ("ended in order", PLAIN),
+    "crash": ("died", BAD),
+    "hung": ("hung, killed", BAD),
+    "unwell": ("unwell, ended", WARN),
+    "node lost": ("lost with its node", BAD),
+    "killed": ("did not end in time, killed", WARN),
+    "failed start": ("did not start", BAD),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One event in words: `what` happened, `why`, and a tone (good, plain, warn, bad)."""
+
+    what: str
+    why: str
+    tone: str
+
+
+def said(row: Mapping[str, Any]) -> Said:
+    """Return a row of `actor_events` in plain words. Never raises: what it does not know it passes on."""
+    event, reason = str(row.get("event", "")), _reason(str(row.get("reason") or ""))
+    payload = row.get("payload")
+    facts: Mapping[str, Any] = payload if isinstance(payload, Mapping) else {}
+    if event == "exited":
+        what, tone = _EXITS.get(str(facts.get("how", "")), _WORDS["exited"])
+        if not facts and reason == "normal":
+            return Said(*_swap(_EXITS["normal"], "asked"))
+        return Said(what, why_ended(facts, reason), tone)
+    if event == "started" and reason.startswith("epoch "):
+        reason = ""  # the epoch has a column of its own
+    what, tone = _WORDS.get(event, (event.replace("_", " "), PLAIN))
+    if event in ("restarted", "escalated", "start_failed") and facts.get("how"):
+        return Said(what, why_ended(facts, reason), tone)
+    return Said(what, reason, tone)
+
+
+def _swap(pair: tuple[str, str], why: str) -> tuple[str, str, str]:
+    return pair[0], why, pair[1]
+
+
+def why_ended(facts: Mapping[str, Any], reason: str) -> str:
+    """Return why a process ended: the signal by its name, the exit code, and what its last traceback says."""
+    parts = []
+    number, code = facts.get("signal"), facts.get("exit_code")
+    if isinstance(number, int):
+        seems = ", it seems" if facts.get("is_inferred") else ""
+        parts.append(f"signal {number} ({_signal_name(number)}{seems})")
+    elif isinstance(code, int) and facts.get("how") != "normal":
+        parts.append(f"exit code {code}")
+    error = last_error(str(facts.get("traceback") or ""))
+    if error:
+        parts.append(error)
+    spoken = _reason(reason)
+    if spoken and not error and not (parts and _says_no_more(spoken, facts)):
+        parts.append(spoken)
+    return ", ".join(parts)
+
+
+def last_error(traceback: str) -> str:
+    """Return the line of a traceback that names the error."""
+    lines = [line for line in traceback.splitlines() if line.strip() and not line.startswith((" ", "\t"))]
+    return lines[-1].strip()[:200] if lines else ""
+
+
+def _reason(text: str) -> str:
+    """Return a reason without the words that the column before it says already."""
+    return text.strip().removeprefix("died: ").strip()
+
+
+def _says_no_more(reason: str, facts: Mapping[str, Any]) -> bool:
+    """Return whether a reason only repeats the signal or the code, in Ray's words or ours."""
+    low = reason.lower()
+    number, code = facts.get("signal"), facts.get("exit_code")
+    told = [f"signal {number}", f"sig {number}"] if isinstance(number, int) else [f"code {code}", f"exit {code}"]
+    return any(word in low for word in told) or "worker exit" in low or "actor died" in low or "end of file" in low
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "?"
+
+
+def event_view(row: Mapping[str, Any], *, is_full: bool = True) -> dict[str, Any]:
+    """Return a row for JSON, with its words; without `is_full` the log lines and the traceback are left out."""
+    words = said(row)
+    view = {key: row[key] for key in ("id", "time", "child", "event", "reason", "pid", "epoch", "node")}
+    payload = dict(row.get("payload") or {})
+    if not is_full:
+        payload = {key: value for key, value in payload.items() if key not in ("last_lines", "traceback")}
+    return {**view, "payload": payload, "what": words.what, "why": words.why, "tone": words.tone}
+
+
+async def events(
+    db: Querier, *, child: str | None = None, since: datetime | None = None, after: int | None = None, limit: int = 100,
+    is_full: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return the newest `limit` events, oldest first. `child` also means those it names: strategy means strategy:0;
+    `after`: only ids above it. Errors: OutageError."""
+    rows: Sequence[Any] = await db.fetch("monitor.events", child, since, after, limit)
+    return [event_view(dict(row), is_full=is_full) for row in reversed(rows)]

@@ -71,8 +71,12 @@ def tree_health(timeout_s: float = 5.0) -> dict[str, object]:
         raise OutageError(f"the supervisor does not answer: {cause(error)}") from error
 
 
-def deploy_gateway(settings: Any, *, host: str, port: int) -> None:
-    """Put the gateway on Serve and return when it answers; one that runs already is left alone."""
+def deploy_gateway(settings: Any, *, host: str, port: int, is_anew: bool = False) -> None:
+    """Put the gateway on Serve and return when it answers; one that runs already is left alone.
+
+    With `is_anew` its replicas are replaced one by one while the others answer, from the code that is installed now.
+    Errors: OutageError when the new ones do not come up; the old ones that are left go on answering.
+    """
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
@@ -82,9 +86,13 @@ def deploy_gateway(settings: Any, *, host: str, port: int) -> None:
     http = {"host": host, "port": port}
     serve.start(proxy_location="HeadOnly", http_options=http)
     running = serve.status().applications.get("gateway")
-    if running is not None and running.status == ApplicationStatus.RUNNING:
+    if running is not None and running.status == ApplicationStatus.RUNNING and not is_anew:
         return
-    serve.run(serve_app.build(settings), name="gateway", route_prefix="/", blocking=False)
+    try:
+        # every deployment is a new version to Serve, however alike the code looks: all replicas are replaced
+        serve.run(serve_app.build(settings), name="gateway", route_prefix="/", blocking=False)
+    except RuntimeError as error:
+        raise OutageError(f"the gateway did not come up: {cause(error)}", remedy="see 'fks logs gateway'") from error
 
 
 def stop_tree(deadline_s: float) -> None:

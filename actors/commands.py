@@ -1,10 +1,11 @@
-"""What `fks up`, `fks down` and tests need of a live cluster: `python -m actors.commands deploy | stop`.
+"""What `fks up`, `fks down` and tests need of a live cluster: `python -m actors.commands deploy | gateway | stop`.
 
 A process of its own, so that the keeper never loads Ray and a lost GCS can abort nothing but this.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -12,7 +13,10 @@ import time
 from fks.config.endpoints import load_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
+from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
+from fks.store.db import Database
+from fks.store.runtime_config import overlaid
 
 READY_S = 45.0
 STOP_S = 7.0
@@ -29,7 +33,7 @@ def deploy() -> None:
     done = cluster.ensure_supervisor()
     sys.stdout.write(f"supervisor {done}\n")
     sys.stdout.flush()
-    cluster.deploy_gateway(settings, host=node.http["host"], port=node.http["port"])
+    cluster.deploy_gateway(with_runtime(settings, paths, node.database_url), host=node.http["host"], port=node.http["port"])
     sys.stdout.write("gateway up\n")
     deadline = time.monotonic() + READY_S
     while True:
@@ -45,6 +49,31 @@ def deploy() -> None:
         time.sleep(0.2)
 
 
+def gateway() -> None:
+    """Replace the gateway's replicas one by one by what is installed and set now."""
+    from actors import cluster
+
+    settings = load_settings(os.environ.get("FKS_HOME"))
+    paths = Paths.of(settings.home)
+    node = load_node(paths)
+    cluster.connect(node.ray_address, str(paths.ray_token_file))
+    runtime = with_runtime(settings, paths, node.database_url)
+    cluster.deploy_gateway(runtime, host=node.http["host"], port=node.http["port"], is_anew=True)
+
+
+def with_runtime(settings: Settings, paths: Paths, database_url: str) -> Settings:
+    """Return the settings with the newest runtime version over them."""
+
+    async def ask() -> Settings:
+        db = await Database.lazy(database_url, settings.database, application="commands")
+        try:
+            return (await overlaid(settings, paths, db)).settings
+        finally:
+            await db.close()
+
+    return asyncio.run(ask())
+
+
 def stop() -> None:
     """Stop the tree in reverse order, each child with its deadline."""
     from actors import cluster
@@ -57,7 +86,7 @@ def stop() -> None:
 
 def main() -> int:
     """Run one command; one line and exit 1 when it fails."""
-    commands = {"deploy": deploy, "stop": stop}
+    commands = {"deploy": deploy, "gateway": gateway, "stop": stop}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in commands:
         sys.stderr.write(f"usage: python -m actors.commands {' | '.join(commands)}\n")

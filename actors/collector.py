@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fks.model.health import Problem
 from fks.monitor.component import Component
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class CollectorActor:
         assert self._collector is not None
         await self._collector.run()
 
+    async def drain(self) -> None:
+        """Hang up and store all that was heard."""
+        if self._collector is not None:
+            await self._collector.drain()
+
     async def stop(self) -> None:
         """Flush what is sealed and close."""
         if self._collector is not None:
@@ -50,6 +56,10 @@ class CollectorActor:
     @property
     def is_ready(self) -> bool:
         return self._collector is not None and self._collector.is_ready
+
+    def problems(self) -> Sequence[Problem]:
+        """Return silent feeds, and a store that takes nothing."""
+        return self._collector.problems() if self._collector else ()
 
     def detail(self) -> Mapping[str, object]:
         """Return what status shows: feeds and their ages."""

@@ -17,11 +17,13 @@ from fks.config.settings import Settings
 from fks.data.aggregate import by_length
 from fks.data.assets import Assets
 from fks.data.backfill import TRADES_MAX, Backfill
+from fks.data.checks import feed_problems
 from fks.data.feed import Doubt, FeedState, Gap, SymbolFeed
 from fks.data.sync import Sync
 from fks.data.writer import Writer
 from fks.model.bar import PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
+from fks.model.health import Problem
 from fks.model.ports import Exchange, Lease, Log, Meter
 from fks.model.timeframe import check_timeframe
 from fks.store.bus import FEEDS, Bus
@@ -36,6 +38,7 @@ LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock
 SEALED_MAX = 20_000  # bars of one symbol waiting for a database that is away; beyond it they are fetched again later
 DIAL_S = 15.0  # a connection that has no subscription by then never will
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+DRAIN_S, FLUSH_S = 0.5, 2.0  # of a drain: for holes being filled; for the store
 _EXPECTED = (OutageError, PeerError, InputError)
 
 
@@ -43,21 +46,11 @@ class Collector:
     """Collects the enabled assets of one exchange. One task group runs it; `stop` may be called once `run` has ended."""
 
     def __init__(
-        self,
-        exchange: Exchange,
-        db: Database,
-        bus: Bus,
-        clock: Clock,
-        meter: Meter,
-        log: Log,
-        settings: Settings,
+        self, exchange: Exchange, db: Database, bus: Bus, clock: Clock, meter: Meter, log: Log, settings: Settings,
         lease: Lease,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._exchange = exchange
-        self._bus = bus
-        self._clock = clock
-        self._meter = meter
-        self._log = log
+        self._bus, self._clock, self._meter, self._log = bus, clock, meter, log
         self._data = settings.data
         self._frames = by_length(check_timeframe(frame) for frame in settings.data.timeframes)
         self._closes = [f for f in by_length({self._frames[0], "1m"}) if f in self._frames and f in exchange.timeframes]
@@ -71,6 +64,8 @@ class Collector:
         self._repairs: dict[str, asyncio.Task[None]] = {}
         self._doubts: dict[str, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._streaming: asyncio.Task[None] | None = None
+        self._is_draining = False
         self._redial = asyncio.Event()
         self._has_sealed = asyncio.Event()
         self._is_subscribed = False
@@ -91,7 +86,7 @@ class Collector:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(self._follow_assets())
-                group.create_task(self._stream())
+                self._streaming = group.create_task(self._stream())
                 group.create_task(self._drive())
                 group.create_task(self._write())
                 group.create_task(self._follow_syncs())
@@ -100,42 +95,58 @@ class Collector:
         finally:
             self._group = None
 
+    async def drain(self) -> None:
+        """Hang up, let holes that are being filled be filled (for DRAIN_S), and store all that was heard.
+
+        Errors: OutageError when the store does not take it in time: then it is fetched again.
+        """
+        self._is_draining = True
+        if self._streaming is not None:
+            self._streaming.cancel()
+            await asyncio.wait({self._streaming})
+        if repairs := set(self._repairs.values()):
+            await asyncio.wait(repairs, timeout=DRAIN_S)
+        for feed in self._feeds.values():
+            self._advance(feed)
+        await self._store_all()
+
     async def stop(self) -> None:
-        """Store what is sealed, within 2 s, and close the exchange."""
-        with contextlib.suppress(FksError, TimeoutError):
-            async with asyncio.timeout(2.0):
-                while await self._writer.flush(self._feeds.values()):
-                    pass
+        """Store what is sealed, unless a drain has, and close the exchange."""
+        if not self._is_draining:
+            with contextlib.suppress(FksError):
+                await self._store_all()
         await self._exchange.close()
+
+    async def _store_all(self) -> None:
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                await self._writer.flush_all(feed for feed in self._feeds.values() if feed.positions is not None)
+        except TimeoutError:
+            raise OutageError(f"the store did not take the rest in {FLUSH_S:g} s", remedy="it is fetched again") from None
 
     @property
     def is_ready(self) -> bool:
         """Return whether every feed is live and the store takes what they seal."""
-        return (
-            bool(self._feeds)
-            and self._is_storing
-            and all(feed.state is FeedState.LIVE for feed in self._feeds.values())
-        )
+        return bool(self._feeds) and self._is_storing and all(f.state is FeedState.LIVE for f in self._feeds.values())
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong now: silent feeds, a store that takes nothing."""
+        found = feed_problems(self._feeds.values(), self._clock.monotonic(), away_max_s=self._data.stale_min_s)
+        return found if self._is_storing else [*found, Problem("database", "the store takes nothing", about="store")]
 
     def detail(self) -> dict[str, object]:
         """Return what status shows: the state of the whole and of each feed, ages in ms."""
         now_s = self._clock.monotonic()
         return {
-            "exchange": self._exchange.name,
-            "problem": self._problem,
+            "exchange": self._exchange.name, "problem": self._problem,
             "feeds": [
                 {
-                    "symbol": feed.symbol,
-                    "state": str(feed.state),
-                    "age_ms": round(feed.age_s(now_s) * 1000),
-                    "last_trade_id": feed.last_id,
-                    "late": feed.late,
-                    "waiting": len(feed.sealed),
-                    "problem": feed.detail,
+                    "symbol": feed.symbol, "state": str(feed.state), "age_ms": round(feed.age_s(now_s) * 1000),
+                    "last_trade_id": feed.last_id, "late": feed.late, "waiting": len(feed.sealed), "problem": feed.detail,
                 }
                 for feed in self._feeds.values()
             ],
-        }
+        }  # fmt: skip
 
     # ── what is collected ────────────────────────────────────────────────────────────────────────
     async def _follow_assets(self) -> None:
@@ -241,7 +252,7 @@ class Collector:
     def _repair(self, feed: SymbolFeed, gap: Gap | None) -> None:
         """Fill a hole in the background; None: recover from what is stored. One repair a feed at a time."""
         running = self._repairs.get(feed.symbol)
-        if running is not None and not running.done():
+        if self._is_draining or (running is not None and not running.done()):
             return  # it ends with the newest trades; what is missing then is the next gap
         self._set_state(feed, FeedState.BACKFILL)
         assert self._group is not None
@@ -294,8 +305,7 @@ class Collector:
         while True:
             await self._clock.sleep(TICK_S)
             now_s = self._clock.monotonic()
-            is_on_time = now_s - before_s < TICK_S + LATE_S
-            before_s = now_s
+            is_on_time, before_s = now_s - before_s < TICK_S + LATE_S, now_s
             if not self._is_subscribed and now_s - self._dialled_s > DIAL_S:
                 self._redial.set()
             for feed in list(self._feeds.values()):
@@ -313,7 +323,7 @@ class Collector:
         found = feed.advance(self._clock.now_ns())
         if isinstance(found, Gap):
             self._gap(feed, found)
-        elif found is not None and feed.symbol not in self._doubts:
+        elif found is not None and feed.symbol not in self._doubts and not self._is_draining:
             assert self._group is not None
             self._doubts[feed.symbol] = self._group.create_task(self._ask(feed, found))
         if feed.sealed:
@@ -356,6 +366,8 @@ class Collector:
         if feed.state is state:
             return
         self._log.info("feed.state", exchange=self._exchange.name, symbol=feed.symbol, old=feed.state, state=state)
+        if FeedState.LIVE in (feed.state, state):
+            feed.live_s = None if state is FeedState.LIVE else self._clock.monotonic()
         feed.state = state
         self._has_sealed.set()  # the row of a feed's state must not wait for a bar
 
@@ -381,6 +393,6 @@ class Collector:
             for feed in feeds:
                 if states.get(feed.symbol) is not feed.state:
                     states[feed.symbol] = feed.state
-                    message = {"type": "feed", "exchange": self._exchange.name, "symbol": feed.symbol, "state": feed.state}
-                    await self._bus.publish(FEEDS, message)
+                    told = {"type": "feed", "exchange": self._exchange.name, "symbol": feed.symbol, "state": feed.state}
+                    await self._bus.publish(FEEDS, told)
             await self._clock.sleep(TICK_S)

@@ -77,6 +77,8 @@ class SymbolFeed:
         self.positions: dict[str, SealedPosition] | None = None
         #: it went silent: only a message, not a subscription, makes it live again
         self.is_mute = False
+        #: monotonic time until which it was live (made, at first); None while it is
+        self.live_s: float | None = now_s
         self.last_price: Decimal | None = None
         self.message_ns: int | None = None
         self.detail = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -21,7 +22,7 @@ Taken = tuple[SymbolFeed, list[Sealed], list[PublicTrade]]
 
 
 class Writer:
-    """Takes what feeds have sealed to the store, in order. One flush at a time."""
+    """Takes what feeds have sealed to the store, in order; flushes wait for one another."""
 
     def __init__(self, store: FeedStore, bus: Bus, meter: Meter, log: Log) -> None:
         self._store = store
@@ -29,6 +30,7 @@ class Writer:
         self._meter = meter
         self._log = log
         self._told: dict[str, tuple[int | None, str]] = {}
+        self._turn = asyncio.Lock()
 
     async def flush(self, feeds: Iterable[SymbolFeed]) -> bool:
         """Store one statement's worth; return whether more is waiting.
@@ -36,6 +38,16 @@ class Writer:
         Guarantees: a bar is told only after it is committed. Raised OutageError: everything taken is back in its feed,
         and storing it again changes nothing.
         """
+        async with self._turn:
+            return await self._flush(feeds)
+
+    async def flush_all(self, feeds: Iterable[SymbolFeed]) -> None:
+        """Store everything that feeds have sealed, and every trade they took. Errors: OutageError."""
+        known = list(feeds)
+        while await self.flush(known) or any(feed.sealed or feed.trades for feed in known):
+            pass
+
+    async def _flush(self, feeds: Iterable[SymbolFeed]) -> bool:
         taken = [(feed, *self._take(feed)) for feed in feeds]
         rows = [row for feed, sealed, _ in taken for row in self._rows(feed, sealed)]
         if not rows and not any(trades for _, _, trades in taken):

@@ -315,3 +315,39 @@ async def test_a_held_tape_seals_each_bar_when_it_is_over(
     fives = await BarStore(database).read("BTCUSDT", "5m")
     assert fives.time_ns[-1] == bars.time_ns[first + 5]
     assert fives.volume[-1] == round(bars.volume[first + 5 : first + 10].sum(), 8)
+
+
+# ── draining ─────────────────────────────────────────────────────────────────────────────────────
+async def test_a_drain_stores_all_that_was_heard_and_the_next_self_goes_on_without_a_hole(
+    database: Database, bus: Bus, exchange: LocalExchange
+) -> None:
+    settings = settings_for(exchange.info, **FEW)
+    newest: dict[str, int] = {}
+    for epoch in (1, 2, 3):
+        collector = make_collector(settings, database, bus, CollectingLog(), epoch=epoch)
+        async with running(collector):
+            await until(lambda: collector.is_ready, deadline_s=20)  # noqa: B023
+            await later(database, 2)
+            await collector.drain()
+            for feed in collector._feeds.values():
+                assert not (feed.sealed or feed.trades or feed._inbox), "heard and not stored"
+                stored = await database.sql("SELECT max(trade_id) FROM market_trades WHERE symbol = $1", feed.symbol)
+                assert stored[0][0] == feed.last_id
+                assert feed.last_id > newest.get(feed.symbol, -1)
+                newest[feed.symbol] = feed.last_id
+            heard = {feed.symbol: feed.last_id for feed in collector._feeds.values()}
+        assert {feed.symbol: feed.last_id for feed in collector._feeds.values()} == heard, "it went on listening"
+    await check_stored(database, exchange)
+
+
+async def test_a_silent_feed_is_a_problem_until_it_is_heard_again(
+    database: Database, bus: Bus, exchange: LocalExchange
+) -> None:
+    settings = settings_for(exchange.info, **FEW, stale_min_s=1.0, stale_max_s=1.0)
+    collector = make_collector(settings, database, bus, CollectingLog())
+    async with running(collector):
+        await until(lambda: collector.is_ready and not collector.problems(), deadline_s=20)
+        exchange.fault("freeze_stream", seconds=4)
+        found = await until(collector.problems)
+        assert {(p.kind, p.is_mended_by_restart) for p in found} == {("feed", True)}
+        await until(lambda: collector.is_ready and not collector.problems(), deadline_s=20)

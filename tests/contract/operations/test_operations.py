@@ -1,0 +1,316 @@
+"""What a person asks of the running system, over a real database and a supervisor made of attributes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import actors.operations
+from actors.operations import Operations, Part
+from fks.clock import RealClock
+from fks.config.version import build_id
+from fks.model.errors import InputError, OutageError, StaleEpochError
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.operations import CHANNEL, Operation, OperationStore
+from fks.store.runtime_config import RuntimeConfigStore, propose
+from tests.support.ports import CollectingLog
+from tests.support.waiting import until
+
+IDS = ("guardian", "orders", "collector:binance", "strategy:0", "scheduler")
+
+
+class Dead(BaseException):
+    """The process of the supervisor is no more."""
+
+
+@dataclass
+class FakeParts:
+    """Children as a supervisor tells of them; a restart gives a new pid, the build `build` and the newest settings."""
+
+    parts: dict[str, Part] = field(default_factory=lambda: {id: Part("ready", 100 + n, "old", 0, "n") for n, id in enumerate(IDS)})
+    restarted: list[str] = field(default_factory=list)
+    build: str = "new"
+    config_version: Callable[[], int] = lambda: 0
+    fails: dict[str, Exception | BaseException] = field(default_factory=dict)
+    state_after: dict[str, str] = field(default_factory=dict)
+    dies_after: str = ""
+
+    def children(self) -> Mapping[str, Part]:
+        return self.parts
+
+    async def restart_child(self, id: str, why: str) -> None:
+        if id in self.fails:
+            raise self.fails[id]
+        self.restarted.append(id)
+        old = self.parts[id]
+        self.parts[id] = replace(
+            old, pid=(old.pid or 0) + 1000, version=self.build, config_version=self.config_version(),
+            state=self.state_after.get(id, "ready"),
+        )  # fmt: skip
+        if self.dies_after == id:
+            self.dies_after = ""
+            raise Dead
+
+
+@dataclass
+class Rig:
+    db: Database
+    store: OperationStore
+    versions: RuntimeConfigStore
+    parts: FakeParts
+    log: CollectingLog
+    redeployed: list[float] = field(default_factory=list)
+    left: int = 0
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    component: Any = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Start a supervisor's Operations: another call is the supervisor that comes after."""
+
+        async def redeploy() -> None:
+            self.redeployed.append(time.monotonic())
+
+        async def leave() -> None:
+            self.left += 1
+            raise Dead
+
+        task = asyncio.create_task(Operations(self.component, self.parts, redeploy=redeploy, leave=leave).run())
+        self.tasks.append(task)
+        return task
+
+    async def ended(self, operation: Operation, deadline_s: float = 10.0) -> Operation:
+        async def look() -> Operation | None:
+            found = await self.store.get(operation.id)
+            return found if found is not None and found.is_ended else None
+
+        found = await until(look, deadline_s=deadline_s)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+async def rig(database: Database, bus: Bus, log: CollectingLog) -> AsyncIterator[Rig]:
+    parts = FakeParts()
+    component: Any = SimpleNamespace(db=database, bus=bus, clock=RealClock(), log=log, config_version=0)
+    rig = Rig(database, OperationStore(database), RuntimeConfigStore(database), parts, log, component=component)
+    yield rig
+    for task in rig.tasks:
+        task.cancel()
+    await asyncio.gather(*rig.tasks, return_exceptions=True)
+
+
+def parts_of(operation: Operation, name: str = "steps") -> list[tuple[str, str]]:
+    return [(step["part"], step["state"]) for step in operation.result.get(name, [])]
+
+
+async def test_the_same_wish_twice_is_one_operation(rig: Rig) -> None:
+    id = uuid.uuid4()
+    first = await rig.store.request("restart", target="orders", requested_by="ann", id=id)
+    assert (await rig.store.request("restart", target="orders", requested_by="ann", id=id)).id == first.id
+    assert len(await rig.store.list()) == 1
+    with pytest.raises(InputError, match="another operation"):
+        await rig.store.request("restart", target="guardian", id=id)
+
+
+async def test_one_runs_at_a_time_and_the_oldest_first(rig: Rig) -> None:
+    first = await rig.store.request("restart", target="orders")
+    await rig.store.request("restart", target="guardian")
+    claimed = await rig.store.claim()
+    assert claimed is not None
+    assert claimed.id == first.id
+    assert await rig.store.claim() is None
+    await rig.store.finish(claimed, "done", result={})
+    again = await rig.store.claim()
+    assert again is not None
+    assert again.target == "guardian"
+
+
+async def test_a_supervisor_that_was_replaced_writes_nothing(rig: Rig) -> None:
+    await rig.store.request("restart", target="orders")
+    old = await rig.store.claim()
+    new = await rig.store.take_up()
+    assert old is not None
+    assert new is not None
+    assert (new.id, new.attempt) == (old.id, 2)
+    with pytest.raises(StaleEpochError):
+        await rig.store.note(old, "half", {})
+    with pytest.raises(StaleEpochError):
+        await rig.store.finish(old, "done", result={})
+    await rig.store.finish(new, "failed", result={}, error="no")
+    await rig.store.finish(new, "failed", result={}, error="no")  # the answer of the first may have been lost
+
+
+async def test_what_nobody_took_up_is_not_done_hours_later(rig: Rig) -> None:
+    operation = await rig.store.request("restart", target="orders")
+    await rig.db.sql("UPDATE operations SET created_at = now() - interval '1 hour'")
+    assert await rig.store.expire(600.0) == 1
+    found = await rig.store.get(operation.id)
+    assert found is not None
+    assert (found.state, found.error) == ("failed", "nobody took it up in time")
+
+
+async def test_a_restart_is_taken_up_at_once_and_audited(rig: Rig, bus: Bus) -> None:
+    rig.start()
+    await until(lambda: rig.log.lines == [] and len(rig.tasks) == 1)
+    await rig.ended(await rig.store.request("restart", target="guardian"))  # it listens by now
+    begun = time.monotonic()
+    operation = await rig.store.request("restart", target="orders", reason="tidy", requested_by="ann")
+    await bus.publish(CHANNEL, {"id": str(operation.id)})
+    done = await rig.ended(operation)
+    assert done.state == "done"
+    assert (done.started_ns or 0) - done.created_ns < 0.5e9
+    assert time.monotonic() - begun < 2.0
+    assert rig.parts.restarted == ["guardian", "orders"]
+    assert parts_of(done) == [("orders", "done")]
+    rows = await rig.db.sql("SELECT child, event, reason FROM actor_events WHERE event = 'asked' ORDER BY id DESC LIMIT 1")
+    assert [tuple(row) for row in rows] == [("orders", "asked", "restart asked by ann: tidy")]
+
+
+async def test_a_part_that_is_not_there_fails_with_the_names_of_those_that_are(rig: Rig) -> None:
+    rig.start()
+    done = await rig.ended(await rig.store.request("restart", target="nobody"))
+    assert done.state == "failed"
+    assert "no part is called nobody" in (done.error or "")
+    assert "guardian" in (done.error or "")
+
+
+async def test_a_deployment_goes_in_order_then_the_supervisor_then_the_gateway(rig: Rig) -> None:
+    rig.parts.build = build_id()
+    first = rig.start()
+    operation = await rig.store.request("deploy", args={"build": build_id()})
+    with pytest.raises(Dead):
+        await first
+    half = await rig.store.get(operation.id)
+    assert half is not None
+    assert rig.parts.restarted == list(IDS)
+    assert parts_of(half)[-1] == ("supervisor", "running")
+    assert rig.redeployed == []
+    rig.start()  # Ray does it
+    done = await rig.ended(operation)
+    assert (done.state, done.error, done.attempt) == ("done", None, 2)
+    assert [part for part, _ in parts_of(done)] == [*IDS, "supervisor", "gateway"]
+    assert (len(rig.redeployed), rig.left) == (1, 1)
+    assert rig.parts.restarted == list(IDS), "a step that was done is not done again"
+
+
+async def test_a_supervisor_that_dies_in_the_middle_is_followed_by_one_that_goes_on(rig: Rig) -> None:
+    rig.parts.build, rig.parts.dies_after = build_id(), "collector:binance"
+    first = rig.start()
+    operation = await rig.store.request("deploy", args={"build": build_id(), "only": None})
+    with pytest.raises(Dead):
+        await first
+    second = rig.start()
+    with pytest.raises(Dead):
+        await second  # it ends itself when all children are done
+    rig.start()
+    assert (await rig.ended(operation)).state == "done"
+    assert rig.parts.restarted == list(IDS), "the child that had just been restarted has another pid: it is not restarted again"
+
+
+async def test_a_deployment_stops_at_the_first_part_that_does_not_come_back(rig: Rig) -> None:
+    rig.parts.fails["collector:binance"] = OutageError("collector:binance is not back after 30 s")
+    rig.start()
+    done = await rig.ended(await rig.store.request("deploy", args={"build": "new"}))
+    assert done.state == "failed"
+    assert "collector:binance is not back" in (done.error or "")
+    assert parts_of(done) == [("guardian", "done"), ("orders", "done"), ("collector:binance", "failed")]
+    assert rig.parts.parts["strategy:0"] == Part("ready", 103, "old", 0, "n")
+    assert rig.redeployed == []
+
+
+async def test_a_part_that_comes_back_as_the_old_build_is_told(rig: Rig) -> None:
+    rig.parts.build = "old"
+    rig.start()
+    done = await rig.ended(await rig.store.request("deploy", args={"build": "new", "only": "orders"}))
+    assert done.state == "failed"
+    assert "orders came back as old, not as new" in (done.error or "")
+
+
+async def test_a_part_that_was_ready_and_stays_degraded_stops_a_deployment(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors.operations, "SETTLE_S", 0.3)
+    rig.parts.state_after["orders"] = "degraded"
+    rig.start()
+    done = await rig.ended(await rig.store.request("deploy", args={"build": "new"}))
+    assert "orders is degraded" in (done.error or "")
+    assert rig.parts.restarted == ["guardian", "orders"]
+    # a restart alone ends well: the part answers, and says itself what it lacks
+    assert (await rig.ended(await rig.store.request("restart", target="orders"))).state == "done"
+
+
+async def test_a_change_of_settings_restarts_whom_it_concerns_and_is_in_force(rig: Rig) -> None:
+    version, operation = await propose(
+        rig.db, {"venue.sweep_s": 30.0}, {"venue.sweep_s": {"from": None, "to": 30.0}}, base_version=0,
+        changed_by="ann", reason="calm",
+    )  # fmt: skip
+    rig.parts.config_version = lambda: version.version
+    rig.start()
+    assert (await rig.ended(operation)).state == "done"
+    assert rig.parts.restarted == ["guardian", "orders"]
+    found = await rig.versions.get(version.version)
+    assert found is not None
+    assert (found.state, found.changed_by, found.reason) == ("active", "ann", "calm")
+
+
+async def test_a_change_that_does_not_take_is_rolled_back_by_itself(rig: Rig) -> None:
+    old, operation = await propose(rig.db, {"venue.sweep_s": 30.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="ann", reason="a")
+    rig.parts.config_version = lambda: old.version
+    rig.start()
+    await rig.ended(operation)
+    bad, operation = await propose(
+        rig.db, {"venue.sweep_s": 1.0}, {"venue.sweep_s": {}}, base_version=old.version, changed_by="bob", reason="b"
+    )
+    rig.parts.restarted.clear()
+    tries: list[str] = []
+
+    async def once(id: str, why: str) -> None:
+        tries.append(id)
+        if len(tries) == 2:
+            raise OutageError("orders is not back after 30 s")
+        rig.parts.config_version = (lambda: bad.version) if len(tries) == 1 else (lambda: old.version)
+        await FakeParts.restart_child(rig.parts, id, why)
+
+    rig.parts.restart_child = once  # type: ignore[method-assign]
+    done = await rig.ended(operation)
+    assert done.state == "failed"
+    assert f"version {bad.version} of the settings did not take" in (done.error or "")
+    assert f"version {old.version} is in force again" in (done.error or "")
+    assert tries == ["guardian", "orders", "guardian", "orders"]
+    wanted = await rig.versions.wanted()
+    assert wanted is not None
+    assert (wanted.version, wanted.state) == (old.version, "active")
+    failed = await rig.versions.get(bad.version)
+    assert failed is not None
+    assert (failed.state, "orders is not back" in (failed.error or "")) == ("failed", True)
+    pages = await rig.db.sql("SELECT event, severity FROM alerts")
+    assert [tuple(row) for row in pages] == [("config.failed", "page")]
+    # and the next change finds its base
+    await propose(rig.db, {}, {"venue.sweep_s": {}}, base_version=old.version, changed_by="ann", reason="c")
+
+
+async def test_two_people_at_once_and_one_of_them_is_told(rig: Rig) -> None:
+    async def change(who: str) -> object:
+        return await propose(rig.db, {"venue.sweep_s": 9.0}, {"venue.sweep_s": {}}, base_version=0, changed_by=who, reason="r")
+
+    found = await asyncio.gather(change("ann"), change("bob"), return_exceptions=True)
+    errors = [error for error in found if isinstance(error, InputError)]
+    assert [(error.status, error.code) for error in errors] == [(409, "CONFIG_ROLLING")]
+    version = next(item for item in found if isinstance(item, tuple))[0]
+    await rig.versions.activate(version.version)
+    with pytest.raises(InputError) as late:
+        await change("carl")
+    assert late.value.code == "CONFIG_CHANGED"
+    assert len(await rig.versions.history()) == 1
+
+
+async def test_an_unknown_kind_ends_as_a_failure_and_the_next_is_done(rig: Rig) -> None:
+    rig.start()
+    assert (await rig.ended(await rig.store.request("dance"))).state == "failed"
+    assert (await rig.ended(await rig.store.request("restart", target="orders"))).state == "done"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 import re
 import threading
@@ -25,6 +24,7 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:[.,]\d+)?)")
 _BAD = re.compile(r"\b(ERROR|FATAL|PANIC|CRITICAL|Traceback)\b")
 _WARN = re.compile(r"\b(WARN|WARNING)\b")
 _FIXED = frozenset({"ts", "level", "component", "event", "pid"})
+_TELLERS = ("keeper", "supervisor")
 POLL_S = 0.2
 BYTES_MAX = 4_000_000  # read from the end of each file when lines are searched for
 BYTES_RECENT = 256_000  # and when only the last ones are wanted
@@ -40,6 +40,7 @@ class Line:
     event: str
     fields: dict[str, Any]
     raw: str = ""
+    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +81,86 @@ def logs(
     trace: str | None,
     as_json: bool,
 ) -> None:
-    """Show logs of all or one component (orders, collector, strategy:0, postgres, ray, …)."""
+    """Show logs of all or one component (orders, collector, strategy:0, postgres, ray, …), on across its restarts.
+
+    Where one of the named components was restarted a line says so, and why.
+    """
     paths = paths_of(ctx)
     wanted = Wanted(component, level.upper(), trace)
     _check_names(paths, component)
     show = _json_line if as_json else _Painter()
+    ends = Restarts() if component and not as_json else None
     is_search = trace is not None or wanted.level != "DEBUG" or lines > 1000
     reader = Reader(paths.logs, BYTES_MAX if is_search else BYTES_RECENT)
-    for line in _last(reader.drain(), wanted, lines):
-        click.echo(show(line))
+    recent = seamed(reader.drain(), wanted, ends)
+    for seam, line in recent[max(0, len(recent) - lines) :]:
+        _print(seam, line, show)
     while follow:
-        for line in sorted(reader.drain(), key=lambda line: line.time):
-            if wanted.takes(line):
-                click.echo(show(line))
+        for seam, line in seamed(reader.drain(), wanted, ends):
+            _print(seam, line, show)
         threading.Event().wait(POLL_S)
+
+
+def seamed(lines: list[Line], wanted: Wanted, ends: Restarts | None = None) -> list[tuple[str, Line | None]]:
+    """Return the wanted lines in the order of time, each with what is to be said before it of a restart."""
+    found: list[tuple[str, Line | None]] = []
+    for line in sorted(lines, key=lambda line: line.time):
+        seam = ends.note(line, wanted.components) if ends is not None else ""
+        if wanted.takes(line):
+            found.append((seam, line))
+        elif seam:  # of a program that writes no line of ours: its keeper's tells
+            found.append((seam, None))
+    return found
+
+
+def _print(seam: str, line: Line | None, show: Callable[[Line], str]) -> None:
+    if seam:
+        click.echo(click.style(seam, fg="bright_black"))
+    if line is not None:
+        click.echo(show(line))
+
+
+class Restarts:
+    """Sees restarts in the lines that pass: a component's new pid, and why its old process ended.
+
+    Soft state: each component's pid, and the last end that the supervisor or the keeper told of.
+    """
+
+    def __init__(self) -> None:
+        self._pids: dict[str, int] = {}
+        self._over: set[tuple[str, int]] = set()
+        self._why: dict[str, str] = {}
+
+    def note(self, line: Line, wanted: tuple[str, ...]) -> str:
+        """Take a line, whoever wrote it; return what is to be said before it, "" when nothing is."""
+        fields = line.fields
+        if line.event == "child.exited":
+            self._why[str(fields.get("child"))] = _why(fields)
+        elif line.event in ("service.died", "service.restarting"):
+            self._why[str(fields.get("service"))] = str(fields.get("reason") or "")
+        elif line.event == "service.started" and isinstance(fields.get("service_pid"), int):
+            return self._turn(str(fields.get("service")), fields["service_pid"], wanted)
+        return self._turn(line.component, line.pid, wanted) if line.pid else ""
+
+    def _turn(self, component: str, pid: int, wanted: tuple[str, ...]) -> str:
+        old = self._pids.get(component)
+        if old == pid or (component, pid) in self._over:  # an old self that still writes is no restart
+            return ""
+        self._pids[component] = pid
+        if old is None:
+            return ""
+        self._over.add((component, old))
+        why = self._why.pop(component, "")
+        if not any(_is_of(component, name) for name in wanted):
+            return ""
+        return f"── {component} restarted: pid {old} → {pid}{f', {why}' if why else ''} ──"
+
+
+def _why(fields: dict[str, Any]) -> str:
+    """Return why a child ended, in the words of `fks events`."""
+    from fks.monitor.history import said
+
+    return said({"event": "exited", "reason": fields.get("reason"), "payload": fields}).why
 
 
 class Reader:
@@ -109,7 +176,8 @@ class Reader:
     def drain(self) -> list[Line]:
         """Return the new lines of all files; the first time what the last `bytes_max` of each hold."""
         found: list[Line] = []
-        for path in sorted(self._folder.glob("*")):
+        # those who tell of a restart last: what they tell is then never younger than the first line after it
+        for path in sorted(self._folder.glob("*"), key=lambda path: (path.name.startswith(_TELLERS), path.name)):
             if _component_of(path) is not None:
                 found += self._read(path)
         self._is_first = False
@@ -145,18 +213,16 @@ def parse(text: str, component: str, before: str = "") -> Line:
         try:
             found = orjson.loads(text)
             fields = {key: value for key, value in found.items() if key not in _FIXED}
-            return Line(found["ts"], found["component"], found["level"], found["event"], fields)
+            pid = found.get("pid")
+            return Line(
+                found["ts"], found["component"], found["level"], found["event"], fields, pid=pid if isinstance(pid, int) else 0
+            )
         except (orjson.JSONDecodeError, KeyError):
             pass
     match = _TIME.search(text[:80])
     time = f"{match[1]}T{match[2].replace(',', '.')}" if match else before
     level = "ERROR" if _BAD.search(text) else "WARNING" if _WARN.search(text) else "INFO"
     return Line(time, component, level, "", {}, text)
-
-
-def _last(lines: list[Line], wanted: Wanted, count: int) -> list[Line]:
-    kept = ((line.time, index, line) for index, line in enumerate(lines) if wanted.takes(line))
-    return [line for _, _, line in heapq.nlargest(count, kept)][::-1]
 
 
 def _component_of(path: Path) -> str | None:

@@ -19,7 +19,7 @@ COLOURS = {
     "healthy": "green", "ready": "green", "running": "green", "LIVE": "green", "READY": "green", "done": "green",
     "starting": "cyan", "waiting": "cyan", "BACKFILL": "cyan", "SYNCING": "cyan", "restarting": "yellow",
     "degraded": "yellow", "draining": "yellow", "stopping": "yellow", "STALE": "yellow", "silent": "red", "down": "red",
-    "failed": "red", "stopped": "red", "given_up": "red", "queued": "cyan",
+    "failed": "red", "stopped": "red", "given_up": "red", "queued": "cyan", "RUNNING": "green", "DISABLED": "red", "CRASHED": "red",
 }  # fmt: skip
 DOWN: dict[str, Any] = {
     "state": "down", "reasons": ["nothing runs"], "components": [], "feeds": [], "venues": [],
@@ -211,11 +211,11 @@ def _venues(document: Mapping[str, Any]) -> list[str]:
 
 
 def _strategies(document: Mapping[str, Any]) -> list[str]:
-    """Return the strategy instances in trouble: isolated in a process of their own, disabled, or held by an error."""
+    """Return the strategy instances in trouble: set apart in a process of their own, switched off, or held by an error."""
     rows = []
     for s in document.get("strategies") or []:
-        words = [] if s["is_enabled"] else [click.style("disabled", fg="red")]
-        words += [click.style("isolated", fg="yellow")] if s["is_isolated"] else []
+        words = [] if s["is_enabled"] else [click.style("switched off", fg="red")]
+        words += [click.style("set apart", fg="yellow")] if s["is_isolated"] else []
         why = str(s["error"] or "").strip().splitlines()
         rows.append((s["id"], s["symbol"], paint(s["state"]), " ".join(words), s["crashes"], why[-1][:120] if why else ""))
     return _table(("strategy", "symbol", "state", "", "crashes", "last error"), rows)

@@ -33,8 +33,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     "given_up": ("given up", BAD),
     "escalated": ("escalated", BAD),
     "placed": ("placed", PLAIN),
-    "isolated": ("isolated", WARN),
-    "disabled": ("disabled", BAD),
+    "isolated": ("set apart", WARN),
+    "disabled": ("switched off", BAD),
 }
 _EXITS: dict[str, tuple[str, str]] = {
     "normal": ("ended in order", PLAIN),

@@ -124,11 +124,11 @@ def _amiss(component: Mapping[str, Any]) -> str:
 
 
 def _held(instance: Mapping[str, Any]) -> str:
-    """Return what is wrong with a strategy instance: disabled after crashes, or held with its last error."""
+    """Return what is wrong with a strategy instance: switched off after crashes, or held with its last error."""
     first = str(instance["error"] or "").strip().splitlines()
     why = f": {first[-1][:160]}" if first else ""
     if not instance["is_enabled"]:
-        return f"strategy {instance['id']} was disabled after {instance['crashes']} crashes{why}"
+        return f"strategy {instance['id']} was switched off{why}"
     return f"strategy {instance['id']} is {instance['state']}{why}"
 
 

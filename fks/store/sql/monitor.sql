@@ -89,8 +89,8 @@ SELECT id, kind, target, reason, requested_by, state, progress, error, created_a
  ORDER BY created_at DESC LIMIT 20;
 
 -- name: troubled_instances
--- Strategy instances that were isolated, or that stand still because of what they did.
+-- Strategy instances that were set apart, are held by an error, or were switched off for what they did.
 SELECT id, strategy, symbol, state, is_enabled, is_isolated, crashes, crashed_at, error, traceback
   FROM strategy_instances
- WHERE is_isolated OR error IS NOT NULL OR (NOT is_enabled AND crashed_at IS NOT NULL)
+ WHERE (is_enabled AND (is_isolated OR error IS NOT NULL)) OR state = 'DISABLED'
  ORDER BY id;

@@ -9,7 +9,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import run
-from fks.cli.logs import Reader, Wanted, _last, parse
+from fks.cli.logs import Line, Reader, Restarts, Wanted, parse, seamed
 
 
 def write(folder, name, *entries):
@@ -24,6 +24,10 @@ def write(folder, name, *entries):
                 )
                 + "\n"
             )
+
+
+def _last(lines: list[Line], wanted: Wanted, count: int) -> list[Line]:
+    return [line for _, line in seamed(lines, wanted)[-count:] if line is not None]
 
 
 @pytest.fixture
@@ -93,3 +97,36 @@ def test_json_lines_can_be_read_by_programs(tmp_path, capsys, folder):
     write(folder, "orders.jsonl", (1, "INFO", "a", {"n": 1}))
     assert run(cli, ["--home", str(tmp_path), "logs", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 1
+
+
+def _seams(lines: list[Line], *names: str) -> list[str]:
+    return [seam for seam, _ in seamed(lines, Wanted(names), Restarts()) if seam]
+
+
+def test_a_restart_is_told_between_the_lines_and_why(folder):
+    end = {"child": "orders", "reason": "died: worker exit", "how": "crash", "signal": 9}
+    write(folder, "orders.jsonl", (1, "INFO", "a", {"pid": 12}), (4, "INFO", "b", {"pid": 34}), (5, "INFO", "late", {"pid": 12}))
+    write(folder, "supervisor.jsonl", (2, "WARNING", "child.exited", {"pid": 1, **end}))
+    write(folder, "guardian.jsonl", (1, "INFO", "a", {"pid": 5}), (4, "INFO", "b", {"pid": 6}))
+    lines = Reader(folder).drain()
+    assert _seams(lines, "orders") == ["── orders restarted: pid 12 → 34, signal 9 (SIGKILL) ──"]
+    shown = seamed(lines, Wanted(("orders",)), Restarts())
+    assert [(bool(seam), line.event) for seam, line in shown] == [(False, "a"), (True, "b"), (False, "late")]
+
+
+def test_a_program_that_writes_no_line_of_ours_has_its_restarts_told_by_the_keeper(folder):
+    (folder / "postgres.log").write_text("2026-01-01 00:00:01.000 UTC [1] LOG:  ready\n")
+    write(
+        folder, "keeper.jsonl", (0, "INFO", "service.started", {"service": "postgres", "service_pid": 1}),
+        (2, "WARNING", "service.died", {"service": "postgres", "reason": "signal 9"}),
+        (3, "INFO", "service.started", {"service": "postgres", "service_pid": 2}),
+    )  # fmt: skip
+    assert _seams(Reader(folder).drain(), "postgres") == ["── postgres restarted: pid 1 → 2, signal 9 ──"]
+    assert _seams(Reader(folder).drain(), "orders") == []
+
+
+def test_those_who_tell_of_an_end_are_read_after_those_it_befell(folder):
+    """The first line of a new process may be read only when the line about the old one's end has been written."""
+    for name in ("supervisor.jsonl", "keeper.jsonl", "zebra.jsonl"):
+        write(folder, name, (1, "INFO", name.partition(".")[0]))
+    assert [line.event for line in Reader(folder).drain()] == ["zebra", "keeper", "supervisor"]

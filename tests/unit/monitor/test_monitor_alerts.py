@@ -1,0 +1,71 @@
+"""When an alert is over."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from fks.monitor.alerts import Facts, is_over, rule_of
+
+NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def _alert(event: str, component: str = "orders", age_s: float = 60.0, severity: str = "page", **payload: Any) -> dict[str, Any]:
+    return {"event": event, "component": component, "severity": severity, "time": NOW - timedelta(seconds=age_s), "payload": payload}
+
+
+def _child(state: str, up_s: float) -> dict[str, Any]:
+    return {"state": state, "since": NOW - timedelta(seconds=up_s)}
+
+
+@pytest.mark.parametrize(
+    ("child", "is_over_now"),
+    [(_child("ready", 60), True), (_child("ready", 3), False), (_child("failed", 60), False), (_child("degraded", 60), False)],
+)
+def test_a_child_that_was_given_up_must_be_well_for_a_while(child: dict[str, Any], is_over_now: bool) -> None:
+    facts = Facts(NOW, components={"orders": child})
+    assert is_over(_alert("child.given_up"), facts) == is_over_now
+
+
+def test_a_supervisor_of_the_tree_is_well_when_all_children_are() -> None:
+    alert = _alert("child.escalated", "strategies")
+    assert is_over(alert, Facts(NOW, components={"orders": _child("ready", 5)}))
+    assert not is_over(alert, Facts(NOW, components={"orders": _child("down", 5)}))
+
+
+def test_an_unknown_order_is_over_when_it_is_known() -> None:
+    alert = _alert("order.unknown", client_order_id="a")
+    assert not is_over(alert, Facts(NOW, orders={"a": {"state": "UNKNOWN", "protections": 0}}))
+    assert not is_over(alert, Facts(NOW)), "an order nobody finds proves nothing"
+    assert is_over(alert, Facts(NOW, orders={"a": {"state": "ABSENT", "protections": 0}}))
+
+
+def test_a_naked_position_is_over_when_it_is_protected_or_gone() -> None:
+    alert = _alert("position.naked", client_order_id="a", symbol="BTCUSDT", instance="i")
+    held = frozenset({("BTCUSDT", "i")})
+    assert not is_over(alert, Facts(NOW, orders={"a": {"state": "FILLED", "protections": 0}}, held=held))
+    assert is_over(alert, Facts(NOW, orders={"a": {"state": "FILLED", "protections": 2}}, held=held))
+    assert is_over(alert, Facts(NOW))
+
+
+def test_an_exit_that_was_denied_is_over_when_the_position_is_flat() -> None:
+    alert = _alert("exit.denied", symbol="BTCUSDT", instance="i")
+    assert not is_over(alert, Facts(NOW, held=frozenset({("BTCUSDT", "i")})))
+    assert is_over(alert, Facts(NOW, held=frozenset({("BTCUSDT", "other")})))
+
+
+def test_a_strategy_that_runs_again_needs_nobody() -> None:
+    alert = _alert("strategy.disabled", "strategy:0", instance="i")
+    assert not is_over(alert, Facts(NOW, instances={"i": {"is_enabled": False, "error": "x"}}))
+    assert is_over(alert, Facts(NOW, instances={"i": {"is_enabled": True, "error": None}}))
+    assert is_over(alert, Facts(NOW))
+
+
+def test_what_happened_once_waits_for_a_person_and_a_warning_for_a_day() -> None:
+    assert rule_of("fill.stray") is None
+    assert not is_over(_alert("fill.stray", age_s=10 * 86400), Facts(NOW))
+    assert not is_over(_alert("order.rejected", severity="warning"), Facts(NOW))
+    assert is_over(_alert("order.rejected", severity="warning", age_s=2 * 86400), Facts(NOW))
+    assert is_over(_alert("journal.down", severity="error"), Facts(NOW)), "it was read from the database"

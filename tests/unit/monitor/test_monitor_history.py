@@ -1,0 +1,45 @@
+"""What happened to a child, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fks.monitor.history import said
+from fks.supervision.exits import Exit, How
+
+
+def _row(event: str, reason: str = "", end: Exit | None = None) -> dict[str, Any]:
+    return {"event": event, "reason": end.reason if end else reason, "payload": end.payload() if end else {}}
+
+
+TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: no price\n'
+
+
+@pytest.mark.parametrize(
+    ("row", "what", "why"),
+    [
+        (_row("exited", end=Exit(How.CRASH, "died: worker exit type: SYSTEM_ERROR, end of file", True, None, 9)), "died", "signal 9 (SIGKILL)"),
+        (_row("exited", end=Exit(How.CRASH, "died", True, None, 9, is_inferred=True)), "died", "signal 9 (SIGKILL, it seems)"),
+        (_row("exited", end=Exit(How.CRASH, "the process ended", True, 1, None, traceback=TRACE)), "died", "exit code 1, ValueError: no price"),
+        (_row("exited", end=Exit(How.CRASH, "somebody else took its lease", True, 3)), "died", "exit code 3, somebody else took its lease"),
+        (_row("exited", end=Exit(How.HUNG, "3 health calls unanswered", True, None, 9)), "hung, killed", "signal 9 (SIGKILL), 3 health calls unanswered"),
+        (_row("exited", end=Exit(How.NODE_LOST, "node w1 does not answer")), "lost with its node", "node w1 does not answer"),
+        (_row("exited", end=Exit(How.NORMAL, "restart asked: new key", True, 0)), "ended in order", "restart asked: new key"),
+        (_row("exited", "died: gone"), "died", "gone"),
+        (_row("exited", "normal"), "ended in order", "asked"),
+        (_row("started", "epoch 3"), "started", ""),
+        (_row("adopted", "found alive"), "taken over alive", "found alive"),
+        (_row("something_new", "because"), "something new", "because"),
+        (_row("exited", end=Exit(How.CRASH, "", True, None, 250)), "died", "signal 250 (?)"),
+    ],
+)  # fmt: skip
+def test_an_event_in_words(row: dict[str, Any], what: str, why: str) -> None:
+    found = said(row)
+    assert (found.what, found.why) == (what, why)
+
+
+def test_a_row_that_is_odd_is_shown_all_the_same() -> None:
+    assert said({"event": "exited", "reason": None, "payload": None}).what == "died"
+    assert said({}).what == ""

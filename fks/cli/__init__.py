@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "security-setup": ("fks.cli.security", "Make strong secrets in a 0600 file."),
     "db": ("fks.cli.db", "Migrate and inspect the database."),
     "shell": ("fks.cli.shell", "A Python prompt with the store open, read-only unless asked."),
+    "chaos": ("fks.cli.chaos", "Hurt a demo system on purpose and audit what is left."),
     "reset": ("fks.cli.reset", "Clear all data and start again (asks, and backs up first)."),
     "sim": ("fks.cli.sim", "The local exchange."),
     "token": ("fks.cli.token", "Create, list and revoke API tokens."),

@@ -1,0 +1,327 @@
+"""The auditor: compares what the exchange knows with what the journal says. Pure, and it shares no code with either.
+
+It knows the contract, not the implementation: an accepted signal has one outcome; an order id reaches the exchange at
+most once; an order is journalled before it is sent; every execution is booked once; a position is the sum of its
+executions; a decision of a strategy that it can repeat itself (sma_cross) is there for every bar.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+Row = Mapping[str, Any]
+OURS = re.compile(r"[0-9a-f]{32}")
+UNDECIDED = ("SENDING", "UNKNOWN")
+NEVER_SENT = ("DENIED", "INTENDED", "ABANDONED")
+ENDED = ("FILLED", "CANCELLED", "EXPIRED", "REJECTED", "ABSENT")
+LIVE = ("ACCEPTED", "WORKING", "PARTIAL")
+EXCHANGE_OPEN = ("NEW", "PARTIALLY_FILLED", "PENDING_NEW")
+DUST = Decimal(10)  # a rest worth less cannot be sold: the exchange's smallest order
+#: What may not be found in a sound system; each is a line of the report.
+CHECKS = (
+    "signals lost", "orders doubled", "orders undecided", "orders astray", "fills wrong", "positions wrong",
+    "protection missing", "bars wrong", "leaked",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, said so that a person can look it up."""
+
+    check: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A strategy instance as it was when the run began: `cursor_s` and `target` are what the oracle starts from."""
+
+    id: str
+    cursor_s: int
+    target: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that was collected, as plain rows, at one moment (`now_s`, unix). Money is Decimal.
+
+    `bars`: symbol -> (our bars, the exchange's), each {open time in s: (close, volume)}. `closes`: instance -> its bars
+    as (open time in s, close), oldest first, from its anchor. `leaks`: what is left over, said in words.
+    """
+
+    now_s: float
+    received: Sequence[Row] = ()
+    exchange_orders: Sequence[Row] = ()
+    exchange_fills: Sequence[Row] = ()
+    signals: Sequence[Row] = ()
+    orders: Sequence[Row] = ()
+    trades: Sequence[Row] = ()
+    positions: Sequence[Row] = ()
+    instances: Sequence[Row] = ()
+    started: Mapping[str, Instance] = field(default_factory=dict)
+    closes: Mapping[str, Sequence[tuple[int, Decimal]]] = field(default_factory=dict)
+    bars: Mapping[str, tuple[Mapping[int, tuple[Decimal, Decimal]], Mapping[int, tuple[Decimal, Decimal]]]] = field(
+        default_factory=dict
+    )
+    leaks: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The verdict. Sound means no finding."""
+
+    signals: int
+    orders: int
+    fills: int
+    bars: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.findings
+
+    def count(self, check: str) -> int:
+        """Return how many findings a check has."""
+        return sum(finding.check == check for finding in self.findings)
+
+
+def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
+    """Return the verdict. What is younger than `settle_s` may still be under way and is not held against anybody."""
+    before = evidence.now_s - settle_s
+    findings = [
+        *_signals(evidence, before), *_decisions(evidence, before), *_doubled(evidence), *_undecided(evidence, before),
+        *_astray(evidence, before), *_fills(evidence, before), *_positions(evidence, before),
+        *_protection(evidence, before), *_bars(evidence), *(Finding("leaked", text) for text in evidence.leaks),
+    ]  # fmt: skip
+    order = {check: place for place, check in enumerate(CHECKS)}
+    return Audit(
+        signals=len(evidence.signals), orders=len(evidence.exchange_orders), fills=len(evidence.exchange_fills),
+        bars=sum(len(theirs) for _, theirs in evidence.bars.values()),
+        findings=tuple(sorted(findings, key=lambda finding: order[finding.check])),
+    )  # fmt: skip
+
+
+def _age_is_due(row: Row, column: str, before: float) -> bool:
+    moment = row.get(column)
+    return moment is not None and moment.timestamp() < before
+
+
+# ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _signals(evidence: Evidence, before: float) -> Iterator[Finding]:
+    """An accepted signal has one outcome, and what it was ordered by exists."""
+    known = {row["client_order_id"] for row in evidence.orders}
+    for row in evidence.signals:
+        name = f"{row['id']} ({row['instance'] or row['source']})"
+        if row["state"] == "ready" and _age_is_due(row, "created_at", before):
+            yield Finding("signals lost", f"signal {name} has no outcome")
+        if row["state"] == "pending" and _age_is_due(row, "valid_until", before):
+            yield Finding("signals lost", f"signal {name} is still pending after its time")
+        if row["state"] == "ordered" and row["client_order_id"] not in known:
+            yield Finding("signals lost", f"signal {name} was ordered, but order {row['client_order_id']} is not there")
+
+
+def _decisions(evidence: Evidence, before: float) -> Iterator[Finding]:
+    """Every sealed bar was decided on, and as the auditor itself would."""
+    for row in evidence.instances:
+        start = evidence.started.get(row["id"])
+        if not row["is_enabled"] or start is None:
+            continue
+        if row["state"] not in ("RUNNING", "LOADING"):
+            yield Finding("signals lost", f"instance {row['id']} is {row['state']}: {row['error']}")
+        sealed, cursor = row["sealed_through"], row["cursor_time"]
+        if sealed is not None and (cursor is None or cursor < sealed) and sealed.timestamp() < before:
+            yield Finding("signals lost", f"instance {row['id']} is behind: decided up to {cursor}, sealed up to {sealed}")
+        if row["strategy"] == "sma_cross" and not row["params"].get("short") and cursor is not None:
+            yield from _compare_edges(evidence, row, start, int(cursor.timestamp()))
+
+
+def _compare_edges(evidence: Evidence, row: Row, start: Instance, cursor_s: int) -> Iterator[Finding]:
+    closes = evidence.closes.get(row["id"], ())
+    fast, slow = int(row["params"]["fast"]), int(row["params"]["slow"])
+    wanted = set(expected_edges(closes, fast, slow, start.cursor_s, cursor_s, start.target))
+    made = {
+        (int(signal["ts_event"].timestamp()), str(signal["kind"]))
+        for signal in evidence.signals
+        if signal["instance"] == row["id"] and start.cursor_s < signal["ts_event"].timestamp() <= cursor_s
+    }
+    for at_s, kind in sorted(wanted - made):
+        yield Finding("signals lost", f"instance {row['id']} should have signalled {kind} at the bar of {at_s}")
+    for at_s, kind in sorted(made - wanted):
+        yield Finding("signals lost", f"instance {row['id']} signalled {kind} at the bar of {at_s} without a reason")
+
+
+def expected_edges(
+    closes: Sequence[tuple[int, Decimal]], fast: int, slow: int, after_s: int, through_s: int, target: float
+) -> Iterator[tuple[int, str]]:
+    """Yield (bar, kind) of the signals that a long-only crossing of two simple averages owes for the bars in between."""
+    side, wanted = 0, target
+    for place in range(slow - 1, len(closes)):
+        at_s = closes[place][0]
+        quick = sum(close for _, close in closes[place - fast + 1 : place + 1]) * slow
+        calm = sum(close for _, close in closes[place - slow + 1 : place + 1]) * fast
+        side = 1 if quick > calm else -1 if quick < calm else side
+        if place < slow or not after_s < at_s <= through_s:
+            continue
+        now = 1.0 if side > 0 else 0.0
+        if now != wanted:
+            yield at_s, "enter" if now else "exit"
+        wanted = now
+
+
+# ── orders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+def made_by(row: Row) -> list[str]:
+    """Return the client order ids that a logged request asked to make: one, or a pair's two; none for other requests."""
+    is_order = row["method"] in ("POST", "WS") and "order" in str(row["path"]).lower()
+    if not is_order or "test" in str(row["path"]) or "cancel" in str(row["path"]):
+        return []
+    ids = row.get("client_order_ids") or []
+    return [ids] if isinstance(ids, str) else list(ids)
+
+
+def _doubled(evidence: Evidence) -> Iterator[Finding]:
+    sent = Counter(id for row in evidence.received for id in made_by(row))
+    for id, times in sorted(sent.items()):
+        if times > 1:
+            yield Finding("orders doubled", f"order {id} was sent {times} times")
+    made = Counter(row["clientOrderId"] for row in evidence.exchange_orders)
+    for id, times in sorted(made.items()):
+        if times > 1:
+            yield Finding("orders doubled", f"the exchange has {times} orders {id}")
+    led_to: dict[str, list[str]] = defaultdict(list)
+    for row in evidence.orders:
+        if row["signal_id"] is not None and row["role"] in ("entry", "exit", "order") and row["state"] not in NEVER_SENT:
+            led_to[str(row["signal_id"])].append(row["client_order_id"])
+    for signal, ids in sorted(led_to.items()):
+        if len(ids) > 1:
+            yield Finding("orders doubled", f"signal {signal} led to {len(ids)} orders: {', '.join(sorted(ids))}")
+
+
+def _undecided(evidence: Evidence, before: float) -> Iterator[Finding]:
+    for row in evidence.orders:
+        if row["state"] in UNDECIDED and _age_is_due(row, "created_at", before):
+            yield Finding("orders undecided", f"order {row['client_order_id']} is still {row['state']}")
+
+
+def _astray(evidence: Evidence, before: float) -> Iterator[Finding]:
+    """The exchange and the journal agree on what exists, what is open and how much of it filled."""
+    theirs = {row["clientOrderId"]: row for row in evidence.exchange_orders}
+    ours = {row["client_order_id"]: row for row in evidence.orders if row["venue"] == "ccxt"}
+    for id in sorted(theirs):
+        if id not in ours and OURS.fullmatch(id):
+            yield Finding("orders astray", f"the exchange has order {id}, which the journal does not know")
+    for id, row in sorted(ours.items()):
+        there = theirs.get(id)
+        if not _age_is_due(row, "updated_at", before) or row["state"] in UNDECIDED:
+            continue
+        if there is None:
+            if row["state"] in LIVE or row["state"] == "FILLED":
+                yield Finding("orders astray", f"order {id} is {row['state']}, but the exchange never made it")
+            continue
+        is_refuted = row["state"] in (*NEVER_SENT, "ABSENT", "REJECTED") and there["status"] != "REJECTED"
+        if is_refuted or (there["status"] in EXCHANGE_OPEN) != (row["state"] in LIVE):
+            yield Finding("orders astray", f"order {id} is {row['state']}, but at the exchange it is {there['status']}")
+        elif Decimal(str(there["executedQty"])) != row["filled"]:
+            yield Finding("orders astray", f"order {id} filled {row['filled']}, at the exchange {there['executedQty']}")
+
+
+# ── executions and positions ─────────────────────────────────────────────────────────────────────────────────────────
+def _fills(evidence: Evidence, before: float) -> Iterator[Finding]:
+    booked: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in evidence.trades:
+        if row["venue"] == "ccxt" and row["venue_trade_id"]:
+            booked[row["symbol"], str(row["venue_trade_id"])].append(row)
+    real = {(row["symbol"], str(row["id"])): row for row in evidence.exchange_fills}
+    for key, row in sorted(real.items()):
+        ours = booked.get(key, [])
+        name = f"{key[0]} {key[1]}"
+        if not ours and row["wallTime"] / 1000 < before:
+            yield Finding("fills wrong", f"execution {name} is missing from the journal")
+        if len(ours) > 1:
+            yield Finding("fills wrong", f"execution {name} is booked {len(ours)} times")
+        for found in ours[:1]:
+            theirs = tuple(Decimal(str(row[column])) for column in ("qty", "price", "commission"))
+            if (found["quantity"], found["price"], found["fee"]) != theirs:
+                yield Finding("fills wrong", f"execution {name} is booked as {found['quantity']} @ {found['price']}")
+    for key in sorted(set(booked) - set(real)):
+        yield Finding("fills wrong", f"execution {key[0]} {key[1]} is booked, but the exchange has none such")
+
+
+def _positions(evidence: Evidence, before: float) -> Iterator[Finding]:
+    """A position is the sum of its executions: the exchange's own where it is the exchange's, else the booked ones."""
+    if any(row["wallTime"] / 1000 >= before and not _is_booked(evidence, row) for row in evidence.exchange_fills):
+        return  # one is on its way: the next look judges
+    owner = {row["client_order_id"]: row["instance"] for row in evidence.orders if row["role"] != "kill"}
+    client = {(row["symbol"], row["orderId"]): row["clientOrderId"] for row in evidence.exchange_orders}
+    owed: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
+    for row in evidence.exchange_fills:
+        instance = owner.get(client.get((row["symbol"], row["orderId"]), ""))
+        if instance is not None:
+            owed["ccxt", row["symbol"], instance] += net(
+                row["symbol"], row["isBuyer"], row["qty"], row["commission"], row["commissionAsset"]
+            )
+    for row in evidence.trades:
+        if row["venue"] != "ccxt":
+            key = (row["venue"], row["symbol"], row["instance"])
+            owed[key] += net(row["symbol"], row["trade_type"].lower() == "buy", row["quantity"], row["fee"], row["fee_currency"])
+    held: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
+    for row in evidence.positions:
+        held[row["venue"], row["symbol"], row["instance"]] += row["quantity"]
+    for key in sorted({*owed, *held}):
+        if key[2] != "external" and owed[key] != held[key]:
+            yield Finding("positions wrong", f"{' '.join(key)} is {held[key]}, its executions make {owed[key]}")
+
+
+def _is_booked(evidence: Evidence, fill: Row) -> bool:
+    key = (fill["symbol"], str(fill["id"]))
+    return any((row["symbol"], str(row["venue_trade_id"])) == key for row in evidence.trades)
+
+
+def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: str) -> Decimal:
+    """Return what an execution adds to the position: its signed quantity, less a fee that was taken in the base asset."""
+    signed = Decimal(str(quantity)) * (1 if is_buy else -1)
+    return signed - (Decimal(str(fee)) if fee_currency and symbol.startswith(fee_currency) else 0)
+
+
+def _protection(evidence: Evidence, before: float) -> Iterator[Finding]:
+    """An open position whose entry wanted a stop has one that lives at the exchange."""
+    open_there = {row["clientOrderId"] for row in evidence.exchange_orders if row["status"] in EXCHANGE_OPEN}
+    legs = [row for row in evidence.orders if row["parent_id"] is not None and row["state"] in LIVE]
+    for position in evidence.positions:
+        if position["venue"] != "ccxt" or abs(position["quantity"]) * position["average_price"] < DUST:
+            continue
+        entry = _newest_entry(evidence.orders, position)
+        if entry is None or not _age_is_due(entry, "updated_at", before):
+            continue
+        role = "sl" if entry["stop_loss"] is not None else "tp" if entry["take_profit"] is not None else None
+        mine = [leg for leg in legs if leg["role"] == role and leg["instance"] == position["instance"]]
+        if role is not None and not any(leg["client_order_id"] in open_there for leg in mine):
+            name = f"{position['symbol']} {position['instance']}"
+            yield Finding("protection missing", f"position {name} of {position['quantity']} has no {role} at the exchange")
+
+
+def _newest_entry(orders: Iterable[Row], position: Row) -> Row | None:
+    mine = [
+        row for row in orders
+        if row["role"] in ("entry", "order") and row["filled"] > 0 and not row["is_reduce_only"]
+        and (row["venue"], row["symbol"], row["instance"]) == (position["venue"], position["symbol"], position["instance"])
+    ]  # fmt: skip
+    return max(mine, key=lambda row: row["created_at"], default=None)
+
+
+# ── market data ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def _bars(evidence: Evidence) -> Iterator[Finding]:
+    """Every second in which the exchange traded has its bar, with its close and its volume."""
+    for symbol, (ours, theirs) in sorted(evidence.bars.items()):
+        for at_s, (close, volume) in sorted(theirs.items()):
+            if volume == 0:
+                continue
+            found = ours.get(at_s)
+            if found is None:
+                yield Finding("bars wrong", f"{symbol} 1s bar of {at_s} is missing")
+            elif found != (close, volume):
+                yield Finding("bars wrong", f"{symbol} 1s bar of {at_s} is {found[0]} × {found[1]}, not {close} × {volume}")

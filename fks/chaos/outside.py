@@ -1,0 +1,207 @@
+"""The system seen and touched from outside: node file, rows, the keeper's door and log, the exchange, the processes.
+
+Nothing here is the runtime's: an own connection to PostgreSQL and Redis, an own HTTP client, the process table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import httpx
+import psutil
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from fks.chaos.plan import Roster
+from fks.clock import Clock
+from fks.config.endpoints import Node, load_node
+from fks.config.paths import Paths
+from fks.config.settings import Settings
+from fks.model.errors import InputError, OutageError
+
+APPLICATION = "fks-chaos"
+MINE = "fks %"  # application names of the components
+TIMEOUT_S = 3.0
+SERVICES = ("postgres", "redis", "sim")
+DATABASE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A process of the system. `title` is what the process table calls it."""
+
+    pid: int
+    title: str
+    born_s: float
+
+
+class Outside:
+    """One running system. Every call is on its own; what is away raises OutageError."""
+
+    def __init__(self, paths: Paths, clock: Clock) -> None:
+        self.paths, self.clock = paths, clock
+        self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
+
+    def now_s(self) -> float:
+        """Return the time of day in unix seconds."""
+        return self.clock.now_ns() / 1e9
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._http.aclose()
+
+    @property
+    def node(self) -> Node:
+        """Return the node file as it is now. Errors: OutageError when nothing runs."""
+        return load_node(self.paths)
+
+    # ── PostgreSQL and Redis ─────────────────────────────────────────────────────────────────────
+    async def connect(self) -> Any:
+        """Return a new connection of our own. Errors: OutageError."""
+        try:
+            return await asyncpg.connect(
+                self.node.database_url, timeout=TIMEOUT_S, command_timeout=10.0,
+                server_settings={"application_name": APPLICATION, "timezone": "UTC", "lock_timeout": "2000"},
+            )  # fmt: skip
+        except DATABASE_ERRORS as error:
+            raise OutageError(f"PostgreSQL does not answer ({type(error).__name__})") from error
+
+    async def sql(self, text: str, *args: object) -> list[Any]:
+        """Run one statement. Errors: OutageError, also for what the server refuses."""
+        connection = await self.connect()
+        try:
+            return list(await connection.fetch(text, *args))
+        except DATABASE_ERRORS as error:
+            raise OutageError(f"PostgreSQL: {type(error).__name__}: {error}") from error
+        finally:
+            with contextlib.suppress(*DATABASE_ERRORS):
+                await connection.close(timeout=1.0)
+
+    async def redis(self, *command: object) -> Any:
+        """Send one Redis command. Errors: OutageError."""
+        client = redis.asyncio.from_url(self.node.redis_url, socket_timeout=TIMEOUT_S, client_name=APPLICATION)
+        try:
+            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            raise OutageError(f"Redis: {type(error).__name__}: {error}") from error
+        finally:
+            await client.aclose()
+
+    # ── the exchange, the gateway, the keeper ────────────────────────────────────────────────────
+    async def exchange(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """Ask the local exchange. Errors: OutageError, InputError for what it refuses."""
+        node = self.node
+        if node.sim is None:
+            raise OutageError("there is no local exchange")
+        try:
+            answer = await self._http.request(method, f"{node.sim['rest']}{path}", json=body)
+        except httpx.HTTPError as error:
+            raise OutageError(f"the exchange does not answer ({type(error).__name__})") from error
+        if answer.status_code >= 400:
+            raise InputError(f"the exchange refused {method} {path}: {answer.text[:200]}")
+        return answer.json()
+
+    async def gateway_answers(self) -> bool:
+        """Return whether the gateway answers anything over HTTP."""
+        http = self.node.http
+        try:
+            answer = await self._http.get(f"http://{http['host']}:{http['port']}/health")
+        except httpx.HTTPError:
+            return False
+        return answer.status_code < 500
+
+    async def keeper(self, op: str, **more: object) -> dict[str, Any]:
+        """Ask the keeper at its socket. Errors: OutageError."""
+        line = json.dumps({"op": op, **more}).encode() + b"\n"
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                reader, writer = await asyncio.open_unix_connection(str(self.paths.keeper_socket), limit=2**22)
+                try:
+                    writer.write(line)
+                    answer: dict[str, Any] = json.loads(await reader.readline() or b"{}")
+                finally:
+                    writer.close()
+        except (OSError, ValueError, TimeoutError) as error:
+            raise OutageError(f"the keeper does not answer ({type(error).__name__})") from error
+        if not answer.get("ok", False):
+            raise OutageError(f"the keeper refused {op}: {answer.get('error')}")
+        return answer
+
+    # ── processes ────────────────────────────────────────────────────────────────────────────────
+    def tasks(self) -> list[Task]:
+        """Return Ray's processes of this system: those whose raylet keeps its sockets under this home's own path."""
+        return [task for root in self._raylets() for task in descendants(root)]
+
+    def _raylets(self) -> Iterator[psutil.Process]:
+        mark = str(self.paths.ray_temp)
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.name().startswith("raylet") and any(mark in part for part in process.cmdline()):
+                    yield process
+
+    def everything(self) -> list[int]:
+        """Return the pids of the whole system but ourselves, the keeper first: for a power cut."""
+        found = set(self.node.pids.values())
+        for pid in list(found):
+            with contextlib.suppress(psutil.Error):
+                found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+        keeper = self.node.pids.get("keeper", 0)
+        found |= {task.pid for task in self.tasks()}
+        return [keeper, *sorted(found - {keeper, os.getpid()})]
+
+    # ── what is here, and may it be hurt? ────────────────────────────────────────────────────────
+    async def roster(self) -> Roster:
+        """Return the names of what runs. Errors: OutageError."""
+        rows = await self.sql("SELECT name, kind FROM component_health")
+        actors = tuple(row["name"] for row in rows if row["kind"] == "actor" and ":solo:" not in row["name"])
+        return Roster(actors, tuple(row["name"] for row in rows if row["kind"] == "service"))
+
+    async def refuse_unless_demo(self, settings: Settings) -> None:
+        """Return only when no real money can be touched. Errors: InputError saying why not, OutageError."""
+        node = self.node
+        remedy = "chaos is for a demo: 'fks up' with sim.enabled = true and venue.live = false, nothing else"
+        if settings.venue.live:
+            raise InputError("venue.live is true: this system trades real money", code="NOT_A_DEMO", remedy=remedy)
+        if node.sim is None or not settings.sim.enabled:
+            raise InputError("no local exchange runs here", code="NOT_A_DEMO", remedy=remedy)
+        for name, url in (("venue.rest_url", settings.venue.rest_url), ("data.rest_url", settings.data.rest_url)):
+            if url is not None and url.rstrip("/") != node.sim["rest"]:
+                raise InputError(f"{name} is not the local exchange", code="NOT_A_DEMO", remedy=remedy)
+        rows = await self.sql("SELECT name, venue, mode FROM accounts WHERE is_enabled AND venue NOT IN ('ccxt', 'paper')")
+        if rows:
+            raise InputError(f"account {rows[0]['name']} is on {rows[0]['venue']}", code="NOT_A_DEMO", remedy=remedy)
+        if not all(psutil.pid_exists(node.pids.get(name, 0)) for name in SERVICES):
+            raise InputError(
+                "PostgreSQL, Redis and the exchange are not all this node's own", code="NOT_A_DEMO", remedy=remedy
+            )
+
+
+def descendants(root: psutil.Process) -> list[Task]:
+    """Return a process's living descendants."""
+    found = []
+    with contextlib.suppress(psutil.Error, OSError):
+        for child in root.children(recursive=True):
+            with contextlib.suppress(psutil.Error, OSError):
+                title = " ".join(child.cmdline()) or child.name()
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    found.append(Task(child.pid, title, child.create_time()))
+    return found
+
+
+def send(pid: int, number: signal.Signals) -> bool:
+    """Signal a process; return whether it was there."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+

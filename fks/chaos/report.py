@@ -1,0 +1,95 @@
+"""What a run is told as: a line per kind of fault with its medians and worst, then the auditor's verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from fks.chaos.judge import CHECKS, Audit
+from fks.chaos.kinds import KINDS
+from fks.chaos.plan import Injection
+from fks.chaos.run import Outcome
+
+FAULT_HEADERS = ("fault", "injected", "detected p50", "max", "recovered p50", "max", "not back")
+SHOWN = 20  # findings that are printed in words
+
+
+def fault_rows(outcome: Outcome) -> list[tuple[str, ...]]:
+    """Return a row for each kind of fault (kills by target, since each has its own promise)."""
+    groups: dict[str, list[Any]] = {}
+    for attempt in outcome.attempts:
+        kind, target = attempt.injection.kind, attempt.injection.target
+        name = f"{kind} {target}" if kind in ("kill", "kill-service", "kill-ray", "kill-serve") else kind
+        groups.setdefault(name, []).append(attempt)
+    order = {name: place for place, name in enumerate(KINDS)}
+    rows: list[tuple[str, ...]] = []
+    for name in sorted(groups, key=lambda name: (order[name.split(" ")[0]], name)):
+        mine = [attempt for attempt in groups[name] if not attempt.error]
+        detected = [a.detected_s for a in mine if a.detected_s is not None]
+        recovered = [a.recovered_s for a in mine if a.recovered_s is not None]
+        is_seen = KINDS[name.split(" ")[0]].is_seen or bool(detected)
+        rows.append((
+            name, str(len(mine)), *(_pair(detected) if is_seen else ("-", "-")), *_pair(recovered),
+            str(len(mine) - len(recovered) or ""),
+        ))  # fmt: skip
+    return rows
+
+
+def _pair(values: Sequence[float]) -> tuple[str, str]:
+    return (f"{median(values):.2f} s", f"{max(values):.2f} s") if values else ("?", "?")
+
+
+def verdict_rows(audit: Audit) -> list[tuple[str, str]]:
+    """Return (what was looked for, how often it was found)."""
+    return [(check, str(audit.count(check))) for check in CHECKS]
+
+
+def finding_lines(audit: Audit) -> list[str]:
+    """Return the first findings in words."""
+    lines = [f"{finding.check}: {finding.text}" for finding in audit.findings[:SHOWN]]
+    rest = len(audit.findings) - SHOWN
+    return [*lines, *([f"and {rest} more"] if rest > 0 else [])]
+
+
+def summary(outcome: Outcome, *, seed: int) -> str:
+    """Return the last line: what was audited and what it came to."""
+    audit, not_done = outcome.audit, sum(bool(a.error) for a in outcome.attempts)
+    looked = f"{audit.signals} signals, {audit.orders} orders, {audit.fills} executions, {audit.bars} bars"
+    missing = f", {not_done} could not be injected" if not_done else ""
+    verdict = "nothing lost, doubled or wrong" if outcome.is_sound else "NOT SOUND"
+    injected = len(outcome.attempts) - not_done
+    return f"{verdict}: {injected} faults in {outcome.seconds:.0f} s (seed {seed}){missing}; audited {looked}"
+
+
+def document(outcome: Outcome, plan: Sequence[Injection], *, seed: int, minutes: float, scenarios: Sequence[str]) -> dict[str, Any]:
+    """Return the whole run as plain JSON values."""
+    return {
+        "seed": seed, "minutes": minutes, "scenarios": list(scenarios), "seconds": round(outcome.seconds, 1),
+        "is_sound": outcome.is_sound, "plan": plan_rows(plan),
+        "faults": [
+            {
+                "number": a.injection.number, "kind": a.injection.kind, "target": a.injection.target, "at": a.at_s,
+                "detected_s": _rounded(a.detected_s), "recovered_s": _rounded(a.recovered_s), "note": a.note,
+                "error": a.error,
+            }
+            for a in outcome.attempts
+        ],
+        "audit": {
+            "signals": outcome.audit.signals, "orders": outcome.audit.orders, "fills": outcome.audit.fills,
+            "bars": outcome.audit.bars, "counts": {check: outcome.audit.count(check) for check in CHECKS},
+            "findings": [{"check": f.check, "text": f.text} for f in outcome.audit.findings],
+        },
+    }  # fmt: skip
+
+
+def plan_rows(plan: Sequence[Injection]) -> list[dict[str, object]]:
+    """Return the plan as JSON values."""
+    return [
+        {"number": i.number, "at_s": i.at_s, "kind": i.kind, "target": i.target, "seconds": i.seconds, "amount": i.amount}
+        for i in plan
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -1,0 +1,118 @@
+"""A whole run: the plan performed in its time, everything undone, and the auditor's verdict at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fks.chaos.evidence import Baseline, take_baseline, try_collect
+from fks.chaos.faults import Attempt, Hands
+from fks.chaos.judge import Audit, Finding, judge
+from fks.chaos.kinds import KINDS
+from fks.chaos.outside import Outside
+from fks.chaos.plan import Injection
+from fks.chaos.watch import Watch
+from fks.model.errors import OutageError
+
+IN_FLIGHT_MAX = 3  # faults whose recovery is waited for at the same time
+WELL_S = 90.0  # how long everything may take to be well before the first fault and after the last
+SETTLE_S = 8.0  # what is younger may still be under way when the auditor looks
+VERDICT_S = 90.0  # how long the auditor looks again at what is not right yet
+LOOK_EVERY_S = 2.0
+#: Progress: what happened (start, injecting, done, settling, auditing) and to which injection.
+Say = Callable[[str, Attempt | Injection | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to. `seconds` is what it took."""
+
+    attempts: tuple[Attempt, ...]
+    audit: Audit
+    seconds: float
+
+    @property
+    def is_sound(self) -> bool:
+        """Return whether nothing is lost, doubled or wrong and everything that was hurt came back."""
+        return self.audit.is_sound and all(a.error or a.recovered_s is not None for a in self.attempts)
+
+
+async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambda what, about: None) -> Outcome:
+    """Perform the plan on a running demo and audit it. Whatever happens, what was broken on purpose is mended.
+
+    Guarantees: every injection is performed (a late one later, never left out) or has its `error`.
+    Errors: OutageError when the system is not well to begin with.
+    """
+    start_s = outside.clock.monotonic()
+    watch = Watch(outside)
+    hands = Hands(outside, watch)
+    looking = asyncio.create_task(watch.run())
+    try:
+        await hands.restore()
+        if await watch.until(lambda: watch.is_well(0.0), WELL_S) is None:
+            raise OutageError("the system is not well to begin with", remedy="see 'fks status'")
+        baseline = await take_baseline(outside)
+        attempts = await _perform(outside, hands, plan, say)
+        say("settling", None)
+        await hands.restore()
+        await watch.until(lambda: watch.is_well(outside.now_s() - 1.5), WELL_S)
+        say("auditing", None)
+        audit = await _verdict(outside, baseline)
+    finally:
+        with contextlib.suppress(OutageError):
+            await asyncio.shield(hands.restore())
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+    return Outcome(tuple(attempts), audit, outside.clock.monotonic() - start_s)
+
+
+async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], say: Say) -> list[Attempt]:
+    """Start each fault in its moment; one that takes everything with it waits for all before it and is waited for."""
+    begun = outside.clock.monotonic()
+    flying: set[asyncio.Task[Attempt]] = set()
+    done: list[Attempt] = []
+
+    async def one(injection: Injection) -> Attempt:
+        say("injecting", injection)
+        attempt = await hands.perform(injection)
+        done.append(attempt)
+        say("done", attempt)
+        return attempt
+
+    async def land(most: int) -> None:
+        nonlocal flying
+        while len(flying) > most:
+            over, flying = await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+            for task in over:
+                task.result()
+
+    say("start", None)
+    try:
+        for injection in plan:
+            await outside.clock.sleep(max(0.0, injection.at_s - (outside.clock.monotonic() - begun)))
+            is_alone = KINDS[injection.kind].is_alone
+            await land(0 if is_alone else IN_FLIGHT_MAX - 1)
+            flying.add(asyncio.create_task(one(injection)))
+            if is_alone:
+                await land(0)
+        await land(0)
+    finally:
+        for task in flying:
+            task.cancel()
+        await asyncio.gather(*flying, return_exceptions=True)
+    return sorted(done, key=lambda attempt: attempt.injection.number)
+
+
+async def _verdict(outside: Outside, baseline: Baseline) -> Audit:
+    """Look until nothing is wrong or the time is over: what is on its way may arrive, what is wrong stays wrong."""
+    end = outside.clock.monotonic() + VERDICT_S
+    audit = Audit(0, 0, 0, 0, (Finding("leaked", "the system could not be audited: something is away"),))
+    while True:
+        evidence = await try_collect(outside, baseline)
+        if evidence is not None:
+            audit = judge(evidence, settle_s=SETTLE_S)
+        if audit.is_sound or outside.clock.monotonic() > end:
+            return audit
+        await outside.clock.sleep(LOOK_EVERY_S)

@@ -9,10 +9,15 @@ without a close frame, when that time is over. The routes' own limits (statement
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from ray import serve
+
+T = TypeVar("T")
 
 
 class Gateway:
@@ -62,12 +67,32 @@ def gateway_app(home: str, name: str) -> Any:
     settings = load_settings(home)
     paths = Paths.of(settings.home)
     node = load_node(paths)
+    runtime = _in_a_thread(lambda: _overlaid(settings, paths, node.database_url))
+    settings = runtime.settings
     log = open_log("gateway", paths, settings.log, load_secrets(paths))
     deps = Deps(
         settings=settings, paths=paths, clock=RealClock(), log=log, database_url=node.database_url,
-        redis_url=node.redis_url, name=name, node=lambda: _node_now(paths),
+        redis_url=node.redis_url, name=name, node=lambda: _node_now(paths), config_version=runtime.version,
     )  # fmt: skip
     return create_app(deps, pages=(router,))
+
+
+async def _overlaid(settings: Any, paths: Any, database_url: str) -> Any:
+    """Return the node's settings with the newest runtime version over them."""
+    from fks.store.db import Database
+    from fks.store.runtime_config import overlaid
+
+    db = await Database.lazy(database_url, settings.database, application="gateway settings")
+    try:
+        return await overlaid(settings, paths, db)
+    finally:
+        await db.close()
+
+
+def _in_a_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Return what a coroutine gives, on a loop of its own: Serve may call us from inside one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(make())).result()
 
 
 def _node_now(paths: Any) -> Any:

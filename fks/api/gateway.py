@@ -23,6 +23,7 @@ from fks.api.hub import Hub
 from fks.clock import Clock
 from fks.config.paths import Paths
 from fks.config.settings import Settings
+from fks.config.version import build_id
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument, find_instrument
 from fks.model.timeframe import to_ns
@@ -60,6 +61,7 @@ class Deps:
     name: str = "gateway:0"
     node: Callable[[], NodeView | None] = lambda: None
     host: str = field(default_factory=socket.gethostname)
+    config_version: int = 0  # of the runtime configuration that `settings` holds; 0 = the files alone
 
 
 class Gateway:
@@ -112,8 +114,9 @@ class Gateway:
         detail = {"sockets": len(self.hub), "requests_per_minute": self.rate.per_minute()}
         with contextlib.suppress(OutageError):
             await self.db.execute(
-                "monitor.beat", deps.name, "serve", "ready", os.getpid(), deps.host, 0, detail, retry=False
-            )
+                "monitor.beat", deps.name, "serve", "ready", os.getpid(), deps.host, 0, detail, build_id(),
+                deps.config_version, retry=False,
+            )  # fmt: skip
             if self._beats % _SWEEP_BEATS == 0:
                 await self.db.execute("monitor.forget_silent", "serve", deps.name, "gateway:%", GONE_S, retry=False)
         await self.bus.set(SNAPSHOT_PREFIX + deps.name, dump(self.meter.snapshot()), 3600.0)

@@ -69,6 +69,14 @@ PROBLEMS: dict[str, str] = {
     "SCOPE_UNKNOWN": "422: no such scope",
     "CHANNEL_UNKNOWN": "400: no such channel",
     "SOCKETS_FULL": "503: this replica serves as many sockets as it may",
+    "OPERATION_UNKNOWN": "404: no such operation",
+    "COMPONENT_UNKNOWN": "404: no part of the running system has this name",
+    "CONFIG_KEY": "422: no such setting, or one that cannot change while the system runs",
+    "CONFIG_WRONG": "422: a setting's value does not fit, by itself or together with the others",
+    "CONFIG_SAME": "422: these values are in force already",
+    "CONFIG_CHANGED": "409: somebody changed the settings since `base_version`",
+    "CONFIG_ROLLING": "409: another version of the settings is still being rolled out",
+    "CONFIG_VERSION_UNKNOWN": "404: no such version of the settings",
     "SERVICE_UNKNOWN": "404: no component runs for this service of the owner's plan",
 }
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)

@@ -7,11 +7,12 @@ SELECT name, kind, state, pid, node, restarts, since, epoch, version, config_ver
 
 -- name: beat
 -- Write one component's beat; a new pid is a restart and begins a new life.
-INSERT INTO component_health AS c (name, kind, state, pid, node, since, beat_at, epoch, detail)
-VALUES ($1, $2, $3, $4, $5, now(), now(), $6, $7)
+INSERT INTO component_health AS c (name, kind, state, pid, node, since, beat_at, epoch, detail, version, config_version)
+VALUES ($1, $2, $3, $4, $5, now(), now(), $6, $7, $8, $9)
 ON CONFLICT (name) DO UPDATE
    SET kind = excluded.kind, state = excluded.state, pid = excluded.pid, node = excluded.node, beat_at = now(),
-       epoch = excluded.epoch, detail = excluded.detail,
+       epoch = excluded.epoch, detail = excluded.detail, version = excluded.version,
+       config_version = excluded.config_version,
        restarts = c.restarts + (c.pid IS DISTINCT FROM excluded.pid)::int,
        since = CASE WHEN c.pid IS DISTINCT FROM excluded.pid THEN now() ELSE c.since END;
 

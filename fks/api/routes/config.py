@@ -1,0 +1,117 @@
+"""Settings that change while the system runs: versions, who made them and why, rolled out and rolled back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.problems import Problem
+from fks.api.query import Admin, Body, Gate, Limit, Reader, body_of, takes
+from fks.api.routes.operations import view as operation_view
+from fks.config.load import load_settings
+from fks.config.runtime import CHANGEABLE, changed, checked, difference, overlay, plain
+from fks.config.settings import Settings
+from fks.model.timeframe import iso
+from fks.store.operations import CHANNEL
+from fks.store.runtime_config import ConfigVersion, RuntimeConfigStore, propose
+
+router = APIRouter(tags=["config"])
+
+
+class ChangeBody(Body):
+    """A change: values to set and keys to unset, or a version to go back to; always with its reason.
+
+    `base_version` is the version the change was made against: when somebody changed the settings since, the answer is 409.
+    """
+
+    set: dict[str, Any] = Field(default_factory=dict, description='key -> value: {"risk.notional_max_order": "5000"}')
+    unset: list[str] = Field(default_factory=list, description="keys that are to be as fks.toml says again")
+    rollback_to: int | None = Field(None, ge=0, description="take the values of this version; 0 = the files alone")
+    reason: str = Field(min_length=1, max_length=500)
+    base_version: int = Field(ge=0, description="the `version` that GET /config told")
+
+
+@router.get("/config")
+async def config(gate: Gate, who: Reader) -> ExactJson:
+    """Return the version in force and every setting that can change while running: its value, the file's, whom it concerns."""
+    newest = await RuntimeConfigStore(gate.db).wanted()
+    values = dict(newest.values) if newest else {}
+    files = await _files(gate)
+    now = overlay(files, values, "runtime")
+    rows = [
+        {"key": key, "value": plain(now, key), "file": plain(files, key), "is_runtime": key in values, "parts": parts}
+        for key, parts in CHANGEABLE.items()
+    ]
+    return ExactJson({
+        "version": newest.version if newest else 0, "state": newest.state if newest else "active", "values": values,
+        "settings": rows,
+    })  # fmt: skip
+
+
+@router.get("/config/versions")
+async def versions(gate: Gate, who: Reader, limit: Limit = 50) -> ExactJson:
+    """List the versions of the settings, newest first: what changed, who did it and why, what became of it."""
+    found = await RuntimeConfigStore(gate.db).history(limit)
+    return ExactJson({"items": [view(version) for version in found], "next": None})
+
+
+@router.get("/config/versions/{version}")
+async def version(gate: Gate, who: Reader, version: int) -> ExactJson:
+    """Return one version."""
+    return ExactJson(view(await _known(gate, version)))
+
+
+@router.post("/config/versions", status_code=202, openapi_extra=takes(ChangeBody))
+async def change(gate: Gate, who: Admin, body: Annotated[ChangeBody, Depends(body_of(ChangeBody))]) -> ExactJson:
+    """Change settings: a new version that is rolled out at once, one part at a time, and rolled back if it does not take."""
+    before = await RuntimeConfigStore(gate.db).wanted()
+    base = dict(before.values) if before else {}
+    if body.rollback_to is not None:
+        if body.set or body.unset:
+            raise Problem(422, "INVALID", "rollback_to goes without set and unset", remedy="send one or the other")
+        target = {} if body.rollback_to == 0 else dict((await _known(gate, body.rollback_to)).values)
+        wanted, keys = target, [key for key in target if key in CHANGEABLE]
+    else:
+        wanted, keys = changed(base, body.set, body.unset), list(body.set)
+    kept = checked(await _files(gate), wanted, keys)
+    changes = difference(base, kept)
+    if not changes:
+        raise Problem(
+            422, "CONFIG_SAME", "these values are in force already", remedy="see 'fks config history'"
+        )  # fmt: skip
+    made, operation = await propose(
+        gate.db, kept, changes, base_version=body.base_version, changed_by=who.name, reason=body.reason,
+        kind="set" if body.rollback_to is None else "rollback", rolls_back_to=body.rollback_to,
+    )  # fmt: skip
+    await gate.bus.publish(CHANNEL, {"id": str(operation.id)})
+    answer = {**view(made), "operation": operation_view(operation)}
+    return ExactJson(answer, status_code=202, headers={"Location": f"/config/versions/{made.version}"})
+
+
+async def _known(gate: Gateway, version: int) -> ConfigVersion:
+    found = await RuntimeConfigStore(gate.db).get(version) if 0 < version < 2**63 else None
+    if found is None:
+        raise Problem(
+            404, "CONFIG_VERSION_UNKNOWN", f"there is no version {version} of the settings", remedy="see GET /config/versions"
+        )
+    return found
+
+
+async def _files(gate: Gateway) -> Settings:
+    """Return what this node's files and environment say now, without what lies over them."""
+    return await asyncio.to_thread(load_settings, gate.deps.paths.home)
+
+
+def view(version: ConfigVersion) -> dict[str, Any]:
+    """Return a version as the API shows it."""
+    return {
+        "version": version.version, "state": version.state, "kind": version.kind, "rolls_back_to": version.rolls_back_to,
+        "values": version.values, "changes": version.changes, "changed_by": version.changed_by,
+        "reason": version.reason, "error": version.error, "created_at": iso(version.created_ns),
+        "finished_at": None if version.finished_ns is None else iso(version.finished_ns),
+    }  # fmt: skip

@@ -33,6 +33,7 @@ METRICS: dict[str, Metric] = {
         Metric("fks_strategy_eval_seconds", "histogram", ("instance",), "one evaluation of a strategy"),
         Metric("fks_strategy_errors_total", "counter", ("instance",), "strategy evaluations that raised"),
         Metric("fks_strategy_worker_crashes_total", "counter", ("instance",), "workers that died with an instance in hand"),
+        Metric("fks_actor_up", "gauge", ("child",), "1 while the child runs; its mean over time is its uptime"),
         Metric("fks_actor_starts_total", "counter", ("child",), "children that came up"),
         Metric("fks_actor_exits_total", "counter", ("child", "how"), "children that ended: normal, crash, hung, unwell, …"),
         Metric("fks_actor_restarts_total", "counter", ("child", "how"), "restarts by the supervisor, by what ended the child"),

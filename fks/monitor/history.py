@@ -104,7 +104,8 @@ def last_error(traceback: str) -> str:
 
 def _reason(text: str) -> str:
     """Return a reason without the words that the column before it says already."""
-    return text.strip().removeprefix("died: ").strip()
+    spoken = text.strip().removeprefix("died: ").strip()
+    return "" if spoken == "died" else spoken
 
 
 def _says_no_more(reason: str, facts: Mapping[str, Any]) -> bool:

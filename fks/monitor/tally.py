@@ -13,6 +13,7 @@ _COUNTERS = {
 }
 _BY_HOW = {"exited": "fks_actor_exits_total", "restarted": "fks_actor_restarts_total"}
 _UP = frozenset({"started", "adopted"})
+_DOWN = frozenset({"exited", "stopped", "given_up"})
 
 
 class Tally:
@@ -33,6 +34,8 @@ class Tally:
             self._meter.count(_COUNTERS[event], child=child)
         if event in _BY_HOW:
             self._meter.count(_BY_HOW[event], child=child, how=how or "crash")
+        if event in _UP | _DOWN:
+            self._meter.gauge("fks_actor_up", float(event in _UP), child=child)
         if event == "exited":
             self._ended.setdefault(child, (self._monotonic(), how or "crash"))
             if unseen_s is not None:

@@ -13,12 +13,14 @@ async def test_a_crash_is_counted_and_its_recovery_measured() -> None:
     tally.note("orders", "started")
     tally.note("orders", "exited", how="hung", unseen_s=3.0)
     tally.note("orders", "restarted", how="hung")
+    assert meter.snapshot()['fks_actor_up{child="orders"}'] == 0
     await clock.advance(1.5)
     tally.note("orders", "started")
     tally.note("orders", "adopted")
     tally.note("data", "escalated")
     tally.note("orders", "something new")
     found = meter.snapshot()
+    assert found['fks_actor_up{child="orders"}'] == 1
     assert found['fks_actor_starts_total{child="orders"}'] == 2
     assert found['fks_actor_exits_total{child="orders",how="hung"}'] == 1
     assert found['fks_actor_restarts_total{child="orders",how="hung"}'] == 1

@@ -1,12 +1,15 @@
-"""The monitor's actor: merges every component's metrics and watches what nobody else reports."""
+"""The monitor's actor: merges every component's metrics, watches what nobody else reports, settles alerts that are over."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import orjson
 
 from fks.model.errors import OutageError
+from fks.model.timeframe import to_datetime
+from fks.monitor.alerts import settle_what_is_over
 from fks.monitor.component import Component
 
 EVERY_S = 2.0
@@ -35,6 +38,7 @@ class MonitorActor:
         """Merge every two seconds until cancelled."""
         while True:
             await self._check()
+            await self._settle_alerts()
             for name, snapshot in _snapshots(await self._c.bus.get(SNAPSHOTS_KEY)).items():
                 self._merger.take(name, snapshot)
             self._merger.take("monitor", self._c.meter.snapshot())
@@ -54,6 +58,14 @@ class MonitorActor:
             self._redis_is_up = False
         self._c.meter.gauge("fks_database_up", float(self._database_is_up))
         self._c.meter.gauge("fks_redis_up", float(self._redis_is_up))
+
+    async def _settle_alerts(self) -> None:
+        """Resolve the alerts whose cause is over, so that what is shown is what still matters."""
+        if not self._database_is_up:
+            return
+        with contextlib.suppress(OutageError):
+            for alert in await settle_what_is_over(self._c.db, to_datetime(self._c.clock.now_ns())):
+                self._c.log.info("alert.settled", alert=alert["event"], of=alert["component"], message=alert["message"])
 
     async def stop(self) -> None:
         """Nothing to hand over."""

@@ -1,0 +1,65 @@
+"""Alerts settle themselves over real rows: raised while the cause lasts, resolved when it is over, kept for the record."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from fks.monitor.alerts import listed, settle_what_is_over
+from fks.store.db import Database
+from fks.store.facts import Facts
+from fks.store.supervision import HealthRow, TreeJournal
+
+
+@pytest.fixture
+async def account(database: Database) -> Database:
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('demo','paper')")
+    return database
+
+
+async def _settle(db: Database) -> list[str]:
+    now = (await db.sql("SELECT now() AS at"))[0]["at"] + timedelta(seconds=1)
+    return [row["event"] for row in await settle_what_is_over(db, now)]
+
+
+async def _open(db: Database) -> list[str]:
+    return [row["event"] for row in await listed(db, is_all=False, limit=10)]
+
+
+async def test_a_child_that_came_back_settles_its_own_page(account: Database) -> None:
+    journal = TreeJournal(account)
+    await journal.page("child.given_up", "orders died 6 times in 60 s", "orders")
+    for state, up_s, settled in (("failed", 60, []), ("ready", 2, []), ("ready", 60, ["child.given_up"])):
+        await journal.write_health([HealthRow("orders", "actor", state, 7, "n", 6, None, None)])
+        await account.sql("UPDATE component_health SET beat_at = now(), since = now() - make_interval(secs => $1)", up_s)
+        assert await _settle(account) == settled
+    assert await _open(account) == []
+    kept = await listed(account, is_all=True, limit=10)
+    assert (kept[0]["resolved_at"] is not None, kept[0]["payload"]["resolved_by"]) == (True, "its cause is over")
+
+
+async def _order(db: Database, name: str, state: str, role: str = "entry", parent: str | None = None) -> None:
+    await db.sql(
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity, state, parent_id)"
+        " VALUES ($1, $2, 1, 'paper', 'BTCUSDT', $4, 'buy', 'market', 1, $3, $5)", name, uuid.uuid4(), state, role, parent,
+    )  # fmt: skip
+
+
+async def test_orders_and_positions_settle_what_was_about_them(account: Database) -> None:
+    facts = Facts(account)
+    about: dict[str, Any] = {"client_order_id": "a", "symbol": "BTCUSDT", "instance": ""}
+    await _order(account, "a", "UNKNOWN")
+    await account.sql("INSERT INTO positions (account_id, venue, symbol, quantity) VALUES (1, 'paper', 'BTCUSDT', 1)")
+    for severity, event in (("page", "order.unknown"), ("page", "position.naked"), ("page", "exit.denied"), ("page", "fill.stray")):
+        await facts.note_alert(severity, event, event, "orders", about)
+    assert await _settle(account) == []
+    await account.sql("UPDATE orders SET state = 'FILLED' WHERE client_order_id = 'a'")
+    assert await _settle(account) == ["order.unknown"]
+    await _order(account, "a-sl", "WORKING", role="sl", parent="a")
+    assert await _settle(account) == ["position.naked"]
+    await account.sql("UPDATE positions SET quantity = 0")
+    assert await _settle(account) == ["exit.denied"]
+    assert await _open(account) == ["fill.stray"], "only a person can say that this is well"

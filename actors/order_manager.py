@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fks.model.health import Problem
 from fks.monitor.component import Component
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class OrderManagerActor:
         assert self._service is not None
         await self._service.run()
 
+    async def drain(self) -> None:
+        """Decide nothing new, finish what is being sent, flush the journal."""
+        if self._service is not None:
+            await self._service.drain()
+
     async def stop(self) -> None:
         """Send nothing more, commit what is in hand, close the sessions."""
         if self._service is not None:
@@ -57,6 +63,10 @@ class OrderManagerActor:
     @property
     def is_ready(self) -> bool:
         return self._service is not None and self._service.is_ready
+
+    def problems(self) -> Sequence[Problem]:
+        """Return a journal that is down, venues that are away, signals that wait too long."""
+        return self._service.problems() if self._service else ()
 
     def detail(self) -> Mapping[str, object]:
         """Return what status shows: open and unknown orders, venue states."""

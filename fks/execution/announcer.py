@@ -79,6 +79,11 @@ class Announcer:
         self._queue.append((channel, payload))
         self._wake.set()
 
+    @property
+    def is_idle(self) -> bool:
+        """Return whether everything was told."""
+        return not self._queue and not self._alerts
+
     async def run(self) -> None:
         """Publish and keep what waits, for ever."""
         while True:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from fks.config.settings import Settings
+from fks.execution.timing import Gate, Gated
 from fks.model.account import Account, Balance, Position
 from fks.model.instrument import Instrument
 from fks.model.order import OPEN, Fill, Order, Role, Side, State
@@ -21,6 +22,7 @@ from fks.portfolio.position import EXTERNAL
 from fks.risk.intent import Intent
 from fks.risk.view import VenueView, View
 from fks.store.facts import Instance, Mark
+from fks.store.signals import Waiting
 
 _ZERO = Decimal(0)
 _MINUTE_S = 60.0
@@ -43,6 +45,7 @@ class VenueStatus:
     skew_ms: float | None = None
     skew_at_s: float = 0.0
     ready_times: int = 0
+    away_s: float | None = None  # monotonic time since when it is not READY; None while it is
 
 
 def is_kept(order: Order) -> bool:
@@ -67,16 +70,18 @@ class Book:
     realized_day: int = 0
     is_killed: bool = False
     is_journal_up: bool = True
+    ready: dict[str, Waiting] = field(default_factory=dict)  # signals that wait, by venue
     halted: set[str] = field(default_factory=set)
     exiting: set[tuple[Place, str]] = field(default_factory=set)  # instances on their way out: nothing is armed there
+    gate: Gate = field(default_factory=Gate)
     _deciding: dict[Place, asyncio.Lock] = field(default_factory=dict)
     _ended: OrderedDict[str, Order] = field(default_factory=OrderedDict)
     _sent: dict[int, deque[float]] = field(default_factory=dict)
     _waiting: dict[str, list[asyncio.Future[None]]] = field(default_factory=dict)
 
-    def deciding(self, place: Place) -> asyncio.Lock:
-        """Return the lock under which decisions about a place are made, one at a time."""
-        return self._deciding.setdefault(place, asyncio.Lock())
+    def deciding(self, place: Place) -> Gated:
+        """Return what decisions about a place are made under: one at a time, and none once the gate is closed."""
+        return Gated(self._deciding.setdefault(place, asyncio.Lock()), self.gate)
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────
     def put(self, order: Order) -> None:

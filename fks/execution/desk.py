@@ -140,6 +140,7 @@ class Desk:
         if state == "READY":
             self.status.ready_times += 1
         if self.status.state != state:
+            self.status.away_s = None if state == "READY" else self.status.away_s or self._clock.monotonic()
             self._log.info("venue.state", venue=self._venue.name, state=state, detail=detail)
         self.status.state, self.status.detail = state, detail
         await self.save_state()

@@ -133,6 +133,11 @@ class Ledger:
         known = self._book.recall(client_order_id)
         return known or await self.patiently(lambda: self.store.get(client_order_id))
 
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no event is being worked in or written."""
+        return not any(lock.locked() for lock in self._locks.values())
+
     def is_booked(self, fill: Fill) -> bool:
         """Return whether the fill was booked lately by this process; False may also mean long ago."""
         return fill.fill_id in self._recent

@@ -19,6 +19,7 @@ from fks.config.settings import Settings
 from fks.execution.announcer import Announcer
 from fks.execution.armer import Armer
 from fks.execution.book import Book, VenueStatus
+from fks.execution.checks import order_problems
 from fks.execution.desk import Desk
 from fks.execution.door import WAKE
 from fks.execution.exits import Exits
@@ -27,10 +28,11 @@ from fks.execution.flattener import Flattener
 from fks.execution.intake import Intake, deny
 from fks.execution.ledger import Ledger
 from fks.execution.sender import Sender
-from fks.execution.timing import Tasks
+from fks.execution.timing import Tasks, settled
 from fks.execution.watch import Watch
 from fks.model.account import Account
-from fks.model.errors import StaleEpochError
+from fks.model.errors import OutageError, StaleEpochError
+from fks.model.health import Problem
 from fks.model.order import OPEN, TERMINAL, Order, Role, State
 from fks.model.ports import Lease, Log, Meter, Venue
 from fks.model.signal import Signal
@@ -44,6 +46,8 @@ from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.positions import PositionStore
 from fks.store.signals import SignalRecord, SignalStore
+
+DRAIN_S, TELL_S = 3.0, 0.5  # of a drain: for what is in flight; for messages and alerts
 
 
 class OrderService:
@@ -101,7 +105,9 @@ class OrderService:
         by_venue = self._accounts_by_venue(list(self.book.accounts.values()))
         for name, venue in self._venues.items():
             account = by_venue.get(name)
-            self.book.venues[name] = VenueStatus(name, 0 if account is None else account.id, venue.capabilities)
+            self.book.venues[name] = VenueStatus(
+                name, 0 if account is None else account.id, venue.capabilities, away_s=self._clock.monotonic()
+            )
         for position in await self._positions.page(venues=list(self._venues)):
             self.book.put_position(position)
         orders = await self._ledger.store.open(list(self._venues))
@@ -152,6 +158,21 @@ class OrderService:
             self._state = "stopping"
             await self._tasks.close()
 
+    async def drain(self) -> None:
+        """Take no new decision; finish those in hand, to the venue's answer and the journal; then tell what is left to tell.
+
+        Signals not decided stay `ready` for the next epoch. Errors: OutageError when something is in flight after DRAIN_S
+        (a venue that does not answer, a database that is away): the next epoch asks about it.
+        """
+        self._state = "draining"
+        self.book.gate.close()
+        is_done = await settled(
+            self._clock, lambda: self.book.gate.is_empty and not self._sender.is_cancelling and self._ledger.is_idle, DRAIN_S
+        )
+        is_done = await settled(self._clock, lambda: self._announcer.is_idle, TELL_S) and is_done
+        if not is_done:
+            raise OutageError(f"orders are in flight after {DRAIN_S:g} s", remedy="the next epoch asks about them")
+
     async def stop(self) -> None:
         """Send nothing more and let go of the venues. What was on its way is asked about by the next epoch."""
         self._state = "stopping"
@@ -167,6 +188,10 @@ class OrderService:
             self._state == "running" and self.book.is_journal_up and self._lease.holds()
             and all(status.state == "READY" for status in venues)
         )  # fmt: skip
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong now."""
+        return order_problems(self.book, self._settings.supervision, self._clock.monotonic())
 
     def detail(self) -> dict[str, object]:
         """Return what status shows: small and JSON-able."""

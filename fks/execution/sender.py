@@ -229,6 +229,11 @@ class Sender:
         finally:
             self._cancelling.discard(order.client_order_id)
 
+    @property
+    def is_cancelling(self) -> bool:
+        """Return whether a cancel is on its way to a venue."""
+        return bool(self._cancelling)
+
     # ── asking ───────────────────────────────────────────────────────────────────────────────────
     def ask(self, client_order_id: str, *, is_forced: bool = False) -> None:
         """Ask the venue about an order until nothing about it is in doubt; `is_forced` asks at least once."""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
+
+from fks.clock import Clock
+
+_LOOK_S = 0.005
 
 
 class Tasks:
@@ -49,3 +54,58 @@ class Tasks:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+
+class Gate:
+    """Counts those inside; once closed nobody enters any more (who tries waits for ever, to be cancelled)."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._is_closed = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nobody is inside."""
+        return self._inside == 0
+
+    def close(self) -> None:
+        """Let nobody in from here on. Those inside finish."""
+        self._is_closed = True
+
+    async def enter(self) -> None:
+        if self._is_closed:
+            await asyncio.Event().wait()
+        self._inside += 1
+
+    def leave(self) -> None:
+        self._inside -= 1
+
+
+@dataclass(slots=True)
+class Gated:
+    """A lock that is taken first, and the gate that is gone through next: `async with`."""
+
+    lock: asyncio.Lock
+    gate: Gate
+
+    async def __aenter__(self) -> None:
+        await self.lock.acquire()
+        try:
+            await self.gate.enter()
+        except BaseException:
+            self.lock.release()
+            raise
+
+    async def __aexit__(self, *error: object) -> None:
+        self.gate.leave()
+        self.lock.release()
+
+
+async def settled(clock: Clock, is_settled: Callable[[], bool], timeout_s: float) -> bool:
+    """Return whether `is_settled` became true within `timeout_s`."""
+    deadline = clock.monotonic() + timeout_s
+    while not is_settled():
+        if clock.monotonic() > deadline:
+            return False
+        await clock.sleep(_LOOK_S)
+    return True

@@ -88,6 +88,7 @@ class Watch:
     async def _read_fast(self) -> None:
         self._book.marks = {(m.exchange, m.symbol): m for m in await self._facts.marks()}
         self._book.instances = {i.id: i for i in await self._facts.instances()}
+        self._book.ready = await self._signals.waiting(list(self._book.venues))
         await self._read_kill()
         day = self._clock.now_ns() // _DAY_NS
         if day != self._book.realized_day:

@@ -29,6 +29,14 @@ class SignalRecord:
     created_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many signals of one venue are ready and have no outcome yet, and the age of the oldest."""
+
+    count: int
+    age_s: float
+
+
 class SignalStore:
     """Reads and writes of the signals table. Takes a database or an open transaction."""
 
@@ -46,6 +54,11 @@ class SignalStore:
         """Return signals of these venues that have no outcome and wait for nobody, oldest first: at most `limit` of one
         instance and symbol, and twenty times that in all."""
         return [record_of(row) for row in await self._db.fetch("signals.ready", list(venues), limit)]
+
+    async def waiting(self, venues: Sequence[str]) -> dict[str, Waiting]:
+        """Return by venue what `ready` would find there; venues without any are left out."""
+        rows = await self._db.fetch("signals.waiting", list(venues))
+        return {row["venue"]: Waiting(row["count"], row["age_s"]) for row in rows}
 
     async def get(self, signal_id: uuid.UUID) -> SignalRecord | None:
         """Return one signal, or None."""

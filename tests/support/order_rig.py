@@ -109,6 +109,13 @@ class Rig:
             setattr(self, name, value)
         return await self.start()
 
+    async def hand_over(self) -> Rig:
+        """Drain, stop, and take over with a new epoch on the same venue: what `fks restart orders` does."""
+        await self.service.drain()
+        await self.crash()
+        await self.service.stop()
+        return await self.start()
+
     async def stop(self) -> None:
         if self.task is not None and not self.task.done():
             await self.crash()

@@ -28,6 +28,11 @@ SELECT * FROM (
       FROM signals s WHERE state = 'ready' AND venue = ANY($1::text[])) AS waiting
  WHERE number <= $2 ORDER BY seq LIMIT $2 * 20;
 
+-- name: waiting
+-- Count the signals that wait for the order manager, by venue, with the age of the oldest in seconds.
+SELECT venue, count(*) AS count, extract(epoch FROM now() - min(greatest(created_at, decided_at)))::float8 AS age_s
+  FROM signals WHERE state = 'ready' AND venue = ANY($1::text[]) GROUP BY venue;
+
 -- name: get
 -- Return one signal with what became of it.
 SELECT * FROM signals WHERE id = $1;

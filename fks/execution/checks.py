@@ -1,0 +1,30 @@
+"""The order manager's self-checks: journal, venue sessions, and signals that wait though nothing keeps them."""
+
+from __future__ import annotations
+
+from fks.config.settings import Supervision
+from fks.execution.book import Book
+from fks.model.health import Problem
+
+
+def order_problems(book: Book, limits: Supervision, now_s: float) -> list[Problem]:
+    """Return what is wrong now. Ages are of the last look at the tables, at most a second old.
+
+    A venue that is away is not mended by a new process, which would have to reconcile it first; signals that nobody
+    takes while their venue is READY may be.
+    """
+    found = []
+    if not book.is_journal_up:
+        found.append(Problem("database", "the journal takes nothing: nothing is sent", about="journal"))
+    for status in book.venues.values():
+        away_s = 0.0 if status.away_s is None else now_s - status.away_s
+        if away_s > limits.sessions_wait_max_s:
+            text = f"{status.name} is {status.state} for {away_s:.0f} s: {status.detail or 'no session yet'}"
+            found.append(Problem("venue", text, status.name))
+        waiting = book.ready.get(status.name)
+        if waiting is None or status.away_s is not None or book.is_killed:
+            continue
+        if waiting.age_s > limits.signals_wait_max_s:
+            text = f"{waiting.count} signals wait for {status.name}, the oldest for {waiting.age_s:.0f} s"
+            found.append(Problem("queue", text, status.name, is_mended_by_restart=True))
+    return found

@@ -31,6 +31,7 @@ APPLICATION = "fks-chaos"
 MINE = "fks %"  # application names of the components
 TIMEOUT_S = 3.0
 SERVICES = ("postgres", "redis", "sim")
+ROLES = frozenset({"supervisor", "guardian", "orders", "collector", "strategy", "scheduler", "monitor"})
 DATABASE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -159,9 +160,11 @@ class Outside:
 
     # ── what is here, and may it be hurt? ────────────────────────────────────────────────────────
     async def roster(self) -> Roster:
-        """Return the names of what runs. Errors: OutageError."""
+        """Return the names of what runs. Errors: OutageError, also while the tree still starts: a plan wants all of it."""
         rows = await self.sql("SELECT name, kind FROM component_health")
         actors = tuple(row["name"] for row in rows if row["kind"] == "actor" and ":solo:" not in row["name"])
+        if missing := ROLES - {name.partition(":")[0] for name in actors}:
+            raise OutageError(f"the tree is not complete: no {min(missing)}", remedy="wait until 'fks status' says healthy")
         return Roster(actors, tuple(row["name"] for row in rows if row["kind"] == "service"))
 
     async def refuse_unless_demo(self, settings: Settings) -> None:

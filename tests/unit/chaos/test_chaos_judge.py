@@ -1,0 +1,207 @@
+"""An auditor that cannot fail is worthless: each case is a system that is sound but for one thing, which must be found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.chaos.judge import Evidence, Instance, expected_edges, judge, net
+from fks.model.bar import Bars
+from fks.strategies.base import evaluate
+from fks.strategies.sma_cross import SmaCross
+
+NOW = 1_800_000_000.0
+THEN = datetime.fromtimestamp(NOW, UTC) - timedelta(minutes=2)
+ENTRY, EXIT, STOP = "e" * 32, "f" * 32, "5" * 32
+BAR = int(THEN.timestamp())
+CLOSES = [(BAR - 20 + i, Decimal(price)) for i, price in enumerate((100,) * 10 + (101,) * 6 + (99,) * 8)]
+EDGES = list(expected_edges(CLOSES, 2, 4, CLOSES[5][0], CLOSES[-1][0], 0.0))
+
+
+def signal(at_s: int, kind: str, order: str) -> dict[str, Any]:
+    return {
+        "id": f"signal-{kind}", "source": "strategy:sma", "instance": "sma", "state": "ordered", "client_order_id": order,
+        "created_at": THEN, "valid_until": None, "ts_event": datetime.fromtimestamp(at_s, UTC), "kind": kind,
+    }  # fmt: skip
+
+
+def order(id: str, role: str, signal_id: str, filled: str, **more: Any) -> dict[str, Any]:
+    return {
+        "client_order_id": id, "signal_id": signal_id, "role": role, "state": "FILLED", "venue": "ccxt", "symbol": "BTCUSDT",
+        "instance": "sma", "filled": Decimal(filled), "created_at": THEN, "updated_at": THEN, "parent_id": None,
+        "stop_loss": None, "take_profit": None, "is_reduce_only": role == "exit",
+    } | more  # fmt: skip
+
+
+def theirs(id: str, number: int, executed: str, status: str = "FILLED") -> dict[str, Any]:
+    return {"clientOrderId": id, "orderId": number, "symbol": "BTCUSDT", "status": status, "executedQty": executed}
+
+
+def fill(number: int, order_number: int, quantity: str, fee: str, currency: str, *, is_buyer: bool) -> dict[str, Any]:
+    return {
+        "symbol": "BTCUSDT", "id": number, "orderId": order_number, "qty": quantity, "price": "100.00", "commission": fee,
+        "commissionAsset": currency, "isBuyer": is_buyer, "wallTime": BAR * 1000,
+    }  # fmt: skip
+
+
+def trade(number: int, quantity: str, fee: str, currency: str, side: str) -> dict[str, Any]:
+    return {
+        "symbol": "BTCUSDT", "venue": "ccxt", "venue_trade_id": str(number), "instance": "sma", "trade_type": side,
+        "quantity": Decimal(quantity), "price": Decimal(100), "fee": Decimal(fee), "fee_currency": currency,
+    }  # fmt: skip
+
+
+def sent(id: str) -> dict[str, Any]:
+    return {"method": "POST", "path": "/api/v3/order", "outcome": "200", "client_order_ids": [id]}
+
+
+def sound() -> dict[str, Any]:
+    """A system that bought, protected nothing, sold most of it, and has a bar for every second."""
+    bars = {at_s: (close, Decimal(1)) for at_s, close in CLOSES}
+    return {
+        "now_s": NOW,
+        "received": [sent(ENTRY), sent(EXIT), {"method": "GET", "path": "/api/v3/order", "client_order_ids": [ENTRY]}],
+        "exchange_orders": [theirs(ENTRY, 1, "2.00"), theirs(EXIT, 2, "1.50")],
+        "exchange_fills": [fill(7, 1, "2.00", "0.002", "BTC", is_buyer=True), fill(8, 2, "1.5", "0.15", "USDT", is_buyer=False)],
+        "signals": [signal(at_s, kind, ENTRY if kind == "enter" else EXIT) for at_s, kind in EDGES],
+        "orders": [order(ENTRY, "entry", "signal-enter", "2"), order(EXIT, "exit", "signal-exit", "1.5")],
+        "trades": [trade(7, "2", "0.002", "BTC", "BUY"), trade(8, "1.5", "0.15", "USDT", "SELL")],
+        "positions": [{
+            "venue": "ccxt", "symbol": "BTCUSDT", "instance": "sma", "quantity": Decimal("0.498"), "average_price": Decimal(100),
+        }],
+        "instances": [{
+            "id": "sma", "strategy": "sma_cross", "params": {"fast": 2, "slow": 4}, "is_enabled": True, "state": "RUNNING",
+            "error": None, "sealed_through": datetime.fromtimestamp(CLOSES[-1][0], UTC),
+            "cursor_time": datetime.fromtimestamp(CLOSES[-1][0], UTC),
+        }],
+        "started": {"sma": Instance("sma", CLOSES[5][0], 0.0)},
+        "closes": {"sma": CLOSES},
+        "bars": {"BTCUSDT": (dict(bars), dict(bars))},
+        "leaks": [],
+    }  # fmt: skip
+
+
+def test_the_sound_system_is_found_sound_and_did_something() -> None:
+    assert [kind for _, kind in EDGES] == ["enter", "exit"]
+    audit = judge(Evidence(**sound()))
+    assert audit.findings == ()
+    assert (audit.signals, audit.orders, audit.fills, audit.bars) == (2, 2, 2, len(CLOSES))
+
+
+Change = Callable[[dict[str, Any]], object]
+WRONG: list[tuple[str, str, Change]] = [
+    ("orders doubled", "sent 2 times", lambda e: e["received"].append(sent(ENTRY))),
+    ("orders doubled", "sent 2 times", lambda e: e["received"].append(sent(ENTRY) | {"method": "WS", "path": "order.place"})),
+    ("orders doubled", "the exchange has 2", lambda e: e["exchange_orders"].append(theirs(ENTRY, 1, "2.00"))),
+    ("orders doubled", "led to 2 orders",
+     lambda e: (e["orders"].append(order("a" * 32, "entry", "signal-enter", "0", state="REJECTED")))),
+    ("signals lost", "no outcome", lambda e: e["signals"][0].update(state="ready")),
+    ("signals lost", "still pending", lambda e: e["signals"][0].update(state="pending", valid_until=THEN)),
+    ("signals lost", "is not there", lambda e: e["signals"][0].update(client_order_id="b" * 32)),
+    ("signals lost", "should have signalled enter", lambda e: e["signals"].pop(0)),
+    ("signals lost", "without a reason", lambda e: e["signals"].append(signal(EDGES[0][0] + 1, "exit", EXIT))),
+    ("signals lost", "is behind", lambda e: e["instances"][0].update(cursor_time=datetime.fromtimestamp(EDGES[1][0], UTC))),
+    ("signals lost", "CRASHED", lambda e: e["instances"][0].update(state="CRASHED", error="it raised")),
+    ("orders undecided", "still UNKNOWN", lambda e: e["orders"][0].update(state="UNKNOWN")),
+    ("orders astray", "does not know", lambda e: e["exchange_orders"].append(theirs("c" * 32, 3, "0", "CANCELED"))),
+    ("orders astray", "never made it", lambda e: e["exchange_orders"].pop(0)),
+    ("orders astray", "is ABSENT", lambda e: e["orders"][0].update(state="ABSENT")),
+    ("orders astray", "is WORKING", lambda e: e["orders"][0].update(state="WORKING")),
+    ("orders astray", "it is NEW", lambda e: e["exchange_orders"][0].update(status="NEW")),
+    ("orders astray", "filled 1", lambda e: e["orders"][0].update(filled=Decimal(1))),
+    ("fills wrong", "missing from the journal", lambda e: e["trades"].pop(0)),
+    ("fills wrong", "booked 2 times", lambda e: e["trades"].append(e["trades"][0])),
+    ("fills wrong", "has none such", lambda e: e["trades"].append(trade(9, "1", "0", "", "BUY"))),
+    ("fills wrong", "is booked as", lambda e: e["trades"][0].update(quantity=Decimal(3))),
+    ("positions wrong", "its executions make 0.498", lambda e: e["positions"][0].update(quantity=Decimal("0.5"))),
+    ("positions wrong", "is 0,", lambda e: e["positions"].clear()),
+    ("positions wrong", "other", lambda e: e["positions"].append(e["positions"][0] | {"instance": "other"})),
+    ("positions wrong", "paper", lambda e: e["trades"].append(trade(1, "1", "0", "", "BUY") | {"venue": "paper"})),
+    ("protection missing", "has no sl", lambda e: e["orders"][0].update(stop_loss=Decimal(90))),
+    ("bars wrong", "is missing", lambda e: e["bars"]["BTCUSDT"][0].pop(BAR)),
+    ("bars wrong", "not", lambda e: e["bars"]["BTCUSDT"][0].update({BAR: (Decimal(1), Decimal(1))})),
+    ("leaked", "in nobody's row", lambda e: e["leaks"].append("process 7 is in nobody's row")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "words", "change"), WRONG, ids=[f"{c}: {w}" for c, w, _ in WRONG])
+def test_what_is_wrong_is_found(check: str, words: str, change: Change) -> None:
+    rows = deepcopy(sound())
+    change(rows)
+    found = judge(Evidence(**rows)).findings
+    assert any(finding.check == check and words in finding.text for finding in found), found
+
+
+YOUNG = datetime.fromtimestamp(NOW - 1, UTC)
+UNDER_WAY: list[tuple[str, Change]] = [
+    ("a signal just made", lambda e: e["signals"].append(signal(EDGES[0][0] - 9, "enter", "") | {
+        "state": "ready", "created_at": YOUNG, "instance": "another"})),
+    ("an order just sent", lambda e: (e["orders"].append(order("d" * 32, "entry", "s", "0", state="SENDING", created_at=YOUNG)),
+                                      e["exchange_orders"].append(theirs("d" * 32, 4, "0", "NEW")))),
+    ("an execution not booked yet", lambda e: e["exchange_fills"].append(
+        fill(9, 2, "0.1", "0", "USDT", is_buyer=False) | {"wallTime": (NOW - 1) * 1000})),
+    ("a person's order at the exchange", lambda e: e["exchange_orders"].append(theirs("web_123", 5, "0", "NEW"))),
+    ("a second in which nothing was traded", lambda e: (
+        e["bars"]["BTCUSDT"][0].pop(BAR), e["bars"]["BTCUSDT"][1].update({BAR: (Decimal(100), Decimal(0))}))),
+    ("a rest too small to sell", lambda e: (
+        e["orders"][0].update(stop_loss=Decimal(90)), e["positions"][0].update(average_price=Decimal(1)))),
+    ("a cancel", lambda e: e["received"].append({"method": "DELETE", "path": "/api/v3/order", "client_order_ids": [ENTRY]})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "change"), UNDER_WAY, ids=[what for what, _ in UNDER_WAY])
+def test_what_is_under_way_or_nobodys_fault_is_not_found(what: str, change: Change) -> None:
+    rows = deepcopy(sound())
+    change(rows)
+    assert judge(Evidence(**rows)).findings == ()
+
+
+def test_a_stop_that_lives_at_the_exchange_protects() -> None:
+    rows = deepcopy(sound())
+    rows["orders"][0].update(stop_loss=Decimal(90))
+    rows["orders"].append(order(STOP, "sl", "signal-enter", "0", state="WORKING", parent_id=ENTRY))
+    rows["exchange_orders"].append(theirs(STOP, 3, "0", "NEW"))
+    rows["received"].append(sent(STOP))
+    assert judge(Evidence(**rows)).is_sound
+    gone = rows["exchange_orders"][-1] | {"status": "CANCELED"}
+    rows["exchange_orders"][-1] = gone
+    assert judge(Evidence(**rows)).count("protection missing") == 1
+
+
+def test_a_verdict_waits_for_nothing_when_told_so() -> None:
+    rows = sound()
+    young = [row | {"state": "ready", "created_at": YOUNG} for row in rows["signals"]]
+    evidence = replace(Evidence(**rows), signals=young)
+    assert judge(evidence).is_sound
+    assert judge(evidence, settle_s=0.0).count("signals lost") == 2
+
+
+@pytest.mark.parametrize(
+    ("is_buy", "currency", "expected"), [(True, "BTC", "0.999"), (True, "USDT", "1"), (False, "USDT", "-1"), (False, "", "-1")]
+)
+def test_a_fee_in_the_base_asset_is_taken_from_the_position(is_buy: bool, currency: str, expected: str) -> None:
+    assert net("BTCUSDT", is_buy, "1", "0.001", currency) == Decimal(expected)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(9990, 10010), min_size=12, max_size=60), st.integers(0, 10))
+def test_the_auditor_repeats_the_strategy_exactly(ticks: list[int], skip: int) -> None:
+    """The auditor's own crossing and the strategy's agree on every bar, ties included, from wherever the run began."""
+    closes = [(at_s, Decimal(tick) / 100) for at_s, tick in enumerate(ticks)]
+    floats = np.array([float(close) for _, close in closes])
+    times = np.arange(len(ticks), dtype=np.int64) * 1_000_000_000
+    target = evaluate(SmaCross(fast=3, slow=8), Bars("X", "1s", times, floats, floats, floats, floats, floats)).target
+    start = min(8 + skip, len(ticks) - 1)
+    before = np.concatenate([[target[start]], target[start + 1 :]])
+    wanted = [(start + i, "enter" if after else "exit") for i, (was, after) in enumerate(pairwise(before), 1) if was != after]
+    assert list(expected_edges(closes, 3, 8, start, len(ticks), float(target[start]))) == wanted

@@ -1,7 +1,8 @@
-"""`fks config`: what the settings are, where each came from, whether they are right, what there is to set."""
+"""`fks config`: what the settings are, where each came from, whether they are right, and changing them at run time."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -9,10 +10,12 @@ import click
 from fks.cli.base import as_json, emit, home_of, table
 from fks.model.errors import InputError
 
+why = click.option("--why", required=True, metavar="TEXT", help="The reason, kept with the version.")
+
 
 @click.group()
 def config() -> None:
-    """Show, check and explain the settings."""
+    """Show, check, explain and change the settings."""
 
 
 @config.command()
@@ -21,22 +24,31 @@ def config() -> None:
 @as_json
 @click.pass_context
 def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
-    """Show the effective settings and where each came from; PREFIX narrows (http, data.symbols). Secrets are masked."""
+    """Show the effective settings and where each came from; PREFIX narrows (http, data.symbols). Secrets are masked.
+
+    What was changed at run time wins: FROM then names the version, and what the file says instead.
+    """
+    from fks.cli.runtime import version_of
     from fks.config.load import load, sections
+    from fks.config.runtime import overlay
 
     loaded = load(home_of(ctx))
+    number, runtime = version_of(loaded.settings.home)
+    effective = overlay(loaded.settings, runtime, f"runtime version {number}")
     rows: list[dict[str, Any]] = []
     for section, model in sections().items():
-        values = getattr(loaded.settings, section)
         for key in model.model_fields:
-            source = loaded.sources.get((section, key))
-            if not f"{section}.{key}".startswith(prefix) or (changed and source is None):
+            source, name = loaded.sources.get((section, key)), f"{section}.{key}"
+            if not name.startswith(prefix) or (changed and source is None and name not in runtime):
                 continue
-            value = _shown(section, key, getattr(values, key))
-            rows.append({"key": f"{section}.{key}", "value": value, "source": source.text if source else "default"})
+            value = _shown(section, key, getattr(getattr(effective, section), key))
+            told = source.text if source else "default"
+            if name in runtime:
+                told = f"runtime version {number} ({told}: {_text(_shown(section, key, getattr(getattr(loaded.settings, section), key)))})"
+            rows.append({"key": name, "value": value, "source": told})
     if not rows and not changed:
         raise InputError(f"no setting begins with {prefix!r}", remedy="see 'fks config reference'")
-    emit({"home": str(loaded.settings.home), "settings": rows}, as_json=as_json, schema="fks.config/1")
+    emit({"home": str(loaded.settings.home), "version": number, "settings": rows}, as_json=as_json, schema="fks.config/1")
     if not as_json:
         click.echo(
             f"FKS_HOME {loaded.settings.home}; read: {', '.join(str(file) for file in loaded.files) or 'no file'}"
@@ -73,6 +85,86 @@ def check(ctx: click.Context, as_json: bool) -> None:
 
 
 @config.command()
+@click.argument("prefix", default="")
+@as_json
+@click.pass_context
+def keys(ctx: click.Context, prefix: str, as_json: bool) -> None:
+    """List what can change while the system runs, and which parts are restarted for it, one at a time."""
+    from fks.config.runtime import CHANGEABLE
+
+    rows = [{"key": key, "parts": list(parts)} for key, parts in CHANGEABLE.items() if key.startswith(prefix)]
+    emit({"keys": rows}, as_json=as_json, schema="fks.config.keys/1")
+    if not as_json:
+        table([(row["key"], _parts(row["parts"])) for row in rows], ("KEY", "RESTARTS"), empty="no such key")
+
+
+@config.command("set")
+@click.argument("pairs", nargs=-1, required=True, metavar="KEY VALUE...")
+@why
+@as_json
+@click.pass_context
+def set_(ctx: click.Context, pairs: tuple[str, ...], why: str, as_json: bool) -> None:
+    """Change settings of the running system: a new version, rolled out at once, rolled back by itself if it does not take.
+
+    \b
+    fks config set risk.notional_max_order 5000 --why "smaller until Monday"
+    fks config set venue.sweep_s 30 venue.order_timeout_s 4 --why "a slow venue"
+    """
+    from fks.cli.runtime import change
+
+    if len(pairs) % 2:
+        raise InputError(f"{pairs[-1]} has no value", remedy="give KEY VALUE, as often as you like")
+    change(ctx, {"set": dict(zip(pairs[::2], pairs[1::2], strict=True))}, why, as_json=as_json)
+
+
+@config.command()
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@why
+@as_json
+@click.pass_context
+def unset(ctx: click.Context, keys: tuple[str, ...], why: str, as_json: bool) -> None:
+    """Let keys be as fks.toml says again."""
+    from fks.cli.runtime import change
+
+    change(ctx, {"unset": list(keys)}, why, as_json=as_json)
+
+
+@config.command()
+@click.argument("version", type=click.IntRange(0))
+@why
+@as_json
+@click.pass_context
+def rollback(ctx: click.Context, version: int, why: str, as_json: bool) -> None:
+    """Go back to the values of VERSION (0: the files alone), as a new version."""
+    from fks.cli.runtime import change
+
+    change(ctx, {"rollback_to": version}, why, as_json=as_json)
+
+
+@config.command()
+@click.option("--limit", "-n", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
+@as_json
+@click.pass_context
+def history(ctx: click.Context, limit: int, as_json: bool) -> None:
+    """List the versions of the settings: what changed, who did it and why, and what became of it."""
+    from fks.cli.runtime import history as listed
+
+    listed(ctx, limit, as_json=as_json)
+
+
+@config.command()
+@click.argument("before", type=click.IntRange(0))
+@click.argument("after", type=click.IntRange(0))
+@as_json
+@click.pass_context
+def diff(ctx: click.Context, before: int, after: int, as_json: bool) -> None:
+    """Show what differs between two versions (0: the files alone)."""
+    from fks.cli.runtime import diff as differing
+
+    differing(ctx, before, after, as_json=as_json)
+
+
+@config.command()
 def reference() -> None:
     """Print every setting as Markdown: key, default, range, meaning, environment names."""
     from fks.config.reference import reference as text
@@ -86,6 +178,10 @@ def _shown(section: str, key: str, value: Any) -> Any:
     if is_secret(section, key):
         return None if value is None else "********"
     return list(value) if isinstance(value, tuple) else value
+
+
+def _parts(patterns: Sequence[str]) -> str:
+    return ", ".join("every child" if pattern == "*" else pattern for pattern in patterns)
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""`fks restart`: one service by its keeper, one actor or replica by ending it: whoever supervises it starts it anew."""
+"""`fks restart`: one service by its keeper, one part of the tree by its supervisor, drained; `--now` ends it at once."""
 
 from __future__ import annotations
 
@@ -7,37 +7,80 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, emit, paths_of
+from fks.cli.base import NotRunning, as_json, emit, paths_of
 
 if TYPE_CHECKING:
     from fks.config.paths import Paths
 
 BACK_S = 45.0
 _WELL = ("ready", "running", "degraded")
+SUPERVISED = ("actor", "serve")
 
 
 @click.command()
 @click.argument("name")
+@click.option("--why", default="", metavar="TEXT", help="The reason, kept with the operation.")
+@click.option("--now", "is_now", is_flag=True, help="Kill it instead of draining it: it is started again all the same.")
 @as_json
 @click.pass_context
-def restart(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Restart one service or actor and wait until it is back (postgres, redis, sim, ray, orders, strategy:0, …)."""
-    from fks.cli.keeper.door import ask
+def restart(ctx: click.Context, name: str, why: str, is_now: bool, as_json: bool) -> None:
+    """Restart one part and wait until it is well again.
+
+    An actor (orders, strategy:0, supervisor, …) is drained first: it stops accepting, finishes what is in flight,
+    and its neighbours run on. `gateway` replaces the replicas one by one while the others answer. A service
+    (postgres, redis, sim, ray) is restarted by its keeper.
+
+    \b
+    fks restart orders --why "after changing the account"
+    fks restart gateway
+    fks restart strategy:0 --now
+    """
     from fks.cli.status import find_status
-    from fks.model.errors import InputError, OutageError
+    from fks.model.errors import InputError
 
     paths = paths_of(ctx)
     rows = {row["name"]: row for row in find_status(paths)["components"]}
     if not rows:
-        raise OutageError("nothing runs", remedy="start it with 'fks up'")
+        raise NotRunning("nothing runs", remedy="start it with 'fks up'")
     row = rows.get("raylet" if name == "ray" else name)
-    if row is None or row["kind"] == "keeper":
-        raise InputError(
-            f"no component {name!r} to restart", code="COMPONENT_UNKNOWN", remedy=f"use one of {', '.join(rows)}"
-        )
+    is_gateway = name == "gateway" and not is_now
+    if not is_gateway and (row is None or row["kind"] == "keeper"):
+        names = ", ".join(["gateway", *(other for other, found in rows.items() if found["kind"] != "keeper")])
+        raise InputError(f"no component {name!r} to restart", code="COMPONENT_UNKNOWN", remedy=f"use one of {names}")
+    if is_gateway or (row is not None and row["kind"] in SUPERVISED and not is_now):
+        _drained(paths, name, why, as_json=as_json)
+    else:
+        assert row is not None
+        _at_once(paths, row, rows, as_json=as_json)
+
+
+def _drained(paths: Paths, name: str, why: str, *, as_json: bool) -> None:
+    """Have the supervisor do it, and look on."""
+    from fks.cli.client import Gateway, base_url_of, local_token, new_key
+    from fks.cli.operation import follow
+
+    with Gateway(base_url_of(paths), local_token(paths)) as gateway:
+        try:
+            asked = gateway.post("/operations", {"kind": "restart", "target": name, "reason": why}, key=new_key())
+        except NotRunning as error:
+            raise NotRunning(
+                f"{error.message}: nobody can be asked to drain {name}",
+                remedy=f"see 'fks status'; 'fks restart {name} --now' kills it, and its supervisor starts it again",
+            ) from None
+        done = follow(gateway, asked, is_quiet=as_json)
+    step = done["result"]["steps"][0]
+    if as_json:
+        answer = {"name": step["part"], "old_pid": step["pid_before"], "pid": step.get("pid"), "took_s": step["took_s"]}
+        emit({**answer, "operation": done["id"]}, as_json=True, schema="fks.restart/1")
+
+
+def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]], *, as_json: bool) -> None:
+    """Restart a service by its keeper, or end a process: whoever minds it starts it again."""
+    from fks.cli.keeper.door import ask
+
     start = time.monotonic()
     if row["kind"] == "service":
-        ask(paths.keeper_socket, "restart-service", name=name)
+        ask(paths.keeper_socket, "restart-service", name=row["name"])
     else:
         _end(row)
     back = _wait_for_another(paths, row, {other["pid"] for other in rows.values()})

@@ -22,6 +22,16 @@ def tree_view(components: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [*_keepers(rows), *_supervised(rows), *_served(rows)]
 
 
+def shape_of(components: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the roots of the tree without the rows of its parts, for a document that has them already."""
+    return [_bare(node) for node in tree_view(components)]
+
+
+def _bare(node: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in node.items() if key != "component"}
+    return {**kept, "children": [_bare(child) for child in node["children"]]}
+
+
 def _leaf(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": row["name"], "kind": row["kind"], "state": row["state"], "component": dict(row), "children": []}
 

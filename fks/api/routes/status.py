@@ -11,6 +11,7 @@ from fks.api.exact import ExactJson
 from fks.api.query import Gate, Reader
 from fks.model.timeframe import iso
 from fks.monitor.status import assemble, kill_view
+from fks.monitor.tree import shape_of
 
 router = APIRouter(tags=["status"])
 
@@ -21,7 +22,7 @@ async def status(gate: Gate, who: Reader) -> ExactJson:
     found = await assemble(gate.db, gate.deps.node())
     if found["sim"] and not who.may("admin"):
         found["sim"] = {key: value for key, value in found["sim"].items() if key not in ("api_key", "api_secret")}
-    return ExactJson(found)
+    return ExactJson({**found, "tree": shape_of(found["components"])})
 
 
 @router.get("/kill")

@@ -70,6 +70,30 @@ async def test_the_monitor_asks_for_a_token_and_then_shows_the_tree_live(
         assert tab.complaints == []
 
 
+async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running, database: Database) -> None:
+    shape = {
+        "id": "root", "strategy": "one_for_one", "limit": {"restarts_max": 20, "period_s": 60}, "used": 1, "state": "ready",
+        "children": [{"id": "orders"}, {"id": "strategies", "strategy": "rest_for_one", "state": "ready",
+                                        "limit": {"restarts_max": 5, "period_s": 60}, "used": 4, "children": [{"id": "strategy:0"}]}],
+    }  # fmt: skip
+    await database.sql("UPDATE component_health SET detail = $1 WHERE name = 'supervisor'", {"tree": shape})
+    await database.sql("INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'x', 'look here', 'orders')")
+    async with page() as tab:
+        await tab.go(gateway.url + "/monitor/")
+        await _says(tab, "A token, please")
+        await _enter(tab, gateway.tokens["read"])
+        await _says(tab, "rest_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "nothing has happened yet")
+        await database.sql(
+            "INSERT INTO actor_events (child, event, reason, pid, payload) VALUES ('orders', 'exited', 'died', 12, $1), "
+            "('orders', 'restarted', 'died', 12, $1), ('strategy:0', 'stopped', $2, 13, '{}')",
+            {"how": "crash", "signal": 9}, NASTY,
+        )  # fmt: skip
+        await _says(tab, "signal 9 (SIGKILL)", NASTY)
+        assert "being restarted" not in await tab.run("document.body.innerText"), "the end says it"
+        assert await tab.run("window.hacked") is None
+        assert tab.complaints == []
+
+
 async def test_the_api_page_lists_the_routes_and_tries_one(gateway: Running) -> None:
     async with page() as tab:
         await tab.go(gateway.url + "/docs")

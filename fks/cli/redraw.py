@@ -44,7 +44,7 @@ def frame(lines: Sequence[str], columns: int, rows: int) -> str:
     kept = list(lines[: max(1, rows - 1)])
     if len(lines) > len(kept):
         kept[-1] = click.style(f"… {len(lines) - len(kept) + 1} more lines: make the window higher", fg="bright_black")
-    return _HOME + "".join(f"{cut(line, columns)}{_END_OF_LINE}\r\n" for line in kept) + _REST
+    return _HOME + "".join(f"{cut(line, columns)}{_END_OF_LINE}\n" for line in kept) + _REST
 
 
 def _plain(lines: Sequence[str]) -> str:
@@ -69,12 +69,14 @@ def cut(text: str, columns: int) -> str:
     return "".join(kept) + "…\x1b[0m"
 
 
-def columns(rows: Sequence[Sequence[str]], *, gap: int = 2) -> list[str]:
-    """Return rows of cells as lines whose columns stand below each other; an empty column takes no room."""
-    widths = [max((len(click.unstyle(row[i])) for row in rows), default=0) for i in range(len(rows[0]) if rows else 0)]
+def columns(heading: Sequence[str], rows: Sequence[Sequence[str]], *, gap: int = 2) -> list[str]:
+    """Return rows of cells as lines whose columns stand below each other; a column without a word takes no room."""
+    said = [any(click.unstyle(row[i]).strip() for row in rows) for i in range(len(heading))]
+    table = [heading, *rows]
+    widths = [max(len(click.unstyle(row[i])) for row in table) if said[i] else -1 for i in range(len(heading))]
     lines = []
-    for row in rows:
-        cells = [cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(row, widths, strict=True) if width]
+    for row in table:
+        cells = [cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(row, widths, strict=True) if width >= 0]
         lines.append((" " * gap).join(cells).rstrip())
     return lines
 

@@ -161,7 +161,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[object]], *, empty: s
     if not rows:
         return [empty] if empty else []
     head = [click.style(name, bold=True) if name else "" for name in headers]
-    return columns([head, *([("" if cell is None else str(cell)) for cell in row] for row in rows)])
+    return columns(head, [["" if cell is None else str(cell) for cell in row] for row in rows])
 
 
 def _components(rows: Sequence[Mapping[str, Any]], is_wide: bool) -> list[str]:

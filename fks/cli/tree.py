@@ -78,11 +78,11 @@ def draw(document: Mapping[str, Any], *, is_wide: bool = False, is_unicode: bool
     lines += [f"  {click.style('·' if is_unicode else '-', fg='yellow')} {reason}" for reason in document["reasons"][:6]]
     if not document["tree"]:
         return [*lines, "nothing runs: start it with 'fks up'"]
-    rows = [_heading()]
+    rows: list[list[str]] = []
     shown = _Shown.of(document["tree"], is_wide)
     for root in document["tree"]:
         rows += _rows(root, "", "", _UNICODE if is_unicode else _ASCII, shown)
-    lines += ["", *columns(rows)]
+    lines += ["", *columns(_heading(), rows)]
     if document["events_wanted"]:
         lines += ["", click.style("last events (UTC)", bold=True)]
         if document["events_trouble"]:

@@ -105,6 +105,10 @@ def last_error(traceback: str) -> str:
 def _reason(text: str) -> str:
     """Return a reason without the words that the column before it says already."""
     spoken = text.strip().removeprefix("died: ").strip()
+    if "Worker exit type: SYSTEM_ERROR" in spoken or "connection error code 2" in spoken:
+        return "its process ended without a word (kill -9, out of memory, a crash in native code)"
+    if "killed by `ray.kill`" in spoken or "ray.kill()" in spoken:
+        return "killed through Ray"
     return "" if spoken == "died" else spoken
 
 
@@ -113,7 +117,7 @@ def _says_no_more(reason: str, facts: Mapping[str, Any]) -> bool:
     low = reason.lower()
     number, code = facts.get("signal"), facts.get("exit_code")
     told = [f"signal {number}", f"sig {number}"] if isinstance(number, int) else [f"code {code}", f"exit {code}"]
-    return any(word in low for word in told) or "worker exit" in low or "actor died" in low or "end of file" in low
+    return any(word in low for word in told) or "worker exit" in low or "without a word" in low or "end of file" in low
 
 
 def _signal_name(number: int) -> str:

@@ -29,6 +29,8 @@ TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\
         (_row("exited", end=Exit(How.NORMAL, "restart asked: new key", True, 0)), "ended in order", "restart asked: new key"),
         (_row("exited", "died: gone"), "died", "gone"),
         (_row("exited", "normal"), "ended in order", "asked"),
+        (_row("exited", "died: The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits"),
+         "died", "its process ended without a word (kill -9, out of memory, a crash in native code)"),
         (_row("started", "epoch 3"), "started", ""),
         (_row("adopted", "found alive"), "taken over alive", "found alive"),
         (_row("something_new", "because"), "something new", "because"),

@@ -1,0 +1,44 @@
+"""Drawing in place: columns, cutting, frames."""
+
+from __future__ import annotations
+
+import io
+
+import click
+
+from fks.cli.redraw import can_draw, columns, cut, frame
+from fks.cli.tree import draw
+
+
+def test_a_column_without_a_word_takes_no_room() -> None:
+    red = click.style("down", fg="red")
+    assert columns(["", "state", "node", "pid"], [["a", red, "", "1"], ["long", "ok", "", ""]]) == [
+        "      state  pid", f"a     {red}   1", "long  ok",
+    ]  # fmt: skip
+    assert columns(["a"], []) == [""]
+
+
+def test_a_line_is_cut_by_what_is_seen_of_it() -> None:
+    assert cut("short", 10) == "short"
+    assert click.unstyle(cut(click.style("0123456789abc", fg="red"), 8)) == "0123456…"
+
+
+def test_a_frame_never_scrolls() -> None:
+    drawn = frame([f"line {n}" for n in range(50)], columns=80, rows=10)
+    assert drawn.startswith("\x1b[H")
+    assert drawn.endswith("\x1b[J")
+    assert drawn.count("\n") == 9
+    assert "41 … more" not in drawn
+    assert "42 more lines" in click.unstyle(drawn)
+
+
+def test_a_terminal_that_knows_only_ascii_gets_ascii() -> None:
+    assert not can_draw(io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert can_draw(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    leaf = {"id": "orders", "kind": "actor", "state": "ready", "component": None, "children": []}
+    root = {"id": "supervisor", "kind": "supervisor", "state": "ready", "children": [leaf, {**leaf, "id": "monitor"}]}
+    document = {"state": "degraded", "reasons": ["why"], "tree": [root], "events_wanted": 0, "events": [], "events_trouble": ""}
+    text = click.unstyle("\n".join(draw(document, is_unicode=False)))
+    assert text.isascii()
+    assert "|- orders" in text
+    assert "`- monitor" in text

@@ -29,6 +29,7 @@ FILES_KEPT = 3  # older turns of a file: .1 is the newest
 TEXT_MAX = 4000  # characters of one value
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 HIDDEN = "***"
+_NETWORK_LIBRARIES = frozenset({"ccxt", "aiohttp", "websockets"})
 
 _OF_A_TRACEBACK = re.compile(
     r"Traceback \(most recent call last\)|\s+File \"|\s{4,}\S|\s+[\^~]+\s*$|During handling of the above|The above exception was"
@@ -122,7 +123,7 @@ class JsonFormatter(logging.Formatter):
         fields: dict[str, Any] = record.fields if hasattr(record, "fields") else self._foreign(record)
         line = {
             "ts": _iso(record.created),
-            "level": record.levelname,
+            "level": "INFO" if _is_a_hiccup(record) else record.levelname,
             "component": getattr(record, "component", self._component),
             "event": record.msg if hasattr(record, "fields") else "log",
             "pid": record.process,
@@ -135,9 +136,20 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
             found["error"] = self._redactor.text(f"{type(error).__name__}: {error}"[:TEXT_MAX])
-            if record.levelno >= logging.ERROR:  # a library that warns goes on by itself
+            if record.levelno >= logging.ERROR and not _is_a_hiccup(record):  # a library that warns goes on by itself
                 found["traceback"] = self._redactor.text(self.formatException(record.exc_info)[-TEXT_MAX:])
         return found
+
+
+def _is_a_hiccup(record: logging.LogRecord) -> bool:
+    """Return whether asyncio tells of a network error that a library left in a future of its own.
+
+    ccxt gives the same error to whoever called it, where it is dealt with; the forgotten copy is nobody's mistake of ours.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if record.name != "asyncio" or error is None or "exception was never retrieved" not in str(record.msg):
+        return False
+    return type(error).__module__.partition(".")[0] in _NETWORK_LIBRARIES or isinstance(error, OSError)
 
 
 class SharedRotatingHandler(logging.Handler):

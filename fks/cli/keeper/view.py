@@ -11,7 +11,7 @@ from fks.cli.keeper.service import Seen
 from fks.clock import Clock
 from fks.config.endpoints import Node
 from fks.model.timeframe import iso
-from fks.monitor.status import overall, sim_view
+from fks.monitor.status import overall, problem_of, sim_view
 
 
 class StatusView:
@@ -38,6 +38,7 @@ class StatusView:
         if document is None and phase == "ready":
             state, reasons = "degraded", ["PostgreSQL does not answer: actors, feeds and venues as last seen", *reasons]
         return {
+            **self._last,
             "state": {"starting": "starting", "stopping": "down"}.get(phase, state),
             "reasons": reasons,
             "components": components,
@@ -49,10 +50,11 @@ class StatusView:
         }
 
     def _component(self, kind: str, seen: Seen) -> dict[str, Any]:
+        detail = {"detail": seen.detail} if seen.detail else {}
         return {
             "name": seen.name, "kind": kind, "state": seen.state, "pid": seen.pid, "node": self._host,
-            "restarts": seen.restarts, "since": iso(seen.since_ns), "heartbeat_age_ms": 0,
-            "detail": {"detail": seen.detail} if seen.detail else {},
+            "restarts": seen.restarts, "since": iso(seen.since_ns), "heartbeat_age_ms": 0, "detail": detail,
+            "problem": problem_of(seen.state, 0, detail),
         }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """What the runtime promises when something dies, measured: docs/recovery.md quotes this table.
 
-    python benchmarks/recovery.py [--repeat 3] [--only NAME …] [--json FILE] [--keep]
+    python benchmarks/recovery.py [--repeat 3] [--only NAME …] [--json FILE] [--home RUNNING]
 
 A whole demo system with its defaults, trading on the local exchange, in a temporary FKS_HOME; every fault is injected
 `repeat` times, from outside, and timed by witnesses that are no part of it. Detected and serving are seconds from the fault;
@@ -39,6 +39,7 @@ class Row:
     detected: float | None = None
     serving: float | None = None
     lines: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    place: str = "demo"
 
     def limits(self, line: str) -> tuple[float | None, float | None]:
         return self.lines.get(line, (self.detected, self.serving))
@@ -62,8 +63,17 @@ def table() -> dict[str, Row]:
         "redis": Row(parts.cache, 2.0, None),
         "keeper": Row(parts.keeper, None, None),
         "gcs": Row(parts.gcs, 1.0, 40.0),
-        "orders-1000": Row(actors.orders_full, 0.5, 3.0),
+        "gcs-stored": Row(parts.gcs_stored, 1.0, 5.0, place="stored"),
+        "orders-1000": Row(actors.orders_full, 0.5, 3.0, place="markets"),
     }
+
+
+#: What a row's system is started with beyond the defaults: a home of its own each.
+PLACES = {
+    "demo": {},
+    "stored": {"FKS_RAY_STORAGE": "rocksdb"},
+    "markets": {"FKS_DATA_SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT,AVAXUSDT,SUIUSDT"},  # each holds 200 orders
+}
 
 
 @dataclass
@@ -102,7 +112,6 @@ async def measure(rig: Rig, names: list[str], repeat: int) -> dict[str, Line]:
     """Run the rows, printing each line as soon as it is complete."""
     lines: dict[str, Line] = {}
     rows = table()
-    print(HEAD, flush=True)
     for name in names:
         mine: list[str] = []
         for _ in range(repeat):
@@ -124,7 +133,8 @@ async def measure(rig: Rig, names: list[str], repeat: int) -> dict[str, Line]:
 async def sound(rig: Rig) -> list[str]:
     """Return what the auditor finds at the end: the exchange's log, the journal and the positions must agree."""
     await rig.healthy()
-    bases = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
+    symbols = [row["symbol"] for row in await rig.rows("SELECT symbol FROM feeds WHERE timeframe = 'trades'")]
+    bases = {symbol: symbol.removesuffix("USDT") for symbol in symbols}
     for _ in range(60):
         found = await asyncio.to_thread(audit, rig.system, bases=bases, initial={})
         if not found.position_errors and not found.undecided:
@@ -132,9 +142,25 @@ async def sound(rig: Rig) -> list[str]:
         await asyncio.sleep(0.5)
     wrong = {"doubled": found.doubled, "undecided": found.undecided, "ordered twice": found.twice_ordered,
              "positions": found.position_errors}  # fmt: skip
-    print(f"audit: {found.orders_sent} orders sent, {found.signals} signals, "
-          + (", ".join(f"{k}: {v}" for k, v in wrong.items() if v) or "none lost, none doubled, positions exact"))  # fmt: skip
+    verdict = ", ".join(f"{k}: {v}" for k, v in wrong.items() if v) or "none lost, none doubled, positions exact"
+    print(f"audit: {found.orders_sent} orders sent, {found.signals} signals, {verdict}", flush=True)
     return [f"{key}: {value}" for key, value in wrong.items() if value]
+
+
+async def at_place(names: list[str], repeat: int, home: Path | None, **settings: str) -> tuple[dict[str, Line], list[str]]:
+    """Run rows on one system: the one that runs in `home`, else a new one that is taken down afterwards."""
+    with tempfile.TemporaryDirectory(prefix="fks-rec-") as made:
+        os.chmod(made, 0o755)  # the database's own user must come through
+        rig = Rig.at(home or Path(made) / "home", **settings)
+        try:
+            if home is None:
+                await asyncio.to_thread(rig.system.up)
+            lines = await measure(rig, names, repeat)
+            return lines, await sound(rig)
+        finally:
+            await rig.close()
+            if home is None:
+                await asyncio.to_thread(rig.system.down)
 
 
 async def main() -> int:
@@ -144,20 +170,15 @@ async def main() -> int:
     parser.add_argument("--json", type=Path, help="write every sample there")
     parser.add_argument("--home", type=Path, help="use what runs in this FKS_HOME, and leave it running")
     options = parser.parse_args()
-    names = options.only or list(table())
-    with tempfile.TemporaryDirectory(prefix="fks-rec-") as place:
-        Path(place).chmod(0o755)
-        rig = Rig.at(options.home or Path(place) / "home")
-        try:
-            if options.home is None:
-                await asyncio.to_thread(rig.system.up)
-            print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
-            lines = await measure(rig, names, options.repeat)
-            wrong = await sound(rig)
-        finally:
-            await rig.close()
-            if options.home is None:
-                await asyncio.to_thread(rig.system.down)
+    names, rows = options.only or list(table()), table()
+    lines: dict[str, Line] = {}
+    wrong: list[str] = []
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n{HEAD}", flush=True)
+    for place, settings in PLACES.items():
+        if here := [name for name in names if rows[name].place == place]:
+            found, problems = await at_place(here, options.repeat, options.home, **settings)
+            lines |= found
+            wrong += problems
     if options.json:
         options.json.write_text(json.dumps({name: asdict(line) for name, line in lines.items()}, indent=1))
     return 1 if wrong or any(line.verdict() != "ok" for line in lines.values()) else 0

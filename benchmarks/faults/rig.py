@@ -42,6 +42,7 @@ class Sample:
     serving: float | None = None
     wrong: list[str] = field(default_factory=list)
     note: str = ""
+    at: float = 0.0  # when the fault was injected, epoch seconds
 
 
 class Missed(Exception):
@@ -91,14 +92,14 @@ class Rig:
 
         return await self.until(look, deadline_s, f"{child} {'/'.join(events)}")
 
-    async def until(self, look: Callable[[], Awaitable[T]], deadline_s: float, what: str, every_s: float = 0.01) -> T:
+    async def until(self, look: Callable[[], Awaitable[T | None]], deadline_s: float, what: str, every_s: float = 0.01) -> T:
         """Return the first true answer. Errors: Missed. What cannot be asked yet counts as no."""
         end = time.monotonic() + deadline_s
         while True:
             try:
                 found = await look()
             except _AWAY:
-                found = None  # type: ignore[assignment]
+                found = None
             if found:
                 return found
             if time.monotonic() > end:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fks.model.health import Problem
 from fks.monitor.component import Component
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ class GuardianActor:
     @property
     def is_ready(self) -> bool:
         return self._guardian is not None and self._guardian.is_ready
+
+    def problems(self) -> Sequence[Problem]:
+        """Return venues without a session, a kill file that cannot be written, tables that are away."""
+        found, detail = [], self.detail()
+        venues = detail.get("venues")
+        for name, venue in venues.items() if isinstance(venues, Mapping) else ():
+            if not venue["open"]:
+                found.append(Problem("venue", f"no session with {name}: a kill could not cancel there", name))
+        if detail.get("journal", "ok") != "ok":
+            found.append(Problem("disk", f"the kill file: {detail['journal']}", about="kill"))
+        if str(detail.get("database", "")).startswith("down"):
+            found.append(Problem("database", "positions cannot be read: the last known ones count", about="positions"))
+        return found
 
     def detail(self) -> Mapping[str, object]:
         """Return what status shows: kill state, sessions."""

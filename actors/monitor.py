@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import orjson
 
 from fks.model.errors import OutageError
+from fks.model.health import Problem
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import settle_what_is_over
 from fks.monitor.component import Component
@@ -27,6 +28,7 @@ class MonitorActor:
         self._c = component
         self._database_is_up = False
         self._redis_is_up = False
+        self._has_looked = False
 
     async def start(self) -> None:
         """Load the merger."""
@@ -56,6 +58,7 @@ class MonitorActor:
             self._redis_is_up = True
         except OutageError:
             self._redis_is_up = False
+        self._has_looked = True
         self._c.meter.gauge("fks_database_up", float(self._database_is_up))
         self._c.meter.gauge("fks_redis_up", float(self._redis_is_up))
 
@@ -73,6 +76,11 @@ class MonitorActor:
     @property
     def is_ready(self) -> bool:
         return self._database_is_up and self._redis_is_up
+
+    def problems(self) -> Sequence[Problem]:
+        """Return what it could not reach."""
+        reached = {"database": self._database_is_up, "redis": self._redis_is_up}
+        return [Problem(kind, f"{kind} does not answer") for kind, is_up in reached.items() if self._has_looked and not is_up]
 
     def detail(self) -> Mapping[str, object]:
         """Return what it found reachable."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from fks.model.errors import OutageError
+from fks.model.health import Problem
 from fks.monitor.component import Component
 
 RunJob = Callable[[str, str], Awaitable[None]]
@@ -24,6 +25,9 @@ class SchedulerActor:
         self._run_job = run_job
         self._running: dict[str, asyncio.Task[None]] = {}
         self._is_working = True
+        self._is_draining = False
+        self._turned_s = component.clock.monotonic()
+        self._waits_s: float | None = None
 
     async def start(self) -> None:
         """Nothing to open."""
@@ -40,14 +44,21 @@ class SchedulerActor:
                     self._c.log.info("schedule.ran", schedule=name, result=result)
                 for id in await jobs.requeue_lost(silent_s=30.0, attempts_max=3):
                     self._c.log.warning("job.requeued", job=str(id))
-                while len(self._running) < JOBS_AT_ONCE and (claimed := await jobs.claim()) is not None:
+                running, self._waits_s = await jobs.load()
+                while self._may_claim(running) and (claimed := await jobs.claim()) is not None:
+                    running += 1
                     self._launch(str(claimed.id))
                 self._is_working = True
             except OutageError as error:
                 if self._is_working:
                     self._c.log.warning("scheduler.waits", error=str(error))
                 self._is_working = False
+            self._turned_s = self._c.clock.monotonic()
             await self._c.clock.sleep(1.0)
+
+    def _may_claim(self, running: int) -> bool:
+        """Return whether there is room: jobs that an earlier self started count, and those of ours not yet seen."""
+        return not self._is_draining and max(running, len(self._running)) < JOBS_AT_ONCE
 
     def _launch(self, job_id: str) -> None:
         """Start one job in the background; its end is written by the job itself, its death by requeue_lost."""
@@ -63,6 +74,10 @@ class SchedulerActor:
         self._c.log.info("job.started", job=job_id)
         self._running[job_id] = asyncio.create_task(work())
 
+    async def drain(self) -> None:
+        """Claim no more. Jobs that run go on where they are; one that was claimed and not begun is queued again."""
+        self._is_draining = True
+
     async def stop(self) -> None:
         """Leave running jobs to the cluster; they end by themselves or are queued again."""
         for task in self._running.values():
@@ -71,6 +86,21 @@ class SchedulerActor:
     @property
     def is_ready(self) -> bool:
         return self._is_working
+
+    def problems(self) -> Sequence[Problem]:
+        """Return jobs that nobody claims, and a loop that no longer turns."""
+        limit_s, found = self._c.settings.supervision.jobs_wait_max_s, []
+        if self._waits_s is not None and self._waits_s > limit_s:
+            is_full = len(self._running) >= JOBS_AT_ONCE
+            text = f"the oldest job waits for {self._waits_s:.0f} s" + (": all runners are busy" if is_full else "")
+            found.append(Problem("queue", text, about="jobs", is_mended_by_restart=not is_full))
+        silent_s = self._c.clock.monotonic() - self._turned_s
+        if silent_s > limit_s:
+            text = f"no schedule was looked at for {silent_s:.0f} s"
+            found.append(Problem("loop", text, about="schedules", is_mended_by_restart=True))
+        if not self._is_working:
+            found.append(Problem("database", "schedules and jobs cannot be read", about="jobs"))
+        return found
 
     def detail(self) -> Mapping[str, object]:
         """Return how many jobs run."""

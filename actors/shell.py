@@ -11,17 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import faulthandler
 import os
-import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import orjson
 
 from actors import tree
 from fks.config.endpoints import load_node
@@ -31,20 +26,21 @@ from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import Problem
 from fks.monitor.checks import LoopLag, SelfChecks, lease_problem, memory_mb, memory_problem
 from fks.monitor.component import Component
-from fks.monitor.log import Redactor, log_file
+from fks.monitor.log import Redactor
+from fks.monitor.remains import catch_faults, write_exit
 
 BEAT_S = 0.2
 WAIT_S = 0.5  # between tries to start while something that the child needs is away
 JOINS_MAX = 4  # parked joins: one is the supervisor's, older ones belong to supervisors that died
 LAST_S = 1.0  # a supervisor that ends by itself stays this long: Ray would start it again at once, for ever
-TEXT_MAX = 20_000  # characters of a traceback kept
 
 
 class Shell:
     """Hosts one plain object: builds it, starts it, runs it, beats, and lets the process die when it raises.
 
     Asked to stop: the object drains while the process still beats and holds its lease, then its run is cancelled, then
-    it stops; how long all that may take is the supervisor's to bound. An error leaves `exit_file`, a fault `crash_file`.
+    it stops; how long all that may take is the supervisor's to bound. What a dead process leaves
+    behind is in `fks.monitor.remains`.
     """
 
     def __init__(
@@ -77,7 +73,7 @@ class Shell:
     async def _life(self) -> None:
         """Build, start and run the child. Any error ends the process: the supervisor restarts it."""
         try:
-            catch_faults(self._name)
+            catch_faults(_paths(), self._name)
             await self._live()
         except BaseException as error:
             code = 3 if isinstance(error, StaleEpochError) else 1
@@ -225,16 +221,15 @@ class Shell:
 
     def _report(self, error: BaseException, code: int) -> None:
         """Say why the process ends: in its log, and in the file that whoever finds it dead reads."""
-        text = "".join(traceback.format_exception(error))[-TEXT_MAX:]
+        text = "".join(traceback.format_exception(error))
         component = self._component
-        text = Redactor(component.secrets.values() if component is not None else ()).text(text)
+        redactor = Redactor(component.secrets.values() if component is not None else ())
         with contextlib.suppress(Exception):
             if component is not None:
                 component.log.error("actor.died", error=f"{type(error).__name__}: {error}", traceback=text)
             else:
-                os.write(2, text.encode())
-        with contextlib.suppress(Exception):
-            exit_file(_paths(), self._name).write_bytes(orjson.dumps({"code": code, "traceback": text}) + b"\n")
+                os.write(2, redactor.text(text).encode())
+        write_exit(_paths(), self._name, code=code, traceback=text, redactor=redactor)
 
     # ── group sys ────────────────────────────────────────────────────────────────────────────────
     async def join(self) -> str:
@@ -271,30 +266,6 @@ class Shell:
     async def stop(self) -> None:
         """Ask for an orderly end: drain, then stop. `join` tells when it is reached."""
         self._loop.call_soon_threadsafe(self._asked.set)
-
-
-# ── files a process leaves behind ────────────────────────────────────────────────────────────────
-def crash_file(paths: Paths, component: str) -> Path:
-    """Return where a fault (SIGSEGV, SIGABRT, …) or SIGUSR1 writes the stacks of all threads; empty after a start."""
-    return log_file(paths, component).with_suffix(".crash")
-
-
-def exit_file(paths: Paths, component: str) -> Path:
-    """Return where an error that ended the process is kept: one line of JSON, {"code", "traceback"}; none after a start."""
-    return log_file(paths, component).with_suffix(".exit")
-
-
-def catch_faults(component: str) -> None:
-    """From here on faults of this process, and SIGUSR1, write all stacks to its crash file. Never fails: a file that
-    cannot be had costs the stacks, not the start."""
-    with contextlib.suppress(OSError, ValueError, RuntimeError):
-        paths = _paths()
-        paths.logs.mkdir(parents=True, exist_ok=True)
-        exit_file(paths, component).unlink(missing_ok=True)
-        # never closed: the fault handler writes to its number
-        handle = os.open(crash_file(paths, component), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        faulthandler.enable(handle, all_threads=True)
-        faulthandler.register(signal.SIGUSR1, handle, all_threads=True, chain=False)
 
 
 def _paths() -> Paths:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fks.model.health import Problem
 from fks.monitor.component import Component
+from fks.monitor.remains import last_crash_file
 
 if TYPE_CHECKING:
     from fks.execution.strategy_worker import StrategyWorker
@@ -35,6 +37,7 @@ class StrategyActor:
             db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log,
             shard=self._shard, shards=self._shards, lease=c.lease, home=c.paths.home,
             only=self._only, crash_window_s=c.settings.strategies.crash_window_s,
+            crash_file=last_crash_file(c.paths, c.name), wait_max_s=c.settings.supervision.bars_wait_max_s,
         )  # fmt: skip
         await self._worker.start()
 
@@ -43,14 +46,23 @@ class StrategyActor:
         assert self._worker is not None
         await self._worker.run()
 
+    async def drain(self) -> None:
+        """Finish the bars in hand and commit what they made."""
+        if self._worker is not None:
+            await self._worker.drain()
+
     async def stop(self) -> None:
-        """Finish the bar in hand."""
+        """Nothing is held that the database does not hold."""
         if self._worker is not None:
             await self._worker.stop()
 
     @property
     def is_ready(self) -> bool:
         return self._worker is not None and self._worker.is_ready
+
+    def problems(self) -> Sequence[Problem]:
+        """Return instances that stand still though there are bars for them, and tables that cannot be read."""
+        return self._worker.problems() if self._worker else ()
 
     def detail(self) -> Mapping[str, object]:
         """Return what status shows: instances and their cursors."""

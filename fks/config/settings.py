@@ -50,6 +50,12 @@ class Redis(Section):
 
 class Ray(Section):
     address: str | None = Field(None, description="an existing cluster host:port; unset = start a local node")
+    storage: Literal["none", "rocksdb"] = Field(
+        "rocksdb", description="where the GCS keeps its tables: on disk its death interrupts nobody; none = in memory"
+    )
+    autoscaling_config: str | None = Field(
+        None, description="file that `ray up` leaves on the head for Ray's autoscaler; unset = no autoscaler"
+    )
     num_cpus: int = Field(4, ge=1, description="logical CPUs the local node offers")
     object_store_mb: int = Field(80, ge=75, description="object store size, MB")
     gcs_port: int = _port(0, "GCS port")
@@ -65,6 +71,21 @@ class Ray(Section):
     autoscaler_metrics_port: int = _port(0, "autoscaler's own metrics port (44217 in Ray)")
     worker_port_min: int = _port(0, "first worker port; 0 = any free one")
     worker_port_max: int = _port(0, "last worker port")
+
+
+class Node(Section):
+    """This machine's place in a cluster. Alone (`fks up`) none of it has to be said."""
+
+    role: Literal["single", "head", "worker"] = Field(
+        "single", description="what `fks node head` and `fks node worker` set: which services this machine runs"
+    )
+    name: str = Field("", description="this machine's name in status and logs, unlike any other's; unset = host name")
+    address: str = Field(
+        "127.0.0.1", description="address at which the other machines reach this one; a private network's, never a public one"
+    )
+    resources: tuple[str, ...] = Field(
+        (), description="what this machine offers to placement besides its role: 'ninja=1'"
+    )
 
 
 class Sim(Section):
@@ -181,7 +202,7 @@ class Supervision(Section):
         10.0, gt=0, description="self-check: a sealed bar that no strategy has taken for this long, seconds"
     )
     jobs_wait_max_s: float = Field(
-        60.0, gt=0, description="self-check: a queued job older than this while a runner is free, seconds"
+        60.0, gt=0, description="self-check: a queued job that nobody has claimed for this long, seconds"
     )
     sessions_wait_max_s: float = Field(
         5.0, gt=0, description="self-check: a venue session that is not READY for this long, seconds"
@@ -232,6 +253,7 @@ class Settings(Section):
     database: Database = Database()
     redis: Redis = Redis()
     ray: Ray = Ray()
+    node: Node = Node()
     sim: Sim = Sim()
     data: Data = Data()
     venue: Venue = Venue()

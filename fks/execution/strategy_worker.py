@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from fks.clock import Clock
+from fks.execution.checks import Behind
 from fks.execution.in_hand import InHand
 from fks.execution.strategy_bench import Bench
 from fks.execution.strategy_blame import Blame
@@ -26,6 +27,7 @@ from fks.execution.strategy_columns import Columns
 from fks.execution.strategy_signals import signals_for
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
+from fks.model.health import Problem
 from fks.model.ports import Lease, Log, Meter
 from fks.model.signal import Signal
 from fks.model.timeframe import bar_end, iso
@@ -72,13 +74,13 @@ class StrategyWorker:
     """Runs the instances with `shard % shards == shard` that are not isolated, or `only` one that is.
 
     `home` is FKS_HOME: a user's strategies are in it, and the mark of what is in hand. `crash_file` is what a dying
-    predecessor's faulthandler wrote; `crash_window_s` as in the settings.
+    predecessor's faulthandler wrote; `crash_window_s` as in the settings; `wait_max_s` is how long a sealed bar may wait.
     """
 
     def __init__(
         self, *, db: Database, bus: Bus, clock: Clock, meter: Meter, log: Log, shard: int, shards: int, lease: Lease,
         home: Path | str | None = None, only: str | None = None, crash_window_s: float = 900.0,
-        crash_file: Path | None = None,
+        crash_file: Path | None = None, wait_max_s: float = 10.0,
     ) -> None:  # fmt: skip
         self._db, self._bus, self._clock, self._meter, self._log = db, bus, clock, meter, log
         self._lease = lease
@@ -95,6 +97,9 @@ class StrategyWorker:
         self._wake = asyncio.Event()
         self._is_ready = False
         self._is_claimed = False
+        self._is_draining = False
+        self._turn = asyncio.Lock()
+        self._behind, self._wait_max_s = Behind(), wait_max_s
 
     async def start(self) -> None:
         """Own the shard and decide on every bar sealed meanwhile. A database that is away only delays it.
@@ -113,7 +118,8 @@ class StrategyWorker:
         try:
             while True:
                 try:
-                    await self.step()
+                    async with self._turn:
+                        await self.step()
                 except OutageError as error:
                     if self._is_ready:
                         self._log.warning("strategies.wait", error=str(error))
@@ -126,6 +132,12 @@ class StrategyWorker:
             with contextlib.suppress(asyncio.CancelledError):
                 await listener
 
+    async def drain(self) -> None:
+        """Finish the bars in hand: their signals and cursors are committed. Later bars are the next worker's."""
+        self._is_draining = True
+        async with self._turn:
+            pass
+
     async def stop(self) -> None:
         """Nothing is held that the database does not hold."""
         self._is_ready = False
@@ -134,6 +146,14 @@ class StrategyWorker:
     def is_ready(self) -> bool:
         """Return whether the last look at the database worked: inputs are good enough to act on."""
         return self._is_ready
+
+    def problems(self) -> list[Problem]:
+        """Return instances that stand still though there are sealed bars for them, and tables that cannot be read."""
+        rows = [row for row in self._rows if row.state != "CRASHED"]
+        running = {id: runner.row.cursor_ns for id, runner in self._runners.items()}
+        cursors = [(row.id, running.get(row.id, row.cursor_ns), row.sealed_ns) for row in rows]
+        found = self._behind.problems(cursors, self._clock.monotonic(), wait_max_s=self._wait_max_s)
+        return found if self._is_ready else [*found, Problem("database", "bars cannot be read", about="bars")]
 
     def detail(self) -> dict[str, object]:
         """Return the instances (at most 50) with state, target and cursor."""
@@ -156,7 +176,7 @@ class StrategyWorker:
             del self._runners[gone]
         made = 0
         for row in self._rows:
-            if row.state != "CRASHED":
+            if row.state != "CRASHED" and not self._is_draining:
                 made += await self._guarded(row)
         self._is_ready = True
         return made
@@ -185,7 +205,7 @@ class StrategyWorker:
             runner = self._runners[row.id] = await self._load(row)
         runner.row = replace(row, anchor_ns=runner.anchored_ns, cursor_ns=runner.row.cursor_ns)
         made = 0
-        while runner.row.cursor_ns is not None and runner.row.cursor_ns < row.sealed_ns:
+        while runner.row.cursor_ns is not None and runner.row.cursor_ns < row.sealed_ns and not self._is_draining:
             made += await self._decide(runner, row.sealed_ns)
         return made
 

@@ -85,6 +85,12 @@ class JobStore:
         row = await self._db.fetchrow("jobs.claim", None if kinds is None else list(kinds))
         return None if row is None else _job(row)
 
+    async def load(self) -> tuple[int, float | None]:
+        """Return how many jobs run, wherever, and how long the oldest queued one waits (None: none does)."""
+        row = await self._db.fetchrow("jobs.load")
+        assert row is not None
+        return int(row["running"]), row["oldest_queued_s"]
+
     async def beat(self, job: Job, progress: float) -> bool:
         """Say that the attempt lives; return whether a person asked to cancel it. Errors: StaleEpochError when the job
         is no longer this attempt's."""

@@ -22,6 +22,12 @@ UPDATE jobs
               ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
+-- name: load
+-- Count the jobs that run, and say how long the oldest queued one waits, in seconds (null when none does).
+SELECT count(*) FILTER (WHERE state = 'running') AS running,
+       extract(epoch FROM now() - min(created_at) FILTER (WHERE state = 'queued'))::float8 AS oldest_queued_s
+  FROM jobs WHERE state IN ('queued', 'running');
+
 -- name: beat
 -- Show that an attempt is alive and how far it is; no row back when it is not the running attempt any more.
 UPDATE jobs SET beat_at = now(), progress = GREATEST(progress, $3)

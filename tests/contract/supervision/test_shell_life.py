@@ -22,6 +22,7 @@ from fks.config.paths import Paths
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
 from fks.model.health import Problem
+from fks.monitor.remains import crash_file, exit_file, last_crash_file
 from tests.support import servers
 from tests.support.waiting import until, wait_until
 
@@ -213,7 +214,7 @@ def start(home: Paths) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 
 def test_an_error_leaves_its_code_and_traceback_without_a_secret(home: Paths, start: Any) -> None:
     assert start("raises").wait(20) == 1
-    kept = json.loads(shells.exit_file(home, "test:raises").read_text())
+    kept = json.loads(exit_file(home, "test:raises").read_text())
     assert kept["code"] == 1
     assert "RuntimeError: the url was postgresql://fks:***@" in kept["traceback"]
     assert "hunter2" not in kept["traceback"]
@@ -221,15 +222,17 @@ def test_an_error_leaves_its_code_and_traceback_without_a_secret(home: Paths, st
 
 def test_a_newer_epoch_ends_the_process_with_code_3(home: Paths, start: Any) -> None:
     assert start("superseded").wait(20) == 3
-    assert json.loads(shells.exit_file(home, "test:superseded").read_text())["code"] == 3
+    assert json.loads(exit_file(home, "test:superseded").read_text())["code"] == 3
 
 
 def test_a_fault_leaves_the_stacks_of_all_threads(home: Paths, start: Any) -> None:
     assert start("faults").wait(20) == -signal.SIGSEGV
-    text = shells.crash_file(home, "test:faults").read_text()
+    text = crash_file(home, "test:faults").read_text()
     assert "Segmentation fault" in text
     assert "ctypes" in text
-    assert not shells.exit_file(home, "test:faults").exists()
+    assert not exit_file(home, "test:faults").exists()
+    assert start("faults").wait(20) == -signal.SIGSEGV
+    assert last_crash_file(home, "test:faults").read_text() == text, "its predecessor's are kept"
 
 
 def test_a_hung_loop_tells_where_when_it_gets_sigusr1(home: Paths, start: Any) -> None:
@@ -237,7 +240,7 @@ def test_a_hung_loop_tells_where_when_it_gets_sigusr1(home: Paths, start: Any) -
     assert process.stdout.readline() == "start\n"
     assert process.stdout.readline() == "blocked\n"
     process.send_signal(signal.SIGUSR1)
-    wait_until(lambda: "in run" in shells.crash_file(home, "test:blocks").read_text())
+    wait_until(lambda: "in run" in crash_file(home, "test:blocks").read_text())
     assert process.poll() is None
 
 

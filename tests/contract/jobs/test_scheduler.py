@@ -1,0 +1,88 @@
+"""The scheduler's actor on real PostgreSQL: what a drain leaves, and its self-checks."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from types import SimpleNamespace
+from typing import Any
+
+from actors.scheduler import JOBS_AT_ONCE, SchedulerActor
+from fks.clock import RealClock
+from fks.config.paths import Paths
+from fks.config.settings import Settings, Supervision
+from fks.store.db import Database
+from fks.store.jobs import JobStore
+from tests.support.ports import CollectingLog
+from tests.support.waiting import until
+
+
+class Cluster:
+    """Runs jobs until they are told to end; like Ray's, a job goes on though nobody waits for it any more."""
+
+    def __init__(self, db: Database) -> None:
+        self.begun: list[str] = []
+        self.may_end = asyncio.Event()
+        self._store = JobStore(db)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run_job(self, home: str, job_id: str) -> None:
+        self.begun.append(job_id)
+        self._tasks.append(asyncio.create_task(self._work(job_id)))
+        await asyncio.shield(self._tasks[-1])
+
+    async def _work(self, job_id: str) -> None:
+        await self.may_end.wait()
+        job = await self._store.get(uuid.UUID(job_id))
+        assert job is not None
+        await self._store.finish(job, "done", result={})
+
+
+def scheduler(db: Database, cluster: Cluster, *, jobs_wait_max_s: float = 60.0) -> SchedulerActor:
+    settings = Settings(supervision=Supervision(jobs_wait_max_s=jobs_wait_max_s))
+    component: Any = SimpleNamespace(
+        db=db, clock=RealClock(), settings=settings, log=CollectingLog(), paths=Paths.of("/nowhere")
+    )
+    return SchedulerActor(component, (), run_job=cluster.run_job)
+
+
+async def test_a_drained_scheduler_claims_no_more_and_its_jobs_go_on_to_their_one_end(database: Database) -> None:
+    store, cluster = JobStore(database), Cluster(database)
+    for number in range(5):
+        await store.submit("backtest", {"n": number})
+    one = scheduler(database, cluster)
+    run = asyncio.create_task(one.run())
+    await until(lambda: len(cluster.begun) == JOBS_AT_ONCE)
+    await one.drain()
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    await one.stop()
+    assert len(await store.list(state="queued")) == 5 - JOBS_AT_ONCE
+    two = scheduler(database, cluster)
+    run = asyncio.create_task(two.run())
+    await until(lambda: two._waits_s is not None)
+    assert len(cluster.begun) == JOBS_AT_ONCE, "there is room only when one of the first has ended"
+    cluster.may_end.set()
+
+    async def all_done() -> bool:
+        return len(await store.list(state="done")) == 5
+
+    await until(all_done)
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    assert sorted(cluster.begun) == sorted(set(cluster.begun)), "a job ran twice"
+    assert {job.attempts for job in await store.list()} == {1}
+
+
+async def test_jobs_that_nobody_claims_are_a_problem(database: Database) -> None:
+    store, cluster = JobStore(database), Cluster(database)
+    one = scheduler(database, cluster, jobs_wait_max_s=0.3)
+    run = asyncio.create_task(one.run())
+    for number in range(JOBS_AT_ONCE + 1):
+        await store.submit("backtest", {"n": number})
+    found = await until(lambda: [p for p in one.problems() if p.about == "jobs"])
+    assert [(p.kind, p.is_mended_by_restart) for p in found] == [("queue", False)]  # its runners are busy
+    cluster.may_end.set()
+    await until(lambda: not [p for p in one.problems() if p.about == "jobs"])
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)

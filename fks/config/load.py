@@ -161,13 +161,19 @@ def _validate(
 
 
 def _shaped(section: str, key: str, value: Any) -> Any:
-    """Split the text of a list setting: 'a, b' or '["a", "b"]'."""
+    """Split the text of a list setting ('a, b' or '["a", "b"]') or of a table ('a=b, c=d')."""
     model = sections().get(section)
     field = model.model_fields.get(key) if model else None
-    if field is None or not isinstance(value, str) or "tuple[" not in str(field.annotation):
+    kind = str(field.annotation) if field is not None and isinstance(value, str) else ""
+    if not kind.startswith(("tuple[", "dict[")):
         return value
     inner = value.strip().removeprefix("[").removesuffix("]")
-    return tuple(part for part in (piece.strip().strip("\"'") for piece in inner.split(",")) if part)
+    parts = [part for part in (piece.strip().strip("\"'") for piece in inner.split(",")) if part]
+    if kind.startswith("tuple["):
+        return tuple(parts)
+    if not all("=" in part for part in parts):
+        return value  # the check says that it is no table
+    return {name.strip(): text.strip() for name, _, text in (part.partition("=") for part in parts)}
 
 
 def _problem(found: Any, values: Mapping[Key, Any], sources: Mapping[Key, Source]) -> Problem:

@@ -69,6 +69,11 @@ class Paths:
         return self.home / "ray.token"
 
     @property
+    def gcs_dir(self) -> Path:
+        """Return where the cluster's GCS keeps its tables (ray.storage)."""
+        return self.home / "gcs"
+
+    @property
     def cli_token_file(self) -> Path:
         """Return the local admin token the CLI shows the gateway (0600)."""
         return self.home / "cli.token"

@@ -20,7 +20,7 @@ from fks.cli.keeper.book import Book
 from fks.cli.keeper.door import Door
 from fks.cli.keeper.ports import check_free
 from fks.cli.keeper.process import Process, clear_session, kill, start_mark
-from fks.cli.keeper.ray_node import ray_processes
+from fks.cli.keeper.ray_node import forget_storage, ray_processes
 from fks.cli.keeper.service import Seen, Service
 from fks.cli.keeper.spec import Policy, ServiceSpec
 from fks.cli.keeper.tend import FAILURES_MAX, Hands, Tender
@@ -274,6 +274,7 @@ async def sweep(paths: Paths, specs: Sequence[ServiceSpec]) -> list[str]:
 def clean(paths: Paths, book: Book) -> None:
     """Remove what only a running system needs, and end any process of Ray's that slipped out of its session."""
     kill(ray_processes(paths))
+    forget_storage(paths)
     clear_node(paths)
     book.remove()
     for name in RUN_FILES:

@@ -17,16 +17,23 @@ from fks.model.errors import ConfigError
 LOOPBACK = "127.0.0.1"
 PAUSE_S = 0.05
 CLIENT_PORT_MIN = 20000  # Ray keeps 10002-19999 for its workers and refuses its client server there
-_RAY = (
-    "gcs_port", "node_manager_port", "object_manager_port", "client_port", "dashboard_port", "agent_listen_port",
-    "agent_grpc_port", "runtime_env_agent_port", "metrics_port", "dashboard_metrics_port", "autoscaler_metrics_port",
+_RAYLET = (
+    "node_manager_port", "object_manager_port", "agent_listen_port", "agent_grpc_port", "runtime_env_agent_port",
+    "metrics_port",
 )  # fmt: skip
+_HEAD = ("gcs_port", "client_port", "dashboard_port", "dashboard_metrics_port", "autoscaler_metrics_port")
+_LOCAL = ("dashboard_port", "dashboard_metrics_port", "autoscaler_metrics_port")
 
 
 def ray_ports(settings: Settings) -> dict[str, tuple[str, int]]:
-    """Return key -> (address, port) of everything that Ray's head and the gateway on it listen on."""
-    found = {f"ray.{name}": (LOOPBACK, int(getattr(settings.ray, name))) for name in _RAY}
-    return {"http.port": (settings.http.host, settings.http.port), **found}
+    """Return key -> (address, port) of everything that this machine's Ray and the gateway on it listen on."""
+    is_worker = settings.node.role == "worker"
+    keys = _RAYLET if is_worker else (*_HEAD, *_RAYLET)
+    found = {
+        f"ray.{name}": (LOOPBACK if name in _LOCAL else settings.node.address, int(getattr(settings.ray, name)))
+        for name in keys
+    }
+    return found if is_worker else {"http.port": (settings.http.host, settings.http.port), **found}
 
 
 def sim_ports(settings: Settings) -> dict[str, tuple[str, int]]:

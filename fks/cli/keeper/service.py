@@ -20,8 +20,10 @@ from fks.model.errors import ConfigError, FksError
 from fks.model.ports import Log
 from fks.monitor.log import Redactor, last_words
 from fks.supervision.policy import backoff_s, note_restart
+from fks.supervision.spec import Backoff
 
 READY_POLL_S = 0.1
+PART_POLL_S = 0.05
 TAIL_LINES = 12
 
 
@@ -58,6 +60,8 @@ class Service:
         self.is_adopted = False
         self.process: Process | None = None
         self._parts: Mapping[str, int] = {}
+        self._part_restarts: dict[str, int] = {}  # those that were mended inside the service
+        self._part_since_ns: dict[str, int] = {}
         self._book, self._clock, self._log, self._policy, self._on_change = book, clock, log, policy, on_change
         entry = book.get(spec.name)
         self.restarts = entry.restarts if entry else 0
@@ -81,7 +85,13 @@ class Service:
         pids: dict[str, int | None] = dict.fromkeys(self.spec.part_names)
         pids |= self._parts
         pids = pids or {self.name: self.process.pid if self.process else None}
-        return [Seen(name, self.state, pid, self.restarts, self._since_ns, self.error) for name, pid in pids.items()]
+        return [
+            Seen(
+                name, self.state, pid, self.restarts + self._part_restarts.get(name, 0),
+                max(self._since_ns, self._part_since_ns.get(name, 0)), self.error,
+            )
+            for name, pid in pids.items()
+        ]  # fmt: skip
 
     def start(self) -> None:
         """Begin to keep it; returns at once."""
@@ -147,9 +157,9 @@ class Service:
             return
         now = self._clock.monotonic()
         self._history, may_go_on = note_restart(self._history, now, self._policy.limit)
-        wait = backoff_s(
-            len(self._history), first_s=self._policy.backoff_first_s, max_s=self._policy.backoff_max_s
-        ) if may_go_on else self._policy.backoff_max_s  # fmt: skip
+        policy = self._policy
+        backoff = Backoff(policy.backoff_first_s, policy.backoff_max_s, jitter=0.0)
+        wait = backoff_s(len(self._history), backoff, luck=0.0) if may_go_on else policy.backoff_max_s
         self._move("restarting" if may_go_on else "down")
         self._log.warning("service.died", service=self.name, reason=reason, restart_in_s=wait, restarts=self.restarts)
         with contextlib.suppress(TimeoutError):
@@ -200,22 +210,51 @@ class Service:
             return False
 
     async def _watch(self, process: Process) -> str:
-        """Return once it died, hung too long, or a restart was asked for."""
+        """Return once it died, hung too long, lost a part for good, or a restart was asked for."""
+        while True:
+            reason, part = await self._first_end(process)
+            if not part or not self.spec.is_mended_inside or not await self._is_mended(process, part, reason):
+                return reason
+
+    async def _first_end(self, process: Process) -> tuple[str, str]:
+        """Return what ended, and the part's name when it is one."""
         waits = {
-            asyncio.create_task(process.ended()): f"{self.name} (pid {process.pid}) died",
-            asyncio.create_task(self._asked.wait()): "asked",
-            asyncio.create_task(self._hangs(process)): f"{self.name} did not answer for {self.spec.hang_s} s",
+            asyncio.create_task(process.ended()): (f"{self.name} (pid {process.pid}) died", ""),
+            asyncio.create_task(self._asked.wait()): ("asked", ""),
+            asyncio.create_task(self._hangs(process)): (f"{self.name} did not answer for {self.spec.hang_s} s", ""),
         }
         for name, pid in self._parts.items():
             part = Process(pid, start_mark(pid) or "")
-            waits[asyncio.create_task(part.ended())] = f"{name} (pid {pid}) died"
+            waits[asyncio.create_task(part.ended())] = (f"{name} (pid {pid}) died", name)
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return waits[done.pop()]
+            return max((waits[task] for task in done), key=lambda found: found[1])  # a part tells more than the whole
         finally:
             for task in waits:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
+
+    async def _is_mended(self, process: Process, part: str, reason: str) -> bool:
+        """Return whether the service itself starts the dead part again and answers, before it dies or start_s is over."""
+        assert self.spec.parts is not None
+        old = self._parts[part]
+        self.error = reason
+        self._move("degraded")
+        self._log.warning("service.part_died", service=self.name, part=part, part_pid=old)
+        deadline = self._clock.monotonic() + self.spec.start_s
+        while process.is_alive() and not self._asked.is_set() and self._clock.monotonic() < deadline:
+            found = self.spec.parts(process)
+            is_whole = set(found) >= set(self.spec.part_names) and old not in found.values()
+            if is_whole and await self._answers(process):
+                self._parts = found
+                self._part_restarts[part] = self._part_restarts.get(part, 0) + 1
+                self._part_since_ns[part] = self._clock.now_ns()
+                self.error = ""
+                self._log.info("service.part_back", service=self.name, part=part, part_pid=found[part])
+                self._move("ready")
+                return True
+            await self._clock.sleep(PART_POLL_S)
+        return False
 
     async def _hangs(self, process: Process) -> None:
         answered = self._clock.monotonic()

@@ -25,6 +25,8 @@ TITLES = {"postgres": "PostgreSQL", "redis": "Redis", "sim": "local exchange", "
 
 def services(paths: Paths, settings: Settings, secrets: Secrets) -> tuple[ServiceSpec, ...]:
     """Return the services this node runs itself, in the order they are stopped from last to first."""
+    if settings.node.role == "worker":
+        return (ray_service(paths, settings),)
     found: list[ServiceSpec] = []
     if settings.database.url is None:
         found.append(_embedded(PostgresServer(paths, secrets), paths, _POSTGRES_STOP, start_s=60.0, hang_s=None))

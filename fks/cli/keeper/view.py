@@ -34,7 +34,8 @@ class StatusView:
         others = [_aged(row, passed_ms) for row in self._last["components"] if row["name"] not in mine]
         components = [*mine.values(), *others]
         feeds = [_aged(row, passed_ms) for row in self._last["feeds"]]
-        state, reasons = overall(components, feeds, self._last["venues"])
+        last = self._last
+        state, reasons = overall(components, feeds, last["venues"], last.get("nodes", ()), last.get("strategies", ()))
         if document is None and phase == "ready":
             state, reasons = "degraded", ["PostgreSQL does not answer: actors, feeds and venues as last seen", *reasons]
         return {

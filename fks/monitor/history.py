@@ -31,6 +31,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     "start_failed": ("did not start", BAD),
     "not_adopted": ("could not be taken over", WARN),
     "given_up": ("given up", BAD),
+    "retried": ("tried again", WARN),
+    "done": ("done", PLAIN),
     "escalated": ("escalated", BAD),
     "placed": ("placed", PLAIN),
     "isolated": ("set apart", WARN),
@@ -69,7 +71,7 @@ def said(row: Mapping[str, Any]) -> Said:
     if event == "started" and reason.startswith("epoch "):
         reason = ""  # the epoch has a column of its own
     what, tone = _WORDS.get(event, (event.replace("_", " "), PLAIN))
-    if event in ("restarted", "escalated", "start_failed") and facts.get("how"):
+    if event in ("restarted", "start_failed") and facts.get("how"):
         return Said(what, why_ended(facts, reason), tone)
     return Said(what, reason, tone)
 

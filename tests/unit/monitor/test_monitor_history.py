@@ -32,6 +32,7 @@ TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\
         (_row("exited", "died: The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits"),
          "died", "its process ended without a word (kill -9, out of memory, a crash in native code)"),
         (_row("started", "epoch 3"), "started", ""),
+        ({**_row("escalated", end=Exit(How.CRASH, "died", True, None, 9)), "reason": "more than 5 restarts in 60 s"}, "escalated", "more than 5 restarts in 60 s"),
         (_row("adopted", "found alive"), "taken over alive", "found alive"),
         (_row("something_new", "because"), "something new", "because"),
         (_row("exited", end=Exit(How.CRASH, "", True, None, 250)), "died", "signal 250 (?)"),

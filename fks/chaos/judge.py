@@ -192,13 +192,23 @@ def _doubled(evidence: Evidence) -> Iterator[Finding]:
     for id, times in sorted(made.items()):
         if times > 1:
             yield Finding("orders doubled", f"the exchange has {times} orders {id}")
-    led_to: dict[str, list[str]] = defaultdict(list)
+    led_to: dict[str, list[Row]] = defaultdict(list)
     for row in evidence.orders:
-        if row["signal_id"] is not None and row["role"] in ("entry", "exit", "order") and row["state"] not in NEVER_SENT:
-            led_to[str(row["signal_id"])].append(row["client_order_id"])
-    for signal, ids in sorted(led_to.items()):
-        if len(ids) > 1:
-            yield Finding("orders doubled", f"signal {signal} led to {len(ids)} orders: {', '.join(sorted(ids))}")
+        if row["signal_id"] is not None and row["role"] in ("entry", "exit", "order") and _took(row):
+            led_to[str(row["signal_id"])].append(row)
+    for signal, rows in sorted(led_to.items()):
+        ids = ", ".join(sorted(row["client_order_id"] for row in rows))
+        is_parted = all(row["role"] == "exit" and row["state"] in ENDED for row in rows) and (
+            sum(row["filled"] for row in rows) <= max(row["quantity"] for row in rows)
+        )
+        if len(rows) > 1 and not is_parted:
+            yield Finding("orders doubled", f"signal {signal} led to {len(rows)} orders: {ids}")
+
+
+def _took(row: Row) -> bool:
+    """Return whether an order did something or still may. One that the exchange refused did nothing: an exit is then
+    asked for anew, under another id."""
+    return row["state"] not in NEVER_SENT and (row["state"] not in ENDED or row["filled"] > 0)
 
 
 def _undecided(evidence: Evidence, before: float) -> Iterator[Finding]:

@@ -57,7 +57,8 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
         attempts = await _perform(outside, hands, plan, say)
         say("settling", None)
         await hands.restore()
-        await watch.until(lambda: watch.is_well(outside.now_s() - 1.5), WELL_S)
+        over_s = outside.now_s()
+        await watch.until(lambda: watch.is_well(over_s), WELL_S)
         say("auditing", None)
         audit = await _verdict(outside, baseline)
     finally:
@@ -94,9 +95,13 @@ async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], sa
             await outside.clock.sleep(max(0.0, injection.at_s - (outside.clock.monotonic() - begun)))
             is_alone = KINDS[injection.kind].is_alone
             await land(0 if is_alone else IN_FLIGHT_MAX - 1)
-            flying.add(asyncio.create_task(one(injection)))
+            task = asyncio.create_task(one(injection))
+            flying.add(task)
             if is_alone:
                 await land(0)
+            if is_alone and task.result().recovered_s is None and not task.result().error:
+                done += [Attempt(later, error="the system did not come back") for later in plan[injection.number :]]
+                break
         await land(0)
     finally:
         for task in flying:

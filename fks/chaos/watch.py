@@ -14,7 +14,7 @@ from fks.chaos.outside import DATABASE_ERRORS, Outside
 from fks.model.errors import FksError
 
 POLL_S = 0.1
-FRESH_S = 2.5  # a beat older than this says nothing about now
+FRESH_S = 3.5  # a beat older than this says nothing about now
 WELL = frozenset({"ready", "running", "degraded"})
 LOOK_S = 5.0  # a look that takes longer found nobody
 # an order without an answer for two seconds is a doubt, a younger one is on its way

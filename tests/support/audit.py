@@ -1,81 +1,59 @@
-"""The auditor: compares the exchange's own log, the journal and the positions. Shares no code with the runtime."""
+"""The auditor of `fks chaos run`, for tests: what it finds wrong now. It shares no code with the runtime."""
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
+from fks.chaos.evidence import Baseline, collect
+from fks.chaos.judge import Evidence, judge, made_by
+from fks.chaos.outside import Outside
+from fks.clock import RealClock
+from fks.config.paths import Paths
 from tests.support.system import System
+
+SETTLE_S = 20.0  # what is younger may still be under way
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found. A sound system has only zeros and empty things in the last four."""
+    """What was found. A sound system has only zeros and empty things after the first two.
+
+    `doubled` and `position_errors` map what the finding is about to its words; `others` are the findings of every
+    other check, in words.
+    """
 
     orders_sent: int
     signals: int
-    doubled: dict[str, int]
+    doubled: dict[str, str]
     undecided: int
     twice_ordered: int
-    position_errors: dict[str, tuple[Decimal, Decimal]]
+    position_errors: dict[str, str]
+    others: tuple[str, ...] = ()
 
 
-def audit(system: System, *, bases: dict[str, str], initial: dict[str, Decimal]) -> Audit:
-    """Compare now. `bases` maps symbol to base currency; `initial` is what the exchange gave at the start."""
-    received = system.sim("/sim/received?limit=100000")
-    rows = received["items"] if isinstance(received, dict) else received
-    sent: Counter[str] = Counter()
-    for row in rows:
-        if row["method"] == "POST" and "order" in row["path"] and "test" not in row["path"]:
-            for id in ids_of(row):
-                sent[id] += 1
-    undecided = system.sql(
-        "SELECT count(*) FROM signals WHERE state IN ('ready') AND created_at < now() - interval '20 seconds'"
-    )[0][0]
-    twice = system.sql(
-        "SELECT count(*) FROM (SELECT signal_id FROM orders WHERE signal_id IS NOT NULL AND role IN ('entry','exit','order')"
-        " GROUP BY signal_id HAVING count(*) > 1) x"
-    )[0][0]
+def audit(system: System, *, bases: dict[str, str] | None = None, initial: dict[str, Decimal] | None = None) -> Audit:
+    """Judge the system as it is. `bases` and `initial` are not needed any more: the exchange's own executions tell."""
+    evidence = asyncio.run(_evidence(system))
+    found = judge(evidence, settle_s=SETTLE_S).findings
+    doubled = [finding.text for finding in found if finding.check == "orders doubled"]
+    undecided = [finding.text for finding in found if finding.check == "signals lost" and "has no outcome" in finding.text]
+    named = {"orders doubled", "positions wrong"}
     return Audit(
-        orders_sent=sum(sent.values()),
-        signals=system.sql("SELECT count(*) FROM signals")[0][0],
-        doubled={id: count for id, count in sent.items() if count > 1},
-        undecided=undecided,
-        twice_ordered=twice,
-        position_errors=position_errors(system, bases, initial),
+        orders_sent=sum(len(made_by(row)) for row in evidence.received),
+        signals=len(evidence.signals),
+        doubled={text.split()[1]: text for text in doubled if "led to" not in text},
+        undecided=len(undecided),
+        twice_ordered=sum("led to" in text for text in doubled),
+        position_errors={f.text.split(" is ")[0]: f.text for f in found if f.check == "positions wrong"},
+        others=tuple(f"{f.check}: {f.text}" for f in found if f.check not in named and f.text not in undecided),
     )
 
 
-def ids_of(row: dict[str, Any]) -> list[str]:
-    """Return the client order ids a received request carried: one, or an OCO's two legs."""
-    value = row.get("client_order_ids") or row.get("client_order_id") or []
-    return [value] if isinstance(value, str) else list(value)
-
-
-def position_errors(
-    system: System, bases: dict[str, str], initial: dict[str, Decimal]
-) -> dict[str, tuple[Decimal, Decimal]]:
-    """Return symbols whose booked position differs from what the exchange holds beyond what it gave at the start."""
-    account = system.sim("/sim/account")
-    held = {
-        asset: Decimal(str(row["free"])) + Decimal(str(row["locked"])) for asset, row in balances_of(account).items()
-    }
-    booked: dict[str, Decimal] = dict(system.sql(
-            "SELECT symbol, sum(quantity) FROM positions WHERE venue = 'ccxt' AND instance <> 'external' GROUP BY symbol"
-        ))
-    wrong = {}
-    for symbol, base in bases.items():
-        ours, theirs = booked.get(symbol, Decimal(0)), held.get(base, Decimal(0)) - initial.get(base, Decimal(0))
-        if ours != theirs:
-            wrong[symbol] = (ours, theirs)
-    return wrong
-
-
-def balances_of(account: dict[str, Any]) -> dict[str, Any]:
-    """Return asset -> {free, locked} whatever shape the exchange lists them in."""
-    balances = account["balances"]
-    if isinstance(balances, list):
-        return {row["asset"]: row for row in balances}
-    return dict(balances)
+async def _evidence(system: System) -> Evidence:
+    outside = Outside(Paths.of(system.home), RealClock())
+    try:
+        return await collect(outside, Baseline(outside.now_s(), {}, {}, {}))
+    finally:
+        await outside.close()

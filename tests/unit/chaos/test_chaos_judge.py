@@ -38,7 +38,7 @@ def signal(at_s: int, kind: str, order: str) -> dict[str, Any]:
 def order(id: str, role: str, signal_id: str, filled: str, **more: Any) -> dict[str, Any]:
     return {
         "client_order_id": id, "signal_id": signal_id, "role": role, "state": "FILLED", "venue": "ccxt", "symbol": "BTCUSDT",
-        "instance": "sma", "filled": Decimal(filled), "created_at": THEN, "updated_at": THEN, "parent_id": None,
+        "instance": "sma", "quantity": Decimal(2), "filled": Decimal(filled), "created_at": THEN, "updated_at": THEN, "parent_id": None,
         "stop_loss": None, "take_profit": None, "is_reduce_only": role == "exit",
     } | more  # fmt: skip
 
@@ -104,7 +104,9 @@ WRONG: list[tuple[str, str, Change]] = [
     ("orders doubled", "sent 2 times", lambda e: e["received"].append(sent(ENTRY) | {"method": "WS", "path": "order.place"})),
     ("orders doubled", "the exchange has 2", lambda e: e["exchange_orders"].append(theirs(ENTRY, 1, "2.00"))),
     ("orders doubled", "led to 2 orders",
-     lambda e: (e["orders"].append(order("a" * 32, "entry", "signal-enter", "0", state="REJECTED")))),
+     lambda e: e["orders"].append(order("a" * 32, "entry", "signal-enter", "0", state="WORKING"))),
+    ("orders doubled", "led to 2 orders", lambda e: e["orders"].append(order("a" * 32, "entry", "signal-enter", "1"))),
+    ("orders doubled", "led to 2 orders", lambda e: e["orders"].append(order("a" * 32, "exit", "signal-exit", "1"))),
     ("signals lost", "no outcome", lambda e: e["signals"][0].update(state="ready")),
     ("signals lost", "still pending", lambda e: e["signals"][0].update(state="pending", valid_until=THEN)),
     ("signals lost", "is not there", lambda e: e["signals"][0].update(client_order_id="b" * 32)),
@@ -155,6 +157,10 @@ UNDER_WAY: list[tuple[str, Change]] = [
         e["bars"]["BTCUSDT"][0].pop(BAR), e["bars"]["BTCUSDT"][1].update({BAR: (Decimal(100), Decimal(0))}))),
     ("a rest too small to sell", lambda e: (
         e["orders"][0].update(stop_loss=Decimal(90)), e["positions"][0].update(average_price=Decimal(1)))),
+    ("an exit asked for again after a refusal", lambda e: e["orders"].append(
+        order("a" * 32, "exit", "signal-exit", "0", state="REJECTED"))),
+    ("an exit in two parts", lambda e: e["orders"].append(order("a" * 32, "exit", "signal-exit", "0.2") | {
+        "venue": "paper", "symbol": "ETHUSDT"})),
     ("a cancel", lambda e: e["received"].append({"method": "DELETE", "path": "/api/v3/order", "client_order_ids": [ENTRY]})),
 ]  # fmt: skip
 

@@ -1,0 +1,107 @@
+"""Faults of what lies between: connections, the exchange's answers and clock, the journal's disk."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fks.chaos.kinds import ORDERS_PATH
+from fks.chaos.outside import Outside
+from fks.chaos.plan import Injection
+from fks.chaos.scene import Deed, Scene, Undo
+from fks.chaos.space import fill_disk, free_disk
+
+#: What an order's fault needs besides its kind.
+ORDER_FAULTS: dict[str, dict[str, object]] = {
+    "answer_after": {"seconds": 8}, "latency": {"seconds": 1.5}, "http_500": {"accept": True}, "503": {"accept": True},
+    "504_1007": {"accept": True}, "html_502": {"accept": True}, "429": {"seconds": 1}, "hide_order": {"count": 3},
+    "trade_gap": {"count": 5},
+}  # fmt: skip
+REPORTS = frozenset({"lose_report", "duplicate_report", "reorder_reports", "trade_gap", "hide_order"})
+
+
+async def flush(scene: Scene, _injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    await scene.outside.redis("FLUSHALL")
+    return Deed(at_s, scene.well_since(at_s))
+
+
+async def cut_database(scene: Scene, injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    cut = await scene.outside.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", f"fks {injection.target}"
+    )
+    return Deed(at_s, scene.well_since(at_s), note=f"{len(cut)} connections")
+
+
+async def cut_redis(scene: Scene, _injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    cut = [await scene.outside.redis("CLIENT", "KILL", "TYPE", kind) for kind in ("pubsub", "normal")]
+    return Deed(at_s, scene.well_since(at_s), note=f"{sum(cut)} connections")
+
+
+async def pause_redis(scene: Scene, injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    await scene.outside.redis("CLIENT", "PAUSE", round(injection.seconds * 1000), "ALL")
+    return Deed(at_s, scene.well_since(at_s + injection.seconds))
+
+
+async def _set(outside: Outside, body: dict[str, object]) -> Undo:
+    """Set a fault at the exchange and return how to clear it; one that a restart of the exchange cleared is gone."""
+    number = (await outside.exchange("POST", "/sim/faults", body))["id"]
+
+    async def clear() -> None:
+        await outside.exchange("DELETE", f"/sim/faults?id={number}")
+
+    return clear
+
+
+async def cut_streams(scene: Scene, _injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    await _set(scene.outside, {"kind": "cut_stream"})
+    return Deed(at_s, scene.well_since(at_s))
+
+
+async def freeze(scene: Scene, injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    undo = await _set(scene.outside, {"kind": "freeze_stream", "seconds": injection.seconds})
+    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+
+
+async def half_open(scene: Scene, injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    undo = await _set(scene.outside, {"kind": "half_open"})
+    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+
+
+async def refuse(scene: Scene, injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    undo = await _set(scene.outside, {"kind": "drop", "count": None})
+    await _set(scene.outside, {"kind": "cut_stream"})
+    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+
+
+async def jump(scene: Scene, injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    undo = await _set(scene.outside, {"kind": "clock_jump", "seconds": injection.amount})
+    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+
+
+async def order_fault(scene: Scene, injection: Injection) -> Deed:
+    kind = injection.target
+    place = {} if kind in REPORTS else {"path": ORDERS_PATH, "method": "POST"}
+    at_s = scene.outside.now_s()
+    undo = await _set(scene.outside, {"kind": kind, **place, **ORDER_FAULTS.get(kind, {})})
+    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+
+
+async def no_space(scene: Scene, injection: Injection) -> Deed:
+    at_s = scene.outside.now_s()
+    await fill_disk(scene.outside, injection.seconds)
+    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=lambda: free_disk(scene.outside))
+
+
+LINKS: dict[str, Callable[[Scene, Injection], Awaitable[Deed]]] = {
+    "flush-redis": flush, "cut-database": cut_database, "cut-redis": cut_redis, "pause-redis": pause_redis,
+    "cut-streams": cut_streams, "freeze-streams": freeze, "half-open": half_open, "refuse": refuse, "no-space": no_space,
+    "clock": jump, "order-fault": order_fault,
+}  # fmt: skip

@@ -1,0 +1,108 @@
+"""Where a fault happens: what is there to be hit, and how its detection and its recovery are told from outside."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import psutil
+
+from fks.chaos.outside import Outside
+from fks.chaos.watch import Component, Watch
+from fks.model.errors import InputError
+
+UP_S = 90.0  # a target that is not there yet is waited for
+GONE = frozenset({"exited", "killed", "hung", "escalated"})
+NOTICED = frozenset({"service.died", "service.restarting"})
+READY = frozenset({"service.ready"})
+
+Check = Callable[[], "bool | Awaitable[bool]"]
+Undo = Callable[[], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class Deed:
+    """A fault under way: since when, how to undo it, how the system's notice and its recovery are told.
+
+    Recovery is counted from the moment the fault is over; `is_replaced`: from its beginning, because the system is
+    expected to do without the victim before that.
+    """
+
+    at_s: float
+    is_recovered: Check
+    noticed_s: Callable[[], float | None] = lambda: None
+    undo: Undo | None = None
+    note: str = ""
+    is_replaced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One system under chaos: the way in and the eyes."""
+
+    outside: Outside
+    watch: Watch
+
+    async def component(self, name: str, title: str) -> tuple[Component, int]:
+        """Return a component that is up and its pid, once it is. Errors: InputError when it does not come up in time."""
+        await self.watch.until(lambda: self._find(name, title) is not None, UP_S)
+        found = self._find(name, title)
+        if found is None:
+            raise InputError(f"{name} is not up")
+        return found
+
+    def _find(self, name: str, title: str) -> tuple[Component, int] | None:
+        row = self.watch.view.rows.get(name)
+        if row is None or not row.pid or not self.watch.view.is_database_up:
+            return None
+        with contextlib.suppress(psutil.Error, OSError):
+            process = psutil.Process(row.pid)
+            if process.name().startswith(title) and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED):
+                return row, row.pid
+        return None
+
+    def well_since(self, at_s: float) -> Callable[[], bool]:
+        """Return how to ask whether all is well by what was written after `at_s`."""
+        return lambda: self.watch.is_well(at_s)
+
+    def gone_since(self, name: str, at_s: float, pid: int) -> Callable[[], float | None]:
+        """Return how to ask when the tree wrote that a child ended; else (its supervisor was away) when its row changed."""
+        seen: list[float] = []
+
+        def when() -> float | None:
+            told = self.watch.first("tree", name, GONE, at_s - 0.05)
+            row = self.watch.view.rows.get(name)
+            if not seen and row is not None and row.pid != pid:
+                seen.append(self.watch.view.at_s)
+            return told.at_s if told is not None else seen[0] if seen else None
+
+        return when
+
+    def service_noticed(self, name: str, at_s: float) -> Callable[[], float | None]:
+        """Return how to ask when the keeper wrote that a service died or is restarted."""
+
+        def when() -> float | None:
+            told = self.watch.first("keeper", name, NOTICED, at_s - 0.05)
+            return told.at_s if told is not None else None
+
+        return when
+
+    def service_back(self, name: str, at_s: float) -> Callable[[], bool]:
+        """Return how to ask whether the keeper called a service ready and all has been well since."""
+
+        def is_back() -> bool:
+            told = self.watch.first("keeper", name, READY, at_s)
+            return told is not None and self.watch.is_well(told.at_s)
+
+        return is_back
+
+    def actor_back(self, name: str, pid: int, at_s: float) -> Callable[[], bool]:
+        """A collector is back when its feeds are live, the order manager when its venues are reconciled."""
+
+        def is_back() -> bool:
+            view = self.watch.view
+            is_whole = (not name.startswith("collector") or view.has_feeds) and (name != "orders" or view.has_venues)
+            return is_whole and view.is_database_up and self.watch.is_back(name, pid, at_s)
+
+        return is_back

@@ -84,12 +84,19 @@ class InHand:
             self._file = None
 
     def _write(self, data: bytes) -> None:
-        if self._path is None:
-            return
-        with contextlib.suppress(OSError):
+        try:
             if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                if os.fstat(self._file).st_size < _SIZE:
-                    os.pwrite(self._file, _EMPTY, 0)  # the block is there from now on: a full disk hits here or never
+                if self._path is None:
+                    return
+                self._file = self._open(self._path)
             os.pwrite(self._file, data, 0)
+        except OSError:  # it may cost the blame, never the evaluation
+            return
+
+    @staticmethod
+    def _open(path: Path) -> int:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(file).st_size < _SIZE:
+            os.pwrite(file, _EMPTY, 0)  # the block is there from now on: a full disk hits here or never
+        return file

@@ -19,7 +19,7 @@ from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
 from fks.supervision.containment import Count, Disable, Isolate, judge_crash
 
 TRACEBACK_MAX = 8000
-_EXIT_WAIT_S = 1.5  # the supervisor writes how a worker ended at about the time its successor starts
+EXIT_WAIT_S = 1.5  # the supervisor writes how a worker ended at about the time its successor starts
 _US = 1000
 
 
@@ -88,7 +88,7 @@ class Blame:
 
     async def _facts(self, at_ns: int) -> dict[str, str]:
         """Return how the predecessor ended, from the supervisor's row or else from its own dump."""
-        deadline = self._clock.monotonic() + (0.0 if self._dump else _EXIT_WAIT_S)
+        deadline = self._clock.monotonic() + (0.0 if self._dump else EXIT_WAIT_S)
         while True:
             found = await StrategyStore(self._db).last_exit(self._owner.lease, at_ns)
             if found is not None or self._clock.monotonic() >= deadline:

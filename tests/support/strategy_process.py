@@ -1,28 +1,62 @@
-"""A strategy worker in a process of its own, to be killed: database URL, Redis URL and epoch as arguments."""
+"""A strategy worker in a process of its own, to be killed.
+
+`python -m tests.support.strategy_process DATABASE_URL REDIS_URL EPOCH [JSON]`; JSON: home, only, evaluate_s. Prints "started",
+then a dot a beat: what falls silent hangs. With a home, faulthandler writes into `HOME/run/<lease>.crash`, from where the
+test's supervisor moves it to `.dump` before it starts a successor.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 from fks.clock import RealClock
+from fks.execution import strategy_bench, strategy_blame
 from fks.execution.strategy_worker import StrategyWorker
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.strategies import hold
 
+BEAT_S = 0.1
 
-async def main(database_url: str, redis_url: str, epoch: int) -> None:
+
+def lease_name(only: str | None) -> str:
+    """Return the name of the worker, and of its lease."""
+    return "strategy:0" if only is None else f"strategy:solo:{only}"
+
+
+async def main(database_url: str, redis_url: str, epoch: int, given: dict[str, Any]) -> None:
+    only, home = given.get("only"), given.get("home")
+    name, dump = lease_name(only), None
+    if home is not None:
+        run = Path(home) / "run"
+        run.mkdir(exist_ok=True)
+        dump = run / f"{name}.dump"
+        faulthandler.enable((run / f"{name}.crash").open("w"))
+    strategy_blame.EXIT_WAIT_S = 0.1  # no supervisor writes how a predecessor ended
+    strategy_bench.EVALUATE_S = given.get("evaluate_s", strategy_bench.EVALUATE_S)
     db, bus = await Database.connect(database_url), await Bus.connect(redis_url)
     worker = StrategyWorker(
         db=db, bus=bus, clock=RealClock(), meter=RecordingMeter(), log=CollectingLog(), shard=0, shards=1,
-        lease=await hold(db, epoch),
+        lease=await hold(db, epoch, name), home=home, only=only, crash_file=dump,
     )  # fmt: skip
+    beat = asyncio.create_task(_beat()) if home is not None else None
     await worker.start()
     print("started", flush=True)
     await worker.run()
+    assert beat is None or not beat.done()
+
+
+async def _beat() -> None:
+    while True:
+        print(".", flush=True)
+        await asyncio.sleep(BEAT_S)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]) if sys.argv[4:] else {}))

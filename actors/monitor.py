@@ -10,8 +10,9 @@ import orjson
 from fks.model.errors import OutageError
 from fks.model.health import Problem
 from fks.model.timeframe import to_datetime
-from fks.monitor.alerts import settle_what_is_over
+from fks.monitor.alerts import News, message_of, settle_what_is_over
 from fks.monitor.component import Component
+from fks.store.bus import ALERTS
 
 EVERY_S = 2.0
 METRICS_KEY = "fks:metrics"
@@ -28,6 +29,7 @@ class MonitorActor:
         self._c = component
         self._database_is_up = False
         self._redis_is_up = False
+        self._news = News(component.db)
         self._has_looked = False
 
     async def start(self) -> None:
@@ -40,7 +42,7 @@ class MonitorActor:
         """Merge every two seconds until cancelled."""
         while True:
             await self._check()
-            await self._settle_alerts()
+            await self._mind_alerts()
             for name, snapshot in _snapshots(await self._c.bus.get(SNAPSHOTS_KEY)).items():
                 self._merger.take(name, snapshot)
             self._merger.take("monitor", self._c.meter.snapshot())
@@ -62,13 +64,16 @@ class MonitorActor:
         self._c.meter.gauge("fks_database_up", float(self._database_is_up))
         self._c.meter.gauge("fks_redis_up", float(self._redis_is_up))
 
-    async def _settle_alerts(self) -> None:
-        """Resolve the alerts whose cause is over, so that what is shown is what still matters."""
+    async def _mind_alerts(self) -> None:
+        """Pass new alerts on to those who listen, and resolve those whose cause is over."""
         if not self._database_is_up:
             return
         with contextlib.suppress(OutageError):
+            for message in await self._news.new():
+                await self._c.bus.publish(ALERTS, message)
             for alert in await settle_what_is_over(self._c.db, to_datetime(self._c.clock.now_ns())):
                 self._c.log.info("alert.settled", alert=alert["event"], of=alert["component"], message=alert["message"])
+                await self._c.bus.publish(ALERTS, message_of(alert, "settled"))
 
     async def stop(self) -> None:
         """Nothing to hand over."""

@@ -115,6 +115,8 @@ class Lines:
         )
 
     def _alert(self, m: Mapping[str, Any]) -> str:
+        if m.get("severity") == "settled":
+            return f"{_word('alert', 'green')}over: {m.get('message') or m.get('event', '')}"
         return f"{_word('alert', 'red')}{m.get('message') or m.get('event', '')}"
 
     def _dropped(self, m: Mapping[str, Any]) -> str:

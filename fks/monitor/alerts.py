@@ -111,6 +111,35 @@ async def listed(db: Querier, *, is_all: bool, limit: int, before: int | None = 
     return [dict(row) for row in await db.fetch("monitor.alerts", limit)]
 
 
+class News:
+    """Gives each alert once, to be passed on to those who listen. Soft state: the last id seen; it starts at the newest."""
+
+    def __init__(self, db: Querier) -> None:
+        self._db = db
+        self._seen: int | None = None
+
+    async def new(self) -> list[dict[str, Any]]:
+        """Return the messages for the bus: an alert each, but those of the order manager, which tells its own.
+
+        Errors: OutageError.
+        """
+        if self._seen is None:
+            self._seen = int(await self._db.fetchval("monitor.last_alert"))
+            return []
+        rows = [dict(row) for row in await self._db.fetch("monitor.alerts_after", self._seen)]
+        if rows:
+            self._seen = rows[-1]["id"]
+        return [message_of(row) for row in rows if row["component"] != "orders" or row["event"].startswith("child.")]
+
+
+def message_of(row: Mapping[str, Any], severity: str | None = None) -> dict[str, Any]:
+    """Return an alert as listeners get it. `severity` "settled": its cause is over."""
+    return {
+        "type": "alert", "id": row["id"], "severity": severity or row["severity"], "event": row["event"],
+        "component": row["component"], "message": row["message"],
+    }  # fmt: skip
+
+
 async def settle_what_is_over(db: Querier, now: datetime) -> list[dict[str, Any]]:
     """Resolve every open alert whose cause is over; return them. Costs one query while none is open.
 

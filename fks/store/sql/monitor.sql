@@ -50,6 +50,14 @@ SELECT id, time, severity, event, message, component, payload
 SELECT id, time, severity, event, message, component, payload, resolved_at
   FROM alerts WHERE $2::bigint IS NULL OR id < $2 ORDER BY id DESC LIMIT $1;
 
+-- name: alerts_after
+-- The alerts above an id, oldest first: what is new to whoever passes them on.
+SELECT id, time, severity, event, message, component FROM alerts WHERE id > $1 ORDER BY id LIMIT 100;
+
+-- name: last_alert
+-- The highest id of an alert.
+SELECT coalesce(max(id), 0) FROM alerts;
+
 -- name: alert_orders
 -- How the orders stand that open alerts are about, and how many living protections each has.
 SELECT o.client_order_id, o.state,

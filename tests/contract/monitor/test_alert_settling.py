@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fks.monitor.alerts import listed, settle_what_is_over
+from fks.monitor.alerts import News, listed, settle_what_is_over
 from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.supervision import HealthRow, TreeJournal
@@ -63,3 +63,13 @@ async def test_orders_and_positions_settle_what_was_about_them(account: Database
     await account.sql("UPDATE positions SET quantity = 0")
     assert await _settle(account) == ["exit.denied"]
     assert await _open(account) == ["fill.stray"], "only a person can say that this is well"
+
+
+async def test_each_new_alert_is_passed_on_once_and_those_of_the_order_manager_never(account: Database) -> None:
+    journal, news = TreeJournal(account), News(account)
+    await journal.page("child.given_up", "old news", "orders")
+    assert await news.new() == []
+    await journal.page("child.given_up", "it died", "orders")
+    await Facts(account).note_alert("page", "fill.stray", "told already", "orders", {})
+    assert [(row["type"], row["component"], row["message"]) for row in await news.new()] == [("alert", "orders", "it died")]
+    assert await news.new() == []

@@ -1,0 +1,104 @@
+"""What a person sees while parts of a trading system die, are restarted and come back: only through the command line."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.system import FKS, System
+from tests.support.waiting import wait_until
+
+
+class Output:
+    """What a command has printed so far, read without waiting."""
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self.text = ""
+        os.set_blocking(handle, False)
+
+    def says(self, *words: str) -> bool:
+        try:
+            while chunk := os.read(self._handle, 65536):
+                self.text += chunk.decode(errors="replace")
+        except (BlockingIOError, OSError):  # a terminal whose other end was closed answers EIO
+            pass
+        return all(word in self.text for word in words)
+
+
+@contextmanager
+def following(system: System, *args: str) -> Iterator[Output]:
+    """Run a command that goes on until Ctrl-C."""
+    process = subprocess.Popen([FKS, *args], env=system.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    try:
+        yield Output(process.stdout.fileno())
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+
+
+def test_a_kill_is_seen_everywhere_with_its_signal(system: System) -> None:
+    with following(system, "logs", "orders", "-f", "-n", "1") as logs, following(system, "events", "orders", "-f", "-n", "1") as events:
+        wait_until(lambda: logs.says("orders") and events.says("started"), deadline_s=15.0)
+        old = system.kill("orders")["pid"]
+        system.back_after("orders", old, deadline_s=30.0)
+        new = system.components()["orders"]["pid"]
+        wait_until(lambda: logs.says(f"── orders restarted: pid {old} → {new}, signal 9 (SIGKILL)"), deadline_s=15.0)
+        after = logs.text.index("──")
+        wait_until(lambda: logs.says("orders.started") and "orders.started" in logs.text[after:], deadline_s=15.0)
+        wait_until(lambda: events.says("died", "signal 9 (SIGKILL)", f"pid {old}", f"pid {new}"), deadline_s=15.0)
+    drawn = system.fks("tree").stdout
+    line = next(line for line in drawn.splitlines() if "─ orders" in line)
+    assert str(new) in line
+    assert "signal 9 (SIGKILL)" in drawn
+
+
+def test_a_service_is_followed_across_its_restart(system: System) -> None:
+    with following(system, "logs", "redis", "-f", "-n", "1") as logs:
+        old = system.kill("redis")["pid"]
+        system.back_after("redis", old, deadline_s=30.0)
+        wait_until(lambda: logs.says(f"── redis restarted: pid {old} → "), deadline_s=15.0)
+
+
+def test_a_restart_that_was_asked_for_does_not_read_like_a_crash(system: System) -> None:
+    old = system.components()["scheduler"]["pid"]
+    with following(system, "logs", "supervisor", "-f", "-n", "0", "--level", "warning") as warnings:
+        system.fks("restart", "scheduler", timeout_s=90.0)
+        story = system.json("events", "scheduler", "-n", "4")["items"]
+        assert [row["tone"] for row in story if row["tone"] in ("bad", "warn")] == [], story
+        assert story[-1]["what"] == "started"
+        assert old in [row["pid"] for row in story]
+        assert not warnings.says("child.exited"), warnings.text
+
+
+def test_the_tree_on_a_terminal_is_redrawn_and_leaves_it_as_it_was(system: System) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [FKS, "tree", "--watch"], env=system.env | {"TERM": "xterm", "COLUMNS": "140", "LINES": "50"}, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    screen = Output(ours)
+    try:
+        wait_until(lambda: screen.says("supervisor", "orders") and screen.text.count("\x1b[H") >= 3, deadline_s=30.0)
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: process.poll() is not None, deadline_s=10.0)
+        assert process.returncode == 0
+        assert screen.says("\x1b[?25h\x1b[?1049l")
+        assert "Traceback" not in screen.text
+    finally:
+        if process.poll() is None:
+            process.kill()
+        os.close(ours)
+
+
+@pytest.mark.parametrize("command", ["tree", "events", "alerts", "status"])
+def test_what_programs_read_has_a_schema(system: System, command: str) -> None:
+    assert system.json(command)["schema"] == f"fks.{command}/1"

@@ -102,6 +102,10 @@ def stop_tree(deadline_s: float) -> None:
     except ValueError:
         return
     child = RayChild(tree.supervisor_spec(), handle)
-    with contextlib.suppress(OutageError, TimeoutError):
-        asyncio.run(child.health(with_metrics=False, timeout_s=2.0))
-    asyncio.run(child.stop(deadline_s))
+
+    async def end() -> None:
+        with contextlib.suppress(OutageError, TimeoutError):
+            await child.health(with_metrics=False, timeout_s=2.0)
+        await child.stop(deadline_s)
+
+    asyncio.run(end())

@@ -1,4 +1,4 @@
-"""The supervisor: keeps the children of the tree alive by the decisions of fks.supervision.
+"""The supervisor: performs what fks.supervision decides, and tells it what happened. It decides nothing itself.
 
 It never asks what a child does. It knows whether its process lives (a parked join), whether its loop beats (health) and
 what its spec says. Ray restarts the supervisor itself; its children go on meanwhile and are adopted.
@@ -8,320 +8,281 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-import orjson
-
-from fks.model.errors import OutageError
+from actors.chronicle import SUPERVISOR, Chronicle, health_row
+from actors.operations import Operations, Part
+from actors.watching import Keeping, Record
+from fks.model.errors import ConfigError, InputError, OutageError
 from fks.monitor.component import Component
-from fks.monitor.tally import Tally
-from fks.store.leases import raise_epoch
-from fks.store.supervision import HealthRow, TreeJournal
-from fks.supervision import ChildSpec, GiveUp, Restart, decide_exit, is_hung, stop_order
-from fks.supervision.exits import Exit, How
-from fks.supervision.ports import Child, World
+from fks.store.supervision import HealthRow
+from fks.supervision import ChildSpec, SupervisorSpec, TreeState, check_tree, decide
+from fks.supervision.ports import World
+from fks.supervision.shape import below, shape
+from fks.supervision.state import (
+    Begin, Command, Event, Find, Note, Page, Phase, Remembered, RestartWanted, Start, Stop, StopWanted, Timer,
+    TimerFired, TreeWanted,
+)  # fmt: skip
 
-SNAPSHOTS_KEY = "fks:snapshots"
-_COMING = frozenset({"starting", "waiting"})
-SAMPLE_EVERY = 5  # beats between two metric snapshots: a snapshot is bigger than a beat
+UP = frozenset({"ready", "degraded"})
+REPORT_S = 1.0  # between two rows of a child, and two looks at which children there should be
+BACK_S = 30.0  # a child that is restarted has so long, beyond its own deadlines
+#: what a row says of a child that is not running
+_AT_REST = {Phase.GIVEN_UP: "failed", Phase.DONE: "done", Phase.IDLE: "stopped", Phase.STOPPING: "draining"}
 
-
-@dataclass(slots=True)
-class Record:
-    """What the supervisor remembers of one child: soft state, refilled from rows and by adoption."""
-
-    spec: ChildSpec
-    state: str = "waiting"
-    child: Child | None = None
-    epoch: int = 0
-    pid: int | None = None
-    node: str = ""
-    restarts: int = 0
-    since_ns: int = 0
-    beat_ns: int | None = None
-    history: tuple[float, ...] = ()
-    is_gone: bool = True
-    detail: dict[str, object] = field(default_factory=dict)
-    started: asyncio.Event = field(default_factory=asyncio.Event)
+Want = Callable[[], Awaitable[SupervisorSpec]]
 
 
 class SupervisorActor:
     """Starts, watches, restarts and stops the children of the tree.
 
     Hard state: leases, actor_events (restart windows), component_health. Soft state: handles, found again by name.
-    Guarantees: a living child is never started twice; a dead one is started under a higher epoch than it had; a child
-    that keeps dying is given up for a while and paged, and its neighbours run on.
+    Guarantees: a living child is never started twice; a dead one is started under a higher epoch than it had; a branch
+    that keeps dying is given up for a while and paged, and the others run on; a database that is away holds up no
+    restart of a child that can start without it. `want`, asked once a second, says what the tree should be.
     """
 
-    def __init__(self, component: Component, args: tuple[str, ...], *, specs: Sequence[ChildSpec], world: World) -> None:
+    def __init__(
+        self, component: Component, args: tuple[str, ...], *, tree: SupervisorSpec, world: World, want: Want | None = None
+    ) -> None:
         self._c = component
         self._world = world
-        self._journal = TreeJournal(component.db)
-        self._tally = Tally(component.meter, component.clock.monotonic)
-        self._timing = component.settings.supervision
-        self._records = {spec.id: Record(spec) for spec in specs}
-        self._since_ns = component.clock.now_ns()
-        self._restarts = 0
-        self._is_database_down = False
-        self._snapshots: dict[str, object] = {}
+        self._want = want
+        self._state = TreeState.of(tree)
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._kept: dict[str, Keeping] = {}
+        self._timers: set[asyncio.Task[None]] = set()
+        self._chronicle = Chronicle(component, world, os.uname().nodename)
+        self._is_forgetting = False  # rows of components that the tree does not have are to be dropped
+        self._has_swept = want is None
+        self._follow_kept()
 
     async def start(self) -> None:
         """Nothing that can fail: a supervisor whose start fails would be dead for good."""
 
     async def run(self) -> None:
         """Mind every child until cancelled."""
+        self._events.put_nowait(Begin())
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._report())
-            for record in self._records.values():
-                group.create_task(self._mind(record))
+            group.create_task(self._chronicle.write_lines())
+            for loop in (self._remember, self._report, self._follow_want, Operations(self._c, self).run):
+                group.create_task(self._guard(loop))
+            while True:
+                self._take(await self._events.get())
 
     async def stop(self) -> None:
         """Stop the children in reverse order, each with its deadline."""
-        for wave in stop_order([record.spec for record in self._records.values()]):
-            records = [self._records[spec.id] for spec in wave]
-            await asyncio.gather(*(r.child.stop(r.spec.stop_s) for r in records if r.child), return_exceptions=True)
-            for record in records:
-                record.state = "stopped"
-            await asyncio.gather(*(self._note(record, "stopped", "asked") for record in records))
+        self._take(StopWanted("asked"))
+        while not self._state.is_stopped:
+            self._take(await self._events.get())
+        for task in self._timers:
+            task.cancel()
+        await self._chronicle.report(self._rows, self.detail)
+        await self._chronicle.flush()
 
     @property
     def is_ready(self) -> bool:
-        return all(record.state in ("ready", "degraded") for record in self._records.values())
+        return all(state in UP for state in self._states().values())
 
-    def detail(self) -> Mapping[str, object]:
-        """Return each child's state."""
-        return {"children": {id: record.state for id, record in self._records.items()}}
+    def detail(self) -> dict[str, object]:
+        """Return each child's state, and the tree as it is."""
+        states = self._states()
+        return {"children": states, "tree": shape(self._state, states, self._c.clock.monotonic())}
 
-    # ── one child ────────────────────────────────────────────────────────────────────────────────
-    async def _mind(self, record: Record) -> None:
-        """Keep one child, for ever. What nobody foresaw costs this child a wait, never the tree its supervisor."""
-        while True:
-            try:
-                await self._keep(record)
-            except Exception as error:
-                self._c.log.error("child.keeping_failed", child=record.spec.id, error=f"{type(error).__name__}: {error}")
-                record.is_gone = False
-                await self._c.clock.sleep(self._timing.heartbeat_s * self._timing.misses_max)
+    # ── asked by others in this process ──────────────────────────────────────────────────────────
+    def children(self) -> Mapping[str, Part]:
+        """Return every child by id, in the order of the tree."""
+        states = self._states()
+        return {
+            id: Part(states[id], kept.record.pid, kept.record.version, kept.record.config_version, kept.record.node)
+            for id, kept in self._kept.items() if id in states
+        }  # fmt: skip
 
-    async def _keep(self, record: Record) -> None:
-        """Adopt or start one child, watch it, start it again."""
-        await self._remember(record)
-        record.child = await self._adopt(record)
-        while True:
-            if record.child is None:
-                for other in record.spec.after:
-                    await self._records[other].started.wait()
-                record.child = await self._start(record)
-            end = Exit(How.FAILED_START, "failed to start")
-            if record.child is not None:
-                record.started.set()
-                end = await self._watch(record, record.child)
-            await self._after_exit(record, end)
+    async def restart_child(self, id: str, why: str) -> None:
+        """Drain a worker (or all below a supervisor of the tree), start it again, return when it is ready or degraded.
 
-    async def _adopt(self, record: Record) -> Child | None:
-        """Return the living child of this name, if its loop beats; else make sure that nothing of it is left."""
-        child = await self._world.find(record.spec)
-        if child is None:
-            # the supervisor before us may have ended it without living to see it gone
-            record.is_gone = record.is_gone and not self._world.was_reconstructed
-            return None
-        record.child = child  # from here on it is stopped with the others
-        try:
-            beat = await child.health(with_metrics=False, timeout_s=self._timing.heartbeat_s * self._timing.misses_max)
-            if beat["state"] in _COMING:  # its supervisor died while it started: the deadline is ours now
-                beat = await self._until_started(record, child, 0.0)
-        except (TimeoutError, OutageError) as error:
-            self._c.log.warning("child.not_adopted", child=record.spec.id, error=str(error) or "no answer in time")
-            end, record.child = await child.kill(How.HUNG, "found without a beat"), None
-            record.is_gone = end.is_gone
-            return None
-        self._take(record, beat)
-        await self._note(record, "adopted", "found alive")
-        return child
-
-    async def _start(self, record: Record) -> Child | None:
-        """Return a started child under a new epoch, or None when it did not come up in time."""
-        spec, timing = record.spec, self._timing
-        record.state, record.since_ns = "starting", self._c.clock.now_ns()
-        if spec.is_leased:
-            record.epoch = await self._next_epoch(record)
-        wait_s = 0.0 if record.is_gone or not spec.is_leased else timing.lease_ttl_s + 0.5
-        record.state = "starting"
-        try:
-            child = record.child = await self._world.spawn(spec, record.epoch, wait_s)
-        except OutageError as error:
-            self._c.log.error("child.start_failed", child=spec.id, error=str(error))
-            record.is_gone = False  # whoever holds its name
-            return None
-        try:
-            beat = await self._until_started(record, child, wait_s)
-        except (TimeoutError, OutageError) as error:
-            self._c.log.error("child.start_failed", child=spec.id, error=str(error) or "no answer in time")
-            end, record.child = await child.kill(How.FAILED_START, "did not start in time"), None
-            record.is_gone = end.is_gone
-            return None
-        self._take(record, beat)
-        record.is_gone = False
-        await self._note(record, "started", f"epoch {record.epoch}")
-        return child
-
-    async def _until_started(self, record: Record, child: Child, wait_s: float) -> Mapping[str, object]:
-        """Return its first beat as started. While it waits for what is away, its deadline does not run.
-
-        Errors: TimeoutError past `start_s` + `wait_s`; OutageError when it died.
+        It does not count towards the intensity. Errors: InputError for an id that is not in the tree; OutageError when
+        it is not back in time.
         """
-        spec, monotonic = record.spec, self._c.clock.monotonic
-        deadline = monotonic() + spec.start_s + wait_s
-        while True:
-            beat = await child.health(with_metrics=False, timeout_s=spec.start_s + wait_s)
-            if beat["state"] not in _COMING:
-                return beat
-            record.state = str(beat["state"])
-            if record.state == "waiting":
-                deadline = monotonic() + spec.start_s
-            if monotonic() > deadline:
-                raise TimeoutError
-            await self._c.clock.sleep(0.05)
+        workers = below(self._state.tree, id)
+        if not workers:
+            raise InputError(f"{id} is no child of the tree", remedy=f"use one of {', '.join(self._states())}")
+        runs = {spec.id: self._state.nodes[spec.id].run for spec in workers}
+        patience_s = sum(spec.stop_s for spec in workers) + max(spec.start_s for spec in workers) + BACK_S
+        deadline_s = self._c.clock.monotonic() + patience_s
+        self._events.put_nowait(RestartWanted(id, why))
+        while not all(self._is_back(child, run) for child, run in runs.items()):
+            states = {child: state for child, state in self._states().items() if child in runs}
+            if self._c.clock.monotonic() > deadline_s:
+                raise OutageError(f"{id} is not back after {patience_s:g} s: {states}", remedy=f"see 'fks logs {id}'")
+            await self._c.clock.sleep(0.02)
 
-    async def _next_epoch(self, record: Record) -> int:
-        """Return the raised epoch; wait for the database as long as it takes: no lease, no start."""
+    def _is_back(self, id: str, run: int) -> bool:
+        node = self._state.nodes.get(id)
+        return node is None or (node.run > run and node.phase is Phase.UP and self._kept[id].record.state in UP)
+
+    # ── the machine and its commands ─────────────────────────────────────────────────────────────
+    def _take(self, event: Event) -> None:
+        """Decide, then do. A decision that fails changes nothing: the tree must not lose its supervisor over it."""
+        before = self._state.tree
+        try:
+            self._state, commands = decide(self._state, event, self._c.clock.monotonic())
+        except Exception as error:
+            self._c.log.error("supervisor.undecided", about=type(event).__name__, error=f"{type(error).__name__}: {error}")
+            return
+        if self._state.tree is not before:
+            self._follow_kept()
+        for command in commands:
+            self._do(command)
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case Find(id, run):
+                self._kept[id].find(run)
+            case Start(id, run):
+                self._kept[id].start(run)
+            case Stop(id, run, deadline_s, why):
+                self._kept[id].stop(run, deadline_s, why)
+            case Timer(token, after_s):
+                task = asyncio.create_task(self._fire(token, after_s))
+                self._timers.add(task)
+                task.add_done_callback(self._timers.discard)
+            case Page():
+                self._chronicle.page(command)
+            case Note():
+                self._note(command)
+
+    async def _fire(self, token: int, after_s: float) -> None:
+        await self._c.clock.sleep(after_s)
+        self._events.put_nowait(TimerFired(token))
+
+    def _note(self, note: Note) -> None:
+        kept = self._kept.get(note.id)
+        record = kept.record if kept is not None else None
+        self._chronicle.note(note, record)
+        if record is None:
+            return
+        if note.event == "restarted":
+            record.restarts += 1
+        if note.event in ("restarted", "done", "given_up", "stopping") or (note.event == "exited" and record.child is None):
+            record.pid = record.pid if note.event == "stopping" else None
+
+    def _follow_kept(self) -> None:
+        """Have a keeping for every worker of the tree, and none for those that are not in it any more."""
+        specs = {spec.id: spec for spec in self._state.tree.workers()}
+        for id in [id for id in self._kept if id not in specs]:
+            self._kept.pop(id).close()
+        for id, spec in specs.items():
+            if id in self._kept:
+                self._kept[id].record.spec = spec
+            else:
+                self._kept[id] = Keeping(self._c, self._world, Record(spec), self._events.put_nowait)
+        self._kept = {id: self._kept[id] for id in specs}
+        self._is_forgetting = True
+
+    def _states(self) -> dict[str, str]:
+        """Return each worker's state as its row shows it."""
+        states = {}
+        for id, kept in self._kept.items():
+            phase = self._state.nodes[id].phase
+            if phase is Phase.IDLE and self._is_given_up(id):
+                phase = Phase.GIVEN_UP
+            began = kept.record.is_known or kept.record.since_ns
+            states[id] = _AT_REST.get(phase, kept.record.state) if began or phase is not Phase.IDLE else "waiting"
+        return states
+
+    def _is_given_up(self, id: str) -> bool:
+        branches = (child for child in self._state.tree.children if id in (spec.id for spec in below(self._state.tree, child.id)))
+        return any(self._state.nodes[branch.id].phase is Phase.GIVEN_UP for branch in branches)
+
+    # ── loops ────────────────────────────────────────────────────────────────────────────────────
+    async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """A loop of ours that fails for a reason nobody foresaw begins again; the children are minded all the same."""
         while True:
             try:
-                return await raise_epoch(self._c.db, record.spec.id, f"supervisor:{os.getpid()}")
+                return await loop()
+            except Exception as error:
+                self._c.log.error("supervisor.loop_failed", error=f"{type(error).__name__}: {error}")
+            await self._c.clock.sleep(REPORT_S)
+
+    async def _remember(self) -> None:
+        """Refill the restart windows from rows, as soon as the database answers, so that a new supervisor keeps counting."""
+        began_s = self._c.clock.monotonic()
+        periods = [self._state.tree.limit.period_s, *(s.limit.period_s for s in _supervisors(self._state.tree))]
+        while True:
+            lived_s = self._c.clock.monotonic() - began_s  # what happened since is counted already
+            try:
+                ages = await self._chronicle.journal.restart_ages_s(max(periods))
+                counts = await self._chronicle.journal.restart_counts()
+                break
             except OutageError:
-                record.state = "waiting"  # for the database; not a crash, so it does not count
-                await self._c.clock.sleep(0.25)
-
-    async def _watch(self, record: Record, child: Child) -> Exit:
-        """Return why the child ended: its process died, or it hung and was killed."""
-        timing = self._timing
-        join = asyncio.create_task(child.join())
-        misses = beats = 0
-        try:
-            while True:
-                done, _ = await asyncio.wait({join}, timeout=timing.heartbeat_s)
-                if done:
-                    return Exit(How.CRASH, "died: its join was cancelled") if join.cancelled() else join.result()
-                beats += 1
-                try:
-                    want = beats % SAMPLE_EVERY == 0
-                    beat = await child.health(with_metrics=want, timeout_s=timing.heartbeat_s)
-                    self._take(record, beat)
-                    misses = 0
-                    age_s = float(str(beat["age_s"]))
-                except (TimeoutError, OutageError):
-                    misses, age_s = misses + 1, 0.0
-                if is_hung(
-                    beat_age_s=age_s, misses=misses, heartbeat_s=timing.heartbeat_s, misses_max=timing.misses_max
-                ):
-                    silence = f"hung: {misses} health calls unanswered, loop silent for {age_s:.1f} s"
-                    return await child.kill(How.HUNG, silence)
-        finally:
-            join.cancel()
-
-    async def _after_exit(self, record: Record, end: Exit) -> None:
-        """Do what the policy says after a child ended."""
-        record.child, record.state, reason = None, "down", end.reason
-        record.is_gone = end.is_gone if end.how is not How.FAILED_START else record.is_gone
-        await self._note(record, "exited", reason)
-        record.pid = None
-        now_s = self._c.clock.monotonic()
-        decision = decide_exit(
-            record.spec, record.history, now_s, is_normal=end.is_normal,
-            first_s=self._timing.backoff_first_s, max_s=self._timing.backoff_max_s,
-        )  # fmt: skip
-        match decision:
-            case Restart(after_s, history):
-                record.history, record.restarts = history, record.restarts + 1
-                await self._note(record, "restarted", reason)
-                await self._c.clock.sleep(after_s)
-            case GiveUp(retry_s, history):
-                record.history, record.state = history, "failed"
-                text = f"{record.spec.id} died {len(history)} times in {record.spec.limit.period_s:g} s: given up"
-                self._c.log.error("child.given_up", child=record.spec.id, retry_s=retry_s)
-                await self._journal.page("child.given_up", f"{text}; trying again in {retry_s:g} s", record.spec.id)
-                await self._c.clock.sleep(retry_s)
-            case _:
-                record.state = "done"
-                await asyncio.Event().wait()
-
-    # ── what is written down ─────────────────────────────────────────────────────────────────────
-    def _take(self, record: Record, beat: Mapping[str, object]) -> None:
-        """Note a beat."""
-        record.beat_ns = self._c.clock.now_ns()
-        record.state = str(beat["state"])
-        record.pid, record.node = int(str(beat["pid"])), str(beat["node"])
-        record.epoch = int(str(beat["epoch"]))
-        detail = beat.get("detail")
-        record.detail = dict(detail) if isinstance(detail, Mapping) else {}
-        snapshot = beat.get("metrics")
-        if snapshot:
-            self._snapshots[record.spec.id] = snapshot
-        self._c.meter.gauge("fks_actor_heartbeat_age_seconds", float(str(beat["age_s"])), child=record.spec.id)
-
-    async def _remember(self, record: Record) -> None:
-        """Refill the restart window from rows, so that a new supervisor keeps counting."""
-        try:
-            ages = await self._journal.restart_ages_s(record.spec.id, record.spec.limit.period_s)
-            record.restarts = await self._journal.restart_count(record.spec.id)
-        except OutageError:
-            return
-        now_s = self._c.clock.monotonic()
-        record.history = tuple(now_s - age for age in ages)
-
-    async def _note(self, record: Record, event: str, reason: str) -> None:
-        facts = {"child": record.spec.id, "reason": reason, "child_pid": record.pid, "epoch": record.epoch}
-        if event in ("exited", "restarted"):
-            self._c.log.warning(f"child.{event}", **facts)
-        else:
-            self._c.log.info(f"child.{event}", **facts)
-        self._tally.note(record.spec.id, event)
-        await self._journal.note(record.spec.id, event, reason, pid=record.pid, epoch=record.epoch)
+                await self._c.clock.sleep(REPORT_S)
+        self._events.put_nowait(Remembered({id: tuple(a for a in of if a > lived_s) for id, of in ages.items()}))
+        self._chronicle.remember(counts)
+        for id, kept in self._kept.items():
+            kept.record.restarts = max(kept.record.restarts, counts.get(id, 0))
 
     async def _report(self) -> None:
-        """Write every child's row (and our own) once a second, and hand the metric snapshots on."""
-        if self._world.was_reconstructed:
-            self._c.log.warning("supervisor.restarted")
-            await self._journal.note("supervisor", "restarted", "died, restarted by ray", pid=os.getpid(), epoch=0)
-        is_first = True
         while True:
+            if self._is_forgetting and self._has_swept:
+                try:
+                    await self._chronicle.journal.forget_others([SUPERVISOR, *self._kept])
+                    self._is_forgetting = False
+                except OutageError:
+                    pass  # with the next report
+            await self._chronicle.report(self._rows, self.detail)
+            await self._chronicle.share([kept.record for kept in self._kept.values()])
+            await self._c.clock.sleep(REPORT_S)
+
+    def _rows(self) -> Sequence[HealthRow]:
+        """Return the rows to write: after our own death those of children not yet looked at stay as they were."""
+        states = self._states()
+        records = [kept.record for kept in self._kept.values()]
+        for record in records:
+            if states[record.spec.id] in _AT_REST.values():
+                record.state = states[record.spec.id]
+        return [
+            health_row(record) for record in records
+            if not self._world.was_reconstructed or record.since_ns or record.is_known
+        ]  # fmt: skip
+
+    async def _follow_want(self) -> None:
+        """Ask once a second what the tree should be; what an earlier supervisor left running outside of it is ended."""
+        refused = ""
+        while self._want is not None:
             try:
-                if is_first:
-                    self._restarts = await self._journal.restart_count("supervisor")
-                    await self._journal.forget_others(["supervisor", *self._records])
-                is_first = False
-                await self._journal.write_health([self._own_row(), *map(_row, self._known())])
-                self._say_database(is_down=False)
-            except OutageError as error:
-                self._say_database(is_down=True, error=str(error))
-            except Exception as error:  # rows are for showing: the children are minded all the same
-                self._c.log.error("supervisor.report_failed", error=f"{type(error).__name__}: {error}")
-            snapshots = {**self._snapshots, "supervisor": self._c.meter.snapshot()}
-            await self._c.bus.set(SNAPSHOTS_KEY, orjson.dumps(snapshots), ttl_s=30.0)
-            await self._c.clock.sleep(1.0)
+                tree = await self._want()
+                check_tree(tree)
+                if tree != (self._state.wanted or self._state.tree):
+                    self._events.put_nowait(TreeWanted(tree))
+                if not self._has_swept:
+                    await self._sweep(tree)
+                    self._has_swept = True
+                refused = ""
+            except OutageError:
+                pass  # the tree stays as it is
+            except ConfigError as error:
+                if str(error) != refused:
+                    self._c.log.error("tree.refused", error=str(error))
+                refused = str(error)
+            await self._c.clock.sleep(REPORT_S)
 
-    def _known(self) -> list[Record]:
-        """Return the children to write down: after our own death the rows of those not yet looked at stay as they were."""
-        records = self._records.values()
-        return [r for r in records if not self._world.was_reconstructed or r.since_ns or r.beat_ns]
-
-    def _say_database(self, *, is_down: bool, error: str = "") -> None:
-        """Log a change, once."""
-        if is_down and not self._is_database_down:
-            self._c.log.error("database.down", error=error)
-        if self._is_database_down and not is_down:
-            self._c.log.info("database.back")
-        self._is_database_down = is_down
-
-    def _own_row(self) -> HealthRow:
-        now_ns = self._c.clock.now_ns()
-        node = os.uname().nodename
-        return HealthRow("supervisor", "actor", "ready", os.getpid(), node, self._restarts, self._since_ns, now_ns)
+    async def _sweep(self, tree: SupervisorSpec) -> None:
+        """End the actors that a supervisor before us ran and that the tree does not have any more. Errors: OutageError."""
+        wanted = {SUPERVISOR, *(spec.id for spec in tree.workers())}
+        for name in await self._chronicle.journal.actors():
+            if name in wanted:
+                continue
+            spec = ChildSpec(name, "", 10.0)
+            child = await self._world.find(spec)
+            if child is not None:
+                end = await child.stop(spec.stop_s)
+                self._chronicle.note(Note(name, "removed", "left by an earlier supervisor", end), None)
 
 
-def _row(record: Record) -> HealthRow:
-    return HealthRow(
-        record.spec.id, "actor", record.state, record.pid, record.node, record.restarts,
-        record.since_ns or None, record.beat_ns, record.epoch, detail=record.detail,
-    )  # fmt: skip
+def _supervisors(tree: SupervisorSpec) -> list[SupervisorSpec]:
+    found = []
+    for child in tree.children:
+        if isinstance(child, SupervisorSpec):
+            found += [child, *_supervisors(child)]
+    return found

@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
+import os
+import threading
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import psutil
 import ray
 
 from actors import tree
+from actors.process import Process, facts
 from actors.shell import Shell, node_name
+from fks.config.paths import Paths
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
 from fks.supervision import ChildSpec
 from fks.supervision.exits import Exit, How
 
 NAMESPACE = "fks"
+NAME_TRIES, NAME_PAUSE_S = 10, 0.05
+GCS_S = 1.0  # how long a kill waits for Ray's control plane
+JOB_ENDS_S = 2.0  # a job's process ends by itself after this: its scheduler may be gone
 
 
 _sys = ray.method(concurrency_group="sys")
@@ -59,27 +67,15 @@ def spawn_shell(spec: ChildSpec, *, epoch: int, wait_s: float, max_restarts: int
 
 
 class RayChild:
-    """A child behind a Ray handle."""
+    """A child behind a Ray handle, and behind a pidfd where its process is on this host."""
 
-    def __init__(self, spec: ChildSpec, handle: Any) -> None:
+    def __init__(self, spec: ChildSpec, handle: Any, paths: Paths | None = None) -> None:
         self._spec = spec
         self._handle = handle
+        self._paths = paths
         self._pid: int | None = None
         self._node = ""
-
-    async def join(self) -> Exit:
-        """Return how it ended; a hiccup of the network is waited out, not taken for a death."""
-        while True:
-            try:
-                ending = str(await self._handle.join.remote())
-                if ending == "superseded":
-                    continue
-                return await self.kill(How.NORMAL, ending)  # an orderly stop leaves an empty process: end it
-            except ray.exceptions.ActorUnavailableError:
-                await asyncio.sleep(0.2)
-            except ray.exceptions.RayActorError as error:
-                # Ray frees the name before the process is gone: only the pid proves it
-                return await self.kill(How.CRASH, f"died: {cause(error)}")
+        self._process: Process | None = None
 
     async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
         """Return the beat. Errors: TimeoutError; OutageError when the actor is gone or out of reach."""
@@ -88,41 +84,66 @@ class RayChild:
                 beat: dict[str, object] = await self._handle.health.remote(with_metrics)
         except ray.exceptions.RayError as error:
             raise OutageError(f"{self._spec.id}: {cause(error)}") from error
-        self._pid, self._node = int(str(beat["pid"])), str(beat["node"])
+        if self._pid is None:
+            self._pid, self._node = int(str(beat["pid"])), str(beat["node"])
+            if self._node == node_name():
+                self._process = Process.hold(self._pid)
         return beat
+
+    async def join(self) -> Exit:
+        """Return how it ended, told by its process's end or by Ray, whichever comes first."""
+        told = asyncio.create_task(self._told())
+        waits: set[asyncio.Task[Any]] = {told}
+        if self._process is not None:
+            waits.add(asyncio.create_task(self._process.gone()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            how, reason = told.result() if told.done() else (How.CRASH, "died")
+            # Ray frees the name before the process is gone: only its end proves it. An orderly stop leaves an empty one.
+            return await self.kill(how, reason)
+        finally:
+            for task in waits:
+                task.cancel()
+
+    async def _told(self) -> tuple[How, str]:
+        """Return what Ray says of its end; a hiccup of the network is waited out, not taken for a death."""
+        while True:
+            try:
+                ending = str(await self._handle.join.remote())
+                if ending != "superseded":
+                    return How.NORMAL, "asked" if ending == "normal" else ending
+            except ray.exceptions.ActorUnavailableError:
+                await asyncio.sleep(0.2)
+            except ray.exceptions.RayActorError as error:
+                text = str(error).lower()
+                is_lost = "node" in text and ("has died" in text or "node died" in text or "dead node" in text)
+                return How.NODE_LOST if is_lost else How.CRASH, f"died: {cause(error)}"
 
     async def stop(self, deadline_s: float) -> Exit:
         """Ask, wait, then kill."""
-        with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+        try:
             async with asyncio.timeout(deadline_s):
                 await self._handle.stop.remote()
-                await self._handle.join.remote()
-                return await self.kill(How.NORMAL, "asked")
-        return await self.kill(How.KILLED, f"did not end within {deadline_s:g} s")
+                return await self.join()
+        except ray.exceptions.RayActorError as error:
+            return await self.kill(How.CRASH, f"died: {cause(error)}")
+        except (ray.exceptions.RayError, TimeoutError):
+            return await self.kill(How.KILLED, f"did not end within {deadline_s:g} s")
 
     async def kill(self, how: How, reason: str) -> Exit:
-        """Kill through Ray and, on this host, by pid: Ray alone lets a stopped process live for 5 s."""
+        """Kill by pid on this host, and through Ray: Ray alone lets a stopped process live for 5 s."""
+        if self._process is not None:
+            await self._process.kill(is_hung=how is How.HUNG)
+        # on a thread: it waits for the GCS, which may be away
         with contextlib.suppress(Exception):
-            ray.kill(self._handle)
-        is_gone = False
-        if self._pid is not None and self._node == node_name():
-            is_gone = await asyncio.to_thread(_kill_pid, self._pid)
-        return Exit(how, reason, is_gone=is_gone)
-
-
-def _kill_pid(pid: int) -> bool:
-    """Return whether the Ray worker `pid` is gone within a second of SIGKILL."""
-    try:
-        process = psutil.Process(pid)
-        if not process.name().startswith("ray::") and "ray" not in " ".join(process.cmdline()):
-            return True  # the number was given to somebody else: ours is gone
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=1.0)
-    except psutil.NoSuchProcess:
-        return True
-    except (psutil.TimeoutExpired, psutil.AccessDenied):
-        return False
-    return True
+            async with asyncio.timeout(GCS_S):
+                await asyncio.to_thread(ray.kill, self._handle)
+        end = await facts(how, reason, self._process, self._paths, self._spec.id)
+        if self._process is None and self._pid is not None and self._node == node_name():
+            end = replace(end, is_gone=not psutil.pid_exists(self._pid))
+        if self._process is not None and end.is_gone:
+            self._process.close()
+        return end
 
 
 def cause(error: BaseException) -> str:
@@ -133,9 +154,10 @@ def cause(error: BaseException) -> str:
 
 
 class RayWorld:
-    """The cluster as the supervisor sees it."""
+    """The cluster as the supervisor sees it. What waits for the GCS is called on a thread: it may be away for a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Paths | None = None) -> None:
+        self._paths = paths
         self.was_reconstructed = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
     def node_id(self) -> str:
@@ -143,44 +165,68 @@ class RayWorld:
         return str(ray.get_runtime_context().get_node_id())
 
     async def find(self, spec: ChildSpec) -> RayChild | None:
-        """Return the named actor if it answers: a name may outlive its process for a moment."""
+        """Return the named actor if Ray knows one: a name may outlive its process for a moment."""
         try:
             handle = await asyncio.to_thread(ray.get_actor, spec.id, NAMESPACE)
         except ValueError:
             return None
-        return RayChild(spec, handle)
+        return RayChild(spec, handle, self._paths)
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> RayChild:
-        """Return a new child; a name still taken by a dead one is cleared. Errors: OutageError when it stays taken."""
-        for attempt in range(50):
+        """Return a new child. Kills nobody: a name that stays taken is its holder's. Errors: OutageError then."""
+        for _ in range(NAME_TRIES):
+            making = asyncio.ensure_future(asyncio.to_thread(spawn_shell, spec, epoch=epoch, wait_s=wait_s))
             try:
-                return RayChild(spec, spawn_shell(spec, epoch=epoch, wait_s=wait_s))
+                return RayChild(spec, await asyncio.shield(making), self._paths)
             except ValueError:
-                with contextlib.suppress(ValueError):
-                    ray.kill(await asyncio.to_thread(ray.get_actor, spec.id, NAMESPACE))
-                await asyncio.sleep(0.02 * (attempt + 1))
+                await asyncio.sleep(NAME_PAUSE_S)  # a dead one's is free some 10 ms after its death
+            except asyncio.CancelledError:
+                making.add_done_callback(_undo)
+                raise
         raise OutageError(f"the actor name {spec.id} stays taken", remedy="look at it in the Ray dashboard")
 
 
-@ray.remote(num_cpus=1, max_retries=0)  # type: ignore[untyped-decorator]
-def _job(home: str, job_id: str) -> None:
-    from fks.jobs.runner import run_claimed
+def _undo(making: asyncio.Future[Any]) -> None:
+    """Nobody will ever hear of this new actor: end it."""
+    if not making.cancelled() and making.exception() is None:
+        ray.kill(making.result())
 
-    run_claimed(home, job_id)
+
+class Job:
+    """Runs one claimed job in a process of its own, which outlives the scheduler that started it."""
+
+    def run(self, home: str, job_id: str) -> None:
+        """Run the job; its row tells how it ended. The process ends soon after, whether or not anybody waits for it."""
+        from fks.jobs.runner import run_claimed
+
+        try:
+            run_claimed(home, job_id)
+        finally:
+            ending = threading.Timer(JOB_ENDS_S, os._exit, (0,))
+            ending.daemon = True
+            ending.start()
+
+
+_Job = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Job)
 
 
 async def run_job(home: str, job_id: str) -> None:
-    """Run one claimed job as a Ray task and wait for its end. Errors: OutageError when its worker died."""
+    """Run one claimed job and wait for its end; cancelled, it goes on by itself. Errors: OutageError when its process died."""
+    # an actor and not a task: Ray ends the tasks of an owner that died
+    name = f"job:{job_id}:{uuid.uuid4().hex[:8]}"
+    runner = _Job.options(name=name, namespace=NAMESPACE, lifetime="detached").remote()
     try:
-        await _job.remote(home, job_id)
+        await runner.run.remote(home, job_id)
     except ray.exceptions.RayError as error:
         raise OutageError(f"job {job_id}: {cause(error)}") from error
+    ray.kill(runner)
 
 
 def ports_of(role: str, component: Component) -> dict[str, Any]:
     """Return what a role needs of the cluster itself."""
     if role == "supervisor":
-        return {"specs": tree.children(component.settings), "world": RayWorld()}
+        world = RayWorld(component.paths)
+        return {"tree": tree.tree_of(component.settings), "world": world, "want": tree.want(component)}
     if role == "scheduler":
         return {"run_job": run_job}
     return {}

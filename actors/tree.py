@@ -1,10 +1,12 @@
-"""THE table: every child of the supervisor, its restart policy, its deadline and what it waits for.
+"""THE table: every child of the supervisor, its branch, its deadline, what it waits for and where it may run.
 
 Started downwards in waves, stopped upwards. `CLASSES` names the class of each role; the classes never meet but by message.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from actors.collector import CollectorActor
@@ -15,7 +17,9 @@ from actors.scheduler import SchedulerActor
 from actors.strategy import StrategyActor
 from actors.supervisor import SupervisorActor
 from fks.config.settings import Settings
-from fks.supervision import ChildSpec, Intensity, check_tree
+from fks.monitor.component import Component
+from fks.store.strategies import StrategyStore
+from fks.supervision import Backoff, ChildSpec, Intensity, SupervisorSpec, check_tree
 
 CLASSES: dict[str, Any] = {
     "supervisor": SupervisorActor,
@@ -28,37 +32,76 @@ CLASSES: dict[str, Any] = {
 }
 
 SUPERVISOR = "supervisor"
+#: A branch that used up its patience so often, within so many of its own periods, is given up for a while.
+ESCALATIONS_MAX, ESCALATIONS_PERIODS = 2, 10.0
+SHARE = 0.001  # of a node's resource: it says where, not how many
 
 
 def supervisor_spec() -> ChildSpec:
-    """Return the supervisor's own row: Ray restarts it, so its limit is Ray's (none)."""
-    return ChildSpec(SUPERVISOR, "supervisor", Intensity(restarts_max=0, period_s=1.0), stop_s=10.0, is_leased=False)
+    """Return the supervisor's own row: Ray restarts it, without a limit."""
+    return ChildSpec(SUPERVISOR, "supervisor", stop_s=10.0, is_leased=False)
 
 
-def children(settings: Settings) -> tuple[ChildSpec, ...]:
-    """Return the tree of a node with these settings, checked."""
+def tree_of(settings: Settings, isolated: Sequence[str] = ()) -> SupervisorSpec:
+    """Return the tree of a system with these settings, checked; `isolated`: strategy instances with a worker of their own.
+
+    Every branch has patience of its own, so that a crash loop in one costs the others nothing. No death is another
+    child's death: what one needs of another it waits for. Errors: ConfigError.
+    """
     timing = settings.supervision
-    limit = Intensity(restarts_max=timing.restarts_max, period_s=timing.restarts_period_s)
-    start_s = timing.start_timeout_s
+    limit = Intensity(timing.restarts_max, timing.restarts_period_s)
+    backoff = Backoff(timing.backoff_first_s, timing.backoff_max_s, timing.backoff_jitter, timing.backoff_reset_s)
 
     def child(id: str, role: str, *, stop_s: float, args: tuple[str, ...] = (), after: tuple[str, ...] = ()) -> ChildSpec:
         # The guardian must come up while the database is down (G5), so it is the one that takes no epoch.
         return ChildSpec(
-            id, role, limit, stop_s, args=args, after=after, is_leased=role != "guardian", start_s=start_s
+            id, role, stop_s, args=args, after=after, is_leased=role != "guardian", start_s=timing.start_timeout_s,
+            resources=_resources(timing.placement, id), memory_max_mb=timing.memory_max_mb,
         )  # fmt: skip
 
-    exchange = settings.data.exchange
-    strategies = tuple(
-        child(f"strategy:{shard}", "strategy", stop_s=3.0, args=(str(shard), str(settings.strategies.workers)))
-        for shard in range(settings.strategies.workers)
-    )
-    specs = (
-        child("guardian", "guardian", stop_s=3.0),
-        child("orders", "orders", stop_s=5.0, after=("guardian",)),
-        child(f"collector:{exchange}", "collector", stop_s=3.0, args=(exchange,)),
-        *strategies,
-        child("scheduler", "scheduler", stop_s=3.0, after=("orders",)),
-        child("monitor", "monitor", stop_s=2.0, after=("orders",)),
-    )
-    check_tree(specs)
-    return specs
+    def branch(id: str, *children: ChildSpec, after: tuple[str, ...] = ()) -> SupervisorSpec:
+        return SupervisorSpec(id, children, limit, after=after, backoff=backoff)
+
+    exchange, shards = settings.data.exchange, settings.strategies.workers
+    branches = [
+        branch(
+            "trading",
+            child("guardian", "guardian", stop_s=3.0),
+            child("orders", "orders", stop_s=5.0, after=("guardian",)),
+        ),
+        branch("data", child(f"collector:{exchange}", "collector", stop_s=3.0, args=(exchange,))),
+        branch(
+            "strategies",
+            *(child(f"strategy:{n}", "strategy", stop_s=3.0, args=(str(n), str(shards))) for n in range(shards)),
+        ),
+        branch(
+            "house",
+            child("scheduler", "scheduler", stop_s=3.0),
+            child("monitor", "monitor", stop_s=2.0),
+            after=("trading",),
+        ),
+    ]
+    if isolated:
+        solos = (child(f"strategy:solo:{id}", "strategy", stop_s=3.0, args=("solo", id)) for id in isolated)
+        branches.append(branch("isolated", *solos))
+    root = SupervisorSpec(
+        SUPERVISOR, tuple(branches), Intensity(ESCALATIONS_MAX, ESCALATIONS_PERIODS * timing.restarts_period_s),
+        backoff=backoff,
+    )  # fmt: skip
+    check_tree(root)
+    return root
+
+
+def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
+    """Return what tells the supervisor which tree it should run, as the database says now. Errors of a call: OutageError."""
+    strategies = StrategyStore(component.db)
+
+    async def wanted() -> SupervisorSpec:
+        return tree_of(component.settings, sorted(await strategies.isolated()))
+
+    return wanted
+
+
+def _resources(placement: Mapping[str, str], id: str) -> dict[str, float]:
+    """Return what the node of child `id` must offer: of each pattern that fits, a share too small to be used up."""
+    return {resource: SHARE for pattern, resource in placement.items() if fnmatchcase(id, pattern)}

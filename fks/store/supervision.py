@@ -58,14 +58,22 @@ class TreeJournal:
             return False
         return True
 
-    async def restart_ages_s(self, child: str, within_s: float) -> list[float]:
-        """Return the ages of a child's restarts in its window, youngest first. Errors: OutageError."""
-        rows = await self._db.fetch("supervision.restarts_within", child, within_s, retry=False)
-        return [float(row["age_s"]) for row in rows]
+    async def restart_ages_s(self, within_s: float) -> dict[str, tuple[float, ...]]:
+        """Return the ages of each child's restarts in the last `within_s`, youngest first. Errors: OutageError."""
+        rows = await self._db.fetch("supervision.restarts_within", within_s, retry=False)
+        ages: dict[str, tuple[float, ...]] = {}
+        for row in rows:
+            ages[row["child"]] = (*ages.get(row["child"], ()), float(row["age_s"]))
+        return ages
 
-    async def restart_count(self, child: str) -> int:
-        """Return how often a child was ever restarted. Errors: OutageError."""
-        return int(await self._db.fetchval("supervision.restart_count", child, retry=False))
+    async def restart_counts(self) -> dict[str, int]:
+        """Return how often each child was ever restarted. Errors: OutageError."""
+        rows = await self._db.fetch("supervision.restart_counts", retry=False)
+        return {row["child"]: int(row["count"]) for row in rows}
+
+    async def actors(self) -> list[str]:
+        """Return the names of the actors that have a row: those of this tree, and of the one before. Errors: OutageError."""
+        return [row["name"] for row in await self._db.fetch("supervision.actors", retry=False)]
 
     async def page(self, event: str, message: str, component: str) -> bool:
         """Tell a person; return whether it was stored."""

@@ -1,25 +1,37 @@
-"""Restart policy as pure functions over child specs: OTP's rules, with time as an argument.
+"""Supervision as a pure machine over specs of a tree: OTP's rules, with time as an argument.
 
-In comes what happened (a child exited, a beat was missed) and when; out comes what to do (start, stop, wait, give up).
-The room knows no child by name and touches nothing: `actors.supervisor` performs what it decides.
+In comes what happened (a child exited, a beat was missed, a person wants a restart) and when; out comes what to do (find,
+start, stop, wait, page). The room knows no child by name and touches nothing: `actors.supervisor` performs what it decides.
 """
 
-from fks.supervision.policy import Decision, GiveUp, Restart, Wait, backoff_s, decide_exit, is_hung, note_restart
-from fks.supervision.spec import ChildSpec, Intensity, RestartType, check_tree, start_waves, stop_order
+from fks.supervision.exits import Exit, How
+from fks.supervision.machine import decide
+from fks.supervision.policy import backoff_s, note_restart
+from fks.supervision.spec import (
+    Backoff,
+    ChildSpec,
+    Intensity,
+    RestartType,
+    Strategy,
+    SupervisorSpec,
+    check_tree,
+    start_waves,
+)
+from fks.supervision.state import TreeState
 
 __all__ = [
+    "Backoff",
     "ChildSpec",
-    "Decision",
-    "GiveUp",
+    "Exit",
+    "How",
     "Intensity",
-    "Restart",
     "RestartType",
-    "Wait",
+    "Strategy",
+    "SupervisorSpec",
+    "TreeState",
     "backoff_s",
     "check_tree",
-    "decide_exit",
-    "is_hung",
+    "decide",
     "note_restart",
     "start_waves",
-    "stop_order",
 ]

@@ -5,10 +5,9 @@ The words are OTP's: a supervisor has a strategy and an intensity, a child a res
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, TypeVar
 
 from fks.model.errors import ConfigError
 
@@ -53,14 +52,14 @@ class ChildSpec:
     """One worker of the tree. `role` names the class, `args` what its constructor is told.
 
     `is_leased`: the child writes under an epoch that the supervisor raises before it starts it.
-    `after`: ids that must run before this one may start; they stop after it. `stop_s`: what draining and stopping may
-    take together. `resources`: what its node must offer, e.g. {"ninja": 0.001}. `version` is part of the row: another
-    one is a reason to restart the child.
+    `after`: ids of siblings that must have come up before this one may start; they stop after it. `stop_s`: what draining
+    and stopping may take together. `resources`: what its node must offer, e.g. {"ninja": 0.001}. `memory_max_mb`:
+    resident memory above which it is drained and restarted. How often it may be restarted is its supervisor's to say.
+    Any other row for the same id is a reason to restart the child.
     """
 
     id: str
     role: str
-    limit: Intensity
     stop_s: float
     args: tuple[str, ...] = ()
     restart: RestartType = RestartType.PERMANENT
@@ -96,51 +95,74 @@ class SupervisorSpec:
                 yield child
 
 
-class _Named(Protocol):
-    @property
-    def id(self) -> str: ...
-    @property
-    def after(self) -> tuple[str, ...]: ...
-
-
-N = TypeVar("N", bound=_Named)
-
-
-def check_tree(specs: Sequence[ChildSpec]) -> None:
+def check_tree(root: SupervisorSpec) -> None:
     """Refuse a tree that cannot be run. Errors: ConfigError naming the child and the field."""
-    ids = [spec.id for spec in specs]
-    for spec in specs:
-        if ids.count(spec.id) > 1:
-            raise ConfigError(f"child {spec.id}: id appears twice", remedy="give each child its own id")
-        if spec.stop_s <= 0 or spec.start_s <= 0:
-            raise ConfigError(f"child {spec.id}: stop_s and start_s must be above 0 s", remedy="set a deadline")
-        if spec.limit.restarts_max < 0 or spec.limit.period_s <= 0:
-            raise ConfigError(f"child {spec.id}: limit {spec.limit} is not a window", remedy="use e.g. 20 in 60 s")
-        for other in spec.after:
-            if other not in ids:
-                raise ConfigError(f"child {spec.id}: after={other!r} is no child", remedy=f"use one of {ids}")
-    start_waves(specs)
+    if root.strategy is not Strategy.ONE_FOR_ONE:
+        raise ConfigError(
+            f"supervisor {root.id}: the root must be one_for_one: it gives up one branch and lets the others run on",
+            remedy="put another strategy one level down",
+        )
+    ids: list[str] = [root.id]
+    _check_supervisor(root, ids)
+    for id in ids:
+        if ids.count(id) > 1:
+            raise ConfigError(f"child {id}: id appears twice", remedy="give each child its own id")
 
 
-def start_waves(specs: Sequence[N]) -> tuple[tuple[N, ...], ...]:
-    """Return the children in waves: those of a wave may start together, each after all that it names.
+def _check_supervisor(spec: SupervisorSpec, ids: list[str]) -> None:
+    if spec.limit.restarts_max < 0 or spec.limit.period_s <= 0:
+        raise ConfigError(f"supervisor {spec.id}: limit {spec.limit} is not a window", remedy="use e.g. 20 in 60 s")
+    siblings = [child.id for child in spec.children]
+    for child in spec.children:
+        ids.append(child.id)
+        for other in child.after:
+            if other not in siblings:
+                raise ConfigError(
+                    f"child {child.id}: after={other!r} is no sibling of it", remedy=f"use one of {siblings}"
+                )
+        if isinstance(child, SupervisorSpec):
+            _check_supervisor(child, ids)
+        elif child.stop_s <= 0 or child.start_s <= 0:
+            raise ConfigError(f"child {child.id}: stop_s and start_s must be above 0 s", remedy="set a deadline")
+    start_waves(spec)
 
-    Errors: ConfigError when `after` goes round in a circle.
+
+def predecessors(spec: SupervisorSpec) -> dict[str, frozenset[str]]:
+    """Return for each child the siblings that start before it and stop after it, however far away.
+
+    Where a child's death is its siblings' too (one_for_all, rest_for_one) the order of the list is the order of starts,
+    as in OTP. Under one_for_one only `after` orders: children that do not need each other start together.
+
+    Errors: ConfigError when the order goes round in a circle.
     """
-    waves: list[tuple[N, ...]] = []
-    started: set[str] = set()
-    left = list(specs)
+    earlier: dict[str, frozenset[str]] = {}
+    direct: dict[str, tuple[str, ...]] = {}
+    is_chain = spec.strategy is not Strategy.ONE_FOR_ONE
+    for index, child in enumerate(spec.children):
+        listed = tuple(other.id for other in spec.children[:index]) if is_chain else ()
+        direct[child.id] = (*child.after, *listed)
+    left = dict(direct)
     while left:
-        wave = tuple(spec for spec in left if started.issuperset(spec.after))
-        if not wave:
-            circle = ", ".join(spec.id for spec in left)
-            raise ConfigError(f"children {circle}: 'after' goes round in a circle", remedy="take one 'after' away")
-        waves.append(wave)
-        started.update(spec.id for spec in wave)
-        left = [spec for spec in left if spec.id not in started]
+        ready = [id for id, befores in left.items() if all(before in earlier for before in befores)]
+        if not ready:
+            raise ConfigError(
+                f"children {', '.join(left)}: 'after' goes round in a circle", remedy="take one 'after' away"
+            )
+        for id in ready:
+            befores = left.pop(id)
+            earlier[id] = frozenset(befores).union(*(earlier[before] for before in befores))
+    return earlier
+
+
+def start_waves(spec: SupervisorSpec) -> tuple[tuple[str, ...], ...]:
+    """Return the ids of a supervisor's children in waves: those of a wave may start together, after all earlier waves.
+
+    Stopping goes through them in reverse. Errors: ConfigError when the order goes round in a circle.
+    """
+    before = predecessors(spec)
+    waves: list[tuple[str, ...]] = []
+    done: set[str] = set()
+    while len(done) < len(before):
+        waves.append(tuple(child.id for child in spec.children if child.id not in done and before[child.id] <= done))
+        done.update(waves[-1])
     return tuple(waves)
-
-
-def stop_order(specs: Sequence[N]) -> tuple[tuple[N, ...], ...]:
-    """Return the waves of `start_waves`, last first."""
-    return tuple(reversed(start_waves(specs)))

@@ -3,9 +3,9 @@
 INSERT INTO actor_events (child, event, reason, pid, epoch, payload, node) VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: restarts_within
--- Ages in seconds of a child's restarts in its window, so that a new supervisor keeps counting.
-SELECT extract(epoch FROM now() - time)::float8 AS age_s FROM actor_events
- WHERE child = $1 AND event = 'restarted' AND time > now() - make_interval(secs => $2)
+-- Ages in seconds of the restarts in the window, so that a new supervisor keeps counting.
+SELECT child, extract(epoch FROM now() - time)::float8 AS age_s FROM actor_events
+ WHERE event = 'restarted' AND time > now() - make_interval(secs => $1)
  ORDER BY time DESC;
 
 -- name: upsert_health
@@ -21,9 +21,13 @@ ON CONFLICT (name) DO UPDATE
        config_version = excluded.config_version, detail = excluded.detail
  WHERE component_health.epoch <= excluded.epoch;
 
--- name: restart_count
--- How often a child was ever restarted.
-SELECT count(*) FROM actor_events WHERE event = 'restarted' AND child = $1;
+-- name: restart_counts
+-- How often each child was ever restarted.
+SELECT child, count(*) AS count FROM actor_events WHERE event = 'restarted' GROUP BY child;
+
+-- name: actors
+-- Every actor that has a row: of the running tree, or left by the one before it.
+SELECT name FROM component_health WHERE kind = 'actor';
 
 -- name: forget_components
 -- Drop rows of components that the running tree does not have (an older configuration's).

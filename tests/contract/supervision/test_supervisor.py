@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from actors.supervisor import SupervisorActor
+from actors.supervisor import SupervisorActor, Want
 from fks.clock import RealClock
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import OutageError
-from fks.supervision import ChildSpec, Intensity
+from fks.supervision import Backoff, ChildSpec, Intensity, SupervisorSpec
 from fks.supervision.exits import Exit, How
 from tests.support.waiting import until
 
+QUICK = Backoff(first_s=0.01, max_s=0.05)
 FAST = Supervision(heartbeat_s=0.05, misses_max=3, backoff_first_s=0.01, backoff_max_s=0.05)
 
 
@@ -92,20 +93,26 @@ class FakeWorld:
         return child
 
 
-def spec(id: str, *, after: tuple[str, ...] = (), restarts_max: int = 20) -> ChildSpec:
-    return ChildSpec(id, "r", Intensity(restarts_max, 60.0), 1.0, after=after, start_s=1.0)
+def spec(id: str, *, after: tuple[str, ...] = ()) -> ChildSpec:
+    return ChildSpec(id, "r", 1.0, after=after, start_s=1.0)
+
+
+def tree(*children: ChildSpec | SupervisorSpec, restarts_max: int = 20) -> SupervisorSpec:
+    return SupervisorSpec("supervisor", children, Intensity(restarts_max, 60.0), backoff=QUICK)
 
 
 @pytest.fixture
 async def run(database: Any, bus: Any, log: Any, meter: Any) -> AsyncIterator[Any]:
     tasks: list[asyncio.Task[None]] = []
     component: Any = SimpleNamespace(
-        settings=Settings(supervision=FAST), db=database, bus=bus, clock=RealClock(), log=log,
+        settings=Settings(supervision=FAST), db=database, bus=bus, clock=RealClock(), log=log, config_version=0,
         meter=SimpleNamespace(count=meter.count, gauge=meter.gauge, observe=meter.observe, snapshot=dict),
     )  # fmt: skip
 
-    def start(world: FakeWorld, *specs: ChildSpec) -> SupervisorActor:
-        actor = SupervisorActor(component, (), specs=specs, world=world)
+    def start(
+        world: FakeWorld, *children: ChildSpec | SupervisorSpec, restarts_max: int = 20, want: Want | None = None
+    ) -> SupervisorActor:
+        actor = SupervisorActor(component, (), tree=tree(*children, restarts_max=restarts_max), world=world, want=want)
         tasks.append(asyncio.create_task(actor.run()))
         return actor
 
@@ -155,7 +162,7 @@ async def test_a_child_waits_for_what_it_names(run: Any) -> None:
 
 async def test_a_child_that_keeps_dying_is_given_up_and_paged_while_its_neighbour_lives(run: Any, database: Any) -> None:
     world = FakeWorld()
-    supervisor = run(world, spec("a", restarts_max=2), spec("b"))
+    supervisor = run(world, spec("a"), spec("b"), restarts_max=2)
     await until(lambda: supervisor.is_ready)
     for _ in range(3):
         count = len(world.spawned)
@@ -171,7 +178,7 @@ async def test_a_child_that_keeps_dying_is_given_up_and_paged_while_its_neighbou
 async def test_a_new_supervisor_keeps_counting_the_old_ones_restarts(run: Any, database: Any) -> None:
     await database.sql("INSERT INTO actor_events (child, event) SELECT 'a', 'restarted' FROM generate_series(1, 2)")
     world = FakeWorld()
-    supervisor = run(world, spec("a", restarts_max=2))
+    supervisor = run(world, spec("a"), restarts_max=2)
     await until(lambda: supervisor.is_ready)
     world.children["a"].die("third in the window")
     await until(lambda: supervisor.detail()["children"]["a"] == "failed")
@@ -232,7 +239,7 @@ async def test_a_child_that_waits_for_a_service_is_neither_killed_nor_counted(ru
     await until(lambda: world.children)
     end = time.monotonic() + 0.6  # three of its deadlines
     await until(lambda: time.monotonic() > end)
-    assert supervisor.detail() == {"children": {"a": "waiting"}}
+    assert supervisor.detail()["children"] == {"a": "waiting"}
     world.children["a"].state = "ready"
     await until(lambda: supervisor.is_ready)
     assert len(world.spawned) == 1

@@ -99,14 +99,18 @@ def _from_database(
 
 
 def fold(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows without those that only say what the line before says: an end, and that it is being restarted."""
+    """Return the rows without those that only repeat the line before: an end, and that it is being restarted; that a
+    restart was asked for, and for the same reason that it is being stopped."""
     kept: list[dict[str, Any]] = []
-    last: dict[str, str] = {}
+    last: dict[str, dict[str, Any]] = {}
     for row in rows:
         child = str(row["child"])
-        if not (row["event"] == "restarted" and last.get(child) == "exited"):
+        before = last.get(child, {})
+        is_echo = row["event"] == "restarted" and before.get("event") == "exited"
+        is_echo |= row["event"] == "stopping" and before.get("event") == "asked" and row["reason"] == before["reason"]
+        if not is_echo:
             kept.append(row)
-        last[child] = str(row["event"])
+        last[child] = row
     return kept
 
 

@@ -6,6 +6,7 @@ Rows are written by the supervisor (`fks.store.supervision.TreeJournal`) with th
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from datetime import datetime
 from typing import Any
 
 from fks.store.db import Querier
+
+_DUMP = "most recent call first"  # of faulthandler, which writes frames the other way round
+_OURS = frozenset({"normal", "hung", "unwell", "killed"})
 
 GOOD, PLAIN, WARN, BAD = "good", "plain", "warn", "bad"
 
@@ -23,6 +27,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "exited": ("died", BAD),
     "restarted": ("being restarted", WARN),
     "stopped": ("stopped", PLAIN),
+    "asked": ("asked for", PLAIN),
     "stopping": ("being stopped", PLAIN),
     "draining": ("draining", PLAIN),
     "removed": ("taken out of the tree", PLAIN),
@@ -81,32 +86,51 @@ def _swap(pair: tuple[str, str], why: str) -> tuple[str, str, str]:
 
 
 def why_ended(facts: Mapping[str, Any], reason: str) -> str:
-    """Return why a process ended: the signal by its name, the exit code, and what its last traceback says."""
-    parts = []
-    number, code = facts.get("signal"), facts.get("exit_code")
-    if isinstance(number, int):
-        seems = ", it seems" if facts.get("is_inferred") else ""
-        parts.append(f"signal {number} ({_signal_name(number)}{seems})")
-    elif isinstance(code, int) and facts.get("how") != "normal":
-        parts.append(f"exit code {code}")
-    error = last_error(str(facts.get("traceback") or ""))
+    """Return why a process ended: the signal by its name, the exit code, and what its last traceback says.
+
+    Of one that we ended ourselves the signal says nothing: there the reason does.
+    """
+    parts = [] if facts.get("how") in _OURS else _how(facts)
+    spoken = _reason(reason)
+    trail = str(facts.get("traceback") or "")
+    error = last_error(trail)
     if error:
         parts.append(error)
-    spoken = _reason(reason)
-    if spoken and not error and not (parts and _says_no_more(spoken, facts)):
+    elif spoken and not (parts and _says_no_more(spoken, facts)):
         parts.append(spoken)
+    if place := stuck_in(trail):
+        parts.append(f"in {place}")
     return ", ".join(parts)
 
 
+def _how(facts: Mapping[str, Any]) -> list[str]:
+    number, code = facts.get("signal"), facts.get("exit_code")
+    if isinstance(number, int):
+        seems = ", it seems" if facts.get("is_inferred") else ""
+        return [f"signal {number} ({_signal_name(number)}{seems})"]
+    return [f"exit code {code}"] if isinstance(code, int) else []
+
+
 def last_error(traceback: str) -> str:
-    """Return the line of a traceback that names the error."""
-    lines = [line for line in traceback.splitlines() if line.strip() and not line.startswith((" ", "\t"))]
-    return lines[-1].strip()[:200] if lines else ""
+    """Return the line of a traceback, or of a dump of all threads, that names the error; a dump may have none."""
+    lines = [line.strip() for line in traceback.splitlines() if line.strip() and not line.startswith((" ", "\t"))]
+    if _DUMP in traceback:
+        return next((line for line in lines if line.startswith("Fatal Python error")), "")
+    return lines[-1][:200] if lines else ""
+
+
+def stuck_in(dump: str) -> str:
+    """Return where our own code was when all threads were dumped: function, file and line; "" when nobody knows."""
+    frames = re.findall(r'File "[^"]*?((?:fks|actors)/[^"]+)", line (\d+) in (\S+)', dump) if _DUMP in dump else []
+    if not frames:
+        return ""
+    file, line, function = frames[0]
+    return f"{function} ({file}:{line})"
 
 
 def _reason(text: str) -> str:
     """Return a reason without the words that the column before it says already."""
-    spoken = text.strip().removeprefix("died: ").strip()
+    spoken = text.strip().removeprefix("died: ").removeprefix("hung: ").removeprefix("unwell: ").strip()
     if "Worker exit type: SYSTEM_ERROR" in spoken or "connection error code 2" in spoken:
         return "its process ended without a word (kill -9, out of memory, a crash in native code)"
     if "killed by `ray.kill`" in spoken or "ray.kill()" in spoken:
@@ -117,6 +141,8 @@ def _reason(text: str) -> str:
 def _says_no_more(reason: str, facts: Mapping[str, Any]) -> bool:
     """Return whether a reason only repeats the signal or the code, in Ray's words or ours."""
     low = reason.lower()
+    if isinstance(facts.get("signal"), int) and _signal_name(facts["signal"]).lower() in low:
+        return True
     number, code = facts.get("signal"), facts.get("exit_code")
     told = [f"signal {number}", f"sig {number}"] if isinstance(number, int) else [f"code {code}", f"exit {code}"]
     return any(word in low for word in told) or "worker exit" in low or "without a word" in low or "end of file" in low

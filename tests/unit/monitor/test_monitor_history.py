@@ -15,6 +15,11 @@ def _row(event: str, reason: str = "", end: Exit | None = None) -> dict[str, Any
 
 
 TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\nValueError: no price\n'
+DUMP = """Current thread 0x1 (most recent call first):
+  File "/usr/lib/python3.11/ssl.py", line 770 in create_default_context
+  File "/home/me/fks/venues/session.py", line 214 in on_wire
+  File "/home/me/fks/venues/other.py", line 1 in outer
+"""
 
 
 @pytest.mark.parametrize(
@@ -24,7 +29,13 @@ TRACE = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\
         (_row("exited", end=Exit(How.CRASH, "died", True, None, 9, is_inferred=True)), "died", "signal 9 (SIGKILL, it seems)"),
         (_row("exited", end=Exit(How.CRASH, "the process ended", True, 1, None, traceback=TRACE)), "died", "exit code 1, ValueError: no price"),
         (_row("exited", end=Exit(How.CRASH, "somebody else took its lease", True, 3)), "died", "exit code 3, somebody else took its lease"),
-        (_row("exited", end=Exit(How.HUNG, "3 health calls unanswered", True, None, 9)), "hung, killed", "signal 9 (SIGKILL), 3 health calls unanswered"),
+        (_row("exited", end=Exit(How.HUNG, "3 health calls unanswered", True, None, 9)), "hung, killed", "3 health calls unanswered"),
+        (_row("exited", end=Exit(How.HUNG, "hung: no answer for 3.0 s", True, None, 9, traceback=DUMP)), "hung, killed",
+         "no answer for 3.0 s, in on_wire (fks/venues/session.py:214)"),
+        (_row("exited", end=Exit(How.CRASH, "died: signal SIGSEGV", True, None, 11, traceback="Fatal Python error: Segmentation fault\n\n" + DUMP)), "died",
+         "signal 11 (SIGSEGV), Fatal Python error: Segmentation fault, in on_wire (fks/venues/session.py:214)"),
+        (_row("exited", end=Exit(How.CRASH, "died: signal SIGKILL", True, None, 9)), "died", "signal 9 (SIGKILL)"),
+        (_row("exited", end=Exit(How.NORMAL, "asked", True, None, 9)), "ended in order", "asked"),
         (_row("exited", end=Exit(How.NODE_LOST, "node w1 does not answer")), "lost with its node", "node w1 does not answer"),
         (_row("exited", end=Exit(How.NORMAL, "restart asked: new key", True, 0)), "ended in order", "restart asked: new key"),
         (_row("exited", "died: gone"), "died", "gone"),

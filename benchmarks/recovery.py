@@ -169,7 +169,11 @@ async def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(table()), help="these faults alone")
     parser.add_argument("--json", type=Path, help="write every sample there")
     parser.add_argument("--home", type=Path, help="use what runs in this FKS_HOME, and leave it running")
+    parser.add_argument("--list", action="store_true", help="print the names of the faults and end")
     options = parser.parse_args()
+    if options.list:
+        print("\n".join(table()))
+        return 0
     names, rows = options.only or list(table()), table()
     lines: dict[str, Line] = {}
     wrong: list[str] = []

@@ -1,0 +1,129 @@
+"""What no other test kills: Serve's proxy and controller, PostgreSQL under writes, Redis with all it held.
+
+The limits here are wide enough for a busy machine; `benchmarks/recovery.py` holds the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.test_chaos import assert_sound
+from tests.support.system import System
+from tests.support.waiting import wait_until
+
+DOOR_BACK_S = 15.0
+
+
+def process(system: System, title: str) -> int:
+    """Return the pid of the process of this system whose title starts so."""
+    return next(p.pid for p in system.processes() if " ".join(p.cmdline()).startswith(title))
+
+
+def far_below(system: System) -> dict[str, str]:
+    """Return an order on paper that rests far below the market."""
+    with system.client() as client:
+        price = float(client.get("/market-data/BTCUSDT").json()["price"])
+    return {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.0002", "account": "paper",
+            "price": str(int(price * 0.93))}  # fmt: skip
+
+
+@pytest.fixture
+def orders(system: System) -> Iterator[dict[str, str]]:
+    """Return an order body; what rests on paper afterwards is cancelled."""
+    yield far_below(system)
+    with system.client() as client:
+        for row in system.sql("SELECT client_order_id FROM orders WHERE venue = 'paper' AND state = 'WORKING' AND instance = ''"):
+            client.delete(f"/orders/{row[0]}")
+
+
+def send(client: httpx.Client, body: dict[str, str], key: str) -> httpx.Response | None:
+    """Return the answer, or None without a clear one: then the same key is tried again."""
+    try:
+        answer = client.post("/orders", json=body, headers={"Idempotency-Key": key})
+    except httpx.HTTPError:
+        return None
+    return answer if answer.status_code < 500 else None
+
+
+def write_through(system: System, body: dict[str, str], hit: Any, *, seconds: float) -> dict[str, str]:
+    """Write for so long, each until it is answered, the fault after the third; return key -> client order id."""
+    ids: dict[str, str] = {}
+    with system.client() as client:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if len(ids) == 3:
+                hit()
+            key = str(uuid.uuid4())
+            answer = wait_until(lambda key=key: send(client, body, key), deadline_s=30.0, every_s=0.1)
+            assert answer.status_code == 202, answer.text
+            ids[key] = answer.json()["client_order_id"]
+            again = send(client, body, key)
+            assert again is None or again.json()["client_order_id"] == ids[key]
+    return ids
+
+
+def assert_each_once(system: System, ids: dict[str, str]) -> None:
+    """Every accepted order has its row and its outcome, and no key has two."""
+    assert len(set(ids.values())) == len(ids) > 3
+    wanted = ",".join(f"'{id}'" for id in ids.values())
+    decided = f"SELECT count(*) FROM signals WHERE client_order_id IN ({wanted}) AND state <> 'ready'"
+    wait_until(lambda: system.sql(decided)[0][0] == len(ids), deadline_s=20.0)
+    assert system.sql(f"SELECT count(*) FROM orders WHERE client_order_id IN ({wanted})")[0][0] == len(ids)
+
+
+def test_postgres_may_die_under_writes_and_no_accepted_order_is_lost(system: System, orders: dict[str, str]) -> None:
+    actors = {name: row["pid"] for name, row in system.components().items() if row["kind"] == "actor"}
+    postgres = system.components()["postgres"]["pid"]
+    ids = write_through(system, orders, lambda: os.kill(postgres, signal.SIGKILL), seconds=5.0)
+    assert_each_once(system, ids)
+    wait_until(lambda: system.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)
+    assert {name: row["pid"] for name, row in system.components().items() if name in actors} == actors
+    assert_sound(system)
+
+
+def test_redis_may_die_and_be_flushed(system: System, orders: dict[str, str]) -> None:
+    import redis
+
+    pid = system.components()["redis"]["pid"]
+    ids = write_through(system, orders, lambda: os.kill(pid, signal.SIGKILL), seconds=3.0)
+    system.back_after("redis", pid, deadline_s=15.0)
+    with redis.Redis.from_url(system.node["redis_url"]) as cache:
+        cache.flushall()
+        wait_until(lambda: cache.get("fks:metrics"), deadline_s=15.0)  # what was cached is made again
+    assert_each_once(system, ids)
+    system.wait_for_fills(1)
+    assert_sound(system)
+
+
+def test_serve_may_lose_its_controller_and_no_request_fails(system: System) -> None:
+    with system.client() as client:
+        assert client.get("/positions").status_code == 200
+        os.kill(process(system, "ray::ServeController"), signal.SIGKILL)
+        end = time.monotonic() + 5.0
+        while time.monotonic() < end:
+            assert client.get("/positions").status_code == 200
+
+
+def test_serve_may_lose_its_proxy_and_the_door_opens_again(system: System) -> None:
+    pid = process(system, "ray::ProxyActor")
+    os.kill(pid, signal.SIGKILL)
+
+    def answers() -> bool:
+        with system.client() as client:
+            try:
+                return client.get("/positions").status_code == 200
+            except httpx.HTTPError:
+                return False
+
+    start = time.monotonic()
+    wait_until(lambda: pid not in [p.pid for p in system.processes()] and answers(), deadline_s=DOOR_BACK_S)
+    print(f"the door opened after {time.monotonic() - start:.2f} s")
+    assert_sound(system)

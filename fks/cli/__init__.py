@@ -14,6 +14,8 @@ from fks import __version__
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("fks.cli.up", "Start everything and show what happens; Ctrl-C stops it in order."),
     "down": ("fks.cli.up", "Stop a system that runs in the background."),
+    "node": ("fks.cli.node", "Run this machine as the head or a worker of a cluster."),
+    "cluster": ("fks.cli.cluster", "Check a cluster before and while it runs."),
     "restart": ("fks.cli.restart", "Restart one part, drained, and wait until it is well again."),
     "deploy": ("fks.cli.deploy", "Bring every part to the installed build, one at a time; and back."),
     "status": ("fks.cli.status", "Show components, feeds, venues and the kill switch."),

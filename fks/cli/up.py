@@ -32,6 +32,9 @@ DOWN_S = 25.0  # an orderly end takes at most 15 s; then the keeper is killed
 @click.option(
     "--fills", type=click.Choice(["book", "tape"]), help="How the local exchange fills: its book, or the written rule."
 )
+@click.option(
+    "--address", metavar="HOST:PORT", help="Deploy on the Ray cluster that runs there; start none. It needs a node here."
+)
 @click.option("--quiet", "-q", is_flag=True, help="No live lines.")
 @as_json
 @click.pass_context
@@ -41,6 +44,7 @@ def up(
     tape: str | None,
     speed: float | None,
     fills: str | None,
+    address: str | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -52,22 +56,34 @@ def up(
 
     check_interpreter()  # before anything that an old Python could not even import
     from fks.cli.keeper.build import check_host
-    from fks.cli.keeper.lock import AlreadyRunning
 
-    for name, value in (("FKS_SIM_TAPE", tape), ("FKS_SIM_SPEED", speed), ("FKS_SIM_FILLS", fills)):
+    options = (("FKS_SIM_TAPE", tape), ("FKS_SIM_SPEED", speed), ("FKS_SIM_FILLS", fills), ("FKS_RAY_ADDRESS", address))
+    for name, value in options:
         if value is not None:
             os.environ[name] = f"{value:g}" if isinstance(value, float) else value
     paths = check_host(home_of(ctx) or ".fks")
     os.environ["FKS_HOME"] = str(paths.home)
+    is_new = run_keeper(paths, is_detached=detach, is_quiet=quiet or as_json, is_json=as_json)
+    if not is_new and not as_json and any(value is not None for _, value in options):
+        click.echo("  --tape, --speed, --fills and --address count when FKS starts: nothing is changed")
+
+
+def run_keeper(paths: Paths, *, is_detached: bool, is_quiet: bool, is_json: bool) -> bool:
+    """Run this home's keeper, here until it is stopped or in the background; False when one runs already.
+
+    Errors: FksError when the start fails.
+    """
+    from fks.cli.keeper.lock import AlreadyRunning
+
     try:
-        if detach:
-            _detach(paths, is_json=as_json)
+        if is_detached:
+            _detach(paths, is_json=is_json)
         else:
-            asyncio.run(_foreground(paths, is_quiet=quiet or as_json, is_json=as_json))
+            asyncio.run(_foreground(paths, is_quiet=is_quiet, is_json=is_json))
     except AlreadyRunning as found:
-        _tell_running(paths, found.pid, is_json=as_json)
-        if (tape, speed, fills) != (None, None, None) and not as_json:
-            click.echo("  --tape, --speed and --fills count when FKS starts: nothing is changed")
+        _tell_running(paths, found.pid, is_json=is_json)
+        return False
+    return True
 
 
 async def _foreground(paths: Paths, *, is_quiet: bool, is_json: bool) -> None:
@@ -122,6 +138,8 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
         await ready.wait()
         if is_json:
             _ready_line(site.paths, screen.elapsed_s)
+        elif site.settings.node.role == "worker":
+            screen.line(_joined(site.settings))
         else:
             for line in first_screen(
                 site.paths, site.node(), market=_market(site.settings), took_s=screen.elapsed_s, is_detached=False
@@ -133,6 +151,10 @@ async def _watch(site: Site, screen: Screen, ready: asyncio.Event, *, is_quiet: 
         await watch(f"http://{node.http['host']}:{node.http['port']}", lambda: _token(site.paths), screen.line)
     finally:
         spinner.cancel()
+
+
+def _joined(settings: Settings) -> str:
+    return f"this machine works for the head at {settings.ray.address}; see 'fks status', leave with 'fks node stop'"
 
 
 def _market(settings: Settings) -> str:
@@ -191,6 +213,9 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
         raise OutageError(f"not ready within {UP_S:g} s", remedy="see 'fks status' and 'fks logs keeper'")
     if is_json:
         _ready_line(paths, screen.elapsed_s)
+        return
+    if settings.node.role == "worker":
+        screen.line(_joined(settings))
         return
     market = _market(settings)
     for line in first_screen(paths, load_node(paths), market=market, took_s=screen.elapsed_s, is_detached=True):

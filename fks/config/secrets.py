@@ -91,6 +91,28 @@ def ensure_secrets(paths: Paths, *, rotate: bool = False) -> Setup:
     return Setup(paths.secrets_file, made, tuple(name for name in NAMES if name not in made))
 
 
+def adopt_ray_token(paths: Paths, file: Path) -> None:
+    """Make the token in `file` (0600, the head's) this node's own: all machines of a cluster share one.
+
+    Errors: ConfigError when it is missing, readable by others, or weak.
+    """
+    try:
+        check_private(file)
+        token = file.read_text().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"no token file {file}: {error.strerror}", remedy="copy the head's FKS_HOME/ray.token there, mode 0600"
+        ) from error
+    check_strong(f"the token in {file}", token)
+    refuse_tracked(paths.secrets_file)
+    values = _read(paths.secrets_file) if paths.secrets_file.exists() else {}
+    if values.get("ray_token") != token:
+        values["ray_token"] = token
+        body = "".join(f'{name} = "{value}"\n' for name, value in values.items())
+        write_private(paths.secrets_file, _HEADER + body)
+    write_private(paths.ray_token_file, token)
+
+
 def check_strong(what: str, value: str) -> None:
     """Raise ConfigError when `value` is empty, short or a well-known default. The value itself is never shown."""
     remedy = "run 'fks security-setup --rotate' for strong ones"

@@ -83,6 +83,7 @@ class Hands:
     document: dict[str, Any] | None = None
     fail: list[Exception] = field(default_factory=list)
     stopped: int = 0
+    waits_for: str = ""
 
     async def prepare(self) -> None: ...
     async def cancel(self) -> None: ...

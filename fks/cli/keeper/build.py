@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
-import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,14 @@ from pydantic import SecretStr
 from fks.cli.keeper import ports, preflight
 from fks.cli.keeper.book import Book
 from fks.cli.keeper.keeper import Keeper, Say
+from fks.cli.keeper.presence import Presence
 from fks.cli.keeper.process import Process
+from fks.cli.keeper.ray_node import SERVICE, has_gcs, resources_of
 from fks.cli.keeper.services import services
 from fks.cli.keeper.sim_node import SimFiles, check_market, tape_symbol
-from fks.cli.keeper.spec import ServiceSpec
+from fks.cli.keeper.spec import Policy, ServiceSpec
 from fks.cli.keeper.tree import Tree
+from fks.cli.keeper.worker import WorkerHands
 from fks.clock import RealClock
 from fks.config.endpoints import Node, resolve_ports
 from fks.config.load import load
@@ -53,10 +56,10 @@ class Site:
         return Node(
             database_url=url.get_secret_value() if url else PostgresServer(self.paths, self.secrets).url(),
             redis_url=redis.get_secret_value() if redis else RedisServer(self.paths, self.secrets).url(),
-            ray_address=settings.ray.address or f"{ports.LOOPBACK}:{settings.ray.gcs_port}",
+            ray_address=settings.ray.address or f"{settings.node.address}:{settings.ray.gcs_port}",
             http={"host": settings.http.host, "port": settings.http.port},
-            dashboard_url=f"http://{ports.LOOPBACK}:{settings.ray.dashboard_port}",
-            sim=self._sim() if settings.sim.enabled else None,
+            dashboard_url=f"http://{ports.LOOPBACK}:{settings.ray.dashboard_port}" if has_gcs(settings) else "",
+            sim=self._sim() if settings.sim.enabled and settings.node.role != "worker" else None,
             pids=self._pids(),
         )
 
@@ -83,7 +86,8 @@ def open_site(paths: Paths) -> Site:
     """
     settings = _choose_ports(_read_settings(paths), paths)
     ports.check_distinct(ports.ray_ports(settings) | ports.sim_ports(settings))
-    if settings.sim.enabled:
+    _check_node(settings)
+    if settings.sim.enabled and settings.node.role != "worker":
         check_market(SimFiles.of(paths), settings)
     ensure_secrets(paths)
     secrets = load_secrets(paths)
@@ -92,11 +96,50 @@ def open_site(paths: Paths) -> Site:
 
 def make_keeper(site: Site, *, say: Say, log: Log | None = None) -> Keeper:
     """Return the keeper of a node."""
-    tree = Tree(site.paths, site.settings, site.redactor, platform.node(), site.node)
     log = log or open_log("keeper", site.paths, site.settings.log, site.secrets)
-    return Keeper(
-        site.paths, site.specs(), tree, site.node, RealClock(), log, redactor=site.redactor, say=say
+    clock = RealClock()
+    presence = Presence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
+    if site.settings.node.role != "worker":
+        tree = Tree(site.paths, site.settings, site.redactor, presence, site.node)
+        return Keeper(site.paths, site.specs(), tree, site.node, clock, log, redactor=site.redactor, say=say)
+    hands = WorkerHands(site.paths, site.settings, presence, site.node, clock, log)
+    policy = Policy(backoff_max_s=2.0)  # nobody is there to hurry it when the head is back
+    keeper = Keeper(
+        site.paths, site.specs(), hands, site.node, clock, log, redactor=site.redactor, say=say, policy=policy,
+        worker=presence.name,
     )  # fmt: skip
+    hands.rejoin = keeper.services[SERVICE].restart
+    return keeper
+
+
+def _check_node(settings: Settings) -> None:
+    """Refuse a place in a cluster that cannot work. Errors: ConfigError."""
+    node = settings.node
+    try:
+        is_any = ipaddress.ip_address(node.address).is_unspecified
+    except ValueError:
+        is_any = True
+    if is_any:
+        raise ConfigError(
+            f"node.address = {node.address!r} is no address the other machines could use",
+            remedy="give this machine's address in the private network",
+        )
+    resources_of(settings)
+    if node.role != "worker":
+        return
+    missing = [
+        name
+        for name, value in (
+            ("ray.address", settings.ray.address), ("database.url", settings.database.url), ("redis.url", settings.redis.url),
+        )
+        if value is None
+    ]  # fmt: skip
+    if missing:
+        raise ConfigError(
+            f"a worker needs {', '.join(missing)}",
+            remedy="a worker has no database and no head of its own: "
+            + ", ".join(f"set {ports.env_name(name)}" for name in missing),
+        )
 
 
 def _read_settings(paths: Paths) -> Settings:

@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -41,13 +42,17 @@ class Keeper:
     """One node's keeper. Hard state: the book. Soft state: everything else; the next keeper rebuilds it by looking.
 
     `say(name, state, text)` hears of every step and change: running, done, failed, then ready, restarting, down, ….
+    `worker`: this node's name when it is a worker of a cluster: it joins before it starts anything, never gives up, and
+    its rows carry its name.
     """
 
     def __init__(
         self, paths: Paths, specs: Sequence[ServiceSpec], hands: Hands, make_node: Callable[[], Node], clock: Clock,
         log: Log, *, redactor: Redactor | None = None, policy: Policy | None = None, say: Say = lambda name, state, text: None,
+        worker: str = "",
     ) -> None:  # fmt: skip
         self.phase = "starting"
+        self._worker = worker
         self.steps: list[dict[str, str]] = []
         self._paths, self._hands, self._make_node, self._clock, self._log, self._tell = (
             paths, hands, make_node, clock, log, say,
@@ -109,11 +114,14 @@ class Keeper:
     async def _keep(self) -> None:
         await self._find()
         save_node(self._paths, self._make_node())
+        if self._worker and not any(service.is_adopted for service in self.services.values()):
+            await self._step("cluster", self._hands.prepare())
         for service in self.services.values():
             self._say(service.name, "running")
             service.start()
-        await self._need("postgres")
-        await self._step("schema", self._hands.prepare())
+        if not self._worker:
+            await self._need("postgres")
+            await self._step("schema", self._hands.prepare())
         if "ray" in self.services and not self.services["ray"].is_adopted:
             await self._hands.clear()
         await self._need(*self.services)
@@ -144,11 +152,8 @@ class Keeper:
             if not late:
                 return
             for service in late:
-                if (
-                    self.phase == "starting"
-                    and service.times_ready == 0
-                    and (service.is_hopeless or service.failures >= FAILURES_MAX)
-                ):
+                is_given_up = service.is_hopeless or (service.failures >= FAILURES_MAX and not self._worker)
+                if self.phase == "starting" and service.times_ready == 0 and is_given_up:
                     self._say(service.name, "failed", service.error)
                     raise service.failure(self._redactor)
             await self._changed.wait()
@@ -202,8 +207,13 @@ class Keeper:
     # ── what others see ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _own(self) -> list[tuple[str, Seen]]:
-        rows = [("keeper", Seen("keeper", self.phase, os.getpid(), 0, self._since_ns))]
-        return rows + [("service", seen) for service in self.services.values() for seen in service.seen()]
+        waits_for = self._hands.waits_for
+        state = "waiting" if waits_for and self.phase != "stopping" else self.phase
+        rows = [("keeper", Seen("keeper", state, os.getpid(), 0, self._since_ns, f"waits for {waits_for}" if waits_for else ""))]
+        rows += [("service", seen) for service in self.services.values() for seen in service.seen()]
+        if not self._worker:
+            return rows
+        return [(kind, replace(seen, name=f"{seen.name}@{self._worker}")) for kind, seen in rows]
 
     async def status(self) -> dict[str, Any]:
         """Return the status document: the database's when it answers, with our own services as they are now."""

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from fks.cli.keeper.process import Launch, Process, holding, kill
 from fks.cli.keeper.spec import ServiceSpec
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.model.errors import ConfigError
+from fks.model.errors import ConfigError, OutageError
 from fks.store.children import own_directory
 
 SERVICE = "ray"
@@ -143,7 +144,9 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
     def launch() -> Launch:
         kill(ray_processes(paths))  # of a head whose first process died at a bad moment
         _forget_sessions(paths.ray_temp)
-        if settings.node.role == "single":
+        if not is_head:
+            _check_head(settings)
+        elif settings.node.role == "single":
             forget_storage(paths)  # alone, nothing outlives the raylet: what the tables tell is of the dead
         elif is_stored:
             _keep_storage(paths)
@@ -172,6 +175,15 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         stop=((signal.SIGTERM, 2.5),), wave=1, start_s=45.0, hang_s=45.0, is_group=True,
         part_names=parts, parts=_parts, is_mended_inside=sys.platform == "linux",
     )  # fmt: skip
+
+
+def _check_head(settings: Settings) -> None:
+    """Ask the head for a connection: `ray start` itself would try for half a minute. Errors: OutageError."""
+    host, _, port = (settings.ray.address or "").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except (OSError, ValueError) as error:
+        raise OutageError(f"the head at {settings.ray.address} does not answer: {error}") from error
 
 
 def forget_storage(paths: Paths) -> None:

@@ -19,7 +19,9 @@ FAILURES_MAX = 2  # at the first start; later nothing is given up
 
 
 class Hands(Protocol):
-    """What the keeper does above its services (`fks.cli.keeper.tree.Tree`)."""
+    """What the keeper does above its services (`fks.cli.keeper.tree.Tree`, a worker's `WorkerHands`). `waits_for`: what is away, "" when nothing is."""
+
+    waits_for: str
 
     async def prepare(self) -> None: ...
     async def deploy(self) -> None: ...

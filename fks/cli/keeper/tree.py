@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fks.cli.keeper.presence import Presence
 from fks.cli.keeper.process import Launch, Process
 from fks.cli.keeper.ray_node import ray_env
 from fks.cli.keeper.service import Seen
@@ -25,6 +26,7 @@ from fks.model.errors import FksError, OutageError
 from fks.model.timeframe import to_datetime
 from fks.monitor.log import Redactor, last_words
 from fks.store.db import Database
+from fks.store.nodes import NodeStore
 
 PREPARE_S = 60.0
 DEPLOY_S = 90.0
@@ -36,9 +38,10 @@ class Tree:
     """The keeper's hands above the services. Soft state: a connection to the database."""
 
     def __init__(
-        self, paths: Paths, settings: Settings, redactor: Redactor, node_name: str, make_node: Callable[[], Node]
+        self, paths: Paths, settings: Settings, redactor: Redactor, presence: Presence, make_node: Callable[[], Node]
     ) -> None:
-        self._paths, self._settings, self._redactor, self._node_name = paths, settings, redactor, node_name
+        self.waits_for = ""
+        self._paths, self._settings, self._redactor, self._presence = paths, settings, redactor, presence
         self._make_node = make_node
         self._db: Database | None = None
         self._running: Process | None = None
@@ -61,7 +64,12 @@ class Tree:
 
     async def stop(self) -> None:
         """Stop the actors in reverse order, the gateway with them. Errors: FksError when they did not within STOP_S."""
-        await self._run("stop", [sys.executable, "-m", "actors.commands", "stop"], STOP_S)
+        try:
+            await self._run("stop", [sys.executable, "-m", "actors.commands", "stop"], STOP_S)
+        finally:
+            with contextlib.suppress(FksError, OSError):
+                async with asyncio.timeout(2.0):
+                    await NodeStore(await self._database()).leave(self._presence.name)
 
     async def cancel(self) -> None:
         """End the helper that is under way, if any."""
@@ -75,7 +83,8 @@ class Tree:
         """
         async with asyncio.timeout(2.0):
             db = await self._database()
-            await db.execute("keeper.beat", *_columns(seen), self._node_name)
+            await db.execute("keeper.beat", *columns(seen), self._presence.name)
+            await self._presence.beat(db, seen)
             age: float | None = await db.fetchval("keeper.tree_age_s", retry=False)
         return age
 
@@ -126,7 +135,8 @@ class Tree:
         return f"its last words:\n{words}" if words else "see 'fks logs'"
 
 
-def _columns(seen: Sequence[tuple[str, Seen]]) -> tuple[list[Any], ...]:
+def columns(seen: Sequence[tuple[str, Seen]]) -> tuple[list[Any], ...]:
+    """Return the rows of `keeper.beat`, column by column."""
     since: list[datetime] = [to_datetime(entry.since_ns) for _, entry in seen]
     return (
         [entry.name for _, entry in seen], [kind for kind, _ in seen], [entry.state for _, entry in seen],

@@ -1,0 +1,67 @@
+"""The machines of the cluster: each keeper writes its own row once a second; whoever wants to know reads them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fks.store.db import Database
+
+SILENT_S = 5.0  # a keeper beats every second
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """One machine. `clock_skew_ms`: its clock less the database's. `age_s`: of its keeper's last word; 0 when written.
+
+    `detail`: agreed (setting → hash), ray, python, session, home, resources, clock_error_ms, redis, waits_for.
+    """
+
+    name: str
+    role: str  # single | head | worker
+    state: str
+    address: str = ""
+    ray_node_id: str = ""
+    version: str = ""
+    config_hash: str = ""
+    clock_skew_ms: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+    age_s: float = 0.0
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether its keeper has spoken lately."""
+        return self.age_s <= SILENT_S
+
+
+class NodeStore:
+    """The door to the rows. Errors of all: OutageError when PostgreSQL is away."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def clock_skew_ms(self, now_ns: Callable[[], int]) -> tuple[float, float]:
+        """Return how far our clock is ahead of the database's and how wrong that may be (half the round trip), in ms."""
+        start = time.monotonic()
+        before_ms = now_ns() / 1e6
+        theirs: float = await self._db.fetchval("nodes.clock", retry=False)
+        half_ms = (time.monotonic() - start) * 500.0
+        return before_ms + half_ms - theirs, half_ms
+
+    async def beat(self, row: NodeRow) -> None:
+        """Write our row."""
+        await self._db.execute(
+            "nodes.beat", row.name, row.role, row.address, row.ray_node_id, row.state, row.version, row.config_hash,
+            row.clock_skew_ms, row.detail,
+        )  # fmt: skip
+
+    async def all(self) -> list[NodeRow]:
+        """Return every machine, heads first."""
+        return [NodeRow(**dict(row)) for row in await self._db.fetch("nodes.all", retry=False)]
+
+    async def leave(self, name: str, components: Sequence[str] = ()) -> None:
+        """Forget a machine that leaves in order, and the components only it looked after."""
+        await self._db.execute("nodes.leave", name, retry=True)
+        await self._db.execute("nodes.forget_components", list(components), retry=True)

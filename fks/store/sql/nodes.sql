@@ -1,0 +1,26 @@
+-- name: clock
+-- The database's clock in milliseconds since 1970: what every node measures its own against.
+SELECT (extract(epoch FROM clock_timestamp()) * 1000)::float8;
+
+-- name: beat
+-- Write this machine's row.
+INSERT INTO nodes (name, role, address, ray_node_id, state, version, config_hash, clock_skew_ms, beat_at, detail)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now(), $9)
+ON CONFLICT (name) DO UPDATE
+   SET role = excluded.role, address = excluded.address, ray_node_id = excluded.ray_node_id, state = excluded.state,
+       version = excluded.version, config_hash = excluded.config_hash, clock_skew_ms = excluded.clock_skew_ms,
+       beat_at = excluded.beat_at, detail = excluded.detail;
+
+-- name: all
+-- Every machine of the cluster, the head first, with the age of its keeper's last word by the database's clock.
+SELECT name, role, address, ray_node_id, state, version, config_hash, clock_skew_ms, detail,
+       extract(epoch FROM clock_timestamp() - beat_at)::float8 AS age_s
+  FROM nodes ORDER BY role = 'worker', name;
+
+-- name: leave
+-- Forget a machine that left in order.
+DELETE FROM nodes WHERE name = $1;
+
+-- name: forget_components
+-- Forget what a machine's keeper looked after: it left in order.
+DELETE FROM component_health WHERE name = ANY($1::text[]);

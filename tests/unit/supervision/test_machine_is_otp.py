@@ -1,0 +1,137 @@
+"""The machine against OTP as the manual tells it: the same trees, the same exits, the same restarts in the same order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.supervision import Backoff, ChildSpec, Exit, How, Intensity, RestartType, Strategy, SupervisorSpec, TreeState, decide
+from fks.supervision.state import Begin, Event, Exited, Find, Missing, Note, Phase, Start, Started, Stop
+from tests.unit.supervision.otp import Otp, Thing
+
+NO_WAIT = Backoff(first_s=0.0)
+CRASH, ASKED = Exit(How.CRASH, "died"), Exit(How.NORMAL, "asked")
+
+restarts = st.sampled_from(["permanent", "permanent", "transient", "temporary"])
+strategies = st.sampled_from(["one_for_one", "one_for_all", "rest_for_one"])
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> Thing:
+    """A top with up to three branches, each a worker or a supervisor up to three levels deep."""
+    count = iter(range(1000))
+
+    def thing(depth: int) -> Thing:
+        if depth == 0 or draw(st.integers(0, 2)) == 0:
+            return Thing(f"w{next(count)}", draw(restarts))
+        children = [thing(depth - 1) for _ in range(draw(st.integers(1, 3)))]
+        return Thing(
+            f"s{next(count)}", draw(restarts), draw(strategies), draw(st.integers(0, 3)), draw(st.sampled_from([3.0, 8.0])),
+            children,
+        )  # fmt: skip
+
+    return Thing("top", strategy="one_for_one", intensity=draw(st.integers(0, 2)), period=20.0,
+                 children=[thing(2) for _ in range(draw(st.integers(1, 3)))])  # fmt: skip
+
+
+def spec_of(thing: Thing) -> ChildSpec | SupervisorSpec:
+    restart = RestartType(thing.restart)
+    if not thing.is_supervisor:
+        return ChildSpec(thing.id, "r", 1.0, restart=restart)
+    children = tuple(spec_of(child) for child in thing.children)
+    limit = Intensity(thing.intensity, thing.period)
+    return SupervisorSpec(thing.id, children, limit, Strategy(thing.strategy), restart, backoff=NO_WAIT)
+
+
+class Driver:
+    """A world that answers at once, in the order it was asked; `log` is what OTP's log is."""
+
+    def __init__(self, top: Thing) -> None:
+        spec = spec_of(top)
+        assert isinstance(spec, SupervisorSpec)
+        self.state = TreeState.of(spec)
+        self.now = 0.0
+        self.log: list[tuple[str, str]] = []
+        self.ends: dict[str, Iterator[str]] = {}  # whether the next starts of a worker succeed, as OTP's did
+        self.running: dict[str, int] = {}
+        self.escalated: list[str] = []
+
+    def tell(self, event: Event) -> None:
+        events = deque([event])
+        while events:
+            self.state, commands = decide(self.state, events.popleft(), self.now)
+            for command in commands:
+                match command:
+                    case Find(id):
+                        events.append(Missing(id))
+                    case Start(id, run):
+                        assert id not in self.running, f"{id} runs twice"
+                        word = next(self.ends.get(id, iter(())), "start")
+                        self.log.append((word, id))
+                        if word == "start":
+                            self.running[id] = run
+                            events.append(Started(id, run))
+                        else:
+                            events.append(Exited(id, run, Exit(How.FAILED_START, "no")))
+                    case Stop(id, run):
+                        assert self.running.pop(id) == run
+                        self.log.append(("stop", id))
+                        events.append(Exited(id, run, ASKED))
+                    case Note(id, "escalated"):
+                        self.escalated.append(id)
+
+
+def steps_of(log: list[tuple[str, str]], child_of: dict[str, str], *, is_chain: bool) -> object:
+    """What a log says about the children of one supervisor: the order where its children are a chain, else only what."""
+    steps = [(word, child_of[id]) for word, id in log if id in child_of]
+    if not is_chain:
+        return sorted((word, id) for word, id in log if id in child_of)
+    return [step for index, step in enumerate(steps) if index == 0 or step != steps[index - 1]]
+
+
+def assert_same(ours: list[tuple[str, str]], theirs: list[tuple[str, str]], top: Thing) -> None:
+    def workers(thing: Thing) -> list[str]:
+        return [w for child in thing.children for w in workers(child)] if thing.is_supervisor else [thing.id]
+
+    def check(thing: Thing) -> None:
+        child_of = {worker: child.id for child in thing.children for worker in workers(child)}
+        is_chain = thing.strategy != "one_for_one"
+        assert steps_of(ours, child_of, is_chain=is_chain) == steps_of(theirs, child_of, is_chain=is_chain), thing.id
+        for child in thing.children:
+            if child.is_supervisor:
+                check(child)
+
+    check(top)
+
+
+exits = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.5, 2.0, 5.0]), st.integers(0, 20), st.booleans(), st.integers(0, 2)), max_size=14
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(trees(), exits)
+def test_the_machine_restarts_whom_otp_restarts_in_otps_order(top: Thing, exits: list[tuple[float, int, bool, int]]) -> None:
+    otp, driver = Otp(top), Driver(top)
+    driver.tell(Begin())
+    assert_same(driver.log, otp.log, top)
+    for after_s, index, is_normal, failures in exits:
+        alive = sorted(otp.running())
+        assert alive == sorted(driver.running)
+        if not alive:
+            break
+        victim = alive[index % len(alive)]
+        otp.now = driver.now = otp.now + after_s
+        otp.log.clear(), driver.log.clear()
+        otp.fails = {victim: failures}
+        otp.die(victim, is_normal=is_normal)
+        for id in {id for _, id in otp.log}:
+            driver.ends[id] = iter([word for word, other in otp.log if other == id and word != "stop"])
+        driver.tell(Exited(victim, driver.running.pop(victim), ASKED if is_normal else CRASH))
+        assert_same(driver.log, otp.log, top)
+    assert sorted(otp.running()) == sorted(driver.running)
+    given_up = {id for id, node in driver.state.nodes.items() if node.phase is Phase.GIVEN_UP}
+    assert given_up == {thing.id for thing in top.children if len(otp.branches.get(thing.id, ())) > top.intensity and not thing.is_alive}

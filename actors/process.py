@@ -42,6 +42,7 @@ class Process:
         self._began_s = began_s
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
+        self._was_killed = False
         self._loop.add_reader(fd, self._seen)
 
     @staticmethod
@@ -69,6 +70,11 @@ class Process:
         """Return whether it is proven to be no more (or a zombie, which acts no more)."""
         return self._gone.is_set()
 
+    @property
+    def was_killed(self) -> bool:
+        """Return whether it lived until it was killed here."""
+        return self._was_killed
+
     async def gone(self, timeout_s: float | None = None) -> bool:
         """Wait for its end; return whether it has come."""
         with contextlib.suppress(TimeoutError):
@@ -80,7 +86,7 @@ class Process:
         """Kill it; a hung one is asked first where it stands. Return whether it is proven gone."""
         if is_hung and self._send(signal.SIGUSR1):
             await self.gone(STACKS_S)
-        self._send(signal.SIGKILL)
+        self._was_killed = self._send(signal.SIGKILL)
         return await self.gone(KILLED_S)
 
     def _send(self, number: signal.Signals) -> bool:
@@ -130,14 +136,16 @@ async def facts(how: How, reason: str, process: Process | None, paths: Paths | N
     """Return everything that is known of an end. `reason` stands when the process tells nothing better."""
     if process is None:
         return Exit(how, reason)
-    status = await process.status()
+    status = None if process.was_killed else await process.status()
     code = os.waitstatus_to_exitcode(status) if status is not None else None
     exit_code, number = (None, None) if code is None else (code, None) if code >= 0 else (None, -code)
-    is_inferred = False
+    is_inferred = process.was_killed and how is not How.NORMAL
+    if is_inferred:  # its parent may take its time to fetch the code, and we know what we sent
+        number = int(signal.SIGKILL)
     trace = ""
     if paths is not None:
         trace, told = _trace(process, paths, component)
-        if code is None and told is not None:
+        if code is None and told is not None and not process.was_killed:
             exit_code, is_inferred = told, True
     if how is How.CRASH:
         reason = _said(exit_code, number, trace) or reason

@@ -20,8 +20,21 @@ from fks.supervision import ChildSpec, SupervisorSpec, TreeState, check_tree, de
 from fks.supervision.ports import World
 from fks.supervision.shape import below, shape
 from fks.supervision.state import (
-    Begin, Command, Event, Find, Note, Page, Phase, Remembered, RestartWanted, Start, Stop, StopWanted, Timer,
-    TimerFired, TreeWanted,
+    Begin,
+    Command,
+    Event,
+    Find,
+    Note,
+    Page,
+    Phase,
+    Remembered,
+    RestartWanted,
+    Start,
+    Stop,
+    StopWanted,
+    Timer,
+    TimerFired,
+    TreeWanted,
 )  # fmt: skip
 
 UP = frozenset({"ready", "degraded"})

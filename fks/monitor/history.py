@@ -30,6 +30,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "asked": ("asked for", PLAIN),
     "stopping": ("being stopped", PLAIN),
     "draining": ("draining", PLAIN),
+    "replaced": ("replaced", WARN),
     "removed": ("taken out of the tree", PLAIN),
     "added": ("put into the tree", PLAIN),
     "changed": ("changed", PLAIN),
@@ -66,8 +67,11 @@ class Said:
 def said(row: Mapping[str, Any]) -> Said:
     """Return a row of `actor_events` in plain words. Never raises: what it does not know it passes on."""
     event, reason = str(row.get("event", "")), _reason(str(row.get("reason") or ""))
+    reason = re.sub(rf"^{re.escape(str(row.get('child')))} \(pid \d+\) died(, )?", "", reason)
     payload = row.get("payload")
     facts: Mapping[str, Any] = payload if isinstance(payload, Mapping) else {}
+    if event == "restarted" and row.get("child") == "supervisor":
+        return Said("died", "started anew by Ray", WARN)  # nobody was there to note its end
     if event == "exited":
         what, tone = _EXITS.get(str(facts.get("how", "")), _WORDS["exited"])
         if not facts and reason == "normal":

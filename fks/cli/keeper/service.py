@@ -29,7 +29,7 @@ TAIL_LINES = 12
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A service, or a part of one, as status shows it."""
+    """A service, or a part of one, as status shows it. `ended`: why its process before this one ended."""
 
     name: str
     state: str
@@ -37,6 +37,7 @@ class Seen:
     restarts: int
     since_ns: int
     detail: str = ""
+    ended: str = ""
 
 
 class Service:
@@ -54,6 +55,7 @@ class Service:
         self.spec = spec
         self.state = "starting"
         self.error = ""
+        self._ended = ""
         self.failures = 0  # starts in a row that never became ready
         self.times_ready = 0
         self.is_hopeless = False  # what it was refused for, trying again does not mend
@@ -88,7 +90,7 @@ class Service:
         return [
             Seen(
                 name, self.state, pid, self.restarts + self._part_restarts.get(name, 0),
-                max(self._since_ns, self._part_since_ns.get(name, 0)), self.error,
+                max(self._since_ns, self._part_since_ns.get(name, 0)), self.error, self._ended,
             )
             for name, pid in pids.items()
         ]  # fmt: skip
@@ -143,7 +145,10 @@ class Service:
         was_asked = self._asked.is_set()
         self._asked.clear()
         if self.process is not None:
+            code = self.process.returncode  # before we end what is left of it; None when it hung or is not our child
+            reason += "" if code is None else f", signal {-code}" if code < 0 else f", exit code {code}"
             await self._end(self.process, is_orderly=was_asked)
+        self._ended = "asked" if was_asked else reason
         self.process, self._parts = None, {}
         self._book.forget(self.name)
         await self._pause(reason, was_asked)

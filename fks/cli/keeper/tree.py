@@ -141,4 +141,5 @@ def columns(seen: Sequence[tuple[str, Seen]]) -> tuple[list[Any], ...]:
     return (
         [entry.name for _, entry in seen], [kind for kind, _ in seen], [entry.state for _, entry in seen],
         [entry.pid or 0 for _, entry in seen], [entry.restarts for _, entry in seen], since, [entry.detail for _, entry in seen],
+        [entry.ended for _, entry in seen],
     )  # fmt: skip

@@ -1,9 +1,25 @@
 -- name: beat
--- Write the keeper's own row and those of its services.
+-- Write the keeper's own row and those of its services; a pid that is another than before is an end and a start in the
+-- history of the tree.
+WITH seen AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::text[], $8::text[])
+      AS seen (name, kind, state, pid, restarts, since, detail, ended)
+), before AS (
+    SELECT seen.*, c.pid AS old FROM seen LEFT JOIN component_health c USING (name)
+     WHERE c.pid IS DISTINCT FROM nullif(seen.pid, 0)
+), told AS (
+    INSERT INTO actor_events (child, event, reason, pid, node, payload)
+    SELECT name, event, reason, pid, $9, payload
+      FROM (SELECT name, CASE WHEN state IN ('stopping', 'stopped') THEN 'stopped' ELSE 'exited' END AS event,
+                   ended AS reason, old AS pid, 1 AS turn,
+                   CASE WHEN ended = 'asked' THEN '{"how": "normal"}' ELSE '{}' END::jsonb AS payload
+              FROM before WHERE old IS NOT NULL
+             UNION ALL
+            SELECT name, 'started', '', pid, 2, '{}' FROM before WHERE pid <> 0) AS rows
+     ORDER BY turn, name
+)
 INSERT INTO component_health AS c (name, kind, state, pid, node, restarts, since, beat_at, detail)
-SELECT name, kind, state, nullif(pid, 0), $8, restarts, since, now(), jsonb_build_object('detail', detail)
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::timestamptz[], $7::text[])
-    AS seen (name, kind, state, pid, restarts, since, detail)
+SELECT name, kind, state, nullif(pid, 0), $9, restarts, since, now(), jsonb_build_object('detail', detail) FROM seen
 ON CONFLICT (name) DO UPDATE
    SET kind = excluded.kind, state = excluded.state, pid = excluded.pid, node = excluded.node,
        restarts = excluded.restarts, since = excluded.since, beat_at = excluded.beat_at, detail = excluded.detail;

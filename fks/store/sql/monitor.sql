@@ -6,7 +6,19 @@ SELECT name, kind, state, pid, node, restarts, since, epoch, version, config_ver
  ORDER BY CASE kind WHEN 'keeper' THEN 0 WHEN 'service' THEN 1 WHEN 'serve' THEN 2 ELSE 3 END, name;
 
 -- name: beat
--- Write one component's beat; a new pid is a restart and begins a new life.
+-- Write one replica's beat; a new pid is a restart, begins a new life and is told in the history of the tree.
+WITH before AS (
+    SELECT c.pid AS old FROM (SELECT $1::text AS name) AS own LEFT JOIN component_health c USING (name)
+     WHERE c.pid IS DISTINCT FROM $4
+), told AS (
+    INSERT INTO actor_events (child, event, reason, pid, node)
+    SELECT $1, event, reason, pid, $5
+      FROM (SELECT 'replaced' AS event, 'Ray Serve started another one in its place' AS reason, old AS pid, 1 AS turn
+              FROM before WHERE old IS NOT NULL
+             UNION ALL
+            SELECT 'started', '', $4, 2 FROM before) AS rows
+     ORDER BY turn
+)
 INSERT INTO component_health AS c (name, kind, state, pid, node, since, beat_at, epoch, detail, version, config_version)
 VALUES ($1, $2, $3, $4, $5, now(), now(), $6, $7, $8, $9)
 ON CONFLICT (name) DO UPDATE

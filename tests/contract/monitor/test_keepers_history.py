@@ -1,0 +1,42 @@
+"""What the keeper and the gateway see of their own processes is told in the history of the tree, once for each end."""
+
+from __future__ import annotations
+
+from fks.cli.keeper.service import Seen
+from fks.cli.keeper.tree import columns
+from fks.monitor.history import events
+from fks.store.db import Database
+
+SINCE_NS = 1_767_225_600_000_000_000
+
+
+async def _beat(db: Database, state: str, pid: int | None, ended: str = "") -> None:
+    rows = [("keeper", Seen("keeper", "ready", 1, 0, SINCE_NS)), ("service", Seen("redis", state, pid, 0, SINCE_NS, "", ended))]
+    await db.execute("keeper.beat", *columns(rows), "here")
+
+
+async def _told(db: Database, child: str) -> list[tuple[str, str, int]]:
+    return [(row["what"], row["why"], row["pid"]) for row in await events(db, child=child)]
+
+
+async def test_a_service_that_died_and_one_that_was_asked(database: Database) -> None:
+    await _beat(database, "ready", 12)
+    await _beat(database, "ready", 12)
+    await _beat(database, "restarting", None, "redis (pid 12) died, signal 9")
+    await _beat(database, "restarting", None, "redis (pid 12) died, signal 9")
+    await _beat(database, "ready", 34, "redis (pid 12) died, signal 9")
+    await _beat(database, "ready", 56, "asked")  # so quick that no beat saw it away
+    await _beat(database, "stopped", None)
+    assert await _told(database, "redis") == [
+        ("started", "", 12), ("died", "signal 9", 12), ("started", "", 34), ("ended in order", "asked", 34),
+        ("started", "", 56), ("stopped", "", 56),
+    ]  # fmt: skip
+    assert await _told(database, "keeper") == [("started", "", 1)]
+
+
+async def test_a_replica_that_was_replaced(database: Database) -> None:
+    for pid in (7, 7, 8):
+        await database.execute("monitor.beat", "gateway:0", "serve", "ready", pid, "here", 0, {}, "v", 0)
+    assert [row[::2] for row in await _told(database, "gateway")] == [("started", 7), ("replaced", 7), ("started", 8)]
+    row = (await database.sql("SELECT pid, restarts FROM component_health"))[0]
+    assert tuple(row) == (8, 1)

@@ -32,7 +32,11 @@ class OrderManagerActor:
 
         c = self._component
         assert c.lease is not None
-        venues = make_venues(role="orders", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log)
+        venues = make_venues(
+            role="orders", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log,
+            may_send=c.lease.holds,
+        )  # fmt: skip
+
         def is_killed() -> bool:
             try:
                 return read_kill(c.paths.kill_file) is not None

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Protocol
 
+_SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 
 class Clock(Protocol):
     """What the rest of FKS knows of time."""
@@ -28,7 +30,8 @@ class RealClock:
         return time.time_ns()
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        # since boot, suspended time included: a lease must not outlive the machine's sleep
+        return time.clock_gettime(_SINCE_BOOT)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -59,8 +59,8 @@ class OrderService:
     ) -> None:  # fmt: skip
         self._db, self._bus, self._venues, self._settings = db, bus, dict(venues), settings
         self._clock, self._meter, self._log, self._lease = clock, meter, log, lease
-        self._facts, self._signals = Facts(db), SignalStore(db)
-        self._accounts, self._positions = AccountStore(db), PositionStore(db)
+        self._facts, self._signals = Facts(db, lease), SignalStore(db, lease)
+        self._accounts, self._positions = AccountStore(db, lease), PositionStore(db, lease)
         self._tasks = Tasks()
         self.book = Book(settings)
         self._announcer = Announcer(db, bus, log)

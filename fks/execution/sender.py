@@ -210,9 +210,12 @@ class Sender:
 
     async def _send_cancel(self, order: Order) -> None:
         try:
-            while not self._lease.holds():
-                await self._clock.sleep(_HOLD_POLL_S)
-            answer = await self._answer(self._venues[order.venue].cancel(order), order)
+            while True:
+                while not self._lease.holds():
+                    await self._clock.sleep(_HOLD_POLL_S)
+                answer = await self._answer(self._venues[order.venue].cancel(order), order)
+                if answer.code != Code.NOT_LEADER:  # else the lease was lost on the way to the wire: nothing left
+                    break
             stamp = self._ledger.stamp(f"cancel-{answer.outcome.value}", "rest")
             if answer.outcome is Outcome.ACK:
                 filled = None if answer.report is None else answer.report.filled

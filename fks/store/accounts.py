@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from fks.model.account import Account, Balance
+from fks.model.ports import Lease
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
+from fks.store.leases import fence_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class HistoryRow:
 class AccountStore:
     """Reads and writes of accounts, balances and balance_history. Takes a database or an open transaction."""
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
+    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
+        self._db, self._lease = querier, lease
 
     async def page(self) -> list[Account]:
         """Return every account, by id."""
@@ -65,7 +67,9 @@ class AccountStore:
         """Write what the venue says the account holds; equal rows are left alone."""
         rows = [{"currency": b.currency, "free": format(b.free, "f"), "locked": format(b.locked, "f")} for b in balances]
         if rows:
-            await self._db.execute("accounts.save_balances", account_id, to_datetime(now_ns), rows)
+            await self._db.execute(
+                "accounts.save_balances", account_id, to_datetime(now_ns), rows, *fence_of(self._lease)
+            )
 
     async def balances(self, account_id: int | None = None) -> list[BalanceRow]:
         """Return what the accounts hold, as last seen."""
@@ -78,7 +82,7 @@ class AccountStore:
         """Add one point to the balance history."""
         await self._db.execute(
             "accounts.note_balance", row.account_id, row.currency, row.balance, row.equity, row.cause, row.reference,
-            to_datetime(row.time_ns),
+            to_datetime(row.time_ns), *fence_of(self._lease),
         )  # fmt: skip
 
     async def history(self, account_id: int, limit: int = 100) -> list[HistoryRow]:

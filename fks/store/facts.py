@@ -8,8 +8,10 @@ from decimal import Decimal
 
 from fks.model.bar import Bar
 from fks.model.instrument import Instrument
+from fks.model.ports import Lease
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier
+from fks.store.leases import fence_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ class Turnover:
 class Facts:
     """Reads of instruments, feeds, instances, kill switch and lease; writes of venue_states and alerts."""
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
+    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
+        self._db, self._lease = querier, lease
 
     async def instruments(self) -> list[Instrument]:
         """Return every instrument."""
@@ -106,7 +108,10 @@ class Facts:
         self, venue: str, account_id: int, state: str, detail: str, skew_ms: float | None, now_ns: int
     ) -> None:
         """Tell everyone what the order manager believes of a venue."""
-        await self._db.execute("facts.save_venue_state", venue, account_id, state, detail, skew_ms, to_datetime(now_ns))
+        await self._db.execute(
+            "facts.save_venue_state", venue, account_id, state, detail, skew_ms, to_datetime(now_ns),
+            *fence_of(self._lease),
+        )  # fmt: skip
 
     async def note_alert(
         self, severity: str, event: str, message: str, component: str, payload: Mapping[str, object]

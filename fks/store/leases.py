@@ -1,7 +1,16 @@
 """Leases: who may act in a role, as an epoch that only grows and a deadline that is renewed.
 
-A successor's epoch is raised first; the predecessor's writes then fail on it. `holds` compares monotonic times taken
-before the renewal was sent, so a slow or dead database can only make it say no too early, never too late.
+A successor's epoch is raised first; the predecessor's writes then fail on it. `holds` compares times taken before the
+renewal was sent, so a slow or dead database can only make it say no too early, never too late. It looks at two clocks, and
+either says no: the one since boot, which counts a suspended machine (CLOCK_BOOTTIME; CLOCK_MONOTONIC stands still
+meanwhile), and the wall clock, which a paused virtual machine's host puts right. A wall clock that jumps ahead costs half a
+second of sending, one that jumps back changes nothing. A guest that was paused and has heard from nobody since can still
+believe in its lease for an instant: its writes fail on the epoch all the same, and the venue refuses a request that was
+signed longer ago than its receive window.
+
+`expires_at` is for people and tests: who holds what, until when by the database's clock. No successor waits less because
+of it. Waiting until then would save up to TTL + 0.5 s, and would rest on the wall clock of the database, which may step
+and is another one after a failover; the wait of a whole TTL rests on nothing but the holder's own clock running on.
 """
 
 from __future__ import annotations
@@ -10,6 +19,8 @@ import contextlib
 
 from fks.clock import Clock
 from fks.model.errors import OutageError, StaleEpochError
+from fks.model.ports import Lease
+from fks.model.timeframe import NS
 from fks.store.db import Database
 
 
@@ -18,6 +29,11 @@ async def raise_epoch(db: Database, name: str, holder: str) -> int:
     epoch = await db.fetchval("leases.raise_epoch", name, holder, retry=False)
     assert isinstance(epoch, int)
     return epoch
+
+
+def fence_of(lease: Lease | None) -> tuple[str | None, int | None]:
+    """Return what a fenced statement is given: (name, epoch); nothing for a write in a person's name."""
+    return (None, None) if lease is None else (lease.name, lease.epoch)
 
 
 class HeldLease:
@@ -33,20 +49,20 @@ class HeldLease:
         self._holder = holder
         self._ttl_s = ttl_s
         self._renew_s = renew_s
-        self._deadline = float("-inf")
+        self._deadline, self._deadline_ns = float("-inf"), 0
 
     def holds(self) -> bool:
-        """Return whether the lease certainly still holds."""
-        return self._clock.monotonic() < self._deadline
+        """Return whether the lease certainly still holds, by both clocks."""
+        return self._clock.monotonic() < self._deadline and self._clock.now_ns() < self._deadline_ns
 
     async def renew(self) -> None:
         """Renew once. Errors: StaleEpochError when a newer epoch owns the role; OutageError is the database's."""
-        asked = self._clock.monotonic()
+        asked, asked_ns = self._clock.monotonic(), self._clock.now_ns()
         row = await self._db.fetchval("leases.renew", self.name, self.epoch, self._holder, self._ttl_s, retry=False)
         if row is None:
-            self._deadline = float("-inf")
+            self._deadline, self._deadline_ns = float("-inf"), 0
             raise StaleEpochError(f"lease {self.name} epoch {self.epoch}: a newer epoch owns it", remedy="stop at once")
-        self._deadline = asked + self._ttl_s
+        self._deadline, self._deadline_ns = asked + self._ttl_s, asked_ns + round(self._ttl_s * NS)
 
     async def keep(self) -> None:
         """Renew every `renew_s` until cancelled. A lost database lets the lease run out; a newer epoch raises."""

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from fks.model.account import Position
+from fks.model.ports import Lease
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
+from fks.store.leases import fence_of
 
 
 class PositionStore:
-    """Reads and the one external write of the positions table. Takes a database or an open transaction."""
+    """Reads and the one external write of the positions table, fenced by `lease`. Takes a database or an open transaction."""
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
+    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
+        self._db, self._lease = querier, lease
 
     async def page(
         self, *, account_id: int | None = None, symbol: str | None = None, venues: Sequence[str] | None = None
@@ -26,7 +28,7 @@ class PositionStore:
     async def save_external(self, account_id: int, venue: str, symbol: str, quantity: Decimal, now_ns: int) -> None:
         """Write what the venue holds of a symbol beyond our own fills (base, signed)."""
         await self._db.execute(
-            "positions.save_external", account_id, venue, symbol, quantity, to_datetime(now_ns)
+            "positions.save_external", account_id, venue, symbol, quantity, to_datetime(now_ns), *fence_of(self._lease)
         )
 
 

@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from fks.model.order import OrderType, Side, TimeInForce
+from fks.model.ports import Lease
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.store.db import Querier, Row
+from fks.store.leases import fence_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Waiting:
 class SignalStore:
     """Reads and writes of the signals table. Takes a database or an open transaction."""
 
-    def __init__(self, querier: Querier) -> None:
-        self._db = querier
+    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
+        self._db, self._lease = querier, lease
 
     async def insert(self, signals: Sequence[Signal], body_hash: str | None = None) -> list[uuid.UUID]:
         """Insert those not there yet and return their ids; a replay inserts nothing and returns nothing."""
@@ -69,7 +71,9 @@ class SignalStore:
         self, signal_id: uuid.UUID, state: SignalState, *, now_ns: int, code: str | None = None, detail: str | None = None
     ) -> bool:
         """Write the outcome of a signal that leads to no order. False: it already had one, and keeps it."""
-        row = await self._db.fetchrow("signals.finish", signal_id, state.value, code, detail, to_datetime(now_ns))
+        row = await self._db.fetchrow(
+            "signals.finish", signal_id, state.value, code, detail, to_datetime(now_ns), *fence_of(self._lease)
+        )
         return row is not None
 
     async def decide(self, signal_id: uuid.UUID, *, approve: bool, by: str, now_ns: int) -> SignalRecord | None:
@@ -80,7 +84,8 @@ class SignalStore:
 
     async def expire(self, now_ns: int) -> list[SignalRecord]:
         """End every pending signal whose `valid_until` has passed, and return those."""
-        return [record_of(row) for row in await self._db.fetch("signals.expire", to_datetime(now_ns))]
+        rows = await self._db.fetch("signals.expire", to_datetime(now_ns), *fence_of(self._lease))
+        return [record_of(row) for row in rows]
 
     async def page(
         self,

@@ -35,14 +35,17 @@ class Making:
     balances: Mapping[str, Decimal] = field(default_factory=dict)
     paper_mode: Literal["bar", "last"] = "last"
     paper_timeframe: str | None = None
+    may_send: Callable[[], bool] | None = None
 
 
 def make_venue(
     name: str, *, settings: Settings, node: Node | None, clock: Clock, log: Log, account_id: int = 0,
     instruments: Iterable[Instrument] = (), balances: Mapping[str, Decimal] | None = None,
     paper_mode: Literal["bar", "last"] = "last", paper_timeframe: str | None = None,
+    may_send: Callable[[], bool] | None = None,
 ) -> Venue:  # fmt: skip
-    """Make a fresh, unopened venue: one per (venue, account, role), never shared. `account_id` goes into fill ids.
+    """Make a fresh, unopened venue: one per (venue, account, role), never shared. `account_id` goes into fill ids;
+    `may_send` is asked right before the bytes of every send and cancel leave (None: they always may).
 
     Errors: ConfigError for an unknown name, missing keys, or a real exchange without `venue.live`; OutageError when
     the local exchange is to be used and does not run.
@@ -62,19 +65,21 @@ def make_venue(
             dict(balances or {}),
             paper_mode,
             paper_timeframe,
+            may_send,
         )
     )
 
 
 def make_venues(
     *, role: str, settings: Settings, node: Node | None, secrets: object = None, clock: Clock, log: Log,
-    account_ids: Mapping[str, int] | None = None,
+    account_ids: Mapping[str, int] | None = None, may_send: Callable[[], bool] | None = None,
 ) -> dict[str, Venue]:  # fmt: skip
     """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
 
     Paper lives in the order manager's process alone, so the guardian gets none; ccxt is there when the local exchange,
     a venue address or `venue.live` is configured. With `sim.fills = "tape"` paper fills by the bar rule too (G6).
-    `secrets` is taken and not needed: venue keys are settings. Errors: as `make_venue`.
+    `secrets` is taken and not needed: venue keys are settings. `may_send` is the order manager's lease; the guardian
+    has none. Errors: as `make_venue`.
     """
     ids = account_ids or {}
     names = [] if role == "guardian" else ["paper"]
@@ -83,8 +88,9 @@ def make_venues(
     mode: Literal["bar", "last"] = "bar" if settings.sim.fills == "tape" else "last"
     return {
         name: make_venue(
-            name, settings=settings, node=node, clock=clock, log=log, account_id=ids.get(name, 0), paper_mode=mode
-        )
+            name, settings=settings, node=node, clock=clock, log=log, account_id=ids.get(name, 0), paper_mode=mode,
+            may_send=may_send,
+        )  # fmt: skip
         for name in names
     }
 
@@ -112,7 +118,7 @@ def _ccxt(making: Making) -> Venue:
         recv_window_ms=wanted.recv_window_ms,
         **where,
     )
-    return CcxtVenue(config, making.clock, making.log)
+    return CcxtVenue(config, making.clock, making.log, making.may_send)
 
 
 def _addresses(making: Making) -> dict[str, Any]:

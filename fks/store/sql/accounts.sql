@@ -10,10 +10,12 @@ WITH added AS (
 SELECT * FROM added UNION ALL SELECT * FROM accounts WHERE name = $1 AND NOT EXISTS (SELECT FROM added);
 
 -- name: save_balances
--- Write what a venue says an account holds.
+-- Write what a venue says an account holds; fenced by the lease's epoch.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $4 AND epoch = $5 FOR SHARE)
 INSERT INTO balances (account_id, currency, free, locked, updated_at)
 SELECT $1, b.currency, b.free, b.locked, $2
   FROM jsonb_to_recordset($3::jsonb) AS b(currency text, free numeric, locked numeric)
+ WHERE $4::text IS NULL OR EXISTS (SELECT FROM lease)
 ON CONFLICT (account_id, currency) DO UPDATE
    SET free = excluded.free, locked = excluded.locked, updated_at = excluded.updated_at
  WHERE (balances.free, balances.locked) IS DISTINCT FROM (excluded.free, excluded.locked);
@@ -23,9 +25,10 @@ ON CONFLICT (account_id, currency) DO UPDATE
 SELECT * FROM balances WHERE ($1::int IS NULL OR account_id = $1) ORDER BY account_id, currency;
 
 -- name: note_balance
--- Add a row to an account's balance history.
+-- Add a row to an account's balance history; fenced by the lease's epoch.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $8 AND epoch = $9 FOR SHARE)
 INSERT INTO balance_history (account_id, currency, balance, equity, cause, reference, time)
-VALUES ($1, $2, $3, $4, $5, $6, $7);
+SELECT $1, $2, $3, $4, $5, $6, $7 WHERE $8::text IS NULL OR EXISTS (SELECT FROM lease);
 
 -- name: history
 -- An account's balance history, newest first.

@@ -24,8 +24,10 @@ SELECT kill_id FROM kill_switch WHERE is_engaged AND (report ->> 'flatten')::boo
 SELECT epoch FROM leases WHERE name = $1;
 
 -- name: save_venue_state
--- Tell everyone what the order manager believes of a venue.
-INSERT INTO venue_states (venue, account_id, state, detail, skew_ms, updated_at) VALUES ($1, $2, $3, $4, $5, $6)
+-- Tell everyone what the order manager believes of a venue; nothing from one that a newer epoch has replaced.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $7 AND epoch = $8 FOR SHARE)
+INSERT INTO venue_states (venue, account_id, state, detail, skew_ms, updated_at)
+SELECT $1, $2, $3, $4, $5, $6 WHERE $7::text IS NULL OR EXISTS (SELECT FROM lease)
 ON CONFLICT (venue, account_id) DO UPDATE
    SET state = excluded.state, detail = excluded.detail, skew_ms = excluded.skew_ms, updated_at = excluded.updated_at;
 

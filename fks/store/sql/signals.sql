@@ -38,9 +38,11 @@ SELECT venue, count(*) AS count, extract(epoch FROM now() - min(greatest(created
 SELECT * FROM signals WHERE id = $1;
 
 -- name: finish
--- Write the one outcome of a signal that led to no order; no row back when it already has one.
+-- Write the one outcome of a signal that led to no order; no row back when it already has one, or when a newer epoch owns
+-- the lease ($6 null: nobody's).
+WITH lease AS (SELECT 1 FROM leases WHERE name = $6 AND epoch = $7 FOR SHARE)
 UPDATE signals SET state = $2, code = $3, detail = $4, decided_at = $5
- WHERE id = $1 AND state = 'ready'
+ WHERE id = $1 AND state = 'ready' AND ($6::text IS NULL OR EXISTS (SELECT FROM lease))
 RETURNING *;
 
 -- name: decide
@@ -50,9 +52,10 @@ UPDATE signals SET state = $2, decided_by = $3, decided_at = $4
 RETURNING *;
 
 -- name: expire
--- End the pending signals whose time is over.
+-- End the pending signals whose time is over; fenced by the lease's epoch ($2 null: nobody's).
+WITH lease AS (SELECT 1 FROM leases WHERE name = $2 AND epoch = $3 FOR SHARE)
 UPDATE signals SET state = 'expired', code = 'SIGNAL_EXPIRED', decided_at = $1, detail = 'nobody approved it in time'
- WHERE state = 'pending' AND valid_until <= $1
+ WHERE state = 'pending' AND valid_until <= $1 AND ($2::text IS NULL OR EXISTS (SELECT FROM lease))
 RETURNING *;
 
 -- name: list

@@ -9,6 +9,7 @@ AMBIGUOUS. Only a 4xx that carries the venue's code can be a definitive no: Bina
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,14 @@ _DETAIL_MAX = 500
 
 @dataclass(slots=True)
 class Wire:
-    """What was seen on the wire of one HTTP call. `bytes_left` is set just before the request's first byte is written."""
+    """What was seen on the wire of one HTTP call. `bytes_left` is set just before the request's first byte is written.
+
+    `may_leave` is asked at that very moment; when it says no, nothing is written and `is_held_back` is set.
+    """
 
     bytes_left: bool = False
+    may_leave: Callable[[], bool] | None = None
+    is_held_back: bool = False
     status: int | None = None
     body: str = ""
     payload: Any = None
@@ -92,6 +98,8 @@ def classify(wire: Wire, error: BaseException | None, *, is_network: bool = Fals
     network class: that only chooses the words for a call of which no byte left.
     """
     detail = describe(wire, error)
+    if wire.is_held_back:
+        return Verdict(Outcome.REFUSED, str(Code.NOT_LEADER), "nothing was sent: the lease is not held")
     if not wire.bytes_left:
         code = Code("VENUE_DOWN") if is_network else Code("CLIENT_VALIDATION")
         return Verdict(Outcome.REFUSED, str(code), f"nothing was sent: {detail}")

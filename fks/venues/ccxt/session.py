@@ -192,12 +192,17 @@ def _user_event(message: Any) -> Mapping[str, Any] | None:
 
 
 def _trace() -> aiohttp.TraceConfig:
-    """Return the trace that marks the moment just before a request's first byte is written, and refuses redirects."""
+    """Return the trace that asks at the moment just before a request's first byte is written whether it may be, marks that
+    it is, and refuses redirects."""
 
     async def on_headers(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
         wire = WIRE.get()
-        if wire is not None:
-            wire.bytes_left = True
+        if wire is None:
+            return
+        if wire.may_leave is not None and not wire.may_leave():
+            wire.is_held_back = True
+            raise aiohttp.ClientError("the lease is not held: nothing is sent")
+        wire.bytes_left = True
 
     async def on_redirect(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
         raise aiohttp.ClientError("the venue redirected; a request is never sent to a second place")

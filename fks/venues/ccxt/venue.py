@@ -55,6 +55,8 @@ class CcxtVenue:
     A submit or cancel always comes to a value within `order_timeout_s`. When the caller is cancelled while bytes are
     on their way, the call is not cut: CancelledError goes up at once (the order is then UNKNOWN, §6.1) and the late
     answer, if one comes, appears among `events()`. The user stream starts with the first `events()` reader.
+    `may_send` (the lease) is asked right before a send's or a cancel's first byte: when it says no the answer is REFUSED
+    NOT_LEADER and nothing left.
     """
 
     capabilities = Capabilities(
@@ -65,11 +67,12 @@ class CcxtVenue:
         fee_in_received_asset=True,
     )
 
-    def __init__(self, config: CcxtConfig, clock: Clock, log: Log) -> None:
+    def __init__(self, config: CcxtConfig, clock: Clock, log: Log, may_send: Callable[[], bool] | None = None) -> None:
         self.name = config.name
         self._config = config
         self._clock = clock
         self._log = log
+        self._may_send = may_send
         self._session = BinanceSession(config, clock)
         self._fills = FillReader(venue=config.name, account_id=config.account_id)
         self._queue = EventQueue()
@@ -266,13 +269,15 @@ class CcxtVenue:
                 if answer.report is not None:
                     self._queue.put(answer.report)
 
-        return await self._call(call, params, self._config.order_timeout_s, on_late=publish)
+        wire = Wire(may_leave=self._may_send)
+        return await self._call(call, params, self._config.order_timeout_s, on_late=publish, wire=wire)
 
     async def _call(
-        self, call: str, params: Mapping[str, Any], timeout_s: float, on_late: Callable[[_Seen], None] | None = None
-    ) -> _Seen:
+        self, call: str, params: Mapping[str, Any], timeout_s: float, on_late: Callable[[_Seen], None] | None = None,
+        wire: Wire | None = None,
+    ) -> _Seen:  # fmt: skip
         """Make one HTTP call in a task of its own, so that neither a timeout nor the caller's end cuts bytes in two."""
-        wire = Wire()
+        wire = wire or Wire()
         method = getattr(self._session, call)
         task = asyncio.create_task(on_wire(wire, lambda: method(dict(params))))
         self._calls.add(task)

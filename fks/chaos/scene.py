@@ -13,6 +13,7 @@ from fks.chaos.watch import Component, Watch
 from fks.model.errors import InputError
 
 UP_S = 90.0  # a target that is not there yet is waited for
+ALIVE_S = 1.0  # a beat this young is taken for life
 GONE = frozenset({"exited", "killed", "hung", "escalated"})
 NOTICED = frozenset({"service.died", "service.restarting"})
 READY = frozenset({"service.ready"})
@@ -46,11 +47,19 @@ class Scene:
 
     async def component(self, name: str, title: str) -> tuple[Component, int]:
         """Return a component that is up and its pid, once it is. Errors: InputError when it does not come up in time."""
-        await self.watch.until(lambda: self._find(name, title) is not None, UP_S)
-        found = self._find(name, title)
-        if found is None:
+        since_s = self.outside.now_s() - ALIVE_S
+        found: list[tuple[Component, int]] = []
+
+        def is_up() -> bool:
+            row = self._find(name, title)
+            if row is not None and (not title or row[0].beat_s > since_s):  # a row outlives its process for a moment
+                found.append(row)
+            return bool(found)
+
+        await self.watch.until(is_up, UP_S)
+        if not found:
             raise InputError(f"{name} is not up")
-        return found
+        return found[0]
 
     def _find(self, name: str, title: str) -> tuple[Component, int] | None:
         row = self.watch.view.rows.get(name)
@@ -71,7 +80,7 @@ class Scene:
         seen: list[float] = []
 
         def when() -> float | None:
-            told = self.watch.first("tree", name, GONE, at_s - 0.05)
+            told = self.watch.first("tree", name, GONE, at_s)
             row = self.watch.view.rows.get(name)
             if not seen and row is not None and row.pid != pid:
                 seen.append(self.watch.view.at_s)
@@ -83,7 +92,7 @@ class Scene:
         """Return how to ask when the keeper wrote that a service died or is restarted."""
 
         def when() -> float | None:
-            told = self.watch.first("keeper", name, NOTICED, at_s - 0.05)
+            told = self.watch.first("keeper", name, NOTICED, at_s)
             return told.at_s if told is not None else None
 
         return when

@@ -70,8 +70,13 @@ class Chronicle:
         facts: dict[str, object] = {"child": note.id, "reason": note.reason, "child_pid": pid, "epoch": epoch}
         if note.exit is not None:
             facts |= {"how": note.exit.how.value, "exit_code": note.exit.exit_code, "signal": note.exit.signal}
-        level = "error" if note.event in _ERRORS else "warning" if note.event in _WARNINGS else "info"
-        getattr(self._c.log, level)(f"child.{note.event}", **facts)
+        is_asked = note.exit is not None and note.exit.is_normal  # an end that somebody wanted must not read like a crash
+        if note.event in _ERRORS:
+            self._c.log.error(f"child.{note.event}", **facts)
+        elif note.event in _WARNINGS and not is_asked:
+            self._c.log.warning(f"child.{note.event}", **facts)
+        else:
+            self._c.log.info(f"child.{note.event}", **facts)
         self._tally.note(
             note.id, note.event, how=note.exit.how.value if note.exit is not None else "", unseen_s=self._unseen_s(record)
         )

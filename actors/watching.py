@@ -61,6 +61,8 @@ class Record:
         self.config_version = int(str(beat.get("config_version") or 0))
         detail = beat.get("detail")
         self.detail = dict(detail) if isinstance(detail, Mapping) else {}
+        if problems := beat.get("problems"):
+            self.detail["problems"] = problems
         self.metrics = beat.get("metrics") or self.metrics
 
     def ended(self, end: Exit) -> None:

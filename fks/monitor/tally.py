@@ -13,7 +13,7 @@ _COUNTERS = {
 }
 _BY_HOW = {"exited": "fks_actor_exits_total", "restarted": "fks_actor_restarts_total"}
 _UP = frozenset({"started", "adopted"})
-_DOWN = frozenset({"exited", "stopped", "given_up"})
+_DOWN = frozenset({"exited", "stopped"})
 
 
 class Tally:

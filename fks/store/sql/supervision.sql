@@ -16,7 +16,9 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], 
                      $8::timestamptz[], $9::bigint[], $10::text[], $11::bigint[], $12::jsonb[])
 ON CONFLICT (name) DO UPDATE
    SET kind = excluded.kind, state = excluded.state, pid = excluded.pid, node = excluded.node,
-       restarts = excluded.restarts, since = excluded.since, beat_at = excluded.beat_at,
+       restarts = excluded.restarts, beat_at = excluded.beat_at,
+       since = CASE WHEN component_health.pid = excluded.pid  -- a supervisor that found it alive does not know since when
+                    THEN coalesce(excluded.since, component_health.since) ELSE excluded.since END,
        epoch = excluded.epoch, version = excluded.version,
        config_version = excluded.config_version, detail = excluded.detail
  WHERE component_health.epoch <= excluded.epoch;

@@ -27,6 +27,7 @@ T = TypeVar("T")
 POLL_S = 1.0
 LOOK_S = 0.1  # between looks at a part that comes back
 SETTLE_S = 30.0  # a part that was ready has this long to be ready again
+STEADY_S = 2.0  # and must stay so for this long before the next is touched: a start alone proves little
 PART_S = 180.0  # one part, everything included
 EXPIRE_S = 600.0  # nobody wants today the restart that was asked for yesterday
 ATTEMPTS_MAX = 5  # supervisors that may die over one operation
@@ -271,12 +272,15 @@ class Operations:
         await self._until_well(part, step["was"], must_settle=must_settle)
 
     async def _until_well(self, part: str, was: str, *, must_settle: bool) -> None:
-        """Wait until a part that was ready is ready again, and any other at least degraded."""
+        """Wait until a part that was ready is ready again, and any other at least degraded; steadily, if it must settle."""
+        steady_s, since = STEADY_S if must_settle else 0.0, float("inf")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 while True:
-                    state = self._seen(part).state
-                    if state == "ready" or (state in _WELL and was != "ready"):
+                    state, now = self._seen(part).state, self._c.clock.monotonic()
+                    is_well = state == "ready" or (state in _WELL and was != "ready")
+                    since = min(since, now) if is_well else float("inf")
+                    if now - since >= steady_s:
                         return
                     await asyncio.sleep(LOOK_S)
         state = self._seen(part).state

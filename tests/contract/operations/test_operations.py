@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -172,6 +173,17 @@ async def test_a_part_that_was_ready_and_stays_degraded_stops_a_deployment(rig: 
     assert rig.parts.restarted == ["guardian", "orders"]
     # a restart alone ends well: the part answers, and says itself what it lacks
     assert (await rig.ended(await rig.store.request("restart", target="orders"))).state == "done"
+
+
+async def test_a_part_that_is_well_for_a_moment_only_is_not_well(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors.operations, "SETTLE_S", 1.5)
+    monkeypatch.setattr(actors.operations, "STEADY_S", 0.5)
+    rig.start()
+    operation = await rig.store.request("deploy", args={"build": "new", "only": "orders"})
+    await until(lambda: rig.parts.restarted == ["orders"])
+    rig.parts.parts["orders"] = replace(rig.parts.parts["orders"], state="degraded")
+    done = await rig.ended(operation)
+    assert (done.state, "orders is degraded" in (done.error or "")) == ("failed", True)
 
 
 async def test_a_change_of_settings_restarts_whom_it_concerns_and_is_in_force(rig: Rig) -> None:

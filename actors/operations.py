@@ -28,6 +28,7 @@ POLL_S = 1.0
 LOOK_S = 0.1  # between looks at a part that comes back
 SETTLE_S = 30.0  # a part that was ready has this long to be ready again
 STEADY_S = 2.0  # and must stay so for this long before the next is touched: a start alone proves little
+LIVES_MAX = 2  # one death may be an accident
 PART_S = 180.0  # one part, everything included
 EXPIRE_S = 600.0  # nobody wants today the restart that was asked for yesterday
 ATTEMPTS_MAX = 5  # supervisors that may die over one operation
@@ -274,6 +275,7 @@ class Operations:
     async def _until_well(self, part: str, was: str, *, must_settle: bool) -> None:
         """Wait until a part that was ready is ready again, and any other at least degraded; steadily, if it must settle."""
         steady_s, since = STEADY_S if must_settle else 0.0, float("inf")
+        lives: set[int | None] = set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 while True:
@@ -282,13 +284,17 @@ class Operations:
                     since = min(since, now) if is_well else float("inf")
                     if now - since >= steady_s:
                         return
+                    lives.add(self._seen(part).pid)
+                    if must_settle and len(lives) > LIVES_MAX:
+                        break
                     await asyncio.sleep(LOOK_S)
         state = self._seen(part).state
         if state not in _WELL or must_settle:
+            what = "keeps dying" if len(lives) > LIVES_MAX else f"is {state} {SETTLE_S:g} s"
             raise OutageError(
-                f"{part} is {state} {SETTLE_S:g} s after its restart" + (f" and was {was} before" if was else ""),
+                f"{part} {what} after its restart" + (f" and was {was} before" if was else ""),
                 remedy=f"see 'fks logs {part}'",
-            )  # fmt: skip
+            )
 
     def _compare(self, step: dict[str, Any], *, build: str, config_version: int | None) -> None:
         """Refuse a part that came back with another build or other settings than wanted."""

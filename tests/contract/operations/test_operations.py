@@ -186,6 +186,18 @@ async def test_a_part_that_is_well_for_a_moment_only_is_not_well(rig: Rig, monke
     assert (done.state, "orders is degraded" in (done.error or "")) == ("failed", True)
 
 
+async def test_a_part_that_keeps_dying_ends_a_deployment_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors.operations, "STEADY_S", 0.5)
+    rig.start()
+    operation = await rig.store.request("deploy", args={"build": "new", "only": "orders"})
+    await until(lambda: rig.parts.restarted == ["orders"])
+    for pid in (7, 8, 9, 10):
+        rig.parts.parts["orders"] = replace(rig.parts.parts["orders"], pid=pid, state="starting")
+        await asyncio.sleep(0.15)  # longer than it looks away
+    done = await rig.ended(operation, deadline_s=5.0)
+    assert "orders keeps dying after its restart" in (done.error or "")
+
+
 async def test_a_change_of_settings_restarts_whom_it_concerns_and_is_in_force(rig: Rig) -> None:
     version, operation = await propose(
         rig.db, {"venue.sweep_s": 30.0}, {"venue.sweep_s": {"from": None, "to": 30.0}}, base_version=0,

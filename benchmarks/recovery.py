@@ -83,6 +83,7 @@ class Line:
     name: str
     limits: tuple[float | None, float | None]
     samples: list[Sample] = field(default_factory=list)
+    load: float = 0.0  # of the machine, the highest seen: on 2 cores a load of 10 makes a start five times as long
 
     def verdict(self) -> str:
         """Return "ok", or what is wrong with it."""
@@ -102,10 +103,10 @@ class Line:
         for limit, values in zip(self.limits, self.values(), strict=True):
             cells += [f"{statistics.median(values):8.2f}{max(values):8.2f}" if values else f"{'-':>8}{'-':>8}"]
             cells += [f"{limit:7.1f}" if limit is not None else f"{'-':>7}"]
-        return "".join(cells) + f"  {self.verdict()}"
+        return "".join(cells) + f"{self.load:6.1f}  {self.verdict()}"
 
 
-HEAD = f"{'fault':<46}{'n':>3}{'detect':>8}{'max':>8}{'limit':>7}{'serving':>8}{'max':>8}{'limit':>7}  verdict"
+HEAD = f"{'fault':<46}{'n':>3}{'detect':>8}{'max':>8}{'limit':>7}{'serving':>8}{'max':>8}{'limit':>7}{'load':>6}  verdict"
 
 
 async def measure(rig: Rig, names: list[str], repeat: int) -> dict[str, Line]:
@@ -121,7 +122,9 @@ async def measure(rig: Rig, names: list[str], repeat: int) -> dict[str, Line]:
             except Missed as error:
                 found = {name: Sample(wrong=[str(error)])}
             for line, sample in found.items():
-                lines.setdefault(line, Line(line, rows[name].limits(line))).samples.append(sample)
+                row = lines.setdefault(line, Line(line, rows[name].limits(line)))
+                row.samples.append(sample)
+                row.load = max(row.load, os.getloadavg()[0])
                 mine += [line] if line not in mine else []
         for line in mine:
             print(lines[line].text(), flush=True)

@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: install up down test soak lint bench logs status health-check security-setup monitor-dashboard clean help \
-        gpu-up multi-up multi-down multi-logs multi-status
+        wheel gpu-up multi-up multi-down multi-logs multi-status
 
 install: $(STAMP) ## virtualenv and the pinned packages
 
@@ -59,9 +59,30 @@ gpu-up: install ## start with GPU actors
 	@command -v nvidia-smi >/dev/null || { echo "gpu-up needs an NVIDIA GPU and its driver (nvidia-smi was not found); 'make up' runs without one"; exit 1; }
 	@$(FKS) up $(ARGS)
 
-multi-up multi-down multi-logs multi-status: ## several nodes: make multi-up … (needs a filled-in cluster.yaml)
-	@! grep -q 'HERE' cluster.yaml || { echo "$@ needs cluster.yaml with your nodes (lines marked HERE); on one machine use 'make $(patsubst multi-%,%,$@)'"; exit 1; }
-	@$(MAKE) --no-print-directory $(patsubst multi-%,%,$@)
+wheel: install ## the package as one file in dist/, for the machines of a cluster
+	@rm -rf build dist/fks-*.whl
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+	@rm -rf build && ls dist/fks-*.whl
+
+# A head and two workers on this machine, each with a home of its own: what `ray up cluster.yaml` does on several.
+MULTI := .fks-multi
+HEAD_AT ?= 127.0.0.2
+HEAD_PORT ?= 26379
+
+multi-up: install ## a head and two workers on this machine (several machines: docs/run-a-cluster.md)
+	@FKS_SIM_ENABLED=$${FKS_SIM_ENABLED:-true} $(FKS) --home $(MULTI)/head node head --address $(HEAD_AT) --port $(HEAD_PORT) --name head --detach $(ARGS)
+	@set -e; eval "$$($(BIN)/python scripts/stores.py $(MULTI)/head)"; export FKS_SIM_ENABLED=$${FKS_SIM_ENABLED:-true}; \
+	for i in 1 2; do $(FKS) --home $(MULTI)/worker-$$i node worker --address $(HEAD_AT):$(HEAD_PORT) --node-ip $(HEAD_AT:%2=%)$$((i + 2)) \
+	  --name worker-$$i --token-file $(MULTI)/head/ray.token --detach; done
+
+multi-down: ## stop the head and the workers
+	@for i in 2 1; do $(FKS) --home $(MULTI)/worker-$$i node stop; done; $(FKS) --home $(MULTI)/head node stop
+
+multi-logs: ## follow the logs of all of them
+	@trap 'kill $$(jobs -p) 2>/dev/null' EXIT; for i in 1 2; do $(FKS) --home $(MULTI)/worker-$$i logs -f & done; $(FKS) --home $(MULTI)/head logs -f
+
+multi-status: ## what runs on all of them
+	@$(FKS) --home $(MULTI)/head status; $(FKS) --home $(MULTI)/head cluster check --file cluster.yaml | grep -v '^skipped' | sed -n '/speaks/,$$p'
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+( [a-z-]+)*:.*## /{if (split($$1, names, " ") > 1) $$1 = "multi-*"; printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -48,6 +48,8 @@ def head(
     Runs until it is told to stop; started again after a crash it takes over what lives and starts what does not.
     """
     found = _sources(ctx)
+    if (paths := _paths(ctx)).ray_token_file.exists():  # `ray up` delivers one to all: it must not be replaced
+        _adopt_token(paths, paths.ray_token_file)
     given = {
         "FKS_NODE_ROLE": "head",
         "FKS_NODE_ADDRESS": address or (None if ("node", "address") in found else _own_address(_OUTSIDE[0])),
@@ -121,7 +123,13 @@ def _adopt_token(paths: Paths, given: Path | None) -> None:
 
 
 def _begin(
-    ctx: click.Context, given: dict[str, str | None], name: str | None, resources: tuple[str, ...], *, detach: bool, is_json: bool
+    ctx: click.Context,
+    given: dict[str, str | None],
+    name: str | None,
+    resources: tuple[str, ...],
+    *,
+    detach: bool,
+    is_json: bool,
 ) -> None:
     from fks.cli.keeper.build import check_host
     from fks.cli.keeper.preflight import check_interpreter

@@ -1,0 +1,250 @@
+"""The checks of `fks cluster check`: what `ray up` will be given, and what every machine of a running cluster says."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fks.config.agreement import differing
+from fks.config.endpoints import load_node
+from fks.config.load import load_settings
+from fks.config.paths import Paths
+from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import Settings
+from fks.model.errors import FksError, OutageError
+from fks.store.db import Database
+from fks.store.nodes import NodeRow, NodeStore
+
+SKEW_MAX_MS = 500.0
+VALIDATE_S = 60.0
+ROLES = frozenset({"head", "worker"})
+#: Ray's own validator: it fills in defaults, then checks schema and sense. No cloud and no machine is asked.
+_VALIDATOR = """
+import json, sys, yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+raw = yaml.safe_load(open(sys.argv[1]))
+if not isinstance(raw, dict) or not isinstance(raw.get("provider"), dict):
+    sys.exit("it has no provider")
+print(json.dumps(raw))
+validate_config(prepare_config(json.loads(json.dumps(raw))))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one look found: ok, bad or skipped, and what to do about it."""
+
+    name: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+
+def judged(name: str, is_ok: bool, detail: str, remedy: str = "") -> Check:
+    """Return a check that is ok or bad; the remedy is told only when it is bad."""
+    return Check(name, "ok" if is_ok else "bad", detail, "" if is_ok else remedy)
+
+
+async def examine(paths: Paths, file: Path) -> list[Check]:
+    """Return the checks of the file, of this machine's settings, and of every node when a system runs."""
+    found: list[Check] = []
+    settings: Settings | None = None
+    try:
+        settings = load_settings(paths.home)
+        found.append(
+            Check("settings", "ok", str(paths.config_file) if paths.config_file.exists() else "defaults and FKS_*")
+        )
+    except FksError as error:
+        found.append(Check("settings", "bad", str(error).partition("\n")[0], "see 'fks config check'"))
+    found += await _file(file, settings)
+    found += await _running(paths, settings)
+    return found
+
+
+# ── before it runs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _file(file: Path, settings: Settings | None) -> list[Check]:
+    if not await asyncio.to_thread(file.exists):
+        return [
+            Check("cluster file", "skipped", f"no {file}", "name it with --file; FKS's own checkout has an example")
+        ]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _VALIDATOR, str(file), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), VALIDATE_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return [Check("cluster file", "bad", f"Ray's validator did not end within {VALIDATE_S:g} s", "try again")]
+    lines = [line.strip() for line in err.decode(errors="replace").splitlines() if line.strip()]
+    try:
+        document = json.loads(out.partition(b"\n")[0])  # Ray says its own things after it
+    except ValueError:
+        return [Check("cluster file", "bad", lines[-1] if lines else "no YAML", f"mend {file}")]
+    telling = next((line for line in lines if "Error" in line), lines[-1] if lines else "")
+    schema = judged(
+        "cluster file",
+        process.returncode == 0,
+        telling or f"{file}: Ray accepts it",
+        f"mend {file}: 'ray up' would say the same",
+    )
+    return [schema, *inspect(document, file.parent, settings)]
+
+
+def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None) -> Iterator[Check]:
+    """Yield what FKS itself asks of a cluster file beyond Ray's schema. Paths in it are relative to `place`."""
+    yield judged(
+        "cluster name",
+        bool(document.get("cluster_name")),
+        str(document.get("cluster_name", "none")),
+        "set cluster_name",
+    )
+    examples = sorted(set(re.findall(r"\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d+\b", json.dumps(document))))
+    yield judged(
+        "addresses",
+        not examples,
+        f"{', '.join(examples)} are examples" if examples else "none is an example",
+        "put yours there",
+    )
+    head = " ; ".join(document.get("head_start_ray_commands", ()))
+    worker = " ; ".join(document.get("worker_start_ray_commands", ()))
+    yield judged(
+        "head start", "fks node head" in head, _first(head, "fks node head"), "start it with 'fks node head --detach'"
+    )
+    yield judged("worker start", "fks node worker" in worker, _first(worker, "fks node worker"), "start them with 'fks node worker --address $RAY_HEAD_IP:6379 --detach'")  # fmt: skip
+    yield judged("autoscaler", "--autoscaling-config" in head, "the head is told its configuration" if "--autoscaling-config" in head else "without it nobody starts the workers", "add --autoscaling-config=~/ray_bootstrap_config.yaml to the head's command")  # fmt: skip
+    asked = re.search(r"--address[ =]\S+:(\d+)", worker)
+    given = re.search(r"--port[ =](\d+)", head)
+    ports = (asked.group(1) if asked else "", given.group(1) if given else "6379")
+    yield judged(
+        "ports",
+        ports[0] == ports[1],
+        f"the head listens on {ports[1]}, workers ask at {ports[0] or 'nowhere'}",
+        "make them the same",
+    )
+    yield from _mounts(document.get("file_mounts") or {}, place)
+    if settings is not None:
+        told = head + worker + json.dumps(document.get("available_node_types", {}))
+        offered = (
+            ROLES
+            | set(re.findall(r"--resource[ =]([A-Za-z_]\w*)=", told))
+            | set(re.findall(r'"([a-z]\w*)": ?\d', told))
+        )
+        yield _placement(settings, offered)
+        urls = {"database.url": settings.database.url, "redis.url": settings.redis.url}
+        missing = [name for name, url in urls.items() if url is None]
+        yield judged("stores", not missing, f"{', '.join(missing)} not set here: the embedded ones are on the head's unix sockets" if missing else "both by URL", "workers on other machines need both by URL: FKS_DATABASE_URL, FKS_REDIS_URL")  # fmt: skip
+
+
+def _mounts(mounts: Mapping[str, str], place: Path) -> Iterator[Check]:
+    sources = {target: _local(source, place) for target, source in mounts.items()}
+    tokens = [path for target, path in sources.items() if "token" in target]
+    yield judged("token", bool(tokens), str(tokens[0]) if tokens else "no file_mounts entry delivers one", 'add "~/.fks/ray.token": "<FKS_HOME>/ray.token": Ray never hands it out itself')  # fmt: skip
+    for path in tokens:
+        is_private = path.is_file() and not stat.S_IMODE(path.stat().st_mode) & 0o077
+        text = (
+            "readable by its owner alone"
+            if is_private
+            else "readable by others"
+            if path.exists()
+            else f"{path} is not there"
+        )
+        yield judged("token file", is_private, text, "make it with 'fks security-setup', mode 0600")
+    absent = [str(path) for path in sources.values() if not path.exists() and path not in tokens]
+    text = f"{', '.join(absent)} not there" if absent else f"{len(sources)} are there"
+    yield judged("file mounts", not absent, text, "make them: 'ray up' copies each to every machine")
+    wheels = [found for path in sources.values() for found in _wheels(path)]
+    yield judged("wheel", bool(wheels), wheels[0] if wheels else "no file_mounts entry holds fks-*.whl", "build it with 'make wheel', mount dist/")  # fmt: skip
+
+
+def _wheels(path: Path) -> list[str]:
+    if path.suffix == ".whl":
+        return [str(path)] if path.exists() else []
+    return sorted(glob.glob(str(path / "fks-*.whl")))
+
+
+def _placement(settings: Settings, offered: frozenset[str] | set[str]) -> Check:
+    wanted = set(settings.supervision.placement.values())
+    absent = sorted(wanted - offered)
+    return judged(
+        "resources", not absent,
+        f"supervision.placement asks for {', '.join(absent)}, which no node offers" if absent else ", ".join(sorted(offered)),
+        "start a node with --resource NAME=1, or change supervision.placement",
+    )  # fmt: skip
+
+
+def _local(source: str, place: Path) -> Path:
+    path = Path(os.path.expanduser(source))
+    return path if path.is_absolute() else place / path
+
+
+def _first(commands: str, wanted: str) -> str:
+    _, found, rest = commands.partition(wanted)
+    return f"{found}{rest}" if found else commands.partition(" ; ")[0] or "no command"
+
+
+# ── while it runs ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _running(paths: Paths, settings: Settings | None) -> list[Check]:
+    try:
+        url = load_node(paths).database_url
+    except FksError:
+        return [Check("nodes", "skipped", "nothing runs here", "run it on a machine of the cluster to check that too")]
+    try:
+        chosen = DatabaseSettings(pool_min=1, pool_max=1, connect_timeout_s=3.0)
+        async with asyncio.timeout(5.0):
+            db = await Database.connect(url, chosen, application="cluster check", retry_s=0.0)
+    except (OutageError, TimeoutError) as error:
+        return [Check("database", "bad", str(error) or "no answer in 5 s", "see 'fks doctor'")]
+    try:
+        rows = await NodeStore(db).all()
+    finally:
+        await db.close()
+    return list(judge(rows, settings))
+
+
+def judge(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[Check]:
+    """Yield what is to be said of the machines by what they wrote of themselves."""
+    head = next((row for row in rows if row.role != "worker" and row.is_alive), None)
+    yield judged("head", head is not None, f"{head.name} at {head.address}" if head else "no keeper of a head speaks", "start it with 'fks node head'")  # fmt: skip
+    for row in rows:
+        yield from _node(row, head)
+    if settings is not None:
+        alive = [row for row in rows if row.is_alive]
+        yield _placement(settings, {name for row in alive for name in row.detail.get("resources", {})})
+
+
+def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:
+    name = row.name
+    yield judged(f"{name} speaks", row.is_alive, f"{row.age_s:.1f} s ago, {row.role} at {row.address}", "look at that machine: 'fks status' there; gone for good? its row leaves with 'fks node stop'")  # fmt: skip
+    if not row.is_alive:
+        return
+    troubles = row.detail.get("troubles") or []
+    yield judged(f"{name} services", not troubles, ", ".join(troubles) or "all ready", "see 'fks logs keeper' there")
+    yield judged(f"{name} redis", row.detail.get("redis") is not False, "no answer" if row.detail.get("redis") is False else "answers", "let that machine reach FKS_REDIS_URL")  # fmt: skip
+    skew, error = row.clock_skew_ms, float(row.detail.get("clock_error_ms", 0.0))
+    is_near = skew is not None and abs(skew) - error < SKEW_MAX_MS
+    yield judged(f"{name} clock", is_near, "unknown" if skew is None else f"{skew:+.1f} ms against the database (±{error:.1f})", "set its clock by NTP (chrony)")  # fmt: skip
+    if head is None or head.name == name:
+        return
+    for what, ours, theirs in (
+        ("fks", row.version, head.version), *((key, row.detail.get(key), head.detail.get(key)) for key in ("ray", "python")),
+    ):  # fmt: skip
+        yield judged(f"{name} {what}", ours == theirs, f"{ours}" if ours == theirs else f"{ours}, the head has {theirs}", "install the same wheel on both, then 'fks deploy'")  # fmt: skip
+    keys = differing(row.detail.get("agreed", {}), head.detail.get("agreed", {}))
+    text = f"differs from the head in {', '.join(keys)}" if keys else f"agrees ({row.config_hash})"
+    yield judged(
+        f"{name} settings", not keys, text, "make fks.toml and the FKS_ environment the same, then restart its node"
+    )

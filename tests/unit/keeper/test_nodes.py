@@ -1,0 +1,72 @@
+"""Which settings the machines of a cluster must agree in, and what is said of each machine."""
+
+from __future__ import annotations
+
+from fks.cli.cluster_check import judge
+from fks.config.agreement import agreed, agreement_hash, differing
+from fks.config.settings import Log, Node, Ray, Risk, Settings, Sim, Supervision, Venue
+from fks.store.nodes import NodeRow
+
+TOKEN = "t" * 43
+
+
+def test_what_decides_about_money_and_placement_must_agree_and_what_is_a_machines_own_need_not():
+    base = agreed(Settings(), TOKEN)
+    own = Settings(
+        home="/else", ray=Ray(gcs_port=7), node=Node(name="x", role="worker"), log=Log(level="DEBUG"), sim=Sim(port=9)
+    )
+    assert differing(base, agreed(own, TOKEN)) == []
+    other = Settings(
+        risk=Risk(notional_max_order=1), supervision=Supervision(placement={"orders": "head"}),
+        venue=Venue(api_key="a" * 9, api_secret="b" * 9),
+    )  # fmt: skip
+    assert differing(base, agreed(other, TOKEN)) == [
+        "risk.notional_max_order", "supervision.placement", "venue.api_key", "venue.api_secret",
+    ]  # fmt: skip
+    assert agreement_hash(base) != agreement_hash(agreed(other, TOKEN))
+
+
+def test_a_hash_tells_nothing_to_who_has_no_token():
+    one, two = (agreed(Settings(venue=Venue(api_key="guess", api_secret="x")), token) for token in (TOKEN, "u" * 43))
+    assert one["venue.api_key"] != two["venue.api_key"]
+    assert "guess" not in str(one)
+
+
+def row(name, role="worker", **changes):
+    detail = {
+        "agreed": {"a": "1"},
+        "ray": "2.60.0",
+        "python": "3.11.7",
+        "redis": True,
+        "resources": {role: 1000.0},
+        "troubles": [],
+    }
+    return NodeRow(
+        name, role, "ready", version="1", clock_skew_ms=1.0, detail=detail | changes.pop("detail", {}), **changes
+    )
+
+
+def bad(rows, settings=None):
+    return {check.name for check in judge(rows, settings) if check.state == "bad"}
+
+
+def test_machines_that_agree_pass():
+    assert bad([row("h", "head"), row("w")], Settings()) == set()
+
+
+def test_each_thing_amiss_of_a_machine_is_told():
+    assert bad([row("w")]) == {"head"}
+    head = row("h", "head")
+    assert bad([head, row("w", age_s=9.0)]) == {"w speaks"}
+    odd = {"ray": "2.61.0", "redis": False, "agreed": {"a": "2"}, "troubles": ["raylet is down"]}
+    assert bad([head, row("w", detail=odd)]) == {"w ray", "w redis", "w settings", "w services"}
+    slow = NodeRow(
+        **{
+            **{name: getattr(head, name) for name in NodeRow.__slots__},
+            "name": "s",
+            "role": "worker",
+            "clock_skew_ms": -600.0,
+        }
+    )
+    assert bad([head, slow]) == {"s clock"}
+    assert bad([head], Settings(supervision=Supervision(placement={"x": "ninja"}))) == {"resources"}

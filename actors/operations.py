@@ -217,6 +217,7 @@ class Operations:
             raise
         except FksError as error:
             text += f", and going back met trouble: {error}"
+        self._c.log.error("config.failed", version=version.version, back_to=number, reason=version.error)
         await self._journal.page("config.failed", text, "supervisor")
         raise FksError(text, remedy="mend it and set it again; 'fks config history' keeps what was tried")
 

@@ -81,22 +81,19 @@ async def once_each(rig: Rig, load: Load) -> list[str]:
     """Return what is wrong with the writes: an accepted one without a row, or one key with two orders."""
     wrong = []
     answered = {key: [a for a in answers if a is not None and a.status_code in (202, 422)] for key, answers in load.posts.items()}
-    ids = {key: {a.json().get("client_order_id") for a in found} for key, found in answered.items() if found}
-    if twice := [key for key, found in ids.items() if len(found - {None}) > 1]:
+    ids = {key: {(a.json().get("id"), a.json().get("client_order_id")) for a in found} for key, found in answered.items() if found}
+    if twice := [key for key, found in ids.items() if len(found) > 1]:
         wrong.append(f"{len(twice)} keys with two orders")
-    accepted = [next(iter(found - {None})) for key, found in ids.items() if found - {None}]
+    accepted = [id for found in ids.values() for id, _ in found]
+    decided = "SELECT count(*) FROM signals WHERE id = ANY($1::uuid[]) AND state NOT IN ('ready', 'pending')"
 
-    async def decided() -> bool:
-        left = await rig.rows("SELECT count(*) FROM signals WHERE client_order_id = ANY($1::text[]) AND state = 'ready'", accepted)
-        return int(left[0][0]) == 0
+    async def all_decided() -> bool:
+        return int((await rig.rows(decided, accepted))[0][0]) == len(accepted)
 
-    await rig.until(decided, 30.0, "outcome of every accepted signal", every_s=0.2)
-    rows = await rig.rows("SELECT client_order_id FROM orders WHERE client_order_id = ANY($1::text[])", accepted)
-    known = {row[0] for row in rows}
-    rows = await rig.rows("SELECT client_order_id FROM signals WHERE client_order_id = ANY($1::text[])", accepted)
-    known |= {row[0] for row in rows}
-    if lost := [id for id in accepted if id not in known]:
-        wrong.append(f"{len(lost)} of {len(accepted)} accepted orders lost")
+    try:
+        await rig.until(all_decided, 60.0, "outcome", every_s=0.2)
+    except Missed:
+        wrong.append(f"{len(accepted) - int((await rig.rows(decided, accepted))[0][0])} of {len(accepted)} accepted orders without an outcome")
     return wrong
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fks.clock import Clock
 from fks.execution.in_hand import InHand, Mark
@@ -16,7 +15,7 @@ from fks.model.ports import Log, Meter
 from fks.model.timeframe import NS, iso
 from fks.store.db import Database
 from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
-from fks.supervision.containment import Count, Disable, Isolate, judge_crash
+from fks.supervision.containment import Disable, Isolate, judge_crash
 
 TRACEBACK_MAX = 8000
 EXIT_WAIT_S = 1.5  # the supervisor writes how a worker ended at about the time its successor starts
@@ -42,16 +41,17 @@ class Blame:
             return
         at_ns = mark.at_ns // _US * _US
         facts = await self._facts(at_ns)
-        async with self._db.transaction() as tx:
-            store = StrategyStore(tx, self._owner)
-            before = await store.get(mark.instance)
-            # an instance that was switched off, or given to another worker, meanwhile has been dealt with
-            if before is not None and before.is_enabled and before.is_isolated == (self._owner.only is not None):
-                await self._record(store, before, mark, at_ns, facts)
+        store = StrategyStore(self._db, self._owner)
+        before = await store.get(mark.instance)
+        # an instance that was switched off, or given to another worker, meanwhile has been dealt with
+        if before is not None and before.is_enabled and before.is_isolated == (self._owner.only is not None):
+            await self._record(store, before, mark, at_ns, facts)
         self._mark = None
         self._in_hand.clear()
 
-    async def _record(self, store: StrategyStore, before: Instance, mark: Mark, at_ns: int, facts: Mapping[str, Any]) -> None:
+    async def _record(
+        self, store: StrategyStore, before: Instance, mark: Mark, at_ns: int, facts: Mapping[str, str]
+    ) -> None:
         since_s = None if before.crashed_ns is None or not before.crashes else (at_ns - before.crashed_ns) / NS
         verdict = judge_crash(
             crashes=before.crashes, is_isolated=before.is_isolated, since_last_s=since_s, window_s=self._window_s
@@ -59,34 +59,28 @@ class Blame:
         when = "while it was loaded" if not mark.bar_ns else f"on the bar of {iso(mark.bar_ns)}"
         text = f"{when}: {facts['reason']}" if facts["reason"] else when
         error = f"took its worker down {verdict.crashes} times, the last {text}"
+        event = "strategy.suspected"
+        message = None
+        if isinstance(verdict, Isolate):
+            event = "strategy.isolated"
+            message = f"strategy instance {before.id} {error}: it runs in a worker of its own now"
+        elif isinstance(verdict, Disable):
+            event = "strategy.disabled"
+            message = (
+                f"strategy instance {before.id} {error}: it is switched off. {said_of(await store.exposure(before.id))} "
+                f"See 'fks strategies instance {before.id}', mend it, then 'fks strategies enable {before.id}'"
+            )
         is_new = await store.record_crash(
             before, crashes=verdict.crashes, isolate=isinstance(verdict, Isolate), disable=isinstance(verdict, Disable),
             at_ns=at_ns, traceback=f"{self._owner.lease} died {text}\n{facts['traceback']}"[:TRACEBACK_MAX], error=error,
+            message=message,
         )  # fmt: skip
-        if not is_new:
-            return
-        self._meter.count("fks_strategy_worker_crashes_total", instance=before.id)
-        match verdict:
-            case Count():
-                self._log.warning("strategy.suspected", instance=before.id, crashes=verdict.crashes, where=text)
-            case Isolate():
-                event = "strategy.isolated"
-                self._log.error(event, instance=before.id, crashes=verdict.crashes, where=text)
-                await store.page(
-                    "warning", event, f"strategy instance {before.id} {error}: it runs in a worker of its own now",
-                    self._owner.lease, {"instance": before.id, "crashes": verdict.crashes},
-                )  # fmt: skip
-            case Disable():
-                event = "strategy.disabled"
-                self._log.error(event, instance=before.id, crashes=verdict.crashes, where=text)
-                held = await store.exposure(before.id)
-                await store.page(
-                    "page", event, f"strategy instance {before.id} {error}: it is switched off. {said_of(held)} "
-                    f"See 'fks strategies instance {before.id}', mend it, then 'fks strategies enable {before.id}'",
-                    self._owner.lease, {"instance": before.id, "crashes": verdict.crashes},
-                )  # fmt: skip
+        if is_new:
+            self._meter.count("fks_strategy_worker_crashes_total", instance=before.id)
+            level = self._log.warning if message is None else self._log.error
+            level(event, instance=before.id, crashes=verdict.crashes, where=text)
 
-    async def _facts(self, at_ns: int) -> dict[str, str]:
+    async def _facts(self, at_ns: int) -> Mapping[str, str]:
         """Return how the predecessor ended, from the supervisor's row or else from its own dump."""
         deadline = self._clock.monotonic() + (0.0 if self._dump else EXIT_WAIT_S)
         while True:

@@ -34,7 +34,6 @@ from fks.model.timeframe import bar_end, iso
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
-from fks.store.signals import SignalStore
 from fks.store.strategies import Instance, Owner, StrategyStore
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.check import ensure_checked
@@ -248,11 +247,11 @@ class StrategyWorker:
         if not await self._store.anchor(row.id, anchor_ns=earliest, cursor_ns=cursor_ns):
             raise await self._superseded(row)
         if row.anchor_ns is not None:
-            await self._note(self._store, row.id, "longer warm-up", row.anchor_ns, earliest)
+            await self._note(row.id, "longer warm-up", row.anchor_ns, earliest)
         return earliest, cursor_ns
 
-    async def _note(self, store: StrategyStore, instance: str, why: str, before_ns: int, after_ns: int) -> None:
-        await store.note(
+    async def _note(self, instance: str, why: str, before_ns: int, after_ns: int) -> None:
+        await self._store.note(
             self._lease.name, "strategy.reanchored", why, epoch=self._lease.epoch,
             payload={"instance": instance, "from": iso(before_ns), "to": iso(after_ns)},
         )  # fmt: skip
@@ -305,18 +304,17 @@ class StrategyWorker:
     async def _commit(
         self, runner: _Runner, signals: list[Signal], cursor_ns: int, target: float, anchor_ns: int
     ) -> list[Signal]:
-        """Write signals, cursor, target and anchor in one transaction; return the signals that are new."""
-        row = runner.row
-        async with self._db.transaction() as tx:
-            store = StrategyStore(tx, self._owner)
-            is_ours = await store.commit(
-                row, cursor_ns=cursor_ns, expected_ns=row.cursor_ns, target=target, anchor_ns=anchor_ns
-            )
-            if not is_ours:
-                raise await self._superseded(row)
-            new = set(await SignalStore(tx).insert(signals))
-            if row.anchor_ns is not None and anchor_ns != row.anchor_ns:
-                await self._note(store, row.id, "history bounded", row.anchor_ns, anchor_ns)
+        """Write signals, cursor, target and anchor in one statement; return the signals that are new."""
+        row, moved = runner.row, None
+        if row.anchor_ns is not None and anchor_ns != row.anchor_ns:
+            moved = {"instance": row.id, "from": iso(row.anchor_ns), "to": iso(anchor_ns)}
+        new = await self._store.commit(
+            row, signals, cursor_ns=cursor_ns, expected_ns=row.cursor_ns, target=target, anchor_ns=anchor_ns, moved=moved
+        )
+        if new is None:
+            raise await self._superseded(row)
+        if moved is not None:
+            self._log.info("strategy.reanchored", instance=row.id, reason="history bounded", anchor=moved["to"])
         return [signal for signal in signals if signal.id in new]
 
     async def _superseded(self, row: Instance) -> FksError:

@@ -49,7 +49,7 @@ class SignalStore:
         """Insert those not there yet and return their ids; a replay inserts nothing and returns nothing."""
         if not signals:
             return []
-        rows = await self._db.fetch("signals.insert", [{**_as_json(s), "body_hash": body_hash} for s in signals])
+        rows = await self._db.fetch("signals.insert", [{**signal_json(s), "body_hash": body_hash} for s in signals])
         return [row["id"] for row in rows]
 
     async def ready(self, venues: Sequence[str], limit: int = 500) -> list[SignalRecord]:
@@ -101,7 +101,7 @@ class SignalStore:
         return [record_of(row) for row in rows]
 
 
-def _as_json(signal: Signal) -> dict[str, Any]:
+def signal_json(signal: Signal) -> dict[str, Any]:
     """Return the signal as JSON-able columns; numbers as text, so that nothing passes through a float."""
     return {
         "id": str(signal.id), "source": signal.source, "instance": signal.instance,

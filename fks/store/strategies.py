@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -12,8 +13,10 @@ import numpy as np
 
 from fks.model.bar import Bars, Floats
 from fks.model.errors import BugError
+from fks.model.signal import Signal
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
+from fks.store.signals import signal_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +169,19 @@ class StrategyStore:
         return Bars(instance.symbol, instance.timeframe, times, *prices), ages
 
     async def commit(
-        self, instance: Instance, *, cursor_ns: int, expected_ns: int | None, target: float, anchor_ns: int
-    ) -> bool:
-        """Move the cursor from `expected_ns` to `cursor_ns`; run it in the transaction that inserts the signals."""
+        self, instance: Instance, signals: Sequence[Signal], *, cursor_ns: int, expected_ns: int | None, target: float,
+        anchor_ns: int, moved: Mapping[str, Any] | None = None,
+    ) -> set[uuid.UUID] | None:  # fmt: skip
+        """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet and note a `moved`
+        anchor, in one statement. Return the ids of the new signals; None when nothing was written."""
         mine = self.owner
         row = await self._db.fetchrow(
             "strategies.commit", instance.id, mine.epoch, _time(expected_ns), to_datetime(cursor_ns), target,
-            to_datetime(anchor_ns), mine.lease, mine.only is not None,
+            to_datetime(anchor_ns), mine.lease, mine.only is not None, [signal_json(s) for s in signals],
+            None if moved is None else dict(moved),
         )  # fmt: skip
-        return row is not None
+        assert row is not None
+        return set(row["added"]) if row["is_ours"] else None
 
     async def anchor(self, instance_id: str, *, anchor_ns: int, cursor_ns: int) -> bool:
         """Write where a new instance's evaluation starts and from when on it decides."""
@@ -194,16 +201,18 @@ class StrategyStore:
         return row is not None
 
     async def record_crash(
-        self, before: Instance, *, crashes: int, isolate: bool, disable: bool, at_ns: int, traceback: str, error: str
-    ) -> bool:
-        """Write what follows from an instance's having taken its worker down at `at_ns`, judged from the row `before`.
+        self, before: Instance, *, crashes: int, isolate: bool, disable: bool, at_ns: int, traceback: str, error: str,
+        message: str | None,
+    ) -> bool:  # fmt: skip
+        """Write what follows from an instance's having taken its worker down at `at_ns`, judged from the row `before`, and
+        tell a person the `message`, in one statement.
 
         False: that crash is written already, or the row moved meanwhile and must be judged again.
         """
         mine = self.owner
         row = await self._db.fetchrow(
             "strategies.record_crash", before.id, mine.lease, mine.epoch, before.crashes, _time(before.crashed_ns),
-            crashes, to_datetime(at_ns), traceback.replace("\0", ""), isolate, disable, error,
+            crashes, to_datetime(at_ns), traceback.replace("\0", ""), isolate, disable, error, message,
         )  # fmt: skip
         return row is not None
 
@@ -216,10 +225,6 @@ class StrategyStore:
         """Return what an instance holds and what protects it."""
         rows = await self._db.fetch("strategies.exposure", instance_id)
         return [Exposure(row["symbol"], row["quantity"], row["venue"], row["protections"]) for row in rows]
-
-    async def page(self, severity: str, event: str, message: str, worker: str, payload: Mapping[str, Any]) -> None:
-        """Tell a person."""
-        await self._db.execute("strategies.page", severity, event, message, worker, dict(payload))
 
     async def note(self, worker: str, event: str, reason: str, *, epoch: int, payload: Mapping[str, Any]) -> None:
         """Record an event (a new anchor) for good."""

@@ -29,13 +29,32 @@ SELECT (extract(epoch FROM time) * 1000000)::bigint AS time_us, open, high, low,
  ORDER BY time LIMIT $6;
 
 -- name: commit
--- Move one instance on, fenced: no row back when a newer epoch holds the worker's lease, when the instance was given to
--- another worker, or when its cursor is not where this worker left it.
-WITH lease AS (SELECT 1 FROM leases WHERE name = $7 AND epoch = $2 FOR SHARE)
-UPDATE strategy_instances
-   SET cursor_time = $4, last_target = $5, anchor_time = $6, state = 'RUNNING', error = NULL, epoch = $2, updated_at = now()
- WHERE id = $1 AND cursor_time IS NOT DISTINCT FROM $3 AND is_isolated = $8 AND EXISTS (SELECT FROM lease)
-RETURNING id;
+-- Move one instance on together with the signals of the bars it decided on, and the note of a moved anchor: one statement,
+-- so that a worker stopped in the middle holds no lock. Nothing when a newer epoch holds the worker's lease, when the
+-- instance was given to another worker, or when its cursor is not where this worker left it.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $7 AND epoch = $2 FOR SHARE),
+moved AS (
+    UPDATE strategy_instances
+       SET cursor_time = $4, last_target = $5, anchor_time = $6, state = 'RUNNING', error = NULL, epoch = $2,
+           updated_at = now()
+     WHERE id = $1 AND cursor_time IS NOT DISTINCT FROM $3 AND is_isolated = $8 AND EXISTS (SELECT FROM lease)
+    RETURNING id),
+noted AS (
+    INSERT INTO actor_events (child, event, reason, epoch, payload)
+    SELECT $7, 'strategy.reanchored', 'history bounded', $2, $10::jsonb FROM moved WHERE $10::jsonb IS NOT NULL),
+added AS (
+    INSERT INTO signals (
+        id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
+        type, size, limit_price, stop_price, stop_loss, take_profit, time_in_force, reference_price, valid_until, reason,
+        state, trace_id)
+    SELECT w.id, w.source, w.instance, w.params_version, w.account_id, w.venue, w.exchange, w.symbol, w.timeframe,
+           w.ts_event, w.ordinal, w.kind, w.side, w.type, w.size, w.limit_price, w.stop_price, w.stop_loss, w.take_profit,
+           w.time_in_force, w.reference_price, w.valid_until, w.reason, w.state, w.trace_id
+      FROM moved, jsonb_populate_recordset(NULL::signals, $9::jsonb) AS w
+     ORDER BY w.ts_event, w.ordinal
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id)
+SELECT EXISTS (SELECT FROM moved) AS is_ours, ARRAY(SELECT id FROM added) AS added;
 
 -- name: anchor
 -- Write where a new instance's evaluation starts and from when on it decides; fenced as `commit` is.
@@ -52,16 +71,23 @@ UPDATE strategy_instances SET state = $3, error = $4, epoch = $2, updated_at = n
 RETURNING id;
 
 -- name: record_crash
--- Write that an instance took its worker down, as it was judged from what the row said before; once per crash ($7), by the
--- holder of the lease alone. No row back: it was written already, or the row moved and must be judged again.
-WITH lease AS (SELECT 1 FROM leases WHERE name = $2 AND epoch = $3 FOR SHARE)
-UPDATE strategy_instances
-   SET crashes = $6, crashed_at = $7, traceback = $8, is_isolated = is_isolated OR $9, is_enabled = is_enabled AND NOT $10,
-       state = CASE WHEN $10 THEN 'DISABLED' ELSE state END, error = CASE WHEN $10 THEN $11 ELSE error END,
-       updated_at = now()
- WHERE id = $1 AND crashes = $4 AND crashed_at IS NOT DISTINCT FROM $5 AND crashed_at IS DISTINCT FROM $7
-   AND EXISTS (SELECT FROM lease)
-RETURNING id;
+-- Write that an instance took its worker down, as it was judged from what the row said before, and tell a person ($12 is
+-- null: not yet); once per crash ($7), by the holder of the lease alone. No row back: it was written already, or the row
+-- moved and must be judged again.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $2 AND epoch = $3 FOR SHARE),
+blamed AS (
+    UPDATE strategy_instances
+       SET crashes = $6, crashed_at = $7, traceback = $8, is_isolated = is_isolated OR $9, is_enabled = is_enabled AND NOT $10,
+           state = CASE WHEN $10 THEN 'DISABLED' ELSE state END, error = CASE WHEN $10 THEN $11 ELSE error END,
+           updated_at = now()
+     WHERE id = $1 AND crashes = $4 AND crashed_at IS NOT DISTINCT FROM $5 AND crashed_at IS DISTINCT FROM $7
+       AND EXISTS (SELECT FROM lease)
+    RETURNING id),
+told AS (
+    INSERT INTO alerts (severity, event, message, component, payload)
+    SELECT CASE WHEN $10 THEN 'page' ELSE 'warning' END, CASE WHEN $10 THEN 'strategy.disabled' ELSE 'strategy.isolated' END,
+           $12, $2, jsonb_build_object('instance', id, 'crashes', $6) FROM blamed WHERE $12::text IS NOT NULL)
+SELECT id FROM blamed;
 
 -- name: last_exit
 -- Give what the supervisor knows of a worker's last end.
@@ -75,10 +101,6 @@ SELECT p.symbol, p.quantity, p.venue,
            AND o.role IN ('sl', 'tp') AND o.state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL')
        ) AS protections
   FROM positions p WHERE p.instance = $1 AND p.quantity <> 0 ORDER BY p.symbol;
-
--- name: page
--- Tell a person what became of an instance.
-INSERT INTO alerts (severity, event, message, component, payload) VALUES ($1, $2, $3, $4, $5);
 
 -- name: lease_epoch
 -- Give the epoch that holds a worker's lease.

@@ -16,12 +16,14 @@ from fks.cli.checkup import examine
 from fks.cli.keeper.build import check_host, open_site
 from fks.cli.keeper.keeper import Keeper
 from fks.cli.keeper.lock import keeper_lock
+from fks.cli.keeper.presence import Presence
 from fks.cli.keeper.process import start_mark
 from fks.cli.keeper.tree import Tree
 from fks.cli.status import find_status
 from fks.clock import RealClock
 from fks.config.endpoints import load_node
 from fks.store.db import Database
+from fks.store.nodes import NodeStore
 from tests.support.keepers import QUICK
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
@@ -40,7 +42,8 @@ async def running(home):
     with keeper_lock(paths.run / "keeper.lock"):
         site = open_site(paths)
         specs = [spec for spec in site.specs() if spec.name != "ray"]
-        hands = TreeWithoutRay(paths, site.settings, site.redactor, "here", site.node)
+        presence = Presence(paths, site.settings, site.secrets, site.node().redis_url, RealClock())
+        hands = TreeWithoutRay(paths, site.settings, site.redactor, presence, site.node)
         keeper = Keeper(paths, specs, hands, site.node, RealClock(), CollectingLog(), policy=QUICK)
         task = asyncio.create_task(keeper.run())
         try:
@@ -79,6 +82,9 @@ async def test_every_service_comes_back_and_the_journal_is_whole(home, capsys):
         pids = {name: service.process.pid for name, service in keeper.services.items()}
         assert load_node(paths).sim["pid"] == pids["sim"]
         await until(lambda: beats_as(db, pids))
+        (own,) = await NodeStore(db).all()
+        assert (own.role, own.state, own.is_alive) == ("single", "ready", True)
+        assert abs(own.clock_skew_ms) < 100.0
         assert await db.sql("SELECT 1 FROM api_tokens WHERE name = 'cli'")
         assert await db.sql("SELECT 1 FROM strategy_instances LIMIT 1")
         await db.close()

@@ -19,6 +19,8 @@ class CollectorActor:
     live; a bar is sealed and handed on once, in order.
     """
 
+    MODULES = ("fks.data.collector", "fks.exchanges.registry", "fks.exchanges.binance")
+
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
         self._exchange = args[0]

@@ -19,6 +19,8 @@ class GuardianActor:
     Guarantees: a restart in the middle of a kill goes on from the file and sends no order twice.
     """
 
+    MODULES = ("fks.execution.guardian", "fks.venues.registry", "fks.venues.ccxt")
+
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
         self._guardian: Guardian | None = None

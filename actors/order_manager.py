@@ -20,6 +20,8 @@ class OrderManagerActor:
     entry before the venue is reconciled.
     """
 
+    MODULES = ("fks.execution.orders", "fks.execution.guardian", "fks.venues.registry", "fks.venues.ccxt")
+
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
         self._service: OrderService | None = None

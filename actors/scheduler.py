@@ -20,6 +20,8 @@ class SchedulerActor:
     runner died is queued again until its attempts are used up.
     """
 
+    MODULES = ("fks.jobs.schedule", "fks.store.jobs")
+
     def __init__(self, component: Component, args: tuple[str, ...], *, run_job: RunJob) -> None:
         self._c = component
         self._run_job = run_job

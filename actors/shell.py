@@ -4,13 +4,15 @@ Its concurrency group `sys` (join, health, stop) lives on a loop of its own and 
 answers while the work loop is busy; the work loop's own beat age is what health reports.
 
 The plain object has `start()`, `run()`, `stop()`, `is_ready`, `detail()`, and may have `drain()` (stop accepting, finish
-what is in flight, flush) and `problems()` (its failed self-checks, cheap: asked five times a second).
+what is in flight, flush), `problems()` (its failed self-checks, cheap: asked five times a second) and `MODULES` (what it
+imports late: loaded in a thread while the rest of the start goes on).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import time
 import traceback
@@ -86,6 +88,8 @@ class Shell:
             loop.call_soon_threadsafe(event.set)
 
     async def _live(self) -> None:
+        # beside the loop, and beside what is waited for below: importing takes longer than anything else of a start
+        loaded = asyncio.create_task(asyncio.to_thread(_load, getattr(tree.CLASSES[self._role], "MODULES", ())))
         if self._wait_s:  # the predecessor is not proven gone: let its lease run out first
             await self._asked_within(self._wait_s)
         component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
@@ -94,6 +98,7 @@ class Shell:
         keeper: list[asyncio.Task[Any]] = []
         if component.lease is not None:
             keeper.append(asyncio.create_task(component.lease.keep()))
+        await loaded
         child = self._child = await self._started(component)
         if child is not None:
             run = asyncio.create_task(child.run())
@@ -266,6 +271,13 @@ class Shell:
     async def stop(self) -> None:
         """Ask for an orderly end: drain, then stop. `join` tells when it is reached."""
         self._loop.call_soon_threadsafe(self._asked.set)
+
+
+def _load(modules: Sequence[str]) -> None:
+    """Import what a child will need. What cannot be imported says so where it is used."""
+    for name in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def _paths() -> Paths:

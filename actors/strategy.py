@@ -20,6 +20,8 @@ class StrategyActor:
     together with the cursor, so a restart repeats no signal and skips no bar.
     """
 
+    MODULES = ("fks.execution.strategy_worker",)
+
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
         is_solo = args[0] == "solo"  # ("solo", instance id), else (shard, shards)

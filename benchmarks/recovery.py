@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.faults import actors, parts
+from benchmarks.faults import actors, nodes, parts
 from benchmarks.faults.rig import ACTORS, Missed, Rig, Sample
 from tests.support.audit import audit
 
@@ -64,6 +64,7 @@ def table() -> dict[str, Row]:
         "keeper": Row(parts.keeper, None, None),
         "gcs": Row(parts.gcs, 1.0, 40.0),
         "gcs-stored": Row(parts.gcs_stored, 1.0, 5.0, place="stored"),
+        "raylet": Row(nodes.raylet, 4.0, 8.0, place="cluster"),
         "orders-1000": Row(actors.orders_full, 0.5, 3.0, place="markets"),
     }
 
@@ -72,6 +73,7 @@ def table() -> dict[str, Row]:
 PLACES = {
     "demo": {},
     "stored": {"FKS_RAY_STORAGE": "rocksdb"},
+    "cluster": {},
     "markets": {"FKS_DATA_SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT,AVAXUSDT,SUIUSDT"},  # each holds 200 orders
 }
 
@@ -150,20 +152,22 @@ async def sound(rig: Rig) -> list[str]:
     return [f"{key}: {value}" for key, value in wrong.items() if value]
 
 
-async def at_place(names: list[str], repeat: int, home: Path | None, **settings: str) -> tuple[dict[str, Line], list[str]]:
+async def at_place(place: str, names: list[str], repeat: int, home: Path | None, **settings: str) -> tuple[dict[str, Line], list[str]]:
     """Run rows on one system: the one that runs in `home`, else a new one that is taken down afterwards."""
     with tempfile.TemporaryDirectory(prefix="fks-rec-") as made:
         os.chmod(made, 0o755)  # the database's own user must come through
         rig = Rig.at(home or Path(made) / "home", **settings)
         try:
-            if home is None:
+            if home is None and place == "cluster":
+                await asyncio.to_thread(nodes.up, rig, Path(made))
+            elif home is None:
                 await asyncio.to_thread(rig.system.up)
             lines = await measure(rig, names, repeat)
             return lines, await sound(rig)
         finally:
             await rig.close()
-            if home is None:
-                await asyncio.to_thread(rig.system.down)
+            for system in [*rig.workers, *([rig.system] if home is None else [])]:
+                await asyncio.to_thread(system.down)
 
 
 async def main() -> int:
@@ -183,7 +187,7 @@ async def main() -> int:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n{HEAD}", flush=True)
     for place, settings in PLACES.items():
         if here := [name for name in names if rows[name].place == place]:
-            found, problems = await at_place(here, options.repeat, options.home, **settings)
+            found, problems = await at_place(place, here, options.repeat, options.home, **settings)
             lines |= found
             wrong += problems
     if options.json:

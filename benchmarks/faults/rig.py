@@ -54,6 +54,7 @@ class Rig:
 
     def __init__(self, system: System) -> None:
         self.system = system
+        self.workers: list[System] = []  # of a cluster
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._keys = 0
         self._born = f"{time.time():.0f}"

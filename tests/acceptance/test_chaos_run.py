@@ -48,11 +48,8 @@ def test_what_was_broken_on_purpose_is_mended(system: System) -> None:
 
 
 def test_real_money_is_refused(system: System) -> None:
-    system.env["FKS_VENUE_LIVE"] = "true"
-    try:
-        done = system.fks("chaos", "run", "--yes", check=False)
-    finally:
-        del system.env["FKS_VENUE_LIVE"]
+    live = {"FKS_VENUE_LIVE": "true", "FKS_VENUE_API_KEY": "key", "FKS_VENUE_API_SECRET": "secret"}
+    done = System(system.home, system.env | live).fks("chaos", "run", "--yes", check=False)
     assert done.returncode == 2
     assert "real money" in done.stderr
 

@@ -62,8 +62,8 @@ def table() -> dict[str, Row]:
         "postgres": Row(parts.postgres, 2.0, 3.0),
         "redis": Row(parts.cache, 2.0, None),
         "keeper": Row(parts.keeper, None, None),
-        "gcs": Row(parts.gcs, 1.0, 40.0),
-        "gcs-stored": Row(parts.gcs_stored, 1.0, 5.0, place="stored"),
+        "gcs-stored": Row(parts.gcs_stored, 1.0, 5.0),
+        "gcs": Row(parts.gcs, 1.0, 40.0, place="memory"),
         "raylet": Row(nodes.raylet, 4.0, 8.0, place="cluster"),
         "orders-1000": Row(actors.orders_full, 0.5, 3.0, place="markets"),
     }
@@ -72,7 +72,7 @@ def table() -> dict[str, Row]:
 #: What a row's system is started with beyond the defaults: a home of its own each.
 PLACES = {
     "demo": {},
-    "stored": {"FKS_RAY_STORAGE": "rocksdb"},
+    "memory": {"FKS_RAY_STORAGE": "none"},  # the GCS in memory: its death is the node's
     "cluster": {},
     "markets": {"FKS_DATA_SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT,AVAXUSDT,SUIUSDT"},  # each holds 200 orders
 }

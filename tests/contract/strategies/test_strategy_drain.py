@@ -72,7 +72,7 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
     await last.start()
     target = evaluate(load_catalogue().make("sma_cross", PARAMS), bars[6:next_bar]).target
     before = [0.0, *target[4:-1]]  # flat before the first bar that is decided on
-    edges = sum((then != 0) + (now != 0) for then, now in zip(before, target[4:], strict=True) if then != now)
+    edges = sum(int(then != 0) + int(now != 0) for then, now in zip(before, target[4:], strict=True) if then != now)
     for name in NAMES:
         rows = await database.sql("SELECT DISTINCT ts_event, ordinal FROM signals WHERE instance = $1", name)
         assert len(rows) == edges

@@ -172,7 +172,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
 
     return ServiceSpec(
         name=SERVICE, launch=launch, is_ready=is_ready, find=find, log=paths.logs / "ray.log", ports=wanted,
-        stop=((signal.SIGTERM, 2.5),), wave=1, start_s=45.0, hang_s=45.0, is_group=True,
+        stop=((signal.SIGTERM, 2.5),), wave=1, start_s=90.0, hang_s=45.0, is_group=True,
         part_names=parts, parts=_parts, is_mended_inside=sys.platform == "linux",
     )  # fmt: skip
 

@@ -1,0 +1,108 @@
+"""A head and two workers on this machine: children run where they are placed, and elsewhere when that machine dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from tests.support.cluster import Cluster, running_cluster
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(400)
+DETECTED_S, ELSEWHERE_S, CONTROL_S = 4.0, 8.0, 5.0
+PLACEMENT = "guardian=head,orders=head,collector:*=head,strategy:*=worker"
+CHILD = "strategy:0"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with running_cluster(2, FKS_SIM_ENABLED="true", FKS_SUPERVISION_PLACEMENT=PLACEMENT) as found:
+        wait_until(lambda: found.head.status()["state"] == "healthy", deadline_s=90.0, every_s=0.5)
+        yield found
+
+
+def test_children_run_where_they_are_placed_and_the_check_finds_nothing_amiss(cluster: Cluster) -> None:
+    rows = cluster.head.components()
+    where = {name: cluster.home_of(row["pid"]) for name, row in rows.items() if row["kind"] == "actor" and row["pid"]}
+    assert where[CHILD] in ("w1", "w2")
+    assert {where[name] for name in ("guardian", "orders", "collector:binance")} == {"h0"}
+    assert {"keeper", "raylet", "keeper@w1", "raylet@w1", "keeper@w2", "raylet@w2"} <= set(rows)
+    checks = cluster.head.json("cluster", "check", "--file", "none.yaml")["checks"]
+    assert [check for check in checks if check["state"] == "bad"] == []
+    assert {"w1 settings", "w2 clock", "w1 fks", "resources"} <= {check["name"] for check in checks}
+    cluster.head.wait_for_fills(1)
+
+
+def test_a_worker_with_other_settings_is_refused(cluster: Cluster) -> None:
+    odd = cluster.nodes["w1"].env | {"FKS_HOME": str(cluster.place / "w9"), "FKS_RISK_NOTIONAL_MAX_ORDER": "1"}
+    stranger = type(cluster.head)(cluster.place / "w9", odd)
+    done = stranger.fks(
+        "node", "worker", "--address", cluster.head.node["ray_address"], "--node-ip", "127.0.0.9", "--name", "w9",
+        "--token-file", str(cluster.head.home / "ray.token"), "--detach", check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "differs from the head h0 in risk.notional_max_order" in done.stderr
+
+
+def test_the_gcs_may_die_and_nobody_else_notices(cluster: Cluster) -> None:
+    pids = {name: row["pid"] for name, row in cluster.head.components().items() if row["pid"] and name != "gcs"}
+    row = cluster.head.kill("gcs")
+    took = cluster.head.back_after("gcs", row["pid"], deadline_s=CONTROL_S)
+    print(f"GCS back after {took:.2f} s")
+    cluster.head.wait_for_fills(1)
+    after = cluster.head.components()
+    assert {name: after[name]["pid"] for name in pids} == pids
+    killed = cluster.head.kill("monitor")  # control is back: a new actor can be made
+    cluster.head.back_after("monitor", killed["pid"], deadline_s=15.0)
+
+
+def test_a_killed_worker_keeper_takes_nothing_with_it_and_its_successor_takes_over(cluster: Cluster) -> None:
+    old = cluster.row("raylet@w1")["pid"]
+    cluster.head.kill("keeper@w1")
+    cluster.head.wait_for_fills(1)
+    cluster.join("w1")
+    wait_until(lambda: cluster.row("keeper@w1")["state"] == "ready", deadline_s=10.0)
+    assert cluster.row("raylet@w1")["pid"] == old
+
+
+def test_a_dead_machines_children_run_elsewhere_and_its_orphans_cannot_go_on(cluster: Cluster) -> None:
+    before = cluster.row(CHILD)
+    name = cluster.home_of(before["pid"])
+    orphan = psutil.Process(before["pid"])
+    epoch = cluster.head.sql(f"SELECT epoch FROM leases WHERE name = '{CHILD}'")[0][0]
+    seen = cluster.head.sql("SELECT coalesce(max(id), 0) FROM actor_events")[0][0]
+    os.kill(orphan.pid, signal.SIGSTOP)  # it cannot see that it is alone: the worst kind of orphan
+    start = time.monotonic()
+    cluster.kill_node(name)
+    told = f"SELECT 1 FROM actor_events WHERE id > {seen} AND child = '{CHILD}' AND event IN ('exited', 'restarted')"
+    wait_until(lambda: cluster.head.sql(told), deadline_s=15.0, every_s=0.1)
+    detected = time.monotonic() - start
+    took = detected + cluster.head.back_after(CHILD, before["pid"], deadline_s=30.0)
+    print(f"{name} found dead after {detected:.2f} s, {CHILD} elsewhere after {took:.2f} s")
+    assert detected <= DETECTED_S
+    assert took <= ELSEWHERE_S
+    after = cluster.row(CHILD)
+    assert cluster.home_of(after["pid"]) not in ("", name)
+    assert cluster.head.sql(f"SELECT epoch FROM leases WHERE name = '{CHILD}'")[0][0] > epoch
+    if orphan.is_running():
+        os.kill(orphan.pid, signal.SIGCONT)
+        wait_until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE, deadline_s=10.0)
+    assert cluster.row(CHILD)["pid"] == after["pid"]
+    cluster.join(name)  # what systemd does
+    wait_until(lambda: cluster.row(f"raylet@{name}")["state"] == "ready", deadline_s=30.0, every_s=0.5)
+
+
+def test_a_raylet_that_dies_comes_back_as_a_new_node_by_itself(cluster: Cluster) -> None:
+    def node_id() -> str:
+        return str(cluster.head.sql("SELECT ray_node_id FROM nodes WHERE name = 'w2'")[0][0])
+
+    old, row = node_id(), cluster.row("raylet@w2")
+    os.kill(row["pid"], signal.SIGKILL)
+    print(f"raylet@w2 back after {cluster.head.back_after('raylet@w2', row['pid'], deadline_s=15.0):.2f} s")
+    wait_until(lambda: node_id() not in ("", old), deadline_s=5.0)
+    wait_until(lambda: cluster.head.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)

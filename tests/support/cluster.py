@@ -1,0 +1,108 @@
+"""A head and workers on this one machine, each with a home and a loopback address of its own; driven as a user would."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.system import System
+
+START_S = 170.0
+
+
+def free_port(host: str) -> int:
+    """Return a port of the low range that nobody listens on: the kernel gives none of it away."""
+    for port in range(12000 + os.getpid() % 5000, 20000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise AssertionError("no free port")
+
+
+@dataclass
+class Cluster:
+    """A head `h0` and workers `w1`, `w2`, …"""
+
+    place: Path
+    settings: dict[str, str]
+    address: str = "127.0.0.2"
+    nodes: dict[str, System] = field(default_factory=dict)
+
+    @property
+    def head(self) -> System:
+        return self.nodes["h0"]
+
+    def start(self, workers: int) -> None:
+        """Start the head, then the workers; each says that it is ready."""
+        port = free_port(self.address)
+        self.nodes["h0"] = System.at(self.place / "h0", **self.settings)
+        self.head.fks(
+            "node",
+            "head",
+            "--address",
+            self.address,
+            "--port",
+            str(port),
+            "--name",
+            "h0",
+            "--detach",
+            timeout_s=START_S,
+        )
+        urls = {"FKS_DATABASE_URL": self.head.node["database_url"], "FKS_REDIS_URL": self.head.node["redis_url"]}
+        for number in range(1, workers + 1):
+            name = f"w{number}"
+            self.nodes[name] = System.at(self.place / name, **self.settings, **urls)
+            self.join(name, port=port)
+
+    def join(self, name: str, *, port: int | None = None) -> None:
+        """Start a worker's keeper; it takes over what an earlier one left."""
+        where = self.head.node["ray_address"] if port is None else f"{self.address}:{port}"
+        self.nodes[name].fks(
+            "node", "worker", "--address", where, "--node-ip", f"127.0.0.{2 + int(name[1:])}", "--name", name,
+            "--token-file", str(self.head.home / "ray.token"), "--detach", timeout_s=START_S,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        for name in sorted(self.nodes, reverse=True):
+            self.nodes[name].down()
+
+    def row(self, name: str) -> dict[str, Any]:
+        """Return a component's row, from the head's status."""
+        found: dict[str, Any] = self.head.components()[name]
+        return found
+
+    def home_of(self, pid: int) -> str:
+        """Return the node that a process belongs to, by the environment it was started with."""
+        with contextlib.suppress(psutil.Error):
+            return Path(psutil.Process(pid).environ().get("FKS_HOME", "")).name
+        return ""
+
+    def kill_node(self, name: str) -> None:
+        """kill -9 a machine's keeper, host process and raylet at once: its workers are left to themselves."""
+        raylet = psutil.Process(self.row(f"raylet@{name}")["pid"])
+        for pid in (self.row(f"keeper@{name}")["pid"], raylet.ppid(), raylet.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def running_cluster(workers: int, **settings: str) -> Iterator[Cluster]:
+    """Give a running cluster; everything of it is gone at the end."""
+    place = Path(tempfile.mkdtemp(prefix="fks-nodes-"))
+    place.chmod(0o755)
+    cluster = Cluster(place, settings)
+    try:
+        cluster.start(workers)
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(place, ignore_errors=True)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5
 _TONES = {"good": "green", "plain": "white", "warn": "yellow", "bad": "red"}
+_ECHOES = frozenset({"restarted", "stopping"})
+_ECHOED = frozenset({"exited", "escalated", "asked"})
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -99,18 +101,16 @@ def _from_database(
 
 
 def fold(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows without those that only repeat the line before: an end, and that it is being restarted; that a
-    restart was asked for, and for the same reason that it is being stopped."""
+    """Return the rows without those that only repeat the line before: that what just ended is being restarted, that what
+    was asked for is being stopped, for the same reason."""
     kept: list[dict[str, Any]] = []
     last: dict[str, dict[str, Any]] = {}
     for row in rows:
-        child = str(row["child"])
-        before = last.get(child, {})
-        is_echo = row["event"] == "restarted" and before.get("event") == "exited"
-        is_echo |= row["event"] == "stopping" and before.get("event") == "asked" and row["reason"] == before["reason"]
-        if not is_echo:
+        before = last.get(str(row["child"]), {})
+        is_same = before.get("event") == "exited" or before.get("reason") == row["reason"]
+        if not (row["event"] in _ECHOES and before.get("event") in _ECHOED and is_same):
             kept.append(row)
-        last[child] = row
+        last[str(row["child"])] = row
     return kept
 
 

@@ -136,6 +136,8 @@ class Restarts:
         fields = line.fields
         if line.event == "child.exited":
             self._why[str(fields.get("child"))] = _why(fields)
+        elif line.event in ("actor.stopped", "keeper.stopped"):
+            self._why[line.component] = "after an orderly stop"
         elif line.event in ("service.died", "service.restarting"):
             self._why[str(fields.get("service"))] = str(fields.get("reason") or "")
         elif line.event == "service.started" and isinstance(fields.get("service_pid"), int):

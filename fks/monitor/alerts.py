@@ -38,7 +38,11 @@ Rule = Callable[[Mapping[str, Any], Facts], bool]
 def _child_is_back(alert: Mapping[str, Any], facts: Facts) -> bool:
     row = facts.components.get(alert["component"])
     if row is None:  # no longer in the tree, or a supervisor of it: its children tell
-        return _has_passed(CALM, alert["time"], facts) and all(c["state"] in WELL for c in facts.components.values())
+        return _has_passed(CALM, alert["time"], facts) and all(_is_calm(c, facts) for c in facts.components.values())
+    return _is_calm(row, facts)
+
+
+def _is_calm(row: Mapping[str, Any], facts: Facts) -> bool:
     return row["state"] in WELL and row["since"] is not None and _has_passed(CALM, row["since"], facts)
 
 

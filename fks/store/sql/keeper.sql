@@ -8,15 +8,15 @@ WITH seen AS (
     SELECT seen.*, c.pid AS old FROM seen LEFT JOIN component_health c USING (name)
      WHERE c.pid IS DISTINCT FROM nullif(seen.pid, 0)
 ), told AS (
-    INSERT INTO actor_events (child, event, reason, pid, node, payload)
-    SELECT name, event, reason, pid, $9, payload
-      FROM (SELECT name, CASE WHEN state IN ('stopping', 'stopped') THEN 'stopped' ELSE 'exited' END AS event,
+    INSERT INTO actor_events (time, child, event, reason, pid, node, payload)
+    SELECT time, name, event, reason, pid, $9, payload
+      FROM (SELECT CASE WHEN pid <> 0 THEN least(now(), since - interval '1 microsecond') ELSE now() END AS time, name, CASE WHEN state IN ('stopping', 'stopped') THEN 'stopped' ELSE 'exited' END AS event,
                    ended AS reason, old AS pid, 1 AS turn,
                    CASE WHEN ended = 'asked' THEN '{"how": "normal"}' ELSE '{}' END::jsonb AS payload
               FROM before WHERE old IS NOT NULL
              UNION ALL
-            SELECT name, 'started', '', pid, 2, '{}' FROM before WHERE pid <> 0) AS rows
-     ORDER BY turn, name
+            SELECT since, name, 'started', '', pid, 2, '{}' FROM before WHERE pid <> 0) AS rows
+     ORDER BY turn, time, name
 )
 INSERT INTO component_health AS c (name, kind, state, pid, node, restarts, since, beat_at, detail)
 SELECT name, kind, state, nullif(pid, 0), $9, restarts, since, now(), jsonb_build_object('detail', detail) FROM seen

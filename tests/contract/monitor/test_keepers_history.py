@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 from fks.cli.keeper.service import Seen
 from fks.cli.keeper.tree import columns
 from fks.monitor.history import events
 from fks.store.db import Database
 
-SINCE_NS = 1_767_225_600_000_000_000
-
 
 async def _beat(db: Database, state: str, pid: int | None, ended: str = "") -> None:
-    rows = [("keeper", Seen("keeper", "ready", 1, 0, SINCE_NS)), ("service", Seen("redis", state, pid, 0, SINCE_NS, "", ended))]
+    now_ns = time.time_ns()  # a new process is as young as that
+    rows = [("keeper", Seen("keeper", "ready", 1, 0, now_ns)), ("service", Seen("redis", state, pid, 0, now_ns, "", ended))]
     await db.execute("keeper.beat", *columns(rows), "here")
 
 

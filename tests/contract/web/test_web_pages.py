@@ -82,7 +82,7 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
         await tab.go(gateway.url + "/monitor/")
         await _says(tab, "A token, please")
         await _enter(tab, gateway.tokens["read"])
-        await _says(tab, "rest_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "nothing has happened yet")
+        await _says(tab, "rest_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "started")
         await database.sql(
             "INSERT INTO actor_events (child, event, reason, pid, payload) VALUES ('orders', 'exited', 'died', 12, $1), "
             "('orders', 'restarted', 'died', 12, $1), ('strategy:0', 'stopped', $2, 13, '{}')",

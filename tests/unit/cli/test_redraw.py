@@ -6,6 +6,7 @@ import io
 
 import click
 
+from fks.cli.events import fold
 from fks.cli.redraw import can_draw, columns, cut, frame
 from fks.cli.tree import draw
 
@@ -42,3 +43,13 @@ def test_a_terminal_that_knows_only_ascii_gets_ascii() -> None:
     assert text.isascii()
     assert "|- orders" in text
     assert "`- monitor" in text
+
+
+def test_a_line_that_only_repeats_the_one_before_is_left_out() -> None:
+    story = [
+        ("a", "exited", "x"), ("b", "started", ""), ("a", "restarted", "other words"), ("a", "started", ""),
+        ("c", "asked", "why"), ("c", "stopping", "why"), ("c", "stopping", "another"), ("d", "restarted", "alone"),
+    ]  # fmt: skip
+    rows = [{"child": child, "event": event, "reason": reason} for child, event, reason in story]
+    kept = [(row["child"], row["event"]) for row in fold(rows)]
+    assert kept == [("a", "exited"), ("b", "started"), ("a", "started"), ("c", "asked"), ("c", "stopping"), ("d", "restarted")]

@@ -31,7 +31,8 @@ def test_a_child_that_was_given_up_must_be_well_for_a_while(child: dict[str, Any
 
 def test_a_supervisor_of_the_tree_is_well_when_all_children_are() -> None:
     alert = _alert("child.escalated", "strategies")
-    assert is_over(alert, Facts(NOW, components={"orders": _child("ready", 5)}))
+    assert is_over(alert, Facts(NOW, components={"orders": _child("ready", 15)}))
+    assert not is_over(alert, Facts(NOW, components={"orders": _child("ready", 5)}))
     assert not is_over(alert, Facts(NOW, components={"orders": _child("down", 5)}))
 
 

@@ -83,6 +83,7 @@ class Line:
     """A line of the table: every sample of it, and what the limits say."""
 
     name: str
+    key: str
     limits: tuple[float | None, float | None]
     samples: list[Sample] = field(default_factory=list)
     load: float = 0.0  # of the machine, the highest seen: on 2 cores a load of 10 makes a start five times as long
@@ -94,6 +95,14 @@ class Line:
             if limit is not None and any(value > limit for value in values):
                 wrong.append("over the limit")
         return "; ".join(dict.fromkeys(wrong)) or "ok"
+
+    def cells(self) -> str:
+        """Return the row of docs/recovery.md: p50 (worst) of each, and its limit."""
+        found = []
+        for limit, values in zip(self.limits, self.values(), strict=True):
+            text = f"{statistics.median(values):.2f} ({max(values):.2f})" if values else "-"
+            found.append(f"{text} | {'-' if limit is None else f'{limit:g}'}")
+        return f"| {self.name.strip()} | `{self.key}` | {' | '.join(found)} |"
 
     def values(self) -> tuple[list[float], list[float]]:
         """Return the detection times and the serving times."""
@@ -124,7 +133,7 @@ async def measure(rig: Rig, names: list[str], repeat: int) -> dict[str, Line]:
             except Missed as error:
                 found = {name: Sample(wrong=[str(error)])}
             for line, sample in found.items():
-                row = lines.setdefault(line, Line(line, rows[name].limits(line)))
+                row = lines.setdefault(line, Line(line, name, rows[name].limits(line)))
                 row.samples.append(sample)
                 row.load = max(row.load, os.getloadavg()[0])
                 mine += [line] if line not in mine else []
@@ -179,6 +188,7 @@ async def main() -> int:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(table()), help="these faults alone")
     parser.add_argument("--json", type=Path, help="write every sample there")
+    parser.add_argument("--markdown", type=Path, help="write the rows of docs/recovery.md there")
     parser.add_argument("--home", type=Path, help="use what runs in this FKS_HOME, and leave it running")
     parser.add_argument("--list", action="store_true", help="print the names of the faults and end")
     options = parser.parse_args()
@@ -194,6 +204,8 @@ async def main() -> int:
             found, problems = await at_place(place, here, options.repeat, options.home, **settings)
             lines |= found
             wrong += problems
+    if options.markdown:
+        options.markdown.write_text("".join(f"{line.cells()}\n" for line in lines.values()))
     if options.json:
         options.json.write_text(json.dumps({name: asdict(line) for name, line in lines.items()}, indent=1))
     return 1 if wrong or any(line.verdict() != "ok" for line in lines.values()) else 0

@@ -135,11 +135,11 @@ class Restarts:
         """Take a line, whoever wrote it; return what is to be said before it, "" when nothing is."""
         fields = line.fields
         if line.event == "child.exited":
-            self._why[str(fields.get("child"))] = _why(fields)
+            self._why[str(fields.get("child"))] = _why(fields.get("child"), fields)
         elif line.event in ("actor.stopped", "keeper.stopped"):
             self._why[line.component] = "after an orderly stop"
         elif line.event in ("service.died", "service.restarting"):
-            self._why[str(fields.get("service"))] = str(fields.get("reason") or "")
+            self._why[str(fields.get("service"))] = _why(fields.get("service"), {"reason": fields.get("reason")})
         elif line.event == "service.started" and isinstance(fields.get("service_pid"), int):
             return self._turn(str(fields.get("service")), fields["service_pid"], wanted)
         return self._turn(line.component, line.pid, wanted) if line.pid else ""
@@ -158,11 +158,11 @@ class Restarts:
         return f"── {component} restarted: pid {old} → {pid}{f', {why}' if why else ''} ──"
 
 
-def _why(fields: dict[str, Any]) -> str:
+def _why(child: object, fields: dict[str, Any]) -> str:
     """Return why a child ended, in the words of `fks events`."""
     from fks.monitor.history import said
 
-    return said({"event": "exited", "reason": fields.get("reason"), "payload": fields}).why
+    return said({"child": child, "event": "exited", "reason": fields.get("reason"), "payload": fields}).why
 
 
 class Reader:

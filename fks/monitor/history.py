@@ -68,6 +68,7 @@ def said(row: Mapping[str, Any]) -> Said:
     """Return a row of `actor_events` in plain words. Never raises: what it does not know it passes on."""
     event, reason = str(row.get("event", "")), _reason(str(row.get("reason") or ""))
     reason = re.sub(rf"^{re.escape(str(row.get('child')))} \(pid \d+\) died(, )?", "", reason)
+    reason = re.sub(r"\bsignal (\d+)$", lambda found: f"{found[0]} ({_signal_name(int(found[1]))})", reason)
     payload = row.get("payload")
     facts: Mapping[str, Any] = payload if isinstance(payload, Mapping) else {}
     if event == "restarted" and row.get("child") == "supervisor":

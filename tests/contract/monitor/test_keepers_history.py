@@ -29,7 +29,7 @@ async def test_a_service_that_died_and_one_that_was_asked(database: Database) ->
     await _beat(database, "ready", 56, "asked")  # so quick that no beat saw it away
     await _beat(database, "stopped", None)
     assert await _told(database, "redis") == [
-        ("started", "", 12), ("died", "signal 9", 12), ("started", "", 34), ("ended in order", "asked", 34),
+        ("started", "", 12), ("died", "signal 9 (SIGKILL)", 12), ("started", "", 34), ("ended in order", "asked", 34),
         ("started", "", 56), ("stopped", "", 56),
     ]  # fmt: skip
     assert await _told(database, "keeper") == [("started", "", 1)]

@@ -118,10 +118,10 @@ def test_a_program_that_writes_no_line_of_ours_has_its_restarts_told_by_the_keep
     (folder / "postgres.log").write_text("2026-01-01 00:00:01.000 UTC [1] LOG:  ready\n")
     write(
         folder, "keeper.jsonl", (0, "INFO", "service.started", {"service": "postgres", "service_pid": 1}),
-        (2, "WARNING", "service.died", {"service": "postgres", "reason": "signal 9"}),
+        (2, "WARNING", "service.died", {"service": "postgres", "reason": "postgres (pid 1) died, signal 9"}),
         (3, "INFO", "service.started", {"service": "postgres", "service_pid": 2}),
     )  # fmt: skip
-    assert _seams(Reader(folder).drain(), "postgres") == ["── postgres restarted: pid 1 → 2, signal 9 ──"]
+    assert _seams(Reader(folder).drain(), "postgres") == ["── postgres restarted: pid 1 → 2, signal 9 (SIGKILL) ──"]
     assert _seams(Reader(folder).drain(), "orders") == []
 
 

@@ -38,7 +38,7 @@ DUMP = """Current thread 0x1 (most recent call first):
         (_row("exited", end=Exit(How.NORMAL, "asked", True, None, 9)), "ended in order", "asked"),
         (_row("exited", end=Exit(How.NODE_LOST, "node w1 does not answer")), "lost with its node", "node w1 does not answer"),
         (_row("exited", end=Exit(How.NORMAL, "restart asked: new key", True, 0)), "ended in order", "restart asked: new key"),
-        ({**_row("exited", "redis (pid 12) died, signal 9"), "child": "redis"}, "died", "signal 9"),
+        ({**_row("exited", "redis (pid 12) died, signal 9"), "child": "redis"}, "died", "signal 9 (SIGKILL)"),
         ({**_row("exited", "raylet (pid 12) died, exit code 1"), "child": "gcs"}, "died", "raylet (pid 12) died, exit code 1"),
         (_row("exited", "died: gone"), "died", "gone"),
         (_row("exited", "normal"), "ended in order", "asked"),

@@ -17,16 +17,19 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import aiohttp
-import ccxt
-from ccxt.pro.binance import binance as CcxtBinance
 
 from fks.clock import Clock
+from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base import MS, Endpoint, check_ascending, check_bar, check_trade, exact, instrument_of_filters
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
 from fks.model.ports import Log
 from fks.model.timeframe import bar_end
+
+with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT):
+    import ccxt
+    from ccxt.pro.binance import binance as CcxtBinance
 
 INBOX_MAX = 200_000  # events between two reads; beyond it the oldest go, and the id gap brings them back from REST
 PAGE_MAX = 1000  # rows of one klines or aggTrades answer

@@ -15,15 +15,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-import ccxt
 import certifi
 import orjson
-from ccxt.pro.binance import binance
 
 from fks.clock import Clock
 from fks.model.errors import PeerError
 from fks.venues.ccxt.classify import Wire
 from fks.venues.ccxt.config import CcxtConfig
+from fks.venues.ccxt.library import binance, ccxt
 
 WIRE: contextvars.ContextVar[Wire | None] = contextvars.ContextVar("fks_wire", default=None)
 #: the message hash whose rejection says that the user stream's socket is gone

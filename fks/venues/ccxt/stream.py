@@ -15,8 +15,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ccxt
-
 from fks.clock import Clock
 from fks.model.errors import PeerError
 from fks.model.order import Report
@@ -24,6 +22,7 @@ from fks.model.ports import BalancesSeen, Log, SessionBack, SessionLost, VenueEv
 from fks.venues.ccxt.classify import Wire, describe
 from fks.venues.ccxt.config import CcxtConfig
 from fks.venues.ccxt.dialect import FillReader, balances_of, report_of_event
+from fks.venues.ccxt.library import ccxt
 from fks.venues.ccxt.session import BROKEN, BinanceSession
 
 _SUBSCRIBE_TIMEOUT_S = 10.0

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-import ccxt
-
 from fks.clock import Clock
 from fks.model.account import Balance
 from fks.model.bar import Bar
@@ -29,6 +27,7 @@ from fks.venues.ccxt.classify import (
 )
 from fks.venues.ccxt.config import CcxtConfig
 from fks.venues.ccxt.dialect import TYPES, FillReader, balances_of, oco_params, order_params, report_of
+from fks.venues.ccxt.library import ccxt
 from fks.venues.ccxt.session import BinanceSession, on_wire
 from fks.venues.ccxt.stream import UserStream
 

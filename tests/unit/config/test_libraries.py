@@ -1,0 +1,29 @@
+"""A library is imported in part: the part works, the rest is not loaded and says so when it is called."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+PROGRAM = """
+import json, sys
+from fks.venues.ccxt.library import binance, ccxt
+from fks.exchanges.binance import CcxtBinance as again
+try:
+    refused = bool(ccxt.kraken())
+except ImportError as error:
+    refused = str(error)
+print(json.dumps([
+    binance is again, issubclass(ccxt.RequestTimeout, ccxt.NetworkError), binance().id, refused, "ccxt.kraken" in sys.modules,
+    sum(name.startswith("ccxt") for name in sys.modules), "fapi" in str(binance().urls),
+]))
+"""
+
+
+def test_ccxt_is_loaded_for_binance_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    is_same, is_error, id, refused, is_loaded, modules, has_urls = json.loads(done.stdout)
+    assert (is_same, is_error, id, is_loaded, has_urls) == (True, True, "binance", False, True)
+    assert refused == "ccxt.kraken was left out of this process"
+    assert modules < 60

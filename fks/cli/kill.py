@@ -25,7 +25,7 @@ _UNREACHABLE = (
 
 @click.command()
 @click.option("--reason", default="", help="Why; kept with the kill.")
-@click.option("--no-flatten", is_flag=True, help="Cancel and deny entries, but keep the positions.")
+@click.option("--no-flatten", is_flag=True, help="Cancel and deny entries, but keep the positions, and what protects them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 @click.pass_context
@@ -36,7 +36,7 @@ def kill(ctx: click.Context, reason: str, no_flatten: bool, yes: bool, as_json: 
     Exit code 0: done; 1: still at work, or something is left; 3: the guardian cannot be reached.
     """
     if not yes and not as_json and sys.stdin.isatty():
-        what = "cancel all orders" if no_flatten else "cancel all orders and close all positions"
+        what = "cancel all orders but stop-loss and take-profit" if no_flatten else "cancel all orders and close all positions"
         click.confirm(f"{what}, and deny entries until 'fks resume'?", abort=True)
     answer = _ask(
         paths_of(ctx).guardian_socket, {"op": "kill", "reason": reason, "by": _who(), "flatten": not no_flatten}

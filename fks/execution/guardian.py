@@ -22,12 +22,10 @@ from typing import Any
 from fks.clock import Clock
 from fks.execution.kill_journal import (
     ABSENT,
-    ENDED,
     REFUSED,
     SENT,
     UNKNOWN,
     KillJournal,
-    KillOrder,
     KillRecord,
     last_kill,
     read_kill,
@@ -38,7 +36,7 @@ from fks.execution.kill_venue import Timing, VenueKill
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.order import State
 from fks.model.ports import Log, Meter, Venue
-from fks.model.timeframe import iso, to_datetime
+from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.store.bus import KILL, Bus
 from fks.store.db import Database
 from fks.store.kill import KillStore
@@ -74,15 +72,18 @@ class Guardian:
         self._tells: set[asyncio.Task[Any]] = set()
         self._acting = asyncio.Lock()  # one kill or resume is taken at a time
         self._is_merged = False
+        self._has_adopted = False
         self._database = "unknown"
         self.beat = 0.0  # monotonic time of the last turn of `run`
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
     async def start(self) -> None:
-        """Read the file, open the socket, go on with an unfinished kill. Needs no database and no venue to be up.
+        """Lock and read the file, open the socket, go on with an unfinished kill. Needs no database and no venue to be up.
 
-        Errors: OSError when the socket cannot be made.
+        Errors: OutageError while another guardian has the file; OSError when the socket cannot be made.
         """
+        if not self._journal.lock():
+            raise OutageError(f"another guardian holds {self._journal.path}", remedy="it is waited for: it ends first")
         self._snapshot = self._positions.load()
         await self._socket.open()
         self.beat = self._clock.monotonic()
@@ -100,6 +101,8 @@ class Guardian:
         while True:
             self.beat = self._clock.monotonic()
             await self._refresh()
+            if not self._has_adopted and self._database == "up":
+                await self._adopt()
             if not self._is_merged:
                 await self._merge(self._timing.database_s)
             if self.beat >= due_skew:
@@ -202,11 +205,31 @@ class Guardian:
             "reason": record.reason, "by": record.by, "engaged_at": iso(record.engaged_ns), "flatten": record.flatten,
             "is_quiet": record.is_done or all(work.quiet.is_set() for work in works),
             "is_done": record.is_done, "cancelled": record.cancelled,
-            "orders": [_order_line(item) for item in record.orders],
+            "orders": [item.line() for item in record.orders],
             "remaining": remaining if works or not record.is_done else list(record.report.get("remaining", ())),
             "venues": [work.report() for work in works] or list(record.report.get("venues", ())),
             "database": self._database if self._is_merged else "pending", "journal": self._journal.error or "ok",
         }  # fmt: skip
+
+    async def _adopt(self) -> None:
+        """Take up a kill that another machine's guardian engaged and nobody released: our file has never heard of it."""
+        try:
+            async with asyncio.timeout(self._timing.database_s), self._acting:
+                rows = await KillStore(self._db).engaged() if self._db is not None else []
+                for row in rows:
+                    if self._is_engaged or self._journal.knows(row["kill_id"]):
+                        continue
+                    record = self._journal.engage(
+                        kill_id=row["kill_id"], scope=row["scope"], reason=row["reason"], by=row["engaged_by"],
+                        flatten=row["flatten"], now_ns=to_ns(row["engaged_at"]),
+                    )  # fmt: skip
+                    self._log.warning("kill.adopted", kill_id=record.kill_id, reason=record.reason, by=record.by)
+                    self._is_merged = False
+                    self._meter.gauge("fks_kill_engaged", 1.0)
+                    self._begin()
+                self._has_adopted = True
+        except (FksError, TimeoutError) as error:
+            self._database = f"down: {error or 'no answer'}"
 
     def _elsewhere(self) -> list[dict[str, str]]:
         """Return positions at venues the guardian has no session with: paper lives in the order manager, which closes them."""
@@ -370,13 +393,3 @@ OPERATIONS: dict[str, Callable[[Guardian, Mapping[str, Any]], Awaitable[dict[str
     "resume": _on_resume,
     "status": _on_status,
 }
-
-
-def _order_line(item: KillOrder) -> dict[str, Any]:
-    order = item.order
-    return {
-        "client_order_id": order.client_order_id, "venue": order.venue, "symbol": order.symbol,
-        "instance": order.instance, "side": order.side.value, "quantity": format(order.quantity, "f"),
-        "outcome": item.outcome if item.outcome != ENDED else item.detail.lower(), "filled": format(item.filled, "f"),
-        "code": item.code,
-    }  # fmt: skip

@@ -9,6 +9,7 @@ A line cut short by a crash is ignored: what it was about to say had not been ac
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import uuid
@@ -42,6 +43,16 @@ class KillOrder:
     @property
     def is_settled(self) -> bool:
         return self.outcome in SETTLED
+
+    def line(self) -> dict[str, Any]:
+        """Return it for people and programs."""
+        order = self.order
+        return {
+            "client_order_id": order.client_order_id, "venue": order.venue, "symbol": order.symbol,
+            "instance": order.instance, "side": order.side.value, "quantity": format(order.quantity, "f"),
+            "outcome": self.outcome if self.outcome != ENDED else self.detail.lower(), "filled": format(self.filled, "f"),
+            "code": self.code,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,17 +170,53 @@ class KillJournal:
     """The one writer of the file. Every method returns after the line is on disk.
 
     A file that cannot be written (disk full, read-only) stops no kill: the act counts in memory and `error` says so.
+    `lock` comes first: two guardians never share a file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.record: KillRecord | None = None
         self.error: str | None = None
+        self._file: int | None = None
+        self._lock: int | None = None
+        self._ids: frozenset[str] = frozenset()
+        self._read()
+
+    def _read(self) -> None:
         try:
-            self.record = last_kill(path)
+            lines = _lines(self.path)
+        except OSError as error:
+            self.error = f"{self.path}: {error.strerror or error}"
+            return
+        self.record = fold(lines)
+        self._ids = frozenset(str(line.get("kill_id")) for line in lines)
+
+    def lock(self) -> bool:
+        """Be the only guardian of this file until `close`, or the process's end, and read it again; False while another
+        is. A lock file that cannot be made (disk full, read-only) stops no guardian: `error` says so."""
+        if self._lock is not None:
+            return True
+        path = self.path.with_suffix(".lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             self.error = f"{path}: {error.strerror or error}"
-        self._file: int | None = None
+            return True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        except OSError as error:  # a file system without locks
+            self.error = f"{path}: {error.strerror or error}"
+        self._lock = lock
+        self._read()
+        return True
+
+    def knows(self, kill_id: str) -> bool:
+        """Return whether the file ever told of that kill: then it knows better than any table what became of it."""
+        return kill_id in self._ids or (self.record is not None and self.record.kill_id == kill_id)
 
     def engage(self, *, kill_id: str, scope: str, reason: str, by: str, flatten: bool, now_ns: int) -> KillRecord:
         """Begin a kill."""
@@ -215,10 +262,11 @@ class KillJournal:
         return self._note(self._id, now_ns, "released", by=by)
 
     def close(self) -> None:
-        """Let go of the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        """Let go of the file and the lock."""
+        for file in (self._file, self._lock):
+            if file is not None:
+                os.close(file)
+        self._file = self._lock = None
 
     @property
     def _id(self) -> str:

@@ -10,7 +10,7 @@ from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any
 
-from fks.model.order import Fill
+from fks.model.order import Fill, Role
 
 #: executions of this window are compared with the venue's history: a fill lost on the stream is booked by the sweep
 #: (60 s) at the latest, so what is older than twice that and not booked is not ours to find
@@ -46,11 +46,17 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An order of ours the database knew of: whose it is and how much of it was booked."""
+    """An order of ours the database knew of: whose it is, what for, and how much of it was booked."""
 
     holder: Holder
     exchange: str
     filled: Decimal
+    role: str = ""  # "" in a file of an earlier version
+
+    @property
+    def is_protection(self) -> bool:
+        """Return whether it is a position's stop-loss or take-profit."""
+        return self.role in (Role.STOP_LOSS.value, Role.TAKE_PROFIT.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,9 @@ class Snapshot:
                 s: Rules(x, base, quote, Decimal(step), Decimal(least), Decimal(notional))
                 for x, s, base, quote, step, least, notional in row["instruments"]
             },
-            orders={c: Known(Holder(v, int(a), s, i), x, Decimal(f)) for c, v, a, x, s, i, f in row["orders"]},
+            orders={
+                c: Known(Holder(v, int(a), s, i), x, Decimal(f), *role) for c, v, a, x, s, i, f, *role in row["orders"]
+            },
             booked=frozenset((v, s, t) for v, s, t in row["booked"]),
             booked_from_ns=int(row.get("booked_from_ns", 0)),
         )

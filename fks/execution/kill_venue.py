@@ -118,7 +118,7 @@ class VenueKill:
         """Do what can be done now; return whether nothing is left that could be."""
         record = self._journal.record
         assert record is not None
-        reports = await self._venue.open_orders()
+        reports = [report for report in await self._venue.open_orders() if record.flatten or not self._protects(report)]
         await self._cancel(reports)
         if not record.flatten:
             self.remaining, self.state, self.detail = [], "working" if reports else "cancelled", ""
@@ -126,6 +126,12 @@ class VenueKill:
         is_flat = await self._flatten({report.symbol for report in reports})
         self.state = "flat" if is_flat and not reports else "working"
         return is_flat and not reports
+
+    def _protects(self, report: Report) -> bool:
+        """Return whether an order is a position's SL or TP: what is kept keeps its protection."""
+        snapshot = self._look()
+        known = None if snapshot is None else snapshot.orders.get(report.client_order_id)
+        return known is not None and known.is_protection
 
     # ── cancelling ───────────────────────────────────────────────────────────────────────────────
     async def _cancel(self, reports: list[Report]) -> None:

@@ -33,6 +33,10 @@ class KillStore:
             "kill.upsert", kill_id, scope, is_engaged, reason, by, engaged_at, released_by, released_at, dict(report)
         )
 
+    async def engaged(self) -> list[Row]:
+        """Return kill_id, scope, reason, engaged_by, engaged_at and flatten of the kills that are engaged, oldest first."""
+        return list(await self._db.fetch("kill.engaged"))
+
     async def release_all(self, *, by: str, at: datetime) -> None:
         """Leave no kill engaged."""
         await self._db.execute("kill.release_all", by, at)

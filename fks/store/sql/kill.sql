@@ -12,7 +12,7 @@ SELECT
       WHERE i.symbol IN (SELECT symbol FROM assets UNION SELECT symbol FROM strategy_instances
                          UNION SELECT symbol FROM positions)) AS instruments,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(o.client_order_id, o.venue, o.account_id, o.exchange, o.symbol,
-                                                 o.instance, o.filled::text) ORDER BY o.client_order_id), '[]'::jsonb)
+                                                 o.instance, o.filled::text, o.role) ORDER BY o.client_order_id), '[]'::jsonb)
        FROM orders o
       WHERE o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
          OR (o.created_at > now() - make_interval(secs => $1) AND o.state <> 'DENIED')
@@ -24,6 +24,11 @@ SELECT
     -- when there are more than those, what was executed earlier may be booked without being among them
     (SELECT CASE WHEN count(*) < 1000 THEN 0 ELSE (extract(epoch FROM min(t.created_at)) * 1000000)::bigint * 1000 END
        FROM (SELECT created_at FROM trades ORDER BY id DESC LIMIT 1000) t) AS booked_from_ns;
+
+-- name: engaged
+-- Give the kills that are engaged, oldest first.
+SELECT kill_id, scope, reason, engaged_by, engaged_at, coalesce((report ->> 'flatten')::boolean, true) AS flatten
+  FROM kill_switch WHERE is_engaged ORDER BY engaged_at;
 
 -- name: upsert
 -- Record a kill as the guardian's file tells it; again is harmless.

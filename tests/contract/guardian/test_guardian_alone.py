@@ -1,0 +1,143 @@
+"""One guardian per file, one kill per system: across processes, across machines; and what is kept stays protected."""
+
+from __future__ import annotations
+
+import os
+import signal
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from fks.execution.guardian import last_kill, read_kill
+from fks.execution.kill_journal import KillJournal
+from fks.model.errors import OutageError
+from fks.model.order import OrderType, Outcome, Presence, Side
+from fks.store.db import Database
+from fks.store.kill import KillStore
+from fks.venues.ccxt import CcxtVenue
+from tests.contract.guardian.conftest import write_positions
+from tests.contract.guardian.test_guardian_kill import at_work, mark, sells
+from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
+from tests.support.local_exchange import LocalExchange
+from tests.support.venue_orders import order
+from tests.support.waiting import until
+
+
+async def test_a_second_guardian_waits_until_the_first_is_gone(exchange: LocalExchange, folder: Path) -> None:
+    process = GuardianProcess(exchange, folder).start()
+    second = guardian_with({}, folder, None)
+    try:
+        assert process.process is not None
+        os.kill(process.process.pid, signal.SIGSTOP)  # hung is not gone: it may go on at any moment
+        with pytest.raises(OutageError, match="another guardian holds"):
+            await second.start()
+        await second.stop()
+        assert (folder / "g.sock").exists()  # the first one's door was left alone
+        process.kill()
+        third = guardian_with({}, folder, None)
+        await third.start()
+        assert third.is_ready
+        await third.stop()
+    finally:
+        process.stop()
+
+
+async def test_it_reads_what_the_first_one_wrote_before_it_died(folder: Path) -> None:
+    first, second = KillJournal(folder / "kill.jsonl"), KillJournal(folder / "kill.jsonl")
+    assert first.lock()
+    assert not second.lock()
+    first.engage(kill_id="k1", scope="system", reason="", by="me", flatten=True, now_ns=1)
+    first.close()
+    assert second.lock()
+    assert second.record is not None
+    assert second.record.kill_id == "k1"
+    second.close()
+
+
+async def test_a_disk_without_room_for_a_lock_stops_no_guardian(folder: Path) -> None:
+    (folder / "kill.lock").mkdir()
+    journal = KillJournal(folder / "kill.jsonl")
+    assert journal.lock()
+    assert journal.error is not None
+    assert journal.engage(kill_id="k", scope="system", reason="", by="", flatten=True, now_ns=1).is_engaged
+    journal.close()
+
+
+async def test_a_guardian_on_another_machine_takes_an_engaged_kill_up(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, tmp_path: Path, database: Database
+) -> None:
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('binance', 'BTCUSDT', 'BTC', 'USDT', 0.01, 0.00001, 0.00001, 9000, 5)"
+    )
+    await database.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 's1', 0.3)"
+    )
+    since = mark(exchange)
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as first:
+        report = await first.kill(reason="flood", by="me")
+        await until(lambda: first.report()["is_done"], deadline_s=15)
+        await until(lambda: first.report()["database"] == "up", deadline_s=10)
+    assert len(sells(exchange, since)) == 1
+    # nobody runs an order manager here, so the tables still show the position: what was sent counts, not what was booked
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, tmp_path, database)) as other:
+        await until(lambda: other.report()["engaged"], deadline_s=10)
+        found = read_kill(tmp_path / "kill.jsonl")
+        assert found is not None
+        assert (found.kill_id, found.reason, found.by) == (report["kill_id"], "flood", "me")
+        await until(lambda: other.report()["is_done"], deadline_s=15)
+        sent = [row["params"]["newClientOrderId"] for row in sells(exchange, since)]
+        assert len(set(sent)) == 1, "the same position was closed under another id"
+        done = await other.resume(by="me")
+        assert done["kill_id"] == report["kill_id"]
+    assert await KillStore(database).engaged() == []
+
+
+async def test_a_kill_the_file_released_is_not_taken_up_from_a_table_that_lags(
+    exchange: LocalExchange, folder: Path, database: Database
+) -> None:
+    journal = KillJournal(folder / "kill.jsonl")
+    journal.engage(kill_id="old", scope="system", reason="", by="me", flatten=True, now_ns=1_700_000_000_000_000_000)
+    journal.release(by="me", now_ns=1_700_000_001_000_000_000)
+    journal.close()
+    await database.sql("INSERT INTO kill_switch (kill_id) VALUES ('old')")
+    async with at_work(guardian_with({}, folder, database)) as guardian:
+
+        async def merged() -> bool:
+            return await KillStore(database).engaged() == []
+
+        await until(merged, deadline_s=10)
+        assert not guardian.report()["engaged"]
+    record = last_kill(folder / "kill.jsonl")
+    assert record is not None
+    assert not record.is_engaged
+
+
+async def test_without_flattening_protections_stay(exchange: LocalExchange, trader: CcxtVenue, folder: Path) -> None:
+    price = await trader.last_price("BTCUSDT")
+    assert price is not None
+    far = (price * Decimal("1.04")).quantize(Decimal("0.01"))
+    guard = order("0.01", type=OrderType.LIMIT, side=Side.SELL, price=str(far))
+    stray = order("0.02", type=OrderType.LIMIT, side=Side.SELL, price=str(far))
+    for item in (guard, stray):
+        assert (await trader.submit(item)).outcome is Outcome.ACK
+    write_positions(
+        folder, [["ccxt", 1, "BTCUSDT", "s1", "0.01"]],
+        orders=[
+            [guard.client_order_id, "ccxt", 1, "binance", "BTCUSDT", "s1", "0", "tp"],
+            [stray.client_order_id, "ccxt", 1, "binance", "BTCUSDT", "s1", "0", "entry"],
+        ],
+    )  # fmt: skip
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
+        report = await guardian.kill(reason="", by="me", flatten=False)
+        assert report["is_quiet"]
+        assert report["cancelled"] == 1
+        open_ids = {item.client_order_id for item in await trader.open_orders()}
+        assert open_ids == {guard.client_order_id}
+        await guardian.kill(reason="", by="me", flatten=True)  # now the position goes, and what protected it
+        await until(lambda: guardian.report()["is_done"], deadline_s=15)
+    lookup = await trader.query("BTCUSDT", guard.client_order_id)
+    assert lookup.presence is Presence.FOUND
+    assert await trader.open_orders() == []

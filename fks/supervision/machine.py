@@ -107,6 +107,7 @@ class _Machine(OpenTree):
         if self._nodes[self._tree.id].phase is not Phase.IDLE:
             return
         self._set(self._tree.id, phase=Phase.STARTING)
+        self._is_taking_over = True
         for _, child in edges(self._tree):
             self._bring_in(child)
 
@@ -141,6 +142,7 @@ class _Machine(OpenTree):
         self._set(id, phase=Phase.STARTING)
         if is_up:
             self._came_up(id, "adopted")
+        self._looked_for(id)
 
     def _missing(self, id: str) -> None:
         if not self._is(id, None, Phase.FINDING):
@@ -149,17 +151,23 @@ class _Machine(OpenTree):
             self._down(id)
         else:
             self._set(id, phase=Phase.WAITING)
-            self._avenge(self._parents[id])
+        self._looked_for(id)
+
+    def _looked_for(self, id: str) -> None:
+        """When the last of a group was looked for at the beginning: those whose fate is a missing one's end with it."""
+        parent: SupervisorSpec | None = self._parents[id]
+        while self._is_taking_over and parent is not None and not self._is_sought(parent):
+            if parent.strategy is not Strategy.ONE_FOR_ONE:
+                self._avenge(parent)
+            parent = self._parents.get(parent.id)
+        self._is_taking_over = self._is_taking_over and self._is_sought(self._tree)
 
     def _avenge(self, parent: SupervisorSpec) -> None:
-        """When the last child of a group was looked for: those whose fate is that of a missing one end with it."""
-        phases = [self._nodes[child.id].phase for child in parent.children]
-        if parent.strategy is Strategy.ONE_FOR_ONE or Phase.FINDING in phases:
-            return
-        missing = [c for c, phase in zip(parent.children, phases, strict=True) if phase is Phase.WAITING]
-        for child in missing:
+        for child in parent.children:
+            if self._nodes[child.id].phase is not Phase.WAITING:
+                continue
             for other in self._fellows(parent, child.id):
-                if self._nodes[other.id].phase in ACTIVE and isinstance(other, ChildSpec):
+                if self._nodes[other.id].phase in ACTIVE:
                     self._doom(other, f"{child.id} ended while there was no supervisor", is_afresh=True)
 
     def _came_up(self, id: str, event: str) -> None:
@@ -241,17 +249,11 @@ class _Machine(OpenTree):
         self._wanted, self._leaving = None, frozenset()
         return True
 
-    def _runs(self, spec: SupervisorSpec) -> bool:
-        """Return whether a supervisor is wanted to run, as are all above it."""
-        node = self._nodes[spec.id]
-        is_wanted = node.phase in (Phase.WAITING, *ACTIVE) and not node.is_doomed
-        return is_wanted and (spec.id not in self._parents or self._runs(self._parents[spec.id]))
-
     # ── failure ──────────────────────────────────────────────────────────────────────────────────
     def _failed(self, id: str, exit: Exit, *, may_return: bool) -> None:
         """A child ended unasked. `may_return`: its end was no orderly one, so a transient child is restarted."""
         spec, parent, node = self._specs[id], self._parents[id], self._nodes[id]
-        if self._nodes[parent.id].phase not in ACTIVE:  # its end is no news there
+        if not self._runs(parent):  # what is to end anyway takes no notice
             self._set(id, phase=Phase.IDLE, is_doomed=False)
             return
         if spec.restart is RestartType.TEMPORARY or (spec.restart is RestartType.TRANSIENT and not may_return):

@@ -27,6 +27,7 @@ class OpenTree:
         self._nodes = dict(state.nodes)
         self._timers = state.timers
         self._wanted, self._leaving = state.wanted, state.leaving
+        self._is_taking_over = state.is_taking_over
         self._ended_by_itself: list[tuple[str, str]] = []  # supervisors whose children have all ended, with the reason
         self._load(state.tree)
 
@@ -39,14 +40,16 @@ class OpenTree:
             self._specs[child.id], self._parents[child.id] = child, parent
 
     def state(self) -> TreeState:
-        return TreeState(self._tree, self._nodes, self._timers, self._wanted, self._leaving)
+        return TreeState(
+            self._tree, self._nodes, self._timers, self._wanted, self._leaving, self._is_taking_over
+        )
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────
     def _doom(self, spec: Spec, why: str, *, is_afresh: bool = False) -> None:
         """Have it end, in its turn, and start again; `is_afresh`: those that wait for it wait again."""
         node = self._nodes[spec.id]
         then = Phase.WAITING
-        if spec.id in self._leaving or (node.is_doomed and node.then is Phase.IDLE):
+        if spec.id in self._leaving or (node.is_doomed and node.then is Phase.IDLE and not node.has_failed):
             then = Phase.IDLE
         elif is_afresh and spec.restart is RestartType.TEMPORARY:
             then = Phase.DONE
@@ -77,6 +80,12 @@ class OpenTree:
         self.commands.append(Note(spec.id, "stopping", node.why))
         self.commands.append(Stop(spec.id, node.run, spec.stop_s, node.why))
 
+    def _rest(self, spec: Spec) -> None:
+        """Want nothing of a branch that does not live."""
+        for child in spec.children if isinstance(spec, SupervisorSpec) else ():
+            self._set(child.id, phase=Phase.IDLE, timer=0)
+            self._rest(child)
+
     def _down(self, id: str) -> None:
         """It has ended as it was to."""
         node = self._nodes[id]
@@ -100,7 +109,11 @@ class OpenTree:
 
     def _stop_next(self, spec: SupervisorSpec) -> bool:
         """Stop each doomed child for which no doomed sibling that started after it is left."""
-        doomed = [c for c in spec.children if self._nodes[c.id].is_doomed and self._is_alive(c)]
+        doomed = [child for child in spec.children if self._nodes[child.id].is_doomed]
+        for child in [child for child in doomed if not self._is_alive(child)]:  # what was looked for below it is not there
+            self._rest(child)
+            self._down(child.id)
+            return True
         if not doomed:
             return False
         order = self._order_of(spec)
@@ -115,7 +128,7 @@ class OpenTree:
     def _start_next(self, spec: SupervisorSpec) -> bool:
         """Start each child whose turn and time have come; the supervisor is up when all its children once were."""
         node = self._nodes[spec.id]
-        if node.phase not in ACTIVE or node.is_doomed:
+        if node.phase not in ACTIVE or not self._runs(spec):
             return False
         waiting = [c for c in spec.children if self._nodes[c.id].phase is Phase.WAITING]
         ready = [c for c in waiting if not self._nodes[c.id].timer]
@@ -133,8 +146,7 @@ class OpenTree:
         """Return whether a group may not start yet: one of it is to end or looked for first, or its wait is not over."""
         if spec.strategy is Strategy.ONE_FOR_ONE:
             return False
-        nodes = [self._nodes[child.id] for child in spec.children]
-        if any(node.is_doomed or node.phase is Phase.FINDING for node in nodes):
+        if self._is_sought(spec) or any(self._nodes[child.id].is_doomed for child in spec.children):
             return True
         return spec.strategy is Strategy.ONE_FOR_ALL and any(self._nodes[child.id].timer for child in waiting)
 
@@ -170,6 +182,18 @@ class OpenTree:
         if self._nodes[spec.id].phase in ALIVE:
             return True
         return isinstance(spec, SupervisorSpec) and any(map(self._is_alive, spec.children))
+
+    def _is_sought(self, spec: Spec) -> bool:
+        """Return whether it, or anything below it, is still looked for."""
+        if isinstance(spec, SupervisorSpec):
+            return any(map(self._is_sought, spec.children))
+        return self._nodes[spec.id].phase is Phase.FINDING
+
+    def _runs(self, spec: SupervisorSpec) -> bool:
+        """Return whether a supervisor is wanted to run, as are all above it."""
+        node = self._nodes[spec.id]
+        is_wanted = node.phase in (Phase.WAITING, *ACTIVE) and not node.is_doomed
+        return is_wanted and (spec.id not in self._parents or self._runs(self._parents[spec.id]))
 
     def _order_of(self, spec: SupervisorSpec) -> dict[str, frozenset[str]]:
         if spec.id not in self._order:

@@ -49,13 +49,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class TreeState:
-    """The whole tree as it is. `wanted`: the tree to change to as soon as all of `leaving` have ended."""
+    """The whole tree as it is. `wanted`: the tree to change to as soon as all of `leaving` have ended.
+    `is_taking_over`: not every worker was looked for yet since the beginning.
+    """
 
     tree: SupervisorSpec
     nodes: Mapping[str, Node]
     timers: int = 0
     wanted: SupervisorSpec | None = None
     leaving: frozenset[str] = frozenset()
+    is_taking_over: bool = False
 
     @staticmethod
     def of(tree: SupervisorSpec) -> TreeState:

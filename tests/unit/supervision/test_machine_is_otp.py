@@ -112,7 +112,7 @@ exits = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(trees(), exits)
 def test_the_machine_restarts_whom_otp_restarts_in_otps_order(top: Thing, exits: list[tuple[float, int, bool, int]]) -> None:
     otp, driver = Otp(top), Driver(top)

@@ -19,15 +19,21 @@ CONNECT_S = 20.0
 WEDGED_S = 10.0  # a supervisor whose work loop is silent for so long is replaced
 
 
-def connect(address: str, token_file: str) -> None:
-    """Join the running cluster as a driver. Never starts one. Errors: OutageError when it cannot be reached in time."""
+def connect(address: str, token_file: str, *, home: str | None = None) -> None:
+    """Join the running cluster as a driver. Never starts one. Errors: OutageError when it cannot be reached in time.
+
+    `home`: what FKS_HOME shall be in the processes of a cluster that no keeper of ours started; it is not told there.
+    """
     # Explicit in both directions: a client with the token but without the mode is refused once a second for ever.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=token_file, RAY_USAGE_STATS_ENABLED="0")
     outcome: list[BaseException | None] = []
 
     def dial() -> None:
         try:
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+            runtime = {"env_vars": {"FKS_HOME": home}} if home else None
+            ray.init(
+                address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", runtime_env=runtime
+            )
             outcome.append(None)
         except BaseException as error:
             outcome.append(error)
@@ -37,7 +43,10 @@ def connect(address: str, token_file: str) -> None:
     thread.join(CONNECT_S)
     if not outcome or outcome[0] is not None:
         reason = outcome[0] if outcome else f"no answer in {CONNECT_S:g} s"
-        raise OutageError(f"cannot join the Ray cluster at {address}: {reason}", remedy="see 'fks status'")
+        remedy = "see 'fks status'"
+        if home:
+            remedy = "it needs a node of that cluster on this machine, and its token in FKS_HOME/ray.token"
+        raise OutageError(f"cannot join the Ray cluster at {address}: {reason}", remedy=remedy)
 
 
 def ensure_supervisor() -> str:

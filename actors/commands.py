@@ -22,6 +22,11 @@ READY_S = 45.0
 STOP_S = 7.0
 
 
+def _home_to_tell(settings: Settings) -> str | None:
+    """Return FKS_HOME for a cluster that no keeper started; raylets of our own nodes have it."""
+    return str(settings.home) if settings.ray.address else None
+
+
 def deploy() -> None:
     """Make the tree and the gateway run: starts what is missing, adopts what lives. Safe to run again."""
     from actors import cluster
@@ -29,7 +34,7 @@ def deploy() -> None:
     settings = load_settings(os.environ.get("FKS_HOME"))
     paths = Paths.of(settings.home)
     node = load_node(paths)
-    cluster.connect(node.ray_address, str(paths.ray_token_file))
+    cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_to_tell(settings))
     done = cluster.ensure_supervisor()
     sys.stdout.write(f"supervisor {done}\n")
     sys.stdout.flush()
@@ -56,7 +61,7 @@ def gateway() -> None:
     settings = load_settings(os.environ.get("FKS_HOME"))
     paths = Paths.of(settings.home)
     node = load_node(paths)
-    cluster.connect(node.ray_address, str(paths.ray_token_file))
+    cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_to_tell(settings))
     runtime = with_runtime(settings, paths, node.database_url)
     cluster.deploy_gateway(runtime, host=node.http["host"], port=node.http["port"], is_anew=True)
 
@@ -80,7 +85,7 @@ def stop() -> None:
 
     settings = load_settings(os.environ.get("FKS_HOME"))
     paths = Paths.of(settings.home)
-    cluster.connect(load_node(paths).ray_address, str(paths.ray_token_file))
+    cluster.connect(load_node(paths).ray_address, str(paths.ray_token_file), home=_home_to_tell(settings))
     cluster.stop_tree(STOP_S)
 
 

@@ -49,7 +49,7 @@ def head(
     """
     found = _sources(ctx)
     if (paths := _paths(ctx)).ray_token_file.exists():  # `ray up` delivers one to all: it must not be replaced
-        _adopt_token(paths, paths.ray_token_file)
+        adopt_token(paths, paths.ray_token_file)
     given = {
         "FKS_NODE_ROLE": "head",
         "FKS_NODE_ADDRESS": address or (None if ("node", "address") in found else _own_address(_OUTSIDE[0])),
@@ -87,7 +87,7 @@ def worker(
     head_host = (address or "").rpartition(":")[0].strip("[]")
     if address is not None and not (head_host and address.rpartition(":")[2].isdigit()):
         raise ConfigError(f"--address {address} is not HOST:PORT", remedy=f"e.g. 10.0.0.1:{GCS_PORT}")
-    _adopt_token(_paths(ctx), token_file)
+    adopt_token(_paths(ctx), token_file)
     is_open = ("node", "address") not in found
     given = {
         "FKS_NODE_ROLE": "worker",
@@ -107,7 +107,7 @@ def stop(ctx: click.Context, as_json: bool) -> None:
     ctx.invoke(down, as_json=as_json)
 
 
-def _adopt_token(paths: Paths, given: Path | None) -> None:
+def adopt_token(paths: Paths, given: Path | None) -> None:
     """Take the cluster's token over from where it was delivered. Errors: ConfigError when it was not."""
     from fks.config.secrets import adopt_ray_token
     from fks.model.errors import ConfigError

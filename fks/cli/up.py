@@ -63,6 +63,10 @@ def up(
             os.environ[name] = f"{value:g}" if isinstance(value, float) else value
     paths = check_host(home_of(ctx) or ".fks")
     os.environ["FKS_HOME"] = str(paths.home)
+    if address is not None:
+        from fks.cli.node import adopt_token
+
+        adopt_token(paths, None)
     is_new = run_keeper(paths, is_detached=detach, is_quiet=quiet or as_json, is_json=as_json)
     if not is_new and not as_json and any(value is not None for _, value in options):
         click.echo("  --tape, --speed, --fills and --address count when FKS starts: nothing is changed")
@@ -198,7 +202,7 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
     while screen.elapsed_s < UP_S:
         if child.poll() is not None:
             words = output.read_text(errors="replace").strip() or f"the keeper ended with status {child.returncode}"
-            raise (ConfigError if child.returncode == 2 else FksError)(words)
+            raise {2: ConfigError, 3: OutageError}.get(child.returncode, FksError)(words)
         try:
             progress = ask(paths.keeper_socket, "progress")
         except OutageError:

@@ -8,7 +8,7 @@ import sys
 
 from fks.cli.keeper.build import check_host, make_keeper, open_site
 from fks.cli.keeper.lock import keeper_lock
-from fks.model.errors import ConfigError, FksError
+from fks.model.errors import ConfigError, FksError, OutageError
 
 
 async def _run(home: str) -> None:
@@ -22,12 +22,12 @@ async def _run(home: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run until stopped. Exit 0 after an orderly end, 2 when a setting is wrong, 1 for any other failure."""
+    """Run until stopped. Exit 0 after an orderly end, 2 when a setting is wrong, 3 when what is needed is away, else 1."""
     try:
         asyncio.run(_run(argv[0]))
     except FksError as error:
         sys.stderr.write(f"{error}\n")
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2 if isinstance(error, ConfigError) else 3 if isinstance(error, OutageError) else 1
     return 0
 
 

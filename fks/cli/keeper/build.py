@@ -16,7 +16,7 @@ from fks.cli.keeper.book import Book
 from fks.cli.keeper.keeper import Keeper, Say
 from fks.cli.keeper.presence import Presence
 from fks.cli.keeper.process import Process
-from fks.cli.keeper.ray_node import SERVICE, has_gcs, resources_of
+from fks.cli.keeper.ray_node import SERVICE, check_head, has_gcs, resources_of
 from fks.cli.keeper.services import services
 from fks.cli.keeper.sim_node import SimFiles, check_market, tape_symbol
 from fks.cli.keeper.spec import Policy, ServiceSpec
@@ -126,6 +126,8 @@ def _check_node(settings: Settings) -> None:
         )
     resources_of(settings)
     if node.role != "worker":
+        if settings.ray.address is not None:
+            check_head(settings)
         return
     missing = [
         name

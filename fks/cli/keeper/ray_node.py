@@ -145,7 +145,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         kill(ray_processes(paths))  # of a head whose first process died at a bad moment
         _forget_sessions(paths.ray_temp)
         if not is_head:
-            _check_head(settings)
+            check_head(settings)
         elif settings.node.role == "single":
             forget_storage(paths)  # alone, nothing outlives the raylet: what the tables tell is of the dead
         elif is_stored:
@@ -177,13 +177,15 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
     )  # fmt: skip
 
 
-def _check_head(settings: Settings) -> None:
+def check_head(settings: Settings) -> None:
     """Ask the head for a connection: `ray start` itself would try for half a minute. Errors: OutageError."""
     host, _, port = (settings.ray.address or "").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
     except (OSError, ValueError) as error:
-        raise OutageError(f"the head at {settings.ray.address} does not answer: {error}") from error
+        raise OutageError(
+            f"Ray's head at {settings.ray.address} does not answer: {error}", remedy="start it, or mend ray.address"
+        ) from error
 
 
 def forget_storage(paths: Paths) -> None:

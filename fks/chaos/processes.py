@@ -37,7 +37,8 @@ async def kill_replica(scene: Scene, injection: Injection) -> Deed:
     rows = sorted(row.name for row in scene.watch.view.rows.values() if row.kind == "serve" and row.pid)
     if not rows:
         raise InputError("no gateway replica is up")
-    _, pid = await scene.component(rows[0 if injection.target.endswith("first") else -1], "ray::")
+    name = rows[0 if injection.target.endswith("first") else -1]
+    _, pid = await scene.component(name, "ray::")
     before = {row.pid for row in scene.watch.view.rows.values() if row.kind == "serve"}
     at_s = scene.outside.now_s()
     send(pid, signal.SIGKILL)
@@ -46,7 +47,7 @@ async def kill_replica(scene: Scene, injection: Injection) -> Deed:
         fresh = [row.pid for row in scene.watch.view.rows.values() if row.kind == "serve" and row.beat_s > at_s + 1.0]
         return pid not in fresh and len(set(fresh)) >= len(before)
 
-    return Deed(at_s, is_back, note=f"pid {pid}")
+    return Deed(at_s, is_back, scene.gone_since(name, at_s, pid), note=f"pid {pid}")
 
 
 async def kill_serve(scene: Scene, injection: Injection) -> Deed:

@@ -14,8 +14,9 @@ from fks.model.errors import InputError
 
 UP_S = 90.0  # a target that is not there yet is waited for
 ALIVE_S = 1.0  # a beat this young is taken for life
-GONE = frozenset({"exited", "killed", "hung", "escalated"})
-NOTICED = frozenset({"service.died", "service.restarting"})
+GONE = frozenset({"exited", "killed", "hung", "escalated", "replaced"})
+RETURNED = frozenset({"restarted"})  # nobody tells of the supervisor's end; the new one tells that there was one
+NOTICED = frozenset({"service.died", "service.part_died", "service.restarting"})
 READY = frozenset({"service.ready"})
 
 Check = Callable[[], "bool | Awaitable[bool]"]
@@ -80,7 +81,7 @@ class Scene:
         seen: list[float] = []
 
         def when() -> float | None:
-            told = self.watch.first("tree", name, GONE, at_s)
+            told = self.watch.first("tree", name, RETURNED if name == "supervisor" else GONE, at_s)
             row = self.watch.view.rows.get(name)
             if not seen and row is not None and row.pid != pid:
                 seen.append(self.watch.view.at_s)

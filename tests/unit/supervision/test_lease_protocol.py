@@ -1,0 +1,191 @@
+"""The lease protocol itself: whatever is paused, lost, late or set wrong, two never hold the same lease at one moment.
+
+The real `HeldLease` runs against a database of a few lines; hypothesis decides what happens when: renewals that are asked,
+executed and answered seconds apart or never, holders that are stopped, outages, takeovers, clocks that run ten per cent
+fast or slow, wall clocks that jump.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fks.model.errors import OutageError, StaleEpochError
+from fks.store.leases import HeldLease
+
+TTL_S, MARGIN_S, DRIFT = 2.0, 0.5, 0.1
+
+
+@dataclass
+class World:
+    """True time, and what the database holds."""
+
+    now_s: float = 0.0
+    epoch: int = 0
+    is_up: bool = True
+
+
+@dataclass
+class HolderClock:
+    """A machine's clock: its own rate, its own idea of the date."""
+
+    world: World
+    rate: float
+    wall_s: float = 1e9
+
+    def monotonic(self) -> float:
+        return self.world.now_s * self.rate
+
+    def now_ns(self) -> int:
+        return round((self.wall_s + self.world.now_s * self.rate) * 1e9)
+
+
+class SlowDatabase:
+    """Answers when it is told to."""
+
+    @types.coroutine
+    def fetchval(self, *args: object, **named: object) -> Generator[None, Any, Any]:
+        return (yield)
+
+
+@dataclass
+class Holder:
+    """One process: what it holds, and the renewal that is on its way."""
+
+    epoch: int
+    clock: HolderClock
+    lease: HeldLease
+    may_begin_s: float  # true time
+    is_stopped: bool = False
+    is_dead: bool = False
+    renewal: Any = None
+    answer: tuple[int | None] | None = field(default=None)  # set once the database executed it
+
+
+class Protocol(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.holders: list[Holder] = []
+
+    @initialize(rate=st.floats(1 - DRIFT, 1 + DRIFT))
+    def begin(self, rate: float) -> None:
+        self.take_over(rate, is_first=True)
+
+    def take_over(self, rate: float, *, is_first: bool = False) -> None:
+        self.world.epoch += 1
+        clock = HolderClock(self.world, rate)
+        lease = HeldLease(
+            SlowDatabase(), clock, name="orders", epoch=self.world.epoch, holder="x", ttl_s=TTL_S, renew_s=0.5  # type: ignore[arg-type]
+        )  # fmt: skip
+        wait_s = 0.0 if is_first else (TTL_S + MARGIN_S) / rate  # by its own clock
+        self.holders.append(Holder(self.world.epoch, clock, lease, self.world.now_s + wait_s))
+
+    def _pick(self, number: int) -> Holder:
+        return self.holders[-1 - number % min(len(self.holders), 4)]
+
+    @rule(seconds=st.one_of(st.floats(0.0, 0.6), st.floats(0.0, 4.0)))
+    def time_passes(self, seconds: float) -> None:
+        self.world.now_s += seconds
+
+    @precondition(lambda self: self.world.is_up)
+    @rule(rate=st.floats(1 - DRIFT, 1 + DRIFT))
+    def a_successor(self, rate: float) -> None:
+        self.take_over(rate)
+
+    @rule()
+    def database_goes_or_comes(self) -> None:
+        self.world.is_up = not self.world.is_up
+
+    @rule(number=st.integers(0, 3))
+    def is_stopped_or_goes_on(self, number: int) -> None:
+        holder = self._pick(number)
+        holder.is_stopped = not holder.is_stopped
+
+    @rule(number=st.integers(0, 3), seconds=st.floats(-100, 100))
+    def wall_clock_jumps(self, number: int, seconds: float) -> None:
+        self._pick(number).clock.wall_s += seconds
+
+    @rule(number=st.integers(0, 3))
+    def asks(self, number: int) -> None:
+        holder = self._pick(number)
+        is_able = not (holder.is_stopped or holder.is_dead) and holder.renewal is None
+        if is_able and self.world.now_s >= holder.may_begin_s:
+            holder.renewal = holder.lease.renew()
+            holder.renewal.send(None)
+
+    @precondition(lambda self: self.world.is_up)
+    @rule(number=st.integers(0, 3))
+    def is_executed(self, number: int) -> None:
+        """The database carries a request out, though who asked may be stopped by now."""
+        holder = self._pick(number)
+        if holder.renewal is not None and holder.answer is None:
+            holder.answer = (holder.epoch if self.world.epoch == holder.epoch else None,)
+
+    @rule(number=st.integers(0, 3))
+    def hears(self, number: int) -> None:
+        holder = self._pick(number)
+        if holder.renewal is None or holder.answer is None or holder.is_stopped:
+            return
+        try:
+            holder.renewal.send(holder.answer[0])
+        except StopIteration:
+            pass
+        except StaleEpochError:
+            holder.is_dead = True
+        holder.renewal = holder.answer = None
+
+    @rule(number=st.integers(0, 3))
+    def connection_is_lost(self, number: int) -> None:
+        """Executed or not, nobody hears of it."""
+        holder = self._pick(number)
+        if holder.renewal is None or holder.is_stopped:
+            return
+        with contextlib.suppress(OutageError):
+            holder.renewal.throw(OutageError("gone"))
+        holder.renewal = holder.answer = None
+
+    @invariant()
+    def at_most_one_holds(self) -> None:
+        holding = [holder.epoch for holder in self.holders if holder.lease.holds()]
+        assert len(holding) <= 1, f"epochs {holding} hold at {self.world.now_s}"
+
+    @invariant()
+    def the_dead_hold_nothing(self) -> None:
+        assert not any(holder.is_dead and holder.lease.holds() for holder in self.holders)
+
+    def teardown(self) -> None:
+        for holder in self.holders:
+            if holder.renewal is not None:
+                holder.renewal.close()
+
+
+Protocol.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestProtocol = Protocol.TestCase
+
+
+def test_a_healthy_holder_holds_between_renewals() -> None:
+    world = World(epoch=1)
+    clock = HolderClock(world, 1.0)
+    lease = HeldLease(SlowDatabase(), clock, name="x", epoch=1, holder="x", ttl_s=TTL_S, renew_s=0.5)  # type: ignore[arg-type]
+    assert not lease.holds()
+    for _ in range(20):
+        renewal = lease.renew()
+        renewal.send(None)  # type: ignore[attr-defined]
+        try:
+            renewal.send(1)  # type: ignore[attr-defined]
+        except StopIteration:
+            pass
+        world.now_s += 0.5
+        assert lease.holds()
+    clock.wall_s -= 3600  # a step back changes nothing
+    assert lease.holds()
+    clock.wall_s += 3600 + TTL_S  # a step ahead, or a host that put a paused guest's clock right
+    assert not lease.holds()

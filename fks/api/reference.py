@@ -69,6 +69,7 @@ PROBLEMS: dict[str, str] = {
     "SCOPE_UNKNOWN": "422: no such scope",
     "CHANNEL_UNKNOWN": "400: no such channel",
     "SOCKETS_FULL": "503: this replica serves as many sockets as it may",
+    "ALERT_UNKNOWN": "404: no such alert",
     "OPERATION_UNKNOWN": "404: no such operation",
     "COMPONENT_UNKNOWN": "404: no part of the running system has this name",
     "CONFIG_KEY": "422: no such setting, or one that cannot change while the system runs",

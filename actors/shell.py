@@ -98,6 +98,7 @@ class Shell:
         keeper: list[asyncio.Task[Any]] = []
         if component.lease is not None:
             keeper.append(asyncio.create_task(component.lease.keep()))
+            keeper.append(asyncio.create_task(component.mind_lease()))
         await loaded
         child = self._child = await self._started(component)
         if child is not None:

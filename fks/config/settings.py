@@ -194,6 +194,9 @@ class Supervision(Section):
     unwell_s: float = Field(
         120.0, gt=0, description="seconds of a failed self-check that a restart may mend, before the restart"
     )
+    lease_lost_s: float = Field(
+        10.0, gt=0, description="a child whose lease is lost for this long, though PostgreSQL answers, ends itself, seconds"
+    )
     lag_max_s: float = Field(0.5, gt=0, description="self-check: a turn of a child's loop later than this, seconds")
     signals_wait_max_s: float = Field(
         5.0, gt=0, description="self-check: a ready signal older than this while its venue is READY, seconds"

@@ -16,6 +16,7 @@ from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, load_secrets
 from fks.config.settings import Settings
+from fks.model.errors import OutageError
 from fks.model.ports import Log
 from fks.monitor.log import open_log
 from fks.monitor.metrics import PrometheusMeter
@@ -71,6 +72,37 @@ class Component:
         return Component(
             name, epoch, settings, paths, secrets, node, clock, log, PrometheusMeter(name), db, bus, lease, runtime.version
         )  # fmt: skip
+
+    async def mind_lease(self) -> None:
+        """Return never; raise when the lease is lost for `lease_lost_s` though PostgreSQL answers: it is our connections
+        that hang, or lead where it no longer is, and a new process has others.
+
+        While PostgreSQL answers nobody, nothing happens. Errors: OutageError.
+        """
+        limit_s = self.settings.supervision.lease_lost_s
+        since_s: float | None = None  # since when it answers others and not us
+        while True:
+            await self.clock.sleep(min(1.0, limit_s / 4))
+            if self.lease is None or self.lease.holds() or not await self._answers():
+                since_s = None
+            elif since_s is None:
+                since_s = self.clock.monotonic()
+            elif self.clock.monotonic() - since_s > limit_s:
+                raise OutageError(
+                    f"the lease was not renewed for {limit_s:g} s, though PostgreSQL answers", remedy="a new process takes over"
+                )
+
+    async def _answers(self) -> bool:
+        """Return whether PostgreSQL answers a connection made just now, where the node says it is now."""
+        try:
+            other = await Database.lazy(load_node(self.paths).database_url, self.settings.database, application=self.name)
+            try:
+                await other.ping()
+            finally:
+                await other.close()
+        except OutageError:
+            return False
+        return True
 
     async def close(self) -> None:
         """Let go of the connections."""

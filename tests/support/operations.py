@@ -35,7 +35,10 @@ class FakeParts:
     dies_after: str = ""
     versions: RuntimeConfigStore | None = None  # what a process that starts reads
 
+    looks: int = 0
+
     def children(self) -> Mapping[str, Part]:
+        self.looks += 1
         return self.parts
 
     async def restart_child(self, id: str, why: str) -> None:

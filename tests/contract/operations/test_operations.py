@@ -193,7 +193,8 @@ async def test_a_part_that_keeps_dying_ends_a_deployment_at_once(rig: Rig, monke
     await until(lambda: rig.parts.restarted == ["orders"])
     for pid in (7, 8, 9, 10):
         rig.parts.parts["orders"] = replace(rig.parts.parts["orders"], pid=pid, state="starting")
-        await asyncio.sleep(0.15)  # longer than it looks away
+        looks = rig.parts.looks
+        await until(lambda looks=looks: rig.parts.looks > looks + 2 or len(rig.log.events("error")) > 0)
     done = await rig.ended(operation, deadline_s=5.0)
     assert "orders keeps dying after its restart" in (done.error or "")
 

@@ -34,6 +34,10 @@ class FakeChild:
     state: str = "ready"
     is_provable: bool = True
     detail: dict[str, object] = field(default_factory=dict)
+    problems: list[dict[str, object]] = field(default_factory=list)
+    age_s: float = 0.0
+    answers_after_s: float = 0.0
+    was_drained: bool = False
     joins: int = 0
     join_error: Exception | None = None
 
@@ -51,11 +55,16 @@ class FakeChild:
         if self.is_silent:
             await asyncio.sleep(timeout_s)
             raise TimeoutError
+        if self.answers_after_s:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.sleep(self.answers_after_s)
         return {
-            "state": self.state, "pid": self.pid, "node": "n", "epoch": self.epoch, "age_s": 0.0, "detail": self.detail,
+            "state": self.state, "pid": self.pid, "node": "n", "epoch": self.epoch, "age_s": self.age_s,
+            "detail": self.detail, "problems": self.problems,
         }  # fmt: skip
 
     async def stop(self, deadline_s: float) -> Exit:
+        self.was_drained = not self.ended.is_set()
         self.ended.set()
         return self.end
 
@@ -76,15 +85,19 @@ class FakeWorld:
     waits: list[float] = field(default_factory=list)
     dies_at_start: bool = False
     state_at_start: str = "ready"
+    usurper: FakeChild | None = None  # holds the name of the next child that is started
 
     def node_id(self) -> str:
         return "n"
 
     async def find(self, spec: ChildSpec) -> FakeChild | None:
-        child = self.children.get(spec.id)
+        child = self.usurper or self.children.get(spec.id)
         return child if child is not None and not child.ended.is_set() else None
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> FakeChild:
+        if self.usurper is not None and not self.usurper.ended.is_set():
+            raise OutageError("the name stays taken")
+        self.usurper = None
         self.spawned.append((spec.id, epoch))
         self.waits.append(wait_s)
         child = self.children[spec.id] = FakeChild(spec, epoch, 1000 + len(self.spawned), state=self.state_at_start)

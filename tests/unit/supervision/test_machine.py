@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.supervision import Backoff, ChildSpec, Exit, How, Intensity, RestartType, Strategy, SupervisorSpec, TreeState, check_tree, decide
+from fks.supervision import (
+    Backoff,
+    ChildSpec,
+    Exit,
+    How,
+    Intensity,
+    RestartType,
+    Strategy,
+    SupervisorSpec,
+    TreeState,
+    check_tree,
+    decide,
+)
 from fks.supervision.opentree import edges
 from fks.supervision.spec import predecessors
 from fks.supervision.state import (
@@ -408,3 +420,18 @@ def test_events_of_another_life_change_nothing() -> None:
     for event in (Exited("a", 1, CRASH), Exited("nobody", 1, CRASH), Started("a", 99), TimerFired(7), Missing("a"), Adopted("a")):
         world.tell(event)
     assert world.state == before
+
+
+def test_a_group_that_shares_every_fate_waits_together() -> None:
+    calm = Backoff(1.0, 5.0, jitter=0.0)
+    world = running(
+        branch("top", branch("s", worker("a"), worker("b"), strategy=Strategy.ONE_FOR_ALL, limit=9, backoff=calm))
+    )
+    for _ in range(2):
+        world.log.clear()
+        world.tell(Exited("b", world.alive.pop("b"), CRASH))
+        while any(not isinstance(command, Timer) for command in world.pending):
+            world.answer(next(i for i, command in enumerate(world.pending) if not isinstance(command, Timer)))
+    assert world.words() == ["stop a"]
+    world.calm()
+    assert world.words() == ["stop a", "start a", "start b"]

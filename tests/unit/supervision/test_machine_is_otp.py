@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.supervision import Backoff, ChildSpec, Exit, How, Intensity, RestartType, Strategy, SupervisorSpec, TreeState, decide
+from fks.supervision import (
+    Backoff,
+    ChildSpec,
+    Exit,
+    How,
+    Intensity,
+    RestartType,
+    Strategy,
+    SupervisorSpec,
+    TreeState,
+    decide,
+)
 from fks.supervision.state import Begin, Event, Exited, Find, Missing, Note, Phase, Start, Started, Stop
 from tests.unit.supervision.otp import Otp, Thing
 

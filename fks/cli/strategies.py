@@ -16,6 +16,7 @@ from fks.model.errors import FksError, InputError
 
 if TYPE_CHECKING:
     from fks.store.db import Database
+    from fks.store.strategies import Instance
     from fks.strategies.registry import Catalogue
 
 T = TypeVar("T")
@@ -196,25 +197,71 @@ def _in_database(ctx: click.Context, work: Callable[[Database], Awaitable[T]]) -
 @click.pass_context
 def instances(ctx: click.Context, as_json: bool) -> None:
     """List the instances that run, or would: symbol, parameters, state, how far they have decided."""
-    from fks.model.timeframe import iso
     from fks.store.strategies import StrategyStore
 
     rows = _in_database(ctx, lambda db: StrategyStore(db).list())
-    shown: list[dict[str, Any]] = [
-        {"id": r.id, "strategy": r.strategy, "params": dict(r.params), "params_version": r.params_version, "symbol": r.symbol,
-         "timeframe": r.timeframe, "venue": r.venue, "sizing": r.sizing, "size": r.size, "approval": r.approval,
-         "is_enabled": r.is_enabled, "state": r.state, "error": r.error, "target": r.last_target,
-         "cursor": None if r.cursor_ns is None else iso(r.cursor_ns)}
-        for r in rows
-    ]  # fmt: skip
+    shown = [_instance(row) for row in rows]
     emit(shown, as_json=as_json, schema="fks.instances/1")
     if not as_json:
         table(
-            ((r["id"], r["strategy"], r["symbol"], r["timeframe"], r["venue"], r["state"] if r["is_enabled"] else "off",
+            ((r["id"], r["strategy"], r["symbol"], r["timeframe"], r["venue"], _state_of(r),
               _WANTS.get(r["target"], ""), r["approval"], time_of(r["cursor"]), r["error"]) for r in shown),
             ("ID", "STRATEGY", "SYMBOL", "TF", "VENUE", "STATE", "WANTS", "APPROVAL", "DECIDED TO", "ERROR"),
             empty="no instances yet",
         )  # fmt: skip
+
+
+def _instance(row: Instance) -> dict[str, Any]:
+    from fks.model.timeframe import iso
+
+    return {
+        "id": row.id, "strategy": row.strategy, "params": dict(row.params), "params_version": row.params_version,
+        "symbol": row.symbol, "timeframe": row.timeframe, "venue": row.venue, "sizing": row.sizing, "size": row.size,
+        "approval": row.approval, "is_enabled": row.is_enabled, "state": row.state, "error": row.error,
+        "target": row.last_target, "cursor": None if row.cursor_ns is None else iso(row.cursor_ns),
+        "is_isolated": row.is_isolated, "crashes": row.crashes,
+        "crashed_at": None if row.crashed_ns is None else iso(row.crashed_ns),
+    }  # fmt: skip
+
+
+def _state_of(shown: Mapping[str, Any]) -> str:
+    """Return how an instance stands, in the words of the table: DISABLED is the system's doing, off a person's."""
+    if not shown["is_enabled"]:
+        return "DISABLED" if shown["state"] == "DISABLED" else "off"
+    return f"{shown['state']} apart" if shown["is_isolated"] else str(shown["state"])
+
+
+@strategies.command()
+@click.argument("id")
+@as_json
+@click.pass_context
+def instance(ctx: click.Context, id: str, as_json: bool) -> None:
+    """Show one instance: how it stands, how often it took its worker down, what the last time left, what it holds."""
+    from fks.store.strategies import StrategyStore
+
+    async def read(db: Database) -> tuple[Any, list[Any]]:
+        return await StrategyStore(db).get(id), await StrategyStore(db).exposure(id)
+
+    row, held = _in_database(ctx, read)
+    if row is None:
+        raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
+    shown = {
+        **_instance(row), "traceback": row.traceback,
+        "holds": [{"symbol": h.symbol, "quantity": h.quantity, "venue": h.venue, "protections": h.protections} for h in held],
+    }  # fmt: skip
+    emit(shown, as_json=as_json, schema="fks.instance/1")
+    if as_json:
+        return
+    click.echo(f"{click.style(id, bold=True)} {row.strategy} v{row.params_version} on {row.symbol} {row.timeframe}: {_state_of(shown)}")
+    if row.error:
+        click.echo(f"  {row.error}")
+    for item in held:
+        guard = f"{item.protections} protective order(s)" if item.protections else "no stop-loss or take-profit"
+        click.echo(f"  holds {format(item.quantity, 'f')} {item.symbol} on {item.venue}, {guard}")
+    if row.crashes:
+        where = "a worker of its own" if row.is_isolated else "the worker it shares"
+        click.echo(f"  took its worker down {row.crashes} times, last {time_of(shown['crashed_at'])}; it runs in {where}")
+        click.echo(f"\n{row.traceback or 'it left no traceback'}")
 
 
 @strategies.command()
@@ -282,7 +329,7 @@ def _positive(text: str) -> Decimal:
 @click.argument("id")
 @click.pass_context
 def enable(ctx: click.Context, id: str) -> None:
-    """Switch an instance on; one that crashed starts anew."""
+    """Switch an instance on; one that crashed starts anew, one that was set apart is among the others again."""
     _switch(ctx, id, True)
 
 

@@ -227,6 +227,21 @@ async def test_instances_are_added_changed_and_switched(
     versions = await database.sql("SELECT version, params->>'slow' AS slow FROM strategy_parameters ORDER BY version")
     assert [(v["version"], v["slow"]) for v in versions] == [(1, "50"), (2, "30")]
     assert (await _off_loop(fks, "strategies", "enable", "nobody"))[0] == USAGE
+    await database.sql(
+        "UPDATE strategy_instances SET is_isolated = true, crashes = 4, crashed_at = now(), state = 'DISABLED',"
+        " traceback = 'Fatal Python error: Segmentation fault'"
+    )
+    await database.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'paper', 'BTCUSDT', 'mine', 0.5)"
+    )
+    shown = (await _off_loop(fks, "strategies", "instance", "mine"))[1]
+    assert "DISABLED" in shown
+    assert "holds 0.5" in shown
+    assert "no stop-loss or take-profit" in shown
+    assert "took its worker down 4 times" in shown
+    assert "Segmentation fault" in shown
+    assert (await _off_loop(fks.json, "strategies", "instance", "mine"))["crashes"] == 4
+    assert (await _off_loop(fks, "strategies", "instance", "nobody"))[0] == USAGE
 
 
 # ── through the gateway ──────────────────────────────────────────────────────────────────────────

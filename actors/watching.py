@@ -244,10 +244,8 @@ class Keeping:
                 left_s = max(answered_s + timing.silence_max_s - monotonic(), 0.0) + LOOK_S
                 beat = await self._beat(child, left_s, with_metrics=beats % SAMPLE_EVERY == 0)
                 late_s = monotonic() - asked_s - pause_s - left_s
-                if beat is not None:
-                    answered_s = monotonic()
-                elif late_s > timing.heartbeat_s / 2:
-                    answered_s += late_s  # it was us who stood still: nobody was there to hear it
+                if beat is not None or late_s > timing.heartbeat_s:
+                    answered_s = monotonic()  # when it was us who stood still, nobody was there to hear it
                 verdict = judge(beat, silence_s=monotonic() - answered_s, spec=self.record.spec, timing=timing)
                 if verdict.how is not None and not join.done():
                     return await self._end_ill(child, verdict.how, verdict.reason)

@@ -110,12 +110,15 @@ def build(args: Any = None) -> serve.Application:
     given = args if isinstance(args, dict) else {}
     home = given.get("home") or getattr(args, "home", None) or os.environ.get("FKS_HOME") or ".fks"
     replicas = int(given.get("replicas") or (args.http.replicas if hasattr(args, "http") else 2))
+    options: dict[str, Any] = {"num_cpus": 0}
+    if hasattr(args, "node") and args.node.role == "head":
+        options["resources"] = {"head": 0.001}  # a replica reads the head's FKS_HOME, which no worker has
     deployment = serve.deployment(
         name="gateway",
         num_replicas=replicas,
         max_ongoing_requests=200,  # every open websocket holds one
         max_queued_requests=1000,  # a flood hears 503 instead of filling the proxy's memory
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=options,
         health_check_period_s=1,
         health_check_timeout_s=5,
         graceful_shutdown_timeout_s=3,  # an open websocket holds a leaving replica this long

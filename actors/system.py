@@ -200,7 +200,7 @@ class Job:
         from fks.jobs.runner import run_claimed
 
         try:
-            run_claimed(home, job_id)
+            run_claimed(os.environ.get("FKS_HOME") or home, job_id)  # on another machine: that one's own
         finally:
             ending = threading.Timer(JOB_ENDS_S, os._exit, (0,))
             ending.daemon = True

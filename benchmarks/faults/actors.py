@@ -181,14 +181,14 @@ async def blocked(rig: Rig) -> dict[str, Sample]:
     script = rig.system.home / "strategies" / "blocker.py"
     script.parent.mkdir(exist_ok=True)
     script.write_text(BLOCKER.format(flag=flag))
-    known = await rig.rows("SELECT 1 FROM strategy_instances WHERE id = 'blocker'")
-    if not known:
-        await asyncio.to_thread(
-            rig.system.fks, "strategies", "add", "blocker", "blocker", "--symbol", "BTC/USDT", "--timeframe", "1s",
-            "--account", "paper", "--size", "100",
-        )  # fmt: skip
-    # twice a second evaluated quickly, so that it is called on the loop from then on
-    cursor = "SELECT 1 FROM strategy_instances WHERE id = 'blocker' AND state = 'RUNNING' AND cursor_time > now() - interval '5 s'"
+    # a new one each time: an instance that hung its worker twice is set apart, and the worker is rid of it
+    id = f"blocker-{int(time.time())}"
+    await asyncio.to_thread(
+        rig.system.fks, "strategies", "add", id, "blocker", "--symbol", "BTC/USDT", "--timeframe", "1s",
+        "--account", "paper", "--size", "100",
+    )  # fmt: skip
+    # evaluated quickly a few times, so that it is called on the loop from then on
+    cursor = f"SELECT 1 FROM strategy_instances WHERE id = '{id}' AND state = 'RUNNING' AND cursor_time > now() - interval '5 s'"
 
     async def runs() -> bool:
         return bool(await rig.rows(cursor))
@@ -202,6 +202,7 @@ async def blocked(rig: Rig) -> dict[str, Sample]:
     finally:
         flag.unlink()
     started = await rig.event("strategy:0", ("started",), at)
+    await asyncio.to_thread(rig.system.fks, "strategies", "disable", id, check=False)
     note = "from the flag; the loop blocks when the next bar seals, up to 1 s later, so the limits are 1 s wider"
     return {"event loop blocked (strategy:0)": Sample(exited["at"] - at, started["at"] - at, note=note)}
 

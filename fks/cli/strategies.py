@@ -337,7 +337,7 @@ def enable(ctx: click.Context, id: str) -> None:
 @click.argument("id")
 @click.pass_context
 def disable(ctx: click.Context, id: str) -> None:
-    """Switch an instance off. It sends no more signals; what it holds stays held."""
+    """Switch an instance off, or say that you have seen one DISABLED. It sends no more signals; what it holds stays held."""
     _switch(ctx, id, False)
 
 

@@ -146,9 +146,10 @@ RETURNING params_version;
 UPDATE strategy_instances SET approval = $2, updated_at = now() WHERE id = $1 RETURNING id;
 
 -- name: set_enabled
--- Switch an instance on or off; switching on forgets every crash and puts it back among the others.
+-- Switch an instance on or off; switching on forgets every crash and puts it back among the others, switching off one that
+-- the system had switched off says that a person has seen it.
 UPDATE strategy_instances
-   SET is_enabled = $2, state = CASE WHEN $2 THEN 'NEW' ELSE state END, error = CASE WHEN $2 THEN NULL ELSE error END,
+   SET is_enabled = $2, state = CASE WHEN $2 OR state = 'DISABLED' THEN 'NEW' ELSE state END, error = CASE WHEN $2 THEN NULL ELSE error END,
        is_isolated = is_isolated AND NOT $2, crashes = CASE WHEN $2 THEN 0 ELSE crashes END,
        traceback = CASE WHEN $2 THEN NULL ELSE traceback END, updated_at = now()
  WHERE id = $1

@@ -7,6 +7,7 @@ what its spec says. Ray restarts the supervisor itself; its children go on meanw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -39,6 +40,7 @@ from fks.supervision.state import (
 
 UP = frozenset({"ready", "degraded"})
 REPORT_S = 1.0  # between two rows of a child, and two looks at which children there should be
+NEWS_S = 0.1  # rows follow what happened within this
 BACK_S = 30.0  # a child that is restarted has so long, beyond its own deadlines
 #: what a row says of a child that is not running
 _AT_REST = {Phase.GIVEN_UP: "failed", Phase.DONE: "done", Phase.IDLE: "stopped", Phase.STOPPING: "draining"}
@@ -66,6 +68,7 @@ class SupervisorActor:
         self._kept: dict[str, Keeping] = {}
         self._timers: set[asyncio.Task[None]] = set()
         self._chronicle = Chronicle(component, world, os.uname().nodename)
+        self._has_news = asyncio.Event()
         self._is_forgetting = False  # rows of components that the tree does not have are to be dropped
         self._has_swept = want is None
         self._follow_kept()
@@ -173,6 +176,7 @@ class SupervisorActor:
         kept = self._kept.get(note.id)
         record = kept.record if kept is not None else None
         self._chronicle.note(note, record)
+        self._has_news.set()
         if record is None:
             return
         if note.event == "restarted":
@@ -240,12 +244,17 @@ class SupervisorActor:
             if self._is_forgetting and self._has_swept:
                 try:
                     await self._chronicle.journal.forget_others([SUPERVISOR, *self._kept])
-                    self._is_forgetting = False
+                    self._has_news = asyncio.Event()
+        self._is_forgetting = False
                 except OutageError:
                     pass  # with the next report
             await self._chronicle.report(self._rows, self.detail)
             await self._chronicle.share([kept.record for kept in self._kept.values()])
-            await self._c.clock.sleep(REPORT_S)
+            await self._c.clock.sleep(NEWS_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPORT_S - NEWS_S):
+                    await self._has_news.wait()
+            self._has_news.clear()
 
     def _rows(self) -> Sequence[HealthRow]:
         """Return the rows to write: after our own death those of children not yet looked at stay as they were."""

@@ -244,8 +244,7 @@ class SupervisorActor:
             if self._is_forgetting and self._has_swept:
                 try:
                     await self._chronicle.journal.forget_others([SUPERVISOR, *self._kept])
-                    self._has_news = asyncio.Event()
-        self._is_forgetting = False
+                    self._is_forgetting = False
                 except OutageError:
                     pass  # with the next report
             await self._chronicle.report(self._rows, self.detail)

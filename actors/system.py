@@ -74,7 +74,7 @@ class RayChild:
         self._handle = handle
         self._paths = paths
         self._pid: int | None = None
-        self._node = ""
+        self._node = self._node_id = ""
         self._process: Process | None = None
 
     async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
@@ -86,6 +86,7 @@ class RayChild:
             raise OutageError(f"{self._spec.id}: {cause(error)}") from error
         if self._pid is None:
             self._pid, self._node = int(str(beat["pid"])), str(beat["node"])
+            self._node_id = str(beat.get("node_id") or "")
             if self._node == node_name():
                 self._process = Process.hold(self._pid)
         return beat
@@ -115,8 +116,7 @@ class RayChild:
             except ray.exceptions.ActorUnavailableError:
                 await asyncio.sleep(0.2)
             except ray.exceptions.RayActorError as error:
-                text = str(error).lower()
-                is_lost = "node" in text and ("has died" in text or "node died" in text or "dead node" in text)
+                is_lost = "node has died" in str(error).lower()
                 return How.NODE_LOST if is_lost else How.CRASH, f"died: {cause(error)}"
 
     async def stop(self, deadline_s: float) -> Exit:
@@ -130,10 +130,21 @@ class RayChild:
         except (ray.exceptions.RayError, TimeoutError):
             return await self.kill(How.KILLED, f"did not end within {deadline_s:g} s")
 
+    async def _is_node_lost(self) -> bool:
+        """Return whether Ray already says so of the node it ran on."""
+        if not self._node_id:
+            return False
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(GCS_S):
+                return not await asyncio.to_thread(_is_alive, self._node_id)
+        return False
+
     async def kill(self, how: How, reason: str) -> Exit:
         """Kill by pid on this host, and through Ray: Ray alone lets a stopped process live for 5 s."""
         if self._process is not None:
             await self._process.kill(is_hung=how is How.HUNG)
+        elif how is How.HUNG and await self._is_node_lost():
+            how, reason = How.NODE_LOST, f"its node {self._node} is gone; {reason}"
         # on a thread: it waits for the GCS, which may be away
         with contextlib.suppress(Exception):
             async with asyncio.timeout(GCS_S):
@@ -144,6 +155,10 @@ class RayChild:
         if self._process is not None and end.is_gone:
             self._process.close()
         return end
+
+
+def _is_alive(node_id: str) -> bool:
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
 
 
 def cause(error: BaseException) -> str:

@@ -74,6 +74,11 @@ class Work:
     def is_resumed(self) -> bool:
         return self.operation.attempt > 1
 
+    def refuse_too_many(self) -> None:
+        """Raise FksError when so many supervisors died over it that it may be what kills them."""
+        if self.operation.attempt > ATTEMPTS_MAX:
+            raise FksError(f"{self.operation.attempt} supervisors began it and none ended it", remedy="see 'fks logs supervisor'")
+
     def steps(self, name: str = "steps") -> list[dict[str, Any]]:
         """Return the list of steps of that name, as it will be kept."""
         found: list[dict[str, Any]] = self.result.setdefault(name, [])
@@ -125,6 +130,7 @@ class Operations:
                     self._is_down, has_taken_up = True, False
                 except Exception as error:  # the tree must not lose its supervisor over a wish
                     self._c.log.error("operations.failed", error=f"{type(error).__name__}: {error}")
+                    has_taken_up = False  # what is left running would keep every other from being claimed
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
                         await wake.wait()
@@ -148,16 +154,17 @@ class Operations:
             )
         kinds = {"restart": self._restart, "deploy": self._deploy, "config": self._config}
         try:
-            if operation.attempt > ATTEMPTS_MAX:
-                raise FksError(f"{operation.attempt} supervisors began it and none ended it", remedy="see 'fks logs supervisor'")
             if operation.kind not in kinds:
                 raise InputError(f"no operation is called {operation.kind}", code="OPERATION_KIND", status=422)
+            if operation.kind != "config" or operation.attempt > 2 * ATTEMPTS_MAX:
+                work.refuse_too_many()
             await kinds[operation.kind](work)
         except StaleEpochError:
             raise
-        except (FksError, ExceptionGroup) as error:
-            await self._finish(work, "failed", error=str(error))
-            self._c.log.error("operation.failed", **facts, error=str(error))
+        except Exception as error:  # one that nobody foresaw too: left running it would hold up every other
+            text = told(error)
+            await self._finish(work, "failed", error=text)
+            self._c.log.error("operation.failed", **facts, error=text)
             return
         await self._finish(work, "done")
         self._c.log.info("operation.done", **facts)
@@ -189,13 +196,14 @@ class Operations:
             raise InputError(f"there is no version {number} of the settings", code="CONFIG_VERSION_UNKNOWN", status=404)
         if version.state == "rolling":
             try:
+                work.refuse_too_many()  # here: settings that kill the supervisor must not stay in force
                 await self._roll(work, concerned(version.changes, self._parts.children()), config_version=number)
                 await self._persist(lambda: self._versions.activate(number))
                 return
             except StaleEpochError:
                 raise
-            except FksError as error:
-                text = str(error)
+            except Exception as error:
+                text = told(error)
             await self._persist(lambda: self._versions.fail(number, text))
             version = await self._persist(lambda: self._versions.get(number)) or version
         if version.state == "failed":
@@ -208,15 +216,15 @@ class Operations:
         touched = {step["part"] for step in work.steps()}
         plan = [
             part for part in concerned(version.changes, self._parts.children())
-            if part in touched or self._seen(part).config_version == version.version
+            if part in touched or part == GATEWAY or self._seen(part).config_version == version.version
         ]  # fmt: skip
         text = f"version {version.version} of the settings did not take ({version.error}); version {number} is in force again"
         try:
             await self._roll(work, plan, name="rolled_back", config_version=number, must_settle=False)
         except StaleEpochError:
             raise
-        except FksError as error:
-            text += f", and going back met trouble: {error}"
+        except Exception as error:
+            text += f", and going back met trouble: {told(error)}"
         self._c.log.error("config.failed", version=version.version, back_to=number, reason=version.error)
         await self._journal.page("config.failed", text, "supervisor")
         raise FksError(text, remedy="mend it and set it again; 'fks config history' keeps what was tried")
@@ -302,10 +310,7 @@ class Operations:
         part = step["part"]
         if part == GATEWAY:
             return
-        if part == SUPERVISOR:
-            seen = Part("ready", os.getpid(), VERSION, self._c.config_version, os.uname().nodename)
-        else:
-            seen = self._seen(part)
+        seen = self._seen(part)
         step |= {"pid": seen.pid, "version": seen.version, "config_version": seen.config_version}
         if build and seen.version and seen.version != build:
             raise FksError(
@@ -317,8 +322,10 @@ class Operations:
 
     def _seen(self, part: str) -> Part:
         """Return a part as it is known. Errors: InputError for one that is not there."""
-        if part in (SUPERVISOR, GATEWAY):
-            return Part("ready", os.getpid() if part == SUPERVISOR else None)
+        if part == SUPERVISOR:
+            return Part("ready", os.getpid(), VERSION, self._c.config_version, os.uname().nodename)
+        if part == GATEWAY:
+            return Part("ready")
         children = self._parts.children()
         if part not in children:
             raise InputError(
@@ -339,6 +346,11 @@ class Operations:
                 return await call()
             except OutageError:
                 await asyncio.sleep(POLL_S)
+
+
+def told(error: Exception) -> str:
+    """Return what an operation's row says of an error: our own words, or the kind of one that nobody foresaw."""
+    return str(error) if isinstance(error, FksError) else f"{type(error).__name__}: {error}"
 
 
 async def leave_to_ray() -> None:

@@ -268,3 +268,34 @@ async def test_an_unknown_kind_ends_as_a_failure_and_the_next_is_done(rig: Rig) 
     rig.start()
     assert (await rig.ended(await rig.store.request("dance"))).state == "failed"
     assert (await rig.ended(await rig.store.request("restart", target="orders"))).state == "done"
+
+
+async def test_an_error_that_nobody_foresaw_ends_its_operation_and_not_those_after_it(rig: Rig) -> None:
+    rig.parts.fails["orders"] = OSError("too many open files")
+    rig.start()
+    done = await rig.ended(await rig.store.request("restart", target="orders"))
+    assert (done.state, done.error) == ("failed", "OSError: too many open files")
+    assert (await rig.ended(await rig.store.request("restart", target="guardian"))).state == "done"
+
+
+async def test_settings_over_which_supervisors_die_are_rolled_back_and_can_be_changed_again(rig: Rig) -> None:
+    changes = {"supervision.heartbeat_s": {"from": None, "to": 0.3}, "venue.sweep_s": {"from": None, "to": 9.0}}
+    version, operation = await propose(
+        rig.db, {"supervision.heartbeat_s": 0.3}, changes, base_version=0, changed_by="ann", reason="quick"
+    )
+    for _ in range(actors.operations.ATTEMPTS_MAX):
+        await (rig.store.claim() if _ == 0 else rig.store.take_up())
+    rig.parts.parts["orders"] = replace(rig.parts.parts["orders"], config_version=version.version)
+    rig.parts.versions = rig.versions
+    rig.component.config_version = version.version  # what the supervisor runs with since it was started again
+    first = rig.start()
+    with pytest.raises(Dead):
+        await first  # it goes back too
+    rig.component.config_version = 0
+    rig.start()
+    done = await rig.ended(operation)
+    assert done.state == "failed"
+    assert "supervisors began it" in (done.error or "")
+    assert await rig.versions.wanted() is None
+    assert rig.parts.parts["orders"].config_version == 0
+    await propose(rig.db, {"venue.sweep_s": 9.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="ann", reason="again")

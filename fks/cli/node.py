@@ -47,9 +47,11 @@ def head(
 
     Runs until it is told to stop; started again after a crash it takes over what lives and starts what does not.
     """
+    from fks.config.secrets import adopt_delivered_token
+
     found = _sources(ctx)
     if (paths := _paths(ctx)).ray_token_file.exists():  # `ray up` delivers one to all: it must not be replaced
-        adopt_token(paths, paths.ray_token_file)
+        adopt_delivered_token(paths, paths.ray_token_file)
     given = {
         "FKS_NODE_ROLE": "head",
         "FKS_NODE_ADDRESS": address or (None if ("node", "address") in found else _own_address(_OUTSIDE[0])),
@@ -79,6 +81,7 @@ def worker(
 
     Needs FKS_DATABASE_URL, FKS_REDIS_URL and the head's token.
     """
+    from fks.config.secrets import adopt_delivered_token
     from fks.model.errors import ConfigError
 
     found = _sources(ctx)
@@ -87,7 +90,7 @@ def worker(
     head_host = (address or "").rpartition(":")[0].strip("[]")
     if address is not None and not (head_host and address.rpartition(":")[2].isdigit()):
         raise ConfigError(f"--address {address} is not HOST:PORT", remedy=f"e.g. 10.0.0.1:{GCS_PORT}")
-    adopt_token(_paths(ctx), token_file)
+    adopt_delivered_token(_paths(ctx), token_file)
     is_open = ("node", "address") not in found
     given = {
         "FKS_NODE_ROLE": "worker",
@@ -105,21 +108,6 @@ def stop(ctx: click.Context, as_json: bool) -> None:
     from fks.cli.up import down
 
     ctx.invoke(down, as_json=as_json)
-
-
-def adopt_token(paths: Paths, given: Path | None) -> None:
-    """Take the cluster's token over from where it was delivered. Errors: ConfigError when it was not."""
-    from fks.config.secrets import adopt_ray_token
-    from fks.model.errors import ConfigError
-
-    places = [given.expanduser()] if given else [paths.ray_token_file, Path("~/.ray/auth_token").expanduser()]
-    file = next((place for place in places if place.exists()), None)
-    if file is None:
-        raise ConfigError(
-            f"the cluster's token is not at {' or '.join(map(str, places))}",
-            remedy="copy the head's FKS_HOME/ray.token there, mode 0600, or name it with --token-file",
-        )
-    adopt_ray_token(paths, file)
 
 
 def _begin(

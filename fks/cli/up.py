@@ -64,9 +64,9 @@ def up(
     paths = check_host(home_of(ctx) or ".fks")
     os.environ["FKS_HOME"] = str(paths.home)
     if address is not None:
-        from fks.cli.node import adopt_token
+        from fks.config.secrets import adopt_delivered_token
 
-        adopt_token(paths, None)
+        adopt_delivered_token(paths, None)
     is_new = run_keeper(paths, is_detached=detach, is_quiet=quiet or as_json, is_json=as_json)
     if not is_new and not as_json and any(value is not None for _, value in options):
         click.echo("  --tape, --speed, --fills and --address count when FKS starts: nothing is changed")

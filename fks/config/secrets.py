@@ -113,6 +113,18 @@ def adopt_ray_token(paths: Paths, file: Path) -> None:
     write_private(paths.ray_token_file, token)
 
 
+def adopt_delivered_token(paths: Paths, given: Path | None) -> None:
+    """Take the cluster's token over from where it was delivered. Errors: ConfigError when it was not."""
+    places = [given.expanduser()] if given else [paths.ray_token_file, Path("~/.ray/auth_token").expanduser()]
+    file = next((place for place in places if place.exists()), None)
+    if file is None:
+        raise ConfigError(
+            f"the cluster's token is not at {' or '.join(map(str, places))}",
+            remedy="copy the head's FKS_HOME/ray.token there, mode 0600, or name it with --token-file",
+        )
+    adopt_ray_token(paths, file)
+
+
 def check_strong(what: str, value: str) -> None:
     """Raise ConfigError when `value` is empty, short or a well-known default. The value itself is never shown."""
     remedy = "run 'fks security-setup --rotate' for strong ones"

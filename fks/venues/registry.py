@@ -88,9 +88,15 @@ def make_venues(
     mode: Literal["bar", "last"] = "bar" if settings.sim.fills == "tape" else "last"
     return {
         name: make_venue(
-            name, settings=settings, node=node, clock=clock, log=log, account_id=ids.get(name, 0), paper_mode=mode,
+            name,
+            settings=settings,
+            node=node,
+            clock=clock,
+            log=log,
+            account_id=ids.get(name, 0),
+            paper_mode=mode,
             may_send=may_send,
-        )  # fmt: skip
+        )
         for name in names
     }
 

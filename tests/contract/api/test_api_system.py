@@ -94,7 +94,7 @@ async def test_the_tree_has_the_shape_that_the_supervisor_told(gateway: Running,
 async def test_events_tell_the_signal_and_are_followed_by_id(gateway: Running, story: Database) -> None:
     async with gateway.client("read") as client:
         items = (await client.get("/system/events", params={"child": "orders"})).json()["items"]
-        assert [(row["what"], row["why"]) for row in items][0] == ("died", "signal 9 (SIGKILL)")
+        assert (items[0]["what"], items[0]["why"]) == ("died", "signal 9 (SIGKILL)")
         assert "last_lines" not in items[0]["payload"]
         later = (await client.get("/system/events", params={"after": items[-1]["id"], "full": True})).json()["items"]
         assert [(row["child"], row["why"]) for row in later] == [("strategy:0", "exit code 1, KeyError: 'BTC'")]

@@ -330,7 +330,7 @@ async def test_a_drain_stores_all_that_was_heard_and_the_next_self_goes_on_witho
             await later(database, 2)
             await collector.drain()
             for feed in collector._feeds.values():
-                assert not (feed.sealed or feed.trades or feed._inbox), "heard and not stored"
+                assert [*feed.sealed, *feed.trades, *feed._inbox] == [], "heard and not stored"
                 stored = await database.sql("SELECT max(trade_id) FROM market_trades WHERE symbol = $1", feed.symbol)
                 assert stored[0][0] == feed.last_id
                 assert feed.last_id > newest.get(feed.symbol, -1)

@@ -96,6 +96,7 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
         now_s=outside.now_s(), received=received["items"], exchange_orders=account["orders"], exchange_fills=account["fills"],
         signals=tables["signals"], orders=tables["orders"], trades=tables["trades"], positions=tables["positions"],
         instances=instances, started=baseline.instances, closes=closes, bars=bars, leaks=await leaks(outside, baseline),
+        since_s=baseline.at_s,
     )  # fmt: skip
 
 

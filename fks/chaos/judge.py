@@ -69,21 +69,24 @@ class Evidence:
         default_factory=dict
     )
     leaks: Sequence[str] = ()
+    since_s: float = 0.0  # what the exchange received before is not this run's
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The verdict. Sound means no finding."""
+    """The verdict. Sound means no finding, and that everything could be looked at: positions cannot while an execution is
+    on its way (`is_whole`)."""
 
     signals: int
     orders: int
     fills: int
     bars: int
     findings: tuple[Finding, ...]
+    is_whole: bool = True
 
     @property
     def is_sound(self) -> bool:
-        return not self.findings
+        return self.is_whole and not self.findings
 
     def count(self, check: str) -> int:
         """Return how many findings a check has."""
@@ -95,14 +98,15 @@ def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
     before = evidence.now_s - settle_s
     findings = [
         *_signals(evidence, before), *_decisions(evidence, before), *_doubled(evidence), *_undecided(evidence, before),
-        *_astray(evidence, before), *_fills(evidence, before), *_positions(evidence, before),
+        *_astray(evidence, before), *_nameless(evidence), *_fills(evidence, before),
+        *([] if (is_moving := _is_moving(evidence, before)) else _positions(evidence)),
         *_protection(evidence, before), *_bars(evidence), *(Finding("leaked", text) for text in evidence.leaks),
     ]  # fmt: skip
     order = {check: place for place, check in enumerate(CHECKS)}
     return Audit(
         signals=len(evidence.signals), orders=len(evidence.exchange_orders), fills=len(evidence.exchange_fills),
         bars=sum(len(theirs) for _, theirs in evidence.bars.values()),
-        findings=tuple(sorted(findings, key=lambda finding: order[finding.check])),
+        findings=tuple(sorted(findings, key=lambda finding: order[finding.check])), is_whole=not is_moving,
     )  # fmt: skip
 
 
@@ -129,6 +133,8 @@ def _decisions(evidence: Evidence, before: float) -> Iterator[Finding]:
     """Every sealed bar was decided on, and as the auditor itself would."""
     for row in evidence.instances:
         start = evidence.started.get(row["id"])
+        if start is not None and row["state"] == "DISABLED":  # by the system: a person's switch leaves the state alone
+            yield Finding("signals lost", f"instance {row['id']} was switched off: {row['error']}")
         if not row["is_enabled"] or start is None:
             continue
         if row["state"] not in ("RUNNING", "LOADING"):
@@ -176,11 +182,23 @@ def expected_edges(
 # ── orders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def made_by(row: Row) -> list[str]:
     """Return the client order ids that a logged request asked to make: one, or a pair's two; none for other requests."""
-    is_order = row["method"] in ("POST", "WS") and "order" in str(row["path"]).lower()
-    if not is_order or "test" in str(row["path"]) or "cancel" in str(row["path"]):
+    if not _makes(row):
         return []
     ids = row.get("client_order_ids") or []
     return [ids] if isinstance(ids, str) else list(ids)
+
+
+def _makes(row: Row) -> bool:
+    path = str(row["path"])
+    is_order = row["method"] in ("POST", "WS") and "order" in path.lower()
+    return is_order and "test" not in path and "cancel" not in path
+
+
+def _nameless(evidence: Evidence) -> Iterator[Finding]:
+    """An order without an id could be sent twice and nobody could tell."""
+    for row in evidence.received:
+        if _makes(row) and not made_by(row) and row.get("time_ms", 0) / 1000 >= evidence.since_s:
+            yield Finding("orders astray", f"an order was sent without an id of its own: {row['method']} {row['path']}")
 
 
 def _doubled(evidence: Evidence) -> Iterator[Finding]:
@@ -261,10 +279,16 @@ def _fills(evidence: Evidence, before: float) -> Iterator[Finding]:
         yield Finding("fills wrong", f"execution {key[0]} {key[1]} is booked, but the exchange has none such")
 
 
-def _positions(evidence: Evidence, before: float) -> Iterator[Finding]:
+def _is_moving(evidence: Evidence, before: float) -> bool:
+    """Return whether an execution is on its way to the journal: only the next look can compare positions."""
+    booked = {(row["symbol"], str(row["venue_trade_id"])) for row in evidence.trades}
+    return any(
+        row["wallTime"] / 1000 >= before and (row["symbol"], str(row["id"])) not in booked for row in evidence.exchange_fills
+    )
+
+
+def _positions(evidence: Evidence) -> Iterator[Finding]:
     """A position is the sum of its executions: the exchange's own where it is the exchange's, else the booked ones."""
-    if any(row["wallTime"] / 1000 >= before and not _is_booked(evidence, row) for row in evidence.exchange_fills):
-        return  # one is on its way: the next look judges
     owner = {row["client_order_id"]: row["instance"] for row in evidence.orders if row["role"] != "kill"}
     client = {(row["symbol"], row["orderId"]): row["clientOrderId"] for row in evidence.exchange_orders}
     owed: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
@@ -284,11 +308,6 @@ def _positions(evidence: Evidence, before: float) -> Iterator[Finding]:
     for key in sorted({*owed, *held}):
         if key[2] != "external" and owed[key] != held[key]:
             yield Finding("positions wrong", f"{' '.join(key)} is {held[key]}, its executions make {owed[key]}")
-
-
-def _is_booked(evidence: Evidence, fill: Row) -> bool:
-    key = (fill["symbol"], str(fill["id"]))
-    return any((row["symbol"], str(row["venue_trade_id"])) == key for row in evidence.trades)
 
 
 def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: str) -> Decimal:

@@ -49,7 +49,8 @@ def finding_lines(audit: Audit) -> list[str]:
     """Return the first findings in words."""
     lines = [f"{finding.check}: {finding.text}" for finding in audit.findings[:SHOWN]]
     rest = len(audit.findings) - SHOWN
-    return [*lines, *([f"and {rest} more"] if rest > 0 else [])]
+    moving = [] if audit.is_whole else ["positions could not be compared: at every look an execution was on its way"]
+    return [*lines, *([f"and {rest} more"] if rest > 0 else []), *moving]
 
 
 def summary(outcome: Outcome, *, seed: int) -> str:
@@ -57,6 +58,7 @@ def summary(outcome: Outcome, *, seed: int) -> str:
     audit, not_done = outcome.audit, sum(bool(a.error) for a in outcome.attempts)
     looked = f"{audit.signals} signals, {audit.orders} orders, {audit.fills} executions, {audit.bars} bars"
     missing = f", {not_done} could not be injected" if not_done else ""
+    missing += "" if outcome.is_well else ", the system was not well in the end"
     verdict = "nothing lost, doubled or wrong" if outcome.is_sound else "NOT SOUND"
     injected = len(outcome.attempts) - not_done
     return f"{verdict}: {injected} faults in {outcome.seconds:.0f} s (seed {seed}){missing}; audited {looked}"
@@ -66,7 +68,7 @@ def document(outcome: Outcome, plan: Sequence[Injection], *, seed: int, minutes:
     """Return the whole run as plain JSON values."""
     return {
         "seed": seed, "minutes": minutes, "scenarios": list(scenarios), "seconds": round(outcome.seconds, 1),
-        "is_sound": outcome.is_sound, "plan": plan_rows(plan),
+        "is_sound": outcome.is_sound, "is_well": outcome.is_well, "plan": plan_rows(plan),
         "faults": [
             {
                 "number": a.injection.number, "kind": a.injection.kind, "target": a.injection.target, "at": a.at_s,

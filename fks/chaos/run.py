@@ -27,16 +27,17 @@ Say = Callable[[str, Attempt | Injection | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to. `seconds` is what it took."""
+    """What a run came to. `seconds` is what it took; `is_well`: all was well again within WELL_S of the last fault."""
 
     attempts: tuple[Attempt, ...]
     audit: Audit
     seconds: float
+    is_well: bool = True
 
     @property
     def is_sound(self) -> bool:
-        """Return whether nothing is lost, doubled or wrong and everything that was hurt came back."""
-        return self.audit.is_sound and all(a.error or a.recovered_s is not None for a in self.attempts)
+        """Return whether nothing is lost, doubled or wrong and everything that was hurt came back, and stayed."""
+        return self.is_well and self.audit.is_sound and all(a.error or a.recovered_s is not None for a in self.attempts)
 
 
 async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambda what, about: None) -> Outcome:
@@ -58,7 +59,7 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
         say("settling", None)
         await hands.restore()
         over_s = outside.now_s()
-        await watch.until(lambda: watch.is_well(over_s), WELL_S)
+        is_well = await watch.until(lambda: watch.is_well(over_s), WELL_S) is not None
         say("auditing", None)
         audit = await _verdict(outside, baseline)
     finally:
@@ -66,7 +67,7 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
             await asyncio.shield(hands.restore())
         looking.cancel()
         await asyncio.gather(looking, return_exceptions=True)
-    return Outcome(tuple(attempts), audit, outside.clock.monotonic() - start_s)
+    return Outcome(tuple(attempts), audit, outside.clock.monotonic() - start_s, is_well)
 
 
 async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], say: Say) -> list[Attempt]:

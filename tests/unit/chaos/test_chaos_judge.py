@@ -114,6 +114,9 @@ WRONG: list[tuple[str, str, Change]] = [
     ("signals lost", "without a reason", lambda e: e["signals"].append(signal(EDGES[0][0] + 1, "exit", EXIT))),
     ("signals lost", "is behind", lambda e: e["instances"][0].update(cursor_time=datetime.fromtimestamp(EDGES[1][0], UTC))),
     ("signals lost", "CRASHED", lambda e: e["instances"][0].update(state="CRASHED", error="it raised")),
+    ("signals lost", "switched off",
+     lambda e: e["instances"][0].update(state="DISABLED", is_enabled=False, error="took its worker down 4 times")),
+    ("orders astray", "without an id", lambda e: e["received"].append(sent(ENTRY) | {"client_order_ids": []})),
     ("orders undecided", "still UNKNOWN", lambda e: e["orders"][0].update(state="UNKNOWN")),
     ("orders astray", "does not know", lambda e: e["exchange_orders"].append(theirs("c" * 32, 3, "0", "CANCELED"))),
     ("orders astray", "never made it", lambda e: e["exchange_orders"].pop(0)),
@@ -190,6 +193,14 @@ def test_a_verdict_waits_for_nothing_when_told_so() -> None:
     evidence = replace(Evidence(**rows), signals=young)
     assert judge(evidence).is_sound
     assert judge(evidence, settle_s=0.0).count("signals lost") == 2
+
+
+def test_positions_that_were_not_compared_are_not_called_sound() -> None:
+    rows = deepcopy(sound())
+    rows["exchange_fills"].append(fill(9, 2, "0.1", "0", "USDT", is_buyer=False) | {"wallTime": (NOW - 1) * 1000})
+    audit = judge(Evidence(**rows))
+    assert (audit.findings, audit.is_whole, audit.is_sound) == ((), False, False)
+    assert judge(Evidence(**sound())).is_sound
 
 
 @pytest.mark.parametrize(

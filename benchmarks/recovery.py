@@ -54,7 +54,7 @@ def table() -> dict[str, Row]:
         "kill-collector": Row(actors.collector, 0.5, 2.0, {"  its feeds live": (None, 4.0)}),
         "stop-strategy": Row(partial(actors.stopped, name="strategy:0"), *hung),
         "stop-orders": Row(partial(actors.stopped, name="orders"), *hung),
-        "blocked": Row(actors.blocked, hung[0] + 1.0, hung[1] + 1.0),  # a bar seals within a second of the flag
+        "blocked": Row(actors.blocked, *hung),
         "supervisor": Row(actors.supervisor, None, 5.0),
         "replica": Row(parts.replica),
         "proxy": Row(parts.proxy, None, 5.0),

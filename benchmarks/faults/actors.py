@@ -39,6 +39,8 @@ class Blocker(Strategy):
         return 1
 
     def decide(self, bars: Bars) -> Decisions:
+        if FLAG.exists():
+            FLAG.with_suffix(".since").write_text(str(time.time()))
         while FLAG.exists():
             time.sleep(0.02)
         return Decisions(np.zeros(len(bars)))
@@ -203,8 +205,9 @@ async def blocked(rig: Rig) -> dict[str, Sample]:
         flag.unlink()
     started = await rig.event("strategy:0", ("started",), at)
     await asyncio.to_thread(rig.system.fks, "strategies", "disable", id, check=False)
-    note = "from the flag; the loop blocks when the next bar seals, up to 1 s later, so the limits are 1 s wider"
-    return {"event loop blocked (strategy:0)": Sample(exited["at"] - at, started["at"] - at, note=note)}
+    blocked_at = float(flag.with_suffix(".since").read_text())
+    note = "from the moment it blocked, as the strategy wrote it down"
+    return {"event loop blocked (strategy:0)": Sample(exited["at"] - blocked_at, started["at"] - blocked_at, note=note)}
 
 
 async def supervisor(rig: Rig) -> dict[str, Sample]:

@@ -29,6 +29,7 @@ LOOK_S = 0.1  # between looks at a part that comes back
 SETTLE_S = 30.0  # a part that was ready has this long to be ready again
 STEADY_S = 2.0  # and must stay so for this long before the next is touched: a start alone proves little
 LIVES_MAX = 2  # one death may be an accident
+APPEAR_S = 5.0  # a supervisor asks once a second which children there should be
 PART_S = 180.0  # one part, everything included
 EXPIRE_S = 600.0  # nobody wants today the restart that was asked for yesterday
 ATTEMPTS_MAX = 5  # supervisors that may die over one operation
@@ -186,6 +187,7 @@ class Operations:
             asked = work.operation.args.get("build")
             work.result["build"] = asked or await asyncio.to_thread(installed_version)
         plan = [str(only)] if only else [*self._parts.children(), SUPERVISOR, GATEWAY]
+        plan = work.result.setdefault("plan", plan)  # a supervisor that has just begun does not know every child yet
         await self._roll(work, plan, build=str(work.result["build"]))
 
     async def _config(self, work: Work) -> None:
@@ -197,7 +199,8 @@ class Operations:
         if version.state == "rolling":
             try:
                 work.refuse_too_many()  # here: settings that kill the supervisor must not stay in force
-                await self._roll(work, concerned(version.changes, self._parts.children()), config_version=number)
+                plan = work.result.setdefault("plan", concerned(version.changes, self._parts.children()))
+                await self._roll(work, plan, config_version=number)
                 await self._persist(lambda: self._versions.activate(number))
                 return
             except StaleEpochError:
@@ -245,6 +248,8 @@ class Operations:
             if step is not None and step["state"] == "done":
                 continue
             is_resumed = step is not None
+            if len(plan) > 1 and not await self._is_there(part):
+                continue  # switched off meanwhile: nobody has to be restarted
             if step is None:
                 before = self._seen(part)
                 step = {"part": part, "state": "running", "was": before.state, "pid_before": before.pid,
@@ -304,6 +309,15 @@ class Operations:
                 f"{part} {what} after its restart" + (f" and was {was} before" if was else ""),
                 remedy=f"see 'fks logs {part}'",
             )
+
+    async def _is_there(self, part: str) -> bool:
+        """Return whether a part of a plan still is one; a supervisor that has just begun finds some a moment later."""
+        end = self._c.clock.monotonic() + APPEAR_S
+        while part not in (SUPERVISOR, GATEWAY) and part not in self._parts.children():
+            if self._c.clock.monotonic() > end:
+                return False
+            await asyncio.sleep(LOOK_S)
+        return True
 
     def _compare(self, step: dict[str, Any], *, build: str, config_version: int | None) -> None:
         """Refuse a part that came back with another build or other settings than wanted."""

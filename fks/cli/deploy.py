@@ -79,6 +79,8 @@ def _previous(gateway: Gateway, paths: Paths) -> Path:
     if not name:
         raise InputError("no deployment has installed a wheel", code="NO_WHEEL", remedy="use --wheel FILE")
     wheel = paths.home / "wheels" / str(name)
+    if wheel.name != name:  # whoever may write the row must not choose what is installed from elsewhere
+        raise InputError(f"{name!r} is no wheel of ours", code="WHEEL_WRONG", remedy="use --wheel FILE")
     if not wheel.is_file():
         raise InputError(f"{wheel} is gone", code="NO_WHEEL", remedy="use --wheel FILE")
     return wheel

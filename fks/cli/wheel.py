@@ -44,6 +44,8 @@ def check_wheel(file: Path) -> Wheel:
         raise InputError(f"{file} is no wheel ({error})", code="WHEEL_WRONG", remedy="build it with 'pip wheel . --no-deps'") from None
     if told["Name"] != "fks":
         raise InputError(f"{file} is {told['Name']}, not fks", code="WHEEL_WRONG", remedy="give a wheel of FKS")
+    if not re.fullmatch(r"[A-Za-z0-9.+!_-]+", str(told["Version"])):  # it becomes part of a file's name
+        raise InputError(f"{file} has no version ({told['Version']!r})", code="WHEEL_WRONG", remedy="build it again")
     if "dirty" in str(told["Version"]):
         raise InputError(
             f"{file.name} was built from a checkout with changes that nobody kept", code="WHEEL_WRONG",

@@ -130,6 +130,11 @@ async def _check_base(tx: Session, base_version: int) -> None:
             f"the settings are at version {current}{who}, not {base_version}", code="CONFIG_CHANGED", status=409,
             remedy=f"look at it with 'fks config diff {base_version} {current}' and try again",
         )  # fmt: skip
+    if await tx.fetchval("runtime_config.is_going_back"):  # a part that comes up then would take the new one
+        raise InputError(
+            "a change that failed is still being rolled back", code="CONFIG_ROLLING", status=409,
+            remedy="see 'fks config history' and try again when it has ended",
+        )  # fmt: skip
 
 
 async def overlaid(settings: Settings, paths: Paths, db: Database | None, *, ask_s: float = ASK_S) -> Overlaid:

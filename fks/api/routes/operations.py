@@ -18,6 +18,7 @@ from fks.store.operations import CHANNEL, Operation, OperationStore
 
 router = APIRouter(tags=["operations"])
 OperationState = Literal["queued", "running", "done", "failed"]
+WHEEL = r"^fks-[A-Za-z0-9.+!_-]+\.whl$"  # a name and never a path: `fks deploy --rollback` looks for it in FKS_HOME/wheels
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 
 
@@ -28,8 +29,8 @@ class OperationBody(Body):
     target: str = Field("", max_length=128, description="of a restart: a child's id, gateway, or supervisor")
     only: str | None = Field(None, max_length=128, description="of a deployment: this part alone")
     build: str | None = Field(None, max_length=64, description="of a deployment: the version every part must come back with")
-    wheel: str | None = Field(None, max_length=200, description="of a deployment: the wheel that was installed")
-    previous_wheel: str | None = Field(None, max_length=200, description="of a deployment: the wheel that leads back")
+    wheel: str | None = Field(None, max_length=200, pattern=WHEEL, description="of a deployment: the wheel that was installed")
+    previous_wheel: str | None = Field(None, max_length=200, pattern=WHEEL, description="of a deployment: the wheel that leads back")
     reason: str = Field("", max_length=500)
 
 

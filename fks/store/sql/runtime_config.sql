@@ -6,6 +6,11 @@ SELECT pg_advisory_xact_lock(hashtext('fks runtime_config'));
 -- Give the newest version that did not fail: what every process should run with.
 SELECT * FROM runtime_config WHERE state <> 'failed' ORDER BY version DESC LIMIT 1;
 
+-- name: is_going_back
+-- Tell whether a version that failed is still being rolled back.
+SELECT EXISTS (SELECT 1 FROM operations o JOIN runtime_config c ON c.version = (o.args ->> 'version')::bigint
+                WHERE o.kind = 'config' AND o.state IN ('queued', 'running') AND c.state = 'failed');
+
 -- name: get
 -- Give one version.
 SELECT * FROM runtime_config WHERE version = $1;

@@ -95,6 +95,16 @@ async def test_an_operation_is_asked_for_once_per_key_and_followed_by_its_id(gat
         assert (await client.post("/operations", json={"kind": "config"})).status_code == 422
 
 
+@pytest.mark.parametrize("name", ["../../tmp/fks-9-py3-none-any.whl", "/tmp/fks-9-py3-none-any.whl", "fks-9/../../x.whl"])
+async def test_a_row_of_an_operation_names_no_wheel_outside_of_ours(gateway: Running, rig: Rig, fks: Fks, name: str) -> None:
+    async with gateway.client("admin") as client:
+        for key in ("wheel", "previous_wheel"):
+            assert (await client.post("/operations", json={"kind": "deploy", key: name})).status_code == 422
+    await rig.store.request("deploy", args={"previous_wheel": name})  # one that came there by another way
+    code, _, err = await fks("deploy", "--rollback")
+    assert (code, "is no wheel of ours" in err) == (USAGE, True)
+
+
 async def test_settings_change_at_run_time_and_go_back(gateway: Running, rig: Rig) -> None:
     rig.start()
     async with gateway.client("admin") as client:

@@ -299,3 +299,55 @@ async def test_settings_over_which_supervisors_die_are_rolled_back_and_can_be_ch
     assert await rig.versions.wanted() is None
     assert rig.parts.parts["orders"].config_version == 0
     await propose(rig.db, {"venue.sweep_s": 9.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="ann", reason="again")
+
+
+async def test_a_child_that_is_switched_off_meanwhile_does_not_end_a_deployment(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors.operations, "APPEAR_S", 0.2)
+    rig.parts.build = build_id()
+    rig.parts.parts["strategy:solo:a"] = Part("ready", 200, "old", 0, "n")
+    restart = rig.parts.restart_child
+
+    async def restarted(id: str, why: str) -> None:
+        rig.parts.parts.pop("strategy:solo:a", None)
+        await restart(id, why)
+
+    monkeypatch.setattr(rig.parts, "restart_child", restarted)
+    first = rig.start()
+    operation = await rig.store.request("deploy", args={"build": build_id()})
+    with pytest.raises(Dead):
+        await first
+    rig.start()
+    done = await rig.ended(operation)
+    assert (done.state, done.error) == ("done", None)
+    assert [part for part, _ in parts_of(done)] == [*IDS, "supervisor", "gateway"]
+
+
+async def test_a_supervisor_that_does_not_know_every_child_yet_leaves_none_out(rig: Rig) -> None:
+    rig.parts.build, rig.parts.dies_after = build_id(), "orders"
+    first = rig.start()
+    operation = await rig.store.request("deploy", args={"build": build_id()})
+    with pytest.raises(Dead):
+        await first
+    late = rig.parts.parts.pop("scheduler")
+    second = rig.start()
+    await until(lambda: rig.parts.restarted[-1] == "strategy:0")
+    rig.parts.parts["scheduler"] = late
+    with pytest.raises(Dead):
+        await second
+    rig.start()
+    assert (await rig.ended(operation)).state == "done"
+    assert rig.parts.restarted == list(IDS)
+
+
+async def test_nothing_is_changed_while_a_change_that_failed_is_rolled_back(rig: Rig) -> None:
+    version, _ = await propose(
+        rig.db, {"venue.sweep_s": 9.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="ann", reason="r"
+    )
+    claimed = await rig.store.claim()
+    assert claimed is not None
+    await rig.versions.fail(version.version, "orders is not back")
+    with pytest.raises(InputError) as found:
+        await propose(rig.db, {"venue.sweep_s": 8.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="bob", reason="r")
+    assert found.value.code == "CONFIG_ROLLING"
+    await rig.store.finish(claimed, "failed", result={}, error="went back")
+    await propose(rig.db, {"venue.sweep_s": 8.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="bob", reason="r")

@@ -57,6 +57,7 @@ def test_a_wheel_that_fits_is_known_by_version_and_content(tmp_path: Path) -> No
         ({"python": ">=4"}, "WHEEL_UNFIT", "it needs Python >=4"),
         ({"name": "other"}, "WHEEL_WRONG", "not fks"),
         ({"version": "9.9.9+dirty"}, "WHEEL_WRONG", "nobody kept"),
+        ({"version": "9 9"}, "WHEEL_WRONG", "has no version"),
         ({"tamper": True}, "WHEEL_WRONG", "serve_app.py is not what"),
     ],
 )

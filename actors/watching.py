@@ -6,6 +6,7 @@ What it costs when something nobody foresaw is raised here: this child waits, th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from typing import Any
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
 from fks.store.leases import raise_epoch
+from fks.store.supervision import TreeJournal
 from fks.supervision.exits import Exit, How
 from fks.supervision.ports import Child, World
 from fks.supervision.spec import ChildSpec
@@ -84,6 +86,7 @@ class Keeping:
         settings = component.settings.supervision
         self._lease_s = settings.lease_ttl_s + 0.5
         self._timing = Timing(settings.heartbeat_s, settings.misses_max, settings.unwell_s)
+        self._journal = TreeJournal(component.db)
         self._life: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
 
@@ -127,8 +130,6 @@ class Keeping:
         record = self.record
         child = None if record.is_known and record.child is None else await self._world.find(record.spec)
         if child is None:
-            if not record.is_known:  # the supervisor before us may have ended it without living to see it gone
-                record.is_gone = not self._world.was_reconstructed
             self._post(Missing(record.spec.id))
             return
         record.child = child
@@ -157,6 +158,8 @@ class Keeping:
         record.state, record.since_ns = "starting", self._c.clock.now_ns()
         if spec.is_leased:
             record.epoch = await self._next_epoch()
+            if not record.is_known:
+                record.is_gone = await self._is_proven_gone(record.epoch)
         record.state = "starting"
         for _ in range(EVICTIONS_MAX):
             wait_s = 0.0 if record.is_gone or not spec.is_leased else self._lease_s
@@ -180,6 +183,18 @@ class Keeping:
             except OutageError:
                 self.record.state = "waiting"  # for the database; not a crash, so it does not count
                 await self._c.clock.sleep(0.25)
+
+    async def _is_proven_gone(self, epoch: int) -> bool:
+        """Return whether no process from before our time is left: none ever was, or the last one was seen to end.
+
+        It may be on a node that nobody reaches, or have lost its cluster, or been ended by a supervisor that did not
+        live to see it gone: then its lease is waited out.
+        """
+        if epoch == 1 and not self._world.was_reconstructed:
+            return True
+        with contextlib.suppress(OutageError):
+            return await self._journal.proven_end(self.record.spec.id) == epoch - 1
+        return False
 
     async def _come_up(self, run: int, child: Child, wait_s: float) -> None:
         """Wait until it is up, then watch it; kill it when it is not in time."""

@@ -71,6 +71,14 @@ class TreeJournal:
         rows = await self._db.fetch("supervision.restart_counts", retry=False)
         return {row["child"]: int(row["count"]) for row in rows}
 
+    async def proven_end(self, child: str) -> int | None:
+        """Return the epoch of the last process of a child that was seen to end, if it is proven gone. Errors: OutageError.
+
+        Where no epoch was raised since, no process of the child is left anywhere.
+        """
+        epoch: int | None = await self._db.fetchval("supervision.proven_end", child, retry=False)
+        return epoch
+
     async def actors(self) -> list[str]:
         """Return the names of the actors that have a row: those of this tree, and of the one before. Errors: OutageError."""
         return [row["name"] for row in await self._db.fetch("supervision.actors", retry=False)]

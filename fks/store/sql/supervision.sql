@@ -27,6 +27,11 @@ ON CONFLICT (name) DO UPDATE
 -- How often each child was ever restarted.
 SELECT child, count(*) AS count FROM actor_events WHERE event = 'restarted' GROUP BY child;
 
+-- name: proven_end
+-- The epoch of a child's last recorded end, if the process is proven gone.
+SELECT CASE WHEN payload @> '{"is_gone": true}' THEN epoch END FROM actor_events
+ WHERE child = $1 AND event = 'exited' ORDER BY id DESC LIMIT 1;
+
 -- name: actors
 -- Every actor that has a row: of the running tree, or left by the one before it.
 SELECT name FROM component_health WHERE kind = 'actor';

@@ -238,3 +238,20 @@ async def test_the_tree_is_told_with_its_windows(run: Any) -> None:
         "children": [],
     }  # fmt: skip
     assert told["children"][1] == {"id": "b", "state": "ready"}
+
+
+async def test_after_an_orderly_stop_nobody_waits_for_a_lease_and_after_a_loss_everybody_does(run: Any) -> None:
+    first = FakeWorld()
+    supervisor = run(first, spec("a"), spec("b"))
+    await until(lambda: supervisor.is_ready)
+    await run.end()
+    await supervisor.stop()
+    second = FakeWorld()
+    supervisor = run(second, spec("a"), spec("b"))
+    await until(lambda: supervisor.is_ready)
+    assert second.waits == [0.0, 0.0]
+    await run.end()  # its cluster is lost: whether its children still run nobody knows
+    third = FakeWorld()
+    run(third, spec("a"), spec("b"))
+    await until(lambda: len(third.waits) == 2)
+    assert min(third.waits) > 2.0

@@ -128,6 +128,7 @@ class Shell:
             try:
                 if component.lease is not None:
                     await component.lease.renew()
+                    component = self._component = await component.with_current_config()
                 child = tree.CLASSES[self._role](component, self._args, **self._ports(self._role, component))
                 if await self._started_or_asked(child):
                     return child

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fks.clock import Clock, RealClock
 from fks.config.endpoints import Node, load_node
@@ -43,6 +43,7 @@ class Component:
     bus: Bus
     lease: HeldLease | None
     config_version: int = 0  # of the runtime configuration in force here; 0 = the file alone
+    is_config_current: bool = True  # False: opened while the database was away, with this node's copy or without one
 
     @staticmethod
     async def open(name: str, *, epoch: int = 0, is_leased: bool = False, home: str | None = None) -> Component:
@@ -70,8 +71,23 @@ class Component:
                 db, clock, name=name, epoch=epoch, holder=holder, ttl_s=timing.lease_ttl_s, renew_s=timing.lease_renew_s
             )
         return Component(
-            name, epoch, settings, paths, secrets, node, clock, log, PrometheusMeter(name), db, bus, lease, runtime.version
+            name, epoch, settings, paths, secrets, node, clock, log, PrometheusMeter(name), db, bus, lease, runtime.version,
+            runtime.is_current,
         )  # fmt: skip
+
+    async def with_current_config(self) -> Component:
+        """Return these surroundings with the settings that the database has, if it could not be asked at `open`.
+
+        What writes orders calls this once it has its lease: a limit that was lowered at run time must not be forgotten
+        over an outage. Errors: OutageError when it still cannot be asked; ConfigError as `open`.
+        """
+        if self.is_config_current:
+            return self
+        runtime = await overlaid(load_settings(self.paths.home), self.paths, self.db)
+        if not runtime.is_current:
+            raise OutageError("the newest settings cannot be read: PostgreSQL does not answer")
+        self.log.info("config.overlaid", version=runtime.version, source=runtime.source, keys=list(runtime.keys))
+        return replace(self, settings=runtime.settings, config_version=runtime.version, is_config_current=True)
 
     async def mind_lease(self) -> None:
         """Return never; raise when the lease is lost for `lease_lost_s` though PostgreSQL answers: it is our connections

@@ -55,6 +55,7 @@ class Overlaid:
     version: int
     source: str  # database | copy | file
     keys: tuple[str, ...] = ()
+    is_current: bool = False  # the database said so, just now
 
 
 def copy_file(paths: Paths) -> Path:
@@ -154,9 +155,10 @@ async def overlaid(settings: Settings, paths: Paths, db: Database | None, *, ask
         except ConfigError:  # the guardian must come up; who writes orders waits for the database anyway
             number, values = 0, {}
     if number == 0:
-        return Overlaid(settings, 0, "file")
+        return Overlaid(settings, 0, "file", is_current=found is not None)
     try:
-        return Overlaid(overlay(settings, values, f"runtime version {number}"), number, source, tuple(sorted(values)))
+        overlaid = overlay(settings, values, f"runtime version {number}")
+        return Overlaid(overlaid, number, source, tuple(sorted(values)), is_current=found is not None)
     except ConfigError as error:
         raise ConfigError(
             f"runtime version {number} does not fit this node's settings: {error.message}",

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from actors import tree
+from actors.shell import Shell
+from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Settings
-from fks.model.errors import ConfigError
+from fks.model.errors import ConfigError, OutageError
+from fks.monitor.component import Component
 from fks.store.db import Database
 from fks.store.runtime_config import RuntimeConfigStore, copy_file, overlaid, propose
+from tests.support import servers
+from tests.support.waiting import until
 
 CHANGES = {"venue.sweep_s": {"from": None, "to": 7.0}}
 
@@ -64,3 +74,55 @@ async def test_a_version_that_does_not_fit_the_nodes_own_files_refuses_the_start
     files = Settings(home=paths.home, data={"stale_max_s": 20.0})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="runtime version 1 does not fit"):
         await overlaid(files, paths, database)
+
+
+async def test_what_holds_a_lease_does_not_begin_with_the_settings_of_before_an_outage(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[Component] = []
+
+    class Child:
+        is_ready = True
+
+        def __init__(self, component: Component, args: tuple[str, ...]) -> None:
+            began.append(component)
+
+        async def start(self) -> None: ...
+
+        async def run(self) -> None:
+            await asyncio.Event().wait()
+
+        async def stop(self) -> None: ...
+
+        def detail(self) -> dict[str, object]:
+            return {}
+
+    async def renew() -> None: ...
+
+    async def keep() -> None:
+        await asyncio.Event().wait()
+
+    with servers.home() as home:
+        save_node(home.ensure(), Node("postgresql://fks@127.0.0.1:1/fks", "redis://127.0.0.1:1/0", "127.0.0.1:1", {}))
+        opened = await Component.open("child:late", home=str(home.home))  # PostgreSQL is away, and there is no copy
+        assert (opened.config_version, opened.is_config_current) == (0, False)
+        with pytest.raises(OutageError):
+            await opened.with_current_config()
+        version, _ = await propose(database, {"venue.sweep_s": 7.0}, CHANGES, base_version=0, changed_by="a", reason="r")
+        lease: Any = SimpleNamespace(renew=renew, keep=keep, holds=lambda: True)
+        back = replace(opened, db=database, lease=lease)
+
+        async def open_(name: str, **options: object) -> Component:
+            return back
+
+        monkeypatch.setenv("FKS_HOME", str(home.home))
+        monkeypatch.setattr(Component, "open", staticmethod(open_))
+        monkeypatch.setattr(Database, "close", lambda self: asyncio.sleep(0))
+        monkeypatch.setitem(tree.CLASSES, "late", Child)
+        shell = Shell("late", "child:late", (), 1, True, 0.0, lambda role, component: {})
+        await until(lambda: len(began) == 1)
+        assert (began[0].config_version, began[0].settings.venue.sweep_s) == (version.version, 7.0)
+        assert (await shell.health(False))["config_version"] == version.version
+        await shell.stop()
+        assert await shell.join() == "normal"
+        monkeypatch.undo()

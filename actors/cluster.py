@@ -49,9 +49,12 @@ def connect(address: str, token_file: str, *, home: str | None = None) -> None:
         raise OutageError(f"cannot join the Ray cluster at {address}: {reason}", remedy=remedy)
 
 
-def ensure_supervisor() -> str:
-    """Start the supervisor unless it lives and its work loop turns; return what was done: "adopted", or "started"."""
-    spec = tree.supervisor_spec()
+def ensure_supervisor(role: str = "single") -> str:
+    """Start the supervisor unless it lives and its work loop turns; return what was done: "adopted", or "started".
+
+    `role`: this node's (`node.role`).
+    """
+    spec = tree.supervisor_spec(role)
     try:
         handle = ray.get_actor(spec.id, namespace=NAMESPACE)
         beat = ray.get(handle.health.remote(False), timeout=5.0)

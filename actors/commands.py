@@ -35,7 +35,7 @@ def deploy() -> None:
     paths = Paths.of(settings.home)
     node = load_node(paths)
     cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_to_tell(settings))
-    done = cluster.ensure_supervisor()
+    done = cluster.ensure_supervisor(settings.node.role)
     sys.stdout.write(f"supervisor {done}\n")
     sys.stdout.flush()
     cluster.deploy_gateway(with_runtime(settings, paths, node.database_url), host=node.http["host"], port=node.http["port"])

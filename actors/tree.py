@@ -37,9 +37,14 @@ ESCALATIONS_MAX, ESCALATIONS_PERIODS = 2, 10.0
 SHARE = 0.001  # of a node's resource: it says where, not how many
 
 
-def supervisor_spec() -> ChildSpec:
-    """Return the supervisor's own row: Ray restarts it, without a limit."""
-    return ChildSpec(SUPERVISOR, "supervisor", stop_s=10.0, is_leased=False)
+def supervisor_spec(role: str = "single") -> ChildSpec:
+    """Return the supervisor's own row: Ray restarts it, without a limit.
+
+    `role`: of the node that deploys it. In a cluster it stays on the head: Ray would put what asks for nothing on any
+    machine, and there the gateway it replaces would be a worker's, and a worker lost would take it along.
+    """
+    resources = {"head": SHARE} if role == "head" else {}
+    return ChildSpec(SUPERVISOR, "supervisor", stop_s=10.0, is_leased=False, resources=resources)
 
 
 def tree_of(settings: Settings, isolated: Sequence[str] = ()) -> SupervisorSpec:

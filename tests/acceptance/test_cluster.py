@@ -30,7 +30,7 @@ def test_children_run_where_they_are_placed_and_the_check_finds_nothing_amiss(cl
     rows = cluster.head.components()
     where = {name: cluster.home_of(row["pid"]) for name, row in rows.items() if row["kind"] == "actor" and row["pid"]}
     assert where[CHILD] in ("w1", "w2")
-    assert {where[name] for name in ("guardian", "orders", "collector:binance")} == {"h0"}
+    assert {where[name] for name in ("supervisor", "guardian", "orders", "collector:binance")} == {"h0"}
     assert {"keeper", "raylet", "keeper@w1", "raylet@w1", "keeper@w2", "raylet@w2"} <= set(rows)
     checks = json.loads(cluster.head.fks("cluster", "check", "--file", "none.yaml", "--json", check=False).stdout)["checks"]
     # "w1 fks" would differ in a checkout that somebody edits meanwhile

@@ -13,6 +13,7 @@ from actors import cluster, tree
 from actors import shell as shells
 from fks.config.endpoints import Node
 from fks.model.errors import OutageError
+from fks.supervision import ChildSpec
 from tests.support.waiting import until
 
 
@@ -94,3 +95,16 @@ def test_a_supervisor_whose_loop_hangs_is_replaced_though_it_answers(
     monkeypatch.setattr(cluster, "spawn_shell", spawn)
     assert cluster.ensure_supervisor() == done
     assert killed == ([handle] if done == "started" else [])
+
+
+@pytest.mark.parametrize(("role", "asked"), [("single", {}), ("head", {"head": tree.SHARE})])
+def test_the_supervisor_of_a_cluster_stays_on_its_head(monkeypatch: pytest.MonkeyPatch, role: str, asked: dict[str, float]) -> None:
+    made: list[ChildSpec] = []
+
+    def absent(name: str, namespace: str) -> None:
+        raise ValueError("no such actor")
+
+    monkeypatch.setattr(cluster.ray, "get_actor", absent)
+    monkeypatch.setattr(cluster, "spawn_shell", lambda spec, **options: made.append(spec))
+    assert cluster.ensure_supervisor(role) == "started"
+    assert made[0].resources == asked

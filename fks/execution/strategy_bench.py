@@ -14,6 +14,8 @@ from fks.model.errors import InputError
 EVALUATE_S = 10.0  # code that takes longer crashes its instance
 STUCK_S = 2.0  # a thread that runs on for longer after that takes the worker's time from others: the worker starts anew
 T = TypeVar("T")
+#: what user code may raise to leave more than itself: the worker's process, or its task
+_LEAVING = (SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 class Bench:
@@ -26,7 +28,7 @@ class Bench:
     def here(self, instance: str, bar_ns: int, call: Callable[[], T]) -> T:
         """Return what `call` does, run on the loop: it must be quick. What never ends hangs the worker, and is marked."""
         with self._in_hand.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
-            return call()
+            return _confined(call)
 
     async def aside(self, instance: str, strategy: str, bar_ns: int, call: Callable[[], T]) -> T:
         """Return what `call` does, run in a thread. Errors: InputError when it takes longer than EVALUATE_S."""
@@ -34,7 +36,7 @@ class Bench:
 
         def work() -> T:
             try:
-                return call()
+                return _confined(call)
             finally:
                 ended.set()
 
@@ -55,3 +57,11 @@ class Bench:
         self._late = [item for item in self._late if not item[2].is_set()]
         now = self._clock.monotonic()
         return next((instance for instance, since, _ in self._late if now - since > STUCK_S), None)
+
+
+def _confined(call: Callable[[], T]) -> T:
+    """Return what `call` does. Errors: InputError where it would leave the worker: that is its instance's affair alone."""
+    try:
+        return call()
+    except _LEAVING as error:
+        raise InputError(f"it raised {type(error).__name__}: {error}", remedy="raise an error, or decide") from error

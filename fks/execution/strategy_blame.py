@@ -40,12 +40,20 @@ class Blame:
         if mark is None:
             return
         at_ns = mark.at_ns // _US * _US
+        if self._clock.now_ns() - at_ns > self._window_s * NS:
+            # what died then was no predecessor of ours: the worker ran on another machine since, or nothing ran
+            self._log.info("strategy.mark_old", instance=mark.instance, at=iso(at_ns), epoch=mark.epoch)
+            self._drop()
+            return
         facts = await self._facts(at_ns)
         store = StrategyStore(self._db, self._owner)
         before = await store.get(mark.instance)
         # an instance that was switched off, or given to another worker, meanwhile has been dealt with
         if before is not None and before.is_enabled and before.is_isolated == (self._owner.only is not None):
             await self._record(store, before, mark, at_ns, facts)
+        self._drop()
+
+    def _drop(self) -> None:
         self._mark = None
         self._in_hand.clear()
 

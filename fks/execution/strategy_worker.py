@@ -90,6 +90,7 @@ class StrategyWorker:
             db, self._owner, self._in_hand, window_s=crash_window_s, crash_file=crash_file, clock=clock, meter=meter, log=log
         )  # fmt: skip
         self._bench = Bench(self._in_hand, clock, lease.epoch)
+        self._begun: set[str] = set()  # loaded, or tried to: an outage meanwhile was no death
         self._store, self._bars = StrategyStore(db, self._owner), BarStore(db)
         self._runners: dict[str, _Runner] = {}
         self._rows: list[Instance] = []
@@ -211,12 +212,15 @@ class StrategyWorker:
     # ── loading ──────────────────────────────────────────────────────────────────────────────────
     async def _load(self, row: Instance) -> _Runner:
         """Build an instance in memory: its strategy, checked, and its bars from the anchor to the cursor."""
-        deaths = _deaths(row)
+        is_first, deaths = row.id not in self._begun, _deaths(row)
         if deaths >= DEATHS_MAX:
             raise InputError(f"strategy {row.strategy}: {row.error}", remedy="mend it and enable the instance again")
-        died = f"{_DIED}, {deaths + 1} times" if row.state == "LOADING" else None
+        died = row.error if row.state == "LOADING" else None
+        if is_first and row.state == "LOADING":
+            died = f"{_DIED}, {deaths + 1} times"
         if not await self._store.set_state(row.id, state="LOADING", error=died):
             raise await self._superseded(row)
+        self._begun.add(row.id)
         strategy = await self._bench.aside(row.id, row.strategy, 0, lambda: self._make(row))
         anchor_ns, cursor_ns = await self._anchor(row, strategy.warmup())
         bars = await self._bars.read(row.symbol, row.timeframe, anchor_ns, cursor_ns + US, exchange=row.exchange)

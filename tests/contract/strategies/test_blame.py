@@ -1,0 +1,88 @@
+"""What is held against a strategy instance and what is not: how its code ends, outages while it is loaded, old marks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fks.clock import FakeClock, RealClock
+from fks.execution import strategy_blame
+from fks.execution.in_hand import InHand
+from fks.execution.strategy_bench import Bench
+from fks.execution.strategy_worker import StrategyWorker
+from fks.model.errors import InputError, OutageError
+from fks.model.timeframe import NS
+from fks.store.bars import BarStore
+from fks.store.bus import Bus
+from fks.store.db import Database
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.strategies import add_account, add_instance, bars_of, hold, seal
+
+PARAMS = {"fast": 2, "slow": 4}
+WINDOW_S = 900.0
+
+Make = Callable[[int], StrategyWorker]
+
+
+@pytest.fixture
+async def make(database: Database, bus: Bus, clock: FakeClock, log: CollectingLog, meter: RecordingMeter, tmp_path: Path) -> Make:
+    """Return how to make the worker of an epoch; one instance has ten bars to decide on."""
+    await add_account(database)
+    await add_instance(database, "a", "sma_cross", PARAMS)
+    await seal(database, bars_of([100.0 + k % 3 for k in range(10)]))
+    await hold(database, 9)
+
+    def worker(epoch: int = 9) -> StrategyWorker:
+        lease = type("Held", (), {"name": "strategy:0", "epoch": epoch, "holds": lambda self: True})()
+        return StrategyWorker(
+            db=database, bus=bus, clock=clock, meter=meter, log=log, shard=0, shards=1, lease=lease, home=tmp_path,
+            crash_window_s=WINDOW_S,
+        )  # fmt: skip
+
+    return worker
+
+
+@pytest.mark.parametrize("way", [SystemExit, GeneratorExit])
+async def test_code_that_leaves_is_an_error_of_its_instance_and_not_the_end_of_the_worker(way: type[BaseException]) -> None:
+    def leave() -> None:
+        raise way()
+
+    bench = Bench(InHand(None), RealClock(), 1)
+    with pytest.raises(InputError, match=way.__name__):
+        bench.here("a", 0, leave)
+    with pytest.raises(InputError, match=way.__name__):
+        await bench.aside("a", "leaver", 0, leave)
+
+
+async def test_outages_while_an_instance_is_loaded_are_no_deaths_of_its_worker(
+    make: Make, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*args: object, **more: object) -> None:
+        raise OutageError("PostgreSQL is away")
+
+    worker = make(9)
+    with monkeypatch.context() as patched:
+        patched.setattr(BarStore, "read", away)
+        for _ in range(6):
+            with pytest.raises(OutageError):
+                await worker.step()
+    await worker.step()
+    row = (await database.sql("SELECT state, error FROM strategy_instances"))[0]
+    assert (row["state"], row["error"]) == ("RUNNING", None)
+
+
+@pytest.mark.parametrize(("age_s", "crashes"), [(60.0, 1), (WINDOW_S + 60, 0)])
+async def test_an_old_mark_is_nobodys_fault(
+    make: Make, database: Database, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float,
+    crashes: int,
+) -> None:  # fmt: skip
+    """A worker that ran elsewhere meanwhile finds what it left here long ago: no predecessor died of that."""
+    monkeypatch.setattr(strategy_blame, "EXIT_WAIT_S", 0.0)
+    mark = InHand(InHand.path(tmp_path / "run", "strategy:0"))
+    mark.set("a", at_ns=clock.now_ns() - round(age_s * NS), bar_ns=0, epoch=3)
+    worker = make(9)
+    await worker.step()
+    assert (await database.sql("SELECT crashes FROM strategy_instances"))[0]["crashes"] == crashes
+    assert mark.left() is None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from fks.monitor.status import WELL, component_view
+from fks.monitor.status import WELL, component_view, node_view
 from fks.store.db import Querier
 
 #: A child that was down must be well for this long before its alert is over.
@@ -172,5 +172,5 @@ async def _facts(db: Querier, alerts: Sequence[Mapping[str, Any]], now: datetime
         orders={row["client_order_id"]: dict(row) for row in orders},
         held=frozenset((row["symbol"], row["instance"]) for row in held),
         instances={row["id"]: dict(row) for row in await db.fetch("monitor.troubled_instances")},
-        nodes={row["name"]: dict(row) for row in await db.fetch("monitor.nodes")},
+        nodes={row["name"]: node_view(dict(row)) for row in await db.fetch("monitor.nodes")},
     )

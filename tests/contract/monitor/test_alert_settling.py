@@ -73,3 +73,11 @@ async def test_each_new_alert_is_passed_on_once_and_those_of_the_order_manager_n
     await Facts(account).note_alert("page", "fill.stray", "told already", "orders", {})
     assert [(row["type"], row["component"], row["message"]) for row in await news.new()] == [("alert", "orders", "it died")]
     assert await news.new() == []
+
+
+async def test_a_machine_that_fell_silent_is_not_back_though_its_last_word_was_ready(account: Database) -> None:
+    await account.sql("INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'node.lost', 'w1 is gone', 'keeper@w1')")
+    await account.sql("INSERT INTO nodes (name, role, state, beat_at) VALUES ('w1', 'worker', 'ready', now() - interval '1 minute')")
+    assert await _settle(account) == []
+    await account.sql("UPDATE nodes SET beat_at = now()")
+    assert await _settle(account) == ["node.lost"]

@@ -64,8 +64,8 @@ def tree_of(settings: Settings, isolated: Sequence[str] = ()) -> SupervisorSpec:
             resources=_resources(timing.placement, id), memory_max_mb=timing.memory_max_mb,
         )  # fmt: skip
 
-    def branch(id: str, *children: ChildSpec, after: tuple[str, ...] = ()) -> SupervisorSpec:
-        return SupervisorSpec(id, children, limit, after=after, backoff=backoff)
+    def branch(id: str, *children: ChildSpec) -> SupervisorSpec:
+        return SupervisorSpec(id, children, limit, backoff=backoff)
 
     exchange, shards = settings.data.exchange, settings.strategies.workers
     branches = [
@@ -79,12 +79,8 @@ def tree_of(settings: Settings, isolated: Sequence[str] = ()) -> SupervisorSpec:
             "strategies",
             *(child(f"strategy:{n}", "strategy", stop_s=3.0, args=(str(n), str(shards))) for n in range(shards)),
         ),
-        branch(
-            "house",
-            child("scheduler", "scheduler", stop_s=3.0),
-            child("monitor", "monitor", stop_s=2.0),
-            after=("trading",),
-        ),
+        # not after trading: whoever is to hear that trading cannot start hears it from the monitor
+        branch("house", child("scheduler", "scheduler", stop_s=3.0), child("monitor", "monitor", stop_s=2.0)),
     ]
     if isolated:
         solos = (child(f"strategy:solo:{id}", "strategy", stop_s=3.0, args=("solo", id)) for id in isolated)

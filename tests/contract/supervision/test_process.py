@@ -1,0 +1,138 @@
+"""A child's process on this host: its end is seen at once and proven, and everything it left is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from actors.process import Process, facts, last_lines
+from fks.config.paths import Paths
+from fks.monitor.log import log_file
+from fks.monitor.remains import crash_file, exit_file
+from fks.supervision import How
+from tests.support.waiting import until
+
+CHILD = """
+import faulthandler, signal, sys, time
+handle = open(sys.argv[2], "w")
+faulthandler.register(signal.SIGUSR1, handle, all_threads=True)
+def where_it_stands():
+    time.sleep(60)
+print("up", flush=True)
+code = sys.stdin.readline()
+sys.exit(int(code)) if code.strip() else where_it_stands()
+"""
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    found = Paths.of(tmp_path)
+    found.logs.mkdir(parents=True)
+    return found
+
+
+@pytest.fixture
+def child(paths: Paths) -> Iterator[Any]:
+    """A process that calls itself a worker of Ray's."""
+    arguments = [sys.executable, "-c", CHILD, "ray::Orders", str(crash_file(paths, "orders"))]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+async def reaped(process: Any) -> None:
+    """Fetch the exit code, as its parent does."""
+    await until(lambda: process.poll() is not None)
+
+
+def end_with(process: Any, line: str) -> None:
+    process.stdin.write(line)
+    process.stdin.flush()
+
+
+async def test_kill_9_is_seen_within_50_ms_with_its_signal(child: Any, paths: Paths) -> None:
+    held = Process.hold(child.pid)
+    assert held is not None
+    start = time.monotonic()
+    os.kill(child.pid, signal.SIGKILL)
+    assert await held.gone(5.0)
+    assert time.monotonic() - start < 0.05
+    await reaped(child)
+    end = await facts(How.CRASH, "died", held, paths, "orders")
+    assert (end.is_gone, end.how, end.is_inferred) == (True, How.CRASH, False)
+    if await held.status() is not None:  # the kernel tells since 6.15
+        assert (end.signal, end.exit_code, end.reason) == (9, None, "died: signal SIGKILL")
+    held.close()
+
+
+async def test_an_error_is_told_with_its_exit_code_traceback_and_last_lines(child: Any, paths: Paths) -> None:
+    held = Process.hold(child.pid)
+    assert held is not None
+    log_file(paths, "orders").write_text("".join(f'{{"n":{n}}}\n' for n in range(9)))
+    exit_file(paths, "orders").write_bytes(orjson.dumps({"code": 3, "traceback": "Traceback\n  line\nValueError: no"}))
+    end_with(child, "3\n")
+    assert await held.gone(5.0)
+    await reaped(child)
+    end = await facts(How.CRASH, "died", held, paths, "orders")
+    assert (end.exit_code, end.signal, end.reason) == (3, None, "died: exit code 3: ValueError: no")
+    assert end.last_lines == tuple(f'{{"n":{n}}}' for n in range(4, 9))
+    assert end.traceback.endswith("ValueError: no")
+    held.close()
+
+
+async def test_what_an_older_process_left_is_not_told_of_this_one(child: Any, paths: Paths) -> None:
+    exit_file(paths, "orders").write_bytes(orjson.dumps({"code": 3, "traceback": "ValueError: long ago"}))
+    os.utime(exit_file(paths, "orders"), (1, 1))
+    held = Process.hold(child.pid)
+    assert held is not None
+    await held.kill()
+    assert (await facts(How.KILLED, "over its deadline", held, paths, "orders")).traceback == ""
+    held.close()
+
+
+async def test_a_hung_process_says_where_it_stands(child: Any, paths: Paths) -> None:
+    held = Process.hold(child.pid)
+    assert held is not None
+    end_with(child, "\n")
+    await until(lambda: not child.stdin.closed and is_in_sleep(child.pid))
+    assert await held.kill(is_hung=True)
+    end = await facts(How.HUNG, "hung", held, paths, "orders")
+    assert "where_it_stands" in end.traceback
+    assert (end.is_gone, end.signal, end.is_inferred) == (True, 9, True)
+    held.close()
+
+
+def is_in_sleep(pid: int) -> bool:
+    """Return whether it waits for a clock, no longer for its input."""
+    return "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
+
+
+async def test_a_stopped_process_dies_all_the_same(child: Any) -> None:
+    held = Process.hold(child.pid)
+    assert held is not None
+    os.kill(child.pid, signal.SIGSTOP)
+    assert await asyncio.wait_for(held.kill(is_hung=True), 2.0)
+    held.close()
+
+
+async def test_nobody_elses_process_is_ever_held() -> None:
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        assert Process.hold(stranger.pid) is None
+        stranger.kill()
+    assert Process.hold(stranger.pid) is None
+
+
+def test_a_log_that_is_not_there_has_no_last_lines(tmp_path: Path) -> None:
+    assert last_lines(tmp_path / "none.jsonl") == []

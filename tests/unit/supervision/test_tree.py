@@ -1,0 +1,41 @@
+"""The tree of a system, from its settings."""
+
+from __future__ import annotations
+
+from actors.tree import tree_of
+from fks.config.settings import Settings, Strategies, Supervision
+from fks.supervision import Strategy, SupervisorSpec
+
+
+def branches(tree: SupervisorSpec) -> dict[str, list[str]]:
+    return {child.id: [worker.id for worker in child.workers()] for child in tree.children if isinstance(child, SupervisorSpec)}
+
+
+def test_every_branch_has_patience_of_its_own_and_no_death_is_another_ones() -> None:
+    tree = tree_of(Settings(strategies=Strategies(workers=2)))
+    assert branches(tree) == {
+        "trading": ["guardian", "orders"],
+        "data": ["collector:binance"],
+        "strategies": ["strategy:0", "strategy:1"],
+        "house": ["scheduler", "monitor"],
+    }
+    assert {child.strategy for child in tree.children if isinstance(child, SupervisorSpec)} == {Strategy.ONE_FOR_ONE}
+    by_id = {worker.id: worker for worker in tree.workers()}
+    assert by_id["orders"].after == ("guardian",)
+    assert [id for id, worker in by_id.items() if not worker.is_leased] == ["guardian"]  # it starts without a database
+
+
+def test_a_strategy_that_was_set_apart_has_a_worker_and_a_budget_of_its_own() -> None:
+    tree = tree_of(Settings(), ["ema", "rsi"])
+    assert branches(tree)["isolated"] == ["strategy:solo:ema", "strategy:solo:rsi"]
+    solo = next(worker for worker in tree.workers() if worker.id == "strategy:solo:ema")
+    assert (solo.role, solo.args) == ("strategy", ("solo", "ema"))
+
+
+def test_placement_says_where_by_resource_and_never_how_many() -> None:
+    placed = Supervision(placement={"collector:*": "worker", "guardian": "head", "orders": "head"}, memory_max_mb=512)
+    by_id = {worker.id: worker for worker in tree_of(Settings(supervision=placed)).workers()}
+    assert by_id["collector:binance"].resources == {"worker": 0.001}
+    assert by_id["orders"].resources == {"head": 0.001}
+    assert by_id["monitor"].resources == {}
+    assert {worker.memory_max_mb for worker in by_id.values()} == {512}

@@ -31,6 +31,7 @@ from fks.execution.kill_journal import (
     read_kill,
 )
 from fks.execution.kill_positions import WINDOW_S, PositionsFile, Snapshot
+from fks.execution.kill_rows import take_release
 from fks.execution.kill_socket import KillSocket
 from fks.execution.kill_venue import Timing, VenueKill
 from fks.model.errors import FksError, InputError, OutageError
@@ -88,6 +89,7 @@ class Guardian:
         await self._socket.open()
         self.beat = self._clock.monotonic()
         await self._open_venues()
+        await take_release(self._db, self._journal, self._log, timeout_s=self._timing.database_s)
         record = self._journal.record
         if record is not None and record.is_engaged:
             self._log.warning("kill.engaged_at_start", kill_id=record.kill_id, is_done=record.is_done)

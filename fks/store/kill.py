@@ -37,6 +37,10 @@ class KillStore:
         """Return kill_id, scope, reason, engaged_by, engaged_at and flatten of the kills that are engaged, oldest first."""
         return list(await self._db.fetch("kill.engaged"))
 
+    async def release(self, kill_id: str) -> Row | None:
+        """Return released_by and released_at of a kill that was released; None of any other."""
+        return await self._db.fetchrow("kill.release", kill_id)
+
     async def release_all(self, *, by: str, at: datetime) -> None:
         """Leave no kill engaged."""
         await self._db.execute("kill.release_all", by, at)

@@ -31,12 +31,17 @@ SELECT kill_id, scope, reason, engaged_by, engaged_at, coalesce((report ->> 'fla
   FROM kill_switch WHERE is_engaged ORDER BY engaged_at;
 
 -- name: upsert
--- Record a kill as the guardian's file tells it; again is harmless.
+-- Record a kill as the guardian's file tells it; again is harmless. One that was released stays so, whatever an older file says.
 INSERT INTO kill_switch (kill_id, scope, is_engaged, reason, engaged_by, engaged_at, released_by, released_at, report)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (kill_id) DO UPDATE
-   SET is_engaged = excluded.is_engaged, released_by = excluded.released_by, released_at = excluded.released_at,
-       report = excluded.report;
+   SET is_engaged = excluded.is_engaged AND kill_switch.released_at IS NULL,
+       released_by = coalesce(excluded.released_by, kill_switch.released_by),
+       released_at = coalesce(excluded.released_at, kill_switch.released_at), report = excluded.report;
+
+-- name: release
+-- Give who released a kill, and when; no row while it is engaged or unknown.
+SELECT released_by, released_at FROM kill_switch WHERE kill_id = $1 AND NOT is_engaged AND released_at IS NOT NULL;
 
 -- name: release_all
 -- Release every kill that is engaged, whoever wrote it: after a person resumed none may be left over.

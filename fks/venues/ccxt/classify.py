@@ -98,7 +98,7 @@ def classify(wire: Wire, error: BaseException | None, *, is_network: bool = Fals
     network class: that only chooses the words for a call of which no byte left.
     """
     detail = describe(wire, error)
-    if wire.is_held_back:
+    if wire.is_held_back and not wire.bytes_left:  # aiohttp sends a DELETE again when the connection was gone
         return Verdict(Outcome.REFUSED, str(Code.NOT_LEADER), "nothing was sent: the lease is not held")
     if not wire.bytes_left:
         code = Code("VENUE_DOWN") if is_network else Code("CLIENT_VALIDATION")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -113,6 +114,42 @@ async def test_a_kill_the_file_released_is_not_taken_up_from_a_table_that_lags(
     record = last_kill(folder / "kill.jsonl")
     assert record is not None
     assert not record.is_engaged
+
+
+async def test_a_kill_that_was_released_on_another_machine_is_not_begun_again(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database
+) -> None:
+    """This machine died in the middle of it, its role moved on, a person resumed there; now the role is back here."""
+    journal = KillJournal(folder / "kill.jsonl")
+    journal.engage(kill_id="old", scope="system", reason="", by="me", flatten=True, now_ns=1_700_000_000_000_000_000)
+    journal.close()
+    await database.sql("INSERT INTO kill_switch (kill_id, is_engaged, released_by, released_at) VALUES ('old', false, 'me', now())")
+    price = await trader.last_price("BTCUSDT")
+    assert price is not None
+    far = (price * Decimal("1.04")).quantize(Decimal("0.01"))
+    standing = order("0.01", type=OrderType.LIMIT, side=Side.SELL, price=str(far))
+    assert (await trader.submit(standing)).outcome is Outcome.ACK
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
+        assert not guardian.report()["engaged"]
+        await until(lambda: guardian.detail()["database"] == "up", deadline_s=10)
+    assert (await trader.query("BTCUSDT", standing.client_order_id)).presence is Presence.FOUND
+    assert [report.client_order_id for report in await trader.open_orders()] == [standing.client_order_id]
+    assert await KillStore(database).engaged() == []
+    assert read_kill(folder / "kill.jsonl") is None
+
+
+async def test_an_older_file_does_not_engage_in_the_tables_what_was_released(database: Database) -> None:
+    at = datetime.fromtimestamp(1_700_000_000, UTC)
+    store = KillStore(database)
+    told = {"kill_id": "k", "scope": "system", "reason": "", "by": "me", "engaged_at": at, "report": {}}
+    await store.save(**told, is_engaged=True, released_by=None, released_at=None)
+    assert len(await store.engaged()) == 1
+    await store.release_all(by="you", at=at)
+    await store.save(**told, is_engaged=True, released_by=None, released_at=None)
+    assert await store.engaged() == []
+    row = await store.release("k")
+    assert row is not None
+    assert row["released_by"] == "you"
 
 
 async def test_without_flattening_protections_stay(exchange: LocalExchange, trader: CcxtVenue, folder: Path) -> None:

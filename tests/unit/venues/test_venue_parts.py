@@ -14,7 +14,7 @@ from fks.clock import FakeClock
 from fks.config.endpoints import Node
 from fks.config.settings import Settings, Sim, Venue
 from fks.model.errors import ConfigError, OutageError, PeerError
-from fks.model.order import State
+from fks.model.order import Outcome, State
 from fks.model.ports import SessionBack, SessionLost
 from fks.venues.base import EventQueue, text
 from fks.venues.ccxt.classify import Wire, classify, describe
@@ -77,6 +77,13 @@ def test_a_cancel_event_speaks_of_our_id() -> None:
         Decimal("0.5"),
         None,
     )
+
+
+def test_a_call_that_was_held_back_left_nothing_only_when_no_byte_of_an_earlier_try_left() -> None:
+    held, again = Wire(is_held_back=True), Wire(is_held_back=True, bytes_left=True)
+    error = RuntimeError("the lease is not held")
+    assert (classify(held, error).outcome, classify(held, error).code) == (Outcome.REFUSED, "NOT_LEADER")
+    assert classify(again, error).outcome is Outcome.AMBIGUOUS
 
 
 def test_secrets_never_show() -> None:

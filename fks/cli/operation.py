@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 EVERY_S = 0.2
 AWAY_S = 30.0  # the gateway may be replaced, or PostgreSQL restarted, while we look on
 QUEUED_S = 10.0
+ABANDONED_S = 90.0  # queued for so long behind nothing: a dead supervisor would have been replaced by now
 _pause = threading.Event().wait
+
+
+class _Abandoned(NotRunning):
+    """There is nobody who performs operations."""
 
 
 def follow(gateway: Gateway, operation: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:
@@ -41,8 +46,17 @@ def follow(gateway: Gateway, operation: dict[str, Any], *, is_quiet: bool) -> di
             has_warned = True
         _pause(EVERY_S)
         try:
+            if operation["state"] != "queued" or gateway.get("/operations", state="running", limit=1)["items"]:
+                begun = time.monotonic()  # behind another one it waits its turn
+            elif time.monotonic() - begun > ABANDONED_S:
+                raise _Abandoned(
+                    f"nobody took operation {operation['id']} up within {ABANDONED_S:g} s",
+                    remedy="see 'fks status'; it is done when the supervisor is back, unless that takes 10 minutes",
+                )
             operation = gateway.get(f"/operations/{operation['id']}")
             answered = time.monotonic()
+        except _Abandoned:
+            raise
         except NotRunning as error:
             if time.monotonic() - answered > AWAY_S:
                 raise NotRunning(

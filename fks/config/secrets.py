@@ -6,6 +6,7 @@ environment, which any user of the host may see.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets as dice
 import shutil
@@ -83,8 +84,7 @@ def ensure_secrets(paths: Paths, *, rotate: bool = False) -> Setup:
     made = tuple(name for name in NAMES if rotate or name not in values)
     values |= {name: dice.token_urlsafe(32) for name in made}
     if made:
-        body = "".join(f'{name} = "{value}"\n' for name, value in values.items())
-        write_private(paths.secrets_file, _HEADER + body)
+        write_private(paths.secrets_file, _HEADER + _toml(values))
     for file, name in ((paths.ray_token_file, "ray_token"), (paths.cli_token_file, "cli_token")):
         if not file.exists() or file.read_text() != values[name] or stat.S_IMODE(file.stat().st_mode) != 0o600:
             write_private(file, values[name])
@@ -108,8 +108,7 @@ def adopt_ray_token(paths: Paths, file: Path) -> None:
     values = _read(paths.secrets_file) if paths.secrets_file.exists() else {}
     if values.get("ray_token") != token:
         values["ray_token"] = token
-        body = "".join(f'{name} = "{value}"\n' for name, value in values.items())
-        write_private(paths.secrets_file, _HEADER + body)
+        write_private(paths.secrets_file, _HEADER + _toml(values))
     write_private(paths.ray_token_file, token)
 
 
@@ -123,6 +122,11 @@ def adopt_delivered_token(paths: Paths, given: Path | None) -> None:
             remedy="copy the head's FKS_HOME/ray.token there, mode 0600, or name it with --token-file",
         )
     adopt_ray_token(paths, file)
+
+
+def _toml(values: dict[str, str]) -> str:
+    """Return the lines of a secrets file. JSON's text is TOML's: a person's own password may have quotes in it."""
+    return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
 
 
 def check_strong(what: str, value: str) -> None:

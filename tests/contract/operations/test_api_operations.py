@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fks import __version__
-from fks.cli import cli
+from fks.cli import cli, operation
 from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.clock import RealClock
 from fks.config.endpoints import Node, save_node
@@ -242,3 +242,19 @@ async def test_without_a_gateway_a_drained_restart_says_what_else_there_is(
     code, _, err = await fks("restart", "orders")
     assert code == NOT_RUNNING
     assert "--now" in err
+
+
+async def test_a_wish_that_nobody_takes_up_is_not_waited_for_for_ever(
+    gateway: Running, rig: Rig, fks: Fks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operation, "ABANDONED_S", 0.5)
+    await rig.store.request("restart", target="guardian")
+    other = await rig.store.claim()  # somebody performs that one: it waits its turn
+    assert other is not None
+    waiting = asyncio.ensure_future(fks("restart", "orders"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2.0):
+            await asyncio.shield(waiting)
+    await rig.store.finish(other, "done", result={})
+    code, _, err = await waiting
+    assert (code, "nobody took operation" in err) == (NOT_RUNNING, True)

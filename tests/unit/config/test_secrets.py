@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fks.config.paths import Paths
-from fks.config.secrets import NAMES, ensure_secrets, load_secrets
+from fks.config.secrets import NAMES, adopt_ray_token, ensure_secrets, load_secrets, write_private
 from fks.model.errors import ConfigError
 
 
@@ -102,3 +102,15 @@ def test_a_file_that_git_tracks_is_refused(paths: Paths) -> None:
     subprocess.run([*git, "add", "-f", "secrets.toml"], check=True)
     with pytest.raises(ConfigError, match="git rm --cached"):
         ensure_secrets(paths)
+
+
+def test_a_password_of_ones_own_survives_a_rewrite_of_the_file(tmp_path: Path) -> None:
+    paths = Paths.of(tmp_path).ensure()
+    ensure_secrets(paths)
+    own = 'it"s \\ mine ü𝄞 and long enough 1234567890'
+    lines = [line for line in paths.secrets_file.read_text().splitlines() if not line.startswith("postgres_password")]
+    paths.secrets_file.write_text("\n".join([*lines, f"postgres_password = '{own}'"]) + "\n")
+    token = tmp_path / "delivered"
+    write_private(token, "k9x1q7w3" * 5)
+    adopt_ray_token(paths, token)
+    assert load_secrets(paths).postgres_password.get_secret_value() == own

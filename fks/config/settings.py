@@ -181,7 +181,7 @@ class Supervision(Section):
     lease_renew_s: float = Field(0.5, gt=0, description="seconds between renewals")
     backoff_first_s: float = Field(0.1, ge=0, description="wait before the second restart in a row, seconds")
     backoff_max_s: float = Field(10.0, gt=0, description="longest wait between restarts, seconds")
-    restarts_max: int = Field(20, ge=1, description="restarts within restarts_period_s before giving up")
+    restarts_max: int = Field(20, ge=1, description="restarts in one branch of the tree within restarts_period_s, before all of it starts anew")
     restarts_period_s: float = Field(60.0, gt=0, description="the window of restarts_max, seconds")
     start_timeout_s: float = Field(30.0, gt=0, description="seconds a child may take to start")
     backoff_jitter: float = Field(

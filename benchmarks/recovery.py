@@ -172,15 +172,18 @@ async def at_place(place: str, names: list[str], repeat: int, home: Path | None,
         rig = Rig.at(home or Path(made) / "home", **settings)
         try:
             if home is None and place == "cluster":
-                await asyncio.to_thread(nodes.up, rig, Path(made))
+                rig.cluster = await asyncio.to_thread(nodes.up, Path(made))
+                rig.system = rig.cluster.head
             elif home is None:
                 await asyncio.to_thread(rig.system.up)
             lines = await measure(rig, names, repeat)
             return lines, await sound(rig)
         finally:
             await rig.close()
-            for system in [*rig.workers, *([rig.system] if home is None else [])]:
-                await asyncio.to_thread(system.down)
+            if rig.cluster is not None:
+                await asyncio.to_thread(rig.cluster.stop)
+            elif home is None:
+                await asyncio.to_thread(rig.system.down)
 
 
 async def main() -> int:

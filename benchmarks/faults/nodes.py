@@ -3,62 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from pathlib import Path
 
 import psutil
 
-from benchmarks.faults.rig import Missed, Rig, Sample
-from tests.support.system import System
+from benchmarks.faults.rig import SETTINGS, Missed, Rig, Sample
+from tests.support.cluster import Cluster
 
 #: The strategy worker and the scheduler run on whichever worker node there is; what holds sessions stays on the head.
 PLACEMENT = "guardian=head,orders=head,collector:*=head,monitor=head,strategy:*=worker,scheduler=worker"
 MOVED = ("strategy:0", "scheduler")
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def up(rig: Rig, place: Path, workers: int = 2) -> None:
-    """Start the head and its workers; the workers are kept in `rig.workers`."""
-    head, port = rig.system, free_port()
-    head.env.update(FKS_SIM_ENABLED="true", FKS_SUPERVISION_PLACEMENT=PLACEMENT)
-    starting = head.fks("node", "head", "--address", "127.0.0.1", "--port", str(port), "--name", "head", "--detach",
-                        timeout_s=300.0, check=False)  # fmt: skip
-    for number in range(workers):
-        home = place / f"worker{number}"
-        env = head.env | {
-            "FKS_HOME": str(home), "FKS_DATABASE_URL": head.node["database_url"], "FKS_REDIS_URL": head.node["redis_url"],
-        }  # fmt: skip
-        worker = System(home, env)
-        rig.workers.append(worker)
-        worker.fks("node", "worker", "--address", f"127.0.0.1:{port}", "--node-ip", "127.0.0.1", "--name", f"worker{number}",
-                   "--token-file", str(head.home / "ray.token"), "--detach", timeout_s=300.0)  # fmt: skip
-    if starting.returncode and "not up" not in starting.stderr + starting.stdout:
-        raise Missed(f"fks node head: {starting.stderr.strip()[-300:]}")
-
-
-def home_of(rig: Rig, pid: int) -> System:
-    """Return the node that a process belongs to."""
-    home = psutil.Process(pid).environ().get("FKS_HOME", "")
-    return next(system for system in [*rig.workers, rig.system] if str(system.home) == home)
+def up(place: Path, workers: int = 2) -> Cluster:
+    """Start the head and its workers, with the heartbeat that a user gets."""
+    cluster = Cluster(place, SETTINGS | {
+        "FKS_SIM_ENABLED": "true", "FKS_SUPERVISION_PLACEMENT": PLACEMENT, "FKS_SUPERVISION_HEARTBEAT_S": "1",
+    })  # fmt: skip
+    try:
+        cluster.start(workers)
+    except BaseException:
+        cluster.stop()
+        raise
+    return cluster
 
 
 async def raylet(rig: Rig) -> dict[str, Sample]:
     """kill -9 of a worker node's raylet: its children run elsewhere; what it leaves behind holds no valid epoch."""
     pids = await rig.pids()
-    node = home_of(rig, pids["strategy:0"])
-    if node is rig.system:
-        raise Missed("strategy:0 runs on the head")
-    there = [name for name in MOVED if home_of(rig, pids[name]) is node]
+    assert rig.cluster is not None
+    node = rig.cluster.home_of(pids["strategy:0"])
+    if not node.startswith("w"):
+        raise Missed(f"strategy:0 on a worker: it runs on {node}")
+    there = [name for name in MOVED if rig.cluster.home_of(pids[name]) == node]
     others = {name: pid for name, pid in pids.items() if name not in there}
-    victim = next(p.pid for p in node.processes() if p.name() == "raylet")
-    at = rig.end(victim)
+    at = rig.end((await asyncio.to_thread(rig.cluster.row, f"raylet@{node}"))["pid"])
     orphan = asyncio.create_task(_lives_until(pids["strategy:0"]))
     exited = [await rig.event(name, ("exited",), at) for name in there]
     started = [await rig.event(name, ("started",), at, 90.0) for name in there]

@@ -21,6 +21,7 @@ import asyncpg
 import httpx
 import psutil
 
+from tests.support.cluster import Cluster
 from tests.support.system import PROFILE, System
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class Rig:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self.workers: list[System] = []  # of a cluster
+        self.cluster: Cluster | None = None
         self._db: asyncpg.Connection[asyncpg.Record] | None = None
         self._keys = 0
         self._born = f"{time.time():.0f}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
+from fks.store.bus import HEALTH
 from fks.store.leases import raise_epoch
 from fks.store.supervision import TreeJournal
 from fks.supervision.exits import Exit, How
@@ -158,6 +159,8 @@ class Keeping:
         record.state, record.since_ns = "starting", self._c.clock.now_ns()
         if spec.is_leased:
             record.epoch = await self._next_epoch()
+            # whoever relied on the one before must hear at once, e.g. the order manager of a feed that has nobody now
+            await self._c.bus.publish(HEALTH, {"type": "epoch", "name": spec.id, "epoch": record.epoch})
             if not record.is_known:
                 record.is_gone = await self._is_proven_gone(record.epoch)
         record.state = "starting"

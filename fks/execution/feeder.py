@@ -152,6 +152,7 @@ class Feeder:
                         return
                     await self._give(bar)
                     self._cursors[feed] = bar.time_ns
+                    await asyncio.sleep(0)  # a thousand orders against an hour of bars: the loop's beat must go on
                 if len(bars) < _BATCH:
                     return
 

@@ -41,7 +41,7 @@ from fks.orders.machine import Act, Step
 from fks.portfolio.position import EXTERNAL
 from fks.risk.check import Denied
 from fks.store.accounts import AccountStore
-from fks.store.bus import BARS, KILL, SIGNALS, Bus
+from fks.store.bus import BARS, HEALTH, KILL, SIGNALS, Bus
 from fks.store.db import Database
 from fks.store.facts import Facts
 from fks.store.positions import PositionStore
@@ -251,13 +251,15 @@ class OrderService:
 
     async def _listen(self) -> None:
         """Turn messages into wake-ups; what they say is read from the tables."""
-        channels = [SIGNALS, WAKE, KILL, *([BARS] if self._feeders else [])]
+        channels = [SIGNALS, WAKE, KILL, HEALTH, *([BARS] if self._feeders else [])]
         async for channel, _ in self._bus.subscribe(*channels):
             if channel == BARS:
                 for feeder in self._feeders.values():
                     feeder.wake()
             elif channel == SIGNALS:
                 self._intake.wake()
+            elif channel == HEALTH:  # a part ended, maybe a collector: its feeds are not known to be fresh
+                self._watch.wake()
             else:
                 self._intake.wake()
                 self._watch.wake()

@@ -218,11 +218,12 @@ class PaperVenue:
         self._last[bar.symbol] = Decimal(repr(bar.close))
         self._bars.setdefault(bar.symbol, deque(maxlen=_KEPT_BARS)).append(bar)
         waiting = [h for h in self._live.values() if h.order.symbol == bar.symbol and bar.time_ns > h.after_ns]
+        prices = range_of(bar)
         # what fills at the open first, then what the range decides: so it happened
         for held in sorted(waiting, key=lambda item: item.order.type is not OrderType.MARKET):
             if held.order.client_order_id in self._live:
                 in_bar = self._mode == "last" and bar.time_ns < held.time_ns
-                for fill in self._match(held, bar, placed_in_bar=in_bar):
+                for fill in self._match(held, bar, prices, placed_in_bar=in_bar):
                     self._publish(fill)
 
     def _takes(self, bar: Bar) -> bool:
@@ -270,14 +271,15 @@ class PaperVenue:
             return ()
         for bar in list(self._bars.get(order.symbol, ())):
             if bar.time_ns >= since:
-                fills = self._match(held, bar, placed_in_bar=bar.time_ns == since)
+                fills = self._match(held, bar, range_of(bar), placed_in_bar=bar.time_ns == since)
                 if fills or order.client_order_id not in self._live:
                     return fills
         return ()
 
-    def _match(self, held: _Held, bar: Bar, *, placed_in_bar: bool) -> tuple[Fill, ...]:
+    def _match(
+        self, held: _Held, bar: Bar, prices: BarRange[Decimal], *, placed_in_bar: bool
+    ) -> tuple[Fill, ...]:
         """Return what `bar` fills of an order, or of the OCO it belongs to. IOC and FOK end when they do not fill."""
-        prices = range_of(bar)
         stamp = bar.time_ns if self._mode == "bar" else self._clock.now_ns()
         other = self._live.get(held.sibling) if held.sibling else None
         if other is not None:

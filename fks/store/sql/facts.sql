@@ -3,8 +3,12 @@
 SELECT * FROM instruments;
 
 -- name: marks
--- The last price and message time of every live feed.
-SELECT exchange, symbol, last_message_at, last_price FROM feeds WHERE timeframe = 'trades';
+-- The last price of every feed; the time of its last message only while it is live and its collector holds the lease
+-- it was written under: a feed whose collector died is not known to be fresh, however young its last word is.
+SELECT f.exchange, f.symbol, f.last_price,
+       CASE WHEN f.state = 'LIVE' AND (l.name IS NULL OR (l.epoch = f.epoch AND l.expires_at > now()))
+            THEN f.last_message_at END AS last_message_at
+  FROM feeds f LEFT JOIN leases l ON l.name = 'collector:' || f.exchange WHERE f.timeframe = 'trades';
 
 -- name: instances
 -- What the order manager needs of the strategy instances: sizing, state, where they trade.

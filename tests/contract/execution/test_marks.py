@@ -1,0 +1,44 @@
+"""What the order manager takes for a fresh price: only the word of a feed that is live and has its collector."""
+
+from __future__ import annotations
+
+import pytest
+
+from fks.store.db import Database
+from fks.store.facts import Facts
+from fks.store.leases import raise_epoch
+
+
+@pytest.mark.parametrize(
+    ("state", "epoch", "lease_s", "is_fresh"),
+    [
+        ("LIVE", 1, 2, True),
+        ("BACKFILL", 1, 2, False),
+        ("LIVE", 1, -1, False),  # its collector died, and nobody has noticed yet
+        ("LIVE", 0, 2, False),  # another collector has taken over and has not spoken yet
+    ],
+)
+async def test_a_feed_without_its_collector_is_not_fresh(
+    database: Database, state: str, epoch: int, lease_s: int, is_fresh: bool
+) -> None:
+    await raise_epoch(database, "collector:binance", "test")
+    await database.sql(f"UPDATE leases SET expires_at = now() + interval '{lease_s} s'")
+    await database.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price) "
+        "VALUES ('binance', 'BTCUSDT', 'trades', $1, $2, now(), 100)", state, epoch,
+    )  # fmt: skip
+    (mark,) = await Facts(database).marks()
+    assert mark.price == 100
+    assert (mark.message_ns is not None) is is_fresh
+
+
+async def test_a_raised_epoch_is_the_end_of_what_was_fresh(database: Database) -> None:
+    await database.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price) "
+        "VALUES ('binance', 'BTCUSDT', 'trades', 'LIVE', 1, now(), 100)"
+    )
+    await raise_epoch(database, "collector:binance", "test")
+    await database.sql("UPDATE leases SET expires_at = now() + interval '2 s'")
+    assert (await Facts(database).marks())[0].message_ns is not None
+    await raise_epoch(database, "collector:binance", "test")
+    assert (await Facts(database).marks())[0].message_ns is None

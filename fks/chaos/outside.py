@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from fks.chaos.plan import Roster
 from fks.clock import Clock
 from fks.config.endpoints import Node, load_node
+from fks.config.load import load
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import InputError, OutageError
@@ -31,6 +32,7 @@ APPLICATION = "fks-chaos"
 MINE = "fks %"  # application names of the components
 TIMEOUT_S = 3.0
 SERVICES = ("postgres", "redis", "sim")
+DEMO = "chaos is for a demo: 'fks up' with sim.enabled = true and venue.live = false, nothing else"
 ROLES = frozenset({"supervisor", "guardian", "orders", "collector", "strategy", "scheduler", "monitor"})
 DATABASE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -168,16 +170,12 @@ class Outside:
         return Roster(actors, tuple(row["name"] for row in rows if row["kind"] == "service"))
 
     async def refuse_unless_demo(self, settings: Settings) -> None:
-        """Return only when no real money can be touched. Errors: InputError saying why not, OutageError."""
-        node = self.node
-        remedy = "chaos is for a demo: 'fks up' with sim.enabled = true and venue.live = false, nothing else"
-        if settings.venue.live:
-            raise InputError("venue.live is true: this system trades real money", code="NOT_A_DEMO", remedy=remedy)
-        if node.sim is None or not settings.sim.enabled:
-            raise InputError("no local exchange runs here", code="NOT_A_DEMO", remedy=remedy)
-        for name, url in (("venue.rest_url", settings.venue.rest_url), ("data.rest_url", settings.data.rest_url)):
-            if url is not None and url.rstrip("/") != node.sim["rest"]:
-                raise InputError(f"{name} is not the local exchange", code="NOT_A_DEMO", remedy=remedy)
+        """Return only when no real money can be touched, neither by these settings nor by those the system was started with
+        (its environment need not be this shell's). Errors: InputError saying why not, OutageError, ConfigError."""
+        node, remedy = self.node, DEMO
+        roots = [node.pids.get("keeper", 0), *(raylet.pid for raylet in self._raylets())]
+        for given in (settings, *(settings_of_process(self.paths, pid) for pid in roots)):
+            refuse_settings(given, None if node.sim is None else node.sim["rest"])
         rows = await self.sql("SELECT name, venue, mode FROM accounts WHERE is_enabled AND venue NOT IN ('ccxt', 'paper')")
         if rows:
             raise InputError(f"account {rows[0]['name']} is on {rows[0]['venue']}", code="NOT_A_DEMO", remedy=remedy)
@@ -185,6 +183,30 @@ class Outside:
             raise InputError(
                 "PostgreSQL, Redis and the exchange are not all this node's own", code="NOT_A_DEMO", remedy=remedy
             )
+
+
+def settings_of_process(paths: Paths, pid: int) -> Settings:
+    """Return the settings of the home as a process with that environment reads them. Errors: InputError when its
+    environment cannot be read: nobody knows then what it trades."""
+    try:
+        environ = psutil.Process(pid).environ()
+    except (psutil.Error, OSError, ValueError):
+        environ = {}
+    if not environ:  # also for a moment while it begins
+        told = f"process {pid} does not tell with which settings it runs"
+        raise InputError(told, code="NOT_A_DEMO", remedy=DEMO)
+    return load(paths.home, environ).settings
+
+
+def refuse_settings(settings: Settings, sim_url: str | None) -> None:
+    """Return only when these settings know no exchange but the local one at `sim_url`. Errors: InputError."""
+    if settings.venue.live:
+        raise InputError("venue.live is true: this system trades real money", code="NOT_A_DEMO", remedy=DEMO)
+    if sim_url is None or not settings.sim.enabled:
+        raise InputError("no local exchange runs here", code="NOT_A_DEMO", remedy=DEMO)
+    for name, url in (("venue.rest_url", settings.venue.rest_url), ("data.rest_url", settings.data.rest_url)):
+        if url is not None and url.rstrip("/") != sim_url:
+            raise InputError(f"{name} is not the local exchange", code="NOT_A_DEMO", remedy=DEMO)
 
 
 def descendants(root: psutil.Process) -> list[Task]:

@@ -132,10 +132,11 @@ class WorkerHands:
                 )
 
     def _look_at_head(self, rows: Sequence[NodeRow]) -> None:
-        head = next((row for row in rows if row.role != "worker"), None)
+        # one that is silent says nothing: the row of a machine that was the head before may stay for good
+        head = next((row for row in rows if row.role != "worker" and row.is_alive), None)
         own = next((row for row in rows if row.name == self._presence.name), None)
         theirs, mine = (row.detail.get("session") if row else None for row in (head, own))
-        if head is None or not head.is_alive:
+        if head is None:
             self._wait_for("the head's keeper to speak")
         elif keys := differing(self._presence.agreed, head.detail.get("agreed", {})):
             self._wait_for(f"settings that agree with the head's again: {', '.join(keys)}; see 'fks cluster check'")

@@ -194,3 +194,19 @@ def test_a_worker_without_head_stores_or_token_is_told_what_it_lacks(tmp_path, m
     token.write_text("x1y2z3w4" * 6)
     assert run(cli, [*worker, "--address", "127.0.0.2:1", "--token-file", str(token)]) == 2
     assert "a worker needs database.url, redis.url" in capsys.readouterr().err
+
+
+async def test_the_row_of_a_head_of_before_disturbs_nobody(database, database_url, paths, monkeypatch):
+    monkeypatch.setattr("fks.cli.keeper.worker.STRANGE_BEATS", 1)
+    monkeypatch.setattr("fks.cli.keeper.presence.raylet_facts", lambda pid: ("id", "s1"))
+    head = await head_speaks(database, paths)
+    await NodeStore(database).beat(replace(head, name="a", detail=head.detail | {"session": "s0"}))
+    await database.sql("UPDATE nodes SET beat_at = beat_at - interval '1 hour' WHERE name = 'a'")
+    async with working(paths, database_url) as (keeper, hands, _):
+        await until(lambda: keeper.phase == "ready")
+        old, looks = keeper.services["ray"].process.pid, []
+        look = hands._look_at_head
+        monkeypatch.setattr(hands, "_look_at_head", lambda rows: (looks.append(1), look(rows)))
+        await until(lambda: len(looks) >= 3)
+        assert hands.waits_for == ""
+        assert (keeper.services["ray"].process.pid, keeper.services["ray"].restarts) == (old, 0)

@@ -14,7 +14,7 @@ from typing import Any
 
 from fks.model.errors import InputError, StaleEpochError
 from fks.model.timeframe import to_ns
-from fks.store.db import Querier, Row
+from fks.store.db import Database, Querier, Row
 
 KINDS = ("restart", "deploy", "config")
 STATES = ("queued", "running", "done", "failed")
@@ -95,8 +95,15 @@ class OperationStore:
         return [_operation(row) for row in await self._db.fetch("operations.list", state, limit)]
 
     async def claim(self) -> Operation | None:
-        """Take the oldest queued operation; None when there is none, or one runs already."""
-        row = await self._db.fetchrow("operations.claim")
+        """Take the oldest queued operation; None when there is none, or one runs already.
+
+        Errors: OutageError; then it may be taken all the same, and `take_up` finds it.
+        """
+        if isinstance(self._db, Database):
+            # asked again after a lost answer it would find its own row running, and leave it so
+            row = await self._db.fetchrow("operations.claim", retry=False)
+        else:
+            row = await self._db.fetchrow("operations.claim")
         return None if row is None else _operation(row)
 
     async def take_up(self) -> Operation | None:

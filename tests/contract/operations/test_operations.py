@@ -18,7 +18,7 @@ from fks.clock import RealClock
 from fks.config.version import build_id
 from fks.model.errors import InputError, OutageError, StaleEpochError
 from fks.store.bus import Bus
-from fks.store.db import Database
+from fks.store.db import Database, _Connection, sql
 from fks.store.operations import CHANNEL, Operation, OperationStore
 from fks.store.runtime_config import RuntimeConfigStore, propose
 from tests.support.operations import IDS, Dead, FakeParts, Rig
@@ -351,3 +351,21 @@ async def test_nothing_is_changed_while_a_change_that_failed_is_rolled_back(rig:
     assert found.value.code == "CONFIG_ROLLING"
     await rig.store.finish(claimed, "failed", result={}, error="went back")
     await propose(rig.db, {"venue.sweep_s": 8.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="bob", reason="r")
+
+
+async def test_a_claim_whose_answer_is_lost_is_taken_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetchrow, lost = _Connection.fetchrow, []
+
+    async def loses_its_answer(self: Any, query: str, *args: object, **options: Any) -> Any:
+        row = await fetchrow(self, query, *args, **options)
+        if query == sql("operations.claim") and row is not None and not lost:
+            lost.append(row["id"])
+            raise ConnectionResetError("the answer was on its way")
+        return row
+
+    monkeypatch.setattr(_Connection, "fetchrow", loses_its_answer)
+    operation = await rig.store.request("restart", target="orders")
+    rig.start()
+    assert (await rig.ended(operation)).state == "done"
+    assert lost == [operation.id]
+    assert rig.parts.restarted == ["orders"]

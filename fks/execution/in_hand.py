@@ -37,6 +37,7 @@ class InHand:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._file: int | None = None
+        self._is_forgiven = False
 
     @staticmethod
     def path(run: Path, worker: str) -> Path:
@@ -61,8 +62,15 @@ class InHand:
 
     def set(self, instance: str, *, at_ns: int, bar_ns: int, epoch: int) -> None:
         """Mark an instance."""
+        if self._is_forgiven:
+            return
         name = instance.encode()[: _SIZE - _HEAD.size]
         self._write(_HEAD.pack(_MAGIC, at_ns, bar_ns, epoch, len(name)) + name)
+
+    def forgive(self) -> None:
+        """Have nothing in hand from here on: who ends the worker now was asked to, and whoever is in hand is only slow."""
+        self._is_forgiven = True
+        self.clear()
 
     def clear(self) -> None:
         """Have nothing in hand."""

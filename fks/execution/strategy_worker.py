@@ -135,6 +135,7 @@ class StrategyWorker:
     async def drain(self) -> None:
         """Finish the bars in hand: their signals and cursors are committed. Later bars are the next worker's."""
         self._is_draining = True
+        self._in_hand.forgive()  # over its deadline the worker is killed: code that takes seconds is no crash
         async with self._turn:
             pass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.strategies import add_account, add_instance, bars_of, hold, seal
+from tests.support.waiting import until
 
 PARAMS = {"fast": 2, "slow": 4}
 WINDOW_S = 900.0
@@ -71,6 +73,28 @@ async def test_outages_while_an_instance_is_loaded_are_no_deaths_of_its_worker(
     await worker.step()
     row = (await database.sql("SELECT state, error FROM strategy_instances"))[0]
     assert (row["state"], row["error"]) == ("RUNNING", None)
+
+
+async def test_a_worker_that_was_asked_to_end_and_is_killed_over_a_slow_instance_blames_nobody(
+    make: Make, database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, begun = InHand(InHand.path(tmp_path / "run", "strategy:0")), asyncio.Event()
+
+    async def slow(self: Bench, instance: str, strategy: str, bar_ns: int, call: object) -> None:
+        with self._in_hand.holding(instance, at_ns=1, bar_ns=bar_ns, epoch=9):
+            begun.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(Bench, "aside", slow)
+    worker = make(9)
+    running = asyncio.create_task(worker.run())
+    await asyncio.wait_for(begun.wait(), 10)
+    assert mark.left() is not None
+    draining = asyncio.create_task(worker.drain())
+    await until(lambda: mark.left() is None, deadline_s=5)  # and here it would be killed
+    for task in (draining, running):
+        task.cancel()
+    await asyncio.gather(draining, running, return_exceptions=True)
 
 
 @pytest.mark.parametrize(("age_s", "crashes"), [(60.0, 1), (WINDOW_S + 60, 0)])

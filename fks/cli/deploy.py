@@ -65,7 +65,9 @@ def deploy(
             done = follow(gateway, gateway.post("/operations", body, key=new_key()), is_quiet=as_json)
         except FksError as error:
             if "previous_wheel" in args:
-                error.remedy = f"{error.remedy}; 'fks deploy --rollback' goes back to {args['previous_wheel']}"
+                # by its file: where nobody took the wish down, --rollback knows only of the deployment before
+                back = paths.home / "wheels" / args["previous_wheel"]
+                error.remedy = f"{error.remedy}; 'fks deploy --wheel {back}' goes back"
             raise
     if as_json:
         emit({"build": args["build"], "operation": done}, as_json=True, schema="fks.deploy/1")

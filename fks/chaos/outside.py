@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ MINE = "fks %"  # application names of the components
 TIMEOUT_S = 3.0
 SERVICES = ("postgres", "redis", "sim")
 DEMO = "chaos is for a demo: 'fks up' with sim.enabled = true and venue.live = false, nothing else"
+_LOOPBACK = re.compile(r"(127\.|localhost\b|\[?::1\b)")
 ROLES = frozenset({"supervisor", "guardian", "orders", "collector", "strategy", "scheduler", "monitor"})
 DATABASE_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -176,6 +178,8 @@ class Outside:
         roots = [node.pids.get("keeper", 0), *(raylet.pid for raylet in self._raylets())]
         for given in (settings, *(settings_of_process(self.paths, pid) for pid in roots)):
             refuse_settings(given, None if node.sim is None else node.sim["rest"])
+        machines = await self.sql("SELECT address FROM nodes WHERE beat_at > clock_timestamp() - interval '30 s'")
+        refuse_machines([row["address"] for row in machines])
         rows = await self.sql("SELECT name, venue, mode FROM accounts WHERE is_enabled AND venue NOT IN ('ccxt', 'paper')")
         if rows:
             raise InputError(f"account {rows[0]['name']} is on {rows[0]['venue']}", code="NOT_A_DEMO", remedy=remedy)
@@ -207,6 +211,13 @@ def refuse_settings(settings: Settings, sim_url: str | None) -> None:
     for name, url in (("venue.rest_url", settings.venue.rest_url), ("data.rest_url", settings.data.rest_url)):
         if url is not None and url.rstrip("/") != sim_url:
             raise InputError(f"{name} is not the local exchange", code="NOT_A_DEMO", remedy=DEMO)
+
+
+def refuse_machines(addresses: Sequence[str]) -> None:
+    """Return only when the whole system is on this machine: a pid in a row of another one is somebody else's here.
+    Errors: InputError."""
+    if len(addresses) > 1 and not all(_LOOPBACK.match(address) for address in addresses):
+        raise InputError(f"the system is on {len(addresses)} machines", code="NOT_A_DEMO", remedy=DEMO)
 
 
 def descendants(root: psutil.Process) -> list[Task]:

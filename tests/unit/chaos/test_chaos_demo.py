@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.chaos.outside import refuse_settings, settings_of_process
+from fks.chaos.outside import refuse_machines, refuse_settings, settings_of_process
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import InputError
@@ -49,3 +49,11 @@ def test_another_exchange_is_no_demo(url: str) -> None:
         refuse_settings(given, SIM)
     with pytest.raises(InputError, match="no local exchange"):
         refuse_settings(Settings(), None)
+
+
+def test_a_system_on_several_machines_is_no_demo() -> None:
+    refuse_machines([])
+    refuse_machines(["10.0.0.4"])
+    refuse_machines(["127.0.0.1", "127.0.0.1:6379", "localhost", "::1"])
+    with pytest.raises(InputError, match="2 machines"):
+        refuse_machines(["127.0.0.1", "10.0.0.4"])

@@ -71,6 +71,8 @@ class Book:
     is_killed: bool = False
     is_journal_up: bool = True
     ready: dict[str, Waiting] = field(default_factory=dict)  # signals that wait, by venue
+    #: signals that were looked at and have to wait for something (a halt, the end of an order): how many, and when
+    held: dict[Place, tuple[int, float]] = field(default_factory=dict)
     halted: set[str] = field(default_factory=set)
     exiting: set[tuple[Place, str]] = field(default_factory=set)  # instances on their way out: nothing is armed there
     gate: Gate = field(default_factory=Gate)

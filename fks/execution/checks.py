@@ -8,12 +8,15 @@ from fks.config.settings import Supervision
 from fks.execution.book import Book
 from fks.model.health import Problem
 
+HELD_S = 20.0  # a look at a place that holds its signals back takes a few seconds
+
 
 def order_problems(book: Book, limits: Supervision, now_s: float) -> list[Problem]:
     """Return what is wrong now. Ages are of the last look at the tables, at most a second old.
 
     A venue that is away is not mended by a new process, which would have to reconcile it first; signals that nobody
-    takes while their venue is READY may be.
+    takes while their venue is READY may be. Those that were looked at just now wait for what no restart brings: the end
+    of a halt, of an order.
     """
     found = []
     if not book.is_journal_up:
@@ -28,7 +31,10 @@ def order_problems(book: Book, limits: Supervision, now_s: float) -> list[Proble
             continue
         if waiting.age_s > limits.signals_wait_max_s:
             text = f"{waiting.count} signals wait for {status.name}, the oldest for {waiting.age_s:.0f} s"
-            found.append(Problem("queue", text, status.name, is_mended_by_restart=True))
+            held = sum(
+                count for place, (count, at_s) in book.held.items() if place[1] == status.name and now_s - at_s < HELD_S
+            )
+            found.append(Problem("queue", text, status.name, is_mended_by_restart=waiting.count > held))
     return found
 
 

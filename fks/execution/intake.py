@@ -105,18 +105,21 @@ class Intake:
                 self._tasks.spawn(self._work(place, batch), f"signals {place[2]}")
 
     async def _work(self, place: Place, batch: Sequence[SignalRecord]) -> None:
-        waiting: set[str] = set()
+        waiting, held = set[str](), 0
         try:
             for record in batch:
                 if record.signal.instance in waiting:
+                    held += 1
                     continue
                 await self._feed(record.signal)
                 async with self._book.deciding(place):
                     if not await self._decide(record):
                         waiting.add(record.signal.instance)
+                        held += 1
         finally:
             self._busy.discard(place)
         self._waiting[place] = len(waiting)
+        self._book.held[place] = held, self._clock.monotonic()
         if place in self._missed:
             self._missed.discard(place)
             self.wake()

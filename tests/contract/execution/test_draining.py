@@ -12,7 +12,7 @@ import pytest
 from fks.config.settings import Risk
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, State
-from fks.model.signal import SignalState
+from fks.model.signal import Kind, SignalState
 from fks.store.signals import SignalStore
 from tests.support.order_rig import Rig, signal_of
 from tests.support.waiting import until
@@ -139,6 +139,23 @@ async def test_a_venue_that_is_away_is_a_problem_that_no_restart_mends(idle: Rig
     assert (found.kind, found.about, found.is_mended_by_restart) == ("venue", "ccxt", False)
     idle.venue.outages.clear()
     await until(lambda: not idle.service.problems())
+
+
+async def test_an_exit_that_waits_for_a_halt_to_end_does_not_restart_the_order_manager(idle: Rig) -> None:
+    idle.settings = idle.settings.model_copy(
+        update={"supervision": idle.settings.supervision.model_copy(update={"signals_wait_max_s": 0.5})}
+    )
+    rig = await idle.start()
+    await rig.outcome(await rig.signal())
+    place = (1, "ccxt", "BTCUSDT")
+    await until(lambda: rig.service.book.position(*place, "one").quantity > 0)
+    await rig.db.sql("UPDATE instruments SET is_trading = false WHERE symbol = 'BTCUSDT'")
+    await rig.service._watch._read_slow()
+    await rig.signal(Kind.EXIT, trace_id="exit")
+    (found,) = await until(rig.service.problems)
+    assert (found.kind, found.is_mended_by_restart) == ("queue", False)
+    at_s = rig.service.book.held[place][1]
+    await until(lambda: rig.service.book.held[place][1] > at_s)  # it is looked at again and again
 
 
 async def test_signals_that_wait_though_their_venue_is_ready_are_a_problem(idle: Rig) -> None:

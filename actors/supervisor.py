@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from actors.chronicle import SUPERVISOR, Chronicle, health_row
 from actors.operations import Operations, Part
 from actors.watching import Keeping, Record
-from fks.model.errors import ConfigError, InputError, OutageError
+from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
 from fks.monitor.component import Component
+from fks.store.leases import Authority
 from fks.store.supervision import HealthRow
 from fks.supervision import ChildSpec, SupervisorSpec, TreeState, check_tree, decide
 from fks.supervision.ports import World
@@ -52,7 +53,7 @@ class SupervisorActor:
     """Starts, watches, restarts and stops the children of the tree.
 
     Hard state: leases, actor_events (restart windows), component_health. Soft state: handles, found again by name.
-    Guarantees: a living child is never started twice; a dead one is started under a higher epoch than it had; a branch
+    Guarantees: only the newest supervisor gives out epochs, an older one ends when it tries; a living child is never started twice; a dead one is started under a higher epoch than it had; a branch
     that keeps dying is given up for a while and paged, and the others run on; a database that is away holds up no
     restart of a child that can start without it. `want`, asked once a second, says what the tree should be.
     """
@@ -64,7 +65,8 @@ class SupervisorActor:
         self._world = world
         self._want = want
         self._state = TreeState.of(tree)
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[Event | StaleEpochError] = asyncio.Queue()
+        self._authority = Authority(component.db, f"supervisor:{os.getpid()}", self._events.put_nowait)
         self._kept: dict[str, Keeping] = {}
         self._timers: set[asyncio.Task[None]] = set()
         self._chronicle = Chronicle(component, world, os.uname().nodename)
@@ -84,13 +86,19 @@ class SupervisorActor:
             for loop in (self._remember, self._report, self._follow_want, Operations(self._c, self).run):
                 group.create_task(self._guard(loop))
             while True:
-                self._take(await self._events.get())
+                event = await self._events.get()
+                if isinstance(event, StaleEpochError):
+                    raise event  # the tree is another's: nothing of it may be touched from here
+                self._take(event)
 
     async def stop(self) -> None:
         """Stop the children in reverse order, each with its deadline."""
         self._take(StopWanted("asked"))
         while not self._state.is_stopped:
-            self._take(await self._events.get())
+            event = await self._events.get()
+            if isinstance(event, StaleEpochError):
+                raise event
+            self._take(event)
         for task in self._timers:
             task.cancel()
         await self._chronicle.report(self._rows, self.detail)
@@ -193,7 +201,7 @@ class SupervisorActor:
             if id in self._kept:
                 self._kept[id].record.spec = spec
             else:
-                self._kept[id] = Keeping(self._c, self._world, Record(spec), self._events.put_nowait)
+                self._kept[id] = Keeping(self._c, self._world, Record(spec), self._events.put_nowait, self._authority)
         self._kept = {id: self._kept[id] for id in specs}
         self._is_forgetting = True
 
@@ -229,6 +237,7 @@ class SupervisorActor:
         while True:
             lived_s = self._c.clock.monotonic() - began_s  # what happened since is counted already
             try:
+                await self._authority.take()
                 ages = await self._chronicle.journal.restart_ages_s(max(periods))
                 counts = await self._chronicle.journal.restart_counts()
                 break

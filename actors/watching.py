@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
 from fks.store.bus import HEALTH
-from fks.store.leases import raise_epoch
+from fks.store.leases import Authority
 from fks.store.supervision import TreeJournal
 from fks.supervision.exits import Exit, How
 from fks.supervision.ports import Child, World
@@ -81,7 +80,10 @@ class Keeping:
     the lease has run out; every `start` and `stop` is answered, whatever is raised.
     """
 
-    def __init__(self, component: Component, world: World, record: Record, post: Callable[[Event], None]) -> None:
+    def __init__(
+        self, component: Component, world: World, record: Record, post: Callable[[Event], None], authority: Authority
+    ) -> None:
+        self._authority = authority
         self.record = record
         self._c, self._world, self._post = component, world, post
         settings = component.settings.supervision
@@ -182,7 +184,7 @@ class Keeping:
         """Return the raised epoch; wait for the database as long as it takes: no lease, no start."""
         while True:
             try:
-                return await raise_epoch(self._c.db, self.record.spec.id, f"supervisor:{os.getpid()}")
+                return await self._authority.raise_epoch(self.record.spec.id)
             except OutageError:
                 self.record.state = "waiting"  # for the database; not a crash, so it does not count
                 await self._c.clock.sleep(0.25)

@@ -8,14 +8,16 @@ second of sending, one that jumps back changes nothing. A guest that was paused 
 believe in its lease for an instant: its writes fail on the epoch all the same, and the venue refuses a request that was
 signed longer ago than its receive window.
 
-`expires_at` is for people and tests: who holds what, until when by the database's clock. No successor waits less because
-of it. Waiting until then would save up to TTL + 0.5 s, and would rest on the wall clock of the database, which may step
+`expires_at` says until when, by the database's clock: for people, and for readers that only say no by it (the price of a
+feed whose collector holds no lease is not fresh). No successor waits less because of it. Waiting until then would save up to TTL + 0.5 s, and would rest on the wall clock of the database, which may step
 and is another one after a failover; the wait of a whole TTL rests on nothing but the holder's own clock running on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+from collections.abc import Callable
 
 from fks.clock import Clock
 from fks.model.errors import OutageError, StaleEpochError
@@ -26,9 +28,39 @@ from fks.store.db import Database
 
 async def raise_epoch(db: Database, name: str, holder: str) -> int:
     """Return the new epoch of `name`, one above every earlier one; earlier holders can no longer write."""
-    epoch = await db.fetchval("leases.raise_epoch", name, holder, retry=False)
+    epoch = await db.fetchval("leases.raise_epoch", name, holder, None, retry=False)
     assert isinstance(epoch, int)
     return epoch
+
+
+class Authority:
+    """A supervisor's right to give its children new epochs: only the newest supervisor has it.
+
+    A supervisor that was stopped, replaced and let go on could otherwise end living children by their epochs. `on_lost`
+    hears of it once, when a raise finds that another supervisor has taken over.
+    """
+
+    def __init__(self, db: Database, holder: str, on_lost: Callable[[StaleEpochError], None]) -> None:
+        self._db, self._holder, self._on_lost = db, holder, on_lost
+        self._epoch: int | None = None
+        self._taking = asyncio.Lock()
+
+    async def take(self) -> int:
+        """Return this supervisor's own epoch, taken at the first call. Errors: OutageError."""
+        async with self._taking:
+            if self._epoch is None:
+                self._epoch = await raise_epoch(self._db, "supervisor", self._holder)
+            return self._epoch
+
+    async def raise_epoch(self, name: str) -> int:
+        """Return the new epoch of a child. Errors: OutageError; StaleEpochError when another supervisor is in charge."""
+        own = await self.take()
+        epoch = await self._db.fetchval("leases.raise_epoch", name, self._holder, own, retry=False)
+        if epoch is None:
+            lost = StaleEpochError(f"supervisor epoch {own}: another supervisor has taken over", remedy="stop at once")
+            self._on_lost(lost)
+            raise lost
+        return int(epoch)
 
 
 def fence_of(lease: Lease | None) -> tuple[str | None, int | None]:

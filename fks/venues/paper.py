@@ -276,9 +276,7 @@ class PaperVenue:
                     return fills
         return ()
 
-    def _match(
-        self, held: _Held, bar: Bar, prices: BarRange[Decimal], *, placed_in_bar: bool
-    ) -> tuple[Fill, ...]:
+    def _match(self, held: _Held, bar: Bar, prices: BarRange[Decimal], *, placed_in_bar: bool) -> tuple[Fill, ...]:
         """Return what `bar` fills of an order, or of the OCO it belongs to. IOC and FOK end when they do not fill."""
         stamp = bar.time_ns if self._mode == "bar" else self._clock.now_ns()
         other = self._live.get(held.sibling) if held.sibling else None

@@ -1,7 +1,10 @@
 -- name: raise_epoch
--- Take over a role: the epoch grows by one, so that every earlier holder's fenced write finds no row.
+-- Take over a role: the epoch grows by one, so that every earlier holder's fenced write finds no row. $3 is the epoch of the
+-- supervisor that does it for a child, NULL for its own: no row back means that another supervisor has taken over.
 INSERT INTO leases (name, epoch, holder, expires_at, updated_at)
-VALUES ($1, 1, $2, now(), now())
+SELECT $1, 1, $2, now(), now()
+ WHERE $3::bigint IS NULL
+    OR EXISTS (SELECT 1 FROM leases own WHERE own.name = 'supervisor' AND own.epoch = $3 FOR SHARE)
 ON CONFLICT (name) DO UPDATE
    SET epoch = leases.epoch + 1, holder = excluded.holder, expires_at = now(), updated_at = now()
 RETURNING epoch;

@@ -134,7 +134,7 @@ async def run(database: Any, bus: Any, log: Any, meter: Any) -> AsyncIterator[An
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    start.end = end  # type: ignore[attr-defined]
+    start.end, start.tasks = end, tasks  # type: ignore[attr-defined]
     yield start
     await end()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.supervisor import SupervisorActor
-from fks.model.errors import ConfigError, InputError, OutageError
+from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
 from fks.supervision import ChildSpec, How, Intensity, Strategy, SupervisorSpec
 from tests.contract.supervision.test_supervisor import QUICK, FakeChild, FakeWorld, run, spec, tree
 from tests.support.waiting import until
@@ -255,3 +255,17 @@ async def test_after_an_orderly_stop_nobody_waits_for_a_lease_and_after_a_loss_e
     run(third, spec("a"), spec("b"))
     await until(lambda: len(third.waits) == 2)
     assert min(third.waits) > 2.0
+
+
+async def test_a_supervisor_that_was_replaced_ends_before_it_takes_a_childs_place(run: Any, database: Any) -> None:
+    old, new = FakeWorld(), FakeWorld()
+    first = run(old, spec("a"))
+    await until(lambda: first.is_ready)
+    second = run(new, spec("a"))
+    await until(lambda: second.is_ready)
+    epoch = await database.sql("SELECT epoch FROM leases WHERE name = 'a'")
+    old.children["a"].die("so the first wants to start it again")
+    await until(lambda: run.tasks[0].done())
+    assert run.tasks[0].exception().split(StaleEpochError)[0] is not None
+    assert await database.sql("SELECT epoch FROM leases WHERE name = 'a'") == epoch
+    assert (len(old.spawned), second.is_ready) == (1, True)

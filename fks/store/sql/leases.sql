@@ -4,7 +4,7 @@
 INSERT INTO leases (name, epoch, holder, expires_at, updated_at)
 SELECT $1, 1, $2, now(), now()
  WHERE $3::bigint IS NULL
-    OR EXISTS (SELECT 1 FROM leases own WHERE own.name = 'supervisor' AND own.epoch = $3 FOR SHARE)
+    OR EXISTS (SELECT 1 FROM leases WHERE name = 'supervisor' AND epoch = $3 FOR SHARE)
 ON CONFLICT (name) DO UPDATE
    SET epoch = leases.epoch + 1, holder = excluded.holder, expires_at = now(), updated_at = now()
 RETURNING epoch;

@@ -13,6 +13,7 @@ from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import News, message_of, settle_what_is_over
 from fks.monitor.component import Component
 from fks.store.bus import ALERTS
+from fks.store.nodes import PAGE_S, NodeStore
 
 EVERY_S = 2.0
 METRICS_KEY = "fks:metrics"
@@ -29,6 +30,8 @@ class MonitorActor:
         self._c = component
         self._database_is_up = False
         self._redis_is_up = False
+        self._database_up_s = component.clock.monotonic()  # not seen away since then
+        self._nodes = NodeStore(component.db)
         self._news = News(component.db)
         self._has_looked = False
 
@@ -55,6 +58,7 @@ class MonitorActor:
             self._database_is_up = True
         except OutageError:
             self._database_is_up = False
+            self._database_up_s = self._c.clock.monotonic()
         try:
             await self._c.bus.ping()
             self._redis_is_up = True
@@ -69,6 +73,11 @@ class MonitorActor:
         if not self._database_is_up:
             return
         with contextlib.suppress(OutageError):
+            now_s = self._c.clock.monotonic()
+            # while the database was away nobody could speak
+            silent = await self._nodes.page_silent() if now_s - self._database_up_s > PAGE_S else []
+            for name in silent:
+                self._c.log.error("node.silent", node=name, remedy=f"look at it; if it is gone for good: fks node forget {name}")
             for message in await self._news.new():
                 await self._c.bus.publish(ALERTS, message)
             for alert in await settle_what_is_over(self._c.db, to_datetime(self._c.clock.now_ns())):

@@ -101,6 +101,39 @@ def worker(
 
 
 @node.command()
+@click.argument("name")
+@as_json
+@click.pass_context
+def forget(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Drop a machine that is gone for good: nobody can run 'fks node stop' there any more."""
+    import asyncio
+
+    from fks.cli.base import emit
+    from fks.cli.store import opened_store
+    from fks.model.errors import InputError
+    from fks.store.db import Database
+    from fks.store.nodes import NodeStore
+
+    async def work(url: str) -> bool:
+        from fks.config.settings import Database as Options
+
+        db = await Database.connect(url, Options(pool_max=1), application="node", retry_s=2.0)
+        try:
+            return await NodeStore(db).forget(name)
+        finally:
+            await db.close()
+
+    with opened_store(ctx) as (url, _, _):
+        is_found = asyncio.run(work(url))
+    if not is_found:
+        raise InputError(f"no machine {name!r}", code="NODE_UNKNOWN", remedy="see 'fks cluster check'")
+    if as_json:
+        emit({"name": name}, as_json=True, schema="fks.node-forget/1")
+    else:
+        click.echo(f"machine {name} is forgotten")
+
+
+@node.command()
 @as_json
 @click.pass_context
 def stop(ctx: click.Context, as_json: bool) -> None:

@@ -6,6 +6,7 @@ Queues are bounded: a message that does not fit is dropped and counted, since th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Mapping
 
@@ -22,6 +23,7 @@ from fks.store.signals import SignalRecord
 
 QUEUE_MAX = 20_000
 COMPONENT = "orders"
+RETRY_S = 1.0
 
 
 class Announcer:
@@ -98,7 +100,9 @@ class Announcer:
             except OutageError:
                 pass  # the alert waits in the bounded queue, its log line is written already
             self._wake.clear()
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):  # an alert that could not be written is tried again
+                async with asyncio.timeout(RETRY_S if self._alerts else None):
+                    await self._wake.wait()
 
 
 def _text(value: object) -> str | None:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fks.model.errors import InputError
 from fks.store.db import Database
 
 SILENT_S = 5.0  # a keeper beats every second
+PAGE_S = 15.0  # silent for so long, a person hears of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,24 @@ class NodeStore:
     async def all(self) -> list[NodeRow]:
         """Return every machine, heads first."""
         return [NodeRow(**dict(row)) for row in await self._db.fetch("nodes.all", retry=False)]
+
+    async def page_silent(self) -> list[str]:
+        """Page for every machine that has fallen silent and was not paged for yet; return their names."""
+        rows = await self._db.fetch("nodes.page_silent", PAGE_S, retry=False)
+        return [str(row["component"]) for row in rows]
+
+    async def forget(self, name: str) -> bool:
+        """Drop a machine that is gone for good, and what its keeper looked after; return whether there was one.
+
+        Errors: InputError when it still speaks.
+        """
+        row = next((row for row in await self.all() if row.name == name), None)
+        if row is None:
+            return False
+        if row.is_alive:
+            raise InputError(f"machine {name} still speaks", remedy="stop it there first: 'fks node stop'")
+        await self.leave(name, [f"keeper@{name}", f"raylet@{name}"])
+        return True
 
     async def leave(self, name: str, components: Sequence[str] = ()) -> None:
         """Forget a machine that leaves in order, and the components only it looked after."""

@@ -24,3 +24,14 @@ DELETE FROM nodes WHERE name = $1;
 -- name: forget_components
 -- Forget what a machine's keeper looked after: it left in order.
 DELETE FROM component_health WHERE name = ANY($1::text[]);
+
+-- name: page_silent
+-- Page, once for each silence, for every machine whose keeper has not spoken for $1 seconds and left no word of leaving.
+INSERT INTO alerts (severity, event, message, component, payload)
+SELECT 'page', 'node.silent', format('machine %s has been silent since %s: its actors are started elsewhere', name,
+                                     to_char(beat_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"')),
+       name, jsonb_build_object('node', name)
+  FROM nodes
+ WHERE beat_at < now() - make_interval(secs => $1)
+   AND NOT EXISTS (SELECT 1 FROM alerts WHERE event = 'node.silent' AND component = nodes.name AND resolved_at IS NULL)
+RETURNING component;

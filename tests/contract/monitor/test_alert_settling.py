@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from fks.model.errors import InputError
 from fks.monitor.alerts import News, listed, settle_what_is_over
 from fks.store.db import Database
 from fks.store.facts import Facts
+from fks.store.nodes import NodeStore
 from fks.store.supervision import HealthRow, TreeJournal
 
 
@@ -81,3 +83,17 @@ async def test_a_machine_that_fell_silent_is_not_back_though_its_last_word_was_r
     assert await _settle(account) == []
     await account.sql("UPDATE nodes SET beat_at = now()")
     assert await _settle(account) == ["node.lost"]
+
+
+async def test_a_machine_that_falls_silent_is_paged_once_and_forgotten_on_demand(account: Database) -> None:
+    nodes = NodeStore(account)
+    await account.sql("INSERT INTO nodes (name, role, state, beat_at) VALUES ('w1', 'worker', 'ready', now()), "
+                      "('w2', 'worker', 'ready', now() - interval '1 minute')")  # fmt: skip
+    assert await nodes.page_silent() == ["w2"]
+    assert await nodes.page_silent() == []
+    assert await _settle(account) == []
+    with pytest.raises(InputError, match="still speaks"):
+        await nodes.forget("w1")
+    assert (await nodes.forget("w2"), await nodes.forget("w2")) == (True, False)
+    assert await _settle(account) == ["node.silent"]
+    assert [row.name for row in await nodes.all()] == ["w1"]

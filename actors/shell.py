@@ -58,6 +58,7 @@ class Shell:
         self._beat = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._asked = asyncio.Event()
+        self._may_begin = asyncio.Event()
         self._ending: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self._has_ended = False
         self._child: Any = None
@@ -91,7 +92,7 @@ class Shell:
         # beside the loop, and beside what is waited for below: importing takes longer than anything else of a start
         loaded = asyncio.create_task(asyncio.to_thread(_load, getattr(tree.CLASSES[self._role], "MODULES", ())))
         if self._wait_s:  # the predecessor is not proven gone: let its lease run out first
-            await self._asked_within(self._wait_s)
+            await self._let_within(self._wait_s)
         component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
         self._component = component
         self._lag = LoopLag(BEAT_S, component.settings.supervision.lag_max_s)
@@ -110,6 +111,13 @@ class Shell:
             task.cancel()
         component.log.info("actor.stopped", epoch=self._epoch)
         await component.close()
+
+    async def _let_within(self, seconds: float) -> None:
+        """Wait; less when the supervisor, which has waited since it raised the epoch, says that it is enough."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._may_begin, self._asked)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
 
     async def _asked_within(self, seconds: float) -> None:
         """Wait, at most until it is asked to stop."""
@@ -269,6 +277,10 @@ class Shell:
             "version": VERSION,
             "config_version": component.config_version if component is not None else 0,
         }  # fmt: skip
+
+    async def begin(self) -> None:
+        """Hear that the predecessor's lease has run out."""
+        self._loop.call_soon_threadsafe(self._may_begin.set)
 
     async def stop(self) -> None:
         """Ask for an orderly end: drain, then stop. `join` tells when it is reached."""

@@ -36,6 +36,7 @@ _sys = ray.method(concurrency_group="sys")
 Shell.join = _sys(Shell.join)  # type: ignore[method-assign]
 Shell.health = _sys(Shell.health)  # type: ignore[method-assign]
 Shell.stop = _sys(Shell.stop)  # type: ignore[method-assign]
+Shell.begin = _sys(Shell.begin)  # type: ignore[method-assign]
 
 
 class _OnRay(Shell):
@@ -90,6 +91,11 @@ class RayChild:
             if self._node == node_name():
                 self._process = Process.hold(self._pid)
         return beat
+
+    async def begin(self) -> None:
+        """Tell it that it need not wait any longer; a lost word costs it the rest of its wait."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            await self._handle.begin.remote()
 
     async def join(self) -> Exit:
         """Return how it ended, told by its process's end or by Ray, whichever comes first."""

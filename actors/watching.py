@@ -159,8 +159,10 @@ class Keeping:
     async def _start(self, run: int) -> None:
         record, spec = self.record, self.record.spec
         record.state, record.since_ns = "starting", self._c.clock.now_ns()
+        raised_s = self._c.clock.monotonic()
         if spec.is_leased:
             record.epoch = await self._next_epoch()
+            raised_s = self._c.clock.monotonic()
             # whoever relied on the one before must hear at once, e.g. the order manager of a feed that has nobody now
             await self._c.bus.publish(HEALTH, {"type": "epoch", "name": spec.id, "epoch": record.epoch})
             if not record.is_known:
@@ -176,7 +178,7 @@ class Keeping:
                 if holder is not None:
                     await self._evict(holder, "held the name of its successor", reason)
                 continue
-            await self._come_up(run, child, wait_s)
+            await self._come_up(run, child, wait_s, raised_s)
             return
         self._post_end(run, Exit(How.FAILED_START, reason))
 
@@ -201,11 +203,11 @@ class Keeping:
             return await self._journal.proven_end(self.record.spec.id) == epoch - 1
         return False
 
-    async def _come_up(self, run: int, child: Child, wait_s: float) -> None:
+    async def _come_up(self, run: int, child: Child, wait_s: float, raised_s: float = 0.0) -> None:
         """Wait until it is up, then watch it; kill it when it is not in time."""
         spec = self.record.spec
         try:
-            beat = await self._until_started(child, wait_s)
+            beat = await self._until_started(child, wait_s, raised_s)
         except (TimeoutError, OutageError) as error:
             reason = str(error) or f"not up within {spec.start_s + wait_s:g} s"
             if spec.resources and not str(error):
@@ -217,8 +219,11 @@ class Keeping:
         self._post(Started(spec.id, run))
         await self._watched(run, child)
 
-    async def _until_started(self, child: Child, wait_s: float) -> Mapping[str, object]:
+    async def _until_started(self, child: Child, wait_s: float, raised_s: float) -> Mapping[str, object]:
         """Return its first beat as started. While it waits for what is away, its deadline does not run.
+
+        `wait_s` counts from `raised_s`, when nobody could renew the predecessor's lease any more: placing it on another
+        machine may have taken longer than that already, which only we can know.
 
         Errors: TimeoutError past `start_s` + `wait_s`; OutageError when it died.
         """
@@ -229,6 +234,9 @@ class Keeping:
             if beat["state"] not in COMING:
                 return beat
             self._take(beat)
+            if wait_s and monotonic() - raised_s >= wait_s:
+                await child.begin()
+                wait_s = 0.0
             if self.record.state == "waiting":
                 deadline = monotonic() + spec.start_s
             if monotonic() > deadline:

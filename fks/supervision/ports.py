@@ -20,6 +20,10 @@ class Child(Protocol):
         """Return its beat. Errors: TimeoutError, or OutageError when it cannot be reached."""
         ...
 
+    async def begin(self) -> None:
+        """Tell one that was spawned with a wait that the wait is over. Never raises; the word may be lost."""
+        ...
+
     async def stop(self, deadline_s: float) -> Exit:
         """Ask it to drain and end in order; kill it when the deadline passes (KILLED). Never raises for a dead one."""
         ...
@@ -47,7 +51,7 @@ class World(Protocol):
         ...
 
     async def spawn(self, spec: ChildSpec, epoch: int, wait_s: float) -> Child:
-        """Return a new child that begins after `wait_s`. Kills nobody.
+        """Return a new child that begins after `wait_s`, or when it is told to. Kills nobody.
 
         Errors: OutageError when its name stays taken: then `find` tells by whom.
         """

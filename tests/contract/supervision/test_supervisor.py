@@ -40,6 +40,8 @@ class FakeChild:
     was_drained: bool = False
     joins: int = 0
     join_error: Exception | None = None
+    begun_s: float | None = None
+    begins_when_told: bool = False
 
     async def join(self) -> Exit:
         self.joins += 1
@@ -63,6 +65,11 @@ class FakeChild:
             "detail": self.detail, "problems": self.problems,
         }  # fmt: skip
 
+    async def begin(self) -> None:
+        self.begun_s = time.monotonic()
+        if self.begins_when_told:
+            self.state = "ready"
+
     async def stop(self, deadline_s: float) -> Exit:
         self.was_drained = not self.ended.is_set()
         self.ended.set()
@@ -85,6 +92,7 @@ class FakeWorld:
     waits: list[float] = field(default_factory=list)
     dies_at_start: bool = False
     state_at_start: str = "ready"
+    begins_when_told: bool = False
     usurper: FakeChild | None = None  # holds the name of the next child that is started
 
     def node_id(self) -> str:
@@ -101,6 +109,7 @@ class FakeWorld:
         self.spawned.append((spec.id, epoch))
         self.waits.append(wait_s)
         child = self.children[spec.id] = FakeChild(spec, epoch, 1000 + len(self.spawned), state=self.state_at_start)
+        child.begins_when_told = self.begins_when_told
         if self.dies_at_start:
             child.die("at start")
         return child
@@ -217,6 +226,20 @@ async def test_stopping_goes_in_reverse(run: Any) -> None:
     await supervisor.stop()
     assert all(child.ended.is_set() for child in world.children.values())
     assert len(world.spawned) == 2
+
+
+async def test_the_wait_for_a_lease_counts_from_the_raised_epoch(run: Any) -> None:
+    world = FakeWorld()
+    supervisor = run(world, spec("a"))
+    await until(lambda: supervisor.is_ready)
+    world.children["a"].is_provable = False
+    world.state_at_start, world.begins_when_told = "starting", True  # its machine is far: it only starts now
+    died_s = time.monotonic()
+    world.children["a"].die("node lost")
+    await until(lambda: supervisor.is_ready and len(world.spawned) == 2)
+    begun_s = world.children["a"].begun_s
+    assert begun_s is not None
+    assert FAST.lease_ttl_s + 0.5 <= begun_s - died_s < FAST.lease_ttl_s + 1.5
 
 
 async def test_a_successor_waits_for_the_lease_of_one_whose_process_is_not_proven_gone(run: Any) -> None:

@@ -108,7 +108,8 @@ def measure(system: System, children: int, seconds: float, rounds: int) -> tuple
     done = subprocess.run(
         [sys.executable, "-c", BARE, system.node["ray_address"]], capture_output=True, text=True, timeout=120,
         env=system.env | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(system.home / "ray.token"),
-                          "RAY_USAGE_STATS_ENABLED": "0"},
+                          "RAY_USAGE_STATS_ENABLED": "0",
+                          "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},  # else 127.0.0.1 becomes the host's address
     )  # fmt: skip
     bare = json.loads(done.stdout.strip().splitlines()[-1])
     names, keeper, supervisor = names_of(system), pid_of(system, "keeper"), pid_of(system, "supervisor")

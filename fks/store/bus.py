@@ -71,12 +71,14 @@ class Bus:
     async def subscribe(self, *channels: str) -> AsyncIterator[tuple[str, Any]]:
         """Yield (channel, payload) for ever, dialling again by itself. Messages sent while Redis was away are gone."""
         wait = _WAIT_FIRST_S
+        cancels = _cancels()
         while True:
             listener: Any = self._client.pubsub(ignore_subscribe_messages=True)
             try:
                 await listener.subscribe(*channels)
+                _heed_cancel(cancels)
                 wait = _WAIT_FIRST_S
-                async for channel, payload in _messages(listener):
+                async for channel, payload in _messages(listener, cancels):
                     yield channel, payload
             except _DOWN:
                 await asyncio.sleep(wait)
@@ -123,24 +125,33 @@ class Bus:
         if time.monotonic() < self._rest_until:
             call.close() if asyncio.iscoroutine(call) else None
             return None
-        task = asyncio.current_task()
-        cancels = task.cancelling() if task else 0
+        cancels = _cancels()
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await call
         except _DOWN:
             self._rest_until = time.monotonic() + _REST_S
             answer = None
-        # redis-py waits with Python 3.11's wait_for, which drops a cancel that arrives together with the answer: a loop
-        # that publishes would then never end
-        if task and task.cancelling() > cancels:
-            raise asyncio.CancelledError
+        _heed_cancel(cancels)
         return answer
 
 
-async def _messages(listener: Any) -> AsyncIterator[tuple[str, Any]]:
+def _cancels() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def _heed_cancel(before: int) -> None:
+    """Raise the cancel that redis-py dropped: it waits with Python 3.11's wait_for, which loses a cancel that arrives
+    together with the answer. A loop that publishes or listens would then never end."""
+    if _cancels() > before:
+        raise asyncio.CancelledError
+
+
+async def _messages(listener: Any, cancels: int) -> AsyncIterator[tuple[str, Any]]:
     while True:
         message = await listener.get_message(timeout=5.0)
+        _heed_cancel(cancels)
         if message is None or message["type"] != "message":
             continue
         try:

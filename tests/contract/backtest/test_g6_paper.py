@@ -90,7 +90,8 @@ class Market:
             await seal(self.db, replace(self.tape[: self.first], symbol=symbol))
             await self.db.sql(
                 "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price)"
-                " VALUES ('binance', $1, 'trades', 'LIVE', now(), 1) ON CONFLICT DO NOTHING", symbol,
+                " VALUES ('binance', $1, 'trades', 'LIVE', now(), 1) ON CONFLICT (exchange, symbol, timeframe)"
+                " DO UPDATE SET state = 'LIVE'", symbol,
             )  # fmt: skip
         await self._mark(self.first - 1)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,3 +128,32 @@ async def test_a_bus_may_be_opened_before_redis_is_up() -> None:
 
             await until(up)
         await bus.close()
+
+
+class Losing:
+    """A subscription as redis-py's is on Python 3.11 when the cancel comes together with the answer: the cancel is lost."""
+
+    def __init__(self) -> None:
+        self.is_waiting = asyncio.Event()
+
+    async def subscribe(self, *channels: str) -> None:
+        pass
+
+    async def get_message(self, timeout: float) -> None:
+        self.is_waiting.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(timeout)
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_a_listener_whose_cancel_got_lost_ends_all_the_same() -> None:
+    losing = Losing()
+    bus = Bus(SimpleNamespace(pubsub=lambda **_: losing), 1.0)
+    task = asyncio.create_task(_listen(bus, [], "any"))
+    await losing.is_waiting.wait()
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=2.0)
+    assert done
+    assert task.cancelled()

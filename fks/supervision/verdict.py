@@ -21,9 +21,9 @@ class Timing:
 
     @property
     def silence_max_s(self) -> float:
-        """Return how long a living child may be silent: a fifth of a beat less than `misses_max` beats, so that it is
-        killed, and noted as killed, within them."""
-        return self.heartbeat_s * (self.misses_max - 0.2)
+        """Return how long a living child may be silent: a little less than `misses_max` beats, so that it is killed,
+        and noted as killed, within them."""
+        return self.heartbeat_s * (self.misses_max - 0.3)
 
 
 @dataclass(frozen=True, slots=True)

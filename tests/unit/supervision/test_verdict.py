@@ -24,10 +24,10 @@ def problem(since_s: float, *, kind: str = "queue", mends: bool = True) -> dict[
 
 
 def test_a_silent_process_and_a_loop_that_stands_still_are_both_hung_within_three_beats() -> None:
-    assert how(None, 2.7) is None
-    assert how(None, 2.8) is How.HUNG
-    assert how({"age_s": 2.7, "state": "ready"}) is None
-    assert how({"age_s": 2.9, "state": "ready"}) is How.HUNG
+    assert how(None, 2.6) is None
+    assert how(None, 2.7) is How.HUNG
+    assert how({"age_s": 2.6, "state": "ready"}) is None
+    assert how({"age_s": 2.8, "state": "ready"}) is How.HUNG
 
 
 @pytest.mark.parametrize(

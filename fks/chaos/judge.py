@@ -289,13 +289,17 @@ def _is_moving(evidence: Evidence, before: float) -> bool:
 
 def _positions(evidence: Evidence) -> Iterator[Finding]:
     """A position is the sum of its executions: the exchange's own where it is the exchange's, else the booked ones."""
-    owner = {row["client_order_id"]: row["instance"] for row in evidence.orders if row["role"] != "kill"}
+    owner = {row["client_order_id"]: row["instance"] for row in evidence.orders}
+    killing = {row["client_order_id"] for row in evidence.orders if row["role"] == "kill"}
     client = {(row["symbol"], row["orderId"]): row["clientOrderId"] for row in evidence.exchange_orders}
     owed: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
+    shared = set()  # symbols that a kill closed: one order for all instances, so only their sum is anybody's to say
     for row in evidence.exchange_fills:
-        instance = owner.get(client.get((row["symbol"], row["orderId"]), ""))
-        if instance is not None:
-            owed["ccxt", row["symbol"], instance] += net(
+        id = client.get((row["symbol"], row["orderId"]), "")
+        if id in killing:
+            shared.add(row["symbol"])
+        if id in owner:
+            owed["ccxt", row["symbol"], owner[id]] += net(
                 row["symbol"], row["isBuyer"], row["qty"], row["commission"], row["commissionAsset"]
             )
     for row in evidence.trades:
@@ -305,6 +309,10 @@ def _positions(evidence: Evidence) -> Iterator[Finding]:
     held: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
     for row in evidence.positions:
         held[row["venue"], row["symbol"], row["instance"]] += row["quantity"]
+    for amounts in (owed, held):
+        for key in [key for key in amounts if key[:2] in {("ccxt", symbol) for symbol in shared} and key[2] != "external"]:
+            amount = amounts.pop(key)
+            amounts[key[0], key[1], "of all"] += amount
     for key in sorted({*owed, *held}):
         if key[2] != "external" and owed[key] != held[key]:
             yield Finding("positions wrong", f"{' '.join(key)} is {held[key]}, its executions make {owed[key]}")

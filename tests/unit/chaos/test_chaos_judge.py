@@ -98,6 +98,20 @@ def test_the_sound_system_is_found_sound_and_did_something() -> None:
     assert (audit.signals, audit.orders, audit.fills, audit.bars) == (2, 2, 2, len(CLOSES))
 
 
+def test_what_a_kill_closed_for_all_is_compared_as_a_sum() -> None:
+    kill = "9" * 32
+    world = sound()
+    world["received"].append(sent(kill))
+    world["exchange_orders"].append(theirs(kill, 3, "0.3"))
+    world["exchange_fills"].append(fill(9, 3, "0.3", "0.03", "USDT", is_buyer=False))
+    world["orders"].append(order(kill, "kill", "", "0.3", instance="", quantity=Decimal("0.3")) | {"signal_id": None})
+    world["trades"].append(trade(9, "0.3", "0.03", "USDT", "SELL") | {"instance": ""})
+    world["positions"][0]["quantity"] = Decimal("0.198")  # the one instance that held something has it less
+    assert judge(Evidence(**world)).findings == ()
+    world["positions"][0]["quantity"] = Decimal("0.498")
+    assert [f.check for f in judge(Evidence(**world)).findings] == ["positions wrong"]
+
+
 Change = Callable[[dict[str, Any]], object]
 WRONG: list[tuple[str, str, Change]] = [
     ("orders doubled", "sent 2 times", lambda e: e["received"].append(sent(ENTRY))),

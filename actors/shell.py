@@ -29,6 +29,7 @@ from fks.model.health import Problem
 from fks.monitor.checks import LoopLag, SelfChecks, lease_problem, memory_mb, memory_problem
 from fks.monitor.component import Component
 from fks.monitor.log import Redactor
+from fks.monitor.pulse import Pulse, pulse_file
 from fks.monitor.remains import catch_faults, write_exit
 
 BEAT_S = 0.2
@@ -56,6 +57,8 @@ class Shell:
         self._node_id = ""  # Ray's, where there is one
         self._state = "starting"
         self._beat = time.monotonic()
+        self._pulse: Pulse | None = None
+        self._news = 0  # changes with what a supervisor should not hear late
         self._loop = asyncio.get_running_loop()
         self._asked = asyncio.Event()
         self._may_begin = asyncio.Event()
@@ -95,6 +98,7 @@ class Shell:
             await self._let_within(self._wait_s)
         component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
         self._component = component
+        self._pulse = Pulse(pulse_file(component.paths.run, self._name))
         self._lag = LoopLag(BEAT_S, component.settings.supervision.lag_max_s)
         keeper: list[asyncio.Task[Any]] = []
         if component.lease is not None:
@@ -192,6 +196,12 @@ class Shell:
         """One turn of the work loop: the beat that health tells of."""
         now_s = time.monotonic()
         self._beat, self._memory_mb = now_s, memory_mb()
+        self._look(now_s)
+        if self._pulse is not None:
+            self._pulse.beat(now_s, self._news)
+
+    def _look(self, now_s: float) -> None:
+        """Look at the child: its detail, its state, its problems."""
         if self._child is None or self._component is None:
             return
         self._detail = dict(self._child.detail())
@@ -201,8 +211,12 @@ class Shell:
             log.warning("check.failed", kind=problem.kind, about=problem.about, problem=problem.text)
         for problem in changes.mended:
             log.info("check.mended", kind=problem.kind, about=problem.about)
-        if self._state not in ("draining", "stopping"):
-            self._state = "ready" if self._child.is_ready and self._checks.is_well else "degraded"
+        state = "ready" if self._child.is_ready and self._checks.is_well else "degraded"
+        if self._state in ("draining", "stopping"):
+            state = self._state
+        if state != self._state or changes.failed or changes.mended:
+            self._news += 1
+        self._state = state
 
     def _problems(self, component: Component, now_s: float) -> list[Problem]:
         lease, timing = component.lease, component.settings.supervision
@@ -219,7 +233,7 @@ class Shell:
     ) -> None:
         """Drain, cancel the work, stop: the lease is kept all the while, so that what is in flight may be finished."""
         if hasattr(child, "drain"):
-            self._state = "draining"
+            self._state, self._news = "draining", self._news + 1
             start_s = time.monotonic()
             component.log.info("actor.draining", epoch=self._epoch)
             try:
@@ -268,6 +282,7 @@ class Shell:
         return {
             "component": self._name, "pid": os.getpid(), "node": node_name(), "node_id": self._node_id,
             "epoch": self._epoch,
+            "news": self._news,
             "age_s": 0.0 if self._state in ("starting", "waiting") else now_s - self._beat,
             "state": self._state,
             "detail": self._detail,

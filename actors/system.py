@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,10 +24,12 @@ from actors.shell import Shell, node_name
 from fks.config.paths import Paths
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
+from fks.monitor.pulse import Finger, pulse_file
 from fks.supervision import ChildSpec
 from fks.supervision.exits import Exit, How
 
 NAMESPACE = "fks"
+_STEADY = frozenset({"ready", "degraded"})
 NAME_TRIES, NAME_PAUSE_S = 10, 0.05
 GCS_S = 1.0  # how long a kill waits for Ray's control plane
 JOB_ENDS_S = 2.0  # a job's process ends by itself after this: its scheduler may be gone
@@ -77,9 +80,16 @@ class RayChild:
         self._pid: int | None = None
         self._node = self._node_id = ""
         self._process: Process | None = None
+        self._finger: Finger | None = None
+        self._said: dict[str, object] = {}  # its last answer to a call
 
     async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
-        """Return the beat. Errors: TimeoutError; OutageError when the actor is gone or out of reach."""
+        """Return the beat: felt where that tells all, else asked for.
+
+        Errors: TimeoutError; OutageError when the actor is gone or out of reach.
+        """
+        if not with_metrics and (felt := self._felt()) is not None:
+            return felt
         try:
             async with asyncio.timeout(timeout_s):
                 beat: dict[str, object] = await self._handle.health.remote(with_metrics)
@@ -90,7 +100,17 @@ class RayChild:
             self._node_id = str(beat.get("node_id") or "")
             if self._node == node_name():
                 self._process = Process.hold(self._pid)
+                if self._paths is not None:
+                    self._finger = Finger(pulse_file(self._paths.run, self._spec.id), self._pid)
+        self._said = beat
         return beat
+
+    def _felt(self) -> dict[str, object] | None:
+        """Return its last answer with the age of its pulse; None when it has none here, comes up, or has news."""
+        pulse = self._finger.feel() if self._finger is not None else None
+        if pulse is None or self._said.get("state") not in _STEADY or pulse[1] != self._said.get("news"):
+            return None
+        return {**self._said, "age_s": max(time.monotonic() - pulse[0], 0.0), "metrics": {}}
 
     async def begin(self) -> None:
         """Tell it that it need not wait any longer; a lost word costs it the rest of its wait."""

@@ -12,7 +12,6 @@ import pytest
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
-
 # a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must hear Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

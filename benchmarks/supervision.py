@@ -2,11 +2,12 @@
 
     python benchmarks/supervision.py [--children 50] [--seconds 30] [--rounds 3] [--json]
 
-A real system with so many strategy workers that the tree has that many children; its supervisor beats each once a
-second, as it does by default. Interleaved rounds: with the supervisor, then with it stopped (SIGSTOP; the keeper too, or it
-would put a new one in its place). The overhead is what the whole system burns more: the supervisor itself, the calls in
-the children, Ray's daemons, the rows in PostgreSQL. Beside it the bare call: one health call from one process to another,
-CPU of both ends. Limit: 8 % of one core over Ray calls. Needs about 130 MB a child.
+A real system with so many strategy workers that the tree has that many children; its supervisor looks at each once a
+second, as it does by default: nine times of ten it feels the child's pulse in shared memory, the tenth time it calls.
+Interleaved rounds: with the supervisor, then with it stopped (SIGSTOP; the keeper too, or it would put a new one in its
+place). The overhead is what the whole system burns more: the supervisor itself, the calls in the children, Ray's daemons,
+the rows in PostgreSQL. Beside it the bare call: one health call from one process to another, CPU of both ends.
+Limit: 2 % of one core (8 % if every beat were a call). Needs about 130 MB a child.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from tests.support.system import PROFILE, System
 from tests.support.waiting import wait_until
 
-LIMIT = 8.0  # percent of one core
+LIMIT = 2.0  # percent of one core, where beats travel another way than Ray calls (8 over those)
 OTHERS = 5  # children that are no strategy workers
 BARE = """
 import asyncio, json, sys, time

@@ -94,8 +94,10 @@ class Shell:
     async def _live(self) -> None:
         # beside the loop, and beside what is waited for below: importing takes longer than anything else of a start
         loaded = asyncio.create_task(asyncio.to_thread(_load, getattr(tree.CLASSES[self._role], "MODULES", ())))
-        if self._wait_s:  # the predecessor is not proven gone: let its lease run out first
-            await self._let_within(self._wait_s)
+        # the predecessor is not proven gone: let its lease run out first; the supervisor, which counts from the raised
+        # epoch, may say earlier that it has
+        if self._wait_s:
+            await self._any_within(self._wait_s, self._may_begin, self._asked)
         component = await Component.open(self._name, epoch=self._epoch, is_leased=self._is_leased)
         self._component = component
         self._pulse = Pulse(pulse_file(component.paths.run, self._name))
@@ -116,18 +118,13 @@ class Shell:
         component.log.info("actor.stopped", epoch=self._epoch)
         await component.close()
 
-    async def _let_within(self, seconds: float) -> None:
-        """Wait; less when the supervisor, which has waited since it raised the epoch, says that it is enough."""
-        waits = [asyncio.create_task(event.wait()) for event in (self._may_begin, self._asked)]
+    @staticmethod
+    async def _any_within(seconds: float, *events: asyncio.Event) -> None:
+        """Wait until one of `events` is set, at most so long."""
+        waits = [asyncio.create_task(event.wait()) for event in events]
         await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()
-
-    async def _asked_within(self, seconds: float) -> None:
-        """Wait, at most until it is asked to stop."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._asked.wait()
 
     async def _started(self, component: Component) -> Any:
         """Return the child, started; None when it was asked to stop before. What it needs and is away is waited for: a
@@ -148,7 +145,7 @@ class Shell:
             except OutageError as error:
                 component.log.warning("actor.waits", error=str(error))
             self._state = "waiting"
-            await self._asked_within(WAIT_S)
+            await self._any_within(WAIT_S, self._asked)
             with contextlib.suppress(OutageError):
                 component = replace(component, node=load_node(component.paths))  # what came back has another address
         return None

@@ -107,15 +107,18 @@ class RayChild:
 
     def _felt(self) -> dict[str, object] | None:
         """Return its last answer with the age of its pulse; None when it has none here, comes up, or has news."""
-        pulse = self._finger.feel() if self._finger is not None else None
-        if pulse is None or self._said.get("state") not in _STEADY or pulse[1] != self._said.get("news"):
+        if self._finger is None or self._said.get("state") not in _STEADY:
+            return None  # not before it said that it is up: by then the file is its own, not that of an earlier boot's pid
+        pulse = self._finger.feel()
+        if pulse is None or pulse[1] != self._said.get("news"):
             return None
         return {**self._said, "age_s": max(time.monotonic() - pulse[0], 0.0), "metrics": {}}
 
     async def begin(self) -> None:
         """Tell it that it need not wait any longer; a lost word costs it the rest of its wait."""
-        with contextlib.suppress(ray.exceptions.RayError):
-            await self._handle.begin.remote()
+        with contextlib.suppress(ray.exceptions.RayError, TimeoutError):  # a stopped one answers nothing, for ever
+            async with asyncio.timeout(1.0):
+                await self._handle.begin.remote()
 
     async def join(self) -> Exit:
         """Return how it ended, told by its process's end or by Ray, whichever comes first."""

@@ -92,6 +92,7 @@ class Keeping:
         self._journal = TreeJournal(component.db)
         self._life: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[bool] | None = None
 
     # ── commands ─────────────────────────────────────────────────────────────────────────────────
     def find(self, run: int) -> None:
@@ -164,7 +165,8 @@ class Keeping:
             record.epoch = await self._next_epoch()
             raised_s = self._c.clock.monotonic()
             # whoever relied on the one before must hear at once, e.g. the order manager of a feed that has nobody now
-            await self._c.bus.publish(HEALTH, {"type": "epoch", "name": spec.id, "epoch": record.epoch})
+            told = {"type": "epoch", "name": spec.id, "epoch": record.epoch}
+            self._telling = asyncio.create_task(self._c.bus.publish(HEALTH, told))  # a hung Redis holds up no restart
             if not record.is_known:
                 record.is_gone = await self._is_proven_gone(record.epoch)
         record.state = "starting"

@@ -22,6 +22,7 @@ from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue
+from tests.support.strategies import collect
 from tests.support.waiting import until
 
 D = Decimal
@@ -59,6 +60,7 @@ async def seed(db: Database, *, instances: tuple[str, ...] = ("one", "two")) -> 
             "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
             " ('binance', $1, 'trades', 'LIVE', now(), $2::text::numeric)", symbol, price,
         )  # fmt: skip
+    await collect(db)
     for name in instances:
         await db.sql(
             "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"

@@ -6,7 +6,7 @@ SELECT * FROM instruments;
 -- The last price of every feed; the time of its last message only while it is live and its collector holds the lease
 -- it was written under: a feed whose collector died is not known to be fresh, however young its last word is.
 SELECT f.exchange, f.symbol, f.last_price,
-       CASE WHEN f.state = 'LIVE' AND (l.name IS NULL OR (l.epoch = f.epoch AND l.expires_at > now()))
+       CASE WHEN f.state = 'LIVE' AND l.epoch = f.epoch AND l.expires_at > now()
             THEN f.last_message_at END AS last_message_at
   FROM feeds f LEFT JOIN leases l ON l.name = 'collector:' || f.exchange WHERE f.timeframe = 'trades';
 

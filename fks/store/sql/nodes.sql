@@ -28,7 +28,7 @@ DELETE FROM component_health WHERE name = ANY($1::text[]);
 -- name: page_silent
 -- Page, once for each silence, for every machine whose keeper has not spoken for $1 seconds and left no word of leaving.
 INSERT INTO alerts (severity, event, message, component, payload)
-SELECT 'page', 'node.silent', format('machine %s has been silent since %s: its actors are started elsewhere', name,
+SELECT 'page', 'node.silent', format('the keeper of %s has been silent since %s; if the machine is gone, its actors are started elsewhere', name,
                                      to_char(beat_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS"Z"')),
        name, jsonb_build_object('node', name)
   FROM nodes

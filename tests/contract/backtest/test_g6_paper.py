@@ -30,7 +30,7 @@ from fks.venues.registry import make_venue
 from tests.support.fills import assert_same_fills
 from tests.support.order_rig import Rig
 from tests.support.ports import CollectingLog, RecordingMeter
-from tests.support.strategies import add_account, hold, seal
+from tests.support.strategies import add_account, collect, hold, seal
 from tests.support.waiting import until
 
 BARS_TRADED = 70
@@ -93,6 +93,7 @@ class Market:
                 " VALUES ('binance', $1, 'trades', 'LIVE', now(), 1) ON CONFLICT (exchange, symbol, timeframe)"
                 " DO UPDATE SET state = 'LIVE'", symbol,
             )  # fmt: skip
+        await collect(self.db)
         await self._mark(self.first - 1)
 
     async def _mark(self, index: int) -> None:

@@ -32,6 +32,14 @@ async def test_a_feed_without_its_collector_is_not_fresh(
     assert (mark.message_ns is not None) is is_fresh
 
 
+async def test_a_feed_that_nobody_was_ever_given_is_not_fresh(database: Database) -> None:
+    await database.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) "
+        "VALUES ('binance', 'BTCUSDT', 'trades', 'LIVE', now(), 100)"
+    )
+    assert (await Facts(database).marks())[0].message_ns is None
+
+
 async def test_a_raised_epoch_is_the_end_of_what_was_fresh(database: Database) -> None:
     await database.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price) "

@@ -24,6 +24,7 @@ from tests.contract.guardian.test_guardian_kill import at_work, seed
 from tests.support.guardian_process import guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.strategies import collect
 from tests.support.waiting import until
 
 SETTINGS = Settings(
@@ -59,6 +60,7 @@ async def trading(exchange: LocalExchange, db: Database, bus: Bus, folder: Path)
                 " DO UPDATE SET last_message_at = now(), last_price = excluded.last_price",
                 price,
             )
+            await collect(db)
             await asyncio.sleep(0.3)
 
     tasks = [asyncio.create_task(keep_fresh()), asyncio.create_task(lease.keep())]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import stat
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,33 +18,8 @@ from fks.config.paths import Paths
 from fks.model.errors import ConfigError
 from fks.store.db import Database
 from fks.store.tokens import TokenStore, ensure_local_token
+from tests.contract.api.conftest import Fks
 from tests.support.gateway import Running
-
-Fks = Callable[..., Awaitable[tuple[int, str, str]]]
-
-
-@pytest.fixture
-async def fks(
-    gateway: Running,
-    seeded: Database,
-    database_url: str,
-    redis_url: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> Fks:
-    """Run a command against the gateway, as a user of this node would."""
-    paths = Paths.of(tmp_path)
-    await ensure_local_token(seeded, paths)
-    port = int(gateway.url.rpartition(":")[2])
-    save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
-
-    async def call(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = await asyncio.to_thread(run, cli, ["--home", str(tmp_path), *argv])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
 
 
 async def test_a_token_made_here_works_there(fks: Fks, gateway: Running) -> None:

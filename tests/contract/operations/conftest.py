@@ -3,7 +3,7 @@
 import pytest
 
 import actors.operations
-from tests.contract.api.conftest import gateway, seeded  # noqa: F401
+from tests.contract.api.conftest import fks, gateway, seeded  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

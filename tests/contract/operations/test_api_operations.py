@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from fks import __version__
-from fks.cli import cli, operation
-from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE, run
+from fks.cli import operation
+from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE
 from fks.clock import RealClock
 from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
@@ -23,13 +23,11 @@ from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.operations import OperationStore
 from fks.store.runtime_config import RuntimeConfigStore
-from fks.store.tokens import ensure_local_token
+from tests.contract.api.conftest import Fks
 from tests.support.gateway import Running
 from tests.support.operations import IDS, FakeParts, Rig
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
-
-Fks = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
 @pytest.fixture
@@ -47,25 +45,6 @@ async def rig(seeded: Database, bus: Bus, log: CollectingLog) -> AsyncIterator[R
     for task in rig.tasks:
         task.cancel()
     await asyncio.gather(*rig.tasks, return_exceptions=True)
-
-
-@pytest.fixture
-async def fks(
-    gateway: Running, seeded: Database, database_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Fks:
-    """Run a command against the gateway, as a user of this node would."""
-    paths = Paths.of(tmp_path)
-    await ensure_local_token(seeded, paths)
-    port = int(gateway.url.rpartition(":")[2])
-    save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": port}))
-
-    async def call(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = await asyncio.to_thread(run, cli, ["--home", str(tmp_path), *argv])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return call
 
 
 async def test_an_operation_is_asked_for_once_per_key_and_followed_by_its_id(gateway: Running, rig: Rig) -> None:

@@ -44,7 +44,7 @@ class Intake:
     def __init__(
         self, signals: SignalStore, book: Book, ledger: Ledger, sender: Sender, exits: Exits, clock: Clock, lease: Lease,
         *, meter: Meter, log: Log, announcer: Announcer, tasks: Tasks,
-        refresh_balances: Callable[[str], Awaitable[None]], feed: Callable[[Signal], Awaitable[None]],
+        refresh_balances: Callable[[str], Awaitable[None]], prepare: Callable[[Signal], Awaitable[None]],
         rearm: Callable[[Place, str], None],
     ) -> None:  # fmt: skip
         self._signals = signals
@@ -59,7 +59,7 @@ class Intake:
         self._announcer = announcer
         self._tasks = tasks
         self._refresh_balances = refresh_balances
-        self._feed = feed
+        self._prepare = prepare
         self._rearm = rearm
         self._busy: set[Place] = set()
         self._missed: set[Place] = set()  # signals were seen there while it was busy
@@ -111,7 +111,7 @@ class Intake:
                 if record.signal.instance in waiting:
                     held += 1
                     continue
-                await self._feed(record.signal)
+                await self._prepare(record.signal)
                 async with self._book.deciding(place):
                     if not await self._decide(record):
                         waiting.add(record.signal.instance)

@@ -83,7 +83,7 @@ class OrderService:
         )  # fmt: skip
         self._intake = Intake(
             self._signals, self.book, self._ledger, self._sender, self._exits, clock, lease, meter=meter, log=log,
-            announcer=self._announcer, tasks=self._tasks, refresh_balances=self._refresh_balances, feed=self._feed,
+            announcer=self._announcer, tasks=self._tasks, refresh_balances=self._refresh_balances, prepare=self._prepare,
             rearm=self._armer.wake,
         )  # fmt: skip
         self._watch = Watch(
@@ -233,7 +233,8 @@ class OrderService:
     async def _refresh_balances(self, venue: str) -> None:
         await self._desks[venue].holdings.refresh()
 
-    async def _feed(self, signal: Signal) -> None:
+    async def _prepare(self, signal: Signal) -> None:
+        await self._ledger.patiently(lambda: self._watch.learn_of(signal))
         if (feeder := self._feeders.get(signal.venue)) is not None:
             await self._ledger.patiently(lambda: feeder.catch_up(signal))
 

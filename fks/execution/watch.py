@@ -14,7 +14,7 @@ from fks.execution.sender import Sender
 from fks.model.errors import OutageError
 from fks.model.order import OPEN, Order, Request, Role, State
 from fks.model.ports import Log, Meter
-from fks.model.signal import SignalState
+from fks.model.signal import Signal, SignalState
 from fks.model.timeframe import NS
 from fks.store.accounts import AccountStore
 from fks.store.facts import Facts
@@ -56,6 +56,17 @@ class Watch:
         """Read everything once. Errors: OutageError."""
         await self._read_slow()
         await self._read_fast()
+
+    async def learn_of(self, signal: Signal) -> None:
+        """Read again what a signal needs, if any of it came after the last look: a fresh symbol's first signal is not denied.
+
+        Errors: OutageError.
+        """
+        feed = signal.exchange, signal.symbol
+        if feed not in self._book.instruments or signal.account_id not in self._book.accounts:
+            await self._read_slow()
+        if feed not in self._book.marks or (signal.timeframe is not None and signal.instance not in self._book.instances):
+            await self._read_fast()
 
     async def run(self) -> None:
         """Read and act for ever; an outage skips a turn."""

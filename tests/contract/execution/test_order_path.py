@@ -31,3 +31,20 @@ async def test_an_exit_sells_what_is_held_and_a_second_one_has_nothing_to_do(rig
     assert await rig.position() == 0
     assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("nothing", None)
     assert await rig.held() == rig.venue.totals["BTC"] == 0
+
+
+async def test_the_first_signal_of_a_symbol_just_collected_is_not_denied(rig: Rig) -> None:
+    """A symbol's metadata, price and instance come between two looks; the signal comes before the next one."""
+    await rig.db.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('binance', 'SOLUSDT', 'SOL', 'USDT', 0.01, 0.001, 0.001, 100000, 5)"
+    )
+    await rig.db.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price)"
+        " SELECT 'binance', 'SOLUSDT', timeframe, state, epoch, now(), 100 FROM feeds WHERE symbol = 'BTCUSDT'"
+    )
+    await rig.db.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size)"
+        " VALUES ('sol', 'sma_cross', 'binance', 'SOLUSDT', '1m', 1, 'ccxt', 1000)"
+    )
+    assert await rig.outcome(await rig.signal(symbol="SOLUSDT", instance="sol")) == ("ordered", None)

@@ -1,4 +1,4 @@
-"""What the supervisor writes down: every component's row once a second, the tree's history, pages, metric snapshots.
+"""What the supervisor writes down: every component's row once a second, the tree's history, pages.
 
 Nothing here holds up a restart. A row of history that cannot be written waits, in order, for the database to come back.
 """
@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import orjson
-
 from actors.watching import Record
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
@@ -23,7 +21,6 @@ from fks.supervision.exits import Exit
 from fks.supervision.ports import World
 from fks.supervision.state import Note, Page
 
-SNAPSHOTS_KEY = "fks:snapshots"
 SUPERVISOR = "supervisor"
 LINES_MAX = 1000  # of history that wait for the database; the oldest go first
 TRIES_MAX = 3  # to write one line while the database answers: it must not hold up the rest
@@ -137,12 +134,6 @@ class Chronicle:
             self._say_database(is_down=True, error=str(error))
         except Exception as error:  # rows are for showing: the children are minded all the same
             self._c.log.error("supervisor.report_failed", error=f"{type(error).__name__}: {error}")
-
-    async def share(self, records: Sequence[Record]) -> None:
-        """Hand the metric snapshots on."""
-        snapshots = {record.spec.id: record.metrics for record in records if record.metrics}
-        snapshots[SUPERVISOR] = self._c.meter.snapshot()
-        await self._c.bus.set(SNAPSHOTS_KEY, orjson.dumps(snapshots), ttl_s=30.0)
 
     def remember(self, counts: Mapping[str, int]) -> None:
         """Note how often the supervisor itself was restarted."""

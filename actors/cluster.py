@@ -57,7 +57,7 @@ def ensure_supervisor(role: str = "single") -> str:
     spec = tree.supervisor_spec(role)
     try:
         handle = ray.get_actor(spec.id, namespace=NAMESPACE)
-        beat = ray.get(handle.health.remote(False), timeout=5.0)
+        beat = ray.get(handle.health.remote(), timeout=5.0)
         if beat["age_s"] < WEDGED_S:
             return "adopted"
     except (ValueError, ray.exceptions.RayError):
@@ -77,7 +77,7 @@ def tree_health(timeout_s: float = 5.0) -> dict[str, object]:
     """Return the supervisor's beat. Errors: OutageError."""
     try:
         handle = ray.get_actor(tree.SUPERVISOR, namespace=NAMESPACE)
-        beat: dict[str, object] = ray.get(handle.health.remote(False), timeout=timeout_s)
+        beat: dict[str, object] = ray.get(handle.health.remote(), timeout=timeout_s)
         return beat
     except (ValueError, ray.exceptions.RayError) as error:
         raise OutageError(f"the supervisor does not answer: {cause(error)}") from error
@@ -117,7 +117,7 @@ def stop_tree(deadline_s: float) -> None:
 
     async def end() -> None:
         with contextlib.suppress(OutageError, TimeoutError):
-            await child.health(with_metrics=False, timeout_s=2.0)
+            await child.health(timeout_s=2.0)
         await child.stop(deadline_s)
 
     asyncio.run(end())

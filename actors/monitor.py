@@ -11,13 +11,12 @@ from fks.model.errors import OutageError
 from fks.model.health import Problem
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import News, message_of, settle_what_is_over
-from fks.monitor.component import Component
+from fks.monitor.component import SNAPSHOTS, Component
 from fks.store.bus import ALERTS
 from fks.store.nodes import PAGE_S, NodeStore
 
 EVERY_S = 2.0
 METRICS_KEY = "fks:metrics"
-SNAPSHOTS_KEY = "fks:snapshots"  # the supervisor puts every child's last snapshot there
 
 
 class MonitorActor:
@@ -46,9 +45,9 @@ class MonitorActor:
         while True:
             await self._check()
             await self._mind_alerts()
-            for name, snapshot in _snapshots(await self._c.bus.get(SNAPSHOTS_KEY)).items():
-                self._merger.take(name, snapshot)
-            self._merger.take("monitor", self._c.meter.snapshot())
+            for name, kept in (await self._c.bus.fields(SNAPSHOTS)).items():
+                if (snapshot := _snapshot(kept)) is not None:
+                    self._merger.take(name, snapshot)
             await self._c.bus.set(METRICS_KEY, self._merger.exposition().encode(), ttl_s=60.0)
             await self._c.clock.sleep(EVERY_S)
 
@@ -101,10 +100,10 @@ class MonitorActor:
         return {"database": self._database_is_up, "redis": self._redis_is_up}
 
 
-def _snapshots(kept: bytes | None) -> dict[str, dict[str, float]]:
-    """Return what the supervisor put there; anything else (Redis is nobody's alone) counts as nothing."""
+def _snapshot(kept: bytes) -> dict[str, float] | None:
+    """Return what a component put there; anything else (Redis is nobody's alone) counts as nothing."""
     try:
-        found = orjson.loads(kept or b"{}")
+        found = orjson.loads(kept)
     except orjson.JSONDecodeError:
-        return {}
-    return {name: value for name, value in found.items() if isinstance(value, dict)} if isinstance(found, dict) else {}
+        return None
+    return found if isinstance(found, dict) else None

@@ -33,6 +33,7 @@ from fks.monitor.pulse import Pulse, pulse_file
 from fks.monitor.remains import catch_faults, write_exit
 
 BEAT_S = 0.2
+SAY_S = 1.0  # between two times that the pulse says all that health would, when nothing changes
 WAIT_S = 0.5  # between tries to start while something that the child needs is away
 JOINS_MAX = 4  # parked joins: one is the supervisor's, older ones belong to supervisors that died
 LAST_S = 1.0  # a supervisor that ends by itself stays this long: Ray would start it again at once, for ever
@@ -58,7 +59,7 @@ class Shell:
         self._state = "starting"
         self._beat = time.monotonic()
         self._pulse: Pulse | None = None
-        self._news = 0  # changes with what a supervisor should not hear late
+        self._said_s = float("-inf")  # when the pulse last said more than that it beats
         self._loop = asyncio.get_running_loop()
         self._asked = asyncio.Event()
         self._may_begin = asyncio.Event()
@@ -106,6 +107,7 @@ class Shell:
         if component.lease is not None:
             keeper.append(asyncio.create_task(component.lease.keep()))
             keeper.append(asyncio.create_task(component.mind_lease()))
+        keeper.append(asyncio.create_task(component.share_metrics()))
         await loaded
         child = self._child = await self._started(component)
         if child is not None:
@@ -195,7 +197,10 @@ class Shell:
         self._beat, self._memory_mb = now_s, memory_mb()
         self._look(now_s)
         if self._pulse is not None:
-            self._pulse.beat(now_s, self._news)
+            if now_s - self._said_s >= SAY_S:
+                self._said_s = now_s
+                self._pulse.say(self._answer(now_s))
+            self._pulse.beat(now_s)
 
     def _look(self, now_s: float) -> None:
         """Look at the child: its detail, its state, its problems."""
@@ -212,7 +217,7 @@ class Shell:
         if self._state in ("draining", "stopping"):
             state = self._state
         if state != self._state or changes.failed or changes.mended:
-            self._news += 1
+            self._said_s = float("-inf")  # nobody should hear of it late
         self._state = state
 
     def _problems(self, component: Component, now_s: float) -> list[Problem]:
@@ -230,7 +235,7 @@ class Shell:
     ) -> None:
         """Drain, cancel the work, stop: the lease is kept all the while, so that what is in flight may be finished."""
         if hasattr(child, "drain"):
-            self._state, self._news = "draining", self._news + 1
+            self._state, self._said_s = "draining", float("-inf")
             start_s = time.monotonic()
             component.log.info("actor.draining", epoch=self._epoch)
             try:
@@ -273,17 +278,18 @@ class Shell:
             await event.wait()
         return "normal" if self._has_ended else "superseded"
 
-    async def health(self, with_metrics: bool) -> dict[str, object]:
+    async def health(self) -> dict[str, object]:
         """Return the beat; simple attributes only, the loops differ."""
-        component, now_s = self._component, time.monotonic()
+        return self._answer(time.monotonic())
+
+    def _answer(self, now_s: float) -> dict[str, object]:
+        component = self._component
         return {
             "component": self._name, "pid": os.getpid(), "node": node_name(), "node_id": self._node_id,
             "epoch": self._epoch,
-            "news": self._news,
             "age_s": 0.0 if self._state in ("starting", "waiting") else now_s - self._beat,
             "state": self._state,
             "detail": self._detail,
-            "metrics": component.meter.snapshot() if with_metrics and component is not None else {},
             "problems": self._checks.beat(now_s),
             "memory_mb": round(self._memory_mb, 1),
             "version": VERSION,

@@ -257,7 +257,6 @@ class SupervisorActor:
                 except OutageError:
                     pass  # with the next report
             await self._chronicle.report(self._rows, self.detail)
-            await self._chronicle.share([kept.record for kept in self._kept.values()])
             await self._c.clock.sleep(NEWS_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REPORT_S - NEWS_S):

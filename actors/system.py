@@ -32,6 +32,7 @@ NAMESPACE = "fks"
 _STEADY = frozenset({"ready", "degraded"})
 NAME_TRIES, NAME_PAUSE_S = 10, 0.05
 GCS_S = 1.0  # how long a kill waits for Ray's control plane
+CALL_S = 30.0  # between two calls of a child whose pulse is felt: that it answers the cluster, too
 JOB_ENDS_S = 2.0  # a job's process ends by itself after this: its scheduler may be gone
 
 
@@ -81,18 +82,18 @@ class RayChild:
         self._node = self._node_id = ""
         self._process: Process | None = None
         self._finger: Finger | None = None
-        self._said: dict[str, object] = {}  # its last answer to a call
+        self._was_up, self._called_s = False, 0.0  # as its last answer to a call told, and when that came
 
-    async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
+    async def health(self, *, timeout_s: float) -> Mapping[str, object]:
         """Return the beat: felt where that tells all, else asked for.
 
         Errors: TimeoutError; OutageError when the actor is gone or out of reach.
         """
-        if not with_metrics and (felt := self._felt()) is not None:
+        if (felt := self._felt()) is not None:
             return felt
         try:
             async with asyncio.timeout(timeout_s):
-                beat: dict[str, object] = await self._handle.health.remote(with_metrics)
+                beat: dict[str, object] = await self._handle.health.remote()
         except ray.exceptions.RayError as error:
             raise OutageError(f"{self._spec.id}: {cause(error)}") from error
         if self._pid is None:
@@ -102,17 +103,18 @@ class RayChild:
                 self._process = Process.hold(self._pid)
                 if self._paths is not None:
                     self._finger = Finger(pulse_file(self._paths.run, self._spec.id), self._pid)
-        self._said = beat
+        self._was_up, self._called_s = beat["state"] in _STEADY, time.monotonic()
         return beat
 
     def _felt(self) -> dict[str, object] | None:
-        """Return its last answer with the age of its pulse; None when it has none here, comes up, or has news."""
-        if self._finger is None or self._said.get("state") not in _STEADY:
+        """Return what its pulse says and how old that is; None when it has none here, comes up, or a call is due."""
+        if self._finger is None or not self._was_up or time.monotonic() - self._called_s > CALL_S:
             return None  # not before it said that it is up: by then the file is its own, not that of an earlier boot's pid
         pulse = self._finger.feel()
-        if pulse is None or pulse[1] != self._said.get("news"):
+        if pulse is None:
             return None
-        return {**self._said, "age_s": max(time.monotonic() - pulse[0], 0.0), "metrics": {}}
+        at_s, said = pulse
+        return {**said, "age_s": max(time.monotonic() - at_s, 0.0)}
 
     async def begin(self) -> None:
         """Tell it that it need not wait any longer; a lost word costs it the rest of its wait."""

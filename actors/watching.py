@@ -22,7 +22,6 @@ from fks.supervision.spec import ChildSpec
 from fks.supervision.state import Adopted, Event, Exited, Missing, Started
 from fks.supervision.verdict import COMING, Timing, judge
 
-SAMPLE_EVERY = 10  # beats between two metric snapshots; on this machine those between are felt, not asked for
 LOOK_S = 0.05  # between looks at a child that starts
 EVICTIONS_MAX = 3  # tries to get a name that somebody holds
 
@@ -50,7 +49,6 @@ class Record:
     is_gone: bool = True
     is_known: bool = False
     detail: dict[str, object] = field(default_factory=dict)
-    metrics: object = None
 
     def take(self, beat: Mapping[str, object], now_ns: int, now_s: float) -> None:
         """Note a beat."""
@@ -65,7 +63,6 @@ class Record:
         self.detail = dict(detail) if isinstance(detail, Mapping) else {}
         if problems := beat.get("problems"):
             self.detail["problems"] = problems
-        self.metrics = beat.get("metrics") or self.metrics
 
     def ended(self, end: Exit) -> None:
         """Note its end."""
@@ -138,7 +135,7 @@ class Keeping:
             return
         record.child = child
         try:
-            beat = await child.health(with_metrics=False, timeout_s=self._timing.silence_max_s)
+            beat = await child.health(timeout_s=self._timing.silence_max_s)
         except (TimeoutError, OutageError) as error:
             await self._evict(child, "found without a beat", str(error) or "no answer in time")
             self._post(Missing(record.spec.id))
@@ -232,7 +229,7 @@ class Keeping:
         spec, monotonic = self.record.spec, self._c.clock.monotonic
         deadline = monotonic() + spec.start_s + wait_s
         while True:
-            beat = await child.health(with_metrics=False, timeout_s=spec.start_s + wait_s)
+            beat = await child.health(timeout_s=spec.start_s + wait_s)
             if beat["state"] not in COMING:
                 return beat
             self._take(beat)
@@ -263,16 +260,15 @@ class Keeping:
         """Return how the child ended: by itself, or hung and killed, or unwell and drained."""
         timing, monotonic = self._timing, self._c.clock.monotonic
         join = asyncio.create_task(child.join())
-        answered_s, pause_s, beats = monotonic(), timing.heartbeat_s, 0
+        answered_s, pause_s = monotonic(), timing.heartbeat_s
         try:
             while True:
                 asked_s = monotonic()
                 done, _ = await asyncio.wait({join}, timeout=pause_s)
                 if done:
                     return Exit(How.CRASH, "died: its join was cancelled") if join.cancelled() else join.result()
-                beats += 1
                 left_s = max(answered_s + timing.silence_max_s - monotonic(), 0.0) + LOOK_S
-                beat = await self._beat(child, left_s, with_metrics=beats % SAMPLE_EVERY == 0)
+                beat = await self._beat(child, left_s)
                 late_s = monotonic() - asked_s - pause_s - left_s
                 if beat is not None or late_s > timing.heartbeat_s:
                     answered_s = monotonic()  # when it was us who stood still, nobody was there to hear it
@@ -283,10 +279,10 @@ class Keeping:
         finally:
             join.cancel()
 
-    async def _beat(self, child: Child, timeout_s: float, *, with_metrics: bool) -> Mapping[str, object] | None:
+    async def _beat(self, child: Child, timeout_s: float) -> Mapping[str, object] | None:
         """Return its answer, or None without one. One call waits for as long as there is patience: calls are dear."""
         try:
-            beat = await child.health(with_metrics=with_metrics, timeout_s=timeout_s)
+            beat = await child.health(timeout_s=timeout_s)
         except (TimeoutError, OutageError):
             return None
         self._take(beat)

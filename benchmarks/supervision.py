@@ -3,7 +3,7 @@
     python benchmarks/supervision.py [--children 50] [--seconds 30] [--rounds 3] [--json]
 
 A real system with so many strategy workers that the tree has that many children; its supervisor looks at each once a
-second, as it does by default: nine times of ten it feels the child's pulse in shared memory, the tenth time it calls.
+second, as it does by default: it feels the child's pulse in shared memory, and calls it twice a minute.
 Interleaved rounds: with the supervisor, then with it stopped (SIGSTOP; the keeper too, or it would put a new one in its
 place). The overhead is what the whole system burns more: the supervisor itself, the calls in the children, Ray's daemons,
 the rows in PostgreSQL. Beside it the bare call: one health call from one process to another, CPU of both ends.
@@ -38,10 +38,10 @@ import asyncio, json, sys, time
 import psutil, ray
 ray.init(address=sys.argv[1], namespace="fks", log_to_driver=False, logging_level="ERROR")
 handle = ray.get_actor("scheduler", namespace="fks")
-callee = psutil.Process(ray.get(handle.health.remote(False))["pid"])
+callee = psutil.Process(ray.get(handle.health.remote())["pid"])
 async def calls(count):
     for _ in range(count):
-        await handle.health.remote(False)
+        await handle.health.remote()
 async def main():
     await calls(200)
     mine, theirs = time.process_time(), sum(callee.cpu_times()[:2])

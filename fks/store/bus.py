@@ -97,6 +97,18 @@ class Bus:
         value = await self._try(self._client.get(key))
         return value if isinstance(value, bytes) else None
 
+    async def put(self, key: str, field: str, value: bytes, ttl_s: float) -> bool:
+        """Keep `value` as one field of the hash `key`, which ends `ttl_s` after its last change; return whether it was taken."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hset(key, field, value)
+        pipe.pexpire(key, max(1, int(ttl_s * 1000)))
+        return await self._try(pipe.execute()) is not None
+
+    async def fields(self, key: str) -> dict[str, bytes]:
+        """Return the fields of the hash `key`; empty when it is absent or Redis is away."""
+        found = await self._try(self._client.hgetall(key))
+        return {name.decode(errors="replace"): value for name, value in found.items()} if isinstance(found, dict) else {}
+
     async def delete(self, *keys: str) -> bool:
         """Drop `keys`; return whether Redis answered."""
         return await self._try(self._client.delete(*keys)) is not None

@@ -16,7 +16,7 @@ class Child(Protocol):
         """Wait until its process ends; NORMAL when it was asked to, CRASH or NODE_LOST when it was not."""
         ...
 
-    async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
+    async def health(self, *, timeout_s: float) -> Mapping[str, object]:
         """Return its beat. Errors: TimeoutError, or OutageError when it cannot be reached."""
         ...
 

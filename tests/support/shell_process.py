@@ -90,7 +90,7 @@ async def main(role: str) -> None:
                 asyncio.run_coroutine_threadsafe(shell.stop(), loop)
                 return
             elif line.strip() == "beat":
-                print(orjson.dumps(asyncio.run_coroutine_threadsafe(shell.health(False), loop).result()).decode(), flush=True)
+                print(orjson.dumps(asyncio.run_coroutine_threadsafe(shell.health(), loop).result()).decode(), flush=True)
         os._exit(9)  # whoever started us is gone
 
     threading.Thread(target=listen, daemon=True).start()

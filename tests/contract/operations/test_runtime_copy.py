@@ -122,7 +122,7 @@ async def test_what_holds_a_lease_does_not_begin_with_the_settings_of_before_an_
         shell = Shell("late", "child:late", (), 1, True, 0.0, lambda role, component: {})
         await until(lambda: len(began) == 1)
         assert (began[0].config_version, began[0].settings.venue.sweep_s) == (version.version, 7.0)
-        assert (await shell.health(False))["config_version"] == version.version
+        assert (await shell.health())["config_version"] == version.version
         await shell.stop()
         assert await shell.join() == "normal"
         monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""A child of this machine is felt between two calls: its age is its pulse's, and news are asked for at once."""
+"""A child of this machine is felt between two calls: what it says and how old its beat is come from shared memory."""
 
 from __future__ import annotations
 
@@ -8,45 +8,71 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from actors import system
 from actors.shell import node_name
 from actors.system import RayChild
 from fks.config.paths import Paths
-from fks.monitor.pulse import Pulse, pulse_file
+from fks.monitor.pulse import ROOM, Pulse, pulse_file
 from fks.supervision import ChildSpec
 
 
-def child_of(paths: Paths, says: dict[str, Any]) -> RayChild:
-    async def answer() -> dict[str, Any]:
-        return {"pid": os.getpid(), "node": node_name(), "node_id": "n", "age_s": 0.0, **says}
+class Counted:
+    """A child behind a handle that counts the calls."""
 
-    handle = SimpleNamespace(health=SimpleNamespace(remote=lambda with_metrics: answer()))
-    return RayChild(ChildSpec("orders", "orders", 1.0), handle, paths)
+    def __init__(self, paths: Paths, state: str) -> None:
+        self.state, self.calls = state, 0
+        handle = SimpleNamespace(health=SimpleNamespace(remote=self._answer))
+        self.child = RayChild(ChildSpec("orders", "orders", 1.0), handle, paths)
+        self.pulse = Pulse(pulse_file(paths.run, "orders"))
+
+    async def _answer(self) -> dict[str, Any]:
+        self.calls += 1
+        return self.says()
+
+    def says(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "node": node_name(), "node_id": "n", "age_s": 0.0, "state": self.state}
+
+    async def beat(self) -> Any:
+        return await self.child.health(timeout_s=1.0)
 
 
-async def beat(child: RayChild, *, with_metrics: bool = False) -> Any:
-    return await child.health(with_metrics=with_metrics, timeout_s=1.0)
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    return Paths.of(tmp_path / "home").ensure()
 
 
-async def test_between_two_calls_it_is_felt(tmp_path: Path) -> None:
-    paths = Paths.of(tmp_path / "home").ensure()
-    says: dict[str, Any] = {"state": "ready", "news": 1, "metrics": {"a": 1.0}}
-    child, pulse = child_of(paths, says), Pulse(pulse_file(paths.run, "orders"))
-    assert (await beat(child))["age_s"] == 0.0
-    pulse.beat(time.monotonic() - 5.0, 1)
-    says["state"] = "degraded"  # heard of only when there are news, or at the next call
-    felt = await beat(child)
-    assert (felt["state"], felt["metrics"]) == ("ready", {})
+async def test_between_two_calls_it_is_felt(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted(paths, "ready")
+    assert (await counted.beat())["age_s"] == 0.0
+    counted.state = "degraded"
+    counted.pulse.say(counted.says())
+    counted.pulse.beat(time.monotonic() - 5.0)
+    felt = await counted.beat()
+    assert felt["state"] == "degraded"
     assert 5.0 <= felt["age_s"] < 6.0
-    pulse.beat(time.monotonic(), 2)
-    assert (await beat(child))["state"] == "degraded"
-    assert (await beat(child, with_metrics=True))["metrics"] == {"a": 1.0}
+    assert counted.calls == 1
+    monkeypatch.setattr(system, "CALL_S", 0.0)  # now and then it is called all the same
+    assert (await counted.beat())["age_s"] == 0.0
+    assert counted.calls == 2
 
 
-async def test_one_that_comes_up_is_asked(tmp_path: Path) -> None:
-    paths = Paths.of(tmp_path / "home").ensure()
-    says: dict[str, Any] = {"state": "starting", "news": 0, "metrics": {}}
-    child, pulse = child_of(paths, says), Pulse(pulse_file(paths.run, "orders"))
-    pulse.beat(time.monotonic(), 0)
-    assert (await beat(child))["state"] == "starting"
-    says["state"] = "ready"
-    assert (await beat(child))["state"] == "ready"
+async def test_one_that_comes_up_is_asked(paths: Paths) -> None:
+    counted = Counted(paths, "starting")
+    counted.pulse.say({**counted.says(), "state": "ready"})  # an earlier process may have had this pid
+    counted.pulse.beat(time.monotonic())
+    assert (await counted.beat())["state"] == "starting"
+    counted.state = "ready"
+    assert (await counted.beat())["state"] == "ready"
+    assert counted.calls == 2
+
+
+async def test_one_that_says_too_much_is_asked(paths: Paths) -> None:
+    counted = Counted(paths, "ready")
+    counted.pulse.say({**counted.says(), "detail": "x" * ROOM})
+    counted.pulse.beat(time.monotonic())
+    for _ in range(3):
+        assert (await counted.beat())["state"] == "ready"
+    assert counted.calls == 3
+

@@ -83,7 +83,7 @@ def test_a_supervisor_whose_loop_hangs_is_replaced_though_it_answers(
     monkeypatch: pytest.MonkeyPatch, age_s: float, done: str
 ) -> None:
     killed: list[object] = []
-    handle = SimpleNamespace(health=SimpleNamespace(remote=lambda with_metrics: "ref"))
+    handle = SimpleNamespace(health=SimpleNamespace(remote=lambda: "ref"))
 
     def spawn(spec: object, **options: object) -> None:
         if not killed:

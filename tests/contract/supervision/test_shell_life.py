@@ -104,7 +104,7 @@ async def in_state(shell: Any, *states: str) -> dict[str, Any]:
     """Return the first beat that tells of one of the states."""
 
     async def beat() -> Any:
-        found = await shell.health(False)
+        found = await shell.health()
         return found if found["state"] in states else None
 
     return await until(beat)  # type: ignore[no-any-return]
@@ -133,7 +133,7 @@ async def test_a_failed_self_check_degrades_and_is_told_with_its_age_until_it_is
         ]
 
         async def older() -> bool:
-            (problem,) = (await shell.health(False))["problems"]
+            (problem,) = (await shell.health())["problems"]
             return problem["since_s"] > 0.3  # type: ignore[no-any-return]
 
         Child.made.found = [Problem("queue", "4 signals wait", about="BTCUSDT", is_mended_by_restart=True)]
@@ -163,10 +163,10 @@ async def test_a_drain_comes_before_the_work_is_cancelled_and_the_child_beats_me
         assert Child.made.steps == ["started", "drain"]
 
         async def beats() -> bool:
-            return float((await shell.health(False))["age_s"]) > 0.1
+            return float((await shell.health())["age_s"]) > 0.1
 
         async def beats_again() -> bool:
-            return float((await shell.health(False))["age_s"]) < 0.1
+            return float((await shell.health())["age_s"]) < 0.1
 
         await until(beats)
         await until(beats_again)

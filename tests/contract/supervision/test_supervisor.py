@@ -51,7 +51,7 @@ class FakeChild:
         await self.ended.wait()
         return self.end
 
-    async def health(self, *, with_metrics: bool, timeout_s: float) -> Mapping[str, object]:
+    async def health(self, *, timeout_s: float) -> Mapping[str, object]:
         if self.ended.is_set():
             raise OutageError("gone")
         if self.is_silent:

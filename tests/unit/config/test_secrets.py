@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets as dice
 import stat
 import subprocess
 from pathlib import Path
@@ -114,3 +115,11 @@ def test_a_password_of_ones_own_survives_a_rewrite_of_the_file(tmp_path: Path) -
     write_private(token, "k9x1q7w3" * 5)
     adopt_ray_token(paths, token)
     assert load_secrets(paths).postgres_password.get_secret_value() == own
+
+
+def test_a_draw_that_begins_like_a_default_is_drawn_again(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlucky, made = ["FkS" + "a1b2c3d4e5" * 4], dice.token_urlsafe
+    monkeypatch.setattr(dice, "token_urlsafe", lambda size: unlucky.pop() if unlucky else made(size))
+    ensure_secrets(paths)
+    assert not unlucky
+    load_secrets(paths)

@@ -1,6 +1,6 @@
 """One leased role as a process of its own that stops itself (SIGSTOP) at a chosen point, to be continued as a zombie.
 
-`python -m tests.support.zombie_process '<json>'`; JSON: role (orders, strategy), database_url, redis_url, epoch, application,
+`python -m tests.support.zombie_process '<json>'`; JSON: role (orders, strategy, collector), database_url, redis_url, epoch, application,
 stop_at, exchange (a LocalExchange's info), home. It holds a real lease and keeps it, as the Shell does, and ends with 3 when
 a newer epoch owns it. Prints "ready" when it works.
 """
@@ -17,16 +17,20 @@ from collections.abc import Callable
 from typing import Any
 
 from fks.clock import RealClock
+from fks.data.collector import Collector
+from fks.exchanges.registry import make_exchange
 from fks.execution.orders import OrderService
 from fks.execution.sender import Sender
 from fks.execution.strategy_worker import StrategyWorker
 from fks.model.errors import StaleEpochError
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.feeds import FeedStore
 from fks.store.leases import HeldLease
 from fks.store.orders import OrderJournal
 from fks.store.strategies import StrategyStore
 from fks.venues.ccxt import CcxtConfig, CcxtVenue
+from tests.support.collecting import settings_for
 from tests.support.order_rig import FAST
 from tests.support.ports import CollectingLog, RecordingMeter
 
@@ -39,17 +43,18 @@ POINTS: dict[str, tuple[type, str, bool]] = {
     "before the answer is written": (Sender, "_apply_answer", False),
     "before a cancel's bytes": (CcxtVenue, "cancel", False),
     "before the signals": (StrategyStore, "commit", False),
+    "before the bars": (FeedStore, "flush", False),
 }
 
 
-def stop_once(kind: type, name: str, is_after: bool) -> None:
-    """Have the process stop itself the first time `kind.name` is called."""
+def stop_once(kind: type, name: str, is_after: bool, works: asyncio.Event) -> None:
+    """Have the process stop itself the first time `kind.name` is called once it `works`."""
     original: Callable[..., Any] = getattr(kind, name)
     has_stopped = False
 
     def stop() -> None:
         nonlocal has_stopped
-        if not has_stopped:
+        if works.is_set() and not has_stopped:
             has_stopped = True
             os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -66,15 +71,16 @@ def stop_once(kind: type, name: str, is_after: bool) -> None:
 
 
 async def main(given: dict[str, Any]) -> int:
+    works = asyncio.Event()
     if given.get("stop_at"):
-        stop_once(*POINTS[given["stop_at"]])
+        stop_once(*POINTS[given["stop_at"]], works)
     db = await Database.connect(given["database_url"], application=given["application"])
     bus, clock, log, meter = await Bus.connect(given["redis_url"]), RealClock(), CollectingLog(), RecordingMeter()
-    name = {"orders": "orders", "strategy": "strategy:0"}[given["role"]]
+    name = {"orders": "orders", "strategy": "strategy:0", "collector": "collector:binance"}[given["role"]]
     lease = HeldLease(
         db, clock, name=name, epoch=given["epoch"], holder=given["application"], ttl_s=TTL_S, renew_s=RENEW_S
     )
-    work: OrderService | StrategyWorker
+    work: OrderService | StrategyWorker | Collector
     try:
         await lease.renew()
         keeper = asyncio.create_task(lease.keep())
@@ -86,6 +92,10 @@ async def main(given: dict[str, Any]) -> int:
             )  # fmt: skip
             venue = CcxtVenue(config, clock, log, lease.holds)
             work = OrderService(db, bus, {"ccxt": venue}, FAST, clock, meter, log, lease)
+        elif given["role"] == "collector":
+            settings = settings_for(given["exchange"], symbols=("BTCUSDT",), timeframes=("1s", "1m"), backfill_bars=5)
+            source = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)
+            work = Collector(source, db, bus, clock, meter, log, settings, lease)
         else:
             work = StrategyWorker(db=db, bus=bus, clock=clock, meter=meter, log=log, shard=0, shards=1, lease=lease)
         await work.start()
@@ -93,6 +103,7 @@ async def main(given: dict[str, Any]) -> int:
         while not work.is_ready:
             await asyncio.sleep(0.02)
         print("ready", flush=True)
+        works.set()
         done, _ = await asyncio.wait({run, keeper}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()

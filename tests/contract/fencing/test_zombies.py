@@ -321,5 +321,38 @@ async def test_a_zombie_strategy_worker_inserts_no_signal(
             await heir.kill()
 
 
+async def test_a_zombie_collector_seals_no_bar_and_moves_no_feed(
+    witnessed: Database, exchange: LocalExchange, database_url: str, redis_url: str
+) -> None:
+    db = witnessed
+    await db.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'BTCUSDT')")
+    common = {"role": "collector", "database_url": database_url, "redis_url": redis_url, "exchange": exchange.info}
+    first = await Process.start(
+        **common, epoch=await raise_epoch(db, "collector:binance", "a"), application="zombie", stop_at="before the bars"
+    )
+    heir: Process | None = None
+    try:
+        await first.stopped()
+        epoch = await raise_epoch(db, "collector:binance", "b")
+        heir = await Process.start(**common, epoch=epoch, application="heir")
+
+        async def seals() -> bool:
+            rows = await db.sql("SELECT max(sealed_through) > $1 AS is_on FROM feeds WHERE timeframe = '1s' AND epoch = $2", at, epoch)
+            return bool(rows[0]["is_on"])
+
+        at = await _now(db)
+        await until(seals, deadline_s=20)
+        at = await _now(db)
+        first.go_on()
+        assert await first.ends() == 3
+        assert await _wrote(db, "zombie", at) == []
+        await until(seals, deadline_s=20)  # the heir collects on
+        assert [row["epoch"] for row in await db.sql("SELECT DISTINCT epoch FROM feeds")] == [epoch]
+    finally:
+        await first.kill()
+        if heir is not None:
+            await heir.kill()
+
+
 def _time(bars: Any, index: int) -> Any:
     return to_datetime(int(bars.time_ns[index]))

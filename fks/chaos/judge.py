@@ -47,6 +47,15 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """An order somebody asked for over HTTP under one key: the signals its answers promised, or why it was refused."""
+
+    key: str
+    promised: Sequence[str] = ()
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything that was collected, as plain rows, at one moment (`now_s`, unix). Money is Decimal.
 
@@ -69,6 +78,7 @@ class Evidence:
         default_factory=dict
     )
     leaks: Sequence[str] = ()
+    wishes: Sequence[Wish] = ()
     since_s: float = 0.0  # what the exchange received before is not this run's
 
 
@@ -83,6 +93,7 @@ class Audit:
     bars: int
     findings: tuple[Finding, ...]
     is_whole: bool = True
+    promised: int = 0  # of the signals: orders that the gateway had taken or denied with a code
 
     @property
     def is_sound(self) -> bool:
@@ -97,7 +108,7 @@ def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
     """Return the verdict. What is younger than `settle_s` may still be under way and is not held against anybody."""
     before = evidence.now_s - settle_s
     findings = [
-        *_signals(evidence, before), *_decisions(evidence, before), *_doubled(evidence), *_undecided(evidence, before),
+        *_signals(evidence, before), *_wishes(evidence), *_decisions(evidence, before), *_doubled(evidence), *_undecided(evidence, before),
         *_astray(evidence, before), *_nameless(evidence), *_fills(evidence, before),
         *([] if (is_moving := _is_moving(evidence, before)) else _positions(evidence)),
         *_protection(evidence, before), *_bars(evidence), *(Finding("leaked", text) for text in evidence.leaks),
@@ -107,6 +118,7 @@ def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
         signals=len(evidence.signals), orders=len(evidence.exchange_orders), fills=len(evidence.exchange_fills),
         bars=sum(len(theirs) for _, theirs in evidence.bars.values()),
         findings=tuple(sorted(findings, key=lambda finding: order[finding.check])), is_whole=not is_moving,
+        promised=sum(bool(wish.promised) for wish in evidence.wishes),
     )  # fmt: skip
 
 
@@ -127,6 +139,19 @@ def _signals(evidence: Evidence, before: float) -> Iterator[Finding]:
             yield Finding("signals lost", f"signal {name} is still pending after its time")
         if row["state"] == "ordered" and row["client_order_id"] not in known:
             yield Finding("signals lost", f"signal {name} was ordered, but order {row['client_order_id']} is not there")
+
+
+def _wishes(evidence: Evidence) -> Iterator[Finding]:
+    """What an answer promised is there, once for each key; nothing that was asked for properly is refused as wrong."""
+    known = {str(row["id"]) for row in evidence.signals}
+    for wish in evidence.wishes:
+        for id in wish.promised:
+            if id not in known:
+                yield Finding("signals lost", f"order request {wish.key} was answered with signal {id}, which is not there")
+        if len(wish.promised) > 1:
+            yield Finding("orders doubled", f"order request {wish.key} was answered with {len(wish.promised)} signals")
+        if wish.refused:
+            yield Finding("signals lost", f"order request {wish.key} was refused: {wish.refused}")
 
 
 def _decisions(evidence: Evidence, before: float) -> Iterator[Finding]:

@@ -123,6 +123,20 @@ class Outside:
             return False
         return answer.status_code < 500
 
+    async def gateway(self, method: str, path: str, body: Mapping[str, object], *, key: str) -> tuple[int, dict[str, Any]]:
+        """Send one request with the local command line's token; return status and answer. Errors: OutageError."""
+        http = self.node.http
+        try:
+            token = self.paths.cli_token_file.read_text().strip()
+            answer = await self._http.request(
+                method, f"http://{http['host']}:{http['port']}{path}", json=body,
+                headers={"Authorization": f"Bearer {token}", "Idempotency-Key": key},
+            )  # fmt: skip
+            found = answer.json()
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            raise OutageError(f"the gateway does not answer ({type(error).__name__})") from error
+        return answer.status_code, found if isinstance(found, dict) else {}
+
     async def keeper(self, op: str, **more: object) -> dict[str, Any]:
         """Ask the keeper at its socket. Errors: OutageError."""
         line = json.dumps({"op": op, **more}).encode() + b"\n"

@@ -56,7 +56,7 @@ def finding_lines(audit: Audit) -> list[str]:
 def summary(outcome: Outcome, *, seed: int) -> str:
     """Return the last line: what was audited and what it came to."""
     audit, not_done = outcome.audit, sum(bool(a.error) for a in outcome.attempts)
-    looked = f"{audit.signals} signals, {audit.orders} orders, {audit.fills} executions, {audit.bars} bars"
+    looked = f"{audit.signals} signals ({audit.promised} asked for over HTTP), {audit.orders} orders, {audit.fills} executions, {audit.bars} bars"
     missing = f", {not_done} could not be injected" if not_done else ""
     missing += "" if outcome.is_well else ", the system was not well in the end"
     verdict = "nothing lost, doubled or wrong" if outcome.is_sound else "NOT SOUND"
@@ -78,7 +78,7 @@ def document(outcome: Outcome, plan: Sequence[Injection], *, seed: int, minutes:
             for a in outcome.attempts
         ],
         "audit": {
-            "signals": outcome.audit.signals, "orders": outcome.audit.orders, "fills": outcome.audit.fills,
+            "signals": outcome.audit.signals, "promised": outcome.audit.promised, "orders": outcome.audit.orders, "fills": outcome.audit.fills,
             "bars": outcome.audit.bars, "counts": {check: outcome.audit.count(check) for check in CHECKS},
             "findings": [{"check": f.check, "text": f.text} for f in outcome.audit.findings],
         },

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fks.chaos.evidence import Baseline, take_baseline, try_collect
 from fks.chaos.faults import Attempt, Hands
-from fks.chaos.judge import Audit, Finding, judge
+from fks.chaos.judge import Audit, Finding, Wish, judge
 from fks.chaos.kinds import KINDS
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
 from fks.chaos.watch import Watch
+from fks.chaos.wishes import Wisher
 from fks.model.errors import OutageError
 
 IN_FLIGHT_MAX = 3  # faults whose recovery is waited for at the same time
@@ -50,23 +51,30 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
     watch = Watch(outside)
     hands = Hands(outside, watch)
     looking = asyncio.create_task(watch.run())
+    wisher = Wisher(outside)
+    wishing: asyncio.Task[None] | None = None
     try:
         await hands.restore()
         if await watch.until(lambda: watch.is_well(0.0), WELL_S) is None:
             raise OutageError("the system is not well to begin with", remedy="see 'fks status'")
         baseline = await take_baseline(outside)
+        wishing = asyncio.create_task(wisher.run())
         attempts = await _perform(outside, hands, plan, say)
+        wisher.end()
         say("settling", None)
         await hands.restore()
         over_s = outside.now_s()
         is_well = await watch.until(lambda: watch.is_well(over_s), WELL_S) is not None
+        await wishing
         say("auditing", None)
-        audit = await _verdict(outside, baseline)
+        audit = await _verdict(outside, baseline, list(wisher.wishes.values()))
     finally:
         with contextlib.suppress(OutageError):
             await asyncio.shield(hands.restore())
-        looking.cancel()
-        await asyncio.gather(looking, return_exceptions=True)
+        tasks = [task for task in (looking, wishing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     return Outcome(tuple(attempts), audit, outside.clock.monotonic() - start_s, is_well)
 
 
@@ -111,14 +119,14 @@ async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], sa
     return sorted(done, key=lambda attempt: attempt.injection.number)
 
 
-async def _verdict(outside: Outside, baseline: Baseline) -> Audit:
+async def _verdict(outside: Outside, baseline: Baseline, wishes: Sequence[Wish]) -> Audit:
     """Look until nothing is wrong or the time is over: what is on its way may arrive, what is wrong stays wrong."""
     end = outside.clock.monotonic() + VERDICT_S
     audit = Audit(0, 0, 0, 0, (Finding("leaked", "the system could not be audited: something is away"),))
     while True:
         evidence = await try_collect(outside, baseline)
         if evidence is not None:
-            audit = judge(evidence, settle_s=SETTLE_S)
+            audit = judge(replace(evidence, wishes=wishes), settle_s=SETTLE_S)
         if audit.is_sound or outside.clock.monotonic() > end:
             return audit
         await outside.clock.sleep(LOOK_EVERY_S)

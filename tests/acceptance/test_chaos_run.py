@@ -37,6 +37,7 @@ def test_a_minute_of_faults_loses_doubles_and_bends_nothing(system: System) -> N
     assert len(found["faults"]) == FAULTS
     assert found["is_sound"]
     assert found["audit"]["orders"] > 0
+    assert found["audit"]["promised"] > 5  # orders asked for over HTTP and answered, while everything broke
     assert found["audit"]["bars"] > 60
     performed = [(fault["kind"], fault["target"]) for fault in found["faults"]]
     assert performed == [(planned["kind"], planned["target"]) for planned in found["plan"]]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.chaos.judge import Evidence, Instance, expected_edges, judge, net
+from fks.chaos.judge import Evidence, Instance, Wish, expected_edges, judge, net
 from fks.model.bar import Bars
 from fks.strategies.base import evaluate
 from fks.strategies.sma_cross import SmaCross
@@ -88,6 +88,7 @@ def sound() -> dict[str, Any]:
         "closes": {"sma": CLOSES},
         "bars": {"BTCUSDT": (dict(bars), dict(bars))},
         "leaks": [],
+        "wishes": [Wish("key", (str(signal(0, "enter", "")["id"]),)), Wish("never answered")],
     }  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def test_the_sound_system_is_found_sound_and_did_something() -> None:
     assert [kind for _, kind in EDGES] == ["enter", "exit"]
     audit = judge(Evidence(**sound()))
     assert audit.findings == ()
-    assert (audit.signals, audit.orders, audit.fills, audit.bars) == (2, 2, 2, len(CLOSES))
+    assert (audit.signals, audit.promised, audit.orders, audit.fills, audit.bars) == (2, 1, 2, 2, len(CLOSES))
 
 
 def test_what_a_kill_closed_for_all_is_compared_as_a_sum() -> None:
@@ -130,6 +131,9 @@ WRONG: list[tuple[str, str, Change]] = [
     ("signals lost", "CRASHED", lambda e: e["instances"][0].update(state="CRASHED", error="it raised")),
     ("signals lost", "switched off",
      lambda e: e["instances"][0].update(state="DISABLED", is_enabled=False, error="took its worker down 4 times")),
+    ("signals lost", "which is not there", lambda e: e["wishes"].append(Wish("key-2", ("gone",)))),
+    ("signals lost", "was refused: 409", lambda e: e["wishes"].append(Wish("key-2", refused="409 IDEMPOTENCY_CONFLICT"))),
+    ("orders doubled", "answered with 2 signals", lambda e: e["wishes"].append(Wish("key-2", ("signal-enter", "signal-exit")))),
     ("orders astray", "without an id", lambda e: e["received"].append(sent(ENTRY) | {"client_order_ids": []})),
     ("orders undecided", "still UNKNOWN", lambda e: e["orders"][0].update(state="UNKNOWN")),
     ("orders astray", "does not know", lambda e: e["exchange_orders"].append(theirs("c" * 32, 3, "0", "CANCELED"))),

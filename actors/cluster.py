@@ -7,6 +7,7 @@ import contextlib
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +26,7 @@ def connect(address: str, token_file: str, *, home: str | None = None) -> None:
     `home`: what FKS_HOME shall be in the processes of a cluster that no keeper of ours started; it is not told there.
     """
     # Explicit in both directions: a client with the token but without the mode is refused once a second for ever.
+    os.chdir(Path(token_file).parent)  # Ray has workers import from where its driver stands, before anywhere else
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=token_file, RAY_USAGE_STATS_ENABLED="0")
     outcome: list[BaseException | None] = []
 

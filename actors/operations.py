@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from fks.config.python import module
 from fks.config.runtime import GATEWAY, SUPERVISOR, concerned
 from fks.config.version import VERSION, installed_version
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
@@ -377,7 +377,7 @@ async def redeploy_gateway() -> None:
     """Replace the gateway's replicas one by one, from a process that runs what is installed now. Errors: FksError."""
     env = {name: value for name, value in os.environ.items() if name not in _RAYS_OWN}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "actors.commands", "gateway", env=env,
+        *module("actors.commands", "gateway"), env=env,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:

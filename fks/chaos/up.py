@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 
 import psutil
 
 from fks.chaos.outside import Outside
+from fks.config.python import module
 from fks.model.errors import OutageError
 
 START_S = 150.0
@@ -24,7 +24,7 @@ def environment_of(pid: int) -> dict[str, str]:
 
 async def start_again(outside: Outside, env: dict[str, str]) -> None:
     """Run `fks up --detach` on the home and return when it is ready. Errors: OutageError with its last line."""
-    command = [sys.executable, "-m", "fks.cli", "--home", str(outside.paths.home), "up", "--detach"]
+    command = module("fks.cli", "--home", str(outside.paths.home), "up", "--detach")
     process = await asyncio.create_subprocess_exec(
         *command, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import as_json, home_of
+from fks.config.python import module
 
 if TYPE_CHECKING:
     from fks.cli.keeper.build import Site
@@ -194,7 +194,7 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
     output = paths.logs / "keeper.out"
     with open(output, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as sink:
         child = subprocess.Popen(
-            [sys.executable, "-m", "fks.cli.keeper", str(paths.home)],
+            module("fks.cli.keeper", str(paths.home)),
             stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True,
         )  # fmt: skip
     screen = Screen(is_quiet=is_json)

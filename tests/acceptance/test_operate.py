@@ -6,6 +6,7 @@ The witness is a strategy that wants another position at every bar: a bar that n
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 
 import httpx
 import pytest
@@ -142,14 +144,18 @@ def test_a_part_is_restarted_drained_and_nobody_notices(system: System, witness:
     assert event[0][0] == "restart asked by cli: a test"
 
 
-def test_a_deployment_replaces_every_process_and_nobody_notices(system: System, witness: System) -> None:
+def test_a_new_build_is_deployed_everywhere_and_nobody_notices(system: System, witness: System) -> None:
     since, before = decided(system)[-1], pids(system)
+    was = {row["version"] for name, row in system.components().items() if name in CHILDREN}
     begun = time.monotonic()
+    release(system, "0.2.0")
     with client_of(system).asking() as client:
         answer = json.loads(system.fks("deploy", "--why", "a test", "--json", timeout_s=240.0).stdout)
         took_s = time.monotonic() - begun
         wait_until(lambda: system.status()["state"] == "healthy", deadline_s=40.0, every_s=0.5)
         system.wait_for_fills(1)
+    assert answer["build"].startswith("0.2.0+")
+    assert answer["build"] not in was
     steps = answer["operation"]["result"]["steps"]
     print(f"deployed in {took_s:.1f} s; " + ", ".join(f"{step['part']} {step['took_s']} s" for step in steps))
     assert [step["part"] for step in steps][-2:] == ["supervisor", "gateway"]
@@ -167,6 +173,19 @@ def test_a_deployment_replaces_every_process_and_nobody_notices(system: System, 
     assert client.failures == []
     assert missed(system, since) == []
     assert_sound(system)
+
+
+    # and back, one part alone
+    release(system, "0.1.0")
+    assert system.json("deploy", "--only", "monitor")["build"] in was
+    assert {system.components()["monitor"]["version"]} == was
+    assert system.components()["guardian"]["version"] == answer["build"]
+
+
+def release(system: System, version: str) -> None:
+    """Change what is installed under the system, as pulling a release into a checkout does."""
+    file = Path(system.env["PYTHONPATH"]) / "fks" / "__init__.py"
+    file.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', file.read_text()))
 
 
 def test_a_limit_set_while_trading_denies_from_then_on_and_goes_back(system: System) -> None:

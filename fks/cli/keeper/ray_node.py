@@ -25,6 +25,7 @@ from fks.cli.keeper.ports import LOOPBACK, ray_ports, wait_free
 from fks.cli.keeper.process import Launch, Process, holding, kill
 from fks.cli.keeper.spec import ServiceSpec
 from fks.config.paths import Paths
+from fks.config.python import module
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, OutageError
 from fks.store.children import own_directory
@@ -130,7 +131,7 @@ def _head_options(settings: Settings) -> list[str]:
 def _ray_program() -> list[str]:
     """Return how to run Ray's command: the script beside this Python, else its module."""
     script = Path(sys.executable).with_name("ray")
-    return [str(script)] if script.exists() else [sys.executable, "-m", "ray.scripts.scripts"]
+    return [str(script)] if script.exists() else module("ray.scripts.scripts")
 
 
 def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
@@ -156,7 +157,7 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         command = ray_command(paths, settings)
         if sys.platform == "linux":
             flags = ["--stored"] if is_stored else []
-            command = [sys.executable, "-m", "fks.cli.keeper.ray_host", *flags, "--", *command]
+            command = module("fks.cli.keeper.ray_host", *flags, "--", *command)
         else:
             command.append("--block")
         return Launch(command, ray_env(paths, settings), err=paths.logs / "ray.log")

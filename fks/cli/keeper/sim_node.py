@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from fks.cli.keeper.ports import LOOPBACK, sim_ports, wait_free
 from fks.cli.keeper.process import Launch, Process, holding
 from fks.cli.keeper.spec import ServiceSpec
 from fks.config.paths import Paths
+from fks.config.python import module
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError
 
@@ -83,7 +83,7 @@ def sim_command(files: SimFiles, settings: Settings) -> list[str]:
     """Return the command line of the exchange (no secret in it)."""
     sim = settings.sim
     command = [
-        sys.executable, "-m", "fks.cli", "sim", "exchange", "--json", "--port", str(sim.port),
+        *module("fks.cli", "sim", "exchange"), "--json", "--port", str(sim.port),
         "--data-dir", str(files.data), "--seed", str(sim.seed),
     ]  # fmt: skip
     if sim.tape:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from fks.cli.keeper.service import Seen
 from fks.cli.keeper.tend import SILENT_S
 from fks.config.endpoints import Node
 from fks.config.paths import Paths
+from fks.config.python import module
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
 from fks.model.timeframe import to_datetime
@@ -48,11 +48,11 @@ class Tree:
 
     async def prepare(self) -> None:
         """Bring the schema up, make partitions, the local token and the demo. Errors: FksError with the last words."""
-        await self._run("prepare", [sys.executable, "-m", "fks.cli.keeper.prepare"], PREPARE_S)
+        await self._run("prepare", module("fks.cli.keeper.prepare"), PREPARE_S)
 
     async def deploy(self) -> None:
         """Make the actor tree and the gateway run; safe to repeat. Errors: FksError with the last words."""
-        await self._run("deploy", [sys.executable, "-m", "actors.commands", "deploy"], DEPLOY_S)
+        await self._run("deploy", module("actors.commands", "deploy"), DEPLOY_S)
 
     async def stands(self) -> bool:
         """Return whether a supervisor beats, whatever became of its children."""
@@ -65,7 +65,7 @@ class Tree:
     async def stop(self) -> None:
         """Stop the actors in reverse order, the gateway with them. Errors: FksError when they did not within STOP_S."""
         try:
-            await self._run("stop", [sys.executable, "-m", "actors.commands", "stop"], STOP_S)
+            await self._run("stop", module("actors.commands", "stop"), STOP_S)
         finally:
             with contextlib.suppress(FksError, OSError):
                 async with asyncio.timeout(2.0):

@@ -24,6 +24,7 @@ from fks.supervision.verdict import COMING, Timing, judge
 
 LOOK_S = 0.05  # between looks at a child that starts
 EVICTIONS_MAX = 3  # tries to get a name that somebody holds
+PATIENCE_MAX = 4  # times its deadline for a child that was late again and again: a starved machine is no broken child
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Record:
     beat_s: float | None = None
     is_gone: bool = True
     is_known: bool = False
+    late: int = 0  # starts in a row that were not up in time
     detail: dict[str, object] = field(default_factory=dict)
 
     def take(self, beat: Mapping[str, object], now_ns: int, now_s: float) -> None:
@@ -63,6 +65,11 @@ class Record:
         self.detail = dict(detail) if isinstance(detail, Mapping) else {}
         if problems := beat.get("problems"):
             self.detail["problems"] = problems
+
+    @property
+    def start_s(self) -> float:
+        """Return how long its next start may take: twice as long after each that was late."""
+        return self.spec.start_s * min(2**self.late, PATIENCE_MAX)
 
     def ended(self, end: Exit) -> None:
         """Note its end."""
@@ -208,12 +215,14 @@ class Keeping:
         try:
             beat = await self._until_started(child, wait_s, raised_s)
         except (TimeoutError, OutageError) as error:
-            reason = str(error) or f"not up within {spec.start_s + wait_s:g} s"
+            reason = str(error) or f"not up within {self.record.start_s + wait_s:g} s"
+            self.record.late += int(not str(error))
             if spec.resources and not str(error):
                 reason += f"; it needs a node that offers {', '.join(sorted(spec.resources))}"
             self._c.log.error("child.start_failed", child=spec.id, error=reason)
             self._post_end(run, await child.kill(How.FAILED_START, reason))
             return
+        self.record.late = 0
         self._take(beat)
         self._post(Started(spec.id, run))
         await self._watched(run, child)
@@ -226,10 +235,10 @@ class Keeping:
 
         Errors: TimeoutError past `start_s` + `wait_s`; OutageError when it died.
         """
-        spec, monotonic = self.record.spec, self._c.clock.monotonic
-        deadline = monotonic() + spec.start_s + wait_s
+        start_s, monotonic = self.record.start_s, self._c.clock.monotonic
+        deadline = monotonic() + start_s + wait_s
         while True:
-            beat = await child.health(timeout_s=spec.start_s + wait_s)
+            beat = await child.health(timeout_s=start_s + wait_s)
             if beat["state"] not in COMING:
                 return beat
             self._take(beat)
@@ -237,7 +246,7 @@ class Keeping:
                 await child.begin()
                 wait_s = 0.0
             if self.record.state == "waiting":
-                deadline = monotonic() + spec.start_s
+                deadline = monotonic() + start_s
             if monotonic() > deadline:
                 raise TimeoutError
             await self._c.clock.sleep(LOOK_S)

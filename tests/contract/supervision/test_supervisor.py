@@ -175,6 +175,21 @@ async def test_a_silent_child_is_killed_and_replaced(run: Any) -> None:
     assert hung.ended.is_set()
 
 
+async def test_a_child_that_is_late_has_longer_the_next_time(run: Any) -> None:
+    """Where everything is slow, killing what is nearly up would go on for ever."""
+    world = FakeWorld(state_at_start="starting")
+    supervisor = run(world, spec("a"))  # its deadline is a second
+    await until(lambda: world.spawned)
+    first = world.children["a"]
+    await until(lambda: len(world.spawned) == 2)
+    assert first.ended.is_set()
+    second = world.children["a"]
+    await asyncio.sleep(1.4)
+    second.state = "ready"
+    await until(lambda: supervisor.is_ready)
+    assert len(world.spawned) == 2
+
+
 async def test_a_child_waits_for_what_it_names(run: Any) -> None:
     world = FakeWorld()
     supervisor = run(world, spec("b", after=("a",)), spec("a"))

@@ -69,7 +69,7 @@ class Record:
     @property
     def start_s(self) -> float:
         """Return how long its next start may take: twice as long after each that was late."""
-        return self.spec.start_s * min(2**self.late, PATIENCE_MAX)
+        return self.spec.start_s * min(1 << self.late, PATIENCE_MAX)
 
     def ended(self, end: Exit) -> None:
         """Note its end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import asyncpg
@@ -39,6 +39,7 @@ class TreeJournal:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._written: dict[str, HealthRow] = {}  # rows as they stand, but for their beats
 
     async def note(
         self, child: str, event: str, reason: str, *, pid: int | None, epoch: int, node: str = "",
@@ -92,7 +93,23 @@ class TreeJournal:
         return True
 
     async def write_health(self, rows: Sequence[HealthRow]) -> None:
-        """Write the last beat of many components in one statement. Errors: OutageError."""
+        """Write the last beat of many components: of those that changed the whole row, in one statement. Errors: OutageError."""
+        settled = {row.name: replace(row, beat_ns=None) for row in rows}
+        changed = [row for row in rows if self._written.get(row.name) != settled[row.name]]
+        known, self._written = self._written, {}  # nobody knows how the rows stand after an error
+        if changed:
+            await self._write_whole(changed)
+        steady = [row for row in rows if known.get(row.name) == settled[row.name]]
+        if not steady or await self._touch(steady) == len(steady):
+            self._written = settled
+
+    async def _touch(self, rows: Sequence[HealthRow]) -> int:
+        """Move the beats of rows alone; return how many there were of them."""
+        beats = [to_datetime(row.beat_ns) if row.beat_ns else None for row in rows]
+        names, epochs = [row.name for row in rows], [row.epoch for row in rows]
+        return int(await self._db.fetchval("supervision.touch_health", names, beats, epochs, retry=False))
+
+    async def _write_whole(self, rows: Sequence[HealthRow]) -> None:
         table = [
             (
                 row.name, row.kind, row.state, row.pid, row.node, row.restarts,

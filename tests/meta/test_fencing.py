@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _WRITES = re.compile(r"\b(INSERT INTO|UPDATE\s+\w+\s+(\w+\s+)?SET|DELETE FROM|REFRESH MATERIALIZED)", re.IGNORECASE)
-_FENCE = re.compile(r"FROM leases\s+WHERE name = (?:\$\d+|'supervisor') AND epoch = \$\d+ FOR SHARE|epoch <= |WHERE name = \$1 AND epoch = \$2")
+_FENCE = re.compile(r"FROM leases\s+WHERE name = (?:\$\d+|'supervisor') AND epoch = \$\d+ FOR SHARE|epoch <= |c\.epoch = b\.epoch|WHERE name = \$1 AND epoch = \$2")
 
 
 def statements() -> dict[str, str]:

@@ -23,6 +23,14 @@ ON CONFLICT (name) DO UPDATE
        config_version = excluded.config_version, detail = excluded.detail
  WHERE component_health.epoch <= excluded.epoch;
 
+-- name: touch_health
+-- Move the last beat of components whose rows are otherwise as they were; how many there are.
+WITH touched AS (
+  UPDATE component_health c SET beat_at = b.beat_at
+    FROM unnest($1::text[], $2::timestamptz[], $3::bigint[]) AS b(name, beat_at, epoch)
+   WHERE c.name = b.name AND c.epoch = b.epoch RETURNING 1)
+SELECT count(*) FROM touched;
+
 -- name: restart_counts
 -- How often each child was ever restarted.
 SELECT child, count(*) AS count FROM actor_events WHERE event = 'restarted' GROUP BY child;

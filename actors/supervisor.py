@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from actors.chronicle import SUPERVISOR, Chronicle, health_row
 from actors.operations import Operations, Part
+from actors.rounds import Rounds
 from actors.watching import Keeping, Record
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
 from fks.monitor.component import Component
@@ -66,6 +67,7 @@ class SupervisorActor:
         self._want = want
         self._state = TreeState.of(tree)
         self._events: asyncio.Queue[Event | StaleEpochError] = asyncio.Queue()
+        self._rounds = Rounds(component.clock, component.settings.supervision.heartbeat_s)
         self._authority = Authority(component.db, f"supervisor:{os.getpid()}", self._events.put_nowait)
         self._kept: dict[str, Keeping] = {}
         self._timers: set[asyncio.Task[None]] = set()
@@ -83,7 +85,7 @@ class SupervisorActor:
         self._events.put_nowait(Begin())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._chronicle.write_lines())
-            for loop in (self._remember, self._report, self._follow_want, Operations(self._c, self).run):
+            for loop in (self._rounds.run, self._remember, self._report, self._follow_want, Operations(self._c, self).run):
                 group.create_task(self._guard(loop))
             while True:
                 event = await self._events.get()
@@ -201,7 +203,9 @@ class SupervisorActor:
             if id in self._kept:
                 self._kept[id].record.spec = spec
             else:
-                self._kept[id] = Keeping(self._c, self._world, Record(spec), self._events.put_nowait, self._authority)
+                self._kept[id] = Keeping(
+                    self._c, self._world, Record(spec), self._events.put_nowait, self._authority, self._rounds
+                )  # fmt: skip
         self._kept = {id: self._kept[id] for id in specs}
         self._is_forgetting = True
 

@@ -89,7 +89,7 @@ class RayChild:
 
         Errors: TimeoutError; OutageError when the actor is gone or out of reach.
         """
-        if (felt := self._felt()) is not None:
+        if (felt := self.felt()) is not None:
             return felt
         try:
             async with asyncio.timeout(timeout_s):
@@ -106,7 +106,7 @@ class RayChild:
         self._was_up, self._called_s = beat["state"] in _STEADY, time.monotonic()
         return beat
 
-    def _felt(self) -> dict[str, object] | None:
+    def felt(self) -> Mapping[str, object] | None:
         """Return what its pulse says and how old that is; None when it has none here, comes up, or a call is due."""
         if self._finger is None or not self._was_up or time.monotonic() - self._called_s > CALL_S:
             return None  # not before it said that it is up: by then the file is its own, not that of an earlier boot's pid

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from actors.rounds import Rounds
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
 from fks.store.bus import HEALTH
@@ -85,9 +86,11 @@ class Keeping:
     """
 
     def __init__(
-        self, component: Component, world: World, record: Record, post: Callable[[Event], None], authority: Authority
-    ) -> None:
-        self._authority = authority
+        self, component: Component, world: World, record: Record, post: Callable[[Event], None], authority: Authority,
+        rounds: Rounds,
+    ) -> None:  # fmt: skip
+        self._authority, self._rounds = authority, rounds
+        self._glanced_s = 0.0
         self.record = record
         self._c, self._world, self._post = component, world, post
         settings = component.settings.supervision
@@ -269,12 +272,18 @@ class Keeping:
         """Return how the child ended: by itself, or hung and killed, or unwell and drained."""
         timing, monotonic = self._timing, self._c.clock.monotonic
         join = asyncio.create_task(child.join())
-        answered_s, pause_s = monotonic(), timing.heartbeat_s
+        answered_s = self._glanced_s = monotonic()
+        pause_s = timing.heartbeat_s
         try:
             while True:
                 asked_s = monotonic()
-                done, _ = await asyncio.wait({join}, timeout=pause_s)
-                if done:
+                if pause_s < timing.heartbeat_s:
+                    await asyncio.wait({join}, timeout=pause_s)
+                else:
+                    await self._rounds.needed(self, join)
+                    if self._glanced_s > asked_s:
+                        asked_s = answered_s = self._glanced_s
+                if join.done():
                     return Exit(How.CRASH, "died: its join was cancelled") if join.cancelled() else join.result()
                 left_s = max(answered_s + timing.silence_max_s - monotonic(), 0.0) + LOOK_S
                 beat = await self._beat(child, left_s)
@@ -296,6 +305,17 @@ class Keeping:
             return None
         self._take(beat)
         return beat
+
+    def glance(self) -> bool:
+        """Feel the child, and return whether that tells that it is well. One that has to be asked is not."""
+        beat = self.record.child.felt() if self.record.child is not None else None
+        if beat is None or float(str(beat["age_s"])) > self._timing.heartbeat_s:
+            return False
+        if judge(beat, silence_s=0.0, spec=self.record.spec, timing=self._timing).how is not None:
+            return False
+        self._take(beat)
+        self._glanced_s = self._c.clock.monotonic()
+        return True
 
     def _pause_s(self, beat: Mapping[str, object] | None) -> float:
         """Return when to ask again: a loop that stands still is asked at the very end of our patience, not a beat later."""

@@ -4,6 +4,7 @@
 
 A real system with so many strategy workers that the tree has that many children; its supervisor looks at each once a
 second, as it does by default: it feels the child's pulse in shared memory, and calls it twice a minute.
+The market is quiet (a tape of minute bars at its own pace), or what the children themselves do would drown it.
 Interleaved rounds: with the supervisor, then with it stopped (SIGSTOP; the keeper too, or it would put a new one in its
 place). The overhead is what the whole system burns more: the supervisor itself, the calls in the children, Ray's daemons,
 the rows in PostgreSQL. Beside it the bare call: one health call from one process to another, CPU of both ends.
@@ -149,7 +150,7 @@ def main() -> int:
         system.env.update(FKS_HTTP_PORT="0", FKS_RAY_DASHBOARD_PORT="0",
                           FKS_STRATEGIES_WORKERS=str(options.children - OTHERS))  # fmt: skip
         try:
-            system.fks("up", "--detach", timeout_s=400.0, check=False)
+            system.fks("up", "--detach", "--tape", "sample", "--speed", "1", timeout_s=400.0, check=False)
             found, count, bare = measure(system, options.children, options.seconds, options.rounds)
         finally:
             system.down()

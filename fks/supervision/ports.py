@@ -16,6 +16,10 @@ class Child(Protocol):
         """Wait until its process ends; NORMAL when it was asked to, CRASH or NODE_LOST when it was not."""
         ...
 
+    def felt(self) -> Mapping[str, object] | None:
+        """Return its beat as far as it can be had without asking, or None: then `health` tells. Never waits."""
+        ...
+
     async def health(self, *, timeout_s: float) -> Mapping[str, object]:
         """Return its beat. Errors: TimeoutError, or OutageError when it cannot be reached."""
         ...

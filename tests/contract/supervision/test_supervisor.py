@@ -42,6 +42,8 @@ class FakeChild:
     join_error: Exception | None = None
     begun_s: float | None = None
     begins_when_told: bool = False
+    is_felt: bool = False
+    calls: int = 0
 
     async def join(self) -> Exit:
         self.joins += 1
@@ -50,6 +52,9 @@ class FakeChild:
             raise error
         await self.ended.wait()
         return self.end
+
+    def felt(self) -> Mapping[str, object] | None:
+        return self.says() if self.is_felt else None
 
     async def health(self, *, timeout_s: float) -> Mapping[str, object]:
         if self.ended.is_set():
@@ -60,6 +65,10 @@ class FakeChild:
         if self.answers_after_s:
             async with asyncio.timeout(timeout_s):
                 await asyncio.sleep(self.answers_after_s)
+        self.calls += 1
+        return self.says()
+
+    def says(self) -> Mapping[str, object]:
         return {
             "state": self.state, "pid": self.pid, "node": "n", "epoch": self.epoch, "age_s": self.age_s,
             "detail": self.detail, "problems": self.problems,
@@ -173,6 +182,22 @@ async def test_a_silent_child_is_killed_and_replaced(run: Any) -> None:
     hung.is_silent = True
     await until(lambda: len(world.spawned) == 2 and supervisor.is_ready)
     assert hung.ended.is_set()
+
+
+async def test_a_child_that_is_felt_is_not_asked_until_its_pulse_stands_still(run: Any) -> None:
+    world = FakeWorld()
+    supervisor = run(world, spec("a"))
+    await until(lambda: supervisor.is_ready)
+    child = world.children["a"]
+    child.is_felt = True
+    await asyncio.sleep(4 * FAST.heartbeat_s)  # one call may have been under way
+    calls = child.calls
+    child.state = "degraded"
+    await until(lambda: supervisor.detail()["children"]["a"] == "degraded")
+    assert child.calls == calls
+    child.age_s = 60.0
+    await until(lambda: len(world.spawned) == 2)
+    assert "stood still" in child.end.reason
 
 
 async def test_a_child_that_is_late_has_longer_the_next_time(run: Any) -> None:

@@ -18,7 +18,8 @@ class Bar:
     """Open, high, low, close and volume over [time_ns, end). `time_ns` is the OPEN time, UTC.
 
     OHLCV are float64 holding the shortest decimal of the venue's string (design.md §6).
-    `is_complete` is false when the bar was built over a gap: it then never reaches a strategy.
+    `is_complete` is false when the bar was built over a gap: it then never reaches a strategy. `is_empty`: no trade
+    happened in it, and open, high, low and close are the close before.
     """
 
     exchange: str
@@ -32,13 +33,15 @@ class Bar:
     volume: float
     trades: int = 0
     is_complete: bool = True
+    is_empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PublicTrade:
     """One public trade. `trade_id` is the venue's number in the range the collector uses (aggregate ids on Binance).
 
-    `count` is how many of the venue's single trades an aggregate holds: what klines count.
+    `count` is how many of the venue's single trades an aggregate holds: what klines count. `time_ns` is the venue's
+    clock, `received_ns` ours when the message came (0 = not from a live message).
     """
 
     exchange: str
@@ -49,6 +52,7 @@ class PublicTrade:
     quantity: Decimal
     is_buyer_maker: bool
     count: int = 1
+    received_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 from fks.model.account import Balance
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.instrument import Instrument
+from fks.model.market import Channel, MarketEvent, Subscription, TradeIds, TradesFrom
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Report, TimeInForce
 
 
@@ -41,11 +42,37 @@ class Capabilities:
     fee_in_received_asset: bool = True
 
 
+class Budget(Protocol):
+    """Leave to ask an exchange: one purse a key or address, shared by everybody in the cluster who asks there."""
+
+    async def take(self, weight: int = 1) -> None:
+        """Return when a request of this weight may be sent. Redis away: every process keeps to a share of its own."""
+        ...
+
+    def seen(self, used: int) -> None:
+        """Note what the exchange says has been used of the present window (a response header)."""
+        ...
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for so long: the exchange said so (429, Retry-After)."""
+        ...
+
+
 class Exchange(Protocol):
-    """Market data in. One object per collector; not shared. `timeframes` are those that `fetch_bars` knows."""
+    """Market data in. One object per collector; not shared. `timeframes` are those that `fetch_bars` knows.
+
+    `channels`: what `watch` can be asked for. `streams_max`: subscriptions one socket takes. `has_empty_bars`: whether
+    the exchange's own bars include those in which nobody traded. `calendar`: "24/7", or a name of exchange_calendars.
+    """
 
     name: str
     timeframes: frozenset[str]
+    channels: frozenset[Channel]
+    trade_ids: TradeIds
+    trades_from: TradesFrom
+    streams_max: int
+    has_empty_bars: bool
+    calendar: str
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
@@ -60,7 +87,16 @@ class Exchange(Protocol):
         ...
 
     async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
-        """Return public trades ascending by id, in the id range that `watch_trades` uses."""
+        """Return public trades, oldest first, in the id range that `watch` uses: as `trades_from` says, from an id, from
+        a time (ns), or only the newest ones (both None works everywhere)."""
+        ...
+
+    def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
+        """Yield batches as they come over one socket of its own, the first one (maybe empty) once the subscriptions stand.
+
+        Leaving the iterator drops the socket; several may be open at once. Raises OutageError when the connection is gone
+        and PeerError when a message broke the exchange's own rules beyond quarantine; call again to reconnect.
+        """
         ...
 
     def watch_trades(

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
@@ -28,7 +29,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )  # fmt: skip
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -68,7 +69,11 @@ instruments = Table(
 
 assets = Table(  # what is collected, and whether: the owner's /assets
     "assets", metadata,
-    _text("exchange"), _text("symbol"), _flag("is_enabled", "true"), _time("updated_at", now=True),
+    _text("exchange"), _text("symbol"), _flag("is_enabled", "true"),
+    Column("timeframes", ARRAY(Text), nullable=True),  # None: data.timeframes
+    Column("history_days", Integer, nullable=True),  # None: data.history_days; 0: none
+    Column("channels", ARRAY(Text), nullable=False, server_default=text("'{trades}'::text[]")),  # trades, quotes, book
+    _text("source", default="user"), _time("updated_at", now=True),
     PrimaryKeyConstraint("exchange", "symbol"),
 )  # fmt: skip
 
@@ -79,14 +84,58 @@ ohlcv_data = Table(
     Column("volume", Float(53)),
     _text("exchange", default="binance"), Column("trades", Integer, nullable=False, server_default="0"),
     _flag("is_complete", "true"), _text("source", default="live"), _time("updated_at", now=True),
+    Column("revision", Integer, nullable=False, server_default="0"),  # corrections of a bar since it was first stored
+    _flag("is_empty"),  # no trade happened in it: open = high = low = close = the close before
     PrimaryKeyConstraint("symbol", "timeframe", "time", "exchange"),
     postgresql_partition_by="RANGE (time)",
+)  # fmt: skip
+
+series = Table(  # one row a stored series, kept by triggers on ohlcv_data: nobody who writes bars can forget it
+    "series", metadata,
+    _text("exchange"), _text("symbol"), _text("timeframe"),
+    # changes whenever a stored bar changed, went, or came before the newest; a copy with the same revision only lacks later bars
+    Column("revision", BigInteger, nullable=False, server_default="0"),
+    _time("oldest", null=True), _time("newest", null=True), Column("candles", BigInteger, nullable=False, server_default="0"),
+    _time("updated_at", now=True),
+    PrimaryKeyConstraint("exchange", "symbol", "timeframe"),
+)  # fmt: skip
+
+known_gaps = Table(  # asked, and the exchange has no bars there: [gap_from, gap_to) is not asked for again
+    "known_gaps", metadata,
+    _text("exchange"), _text("symbol"), _text("timeframe"), _time("gap_from"), _time("gap_to"),
+    _text("cause", default="exchange"), _time("asked_at", now=True),
+    PrimaryKeyConstraint("exchange", "symbol", "timeframe", "gap_from"),
+)  # fmt: skip
+
+feed_outages = Table(  # when a feed was not live, from its last message to its next: what the quality report shows
+    "feed_outages", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _text("exchange"), _text("symbol"), _text("channel", default="trades"), _time("began_at"), _time("ended_at", null=True), _text("cause"),
+    Index(None, "exchange", "symbol", "began_at"),
+)  # fmt: skip
+
+quarantine = Table(  # what was not believed: never repaired silently, never lost
+    "quarantine", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _text("exchange"), _text("symbol"), _text("channel"), _text("timeframe", null=True), _time("time", null=True), _text("reason"),
+    Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")), _text("source", default="live"), _time("received_at", now=True),
+    Index(None, "exchange", "symbol", "received_at"),
+)  # fmt: skip
+
+indicators_cache = Table(  # one row a computed column; valid while the series has this revision and newest bar
+    "indicators_cache", metadata,
+    _text("exchange"), _text("symbol"), _text("timeframe"), _text("indicator"), _text("params_key"),
+    Column("params", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("revision", BigInteger, nullable=False), _time("oldest"), _time("newest"), Column("data", LargeBinary, nullable=False),
+    _time("computed_at", now=True),
+    PrimaryKeyConstraint("exchange", "symbol", "timeframe", "indicator", "params_key"),
 )  # fmt: skip
 
 market_trades = Table(
     "market_trades", metadata,
     _time("time"), _text("exchange"), _text("symbol"), Column("trade_id", BigInteger, nullable=False),
     _money("price"), _money("quantity"), _flag("is_buyer_maker"),
+    _time("received_at", null=True), Column("count", Integer, nullable=False, server_default="1"),
     PrimaryKeyConstraint("exchange", "symbol", "trade_id", "time"),
     postgresql_partition_by="RANGE (time)",
 )  # fmt: skip
@@ -105,6 +154,7 @@ sync_status = Table(
     _text("symbol"), _text("timeframe"), _text("exchange", default="binance"), _text("sync_status", default="pending"),
     _time("oldest", null=True), _time("newest", null=True), Column("candles", BigInteger, nullable=False, server_default="0"),
     _text("error", null=True), _time("last_sync_at", null=True), _time("updated_at", now=True),
+    _time("wanted_from", null=True), _time("wanted_to", null=True), _time("cursor", null=True), _time("started_at", null=True),
     PrimaryKeyConstraint("symbol", "timeframe", "exchange"),
 )  # fmt: skip
 

@@ -1,0 +1,106 @@
+"""What comes out of an exchange's wire besides trades and bars, and what may be asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from fks.model.bar import Bar, BarClosed, PublicTrade
+
+
+class Channel(StrEnum):
+    """A kind of live data. `BARS` are the exchange's own bars, forming and closed."""
+
+    TRADES = "trades"
+    BARS = "bars"
+    QUOTES = "quotes"
+    BOOK = "book"
+
+
+class TradeIds(StrEnum):
+    """What an exchange's trade ids prove.
+
+    CONTIGUOUS: they rise by one, so a hole is seen at once. RISING: later is larger, holes prove nothing. OPAQUE: equal
+    or not, no more.
+    """
+
+    CONTIGUOUS = "contiguous"
+    RISING = "rising"
+    OPAQUE = "opaque"
+
+
+class TradesFrom(StrEnum):
+    """Where an exchange's REST can begin a list of past trades: at an id, at a time, or it only tells the newest."""
+
+    ID = "id"
+    TIME = "time"
+    NEWEST = "newest"
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One channel of one symbol; `timeframe` for BARS alone."""
+
+    channel: Channel
+    symbol: str
+    timeframe: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Best bid and ask. `time_ns` is the exchange's, or `received_ns` where it tells none."""
+
+    exchange: str
+    symbol: str
+    time_ns: int
+    bid: Decimal
+    bid_size: Decimal
+    ask: Decimal
+    ask_size: Decimal
+    received_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """The best levels of an order book, best first, as (price, size). `sequence` is the exchange's, 0 where it has none."""
+
+    exchange: str
+    symbol: str
+    time_ns: int
+    bids: tuple[tuple[Decimal, Decimal], ...]
+    asks: tuple[tuple[Decimal, Decimal], ...]
+    sequence: int = 0
+    received_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BarSeen:
+    """The exchange's own bar; `is_closed` is its word that nothing will change any more."""
+
+    bar: Bar
+    is_closed: bool
+    received_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Messages of a channel are missing: its sequence numbers have a hole, or a checksum is wrong. The channel starts anew."""
+
+    channel: Channel
+    symbol: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A message that is not believed (quarantined): whose it is, why, and its text."""
+
+    channel: str
+    symbol: str
+    reason: str
+    text: str
+    received_ns: int = 0
+
+
+MarketEvent = PublicTrade | BarClosed | BarSeen | Quote | Book | Gone | Suspect

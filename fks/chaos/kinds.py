@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
         Kind("half-open", "the exchange's open sockets never answer again", 3, ("sim",), (3, 10), is_seen=False),
         Kind("refuse", "every request to the exchange is dropped", 4, ("sim",), (1, 8), is_seen=False),
         Kind("no-space", "the journal cannot be written: disk full", 4, ("postgres",), (1, 6), is_seen=False),
-        Kind("clock", "the exchange's clock jumps", 3, ("sim",), (2, 8), (-8, 8), is_seen=False),
+        Kind("clock", "the clock jumps, the exchange's or everybody else's", 5, ("sim", "node"), (2, 8), (-8, 8), is_seen=False),
         Kind("order-fault", "an order's answer or report goes wrong", 12, (
             "accept_then_cut", "truncate", "answer_after", "http_500", "503", "504_1007", "html_502", "429", "busy_1008", "drop",
             "latency", "hide_order", "lose_report", "duplicate_report", "reorder_reports", "trade_gap",

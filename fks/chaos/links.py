@@ -9,6 +9,7 @@ from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
 from fks.chaos.scene import Deed, Scene, Undo
 from fks.chaos.space import fill_disk, free_disk
+from fks.clock import WrongClock
 
 #: What an order's fault needs besides its kind.
 ORDER_FAULTS: dict[str, dict[str, object]] = {
@@ -82,6 +83,10 @@ async def refuse(scene: Scene, injection: Injection) -> Deed:
 
 async def jump(scene: Scene, injection: Injection) -> Deed:
     at_s = scene.outside.now_s()
+    if injection.target == "node":
+        clock = WrongClock(scene.outside.paths.wrong_clock)
+        clock.put_wrong(injection.amount, injection.seconds)
+        return Deed(at_s, scene.well_since(at_s + injection.seconds))
     undo = await _set(scene.outside, {"kind": "clock_jump", "seconds": injection.amount})
     return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
 

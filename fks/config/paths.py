@@ -57,6 +57,11 @@ class Paths:
         return self.home / "run"
 
     @property
+    def wrong_clock(self) -> Path:
+        """Return the offset that `fks chaos` gives the clocks of a demo."""
+        return self.run / "clock.offset"
+
+    @property
     def config_file(self) -> Path:
         return self.home / "fks.toml"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from fks.clock import Clock, RealClock
+from fks.clock import Clock, RealClock, WrongClock
 from fks.config.endpoints import Node, load_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
@@ -61,7 +61,7 @@ class Component:
         paths = Paths.of(settings.home)
         secrets = load_secrets(paths)
         node = load_node(paths)
-        clock = RealClock()
+        clock = WrongClock(paths.wrong_clock) if settings.sim.enabled else RealClock()
         db = await Database.lazy(node.database_url, settings.database, application=name)
         runtime = await overlaid(settings, paths, db)
         settings = runtime.settings

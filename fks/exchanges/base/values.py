@@ -1,11 +1,13 @@
-"""What every exchange module shares: exact numbers, whole trades and bars, and whose fault an error is."""
+"""Exact numbers, whole trades and bars: what every exchange module checks before it lets a value in."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any
 
 from fks.model.bar import Bar, PublicTrade
@@ -13,6 +15,9 @@ from fks.model.errors import PeerError
 from fks.model.instrument import Instrument
 
 MS = 1_000_000  # nanoseconds in a millisecond
+ZERO = Decimal(0)
+HUGE = Decimal(10) ** 30  # no price or quantity is beyond it; infinity is
+_UNIX_DAY = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,28 @@ def check_trade(trade: PublicTrade) -> PublicTrade:
             f"time {trade.time_ns}, count {trade.count} cannot be"
         )
     return trade
+
+
+def ns_of_iso(text: str) -> int:
+    """Return ns since 1970 of RFC 3339 text in UTC ("2026-08-09T21:05:48.228568804Z"), all nine digits kept.
+
+    Errors: PeerError when it is not such text.
+    """
+    try:
+        if text[10] != "T" or text[-1] != "Z" or text[13] != ":" or text[16] != ":":
+            raise ValueError(text)
+        seconds = int(text[11:13]) * 3600 + int(text[14:16]) * 60 + int(text[17:19])
+        fraction = text[20:-1]
+        if len(fraction) > 9 or (len(text) > 20 and text[19] != "."):
+            raise ValueError(text)
+        return (_day(text[:10]) * 86400 + seconds) * 1_000_000_000 + (int(fraction.ljust(9, "0")) if fraction else 0)
+    except (ValueError, IndexError) as error:
+        raise PeerError(f"{text!r} is not a time in UTC") from error
+
+
+@lru_cache(maxsize=64)
+def _day(text: str) -> int:
+    return date.fromisoformat(text).toordinal() - _UNIX_DAY
 
 
 def check_bar(bar: Bar) -> Bar:

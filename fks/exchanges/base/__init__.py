@@ -1,0 +1,42 @@
+"""What every exchange module shares: exact values (`values`), the shape of a wire (`wire`), typed decoding (`reader`),
+order books (`levels`), a wire on a socket (`socket`, `inbox`), REST through ccxt (`rest`), and all of it as a base class
+(`exchange`). Modules that need only values import nothing heavy from here.
+"""
+
+from fks.exchanges.base.inbox import Inbox
+from fks.exchanges.base.levels import Levels
+from fks.exchanges.base.reader import BROKEN, Reader
+from fks.exchanges.base.values import (
+    HUGE,
+    MS,
+    ZERO,
+    Endpoint,
+    check_ascending,
+    check_bar,
+    check_trade,
+    exact,
+    instrument_of_filters,
+    ns_of_iso,
+)
+from fks.exchanges.base.wire import Subscribed, Tally, Tap, Wire
+
+__all__ = [
+    "BROKEN",
+    "HUGE",
+    "MS",
+    "ZERO",
+    "Endpoint",
+    "Inbox",
+    "Levels",
+    "Reader",
+    "Subscribed",
+    "Tally",
+    "Tap",
+    "Wire",
+    "check_ascending",
+    "check_bar",
+    "check_trade",
+    "exact",
+    "instrument_of_filters",
+    "ns_of_iso",
+]

@@ -1,0 +1,55 @@
+"""An exchange that has a Wire of its own: the part of the port that is the same for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+
+from fks.clock import Clock
+from fks.exchanges.base.socket import Sockets
+from fks.exchanges.base.values import Endpoint
+from fks.exchanges.base.wire import Tally, Tap, Wire
+from fks.model.errors import InputError
+from fks.model.market import Channel, MarketEvent, Subscription
+from fks.model.ports import Budget, Log
+
+
+class WireExchange(ABC):
+    """Base of the exchange modules. A subclass names itself, gives a fresh `wire()` for each connection, and has the REST."""
+
+    name: str
+    channels: frozenset[Channel]
+
+    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
+        self._endpoint = endpoint
+        self._clock = clock
+        self._log = log
+        self._budget = budget
+        self._sockets = Sockets(self.name, clock, log)
+
+    @abstractmethod
+    def wire(self) -> Wire:
+        """Return the protocol of one connection, counting into `self.tally`."""
+
+    @property
+    def tally(self) -> Tally:
+        """What the connections of this object counted so far."""
+        return self._sockets.tally
+
+    def record(self, tap: Tap | None) -> None:
+        """Hand every frame received from now on to `tap` as well, before it is read; None: no more."""
+        self._sockets.tap = tap
+
+    async def close(self) -> None:
+        """Close sockets and sessions, waiting at most a second for the peer."""
+        await self._sockets.close()
+
+    async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
+        """Yield batches over one socket of its own; see the port. Errors: also InputError for what it does not have."""
+        for item in wanted:
+            if item.channel not in self.channels:
+                raise InputError(f"{self.name} has no live {item.channel}", code="CHANNEL_UNKNOWN")
+        async with contextlib.aclosing(self._sockets.listen(self.wire(), wanted)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                yield batch

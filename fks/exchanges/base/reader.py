@@ -1,0 +1,78 @@
+"""Typed decoding that notices what it does not know: strict while it can be, forgiving once it met a new field.
+
+Decoding into a type skips unknown fields, so an exchange could add one for months before anybody sees it. A strict
+decoder costs the same and stops at the first; then the field is counted and the forgiving decoder takes over.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+
+from fks.exchanges.base.wire import Tally
+
+T = TypeVar("T")
+
+#: what reading a bad frame can raise: msgspec's own (not JSON, not the type), and Decimal's for a number that is none
+BROKEN = (msgspec.MsgspecError, ArithmeticError, ValueError, UnicodeError)
+
+
+class Reader(Generic[T]):
+    """Callable: bytes to `kind`. Unknown fields are counted as `name.field`, each once. Errors: those of BROKEN."""
+
+    def __init__(self, name: str, kind: type[T], tally: Tally) -> None:
+        self._name, self._kind, self._tally = name, kind, tally
+        self._forgiving = msgspec.json.Decoder(kind)
+        self._read: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(cast(type[T], _strict(kind))).decode
+
+    def __call__(self, frame: bytes | msgspec.Raw) -> T:
+        try:
+            return self._read(frame)
+        except msgspec.ValidationError as error:
+            if "unknown field" not in str(error):
+                raise
+        found = self._forgiving.decode(frame)
+        self._read = self._forgiving.decode
+        for field in set(_unknown(self._kind, msgspec.json.decode(frame))):
+            self._tally.unknown[f"{self._name}.{field}"] += 1
+        return found
+
+
+def _strict(kind: Any) -> Any:
+    """Return `kind` with every struct in it refusing unknown fields."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        changed = []
+        for field in msgspec.structs.fields(kind):
+            to = _strict(field.type)
+            if to is not field.type:
+                default = {} if field.default is msgspec.NODEFAULT else {"default": field.default}
+                changed.append((field.name, to, msgspec.field(name=field.encode_name, **default)))
+        # a subclass moves fields it names again to the end, which positional construction would notice; nobody does that
+        return msgspec.defstruct(kind.__name__, changed, bases=(kind,), forbid_unknown_fields=True, kw_only=True)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if not args or origin not in (list, tuple, typing.Union, types.UnionType):
+        return kind
+    strict = tuple(_strict(arg) for arg in args)
+    if strict == args:
+        return kind
+    return typing.Union[strict] if origin in (typing.Union, types.UnionType) else origin[strict]  # noqa: UP007
+
+
+def _unknown(kind: Any, value: Any) -> Iterator[str]:
+    """Yield the names of fields in `value` that `kind` has not, at any depth."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
+        known = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        for name, inner in value.items():
+            if name in known:
+                yield from _unknown(known[name], inner)
+            else:
+                yield name
+    elif isinstance(value, list):
+        args = [arg for arg in typing.get_args(kind) if arg is not Ellipsis]
+        for item in value:
+            for arg in args:
+                yield from _unknown(arg, item)

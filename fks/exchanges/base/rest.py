@@ -1,0 +1,117 @@
+"""REST through ccxt's implicit methods: its hosts, paths, throttle and error tables; our numbers, budget and blame.
+
+ccxt would parse 1762795433.9717445 to a float and lose the last digits. Here every number with a point stays the text
+that the exchange wrote, and `exact` makes a decimal of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import aiohttp
+
+from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
+from fks.model.errors import FksError, InputError, OutageError, PeerError
+from fks.model.ports import Budget
+
+with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT):
+    import ccxt
+
+TIMEOUT_MS = 10_000
+PAUSE_S = 30.0  # after a refusal for asking too much that does not say how long
+T = TypeVar("T")
+
+
+class ExactNumbers:
+    """Mixed into a ccxt class: numbers with a point arrive as text, digit for digit."""
+
+    def on_json_response(self, body: str) -> Any:
+        """Return the JSON value of an answer. Errors: ValueError, which ccxt takes for an answer that is no JSON."""
+        return json.loads(body, parse_float=str)
+
+
+class Rest:
+    """One exchange's public REST. `kind` is its ccxt class; `used_header` says how much of the window is spent."""
+
+    def __init__(
+        self, name: str, kind: type[Any], config: Mapping[str, Any], *, budget: Budget | None, used_header: str = ""
+    ) -> None:
+        self.name = name
+        self._kind = type(f"Exact{kind.__name__}", (ExactNumbers, kind), {})
+        self._config = {"enableRateLimit": budget is None, "timeout": TIMEOUT_MS, **config}
+        self._budget = budget
+        self._used_header = used_header.lower()
+        self._client: Any = None
+
+    def open(self) -> None:
+        """Make the client. Dials nothing yet."""
+        if self._client is None:
+            self._client = self._kind(self._config)
+            for table in ("exact", "broad"):  # ccxt picks Binance's error tables by host name; ours may be another one
+                spot = self._client.exceptions.get("spot")
+                if isinstance(spot, dict):
+                    self._client.exceptions[table] = {**self._client.exceptions.get(table, {}), **spot.get(table, {})}
+
+    async def close(self) -> None:
+        """Close the HTTP session."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def call(self, method: str, request: Mapping[str, Any], *, weight: int = 1) -> Any:
+        """Return the answer of one implicit method. Errors: OutageError, PeerError, InputError (unknown symbol)."""
+        assert self._client is not None, "open() comes first"
+        if self._budget is not None:
+            await self._budget.take(weight)
+        try:
+            answer = await getattr(self._client, method)(dict(request))
+        except (ccxt.BaseError, aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            if isinstance(error, ccxt.DDoSProtection) and self._budget is not None:
+                self._budget.pause(_seconds(self._header("retry-after"), PAUSE_S))
+            raise blamed(self.name, error) from error
+        if self._budget is not None and (used := self._header(self._used_header)).isdigit():
+            self._budget.seen(int(used))
+        return answer
+
+    def _header(self, name: str) -> str:
+        headers = self._client.last_response_headers or {}
+        return next((str(value) for key, value in headers.items() if key.lower() == name), "") if name else ""
+
+
+def rows_of(name: str, answer: Any, *path: str) -> list[Any]:
+    """Return the list under `path` of a REST answer. Errors: PeerError when there is none (an HTML page with status 200)."""
+    found = answer
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(found, list):
+        raise PeerError(f"{name} answered {str(answer)[:200]!r} where a list was due")
+    return found
+
+
+def read_rows(name: str, one: Callable[[Any], T], rows: Sequence[Any]) -> list[T]:
+    """Return `one` of each row. Errors: PeerError when a row has not the exchange's own form."""
+    try:
+        return [one(row) for row in rows]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise PeerError(f"{name} sent a row that cannot be read: {error!r}") from error
+
+
+def blamed(name: str, error: BaseException) -> FksError:
+    """Return whose fault an error of ccxt or of the network is."""
+    if isinstance(error, FksError):
+        return error
+    text = str(error)[:300]
+    if isinstance(error, ccxt.BadSymbol):
+        return InputError(f"{name}: {text}", code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")
+    if isinstance(error, ccxt.ExchangeError | ValueError) and not isinstance(error, ccxt.NetworkError):
+        return PeerError(f"{name}: {text}")
+    return OutageError(f"{name} does not answer: {text}")
+
+
+def _seconds(text: str, otherwise: float) -> float:
+    try:
+        return min(max(float(text), 0.0), 3 * 86400.0)
+    except ValueError:
+        return otherwise

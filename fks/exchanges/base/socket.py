@@ -1,0 +1,157 @@
+"""A Wire on a real socket: dial, subscribe, read, answer, and let go fast.
+
+Two tasks serve a connection. One reads frames as they come and puts what they say into an Inbox, the other sends what the
+wire wants sent. The caller takes batches. Whatever ends either task ends the iterator, after everything that came before
+it was handed out: nothing dies in silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from fks.clock import Clock
+from fks.exchanges.base.inbox import KEPT_MAX, Inbox
+from fks.exchanges.base.wire import Tally, Tap, Wire
+from fks.model.errors import FksError, OutageError, PeerError
+from fks.model.market import Gone, MarketEvent, Subscription, Suspect
+from fks.model.ports import Log
+
+DIAL_S = 10.0
+HEARTBEAT_S = 15.0  # our pings; a peer that answers none within half of it is gone
+CLOSE_S = 1.0  # a peer that is gone does not answer the close frame
+PULSE_S = 1.0
+HELLO_S = 0.25  # between two frames of a long hello: Binance hangs up beyond five a second
+HELLO_BURST = 4
+FRAME_MAX = 64 * 1024 * 1024  # a full Coinbase book is over ten megabytes
+SUSPECTS_MAX = 100  # messages in a row that nobody can believe: this is no longer that exchange's wire
+
+
+@dataclass
+class Sockets:
+    """The connections of one exchange object: its HTTP session, its counters, and the closes still under way."""
+
+    name: str
+    clock: Clock
+    log: Log
+    tally: Tally = field(default_factory=Tally)
+    tap: Tap | None = None
+    kept_max: int = KEPT_MAX
+    _session: aiohttp.ClientSession | None = None
+    _closing: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def close(self) -> None:
+        """Close the session, waiting at most a second for peers to say goodbye."""
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=CLOSE_S)
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def listen(self, wire: Wire, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
+        """Yield batches, the first (maybe empty) once the subscriptions stand; see the port's `watch`."""
+        hello = wire.hello(wanted)
+        socket = await self._dial(wire.url(wanted))
+        inbox = Inbox(self.tally, self.kept_max)
+        tasks = {
+            asyncio.create_task(self._read(socket, wire, inbox)),
+            asyncio.create_task(self._send(socket, wire, hello)),
+        }
+        for task in tasks:
+            task.add_done_callback(lambda _: inbox.arrived.set())
+        try:
+            was_subscribed = False
+            while True:
+                await inbox.arrived.wait()
+                ended = [task for task in tasks if task.done()]
+                batch = inbox.take()
+                if batch or (inbox.is_subscribed and not was_subscribed):
+                    was_subscribed = was_subscribed or inbox.is_subscribed
+                    yield batch
+                for task in ended:
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            ending = asyncio.create_task(_let_go(tasks, socket))  # not waited for: a dead peer would hold us up
+            self._closing.add(ending)
+            ending.add_done_callback(self._closing.discard)
+
+    async def _dial(self, url: str) -> aiohttp.ClientWebSocketResponse[bool]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, connect=DIAL_S))
+        self.tally.dials += 1
+        try:
+            async with asyncio.timeout(DIAL_S):
+                return await self._session.ws_connect(
+                    url, heartbeat=HEARTBEAT_S, max_msg_size=FRAME_MAX, compress=0, autoclose=True, autoping=True,
+                    decode_text=False, timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+                )  # fmt: skip
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise OutageError(f"{self.name}: no market data socket: {error!r}"[:300]) from error
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, inbox: Inbox) -> None:
+        """Read until the connection ends, which always raises."""
+        tally, tap, now_ns, suspects = self.tally, self.tap, self.clock.now_ns, 0
+        while True:
+            message = await socket.receive()
+            if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                raise _ending(self.name, socket, message)
+            tally.frames += 1
+            received_ns = now_ns()
+            frame: bytes = message.data
+            if tap is not None:
+                tap(received_ns, frame)
+            try:
+                events = wire.receive(frame, received_ns)
+            except OutageError:
+                raise
+            except Exception as error:
+                self.log.error(
+                    "exchange.frame_broken", exchange=self.name, error=repr(error), frame=frame[:500].decode(errors="replace")
+                )
+                raise error if isinstance(error, FksError) else PeerError(f"{self.name}: unreadable: {error!r}") from error
+            inbox.put(events)
+            if not events:
+                continue
+            suspects = suspects + 1 if isinstance(events[0], Suspect) else 0
+            if suspects > SUSPECTS_MAX:
+                raise PeerError(f"{self.name}: {suspects} messages in a row that cannot be believed")
+            if isinstance(events[-1], Gone):
+                await self._say(socket, wire.pulse(self.clock.monotonic()))
+
+    async def _send(self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, hello: list[bytes]) -> None:
+        for number, frame in enumerate(hello):
+            if number >= HELLO_BURST:
+                await self.clock.sleep(HELLO_S)
+            await self._say(socket, [frame])
+        while True:
+            await self.clock.sleep(PULSE_S)
+            await self._say(socket, wire.pulse(self.clock.monotonic()))
+
+    async def _say(self, socket: aiohttp.ClientWebSocketResponse[bool], frames: list[bytes]) -> None:
+        for frame in frames:
+            try:
+                await socket.send_str(frame.decode())
+            except (aiohttp.ClientError, OSError) as error:
+                raise OutageError(f"{self.name}: the market data socket broke: {error!r}") from error
+
+
+async def _let_go(tasks: set[asyncio.Task[None]], socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+        await asyncio.wait_for(socket.close(), CLOSE_S)
+
+
+def _ending(name: str, socket: aiohttp.ClientWebSocketResponse[bool], message: object) -> FksError:
+    if getattr(message, "type", None) is aiohttp.WSMsgType.ERROR:
+        error = socket.exception()
+        if isinstance(error, aiohttp.WebSocketError):
+            return PeerError(f"{name}: the market data socket broke: {error!r}"[:300])
+        return OutageError(f"{name}: the market data socket broke: {error!r}"[:300])
+    why = f" ({socket.close_code})" if socket.close_code else ""
+    return OutageError(f"{name}: the market data socket was closed{why}")

@@ -1,0 +1,69 @@
+"""The shape of an exchange's wire: frames in, values out, and no socket anywhere.
+
+A Wire lives as long as one connection and is used by one task. The same object reads a live socket, a recording and a test.
+
+| Comes in | Goes out |
+|---|---|
+| a message of a channel that was asked for | its values, in the order of the message |
+| every subscription has been answered | `Subscribed`, once |
+| one subscription was refused | `Suspect` with the reason; the others stand |
+| an unknown kind of message | nothing; counted in `Tally.unknown` |
+| a known kind with a field nobody knows | its values; the field is counted once a connection |
+| not JSON, a wrong type, a price of zero or NaN | `Suspect` with the text, and `Gone`: what it held is missing |
+| a hole in sequence numbers, a wrong checksum | `Gone`; the wire asks for the channel anew by itself |
+| the exchange says that it is going away | raises OutageError |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fks.model.market import Channel, MarketEvent, Subscription
+
+#: is handed every frame as it came, before it is read: (received_ns, frame). Must be quick and must not raise.
+Tap = Callable[[int, bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """Everything that `hello` asked for has been answered."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an exchange's connections counted since the exchange was made. Nothing is dropped without a number here.
+
+    `unknown`: kinds of messages and fields that nobody knows, by name. `suspects`: messages not believed. `conflated`:
+    quotes, books and unfinished bars that a newer one replaced while they waited. `overflowed`: values cut from a full
+    queue, each cut followed by a Gone..
+    """
+
+    frames: int = 0
+    dials: int = 0
+    suspects: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    conflated: Counter[Channel] = field(default_factory=Counter)
+    overflowed: Counter[Channel] = field(default_factory=Counter)
+
+
+class Wire(Protocol):
+    """One connection's protocol, without I/O."""
+
+    def url(self, wanted: Sequence[Subscription]) -> str:
+        """Return where to dial for these. Secrets are never part of it."""
+        ...
+
+    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+        """Return the frames that subscribe. Errors: InputError for what the exchange has not (a timeframe, a channel)."""
+        ...
+
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+        """Return what a frame says; see the table above. Errors: OutageError, PeerError; then the connection is over."""
+        ...
+
+    def pulse(self, now_s: float) -> list[bytes]:
+        """Return frames due now (pings, a channel asked for anew). Called about once a second and after each Gone."""
+        ...

@@ -18,6 +18,7 @@ from actors.strategy import StrategyActor
 from actors.supervisor import SupervisorActor
 from fks.config.settings import Settings
 from fks.monitor.component import Component
+from fks.store.assets import AssetStore
 from fks.store.strategies import StrategyStore
 from fks.supervision import Backoff, ChildSpec, Intensity, SupervisorSpec, check_tree
 
@@ -47,8 +48,9 @@ def supervisor_spec(role: str = "single") -> ChildSpec:
     return ChildSpec(SUPERVISOR, "supervisor", stop_s=10.0, is_leased=False, resources=resources)
 
 
-def tree_of(settings: Settings, isolated: Sequence[str] = ()) -> SupervisorSpec:
-    """Return the tree of a system with these settings, checked; `isolated`: strategy instances with a worker of their own.
+def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequence[str] = ()) -> SupervisorSpec:
+    """Return the tree of a system with these settings, checked; `isolated`: strategy instances with a worker of their own;
+    `exchanges`: those besides data.exchange that have something to collect.
 
     Every branch has patience of its own, so that a crash loop in one costs the others nothing. No death is another
     child's death: what one needs of another it waits for. Errors: ConfigError.
@@ -68,6 +70,7 @@ def tree_of(settings: Settings, isolated: Sequence[str] = ()) -> SupervisorSpec:
         return SupervisorSpec(id, children, limit, backoff=backoff)
 
     exchange, shards = settings.data.exchange, settings.strategies.workers
+    others = sorted(set(exchanges) - {exchange})  # each in a branch of its own: one that cannot start costs no other its patience
     branches = [
         branch(
             "trading",
@@ -75,6 +78,7 @@ def tree_of(settings: Settings, isolated: Sequence[str] = ()) -> SupervisorSpec:
             child("orders", "orders", stop_s=5.0, after=("guardian",)),
         ),
         branch("data", child(f"collector:{exchange}", "collector", stop_s=3.0, args=(exchange,))),
+        *(branch(f"data:{name}", child(f"collector:{name}", "collector", stop_s=3.0, args=(name,))) for name in others),
         branch(
             "strategies",
             *(child(f"strategy:{n}", "strategy", stop_s=3.0, args=(str(n), str(shards))) for n in range(shards)),
@@ -95,10 +99,13 @@ def tree_of(settings: Settings, isolated: Sequence[str] = ()) -> SupervisorSpec:
 
 def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
     """Return what tells the supervisor which tree it should run, as the database says now. Errors of a call: OutageError."""
-    strategies = StrategyStore(component.db)
+    from fks.exchanges.registry import EXCHANGES  # only the supervisor asks
+
+    strategies, assets = StrategyStore(component.db), AssetStore(component.db)
 
     async def wanted() -> SupervisorSpec:
-        return tree_of(component.settings, sorted(await strategies.isolated()))
+        exchanges = [name for name in await assets.exchanges() if name in EXCHANGES]
+        return tree_of(component.settings, sorted(await strategies.isolated()), exchanges)
 
     return wanted
 

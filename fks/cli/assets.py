@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fks.cli.base import as_json, emit, settings_of, table
-from fks.model.errors import InputError
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
+    from fks.data.assets import AssetDesk, Choice
     from fks.store.db import Database
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 
 @click.group()
 def assets() -> None:
-    """List, enable and disable what is collected."""
+    """List, enable, disable and add what is collected."""
+
+
+def _choosing(command: C) -> C:
+    """Give a command the symbols and how they are to be collected."""
+    for add in (
+        as_json,
+        click.option("--channel", "channels", multiple=True, help="trades, quotes, book; may be repeated."),
+        click.option("--history", type=click.IntRange(0, 7300), metavar="DAYS", help="Days to fetch (default: data.history_days)."),
+        click.option("--timeframe", "-t", "timeframes", multiple=True, help="Bars to build (default: data.timeframes); may be repeated."),
+        click.option("--exchange", "-e", help="Which exchange (default: data.exchange, or the one that lists it)."),
+        click.argument("symbols", nargs=-1, required=True),
+    ):
+        command = add(command)
+    return command
 
 
 @assets.command("list")
@@ -24,82 +41,94 @@ def assets() -> None:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, is_all: bool, as_json: bool) -> None:
-    """List assets and whether they are collected."""
+    """List assets, whether they are collected and how that stands."""
     from fks.cli.data import with_store
+    from fks.store.assets import AssetStore
     from fks.store.instruments import InstrumentStore
 
     async def work(db: Database) -> list[dict[str, Any]]:
-        store = InstrumentStore(db)
-        rows = [{**row, "updated_at": iso(to_ns(row["updated_at"]))} for row in await store.assets()]
-        if is_all:
-            known = {(row["exchange"], row["symbol"]) for row in rows}
-            rows += [
-                {
-                    "exchange": item.exchange,
-                    "symbol": item.symbol,
-                    "name": item.name,
-                    "is_enabled": False,
-                    "is_trading": item.is_trading,
-                    "updated_at": iso(item.updated_ns),
-                }
-                for item in await store.all()
-                if (item.exchange, item.symbol) not in known
-            ]
-        return rows
+        rows = [_plain(row) for row in await AssetStore(db).all()]
+        known = {(row["exchange"], row["symbol"]) for row in rows}
+        return rows + [
+            {
+                "exchange": item.exchange, "symbol": item.symbol, "name": item.name, "is_enabled": False,
+                "is_trading": item.is_trading, "status": "off", "updated_at": iso(item.updated_ns),
+            }
+            for item in (await InstrumentStore(db).all() if is_all else ())
+            if (item.exchange, item.symbol) not in known
+        ]  # fmt: skip
 
-    rows = with_store(ctx, work)
-    emit(rows, as_json=as_json, schema="fks.assets/1")
-    if not as_json:
-        table(
-            (
-                (r["exchange"], r["symbol"], r["name"], "yes" if r["is_enabled"] else "no", "yes" if r["is_trading"] else "no")
-                for r in rows
-            ),
-            ("EXCHANGE", "SYMBOL", "NAME", "COLLECTED", "TRADING"),
-            empty="none yet: 'fks assets enable BTCUSDT'",
-        )
+    _show(with_store(ctx, work), as_json)
+
+
+@assets.command()
+@_choosing
+@click.pass_context
+def enable(ctx: click.Context, /, as_json: bool, symbols: tuple[str, ...], **how: Any) -> None:
+    """Collect SYMBOLS and fetch their history. A running system begins within seconds; twice equals once."""
+    _decide(ctx, as_json, _choice(symbols, **how), lambda desk, choice: desk.enable(choice))
 
 
 @assets.command()
 @click.argument("symbols", nargs=-1, required=True)
+@click.option("--exchange", "-e", help="Which exchange (default: data.exchange, or the one that lists it).")
 @as_json
 @click.pass_context
-def enable(ctx: click.Context, symbols: tuple[str, ...], as_json: bool) -> None:
-    """Collect SYMBOLS. A running collector follows within seconds."""
-    _switch(ctx, symbols, as_json, is_enabled=True)
-
-
-@assets.command()
-@click.argument("symbols", nargs=-1, required=True)
-@as_json
-@click.pass_context
-def disable(ctx: click.Context, symbols: tuple[str, ...], as_json: bool) -> None:
+def disable(ctx: click.Context, symbols: tuple[str, ...], exchange: str | None, as_json: bool) -> None:
     """Stop collecting SYMBOLS. What is stored stays."""
-    _switch(ctx, symbols, as_json, is_enabled=False)
+    _decide(ctx, as_json, _choice(symbols, exchange), lambda desk, choice: desk.disable(choice))
 
 
-def _switch(ctx: click.Context, symbols: tuple[str, ...], as_json: bool, *, is_enabled: bool) -> None:
+@assets.command()
+@_choosing
+@click.pass_context
+def add(ctx: click.Context, /, as_json: bool, symbols: tuple[str, ...], **how: Any) -> None:
+    """Put SYMBOLS on the list without collecting them yet; what is on it stays as it is."""
+    _decide(ctx, as_json, _choice(symbols, **how), lambda desk, choice: desk.add(choice))
+
+
+def _choice(
+    symbols: Sequence[str], exchange: str | None = None, timeframes: Sequence[str] = (), history: int | None = None,
+    channels: Sequence[str] = (),
+) -> Choice:  # fmt: skip
+    from fks.data.assets import Choice
+
+    return Choice(tuple(symbols), exchange, tuple(timeframes) or None, history, tuple(channels) or None)
+
+
+def _decide(
+    ctx: click.Context, as_json: bool, choice: Choice, one: Callable[[AssetDesk, Choice], Awaitable[list[dict[str, Any]]]]
+) -> None:
     from fks.cli.data import with_store
-    from fks.model.instrument import find_instrument
-    from fks.store.instruments import InstrumentStore
+    from fks.data.assets import AssetDesk
+    from fks.exchanges.registry import EXCHANGES
 
-    default = settings_of(ctx).data.exchange
+    data = settings_of(ctx).data
 
     async def work(db: Database) -> list[dict[str, Any]]:
-        store = InstrumentStore(db)
-        listed = await store.all()
-        if not listed:
-            raise InputError(
-                "no instruments are known yet", code="SYMBOL_UNKNOWN", remedy="start once with 'fks up': the collector lists them"
-            )
-        own = [item for item in listed if item.exchange == default]
-        found = [find_instrument(symbol, listed if ":" in symbol else own or listed) for symbol in symbols]
-        for item in found:
-            await store.set_asset(item.exchange, item.symbol, is_enabled=is_enabled)
-        return [{"exchange": item.exchange, "symbol": item.symbol, "is_enabled": is_enabled} for item in found]
+        return [_plain(row) for row in await one(AssetDesk(db, data, EXCHANGES), choice)]
 
-    rows = with_store(ctx, work)
-    emit(rows, as_json=as_json, schema="fks.assets/1")
-    if not as_json:
-        for row in rows:
-            click.echo(f"{row['exchange']} {row['symbol']}: {'collected' if is_enabled else 'not collected'} from now on")
+    _show(with_store(ctx, work), as_json)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Return an asset as JSON shows it."""
+    price = row["last_price"]
+    return {**row, "last_price": None if price is None else format(price, "f"), "updated_at": iso(to_ns(row["updated_at"]))}
+
+
+def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    emit(rows, as_json=as_json, schema="fks.assets/2")
+    if as_json:
+        return
+    table(
+        (
+            (
+                row["exchange"], row["symbol"], row["name"], "yes" if row["is_enabled"] else "no", row["status"],
+                " ".join(row.get("timeframes") or ()) or "as set", "yes" if row["is_trading"] else "no",
+            )
+            for row in rows
+        ),
+        ("EXCHANGE", "SYMBOL", "NAME", "COLLECTED", "STATUS", "TIMEFRAMES", "TRADING"),
+        empty="none yet: 'fks assets enable BTCUSDT'",
+    )  # fmt: skip

@@ -108,6 +108,7 @@ class Data(Section):
         ("1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"), description="bars to build"
     )
     backfill_bars: int = Field(500, ge=0, description="minute bars to fetch when a symbol starts empty")
+    history_days: int = Field(30, ge=0, le=7300, description="days of history fetched when a symbol is enabled, unless it is said")
     rest_url: str | None = Field(
         None, description="exchange REST base; unset = the local exchange when sim.enabled, else the real one"
     )

@@ -54,7 +54,7 @@ class Collector:
         self._data = settings.data
         self._frames = by_length(check_timeframe(frame) for frame in settings.data.timeframes)
         self._closes = [f for f in by_length({self._frames[0], "1m"}) if f in self._frames and f in exchange.timeframes]
-        self._assets = Assets(exchange, db, clock, log)
+        self._assets = Assets(exchange, db, clock, log, settings.data.symbols)
         self._store = FeedStore(db, exchange.name, lease.epoch)
         self._writer = Writer(self._store, bus, meter, log)
         self._backfill = Backfill(exchange, self._frames, settings.data.backfill_bars)
@@ -77,7 +77,6 @@ class Collector:
     async def start(self) -> None:
         """Prepare the exchange, note what to collect, call every feed COLD. Errors: OutageError of the database."""
         await self._exchange.open()
-        await self._assets.add(self._data.symbols)
         await self._store.set_cold()
 
     async def run(self) -> None:
@@ -152,7 +151,7 @@ class Collector:
     async def _follow_assets(self) -> None:
         while True:
             try:
-                await self._set_symbols(await self._assets.wanted())
+                await self._set_symbols([asset.symbol for asset in await self._assets.wanted()])
                 self._problem = ""
             except _EXPECTED as error:
                 self._problem = str(error)

@@ -1,4 +1,4 @@
-"""What exchanges list, and which of it is collected."""
+"""What exchanges list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLUMNS = ("exchange", "symbol", "base", "quote", "tick", "lot_step", "qty_min"
 
 
 class InstrumentStore:
-    """The tables `instruments` and `assets`."""
+    """The table `instruments`."""
 
     def __init__(self, db: Querier) -> None:
         self._db = db
@@ -34,33 +34,6 @@ class InstrumentStore:
         else:
             rows = await self._db.fetch("instruments.of_exchange", exchange)
         return [_instrument(row) for row in rows]
-
-    async def assets(self) -> list[dict[str, Any]]:
-        """Return one mapping per asset: exchange, symbol, name, is_enabled, is_trading, updated_at."""
-        rows = await self._db.fetch("instruments.assets")
-        return [
-            {
-                "exchange": row["exchange"],
-                "symbol": row["symbol"],
-                "name": f"{row['base']}/{row['quote']}" if row["base"] else row["symbol"],
-                "is_enabled": row["is_enabled"],
-                "is_trading": bool(row["is_trading"]),
-                "updated_at": row["updated_at"],
-            }
-            for row in rows
-        ]
-
-    async def enabled(self, exchange: str) -> list[str]:
-        """Return the symbols to collect."""
-        return [row["symbol"] for row in await self._db.fetch("instruments.enabled_assets", exchange)]
-
-    async def add_assets(self, exchange: str, symbols: Sequence[str]) -> None:
-        """Enable symbols nobody has decided about yet; one that was disabled stays so."""
-        await self._db.execute("instruments.add_assets", exchange, list(symbols))
-
-    async def set_asset(self, exchange: str, symbol: str, *, is_enabled: bool) -> None:
-        """Enable or disable one asset; the collector follows within seconds."""
-        await self._db.execute("instruments.set_asset", exchange, symbol, is_enabled)
 
 
 def _instrument(row: Row) -> Instrument:

@@ -2,6 +2,7 @@
 
 from fks.api.routes import (
     accounts,
+    assets,
     backtests,
     config,
     health,
@@ -24,6 +25,7 @@ ROUTERS = (
     system.router,
     operations.router,
     config.router,
+    assets.router,
     market.router,
     strategies.router,
     signals.router,

@@ -1,56 +1,18 @@
-"""Market data out: what is collected, the latest price, stored bars."""
+"""Market data out: the latest price, stored bars."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 
 from fks.api.exact import ExactJson
-from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.api.query import Body, Gate, Reader, Trader, body_of, moment, page, takes
+from fks.api.query import Gate, Reader, moment
 from fks.model.instrument import Instrument
 from fks.model.timeframe import check_timeframe
 
 router = APIRouter(tags=["market data"])
-
-
-class AssetBody(Body):
-    """Which symbols, in any spelling; one, or several."""
-
-    symbol: str | None = None
-    symbols: tuple[str, ...] = ()
-
-
-Wanted = Annotated[AssetBody, Depends(body_of(AssetBody))]
-
-
-@router.get("/assets")
-async def assets(gate: Gate, who: Reader) -> ExactJson:
-    """List what is collected, or was, with the newest price and its age."""
-    return ExactJson(page(await gate.db.fetch("gateway.assets")))
-
-
-@router.post("/assets/enable", openapi_extra=takes(AssetBody))
-async def enable(gate: Gate, who: Trader, body: Wanted) -> ExactJson:
-    """Have symbols collected; the collector follows within seconds."""
-    return await _set(gate, body, is_enabled=True)
-
-
-@router.post("/assets/disable", openapi_extra=takes(AssetBody))
-async def disable(gate: Gate, who: Trader, body: Wanted) -> ExactJson:
-    """Have symbols no longer collected; what is stored stays."""
-    return await _set(gate, body, is_enabled=False)
-
-
-async def _set(gate: Gateway, body: AssetBody, *, is_enabled: bool) -> ExactJson:
-    wanted = (*((body.symbol,) if body.symbol else ()), *body.symbols)
-    if not wanted or len(wanted) > 100:
-        raise Problem(422, "INVALID", "symbol: 1 to 100 are needed", remedy='send {"symbol": "BTC/USDT"}')
-    found = [await gate.instrument(text) for text in wanted]  # all are known before any is changed
-    rows = [await gate.db.fetchrow("gateway.set_asset", i.exchange, i.symbol, is_enabled) for i in found]
-    return ExactJson({"items": [dict(row) for row in rows if row is not None]})
 
 
 @router.get("/market-data/{symbol:path}")

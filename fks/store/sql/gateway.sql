@@ -4,21 +4,6 @@ SELECT exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional
        updated_at AS updated_ns
   FROM instruments ORDER BY exchange, symbol;
 
--- name: assets
--- What is collected, or was, with the state of its feed.
-SELECT a.exchange, a.symbol, i.base || '/' || i.quote AS name, a.is_enabled, f.state, f.last_price,
-       (extract(epoch FROM clock_timestamp() - f.last_message_at) * 1000)::bigint AS age_ms, a.updated_at
-  FROM assets a
-  LEFT JOIN instruments i USING (exchange, symbol)
-  LEFT JOIN feeds f ON f.exchange = a.exchange AND f.symbol = a.symbol AND f.timeframe = 'trades'
- ORDER BY a.exchange, a.symbol;
-
--- name: set_asset
--- Have a symbol collected, or no longer.
-INSERT INTO assets (exchange, symbol, is_enabled) VALUES ($1, $2, $3)
-ON CONFLICT (exchange, symbol) DO UPDATE SET is_enabled = excluded.is_enabled, updated_at = now()
-RETURNING exchange, symbol, is_enabled, updated_at;
-
 -- name: feed
 -- The newest price of a symbol and how old it is.
 SELECT state, last_price, last_message_at, last_trade_id,

@@ -32,6 +32,13 @@ def test_a_strategy_that_was_set_apart_has_a_worker_and_a_budget_of_its_own() ->
     assert (solo.role, solo.args) == ("strategy", ("solo", "ema"))
 
 
+def test_each_exchange_with_something_to_collect_has_a_collector_in_a_branch_of_its_own() -> None:
+    tree = tree_of(Settings(), exchanges=["kraken", "binance"])
+    assert branches(tree)["data"] == ["collector:binance"]
+    assert branches(tree)["data:kraken"] == ["collector:kraken"]
+    assert next(w for w in tree.workers() if w.id == "collector:kraken").args == ("kraken",)
+
+
 def test_placement_says_where_by_resource_and_never_how_many() -> None:
     placed = Supervision(placement={"collector:*": "worker", "guardian": "head", "orders": "head"}, memory_max_mb=512)
     by_id = {worker.id: worker for worker in tree_of(Settings(supervision=placed)).workers()}

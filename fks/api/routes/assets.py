@@ -1,0 +1,62 @@
+"""What is collected, and whether: the owner's /assets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.problems import Problem
+from fks.api.query import Body, Gate, Reader, Trader, body_of, page, takes
+from fks.data.assets import HISTORY_MAX_DAYS, AssetDesk, Choice
+from fks.store.assets import AssetStore
+
+router = APIRouter(tags=["market data"])
+
+
+class AssetBody(Body):
+    """Which symbols, in any spelling; one, or several. What is left out stays as it is, or is as the settings say."""
+
+    symbol: str | None = None
+    symbols: tuple[str, ...] = ()
+    exchange: str | None = Field(None, max_length=64, description="default: data.exchange, or the one that lists it")
+    timeframes: tuple[str, ...] | None = Field(None, description="bars to build, 1s … 1M; default data.timeframes")
+    history: int | None = Field(None, ge=0, le=HISTORY_MAX_DAYS, description="days to fetch; default data.history_days")
+    channels: tuple[str, ...] | None = Field(None, description="trades, quotes, book; default trades")
+
+
+Wanted = Annotated[AssetBody, Depends(body_of(AssetBody))]
+
+
+@router.get("/assets")
+async def assets(gate: Gate, who: Reader) -> ExactJson:
+    """List what is collected, or was: its status (backfilling, live, stale, off), the newest price and its age."""
+    return ExactJson(page(await AssetStore(gate.db).all()))
+
+
+@router.post("/assets/enable", openapi_extra=takes(AssetBody))
+async def enable(gate: Gate, who: Trader, body: Wanted) -> ExactJson:
+    """Have symbols collected and their history fetched; a running system begins within seconds. Twice equals once."""
+    return ExactJson({"items": await _desk(gate).enable(_choice(body))})
+
+
+@router.post("/assets/disable", openapi_extra=takes(AssetBody))
+async def disable(gate: Gate, who: Trader, body: Wanted) -> ExactJson:
+    """Have symbols no longer collected; what is stored stays."""
+    return ExactJson({"items": await _desk(gate).disable(_choice(body))})
+
+
+def _desk(gate: Gateway) -> AssetDesk:
+    from fks.exchanges.registry import EXCHANGES
+
+    return AssetDesk(gate.db, gate.deps.settings.data, EXCHANGES)
+
+
+def _choice(body: AssetBody) -> Choice:
+    wanted = (*((body.symbol,) if body.symbol else ()), *body.symbols)
+    if not wanted or len(wanted) > 100:
+        raise Problem(422, "INVALID", "symbol: 1 to 100 are needed", remedy='send {"symbol": "BTC/USDT"}')
+    return Choice(wanted, body.exchange, body.timeframes, body.history, body.channels)

@@ -1,0 +1,80 @@
+"""What is collected: the table `assets`, whoever decides about it (configuration, commands, HTTP)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fks.store.db import Querier
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One symbol to collect. None: as the settings say; `history_days` 0: none. `channels`: trades, quotes, book."""
+
+    exchange: str
+    symbol: str
+    timeframes: tuple[str, ...] | None = None
+    history_days: int | None = None
+    channels: tuple[str, ...] | None = None
+
+
+class AssetStore:
+    """The table `assets`. Symbols are in the exchange's own spelling. Errors of all methods: OutageError."""
+
+    def __init__(self, db: Querier) -> None:
+        self._db = db
+
+    async def enabled(self, exchange: str) -> list[Asset]:
+        """Return what is to be collected from one exchange, by symbol."""
+        rows = await self._db.fetch("assets.enabled", exchange)
+        return [
+            Asset(exchange, row["symbol"], _tuple(row["timeframes"]), row["history_days"], _tuple(row["channels"]))
+            for row in rows
+        ]
+
+    async def exchanges(self) -> list[str]:
+        """Return the exchanges that have something to collect."""
+        return [row["exchange"] for row in await self._db.fetch("assets.exchanges")]
+
+    async def all(self, exchange: str | None = None, symbols: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """Return one mapping per asset, of all or of these, with its `status`: backfilling, live, stale or off."""
+        return [dict(row) for row in await self._db.fetch("assets.all", exchange, list(symbols))]
+
+    async def seed(self, exchange: str, symbols: Sequence[str]) -> None:
+        """Enable symbols nobody has decided about yet; one that was disabled stays so."""
+        await self._db.execute("assets.seed", exchange, list(symbols))
+
+    async def enable(self, asset: Asset, timeframes: Sequence[str], history_days: int) -> None:
+        """Have an asset collected and its history fetched: `history_days` of `timeframes`. Twice equals once."""
+        await self._set(asset, is_enabled=True)
+        if history_days and timeframes:
+            await self._db.execute("assets.want_history", asset.exchange, asset.symbol, list(timeframes), history_days)
+
+    async def disable(self, asset: Asset) -> None:
+        """Have an asset no longer collected; what is stored stays."""
+        await self._set(asset, is_enabled=False)
+
+    async def add(self, asset: Asset) -> None:
+        """Put an asset on the list, not collected; one that is there stays as it is."""
+        await self._db.execute("assets.add", asset.exchange, asset.symbol, *_columns(asset))
+
+    async def respell(self, exchange: str, symbol: str, spelled: str) -> None:
+        """Give an asset that was named in another spelling the exchange's own."""
+        await self._db.execute("assets.respell", exchange, symbol, spelled)
+
+    async def _set(self, asset: Asset, *, is_enabled: bool) -> None:
+        await self._db.execute("assets.set", asset.exchange, asset.symbol, is_enabled, *_columns(asset))
+
+
+def _columns(asset: Asset) -> tuple[list[str] | None, int | None, list[str] | None]:
+    return _list(asset.timeframes), asset.history_days, _list(asset.channels)
+
+
+def _list(values: Sequence[str] | None) -> list[str] | None:
+    return None if values is None else list(values)
+
+
+def _tuple(values: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)

@@ -44,7 +44,7 @@ async def load_tape(db: Database, tape: Tape, progress: Progress | None = None) 
     for bars in series:
         changed = 0
         for piece in _pieces(bars):
-            changed += await store.merge(piece, exchange=tape.exchange, source="sample")
+            changed += (await store.merge(piece, exchange=tape.exchange, source="sample")).written
             done += len(piece)
             if progress is not None:
                 progress(done, total)

@@ -128,6 +128,7 @@ class Sync:
 
     async def _store(self, symbol: str, timeframe: str, bars: list[Bar]) -> int:
         columns = Bars.of(symbol, timeframe, bars)
-        return await self._bars.merge(
+        merged = await self._bars.merge(
             columns, exchange=self._exchange.name, source="sync", trades=[bar.trades for bar in bars]
         )
+        return merged.written

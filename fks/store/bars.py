@@ -1,40 +1,46 @@
-"""Bars in columns: bulk loads through COPY, reads straight into numpy."""
+"""Bars in columns: what is known already is left alone, what is new goes in by COPY, reads go straight into numpy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 import numpy as np
 import numpy.typing as npt
 
-from fks.model.bar import Bar, Bars, Floats, Ints
-from fks.model.errors import BugError
-from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Database, sql
+from fks.model.bar import Bar, Bars
+from fks.model.errors import InputError
+from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.store import copy, merging
+from fks.store.db import Database, Session, sql
+from fks.store.merging import PRICES, Incoming, Merged
+from fks.store.partitions import ensure_months
 
-_MAGIC = b"PGCOPY\n\xff\r\n\0"
-_HEAD = len(_MAGIC) + 8  # flags and extension length
-_EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01
+__all__ = ["BarStore", "Merged", "Series", "SyncStore"]
+
 _LATEST_NS = 253_402_300_799_000_000_000  # the year 9999: what timestamptz and datetime both hold
 _EVERY = 2**62
-_PRICES = ("open", "high", "low", "close", "volume")
+_ATTEMPTS = 3  # of a merge that met another one half way
+_READ = copy.row_form([("time", copy.TIME), *((name, copy.FLOAT) for name in PRICES)])
 
 
-def _row_form(names: Sequence[tuple[str, str]]) -> np.dtype[Any]:
-    """Return the numpy form of a binary COPY row of fixed-width columns that are never null."""
-    fields: list[tuple[str, str]] = [("count", ">i2")]
-    for name, kind in names:
-        fields += [(f"{name}_size", ">i4"), (name, kind)]
-    return np.dtype(fields)
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What is stored of one series.
 
+    `revision` changes whenever a stored bar changed, went, or came before the newest: a copy of the same revision is a true
+    copy up to its newest bar, and only lacks later ones. `candles` counts incomplete bars as well.
+    """
 
-_READ = _row_form([("time", ">i8"), *((name, ">f8") for name in _PRICES)])
-_WRITE = _row_form([("time", ">i8"), *((name, ">f8") for name in _PRICES), ("trades", ">i4")])
+    revision: int
+    candles: int
+    oldest_ns: int | None
+    newest_ns: int | None
 
 
 class BarStore:
-    """The table `ohlcv_data`, by series. Errors of all methods: OutageError."""
+    """The table `ohlcv_data`, by series. Symbols are in the exchange's spelling. Errors of all methods: OutageError."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -52,34 +58,58 @@ class BarStore:
     ) -> Bars:
         """Return complete bars with from <= open time < to, oldest first.
 
-        `limit` keeps the oldest of them, or the newest with `is_newest`. Symbols are in the venue's spelling.
+        `limit` keeps the oldest of them, or the newest with `is_newest`.
         """
         query = "bars.read_last" if is_newest else "bars.read"
         end_ns = _LATEST_NS if to_ns is None else min(to_ns, _LATEST_NS)
-        received = bytearray()
-
-        async def take(data: bytes) -> None:
-            received.extend(data)
-
         async with self._db.acquire() as connection:
-            await connection.copy_from_query(
-                sql(query).rstrip(";"), symbol, timeframe, exchange, to_datetime(from_ns), to_datetime(end_ns),
-                _EVERY if limit is None else limit, output=take, format="binary",
+            stream = await copy.copy_out(
+                connection, sql(query), symbol, timeframe, exchange, to_datetime(from_ns), to_datetime(end_ns),
+                _EVERY if limit is None else limit,
             )  # fmt: skip
-        return _decoded(symbol, timeframe, received)
+        rows = copy.decoded(_READ, stream)
+        return Bars(symbol, timeframe, copy.time_ns_of(rows), *(rows[name].astype(np.float64) for name in PRICES))
 
     async def merge(
-        self, bars: Bars, *, exchange: str = "binance", source: str, trades: npt.ArrayLike | None = None
-    ) -> int:
-        """Store one series in bulk; return how many rows were new or different. Twice equals once."""
-        if not len(bars):
-            return 0
-        async with self._db.transaction() as tx:
-            connection = tx.connection
-            await connection.execute(sql("bars.stage"))
-            await connection.copy_to_table("staged_bars", source=_chunks(_encoded(bars, trades)), format="binary")
-            status = await connection.execute(sql("bars.merge"), exchange, bars.symbol, bars.timeframe, source)
-        return int(status.rsplit(" ", 1)[-1])
+        self,
+        bars: Bars,
+        *,
+        exchange: str = "binance",
+        source: str,
+        trades: npt.ArrayLike | None = None,
+        is_empty: npt.ArrayLike | None = None,
+        tx: Session | None = None,
+    ) -> Merged:
+        """Store bars of one series, oldest first; return how many were new, different, and the same. Twice equals once.
+
+        A bar that differs is replaced and its revision grows. `trades` None leaves stored counts as they are; `is_empty`
+        None means: flat and without volume. All or nothing, also inside the caller's transaction `tx`.
+        Errors: InputError BARS_UNSORTED, BARS_NOT_FINITE; OutageError.
+        """
+        rows = Incoming.of(bars, exchange, source, trades, is_empty)
+        if not len(rows):
+            return Merged(0, 0, 0)
+        _check(bars)
+        if tx is not None:
+            return await merging.merge(tx, rows)
+        if len(rows) > merging.FEW:
+            await ensure_months(self._db, to_datetime(int(bars.time_ns[0])), to_datetime(int(bars.time_ns[-1])))
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with self._db.transaction() as own:
+                    return await merging.merge(own, rows)
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):  # rolled back: another writer was first
+                if attempt == _ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def series(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> Series | None:
+        """Return what is stored of one series, without looking at its bars; None when there never was one."""
+        row = await self._db.fetchrow("bars.series", exchange, symbol, timeframe)
+        if row is None:
+            return None
+        oldest, newest = (None if row[name] is None else to_ns(row[name]) for name in ("oldest", "newest"))
+        return Series(row["revision"], row["candles"], oldest, newest)
 
     async def latest(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> Bar | None:
         """Return the last bar of a series, complete or not."""
@@ -88,7 +118,7 @@ class BarStore:
             return None
         return Bar(
             exchange, symbol, timeframe, to_ns(row["time"]), row["open"], row["high"], row["low"], row["close"],
-            row["volume"], row["trades"], row["is_complete"],
+            row["volume"], row["trades"], row["is_complete"], row["is_empty"],
         )  # fmt: skip
 
     async def coverage(self) -> list[dict[str, Any]]:
@@ -97,11 +127,28 @@ class BarStore:
 
     async def edges(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> tuple[int, int | None, int | None]:
         """Return (number of bars, open time of the oldest, of the newest) of one series."""
-        row = await self._db.fetchrow("bars.edges", symbol, timeframe, exchange)
-        assert row is not None
-        if not row["candles"]:
-            return 0, None, None
-        return row["candles"], to_ns(row["oldest"]), to_ns(row["newest"])
+        found = await self.series(symbol, timeframe, exchange=exchange)
+        return (0, None, None) if found is None or not found.candles else (found.candles, found.oldest_ns, found.newest_ns)
+
+
+def _check(bars: Bars) -> None:
+    """Refuse what no series can be. Errors: InputError."""
+    steps = np.diff(bars.time_ns)
+    if steps.size and int(steps.min()) <= 0:
+        at = int(np.argmax(steps <= 0)) + 1
+        raise InputError(
+            f"bars of {bars.symbol} {bars.timeframe} are not in order: row {at + 1} opens at {iso(int(bars.time_ns[at]))},"
+            f" the one before at {iso(int(bars.time_ns[at - 1]))}",
+            code="BARS_UNSORTED", remedy="sort them by time and leave each open time once",
+        )  # fmt: skip
+    for name in PRICES:
+        column: npt.NDArray[np.float64] = getattr(bars, name)
+        if not np.isfinite(column).all():
+            at = int(np.argmin(np.isfinite(column)))
+            raise InputError(
+                f"{name} of {bars.symbol} {bars.timeframe} at {iso(int(bars.time_ns[at]))} is {column[at]}",
+                code="BARS_NOT_FINITE", remedy="leave such rows out, or put them in quarantine",
+            )  # fmt: skip
 
 
 class SyncStore:
@@ -135,34 +182,3 @@ class SyncStore:
     async def pending(self) -> list[tuple[str, str, str]]:
         """Return (symbol, timeframe, exchange) of what waits to be begun."""
         return [(r["symbol"], r["timeframe"], r["exchange"]) for r in await self._db.fetch("bars.sync_pending")]
-
-
-def _decoded(symbol: str, timeframe: str, data: bytearray) -> Bars:
-    """Return the columns in a binary COPY answer. Errors: BugError when it has another form."""
-    end = len(data) - 2  # the trailer, a row of -1 columns
-    if data[: len(_MAGIC)] != _MAGIC or (end - _HEAD) % _READ.itemsize:
-        raise BugError(f"COPY gave {len(data)} bytes that are no rows of {_READ.itemsize} bytes")
-    rows = np.frombuffer(data, dtype=_READ, offset=_HEAD, count=(end - _HEAD) // _READ.itemsize)
-    time_ns: Ints = (rows["time"].astype(np.int64) + _EPOCH_US) * 1000
-    open_, high, low, close, volume = (rows[name].astype(np.float64) for name in _PRICES)
-    return Bars(symbol, timeframe, time_ns, open_, high, low, close, volume)
-
-
-def _encoded(bars: Bars, trades: npt.ArrayLike | None) -> bytes:
-    rows = np.empty(len(bars), dtype=_WRITE)
-    rows["count"] = len(_PRICES) + 2
-    for name in ("time", *_PRICES):
-        rows[f"{name}_size"] = 8
-    rows["trades_size"] = 4
-    rows["time"] = bars.time_ns // 1000 - _EPOCH_US
-    columns: tuple[Floats, ...] = (bars.open, bars.high, bars.low, bars.close, bars.volume)
-    for name, column in zip(_PRICES, columns, strict=True):
-        rows[name] = column
-    rows["trades"] = 0 if trades is None else np.asarray(trades)
-    return _MAGIC + b"\0" * 8 + rows.tobytes() + b"\xff\xff"
-
-
-async def _chunks(data: bytes) -> Any:
-    step = 1 << 20
-    for start in range(0, len(data), step):
-        yield data[start : start + step]

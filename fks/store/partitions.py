@@ -6,7 +6,7 @@ it in the same transaction, so a partition can always be made and no row is ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,13 +31,19 @@ class Span:
     end: datetime
 
 
+def month_of(moment: datetime) -> Span:
+    """Return the partition of ohlcv_data that holds `moment` (UTC), whether it is there or not."""
+    start = datetime(moment.year, moment.month, 1, tzinfo=UTC)
+    end = datetime(start.year + start.month // 12, start.month % 12 + 1, 1, tzinfo=UTC)
+    return Span("ohlcv_data", f"ohlcv_data_p{start:%Y%m}", start, end)
+
+
 def months(start: datetime, end: datetime) -> Iterator[Span]:
     """Yield the partitions of ohlcv_data from the month of `start` to the month of `end`."""
-    moment = datetime(start.year, start.month, 1, tzinfo=UTC)
-    while moment <= end:
-        following = datetime(moment.year + moment.month // 12, moment.month % 12 + 1, 1, tzinfo=UTC)
-        yield Span("ohlcv_data", f"ohlcv_data_p{moment:%Y%m}", moment, following)
-        moment = following
+    span = month_of(start)
+    while span.start <= end:
+        yield span
+        span = month_of(span.end)
 
 
 def days(start: datetime, end: datetime) -> Iterator[Span]:
@@ -60,7 +66,18 @@ async def ensure_partitions(db: Database, now: datetime, *, since: datetime | No
         *months(min(since or now, now).astimezone(UTC), now + timedelta(days=31 * MONTHS_AHEAD)),
         *days(now - timedelta(days=1), now + timedelta(days=DAYS_AHEAD)),
     ]
+    return await _ensure(db, wanted)
+
+
+async def ensure_months(db: Database, start: datetime, end: datetime) -> list[str]:
+    """Make the partitions of ohlcv_data that are missing from `start` to `end`; return their names. Errors: OutageError."""
+    return await _ensure(db, list(months(start.astimezone(UTC), end.astimezone(UTC))))
+
+
+async def _ensure(db: Database, wanted: Sequence[Span]) -> list[str]:
     there = await _existing(db)
+    if not there:  # not natively partitioned: TimescaleDB makes its own chunks
+        return []
     made: list[str] = []
     busy: set[str] = set()
     for span in wanted:

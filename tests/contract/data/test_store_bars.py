@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fks.model.bar import Bar, Bars, PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import NS, to_ns
-from fks.store.bars import BarStore
+from fks.store.bars import BarStore, Merged
 from fks.store.db import Database
 from fks.store.feeds import FeedRow, FeedStore, SealedPosition
 
@@ -32,11 +32,11 @@ def same(one: Bars, other: Bars) -> bool:
 async def test_what_is_merged_is_read_back_bit_for_bit_and_twice_equals_once(database: Database) -> None:
     store = BarStore(database)
     bars = series(3000)
-    assert await store.merge(bars, source="test", trades=np.arange(3000)) == 3000
-    assert await store.merge(bars, source="test", trades=np.arange(3000)) == 0
+    assert await store.merge(bars, source="test", trades=np.arange(3000)) == Merged(3000, 0, 0)
+    assert await store.merge(bars, source="test", trades=np.arange(3000)) == Merged(0, 0, 3000)
     changed = series(3000)
     changed.close[7] += 1
-    assert await store.merge(changed, source="test") == 1
+    assert await store.merge(changed, source="test") == Merged(0, 1, 2999)
     assert same(await store.read("BTCUSDT", "1m"), changed)
     assert len(await store.read("ETHUSDT", "1m")) == 0
     assert await store.edges("BTCUSDT", "1m") == (3000, T0, T0 + 2999 * 60 * NS)

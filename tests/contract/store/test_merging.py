@@ -1,0 +1,176 @@
+"""Bars in bulk: twice equals once, whoever else writes, and `series` tells what a copy can rely on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fks.model.bar import Bars
+from fks.model.errors import InputError
+from fks.model.timeframe import NS, to_datetime
+from fks.store import merging
+from fks.store.bars import BarStore, Merged, Series
+from fks.store.db import Database
+
+T0 = 1_767_225_600 * NS  # 2026-01-01
+MINUTE = 60 * NS
+PRICES = ("open", "high", "low", "close", "volume")
+
+
+def minutes(count: int, *, start: int = 0, shift: float = 0.0, step: int = 1) -> Bars:
+    """Bars `step` minutes apart, whose values follow from their time."""
+    index = start + np.arange(count, dtype=np.int64) * step
+    close = 100 + shift + index / 100
+    return Bars("BTCUSDT", "1m", T0 + index * MINUTE, close, close + 1, close - 1, close.copy(), close / 7)
+
+
+def same(one: Bars, other: Bars) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("time_ns", *PRICES))
+
+
+async def rows(db: Database, query: str) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await db.sql(query)]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a handful of bars count as many, in pieces of seven."""
+    monkeypatch.setattr(merging, "FEW", 3)
+    monkeypatch.setattr(merging, "_PIECE", 7)
+
+
+async def test_many_new_bars_go_into_the_partitions_of_their_months(database: Database) -> None:
+    store, bars = BarStore(database), minutes(6000, step=15)
+    assert await store.merge(bars, source="test") == Merged(6000, 0, 0)
+    assert same(await store.read("BTCUSDT", "1m"), bars)
+    tables = await rows(database, "SELECT DISTINCT tableoid::regclass::text FROM ohlcv_data ORDER BY 1")
+    assert tables == [("ohlcv_data_p202601",), ("ohlcv_data_p202602",), ("ohlcv_data_p202603",)]
+    assert await store.series("BTCUSDT", "1m") == Series(0, 6000, T0, T0 + 5999 * 15 * MINUTE)
+
+
+async def test_bars_that_are_there_already_are_not_touched(database: Database) -> None:
+    store, bars = BarStore(database), minutes(4000)
+    await store.merge(bars, source="test")
+    before = await rows(database, "SELECT time, xmin::text, xmax::text, ctid::text FROM ohlcv_data ORDER BY time")
+    assert await store.merge(bars, source="again") == Merged(0, 0, 4000)
+    assert await rows(database, "SELECT time, xmin::text, xmax::text, ctid::text FROM ohlcv_data ORDER BY time") == before
+    assert await store.series("BTCUSDT", "1m") == Series(0, 4000, T0, T0 + 3999 * MINUTE)
+
+
+async def test_new_changed_and_equal_bars_in_one_merge(database: Database) -> None:
+    store = BarStore(database)
+    await store.merge(minutes(3000), source="test", trades=np.full(3000, 5))
+    bars = minutes(9000)
+    bars.close[[10, 20]] += 0.5
+    assert await store.merge(bars, source="better") == Merged(6000, 2, 2998)
+    assert same(await store.read("BTCUSDT", "1m"), bars)
+    changed = await rows(database, "SELECT revision, source, trades, count(*) FROM ohlcv_data GROUP BY 1, 2, 3 ORDER BY 1, 2")
+    assert changed == [(0, "better", 0, 6000), (0, "test", 5, 2998), (1, "better", 5, 2)]  # nobody counted: the count stays
+    found = await store.series("BTCUSDT", "1m")
+    assert found is not None
+    assert (found.revision, found.candles) == (1, 9000)
+
+
+@pytest.mark.parametrize("count", [5, 3000])
+async def test_counts_and_flags_are_values_too(database: Database, count: int) -> None:
+    store, bars = BarStore(database), minutes(count)
+    bars.volume[0] = 0.0
+    bars.high[0] = bars.low[0] = bars.open[0] = bars.close[0]
+    await store.merge(bars, source="test", trades=np.zeros(count))
+    assert await rows(database, "SELECT count(*) FROM ohlcv_data WHERE is_empty") == [(1,)]
+    assert await store.merge(bars, source="test", trades=np.ones(count)) == Merged(0, count, 0)
+    assert await store.merge(bars, source="test") == Merged(0, 0, count)
+    await database.sql("UPDATE ohlcv_data SET is_complete = false, close = NULL WHERE time = $1", to_datetime(T0))
+    assert await store.merge(bars, source="test") == Merged(0, 1, count - 1)
+    assert len(await store.read("BTCUSDT", "1m")) == count
+
+
+@pytest.mark.parametrize("count", [400, 5000])
+async def test_writers_at_once_bring_each_bar_once(database: Database, count: int) -> None:
+    store = BarStore(database)
+    some = [minutes(count), minutes(count, start=count // 2), minutes(count, start=count)]
+    done = await asyncio.gather(*(store.merge(bars, source="test") for bars in some))
+    total = sum(done, Merged(0, 0, 0))
+    assert total == Merged(2 * count, 0, count)
+    found = await store.series("BTCUSDT", "1m")
+    assert found is not None
+    assert (found.candles, found.oldest_ns, found.newest_ns) == (2 * count, T0, T0 + (2 * count - 1) * MINUTE)
+    assert same(await store.read("BTCUSDT", "1m"), minutes(2 * count))
+
+
+async def test_a_bar_that_came_while_we_compared_is_no_error(
+    database: Database, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, compared = BarStore(database), merging._compared
+
+    async def late(tx: Any, incoming: merging.Incoming) -> Any:
+        answer = await compared(tx, incoming)
+        if int(incoming.bars.time_ns[0]) == T0:
+            await BarStore(database).merge(minutes(2, start=3, shift=1), source="other")
+        return answer
+
+    monkeypatch.setattr(merging, "_compared", late)
+    assert await store.merge(minutes(20), source="test") == Merged(18, 2, 0)
+    assert same(await store.read("BTCUSDT", "1m"), minutes(20))
+
+
+async def test_what_the_caller_rolls_back_never_was(database: Database, few: None) -> None:
+    store = BarStore(database)
+
+    async def half_way() -> None:
+        async with database.transaction() as tx:
+            assert (await store.merge(minutes(20), source="test", tx=tx)).inserted == 20
+            assert (await store.merge(minutes(20, shift=1), source="test", tx=tx)).changed == 20
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        await half_way()
+    assert await store.series("BTCUSDT", "1m") is None
+    assert await rows(database, "SELECT 1 FROM ohlcv_data") == []
+
+
+async def test_what_no_series_can_be_is_refused_with_its_row(database: Database) -> None:
+    store, bars = BarStore(database), minutes(5)
+    bars.time_ns[3] = bars.time_ns[2]
+    with pytest.raises(InputError, match=r"row 4 opens at 2026-01-01T00:02:00Z") as refused:
+        await store.merge(bars, source="test")
+    assert refused.value.code == "BARS_UNSORTED"
+    bars = minutes(5)
+    bars.high[2] = np.nan
+    with pytest.raises(InputError, match=r"high of BTCUSDT 1m at 2026-01-01T00:02:00Z is nan"):
+        await store.merge(bars, source="test")
+    assert await rows(database, "SELECT 1 FROM ohlcv_data") == []
+
+
+piece = st.tuples(st.integers(0, 40), st.integers(1, 25), st.integers(0, 2), st.booleans())
+
+
+@given(st.lists(piece, min_size=1, max_size=6))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_any_merges_in_any_order_end_as_the_last_word_says(
+    database: Database, few: None, pieces: list[tuple[int, int, int, bool]]
+) -> None:
+    """And a copy made at some revision stays a true one until the revision is another."""
+    await database.sql("TRUNCATE ohlcv_data, series")
+    store, expected = BarStore(database), dict[int, float]()
+    copies: list[tuple[int, dict[int, float]]] = []
+    for start, count, shift, is_sparse in pieces:
+        bars = minutes(count, start=start, shift=shift, step=2 if is_sparse else 1)
+        new = {int(t): float(c) for t, c in zip(bars.time_ns, bars.close, strict=True)}
+        unchanged = sum(expected.get(t) == c for t, c in new.items())
+        inserted = len(new.keys() - expected.keys())
+        assert await store.merge(bars, source="test") == Merged(inserted, count - inserted - unchanged, unchanged)
+        expected |= new
+        found = await store.series("BTCUSDT", "1m")
+        assert found == Series(found.revision if found else -1, len(expected), min(expected), max(expected))
+        for revision, copy in copies:
+            if revision == found.revision:
+                assert copy == {t: c for t, c in expected.items() if t <= max(copy)}
+        copies.append((found.revision, dict(expected)))
+    stored = await store.read("BTCUSDT", "1m")
+    assert dict(zip(stored.time_ns.tolist(), stored.close.tolist(), strict=True)) == dict(sorted(expected.items()))

@@ -1,0 +1,169 @@
+"""What is believed of bars and trades, and why the rest is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.data.calendars import calendar_of
+from fks.data.outliers import AGREEING, BASIS, Band, Usual
+from fks.data.sample import sample_tape
+from fks.data.validate import Finding, Reason, check_bar, check_bars, check_trade, without
+from fks.model.bar import Bar, Bars, PublicTrade
+from fks.model.timeframe import NS
+
+T0 = 1_767_225_600 * NS  # a Thursday, 1 January
+MINUTE = 60 * NS
+
+
+def bar(minute: float = 0, **changes: object) -> Bar:
+    made = Bar("binance", "BTCUSDT", "1m", T0 + round(minute * MINUTE), 10.0, 12.0, 9.0, 11.0, 5.0, 3)
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def columns(*bars: Bar) -> Bars:
+    return Bars.of("BTCUSDT", "1m", bars)
+
+
+def walk(length: int, seed: int = 1) -> Bars:
+    """Return a quiet market: closes within a tenth of a percent of one another."""
+    dice = np.random.default_rng(seed)
+    close = 100 * np.exp(np.cumsum(dice.normal(0, 0.0005, length)))
+    open_ = np.concatenate([[100.0], close[:-1]])
+    times = T0 + np.arange(length, dtype=np.int64) * MINUTE
+    high, low = np.maximum(open_, close) * 1.0002, np.minimum(open_, close) * 0.9998
+    return Bars("BTCUSDT", "1m", times, open_, high, low, close, np.ones(length))
+
+
+def reasons(found: list[Finding]) -> list[tuple[int, Reason]]:
+    return [(finding.row, finding.reason) for finding in found]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"high": 10.5}, Reason.INCONSISTENT),
+        ({"low": 10.5}, Reason.INCONSISTENT),
+        ({"low": 0.0}, Reason.NOT_POSITIVE),
+        ({"open": -1.0, "low": -1.0}, Reason.NOT_POSITIVE),
+        ({"close": float("nan")}, Reason.NOT_A_NUMBER),
+        ({"high": float("inf")}, Reason.NOT_A_NUMBER),
+        ({"volume": float("nan")}, Reason.NOT_A_NUMBER),
+        ({"volume": -0.1}, Reason.NEGATIVE_VOLUME),
+        ({"time_ns": T0 + 1}, Reason.OFF_GRID),
+        ({"time_ns": T0 // 1_000_000}, Reason.TIME),  # milliseconds
+        ({"is_empty": True}, Reason.INCONSISTENT),
+    ],
+)
+def test_what_cannot_be_true_is_refused(changes: dict[str, object], reason: Reason) -> None:
+    found = check_bar(bar(**changes))
+    assert found is not None
+    assert (found.reason, found.is_refused) == (reason, True)
+    assert found.detail
+
+
+def test_a_sound_bar_and_an_empty_one_are_believed() -> None:
+    assert check_bar(bar()) is None
+    flat = bar(open=9.0, high=9.0, low=9.0, close=9.0, volume=0.0, trades=0, is_empty=True)
+    assert check_bar(flat) is None
+
+
+def test_a_bar_that_is_not_over_is_no_bar() -> None:
+    rows = columns(bar(0), bar(1), bar(2))
+    assert reasons(check_bars(rows, now_ns=T0 + 2 * MINUTE + 1)) == [(2, Reason.NOT_CLOSED)]
+    assert check_bars(rows, now_ns=T0 + 3 * MINUTE) == []
+    assert reasons(check_bars(columns(bar(99)), now_ns=T0)) == [(0, Reason.TIME)]
+
+
+def test_repeats_and_disorder_are_told_apart() -> None:
+    rows = columns(bar(0), bar(2), bar(2), bar(1), bar(2, close=11.5), bar(3))
+    assert reasons(check_bars(rows)) == [(2, Reason.DUPLICATE), (3, Reason.OUT_OF_ORDER), (4, Reason.CONFLICT)]
+    assert without(rows, check_bars(rows)).time_ns.tolist() == [T0, T0 + 2 * MINUTE, T0 + 3 * MINUTE]
+
+
+def test_a_print_while_the_market_is_closed_is_doubted() -> None:
+    new_york = calendar_of("XNYS")
+    rows = dataclasses.replace(columns(bar(0), bar(1)), time_ns=np.array([1_767_623_400 * NS, 1_767_650_400 * NS]))
+    found = check_bars(rows, calendar=new_york)  # Monday 14:30 and 22:00 UTC
+    assert [(f.row, f.reason, f.is_refused) for f in found] == [(1, Reason.OFF_SESSION, False)]
+    hour = Bars("SPY", "1h", np.array([1_767_621_600 * NS]), *(np.array([1.0]) for _ in range(5)))
+    assert check_bars(hour, calendar=new_york) == []  # 14:00 holds the first half hour
+    assert len(without(rows, found)) == 1
+    assert len(without(rows, found, keep_doubted=True)) == 2
+
+
+def test_a_wick_is_doubted_and_is_no_part_of_what_is_usual() -> None:
+    rows = walk(300)
+    rows.low[200] = 60.0
+    rows.high[201] = 190.0
+    found = check_bars(rows, usual=Usual())
+    assert reasons(found) == [(200, Reason.OUTLIER), (201, Reason.OUTLIER)]
+    assert "times the usual" in found[0].detail
+
+
+def test_a_market_that_has_moved_is_believed_after_a_few_bars() -> None:
+    rows = walk(300)
+    for column in (rows.open, rows.high, rows.low, rows.close):
+        column[200:] *= 1.5
+    assert reasons(check_bars(rows, usual=Usual())) == [(row, Reason.OUTLIER) for row in range(200, 200 + AGREEING - 1)]
+
+
+def test_too_little_to_know_what_is_usual_says_nothing() -> None:
+    rows = walk(BASIS)
+    rows.high[-1] = 1000.0
+    assert check_bars(rows, usual=Usual()) == []
+
+
+@given(st.lists(st.integers(1, 399), max_size=6), st.lists(st.tuples(st.integers(0, 399), st.floats(0.3, 3.0)), max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_in_one_piece_or_many_the_findings_are_the_same(cuts: list[int], bad: list[tuple[int, float]]) -> None:
+    rows = walk(400)
+    for row, factor in bad:
+        for column in (rows.open, rows.high, rows.low, rows.close):
+            column[row] *= factor
+    whole = [(f.time_ns, f.reason) for f in check_bars(rows, usual=Usual())]
+    edges = sorted({0, *cuts, len(rows)})
+    usual, pieces = Usual(), []
+    for start, stop in itertools.pairwise(edges):
+        pieces += check_bars(rows[start:stop], usual=usual)
+    assert [(f.time_ns, f.reason) for f in pieces] == whole
+    single = Usual()
+    one_by_one = [f for i in range(len(rows)) if (f := check_bar(rows.bar(i), usual=single))]
+    assert [(f.time_ns, f.reason) for f in one_by_one] == whole
+
+
+def test_three_recorded_months_are_believed_to_the_last_bar() -> None:
+    assert check_bars(sample_tape().bars(), usual=Usual(), calendar=calendar_of("24/7")) == []
+
+
+@pytest.mark.parametrize(
+    ("price", "quantity", "time_ns", "reason"),
+    [
+        ("0", "1", T0, Reason.NOT_POSITIVE),
+        ("NaN", "1", T0, Reason.NOT_A_NUMBER),
+        ("10", "-1", T0, Reason.NEGATIVE_VOLUME),
+        ("10", "1", T0 + 120 * NS, Reason.TIME),
+        ("10", "1", T0 // NS, Reason.TIME),
+        ("10", "1", T0 + 30 * NS, None),
+    ],
+)
+def test_trades_that_cannot_be_true(price: str, quantity: str, time_ns: int, reason: Reason | None) -> None:
+    found = check_trade(PublicTrade("binance", "BTCUSDT", 1, time_ns, Decimal(price), Decimal(quantity), False), now_ns=T0)
+    assert (found.reason if found else None) == reason
+    assert found is None or found.is_refused
+
+
+def test_a_trade_far_off_is_doubted_until_others_agree() -> None:
+    band, dice = Band(), np.random.default_rng(3)
+    for price in 100 * np.exp(np.cumsum(dice.normal(0, 0.0001, 2000))):
+        assert band.judge(Decimal(f"{price:.4f}")) == ""
+    assert "away from the close" in band.judge(Decimal(150))
+    assert band.judge(Decimal(100)) == ""
+    assert [bool(band.judge(Decimal(150))) for _ in range(AGREEING)] == [True] * (AGREEING - 1) + [False]
+    assert band.judge(Decimal(151)) == ""

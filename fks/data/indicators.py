@@ -1,0 +1,99 @@
+"""Indicators over stored series, kept until their bars change: never served stale after a correction.
+
+A kept column is keyed by indicator, parameters and the code that computes it, and served only while its series has the
+revision and newest bar it was computed from (`series.revision` changes with any bar that was corrected, deleted or came
+before the newest, whoever wrote it). Everything is computed over the whole series: recursive indicators depend on
+their first bar. What is returned was true at one moment during the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import orjson
+
+from fks import __version__
+from fks.indicators import INDICATORS, compute
+from fks.model.bar import Bars, Floats, Ints
+from fks.model.errors import OutageError
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.indicators import IndicatorStore
+from fks.store.reading import ReadingStore, SeriesState
+
+_TRIES = 5  # a series that is corrected again and again while it is read: each try takes milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Columns of an indicator, aligned with `time_ns` (open times, oldest first). `is_kept`: they were not computed now."""
+
+    exchange: str
+    symbol: str
+    revision: int
+    time_ns: Ints
+    columns: dict[str, Floats]
+    is_kept: bool = False
+
+    def between(self, start_ns: int | None, end_ns: int | None, limit: int | None) -> Computed:
+        """Return the part with start <= open time < end; `limit` keeps its first rows, or its last without a start."""
+        first = 0 if start_ns is None else int(np.searchsorted(self.time_ns, start_ns))
+        stop = len(self.time_ns) if end_ns is None else int(np.searchsorted(self.time_ns, end_ns))
+        if limit is not None:
+            first, stop = (max(first, stop - limit), stop) if start_ns is None else (first, min(stop, first + limit))
+        part = slice(first, max(first, stop))
+        return replace(self, time_ns=self.time_ns[part], columns={name: c[part] for name, c in self.columns.items()})
+
+
+class IndicatorCache:
+    """Computes indicators of stored series and keeps them. Safe to share between tasks."""
+
+    def __init__(self, db: Database) -> None:
+        self._bars = BarStore(db)
+        self._reading = ReadingStore(db)
+        self._store = IndicatorStore(db)
+
+    async def compute(self, exchange: str, symbol: str, timeframe: str, name: str, **params: float) -> Computed:
+        """Return indicator `name` over the whole series; an empty one gives empty columns.
+
+        Errors: InputError INDICATOR_UNKNOWN or INDICATOR_PARAM with what would be right; OutageError, also when the series
+        never stood still.
+        """
+        empty = compute(name, Bars.of(symbol, timeframe, []), **params)  # refuses what is wrong before anything is read
+        key = params_key(name, params)
+        kept = await self._store.fresh(exchange, symbol, timeframe, name, key)
+        if kept is not None:
+            return Computed(exchange, symbol, *kept, is_kept=True)
+        state, bars = await self._still(exchange, symbol, timeframe)
+        columns = compute(name, bars, **params) if len(bars) else empty
+        await self._store.save(exchange, symbol, timeframe, name, key, params, state, bars.time_ns, columns)
+        return Computed(exchange, symbol, state.revision, bars.time_ns, columns)
+
+    async def _still(self, exchange: str, symbol: str, timeframe: str) -> tuple[SeriesState, Bars]:
+        """Return a series with the state it was read in: the same before and after."""
+        before = await self._reading.series(exchange, symbol, timeframe)
+        for _ in range(_TRIES):
+            bars = await self._bars.read(symbol, timeframe, exchange=exchange)
+            after = await self._reading.series(exchange, symbol, timeframe)
+            if after == before:
+                return after, bars
+            before = after
+        raise OutageError(f"{symbol} {timeframe} is being written all the time", remedy="try again in a moment")
+
+
+def params_key(name: str, params: Mapping[str, float]) -> str:
+    """Return the one text of an indicator's parameters, defaults filled in, and of the code that computes it."""
+    row = INDICATORS[name]
+    whole = {key: params.get(key, param.default) for key, param in row.params.items()}
+    typed = {
+        key: int(value) if isinstance(row.params[key].default, int) else float(value) for key, value in whole.items()
+    }
+    return f"{orjson.dumps(typed, option=orjson.OPT_SORT_KEYS).decode()} fks {__version__} talib {_talib_version()}"
+
+
+def _talib_version() -> str:
+    from importlib.metadata import version
+
+    return version("TA-Lib")

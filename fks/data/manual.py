@@ -1,0 +1,154 @@
+"""Executions that a person made elsewhere, booked by hand: rows of `trades` with source `manual`, and nothing else.
+
+Nothing is sent, and no position or balance moves: those follow what venues say, and a venue that knows the trade shows
+it by itself. The rows' venue is `manual`, so that no reconciliation takes them for a venue's own. Profit is realised
+by average cost over what was booked by hand for the account and symbol, in order of time, as for fills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from fks.model import ids
+from fks.model.account import Position
+from fks.model.errors import InputError
+from fks.model.instrument import Instrument
+from fks.model.order import Fill, Side
+from fks.model.timeframe import to_datetime, to_ns
+from fks.portfolio.position import apply_fill
+from fks.store.db import Database, Row, Session
+from fks.store.reading import Listed
+
+VENUE = SOURCE = "manual"
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class ManualTrade:
+    """An execution to book. `time_ns` None: now. `reference` tells two alike apart: the broker's own trade id is best."""
+
+    account_id: int
+    side: Side
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    fee_currency: str | None
+    order_type: str
+    time_ns: int | None = None
+    reference: str | None = None
+
+    def name(self, symbol: str) -> str:
+        """Return what makes it one trade: its reference alone, or everything that was said about it."""
+        if self.reference is not None:
+            return f"ref {self.reference}"
+        parts = (self.side, _plain(self.quantity), _plain(self.price), _plain(self.fee), self.order_type, self.time_ns)
+        return " ".join([symbol, *(str(part) for part in parts)])
+
+
+def checked(
+    account_id: int, trade_type: str, quantity: object, price: object, fee: object, order_type: str
+) -> tuple[Side, Decimal, Decimal, Decimal]:
+    """Return side and exact numbers of what a person wrote. Errors: InputError naming the argument and what is right."""
+    if not isinstance(account_id, int) or isinstance(account_id, bool):
+        raise _wrong(f"account_id={account_id!r} is no account's number", "see get_accounts()")
+    word = str(trade_type).strip().lower()
+    if word not in (Side.BUY, Side.SELL):
+        raise _wrong(f"trade_type={trade_type!r} is neither BUY nor SELL", "use 'BUY' or 'SELL'")
+    if not str(order_type).strip() or not str(order_type).isprintable():
+        raise _wrong("order_type is empty", "use 'MARKET', 'LIMIT', …")
+    exact = {name: exact_of(value, name) for name, value in (("quantity", quantity), ("price", price), ("fee", fee))}
+    for name in ("quantity", "price"):
+        if exact[name] <= 0:
+            raise _wrong(f"{name}={exact[name]} is not above 0", "a sale is trade_type='SELL', not a negative number")
+    return Side(word), exact["quantity"], exact["price"], exact["fee"]
+
+
+def exact_of(value: object, name: str) -> Decimal:
+    """Return the decimal a person meant: of a float its shortest text. Errors: InputError when it is no finite number."""
+    if isinstance(value, int | float | str | Decimal) and not isinstance(value, bool):
+        try:
+            found = Decimal(repr(float(value)) if isinstance(value, float) else value)
+        except ArithmeticError:
+            found = Decimal("NaN")
+        if found.is_finite() and len(found.as_tuple().digits) <= 40 and abs(found.adjusted()) <= 25:
+            return found
+    raise _wrong(f"{name}={value!r} is no number", "use a number, a Decimal or its text")
+
+
+async def book(db: Database, listed: Listed, trade: ManualTrade) -> tuple[dict[str, Any], bool]:
+    """Book `trade` and return (its row, whether it is new). Twice equals once, whoever books at the same time.
+
+    Errors: InputError ACCOUNT_UNKNOWN; OutageError, and then calling again is safe.
+    """
+    name = trade.name(listed.symbol)
+    fill_id = ids.fill_id(VENUE, str(trade.account_id), listed.symbol, name)
+    async with db.transaction() as tx:
+        account = await tx.fetchrow("manual.lock_account", trade.account_id)
+        if account is None:
+            raise InputError(
+                f"there is no account {trade.account_id}",
+                code="ACCOUNT_UNKNOWN",
+                status=404,
+                remedy="see get_accounts()",
+            )
+        currency = trade.fee_currency or listed.quote or account["currency"]
+        id = await tx.fetchval(
+            "manual.book", fill_id, trade.reference or "", trade.account_id, listed.symbol, trade.side.upper(),
+            trade.quantity, trade.price, trade.fee, currency.upper(), trade.order_type.strip().lower(),
+            None if trade.time_ns is None else to_datetime(trade.time_ns),
+        )  # fmt: skip
+        if id is not None:
+            await _restate(tx, listed, trade.account_id)
+        rows = await tx.fetch("manual.booked", trade.account_id, listed.symbol)
+    row = next(row for row in rows if row["fill_id"] == fill_id)
+    if id is None:
+        _check_same(row, trade)
+    return dict(row), id is not None
+
+
+def _check_same(row: Row, trade: ManualTrade) -> None:
+    """Refuse a reference that stands for another execution already."""
+    there = (row["trade_type"].lower(), row["quantity"], row["price"], row["fee"])
+    wanted = (trade.side.value, trade.quantity, trade.price, trade.fee)
+    if there != wanted:
+        raise InputError(
+            f"reference {trade.reference!r} is booked already as {' '.join(map(str, there))}", code="TRADE_DIFFERS",
+            status=409, remedy="give this execution a reference of its own",
+        )  # fmt: skip
+
+
+async def _restate(tx: Session, listed: Listed, account_id: int) -> None:
+    rows = await tx.fetch("manual.booked", account_id, listed.symbol)
+    realized = realized_by(rows, listed)
+    await tx.execute("manual.restate", [row["id"] for row in rows], realized)
+
+
+def realized_by(rows: Sequence[Row], listed: Listed) -> list[Decimal]:
+    """Return what each execution realised (quote, before fees), by average cost, given in order of time."""
+    one = Decimal(1)
+    instrument = Instrument(
+        listed.exchange, listed.symbol, listed.base, listed.quote, one, one, one, one, one, multiplier=listed.multiplier
+    )
+    position = Position(0, VENUE, listed.symbol, "", _ZERO, _ZERO, _ZERO, _ZERO)
+    found = []
+    for row in rows:
+        fill = Fill(
+            row["fill_id"], None, None, row["venue_trade_id"], row["account_id"], VENUE, listed.symbol,
+            Side(row["trade_type"].lower()), row["quantity"], row["price"], row["fee"], row["fee_currency"],
+            to_ns(row["time"]), source=SOURCE,
+        )  # fmt: skip
+        booking = apply_fill(position, fill, instrument)
+        position = booking.position
+        found.append(booking.realized)
+    return found
+
+
+def _wrong(message: str, remedy: str) -> InputError:
+    return InputError(message, code="INVALID", status=422, remedy=remedy)
+
+
+def _plain(value: Decimal) -> str:
+    return format(value.normalize(), "f")

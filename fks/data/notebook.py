@@ -1,0 +1,295 @@
+"""The calls of `from fks.data import *`: plain functions over one node's store, for scripts and notebooks.
+
+Symbols are taken in any spelling. `start` and `end` are ISO texts, datetimes or dates, UTC when they have no zone;
+`start` is the first open time, `end` is exclusive. `limit` alone gives the newest bars, with `start` the first ones. Only
+whole bars are returned, oldest first: one that was built over a gap is left out. Rows are mappings whose values can be
+had as attributes too. What is wrong with an argument is an InputError that says what would be right.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fks.data import frames, manual
+from fks.data.session import Session
+from fks.model.bar import Bars
+from fks.model.errors import InputError
+from fks.model.timeframe import check_timeframe, iso
+from fks.store.accounts import AccountStore
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.reading import Listed, ReadingStore, SeriesState
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_session: Session | None = None
+
+
+class Record(dict[str, Any]):
+    """One row: `row["name"]` and `row.name` are the same."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the value of the column `name`."""
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"this row has no {name!r}: it has {', '.join(self)}") from None
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    """Return a row with plain numbers: the driver says 5E+4 where the table says 50000."""
+    return Record({key: Decimal(format(v, "f")) if isinstance(v, Decimal) else v for key, v in row.items()})
+
+
+# ── which node ───────────────────────────────────────────────────────────────────────────────────
+def connect(home: str | Path | None = None) -> None:
+    """Read from the node at `home` from here on (default FKS_HOME, else `.fks`). Not needed before the first call."""
+    global _session
+    disconnect()
+    _session = Session(home)
+
+
+def disconnect() -> None:
+    """Close what is open; the next call opens it again. Done by itself when the program ends."""
+    global _session
+    if _session is not None:
+        _session.close()
+    _session = None
+
+
+def session() -> Session:
+    """Return the open session, made when there is none (or it is a fork's parent's)."""
+    global _session
+    if _session is None or not _session.is_usable:
+        _session = Session()
+    return _session
+
+
+# ── bars ─────────────────────────────────────────────────────────────────────────────────────────
+def get_ohlcv_data(
+    symbol: str, timeframe: str, limit: int | None = None, *,
+    start: object = None, end: object = None, exchange: str | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Return bars as a DataFrame: index `time` (open time, UTC), columns open high low close volume, float64.
+
+    `attrs` tell symbol, timeframe, exchange and the series' `revision`: it changes when a bar that you may have read
+    was corrected. Errors: InputError, OutageError.
+    """
+    listed, state, bars = _read(symbol, timeframe, limit, start, end, exchange)
+    return frames.frame_of(bars, exchange=listed.exchange, revision=state.revision)
+
+
+def get_ohlcv_arrays(
+    symbol: str, timeframe: str, limit: int | None = None, *,
+    start: object = None, end: object = None, exchange: str | None = None,
+) -> Bars:  # fmt: skip
+    """Return bars as numpy columns: `time_ns` int64, open high low close volume float64, all of one length; read only.
+
+    Errors: InputError, OutageError.
+    """
+    return _read(symbol, timeframe, limit, start, end, exchange)[2]
+
+
+def get_ohlcv_table(
+    symbol: str, timeframe: str, limit: int | None = None, *,
+    start: object = None, end: object = None, exchange: str | None = None,
+) -> pa.Table:  # fmt: skip
+    """Return bars as an Arrow table over the memory of `get_ohlcv_arrays`: nothing is copied.
+
+    Errors: InputError, OutageError.
+    """
+    listed, state, bars = _read(symbol, timeframe, limit, start, end, exchange)
+    return frames.table_of(bars, exchange=listed.exchange, revision=str(state.revision))
+
+
+def get_indicator(
+    symbol: str, timeframe: str, name: str, limit: int | None = None, *,
+    start: object = None, end: object = None, exchange: str | None = None, **params: float,
+) -> pd.DataFrame:  # fmt: skip
+    """Return an indicator over a whole series as a DataFrame, a column an output, NaN where it has no value yet.
+
+    It is kept and served again until a bar is added or corrected. `start`, `end` and `limit` cut what is returned, not
+    what it is computed from. Errors: InputError with the indicator's parameters, OutageError.
+    """
+    from fks.data.indicators import IndicatorCache
+
+    check_timeframe(timeframe)
+    first_ns, last_ns = _span(start, end, limit)
+
+    async def work(db: Database) -> Any:
+        listed = await ReadingStore(db).find(symbol, exchange)
+        return await IndicatorCache(db).compute(listed.exchange, listed.symbol, timeframe, name, **params)
+
+    found = session().run(work).between(first_ns, last_ns, limit)
+    return frames.columns_frame(
+        found.time_ns, found.columns, symbol=found.symbol, timeframe=timeframe, exchange=found.exchange,
+        indicator=name, revision=found.revision,
+    )  # fmt: skip
+
+
+def _read(
+    symbol: str, timeframe: str, limit: int | None, start: object, end: object, exchange: str | None
+) -> tuple[Listed, SeriesState, Bars]:
+    check_timeframe(timeframe)
+    first_ns, last_ns = _span(start, end, limit)
+
+    async def work(db: Database) -> tuple[Listed, SeriesState, Bars]:
+        reading = ReadingStore(db)
+        listed = await reading.find(symbol, exchange)
+        state = await reading.series(listed.exchange, listed.symbol, timeframe)
+        bars = await BarStore(db).read(
+            listed.symbol,
+            timeframe,
+            first_ns or 0,
+            last_ns,
+            limit,
+            exchange=listed.exchange,
+            is_newest=first_ns is None,
+        )
+        return listed, state, bars
+
+    return session().run(work)
+
+
+def _span(start: object, end: object, limit: int | None) -> tuple[int | None, int | None]:
+    first_ns, last_ns = frames.moment_ns(start, "start"), frames.moment_ns(end, "end")
+    frames.check_span(first_ns, last_ns, limit)
+    return first_ns, last_ns
+
+
+def get_sync_status(
+    symbol: str | None = None, timeframe: str | None = None, *, exchange: str | None = None
+) -> list[Record]:
+    """Return how the syncs of a symbol stand (of all without one): symbol, timeframe, exchange, sync_status (pending,
+    running, done, failed), oldest, newest, candles, revision, error, last_sync_at."""
+    from fks.data.aggregate import length_of
+
+    rows = session().run(lambda db: ReadingStore(db).sync_status(symbol, timeframe, exchange))
+    ordered = sorted(rows, key=lambda row: (row["symbol"], row["exchange"], length_of(row["timeframe"])))
+    return [_record(row) for row in ordered]
+
+
+# ── accounts ─────────────────────────────────────────────────────────────────────────────────────
+def get_accounts() -> list[Record]:
+    """Return every account: id, name, account_type, venue, broker, currency, initial_balance (Decimal), mode, is_enabled."""
+    from dataclasses import asdict
+
+    return [_record(asdict(account)) for account in session().run(lambda db: AccountStore(db).page())]
+
+
+def create_account(
+    name: str, account_type: str = "personal", initial_balance: object = 0, broker: str = "", *, currency: str = "USDT"
+) -> Record:
+    """Return the account of that name, made when there was none: a paper account, which never sends an order anywhere.
+
+    Twice equals once. Errors: InputError when a name or value cannot be, or the name is another account's.
+    """
+    from dataclasses import asdict
+
+    balance = manual.exact_of(initial_balance, "initial_balance")
+    if account_type not in ("personal", "prop"):
+        raise InputError(f"account_type={account_type!r} is unknown", remedy="use 'personal' or 'prop'")
+    if not name or len(name) > 64 or not name.isprintable() or balance < 0:
+        raise InputError(
+            f"name={name!r}, initial_balance={balance} make no account", remedy="1 to 64 characters, and 0 or more"
+        )
+    given = {"account_type": account_type, "broker": broker, "currency": currency, "initial_balance": balance}
+
+    async def work(db: Database) -> Record:
+        made = await AccountStore(db).create(
+            name, venue="paper", account_type=account_type, broker=broker, currency=currency, initial_balance=balance
+        )
+        return _record(asdict(made))
+
+    account = session().run(work)
+    if differing := [f"{key} {account[key]}" for key, value in given.items() if account[key] != value]:
+        raise InputError(
+            f"there is an account named {name!r} already, with {', '.join(differing)}", code="ACCOUNT_EXISTS", status=409,
+            remedy="choose another name",
+        )  # fmt: skip
+    return account
+
+
+def record_trade(
+    account_id: int, symbol: str, trade_type: str, quantity: object, price: object, fee: object = 0,
+    order_type: str = "MARKET", *, time: object = None, reference: str | None = None, fee_currency: str | None = None,
+    exchange: str | None = None,
+) -> Record:  # fmt: skip
+    """Book an execution that was made elsewhere, and return its row; nothing is sent, no position moves.
+
+    The same words again are the same trade: it is not booked twice, a warning says so, and `is_new` is False. Two equal
+    ones differ by `time` or `reference` (the broker's trade id). Fees are in the quote currency unless `fee_currency` says
+    otherwise. `realized_pnl` is by average cost over what was booked by hand. Errors: InputError, OutageError.
+    """
+    side, exact_quantity, exact_price, exact_fee = manual.checked(
+        account_id, trade_type, quantity, price, fee, order_type
+    )
+    if reference is not None and not (reference and reference.isprintable()):
+        raise InputError(f"reference={reference!r} is no name", remedy="use the broker's trade id, or leave it out")
+    trade = manual.ManualTrade(
+        account_id, side, exact_quantity, exact_price, exact_fee, fee_currency, str(order_type),
+        frames.moment_ns(time, "time"), reference,
+    )  # fmt: skip
+
+    async def work(db: Database) -> tuple[dict[str, Any], bool]:
+        return await manual.book(db, await ReadingStore(db).find(symbol, exchange), trade)
+
+    row, is_new = session().run(work)
+    if not is_new:
+        warnings.warn(
+            f"this trade is booked already (number {row['id']}, at {row['time']:%Y-%m-%d %H:%M}Z); if it is another one,"
+            " pass time= or reference=", stacklevel=2,
+        )  # fmt: skip
+    return _record({**row, "is_new": is_new})
+
+
+def get_balance_history(account_id: int, limit: int = 100) -> pd.DataFrame:
+    """Return the newest `limit` points of an account's balance, oldest first: index `time` (UTC), columns currency,
+    balance, equity (float64), cause, reference. Errors: InputError, OutageError."""
+    import pandas
+
+    frames.check_span(None, None, limit)
+
+    async def work(db: Database) -> list[Any]:
+        store = AccountStore(db)
+        if account_id not in [account.id for account in await store.page()]:
+            raise InputError(
+                f"there is no account {account_id!r}", code="ACCOUNT_UNKNOWN", status=404, remedy="see get_accounts()"
+            )
+        return await store.history(account_id, limit)
+
+    rows = list(reversed(session().run(work)))
+    columns = ("currency", "balance", "equity", "cause", "reference")
+    found = pandas.DataFrame(
+        {name: [getattr(row, name) for row in rows] for name in columns},
+        index=pandas.DatetimeIndex([pandas.Timestamp(iso(row.time_ns)) for row in rows], name="time", tz="UTC"),
+    )
+    return found.astype({"balance": "float64", "equity": "float64"})
+
+
+# ── the service ──────────────────────────────────────────────────────────────────────────────────
+class Service:
+    """What the data service did on request, done in this program: history from the exchange into the store."""
+
+    def sync_historical_data(self, symbol: str, timeframe: str, *, exchange: str | None = None) -> Record:
+        """Fetch the last two years of one series and return what came of it.
+
+        Safe to interrupt and to repeat: twice equals once. Errors: InputError, OutageError,
+        PeerError when the exchange broke its own rules.
+        """
+        from fks.data.request import fetch_history
+
+        check_timeframe(timeframe)
+        now = session()
+        return Record(now.run(lambda db: fetch_history(db, now.settings, now.paths, symbol, timeframe, exchange)))
+
+
+service = Service()

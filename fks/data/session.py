@@ -1,0 +1,136 @@
+"""A plain Python program's door to the store: one background thread with an event loop, so that calls may be made from
+anywhere, a notebook whose own loop runs too. No Ray, and FKS need not run: its embedded database is started when it is
+down, and stopped again when the program ends (unless FKS was started meanwhile: then it is FKS's).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import TypeVar
+
+from fks.config.load import load_settings
+from fks.config.paths import Paths
+from fks.config.settings import Settings
+from fks.model.errors import ConfigError, InputError, OutageError
+from fks.store.db import Database
+from fks.store.embedded import PostgresServer, start_and_wait
+
+T = TypeVar("T")
+_STATEMENT_S = 120.0  # a person who asks for ten years waits longer than a live part may
+
+
+class Session:
+    """One node's store, opened when first used. Safe to use from several threads. `home`: default FKS_HOME, else `.fks`."""
+
+    def __init__(self, home: str | Path | None = None) -> None:
+        self.settings: Settings = load_settings(home)
+        self.paths = Paths.of(self.settings.home)
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fks.data", daemon=True)
+        self._thread.start()
+        self._db: Database | None = None
+        self._opening = asyncio.Lock()
+        self._ours: Callable[[], None] = lambda: None
+        atexit.register(self.close)
+
+    @property
+    def is_usable(self) -> bool:
+        """Return whether calls work here: not after `close`, and not in a fork, whose thread stayed with its parent."""
+        return self._thread.is_alive() and self._pid == os.getpid()
+
+    def run(self, work: Callable[[Database], Awaitable[T]]) -> T:
+        """Return what `work` returns, run on the store; Ctrl-C cancels it.
+
+        Errors: those of `work`; ConfigError, InputError or OutageError when the store cannot be opened.
+        """
+        future = asyncio.run_coroutine_threadsafe(self._work(work), self._loop)
+        try:
+            return future.result()
+        except (KeyboardInterrupt, CancelledError):
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Close the connections and stop what this session started. Harmless when repeated."""
+        atexit.unregister(self.close)
+        if not self.is_usable:
+            return
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(5.0)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5.0)
+        self._ours()
+
+    async def _work(self, work: Callable[[Database], Awaitable[T]]) -> T:
+        db = await self._opened()
+        try:
+            return await work(db)
+        except OutageError:
+            await self._close()  # the server may come back elsewhere: look anew at the next call
+            raise
+
+    async def _opened(self) -> Database:
+        async with self._opening:
+            if self._db is None:
+                url = await asyncio.to_thread(self._find)
+                await _check_migrated(url)
+                patient = self.settings.database.model_copy(update={"statement_timeout_s": _STATEMENT_S, "pool_min": 0})
+                self._db = await Database.connect(url, patient, application="notebook")
+            return self._db
+
+    async def _close(self) -> None:
+        if self._db is not None:
+            db, self._db = self._db, None
+            await db.close()
+
+    def _find(self) -> str:
+        """Return the URL of the store, starting our own server when it is down."""
+        if self.settings.database.url is not None:
+            return self.settings.database.url.get_secret_value()
+        if not self.paths.pgdata.exists():
+            raise ConfigError(
+                f"there is no FKS at {self.paths.home}",
+                remedy="set FKS_HOME, or call connect('/path/to/.fks'); 'fks up' or 'fks data sample' makes a new one",
+            )
+        from fks.config.secrets import load_secrets
+
+        server = PostgresServer(self.paths, load_secrets(self.paths))
+        if server.adopt() is None:
+            self.paths.ensure()
+            process = start_and_wait(server, log=self.paths.logs / "postgres.log")
+            self._ours = lambda: None if _is_kept(self.paths) else server.stop(process)
+        return server.url()
+
+
+async def _check_migrated(url: str) -> None:
+    from fks.store import migrate
+
+    at = await migrate.current(url)
+    if at is None:
+        raise InputError("the store is empty", code="NO_DATA", remedy="run 'fks data sample', or 'fks up' once")
+    if at != migrate.head():
+        raise ConfigError(
+            f"the store is at revision {at}, this FKS reads {migrate.head()}",
+            remedy="run 'fks db upgrade', or 'fks up'",
+        )
+
+
+def _is_kept(paths: Paths) -> bool:
+    """Return whether a keeper lives here: it holds the lock of its file as long as it does."""
+    try:
+        with (paths.run / "keeper.lock").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True

@@ -1,0 +1,250 @@
+"""Reading from a plain program: forms, spans, symbols in any spelling, booking by hand, and indicators that are never stale."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fks import data
+from fks.data.indicators import IndicatorCache
+from fks.data.notebook import Record
+from fks.indicators import compute
+from fks.model.bar import Bars
+from fks.model.errors import ConfigError, InputError
+from fks.model.timeframe import NS, to_ns
+from fks.store.bars import BarStore
+from fks.store.db import Database
+
+T0 = datetime(2026, 5, 1, tzinfo=UTC)
+START_NS = to_ns(T0)
+MINUTE = 60 * NS
+
+
+def bars(count: int, *, first: int = 0, symbol: str = "BTCUSDT", seed: int = 1) -> Bars:
+    close = 100 + np.round(np.random.default_rng(seed).normal(0, 1, 10_000).cumsum()[first : first + count], 2)
+    time_ns = START_NS + np.arange(first, first + count, dtype=np.int64) * MINUTE
+    return Bars(symbol, "1m", time_ns, close, close + 1, close - 1, close, np.full(count, 0.5))
+
+
+@pytest.fixture(autouse=True)
+def node(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FKS_HOME", str(tmp_path))
+    monkeypatch.setenv("FKS_DATABASE_URL", database_url)
+    yield
+    data.disconnect()
+
+
+@pytest.fixture
+async def store(database: Database) -> BarStore:
+    store = BarStore(database)
+    await store.merge(bars(1000), source="test")
+    return store
+
+
+async def test_limit_and_span_cut_where_they_say(store: BarStore) -> None:
+    newest = data.get_ohlcv_data("BTCUSDT", "1m", limit=10)
+    assert newest.index[-1] == pd.Timestamp(START_NS + 999 * MINUTE, tz="UTC")
+    assert len(newest) == 10
+    first = data.get_ohlcv_data("BTCUSDT", "1m", 10, start="2026-05-01T00:05:00Z")
+    assert first.index[0] == pd.Timestamp("2026-05-01T00:05", tz="UTC")
+    span = data.get_ohlcv_data("BTCUSDT", "1m", start="2026-05-01 00:05", end=datetime(2026, 5, 1, 0, 8))  # noqa: DTZ001
+    assert len(span) == 3
+    assert len(data.get_ohlcv_data("BTCUSDT", "1m")) == 1000
+    assert len(data.get_ohlcv_data("BTCUSDT", "1m", end=date(2026, 5, 1))) == 0
+    assert len(data.get_ohlcv_data("BTCUSDT", "1m", start=np.datetime64("2026-05-01T16:00"))) == 40
+    assert len(data.get_ohlcv_data("BTCUSDT", "1m", start=pd.Timestamp("2026-05-01T18:00", tz="Europe/Berlin"))) == 40
+    empty = data.get_ohlcv_data("BTCUSDT", "4h", limit=5)
+    assert list(empty.columns) == ["open", "high", "low", "close", "volume"]
+    assert len(empty) == 0
+
+
+async def test_the_forms_are_one_memory(store: BarStore) -> None:
+    arrays = data.get_ohlcv_arrays("BTC/USDT", "1m")
+    assert np.array_equal(arrays.close, bars(1000).close)
+    table = data.get_ohlcv_table("btc-usdt", "1m")
+    assert table.num_rows == 1000
+    assert table.schema.metadata[b"symbol"] == b"BTCUSDT"
+    assert np.array_equal(table["close"].to_numpy(), arrays.close)
+    frame = table.to_pandas()
+    assert frame["time"].iloc[0] == pd.Timestamp(T0)
+
+    from fks.data.frames import table_of
+
+    made = table_of(arrays)
+    for name in ("open", "high", "low", "close", "volume"):
+        column = getattr(arrays, name)
+        assert made[name].chunk(0).buffers()[1].address == column.__array_interface__["data"][0], name
+    assert made["time"].chunk(0).buffers()[1].address == arrays.time_ns.__array_interface__["data"][0]
+
+
+WRONG = (
+    (lambda: data.get_ohlcv_data("NOPE", "1m"), "SYMBOL_UNKNOWN", "BTCUSDT"),
+    (lambda: data.get_ohlcv_data("BTCUSDT", "7m"), "TIMEFRAME_UNKNOWN", "15m"),
+    (lambda: data.get_ohlcv_data("BTCUSDT", "1m", start="2026-05-02", end="2026-05-01"), "INVALID", "swap"),
+    (lambda: data.get_ohlcv_data("BTCUSDT", "1m", start="yesterday"), "TIME_INVALID", "start='yesterday'"),
+    (lambda: data.get_ohlcv_data("BTCUSDT", "1m", end=1_777_600_000), "TIME_INVALID", "end=1777600000"),
+    (lambda: data.get_ohlcv_data("BTCUSDT", "1m", start=pd.NaT), "TIME_INVALID", "NaT"),
+    (lambda: data.get_ohlcv_data("BTCUSDT", "1m", limit=0), "INVALID", "limit=0"),
+    (lambda: data.get_balance_history(7), "ACCOUNT_UNKNOWN", "get_accounts"),
+    (lambda: data.record_trade(7, "BTCUSDT", "BUY", 1, 2), "ACCOUNT_UNKNOWN", "get_accounts"),
+    (lambda: data.record_trade(1, "BTCUSDT", "HOLD", 1, 2), "INVALID", "'HOLD'"),
+    (lambda: data.record_trade(1, "BTCUSDT", "BUY", -1, 2), "INVALID", "SELL"),
+    (lambda: data.record_trade(1, "BTCUSDT", "BUY", float("nan"), 2), "INVALID", "quantity=nan"),
+    (lambda: data.record_trade(1, "NOPE", "BUY", 1, 2), "SYMBOL_UNKNOWN", "NOPE"),
+    (lambda: data.get_indicator("BTCUSDT", "1m", "magic"), "INDICATOR_UNKNOWN", "rsi"),
+    (lambda: data.get_indicator("BTCUSDT", "1m", "rsi", period=0), "INDICATOR_PARAM", "from 2"),
+)  # fmt: skip
+
+
+async def test_what_is_wrong_gets_one_clear_message(store: BarStore) -> None:
+    for call, code, said in WRONG:
+        with pytest.raises(InputError) as refused:
+            call()
+        assert refused.value.code == code, said
+        assert said in str(refused.value)
+        assert refused.value.remedy
+
+
+async def test_a_symbol_on_two_exchanges_means_the_one_with_bars_or_is_refused(store: BarStore, database: Database) -> None:
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " SELECT e, 'BTCUSDT', 'BTC', 'USDT', 0.01, 0.00001, 0.00001, 9000, 5 FROM unnest(ARRAY['binance','bybit']) e"
+    )
+    assert data.get_ohlcv_data("BTC/USDT", "1m", 1).attrs["exchange"] == "binance"
+    await store.merge(bars(5, seed=2), exchange="bybit", source="test")
+    with pytest.raises(InputError, match="binance:BTCUSDT, bybit:BTCUSDT"):
+        data.get_ohlcv_data("BTCUSDT", "1m")
+    assert len(data.get_ohlcv_data("bybit:BTCUSDT", "1m")) == len(data.get_ohlcv_data("BTCUSDT", "1m", exchange="bybit")) == 5
+
+
+async def test_calls_come_from_threads_and_from_inside_a_running_loop(store: BarStore) -> None:
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(len(data.get_ohlcv_data("BTCUSDT", "1m", 5)))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 20)
+    assert found == [5] * 4
+
+
+def test_a_home_without_fks_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FKS_DATABASE_URL")
+    with pytest.raises(ConfigError, match="FKS_HOME"):
+        data.get_accounts()
+
+
+# ── booking by hand ──────────────────────────────────────────────────────────────────────────────
+async def test_the_same_words_are_the_same_trade(store: BarStore, database: Database) -> None:
+    data.create_account("hand")
+    one = data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000.0, fee=4.5)
+    assert (one.is_new, one.venue, one.fee_currency) == (True, "manual", "USDT")
+    with pytest.warns(UserWarning, match="booked already"):
+        again = data.record_trade(1, "btc/usdt", "buy", Decimal("0.10"), "45000", fee=4.50)
+    assert (again.is_new, again.id) == (False, one.id)
+    other = data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000.0, fee=4.5, reference="second")
+    assert other.is_new
+    with pytest.raises(InputError, match="second"):
+        data.record_trade(1, "BTCUSDT", "SELL", 0.3, 45000.0, reference="second")
+    assert (await database.sql("SELECT count(*) FROM trades"))[0][0] == 2
+    assert (await database.sql("SELECT count(*) FROM positions"))[0][0] == 0
+
+
+async def test_many_programs_that_book_one_trade_book_it_once(store: BarStore, database: Database) -> None:
+    data.create_account("hand")
+    sold = [
+        asyncio.to_thread(data.record_trade, 1, "BTCUSDT", "SELL", 1, 10 + n % 2, reference=str(n % 2)) for n in range(8)
+    ]
+    with pytest.warns(UserWarning, match="booked already"):
+        rows = await asyncio.gather(*sold)
+    assert sorted(row.is_new for row in rows) == [False] * 6 + [True] * 2
+    assert (await database.sql("SELECT count(*) FROM trades"))[0][0] == 2
+
+
+async def test_profit_follows_the_order_of_time_not_of_booking(store: BarStore, database: Database) -> None:
+    data.create_account("hand")
+    data.record_trade(1, "BTCUSDT", "BUY", 1, 100, time="2026-05-01T10:00Z")
+    assert data.record_trade(1, "BTCUSDT", "SELL", 1, 130, time="2026-05-01T12:00Z").realized_pnl == 30
+    data.record_trade(1, "BTCUSDT", "BUY", 1, 110, time="2026-05-01T11:00Z")  # remembered late
+    rows = await database.sql("SELECT realized_pnl FROM trades ORDER BY time")
+    assert [row[0] for row in rows] == [0, 0, 25]
+
+
+async def test_an_account_is_made_once_and_never_changed(store: BarStore) -> None:
+    one = data.create_account("prop one", "prop", 50_000, "Topstep")
+    assert isinstance(one, Record)
+    assert data.create_account("prop one", "prop", 50_000.0, "Topstep").id == one.id
+    with pytest.raises(InputError, match="initial_balance 50000"):
+        data.create_account("prop one", "prop", 60_000, "Topstep")
+    with pytest.raises(AttributeError, match="account_type"):
+        one.nothing  # noqa: B018
+
+
+async def test_balance_history_is_the_newest_points_in_order(store: BarStore, database: Database) -> None:
+    data.create_account("hand")
+    await database.sql(
+        "INSERT INTO balance_history (account_id, time, balance) SELECT 1, $1::timestamptz + n * interval '1 day', n"
+        " FROM generate_series(1, 40) n", T0,
+    )  # fmt: skip
+    frame = data.get_balance_history(account_id=1, limit=30)
+    assert list(frame["balance"]) == [float(n) for n in range(11, 41)]
+    assert str(frame.index.tz) == "UTC"
+
+
+# ── indicators ───────────────────────────────────────────────────────────────────────────────────
+async def test_an_indicator_is_kept_and_never_stale(store: BarStore, database: Database) -> None:
+    cache = IndicatorCache(database)
+
+    async def rsi() -> tuple[bool, np.ndarray]:
+        found = await cache.compute("binance", "BTCUSDT", "1m", "rsi", period=14)
+        whole = await store.read("BTCUSDT", "1m")
+        expected = compute("rsi", whole, period=14)["rsi"]
+        assert np.array_equal(found.time_ns, whole.time_ns)
+        assert np.array_equal(found.columns["rsi"], expected, equal_nan=True)
+        return found.is_kept, found.columns["rsi"]
+
+    assert [(await rsi())[0], (await rsi())[0]] == [False, True]
+    await store.merge(bars(10, first=1000), source="test")  # appended
+    assert [(await rsi())[0], (await rsi())[0]] == [False, True]
+    await database.sql("UPDATE ohlcv_data SET close = close + 0.5 WHERE time = $1", T0)  # corrected, by anyone
+    assert [(await rsi())[0], (await rsi())[0]] == [False, True]
+    await database.sql("DELETE FROM ohlcv_data WHERE time < $1", datetime(2026, 5, 1, 0, 30, tzinfo=UTC))
+    assert [(await rsi())[0], (await rsi())[0]] == [False, True]
+    await database.sql("UPDATE indicators_cache SET data = 'x'::bytea")  # damaged
+    assert [(await rsi())[0], (await rsi())[0]] == [False, True]
+
+
+async def test_parameters_are_told_apart_and_defaults_are_not(store: BarStore, database: Database) -> None:
+    cache = IndicatorCache(database)
+    await cache.compute("binance", "BTCUSDT", "1m", "bbands")
+    assert (await cache.compute("binance", "BTCUSDT", "1m", "bbands", deviations=2, period=20)).is_kept
+    assert not (await cache.compute("binance", "BTCUSDT", "1m", "bbands", period=21)).is_kept
+    empty = await cache.compute("binance", "BTCUSDT", "4h", "sma")
+    assert len(empty.time_ns) == len(empty.columns["sma"]) == 0
+
+
+async def test_what_was_corrected_while_it_was_computed_is_not_kept(store: BarStore, database: Database) -> None:
+    cache = IndicatorCache(database)
+    state, whole = await cache._still("binance", "BTCUSDT", "1m")
+    await database.sql("UPDATE ohlcv_data SET close = close + 0.5 WHERE time = $1", T0)
+    columns = compute("sma", whole, period=14)
+    assert not await cache._store.save("binance", "BTCUSDT", "1m", "sma", "k", {}, state, whole.time_ns, columns)
+    assert await cache._store.fresh("binance", "BTCUSDT", "1m", "sma", "k") is None
+
+
+async def test_an_indicator_is_a_frame_cut_after_it_is_computed(store: BarStore) -> None:
+    frame = data.get_indicator("BTC/USDT", "1m", "ema", 5, period=20)
+    whole = compute("ema", await store.read("BTCUSDT", "1m"), period=20)["ema"]
+    assert np.array_equal(frame["ema"].to_numpy(), whole[-5:])
+    span = data.get_indicator("BTC/USDT", "1m", "macd", start="2026-05-01T02:00Z", end="2026-05-01T02:10Z")
+    assert list(span.columns) == ["line", "signal", "histogram"]
+    assert len(span) == 10

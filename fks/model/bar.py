@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -36,12 +37,12 @@ class Bar:
     is_empty: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PublicTrade:
+class PublicTrade(msgspec.Struct, frozen=True, gc=False):
     """One public trade. `trade_id` is the venue's number in the range the collector uses (aggregate ids on Binance).
 
     `count` is how many of the venue's single trades an aggregate holds: what klines count. `time_ns` is the venue's
-    clock, `received_ns` ours when the message came (0 = not from a live message).
+    clock, `received_ns` ours when the message came (0 = not from a live message). A struct and no dataclass: there are
+    tens of thousands a second, and making one takes a tenth of the time.
     """
 
     exchange: str

@@ -18,7 +18,7 @@ from fks.exchanges.base.values import (
     instrument_of_filters,
     ns_of_iso,
 )
-from fks.exchanges.base.wire import Subscribed, Tally, Tap, Wire
+from fks.exchanges.base.wire import Subscribed, Tally, Tap, Wire, doubted
 
 __all__ = [
     "BROKEN",
@@ -36,6 +36,7 @@ __all__ = [
     "check_ascending",
     "check_bar",
     "check_trade",
+    "doubted",
     "exact",
     "instrument_of_filters",
     "ns_of_iso",

@@ -22,9 +22,11 @@ KEPT_MAX = 200_000  # about a minute of the busiest market; 30 MB
 class Inbox:
     """A queue from the task that reads a socket to the task that takes batches."""
 
-    def __init__(self, tally: Tally, kept_max: int = KEPT_MAX) -> None:
-        self.is_subscribed = False
+    def __init__(self, tally: Tally, kept_max: int = KEPT_MAX, *, is_subscribed: bool = False) -> None:
+        self.is_subscribed = is_subscribed
         self.arrived = asyncio.Event()
+        if is_subscribed:
+            self.arrived.set()
         self._tally = tally
         self._kept_max = kept_max
         self._kept: list[MarketEvent] = []

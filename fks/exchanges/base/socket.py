@@ -56,7 +56,7 @@ class Sockets:
         """Yield batches, the first (maybe empty) once the subscriptions stand; see the port's `watch`."""
         hello = wire.hello(wanted)
         socket = await self._dial(wire.url(wanted))
-        inbox = Inbox(self.tally, self.kept_max)
+        inbox = Inbox(self.tally, self.kept_max, is_subscribed=not hello)
         tasks = {
             asyncio.create_task(self._read(socket, wire, inbox)),
             asyncio.create_task(self._send(socket, wire, hello)),

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fks.model.market import Channel, MarketEvent, Subscription
+from fks.model.market import Channel, Gone, MarketEvent, Subscription, Suspect
 
 #: is handed every frame as it came, before it is read: (received_ns, frame). Must be quick and must not raise.
 Tap = Callable[[int, bytes], None]
@@ -67,3 +67,16 @@ class Wire(Protocol):
     def pulse(self, now_s: float) -> list[bytes]:
         """Return frames due now (pings, a channel asked for anew). Called about once a second and after each Gone."""
         ...
+
+
+TEXT_MAX = 4000  # of a message kept in quarantine
+
+
+def doubted(channel: Channel, symbol: str, why: object, frame: bytes, received_ns: int) -> list[MarketEvent]:
+    """Return what becomes of a message not believed: it is quarantined, and what it may have held is missing.
+
+    A quote is missing only until the next one, so no Gone is said of it.
+    """
+    text = bytes(frame[:TEXT_MAX]).decode(errors="replace")
+    suspect = Suspect(channel, symbol, str(why), text, received_ns)
+    return [suspect] if channel is Channel.QUOTES else [suspect, Gone(channel, symbol, f"a message was not believed: {why}")]

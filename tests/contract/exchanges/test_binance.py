@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import WSCloseCode, web
 
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings, Sim
 from fks.exchanges.base import Endpoint
+from fks.exchanges.binance import BinanceExchange
 from fks.exchanges.registry import EXCHANGES, endpoint_of, make_exchange
-from fks.model.bar import BarClosed, PublicTrade
+from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, bar_end
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
-from tests.support.recorded import EXCERPT, agg_trades, public_trades, raw_trades
+from tests.support.recorded import agg_trades, public_trades, raw_trades
 
 ROWS = agg_trades(raw_trades())
 
@@ -40,6 +43,7 @@ class Peer:
         self.asked: list[dict[str, str]] = []
         self.subscribed: list[list[str]] = []
         self.url = ""
+        self.reply: dict[str, Any] | None = None
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked.append(dict(request.query))
@@ -51,7 +55,7 @@ class Peer:
         await socket.prepare(request)
         hello = await socket.receive_json()
         self.subscribed.append(hello["params"])
-        await socket.send_json({"result": None, "id": hello["id"]})
+        await socket.send_json(self.reply or {"result": None, "id": hello["id"]})
         if self.script is not None:
             await self.script(socket)
         while not socket.closed:
@@ -63,7 +67,7 @@ class Peer:
 async def served(peer: Peer) -> AsyncIterator[Peer]:
     app = web.Application()
     app.router.add_get("/api/v3/{name}", peer.answer)
-    app.router.add_get("/stream/ws/{n}", peer.stream)
+    app.router.add_get("/stream", peer.stream)
     runner = web.AppRunner(app, shutdown_timeout=0.2)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -98,27 +102,34 @@ async def exchange(peer: Peer, log: CollectingLog) -> AsyncIterator[Exchange]:
         yield made
 
 
+TRADES = (Subscription(Channel.TRADES, "BTCUSDT"),)
+
+
 async def heard(
-    exchange: Exchange, count: int, *, closes: tuple[str, ...] = (), into: list[PublicTrade | BarClosed] | None = None
-) -> list[PublicTrade | BarClosed]:
-    """Return the first `count` events of a fresh subscription to BTCUSDT."""
-    events: list[PublicTrade | BarClosed] = [] if into is None else into
-    async with asyncio.timeout(10), contextlib.aclosing(exchange.watch_trades(["BTCUSDT"], closes=closes)) as stream:  # type: ignore[type-var]
+    exchange: Exchange, count: int, wanted: Sequence[Subscription] = TRADES, *, into: list[MarketEvent] | None = None
+) -> list[MarketEvent]:
+    """Return the first `count` events of a fresh subscription, trades without the time of receipt."""
+    events: list[MarketEvent] = [] if into is None else into
+    async with asyncio.timeout(10), contextlib.aclosing(exchange.watch(wanted)) as stream:  # type: ignore[type-var]
         async for batch in stream:
-            events += batch
+            events += [plain(event) for event in batch]
             if len(events) >= count:
                 break
     return events
 
 
+def plain(event: MarketEvent) -> MarketEvent:
+    """Return a trade as REST and the slow way know it."""
+    return msgspec.structs.replace(event, received_ns=0) if isinstance(event, PublicTrade) else event
+
+
 def test_folder_registry_and_tapes_agree() -> None:
-    from pathlib import Path
+    import pkgutil
 
     import fks.exchanges
 
-    files = {p.stem for p in Path(fks.exchanges.__file__).parent.glob("[!_]*.py")} - {"base", "registry"}
-    assert files == set(EXCHANGES)
-    assert files == {p.name for p in EXCERPT.parents[1].iterdir() if p.is_dir()}
+    modules = {module.name for module in pkgutil.iter_modules(fks.exchanges.__path__)}
+    assert set(EXCHANGES) <= modules - {"base", "registry"}
 
 
 async def test_recorded_frames_arrive_exact_and_in_order(peer: Peer, exchange: Exchange) -> None:
@@ -141,19 +152,28 @@ async def test_a_burst_beyond_ccxts_cache_is_not_cut(peer: Peer, exchange: Excha
     assert [event.trade_id for event in await heard(exchange, 5000)] == list(range(5000))  # type: ignore[union-attr]
 
 
-async def test_the_end_of_a_bar_is_told_once_and_unfinished_bars_are_not(peer: Peer, exchange: Exchange) -> None:
-    def kline(is_over: bool) -> str:
-        bar = {"t": 60_000, "T": 119_999, "s": "BTCUSDT", "i": "1m", "n": 3, "x": is_over, "o": "1", "c": "1", "h": "1", "l": "1"}
-        return json.dumps({"stream": "btcusdt@kline_1m", "data": {"e": "kline", "E": 120_001, "s": "BTCUSDT", "k": bar}})
+def kline(trades: int, *, is_over: bool) -> str:
+    bar = {
+        "t": 60_000, "T": 119_999, "s": "BTCUSDT", "i": "1m", "f": 1, "L": 3, "n": trades, "x": is_over, "o": "1.5", "c": "1.6",
+        "h": "1.7", "l": "1.4", "v": "10", "q": "16", "V": "5", "Q": "8", "B": "0",
+    }  # fmt: skip
+    return json.dumps({"stream": "btcusdt@kline_1m", "data": {"e": "kline", "E": 120_001, "s": "BTCUSDT", "k": bar}})
 
+
+async def test_the_end_of_a_bar_is_told_once_and_unfinished_bars_conflate(peer: Peer, exchange: Exchange) -> None:
     async def play(socket: web.WebSocketResponse) -> None:
-        for text in (kline(False), frame(ROWS[0]), kline(False), kline(True)):
+        for text in (kline(1, is_over=False), frame(ROWS[0]), kline(2, is_over=False), kline(3, is_over=True)):
             await socket.send_str(text)
 
     peer.script = play
-    events = await heard(exchange, 2, closes=("1m",))
-    assert events == [*public_trades(ROWS[:1]), BarClosed("binance", "BTCUSDT", "1m", 60 * NS, 3)]
-    assert peer.subscribed == [["btcusdt@aggTrade", "btcusdt@kline_1m"]]
+    events: list[MarketEvent] = []
+    while not any(isinstance(event, BarClosed) for event in events):
+        events += await heard(exchange, 3, [*TRADES, Subscription(Channel.BARS, "BTCUSDT", "1m")])
+    assert public_trades(ROWS[:1])[0] in events
+    assert events[-1] == BarClosed("binance", "BTCUSDT", "1m", 60 * NS, 3)
+    closed = [event for event in events if isinstance(event, BarSeen) and event.is_closed]
+    assert [event.bar for event in closed] == [Bar("binance", "BTCUSDT", "1m", 60 * NS, 1.5, 1.7, 1.4, 1.6, 10.0, 3)]
+    assert peer.subscribed[0] == ["btcusdt@aggTrade", "btcusdt@kline_1m"]
 
 
 @pytest.mark.parametrize("how", ["closed", "cut"])
@@ -168,7 +188,7 @@ async def test_a_lost_connection_is_an_outage_after_what_came_before(peer: Peer,
             socket._req.transport.abort()
 
     peer.script = play
-    events: list[PublicTrade | BarClosed] = []
+    events: list[MarketEvent] = []
     with pytest.raises(OutageError):
         await heard(exchange, 2, into=events)
     assert events in ([], public_trades(ROWS[:1])) if how == "cut" else events == public_trades(ROWS[:1])
@@ -176,21 +196,61 @@ async def test_a_lost_connection_is_an_outage_after_what_came_before(peer: Peer,
     assert await heard(exchange, 1) == public_trades(ROWS[1:2])  # the next call dials again
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [{"p": "not a number"}, {"p": "NaN"}, {"p": "0"}, {"q": "-1"}, {"T": None}, {"l": 1, "f": 9}, {"a": -1}],
-    ids=lambda fields: "-".join(f"{k}={v}" for k, v in fields.items()),
-)
-async def test_a_frame_that_cannot_be_ends_the_connection_loudly(
-    peer: Peer, exchange: Exchange, log: CollectingLog, broken: dict[str, Any]
+async def test_the_collector_of_trades_alone_stops_at_what_it_cannot_believe(
+    peer: Peer, exchange: Exchange, log: CollectingLog
 ) -> None:
     async def play(socket: web.WebSocketResponse) -> None:
-        await socket.send_str(frame({**ROWS[0], **broken}))
+        for row in (ROWS[0], {**ROWS[1], "p": "NaN"}):
+            await socket.send_str(frame(row))
 
     peer.script = play
-    with pytest.raises((PeerError, OutageError)):
-        await heard(exchange, 1)
+    events: list[PublicTrade | BarClosed] = []
+
+    async def collect() -> None:
+        async for batch in exchange.watch_trades(["BTCUSDT"], closes=["1m"]):
+            events.extend(batch)
+
+    with pytest.raises(PeerError):
+        await collect()
+    assert [plain(event) for event in events] == public_trades(ROWS[:1])
     assert "exchange.frame_broken" in log.events("error")
+
+
+async def test_a_refused_subscription_ends_the_connection(peer: Peer, exchange: Exchange) -> None:
+    peer.reply = {"error": {"code": 2, "msg": "Invalid request"}, "id": 1}
+    with pytest.raises(PeerError, match="Invalid request"):
+        await heard(exchange, 1)
+
+
+async def test_leave_is_asked_what_is_used_is_told_and_a_refusal_pauses(peer: Peer, log: CollectingLog) -> None:
+    budget = Purse()
+    exchange = BinanceExchange(Endpoint(f"http://{peer.url}", f"ws://{peer.url}"), RealClock(), log, budget)
+    await exchange.open()
+    try:
+        peer.rest = lambda request: web.json_response([], headers={"X-MBX-USED-WEIGHT-1M": "417"})
+        await exchange.fetch_trades("BTCUSDT", from_id=1, since_ns=None, limit=10)
+        peer.rest = lambda request: web.json_response({"code": -1003, "msg": "x"}, status=429, headers={"Retry-After": "7"})
+        with pytest.raises(OutageError):
+            await exchange.fetch_bars("BTCUSDT", "1m", None, 5)
+    finally:
+        await exchange.close()
+    assert budget.told == [("take", 4), ("seen", 417), ("take", 2), ("pause", 7.0)]
+
+
+class Purse:
+    """A Budget that notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, float]] = []
+
+    async def take(self, weight: int = 1) -> None:
+        self.told.append(("take", weight))
+
+    def seen(self, used: int) -> None:
+        self.told.append(("seen", used))
+
+    def pause(self, seconds: float) -> None:
+        self.told.append(("pause", seconds))
 
 
 async def test_nobody_there_is_an_outage(log: CollectingLog) -> None:
@@ -269,9 +329,28 @@ async def test_bars_are_closed_and_within_what_was_asked(real: Exchange) -> None
 
 
 async def test_live_and_rest_trades_are_one_range_of_ids(real: Exchange) -> None:
-    live = [event for event in await heard(real, 3, closes=("1s",)) if isinstance(event, PublicTrade)]
+    live = [event for event in await heard(real, 3) if isinstance(event, PublicTrade)]
     page = await real.fetch_trades("BTCUSDT", from_id=live[0].trade_id, since_ns=None, limit=len(live))
     assert page == live
     since = await real.fetch_trades("BTCUSDT", from_id=None, since_ns=live[0].time_ns, limit=1000)
     assert since[0].time_ns >= live[0].time_ns
     assert live[0].trade_id in [trade.trade_id for trade in since]
+
+
+async def test_every_channel_of_the_local_exchange_is_read(real: Exchange) -> None:
+    wanted = [
+        *TRADES, Subscription(Channel.QUOTES, "BTCUSDT"), Subscription(Channel.BOOK, "BTCUSDT"),
+        Subscription(Channel.BARS, "BTCUSDT", "1s"),
+    ]  # fmt: skip
+    found: dict[type, MarketEvent] = {}
+    async with asyncio.timeout(20), contextlib.aclosing(real.watch(wanted)) as stream:  # type: ignore[type-var]
+        async for batch in stream:
+            found.update({type(event): event for event in batch})
+            if {PublicTrade, Quote, Book, BarSeen, BarClosed} <= set(found):
+                break
+    assert not {Gone, Suspect} & set(found)
+    book = found[Book]
+    assert isinstance(book, Book)
+    assert book.bids[0][0] < book.asks[0][0]
+    assert 0 < len(book.bids) <= 20
+    assert list(book.bids) == sorted(book.bids, reverse=True)

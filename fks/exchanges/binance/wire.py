@@ -1,0 +1,250 @@
+"""Binance spot's combined stream, sans I/O.
+
+| Channel | Stream | What proves it whole |
+|---|---|---|
+| trades | `@aggTrade` | aggregate ids rise by one, live and in REST: a hole is seen by who reads them |
+| bars | `@kline_<timeframe>` | `x` says that a bar is over, `n` how many single trades it held |
+| quotes | `@bookTicker` | `u` rises; an older one is dropped |
+| book | `@depth20@100ms` | each message is the whole top of the book; `lastUpdateId` rises |
+
+Source: developers.binance.com/docs/binance-spot-api-docs/web-socket-streams, read 2026-07. Binance tells no time in quotes
+and books: theirs is the time of receipt. Recordings of `@trade` (single trades, another range of ids) are read by a wire
+made with `trades="trade"`; a live one never mixes the two.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+import msgspec
+
+from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Reader, Subscribed, Tally, check_bar, doubted, exact
+from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.errors import FksError, InputError, OutageError, PeerError
+from fks.model.market import BarSeen, Book, Channel, MarketEvent, Quote, Subscription
+from fks.model.timeframe import TIMEFRAMES
+
+PUBLIC_WS = "wss://stream.binance.com:9443"
+BOOK_DEPTH = 20
+STREAMS_A_FRAME = 100  # names in one SUBSCRIBE
+NAME = "binance"
+KLINES = frozenset({"1s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"})
+Levels = list[tuple[Decimal, Decimal]]
+Events = Sequence[MarketEvent | Subscribed]
+_NOTHING = msgspec.Raw()
+
+
+class _Envelope(msgspec.Struct):
+    stream: str = ""
+    data: msgspec.Raw = _NOTHING
+    id: int | None = None
+    result: msgspec.Raw = _NOTHING
+    error: msgspec.Raw = _NOTHING
+
+
+class _AggTrade(msgspec.Struct):
+    e: str
+    E: int
+    s: str
+    a: int
+    p: Decimal
+    q: Decimal
+    f: int
+    l: int  # noqa: E741 - the venue's own letter
+    T: int
+    m: bool
+    M: bool = True
+
+
+class _Trade(msgspec.Struct):
+    e: str
+    E: int
+    s: str
+    t: int
+    p: Decimal
+    q: Decimal
+    T: int
+    m: bool
+    M: bool = True
+    a: int = 0  # order ids, until 2023
+    b: int = 0
+
+
+class _Ticker(msgspec.Struct):
+    u: int
+    s: str
+    b: Decimal
+    B: Decimal
+    a: Decimal
+    A: Decimal
+
+
+class _Bar(msgspec.Struct):
+    t: int
+    T: int
+    s: str
+    i: str
+    o: str
+    c: str
+    h: str
+    l: str  # noqa: E741
+    v: str
+    n: int
+    x: bool
+    f: int = 0
+    L: int = 0
+    q: str = ""
+    V: str = ""
+    Q: str = ""
+    B: str = ""
+
+
+class _Kline(msgspec.Struct):
+    e: str
+    E: int
+    s: str
+    k: _Bar
+
+
+class _Depth(msgspec.Struct):
+    lastUpdateId: int
+    bids: Levels
+    asks: Levels
+
+
+class BinanceWire:
+    """One connection to the combined stream. See the module for its channels and `Wire` for the rules."""
+
+    def __init__(self, base: str | None = None, tally: Tally | None = None, *, trades: str = "aggTrade") -> None:
+        self._url = f"{(base or PUBLIC_WS).rstrip('/')}/stream"
+        self._tally = Tally() if tally is None else tally
+        self._trades = trades
+        self._ids = itertools.count(1)
+        self._unanswered: set[int] = set()
+        self._newest: dict[str, int] = {}
+        #: stream name -> what reads its data, for which channel and symbol
+        self._streams: dict[str, tuple[Callable[[msgspec.Raw, int, str], Events], Channel, str]] = {}
+        self._envelope = Reader("envelope", _Envelope, self._tally)
+        self._read_agg = Reader("aggTrade", _AggTrade, self._tally)
+        self._read_trade = Reader("trade", _Trade, self._tally)
+        self._read_ticker = Reader("bookTicker", _Ticker, self._tally)
+        self._read_kline = Reader("kline", _Kline, self._tally)
+        self._read_depth = Reader("depth", _Depth, self._tally)
+
+    def url(self, wanted: Sequence[Subscription]) -> str:
+        """Return the combined stream's address: it wraps every message with the name of its stream."""
+        return self._url
+
+    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+        """Return SUBSCRIBE requests of a hundred streams each. Errors: InputError for a timeframe Binance has not."""
+        for item in wanted:
+            name, read = self._stream(item)
+            self._streams[name] = (read, item.channel, item.symbol)
+        frames = []
+        names = list(self._streams)
+        for first in range(0, len(names), STREAMS_A_FRAME):
+            number = next(self._ids)
+            self._unanswered.add(number)
+            asked = {"method": "SUBSCRIBE", "params": names[first : first + STREAMS_A_FRAME], "id": number}
+            frames.append(msgspec.json.encode(asked))
+        return frames
+
+    def receive(self, frame: bytes, received_ns: int) -> Events:
+        """Return what a frame says. Errors: OutageError when Binance is about to hang up, PeerError when it refuses."""
+        try:
+            envelope = self._envelope(frame)
+        except BROKEN as error:
+            return doubted(Channel.TRADES, "", error, frame, received_ns)
+        known = self._streams.get(envelope.stream)
+        if known is None:
+            return self._control(envelope, frame)
+        read, channel, symbol = known
+        try:
+            return read(envelope.data, received_ns, symbol)
+        except (FksError, *BROKEN) as error:
+            return doubted(channel, symbol, error, frame, received_ns)
+
+    def pulse(self, now_s: float) -> list[bytes]:
+        """Nothing is due: the protocol's own pings do."""
+        return []
+
+    def _stream(self, item: Subscription) -> tuple[str, Callable[[msgspec.Raw, int, str], Events]]:
+        symbol = item.symbol.lower()
+        if item.channel is Channel.TRADES:
+            return f"{symbol}@{self._trades}", self._agg_trade if self._trades == "aggTrade" else self._single_trade
+        if item.channel is Channel.QUOTES:
+            return f"{symbol}@bookTicker", self._quote
+        if item.channel is Channel.BOOK:
+            return f"{symbol}@depth{BOOK_DEPTH}@100ms", self._book
+        if item.timeframe not in KLINES:
+            raise InputError(f"binance has no {item.timeframe} klines", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
+        return f"{symbol}@kline_{item.timeframe}", self._kline
+
+    def _control(self, envelope: _Envelope, frame: bytes) -> Events:
+        if b"serverShutdown" in frame:
+            raise OutageError("binance is about to close the connection")
+        if envelope.error:
+            raise PeerError(f"binance refused a subscription: {bytes(envelope.error).decode(errors='replace')[:300]}")
+        if envelope.id is None or envelope.id not in self._unanswered:
+            self._tally.unknown[f"message {envelope.stream.partition('@')[2] or 'without a stream'}"] += 1
+            return ()
+        self._unanswered.discard(envelope.id)
+        return () if self._unanswered else (Subscribed(),)
+
+    def _agg_trade(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
+        row = self._read_agg(data)
+        count = row.l - row.f + 1
+        if not (ZERO < row.p < HUGE and ZERO <= row.q < HUGE and row.a >= 0 and row.T > 0 and count > 0 and row.s == symbol):
+            raise PeerError(
+                f"{row.s} trade {row.a} on the stream of {symbol}: price {row.p}, quantity {row.q}, time {row.T}, "
+                f"trades {row.f} to {row.l} cannot be"
+            )
+        return (PublicTrade(NAME, symbol, row.a, row.T * MS, row.p, row.q, row.m, count, received_ns),)
+
+    def _single_trade(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
+        row = self._read_trade(data)
+        if not (ZERO < row.p < HUGE and ZERO <= row.q < HUGE and row.t >= 0 and row.T > 0 and row.s == symbol):
+            raise PeerError(
+                f"{row.s} trade {row.t} on the stream of {symbol}: price {row.p}, quantity {row.q}, time {row.T} cannot be"
+            )
+        return (PublicTrade(NAME, symbol, row.t, row.T * MS, row.p, row.q, row.m, 1, received_ns),)
+
+    def _quote(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
+        row = self._read_ticker(data)
+        if not (ZERO <= row.b < HUGE and ZERO <= row.a < HUGE and ZERO <= row.B < HUGE and ZERO <= row.A < HUGE):
+            raise PeerError(f"bid {row.B} at {row.b}, ask {row.A} at {row.a} cannot be")
+        if not (row.b and row.a):
+            self._tally.unknown["quote of an empty side"] += 1
+            return ()
+        if not self._is_newer("quote " + symbol, row.u):
+            return ()
+        return (Quote(NAME, symbol, received_ns, row.b, row.B, row.a, row.A, received_ns),)
+
+    def _book(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
+        row = self._read_depth(data)
+        for price, size in itertools.chain(row.bids, row.asks):
+            if not (ZERO < price < HUGE and ZERO <= size < HUGE):
+                raise PeerError(f"{size} at {price} cannot be")
+        if not self._is_newer("book " + symbol, row.lastUpdateId):
+            return ()
+        return (Book(NAME, symbol, received_ns, tuple(row.bids), tuple(row.asks), row.lastUpdateId, received_ns),)
+
+    def _kline(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
+        row = self._read_kline(data).k
+        open_, high, low, close, volume = (float(exact(text, "kline")) for text in (row.o, row.h, row.l, row.c, row.v))
+        if row.t < 0 or row.n < 0 or row.i not in TIMEFRAMES or row.s != symbol:
+            raise PeerError(f"{row.s} kline {row.i} at {row.t} of {row.n} trades cannot be")
+        bar = check_bar(
+            Bar(NAME, symbol, row.i, row.t * MS, open_, high, low, close, volume, row.n, is_empty=row.n == 0)
+        )  # fmt: skip
+        seen = BarSeen(bar, row.x, received_ns)
+        return (seen, BarClosed(NAME, symbol, row.i, bar.time_ns, row.n)) if row.x else (seen,)
+
+    def _is_newer(self, key: str, number: int) -> bool:
+        if number <= self._newest.get(key, -1):
+            self._tally.unknown["late " + key.partition(" ")[0]] += 1
+            return False
+        self._newest[key] = number
+        return True

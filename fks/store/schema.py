@@ -119,6 +119,7 @@ quarantine = Table(  # what was not believed: never repaired silently, never los
     Column("id", BigInteger, Identity(always=False), primary_key=True),
     _text("exchange"), _text("symbol"), _text("channel"), _text("timeframe", null=True), _time("time", null=True), _text("reason"),
     Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")), _text("source", default="live"), _time("received_at", now=True),
+    _text("verdict", null=True), _time("settled_at", null=True),
     Index(None, "exchange", "symbol", "received_at"),
 )  # fmt: skip
 

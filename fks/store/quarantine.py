@@ -1,0 +1,134 @@
+"""The quarantine: what was not believed, with its reason and its numbers, until somebody settles it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from fks.model.bar import Bar
+from fks.model.market import Suspect
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Querier, Row
+
+TEXT_MAX = 4000  # characters kept of a message
+_COLUMNS = ("open", "high", "low", "close", "volume")
+
+#: open time of a bar, and its open, high, low, close and volume as text
+Numbers = tuple[int, str, str, str, str, str]
+
+
+class Verdict(StrEnum):
+    """What came of it. CONFIRMED: the exchange said it again, or a person let it in. REFUSED: it is wrong and stays out."""
+
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Something not believed. `payload` has all its numbers, so that it can be let in later; `source` is who brought it
+    (live, klines, sync, import); `timeframe` and `time_ns` are of bars, `time_ns` of trades too."""
+
+    exchange: str
+    symbol: str
+    channel: str
+    reason: str
+    payload: dict[str, Any] = field(default_factory=dict)
+    timeframe: str | None = None
+    time_ns: int | None = None
+    source: str = "live"
+
+    @staticmethod
+    def bar(bar: Bar, reason: str, detail: str, *, source: str) -> Held:
+        """Return a bar that is not believed; prices go in as the exchange's text again."""
+        numbers = dict(zip(_COLUMNS, numbers_of(bar)[1:], strict=True))
+        payload: dict[str, Any] = {"detail": detail, **numbers, "trades": bar.trades}
+        return Held(bar.exchange, bar.symbol, "bars", reason, payload, bar.timeframe, bar.time_ns, source)
+
+    @staticmethod
+    def suspect(exchange: str, suspect: Suspect, *, source: str = "live") -> Held:
+        """Return a message that was not believed; a long one is cut and says so."""
+        text = suspect.text if len(suspect.text) <= TEXT_MAX else suspect.text[:TEXT_MAX] + "…"
+        payload = {"text": text.replace("\0", "�")}
+        return Held(exchange, suspect.symbol, suspect.channel, suspect.reason, payload, source=source)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRow:
+    """A row of the quarantine."""
+
+    id: int
+    held: Held
+    received_ns: int
+    verdict: Verdict | None = None
+    settled_ns: int | None = None
+
+
+class QuarantineStore:
+    """The table `quarantine`. Errors of all methods: OutageError."""
+
+    def __init__(self, db: Querier) -> None:
+        self._db = db
+
+    async def add(self, items: Sequence[Held]) -> int:
+        """Keep what is not believed; return how many are new: a source that repeats itself fills no table."""
+        if not items:
+            return 0
+        unique = list({_key(item): item for item in items}.values())
+        columns: list[list[Any]] = [[getattr(item, name) for item in unique] for name in ("exchange", "symbol", "channel", "timeframe")]
+        columns.append([None if item.time_ns is None else to_datetime(item.time_ns) for item in unique])
+        columns += [[getattr(item, name) for item in unique] for name in ("reason", "payload", "source")]
+        return len(await self._db.fetch("quarantine.add", *columns))
+
+    async def rows(
+        self, exchange: str | None = None, symbol: str | None = None, *, with_settled: bool = False, limit: int = 100
+    ) -> list[HeldRow]:
+        """Return the newest first."""
+        return [_row(row) for row in await self._db.fetch("quarantine.rows", exchange, symbol, with_settled, limit)]
+
+    async def confirmed(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> set[Numbers]:
+        """Return the numbers of the bars with start <= open time < end that were held and then let in.
+
+        Whoever brings the same bar again (a sync) finds `numbers_of` it here and need not ask again.
+        """
+        rows = await self._db.fetch("quarantine.confirmed", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns))
+        return {(to_ns(row["time"]), *(row["payload"].get(name, "") for name in _COLUMNS)) for row in rows}
+
+    async def counts(self) -> list[dict[str, Any]]:
+        """Return exchange, symbol, channel, timeframe, reason, held, oldest, newest of what is not settled."""
+        return [dict(row) for row in await self._db.fetch("quarantine.count")]
+
+    async def settle(self, ids: Sequence[int], verdict: Verdict) -> int:
+        """Say what came of rows; return of how many. The first verdict stands."""
+        return len(await self._db.fetch("quarantine.settle", list(ids), verdict.value))
+
+    async def settle_bars(self, exchange: str, symbol: str, timeframe: str, times_ns: Sequence[int], verdict: Verdict) -> int:
+        """Say what came of all that was held against some bars; return of how many rows."""
+        times = [to_datetime(time_ns) for time_ns in times_ns]
+        return len(await self._db.fetch("quarantine.settle_bars", exchange, symbol, timeframe, times, verdict.value))
+
+    async def forget(self, before_ns: int) -> int:
+        """Drop what was received before a moment, settled or not; return how many rows."""
+        return len(await self._db.fetch("quarantine.forget", to_datetime(before_ns)))
+
+
+def numbers_of(bar: Bar) -> Numbers:
+    """Return what tells a bar from another of its series."""
+    return (bar.time_ns, repr(bar.open), repr(bar.high), repr(bar.low), repr(bar.close), repr(bar.volume))
+
+
+def _row(row: Row) -> HeldRow:
+    held = Held(
+        row["exchange"], row["symbol"], row["channel"], row["reason"], row["payload"], row["timeframe"],
+        None if row["time"] is None else to_ns(row["time"]), row["source"],
+    )  # fmt: skip
+    return HeldRow(
+        row["id"], held, to_ns(row["received_at"]), None if row["verdict"] is None else Verdict(row["verdict"]),
+        None if row["settled_at"] is None else to_ns(row["settled_at"]),
+    )  # fmt: skip
+
+
+def _key(item: Held) -> tuple[object, ...]:
+    return (item.exchange, item.symbol, item.channel, item.timeframe, item.time_ns, item.reason, repr(sorted(item.payload.items())))

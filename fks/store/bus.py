@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -102,6 +102,18 @@ class Bus:
         pipe = self._client.pipeline(transaction=False)
         pipe.hset(key, field, value)
         pipe.pexpire(key, max(1, int(ttl_s * 1000)))
+        return await self._try(pipe.execute()) is not None
+
+    async def put_and_publish(self, entries: Sequence[tuple[str, str, str, Mapping[str, object]]], ttl_s: float) -> bool:
+        """Keep each payload as (key, field) and tell (channel) of it, all in one round trip; return whether Redis took them."""
+        if not entries:
+            return True
+        pipe, px = self._client.pipeline(transaction=False), max(1, int(ttl_s * 1000))
+        for key, field, channel, payload in entries:
+            data = orjson.dumps(payload, default=_plain)
+            pipe.hset(key, field, data)
+            pipe.pexpire(key, px)
+            pipe.publish(channel, data)
         return await self._try(pipe.execute()) is not None
 
     async def fields(self, key: str) -> dict[str, bytes]:

@@ -107,12 +107,13 @@ def _load(ctx: click.Context, request: Request, tape: str | None) -> Loaded:
     if tape is None:
         url = _database_url(ctx)
         if url is not None:
+            from fks.store.columns import ColumnCache
             from fks.store.db import Database
 
             async def stored() -> Loaded:
                 db = await Database.connect(url, settings_of(ctx).database, application="backtest", retry_s=2.0)
                 try:
-                    return await load_stored(db, request)
+                    return await load_stored(db, request, ColumnCache.of(db, settings_of(ctx)))
                 finally:
                     await db.close()
 

@@ -106,6 +106,11 @@ class Paths:
         return self.home / "backups"
 
     @property
+    def columns(self) -> Path:
+        """Return where mapped copies of stored series lie (fks.store.columns): dropped at will, made again when needed."""
+        return self.home / "columns"
+
+    @property
     def strategies(self) -> Path:
         """Return the folder of a user's own strategy files."""
         return self.home / "strategies"

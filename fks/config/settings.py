@@ -10,7 +10,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, SecretStr, field_validator
+
+Timeframe = Literal["1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"]
 
 
 class Section(BaseModel):
@@ -109,6 +111,7 @@ class Data(Section):
     )
     backfill_bars: int = Field(500, ge=0, description="minute bars to fetch when a symbol starts empty")
     history_days: int = Field(30, ge=0, le=7300, description="days of history fetched when a symbol is enabled, unless it is said")
+    gaps_days: int = Field(7, ge=0, le=7300, description="days back in which gaps of a collected symbol are looked for and filled")
     rest_url: str | None = Field(
         None, description="exchange REST base; unset = the local exchange when sim.enabled, else the real one"
     )
@@ -116,6 +119,20 @@ class Data(Section):
     stale_min_s: float = Field(10.0, gt=0, description="C7: a trade feed is never stale before this age, seconds")
     stale_max_s: float = Field(120.0, gt=0, description="C7: a trade feed is always stale after this age, seconds")
     trades_keep_h: float = Field(24.0, gt=0, description="hours of public trades kept")
+    bars_keep_days: dict[Timeframe, PositiveFloat] = Field(
+        {}, description="timeframe = days of its bars kept, e.g. '1s=30, 5s=90'; others are kept for ever"
+    )
+    bars_compress_days: float = Field(7.0, gt=0, description="with TimescaleDB: age from which bars and public trades are compressed, days")
+    balances_compress_days: float = Field(30.0, gt=0, description="with TimescaleDB: age from which balance_history is compressed, days")
+    columns_max_mb: float = Field(4096.0, gt=0, description="disk that mapped copies of series may take (FKS_HOME/columns), MB")
+
+    @field_validator("bars_keep_days", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """Take 'name=value, name=value' as well: what an environment variable can say."""
+        if not isinstance(value, str):
+            return value
+        return {name.strip(): number.strip() for name, _, number in (part.partition("=") for part in value.split(",") if part.strip())}
 
 
 class Venue(Section):

@@ -16,23 +16,25 @@ from fks.model.instrument import Instrument, find_instrument
 from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import TIMEFRAMES, bar_start, iso
 from fks.store.bars import BarStore
+from fks.store.columns import ColumnCache
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
 
 
-async def load_stored(db: Database, request: Request) -> Loaded:
+async def load_stored(db: Database, request: Request, columns: ColumnCache | None = None) -> Loaded:
     """Return bars from `ohlcv_data`: the timeframe itself, or made from stored minutes where those reach further.
 
-    Errors: InputError SYMBOL_UNKNOWN, NO_DATA; OutageError.
+    With `columns` they are mapped from its files instead of read. Errors: InputError SYMBOL_UNKNOWN, NO_DATA; OutageError.
     """
     instrument = await _instrument(db, request)
-    native = await _read(BarStore(db), instrument, request, request.timeframe, request.warmup)
+    store = columns or BarStore(db)
+    native = await _read(store, instrument, request, request.timeframe, request.warmup)
     made = native
     if TIMEFRAMES[request.timeframe] > 60 or request.timeframe == "1M":
         minutes = (request.warmup + 2) * ((TIMEFRAMES[request.timeframe] or 31 * 86400) // 60)
-        made = resample(await _read(BarStore(db), instrument, request, "1m", minutes), request.timeframe)
+        made = resample(await _read(store, instrument, request, "1m", minutes), request.timeframe)
         if request.start_ns is not None:
             made = made[max(0, int(np.searchsorted(made.time_ns, request.start_ns)) - request.warmup) :]
     bars = made if len(made) > len(native) else native
@@ -51,7 +53,9 @@ async def _instrument(db: Database, request: Request) -> Instrument:
     return guess_instrument(request.exchange, symbol, Decimal("0.01"), Decimal("0.00001"))
 
 
-async def _read(store: BarStore, instrument: Instrument, request: Request, timeframe: str, warmup: int) -> Bars:
+async def _read(
+    store: BarStore | ColumnCache, instrument: Instrument, request: Request, timeframe: str, warmup: int
+) -> Bars:
     start_ns = 0 if request.start_ns is None else request.start_ns
     body = await store.read(instrument.symbol, timeframe, start_ns, request.end_ns, exchange=instrument.exchange)
     if not start_ns or not warmup:

@@ -83,6 +83,10 @@ ON CONFLICT (exchange, symbol, timeframe) DO UPDATE
 -- Give what is stored of one series, without looking at its bars.
 SELECT revision, candles, oldest, newest FROM series WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
 
+-- name: database
+-- Tell this database from any other, also from itself before a backup was restored (which makes the tables anew).
+SELECT system_identifier || '/' || 'series'::regclass::oid FROM pg_control_system();
+
 -- name: coverage
 -- Give what is stored of each series: the owner's coverage query.
 SELECT symbol, timeframe, COUNT(*) AS candles, MIN(time) AS oldest, MAX(time) AS newest, MAX(time) - MIN(time) AS time_range

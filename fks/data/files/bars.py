@@ -1,0 +1,139 @@
+"""A file's bars, checked row by row before anything is stored; what is doubtful is an error, what was done is a note."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fks.data.aggregate import length_of
+from fks.data.files.layout import Layout, find_layout
+from fks.data.files.problem import problem
+from fks.data.files.rows import Rows, check_close, check_numbers, count_closed, find_timeframe, numbers, opens_of
+from fks.data.files.source import open_source
+from fks.data.files.table import Table, read_table
+from fks.data.files.times import read_times
+from fks.data.outliers import Usual
+from fks.data.validate import Reason, check_bars
+from fks.model.bar import Bars, Ints
+from fks.model.timeframe import NS, iso
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the caller says of a file; "" or None: find it out. `zone` is of stamps that name none, `columns` in order."""
+
+    exchange: str = ""
+    symbol: str = ""
+    timeframe: str = ""
+    zone: str | None = None
+    columns: str = ""
+    is_end: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileBars:
+    """A file's bars, and how they were read.
+
+    `missing` counts the steps of a 24-hour market that have no bar, `gaps` the runs of them. `doubted` names outliers: they
+    are stored, for a crash is no mistake, and told.
+    """
+
+    path: Path
+    form: str
+    exchange: str
+    bars: Bars
+    trades: Ints | None
+    stamps: str
+    sha256: str
+    missing: int
+    gaps: int
+    gap_longest: int
+    doubted: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
+    """Return the bars in a file.
+
+    Guarantees: times rise, lie on the timeframe's grid and not in the future; prices are above 0 and fit one another.
+    A last bar that is not over yet is left out. Errors: InputError with row and column for whatever is not so.
+    """
+    source = open_source(path)
+    table = read_table(source)
+    layout = find_layout(table, source.stem, columns=wanted.columns)
+    if wanted.is_end is not None:
+        layout = replace(layout, is_end=wanted.is_end)
+    symbol, exchange = _series(table, layout, wanted)
+    stamps, written = read_times(table, layout.time, zone=wanted.zone, is_utc=layout.is_utc)
+    rows = Rows(table, layout, stamps)
+    stamps = rows.ordered(stamps)
+    rows.check(stamps)
+    open_, high, low, close = (rows.ordered(numbers(table, position)) for position in layout.prices)
+    volume = np.zeros(len(stamps)) if layout.volume is None else rows.ordered(numbers(table, layout.volume))
+    check_numbers(rows, layout, [open_, high, low, close], volume)
+    timeframe = find_timeframe(rows, stamps, wanted.timeframe, layout.timeframe)
+    time_ns = opens_of(rows, stamps, timeframe, is_end=layout.is_end)
+    if layout.close_time is not None:
+        check_close(rows, layout.close_time, time_ns, timeframe)
+    trades = None if layout.trades is None else rows.ordered(numbers(table, layout.trades)).astype(np.int64)
+    keep, left_out = count_closed(rows, time_ns, timeframe, now_ns)
+    bars = Bars(symbol, timeframe, time_ns, open_, high, low, close, volume)[:keep]
+    if not len(bars):
+        raise problem(table.name, "has no bar that is over", code="FILE_EMPTY")
+    notes = [*source.notes, *table.notes, *layout.notes, *rows.notes, *left_out]
+    if layout.volume is None:
+        notes.append("no volume: stored as 0")
+    if not table.is_ended:
+        notes.append("the last line has no end: nobody can see whether its last number was cut")
+    holes = _holes(bars)
+    doubted = [finding for finding in check_bars(bars, usual=Usual()) if finding.reason is Reason.OUTLIER]
+    return FileBars(
+        path, layout.form, exchange, bars, None if trades is None else trades[:keep], written, source.sha256,
+        int(holes.sum()), int((holes > 0).sum()), int(holes.max(initial=0)),
+        tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}: {f.detail}" for f in doubted), tuple(notes),
+    )  # fmt: skip
+
+
+def _holes(bars: Bars) -> Ints:
+    """Return how many bars are missing after each bar but the last."""
+    # a month is shorter than its nominal length by days, never by a half
+    return np.rint(np.diff(bars.time_ns) / (length_of(bars.timeframe) * NS)).astype(np.int64) - 1
+
+
+def _series(table: Table, layout: Layout, wanted: Wanted) -> tuple[str, str]:
+    """Return (symbol, exchange). Errors: InputError when neither the caller nor the file says, or they disagree."""
+    symbol = wanted.symbol or layout.symbol or _symbol_inside(table, layout, wanted.symbol)
+    exchange = (wanted.exchange or layout.exchange).lower()
+    if layout.symbol_column is not None:
+        _symbol_inside(table, layout, symbol)
+    if not symbol:
+        raise problem(table.name, "does not say which symbol it is of", remedy="say --symbol BTCUSDT", code="FILE_SERIES")
+    if not exchange:
+        raise problem(
+            table.name, "does not say which exchange it is from", code="FILE_SERIES",
+            remedy="say --exchange: prices of one are not prices of another",
+        )  # fmt: skip
+    return (_letters(symbol) if exchange == "binance" else symbol.strip()), exchange
+
+
+def _symbol_inside(table: Table, layout: Layout, said: str) -> str:
+    """Return the one symbol in the file's own column, "" when it has none."""
+    if layout.symbol_column is None:
+        return ""
+    import pyarrow.compute as pc
+
+    found = [str(name) for name in pc.unique(table.columns[layout.symbol_column].cast("string")).to_pylist()]
+    if len(found) > 1:
+        raise problem(
+            table.name, f"holds {len(found)} symbols ({', '.join(found[:6])})", column=table.column(layout.symbol_column),
+            remedy="split it: one symbol and timeframe a file", code="FILE_SERIES",
+        )  # fmt: skip
+    if said and _letters(said) != _letters(found[0]):
+        raise problem(table.name, f"holds {found[0]}, not {said}", row=table.row(0), code="FILE_SERIES")
+    return found[0]
+
+
+def _letters(symbol: str) -> str:
+    return "".join(c for c in symbol.upper() if c.isalnum())

@@ -1,0 +1,98 @@
+"""A file's bars into the store: compared with what is there, then all of them in one transaction, or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fks.data.aggregate import resample
+from fks.data.files.bars import FileBars
+from fks.data.files.problem import problem
+from fks.data.sample import larger
+from fks.model.bar import Bars
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, iso, to_datetime
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.merging import Merged
+from fks.store.partitions import ensure_months
+
+_PRICES = ("open", "high", "low", "close", "volume")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did, or with `is_dry` would do, per timeframe: the file's own first, then what was made of it.
+
+    `differing` says in words where the first bar differs from the stored one; "" when none does.
+    """
+
+    file: FileBars
+    merged: dict[str, Merged]
+    differing: str
+    is_dry: bool
+
+
+async def import_file(
+    db: Database, file: FileBars, *, is_dry: bool = False, replaces: bool = False, with_larger: bool = False
+) -> Imported:
+    """Store a file's bars; `with_larger` also the larger bars, where no smaller one is missing.
+
+    Guarantees: all or nothing, whatever dies meanwhile; twice equals once; stored bars that differ are only replaced
+    when `replaces` says so. Errors: InputError BARS_DIFFER; OutageError.
+    """
+    series = [file.bars]
+    if with_larger and TIMEFRAMES[file.bars.timeframe]:
+        series += [_whole(file.bars, name) for name in larger(file.bars.timeframe)]
+    store = BarStore(db)
+    planned: dict[str, Merged] = {}
+    differing = ""
+    for bars in series:
+        planned[bars.timeframe], told = await _compared(store, bars, file.exchange)
+        differing = differing or told
+    if is_dry:
+        return Imported(file, planned, differing, True)
+    if differing and not replaces:
+        count = sum(merged.changed for merged in planned.values())
+        raise problem(
+            file.path.name, f"{count} bar{'s' if count > 1 else ''} differ{'' if count > 1 else 's'} from what is stored: "
+            f"{differing}", remedy="nothing was stored; --replace takes the file's", code="BARS_DIFFER",
+        )  # fmt: skip
+    await ensure_months(db, to_datetime(int(file.bars.time_ns[0])), to_datetime(int(file.bars.time_ns[-1])))
+    done: dict[str, Merged] = {}
+    async with db.transaction() as tx:
+        for bars in series:
+            trades = file.trades if bars is file.bars else None
+            done[bars.timeframe] = await store.merge(bars, exchange=file.exchange, source="import", trades=trades, tx=tx)
+    return Imported(file, done, differing, False)
+
+
+def _whole(bars: Bars, timeframe: str) -> Bars:
+    """Return the larger bars of which no smaller one is missing: a bar made over a hole would not say so."""
+    made = resample(bars, timeframe)
+    ends = np.array([bar_end(int(start), timeframe) for start in made.time_ns], np.int64)
+    held = np.searchsorted(bars.time_ns, ends) - np.searchsorted(bars.time_ns, made.time_ns)
+    keep = held * (TIMEFRAMES[bars.timeframe] * NS) == ends - made.time_ns
+    columns = (made.open, made.high, made.low, made.close, made.volume)
+    return Bars(made.symbol, timeframe, made.time_ns[keep], *(column[keep] for column in columns))
+
+
+async def _compared(store: BarStore, bars: Bars, exchange: str) -> tuple[Merged, str]:
+    """Return what storing `bars` would do, and the first stored bar that differs, in words."""
+    if not len(bars):
+        return Merged(0, 0, 0), ""
+    end_ns = bar_end(int(bars.time_ns[-1]), bars.timeframe)
+    stored = await store.read(bars.symbol, bars.timeframe, int(bars.time_ns[0]), end_ns, exchange=exchange)
+    _, mine, theirs = np.intersect1d(bars.time_ns, stored.time_ns, assume_unique=True, return_indices=True)
+    differs = np.zeros(len(mine), np.bool_)
+    for name in _PRICES:
+        differs |= getattr(bars, name)[mine] != getattr(stored, name)[theirs]
+    changed = int(differs.sum())
+    merged = Merged(len(bars) - len(mine), changed, len(mine) - changed)
+    if not changed:
+        return merged, ""
+    where = int(np.flatnonzero(differs)[0])
+    new, old = bars.bar(int(mine[where])), stored.bar(int(theirs[where]))
+    name = next(name for name in _PRICES if getattr(new, name) != getattr(old, name))
+    text = f"{bars.timeframe} {iso(new.time_ns)} {name} is {getattr(new, name)!r} here and {getattr(old, name)!r} there"
+    return merged, text

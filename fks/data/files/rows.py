@@ -1,0 +1,213 @@
+"""The rows of a file, held against what bars are: in order, on the grid, numbers that fit one another."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fks.data.aggregate import length_of, starts_of
+from fks.data.files.layout import Layout
+from fks.data.files.problem import problem
+from fks.data.files.table import Table
+from fks.data.files.times import read_times
+from fks.model.bar import Floats, Ints
+from fks.model.errors import InputError
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, check_timeframe, iso
+
+PRICES = ("open", "high", "low", "close")
+_COLUMNS = "say which column is which: --columns time,open,high,low,close,volume"
+
+
+class Rows:
+    """Which way round the rows stand: newest first is turned, anything else out of order is an error."""
+
+    def __init__(self, table: Table, layout: Layout, time_ns: Ints) -> None:
+        self.table, self.column = table, table.column(layout.time[0])
+        self.is_turned = len(time_ns) > 1 and bool(time_ns[-1] < time_ns[0])
+        self.notes = ("newest first: turned round",) if self.is_turned else ()
+
+    def ordered(self, values: Any) -> Any:
+        return values[::-1].copy() if self.is_turned else values
+
+    def row(self, index: int) -> int:
+        """Return the line of the file that holds row `index`."""
+        return self.table.row(len(self.table) - 1 - index if self.is_turned else index)
+
+    def fail(self, index: int, column: str, what: str, *, code: str = "FILE_BROKEN", remedy: str = "") -> InputError:
+        return problem(self.table.name, what, row=self.row(index), column=column, code=code, remedy=remedy)
+
+    def check(self, time_ns: Ints) -> None:
+        """Raise for the first stamp that does not come after the one before it."""
+        if time_ns.min() < 0:
+            index = int(np.argmin(time_ns))
+            raise self.fail(index, self.column, f"{iso(int(time_ns[index]))} is before 1970")
+        steps = np.flatnonzero(np.diff(time_ns) <= 0)
+        if not len(steps):
+            return
+        index = int(steps[0]) + 1
+        this, before = iso(int(time_ns[index])), iso(int(time_ns[index - 1]))
+        is_same = this == before
+        what = f"{this} stands twice, in row {self.row(index - 1)} as well" if is_same else f"{this} comes after {before}"
+        remedy = "keep one of them" if is_same else "sort the rows by time"
+        if time_ns[index - 1] - time_ns[index] <= 3600 * NS and this[5:7] in ("04", "10", "11"):
+            remedy += "; or is it local time, in which an hour is twice in autumn? then say --timezone"
+        raise self.fail(index, self.column, what, code="FILE_ORDER", remedy=remedy)
+
+
+# ── numbers ──────────────────────────────────────────────────────────────────────────────────────
+def numbers(table: Table, position: int) -> Floats:
+    """Return a column as float64, each the nearest to what is written. Errors: InputError at the first that is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells = table.columns[position]
+    try:
+        values = pc.fill_null(cells.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
+    except pa.ArrowException:
+        values = _slowly(table, position)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        index = int(bad[0])
+        shown = cells[index].as_py()
+        what = "is empty" if shown in (None, "") else f"{shown!r} is not a number"
+        if isinstance(shown, str) and "," in shown:
+            what += " here"
+        remedy = "numbers have a point and no thousands separator: 1234.5" if isinstance(shown, str) and "," in shown else ""
+        raise problem(table.name, what, row=table.row(index), column=table.column(position), remedy=remedy, code="FILE_NUMBER")
+    found: Floats = values
+    return found
+
+
+def _slowly(table: Table, position: int) -> Floats:
+    values = np.empty(len(table))
+    for index, cell in enumerate(table.columns[position].to_pylist()):
+        try:
+            values[index] = float(str(cell).strip()) if "_" not in str(cell) else np.nan
+        except ValueError:
+            values[index] = np.nan
+    return values
+
+
+def check_numbers(rows: Rows, layout: Layout, prices: list[Floats], volume: Floats) -> None:
+    names = [rows.table.column(position) for position in layout.prices]
+    open_, high, low, close = prices
+    for name, column in zip(names, prices, strict=True):
+        _each(rows, name, column > 0, column, "is not above 0")
+    top, bottom = np.maximum(open_, close), np.minimum(open_, close)
+    broken = (high < top) | (low > bottom)
+    if broken.sum() * 4 > len(high):  # not a bad row: the wrong columns
+        index = int(np.flatnonzero(broken)[0])
+        fitting = _fitting(prices)
+        shown = " ".join(f"{name} {column[index]!r}" for name, column in zip(PRICES, map(np.ndarray.tolist, prices), strict=True))
+        raise rows.fail(
+            index, names[1], f"{shown}: {int(broken.sum())} of {len(high)} rows have no such order, so the columns are other ones",
+            remedy=f"they fit as time,{fitting},volume: say --columns" if fitting else _COLUMNS, code="FILE_COLUMNS",
+        )  # fmt: skip
+    _each(rows, names[1], high >= top, high, "is below the bar's open or close")
+    _each(rows, names[2], low <= bottom, low, "is above the bar's open or close")
+    if layout.volume is not None:
+        _each(rows, rows.table.column(layout.volume), volume >= 0, volume, "is below 0")
+
+
+def _each(rows: Rows, column: str, is_good: npt.NDArray[np.bool_], values: Floats, what: str) -> None:
+    bad = np.flatnonzero(~is_good)
+    if len(bad):
+        index = int(bad[0])
+        more = f" ({len(bad)} rows so)" if len(bad) > 1 else ""
+        raise rows.fail(index, column, f"{float(values[index])!r} {what}{more}", code="FILE_NUMBER")
+
+
+def _fitting(prices: list[Floats]) -> str:
+    """Return the one order of the four columns in which every row is a bar; "" when none or several are."""
+    found = []
+    for places in permutations(range(4)):
+        place = dict(zip((PRICES[i] for i in places), prices, strict=True))
+        top = np.maximum(place["open"], place["close"])
+        if (place["high"] >= top).all() and (place["low"] <= np.minimum(place["open"], place["close"])).all():
+            found.append([PRICES[i] for i in places])
+    # open and close may be exchanged without a trace: in every table they stand in this order
+    found = [names for names in found if names.index("open") < names.index("close")]
+    return ",".join(found[0]) if len(found) == 1 else ""
+
+
+# ── time ─────────────────────────────────────────────────────────────────────────────────────────
+def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
+    """Return the timeframe: what the caller or the file's name says, else the usual step. Errors: InputError."""
+    known = check_timeframe(said) if said else named
+    if len(time_ns) < 2:
+        if not known:
+            raise rows.fail(0, rows.column, "one row does not show its timeframe", remedy="say --timeframe 1m", code="FILE_SERIES")
+        return known
+    steps, counts = np.unique(np.diff(time_ns), return_counts=True)
+    usual = int(steps[np.argmax(counts)])
+    months = 28 * 86400 * NS <= usual <= 31 * 86400 * NS
+    found = "1M" if months else next((name for name, s in TIMEFRAMES.items() if s * NS == usual), "")
+    if (known and steps[0] < length_of(known) * NS and known != "1M") or (known == "1M" and not months):
+        index = int(np.flatnonzero(np.diff(time_ns) == (steps[0] if known != "1M" else usual))[0]) + 1
+        step_s = (steps[0] if known != "1M" else usual) / NS
+        raise rows.fail(
+            index, rows.column, f"comes {step_s:g} s after the row before: these are not {known} bars",
+            remedy=f"say --timeframe {found}" if found else "", code="FILE_SERIES",
+        )  # fmt: skip
+    if not (known or found):
+        raise rows.fail(
+            1, rows.column, f"most rows are {usual / NS:g} s apart, and there are no such bars", code="FILE_SERIES",
+            remedy=f"use one of {' '.join(TIMEFRAMES)}",
+        )  # fmt: skip
+    return known or found
+
+
+def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints:
+    """Return open times. Errors: InputError when a stamp is not where bars begin (or end)."""
+    if is_end and timeframe == "1M":
+        raise rows.fail(0, rows.column, "months by their ends are not read", remedy="stamp bars with their open")
+    opens = time_ns - length_of(timeframe) * NS if is_end else time_ns
+    off = opens - starts_of(opens, timeframe)
+    bad = np.flatnonzero(off)
+    if not len(bad):
+        return opens
+    index = int(bad[0])
+    text = f"{iso(int(time_ns[index]))} is not where a {timeframe} bar {'ends' if is_end else 'begins'} in UTC"
+    same = np.unique(off)
+    if len(same) <= 2 and (same % (900 * NS) == 0).all() and length_of(timeframe) > 900:
+        off_h = max(same) / NS / 3600
+        text += f", {off_h:g} h off; so is every row" if len(same) == 1 else f", {off_h:g} h off; others are not"
+        raise rows.fail(
+            index, rows.column, f"{text}: these are stamps of local time", code="TIME_LOCAL",
+            remedy="say --timezone with the place whose clock it is, or export in UTC",
+        )  # fmt: skip
+    if not is_end and (off == length_of(timeframe) * NS - off).all():
+        text += ": are these bar ends?"
+    raise rows.fail(index, rows.column, text, code="TIME_GRID", remedy="bars of 24-hour UTC days only")
+
+
+def check_close(rows: Rows, position: int, opens: Ints, timeframe: str) -> None:
+    """A Binance row carries its own end: one unit before the next bar."""
+    closes, _ = read_times(rows.table, (position,), zone=None, is_utc=True)
+    closes = rows.ordered(closes)
+    ends = starts_of(opens + 32 * 86400 * NS, timeframe) if timeframe == "1M" else opens + length_of(timeframe) * NS
+    off = ends - closes
+    bad = np.flatnonzero((off <= 0) | (off > 1_000_000))
+    if len(bad):
+        index = int(bad[0])
+        raise rows.fail(
+            index, rows.table.column(position), f"{iso(int(closes[index]))} is not the end of a {timeframe} bar that opens "
+            f"{iso(int(opens[index]))}", code="TIME_GRID",
+        )  # fmt: skip
+
+
+def count_closed(rows: Rows, time_ns: Ints, timeframe: str, now_ns: int) -> tuple[int, list[str]]:
+    """Return (how many rows are over, what to note). Errors: InputError when a bar begins in the future."""
+    future = np.flatnonzero(time_ns > now_ns)
+    if len(future):
+        index = int(future[0])
+        raise rows.fail(
+            index, rows.column, f"{iso(int(time_ns[index]))} is in the future", code="TIME_FUTURE",
+            remedy="a wrong zone, bar ends taken for opens (--stamps), or this machine's clock is wrong",
+        )  # fmt: skip
+    if bar_end(int(time_ns[-1]), timeframe) > now_ns:
+        return len(time_ns) - 1, [f"the bar that opens {iso(int(time_ns[-1]))} is not over yet: left out"]
+    return len(time_ns), []

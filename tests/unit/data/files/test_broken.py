@@ -1,0 +1,209 @@
+"""Files that are wrong: each gets one message that names row and column, and nothing of it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fks.data.files.bars import Wanted, read_bars
+from fks.model.errors import InputError
+from fks.model.timeframe import NS
+
+NOW = 1_800_000_000 * NS
+HEADER = "time,open,high,low,close,volume"
+ROWS = [f"{1_700_000_040 + 60 * i},{10 + i % 3},{13 + i % 3},{9 + i % 3},{11 + i % 3},{100 + i}" for i in range(40)]
+ANY = Wanted(exchange="somewhere", symbol="BTCUSDT")
+
+
+def told(path: Path, text: str | bytes, wanted: Wanted = ANY) -> str:
+    """Return the one message that a file gets."""
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(InputError) as caught:
+        read_bars(path, wanted, now_ns=NOW)
+    assert "\n" not in str(caught.value)
+    assert not caught.value.message.endswith(".")
+    return str(caught.value)
+
+
+def text(rows: list[str], header: str = HEADER) -> str:
+    return "\n".join([header, *rows]) + "\n"
+
+
+def put(row: int, column: int, value: str) -> str:
+    """Return the table with one cell changed; `row` is the line in the file."""
+    rows = list(ROWS)
+    cells = rows[row - 2].split(",")
+    cells[column] = value
+    rows[row - 2] = ",".join(cells)
+    return text(rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "message"),
+    [
+        (5, 1, "abc", "x.csv row 5, column open: 'abc' is not a number"),
+        (5, 2, "", "x.csv row 5, column high: is empty"),
+        (5, 4, "nan", "x.csv row 5, column close: 'nan' is not a number"),
+        (5, 4, "inf", "x.csv row 5, column close: 'inf' is not a number"),
+        (5, 1, "0", "x.csv row 5, column open: 0.0 is not above 0"),
+        (5, 3, "-1", "x.csv row 5, column low: -1.0 is not above 0"),
+        (5, 5, "-3", "x.csv row 5, column volume: -3.0 is below 0"),
+        (5, 2, "5", "x.csv row 5, column high: 5.0 is below the bar's open or close"),
+        (5, 3, "12.5", "x.csv row 5, column low: 12.5 is above the bar's open or close"),
+        (7, 0, "", "x.csv row 7, column time: is empty"),
+        (7, 0, "yesterday", "x.csv row 7, column time: 'yesterday' is not a whole number as the stamps before it are"),
+        (7, 0, "1700000340000", "x.csv row 7, column time: 1700000340000 is in ms, the rows before it are in s"),
+        (7, 0, "1700000340000000", "x.csv row 7, column time: 1700000340000000 is in µs, the rows before it are in s"),
+        (7, 0, "1700000340000000000", "x.csv row 7, column time: 1700000340000000000 is in ns, the rows before it are in s"),
+        (7, 0, "1700000280", "x.csv row 7, column time: 2023-11-14T22:18:00Z stands twice, in row 6 as well"),
+        (7, 0, "1700000220", "x.csv row 7, column time: 2023-11-14T22:17:00Z comes after 2023-11-14T22:18:00Z"),
+        (7, 0, "1700000341", "x.csv row 7, column time: 2023-11-14T22:19:01Z is not where a 1m bar begins in UTC"),
+    ],
+)
+def test_a_bad_cell_is_named(tmp_path: Path, row: int, column: int, value: str, message: str) -> None:
+    found = told(tmp_path / "x.csv", put(row, column, value))
+    assert found.startswith(message), found
+
+
+def test_a_comma_in_a_number_is_explained(tmp_path: Path) -> None:
+    rows = [row.replace(",", ";") for row in ROWS]
+    rows[3] = rows[3].replace(";10;", ";10,5;")
+    found = told(tmp_path / "x.csv", text(rows, HEADER.replace(",", ";")))
+    assert "row 5, column open: '10,5' is not a number" in found
+    assert "numbers have a point" in found
+
+
+@pytest.mark.parametrize("cut", [1, 9, 14, 17])
+def test_a_half_written_line_is_named(tmp_path: Path, cut: int) -> None:
+    whole = text(ROWS)
+    found = told(tmp_path / "x.csv", whole[: len(whole) - 1 - len(ROWS[-1]) + cut])
+    assert found.startswith("x.csv row 41: has ")
+    assert "of 6 columns: the file is half-written" in found
+
+
+def test_a_line_with_another_number_of_columns_is_named(tmp_path: Path) -> None:
+    assert told(tmp_path / "x.csv", text([*ROWS[:6], ROWS[6] + ",9", *ROWS[7:]])) == "x.csv row 8: has 7 of 6 columns; mend that line"
+
+
+def test_a_last_line_without_its_end_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(text(ROWS).rstrip("\n"))
+    assert any("the last line has no end" in note for note in read_bars(path, ANY, now_ns=NOW).notes)
+
+
+def test_packed_files_that_end_early_are_said(tmp_path: Path) -> None:
+    packed = gzip.compress(text(ROWS * 50).encode())
+    assert "half-written or damaged: its compressed data ends early" in told(tmp_path / "x.csv.gz", packed[:-200])
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.csv", text(ROWS))
+    assert "is half-written or damaged" in told(tmp_path / "x.zip", held.getvalue()[:-30])
+    damaged = bytearray(held.getvalue())
+    damaged[60] ^= 0xFF
+    assert "is half-written or damaged" in told(tmp_path / "x.zip", bytes(damaged))
+    with zipfile.ZipFile(held, "a") as archive:
+        archive.writestr("y.csv", text(ROWS))
+    assert "holds 2 files (x.csv, y.csv), not one table" in told(tmp_path / "x.zip", held.getvalue())
+
+
+def test_a_parquet_file_that_ends_early_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"time": [1, 2]}), path)
+    assert "is half-written: a parquet file ends with its index" in told(path, path.read_bytes()[:-3])
+    assert "is called parquet and is none" in told(path, text(ROWS))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        (HEADER + "\n", "has a header and no rows"),
+        ("hello\nworld\n", "no delimiter cuts its lines into five columns or more"),
+        ("id,price,qty,quote_qty,time,is_buyer_maker\n1,2,3,4,1700000040000,true\n", "holds trades, not bars"),
+        ("time,open,high,close,volume\n1,2,3,4,5\n", "no column is the low (there are: time, open, high, close, volume)"),
+        (b"\x00\x01\x02", "is neither text nor parquet"),
+        ("20250313 040100 0000000;19725;19724;19726;1\n" * 3, "is a NinjaTrader export of ticks"),
+    ],
+)
+def test_what_is_no_table_of_bars_is_said(tmp_path: Path, content: str | bytes, message: str) -> None:
+    assert message in told(tmp_path / "x.csv", content)
+
+
+def test_no_such_file_and_a_folder_are_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file"):
+        read_bars(tmp_path / "none.csv", ANY, now_ns=NOW)
+    with pytest.raises(InputError, match="is a folder"):
+        read_bars(tmp_path, ANY, now_ns=NOW)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 3, 2, 4, 5), (0, 2, 1, 3, 4, 5), (0, 1, 4, 2, 3, 5)])
+def test_columns_in_another_order_are_found_out(tmp_path: Path, order: tuple[int, ...]) -> None:
+    rows = [",".join(row.split(",")[i] for i in order) for row in ROWS]
+    found = told(tmp_path / "x.csv", text(rows))
+    assert "row 2, column high: " in found
+    assert "40 of 40 rows have no such order, so the columns are other ones" in found
+
+
+def test_two_exchanged_columns_are_named_right(tmp_path: Path) -> None:
+    rows = [",".join(row.split(",")[i] for i in (0, 1, 3, 2, 4, 5)) for row in ROWS]
+    assert "they fit as time,open,low,high,close,volume: say --columns" in told(tmp_path / "x.csv", text(rows))
+
+
+def test_a_time_in_another_column_is_found(tmp_path: Path) -> None:
+    rows = [",".join([*row.split(",")[1:], row.split(",")[0]]) for row in ROWS]
+    found = told(tmp_path / "x.csv", "\n".join(rows) + "\n")
+    assert found.startswith("x.csv row 1, column 1: '10' is not a time; column 6 looks like one; say what the columns are")
+
+
+@pytest.mark.parametrize("wanted", [Wanted(symbol="X"), Wanted(exchange="y")])
+def test_a_series_is_not_guessed(tmp_path: Path, wanted: Wanted) -> None:
+    assert "does not say which" in told(tmp_path / "x.csv", text(ROWS), wanted)
+
+
+def test_several_symbols_are_refused(tmp_path: Path) -> None:
+    rows = [f"{row},{'AB'[i % 2]}" for i, row in enumerate(ROWS)]
+    assert "column symbol: holds 2 symbols (A, B)" in told(tmp_path / "x.csv", text(rows, HEADER + ",symbol"))
+    rows = [f"{row},A" for row in ROWS]
+    assert "row 2: holds A, not BTCUSDT" in told(tmp_path / "x.csv", text(rows, HEADER + ",symbol"))
+
+
+def test_a_name_that_says_another_timeframe_is_refused(tmp_path: Path) -> None:
+    found = told(tmp_path / "BTCUSDT-5m-2026-01.csv", text(ROWS))
+    assert "comes 60 s after the row before: these are not 5m bars; say --timeframe 1m" in found
+
+
+def test_the_future_is_refused(tmp_path: Path) -> None:
+    rows = [f"{1_900_000_020 + 60 * i},{row.split(',', 1)[1]}" for i, row in enumerate(ROWS)]
+    assert "2030-03-17T17:47:00Z is in the future" in told(tmp_path / "x.csv", text(rows))
+
+
+def outcome(path: Path, data: bytes) -> int | None:
+    """Return how many bars are read; None when they are refused, in one message about that file."""
+    path.write_bytes(data)
+    with contextlib.suppress(InputError):
+        return len(read_bars(path, ANY, now_ns=NOW).bars)
+    assert told(path, data).startswith("x.csv")
+    return None
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=400) | st.text(alphabet="0123456789,;.-:T Z\nabc", max_size=400).map(str.encode))
+def test_no_bytes_get_more_than_one_message(tmp_path: Path, data: bytes) -> None:
+    outcome(tmp_path / "x.csv", data)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.integers(0, 1600), byte=st.integers(0, 255))
+def test_one_damaged_byte_is_read_or_refused_never_worse(tmp_path: Path, where: int, byte: int) -> None:
+    data = bytearray(text(ROWS).encode())
+    data[where % len(data)] = byte
+    assert outcome(tmp_path / "x.csv", bytes(data)) in (None, len(ROWS))

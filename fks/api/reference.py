@@ -35,7 +35,7 @@ PROBLEMS: dict[str, str] = {
     "TIMEFRAME_UNKNOWN": "400: no such timeframe",
     "TIME_INVALID": "422: not an ISO 8601 time",
     "TIME_NAIVE": "400: a time without a zone",
-    "NO_DATA": "404: nothing was collected for this symbol yet",
+    "NO_DATA": "404: nothing is stored of this symbol, and nothing was heard of it",
     "IDEMPOTENCY_KEY_MISSING": "400: an order needs an `Idempotency-Key`",
     "IDEMPOTENCY_KEY": "422: the `Idempotency-Key` is not usable",
     "IDEMPOTENCY_CONFLICT": "409: the key was used for another order",

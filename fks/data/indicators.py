@@ -18,10 +18,9 @@ from fks import __version__
 from fks.indicators import INDICATORS, compute
 from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import OutageError
-from fks.store.bars import BarStore
+from fks.store.bars import BarStore, Series
 from fks.store.db import Database
 from fks.store.indicators import IndicatorStore
-from fks.store.reading import ReadingStore, SeriesState
 
 _TRIES = 5  # a series that is corrected again and again while it is read: each try takes milliseconds
 
@@ -52,7 +51,6 @@ class IndicatorCache:
 
     def __init__(self, db: Database) -> None:
         self._bars = BarStore(db)
-        self._reading = ReadingStore(db)
         self._store = IndicatorStore(db)
 
     async def compute(self, exchange: str, symbol: str, timeframe: str, name: str, **params: float) -> Computed:
@@ -71,16 +69,19 @@ class IndicatorCache:
         await self._store.save(exchange, symbol, timeframe, name, key, params, state, bars.time_ns, columns)
         return Computed(exchange, symbol, state.revision, bars.time_ns, columns)
 
-    async def _still(self, exchange: str, symbol: str, timeframe: str) -> tuple[SeriesState, Bars]:
+    async def _still(self, exchange: str, symbol: str, timeframe: str) -> tuple[Series, Bars]:
         """Return a series with the state it was read in: the same before and after."""
-        before = await self._reading.series(exchange, symbol, timeframe)
+        before = await self._state(exchange, symbol, timeframe)
         for _ in range(_TRIES):
             bars = await self._bars.read(symbol, timeframe, exchange=exchange)
-            after = await self._reading.series(exchange, symbol, timeframe)
+            after = await self._state(exchange, symbol, timeframe)
             if after == before:
                 return after, bars
             before = after
         raise OutageError(f"{symbol} {timeframe} is being written all the time", remedy="try again in a moment")
+
+    async def _state(self, exchange: str, symbol: str, timeframe: str) -> Series:
+        return await self._bars.series(symbol, timeframe, exchange=exchange) or Series(0, 0, None, None)
 
 
 def params_key(name: str, params: Mapping[str, float]) -> str:

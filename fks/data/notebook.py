@@ -22,7 +22,7 @@ from fks.model.timeframe import check_timeframe, iso
 from fks.store.accounts import AccountStore
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.reading import Listed, ReadingStore, SeriesState
+from fks.store.reading import Listed, ReadingStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +83,8 @@ def get_ohlcv_data(
     `attrs` tell symbol, timeframe, exchange and the series' `revision`: it changes when a bar that you may have read
     was corrected. Errors: InputError, OutageError.
     """
-    listed, state, bars = _read(symbol, timeframe, limit, start, end, exchange)
-    return frames.frame_of(bars, exchange=listed.exchange, revision=state.revision)
+    listed, revision, bars = _read(symbol, timeframe, limit, start, end, exchange)
+    return frames.frame_of(bars, exchange=listed.exchange, revision=revision)
 
 
 def get_ohlcv_arrays(
@@ -106,8 +106,8 @@ def get_ohlcv_table(
 
     Errors: InputError, OutageError.
     """
-    listed, state, bars = _read(symbol, timeframe, limit, start, end, exchange)
-    return frames.table_of(bars, exchange=listed.exchange, revision=str(state.revision))
+    listed, revision, bars = _read(symbol, timeframe, limit, start, end, exchange)
+    return frames.table_of(bars, exchange=listed.exchange, revision=str(revision))
 
 
 def get_indicator(
@@ -137,15 +137,15 @@ def get_indicator(
 
 def _read(
     symbol: str, timeframe: str, limit: int | None, start: object, end: object, exchange: str | None
-) -> tuple[Listed, SeriesState, Bars]:
+) -> tuple[Listed, int, Bars]:
     check_timeframe(timeframe)
     first_ns, last_ns = _span(start, end, limit)
 
-    async def work(db: Database) -> tuple[Listed, SeriesState, Bars]:
-        reading = ReadingStore(db)
-        listed = await reading.find(symbol, exchange)
-        state = await reading.series(listed.exchange, listed.symbol, timeframe)
-        bars = await BarStore(db).read(
+    async def work(db: Database) -> tuple[Listed, int, Bars]:
+        listed = await ReadingStore(db).find(symbol, exchange)
+        store = BarStore(db)
+        state = await store.series(listed.symbol, timeframe, exchange=listed.exchange)
+        bars = await store.read(
             listed.symbol,
             timeframe,
             first_ns or 0,
@@ -154,7 +154,7 @@ def _read(
             exchange=listed.exchange,
             is_newest=first_ns is None,
         )
-        return listed, state, bars
+        return listed, 0 if state is None else state.revision, bars
 
     return session().run(work)
 

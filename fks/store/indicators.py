@@ -16,8 +16,8 @@ import orjson
 
 from fks.model.bar import Floats, Ints
 from fks.model.timeframe import to_datetime
+from fks.store.bars import Series
 from fks.store.db import Database
-from fks.store.reading import SeriesState
 
 _FORM = 1
 
@@ -38,7 +38,7 @@ class IndicatorStore:
 
     async def save(
         self, exchange: str, symbol: str, timeframe: str, indicator: str, params_key: str, params: Mapping[str, float],
-        state: SeriesState, time_ns: Ints, columns: Mapping[str, Floats],
+        state: Series, time_ns: Ints, columns: Mapping[str, Floats],
     ) -> bool:  # fmt: skip
         """Keep what was computed from the series as it was in `state`; False when the series moved on and it is not kept."""
         if state.oldest_ns is None or state.newest_ns is None:

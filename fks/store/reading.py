@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from fks.model.errors import InputError
-from fks.model.timeframe import to_ns
 from fks.store.db import Querier, Row
 
 
@@ -22,16 +20,6 @@ class Listed:
     quote: str
     multiplier: Decimal
     has_bars: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesState:
-    """How a stored series stands. What was read under one `revision` stays true under it, but for bars after `newest_ns`."""
-
-    revision: int
-    candles: int
-    oldest_ns: int | None
-    newest_ns: int | None
 
 
 class ReadingStore:
@@ -62,13 +50,6 @@ class ReadingStore:
         names = ", ".join(f"{row.exchange}:{row.symbol}" for row in chosen)
         raise InputError(f"ambiguous symbol {text!r}", code="SYMBOL_AMBIGUOUS", remedy=f"say which: {names}")
 
-    async def series(self, exchange: str, symbol: str, timeframe: str) -> SeriesState:
-        """Return how a series stands; one that never was is empty, revision 0."""
-        row = await self._db.fetchrow("reading.series", exchange, symbol, timeframe)
-        if row is None:
-            return SeriesState(0, 0, None, None)
-        return SeriesState(row["revision"], row["candles"], _ns(row["oldest"]), _ns(row["newest"]))
-
     async def sync_status(
         self, symbol: str | None = None, timeframe: str | None = None, exchange: str | None = None
     ) -> list[dict[str, Any]]:
@@ -80,7 +61,3 @@ class ReadingStore:
 def listed_of(row: Row) -> Listed:
     """Return a row of `reading.spelled` as a value."""
     return Listed(row["exchange"], row["symbol"], row["base"], row["quote"], row["multiplier"], row["has_bars"])
-
-
-def _ns(moment: datetime | None) -> int | None:
-    return None if moment is None else to_ns(moment)

@@ -1,67 +1,124 @@
-"""Market data out: the latest price, stored bars."""
+"""The latest of a symbol: price, quote, book, newest bars; from Redis, or from PostgreSQL."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.api.query import Gate, Reader, moment
-from fks.model.instrument import Instrument
-from fks.model.timeframe import check_timeframe
+from fks.api.query import Gate, Reader
+from fks.model.errors import InputError, OutageError
+from fks.model.timeframe import bar_end, iso, to_ns
+from fks.store.latest import Latest, Message, Seen
+from fks.store.reading import Listed, ReadingStore
 
 router = APIRouter(tags=["market data"])
 
 
 @router.get("/market-data/{symbol:path}")
 async def latest(gate: Gate, who: Reader, symbol: str) -> ExactJson:
-    """Return the latest price of a symbol, its age, and the newest sealed bar of each timeframe."""
-    item = await gate.instrument(symbol)
-    feed = await gate.db.fetchrow("gateway.feed", item.exchange, item.symbol)
-    if feed is None:
-        raise Problem(
-            404, "NO_DATA", f"no market data of {item.name} yet", remedy="POST /assets/enable has it collected"
-        )  # fmt: skip
-    bars = await gate.db.fetch("gateway.latest_bars", item.exchange, item.symbol)
-    return ExactJson(
-        {
-            **_identity(item),
-            "price": feed["last_price"],
-            "time": feed["last_message_at"],
-            "age_ms": feed["age_ms"],
-            "state": feed["state"],
-            "bars": {row["timeframe"]: {k: v for k, v in dict(row).items() if k != "timeframe"} for row in bars},
-        }
-    )
+    """Return the latest price of a symbol and its age, quote and book where they are collected, and the newest sealed bars.
 
-
-@router.get("/historical/{symbol:path}")
-async def historical(
-    gate: Gate,
-    who: Reader,
-    symbol: str,
-    timeframe: Annotated[str, Query(description="1s … 1M")] = "1h",
-    from_: Annotated[str | None, Query(alias="from", description="first open time, ISO 8601")] = None,
-    to: Annotated[str | None, Query(description="end, exclusive, ISO 8601")] = None,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-) -> ExactJson:
-    """Return stored bars, oldest first: the first `limit` from `from` on, or without it the newest `limit`.
-
-    `next` is the `from` of the following page. Prices and volumes are JSON numbers: the shortest decimal of the venue's.
+    The price is Redis's (`source: redis`), or the stored one (`postgresql`), or of what nobody collects the close of its
+    newest bar (`bars`). `age_ms` is how long ago the exchange's message came. While PostgreSQL is away, `state` is null.
     """
-    item = await gate.instrument(symbol)
-    check_timeframe(timeframe)
-    start, end = moment(from_, "from"), moment(to, "to")
-    if start and end and start >= end:
-        raise Problem(422, "INVALID", "from: is not before to", remedy="swap them")
-    query = "gateway.history_from" if start else "gateway.history"
-    rows = await gate.db.fetch(query, item.exchange, item.symbol, timeframe, start, end, limit + 1)
-    more = rows[limit]["time"] if start and len(rows) > limit else None
-    kept = rows[:limit] if start else rows[-limit:]
-    return ExactJson({**_identity(item), "timeframe": timeframe, "bars": [dict(row) for row in kept], "next": more})
+    item, outage = await _located(gate, symbol)
+    seen = await Latest(gate.bus).read(item.exchange, item.symbol)
+    feed, bars = None, []
+    if outage is None:
+        try:
+            feed = await gate.db.fetchrow("reading.feed", item.exchange, item.symbol)
+            bars = await gate.db.fetch("reading.sealed_bars", item.exchange, item.symbol)
+        except OutageError as error:
+            outage = error
+    now_ns = gate.deps.clock.now_ns()
+    price = _of_redis(seen, feed, now_ns) or _of_feed(feed, bars) or _of_bars(bars, now_ns)
+    if price is None:
+        if outage is not None:
+            raise outage
+        raise Problem(
+            404, "NO_DATA", f"no market data of {name_of(item)} yet", remedy="POST /assets/enable has it collected"
+        )  # fmt: skip
+    state = None if outage is not None else feed["state"] if feed is not None else "OFF"
+    sealed = {row["timeframe"]: {k: v for k, v in dict(row).items() if k != "timeframe"} for row in bars}
+    extras = {"quote": _told(seen.quote, now_ns), "book": _told(seen.book, now_ns)}
+    return ExactJson({**identity(item), **price, "state": state, **extras, "bars": sealed})
 
 
-def _identity(item: Instrument) -> dict[str, str]:
-    return {"symbol": item.symbol, "name": item.name, "exchange": item.exchange}
+async def _located(gate: Gateway, symbol: str) -> tuple[Listed, OutageError | None]:
+    """Return what a symbol means; while nobody can say, the symbol at the exchange that is collected."""
+    try:
+        return await ReadingStore(gate.db).find(symbol), None
+    except OutageError as error:
+        spelled = symbol.rpartition(":")[2].upper().replace("/", "").replace("-", "")
+        return Listed(gate.deps.settings.data.exchange, spelled, "", "", Decimal(1), False), error
+
+
+def _of_redis(seen: Seen, feed: Any, now_ns: int) -> dict[str, Any] | None:
+    """Return Redis's price, unless the stored one is newer (Redis was flushed, or away when it came)."""
+    told = _told(seen.price, now_ns)
+    if (
+        told is None
+        or "price" not in told
+        or (feed is not None and feed["last_message_at"] and feed["last_message_at"] > told["received"])
+    ):
+        return None
+    return {"price": told["price"], "time": told["time"], "age_ms": told["age_ms"], "source": "redis"}
+
+
+def _of_feed(feed: Any, bars: Any) -> dict[str, Any] | None:
+    if feed is None or (feed["last_price"] is None and bars):
+        return None
+    return {
+        "price": feed["last_price"],
+        "time": feed["last_message_at"],
+        "age_ms": feed["age_ms"],
+        "source": "postgresql",
+    }
+
+
+def _of_bars(bars: Any, now_ns: int) -> dict[str, Any] | None:
+    ends = [(bar_end(to_ns(row["time"]), row["timeframe"]), row["close"]) for row in bars]
+    if not ends:
+        return None
+    end_ns, close = max(ends)
+    return {"price": Decimal(repr(close)), "time": iso(end_ns), "age_ms": _age_ms(end_ns, now_ns), "source": "bars"}
+
+
+def _told(message: Message | None, now_ns: int) -> dict[str, Any] | None:
+    """Return a kept message with exact numbers, times and its age; None when it is not what a collector writes."""
+    if message is None:
+        return None
+    try:
+        exact = {
+            key: _number(key, value) for key, value in message.items() if key not in ("type", "exchange", "symbol")
+        }
+        received = datetime.fromisoformat(message["received"])
+        return {**exact, "received": received, "age_ms": _age_ms(to_ns(received), now_ns)}
+    except (InputError, ValueError, TypeError, InvalidOperation):
+        return None
+
+
+def _number(key: str, value: Any) -> Any:
+    if key in ("bids", "asks"):
+        return [[Decimal(price), Decimal(size)] for price, size in value]
+    return Decimal(value) if key in ("price", "quantity", "bid", "bid_size", "ask", "ask_size") else value
+
+
+def _age_ms(time_ns: int, now_ns: int) -> int:
+    return max(0, now_ns - time_ns) // 1_000_000
+
+
+def identity(item: Listed) -> dict[str, str]:
+    """Return what every answer about a symbol begins with."""
+    return {"symbol": item.symbol, "name": name_of(item), "exchange": item.exchange}
+
+
+def name_of(item: Listed) -> str:
+    """Return the unified spelling, or the exchange's where nobody lists it."""
+    return f"{item.base}/{item.quote}" if item.base else item.symbol

@@ -4,38 +4,6 @@ SELECT exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional
        updated_at AS updated_ns
   FROM instruments ORDER BY exchange, symbol;
 
--- name: feed
--- The newest price of a symbol and how old it is.
-SELECT state, last_price, last_message_at, last_trade_id,
-       (extract(epoch FROM clock_timestamp() - last_message_at) * 1000)::bigint AS age_ms
-  FROM feeds WHERE exchange = $1 AND symbol = $2 AND timeframe = 'trades';
-
--- name: latest_bars
--- The newest sealed bar of every timeframe of a symbol.
-SELECT f.timeframe, b.time, b.open, b.high, b.low, b.close, b.volume
-  FROM feeds f
- CROSS JOIN LATERAL (
-       SELECT time, open, high, low, close, volume FROM ohlcv_data o
-        WHERE o.exchange = f.exchange AND o.symbol = f.symbol AND o.timeframe = f.timeframe AND o.time <= f.sealed_through
-        ORDER BY time DESC LIMIT 1) b
- WHERE f.exchange = $1 AND f.symbol = $2 AND f.timeframe <> 'trades';
-
--- name: history
--- Bars of one symbol and timeframe in a span, the newest `limit` of them, oldest first.
-SELECT * FROM (
-    SELECT time, open, high, low, close, volume, trades, is_complete FROM ohlcv_data
-     WHERE exchange = $1 AND symbol = $2 AND timeframe = $3
-       AND ($4::timestamptz IS NULL OR time >= $4) AND ($5::timestamptz IS NULL OR time < $5)
-     ORDER BY time DESC LIMIT $6) newest
- ORDER BY time;
-
--- name: history_from
--- Bars of one symbol and timeframe from a moment on, the oldest `limit` of them, oldest first.
-SELECT time, open, high, low, close, volume, trades, is_complete FROM ohlcv_data
- WHERE exchange = $1 AND symbol = $2 AND timeframe = $3
-   AND ($4::timestamptz IS NULL OR time >= $4) AND ($5::timestamptz IS NULL OR time < $5)
- ORDER BY time LIMIT $6;
-
 -- name: instances
 -- Every strategy instance with its account.
 SELECT s.id, s.strategy, s.params, s.params_version, s.exchange, s.symbol, s.timeframe, a.name AS account, s.venue, s.sizing,

@@ -13,12 +13,41 @@ SELECT DISTINCT s.exchange, s.symbol, '', '', 1::numeric, true
  ORDER BY 1, 2;
 
 -- name: known
--- Give some symbols that have bars, for the message about one that is unknown.
-SELECT DISTINCT symbol FROM series WHERE candles > 0 ORDER BY symbol LIMIT 12;
+-- Give some symbols for the message about one that is unknown: those with bars first.
+SELECT symbol FROM (SELECT symbol, 1 AS rank FROM series WHERE candles > 0
+                    UNION SELECT symbol, 2 FROM assets UNION SELECT symbol, 3 FROM instruments WHERE is_trading) k
+ GROUP BY symbol ORDER BY min(rank), symbol LIMIT 12;
 
--- name: series
--- Give how one series stands: its revision and its edges.
-SELECT revision, oldest, newest, candles FROM series WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
+-- name: feed
+-- Give the newest price of a symbol's feed and how old it is, by the database's clock.
+SELECT state, last_price, last_message_at,
+       (extract(epoch FROM clock_timestamp() - last_message_at) * 1000)::bigint AS age_ms
+  FROM feeds WHERE exchange = $1 AND symbol = $2 AND timeframe = 'trades';
+
+-- name: sealed_bars
+-- Give the newest sealed bar of every timeframe of a symbol: of a feed how far it says it is, of what was imported the last.
+SELECT s.timeframe, b.time, b.open, b.high, b.low, b.close, b.volume
+  FROM series s
+  LEFT JOIN feeds f USING (exchange, symbol, timeframe)
+ CROSS JOIN LATERAL (
+       SELECT time, open, high, low, close, volume FROM ohlcv_data o
+        WHERE o.exchange = s.exchange AND o.symbol = s.symbol AND o.timeframe = s.timeframe AND o.is_complete
+          AND o.time <= COALESCE(f.sealed_through, s.newest)
+        ORDER BY time DESC LIMIT 1) b
+ WHERE s.exchange = $1 AND s.symbol = $2 AND s.candles > 0 ORDER BY b.time DESC;
+
+-- name: page
+-- Give bars of one series in a span, the oldest first ones.
+SELECT time, open, high, low, close, volume, trades, is_complete, is_empty, revision FROM ohlcv_data
+ WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND time >= $4 AND ($5::timestamptz IS NULL OR time < $5)
+ ORDER BY time LIMIT $6;
+
+-- name: nth_newest
+-- Give where the newest so many bars of a series before a moment begin; null when there are none.
+SELECT min(time) FROM (
+    SELECT time FROM ohlcv_data
+     WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND ($4::timestamptz IS NULL OR time < $4)
+     ORDER BY time DESC LIMIT $5) newest;
 
 -- name: sync_status
 -- Give how syncs stand, with what their series hold now.

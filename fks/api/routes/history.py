@@ -1,0 +1,100 @@
+"""Stored bars: pages of JSON, or whole spans as CSV and Arrow streams."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response, StreamingResponse
+
+from fks.api import columns
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.problems import Problem
+from fks.api.query import Gate, Reader, moment
+from fks.api.routes.market import identity
+from fks.model.timeframe import check_timeframe, iso, to_ns
+from fks.store.bars import BarStore
+from fks.store.reading import ReadingStore
+
+router = APIRouter(tags=["market data"])
+JSON_MAX, FILE_MAX = 10_000, 1_000_000
+_PAGE = 10_000
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@router.get("/historical/{symbol:path}")
+async def historical(
+    gate: Gate,
+    who: Reader,
+    request: Request,
+    symbol: str,
+    timeframe: Annotated[str, Query(description="1s … 1M")] = "1h",
+    from_: Annotated[str | None, Query(alias="from", description="first open time, ISO 8601")] = None,
+    to: Annotated[str | None, Query(description="end, exclusive, ISO 8601")] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, le=FILE_MAX, description="default 1000, at most 10000; of files 1000000")
+    ] = None,
+    format: Annotated[
+        Literal["json", "csv", "arrow"] | None, Query(description="default: what Accept names, else json")
+    ] = None,
+) -> Response:
+    """Return stored bars, oldest first: the first `limit` from `from` on, or without it the newest `limit`.
+
+    `next` (and the `Link` header) is the `from` of the following page. Prices and volumes are JSON numbers: the shortest
+    decimal of the exchange's. `revision` of the answer changes when a bar that you may have was corrected. CSV and Arrow
+    are streamed: one that ends early was cut off by an outage.
+    """
+    item = await ReadingStore(gate.db).find(symbol)
+    check_timeframe(timeframe)
+    start, end = moment(from_, "from"), moment(to, "to")
+    if start and end and start >= end:
+        raise Problem(422, "INVALID", "from: is not before to", remedy="swap them")
+    form = format or _accepted(request.headers.get("accept", ""))
+    count = limit or (1000 if form == "json" else FILE_MAX)
+    if form == "json" and count > JSON_MAX:
+        raise Problem(
+            422, "INVALID", f"limit: is above {JSON_MAX}", remedy="follow `next`, or ask for format=csv or arrow"
+        )
+    series = (item.exchange, item.symbol, timeframe)
+    state = await BarStore(gate.db).series(item.symbol, timeframe, exchange=item.exchange)
+    revision = 0 if state is None else state.revision
+    first = start or await gate.db.fetchval("reading.nth_newest", *series, end, count)
+    if form == "json":
+        rows = [] if first is None else await gate.db.fetch("reading.page", *series, first, end, count + 1)
+        more = rows[count]["time"] if start and len(rows) > count else None
+        bars = [dict(row) for row in rows[:count]]
+        body = {**identity(item), "timeframe": timeframe, "revision": revision, "bars": bars, "next": more}
+        return ExactJson(body, headers=_link(timeframe, more, end, count, "json"))
+    pages = _pages(gate, series, first, end, count)
+    named = {"exchange": item.exchange, "symbol": item.symbol, "timeframe": timeframe, "revision": str(revision)}
+    stream = columns.csv_of(pages) if form == "csv" else columns.arrow_of(pages, named)
+    file = f"{item.exchange}-{item.symbol}-{timeframe}.{form}".replace("/", "-").replace(" ", "_")
+    headers = {"Content-Disposition": f'attachment; filename="{file}"', "X-FKS-Revision": str(revision)}
+    return StreamingResponse(stream, media_type=columns.MEDIA[form], headers=headers)
+
+
+async def _pages(
+    gate: Gateway, series: tuple[str, str, str], first: datetime | None, end: datetime | None, count: int
+) -> AsyncIterator[columns.Rows]:
+    while first is not None and count > 0:
+        rows = await gate.db.fetch("reading.page", *series, first, end, min(_PAGE, count))
+        if rows:
+            yield rows
+        count -= len(rows)
+        first = rows[-1]["time"] + _MICROSECOND if len(rows) == _PAGE else None
+
+
+def _accepted(accept: str) -> str:
+    wanted = accept.lower()
+    return next((form for form in ("arrow", "csv") if columns.MEDIA[form].partition(";")[0] in wanted), "json")
+
+
+def _link(timeframe: str, more: datetime | None, end: datetime | None, count: int, form: str) -> dict[str, str]:
+    if more is None:
+        return {}
+    query = {"timeframe": timeframe, "from": iso(to_ns(more)), "limit": count, "format": form}
+    return {"Link": f'<?{urlencode(query | ({"to": iso(to_ns(end))} if end else {}))}>; rel="next"'}

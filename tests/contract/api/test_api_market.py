@@ -1,0 +1,197 @@
+"""Reading market data over HTTP: the newest from Redis or PostgreSQL, with its age; history as pages, CSV and Arrow."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from fks.api.routes import history
+from fks.model.bar import PublicTrade
+from fks.model.market import Book, Quote
+from fks.model.timeframe import NS
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.latest import Latest, key_of
+from tests.support.gateway import Running, serving
+
+T0 = datetime(2026, 5, 1, tzinfo=UTC)
+BARS = (
+    "INSERT INTO ohlcv_data (time, symbol, timeframe, exchange, open, high, low, close, volume, trades)"
+    " SELECT '2026-05-01T00:00:00Z'::timestamptz + n * interval '1 minute', $1, '1m', $2, 100.1 + n, 101.5 + n, 99.5 + n,"
+    " 100.7 + n, 0.1, 3 FROM generate_series($3::int, $4::int) n"
+)
+
+
+@pytest.fixture
+async def latest(bus: Bus) -> Latest:
+    await bus.delete(key_of("binance", "BTCUSDT"), key_of("binance", "ETHUSDT"))
+    return Latest(bus)
+
+
+def _trade(ago_s: float, price: str) -> PublicTrade:
+    at = time.time_ns() - int(ago_s * NS)
+    return PublicTrade("binance", "BTCUSDT", 1, at - 50_000_000, Decimal(price), Decimal("0.5"), False, 1, at)
+
+
+async def _feed(db: Database, ago_s: int, price: str | None = "64000.10") -> None:
+    await db.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at) VALUES"
+        " ('binance','BTCUSDT','trades','LIVE',$1::text::numeric, now() - $2::int * interval '1 second')"
+        " ON CONFLICT (exchange, symbol, timeframe) DO UPDATE SET last_price = excluded.last_price,"
+        " last_message_at = excluded.last_message_at", price, ago_s,
+    )  # fmt: skip
+
+
+async def test_the_newer_of_redis_and_postgresql_is_told_with_its_age(
+    gateway: Running, seeded: Database, latest: Latest
+) -> None:
+    async with gateway.client("read") as client:
+        assert (await client.get("/market-data/BTCUSDT")).json()["code"] == "NO_DATA"
+        await _feed(seeded, 30)
+        found = (await client.get("/market-data/BTCUSDT")).json()
+        assert (found["price"], found["source"], found["state"]) == ("64000.1", "postgresql", "LIVE")
+        assert 30_000 <= found["age_ms"] < 60_000
+        await latest.tell([_trade(5, "64001.20")])
+        found = (await client.get("/market-data/BTC/USDT")).json()
+        assert (found["price"], found["source"]) == ("64001.2", "redis")
+        assert 5_000 <= found["age_ms"] < 30_000
+        assert (found["quote"], found["book"]) == (None, None)
+        await _feed(seeded, 0, "64002")  # Redis is behind: it was away when the last trades came
+        assert (await client.get("/market-data/BTCUSDT")).json()["price"] == "64002"
+
+
+async def test_quote_and_book_come_along_with_ages_of_their_own(gateway: Running, seeded: Database, latest: Latest) -> None:
+    await _feed(seeded, 1)
+    at = time.time_ns()
+    quote = Quote("binance", "BTCUSDT", at, Decimal("1.10"), Decimal(2), Decimal("1.2"), Decimal(3), at - 4 * NS)
+    book = Book("binance", "BTCUSDT", at, ((Decimal("1.10"), Decimal(2)),), ((Decimal("1.20"), Decimal(1)),), 7, at)
+    await latest.tell([quote, book])
+    async with gateway.client("read") as client:
+        found = (await client.get("/market-data/BTCUSDT")).json()
+    assert (found["quote"]["bid"], found["quote"]["ask"]) == ("1.1", "1.2")
+    assert found["quote"]["age_ms"] >= 4000 > found["book"]["age_ms"]
+    assert found["book"]["bids"] == [["1.1", "2"]]
+
+
+async def test_what_anyone_writes_into_redis_breaks_no_answer(gateway: Running, seeded: Database, bus: Bus, latest: Latest) -> None:
+    await _feed(seeded, 1)
+    base = '"exchange": "binance", "symbol": "BTCUSDT", "time": "2026-05-01T00:00:00Z"'
+    for text in (
+        f'{{"type": "price", {base}, "received": "soon", "price": "1"}}',
+        f'{{"type": "price", {base}, "received": "2099-01-01T00:00:00Z", "price": "many"}}',
+        f'{{"type": "price", {base}, "received": "2099-01-01T00:00:00Z", "price": [1]}}',
+        f'{{"type": "price", {base}, "received": "2099-01-01T00:00:00", "price": "1"}}',
+        f'{{"type": "price", {base}, "received": "2099-01-01T00:00:00Z"}}',
+    ):
+        await bus.put(key_of("binance", "BTCUSDT"), "price", text.encode(), 60)
+        async with gateway.client("read") as client:
+            answer = await client.get("/market-data/BTCUSDT")
+        assert (answer.status_code, answer.json().get("price")) == (200, "64000.1"), text
+
+
+async def test_what_was_imported_has_a_latest_price_too(gateway: Running, seeded: Database, latest: Latest) -> None:
+    await seeded.sql(BARS, "ESZ3", "cme", 0, 9)
+    async with gateway.client("read") as client:
+        found = (await client.get("/market-data/ESZ3")).json()
+    assert (found["exchange"], found["source"], found["state"], found["price"]) == ("cme", "bars", "OFF", "109.7")
+    assert found["time"] == "2026-05-01T00:10:00Z"
+    assert found["age_ms"] > 0
+    assert found["bars"]["1m"]["close"] == 109.7
+
+
+async def test_without_postgresql_the_newest_is_told_all_the_same(redis_url: str, tmp_path: Path, latest: Latest) -> None:
+    await latest.tell([_trade(1, "64001.2")])
+    away = "postgresql://fks:x@127.0.0.1:1/fks"
+    async with serving(away, redis_url, tmp_path, {"read": "x"}, database={"retry_s": 0.1}) as gateway:
+        from fks.api.routes.market import latest as route
+
+        answer = await route(gateway.app.state.gateway, None, "btc/usdt")  # type: ignore[arg-type]
+    assert b'"price":"64001.2"' in bytes(answer.body)
+    assert b'"state":null' in bytes(answer.body)
+
+
+# ── history ──────────────────────────────────────────────────────────────────────────────────────
+async def test_pages_follow_one_another_and_say_the_revision(gateway: Running, seeded: Database) -> None:
+    await seeded.sql(BARS, "BTCUSDT", "binance", 0, 24)
+    async with gateway.client("read") as client:
+        seen, url = [], "/historical/BTCUSDT?timeframe=1m&from=2026-05-01T00:00:00Z&limit=10"
+        while url:
+            answer = await client.get(url)
+            seen += answer.json()["bars"]
+            link = re.match(r'<(\?.*)>; rel="next"', answer.headers.get("link", ""))
+            url = f"/historical/BTCUSDT{link[1]}" if link else ""
+            assert bool(link) == bool(answer.json()["next"])
+        assert len(seen) == len({bar["time"] for bar in seen}) == 25
+        assert seen[0] == {
+            "time": "2026-05-01T00:00:00Z", "open": 100.1, "high": 101.5, "low": 99.5, "close": 100.7, "volume": 0.1,
+            "trades": 3, "is_complete": True, "is_empty": False, "revision": 0,
+        }  # fmt: skip
+        before = answer.json()["revision"]
+        await seeded.sql("UPDATE ohlcv_data SET close = 100.8, revision = revision + 1 WHERE time = $1", T0)
+        again = (await client.get("/historical/BTCUSDT?timeframe=1m&from=2026-05-01T00:00:00Z&limit=1")).json()
+        assert again["revision"] == before + 1
+        assert (again["bars"][0]["revision"], again["bars"][0]["close"]) == (1, 100.8)
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+async def test_csv_and_arrow_are_the_same_bars(
+    gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    monkeypatch.setattr(history, "_PAGE", 10)  # several pages, the last one full
+    await seeded.sql(BARS, "BTCUSDT", "binance", 0, 29)
+    await seeded.sql("UPDATE ohlcv_data SET is_complete = false, volume = NULL WHERE time = $1", T0)
+    query = {"timeframe": "1m", **({"limit": limit} if limit else {})}
+    async with gateway.client("read") as client:
+        bars = (await client.get("/historical/BTCUSDT", params=query)).json()["bars"]
+        text = await client.get("/historical/BTCUSDT", params={**query, "format": "csv"})
+        arrow = await client.get("/historical/BTCUSDT", params=query, headers={"Accept": "application/vnd.apache.arrow.stream"})
+    assert text.headers["content-type"].startswith("text/csv")
+    assert 'filename="binance-BTCUSDT-1m.csv"' in text.headers["content-disposition"]
+    rows = list(csv.DictReader(io.StringIO(text.text)))
+    assert len(rows) == len(bars) == (limit or 30)
+    for row, bar in zip(rows, bars, strict=True):
+        assert {key: {"true": True, "false": False}.get(value, value) for key, value in row.items()} == {
+            key: value if isinstance(value, bool) else "" if value is None else str(value) for key, value in bar.items()
+        }
+    table = pa.ipc.open_stream(arrow.content).read_all()
+    assert table.schema.metadata[b"symbol"] == b"BTCUSDT"
+    assert table.num_rows == len(bars)
+    assert table["close"].to_pylist() == [bar["close"] for bar in bars]
+    assert table["volume"].to_pylist() == [bar["volume"] for bar in bars]
+    assert [str(at) for at in table["time"].to_pylist()][-1] == "2026-05-01 00:29:00+00:00"
+
+
+async def test_an_empty_file_is_a_whole_file(gateway: Running) -> None:
+    async with gateway.client("read") as client:
+        text = await client.get("/historical/BTCUSDT?timeframe=4h&format=csv")
+        arrow = await client.get("/historical/BTCUSDT?timeframe=4h&format=arrow")
+        assert text.text.startswith("time,open,high,low,close,volume,")
+        assert text.text.count("\n") == 1
+        assert pa.ipc.open_stream(arrow.content).read_all().num_rows == 0
+        for wrong in ("format=xml", "limit=20000", "limit=0", "from=2026-05-02&to=2026-05-01&format=csv"):
+            answer = await client.get(f"/historical/BTCUSDT?{wrong}")
+            assert (answer.status_code, answer.json()["code"]) == (422, "INVALID"), wrong
+            assert answer.json()["remedy"]
+
+
+async def test_a_symbol_of_two_exchanges_means_the_one_with_bars_or_is_refused(gateway: Running, seeded: Database) -> None:
+    await seeded.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('bybit','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
+    )
+    await seeded.sql(BARS, "BTCUSDT", "binance", 0, 4)
+    async with gateway.client("read") as client:
+        assert (await client.get("/historical/BTC-USDT?timeframe=1m")).json()["exchange"] == "binance"
+        await seeded.sql(BARS, "BTCUSDT", "bybit", 0, 1)
+        refused = (await client.get("/historical/BTCUSDT?timeframe=1m")).json()
+        assert refused["code"] == "SYMBOL_AMBIGUOUS"
+        assert "bybit:BTCUSDT" in refused["remedy"]
+        assert len((await client.get("/historical/bybit:BTC/USDT?timeframe=1m")).json()["bars"]) == 2

@@ -1,7 +1,7 @@
 """Trades into bars, small bars into large ones: pure, exact, in UTC.
 
-The smallest timeframe (the base) is built from trades; base bars are contiguous in time, silent ones flat at the close
-before them with volume 0, as Binance writes them. Every larger bar is the fold of its base bars and seals with the base
+The smallest timeframe (the base) is built from trades; base bars are contiguous in time, empty ones flat at the close
+before them with volume 0, as Binance and Kraken write them (of an exchange that writes none, none is given out). Every larger bar is the fold of its base bars and seals with the base
 bar that ends where it ends. A silent bar adds nothing to a fold but time, so a bar's open is its first trade's price.
 Prices are compared and volumes summed as Decimal; the float of a bar is made once, when it seals.
 """
@@ -12,24 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-import numpy as np
-
-from fks.model.bar import Bar, Bars, Floats, Ints, PublicTrade
-from fks.model.errors import BugError, InputError
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
+from fks.data.buckets import by_length as by_length
+from fks.data.buckets import length_of as length_of
+from fks.data.buckets import starts_of as starts_of
+from fks.data.columns import aggregate_bars as aggregate_bars
+from fks.data.columns import aggregate_trades as aggregate_trades
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import BugError
+from fks.model.timeframe import NS, bar_end, bar_start
 
 ZERO = Decimal(0)
-_MONDAY_NS = 4 * 86400 * NS
-
-
-def length_of(timeframe: str) -> int:
-    """Return the length used to order timeframes, seconds; a month counts as its longest, and so does what is unknown."""
-    return TIMEFRAMES.get(timeframe, 0) or 31 * 86400
-
-
-def by_length(timeframes: Iterable[str]) -> tuple[str, ...]:
-    """Return timeframes, smallest first."""
-    return tuple(sorted(set(timeframes), key=length_of))
+#: the older name of aggregate_bars
+resample = aggregate_bars
 
 
 def exact_decimal(value: float) -> Decimal:
@@ -39,7 +33,11 @@ def exact_decimal(value: float) -> Decimal:
 
 @dataclass(slots=True)
 class OpenBar:
-    """A bar that is still being made. `trades` 0 means nothing but silence so far, and then there is no price."""
+    """A bar that is still being made.
+
+    `is_spoken`: somebody traded. Until then its prices, if `has_price`, are those of silent smaller bars, which count for
+    nothing once somebody trades. `is_empty`: it is known that nobody did.
+    """
 
     start_ns: int
     end_ns: int
@@ -50,6 +48,9 @@ class OpenBar:
     volume: Decimal = ZERO
     trades: int = 0
     is_complete: bool = True
+    is_spoken: bool = False
+    has_price: bool = False
+    is_empty: bool = True
 
     @staticmethod
     def at(time_ns: int, timeframe: str) -> OpenBar:
@@ -60,8 +61,9 @@ class OpenBar:
     def add(self, trade: PublicTrade) -> None:
         """Count a trade in."""
         price = trade.price
-        if self.trades == 0:
+        if not self.is_spoken:
             self.open = self.high = self.low = price
+            self.is_spoken, self.is_empty = True, False
         elif price > self.high:
             self.high = price
         elif price < self.low:
@@ -71,24 +73,33 @@ class OpenBar:
         self.trades += trade.count
 
     def fold(self, later: OpenBar) -> None:
-        """Count in a smaller bar that follows all that was counted before."""
+        """Count in a smaller bar that follows all that was counted before.
+
+        A silent one adds nothing but time, unless all of them are silent: a source without volumes is silent throughout.
+        """
         self.is_complete = self.is_complete and later.is_complete
-        if later.trades == 0:
+        self.is_empty = self.is_empty and later.is_empty
+        if not (later.is_spoken or (later.has_price and not self.is_spoken)):
             return
-        if self.trades == 0:
+        is_first = not self.is_spoken if later.is_spoken else not self.has_price
+        if is_first:
             self.open, self.high, self.low = later.open, later.high, later.low
         else:
             self.high, self.low = max(self.high, later.high), min(self.low, later.low)
         self.close = later.close
         self.volume += later.volume
         self.trades += later.trades
+        self.is_spoken = self.is_spoken or later.is_spoken
+        self.has_price = True
 
     def fold_bar(self, bar: Bar) -> None:
         """Count in a sealed smaller bar that follows all that was counted before."""
+        is_spoken = bar.trades > 0 or bar.volume > 0
         self.fold(
             OpenBar(
                 bar.time_ns, bar.time_ns, exact_decimal(bar.open), exact_decimal(bar.high), exact_decimal(bar.low),
-                exact_decimal(bar.close), exact_decimal(bar.volume), bar.trades, bar.is_complete,
+                exact_decimal(bar.close), exact_decimal(bar.volume), bar.trades, bar.is_complete, is_spoken, True,
+                bar.is_empty or (not is_spoken and bar.high == bar.low),
             )
         )  # fmt: skip
 
@@ -97,7 +108,7 @@ class OpenBar:
 
         A number that float64 cannot hold as written makes the bar incomplete: it never reaches a strategy.
         """
-        if self.trades == 0:
+        if not self.is_spoken and not self.has_price:
             if previous is None:
                 return None
             self.open = self.high = self.low = self.close = previous
@@ -106,7 +117,7 @@ class OpenBar:
         is_exact = all(exact_decimal(f) == d for f, d in zip(floats, numbers, strict=True))
         return Bar(
             exchange, symbol, timeframe, self.start_ns, floats[0], floats[1], floats[2], floats[3], floats[4],
-            self.trades, self.is_complete and is_exact,
+            self.trades, self.is_complete and is_exact, self.is_empty,
         )  # fmt: skip
 
 
@@ -114,7 +125,8 @@ class BarBuilder:
     """Builds every timeframe of one symbol from trades in order.
 
     `start_ns` is a boundary of the base timeframe; `seeds` hold what the larger bars had gathered before it (absent: the
-    larger bar that began earlier is marked incomplete). `previous` is the last price before `start_ns`.
+    larger bar that began earlier is marked incomplete). `previous` is the last price before `start_ns`. `emits_empty`:
+    bars in which nobody traded are given out (flat, flagged), as the exchange's own are; else they are left out.
     """
 
     def __init__(
@@ -126,12 +138,14 @@ class BarBuilder:
         *,
         seeds: Mapping[str, OpenBar] | None = None,
         previous: Decimal | None = None,
+        emits_empty: bool = True,
     ) -> None:
         self._exchange = exchange
         self._symbol = symbol
         self.base, *self._larger = by_length(timeframes)
         self._step_ns = length_of(self.base) * NS
         self._previous = previous
+        self._emits_empty = emits_empty
         if bar_start(start_ns, self.base) != start_ns:
             raise BugError(f"{start_ns} is not where a {self.base} bar begins")
         self._bar = OpenBar.at(start_ns, self.base)
@@ -170,7 +184,7 @@ class BarBuilder:
 
     def _seal_base(self, sealed: list[Bar]) -> None:
         done = self._bar
-        if done.trades:
+        if done.is_spoken:
             self._previous = done.close
         for frame in self._larger:
             self._open[frame].fold(done)
@@ -186,7 +200,7 @@ class BarBuilder:
 
     def _emit(self, bar: OpenBar, timeframe: str, sealed: list[Bar]) -> None:
         made = bar.seal(self._exchange, self._symbol, timeframe, self._previous)
-        if made is not None:
+        if made is not None and (self._emits_empty or not made.is_empty):
             sealed.append(made)
 
     def _seeded(self, timeframe: str, start_ns: int, seeds: Mapping[str, OpenBar]) -> OpenBar:
@@ -199,94 +213,30 @@ class BarBuilder:
         return seed
 
 
-def fold_bars(bars: Iterable[Bar], timeframe: str, until_ns: int) -> list[Bar]:
+def fold_bars(bars: Iterable[Bar], timeframe: str, until_ns: int, *, since_ns: int | None = None) -> list[Bar]:
     """Return `timeframe` bars folded from smaller ones in order, only those that end at or before `until_ns`.
 
-    The first is left out when the smaller bars do not begin where it begins.
+    The bars tell everything from `since_ns` on (None: from the first one's open); what begins earlier is left out.
     """
     made: list[Bar] = []
     current: OpenBar | None = None
     last: Bar | None = None
-    begins_whole = False
 
     def finish() -> None:
-        if current is None or last is None or not begins_whole or current.end_ns > until_ns:
+        if current is None or last is None or current.end_ns > until_ns or current.start_ns < begin_ns:
             return
         bar = current.seal(last.exchange, last.symbol, timeframe, exact_decimal(last.close))
         assert bar is not None
         made.append(bar)
 
+    begin_ns = since_ns if since_ns is not None else 0
     for bar in bars:
         if current is None or bar.time_ns >= current.end_ns:
+            if current is None and since_ns is None:
+                begin_ns = bar.time_ns
             finish()
-            begins_whole = current is not None or bar_start(bar.time_ns, timeframe) == bar.time_ns
             current = OpenBar.at(bar.time_ns, timeframe)
         current.fold_bar(bar)
         last = bar
     finish()
     return made
-
-
-def starts_of(time_ns: Ints, timeframe: str) -> Ints:
-    """Return the open time of the bar that holds each time. Shapes: (n,) → (n,)."""
-    if timeframe == "1M":
-        months = time_ns.astype("datetime64[ns]").astype("datetime64[M]")
-        return months.astype("datetime64[ns]").astype(np.int64)
-    offset = _MONDAY_NS if timeframe == "1w" else 0
-    step = TIMEFRAMES[timeframe] * NS
-    return time_ns - (time_ns - offset) % step
-
-
-def resample(bars: Bars, timeframe: str) -> Bars:
-    """Return `bars` in a larger timeframe; bars at either end that the data does not cover whole are left out.
-
-    Volumes are summed as whole numbers of the smallest place in the column, so sums are exact. A row of volume 0 is a
-    silent bar. Errors: InputError when the timeframe is not a multiple, or a volume has more than 12 places.
-    """
-    if TIMEFRAMES[bars.timeframe] == 0 or length_of(timeframe) % TIMEFRAMES[bars.timeframe] != 0:
-        raise InputError(f"{timeframe} bars cannot be made of {bars.timeframe} bars", code="TIMEFRAME_MISMATCH")
-    if not len(bars):
-        return Bars(bars.symbol, timeframe, *(column[:0] for column in _columns(bars)))  # type: ignore[arg-type]
-    starts = starts_of(bars.time_ns, timeframe)
-    edge = np.flatnonzero(np.diff(starts, prepend=starts[0] - 1))
-    places, volumes = _whole(bars.volume)
-    open_, high, low = bars.open.copy(), bars.high.copy(), bars.low.copy()
-    _hide_silence(bars, starts, open_, high, low)
-    last = np.append(edge[1:], len(starts)) - 1
-    first = _first_spoken(bars, starts, edge)
-    made = Bars(
-        bars.symbol, timeframe, starts[edge], open_[first], np.maximum.reduceat(high, edge),
-        np.minimum.reduceat(low, edge), bars.close[last], np.add.reduceat(volumes, edge) / 10.0**places,
-    )  # fmt: skip
-    end_ns = bar_end(int(bars.time_ns[-1]), bars.timeframe)
-    begin = int(made.time_ns[0] < bars.time_ns[0])
-    stop = len(made) - int(bar_end(int(made.time_ns[-1]), timeframe) > end_ns)
-    return made[begin : max(begin, stop)]
-
-
-def _columns(bars: Bars) -> tuple[Ints | Floats, ...]:
-    return (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume)
-
-
-def _hide_silence(bars: Bars, starts: Ints, open_: Floats, high: Floats, low: Floats) -> None:
-    """Make silent rows of groups that also trade neutral for max and min."""
-    spoken = bars.volume > 0
-    groups = np.unique(starts[spoken])
-    mute = ~spoken & np.isin(starts, groups)
-    high[mute], low[mute] = -np.inf, np.inf
-
-
-def _first_spoken(bars: Bars, starts: Ints, edge: Ints) -> Ints:
-    """Return the row of each group's first trade; its first row when the whole group is silent."""
-    rows = np.where(bars.volume > 0, np.arange(len(starts)), len(starts))
-    first = np.minimum.reduceat(rows, edge)
-    return np.where(first == len(starts), edge, first)
-
-
-def _whole(volume: Floats) -> tuple[int, Ints]:
-    """Return (places, volume as whole numbers of 10^-places). Errors: InputError beyond 12 places."""
-    for places in range(13):
-        scaled = np.rint(volume * 10.0**places)
-        if np.array_equal(scaled / 10.0**places, volume) and scaled.sum() < 2**62:
-            return places, scaled.astype(np.int64)
-    raise InputError("a volume has more than 12 decimal places", code="VOLUME_TOO_FINE", remedy="round the source")

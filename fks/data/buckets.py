@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from fks.model.bar import Ints
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 
 _MONDAY_NS = 4 * 86400 * NS
+
+
+def length_of(timeframe: str) -> int:
+    """Return the length used to order timeframes, seconds; a month counts as its longest, and so does what is unknown."""
+    return TIMEFRAMES.get(timeframe, 0) or 31 * 86400
+
+
+def by_length(timeframes: Iterable[str]) -> tuple[str, ...]:
+    """Return timeframes, smallest first."""
+    return tuple(sorted(set(timeframes), key=length_of))
+
+
+def divides(small: str, large: str) -> bool:
+    """Return whether bars of `large` begin and end where bars of `small` do: whole ones of it make one of them."""
+    if TIMEFRAMES[small] == 0 or length_of(small) >= length_of(large):
+        return False
+    return 86400 % TIMEFRAMES[small] == 0 if large in ("1w", "1M") else TIMEFRAMES[large] % TIMEFRAMES[small] == 0
 
 
 def starts_of(time_ns: Ints, timeframe: str) -> Ints:

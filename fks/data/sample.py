@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import resources
 
-from fks.data.aggregate import length_of, resample
+from fks.data.aggregate import aggregate_bars, length_of
 from fks.model.bar import Bars
 from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import TIMEFRAMES, to_datetime
@@ -36,7 +36,7 @@ async def load_tape(db: Database, tape: Tape, progress: Progress | None = None) 
     Guarantees: twice equals once. `progress` is told (rows done, rows in all).
     """
     base = tape.bars()
-    series = [base, *(resample(base, name) for name in larger(tape.timeframe))]
+    series = [base, *(aggregate_bars(base, name) for name in larger(tape.timeframe))]
     total, done = sum(len(bars) for bars in series), 0
     last = to_datetime(int(base.time_ns[-1]))
     await ensure_partitions(db, last, since=to_datetime(int(base.time_ns[0])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,8 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.data.aggregate import BarBuilder, OpenBar, by_length, exact_decimal, fold_bars, resample, starts_of
+from fks.data.aggregate import (
+    BarBuilder,
+    OpenBar,
+    aggregate_bars,
+    aggregate_trades,
+    by_length,
+    exact_decimal,
+    fold_bars,
+    starts_of,
+)
 from fks.model.bar import Bar, Bars, PublicTrade
+from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from tests.support.recorded import EXCERPT, SHARED, agg_trades, public_trades, raw_trades, slow_bars
 
@@ -85,7 +96,7 @@ def test_a_timeframe_equals_the_aggregate_of_a_smaller_one(trades: list[PublicTr
     smaller = [bar for bar in bars if bar.timeframe == small and bar.is_complete]
     larger = [bar for bar in bars if bar.timeframe == large and bar.is_complete]
     assert fold_bars(smaller, large, end_ns) == larger
-    columns = resample(Bars.of("BTCUSDT", small, list(smaller)), large)
+    columns = aggregate_bars(Bars.of("BTCUSDT", small, list(smaller)), large)
     assert [columns.bar(i, "binance") for i in range(len(columns))] == [
         Bar(b.exchange, b.symbol, b.timeframe, b.time_ns, b.open, b.high, b.low, b.close, b.volume) for b in larger
     ] or any(b.volume == 0 and b.trades for b in smaller)  # columns know silence by volume alone
@@ -135,7 +146,7 @@ def test_a_late_trade_counts_nowhere() -> None:
     builder.add(trade(1, START, "10"))
     builder.seal_through(START + NS)
     assert builder.add(trade(2, START + NS - 1, "99")) is None
-    assert builder.add(trade(3, START + 2 * NS, "11")) == [Bar("binance", "BTCUSDT", "1s", START + NS, 10.0, 10.0, 10.0, 10.0, 0.0, 0)]
+    assert builder.add(trade(3, START + 2 * NS, "11")) == [Bar("binance", "BTCUSDT", "1s", START + NS, 10.0, 10.0, 10.0, 10.0, 0.0, is_empty=True)]
 
 
 def test_a_number_that_a_float_cannot_hold_makes_the_bar_incomplete() -> None:
@@ -146,6 +157,66 @@ def test_a_number_that_a_float_cannot_hold_makes_the_bar_incomplete() -> None:
 def test_nothing_is_sealed_before_there_is_a_price() -> None:
     builder = BarBuilder("binance", "BTCUSDT", ("1s", "5s"), START)
     assert builder.seal_through(START + 20 * NS) == []
+
+
+def test_an_exchange_that_writes_no_empty_bars_gets_none() -> None:
+    stream = [trade(1, START, "10"), trade(2, START + 3 * NS, "11"), trade(3, START + 70 * NS, "12")]
+    builder = BarBuilder("coinbase", "BTCUSDT", ("1s", "5s", "1m"), START, emits_empty=False)
+    bars = [bar for item in stream for bar in builder.add(item) or []]
+    assert [(bar.time_ns - START) // NS for bar in bars if bar.timeframe == "1s"] == [0, 3]
+    assert [(bar.time_ns - START) // NS for bar in bars if bar.timeframe == "5s"] == [0]
+    assert not any(bar.is_empty for bar in bars)
+    whole = built(stream, ("1s", "5s", "1m"))
+    assert [bar for bar in whole if not bar.is_empty and bar.time_ns < START + 70 * NS] == [replace(bar, exchange="binance") for bar in bars]
+    assert [bar.is_empty for bar in whole if bar.timeframe == "1s"][:4] == [False, True, True, False]
+
+
+def test_smaller_bars_may_be_absent_when_it_is_said_from_where_they_tell_everything() -> None:
+    minutes = [Bar("coinbase", "X", "1m", m * 60 * NS, 1.0 + m, 2.0 + m, 1.0, 1.5 + m, 0.1) for m in (2, 4, 6, 13)]
+    assert [bar.time_ns // NS for bar in fold_bars(minutes, "5m", 900 * NS)] == [300, 600]
+    whole = fold_bars(minutes, "5m", 900 * NS, since_ns=0)
+    assert [(bar.time_ns // NS, bar.open, bar.high, bar.close, bar.volume) for bar in whole] == [
+        (0, 3.0, 6.0, 5.5, 0.2), (300, 7.0, 8.0, 7.5, 0.1), (600, 14.0, 15.0, 14.5, 0.1)]  # fmt: skip
+    columns = Bars.of("X", "1m", minutes)
+    for start_ns, expected in ((None, whole[1:]), (0, whole)):
+        mine = aggregate_bars(columns, "5m", start_ns=start_ns, end_ns=900 * NS)
+        assert [mine.bar(row, "coinbase") for row in range(len(mine))] == expected
+
+
+def test_volumes_are_summed_exactly_whatever_their_places() -> None:
+    volumes = [0.1, 0.2, 0.3, 1e-8, 123456.12345678]
+    rows = Bars("X", "1m", np.arange(5) * 60 * NS, *(np.ones(5) for _ in range(4)), np.array(volumes))
+    assert aggregate_bars(rows, "5m").volume.tolist() == [float(sum(map(exact_decimal, volumes)))]
+    with pytest.raises(InputError, match="more than 12 decimal places"):
+        aggregate_bars(Bars("X", "1m", rows.time_ns, *(np.ones(5) for _ in range(4)), np.full(5, 1 / 3)), "5m")
+
+
+@pytest.mark.parametrize(("small", "large"), [("5m", "1m"), ("1M", "1w"), ("1w", "1M"), ("4h", "5m"), ("15m", "nine")])
+def test_what_cannot_be_made_says_so(small: str, large: str) -> None:
+    rows = Bars("X", small, np.arange(5) * 60 * NS, *(np.ones(5) for _ in range(5)))
+    with pytest.raises(InputError) as error:
+        aggregate_bars(rows, large)
+    assert error.value.code in ("TIMEFRAME_MISMATCH", "TIMEFRAME_UNKNOWN")
+
+
+def test_trades_in_columns_must_be_in_order() -> None:
+    times = np.array([2, 1, 3], dtype=np.int64)
+    with pytest.raises(InputError, match="trade 1 is older"):
+        aggregate_trades("X", "1m", times, np.ones(3), np.ones(3), start_ns=0, end_ns=60 * NS)
+    assert len(aggregate_trades("X", "1m", times[:0], np.ones(0), np.ones(0), start_ns=0, end_ns=60 * NS)) == 0
+
+
+@given(streams(), st.sampled_from(["1s", "5s", "1m", "1h"]))
+@settings(max_examples=40, deadline=None)
+def test_trades_in_columns_make_the_bars_of_the_builder(trades: list[PublicTrade], frame: str) -> None:
+    begin, end = bar_start(trades[0].time_ns, frame), bar_end(bar_start(trades[-1].time_ns, frame), frame)
+    made = aggregate_trades(
+        "BTCUSDT", frame, np.array([t.time_ns for t in trades]), np.array([float(t.price) for t in trades]),
+        np.array([float(t.quantity) for t in trades]), start_ns=begin, end_ns=end,
+    )  # fmt: skip
+    bars = [made.bar(row) for row in range(len(made))]
+    rows = [(b.time_ns, *map(exact_decimal, (b.open, b.high, b.low, b.close, b.volume))) for b in bars]
+    assert rows == [(start, *numbers[:5]) for start, numbers in slow_bars(trades, frame).items()]
 
 
 @pytest.mark.parametrize("frame", ALL)

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fks.model.errors import OutageError
 from fks.model.health import Problem
 from fks.monitor.component import Component
 
+if TYPE_CHECKING:
+    from fks.store.jobs import JobStore
+
 RunJob = Callable[[str, str], Awaitable[None]]
 JOBS_AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Jobs that share runners: those of `kinds` (None: all), but none of `besides`; `at_once` of them run."""
+
+    kinds: tuple[str, ...] | None
+    besides: tuple[str, ...]
+    at_once: int
+
+
+#: history takes its time and holds up no backtest
+LANES = (Lane(None, ("sync",), JOBS_AT_ONCE), Lane(("sync",), (), 1))
 
 
 class SchedulerActor:
@@ -25,31 +43,34 @@ class SchedulerActor:
     def __init__(self, component: Component, args: tuple[str, ...], *, run_job: RunJob) -> None:
         self._c = component
         self._run_job = run_job
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, tuple[Lane, asyncio.Task[None]]] = {}
         self._is_working = True
         self._is_draining = False
         self._turned_s = component.clock.monotonic()
         self._waits_s: float | None = None
+        self._is_full = False
 
     async def start(self) -> None:
         """Nothing to open."""
 
     async def run(self) -> None:
         """Look for due work every second until cancelled; a database that is away only delays it."""
-        from fks.jobs.schedule import Schedules
+        from fks.jobs.schedule import NOTHING, Schedules
         from fks.store.jobs import JobStore
 
         schedules, jobs = Schedules(self._c.db, self._c.clock, self._c.settings), JobStore(self._c.db)
         while True:
             try:
                 for name, result in await schedules.run_due():
+                    if result == NOTHING:  # said each minute
+                        self._c.log.debug("schedule.ran", schedule=name, result=result)
+                        continue
                     self._c.log.info("schedule.ran", schedule=name, result=result)
                 for id in await jobs.requeue_lost(silent_s=30.0, attempts_max=3):
                     self._c.log.warning("job.requeued", job=str(id))
-                running, self._waits_s = await jobs.load()
-                while self._may_claim(running) and (claimed := await jobs.claim()) is not None:
-                    running += 1
-                    self._launch(str(claimed.id))
+                if not self._is_draining:
+                    await schedules.start_waiting()
+                await self._claim(jobs)
                 self._is_working = True
             except OutageError as error:
                 if self._is_working:
@@ -58,11 +79,23 @@ class SchedulerActor:
             self._turned_s = self._c.clock.monotonic()
             await self._c.clock.sleep(1.0)
 
-    def _may_claim(self, running: int) -> bool:
-        """Return whether there is room: jobs that an earlier self started count, and those of ours not yet seen."""
-        return not self._is_draining and max(running, len(self._running)) < JOBS_AT_ONCE
+    async def _claim(self, jobs: JobStore) -> None:
+        """Begin what is queued, as far as each lane has room: jobs that an earlier self started count, and ours not yet seen."""
+        waits: list[tuple[float, bool]] = []
+        for lane in LANES:
+            running, waits_s = await jobs.load(lane.kinds, besides=lane.besides)
+            running = max(running, sum(known is lane for known, _ in self._running.values()))
+            while not self._is_draining and running < lane.at_once:
+                claimed = await jobs.claim(lane.kinds, besides=lane.besides)
+                if claimed is None:
+                    break
+                running += 1
+                self._launch(lane, str(claimed.id))
+            if waits_s is not None:
+                waits.append((waits_s, running >= lane.at_once))
+        self._waits_s, self._is_full = max(waits, default=(None, False))
 
-    def _launch(self, job_id: str) -> None:
+    def _launch(self, lane: Lane, job_id: str) -> None:
         """Start one job in the background; its end is written by the job itself, its death by requeue_lost."""
 
         async def work() -> None:
@@ -74,7 +107,7 @@ class SchedulerActor:
                 self._running.pop(job_id, None)
 
         self._c.log.info("job.started", job=job_id)
-        self._running[job_id] = asyncio.create_task(work())
+        self._running[job_id] = lane, asyncio.create_task(work())
 
     async def drain(self) -> None:
         """Claim no more. Jobs that run go on where they are; one that was claimed and not begun is queued again."""
@@ -82,7 +115,7 @@ class SchedulerActor:
 
     async def stop(self) -> None:
         """Leave running jobs to the cluster; they end by themselves or are queued again."""
-        for task in self._running.values():
+        for _, task in self._running.values():
             task.cancel()
 
     @property
@@ -93,9 +126,8 @@ class SchedulerActor:
         """Return jobs that nobody claims, and a loop that no longer turns."""
         limit_s, found = self._c.settings.supervision.jobs_wait_max_s, []
         if self._waits_s is not None and self._waits_s > limit_s:
-            is_full = len(self._running) >= JOBS_AT_ONCE
-            text = f"the oldest job waits for {self._waits_s:.0f} s" + (": all runners are busy" if is_full else "")
-            found.append(Problem("queue", text, about="jobs", is_mended_by_restart=not is_full))
+            text = f"the oldest job waits for {self._waits_s:.0f} s" + (": all runners are busy" if self._is_full else "")
+            found.append(Problem("queue", text, about="jobs", is_mended_by_restart=not self._is_full))
         silent_s = self._c.clock.monotonic() - self._turned_s
         if silent_s > limit_s:
             text = f"no schedule was looked at for {silent_s:.0f} s"

@@ -1,134 +1,202 @@
-"""History on demand: an exchange's klines into `ohlcv_data`, with `sync_status` saying how that stands."""
+"""History on demand: an exchange's bars into `ohlcv_data`, with `sync_status` saying how that stands.
+
+A sync fetches what is wanted and not there, newest first. So it goes on where it was when it was killed, and one that is
+repeated asks for nothing. `cursor` tells how far it is; what is there is what counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fks.clock import Clock
-from fks.data.aggregate import fold_bars, length_of
-from fks.data.backfill import PAGE, Backfill
-from fks.model.bar import Bar, Bars
-from fks.model.errors import FksError, InputError
+from fks.data.gaps import DAY_NS, Gaps, Missing, closed_until
+from fks.data.history import History
+from fks.model.errors import FksError, InputError, PeerError
 from fks.model.ports import Exchange, Log
-from fks.model.timeframe import NS, bar_start, check_timeframe, to_datetime
-from fks.store.bars import BarStore, SyncStore
+from fks.model.timeframe import bar_start, check_timeframe, iso
+from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.partitions import ensure_partitions
+from fks.store.gaps import Hole
+from fks.store.sync import SyncRow, SyncStore
 
 DAYS_INIT = 730  # the owner's `init`: two years
 TIMEFRAMES_INIT = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M")
+LOOK_S = 2.0  # how often it is looked for more to do while something runs
 
+#: told (bars done, bars in all) after each window
 Progress = Callable[[int, int], None]
+
+
+class QuietLog:
+    """A Log for callers that are told by what is returned, raised and stored: commands, jobs, notebooks."""
+
+    def debug(self, event: str, **fields: object) -> None: ...
+    def info(self, event: str, **fields: object) -> None: ...
+    def warning(self, event: str, **fields: object) -> None: ...
+    def error(self, event: str, **fields: object) -> None: ...
+
+
+class Stopped(FksError):
+    """Whoever started the sync wants it to end; what is stored stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What a sync did: bars fetched, of them new or changed, and what the series holds now."""
+    """What a sync did: bars fetched, of them new or changed, those the exchange has not; and what the series holds now."""
 
     symbol: str
     timeframe: str
     fetched: int
     changed: int
+    absent: int
     candles: int
     oldest_ns: int | None
     newest_ns: int | None
 
 
 class Sync:
-    """Fetches history of one exchange. Symbols are in the venue's spelling. One sync at a time keeps the rate polite."""
+    """Fetches history of one exchange, one series at a time. Symbols are in the exchange's spelling.
 
-    def __init__(self, exchange: Exchange, db: Database, clock: Clock, log: Log) -> None:
+    Errors of all methods: InputError (unknown symbol or timeframe, reversed dates: the row says failed), OutageError and
+    PeerError (the row waits, and a running system tries again).
+    """
+
+    def __init__(
+        self, exchange: Exchange, db: Database, clock: Clock, log: Log, *, should_stop: Callable[[], bool] | None = None
+    ) -> None:
+        """`should_stop` is asked after each window; yes ends the sync with Stopped."""
         self._exchange = exchange
-        self._db = db
         self._clock = clock
         self._log = log
-        self._bars = BarStore(db)
-        self._status = SyncStore(db)
-        self._backfill = Backfill(exchange, ("1m",), 0)
+        self._bars, self._status = BarStore(db), SyncStore(db)
+        self._history, self._gaps = History(exchange, db, clock), Gaps(db, clock)
+        self._should_stop = should_stop or (lambda: False)
 
     async def init(
         self, symbol: str, timeframe: str, *, days: int = DAYS_INIT, progress: Progress | None = None
     ) -> Synced:
-        """Fetch the last `days` days, whatever is stored. Errors: InputError, OutageError, PeerError."""
+        """Fetch what is not there of the last `days` days."""
+        return await self.sync(symbol, timeframe, self._clock.now_ns() - days * DAY_NS, progress=progress)
+
+    async def sync(
+        self, symbol: str, timeframe: str, start_ns: int, end_ns: int | None = None, *, is_again: bool = False,
+        progress: Progress | None = None,
+    ) -> Synced:  # fmt: skip
+        """Fetch what is not there of [start, end), by default up to the present.
+
+        `is_again` asks for everything, also for what is there or known to be missing: bars that differ are corrected.
+        """
+        check_timeframe(timeframe)
         now_ns = self._clock.now_ns()
-        return await self._run(symbol, timeframe, now_ns - days * 86400 * NS, now_ns, progress)
+        if start_ns >= min(now_ns, now_ns if end_ns is None else end_ns):
+            end = "now" if end_ns is None else iso(end_ns)
+            raise InputError(
+                f"no history from {iso(start_ns)} to {end}: it ends before it begins, or lies ahead", code="RANGE",
+                remedy="give a start that is earlier",
+            )  # fmt: skip
+        await self._status.begin(self._exchange.name, symbol, timeframe, start_ns, end_ns)
+        return await self._told(symbol, timeframe, start_ns, end_ns, is_again, progress)
 
     async def update(self, symbol: str, timeframe: str, *, progress: Progress | None = None) -> Synced:
         """Fetch what came after the newest stored bar; all of `init` when nothing is stored."""
+        check_timeframe(timeframe)
         _, _, newest_ns = await self._bars.edges(symbol, timeframe, exchange=self._exchange.name)
         if newest_ns is None:
             return await self.init(symbol, timeframe, progress=progress)
-        return await self._run(symbol, timeframe, newest_ns, self._clock.now_ns(), progress)
+        return await self.sync(symbol, timeframe, newest_ns, progress=progress)
 
-    async def run_pending(self) -> int:
-        """Begin every sync that waits in `sync_status` for this exchange; return how many were run."""
-        count = 0
-        for symbol, timeframe, exchange in await self._status.pending():
-            if exchange != self._exchange.name:
-                continue
-            count += 1
-            try:
-                await self.init(symbol, timeframe)
-            except InputError as error:  # it stays failed; the next one is not worse for it
-                self._log.warning("sync.failed", symbol=symbol, timeframe=timeframe, error=str(error))
+    async def run_pending(self, *, at_once: int = 1) -> int:
+        """Run every sync of this exchange that waits, or whose runner is gone, also those asked for meanwhile; return how
+        many came to their end. Errors: OutageError once nothing runs any more; what did not end waits."""
+        count, running, failed = 0, set[asyncio.Task[bool]](), list[BaseException]()
+        try:
+            while True:
+                while not failed and len(running) < at_once and (row := await self._status.claim(self._exchange.name)):
+                    running.add(asyncio.create_task(self._run_row(row)))
+                if not running:
+                    break
+                ended, running = await asyncio.wait(running, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    error = task.exception()
+                    failed += [] if error is None else [error]
+                    count += error is None and task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        if failed:
+            raise failed[0]
         return count
 
+    async def _run_row(self, row: SyncRow) -> bool:
+        """Run one claimed sync; False when its row says why it cannot be."""
+        start_ns = row.wanted_from_ns
+        if start_ns is None:
+            start_ns = self._clock.now_ns() - DAYS_INIT * DAY_NS
+            await self._status.begin(row.exchange, row.symbol, row.timeframe, start_ns, row.wanted_to_ns)
+        try:
+            await self._told(row.symbol, row.timeframe, start_ns, row.wanted_to_ns, False, None)
+        except (InputError, PeerError) as error:  # the next one is not worse for it
+            self._log.warning("sync.failed", symbol=row.symbol, timeframe=row.timeframe, error=str(error))
+            return False
+        return True
+
+    async def fill(self, gaps: Sequence[Missing]) -> tuple[int, int]:
+        """Fill gaps of this exchange, in the order given; return bars (new or changed, found not to exist)."""
+        written = absent = 0
+        for gap in gaps:
+            async for step in self._history.fill(gap.symbol, gap.timeframe, gap.hole):
+                written, absent = written + step.written, absent + step.absent
+                self._check_wanted()
+            self._log.info(
+                "gap.filled", exchange=gap.exchange, symbol=gap.symbol, timeframe=gap.timeframe, start=iso(gap.hole.start_ns),
+                end=iso(gap.hole.end_ns), bars=gap.bars,
+            )  # fmt: skip
+        return written, absent
+
+    async def _told(
+        self, symbol: str, timeframe: str, start_ns: int, end_ns: int | None, is_again: bool, progress: Progress | None
+    ) -> Synced:
+        """Fetch, and let the row say how that ended."""
+        key = (self._exchange.name, symbol, timeframe)
+        try:
+            done = await self._run(symbol, timeframe, start_ns, end_ns, is_again, progress)
+        except FksError as error:
+            await self._status.give_up(*key, str(error), is_final=isinstance(error, InputError | Stopped))
+            raise
+        await self._status.finish(*key)
+        self._log.info(
+            "sync.done", symbol=symbol, timeframe=timeframe, fetched=done.fetched, changed=done.changed, absent=done.absent
+        )
+        return done
+
     async def _run(
-        self, symbol: str, timeframe: str, since_ns: int, until_ns: int, progress: Progress | None
+        self, symbol: str, timeframe: str, start_ns: int, end_ns: int | None, is_again: bool, progress: Progress | None
     ) -> Synced:
         name = self._exchange.name
-        try:
-            check_timeframe(timeframe)
-            await self._status.set(symbol, timeframe, name, "running")
-            fetched, changed = await self._fetch(symbol, timeframe, bar_start(since_ns, timeframe), until_ns, progress)
-            edges = await self._bars.edges(symbol, timeframe, exchange=name)
-        except FksError as error:
-            await self._status.set(symbol, timeframe, name, "failed", error=str(error))
-            raise
-        await self._status.set(symbol, timeframe, name, "done", edges=edges)
-        self._log.info("sync.done", symbol=symbol, timeframe=timeframe, fetched=fetched, changed=changed)
-        return Synced(symbol, timeframe, fetched, changed, *edges)
+        self._history.source(timeframe)  # an unknown timeframe is said before anything is asked
+        over_ns = closed_until(self._clock.now_ns(), timeframe)
+        end_ns = over_ns if end_ns is None else min(bar_start(end_ns, timeframe), over_ns)
+        start_ns = bar_start(start_ns, timeframe)
+        if is_again:
+            holes = [Hole(start_ns, end_ns)] if start_ns < end_ns else []
+        else:
+            holes = [gap.hole for gap in await self._gaps.missing(name, symbol, timeframe, start_ns, end_ns)]
+        total = sum(self._history.count(timeframe, hole) for hole in holes)
+        done = fetched = written = absent = 0
+        for hole in holes:
+            async for step in self._history.fill(symbol, timeframe, hole):
+                fetched, written, absent = fetched + step.fetched, written + step.written, absent + step.absent
+                done += self._history.count(timeframe, step.window)
+                await self._status.advance(name, symbol, timeframe, step.window.start_ns)
+                if progress is not None:
+                    progress(min(done, total), total)
+                self._check_wanted()
+        edges = await self._bars.edges(symbol, timeframe, exchange=name)
+        return Synced(symbol, timeframe, fetched, written, absent, *edges)
 
-    async def _fetch(
-        self, symbol: str, timeframe: str, since_ns: int, until_ns: int, progress: Progress | None
-    ) -> tuple[int, int]:
-        await ensure_partitions(self._db, to_datetime(self._clock.now_ns()), since=to_datetime(since_ns))
-        source = self._backfill.native(timeframe)
-        since_ns = await self._listed(symbol, source, since_ns, until_ns)
-        fetched = changed = 0
-        carried: list[Bar] = []
-        async for page in self._backfill.bars(symbol, source, since_ns, until_ns):
-            if source == timeframe:
-                made, carried = page, []
-            else:  # bars the venue has not: folded from smaller ones, the unfinished rest waits for the next page
-                cut_ns = bar_start(page[-1].time_ns, timeframe)
-                rows = carried + page
-                made = fold_bars(rows, timeframe, cut_ns)
-                carried = [bar for bar in rows if bar.time_ns >= cut_ns]
-            fetched += len(made)
-            changed += await self._store(symbol, timeframe, made)
-            if progress is not None:
-                progress(min(page[-1].time_ns, until_ns) - since_ns, until_ns - since_ns)
-        if carried:
-            made = fold_bars(carried, timeframe, until_ns)
-            fetched += len(made)
-            changed += await self._store(symbol, timeframe, made)
-        return fetched, changed
-
-    async def _listed(self, symbol: str, source: str, since_ns: int, until_ns: int) -> int:
-        """Return where to begin: `since_ns`, or the day of the first bar when the market is younger.
-
-        Years before a listing would otherwise be asked for page by page, each of them empty.
-        """
-        if since_ns + PAGE * length_of(source) * NS >= until_ns:
-            return since_ns
-        days = await self._exchange.fetch_bars(symbol, "1d", bar_start(since_ns, "1d"), PAGE, until_ns=until_ns)
-        return max(since_ns, bar_start(days[0].time_ns, source)) if days else since_ns
-
-    async def _store(self, symbol: str, timeframe: str, bars: list[Bar]) -> int:
-        columns = Bars.of(symbol, timeframe, bars)
-        merged = await self._bars.merge(
-            columns, exchange=self._exchange.name, source="sync", trades=[bar.trades for bar in bars]
-        )
-        return merged.written
+    def _check_wanted(self) -> None:
+        if self._should_stop():
+            raise Stopped("stopped on request", remedy="'fks data sync' goes on where it stands")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from fks.config.endpoints import load_node
+from fks.clock import RealClock
+from fks.config.endpoints import Node, load_node
 from fks.config.load import load_settings
 from fks.config.paths import Paths
+from fks.config.settings import Settings
 from fks.jobs.backtest import KIND as BACKTEST
 from fks.jobs.backtest import Loaded, Request, run_job
 from fks.jobs.bars import load_stored
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
+from fks.store.columns import ColumnCache
 from fks.store.db import Database
 from fks.store.jobs import Job, JobStore
 from fks.strategies.registry import load_catalogue
@@ -31,14 +34,17 @@ class Cancelled(Exception):
 class Work:
     """What a job's own thread may use: data through the loop, and a share of progress to report.
 
-    `advance` raises Cancelled once the job is to end; a kind calls it as often as it can.
+    `advance` raises Cancelled once the job is to end; a kind calls it as often as it can. A kind that runs on the loop has
+    `db`, and looks at `stop`.
     """
 
-    def __init__(self, db: Database, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
-        self.folder = folder
+    def __init__(
+        self, db: Database, loop: asyncio.AbstractEventLoop, folder: Path, settings: Settings, node: Node | None
+    ) -> None:
+        self.folder, self.db, self.settings, self.node = folder, db, settings, node
         self.share = 0.0
         self.stop = threading.Event()
-        self._db, self._loop = db, loop
+        self._loop = loop
 
     def advance(self, share: float) -> None:
         self.share = max(self.share, share)
@@ -46,7 +52,9 @@ class Work:
             raise Cancelled
 
     def load_bars(self, request: Request) -> Loaded:
-        future: Future[Loaded] = asyncio.run_coroutine_threadsafe(load_stored(self._db, request), self._loop)
+        columns = None if self.node is None else ColumnCache.of(self.db, self.settings)
+        loading = load_stored(self.db, request, columns)
+        future: Future[Loaded] = asyncio.run_coroutine_threadsafe(loading, self._loop)
         return future.result()
 
 
@@ -54,8 +62,22 @@ def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
     return run_job(spec, work.load_bars, work.advance, catalogue=load_catalogue(work.folder))
 
 
+async def _sync(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
+    from fks.data.sync import QuietLog
+    from fks.jobs.sync import run_sync  # a backtest needs no exchanges
+
+    result = await run_sync(
+        spec, work.db, work.settings, work.node, log=QuietLog(), clock=RealClock(), should_stop=work.stop.is_set
+    )
+    if work.stop.is_set():
+        raise Cancelled
+    return result
+
+
 #: kind -> what runs, in a thread of its own
 KINDS: dict[str, Callable[[Mapping[str, Any], Work], dict[str, Any]]] = {BACKTEST: _backtest}
+#: kind -> what runs on the loop: it waits more than it works
+WAITING_KINDS: dict[str, Callable[[Mapping[str, Any], Work], Awaitable[dict[str, Any]]]] = {"sync": _sync}
 
 
 def run_claimed(home: str, job_id: str) -> None:
@@ -70,20 +92,23 @@ def run_claimed(home: str, job_id: str) -> None:
 async def _run_here(home: str, job_id: uuid.UUID) -> None:
     settings = load_settings(home)
     paths = Paths.of(settings.home)
-    db = await Database.connect(load_node(paths).database_url, settings.database, application="job")
+    node = load_node(paths)
+    db = await Database.connect(node.database_url, settings.database, application="job")
     try:
-        await run_one(db, job_id, paths.strategies)
+        await run_one(db, job_id, paths.strategies, settings=settings, node=node)
     finally:
         await db.close()
 
 
-async def run_one(db: Database, job_id: uuid.UUID, folder: Path) -> None:
+async def run_one(
+    db: Database, job_id: uuid.UUID, folder: Path, *, settings: Settings | None = None, node: Node | None = None
+) -> None:
     """Run the running attempt of a job and write its end; a job that was ended or taken meanwhile is left alone."""
     store = JobStore(db)
     job = await store.get(job_id)
     if job is None or job.state != "running":
         return
-    work = Work(db, asyncio.get_running_loop(), folder)
+    work = Work(db, asyncio.get_running_loop(), folder, settings or Settings(), node)
     beating = asyncio.create_task(_beat(store, job, work))
     try:
         state, result, error = await _outcome(job, work)
@@ -98,9 +123,11 @@ async def run_one(db: Database, job_id: uuid.UUID, folder: Path) -> None:
 
 async def _outcome(job: Job, work: Work) -> tuple[str, dict[str, Any] | None, str | None]:
     try:
+        if job.kind in WAITING_KINDS:
+            return "done", await WAITING_KINDS[job.kind](job.spec, work), None
         kind = KINDS.get(job.kind)
         if kind is None:
-            raise InputError(f"unknown kind of job {job.kind!r}", remedy=f"known: {' '.join(KINDS)}")
+            raise InputError(f"unknown kind of job {job.kind!r}", remedy=f"known: {' '.join([*KINDS, *WAITING_KINDS])}")
         return "done", await asyncio.to_thread(kind, job.spec, work), None
     except Cancelled:
         return "cancelled", None, None

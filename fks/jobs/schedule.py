@@ -10,10 +10,13 @@ from croniter import croniter
 
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.jobs.sync import NOTHING, Continuous
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_datetime
 from fks.store.db import Database
 from fks.store.partitions import drop_old_trades, ensure_partitions
+
+__all__ = ["NOTHING", "TASKS", "Context", "Schedules", "is_due"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Context:
     db: Database
     clock: Clock
     settings: Settings
+    continuous: Continuous
 
 
 async def _partitions(c: Context) -> str:
@@ -44,12 +48,17 @@ async def _balances(c: Context) -> str:
     return await c.db.execute("schedules.snapshot_balances")
 
 
+async def _continuous(c: Context) -> str:
+    return await c.continuous.look()
+
+
 #: task name -> (default cron in UTC, what runs). The rows of `schedules` may change the cron or switch one off.
 TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "partitions": ("0 * * * *", _partitions),
     "old-trades": ("15 * * * *", _old_trades),
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
+    "continuous": ("* * * * *", _continuous),
 }
 
 
@@ -65,8 +74,12 @@ class Schedules:
     """The cron rows of this system. Guarantees: a task that raises is noted in its row and does not stop the others."""
 
     def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
-        self._context = Context(db, clock, settings)
+        self._context = Context(db, clock, settings, Continuous(db, clock, settings))
         self._is_seeded = False
+
+    async def start_waiting(self) -> bool:
+        """Have syncs begun that somebody asked for in `sync_status`. Errors: OutageError."""
+        return await self._context.continuous.start_waiting()
 
     async def run_due(self) -> list[tuple[str, str]]:
         """Run what is due; return (schedule, result) pairs. Errors: OutageError when the database is away."""

@@ -79,15 +79,15 @@ class JobStore:
         """Return the newest jobs, without their results."""
         return [_job(row) for row in await self._db.fetch("jobs.list", kind, state, limit)]
 
-    async def claim(self, kinds: Sequence[str] | None = None) -> Job | None:
-        """Take the oldest queued job (of these kinds) for one attempt, or None. Two callers never get the same one; a
-        claim whose answer is lost is queued again by `requeue_lost`."""
-        row = await self._db.fetchrow("jobs.claim", None if kinds is None else list(kinds))
+    async def claim(self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()) -> Job | None:
+        """Take the oldest queued job (of these kinds, of none in `besides`) for one attempt, or None. Two callers never get
+        the same one; a claim whose answer is lost is queued again by `requeue_lost`."""
+        row = await self._db.fetchrow("jobs.claim", None if kinds is None else list(kinds), list(besides))
         return None if row is None else _job(row)
 
-    async def load(self) -> tuple[int, float | None]:
+    async def load(self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()) -> tuple[int, float | None]:
         """Return how many jobs run, wherever, and how long the oldest queued one waits (None: none does)."""
-        row = await self._db.fetchrow("jobs.load")
+        row = await self._db.fetchrow("jobs.load", None if kinds is None else list(kinds), list(besides))
         assert row is not None
         return int(row["running"]), row["oldest_queued_s"]
 

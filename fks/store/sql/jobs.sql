@@ -15,18 +15,20 @@ SELECT id, kind, spec, state, progress, NULL::jsonb AS result, error, submitted_
  ORDER BY created_at DESC, id LIMIT $3;
 
 -- name: claim
--- Take the oldest queued job for one attempt; runners never wait for each other.
+-- Take the oldest queued job, of these kinds and none of those, for one attempt; runners never wait for each other.
 UPDATE jobs
    SET state = 'running', attempts = attempts + 1, started_at = now(), beat_at = now(), progress = 0, error = NULL
  WHERE id = (SELECT id FROM jobs WHERE state = 'queued' AND ($1::text[] IS NULL OR kind = ANY($1::text[]))
+                AND NOT kind = ANY($2::text[])
               ORDER BY created_at, id LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING *;
 
 -- name: load
--- Count the jobs that run, and say how long the oldest queued one waits, in seconds (null when none does).
+-- Count the jobs that run, of these kinds and none of those, and say how long the oldest queued one waits, in seconds.
 SELECT count(*) FILTER (WHERE state = 'running') AS running,
        extract(epoch FROM now() - min(created_at) FILTER (WHERE state = 'queued'))::float8 AS oldest_queued_s
-  FROM jobs WHERE state IN ('queued', 'running');
+  FROM jobs
+ WHERE state IN ('queued', 'running') AND ($1::text[] IS NULL OR kind = ANY($1::text[])) AND NOT kind = ANY($2::text[]);
 
 -- name: beat
 -- Show that an attempt is alive and how far it is; no row back when it is not the running attempt any more.

@@ -1,0 +1,214 @@
+"""An exchange's bars of the past into the store, newest first, with a note of what the exchange has not.
+
+A missing bar is *known* to be missing when the exchange was asked for its very time, has later bars, and had RECENT_NS to
+publish it. What is not proven so is asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fks.clock import Clock
+from fks.data.aggregate import OpenBar, by_length, exact_decimal, length_of
+from fks.data.calendars import calendar_of
+from fks.data.gaps import DAY_NS, SETTLE_NS, count_bars
+from fks.model.bar import Bar, Bars, Ints
+from fks.model.errors import InputError, OutageError
+from fks.model.ports import Exchange
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe, to_datetime
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.gaps import GapStore, Hole
+from fks.store.partitions import ensure_partitions
+
+PAGE = 1000  # bars of one window; an exchange that gives fewer at a time is asked several times
+CONFIRM = 200  # bars of one question whose empty answer proves something, whatever the exchange's page is
+EMPTY_MAX = 2  # empty windows in a row, before it is asked whether there is anything earlier at all
+RECENT_NS = 600 * NS  # younger bars may still be published
+TRIES, WAIT_FIRST_S = 6, 1.0  # of one question, once the exchange has answered another
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One window is done: what was fetched, written (new or different) and found not to exist, in bars."""
+
+    window: Hole
+    fetched: int
+    written: int
+    absent: int
+
+
+class History:
+    """Fetches bars of one exchange through REST. Errors of `fill`: InputError, OutageError, PeerError."""
+
+    def __init__(self, exchange: Exchange, db: Database, clock: Clock) -> None:
+        self._exchange = exchange
+        self._db = db
+        self._clock = clock
+        self._bars, self._gaps = BarStore(db), GapStore(db)
+        self._calendar = calendar_of(exchange.calendar)
+        self._has_answered = False
+        self._partitioned_ns = 2**63
+
+    def source(self, timeframe: str) -> str:
+        """Return the timeframe to ask for: `timeframe`, or the largest of the exchange's own that makes it.
+
+        Errors: InputError TIMEFRAME_UNKNOWN.
+        """
+        own = self._exchange.timeframes
+        if check_timeframe(timeframe) in own:
+            return timeframe
+        fits = [f for f in own if 0 < TIMEFRAMES[f] < length_of(timeframe) and length_of(timeframe) % TIMEFRAMES[f] == 0]
+        if not fits:
+            raise InputError(
+                f"{self._exchange.name} has no {timeframe} bars, and none that make them", code="TIMEFRAME_UNKNOWN",
+                remedy=f"use one of {' '.join(by_length(own))}",
+            )  # fmt: skip
+        return by_length(fits)[-1]
+
+    def count(self, timeframe: str, hole: Hole) -> int:
+        """Return how many bars the exchange's calendar expects in `hole`."""
+        return count_bars(hole, timeframe, self._exchange.calendar)
+
+    async def fill(self, symbol: str, timeframe: str, hole: Hole) -> AsyncIterator[Step]:
+        """Fetch and store the bars of `hole`, newest first, yielding after each window is stored. Twice equals once."""
+        source = self.source(timeframe)
+        newest_ns = await self._newest(symbol, source)
+        proven_ns = min(newest_ns or 0, self._clock.now_ns() - RECENT_NS)
+        start_ns = await self._listed(symbol, timeframe, hole)
+        if start_ns > hole.start_ns:
+            unlisted = Hole(hole.start_ns, min(start_ns, hole.end_ns))
+            yield Step(unlisted, 0, 0, await self._note(symbol, timeframe, [unlisted], "unlisted", proven_ns))
+        end_ns = hole.end_ns if newest_ns is None else min(hole.end_ns, bar_start(newest_ns, timeframe))
+        empty = 0
+        while end_ns > start_ns:
+            window = Hole(max(start_ns, self._back(end_ns, timeframe, source)), end_ns)
+            step = await self._window(symbol, timeframe, source, window, proven_ns)
+            yield step
+            end_ns = window.start_ns
+            empty = 0 if step.fetched else empty + 1
+            if empty == EMPTY_MAX and end_ns > start_ns:
+                empty = 0
+                before = Hole(start_ns, end_ns)
+                if not await self._ask(symbol, source, before.start_ns, CONFIRM, before.end_ns):
+                    yield Step(before, 0, 0, await self._note(symbol, timeframe, [before], "exchange", proven_ns))
+                    return
+
+    # ── one window ───────────────────────────────────────────────────────────────────────────────
+    async def _window(self, symbol: str, timeframe: str, source: str, window: Hole, proven_ns: int) -> Step:
+        rows = await self._fetched(symbol, source, window)
+        bars = rows if source == timeframe else folded(rows, timeframe)
+        written = 0
+        if bars:
+            await self._prepare(bars[0].time_ns)
+            merged = await self._bars.merge(
+                Bars.of(symbol, timeframe, bars), exchange=self._exchange.name, source="sync", trades=[bar.trades for bar in bars]
+            )
+            written = merged.written
+        expected = self._calendar.expected(timeframe, window.start_ns, window.end_ns)
+        absent = runs_missing(expected, np.array([bar.time_ns for bar in bars], dtype=np.int64), timeframe)
+        cause = "exchange"
+        if absent and not self._exchange.has_empty_bars:
+            absent, cause = [window], "silent"  # one row for a whole history in which many bars are left out
+        noted = await self._note(symbol, timeframe, absent, cause, proven_ns)
+        return Step(window, len(bars), written, noted if cause == "exchange" else len(expected) - len(bars))
+
+    async def _fetched(self, symbol: str, source: str, window: Hole) -> list[Bar]:
+        """Return the bars in `window`. An empty answer at its end is not believed before it was asked for in small pieces."""
+        rows: list[Bar] = []
+        at = window.start_ns
+        while at < window.end_ns:
+            page = await self._ask(symbol, source, at, PAGE, window.end_ns)
+            if not page:
+                break
+            rows += page
+            at = bar_end(page[-1].time_ns, source)
+        if at < window.end_ns and self._exchange.has_empty_bars:
+            while at < window.end_ns and len(self._calendar.expected(source, at, window.end_ns)):
+                stop = min(window.end_ns, at + CONFIRM * length_of(source) * NS)
+                rows += await self._ask(symbol, source, at, CONFIRM, stop)
+                at = stop
+        return rows
+
+    async def _note(self, symbol: str, timeframe: str, holes: Sequence[Hole], cause: str, proven_ns: int) -> int:
+        """Keep what is proven to be missing; return how many bars that is."""
+        proven = [Hole(hole.start_ns, min(hole.end_ns, bar_start(proven_ns, timeframe))) for hole in holes]
+        proven = [hole for hole in proven if hole.start_ns < hole.end_ns]
+        if proven:
+            asked_ns = self._clock.now_ns()
+            await self._gaps.add_known(self._exchange.name, symbol, timeframe, proven, cause=cause, asked_ns=asked_ns)
+        return sum(self.count(timeframe, hole) for hole in proven)
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────
+    async def _ask(self, symbol: str, source: str, since_ns: int | None, limit: int, until_ns: int) -> list[Bar]:
+        """Return closed bars in [since, until). A question that fails is repeated, once the exchange has answered one."""
+        wait_s = WAIT_FIRST_S
+        for attempt in range(1, TRIES + 1):
+            try:
+                page = await self._exchange.fetch_bars(symbol, source, since_ns, limit, until_ns=until_ns)
+                break
+            except OutageError:
+                if not self._has_answered or attempt == TRIES:
+                    raise
+            await self._clock.sleep(wait_s)
+            wait_s *= 2
+        self._has_answered = True
+        begin_ns = 0 if since_ns is None else since_ns
+        return [bar for bar in page if begin_ns <= bar.time_ns and bar_end(bar.time_ns, source) <= until_ns]
+
+    async def _newest(self, symbol: str, source: str) -> int | None:
+        """Return the end of the exchange's newest closed bar: its own present, which a replayed tape has in the past."""
+        page = await self._ask(symbol, source, None, 3, self._clock.now_ns() - SETTLE_NS)
+        return bar_end(page[-1].time_ns, source) if page else None
+
+    async def _listed(self, symbol: str, timeframe: str, hole: Hole) -> int:
+        """Return where to begin: where `hole` does, or with the first day of a market that is younger.
+
+        Years before a listing would otherwise be asked for page by page, each of them empty.
+        """
+        short = hole.end_ns - hole.start_ns <= PAGE * length_of(timeframe) * NS
+        if short or "1d" not in self._exchange.timeframes:
+            return hole.start_ns
+        days = await self._ask(symbol, "1d", bar_start(hole.start_ns, "1d"), PAGE, hole.end_ns)
+        if not days or days[0].time_ns - hole.start_ns < DAY_NS:
+            return hole.start_ns
+        return max(hole.start_ns, bar_start(days[0].time_ns, timeframe))
+
+    async def _prepare(self, since_ns: int) -> None:
+        if since_ns < self._partitioned_ns:  # newest first: a month at a time, as it is reached
+            await ensure_partitions(self._db, to_datetime(self._clock.now_ns()), since=to_datetime(since_ns))
+            self._partitioned_ns = bar_start(since_ns, "1M")
+
+    @staticmethod
+    def _back(end_ns: int, timeframe: str, source: str) -> int:
+        """Return where a window that ends at `end_ns` begins, on a boundary of `timeframe`."""
+        begin = bar_start(end_ns - PAGE * length_of(source) * NS, timeframe)
+        return begin if begin < end_ns else bar_start(end_ns - 1, timeframe)
+
+
+def folded(rows: Sequence[Bar], timeframe: str) -> list[Bar]:
+    """Return `timeframe` bars of smaller ones that reach over whole bars, as the exchange adds them up."""
+    groups: list[tuple[OpenBar, Bar]] = []
+    for row in rows:
+        made = groups.pop()[0] if groups and row.time_ns < groups[-1][0].end_ns else OpenBar.at(row.time_ns, timeframe)
+        made.fold_bar(row)
+        groups.append((made, row))
+    sealed = [
+        made.seal(last.exchange, last.symbol, timeframe, exact_decimal(last.close)) for made, last in groups
+    ]  # fmt: skip
+    return [bar for bar in sealed if bar is not None]
+
+
+def runs_missing(expected: Ints, there: Ints, timeframe: str) -> list[Hole]:
+    """Return the runs of `expected` open times that are not `there`, oldest first; what lies between two sessions joins them."""
+    is_missing = ~np.isin(expected, there)
+    if not is_missing.any():
+        return []
+    edges = np.flatnonzero(np.diff(is_missing.astype(np.int8), prepend=0, append=0))
+    return [
+        Hole(int(expected[first]), bar_end(int(expected[last - 1]), timeframe))
+        for first, last in zip(edges[::2], edges[1::2], strict=True)
+    ]

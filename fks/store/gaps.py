@@ -1,0 +1,118 @@
+"""What is missing in the stored bars, what is known to be missing for good, and what else is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
+from fks.store.db import Database
+
+HOLES_MAX = 20_000  # of one look at one series: the rest is found once these are filled
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A half-open time range [start, end), ns."""
+
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownGap:
+    """A range whose missing bars the exchange has not: `cause` is exchange | unlisted | silent (nobody traded)."""
+
+    hole: Hole
+    cause: str
+    asked_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series: what is stored (`revision` changes with every correction) and why it is kept whole."""
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    candles: int
+    oldest_ns: int | None
+    newest_ns: int | None
+    revision: int
+    sync_status: str | None
+    wanted_from_ns: int | None
+    error: str | None
+    is_collected: bool
+
+
+class GapStore:
+    """Reads `ohlcv_data` for what it lacks; keeps `known_gaps`. Errors of all methods: OutageError."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def holes(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Hole]:
+        """Return where whole bars are missing in [start, end), newest first, calendars not considered.
+
+        `start_ns` is where a bar of `timeframe` opens.
+        """
+        seconds = TIMEFRAMES[timeframe]
+        step = f"{seconds} seconds" if seconds else "1 month"
+        rows = await self._db.fetch(
+            "gaps.holes", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns), step, HOLES_MAX
+        )
+        return [Hole(to_ns(row["gap_from"]), to_ns(row["gap_to"])) for row in rows]
+
+    async def known(self, exchange: str, symbol: str, timeframe: str) -> list[KnownGap]:
+        """Return the known gaps of a series, oldest first."""
+        rows = await self._db.fetch("gaps.known", exchange, symbol, timeframe)
+        return [KnownGap(Hole(to_ns(r["gap_from"]), to_ns(r["gap_to"])), r["cause"], to_ns(r["asked_at"])) for r in rows]
+
+    async def add_known(
+        self, exchange: str, symbol: str, timeframe: str, holes: Iterable[Hole], *, cause: str, asked_ns: int
+    ) -> None:
+        """Note that the exchange was asked for `holes` and has nothing there; neighbours become one row."""
+        async with self._db.transaction() as tx:
+            for hole in holes:
+                key = (exchange, symbol, timeframe)
+                start, end = to_datetime(hole.start_ns), to_datetime(hole.end_ns)
+                touched = await tx.fetch("gaps.drop_known", *key, start, end, cause)
+                start = min([start, *(row["gap_from"] for row in touched)])
+                end = max([end, *(row["gap_to"] for row in touched)])
+                await tx.execute("gaps.add_known", *key, start, end, cause, to_datetime(asked_ns))
+
+    async def forget_known(
+        self, exchange: str | None = None, symbol: str | None = None, timeframe: str | None = None
+    ) -> int:
+        """Forget known gaps, so that they are asked for again; return how many."""
+        return int((await self._db.execute("gaps.forget_known", exchange, symbol, timeframe)).rsplit(" ", 1)[-1])
+
+    async def series(self) -> list[Series]:
+        """Return every series that is stored or wanted."""
+        return [
+            Series(
+                r["exchange"], r["symbol"], r["timeframe"], r["candles"], r["oldest"] and to_ns(r["oldest"]),
+                r["newest"] and to_ns(r["newest"]), r["revision"], r["sync_status"],
+                r["wanted_from"] and to_ns(r["wanted_from"]), r["error"], r["is_collected"],
+            )
+            for r in await self._db.fetch("gaps.series")
+        ]  # fmt: skip
+
+    async def counts(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> dict[str, Any]:
+        """Return candles, nulls, duplicates, incomplete, silent, inconsistent, corrected, revision_max, corrected_at,
+        oldest, newest of the stored bars in [start, end)."""
+        row = await self._db.fetchrow("gaps.counts", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns))
+        assert row is not None
+        return dict(row)
+
+    async def outages(
+        self, exchange: str | None = None, symbol: str | None = None, *, since_ns: int = 0, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Return when feeds were not live, newest first: exchange, symbol, channel, began_at, ended_at, cause."""
+        return [dict(row) for row in await self._db.fetch("gaps.outages", exchange, symbol, to_datetime(since_ns), limit)]
+
+    async def quarantined(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Return (exchange, symbol) → (rows in quarantine, when the last came, ns)."""
+        rows = await self._db.fetch("gaps.quarantined")
+        return {(row["exchange"], row["symbol"]): (row["rows"], to_ns(row["last_at"])) for row in rows}

@@ -1,0 +1,107 @@
+"""The table `sync_status`: whose history is wanted, since when, and how far its sync is.
+
+pending (somebody asked) → running (a runner has it; `cursor`: all that is wanted from there on is done) → done | failed. A
+runner that dies leaves `running` behind with an old `updated_at`: the next one takes it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Database, Row
+
+RETRY_S = 60.0  # after an outage of the exchange
+SILENT_S = 60.0  # a page takes a second or two, a pause for a rate limit rarely this long
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRow:
+    """One row. `wanted_from_ns` None: the default history; `wanted_to_ns` None: up to the present."""
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    status: str
+    wanted_from_ns: int | None
+    wanted_to_ns: int | None
+    cursor_ns: int | None
+    candles: int
+    oldest_ns: int | None
+    newest_ns: int | None
+    error: str | None
+    last_sync_ns: int | None
+
+
+class SyncStore:
+    """Reads and writes `sync_status`. Errors of all methods: OutageError."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def all(self) -> list[dict[str, Any]]:
+        """Return every row, by symbol and timeframe, with what is stored of its series (stored, stored_from, stored_to)."""
+        return [dict(row) for row in await self._db.fetch("sync.all")]
+
+    async def get(self, exchange: str, symbol: str, timeframe: str) -> SyncRow | None:
+        """Return one row, or None."""
+        row = await self._db.fetchrow("sync.get", exchange, symbol, timeframe)
+        return None if row is None else _row(row)
+
+    async def want(
+        self, exchange: str, symbol: str, timeframes: Sequence[str], from_ns: int | None = None, to_ns: int | None = None
+    ) -> None:
+        """Ask for the history of `symbol`: within seconds a running system begins. Twice equals once."""
+        await self._db.execute("sync.want", exchange, symbol, list(timeframes), _time(from_ns), _time(to_ns), retry=True)
+
+    async def begin(self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None) -> None:
+        """Note that the sync of [from, to) runs from now on."""
+        await self._db.execute("sync.begin", exchange, symbol, timeframe, _time(from_ns), _time(to_ns), retry=True)
+
+    async def claim(self, exchange: str, *, retry_s: float = RETRY_S, silent_s: float = SILENT_S) -> SyncRow | None:
+        """Take the next sync that waits, or whose runner was silent for `silent_s`; None when there is none."""
+        row = await self._db.fetchrow("sync.claim", exchange, retry_s, silent_s)
+        return None if row is None else _row(row)
+
+    async def waiting(self, *, retry_s: float = RETRY_S, silent_s: float = SILENT_S) -> list[str]:
+        """Return the exchanges for which `claim` would find something."""
+        return [row["exchange"] for row in await self._db.fetch("sync.waiting", retry_s, silent_s)]
+
+    async def advance(self, exchange: str, symbol: str, timeframe: str, cursor_ns: int) -> None:
+        """Note that everything wanted from `cursor_ns` on is done; it is also the runner's sign of life."""
+        await self._db.execute("sync.advance", exchange, symbol, timeframe, _time(cursor_ns), retry=True)
+
+    async def finish(self, exchange: str, symbol: str, timeframe: str) -> None:
+        """Note that the sync is done, with what its series holds now."""
+        await self._db.execute("sync.finish", exchange, symbol, timeframe, retry=True)
+
+    async def give_up(self, exchange: str, symbol: str, timeframe: str, error: str, *, is_final: bool) -> None:
+        """Note why the sync stopped. Not final: it waits for RETRY_S and is tried again."""
+        status = "failed" if is_final else "pending"
+        await self._db.execute("sync.give_up", exchange, symbol, timeframe, status, error[:500], retry=True)
+
+    async def refuse(self, exchange: str, error: str) -> None:
+        """Say of everything that waits for `exchange` why it will never be done."""
+        await self._db.execute("sync.refuse", exchange, error[:500], retry=True)
+
+    async def submit_job(self, exchanges: Sequence[str], submitted_by: str) -> bool:
+        """Queue the job that runs the syncs of `exchanges`; False when one is queued or runs already."""
+        return await self._db.fetchval("sync.submit_job", list(exchanges), submitted_by, retry=False) is not None
+
+
+def _time(time_ns: int | None) -> datetime | None:
+    return None if time_ns is None else to_datetime(time_ns)
+
+
+def _ns(moment: datetime | None) -> int | None:
+    return None if moment is None else to_ns(moment)
+
+
+def _row(row: Row) -> SyncRow:
+    return SyncRow(
+        row["exchange"], row["symbol"], row["timeframe"], row["sync_status"], _ns(row["wanted_from"]), _ns(row["wanted_to"]),
+        _ns(row["cursor"]), row["candles"], _ns(row["oldest"]), _ns(row["newest"]), row["error"], _ns(row["last_sync_at"]),
+    )  # fmt: skip

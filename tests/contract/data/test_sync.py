@@ -1,0 +1,267 @@
+"""Syncs against an exchange with holes, listings, outages and small pages, on a real store."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fks.clock import FakeClock
+from fks.data.gaps import DAY_NS
+from fks.data.sync import Stopped, Sync
+from fks.model.errors import InputError, OutageError
+from fks.model.timeframe import NS, bar_end, bar_start
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.gaps import GapStore, Hole
+from fks.store.sync import SyncStore
+from tests.support.history_exchange import HistoryExchange
+from tests.support.ports import CollectingLog
+
+MINUTE, HOUR = 60 * NS, 3600 * NS
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Half a minute into a day: yesterday's last bar is over for good."""
+    return FakeClock(1_767_225_630_000_000_000)
+
+
+@pytest.fixture
+def exchange(clock: FakeClock) -> HistoryExchange:
+    return HistoryExchange(clock)
+
+
+@pytest.fixture
+def sync(exchange: HistoryExchange, database: Database, clock: FakeClock, log: CollectingLog) -> Sync:
+    return Sync(exchange, database, clock, log)
+
+
+def now_of(clock: FakeClock) -> int:
+    return bar_start(clock.now_ns(), "1d")
+
+
+async def test_what_is_stored_is_the_exchanges_own_whatever_its_page(
+    database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    exchange.page = 300
+    told: list[tuple[int, int]] = []
+    done = await sync.sync("BTCUSDT", "1m", clock.now_ns() - 2 * DAY_NS, progress=lambda at, of: told.append((at, of)))
+    bars = await BarStore(database).read("BTCUSDT", "1m")
+    assert (done.fetched, done.changed, done.absent, done.candles) == (len(bars), len(bars), 0, len(bars))
+    assert len(bars) in (2879, 2880)
+    assert set(np.diff(bars.time_ns).tolist()) == {MINUTE}
+    assert [bars.bar(i, "binance").close for i in (0, 999, -1)] == [
+        exchange.bar("BTCUSDT", "1m", int(bars.time_ns[i])).close for i in (0, 999, -1)
+    ]
+    assert told[-1][0] == told[-1][1] == len(bars)
+    assert [at for at, _ in told] == sorted({at for at, _ in told})
+
+
+async def test_the_newest_come_first_and_a_repeat_asks_for_nothing_but_the_present(
+    sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    await sync.sync("BTCUSDT", "1m", clock.now_ns() - 3 * DAY_NS)
+    begun = [since for frame, since, _ in exchange.asked if frame == "1m" and since is not None]
+    assert begun == sorted(begun, reverse=True)
+    exchange.asked.clear()
+    again = await sync.sync("BTCUSDT", "1m", clock.now_ns() - 3 * DAY_NS)
+    assert (again.fetched, again.changed, exchange.asked) == (0, 0, [])
+
+
+async def test_a_bar_that_is_not_over_is_never_stored(database: Database, sync: Sync, clock: FakeClock) -> None:
+    await clock.advance(30)
+    await sync.sync("BTCUSDT", "1h", clock.now_ns() - DAY_NS)
+    newest = (await BarStore(database).read("BTCUSDT", "1h")).time_ns[-1]
+    assert bar_end(int(newest), "1h") <= clock.now_ns()
+
+
+async def test_what_the_exchange_has_not_is_known_and_asked_for_once(
+    database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    now = now_of(clock)
+    exchange.holes = [(now - 30 * HOUR, now - 29 * HOUR), (now - 20 * DAY_NS, now - 20 * DAY_NS + 7 * MINUTE)]
+    done = await sync.sync("BTCUSDT", "1m", now - 21 * DAY_NS)
+    assert done.absent == 67
+    known = await GapStore(database).known("binance", "BTCUSDT", "1m")
+    assert [(gap.hole, gap.cause) for gap in known] == [
+        (Hole(now - 20 * DAY_NS, now - 20 * DAY_NS + 7 * MINUTE), "exchange"),
+        (Hole(now - 30 * HOUR, now - 29 * HOUR), "exchange"),
+    ]
+    exchange.asked.clear()
+    assert (await sync.sync("BTCUSDT", "1m", now - 21 * DAY_NS)).fetched == 0
+    assert exchange.asked == []
+    await clock.advance(86400 + 60)  # young ones once more, a day later: the exchange may have mended its history
+    exchange.holes = []
+    again = await sync.sync("BTCUSDT", "1m", now - 21 * DAY_NS)
+    assert again.fetched == 60 + 1441
+    assert again.candles == 21 * 1440 + 1441 - 7
+
+
+async def test_a_hole_longer_than_a_window_is_one_known_gap(
+    database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    now = now_of(clock)
+    exchange.holes = [(now - 12 * DAY_NS, now - 6 * DAY_NS)]
+    exchange.page = 300
+    done = await sync.sync("BTCUSDT", "1m", now - 14 * DAY_NS)
+    assert (done.fetched, done.absent) == (8 * 1440, 6 * 1440)
+    known = await GapStore(database).known("binance", "BTCUSDT", "1m")
+    assert [gap.hole for gap in known] == [Hole(now - 12 * DAY_NS, now - 6 * DAY_NS)]
+
+
+async def test_years_before_a_listing_are_not_asked_for_page_by_page(
+    database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    now = now_of(clock)
+    exchange.listed_ns = now - 3 * DAY_NS
+    done = await sync.init("BTCUSDT", "1m")
+    assert done.candles == 3 * 1440
+    assert len(exchange.asked) < 12
+    known = await GapStore(database).known("binance", "BTCUSDT", "1m")
+    assert [(gap.cause, gap.hole.end_ns) for gap in known] == [("unlisted", now - 3 * DAY_NS)]
+    exchange.asked.clear()
+    await sync.init("BTCUSDT", "1m")
+    assert exchange.asked == []
+
+
+async def test_an_exchange_that_forgets_old_minutes_is_asked_a_few_times(
+    sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    now = now_of(clock)
+    exchange.holes = [(0, now - 720 * MINUTE)]
+    done = await sync.init("BTCUSDT", "1m", days=365)
+    assert done.candles == 720
+    assert len(exchange.asked) < 30
+
+
+async def test_silence_that_is_left_out_is_one_known_gap(
+    database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
+) -> None:
+    now = now_of(clock)
+    exchange.has_empty_bars = False
+    exchange.holes = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 7 * MINUTE)]
+    done = await sync.sync("BTCUSDT", "1m", now - DAY_NS)
+    assert done.absent == len(exchange.holes)
+    known = await GapStore(database).known("binance", "BTCUSDT", "1m")
+    assert [gap.cause for gap in known] == ["silent"]
+    assert len(exchange.asked) < 10
+
+
+async def test_a_replayed_tape_has_its_present_in_the_past_and_that_is_no_gap(
+    database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    exchange.present_ns = now_of(clock) - 400 * DAY_NS
+    done = await sync.init("BTCUSDT", "1h", days=410)
+    assert done.candles == 240
+    assert await GapStore(database).known("binance", "BTCUSDT", "1h") == []
+    assert len(exchange.asked) < 6
+
+
+async def test_larger_bars_are_folded_from_the_exchanges_own(database: Database, sync: Sync, clock: FakeClock) -> None:
+    done = await sync.sync("BTCUSDT", "15m", now_of(clock) - 2 * DAY_NS)
+    assert done.candles == 192
+    bars = await BarStore(database).read("BTCUSDT", "15m")
+    fives = await sync.sync("BTCUSDT", "5m", now_of(clock) - 2 * DAY_NS)
+    assert fives.candles == 576
+    small = await BarStore(database).read("BTCUSDT", "5m")
+    assert np.array_equal(bars.open, small.open[::3])
+    assert np.array_equal(bars.high, small.high.reshape(-1, 3).max(1))
+    assert np.array_equal(bars.close, small.close[2::3])
+    months = await sync.sync("BTCUSDT", "1M", now_of(clock) - 100 * DAY_NS)
+    assert months.candles in (3, 4)
+
+
+async def test_asking_again_corrects_what_the_exchange_changed(
+    database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    start = now_of(clock) - DAY_NS
+    await sync.sync("BTCUSDT", "1h", start)
+    exchange.shift = 0.5
+    assert (await sync.sync("BTCUSDT", "1h", start)).changed == 0
+    again = await sync.sync("BTCUSDT", "1h", start, is_again=True)
+    assert (again.fetched, again.changed, again.candles) == (24, 24, 24)
+
+
+async def test_a_stopped_sync_goes_on_where_it_was(
+    database: Database, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
+) -> None:
+    start, windows = now_of(clock) - 5 * DAY_NS, iter([False, False, True])
+    with pytest.raises(Stopped):
+        await Sync(exchange, database, clock, log, should_stop=lambda: next(windows)).sync("BTCUSDT", "1m", start)
+    row = await SyncStore(database).get("binance", "BTCUSDT", "1m")
+    assert row is not None
+    assert (row.status, row.cursor_ns) == ("failed", now_of(clock) - 3000 * MINUTE)
+    rest = await Sync(exchange, database, clock, log).sync("BTCUSDT", "1m", start)
+    assert (rest.fetched, rest.candles) == (5 * 1440 - 3000, 5 * 1440)
+
+
+async def test_an_outage_is_waited_for_once_the_exchange_has_answered(
+    database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    exchange.fails = 1
+    with pytest.raises(OutageError):
+        await sync.sync("BTCUSDT", "1h", now_of(clock) - DAY_NS)
+    row = await SyncStore(database).get("binance", "BTCUSDT", "1h")
+    assert row is not None
+    assert (row.status, row.error) == ("pending", "the exchange does not answer")
+    await sync.sync("BTCUSDT", "1h", now_of(clock) - DAY_NS)
+    exchange.fails = 3
+    running = asyncio.create_task(sync.sync("ETHUSDT", "1h", now_of(clock) - DAY_NS))
+    while not running.done():
+        await clock.advance(1)
+        await asyncio.wait({running}, timeout=0.02)
+    assert running.result().candles == 24
+
+
+async def test_what_waits_is_run_once_by_whoever_claims_it(
+    database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
+) -> None:
+    store = SyncStore(database)
+    await database.sql(
+        "INSERT INTO sync_status (symbol, timeframe, sync_status) SELECT 'NEWCOINUSDT', tf, 'pending'"
+        " FROM unnest(ARRAY['1h','4h','1d']) AS tf ON CONFLICT DO NOTHING"
+    )
+    await store.want("binance", "NOSUCHCOIN", ["1h"], now_of(clock) - DAY_NS)
+    await store.want("kraken", "BTCUSD", ["1h"])
+    assert await store.waiting() == ["binance", "kraken"]
+    assert await sync.run_pending(at_once=2) == 3
+    rows = {(row["symbol"], row["timeframe"]): row for row in await store.all()}
+    assert [rows["NEWCOINUSDT", frame]["sync_status"] for frame in ("1h", "4h", "1d")] == ["done"] * 3
+    assert rows["NEWCOINUSDT", "1d"]["candles"] in (730, 731)
+    assert rows["NOSUCHCOIN", "1h"]["sync_status"] == "failed"
+    assert await store.waiting() == ["kraken"]
+    await store.want("binance", "NEWCOINUSDT", ["1h"], now_of(clock) - 10 * DAY_NS)
+    row = await store.get("binance", "NEWCOINUSDT", "1h")
+    assert row is not None
+    assert row.wanted_from_ns is not None
+    assert row.wanted_from_ns <= now_of(clock) - 700 * DAY_NS  # less is wanted now, and what was wanted stays
+
+
+async def test_a_row_whose_runner_died_is_taken_over(database: Database, sync: Sync, clock: FakeClock) -> None:
+    store = SyncStore(database)
+    await store.want("binance", "BTCUSDT", ["1h"], now_of(clock) - DAY_NS)
+    assert await store.claim("binance") is not None
+    assert await store.claim("binance") is None
+    await database.sql("UPDATE sync_status SET updated_at = now() - interval '2 minutes'")
+    assert await sync.run_pending() == 1
+    row = await store.get("binance", "BTCUSDT", "1h")
+    assert row is not None
+    assert (row.status, row.candles) == ("done", 24)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("BTCUSDT", "7m", 0, None), "TIMEFRAME_UNKNOWN"),
+        (("BTCUSDT", "1h", 2 * DAY_NS, DAY_NS), "RANGE"),
+        (("BTCUSDT", "1h", 2**62, None), "RANGE"),
+        (("NOSUCHCOIN", "1h", 0, None), "SYMBOL_UNKNOWN"),
+    ],
+)
+async def test_bad_input_is_one_clear_message(sync: Sync, arguments: tuple[Any, ...], code: str) -> None:
+    with pytest.raises(InputError) as caught:
+        await sync.sync(*arguments)
+    assert caught.value.code == code

@@ -27,16 +27,17 @@ class Reader(Generic[T]):
     def __init__(self, name: str, kind: type[T], tally: Tally) -> None:
         self._name, self._kind, self._tally = name, kind, tally
         self._forgiving = msgspec.json.Decoder(kind)
-        self._read: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(cast(type[T], _strict(kind))).decode
+        #: the decoder alone, for hot paths: its errors (those of BROKEN) may mean an unknown field, which a call survives
+        self.decode: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(cast(type[T], _strict(kind))).decode
 
     def __call__(self, frame: bytes | msgspec.Raw) -> T:
         try:
-            return self._read(frame)
+            return self.decode(frame)
         except msgspec.ValidationError as error:
             if "unknown field" not in str(error):
                 raise
         found = self._forgiving.decode(frame)
-        self._read = self._forgiving.decode
+        self.decode = self._forgiving.decode
         for field in set(_unknown(self._kind, msgspec.json.decode(frame))):
             self._tally.unknown[f"{self._name}.{field}"] += 1
         return found

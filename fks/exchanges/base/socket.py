@@ -64,13 +64,13 @@ class Sockets:
         for task in tasks:
             task.add_done_callback(lambda _: inbox.arrived.set())
         try:
-            was_subscribed = False
+            is_told = await self._subscribed(inbox, tasks, len(hello))
             while True:
                 await inbox.arrived.wait()
                 ended = [task for task in tasks if task.done()]
                 batch = inbox.take()
-                if batch or (inbox.is_subscribed and not was_subscribed):
-                    was_subscribed = was_subscribed or inbox.is_subscribed
+                if batch or is_told:
+                    is_told = False
                     yield batch
                 for task in ended:
                     task.result()
@@ -80,6 +80,18 @@ class Sockets:
             ending = asyncio.create_task(_let_go(tasks, socket))  # not waited for: a dead peer would hold us up
             self._closing.add(ending)
             ending.add_done_callback(self._closing.discard)
+
+    async def _subscribed(self, inbox: Inbox, tasks: set[asyncio.Task[None]], frames: int) -> bool:
+        """Return once the subscriptions stand or the connection is over. Errors: OutageError when nobody answers."""
+        try:
+            async with asyncio.timeout(DIAL_S + frames * HELLO_S):
+                while not inbox.is_subscribed and not any(task.done() for task in tasks):
+                    inbox.arrived.clear()
+                    await inbox.arrived.wait()
+        except TimeoutError as error:
+            raise OutageError(f"{self.name}: the subscriptions were not answered") from error
+        inbox.arrived.set()
+        return inbox.is_subscribed
 
     async def _dial(self, url: str) -> aiohttp.ClientWebSocketResponse[bool]:
         if self._session is None:

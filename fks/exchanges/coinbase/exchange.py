@@ -1,0 +1,172 @@
+"""Coinbase Advanced Trade, spot: live by a wire of our own, markets and history by ccxt's REST.
+
+What its REST has not: trades by id; bars of minutes in which nobody traded; how many trades a bar held. Of a stretch of
+time it tells the newest trades only, so `fetch_trades` narrows the stretch until it knows that nothing was cut.
+Source: docs.cdp.coinbase.com/coinbase-app/advanced-trade-apis (market/products, candles, ticker), read 2026-07; ccxt 4.5.90.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from fks.clock import Clock
+from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
+from fks.exchanges.base import Endpoint, check_bar, check_trade, exact, ns_of_iso
+from fks.exchanges.base.exchange import WireExchange
+from fks.exchanges.base.rest import Rest, read_rows, rows_of
+from fks.exchanges.coinbase.wire import CoinbaseWire
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import InputError, PeerError
+from fks.model.instrument import Instrument
+from fks.model.market import Channel, TradeIds, TradesFrom
+from fks.model.ports import Budget, Log
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+
+with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"coinbase"}):
+    from ccxt.async_support.coinbase import coinbase as CcxtCoinbase
+
+GRANULARITIES = {
+    "1m": "ONE_MINUTE", "5m": "FIVE_MINUTE", "15m": "FIFTEEN_MINUTE", "30m": "THIRTY_MINUTE", "1h": "ONE_HOUR",
+    "1d": "ONE_DAY",
+}  # fmt: skip
+BARS_MAX = 350  # of one answer
+TRADES_MAX = 1000
+STRETCH_S = 600  # of trades asked for at first
+ASKS_MAX = 24  # questions for one page
+_PRODUCTS = "v3PublicGetBrokerageMarketProducts"
+_CANDLES = "v3PublicGetBrokerageMarketProductsProductIdCandles"
+_TICKER = "v3PublicGetBrokerageMarketProductsProductIdTicker"
+
+
+class CoinbaseExchange(WireExchange):
+    """Coinbase spot. Symbols are its product ids: BTC-USD."""
+
+    name = "coinbase"
+    timeframes = frozenset(GRANULARITIES)
+    channels = frozenset(Channel)
+    trade_ids = TradeIds.RISING
+    trades_from = TradesFrom.TIME
+    streams_max = 100
+    has_empty_bars = False
+    calendar = "24/7"
+
+    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
+        super().__init__(endpoint, clock, log, budget)
+        self._rest = Rest(self.name, CcxtCoinbase, _config(endpoint), budget=budget)
+
+    def wire(self) -> CoinbaseWire:
+        """Return the protocol of one connection."""
+        return CoinbaseWire(self._endpoint.ws, self.tally)
+
+    async def open(self) -> None:
+        """Prepare the client. Dials nothing yet."""
+        self._rest.open()
+
+    async def close(self) -> None:
+        """Close sockets and sessions, waiting at most a second for the peer."""
+        await super().close()
+        await self._rest.close()
+
+    async def instruments(self) -> list[Instrument]:
+        """Return every spot product; one that breaks the exchange's own form is left out and logged."""
+        answer = await self._rest.call(_PRODUCTS, {"product_type": "SPOT"})
+        now_ns = self._clock.now_ns()
+        found: list[Instrument] = []
+        for row in rows_of(self.name, answer, "products"):
+            try:
+                found.append(_instrument(row, now_ns))
+            except (PeerError, KeyError, TypeError, ValueError) as error:
+                self._log.warning("instrument.broken", exchange=self.name, error=f"{str(row)[:80]}: {error!r}")
+        return found
+
+    async def fetch_bars(
+        self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
+    ) -> list[Bar]:
+        """Return closed bars; see the port. Stretches in which nobody traded are stepped over, up to a day's worth at once."""
+        if timeframe not in self.timeframes:
+            raise InputError(f"coinbase has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
+        end_ns = self._clock.now_ns() if until_ns is None else until_ns
+        step_ns, count = TIMEFRAMES[timeframe] * NS, min(limit, BARS_MAX)
+        start_ns = end_ns - count * step_ns if since_ns is None else since_ns
+        for _ in range(ASKS_MAX):
+            stop_ns = min(start_ns + (count - 1) * step_ns, end_ns)
+            request = {
+                "product_id": symbol, "granularity": GRANULARITIES[timeframe], "start": str(-(-start_ns // NS)),
+                "end": str(stop_ns // NS), "limit": count,
+            }  # fmt: skip
+            rows = rows_of(self.name, await self._rest.call(_CANDLES, request), "candles")
+            bars = sorted(read_rows(self.name, lambda row: _bar(symbol, timeframe, row), rows), key=lambda bar: bar.time_ns)
+            bars = [bar for bar in bars if bar.time_ns >= start_ns and bar_end(bar.time_ns, timeframe) <= end_ns]
+            start_ns = stop_ns + step_ns
+            if bars or start_ns > end_ns or since_ns is None:
+                return bars[-count:] if since_ns is None else bars[:count]
+        return []
+
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
+        """Return trades from `since_ns` on, else the newest ones. Errors: also InputError for `from_id`.
+
+        PeerError when more than a thousand happened within one second, of which Coinbase tells the newest only.
+        """
+        if from_id is not None:
+            raise InputError("coinbase does not look trades up by id", remedy="ask from a time")
+        if since_ns is None:
+            return await self._trades(symbol, {"limit": min(limit, TRADES_MAX)})
+        now_s = self._clock.now_ns() // NS + 2  # its clock may be ahead of ours
+        start_s, stretch_s = since_ns // NS, STRETCH_S
+        for _ in range(ASKS_MAX):
+            end_s = min(start_s + stretch_s, now_s)
+            page = await self._trades(symbol, {"limit": TRADES_MAX, "start": str(start_s), "end": str(end_s)})
+            is_cut = len(page) >= TRADES_MAX
+            if is_cut and end_s - start_s <= 1:
+                raise PeerError(f"coinbase: {symbol} has more trades in one second than it tells")
+            if is_cut:
+                stretch_s = max((end_s - start_s) // 4, 1)
+                continue
+            found = [trade for trade in page if trade.time_ns >= since_ns]
+            if found or end_s >= now_s:
+                return found[:limit]
+            start_s, stretch_s = end_s, stretch_s * 4
+        return []
+
+    async def _trades(self, symbol: str, request: Mapping[str, Any]) -> list[PublicTrade]:
+        rows = rows_of(self.name, await self._rest.call(_TICKER, {"product_id": symbol, **request}), "trades")
+        return sorted(read_rows(self.name, lambda row: _trade(symbol, row), rows), key=lambda trade: trade.trade_id)
+
+
+def _config(endpoint: Endpoint) -> dict[str, Any]:
+    return {} if endpoint.rest is None else {"urls": {"api": {"rest": endpoint.rest.rstrip("/")}}}
+
+
+def _instrument(row: Mapping[str, Any], now_ns: int) -> Instrument:
+    step = exact(row["base_increment"], "base_increment").normalize()
+    return Instrument(
+        exchange="coinbase",
+        symbol=str(row["product_id"]),
+        base=str(row["base_currency_id"]),
+        quote=str(row["quote_currency_id"]),
+        tick=exact(row.get("price_increment") or row["quote_increment"], "price_increment").normalize(),
+        lot_step=step,
+        qty_min=exact(row["base_min_size"], "base_min_size").normalize(),
+        qty_max=exact(row["base_max_size"], "base_max_size").normalize(),
+        notional_min=exact(row.get("quote_min_size") or Decimal(0), "quote_min_size").normalize(),
+        is_trading=row.get("status") == "online" and not row.get("is_disabled") and not row.get("trading_disabled"),
+        updated_ns=now_ns,
+    )
+
+
+def _trade(symbol: str, row: Mapping[str, Any]) -> PublicTrade:
+    return check_trade(
+        PublicTrade(
+            "coinbase", symbol, int(row["trade_id"]), ns_of_iso(row["time"]), exact(row["price"], "price"),
+            exact(row["size"], "size"), row["side"] == "BUY",  # the maker's side
+        )
+    )  # fmt: skip
+
+
+def _bar(symbol: str, timeframe: str, row: Mapping[str, Any]) -> Bar:
+    open_, high, low, close, volume = (float(exact(row[name], name)) for name in ("open", "high", "low", "close", "volume"))
+    return check_bar(Bar("coinbase", symbol, timeframe, int(row["start"]) * NS, open_, high, low, close, volume))

@@ -1,0 +1,104 @@
+"""The messages of Coinbase Advanced Trade's stream as types. A field that is not here is counted when it comes."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+
+
+class Message(msgspec.Struct, gc=False):
+    """Any message: `channel` says what its events are. An error has `type` instead, and no sequence number."""
+
+    channel: str = ""
+    sequence_num: int = -1
+    timestamp: str = ""
+    events: msgspec.Raw = msgspec.Raw()
+    client_id: str = ""
+    type: str = ""
+    message: str = ""
+
+
+class Trade(msgspec.Struct, gc=False):
+    """One public trade. `side` is the maker's."""
+
+    product_id: str
+    trade_id: str
+    price: Decimal
+    size: Decimal
+    time: str
+    side: str
+
+
+class Trades(msgspec.Struct, gc=False):
+    """Trades of one product, newest first."""
+
+    trades: list[Trade]
+    type: str = ""
+
+
+class Candle(msgspec.Struct):
+    """One five-minute bar. `start` in seconds."""
+
+    product_id: str
+    start: str
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: Decimal
+
+
+class Candles(msgspec.Struct):
+    """Bars of one product, of a snapshot in no order to rely on."""
+
+    candles: list[Candle]
+    type: str = ""
+
+
+class Ticker(msgspec.Struct):
+    """Best bid and ask, and the day and year so far."""
+
+    product_id: str
+    best_bid: Decimal
+    best_bid_quantity: Decimal
+    best_ask: Decimal
+    best_ask_quantity: Decimal
+    type: str = ""
+    price: str = ""
+    volume_24_h: str = ""
+    low_24_h: str = ""
+    high_24_h: str = ""
+    low_52_w: str = ""
+    high_52_w: str = ""
+    price_percent_chg_24_h: str = ""
+
+
+class Tickers(msgspec.Struct):
+    """Quotes."""
+
+    tickers: list[Ticker]
+    type: str = ""
+
+
+class Change(msgspec.Struct, gc=False):
+    """One price level; `new_quantity` zero removes it. `side` is bid or offer."""
+
+    side: str
+    price_level: Decimal
+    new_quantity: Decimal
+    event_time: str = ""
+
+
+class Changes(msgspec.Struct):
+    """A whole book or its changes."""
+
+    type: str
+    product_id: str
+    updates: list[Change]
+
+
+class Standing(msgspec.Struct):
+    """What is subscribed now: channel to products."""
+
+    subscriptions: dict[str, list[str]]

@@ -1,0 +1,251 @@
+"""Coinbase Advanced Trade's stream, sans I/O.
+
+| Channel | Coinbase's | What proves it whole |
+|---|---|---|
+| trades | `market_trades` | `sequence_num`, one for the whole connection, rises by one |
+| bars | `candles`: five minutes, no others | nothing says that a bar is over: it is when the next one begins |
+| quotes | `ticker` | `sequence_num` |
+| book | `level2`, its data under the name `l2_data`; the whole book, of which the best are handed on | `sequence_num` |
+
+A hole in `sequence_num` may have held anything: every channel has a Gone, and books are asked for anew. The snapshot of
+trades at a subscription is handed on too, oldest first: they are trades, and who has them already knows them by id.
+`heartbeats` are subscribed always: without them Coinbase closes a quiet connection.
+Source: docs.cdp.coinbase.com/advanced-trade/docs/ws-channels, read 2026-07, and the recording of 2026-08-09.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+import msgspec
+
+from fks.exchanges.base import BROKEN, HUGE, ZERO, Levels, Reader, Subscribed, Tally, check_bar, doubted, ns_of_iso
+from fks.exchanges.coinbase.shape import Candle, Candles, Changes, Message, Standing, Tickers, Trades
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import FksError, InputError, PeerError
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from fks.model.timeframe import NS
+
+PUBLIC_WS = "wss://advanced-trade-ws.coinbase.com"
+BOOK_DEPTH = 25
+LIVE_TIMEFRAME = "5m"
+NAME = "coinbase"
+#: our channel -> Coinbase's name in a subscription
+NAMES = {
+    Channel.TRADES: "market_trades", Channel.BARS: "candles", Channel.QUOTES: "ticker", Channel.BOOK: "level2",
+}  # fmt: skip
+_CHANNELS = {**{name: channel for channel, name in NAMES.items()}, "l2_data": Channel.BOOK}
+_QUIET = frozenset({"heartbeats"})
+Events = Sequence[MarketEvent | Subscribed]
+
+
+class CoinbaseWire:
+    """One connection of Advanced Trade. See the module for its channels and `Wire` for the rules."""
+
+    def __init__(self, base: str | None = None, tally: Tally | None = None) -> None:
+        self._url = (base or PUBLIC_WS).rstrip("/")
+        self._tally = Tally() if tally is None else tally
+        self._wanted: dict[Channel, list[str]] = {}
+        self._unanswered = 0
+        self._is_subscribed = False
+        self._sequence: int | None = None
+        self._outbox: list[bytes] = []
+        self._books: dict[str, Levels] = {}
+        self._bars: dict[str, Bar] = {}
+        self._message = Reader("message", Message, self._tally)
+        self._trades = Reader("market_trades", list[Trades], self._tally)
+        self._candles = Reader("candles", list[Candles], self._tally)
+        self._tickers = Reader("ticker", list[Tickers], self._tally)
+        self._changes = Reader("l2_data", list[Changes], self._tally)
+        self._standing = Reader("subscriptions", list[Standing], self._tally)
+        self._read: dict[Channel, Callable[[Message, int], list[MarketEvent]]] = {
+            Channel.TRADES: self._read_trades,
+            Channel.BARS: self._read_bars,
+            Channel.QUOTES: self._read_quotes,
+            Channel.BOOK: self._read_books,
+        }
+
+    def url(self, wanted: Sequence[Subscription]) -> str:
+        """Return the public address."""
+        return self._url
+
+    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+        """Return one request a channel, and one for heartbeats. Errors: InputError for bars of other than five minutes."""
+        for item in wanted:
+            if item.channel is Channel.BARS and item.timeframe != LIVE_TIMEFRAME:
+                raise InputError(
+                    f"coinbase has no live {item.timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate trades"
+                )
+            symbols = self._wanted.setdefault(item.channel, [])
+            if item.symbol not in symbols:
+                symbols.append(item.symbol)
+        frames = [_request("subscribe", NAMES[channel], symbols) for channel, symbols in self._wanted.items()]
+        frames.append(_request("subscribe", "heartbeats", []))
+        self._unanswered = len(frames)
+        return frames
+
+    def receive(self, frame: bytes, received_ns: int) -> Events:
+        """Return what a frame says."""
+        try:
+            message = self._message(frame)
+        except BROKEN as error:
+            return doubted(Channel.TRADES, "", error, frame, received_ns)
+        if message.type == "error":
+            return self._refused(message, frame, received_ns)
+        missing: list[MarketEvent] = []
+        if message.sequence_num >= 0:
+            last, self._sequence = self._sequence, message.sequence_num
+            if last is not None and message.sequence_num != last + 1:
+                if message.sequence_num <= last:
+                    self._sequence = last
+                    self._tally.unknown["message again"] += 1
+                    return ()
+                missing = self._missing(last + 1, message.sequence_num)
+        channel = _CHANNELS.get(message.channel)
+        if channel is None:
+            return [*missing, *self._control(message)] if missing else self._control(message)
+        try:
+            events = self._read[channel](message, received_ns)
+        except (FksError, *BROKEN) as error:
+            events = self._doubt(channel, message, frame, error, received_ns)
+        return missing + events if missing else events
+
+    def pulse(self, now_s: float) -> list[bytes]:
+        """Return what asks for books anew after a hole."""
+        due, self._outbox = self._outbox, []
+        return due
+
+    # ── subscriptions and holes ──────────────────────────────────────────────────────────────────
+    def _control(self, message: Message) -> Events:
+        if message.channel != "subscriptions":
+            if message.channel not in _QUIET:
+                self._tally.unknown[f"message {message.channel or 'without a channel'}"] += 1
+            return ()
+        try:
+            stands = self._standing(message.events)[-1].subscriptions
+        except (IndexError, *BROKEN) as error:
+            raise PeerError(f"coinbase: subscriptions that cannot be read: {error}") from error
+        is_all = all(set(symbols) <= set(stands.get(NAMES[channel], ())) for channel, symbols in self._wanted.items())
+        return self._answered(is_all=is_all)
+
+    def _answered(self, *, is_all: bool) -> Events:
+        self._unanswered -= 1
+        if self._is_subscribed or not (is_all or self._unanswered <= 0):
+            return ()
+        self._is_subscribed = True
+        return (Subscribed(),)
+
+    def _refused(self, message: Message, frame: bytes, received_ns: int) -> Events:
+        text = frame[:1000].decode(errors="replace")
+        suspect = Suspect("subscribe", "", f"subscription refused: {message.message}", text, received_ns)
+        return [suspect, *self._answered(is_all=False)]
+
+    def _missing(self, first: int, next_: int) -> list[MarketEvent]:
+        why = f"messages {first} to {next_ - 1} of the connection are missing"
+        for symbol in list(self._books):
+            self._ask_again(symbol)
+        return [Gone(channel, symbol, why) for channel, symbols in self._wanted.items() for symbol in symbols]
+
+    def _ask_again(self, symbol: str) -> None:
+        if self._books.pop(symbol, None) is not None:
+            self._outbox += [_request(kind, NAMES[Channel.BOOK], [symbol]) for kind in ("unsubscribe", "subscribe")]
+
+    def _doubt(
+        self, channel: Channel, message: Message, frame: bytes, why: object, received_ns: int
+    ) -> list[MarketEvent]:
+        text = bytes(message.events)
+        wanted = self._wanted.get(channel, [])
+        symbols = [symbol for symbol in wanted if f'"{symbol}"'.encode() in text] or wanted or [""]
+        first, *rest = [event for symbol in symbols for event in doubted(channel, symbol, why, frame, received_ns)]
+        for symbol in symbols if channel is Channel.BOOK else ():
+            self._ask_again(symbol)
+        return [first, *(event for event in rest if isinstance(event, Gone))]  # the message is kept once
+
+    # ── data ─────────────────────────────────────────────────────────────────────────────────────
+    def _read_trades(self, message: Message, received_ns: int) -> list[MarketEvent]:
+        events: list[MarketEvent] = []
+        known = self._wanted.get(Channel.TRADES, ())
+        for event in self._trades(message.events):
+            for row in reversed(event.trades):
+                if not (ZERO < row.price < HUGE and ZERO <= row.size < HUGE and row.product_id in known and row.trade_id.isdigit()):
+                    raise PeerError(f"{row.product_id} trade {row.trade_id}: price {row.price}, size {row.size} cannot be")
+                events.append(
+                    PublicTrade(
+                        NAME, row.product_id, int(row.trade_id), ns_of_iso(row.time), row.price, row.size, row.side == "BUY",
+                        1, received_ns,
+                    )
+                )  # fmt: skip
+        return events
+
+    def _read_quotes(self, message: Message, received_ns: int) -> list[MarketEvent]:
+        time_ns = ns_of_iso(message.timestamp)
+        events: list[MarketEvent] = []
+        for event in self._tickers(message.events):
+            for row in event.tickers:
+                bid, bid_size, ask, ask_size = row.best_bid, row.best_bid_quantity, row.best_ask, row.best_ask_quantity
+                if not all(ZERO <= number < HUGE for number in (bid, bid_size, ask, ask_size)):
+                    raise PeerError(f"{row.product_id}: bid {bid_size} at {bid}, ask {ask_size} at {ask} cannot be")
+                if not (bid and ask):
+                    self._tally.unknown["quote of an empty side"] += 1
+                    continue
+                events.append(Quote(NAME, row.product_id, time_ns, bid, bid_size, ask, ask_size, received_ns))
+        return events
+
+    def _read_bars(self, message: Message, received_ns: int) -> list[MarketEvent]:
+        events: list[MarketEvent] = []
+        bars = [_bar(row) for event in self._candles(message.events) for row in event.candles]
+        for bar in sorted(bars, key=lambda bar: bar.time_ns):
+            newest = self._bars.get(bar.symbol)
+            if newest is not None and bar.time_ns > newest.time_ns:  # the next one has begun
+                events.append(BarSeen(newest, True, received_ns))
+            if newest is None or bar.time_ns >= newest.time_ns:
+                self._bars[bar.symbol] = bar
+            events.append(BarSeen(bar, newest is not None and bar.time_ns < newest.time_ns, received_ns))
+        return events
+
+    def _read_books(self, message: Message, received_ns: int) -> list[MarketEvent]:
+        time_ns = ns_of_iso(message.timestamp)
+        events: list[MarketEvent] = []
+        for event in self._changes(message.events):
+            bids: list[tuple[Decimal, Decimal]] = []
+            asks: list[tuple[Decimal, Decimal]] = []
+            for row in event.updates:
+                if not (ZERO < row.price_level < HUGE and ZERO <= row.new_quantity < HUGE) or row.side not in ("bid", "offer"):
+                    raise PeerError(f"{event.product_id}: {row.side} of {row.new_quantity} at {row.price_level} cannot be")
+                (bids if row.side == "bid" else asks).append((row.price_level, row.new_quantity))
+            levels = self._books.get(event.product_id)
+            if event.type == "snapshot":
+                levels = self._books[event.product_id] = Levels()
+                levels.bids.replace(bids)
+                levels.asks.replace(asks)
+            elif levels is None:
+                self._tally.unknown["book before its snapshot"] += 1
+                continue
+            else:
+                levels.bids.change(bids)
+                levels.asks.change(asks)
+            events.append(
+                Book(
+                    NAME, event.product_id, time_ns, levels.bids.best(BOOK_DEPTH), levels.asks.best(BOOK_DEPTH),
+                    message.sequence_num, received_ns,
+                )
+            )  # fmt: skip
+        return events
+
+
+def _request(kind: str, channel: str, symbols: list[str]) -> bytes:
+    asked: dict[str, object] = {"type": kind, "channel": channel}
+    if symbols:
+        asked["product_ids"] = symbols
+    return msgspec.json.encode(asked)
+
+
+def _bar(row: Candle) -> Bar:
+    start_ns = int(row.start) * NS
+    return check_bar(
+        Bar(
+            NAME, row.product_id, LIVE_TIMEFRAME, start_ns, float(row.open), float(row.high), float(row.low),
+            float(row.close), float(row.volume),
+        )
+    )  # fmt: skip

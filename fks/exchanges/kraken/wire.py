@@ -1,0 +1,257 @@
+"""Kraken spot's WebSocket v2, sans I/O.
+
+| Channel | Kraken's | What proves it whole |
+|---|---|---|
+| trades | `trade` | `trade_id` rises by one a symbol; a jump is a Gone |
+| bars | `ohlc` | nothing says that a bar is over: it is when the next one begins |
+| quotes | `ticker`, on every change of the best bid or ask | |
+| book | `book`, ten levels | CRC32 of the digits as sent; when it is wrong the book is asked for anew |
+
+Source: docs.kraken.com/exchange (Spot WebSocket v2, Book checksum v2), read 2026-07. Symbols are v2's own: BTC/USD. Numbers
+come as JSON numbers; they are read as decimals, so that trailing zeros, which the checksum covers, survive.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from fks.exchanges.base import BROKEN, HUGE, ZERO, Levels, Reader, Subscribed, Tally, check_bar, doubted, ns_of_iso
+from fks.exchanges.kraken.shape import NAMES, BarRow, BookFrame, BookRow, Envelope, OhlcFrame, TickerFrame, TradeFrame
+from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.errors import FksError, InputError, PeerError
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+
+PUBLIC_WS = "wss://ws.kraken.com/v2"
+BOOK_DEPTH = 10
+PING_S = 30.0  # Kraken hangs up on who says nothing for a minute
+INTERVALS = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440}  # its weeks open on Thursday
+FRAMES = {minutes: timeframe for timeframe, minutes in INTERVALS.items()}
+NAME = "kraken"
+_CHANNELS = {name: channel for channel, name in NAMES.items()}
+_TRADE = b'{"channel":"trade"'
+_QUIET = frozenset({"heartbeat", "status"})
+Events = Sequence[MarketEvent | Subscribed]
+
+
+class KrakenWire:
+    """One connection of Kraken v2. See the module for its channels and `Wire` for the rules."""
+
+    def __init__(self, base: str | None = None, tally: Tally | None = None, *, depth: int = BOOK_DEPTH) -> None:
+        self._url = (base or PUBLIC_WS).rstrip("/")
+        self._tally = Tally() if tally is None else tally
+        self._depth = depth
+        self._ids = itertools.count(1)
+        self._pinged_s: float | None = None
+        self._wanted: dict[Channel, set[str]] = {}
+        self._asked: dict[int, Channel] = {}
+        self._unanswered: set[tuple[int, str]] = set()
+        self._is_subscribed = False
+        self._outbox: list[bytes] = []
+        self._books: dict[str, Levels] = {}
+        self._bars: dict[tuple[str, str], Bar] = {}
+        self._trade_ids: dict[str, int] = {}
+        self._envelope = Reader("envelope", Envelope, self._tally)
+        self._trades = Reader("trade", TradeFrame, self._tally)
+        ohlc, ticker, book = (
+            Reader("ohlc", OhlcFrame, self._tally), Reader("ticker", TickerFrame, self._tally),
+            Reader("book", BookFrame, self._tally),
+        )  # fmt: skip
+        self._readers: dict[Channel, Callable[[bytes, int], list[MarketEvent]]] = {
+            Channel.TRADES: lambda frame, at: self._read_trades(self._trades(frame), at),
+            Channel.BARS: lambda frame, at: self._read_bars(ohlc(frame), at),
+            Channel.QUOTES: lambda frame, at: self._read_quotes(ticker(frame), at),
+            Channel.BOOK: lambda frame, at: self._read_books(book(frame), at),
+        }
+
+    def url(self, wanted: Sequence[Subscription]) -> str:
+        """Return the public address of v2."""
+        return self._url
+
+    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+        """Return one request a channel and interval. Errors: InputError for an interval Kraken has not."""
+        groups: dict[tuple[Channel, str], list[str]] = {}
+        for item in wanted:
+            if item.channel is Channel.BARS and item.timeframe not in INTERVALS:
+                raise InputError(f"kraken has no {item.timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
+            timeframe = item.timeframe if item.channel is Channel.BARS else ""
+            groups.setdefault((item.channel, timeframe), []).append(item.symbol)
+            self._wanted.setdefault(item.channel, set()).add(item.symbol)
+        return [self._subscribe(channel, timeframe, symbols) for (channel, timeframe), symbols in groups.items()]
+
+    def receive(self, frame: bytes, received_ns: int) -> Events:
+        """Return what a frame says."""
+        if frame.startswith(_TRADE):  # the hot one
+            return self._receive(Channel.TRADES, frame, received_ns)
+        try:
+            envelope = self._envelope(frame)
+        except BROKEN as error:
+            return doubted(Channel.TRADES, "", error, frame, received_ns)
+        channel = _CHANNELS.get(envelope.channel)
+        if channel is not None:
+            return self._receive(channel, frame, received_ns)
+        if envelope.method == "subscribe":
+            return self._answered(envelope, frame, received_ns)
+        if envelope.channel not in _QUIET and envelope.method not in ("pong", "unsubscribe"):
+            self._tally.unknown[f"message {envelope.channel or envelope.method or 'without a channel'}"] += 1
+        return ()
+
+    def pulse(self, now_s: float) -> list[bytes]:
+        """Return a ping every 30 s, and what asks for a broken book anew."""
+        due, self._outbox = self._outbox, []
+        if self._pinged_s is None or now_s - self._pinged_s >= PING_S:
+            self._pinged_s = now_s
+            due.append(msgspec.json.encode({"method": "ping", "req_id": next(self._ids)}))
+        return due
+
+    # ── subscriptions ────────────────────────────────────────────────────────────────────────────
+    def _subscribe(self, channel: Channel, timeframe: str, symbols: list[str], method: str = "subscribe") -> bytes:
+        number = next(self._ids)
+        params: dict[str, Any] = {"channel": NAMES[channel], "symbol": symbols}
+        if channel is Channel.BOOK:
+            params["depth"] = self._depth
+        elif channel is Channel.BARS:
+            params["interval"] = INTERVALS[timeframe]
+        if method == "subscribe":
+            if channel is Channel.QUOTES:
+                params["event_trigger"] = "bbo"
+            params["snapshot"] = channel is not Channel.TRADES  # REST fills the hole before the first live trade
+            self._asked[number] = channel
+            self._unanswered.update((number, symbol) for symbol in symbols)
+        return msgspec.json.encode({"method": method, "params": params, "req_id": number})
+
+    def _answered(self, envelope: Envelope, frame: bytes, received_ns: int) -> Events:
+        number = envelope.req_id or 0
+        symbol = envelope.symbol or (envelope.result.symbol if envelope.result is not None else "")
+        self._unanswered -= {(n, s) for n, s in self._unanswered if n == number and symbol in ("", s)}
+        events: list[MarketEvent | Subscribed] = []
+        if not envelope.success:
+            channel = self._asked.get(number, "subscribe")
+            text = frame[:1000].decode(errors="replace")
+            events.append(Suspect(str(channel), symbol, f"subscription refused: {envelope.error}", text, received_ns))
+        if not self._unanswered and not self._is_subscribed:
+            self._is_subscribed = True
+            events.append(Subscribed())
+        return events
+
+    # ── data ─────────────────────────────────────────────────────────────────────────────────────
+    def _receive(self, channel: Channel, frame: bytes, received_ns: int) -> Events:
+        try:
+            return self._readers[channel](frame, received_ns)
+        except (FksError, *BROKEN) as error:
+            return self._doubt(channel, frame, error, received_ns)
+
+    def _doubt(self, channel: Channel, frame: bytes, why: object, received_ns: int) -> list[MarketEvent]:
+        try:
+            symbols = {str(row["symbol"]) for row in msgspec.json.decode(frame)["data"]}
+        except (KeyError, TypeError, *BROKEN):
+            symbols = set()
+        symbols = symbols & self._wanted.get(channel, set()) or self._wanted.get(channel, set()) or {""}
+        events = [event for symbol in sorted(symbols) for event in doubted(channel, symbol, why, frame, received_ns)]
+        for symbol in symbols if channel is Channel.BOOK else ():
+            self._ask_again(symbol)
+        first, *rest = events
+        return [first, *(event for event in rest if not isinstance(event, Suspect))]  # the message is kept once
+
+    def _read_trades(self, message: TradeFrame, received_ns: int) -> list[MarketEvent]:
+        events: list[MarketEvent] = []
+        known, ids = self._wanted.get(Channel.TRADES, ()), self._trade_ids
+        for row in message.data:
+            symbol, number = row.symbol, row.trade_id
+            if not (ZERO < row.price < HUGE and ZERO <= row.qty < HUGE and number >= 0 and symbol in known):
+                raise PeerError(f"{symbol} trade {number}: price {row.price}, quantity {row.qty} cannot be")
+            trade = PublicTrade(
+                NAME, symbol, number, ns_of_iso(row.timestamp), row.price, row.qty, row.side == "sell", 1, received_ns
+            )
+            last = ids.get(symbol)
+            if last is not None and number > last + 1:
+                events.append(Gone(Channel.TRADES, symbol, f"trades {last + 1} to {number - 1} are missing"))
+            events.append(trade)
+            if last is None or number > last:
+                ids[symbol] = number
+        return events
+
+    def _read_quotes(self, message: TickerFrame, received_ns: int) -> list[MarketEvent]:
+        events: list[MarketEvent] = []
+        for row in message.data:
+            if not (ZERO <= row.bid < HUGE and ZERO <= row.ask < HUGE and ZERO <= row.bid_qty < HUGE and ZERO <= row.ask_qty < HUGE):
+                raise PeerError(f"{row.symbol}: bid {row.bid_qty} at {row.bid}, ask {row.ask_qty} at {row.ask} cannot be")
+            if not (row.bid and row.ask):
+                self._tally.unknown["quote of an empty side"] += 1
+                continue
+            time_ns = ns_of_iso(row.timestamp) if row.timestamp else received_ns
+            events.append(Quote(NAME, row.symbol, time_ns, row.bid, row.bid_qty, row.ask, row.ask_qty, received_ns))
+        return events
+
+    def _read_bars(self, message: OhlcFrame, received_ns: int) -> list[MarketEvent]:
+        events: list[MarketEvent] = []
+        for row in message.data:
+            bar = _bar(row)
+            key = (bar.symbol, bar.timeframe)
+            newest = self._bars.get(key)
+            if newest is None or bar.time_ns > newest.time_ns:
+                if newest is not None:  # the next one has begun
+                    events.append(BarSeen(newest, True, received_ns))
+                    events.append(BarClosed(NAME, newest.symbol, newest.timeframe, newest.time_ns, newest.trades))
+                self._bars[key] = bar
+            elif bar.time_ns == newest.time_ns:
+                self._bars[key] = bar
+            events.append(BarSeen(bar, newest is not None and bar.time_ns < newest.time_ns, received_ns))
+        return events
+
+    def _read_books(self, message: BookFrame, received_ns: int) -> list[MarketEvent]:
+        events: list[MarketEvent] = []
+        for row in message.data:
+            events += self._read_book(row, message.type == "snapshot", received_ns)
+        return events
+
+    def _read_book(self, row: BookRow, is_snapshot: bool, received_ns: int) -> list[MarketEvent]:
+        bids, asks = ([(level.price, level.qty) for level in side] for side in (row.bids, row.asks))
+        for price, size in itertools.chain(bids, asks):
+            if not (ZERO < price < HUGE and ZERO <= size < HUGE):
+                raise PeerError(f"{row.symbol}: {size} at {price} cannot be")
+        levels = self._books.get(row.symbol)
+        if is_snapshot:
+            levels = self._books[row.symbol] = Levels()
+        elif levels is None:
+            self._tally.unknown["book before its snapshot"] += 1
+            return []
+        levels.bids.change(bids)
+        levels.asks.change(asks)
+        levels.keep(self._depth)
+        best_bids, best_asks = levels.bids.best(self._depth), levels.asks.best(self._depth)
+        found = checksum(best_bids, best_asks)
+        if found != row.checksum:
+            self._ask_again(row.symbol)
+            return [Gone(Channel.BOOK, row.symbol, f"the checksum is {row.checksum}, of our book it is {found}")]
+        time_ns = ns_of_iso(row.timestamp) if row.timestamp else received_ns
+        return [Book(NAME, row.symbol, time_ns, best_bids, best_asks, 0, received_ns)]
+
+    def _ask_again(self, symbol: str) -> None:
+        if self._books.pop(symbol, None) is not None:
+            self._outbox.append(self._subscribe(Channel.BOOK, "", [symbol], "unsubscribe"))
+            self._outbox.append(self._subscribe(Channel.BOOK, "", [symbol]))
+
+
+def checksum(bids: Sequence[tuple[Decimal, Decimal]], asks: Sequence[tuple[Decimal, Decimal]]) -> int:
+    """Return Kraken's CRC32 over the best ten of each side, asks first, from the digits as they were sent."""
+    digits = [
+        format(number, "f").replace(".", "").lstrip("0") for side in (asks, bids) for level in side[:10] for number in level
+    ]
+    return crc32("".join(digits).encode())
+
+
+def _bar(row: BarRow) -> Bar:
+    if row.interval not in FRAMES or row.trades < 0:
+        raise PeerError(f"{row.symbol}: a bar of {row.interval} minutes and {row.trades} trades cannot be")
+    return check_bar(
+        Bar(
+            NAME, row.symbol, FRAMES[row.interval], ns_of_iso(row.interval_begin), float(row.open), float(row.high),
+            float(row.low), float(row.close), float(row.volume), row.trades, is_empty=row.trades == 0,
+        )
+    )  # fmt: skip

@@ -14,7 +14,8 @@ from fks.jobs.sync import NOTHING, Continuous
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_datetime
 from fks.store.db import Database
-from fks.store.partitions import drop_old_trades, ensure_partitions
+from fks.store.partitions import drop_old_bars, drop_old_trades, ensure_partitions
+from fks.store.performance import refresh
 
 __all__ = ["NOTHING", "TASKS", "Context", "Schedules", "is_due"]
 
@@ -39,9 +40,12 @@ async def _old_trades(c: Context) -> str:
     return f"{len(dropped)} partitions dropped"
 
 
+async def _old_bars(c: Context) -> str:
+    return f"{await drop_old_bars(c.db, to_datetime(c.clock.now_ns()), c.settings.data.bars_keep_days)} bars deleted"
+
+
 async def _performance(c: Context) -> str:
-    await c.db.execute("schedules.refresh_performance")
-    return "refreshed"
+    return await refresh(c.db)
 
 
 async def _balances(c: Context) -> str:
@@ -56,6 +60,7 @@ async def _continuous(c: Context) -> str:
 TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "partitions": ("0 * * * *", _partitions),
     "old-trades": ("15 * * * *", _old_trades),
+    "old-bars": ("25 0 * * *", _old_bars),
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
     "continuous": ("* * * * *", _continuous),

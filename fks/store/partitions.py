@@ -6,7 +6,7 @@ it in the same transaction, so a partition can always be made and no row is ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +18,7 @@ from fks.store.db import Database, Session
 MONTHS_AHEAD = 2
 DAYS_AHEAD = 3
 _LOCK = 7_206_152  # one process makes partitions at a time
+_PIECE = 50_000  # bars deleted in one transaction
 _LOCK_WAIT = "1s"  # a reader may hold the table; others queue behind us, so we do not wait long
 
 
@@ -96,8 +97,10 @@ async def drop_old_trades(db: Database, now: datetime, *, keep_h: float) -> list
     Old rows of the default partition are deleted too. Errors: OutageError.
     """
     limit = now.astimezone(UTC) - timedelta(hours=keep_h)
-    dropped = []
-    for name in sorted(await _existing(db)):
+    there, dropped = await _existing(db), []
+    if not there:  # TimescaleDB's chunks; not run here (docs/storage.md)
+        return [row[0] for row in await db.sql("SELECT drop_chunks('market_trades', older_than => $1::timestamptz)", limit)]
+    for name in sorted(there):
         start = _day_of(name)
         if start is None or start + timedelta(days=1) > limit:
             continue
@@ -108,6 +111,44 @@ async def drop_old_trades(db: Database, now: datetime, *, keep_h: float) -> list
             dropped.append(name)
     await db.execute("store.delete_old_trades", limit, retry=True)
     return dropped
+
+
+async def drop_old_bars(db: Database, now: datetime, keep_days: Mapping[str, float]) -> int:
+    """Delete bars of the timeframes in `keep_days` that are older than so many days, to the day; return how many.
+
+    Works in pieces, so that nobody waits long, and drops months that are then empty. Errors: OutageError.
+    """
+    now = now.astimezone(UTC)
+    midnight = datetime(now.year, now.month, now.day, tzinfo=UTC)  # once a day: each piece makes mapped copies anew
+    deleted = 0
+    for timeframe, days_kept in keep_days.items():
+        limit = midnight - timedelta(days=days_kept)
+        for row in await db.fetch("store.series_before", timeframe, limit):
+            while True:
+                status = await db.execute("store.delete_old_bars", row["exchange"], row["symbol"], timeframe, limit, _PIECE, retry=True)
+                count = int(status.rsplit(" ", 1)[-1])
+                deleted += count
+                if count < _PIECE:
+                    break
+    if deleted:
+        await _drop_empty_months(db, midnight)
+    return deleted
+
+
+async def _drop_empty_months(db: Database, before: datetime) -> None:
+    for name in sorted(await _existing(db)):
+        prefix = "ohlcv_data_p"
+        if not name.startswith(prefix):
+            continue
+        month = month_of(datetime.strptime(name.removeprefix(prefix), "%Y%m").replace(tzinfo=UTC))
+        if month.end >= before or await db.sql(f"SELECT 1 FROM {name} LIMIT 1"):  # noqa: S608
+            continue
+        with suppress(asyncpg.LockNotAvailableError):
+            async with db.transaction() as tx:
+                await _impatient(tx)
+                await tx.sql(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
+                if not await tx.sql(f"SELECT 1 FROM {name} LIMIT 1"):  # noqa: S608
+                    await tx.sql(f"DROP TABLE {name}")
 
 
 def _day_of(name: str) -> datetime | None:

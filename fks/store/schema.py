@@ -86,7 +86,7 @@ ohlcv_data = Table(
     _flag("is_complete", "true"), _text("source", default="live"), _time("updated_at", now=True),
     Column("revision", Integer, nullable=False, server_default="0"),  # corrections of a bar since it was first stored
     _flag("is_empty"),  # no trade happened in it: open = high = low = close = the close before
-    PrimaryKeyConstraint("symbol", "timeframe", "time", "exchange"),
+    PrimaryKeyConstraint("symbol", "timeframe", "time", "exchange"), Index(None, "time", postgresql_using="brin"),
     postgresql_partition_by="RANGE (time)",
 )  # fmt: skip
 
@@ -137,7 +137,7 @@ market_trades = Table(
     _time("time"), _text("exchange"), _text("symbol"), Column("trade_id", BigInteger, nullable=False),
     _money("price"), _money("quantity"), _flag("is_buyer_maker"),
     _time("received_at", null=True), Column("count", Integer, nullable=False, server_default="1"),
-    PrimaryKeyConstraint("exchange", "symbol", "trade_id", "time"),
+    PrimaryKeyConstraint("exchange", "symbol", "trade_id", "time"), Index(None, "time", postgresql_using="brin"),
     postgresql_partition_by="RANGE (time)",
 )  # fmt: skip
 

@@ -10,10 +10,6 @@ SELECT name, cron, task, last_run_at, last_result, is_enabled FROM schedules ORD
 -- When a schedule ran last and what came of it.
 UPDATE schedules SET last_run_at = $2, last_result = $3 WHERE name = $1;
 
--- name: refresh_performance
--- Bring daily_account_performance up to date.
-REFRESH MATERIALIZED VIEW daily_account_performance;
-
 -- name: snapshot_balances
 -- One row per account and currency for the equity curves.
 INSERT INTO balance_history (account_id, currency, balance, cause)

@@ -6,12 +6,13 @@ import asyncio
 import itertools
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fks.store import migrate
+from fks.store import migrate, partitions
 from fks.store.db import Database
-from fks.store.partitions import days, drop_old_trades, ensure_partitions, months
+from fks.store.partitions import days, drop_old_bars, drop_old_trades, ensure_partitions, months
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 BAR = "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume) VALUES ($1, 'BTCUSDT', '1m', 1, 1, 1, 1, 1)"
@@ -84,3 +85,28 @@ def test_spans_follow_one_another_without_a_hole(start_s: int, length: int) -> N
         assert spans[0].start <= first < spans[0].end
         assert all(one.end == two.start for one, two in itertools.pairwise(spans))
         assert len({span.name for span in spans}) == len(spans)
+
+
+async def test_bars_are_kept_for_ever_unless_said_otherwise(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions, "_PIECE", 7)
+    await ensure_partitions(database, NOW, since=NOW - timedelta(days=100))
+    for frame in ("1s", "1m"):
+        for age in range(0, 100, 3):
+            await database.sql(BAR.replace("'1m'", f"'{frame}'"), NOW - timedelta(days=age))
+    assert await drop_old_bars(database, NOW, {}) == 0
+    assert await drop_old_bars(database, NOW, {"1s": 30, "4h": 1}) == 23
+    assert await drop_old_bars(database, NOW, {"1s": 30}) == 0
+    kept = await database.sql("SELECT timeframe, count(*), min(time) FROM ohlcv_data GROUP BY 1 ORDER BY 1")
+    told = await database.sql("SELECT timeframe, candles, oldest FROM series ORDER BY 1")
+    assert [tuple(row) for row in kept] == [tuple(row) for row in told]
+    assert [(row[0], row[1]) for row in kept] == [("1m", 34), ("1s", 11)]
+    assert kept[1][2] >= datetime(2026, 10, 21, tzinfo=UTC)
+
+
+async def test_months_without_a_bar_left_are_dropped(database: Database) -> None:
+    await ensure_partitions(database, NOW, since=NOW - timedelta(days=100))
+    for age in (0, 95):
+        await database.sql(BAR, NOW - timedelta(days=age))
+    assert await drop_old_bars(database, NOW, {"1m": 30}) == 1
+    names = {row[0] for row in await database.sql("SELECT relname FROM pg_class WHERE relname LIKE 'ohlcv_data_p______'")}
+    assert names == {"ohlcv_data_p202611", "ohlcv_data_p202612", "ohlcv_data_p202701"}

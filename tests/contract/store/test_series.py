@@ -43,3 +43,16 @@ async def test_what_changes_the_past_changes_the_revision(database: Database) ->
     assert await series(database) == {"revision": 4, "candles": 0, "oldest": None, "newest": None}
     await database.sql(INSERT, T0, 0, 0)
     assert await series(database) == {"revision": 4, "candles": 1, "oldest": 0, "newest": 0}
+
+
+async def test_a_bar_that_gets_another_time_or_name_is_counted_where_it_is_now(database: Database) -> None:
+    await database.sql(INSERT, T0, 0, 9)
+    await database.sql("UPDATE ohlcv_data SET time = time + interval '1 year' WHERE time = $1", T0 + timedelta(minutes=9))
+    found = await series(database)
+    assert (found["candles"], found["oldest"], found["newest"]) == (10, 0, 365 * 1440 + 9)
+    await database.sql("UPDATE ohlcv_data SET symbol = 'XBTUSDT' WHERE time < $1", T0 + timedelta(minutes=4))
+    rows = await database.sql("SELECT symbol, candles, oldest FROM series ORDER BY symbol")
+    assert [tuple(row) for row in rows] == [("BTCUSDT", 6, T0 + timedelta(minutes=4)), ("XBTUSDT", 4, T0)]
+    before = (await database.sql("SELECT sum(revision) FROM series"))[0][0]
+    await database.sql("SELECT series_recount('binance', 'XBTUSDT', '1m')")
+    assert (await database.sql("SELECT sum(revision) FROM series"))[0][0] == before + 1

@@ -25,6 +25,15 @@ BEGIN
   RETURN NULL;
 END $$
 --
+CREATE FUNCTION series_recount(e text, s text, t text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM 1 FROM series r WHERE (r.exchange, r.symbol, r.timeframe) = (e, s, t) FOR UPDATE;  -- before counting: no writer in between
+  INSERT INTO series AS r (exchange, symbol, timeframe, revision, oldest, newest, candles)
+  SELECT e, s, t, 1, min(o.time), max(o.time), count(*) FROM ohlcv_data o WHERE (o.exchange, o.symbol, o.timeframe) = (e, s, t)
+  ON CONFLICT (exchange, symbol, timeframe) DO UPDATE
+     SET revision = r.revision + 1, oldest = excluded.oldest, newest = excluded.newest, candles = excluded.candles, updated_at = now();
+END $$
+--
 CREATE FUNCTION series_updated() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM 1 FROM series s JOIN (SELECT DISTINCT f.exchange, f.symbol, f.timeframe FROM fresh f) c USING (exchange, symbol, timeframe)
@@ -32,6 +41,10 @@ BEGIN
   UPDATE series s SET revision = s.revision + 1, updated_at = now()
     FROM (SELECT DISTINCT f.exchange, f.symbol, f.timeframe FROM fresh f) c
    WHERE (s.exchange, s.symbol, s.timeframe) = (c.exchange, c.symbol, c.timeframe);
+  IF EXISTS (SELECT exchange, symbol, timeframe, time FROM stale EXCEPT SELECT exchange, symbol, timeframe, time FROM fresh) THEN
+    PERFORM series_recount(c.exchange, c.symbol, c.timeframe)  -- a bar was given another time or name
+       FROM (SELECT exchange, symbol, timeframe FROM stale UNION SELECT exchange, symbol, timeframe FROM fresh ORDER BY 1, 2, 3) c;
+  END IF;
   RETURN NULL;
 END $$
 --
@@ -57,7 +70,7 @@ END $$
 CREATE TRIGGER series_inserted AFTER INSERT ON ohlcv_data REFERENCING NEW TABLE AS fresh
   FOR EACH STATEMENT EXECUTE FUNCTION series_inserted()
 --
-CREATE TRIGGER series_updated AFTER UPDATE ON ohlcv_data REFERENCING NEW TABLE AS fresh
+CREATE TRIGGER series_updated AFTER UPDATE ON ohlcv_data REFERENCING OLD TABLE AS stale NEW TABLE AS fresh
   FOR EACH STATEMENT EXECUTE FUNCTION series_updated()
 --
 CREATE TRIGGER series_deleted AFTER DELETE ON ohlcv_data REFERENCING OLD TABLE AS gone
@@ -171,6 +184,8 @@ def upgrade() -> None:
     op.add_column("sync_status", sa.Column("wanted_to", sa.DateTime(timezone=True), nullable=True))
     op.add_column("sync_status", sa.Column("cursor", sa.DateTime(timezone=True), nullable=True))
     op.add_column("sync_status", sa.Column("started_at", sa.DateTime(timezone=True), nullable=True))
+    for table in ("ohlcv_data", "market_trades"):  # finds a span of time in any partition, and takes next to no room
+        op.create_index(op.f(f"ix_{table}_time"), table, ["time"], unique=False, postgresql_using="brin")
     for statement in SERIES.split("\n--\n"):
         op.execute(statement)
 
@@ -179,6 +194,9 @@ def downgrade() -> None:
     for what in ("inserted", "updated", "deleted", "truncated"):
         op.execute(f"DROP TRIGGER series_{what} ON ohlcv_data")
         op.execute(f"DROP FUNCTION series_{what}()")
+    op.execute("DROP FUNCTION series_recount(text, text, text)")
+    for table in ("ohlcv_data", "market_trades"):
+        op.drop_index(op.f(f"ix_{table}_time"), table_name=table, postgresql_using="brin")
     op.drop_column("sync_status", "started_at")
     op.drop_column("sync_status", "cursor")
     op.drop_column("sync_status", "wanted_to")

@@ -1,0 +1,70 @@
+"""What each account made each day: the view `daily_account_performance`, natively and with TimescaleDB.
+
+Natively it is a materialised view, made by the first migration and refreshed here, every hour, without holding up its
+readers. With TimescaleDB it is a continuous aggregate of the same name and columns that refreshes itself (fks.store.timescale).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+import asyncpg
+
+from fks.model.errors import OutageError
+from fks.store.db import Database, Row, sql
+
+_LIMIT_S = 300.0  # years of executions; nobody waits for it
+
+#: the columns after account_id and day, as in migration 0001. Realised PnL and fees are in the quote currency: a
+#: fee taken in the base asset counts at the trade's own price
+COLUMNS = """
+       count(*) AS trades,
+       count(*) FILTER (WHERE realized_pnl > 0) AS wins,
+       count(*) FILTER (WHERE realized_pnl < 0) AS losses,
+       (count(*) FILTER (WHERE realized_pnl > 0))::float8
+           / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS win_rate,
+       sum(realized_pnl) AS total_pnl,
+       sum(realized_pnl) / NULLIF(count(*) FILTER (WHERE realized_pnl <> 0), 0) AS average_trade,
+       sum(CASE WHEN fee_currency <> '' AND starts_with(symbol, fee_currency) THEN fee * price ELSE fee END) AS fees,
+       sum(quantity * price) AS volume"""
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One account's day (UTC) as of the last refresh. Money in the quote currency; None where nothing was realised."""
+
+    account_id: int
+    day: datetime
+    trades: int
+    wins: int
+    losses: int
+    win_rate: float | None
+    total_pnl: Decimal
+    average_trade: Decimal | None
+    fees: Decimal
+    volume: Decimal
+
+
+async def daily_performance(db: Database, account_id: int, since: datetime) -> Sequence[Day]:
+    """Return the days of one account from `since` on, newest first. Errors: OutageError."""
+    return [_day(row) for row in await db.fetch("performance.days", account_id, since)]
+
+
+async def refresh(db: Database) -> str:
+    """Bring the view up to date and say how that went. Readers see the old days meanwhile. Errors: OutageError."""
+    if not await db.fetchval("performance.is_ours"):
+        return "refreshes itself"
+    try:
+        async with db.transaction() as tx:
+            await tx.sql(f"SET LOCAL statement_timeout = '{int(_LIMIT_S)}s'")
+            await tx.connection.execute(sql("performance.refresh"), timeout=_LIMIT_S + 5.0)
+    except asyncpg.QueryCanceledError as error:
+        raise OutageError(f"daily_account_performance took more than {_LIMIT_S:.0f} s: {error}") from error
+    return "refreshed"
+
+
+def _day(row: Row) -> Day:
+    return Day(*(row[name] for name in Day.__slots__))

@@ -1,0 +1,58 @@
+"""daily_account_performance: win rate, PnL, average trade and fees by account and day, refreshed under its readers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from fks.store import performance
+from fks.store.db import Database
+from fks.store.performance import Day
+
+T0 = datetime(2026, 3, 1, tzinfo=UTC)
+D = Decimal
+
+
+async def book(db: Database, pnl: str, time: datetime, *, account: int = 1, fee: str = "0.1", currency: str = "USDT") -> None:
+    await db.sql(
+        "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency, realized_pnl, time) "
+        "VALUES (gen_random_uuid(), $1, 'paper', 'BTCUSDT', 'BUY', 2, 100, $2, $3, $4, $5)",
+        account, D(fee), currency, D(pnl), time,
+    )  # fmt: skip
+
+
+async def test_days_of_an_account_after_a_refresh(database: Database) -> None:
+    await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'paper'), (2, 'b', 'paper')")
+    for number, pnl in enumerate(("0", "5", "-2", "9")):
+        await book(database, pnl, T0 + timedelta(hours=number))
+    await book(database, "0", T0 + timedelta(days=1), fee="0.001", currency="BTC")
+    await book(database, "7", T0, account=2)
+    assert await performance.daily_performance(database, 1, T0) == []  # as of the last refresh
+    assert await performance.refresh(database) == "refreshed"
+    assert await performance.daily_performance(database, 1, T0) == [
+        Day(1, T0 + timedelta(days=1), 1, 0, 0, None, D(0), None, D("0.1"), D(200)),
+        Day(1, T0, 4, 2, 1, 2 / 3, D(12), D(4), D("0.4"), D(800)),
+    ]
+    assert len(await performance.daily_performance(database, 1, T0 + timedelta(hours=1))) == 1
+
+
+async def test_who_reads_holds_up_no_refresh_and_waits_for_none(database: Database) -> None:
+    await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'paper')")
+    await book(database, "1", T0)
+    async with database.transaction() as reader:
+        assert await reader.sql("SELECT * FROM daily_account_performance") == []
+        assert await performance.refresh(database) == "refreshed"
+        assert len(await reader.sql("SELECT * FROM daily_account_performance")) == 1
+
+
+async def test_the_columns_are_those_of_the_view(database: Database) -> None:
+    """The one text of the columns, which TimescaleDB's form is made of, gives what the migration's view gives."""
+    await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'paper')")
+    for number in range(6):
+        await book(database, str(number - 2), T0 + timedelta(hours=10 * number))
+    await performance.refresh(database)
+    here = await database.sql(
+        f"SELECT account_id, date_trunc('day', time, 'UTC') AS day,{performance.COLUMNS} FROM trades GROUP BY 1, 2 ORDER BY 2"
+    )
+    there = await database.sql("SELECT * FROM daily_account_performance ORDER BY day")
+    assert [dict(row) for row in here] == [dict(row) for row in there]

@@ -1,12 +1,14 @@
 """From nothing, or from where the store ends, to the present: what a feed needs before it may be live.
 
 The present is the venue's newest trade, never our clock (a tape plays in its own time). A small hole is filled with its
-trades, id by id; a large one with the venue's own bars, which are the same bars. Either way the unfinished bars begin
-with what they had gathered: closed days, hours, minutes and seconds of the venue, then trades.
+trades, id by id or from a moment on, as the exchange can; a large one with the venue's own bars, which are the same bars.
+Either way the unfinished bars begin with what they had gathered: closed days, hours, minutes and seconds of the venue,
+then trades. Bars shorter than the exchange's own have no other source than trades: where these are gone, they stay missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -15,6 +17,7 @@ from fks.data.aggregate import BarBuilder, OpenBar, by_length, exact_decimal, fo
 from fks.data.feed import Sealed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
+from fks.model.market import TradeIds, TradesFrom
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from fks.store.feeds import SealedPosition
@@ -24,6 +27,10 @@ TRADES_MAX = 20_000  # a larger hole is filled with bars: 20 pages take about as
 PAGES_MAX = 60  # of one timeframe's bars; an older hole stays and is logged
 SECONDS_MAX = 2000  # bars shorter than a minute when a symbol starts empty: a longer past of them is not worth the pages
 _LEVELS = ("1d", "1h", "1m", "1s")
+
+
+class _TooManyError(PeerError):
+    """A hole too large for trades: bars fill it."""
 
 
 @dataclass(slots=True)
@@ -45,6 +52,9 @@ class Backfill:
         self._exchange = exchange
         self._frames = by_length(timeframes)
         self._bars_empty = bars_empty
+        own = by_length(exchange.timeframes)[0]
+        #: what bars can fill up to: the base timeframe, or the exchange's smallest where that is larger
+        self._grain = own if length_of(own) > length_of(self._frames[0]) else self._frames[0]
 
     async def recover(
         self, symbol: str, positions: Mapping[str, SealedPosition], *, by_bars: bool = False
@@ -57,9 +67,9 @@ class Backfill:
         newest = await self._newest(symbol)
         stored = positions.get(base)
         last_id = stored.last_trade_id if stored else None
-        if newest and stored and last_id is not None and not by_bars and 0 <= newest.trade_id - last_id <= TRADES_MAX:
-            trades = await self.trades_from(symbol, last_id + 1)
-            return await self._recovery(symbol, positions, bar_end(stored.sealed_ns, base), last_id, trades)
+        if newest and stored and last_id is not None and not by_bars and self._is_small(newest, last_id):
+            with contextlib.suppress(_TooManyError):
+                return await self._by_trades(symbol, positions, last_id, bar_end(stored.sealed_ns, base))
         begin_ns = self._begin(symbol, newest, stored, await self._last_bar_ns(symbol) if newest is None else 0)
         trades = await self._trades_since(symbol, begin_ns) if newest else []
         last_id = trades[0].trade_id - 1 if trades else newest.trade_id if newest else None
@@ -71,15 +81,56 @@ class Backfill:
         Errors: PeerError when the venue's present lies before what is stored, and not just in a silence.
         """
         base = self._frames[0]
-        begin_ns = bar_start(newest.time_ns if newest else quiet_ns, base)
-        if stored is None or begin_ns > stored.sealed_ns:
+        begin_ns = bar_start(newest.time_ns if newest else quiet_ns, self._grain)
+        if stored is None or begin_ns > stored.sealed_ns or (self._grain != base and newest and newest.time_ns > stored.sealed_ns):
             return begin_ns
-        if newest is None or stored.last_trade_id is None or newest.trade_id < stored.last_trade_id:
+        is_counted = self._exchange.trade_ids is TradeIds.CONTIGUOUS
+        if newest is None or stored.last_trade_id is None or (is_counted and newest.trade_id < stored.last_trade_id):
             raise PeerError(
                 f"{symbol}: the venue's newest trade is older than what is stored",
                 remedy="this store belongs to another market or tape: use another FKS_HOME or 'fks reset'",
             )
-        return bar_end(stored.sealed_ns, base)
+        return bar_start(bar_end(stored.sealed_ns, base), self._grain)
+
+    async def _by_trades(
+        self, symbol: str, positions: Mapping[str, SealedPosition], last_id: int, begin_ns: int
+    ) -> Recovery:
+        """Go on after what is stored with the trades since; bars of seconds begin where the exchange's own bars reach."""
+        if self._grain == self._frames[0]:
+            trades = await self.trades_after(symbol, last_id, begin_ns)
+            return await self._recovery(symbol, positions, begin_ns, last_id, trades)
+        begin_ns = bar_start(begin_ns, self._grain)
+        trades = await self._trades_since(symbol, begin_ns)
+        if len(trades) > TRADES_MAX:
+            raise _TooManyError(f"{symbol}: more than {TRADES_MAX} trades are missing")
+        if self._exchange.trade_ids is TradeIds.CONTIGUOUS and trades:
+            if trades[0].trade_id > last_id + 1:
+                raise PeerError(f"{symbol}: asked for trades after {last_id}, got {trades[0].trade_id}")
+            last_id = trades[0].trade_id - 1
+        return await self._recovery(symbol, positions, begin_ns, last_id, trades)
+
+    async def trades_after(self, symbol: str, last_id: int, since_ns: int, to_id: int | None = None) -> list[PublicTrade]:
+        """Return the trades after `last_id` up to `to_id` (exclusive) or to the newest, oldest first.
+
+        Where ids are contiguous they follow one another without a hole. Elsewhere they are all from `since_ns` on, known
+        ones among them. Errors: PeerError when the exchange has them no longer, or has too many (TRADES_MAX).
+        """
+        if self._exchange.trades_from is TradesFrom.ID:
+            found = await self.trades_from(symbol, last_id + 1, to_id)
+        elif self._exchange.trades_from is TradesFrom.TIME:
+            found = await self._trades_by_time(symbol, since_ns)
+        else:
+            found = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=PAGE)
+            if found and found[0].trade_id > last_id + 1 and found[0].time_ns >= since_ns and not _has(found, last_id):
+                raise PeerError(f"{symbol}: its newest trades do not reach back to {last_id}")
+        if len(found) > TRADES_MAX:
+            raise _TooManyError(f"{symbol}: more than {TRADES_MAX} trades are missing")
+        if self._exchange.trade_ids is not TradeIds.CONTIGUOUS:
+            return found
+        found = [trade for trade in found if trade.trade_id > last_id and (to_id is None or trade.trade_id < to_id)]
+        if found and found[0].trade_id != last_id + 1:
+            raise PeerError(f"{symbol}: asked for trades from {last_id + 1}, got {found[0].trade_id}")
+        return found
 
     async def trades_from(self, symbol: str, from_id: int, to_id: int | None = None) -> list[PublicTrade]:
         """Return trades from `from_id` up to `to_id` (exclusive) or to the newest, at most TRADES_MAX + one page.
@@ -97,6 +148,21 @@ class Backfill:
             if len(page) < PAGE:
                 break
         return found
+
+    async def _trades_by_time(self, symbol: str, since_ns: int) -> list[PublicTrade]:
+        """Return all trades at and after a moment, each once. Errors: PeerError when one moment fills a page."""
+        found: dict[int, PublicTrade] = {}
+        cursor = since_ns
+        while len(found) <= TRADES_MAX:
+            page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=cursor, limit=PAGE)
+            fresh = [trade for trade in page if trade.time_ns >= since_ns and trade.trade_id not in found]
+            found.update((trade.trade_id, trade) for trade in fresh)
+            if not fresh or page[-1].time_ns <= cursor:
+                if len(page) >= PAGE and fresh:
+                    raise PeerError(f"{symbol}: {len(page)} trades in one moment: there is no way past them")
+                break
+            cursor = page[-1].time_ns
+        return list(found.values())
 
     async def bars(self, symbol: str, timeframe: str, since_ns: int, until_ns: int) -> AsyncIterator[list[Bar]]:
         """Yield pages of the venue's closed bars in [since, until), oldest first."""
@@ -129,7 +195,19 @@ class Backfill:
             raise OutageError(f"{symbol}: the venue has neither trades nor bars yet")
         return page[-1].time_ns
 
+    def _is_small(self, newest: PublicTrade, last_id: int) -> bool:
+        """Return whether a hole may be small enough for trades: where ids do not count them, only asking tells."""
+        return self._exchange.trade_ids is not TradeIds.CONTIGUOUS or 0 <= newest.trade_id - last_id <= TRADES_MAX
+
     async def _trades_since(self, symbol: str, since_ns: int) -> list[PublicTrade]:
+        """Return all trades at and after a moment. Errors: OutageError when the exchange does not reach back so far now."""
+        if self._exchange.trades_from is TradesFrom.TIME:
+            return await self._trades_by_time(symbol, since_ns)
+        if self._exchange.trades_from is TradesFrom.NEWEST:
+            page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=PAGE)
+            if len(page) >= PAGE and page[0].time_ns >= since_ns:
+                raise OutageError(f"{symbol}: its newest trades do not reach back to the present bar")
+            return [trade for trade in page if trade.time_ns >= since_ns]
         page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=since_ns, limit=PAGE)
         if len(page) == PAGE:
             page += await self.trades_from(symbol, page[-1].trade_id + 1)
@@ -139,9 +217,7 @@ class Backfill:
         self, symbol: str, positions: Mapping[str, SealedPosition], begin_ns: int, last_id: int | None, trades: list[PublicTrade]
     ) -> Recovery:
         seeds, previous = await self._seeds(symbol, begin_ns)
-        builder = BarBuilder(
-            self._exchange.name, symbol, self._frames, begin_ns, seeds=seeds, previous=previous
-        )  # fmt: skip
+        builder = BarBuilder(self._exchange.name, symbol, self._frames, begin_ns, seeds=seeds, previous=previous)
         made = Recovery(builder, last_id, trades=trades)
         fetched: dict[str, tuple[int, list[Bar]]] = {}
         for frame in self._frames:
@@ -166,6 +242,9 @@ class Backfill:
         else:
             since_ns = bar_end(stored.sealed_ns, frame)
         if bar_end(since_ns, frame) > begin_ns:
+            return
+        if length_of(frame) < length_of(self._grain):  # nobody has them
+            made.missing[frame] = (begin_ns - since_ns) // length_ns if stored is not None else 0
             return
         source = self.native(frame)
         reach_ns = (PAGES_MAX * PAGE - 1) * length_of(source) * NS
@@ -210,3 +289,7 @@ class Backfill:
         larger = [level for level in _LEVELS if length_of(level) > base]
         exact = next(level for level in _LEVELS if length_of(level) <= base)
         return [level for level in [*larger, exact] if level in self._exchange.timeframes]
+
+
+def _has(trades: Sequence[PublicTrade], trade_id: int) -> bool:
+    return any(trade.trade_id == trade_id for trade in trades)

@@ -1,9 +1,13 @@
 """The collector: one exchange's live market data into the store, whole, in order, once.
 
 Hard state: ohlcv_data, market_trades, feeds (how far each timeframe is sealed and the last trade in it, committed with the
-bars, fenced by epoch). Soft state: open bars, rebuilt from the venue. Guarantees: bars of a (symbol, timeframe) reach the
-store in order and are handed on (feeds.sealed_through) once; a restart or a lost connection leaves neither a missing nor a
-second bar; a feed that is silent beyond its limit is STALE, its socket torn down and dialled again.
+bars, fenced by epoch), feed_outages. Soft state: open bars, rebuilt from the exchange. Guarantees: bars of a (symbol,
+timeframe) reach the store in order and are handed on (feeds.sealed_through) once; a restart or a lost connection leaves
+neither a missing nor a second bar; a channel that is silent beyond its limit is dialled again on another connection.
+
+What is let go when somebody is slow, each counted: quotes, books and prices on their way to Redis (the newest stays), trades
+waiting for a database that is away (they are fetched again), events waiting for a hole to be filled (likewise), messages
+nobody believes beyond SUSPECTS_MAX. Nothing else is.
 """
 
 from __future__ import annotations
@@ -11,35 +15,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.data.aggregate import by_length
 from fks.data.assets import Assets
-from fks.data.backfill import TRADES_MAX, Backfill
 from fks.data.checks import feed_problems
-from fks.data.feed import Doubt, FeedState, Gap, SymbolFeed
+from fks.data.feed import GRACE_NS, Event, FeedState, Gap, SymbolFeed
+from fks.data.holes import EXPECTED, Holes
+from fks.data.shards import Shards
 from fks.data.sync import Sync
+from fks.data.telling import Teller
 from fks.data.writer import Writer
-from fks.model.bar import PublicTrade
-from fks.model.errors import FksError, InputError, OutageError, PeerError
+from fks.model.bar import BarClosed, PublicTrade
+from fks.model.errors import FksError, OutageError
 from fks.model.health import Problem
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect, TradeIds
 from fks.model.ports import Exchange, Lease, Log, Meter
-from fks.model.timeframe import check_timeframe
+from fks.model.timeframe import NS, check_timeframe
+from fks.store.assets import Asset
 from fks.store.bus import FEEDS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
+from fks.store.latest import Latest
+from fks.store.quarantine import Held, QuarantineStore
 
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
 ROWS_S = 1.0  # how often ages and prices are written when no bar seals
-ASSETS_S = 3.0
+ASSETS_S = 1.0
 SYNCS_S = 5.0
 LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock proves nothing about the feed
 SEALED_MAX = 20_000  # bars of one symbol waiting for a database that is away; beyond it they are fetched again later
-DIAL_S = 15.0  # a connection that has no subscription by then never will
-RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+TRADES_ALL_MAX, TRADES_EACH_MIN = 300_000, 2_000  # trades waiting for it, of all symbols together
+SUSPECTS_MAX = 1_000  # messages on their way to the quarantine
 DRAIN_S, FLUSH_S = 0.5, 2.0  # of a drain: for holes being filled; for the store
-_EXPECTED = (OutageError, PeerError, InputError)
 
 
 class Collector:
@@ -52,30 +63,34 @@ class Collector:
         self._exchange = exchange
         self._bus, self._clock, self._meter, self._log = bus, clock, meter, log
         self._data = settings.data
-        self._frames = by_length(check_timeframe(frame) for frame in settings.data.timeframes)
-        self._closes = [f for f in by_length({self._frames[0], "1m"}) if f in self._frames and f in exchange.timeframes]
-        self._assets = Assets(exchange, db, clock, log, settings.data.symbols)
+        seeds = settings.data.symbols if exchange.name == settings.data.exchange else ()
+        self._assets = Assets(exchange, db, clock, log, seeds)
         self._store = FeedStore(db, exchange.name, lease.epoch)
         self._writer = Writer(self._store, bus, meter, log)
-        self._backfill = Backfill(exchange, self._frames, settings.data.backfill_bars)
         self._sync = Sync(exchange, db, clock, log)
-        self._rng = random.Random()  # noqa: S311  jitter only
+        self._quarantine = QuarantineStore(db)
+        self._suspects: deque[Held] = deque(maxlen=SUSPECTS_MAX)
+        self._teller = Teller(Latest(bus), clock, meter)
+        rng = random.Random()  # noqa: S311  jitter only
+        self._shards = Shards(
+            exchange, clock, log, meter, rng, wants=self._wants, heard=self._heard, subscribed=self._subscribed, lost=self._lost
+        )
+        self._holes = Holes(
+            exchange, self._store, clock, log, rng, bars_empty=settings.data.backfill_bars,
+            trades_keep_h=settings.data.trades_keep_h, set_state=self._set_state,
+            is_subscribed=self._shards.is_subscribed, advance=self._advance,
+        )  # fmt: skip
         self._feeds: dict[str, SymbolFeed] = {}
-        self._repairs: dict[str, asyncio.Task[None]] = {}
-        self._doubts: dict[str, asyncio.Task[None]] = {}
-        self._group: asyncio.TaskGroup | None = None
-        self._streaming: asyncio.Task[None] | None = None
-        self._is_draining = False
-        self._redial = asyncio.Event()
+        self._wanted: dict[str, tuple[Subscription, ...]] = {}
         self._has_sealed = asyncio.Event()
-        self._is_subscribed = False
-        self._dialled_s = 0.0
+        self._has_looked = False
+        self._is_draining = False
         self._is_storing = True
         self._problem = ""
 
     # ── the actor's shape ────────────────────────────────────────────────────────────────────────
     async def start(self) -> None:
-        """Prepare the exchange, note what to collect, call every feed COLD. Errors: OutageError of the database."""
+        """Prepare the exchange, call every feed COLD. Errors: OutageError of the database."""
         await self._exchange.open()
         await self._store.set_cold()
 
@@ -83,28 +98,21 @@ class Collector:
         """Collect until cancelled. Errors: StaleEpochError when a newer collector took over; BugError."""
         try:
             async with asyncio.TaskGroup() as group:
-                self._group = group
-                group.create_task(self._follow_assets())
-                self._streaming = group.create_task(self._stream())
-                group.create_task(self._drive())
-                group.create_task(self._write())
-                group.create_task(self._follow_syncs())
+                self._shards.run(group)
+                self._holes.run(group)
+                for loop in (self._follow_assets, self._drive, self._write, self._follow_syncs, self._teller.run):
+                    group.create_task(loop())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
-        finally:
-            self._group = None
 
     async def drain(self) -> None:
         """Hang up, let holes that are being filled be filled (for DRAIN_S), and store all that was heard.
 
         Errors: OutageError when the store does not take it in time: then it is fetched again.
         """
-        self._is_draining = True
-        if self._streaming is not None:
-            self._streaming.cancel()
-            await asyncio.wait({self._streaming})
-        if repairs := set(self._repairs.values()):
-            await asyncio.wait(repairs, timeout=DRAIN_S)
+        self._is_draining = self._holes.is_draining = True
+        await self._shards.hang_up()
+        await self._holes.wait(DRAIN_S)
         for feed in self._feeds.values():
             self._advance(feed)
         await self._store_all()
@@ -126,7 +134,7 @@ class Collector:
     @property
     def is_ready(self) -> bool:
         """Return whether every feed is live and the store takes what they seal."""
-        return bool(self._feeds) and self._is_storing and all(f.state is FeedState.LIVE for f in self._feeds.values())
+        return self._has_looked and self._is_storing and all(f.state is FeedState.LIVE for f in self._feeds.values())
 
     def problems(self) -> list[Problem]:
         """Return what is wrong now: silent feeds, a store that takes nothing."""
@@ -137,11 +145,13 @@ class Collector:
         """Return what status shows: the state of the whole and of each feed, ages in ms."""
         now_s = self._clock.monotonic()
         return {
-            "exchange": self._exchange.name, "problem": self._problem,
+            "exchange": self._exchange.name, "problem": self._problem, "sockets": len(self._shards),
             "feeds": [
                 {
                     "symbol": feed.symbol, "state": str(feed.state), "age_ms": round(feed.age_s(now_s) * 1000),
-                    "last_trade_id": feed.last_id, "late": feed.late, "waiting": len(feed.sealed), "problem": feed.detail,
+                    "last_trade_id": feed.last_id, "late": feed.late, "waiting": len(feed.sealed),
+                    "dropped": feed.dropped + feed.cut, "problem": feed.detail,
+                    "channels": {str(c): round(pulse.age_s(now_s) * 1000) for c, pulse in feed.pulses.items()},
                 }
                 for feed in self._feeds.values()
             ],
@@ -149,14 +159,14 @@ class Collector:
 
     # ── what is collected ────────────────────────────────────────────────────────────────────────
     async def _follow_assets(self) -> None:
-        while True:
+        while not self._is_draining:
             try:
-                await self._set_symbols([asset.symbol for asset in await self._assets.wanted()])
-                self._problem = ""
-            except _EXPECTED as error:
+                await self._set_assets(await self._assets.wanted())
+                self._problem, self._has_looked = "", True
+            except EXPECTED as error:
                 self._problem = str(error)
                 self._log.warning("collector.assets", exchange=self._exchange.name, error=str(error))
-            await self._clock.sleep(ASSETS_S if self._feeds else 1.0)
+            await self._clock.sleep(ASSETS_S)
 
     async def _follow_syncs(self) -> None:
         """A row in `sync_status` that says pending starts that sync (owner.md): whoever inserts it."""
@@ -164,139 +174,120 @@ class Collector:
             await self._clock.sleep(SYNCS_S)
             try:
                 await self._sync.run_pending()
-            except _EXPECTED as error:
+            except EXPECTED as error:
                 self._log.warning("collector.sync", exchange=self._exchange.name, error=str(error))
 
-    async def _set_symbols(self, wanted: list[str]) -> None:
-        gone = [symbol for symbol in self._feeds if symbol not in wanted]
-        new = [symbol for symbol in wanted if symbol not in self._feeds]
+    async def _set_assets(self, assets: Sequence[Asset]) -> None:
+        """Follow what is enabled; an asset whose timeframes or channels changed begins anew."""
+        wanted = {asset.symbol: self._subscriptions(asset) for asset in assets}
+        frames = {asset.symbol: self._frames(asset) for asset in assets}
+        gone = [s for s, feed in self._feeds.items() if wanted.get(s) != self._wanted[s] or frames[s] != feed.frames]
         for symbol in gone:
-            for tasks in (self._repairs, self._doubts):
-                if symbol in tasks:
-                    tasks[symbol].cancel()
-            del self._feeds[symbol]
-            await self._store.set_state(symbol, FeedState.OFF)
-        for symbol in new:
-            self._feeds[symbol] = SymbolFeed(
-                symbol, self._clock.monotonic(), stale_min_s=self._data.stale_min_s, stale_max_s=self._data.stale_max_s
-            )
-        if gone or new:
-            self._redial.set()
-
-    # ── the socket ───────────────────────────────────────────────────────────────────────────────
-    async def _stream(self) -> None:
-        tries = 0
-        while True:
-            self._redial.clear()
-            if not self._feeds:
-                await self._redial.wait()
-                continue
-            was_heard = await self._one_connection()
-            self._is_subscribed = False
-            for feed in self._feeds.values():
-                if feed.state is FeedState.LIVE:
-                    self._set_state(feed, FeedState.STALE)
-            self._meter.count("fks_feed_reconnects_total", exchange=self._exchange.name)
-            tries = 0 if was_heard else tries + 1
-            wait_s = min(RETRY_FIRST_S * 2 ** min(tries, 8), RETRY_MAX_S)
-            await self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
-
-    async def _one_connection(self) -> bool:
-        """Listen until the connection ends or has to; return whether anything was heard."""
-        self._dialled_s = self._clock.monotonic()
-        heard = asyncio.Event()
-        listening = asyncio.create_task(self._listen(sorted(self._feeds), heard))
-        redialling = asyncio.create_task(self._redial.wait())
-        try:
-            await asyncio.wait({listening, redialling}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            redialling.cancel()
-            listening.cancel()
-            ended = (await asyncio.gather(listening, return_exceptions=True))[0]
-        if isinstance(ended, _EXPECTED):
-            self._log.warning("feed.disconnected", exchange=self._exchange.name, error=str(ended))
-        elif isinstance(ended, Exception):
-            raise ended
-        return heard.is_set()
-
-    async def _listen(self, symbols: list[str], heard: asyncio.Event) -> None:
-        async with contextlib.aclosing(self._exchange.watch_trades(symbols, closes=self._closes)) as stream:  # type: ignore[type-var]
-            async for batch in stream:
-                if not self._is_subscribed:
-                    self._subscribed()
-                now_ns, now_s = self._clock.now_ns(), self._clock.monotonic()
-                for symbol in {event.symbol for event in batch}:
-                    feed = self._feeds.get(symbol)
-                    if feed is None:
-                        continue
-                    heard.set()
-                    mine = [event for event in batch if event.symbol == symbol]
-                    feed.receive(mine, now_ns, now_s)
-                    if feed.state is FeedState.STALE and symbol not in self._repairs:
-                        self._set_state(feed, FeedState.LIVE)
-                    trades = sum(isinstance(event, PublicTrade) for event in mine)
-                    self._meter.count("fks_market_trades_total", trades, symbol=symbol)
-                    self._advance(feed)
-
-    def _subscribed(self) -> None:
-        """Every hole in the stream ends here: what was missed comes from REST before a feed is live again."""
-        self._is_subscribed = True
+            await self._let_go(symbol, is_off=symbol not in wanted)
+        new = [symbol for symbol in wanted if symbol not in self._feeds]
         now_s = self._clock.monotonic()
-        for feed in self._feeds.values():
+        for symbol in new:
+            self._wanted[symbol] = wanted[symbol]
+            self._feeds[symbol] = SymbolFeed(
+                symbol, now_s, stale_min_s=self._data.stale_min_s, stale_max_s=self._data.stale_max_s, frames=frames[symbol],
+                channels=tuple({item.channel: None for item in wanted[symbol]}), ids=self._exchange.trade_ids,
+            )  # fmt: skip
+        if gone or new:
+            kept = max(TRADES_EACH_MIN, TRADES_ALL_MAX // max(1, len(self._feeds)))
+            for feed in self._feeds.values():
+                feed.trades_max = kept
+            self._shards.place(new)
+
+    async def _let_go(self, symbol: str, *, is_off: bool) -> None:
+        feed = self._feeds[symbol]
+        self._shards.drop(symbol)
+        self._holes.cancel(symbol)
+        feed.end_outage(self._clock.now_ns())
+        feed.state = FeedState.OFF if is_off else FeedState.COLD
+        if feed.positions is not None:
+            await self._writer.flush_all([feed])
+        await self._store.set_state(symbol, feed.state)
+        del self._feeds[symbol], self._wanted[symbol]
+        self._teller.drop(symbol)
+
+    def _frames(self, asset: Asset) -> tuple[str, ...]:
+        return by_length(check_timeframe(frame) for frame in asset.timeframes or self._data.timeframes)
+
+    def _subscriptions(self, asset: Asset) -> tuple[Subscription, ...]:
+        frames, has = self._frames(asset), self._exchange.channels
+        chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & has
+        found = [Subscription(channel, asset.symbol) for channel in (Channel.TRADES, Channel.QUOTES, Channel.BOOK) if channel in chosen]
+        if Channel.BARS in has:  # the exchange's own word that a bar is over
+            ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in self._exchange.timeframes]
+            found += [Subscription(Channel.BARS, asset.symbol, frame) for frame in ends]
+        return tuple(found)
+
+    def _wants(self, symbol: str) -> Sequence[Subscription]:
+        return self._wanted[symbol]
+
+    # ── the sockets ──────────────────────────────────────────────────────────────────────────────
+    def _subscribed(self, symbols: Iterable[str]) -> None:
+        """Every hole in the stream ends here: what was missed comes from REST before a feed is live again."""
+        now_s = self._clock.monotonic()
+        is_counted = self._exchange.trade_ids is TradeIds.CONTIGUOUS
+        for feed in [self._feeds[symbol] for symbol in symbols if symbol in self._feeds]:
             feed.touch(now_s)
             gap = None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None)
-            self._repair(feed, gap)
+            self._holes.repair(feed, gap, cause="disconnected", settle_s=0.0 if is_counted else GRACE_NS / NS)
 
-    # ── holes ────────────────────────────────────────────────────────────────────────────────────
-    def _repair(self, feed: SymbolFeed, gap: Gap | None) -> None:
-        """Fill a hole in the background; None: recover from what is stored. One repair a feed at a time."""
-        running = self._repairs.get(feed.symbol)
-        if self._is_draining or (running is not None and not running.done()):
-            return  # it ends with the newest trades; what is missing then is the next gap
-        self._set_state(feed, FeedState.BACKFILL)
-        assert self._group is not None
-        self._repairs[feed.symbol] = self._group.create_task(self._repaired(feed, gap))
+    def _lost(self, symbols: Iterable[str], cause: str) -> None:
+        for feed in [self._feeds[symbol] for symbol in symbols if symbol in self._feeds]:
+            if feed.state is FeedState.LIVE:
+                self._set_state(feed, FeedState.STALE, cause)
 
-    async def _repaired(self, feed: SymbolFeed, gap: Gap | None) -> None:
-        try:
-            await self._persist(feed, gap)
-        finally:
-            if self._repairs.get(feed.symbol) is asyncio.current_task():
-                del self._repairs[feed.symbol]
-        self._set_state(feed, FeedState.LIVE if self._is_subscribed and not feed.is_mute else FeedState.STALE)
-        self._advance(feed)
+    def _heard(self, batch: list[MarketEvent]) -> None:
+        by_symbol: dict[str, list[Event]] = {}
+        for event in batch:
+            if isinstance(event, PublicTrade | BarClosed):
+                by_symbol.setdefault(event.symbol, []).append(event)
+            elif isinstance(event, BarSeen):
+                by_symbol.setdefault(event.bar.symbol, []).append(event)
+            elif isinstance(event, Quote | Book):
+                self._seen(event)
+            else:
+                self._missed(event)
+        now_ns, now_s = self._clock.now_ns(), self._clock.monotonic()
+        for symbol, mine in by_symbol.items():
+            feed = self._feeds.get(symbol)
+            if feed is None:
+                continue
+            feed.receive(mine, now_ns, now_s)
+            if feed.state is FeedState.STALE and not self._holes.is_repairing(symbol) and self._shards.is_subscribed(symbol):
+                self._set_state(feed, FeedState.LIVE)
+            trades = [event for event in mine if isinstance(event, PublicTrade)]
+            if trades:
+                self._meter.count("fks_market_trades_total", len(trades), symbol=symbol)
+                self._teller.put(trades[-1])
+            self._advance(feed)
 
-    async def _persist(self, feed: SymbolFeed, gap: Gap | None) -> None:
-        """Try until the hole is filled."""
-        wait_s, by_bars = RETRY_FIRST_S, False
-        while True:
-            try:
-                await self._fill(feed, gap, by_bars=by_bars)
-                feed.detail = ""
-                return
-            except _EXPECTED as error:
-                feed.detail = str(error)
-                self._log.warning("feed.repair", symbol=feed.symbol, error=str(error), wait_s=wait_s)
-                if isinstance(error, PeerError):  # it has not the trades we need: its bars are the same bars
-                    gap, by_bars = None, True
-            await self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
-            wait_s = min(wait_s * 2, RETRY_MAX_S)
+    def _seen(self, event: Quote | Book) -> None:
+        feed = self._feeds.get(event.symbol)
+        channel = Channel.QUOTES if isinstance(event, Quote) else Channel.BOOK
+        if feed is None or channel not in feed.pulses:
+            return
+        feed.pulses[channel].heard(self._clock.monotonic())
+        feed.end_outage(self._clock.now_ns(), channel)
+        self._teller.put(event)
 
-    async def _fill(self, feed: SymbolFeed, gap: Gap | None, *, by_bars: bool) -> None:
-        if gap is not None and gap.from_id != gap.to_id:
-            trades = await self._backfill.trades_from(feed.symbol, gap.from_id, gap.to_id)
-            if len(trades) <= TRADES_MAX and feed.add(trades) is None:
-                return
-        if feed.positions is None:
-            feed.positions = (await self._store.claim([feed.symbol], self._frames))[feed.symbol]
-        made = await self._backfill.recover(feed.symbol, feed.positions, by_bars=by_bars or gap is not None)
-        for frame, count in made.missing.items():
-            self._log.warning("feed.hole", symbol=feed.symbol, timeframe=frame, bars=count)
-        feed.restart(made.builder, made.last_id, made.sealed)
-        if feed.add(made.trades) is not None:
-            made = await self._backfill.recover(feed.symbol, feed.positions, by_bars=True)
-            feed.restart(made.builder, made.last_id, made.sealed)
-            feed.add(made.trades)
+    def _missed(self, event: Gone | Suspect) -> None:
+        if isinstance(event, Suspect):
+            self._log.warning("feed.suspect", exchange=self._exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason)
+            if len(self._suspects) == SUSPECTS_MAX:
+                self._meter.count("fks_market_dropped_total", channel="suspects")
+            self._suspects.append(Held.suspect(self._exchange.name, event))
+            return
+        self._log.warning("feed.gone", exchange=self._exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason)
+        feeds = [self._feeds[event.symbol]] if event.symbol in self._feeds else [] if event.symbol else list(self._feeds.values())
+        for feed in feeds:
+            if event.channel is Channel.TRADES and feed.builder is not None and feed.last_id is not None:
+                self._holes.repair(feed, Gap(feed.last_id + 1, None))
+            elif event.channel in (Channel.QUOTES, Channel.BOOK):
+                feed.begin_outage("gap", self._clock.now_ns(), event.channel)
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────
     async def _drive(self) -> None:
@@ -305,68 +296,64 @@ class Collector:
             await self._clock.sleep(TICK_S)
             now_s = self._clock.monotonic()
             is_on_time, before_s = now_s - before_s < TICK_S + LATE_S, now_s
-            if not self._is_subscribed and now_s - self._dialled_s > DIAL_S:
-                self._redial.set()
+            silent = []
             for feed in list(self._feeds.values()):
-                if len(feed.sealed) > SEALED_MAX and feed.symbol not in self._repairs:
-                    self._log.error("feed.overflow", symbol=feed.symbol, bars=len(feed.sealed))
-                    feed.forget()
-                    self._repair(feed, None)
-                self._advance(feed)
-                age_s = feed.age_s(now_s)
-                self._meter.gauge("fks_feed_age_seconds", age_s, symbol=feed.symbol)
-                if is_on_time and self._is_subscribed and age_s > feed.limit_s():
-                    self._silent(feed, age_s)
+                self._tend(feed)
+                self._meter.gauge("fks_feed_age_seconds", feed.age_s(now_s), symbol=feed.symbol)
+                if is_on_time and self._shards.is_subscribed(feed.symbol) and (channels := feed.silent(now_s)):
+                    self._silent(feed, channels, now_s)
+                    silent.append(feed.symbol)
+            if silent and not self._is_draining:
+                self._shards.move(silent)
+
+    def _tend(self, feed: SymbolFeed) -> None:
+        if len(feed.sealed) > SEALED_MAX and not self._holes.is_repairing(feed.symbol):
+            self._log.error("feed.overflow", symbol=feed.symbol, bars=len(feed.sealed))
+            feed.forget()
+            self._holes.repair(feed, None)
+        if feed.late_ns:
+            self._holes.revise(feed)
+        if feed.wants_refill and feed.state is FeedState.LIVE and self._is_storing and not feed.trades:
+            feed.wants_refill = False
+            self._holes.refill(feed)
+        self._advance(feed)
 
     def _advance(self, feed: SymbolFeed) -> None:
-        found = feed.advance(self._clock.now_ns())
+        found = feed.advance(self._clock.now_ns(), self._clock.monotonic())
         if isinstance(found, Gap):
-            self._gap(feed, found)
-        elif found is not None and feed.symbol not in self._doubts and not self._is_draining:
-            assert self._group is not None
-            self._doubts[feed.symbol] = self._group.create_task(self._ask(feed, found))
+            self._log.warning("feed.gap", symbol=feed.symbol, from_id=found.from_id, to_id=found.to_id)
+            self._holes.repair(feed, found)
+        elif found is not None:
+            self._holes.ask(feed, found)
         if feed.sealed:
             self._has_sealed.set()
 
-    def _gap(self, feed: SymbolFeed, gap: Gap) -> None:
-        self._log.warning("feed.gap", symbol=feed.symbol, from_id=gap.from_id, to_id=gap.to_id)
-        self._repair(feed, gap)
+    def _silent(self, feed: SymbolFeed, channels: Sequence[Channel], now_s: float) -> None:
+        """C7: a socket that answers pings proves nothing. Trades are stale until something is heard on a new one."""
+        for channel in channels:
+            pulse = feed.pulses[channel]
+            self._log.warning(
+                "feed.stale", exchange=self._exchange.name, symbol=feed.symbol, channel=channel,
+                silent_s=round(pulse.age_s(now_s), 1), limit_s=round(pulse.limit_s(), 1),
+            )  # fmt: skip
+            pulse.touch(now_s)
+            if channel is not Channel.TRADES:
+                feed.begin_outage("silent", self._clock.now_ns(), channel)
+        if Channel.TRADES in channels:
+            feed.is_mute = True
+            if feed.state is FeedState.LIVE:
+                self._set_state(feed, FeedState.STALE, "silent")
 
-    async def _ask(self, feed: SymbolFeed, doubt: Doubt) -> None:
-        """Settle an overdue bar by what REST has. It failed: the doubt comes again."""
-        builder = feed.builder
-        try:
-            trades = await self._backfill.trades_from(feed.symbol, doubt.from_id)
-        except _EXPECTED as error:
-            self._log.debug("feed.doubt", symbol=feed.symbol, error=str(error))
-            return
-        finally:
-            if self._doubts.get(feed.symbol) is asyncio.current_task():
-                del self._doubts[feed.symbol]
-        if feed.builder is builder and feed.state in (FeedState.LIVE, FeedState.STALE):
-            gap = feed.settle(trades, doubt.over_ns)
-            if gap is not None:
-                self._gap(feed, gap)
-            self._has_sealed.set()
-
-    def _silent(self, feed: SymbolFeed, age_s: float) -> None:
-        """C7: a socket that answers pings proves nothing. Stale until something is heard on a new one."""
-        self._log.warning(
-            "feed.stale", exchange=self._exchange.name, symbol=feed.symbol, silent_s=round(age_s, 1),
-            limit_s=round(feed.limit_s(), 1),
-        )  # fmt: skip
-        feed.is_mute = True
-        self._is_subscribed = False  # said once a connection
-        if feed.state is FeedState.LIVE:
-            self._set_state(feed, FeedState.STALE)
-        self._redial.set()
-
-    def _set_state(self, feed: SymbolFeed, state: FeedState) -> None:
+    def _set_state(self, feed: SymbolFeed, state: FeedState, cause: str = "") -> None:
         if feed.state is state:
             return
         self._log.info("feed.state", exchange=self._exchange.name, symbol=feed.symbol, old=feed.state, state=state)
-        if FeedState.LIVE in (feed.state, state):
-            feed.live_s = None if state is FeedState.LIVE else self._clock.monotonic()
+        if feed.state is FeedState.LIVE:
+            feed.live_s = self._clock.monotonic()
+            feed.begin_outage(cause or "gap", self._clock.now_ns())
+        elif state is FeedState.LIVE:
+            feed.live_s = None
+            feed.end_outage(self._clock.now_ns())
         feed.state = state
         self._has_sealed.set()  # the row of a feed's state must not wait for a bar
 
@@ -381,9 +368,10 @@ class Collector:
                     await self._has_sealed.wait()
             self._has_sealed.clear()
             feeds = [feed for feed in self._feeds.values() if feed.positions is not None]
+            is_behind = False
             try:
-                if feeds and await self._writer.flush(feeds):
-                    self._has_sealed.set()
+                is_behind = bool(feeds) and await self._writer.flush(feeds)
+                await self._hold_suspects()
                 self._is_storing = True
             except OutageError as error:
                 self._log.warning("collector.store", exchange=self._exchange.name, error=str(error))
@@ -394,4 +382,14 @@ class Collector:
                     states[feed.symbol] = feed.state
                     told = {"type": "feed", "exchange": self._exchange.name, "symbol": feed.symbol, "state": feed.state}
                     await self._bus.publish(FEEDS, told)
-            await self._clock.sleep(TICK_S)
+            if is_behind:
+                self._has_sealed.set()
+            else:
+                await self._clock.sleep(TICK_S)
+
+    async def _hold_suspects(self) -> None:
+        if self._suspects:
+            held = list(self._suspects)
+            await self._quarantine.add(held)
+            for _ in held:
+                self._suspects.popleft()

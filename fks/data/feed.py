@@ -1,32 +1,38 @@
 """One symbol's live feed, without I/O: what arrived, what is whole, how old it is, what is sealed and not yet stored.
 
 States (C7): COLD, nothing known yet; BACKFILL, a hole is being filled from REST; LIVE; STALE, silent beyond its limit.
-Trades are taken strictly by id: the next one, a known one (dropped), or a gap, which stops the feed until it is filled.
-A bar seals when a later trade proves it over, or when the venue says so and the number of its trades agrees. Silence
-proves nothing (a frozen socket is silent too): when a bar is overdue the feed has a Doubt, REST is asked for the trades
-after the last one, and what it has, or has not, settles the bar.
+Where ids are contiguous, trades are taken strictly by id: the next one, a known one (dropped), or a gap, which stops the
+feed until it is filled. Where ids only rise or tell nothing, a known one is dropped and holes are found by other means:
+the connection ended, the wire says Gone, the exchange's own bar has more trades. A bar seals when a later trade proves it
+over, or when the exchange says so and the number of its trades agrees. Silence proves nothing (a frozen socket is silent
+too): when a bar is overdue the feed has a Doubt, REST is asked for the trades after the last one, and what it has, or has
+not, settles the bar.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
-from statistics import median
 
 from fks.data.aggregate import BarBuilder
+from fks.data.liveness import Pulse
 from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start
-from fks.store.feeds import SealedPosition
+from fks.store.feeds import TRADES, Outage, SealedPosition
 
 GRACE_NS = 1_500_000_000  # how long a closed bar waits for trades that are still on their way
 ASK_MAX_NS = 10 * NS  # in a long silence REST is asked this seldom
 LAG_MAX_NS = 5 * NS  # a feed whose events are older than this is a replay: its silence is not the wall clock's
-TRADES_KEPT = 50_000  # trades waiting to be stored; beyond it the oldest go (bars do not need them any more)
+TRADES_KEPT = 50_000  # trades waiting to be stored; beyond it the oldest go, counted (bars do not need them any more)
 SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the venue's own bars say what happened
-INBOX_MAX = 200_000  # events that wait while a hole is filled; the oldest go first and come back from REST
-_GAPS_KEPT, _LAGS_KEPT = 64, 32
+INBOX_MAX = 200_000  # events that wait while a hole is filled; the oldest go first, counted, and come back from REST
+IDS_KEPT = 20_000  # of trades lately taken, where ids do not rise one by one: what a hole filled by time may bring again
+_LAGS_KEPT = 32
+
+Event = PublicTrade | BarClosed | BarSeen
 
 
 class FeedState(StrEnum):
@@ -41,7 +47,8 @@ class FeedState(StrEnum):
 class Sealed:
     """A sealed bar on its way to the store, with the id of the last trade at or before its end.
 
-    `source` is live (built from trades, streamed or fetched) or klines (the venue's own bar).
+    `source` is live (built from trades, streamed or fetched), klines (the venue's own bar) or revised (the venue's own
+    bar, in the place of one that was sealed before a late trade came).
     """
 
     bar: Bar
@@ -68,11 +75,24 @@ class Doubt:
 class SymbolFeed:
     """The state of one symbol. Not safe to share between tasks: one loop drives it, and no method waits."""
 
-    def __init__(self, symbol: str, now_s: float, *, stale_min_s: float, stale_max_s: float) -> None:
+    def __init__(
+        self,
+        symbol: str,
+        now_s: float,
+        *,
+        stale_min_s: float,
+        stale_max_s: float,
+        frames: tuple[str, ...] = (),
+        channels: tuple[Channel, ...] = (Channel.TRADES, Channel.BARS),
+        ids: TradeIds = TradeIds.CONTIGUOUS,
+    ) -> None:
         self.symbol = symbol
+        self.frames = frames
         self.state = FeedState.COLD
         self.builder: BarBuilder | None = None
         self.last_id: int | None = None
+        #: the exchange's time of the last trade taken, where trades are asked for by time
+        self.last_ns = 0
         #: how far each timeframe is sealed, stored or on its way there; None: only the store knows
         self.positions: dict[str, SealedPosition] | None = None
         #: it went silent: only a message, not a subscription, makes it live again
@@ -83,43 +103,92 @@ class SymbolFeed:
         self.message_ns: int | None = None
         self.detail = ""
         self.late = 0
+        self.dropped = 0  # trades that waited too long for the store; they are fetched again once it takes them
+        self.trades_max = TRADES_KEPT
+        self.cut = 0  # events that waited too long for a hole to be filled
+        self._counted = 0
         self.sealed: deque[Sealed] = deque()
-        self.trades: deque[PublicTrade] = deque(maxlen=TRADES_KEPT)
-        self._inbox: deque[PublicTrade | BarClosed] = deque(maxlen=INBOX_MAX)
+        self.revised: deque[Sealed] = deque()
+        self.trades: deque[PublicTrade] = deque()
+        self.outages: deque[Outage] = deque()
+        #: when trades came whose bars were sealed already: these bars are asked for again
+        self.late_ns: set[int] = set()
+        #: the store may lack trades that were filled with bars, or were dropped: they are fetched once it is live
+        self.wants_refill = False
+        self.pulses = {channel: Pulse(now_s, stale_min_s, stale_max_s) for channel in channels}
+        self._ids = ids
+        self._seen: dict[int, None] = {}
+        self._open_outages: dict[str, Outage] = {}
+        self._inbox: deque[Event] = deque(maxlen=INBOX_MAX)
         self._waiting: dict[str, tuple[BarClosed, int]] = {}
         self._asked_ns = 0  # no doubt is raised again before
         self._ask_again_ns = GRACE_NS
-        self._heard_s = now_s
-        self._gaps: deque[float] = deque(maxlen=_GAPS_KEPT)
         self._lags: deque[int] = deque(maxlen=_LAGS_KEPT)
-        self._stale_min_s, self._stale_max_s = stale_min_s, stale_max_s
 
     # ── hearing ──────────────────────────────────────────────────────────────────────────────────
-    def receive(self, events: list[PublicTrade | BarClosed], now_ns: int, now_s: float) -> None:
+    def receive(self, events: list[Event], now_ns: int, now_s: float) -> None:
         """Take what arrived; nothing is built from it before `advance`."""
-        self._inbox.extend(events)
-        self._gaps.append(now_s - self._heard_s)
-        self._heard_s = now_s
+        self.cut += max(0, len(self._inbox) + len(events) - INBOX_MAX)
+        latest = -1
+        has_bars = False
+        for event in events:
+            if isinstance(event, PublicTrade):
+                latest = max(latest, event.time_ns)
+                self._inbox.append(event)
+            else:
+                has_bars = True
+                if not isinstance(event, BarSeen) or event.is_closed:
+                    self._inbox.append(event)
+        if latest >= 0:
+            self._lags.append(now_ns - latest)
+            self._heard(Channel.TRADES, now_s)
+        if has_bars:
+            self._heard(Channel.BARS, now_s)
         self.message_ns = now_ns
         self.is_mute = False
         self._ask_again_ns = GRACE_NS
-        latest = max((e.time_ns for e in events if isinstance(e, PublicTrade)), default=None)
-        if latest is not None:
-            self._lags.append(now_ns - latest)
+
+    def _heard(self, channel: Channel, now_s: float) -> None:
+        pulse = self.pulses.get(channel)
+        if pulse is not None:
+            pulse.heard(now_s)
 
     def touch(self, now_s: float) -> None:
-        """Start the age anew: a subscription was just made."""
-        self._heard_s = now_s
-        self._gaps.clear()
+        """Start the ages anew: a subscription was just made."""
+        for pulse in self.pulses.values():
+            pulse.touch(now_s)
 
     def age_s(self, now_s: float) -> float:
-        """Return the age of the last message, or of the subscription when there was none since."""
-        return max(0.0, now_s - self._heard_s)
+        """Return the age of the last message of trades or bars, or of the subscription when there was none since."""
+        return min(self.pulses[c].age_s(now_s) for c in (Channel.TRADES, Channel.BARS) if c in self.pulses)
 
     def limit_s(self) -> float:
-        """Return the age at which the feed is stale: twenty times its median gap, within the settings' bounds."""
-        usual = 20 * median(self._gaps) if self._gaps else 0.0
-        return min(max(self._stale_min_s, usual), self._stale_max_s)
+        """Return the age at which the trades are stale: twenty times their median gap, within the settings' bounds."""
+        return self.pulses[Channel.TRADES].limit_s()
+
+    def silent(self, now_s: float) -> list[Channel]:
+        """Return the channels that have been silent for longer than is usual for this symbol."""
+        return [channel for channel, pulse in self.pulses.items() if pulse.is_silent(now_s)]
+
+    # ── outages ──────────────────────────────────────────────────────────────────────────────────
+    def begin_outage(self, cause: str, now_ns: int, channel: str = TRADES) -> None:
+        """Note that a channel is not live any more, since its last message; one that is noted already goes on."""
+        if channel not in self._open_outages:
+            began_ns = self.message_ns if channel == TRADES and self.message_ns else now_ns
+            self.go_on_outage(Outage(self.symbol, channel, min(began_ns, now_ns) // 1000 * 1000, cause))
+
+    def go_on_outage(self, outage: Outage) -> None:
+        """Take up an outage that has no end yet, from a collector before this one; none that is known here."""
+        if outage.channel in self._open_outages:
+            return
+        self._open_outages[outage.channel] = outage
+        self.outages.append(outage)
+
+    def end_outage(self, now_ns: int, channel: str = TRADES) -> None:
+        """Note that a channel is live and whole again."""
+        outage = self._open_outages.pop(channel, None)
+        if outage is not None:
+            self.outages.append(replace(outage, ended_ns=max(now_ns, outage.began_ns)))
 
     # ── building ─────────────────────────────────────────────────────────────────────────────────
     def restart(self, builder: BarBuilder, last_id: int | None, before: list[Sealed]) -> None:
@@ -129,6 +198,7 @@ class SymbolFeed:
         """
         self.builder = builder
         self.last_id = last_id
+        self.last_ns = max(self.last_ns, builder.open_ns)
         self._waiting.clear()
         self._keep(before)
 
@@ -147,21 +217,38 @@ class SymbolFeed:
             self._seal(over_ns)
         return gap
 
-    def advance(self, now_ns: int) -> Gap | Doubt | None:
+    def advance(self, now_ns: int, now_s: float = 0.0) -> Gap | Doubt | None:
         """Build from the inbox and seal what is proven over. A Gap stops it: fill the hole, then call again."""
         if self.builder is None or self.state not in (FeedState.LIVE, FeedState.STALE):
             return None
         while self._inbox:
             event = self._inbox[0]
-            if isinstance(event, BarClosed):
-                if not self._is_settled(event):
-                    self._waiting[event.timeframe] = (event, now_ns + GRACE_NS)
-            else:
+            if isinstance(event, PublicTrade):
                 gap = self._take(event)
                 if gap is not None:
                     return gap
+            else:
+                end = event if isinstance(event, BarClosed) else closing(event)
+                is_proven = self.builder.trades_in(end.timeframe, end.time_ns) == end.trades
+                if not self._is_settled(end):
+                    self._waiting[end.timeframe] = (end, now_ns + GRACE_NS)
+                elif is_proven:
+                    self.pulses[Channel.TRADES].vouch(now_s)  # it counts the trades we have: none was missed
             self._inbox.popleft()
         return self._settle(now_ns) or self._overdue(now_ns)
+
+    def trim(self) -> None:
+        """Let the oldest trades go that wait for the store beyond `trades_max`: they are counted, and fetched again."""
+        while len(self.trades) > self.trades_max:
+            self.trades.popleft()
+            self.dropped += 1
+            self.wants_refill = True
+
+    def take_dropped(self) -> int:
+        """Return how many trades and events were let go since the last call."""
+        dropped = self.dropped + self.cut - self._counted
+        self._counted += dropped
+        return dropped
 
     def forget(self) -> None:
         """Drop what is built and not stored: the store's own position says where to begin again."""
@@ -170,12 +257,20 @@ class SymbolFeed:
         self.builder = None
         self.last_id = None
         self.sealed.clear()
+        self.revised.clear()
         self.trades.clear()
+        self._seen.clear()
         self._waiting.clear()
 
     def _take(self, trade: PublicTrade) -> Gap | None:
         assert self.builder is not None
-        if self.last_id is not None:
+        if self._ids is not TradeIds.CONTIGUOUS:
+            if trade.trade_id in self._seen:
+                return None
+            if self._is_leap(trade):
+                return Gap(self._next_id, trade.trade_id)
+            self._remember(trade.trade_id)
+        elif self.last_id is not None:
             if trade.trade_id <= self.last_id:
                 return None
             if trade.trade_id != self.last_id + 1 or self._is_leap(trade):
@@ -184,12 +279,25 @@ class SymbolFeed:
         made = self.builder.add(trade)
         if made is None:
             self.late += 1
-        else:
+            self.late_ns.add(trade.time_ns)
+        elif made:
             self._keep([Sealed(bar, self.last_id, "live") for bar in made])
         self.last_id = trade.trade_id
+        self.last_ns = max(self.last_ns, trade.time_ns)
         self.last_price = trade.price
         self.trades.append(trade)
+        if len(self.trades) > self.trades_max:
+            self.trim()
         return None
+
+    @property
+    def _next_id(self) -> int:
+        return 0 if self.last_id is None else self.last_id + 1
+
+    def _remember(self, trade_id: int) -> None:
+        self._seen[trade_id] = None
+        if len(self._seen) > IDS_KEPT:
+            del self._seen[next(iter(self._seen))]
 
     def _is_leap(self, trade: PublicTrade) -> bool:
         return self.builder is not None and trade.time_ns - self.builder.open_ns > SILENCE_MAX_NS
@@ -207,7 +315,7 @@ class SymbolFeed:
         have = self.builder.trades_in(end.timeframe, end.time_ns)
         if self.builder.open_ns >= over_ns or (have is None and self.builder.open_ns > end.time_ns):
             return True
-        if have is None or have < end.trades:
+        if have is None or end.trades < 0 or have < end.trades:
             return False
         self._seal(over_ns)
         return True
@@ -236,16 +344,23 @@ class SymbolFeed:
             return None
         self._asked_ns = now_ns + self._ask_again_ns
         self._ask_again_ns = min(self._ask_again_ns * 2, ASK_MAX_NS)
-        return Doubt(self.last_id + 1, over_ns)
+        return Doubt(self._next_id, over_ns)
 
     def _seal(self, through_ns: int) -> None:
         assert self.builder is not None
         self._keep([Sealed(bar, self.last_id, "live") for bar in self.builder.seal_through(through_ns)])
 
     def _keep(self, sealed: list[Sealed]) -> None:
+        """Hand bars on, in order and once: those that were handed on before a hole are left out."""
         assert self.positions is not None
-        self.sealed.extend(sealed)
         for item in sealed:
             known = self.positions.get(item.bar.timeframe)
-            assert known is None or item.bar.time_ns > known.sealed_ns, f"{item.bar} after {known}"
-            self.positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)
+            if known is None or item.bar.time_ns > known.sealed_ns:
+                self.sealed.append(item)
+                self.positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)
+
+
+def closing(seen: BarSeen) -> BarClosed:
+    """Return what a closed bar of the exchange says; `trades` -1 where it does not count them."""
+    bar = seen.bar
+    return BarClosed(bar.exchange, bar.symbol, bar.timeframe, bar.time_ns, bar.trades if bar.trades or not bar.volume else -1)

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
-from fks.data.feed import TRADES_KEPT, Sealed, SymbolFeed
+from fks.data.feed import Sealed, SymbolFeed
 from fks.model import ids
 from fks.model.bar import Bar, PublicTrade
 from fks.model.ports import Log, Meter
 from fks.model.timeframe import iso
 from fks.store.bus import BARS, Bus
-from fks.store.feeds import TRADES, FeedRow, FeedStore
+from fks.store.feeds import TRADES, FeedRow, FeedStore, Outage
 
-BARS_MAX, TRADES_MAX = 4000, 4000  # rows of one statement: about 50 ms of it
+BARS_MAX, TRADES_MAX = 4000, 4000  # rows of one symbol in one statement: about 50 ms of it
 TOLD_MAX = 200  # bars told one by one after a flush; readers poll, so a long catch-up need not be
 
-Taken = tuple[SymbolFeed, list[Sealed], list[PublicTrade]]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one flush took out of a feed."""
+
+    feed: SymbolFeed
+    sealed: list[Sealed]
+    revised: list[Sealed]
+    trades: list[PublicTrade]
+    outages: list[Outage]
+
+    def __bool__(self) -> bool:
+        return bool(self.sealed or self.revised or self.trades or self.outages)
 
 
 class Writer:
@@ -44,51 +57,51 @@ class Writer:
     async def flush_all(self, feeds: Iterable[SymbolFeed]) -> None:
         """Store everything that feeds have sealed, and every trade they took. Errors: OutageError."""
         known = list(feeds)
-        while await self.flush(known) or any(feed.sealed or feed.trades for feed in known):
+        while await self.flush(known) or any(feed.sealed or feed.trades or feed.revised or feed.outages for feed in known):
             pass
 
     async def _flush(self, feeds: Iterable[SymbolFeed]) -> bool:
-        taken = [(feed, *self._take(feed)) for feed in feeds]
-        rows = [row for feed, sealed, _ in taken for row in self._rows(feed, sealed)]
-        if not rows and not any(trades for _, _, trades in taken):
+        taken = [_take(feed) for feed in feeds]
+        rows = [row for item in taken for row in self._rows(item)]
+        if not rows and not any(taken):
             return False
+        before = [(item.feed.symbol, (item.feed.message_ns, item.feed.state)) for item in taken]
         try:
             await self._store.flush(
                 rows,
-                [(item.bar, item.source) for _, sealed, _ in taken for item in sealed],
-                [trade for _, _, trades in taken for trade in trades],
+                [(sealed.bar, sealed.source) for item in taken for sealed in (*item.sealed, *item.revised)],
+                [trade for item in taken for trade in item.trades],
+                [outage for item in taken for outage in item.outages],
             )
         except BaseException:
-            self._put_back(taken)
+            for item in taken:
+                _put_back(item)
             raise
-        self._told.update({feed.symbol: (feed.message_ns, feed.state) for feed, _, _ in taken})
-        await self._tell([item.bar for _, sealed, _ in taken for item in sealed if item.source == "live"])
-        for _, sealed, _ in taken:
-            for item in sealed:
-                self._meter.count("fks_bars_sealed_total", symbol=item.bar.symbol, timeframe=item.bar.timeframe)
-        return any(feed.sealed for feed, _, _ in taken)
+        self._told.update(before)
+        await self._tell([sealed.bar for item in taken for sealed in item.sealed if sealed.source == "live"])
+        for item in taken:
+            for sealed in item.sealed:
+                self._meter.count("fks_bars_sealed_total", symbol=sealed.bar.symbol, timeframe=sealed.bar.timeframe)
+            for sealed in item.revised:
+                self._log.warning(
+                    "bar.revised", symbol=sealed.bar.symbol, timeframe=sealed.bar.timeframe, time=iso(sealed.bar.time_ns)
+                )  # fmt: skip
+            for outage in item.outages:
+                if outage.ended_ns is not None:
+                    self._meter.count("fks_feed_outages_total", cause=outage.cause)
+            if dropped := item.feed.take_dropped():
+                self._meter.count("fks_market_dropped_total", dropped, channel="trades")
+        return any(feed.sealed or len(feed.trades) > TRADES_MAX // 4 for feed in (item.feed for item in taken))
 
-    def _take(self, feed: SymbolFeed) -> tuple[list[Sealed], list[PublicTrade]]:
-        sealed = [feed.sealed.popleft() for _ in range(min(BARS_MAX, len(feed.sealed)))]
-        trades = [feed.trades.popleft() for _ in range(min(TRADES_MAX, len(feed.trades)))]
-        return sealed, trades
-
-    @staticmethod
-    def _put_back(taken: Sequence[Taken]) -> None:
-        for feed, sealed, trades in taken:
-            if feed.positions is None:  # forgotten meanwhile: it begins again from what the store has
-                continue
-            feed.sealed.extendleft(reversed(sealed))
-            feed.trades = deque([*trades, *feed.trades], maxlen=TRADES_KEPT)
-
-    def _rows(self, feed: SymbolFeed, sealed: Sequence[Sealed]) -> list[FeedRow]:
+    def _rows(self, item: Taken) -> list[FeedRow]:
         """Return the feed rows that changed: one a timeframe that sealed, and the symbol's own."""
-        newest = {item.bar.timeframe: item for item in sealed}
+        feed = item.feed
+        newest = {sealed.bar.timeframe: sealed for sealed in item.sealed}
         rows = [
-            FeedRow(feed.symbol, frame, item.bar.time_ns, item.last_trade_id, state=feed.state)
-            for frame, item in newest.items()
+            FeedRow(feed.symbol, frame, sealed.bar.time_ns, sealed.last_trade_id, state=feed.state)
+            for frame, sealed in newest.items()
         ]
-        if self._told.get(feed.symbol) != (feed.message_ns, feed.state):
+        if item or self._told.get(feed.symbol) != (feed.message_ns, feed.state):  # it also fences what comes along
             rows.append(
                 FeedRow(
                     feed.symbol, TRADES, last_trade_id=feed.last_id, message_ns=feed.message_ns,
@@ -107,6 +120,25 @@ class Writer:
                 trace_id=ids.trace_id(bar.symbol, bar.timeframe, bar.time_ns),
             )  # fmt: skip
             await self._bus.publish(BARS, message_of(bar))
+
+
+def _take(feed: SymbolFeed) -> Taken:
+    sealed = [feed.sealed.popleft() for _ in range(min(BARS_MAX, len(feed.sealed)))]
+    revised = [feed.revised.popleft() for _ in range(min(BARS_MAX, len(feed.revised)))]
+    trades = [feed.trades.popleft() for _ in range(min(TRADES_MAX, len(feed.trades)))]
+    outages = [feed.outages.popleft() for _ in range(len(feed.outages))]
+    return Taken(feed, sealed, revised, trades, outages)
+
+
+def _put_back(item: Taken) -> None:
+    feed = item.feed
+    feed.outages.extendleft(reversed(item.outages))
+    if feed.positions is None:  # forgotten meanwhile: it begins again from what the store has
+        return
+    feed.sealed.extendleft(reversed(item.sealed))
+    feed.revised.extendleft(reversed(item.revised))
+    feed.trades.extendleft(reversed(item.trades))
+    feed.trim()
 
 
 def message_of(bar: Bar) -> dict[str, object]:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from fks.model.account import Balance
-from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, MarketEvent, Subscription, TradeIds, TradesFrom
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Report, TimeInForce
@@ -96,16 +96,6 @@ class Exchange(Protocol):
 
         Leaving the iterator drops the socket; several may be open at once. Raises OutageError when the connection is gone
         and PeerError when a message broke the exchange's own rules beyond quarantine; call again to reconnect.
-        """
-        ...
-
-    def watch_trades(
-        self, symbols: Sequence[str], *, closes: Sequence[str] = ()
-    ) -> AsyncIterator[list[PublicTrade | BarClosed]]:
-        """Yield batches as they come, the first one (maybe empty) once the subscription stands.
-
-        `closes` names timeframes whose end the venue should announce, where it can. Raises OutageError when the
-        connection is gone and PeerError when a message broke the venue's own rules; call again to reconnect.
         """
         ...
 

@@ -11,7 +11,7 @@ from typing import Any
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Database
+from fks.store.db import Database, Row
 
 TRADES = "trades"  # the timeframe of the row that tells a symbol's feed as a whole
 
@@ -35,6 +35,29 @@ class SealedPosition:
 
     sealed_ns: int
     last_trade_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A channel of a symbol that was not live: from its last message to when it was whole again (None: it is not yet).
+
+    `began_ns` is part of its identity: telling of it again only ends it.
+    """
+
+    symbol: str
+    channel: str
+    began_ns: int
+    cause: str
+    ended_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """How a feed stood when a collector last wrote of it: its state, its last message, its outage without an end."""
+
+    state: str
+    message_ns: int | None
+    outage: Outage | None
 
 
 class FeedStore:
@@ -63,13 +86,30 @@ class FeedStore:
                 found[row["symbol"]][row["timeframe"]] = position
         return found
 
+    async def heard(self, symbols: Sequence[str]) -> dict[str, Heard]:
+        """Return how the feeds of `symbols` stood; those never collected are left out."""
+        return {row["symbol"]: _heard(row) for row in await self._db.fetch("feeds.heard", self._exchange, list(symbols))}
+
+    async def trade_holes(self, symbol: str, since_ns: int) -> list[tuple[int, int]]:
+        """Return [from id, to id) that the stored trades since then leave out, newest first, at most 1000."""
+        rows = await self._db.fetch("feeds.trade_holes", self._exchange, symbol, to_datetime(since_ns))
+        return [(row["from_id"], row["to_id"]) for row in rows]
+
     async def flush(
-        self, feeds: Sequence[FeedRow], bars: Sequence[tuple[Bar, str]], trades: Sequence[PublicTrade]
+        self,
+        feeds: Sequence[FeedRow],
+        bars: Sequence[tuple[Bar, str]],
+        trades: Sequence[PublicTrade],
+        outages: Sequence[Outage] = (),
     ) -> None:
-        """Store bars (each with its source), trades and positions in one statement; twice equals once."""
+        """Store bars (each with its source), trades, outages and positions in one statement; twice equals once.
+
+        What comes without a feed row is not fenced: give the row of its symbol along.
+        """
         is_ours = await self._db.fetchval(
-            "feeds.flush", self._exchange, self._epoch, *_feed_columns(feeds), *_bar_columns(bars), *_trade_columns(trades)
-        )
+            "feeds.flush", self._exchange, self._epoch, *_feed_columns(feeds), *_bar_columns(bars),
+            *_trade_columns(trades), *_outage_columns(outages),
+        )  # fmt: skip
         if not is_ours:
             raise self._superseded()
 
@@ -101,20 +141,36 @@ def _feed_columns(feeds: Sequence[FeedRow]) -> list[list[Any]]:
 
 
 def _bar_columns(bars: Iterable[tuple[Bar, str]]) -> list[list[Any]]:
-    columns: list[list[Any]] = [[] for _ in range(11)]
+    columns: list[list[Any]] = [[] for _ in range(12)]
     for bar, source in bars:
         values = (bar.symbol, bar.timeframe, to_datetime(bar.time_ns), bar.open, bar.high, bar.low, bar.close, bar.volume,
-                  bar.trades, bar.is_complete, source)  # fmt: skip
+                  bar.trades, bar.is_complete, bar.is_empty, source)  # fmt: skip
         for column, value in zip(columns, values, strict=True):
             column.append(value)
     return columns
 
 
 def _trade_columns(trades: Iterable[PublicTrade]) -> list[list[Any]]:
-    columns: list[list[Any]] = [[] for _ in range(6)]
+    columns: list[list[Any]] = [[] for _ in range(8)]
     for trade in trades:
         values = (trade.symbol, trade.trade_id, to_datetime(trade.time_ns), trade.price, trade.quantity,
-                  trade.is_buyer_maker)  # fmt: skip
+                  trade.is_buyer_maker, trade.count, to_datetime(trade.received_ns) if trade.received_ns else None)  # fmt: skip
         for column, value in zip(columns, values, strict=True):
             column.append(value)
     return columns
+
+
+def _outage_columns(outages: Sequence[Outage]) -> list[list[Any]]:
+    return [
+        [row.symbol for row in outages],
+        [row.channel for row in outages],
+        [to_datetime(row.began_ns) for row in outages],
+        [None if row.ended_ns is None else to_datetime(row.ended_ns) for row in outages],
+        [row.cause for row in outages],
+    ]
+
+
+def _heard(row: Row) -> Heard:
+    began, message = row["began_at"], row["last_message_at"]
+    outage = None if began is None else Outage(row["symbol"], TRADES, to_ns(began), row["cause"])
+    return Heard(row["state"], None if message is None else to_ns(message), outage)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from fks.data.aggregate import BarBuilder, OpenBar
-from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
+from fks.model.market import Channel, MarketEvent, Subscription, TradeIds, TradesFrom
 from fks.model.timeframe import TIMEFRAMES, bar_end, bar_start
 
 
@@ -15,6 +16,12 @@ class PaperMarket:
 
     name = "binance"
     timeframes = frozenset(TIMEFRAMES) - {"5s", "15s"}
+    channels = frozenset(Channel)
+    trade_ids = TradeIds.CONTIGUOUS
+    trades_from = TradesFrom.ID
+    streams_max = 1024
+    has_empty_bars = True
+    calendar = "24/7"
 
     def __init__(self, trades: list[PublicTrade]) -> None:
         self.trades = trades
@@ -61,7 +68,5 @@ class PaperMarket:
             return [trade for trade in shown if trade.time_ns >= since_ns][:limit]
         return shown[-limit:]
 
-    def watch_trades(
-        self, symbols: Sequence[str], *, closes: Sequence[str] = ()
-    ) -> AsyncIterator[list[PublicTrade | BarClosed]]:
+    def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         raise NotImplementedError

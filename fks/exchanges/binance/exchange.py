@@ -6,8 +6,7 @@ Source: developers.binance.com/docs/binance-spot-api-docs (klines, aggTrades), r
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fks.clock import Clock
@@ -16,10 +15,10 @@ from fks.exchanges.base import MS, Endpoint, check_ascending, check_bar, check_t
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
 from fks.exchanges.binance.wire import KLINES, BinanceWire
-from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, Subscription, Suspect, TradeIds, TradesFrom
+from fks.model.market import Channel, TradeIds, TradesFrom
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import bar_end
 
@@ -103,24 +102,6 @@ class BinanceExchange(WireExchange):
             request["startTime"] = since_ns // MS
         rows = await self._call("publicGetAggTrades", request)
         return check_ascending(read_rows(self.name, lambda row: self._trade(symbol, row), rows_of(self.name, rows)))
-
-    async def watch_trades(
-        self, symbols: Sequence[str], *, closes: Sequence[str] = ()
-    ) -> AsyncIterator[list[PublicTrade | BarClosed]]:
-        """Yield live trades and bar ends of `symbols` over one socket; see the port. Errors: also PeerError for a Suspect."""
-        wanted = [Subscription(Channel.TRADES, symbol) for symbol in symbols]
-        wanted += [Subscription(Channel.BARS, symbol, frame) for symbol in symbols for frame in closes]
-        is_first = True
-        async with contextlib.aclosing(self.watch(wanted)) as batches:  # type: ignore[type-var]
-            async for batch in batches:
-                events = [event for event in batch if isinstance(event, PublicTrade | BarClosed)]
-                broken = next((event for event in batch if isinstance(event, Suspect)), None)
-                if events or is_first:
-                    is_first = False
-                    yield events
-                if broken is not None:
-                    self._log.error("exchange.frame_broken", exchange=self.name, error=broken.reason, frame=broken.text[:500])
-                    raise PeerError(f"binance: {broken.reason}")
 
     def _trade(self, symbol: str, row: Mapping[str, Any]) -> PublicTrade:
         found = PublicTrade(

@@ -9,7 +9,8 @@ ON CONFLICT (exchange, symbol, timeframe) DO UPDATE SET epoch = EXCLUDED.epoch, 
 RETURNING symbol, timeframe, sealed_through, last_trade_id;
 
 -- name: flush
--- Store sealed bars, public trades and how far the feeds are, all or nothing: nothing when a newer epoch owns a feed.
+-- Store sealed bars, public trades, outages and how far the feeds are, all or nothing: nothing when a newer epoch owns a
+-- feed. A bar that differs from the one stored is a correction: its revision rises.
 WITH wanted AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::timestamptz[], $8::numeric[],
                          $9::text[]) AS w(symbol, timeframe, sealed_through, last_trade_id, last_message_at, last_price,
@@ -30,23 +31,37 @@ WITH wanted AS (
      WHERE held.is_ours AND f.exchange = $1 AND f.symbol = w.symbol AND f.timeframe = w.timeframe
 ), barred AS (
     INSERT INTO ohlcv_data AS o (exchange, symbol, timeframe, time, open, high, low, close, volume, trades, is_complete,
-                                 source)
+                                 is_empty, source)
     SELECT $1, b.* FROM held, unnest($10::text[], $11::text[], $12::timestamptz[], $13::float8[], $14::float8[],
-                               $15::float8[], $16::float8[], $17::float8[], $18::int[], $19::bool[], $20::text[]) AS b
+                               $15::float8[], $16::float8[], $17::float8[], $18::int[], $19::bool[], $20::bool[],
+                               $21::text[]) AS b
      WHERE held.is_ours
     ON CONFLICT (symbol, timeframe, time, exchange) DO UPDATE
        SET open = EXCLUDED.open, high = EXCLUDED.high, low = EXCLUDED.low, close = EXCLUDED.close,
            volume = EXCLUDED.volume, trades = EXCLUDED.trades, is_complete = EXCLUDED.is_complete,
-           source = EXCLUDED.source, updated_at = now()
+           is_empty = EXCLUDED.is_empty, source = EXCLUDED.source, revision = o.revision + 1, updated_at = now()
      WHERE (o.open, o.high, o.low, o.close, o.volume, o.trades, o.is_complete)
            IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume,
                              EXCLUDED.trades, EXCLUDED.is_complete)
 ), traded AS (
-    INSERT INTO market_trades (exchange, symbol, trade_id, time, price, quantity, is_buyer_maker)
-    SELECT $1, t.* FROM held, unnest($21::text[], $22::bigint[], $23::timestamptz[], $24::numeric[], $25::numeric[],
-                               $26::bool[]) AS t
+    INSERT INTO market_trades (exchange, symbol, trade_id, time, price, quantity, is_buyer_maker, count, received_at)
+    SELECT $1, t.* FROM held, unnest($22::text[], $23::bigint[], $24::timestamptz[], $25::numeric[], $26::numeric[],
+                               $27::bool[], $28::int[], $29::timestamptz[]) AS t
      WHERE held.is_ours
     ON CONFLICT DO NOTHING
+), outage AS (
+    SELECT * FROM unnest($30::text[], $31::text[], $32::timestamptz[], $33::timestamptz[], $34::text[])
+                  AS w(symbol, channel, began_at, ended_at, cause)
+), ended AS (
+    UPDATE feed_outages o SET ended_at = w.ended_at FROM outage w, held
+     WHERE held.is_ours AND o.exchange = $1 AND o.symbol = w.symbol AND o.channel = w.channel AND o.began_at = w.began_at
+       AND o.ended_at IS NULL AND w.ended_at IS NOT NULL
+), began AS (
+    INSERT INTO feed_outages (exchange, symbol, channel, began_at, ended_at, cause)
+    SELECT $1, w.* FROM outage w, held
+     WHERE held.is_ours AND NOT EXISTS (
+           SELECT FROM feed_outages o WHERE o.exchange = $1 AND o.symbol = w.symbol AND o.channel = w.channel
+              AND o.began_at = w.began_at)
 )
 SELECT is_ours FROM held;
 
@@ -59,3 +74,20 @@ UPDATE feeds SET state = $4, updated_at = now()
 -- A new collector begins: what an older one said of its feeds holds no longer.
 UPDATE feeds SET state = 'COLD', updated_at = now()
  WHERE exchange = $1 AND epoch <= $2 AND state NOT IN ('COLD', 'OFF');
+
+-- name: heard
+-- Give how the feeds of these symbols stood when somebody last wrote of them, and the outage that has no end yet.
+SELECT f.symbol, f.state, f.last_message_at, o.began_at, o.cause
+  FROM feeds f
+  LEFT JOIN LATERAL (
+       SELECT began_at, cause FROM feed_outages
+        WHERE exchange = f.exchange AND symbol = f.symbol AND channel = 'trades' AND ended_at IS NULL
+        ORDER BY began_at DESC LIMIT 1) o ON true
+ WHERE f.exchange = $1 AND f.symbol = ANY($2::text[]) AND f.timeframe = 'trades';
+
+-- name: trade_holes
+-- Give where stored public trades of one symbol leave ids out since $3, newest first: the first missing id and the one after.
+SELECT trade_id - missing AS from_id, trade_id AS to_id
+  FROM (SELECT trade_id, trade_id - lag(trade_id) OVER (ORDER BY trade_id) - 1 AS missing FROM market_trades
+         WHERE exchange = $1 AND symbol = $2 AND time >= $3) t
+ WHERE missing > 0 ORDER BY trade_id DESC LIMIT 1000;

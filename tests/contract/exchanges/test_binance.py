@@ -196,26 +196,6 @@ async def test_a_lost_connection_is_an_outage_after_what_came_before(peer: Peer,
     assert await heard(exchange, 1) == public_trades(ROWS[1:2])  # the next call dials again
 
 
-async def test_the_collector_of_trades_alone_stops_at_what_it_cannot_believe(
-    peer: Peer, exchange: Exchange, log: CollectingLog
-) -> None:
-    async def play(socket: web.WebSocketResponse) -> None:
-        for row in (ROWS[0], {**ROWS[1], "p": "NaN"}):
-            await socket.send_str(frame(row))
-
-    peer.script = play
-    events: list[PublicTrade | BarClosed] = []
-
-    async def collect() -> None:
-        async for batch in exchange.watch_trades(["BTCUSDT"], closes=["1m"]):
-            events.extend(batch)
-
-    with pytest.raises(PeerError):
-        await collect()
-    assert [plain(event) for event in events] == public_trades(ROWS[:1])
-    assert "exchange.frame_broken" in log.events("error")
-
-
 async def test_a_refused_subscription_ends_the_connection(peer: Peer, exchange: Exchange) -> None:
     peer.reply = {"error": {"code": 2, "msg": "Invalid request"}, "id": 1}
     with pytest.raises(PeerError, match="Invalid request"):

@@ -1,0 +1,244 @@
+"""Holes in feeds, filled in the background: what was missed, what is doubted, what came late, what the store lacks.
+
+One repair a feed at a time; it tries until it has succeeded. Everything comes from the exchange, and joins what the
+socket brings by the ids of trades.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from random import Random
+
+from fks.clock import Clock
+from fks.data.aggregate import fold_bars
+from fks.data.backfill import TRADES_MAX, Backfill
+from fks.data.feed import GRACE_NS, Doubt, FeedState, Gap, Sealed, SymbolFeed
+from fks.model.bar import Bar
+from fks.model.errors import InputError, OutageError, PeerError
+from fks.model.market import Channel, TradeIds
+from fks.model.ports import Exchange, Log
+from fks.model.timeframe import NS, bar_end, bar_start
+from fks.store.feeds import TRADES, FeedRow, FeedStore
+
+RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+REFILL_MAX = 200_000  # trades fetched again for the store at a time
+EXPECTED = (OutageError, PeerError, InputError)
+
+SetState = Callable[[SymbolFeed, FeedState, str], None]
+
+
+class Holes:
+    """Fills the holes of one exchange's feeds. One loop drives it; its tasks live in the group given to `run`."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        store: FeedStore,
+        clock: Clock,
+        log: Log,
+        rng: Random,
+        *,
+        bars_empty: int,
+        trades_keep_h: float,
+        set_state: SetState,
+        is_subscribed: Callable[[str], bool],
+        advance: Callable[[SymbolFeed], None],
+    ) -> None:
+        self._exchange, self._store, self._clock, self._log, self._rng = exchange, store, clock, log, rng
+        self._bars_empty, self._keep_ns = bars_empty, int(trades_keep_h * 3600) * NS
+        self._set_state, self._is_subscribed, self._advance = set_state, is_subscribed, advance
+        self._backfills: dict[tuple[str, ...], Backfill] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self.is_draining = False
+
+    def run(self, group: asyncio.TaskGroup) -> None:
+        """Let repairs live in `group` from here on."""
+        self._group = group
+
+    def is_repairing(self, symbol: str) -> bool:
+        """Return whether a hole of a symbol is being filled."""
+        return ("repair", symbol) in self._tasks
+
+    def cancel(self, symbol: str) -> None:
+        """Stop all that is done for a symbol."""
+        for key, task in list(self._tasks.items()):
+            if key[1] == symbol:
+                task.cancel()
+
+    async def wait(self, seconds: float) -> None:
+        """Let repairs under way finish, for so long."""
+        if repairs := [task for (kind, _), task in self._tasks.items() if kind == "repair"]:
+            await asyncio.wait(repairs, timeout=seconds)
+
+    # ── what may be wrong ────────────────────────────────────────────────────────────────────────
+    def repair(self, feed: SymbolFeed, gap: Gap | None, *, cause: str = "gap", by_bars: bool = False, settle_s: float = 0.0) -> None:
+        """Fill a hole; None: recover from what is stored. While it is filled another one needs no telling.
+
+        `settle_s`: wait so long first, for trades that REST does not show yet.
+        """
+        if self.is_draining or self.is_repairing(feed.symbol):
+            return  # it ends with the newest trades; what is missing then is the next gap
+        self._set_state(feed, FeedState.BACKFILL, cause)
+        self._begin("repair", feed, self._repaired(feed, gap, by_bars, settle_s))
+
+    def ask(self, feed: SymbolFeed, doubt: Doubt) -> None:
+        """Settle an overdue bar by what REST has. When it fails the doubt comes again."""
+        if not self.is_draining:
+            self._begin("doubt", feed, self._asked(feed, doubt))
+
+    def revise(self, feed: SymbolFeed) -> None:
+        """Ask for the bars again whose trades came after they were sealed."""
+        if not self.is_draining:
+            self._begin("revise", feed, self._revised(feed))
+
+    def refill(self, feed: SymbolFeed) -> None:
+        """Fetch the public trades that the store lacks between those it has, where ids tell."""
+        if not self.is_draining and self._exchange.trade_ids is TradeIds.CONTIGUOUS:
+            self._begin("refill", feed, self._refilled(feed))
+
+    def _begin(self, kind: str, feed: SymbolFeed, work: Coroutine[None, None, None]) -> None:
+        key = (kind, feed.symbol)
+        if key in self._tasks or self._group is None:
+            work.close()
+            return
+        task = self._tasks[key] = self._group.create_task(work)
+        task.add_done_callback(lambda done: self._tasks.pop(key, None) if self._tasks.get(key) is done else None)
+
+    def backfill(self, feed: SymbolFeed) -> Backfill:
+        """Return what fetches a feed's timeframes."""
+        made = self._backfills.get(feed.frames)
+        if made is None:
+            made = self._backfills[feed.frames] = Backfill(self._exchange, feed.frames, self._bars_empty)
+        return made
+
+    # ── holes in what was heard ──────────────────────────────────────────────────────────────────
+    async def _repaired(self, feed: SymbolFeed, gap: Gap | None, by_bars: bool, settle_s: float) -> None:
+        if settle_s:
+            await self._clock.sleep(settle_s)
+        await self._persist(feed, gap, by_bars)
+        self._tasks.pop(("repair", feed.symbol), None)  # what is missing from here on is a hole of its own
+        is_live = self._is_subscribed(feed.symbol) and not feed.is_mute
+        self._set_state(feed, FeedState.LIVE if is_live else FeedState.STALE, "disconnected")
+        self._advance(feed)
+
+    async def _persist(self, feed: SymbolFeed, gap: Gap | None, by_bars: bool) -> None:
+        """Try until the hole is filled."""
+        wait_s, is_counted = RETRY_FIRST_S, self._exchange.trade_ids is TradeIds.CONTIGUOUS
+        while True:
+            try:
+                before = feed.cut
+                await self._fill(feed, None if by_bars else gap, by_bars=by_bars)
+                feed.detail = ""
+                if is_counted or feed.cut == before:
+                    return  # else what waited was cut, and no id would tell
+                gap, by_bars = None, True
+            except EXPECTED as error:
+                feed.detail = str(error)
+                self._log.warning("feed.repair", symbol=feed.symbol, error=str(error), wait_s=wait_s)
+                by_bars = by_bars or isinstance(error, PeerError)  # it has not the trades we need: its bars are the same bars
+            await self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
+            wait_s = min(wait_s * 2, RETRY_MAX_S)
+
+    async def _fill(self, feed: SymbolFeed, gap: Gap | None, *, by_bars: bool) -> None:
+        backfill = self.backfill(feed)
+        if gap is not None and gap.from_id != gap.to_id:
+            trades = await backfill.trades_after(feed.symbol, gap.from_id - 1, feed.last_ns, gap.to_id)
+            if feed.add(trades) is None:
+                return
+        if feed.positions is None:
+            await self._claim(feed)
+        assert feed.positions is not None
+        is_by_bars = by_bars or gap is not None
+        made = await backfill.recover(feed.symbol, feed.positions, by_bars=is_by_bars)
+        for frame, count in made.missing.items():
+            if count:
+                self._log.warning("feed.hole", symbol=feed.symbol, timeframe=frame, bars=count)
+        feed.restart(made.builder, made.last_id, made.sealed)
+        if feed.add(made.trades) is not None:
+            made = await backfill.recover(feed.symbol, feed.positions, by_bars=True)
+            feed.restart(made.builder, made.last_id, made.sealed)
+            feed.add(made.trades)
+        feed.wants_refill = True
+
+    async def _claim(self, feed: SymbolFeed) -> None:
+        """Own the feed from here on; a collector before us left it at some moment: since then nobody listened."""
+        heard = (await self._store.heard([feed.symbol])).get(feed.symbol)
+        feed.positions = (await self._store.claim([feed.symbol], feed.frames))[feed.symbol]
+        if heard is None or heard.state == FeedState.OFF:
+            return
+        if heard.outage is not None:
+            feed.go_on_outage(heard.outage)
+        elif heard.message_ns is not None:
+            feed.message_ns = heard.message_ns
+            feed.begin_outage("collector", self._clock.now_ns())
+
+    # ── doubts and late trades ───────────────────────────────────────────────────────────────────
+    async def _asked(self, feed: SymbolFeed, doubt: Doubt) -> None:
+        builder = feed.builder
+        try:
+            trades = await self.backfill(feed).trades_after(feed.symbol, doubt.from_id - 1, feed.last_ns)
+        except EXPECTED as error:
+            self._log.debug("feed.doubt", symbol=feed.symbol, error=str(error))
+            return
+        if feed.builder is builder and feed.state in (FeedState.LIVE, FeedState.STALE):
+            before = feed.last_id
+            gap = feed.settle(trades, doubt.over_ns)
+            if gap is not None:
+                self._log.warning("feed.gap", symbol=feed.symbol, from_id=gap.from_id, to_id=gap.to_id)
+                self.repair(feed, gap)
+            elif feed.last_id == before:
+                feed.pulses[Channel.TRADES].vouch(self._clock.monotonic())  # the exchange had none either
+            self._advance(feed)
+
+    async def _revised(self, feed: SymbolFeed) -> None:
+        """Take the exchange's own bars for sealed ones that a late trade belongs to, and begin the open ones anew."""
+        await self._clock.sleep(GRACE_NS / NS)
+        times, feed.late_ns = sorted(feed.late_ns), set()
+        try:
+            is_any_open = False
+            for frame in feed.frames:
+                for start_ns in sorted({bar_start(time_ns, frame) for time_ns in times}):
+                    known = feed.positions.get(frame) if feed.positions else None
+                    if known is None or start_ns > known.sealed_ns:
+                        is_any_open = True
+                    elif (bar := await self._own_bar(feed, frame, start_ns)) is not None:
+                        feed.revised.append(Sealed(bar, None, "revised"))
+        except EXPECTED as error:
+            feed.late_ns.update(times)
+            self._log.warning("feed.revision", symbol=feed.symbol, error=str(error))
+            return
+        if is_any_open:
+            self.repair(feed, None, cause="late", by_bars=True)
+
+    async def _own_bar(self, feed: SymbolFeed, frame: str, start_ns: int) -> Bar | None:
+        """Return one bar as the exchange has it now; None when it has none that short."""
+        backfill, end_ns = self.backfill(feed), bar_end(start_ns, frame)
+        try:
+            source = backfill.native(frame)
+        except PeerError:
+            return None
+        rows = [bar async for page in backfill.bars(feed.symbol, source, start_ns, end_ns) for bar in page]
+        rows = [bar for bar in rows if start_ns <= bar.time_ns < end_ns]
+        found = rows if source == frame else fold_bars(rows, frame, end_ns)
+        return found[0] if found else None
+
+    # ── trades the store lacks ───────────────────────────────────────────────────────────────────
+    async def _refilled(self, feed: SymbolFeed) -> None:
+        """Newest first. What stays missing is found again the next time."""
+        try:
+            left = REFILL_MAX
+            for from_id, to_id in await self._store.trade_holes(feed.symbol, self._clock.now_ns() - self._keep_ns):
+                while from_id < to_id and left > 0:
+                    part_to = min(to_id, from_id + TRADES_MAX // 4)
+                    trades = await self.backfill(feed).trades_from(feed.symbol, from_id, part_to)
+                    if not trades:
+                        break
+                    await self._store.flush([FeedRow(feed.symbol, TRADES)], [], trades)
+                    left, from_id = left - len(trades), trades[-1].trade_id + 1
+            if left < REFILL_MAX:
+                self._log.info("feed.refilled", symbol=feed.symbol, trades=REFILL_MAX - left)
+        except EXPECTED as error:
+            feed.wants_refill = True
+            self._log.warning("feed.refill", symbol=feed.symbol, error=str(error))

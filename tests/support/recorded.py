@@ -1,4 +1,4 @@
-"""Recorded Binance frames, and what they amount to, computed the slow and obvious way."""
+"""Recorded frames, and what they amount to, computed the slow and obvious way."""
 
 from __future__ import annotations
 
@@ -14,8 +14,32 @@ from fks.model.timeframe import bar_start
 
 EXCERPT = Path(__file__).parents[1] / "tapes" / "exchanges" / "binance" / "btcusdt_2024-08-08.hft.gz"
 
-#: the whole recording, where the data set stands beside the checkout
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "frames" / "binance_spot_BTCUSDT_2024-08-08.hft.gz"
+#: whole recordings, where the data set stands beside the checkout
+FRAMES = Path(__file__).parents[3] / "shared" / "data" / "frames"
+SHARED = FRAMES / "binance_spot_BTCUSDT_2024-08-08.hft.gz"
+MIXED = FRAMES / "binance_spot_2021-10-12.jsonl.gz"
+COINBASE = FRAMES / "coinbase_advanced_2026-08-09.jsonl.gz"
+KRAKEN_BOOK = FRAMES / "kraken_spot_v2_book_2026-07-19.jsonl"
+KRAKEN_V1 = FRAMES / "kraken_spot_v1_2021-04-17.jsonl.gz"
+
+Frame = tuple[int, bytes]  # (received_ns, text)
+
+
+def frames_of(path: Path) -> list[Frame]:
+    """Return every message received, in the order of the file, whatever form the recording has."""
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    rows = [line for line in map(str.strip, text.splitlines()) if line]
+    if ".hft" in path.suffixes:
+        return [(int(row.partition(" ")[0]), row.partition(" ")[2].encode()) for row in rows]
+    if path == KRAKEN_BOOK:
+        return [(0, row.encode()) for row in rows]
+    records = [json.loads(row) for row in rows]
+    return [(round(r["ts"] * 1e9), r["data"].encode()) for r in records if r["t"] == "recv"]
+
+
+def slowly(frame: bytes) -> Any:
+    """Return a message as plain JSON values, its numbers with a point as decimals."""
+    return json.loads(frame, parse_float=Decimal)
 
 
 def raw_trades(path: Path = EXCERPT) -> list[dict[str, Any]]:

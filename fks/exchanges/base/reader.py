@@ -72,6 +72,9 @@ def _unknown(kind: Any, value: Any) -> Iterator[str]:
                 yield from _unknown(known[name], inner)
             else:
                 yield name
+    elif typing.get_origin(kind) in (typing.Union, types.UnionType):
+        for arg in typing.get_args(kind):
+            yield from _unknown(arg, value)
     elif isinstance(value, list):
         args = [arg for arg in typing.get_args(kind) if arg is not Ellipsis]
         for item in value:

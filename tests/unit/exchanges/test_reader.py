@@ -1,0 +1,41 @@
+"""Typed decoding that counts what it does not know."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from fks.exchanges.base import BROKEN, Reader, Tally
+
+
+class Inner(msgspec.Struct):
+    p: Decimal
+    n: int = 3
+
+
+class Outer(msgspec.Struct):
+    rows: list[Inner]
+    one: Inner | None = None
+    kind: str = "k"
+
+
+def test_an_unknown_field_is_counted_once_at_any_depth_and_the_values_come() -> None:
+    tally = Tally()
+    read = Reader("m", Outer, tally)
+    assert read(b'{"rows":[{"p":"1.50"}],"kind":"z"}') == read(b'{"rows":[{"p":1.50,"n":3}],"kind":"z"}')
+    assert not tally.unknown
+    for _ in range(3):
+        found = read(b'{"rows":[{"p":1.50,"new":1}],"one":{"p":2,"deep":{}},"top":[]}')
+        assert str(found.rows[0].p) == "1.50"
+        assert found.one == Inner(Decimal(2))
+    assert tally.unknown == {"m.new": 1, "m.deep": 1, "m.top": 1}
+
+
+@pytest.mark.parametrize("frame", [b"", b"{", b"[]", b'{"rows":[{}]}', b'{"rows":[{"p":"x"}]}', b'{"rows":[{"p":1,"n":"1"}],"top":1}', b"\xff"])
+def test_what_is_not_the_type_raises_what_broken_names(frame: bytes) -> None:
+    read = Reader("m", Outer, Tally())
+    for _ in range(2):
+        with pytest.raises(BROKEN):
+            read(frame)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fks.cli import data_files
 from fks.cli.base import as_json, emit, table
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import iso, to_ns
@@ -241,3 +242,7 @@ def sync_status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
         if wanted in (None, row["symbol"])
     ]
     _show(shown, as_json, "fks.data.sync.status/1", "no sync yet: 'fks data sync init BTCUSDT'")
+
+
+for _command in data_files.COMMANDS:
+    data.add_command(_command)

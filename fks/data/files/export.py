@@ -73,7 +73,7 @@ async def export_bars(
                     break
                 out.write(bars)
                 first, last = first or int(bars.time_ns[0]), int(bars.time_ns[-1])
-                count, at = count + len(bars), last + 1
+                count, at = count + len(bars), bar_end(last, timeframe)
                 if progress is not None:
                     progress(last - begin, end - begin)
         if not count:

@@ -34,16 +34,18 @@ class Imported:
 
 
 async def import_file(
-    db: Database, file: FileBars, *, is_dry: bool = False, replaces: bool = False, with_larger: bool = False
+    db: Database | None, file: FileBars, *, is_dry: bool = False, replaces: bool = False, with_larger: bool = False
 ) -> Imported:
     """Store a file's bars; `with_larger` also the larger bars, where no smaller one is missing.
 
     Guarantees: all or nothing, whatever dies meanwhile; twice equals once; stored bars that differ are only replaced
-    when `replaces` says so. Errors: InputError BARS_DIFFER; OutageError.
+    when `replaces` says so. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER; OutageError.
     """
     series = [file.bars]
     if with_larger and TIMEFRAMES[file.bars.timeframe]:
         series += [_whole(file.bars, name) for name in larger(file.bars.timeframe)]
+    if db is None:
+        return Imported(file, {bars.timeframe: Merged(len(bars), 0, 0) for bars in series}, "", True)
     store = BarStore(db)
     planned: dict[str, Merged] = {}
     differing = ""

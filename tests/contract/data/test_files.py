@@ -1,0 +1,191 @@
+"""Files into the store and out of it, on a real PostgreSQL and by the commands: whole or not at all, twice equals once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from fks.cli import cli
+from fks.cli.base import OK, USAGE, run
+from fks.data.aggregate import resample
+from fks.data.files.bars import FileBars, Wanted, read_bars
+from fks.data.files.export import export_bars
+from fks.data.files.load import import_file
+from fks.data.sample import sample_tape
+from fks.model.bar import Bars
+from fks.model.errors import InputError
+from fks.model.timeframe import NS
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.merging import Merged
+
+NOW = 1_800_000_000 * NS
+SAMPLE = sample_tape().bars()[:3000]
+WANTED = Wanted(exchange="binance", symbol="BTCUSDT")
+
+
+def same(found: Bars, bars: Bars = SAMPLE) -> bool:
+    names = ("time_ns", "open", "high", "low", "close", "volume")
+    return all(np.array_equal(getattr(found, name), getattr(bars, name)) for name in names)
+
+
+def written(path: Path, bars: Bars = SAMPLE) -> Path:
+    """Write bars as a plain table."""
+    columns = (bars.time_ns // NS, bars.open, bars.high, bars.low, bars.close, bars.volume)
+    rows = (",".join(repr(cell) for cell in row) for row in zip(*(column.tolist() for column in columns), strict=True))
+    path.write_text("time,open,high,low,close,volume\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def read(path: Path, wanted: Wanted = WANTED) -> FileBars:
+    return read_bars(path, wanted, now_ns=NOW)
+
+
+async def test_an_import_is_exact_and_twice_equals_once(database: Database, tmp_path: Path) -> None:
+    file = read(written(tmp_path / "x.csv"))
+    dry = await import_file(database, file, is_dry=True)
+    assert (dry.merged["1m"], dry.is_dry) == (Merged(3000, 0, 0), True)
+    assert not len(await BarStore(database).read("BTCUSDT", "1m"))
+    assert (await import_file(database, file)).merged == {"1m": Merged(3000, 0, 0)}
+    assert same(await BarStore(database).read("BTCUSDT", "1m"))
+    assert (await import_file(database, file)).merged == {"1m": Merged(0, 0, 3000)}
+    rows = await database.sql("SELECT count(*), min(source) FROM ohlcv_data")
+    assert tuple(rows[0]) == (3000, "import")
+    assert (await database.sql("SELECT count(*) FROM ohlcv_data_default"))[0][0] == 0
+
+
+async def test_a_file_that_differs_changes_nothing_unless_it_is_told_to(database: Database, tmp_path: Path) -> None:
+    await import_file(database, read(written(tmp_path / "x.csv", SAMPLE[:2000])))
+    other = Bars(SAMPLE.symbol, "1m", SAMPLE.time_ns, SAMPLE.open, SAMPLE.high, SAMPLE.low, SAMPLE.close.copy(), SAMPLE.volume)
+    other.close[[700, 900]] = other.open[[700, 900]]
+    file = read(written(tmp_path / "y.csv", other))
+    with pytest.raises(InputError, match=r"y.csv: 2 bars differ from what is stored: 1m 2026-03-01T11:40:00Z close is") as caught:
+        await import_file(database, file)
+    assert caught.value.code == "BARS_DIFFER"
+    assert same(await BarStore(database).read("BTCUSDT", "1m"), SAMPLE[:2000])
+    dry = await import_file(database, file, is_dry=True)
+    assert dry.merged["1m"] == Merged(1000, 2, 1998)
+    assert dry.differing.startswith("1m 2026-03-01T11:40:00Z close is")
+    assert (await import_file(database, file, replaces=True)).merged["1m"] == Merged(1000, 2, 1998)
+    assert same(await BarStore(database).read("BTCUSDT", "1m"), other)
+
+
+async def test_an_import_is_all_or_nothing(database: Database, tmp_path: Path) -> None:
+    await database.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no hours today'; END $$"
+    )
+    await database.sql(
+        "CREATE TRIGGER refuse BEFORE INSERT ON ohlcv_data FOR EACH ROW WHEN (NEW.timeframe = '1h') EXECUTE FUNCTION refuse()"
+    )
+    file = read(written(tmp_path / "x.csv"))
+    with pytest.raises(Exception, match="no hours today"):
+        await import_file(database, file, with_larger=True)
+    assert (await database.sql("SELECT count(*) FROM ohlcv_data"))[0][0] == 0, "the minutes and the quarters went back too"
+    assert await BarStore(database).series("BTCUSDT", "1m") is None
+
+
+async def test_larger_bars_are_made_where_no_smaller_one_is_missing(database: Database, tmp_path: Path) -> None:
+    keep = np.ones(len(SAMPLE), np.bool_)
+    keep[[130, 400]] = False
+    columns = (SAMPLE.open, SAMPLE.high, SAMPLE.low, SAMPLE.close, SAMPLE.volume)
+    holed = Bars(SAMPLE.symbol, "1m", SAMPLE.time_ns[keep], *(column[keep] for column in columns))
+    done = await import_file(database, read(written(tmp_path / "x.csv", holed)), with_larger=True)
+    assert {name: merged.inserted for name, merged in done.merged.items()} == {
+        "1m": 2998, "5m": 598, "15m": 198, "30m": 98, "1h": 48, "4h": 10, "1d": 1, "1w": 0, "1M": 0,
+    }  # fmt: skip
+    hours, whole = await BarStore(database).read("BTCUSDT", "1h"), resample(SAMPLE, "1h")
+    rows = np.isin(whole.time_ns, hours.time_ns)
+    assert np.flatnonzero(~rows).tolist() == [2, 6]
+    assert np.array_equal(hours.close, whole.close[rows])
+    assert np.array_equal(hours.volume, whole.volume[rows])
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "csv.gz"])
+async def test_what_is_exported_comes_back_bit_for_bit(database: Database, tmp_path: Path, ending: str) -> None:
+    await import_file(database, read(written(tmp_path / "x.csv")))
+    path = tmp_path / f"binance-BTCUSDT-1m.{ending}"
+    done = await export_bars(database, path, exchange="binance", symbol="BTCUSDT", timeframe="1m")
+    assert (done.bars, done.size) == (3000, path.stat().st_size)
+    back = read(path, Wanted() if ending == "parquet" else WANTED)
+    assert same(back.bars)
+    assert back.exchange == "binance"
+    assert (await import_file(database, back)).merged["1m"] == Merged(0, 0, 3000)
+    part = await export_bars(
+        database, tmp_path / f"part.{ending}", exchange="binance", symbol="BTCUSDT", timeframe="1m",
+        from_ns=int(SAMPLE.time_ns[10]), to_ns=int(SAMPLE.time_ns[20]),
+    )  # fmt: skip
+    assert (part.bars, part.first_ns, part.last_ns) == (10, SAMPLE.time_ns[10], SAMPLE.time_ns[19])
+
+
+async def test_an_export_that_cannot_be_leaves_no_file(database: Database, tmp_path: Path) -> None:
+    await import_file(database, read(written(tmp_path / "x.csv")))
+    (tmp_path / "there.csv").write_text("mine")
+
+    async def told(name: str, **other: Any) -> str:
+        with pytest.raises(InputError) as caught:
+            await export_bars(database, tmp_path / name, **{"exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", **other})
+        return str(caught.value)
+
+    assert "is there already" in await told("there.csv")
+    assert "says no form that can be written; end it in .parquet or .csv or .csv.gz" in await told("y.xlsx")
+    assert "there is no folder" in await told("none/y.csv")
+    assert "no 5m bars of BTCUSDT from binance are stored" in await told("y.csv", timeframe="5m")
+    assert "no 1m bars" in await told("y.csv", from_ns=NOW)
+    assert "unknown timeframe" in await told("y.csv", timeframe="7m")
+    assert sorted(os.listdir(tmp_path)) == ["there.csv", "x.csv"]
+    assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+class Shell:
+    """Runs `fks …` on a store that runs."""
+
+    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.home, self._capsys = home, capsys
+
+    async def __call__(self, *words: object) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(run, cli, ["--home", str(self.home), *map(str, words)])
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+
+async def test_the_commands(
+    database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FKS_DATABASE_URL", database_url)
+    fks = Shell(tmp_path / "home", capsys)
+    good, bad = written(tmp_path / "BTCUSDT-1m.csv", SAMPLE[:100]), tmp_path / "bad.csv"
+    bad.write_text("time,open,high,low,close,volume\n1700000040,1,2,x,1,1\n")
+
+    code, out, err = await fks("data", "import", good, "--exchange", "binance", "--dry-run")
+    assert (code, err) == (OK, "")
+    assert "dry run: nothing was stored" in out
+    code, out, err = await fks("data", "import", good, bad, "--exchange", "binance", "--symbol", "BTC/USDT")
+    assert code == USAGE
+    assert "refused: bad.csv row 2, column low: 'x' is not a number" in err
+    assert "BTCUSDT-1m.csv" in out, "one bad file does not hold up the others"
+    code, out, _ = await fks("data", "import", good, "--exchange", "binance", "--json")
+    (row,) = orjson.loads(out)["items"]
+    assert row["stored"] == [{"timeframe": "1m", "new": 0, "changed": 0, "same": 100}]
+
+    code, out, _ = await fks("data", "export", "btc/usdt", "1m", "--out", tmp_path / "y.parquet", "--json")
+    assert (code, orjson.loads(out)["bars"]) == (OK, 100)
+    code, _, err = await fks("data", "export", "BTCUSDT", "1m", "--out", tmp_path / "y.parquet")
+    assert (code, "is there already; choose another name, or say --force" in err) == (USAGE, True)
+    code, _, err = await fks("data", "export", "BTCUSDT", "1m", "--from", "2026-04-01", "--to", "2026-03-01")
+    assert (code, "--from 2026-04-01 is not before --to 2026-03-01" in err) == (USAGE, True)
+    code, _, err = await fks("data", "export", "NOSUCH", "1m")
+    assert (code, "no bars of NOSUCH are stored" in err) == (USAGE, True)
+
+
+async def test_a_dry_run_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fks = Shell(tmp_path / "home", capsys)
+    code, out, _ = await fks("data", "import", written(tmp_path / "BTCUSDT-1m.csv"), "--exchange", "x", "--dry-run", "--larger")
+    assert (code, "dry run: nothing was stored" in out) == (OK, True)
+    assert not (tmp_path / "home" / "postgres").exists()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fks.cli.base import as_json, emit, paths_of, table
+
+if TYPE_CHECKING:
+    from fks.config.settings import Data as DataSettings
+    from fks.store.timescale import Found, Step
 
 
 @click.group()
@@ -157,6 +161,53 @@ def restore_command(ctx: click.Context, file: Path, yes: bool) -> None:
     with opened_store(ctx, create=True) as (url, _, paths):
         backup.restore(url, paths, file)
     click.echo(f"restored {file}; run 'fks db upgrade' if it is of an older FKS")
+
+
+@db.command()
+@click.option("--apply", "is_applied", is_flag=True, help="Run the steps shown, after a backup. FKS must be down.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+@click.pass_context
+def timescale(ctx: click.Context, is_applied: bool, yes: bool, as_json: bool) -> None:
+    """Show what this database has of TimescaleDB, and the SQL that would make hypertables of our tables.
+
+    That SQL was never run against a TimescaleDB by those who wrote it: try it on a copy first.
+    """
+    from fks.cli.store import is_running, opened_store
+    from fks.model.errors import ConfigError
+    from fks.store import backup
+
+    with opened_store(ctx) as (url, settings, paths):
+        found, steps = asyncio.run(_timescale(url, settings.data))
+        shown = [{"name": step.name, "what": step.what, "statements": list(step.statements)} for step in steps]
+        emit({"found": found.said(), "steps": shown}, as_json=as_json, schema="fks.db.timescale/1")
+        if not as_json:
+            click.echo(found.said())
+            for step in steps:
+                click.echo(f"\n-- {step.what}\nBEGIN;\n" + ";\n".join(step.statements) + ";\nCOMMIT;")
+        if not is_applied or not steps:
+            return
+        if is_running(paths_of(ctx)):
+            raise ConfigError("tables are not rewritten under a running system", remedy="run 'fks down' first")
+        if not yes:
+            click.confirm(f"rewrite {len(steps)} tables? a backup is made first", abort=True)
+        kept = backup.dump(url, paths, label="before-timescale")
+        asyncio.run(_timescale(url, settings.data, steps))
+    click.echo(f"done; backup {kept}", err=as_json)
+
+
+async def _timescale(url: str, data: DataSettings, steps: list[Step] | None = None) -> tuple[Found, list[Step]]:
+    from fks.store import timescale
+    from fks.store.db import Database
+
+    store = await Database.connect(url, application="db timescale", retry_s=5.0)
+    try:
+        if steps is not None:
+            await timescale.apply(store, steps)
+        found = await timescale.find(store)
+        return found, timescale.plan(found, data)
+    finally:
+        await store.close()
 
 
 async def _ensure_partitions(url: str) -> None:

@@ -29,7 +29,7 @@ from fks.model.errors import ConfigError, InputError, OutageError
 T = TypeVar("T")
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 7_206_151  # any number of ours, the same in every process
-_MADE_AT_RUN_TIME = re.compile(r"(ohlcv_data|market_trades)_(p\d+|default)")
+_MADE_AT_RUN_TIME = re.compile(r"(ohlcv_data|market_trades)_(p\d+|default)|trades_by_time")
 
 
 def _is_ours(thing: object, name: str | None, kind: str, is_reflected: bool, other: object) -> bool:

@@ -36,6 +36,7 @@ from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, S
 from fks.model.ports import Exchange, Lease, Log, Meter
 from fks.model.timeframe import NS, check_timeframe
 from fks.store.assets import Asset
+from fks.store.budgets import in_background
 from fks.store.bus import FEEDS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
@@ -170,6 +171,7 @@ class Collector:
 
     async def _follow_syncs(self) -> None:
         """A row in `sync_status` that says pending starts that sync (owner.md): whoever inserts it."""
+        in_background.set(True)  # history waits for holes in live feeds
         while True:
             await self._clock.sleep(SYNCS_S)
             try:

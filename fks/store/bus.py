@@ -133,6 +133,10 @@ class Bus:
         answer = await self._try(pipe.execute())
         return int(answer[1]) if answer else None
 
+    async def script(self, text: str, keys: Sequence[str], args: Sequence[float | str]) -> Any:
+        """Run a Lua script, which nobody interrupts; None when Redis is away."""
+        return await self._try(self._client.eval(text, len(keys), *keys, *args))
+
     async def ping(self) -> float:
         """Return the seconds one round trip took. Errors: OutageError."""
         start = time.monotonic()

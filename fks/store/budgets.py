@@ -1,0 +1,132 @@
+"""Leave to ask an exchange: one purse in Redis for everybody in the cluster who asks there with the same key.
+
+A purse is refilled with each window of Redis' clock. What the exchange itself says was used (a response header) counts
+when it is more: others ask from the same address too, orders above all, and SHARE leaves room for them. Work in the
+background (syncs) gets half of it, so that a hole in a live feed never waits for history. Redis away: every process keeps
+to a small share of its own, and to what the exchange told it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from fks.clock import Clock
+from fks.store.bus import Bus
+
+SHARE, BACKGROUND_SHARE, ALONE_SHARE = 0.6, 0.5, 0.15
+JITTER_S = 0.25
+#: set in a task whose requests can wait for those of live feeds
+in_background: ContextVar[bool] = ContextVar("in_background", default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How much weight an exchange lets one key or address use in a window."""
+
+    weight: int
+    window_s: float
+
+
+#: as the exchanges document them for public market data, read 2026-07; one that is not here gets DEFAULT
+ALLOWANCES: dict[str, Allowance] = {
+    "binance": Allowance(6000, 60), "kraken": Allowance(60, 60), "coinbase": Allowance(10, 1), "bybit": Allowance(600, 5),
+    "okx": Allowance(20, 2), "polygon": Allowance(5, 60),
+}  # fmt: skip
+DEFAULT = Allowance(60, 60)
+
+# KEYS: the purse. ARGV: weight, limit, window ms, used as the exchange says, the window that was said in, pause ms.
+# Answers {ms to wait, the present window}; the weight is spent when there is nothing to wait for.
+_TAKE = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local weight, limit, span = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local window = now - now % span
+local has = redis.call('HMGET', KEYS[1], 'window', 'used', 'paused')
+local used, paused = 0, tonumber(has[3] or '0')
+if tonumber(has[1] or '-1') == window then used = tonumber(has[2]) end
+if tonumber(ARGV[5]) == window then used = math.max(used, tonumber(ARGV[4])) end
+if tonumber(ARGV[6]) > 0 then paused = math.max(paused, now + tonumber(ARGV[6])) end
+local wait = 0
+if paused > now then wait = paused - now
+elseif used > 0 and used + weight > limit then wait = window + span - now
+else used = used + weight end
+redis.call('HSET', KEYS[1], 'window', window, 'used', used, 'paused', paused)
+redis.call('PEXPIRE', KEYS[1], math.max(span * 2, paused - now + span))
+return {wait, window}
+"""
+
+
+class RedisBudget:
+    """A Budget of one process on the shared purse. Guarantees: without Redis nobody asks more than ALONE_SHARE allows."""
+
+    def __init__(self, bus: Bus, clock: Clock, name: str, allowance: Allowance) -> None:
+        """`name` is the purse: see `purse_of`."""
+        self._bus = bus
+        self._clock = clock
+        self._name = name
+        self._limit = max(1, int(allowance.weight * SHARE))
+        self._span_ms = max(1, int(allowance.window_s * 1000))
+        self._seen, self._window = 0, -1
+        self._paused_s = float("-inf")
+        self._alone_from_s, self._alone_used = float("-inf"), 0
+        self._turns = {False: asyncio.Lock(), True: asyncio.Lock()}
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    async def take(self, weight: int = 1) -> None:
+        """Return when a request of this weight may be sent; requests of a process are served in order."""
+        is_background = in_background.get()
+        limit = max(1, int(self._limit * (BACKGROUND_SHARE if is_background else 1)))
+        async with self._turns[is_background]:
+            while (wait_s := await self._wait_s(weight, limit)) > 0:
+                await self._clock.sleep(wait_s + random.uniform(0, JITTER_S))  # noqa: S311  not all at the same moment
+
+    def seen(self, used: int) -> None:
+        """Note what the exchange says was used of the present window; it is told with the next request."""
+        self._seen = used
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody ask for so long: here at once, elsewhere as soon as Redis knows."""
+        self._paused_s = max(self._paused_s, self._clock.monotonic() + seconds)
+        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(self._ask(0, self._limit, int(seconds * 1000)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _wait_s(self, weight: int, limit: int) -> float:
+        paused_s = self._paused_s - self._clock.monotonic()
+        if paused_s > 0:
+            return paused_s
+        answer = await self._ask(weight, limit, 0)
+        if answer is None:
+            return self._alone(weight, limit)
+        wait_ms, self._window = answer
+        return wait_ms / 1000
+
+    async def _ask(self, weight: int, limit: int, pause_ms: int) -> tuple[int, int] | None:
+        seen, self._seen = self._seen, 0
+        answer = await self._bus.script(_TAKE, [self._name], [weight, limit, self._span_ms, seen, self._window, pause_ms])
+        return (int(answer[0]), int(answer[1])) if isinstance(answer, list) else None
+
+    def _alone(self, weight: int, limit: int) -> float:
+        """Return the wait by our own count, without Redis."""
+        now_s, span_s = self._clock.monotonic(), self._span_ms / 1000
+        if now_s - self._alone_from_s >= span_s:
+            self._alone_from_s, self._alone_used = now_s, 0
+        if self._alone_used and self._alone_used + weight > limit * ALONE_SHARE:
+            return self._alone_from_s + span_s - now_s
+        self._alone_used += weight
+        return 0.0
+
+
+def budget_of(bus: Bus, clock: Clock, exchange: str, address: str | None, key: str = "") -> RedisBudget:
+    """Return the budget of one exchange at one address (None: its public one) for one API key."""
+    return RedisBudget(bus, clock, purse_of(exchange, address, key), ALLOWANCES.get(exchange, DEFAULT))
+
+
+def purse_of(exchange: str, address: str | None, key: str = "") -> str:
+    """Return the name of a purse; a key is in it as a digest alone."""
+    digest = hashlib.sha256(f"{address}|{key}".encode()).hexdigest()
+    return f"fks.budget.{exchange}.{digest[:16]}"

@@ -1,0 +1,106 @@
+"""Everybody who asks an exchange spends from one purse, and nobody runs wild when Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+
+from fks.clock import FakeClock, RealClock
+from fks.store.budgets import ALONE_SHARE, SHARE, Allowance, RedisBudget, in_background, purse_of
+from fks.store.bus import Bus
+from tests.support.waiting import until
+
+LONG = Allowance(100, 3600)  # a window that does not end meanwhile
+OURS = int(100 * SHARE)
+
+
+def budgets(bus: Bus, count: int, allowance: Allowance = LONG, clock: FakeClock | None = None) -> list[RedisBudget]:
+    name = purse_of("test", None, uuid.uuid4().hex)
+    return [RedisBudget(bus, clock or RealClock(), name, allowance) for _ in range(count)]
+
+
+async def at_once(budget: RedisBudget, weight: int = 1) -> bool:
+    """Take if there is leave now; a request that would wait is withdrawn."""
+    try:
+        async with asyncio.timeout(0.3):
+            await budget.take(weight)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def test_two_processes_spend_from_one_purse(bus: Bus) -> None:
+    one, other = budgets(bus, 2)
+    await one.take(OURS - 10)
+    assert await at_once(other, 8)
+    assert not await at_once(other, 5)
+    assert await at_once(one, 2)  # what is left is left for everybody
+    assert not await at_once(one)
+
+
+async def test_what_the_exchange_says_was_used_counts(bus: Bus) -> None:
+    one, other = budgets(bus, 2)
+    await one.take()
+    one.seen(OURS - 3)  # somebody we do not know asks from our address
+    assert await at_once(one, 2)
+    assert not await at_once(other, 2)
+
+
+async def test_a_refusal_pauses_everybody_for_as_long_as_it_says(bus: Bus) -> None:
+    one, other = budgets(bus, 2, Allowance(100, 0.001))
+    one.pause(0.6)
+    began = time.monotonic()
+
+    async def is_known() -> bool:
+        return not await at_once(other)
+
+    await until(is_known, deadline_s=0.5)
+    await asyncio.gather(one.take(), other.take())
+    assert 0.5 < time.monotonic() - began < 2
+
+
+async def test_a_purse_is_full_again_with_the_next_window(bus: Bus) -> None:
+    (one,) = budgets(bus, 1, Allowance(10, 0.5))
+    began = time.monotonic()
+    for _ in range(int(10 * SHARE) * 2 + 1):
+        await one.take()
+    assert 0.4 < time.monotonic() - began < 4
+
+
+async def test_history_leaves_half_for_live_feeds(bus: Bus) -> None:
+    (one,) = budgets(bus, 1)
+
+    async def history() -> int:
+        in_background.set(True)
+        count = 0
+        while await at_once(one, 5):
+            count += 5
+        return count
+
+    assert await asyncio.create_task(history()) == OURS // 2
+    assert await at_once(one, OURS // 2 - 5)
+
+
+async def test_a_request_larger_than_the_purse_is_served_alone(bus: Bus) -> None:
+    (one,) = budgets(bus, 1, Allowance(5, 3600))
+    assert await at_once(one, 20)
+    assert not await at_once(one)
+
+
+async def test_without_redis_each_keeps_to_a_small_share() -> None:
+    away = await Bus.connect("redis://127.0.0.1:9", timeout_s=0.2)
+    clock = FakeClock()
+    (one,) = budgets(away, 1, LONG, clock)
+    count = 0
+    while await at_once(one):
+        count += 1
+    assert count == int(OURS * ALONE_SHARE)
+    one.pause(5.0)
+    assert one._paused_s > clock.monotonic()
+    await away.close()
+
+
+def test_a_purse_is_named_by_a_digest_of_the_key() -> None:
+    assert "hunter2" not in purse_of("polygon", None, "hunter2")
+    assert purse_of("binance", None) != purse_of("binance", "http://127.0.0.1:1")

@@ -25,6 +25,7 @@ DIRECT: dict[str, Key] = {
     "MT5_SERVER": ("mt5", "server"),
     "DISCORD_WEBHOOK_URL": ("alerts", "discord_webhook_url"),
     "OPENAI_API_KEY": ("ai", "openai_api_key"),
+    "POLYGON_API_KEY": ("data", "polygon_api_key"),
     "MAINS": ("data", "mains"),
     "ALTS": ("data", "alts"),
 }

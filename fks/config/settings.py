@@ -116,6 +116,8 @@ class Data(Section):
         None, description="exchange REST base; unset = the local exchange when sim.enabled, else the real one"
     )
     ws_url: str | None = Field(None, description="exchange websocket base; see rest_url")
+    endpoints: tuple[str, ...] = Field((), description="other addresses of exchanges: 'kraken https://rest… wss://stream…'")
+    polygon_api_key: SecretStr | None = Field(None, description="Polygon key (POLYGON_API_KEY)")
     stale_min_s: float = Field(10.0, gt=0, description="C7: a trade feed is never stale before this age, seconds")
     stale_max_s: float = Field(120.0, gt=0, description="C7: a trade feed is always stale after this age, seconds")
     trades_keep_h: float = Field(24.0, gt=0, description="hours of public trades kept")

@@ -1,0 +1,118 @@
+"""From an exchange's rows to values, checked, and one bad row spoils no other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from fks.exchanges.base.reader import BROKEN, Reader
+from fks.exchanges.base.values import HUGE, MS, check_bar, exact
+from fks.exchanges.base.wire import Tally, doubted
+from fks.model.bar import Bar
+from fks.model.errors import PeerError
+from fks.model.market import Channel, MarketEvent
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, iso
+
+T = TypeVar("T")
+
+BOOK_LEVELS = 20  # levels of a book that are handed on
+_ID_MAX = 2**63  # the store's trade ids are 64 bits with a sign
+
+#: what a message or a row that breaks its exchange's own form raises while it is read
+UNREADABLE = (*BROKEN, PeerError, KeyError, IndexError, TypeError)
+
+
+class Rows(Generic[T]):
+    """Reads the list of rows in a message. Unknown fields are counted as `name.field`."""
+
+    def __init__(self, name: str, kind: type[T], tally: Tally) -> None:
+        many: Any = list[kind]  # type: ignore[valid-type]
+        self._many: Reader[list[T]] = Reader(name, many, tally)
+        self._one: Reader[T] = Reader(name, kind, tally)
+
+    def read(
+        self, rows: msgspec.Raw, make: Callable[[T], MarketEvent | None], channel: Channel, symbol: str, received_ns: int
+    ) -> list[MarketEvent]:
+        """Return `make` of every row that gives something. Rows that cannot be read are Suspects, with a Gone at the end."""
+        try:
+            return [event for row in self._many(rows) if (event := make(row)) is not None]
+        except UNREADABLE as error:
+            why: Exception = error
+        try:
+            parts = msgspec.json.decode(rows, type=list[msgspec.Raw])
+        except msgspec.MsgspecError:
+            return doubted(channel, symbol, why, bytes(rows), received_ns)
+        made: list[MarketEvent] = []
+        gone: list[MarketEvent] = []
+        for part in parts:
+            try:
+                event = make(self._one(part))
+            except UNREADABLE as error:
+                doubt, *gone = doubted(channel, symbol, error, bytes(part), received_ns)
+                made.append(doubt)
+            else:
+                made += [] if event is None else [event]
+        return made + gone
+
+
+def number_of(trade_id: str) -> int:
+    """Return a trade's id as the number that the store keeps: its digits, or 63 bits of a hash where it is no number.
+
+    Errors: PeerError when there is none.
+    """
+    if not trade_id:
+        raise PeerError("a trade has no id")
+    if trade_id.isascii() and trade_id.isdigit() and int(trade_id) < _ID_MAX:
+        return int(trade_id)
+    return int.from_bytes(hashlib.blake2b(trade_id.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def bar_of(
+    exchange: str, symbol: str, timeframe: str, time_ms: int, ohlcv: Sequence[str | Decimal], *, trades: int = 0
+) -> Bar:
+    """Return a bar from the exchange's own numbers; one of volume 0 is empty. Errors: PeerError when it cannot be.
+
+    A bar that does not begin where bars of its timeframe begin in UTC is refused: it is another clock's day.
+    """
+    start_ns = time_ms * MS
+    if start_ns <= 0 or bar_start(start_ns, timeframe) != start_ns:
+        raise PeerError(f"{exchange} {symbol}: no {timeframe} bar begins at {iso(start_ns)}")
+    # float() of the exchange's text is the nearest float, whose shortest decimal is that text again (up to 15 digits)
+    open_, high, low, close, volume = (float(exact(value, "bar")) for value in ohlcv)
+    bar = Bar(exchange, symbol, timeframe, start_ns, open_, high, low, close, volume, trades, is_empty=volume == 0)
+    return check_bar(bar)
+
+
+def check_sides(bids: Iterable[tuple[Decimal, Decimal]], asks: Iterable[tuple[Decimal, Decimal]]) -> None:
+    """Raise PeerError when a book's levels, best first, cannot be: not positive, out of order, or the sides cross."""
+    best_bid = _check_side(bids, is_bid=True)
+    best_ask = _check_side(asks, is_bid=False)
+    if best_bid is not None and best_ask is not None and best_bid >= best_ask:
+        raise PeerError(f"the best bid {best_bid} is not below the best ask {best_ask}")
+
+
+def _check_side(levels: Iterable[tuple[Decimal, Decimal]], *, is_bid: bool) -> Decimal | None:
+    best = last = None
+    for price, size in levels:
+        if not 0 < price < HUGE or not 0 < size < HUGE:
+            raise PeerError(f"a level of {size} at {price} cannot be")
+        if last is not None and (price >= last if is_bid else price <= last):
+            raise PeerError(f"{'bids' if is_bid else 'asks'} are out of order: {price} follows {last}")
+        best, last = best if best is not None else price, price
+    return best
+
+
+def page_end(since_ns: int, timeframe: str, bars: int) -> int:
+    """Return the first nanosecond after `bars` bars, counted from the first one that opens at or after `since_ns`."""
+    end_ns = bar_start(since_ns, timeframe)
+    if end_ns < since_ns:
+        end_ns = bar_end(end_ns, timeframe)
+    if TIMEFRAMES[timeframe]:
+        return end_ns + bars * TIMEFRAMES[timeframe] * NS
+    for _ in range(bars):
+        end_ns = bar_end(end_ns, timeframe)
+    return end_ns

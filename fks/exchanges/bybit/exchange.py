@@ -1,0 +1,137 @@
+"""Bybit spot behind the port: live by `wire`, markets and history by REST through ccxt's implicit methods.
+
+Answers are newest first. `kline` without an end begins with the newest bar; its present is the answer's `time`. Public trades
+go back 60 and no further, so what a longer outage missed comes from Bybit's own bars.
+
+Source: bybit-exchange.github.io/docs/v5/market (instrument, kline, recent-trade), read 2026-11; ccxt 4.5.90.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fks.clock import Clock
+from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
+from fks.exchanges.base import MS, Endpoint, exact
+from fks.exchanges.base.exchange import WireExchange
+from fks.exchanges.base.rest import Rest, read_rows, rows_of
+from fks.exchanges.base.rows import bar_of, page_end
+from fks.exchanges.base.status import StatusFirst
+from fks.exchanges.bybit.wire import INTERVALS, BybitWire, interval_of, trade_of
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import PeerError
+from fks.model.instrument import Instrument
+from fks.model.market import Channel, TradeIds, TradesFrom
+from fks.model.ports import Budget, Log
+from fks.model.timeframe import bar_end
+
+with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"bybit"}):
+    from ccxt.async_support.bybit import bybit as CcxtBybit
+
+PAGE_MAX = 1000  # bars of one answer
+NEWEST_MAX = 60  # trades that REST tells, spot
+PAGES_MAX = 20  # of the listing
+
+
+class _Client(StatusFirst, CcxtBybit):  # type: ignore[misc]
+    """ccxt's bybit that asks the status first."""
+
+
+class BybitExchange(WireExchange):
+    """Bybit spot; see `fks.model.ports.Exchange`."""
+
+    name = "bybit"
+    timeframes = frozenset(INTERVALS)
+    channels = frozenset(Channel)
+    trade_ids = TradeIds.OPAQUE
+    trades_from = TradesFrom.NEWEST
+    streams_max = 200  # ours, for shards that are quick to dial again; their limit is 21,000 characters of topics
+    has_empty_bars = True
+    calendar = "24/7"
+
+    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
+        super().__init__(endpoint, clock, log, budget)
+        config = {"urls": {"api": {"public": endpoint.rest.rstrip("/")}}} if endpoint.rest else {}
+        self._rest = Rest(self.name, _Client, config, budget=budget)
+
+    def wire(self) -> BybitWire:
+        """Return the protocol of one connection."""
+        return BybitWire(self._endpoint.ws, self.tally)
+
+    async def open(self) -> None:
+        """Prepare the client. Dials nothing yet."""
+        self._rest.open()
+
+    async def close(self) -> None:
+        """Close sockets and sessions, waiting at most a second for the peer."""
+        await super().close()
+        await self._rest.close()
+
+    async def instruments(self) -> list[Instrument]:
+        """Return every spot instrument; one that breaks Bybit's own form is left out and logged. Errors: as `Rest.call`."""
+        found: list[Instrument] = []
+        request = {"category": "spot"}
+        for _ in range(PAGES_MAX):
+            answer = await self._rest.call("publicGetV5MarketInstrumentsInfo", request)
+            for row in rows_of(self.name, answer, "result", "list"):
+                try:
+                    found += read_rows(self.name, self._instrument, [row])
+                except PeerError as error:
+                    self._log.warning("instrument.broken", exchange=self.name, error=str(error))
+            cursor = str(answer["result"].get("nextPageCursor") or "")
+            if not cursor:
+                break
+            request = {"category": "spot", "cursor": cursor}
+        return found
+
+    async def fetch_bars(
+        self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
+    ) -> list[Bar]:
+        """Return closed bars; see the port. Bybit's present is its answer's own time. Errors: as `Rest.call`."""
+        wanted = min(limit, PAGE_MAX)
+        request: dict[str, Any] = {"category": "spot", "symbol": symbol, "interval": interval_of(timeframe), "limit": wanted}
+        end_ns = until_ns
+        if since_ns is not None:  # without an end the page would hold the newest bars
+            last_ns = page_end(since_ns, timeframe, wanted)
+            end_ns = last_ns if until_ns is None else min(last_ns, until_ns)
+            request["start"] = -(-since_ns // MS)
+        else:
+            request["limit"] = min(wanted + 1, PAGE_MAX)  # one may not be over yet
+        if end_ns is not None:
+            request["end"] = -(-end_ns // MS) - 1
+        answer = await self._rest.call("publicGetV5MarketKline", request)
+        rows = rows_of(self.name, answer, "result", "list")
+        bars = read_rows(self.name, lambda row: bar_of(self.name, symbol, timeframe, int(row[0]), row[1:6]), rows)
+        over_ns = until_ns if until_ns is not None else int(answer.get("time") or 0) * MS
+        closed = sorted((bar for bar in bars if bar_end(bar.time_ns, timeframe) <= over_ns), key=lambda bar: bar.time_ns)
+        return closed[:wanted] if since_ns is not None else closed[-wanted:]
+
+    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+        """Return the newest trades, at most 60, none from before `since_ns`; older ones are not told (TradesFrom.NEWEST)."""
+        request = {"category": "spot", "symbol": symbol, "limit": min(limit, NEWEST_MAX)}
+        answer = await self._rest.call("publicGetV5MarketRecentTrade", request)
+        trades = read_rows(self.name, _told, rows_of(self.name, answer, "result", "list"))
+        trades.reverse()  # they come newest first; the sort keeps the order within a millisecond
+        return sorted((t for t in trades if since_ns is None or t.time_ns >= since_ns), key=lambda trade: trade.time_ns)
+
+    def _instrument(self, row: dict[str, Any]) -> Instrument:
+        lots = row["lotSizeFilter"]
+        return Instrument(
+            exchange=self.name,
+            symbol=str(row["symbol"]),
+            base=str(row["baseCoin"]),
+            quote=str(row["quoteCoin"]),
+            tick=exact(row["priceFilter"]["tickSize"], "tickSize").normalize(),
+            lot_step=exact(lots["basePrecision"], "basePrecision").normalize(),
+            qty_min=exact(lots["minOrderQty"], "minOrderQty").normalize(),
+            qty_max=exact(lots.get("maxLimitOrderQty") or lots["maxOrderQty"], "maxOrderQty").normalize(),
+            notional_min=exact(lots["minOrderAmt"], "minOrderAmt").normalize(),
+            is_trading=row["status"] == "Trading",
+            updated_ns=self._clock.now_ns(),
+        )
+
+
+def _told(row: dict[str, Any]) -> PublicTrade:
+    return trade_of(
+        str(row["symbol"]), str(row["execId"]), int(row["time"]), row["price"], row["size"], str(row["side"])
+    )  # fmt: skip

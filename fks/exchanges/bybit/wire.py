@@ -1,0 +1,286 @@
+"""Bybit's public spot socket, sans I/O.
+
+What its documentation says and this module rests on (*documented*: nobody here has recorded the real one):
+* `publicTrade` names each single trade by an execution id: digits on spot, not said to rise; the ids REST has.
+* `orderbook.1` sends whole snapshots; `orderbook.50` one snapshot and then changes whose `u` rises by one, and a new
+  snapshot, maybe with `u` = 1, after trouble of theirs. A size of 0 takes a price away.
+* `kline` marks the last message of a bar with `confirm`; minutes without trades are bars of volume 0; bars begin in UTC.
+* a socket is cut when no ping comes for long (they advise 20 s); ten topics fit one request of spot.
+
+Source: bybit-exchange.github.io/docs/v5 (ws/connect, websocket/public, market), read 2026-11; ccxt 4.5.90.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import partial
+
+import msgspec
+
+from fks.exchanges.base import MS, Levels, Reader, Subscribed, Tally, check_trade, doubted, exact
+from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, number_of
+from fks.model.bar import PublicTrade
+from fks.model.errors import InputError, PeerError
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+
+PUBLIC_WS = "wss://stream.bybit.com"
+WS_PATH = "/v5/public/spot"
+TOPICS_MAX = 10  # of one subscription request, spot
+PING_S = 20.0
+INTERVALS = {
+    "1m": "1", "5m": "5", "15m": "15", "30m": "30", "1h": "60", "4h": "240", "1d": "D", "1w": "W", "1M": "M",
+}  # fmt: skip
+_TIMEFRAMES = {interval: timeframe for timeframe, interval in INTERVALS.items()}
+
+Level = tuple[Decimal, Decimal]
+
+
+class _Message(msgspec.Struct):
+    topic: str = ""
+    type: str = ""
+    ts: int = 0
+    cts: int = 0
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    id: str = ""
+    op: str = ""
+    success: bool = True
+    ret_msg: str = ""
+    req_id: str = ""
+    conn_id: str = ""
+
+
+class _Trade(msgspec.Struct):
+    time_ms: int = msgspec.field(name="T")
+    symbol: str = msgspec.field(name="s")
+    side: str = msgspec.field(name="S")
+    quantity: Decimal = msgspec.field(name="v")
+    price: Decimal = msgspec.field(name="p")
+    trade_id: str = msgspec.field(name="i")
+    direction: str = msgspec.field(name="L", default="")
+    is_block: bool = msgspec.field(name="BT", default=False)
+    is_rpi: bool = msgspec.field(name="RPI", default=False)
+    seq: int = 0
+
+
+class _Kline(msgspec.Struct):
+    start: int
+    interval: str
+    open: str
+    high: str
+    low: str
+    close: str
+    volume: str
+    confirm: bool
+    end: int = 0
+    turnover: str = ""
+    timestamp: int = 0
+
+
+class _Levels(msgspec.Struct):
+    symbol: str = msgspec.field(name="s")
+    bids: list[Level] = msgspec.field(name="b")
+    asks: list[Level] = msgspec.field(name="a")
+    update: int = msgspec.field(name="u")
+    seq: int = 0
+
+
+def topic_of(wanted: Subscription) -> str:
+    """Return Bybit's name of a subscription. Errors: InputError TIMEFRAME_UNKNOWN."""
+    match wanted.channel:
+        case Channel.TRADES:
+            return f"publicTrade.{wanted.symbol}"
+        case Channel.QUOTES:
+            return f"orderbook.1.{wanted.symbol}"
+        case Channel.BOOK:
+            return f"orderbook.50.{wanted.symbol}"
+        case Channel.BARS:
+            return f"kline.{interval_of(wanted.timeframe)}.{wanted.symbol}"
+
+
+class BybitWire:
+    """Bybit's public spot socket without the socket. One object a connection; see `fks.exchanges.base.wire`."""
+
+    def __init__(self, base: str | None = None, tally: Tally | None = None) -> None:
+        self._url = f"{(base or PUBLIC_WS).rstrip('/')}{WS_PATH}"
+        self._tally = tally = Tally() if tally is None else tally
+        self._message = Reader("bybit", _Message, tally)
+        self._trades = Rows("bybit.publicTrade", _Trade, tally)
+        self._klines = Rows("bybit.kline", _Kline, tally)
+        self._levels = Reader("bybit.orderbook", _Levels, tally)
+        self._books: dict[str, _Ladder] = {}
+        self._parts: dict[str, list[str]] = {}  # requests not answered yet, by number
+        self._due: list[bytes] = []
+        self._pinged_s: float | None = None
+
+    def url(self, wanted: Sequence[Subscription]) -> str:
+        """Return where to dial."""
+        return self._url
+
+    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+        """Return the requests that subscribe, ten topics each. Errors: InputError TIMEFRAME_UNKNOWN."""
+        topics = [topic_of(item) for item in wanted]
+        starts = range(0, len(topics), TOPICS_MAX)
+        self._parts = {str(number): topics[start : start + TOPICS_MAX] for number, start in enumerate(starts, 1)}
+        return [_request("subscribe", part, number) for number, part in self._parts.items()]
+
+    def pulse(self, now_s: float) -> list[bytes]:
+        """Return a ping when one is due, and the requests that bring a broken book back."""
+        frames, self._due = self._due, []
+        if self._pinged_s is None or now_s - self._pinged_s >= PING_S:
+            self._pinged_s = now_s
+            frames.append(b'{"op":"ping"}')
+        return frames
+
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+        """Return what a message says; see `fks.exchanges.base.wire`."""
+        try:
+            message = self._message(frame)
+        except UNREADABLE as error:
+            return doubted(Channel.TRADES, "", error, frame, received_ns)
+        if message.op:
+            return self._answered(message, frame, received_ns)
+        kind, _, name = message.topic.partition(".")
+        symbol = name.rpartition(".")[2]
+        match kind:
+            case "publicTrade":
+                make_trade = partial(_live_trade, symbol, received_ns)
+                return self._trades.read(message.data, make_trade, Channel.TRADES, symbol, received_ns)
+            case "kline":
+                make_bar = partial(_live_bar, symbol, received_ns)
+                return self._klines.read(message.data, make_bar, Channel.BARS, symbol, received_ns)
+            case "orderbook" if name.startswith("1."):
+                return self._quote(symbol, message, received_ns)
+            case "orderbook":
+                return self._book(symbol, message, received_ns)
+        self._tally.unknown[f"bybit.{kind}"] += 1
+        return []
+
+    def _answered(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+        if message.op in ("ping", "pong", "unsubscribe"):
+            return []
+        if message.op != "subscribe":
+            self._tally.unknown[f"bybit.{message.op}"] += 1
+            return []
+        was_open = bool(self._parts)
+        topics = self._parts.pop(message.req_id, [])
+        events: list[MarketEvent | Subscribed] = []
+        if not message.success and len(topics) > 1:  # the whole request was refused: ask for each alone, to find out which
+            for topic in topics:
+                self._parts[topic] = [topic]
+                self._due.append(_request("subscribe", [topic], topic))
+        elif not message.success:
+            reason = f"the subscription {' '.join(topics)} was refused: {message.ret_msg}"
+            symbol = topics[0].rpartition(".")[2] if topics else ""
+            events.append(Suspect("", symbol, reason, frame.decode(errors="replace"), received_ns))
+        if was_open and not self._parts:
+            events.append(Subscribed())
+        return events
+
+    def _quote(self, symbol: str, message: _Message, received_ns: int) -> Sequence[MarketEvent]:
+        try:
+            levels = self._levels(message.data)
+            if not levels.bids or not levels.asks:
+                self._tally.unknown["bybit.quote with one side"] += 1
+                return []
+            check_sides(levels.bids, levels.asks)
+        except UNREADABLE as error:
+            return doubted(Channel.QUOTES, symbol, error, bytes(message.data), received_ns)
+        return [Quote("bybit", symbol, _matched_ns(message), *levels.bids[0], *levels.asks[0], received_ns)]
+
+    def _book(self, symbol: str, message: _Message, received_ns: int) -> Sequence[MarketEvent]:
+        ladder = self._books.setdefault(symbol, _Ladder())
+        try:
+            levels = self._levels(message.data)
+            if not ladder.take(levels, is_whole=message.type == "snapshot" or levels.update == 1):
+                return []  # already told as gone; the snapshot is on its way
+            return [ladder.book(symbol, _matched_ns(message), received_ns)]
+        except UNREADABLE as error:  # what follows would build on a wrong book
+            was_told, ladder.is_told, ladder.is_whole = ladder.is_told, True, False
+            if not was_told:
+                topics = [f"orderbook.50.{symbol}"]
+                self._due += [_request("unsubscribe", topics, "anew"), _request("subscribe", topics, "anew")]
+            if isinstance(error, _HoleError):
+                return [] if was_told else [Gone(Channel.BOOK, symbol, str(error))]
+            return doubted(Channel.BOOK, symbol, error, bytes(message.data), received_ns)
+
+
+class _HoleError(PeerError):
+    """The numbers of a book's changes do not join."""
+
+
+class _Ladder:
+    """One symbol's book. `is_whole`: from a snapshot on, as long as the changes join; `is_told`: it was said to be gone."""
+
+    def __init__(self) -> None:
+        self.is_whole = False
+        self.is_told = False
+        self._update = 0
+        self._levels = Levels()
+
+    def take(self, found: _Levels, *, is_whole: bool) -> bool:
+        """Take a message in; return whether there is a book now. Errors: PeerError when this breaks it."""
+        if is_whole:
+            self._levels.bids.replace(found.bids)
+            self._levels.asks.replace(found.asks)
+            self.is_whole, self.is_told = True, False
+        elif self.is_told:
+            return False
+        elif not self.is_whole:
+            raise _HoleError("a change came before the snapshot")
+        elif found.update != self._update + 1:
+            raise _HoleError(f"update {found.update} follows {self._update}")
+        else:
+            self._levels.bids.change(found.bids)
+            self._levels.asks.change(found.asks)
+        self._update = found.update
+        return True
+
+    def book(self, symbol: str, time_ns: int, received_ns: int) -> Book:
+        """Return the best levels. Errors: PeerError when they cannot be."""
+        bids, asks = self._levels.bids.best(BOOK_LEVELS), self._levels.asks.best(BOOK_LEVELS)
+        check_sides(bids, asks)
+        return Book("bybit", symbol, time_ns, bids, asks, self._update, received_ns)
+
+
+def _request(op: str, topics: Sequence[str], number: str) -> bytes:
+    return msgspec.json.encode({"req_id": number, "op": op, "args": topics})
+
+
+def _matched_ns(message: _Message) -> int:
+    return (message.cts or message.ts) * MS
+
+
+def _live_trade(symbol: str, received_ns: int, row: _Trade) -> PublicTrade:
+    if row.symbol != symbol:
+        raise PeerError(f"a trade of {row.symbol} came under {symbol}")
+    return trade_of(symbol, row.trade_id, row.time_ms, row.price, row.quantity, row.side, received_ns)
+
+
+def trade_of(
+    symbol: str, trade_id: str, time_ms: int, price: object, quantity: object, side: str, received_ns: int = 0
+) -> PublicTrade:
+    """Return a public trade, live or told by REST. Errors: PeerError when it cannot be."""
+    if side not in ("Buy", "Sell"):
+        raise PeerError(f"a trade has the side {side!r}")
+    found = PublicTrade(
+        "bybit", symbol, number_of(trade_id), time_ms * MS, exact(price, "price"), exact(quantity, "size"),
+        is_buyer_maker=side == "Sell", received_ns=received_ns,
+    )  # fmt: skip
+    return check_trade(found)
+
+
+def _live_bar(symbol: str, received_ns: int, row: _Kline) -> BarSeen:
+    if row.interval not in _TIMEFRAMES:
+        raise PeerError(f"a bar has the interval {row.interval!r}")
+    numbers = (row.open, row.high, row.low, row.close, row.volume)
+    return BarSeen(bar_of("bybit", symbol, _TIMEFRAMES[row.interval], row.start, numbers), row.confirm, received_ns)
+
+
+def interval_of(timeframe: str) -> str:
+    """Return Bybit's name of a timeframe. Errors: InputError TIMEFRAME_UNKNOWN."""
+    if timeframe not in INTERVALS:
+        raise InputError(f"bybit has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
+    return INTERVALS[timeframe]
+
+

@@ -1,0 +1,227 @@
+"""OKX spot behind the port: live by `wire`, markets and history by REST through ccxt's implicit methods.
+
+Answers are newest first. `candles` reaches back 1,440 bars and `history-candles` for years; both take a range (`before` and
+`after`, neither included). `history-trades` tells the newest hundred trades below an id (type 1) or before a time (type 2),
+for three months; to read forward, a page is asked that begins a hundred ids higher.
+
+Source: www.okx.com/docs-v5/en (public data: instruments; market data: candles, trades history), read 2026-11; ccxt 4.5.90.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+from fks.clock import Clock
+from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
+from fks.exchanges.base import MS, Endpoint, exact
+from fks.exchanges.base.exchange import WireExchange
+from fks.exchanges.base.rest import Rest, read_rows, rows_of
+from fks.exchanges.base.rows import bar_of, page_end
+from fks.exchanges.base.status import StatusFirst
+from fks.exchanges.okx.wire import BARS, OkxWire, bar_name_of, is_over, side_of, trade_of
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import OutageError, PeerError
+from fks.model.instrument import Instrument
+from fks.model.market import Channel, MarketEvent, Subscription, TradeIds, TradesFrom
+from fks.model.ports import Budget, Log
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+
+with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"okx"}):
+    from ccxt.async_support.okx import okx as CcxtOkx
+
+RECENT_MAX = 300  # bars of one answer of `candles`
+PAGE_MAX = 100  # rows of one answer of the histories
+RECENT_BARS = 1_400  # how far back `candles` is asked; it has 1,440
+PAGES_MAX = 40  # answers that one call may take
+
+
+class _Client(StatusFirst, CcxtOkx):  # type: ignore[misc]
+    """ccxt's okx that asks the status first."""
+
+
+class OkxExchange(WireExchange):
+    """OKX spot; see `fks.model.ports.Exchange`."""
+
+    name = "okx"
+    timeframes = frozenset(BARS)
+    channels = frozenset(Channel)
+    trade_ids = TradeIds.RISING
+    trades_from = TradesFrom.ID
+    streams_max = 200  # ours, for shards that are quick to dial again; their limit is 64 KB of subscriptions
+    has_empty_bars = True
+    calendar = "24/7"
+
+    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
+        super().__init__(endpoint, clock, log, budget)
+        config = {"urls": {"api": {"rest": endpoint.rest.rstrip("/")}}} if endpoint.rest else {}
+        self._rest = Rest(self.name, _Client, config, budget=budget)
+
+    def wire(self) -> OkxWire:
+        """Return the protocol of one connection."""
+        return OkxWire(self._endpoint.ws, self.tally)
+
+    async def open(self) -> None:
+        """Prepare the client. Dials nothing yet."""
+        self._rest.open()
+
+    async def close(self) -> None:
+        """Close sockets and sessions, waiting at most a second for the peer."""
+        await super().close()
+        await self._rest.close()
+
+    async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
+        """Yield live events; see the port. What mixes OKX's two sides takes a socket each, and ends with the first to end."""
+        sides = [[item for item in wanted if side_of(item) == side] for side in ("business", "public")]
+        streams = [super(OkxExchange, self).watch(side) for side in sides if side]
+        async with contextlib.aclosing(joined(streams)) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def instruments(self) -> list[Instrument]:
+        """Return every spot instrument; one that breaks OKX's own form is left out and logged. Errors: as `Rest.call`."""
+        answer = await self._rest.call("publicGetPublicInstruments", {"instType": "SPOT"})
+        found: list[Instrument] = []
+        for row in rows_of(self.name, answer, "data"):
+            try:
+                found += read_rows(self.name, self._instrument, [row])
+            except PeerError as error:
+                self._log.warning("instrument.broken", exchange=self.name, error=str(error))
+        return found
+
+    async def fetch_bars(
+        self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
+    ) -> list[Bar]:
+        """Return closed bars, those that OKX says are over; see the port. Errors: as `Rest.call`, InputError."""
+        bar_name_of(timeframe)
+        if since_ns is None:
+            wanted = min(limit, RECENT_MAX - 1)
+            found = await self._candles(symbol, timeframe, None, until_ns, wanted + 1)  # one may not be over yet
+            return found[-wanted:]
+        now_ns, length_ns = self._clock.now_ns(), (TIMEFRAMES[timeframe] or 31 * 86400) * NS
+        bars: list[Bar] = []
+        for _ in range(PAGES_MAX):
+            size = RECENT_MAX if since_ns > now_ns - RECENT_BARS * length_ns else PAGE_MAX
+            end_ns = page_end(since_ns, timeframe, min(size, limit - len(bars)))
+            stop_ns = end_ns if until_ns is None else min(end_ns, until_ns)
+            bars += await self._candles(symbol, timeframe, since_ns, stop_ns, size, until_ns=until_ns)
+            since_ns = end_ns
+            if len(bars) >= limit or since_ns > now_ns or stop_ns < end_ns:
+                break
+        return bars
+
+    async def _candles(
+        self, symbol: str, timeframe: str, since_ns: int | None, stop_ns: int | None, size: int, *, until_ns: int | None = None
+    ) -> list[Bar]:
+        """Return closed bars that begin from `since_ns` on and before `stop_ns`, oldest first, at most `size`."""
+        request: dict[str, Any] = {"instId": symbol, "bar": bar_name_of(timeframe), "limit": size}
+        if since_ns is not None:
+            request["before"] = -(-since_ns // MS) - 1
+        if stop_ns is not None:
+            request["after"] = -(-stop_ns // MS)
+        method = "publicGetMarketCandles" if size > PAGE_MAX or since_ns is None else "publicGetMarketHistoryCandles"
+        rows = rows_of(self.name, await self._rest.call(method, request), "data")
+        bars = read_rows(self.name, lambda row: self._bar(symbol, timeframe, row), rows)
+        last_ns = until_ns if until_ns is not None else (stop_ns if since_ns is None else None)
+        closed = [bar for bar in bars if bar is not None and (last_ns is None or bar_end(bar.time_ns, timeframe) <= last_ns)]
+        return sorted(closed, key=lambda bar: bar.time_ns)
+
+    def _bar(self, symbol: str, timeframe: str, row: list[Any]) -> Bar | None:
+        texts = [str(value) for value in row]
+        return bar_of(self.name, symbol, timeframe, int(texts[0]), texts[1:6]) if is_over(texts) else None
+
+    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+        """Return trades oldest first: from an id, else from a time, else the newest hundred at most.
+
+        Errors: as `Rest.call`; OutageError when they are further away than `PAGES_MAX` answers.
+        """
+        if from_id is None and since_ns is None:
+            return (await self._page(symbol, {}))[-limit:]
+        start = from_id if from_id is not None else await self._first_id(symbol, since_ns or 0)
+        found: list[PublicTrade] = []
+        newest: int | None = None
+        span = PAGE_MAX
+        for _ in range(PAGES_MAX):
+            page = await self._page(symbol, {"type": "1", "after": start + span})
+            rows = [trade for trade in page if trade.trade_id >= start]
+            if len(page) == len(rows) == PAGE_MAX and span > PAGE_MAX:
+                span = PAGE_MAX  # it did not reach down to `start`: too wide a step
+                continue
+            found += rows
+            if len(found) >= limit:
+                break
+            if newest is None:
+                newest = max((trade.trade_id for trade in await self._page(symbol, {})), default=-1)
+            if start + span > newest:
+                break
+            start, span = start + span, PAGE_MAX if rows else span * 10  # ids may have holes
+        else:
+            if not found:
+                raise OutageError(f"okx {symbol}: no trade from {start} on within {PAGES_MAX} answers")
+        return [trade for trade in found if since_ns is None or from_id is not None or trade.time_ns >= since_ns][:limit]
+
+    async def _first_id(self, symbol: str, since_ns: int) -> int:
+        """Return the id after the last trade before a time."""
+        before = await self._page(symbol, {"type": "2", "after": -(-since_ns // MS)})
+        return max((trade.trade_id for trade in before), default=0) + 1
+
+    async def _page(self, symbol: str, request: dict[str, Any]) -> list[PublicTrade]:
+        """Return the newest hundred trades below what is asked, oldest first."""
+        answer = await self._rest.call(
+            "publicGetMarketHistoryTrades", {"instId": symbol, "limit": PAGE_MAX, **request}, weight=2
+        )
+        trades = read_rows(self.name, lambda row: _told(symbol, row), rows_of(self.name, answer, "data"))
+        return sorted(trades, key=lambda trade: trade.trade_id)
+
+    def _instrument(self, row: dict[str, Any]) -> Instrument:
+        return Instrument(
+            exchange=self.name,
+            symbol=str(row["instId"]),
+            base=str(row["baseCcy"]),
+            quote=str(row["quoteCcy"]),
+            tick=exact(row["tickSz"], "tickSz").normalize(),
+            lot_step=exact(row["lotSz"], "lotSz").normalize(),
+            qty_min=exact(row["minSz"], "minSz").normalize(),
+            qty_max=exact(row["maxLmtSz"], "maxLmtSz").normalize(),
+            notional_min=exact("0", "notional"),
+            is_trading=row["state"] == "live",
+            updated_ns=self._clock.now_ns(),
+        )
+
+
+def _told(symbol: str, row: dict[str, Any]) -> PublicTrade:
+    if row["instId"] != symbol:
+        raise PeerError(f"a trade of {row['instId']} was told for {symbol}")
+    return trade_of(symbol, str(row["tradeId"]), str(row["ts"]), row["px"], row["sz"], str(row["side"]))
+
+
+async def joined(streams: Sequence[AsyncIterator[list[MarketEvent]]]) -> AsyncGenerator[list[MarketEvent], None]:
+    """Yield the batches of several streams as they come; an empty one once each of them has begun. Errors: the first one's."""
+    silent = set(range(len(streams)))
+    waiting = {_next_of(stream): number for number, stream in enumerate(streams)}
+    try:
+        while True:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                number = waiting.pop(task)
+                batch = task.result()
+                waiting[_next_of(streams[number])] = number
+                was_silent = bool(silent)
+                silent.discard(number)
+                if batch or (was_silent and not silent):
+                    yield batch
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()  # type: ignore[attr-defined]
+
+
+def _next_of(stream: AsyncIterator[list[MarketEvent]]) -> asyncio.Task[list[MarketEvent]]:
+    async def wait() -> list[MarketEvent]:
+        return await anext(stream)
+
+    return asyncio.create_task(wait())

@@ -1,0 +1,232 @@
+"""OKX's two public sockets, sans I/O.
+
+What its documentation says and this module rests on (*documented*: nobody here has recorded the real one):
+* `trades-all` pushes every single trade by the same `tradeId` that `history-trades` pages through (`trades` lumps them). Ids
+  rise; that they rise by one is not said. History is told backwards: the newest below an id.
+* trades and candles come from another address (`business`) than quotes and books (`public`): one connection each.
+* `bbo-tbt` and `books5` are whole snapshots, so nothing can drift. Levels are price, size, "0", orders.
+* candles of a day and longer begin in Hong Kong unless their name ends in `utc`; the ninth field says that one is over.
+* after 30 s without a message the socket is cut; the text `ping` is answered `pong`.
+
+Source: www.okx.com/docs-v5/en (websocket, order book trading: market data, public data), read 2026-11; ccxt 4.5.90.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import partial
+
+import msgspec
+
+from fks.exchanges.base import MS, Reader, Subscribed, Tally, check_trade, doubted, exact
+from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, number_of
+from fks.model.bar import PublicTrade
+from fks.model.errors import InputError, OutageError, PeerError
+from fks.model.market import BarSeen, Book, Channel, MarketEvent, Quote, Subscription, Suspect
+
+PUBLIC_WS = "wss://ws.okx.com:8443"
+TOPICS_MAX = 100  # of one request; together they may be 64 KB long
+PING_S = 20.0
+CHANNELS = {Channel.TRADES: "trades-all", Channel.QUOTES: "bbo-tbt", Channel.BOOK: "books5"}
+BARS = {
+    "1s": "1s", "1m": "1m", "5m": "5m", "15m": "15m", "30m": "30m", "1h": "1H", "4h": "4H",
+    "1d": "1Dutc", "1w": "1Wutc", "1M": "1Mutc",
+}  # fmt: skip
+_TIMEFRAMES = {f"candle{bar}": timeframe for timeframe, bar in BARS.items()}
+
+
+class _Arg(msgspec.Struct, frozen=True):
+    channel: str
+    inst_id: str = msgspec.field(name="instId", default="")
+
+
+class _Message(msgspec.Struct):
+    arg: _Arg = _Arg("")
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    action: str = ""
+    event: str = ""
+    code: str = ""
+    msg: str = ""
+    connId: str = ""
+    channel: str = ""
+    connCount: str = ""
+    id: str = ""
+
+
+class _Trade(msgspec.Struct):
+    inst_id: str = msgspec.field(name="instId")
+    trade_id: str = msgspec.field(name="tradeId")
+    price: Decimal = msgspec.field(name="px")
+    quantity: Decimal = msgspec.field(name="sz")
+    side: str
+    time_ms: str = msgspec.field(name="ts")
+    source: str = ""
+    seq_id: int = msgspec.field(name="seqId", default=0)
+
+
+class _Levels(msgspec.Struct):
+    asks: list[list[Decimal]]
+    bids: list[list[Decimal]]
+    time_ms: str = msgspec.field(name="ts")
+    inst_id: str = msgspec.field(name="instId", default="")
+    seq_id: int = msgspec.field(name="seqId", default=0)
+    prev_seq_id: int = msgspec.field(name="prevSeqId", default=0)
+    checksum: int = 0
+
+
+def arg_of(wanted: Subscription) -> dict[str, str]:
+    """Return OKX's name of a subscription. Errors: InputError TIMEFRAME_UNKNOWN."""
+    if wanted.channel is Channel.BARS:
+        return {"channel": f"candle{bar_name_of(wanted.timeframe)}", "instId": wanted.symbol}
+    return {"channel": CHANNELS[wanted.channel], "instId": wanted.symbol}
+
+
+def side_of(wanted: Subscription) -> str:
+    """Return which of OKX's two public addresses has this channel."""
+    return "business" if wanted.channel in (Channel.TRADES, Channel.BARS) else "public"
+
+
+class OkxWire:
+    """One of OKX's two public sockets without the socket. One object a connection; see `fks.exchanges.base.wire`."""
+
+    def __init__(self, base: str | None = None, tally: Tally | None = None) -> None:
+        self._base = (base or PUBLIC_WS).rstrip("/")
+        self._tally = tally = Tally() if tally is None else tally
+        self._message = Reader("okx", _Message, tally)
+        self._trades = Rows("okx.trades-all", _Trade, tally)
+        self._candles: Rows[list[str]] = Rows("okx.candle", list[str], tally)
+        self._levels = Rows("okx.books", _Levels, tally)
+        self._asked: set[tuple[str, str]] = set()
+        self._pinged_s: float | None = None
+
+    def url(self, wanted: Sequence[Subscription]) -> str:
+        """Return where to dial: all of `wanted` are of one side."""
+        sides = {side_of(item) for item in wanted}
+        assert len(sides) == 1, "one connection has one side"
+        return f"{self._base}/ws/v5/{sides.pop()}"
+
+    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+        """Return the requests that subscribe. Errors: InputError TIMEFRAME_UNKNOWN."""
+        args = [arg_of(item) for item in wanted]
+        self._asked = {(arg["channel"], arg["instId"]) for arg in args}
+        parts = [args[start : start + TOPICS_MAX] for start in range(0, len(args), TOPICS_MAX)]
+        return [msgspec.json.encode({"op": "subscribe", "args": part}) for part in parts]
+
+    def pulse(self, now_s: float) -> list[bytes]:
+        """Return a ping when one is due."""
+        if self._pinged_s is not None and now_s - self._pinged_s < PING_S:
+            return []
+        self._pinged_s = now_s
+        return [b"ping"]
+
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+        """Return what a message says; see `fks.exchanges.base.wire`. Errors: OutageError when OKX says that it goes away."""
+        if frame == b"pong":
+            return []
+        try:
+            message = self._message(frame)
+        except UNREADABLE as error:
+            return doubted(Channel.TRADES, "", error, frame, received_ns)
+        if message.event:
+            return self._told(message, frame, received_ns)
+        channel, symbol = message.arg.channel, message.arg.inst_id
+        if channel == "trades-all":
+            make = partial(_live_trade, symbol, received_ns)
+            return self._trades.read(message.data, make, Channel.TRADES, symbol, received_ns)
+        if channel in _TIMEFRAMES:
+            make_bar = partial(_live_bar, symbol, _TIMEFRAMES[channel], received_ns)
+            return self._candles.read(message.data, make_bar, Channel.BARS, symbol, received_ns)
+        if channel == "bbo-tbt":
+            make_quote = partial(self._quote, symbol, received_ns)
+            return self._levels.read(message.data, make_quote, Channel.QUOTES, symbol, received_ns)
+        if channel == "books5":
+            make_book = partial(_book, symbol, received_ns)
+            return self._levels.read(message.data, make_book, Channel.BOOK, symbol, received_ns)
+        self._tally.unknown[f"okx.{channel}"] += 1
+        return []
+
+    def _told(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+        match message.event:
+            case "subscribe":
+                return self._answered((message.arg.channel, message.arg.inst_id))
+            case "notice":
+                raise OutageError(f"okx goes away: {message.msg[:300]}")
+            case "error":
+                refused = [
+                    (channel, symbol)
+                    for channel, symbol in self._asked
+                    if (channel, symbol) == (message.arg.channel, message.arg.inst_id)
+                    or f"channel:{channel},instId:{symbol} " in f"{message.msg} "
+                ]
+                if not refused:
+                    raise PeerError(f"okx refused what was asked: {message.code} {message.msg[:300]}")
+                reason = f"the subscription {' '.join(refused[0])} was refused: {message.code} {message.msg}"
+                doubt = Suspect("", refused[0][1], reason, frame.decode(errors="replace"), received_ns)
+                return [doubt, *self._answered(refused[0])]
+            case "unsubscribe" | "channel-conn-count":
+                return []
+        self._tally.unknown[f"okx.{message.event}"] += 1
+        return []
+
+    def _answered(self, asked: tuple[str, str]) -> Sequence[Subscribed]:
+        was_open = bool(self._asked)
+        self._asked.discard(asked)
+        return [Subscribed()] if was_open and not self._asked else []
+
+    def _quote(self, symbol: str, received_ns: int, row: _Levels) -> Quote | None:
+        if not row.bids or not row.asks:
+            self._tally.unknown["okx.quote with one side"] += 1
+            return None
+        bids, asks = _pairs(row.bids), _pairs(row.asks)
+        check_sides(bids, asks)
+        return Quote("okx", symbol, int(row.time_ms) * MS, *bids[0], *asks[0], received_ns)
+
+
+def _pairs(levels: list[list[Decimal]]) -> tuple[tuple[Decimal, Decimal], ...]:
+    return tuple((level[0], level[1]) for level in levels[:BOOK_LEVELS])
+
+
+def _book(symbol: str, received_ns: int, row: _Levels) -> Book:
+    bids, asks = _pairs(row.bids), _pairs(row.asks)
+    check_sides(bids, asks)
+    return Book("okx", symbol, int(row.time_ms) * MS, bids, asks, max(row.seq_id, 0), received_ns)
+
+
+def _live_trade(symbol: str, received_ns: int, row: _Trade) -> PublicTrade:
+    if row.inst_id != symbol:
+        raise PeerError(f"a trade of {row.inst_id} came under {symbol}")
+    return trade_of(symbol, row.trade_id, row.time_ms, row.price, row.quantity, row.side, received_ns)
+
+
+def trade_of(
+    symbol: str, trade_id: str, time_ms: str, price: object, quantity: object, side: str, received_ns: int = 0
+) -> PublicTrade:
+    """Return a public trade, live or told by REST. Errors: PeerError when it cannot be."""
+    if side not in ("buy", "sell"):
+        raise PeerError(f"a trade has the side {side!r}")
+    found = PublicTrade(
+        "okx", symbol, number_of(trade_id), int(time_ms) * MS, exact(price, "px"), exact(quantity, "sz"),
+        is_buyer_maker=side == "sell", received_ns=received_ns,
+    )  # fmt: skip
+    return check_trade(found)
+
+
+def _live_bar(symbol: str, timeframe: str, received_ns: int, row: list[str]) -> BarSeen:
+    return BarSeen(bar_of("okx", symbol, timeframe, int(row[0]), row[1:6]), is_over(row), received_ns)
+
+
+def is_over(row: Sequence[str]) -> bool:
+    """Return whether a candle says that it is over. Errors: PeerError when it does not say."""
+    if row[8] not in ("0", "1"):
+        raise PeerError(f"a bar says {row[8]!r} about its end")
+    return row[8] == "1"
+
+
+def bar_name_of(timeframe: str) -> str:
+    """Return OKX's name of a timeframe. Errors: InputError TIMEFRAME_UNKNOWN."""
+    if timeframe not in BARS:
+        raise InputError(f"okx has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
+    return BARS[timeframe]
+
+

@@ -1,0 +1,220 @@
+"""Polygon US stocks behind the port: live by `wire`, markets and history by its own REST.
+
+Bars are unadjusted (as traded), hold every session from 04:00 to 20:00 in New York, and are missing where no eligible trade was.
+Days, weeks and months are New York's and begin at its midnight, so FKS makes them from minutes and asks for none longer than
+an hour. A plan with delayed data is a quarter of an hour behind: its last bars are not closed yet and are left out.
+
+Source: polygon.io/docs/rest/stocks (tickers, aggregates, trades), read 2026-11. Numbers are decimals of the answer's own text.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+from pydantic import SecretStr
+
+from fks.clock import Clock
+from fks.exchanges.base import MS, Endpoint
+from fks.exchanges.base.exchange import WireExchange
+from fks.exchanges.base.rest import read_rows
+from fks.exchanges.base.rows import UNREADABLE, bar_of
+from fks.exchanges.polygon.wire import PolygonWire, trade_of
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
+from fks.model.instrument import Instrument
+from fks.model.market import Channel, TradeIds, TradesFrom
+from fks.model.ports import Budget, Log
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+
+PUBLIC_REST = "https://api.polygon.io"
+TIMEOUT_S = 20.0
+PAUSE_S = 60.0  # after a 429 that does not say for how long: limits are per minute
+LISTING_MAX = 1_000  # tickers of one answer
+PAGE_MAX = 50_000  # rows of one answer, and aggregates looked at for it
+PAGES_MAX = 50  # of the listing: there are some twelve thousand tickers
+DELAY_NS = 15 * 60 * NS
+LOOK_BACK = 5  # times the bars' own length; and two weeks: markets are closed most of the time
+SPANS = {
+    "1s": "1/second", "1m": "1/minute", "5m": "5/minute", "15m": "15/minute", "30m": "30/minute", "1h": "1/hour",
+}  # fmt: skip
+T = TypeVar("T")
+
+
+class _Answer(msgspec.Struct):
+    status: str = ""
+    error: str = ""
+    message: str = ""
+    results: msgspec.Raw = msgspec.Raw(b"[]")
+    next_url: str = ""
+
+
+class _Aggregate(msgspec.Struct):
+    t: int
+    o: Decimal
+    h: Decimal
+    l: Decimal  # noqa: E741 - the exchange's own letter
+    c: Decimal
+    v: Decimal
+    n: int = 0
+
+
+class _Trade(msgspec.Struct):
+    sip_timestamp: int
+    sequence_number: int
+    price: Decimal
+    size: Decimal
+
+
+class PolygonExchange(WireExchange):
+    """Polygon US stocks; see `fks.model.ports.Exchange`. `key` is shown in headers and messages, never in addresses."""
+
+    name = "polygon"
+    timeframes = frozenset(SPANS)
+    channels = frozenset({Channel.TRADES, Channel.BARS, Channel.QUOTES})
+    trade_ids = TradeIds.RISING
+    trades_from = TradesFrom.TIME
+    streams_max = 1_000  # ours; a key has one connection in most plans
+    has_empty_bars = False
+    calendar = "XNYS"
+
+    def __init__(
+        self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None, *, key: SecretStr | None = None
+    ) -> None:
+        super().__init__(endpoint, clock, log, budget)
+        self._base = (endpoint.rest or PUBLIC_REST).rstrip("/")
+        self._key = key
+        self._session: aiohttp.ClientSession | None = None
+
+    def wire(self) -> PolygonWire:
+        """Return the protocol of one connection. Errors: ConfigError without a key."""
+        return PolygonWire(self._shown(), self._endpoint.ws, self.tally)
+
+    async def open(self) -> None:
+        """Prepare the session. Dials nothing yet. Errors: ConfigError without a key."""
+        self._shown()
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
+
+    async def close(self) -> None:
+        """Close sockets and sessions, waiting at most a second for the peer."""
+        await super().close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def instruments(self) -> list[Instrument]:
+        """Return every active US stock; one that breaks Polygon's own form is left out and logged. Errors: as `_get`."""
+        url: str = f"{self._base}/v3/reference/tickers"
+        params: dict[str, Any] = {"market": "stocks", "active": "true", "limit": LISTING_MAX}
+        found: list[Instrument] = []
+        for _ in range(PAGES_MAX):
+            answer = await self._get(url, params)
+            for row in _decode(answer.results, list[dict[str, Any]]):
+                try:
+                    found += read_rows(self.name, self._instrument, [row])
+                except PeerError as error:
+                    self._log.warning("instrument.broken", exchange=self.name, error=str(error))
+            if not answer.next_url:
+                break
+            following = urlsplit(answer.next_url)  # the key goes to the host that was set, wherever the answer points
+            url, params = f"{urlsplit(self._base).scheme}://{urlsplit(self._base).netloc}{following.path}?{following.query}", {}
+        return found
+
+    async def fetch_bars(
+        self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
+    ) -> list[Bar]:
+        """Return closed bars of all sessions, unadjusted; see the port. Errors: as `_get`, InputError TIMEFRAME_UNKNOWN."""
+        if timeframe not in SPANS:
+            raise InputError(f"polygon has no {timeframe} bars here", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
+        now_ns = self._clock.now_ns()
+        end_ns = now_ns if until_ns is None else until_ns
+        start_ns = since_ns
+        if start_ns is None:
+            start_ns = end_ns - limit * TIMEFRAMES[timeframe] * NS * LOOK_BACK - 14 * 86400 * NS
+        if start_ns >= end_ns:
+            return []
+        url = f"{self._base}/v2/aggs/ticker/{symbol}/range/{SPANS[timeframe]}/{-(-start_ns // MS)}/{-(-end_ns // MS) - 1}"
+        order = "desc" if since_ns is None else "asc"
+        answer = await self._get(url, {"adjusted": "false", "sort": order, "limit": PAGE_MAX})
+        rows = _decode(answer.results, list[_Aggregate])
+        present_ns = now_ns - (DELAY_NS if answer.status == "DELAYED" else 0)
+        bars = [
+            bar_of(self.name, symbol, timeframe, row.t, (row.o, row.h, row.l, row.c, row.v), trades=row.n) for row in rows
+        ]
+        closed = [bar for bar in bars if bar_end(bar.time_ns, timeframe) <= min(end_ns, present_ns)]
+        closed.sort(key=lambda bar: bar.time_ns)
+        return closed[:limit] if since_ns is not None else closed[-limit:]
+
+    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+        """Return trades oldest first from a time, else the newest; ids cannot be asked for. Errors: as `_get`."""
+        order = "desc" if since_ns is None else "asc"
+        params: dict[str, Any] = {"order": order, "sort": "timestamp", "limit": min(limit, PAGE_MAX)}
+        if since_ns is not None:
+            params["timestamp.gte"] = since_ns
+        answer = await self._get(f"{self._base}/v3/trades/{symbol}", params)
+        trades = [
+            trade_of(symbol, row.sequence_number, row.sip_timestamp // MS * MS, row.price, row.size)  # as live: ms
+            for row in _decode(answer.results, list[_Trade])
+        ]
+        return sorted(trades, key=lambda trade: trade.trade_id)
+
+    def _shown(self) -> str:
+        key = self._key.get_secret_value() if self._key is not None else ""
+        if not key:
+            raise ConfigError("polygon needs a key and data.polygon_api_key is not set", remedy="set POLYGON_API_KEY")
+        return key
+
+    async def _get(self, url: str, params: dict[str, Any]) -> _Answer:
+        """Return one answer. Errors: OutageError, PeerError, ConfigError (the key), InputError SYMBOL_UNKNOWN."""
+        assert self._session is not None, "open() comes first"
+        if self._budget is not None:
+            await self._budget.take()
+        headers = {"Authorization": f"Bearer {self._shown()}"}
+        try:
+            async with self._session.get(url, params=params, headers=headers, allow_redirects=False) as response:
+                body = await response.read()
+                if response.status == 429 and self._budget is not None:
+                    after = response.headers.get("Retry-After", "")
+                    self._budget.pause(float(after) if after.isdigit() else PAUSE_S)
+                if response.status != 200:
+                    raise _refused(response.status, body)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise OutageError(f"polygon does not answer: {type(error).__name__}") from error  # its text may hold the request
+        return _decode(body, _Answer)
+
+    def _instrument(self, row: dict[str, Any]) -> Instrument:
+        return Instrument(
+            exchange=self.name,
+            symbol=str(row["ticker"]),
+            base=str(row["ticker"]),
+            quote=str(row.get("currency_name") or "usd").upper(),
+            tick=Decimal("0.01"),  # of prices from a dollar on; trades may be between
+            lot_step=Decimal(1),
+            qty_min=Decimal(1),
+            qty_max=Decimal(10**9),
+            notional_min=Decimal(0),
+            is_trading=row["active"] is True,
+            updated_ns=self._clock.now_ns(),
+        )
+
+
+def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except UNREADABLE as error:
+        raise PeerError(f"polygon answered {bytes(body)[:200]!r}: {error}") from error
+
+
+def _refused(status: int, body: bytes) -> FksError:
+    text = f"polygon answered {status}: {body[:200].decode(errors='replace')}"
+    if status in (401, 403):
+        return ConfigError(text, remedy="check data.polygon_api_key and what its plan includes")
+    if status == 404:
+        return InputError(text, code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")
+    if status == 429 or status >= 500:
+        return OutageError(text)
+    return PeerError(text)

@@ -1,0 +1,241 @@
+"""Polygon's stocks socket, sans I/O.
+
+What its documentation says and this module rests on (*documented*: nobody here has recorded the real one):
+* messages are lists of events. First comes `connected`, then the key is sent, then `auth_success`, then one may subscribe;
+  each ticker of a channel is answered by a status of its own.
+* `T` are trades: `q` rises within a day and a ticker, with holes. Many trades change no bar, or its volume alone (odd lots, late
+  reports: `c`), so Polygon's own bars are the truth and bars built from its trades are not.
+* `Q` is the consolidated best bid and ask; `AM` and `A` are bars of a minute and a second, sent when they are over. No bar is
+  sent where no eligible trade was. There is no order book.
+
+A key travels in a message, never in an address. Times are the consolidated tape's, in ms.
+
+Source: polygon.io/docs/stocks (ws_getting-started, ws_stocks_t, ws_stocks_q, ws_stocks_am, ws_stocks_a), read 2026-11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+import msgspec
+
+from fks.exchanges.base import MS, Reader, Subscribed, Tally, check_trade, doubted, exact
+from fks.exchanges.base.rows import UNREADABLE, bar_of, check_sides
+from fks.model.bar import PublicTrade
+from fks.model.errors import ConfigError, InputError, OutageError
+from fks.model.market import BarSeen, Channel, MarketEvent, Quote, Subscription, Suspect
+
+PUBLIC_WS = "wss://socket.polygon.io"
+WS_PATH = "/stocks"
+TOPICS_MAX = 200  # of one subscription request
+BARS = {"1s": "A", "1m": "AM"}
+_TIMEFRAMES = {kind: timeframe for timeframe, kind in BARS.items()}
+_CHANNELS = {"T": Channel.TRADES, "Q": Channel.QUOTES, "A": Channel.BARS, "AM": Channel.BARS}
+_DAY_NS = 86_400_000_000_000
+_NIGHT_NS = 5 * 3_600_000_000_000  # 04:00 to 20:00 in New York is one day at UTC-5, summer and winter
+_DAY_IDS = 10**11  # sequence numbers of a day are below it
+
+
+class _Kind(msgspec.Struct):
+    ev: str
+    sym: str = ""
+    status: str = ""
+    message: str = ""
+
+
+class _Trade(msgspec.Struct):
+    ev: str
+    sym: str
+    p: Decimal
+    s: Decimal
+    t: int
+    q: int
+    i: str = ""
+    x: int = 0
+    z: int = 0
+    c: list[int] = msgspec.field(default_factory=list)
+    trfi: int = 0
+    trft: int = 0
+    ds: str = ""
+
+
+class _Quote(msgspec.Struct):
+    ev: str
+    sym: str
+    t: int
+    bp: Decimal = Decimal(0)
+    bs: Decimal = Decimal(0)
+    ap: Decimal = Decimal(0)
+    q: int = 0
+    bx: int = 0
+    ax: int = 0
+    c: int = 0
+    i: list[int] = msgspec.field(default_factory=list)
+    z: int = 0
+    as_: Decimal = msgspec.field(name="as", default=Decimal(0))
+
+
+class _Bar(msgspec.Struct):
+    ev: str
+    sym: str
+    v: Decimal
+    o: Decimal
+    c: Decimal
+    h: Decimal
+    l: Decimal  # noqa: E741 - the exchange's own letter
+    s: int
+    e: int
+    av: Decimal = Decimal(0)
+    op: Decimal = Decimal(0)
+    vw: Decimal = Decimal(0)
+    a: Decimal = Decimal(0)
+    z: Decimal = Decimal(0)
+    n: int = 0
+    otc: bool = False
+    dv: str = ""
+    dav: str = ""
+
+
+def topic_of(wanted: Subscription) -> str:
+    """Return Polygon's name of a subscription. Errors: InputError for a timeframe or channel that it does not stream."""
+    match wanted.channel:
+        case Channel.TRADES:
+            return f"T.{wanted.symbol}"
+        case Channel.QUOTES:
+            return f"Q.{wanted.symbol}"
+        case Channel.BARS if wanted.timeframe in BARS:
+            return f"{BARS[wanted.timeframe]}.{wanted.symbol}"
+        case Channel.BARS:
+            raise InputError(
+                f"polygon streams no {wanted.timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy=f"use {' or '.join(BARS)}"
+            )
+        case Channel.BOOK:
+            raise InputError("polygon has no order book", code="CHANNEL_UNKNOWN", remedy="use quotes")
+
+
+def number_of(time_ns: int, sequence: int) -> int:
+    """Return a trade's number: its place among all trades of its ticker, since sequence numbers begin anew every day."""
+    return (time_ns - _NIGHT_NS) // _DAY_NS * _DAY_IDS + sequence
+
+
+class PolygonWire:
+    """Polygon's stocks socket without the socket. One object a connection; see `fks.exchanges.base.wire`."""
+
+    def __init__(self, key: str, base: str | None = None, tally: Tally | None = None) -> None:
+        self._key = key
+        self._url = f"{(base or PUBLIC_WS).rstrip('/')}{WS_PATH}"
+        self._tally = tally = Tally() if tally is None else tally
+        self._list = msgspec.json.Decoder(list[msgspec.Raw])
+        self._kind = msgspec.json.Decoder(_Kind)
+        self._trade = Reader("polygon.T", _Trade, tally)
+        self._quote = Reader("polygon.Q", _Quote, tally)
+        self._bar = Reader("polygon.bar", _Bar, tally)
+        self._due: list[bytes] = []
+        self._topics: list[str] = []
+        self._asked: set[str] = set()
+
+    def url(self, wanted: Sequence[Subscription]) -> str:
+        """Return where to dial; the key is not in it."""
+        return self._url
+
+    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+        """Return the frame that shows the key; the subscriptions follow once it is taken. Errors: InputError."""
+        self._topics = [topic_of(item) for item in wanted]
+        self._asked = set(self._topics)
+        return [msgspec.json.encode({"action": "auth", "params": self._key})]
+
+    def pulse(self, now_s: float) -> list[bytes]:
+        """Return the subscriptions once the key was taken. Pings are the protocol's own."""
+        due, self._due = self._due, []
+        return due
+
+    def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+        """Return what a message says. Errors: ConfigError when the key is refused, OutageError when others use it."""
+        try:
+            rows = self._list.decode(frame)
+        except msgspec.MsgspecError as error:
+            return doubted(Channel.TRADES, "", error, frame, received_ns)
+        found: list[MarketEvent | Subscribed] = []
+        gone: list[MarketEvent] = []
+        for row in rows:
+            try:
+                kind = self._kind.decode(row)
+            except msgspec.MsgspecError as error:
+                doubt, *more = doubted(Channel.TRADES, "", error, bytes(row), received_ns)
+                found.append(doubt)
+                gone += more
+                continue
+            if kind.ev == "status":
+                found += self._answered(kind, row, received_ns)
+                continue
+            try:
+                event = self._read(kind.ev, row, received_ns)
+            except UNREADABLE as error:
+                doubt, *more = doubted(_CHANNELS[kind.ev], kind.sym, error, bytes(row), received_ns)
+                found.append(doubt)
+                gone += more
+            else:
+                found += [] if event is None else [event]
+        return found + gone
+
+    def _answered(self, kind: _Kind, row: msgspec.Raw, received_ns: int) -> list[MarketEvent | Subscribed]:
+        match kind.status:
+            case "auth_success":
+                parts = range(0, len(self._topics), TOPICS_MAX)
+                names = [",".join(self._topics[start : start + TOPICS_MAX]) for start in parts]
+                self._due += [msgspec.json.encode({"action": "subscribe", "params": part}) for part in names]
+            case "auth_failed" | "auth_timeout":
+                raise ConfigError(f"polygon refused the key: {kind.message[:200]}", remedy="set data.polygon_api_key")
+            case "max_connections":
+                raise OutageError(f"polygon: {kind.message[:200]}", remedy="another program uses this key")
+            case "success":
+                return self._stands(kind.message.rpartition(" ")[2])
+            case "error":
+                reason = f"a subscription was refused: {kind.message}"
+                doubt = Suspect("", "", reason, bytes(row).decode(errors="replace"), received_ns)
+                refused = [topic for topic in self._asked if topic in kind.message]
+                return [doubt, *(event for topic in refused for event in self._stands(topic))]
+            case "connected":
+                pass
+            case _:
+                self._tally.unknown[f"polygon.status {kind.status}"] += 1
+        return []
+
+    def _stands(self, topic: str) -> list[MarketEvent | Subscribed]:
+        was_open = bool(self._asked)
+        self._asked.discard(topic)
+        return [Subscribed()] if was_open and not self._asked else []
+
+    def _read(self, ev: str, row: msgspec.Raw, received_ns: int) -> MarketEvent | None:
+        match ev:
+            case "T":
+                trade = self._trade(row)
+                return trade_of(trade.sym, trade.q, trade.t * MS, trade.p, trade.s, received_ns)
+            case "Q":
+                return self._quoted(self._quote(row), received_ns)
+            case "A" | "AM":
+                bar = self._bar(row)
+                numbers = (bar.o, bar.h, bar.l, bar.c, bar.v)
+                return BarSeen(bar_of("polygon", bar.sym, _TIMEFRAMES[ev], bar.s, numbers), True, received_ns)
+        self._tally.unknown[f"polygon.{ev}"] += 1
+        return None
+
+    def _quoted(self, row: _Quote, received_ns: int) -> Quote | None:
+        if not (row.bp and row.bs and row.ap and row.as_):
+            self._tally.unknown["polygon.quote with one side"] += 1
+            return None
+        check_sides([(row.bp, row.bs)], [])  # consolidated from many exchanges: bid and ask may cross for a moment
+        check_sides([], [(row.ap, row.as_)])
+        return Quote("polygon", row.sym, row.t * MS, row.bp, row.bs, row.ap, row.as_, received_ns)
+
+
+def trade_of(
+    symbol: str, sequence: int, time_ns: int, price: object, size: object, received_ns: int = 0
+) -> PublicTrade:
+    """Return a public trade, live or told by REST; the tape does not say which side took. Errors: PeerError."""
+    found = PublicTrade(
+        "polygon", symbol, number_of(time_ns, sequence), time_ns, exact(price, "price"), exact(size, "size"),
+        is_buyer_maker=False, received_ns=received_ns,
+    )  # fmt: skip
+    return check_trade(found)

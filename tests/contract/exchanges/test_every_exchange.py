@@ -1,0 +1,327 @@
+"""What every exchange module must do, over real sockets, against a small server that plays its tape.
+
+Numbered like the adapters' cards: X-1x the module, X-2x REST, X-3x live, X-4x trouble. A new module gets a tape and a case in
+tests/support/exchange_cases.py; the name of each test says whether the tape is *recorded* or *documented*.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import pkgutil
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+import fks.exchanges
+from fks.clock import RealClock
+from fks.config.settings import Data, Settings
+from fks.exchanges.registry import EXCHANGES, KEYS, make_exchange
+from fks.model.bar import PublicTrade
+from fks.model.errors import ConfigError, InputError, OutageError, PeerError
+from fks.model.market import (
+    BarSeen,
+    Book,
+    Channel,
+    Gone,
+    MarketEvent,
+    Quote,
+    Subscription,
+    Suspect,
+    TradeIds,
+    TradesFrom,
+)
+from fks.model.ports import Exchange
+from fks.model.timeframe import NS, TIMEFRAMES
+from tests.support.exchange_cases import CASES, KEY, TAPES, Case, believed
+from tests.support.exchange_peer import Peer, TapeClock, playing
+from tests.support.ports import CollectingLog
+
+#: modules whose wire is proven by tests of their own on recorded frames; they pass X-1x here
+OWN_TESTS = {"binance", "coinbase", "kraken"}
+KINDS = {"trade": PublicTrade, "bar": BarSeen, "quote": Quote, "book": Book}
+
+
+@dataclass
+class Purse:
+    """A budget that counts."""
+
+    taken: int = 0
+    pauses: list[float] = field(default_factory=list)
+
+    async def take(self, weight: int = 1) -> None:
+        self.taken += weight
+
+    def seen(self, used: int) -> None:
+        """Nothing here tells it."""
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+@pytest.fixture(params=CASES.values(), ids=lambda case: f"{case.name}-{case.tape.header['origin']}")
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+async def peer(case: Case) -> AsyncIterator[Peer]:
+    async with playing(case) as running:
+        yield running
+
+
+@pytest.fixture
+def purse() -> Purse:
+    return Purse()
+
+
+@contextlib.asynccontextmanager
+async def opened(case: Case, url: str, log: CollectingLog, purse: Purse | None = None, **data: Any) -> AsyncIterator[Exchange]:
+    settings = Settings(data=Data(endpoints=(f"{case.name} http://{url} ws://{url}",), **{**case.settings, **data}))
+    clock = TapeClock(case.present_ns - RealClock().now_ns())
+    exchange = make_exchange(case.name, settings=settings, node=None, clock=clock, log=log, budget=purse)
+    await exchange.open()
+    try:
+        yield exchange
+    finally:
+        async with asyncio.timeout(3):
+            await exchange.close()
+
+
+@pytest.fixture
+async def exchange(case: Case, peer: Peer, log: CollectingLog, purse: Purse) -> AsyncIterator[Exchange]:
+    async with opened(case, peer.url, log, purse) as made:
+        yield made
+
+
+def timeless(event: MarketEvent) -> MarketEvent:
+    """Return a live event without the time of receipt, which it must have."""
+    if not hasattr(event, "received_ns"):
+        return event
+    assert event.received_ns > 0
+    if isinstance(event, msgspec.Struct):
+        return msgspec.structs.replace(event, received_ns=0)
+    return replace(event, received_ns=0)
+
+
+class Listener:
+    """One open `watch`: its events so far, without the time of receipt."""
+
+    def __init__(self, stream: AsyncGenerator[list[MarketEvent], None]) -> None:
+        self._stream = stream
+        self.events: list[MarketEvent] = []
+
+    async def until(self, *kinds: type[Any], count: int = 1) -> None:
+        """Read until `count` events of one of these kinds came."""
+        async with asyncio.timeout(8):
+            while sum(isinstance(event, kinds) for event in self.events) < count:
+                for event in await anext(self._stream):
+                    self.events.append(timeless(event))
+
+
+@contextlib.asynccontextmanager
+async def listening(exchange: Exchange, wanted: tuple[Subscription, ...]) -> AsyncIterator[Listener]:
+    """A `watch` whose subscriptions stand."""
+    stream = exchange.watch(wanted)
+    async with asyncio.timeout(8), contextlib.aclosing(stream):  # type: ignore[type-var]
+        assert await anext(stream) == []  # nothing was sent yet: the subscriptions stand
+        yield Listener(stream)  # type: ignore[arg-type]
+
+
+def of(case: Case, channel: Channel) -> tuple[Subscription, ...]:
+    return tuple(item for item in case.wanted if item.channel is channel)
+
+
+def test_x10_folder_registry_tapes_and_cases_agree() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(fks.exchanges.__path__) if not module.name.startswith("_")}
+    assert modules - {"base", "registry"} == set(EXCHANGES)
+    assert set(EXCHANGES) == set(CASES) | (OWN_TESTS & set(EXCHANGES))
+    tapes = {folder.name for folder in TAPES.iterdir() if folder.is_dir()}
+    assert set(CASES) <= tapes
+    assert all((TAPES / name / "README.md").exists() for name in CASES)
+
+
+@pytest.mark.parametrize("name", sorted(EXCHANGES))
+async def test_x11_it_says_what_it_is_and_dials_nothing_by_being_made(name: str, log: CollectingLog) -> None:
+    data = Data(endpoints=(f"{name} http://127.0.0.1:9 ws://127.0.0.1:9",), polygon_api_key=KEY)  # type: ignore[arg-type]
+    made = make_exchange(name, settings=Settings(data=data), node=None, clock=RealClock(), log=log)
+    await made.open()
+    await made.close()
+    assert made.name == name
+    assert made.timeframes
+    assert made.timeframes <= set(TIMEFRAMES)
+    assert Channel.TRADES in made.channels
+    assert isinstance(made.trade_ids, TradeIds)
+    assert isinstance(made.trades_from, TradesFrom)
+    assert made.streams_max >= 1
+    assert isinstance(made.has_empty_bars, bool)
+    if made.calendar != "24/7":
+        import exchange_calendars
+
+        assert made.calendar in exchange_calendars.get_calendar_names()
+
+
+async def test_x20_the_listing_is_exact_and_a_broken_row_is_left_out(case: Case, exchange: Exchange, log: CollectingLog) -> None:
+    found = {item.symbol: item for item in await exchange.instruments()}
+    symbol, name, tick, step, smallest = case.instrument
+    assert (found[symbol].name, found[symbol].tick, found[symbol].lot_step, found[symbol].qty_min) == (
+        name, Decimal(tick), Decimal(step), Decimal(smallest),
+    )  # fmt: skip
+    assert found[symbol].is_trading
+    assert [item.symbol for item in found.values() if not item.is_trading] == [next(s for s in found if s.startswith("OLD"))]
+    assert len(found) == 2
+    assert log.events("warning") == ["instrument.broken"]
+
+
+async def test_x21_bars_are_exact_closed_oldest_first_and_within_what_was_asked(case: Case, exchange: Exchange, peer: Peer) -> None:
+    start_ns = case.bars[0].time_ns
+    assert await exchange.fetch_bars(case.symbol, "1m", None, 10) == list(case.bars)
+    assert await exchange.fetch_bars(case.symbol, "1m", None, 2) == list(case.bars[-2:])
+    until = case.bars[-1].time_ns + 59 * NS  # the last one is not over at this moment
+    assert await exchange.fetch_bars(case.symbol, "1m", None, 10, until_ns=until) == list(case.bars[:-1])
+    with pytest.raises(InputError) as told:
+        await exchange.fetch_bars(case.symbol, "5s", start_ns, 10)
+    assert told.value.code == "TIMEFRAME_UNKNOWN"
+
+
+async def test_x22_trades_by_rest_are_exact_and_oldest_first(case: Case, exchange: Exchange) -> None:
+    assert await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=100) == list(case.trades)
+
+
+async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, peer: Peer, purse: Purse) -> None:
+    await exchange.instruments()
+    await exchange.fetch_bars(case.symbol, "1m", None, 2)
+    await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=2)
+    assert purse.taken >= len(peer.asked) >= 3
+    assert purse.pauses == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (lambda r: web.Response(text="<html>busy</html>", content_type="text/html"), (PeerError, OutageError)),
+        (lambda r: web.Response(status=502, text="<html>bad gateway</html>"), OutageError),
+        (lambda r: web.Response(status=429, text="{}", headers={"Retry-After": "7"}), OutageError),
+        (lambda r: web.json_response(["not", "an", "object"]), PeerError),
+        (lambda r: web.json_response({"result": {"list": [{}]}, "data": [{}], "results": [{}], "code": "0", "retCode": 0}), PeerError),
+    ],
+    ids=["html", "502", "429", "wrong-shape", "empty-row"],
+)
+async def test_x24_whose_fault_a_rest_answer_is(
+    exchange: Exchange, case: Case, peer: Peer, purse: Purse, answer: Any, error: type[Exception]
+) -> None:
+    peer.rest = answer
+    with pytest.raises(error):
+        await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=10)
+    assert purse.pauses == ([7.0] if answer(None).status == 429 else [])
+
+
+@pytest.mark.parametrize("what", sorted(KINDS))
+async def test_x30_live_values_are_exact_and_in_order(case: Case, exchange: Exchange, peer: Peer, what: str) -> None:
+    if what not in case.live:
+        pytest.skip(f"{case.name} has none")
+    async with listening(exchange, case.wanted) as listener:
+        await peer.say(what)
+        wanted = list(case.live[what])
+        while believed(listener.events, KINDS[what])[-len(wanted) :] != wanted:
+            await listener.until(KINDS[what], count=len(believed(listener.events, KINDS[what])) + 1)
+        assert believed(listener.events, KINDS[what])[-len(wanted) :] == wanted
+        assert not believed(listener.events, Suspect)
+        assert not believed(listener.events, Gone)
+
+
+async def test_x31_what_nobody_knows_is_counted_and_survived(case: Case, exchange: Exchange, peer: Peer) -> None:
+    async with listening(exchange, of(case, Channel.TRADES)) as listener:
+        await peer.say_raw(case.tape.frames["unknown kind"][0])
+        await peer.say("unknown field")
+        await listener.until(PublicTrade, count=case.survivors["unknown field"])
+        await peer.say("trade")
+        await listener.until(PublicTrade, count=case.survivors["unknown field"] + len(case.live["trade"]))
+    assert not believed(listener.events, Suspect)
+    unknown = exchange.tally.unknown  # type: ignore[attr-defined]
+    assert sum(unknown.values()) >= 2
+    assert any("brandNew" in name for name in unknown)
+
+
+async def test_x32_what_cannot_be_is_quarantined_and_told_as_missing(case: Case, exchange: Exchange, peer: Peer) -> None:
+    async with listening(exchange, of(case, Channel.TRADES)) as listener:
+        await peer.say("malformed")
+        await listener.until(Gone)
+        await peer.say_raw("{this is no json")
+        await listener.until(Suspect, count=2)
+        await peer.say("trade")
+        await listener.until(PublicTrade, count=case.survivors["malformed"] + len(case.live["trade"]))
+    suspects = believed(listener.events, Suspect)
+    assert suspects[0].symbol == case.symbol
+    assert suspects[0].reason
+    assert suspects[0].text
+    assert Gone(Channel.TRADES, case.symbol, believed(listener.events, Gone)[0].reason) in listener.events
+    assert exchange.tally.suspects == len(suspects)  # type: ignore[attr-defined]
+
+
+async def test_x33_what_it_does_not_stream_is_refused_before_it_dials(case: Case, exchange: Exchange, peer: Peer) -> None:
+    with pytest.raises(InputError):
+        await anext(exchange.watch([case.not_streamed]))
+    assert peer.dialled == []
+
+
+async def test_x34_leaving_drops_the_socket_and_several_may_be_open(case: Case, exchange: Exchange, peer: Peer) -> None:
+    trades = of(case, Channel.TRADES)
+    async with listening(exchange, trades), listening(exchange, trades):
+        assert len(peer.sockets) == 2
+    async with asyncio.timeout(5):
+        while peer.sockets:
+            await asyncio.sleep(0)
+    async with listening(exchange, trades) as listener:  # and it can be called again
+        await peer.say("trade")
+        await listener.until(PublicTrade, count=len(case.live["trade"]))
+
+
+@pytest.mark.parametrize("how", ["closed", "aborted"])
+async def test_x40_a_lost_connection_is_an_outage_and_the_next_call_dials_again(
+    case: Case, exchange: Exchange, peer: Peer, how: str
+) -> None:
+    async with listening(exchange, case.wanted) as listener:
+        await peer.say("trade")
+        await listener.until(PublicTrade, count=len(case.live["trade"]))
+        await peer.cut(how)
+        with pytest.raises(OutageError):
+            await listener.until(PublicTrade, count=999)
+    async with listening(exchange, case.wanted) as listener:
+        await peer.say("trade")
+        await listener.until(PublicTrade, count=len(case.live["trade"]))
+
+
+async def test_x41_nobody_there_is_an_outage(case: Case, log: CollectingLog) -> None:
+    async with opened(case, "127.0.0.1:9", log) as exchange:
+        with pytest.raises(OutageError):
+            await anext(exchange.watch(case.wanted))
+        with pytest.raises(OutageError):
+            await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=1)
+
+
+@pytest.mark.parametrize("name", sorted(KEYS))
+async def test_x42_a_key_is_in_no_address_log_or_error(name: str, log: CollectingLog) -> None:
+    case = CASES[name]
+    async with playing(case) as peer:
+        async with opened(case, peer.url, log) as exchange, listening(exchange, case.wanted) as listener:
+            await exchange.fetch_bars(case.symbol, "1m", None, 2)
+            await peer.say("malformed")
+            await listener.until(Suspect)
+            peer.rest = lambda request: web.Response(status=403, text='{"status":"NOT_AUTHORIZED"}')
+            with pytest.raises(ConfigError) as refused:
+                await exchange.fetch_bars(case.symbol, "1m", None, 2)
+        assert any(KEY in text for text in peer.said)  # it was shown, in a message
+        addresses = [asked.address for asked in peer.asked] + peer.dialled
+        assert KEY not in " ".join([*addresses, str(refused.value), repr(exchange), repr(log.lines), repr(listener.events)])
+        with pytest.raises(ConfigError):
+            async with opened(case, peer.url, log, **{KEYS[name]: None}):
+                pass  # pragma: no cover
+        async with opened(case, peer.url, log, **{KEYS[name]: "a-wrong-key"}) as exchange:
+            with pytest.raises(ConfigError, match="refused the key"):
+                await anext(exchange.watch(case.wanted))

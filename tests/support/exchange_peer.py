@@ -1,0 +1,118 @@
+"""A small server that stands for an exchange: it plays a tape over real sockets, and misbehaves when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import WSMsgType, web
+
+from fks.clock import RealClock
+from tests.support.exchange_cases import Case
+
+
+@dataclass
+class TapeClock(RealClock):
+    """The machine's clock, put to the moment of the tape; waits are real."""
+
+    offset_ns: int
+
+    def now_ns(self) -> int:
+        return super().now_ns() + self.offset_ns
+
+
+@dataclass
+class Asked:
+    """A REST request as it came."""
+
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    address: str
+
+
+@dataclass
+class Peer:
+    """`rest` is asked first, the tape answers otherwise. `sockets`: those open now, by path."""
+
+    case: Case
+    url: str = ""
+    rest: Callable[[web.Request], web.Response | None] = lambda request: None
+    asked: list[Asked] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    dialled: list[str] = field(default_factory=list)
+    sockets: list[tuple[str, web.WebSocketResponse]] = field(default_factory=list)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Serve a socket or a REST request."""
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await self._stream(request)
+        self.asked.append(Asked(request.path, dict(request.query), dict(request.headers), str(request.rel_url)))
+        found = self.rest(request)
+        if found is not None:
+            return found
+        for path, (status, text) in self.case.tape.http.items():
+            if request.path.startswith(path):
+                return web.Response(status=status, text=text, content_type="application/json")
+        return web.Response(status=404, text="{}", content_type="application/json")
+
+    async def _stream(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        self.dialled.append(str(request.rel_url))
+        here = (request.path, socket)
+        self.sockets.append(here)
+        try:
+            for text in self.case.greeting:
+                await socket.send_str(text)
+            async for message in socket:
+                if message.type is WSMsgType.TEXT:
+                    self.said.append(message.data)
+                    for text in self.case.answer(message.data):
+                        await socket.send_str(text)
+        finally:
+            self.sockets.remove(here)
+        return socket
+
+    async def say(self, what: str) -> None:
+        """Send the tape's messages of this kind on every open socket that has their channel."""
+        for text in self.case.tape.frames[what]:
+            for path, socket in list(self.sockets):
+                if self.case.hears(path, text):
+                    await socket.send_str(text)
+
+    async def say_raw(self, text: str) -> None:
+        """Send any text on every open socket."""
+        for _, socket in list(self.sockets):
+            await socket.send_str(text)
+
+    async def cut(self, how: str) -> None:
+        """End every socket: `closed` by the protocol, `aborted` without a word."""
+        for _, socket in list(self.sockets):
+            if how == "closed":
+                await socket.close()
+            else:
+                assert socket._req is not None
+                assert socket._req.transport is not None
+                socket._req.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def playing(case: Case) -> AsyncIterator[Peer]:
+    """A running server of `case` on a port of its own."""
+    peer = Peer(case)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", peer.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.2)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    peer.url = f"127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield peer
+    finally:
+        for _, socket in list(peer.sockets):
+            await asyncio.wait_for(socket.close(), 1.0)
+        await runner.cleanup()

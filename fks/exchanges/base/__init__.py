@@ -18,7 +18,7 @@ from fks.exchanges.base.values import (
     instrument_of_filters,
     ns_of_iso,
 )
-from fks.exchanges.base.wire import Subscribed, Tally, Tap, Wire, doubted
+from fks.exchanges.base.wire import Subscribed, Tally, Wire, doubted
 
 __all__ = [
     "BROKEN",
@@ -31,7 +31,6 @@ __all__ = [
     "Reader",
     "Subscribed",
     "Tally",
-    "Tap",
     "Wire",
     "check_ascending",
     "check_bar",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from fks.clock import Clock
 from fks.exchanges.base.socket import Sockets
 from fks.exchanges.base.values import Endpoint
-from fks.exchanges.base.wire import Tally, Tap, Wire
+from fks.exchanges.base.wire import Tally, Wire
 from fks.model.errors import InputError
 from fks.model.market import Channel, MarketEvent, Subscription
 from fks.model.ports import Budget, Log
@@ -27,6 +27,7 @@ class WireExchange(ABC):
         self._log = log
         self._budget = budget
         self._sockets = Sockets(self.name, clock, log)
+        self._around: Callable[[Wire], Wire] | None = None
 
     @abstractmethod
     def wire(self) -> Wire:
@@ -37,9 +38,9 @@ class WireExchange(ABC):
         """What the connections of this object counted so far."""
         return self._sockets.tally
 
-    def record(self, tap: Tap | None) -> None:
-        """Hand every frame received from now on to `tap` as well, before it is read; None: no more."""
-        self._sockets.tap = tap
+    def record(self, around: Callable[[Wire], Wire] | None) -> None:
+        """Put `around` round the wire of every connection made from now on: it hears all that the wire hears; None: no more."""
+        self._around = around
 
     async def close(self) -> None:
         """Close sockets and sessions, waiting at most a second for the peer."""
@@ -50,6 +51,7 @@ class WireExchange(ABC):
         for item in wanted:
             if item.channel not in self.channels:
                 raise InputError(f"{self.name} has no live {item.channel}", code="CHANNEL_UNKNOWN")
-        async with contextlib.aclosing(self._sockets.listen(self.wire(), wanted)) as batches:  # type: ignore[type-var]
+        wire = self.wire() if self._around is None else self._around(self.wire())
+        async with contextlib.aclosing(self._sockets.listen(wire, wanted)) as batches:  # type: ignore[type-var]
             async for batch in batches:
                 yield batch

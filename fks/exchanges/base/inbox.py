@@ -30,7 +30,7 @@ class Inbox:
         self._tally = tally
         self._kept_max = kept_max
         self._kept: list[MarketEvent] = []
-        self._newest: dict[tuple[Channel, str, str], MarketEvent] = {}
+        self._newest: dict[tuple[type, str, str], MarketEvent] = {}  # keyed by type: an enum is slow to hash
 
     def put(self, events: Sequence[MarketEvent | Subscribed]) -> None:
         """Take what a frame said. Never waits."""
@@ -38,16 +38,16 @@ class Inbox:
             if type(event) is PublicTrade:
                 self._kept.append(event)
             elif isinstance(event, Quote):
-                self._replace((Channel.QUOTES, event.symbol, ""), event)
+                self._replace(Channel.QUOTES, (Quote, event.symbol, ""), event)
             elif isinstance(event, Book):
-                self._replace((Channel.BOOK, event.symbol, ""), event)
+                self._replace(Channel.BOOK, (Book, event.symbol, ""), event)
             elif isinstance(event, BarSeen):
                 self._bar(event)
             elif isinstance(event, Subscribed):
                 self.is_subscribed = True
             else:
                 if isinstance(event, Gone):  # what waits is from before the hole
-                    self._newest.pop((event.channel, event.symbol, ""), None)
+                    self._forget(event)
                 elif isinstance(event, Suspect):
                     self._tally.suspects += 1
                 self._kept.append(event)
@@ -67,19 +67,24 @@ class Inbox:
         return batch
 
     def _bar(self, event: BarSeen) -> None:
-        key = (Channel.BARS, event.bar.symbol, event.bar.timeframe)
+        key = (BarSeen, event.bar.symbol, event.bar.timeframe)
         if not event.is_closed:
-            self._replace(key, event)
+            self._replace(Channel.BARS, key, event)
             return
         waiting = self._newest.get(key)
         if isinstance(waiting, BarSeen) and waiting.bar.time_ns <= event.bar.time_ns:
             del self._newest[key]  # the closed bar says all that it said
         self._kept.append(event)
 
-    def _replace(self, key: tuple[Channel, str, str], event: MarketEvent) -> None:
+    def _replace(self, channel: Channel, key: tuple[type, str, str], event: MarketEvent) -> None:
         if key in self._newest:
-            self._tally.conflated[key[0]] += 1
+            self._tally.conflated[channel] += 1
         self._newest[key] = event
+
+    def _forget(self, gone: Gone) -> None:
+        kind = {Channel.QUOTES: Quote, Channel.BOOK: Book}.get(gone.channel)
+        if kind is not None:
+            self._newest.pop((kind, gone.symbol, ""), None)
 
     def _overflow(self) -> None:
         left: list[MarketEvent] = []

@@ -16,7 +16,7 @@ import aiohttp
 
 from fks.clock import Clock
 from fks.exchanges.base.inbox import KEPT_MAX, Inbox
-from fks.exchanges.base.wire import Tally, Tap, Wire
+from fks.exchanges.base.wire import Tally, Wire
 from fks.model.errors import FksError, OutageError, PeerError
 from fks.model.market import Gone, MarketEvent, Subscription, Suspect
 from fks.model.ports import Log
@@ -39,7 +39,6 @@ class Sockets:
     clock: Clock
     log: Log
     tally: Tally = field(default_factory=Tally)
-    tap: Tap | None = None
     kept_max: int = KEPT_MAX
     _session: aiohttp.ClientSession | None = None
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
@@ -108,7 +107,7 @@ class Sockets:
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, inbox: Inbox) -> None:
         """Read until the connection ends, which always raises."""
-        tally, tap, now_ns, suspects = self.tally, self.tap, self.clock.now_ns, 0
+        tally, now_ns, suspects = self.tally, self.clock.now_ns, 0
         while True:
             message = await socket.receive()
             if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
@@ -116,8 +115,6 @@ class Sockets:
             tally.frames += 1
             received_ns = now_ns()
             frame: bytes = message.data
-            if tap is not None:
-                tap(received_ns, frame)
             try:
                 events = wire.receive(frame, received_ns)
             except OutageError:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from functools import lru_cache
 from typing import Any
 
 from fks.model.bar import Bar, PublicTrade
@@ -17,7 +16,9 @@ from fks.model.instrument import Instrument
 MS = 1_000_000  # nanoseconds in a millisecond
 ZERO = Decimal(0)
 HUGE = Decimal(10) ** 30  # no price or quantity is beyond it; infinity is
-_UNIX_DAY = date(1970, 1, 1).toordinal()
+_STARTS: dict[str, int] = {}  # whole seconds seen, as text
+_STARTS_MAX = 4096
+_SCALES: tuple[int, ...] = tuple(10 ** (9 - digits) for digits in range(10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +55,29 @@ def ns_of_iso(text: str) -> int:
 
     Errors: PeerError when it is not such text.
     """
+    start_ns = _STARTS.get(text[:19])
+    if start_ns is None:
+        start_ns = _start_ns(text[:19])
+    digits = text[20:-1]
+    if text[19:20] == "." and text[-1] == "Z" and digits.isdecimal() and len(digits) <= 9:
+        return start_ns + int(digits) * _SCALES[len(digits)]
+    if text[19:] == "Z":
+        return start_ns
+    raise PeerError(f"{text!r} is not a time in UTC")
+
+
+def _start_ns(text: str) -> int:
+    """Return ns of a whole second, and remember it: messages of one second follow one another."""
     try:
-        if text[10] != "T" or text[-1] != "Z" or text[13] != ":" or text[16] != ":":
+        if len(text) != 19 or text[10] != "T":
             raise ValueError(text)
-        seconds = int(text[11:13]) * 3600 + int(text[14:16]) * 60 + int(text[17:19])
-        fraction = text[20:-1]
-        if len(fraction) > 9 or (len(text) > 20 and text[19] != "."):
-            raise ValueError(text)
-        return (_day(text[:10]) * 86400 + seconds) * 1_000_000_000 + (int(fraction.ljust(9, "0")) if fraction else 0)
-    except (ValueError, IndexError) as error:
+        start_ns = int(datetime.fromisoformat(text + "+00:00").timestamp()) * 1_000_000_000
+    except ValueError as error:
         raise PeerError(f"{text!r} is not a time in UTC") from error
-
-
-@lru_cache(maxsize=64)
-def _day(text: str) -> int:
-    return date.fromisoformat(text).toordinal() - _UNIX_DAY
+    if len(_STARTS) >= _STARTS_MAX:
+        _STARTS.clear()
+    _STARTS[text] = start_ns
+    return start_ns
 
 
 def check_bar(bar: Bar) -> Bar:

@@ -17,14 +17,11 @@ A Wire lives as long as one connection and is used by one task. The same object 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from fks.model.market import Channel, Gone, MarketEvent, Subscription, Suspect
-
-#: is handed every frame as it came, before it is read: (received_ns, frame). Must be quick and must not raise.
-Tap = Callable[[int, bytes], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def _choosing(command: C) -> C:
 @click.pass_context
 def list_(ctx: click.Context, is_all: bool, as_json: bool) -> None:
     """List assets, whether they are collected and how that stands."""
-    from fks.cli.data import with_store
+    from fks.cli.data_store import with_store
     from fks.store.assets import AssetStore
     from fks.store.instruments import InstrumentStore
 
@@ -99,7 +99,7 @@ def _choice(
 def _decide(
     ctx: click.Context, as_json: bool, choice: Choice, one: Callable[[AssetDesk, Choice], Awaitable[list[dict[str, Any]]]]
 ) -> None:
-    from fks.cli.data import with_store
+    from fks.cli.data_store import with_store
     from fks.data.assets import AssetDesk
     from fks.exchanges.registry import EXCHANGES
 

@@ -55,7 +55,7 @@ def import_(
 def _imported(
     ctx: click.Context, files: tuple[Path, ...], wanted: Wanted, *, is_dry: bool, replaces: bool, with_larger: bool
 ) -> list[dict[str, Any]]:
-    from fks.cli.data import with_store
+    from fks.cli.data_store import with_store
     from fks.clock import RealClock
     from fks.data.files.bars import read_bars
     from fks.data.files.load import import_file
@@ -148,7 +148,7 @@ def export(
     force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the stored bars of SYMBOL and TIMEFRAME into a file; 'fks data import' reads it back bit for bit."""
-    from fks.cli.data import with_store
+    from fks.cli.data_store import with_store
     from fks.cli.events import moment
     from fks.data.files.export import export_bars
     from fks.model.timeframe import check_timeframe, to_ns

@@ -6,7 +6,7 @@ then it is settled. `GapWatch` looks at every series that somebody wants whole; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fks.clock import Clock
@@ -116,20 +116,21 @@ class Gaps:
         self._clock = clock
 
     async def missing(
-        self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int, *, is_all: bool = False
-    ) -> list[Missing]:
+        self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int, *, is_all: bool = False,
+        known: Sequence[Hole] | None = None,
+    ) -> list[Missing]:  # fmt: skip
         """Return the missing runs in [start, end), newest first; known gaps only with `is_all`, or when they are due.
 
-        Both ends are brought to boundaries of `timeframe` that lie within.
+        Both ends are brought to boundaries of `timeframe` that lie within. `known`: these are left out instead.
         """
         start_ns = aligned(start_ns, timeframe)
         end_ns = bar_start(end_ns, timeframe)
         if start_ns >= end_ns:
             return []
         holes = await self._store.holes(exchange, symbol, timeframe, start_ns, end_ns)
-        if holes and not is_all:
-            known = await self._store.known(exchange, symbol, timeframe)
-            holes = subtract(holes, settled(known, self._clock.now_ns()))
+        if known is None and holes and not is_all:
+            known = settled(await self._store.known(exchange, symbol, timeframe), self._clock.now_ns())
+        holes = subtract(holes, known or ())
         parts = (expected_part(hole, timeframe, calendar_for(exchange)) for hole in holes)
         return [Missing(exchange, symbol, timeframe, *part) for part in parts if part is not None]
 

@@ -9,7 +9,7 @@ from typing import Any
 from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
 from fks.store.db import Database
 
-HOLES_MAX = 20_000  # of one look at one series: the rest is found once these are filled
+HOLES_MAX = 200_000  # of one look at one series: the rest is found once these are filled
 
 
 @dataclass(frozen=True, slots=True)

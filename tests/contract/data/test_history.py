@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orjson
 import pytest
 
-from fks.cli import cli
-from fks.cli.base import NOT_RUNNING, OK, USAGE, run
+from fks.cli.base import NOT_RUNNING, OK, USAGE
 from fks.clock import RealClock
 from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
@@ -22,13 +18,12 @@ from fks.exchanges.registry import make_exchange
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 from fks.store.bars import BarStore
-from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.sync import SyncStore
-from tests.support.collecting import make_collector, running, settings_for
+from tests.support.collecting import settings_for
+from tests.support.data_shell import Shell
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
-from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -86,42 +81,6 @@ async def test_a_sync_fetches_what_is_missing_and_says_how_it_stands(
     assert "Invalid symbol" in rows["NOSUCHCOIN", "1m"]["error"]
     bars = await BarStore(database).read("BTCUSDT", "5m")
     assert set(np.diff(bars.time_ns).tolist()) == {300 * NS}
-
-
-async def test_the_owners_insert_starts_a_sync(
-    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
-) -> None:
-    await database.sql(
-        "INSERT INTO sync_status (symbol, timeframe, sync_status) SELECT 'SOLUSDT', tf, 'pending'"
-        " FROM unnest(ARRAY['1h','1d']) AS tf ON CONFLICT DO NOTHING"
-    )
-    settings = settings_for(exchange.info, symbols=("BTCUSDT",), timeframes=("1s", "1m"), backfill_bars=5)
-
-    async def is_done() -> bool:
-        rows = await SyncStore(database).all()
-        return all(row["sync_status"] == "done" for row in rows)
-
-    async with running(make_collector(settings, database, bus, log)):
-        await until(is_done, deadline_s=30)
-    assert len(await BarStore(database).read("SOLUSDT", "1h")) > 24
-
-
-class Shell:
-    """Runs `fks …` on a store and an exchange that run."""
-
-    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.home, self._capsys = home, capsys
-
-    async def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = await asyncio.to_thread(run, cli, ["--home", str(self.home), *words])
-        out, err = self._capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    async def json(self, *words: str) -> Any:
-        code, out, err = await self(*words, "--json")
-        assert code == OK, err
-        return orjson.loads(out)
 
 
 async def test_the_commands(

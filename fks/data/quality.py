@@ -1,0 +1,182 @@
+"""How far stored data can be trusted, series by series: coverage, gaps, what is known to be missing, errors, corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fks.clock import Clock
+from fks.data.gaps import (
+    DAY_NS,
+    Gaps,
+    Missing,
+    calendar_for,
+    closed_until,
+    count_bars,
+    is_kept,
+    kept_range,
+    overlap,
+)
+from fks.model.timeframe import NS, bar_end, bar_start, to_ns
+from fks.store.db import Database
+from fks.store.gaps import GapStore, Hole, Series
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """One series from `from_ns` to `to_ns`: what is kept whole, or all that is stored when nobody keeps it so.
+
+    `expected` bars follow from the exchange's calendar. `missing` ones may still come; `absent` ones were asked for, and the
+    exchange has not got them (or nobody traded): they do not lower `coverage` (a share, 1 is all). `longest` is the longest
+    missing run. `nulls`, `duplicates`, `incomplete`, `inconsistent` count stored bars; `corrected` those that changed after they
+    were first stored, last at `corrected_ns`; `outages` are those of the feed in this time, `outage_ns` their sum.
+    """
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    from_ns: int
+    to_ns: int
+    candles: int
+    oldest_ns: int | None
+    newest_ns: int | None
+    revision: int
+    expected: int
+    missing: int
+    absent: int
+    gaps: int
+    longest: Missing | None
+    nulls: int
+    duplicates: int
+    incomplete: int
+    inconsistent: int
+    silent: int
+    corrected: int
+    corrected_ns: int | None
+    outages: int
+    outage_ns: int
+    quarantined: int
+
+    @property
+    def coverage(self) -> float:
+        """Return the share of the bars that the exchange has which is stored; 1.0 means all, never by rounding."""
+        there = self.expected - self.absent
+        if there <= 0 or self.missing == 0:
+            return 1.0
+        return min(int(10_000 * (there - self.missing) / there) / 10_000, 0.9999)
+
+    @property
+    def is_good(self) -> bool:
+        """Return whether nothing is missing and no stored bar is wrong."""
+        return not (self.missing or self.nulls or self.duplicates or self.incomplete or self.inconsistent)
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """When a feed was not live: from its last message to its next; `ended_ns` None: still."""
+
+    exchange: str
+    symbol: str
+    channel: str
+    began_ns: int
+    ended_ns: int | None
+    cause: str
+
+
+class QualityReport:
+    """Looks into the store. Errors of all methods: OutageError."""
+
+    def __init__(self, db: Database, clock: Clock, *, days: int) -> None:
+        """`days`: how far back a collected series is kept whole."""
+        self._store = GapStore(db)
+        self._gaps = Gaps(db, clock)
+        self._clock = clock
+        self._days = days
+
+    async def series(self, wanted: Callable[[Series], bool] = lambda one: True) -> list[Series]:
+        """Return the stored series that are wanted."""
+        return [one for one in await self._store.series() if one.newest_ns is not None and wanted(one)]
+
+    async def of(self, one: Series) -> Quality:
+        """Return the quality of one series that is stored."""
+        assert one.oldest_ns is not None
+        assert one.newest_ns is not None
+        key = (one.exchange, one.symbol, one.timeframe)
+        start_ns, end_ns = self.span(one)
+        holes = await self._gaps.missing(*key, start_ns, end_ns, is_all=True)
+        known = [gap.hole for gap in await self._store.known(*key)]
+        calendar = calendar_for(one.exchange)
+        absent = sum(count_bars(hole, one.timeframe, calendar) for hole in overlap((gap.hole for gap in holes), known))
+        missing = await self._gaps.missing(*key, start_ns, end_ns, known=known)  # also those due to be asked for again
+        counts = await self._store.counts(*key, start_ns, bar_end(max(one.newest_ns, start_ns), one.timeframe))
+        outages = [
+            outage for outage in await self.outages(one.exchange, one.symbol, since_ns=start_ns)
+            if outage.channel == "trades" and outage.began_ns < end_ns
+        ]  # fmt: skip
+        now_ns = self._clock.now_ns()
+        quarantined = (await self._store.quarantined()).get((one.exchange, one.symbol), (0, 0))[0]
+        return Quality(
+            *key, start_ns, end_ns, counts["candles"], one.oldest_ns, one.newest_ns, one.revision,
+            expected=count_bars(Hole(start_ns, end_ns), one.timeframe, calendar) if end_ns > start_ns else 0,
+            missing=sum(gap.bars for gap in missing), absent=absent, gaps=len(missing),
+            longest=max(missing, key=lambda gap: gap.bars, default=None), nulls=counts["nulls"],
+            duplicates=counts["duplicates"], incomplete=counts["incomplete"], inconsistent=counts["inconsistent"],
+            silent=counts["silent"], corrected=counts["corrected"],
+            corrected_ns=None if counts["corrected_at"] is None else to_ns(counts["corrected_at"]), outages=len(outages),
+            outage_ns=sum((now_ns if one.ended_ns is None else one.ended_ns) - one.began_ns for one in outages),
+            quarantined=quarantined,
+        )  # fmt: skip
+
+    async def missing(self, one: Series, *, is_all: bool = False) -> list[tuple[Missing, str]]:
+        """Return the gaps of one series, newest first, each "missing" or, with `is_all`, the cause it is known by."""
+        key = (one.exchange, one.symbol, one.timeframe)
+        start_ns, end_ns = self.span(one)
+        known = await self._store.known(*key)
+        found = [(gap, "missing") for gap in await self._gaps.missing(*key, start_ns, end_ns, known=[k.hole for k in known])]
+        if is_all:
+            holes = [gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True)]
+            calendar = calendar_for(one.exchange)
+            for gap in known:
+                pieces = overlap(holes, [gap.hole])
+                found += [(Missing(*key, hole, count_bars(hole, one.timeframe, calendar)), gap.cause) for hole in pieces]
+        return sorted(found, key=lambda item: item[0].hole.end_ns, reverse=True)
+
+    async def outages(
+        self, exchange: str | None = None, symbol: str | None = None, *, since_ns: int = 0, limit: int = 1000
+    ) -> list[Outage]:
+        """Return when feeds were not live, newest first."""
+        rows: list[dict[str, Any]] = await self._store.outages(exchange, symbol, since_ns=since_ns, limit=limit)
+        return [
+            Outage(
+                row["exchange"], row["symbol"], row["channel"], to_ns(row["began_at"]),
+                None if row["ended_at"] is None else to_ns(row["ended_at"]), row["cause"],
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def span(self, one: Series) -> tuple[int, int]:
+        """Return the time in which a stored series is judged, on boundaries of its timeframe."""
+        assert one.oldest_ns is not None
+        assert one.newest_ns is not None
+        newest_ns = bar_end(one.newest_ns, one.timeframe)
+        if one.sync_status == "done":
+            start_ns, end_ns = kept_range(one, self._clock.now_ns(), self._days)
+            return bar_start(min(start_ns, one.oldest_ns), one.timeframe), max(end_ns, newest_ns)
+        if is_kept(one):
+            start_ns = max(one.oldest_ns, self._clock.now_ns() - self._days * DAY_NS)
+            return bar_start(start_ns, one.timeframe), newest_ns
+        return one.oldest_ns, newest_ns
+
+
+def behind(one: Series, now_ns: int) -> int:
+    """Return how many bars that are over lie between the newest stored one and the present, calendars not considered."""
+    if one.newest_ns is None:
+        return 0
+    newest_ns, over_ns = bar_end(one.newest_ns, one.timeframe), closed_until(now_ns, one.timeframe)
+    return count_bars(Hole(newest_ns, over_ns), one.timeframe) if over_ns > newest_ns else 0
+
+
+def seconds(span_ns: int) -> float:
+    """Return a length of time in seconds, to the millisecond."""
+    return round(span_ns / NS, 3)

@@ -1,0 +1,195 @@
+"""Gaps: found when they appear, filled newest first, told in the quality report; nothing is read twice for nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from fks.clock import FakeClock
+from fks.data.gaps import DAY_NS, Gaps, GapWatch
+from fks.data.prune import prune
+from fks.data.quality import QualityReport
+from fks.data.sync import Sync
+from fks.model.bar import Bars
+from fks.model.timeframe import NS, to_datetime
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.gaps import GapStore, Hole
+from fks.store.sync import SyncStore
+from tests.support.history_exchange import HistoryExchange
+from tests.support.ports import CollectingLog
+
+MINUTE, HOUR = 60 * NS, 3600 * NS
+START_NS = 1_767_225_600 * NS
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Half a minute into a day: yesterday's last bar is over for good."""
+    return FakeClock(START_NS + 30 * NS)
+
+
+@pytest.fixture
+def exchange(clock: FakeClock) -> HistoryExchange:
+    return HistoryExchange(clock)
+
+
+@pytest.fixture
+def watch(database: Database, clock: FakeClock) -> GapWatch:
+    return GapWatch(database, clock, days=7)
+
+
+async def collected(db: Database, exchange: HistoryExchange, start_ns: int, end_ns: int, timeframe: str = "1m") -> None:
+    """Store bars as a collector would: no sync asked for them."""
+    await db.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'BTCUSDT') ON CONFLICT DO NOTHING")
+    bars = await exchange.fetch_bars("BTCUSDT", timeframe, start_ns, 1000, until_ns=end_ns)
+    await BarStore(db).merge(Bars.of("BTCUSDT", timeframe, bars), exchange="binance", source="live")
+
+
+async def delete(db: Database, start_ns: int, end_ns: int, timeframe: str = "1m") -> None:
+    await db.sql(
+        "DELETE FROM ohlcv_data WHERE timeframe = $3 AND time >= $1 AND time < $2", to_datetime(start_ns), to_datetime(end_ns), timeframe
+    )
+
+
+async def test_a_hole_in_what_is_collected_is_found_and_filled_newest_first(
+    database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
+) -> None:
+    await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
+    assert await watch.look() == [], "what came before the first bar is nobody's gap"
+    await delete(database, START_NS - 5 * HOUR, START_NS - 4 * HOUR)
+    await delete(database, START_NS - 2 * HOUR, START_NS - HOUR)
+    found = await watch.look()
+    assert [(gap.hole, gap.bars) for gap in found] == [
+        (Hole(START_NS - 2 * HOUR, START_NS - HOUR), 60), (Hole(START_NS - 5 * HOUR, START_NS - 4 * HOUR), 60),
+    ]  # fmt: skip
+    written, absent = await Sync(exchange, database, clock, log).fill(found)
+    assert (written, absent) == (120, 0)
+    begun = [since for _, since, _ in exchange.asked if since is not None and since < START_NS - HOUR]
+    assert begun[-2:] == [START_NS - 2 * HOUR, START_NS - 5 * HOUR]
+    assert await watch.look() == []
+
+
+async def test_a_series_that_only_grew_is_looked_at_where_it_grew(
+    database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
+    looked: list[tuple[int, int]] = []
+    real = GapStore.holes
+
+    async def holes(self: GapStore, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Hole]:
+        looked.append((start_ns, end_ns))
+        return await real(self, exchange, symbol, timeframe, start_ns, end_ns)
+
+    monkeypatch.setattr(GapStore, "holes", holes)
+    await watch.look()
+    await watch.look()
+    assert len(looked) == 1
+    await clock.advance(600)
+    await collected(database, exchange, START_NS + 3 * MINUTE, START_NS + 9 * MINUTE)
+    found = await watch.look()
+    assert looked[1:] == [(START_NS, START_NS + 9 * MINUTE)]
+    assert [gap.hole for gap in found] == [Hole(START_NS, START_NS + 3 * MINUTE)]
+
+
+async def test_gaps_that_stay_are_told_less_and_less_often(
+    database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock
+) -> None:
+    await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
+    await delete(database, START_NS - 2 * HOUR, START_NS - HOUR)
+    told = []
+    for minute in range(130):
+        if await watch.look():
+            told.append(minute)
+        await clock.advance(60)
+    assert told == [0, 1, 3, 7, 15, 31, 63, 123]
+
+
+async def test_a_bar_that_was_built_over_a_gap_counts_as_missing(
+    database: Database, exchange: HistoryExchange, watch: GapWatch
+) -> None:
+    await collected(database, exchange, START_NS - 2 * HOUR, START_NS)
+    await database.sql("UPDATE ohlcv_data SET is_complete = false WHERE time = $1", to_datetime(START_NS - HOUR))
+    assert [gap.hole for gap in await watch.look()] == [Hole(START_NS - HOUR, START_NS - HOUR + MINUTE)]
+
+
+async def test_what_was_synced_is_kept_up_to_the_present(
+    database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
+) -> None:
+    sync = Sync(exchange, database, clock, log)
+    await sync.sync("ETHUSDT", "5m", START_NS - 30 * DAY_NS)
+    assert await watch.look() == []
+    await clock.advance(3600)
+    found = await watch.look()
+    assert [(gap.symbol, gap.bars) for gap in found] == [("ETHUSDT", 12)]
+    await sync.fill(found)
+    assert await watch.look() == []
+    await delete(database, START_NS - 29 * DAY_NS, START_NS - 28 * DAY_NS, "5m")
+    assert [gap.bars for gap in await watch.look()] == [288]
+
+
+async def test_the_report_says_what_is_missing_wrong_and_corrected(
+    database: Database, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
+) -> None:
+    exchange.holes = [(START_NS - 20 * HOUR, START_NS - 19 * HOUR)]
+    sync = Sync(exchange, database, clock, log)
+    await sync.sync("BTCUSDT", "1m", START_NS - DAY_NS)
+    report = QualityReport(database, clock, days=7)
+    one = (await report.series())[0]
+    clean = await report.of(one)
+    assert (clean.expected, clean.candles, clean.missing, clean.absent, clean.coverage) == (1440, 1380, 0, 60, 1.0)
+    assert clean.is_good
+    await delete(database, START_NS - 10 * HOUR, START_NS - 10 * HOUR + 5 * MINUTE)
+    await delete(database, START_NS - 8 * HOUR, START_NS - 8 * HOUR + MINUTE)
+    await database.sql("UPDATE ohlcv_data SET close = NULL WHERE time = $1", to_datetime(START_NS - 7 * HOUR))
+    await database.sql("UPDATE ohlcv_data SET high = low - 1 WHERE time = $1", to_datetime(START_NS - 6 * HOUR))
+    await database.sql("UPDATE ohlcv_data SET revision = 2, updated_at = '2026-01-01T05:00Z' WHERE time = $1", to_datetime(START_NS - HOUR))
+    await database.sql(
+        "INSERT INTO feed_outages (exchange, symbol, began_at, ended_at, cause) VALUES ('binance', 'BTCUSDT', $1, $2, 'silence')",
+        to_datetime(START_NS - 3 * HOUR), to_datetime(START_NS - 3 * HOUR + 90 * NS),
+    )  # fmt: skip
+    found = await report.of((await report.series())[0])
+    assert (found.missing, found.gaps, found.nulls, found.inconsistent, found.duplicates) == (7, 3, 1, 1, 0)
+    assert found.longest is not None
+    assert (found.longest.hole.start_ns, found.longest.bars) == (START_NS - 10 * HOUR, 5)
+    assert (found.corrected, found.corrected_ns) == (1, START_NS + 5 * HOUR)
+    assert (found.outages, found.outage_ns) == (1, 90 * NS)
+    assert found.coverage == int(10_000 * 1373 / 1380) / 10_000
+    assert [(o.began_ns, o.ended_ns) for o in await report.outages("binance")] == [
+        (START_NS - 3 * HOUR, START_NS - 3 * HOUR + 90 * NS)
+    ]
+    states = {state for _, state in await report.missing((await report.series())[0], is_all=True)}
+    assert states == {"missing", "exchange"}
+
+
+async def test_what_is_pruned_is_not_fetched_again(
+    database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
+) -> None:
+    exchange.holes = [(START_NS - 60 * DAY_NS, START_NS - 59 * DAY_NS)]
+    await Sync(exchange, database, clock, log).sync("BTCUSDT", "1h", START_NS - 90 * DAY_NS)
+    before_ns = START_NS - 30 * DAY_NS
+    dry = await prune(database, before_ns, lambda one: True, is_dry=True)
+    assert [(one.bars, one.kept) for one in dry] == [(59 * 24, 30 * 24)]
+    done = await prune(database, before_ns, lambda one: True)
+    assert [(one.bars, one.kept) for one in done] == [(59 * 24, 30 * 24)]
+    assert (await BarStore(database).edges("BTCUSDT", "1h"))[:2] == (30 * 24, before_ns)
+    assert await watch.look() == []
+    assert await GapStore(database).known("binance", "BTCUSDT", "1h") == []
+    row = await SyncStore(database).get("binance", "BTCUSDT", "1h")
+    assert row is not None
+    assert row.wanted_from_ns == before_ns
+    assert await prune(database, before_ns, lambda one: True) == []
+
+
+async def test_stocks_are_not_missed_at_night(database: Database, clock: FakeClock) -> None:
+    """2025-12-29 to 31, New York: 14:30 to 21:00 UTC each day. A whole session and ten minutes of another are missing."""
+    open_ns = [to_ns_of(29, 14, 30), to_ns_of(30, 14, 30), to_ns_of(31, 14, 30)]
+    made = HistoryExchange(clock, name="polygon")
+    bars = [made.bar("AAPL", "1m", at + i * MINUTE) for at in open_ns for i in range(390)]
+    kept = [bar for bar in bars if not open_ns[1] <= bar.time_ns < open_ns[2] + 10 * MINUTE]
+    await BarStore(database).merge(Bars.of("AAPL", "1m", kept), exchange="polygon", source="import")
+    gaps = await Gaps(database, clock).missing("polygon", "AAPL", "1m", open_ns[0], open_ns[2] + 6 * HOUR + 30 * MINUTE)
+    assert [(gap.hole.start_ns, gap.hole.end_ns, gap.bars) for gap in gaps] == [(open_ns[1], open_ns[2] + 10 * MINUTE, 400)]
+
+
+def to_ns_of(day: int, hour: int, minute: int) -> int:
+    return START_NS - (32 - day) * DAY_NS + hour * HOUR + minute * MINUTE

@@ -1,0 +1,156 @@
+"""Syncs as durable work: a pending row, the scheduler, a job on the local exchange; killed in between, and it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors.scheduler import SchedulerActor
+from fks.clock import RealClock
+from fks.config.paths import Paths
+from fks.config.settings import Settings
+from fks.jobs.runner import run_one
+from fks.store.db import Database
+from fks.store.jobs import JobStore
+from fks.store.sync import SyncStore
+from tests.support.collecting import settings_for
+from tests.support.local_exchange import LocalExchange
+from tests.support.ports import CollectingLog
+from tests.support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+    made = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "5", "--rate-limits", "off"]).start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def scheduler(database: Database, exchange: LocalExchange, tmp_path: Path) -> AsyncIterator[SchedulerActor]:
+    """The scheduler, running; it runs jobs in this process."""
+    settings = settings_for(exchange.info)
+
+    async def run_job(home: str, job_id: str) -> None:
+        await run_one(database, uuid.UUID(job_id), tmp_path, settings=settings)
+
+    component: Any = SimpleNamespace(
+        db=database, clock=RealClock(), settings=settings, log=CollectingLog(), paths=Paths.of("/nowhere")
+    )
+    actor = SchedulerActor(component, (), run_job=run_job)
+    running = asyncio.create_task(actor.run())
+    yield actor
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await actor.stop()
+
+
+async def done(db: Database, *statuses: str) -> bool:
+    rows = await SyncStore(db).all()
+    return bool(rows) and all(row["sync_status"] in (statuses or ("done",)) for row in rows)
+
+
+async def test_the_owners_insert_starts_a_sync(database: Database, scheduler: SchedulerActor) -> None:
+    await database.sql(
+        "INSERT INTO sync_status (symbol, timeframe, sync_status) SELECT 'SOLUSDT', tf, 'pending'"
+        " FROM unnest(ARRAY['1h','1d']) AS tf ON CONFLICT DO NOTHING"
+    )
+    await until(lambda: done(database), deadline_s=30)
+    rows = await SyncStore(database).all()
+    assert all(row["candles"] == row["stored"] > 2 for row in rows)
+
+    async def is_ended() -> bool:
+        return [(job.kind, job.state) for job in await JobStore(database).list()] == [("sync", "done")]
+
+    await until(is_ended)
+
+
+async def test_what_cannot_be_synced_says_why_and_holds_nothing_up(database: Database, scheduler: SchedulerActor) -> None:
+    store = SyncStore(database)
+    await store.want("nowhere", "BTCUSDT", ["1h"])
+    await store.want("binance", "NOSUCHCOIN", ["1h"])
+    await store.want("binance", "BTCUSDT", ["7m"])
+    await until(lambda: done(database, "failed"), deadline_s=30)
+    errors = {row["symbol"] + row["timeframe"]: row["error"] for row in await store.all() if row["exchange"] == "binance"}
+    assert "Invalid symbol" in errors["NOSUCHCOIN1h"]
+    assert "use one of" in errors["BTCUSDT7m"]
+    row = await store.get("nowhere", "BTCUSDT", "1h")
+    assert row is not None
+    assert "no exchange FKS knows" in str(row.error)
+
+
+async def test_a_gap_in_what_was_synced_is_filled_within_a_minute(database: Database, scheduler: SchedulerActor) -> None:
+    store = SyncStore(database)
+    await store.want("binance", "ETHUSDT", ["5m"], RealClock().now_ns() - 2 * 86400 * 10**9)
+    await until(lambda: done(database), deadline_s=30)
+    await database.sql("DELETE FROM ohlcv_data WHERE time BETWEEN now() - interval '9 hours' AND now() - interval '7 hours'")
+    await database.sql("UPDATE schedules SET last_run_at = now() - interval '2 minutes' WHERE name = 'continuous'")
+
+    async def is_whole() -> bool:
+        rows = await database.sql("SELECT count(*) FROM ohlcv_data WHERE time BETWEEN now() - interval '9 hours' AND now() - interval '7 hours'")
+        return bool(rows[0][0] >= 24)
+
+    await until(is_whole, deadline_s=30)
+    said = await database.sql("SELECT last_result FROM schedules WHERE name = 'continuous'")
+    assert "bars missing in 1 gaps of binance" in said[0][0]
+
+
+async def test_kill_9_costs_nothing_but_the_page_under_way(
+    database: Database, database_url: str, exchange: LocalExchange, tmp_path: Path
+) -> None:
+    """A job in a process of its own is killed over and over; what is stored at the end is whole, and asked for once."""
+    store, jobs = SyncStore(database), JobStore(database)
+    await store.want("binance", "BTCUSDT", ["1m"], RealClock().now_ns() - 12 * 86400 * 10**9)
+    seen = -1
+    for _ in range(3):
+        assert await store.submit_job(["binance"], "test")
+        claimed = await jobs.claim(["sync"])
+        assert claimed is not None
+        runner = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.contract.jobs.test_sync_job",
+            json.dumps({"database": database_url, "job": str(claimed.id), "info": exchange.info, "folder": str(tmp_path)}),
+        )  # fmt: skip
+
+        async def has_more(before: int = seen) -> bool:
+            return await stored(database) > max(before, 0)
+
+        await until(has_more, deadline_s=30, every_s=0.005)
+        os.kill(runner.pid, signal.SIGKILL)
+        await runner.wait()
+        seen = await stored(database)
+        row = await store.get("binance", "BTCUSDT", "1m")
+        assert row is not None
+        await database.sql("UPDATE jobs SET state = 'failed'")
+        await database.sql("UPDATE sync_status SET updated_at = now() - interval '2 minutes'")
+    assert await store.submit_job(["binance"], "test")
+    last = await jobs.claim(["sync"])
+    assert last is not None
+    await run_one(database, last.id, tmp_path, settings=settings_for(exchange.info))
+    rows = await database.sql("SELECT count(*) AS n, max(time) - min(time) AS range FROM ohlcv_data WHERE timeframe = '1m'")
+    assert rows[0]["n"] == rows[0]["range"].total_seconds() / 60 + 1
+    assert rows[0]["n"] >= 12 * 1440 - 1
+    assert await done(database)
+
+
+async def stored(db: Database) -> int:
+    return int((await db.sql("SELECT count(*) FROM ohlcv_data"))[0][0])
+
+
+async def _main(spec: dict[str, Any]) -> None:
+    db = await Database.connect(spec["database"], application="job")
+    settings: Settings = settings_for(spec["info"])
+    await run_one(db, uuid.UUID(spec["job"]), Path(spec["folder"]), settings=settings)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(json.loads(sys.argv[1])))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -36,6 +36,8 @@ MARK_WITHIN = 64  # the stream's name comes first in a message
 Levels = list[tuple[Decimal, Decimal]]
 Events = Sequence[MarketEvent | Subscribed]
 _NOTHING = msgspec.Raw()
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Moment = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class _Envelope(msgspec.Struct):
@@ -50,12 +52,12 @@ class _AggTrade(msgspec.Struct, gc=False):
     e: Literal["aggTrade"]
     E: int
     s: str
-    a: int
+    a: Count
     p: Decimal
     q: Decimal
     f: int
     l: int  # noqa: E741 - the venue's own letter
-    T: int
+    T: Moment
     m: bool
     M: bool = True
 
@@ -64,10 +66,10 @@ class _Trade(msgspec.Struct, gc=False):
     e: Literal["trade"]
     E: int
     s: str
-    t: int
+    t: Count
     p: Decimal
     q: Decimal
-    T: int
+    T: Moment
     m: bool
     M: bool = True
     a: int = 0  # order ids, until 2023
@@ -221,21 +223,22 @@ class BinanceWire:
 
     def _agg_trade(self, message: Any, received_ns: int) -> Events:
         row, symbol = message.data, self._streams[message.stream][2]
-        count = row.l - row.f + 1
-        if not (ZERO < row.p < HUGE and ZERO <= row.q < HUGE and row.a >= 0 and row.T > 0 and count > 0 and row.s == symbol):
+        price, quantity, count = row.p, row.q, row.l - row.f + 1
+        if not (ZERO < price < HUGE and ZERO <= quantity < HUGE and count > 0 and row.s == symbol):
             raise PeerError(
-                f"{row.s} trade {row.a} on the stream of {symbol}: price {row.p}, quantity {row.q}, time {row.T}, "
+                f"{row.s} trade {row.a} on the stream of {symbol}: price {price}, quantity {quantity}, time {row.T}, "
                 f"trades {row.f} to {row.l} cannot be"
             )
-        return (PublicTrade(NAME, symbol, row.a, row.T * MS, row.p, row.q, row.m, count, received_ns),)
+        return (PublicTrade(NAME, symbol, row.a, row.T * MS, price, quantity, row.m, count, received_ns),)
 
     def _single_trade(self, message: Any, received_ns: int) -> Events:
         row, symbol = message.data, self._streams[message.stream][2]
-        if not (ZERO < row.p < HUGE and ZERO <= row.q < HUGE and row.t >= 0 and row.T > 0 and row.s == symbol):
+        price, quantity = row.p, row.q
+        if not (ZERO < price < HUGE and ZERO <= quantity < HUGE and row.s == symbol):
             raise PeerError(
-                f"{row.s} trade {row.t} on the stream of {symbol}: price {row.p}, quantity {row.q}, time {row.T} cannot be"
+                f"{row.s} trade {row.t} on the stream of {symbol}: price {price}, quantity {quantity}, time {row.T} cannot be"
             )
-        return (PublicTrade(NAME, symbol, row.t, row.T * MS, row.p, row.q, row.m, 1, received_ns),)
+        return (PublicTrade(NAME, symbol, row.t, row.T * MS, price, quantity, row.m, 1, received_ns),)
 
     def _quote(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
         row = self._read_ticker(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Literal
 
 import msgspec
 
@@ -27,7 +28,7 @@ class Trade(msgspec.Struct, gc=False):
     price: Decimal
     size: Decimal
     time: str
-    side: str
+    side: Literal["BUY", "SELL"]
 
 
 class Trades(msgspec.Struct, gc=False):
@@ -35,6 +36,16 @@ class Trades(msgspec.Struct, gc=False):
 
     trades: list[Trade]
     type: str = ""
+
+
+class TradesMessage(msgspec.Struct, gc=False):
+    """A message of trades, read in one go: the hot one."""
+
+    channel: str
+    sequence_num: int
+    timestamp: str
+    events: list[Trades]
+    client_id: str = ""
 
 
 class Candle(msgspec.Struct):

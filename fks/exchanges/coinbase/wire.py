@@ -21,7 +21,7 @@ from decimal import Decimal
 import msgspec
 
 from fks.exchanges.base import BROKEN, HUGE, ZERO, Levels, Reader, Subscribed, Tally, check_bar, doubted, ns_of_iso
-from fks.exchanges.coinbase.shape import Candle, Candles, Changes, Message, Standing, Tickers, Trades
+from fks.exchanges.coinbase.shape import Candle, Candles, Changes, Message, Standing, Tickers, Trades, TradesMessage
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import FksError, InputError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
@@ -36,6 +36,7 @@ NAMES = {
     Channel.TRADES: "market_trades", Channel.BARS: "candles", Channel.QUOTES: "ticker", Channel.BOOK: "level2",
 }  # fmt: skip
 _CHANNELS = {**{name: channel for channel, name in NAMES.items()}, "l2_data": Channel.BOOK}
+_TRADES = b'{"channel":"market_trades"'
 _QUIET = frozenset({"heartbeats"})
 Events = Sequence[MarketEvent | Subscribed]
 
@@ -47,6 +48,7 @@ class CoinbaseWire:
         self._url = (base or PUBLIC_WS).rstrip("/")
         self._tally = Tally() if tally is None else tally
         self._wanted: dict[Channel, list[str]] = {}
+        self._traded: set[str] = set()
         self._unanswered = 0
         self._is_subscribed = False
         self._sequence: int | None = None
@@ -54,13 +56,12 @@ class CoinbaseWire:
         self._books: dict[str, Levels] = {}
         self._bars: dict[str, Bar] = {}
         self._message = Reader("message", Message, self._tally)
-        self._trades = Reader("market_trades", list[Trades], self._tally)
+        self._trades = Reader("market_trades", TradesMessage, self._tally)
         self._candles = Reader("candles", list[Candles], self._tally)
         self._tickers = Reader("ticker", list[Tickers], self._tally)
         self._changes = Reader("l2_data", list[Changes], self._tally)
         self._standing = Reader("subscriptions", list[Standing], self._tally)
         self._read: dict[Channel, Callable[[Message, int], list[MarketEvent]]] = {
-            Channel.TRADES: self._read_trades,
             Channel.BARS: self._read_bars,
             Channel.QUOTES: self._read_quotes,
             Channel.BOOK: self._read_books,
@@ -78,6 +79,8 @@ class CoinbaseWire:
                     f"coinbase has no live {item.timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate trades"
                 )
             symbols = self._wanted.setdefault(item.channel, [])
+            if item.channel is Channel.TRADES:
+                self._traded.add(item.symbol)
             if item.symbol not in symbols:
                 symbols.append(item.symbol)
         frames = [_request("subscribe", NAMES[channel], symbols) for channel, symbols in self._wanted.items()]
@@ -87,6 +90,15 @@ class CoinbaseWire:
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
         """Return what a frame says."""
+        if frame.startswith(_TRADES):  # the hot one: read in one go
+            try:
+                trades = self._trades.decode(frame)
+                if self._sequence is None or trades.sequence_num == self._sequence + 1:
+                    events = self._read_trades(trades.events, received_ns)
+                    self._sequence = trades.sequence_num
+                    return events
+            except (FksError, *BROKEN):
+                pass  # read again, to say whose it is and why
         try:
             message = self._message(frame)
         except BROKEN as error:
@@ -106,7 +118,7 @@ class CoinbaseWire:
         if channel is None:
             return [*missing, *self._control(message)] if missing else self._control(message)
         try:
-            events = self._read[channel](message, received_ns)
+            events = self._trades_of(frame, received_ns) if channel is Channel.TRADES else self._read[channel](message, received_ns)
         except (FksError, *BROKEN) as error:
             events = self._doubt(channel, message, frame, error, received_ns)
         return missing + events if missing else events
@@ -163,19 +175,20 @@ class CoinbaseWire:
         return [first, *(event for event in rest if isinstance(event, Gone))]  # the message is kept once
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────
-    def _read_trades(self, message: Message, received_ns: int) -> list[MarketEvent]:
+    def _trades_of(self, frame: bytes, received_ns: int) -> list[MarketEvent]:
+        return self._read_trades(self._trades(frame).events, received_ns)
+
+    def _read_trades(self, rows: list[Trades], received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
-        known = self._wanted.get(Channel.TRADES, ())
-        for event in self._trades(message.events):
+        known = self._traded
+        for event in rows:
             for row in reversed(event.trades):
-                if not (ZERO < row.price < HUGE and ZERO <= row.size < HUGE and row.product_id in known and row.trade_id.isdigit()):
-                    raise PeerError(f"{row.product_id} trade {row.trade_id}: price {row.price}, size {row.size} cannot be")
+                symbol, text, price, size = row.product_id, row.trade_id, row.price, row.size
+                if not (ZERO < price < HUGE and ZERO <= size < HUGE and symbol in known and text.isdecimal()):
+                    raise PeerError(f"{symbol} trade {text}: price {price}, size {size} cannot be")
                 events.append(
-                    PublicTrade(
-                        NAME, row.product_id, int(row.trade_id), ns_of_iso(row.time), row.price, row.size, row.side == "BUY",
-                        1, received_ns,
-                    )
-                )  # fmt: skip
+                    PublicTrade(NAME, symbol, int(text), ns_of_iso(row.time), price, size, row.side == "BUY", 1, received_ns)
+                )
         return events
 
     def _read_quotes(self, message: Message, received_ns: int) -> list[MarketEvent]:

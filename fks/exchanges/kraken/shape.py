@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -43,10 +44,10 @@ class TradeRow(msgspec.Struct, gc=False):
     """One public trade; `side` is the taker's."""
 
     symbol: str
-    side: str
+    side: Literal["buy", "sell"]
     price: Decimal
     qty: Decimal
-    trade_id: int
+    trade_id: Annotated[int, msgspec.Meta(ge=0)]
     timestamp: str
     ord_type: str = ""
 

@@ -55,7 +55,7 @@ class KrakenWire:
         self._outbox: list[bytes] = []
         self._books: dict[str, Levels] = {}
         self._bars: dict[tuple[str, str], Bar] = {}
-        self._trade_ids: dict[str, int] = {}
+        self._trade_ids: dict[str, int] = {}  # of each symbol asked for, the newest; -1 before the first
         self._envelope = Reader("envelope", Envelope, self._tally)
         self._trades = Reader("trade", TradeFrame, self._tally)
         ohlc, ticker, book = (
@@ -82,12 +82,17 @@ class KrakenWire:
             timeframe = item.timeframe if item.channel is Channel.BARS else ""
             groups.setdefault((item.channel, timeframe), []).append(item.symbol)
             self._wanted.setdefault(item.channel, set()).add(item.symbol)
+            if item.channel is Channel.TRADES:
+                self._trade_ids[item.symbol] = -1
         return [self._subscribe(channel, timeframe, symbols) for (channel, timeframe), symbols in groups.items()]
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
         """Return what a frame says."""
-        if frame.startswith(_TRADE):  # the hot one
-            return self._receive(Channel.TRADES, frame, received_ns)
+        if frame.startswith(_TRADE):  # the hot one: read in one go
+            try:
+                return self._read_trades(self._trades.decode(frame), received_ns)
+            except (FksError, *BROKEN):
+                return self._receive(Channel.TRADES, frame, received_ns)  # again, to say whose it is and why
         try:
             envelope = self._envelope(frame)
         except BROKEN as error:
@@ -160,20 +165,18 @@ class KrakenWire:
 
     def _read_trades(self, message: TradeFrame, received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
-        known, ids = self._wanted.get(Channel.TRADES, ()), self._trade_ids
+        ids = self._trade_ids
         for row in message.data:
-            symbol, number = row.symbol, row.trade_id
-            if not (ZERO < row.price < HUGE and ZERO <= row.qty < HUGE and number >= 0 and symbol in known):
-                raise PeerError(f"{symbol} trade {number}: price {row.price}, quantity {row.qty} cannot be")
-            trade = PublicTrade(
-                NAME, symbol, number, ns_of_iso(row.timestamp), row.price, row.qty, row.side == "sell", 1, received_ns
-            )
+            symbol, number, price, quantity = row.symbol, row.trade_id, row.price, row.qty
             last = ids.get(symbol)
-            if last is not None and number > last + 1:
-                events.append(Gone(Channel.TRADES, symbol, f"trades {last + 1} to {number - 1} are missing"))
-            events.append(trade)
-            if last is None or number > last:
+            if not (ZERO < price < HUGE and ZERO <= quantity < HUGE) or last is None:
+                raise PeerError(f"{symbol} trade {number}: price {price}, quantity {quantity} cannot be")
+            time_ns = ns_of_iso(row.timestamp)
+            if number > last:
+                if number != last + 1 and last >= 0:
+                    events.append(Gone(Channel.TRADES, symbol, f"trades {last + 1} to {number - 1} are missing"))
                 ids[symbol] = number
+            events.append(PublicTrade(NAME, symbol, number, time_ns, price, quantity, row.side == "sell", 1, received_ns))
         return events
 
     def _read_quotes(self, message: TickerFrame, received_ns: int) -> list[MarketEvent]:

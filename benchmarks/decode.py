@@ -1,0 +1,156 @@
+"""A trade frame, from its bytes to a checked value with exact prices: our wires against ccxt.pro's handlers and bare decoders.
+
+    python benchmarks/decode.py [rounds]
+
+Every line is the median of interleaved rounds over the same frames, in one process on one core: compare within a run only.
+Limits: 1.5 us for a Binance trade on a calm machine, and at least ten times ccxt.pro's handler, which is the one that gates.
+Binance's frames are recorded (tests/tapes), Kraken's and Coinbase's are written in the documented form from the same trades.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the recordings of the tests, however this is started
+
+import msgspec
+
+from fks.exchanges.base import Wire
+from fks.exchanges.binance import BinanceWire
+from fks.exchanges.coinbase import CoinbaseWire
+from fks.exchanges.kraken import KrakenWire
+from fks.model.bar import PublicTrade
+from fks.model.market import Channel, Subscription
+from fks.model.timeframe import iso
+from tests.support.ccxt_feeds import feed_of
+from tests.support.recorded import EXCERPT, agg_trades, frames_of, raw_trades
+
+RATIO_MIN = 10.0
+LIMIT_US = 1.5
+
+
+class Data(msgspec.Struct):
+    """The fields of a trade that are used."""
+
+    t: int
+    p: Decimal
+    q: Decimal
+    T: int
+    m: bool
+
+
+class Bare(msgspec.Struct):
+    """A message with only those."""
+
+    data: Data
+
+
+def frames() -> dict[str, list[bytes]]:
+    """Return the same trades in every exchange's form."""
+    raw = raw_trades()
+    kraken, coinbase = [], []
+    for number, row in enumerate(raw):
+        time_text, side = iso(row["T"] * 1_000_000), "sell" if row["m"] else "buy"
+        kraken.append(
+            f'{{"channel":"trade","type":"update","data":[{{"symbol":"BTC/USD","side":"{side}","price":{row["p"]},'
+            f'"qty":{row["q"]},"ord_type":"market","trade_id":{row["t"]},"timestamp":"{time_text}"}}]}}'.encode()
+        )
+        coinbase.append(
+            f'{{"channel":"market_trades","timestamp":"{time_text}","sequence_num":{number},"events":[{{"type":"update",'
+            f'"trades":[{{"product_id":"BTC-USD","trade_id":"{row["t"]}","price":"{row["p"]}","size":"{row["q"]}",'
+            f'"time":"{time_text}","side":"{"BUY" if row["m"] else "SELL"}"}}]}}]}}'.encode()
+        )
+    return {
+        "binance": [frame for _, frame in frames_of(EXCERPT)],
+        "binance aggTrade": [json.dumps({"stream": "btcusdt@aggTrade", "data": row}).encode() for row in agg_trades(raw)],
+        "kraken": kraken,
+        "coinbase": coinbase,
+    }
+
+
+def ours(make: Callable[[], Wire], symbol: str, messages: list[bytes]) -> Callable[[], None]:
+    """Return a run of a fresh wire over the frames; it must give a trade for each."""
+
+    def run() -> None:
+        wire = make()
+        wire.hello([Subscription(Channel.TRADES, symbol)])
+        receive = wire.receive
+        for frame in messages:
+            events = receive(frame, 1)
+        assert type(events[-1]) is PublicTrade
+
+    return run
+
+
+def ccxts(name: str, id_: str, symbol: str, messages: list[bytes]) -> Callable[[], None]:
+    """Return a run of ccxt.pro's handler over the frames, with the JSON decoding it comes after."""
+
+    def run() -> None:
+        exchange, client = feed_of(name, {id_: symbol})
+        handle, loads = exchange.handle_message, json.loads
+        for frame in messages:
+            handle(client, loads(frame))
+        assert len(exchange.trades[symbol]) > 0
+
+    return run
+
+
+def bare(messages: list[bytes]) -> Callable[[], None]:
+    """Return a run of the least that can be done: a typed decode with exact prices, and nothing kept."""
+    decode = msgspec.json.Decoder(Bare).decode
+
+    def run() -> None:
+        for frame in messages:
+            decode(frame)
+
+    return run
+
+
+def measured(runs: dict[str, tuple[Callable[[], None], int]], rounds: int) -> dict[str, float]:
+    """Return the median us a frame of each, rounds interleaved."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, (run, count) in runs.items():
+            gc.collect()
+            start = time.process_time()
+            run()
+            times[name].append((time.process_time() - start) / count * 1e6)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def main(rounds: int) -> int:
+    """Measure and print; return 1 when a wire is not ten times as fast as ccxt.pro's handler."""
+    made = frames()
+    messages = made["binance"]
+    runs = {
+        "msgspec typed decode alone (the floor)": (bare(messages), messages),
+        "ours: binance trade": (ours(lambda: BinanceWire(trades="trade"), "BTCUSDT", messages), messages),
+        "ours: binance aggTrade": (ours(BinanceWire, "BTCUSDT", made["binance aggTrade"]), made["binance aggTrade"]),
+        "ours: kraken": (ours(KrakenWire, "BTC/USD", made["kraken"]), made["kraken"]),
+        "ours: coinbase": (ours(CoinbaseWire, "BTC-USD", made["coinbase"]), made["coinbase"]),
+        "ccxt.pro: binance": (ccxts("binance", "BTCUSDT", "BTC/USDT", messages), messages),
+        "ccxt.pro: kraken": (ccxts("kraken", "BTC/USD", "BTC/USD", made["kraken"]), made["kraken"]),
+        "ccxt.pro: coinbase": (ccxts("coinbase", "BTC-USD", "BTC/USD", made["coinbase"]), made["coinbase"]),
+    }
+    found = measured({name: (run, len(frames)) for name, (run, frames) in runs.items()}, rounds)
+    for name, us in found.items():
+        print(f"{name:<42} {us:8.3f} us a frame")
+    is_good = True
+    for name in ("binance", "kraken", "coinbase"):
+        mine = found["ours: binance trade" if name == "binance" else f"ours: {name}"]
+        ratio = found[f"ccxt.pro: {name}"] / mine
+        is_good &= ratio >= RATIO_MIN
+        print(f"{name}: {ratio:.1f} x ccxt.pro's handler (at least {RATIO_MIN:.0f})")
+    print(f"binance trade: {found['ours: binance trade']:.2f} us (limit {LIMIT_US} us on a calm machine)")
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 7))

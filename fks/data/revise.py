@@ -83,6 +83,8 @@ class Reviser:
         self._from_ns = start_ns if replay_ns is None else bar_start(replay_ns, self.base)
         self._known_ns = self._from_ns
         self._prune_ns = 0
+        #: the first base bar whose trades still count
+        self._horizon_ns = self._from_ns
         self._previous = previous
         self._kept: dict[str, dict[int, _Bucket]] = {frame: {} for frame in (self.base, *self._larger)}
         self._child = {frame: _child_of(frame, self._kept) for frame in self._larger}
@@ -127,14 +129,19 @@ class Reviser:
     def add(self, trades: Iterable[PublicTrade]) -> list[Revision]:
         """Count trades in, whenever they come; return the sealed bars they change. Seals nothing by itself."""
         touched: set[int] = set()
+        start_ns = end_ns = 0
+        bucket, tally = _Bucket(), Tally()
         for trade in trades:
-            start_ns = bar_start(trade.time_ns, self.base)
-            if not self._is_new(trade, start_ns):
+            is_here = start_ns <= trade.time_ns < end_ns
+            at = start_ns if is_here else bar_start(trade.time_ns, self.base)
+            if not self._is_new(trade, at):
                 continue
+            if not is_here:
+                start_ns, end_ns = at, bar_end(at, self.base)
+                bucket = self._kept[self.base].setdefault(start_ns, _Bucket())
+                tally = bucket.tally = bucket.tally or Tally()
             self._seen[trade.trade_id] = trade
-            bucket = self._kept[self.base].setdefault(start_ns, _Bucket())
-            bucket.tally = bucket.tally or Tally()
-            bucket.tally.add(trade, self._place(trade))
+            tally.add(trade, self._place(trade))
             bucket.ids.append(trade.trade_id)
             if start_ns < self._open_ns:
                 touched.add(start_ns)
@@ -148,7 +155,7 @@ class Reviser:
             if (before.price, before.quantity) != (trade.price, trade.quantity):
                 self._conflicts.append(trade)
             return False
-        if start_ns >= self._horizon():
+        if start_ns >= self._horizon_ns:
             return True
         self.late += 1
         self._asks.add((self.base, start_ns))
@@ -209,6 +216,7 @@ class Reviser:
             for frame in self._larger:
                 if bar_start(end_ns, frame) == end_ns:
                     self._show(frame, bar_start(start_ns, frame), Cause.SEALED, sealed)
+        self._horizon_ns = max(self._from_ns, bar_start(self._open_ns - self._window_ns, self.base))
         if self._open_ns >= self._prune_ns:
             self._prune_ns = self._open_ns + self._window_ns // 8
             self._prune()
@@ -316,14 +324,9 @@ class Reviser:
         return bucket is not None and (bucket.tally is not None or (bucket.own is not None and not bucket.own.is_empty))
 
     # ── what is kept ─────────────────────────────────────────────────────────────────────────────
-    def _horizon(self) -> int:
-        """Return the first base bar whose trades still count."""
-        return max(self._from_ns, bar_start(self._open_ns - self._window_ns, self.base))
-
     def _floor(self, frame: str) -> int:
         """Return the open time of the first bar that is kept: what it and the larger bars that may change are made of."""
-        horizon = self._horizon()
-        return min(bar_start(horizon, larger) for larger in (frame, *self._parents[frame]))
+        return min(bar_start(self._horizon_ns, larger) for larger in (frame, *self._parents[frame]))
 
     def _prune(self) -> None:
         for frame, buckets in self._kept.items():
@@ -334,8 +337,7 @@ class Reviser:
                     self._previous = exact_decimal(bucket.value.close)
                 for number in bucket.ids:
                     self._seen.pop(number, None)
-        horizon = self._horizon()
-        self._doubts = [(a, b) for a, b in self._doubts if b > horizon]
+        self._doubts = [(a, b) for a, b in self._doubts if b > self._horizon_ns]
 
     def _above(self, frame: str) -> list[str]:
         return [large for large in self._larger if length_of(large) > length_of(frame)]

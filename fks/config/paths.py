@@ -111,6 +111,11 @@ class Paths:
         return self.home / "columns"
 
     @property
+    def tapes(self) -> Path:
+        """Return where collectors record what they receive, a folder an exchange (data.tape)."""
+        return self.home / "tapes"
+
+    @property
     def strategies(self) -> Path:
         """Return the folder of a user's own strategy files."""
         return self.home / "strategies"

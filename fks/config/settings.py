@@ -135,6 +135,9 @@ class Data(Section):
         if not isinstance(value, str):
             return value
         return {name.strip(): number.strip() for name, _, number in (part.partition("=") for part in value.split(",") if part.strip())}
+    tape: bool = Field(False, description="record everything collectors receive into FKS_HOME/tapes, to be replayed")
+    tape_file_mb: float = Field(64.0, gt=0, description="size at which a tape file is closed and the next begun, MB")
+    tape_keep_gb: float = Field(10.0, gt=0, description="tapes kept of one exchange; beyond it the oldest files go, GB")
 
 
 class Venue(Section):

@@ -1,0 +1,67 @@
+"""The records of a tape, and their bytes.
+
+A file is one JSON header line, blocks, and an end. A block holds about a second or a quarter of a megabyte of records under
+zlib, behind a head with its lengths, its time span and a CRC32; the end has the SHA-256 of everything before it. A file without
+its end was cut off (kill -9, a full disk) or is still being written: it is good up to its last whole block.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+MAGIC = "fkstape/1"
+ENDING = ".fkstape"
+BLOCK, END = b"BLK\n", b"END\n"
+#: mark, bytes that follow, bytes unpacked, records, CRC32 of what follows, first and last received_ns
+HEAD = struct.Struct("<4sIIIIqq")
+#: kind, connection, received_ns, bytes that follow
+RECORD = struct.Struct("<BIqI")
+
+
+class Kind(IntEnum):
+    """What a record holds."""
+
+    OPEN = 1  # a connection is dialled: JSON {url, wanted}
+    FRAME = 2  # a message as it came
+    BARS = 3  # REST told bars: JSON [Bar, …]
+    TRADES = 4  # REST told trades: JSON [PublicTrade, …]
+    INSTRUMENTS = 5  # REST told instruments: JSON [Instrument, …]
+    LOST = 6  # the recorder was behind: JSON {frames, bytes} that are not on the tape
+    STANDING = 7  # at the beginning of a file: a connection that stands since an earlier one; JSON as OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record. `connection` counts dials of one recorder from 1; 0 where there is none. Times ns UTC, our clock."""
+
+    kind: Kind
+    connection: int
+    received_ns: int
+    data: bytes
+
+    def pack(self) -> bytes:
+        """Return its bytes in a block."""
+        return RECORD.pack(self.kind, self.connection, self.received_ns, len(self.data)) + self.data
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first line of a file: whose market, which recorder (its start, ns), and the file's number in that run.
+
+    The rest is what the exchange could do when it was recorded, so that a replay stands in for it.
+    """
+
+    exchange: str
+    run: int
+    number: int
+    version: str
+    timeframes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    trade_ids: str = "contiguous"
+    trades_from: str = "id"
+    streams_max: int = 1024
+    has_empty_bars: bool = True
+    calendar: str = "24/7"
+    form: str = MAGIC

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fks.model.bar import Bar, Bars
-from fks.model.errors import InputError
+from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.store import copy, merging
 from fks.store.db import Database, Session, sql
@@ -94,14 +94,14 @@ class BarStore:
             return await merging.merge(tx, rows)
         if len(rows) > merging.FEW:
             await ensure_months(self._db, to_datetime(int(bars.time_ns[0])), to_datetime(int(bars.time_ns[-1])))
-        for attempt in range(1, _ATTEMPTS + 1):
+        met: Exception | None = None
+        for _ in range(_ATTEMPTS):
             try:
                 async with self._db.transaction() as own:
                     return await merging.merge(own, rows)
-            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):  # rolled back: another writer was first
-                if attempt == _ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:  # rolled back: another was first
+                met = error
+        raise OutageError(f"merge of {bars.symbol} {bars.timeframe}: other writers were faster {_ATTEMPTS} times") from met
 
     async def series(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> Series | None:
         """Return what is stored of one series, without looking at its bars; None when there never was one."""

@@ -98,6 +98,7 @@ series = Table(  # one row a stored series, kept by triggers on ohlcv_data: nobo
     _time("oldest", null=True), _time("newest", null=True), Column("candles", BigInteger, nullable=False, server_default="0"),
     _time("updated_at", now=True),
     PrimaryKeyConstraint("exchange", "symbol", "timeframe"),
+    postgresql_with={"fillfactor": 50},  # each stored bar changes its row: in place, with room on the page
 )  # fmt: skip
 
 known_gaps = Table(  # asked, and the exchange has no bars there: [gap_from, gap_to) is not asked for again

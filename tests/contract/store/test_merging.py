@@ -16,6 +16,7 @@ from fks.model.timeframe import NS, to_datetime
 from fks.store import merging
 from fks.store.bars import BarStore, Merged, Series
 from fks.store.db import Database
+from fks.store.partitions import Span, ensure_partitions
 
 T0 = 1_767_225_600 * NS  # 2026-01-01
 MINUTE = 60 * NS
@@ -117,6 +118,56 @@ async def test_a_bar_that_came_while_we_compared_is_no_error(
     monkeypatch.setattr(merging, "_compared", late)
     assert await store.merge(minutes(20), source="test") == Merged(18, 2, 0)
     assert same(await store.read("BTCUSDT", "1m"), minutes(20))
+
+
+async def test_a_partition_that_was_made_while_we_copied_is_no_error(
+    database: Database, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, at = BarStore(database), to_datetime(T0)
+    await ensure_partitions(database, at)
+    monkeypatch.setattr(merging, "month_of", lambda moment: Span("ohlcv_data", "ohlcv_data_p_not_yet", at, at))
+    assert await store.merge(minutes(20), source="test") == Merged(20, 0, 0)
+    assert await rows(database, "SELECT DISTINCT tableoid::regclass::text FROM ohlcv_data") == [("ohlcv_data_p202601",)]
+    assert await store.series("BTCUSDT", "1m") == Series(0, 20, T0, T0 + 19 * MINUTE)
+
+
+async def test_bars_wait_in_the_default_partition_for_one_that_a_busy_table_does_not_let_us_make(database: Database) -> None:
+    store = BarStore(database)
+    async with database.transaction() as reader:
+        await reader.sql("SELECT count(*) FROM ohlcv_data")
+        assert await store.merge(minutes(3000), source="test") == Merged(3000, 0, 0)
+    assert await rows(database, "SELECT DISTINCT tableoid::regclass::text FROM ohlcv_data") == [("ohlcv_data_default",)]
+    assert await store.merge(minutes(3000), source="test") == Merged(0, 0, 3000)
+    assert await rows(database, "SELECT DISTINCT tableoid::regclass::text FROM ohlcv_data") == [("ohlcv_data_p202601",)]
+    assert await store.series("BTCUSDT", "1m") == Series(0, 3000, T0, T0 + 2999 * MINUTE)
+
+
+async def test_two_merges_that_stand_in_each_others_way_both_end(
+    database: Database, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has the row in `series` and wants bars, the other has the bars and wants the row: one is taken back, and merged again."""
+    store, met = BarStore(database), asyncio.Event()
+    await store.merge(minutes(4), source="test")
+    merge_piece, turns = merging._merge_piece, {"row": 0, "bars": 0}
+
+    async def crossing(tx: Any, incoming: merging.Incoming, added: merging.Added) -> Merged:
+        done = await merge_piece(tx, incoming, added)
+        turns[incoming.source] += 1
+        if turns["row"] and turns["bars"]:
+            met.set()
+        await asyncio.wait_for(met.wait(), 10)
+        return done
+
+    monkeypatch.setattr(merging, "_merge_piece", crossing)
+    done = await asyncio.gather(
+        store.merge(minutes(14), source="row"), store.merge(minutes(14, start=7), source="bars")
+    )
+    assert sum(turns.values()) > 4  # pieces: two each, and those again
+    assert sum(done, Merged(0, 0, 0)) == Merged(17, 0, 11)
+    assert same(await store.read("BTCUSDT", "1m"), minutes(21))
+    found = await store.series("BTCUSDT", "1m")
+    assert found is not None
+    assert found.candles == 21
 
 
 async def test_what_the_caller_rolls_back_never_was(database: Database, few: None) -> None:

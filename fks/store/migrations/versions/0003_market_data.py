@@ -166,6 +166,7 @@ def upgrade() -> None:
         sa.Column("candles", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("exchange", "symbol", "timeframe", name=op.f("pk_series")),
+        postgresql_with={"fillfactor": 50},
     )
     op.add_column("assets", sa.Column("timeframes", postgresql.ARRAY(sa.Text()), nullable=True))
     op.add_column("assets", sa.Column("history_days", sa.Integer(), nullable=True))

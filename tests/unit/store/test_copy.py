@@ -23,7 +23,7 @@ def test_the_bytes_are_those_of_the_documentation() -> None:
     assert bytes(stream) == b"PGCOPY\n\xff\r\n\0" + bytes(8) + row + b"\xff\xff"
 
 
-@given(st.lists(st.tuples(st.integers(-(10**6), 10**6), st.floats(), st.integers(-(2**31), 2**31 - 1), st.booleans()), max_size=20))
+@given(st.lists(st.tuples(st.integers(-100_000, 100_000), st.floats(), st.integers(-(2**31), 2**31 - 1), st.booleans()), max_size=20))
 def test_any_rows_come_back(rows: list[tuple[int, float, int, bool]]) -> None:
     time_ns = np.array([row[0] * DAY_NS // 1000 for row in rows], dtype=np.int64) * 1000
     price = np.array([row[1] for row in rows], dtype=np.float64)

@@ -6,7 +6,6 @@ An exchange is a module of this folder and a line of `EXCHANGES`; docs/add-an-ex
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -19,16 +18,12 @@ from fks.model.ports import Budget, Exchange, Log
 
 #: name -> (module, class); a test holds it against the folder
 EXCHANGES: dict[str, tuple[str, str]] = {
-    name: row
-    for name, row in {
-        "binance": ("fks.exchanges.binance", "BinanceExchange"),
-        "bybit": ("fks.exchanges.bybit", "BybitExchange"),
-        "coinbase": ("fks.exchanges.coinbase", "CoinbaseExchange"),
-        "kraken": ("fks.exchanges.kraken", "KrakenExchange"),
-        "okx": ("fks.exchanges.okx", "OkxExchange"),
-        "polygon": ("fks.exchanges.polygon", "PolygonExchange"),
-    }.items()
-    if importlib.util.find_spec(row[0]) is not None
+    "binance": ("fks.exchanges.binance", "BinanceExchange"),
+    "bybit": ("fks.exchanges.bybit", "BybitExchange"),
+    "coinbase": ("fks.exchanges.coinbase", "CoinbaseExchange"),
+    "kraken": ("fks.exchanges.kraken", "KrakenExchange"),
+    "okx": ("fks.exchanges.okx", "OkxExchange"),
+    "polygon": ("fks.exchanges.polygon", "PolygonExchange"),
 }
 #: the dialect of the local exchange: only this one can be played by it
 SIMULATED = "binance"

@@ -20,6 +20,7 @@ from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, iso
 T = TypeVar("T")
 
 BOOK_LEVELS = 20  # levels of a book that are handed on
+_MS_MAX = 4_102_444_800_000  # the year 2100: no time of an exchange is beyond it
 _ID_MAX = 2**63  # the store's trade ids are 64 bits with a sign
 
 #: what a message or a row that breaks its exchange's own form raises while it is read
@@ -59,6 +60,21 @@ class Rows(Generic[T]):
         return made + gone
 
 
+def time_of(time_ms: int) -> int:
+    """Return ns of an exchange's milliseconds. Errors: PeerError when no exchange was there then."""
+    if not 0 < time_ms < _MS_MAX:
+        raise PeerError(f"{time_ms} is no time in ms")
+    return time_ms * MS
+
+
+def amount_of(value: object, what: str) -> Decimal:
+    """Return an exchange's price or quantity, digit for digit. Errors: PeerError when it is negative or beyond any market."""
+    found = exact(value, what)
+    if not 0 <= found < HUGE:
+        raise PeerError(f"{what} is {value!r}, which cannot be")
+    return found
+
+
 def number_of(trade_id: str) -> int:
     """Return a trade's id as the number that the store keeps: its digits, or 63 bits of a hash where it is no number.
 
@@ -78,11 +94,11 @@ def bar_of(
 
     A bar that does not begin where bars of its timeframe begin in UTC is refused: it is another clock's day.
     """
-    start_ns = time_ms * MS
-    if start_ns <= 0 or bar_start(start_ns, timeframe) != start_ns:
+    start_ns = time_of(time_ms)
+    if bar_start(start_ns, timeframe) != start_ns:
         raise PeerError(f"{exchange} {symbol}: no {timeframe} bar begins at {iso(start_ns)}")
     # float() of the exchange's text is the nearest float, whose shortest decimal is that text again (up to 15 digits)
-    open_, high, low, close, volume = (float(exact(value, "bar")) for value in ohlcv)
+    open_, high, low, close, volume = (float(amount_of(value, "bar")) for value in ohlcv)
     bar = Bar(exchange, symbol, timeframe, start_ns, open_, high, low, close, volume, trades, is_empty=volume == 0)
     return check_bar(bar)
 

@@ -18,8 +18,8 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import MS, Levels, Reader, Subscribed, Tally, check_trade, doubted, exact
-from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, number_of
+from fks.exchanges.base import Levels, Reader, Subscribed, Tally, check_trade, doubted
+from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, amount_of, bar_of, check_sides, number_of, time_of
 from fks.model.bar import PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
@@ -184,9 +184,9 @@ class BybitWire:
                 self._tally.unknown["bybit.quote with one side"] += 1
                 return []
             check_sides(levels.bids, levels.asks)
+            return [Quote("bybit", symbol, _matched_ns(message), *levels.bids[0], *levels.asks[0], received_ns)]
         except UNREADABLE as error:
             return doubted(Channel.QUOTES, symbol, error, bytes(message.data), received_ns)
-        return [Quote("bybit", symbol, _matched_ns(message), *levels.bids[0], *levels.asks[0], received_ns)]
 
     def _book(self, symbol: str, message: _Message, received_ns: int) -> Sequence[MarketEvent]:
         ladder = self._books.setdefault(symbol, _Ladder())
@@ -248,7 +248,7 @@ def _request(op: str, topics: Sequence[str], number: str) -> bytes:
 
 
 def _matched_ns(message: _Message) -> int:
-    return (message.cts or message.ts) * MS
+    return time_of(message.cts or message.ts)
 
 
 def _live_trade(symbol: str, received_ns: int, row: _Trade) -> PublicTrade:
@@ -264,7 +264,7 @@ def trade_of(
     if side not in ("Buy", "Sell"):
         raise PeerError(f"a trade has the side {side!r}")
     found = PublicTrade(
-        "bybit", symbol, number_of(trade_id), time_ms * MS, exact(price, "price"), exact(quantity, "size"),
+        "bybit", symbol, number_of(trade_id), time_of(time_ms), amount_of(price, "price"), amount_of(quantity, "size"),
         is_buyer_maker=side == "Sell", received_ns=received_ns,
     )  # fmt: skip
     return check_trade(found)

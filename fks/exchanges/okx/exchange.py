@@ -49,7 +49,7 @@ class OkxExchange(WireExchange):
     timeframes = frozenset(BARS)
     channels = frozenset(Channel)
     trade_ids = TradeIds.RISING
-    trades_from = TradesFrom.ID
+    trades_from = TradesFrom.TIME  # an id would do as well, were it said that ids have no holes
     streams_max = 200  # ours, for shards that are quick to dial again; their limit is 64 KB of subscriptions
     has_empty_bars = True
     calendar = "24/7"
@@ -164,8 +164,8 @@ class OkxExchange(WireExchange):
 
     async def _first_id(self, symbol: str, since_ns: int) -> int:
         """Return the id after the last trade before a time."""
-        before = await self._page(symbol, {"type": "2", "after": -(-since_ns // MS)})
-        return max((trade.trade_id for trade in before), default=0) + 1
+        page = await self._page(symbol, {"type": "2", "after": -(-since_ns // MS)})
+        return max((trade.trade_id for trade in page if trade.time_ns < since_ns), default=0) + 1
 
     async def _page(self, symbol: str, request: dict[str, Any]) -> list[PublicTrade]:
         """Return the newest hundred trades below what is asked, oldest first."""

@@ -19,8 +19,8 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import MS, Reader, Subscribed, Tally, check_trade, doubted, exact
-from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, number_of
+from fks.exchanges.base import Reader, Subscribed, Tally, check_trade, doubted
+from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, amount_of, bar_of, check_sides, number_of, time_of
 from fks.model.bar import PublicTrade
 from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, MarketEvent, Quote, Subscription, Suspect
@@ -180,7 +180,7 @@ class OkxWire:
             return None
         bids, asks = _pairs(row.bids), _pairs(row.asks)
         check_sides(bids, asks)
-        return Quote("okx", symbol, int(row.time_ms) * MS, *bids[0], *asks[0], received_ns)
+        return Quote("okx", symbol, time_of(int(row.time_ms)), *bids[0], *asks[0], received_ns)
 
 
 def _pairs(levels: list[list[Decimal]]) -> tuple[tuple[Decimal, Decimal], ...]:
@@ -190,7 +190,7 @@ def _pairs(levels: list[list[Decimal]]) -> tuple[tuple[Decimal, Decimal], ...]:
 def _book(symbol: str, received_ns: int, row: _Levels) -> Book:
     bids, asks = _pairs(row.bids), _pairs(row.asks)
     check_sides(bids, asks)
-    return Book("okx", symbol, int(row.time_ms) * MS, bids, asks, max(row.seq_id, 0), received_ns)
+    return Book("okx", symbol, time_of(int(row.time_ms)), bids, asks, max(row.seq_id, 0), received_ns)
 
 
 def _live_trade(symbol: str, received_ns: int, row: _Trade) -> PublicTrade:
@@ -206,7 +206,7 @@ def trade_of(
     if side not in ("buy", "sell"):
         raise PeerError(f"a trade has the side {side!r}")
     found = PublicTrade(
-        "okx", symbol, number_of(trade_id), int(time_ms) * MS, exact(price, "px"), exact(quantity, "sz"),
+        "okx", symbol, number_of(trade_id), time_of(int(time_ms)), amount_of(price, "px"), amount_of(quantity, "sz"),
         is_buyer_maker=side == "sell", received_ns=received_ns,
     )  # fmt: skip
     return check_trade(found)

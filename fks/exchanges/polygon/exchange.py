@@ -1,8 +1,8 @@
 """Polygon US stocks behind the port: live by `wire`, markets and history by its own REST.
 
 Bars are unadjusted (as traded), hold every session from 04:00 to 20:00 in New York, and are missing where no eligible trade was.
-Days, weeks and months are New York's and begin at its midnight, so FKS makes them from minutes and asks for none longer than
-an hour. A plan with delayed data is a quarter of an hour behind: its last bars are not closed yet and are left out.
+Days, weeks and months are New York's and begin at its midnight, so FKS makes every larger bar from minutes itself. A
+plan with delayed data is a quarter of an hour behind: its last bars are not closed yet and are left out.
 
 Source: polygon.io/docs/rest/stocks (tickers, aggregates, trades), read 2026-11. Numbers are decimals of the answer's own text.
 """
@@ -38,9 +38,7 @@ PAGE_MAX = 50_000  # rows of one answer, and aggregates looked at for it
 PAGES_MAX = 50  # of the listing: there are some twelve thousand tickers
 DELAY_NS = 15 * 60 * NS
 LOOK_BACK = 5  # times the bars' own length; and two weeks: markets are closed most of the time
-SPANS = {
-    "1s": "1/second", "1m": "1/minute", "5m": "5/minute", "15m": "15/minute", "30m": "30/minute", "1h": "1/hour",
-}  # fmt: skip
+SPANS = {"1s": "1/second", "1m": "1/minute"}  # what it streams as well; an answer counts minutes, so 5m would bring no more
 T = TypeVar("T")
 
 

@@ -20,8 +20,8 @@ from decimal import Decimal
 
 import msgspec
 
-from fks.exchanges.base import MS, Reader, Subscribed, Tally, check_trade, doubted, exact
-from fks.exchanges.base.rows import UNREADABLE, bar_of, check_sides
+from fks.exchanges.base import Reader, Subscribed, Tally, check_trade, doubted
+from fks.exchanges.base.rows import UNREADABLE, amount_of, bar_of, check_sides, time_of
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError
 from fks.model.market import BarSeen, Channel, MarketEvent, Quote, Subscription, Suspect
@@ -211,7 +211,7 @@ class PolygonWire:
         match ev:
             case "T":
                 trade = self._trade(row)
-                return trade_of(trade.sym, trade.q, trade.t * MS, trade.p, trade.s, received_ns)
+                return trade_of(trade.sym, trade.q, time_of(trade.t), trade.p, trade.s, received_ns)
             case "Q":
                 return self._quoted(self._quote(row), received_ns)
             case "A" | "AM":
@@ -227,7 +227,7 @@ class PolygonWire:
             return None
         check_sides([(row.bp, row.bs)], [])  # consolidated from many exchanges: bid and ask may cross for a moment
         check_sides([], [(row.ap, row.as_)])
-        return Quote("polygon", row.sym, row.t * MS, row.bp, row.bs, row.ap, row.as_, received_ns)
+        return Quote("polygon", row.sym, time_of(row.t), row.bp, row.bs, row.ap, row.as_, received_ns)
 
 
 def trade_of(
@@ -235,7 +235,7 @@ def trade_of(
 ) -> PublicTrade:
     """Return a public trade, live or told by REST; the tape does not say which side took. Errors: PeerError."""
     found = PublicTrade(
-        "polygon", symbol, number_of(time_ns, sequence), time_ns, exact(price, "price"), exact(size, "size"),
+        "polygon", symbol, number_of(time_ns, sequence), time_ns, amount_of(price, "price"), amount_of(size, "size"),
         is_buyer_maker=False, received_ns=received_ns,
     )  # fmt: skip
     return check_trade(found)

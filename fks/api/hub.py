@@ -1,21 +1,20 @@
 """Fan-out to sockets: one subscription per replica, a bounded queue per client, and honesty about what was lost.
 
-Bars may be dropped, oldest first, and the client is told how many. Signals, orders and fills are never dropped
-silently: a client too slow for them is closed with 1013 and reads the rest over REST. When Redis was away, and messages
-may have been missed, every client gets `{"type": "gap"}`.
+When Redis was away, and messages may have been missed, every client gets `{"type": "gap"}`. The channels that carry every
+price and quote are listened to only while a client wants one of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fks.api.client import Client, Message
 from fks.clock import Clock
 from fks.model.timeframe import iso
 from fks.store import bus as channels
+from fks.store import latest
 from fks.store.bus import Bus
 
 if TYPE_CHECKING:
@@ -31,77 +30,16 @@ CHANNELS: dict[str, str] = {
     "alerts": channels.ALERTS,
     "kill": channels.KILL,
 }
+#: Likewise, and so many messages that nobody listens until a client asks.
+BUSY: dict[str, str] = {"prices": latest.PRICES, "quotes": latest.QUOTES, "book": latest.BOOKS}
+EVERY = {**CHANNELS, **BUSY}
 DEFAULT = ("bars", "signals", "orders", "fills")
-_DROPPABLE = frozenset({"bars", "feeds"})
-#: Messages a client may lag behind. At a hundred bytes each this is about 100 kB.
-QUEUE_MAX = 1000
 #: Sockets one replica serves.
 CLIENTS_MAX = 100
 HEARTBEAT_S = 10.0
 _TICK = "fks.gateway.tick"
 _TICK_S = 1.0
-
-
-class Client:
-    """One socket's view: which channels and symbols it wants and what waits for it."""
-
-    def __init__(
-        self, wanted: frozenset[str], symbols: frozenset[str], timeframes: frozenset[str] = frozenset()
-    ) -> None:
-        self.wanted = wanted
-        self.symbols = symbols
-        self.timeframes = timeframes
-        self.is_overrun = False
-        self.is_closing = False
-        self._dropped = 0
-        self._queue: deque[tuple[str, Mapping[str, Any]]] = deque()
-        self._wake = asyncio.Event()
-
-    def wants(self, channel: str, message: Mapping[str, Any]) -> bool:
-        """Return whether this client asked for the message."""
-        if channel not in self.wanted:
-            return False
-        symbol, timeframe = message.get("symbol"), message.get("timeframe")
-        if self.symbols and symbol is not None and symbol not in self.symbols:
-            return False
-        return not (channel == "bars" and self.timeframes and timeframe not in self.timeframes)
-
-    def put(self, channel: str, message: Mapping[str, Any]) -> None:
-        """Queue a message; when full, drop the oldest droppable one or, without any, give the client up."""
-        if len(self._queue) >= QUEUE_MAX and not self._make_room():
-            self.is_overrun = True
-        else:
-            self._queue.append((channel, message))
-        self._wake.set()
-
-    def close(self) -> None:
-        """Make `take` end: the gateway goes away."""
-        self.is_closing = True
-        self._wake.set()
-
-    async def take(self, timeout_s: float) -> list[Mapping[str, Any]]:
-        """Return what waits, or nothing after `timeout_s`."""
-        if not self._queue and not (self.is_overrun or self.is_closing):
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                return []
-        found: list[Mapping[str, Any]] = [message for _, message in self._queue]
-        self._queue.clear()
-        if self._dropped:
-            found.insert(0, {"type": "dropped", "channels": sorted(_DROPPABLE & self.wanted), "count": self._dropped})
-            self._dropped = 0
-        return found
-
-    def _make_room(self) -> bool:
-        for index, (channel, _) in enumerate(self._queue):
-            if channel in _DROPPABLE:
-                del self._queue[index]
-                self._dropped += 1
-                return True
-        return False
+_ECHO_S = 0.05  # how often the first echo of a new subscription is asked for
 
 
 class Hub:
@@ -116,6 +54,9 @@ class Hub:
         self._mine = f"{_TICK}.{secrets.token_hex(8)}"
         self._tick_sent = 0
         self._tick_seen = 0
+        self._demand = asyncio.Event()
+        self._is_hearing = False  # the subscription to the busy channels stands
+        self._hearing = asyncio.Condition()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -125,11 +66,26 @@ class Hub:
         if len(self._clients) >= CLIENTS_MAX:
             return False
         self._clients.add(client)
+        self.changed()
         return True
 
     def leave(self, client: Client) -> None:
         """Take a client out; harmless when it is out already."""
         self._clients.discard(client)
+        self.changed()
+
+    def changed(self) -> None:
+        """Note that a client wants other channels than before."""
+        self._demand.set()
+
+    async def hears_busy(self, timeout_s: float) -> bool:
+        """Wait until the busy channels are listened to, which a client has to want; False when Redis is away for so long."""
+        try:
+            async with asyncio.timeout(timeout_s), self._hearing:
+                await self._hearing.wait_for(lambda: self._is_hearing)
+        except TimeoutError:
+            return False
+        return True
 
     async def close(self) -> None:
         """Tell every client that the gateway goes away."""
@@ -141,16 +97,63 @@ class Hub:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._carry())
             group.create_task(self._tick())
+            group.create_task(self._carry_busy())
 
     async def _carry(self) -> None:
         async for source, payload in self._bus.subscribe(*self._names, self._mine):
             if source == self._mine:
-                if isinstance(payload, dict) and isinstance(payload.get("n"), int):  # anyone with the password publishes
+                if isinstance(payload, dict) and isinstance(
+                    payload.get("n"), int
+                ):  # anyone with the password publishes
                     self._note_tick(payload["n"])
             elif isinstance(payload, dict):
                 self.spread(self._names[source], payload)
 
-    def spread(self, channel: str, message: Mapping[str, Any]) -> None:
+    async def _carry_busy(self) -> None:
+        """Listen to the busy channels while somebody wants one of them."""
+        while True:
+            while not self._is_busy_wanted():
+                self._demand.clear()
+                await self._demand.wait()
+            listening = asyncio.create_task(self._listen_busy())
+            try:
+                while self._is_busy_wanted():
+                    self._demand.clear()
+                    waiting = asyncio.create_task(self._demand.wait())
+                    await asyncio.wait({waiting, listening}, return_when=asyncio.FIRST_COMPLETED)
+                    waiting.cancel()
+                    if listening.done():
+                        listening.result()
+            finally:
+                listening.cancel()
+                await asyncio.wait({listening})
+                self._is_hearing = False
+
+    def _is_busy_wanted(self) -> bool:
+        return any(client.channels & BUSY.keys() for client in self._clients)
+
+    async def _listen_busy(self) -> None:
+        names, echo = {source: name for name, source in BUSY.items()}, f"{self._mine}.busy"
+        asking = asyncio.create_task(self._ask_echo(echo))
+        try:
+            async for source, payload in self._bus.subscribe(*names, echo):
+                if source == echo:
+                    async with self._hearing:
+                        self._is_hearing = True
+                        self._hearing.notify_all()
+                elif isinstance(payload, dict):
+                    self.spread(names[source], payload)
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+
+    async def _ask_echo(self, echo: str) -> None:
+        """Publish to ourselves until it is heard: then the subscription stands, and nothing told since is missed."""
+        while not self._is_hearing:
+            await self._bus.publish(echo, {})
+            await self._clock.sleep(_ECHO_S)
+
+    def spread(self, channel: str, message: Message) -> None:
         """Give a message to every client that wants it."""
         for client in self._clients:
             if client.wants(channel, message):

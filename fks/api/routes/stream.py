@@ -1,4 +1,4 @@
-"""WS /ws: bars, signals, orders and fills as they happen."""
+"""WS /ws: market data, signals, orders and fills as they happen."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
 from fks.api.auth import asks_inside, authenticate, check_scope, is_own_origin, make_ticket, unauthorized, use_ticket
-from fks.api.exact import ExactJson, dump, parse
+from fks.api.client import Client, topics_of
+from fks.api.exact import ExactJson, dump
 from fks.api.gateway import Gateway
-from fks.api.hub import CHANNELS, DEFAULT, HEARTBEAT_S, Client
+from fks.api.hub import DEFAULT, EVERY, HEARTBEAT_S
 from fks.api.problems import Problem, of_error
 from fks.api.query import Gate, Reader
+from fks.api.subscribing import hear
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
 from fks.store.tokens import Principal
@@ -24,7 +26,8 @@ router = APIRouter(tags=["stream"])
 GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013
 SEND_S = 10.0
 RECHECK_S = 10.0  # a socket outlives its token by no more
-MESSAGE_MAX = 4096
+MESSAGE_MAX = 16_384
+LATE_S = 10.0  # for the last word to somebody who does not read
 
 
 @router.post("/ws/ticket", status_code=201)
@@ -36,12 +39,13 @@ async def ticket(gate: Gate, who: Reader) -> ExactJson:
 @router.websocket("/ws", dependencies=[asks_inside("read")])
 async def stream(
     socket: WebSocket,
-    channels: Annotated[str | None, Query(description="comma list; default bars,signals,orders,fills")] = None,
+    channels: Annotated[str | None, Query(description="comma list; default bars,signals,orders,fills; none: -")] = None,
     symbol: Annotated[str | None, Query(description="comma list of symbols in any spelling")] = None,
     timeframe: Annotated[str | None, Query(description="comma list; bars of these only")] = None,
     ticket: Annotated[str | None, Query(description="from POST /ws/ticket, instead of the header")] = None,
 ) -> None:
-    """Send messages until either side ends. Refused before the handshake: 401, 403 (scope or Origin), 400, 503."""
+    """Send messages until either side ends; subscriptions may change meanwhile. Refused before the handshake: 401, 403
+    (scope or Origin), 400, 503."""
     gate: Gateway = socket.app.state.gateway
     try:
         principal = await _admit(socket, gate, ticket)
@@ -55,11 +59,16 @@ async def stream(
         return
     try:
         await socket.accept()
-        hello = {"type": "hello", "channels": sorted(client.wanted), "symbols": sorted(client.symbols)}
+        symbols = sorted({topic.symbol for topic in client.topics if topic.symbol})
+        hello = {"type": "hello", "channels": sorted(client.channels), "symbols": symbols}
         await _send(socket, {**hello, "time": iso(gate.deps.clock.now_ns()), "gateway": gate.deps.name})
         await _serve(socket, gate, client, principal)
-    except (WebSocketDisconnect, TimeoutError, RuntimeError):
-        pass  # the client is gone or does not read: nothing to tell it
+    except TimeoutError:  # it does not read: the word may lie in its buffers until it does
+        gate.hub.leave(client)
+        with contextlib.suppress(WebSocketDisconnect, TimeoutError, RuntimeError):
+            await _close(socket, TRY_LATER, "too slow: nothing was read for 10 s", LATE_S)
+    except (WebSocketDisconnect, RuntimeError):
+        pass  # the client is gone: nothing to tell it
     finally:
         gate.hub.leave(client)
 
@@ -81,13 +90,14 @@ async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> Princi
 
 
 async def _client(gate: Gateway, channels: str | None, symbol: str | None, timeframe: str | None) -> Client:
-    wanted = frozenset(_listed(channels)) or frozenset(DEFAULT)
-    if unknown := sorted(wanted - CHANNELS.keys()):
+    """Return what the address asks for; `-` is no channel: who subscribes by message wants no other."""
+    wanted = [] if channels == "-" else _listed(channels) or list(DEFAULT)
+    if unknown := sorted(set(wanted) - EVERY.keys()):
         raise InputError(
-            f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(CHANNELS)}"
+            f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(EVERY)}"
         )  # fmt: skip
-    symbols = frozenset([(await gate.instrument(text)).symbol for text in _listed(symbol)])
-    return Client(wanted, symbols, frozenset(check_timeframe(text) for text in _listed(timeframe)))
+    symbols = [("", (await gate.instrument(text)).symbol) for text in _listed(symbol)]
+    return Client(topics_of(wanted, symbols, [check_timeframe(text) for text in _listed(timeframe)]))
 
 
 def _listed(text: str | None) -> list[str]:
@@ -98,7 +108,11 @@ async def _serve(socket: WebSocket, gate: Gateway, client: Client, principal: Pr
     """Send and listen until one of both ends or the token does; then end the others."""
     tasks = {
         asyncio.create_task(work)
-        for work in (_send_all(socket, gate, client), _hear(socket, gate), _until_revoked(socket, gate, principal))
+        for work in (
+            _send_all(socket, gate, client),
+            _hear(socket, gate, client),
+            _until_revoked(socket, gate, principal),
+        )
     }
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -135,22 +149,17 @@ async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
             await _send(socket, {"type": "heartbeat", "time": iso(gate.deps.clock.now_ns())})
 
 
-async def _hear(socket: WebSocket, gate: Gateway) -> None:
-    """Answer pings; anything else a client says is a mistake and is told so."""
+async def _hear(socket: WebSocket, gate: Gateway, client: Client) -> None:
+    """Take what the client says until it leaves; nonsense, binary or not, is told so."""
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
-        text = message.get("text") or ""  # a binary message is nonsense like any other
+        text = message.get("text") or ""
         if len(text) > MESSAGE_MAX:
             await _close(socket, POLICY, "message too long")
             return
-        with contextlib.suppress(InputError):
-            said = parse(text.encode())
-            if isinstance(said, dict) and said.get("type") == "ping":
-                await _send(socket, {"type": "pong", "time": iso(gate.deps.clock.now_ns())})
-                continue
-        await _send(socket, {"type": "error", "detail": 'only {"type": "ping"} is understood here'})
+        await hear(gate, client, text)
 
 
 async def _send(socket: WebSocket, message: Mapping[str, Any]) -> None:
@@ -158,7 +167,7 @@ async def _send(socket: WebSocket, message: Mapping[str, Any]) -> None:
         await socket.send_text(dump(message).decode())
 
 
-async def _close(socket: WebSocket, code: int, reason: str) -> None:
+async def _close(socket: WebSocket, code: int, reason: str, timeout_s: float = SEND_S) -> None:
     if socket.application_state is WebSocketState.CONNECTED:
-        async with asyncio.timeout(SEND_S):
+        async with asyncio.timeout(timeout_s):
             await socket.close(code, reason)

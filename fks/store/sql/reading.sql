@@ -24,13 +24,19 @@ SELECT state, last_price, last_message_at,
        (extract(epoch FROM clock_timestamp() - last_message_at) * 1000)::bigint AS age_ms
   FROM feeds WHERE exchange = $1 AND symbol = $2 AND timeframe = 'trades';
 
+-- name: feed_states
+-- Give the state of feeds: of all, of one exchange, of one symbol.
+SELECT exchange, symbol, state FROM feeds
+ WHERE timeframe = 'trades' AND ($1::text IS NULL OR exchange = $1) AND ($2::text IS NULL OR symbol = $2)
+ ORDER BY exchange, symbol;
+
 -- name: sealed_bars
 -- Give the newest sealed bar of every timeframe of a symbol: of a feed how far it says it is, of what was imported the last.
-SELECT s.timeframe, b.time, b.open, b.high, b.low, b.close, b.volume
+SELECT s.timeframe, b.time, b.open, b.high, b.low, b.close, b.volume, b.revision
   FROM series s
   LEFT JOIN feeds f USING (exchange, symbol, timeframe)
  CROSS JOIN LATERAL (
-       SELECT time, open, high, low, close, volume FROM ohlcv_data o
+       SELECT time, open, high, low, close, volume, revision FROM ohlcv_data o
         WHERE o.exchange = s.exchange AND o.symbol = s.symbol AND o.timeframe = s.timeframe AND o.is_complete
           AND o.time <= COALESCE(f.sealed_through, s.newest)
         ORDER BY time DESC LIMIT 1) b

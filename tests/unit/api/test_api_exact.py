@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
 
 from fks.api.auth import address_of, bearer_of, is_own_origin
+from fks.api.client import Client, topics_of
 from fks.api.exact import dump, number, parse
-from fks.api.hub import Client
 from fks.api.query import moment
 from fks.model.errors import InputError
 
@@ -112,7 +112,7 @@ def test_no_origin_is_no_browser() -> None:
 
 
 def test_a_filter_lets_through_what_has_no_symbol() -> None:
-    client = Client(frozenset({"alerts", "bars"}), frozenset({"BTCUSDT"}), frozenset({"1m"}))
+    client = Client(topics_of(["alerts", "bars"], [("", "BTCUSDT")], ["1m"]))
     assert client.wants("alerts", {"type": "alert"})
     assert client.wants("bars", {"symbol": "BTCUSDT", "timeframe": "1m"})
     assert not client.wants("bars", {"symbol": "BTCUSDT", "timeframe": "5m"})

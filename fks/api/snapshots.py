@@ -1,0 +1,93 @@
+"""What a new subscription to market data begins with: what there is now, in the form in which changes come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from fks.api.client import Message, Topic
+from fks.api.gateway import Gateway
+from fks.model.timeframe import iso, to_ns
+from fks.store.db import Row
+from fks.store.latest import Latest
+
+#: The channels that have one; what the others missed is read over REST.
+CHANNELS = frozenset({"bars", "prices", "quotes", "book", "feeds"})
+BARS_MAX = 1000
+_KINDS = {"prices": "price", "quotes": "quote", "book": "book"}
+Contains = Callable[[Message], bool]
+
+
+async def snapshot_of(gate: Gateway, topic: Topic, bars: int) -> tuple[Message, Contains]:
+    """Return the snapshot of a topic, and what says whether a message is in it already.
+
+    `items` are messages as they would come, oldest first: the newest `bars` bars (of each timeframe the newest, when the
+    topic names none), the newest price, quote or book, the feeds' states. Errors: OutageError.
+    """
+    if topic.channel == "bars":
+        items = await _bars(gate, topic, bars)
+    elif topic.channel == "feeds":
+        rows = await gate.db.fetch("reading.feed_states", topic.exchange or None, topic.symbol or None)
+        items = [{"type": "feed", **dict(row)} for row in rows]
+    else:
+        seen = await Latest(gate.bus).read(topic.exchange, topic.symbol)
+        found = getattr(seen, _KINDS[topic.channel])
+        items = [] if found is None else [found]
+    names = {"exchange": topic.exchange, "symbol": topic.symbol, "timeframe": topic.timeframe}
+    message = {
+        "type": "snapshot", "channel": topic.channel, **{name: value for name, value in names.items() if value},
+        "time": iso(gate.deps.clock.now_ns()), "items": items,
+    }  # fmt: skip
+    return message, _contained_bars(items) if topic.channel == "bars" else _contained_newest(topic.channel, items)
+
+
+async def _bars(gate: Gateway, topic: Topic, bars: int) -> list[dict[str, Any]]:
+    place = (topic.exchange, topic.symbol)
+    if not topic.timeframe:
+        rows = await gate.db.fetch("reading.sealed_bars", *place)
+        return [_bar(topic, row["timeframe"], row) for row in rows]
+    first = await gate.db.fetchval("reading.nth_newest", *place, topic.timeframe, None, bars)
+    if first is None:
+        return []
+    # one more than asked for: a bar may have been sealed since
+    rows = await gate.db.fetch("reading.page", *place, topic.timeframe, first, None, bars + 1)
+    return [_bar(topic, topic.timeframe, row) for row in rows if row["is_complete"]]
+
+
+def _bar(topic: Topic, timeframe: str, row: Row) -> dict[str, Any]:
+    """Return a stored bar as the message that told it."""
+    prices = {
+        name: None if row[name] is None else repr(row[name]) for name in ("open", "high", "low", "close", "volume")
+    }
+    return {
+        "type": "bar", "exchange": topic.exchange, "symbol": topic.symbol, "timeframe": timeframe,
+        "time": iso(to_ns(row["time"])), **prices, "revision": row["revision"],
+    }  # fmt: skip
+
+
+def _contained_bars(items: list[dict[str, Any]]) -> Contains:
+    """A bar is contained when the snapshot has it in this revision or a later one."""
+    known = {(item["timeframe"], item["time"]): item["revision"] for item in items}
+
+    def contains(message: Message) -> bool:
+        revision = known.get((message.get("timeframe"), message.get("time")))
+        return revision is not None and (message.get("revision") or 0) <= revision
+
+    return contains
+
+
+def _contained_newest(channel: str, items: list[dict[str, Any]]) -> Contains:
+    """A price, quote or book is contained when the snapshot's came later; a feed's state is told again rather than lost."""
+    if channel == "feeds" or not items:
+        return lambda message: False
+    newest = _received(items[0])
+    return lambda message: (_received(message) or "") < (newest or "")
+
+
+def _received(message: Message) -> str | None:
+    """Return when a message came, in a form that sorts."""
+    try:
+        return datetime.fromisoformat(str(message.get("received"))).isoformat(timespec="microseconds")
+    except ValueError:
+        return None

@@ -75,49 +75,61 @@ def frames() -> dict[str, list[bytes]]:
     }
 
 
-def ours(make: Callable[[], Wire], symbol: str, messages: list[bytes]) -> Callable[[], None]:
-    """Return a run of a fresh wire over the frames; it must give a trade for each."""
+Prepared = Callable[[], Callable[[], None]]
 
-    def run() -> None:
+
+def ours(make: Callable[[], Wire], symbol: str, messages: list[bytes]) -> Prepared:
+    """Return what makes a fresh wire and gives a run of it over the frames; each must come out as a trade."""
+
+    def prepare() -> Callable[[], None]:
         wire = make()
         wire.hello([Subscription(Channel.TRADES, symbol)])
-        receive = wire.receive
-        for frame in messages:
-            events = receive(frame, 1)
-        assert type(events[-1]) is PublicTrade
 
-    return run
+        def run() -> None:
+            receive = wire.receive
+            for frame in messages:
+                events = receive(frame, 1)
+                assert type(events[0]) is PublicTrade
+
+        return run
+
+    return prepare
 
 
-def ccxts(name: str, id_: str, symbol: str, messages: list[bytes]) -> Callable[[], None]:
-    """Return a run of ccxt.pro's handler over the frames, with the JSON decoding it comes after."""
+def ccxts(name: str, id_: str, symbol: str, messages: list[bytes]) -> Prepared:
+    """Return the same for ccxt.pro's handler, with the JSON decoding it comes after."""
 
-    def run() -> None:
+    def prepare() -> Callable[[], None]:
         exchange, client = feed_of(name, {id_: symbol})
-        handle, loads = exchange.handle_message, json.loads
-        for frame in messages:
-            handle(client, loads(frame))
-        assert len(exchange.trades[symbol]) > 0
 
-    return run
+        def run() -> None:
+            handle, loads = exchange.handle_message, json.loads
+            for frame in messages:
+                handle(client, loads(frame))
+            assert len(exchange.trades[symbol]) > 0
+
+        return run
+
+    return prepare
 
 
-def bare(messages: list[bytes]) -> Callable[[], None]:
-    """Return a run of the least that can be done: a typed decode with exact prices, and nothing kept."""
+def bare(messages: list[bytes]) -> Prepared:
+    """Return the same for the least that can be done: a typed decode with exact prices, and nothing kept."""
     decode = msgspec.json.Decoder(Bare).decode
 
     def run() -> None:
         for frame in messages:
             decode(frame)
 
-    return run
+    return lambda: run
 
 
-def measured(runs: dict[str, tuple[Callable[[], None], int]], rounds: int) -> dict[str, float]:
+def measured(runs: dict[str, tuple[Prepared, int]], rounds: int) -> dict[str, float]:
     """Return the median us a frame of each, rounds interleaved."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
-        for name, (run, count) in runs.items():
+        for name, (prepare, count) in runs.items():
+            run = prepare()
             gc.collect()
             start = time.process_time()
             run()

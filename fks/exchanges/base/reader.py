@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -28,7 +29,7 @@ class Reader(Generic[T]):
         self._name, self._kind, self._tally = name, kind, tally
         self._forgiving = msgspec.json.Decoder(kind)
         #: the decoder alone, for hot paths: its errors (those of BROKEN) may mean an unknown field, which a call survives
-        self.decode: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(cast(type[T], _strict(kind))).decode
+        self.decode: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(cast(type[T], _strict(cast(Any, kind)))).decode
 
     def __call__(self, frame: bytes | msgspec.Raw) -> T:
         try:
@@ -43,6 +44,7 @@ class Reader(Generic[T]):
         return found
 
 
+@lru_cache(maxsize=256)
 def _strict(kind: Any) -> Any:
     """Return `kind` with every struct in it refusing unknown fields."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -50,8 +52,7 @@ def _strict(kind: Any) -> Any:
         for field in msgspec.structs.fields(kind):
             to = _strict(field.type)
             if to is not field.type:
-                default = {} if field.default is msgspec.NODEFAULT else {"default": field.default}
-                changed.append((field.name, to, msgspec.field(name=field.encode_name, **default)))
+                changed.append((field.name, to, _same_default(field)))
         # a subclass moves fields it names again to the end, which positional construction would notice; nobody does that
         return msgspec.defstruct(kind.__name__, changed, bases=(kind,), forbid_unknown_fields=True, kw_only=True)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -61,6 +62,14 @@ def _strict(kind: Any) -> Any:
     if strict == args:
         return kind
     return typing.Union[strict] if origin in (typing.Union, types.UnionType) else origin[strict]  # noqa: UP007
+
+
+def _same_default(field: msgspec.structs.FieldInfo) -> Any:
+    if field.default is not msgspec.NODEFAULT:
+        return msgspec.field(name=field.encode_name, default=field.default)
+    if field.default_factory is not msgspec.NODEFAULT:
+        return msgspec.field(name=field.encode_name, default_factory=field.default_factory)
+    return msgspec.field(name=field.encode_name)
 
 
 def _unknown(kind: Any, value: Any) -> Iterator[str]:

@@ -18,6 +18,7 @@ ZERO = Decimal(0)
 HUGE = Decimal(10) ** 30  # no price or quantity is beyond it; infinity is
 _STARTS: dict[str, int] = {}  # whole seconds seen, as text
 _STARTS_MAX = 4096
+_NUMBERS_MAX = 20_000
 _SCALES: tuple[int, ...] = tuple(10 ** (9 - digits) for digits in range(10))
 
 
@@ -38,6 +39,26 @@ def exact(value: object, what: str) -> Decimal:
     if not found.is_finite():
         raise PeerError(f"{what} is {value!r}, not a finite number")
     return found
+
+
+class Numbers(dict[str, Decimal]):
+    """Text -> the decimal it is, checked once: prices and sizes repeat, and a lookup is a third of a conversion.
+
+    `numbers[text]` is exact, finite and above zero (or zero where `is_zero_good`). Errors: PeerError. Bounded in size.
+    """
+
+    def __init__(self, what: str, *, is_zero_good: bool = False) -> None:
+        super().__init__()
+        self._what, self._is_zero_good = what, is_zero_good
+
+    def __missing__(self, text: str) -> Decimal:
+        found = exact(text, self._what)
+        if found < 0 or found > HUGE or not (found or self._is_zero_good):
+            raise PeerError(f"{self._what} {text} cannot be")
+        if len(self) >= _NUMBERS_MAX:
+            self.clear()
+        self[text] = found
+        return found
 
 
 def check_trade(trade: PublicTrade) -> PublicTrade:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Reader, Subscribed, Tally, check_bar, doubted, exact
+from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Numbers, Reader, Subscribed, Tally, check_bar, doubted, exact
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, MarketEvent, Quote, Subscription
@@ -53,8 +53,8 @@ class _AggTrade(msgspec.Struct, gc=False):
     E: int
     s: str
     a: Count
-    p: Decimal
-    q: Decimal
+    p: str
+    q: str
     f: int
     l: int  # noqa: E741 - the venue's own letter
     T: Moment
@@ -67,8 +67,8 @@ class _Trade(msgspec.Struct, gc=False):
     E: int
     s: str
     t: Count
-    p: Decimal
-    q: Decimal
+    p: str
+    q: str
     T: Moment
     m: bool
     M: bool = True
@@ -138,6 +138,7 @@ class BinanceWire:
         self._ids = itertools.count(1)
         self._unanswered: set[int] = set()
         self._newest: dict[str, int] = {}
+        self._prices, self._sizes = Numbers("price"), Numbers("quantity", is_zero_good=True)
         #: stream name -> what reads its data, for which channel and symbol
         self._streams: dict[str, tuple[Callable[[Any, int, str], Events], Channel, str]] = {}
         self._envelope = Reader("envelope", _Envelope, self._tally)
@@ -222,23 +223,18 @@ class BinanceWire:
         return self._trade(self._read_trade(frame), received_ns)
 
     def _agg_trade(self, message: Any, received_ns: int) -> Events:
-        row, symbol = message.data, self._streams[message.stream][2]
-        price, quantity, count = row.p, row.q, row.l - row.f + 1
-        if not (ZERO < price < HUGE and ZERO <= quantity < HUGE and count > 0 and row.s == symbol):
-            raise PeerError(
-                f"{row.s} trade {row.a} on the stream of {symbol}: price {price}, quantity {quantity}, time {row.T}, "
-                f"trades {row.f} to {row.l} cannot be"
-            )
+        row = message.data
+        symbol, count = self._streams[message.stream][2], row.l - row.f + 1
+        if row.s != symbol or count < 1:
+            raise PeerError(f"{row.s} trades {row.f} to {row.l} on the stream of {symbol} cannot be")
+        price, quantity = self._prices[row.p], self._sizes[row.q]
         return (PublicTrade(NAME, symbol, row.a, row.T * MS, price, quantity, row.m, count, received_ns),)
 
     def _single_trade(self, message: Any, received_ns: int) -> Events:
         row, symbol = message.data, self._streams[message.stream][2]
-        price, quantity = row.p, row.q
-        if not (ZERO < price < HUGE and ZERO <= quantity < HUGE and row.s == symbol):
-            raise PeerError(
-                f"{row.s} trade {row.t} on the stream of {symbol}: price {price}, quantity {quantity}, time {row.T} cannot be"
-            )
-        return (PublicTrade(NAME, symbol, row.t, row.T * MS, price, quantity, row.m, 1, received_ns),)
+        if row.s != symbol:
+            raise PeerError(f"{row.s} trade {row.t} on the stream of {symbol} cannot be")
+        return (PublicTrade(NAME, symbol, row.t, row.T * MS, self._prices[row.p], self._sizes[row.q], row.m, 1, received_ns),)
 
     def _quote(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
         row = self._read_ticker(data)

@@ -25,8 +25,8 @@ class Trade(msgspec.Struct, gc=False):
 
     product_id: str
     trade_id: str
-    price: Decimal
-    size: Decimal
+    price: str
+    size: str
     time: str
     side: Literal["BUY", "SELL"]
 

@@ -20,7 +20,19 @@ from decimal import Decimal
 
 import msgspec
 
-from fks.exchanges.base import BROKEN, HUGE, ZERO, Levels, Reader, Subscribed, Tally, check_bar, doubted, ns_of_iso
+from fks.exchanges.base import (
+    BROKEN,
+    HUGE,
+    ZERO,
+    Levels,
+    Numbers,
+    Reader,
+    Subscribed,
+    Tally,
+    check_bar,
+    doubted,
+    ns_of_iso,
+)
 from fks.exchanges.coinbase.shape import Candle, Candles, Changes, Message, Standing, Tickers, Trades, TradesMessage
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import FksError, InputError, PeerError
@@ -48,7 +60,9 @@ class CoinbaseWire:
         self._url = (base or PUBLIC_WS).rstrip("/")
         self._tally = Tally() if tally is None else tally
         self._wanted: dict[Channel, list[str]] = {}
+        self._known: set[str] = set()
         self._traded: set[str] = set()
+        self._prices, self._sizes = Numbers("price"), Numbers("size", is_zero_good=True)
         self._unanswered = 0
         self._is_subscribed = False
         self._sequence: int | None = None
@@ -79,6 +93,7 @@ class CoinbaseWire:
                     f"coinbase has no live {item.timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate trades"
                 )
             symbols = self._wanted.setdefault(item.channel, [])
+            self._known.add(item.symbol)
             if item.channel is Channel.TRADES:
                 self._traded.add(item.symbol)
             if item.symbol not in symbols:
@@ -180,14 +195,15 @@ class CoinbaseWire:
 
     def _read_trades(self, rows: list[Trades], received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
-        known = self._traded
+        known, prices, sizes = self._traded, self._prices, self._sizes
         for event in rows:
             for row in reversed(event.trades):
-                symbol, text, price, size = row.product_id, row.trade_id, row.price, row.size
-                if not (ZERO < price < HUGE and ZERO <= size < HUGE and symbol in known and text.isdecimal()):
-                    raise PeerError(f"{symbol} trade {text}: price {price}, size {size} cannot be")
+                symbol, number = row.product_id, row.trade_id
+                if symbol not in known or not number.isdecimal():
+                    raise PeerError(f"{symbol} trade {number} cannot be")
+                price, size, time_ns = prices[row.price], sizes[row.size], ns_of_iso(row.time)
                 events.append(
-                    PublicTrade(NAME, symbol, int(text), ns_of_iso(row.time), price, size, row.side == "BUY", 1, received_ns)
+                    PublicTrade(NAME, symbol, int(number), time_ns, price, size, row.side == "BUY", 1, received_ns)
                 )
         return events
 
@@ -197,7 +213,8 @@ class CoinbaseWire:
         for event in self._tickers(message.events):
             for row in event.tickers:
                 bid, bid_size, ask, ask_size = row.best_bid, row.best_bid_quantity, row.best_ask, row.best_ask_quantity
-                if not all(ZERO <= number < HUGE for number in (bid, bid_size, ask, ask_size)):
+                numbers = (bid, bid_size, ask, ask_size)
+                if row.product_id not in self._known or not all(ZERO <= number < HUGE for number in numbers):
                     raise PeerError(f"{row.product_id}: bid {bid_size} at {bid}, ask {ask_size} at {ask} cannot be")
                 if not (bid and ask):
                     self._tally.unknown["quote of an empty side"] += 1
@@ -208,6 +225,8 @@ class CoinbaseWire:
     def _read_bars(self, message: Message, received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
         bars = [_bar(row) for event in self._candles(message.events) for row in event.candles]
+        if not self._known.issuperset(bar.symbol for bar in bars):
+            raise PeerError("bars that nobody asked for")
         for bar in sorted(bars, key=lambda bar: bar.time_ns):
             newest = self._bars.get(bar.symbol)
             if newest is not None and bar.time_ns > newest.time_ns:  # the next one has begun
@@ -227,6 +246,8 @@ class CoinbaseWire:
                 if not (ZERO < row.price_level < HUGE and ZERO <= row.new_quantity < HUGE) or row.side not in ("bid", "offer"):
                     raise PeerError(f"{event.product_id}: {row.side} of {row.new_quantity} at {row.price_level} cannot be")
                 (bids if row.side == "bid" else asks).append((row.price_level, row.new_quantity))
+            if event.product_id not in self._known:
+                raise PeerError(f"nobody asked for the book of {event.product_id}")
             levels = self._books.get(event.product_id)
             if event.type == "snapshot":
                 levels = self._books[event.product_id] = Levels()

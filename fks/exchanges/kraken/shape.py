@@ -36,6 +36,7 @@ class Envelope(msgspec.Struct):
     req_id: int | None = None
     result: _Answer | None = None
     warnings: list[str] = []
+    timestamp: str = ""
     time_in: str = ""
     time_out: str = ""
 

@@ -49,6 +49,7 @@ class KrakenWire:
         self._ids = itertools.count(1)
         self._pinged_s: float | None = None
         self._wanted: dict[Channel, set[str]] = {}
+        self._known: set[str] = set()
         self._asked: dict[int, Channel] = {}
         self._unanswered: set[tuple[int, str]] = set()
         self._is_subscribed = False
@@ -82,6 +83,7 @@ class KrakenWire:
             timeframe = item.timeframe if item.channel is Channel.BARS else ""
             groups.setdefault((item.channel, timeframe), []).append(item.symbol)
             self._wanted.setdefault(item.channel, set()).add(item.symbol)
+            self._known.add(item.symbol)
             if item.channel is Channel.TRADES:
                 self._trade_ids[item.symbol] = -1
         return [self._subscribe(channel, timeframe, symbols) for (channel, timeframe), symbols in groups.items()]
@@ -182,7 +184,8 @@ class KrakenWire:
     def _read_quotes(self, message: TickerFrame, received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
         for row in message.data:
-            if not (ZERO <= row.bid < HUGE and ZERO <= row.ask < HUGE and ZERO <= row.bid_qty < HUGE and ZERO <= row.ask_qty < HUGE):
+            numbers = (row.bid, row.ask, row.bid_qty, row.ask_qty)
+            if row.symbol not in self._known or not all(ZERO <= number < HUGE for number in numbers):
                 raise PeerError(f"{row.symbol}: bid {row.bid_qty} at {row.bid}, ask {row.ask_qty} at {row.ask} cannot be")
             if not (row.bid and row.ask):
                 self._tally.unknown["quote of an empty side"] += 1
@@ -194,6 +197,8 @@ class KrakenWire:
     def _read_bars(self, message: OhlcFrame, received_ns: int) -> list[MarketEvent]:
         events: list[MarketEvent] = []
         for row in message.data:
+            if row.symbol not in self._known:
+                raise PeerError(f"nobody asked for bars of {row.symbol}")
             bar = _bar(row)
             key = (bar.symbol, bar.timeframe)
             newest = self._bars.get(key)
@@ -214,6 +219,8 @@ class KrakenWire:
         return events
 
     def _read_book(self, row: BookRow, is_snapshot: bool, received_ns: int) -> list[MarketEvent]:
+        if row.symbol not in self._known:
+            raise PeerError(f"nobody asked for the book of {row.symbol}")
         bids, asks = ([(level.price, level.qty) for level in side] for side in (row.bids, row.asks))
         for price, size in itertools.chain(bids, asks):
             if not (ZERO < price < HUGE and ZERO <= size < HUGE):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import OK, as_json, emit, settings_of, table
-from fks.cli.data_store import is_symbol, lasting, opened_exchange, progress, show, with_store
+from fks.cli.data_store import exchange_of, is_symbol, lasting, progress, show, with_store
 from fks.model.errors import InputError
 from fks.model.timeframe import check_timeframe, iso, to_ns
 
@@ -96,7 +96,7 @@ async def _fill(ctx: click.Context, db: Database, missing: list[Missing], *, is_
     done, total = 0, sum(gap.bars for gap in ordered)
     with progress("gaps", is_shown=is_shown) as told:
         for name in sorted({gap.exchange for gap in ordered}):
-            async with opened_exchange(ctx, name) as source:
+            async with exchange_of(ctx, name) as source:
                 sync = Sync(source, db, RealClock(), QuietLog())
                 for gap in [one for one in ordered if one.exchange == name]:
                     await sync.fill([gap])

@@ -58,21 +58,15 @@ def node_of(ctx: click.Context) -> Node | None:
 
 
 @contextlib.asynccontextmanager
-async def opened_exchange(ctx: click.Context, name: str) -> AsyncIterator[Exchange]:
+async def exchange_of(ctx: click.Context, name: str) -> AsyncIterator[Exchange]:
     """Give the exchange `name` (empty: the one of the settings), opened."""
     from fks.clock import RealClock
     from fks.data.sync import QuietLog
-    from fks.exchanges.registry import make_exchange
+    from fks.jobs.sync import opened_exchange
 
     settings = settings_of(ctx)
-    exchange = make_exchange(
-        name or settings.data.exchange, settings=settings, node=node_of(ctx), clock=RealClock(), log=QuietLog()
-    )
-    await exchange.open()
-    try:
+    async with opened_exchange(name or settings.data.exchange, settings, node_of(ctx), QuietLog(), RealClock()) as exchange:
         yield exchange
-    finally:
-        await exchange.close()
 
 
 def read_words(words: Sequence[str], settings: Settings) -> tuple[list[str], list[str]]:

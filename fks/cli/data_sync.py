@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import as_json, settings_of
-from fks.cli.data_store import Told, is_symbol, node_of, opened_exchange, progress, read_words, show, with_store
+from fks.cli.data_store import Told, exchange_of, is_symbol, node_of, progress, read_words, show, with_store
 from fks.model.errors import InputError
 from fks.model.timeframe import iso, to_ns
 
@@ -126,7 +126,7 @@ def run_syncs(
         from fks.data.sync import QuietLog, Sync
 
         rows = []
-        async with opened_exchange(ctx, exchange) as source:
+        async with exchange_of(ctx, exchange) as source:
             driver = Sync(source, db, RealClock(), QuietLog())
             for symbol, timeframe in await _series(db, source, symbols, timeframes):
                 with progress(f"{symbol} {timeframe}", is_shown=not as_json) as told:

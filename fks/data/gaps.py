@@ -24,7 +24,7 @@ BARS_MAX = 50_000  # of one look at bars shorter than a minute: 14 hours of seco
 WAIT_FIRST_S, WAIT_MAX_S = 60.0, 3600.0  # between two tries to fill gaps that stay
 
 #: exchanges that leave out bars in which nobody traded: there a missing bar is mostly silence
-SILENT_EXCHANGES = frozenset({"kraken", "coinbase"})
+SILENT_EXCHANGES = frozenset({"coinbase", "polygon"})
 #: exchange -> calendar, where it is not always open
 CALENDARS = {"polygon": "XNYS"}
 

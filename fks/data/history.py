@@ -13,6 +13,7 @@ import numpy as np
 
 from fks.clock import Clock
 from fks.data.aggregate import OpenBar, by_length, exact_decimal, length_of
+from fks.data.belief import Belief
 from fks.data.calendars import calendar_of
 from fks.data.gaps import DAY_NS, SETTLE_NS, count_bars
 from fks.model.bar import Bar, Bars, Ints
@@ -26,7 +27,8 @@ from fks.store.partitions import ensure_partitions
 
 PAGE = 1000  # bars of one window; an exchange that gives fewer at a time is asked several times
 CONFIRM = 200  # bars of one question whose empty answer proves something, whatever the exchange's page is
-EMPTY_MAX = 2  # empty windows in a row, before it is asked whether there is anything earlier at all
+EMPTY_MAX = 2  # empty windows in a row, before samples tell whether there is anything earlier at all
+SAMPLES = 8
 RECENT_NS = 600 * NS  # younger bars may still be published
 TRIES, WAIT_FIRST_S = 6, 1.0  # of one question, once the exchange has answered another
 
@@ -48,7 +50,7 @@ class History:
         self._exchange = exchange
         self._db = db
         self._clock = clock
-        self._bars, self._gaps = BarStore(db), GapStore(db)
+        self._bars, self._gaps, self._belief = BarStore(db), GapStore(db), Belief(db)
         self._calendar = calendar_of(exchange.calendar)
         self._has_answered = False
         self._partitioned_ns = 2**63
@@ -90,17 +92,21 @@ class History:
             yield step
             end_ns = window.start_ns
             empty = 0 if step.fetched else empty + 1
-            if empty == EMPTY_MAX and end_ns > start_ns:
-                empty = 0
-                before = Hole(start_ns, end_ns)
-                if not await self._ask(symbol, source, before.start_ns, CONFIRM, before.end_ns):
-                    yield Step(before, 0, 0, await self._note(symbol, timeframe, [before], "exchange", proven_ns))
-                    return
+            before = Hole(start_ns, end_ns)
+            if empty == EMPTY_MAX and not await self._has_any(symbol, source, before):
+                yield Step(before, 0, 0, await self._note(symbol, timeframe, [before], "exchange", proven_ns))
+                return
 
     # ── one window ───────────────────────────────────────────────────────────────────────────────
     async def _window(self, symbol: str, timeframe: str, source: str, window: Hole, proven_ns: int) -> Step:
         rows = await self._fetched(symbol, source, window)
-        bars = rows if source == timeframe else folded(rows, timeframe)
+
+        async def again(bar: Bar) -> Bar | None:
+            end_ns = bar_end(bar.time_ns, timeframe)
+            said = await self._ask(symbol, source, bar.time_ns, (end_ns - bar.time_ns) // (length_of(source) * NS), end_ns)
+            return next(iter(said if source == timeframe else folded(said, timeframe)), None)
+
+        bars = await self._belief.believed(rows if source == timeframe else folded(rows, timeframe), again)
         written = 0
         if bars:
             await self._prepare(bars[0].time_ns)
@@ -176,6 +182,21 @@ class History:
         if not days or days[0].time_ns - hole.start_ns < DAY_NS:
             return hole.start_ns
         return max(hole.start_ns, bar_start(days[0].time_ns, timeframe))
+
+    async def _has_any(self, symbol: str, source: str, hole: Hole) -> bool:
+        """Return whether the exchange has bars in `hole`, by samples; a short one is not worth them.
+
+        Kraken tells the last 720 bars and nothing before; a market may have slept for a month.
+        """
+        size_ns = CONFIRM * length_of(source) * NS
+        step_ns = (hole.end_ns - hole.start_ns) // SAMPLES
+        if step_ns <= PAGE * length_of(source) * NS:
+            return True
+        starts = (bar_start(hole.start_ns + i * step_ns, source) for i in reversed(range(SAMPLES)))
+        for start_ns in starts:
+            if await self._ask(symbol, source, start_ns, CONFIRM, min(start_ns + size_ns, hole.end_ns)):
+                return True
+        return False
 
     async def _prepare(self, since_ns: int) -> None:
         if since_ns < self._partitioned_ns:  # newest first: a month at a time, as it is reached

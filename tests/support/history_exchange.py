@@ -71,8 +71,8 @@ class HistoryExchange:
     def bar(self, symbol: str, timeframe: str, time_ns: int) -> Bar:
         """Return what the exchange has for one open time."""
         number = time_ns // 1_000_000_000 // 60 % 977
-        price = 100.0 + number + self.shift
-        return Bar(self.name, symbol, timeframe, time_ns, price, price + 2, price - 2, price + 1, 1.5, 7)
+        price = round(100.0 + number / 100 + self.shift, 2)
+        return Bar(self.name, symbol, timeframe, time_ns, price, price + 2, price - 2, round(price + 1, 2), 1.5, 7)
 
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int

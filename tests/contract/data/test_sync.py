@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ import pytest
 from fks.clock import FakeClock
 from fks.data.gaps import DAY_NS
 from fks.data.sync import Stopped, Sync
+from fks.model.bar import Bar
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS, bar_end, bar_start
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.gaps import GapStore, Hole
+from fks.store.quarantine import QuarantineStore, Verdict
 from fks.store.sync import SyncStore
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog
@@ -265,3 +269,34 @@ async def test_bad_input_is_one_clear_message(sync: Sync, arguments: tuple[Any, 
     with pytest.raises(InputError) as caught:
         await sync.sync(*arguments)
     assert caught.value.code == code
+
+
+async def test_a_bar_that_cannot_be_true_is_never_stored_and_an_odd_one_is_asked_for_twice(
+    database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    end = now_of(clock)
+    broken, odd, slip = end - 5 * HOUR, end - 4 * HOUR, end - 3 * HOUR
+    real, asked = exchange.bar, Counter[int]()
+
+    def bar(symbol: str, timeframe: str, time_ns: int) -> Bar:
+        made = replace(real(symbol, timeframe, time_ns), open=100.0, high=101.0, low=99.0, close=100.5)
+        asked[time_ns] += 1
+        if time_ns == broken:
+            return replace(made, high=90.0)
+        if time_ns == odd or (time_ns == slip and asked[time_ns] == 1):
+            return replace(made, high=1000.0)
+        return made
+
+    exchange.bar = bar  # type: ignore[method-assign]
+    done = await sync.sync("BTCUSDT", "1m", end - 10 * HOUR)
+    assert (done.candles, done.absent) == (599, 1)
+    assert (asked[odd], asked[slip], asked[broken]) == (2, 2, 1)
+    stored = await BarStore(database).read("BTCUSDT", "1m")
+    highs = dict(zip(stored.time_ns.tolist(), stored.high.tolist(), strict=True))
+    assert (highs[odd], highs[slip], broken in highs) == (1000.0, 101.0, False)
+    held = {row.held.time_ns: row for row in await QuarantineStore(database).rows(with_settled=True)}
+    assert {at: (row.held.reason, row.verdict) for at, row in held.items()} == {
+        broken: ("inconsistent", None), odd: ("outlier", Verdict.CONFIRMED), slip: ("outlier", Verdict.REFUSED),
+    }  # fmt: skip
+    await sync.sync("BTCUSDT", "1m", end - 10 * HOUR, is_again=True)
+    assert asked[odd] == 3, "what was confirmed once is not asked for twice again"

@@ -1,0 +1,244 @@
+"""A wire on a real socket: what comes when the peer, the taker or the wire itself misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType, web
+
+from fks.clock import RealClock
+from fks.exchanges.base import Subscribed, Wire, socket
+from fks.exchanges.base.socket import Sockets
+from fks.exchanges.binance import BinanceWire
+from fks.exchanges.kraken import KrakenWire
+from fks.model.bar import PublicTrade
+from fks.model.errors import FksError, InputError, OutageError, PeerError
+from fks.model.market import Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from tests.support.ports import CollectingLog
+from tests.support.waiting import until
+
+Script = Callable[[web.WebSocketResponse], Awaitable[None]]
+BTC = Subscription(Channel.TRADES, "BTCUSDT")
+QUOTES = Subscription(Channel.QUOTES, "BTCUSDT")
+
+
+def trade(number: int, price: str = "1.5") -> str:
+    data = {"e": "aggTrade", "E": 1, "s": "BTCUSDT", "a": number, "p": price, "q": "2", "f": 1, "l": 1, "T": 5, "m": True, "M": True}
+    return json.dumps({"stream": "btcusdt@aggTrade", "data": data})
+
+
+def quote(number: int) -> str:
+    data = {"u": number, "s": "BTCUSDT", "b": "1", "B": "2", "a": "3", "A": "4"}
+    return json.dumps({"stream": "btcusdt@bookTicker", "data": data})
+
+
+class Peer:
+    """Notes what it hears, answers subscriptions as Binance does unless told not to, then plays `script`."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self.open = 0
+        self.is_deaf = False
+        self.script: Script | None = None
+        self.url = ""
+
+    async def stream(self, request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse(autoclose=False)
+        await ws.prepare(request)
+        self.open += 1
+        try:
+            async for message in ws:
+                if message.type is WSMsgType.TEXT:
+                    await self.hear(ws, json.loads(message.data))
+        finally:
+            self.open -= 1
+        return ws
+
+    async def hear(self, ws: web.WebSocketResponse, said: dict[str, Any]) -> None:
+        is_first = not self.heard
+        self.heard.append(said)
+        if said.get("method") == "SUBSCRIBE" and not self.is_deaf:
+            await ws.send_json({"result": None, "id": said["id"]})
+        if self.script is not None and is_first:
+            await self.script(ws)
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    made = Peer()
+    app = web.Application()
+    app.router.add_get("/{any:.*}", made.stream)
+    runner = web.AppRunner(app, shutdown_timeout=0.2)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.url = f"ws://127.0.0.1:{runner.addresses[0][1]}"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def sockets(log: CollectingLog) -> AsyncIterator[Sockets]:
+    made = Sockets("binance", RealClock(), log)
+    yield made
+    await made.close()
+
+
+async def heard(
+    sockets: Sockets, wire: Wire, wanted: Sequence[Subscription], is_enough: Callable[[list[MarketEvent]], object]
+) -> list[MarketEvent]:
+    events: list[MarketEvent] = []
+    async with asyncio.timeout(10), contextlib.aclosing(sockets.listen(wire, wanted)) as stream:  # type: ignore[type-var]
+        async for batch in stream:
+            events += batch
+            if is_enough(events):
+                break
+    return events
+
+
+async def ended(sockets: Sockets, wire: Wire, kind: type[FksError]) -> FksError:
+    """Return the error that ends a connection."""
+    with pytest.raises(kind) as found:
+        await heard(sockets, wire, [BTC], lambda events: False)
+    return found.value
+
+
+async def test_the_first_batch_says_that_the_subscriptions_stand(peer: Peer, sockets: Sockets) -> None:
+    assert await heard(sockets, BinanceWire(peer.url), [BTC], lambda events: True) == []
+    assert peer.heard == [{"method": "SUBSCRIBE", "params": ["btcusdt@aggTrade"], "id": 1}]
+
+
+async def test_nothing_is_handed_out_before_they_stand_and_nobody_waits_for_ever(
+    peer: Peer, sockets: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def early(ws: web.WebSocketResponse) -> None:
+        await ws.send_str(trade(1))
+
+    peer.is_deaf, peer.script = True, early
+    monkeypatch.setattr(socket, "DIAL_S", 0.3)
+    assert "not answered" in str(await ended(sockets, BinanceWire(peer.url), OutageError))
+    assert sockets.tally.frames == 1
+
+
+async def test_a_long_list_is_asked_for_in_parts_and_each_is_awaited(peer: Peer, sockets: Sockets) -> None:
+    wanted = [Subscription(Channel.TRADES, f"COIN{n}USDT") for n in range(250)]
+    await heard(sockets, BinanceWire(peer.url), wanted, lambda events: True)
+    assert [len(said["params"]) for said in peer.heard] == [100, 100, 50]
+
+
+async def test_leaving_is_quick_though_the_peer_does_not_answer(peer: Peer, sockets: Sockets) -> None:
+    async def freeze(ws: web.WebSocketResponse) -> None:
+        await ws.send_str(trade(1))
+        await asyncio.Event().wait()
+
+    peer.script = freeze
+    start = time.monotonic()
+    await heard(sockets, BinanceWire(peer.url), [BTC], len)
+    assert time.monotonic() - start < 1.0
+    await sockets.close()
+    assert time.monotonic() - start < 3.0
+
+
+async def test_several_at_once_and_one_ends_alone(peer: Peer, sockets: Sockets) -> None:
+    streams = [sockets.listen(BinanceWire(peer.url), [BTC]) for _ in range(3)]
+    for stream in streams:
+        assert await anext(stream) == []
+    assert peer.open == 3
+    await streams[0].aclose()  # type: ignore[attr-defined]
+    await until(lambda: peer.open == 2)
+    for stream in streams[1:]:
+        await stream.aclose()  # type: ignore[attr-defined]
+    assert sockets.tally.dials == 3
+
+
+async def test_a_slow_taker_costs_no_memory_and_is_told(peer: Peer, sockets: Sockets) -> None:
+    async def flood(ws: web.WebSocketResponse) -> None:
+        for number in range(1, 1001):
+            await ws.send_str(quote(number))
+            await ws.send_str(trade(number))
+
+    peer.script = flood
+    sockets.kept_max = 300
+    stream = sockets.listen(BinanceWire(peer.url), [BTC, QUOTES])
+    assert await anext(stream) is not None
+    await until(lambda: sockets.tally.frames >= 2001)
+    events: list[MarketEvent] = []
+    async with asyncio.timeout(10):
+        while not any(isinstance(event, Quote) for event in events):
+            events += await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]
+    trades = [event for event in events if isinstance(event, PublicTrade)]
+    gone = [event for event in events if isinstance(event, Gone)]
+    assert {(event.channel, event.symbol) for event in gone} == {(Channel.TRADES, "BTCUSDT")}
+    assert len(trades) + sockets.tally.overflowed[Channel.TRADES] >= 1000 - 300  # the first batch had some, maybe
+    assert len([event for event in events if isinstance(event, Quote)]) == 1
+    assert sockets.tally.conflated[Channel.QUOTES] >= 600
+
+
+async def test_a_mistake_of_ours_ends_the_connection_loudly(peer: Peer, sockets: Sockets, log: CollectingLog) -> None:
+    class Mistaken(BinanceWire):
+        def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
+            return super().receive(frame, received_ns) if b"stream" not in frame else [{}["nothing"]]
+
+    async def play(ws: web.WebSocketResponse) -> None:
+        await ws.send_str(trade(1))
+
+    peer.script = play
+    assert "KeyError" in str(await ended(sockets, Mistaken(peer.url), PeerError))
+    assert "exchange.frame_broken" in log.events("error")
+
+
+async def test_quarantine_has_an_end(peer: Peer, sockets: Sockets) -> None:
+    async def play(ws: web.WebSocketResponse) -> None:
+        for _ in range(100):
+            await ws.send_str(trade(1, "NaN"))
+        await ws.send_str(trade(1))
+        for _ in range(101):
+            await ws.send_str(trade(1, "0"))
+
+    peer.script = play
+    events: list[MarketEvent] = []
+
+    def note(batch: list[MarketEvent]) -> bool:
+        events[:] = batch
+        return False
+
+    with pytest.raises(PeerError, match="in a row"):
+        await heard(sockets, BinanceWire(peer.url), [BTC], note)
+    assert sockets.tally.suspects == 201
+    assert sum(isinstance(event, Suspect) for event in events) == 201
+    assert sum(isinstance(event, PublicTrade) for event in events) == 1
+
+
+async def test_what_the_exchange_has_not_is_said_before_dialling(peer: Peer, sockets: Sockets) -> None:
+    with pytest.raises(InputError, match="no 5s klines"):
+        await heard(sockets, BinanceWire(peer.url), [Subscription(Channel.BARS, "BTCUSDT", "5s")], len)
+    assert sockets.tally.dials == 0
+
+
+async def test_a_broken_book_is_asked_for_anew_at_once(peer: Peer, sockets: Sockets) -> None:
+    def book(checksum: int) -> str:
+        row = {"symbol": "BTC/USD", "bids": [{"price": 1.5, "qty": 2.0}], "asks": [{"price": 1.6, "qty": 1.0}], "checksum": checksum}
+        return json.dumps({"channel": "book", "type": "snapshot", "data": [row]}, separators=(",", ":"))
+
+    async def play(ws: web.WebSocketResponse) -> None:
+        await ws.send_json({"method": "subscribe", "success": True, "req_id": 1, "result": {"channel": "book", "symbol": "BTC/USD"}})
+        await ws.send_str(book(678407182))
+        await ws.send_str(book(1))
+
+    peer.script = play
+    wanted = [Subscription(Channel.BOOK, "BTC/USD")]
+    async with asyncio.timeout(10), contextlib.aclosing(sockets.listen(KrakenWire(peer.url), wanted)) as stream:  # type: ignore[type-var]
+        events: list[MarketEvent] = []
+        async for batch in stream:
+            events += batch
+            if any(isinstance(event, Gone) for event in events):
+                break
+        await until(lambda: [said["method"] for said in peer.heard if said["method"] != "ping"][1:] == ["unsubscribe", "subscribe"])
+    assert not any(isinstance(event, Book) for event in events[events.index(next(e for e in events if isinstance(e, Gone))) :])

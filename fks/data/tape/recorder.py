@@ -46,7 +46,7 @@ class Recorder:
         self._first_ns = self._last_ns = 0
         self._connections = itertools.count(1)
         self._standing: dict[int, bytes] = {}
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Lock()
         self._wake = threading.Event()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="tape", daemon=True)
@@ -105,8 +105,8 @@ class Recorder:
             while not self._is_closed:
                 self._wake.wait(BLOCK_S)
                 self._wake.clear()
-                self._flush()
-            self._flush()
+                self.flush()
+            self.flush()
             self._writer.close()
         except OSError as error:
             self.error = error.strerror or str(error)
@@ -114,7 +114,12 @@ class Recorder:
                 self._parts, self._size = [], 0
             self._log.error("tape.failed", path=str(self._writer.path or ""), error=self.error)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what waits as one block; the recorder's own thread does so every second. Errors: OSError."""
+        with self._turn:
+            self._write()
+
+    def _write(self) -> None:
         with self._lock:
             parts, records, first_ns, last_ns = self._parts, self._records, self._first_ns, self._last_ns
             left_out, left_out_bytes = self._left_out, self._left_out_bytes

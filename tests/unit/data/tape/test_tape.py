@@ -1,0 +1,293 @@
+"""Tapes: what was heard is what is played, whatever happened to the file; damage is refused, a cut tail is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from fks.clock import FakeClock, RealClock
+from fks.data.tape.playing import play, wires_of
+from fks.data.tape.reading import check_file, read_records, tape_files
+from fks.data.tape.recorder import Recorder
+from fks.data.tape.records import ENDING, Kind
+from fks.data.tape.replay import TapeExchange
+from fks.data.tape.summary import Summary
+from fks.data.tape.taped import TapedWire
+from fks.exchanges.binance.wire import BinanceWire
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import InputError
+from fks.model.market import Channel, MarketEvent, Subscription
+from fks.model.timeframe import NS
+from tests.support.ports import CollectingLog
+from tests.support.recorded import agg_trades, public_trades, raw_trades, slow_bars
+from tests.support.taping import WANTED, frames, heard_by, make_tape, recorder_into
+
+
+def played(folder: Path) -> list[MarketEvent]:
+    return [event for item in play(read_records(tape_files(folder)), wires_of("binance")) for event in item.events]
+
+
+def test_what_was_heard_is_what_is_played(tmp_path: Path) -> None:
+    heard = make_tape(tmp_path)
+    assert len(heard) > 1000
+    assert played(tmp_path) == heard
+    (file,) = tape_files(tmp_path)
+    report = check_file(file)
+    assert (report.is_whole, report.frames, report.lost) == (True, len(frames()), 0)
+    assert report.header.exchange == "binance"
+    assert report.size < sum(len(frame) for _, frame in frames()) / 5, "compressed"
+
+
+def test_a_run_is_cut_into_files_that_each_say_what_stands(tmp_path: Path) -> None:
+    recorder = recorder_into(tmp_path, file_bytes=8_000)
+    wire = TapedWire(BinanceWire(), recorder)
+    wire.hello(WANTED)
+    rows, heard = frames(), []
+    for begin in range(0, len(rows), 100):
+        heard += heard_by(wire, rows[begin : begin + 100])
+        recorder.flush()
+    recorder.close()
+    files = tape_files(tmp_path)
+    assert len(files) > 2
+    assert all(check_file(file).is_whole for file in files)
+    assert [check_file(file).header.number for file in files] == list(range(1, len(files) + 1))
+    assert played(tmp_path) == heard
+    last = [event for item in play(read_records(files[-1:]), wires_of("binance")) for event in item.events]
+    assert last == heard[-len(last) :], "a file alone is played too"
+    assert last
+
+
+def test_the_oldest_files_go_when_there_are_too_many(tmp_path: Path) -> None:
+    recorder = recorder_into(tmp_path, file_bytes=10_000, keep_bytes=40_000)
+    for i in range(100):
+        recorder.frame(1, i, random.Random(i).randbytes(5000))
+        recorder.flush()
+    recorder.close()
+    files = tape_files(tmp_path)
+    assert sum(file.stat().st_size for file in files) < 60_000
+    assert check_file(files[-1]).last_ns == 99
+
+
+@pytest.mark.parametrize("cut", [1, 30, 45, 400, 5000])
+def test_a_file_that_was_cut_off_is_good_up_to_its_last_block(tmp_path: Path, cut: int) -> None:
+    heard = make_tape(tmp_path / "whole")
+    recorder = recorder_into(tmp_path / "cut")
+    wire = TapedWire(BinanceWire(), recorder)
+    wire.hello(WANTED)
+    rows = frames()
+    for begin in range(0, len(rows), 100):
+        heard_by(wire, rows[begin : begin + 100])
+        recorder.flush()
+    recorder.close()
+    (file,) = tape_files(tmp_path / "cut")
+    os.truncate(file, file.stat().st_size - cut)
+    assert not check_file(file).is_whole
+    found = played(tmp_path / "cut")
+    assert found == heard[: len(found)]
+    assert len(found) > len(heard) / 2
+
+
+def test_any_damaged_byte_is_found(tmp_path: Path) -> None:
+    make_tape(tmp_path)
+    (file,) = tape_files(tmp_path)
+    whole = file.read_bytes()
+    dice = random.Random(4)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[dice.randrange(len(whole) - 44)] ^= 1 << dice.randrange(8)
+        file.write_bytes(damaged)
+        try:
+            report = check_file(file)
+        except InputError as error:
+            assert error.code == "TAPE_BROKEN"  # noqa: PT017
+        else:
+            assert not report.is_whole, "a length that reaches beyond the end reads as a cut"
+
+
+def test_no_tape_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no tape at"):
+        tape_files(tmp_path)
+    (tmp_path / f"x{ENDING}").write_text("hello")
+    with pytest.raises(InputError, match="does not begin as one"):
+        check_file(tmp_path / f"x{ENDING}")
+
+
+def test_a_recorder_that_is_behind_leaves_out_counts_and_says_so(tmp_path: Path, log: CollectingLog) -> None:
+    recorder = recorder_into(tmp_path, log, waiting_max=10_000)
+    with recorder._lock:  # the disk is slow: nothing is taken meanwhile
+        recorder._size = 20_000
+    for i in range(3):
+        recorder.frame(1, i + 1, b"x")
+    recorder.close()
+    (file,) = tape_files(tmp_path)
+    assert check_file(file).lost == recorder.counts.lost == 3
+    assert "tape.behind" in log.events("warning")
+
+
+def test_a_disk_that_fails_ends_the_recording_and_nothing_else(tmp_path: Path, log: CollectingLog) -> None:
+    (tmp_path / "file").write_text("in the way")
+    recorder = recorder_into(tmp_path / "file", log)
+    wire = TapedWire(BinanceWire(), recorder)
+    wire.hello(WANTED)
+    assert len(heard_by(wire, frames(50))) == 50
+    recorder.close()
+    assert recorder.error
+    assert "tape.failed" in log.events("error")
+    assert len(heard_by(wire, frames(50)[1:])) == 50
+
+
+def test_a_key_in_a_hello_is_not_on_the_tape(tmp_path: Path) -> None:
+    class Secret(BinanceWire):
+        def hello(self, wanted: object) -> list[bytes]:
+            return [b'{"action":"auth","params":"s3cret"}']
+
+    recorder = recorder_into(tmp_path)
+    TapedWire(Secret(), recorder).hello(WANTED)
+    recorder.close()
+    assert all(b"s3cret" not in record.data for record in read_records(tape_files(tmp_path)))
+
+
+def test_a_summary_is_the_same_twice_and_its_bars_are_those_of_the_trades(tmp_path: Path) -> None:
+    make_tape(tmp_path)
+    first, second = (Summary("binance").add_all(play(read_records(tape_files(tmp_path)), wires_of("binance"))) for _ in "12")
+    assert (first.digest, first.bars_digest) == (second.digest, second.bars_digest)
+    row = first.symbols["BTCUSDT"]
+    trades = public_trades(agg_trades(raw_trades()))
+    assert (row.trades, row.repeated, row.ids_missing) == (len(trades), 0, 0)
+    truth = slow_bars(trades, "1m")
+    assert row.bars
+    for bar in row.bars:
+        assert (bar.open, bar.high, bar.low, bar.close) == tuple(float(x) for x in truth[bar.time_ns][:4])
+
+
+@pytest.mark.parametrize("exchange", ["binance", "kraken", "coinbase"])
+def test_wires_for_playing_need_no_network_and_no_key(exchange: str) -> None:
+    assert wires_of(exchange)().hello(WANTED)
+
+
+# ── in the place of an exchange ──────────────────────────────────────────────────────────────────
+async def taken(source: TapeExchange, wanted: tuple[Subscription, ...] = WANTED, *, most: int | None = None) -> list[MarketEvent]:
+    """Return what one watcher gets until the tape is over, or until it has enough."""
+    found: list[MarketEvent] = []
+    stream = source.watch(wanted)
+    ended = asyncio.ensure_future(source.ended.wait())
+    try:
+        while most is None or len(found) < most:
+            following = asyncio.ensure_future(anext(stream))  # type: ignore[arg-type]
+            await asyncio.wait({following, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                following.cancel()
+                await asyncio.wait({following})
+                break
+            found += following.result()
+    finally:
+        ended.cancel()
+        await stream.aclose()  # type: ignore[attr-defined]
+    return found
+
+
+async def test_a_tape_stands_in_for_its_exchange(tmp_path: Path) -> None:
+    heard = make_tape(tmp_path)
+    source = TapeExchange(tmp_path, RealClock())
+    await source.open()
+    assert (source.name, source.has_empty_bars, source.calendar) == ("binance", True, "24/7")
+    assert await taken(source) == heard
+    assert await source.fetch_trades("BTCUSDT", from_id=5, since_ns=None, limit=3) == heard[4:7]
+    assert await source.fetch_trades("BTCUSDT", from_id=None, since_ns=None, limit=2) == heard[-2:]
+    await source.close()
+
+
+async def test_two_watchers_get_what_they_want_and_a_new_dial_goes_on_where_the_last_ended(tmp_path: Path) -> None:
+    heard = make_tape(tmp_path)
+    source = TapeExchange(tmp_path, RealClock())
+    await source.open()
+    first = await taken(source, most=300)
+    rest = await taken(source, (Subscription(Channel.TRADES, "ETHUSDT"), *WANTED))
+    assert first == heard[: len(first)]
+    assert rest == heard[-len(rest) :]
+    assert rest
+    await source.close()
+    both = TapeExchange(tmp_path, RealClock())
+    await both.open()
+    none, all_of_it = await asyncio.gather(taken(both, (Subscription(Channel.QUOTES, "BTCUSDT"),)), taken(both))
+    assert (none, all_of_it) == ([], heard)
+    await both.close()
+
+
+async def test_rest_never_tells_what_lies_after_the_moment_played(tmp_path: Path) -> None:
+    recorder = recorder_into(tmp_path)
+    wire = TapedWire(BinanceWire(), recorder)
+    rows = frames(200)
+    present = rows[0][0]
+    bars = [Bar("binance", "BTCUSDT", "1m", present // (60 * NS) * 60 * NS + i * 60 * NS, 1.0, 1.0, 1.0, 1.0, 1.0) for i in range(-3, 3)]
+    wire.hello(WANTED)
+    heard_by(wire, rows[:1])
+    recorder.answer(Kind.BARS, bars)
+    recorder.answer(Kind.TRADES, public_trades(agg_trades(raw_trades())[:100]))
+    heard_by(wire, rows[1:])
+    recorder.close()
+    source = TapeExchange(tmp_path, FakeClock())
+    await source.open()
+    assert await source.fetch_bars("BTCUSDT", "1m", None, 10) == bars[:3]
+    assert await source.fetch_bars("BTCUSDT", "1m", bars[1].time_ns, 1) == bars[1:2]
+    known = await source.fetch_trades("BTCUSDT", from_id=None, since_ns=None, limit=1000)
+    assert all(trade.time_ns <= present for trade in known)
+    await source.close()
+
+
+async def test_a_tape_is_played_at_the_speed_that_was_asked(tmp_path: Path) -> None:
+    rows = [(ns, frame) for ns, frame in frames(300)]
+    rows = [(rows[0][0] + i * 10_000_000, frame) for i, (_, frame) in enumerate(rows)]  # 3 s of tape
+    make_tape(tmp_path, rows)
+    clock = RealClock()
+    source = TapeExchange(tmp_path, clock, speed=10)
+    await source.open()
+    begin = clock.monotonic()
+    assert len(await taken(source)) == 300
+    assert 0.28 < clock.monotonic() - begin < 2.0
+    await source.close()
+    with pytest.raises(InputError, match="speed 0 is not above 0"):
+        TapeExchange(tmp_path, clock, speed=0)
+
+
+async def test_a_damaged_tape_is_told_to_the_watcher(tmp_path: Path) -> None:
+    make_tape(tmp_path)
+    source = TapeExchange(tmp_path, RealClock())
+    await source.open()
+    (file,) = tape_files(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[-3000] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="is damaged"):
+        await taken(source)
+    await source.close()
+
+
+def test_recording_costs_little(tmp_path: Path) -> None:
+    recorder: Recorder = recorder_into(tmp_path)
+    rows = frames()
+    clock = RealClock()
+    begin = clock.monotonic()
+    for _ in range(10):
+        for ns, frame in rows:
+            recorder.frame(1, ns, frame)
+    took_us = (clock.monotonic() - begin) * 1e6 / (10 * len(rows))
+    recorder.close()
+    assert recorder.counts.lost == 0
+    assert took_us < 50, "a few microseconds; the bound only catches what waits for the disk"
+
+
+def test_public_trades_survive_their_json(tmp_path: Path) -> None:
+    recorder = recorder_into(tmp_path)
+    trades = public_trades(agg_trades(raw_trades())[:10])
+    recorder.answer(Kind.TRADES, trades)
+    recorder.close()
+    from fks.data.tape.playing import told_of
+
+    (record,) = read_records(tape_files(tmp_path))
+    assert told_of(record) == trades
+    assert isinstance(trades[0], PublicTrade)

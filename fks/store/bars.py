@@ -17,7 +17,7 @@ from fks.store.db import Database, Session, sql
 from fks.store.merging import PRICES, Incoming, Merged
 from fks.store.partitions import ensure_months
 
-__all__ = ["BarStore", "Merged", "Series", "SyncStore"]
+__all__ = ["BarStore", "Merged", "Series"]
 
 _LATEST_NS = 253_402_300_799_000_000_000  # the year 9999: what timestamptz and datetime both hold
 _EVERY = 2**62
@@ -149,36 +149,3 @@ def _check(bars: Bars) -> None:
                 f"{name} of {bars.symbol} {bars.timeframe} at {iso(int(bars.time_ns[at]))} is {column[at]}",
                 code="BARS_NOT_FINITE", remedy="leave such rows out, or put them in quarantine",
             )  # fmt: skip
-
-
-class SyncStore:
-    """The table `sync_status`: which history was fetched, and how that went."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
-    async def set(
-        self,
-        symbol: str,
-        timeframe: str,
-        exchange: str,
-        status: str,
-        *,
-        edges: tuple[int, int | None, int | None] = (0, None, None),
-        error: str | None = None,
-    ) -> None:
-        """Write how one sync stands: pending | running | done | failed."""
-        candles, oldest_ns, newest_ns = edges
-        await self._db.execute(
-            "bars.sync_set", symbol, timeframe, exchange, status,
-            None if oldest_ns is None else to_datetime(oldest_ns),
-            None if newest_ns is None else to_datetime(newest_ns), candles, error, retry=True,
-        )  # fmt: skip
-
-    async def all(self) -> list[dict[str, Any]]:
-        """Return every row, by symbol and timeframe."""
-        return [dict(row) for row in await self._db.fetch("bars.sync_all")]
-
-    async def pending(self) -> list[tuple[str, str, str]]:
-        """Return (symbol, timeframe, exchange) of what waits to be begun."""
-        return [(r["symbol"], r["timeframe"], r["exchange"]) for r in await self._db.fetch("bars.sync_pending")]

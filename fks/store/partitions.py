@@ -13,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
+from fks.model.timeframe import NS, TIMEFRAMES, to_ns
 from fks.store.db import Database, Session
+from fks.store.prune import PruneStore
 
 MONTHS_AHEAD = 2
 DAYS_AHEAD = 3
@@ -116,20 +118,23 @@ async def drop_old_trades(db: Database, now: datetime, *, keep_h: float) -> list
 async def drop_old_bars(db: Database, now: datetime, keep_days: Mapping[str, float]) -> int:
     """Delete bars of the timeframes in `keep_days` that are older than so many days, to the day; return how many.
 
-    Works in pieces, so that nobody waits long, and drops months that are then empty. Errors: OutageError.
+    They are no longer wanted, so no sync fetches them again. Works in pieces, so that nobody waits long, and drops months that are
+    then empty. Errors: OutageError.
     """
     now = now.astimezone(UTC)
-    midnight = datetime(now.year, now.month, now.day, tzinfo=UTC)  # once a day: each piece makes mapped copies anew
-    deleted = 0
+    midnight = datetime(now.year, now.month, now.day, tzinfo=UTC)  # once a day: each time mapped copies are made anew
+    store, deleted = PruneStore(db), 0
     for timeframe, days_kept in keep_days.items():
         limit = midnight - timedelta(days=days_kept)
-        for row in await db.fetch("store.series_before", timeframe, limit):
-            while True:
-                status = await db.execute("store.delete_old_bars", row["exchange"], row["symbol"], timeframe, limit, _PIECE, retry=True)
-                count = int(status.rsplit(" ", 1)[-1])
+        piece_ns = _PIECE * (TIMEFRAMES[timeframe] or 31 * 86400) * NS
+        while rows := await db.fetch("store.series_before", timeframe, limit):  # with the oldest bar each has by now
+            for row in rows:
+                at_ns = to_ns(row["oldest"])
+                until_ns = min(at_ns + piece_ns, to_ns(limit))
+                count = await store.series(row["exchange"], row["symbol"], timeframe, at_ns, until_ns)
                 deleted += count
-                if count < _PIECE:
-                    break
+                if not count:  # its row in `series` is wrong: somebody dropped a partition by hand
+                    await db.fetchval("store.recount", row["exchange"], row["symbol"], timeframe)
     if deleted:
         await _drop_empty_months(db, midnight)
     return deleted

@@ -91,23 +91,3 @@ SELECT system_identifier || '/' || 'series'::regclass::oid FROM pg_control_syste
 -- Give what is stored of each series: the owner's coverage query.
 SELECT symbol, timeframe, COUNT(*) AS candles, MIN(time) AS oldest, MAX(time) AS newest, MAX(time) - MIN(time) AS time_range
   FROM ohlcv_data GROUP BY symbol, timeframe ORDER BY symbol, timeframe;
-
--- name: sync_set
--- Write how one sync stands.
-INSERT INTO sync_status (symbol, timeframe, exchange, sync_status, oldest, newest, candles, error, last_sync_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now())
-ON CONFLICT (symbol, timeframe, exchange) DO UPDATE
-   SET sync_status = EXCLUDED.sync_status, oldest = COALESCE(EXCLUDED.oldest, sync_status.oldest),
-       newest = COALESCE(EXCLUDED.newest, sync_status.newest),
-       candles = CASE WHEN EXCLUDED.newest IS NULL THEN sync_status.candles ELSE EXCLUDED.candles END,
-       error = EXCLUDED.error, last_sync_at = now(), updated_at = now();
-
--- name: sync_all
--- Give how every sync stands.
-SELECT * FROM sync_status ORDER BY symbol, timeframe, exchange;
-
--- name: sync_pending
--- Give the syncs that somebody asked for and nobody began, and those whose runner died.
-SELECT symbol, timeframe, exchange FROM sync_status
- WHERE sync_status = 'pending' OR (sync_status = 'running' AND updated_at < now() - interval '10 minutes')
- ORDER BY symbol, timeframe;

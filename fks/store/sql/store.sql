@@ -16,13 +16,11 @@ DELETE FROM market_trades_default WHERE time < $1;
 
 -- name: series_before
 -- The series of one timeframe that have bars older than a time.
-SELECT exchange, symbol FROM series WHERE timeframe = $1 AND oldest < $2 ORDER BY exchange, symbol;
+SELECT exchange, symbol, oldest FROM series WHERE timeframe = $1 AND oldest < $2 ORDER BY exchange, symbol;
 
--- name: delete_old_bars
--- Delete the oldest bars of one series before a time, at most so many.
-DELETE FROM ohlcv_data WHERE exchange = $1 AND symbol = $2 AND timeframe = $3
-   AND time < LEAST($4, (SELECT o.time FROM ohlcv_data o WHERE o.exchange = $1 AND o.symbol = $2 AND o.timeframe = $3
-                          ORDER BY o.time OFFSET $5 LIMIT 1));
+-- name: recount
+-- Count the bars of one series anew, where something went past the triggers.
+SELECT series_recount($1, $2, $3);
 
 -- name: overview
 -- What `fks db status` shows of the server.

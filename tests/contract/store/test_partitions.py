@@ -88,11 +88,12 @@ def test_spans_follow_one_another_without_a_hole(start_s: int, length: int) -> N
 
 
 async def test_bars_are_kept_for_ever_unless_said_otherwise(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partitions, "_PIECE", 7)
+    monkeypatch.setattr(partitions, "_PIECE", 7 * 86400)  # a week of seconds
     await ensure_partitions(database, NOW, since=NOW - timedelta(days=100))
     for frame in ("1s", "1m"):
         for age in range(0, 100, 3):
             await database.sql(BAR.replace("'1m'", f"'{frame}'"), NOW - timedelta(days=age))
+        await database.sql("INSERT INTO sync_status (symbol, timeframe, wanted_from) VALUES ('BTCUSDT', $1, $2)", frame, NOW - timedelta(days=100))
     assert await drop_old_bars(database, NOW, {}) == 0
     assert await drop_old_bars(database, NOW, {"1s": 30, "4h": 1}) == 23
     assert await drop_old_bars(database, NOW, {"1s": 30}) == 0
@@ -101,6 +102,18 @@ async def test_bars_are_kept_for_ever_unless_said_otherwise(database: Database, 
     assert [tuple(row) for row in kept] == [tuple(row) for row in told]
     assert [(row[0], row[1]) for row in kept] == [("1m", 34), ("1s", 11)]
     assert kept[1][2] >= datetime(2026, 10, 21, tzinfo=UTC)
+    wanted = await database.sql("SELECT timeframe, wanted_from FROM sync_status ORDER BY timeframe")
+    assert [tuple(row) for row in wanted] == [("1m", NOW - timedelta(days=100)), ("1s", datetime(2026, 10, 21, tzinfo=UTC))]
+
+
+async def test_a_series_whose_partition_somebody_dropped_is_counted_anew(database: Database) -> None:
+    await ensure_partitions(database, NOW, since=NOW - timedelta(days=100))
+    for age in (0, 40, 95):
+        await database.sql(BAR, NOW - timedelta(days=age))
+    await database.sql("DROP TABLE ohlcv_data_p202608")
+    assert await drop_old_bars(database, NOW, {"1m": 30}) == 1
+    row = (await database.sql("SELECT candles, oldest FROM series"))[0]
+    assert tuple(row) == (1, NOW)
 
 
 async def test_months_without_a_bar_left_are_dropped(database: Database) -> None:

@@ -19,9 +19,12 @@ from fks.data.columns import aggregate_bars as aggregate_bars
 from fks.data.columns import aggregate_trades as aggregate_trades
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import BugError
+from fks.model.market import TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start
 
 ZERO = Decimal(0)
+#: where a trade stands among the others of its bar
+Place = tuple[int, int]
 #: the older name of aggregate_bars
 resample = aggregate_bars
 
@@ -36,7 +39,8 @@ class OpenBar:
     """A bar that is still being made.
 
     `is_spoken`: somebody traded. Until then its prices, if `has_price`, are those of silent smaller bars, which count for
-    nothing once somebody trades. `is_empty`: it is known that nobody did.
+    nothing once somebody trades. `is_empty`: it is known that nobody did. `first` and `last` are the places of the trades
+    that made open and close.
     """
 
     start_ns: int
@@ -51,6 +55,8 @@ class OpenBar:
     is_spoken: bool = False
     has_price: bool = False
     is_empty: bool = True
+    first: Place = (0, 0)
+    last: Place = (0, 0)
 
     @staticmethod
     def at(time_ns: int, timeframe: str) -> OpenBar:
@@ -58,17 +64,23 @@ class OpenBar:
         start = bar_start(time_ns, timeframe)
         return OpenBar(start, bar_end(start, timeframe))
 
-    def add(self, trade: PublicTrade) -> None:
-        """Count a trade in."""
+    def add(self, trade: PublicTrade, place: Place | None = None) -> None:
+        """Count a trade in. None: it stands after all before it; else it stands at `place`, whenever it comes."""
         price = trade.price
         if not self.is_spoken:
             self.open = self.high = self.low = price
             self.is_spoken, self.is_empty = True, False
+            self.first = place or self.first
         elif price > self.high:
             self.high = price
         elif price < self.low:
             self.low = price
-        self.close = price
+        if place is None:
+            self.close = price
+        elif place >= self.last:
+            self.last, self.close = place, price
+        elif place < self.first:
+            self.first, self.open = place, price
         self.volume += trade.quantity
         self.trades += trade.count
 
@@ -121,8 +133,16 @@ class OpenBar:
         )  # fmt: skip
 
 
+def place_of(trade: PublicTrade, ids: TradeIds) -> Place:
+    """Return where a trade stands among others, by what its exchange's ids prove: by id, or by time where they are opaque."""
+    return (trade.time_ns, trade.trade_id) if ids is TradeIds.OPAQUE else (trade.trade_id, trade.time_ns)
+
+
 class BarBuilder:
-    """Builds every timeframe of one symbol from trades in order.
+    """Builds every timeframe of one symbol from trades.
+
+    `ids` is what the exchange's ids prove: with it, trades of an unfinished base bar may come in any order (each once), and
+    open and close are those of the first and the last by id or time. None: the order in which they come is theirs.
 
     `start_ns` is a boundary of the base timeframe; `seeds` hold what the larger bars had gathered before it (absent: the
     larger bar that began earlier is marked incomplete). `previous` is the last price before `start_ns`. `emits_empty`:
@@ -139,6 +159,7 @@ class BarBuilder:
         seeds: Mapping[str, OpenBar] | None = None,
         previous: Decimal | None = None,
         emits_empty: bool = True,
+        ids: TradeIds | None = None,
     ) -> None:
         self._exchange = exchange
         self._symbol = symbol
@@ -146,6 +167,7 @@ class BarBuilder:
         self._step_ns = length_of(self.base) * NS
         self._previous = previous
         self._emits_empty = emits_empty
+        self._ids = ids
         if bar_start(start_ns, self.base) != start_ns:
             raise BugError(f"{start_ns} is not where a {self.base} bar begins")
         self._bar = OpenBar.at(start_ns, self.base)
@@ -172,7 +194,7 @@ class BarBuilder:
         if trade.time_ns < self._bar.start_ns:
             return None
         sealed = self.seal_through(bar_start(trade.time_ns, self.base)) if trade.time_ns >= self._bar.end_ns else []
-        self._bar.add(trade)
+        self._bar.add(trade, None if self._ids is None else place_of(trade, self._ids))
         return sealed
 
     def seal_through(self, time_ns: int) -> list[Bar]:

@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
-from fks.data.aggregate import OpenBar, exact_decimal
+from fks.data.aggregate import OpenBar, exact_decimal, place_of
 from fks.data.buckets import by_length, divides, length_of
-from fks.data.tally import Place, Tally
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import BugError
 from fks.model.market import BarSeen, TradeIds
@@ -53,7 +52,7 @@ class Revision:
 class _Bucket:
     """What is known of one bar. `value` is what that amounts to, once it is sealed; `shown` what was given out of it."""
 
-    tally: Tally | None = None
+    tally: OpenBar | None = None
     ids: list[int] = field(default_factory=list)
     own: Bar | None = None
     said_ns: int = 0
@@ -78,7 +77,7 @@ class Reviser:
             raise BugError(f"{start_ns} is not where a {self.base} bar begins")
         self.duplicates = self.late = self.corrected = 0
         self._exchange, self._symbol = exchange, symbol
-        self._window_ns, self._emits_empty, self._is_by_id = window_ns, emits_empty, ids is not TradeIds.OPAQUE
+        self._window_ns, self._emits_empty, self._ids = window_ns, emits_empty, ids
         self._open_ns = start_ns
         self._from_ns = start_ns if replay_ns is None else bar_start(replay_ns, self.base)
         self._known_ns = self._from_ns
@@ -130,7 +129,7 @@ class Reviser:
         """Count trades in, whenever they come; return the sealed bars they change. Seals nothing by itself."""
         touched: set[int] = set()
         start_ns = end_ns = 0
-        bucket, tally = _Bucket(), Tally()
+        bucket, tally = _Bucket(), OpenBar(0, 0)
         for trade in trades:
             is_here = start_ns <= trade.time_ns < end_ns
             at = start_ns if is_here else bar_start(trade.time_ns, self.base)
@@ -139,9 +138,9 @@ class Reviser:
             if not is_here:
                 start_ns, end_ns = at, bar_end(at, self.base)
                 bucket = self._kept[self.base].setdefault(start_ns, _Bucket())
-                tally = bucket.tally = bucket.tally or Tally()
+                tally = bucket.tally = bucket.tally or OpenBar(start_ns, end_ns)
             self._seen[trade.trade_id] = trade
-            tally.add(trade, self._place(trade))
+            tally.add(trade, place_of(trade, self._ids))
             bucket.ids.append(trade.trade_id)
             if start_ns < self._open_ns:
                 touched.add(start_ns)
@@ -230,7 +229,7 @@ class Reviser:
             made.fold_bar(bar)
         open_base = self._kept[self.base].get(self._open_ns)
         if open_base is not None and open_base.tally is not None:
-            made.fold(open_base.tally.bar(start_ns, made.end_ns, is_complete=True))
+            made.fold(open_base.tally)
         seen = made.seal(self._exchange, self._symbol, timeframe, None)
         return None if seen is None or seen.is_empty else BarSeen(seen, is_closed=False)
 
@@ -297,7 +296,8 @@ class Reviser:
         is_whole = start_ns >= self._known_ns and not any(a < end_ns and b > start_ns for a, b in self._doubts)
         if bucket.tally is None:
             return OpenBar(start_ns, end_ns, is_complete=is_whole or bucket.own is not None)
-        return bucket.tally.bar(start_ns, end_ns, is_complete=is_whole)
+        bucket.tally.is_complete = is_whole
+        return bucket.tally
 
     def _of_parts(self, frame: str, start_ns: int) -> OpenBar:
         made = OpenBar.at(start_ns, frame)
@@ -341,9 +341,6 @@ class Reviser:
 
     def _above(self, frame: str) -> list[str]:
         return [large for large in self._larger if length_of(large) > length_of(frame)]
-
-    def _place(self, trade: PublicTrade) -> Place:
-        return (trade.trade_id, trade.time_ns) if self._is_by_id else (trade.time_ns, trade.trade_id)
 
     def _is_settled(self, own: Bar, bucket: _Bucket) -> bool:
         return bucket.said_ns >= bar_end(own.time_ns, own.timeframe) + SETTLED_NS

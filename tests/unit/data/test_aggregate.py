@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from fks.data.aggregate import (
 )
 from fks.model.bar import Bar, Bars, PublicTrade
 from fks.model.errors import InputError
+from fks.model.market import TradeIds
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from tests.support.recorded import EXCERPT, SHARED, agg_trades, public_trades, raw_trades, slow_bars
 
@@ -124,6 +126,18 @@ def test_a_builder_started_in_the_middle_with_seeds_makes_the_same_bars(trades: 
     begun = {frame: bar_start(trades[0].time_ns, frame) for frame in ALL}
     expected = [b for b in whole if bar_end(b.time_ns, b.timeframe) > begin and b.time_ns > begun[b.timeframe]]
     assert [b for b in bars if b.time_ns > begun[b.timeframe]] == expected
+
+
+@given(streams(), st.sampled_from([TradeIds.CONTIGUOUS, TradeIds.RISING, TradeIds.OPAQUE]), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_inside_a_bar_the_order_in_which_trades_come_is_no_matter(trades: list[PublicTrade], ids: TradeIds, dice: Random) -> None:
+    shuffled = sorted(trades, key=lambda t: (bar_start(t.time_ns, "5s"), dice.random()))
+    builder = BarBuilder("binance", "BTCUSDT", ("5s", "1m"), bar_start(trades[0].time_ns, "5s"), ids=ids)
+    bars: list[Bar] = []
+    for item in shuffled:
+        bars += builder.add(item) or []
+    end_ns = bar_end(bar_start(trades[-1].time_ns, "1m"), "1m")
+    assert bars + builder.seal_through(end_ns) == built(trades, ("5s", "1m"), end_ns)
 
 
 def test_months_and_weeks_end_where_the_calendar_says() -> None:

@@ -9,7 +9,7 @@ had as attributes too. What is wrong with an argument is an InputError that says
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from fks.data import frames, manual
 from fks.data.session import Session
 from fks.model.bar import Bars
 from fks.model.errors import InputError
-from fks.model.timeframe import check_timeframe, iso
+from fks.model.timeframe import bar_end, check_timeframe, iso
 from fks.store.accounts import AccountStore
 from fks.store.bars import BarStore
+from fks.store.columns import ColumnCache
 from fks.store.db import Database
 from fks.store.reading import Listed, ReadingStore
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+#: Bars that are read from the database rather than through a mapped copy of their whole series.
+_FEW = 20_000
 _session: Session | None = None
 
 
@@ -80,20 +83,21 @@ def get_ohlcv_data(
 ) -> pd.DataFrame:  # fmt: skip
     """Return bars as a DataFrame: index `time` (open time, UTC), columns open high low close volume, float64.
 
-    `attrs` tell symbol, timeframe, exchange and the series' `revision`: it changes when a bar that you may have read
-    was corrected. Errors: InputError, OutageError.
+    `attrs` tell symbol, timeframe, exchange, `missing`: how many bars are expected between the first and the last one and
+    not there (None where silent bars are left out, or nobody knows the market's hours), and the series' `revision`,
+    which changes when a bar that you may have read was corrected. Errors: InputError, OutageError.
     """
     listed, revision, bars = _read(symbol, timeframe, limit, start, end, exchange)
-    return frames.frame_of(bars, exchange=listed.exchange, revision=revision)
+    return frames.frame_of(bars, exchange=listed.exchange, missing=_missing(listed.exchange, bars), revision=revision)
 
 
 def get_ohlcv_arrays(
     symbol: str, timeframe: str, limit: int | None = None, *,
     start: object = None, end: object = None, exchange: str | None = None,
 ) -> Bars:  # fmt: skip
-    """Return bars as numpy columns: `time_ns` int64, open high low close volume float64, all of one length; read only.
+    """Return bars as numpy columns: `time_ns` int64, open high low close volume float64, all of one length.
 
-    Errors: InputError, OutageError.
+    A long series is mapped from a file, not copied: do not write into it. Errors: InputError, OutageError.
     """
     return _read(symbol, timeframe, limit, start, end, exchange)[2]
 
@@ -119,16 +123,19 @@ def get_indicator(
     It is kept and served again until a bar is added or corrected. `start`, `end` and `limit` cut what is returned, not
     what it is computed from. Errors: InputError with the indicator's parameters, OutageError.
     """
-    from fks.data.indicators import IndicatorCache
+    from fks.data.indicators import Computed, IndicatorCache
 
     check_timeframe(timeframe)
     first_ns, last_ns = _span(start, end, limit)
 
-    async def work(db: Database) -> Any:
-        listed = await ReadingStore(db).find(symbol, exchange)
-        return await IndicatorCache(db).compute(listed.exchange, listed.symbol, timeframe, name, **params)
+    now = session()
 
-    found = session().run(work).between(first_ns, last_ns, limit)
+    async def work(db: Database) -> Computed:
+        listed = await ReadingStore(db).find(symbol, exchange)
+        columns = ColumnCache(now.paths.columns, db) if now.paths.home.is_dir() else None
+        return await IndicatorCache(db, columns).compute(listed.exchange, listed.symbol, timeframe, name, **params)
+
+    found = now.run(work).between(first_ns, last_ns, limit)
     return frames.columns_frame(
         found.time_ns, found.columns, symbol=found.symbol, timeframe=timeframe, exchange=found.exchange,
         indicator=name, revision=found.revision,
@@ -138,14 +145,18 @@ def get_indicator(
 def _read(
     symbol: str, timeframe: str, limit: int | None, start: object, end: object, exchange: str | None
 ) -> tuple[Listed, int, Bars]:
+    """Return where the bars are from, the revision of their series, and the bars."""
     check_timeframe(timeframe)
     first_ns, last_ns = _span(start, end, limit)
+    now = session()
 
     async def work(db: Database) -> tuple[Listed, int, Bars]:
         listed = await ReadingStore(db).find(symbol, exchange)
         store = BarStore(db)
         state = await store.series(listed.symbol, timeframe, exchange=listed.exchange)
-        bars = await store.read(
+        is_small = limit is not None and limit <= _FEW
+        source = store if is_small or not now.paths.home.is_dir() else ColumnCache(now.paths.columns, db)
+        bars = await source.read(
             listed.symbol,
             timeframe,
             first_ns or 0,
@@ -156,7 +167,20 @@ def _read(
         )
         return listed, 0 if state is None else state.revision, bars
 
-    return session().run(work)
+    return now.run(work)
+
+
+def _missing(exchange: str, bars: Bars) -> int | None:
+    from fks.data.gaps import SILENT_EXCHANGES, calendar_for, count_bars
+    from fks.exchanges.registry import EXCHANGES
+    from fks.store.gaps import Hole
+
+    if exchange not in EXCHANGES or exchange in SILENT_EXCHANGES:
+        return None
+    if not len(bars):
+        return 0
+    whole = Hole(int(bars.time_ns[0]), bar_end(int(bars.time_ns[-1]), bars.timeframe))
+    return count_bars(whole, bars.timeframe, calendar_for(exchange)) - len(bars)
 
 
 def _span(start: object, end: object, limit: int | None) -> tuple[int | None, int | None]:
@@ -279,17 +303,28 @@ def get_balance_history(account_id: int, limit: int = 100) -> pd.DataFrame:
 class Service:
     """What the data service did on request, done in this program: history from the exchange into the store."""
 
-    def sync_historical_data(self, symbol: str, timeframe: str, *, exchange: str | None = None) -> Record:
-        """Fetch the last two years of one series and return what came of it.
+    def sync_historical_data(
+        self, symbol: str, timeframe: str, *, start: object = None, end: object = None, exchange: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Record:  # fmt: skip
+        """Fetch what is not stored of one series, two years up to now unless told otherwise; return what came of it.
 
-        Safe to interrupt and to repeat: twice equals once. Errors: InputError, OutageError,
-        PeerError when the exchange broke its own rules.
+        `progress` is told (bars done, bars in all), from another thread. Safe to interrupt and to repeat: what is there
+        is not asked for again. Errors: InputError, OutageError, PeerError when the exchange broke its own rules.
         """
         from fks.data.request import fetch_history
 
         check_timeframe(timeframe)
+        first_ns, last_ns = _span(start, end, None)
         now = session()
-        return Record(now.run(lambda db: fetch_history(db, now.settings, now.paths, symbol, timeframe, exchange)))
+
+        async def work(db: Database) -> dict[str, Any]:
+            return await fetch_history(
+                db, now.settings, now.paths, symbol, timeframe, start_ns=first_ns, end_ns=last_ns, exchange=exchange,
+                progress=progress,
+            )  # fmt: skip
+
+        return _record(now.run(work))
 
 
 service = Service()

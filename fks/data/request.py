@@ -9,7 +9,8 @@ from fks.clock import RealClock
 from fks.config.endpoints import load_node
 from fks.config.paths import Paths
 from fks.config.settings import Settings
-from fks.data.sync import Sync
+from fks.data.gaps import DAY_NS
+from fks.data.sync import DAYS_INIT, Progress, QuietLog, Sync
 from fks.exchanges.registry import make_exchange
 from fks.model.errors import OutageError
 from fks.model.instrument import find_instrument
@@ -17,33 +18,29 @@ from fks.model.timeframe import iso
 from fks.store.db import Database
 
 
-class Quiet:
-    """A Log for programs that are told by return values and errors."""
-
-    def debug(self, event: str, **fields: object) -> None: ...
-    def info(self, event: str, **fields: object) -> None: ...
-    def warning(self, event: str, **fields: object) -> None: ...
-    def error(self, event: str, **fields: object) -> None: ...
-
-
 async def fetch_history(
-    db: Database, settings: Settings, paths: Paths, symbol: str, timeframe: str, exchange: str | None = None
-) -> dict[str, Any]:
-    """Fetch the history of one series and return symbol, timeframe, fetched, changed, candles, oldest, newest (ISO or None).
+    db: Database, settings: Settings, paths: Paths, symbol: str, timeframe: str, *, start_ns: int | None = None,
+    end_ns: int | None = None, exchange: str | None = None, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Fetch what is not there of [start, end) of one series, by default of two years up to now; return what came of it.
 
+    The answer has exchange, symbol, timeframe, fetched, changed, absent, candles, oldest and newest (ISO, or None).
     Errors: InputError for what the exchange does not list, OutageError, PeerError.
     """
     try:
         node = load_node(paths)
     except OutageError:
         node = None  # history of a real exchange needs no running system
-    clock, log = RealClock(), Quiet()
+    clock, log = RealClock(), QuietLog()
     name = exchange or settings.data.exchange
     source = make_exchange(name, settings=settings, node=node, clock=clock, log=log)
     await source.open()
     try:
         found = find_instrument(symbol, await source.instruments())
-        done = asdict(await Sync(source, db, clock, log).init(found.symbol, timeframe))
+        since_ns = clock.now_ns() - DAYS_INIT * DAY_NS if start_ns is None else start_ns
+        done = asdict(
+            await Sync(source, db, clock, log).sync(found.symbol, timeframe, since_ns, end_ns, progress=progress)
+        )
     finally:
         await source.close()
     edges = {edge: done.pop(f"{edge}_ns") for edge in ("oldest", "newest")}

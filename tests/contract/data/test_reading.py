@@ -66,6 +66,29 @@ async def test_limit_and_span_cut_where_they_say(store: BarStore) -> None:
     assert len(empty) == 0
 
 
+async def test_what_is_missing_is_said(store: BarStore, database: Database) -> None:
+    assert data.get_ohlcv_data("BTCUSDT", "1m").attrs["missing"] == 0
+    await database.sql("DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2", T0, T0.replace(hour=1))
+    assert data.get_ohlcv_data("BTCUSDT", "1m").attrs["missing"] == 0, "nothing is expected before the first"
+    await database.sql("DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2", T0.replace(hour=2), T0.replace(hour=3))
+    await database.sql("UPDATE ohlcv_data SET is_complete = false WHERE time = $1", T0.replace(hour=4))
+    found = data.get_ohlcv_data("BTCUSDT", "1m")
+    assert found.attrs["missing"] == 61
+    assert found.attrs["revision"] > 0
+    await store.merge(bars(5, symbol="ESZ3"), exchange="cme", source="test")
+    assert data.get_ohlcv_data("ESZ3", "1m").attrs["missing"] is None
+
+
+async def test_a_long_series_is_mapped_and_true(store: BarStore, database: Database, tmp_path: Path) -> None:
+    first = data.get_ohlcv_arrays("BTCUSDT", "1m")
+    assert not first.close.flags.owndata
+    assert list((tmp_path / "columns").glob("*BTCUSDT*"))
+    await database.sql("UPDATE ohlcv_data SET close = 1.25 WHERE time = $1", T0)
+    assert data.get_ohlcv_arrays("BTCUSDT", "1m").close[0] == 1.25
+    assert first.close[0] == bars(1).close[0], "what was mapped before stays as it was"
+    assert data.get_ohlcv_data("BTCUSDT", "1m")["close"].iloc[0] == 1.25
+
+
 async def test_the_forms_are_one_memory(store: BarStore) -> None:
     arrays = data.get_ohlcv_arrays("BTC/USDT", "1m")
     assert np.array_equal(arrays.close, bars(1000).close)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -105,3 +107,12 @@ def test_a_wrong_unit_and_a_wrong_name_say_so() -> None:
     assert error.value.code == "CALENDAR_RANGE"
     with pytest.raises(ConfigError, match="no calendar is called 'NYC'"):
         calendar_of("NYC")
+
+
+def test_nobody_pays_for_calendars_who_needs_none() -> None:
+    code = (
+        "import sys; from fks.data import aggregate, validate, revise, calendars; calendars.calendar_of('24/7').expected('1m', 0, 10**12);"
+        "assert not {'pandas', 'exchange_calendars'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -109,6 +109,24 @@ async def test_a_broken_or_missing_file_is_made_again(database: Database, tmp_pa
             file.unlink()
 
 
+async def test_a_writer_that_died_half_way_leaves_a_true_copy(database: Database, tmp_path: Path) -> None:
+    """Killed after some columns were written and before the count: those rows do not count, and are written again."""
+    store, cache = BarStore(database), ColumnCache(tmp_path, database)
+    await store.merge(minutes(100), source="test")
+    await cache.read("BTCUSDT", "1m")
+    torn = np.load(files(tmp_path)[0], mmap_mode="r+")
+    torn[:3, 100:120] = -7
+    torn.flush()
+    assert same(await cache.read("BTCUSDT", "1m"), minutes(100))
+    await store.merge(minutes(10, start=100), source="test")
+    assert same(await cache.read("BTCUSDT", "1m"), minutes(110))
+    (files(tmp_path)[0].parent / "meta.json.new").write_text("half a")
+    (files(tmp_path)[0].parent / "left-behind.npy").write_bytes(b"half a")
+    await store.merge(minutes(1, start=110), source="test")
+    assert same(await cache.read("BTCUSDT", "1m"), minutes(111))
+    assert len(files(tmp_path)) == 1
+
+
 async def test_where_nothing_can_be_kept_the_database_answers(database: Database, tmp_path: Path) -> None:
     store = BarStore(database)
     await store.merge(minutes(100), source="test")

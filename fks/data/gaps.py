@@ -6,6 +6,7 @@ then it is settled. `GapWatch` looks at every series that somebody wants whole; 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -60,31 +61,36 @@ def expected_part(hole: Hole, timeframe: str, calendar: str) -> tuple[Hole, int]
 
 def subtract(holes: Iterable[Hole], taken: Iterable[Hole]) -> list[Hole]:
     """Return what is left of `holes` outside `taken`, in the order of `holes`, the pieces of one newest first."""
-    cuts = sorted(taken, key=lambda hole: hole.start_ns, reverse=True)
-    left = []
+    cuts = _joined(taken)
+    starts, ends = [cut.start_ns for cut in cuts], [cut.end_ns for cut in cuts]
+    left: list[Hole] = []
     for hole in holes:
-        end = hole.end_ns
-        for cut in cuts:
-            if cut.start_ns >= end or cut.end_ns <= hole.start_ns:
-                continue
-            if cut.end_ns < end:
-                left.append(Hole(cut.end_ns, end))
-            end = max(hole.start_ns, cut.start_ns)
-        if hole.start_ns < end:
-            left.append(Hole(hole.start_ns, end))
+        pieces, at = [], hole.start_ns
+        for cut in cuts[bisect_right(ends, hole.start_ns) : bisect_left(starts, hole.end_ns)]:
+            if at < cut.start_ns:
+                pieces.append(Hole(at, cut.start_ns))
+            at = cut.end_ns
+        if at < hole.end_ns:
+            pieces.append(Hole(at, hole.end_ns))
+        left += reversed(pieces)
     return left
 
 
+def _joined(holes: Iterable[Hole]) -> list[Hole]:
+    """Return the same time without overlaps, oldest first."""
+    joined: list[Hole] = []
+    for hole in sorted(holes, key=lambda hole: hole.start_ns):
+        if joined and hole.start_ns <= joined[-1].end_ns:
+            joined[-1] = Hole(joined[-1].start_ns, max(joined[-1].end_ns, hole.end_ns))
+        else:
+            joined.append(hole)
+    return joined
+
+
 def overlap(holes: Iterable[Hole], others: Iterable[Hole]) -> list[Hole]:
-    """Return the parts of `holes` that lie in one of `others`, which do not overlap."""
-    pieces = []
-    kept = list(others)
-    for hole in holes:
-        for other in kept:
-            start, end = max(hole.start_ns, other.start_ns), min(hole.end_ns, other.end_ns)
-            if start < end:
-                pieces.append(Hole(start, end))
-    return pieces
+    """Return the parts of `holes` that lie in `others`."""
+    kept = list(holes)
+    return subtract(kept, subtract(kept, others))
 
 
 def settled(known: Iterable[KnownGap], now_ns: int) -> list[Hole]:

@@ -11,6 +11,7 @@ from fks.data.gaps import (
     DAY_NS,
     Gaps,
     Missing,
+    aligned,
     calendar_for,
     closed_until,
     count_bars,
@@ -18,7 +19,7 @@ from fks.data.gaps import (
     kept_range,
     overlap,
 )
-from fks.model.timeframe import NS, bar_end, bar_start, to_ns
+from fks.model.timeframe import bar_end, to_ns
 from fks.store.db import Database
 from fks.store.gaps import GapStore, Hole, Series
 
@@ -162,10 +163,10 @@ class QualityReport:
         newest_ns = bar_end(one.newest_ns, one.timeframe)
         if one.sync_status == "done":
             start_ns, end_ns = kept_range(one, self._clock.now_ns(), self._days)
-            return bar_start(min(start_ns, one.oldest_ns), one.timeframe), max(end_ns, newest_ns)
+            return aligned(min(start_ns, one.oldest_ns), one.timeframe), max(end_ns, newest_ns)
         if is_kept(one):
             start_ns = max(one.oldest_ns, self._clock.now_ns() - self._days * DAY_NS)
-            return bar_start(start_ns, one.timeframe), newest_ns
+            return aligned(start_ns, one.timeframe), newest_ns
         return one.oldest_ns, newest_ns
 
 
@@ -175,8 +176,3 @@ def behind(one: Series, now_ns: int) -> int:
         return 0
     newest_ns, over_ns = bar_end(one.newest_ns, one.timeframe), closed_until(now_ns, one.timeframe)
     return count_bars(Hole(newest_ns, over_ns), one.timeframe) if over_ns > newest_ns else 0
-
-
-def seconds(span_ns: int) -> float:
-    """Return a length of time in seconds, to the millisecond."""
-    return round(span_ns / NS, 3)

@@ -1,0 +1,117 @@
+"""`fks data …` on a real store and the local exchange: what a person types, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fks.cli.base import FAILED, OK, USAGE
+from fks.cli.data_store import lasting
+from fks.config.endpoints import Node, save_node
+from fks.config.paths import Paths
+from fks.store.db import Database
+from tests.support.data_shell import Shell
+from tests.support.local_exchange import LocalExchange
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+    made = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "5", "--rate-limits", "off"]).start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def fks(
+    database: Database, database_url: str, redis_url: str, exchange: LocalExchange, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> Shell:  # fmt: skip
+    monkeypatch.setenv("FKS_DATABASE_URL", database_url)
+    paths = Paths.of(tmp_path / "home").ensure()
+    save_node(paths, Node(database_url, redis_url, "", {}, sim=exchange.info))
+    return Shell(paths.home, capsys)
+
+
+async def test_from_nothing_to_whole_with_gaps_quality_and_prune(database: Database, fks: Shell) -> None:
+    done = await fks.json("data", "sync", "BTC/USDT", "1h", "1d", "--from", "5d")
+    assert [(row["symbol"], row["timeframe"], row["exchange"]) for row in done["items"]] == [
+        ("BTCUSDT", "1h", "binance"), ("BTCUSDT", "1d", "binance"),
+    ]  # fmt: skip
+    assert done["items"][0]["fetched"] in (120, 121)
+    again = await fks.json("data", "sync", "BTCUSDT", "1h", "--from", "5d", "--again")
+    assert (again["items"][0]["fetched"], again["items"][0]["changed"]) == (done["items"][0]["fetched"], 0)
+
+    assert (await fks("data", "gaps"))[:2] == (OK, "nothing is missing\n")
+    await database.sql("DELETE FROM ohlcv_data WHERE timeframe = '1h' AND time BETWEEN now() - interval '50 hours' AND now() - interval '40 hours'")
+    code, out, _ = await fks("data", "gaps", "btc-usdt", "1h")
+    assert (code, "10 h" in out, "missing" in out) == (FAILED, True, True)
+    code, out, _ = await fks("data", "quality", "BTCUSDT")
+    assert code == FAILED
+    assert "10 bars from" in out
+    code, out, _ = await fks("data", "gaps", "--fill")
+    assert (code, out) == (OK, "nothing is missing\n")
+    report = await fks.json("data", "quality", "BTCUSDT", "1h")
+    assert (report["schema"], report["items"][0]["coverage"], report["items"][0]["is_good"]) == ("fks.data.quality/1", 1.0, True)
+
+    status = (await fks.json("data", "status"))["items"]
+    assert [(row["timeframe"], row["sync"], row["kept_by"], row["behind"]) for row in status] == [
+        ("1h", "done", "sync", 0), ("1d", "done", "sync", 0),
+    ]  # fmt: skip
+    dry = await fks.json("data", "prune", "--older-than", "2d", "--timeframe", "1h", "--dry-run")
+    assert dry["items"][0]["bars"] in (72, 73)
+    code, _, err = await fks("data", "prune", "--older-than", "2d", "--json")
+    assert (code, "--yes" in err) == (USAGE, True)
+    gone = await fks.json("data", "prune", "--older-than", "2d", "--timeframe", "1h", "--yes")
+    assert gone["items"] == dry["items"]
+    assert (await fks("data", "gaps"))[0] == OK
+
+
+async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> None:
+    assert (await fks("data", "update"))[1] == "nothing was synced yet: 'fks data init BTCUSDT'\n"
+    await fks.json("data", "init", "MAINS", "1h", "--days", "2")
+    await database.sql("DELETE FROM ohlcv_data WHERE time > now() - interval '5 hours'")
+    rows = (await fks.json("data", "update"))["items"]
+    assert [(row["symbol"], row["fetched"] in (4, 5)) for row in rows] == [("BTCUSDT", True), ("ETHUSDT", True)]
+    await database.sql("DELETE FROM ohlcv_data WHERE time BETWEEN now() - interval '20 hours' AND now() - interval '10 hours'")
+    await database.sql(
+        "INSERT INTO sync_status (symbol, timeframe, sync_status, wanted_from) VALUES ('SOLUSDT', '4h', 'pending', now() - interval '3 days')"
+    )
+    code, out, _ = await fks("data", "continuous", "--rounds", "2", "--every", "1")
+    assert code == OK
+    first, second = out.splitlines()[-2:]
+    assert "binance: 1 syncs, 2 gaps, 20 bars" in first
+    assert second.endswith("nothing is missing")
+    stood = {row["symbol"]: row["status"] for row in (await fks.json("data", "sync", "status"))["items"]}
+    assert stood == {"BTCUSDT": "done", "ETHUSDT": "done", "SOLUSDT": "done"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("sync", "NOSUCHCOIN", "1h"), "unknown symbol"),
+        (("sync", "BTCUSDT", "7m"), "use one of 1s"),
+        (("sync", "BTCUSDT"), "names no timeframe"),
+        (("sync", "1h"), "names no symbol"),
+        (("sync", "BTCUSDT", "1h", "--from", "2026-02-30"), "is no time"),
+        (("sync", "BTCUSDT", "1h", "--from", "2025-02-01", "--to", "2025-01-01"), "ends before it begins"),
+        (("sync", "BTCUSDT", "1h", "--from", "2999-01-01"), "lies ahead"),
+        (("sync", "BTCUSDT", "1h", "--exchange", "mtgox"), "use one of binance"),
+        (("gaps", "BTCUSDT", "1y"), "unknown timeframe"),
+        (("prune", "--older-than", "2999-01-01"), "lies ahead"),
+        (("prune",), "older-than"),
+    ],
+)
+async def test_bad_input_gets_one_clear_line(fks: Shell, words: tuple[str, ...], said: str) -> None:
+    code, _, err = await fks("data", *words)
+    assert (code, len(err.strip().splitlines())) == (USAGE, 1)
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (99, "99 s"), (600, "10 min"), (7260, "2 h 1 min"), (7200, "2 h"), (86400 * 9 + 14400, "9 d 4 h"), (86400 * 9, "9 d")],
+)
+def test_lengths_of_time_are_read_at_a_glance(seconds: float, text: str) -> None:
+    assert lasting(seconds) == text

@@ -1,0 +1,142 @@
+"""Sets of time ranges: what is missing, known and left."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.data.gaps import (
+    ASK_AGAIN_NS,
+    CALENDARS,
+    DAY_NS,
+    SILENT_EXCHANGES,
+    YOUNG_NS,
+    aligned,
+    calendar_for,
+    count_bars,
+    expected_part,
+    is_kept,
+    kept_range,
+    overlap,
+    settled,
+    subtract,
+)
+from fks.data.history import folded, runs_missing
+from fks.exchanges.registry import EXCHANGES
+from fks.model.bar import Bar
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
+from fks.store.gaps import Hole, KnownGap, Series
+
+MINUTE, HOUR = 60 * NS, 3600 * NS
+START_NS = 1_767_225_600 * NS  # 2026-01-01, a Thursday
+
+ranges = st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda pair: Hole(pair[0], pair[0] + pair[1]))
+
+
+def points(holes: list[Hole]) -> set[int]:
+    return {at for hole in holes for at in range(hole.start_ns, hole.end_ns)}
+
+
+@given(st.lists(ranges, max_size=4), st.lists(ranges, max_size=5))
+@settings(max_examples=200)
+def test_what_is_left_is_what_is_not_taken(holes: list[Hole], taken: list[Hole]) -> None:
+    left = subtract(holes, taken)
+    assert points(left) == points(holes) - points(taken)
+    assert all(hole.start_ns < hole.end_ns for hole in left)
+
+
+@given(st.lists(ranges, max_size=4), st.lists(ranges, max_size=4))
+@settings(max_examples=100)
+def test_an_overlap_is_in_both(holes: list[Hole], others: list[Hole]) -> None:
+    assert points(overlap(holes, others)) == points(holes) & points(others)
+
+
+def test_a_known_gap_is_asked_for_again_each_day_while_it_is_young() -> None:
+    now = START_NS
+    gap = Hole(now - 10 * DAY_NS, now - 3 * DAY_NS)
+    assert settled([KnownGap(gap, "exchange", now - HOUR)], now) == [gap]
+    assert settled([KnownGap(gap, "exchange", now - ASK_AGAIN_NS)], now) == [Hole(gap.start_ns, now - YOUNG_NS)]
+    for cause in ("unlisted", "silent"):
+        assert settled([KnownGap(gap, cause, now - 90 * DAY_NS)], now) == [gap]
+    young = Hole(now - 2 * DAY_NS, now - DAY_NS)
+    assert settled([KnownGap(young, "exchange", now - 2 * ASK_AGAIN_NS)], now) == []
+
+
+@pytest.mark.parametrize("timeframe", TIMEFRAMES)
+def test_bars_are_counted_in_every_timeframe(timeframe: str) -> None:
+    start = bar_start(START_NS, timeframe)
+    end, count = start, 0
+    while count < 14:
+        end, count = bar_end(end, timeframe), count + 1
+    assert count_bars(Hole(start, end), timeframe) == 14
+    assert aligned(start, timeframe) == start
+    assert aligned(start + 1, timeframe) == bar_end(start, timeframe)
+
+
+def test_a_closed_market_misses_nothing() -> None:
+    saturday = Hole(START_NS + 2 * DAY_NS, START_NS + 4 * DAY_NS)
+    assert expected_part(saturday, "1m", "XNYS") is None
+    assert count_bars(saturday, "1h", "XNYS") == 0
+    friday = Hole(START_NS + DAY_NS, START_NS + 2 * DAY_NS)
+    part = expected_part(friday, "1m", "XNYS")
+    assert part is not None
+    hole, bars = part
+    assert (hole.start_ns - friday.start_ns, hole.end_ns - friday.start_ns, bars) == (14 * HOUR + 30 * MINUTE, 21 * HOUR, 390)
+
+
+def test_runs_are_joined_over_closed_time_and_nothing_else() -> None:
+    expected = np.array([0, 60, 120, 600, 660], dtype=np.int64) * NS
+    there = np.array([60, 180], dtype=np.int64) * NS
+    assert runs_missing(expected, there, "1m") == [Hole(0, MINUTE), Hole(2 * MINUTE, 12 * MINUTE)]
+    assert runs_missing(expected, expected, "1m") == []
+
+
+def test_bars_are_folded_whole_and_silence_adds_nothing() -> None:
+    rows = [
+        Bar("x", "S", "5m", START_NS + i * 5 * MINUTE, *values)
+        for i, values in enumerate([(5.0, 5.0, 5.0, 5.0, 0.0, 0), (7.0, 8.0, 6.0, 7.5, 0.1, 3), (7.5, 9.0, 7.0, 8.5, 0.2, 4)])
+    ]
+    made = folded([*rows, Bar("x", "S", "5m", START_NS + 15 * MINUTE, 8.5, 8.5, 8.5, 8.5, 0.0)], "15m")
+    assert made == [
+        Bar("x", "S", "15m", START_NS, 7.0, 9.0, 6.0, 8.5, 0.3, 7),
+        Bar("x", "S", "15m", START_NS + 15 * MINUTE, 8.5, 8.5, 8.5, 8.5, 0.0, is_empty=made[1].is_empty),
+    ]
+
+
+def series(**fields: object) -> Series:
+    values: dict[str, object] = {
+        "exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", "candles": 5, "oldest_ns": START_NS - 90 * DAY_NS,
+        "newest_ns": START_NS - MINUTE, "revision": 0, "sync_status": None, "wanted_from_ns": None, "error": None, "is_collected": False,
+    }  # fmt: skip
+    return Series(**(values | fields))  # type: ignore[arg-type]
+
+
+def test_only_what_somebody_wants_whole_is_kept_so() -> None:
+    assert not is_kept(series()), "imported, or a sample"
+    assert is_kept(series(is_collected=True))
+    assert is_kept(series(sync_status="done"))
+    assert not is_kept(series(sync_status="running", is_collected=True)), "the sync sees to itself"
+    assert not is_kept(series(sync_status="failed"))
+
+
+def test_a_collected_series_is_whole_to_its_newest_bar_and_a_synced_one_to_the_present() -> None:
+    now = START_NS + 5 * MINUTE + 30 * NS
+    assert kept_range(series(is_collected=True), now, 7) == (now - 7 * DAY_NS, START_NS)
+    wanted = START_NS - 30 * DAY_NS
+    assert kept_range(series(sync_status="done", wanted_from_ns=wanted), now, 7) == (wanted, START_NS + 5 * MINUTE)
+    both = series(sync_status="done", wanted_from_ns=wanted, is_collected=True)
+    assert kept_range(both, now, 7) == (wanted, START_NS), "the collector is at it"
+    later = now + HOUR
+    assert kept_range(both, later, 7) == (wanted, START_NS + HOUR + 5 * MINUTE), "it is not"
+
+
+def test_what_is_said_of_exchanges_here_is_what_they_say() -> None:
+    for name, (module, kind) in EXCHANGES.items():
+        made = getattr(importlib.import_module(module), kind)
+        assert made.calendar == calendar_for(name), name
+        assert made.has_empty_bars == (name not in SILENT_EXCHANGES), name
+    assert set(CALENDARS) <= set(EXCHANGES)

@@ -153,26 +153,28 @@ def _faults(bars: Bars, now_ns: int | None) -> dict[Reason, np.ndarray]:
     if now_ns is not None:
         found[Reason.TIME] |= times > now_ns + SKEW_NS
         found[Reason.NOT_CLOSED] = ends_of(times, bars.timeframe) > now_ns
-    found |= _repeats(bars)
+    sound = np.flatnonzero(~np.logical_or.reduce(list(found.values())))
+    found |= _repeats(bars, sound)
     return found
 
 
-def _repeats(bars: Bars) -> dict[Reason, np.ndarray]:
-    """Return the rows whose time was there before, and those that stand before an earlier row."""
-    times, none = bars.time_ns, np.zeros(len(bars), dtype=np.bool_)
+def _repeats(bars: Bars, sound: Ints) -> dict[Reason, np.ndarray]:
+    """Return the rows whose time was there before, and those that stand before an earlier row, of the rows that are sound:
+    one absurd time puts no other row out of order."""
+    made = {reason: np.zeros(len(bars), dtype=np.bool_) for reason in (Reason.DUPLICATE, Reason.CONFLICT, Reason.OUT_OF_ORDER)}
+    times = bars.time_ns[sound]
     if bool((np.diff(times) > 0).all()):
-        return {Reason.DUPLICATE: none, Reason.CONFLICT: none, Reason.OUT_OF_ORDER: none}
+        return made
     _, first, which = np.unique(times, return_index=True, return_inverse=True)
     original = first[which.reshape(-1)]
     is_again = original != np.arange(len(times))
     is_same = is_again.copy()
     for column in (bars.open, bars.high, bars.low, bars.close, bars.volume):
-        is_same &= column == column[original]
-    newest = np.maximum.accumulate(times)
-    return {
-        Reason.DUPLICATE: is_same, Reason.CONFLICT: is_again & ~is_same,
-        Reason.OUT_OF_ORDER: (times < newest) & ~is_again,
-    }  # fmt: skip
+        is_same &= column[sound] == column[sound[original]]
+    made[Reason.DUPLICATE][sound] = is_same
+    made[Reason.CONFLICT][sound] = is_again & ~is_same
+    made[Reason.OUT_OF_ORDER][sound] = (times < np.maximum.accumulate(times)) & ~is_again
+    return made
 
 
 def _opens_inside(bars: Bars, calendar: Calendar, is_open: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from fks.data.outliers import AGREEING, BASIS, Band, Usual
 from fks.data.sample import sample_tape
 from fks.data.validate import Finding, Reason, check_bar, check_bars, check_trade, without
 from fks.model.bar import Bar, Bars, PublicTrade
-from fks.model.timeframe import NS
+from fks.model.timeframe import NS, bar_end, bar_start
 
 T0 = 1_767_225_600 * NS  # a Thursday, 1 January
 MINUTE = 60 * NS
@@ -85,6 +85,12 @@ def test_repeats_and_disorder_are_told_apart() -> None:
     rows = columns(bar(0), bar(2), bar(2), bar(1), bar(2, close=11.5), bar(3))
     assert reasons(check_bars(rows)) == [(2, Reason.DUPLICATE), (3, Reason.OUT_OF_ORDER), (4, Reason.CONFLICT)]
     assert without(rows, check_bars(rows)).time_ns.tolist() == [T0, T0 + 2 * MINUTE, T0 + 3 * MINUTE]
+
+
+def test_one_bad_row_takes_no_other_with_it() -> None:
+    rows = columns(bar(0), bar(1, time_ns=T0 + 10**9 * MINUTE // 7), bar(2, close=float("nan")), bar(2), bar(3))
+    found = check_bars(rows, now_ns=T0 + 60 * MINUTE)
+    assert reasons(found) == [(1, Reason.TIME), (2, Reason.NOT_A_NUMBER)]
 
 
 def test_a_print_while_the_market_is_closed_is_doubted() -> None:
@@ -167,3 +173,26 @@ def test_a_trade_far_off_is_doubted_until_others_agree() -> None:
     assert band.judge(Decimal(100)) == ""
     assert [bool(band.judge(Decimal(150))) for _ in range(AGREEING)] == [True] * (AGREEING - 1) + [False]
     assert band.judge(Decimal(151)) == ""
+
+
+numbers = st.one_of(st.floats(), st.floats(0.01, 1000.0))
+moments = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 200).map(lambda m: T0 + m * MINUTE))
+
+
+@given(st.lists(st.tuples(moments, numbers, numbers, numbers, numbers, numbers), max_size=30), st.sampled_from(["1m", "1h", "1w", "1M"]),
+       st.sampled_from(["24/7", "XNYS"]))  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_whatever_comes_in_nothing_impossible_gets_through(rows: list[tuple[float, ...]], frame: str, market: str) -> None:
+    times = np.array([row[0] for row in rows], dtype=np.int64)
+    bars = Bars("X", frame, times, *(np.array([row[i] for row in rows], dtype=np.float64) for i in range(1, 6)))
+    found = check_bars(bars, now_ns=T0 + 1000 * MINUTE, calendar=calendar_of(market), usual=Usual())
+    assert [finding.row for finding in found] == sorted({finding.row for finding in found})
+    good = without(bars, found, keep_doubted=True)
+    assert (np.diff(good.time_ns) > 0).all()
+    assert (good.low > 0).all()
+    assert (good.high < np.inf).all()
+    assert (np.minimum(good.open, good.close) >= good.low).all()
+    assert (np.maximum(good.open, good.close) <= good.high).all()
+    assert (good.volume >= 0).all()
+    assert all(bar_start(int(t), frame) == t and bar_end(int(t), frame) <= T0 + 1000 * MINUTE for t in good.time_ns)
+    assert check_bars(good, now_ns=T0 + 1000 * MINUTE) == []

@@ -11,7 +11,7 @@ from fks.config.settings import Data
 from fks.data.aggregate import by_length, length_of
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument, find_instrument
-from fks.model.market import Channel
+from fks.model.market import Channel, Subscription
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import check_timeframe
 from fks.store.assets import Asset, AssetStore
@@ -120,6 +120,21 @@ def check_choice(choice: Choice, exchanges: Collection[str]) -> Choice:
 def history_frames(timeframes: Sequence[str]) -> list[str]:
     """Return the timeframes whose history is fetched on enabling: exchanges keep none below a minute for long."""
     return [frame for frame in by_length(timeframes) if length_of(frame) >= 60]
+
+
+def frames_of(asset: Asset, usual: Sequence[str]) -> tuple[str, ...]:
+    """Return the timeframes to build of an asset, smallest first. Errors: InputError for an unknown one."""
+    return by_length(check_timeframe(frame) for frame in asset.timeframes or usual)
+
+
+def subscriptions(asset: Asset, frames: Sequence[str], exchange: Exchange) -> tuple[Subscription, ...]:
+    """Return what to ask an exchange for: the channels chosen and had, and its own word that the smallest bars are over."""
+    chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & exchange.channels
+    found = [Subscription(channel, asset.symbol) for channel in CHANNELS if channel in chosen]
+    if Channel.BARS in exchange.channels:
+        ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in exchange.timeframes]
+        found += [Subscription(Channel.BARS, asset.symbol, frame) for frame in ends]
+    return tuple(found)
 
 
 def _unknown_exchange(name: str, exchanges: Collection[str]) -> InputError:

@@ -1,4 +1,4 @@
-"""The collector's self-checks: what is wrong with feeds, as they are now."""
+"""The collector's self-checks: what is wrong with feeds, and how they are, now."""
 
 from __future__ import annotations
 
@@ -25,3 +25,16 @@ def feed_problems(feeds: Iterable[SymbolFeed], now_s: float, *, away_max_s: floa
             text = f"{len(feed.sealed)} sealed bars of {feed.symbol} wait for the store"
             found.append(Problem("queue", text, feed.symbol))
     return found
+
+
+def feed_rows(feeds: Iterable[SymbolFeed], now_s: float) -> list[dict[str, object]]:
+    """Return what status shows of feeds: ages in ms, of the feed and of each channel."""
+    return [
+        {
+            "symbol": feed.symbol, "state": str(feed.state), "age_ms": round(feed.age_s(now_s) * 1000),
+            "last_trade_id": feed.last_id, "late": feed.late, "waiting": len(feed.sealed),
+            "dropped": feed.dropped + feed.cut, "problem": feed.detail,
+            "channels": {str(c): round(pulse.age_s(now_s) * 1000) for c, pulse in feed.pulses.items()},
+        }
+        for feed in feeds
+    ]  # fmt: skip

@@ -20,9 +20,8 @@ from collections.abc import Iterable, Sequence
 
 from fks.clock import Clock
 from fks.config.settings import Settings
-from fks.data.aggregate import by_length
-from fks.data.assets import Assets
-from fks.data.checks import feed_problems
+from fks.data.assets import Assets, frames_of, subscriptions
+from fks.data.checks import feed_problems, feed_rows
 from fks.data.feed import GRACE_NS, Event, FeedState, Gap, SymbolFeed
 from fks.data.holes import EXPECTED, Holes
 from fks.data.shards import Shards
@@ -34,7 +33,7 @@ from fks.model.errors import FksError, OutageError
 from fks.model.health import Problem
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect, TradeIds
 from fks.model.ports import Exchange, Lease, Log, Meter
-from fks.model.timeframe import NS, check_timeframe
+from fks.model.timeframe import NS
 from fks.store.assets import Asset
 from fks.store.budgets import in_background
 from fks.store.bus import FEEDS, Bus
@@ -144,18 +143,9 @@ class Collector:
 
     def detail(self) -> dict[str, object]:
         """Return what status shows: the state of the whole and of each feed, ages in ms."""
-        now_s = self._clock.monotonic()
         return {
             "exchange": self._exchange.name, "problem": self._problem, "sockets": len(self._shards),
-            "feeds": [
-                {
-                    "symbol": feed.symbol, "state": str(feed.state), "age_ms": round(feed.age_s(now_s) * 1000),
-                    "last_trade_id": feed.last_id, "late": feed.late, "waiting": len(feed.sealed),
-                    "dropped": feed.dropped + feed.cut, "problem": feed.detail,
-                    "channels": {str(c): round(pulse.age_s(now_s) * 1000) for c, pulse in feed.pulses.items()},
-                }
-                for feed in self._feeds.values()
-            ],
+            "feeds": feed_rows(self._feeds.values(), self._clock.monotonic()),
         }  # fmt: skip
 
     # ── what is collected ────────────────────────────────────────────────────────────────────────
@@ -181,8 +171,8 @@ class Collector:
 
     async def _set_assets(self, assets: Sequence[Asset]) -> None:
         """Follow what is enabled; an asset whose timeframes or channels changed begins anew."""
-        wanted = {asset.symbol: self._subscriptions(asset) for asset in assets}
-        frames = {asset.symbol: self._frames(asset) for asset in assets}
+        frames = {asset.symbol: frames_of(asset, self._data.timeframes) for asset in assets}
+        wanted = {asset.symbol: subscriptions(asset, frames[asset.symbol], self._exchange) for asset in assets}
         gone = [s for s, feed in self._feeds.items() if wanted.get(s) != self._wanted[s] or frames[s] != feed.frames]
         for symbol in gone:
             await self._let_go(symbol, is_off=symbol not in wanted)
@@ -211,18 +201,6 @@ class Collector:
         await self._store.set_state(symbol, feed.state)
         del self._feeds[symbol], self._wanted[symbol]
         self._teller.drop(symbol)
-
-    def _frames(self, asset: Asset) -> tuple[str, ...]:
-        return by_length(check_timeframe(frame) for frame in asset.timeframes or self._data.timeframes)
-
-    def _subscriptions(self, asset: Asset) -> tuple[Subscription, ...]:
-        frames, has = self._frames(asset), self._exchange.channels
-        chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & has
-        found = [Subscription(channel, asset.symbol) for channel in (Channel.TRADES, Channel.QUOTES, Channel.BOOK) if channel in chosen]
-        if Channel.BARS in has:  # the exchange's own word that a bar is over
-            ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in self._exchange.timeframes]
-            found += [Subscription(Channel.BARS, asset.symbol, frame) for frame in ends]
-        return tuple(found)
 
     def _wants(self, symbol: str) -> Sequence[Subscription]:
         return self._wanted[symbol]
@@ -259,13 +237,18 @@ class Collector:
             if feed is None:
                 continue
             feed.receive(mine, now_ns, now_s)
-            if feed.state is FeedState.STALE and not self._holes.is_repairing(symbol) and self._shards.is_subscribed(symbol):
-                self._set_state(feed, FeedState.LIVE)
             trades = [event for event in mine if isinstance(event, PublicTrade)]
             if trades:
                 self._meter.count("fks_market_trades_total", len(trades), symbol=symbol)
                 self._teller.put(trades[-1])
-            self._advance(feed)
+            self._advance(feed)  # a hole it finds comes before it may be live
+            self._enliven(feed)
+
+    def _enliven(self, feed: SymbolFeed) -> None:
+        """A stale feed is live again once its trades are heard, and nothing is missing."""
+        is_whole = not feed.is_mute and not self._holes.is_repairing(feed.symbol) and self._shards.is_subscribed(feed.symbol)
+        if feed.state is FeedState.STALE and is_whole:
+            self._set_state(feed, FeedState.LIVE)
 
     def _seen(self, event: Quote | Book) -> None:
         feed = self._feeds.get(event.symbol)
@@ -319,6 +302,7 @@ class Collector:
             feed.wants_refill = False
             self._holes.refill(feed)
         self._advance(feed)
+        self._enliven(feed)
 
     def _advance(self, feed: SymbolFeed) -> None:
         found = feed.advance(self._clock.now_ns(), self._clock.monotonic())
@@ -332,17 +316,19 @@ class Collector:
 
     def _silent(self, feed: SymbolFeed, channels: Sequence[Channel], now_s: float) -> None:
         """C7: a socket that answers pings proves nothing. Trades are stale until something is heard on a new one."""
+        now_ns = self._clock.now_ns()
         for channel in channels:
             pulse = feed.pulses[channel]
+            silent_s = pulse.age_s(now_s)
             self._log.warning(
                 "feed.stale", exchange=self._exchange.name, symbol=feed.symbol, channel=channel,
-                silent_s=round(pulse.age_s(now_s), 1), limit_s=round(pulse.limit_s(), 1),
+                silent_s=round(silent_s, 1), limit_s=round(pulse.limit_s(), 1),
             )  # fmt: skip
             pulse.touch(now_s)
-            if channel is not Channel.TRADES:
-                feed.begin_outage("silent", self._clock.now_ns(), channel)
+            if channel is not Channel.TRADES or feed.state is FeedState.LIVE:
+                feed.begin_outage("silent", now_ns, channel, silent_s=silent_s)
         if Channel.TRADES in channels:
-            feed.is_mute = True
+            feed.is_mute, feed.doubted_s = True, now_s
             if feed.state is FeedState.LIVE:
                 self._set_state(feed, FeedState.STALE, "silent")
 

@@ -95,8 +95,10 @@ class SymbolFeed:
         self.last_ns = 0
         #: how far each timeframe is sealed, stored or on its way there; None: only the store knows
         self.positions: dict[str, SealedPosition] | None = None
-        #: it went silent: only a message, not a subscription, makes it live again
+        #: its trades went silent: only a trade, or proof that there was none, makes it live again; no subscription does
         self.is_mute = False
+        #: monotonic time when trades were last seen to be missing from the socket
+        self.doubted_s = float("-inf")
         #: monotonic time until which it was live (made, at first); None while it is
         self.live_s: float | None = now_s
         self.last_price: Decimal | None = None
@@ -142,10 +144,10 @@ class SymbolFeed:
         if latest >= 0:
             self._lags.append(now_ns - latest)
             self._heard(Channel.TRADES, now_s)
+            self.is_mute = False
         if has_bars:
             self._heard(Channel.BARS, now_s)
         self.message_ns = now_ns
-        self.is_mute = False
         self._ask_again_ns = GRACE_NS
 
     def _heard(self, channel: Channel, now_s: float) -> None:
@@ -166,15 +168,30 @@ class SymbolFeed:
         """Return the age at which the trades are stale: twenty times their median gap, within the settings' bounds."""
         return self.pulses[Channel.TRADES].limit_s()
 
+    def vouch(self, now_s: float) -> None:
+        """Note that no trade was missed until now: the exchange's bars count those we have, or REST has no more.
+
+        A mute feed is believed again when that holds for as long as it took to call it mute.
+        """
+        self.pulses[Channel.TRADES].vouch(now_s)
+        if now_s - self.doubted_s >= self.limit_s():
+            self.is_mute = False
+
     def silent(self, now_s: float) -> list[Channel]:
         """Return the channels that have been silent for longer than is usual for this symbol."""
         return [channel for channel, pulse in self.pulses.items() if pulse.is_silent(now_s)]
 
     # ── outages ──────────────────────────────────────────────────────────────────────────────────
-    def begin_outage(self, cause: str, now_ns: int, channel: str = TRADES) -> None:
-        """Note that a channel is not live any more, since its last message; one that is noted already goes on."""
+    def begin_outage(self, cause: str, now_ns: int, channel: str = TRADES, *, silent_s: float | None = None) -> None:
+        """Note that a channel is not live any more: since it fell silent, or since the feed's last message.
+
+        An outage that is noted already goes on.
+        """
         if channel not in self._open_outages:
-            began_ns = self.message_ns if channel == TRADES and self.message_ns else now_ns
+            if silent_s is not None:
+                began_ns = now_ns - round(silent_s * NS)
+            else:
+                began_ns = self.message_ns if channel == TRADES and self.message_ns else now_ns
             self.go_on_outage(Outage(self.symbol, channel, min(began_ns, now_ns) // 1000 * 1000, cause))
 
     def go_on_outage(self, outage: Outage) -> None:
@@ -233,7 +250,7 @@ class SymbolFeed:
                 if not self._is_settled(end):
                     self._waiting[end.timeframe] = (end, now_ns + GRACE_NS)
                 elif is_proven:
-                    self.pulses[Channel.TRADES].vouch(now_s)  # it counts the trades we have: none was missed
+                    self.vouch(now_s)  # it counts the trades we have
             self._inbox.popleft()
         return self._settle(now_ns) or self._overdue(now_ns)
 

@@ -16,7 +16,7 @@ from fks.data.backfill import TRADES_MAX, Backfill
 from fks.data.feed import GRACE_NS, Doubt, FeedState, Gap, Sealed, SymbolFeed
 from fks.model.bar import Bar
 from fks.model.errors import InputError, OutageError, PeerError
-from fks.model.market import Channel, TradeIds
+from fks.model.market import TradeIds
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, bar_end, bar_start
 from fks.store.feeds import TRADES, FeedRow, FeedStore
@@ -189,7 +189,9 @@ class Holes:
                 self._log.warning("feed.gap", symbol=feed.symbol, from_id=gap.from_id, to_id=gap.to_id)
                 self.repair(feed, gap)
             elif feed.last_id == before:
-                feed.pulses[Channel.TRADES].vouch(self._clock.monotonic())  # the exchange had none either
+                feed.vouch(self._clock.monotonic())  # the exchange had none either
+            else:
+                feed.doubted_s = self._clock.monotonic()
             self._advance(feed)
 
     async def _revised(self, feed: SymbolFeed) -> None:

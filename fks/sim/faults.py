@@ -32,12 +32,14 @@ KINDS: dict[str, str] = {
     "duplicate_report": "an executionReport is sent twice",
     "reorder_reports": "an executionReport is sent after the next user event",
     "freeze_stream": "sockets send no data for `seconds` (default: until cleared) but still answer pings; "
-                     "`path` /ws or /ws-api/v3",
+                     "`path` /ws or /ws-api/v3; of /ws only one `symbol`, only one stream with `event` (aggTrade, kline_1s)",
     "half_open": "open sockets send and answer nothing any more, for `seconds`",
     "cut_stream": "open sockets are cut, without a close frame",
     "stream_terminated": "user subscriptions end with eventStreamTerminated",
     "server_shutdown": "market sockets get serverShutdown, then a close frame",
     "trade_gap": "the next `count` trades (of `symbol`) are missing from the streams; REST has them",
+    "duplicate_trades": "the next `count` trades (of `symbol`) are sent twice",
+    "reorder_trades": "the next `count` trades (of `symbol`) are each sent after the trade that follows it",
     "halt": "orders are refused: the market is closed (`symbol`, for `seconds`)",
     "clock_jump": "the server's clock is `seconds` ahead (negative: behind) until cleared",
 }  # fmt: skip

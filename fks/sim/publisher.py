@@ -70,6 +70,7 @@ class Publisher:
         self._wanted: dict[str, set[Socket]] = {}
         self._klines: dict[str, dict[str, LiveKline]] = {symbol: {} for symbol in self._desks}
         self._slow_ms: dict[str, int] = {}
+        self._held: dict[str, dict[str, object]] = {}
         self._depth_slow: dict[str, Depth] = {}
         self._tops: dict[str, tuple[int, ...]] = {}
 
@@ -110,7 +111,8 @@ class Publisher:
         sockets = self._wanted.get(stream)
         if not sockets:
             return
-        if self._faults.holds("freeze_stream", self._monotonic(), Target(path="/ws")):
+        symbol, _, kind = stream.partition("@")
+        if self._faults.holds("freeze_stream", self._monotonic(), Target(path="/ws", symbol=symbol.upper(), event=kind)):
             return
         plain = orjson.dumps(data)
         wrapped = b'{"stream":"' + stream.encode() + b'","data":' + plain + b"}"
@@ -138,7 +140,20 @@ class Publisher:
                     "m": trade.is_maker, "M": True,
                 })  # fmt: skip
             if wants_aggregate:
-                self._say(aggregate, {"e": "aggTrade", "E": market.now_ms, "s": desk.symbol, **desk.aggregate(trade)})
+                self._say_aggregate(desk, aggregate, {"e": "aggTrade", "E": market.now_ms, "s": desk.symbol, **desk.aggregate(trade)})
+
+    def _say_aggregate(self, desk: Desk, stream: str, event: dict[str, object]) -> None:
+        """Say a trade, once and in its turn unless a fault wants otherwise."""
+        at = Target(symbol=desk.symbol)
+        waiting = self._held.pop(stream, None)
+        if waiting is None and self._faults.strike(("reorder_trades",), at):
+            self._held[stream] = event
+            return
+        self._say(stream, event)
+        if self._faults.strike(("duplicate_trades",), at):
+            self._say(stream, event)
+        if waiting is not None:
+            self._say(stream, waiting)
 
     def _is_lost(self, symbol: str) -> bool:
         return self._faults.strike(("trade_gap",), Target(symbol=symbol)) is not None

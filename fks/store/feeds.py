@@ -161,12 +161,13 @@ def _trade_columns(trades: Iterable[PublicTrade]) -> list[list[Any]]:
 
 
 def _outage_columns(outages: Sequence[Outage]) -> list[list[Any]]:
+    rows = {(row.symbol, row.channel, row.began_ns): row for row in outages}.values()  # the last word on each
     return [
-        [row.symbol for row in outages],
-        [row.channel for row in outages],
-        [to_datetime(row.began_ns) for row in outages],
-        [None if row.ended_ns is None else to_datetime(row.ended_ns) for row in outages],
-        [row.cause for row in outages],
+        [row.symbol for row in rows],
+        [row.channel for row in rows],
+        [to_datetime(row.began_ns) for row in rows],
+        [None if row.ended_ns is None else to_datetime(row.ended_ns) for row in rows],
+        [row.cause for row in rows],
     ]
 
 

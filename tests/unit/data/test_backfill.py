@@ -16,9 +16,10 @@ from fks.data.backfill import Backfill, Recovery
 from fks.data.feed import FeedState, Gap, SymbolFeed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
+from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS, bar_end, bar_start
 from fks.store.feeds import SealedPosition
-from tests.support.paper_market import PaperMarket
+from tests.support.paper_market import ForgetfulMarket, PaperMarket
 
 START = 1_709_251_140 * NS  # 2024-02-29 23:59:00
 
@@ -78,6 +79,76 @@ def test_interrupted_anywhere_the_store_holds_every_bar_once(
             assert bar.time_ns == bar_end(before.time_ns, frame), "a bar is missing or twice"
         first_ns = bar_start(venue.trades[0].time_ns, frame)
         assert [bar for bar in bars if bar.time_ns > first_ns] == [known[bar.time_ns] for bar in bars if bar.time_ns > first_ns]
+
+
+@given(
+    markets, st.sampled_from([("1m", "5m"), ("1s", "1m", "5m"), ("5s", "1m", "1h")]), st.sampled_from(list(TradeIds)),
+    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.booleans()), min_size=2, max_size=5),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_where_trades_are_only_had_by_time_the_bars_are_the_same(
+    paper: PaperMarket, frames: tuple[str, ...], ids: TradeIds, stops: list[tuple[int, int, bool]]
+) -> None:
+    """The exchange has no seconds: those are made of trades or missing, never wrong; everything from minutes on is whole."""
+    venue = ForgetfulMarket(paper.trades, ids, TradesFrom.TIME)
+    stored: dict[str, list[Bar]] = {frame: [] for frame in frames}
+    positions: dict[str, SealedPosition] = {}
+    whole = Backfill(venue, frames, 3)
+    for share, lost, by_bars in stops:
+        venue.now_ns = max(venue.now_ns, START + share * (venue.trades[-1].time_ns - START) // 20)
+        feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=ids)
+        feed.positions = dict(positions)
+        made = asyncio.run(whole.recover("BTCUSDT", feed.positions, by_bars=by_bars))
+        assert adopt(feed, made) is None
+        feed.state = FeedState.LIVE
+        live = [trade for trade in venue.trades if venue.now_ns - 20 * NS < trade.time_ns <= venue.now_ns + 20 * NS]
+        if live:  # what REST had already comes again over the socket
+            venue.now_ns = max(venue.now_ns, live[-1].time_ns)
+            feed.receive([trade for trade in live if trade.time_ns >= made.builder.open_ns], venue.now_ns, 1.0)
+            assert not isinstance(feed.advance(venue.now_ns), Gap)
+        for item in list(feed.sealed)[: len(feed.sealed) - lost] if lost else list(feed.sealed):
+            stored[item.bar.timeframe].append(item.bar)
+            positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)
+    for frame, bars in stored.items():
+        known = {bar.time_ns: bar for bar in paper.bars(frame)}
+        for before, bar in itertools.pairwise(bars):
+            assert bar.time_ns > before.time_ns
+            assert bar.time_ns == bar_end(before.time_ns, frame) or frame in ("1s", "5s"), "a bar is missing or twice"
+        first_ns = bar_start(venue.trades[0].time_ns, frame)
+        assert [bar for bar in bars if bar.time_ns > first_ns] == [known[bar.time_ns] for bar in bars if bar.time_ns > first_ns]
+
+
+async def test_only_the_newest_trades_are_enough_while_they_reach_back() -> None:
+    paper = market([(NS, 100 + n, 1) for n in range(90)])
+    venue = ForgetfulMarket(paper.trades, TradeIds.OPAQUE, TradesFrom.NEWEST)
+    venue.now_ns = venue.trades[-1].time_ns
+    back = Backfill(venue, ("1m",), 1)
+    last = venue.trades[70]
+    after = await back.trades_after("BTCUSDT", last.trade_id, last.time_ns)
+    assert venue.trades[71:] == [trade for trade in after if trade.time_ns > last.time_ns]
+    begun = await back.recover("BTCUSDT", {})
+    assert [trade.time_ns for trade in begun.trades] == [t.time_ns for t in venue.trades if t.time_ns >= begun.builder.open_ns]
+
+
+async def test_the_newest_trades_that_do_not_reach_back_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE", 5)
+    paper = market([(NS, 100 + n, 1) for n in range(90)])
+    venue = ForgetfulMarket(paper.trades, TradeIds.RISING, TradesFrom.NEWEST)
+    venue.now_ns = venue.trades[-1].time_ns
+    back = Backfill(venue, ("1m",), 1)
+    with pytest.raises(PeerError, match="do not reach back"):
+        await back.trades_after("BTCUSDT", venue.trades[3].trade_id, venue.trades[3].time_ns)
+    with pytest.raises(OutageError, match="present bar"):
+        await back.recover("BTCUSDT", {})
+
+
+async def test_more_trades_in_one_moment_than_a_page_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAGE", 5)
+    paper = market([(0, 100 + n, 1) for n in range(15)])
+    venue = ForgetfulMarket(paper.trades, TradeIds.OPAQUE, TradesFrom.TIME)
+    venue.now_ns = venue.trades[-1].time_ns
+    with pytest.raises(PeerError, match="no way past"):
+        await Backfill(venue, ("1m",), 1).trades_after("BTCUSDT", 0, START)
 
 
 def quiet_market() -> PaperMarket:

@@ -6,7 +6,8 @@ from decimal import Decimal
 
 from fks.data.aggregate import BarBuilder
 from fks.data.feed import GRACE_NS, Doubt, FeedState, Gap, SymbolFeed
-from fks.model.bar import BarClosed, PublicTrade
+from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS
 
 T0 = 1_767_225_600 * NS
@@ -20,19 +21,19 @@ def over(second: int, trades: int, frame: str = "1s") -> BarClosed:
     return BarClosed("binance", "BTCUSDT", frame, T0 + second * NS, trades)
 
 
-def live(last_id: int | None = 0, frames: tuple[str, ...] = ("1s", "5s")) -> SymbolFeed:
-    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120)
+def live(last_id: int | None = 0, frames: tuple[str, ...] = ("1s", "5s"), ids: TradeIds = TradeIds.CONTIGUOUS) -> SymbolFeed:
+    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=ids)
     feed.positions = {}
     feed.restart(BarBuilder("binance", "BTCUSDT", frames, T0, previous=Decimal(9)), last_id, [])
     feed.state = FeedState.LIVE
     return feed
 
 
-def hear(feed: SymbolFeed, second: float, *events: PublicTrade | BarClosed) -> Gap | Doubt | None:
+def hear(feed: SymbolFeed, second: float, *events: PublicTrade | BarClosed | BarSeen) -> Gap | Doubt | None:
     now_ns = T0 + round(second * 1e9)
     if events:
         feed.receive(list(events), now_ns, second)
-    return feed.advance(now_ns)
+    return feed.advance(now_ns, second)
 
 
 def times(feed: SymbolFeed, frame: str = "1s") -> list[int]:
@@ -172,3 +173,78 @@ def test_what_is_forgotten_is_gone_and_waits_for_the_store() -> None:
     hear(feed, 2.0, trade(1, 0.1), trade(2, 2.0))
     feed.forget()
     assert (len(feed.sealed), feed.positions, feed.state) == (0, None, FeedState.COLD)
+
+
+def seen(second: int, trades: int, *, volume: float = 1.0, is_closed: bool = True) -> BarSeen:
+    return BarSeen(Bar("binance", "BTCUSDT", "1s", T0 + second * NS, 10, 10, 10, 10, volume, trades), is_closed)
+
+
+def test_each_channel_has_an_age_of_its_own() -> None:
+    feed = live()
+    for second in range(1, 15):
+        hear(feed, second, seen(second, 5, is_closed=False))
+    assert feed.silent(15.0) == [Channel.TRADES]
+    assert feed.age_s(15.0) == 1.0
+    hear(feed, 15.0, trade(1, 15.0))
+    assert feed.silent(15.0) == []
+
+
+def test_a_bar_that_counts_our_trades_proves_that_their_silence_is_real() -> None:
+    feed = live()
+    feed.is_mute, feed.doubted_s = True, 0.0
+    for second in range(1, 10):
+        hear(feed, float(second), seen(second - 1, 0, volume=0.0))
+        assert feed.is_mute
+    hear(feed, 10.0, seen(9, 0, volume=0.0))
+    assert times(feed) == list(range(10))
+    assert not feed.is_mute  # for as long as it takes to doubt
+    assert feed.silent(19.9) == []
+    hear(feed, 20.5, seen(19, 3))  # it has three that we have not
+    assert feed.silent(20.5) == [Channel.TRADES]
+
+
+def test_the_exchanges_bar_without_a_count_settles_nothing_by_itself() -> None:
+    feed = live()
+    assert hear(feed, 1.0, trade(1, 0.1), seen(0, 0)) is None  # volume, and no count: unknown
+    assert times(feed) == []
+    assert hear(feed, 1.0 + GRACE_NS / 1e9) == Doubt(2, T0 + NS)
+
+
+def test_where_ids_tell_nothing_each_trade_counts_once_and_no_hole_is_seen() -> None:
+    for ids in (TradeIds.RISING, TradeIds.OPAQUE):
+        feed = live(None, ids=ids)
+        assert hear(feed, 0.4, trade(70, 0.1), trade(7, 0.2), trade(70, 0.1), trade(900, 0.3)) is None
+        assert feed.add([trade(7, 0.2), trade(900, 0.3), trade(33, 0.35)]) is None
+        hear(feed, 1.1, trade(1, 1.1))
+        assert [item.bar.trades for item in feed.sealed if item.bar.timeframe == "1s"] == [4]
+        assert len(feed.trades) == 5
+        assert feed.last_ns == T0 + round(1.1e9)
+
+
+def test_what_waits_too_long_for_the_store_is_let_go_counted_and_wanted_again() -> None:
+    feed = live()
+    feed.trades_max = 3
+    hear(feed, 0.9, *(trade(n, n / 10) for n in range(1, 8)))
+    assert [t.trade_id for t in feed.trades] == [5, 6, 7]
+    assert (feed.take_dropped(), feed.take_dropped(), feed.wants_refill) == (4, 0, True)
+
+
+def test_an_outage_lasts_from_the_last_message_to_the_next_live_moment() -> None:
+    feed = live()
+    hear(feed, 2.0, trade(1, 2.0))
+    feed.begin_outage("silent", T0 + 9 * NS)
+    feed.begin_outage("disconnected", T0 + 10 * NS)  # it is the same one
+    feed.end_outage(T0 + 12 * NS)
+    feed.end_outage(T0 + 13 * NS)
+    first, last = feed.outages
+    assert (first.began_ns, first.ended_ns, first.cause) == (T0 + 2 * NS, None, "silent")
+    assert (last.began_ns, last.ended_ns, last.cause) == (T0 + 2 * NS, T0 + 12 * NS, "silent")
+
+
+def test_a_bar_that_was_handed_on_is_not_handed_on_again() -> None:
+    feed = live()
+    hear(feed, 2.0, trade(1, 0.1), trade(2, 2.0))
+    assert times(feed) == [0, 1]
+    feed.restart(BarBuilder("binance", "BTCUSDT", ("1s", "5s"), T0, previous=Decimal(9)), 0, [])
+    feed.add([trade(1, 0.1), trade(2, 2.0), trade(3, 3.5)])
+    assert times(feed) == [0, 1, 2]

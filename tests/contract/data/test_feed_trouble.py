@@ -1,0 +1,177 @@
+"""One channel, one symbol, one message in trouble: what is missing comes back, and nobody else is disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from fks.model.timeframe import NS, to_ns
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.latest import Latest
+from tests.contract.data.test_collector import FEW, check_stored, later, state
+from tests.support.collecting import make_collector, running, settings_for
+from tests.support.local_exchange import LocalExchange
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def shared_exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+    exchange = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "23", "--rate-limits", "off"]).start()
+    yield exchange
+    exchange.stop()
+
+
+@pytest.fixture
+async def exchange(shared_exchange: LocalExchange) -> AsyncIterator[LocalExchange]:
+    yield shared_exchange
+    shared_exchange.clear()
+
+
+async def outages(db: Database, symbol: str, channel: str = "trades") -> list[Any]:
+    return await db.sql(
+        "SELECT began_at, ended_at, cause FROM feed_outages WHERE symbol = $1 AND channel = $2 ORDER BY began_at", symbol, channel
+    )
+
+
+async def now_ns(db: Database) -> int:
+    return to_ns((await db.sql("SELECT clock_timestamp()"))[0][0])
+
+
+async def test_one_silent_symbol_is_taken_elsewhere_and_the_others_never_stop(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    symbols = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+    settings = settings_for(exchange.info, **{**FEW, "symbols": symbols}, stale_max_s=2.0)
+    async with running(make_collector(settings, database, bus, log)) as collector:
+        await until(lambda: collector.is_ready and len(collector._feeds) == 3, deadline_s=20)
+        assert collector.detail()["sockets"] == 1
+        began = await now_ns(database)
+        exchange.fault("freeze_stream", symbol="BTCUSDT", event="aggTrade", seconds=5)  # its bars go on: they prove nothing
+
+        async def is_stale() -> bool:
+            return await state(database) == "STALE"
+
+        await until(is_stale, deadline_s=6)
+        await until(lambda: collector.detail()["sockets"] == 2, deadline_s=5)
+        await until(lambda: collector.is_ready, deadline_s=15)
+        ended = await now_ns(database)
+        await later(database, 2)
+    await check_stored(database, exchange)
+    rows = await outages(database, "BTCUSDT")
+    assert len(rows) == 1, rows
+    row = rows[0]
+    assert row["cause"] == "silent"
+    assert began - 2 * NS < to_ns(row["began_at"]) < began + NS
+    assert began + 4 * NS < to_ns(row["ended_at"]) <= ended
+    assert await outages(database, "ETHUSDT") == []
+    assert await outages(database, "SOLUSDT") == []
+
+
+@pytest.mark.parametrize("kind", ["duplicate_trades", "reorder_trades"])
+async def test_trades_told_twice_or_out_of_order_are_stored_once_and_in_order(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, kind: str
+) -> None:
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=15)
+        await later(database, 1)
+        exchange.fault(kind, count=20)
+        await until(lambda: not exchange.ask("GET", "/sim/faults"), deadline_s=20)
+        await later(database, 2)
+        await until(lambda: collector.is_ready, deadline_s=15)
+    await check_stored(database, exchange)
+
+
+async def test_a_collector_that_died_leaves_an_outage_from_its_last_message_to_the_next_live_moment(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    first = make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=1)
+    async with running(first, is_clean=False):
+        await until(lambda: first.is_ready, deadline_s=15)
+        await later(database, 2)
+    died = await now_ns(database)
+    heard = to_ns((await database.sql("SELECT last_message_at FROM feeds WHERE symbol = 'BTCUSDT' AND timeframe = 'trades'"))[0][0])
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=2)) as second:
+        await until(lambda: second.is_ready, deadline_s=15)
+        await later(database, 1)
+    rows = await outages(database, "BTCUSDT")
+    assert len(rows) == 1, rows
+    row = rows[0]
+    assert (row["cause"], to_ns(row["began_at"])) == ("collector", heard // 1000 * 1000)
+    assert died < to_ns(row["ended_at"]) < died + 10 * NS
+    await check_stored(database, exchange)
+
+
+async def test_quotes_and_books_are_told_when_they_are_chosen(
+    database: Database, bus: Bus, log: CollectingLog, meter: RecordingMeter, exchange: LocalExchange
+) -> None:
+    await database.sql("INSERT INTO assets (exchange, symbol, channels) VALUES ('binance', 'BTCUSDT', '{trades,quotes,book}')")
+    settings = settings_for(exchange.info, **{**FEW, "symbols": ("BTCUSDT", "ETHUSDT")})
+    latest = Latest(bus)
+    async with running(make_collector(settings, database, bus, log, meter=meter)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=15)
+
+        async def has_all() -> bool:
+            seen = await latest.read("binance", "BTCUSDT")
+            return None not in (seen.price, seen.quote, seen.book)
+
+        await until(has_all, deadline_s=10)
+        seen = await latest.read("binance", "BTCUSDT")
+        assert seen.quote is not None
+        assert seen.book is not None
+        assert float(seen.quote["bid"]) < float(seen.quote["ask"])
+        assert len(seen.book["bids"]) >= 5
+        other = await latest.read("binance", "ETHUSDT")
+        assert (other.quote, other.book) == (None, None)
+        exchange.fault("freeze_stream", symbol="BTCUSDT", event="bookTicker", seconds=30)
+
+
+async def test_an_asset_begins_and_changes_without_disturbing_the_others(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=15)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await database.sql("INSERT INTO assets (exchange, symbol, timeframes) VALUES ('binance', 'sol/usdt', '{5m,1m}')")
+
+        async def is_on() -> bool:
+            return await state(database, "SOLUSDT") == "LIVE"
+
+        await until(is_on, deadline_s=5)  # in any spelling, within five seconds
+        assert loop.time() - began < 5
+        frames = await database.sql("SELECT DISTINCT timeframe FROM feeds WHERE symbol = 'SOLUSDT'")
+        assert {row[0] for row in frames} == {"trades", "1m", "5m"}
+        await database.sql("UPDATE assets SET timeframes = '{1s,1m}' WHERE symbol = 'SOLUSDT'")
+        await later(database, 2, symbol="SOLUSDT")
+        await database.sql("UPDATE assets SET is_enabled = false WHERE symbol IN ('SOLUSDT', 'ETHUSDT', 'BTCUSDT')")
+        await until(lambda: not collector._feeds, deadline_s=5)
+        assert collector.is_ready  # nothing is wanted, and nothing is wrong
+        assert collector.detail()["sockets"] == 0
+    assert "feed.disconnected" not in log.events()
+    assert await outages(database, "BTCUSDT") == await outages(database, "ETHUSDT") == []
+
+
+async def test_trades_that_the_store_lacks_are_fetched_again(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=1)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=15)
+        await later(database, 3)
+    await database.sql(
+        "DELETE FROM market_trades t USING (SELECT symbol, min(trade_id) AS low, max(trade_id) AS high FROM market_trades GROUP BY 1) e"
+        " WHERE t.symbol = e.symbol AND t.trade_id > e.low AND t.trade_id < e.high"
+    )
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=2)) as collector:
+
+        async def is_whole() -> bool:
+            rows = await database.sql("SELECT max(trade_id) - min(trade_id) + 1 - count(*) FROM market_trades GROUP BY symbol")
+            return [row[0] for row in rows] == [0, 0]
+
+        await until(lambda: collector.is_ready, deadline_s=15)
+        await until(is_whole, deadline_s=15)
+    await check_stored(database, exchange)

@@ -22,6 +22,7 @@ YOUNG_NS = 7 * DAY_NS  # and until what age
 SETTLE_NS = 10 * NS  # a bar is asked for this long after its end: clocks differ, exchanges finish their books
 LIVE_NS = 600 * NS  # the collector keeps its own series up to date; behind by this much, history is fetched as well
 BARS_MAX = 50_000  # of one look at bars shorter than a minute: 14 hours of seconds
+LOOK_MAX_S = 5.0  # of one round over all series
 WAIT_FIRST_S, WAIT_MAX_S = 60.0, 3600.0  # between two tries to fill gaps that stay
 
 #: exchanges that leave out bars in which nobody traded: there a missing bar is mostly silence
@@ -175,15 +176,18 @@ class GapWatch:
         self._seen: dict[tuple[str, str, str], _Seen] = {}
 
     async def look(self) -> list[Missing]:
-        """Return the gaps to fill now, newest first. Errors: OutageError."""
+        """Return the gaps to fill now, newest first. Errors: OutageError.
+
+        It takes LOOK_MAX_S and one series more: what was never looked at comes first, and the rest the next time.
+        """
         now_s = self._clock.monotonic()
         found: list[Missing] = []
-        series = await self._store.series()
-        keys = {(one.exchange, one.symbol, one.timeframe) for one in series}
-        self._seen = {key: seen for key, seen in self._seen.items() if key in keys}
-        for one in series:
-            if is_kept(one):
-                found += await self._look_at(one, now_s)
+        series = {(one.exchange, one.symbol, one.timeframe): one for one in await self._store.series() if is_kept(one)}
+        self._seen = {key: seen for key, seen in self._seen.items() if key in series}
+        for key in sorted(series, key=lambda key: key in self._seen):
+            found += await self._look_at(series[key], now_s)
+            if self._clock.monotonic() - now_s > LOOK_MAX_S:
+                break
         return sorted(found, key=lambda gap: gap.hole.end_ns, reverse=True)
 
     async def _look_at(self, one: Series, now_s: float) -> tuple[Missing, ...]:

@@ -97,7 +97,7 @@ class Sync:
                 remedy="give a start that is earlier",
             )  # fmt: skip
         await self._status.begin(self._exchange.name, symbol, timeframe, start_ns, end_ns)
-        return await self._told(symbol, timeframe, start_ns, end_ns, is_again, progress)
+        return await self._told(symbol, timeframe, start_ns, end_ns, is_again, progress, by_hand=True)
 
     async def update(self, symbol: str, timeframe: str, *, progress: Progress | None = None) -> Synced:
         """Fetch what came after the newest stored bar; all of `init` when nothing is stored."""
@@ -137,7 +137,7 @@ class Sync:
             start_ns = self._clock.now_ns() - DAYS_INIT * DAY_NS
             await self._status.begin(row.exchange, row.symbol, row.timeframe, start_ns, row.wanted_to_ns)
         try:
-            await self._told(row.symbol, row.timeframe, start_ns, row.wanted_to_ns, False, None)
+            await self._told(row.symbol, row.timeframe, start_ns, row.wanted_to_ns, False, None, by_hand=False)
         except (InputError, PeerError) as error:  # the next one is not worse for it
             self._log.warning("sync.failed", symbol=row.symbol, timeframe=row.timeframe, error=str(error))
             return False
@@ -157,14 +157,18 @@ class Sync:
         return written, absent
 
     async def _told(
-        self, symbol: str, timeframe: str, start_ns: int, end_ns: int | None, is_again: bool, progress: Progress | None
-    ) -> Synced:
-        """Fetch, and let the row say how that ended."""
+        self, symbol: str, timeframe: str, start_ns: int, end_ns: int | None, is_again: bool, progress: Progress | None,
+        *, by_hand: bool,
+    ) -> Synced:  # fmt: skip
+        """Fetch, and let the row say how that ended; what a person stops is not begun again by itself."""
         key = (self._exchange.name, symbol, timeframe)
         try:
             done = await self._run(symbol, timeframe, start_ns, end_ns, is_again, progress)
         except FksError as error:
             await self._status.give_up(*key, str(error), is_final=isinstance(error, InputError | Stopped))
+            raise
+        except asyncio.CancelledError:  # Ctrl-C, or a process that ends in order
+            await self._status.give_up(*key, "stopped; the same sync goes on where it was", is_final=by_hand)
             raise
         await self._status.finish(*key)
         self._log.info(

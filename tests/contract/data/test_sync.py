@@ -202,6 +202,21 @@ async def test_a_stopped_sync_goes_on_where_it_was(
     assert (rest.fetched, rest.candles) == (5 * 1440 - 3000, 5 * 1440)
 
 
+async def test_ctrl_c_ends_a_sync_by_hand_and_the_same_one_goes_on(
+    database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
+) -> None:
+    start, store = now_of(clock) - 5 * DAY_NS, SyncStore(database)
+    exchange.before = lambda: running.cancel() if len(exchange.asked) > 3 else None
+    running = asyncio.create_task(sync.sync("BTCUSDT", "1m", start))
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    row = await store.get("binance", "BTCUSDT", "1m")
+    assert row is not None
+    assert (row.status, str(row.error).split(";")[0]) == ("failed", "stopped")
+    exchange.before = None
+    assert (await sync.sync("BTCUSDT", "1m", start)).candles == 5 * 1440
+
+
 async def test_an_outage_is_waited_for_once_the_exchange_has_answered(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:

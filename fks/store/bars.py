@@ -20,7 +20,6 @@ from fks.store.partitions import ensure_months
 __all__ = ["BarStore", "Merged", "Series"]
 
 _LATEST_NS = 253_402_300_799_000_000_000  # the year 9999: what timestamptz and datetime both hold
-_EVERY = 2**62
 _ATTEMPTS = 3  # of a merge that met another one half way
 _READ = copy.row_form([("time", copy.TIME), *((name, copy.FLOAT) for name in PRICES)])
 
@@ -60,15 +59,17 @@ class BarStore:
 
         `limit` keeps the oldest of them, or the newest with `is_newest`.
         """
-        query = "bars.read_last" if is_newest else "bars.read"
+        query = "bars.read_all" if limit is None else "bars.read_last" if is_newest else "bars.read"
         end_ns = _LATEST_NS if to_ns is None else min(to_ns, _LATEST_NS)
+        bounds: list[object] = [to_datetime(from_ns), to_datetime(end_ns), *(() if limit is None else (limit,))]
         async with self._db.acquire() as connection:
-            stream = await copy.copy_out(
-                connection, sql(query), symbol, timeframe, exchange, to_datetime(from_ns), to_datetime(end_ns),
-                _EVERY if limit is None else limit,
-            )  # fmt: skip
+            stream = await copy.copy_out(connection, sql(query), symbol, timeframe, exchange, *bounds)
         rows = copy.decoded(_READ, stream)
-        return Bars(symbol, timeframe, copy.time_ns_of(rows), *(rows[name].astype(np.float64) for name in PRICES))
+        time_ns = copy.time_ns_of(rows)
+        if len(rows) > 1 and not (time_ns[1:] > time_ns[:-1]).all():
+            order = np.argsort(time_ns, kind="stable")
+            rows, time_ns = rows[order], time_ns[order]
+        return Bars(symbol, timeframe, time_ns, *(rows[name].astype(np.float64) for name in PRICES))
 
     async def merge(
         self,

@@ -1,5 +1,12 @@
+-- name: read_all
+-- Give whole bars of one series as columns (for COPY), in any order: sorting them costs less in numpy, where they mostly are in order.
+SELECT time, open, high, low, close, volume FROM ohlcv_data
+ WHERE symbol = $1 AND timeframe = $2 AND exchange = $3 AND time >= $4 AND time < $5
+   AND is_complete AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
+   AND volume IS NOT NULL;
+
 -- name: read
--- Give whole bars of one series in order, as columns (for COPY).
+-- Give the first whole bars of one series in order, as columns (for COPY).
 SELECT time, open, high, low, close, volume FROM ohlcv_data
  WHERE symbol = $1 AND timeframe = $2 AND exchange = $3 AND time >= $4 AND time < $5
    AND is_complete AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL

@@ -142,6 +142,18 @@ async def test_bars_wait_in_the_default_partition_for_one_that_a_busy_table_does
     assert await store.series("BTCUSDT", "1m") == Series(0, 3000, T0, T0 + 2999 * MINUTE)
 
 
+async def test_bars_are_read_in_order_wherever_they_lie(database: Database) -> None:
+    store, bars = BarStore(database), minutes(60, step=1440)
+    await store.merge(bars[40:], source="test")  # in the default partition, behind the others
+    await ensure_partitions(database, to_datetime(T0))
+    for start in (20, 0, 30, 10):
+        await store.merge(bars[start : start + 10], source="test")
+    assert same(await store.read("BTCUSDT", "1m"), bars)
+    assert same(await store.read("BTCUSDT", "1m", limit=25), bars[:25])
+    assert same(await store.read("BTCUSDT", "1m", limit=25, is_newest=True), bars[35:])
+    assert same(await store.read("BTCUSDT", "1m", int(bars.time_ns[5]), int(bars.time_ns[55])), bars[5:55])
+
+
 async def test_two_merges_that_stand_in_each_others_way_both_end(
     database: Database, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ class Continuous:
 
     async def look(self) -> str:
         """Look for gaps everywhere; have what can be fetched fetched. Returns what was found, in words."""
+        await self._store.forget_jobs()  # there may be one a minute
         found = [gap for gap in await self._watch.look() if gap.exchange in EXCHANGES]
         exchanges = sorted({gap.exchange for gap in found})
         bars = sum(gap.bars for gap in found)

@@ -91,6 +91,10 @@ class SyncStore:
         """Queue the job that runs the syncs of `exchanges`; False when one is queued or runs already."""
         return await self._db.fetchval("sync.submit_job", list(exchanges), submitted_by, retry=False) is not None
 
+    async def forget_jobs(self) -> None:
+        """Forget sync jobs that ended a day ago."""
+        await self._db.execute("sync.forget_jobs", retry=True)
+
 
 def _time(time_ns: int | None) -> datetime | None:
     return None if time_ns is None else to_datetime(time_ns)

@@ -75,3 +75,7 @@ RETURNING id;
 -- name: refuse
 -- Say of what waits for an exchange that it will never be done.
 UPDATE sync_status SET sync_status = 'failed', error = $2, updated_at = now() WHERE exchange = $1 AND sync_status = 'pending';
+
+-- name: forget_jobs
+-- Forget sync jobs that ended a day ago: what they did is in sync_status and in the bars.
+DELETE FROM jobs WHERE kind = 'sync' AND state IN ('done', 'failed', 'cancelled') AND finished_at < now() - interval '1 day';

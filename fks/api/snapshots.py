@@ -15,6 +15,7 @@ from fks.store.latest import Latest
 #: The channels that have one; what the others missed is read over REST.
 CHANNELS = frozenset({"bars", "prices", "quotes", "book", "feeds"})
 BARS_MAX = 1000
+_PRICES = ("open", "high", "low", "close", "volume")
 _KINDS = {"prices": "price", "quotes": "quote", "book": "book"}
 Contains = Callable[[Message], bool]
 
@@ -67,12 +68,24 @@ def _bar(topic: Topic, timeframe: str, row: Row) -> dict[str, Any]:
 
 
 def _contained_bars(items: list[dict[str, Any]]) -> Contains:
-    """A bar is contained when the snapshot has it in this revision or a later one."""
-    known = {(item["timeframe"], item["time"]): item["revision"] for item in items}
+    """A bar is contained when the snapshot has it in this revision or a later one.
+
+    One that tells no revision is contained when it is the same, unless another one of its time was not: then the snapshot
+    may be older than both, and the last one counts.
+    """
+    known = {(item["timeframe"], item["time"]): item for item in items}
+    passed: set[tuple[Any, Any]] = set()
 
     def contains(message: Message) -> bool:
-        revision = known.get((message.get("timeframe"), message.get("time")))
-        return revision is not None and (message.get("revision") or 0) <= revision
+        key = (message.get("timeframe"), message.get("time"))
+        if (item := known.get(key)) is None:
+            return False
+        if isinstance(revision := message.get("revision"), int):
+            return bool(revision <= item["revision"])
+        if key not in passed and all(message.get(name) == item[name] for name in _PRICES):
+            return True
+        passed.add(key)
+        return False
 
     return contains
 

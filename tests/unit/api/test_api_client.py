@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fks.api import client as module
 from fks.api.client import QUEUE_MAX, Client, Topic, topics_of
+from fks.api.snapshots import _contained_bars
 
 BARS = Topic("bars", "binance", "BTCUSDT", "1m")
 
@@ -66,6 +67,19 @@ def test_messages_of_a_new_subscription_follow_its_snapshot() -> None:
     client.release(BARS, {"type": "snapshot"}, lambda message: message["time"] < 3)
     client.put("bars", bar(4))
     assert taken(client) == [{"type": "snapshot"}, bar(3), bar(4)]
+
+
+def test_a_correction_is_in_the_snapshot_only_when_the_snapshot_is_as_new() -> None:
+    prices = {"open": "1.0", "high": "2.0", "low": "0.5", "close": "1.5", "volume": "3.0"}
+    stored = bar(1, revision=1, **prices)
+    told = _contained_bars([stored])
+    assert [told(bar(1, revision=n, **prices)) for n in (0, 1, 2)] == [True, True, False]
+    assert not told(bar(2, **prices))
+    assert not told({**bar(1, **prices), "timeframe": "5m"})
+    before, now = bar(1, **{**prices, "close": "1.4"}), bar(1, **prices)  # of collectors that tell no revision
+    assert _contained_bars([stored])(now)
+    told = _contained_bars([stored])
+    assert [told(before), told(now)] == [False, False], "the last one counts"
 
 
 def test_a_snapshot_that_could_not_be_read_loses_nothing_for_others() -> None:

@@ -24,6 +24,23 @@ class TapeClock(RealClock):
 
 
 @dataclass
+class Purse:
+    """A budget that counts."""
+
+    taken: int = 0
+    pauses: list[float] = field(default_factory=list)
+
+    async def take(self, weight: int = 1) -> None:
+        self.taken += weight
+
+    def seen(self, used: int) -> None:
+        """Nothing here tells it."""
+
+    def pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+@dataclass
 class Asked:
     """A REST request as it came."""
 

@@ -15,7 +15,7 @@ from fks.exchanges.base.wire import Tally, doubted
 from fks.model.bar import Bar
 from fks.model.errors import PeerError
 from fks.model.market import Channel, MarketEvent
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, iso
+from fks.model.timeframe import bar_start, iso
 
 T = TypeVar("T")
 
@@ -120,15 +120,3 @@ def _check_side(levels: Iterable[tuple[Decimal, Decimal]], *, is_bid: bool) -> D
             raise PeerError(f"{'bids' if is_bid else 'asks'} are out of order: {price} follows {last}")
         best, last = best if best is not None else price, price
     return best
-
-
-def page_end(since_ns: int, timeframe: str, bars: int) -> int:
-    """Return the first nanosecond after `bars` bars, counted from the first one that opens at or after `since_ns`."""
-    end_ns = bar_start(since_ns, timeframe)
-    if end_ns < since_ns:
-        end_ns = bar_end(end_ns, timeframe)
-    if TIMEFRAMES[timeframe]:
-        return end_ns + bars * TIMEFRAMES[timeframe] * NS
-    for _ in range(bars):
-        end_ns = bar_end(end_ns, timeframe)
-    return end_ns

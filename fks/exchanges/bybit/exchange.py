@@ -8,14 +8,16 @@ Source: bybit-exchange.github.io/docs/v5/market (instrument, kline, recent-trade
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fks.clock import Clock
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base import MS, Endpoint, exact
 from fks.exchanges.base.exchange import WireExchange
+from fks.exchanges.base.paging import first_from, page_end
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
-from fks.exchanges.base.rows import bar_of, page_end
+from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.status import StatusFirst
 from fks.exchanges.bybit.wire import INTERVALS, BybitWire, interval_of, trade_of
 from fks.model.bar import Bar, PublicTrade
@@ -23,7 +25,7 @@ from fks.model.errors import PeerError
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, TradeIds, TradesFrom
 from fks.model.ports import Budget, Log
-from fks.model.timeframe import bar_end
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"bybit"}):
     from ccxt.async_support.bybit import bybit as CcxtBybit
@@ -89,22 +91,40 @@ class BybitExchange(WireExchange):
     ) -> list[Bar]:
         """Return closed bars; see the port. Bybit's present is its answer's own time. Errors: as `Rest.call`."""
         wanted = min(limit, PAGE_MAX)
-        request: dict[str, Any] = {"category": "spot", "symbol": symbol, "interval": interval_of(timeframe), "limit": wanted}
-        end_ns = until_ns
-        if since_ns is not None:  # without an end the page would hold the newest bars
-            last_ns = page_end(since_ns, timeframe, wanted)
-            end_ns = last_ns if until_ns is None else min(last_ns, until_ns)
+        if since_ns is None:  # one more, which may not be over yet
+            page, over_ns = await self._klines(symbol, timeframe, None, until_ns, min(wanted + 1, PAGE_MAX))
+            return _closed(page, over_ns if until_ns is None else until_ns)[-wanted:]
+        end_ns = page_end(since_ns, timeframe, wanted)  # without an end the page would hold the newest bars
+        stop_ns = end_ns if until_ns is None else min(end_ns, until_ns)
+        page, over_ns = await self._klines(symbol, timeframe, since_ns, stop_ns, wanted)
+        if not page:  # before its listing, or in an outage of theirs
+            last_ns = over_ns if until_ns is None else min(until_ns, over_ns)
+            length_ns = (TIMEFRAMES[timeframe] or 31 * 86400) * NS
+            first_ns = await first_from(end_ns, last_ns, wanted * length_ns, partial(self._newest_before, symbol, timeframe))
+            if first_ns is None:
+                return []
+            end_ns = page_end(first_ns, timeframe, wanted)
+            stop_ns = end_ns if until_ns is None else min(end_ns, until_ns)
+            page, over_ns = await self._klines(symbol, timeframe, first_ns, stop_ns, wanted)
+        return _closed(page, over_ns if until_ns is None else until_ns)[:wanted]
+
+    async def _newest_before(self, symbol: str, timeframe: str, moment_ns: int) -> int | None:
+        page, _ = await self._klines(symbol, timeframe, None, moment_ns, 1)
+        return page[-1].time_ns if page else None
+
+    async def _klines(
+        self, symbol: str, timeframe: str, since_ns: int | None, stop_ns: int | None, size: int
+    ) -> tuple[list[Bar], int]:
+        """Return the newest bars that begin in [since, stop), oldest first, and Bybit's present (ns)."""
+        request: dict[str, Any] = {"category": "spot", "symbol": symbol, "interval": interval_of(timeframe), "limit": size}
+        if since_ns is not None:
             request["start"] = -(-since_ns // MS)
-        else:
-            request["limit"] = min(wanted + 1, PAGE_MAX)  # one may not be over yet
-        if end_ns is not None:
-            request["end"] = -(-end_ns // MS) - 1
+        if stop_ns is not None:
+            request["end"] = -(-stop_ns // MS) - 1
         answer = await self._rest.call("publicGetV5MarketKline", request)
         rows = rows_of(self.name, answer, "result", "list")
         bars = read_rows(self.name, lambda row: bar_of(self.name, symbol, timeframe, int(row[0]), row[1:6]), rows)
-        over_ns = until_ns if until_ns is not None else int(answer.get("time") or 0) * MS
-        closed = sorted((bar for bar in bars if bar_end(bar.time_ns, timeframe) <= over_ns), key=lambda bar: bar.time_ns)
-        return closed[:wanted] if since_ns is not None else closed[-wanted:]
+        return sorted(bars, key=lambda bar: bar.time_ns), int(answer.get("time") or 0) * MS
 
     async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
         """Return the newest trades, at most 60, none from before `since_ns`; older ones are not told (TradesFrom.NEWEST)."""
@@ -129,6 +149,10 @@ class BybitExchange(WireExchange):
             is_trading=row["status"] == "Trading",
             updated_ns=self._clock.now_ns(),
         )
+
+
+def _closed(bars: list[Bar], over_ns: int) -> list[Bar]:
+    return [bar for bar in bars if bar_end(bar.time_ns, bar.timeframe) <= over_ns]
 
 
 def _told(row: dict[str, Any]) -> PublicTrade:

@@ -12,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from fks.clock import Clock
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base import MS, Endpoint, exact
 from fks.exchanges.base.exchange import WireExchange
+from fks.exchanges.base.paging import first_from, page_end
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
-from fks.exchanges.base.rows import bar_of, page_end
+from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.status import StatusFirst
 from fks.exchanges.okx.wire import BARS, OkxWire, bar_name_of, is_over, side_of, trade_of
 from fks.model.bar import Bar, PublicTrade
@@ -95,22 +97,35 @@ class OkxExchange(WireExchange):
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
         """Return closed bars, those that OKX says are over; see the port. Errors: as `Rest.call`, InputError."""
+        now_ns, length_ns = self._clock.now_ns(), (TIMEFRAMES[timeframe] or 31 * 86400) * NS
+        recent_ns = now_ns - RECENT_BARS * length_ns
+        last_ns = now_ns if until_ns is None else min(until_ns, now_ns)
         bar_name_of(timeframe)
         if since_ns is None:
-            wanted = min(limit, RECENT_MAX - 1)
-            found = await self._candles(symbol, timeframe, None, until_ns, wanted + 1)  # one may not be over yet
-            return found[-wanted:]
-        now_ns, length_ns = self._clock.now_ns(), (TIMEFRAMES[timeframe] or 31 * 86400) * NS
+            size = RECENT_MAX if until_ns is None or until_ns > recent_ns else PAGE_MAX
+            wanted = min(limit, size - 1)  # one may not be over yet
+            return (await self._candles(symbol, timeframe, None, until_ns, size, until_ns=until_ns))[-wanted:]
         bars: list[Bar] = []
         for _ in range(PAGES_MAX):
-            size = RECENT_MAX if since_ns > now_ns - RECENT_BARS * length_ns else PAGE_MAX
+            size = RECENT_MAX if since_ns > recent_ns else PAGE_MAX
             end_ns = page_end(since_ns, timeframe, min(size, limit - len(bars)))
             stop_ns = end_ns if until_ns is None else min(end_ns, until_ns)
-            bars += await self._candles(symbol, timeframe, since_ns, stop_ns, size, until_ns=until_ns)
-            since_ns = end_ns
-            if len(bars) >= limit or since_ns > now_ns or stop_ns < end_ns:
+            page = await self._candles(symbol, timeframe, since_ns, stop_ns, size, until_ns=until_ns)
+            bars += page
+            if len(bars) >= limit or end_ns >= last_ns or (bars and not page):
                 break
+            since_ns = end_ns
+            if not page:  # before its listing, or in an outage of theirs
+                first_ns = await first_from(end_ns, last_ns, PAGE_MAX * length_ns, partial(self._newest_before, symbol, timeframe))
+                if first_ns is None:
+                    break
+                since_ns = first_ns
         return bars
+
+    async def _newest_before(self, symbol: str, timeframe: str, moment_ns: int) -> int | None:
+        request = {"instId": symbol, "bar": bar_name_of(timeframe), "limit": 1, "after": -(-moment_ns // MS)}
+        rows = rows_of(self.name, await self._rest.call("publicGetMarketHistoryCandles", request), "data")
+        return max(read_rows(self.name, lambda row: int(row[0]) * MS, rows), default=None)
 
     async def _candles(
         self, symbol: str, timeframe: str, since_ns: int | None, stop_ns: int | None, size: int, *, until_ns: int | None = None
@@ -121,11 +136,10 @@ class OkxExchange(WireExchange):
             request["before"] = -(-since_ns // MS) - 1
         if stop_ns is not None:
             request["after"] = -(-stop_ns // MS)
-        method = "publicGetMarketCandles" if size > PAGE_MAX or since_ns is None else "publicGetMarketHistoryCandles"
+        method = "publicGetMarketCandles" if size == RECENT_MAX else "publicGetMarketHistoryCandles"
         rows = rows_of(self.name, await self._rest.call(method, request), "data")
         bars = read_rows(self.name, lambda row: self._bar(symbol, timeframe, row), rows)
-        last_ns = until_ns if until_ns is not None else (stop_ns if since_ns is None else None)
-        closed = [bar for bar in bars if bar is not None and (last_ns is None or bar_end(bar.time_ns, timeframe) <= last_ns)]
+        closed = [bar for bar in bars if bar is not None and (until_ns is None or bar_end(bar.time_ns, timeframe) <= until_ns)]
         return sorted(closed, key=lambda bar: bar.time_ns)
 
     def _bar(self, symbol: str, timeframe: str, row: list[Any]) -> Bar | None:
@@ -140,27 +154,41 @@ class OkxExchange(WireExchange):
         if from_id is None and since_ns is None:
             return (await self._page(symbol, {}))[-limit:]
         start = from_id if from_id is not None else await self._first_id(symbol, since_ns or 0)
+        found = await self._from(symbol, start, limit)
+        return [trade for trade in found if since_ns is None or from_id is not None or trade.time_ns >= since_ns][:limit]
+
+    async def _from(self, symbol: str, start: int, limit: int) -> list[PublicTrade]:
+        """Return trades from an id on, read forward from an exchange that only tells the newest hundred below an id.
+
+        A window of a hundred ids holds no more than that. Where ids have holes it is widened, and halved again when more
+        than a page lies in it: `ceiling` is the lowest trade then known to be above it.
+        """
         found: list[PublicTrade] = []
-        newest: int | None = None
+        newest = ceiling = -1
         span = PAGE_MAX
         for _ in range(PAGES_MAX):
             page = await self._page(symbol, {"type": "1", "after": start + span})
             rows = [trade for trade in page if trade.trade_id >= start]
-            if len(page) == len(rows) == PAGE_MAX and span > PAGE_MAX:
-                span = PAGE_MAX  # it did not reach down to `start`: too wide a step
+            if len(rows) == PAGE_MAX < span:
+                ceiling = rows[0].trade_id
+                span = max(PAGE_MAX, (ceiling - start) // 2)
                 continue
             found += rows
             if len(found) >= limit:
                 break
-            if newest is None:
-                newest = max((trade.trade_id for trade in await self._page(symbol, {})), default=-1)
+            if newest < 0:
+                newest = max((trade.trade_id for trade in await self._page(symbol, {})), default=0)
             if start + span > newest:
                 break
-            start, span = start + span, PAGE_MAX if rows else span * 10  # ids may have holes
+            start += span
+            if ceiling >= start:
+                span = max(PAGE_MAX, (ceiling - start) // 2)
+            else:
+                span = max(PAGE_MAX, span * PAGE_MAX * 8 // (10 * len(rows))) if rows else span * 10
         else:
             if not found:
                 raise OutageError(f"okx {symbol}: no trade from {start} on within {PAGES_MAX} answers")
-        return [trade for trade in found if since_ns is None or from_id is not None or trade.time_ns >= since_ns][:limit]
+        return found
 
     async def _first_id(self, symbol: str, since_ns: int) -> int:
         """Return the id after the last trade before a time."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import pkgutil
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -39,29 +39,12 @@ from fks.model.market import (
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES
 from tests.support.exchange_cases import CASES, KEY, TAPES, Case, believed
-from tests.support.exchange_peer import Peer, TapeClock, playing
+from tests.support.exchange_peer import Peer, Purse, TapeClock, playing
 from tests.support.ports import CollectingLog
 
 #: modules whose wire is proven by tests of their own on recorded frames; they pass X-1x here
 OWN_TESTS = {"binance", "coinbase", "kraken"}
 KINDS = {"trade": PublicTrade, "bar": BarSeen, "quote": Quote, "book": Book}
-
-
-@dataclass
-class Purse:
-    """A budget that counts."""
-
-    taken: int = 0
-    pauses: list[float] = field(default_factory=list)
-
-    async def take(self, weight: int = 1) -> None:
-        self.taken += weight
-
-    def seen(self, used: int) -> None:
-        """Nothing here tells it."""
-
-    def pause(self, seconds: float) -> None:
-        self.pauses.append(seconds)
 
 
 @pytest.fixture(params=CASES.values(), ids=lambda case: f"{case.name}-{case.tape.header['origin']}")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.exchanges.base import Subscribed, Tally, Wire
-from fks.exchanges.base.rows import number_of, page_end
+from fks.exchanges.base.paging import page_end
+from fks.exchanges.base.rows import number_of
 from fks.exchanges.bybit import BybitWire
 from fks.exchanges.okx import OkxWire
 from fks.exchanges.polygon import PolygonWire

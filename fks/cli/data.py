@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli import data_files, data_quality, data_sync
+from fks.cli import data_files, data_quality, data_quarantine, data_sync
 from fks.cli.base import as_json, emit, table
 from fks.cli.data_store import is_symbol, progress, show, with_store
 from fks.model.timeframe import iso
@@ -97,6 +97,6 @@ def _range(oldest_ns: int | None, newest_ns: int | None) -> str | None:
 
 for _command in (
     data_sync.init, data_sync.sync, data_sync.update, data_sync.continuous, data_quality.gaps, data_quality.quality,
-    data_quality.prune, *data_files.COMMANDS,
+    data_quality.prune, data_quarantine.quarantine, *data_files.COMMANDS,
 ):  # fmt: skip
     data.add_command(_command)

@@ -16,7 +16,7 @@ from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.ports import Budget
 
-with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT):
+with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"}):  # its errors are all that is needed here
     import ccxt
 
 TIMEOUT_MS = 10_000

@@ -16,16 +16,22 @@ from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base import Endpoint, check_bar, check_trade, exact, ns_of_iso
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
+from fks.exchanges.base.status import StatusFirst
 from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, TradeIds, TradesFrom
 from fks.model.ports import Budget, Log
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"coinbase"}):
     from ccxt.async_support.coinbase import coinbase as CcxtCoinbase
+
+
+class _Client(StatusFirst, CcxtCoinbase):  # type: ignore[misc]
+    """ccxt's coinbase, which believes an HTTP status before it reads the body."""
+
 
 GRANULARITIES = {
     "1m": "ONE_MINUTE", "5m": "FIVE_MINUTE", "15m": "FIFTEEN_MINUTE", "30m": "THIRTY_MINUTE", "1h": "ONE_HOUR",
@@ -54,7 +60,7 @@ class CoinbaseExchange(WireExchange):
 
     def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
-        self._rest = Rest(self.name, CcxtCoinbase, _config(endpoint), budget=budget)
+        self._rest = Rest(self.name, _Client, _config(endpoint), budget=budget)
 
     def wire(self) -> CoinbaseWire:
         """Return the protocol of one connection."""
@@ -88,8 +94,8 @@ class CoinbaseExchange(WireExchange):
         if timeframe not in self.timeframes:
             raise InputError(f"coinbase has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
         end_ns = self._clock.now_ns() if until_ns is None else until_ns
-        step_ns, count = TIMEFRAMES[timeframe] * NS, min(limit, BARS_MAX)
-        start_ns = end_ns - count * step_ns if since_ns is None else since_ns
+        step_ns, count = TIMEFRAMES[timeframe] * NS, BARS_MAX if since_ns is None else min(limit, BARS_MAX)
+        start_ns = bar_start(end_ns, timeframe) - (count - 1) * step_ns if since_ns is None else since_ns
         for _ in range(ASKS_MAX):
             stop_ns = min(start_ns + (count - 1) * step_ns, end_ns)
             request = {
@@ -101,7 +107,7 @@ class CoinbaseExchange(WireExchange):
             bars = [bar for bar in bars if bar.time_ns >= start_ns and bar_end(bar.time_ns, timeframe) <= end_ns]
             start_ns = stop_ns + step_ns
             if bars or start_ns > end_ns or since_ns is None:
-                return bars[-count:] if since_ns is None else bars[:count]
+                return bars[-limit:] if since_ns is None else bars[:count]
         return []
 
     async def fetch_trades(

@@ -16,6 +16,7 @@ from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base import Endpoint, check_bar, check_trade, exact
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
+from fks.exchanges.base.status import StatusFirst
 from fks.exchanges.kraken.wire import INTERVALS, KrakenWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
@@ -26,6 +27,11 @@ from fks.model.timeframe import NS, bar_end
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"kraken"}):
     from ccxt.async_support.kraken import kraken as CcxtKraken
+
+
+class _Client(StatusFirst, CcxtKraken):  # type: ignore[misc]
+    """ccxt's kraken, which believes an HTTP status before it reads the body."""
+
 
 PAGE_MAX = 1000  # trades of one answer
 _NEW_NAMES = {"XBT": "BTC", "XDG": "DOGE"}  # REST's old names -> those of v2
@@ -45,7 +51,7 @@ class KrakenExchange(WireExchange):
 
     def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
-        self._rest = Rest(self.name, CcxtKraken, _config(endpoint), budget=budget)
+        self._rest = Rest(self.name, _Client, _config(endpoint), budget=budget)
         self._pairs: dict[str, str] = {}  # symbol -> REST's name for it
 
     def wire(self) -> KrakenWire:
@@ -82,10 +88,10 @@ class KrakenExchange(WireExchange):
         """Return closed bars of the newest 720; see the port. Errors: OutageError, PeerError, InputError."""
         if timeframe not in self.timeframes:
             raise InputError(f"kraken has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
-        request: dict[str, Any] = {"pair": await self._pair(symbol), "interval": INTERVALS[timeframe]}
+        request: dict[str, Any] = {"interval": INTERVALS[timeframe]}
         if since_ns is not None:
             request["since"] = since_ns // NS - 1  # it tells what is later than that
-        answer = _result(await self._rest.call("publicGetOHLC", request))
+        answer = await self._of_pair("publicGetOHLC", symbol, request)
         end_ns = self._clock.now_ns() if until_ns is None else until_ns
         bars = [
             bar
@@ -102,21 +108,30 @@ class KrakenExchange(WireExchange):
         """Return trades from `since_ns` on, else the newest ones. Errors: also InputError for `from_id`."""
         if from_id is not None:
             raise InputError("kraken does not look trades up by id", remedy="ask from a time")
-        request: dict[str, Any] = {"pair": await self._pair(symbol), "count": min(limit, PAGE_MAX)}
+        request: dict[str, Any] = {"count": min(limit, PAGE_MAX)}
         if since_ns is not None:
             request["since"] = since_ns - 1
-        answer = _result(await self._rest.call("publicGetTrades", request))
+        answer = await self._of_pair("publicGetTrades", symbol, request)
         trades = read_rows(self.name, lambda row: _trade(symbol, row), _rows(answer))
         if since_ns is None:
             return trades[-limit:]
         return [trade for trade in trades if trade.time_ns >= since_ns // 1000 * 1000][:limit]
 
-    async def _pair(self, symbol: str) -> str:
+    async def _of_pair(self, method: str, symbol: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask about one symbol, by the name REST has for it. Errors: also InputError when it has none."""
+        unknown = InputError(
+            f"kraken has no {symbol}", code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'"
+        )
         if symbol not in self._pairs:
             await self.instruments()
         if symbol not in self._pairs:
-            raise InputError(f"kraken has no {symbol}", code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")
-        return self._pairs[symbol]
+            raise unknown
+        try:
+            return _result(await self._rest.call(method, {"pair": self._pairs[symbol], **request}))
+        except PeerError as error:
+            if "Unknown asset pair" not in str(error):
+                raise
+            raise unknown from error
 
 
 def _config(endpoint: Endpoint) -> dict[str, Any]:

@@ -199,7 +199,7 @@ async def test_what_the_caller_rolls_back_never_was(database: Database, few: Non
 
 async def test_what_no_series_can_be_is_refused_with_its_row(database: Database) -> None:
     store, bars = BarStore(database), minutes(5)
-    bars.time_ns[3] = bars.time_ns[2]
+    bars.time_ns[3] = bars.time_ns[2] + 1  # the same microsecond
     with pytest.raises(InputError, match=r"row 4 opens at 2026-01-01T00:02:00Z") as refused:
         await store.merge(bars, source="test")
     assert refused.value.code == "BARS_UNSORTED"

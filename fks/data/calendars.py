@@ -24,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 ALWAYS = "24/7"
 #: the first and last year that sessions are made for; a time outside is a wrong unit, not a market
 YEAR_FIRST, YEAR_LAST = 1980, 2100
-_YEARS_AHEAD = 2
+_MARGIN_NS = 10 * 86400 * NS  # a session may begin in another year than it ends
 #: exchange_calendars lets Globex trade through its daily break; (calendar: the hour of a regular close there, when it
 #: really is, minutes after midnight, and since which day)
 _DAILY_BREAKS: dict[str, tuple[int, tuple[tuple[str, int], ...]]] = {
@@ -108,12 +108,13 @@ class Sessions:
 
     def _reach(self, from_ns: int, to_ns: int) -> None:
         """Make sessions for the years from one time to another, unless they are there."""
-        first, last = _year(from_ns) - 1, _year(to_ns) + 1
+        first, last = _year(from_ns - _MARGIN_NS), _year(to_ns + _MARGIN_NS)
         if self._years[0] <= first and last <= self._years[1]:
             return
         known = self._years if self._years[1] else (first, last)
-        self._years = (min(first, known[0]), max(last + _YEARS_AHEAD, known[1]))
-        self._opens, self._closes = _made(self.name, *self._years)
+        wanted = (min(first, known[0]), max(last, known[1]))
+        self._opens, self._closes = _made(self.name, *wanted)
+        self._years = wanted
 
 
 @cache
@@ -139,7 +140,10 @@ def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints]:
     """Return opens and closes (ns UTC) of whole years, lunch breaks and daily breaks taken out."""
     import exchange_calendars
 
-    made = exchange_calendars.get_calendar(name, start=f"{year_first}-01-01", end=f"{year_last}-12-31")
+    try:
+        made = exchange_calendars.get_calendar(name, start=f"{year_first}-01-01", end=f"{year_last}-12-31")
+    except ValueError as error:  # its holidays are not known so far back, or ahead
+        raise InputError(str(error), code="CALENDAR_RANGE", remedy="ask for a nearer time") from None
     opens, closes = _nanos(made.opens), _nanos(made.closes)
     if name in _DAILY_BREAKS:
         closes = _with_daily_break(made, closes, *_DAILY_BREAKS[name])

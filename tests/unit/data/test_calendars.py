@@ -101,6 +101,14 @@ def test_sessions_are_made_as_far_as_they_are_asked_for() -> None:
         assert 19 <= len(days) <= 23
 
 
+def test_a_calendar_that_knows_no_holidays_there_says_so_and_goes_on() -> None:
+    for name, text in (("XTKS", "1985-06-03"), ("XHKG", "2090-06-03")):
+        with pytest.raises(InputError) as error:
+            calendar_of(name).is_open(times(text))
+        assert error.value.code == "CALENDAR_RANGE"
+    assert calendar_of("XTKS").is_open(times("1997-02-03T02:00", "2025-06-03T03:00", "2025-06-03T04:00")).tolist() == [True, False, True]  # lunch
+
+
 def test_a_wrong_unit_and_a_wrong_name_say_so() -> None:
     with pytest.raises(InputError, match="no time of a market") as error:
         calendar_of("XNYS").is_open(np.array([1_700_000_000_000], dtype=np.int64))  # ms

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import USAGE, as_json, emit, paths_of, settings_of, table
+from fks.cli.data_record import record
+from fks.cli.data_store import progress, with_store
 from fks.model.errors import InputError
 from fks.model.timeframe import iso
 
@@ -55,7 +57,6 @@ def import_(
 def _imported(
     ctx: click.Context, files: tuple[Path, ...], wanted: Wanted, *, is_dry: bool, replaces: bool, with_larger: bool
 ) -> list[dict[str, Any]]:
-    from fks.cli.data_store import with_store
     from fks.clock import RealClock
     from fks.data.files.bars import read_bars
     from fks.data.files.load import import_file
@@ -148,7 +149,6 @@ def export(
     force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the stored bars of SYMBOL and TIMEFRAME into a file; 'fks data import' reads it back bit for bit."""
-    from fks.cli.data_store import with_store
     from fks.cli.events import moment
     from fks.data.files.export import export_bars
     from fks.model.timeframe import check_timeframe, to_ns
@@ -162,9 +162,11 @@ def export(
     async def work(db: Database) -> Any:
         name = await _spelt(db, symbol)
         path = out or Path(f"{where}-{name.replace('/', '').replace(' ', '_')}-{timeframe}.parquet")
-        return await export_bars(
-            db, path, exchange=where, symbol=name, timeframe=timeframe, from_ns=begin or 0, to_ns=stop, replaces=force
-        )
+        with progress(f"{name} {timeframe}", is_shown=not as_json) as told:
+            return await export_bars(
+                db, path, exchange=where, symbol=name, timeframe=timeframe, from_ns=begin or 0, to_ns=stop, replaces=force,
+                progress=told,
+            )  # fmt: skip
 
     done = with_store(ctx, work)
     row = {
@@ -191,4 +193,4 @@ async def _spelt(db: Database, symbol: str) -> str:
     return symbol if symbol in found else found.pop()
 
 
-COMMANDS: tuple[click.Command, ...] = (import_, export)
+COMMANDS: tuple[click.Command, ...] = (import_, export, record)

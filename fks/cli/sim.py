@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fks.cli.sim_replay import replay
 from fks.model.errors import InputError, OutageError
 
 if TYPE_CHECKING:
@@ -118,6 +119,9 @@ async def _serve(options: Options, *, as_json: bool) -> None:
         raise OutageError(
             f"the exchange stopped: {server.failed.result()!r}", remedy="see the log above; start it again"
         )
+
+
+sim.add_command(replay)
 
 
 @sim.group()

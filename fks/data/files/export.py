@@ -52,8 +52,8 @@ async def export_bars(
 ) -> Exported:
     """Write complete bars with from <= open time < to into `path` (.parquet, .csv or .csv.gz).
 
-    Guarantees: the file is there whole or not at all (it is written beside and renamed). `progress` is told (ns done,
-    ns in all). Errors: InputError for an ending, a series without bars, a file that exists; OutageError.
+    Guarantees: the file is there whole or not at all (it is written beside and renamed). `progress` is told (bars
+    done, at most so many in all). Errors: InputError for an ending, a series without bars, a file that exists; OutageError.
     """
     check_timeframe(timeframe)
     ending = _ending(path, replaces=replaces)
@@ -75,7 +75,7 @@ async def export_bars(
                 first, last = first or int(bars.time_ns[0]), int(bars.time_ns[-1])
                 count, at = count + len(bars), bar_end(last, timeframe)
                 if progress is not None:
-                    progress(last - begin, end - begin)
+                    progress(count, max(count, known.candles))
         if not count:
             raise _nothing(exchange, symbol, timeframe)
         size = beside.stat().st_size
@@ -83,7 +83,7 @@ async def export_bars(
     finally:
         beside.unlink(missing_ok=True)
     if progress is not None:
-        progress(1, 1)
+        progress(count, count)
     return Exported(path, exchange, symbol, timeframe, count, first, last, size)
 
 

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -51,6 +52,16 @@ class Recorder:
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="tape", daemon=True)
         self._thread.start()
+
+    @property
+    def files(self) -> list[Path]:
+        """Return the files written so far, the open one among them; old ones may be gone."""
+        return [path for path in self._writer.files if path.exists()]
+
+    @property
+    def size(self) -> int:
+        """Return their bytes on disk."""
+        return sum(path.stat().st_size for path in self.files)
 
     def opened(self, url: str, wanted: Sequence[Subscription]) -> int:
         """Note a dial; return the connection's number."""

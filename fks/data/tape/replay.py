@@ -42,10 +42,11 @@ class TapeExchange:
 
     `speed` is tape seconds a second; None plays as fast as the takers take. Guarantees: every event of a wanted channel is
     handed out, in order, however slow the taker; REST never tells what lies after the moment that is played. The tape begins
-    with the first `watch` and plays once: over, `ended` is set, nothing more comes, and the sockets stand silent.
+    with the first `watch`, and not before REST was left alone for `lead_s` (a collector first asks what came before). It
+    plays once: over, `ended` is set, nothing more comes, and the sockets stand silent.
     """
 
-    def __init__(self, path: Path, clock: Clock, *, speed: float | None = None) -> None:
+    def __init__(self, path: Path, clock: Clock, *, speed: float | None = None, lead_s: float = 0.0) -> None:
         if speed is not None and speed <= 0:
             raise InputError(f"speed {speed:g} is not above 0", remedy="1 is as it was, 10 ten times as fast")
         self._files = tape_files(path)
@@ -57,7 +58,8 @@ class TapeExchange:
         self.streams_max, self.has_empty_bars, self.calendar = header.streams_max, header.has_empty_bars, header.calendar
         self.ended = asyncio.Event()
         self.facts = Facts()
-        self._clock, self._speed = clock, speed
+        self._clock, self._speed, self._lead_s = clock, speed, lead_s
+        self._asked_s = 0.0
         self._takers: set[_Taker] = set()
         self._is_taken = asyncio.Event()
         self._player: asyncio.Task[None] | None = None
@@ -86,10 +88,12 @@ class TapeExchange:
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
         """Return closed bars that are on the tape, up to its present."""
+        self._asked_s = self._clock.monotonic()
         return self.facts.bars(symbol, timeframe, since_ns, limit, until_ns)
 
     async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
         """Return trades that are on the tape, up to its present."""
+        self._asked_s = self._clock.monotonic()
         return self.facts.trades(symbol, from_id, since_ns, limit)
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
@@ -123,6 +127,9 @@ class TapeExchange:
 
     async def _play(self) -> None:
         waiting: list[MarketEvent] = []
+        self._asked_s = max(self._asked_s, self._clock.monotonic())
+        while (left_s := self._asked_s + self._lead_s - self._clock.monotonic()) > 0:
+            await self._clock.sleep(left_s)
         self._begun_s = self._clock.monotonic()
         for played in play(read_records(self._files), wires_of(self.name)):
             wait_s = self._wait_s(played)

@@ -57,6 +57,7 @@ class TapedExchange:
         if not isinstance(exchange, WireExchange):
             raise ConfigError(f"{exchange.name} has no wire that could be recorded", remedy="set data.tape = false")
         self._exchange: Exchange = exchange
+        self.source = exchange
         self.recorder = recorder
         self.name, self.timeframes, self.channels = exchange.name, exchange.timeframes, exchange.channels
         self.trade_ids, self.trades_from = self._exchange.trade_ids, self._exchange.trades_from

@@ -28,6 +28,7 @@ class TapeWriter:
         self._digest = hashlib.sha256()
         self._size = self._records = self._begun_ns = 0
         self._number = 0
+        self.files: list[Path] = []
 
     @property
     def path(self) -> Path | None:
@@ -46,6 +47,7 @@ class TapeWriter:
         moment = to_datetime(self._header.run)
         self._path = self._folder / f"{self._header.exchange}-{moment:%Y%m%dT%H%M%S}-{self._number:05d}{ENDING}"
         self._file = self._path.open("xb")
+        self.files.append(self._path)
         self._digest, self._size, self._records, self._begun_ns = hashlib.sha256(), 0, 0, now_ns
         self._put(msgspec.json.encode(replace(self._header, number=self._number)) + b"\n")
         self._prune()

@@ -1,0 +1,115 @@
+"""`fks sim replay`: a tape through the code that read it live, at any speed, and what came of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.cli.base import FAILED, as_json, emit, table
+from fks.model.errors import InputError
+from fks.model.timeframe import iso
+
+if TYPE_CHECKING:
+    from fks.data.tape.summary import Summary
+
+
+@click.command()
+@click.argument("tape", type=click.Path(path_type=Path))
+@click.option("--speed", type=float, help="Tape seconds per second; without it as fast as it goes.")
+@click.option("--timeframe", default="1m", show_default=True, help="Bars to build of the trades.")
+@click.option("--expect", default="", metavar="DIGEST", help="Fail when the bars have another digest.")
+@click.option("--check", is_flag=True, help="Only verify the files: checksums, what is in them.")
+@as_json
+@click.pass_context
+def replay(
+    ctx: click.Context, tape: Path, speed: float | None, timeframe: str, expect: str, check: bool, as_json: bool
+) -> int:
+    """Play TAPE, a file or a folder of them, through the exchange's own decoder into bars, and show what came of it.
+
+    The same tape gives the same digests until the code reads it differently. Tapes come from 'fks data record' and from
+    collectors with data.tape = true. See docs/tapes.md.
+    """
+    from fks.model.timeframe import check_timeframe
+
+    if check:
+        return _check(tape, as_json=as_json)
+    if speed is not None and speed <= 0:
+        raise InputError(f"speed {speed:g} is not above 0", remedy="1 is as it was, 10 ten times as fast")
+    summary, took_s = _play(tape, speed, check_timeframe(timeframe))
+    document = _document(summary, timeframe) | {"tape": str(tape), "seconds": round(took_s, 3)}
+    emit(document, as_json=as_json, schema="fks.sim.replay/1")
+    if not as_json:
+        _tell(document, took_s)
+    if expect and expect != document["bars_digest"]:
+        click.echo(f"{click.style('other bars:', fg='red')} {document['bars_digest']}, not {expect}", err=True)
+        return FAILED
+    return 0
+
+
+def _play(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary, float]:
+    """Return what came of the tape, and how many seconds the playing took."""
+    from fks.data.tape.playing import play, wires_of
+    from fks.data.tape.reading import read_header, read_records, tape_files
+    from fks.data.tape.summary import Summary
+    from fks.model.market import TradeIds
+
+    files = tape_files(tape)
+    header = read_header(files[0])
+    summary = Summary(header.exchange, timeframe, ids=TradeIds(header.trade_ids))
+    make_wire = wires_of(header.exchange)
+    begin_s, begin_ns = time.monotonic(), 0
+    for played in play(read_records(files), make_wire):
+        if speed is not None:
+            begin_ns = begin_ns or played.received_ns
+            wait_s = (played.received_ns - begin_ns) / 1e9 / speed - (time.monotonic() - begin_s)
+            if wait_s > 0.002:
+                time.sleep(wait_s)
+        summary.add(played)
+    return summary, time.monotonic() - begin_s
+
+
+def _document(summary: Summary, timeframe: str) -> dict[str, Any]:
+    return {
+        "from": iso(summary.first_ns), "to": iso(summary.last_ns), "connections": summary.connections,
+        "frames": summary.frames, "events": summary.events, "timeframe": timeframe,
+        "symbols": [
+            {"symbol": name, "trades": row.trades, "quotes": row.quotes, "books": row.books, "bars": len(row.bars),
+             "repeated": row.repeated, "ids_missing": row.ids_missing}
+            for name, row in sorted(summary.symbols.items())
+        ],
+        "troubles": dict(summary.troubles), "told": summary.told, "digest": summary.digest, "bars_digest": summary.bars_digest,
+    }  # fmt: skip
+
+
+def _tell(document: dict[str, Any], took_s: float) -> None:
+    table(
+        ([row["symbol"], row["trades"], row["quotes"], row["books"], row["bars"], row["repeated"], row["ids_missing"]]
+         for row in document["symbols"]),
+        ("SYMBOL", "TRADES", "QUOTES", "BOOKS", f"BARS {document['timeframe']}", "REPEATED", "IDS MISSING"),
+        empty="nothing of any symbol is on it",
+    )  # fmt: skip
+    for text in document["told"]:
+        click.echo(f"trouble: {text}")
+    rate = document["frames"] / max(took_s, 1e-9)
+    click.echo(f"{document['frames']} messages, {document['from']} to {document['to']}, played in {took_s:.2f} s ({rate:,.0f} a second)")
+    click.echo(f"events {document['digest'][:16]}, bars {document['bars_digest']}")
+
+
+def _check(tape: Path, *, as_json: bool) -> int:
+    from fks.data.tape.reading import check_file, tape_files
+
+    rows = [check_file(path) for path in tape_files(tape)]
+    shown = [
+        {"file": row.path.name, "exchange": row.header.exchange, "whole": row.is_whole, "from": iso(row.first_ns), "to": iso(row.last_ns),
+         "messages": row.frames, "lost": row.lost, "bytes": row.size}
+        for row in rows
+    ]  # fmt: skip
+    emit(shown, as_json=as_json, schema="fks.sim.replay.check/1")
+    if not as_json:
+        table((list(row.values()) for row in shown), [name.upper() for name in shown[0]])
+        if not all(row.is_whole for row in rows):
+            click.echo("a file that is not whole was cut off or is still being written: it is good up to its last block")
+    return 0

@@ -1,0 +1,139 @@
+"""A collector is recorded on a real socket; its tape, in the exchange's place, makes the same collector store the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from fks.cli import cli
+from fks.cli.base import FAILED, OK, USAGE, run
+from fks.clock import RealClock
+from fks.data.collector import Collector
+from fks.data.tape.reading import check_file, tape_files
+from fks.data.tape.replay import TapeExchange
+from fks.data.tape.taped import TapedExchange, taped
+from fks.exchanges.registry import make_exchange
+from fks.model.ports import Exchange
+from fks.store.bus import Bus
+from fks.store.db import Database
+from tests.support.collecting import Held, running, settings_for
+from tests.support.local_exchange import LocalExchange
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.waiting import until
+
+FEW: dict[str, Any] = {"timeframes": ("1s", "5s", "1m"), "symbols": ("BTCUSDT", "ETHUSDT"), "backfill_bars": 20}
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+    made = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "21", "--rate-limits", "off"]).start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+async def collect(database: Database, bus: Bus, log: CollectingLog) -> Any:
+    def make(source: Exchange, settings: Any, epoch: int) -> Collector:
+        lease = Held("collector:binance", epoch)
+        return Collector(source, database, bus, RealClock(), RecordingMeter(), log, settings, lease)
+
+    return make
+
+
+async def stored(db: Database) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return what the store has: bars, public trades."""
+    bars = await db.sql("SELECT symbol, timeframe, time, open, high, low, close, volume, trades, is_complete, is_empty FROM ohlcv_data")
+    trades = await db.sql("SELECT symbol, trade_id, time, price, quantity, count FROM market_trades")
+    return {tuple(r)[:3]: tuple(r) for r in bars}, {tuple(r)[:2]: tuple(r) for r in trades}
+
+
+async def test_a_recorded_run_played_again_stores_the_same(
+    database: Database, log: CollectingLog, exchange: LocalExchange, collect: Any, tmp_path: Path
+) -> None:
+    settings = settings_for(exchange.info, tape=True, **FEW).model_copy(update={"home": str(tmp_path)})
+    plain = make_exchange("binance", settings=settings, node=None, clock=RealClock(), log=log)
+    source = taped(plain, settings, RealClock(), log)
+    assert isinstance(source, TapedExchange)
+
+    async def has_collected() -> bool:
+        rows = await database.sql("SELECT count(*) FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s' AND trades > 0")
+        return bool(rows[0][0] >= 10)
+
+    async with running(collect(source, settings, 1)):
+        await until(has_collected, deadline_s=40)
+    live_bars, live_trades = await stored(database)
+    files = tape_files(tmp_path / "tapes" / "binance")
+    assert all(check_file(file).is_whole for file in files)
+
+    await database.sql("TRUNCATE ohlcv_data, market_trades, feeds")
+    played = TapeExchange(tmp_path / "tapes" / "binance", RealClock(), lead_s=1.0)
+
+    async def has_stored() -> bool:
+        rows = await database.sql("SELECT count(*) FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s' AND trades > 0")
+        return played.ended.is_set() and bool(rows[0][0] >= 5)
+
+    async with running(collect(played, settings, 2)):
+        await until(has_stored, deadline_s=40)
+    bars, trades = await stored(database)
+    both = bars.keys() & live_bars.keys()
+    assert len([key for key in both if key[1] == "1s"]) >= 10
+    assert {key: bars[key] for key in both} == {key: live_bars[key] for key in both}
+    shared = trades.keys() & live_trades.keys()
+    assert len(shared) >= 10
+    assert {key: trades[key] for key in shared} == {key: live_trades[key] for key in shared}
+
+
+async def test_without_the_setting_nothing_is_recorded(exchange: LocalExchange, log: CollectingLog, tmp_path: Path) -> None:
+    settings = settings_for(exchange.info, **FEW).model_copy(update={"home": str(tmp_path)})
+    plain = make_exchange("binance", settings=settings, node=None, clock=RealClock(), log=log)
+    assert taped(plain, settings, RealClock(), log) is plain
+    assert not os.listdir(tmp_path)
+    await plain.close()
+
+
+async def test_the_commands(
+    exchange: LocalExchange, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FKS_DATA_REST_URL", exchange.info["rest"])
+    monkeypatch.setenv("FKS_DATA_WS_URL", exchange.info["ws"])
+
+    async def fks(*words: object) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(run, cli, ["--home", str(tmp_path / "home"), *map(str, words)])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    tape = tmp_path / "tape"
+    code, out, err = await fks("data", "record", "btc/usdt", "--seconds", "2", "--channels", "trades,bars,quotes,book", "--to", tape, "--json")
+    assert code == OK, err
+    made = orjson.loads(out)
+    assert made["frames"] > 5
+    assert (made["symbols"], made["lost"], len(made["files"])) == (["BTCUSDT"], 0, 1)
+
+    code, out, _ = await fks("sim", "replay", tape, "--timeframe", "1s", "--json")
+    assert code == OK
+    first = orjson.loads(out)
+    assert first["frames"] == made["frames"]
+    assert first["symbols"][0]["trades"] > 0
+    assert first["troubles"] == {}
+    code, out, _ = await fks("sim", "replay", made["files"][0], "--timeframe", "1s", "--expect", first["bars_digest"])
+    assert (code, "BTCUSDT" in out) == (OK, True)
+    code, _, err = await fks("sim", "replay", tape, "--expect", "abc")
+    assert (code, "other bars:" in err) == (FAILED, True)
+    code, out, _ = await fks("sim", "replay", tape, "--check")
+    assert (code, "True" in out) == (OK, True)
+
+    for words, message in [
+        (("data", "record", "NOSUCHCOIN", "--seconds", "1"), "unknown symbol"),
+        (("data", "record", "BTCUSDT", "--channels", "gossip"), "there is no channel 'gossip'"),
+        (("sim", "replay", tmp_path / "none"), "there is no tape at"),
+        (("sim", "replay", tape, "--speed", "0"), "speed 0 is not above 0"),
+    ]:
+        code, _, err = await fks(*words)
+        assert (code, message in err) == (USAGE, True), err

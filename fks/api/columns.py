@@ -1,16 +1,18 @@
-"""Stored bars as files: CSV and Arrow streams, a page of rows at a time, so that a year of minutes is never held at once."""
+"""Stored bars as files: CSV and Arrow streams, a page of columns at a time, so that a year of minutes is never held at once."""
 
 from __future__ import annotations
 
 import asyncio
-import csv
 import io
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 
-from fks.api.exact import dump
+from fks.model.timeframe import iso
+from fks.store.reading import COLUMNS
 
 #: name -> media type
 MEDIA = {
@@ -18,33 +20,39 @@ MEDIA = {
     "csv": "text/csv; charset=utf-8",
     "arrow": "application/vnd.apache.arrow.stream",
 }
-COLUMNS = ("time", "open", "high", "low", "close", "volume", "trades", "is_complete", "is_empty", "revision")
-Rows = Sequence[Any]  # of mappings: what the database gives
+Columns = Mapping[str, npt.NDArray[Any]]
+_SECOND = 1_000_000_000
 
 
-async def csv_of(pages: AsyncIterator[Rows]) -> AsyncIterator[bytes]:
+async def csv_of(pages: AsyncIterator[Columns]) -> AsyncIterator[bytes]:
     """Yield a CSV text: a line of names, then bars; times ISO 8601 with Z, numbers as in JSON, true and false."""
     yield (",".join(COLUMNS) + "\n").encode()
-    async for rows in pages:
-        yield await asyncio.to_thread(_csv, rows)
+    async for page in pages:
+        yield await asyncio.to_thread(_csv, page)
 
 
-async def arrow_of(pages: AsyncIterator[Rows], metadata: Mapping[str, str]) -> AsyncIterator[bytes]:
-    """Yield an Arrow IPC stream: time timestamp[us, UTC], prices and volume float64, trades and revision int32."""
+async def arrow_of(pages: AsyncIterator[Columns], metadata: Mapping[str, str]) -> AsyncIterator[bytes]:
+    """Yield an Arrow IPC stream: time timestamp[ns, UTC], prices and volume float64, trades and revision int32."""
     writer = await asyncio.to_thread(_ArrowWriter, metadata)  # the first one imports pyarrow
     yield writer.taken()
-    async for rows in pages:
-        yield await asyncio.to_thread(writer.add, rows)
+    async for page in pages:
+        yield await asyncio.to_thread(writer.add, page)
     yield writer.end()
 
 
-def _csv(rows: Rows) -> bytes:
-    values = orjson.loads(dump([[row[name] for name in COLUMNS] for row in rows]))  # one spelling of numbers and times
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [str(value).lower() if isinstance(value, bool) else value for value in row] for row in values
-    )
-    return text.getvalue().encode()
+def _csv(page: Columns) -> bytes:
+    return b"\n".join(map(b",".join, zip(*(_texts(name, page[name]) for name in COLUMNS), strict=True))) + b"\n"
+
+
+def _texts(name: str, column: npt.NDArray[Any]) -> list[bytes]:
+    """Return a column's values as they stand in JSON; null is nothing."""
+    if name == "time":
+        if not (column % _SECOND).any():
+            texts: list[bytes] = np.datetime_as_string(column.view("datetime64[ns]"), unit="s").astype("S20").tolist()
+            return [text + b"Z" for text in texts]
+        return [iso(int(time_ns)).encode() for time_ns in column]
+    text = orjson.dumps(column, option=orjson.OPT_SERIALIZE_NUMPY)
+    return text[1:-1].replace(b"null", b"").split(b",")
 
 
 class _ArrowWriter:
@@ -55,7 +63,7 @@ class _ArrowWriter:
 
         self._pa: Any = pyarrow
         kinds: dict[str, Any] = {
-            "time": pyarrow.timestamp("us", tz="UTC"),
+            "time": pyarrow.timestamp("ns", tz="UTC"),
             "trades": pyarrow.int32(),
             "revision": pyarrow.int32(),
         }
@@ -66,9 +74,9 @@ class _ArrowWriter:
         self._sink = io.BytesIO()
         self._stream = pyarrow.ipc.new_stream(self._sink, self._schema)
 
-    def add(self, rows: Rows) -> bytes:
+    def add(self, page: Columns) -> bytes:
         """Return the bytes of one more batch."""
-        columns = [self._pa.array([row[name] for row in rows], type=self._schema.field(name).type) for name in COLUMNS]
+        columns = [self._pa.array(page[name], type=self._schema.field(name).type, from_pandas=True) for name in COLUMNS]
         self._stream.write_batch(self._pa.record_batch(columns, schema=self._schema))
         return self.taken()
 

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fks.model.errors import InputError
-from fks.store.db import Querier, Row
+from fks.store import copy
+from fks.store.db import Database, Querier, Row, sql
+
+#: the columns of `read_columns`, as they are told everywhere
+COLUMNS = ("time", "open", "high", "low", "close", "volume", "trades", "is_complete", "is_empty", "revision")
+_KINDS = {
+    "time": copy.TIME,
+    "trades": copy.INT4,
+    "revision": copy.INT4,
+    "is_complete": copy.BOOL,
+    "is_empty": copy.BOOL,
+}
+_FORM = copy.row_form([(name, _KINDS.get(name, copy.FLOAT)) for name in COLUMNS])
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +78,19 @@ class ReadingStore:
 def listed_of(row: Row) -> Listed:
     """Return a row of `reading.spelled` as a value."""
     return Listed(row["exchange"], row["symbol"], row["base"], row["quote"], row["multiplier"], row["has_bars"])
+
+
+async def read_columns(
+    db: Database, series: tuple[str, str, str], first: datetime, end: datetime | None, limit: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Return stored bars of (exchange, symbol, timeframe) with first <= open time < end, the oldest `limit`, as columns.
+
+    `time` is int64 ns, prices and volume float64 (NaN where the table has null), the others as in COLUMNS. Errors: OutageError.
+    """
+    async with db.acquire() as connection:
+        stream = await copy.copy_out(connection, sql("reading.columns"), *series, first, end or _LATEST, limit)
+    rows = copy.decoded(_FORM, stream)
+    found: dict[str, npt.NDArray[Any]] = {"time": copy.time_ns_of(rows)}
+    for name in COLUMNS[1:]:
+        found[name] = np.ascontiguousarray(rows[name].astype(rows[name].dtype.newbyteorder("=")))
+    return found

@@ -16,13 +16,13 @@ from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Gate, Reader, moment
 from fks.api.routes.market import identity
-from fks.model.timeframe import check_timeframe, iso, to_ns
+from fks.model.timeframe import check_timeframe, iso, to_datetime, to_ns
 from fks.store.bars import BarStore
-from fks.store.reading import ReadingStore
+from fks.store.reading import ReadingStore, read_columns
 
 router = APIRouter(tags=["market data"])
 JSON_MAX, FILE_MAX = 10_000, 1_000_000
-_PAGE = 10_000
+_PAGE = 50_000
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -79,13 +79,14 @@ async def historical(
 
 async def _pages(
     gate: Gateway, series: tuple[str, str, str], first: datetime | None, end: datetime | None, count: int
-) -> AsyncIterator[columns.Rows]:
+) -> AsyncIterator[columns.Columns]:
     while first is not None and count > 0:
-        rows = await gate.db.fetch("reading.page", *series, first, end, min(_PAGE, count))
+        page = await read_columns(gate.db, series, first, end, min(_PAGE, count))
+        rows = len(page["time"])
         if rows:
-            yield rows
-        count -= len(rows)
-        first = rows[-1]["time"] + _MICROSECOND if len(rows) == _PAGE else None
+            yield page
+        count -= rows
+        first = to_datetime(int(page["time"][-1])) + _MICROSECOND if rows == _PAGE else None
 
 
 def _accepted(accept: str) -> str:

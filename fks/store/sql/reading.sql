@@ -48,6 +48,14 @@ SELECT time, open, high, low, close, volume, trades, is_complete, is_empty, revi
  WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND time >= $4 AND ($5::timestamptz IS NULL OR time < $5)
  ORDER BY time LIMIT $6;
 
+-- name: columns
+-- Give bars of one series in a span as columns of one width (for COPY): NaN where a number is null.
+SELECT time, COALESCE(open, 'NaN') AS open, COALESCE(high, 'NaN') AS high, COALESCE(low, 'NaN') AS low,
+       COALESCE(close, 'NaN') AS close, COALESCE(volume, 'NaN') AS volume, trades, is_complete, is_empty, revision
+  FROM ohlcv_data
+ WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND time >= $4 AND time < $5
+ ORDER BY time LIMIT $6;
+
 -- name: nth_newest
 -- Give where the newest so many bars of a series before a moment begin; null when there are none.
 SELECT min(time) FROM (

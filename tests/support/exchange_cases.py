@@ -212,7 +212,18 @@ def _polygon() -> Case:
     )  # fmt: skip
 
 
-CASES: dict[str, Case] = {case.name: case for case in (_bybit(), _okx(), _polygon())}
+def _template() -> Case:
+    def answer(text: str) -> list[str]:
+        return [json.dumps({"op": "subscribed", "stream": stream}) for stream in json.loads(text)["streams"]]
+
+    common = _crypto("template", "BTC-USD", 41) | {"wanted": subscriptions("BTC-USD", Channel.TRADES, Channel.BARS, Channel.QUOTES)}
+    return Case(
+        name="template", answer=answer, instrument=("BTC-USD", "BTC/USD", "0.1", "0.001", "0.002"),
+        not_streamed=Subscription(Channel.BOOK, "BTC-USD"), **common,
+    )  # fmt: skip
+
+
+CASES: dict[str, Case] = {case.name: case for case in (_bybit(), _okx(), _polygon(), _template())}
 
 
 def believed(events: Sequence[MarketEvent], kind: type[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fks.exchanges._template import TemplateWire
 from fks.exchanges.base import Subscribed, Tally, Wire
 from fks.exchanges.base.paging import page_end
 from fks.exchanges.base.rows import number_of
@@ -29,7 +30,7 @@ BTC = subscriptions("BTCUSDT", *Channel)
 def wire_of(name: str, tally: Tally | None = None) -> Wire:
     """Return a wire that has said hello for everything its case wants."""
     made: Wire = {
-        "bybit": lambda: BybitWire(tally=tally), "okx": lambda: OkxWire(tally=tally), "polygon": lambda: PolygonWire("k", tally=tally)
+        "bybit": lambda: BybitWire(tally=tally), "okx": lambda: OkxWire(tally=tally), "polygon": lambda: PolygonWire("k", tally=tally), "template": lambda: TemplateWire(tally=tally),
     }[name]()  # fmt: skip
     made.hello(CASES[name].wanted)
     return made

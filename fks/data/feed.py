@@ -115,8 +115,9 @@ class SymbolFeed:
         self.outages: deque[Outage] = deque()
         #: when trades came whose bars were sealed already: these bars are asked for again
         self.late_ns: set[int] = set()
-        #: the store may lack trades that were filled with bars, or were dropped: they are fetched once it is live
-        self.wants_refill = False
+        #: the store may lack trades up to this one, filled with bars or dropped: they are fetched once a later one is stored
+        self.refill_to: int | None = None
+        self.stored_id = -1
         self.pulses = {channel: Pulse(now_s, stale_min_s, stale_max_s) for channel in channels}
         self._ids = ids
         self._seen: dict[int, None] = {}
@@ -126,6 +127,8 @@ class SymbolFeed:
         self._asked_ns = 0  # no doubt is raised again before
         self._ask_again_ns = GRACE_NS
         self._lags: deque[int] = deque(maxlen=_LAGS_KEPT)
+        #: the exchange's clock less our monotonic one, at the least: a message is never older than what it tells
+        self._offsets: deque[int] = deque(maxlen=_LAGS_KEPT)
 
     # ── hearing ──────────────────────────────────────────────────────────────────────────────────
     def receive(self, events: list[Event], now_ns: int, now_s: float) -> None:
@@ -143,6 +146,7 @@ class SymbolFeed:
                     self._inbox.append(event)
         if latest >= 0:
             self._lags.append(now_ns - latest)
+            self._offsets.append(latest - round(now_s * NS))
             self._heard(Channel.TRADES, now_s)
             self.is_mute = False
         if has_bars:
@@ -234,7 +238,7 @@ class SymbolFeed:
             self._seal(over_ns)
         return gap
 
-    def advance(self, now_ns: int, now_s: float = 0.0) -> Gap | Doubt | None:
+    def advance(self, now_ns: int, now_s: float) -> Gap | Doubt | None:
         """Build from the inbox and seal what is proven over. A Gap stops it: fill the hole, then call again."""
         if self.builder is None or self.state not in (FeedState.LIVE, FeedState.STALE):
             return None
@@ -252,14 +256,14 @@ class SymbolFeed:
                 elif is_proven:
                     self.vouch(now_s)  # it counts the trades we have
             self._inbox.popleft()
-        return self._settle(now_ns) or self._overdue(now_ns)
+        return self._settle(now_ns) or self._overdue(now_ns, now_s)
 
     def trim(self) -> None:
         """Let the oldest trades go that wait for the store beyond `trades_max`: they are counted, and fetched again."""
         while len(self.trades) > self.trades_max:
             self.trades.popleft()
             self.dropped += 1
-            self.wants_refill = True
+            self.refill_to = self.last_id
 
     def take_dropped(self) -> int:
         """Return how many trades and events were let go since the last call."""
@@ -347,13 +351,17 @@ class SymbolFeed:
                 return self._doubt(bar_end(end.time_ns, frame), now_ns)
         return None
 
-    def _overdue(self, now_ns: int) -> Doubt | None:
-        """Doubt in a silence of which the venue says nothing, ever more seldom while it lasts."""
+    def _overdue(self, now_ns: int, now_s: float) -> Doubt | None:
+        """Doubt in a silence of which the venue says nothing, ever more seldom while it lasts.
+
+        Its present is reckoned from its own messages and our monotonic clock: the time of day may jump, and a second that
+        has not happened has no trades at REST either.
+        """
         assert self.builder is not None
-        lag_ns = max(self._lags, default=LAG_MAX_NS)  # its clock: ours minus the worst recent lag
+        lag_ns = max(self._lags, default=LAG_MAX_NS)
         if self.state is not FeedState.LIVE or self._waiting or lag_ns >= LAG_MAX_NS:
             return None
-        over_ns = bar_start(now_ns - lag_ns - GRACE_NS, self.builder.base)
+        over_ns = bar_start(min(self._offsets) + round(now_s * NS) - GRACE_NS, self.builder.base)
         return self._doubt(over_ns, now_ns) if over_ns > self.builder.open_ns else None
 
     def _doubt(self, over_ns: int, now_ns: int) -> Doubt | None:

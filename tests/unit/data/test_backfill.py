@@ -68,7 +68,7 @@ def test_interrupted_anywhere_the_store_holds_every_bar_once(
         if live:
             venue.now_ns = live[-1].time_ns
             feed.receive(list(live), venue.now_ns, 1.0)
-            assert not isinstance(feed.advance(venue.now_ns), Gap)
+            assert not isinstance(feed.advance(venue.now_ns, 1.0), Gap)
         kept = list(feed.sealed)[: len(feed.sealed) - lost] if lost else list(feed.sealed)
         for item in kept:
             stored[item.bar.timeframe].append(item.bar)
@@ -105,7 +105,7 @@ def test_where_trades_are_only_had_by_time_the_bars_are_the_same(
         if live:  # what REST had already comes again over the socket
             venue.now_ns = max(venue.now_ns, live[-1].time_ns)
             feed.receive([trade for trade in live if trade.time_ns >= made.builder.open_ns], venue.now_ns, 1.0)
-            assert not isinstance(feed.advance(venue.now_ns), Gap)
+            assert not isinstance(feed.advance(venue.now_ns, 1.0), Gap)
         for item in list(feed.sealed)[: len(feed.sealed) - lost] if lost else list(feed.sealed):
             stored[item.bar.timeframe].append(item.bar)
             positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)

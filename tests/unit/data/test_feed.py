@@ -110,6 +110,20 @@ def test_silence_proves_nothing_but_raises_a_doubt_ever_more_seldom() -> None:
     assert hear(feed, 8.7) == Doubt(2, T0 + 7 * NS)
 
 
+def test_a_clock_that_jumps_ahead_seals_no_second_that_has_not_happened() -> None:
+    """REST has no trade of the future either: its silence would prove anything."""
+    feed = live()
+    for number in range(1, 4):
+        hear(feed, number, trade(number, number))
+    jump_ns = 4 * NS
+    found = feed.advance(T0 + round(5.6 * NS) + jump_ns, 5.6)
+    assert found == Doubt(4, T0 + 4 * NS)  # 5.6 s less what a message may take
+    feed = live()
+    for number in range(1, 4):
+        hear(feed, number, trade(number, number))
+    assert feed.advance(T0 + round(3.2 * NS) + jump_ns, 3.2) is None
+
+
 def test_what_rest_has_of_a_silent_second_is_in_its_bar() -> None:
     feed = live()
     hear(feed, 0.2, trade(1, 0.1))
@@ -226,7 +240,7 @@ def test_what_waits_too_long_for_the_store_is_let_go_counted_and_wanted_again() 
     feed.trades_max = 3
     hear(feed, 0.9, *(trade(n, n / 10) for n in range(1, 8)))
     assert [t.trade_id for t in feed.trades] == [5, 6, 7]
-    assert (feed.take_dropped(), feed.take_dropped(), feed.wants_refill) == (4, 0, True)
+    assert (feed.take_dropped(), feed.take_dropped(), feed.refill_to) == (4, 0, 7)
 
 
 def test_an_outage_lasts_from_the_last_message_to_the_next_live_moment() -> None:

@@ -66,6 +66,8 @@ class SchedulerActor:
                         self._c.log.debug("schedule.ran", schedule=name, result=result)
                         continue
                     self._c.log.info("schedule.ran", schedule=name, result=result)
+                for exchange, bars in schedules.missing_bars().items():
+                    self._c.meter.gauge("fks_missing_bars", bars, exchange=exchange)
                 for id in await jobs.requeue_lost(silent_s=30.0, attempts_max=3):
                     self._c.log.warning("job.requeued", job=str(id))
                 if not self._is_draining:

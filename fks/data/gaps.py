@@ -190,6 +190,13 @@ class GapWatch:
                 break
         return sorted(found, key=lambda gap: gap.hole.end_ns, reverse=True)
 
+    def missing_bars(self) -> dict[str, int]:
+        """Return how many bars each exchange's series lacked when they were last looked at, those that wait included."""
+        found: dict[str, int] = {}
+        for (exchange, _, _), seen in self._seen.items():
+            found[exchange] = found.get(exchange, 0) + sum(gap.bars for gap in seen.missing)
+        return found
+
     async def _look_at(self, one: Series, now_s: float) -> tuple[Missing, ...]:
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = kept_range(one, self._clock.now_ns(), self._days)

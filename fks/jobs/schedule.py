@@ -86,6 +86,10 @@ class Schedules:
         """Have syncs begun that somebody asked for in `sync_status`. Errors: OutageError."""
         return await self._context.continuous.start_waiting()
 
+    def missing_bars(self) -> dict[str, int]:
+        """Return how many bars each exchange's series lacked at the last look."""
+        return self._context.continuous.missing_bars()
+
     async def run_due(self) -> list[tuple[str, str]]:
         """Run what is due; return (schedule, result) pairs. Errors: OutageError when the database is away."""
         db = self._context.db

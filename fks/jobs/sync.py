@@ -49,6 +49,10 @@ class Continuous:
         is_new = await self._store.submit_job(exchanges, "continuous")
         return f"{bars} bars missing in {len(found)} gaps of {', '.join(exchanges)}: {'a job fetches them' if is_new else 'a job runs'}"
 
+    def missing_bars(self) -> dict[str, int]:
+        """Return how many bars each exchange's series lacked at the last look."""
+        return self._watch.missing_bars()
+
     async def start_waiting(self) -> bool:
         """Have the syncs that wait begun; return whether a job was queued for them."""
         waiting = await self._store.waiting()

@@ -25,6 +25,7 @@ METRICS: dict[str, Metric] = {
         Metric("fks_feed_outages_total", "counter", ("cause",), "feeds that were not live for a while and are again"),
         Metric("fks_market_dropped_total", "counter", ("channel",), "market data let go because somebody was slow; trades are fetched again"),
         Metric("fks_market_conflated_total", "counter", ("channel",), "prices, quotes and books that a newer one replaced before Redis took them"),
+        Metric("fks_missing_bars", "gauge", ("exchange",), "bars missing in series that are kept whole, when last looked"),
         Metric("fks_signals_total", "counter", ("state",), "signals by outcome"),
         Metric("fks_orders_total", "counter", ("state",), "orders by state entered"),
         Metric("fks_denials_total", "counter", ("code",), "intents denied, by code"),

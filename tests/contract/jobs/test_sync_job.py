@@ -25,8 +25,10 @@ from fks.store.jobs import JobStore
 from fks.store.sync import SyncStore
 from tests.support.collecting import settings_for
 from tests.support.local_exchange import LocalExchange
-from tests.support.ports import CollectingLog
+from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
+
+METER = RecordingMeter()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,8 @@ async def scheduler(database: Database, exchange: LocalExchange, tmp_path: Path)
         await run_one(database, uuid.UUID(job_id), tmp_path, settings=settings)
 
     component: Any = SimpleNamespace(
-        db=database, clock=RealClock(), settings=settings, log=CollectingLog(), paths=Paths.of("/nowhere")
+        db=database, clock=RealClock(), settings=settings, log=CollectingLog(), paths=Paths.of("/nowhere"),
+        meter=METER,
     )
     actor = SchedulerActor(component, (), run_job=run_job)
     running = asyncio.create_task(actor.run())
@@ -100,6 +103,7 @@ async def test_a_gap_in_what_was_synced_is_filled_within_a_minute(database: Data
         rows = await database.sql("SELECT count(*) FROM ohlcv_data WHERE time BETWEEN now() - interval '9 hours' AND now() - interval '7 hours'")
         return bool(rows[0][0] >= 24)
 
+    await until(lambda: METER.total("fks_missing_bars", exchange="binance") >= 24, deadline_s=30)
     await until(is_whole, deadline_s=30)
     said = await database.sql("SELECT last_result FROM schedules WHERE name = 'continuous'")
     assert "bars missing in 1 gaps of binance" in said[0][0]

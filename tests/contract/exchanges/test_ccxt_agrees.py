@@ -1,4 +1,4 @@
-"""Two readers, one recording: our wires and ccxt.pro's handlers tell the same trades of the same frames."""
+"""Two readers, one recording: our wires and ccxt.pro's handlers tell the same of the same frames."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fks.exchanges.binance import BinanceWire
 from fks.exchanges.coinbase import CoinbaseWire
 from fks.exchanges.kraken import KrakenWire
 from fks.model.bar import PublicTrade
-from fks.model.market import Channel, Subscription
+from fks.model.market import BarSeen, Book, Channel, Quote, Subscription
 from tests.support.ccxt_feeds import feed_of, trades_of
-from tests.support.recorded import COINBASE, EXCERPT, MIXED, agg_trades, frames_of, raw_trades
+from tests.support.recorded import COINBASE, EXCERPT, KRAKEN_BOOK, MIXED, SHARED, agg_trades, frames_of, raw_trades
 
 KRAKEN = [  # documented: docs.kraken.com/api/docs/websocket-v2/trade
     b'{"channel":"trade","type":"snapshot","data":[{"symbol":"BTC/USD","side":"buy","price":105944.20,"qty":0.00027625,'
@@ -80,3 +80,47 @@ def test_ccxt_tells_the_same_trades(case: str) -> None:
             assert seen["side"] != taker_side
         else:
             assert seen["side"] == taker_side
+
+
+COINS = {"BLZETH": "BLZ/ETH", "LRCBTC": "LRC/BTC", "NKNUSDT": "NKN/USDT", "RUNEEUR": "RUNE/EUR"}
+ENDS = {
+    "binance, recorded": ("binance", BinanceWire(), COINS, MIXED, "1m"),
+    "binance's busiest, recorded": ("binance", BinanceWire(), {"BTCUSDT": "BTC/USDT"}, SHARED, "1m"),
+    "coinbase, recorded": ("coinbase", CoinbaseWire(), {"BTC-USD": "BTC/USD", "ETH-USD": "ETH/USD"}, COINBASE, "5m"),
+    "kraken, recorded": ("kraken", KrakenWire(), {"BTC/USD": "BTC/USD"}, KRAKEN_BOOK, "1m"),
+}
+READ_BY_BOTH = (b"@kline", b"@bookTicker", b'"book"', b'"l2_data"', b'"ticker"')
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_ccxt_ends_with_the_same_quotes_bars_and_books(case: str) -> None:
+    """ccxt keeps the newest of each: after the whole recording it is what we told last."""
+    name, wire, symbols, path, timeframe = ENDS[case]
+    if not path.exists():
+        pytest.skip("no data set here")
+    wire.hello([Subscription(c, s, timeframe if c is Channel.BARS else "") for c in Channel for s in symbols])
+    exchange, client = feed_of(name, symbols)
+    quotes: dict[str, Quote] = {}
+    bars: dict[str, BarSeen] = {}
+    books: dict[str, Book] = {}
+    for received_ns, frame in frames_of(path):
+        for event in wire.receive(frame, received_ns):
+            if isinstance(event, Quote):
+                quotes[symbols[event.symbol]] = event
+            elif isinstance(event, BarSeen):
+                bars[symbols[event.bar.symbol]] = event
+            elif isinstance(event, Book):
+                books[symbols[event.symbol]] = event
+        if any(mark in frame[:60] for mark in READ_BY_BOTH):
+            exchange.handle_message(client, json.loads(frame))
+    assert quotes or bars or books
+    for symbol, quote in quotes.items():
+        seen = (exchange.bidsasks if name == "binance" else exchange.tickers)[symbol]
+        told = [float(number) for number in (quote.bid, quote.bid_size, quote.ask, quote.ask_size)]
+        assert told == [seen["bid"], seen["bidVolume"], seen["ask"], seen["askVolume"]]
+    for symbol, kept in exchange.ohlcvs.items():
+        bar = bars[symbol].bar
+        assert kept[timeframe][-1] == [bar.time_ns // 1_000_000, bar.open, bar.high, bar.low, bar.close, bar.volume]
+    for symbol, book in books.items():
+        for mine, other in ((book.bids, exchange.orderbooks[symbol]["bids"]), (book.asks, exchange.orderbooks[symbol]["asks"])):
+            assert [[float(price), float(size)] for price, size in mine] == [level[:2] for level in other[: len(mine)]]

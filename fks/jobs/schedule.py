@@ -41,7 +41,8 @@ async def _old_trades(c: Context) -> str:
 
 
 async def _old_bars(c: Context) -> str:
-    return f"{await drop_old_bars(c.db, to_datetime(c.clock.now_ns()), c.settings.data.bars_keep_days)} bars deleted"
+    keep_days = {str(timeframe): days for timeframe, days in c.settings.data.bars_keep_days.items()}
+    return f"{await drop_old_bars(c.db, to_datetime(c.clock.now_ns()), keep_days)} bars deleted"
 
 
 async def _performance(c: Context) -> str:

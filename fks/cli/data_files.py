@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--timezone", "zone", metavar="ZONE", help="Of stamps that name none: UTC, America/New_York.")
 @click.option("--stamps", type=click.Choice(["open", "end"]), help="What a stamp means. Default: the form's own; else open.")
 @click.option("--columns", default="", metavar="NAMES", help="What the columns are: time,open,high,low,close,volume,-")
+@click.option("--calendar", default="24/7", show_default=True, help="When the market trades: XNYS, CMES, … (what is missing).")
 @click.option("--larger", is_flag=True, help="Also store the larger bars that the file's bars make whole.")
 @click.option("--replace", is_flag=True, help="Replace stored bars that differ; without it such a file is refused.")
 @click.option("--dry-run", is_flag=True, help="Read, check and compare; store nothing.")
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def import_(
     ctx: click.Context, files: tuple[Path, ...], exchange: str, symbol: str, timeframe: str, zone: str | None,
-    stamps: str | None, columns: str, larger: bool, replace: bool, dry_run: bool, as_json: bool,
+    stamps: str | None, columns: str, calendar: str, larger: bool, replace: bool, dry_run: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Import bars from FILES: csv, txt or parquet, also in a zip or gz.
 
@@ -46,7 +47,7 @@ def import_(
     """
     from fks.data.files.bars import Wanted
 
-    wanted = Wanted(exchange, symbol, timeframe, zone, columns, None if stamps is None else stamps == "end")
+    wanted = Wanted(exchange, symbol, timeframe, zone, columns, None if stamps is None else stamps == "end", calendar)
     rows = _imported(ctx, files, wanted, is_dry=dry_run, replaces=replace, with_larger=larger)
     emit(rows, as_json=as_json, schema="fks.data.import/1")
     if not as_json:
@@ -70,7 +71,7 @@ def _imported(
             try:
                 read = read_bars(path, wanted, now_ns=clock.now_ns())
                 done = await import_file(db, read, is_dry=is_dry, replaces=replaces, with_larger=with_larger)
-                rows.append(_row(done) | {"seconds": round(time.monotonic() - begin, 2)})
+                rows.append(_row(done) | {"calendar": wanted.calendar, "seconds": round(time.monotonic() - begin, 2)})
             except InputError as error:  # of this file alone
                 rows.append({"file": str(path), "error": error.message, "remedy": error.remedy, "code": error.code})
         return rows
@@ -122,13 +123,13 @@ def _notes(row: dict[str, Any]) -> list[str]:
     found = [f"stamps: {row['stamps']}", *row["notes"]]
     if row["missing"]:
         found.append(
-            f"{row['missing']} bars missing in {row['gaps']} gaps, the longest {row['gap_longest']} (of a market that is always open)"
+            f"{row['missing']} bars missing in {row['gaps']} gaps, the longest {row['gap_longest']} (of a market open {row['calendar']})"
         )
     if row["differing"] and row["is_dry"]:
         found.append(f"would be refused without --replace: {row['differing']}")
-    found += [f"outlier, stored as it stands: {text}" for text in row["doubted"][:5]]
+    found += [f"stored as it stands: {text}" for text in row["doubted"][:5]]
     more = len(row["doubted"]) - 5
-    return [*found, f"{more} more outliers: see --json"] if more > 0 else found
+    return [*found, f"{more} more: see --json"] if more > 0 else found
 
 
 # ── export ───────────────────────────────────────────────────────────────────────────────────────

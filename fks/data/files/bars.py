@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fks.data.aggregate import length_of
+from fks.data.calendars import ALWAYS, Calendar, calendar_of
 from fks.data.files.layout import Layout, find_layout
 from fks.data.files.problem import problem
 from fks.data.files.rows import Rows, check_close, check_numbers, count_closed, find_timeframe, numbers, opens_of
@@ -15,14 +16,17 @@ from fks.data.files.source import open_source
 from fks.data.files.table import Table, read_table
 from fks.data.files.times import read_times
 from fks.data.outliers import Usual
-from fks.data.validate import Reason, check_bars
+from fks.data.validate import check_bars
 from fks.model.bar import Bars, Ints
 from fks.model.timeframe import NS, iso
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the caller says of a file; "" or None: find it out. `zone` is of stamps that name none, `columns` in order."""
+    """What the caller says of a file; "" or None: find it out. `zone` is of stamps that name none, `columns` in order.
+
+    `calendar` says when the market trades, so what is missing: 24/7, or a name of exchange_calendars.
+    """
 
     exchange: str = ""
     symbol: str = ""
@@ -30,14 +34,15 @@ class Wanted:
     zone: str | None = None
     columns: str = ""
     is_end: bool | None = None
+    calendar: str = ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
 class FileBars:
     """A file's bars, and how they were read.
 
-    `missing` counts the steps of a 24-hour market that have no bar, `gaps` the runs of them. `doubted` names outliers: they
-    are stored, for a crash is no mistake, and told.
+    `missing` counts the bars that the calendar expects and the file has not, `gaps` the runs of them. `doubted` names
+    outliers and bars outside sessions: they are stored, for a crash is no mistake, and told.
     """
 
     path: Path
@@ -87,19 +92,27 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
         notes.append("no volume: stored as 0")
     if not table.is_ended:
         notes.append("the last line has no end: nobody can see whether its last number was cut")
-    holes = _holes(bars)
-    doubted = [finding for finding in check_bars(bars, usual=Usual()) if finding.reason is Reason.OUTLIER]
+    calendar = None if wanted.calendar == ALWAYS else calendar_of(wanted.calendar)
+    holes = _holes(bars, calendar)
+    doubted = [finding for finding in check_bars(bars, usual=Usual(), calendar=calendar) if not finding.is_refused]
     return FileBars(
         path, layout.form, exchange, bars, None if trades is None else trades[:keep], written, source.sha256,
-        int(holes.sum()), int((holes > 0).sum()), int(holes.max(initial=0)),
-        tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}: {f.detail}" for f in doubted), tuple(notes),
+        int(holes.sum()), len(holes), int(holes.max(initial=0)),
+        tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in doubted),
+        tuple(notes),
     )  # fmt: skip
 
 
-def _holes(bars: Bars) -> Ints:
-    """Return how many bars are missing after each bar but the last."""
-    # a month is shorter than its nominal length by days, never by a half
-    return np.rint(np.diff(bars.time_ns) / (length_of(bars.timeframe) * NS)).astype(np.int64) - 1
+def _holes(bars: Bars, calendar: Calendar | None) -> Ints:
+    """Return the lengths of the holes between the first and the last bar, in bars that were expected there."""
+    if calendar is None:
+        # a month is shorter than its nominal length by days, never by a half
+        steps = np.rint(np.diff(bars.time_ns) / (length_of(bars.timeframe) * NS)).astype(np.int64) - 1
+        return steps[steps > 0]
+    expected = calendar.expected(bars.timeframe, int(bars.time_ns[0]), int(bars.time_ns[-1]) + 1)
+    is_missing = np.concatenate([[False], ~np.isin(expected, bars.time_ns), [False]]).astype(np.int8)
+    edges = np.diff(is_missing)
+    return np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
 
 
 def _series(table: Table, layout: Layout, wanted: Wanted) -> tuple[str, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from fks.data.aggregate import resample
 from fks.data.files.bars import FileBars
 from fks.data.files.problem import problem
 from fks.data.sample import larger
-from fks.model.bar import Bars
+from fks.model.bar import Bars, Ints
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, iso, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
@@ -65,8 +66,17 @@ async def import_file(
     async with db.transaction() as tx:
         for bars in series:
             trades = file.trades if bars is file.bars else None
-            done[bars.timeframe] = await store.merge(bars, exchange=file.exchange, source="import", trades=trades, tx=tx)
+            done[bars.timeframe] = await store.merge(
+                bars, exchange=file.exchange, source="import", trades=trades, is_empty=_empty(bars, trades), tx=tx
+            )
     return Imported(file, done, differing, False)
+
+
+def _empty(bars: Bars, trades: Ints | None) -> npt.NDArray[np.bool_]:
+    """Return in which bars nobody traded, as far as the file says so: one without any volume says nothing."""
+    is_known: npt.NDArray[np.bool_] = trades == 0 if trades is not None else np.full(len(bars), bool(bars.volume.any()))
+    found: npt.NDArray[np.bool_] = is_known & (bars.high == bars.low) & (bars.volume == 0)
+    return found
 
 
 def _whole(bars: Bars, timeframe: str) -> Bars:

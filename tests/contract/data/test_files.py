@@ -189,3 +189,14 @@ async def test_a_dry_run_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFi
     code, out, _ = await fks("data", "import", written(tmp_path / "BTCUSDT-1m.csv"), "--exchange", "x", "--dry-run", "--larger")
     assert (code, "dry run: nothing was stored" in out) == (OK, True)
     assert not (tmp_path / "home" / "postgres").exists()
+
+
+async def test_empty_bars_are_flagged_only_where_the_file_can_say_so(database: Database, tmp_path: Path) -> None:
+    flat = Bars("S", "1m", SAMPLE.time_ns[:3], *(np.full(3, 5.0) for _ in range(4)), np.array([1.0, 0.0, 2.0]))
+    await import_file(database, read(written(tmp_path / "x.csv", flat), Wanted("with", "S")))
+    silent = Bars("S", "1m", SAMPLE.time_ns[:3], *(np.full(3, 5.0) for _ in range(4)), np.zeros(3))
+    await import_file(database, read(written(tmp_path / "y.csv", silent), Wanted("without", "S")))
+    rows = await database.sql("SELECT exchange, is_empty FROM ohlcv_data ORDER BY exchange, time")
+    assert [tuple(row) for row in rows] == [
+        ("with", False), ("with", True), ("with", False), *[("without", False)] * 3,
+    ]  # fmt: skip

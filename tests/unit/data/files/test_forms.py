@@ -190,7 +190,7 @@ def test_holes_are_counted_and_outliers_told(tmp_path: Path) -> None:
     found = read(tmp_path / "x.csv", "\n".join(rows[:100] + rows[103:200] + rows[201:]) + "\n")
     assert (found.missing, found.gaps, found.gap_longest) == (4, 2, 3)
     assert len(found.doubted) == 1
-    assert found.doubted[0].startswith("row 297, 2026-03-01T05:00:00Z")
+    assert found.doubted[0].startswith("row 297, 2026-03-01T05:00:00Z, outlier: ")
 
 
 def test_no_volume_is_stored_as_none_traded_and_said(tmp_path: Path) -> None:
@@ -216,6 +216,23 @@ def test_recorded_files_are_read_as_their_notes_say(name: str, rows: int, first:
         pytest.skip("the recorded data set is not beside this checkout")
     found = read_bars(path, Wanted() if name.startswith("raw") else ANY, now_ns=NOW)
     assert (len(found.bars), iso(int(found.bars.time_ns[0])), found.missing, found.gaps) == (rows, first, missing, gaps)
+
+
+def test_a_calendar_says_what_is_missing_and_what_is_outside_a_session() -> None:
+    raw = SHARED / "raw/ninjatrader/NQ_06-25.Last.txt.gz"
+    if not raw.exists():
+        pytest.skip("the recorded data set is not beside this checkout")
+    found = read_bars(raw, Wanted(calendar="CMES"), now_ns=NOW)
+    assert found.missing == 309, "nights, weekends and holidays are not missing (24/7 would miss 39,936)"
+    assert len([text for text in found.doubted if "off session" in text]) == 33, "as the recording's notes say"
+
+
+def test_sessions_of_new_york_are_whole(tmp_path: Path) -> None:
+    days = ["2024-03-07", "2024-03-08", "2024-03-11", "2024-03-13", "2024-03-14"]  # a weekend, and the 12th is missing
+    text = "date,open,high,low,close,volume\n" + "".join(f"{day},10,12,9,11,5\n" for day in days)
+    found = read(tmp_path / "x.csv", text, Wanted("xnys", "SPY", "1d", calendar="XNYS"))
+    assert (found.missing, found.gaps, found.doubted) == (1, 1, ())
+    assert read(tmp_path / "x.csv", text, Wanted("xnys", "SPY", "1d")).missing == 3
 
 
 def test_ninjatraders_export_and_the_converted_file_are_the_same_bars() -> None:

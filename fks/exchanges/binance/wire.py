@@ -6,25 +6,27 @@
 | bars | `@kline_<timeframe>` | `x` says that a bar is over, `n` how many single trades it held |
 | quotes | `@bookTicker` | `u` rises; an older one is dropped |
 | book | `@depth20@100ms` | each message is the whole top of the book; `lastUpdateId` rises |
+| book, of a recording | `@depth@100ms` and a snapshot of REST in between | `U` follows the last `u`; a hole is a Gone |
 
 Source: developers.binance.com/docs/binance-spot-api-docs/web-socket-streams, read 2026-07. Binance tells no time in quotes
-and books: theirs is the time of receipt. Recordings of `@trade` (single trades, another range of ids) are read by a wire
-made with `trades="trade"`; a live one never mixes the two.
+and whole books: theirs is the time of receipt. Recordings of `@trade` (single trades, another range of ids) are read by a
+wire made with `trades="trade"`, those of a book's changes with `book="changes"`; a live one never mixes them.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
 from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Numbers, Reader, Subscribed, Tally, check_bar, doubted, exact
+from fks.exchanges.binance.depth import DepthBook
+from fks.exchanges.binance.shape import AggFrame, Change, Depth, Envelope, Kline, Levels, Ticker, TradeFrame
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
-from fks.model.market import BarSeen, Book, Channel, MarketEvent, Quote, Subscription
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription
 from fks.model.timeframe import TIMEFRAMES
 
 PUBLIC_WS = "wss://stream.binance.com:9443"
@@ -33,105 +35,15 @@ STREAMS_A_FRAME = 100  # names in one SUBSCRIBE
 NAME = "binance"
 KLINES = frozenset({"1s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"})
 MARK_WITHIN = 64  # the stream's name comes first in a message
-Levels = list[tuple[Decimal, Decimal]]
 Events = Sequence[MarketEvent | Subscribed]
-_NOTHING = msgspec.Raw()
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Moment = Annotated[int, msgspec.Meta(gt=0)]
-
-
-class _Envelope(msgspec.Struct):
-    stream: str = ""
-    data: msgspec.Raw = _NOTHING
-    id: int | None = None
-    result: msgspec.Raw = _NOTHING
-    error: msgspec.Raw = _NOTHING
-
-
-class _AggTrade(msgspec.Struct, gc=False):
-    e: Literal["aggTrade"]
-    E: int
-    s: str
-    a: Count
-    p: str
-    q: str
-    f: int
-    l: int  # noqa: E741 - the venue's own letter
-    T: Moment
-    m: bool
-    M: bool = True
-
-
-class _Trade(msgspec.Struct, gc=False):
-    e: Literal["trade"]
-    E: int
-    s: str
-    t: Count
-    p: str
-    q: str
-    T: Moment
-    m: bool
-    M: bool = True
-    a: int = 0  # order ids, until 2023
-    b: int = 0
-
-
-class _AggFrame(msgspec.Struct, gc=False):
-    stream: str
-    data: _AggTrade
-
-
-class _TradeFrame(msgspec.Struct, gc=False):
-    stream: str
-    data: _Trade
-
-
-class _Ticker(msgspec.Struct):
-    u: int
-    s: str
-    b: Decimal
-    B: Decimal
-    a: Decimal
-    A: Decimal
-
-
-class _Bar(msgspec.Struct):
-    t: int
-    T: int
-    s: str
-    i: str
-    o: str
-    c: str
-    h: str
-    l: str  # noqa: E741
-    v: str
-    n: int
-    x: bool
-    f: int = 0
-    L: int = 0
-    q: str = ""
-    V: str = ""
-    Q: str = ""
-    B: str = ""
-
-
-class _Kline(msgspec.Struct):
-    e: str
-    E: int
-    s: str
-    k: _Bar
-
-
-class _Depth(msgspec.Struct):
-    lastUpdateId: int
-    bids: Levels
-    asks: Levels
 
 
 class BinanceWire:
     """One connection to the combined stream. See the module for its channels and `Wire` for the rules."""
 
-    def __init__(self, base: str | None = None, tally: Tally | None = None, *, trades: str = "aggTrade") -> None:
+    def __init__(
+        self, base: str | None = None, tally: Tally | None = None, *, trades: str = "aggTrade", book: str = "top"
+    ) -> None:
         self._url = f"{(base or PUBLIC_WS).rstrip('/')}/stream"
         self._tally = Tally() if tally is None else tally
         self._trades = trades
@@ -141,15 +53,17 @@ class BinanceWire:
         self._prices, self._sizes = Numbers("price"), Numbers("quantity", is_zero_good=True)
         #: stream name -> what reads its data, for which channel and symbol
         self._streams: dict[str, tuple[Callable[[Any, int, str], Events], Channel, str]] = {}
-        self._envelope = Reader("envelope", _Envelope, self._tally)
+        self._envelope = Reader("envelope", Envelope, self._tally)
         is_agg = trades == "aggTrade"
         self._mark = f'@{trades}"'.encode()
-        self._read_trade: Reader[_AggFrame] | Reader[_TradeFrame]
-        self._read_trade = Reader(trades, _AggFrame, self._tally) if is_agg else Reader(trades, _TradeFrame, self._tally)
+        self._read_trade: Reader[AggFrame] | Reader[TradeFrame]
+        self._read_trade = Reader(trades, AggFrame, self._tally) if is_agg else Reader(trades, TradeFrame, self._tally)
         self._trade = self._agg_trade if is_agg else self._single_trade
-        self._read_ticker = Reader("bookTicker", _Ticker, self._tally)
-        self._read_kline = Reader("kline", _Kline, self._tally)
-        self._read_depth = Reader("depth", _Depth, self._tally)
+        self._read_ticker = Reader("bookTicker", Ticker, self._tally)
+        self._read_kline = Reader("kline", Kline, self._tally)
+        self._read_depth = Reader("depth", Depth, self._tally)
+        self._read_change = Reader("depthUpdate", Change, self._tally)
+        self._books: dict[str, DepthBook] | None = {} if book == "changes" else None
 
     def url(self, wanted: Sequence[Subscription]) -> str:
         """Return the combined stream's address: it wraps every message with the name of its stream."""
@@ -185,7 +99,7 @@ class BinanceWire:
             return doubted(Channel.TRADES, "", error, frame, received_ns)
         known = self._streams.get(envelope.stream)
         if known is None:
-            return self._control(envelope, frame)
+            return self._control(envelope, frame, received_ns)
         read, channel, symbol = known
         try:
             return read(frame if channel is Channel.TRADES else envelope.data, received_ns, symbol)
@@ -202,15 +116,20 @@ class BinanceWire:
             return f"{symbol}@{self._trades}", self._any_trade
         if item.channel is Channel.QUOTES:
             return f"{symbol}@bookTicker", self._quote
+        if item.channel is Channel.BOOK and self._books is not None:
+            self._books[item.symbol] = DepthBook()
+            return f"{symbol}@depth@100ms", self._book_change
         if item.channel is Channel.BOOK:
             return f"{symbol}@depth{BOOK_DEPTH}@100ms", self._book
         if item.timeframe not in KLINES:
             raise InputError(f"binance has no {item.timeframe} klines", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
         return f"{symbol}@kline_{item.timeframe}", self._kline
 
-    def _control(self, envelope: _Envelope, frame: bytes) -> Events:
+    def _control(self, envelope: Envelope, frame: bytes, received_ns: int) -> Events:
         if b"serverShutdown" in frame:
             raise OutageError("binance is about to close the connection")
+        if self._books and b'"lastUpdateId"' in frame[:40]:
+            return self._book_snapshot(frame, received_ns)
         if envelope.error:
             raise PeerError(f"binance refused a subscription: {bytes(envelope.error).decode(errors='replace')[:300]}")
         if envelope.id is None or envelope.id not in self._unanswered:
@@ -249,12 +168,37 @@ class BinanceWire:
 
     def _book(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
         row = self._read_depth(data)
-        for price, size in itertools.chain(row.bids, row.asks):
-            if not (ZERO < price < HUGE and ZERO <= size < HUGE):
-                raise PeerError(f"{size} at {price} cannot be")
+        _check_levels(row.bids, row.asks)
         if not self._is_newer("book " + symbol, row.lastUpdateId):
             return ()
         return (Book(NAME, symbol, received_ns, tuple(row.bids), tuple(row.asks), row.lastUpdateId, received_ns),)
+
+    def _book_change(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
+        assert self._books is not None
+        row, book = self._read_change(data), self._books[symbol]
+        _check_levels(row.b, row.a)
+        if row.s != symbol or row.u < row.U:
+            raise PeerError(f"{row.s}: changes {row.U} to {row.u} on the stream of {symbol} cannot be")
+        before = book.update
+        if not book.change(row.U, row.u, row.b, row.a):
+            return (Gone(Channel.BOOK, symbol, f"changes {(before or 0) + 1} to {row.U - 1} are missing"),)
+        return () if book.update is None or book.update == before else (_shown(symbol, book, row.E * MS, received_ns),)
+
+    def _book_snapshot(self, frame: bytes, received_ns: int) -> Events:
+        """A snapshot does not say whose it is: it is that of the one book that waits."""
+        waiting = [symbol for symbol, book in (self._books or {}).items() if book.update is None]
+        if len(waiting) != 1 or self._books is None:
+            self._tally.unknown["snapshot that nobody waits for"] += 1
+            return ()
+        try:
+            row = self._read_depth(frame)
+            _check_levels(row.bids, row.asks)
+        except (FksError, *BROKEN) as error:
+            return doubted(Channel.BOOK, waiting[0], error, frame, received_ns)
+        book = self._books[waiting[0]]
+        if not book.snapshot(row.lastUpdateId, row.bids, row.asks):
+            return (Gone(Channel.BOOK, waiting[0], f"changes after the snapshot {row.lastUpdateId} are missing"),)
+        return (_shown(waiting[0], book, received_ns, received_ns),)
 
     def _kline(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
         row = self._read_kline(data).k
@@ -273,3 +217,14 @@ class BinanceWire:
             return False
         self._newest[key] = number
         return True
+
+
+def _check_levels(*sides: Levels) -> None:
+    for price, size in itertools.chain(*sides):
+        if not (ZERO < price < HUGE and ZERO <= size < HUGE):
+            raise PeerError(f"{size} at {price} cannot be")
+
+
+def _shown(symbol: str, book: DepthBook, time_ns: int, received_ns: int) -> Book:
+    bids, asks = book.levels.bids.best(BOOK_DEPTH), book.levels.asks.best(BOOK_DEPTH)
+    return Book(NAME, symbol, time_ns, bids, asks, book.update or 0, received_ns)

@@ -84,6 +84,33 @@ def test_binance(path: Path) -> None:
     assert all(str(a.price) == r["p"] for a, (_, r) in zip(found.get(PublicTrade, []), binance_rows(frames, "@trade"), strict=True))
 
 
+@pytest.mark.parametrize("path", [there(SHARED)])
+def test_binances_book_of_changes_has_the_best_that_its_ticker_tells(path: Path) -> None:
+    frames = frames_of(path)
+    subscriptions = [Subscription(Channel.BOOK, "BTCUSDT"), Subscription(Channel.QUOTES, "BTCUSDT")]
+    found = read(BinanceWire(book="changes"), subscriptions, frames)
+    assert not {Gone, Suspect} & set(found)
+    changes = list(binance_rows(frames, "@depth@100ms"))
+    assert len(changes) - 20 <= len(found[Book]) <= len(changes)
+    tops = {r["u"]: tuple(Decimal(r[x]) for x in "bBaA") for _, r in binance_rows(frames, "@bookTicker")}
+    compared = [(tops[b.sequence], (*b.bids[0], *b.asks[0])) for b in found[Book] if b.sequence in tops]
+    assert len(compared) > 400
+    assert [top for top, _ in compared] == [best for _, best in compared]
+
+
+@pytest.mark.parametrize("path", [there(SHARED)])
+def test_a_lost_change_of_binances_book_is_gone_until_a_snapshot(path: Path) -> None:
+    frames = [(at, frame) for at, frame in frames_of(path)[:4000] if b"@depth" in frame or frame.startswith(b'{"last')]
+    snapshot = next(i for i, (_, frame) in enumerate(frames) if frame.startswith(b'{"last'))
+    lost = snapshot + 50
+    wire = BinanceWire(book="changes")
+    found = read(wire, [Subscription(Channel.BOOK, "BTCUSDT")], frames[:lost] + frames[lost + 1 :])
+    assert [gone.channel for gone in found[Gone]] == [Channel.BOOK]
+    missing = slowly(frames[lost][1])["data"]
+    assert f"changes {missing['U']} to {missing['u']} are missing" == found[Gone][0].reason
+    assert found[Book][-1].sequence == missing["U"] - 1
+
+
 @pytest.mark.parametrize("path", [there(MIXED)])
 def test_binances_aggregate_trades(path: Path) -> None:
     frames = frames_of(path)

@@ -52,12 +52,12 @@ def replay(
 def _play(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary, float]:
     """Return what came of the tape, and how many seconds the playing took."""
     from fks.data.tape.playing import play, wires_of
-    from fks.data.tape.reading import read_header, read_records, tape_files
+    from fks.data.tape.reading import header_of, read_records, tape_files
     from fks.data.tape.summary import Summary
     from fks.model.market import TradeIds
 
     files = tape_files(tape)
-    header = read_header(files[0])
+    header = header_of(files)
     summary = Summary(header.exchange, timeframe, ids=TradeIds(header.trade_ids))
     make_wire = wires_of(header.exchange)
     begin_s, begin_ns = time.monotonic(), 0

@@ -64,6 +64,12 @@ def numbers(table: Table, position: int) -> Floats:
     import pyarrow.compute as pc
 
     cells = table.columns[position]
+    kind = cells.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+            or pa.types.is_decimal(kind)):  # fmt: skip
+        raise problem(table.name, f"holds {kind}, not numbers", row=table.row(0), column=table.column(position), code="FILE_NUMBER")
+    if pa.types.is_decimal(kind) or (pa.types.is_floating(kind) and kind.bit_width < 64):
+        cells = cells.cast(pa.string())  # the nearest float64 of what is written; Arrow's own cast is off by a bit
     try:
         values = pc.fill_null(cells.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
     except pa.ArrowException:

@@ -49,6 +49,15 @@ def read_header(path: Path) -> Header:
         return _header(path, file)[0]
 
 
+def header_of(paths: Sequence[Path]) -> Header:
+    """Return the first file's header. Errors: InputError TAPE_BROKEN, TAPE_MIXED when the files are of several exchanges."""
+    headers = [read_header(path) for path in paths]
+    names = sorted({header.exchange for header in headers})
+    if len(names) > 1:
+        raise InputError(f"these are tapes of {' and '.join(names)}", code="TAPE_MIXED", remedy="play one exchange at a time")
+    return headers[0]
+
+
 def read_records(paths: Sequence[Path]) -> Iterator[Record]:
     """Yield the records of files in order. Errors: InputError TAPE_BROKEN at a damaged block; a cut tail just ends a file."""
     for path in paths:

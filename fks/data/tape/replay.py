@@ -11,7 +11,7 @@ from pathlib import Path
 from fks.clock import Clock
 from fks.data.tape.facts import Facts
 from fks.data.tape.playing import Played, play, wires_of
-from fks.data.tape.reading import read_header, read_records, tape_files
+from fks.data.tape.reading import header_of, read_records, tape_files
 from fks.data.tape.records import Kind
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError
@@ -50,7 +50,7 @@ class TapeExchange:
         if speed is not None and speed <= 0:
             raise InputError(f"speed {speed:g} is not above 0", remedy="1 is as it was, 10 ten times as fast")
         self._files = tape_files(path)
-        header = read_header(self._files[0])
+        header = header_of(self._files)
         self.name = header.exchange
         self.timeframes = frozenset(header.timeframes)
         self.channels = frozenset(Channel(channel) for channel in header.channels)

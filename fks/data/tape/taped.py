@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -72,7 +73,7 @@ class TapedExchange:
     async def close(self) -> None:
         """Close the exchange, then the tape."""
         await self._exchange.close()
-        self.recorder.close()
+        await asyncio.to_thread(self.recorder.close)  # it waits for the disk
 
     async def instruments(self) -> list[Instrument]:
         """Return what the exchange lists."""

@@ -45,7 +45,7 @@ class TapeWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._number += 1
         moment = to_datetime(self._header.run)
-        self._path = self._folder / f"{self._header.exchange}-{moment:%Y%m%dT%H%M%S}-{self._number:05d}{ENDING}"
+        self._path = self._folder / f"{self._header.exchange}-{moment:%Y%m%dT%H%M%S%f}-{self._number:05d}{ENDING}"
         self._file = self._path.open("xb")
         self.files.append(self._path)
         self._digest, self._size, self._records, self._begun_ns = hashlib.sha256(), 0, 0, now_ns

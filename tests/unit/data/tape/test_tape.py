@@ -11,7 +11,7 @@ import pytest
 
 from fks.clock import FakeClock, RealClock
 from fks.data.tape.playing import play, wires_of
-from fks.data.tape.reading import check_file, read_records, tape_files
+from fks.data.tape.reading import check_file, header_of, read_records, tape_files
 from fks.data.tape.recorder import Recorder
 from fks.data.tape.records import ENDING, Kind
 from fks.data.tape.replay import TapeExchange
@@ -114,6 +114,22 @@ def test_no_tape_is_said(tmp_path: Path) -> None:
     (tmp_path / f"x{ENDING}").write_text("hello")
     with pytest.raises(InputError, match="does not begin as one"):
         check_file(tmp_path / f"x{ENDING}")
+
+
+def test_tapes_of_two_exchanges_are_not_one(tmp_path: Path) -> None:
+    make_tape(tmp_path)
+    (file,) = tape_files(tmp_path)
+    (tmp_path / f"other{ENDING}").write_bytes(file.read_bytes().replace(b'"exchange":"binance"', b'"exchange":"kraken"', 1))
+    with pytest.raises(InputError, match="these are tapes of binance and kraken"):
+        header_of(tape_files(tmp_path))
+
+
+def test_two_runs_in_one_folder_are_played_one_after_the_other(tmp_path: Path) -> None:
+    first = make_tape(tmp_path, frames(100))
+    (file,) = tape_files(tmp_path)
+    file.rename(tmp_path / f"binance-2025{ENDING}")
+    second = make_tape(tmp_path, frames(50))
+    assert played(tmp_path) == first + second
 
 
 def test_a_recorder_that_is_behind_leaves_out_counts_and_says_so(tmp_path: Path, log: CollectingLog) -> None:

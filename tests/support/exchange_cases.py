@@ -61,6 +61,8 @@ class Case:
     greeting: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     hears: Callable[[str, str], bool] = lambda path, frame: True  # whether the socket at this path is sent this message
+    numbered: Callable[[str, int], str] = lambda text, number: text  # a message with its number in the connection
+    trimmed: Callable[[dict[str, str], Any], Any] = lambda query, found: found  # a REST answer as the query wants it
 
     @property
     def tape(self) -> Tape:
@@ -94,7 +96,7 @@ def _minute_bars(exchange: str, symbol: str) -> tuple[Bar, ...]:
     )
 
 
-def _crypto(exchange: str, symbol: str, first_id: int) -> dict[str, Any]:
+def crypto(exchange: str, symbol: str, first_id: int) -> dict[str, Any]:
     """Return what the tapes of bybit and okx have in common: they tell the same story."""
 
     def bar(low: float, volume: float) -> Bar:
@@ -133,7 +135,7 @@ def _bybit() -> Case:
         said = {"success": True, "ret_msg": "pong" if asked["op"] == "ping" else asked["op"], "conn_id": "c-1", "op": asked["op"]}
         return [json.dumps(said | ({"req_id": asked["req_id"]} if "req_id" in asked else {}))]
 
-    common = _crypto("bybit", "BTCUSDT", 2290000000912345001)
+    common = crypto("bybit", "BTCUSDT", 2290000000912345001)
     common["live"]["book"] = (
         Book(
             "bybit", "BTCUSDT", NEW_YEAR + 190_048 * MS,
@@ -157,7 +159,7 @@ def _okx() -> Case:
         channel = json.loads(frame)["arg"]["channel"]
         return path.endswith("/business" if channel.startswith(("trades", "candle")) else "/public")
 
-    common = _crypto("okx", "BTC-USDT", 777000001)
+    common = crypto("okx", "BTC-USDT", 777000001)
     common["live"]["book"] = (
         Book(
             "okx", "BTC-USDT", NEW_YEAR + 190_028 * MS,
@@ -216,7 +218,7 @@ def _template() -> Case:
     def answer(text: str) -> list[str]:
         return [json.dumps({"op": "subscribed", "stream": stream}) for stream in json.loads(text)["streams"]]
 
-    common = _crypto("template", "BTC-USD", 41) | {"wanted": subscriptions("BTC-USD", Channel.TRADES, Channel.BARS, Channel.QUOTES)}
+    common = crypto("template", "BTC-USD", 41) | {"wanted": subscriptions("BTC-USD", Channel.TRADES, Channel.BARS, Channel.QUOTES)}
     return Case(
         name="template", answer=answer, instrument=("BTC-USD", "BTC/USD", "0.1", "0.001", "0.002"),
         not_streamed=Subscription(Channel.BOOK, "BTC-USD"), **common,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -61,6 +62,7 @@ class Peer:
     said: list[str] = field(default_factory=list)
     dialled: list[str] = field(default_factory=list)
     sockets: list[tuple[str, web.WebSocketResponse]] = field(default_factory=list)
+    sent: dict[int, int] = field(default_factory=dict)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Serve a socket or a REST request."""
@@ -70,8 +72,10 @@ class Peer:
         found = self.rest(request)
         if found is not None:
             return found
-        for path, (status, text) in self.case.tape.http.items():
+        for path, (status, text) in sorted(self.case.tape.http.items(), key=lambda item: -len(item[0])):
             if request.path.startswith(path):
+                kept = self.case.trimmed(dict(request.query), json.loads(text))
+                text = text if kept == json.loads(text) else json.dumps(kept)
                 return web.Response(status=status, text=text, content_type="application/json")
         return web.Response(status=404, text="{}", content_type="application/json")
 
@@ -83,14 +87,15 @@ class Peer:
         self.sockets.append(here)
         try:
             for text in self.case.greeting:
-                await socket.send_str(text)
+                await self._send(socket, text)
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     self.said.append(message.data)
                     for text in self.case.answer(message.data):
-                        await socket.send_str(text)
+                        await self._send(socket, text)
         finally:
             self.sockets.remove(here)
+            self.sent.pop(id(socket), None)
         return socket
 
     async def say(self, what: str) -> None:
@@ -98,12 +103,18 @@ class Peer:
         for text in self.case.tape.frames[what]:
             for path, socket in list(self.sockets):
                 if self.case.hears(path, text):
-                    await socket.send_str(text)
+                    await self._send(socket, text)
 
     async def say_raw(self, text: str) -> None:
         """Send any text on every open socket."""
         for _, socket in list(self.sockets):
-            await socket.send_str(text)
+            await self._send(socket, text)
+
+    async def _send(self, socket: web.WebSocketResponse, text: str) -> None:
+        number = self.sent.get(id(socket), 0)
+        stamped = self.case.numbered(text, number)
+        self.sent[id(socket)] = number + (stamped != text or number == 0)
+        await socket.send_str(stamped)
 
     async def cut(self, how: str) -> None:
         """End every socket: `closed` by the protocol, `aborted` without a word."""

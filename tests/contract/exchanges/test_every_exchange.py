@@ -39,16 +39,15 @@ from fks.model.market import (
 )
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES
-from tests.support.exchange_cases import CASES, KEY, TAPES, Case, believed
+from tests.support.exchange_cases import KEY, TAPES, Case, believed
+from tests.support.exchange_cases_hot import ALL
 from tests.support.exchange_peer import Peer, Purse, TapeClock, playing
 from tests.support.ports import CollectingLog
 
-#: modules whose wire is proven by tests of their own on recorded frames; they pass X-1x here
-OWN_TESTS = {"binance", "coinbase", "kraken"}
 KINDS = {"trade": PublicTrade, "bar": BarSeen, "quote": Quote, "book": Book}
 
 
-@pytest.fixture(params=CASES.values(), ids=lambda case: f"{case.name}-{case.tape.header['origin']}")
+@pytest.fixture(params=ALL.values(), ids=lambda case: f"{case.name}-{case.tape.header['origin']}")
 def case(request: pytest.FixtureRequest) -> Case:
     return request.param  # type: ignore[no-any-return]
 
@@ -94,6 +93,8 @@ def timeless(event: MarketEvent) -> MarketEvent:
     assert event.received_ns > 0
     if isinstance(event, msgspec.Struct):
         return msgspec.structs.replace(event, received_ns=0)
+    if isinstance(event, Quote | Book) and event.time_ns == event.received_ns:  # the exchange tells none
+        return replace(event, received_ns=0, time_ns=0)
     return replace(event, received_ns=0)
 
 
@@ -128,10 +129,10 @@ def of(case: Case, channel: Channel) -> tuple[Subscription, ...]:
 def test_x10_folder_registry_tapes_and_cases_agree() -> None:
     modules = {module.name for module in pkgutil.iter_modules(fks.exchanges.__path__) if not module.name.startswith("_")}
     assert modules - {"base", "registry"} == set(EXCHANGES)
-    assert set(EXCHANGES) == set(CASES) - {"template"} | OWN_TESTS
+    assert set(EXCHANGES) == set(ALL) - {"template"}
     tapes = {folder.name for folder in TAPES.iterdir() if folder.is_dir()}
-    assert set(CASES) <= tapes
-    assert all((TAPES / name / "README.md").exists() for name in CASES)
+    assert set(ALL) == tapes
+    assert all((TAPES / name / "README.md").exists() for name in ALL)
 
 
 @pytest.mark.parametrize("name", sorted(EXCHANGES))
@@ -169,7 +170,9 @@ async def test_x20_the_listing_is_exact_and_a_broken_row_is_left_out(case: Case,
 async def test_x21_bars_are_exact_closed_oldest_first_and_within_what_was_asked(case: Case, exchange: Exchange, peer: Peer) -> None:
     start_ns = case.bars[0].time_ns
     assert await exchange.fetch_bars(case.symbol, "1m", None, 10) == list(case.bars)
-    assert await exchange.fetch_bars(case.symbol, "1m", None, 2) == list(case.bars[-2:])
+    last = await exchange.fetch_bars(case.symbol, "1m", None, 2)  # one of two may be the one that is not over
+    assert 1 <= len(last) <= 2
+    assert last == list(case.bars[-len(last) :])
     until = case.bars[-1].time_ns + 59 * NS  # the last one is not over at this moment
     assert await exchange.fetch_bars(case.symbol, "1m", None, 10, until_ns=until) == list(case.bars[:-1])
     with pytest.raises(InputError) as told:
@@ -196,7 +199,7 @@ async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, pee
         (lambda r: web.Response(status=502, text="<html>bad gateway</html>"), OutageError),
         (lambda r: web.Response(status=429, text="{}", headers={"Retry-After": "7"}), OutageError),
         (lambda r: web.json_response(["not", "an", "object"]), PeerError),
-        (lambda r: web.json_response({"result": {"list": [{}]}, "data": [{}], "results": [{}], "code": "0", "retCode": 0}), PeerError),
+        (lambda r: web.json_response({"result": {"list": [{}]}, "data": [{}], "results": [{}], "code": "0", "retCode": 0}), (PeerError, InputError)),
     ],
     ids=["html", "502", "429", "wrong-shape", "empty-row"],
 )
@@ -209,16 +212,21 @@ async def test_x24_whose_fault_a_rest_answer_is(
     assert purse.pauses == ([7.0] if answer(None).status == 429 else [])
 
 
+def heard(listener: Listener, what: str) -> list[MarketEvent]:
+    """Return the values of one kind; the number of a book in its connection is nobody's to foresee."""
+    found = believed(listener.events, KINDS[what])
+    return [replace(book, sequence=0) for book in found] if what == "book" else found
+
+
 @pytest.mark.parametrize("what", sorted(KINDS))
 async def test_x30_live_values_are_exact_and_in_order(case: Case, exchange: Exchange, peer: Peer, what: str) -> None:
     if what not in case.live:
         pytest.skip(f"{case.name} has none")
     async with listening(exchange, case.wanted) as listener:
         await peer.say(what)
-        wanted = list(case.live[what])
-        while believed(listener.events, KINDS[what])[-len(wanted) :] != wanted:
-            await listener.until(KINDS[what], count=len(believed(listener.events, KINDS[what])) + 1)
-        assert believed(listener.events, KINDS[what])[-len(wanted) :] == wanted
+        wanted = [replace(e, sequence=0) if isinstance(e, Book) else e for e in case.live[what]]
+        while heard(listener, what)[-len(wanted) :] != wanted:
+            await listener.until(KINDS[what], count=len(heard(listener, what)) + 1)
         assert not believed(listener.events, Suspect)
         assert not believed(listener.events, Gone)
 
@@ -295,7 +303,7 @@ async def test_x41_nobody_there_is_an_outage(case: Case, log: CollectingLog) -> 
 
 @pytest.mark.parametrize("name", sorted(KEYS))
 async def test_x42_a_key_is_in_no_address_log_or_error(name: str, log: CollectingLog) -> None:
-    case = CASES[name]
+    case = ALL[name]
     async with playing(case) as peer:
         async with opened(case, peer.url, log) as exchange, listening(exchange, case.wanted) as listener:
             await exchange.fetch_bars(case.symbol, "1m", None, 2)

@@ -25,7 +25,7 @@ async def latest(gate: Gate, who: Reader, symbol: str) -> ExactJson:
     """Return the latest price of a symbol and its age, quote and book where they are collected, and the newest sealed bars.
 
     The price is Redis's (`source: redis`), or the stored one (`postgresql`), or of what nobody collects the close of its
-    newest bar (`bars`). `age_ms` is how long ago the exchange's message came. While PostgreSQL is away, `state` is null.
+    newest bar (`bars`). `age_ms` is how long ago the exchange last told of the symbol. While PostgreSQL is away, `state` is null.
     """
     item, outage = await _located(gate, symbol)
     seen = await Latest(gate.bus).read(item.exchange, item.symbol)
@@ -60,15 +60,21 @@ async def _located(gate: Gateway, symbol: str) -> tuple[Listed, OutageError | No
 
 
 def _of_redis(seen: Seen, feed: Any, now_ns: int) -> dict[str, Any] | None:
-    """Return Redis's price, unless the stored one is newer (Redis was flushed, or away when it came)."""
+    """Return Redis's price, unless the stored one is of a later trade (Redis was flushed, or away when it came).
+
+    Its age is that of the newest message of the feed: a symbol may be quiet, and its price be true all the same.
+    """
     told = _told(seen.price, now_ns)
-    if (
-        told is None
-        or "price" not in told
-        or (feed is not None and feed["last_message_at"] and feed["last_message_at"] > told["received"])
-    ):
+    if told is None or "price" not in told:
         return None
-    return {"price": told["price"], "time": told["time"], "age_ms": told["age_ms"], "source": "redis"}
+    age_ms = told["age_ms"]
+    if feed is not None and feed["last_message_at"] is not None:
+        stored, known = feed["last_trade_id"], told.get("trade_id")
+        has_ids = isinstance(stored, int) and isinstance(known, int)
+        if known < stored if has_ids else told["received"] < feed["last_message_at"]:
+            return None
+        age_ms = min(age_ms, max(0, feed["age_ms"]))
+    return {"price": told["price"], "time": told["time"], "age_ms": age_ms, "source": "redis"}
 
 
 def _of_feed(feed: Any, bars: Any) -> dict[str, Any] | None:

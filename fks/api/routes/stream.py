@@ -20,6 +20,7 @@ from fks.api.query import Gate, Reader
 from fks.api.subscribing import hear
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
+from fks.store.reading import ReadingStore
 from fks.store.tokens import Principal
 
 router = APIRouter(tags=["stream"])
@@ -96,7 +97,8 @@ async def _client(gate: Gateway, channels: str | None, symbol: str | None, timef
         raise InputError(
             f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(EVERY)}"
         )  # fmt: skip
-    symbols = [("", (await gate.instrument(text)).symbol) for text in _listed(symbol)]
+    reading = ReadingStore(gate.db)
+    symbols = [("", (await reading.find(text)).symbol) for text in _listed(symbol)]
     return Client(topics_of(wanted, symbols, [check_timeframe(text) for text in _listed(timeframe)]))
 
 

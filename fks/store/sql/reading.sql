@@ -20,7 +20,7 @@ SELECT symbol FROM (SELECT symbol, 1 AS rank FROM series WHERE candles > 0
 
 -- name: feed
 -- Give the newest price of a symbol's feed and how old it is, by the database's clock.
-SELECT state, last_price, last_message_at,
+SELECT state, last_price, last_message_at, last_trade_id,
        (extract(epoch FROM clock_timestamp() - last_message_at) * 1000)::bigint AS age_ms
   FROM feeds WHERE exchange = $1 AND symbol = $2 AND timeframe = 'trades';
 

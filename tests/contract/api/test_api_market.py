@@ -36,17 +36,17 @@ async def latest(bus: Bus) -> Latest:
     return Latest(bus)
 
 
-def _trade(ago_s: float, price: str) -> PublicTrade:
+def _trade(ago_s: float, price: str, number: int = 1) -> PublicTrade:
     at = time.time_ns() - int(ago_s * NS)
-    return PublicTrade("binance", "BTCUSDT", 1, at - 50_000_000, Decimal(price), Decimal("0.5"), False, 1, at)
+    return PublicTrade("binance", "BTCUSDT", number, at - 50_000_000, Decimal(price), Decimal("0.5"), False, 1, at)
 
 
-async def _feed(db: Database, ago_s: int, price: str | None = "64000.10") -> None:
+async def _feed(db: Database, ago_s: int, price: str | None = "64000.10", number: int | None = None) -> None:
     await db.sql(
-        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at) VALUES"
-        " ('binance','BTCUSDT','trades','LIVE',$1::text::numeric, now() - $2::int * interval '1 second')"
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at, last_trade_id) VALUES"
+        " ('binance','BTCUSDT','trades','LIVE',$1::text::numeric, now() - $2::int * interval '1 second', $3)"
         " ON CONFLICT (exchange, symbol, timeframe) DO UPDATE SET last_price = excluded.last_price,"
-        " last_message_at = excluded.last_message_at", price, ago_s,
+        " last_message_at = excluded.last_message_at, last_trade_id = excluded.last_trade_id", price, ago_s, number,
     )  # fmt: skip
 
 
@@ -64,7 +64,12 @@ async def test_the_newer_of_redis_and_postgresql_is_told_with_its_age(
         assert (found["price"], found["source"]) == ("64001.2", "redis")
         assert 5_000 <= found["age_ms"] < 30_000
         assert (found["quote"], found["book"]) == (None, None)
-        await _feed(seeded, 0, "64002")  # Redis is behind: it was away when the last trades came
+        await _feed(seeded, 1, "64001.20", 7)
+        await latest.tell([_trade(300, "64001.20", 7)])  # no trade for long, and other messages come
+        found = (await client.get("/market-data/BTC/USDT")).json()
+        assert (found["price"], found["source"]) == ("64001.2", "redis")
+        assert found["age_ms"] < 60_000
+        await _feed(seeded, 0, "64002", 9)  # Redis is behind: it was away when the last trades came
         assert (await client.get("/market-data/BTCUSDT")).json()["price"] == "64002"
 
 

@@ -1,0 +1,58 @@
+"""From the exchange to a listener: a collector, Redis, PostgreSQL, the gateway and a socket, all real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.client import connect
+
+from fks.store.bus import Bus
+from fks.store.db import Database
+from tests.support.collecting import make_collector, running, settings_for
+from tests.support.gateway import Running
+from tests.support.local_exchange import LocalExchange
+from tests.support.ports import CollectingLog
+from tests.support.waiting import until
+
+WANTED = {"type": "subscribe", "channels": ["bars", "prices", "quotes", "book"], "symbols": ["BTC/USDT"], "timeframes": ["1s"], "bars": 3}
+
+
+async def test_what_the_exchange_says_is_heard_whole_and_in_order(
+    gateway: Running, seeded: Database, bus: Bus, log: CollectingLog, tmp_path: Path
+) -> None:
+    exchange = LocalExchange(tmp_path / "exchange", ["--seed", "5", "--rate-limits", "off"]).start()
+    await seeded.sql("UPDATE assets SET channels = ARRAY['trades', 'quotes', 'book'], timeframes = ARRAY['1s', '1m']")
+    settings = settings_for(exchange.info, symbols=("BTCUSDT",), timeframes=("1s", "1m"), backfill_bars=5)
+    headers = {"Authorization": f"Bearer {gateway.tokens['read']}"}
+    try:
+        async with running(make_collector(settings, seeded, bus, log)), gateway.client("read") as client:
+
+            async def is_live() -> bool:
+                answer = await client.get("/market-data/BTCUSDT")
+                return answer.status_code == 200 and answer.json()["state"] == "LIVE" and bool(answer.json()["bars"].get("1s"))
+
+            await until(is_live, deadline_s=30)
+            async with connect(gateway.ws + "?channels=-", additional_headers=headers, proxy=None) as socket:
+                await socket.send(json.dumps(WANTED))
+                heard: dict[str, list[Any]] = defaultdict(list)
+                async with asyncio.timeout(30):
+                    while len(heard["bar"]) < 5 or not (heard["price"] and heard["quote"] and heard["book"]):
+                        message = json.loads(await socket.recv())
+                        if message["type"] == "snapshot" and message["channel"] == "bars":
+                            assert not heard["bar"], "the snapshot comes first"
+                            heard["bar"] += message["items"]
+                        heard[message["type"]].append(message)
+            found = (await client.get("/market-data/BTC/USDT")).json()
+    finally:
+        exchange.stop()
+    times = [datetime.fromisoformat(bar["time"]).timestamp() for bar in heard["bar"]]
+    assert times == [times[0] + n for n in range(len(times))], "no second is missing, none is told twice"
+    assert (found["source"], found["state"]) == ("redis", "LIVE")
+    assert found["age_ms"] < 5000
+    assert float(found["quote"]["bid"]) < float(found["quote"]["ask"])
+    assert float(found["book"]["bids"][0][0]) < float(found["book"]["asks"][0][0])

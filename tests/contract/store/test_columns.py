@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fks.jobs.backtest import Request
+from fks.jobs.bars import load_stored
 from fks.model.bar import Bars
 from fks.model.timeframe import NS, to_datetime
 from fks.store import columns
@@ -107,6 +109,19 @@ async def test_a_broken_or_missing_file_is_made_again(database: Database, tmp_pa
         assert same(await cache.read("BTCUSDT", "1m"), minutes(100))
         for file in files(tmp_path, "meta.json"):
             file.unlink()
+
+
+async def test_a_backtest_gets_the_same_bars_from_its_mapped_copy(database: Database, tmp_path: Path) -> None:
+    await BarStore(database).merge(minutes(600), source="test")
+    cache, start = ColumnCache(tmp_path, database), T0 + 300 * MINUTE
+    for request in (
+        Request("BTCUSDT", "binance", "1m", start, start + 60 * MINUTE, 20), Request("btc-usdt", "binance", "5m", start, None, 10),
+        Request("BTCUSDT", "binance", "1h", None, None, 0),
+    ):  # fmt: skip
+        mapped, read = await load_stored(database, request, cache), await load_stored(database, request)
+        assert same(mapped.bars, read.bars)
+        assert (mapped.instrument, mapped.source) == (read.instrument, read.source)
+    assert len(files(tmp_path)) == 1  # what is not stored takes no file
 
 
 async def test_a_writer_that_died_half_way_leaves_a_true_copy(database: Database, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fks.config.settings import Database as DatabaseSettings
 from fks.model.bar import Bars
-from fks.model.errors import InputError
+from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS, to_datetime
 from fks.store import merging
 from fks.store.bars import BarStore, Merged, Series
@@ -180,6 +182,31 @@ async def test_two_merges_that_stand_in_each_others_way_both_end(
     found = await store.series("BTCUSDT", "1m")
     assert found is not None
     assert found.candles == 21
+
+
+async def test_connections_cut_at_any_moment_leave_whole_merges_and_a_true_series(database: Database, database_url: str) -> None:
+    worker = await Database.connect(database_url, DatabaseSettings(retry_s=3.0), application="cut")
+    store, chunk, cut = BarStore(worker), 4000, 0
+    rng = random.Random(7)
+
+    async def cutter() -> None:
+        await asyncio.sleep(rng.uniform(0.002, 0.08))
+        await database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fks cut' AND datname = current_database()")
+
+    for number in range(12):
+        bars = minutes(chunk, start=(number * 7 % 12) * chunk // 2)
+        _, outcome = await asyncio.gather(cutter(), store.merge(bars, source="test"), return_exceptions=True)
+        assert isinstance(outcome, OutageError | Merged), outcome
+        cut += isinstance(outcome, OutageError)
+        stored = await rows(database, "SELECT count(*), min(time), max(time) FROM ohlcv_data")
+        told = await rows(database, "SELECT candles, oldest, newest FROM series") or [(0, None, None)]
+        assert stored == told
+        if isinstance(outcome, OutageError):
+            outcome = await BarStore(database).merge(bars, source="test")
+        assert outcome.changed == 0
+        assert (await BarStore(database).merge(bars, source="test")) == Merged(0, 0, chunk)
+    assert cut
+    await worker.close()
 
 
 async def test_what_the_caller_rolls_back_never_was(database: Database, few: None) -> None:

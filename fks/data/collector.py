@@ -194,7 +194,7 @@ class Collector:
         feed = self._feeds[symbol]
         self._shards.drop(symbol)
         self._holes.cancel(symbol)
-        feed.end_outage(self._clock.now_ns())
+        feed.end_outages(self._clock.now_ns())
         feed.state = FeedState.OFF if is_off else FeedState.COLD
         if feed.positions is not None:
             await self._writer.flush_all([feed])
@@ -298,8 +298,8 @@ class Collector:
             self._holes.repair(feed, None)
         if feed.late_ns:
             self._holes.revise(feed)
-        if feed.wants_refill and feed.state is FeedState.LIVE and self._is_storing and not feed.trades:
-            feed.wants_refill = False
+        if feed.refill_to is not None and feed.stored_id > feed.refill_to and feed.state is FeedState.LIVE:
+            feed.refill_to = None
             self._holes.refill(feed)
         self._advance(feed)
         self._enliven(feed)

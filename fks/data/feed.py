@@ -151,6 +151,7 @@ class SymbolFeed:
             self.is_mute = False
         if has_bars:
             self._heard(Channel.BARS, now_s)
+            self.end_outage(now_ns, Channel.BARS)
         self.message_ns = now_ns
         self._ask_again_ns = GRACE_NS
 
@@ -210,6 +211,11 @@ class SymbolFeed:
         outage = self._open_outages.pop(channel, None)
         if outage is not None:
             self.outages.append(replace(outage, ended_ns=max(now_ns, outage.began_ns)))
+
+    def end_outages(self, now_ns: int) -> None:
+        """Note that nobody listens any more: what is not collected has no outage."""
+        for channel in list(self._open_outages):
+            self.end_outage(now_ns, channel)
 
     # ── building ─────────────────────────────────────────────────────────────────────────────────
     def restart(self, builder: BarBuilder, last_id: int | None, before: list[Sealed]) -> None:

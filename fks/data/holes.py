@@ -160,19 +160,22 @@ class Holes:
             made = await backfill.recover(feed.symbol, feed.positions, by_bars=True)
             feed.restart(made.builder, made.last_id, made.sealed)
             feed.add(made.trades)
-        feed.wants_refill = True
+        feed.refill_to = -1 if feed.last_id is None else feed.last_id
 
     async def _claim(self, feed: SymbolFeed) -> None:
         """Own the feed from here on; a collector before us left it at some moment: since then nobody listened."""
         heard = (await self._store.heard([feed.symbol])).get(feed.symbol)
         feed.positions = (await self._store.claim([feed.symbol], feed.frames))[feed.symbol]
-        if heard is None or heard.state == FeedState.OFF:
+        if heard is None:
             return
-        if heard.outage is not None:
-            feed.go_on_outage(heard.outage)
-        elif heard.message_ns is not None:
+        now_ns = self._clock.now_ns()
+        for outage in heard.outages:
+            feed.go_on_outage(outage)
+            if outage.channel not in feed.pulses or heard.state == FeedState.OFF:  # nobody listens there any more
+                feed.end_outage(now_ns, outage.channel)
+        if heard.message_ns is not None and heard.state != FeedState.OFF:
             feed.message_ns = heard.message_ns
-            feed.begin_outage("collector", self._clock.now_ns())
+            feed.begin_outage("collector", now_ns)
 
     # ── doubts and late trades ───────────────────────────────────────────────────────────────────
     async def _asked(self, feed: SymbolFeed, doubt: Doubt) -> None:
@@ -242,5 +245,5 @@ class Holes:
             if left < REFILL_MAX:
                 self._log.info("feed.refilled", symbol=feed.symbol, trades=REFILL_MAX - left)
         except EXPECTED as error:
-            feed.wants_refill = True
+            feed.refill_to = feed.stored_id
             self._log.warning("feed.refill", symbol=feed.symbol, error=str(error))

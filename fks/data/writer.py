@@ -80,6 +80,8 @@ class Writer:
         self._told.update(before)
         await self._tell([sealed.bar for item in taken for sealed in item.sealed if sealed.source == "live"])
         for item in taken:
+            if item.trades:
+                item.feed.stored_id = item.trades[-1].trade_id
             for sealed in item.sealed:
                 self._meter.count("fks_bars_sealed_total", symbol=sealed.bar.symbol, timeframe=sealed.bar.timeframe)
             for sealed in item.revised:

@@ -11,7 +11,7 @@ from typing import Any
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import to_datetime, to_ns
-from fks.store.db import Database, Row
+from fks.store.db import Database
 
 TRADES = "trades"  # the timeframe of the row that tells a symbol's feed as a whole
 
@@ -53,11 +53,11 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """How a feed stood when a collector last wrote of it: its state, its last message, its outage without an end."""
+    """How a feed stood when a collector last wrote of it: its state, its last message, its outages without an end."""
 
     state: str
     message_ns: int | None
-    outage: Outage | None
+    outages: tuple[Outage, ...]
 
 
 class FeedStore:
@@ -88,7 +88,13 @@ class FeedStore:
 
     async def heard(self, symbols: Sequence[str]) -> dict[str, Heard]:
         """Return how the feeds of `symbols` stood; those never collected are left out."""
-        return {row["symbol"]: _heard(row) for row in await self._db.fetch("feeds.heard", self._exchange, list(symbols))}
+        found: dict[str, Heard] = {}
+        for row in await self._db.fetch("feeds.heard", self._exchange, list(symbols)):
+            symbol, began, message = row["symbol"], row["began_at"], row["last_message_at"]
+            before = found[symbol].outages if symbol in found else ()
+            open_ = () if began is None else (Outage(symbol, row["channel"], to_ns(began), row["cause"]),)
+            found[symbol] = Heard(row["state"], None if message is None else to_ns(message), (*before, *open_))
+        return found
 
     async def trade_holes(self, symbol: str, since_ns: int) -> list[tuple[int, int]]:
         """Return [from id, to id) that the stored trades since then leave out, newest first, at most 1000."""
@@ -169,9 +175,3 @@ def _outage_columns(outages: Sequence[Outage]) -> list[list[Any]]:
         [None if row.ended_ns is None else to_datetime(row.ended_ns) for row in rows],
         [row.cause for row in rows],
     ]
-
-
-def _heard(row: Row) -> Heard:
-    began, message = row["began_at"], row["last_message_at"]
-    outage = None if began is None else Outage(row["symbol"], TRADES, to_ns(began), row["cause"])
-    return Heard(row["state"], None if message is None else to_ns(message), outage)

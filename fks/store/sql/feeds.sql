@@ -76,14 +76,12 @@ UPDATE feeds SET state = 'COLD', updated_at = now()
  WHERE exchange = $1 AND epoch <= $2 AND state NOT IN ('COLD', 'OFF');
 
 -- name: heard
--- Give how the feeds of these symbols stood when somebody last wrote of them, and the outage that has no end yet.
-SELECT f.symbol, f.state, f.last_message_at, o.began_at, o.cause
+-- Give how the feeds of these symbols stood when somebody last wrote of them, and their outages that have no end yet.
+SELECT f.symbol, f.state, f.last_message_at, o.channel, o.began_at, o.cause
   FROM feeds f
-  LEFT JOIN LATERAL (
-       SELECT began_at, cause FROM feed_outages
-        WHERE exchange = f.exchange AND symbol = f.symbol AND channel = 'trades' AND ended_at IS NULL
-        ORDER BY began_at DESC LIMIT 1) o ON true
- WHERE f.exchange = $1 AND f.symbol = ANY($2::text[]) AND f.timeframe = 'trades';
+  LEFT JOIN feed_outages o ON o.exchange = f.exchange AND o.symbol = f.symbol AND o.ended_at IS NULL
+ WHERE f.exchange = $1 AND f.symbol = ANY($2::text[]) AND f.timeframe = 'trades'
+ ORDER BY f.symbol, o.began_at;
 
 -- name: trade_holes
 -- Give where stored public trades of one symbol leave ids out since $3, newest first: the first missing id and the one after.

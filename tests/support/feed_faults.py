@@ -1,0 +1,223 @@
+"""A collector in a process of its own under a seeded stream of faults, and the question afterwards: is everything there?"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from fks.config.secrets import load_secrets
+from fks.config.settings import Database as DatabaseSettings
+from fks.model.timeframe import to_ns
+from fks.store import migrate
+from fks.store.db import Database
+from fks.store.embedded import PostgresServer, start_and_wait
+from tests.support import servers
+from tests.support.local_exchange import LocalExchange
+from tests.support.waiting import until
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT")
+DATA: dict[str, Any] = {
+    "symbols": SYMBOLS, "timeframes": ("1s", "5s", "15s", "1m"), "backfill_bars": 20, "stale_min_s": 1.5, "stale_max_s": 2.0,
+}  # fmt: skip
+FROZEN_S = 3.5
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """One fault and when it struck: ns by the machine's clock."""
+
+    kind: str
+    at_ns: int
+
+
+@dataclass
+class FaultRun:
+    """The exchange, a PostgreSQL of its own and a collector that is started again whenever it is dead."""
+
+    exchange: LocalExchange
+    redis_url: str
+    seed: int
+    done: list[Injected] = field(default_factory=list)
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self._dice = random.Random(self.seed)
+        self._stack = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_ending = False
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[FaultRun]:
+        """Start PostgreSQL and the collector; end both."""
+        with servers.home() as paths:
+            self._server = PostgresServer(paths, load_secrets(paths))
+            self._log = paths.logs / "postgres.log"
+            self._postgres = await asyncio.to_thread(start_and_wait, self._server, log=self._log)
+            await migrate.upgrade(self._server.url())
+            self.db = await Database.connect(self._server.url(), DatabaseSettings(retry_s=30.0))
+            keeper = asyncio.create_task(self._keep())
+            try:
+                yield self
+            finally:
+                self._is_ending = True
+                await asyncio.gather(keeper, return_exceptions=True)
+                self._kill_collector()
+                await self.db.close()
+                self._server.stop(self._postgres)
+
+    async def _keep(self) -> None:
+        """What the supervisor does: a collector that is dead has a successor with a higher epoch."""
+        while not self._is_ending:
+            if self._process is None or self._process.poll() is not None:
+                self.epoch += 1
+                spec = {
+                    "database": self._server.url(), "redis": self.redis_url, "info": self.exchange.info, "data": DATA, "epoch": self.epoch,
+                }  # fmt: skip
+                self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
+                    [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)],
+                    cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+            await asyncio.sleep(0.1)
+
+    def _kill_collector(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    # ── faults ───────────────────────────────────────────────────────────────────────────────────
+    async def torment(self, seconds: float) -> None:
+        """Once every feed is live, inject faults for so long, in an order that the seed decides."""
+        await self._live(time.time_ns())
+        faults: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
+            "freeze": (3, self._freeze), "freeze one": (2, self._freeze_one), "kill collector": (2, self._kill),
+            "kill postgres": (1, self._kill_postgres), "throttle": (2, self._throttle), "skew": (1, self._skew),
+            **{kind: (1.5, lambda kind=kind: self._once(kind)) for kind in ("cut_stream", "server_shutdown", "trade_gap",
+                                                                           "duplicate_trades", "reorder_trades")},
+            "rest": (2, self._rest), "half_open": (1, self._half_open),
+        }  # fmt: skip
+        end = time.monotonic() + seconds
+        bag: list[str] = []
+        while time.monotonic() < end:
+            if not bag:  # every kind comes, the heavy ones more often
+                bag = [kind for kind, (weight, _) in faults.items() for _ in range(max(1, round(weight)))]
+                self._dice.shuffle(bag)
+            kind = bag.pop()
+            self.done.append(Injected(kind, time.time_ns()))
+            await faults[kind][1]()
+            await asyncio.sleep(self._dice.uniform(0.1, 1.2))
+
+    async def _freeze(self) -> None:
+        self.exchange.fault("freeze_stream", seconds=FROZEN_S)
+        await asyncio.sleep(FROZEN_S)
+
+    async def _freeze_one(self) -> None:
+        self.exchange.fault("freeze_stream", symbol=self._dice.choice(SYMBOLS), event="aggTrade", seconds=FROZEN_S)
+
+    async def _kill(self) -> None:
+        self._kill_collector()
+
+    async def _kill_postgres(self) -> None:
+        self._postgres.kill()
+        self._postgres.wait()
+        await asyncio.sleep(self._dice.uniform(0.0, 3.0))
+        self._postgres = await asyncio.to_thread(start_and_wait, self._server, log=self._log)
+
+    async def _throttle(self) -> None:
+        for path in ("/api/v3/aggTrades", "/api/v3/klines"):
+            self.exchange.fault("429", path=path, count=self._dice.randint(1, 4), seconds=1)
+        self.exchange.fault("cut_stream")
+
+    async def _rest(self) -> None:
+        kind = self._dice.choice(("http_500", "html_200", "drop", "truncate", "latency", "html_502"))
+        self.exchange.fault(kind, path=self._dice.choice(("/api/v3/aggTrades", "/api/v3/klines")), count=3, seconds=0.5)
+        self.exchange.fault("trade_gap", count=3)
+
+    async def _skew(self) -> None:
+        self.exchange.fault("clock_jump", seconds=self._dice.choice((-30, -5, 5, 30)))
+        await asyncio.sleep(self._dice.uniform(0.5, 2.0))
+        self.exchange.clear()
+
+    async def _half_open(self) -> None:
+        self.exchange.fault("half_open", seconds=3)
+
+    async def _once(self, kind: str) -> None:
+        self.exchange.fault(kind, count=self._dice.randint(1, 5))
+
+    async def _live(self, since_ns: int) -> None:
+        async def is_live() -> bool:
+            rows = await self.db.sql("SELECT state, last_message_at FROM feeds WHERE timeframe = 'trades'")
+            return len(rows) == len(SYMBOLS) and all(r["state"] == "LIVE" and to_ns(r["last_message_at"]) > since_ns for r in rows)
+
+        await until(is_live, deadline_s=40)
+
+    # ── afterwards ───────────────────────────────────────────────────────────────────────────────
+    async def settled(self) -> None:
+        """End all faults and wait until every feed is live and whole."""
+        self.exchange.clear()
+        await self._live(time.time_ns())
+        lacking: list[dict[str, Any]] = []
+
+        async def is_whole() -> bool:
+            rows = await self.db.sql("SELECT max(trade_id) - min(trade_id) + 1 - count(*) AS lacks, symbol FROM market_trades GROUP BY symbol")
+            open_ = await self.db.sql("SELECT * FROM feed_outages WHERE ended_at IS NULL")
+            lacking[:] = [*(dict(row) for row in (*rows, *open_) if row.get("lacks") != 0)]
+            return not lacking
+
+        try:
+            await until(is_whole, deadline_s=40)
+        except AssertionError:
+            raise AssertionError(f"not whole: {lacking}; after {self.done}") from None
+
+    async def check_trades(self) -> int:
+        """Compare every stored public trade with the exchange's own, field by field; return how many."""
+        count = 0
+        for symbol in SYMBOLS:
+            rows = await self.db.sql("SELECT * FROM market_trades WHERE symbol = $1 ORDER BY trade_id", symbol)
+            cursor, theirs = rows[0]["trade_id"], []
+            while cursor <= rows[-1]["trade_id"]:
+                page = self.exchange.ask("GET", "/api/v3/aggTrades", symbol=symbol, fromId=cursor, limit=1000)
+                theirs += page
+                cursor = page[-1]["a"] + 1
+            wanted = [
+                (t["a"], t["T"] * 1_000_000, Decimal(t["p"]), Decimal(t["q"]), t["m"], t["l"] - t["f"] + 1) for t in theirs
+            ][: len(rows)]
+            assert wanted == [
+                (r["trade_id"], to_ns(r["time"]), r["price"], r["quantity"], r["is_buyer_maker"], r["count"]) for r in rows
+            ]
+            count += len(rows)
+        return count
+
+    async def check_outages(self) -> int:
+        """Every fault that silenced a feed shows, from where it began to after it was over; return how many rows there are."""
+        rows = await self.db.sql("SELECT * FROM feed_outages WHERE channel = 'trades' ORDER BY symbol, began_at")
+        for symbol in SYMBOLS:
+            spans = merged([(to_ns(r["began_at"]), to_ns(r["ended_at"])) for r in rows if r["symbol"] == symbol])
+            for fault in self.done:
+                if fault.kind not in ("freeze", "kill collector"):
+                    continue
+                last_s = FROZEN_S if fault.kind == "freeze" else 0.0
+                fits = [s for s in spans if s[0] < fault.at_ns + 1.5e9 and s[1] > fault.at_ns + (last_s - 1.0) * 1e9]
+                assert fits, (symbol, fault, spans)
+        return len(rows)
+
+
+def merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans in order, those with less than a second between them as one: a feed filled by REST in a stall is live."""
+    found: list[tuple[int, int]] = []
+    for began, ended in spans:
+        assert began <= ended
+        if found and began <= found[-1][1] + 10**9:
+            found[-1] = (found[-1][0], max(ended, found[-1][1]))
+        else:
+            found.append((began, ended))
+    return found

@@ -132,7 +132,8 @@ def subscriptions(asset: Asset, frames: Sequence[str], exchange: Exchange) -> tu
     chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & exchange.channels
     found = [Subscription(channel, asset.symbol) for channel in CHANNELS if channel in chosen]
     if Channel.BARS in exchange.channels:
-        ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in exchange.timeframes]
+        live: frozenset[str] = getattr(exchange, "live_bars", exchange.timeframes)  # coinbase streams fewer than its REST has
+        ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in live] or [f for f in by_length(live) if f in frames][:1]
         found += [Subscription(Channel.BARS, asset.symbol, frame) for frame in ends]
     return tuple(found)
 

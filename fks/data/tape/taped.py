@@ -64,6 +64,7 @@ class TapedExchange:
         self.trade_ids, self.trades_from = self._exchange.trade_ids, self._exchange.trades_from
         self.streams_max, self.has_empty_bars = self._exchange.streams_max, self._exchange.has_empty_bars
         self.calendar = self._exchange.calendar
+        self.live_bars = getattr(exchange, "live_bars", exchange.timeframes)
         exchange.record(lambda wire: TapedWire(wire, recorder))
 
     async def open(self) -> None:

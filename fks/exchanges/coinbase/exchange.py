@@ -17,7 +17,7 @@ from fks.exchanges.base import Endpoint, check_bar, check_trade, exact, ns_of_is
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
 from fks.exchanges.base.status import StatusFirst
-from fks.exchanges.coinbase.wire import CoinbaseWire
+from fks.exchanges.coinbase.wire import LIVE_TIMEFRAME, CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
@@ -51,6 +51,7 @@ class CoinbaseExchange(WireExchange):
 
     name = "coinbase"
     timeframes = frozenset(GRANULARITIES)
+    live_bars = frozenset({LIVE_TIMEFRAME})
     channels = frozenset(Channel)
     trade_ids = TradeIds.RISING
     trades_from = TradesFrom.TIME

@@ -21,6 +21,7 @@ from aiohttp import web
 import fks.exchanges
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
+from fks.data.assets import subscriptions
 from fks.exchanges._template import TemplateExchange
 from fks.exchanges.registry import EXCHANGES, KEYS, endpoint_of, make_exchange
 from fks.model.bar import PublicTrade
@@ -39,6 +40,7 @@ from fks.model.market import (
 )
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES
+from fks.store.assets import Asset
 from tests.support.exchange_cases import KEY, TAPES, Case, believed
 from tests.support.exchange_cases_hot import ALL
 from tests.support.exchange_peer import Peer, Purse, TapeClock, playing
@@ -264,6 +266,13 @@ async def test_x33_what_it_does_not_stream_is_refused_before_it_dials(case: Case
     with pytest.raises(InputError):
         await anext(exchange.watch([case.not_streamed]))
     assert peer.dialled == []
+
+
+@pytest.mark.parametrize("frames", [("1s", "1m", "5m", "1h"), ("1m", "1d"), ("5m", "15m"), ("1h",), ("1d",)], ids="-".join)
+async def test_x35_what_a_collector_subscribes_it_streams(case: Case, exchange: Exchange, frames: tuple[str, ...]) -> None:
+    """Whatever timeframes an asset is collected in, also where the exchange streams fewer than its REST has."""
+    asset = Asset(case.name, case.symbol, frames, channels=("trades", "quotes", "book"))
+    exchange.wire().hello(subscriptions(asset, frames, exchange))  # type: ignore[attr-defined]
 
 
 async def test_x34_leaving_drops_the_socket_and_several_may_be_open(case: Case, exchange: Exchange, peer: Peer) -> None:

@@ -8,25 +8,25 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.data.gaps import (
-    DAY_NS,
     Gaps,
     Missing,
     aligned,
     calendar_for,
     closed_until,
     count_bars,
-    is_kept,
     kept_range,
     overlap,
 )
-from fks.model.timeframe import bar_end, to_ns
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_ns
 from fks.store.db import Database
 from fks.store.gaps import GapStore, Hole, Series
+
+LATE_NS = 180 * NS  # bars that have just ended are not missing yet: the next round brings them
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """One series from `from_ns` to `to_ns`: what is kept whole, or all that is stored when nobody keeps it so.
+    """One series from `from_ns` to `to_ns`: all that is stored and, of what was synced, all that is wanted.
 
     `expected` bars follow from the exchange's calendar. `missing` ones may still come; `absent` ones were asked for, and the
     exchange has not got them (or nobody traded): they do not lower `coverage` (a share, 1 is all). `longest` is the longest
@@ -163,10 +163,8 @@ class QualityReport:
         newest_ns = bar_end(one.newest_ns, one.timeframe)
         if one.sync_status == "done":
             start_ns, end_ns = kept_range(one, self._clock.now_ns(), self._days)
-            return aligned(min(start_ns, one.oldest_ns), one.timeframe), max(end_ns, newest_ns)
-        if is_kept(one):
-            start_ns = max(one.oldest_ns, self._clock.now_ns() - self._days * DAY_NS)
-            return aligned(start_ns, one.timeframe), newest_ns
+            end_ns = newest_ns if end_ns - newest_ns < LATE_NS + NS * TIMEFRAMES[one.timeframe] else end_ns
+            return aligned(min(start_ns, one.oldest_ns), one.timeframe), end_ns
         return one.oldest_ns, newest_ns
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -18,10 +19,12 @@ from fks.data.indicators import IndicatorCache
 from fks.data.notebook import Record
 from fks.indicators import compute
 from fks.model.bar import Bars
-from fks.model.errors import ConfigError, InputError
+from fks.model.errors import ConfigError, InputError, OutageError
 from fks.model.timeframe import NS, to_ns
 from fks.store.bars import BarStore
+from fks.store.columns import ColumnCache
 from fks.store.db import Database
+from tests.support.waiting import until
 
 T0 = datetime(2026, 5, 1, tzinfo=UTC)
 START_NS = to_ns(T0)
@@ -271,3 +274,44 @@ async def test_an_indicator_is_a_frame_cut_after_it_is_computed(store: BarStore)
     span = data.get_indicator("BTC/USDT", "1m", "macd", start="2026-05-01T02:00Z", end="2026-05-01T02:10Z")
     assert list(span.columns) == ["line", "signal", "histogram"]
     assert len(span) == 10
+
+
+async def test_readers_never_see_a_value_of_a_bar_that_was_corrected_before_they_asked(
+    store: BarStore, database: Database, tmp_path: Path
+) -> None:
+    state = await store.series("BTCUSDT", "1m")
+    assert state is not None
+    truth: dict[int, np.ndarray] = {state.revision: (await store.read("BTCUSDT", "1m")).close}
+    done, answers = False, 0
+
+    async def correct() -> None:
+        nonlocal done
+        for n in range(60):
+            if n % 3 == 0:  # bursts, and somebody is answered in between
+                seen = answers
+                await until(lambda: answers > seen, every_s=0.001)  # noqa: B023
+            place = n * 7 % 1000
+            close = truth[max(truth)].copy()
+            close[place] = round(float(close[place]) + 0.25, 2)
+            truth[max(truth) + 1] = close  # known before it is committed: a reader may see either
+            at = datetime.fromtimestamp((START_NS + place * MINUTE) // NS, UTC)
+            await database.sql("UPDATE ohlcv_data SET close = $1 WHERE time = $2", float(close[place]), at)
+        done = True
+
+    async def ask(columns: ColumnCache | None) -> None:
+        nonlocal answers
+        cache = IndicatorCache(database, columns)
+        while not done:
+            floor = await database.sql("SELECT revision FROM series")
+            try:
+                found = await cache.compute("binance", "BTCUSDT", "1m", "sma", period=5)
+            except OutageError:  # the series never stood still
+                continue
+            assert found.revision >= floor[0][0], "not older than what was true when it was asked"
+            whole = bars(1000)
+            now = replace(whole, close=truth[found.revision])
+            assert np.array_equal(found.columns["sma"], compute("sma", now, period=5)["sma"], equal_nan=True)
+            answers += 1
+
+    await asyncio.gather(correct(), ask(None), ask(None), ask(ColumnCache(tmp_path / "columns", database)))
+    assert (await IndicatorCache(database).compute("binance", "BTCUSDT", "1m", "sma", period=5)).revision == max(truth)

@@ -20,6 +20,7 @@ from fks.store.partitions import ensure_months
 __all__ = ["BarStore", "Merged", "Series"]
 
 _LATEST_NS = 253_402_300_799_000_000_000  # the year 9999: what timestamptz and datetime both hold
+_LONG_S = 600.0
 _ATTEMPTS = 3  # of a merge that met another one half way
 _READ = copy.row_form([("time", copy.TIME), *((name, copy.FLOAT) for name in PRICES)])
 
@@ -62,14 +63,24 @@ class BarStore:
         query = "bars.read_all" if limit is None else "bars.read_last" if is_newest else "bars.read"
         end_ns = _LATEST_NS if to_ns is None else min(to_ns, _LATEST_NS)
         bounds: list[object] = [to_datetime(from_ns), to_datetime(end_ns), *(() if limit is None else (limit,))]
-        async with self._db.acquire() as connection:
-            stream = await copy.copy_out(connection, sql(query), symbol, timeframe, exchange, *bounds)
+        try:
+            stream = await self._db.copy_out(query, symbol, timeframe, exchange, *bounds)
+        except OutageError as error:
+            if not isinstance(error.__cause__, asyncpg.QueryCanceledError):
+                raise
+            stream = await self._long_read(query, symbol, timeframe, exchange, *bounds)
         rows = copy.decoded(_READ, stream)
         time_ns = copy.time_ns_of(rows)
         if len(rows) > 1 and not (time_ns[1:] > time_ns[:-1]).all():
             order = np.argsort(time_ns, kind="stable")
             rows, time_ns = rows[order], time_ns[order]
         return Bars(symbol, timeframe, time_ns, *(rows[name].astype(np.float64) for name in PRICES))
+
+    async def _long_read(self, query: str, *args: object) -> bytearray:
+        """Read what takes longer than a statement may: decades of minutes."""
+        async with self._db.transaction(is_readonly=True) as tx:
+            await tx.sql(f"SET LOCAL statement_timeout = '{_LONG_S:.0f}s'")
+            return await copy.copy_out(tx.connection, sql(query), *args, timeout=_LONG_S + 5.0)
 
     async def merge(
         self,

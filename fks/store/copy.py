@@ -89,12 +89,12 @@ async def chunks(stream: bytes | bytearray) -> AsyncIterator[memoryview]:
         yield view[start : start + _CHUNK]
 
 
-async def copy_out(connection: Any, query: str, *args: object) -> bytearray:
-    """Run a query on a raw connection and return its COPY stream."""
+async def copy_out(connection: Any, query: str, *args: object, timeout: float | None = None) -> bytearray:
+    """Run a query on a raw connection and return its COPY stream; `timeout` (s) instead of the connection's own."""
     received = bytearray()
 
     async def take(data: bytes) -> None:
         received.extend(data)
 
-    await connection.copy_from_query(query.rstrip(";"), *args, output=take, format="binary")
+    await connection.copy_from_query(query.rstrip(";"), *args, output=take, format="binary", timeout=timeout)
     return received

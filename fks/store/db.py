@@ -28,6 +28,7 @@ import orjson
 
 from fks.config.settings import Database as DatabaseSettings
 from fks.model.errors import BugError, ConfigError, OutageError
+from fks.store.copy import copy_out
 
 Row = asyncpg.Record
 T = TypeVar("T")
@@ -188,6 +189,10 @@ class Database:
         """Run a statement once per row, all of them or none."""
         kept = list(rows)
         await self._one(query, lambda c: c.executemany(sql(query), kept), retry)
+
+    async def copy_out(self, query: str, *args: object) -> bytearray:
+        """Return the rows of a query as a binary COPY stream, for fks.store.copy.decoded. Tried again like `fetch`."""
+        return await self._one(query, lambda c: copy_out(c, sql(query), *args), True)
 
     async def sql(self, text: str, *args: object) -> list[Row]:
         """Run unnamed SQL: generated DDL, the shell, tests. Never retried once sent."""

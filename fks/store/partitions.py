@@ -19,6 +19,7 @@ from fks.store.prune import PruneStore
 
 MONTHS_AHEAD = 2
 DAYS_AHEAD = 3
+YEARS_MAX = 20  # of partitions in one go; what is older stays in the default one
 _LOCK = 7_206_152  # one process makes partitions at a time
 _PIECE = 50_000  # bars deleted in one transaction
 _LOCK_WAIT = "1s"  # a reader may hold the table; others queue behind us, so we do not wait long
@@ -66,7 +67,7 @@ async def ensure_partitions(db: Database, now: datetime, *, since: datetime | No
     """
     now = now.astimezone(UTC)
     wanted = [
-        *months(min(since or now, now).astimezone(UTC), now + timedelta(days=31 * MONTHS_AHEAD)),
+        *months(_recent(since or now, now), now + timedelta(days=31 * MONTHS_AHEAD)),
         *days(now - timedelta(days=1), now + timedelta(days=DAYS_AHEAD)),
     ]
     return await _ensure(db, wanted)
@@ -74,7 +75,12 @@ async def ensure_partitions(db: Database, now: datetime, *, since: datetime | No
 
 async def ensure_months(db: Database, start: datetime, end: datetime) -> list[str]:
     """Make the partitions of ohlcv_data that are missing from `start` to `end`; return their names. Errors: OutageError."""
-    return await _ensure(db, list(months(start.astimezone(UTC), end.astimezone(UTC))))
+    return await _ensure(db, list(months(_recent(start, end), end.astimezone(UTC))))
+
+
+def _recent(start: datetime, end: datetime) -> datetime:
+    """Return where partitions begin: before that, rows are few (days, weeks) and each partition makes every query's plan longer."""
+    return max(min(start, end), end - timedelta(days=366 * YEARS_MAX)).astimezone(UTC)
 
 
 async def _ensure(db: Database, wanted: Sequence[Span]) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from typing import Any
 
+import asyncpg
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from fks.config.settings import Database as DatabaseSettings
 from fks.model.bar import Bars
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS, to_datetime
-from fks.store import merging
+from fks.store import copy, db, merging, partitions
 from fks.store.bars import BarStore, Merged, Series
 from fks.store.db import Database
 from fks.store.partitions import Span, ensure_partitions
@@ -36,8 +37,8 @@ def same(one: Bars, other: Bars) -> bool:
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("time_ns", *PRICES))
 
 
-async def rows(db: Database, query: str) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in await db.sql(query)]
+async def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await database.sql(query)]
 
 
 @pytest.fixture
@@ -156,6 +157,45 @@ async def test_bars_are_read_in_order_wherever_they_lie(database: Database) -> N
     assert same(await store.read("BTCUSDT", "1m", int(bars.time_ns[5]), int(bars.time_ns[55])), bars[5:55])
 
 
+async def test_a_read_that_takes_longer_than_a_statement_may_is_done_the_long_way(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, limits = BarStore(database), []
+    await store.merge(minutes(3000), source="test")
+    copy_out = copy.copy_out
+
+    async def cancelled(connection: Any, *args: Any) -> bytearray:
+        raise asyncpg.QueryCanceledError("canceling statement due to statement timeout")
+
+    async def watched(connection: Any, *args: Any, **options: Any) -> bytearray:
+        limits.append(await connection.fetchval("SHOW statement_timeout"))
+        return await copy_out(connection, *args, **options)
+
+    monkeypatch.setattr(db, "copy_out", cancelled)
+    monkeypatch.setattr(copy, "copy_out", watched)
+    assert same(await store.read("BTCUSDT", "1m"), minutes(3000))
+    assert limits == ["10min"]
+
+
+async def test_a_read_goes_on_when_its_connection_is_cut(database: Database) -> None:
+    store = BarStore(database)
+    await store.merge(minutes(3000), source="test")
+    for _ in range(5):
+        await database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        both = await asyncio.gather(*(store.read("BTCUSDT", "1m") for _ in range(4)))
+        assert all(same(bars, minutes(3000)) for bars in both)
+
+
+async def test_decades_of_bars_make_no_partition_for_each_month(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions, "YEARS_MAX", 1)
+    store, days = BarStore(database), 2500
+    bars = minutes(days, start=-days * 1440, step=1440)
+    assert await store.merge(bars, source="test") == Merged(days, 0, 0)
+    assert same(await store.read("BTCUSDT", "1m"), bars)
+    count = (await rows(database, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'ohlcv_data'::regclass"))[0][0]
+    assert count == 14  # of thirteen months, and the default one
+
+
 async def test_two_merges_that_stand_in_each_others_way_both_end(
     database: Database, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,9 +298,9 @@ async def test_any_merges_in_any_order_end_as_the_last_word_says(
         expected |= new
         found = await store.series("BTCUSDT", "1m")
         assert found == Series(found.revision if found else -1, len(expected), min(expected), max(expected))
-        for revision, copy in copies:
+        for revision, kept in copies:
             if revision == found.revision:
-                assert copy == {t: c for t, c in expected.items() if t <= max(copy)}
+                assert kept == {t: c for t, c in expected.items() if t <= max(kept)}
         copies.append((found.revision, dict(expected)))
     stored = await store.read("BTCUSDT", "1m")
     assert dict(zip(stored.time_ns.tolist(), stored.close.tolist(), strict=True)) == dict(sorted(expected.items()))

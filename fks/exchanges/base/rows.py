@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from fks.exchanges.base.reader import BROKEN, Reader
-from fks.exchanges.base.values import HUGE, MS, check_bar, exact
+from fks.exchanges.base.values import HUGE, MS, ZERO, check_bar, exact
 from fks.exchanges.base.wire import Tally, doubted
 from fks.model.bar import Bar
 from fks.model.errors import PeerError
@@ -69,8 +69,8 @@ def time_of(time_ms: int) -> int:
 
 def amount_of(value: object, what: str) -> Decimal:
     """Return an exchange's price or quantity, digit for digit. Errors: PeerError when it is negative or beyond any market."""
-    found = exact(value, what)
-    if not 0 <= found < HUGE:
+    found = value if type(value) is Decimal else exact(value, what)
+    if not ZERO <= found < HUGE:
         raise PeerError(f"{what} is {value!r}, which cannot be")
     return found
 
@@ -114,7 +114,7 @@ def check_sides(bids: Iterable[tuple[Decimal, Decimal]], asks: Iterable[tuple[De
 def _check_side(levels: Iterable[tuple[Decimal, Decimal]], *, is_bid: bool) -> Decimal | None:
     best = last = None
     for price, size in levels:
-        if not 0 < price < HUGE or not 0 < size < HUGE:
+        if not (ZERO < price < HUGE and ZERO < size < HUGE):
             raise PeerError(f"a level of {size} at {price} cannot be")
         if last is not None and (price >= last if is_bid else price <= last):
             raise PeerError(f"{'bids' if is_bid else 'asks'} are out of order: {price} follows {last}")

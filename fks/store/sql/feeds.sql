@@ -45,8 +45,10 @@ WITH wanted AS (
                              EXCLUDED.trades, EXCLUDED.is_complete)
 ), traded AS (
     INSERT INTO market_trades (exchange, symbol, trade_id, time, price, quantity, is_buyer_maker, count, received_at)
-    SELECT $1, t.* FROM held, unnest($22::text[], $23::bigint[], $24::timestamptz[], $25::numeric[], $26::numeric[],
-                               $27::bool[], $28::int[], $29::timestamptz[]) AS t
+    SELECT $1, t.symbol, t.trade_id, 'epoch'::timestamptz + t.time_us * interval '1 microsecond', t.price::numeric,
+           t.quantity::numeric, t.is_maker, t.count, 'epoch'::timestamptz + NULLIF(t.received_us, 0) * interval '1 microsecond'
+      FROM held, unnest($22::text[], $23::bigint[], $24::bigint[], $25::text[], $26::text[], $27::bool[], $28::int[],
+                        $29::bigint[]) AS t(symbol, trade_id, time_us, price, quantity, is_maker, count, received_us)
      WHERE held.is_ours
     ON CONFLICT DO NOTHING
 ), outage AS (

@@ -132,7 +132,7 @@ async def test_from_nothing_to_live_in_every_timeframe(
 
     listener = asyncio.create_task(listen())
     async with running(make_collector(settings, database, bus, log, meter=meter)) as collector:
-        await until(lambda: collector.is_ready, deadline_s=20)
+        await until(lambda: collector.is_ready, deadline_s=60)  # the local exchange makes up its days when first asked
         await later(database, 6)
         await until(lambda: sum(m["timeframe"] == "1s" for m in told) >= 10)  # told after they are stored
         assert [feed["state"] for feed in collector.detail()["feeds"]] == ["LIVE", "LIVE"]  # type: ignore[attr-defined]

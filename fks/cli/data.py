@@ -63,6 +63,7 @@ def status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
     async def work(db: Database) -> list[dict[str, Any]]:
         from fks.clock import RealClock
         from fks.data.aggregate import length_of
+        from fks.data.gaps import is_kept
         from fks.data.quality import behind
         from fks.store.gaps import GapStore
 
@@ -77,7 +78,7 @@ def status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
                 "oldest": None if one.oldest_ns is None else iso(one.oldest_ns),
                 "newest": None if one.newest_ns is None else iso(one.newest_ns),
                 "time_range": _range(one.oldest_ns, one.newest_ns),
-                "behind": behind(one, now_ns),
+                "behind": behind(one, now_ns) if is_kept(one) and one.wanted_to_ns is None else None,
                 "kept_by": "sync" if one.sync_status == "done" else "collector" if one.is_collected else "",
                 "sync": one.sync_status,
                 "error": one.error,

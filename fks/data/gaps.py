@@ -154,7 +154,7 @@ class _Seen:
 
     revision: int
     clean_ns: int  # everything wanted before it is there, or being filled
-    wanted_from_ns: int
+    wanted: tuple[str | None, int | None, int | None]
     missing: tuple[Missing, ...] = ()
     wait_s: float = WAIT_FIRST_S
     due_s: float = 0.0
@@ -202,7 +202,8 @@ class GapWatch:
         start_ns, end_ns = kept_range(one, self._clock.now_ns(), self._days)
         horizon_ns = aligned(start_ns, one.timeframe)
         seen = self._seen.get(key)
-        if seen is not None and (seen.revision, seen.wanted_from_ns) == (one.revision, one.wanted_from_ns or 0):
+        wanted = (one.sync_status, one.wanted_from_ns, one.wanted_to_ns)
+        if seen is not None and (seen.revision, seen.wanted) == (one.revision, wanted):
             if seen.missing:
                 if now_s < seen.due_s:
                     return ()
@@ -213,34 +214,42 @@ class GapWatch:
         if one.exchange in SILENT_EXCHANGES and seen is not None and now_s < seen.due_s:
             return ()  # what traded seldom has new holes each minute: they are looked at together
         missing = tuple(await self._gaps.missing(*key, start_ns, end_ns))
-        if one.wanted_from_ns is None:  # what came before the first collected bar is nobody's gap
+        if not is_synced(one):  # what came before the first collected bar is nobody's gap
             missing = tuple(gap for gap in missing if gap.hole.start_ns > horizon_ns)
         is_same = seen is not None and seen.missing == missing and bool(missing)
         wait_s = min(seen.wait_s * 2, WAIT_MAX_S) if is_same and seen is not None else WAIT_FIRST_S
         if one.exchange in SILENT_EXCHANGES:
             wait_s = max(wait_s, 10 * WAIT_FIRST_S)
         clean_ns = min([end_ns, *(gap.hole.start_ns for gap in missing)])
-        self._seen[key] = _Seen(one.revision, clean_ns, one.wanted_from_ns or 0, missing, wait_s, now_s + wait_s)
+        self._seen[key] = _Seen(one.revision, clean_ns, wanted, missing, wait_s, now_s + wait_s)
         return missing
 
 
 def is_kept(one: Series) -> bool:
     """Return whether somebody wants the series whole: it was synced, or its symbol is collected. A sync under way sees to itself."""
-    return one.sync_status == "done" or (one.is_collected and one.sync_status is None and one.newest_ns is not None)
+    return one.sync_status == "done" or (one.is_collected and one.sync_status in (None, "failed") and one.newest_ns is not None)
+
+
+def is_synced(one: Series) -> bool:
+    """Return whether a sync says since when the series has to be whole."""
+    return one.sync_status == "done" and one.wanted_from_ns is not None
 
 
 def kept_range(one: Series, now_ns: int, days: int) -> tuple[int, int]:
-    """Return the time in which a kept series has to be whole: [start, end), ns."""
+    """Return the time in which a kept series has to be whole: [start, end), ns.
+
+    A synced one up to the end that was wanted, or the present; what is collected up to its newest bar, as the collector is at it.
+    """
     over_ns = closed_until(now_ns, one.timeframe)
     newest_ns = one.oldest_ns if one.newest_ns is None else bar_end(one.newest_ns, one.timeframe)
-    end_ns = over_ns
-    if one.is_collected and newest_ns is not None and over_ns - newest_ns < LIVE_NS:
+    start_ns, end_ns = now_ns - days * DAY_NS, over_ns
+    is_live = one.is_collected and newest_ns is not None and over_ns - newest_ns < LIVE_NS
+    if newest_ns is not None and (is_live or not is_synced(one)):
         end_ns = min(newest_ns, over_ns)
-    start_ns = one.wanted_from_ns
-    if start_ns is None:
-        start_ns = now_ns - days * DAY_NS
-        if one.is_collected and newest_ns is not None and one.sync_status is None:
-            end_ns = min(newest_ns, over_ns)
+    if is_synced(one) and one.wanted_from_ns is not None:
+        start_ns = one.wanted_from_ns
+        if one.wanted_to_ns is not None:
+            end_ns = min(end_ns, bar_start(one.wanted_to_ns, one.timeframe))
     if 0 < TIMEFRAMES[one.timeframe] < 60:
         start_ns = max(start_ns, end_ns - BARS_MAX * TIMEFRAMES[one.timeframe] * NS)
     return start_ns, end_ns

@@ -31,7 +31,8 @@ class KnownGap:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series: what is stored (`revision` changes with every correction) and why it is kept whole."""
+    """One series: what is stored (`revision` changes with every correction) and what is wanted of it, by a sync (`wanted_to_ns`
+    None: up to the present) or because its symbol is collected."""
 
     exchange: str
     symbol: str
@@ -42,6 +43,7 @@ class Series:
     revision: int
     sync_status: str | None
     wanted_from_ns: int | None
+    wanted_to_ns: int | None
     error: str | None
     is_collected: bool
 
@@ -94,7 +96,8 @@ class GapStore:
             Series(
                 r["exchange"], r["symbol"], r["timeframe"], r["candles"], r["oldest"] and to_ns(r["oldest"]),
                 r["newest"] and to_ns(r["newest"]), r["revision"], r["sync_status"],
-                r["wanted_from"] and to_ns(r["wanted_from"]), r["error"], r["is_collected"],
+                r["wanted_from"] and to_ns(r["wanted_from"]), r["wanted_to"] and to_ns(r["wanted_to"]), r["error"],
+                r["is_collected"],
             )
             for r in await self._db.fetch("gaps.series")
         ]  # fmt: skip

@@ -37,7 +37,7 @@ DELETE FROM known_gaps
 -- Give every stored series with what is wanted of it: by a sync, or because its symbol is collected.
 SELECT COALESCE(s.exchange, y.exchange) AS exchange, COALESCE(s.symbol, y.symbol) AS symbol,
        COALESCE(s.timeframe, y.timeframe) AS timeframe, COALESCE(s.candles, 0) AS candles, s.oldest, s.newest,
-       COALESCE(s.revision, 0) AS revision, y.sync_status, y.wanted_from, y.error,
+       COALESCE(s.revision, 0) AS revision, y.sync_status, y.wanted_from, y.wanted_to, y.error,
        COALESCE(a.is_enabled, false) AS is_collected
   FROM series s FULL JOIN sync_status y USING (exchange, symbol, timeframe)
   LEFT JOIN assets a ON a.exchange = COALESCE(s.exchange, y.exchange) AND a.symbol = COALESCE(s.symbol, y.symbol)

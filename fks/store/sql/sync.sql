@@ -25,7 +25,8 @@ ON CONFLICT (symbol, timeframe, exchange) DO UPDATE
 INSERT INTO sync_status AS y (exchange, symbol, timeframe, sync_status, wanted_from, wanted_to, started_at, last_sync_at)
 VALUES ($1, $2, $3, 'running', $4, $5, now(), now())
 ON CONFLICT (symbol, timeframe, exchange) DO UPDATE
-   SET sync_status = 'running', wanted_from = LEAST(y.wanted_from, EXCLUDED.wanted_from), wanted_to = EXCLUDED.wanted_to, cursor = NULL,
+   SET sync_status = 'running', wanted_from = LEAST(y.wanted_from, EXCLUDED.wanted_from), cursor = NULL,
+       wanted_to = CASE WHEN y.wanted_to IS NULL OR EXCLUDED.wanted_to IS NULL THEN NULL ELSE GREATEST(y.wanted_to, EXCLUDED.wanted_to) END,
        error = NULL, started_at = now(), last_sync_at = now(), updated_at = now();
 
 -- name: claim

@@ -127,6 +127,20 @@ async def test_what_was_synced_is_kept_up_to_the_present(
     assert [gap.bars for gap in await watch.look()] == [288]
 
 
+async def test_what_was_wanted_up_to_a_day_stays_so_and_what_was_wanted_to_the_present_too(
+    database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
+) -> None:
+    sync = Sync(exchange, database, clock, log)
+    await sync.sync("ETHUSDT", "1h", START_NS - 30 * DAY_NS, START_NS - 20 * DAY_NS)
+    assert await watch.look() == [], "nobody asked for what came after"
+    await delete(database, START_NS - 25 * DAY_NS, START_NS - 24 * DAY_NS, "1h")
+    assert [gap.bars for gap in await watch.look()] == [24]
+    await sync.sync("ETHUSDT", "1h", START_NS - 30 * DAY_NS)
+    await sync.sync("ETHUSDT", "1h", START_NS - 28 * DAY_NS, START_NS - 27 * DAY_NS, is_again=True)
+    await clock.advance(7200)
+    assert [gap.bars for gap in await watch.look()] == [2]
+
+
 async def test_the_report_says_what_is_missing_wrong_and_corrected(
     database: Database, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
 ) -> None:

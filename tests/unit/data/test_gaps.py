@@ -110,7 +110,8 @@ def test_bars_are_folded_whole_and_silence_adds_nothing() -> None:
 def series(**fields: object) -> Series:
     values: dict[str, object] = {
         "exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", "candles": 5, "oldest_ns": START_NS - 90 * DAY_NS,
-        "newest_ns": START_NS - MINUTE, "revision": 0, "sync_status": None, "wanted_from_ns": None, "error": None, "is_collected": False,
+        "newest_ns": START_NS - MINUTE, "revision": 0, "sync_status": None, "wanted_from_ns": None,
+        "wanted_to_ns": None, "error": None, "is_collected": False,
     }  # fmt: skip
     return Series(**(values | fields))  # type: ignore[arg-type]
 
@@ -130,6 +131,10 @@ def test_a_collected_series_is_whole_to_its_newest_bar_and_a_synced_one_to_the_p
     assert kept_range(series(sync_status="done", wanted_from_ns=wanted), now, 7) == (wanted, START_NS + 5 * MINUTE)
     both = series(sync_status="done", wanted_from_ns=wanted, is_collected=True)
     assert kept_range(both, now, 7) == (wanted, START_NS), "the collector is at it"
+    bounded = series(sync_status="done", wanted_from_ns=wanted, wanted_to_ns=START_NS - 10 * DAY_NS)
+    assert kept_range(bounded, now, 7) == (wanted, START_NS - 10 * DAY_NS), "nobody wants what came after"
+    failed = series(sync_status="failed", wanted_from_ns=wanted, is_collected=True)
+    assert (is_kept(failed), kept_range(failed, now, 7)) == (True, (now - 7 * DAY_NS, START_NS))
     later = now + HOUR
     assert kept_range(both, later, 7) == (wanted, START_NS + HOUR + 5 * MINUTE), "it is not"
 

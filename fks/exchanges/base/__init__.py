@@ -1,6 +1,6 @@
 """What every exchange module shares: exact values (`values`), the shape of a wire (`wire`), typed decoding (`reader`),
 order books (`levels`), a wire on a socket (`socket`, `inbox`), REST through ccxt (`rest`), and all of it as a base class
-(`exchange`). Modules that need only values import nothing heavy from here.
+(`exchange`). Of these, `socket`, `rest` and `exchange` bring aiohttp or ccxt and are imported by name where they are needed.
 """
 
 from fks.exchanges.base.inbox import Inbox

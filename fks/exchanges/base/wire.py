@@ -9,7 +9,7 @@ A Wire lives as long as one connection and is used by one task. The same object 
 | one subscription was refused | `Suspect` with the reason; the others stand |
 | an unknown kind of message | nothing; counted in `Tally.unknown` |
 | a known kind with a field nobody knows | its values; the field is counted once a connection |
-| not JSON, a wrong type, a price of zero or NaN | `Suspect` with the text, and `Gone`: what it held is missing |
+| not JSON, a wrong type, a price of zero or NaN | `Suspect` with the text, and `Gone`: what it held is missing (symbol empty: of any) |
 | a hole in sequence numbers, a wrong checksum | `Gone`; the wire asks for the channel anew by itself |
 | the exchange says that it is going away | raises OutageError |
 """
@@ -33,9 +33,9 @@ class Subscribed:
 class Tally:
     """What an exchange's connections counted since the exchange was made. Nothing is dropped without a number here.
 
-    `unknown`: kinds of messages and fields that nobody knows, by name. `suspects`: messages not believed. `conflated`:
-    quotes, books and unfinished bars that a newer one replaced while they waited. `overflowed`: values cut from a full
-    queue, each cut followed by a Gone..
+    `frames` received and `dials` made. `unknown`: kinds of messages and fields that nobody knows, and late or doubled ones,
+    by name. `suspects`: messages not believed. `conflated`: quotes, books and unfinished bars that a newer one replaced
+    while they waited. `overflowed`: values cut from a full queue, each cut followed by a Gone.
     """
 
     frames: int = 0

@@ -66,6 +66,7 @@ async def stream(
         await _serve(socket, gate, client, principal)
     except TimeoutError:  # it does not read: the word may lie in its buffers until it does
         gate.hub.leave(client)
+        _note_slow(gate, client)
         with contextlib.suppress(WebSocketDisconnect, TimeoutError, RuntimeError):
             await _close(socket, TRY_LATER, "too slow: nothing was read for 10 s", LATE_S)
     except (WebSocketDisconnect, RuntimeError):
@@ -140,15 +141,22 @@ async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
     while True:
         messages = await client.take(HEARTBEAT_S)
         if client.is_overrun:
+            _note_slow(gate, client)
             await _close(socket, TRY_LATER, "too slow: read again over REST and reconnect")
             return
         for message in messages:
+            for channel, count in message.get("counts", {}).items() if message["type"] == "dropped" else ():
+                gate.meter.count("fks_market_dropped_total", count, channel=channel)
             await _send(socket, message)
         if client.is_closing:
             await _close(socket, GOING_AWAY, "the gateway restarts: reconnect")
             return
         if not messages:
             await _send(socket, {"type": "heartbeat", "time": iso(gate.deps.clock.now_ns())})
+
+
+def _note_slow(gate: Gateway, client: Client) -> None:
+    gate.deps.log.warning("gateway.slow_listener", channels=sorted(client.channels))
 
 
 async def _hear(socket: WebSocket, gate: Gateway, client: Client) -> None:

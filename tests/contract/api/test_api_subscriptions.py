@@ -220,3 +220,19 @@ async def test_one_who_does_not_read_is_cut_off_and_the_others_hear_on(
             await _next(slow, "never")
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1013
+    assert ("gateway.slow_listener", ["orders"]) in [(line[1], line[2].get("channels")) for line in gateway.log.lines]
+
+
+async def test_what_a_slow_listener_misses_is_told_and_counted(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "QUEUE_MAX", 5)
+    hub: Hub = gateway.app.state.gateway.hub
+    async with _open(gateway, "?channels=bars") as socket:
+        await _next(socket, "hello")
+        for n in range(12):  # at once: the sender has no turn in between
+            hub.spread("bars", _bar(n))
+        assert (await _next(socket, "dropped"))["counts"] == {"bars": 7}
+        assert [(await _next(socket, "bar"))["time"][14:16] for _ in range(5)] == ["07", "08", "09", "10", "11"]
+        counted = gateway.app.state.gateway.meter.snapshot()
+        assert [value for name, value in counted.items() if "fks_market_dropped_total" in str(name)] == [7.0]

@@ -42,6 +42,7 @@ class Sockets:
     kept_max: int = KEPT_MAX
     _session: aiohttp.ClientSession | None = None
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
 
     async def close(self) -> None:
         """Close the session, waiting at most a second for peers to say goodbye."""
@@ -141,6 +142,14 @@ class Sockets:
         while True:
             await self.clock.sleep(PULSE_S)
             await self._say(socket, wire.pulse(self.clock.monotonic()))
+            self._tell_unknown()
+
+    def _tell_unknown(self) -> None:
+        """Say once of each message or field that nobody knows: the exchange has changed something."""
+        found = self.tally.unknown.keys() - self._told
+        if found:
+            self._told |= found
+            self.log.warning("exchange.unknown", exchange=self.name, what=sorted(found))
 
     async def _say(self, socket: aiohttp.ClientWebSocketResponse[bool], frames: list[bytes]) -> None:
         for frame in frames:

@@ -194,6 +194,20 @@ async def test_a_mistake_of_ours_ends_the_connection_loudly(peer: Peer, sockets:
     assert "exchange.frame_broken" in log.events("error")
 
 
+async def test_what_nobody_knows_is_logged_once(peer: Peer, sockets: Sockets, log: CollectingLog) -> None:
+    async def play(ws: web.WebSocketResponse) -> None:
+        for _ in range(3):
+            await ws.send_json({"stream": "btcusdt@brandNew", "data": {}})
+
+    peer.script = play
+    stream = sockets.listen(BinanceWire(peer.url, sockets.tally), [BTC])
+    assert await anext(stream) == []
+    await until(lambda: "exchange.unknown" in log.events("warning"))
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert [fields["what"] for _, event, fields in log.lines if event == "exchange.unknown"] == [["message brandNew"]]
+    assert sockets.tally.unknown == {"message brandNew": 3}
+
+
 async def test_quarantine_has_an_end(peer: Peer, sockets: Sockets) -> None:
     async def play(ws: web.WebSocketResponse) -> None:
         for _ in range(100):

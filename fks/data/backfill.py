@@ -150,13 +150,19 @@ class Backfill:
         return found
 
     async def _trades_by_time(self, symbol: str, since_ns: int) -> list[PublicTrade]:
-        """Return all trades at and after a moment, each once. Errors: PeerError when one moment fills a page."""
+        """Return all trades from a moment to the present, each once. Errors: PeerError when one moment fills a page.
+
+        The present is the newest trade when this began: a busy market has new ones in every answer, for ever.
+        """
         found: dict[int, PublicTrade] = {}
         cursor = since_ns
+        newest = await self._newest(symbol)
         while len(found) <= TRADES_MAX:
             page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=cursor, limit=PAGE)
             fresh = [trade for trade in page if trade.time_ns >= since_ns and trade.trade_id not in found]
             found.update((trade.trade_id, trade) for trade in fresh)
+            if newest is not None and newest.trade_id in found:
+                break
             if not fresh or page[-1].time_ns <= cursor:
                 if len(page) >= PAGE and fresh:
                     raise PeerError(f"{symbol}: {len(page)} trades in one moment: there is no way past them")
@@ -217,7 +223,11 @@ class Backfill:
         self, symbol: str, positions: Mapping[str, SealedPosition], begin_ns: int, last_id: int | None, trades: list[PublicTrade]
     ) -> Recovery:
         seeds, previous = await self._seeds(symbol, begin_ns)
-        builder = BarBuilder(self._exchange.name, symbol, self._frames, begin_ns, seeds=seeds, previous=previous)
+        ids = self._exchange.trade_ids
+        builder = BarBuilder(
+            self._exchange.name, symbol, self._frames, begin_ns, seeds=seeds, previous=previous,
+            emits_empty=self._exchange.has_empty_bars, ids=None if ids is TradeIds.CONTIGUOUS else ids,
+        )  # fmt: skip
         made = Recovery(builder, last_id, trades=trades)
         fetched: dict[str, tuple[int, list[Bar]]] = {}
         for frame in self._frames:

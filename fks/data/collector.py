@@ -76,7 +76,7 @@ class Collector:
             exchange, clock, log, meter, rng, wants=self._wants, heard=self._heard, subscribed=self._subscribed, lost=self._lost
         )
         self._holes = Holes(
-            exchange, self._store, clock, log, rng, bars_empty=settings.data.backfill_bars,
+            exchange, self._store, self._quarantine, clock, log, rng, bars_empty=settings.data.backfill_bars,
             trades_keep_h=settings.data.trades_keep_h, set_state=self._set_state,
             is_subscribed=self._shards.is_subscribed, advance=self._advance,
         )  # fmt: skip
@@ -298,6 +298,8 @@ class Collector:
             self._holes.repair(feed, None)
         if feed.late_ns:
             self._holes.revise(feed)
+        if feed.doubted:
+            self._holes.confirm(feed)
         if feed.refill_to is not None and feed.stored_id > feed.refill_to and feed.state is FeedState.LIVE:
             feed.refill_to = None
             self._holes.refill(feed)

@@ -18,6 +18,7 @@ from enum import StrEnum
 
 from fks.data.aggregate import BarBuilder
 from fks.data.liveness import Pulse
+from fks.data.outliers import Usual
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start
@@ -113,6 +114,8 @@ class SymbolFeed:
         self.revised: deque[Sealed] = deque()
         self.trades: deque[PublicTrade] = deque()
         self.outages: deque[Outage] = deque()
+        self.usual = Usual()
+        self.doubted: deque[tuple[Bar, str]] = deque()
         #: when trades came whose bars were sealed already: these bars are asked for again
         self.late_ns: set[int] = set()
         #: the store may lack trades up to this one, filled with bars or dropped: they are fetched once a later one is stored

@@ -18,8 +18,9 @@ from fks.model.bar import Bar
 from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.market import TradeIds
 from fks.model.ports import Exchange, Log
-from fks.model.timeframe import NS, bar_end, bar_start
+from fks.model.timeframe import NS, bar_end, bar_start, iso
 from fks.store.feeds import TRADES, FeedRow, FeedStore
+from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
 REFILL_MAX = 200_000  # trades fetched again for the store at a time
@@ -35,6 +36,7 @@ class Holes:
         self,
         exchange: Exchange,
         store: FeedStore,
+        quarantine: QuarantineStore,
         clock: Clock,
         log: Log,
         rng: Random,
@@ -45,7 +47,8 @@ class Holes:
         is_subscribed: Callable[[str], bool],
         advance: Callable[[SymbolFeed], None],
     ) -> None:
-        self._exchange, self._store, self._clock, self._log, self._rng = exchange, store, clock, log, rng
+        self._exchange, self._store, self._quarantine = exchange, store, quarantine
+        self._clock, self._log, self._rng = clock, log, rng
         self._bars_empty, self._keep_ns = bars_empty, int(trades_keep_h * 3600) * NS
         self._set_state, self._is_subscribed, self._advance = set_state, is_subscribed, advance
         self._backfills: dict[tuple[str, ...], Backfill] = {}
@@ -92,6 +95,11 @@ class Holes:
         """Ask for the bars again whose trades came after they were sealed."""
         if not self.is_draining:
             self._begin("revise", feed, self._revised(feed))
+
+    def confirm(self, feed: SymbolFeed) -> None:
+        """Ask for stored bars again that are far from what is usual: they stand in the quarantine until the exchange repeats them."""
+        if not self.is_draining:
+            self._begin("confirm", feed, self._confirmed(feed))
 
     def refill(self, feed: SymbolFeed) -> None:
         """Fetch the public trades that the store lacks between those it has, where ids tell."""
@@ -217,6 +225,29 @@ class Holes:
         if is_any_open:
             self.repair(feed, None, cause="late", by_bars=True)
 
+    async def _confirmed(self, feed: SymbolFeed) -> None:
+        """Nothing is repaired here: the bar stays as its trades make it unless the exchange itself says otherwise."""
+        while feed.doubted:
+            bar, why = feed.doubted[0]
+            try:
+                await self._quarantine.add([Held.bar(bar, "outlier", why, source="live")])
+                self._log.warning(
+                    "bar.doubted", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns), reason=why
+                )  # fmt: skip
+                await self._clock.sleep(GRACE_NS / NS)
+                own = await self._own_bar(feed, bar.timeframe, bar.time_ns)
+                if own is not None:
+                    is_same = numbers_of(own) == numbers_of(bar)
+                    verdict = Verdict.CONFIRMED if is_same else Verdict.REFUSED
+                    await self._quarantine.settle_bars(bar.exchange, bar.symbol, bar.timeframe, [bar.time_ns], verdict)
+                    if not is_same:
+                        feed.revised.append(Sealed(own, None, "revised"))
+            except EXPECTED as error:
+                self._log.warning("feed.revision", symbol=feed.symbol, error=str(error))
+                await self._clock.sleep(RETRY_MAX_S)
+                continue
+            feed.doubted.popleft()
+
     async def _own_bar(self, feed: SymbolFeed, frame: str, start_ns: int) -> Bar | None:
         """Return one bar as the exchange has it now; None when it has none that short."""
         backfill, end_ns = self.backfill(feed), bar_end(start_ns, frame)
@@ -247,3 +278,4 @@ class Holes:
         except EXPECTED as error:
             feed.refill_to = feed.stored_id
             self._log.warning("feed.refill", symbol=feed.symbol, error=str(error))
+            await self._clock.sleep(RETRY_MAX_S)

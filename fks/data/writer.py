@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from fks.data.buckets import length_of
 from fks.data.feed import Sealed, SymbolFeed
 from fks.model import ids
 from fks.model.bar import Bar, PublicTrade
@@ -82,6 +83,7 @@ class Writer:
         for item in taken:
             if item.trades:
                 item.feed.stored_id = item.trades[-1].trade_id
+            judge(item.feed, [sealed.bar for sealed in item.sealed])
             for sealed in item.sealed:
                 self._meter.count("fks_bars_sealed_total", symbol=sealed.bar.symbol, timeframe=sealed.bar.timeframe)
             for sealed in item.revised:
@@ -141,6 +143,14 @@ def _put_back(item: Taken) -> None:
     feed.revised.extendleft(reversed(item.revised))
     feed.trades.extendleft(reversed(item.trades))
     feed.trim()
+
+
+def judge(feed: SymbolFeed, bars: Iterable[Bar]) -> None:
+    """Hold stored bars against what is usual (minutes, or the next larger ones); those far outside are left in `feed.doubted`."""
+    frame = next((name for name in feed.frames if length_of(name) >= 60), "")
+    for bar in bars:
+        if bar.timeframe == frame and bar.low > 0 and (why := feed.usual.judge(bar.low, bar.high, bar.close)):
+            feed.doubted.append((bar, why))
 
 
 def message_of(bar: Bar) -> dict[str, object]:

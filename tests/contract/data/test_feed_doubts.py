@@ -1,0 +1,125 @@
+"""What came late and what is hard to believe: the exchange's own bar decides, the store tells both, nothing is repaired in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from random import Random
+
+import pytest
+
+from fks.clock import RealClock
+from fks.data import holes as module
+from fks.data.aggregate import BarBuilder
+from fks.data.feed import FeedState, SymbolFeed
+from fks.data.holes import Holes
+from fks.data.writer import Writer, judge
+from fks.model.bar import Bar, PublicTrade
+from fks.model.timeframe import NS
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.feeds import FeedStore
+from fks.store.quarantine import QuarantineStore, Verdict
+from tests.support.paper_market import PaperMarket
+from tests.support.ports import CollectingLog, RecordingMeter
+from tests.support.waiting import until
+
+T0 = 1_767_225_600 * NS
+FRAMES = ("1s", "1m")
+
+
+def trade(number: int, second: float, price: str) -> PublicTrade:
+    return PublicTrade("binance", "BTCUSDT", number, T0 + round(second * 1e9), Decimal(price), Decimal(1), False)
+
+
+class Rig:
+    """A live feed on a paper market and a real store."""
+
+    def __init__(self, database: Database, bus: Bus, log: CollectingLog, market: PaperMarket) -> None:
+        store = FeedStore(database, "binance", 1)
+        self.store = store
+        self.writer = Writer(store, bus, RecordingMeter(), log)
+        self.quarantine = QuarantineStore(database)
+        self.feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, frames=FRAMES)
+        self.holes = Holes(
+            market, store, self.quarantine, RealClock(), log, Random(1), bars_empty=5, trades_keep_h=24.0,
+            set_state=self.set_state, is_subscribed=lambda symbol: True, advance=lambda feed: None,
+        )  # fmt: skip
+
+    @staticmethod
+    def set_state(feed: SymbolFeed, state: FeedState, cause: str) -> None:
+        feed.state = state
+
+    async def begin(self) -> None:
+        self.feed.positions = (await self.store.claim(["BTCUSDT"], FRAMES))["BTCUSDT"]
+        self.feed.restart(BarBuilder("binance", "BTCUSDT", FRAMES, T0, previous=Decimal(9)), 0, [])
+        self.feed.state = FeedState.LIVE
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            self.holes.run(group)
+            yield
+            self.holes.cancel("BTCUSDT")
+
+
+@pytest.fixture(autouse=True)
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRACE_NS", NS // 20)
+
+
+async def test_a_late_trade_changes_its_sealed_bar_to_the_exchanges_with_a_revision(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
+    market = PaperMarket(sorted(told, key=lambda t: t.time_ns))  # the exchange counts it where it belongs
+    market.now_ns = T0 + 62 * NS
+    rig = Rig(database, bus, log, market)
+    await rig.begin()
+    async with rig.running():
+        rig.feed.receive(list(told[:3]), T0 + 2 * NS, 2.0)
+        rig.feed.advance(T0 + 2 * NS, 2.0)
+        await rig.writer.flush_all([rig.feed])
+        assert (rig.feed.late, len(rig.feed.late_ns)) == (1, 1)
+        rig.holes.revise(rig.feed)
+        await until(lambda: rig.feed.revised and not rig.holes.is_repairing("BTCUSDT"))
+        await rig.writer.flush_all([rig.feed])
+    rows = await database.sql("SELECT high, trades, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
+    assert tuple(rows[0]) == (99.0, 2, 1, "revised")
+    minute = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1m'")
+    assert tuple(minute[0]) == (99.0, 3, 0)  # it was open, and began anew with what the exchange has
+    assert "bar.revised" in log.events("warning")
+
+
+async def test_an_unusual_bar_stands_in_the_quarantine_until_the_exchange_says_it_again(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    prices = ["10", "10.01"] * 25 + ["17", "10"]
+    market = PaperMarket([trade(n, 60 * n + 1, price) for n, price in enumerate(prices)])
+    market.now_ns = T0 + 60 * len(prices) * NS
+    rig = Rig(database, bus, log, market)
+    await rig.begin()
+    bars = [bar for bar in market.bars("1m") if bar.time_ns < T0 + 60 * 51 * NS]
+    judge(rig.feed, bars)
+    (doubted, why) = rig.feed.doubted[0]
+    assert (doubted.close, "%" in why) == (17.0, True)
+    made_up = dataclasses.replace(bars[3], high=55.0)
+    rig.feed.doubted.append((made_up, "a print that the exchange takes back"))
+    async with rig.running():
+        rig.holes.confirm(rig.feed)
+        await until(lambda: not rig.feed.doubted)
+    rows = {row.held.time_ns: row for row in await rig.quarantine.rows("binance", with_settled=True)}
+    assert rows[doubted.time_ns].verdict is Verdict.CONFIRMED
+    assert rows[made_up.time_ns].verdict is Verdict.REFUSED
+    assert [item.bar for item in rig.feed.revised] == [bars[3]]
+    assert log.events("warning").count("bar.doubted") == 2
+
+
+def test_only_the_smallest_bars_from_a_minute_on_are_judged() -> None:
+    feed = SymbolFeed("X", 0.0, stale_min_s=1, stale_max_s=2, frames=("1s", "5m", "1h"))
+    usual = [Bar("b", "X", "5m", T0 + n * 300 * NS, 10, 10.01, 9.99, 10, 1) for n in range(40)]
+    judge(feed, [*usual, Bar("b", "X", "1h", T0, 99, 99, 99, 99, 1), Bar("b", "X", "5m", T0, 99, 99, 99, 99, 1)])
+    assert [bar.timeframe for bar, _ in feed.doubted] == ["5m"]

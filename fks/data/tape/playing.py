@@ -96,10 +96,31 @@ def _heard(wire: Wire, record: Record) -> Played:
     return Played(record.kind, record.connection, record.received_ns, events)
 
 
-def told_of(record: Record) -> list[Bar] | list[PublicTrade] | list[Instrument]:
-    """Return what REST told, of a BARS, TRADES or INSTRUMENTS record."""
+class ToldBars(msgspec.Struct):
+    """What REST was asked (the port's arguments) and told, of bars."""
+
+    asked: list[str | int | None]
+    told: list[Bar]
+
+
+class ToldTrades(msgspec.Struct):
+    """What REST was asked (the port's arguments) and told, of public trades."""
+
+    asked: list[str | int | None]
+    told: list[PublicTrade]
+
+
+class ToldInstruments(msgspec.Struct):
+    """What REST was asked (the port's arguments) and told, of instruments."""
+
+    asked: list[str | int | None]
+    told: list[Instrument]
+
+
+def told_of(record: Record) -> ToldBars | ToldTrades | ToldInstruments:
+    """Return what REST was asked and told, of a BARS, TRADES or INSTRUMENTS record."""
     if record.kind is Kind.BARS:
-        return msgspec.json.decode(record.data, type=list[Bar])
+        return msgspec.json.decode(record.data, type=ToldBars)
     if record.kind is Kind.TRADES:
-        return msgspec.json.decode(record.data, type=list[PublicTrade])
-    return msgspec.json.decode(record.data, type=list[Instrument])
+        return msgspec.json.decode(record.data, type=ToldTrades)
+    return msgspec.json.decode(record.data, type=ToldInstruments)

@@ -81,9 +81,9 @@ class Recorder:
         self.counts.bytes += len(data)
         self._keep(Kind.FRAME, connection, received_ns, data)
 
-    def answer(self, kind: Kind, values: Sequence[object]) -> None:
-        """Keep what REST told: bars, trades or instruments."""
-        self._keep(kind, 0, self._clock.now_ns(), msgspec.json.encode(values))
+    def answer(self, kind: Kind, asked: Sequence[object], values: Sequence[object]) -> None:
+        """Keep what REST was asked and what it told: bars, trades or instruments."""
+        self._keep(kind, 0, self._clock.now_ns(), msgspec.json.encode({"asked": asked, "told": values}))
 
     def close(self) -> None:
         """Write what waits, close the file. Returns when it is on disk, or could not be."""

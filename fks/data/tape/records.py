@@ -25,9 +25,9 @@ class Kind(IntEnum):
 
     OPEN = 1  # a connection is dialled: JSON {url, wanted}
     FRAME = 2  # a message as it came
-    BARS = 3  # REST told bars: JSON [Bar, …]
-    TRADES = 4  # REST told trades: JSON [PublicTrade, …]
-    INSTRUMENTS = 5  # REST told instruments: JSON [Instrument, …]
+    BARS = 3  # REST told bars: JSON {asked: the port's arguments, told: [Bar, …]}
+    TRADES = 4  # the same of public trades
+    INSTRUMENTS = 5  # the same of instruments
     LOST = 6  # the recorder was behind: JSON {frames, bytes} that are not on the tape
     STANDING = 7  # at the beginning of a file: a connection that stands since an earlier one; JSON as OPEN
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fks.clock import Clock
 from fks.data.tape.facts import Facts
 from fks.data.tape.playing import Played, play, wires_of
 from fks.data.tape.reading import header_of, read_records, tape_files
-from fks.data.tape.records import Kind
+from fks.data.tape.records import Kind, Record
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError
 from fks.model.instrument import Instrument
@@ -68,11 +68,7 @@ class TapeExchange:
 
     async def open(self) -> None:
         """Read what REST told while it was recorded. Errors: InputError TAPE_BROKEN."""
-        for record in read_records(self._files):
-            if record.kind is Kind.FRAME:
-                self.facts.now_ns = self.facts.now_ns or record.received_ns
-            else:
-                self.facts.read(record)
+        self.facts.prepare(read_records(self._files))
 
     async def close(self) -> None:
         """Stop playing."""
@@ -131,7 +127,7 @@ class TapeExchange:
         while (left_s := self._asked_s + self._lead_s - self._clock.monotonic()) > 0:
             await self._clock.sleep(left_s)
         self._begun_s = self._clock.monotonic()
-        for played in play(read_records(self._files), wires_of(self.name)):
+        for played in play(self._passing(), wires_of(self.name)):
             wait_s = self._wait_s(played)
             if wait_s > 0.001 or len(waiting) >= BATCH:
                 await self._hand(waiting)
@@ -144,6 +140,11 @@ class TapeExchange:
         for taker in list(self._takers):
             await taker.queue.join()
         self.ended.set()
+
+    def _passing(self) -> Iterator[Record]:
+        for record in read_records(self._files):
+            self.facts.pass_by(record)
+            yield record
 
     def _wait_s(self, played: Played) -> float:
         """Return how long the tape has to wait before this is due; at full speed never."""

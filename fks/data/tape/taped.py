@@ -79,7 +79,7 @@ class TapedExchange:
     async def instruments(self) -> list[Instrument]:
         """Return what the exchange lists."""
         found = await self._exchange.instruments()
-        self.recorder.answer(Kind.INSTRUMENTS, found)
+        self.recorder.answer(Kind.INSTRUMENTS, [], found)
         return found
 
     async def fetch_bars(
@@ -87,13 +87,13 @@ class TapedExchange:
     ) -> list[Bar]:
         """Return closed bars; see the port."""
         found = await self._exchange.fetch_bars(symbol, timeframe, since_ns, limit, until_ns=until_ns)
-        self.recorder.answer(Kind.BARS, found)
+        self.recorder.answer(Kind.BARS, [symbol, timeframe, since_ns, limit, until_ns], found)
         return found
 
     async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
         """Return public trades; see the port."""
         found = await self._exchange.fetch_trades(symbol, from_id=from_id, since_ns=since_ns, limit=limit)
-        self.recorder.answer(Kind.TRADES, found)
+        self.recorder.answer(Kind.TRADES, [symbol, from_id, since_ns, limit], found)
         return found
 
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:

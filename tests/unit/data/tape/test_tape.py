@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock, RealClock
-from fks.data.tape.playing import play, wires_of
+from fks.data.tape.playing import play, told_of, wires_of
 from fks.data.tape.reading import check_file, header_of, read_records, tape_files
 from fks.data.tape.recorder import Recorder
 from fks.data.tape.records import ENDING, Kind
@@ -234,24 +234,38 @@ async def test_two_watchers_get_what_they_want_and_a_new_dial_goes_on_where_the_
     await both.close()
 
 
-async def test_rest_never_tells_what_lies_after_the_moment_played(tmp_path: Path) -> None:
+async def test_the_same_question_gets_the_same_answer_and_any_other_what_was_told_by_then(tmp_path: Path) -> None:
     recorder = recorder_into(tmp_path)
+    clock = recorder._clock
+    assert isinstance(clock, FakeClock)
     wire = TapedWire(BinanceWire(), recorder)
-    rows = frames(200)
-    present = rows[0][0]
-    bars = [Bar("binance", "BTCUSDT", "1m", present // (60 * NS) * 60 * NS + i * 60 * NS, 1.0, 1.0, 1.0, 1.0, 1.0) for i in range(-3, 3)]
+    rows, trades = frames(200), public_trades(agg_trades(raw_trades())[:200])
+    minute = clock.now_ns() // (60 * NS) * 60 * NS
+    bars = [Bar("binance", "BTCUSDT", "1m", minute + i * 60 * NS, 1.0, 1.0, 1.0, 1.0, 1.0) for i in range(-3, 3)]
     wire.hello(WANTED)
     heard_by(wire, rows[:1])
-    recorder.answer(Kind.BARS, bars)
-    recorder.answer(Kind.TRADES, public_trades(agg_trades(raw_trades())[:100]))
-    heard_by(wire, rows[1:])
+    recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 1], trades[9:10])
+    recorder.answer(Kind.TRADES, ["BTCUSDT", None, 7, 1000], trades[5:12])
+    recorder.answer(Kind.BARS, ["BTCUSDT", "1m", None, 9, None], bars)
+    await clock.advance(30)
+    recorder.answer(Kind.TRADES, ["BTCUSDT", 150, None, 1000], trades[149:160])
+    recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 1], trades[199:200])
+    heard_by(wire, [(clock.now_ns() + i, frame) for i, (_, frame) in enumerate(rows[1:100])])
     recorder.close()
     source = TapeExchange(tmp_path, FakeClock())
     await source.open()
+
+    async def told(**asked: int | None) -> list[PublicTrade]:
+        return await source.fetch_trades("BTCUSDT", **{"from_id": None, "since_ns": None, "limit": 1000, **asked})  # type: ignore[arg-type]
+
+    assert await told(limit=1) == trades[9:10], "as it was told, though the tape had more a moment later"
+    assert await told(since_ns=7) == trades[5:12]
+    assert await told(limit=1) == trades[11:12], "the next answer to that lies ahead: what is known now"
+    assert await told(from_id=150) == [], "it was told half a minute later"
+    assert await told(from_id=8) == trades[7:12]
+    assert await source.fetch_bars("BTCUSDT", "1m", None, 9) == bars
     assert await source.fetch_bars("BTCUSDT", "1m", None, 10) == bars[:3]
-    assert await source.fetch_bars("BTCUSDT", "1m", bars[1].time_ns, 1) == bars[1:2]
-    known = await source.fetch_trades("BTCUSDT", from_id=None, since_ns=None, limit=1000)
-    assert all(trade.time_ns <= present for trade in known)
+    assert await source.fetch_bars("BTCUSDT", "1m", bars[1].time_ns, 1, until_ns=bars[3].time_ns) == bars[1:2]
     await source.close()
 
 
@@ -300,10 +314,7 @@ def test_recording_costs_little(tmp_path: Path) -> None:
 def test_public_trades_survive_their_json(tmp_path: Path) -> None:
     recorder = recorder_into(tmp_path)
     trades = public_trades(agg_trades(raw_trades())[:10])
-    recorder.answer(Kind.TRADES, trades)
+    recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 10], trades)
     recorder.close()
-    from fks.data.tape.playing import told_of
-
     (record,) = read_records(tape_files(tmp_path))
-    assert told_of(record) == trades
-    assert isinstance(trades[0], PublicTrade)
+    assert told_of(record).told == trades

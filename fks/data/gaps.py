@@ -7,7 +7,7 @@ then it is settled. `GapWatch` looks at every series that somebody wants whole; 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fks.clock import Clock
@@ -58,6 +58,12 @@ def expected_part(hole: Hole, timeframe: str, calendar: str) -> tuple[Hole, int]
     if not len(starts):
         return None
     return Hole(int(starts[0]), bar_end(int(starts[-1]), timeframe)), len(starts)
+
+
+def expected_gaps(exchange: str, symbol: str, timeframe: str, holes: Iterable[Hole]) -> list[Missing]:
+    """Return the `holes` in which bars are expected by the exchange's calendar, cut to those."""
+    parts = (expected_part(hole, timeframe, calendar_for(exchange)) for hole in holes)
+    return [Missing(exchange, symbol, timeframe, *part) for part in parts if part is not None]
 
 
 def subtract(holes: Iterable[Hole], taken: Iterable[Hole]) -> list[Hole]:
@@ -123,23 +129,21 @@ class Gaps:
         self._clock = clock
 
     async def missing(
-        self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int, *, is_all: bool = False,
-        known: Sequence[Hole] | None = None,
-    ) -> list[Missing]:  # fmt: skip
+        self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int, *, is_all: bool = False
+    ) -> list[Missing]:
         """Return the missing runs in [start, end), newest first; known gaps only with `is_all`, or when they are due.
 
-        Both ends are brought to boundaries of `timeframe` that lie within. `known`: these are left out instead.
+        Both ends are brought to boundaries of `timeframe` that lie within.
         """
         start_ns = aligned(start_ns, timeframe)
         end_ns = bar_start(end_ns, timeframe)
         if start_ns >= end_ns:
             return []
         holes = await self._store.holes(exchange, symbol, timeframe, start_ns, end_ns)
-        if known is None and holes and not is_all:
-            known = settled(await self._store.known(exchange, symbol, timeframe), self._clock.now_ns())
-        holes = subtract(holes, known or ())
-        parts = (expected_part(hole, timeframe, calendar_for(exchange)) for hole in holes)
-        return [Missing(exchange, symbol, timeframe, *part) for part in parts if part is not None]
+        if holes and not is_all:
+            known = await self._store.known(exchange, symbol, timeframe)
+            holes = subtract(holes, settled(known, self._clock.now_ns()))
+        return expected_gaps(exchange, symbol, timeframe, holes)
 
 
 def aligned(time_ns: int, timeframe: str) -> int:

@@ -14,8 +14,10 @@ from fks.data.gaps import (
     calendar_for,
     closed_until,
     count_bars,
+    expected_gaps,
     kept_range,
     overlap,
+    subtract,
 )
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_ns
 from fks.store.db import Database
@@ -105,11 +107,11 @@ class QualityReport:
         assert one.newest_ns is not None
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = self.span(one)
-        holes = await self._gaps.missing(*key, start_ns, end_ns, is_all=True)
-        known = [gap.hole for gap in await self._store.known(*key)]
+        holes = [gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True)]
+        known = [gap.hole for gap in await self._store.known(*key)]  # also those due to be asked for again
         calendar = calendar_for(one.exchange)
-        absent = sum(count_bars(hole, one.timeframe, calendar) for hole in overlap((gap.hole for gap in holes), known))
-        missing = await self._gaps.missing(*key, start_ns, end_ns, known=known)  # also those due to be asked for again
+        absent = sum(count_bars(hole, one.timeframe, calendar) for hole in overlap(holes, known))
+        missing = expected_gaps(*key, subtract(holes, known))
         counts = await self._store.counts(*key, start_ns, bar_end(max(one.newest_ns, start_ns), one.timeframe))
         outages = [
             outage for outage in await self.outages(one.exchange, one.symbol, since_ns=start_ns)
@@ -134,13 +136,11 @@ class QualityReport:
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = self.span(one)
         known = await self._store.known(*key)
-        found = [(gap, "missing") for gap in await self._gaps.missing(*key, start_ns, end_ns, known=[k.hole for k in known])]
+        holes = [gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True)]
+        found = [(gap, "missing") for gap in expected_gaps(*key, subtract(holes, [gap.hole for gap in known]))]
         if is_all:
-            holes = [gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True)]
-            calendar = calendar_for(one.exchange)
             for gap in known:
-                pieces = overlap(holes, [gap.hole])
-                found += [(Missing(*key, hole, count_bars(hole, one.timeframe, calendar)), gap.cause) for hole in pieces]
+                found += [(piece, gap.cause) for piece in expected_gaps(*key, overlap(holes, [gap.hole]))]
         return sorted(found, key=lambda item: item[0].hole.end_ns, reverse=True)
 
     async def outages(

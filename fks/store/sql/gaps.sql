@@ -47,14 +47,15 @@ SELECT COALESCE(s.exchange, y.exchange) AS exchange, COALESCE(s.symbol, y.symbol
 -- Count what is wrong, or worth knowing, in the stored bars of one series.
 SELECT count(*) AS candles,
        count(*) FILTER (WHERE open IS NULL OR high IS NULL OR low IS NULL OR close IS NULL OR volume IS NULL) AS nulls,
-       count(*) - count(DISTINCT time) AS duplicates,
+       count(*) FILTER (WHERE time = before) AS duplicates,
        count(*) FILTER (WHERE NOT is_complete) AS incomplete,
        count(*) FILTER (WHERE is_empty) AS silent,
        count(*) FILTER (WHERE high < GREATEST(open, close, low) OR low > LEAST(open, close, high) OR low <= 0 OR volume < 0) AS inconsistent,
        count(*) FILTER (WHERE revision > 0) AS corrected,
        max(revision) AS revision_max, max(updated_at) FILTER (WHERE revision > 0) AS corrected_at,
        min(time) AS oldest, max(time) AS newest
-  FROM ohlcv_data WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND time >= $4 AND time < $5;
+  FROM (SELECT *, lag(time) OVER (ORDER BY time) AS before FROM ohlcv_data
+         WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND time >= $4 AND time < $5) AS bars;
 
 -- name: outages
 -- Give when the feeds of one exchange's symbol were not live, newest first; null means all.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import aiohttp
@@ -15,6 +17,7 @@ import aiohttp
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.ports import Budget
+from fks.model.timeframe import to_ns
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"}):  # its errors are all that is needed here
     import ccxt
@@ -74,6 +77,17 @@ class Rest:
         if self._budget is not None and (used := self._header(self._used_header)).isdigit():
             self._budget.seen(int(used))
         return answer
+
+    def over_by(self, end_ns: int) -> int:
+        """Return until when bars of the last answer are over: `end_ns`, or the answer's own date where that is earlier.
+
+        Our clock may be ahead: a bar that still forms must not pass for a closed one.
+        """
+        try:
+            date = parsedate_to_datetime(self._header("date"))
+        except ValueError:
+            return end_ns
+        return min(end_ns, to_ns(date if date.tzinfo else date.replace(tzinfo=UTC)))
 
     def _header(self, name: str) -> str:
         headers = self._client.last_response_headers or {}

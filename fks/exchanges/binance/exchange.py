@@ -87,7 +87,7 @@ class BinanceExchange(WireExchange):
         if until_ns is not None:
             request["endTime"] = until_ns // MS - 1
         rows = await self._call("publicGetKlines", request)
-        end_ns = self._clock.now_ns() if until_ns is None else until_ns
+        end_ns = self._rest.over_by(self._clock.now_ns() if until_ns is None else until_ns)
         bars = read_rows(self.name, lambda row: self._bar(symbol, timeframe, row), rows_of(self.name, rows))
         return [bar for bar in bars if bar_end(bar.time_ns, timeframe) <= end_ns]
 

@@ -105,7 +105,8 @@ class CoinbaseExchange(WireExchange):
             }  # fmt: skip
             rows = rows_of(self.name, await self._rest.call(_CANDLES, request), "candles")
             bars = sorted(read_rows(self.name, lambda row: _bar(symbol, timeframe, row), rows), key=lambda bar: bar.time_ns)
-            bars = [bar for bar in bars if bar.time_ns >= start_ns and bar_end(bar.time_ns, timeframe) <= end_ns]
+            over_ns = self._rest.over_by(end_ns)
+            bars = [bar for bar in bars if bar.time_ns >= start_ns and bar_end(bar.time_ns, timeframe) <= over_ns]
             start_ns = stop_ns + step_ns
             if bars or start_ns > end_ns or since_ns is None:
                 return bars[-limit:] if since_ns is None else bars[:count]

@@ -92,7 +92,7 @@ class KrakenExchange(WireExchange):
         if since_ns is not None:
             request["since"] = since_ns // NS - 1  # it tells what is later than that
         answer = await self._of_pair("publicGetOHLC", symbol, request)
-        end_ns = self._clock.now_ns() if until_ns is None else until_ns
+        end_ns = self._rest.over_by(self._clock.now_ns() if until_ns is None else until_ns)
         bars = [
             bar
             for bar in read_rows(self.name, lambda row: _bar(symbol, timeframe, row), _rows(answer))

@@ -334,3 +334,27 @@ async def test_every_channel_of_the_local_exchange_is_read(real: Exchange) -> No
     assert book.bids[0][0] < book.asks[0][0]
     assert 0 < len(book.bids) <= 20
     assert list(book.bids) == sorted(book.bids, reverse=True)
+
+
+class Ahead(RealClock):
+    """The clock of a machine that is a minute and a half ahead."""
+
+    def now_ns(self) -> int:
+        return super().now_ns() + 90 * NS
+
+
+async def test_a_bar_that_still_forms_is_not_closed_because_our_clock_is_ahead(peer: Peer, log: CollectingLog) -> None:
+    minute_ms = RealClock().now_ns() // (60 * NS) * 60_000  # the minute that forms now, or one that has just ended
+    peer.rest = lambda request: [
+        [at, "10", "11", "9", "10", "5", at + 59_999, "50", 3, "0", "0", "0"] for at in (minute_ms - 60_000, minute_ms, minute_ms + 60_000)
+    ]
+    settings = Settings(data=Data(rest_url=f"http://{peer.url}", ws_url=f"ws://{peer.url}"))
+    exchange = make_exchange("binance", settings=settings, node=None, clock=Ahead(), log=log)
+    await exchange.open()
+    try:
+        bars = await exchange.fetch_bars("BTCUSDT", "1m", None, 10)
+    finally:
+        await exchange.close()
+    assert minute_ms + 60_000 not in [bar.time_ns // 1_000_000 for bar in bars]
+    assert bars[0].time_ns // 1_000_000 == minute_ms - 60_000
+    assert all(bar_end(bar.time_ns, "1m") <= RealClock().now_ns() for bar in bars)

@@ -16,7 +16,7 @@ from fks.data.files.source import open_source
 from fks.data.files.table import Table, read_table
 from fks.data.files.times import read_times
 from fks.data.outliers import Usual
-from fks.data.validate import check_bars
+from fks.data.validate import Finding, check_bars
 from fks.model.bar import Bars, Ints
 from fks.model.timeframe import NS, iso
 
@@ -41,8 +41,8 @@ class Wanted:
 class FileBars:
     """A file's bars, and how they were read.
 
-    `missing` counts the bars that the calendar expects and the file has not, `gaps` the runs of them. `doubted` names
-    outliers and bars outside sessions: they are stored, for a crash is no mistake, and told.
+    `missing` counts the bars that the calendar expects and the file has not, `gaps` the runs of them. `doubts` are
+    outliers and bars outside sessions, `doubted` the same in words: they are stored, for a crash is no mistake, and told.
     """
 
     path: Path
@@ -55,6 +55,7 @@ class FileBars:
     missing: int
     gaps: int
     gap_longest: int
+    doubts: tuple[Finding, ...]
     doubted: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -94,11 +95,11 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
         notes.append("the last line has no end: nobody can see whether its last number was cut")
     calendar = None if wanted.calendar == ALWAYS else calendar_of(wanted.calendar)
     holes = _holes(bars, calendar)
-    doubted = [finding for finding in check_bars(bars, usual=Usual(), calendar=calendar) if not finding.is_refused]
+    doubts = tuple(found for found in check_bars(bars, usual=Usual(), calendar=calendar) if not found.is_refused)
     return FileBars(
         path, layout.form, exchange, bars, None if trades is None else trades[:keep], written, source.sha256,
         int(holes.sum()), len(holes), int(holes.max(initial=0)),
-        tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in doubted),
+        doubts, tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in doubts),
         tuple(notes),
     )  # fmt: skip
 

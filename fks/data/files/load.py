@@ -17,7 +17,9 @@ from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.merging import Merged
 from fks.store.partitions import ensure_months
+from fks.store.quarantine import Held, QuarantineStore
 
+HELD_MAX = 1000  # of one file; more odd bars than that are another market, or the wrong calendar
 _PRICES = ("open", "high", "low", "close", "volume")
 
 
@@ -69,7 +71,16 @@ async def import_file(
             done[bars.timeframe] = await store.merge(
                 bars, exchange=file.exchange, source="import", trades=trades, is_empty=_empty(bars, trades), tx=tx
             )
+        await QuarantineStore(tx).add(_held(file))
     return Imported(file, done, differing, False)
+
+
+def _held(file: FileBars) -> list[Held]:
+    """Return what is odd in a file, for the quarantine: the bars are stored, and a person may look at them."""
+    return [
+        Held.bar(file.bars.bar(doubt.row, file.exchange), doubt.reason.value, doubt.detail, source="import")
+        for doubt in file.doubts[:HELD_MAX]
+    ]
 
 
 def _empty(bars: Bars, trades: Ints | None) -> npt.NDArray[np.bool_]:

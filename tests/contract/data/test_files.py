@@ -24,6 +24,7 @@ from fks.model.timeframe import NS
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.merging import Merged
+from fks.store.quarantine import QuarantineStore
 
 NOW = 1_800_000_000 * NS
 SAMPLE = sample_tape().bars()[:3000]
@@ -200,3 +201,15 @@ async def test_empty_bars_are_flagged_only_where_the_file_can_say_so(database: D
     assert [tuple(row) for row in rows] == [
         ("with", False), ("with", True), ("with", False), *[("without", False)] * 3,
     ]  # fmt: skip
+
+
+async def test_what_is_odd_is_stored_and_stands_in_the_quarantine_once(database: Database, tmp_path: Path) -> None:
+    high = SAMPLE.high.copy()
+    high[500] *= 2
+    odd = Bars(SAMPLE.symbol, "1m", SAMPLE.time_ns, SAMPLE.open, high, SAMPLE.low, SAMPLE.close, SAMPLE.volume)
+    file = read(written(tmp_path / "x.csv", odd))
+    for _ in range(2):
+        await import_file(database, file)
+    (row,) = await QuarantineStore(database).rows("binance", "BTCUSDT")
+    assert (row.held.reason, row.held.source, row.held.time_ns) == ("outlier", "import", SAMPLE.time_ns[500])
+    assert same(await BarStore(database).read("BTCUSDT", "1m"), odd)

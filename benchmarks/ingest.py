@@ -73,7 +73,7 @@ class Rig:
         self.store = BarStore(db)
         self.is_failed = False
 
-    async def copy_in(self, bars: Bars, table: str = "ohlcv_data", *, is_keyed: bool = True) -> tuple[bytearray, list[str]]:
+    def encoded(self, bars: Bars, table: str = "ohlcv_data", *, is_keyed: bool = True) -> tuple[bytearray, list[str]]:
         texts = {"symbol": bars.symbol, "timeframe": "1m", "exchange": "binance", "source": "bench"} if is_keyed else {}
         columns = [*COLUMNS, *((name, copy.text_form(text)) for name, text in texts.items())]
         values: dict[str, Any] = {**texts, "time": copy.pg_time(bars.time_ns), "trades": 0, **{n: getattr(bars, n) for n in PRICES}}
@@ -81,9 +81,9 @@ class Rig:
 
     async def plain_copy(self, bars: Bars) -> None:
         """The floor of an import: one binary COPY, encoded from numpy, into the same table."""
-        stream, names = await self.copy_in(bars)
+        stream, names = self.encoded(bars)
         async with self.db.transaction() as tx:
-            await tx.connection.copy_to_table("ohlcv_data", source=copy.chunks(stream), columns=names, format="binary", timeout=300)
+            await copy.copy_in(tx.connection, "ohlcv_data", stream, names, timeout=300)
 
     async def partition_copy(self, bars: Bars) -> None:
         """What the disk and the keys alone allow: the same COPY, month by month, past the table and its triggers."""
@@ -92,16 +92,16 @@ class Rig:
         async with self.db.transaction() as tx:
             for start, end in itertools.pairwise(edges):
                 table = f"ohlcv_data_p{str(months[start]).replace('-', '')}"
-                stream, names = await self.copy_in(bars[start:end])
-                await tx.connection.copy_to_table(table, source=copy.chunks(stream), columns=names, format="binary", timeout=300)
+                stream, names = self.encoded(bars[start:end])
+                await copy.copy_in(tx.connection, table, stream, names, timeout=300)
 
     async def staged_merge(self, bars: Bars) -> None:
         """The floor of a merge: COPY into a temporary table, one statement that leaves equal rows alone."""
-        stream, _ = await self.copy_in(bars, is_keyed=False)
+        stream, names = self.encoded(bars, is_keyed=False)
         async with self.db.transaction() as tx:
             await tx.sql("SET LOCAL statement_timeout = 0")
             await tx.connection.execute(STAGE)
-            await tx.connection.copy_to_table("bench_staged", source=copy.chunks(stream), format="binary", timeout=300)
+            await copy.copy_in(tx.connection, "bench_staged", stream, names, timeout=300)
             await tx.connection.execute(MERGE, bars.symbol, timeout=300)
 
     async def plain_read(self, symbol: str) -> Bars:

@@ -6,7 +6,7 @@ into a template that numpy repeats.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ _MAGIC = b"PGCOPY\n\xff\r\n\0"
 _HEADER = _MAGIC + b"\0" * 8  # no flags, no extension
 _TRAILER = b"\xff\xff"  # a row of -1 columns
 _EPOCH_US = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01
-_CHUNK = 1 << 20
 #: numpy forms of the types used here
 TIME, FLOAT, INT4, BOOL = ">i8", ">f8", ">i4", "?"
 
@@ -82,11 +81,13 @@ def time_ns_of(rows: Rows, name: str = "time") -> Ints:
     return time_ns
 
 
-async def chunks(stream: bytes | bytearray) -> AsyncIterator[memoryview]:
-    """Yield a COPY stream in pieces that a socket takes well."""
-    view = memoryview(stream)
-    for start in range(0, len(view), _CHUNK):
-        yield view[start : start + _CHUNK]
+async def copy_in(connection: Any, table: str, stream: bytearray, columns: Sequence[str], *, timeout: float | None = None) -> None:
+    """Copy a stream into columns of a table over a raw connection; `timeout` (s) instead of the connection's own.
+
+    The stream goes in one message, so keep it to some 20 MB: asyncpg sends pieces of an iterator only while the socket takes them, and
+    when the connection ends while it does not, it waits for ever.
+    """
+    await connection.copy_to_table(table, source=stream, columns=list(columns), format="binary", timeout=timeout)
 
 
 async def copy_out(connection: Any, query: str, *args: object, timeout: float | None = None) -> bytearray:

@@ -235,8 +235,9 @@ async def test_connections_cut_at_any_moment_leave_whole_merges_and_a_true_serie
 
     for number in range(12):
         bars = minutes(chunk, start=(number * 7 % 12) * chunk // 2)
-        _, outcome = await asyncio.gather(cutter(), store.merge(bars, source="test"), return_exceptions=True)
-        assert isinstance(outcome, OutageError | Merged), outcome
+        merging_it = asyncio.wait_for(store.merge(bars, source="test"), 30)  # a COPY over a dead connection must not wait for ever
+        _, outcome = await asyncio.gather(cutter(), merging_it, return_exceptions=True)
+        assert isinstance(outcome, OutageError | Merged), repr(outcome)
         cut += isinstance(outcome, OutageError)
         stored = await rows(database, "SELECT count(*), min(time), max(time) FROM ohlcv_data")
         told = await rows(database, "SELECT candles, oldest, newest FROM series") or [(0, None, None)]

@@ -38,9 +38,3 @@ def test_any_rows_come_back(rows: list[tuple[int, float, int, bool]]) -> None:
 def test_another_form_is_a_bug(stream: bytes) -> None:
     with pytest.raises(BugError, match="no rows of"):
         copy.decoded(copy.row_form(COLUMNS), stream)
-
-
-async def test_a_stream_is_sent_in_pieces_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy, "_CHUNK", 7)
-    stream = bytes(range(100))
-    assert b"".join([bytes(piece) async for piece in copy.chunks(stream)]) == stream

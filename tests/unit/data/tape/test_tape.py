@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import os
 import random
 from pathlib import Path
@@ -25,6 +27,8 @@ from fks.model.timeframe import NS
 from tests.support.ports import CollectingLog
 from tests.support.recorded import agg_trades, public_trades, raw_trades, slow_bars
 from tests.support.taping import WANTED, frames, heard_by, make_tape, recorder_into
+
+SHARED = Path(__file__).parents[5] / "shared" / "data" / "frames"
 
 
 def played(folder: Path) -> list[MarketEvent]:
@@ -178,6 +182,23 @@ def test_a_summary_is_the_same_twice_and_its_bars_are_those_of_the_trades(tmp_pa
     assert row.bars
     for bar in row.bars:
         assert (bar.open, bar.high, bar.low, bar.close) == tuple(float(x) for x in truth[bar.time_ns][:4])
+
+
+def test_recorded_coinbase_frames_are_played_as_their_wire_reads_them(tmp_path: Path) -> None:
+    path = SHARED / "coinbase_advanced_2026-08-09.jsonl.gz"
+    if not path.exists():
+        pytest.skip("the recorded data set is not beside this checkout")
+    with gzip.open(path, "rt") as lines:
+        told = [row for row in map(json.loads, lines) if row["t"] == "recv"]
+    rows = [(round(row["ts"] * 1e9), row["data"].encode()) for row in told if row["conn"] == told[0]["conn"]]
+    wanted = [Subscription(channel, symbol) for symbol in ("BTC-USD", "ETH-USD") for channel in (Channel.TRADES, Channel.QUOTES, Channel.BOOK)]
+    recorder = recorder_into(tmp_path)
+    wire = TapedWire(wires_of("coinbase")(), recorder)
+    wire.hello(wanted)
+    heard = heard_by(wire, rows)
+    recorder.close()
+    assert len(heard) > 100
+    assert [e for item in play(read_records(tape_files(tmp_path)), wires_of("coinbase")) for e in item.events] == heard
 
 
 @pytest.mark.parametrize("exchange", ["binance", "kraken", "coinbase"])

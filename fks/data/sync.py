@@ -7,13 +7,14 @@ repeated asks for nothing. `cursor` tells how far it is; what is there is what c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fks.clock import Clock
 from fks.data.gaps import DAY_NS, Gaps, Missing, closed_until
 from fks.data.history import History
-from fks.model.errors import FksError, InputError, PeerError
+from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import bar_start, check_timeframe, iso
 from fks.store.bars import BarStore
@@ -23,6 +24,7 @@ from fks.store.sync import SyncRow, SyncStore
 
 DAYS_INIT = 730  # the owner's `init`: two years
 TIMEFRAMES_INIT = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M")
+BEAT_S = 15.0
 LOOK_S = 2.0  # how often it is looked for more to do while something runs
 
 #: told (bars done, bars in all) after each window
@@ -162,6 +164,7 @@ class Sync:
     ) -> Synced:  # fmt: skip
         """Fetch, and let the row say how that ended; what a person stops is not begun again by itself."""
         key = (self._exchange.name, symbol, timeframe)
+        beating = asyncio.create_task(self._beat(*key))
         try:
             done = await self._run(symbol, timeframe, start_ns, end_ns, is_again, progress)
         except FksError as error:
@@ -170,11 +173,20 @@ class Sync:
         except asyncio.CancelledError:  # Ctrl-C, or a process that ends in order
             await self._status.give_up(*key, "stopped; the same sync goes on where it was", is_final=by_hand)
             raise
+        finally:
+            beating.cancel()
         await self._status.finish(*key)
         self._log.info(
             "sync.done", symbol=symbol, timeframe=timeframe, fetched=done.fetched, changed=done.changed, absent=done.absent
         )
         return done
+
+    async def _beat(self, exchange: str, symbol: str, timeframe: str) -> None:
+        """Show now and then that the sync lives: it may wait minutes for its turn at an exchange with a small budget."""
+        while True:
+            await self._clock.sleep(BEAT_S)
+            with contextlib.suppress(OutageError):
+                await self._status.beat(exchange, symbol, timeframe)
 
     async def _run(
         self, symbol: str, timeframe: str, start_ns: int, end_ns: int | None, is_again: bool, progress: Progress | None

@@ -15,7 +15,7 @@ from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Database, Row
 
 RETRY_S = 60.0  # after an outage of the exchange
-SILENT_S = 60.0  # a page takes a second or two, a pause for a rate limit rarely this long
+SILENT_S = 60.0  # a runner beats four times as often
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,12 @@ class SyncStore:
         return [row["exchange"] for row in await self._db.fetch("sync.waiting", retry_s, silent_s)]
 
     async def advance(self, exchange: str, symbol: str, timeframe: str, cursor_ns: int) -> None:
-        """Note that everything wanted from `cursor_ns` on is done; it is also the runner's sign of life."""
+        """Note that everything wanted from `cursor_ns` on is done; it is also a sign of life."""
         await self._db.execute("sync.advance", exchange, symbol, timeframe, _time(cursor_ns), retry=True)
+
+    async def beat(self, exchange: str, symbol: str, timeframe: str) -> None:
+        """Show that the sync's runner lives: oftener than each SILENT_S, or somebody else takes the sync over."""
+        await self._db.execute("sync.beat", exchange, symbol, timeframe, retry=True)
 
     async def finish(self, exchange: str, symbol: str, timeframe: str) -> None:
         """Note that the sync is done, with what its series holds now."""

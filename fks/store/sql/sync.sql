@@ -53,6 +53,10 @@ SELECT DISTINCT exchange FROM sync_status
 UPDATE sync_status SET cursor = $4, updated_at = now()
  WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND sync_status = 'running';
 
+-- name: beat
+-- Note that the runner of a sync lives, though it waits for its turn at the exchange.
+UPDATE sync_status SET updated_at = now() WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND sync_status = 'running';
+
 -- name: finish
 -- Note that a sync is done, and what its series holds now.
 UPDATE sync_status y

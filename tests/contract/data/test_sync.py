@@ -23,6 +23,7 @@ from fks.store.quarantine import QuarantineStore, Verdict
 from fks.store.sync import SyncStore
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog
+from tests.support.waiting import until
 
 MINUTE, HOUR = 60 * NS, 3600 * NS
 
@@ -257,6 +258,35 @@ async def test_what_waits_is_run_once_by_whoever_claims_it(
     assert row is not None
     assert row.wanted_from_ns is not None
     assert row.wanted_from_ns <= now_of(clock) - 700 * DAY_NS  # less is wanted now, and what was wanted stays
+
+
+async def test_a_sync_that_waits_for_its_turn_is_not_taken_over(
+    database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, turn, real = SyncStore(database), asyncio.Event(), exchange.fetch_bars
+
+    async def fetch_bars(*args: Any, **options: Any) -> list[Bar]:
+        await turn.wait()
+        return await real(*args, **options)
+
+    monkeypatch.setattr(exchange, "fetch_bars", fetch_bars)
+    await store.want("binance", "BTCUSDT", ["1h"], now_of(clock) - DAY_NS)
+    running = asyncio.create_task(sync.run_pending())
+
+    async def is_silent(value: bool) -> bool:
+        return (await store.waiting(silent_s=60) == ["binance"]) is value
+
+    async def begun() -> bool:
+        row = await store.get("binance", "BTCUSDT", "1h")
+        return row is not None and row.status == "running"
+
+    await until(begun)
+    await database.sql("UPDATE sync_status SET updated_at = now() - interval '2 minutes'")
+    assert await is_silent(True)
+    await clock.advance(16)
+    await until(lambda: is_silent(False))
+    turn.set()
+    assert await running == 1
 
 
 async def test_a_row_whose_runner_died_is_taken_over(database: Database, sync: Sync, clock: FakeClock) -> None:

@@ -66,7 +66,7 @@ async def test_one_silent_symbol_is_taken_elsewhere_and_the_others_never_stop(
     assert len(rows) == 1, rows
     row = rows[0]
     assert row["cause"] == "silent"
-    assert began - 2 * NS < to_ns(row["began_at"]) < began + NS
+    assert began - 2 * NS < to_ns(row["began_at"]) < began + 2.5 * NS  # a second in which nobody traded was not missed
     assert began + 4 * NS < to_ns(row["ended_at"]) <= ended
     assert await outages(database, "ETHUSDT") == []
     assert await outages(database, "SOLUSDT") == []

@@ -54,7 +54,6 @@ class Usual:
                 return ""
             self._doubted.append(close)
             return told
-        self._doubted.clear()
         self.remember((move,), close)
         return ""
 
@@ -68,6 +67,7 @@ class Usual:
         for move in moves[-REMEMBERED:]:
             self._remember(move)
         self._close = close
+        self._doubted.clear()  # those before stand no longer in a row with what may come
 
     def _remember(self, move: float) -> None:
         if len(self._moves) == REMEMBERED:

@@ -134,7 +134,7 @@ def test_the_exchange_is_told_its_tape(tmp_path):
     command = sim_command(
         SimFiles.of(Paths.of(tmp_path)), Settings(sim=Sim(tape="sample", speed=60, fills="tape", port=1))
     )
-    assert command[:4] == [sys.executable, "-m", "fks.cli", "sim"]
+    assert command[:5] == [sys.executable, "-P", "-m", "fks.cli", "sim"]
     assert command[command.index("--speed") + 1] == "60"
     assert command[command.index("--fills") + 1] == "tape"
     assert command[command.index("--tape") + 1].endswith("BTCUSDT-1m.fksbars")

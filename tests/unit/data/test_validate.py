@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fks.data.calendars import calendar_of
@@ -127,6 +127,7 @@ def test_too_little_to_know_what_is_usual_says_nothing() -> None:
 
 
 @given(st.lists(st.integers(1, 399), max_size=6), st.lists(st.tuples(st.integers(0, 399), st.floats(0.3, 3.0)), max_size=12))
+@example(cuts=[], bad=[(30, 0.5), (32, 0.5)])  # a bar in between that is believed ends a row of doubts
 @settings(max_examples=40, deadline=None)
 def test_in_one_piece_or_many_the_findings_are_the_same(cuts: list[int], bad: list[tuple[int, float]]) -> None:
     rows = walk(400)

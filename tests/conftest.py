@@ -55,7 +55,8 @@ async def _admin(server: PostgresServer, statement: str) -> None:
 async def database_url(postgres: PostgresServer) -> AsyncIterator[str]:
     """The URL of a fresh, migrated database of this test alone."""
     name = f"t_{uuid.uuid4().hex[:12]}"
-    await _admin(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    # files are copied in a tenth of the time that the default takes to log every page
+    await _admin(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
     yield postgres.url(name)
     await _admin(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -212,12 +212,11 @@ class FaultRun:
 
 
 def merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return spans in order, those with less than two seconds between them as one: a feed that REST fills in a stall is live
-    until it is found silent again, which takes `stale_min_s`."""
+    """Return spans in order, those with less than a second between them as one: a feed filled by REST in a stall is live."""
     found: list[tuple[int, int]] = []
     for began, ended in spans:
         assert began <= ended
-        if found and began <= found[-1][1] + 2 * 10**9:
+        if found and began <= found[-1][1] + 10**9:
             found[-1] = (found[-1][0], max(ended, found[-1][1]))
         else:
             found.append((began, ended))

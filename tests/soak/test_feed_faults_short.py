@@ -1,0 +1,27 @@
+"""Against an exchange that stalls, cuts, repeats, reorders and refuses, with collector and PostgreSQL killed: what is stored
+afterwards is what the exchange says, bit for bit. `make soak` runs the same for an hour (tests/soak/test_feed_soak.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.contract.data.test_collector import check_stored
+from tests.support.feed_faults import FaultRun
+from tests.support.local_exchange import LocalExchange
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(180)
+async def test_whatever_happens_to_a_feed_the_store_equals_the_exchange(redis_url: str, tmp_path: Path) -> None:
+    exchange = LocalExchange(tmp_path, ["--seed", "31", "--rate-limits", "off"]).start()
+    try:
+        async with FaultRun(exchange, redis_url, seed=13).opened() as run:
+            await run.torment(22)
+            await run.settled()
+            assert await run.check_trades() > 50
+            await check_stored(run.db, exchange)
+            assert await run.check_outages() > 2
+    finally:
+        exchange.stop()

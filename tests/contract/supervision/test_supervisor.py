@@ -43,6 +43,7 @@ class FakeChild:
     begun_s: float | None = None
     begins_when_told: bool = False
     is_felt: bool = False
+    is_garbled: bool = False
     calls: int = 0
 
     async def join(self) -> Exit:
@@ -54,6 +55,8 @@ class FakeChild:
         return self.end
 
     def felt(self) -> Mapping[str, object] | None:
+        if self.is_garbled:
+            raise ValueError("not a number")
         return self.says() if self.is_felt else None
 
     async def health(self, *, timeout_s: float) -> Mapping[str, object]:
@@ -198,6 +201,17 @@ async def test_a_child_that_is_felt_is_not_asked_until_its_pulse_stands_still(ru
     child.age_s = 60.0
     await until(lambda: len(world.spawned) == 2)
     assert "stood still" in child.end.reason
+
+
+async def test_a_pulse_that_cannot_be_read_blinds_nobody_to_the_others(run: Any) -> None:
+    world = FakeWorld()
+    supervisor = run(world, spec("a"), spec("b"))
+    await until(lambda: supervisor.is_ready)
+    world.children["a"].is_garbled = True
+    hung = world.children["b"]
+    hung.is_felt = True
+    hung.age_s = 60.0
+    await until(lambda: hung.ended.is_set())
 
 
 async def test_a_child_that_is_late_has_longer_the_next_time(run: Any) -> None:

@@ -29,6 +29,7 @@ from fks.exchanges.base import MS, Endpoint, Reader, Subscribed, Tally, check_tr
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rest import read_rows, rows_of
 from fks.exchanges.base.rows import UNREADABLE, Rows, amount_of, bar_of, check_sides, time_of
+from fks.exchanges.base.values import TOO_MUCH, seconds_told
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
@@ -40,7 +41,6 @@ NAME = "template"
 PUBLIC_REST = "https://api.template.invalid"
 PUBLIC_WS = "wss://stream.template.invalid"
 TIMEOUT_S = 10.0
-PAUSE_S = 30.0  # after a 429 that does not say for how long
 PAGE_MAX = 1000
 TIMEFRAMES = frozenset({"1m", "1h"})
 _STREAMS = {Channel.TRADES: "trades", Channel.BARS: "bars", Channel.QUOTES: "quotes"}
@@ -252,9 +252,9 @@ class TemplateExchange(WireExchange):
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise OutageError(f"{NAME} does not answer: {error!r}") from error
         text = f"{NAME} answered {response.status}: {body[:200].decode(errors='replace')}"
-        if response.status == 429 and self._budget is not None:
-            self._budget.pause(float(after) if after.isdigit() else PAUSE_S)
-        if response.status == 429 or response.status >= 500:
+        if response.status in TOO_MUCH and self._budget is not None:
+            self._budget.pause(seconds_told(after))
+        if response.status in TOO_MUCH or response.status >= 500:
             raise OutageError(text)
         if response.status == 404:
             raise InputError(text, code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")

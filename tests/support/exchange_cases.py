@@ -63,6 +63,7 @@ class Case:
     hears: Callable[[str, str], bool] = lambda path, frame: True  # whether the socket at this path is sent this message
     numbered: Callable[[str, int], str] = lambda text, number: text  # a message with its number in the connection
     trimmed: Callable[[dict[str, str], Any], Any] = lambda query, found: found  # a REST answer as the query wants it
+    too_much: str = ""  # how its REST says with status 200 that too much was asked, where it has words of its own
 
     @property
     def tape(self) -> Tape:
@@ -145,6 +146,7 @@ def _bybit() -> Case:
     )  # fmt: skip
     return Case(
         name="bybit", answer=answer, instrument=("BTCUSDT", "BTC/USDT", "0.1", "0.000001", "0.000011"),
+        too_much='{"retCode":10006,"retMsg":"Too many visits!","result":{},"retExtInfo":{},"time":1767225785000}',
         not_streamed=Subscription(Channel.BARS, "BTCUSDT", "1s"), **common,
     )  # fmt: skip
 
@@ -169,6 +171,7 @@ def _okx() -> Case:
     )  # fmt: skip
     return Case(
         name="okx", answer=answer, hears=hears, instrument=("BTC-USDT", "BTC/USDT", "0.1", "0.00000001", "0.00001"),
+        too_much='{"code":"50011","msg":"Too Many Requests","data":[]}',
         not_streamed=Subscription(Channel.BARS, "BTC-USDT", "5s"), **common,
     )  # fmt: skip
 

@@ -47,6 +47,7 @@ def _binance() -> Case:
     common["survivors"] = {"unknown field": 1, "malformed": 0}
     return Case(
         name="binance", answer=answer, trimmed=trimmed, instrument=("BTCUSDT", "BTC/USDT", "0.1", "0.00001", "0.00001"),
+        too_much='{"code":-1003,"msg":"Too much request weight used; please use WebSocket Streams."}',
         not_streamed=Subscription(Channel.BARS, "BTCUSDT", "5s"), **common,
     )  # fmt: skip
 
@@ -73,6 +74,7 @@ def _kraken() -> Case:
     common["survivors"] = {"unknown field": 1, "malformed": 0}
     return Case(
         name="kraken", answer=answer, instrument=("BTC/USD", "BTC/USD", "0.1", "0.00000001", "0.00005"),
+        too_much='{"error":["EGeneral:Too many requests"]}',
         not_streamed=Subscription(Channel.BARS, "BTC/USD", "1w"), **common,
     )  # fmt: skip
 
@@ -104,6 +106,7 @@ def _coinbase() -> Case:
     }  # fmt: skip
     return Case(
         name="coinbase", answer=answer, numbered=numbered, instrument=("BTC-USD", "BTC/USD", "0.01", "0.00000001", "0.00000001"),
+        too_much='{"error":"rate_limit_exceeded","message":"Rate limit exceeded"}',
         not_streamed=Subscription(Channel.BARS, "BTC-USD", "1m"), **common,
     )  # fmt: skip
 

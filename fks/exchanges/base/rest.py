@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
+from fks.exchanges.base.values import TOO_MUCH, seconds_told
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.ports import Budget
 from fks.model.timeframe import to_ns
@@ -23,16 +24,26 @@ with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"}):  # its errors
     import ccxt
 
 TIMEOUT_MS = 10_000
-PAUSE_S = 30.0  # after a refusal for asking too much that does not say how long
 T = TypeVar("T")
 
 
-class ExactNumbers:
-    """Mixed into a ccxt class: numbers with a point arrive as text, digit for digit."""
+class _Reading:
+    """Mixed into a ccxt class that only reads market data: numbers with a point stay text, and the status comes first.
+
+    ccxt asks some exchanges' bodies before the HTTP status, and takes an overload for a refusal.
+    """
 
     def on_json_response(self, body: str) -> Any:
         """Return the JSON value of an answer. Errors: ValueError, which ccxt takes for an answer that is no JSON."""
         return json.loads(body, parse_float=str)
+
+    def handle_errors(self, code: int, reason: str, *rest: Any) -> Any:
+        """Raise ccxt's error for a status of asking too much or of trouble on their side; else ask the exchange's own tables."""
+        if code in TOO_MUCH:
+            raise ccxt.RateLimitExceeded(f"{code} {reason}")
+        if code >= 500:
+            raise ccxt.ExchangeNotAvailable(f"{code} {reason}")
+        return super().handle_errors(code, reason, *rest)  # type: ignore[misc]
 
 
 class Rest:
@@ -42,7 +53,7 @@ class Rest:
         self, name: str, kind: type[Any], config: Mapping[str, Any], *, budget: Budget | None, used_header: str = ""
     ) -> None:
         self.name = name
-        self._kind = type(f"Exact{kind.__name__}", (ExactNumbers, kind), {})
+        self._kind = type(f"Reading{kind.__name__}", (_Reading, kind), {})
         self._config = {"enableRateLimit": budget is None, "timeout": TIMEOUT_MS, **config}
         self._budget = budget
         self._used_header = used_header.lower()
@@ -71,8 +82,8 @@ class Rest:
         try:
             answer = await getattr(self._client, method)(dict(request))
         except (ccxt.BaseError, aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            if isinstance(error, ccxt.DDoSProtection) and self._budget is not None:
-                self._budget.pause(_seconds(self._header("retry-after"), PAUSE_S))
+            if isinstance(error, ccxt.DDoSProtection | ccxt.RateLimitExceeded) and self._budget is not None:
+                self._budget.pause(seconds_told(self._header("retry-after")))
             raise blamed(self.name, error) from error
         if self._budget is not None and (used := self._header(self._used_header)).isdigit():
             self._budget.seen(int(used))
@@ -122,10 +133,3 @@ def blamed(name: str, error: BaseException) -> FksError:
     if isinstance(error, ccxt.ExchangeError | ValueError) and not isinstance(error, ccxt.NetworkError):
         return PeerError(f"{name}: {text}")
     return OutageError(f"{name} does not answer: {text}")
-
-
-def _seconds(text: str, otherwise: float) -> float:
-    try:
-        return min(max(float(text), 0.0), 3 * 86400.0)
-    except ValueError:
-        return otherwise

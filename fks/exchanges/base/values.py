@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,9 @@ from fks.model.instrument import Instrument
 MS = 1_000_000  # nanoseconds in a millisecond
 ZERO = Decimal(0)
 HUGE = Decimal(10) ** 30  # no price or quantity is beyond it; infinity is
+TOO_MUCH = frozenset({418, 429})  # HTTP statuses of who asks too much
+PAUSE_S = 30.0  # after a refusal for asking too much that does not say how long
+_PAUSE_MAX_S = 3 * 86400.0
 _STARTS: dict[str, int] = {}  # whole seconds seen, as text
 _STARTS_MAX = 4096
 _NUMBERS_MAX = 20_000
@@ -59,6 +63,15 @@ class Numbers(dict[str, Decimal]):
             self.clear()
         self[text] = found
         return found
+
+
+def seconds_told(retry_after: str, otherwise: float = PAUSE_S) -> float:
+    """Return the seconds that a Retry-After header says, three days at most; `otherwise` where it says none."""
+    try:
+        found = float(retry_after)
+    except ValueError:
+        return otherwise
+    return otherwise if math.isnan(found) else min(max(found, 0.0), _PAUSE_MAX_S)
 
 
 def check_trade(trade: PublicTrade) -> PublicTrade:

@@ -18,7 +18,6 @@ from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.paging import first_from, page_end
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
 from fks.exchanges.base.rows import bar_of
-from fks.exchanges.base.status import StatusFirst
 from fks.exchanges.bybit.wire import INTERVALS, BybitWire, interval_of, trade_of
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import PeerError
@@ -31,12 +30,7 @@ with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"bybit"}):
     from ccxt.async_support.bybit import bybit as CcxtBybit
 
 PAGE_MAX = 1000  # bars of one answer
-NEWEST_MAX = 60  # trades that REST tells, spot
 PAGES_MAX = 20  # of the listing
-
-
-class _Client(StatusFirst, CcxtBybit):  # type: ignore[misc]
-    """ccxt's bybit that asks the status first."""
 
 
 class BybitExchange(WireExchange):
@@ -47,6 +41,7 @@ class BybitExchange(WireExchange):
     channels = frozenset(Channel)
     trade_ids = TradeIds.OPAQUE
     trades_from = TradesFrom.NEWEST
+    newest_max = 60  # trades that REST tells, spot
     streams_max = 200  # ours, for shards that are quick to dial again; their limit is 21,000 characters of topics
     has_empty_bars = True
     calendar = "24/7"
@@ -54,7 +49,7 @@ class BybitExchange(WireExchange):
     def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
         config = {"urls": {"api": {"public": endpoint.rest.rstrip("/")}}} if endpoint.rest else {}
-        self._rest = Rest(self.name, _Client, config, budget=budget)
+        self._rest = Rest(self.name, CcxtBybit, config, budget=budget)
 
     def wire(self) -> BybitWire:
         """Return the protocol of one connection."""
@@ -128,7 +123,7 @@ class BybitExchange(WireExchange):
 
     async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
         """Return the newest trades, at most 60, none from before `since_ns`; older ones are not told (TradesFrom.NEWEST)."""
-        request = {"category": "spot", "symbol": symbol, "limit": min(limit, NEWEST_MAX)}
+        request = {"category": "spot", "symbol": symbol, "limit": min(limit, self.newest_max)}
         answer = await self._rest.call("publicGetV5MarketRecentTrade", request)
         trades = read_rows(self.name, _told, rows_of(self.name, answer, "result", "list"))
         trades.reverse()  # they come newest first; the sort keeps the order within a millisecond

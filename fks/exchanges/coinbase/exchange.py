@@ -16,7 +16,6 @@ from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base import Endpoint, check_bar, check_trade, exact, ns_of_iso
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
-from fks.exchanges.base.status import StatusFirst
 from fks.exchanges.coinbase.wire import LIVE_TIMEFRAME, CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
@@ -27,11 +26,6 @@ from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"coinbase"}):
     from ccxt.async_support.coinbase import coinbase as CcxtCoinbase
-
-
-class _Client(StatusFirst, CcxtCoinbase):  # type: ignore[misc]
-    """ccxt's coinbase, which believes an HTTP status before it reads the body."""
-
 
 GRANULARITIES = {
     "1m": "ONE_MINUTE", "5m": "FIVE_MINUTE", "15m": "FIFTEEN_MINUTE", "30m": "THIRTY_MINUTE", "1h": "ONE_HOUR",
@@ -61,7 +55,7 @@ class CoinbaseExchange(WireExchange):
 
     def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
-        self._rest = Rest(self.name, _Client, _config(endpoint), budget=budget)
+        self._rest = Rest(self.name, CcxtCoinbase, _config(endpoint), budget=budget)
 
     def wire(self) -> CoinbaseWire:
         """Return the protocol of one connection."""

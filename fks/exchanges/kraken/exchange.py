@@ -16,7 +16,6 @@ from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base import Endpoint, check_bar, check_trade, exact
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
-from fks.exchanges.base.status import StatusFirst
 from fks.exchanges.kraken.wire import INTERVALS, KrakenWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
@@ -27,11 +26,6 @@ from fks.model.timeframe import NS, bar_end
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"kraken"}):
     from ccxt.async_support.kraken import kraken as CcxtKraken
-
-
-class _Client(StatusFirst, CcxtKraken):  # type: ignore[misc]
-    """ccxt's kraken, which believes an HTTP status before it reads the body."""
-
 
 PAGE_MAX = 1000  # trades of one answer
 _NEW_NAMES = {"XBT": "BTC", "XDG": "DOGE"}  # REST's old names -> those of v2
@@ -51,7 +45,7 @@ class KrakenExchange(WireExchange):
 
     def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
-        self._rest = Rest(self.name, _Client, _config(endpoint), budget=budget)
+        self._rest = Rest(self.name, CcxtKraken, _config(endpoint), budget=budget)
         self._pairs: dict[str, str] = {}  # symbol -> REST's name for it
 
     def wire(self) -> KrakenWire:

@@ -22,7 +22,6 @@ from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.paging import first_from, page_end
 from fks.exchanges.base.rest import Rest, read_rows, rows_of
 from fks.exchanges.base.rows import bar_of
-from fks.exchanges.base.status import StatusFirst
 from fks.exchanges.okx.wire import BARS, OkxWire, bar_name_of, is_over, side_of, trade_of
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
@@ -40,10 +39,6 @@ RECENT_BARS = 1_400  # how far back `candles` is asked; it has 1,440
 PAGES_MAX = 40  # answers that one call may take
 
 
-class _Client(StatusFirst, CcxtOkx):  # type: ignore[misc]
-    """ccxt's okx that asks the status first."""
-
-
 class OkxExchange(WireExchange):
     """OKX spot; see `fks.model.ports.Exchange`."""
 
@@ -59,7 +54,7 @@ class OkxExchange(WireExchange):
     def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
         config = {"urls": {"api": {"rest": endpoint.rest.rstrip("/")}}} if endpoint.rest else {}
-        self._rest = Rest(self.name, _Client, config, budget=budget)
+        self._rest = Rest(self.name, CcxtOkx, config, budget=budget)
 
     def wire(self) -> OkxWire:
         """Return the protocol of one connection."""

@@ -22,6 +22,7 @@ from fks.exchanges.base import MS, Endpoint
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rest import read_rows
 from fks.exchanges.base.rows import UNREADABLE, bar_of
+from fks.exchanges.base.values import TOO_MUCH, seconds_told
 from fks.exchanges.polygon.wire import PolygonWire, trade_of
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
@@ -32,7 +33,7 @@ from fks.model.timeframe import NS, TIMEFRAMES, bar_end
 
 PUBLIC_REST = "https://api.polygon.io"
 TIMEOUT_S = 20.0
-PAUSE_S = 60.0  # after a 429 that does not say for how long: limits are per minute
+PAUSE_S = 60.0  # after a 429 that does not say how long: limits are per minute
 LISTING_MAX = 1_000  # tickers of one answer
 PAGE_MAX = 50_000  # rows of one answer, and aggregates looked at for it
 PAGES_MAX = 50  # of the listing: there are some twelve thousand tickers
@@ -175,9 +176,8 @@ class PolygonExchange(WireExchange):
         try:
             async with self._session.get(url, params=params, headers=headers, allow_redirects=False) as response:
                 body = await response.read()
-                if response.status == 429 and self._budget is not None:
-                    after = response.headers.get("Retry-After", "")
-                    self._budget.pause(float(after) if after.isdigit() else PAUSE_S)
+                if response.status in TOO_MUCH and self._budget is not None:
+                    self._budget.pause(seconds_told(response.headers.get("Retry-After", ""), PAUSE_S))
                 if response.status != 200:
                     raise _refused(response.status, body)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -213,6 +213,6 @@ def _refused(status: int, body: bytes) -> FksError:
         return ConfigError(text, remedy="check data.polygon_api_key and what its plan includes")
     if status == 404:
         return InputError(text, code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")
-    if status == 429 or status >= 500:
+    if status in TOO_MUCH or status >= 500:
         return OutageError(text)
     return PeerError(text)

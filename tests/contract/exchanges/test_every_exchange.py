@@ -199,11 +199,10 @@ async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, pee
     [
         (lambda r: web.Response(text="<html>busy</html>", content_type="text/html"), (PeerError, OutageError)),
         (lambda r: web.Response(status=502, text="<html>bad gateway</html>"), OutageError),
-        (lambda r: web.Response(status=429, text="{}", headers={"Retry-After": "7"}), OutageError),
         (lambda r: web.json_response(["not", "an", "object"]), PeerError),
         (lambda r: web.json_response({"result": {"list": [{}]}, "data": [{}], "results": [{}], "code": "0", "retCode": 0}), (PeerError, InputError)),
     ],
-    ids=["html", "502", "429", "wrong-shape", "empty-row"],
+    ids=["html", "502", "wrong-shape", "empty-row"],
 )
 async def test_x24_whose_fault_a_rest_answer_is(
     exchange: Exchange, case: Case, peer: Peer, purse: Purse, answer: Any, error: type[Exception]
@@ -211,7 +210,25 @@ async def test_x24_whose_fault_a_rest_answer_is(
     peer.rest = answer
     with pytest.raises(error):
         await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=10)
-    assert purse.pauses == ([7.0] if answer(None).status == 429 else [])
+    assert purse.pauses == []
+
+
+@pytest.mark.parametrize("status", [418, 429, 200])
+@pytest.mark.parametrize(("retry_after", "pause_s"), [("7", 7.0), ("nan", None)])
+async def test_x25_who_asked_too_much_leaves_the_exchange_alone(
+    exchange: Exchange, case: Case, peer: Peer, purse: Purse, status: int, retry_after: str, pause_s: float | None
+) -> None:
+    """By the status, or by the exchange's own words under status 200; as long as it says, else for a while of ours."""
+    words = case.too_much or "{}"
+    if status == 200 and not case.too_much:
+        pytest.skip(f"{case.name} says it by the status alone")
+    headers = {"Retry-After": retry_after}
+    peer.rest = lambda request: web.Response(status=status, text=words, headers=headers, content_type="application/json")
+    with pytest.raises(OutageError):
+        await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=10)
+    assert len(peer.asked) == 1
+    (paused_s,) = purse.pauses
+    assert paused_s == pause_s if pause_s is not None else 30 <= paused_s <= 60
 
 
 def heard(listener: Listener, what: str) -> list[MarketEvent]:

@@ -19,7 +19,7 @@ from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.ports import Exchange
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, iso
 from fks.store.feeds import SealedPosition
 
 PAGE = 1000
@@ -53,6 +53,8 @@ class Backfill:
         self._frames = by_length(timeframes)
         self._bars_empty = bars_empty
         own = by_length(exchange.timeframes)[0]
+        #: how many trades an exchange that only tells the newest ones tells of them; 0: nobody says
+        self._newest_max: int = getattr(exchange, "newest_max", 0)
         #: what bars can fill up to: the base timeframe, or the exchange's smallest where that is larger
         self._grain = own if length_of(own) > length_of(self._frames[0]) else self._frames[0]
 
@@ -71,7 +73,11 @@ class Backfill:
             with contextlib.suppress(_TooManyError):
                 return await self._by_trades(symbol, positions, last_id, bar_end(stored.sealed_ns, base))
         begin_ns = self._begin(symbol, newest, stored, await self._last_bar_ns(symbol) if newest is None else 0)
-        trades = await self._trades_since(symbol, begin_ns) if newest else []
+        try:
+            trades = await self._trades_since(symbol, begin_ns) if newest else []
+        except _TooManyError:  # the bar that they do not reach back to comes whole, once it is over
+            begin_ns = await self._over(symbol, begin_ns)
+            trades = await self._trades_since(symbol, begin_ns)
         last_id = trades[0].trade_id - 1 if trades else newest.trade_id if newest else None
         return await self._recovery(symbol, positions, begin_ns, last_id, trades)
 
@@ -120,9 +126,7 @@ class Backfill:
         elif self._exchange.trades_from is TradesFrom.TIME:
             found = await self._trades_by_time(symbol, since_ns)
         else:
-            found = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=PAGE)
-            if found and found[0].trade_id > last_id + 1 and found[0].time_ns >= since_ns and not _has(found, last_id):
-                raise PeerError(f"{symbol}: its newest trades do not reach back to {last_id}")
+            found = await self._newest_since(symbol, since_ns, last_id)
         if len(found) > TRADES_MAX:
             raise _TooManyError(f"{symbol}: more than {TRADES_MAX} trades are missing")
         if self._exchange.trade_ids is not TradeIds.CONTIGUOUS:
@@ -206,18 +210,38 @@ class Backfill:
         return self._exchange.trade_ids is not TradeIds.CONTIGUOUS or 0 <= newest.trade_id - last_id <= TRADES_MAX
 
     async def _trades_since(self, symbol: str, since_ns: int) -> list[PublicTrade]:
-        """Return all trades at and after a moment. Errors: OutageError when the exchange does not reach back so far now."""
+        """Return all trades at and after a moment. Errors: PeerError when the exchange does not reach back so far."""
         if self._exchange.trades_from is TradesFrom.TIME:
             return await self._trades_by_time(symbol, since_ns)
         if self._exchange.trades_from is TradesFrom.NEWEST:
-            page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=PAGE)
-            if len(page) >= PAGE and page[0].time_ns >= since_ns:
-                raise OutageError(f"{symbol}: its newest trades do not reach back to the present bar")
+            page = await self._newest_since(symbol, since_ns)
             return [trade for trade in page if trade.time_ns >= since_ns]
         page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=since_ns, limit=PAGE)
         if len(page) == PAGE:
             page += await self.trades_from(symbol, page[-1].trade_id + 1)
         return page
+
+    async def _newest_since(self, symbol: str, since_ns: int, known_id: int | None = None) -> list[PublicTrade]:
+        """Return the newest trades, which hold all at and after a moment, or all after a known one.
+
+        That is so when they begin before the moment, hold or join the known one, or are all there ever were.
+        Errors: PeerError when they do not reach back.
+        """
+        page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=PAGE)
+        if not page or page[0].time_ns < since_ns or len(page) < self._newest_max:
+            return page
+        is_joined = self._exchange.trade_ids is not TradeIds.OPAQUE and page[0].trade_id - 1 == known_id
+        if not is_joined and all(trade.trade_id != known_id for trade in page):
+            raise _TooManyError(f"{symbol}: its newest {len(page)} trades do not reach back to {iso(since_ns)}")
+        return page
+
+    async def _over(self, symbol: str, begin_ns: int) -> int:
+        """Return where the bar ends that begins at a moment. Errors: OutageError while it is not over."""
+        end_ns = bar_end(begin_ns, self._grain)
+        source = self.native(self._grain)
+        if not await self._exchange.fetch_bars(symbol, source, bar_start(end_ns - 1, source), 1):
+            raise OutageError(f"{symbol}: its newest trades do not reach back to where the present bar began")
+        return end_ns
 
     async def _recovery(
         self, symbol: str, positions: Mapping[str, SealedPosition], begin_ns: int, last_id: int | None, trades: list[PublicTrade]
@@ -299,7 +323,3 @@ class Backfill:
         larger = [level for level in _LEVELS if length_of(level) > base]
         exact = next(level for level in _LEVELS if length_of(level) <= base)
         return [level for level in [*larger, exact] if level in self._exchange.timeframes]
-
-
-def _has(trades: Sequence[PublicTrade], trade_id: int) -> bool:
-    return any(trade.trade_id == trade_id for trade in trades)

@@ -142,6 +142,92 @@ async def test_the_newest_trades_that_do_not_reach_back_are_refused(monkeypatch:
         await back.recover("BTCUSDT", {})
 
 
+class SixtyNewest(ForgetfulMarket):
+    """As Bybit: ids that tell nothing, and of trades the newest sixty, however many are asked for."""
+
+    newest_max = 60
+
+    def __init__(self, trades: list[PublicTrade]) -> None:
+        super().__init__(trades, TradeIds.OPAQUE, TradesFrom.NEWEST)
+
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
+        return await super().fetch_trades(symbol, from_id=from_id, since_ns=since_ns, limit=min(limit, self.newest_max))
+
+    def at(self, minute: int, second: float) -> int:
+        """Let the present be so far after midnight."""
+        self.now_ns = START + 60 * NS + minute * 60 * NS + int(second * NS)
+        return self.now_ns
+
+
+def busy(per_minute: int = 600) -> SixtyNewest:
+    """Return a market of as many trades a minute, from a minute before midnight to five after it."""
+    step = 60 * NS // per_minute
+    return SixtyNewest(market([(step, 100 + n % 7, 1 + n % 5) for n in range(6 * per_minute)]).trades)
+
+
+async def test_a_first_minute_that_the_newest_trades_do_not_show_whole_is_the_exchanges_own_bar() -> None:
+    venue = busy()
+    back = Backfill(venue, ("1m", "5m"), 2)
+    venue.at(0, 30)  # three hundred trades in this minute, of which sixty are shown
+    with pytest.raises(OutageError, match="present bar"):
+        await back.recover("BTCUSDT", {})
+    venue.at(1, 5)  # the next look: that minute is over, and of this one all is shown
+    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=venue.trade_ids)
+    feed.positions = {}
+    made = await back.recover("BTCUSDT", {})
+    assert adopt(feed, made) is None
+    feed.settle([trade for trade in venue.trades if venue.now_ns < trade.time_ns], venue.at(5, 0))
+    for frame in ("1m", "5m"):
+        known = {bar.time_ns: bar for bar in venue.bars(frame)}
+        sealed = [item.bar for item in feed.sealed if item.bar.timeframe == frame]
+        assert sealed == [known[bar.time_ns] for bar in sealed], "a bar is short"
+        assert START + 60 * NS in [bar.time_ns for bar in sealed], "the minute of the start is missing"
+        assert all(later.time_ns == bar_end(bar.time_ns, frame) for bar, later in itertools.pairwise(sealed))
+
+
+async def test_a_burst_before_a_silence_is_the_exchanges_own_bar_as_soon_as_it_is_over() -> None:
+    venue = SixtyNewest(market([(NS // 10, 100 + n % 7, 1) for n in range(300)]).trades)  # all in one minute, then none
+    back = Backfill(venue, ("1m",), 1)
+    venue.at(-1, 31)
+    with pytest.raises(OutageError, match="present bar"):
+        await back.recover("BTCUSDT", {})
+    venue.at(2, 0)
+    made = await back.recover("BTCUSDT", {})
+    assert (made.builder.open_ns, made.trades) == (START + 60 * NS, [])
+    assert [item.bar for item in made.sealed] == [bar for bar in venue.bars("1m") if bar.time_ns == START]
+
+
+async def test_fewer_trades_than_are_shown_at_most_are_all_there_are() -> None:
+    venue = SixtyNewest(market([(NS // 10, 100, 1) for _ in range(59)]).trades)  # listed within this minute
+    venue.now_ns = venue.trades[-1].time_ns
+    made = await Backfill(venue, ("1m",), 1).recover("BTCUSDT", {})
+    assert (made.builder.open_ns, made.trades) == (START, venue.trades)
+
+
+@pytest.mark.parametrize("frames", [("1m",), ("1s", "1m")], ids="-".join)
+async def test_a_hole_that_the_newest_trades_do_not_reach_back_over_is_filled_with_bars(frames: tuple[str, ...]) -> None:
+    venue = busy(per_minute=70)
+    back = Backfill(venue, frames, 1)
+    for number in range(290, 350):  # whatever the ids happen to be: they tell nothing
+        last = venue.trades[number]
+        venue.now_ns = venue.trades[number + 59].time_ns
+        assert await back.trades_after("BTCUSDT", last.trade_id, last.time_ns) == venue.trades[number : number + 60]
+        venue.now_ns = venue.trades[number + 60].time_ns
+        with pytest.raises(PeerError, match="do not reach back"):
+            await back.trades_after("BTCUSDT", last.trade_id, last.time_ns)
+    venue.at(3, 20)
+    sealed_ns = START + 60 * NS
+    base_ns = bar_end(sealed_ns, "1m") - (NS if frames[0] == "1s" else 60 * NS)
+    positions = {frame: SealedPosition(sealed_ns, 1) for frame in frames} | {frames[0]: SealedPosition(base_ns, 1)}
+    made = await back.recover("BTCUSDT", positions)
+    assert made.builder.open_ns == START + 4 * 60 * NS
+    bars = [item.bar for item in made.sealed if item.bar.timeframe == "1m"]
+    assert bars == [bar for bar in venue.bars("1m") if sealed_ns < bar.time_ns < made.builder.open_ns]
+    assert len(bars) == 2
+
+
 async def test_more_trades_in_one_moment_than_a_page_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 5)
     paper = market([(0, 100 + n, 1) for n in range(15)])

@@ -1,0 +1,116 @@
+"""Bybit's REST shows the newest sixty trades and no others: a busy symbol's bars are whole all the same.
+
+The server is ours, written after Bybit's documentation (*documented*); what is collected is held against all of its trades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from fks.clock import RealClock
+from fks.data.aggregate import BarBuilder
+from fks.data.backfill import Backfill
+from fks.data.feed import SymbolFeed
+from fks.exchanges.base import Endpoint
+from fks.exchanges.bybit import BybitExchange
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import OutageError
+from fks.model.market import TradeIds
+from fks.model.timeframe import NS
+from tests.support.exchange_cases import CASES, MS, NEW_YEAR
+from tests.support.exchange_peer import Purse, TapeClock, playing
+from tests.support.ports import CollectingLog
+
+MINUTE = 60 * NS
+SYMBOL = "BTCUSDT"
+STEP = 250 * MS  # 240 trades a minute
+
+
+def traded(number: int) -> PublicTrade:
+    price, size = Decimal(10_000 + number * 7 % 90) / 10, Decimal(1 + number % 5) / 1000
+    number_told = 2290000000900000000 + number * 7_919 % 1_000_003  # execution ids tell nothing
+    return PublicTrade("bybit", SYMBOL, number_told, NEW_YEAR + number * STEP, price, size, number % 2 == 0)
+
+
+TRADES = [traded(number) for number in range(6 * 240)]
+
+
+def truth() -> list[Bar]:
+    builder = BarBuilder("bybit", SYMBOL, ("1m",), NEW_YEAR, ids=TradeIds.OPAQUE)
+    return [bar for trade in TRADES for bar in builder.add(trade) or []]
+
+
+@dataclass
+class Market:
+    """Bybit as it is at `now_ns`."""
+
+    now_ns: int = 0
+
+    def __call__(self, request: web.Request) -> web.Response:
+        q, rows = request.query, []
+        if request.path.endswith("recent-trade"):
+            shown = [trade for trade in TRADES if trade.time_ns <= self.now_ns][-min(int(q["limit"]), 60) :]
+            rows = [
+                {
+                    "execId": str(trade.trade_id), "symbol": SYMBOL, "price": str(trade.price), "size": str(trade.quantity),
+                    "side": "Sell" if trade.is_buyer_maker else "Buy", "time": str(trade.time_ns // MS), "isBlockTrade": False,
+                }
+                for trade in reversed(shown)
+            ]  # fmt: skip
+        else:
+            first, last = float(q.get("start", 0)), float(q.get("end", "inf"))
+            begun = [bar for bar in truth() if bar.time_ns <= self.now_ns and first <= bar.time_ns // MS <= last]
+            rows = [
+                [str(bar.time_ns // MS), *(repr(n) for n in (bar.open, bar.high, bar.low, bar.close, bar.volume)), "0"]
+                for bar in reversed(begun[-int(q["limit"]) :])
+            ]
+        found: dict[str, Any] = {"retCode": 0, "retMsg": "OK", "result": {"list": rows}, "time": self.now_ns // MS}
+        return web.json_response(found)
+
+
+@pytest.fixture
+def market() -> Market:
+    return Market()
+
+
+@pytest.fixture
+async def bybit(market: Market, log: CollectingLog) -> AsyncIterator[BybitExchange]:
+    async with playing(CASES["bybit"]) as peer:
+        peer.rest = market
+        clock = TapeClock(NEW_YEAR - RealClock().now_ns())
+        made = BybitExchange(Endpoint(f"http://{peer.url}", f"ws://{peer.url}"), clock, log, Purse())
+        await made.open()
+        yield made
+        await made.close()
+
+
+async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(bybit: BybitExchange, market: Market) -> None:
+    back = Backfill(bybit, ("1m",), 1)
+    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.trade_ids)
+    feed.positions = {}
+    market.now_ns = NEW_YEAR + 30 * NS  # 120 trades in this minute
+    with pytest.raises(OutageError, match="present bar"):
+        await back.recover(SYMBOL, feed.positions)
+    market.now_ns = NEW_YEAR + MINUTE + 10 * NS  # 40 trades in this one
+    made = await back.recover(SYMBOL, feed.positions)
+    feed.restart(made.builder, made.last_id, made.sealed)
+    assert feed.add(made.trades) is None
+    live = [trade for trade in TRADES if market.now_ns < trade.time_ns <= market.now_ns + 20 * NS]
+    assert feed.add(live) is None
+    assert feed.last_id is not None
+    market.now_ns = NEW_YEAR + 3 * MINUTE + 12 * NS  # not listened: 400 trades since
+    made = await back.recover(SYMBOL, {"1m": feed.positions["1m"]})
+    feed.restart(made.builder, made.last_id, made.sealed)
+    assert feed.add(made.trades) is None
+    feed.settle([trade for trade in TRADES if trade.time_ns > market.now_ns], NEW_YEAR + 5 * MINUTE)
+    sealed = [item.bar for item in feed.sealed]
+    assert [bar.time_ns for bar in sealed] == [NEW_YEAR + minute * MINUTE for minute in range(5)]
+    for bar, true in zip(sealed, truth(), strict=True):
+        assert (bar.open, bar.high, bar.low, bar.close, bar.volume) == (true.open, true.high, true.low, true.close, true.volume)
+    assert [item.source for item in feed.sealed] == ["klines", "klines", "klines", "live", "live"]

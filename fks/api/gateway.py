@@ -25,13 +25,12 @@ from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.config.version import build_id
 from fks.model.errors import OutageError
-from fks.model.instrument import Instrument, find_instrument
-from fks.model.timeframe import to_ns
 from fks.monitor.health import Health, RequestRate
 from fks.monitor.metrics import SNAPSHOT_PREFIX, PrometheusMeter
 from fks.monitor.status import NodeView
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.reading import ReadingStore
 from fks.store.tokens import TokenStore
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ BEAT_S = 1.0
 PATIENCE_S = 2.0
 #: A replica's row is removed by its neighbours when it has not beaten for this long.
 GONE_S = 20.0
-_INSTRUMENTS_S = 5.0
 _SWEEP_BEATS = 10
 
 
@@ -78,7 +76,6 @@ class Gateway:
         self.hub = Hub(bus, deps.clock, deps.log)
         self._beats = 0
         self._door: Door | None = None
-        self._instruments: tuple[float, list[Instrument]] = (float("-inf"), [])
 
     @property
     def door(self) -> Door:
@@ -89,23 +86,15 @@ class Gateway:
             self._door = Door(self.db, self.bus, self.deps.clock, self.deps.settings)
         return self._door
 
-    async def instruments(self) -> list[Instrument]:
-        """Return every instrument, at most a few seconds old."""
-        now = self.deps.clock.monotonic()
-        at, kept = self._instruments
-        if now - at > _INSTRUMENTS_S:
-            rows = await self.db.fetch("gateway.instruments")
-            kept = [Instrument(**{**dict(row), "updated_ns": to_ns(row["updated_ns"])}) for row in rows]
-            self._instruments = (now, kept)
-        return kept
+    async def narrowed(self, text: str | None, exchange: str | None) -> tuple[list[str] | None, str | None]:
+        """Return what a list is narrowed to: the symbols that `text` may mean, and one exchange; None is no limit.
 
-    async def instrument(self, text: str) -> Instrument:
-        """Return the instrument that any spelling means. Errors: InputError 404, or 400 with the candidates."""
-        return find_instrument(text, await self.instruments())
-
-    async def symbol(self, text: str | None) -> str | None:
-        """Return the venue's spelling of an optional filter."""
-        return None if text is None else (await self.instrument(text)).symbol
+        A list is never ambiguous: it takes every spelling. Errors: InputError SYMBOL_UNKNOWN, EXCHANGE.
+        """
+        if text is None:
+            return None, exchange and exchange.lower()
+        rows = await ReadingStore(self.db).spelled(text, exchange)
+        return sorted({row.symbol for row in rows}), rows[0].exchange if exchange or ":" in text else None
 
     async def beat(self) -> None:
         """Write this replica's row and its counters; forget neighbours that are gone. An outage is waited out."""

@@ -36,6 +36,7 @@ Anyone = Annotated[None, require("open")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="most rows to return")]
 Before = Annotated[int | None, Query(description="the `next` of the page before", ge=0, lt=2**63)]
 Symbol = Annotated[str | None, Query(description="BTCUSDT, BTC/USDT or BTC-USDT", max_length=64)]
+Exchange = Annotated[str | None, Query(description="which one, when several have the symbol", max_length=64)]
 Name = Annotated[str | None, Query(max_length=128)]
 
 

@@ -2,7 +2,8 @@
 
 `{"type": "subscribe", "channels": ["bars"], "symbols": ["BTC/USDT"], "timeframes": ["1m"], "bars": 100}` is answered by
 `subscribed`, a `snapshot` per symbol (and timeframe) of the channels that have one, then by what happens. Said again, it gives
-a fresh snapshot. `unsubscribe` takes the same words; what is left out means all. `id` comes back in the answers.
+a fresh snapshot. `unsubscribe` takes the same words; what is left out means all. `exchange` says which one where several
+have a symbol. `id` comes back in the answers.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ NAMES_MAX = 200  # of one message
 BARS_ALL_MAX = 20_000  # of all snapshots that one message asks for: about 3 MB
 _HEAR_S = 2.0
 _KEYS = {
-    "subscribe": {"type", "id", "channels", "symbols", "timeframes", "bars"},
-    "unsubscribe": {"type", "id", "channels", "symbols", "timeframes"},
+    "subscribe": {"type", "id", "channels", "symbols", "exchange", "timeframes", "bars"},
+    "unsubscribe": {"type", "id", "channels", "symbols", "exchange", "timeframes"},
     "ping": {"type", "id"},
 }
 
@@ -61,12 +62,14 @@ async def _subscribe(gate: Gateway, client: Client, said: Mapping[str, Any]) -> 
     channels = _channels(said)
     if not channels:
         raise _wrong("channels: at least one is needed", f"use {', '.join(EVERY)}")
-    places = [await _place(gate, text) for text in _names(said, "symbols")]
+    reading, exchange = ReadingStore(gate.db), _exchange(said)
+    found = [await reading.find(text, exchange) for text in _names(said, "symbols")]
+    places = [(item.exchange, item.symbol) for item in found]
     frames = [check_timeframe(text) for text in _names(said, "timeframes")]
     bars = said.get("bars", 1)
     if isinstance(bars, bool) or not isinstance(bars, int) or not 1 <= bars <= snapshots.BARS_MAX:
         raise _wrong(f"bars={bars!r} is no number from 1 to {snapshots.BARS_MAX}", "ask GET /historical for more")
-    topics = _wide(topics_of(channels, places, frames))
+    topics = wide(topics_of(channels, places, frames))
     shown = [
         topic for topic in topics if topic.channel in snapshots.CHANNELS and (topic.symbol or topic.channel == "feeds")
     ]
@@ -79,26 +82,27 @@ async def _subscribe(gate: Gateway, client: Client, said: Mapping[str, Any]) -> 
     try:
         if any(topic.channel in BUSY for topic in topics):
             await gate.hub.hears_busy(_HEAR_S)  # while Redis is away there is nothing to hear, and no snapshot either
-        found = [(topic, *await snapshots.snapshot_of(gate, topic, bars)) for topic in shown]
+        shots = [(topic, *await snapshots.snapshot_of(gate, topic, bars)) for topic in shown]
     except FksError:
         client.give_up(shown, added)
         gate.hub.changed()
         raise
     client.answer(_answer(said, {"type": "subscribed", **_told(channels, places, frames)}))
-    for topic, message, contains in found:
+    for topic, message, contains in shots:
         client.release(topic, message, contains)
 
 
 async def _unsubscribe(gate: Gateway, client: Client, said: Mapping[str, Any]) -> None:
     channels = _channels(said) or list(EVERY)
-    places = [await _place(gate, text) for text in _names(said, "symbols")]
+    reading, exchange, texts = ReadingStore(gate.db), _exchange(said), _names(said, "symbols")
+    places = [(item.exchange, item.symbol) for text in texts for item in await reading.spelled(text, exchange)]
     frames = [check_timeframe(text) for text in _names(said, "timeframes")]
-    symbols = {symbol for _, symbol in places}
+    meant = {*places, *(("", symbol) for _, symbol in places)}
     gone = [
         topic
         for topic in client.topics
         if topic.channel in channels
-        and (not symbols or topic.symbol in symbols)
+        and (not places or (topic.exchange, topic.symbol) in meant)
         and (not frames or topic.timeframe in frames)
     ]
     client.drop(gone)
@@ -107,15 +111,19 @@ async def _unsubscribe(gate: Gateway, client: Client, said: Mapping[str, Any]) -
     client.answer(_answer(said, {"type": "unsubscribed", **told, "count": len(gone)}))
 
 
-def _wide(topics: frozenset[Topic]) -> list[Topic]:
+def wide(topics: frozenset[Topic]) -> list[Topic]:
     """Leave the exchange out where messages have none: orders and the like are of a venue."""
     market = snapshots.CHANNELS
     return sorted({topic if topic.channel in market else topic._replace(exchange="") for topic in topics})
 
 
-async def _place(gate: Gateway, text: str) -> tuple[str, str]:
-    item = await ReadingStore(gate.db).find(text)
-    return item.exchange, item.symbol
+def _exchange(said: Mapping[str, Any]) -> str | None:
+    found = said.get("exchange")
+    if found is not None and (not isinstance(found, str) or not 0 < len(found) <= 64):
+        raise _wrong("exchange is no name", 'use {"exchange": "binance"}')
+    if found is not None and not said.get("symbols"):
+        raise _wrong("exchange: of which symbols?", "name symbols along with it")
+    return found
 
 
 def _channels(said: Mapping[str, Any]) -> list[str]:

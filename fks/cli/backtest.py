@@ -32,6 +32,7 @@ def _what(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed((
         click.argument("name"),
         click.option("--symbol", default="BTC/USDT", show_default=True, help="In any spelling."),
+        click.option("--exchange", help="Whose bars (default: the one that is collected, or has bars)."),
         click.option("--timeframe", default="1m", show_default=True),
         click.option("--from", "start", metavar="TIME", help="First decided bar: 2026-03-01 or 2026-03-01T12:00 (UTC)."),
         click.option("--to", "end", metavar="TIME", help="End, not included."),
@@ -52,7 +53,7 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
         if options[option] is not None:
             params[field] = options[option]
     wanted = ("symbol", "timeframe", "sizing", "size", "allow_gaps")
-    times = {"from": options["start"], "to": options["end"]}
+    times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {
         "strategy": options["name"], "params": params, **{name: options[name] for name in wanted},
         **{name: text for name, text in times.items() if text is not None},

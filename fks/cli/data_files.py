@@ -136,7 +136,7 @@ def _notes(row: dict[str, Any]) -> list[str]:
 @click.command()
 @click.argument("symbol")
 @click.argument("timeframe")
-@click.option("--exchange", default="", help="Default: data.exchange.")
+@click.option("--exchange", default="", help="Default: the one whose bars are stored; of several the one that is collected.")
 @click.option("--from", "start", metavar="TIME", help="First bar: 2026-03-01, 2026-03-01T12:00Z or 30d (ago). Default: all.")
 @click.option("--to", "end", metavar="TIME", help="End, not included.")
 @click.option(
@@ -158,10 +158,9 @@ def export(
     begin, stop = (None if found is None else to_ns(found) for found in (moment(start), moment(end)))
     if begin is not None and stop is not None and begin >= stop:
         raise InputError(f"--from {start} is not before --to {end}", remedy="exchange them")
-    where = exchange or settings_of(ctx).data.exchange
 
     async def work(db: Database) -> Any:
-        name = await _spelt(db, symbol)
+        where, name = await _spelt(db, symbol, exchange)
         path = out or Path(f"{where}-{name.replace('/', '').replace(' ', '_')}-{timeframe}.parquet")
         with progress(f"{name} {timeframe}", is_shown=not as_json) as told:
             return await export_bars(
@@ -179,19 +178,28 @@ def export(
         click.echo(f"{row['file']}: {row['bars']} bars, {row['oldest']} to {row['newest']}, {done.size / 1e6:.1f} MB")
 
 
-async def _spelt(db: Database, symbol: str) -> str:
-    """Return the symbol as it is stored, whatever the spelling."""
-    from fks.store.bars import BarStore
+async def _spelt(db: Database, symbol: str, exchange: str) -> tuple[str, str]:
+    """Return (exchange, symbol) as it is stored, whatever the spelling."""
+    from fks.store.gaps import GapStore
+    from fks.store.reading import ReadingStore
 
     def letters(text: str) -> str:
         return "".join(c for c in text.upper() if c.isalnum())
 
-    found = {row["symbol"] for row in await BarStore(db).coverage() if letters(row["symbol"]) == letters(symbol)}
+    prefix, _, rest = symbol.rpartition(":")
+    named = exchange or prefix
+    series = [one for one in await GapStore(db).series() if one.candles and letters(one.symbol) == letters(rest)]
+    stored = {(one.exchange, one.symbol) for one in series}
+    found = [place for place in stored if named in ("", place[0])]
     if not found:
-        raise InputError(f"no bars of {symbol} are stored", code="NO_DATA", remedy="see 'fks data status'")
-    if len(found) > 1 and symbol not in found:
-        raise InputError(f"ambiguous symbol {symbol!r}", code="SYMBOL_AMBIGUOUS", remedy=f"say which: {', '.join(sorted(found))}")
-    return symbol if symbol in found else found.pop()
+        raise InputError(
+            f"no bars of {rest} are stored{f' of {named}' if named else ''}", code="NO_DATA",
+            remedy=f"there are {', '.join(':'.join(place) for place in sorted(stored))}" if stored else "see 'fks data status'",
+        )  # fmt: skip
+    if len(found) == 1:
+        return found[0]
+    listed = await ReadingStore(db).find(symbol, exchange or None)
+    return listed.exchange, listed.symbol
 
 
 COMMANDS: tuple[click.Command, ...] = (import_, export, record)

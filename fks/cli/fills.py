@@ -11,17 +11,19 @@ from fks.cli.shown import time_of
 
 @click.command()
 @click.option("--symbol", help="Only this symbol, in any spelling.")
+@click.option("--exchange", help="Only this exchange.")
 @click.option("--instance", help="Only this strategy instance.")
 @click.option("--order", help="Only this client order id.")
 @click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @as_json
 @click.pass_context
 def fills(
-    ctx: click.Context, symbol: str | None, instance: str | None, order: str | None, limit: int, as_json: bool
-) -> None:
+    ctx: click.Context, symbol: str | None, exchange: str | None, instance: str | None, order: str | None, limit: int,
+    as_json: bool,
+) -> None:  # fmt: skip
     """List fills, newest first."""
     with gateway_of(ctx) as gateway:
-        items = gateway.pages("/fills", limit, symbol=symbol, instance=instance, order=order)
+        items = gateway.pages("/fills", limit, symbol=symbol, exchange=exchange, instance=instance, order=order)
     emit(items, as_json=as_json, schema="fks.fills/1")
     if not as_json:
         rows = [

@@ -24,6 +24,7 @@ def orders() -> None:
 @click.option("--open", "is_open", is_flag=True, help="Only those that may still fill.")
 @click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only those in this state.")
 @click.option("--symbol", help="Only this symbol, in any spelling.")
+@click.option("--exchange", help="Only this exchange.")
 @click.option("--instance", help="Only this strategy instance.")
 @click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @as_json
@@ -33,13 +34,16 @@ def list_(
     is_open: bool,
     state: str | None,
     symbol: str | None,
+    exchange: str | None,
     instance: str | None,
     limit: int,
     as_json: bool,
 ) -> None:
     """List orders, newest first, protections included."""
     with gateway_of(ctx) as gateway:
-        items = gateway.pages("/orders", limit, open=is_open, state=state, symbol=symbol, instance=instance)
+        items = gateway.pages(
+            "/orders", limit, open=is_open, state=state, symbol=symbol, exchange=exchange, instance=instance
+        )
     emit(items, as_json=as_json, schema="fks.orders/1")
     if not as_json:
         headers = (
@@ -117,6 +121,7 @@ class _Place(click.Command):
 @click.option("--valid-until", help="ISO 8601 time after which it is given up.")
 @click.option("--account", help="Account name.")
 @click.option("--venue", help="Venue name.")
+@click.option("--exchange", help="Whose symbol is meant (default: the account's; on paper the one that is collected).")
 @click.option("--key", help="Idempotency key; the same key again is the same order.")
 @as_json
 @click.pass_context

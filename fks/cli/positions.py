@@ -11,18 +11,21 @@ from fks.cli.shown import money_of, price_of, time_of
 
 @click.command()
 @click.argument("symbol", required=False)
+@click.option("--exchange", help="What is held of SYMBOL there alone, where several exchanges have it.")
 @click.option("--all", "every", is_flag=True, help="Also flat ones, for their realised profit.")
 @as_json
 @click.pass_context
-def positions(ctx: click.Context, symbol: str | None, every: bool, as_json: bool) -> None:
+def positions(ctx: click.Context, symbol: str | None, exchange: str | None, every: bool, as_json: bool) -> None:
     """Show positions per strategy instance, valued at the newest price; SYMBOL shows one with its sum."""
     from urllib.parse import quote
 
+    if exchange and symbol is None:
+        raise click.UsageError("--exchange says which SYMBOL is meant: name one")
     with gateway_of(ctx) as gateway:
         if symbol is None:
             answer = {"items": gateway.get("/positions", all=every)["items"]}
         else:
-            answer = gateway.get(f"/positions/{quote(symbol)}")
+            answer = gateway.get(f"/positions/{quote(symbol)}", exchange=exchange)
     emit(answer if symbol else answer["items"], as_json=as_json, schema="fks.positions/1")
     if not as_json:
         rows = [

@@ -21,16 +21,18 @@ def signals() -> None:
 @signals.command("list")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--symbol", help="Only this symbol, in any spelling.")
+@click.option("--exchange", help="Only this exchange.")
 @click.option("--instance", help="Only this strategy instance.")
 @click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @as_json
 @click.pass_context
 def list_(
-    ctx: click.Context, state: str | None, symbol: str | None, instance: str | None, limit: int, as_json: bool
-) -> None:
+    ctx: click.Context, state: str | None, symbol: str | None, exchange: str | None, instance: str | None, limit: int,
+    as_json: bool,
+) -> None:  # fmt: skip
     """List signals, newest first."""
     with gateway_of(ctx) as gateway:
-        items = gateway.pages("/signals", limit, state=state, symbol=symbol, instance=instance)
+        items = gateway.pages("/signals", limit, state=state, symbol=symbol, exchange=exchange, instance=instance)
     emit(items, as_json=as_json, schema="fks.signals/1")
     if not as_json:
         headers = ("TIME", "ID", "FROM", "SYMBOL", "WANTS", "SIZE", "STATE", "BECAUSE")

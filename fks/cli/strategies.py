@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from fks.cli.base import as_json, emit, paths_of, table
+from fks.cli.base import as_json, emit, paths_of, settings_of, table
 from fks.cli.shown import time_of
 from fks.model.errors import FksError, InputError
 
@@ -270,7 +270,7 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
 @click.option("--symbol", required=True, help="In any spelling: BTC/USDT.")
 @click.option("--timeframe", default="1m", show_default=True)
 @click.option("--account", required=True, help="Name of the account it trades on (fks accounts list).")
-@click.option("--exchange", default="binance", show_default=True, help="Where its bars come from.")
+@click.option("--exchange", help="Where its bars come from (default: the account's; on paper the one that is collected).")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable.")
 @click.option("--sizing", type=click.Choice(["notional", "quantity"]), default="notional", show_default=True)
 @click.option("--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity).")
@@ -282,23 +282,27 @@ def add(
 ) -> None:
     """Add instance ID of STRATEGY; a running system starts it within a second. It is checked first."""
     from fks.model.timeframe import check_timeframe
-    from fks.store.instruments import InstrumentStore
+    from fks.store.accounts import AccountStore
+    from fks.store.reading import ReadingStore
     from fks.store.strategies import NewInstance, StrategyStore
     from fks.strategies.check import ensure_checked
 
     made = catalogue_of(ctx).make(strategy, params_of(pairs))
     ensure_checked(made)
     check_timeframe(options["timeframe"])
-    wish, symbol = _positive(size), options.pop("symbol")
+    wish, symbol, exchange = _positive(size), options.pop("symbol"), options.pop("exchange")
 
     async def insert(db: Database) -> bool:
-        from fks.model.instrument import find_instrument
+        from fks.execution.door import exchange_for
 
-        known = find_instrument(symbol, await InstrumentStore(db).all(options["exchange"]))
+        account = next((one for one in await AccountStore(db).page() if one.name == options["account"]), None)
+        at = exchange if account is None else exchange_for(account, symbol, exchange, settings_of(ctx))
+        known = await ReadingStore(db).find(symbol, at, listed=True)
         new = NewInstance(
             id,
             strategy,
             made.model_dump(mode="json"),
+            exchange=known.exchange,
             symbol=known.symbol,
             size=wish,
             is_enabled=not disabled,

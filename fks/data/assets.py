@@ -17,6 +17,7 @@ from fks.model.timeframe import check_timeframe
 from fks.store.assets import Asset, AssetStore
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
+from fks.store.reading import ReadingStore, ambiguous
 
 LISTED_S = 3600.0  # how often the listing is fetched: rules and trading states change rarely
 CHANNELS = (Channel.TRADES, Channel.QUOTES, Channel.BOOK)  # what can be chosen; the exchange's bars come along by themselves
@@ -56,8 +57,9 @@ class AssetDesk:
         return await self._shown(assets)
 
     async def disable(self, choice: Choice) -> list[dict[str, Any]]:
-        """Have the assets no longer collected; what is stored stays."""
-        assets = await self._chosen(choice)
+        """Have the assets no longer collected; what is stored stays. A symbol alone means the one that is collected."""
+        symbols = [await self._collected(text) if choice.exchange is None else text for text in choice.symbols]
+        assets = await self._chosen(replace(choice, symbols=tuple(symbols)))
         async with self._db.transaction() as tx:
             for asset in assets:
                 await AssetStore(tx).disable(asset)
@@ -84,6 +86,16 @@ class AssetDesk:
             Asset(exchange, symbol, checked.timeframes, checked.history_days, checked.channels)
             for exchange, symbol in dict.fromkeys(self._find(text, choice.exchange, listed) for text in choice.symbols)
         ]
+
+    async def _collected(self, text: str) -> str:
+        """Return `text` with the exchange at which it is collected, or as it is when that is nowhere. Errors: InputError."""
+        try:
+            rows = [row for row in await ReadingStore(self._db).spelled(text) if row.is_collected]
+        except InputError:
+            return text
+        if len(rows) > 1:
+            raise ambiguous(text, rows)
+        return rows[0].place if rows else text
 
     def _find(self, text: str, exchange: str | None, listed: Sequence[Instrument]) -> tuple[str, str]:
         """Return (exchange, symbol). An exchange that was never collected lists nothing yet: its collector checks then."""

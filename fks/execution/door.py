@@ -19,15 +19,14 @@ from fks.config.settings import Settings
 from fks.model.account import Account
 from fks.model.errors import InputError
 from fks.model.ids import client_order_id, intent_id, request_signal_id
-from fks.model.instrument import Instrument, find_instrument
 from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
 from fks.model.signal import Kind, Signal, SignalState
 from fks.model.timeframe import iso, to_ns
 from fks.store.accounts import AccountStore
 from fks.store.bus import SIGNALS, Bus
 from fks.store.db import Database
-from fks.store.facts import Facts
 from fks.store.orders import OrderStore
+from fks.store.reading import Listed, ReadingStore
 from fks.store.signals import SignalRecord, SignalStore
 
 #: the channel that wakes the order manager: a new request, or a cancel
@@ -37,7 +36,7 @@ _DIGITS_MAX = 40
 _KEY_MAX = 200
 _TYPES = {"market": OrderType.MARKET, "limit": OrderType.LIMIT, "stop": OrderType.STOP, "stop_limit": OrderType.STOP_LIMIT}
 _NUMBERS = ("quantity", "price", "stop_price", "take_profit", "stop_loss")
-_TEXTS = ("account", "venue", "symbol", "side", "type", "time_in_force", "valid_until")
+_TEXTS = ("account", "venue", "exchange", "symbol", "side", "type", "time_in_force", "valid_until")
 T = TypeVar("T")
 
 
@@ -57,6 +56,7 @@ class OrderRequest:
     valid_until_ns: int | None = None
     account: str | int | None = None
     venue: str | None = None
+    exchange: str | None = None
 
     @staticmethod
     def parse(body: Mapping[str, object]) -> OrderRequest:
@@ -76,7 +76,7 @@ class OrderRequest:
             side=str(body.get("side")), type=str(body.get("type")),
             time_in_force=str(body.get("time_in_force") or TimeInForce.GTC.value),
             valid_until_ns=_moment(body.get("valid_until")), account=_text("account", body.get("account")),
-            venue=_text("venue", body.get("venue")), **numbers,
+            venue=_text("venue", body.get("venue")), exchange=_text("exchange", body.get("exchange")), **numbers,
         ).checked()  # fmt: skip
 
     def checked(self) -> OrderRequest:
@@ -94,11 +94,14 @@ class OrderRequest:
             side=_one_of("side", self.side, {item.value: item for item in Side}),
             time_in_force=_one_of("time_in_force", self.time_in_force, times),
             account=_text("account", self.account), venue=_text("venue", self.venue),
+            exchange=_text("exchange", self.exchange),
         )  # fmt: skip
 
     def body_hash(self) -> str:
         """Return a hash that two requests share when they ask for the same."""
         plain = {name: value if value is None else _canonical(value) for name, value in asdict(self).items()}
+        if self.exchange is None:  # hashes of requests from before there was this field stay what they were
+            del plain["exchange"]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -114,14 +117,30 @@ class DoorAnswer:
     body: dict[str, Any]
 
 
+def exchange_of(venue: str, settings: Settings) -> str | None:
+    """Return the exchange whose instruments a venue trades; None: those of any, as on paper."""
+    return settings.venue.exchange if venue == "ccxt" else None
+
+
+def exchange_for(account: Account, symbol: str, exchange: str | None, settings: Settings) -> str | None:
+    """Return where an account's orders in `symbol` are for: the exchange of its venue, or the one named; None on paper.
+
+    Errors: InputError EXCHANGE when another one is named, also in the symbol, than the venue trades.
+    """
+    home, named = exchange_of(account.venue, settings), exchange or symbol.rpartition(":")[0]
+    if home is not None and named.lower() not in ("", home):
+        raise _bad(f"account {account.name} trades at {home}, not at {named}", "name another account", "EXCHANGE")
+    return exchange or home
+
+
 class Door:
     """Takes orders and cancels for a principal. Holds no state; many may exist."""
 
     def __init__(self, db: Database, bus: Bus, clock: Clock, settings: Settings) -> None:
         self._bus = bus
         self._clock = clock
-        self._wait_s = settings.http.order_wait_s
-        self._facts = Facts(db)
+        self._settings = settings
+        self._reading = ReadingStore(db)
         self._accounts = AccountStore(db)
         self._signals = SignalStore(db)
         self._orders = OrderStore(db)
@@ -171,7 +190,7 @@ class Door:
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
     async def _signal(self, request: OrderRequest, principal: str, key: str) -> Signal:
         account = self._account(await self._accounts.page(), request)
-        instrument = await self._instrument(request)
+        instrument = await self._instrument(request, account)
         now_ns = self._clock.now_ns()
         return Signal(
             id=request_signal_id(principal, key), source=f"principal:{principal}", instance="", params_version=0,
@@ -201,8 +220,10 @@ class Door:
         wanted = f"{name or 'any account'}{f' on {request.venue}' if request.venue else ''}"
         raise InputError(f"no such account: {wanted}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}")
 
-    async def _instrument(self, request: OrderRequest) -> Instrument:
-        return find_instrument(request.symbol, await self._facts.instruments())
+    async def _instrument(self, request: OrderRequest, account: Account) -> Listed:
+        """Return what the order is for: at the exchange of the account's venue; on paper, where it is collected."""
+        at = exchange_for(account, request.symbol, request.exchange, self._settings)
+        return await self._reading.find(request.symbol, at, listed=True)
 
     async def _wake(self, signal: Signal) -> None:
         await self._bus.publish(WAKE, {"type": "signal", "id": str(signal.id)})
@@ -212,7 +233,7 @@ class Door:
         })  # fmt: skip
 
     async def _await_answer(self, record: SignalRecord) -> DoorAnswer:
-        deadline, pause_s = self._clock.monotonic() + self._wait_s, _POLL_FIRST_S
+        deadline, pause_s = self._clock.monotonic() + self._settings.http.order_wait_s, _POLL_FIRST_S
         while True:
             order = await self._orders.by_signal(record.signal.id)
             is_settled = order is not None and order.state not in (State.SENDING, State.INTENDED)

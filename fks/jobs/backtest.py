@@ -32,7 +32,7 @@ class BacktestSpec(BaseModel):
     strategy: str
     params: dict[str, Any] = Field(default_factory=dict)
     symbol: str
-    exchange: str = "binance"
+    exchange: str | None = Field(None, max_length=64)
     timeframe: str = "1m"
     start: datetime | None = Field(None, alias="from")
     end: datetime | None = Field(None, alias="to")
@@ -69,10 +69,11 @@ class BacktestSpec(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Which bars a backtest wants: [start, end) of a series, and `warmup` bars before it."""
+    """Which bars a backtest wants: [start, end) of a series, and `warmup` bars before it. `exchange` None: the one that
+    is collected, or has bars."""
 
     symbol: str
-    exchange: str
+    exchange: str | None
     timeframe: str
     start_ns: int | None
     end_ns: int | None

@@ -19,6 +19,7 @@ from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
+from fks.store.reading import ReadingStore
 
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
 
@@ -45,12 +46,19 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
 
 async def _instrument(db: Database, request: Request) -> Instrument:
     every = await InstrumentStore(db).all()
-    own = [item for item in every if item.exchange == request.exchange] or every
-    if own:
-        return find_instrument(request.symbol, own)
+    if every:
+        found = await ReadingStore(db).find(request.symbol, request.exchange, listed=True)
+        return next(item for item in every if (item.exchange, item.symbol) == (found.exchange, found.symbol))
     # a node that never collected has no instruments yet, but may hold loaded data: rules of the shipped sample
-    symbol = request.symbol.upper().replace("/", "").replace("-", "")
-    return guess_instrument(request.exchange, symbol, Decimal("0.01"), Decimal("0.00001"))
+    symbol = request.symbol.rpartition(":")[2].upper().replace("/", "").replace("-", "")
+    exchange = request.exchange or "binance"
+    try:
+        stored = await ReadingStore(db).find(request.symbol, request.exchange)
+        exchange, symbol = stored.exchange, stored.symbol
+    except InputError as error:
+        if error.code != "SYMBOL_UNKNOWN":  # of that there will be no bars, which is what is said then
+            raise
+    return guess_instrument(exchange, symbol, Decimal("0.01"), Decimal("0.00001"))
 
 
 async def _read(
@@ -85,11 +93,17 @@ async def _stored(store: BarStore, instrument: Instrument, request: Request) -> 
 
 
 def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
-    """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is another symbol's, TIMEFRAME_FINER, NO_DATA."""
+    """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is of another symbol or exchange, TIMEFRAME_FINER,
+    NO_DATA."""
     instrument = guess_instrument(
         tape.exchange, tape.symbol, Decimal(1).scaleb(-tape.price_places), Decimal(1).scaleb(-tape.volume_places)
     )
     find_instrument(request.symbol, [instrument])
+    if request.exchange not in (None, tape.exchange):
+        raise InputError(
+            f"{name} is of {tape.exchange}, not of {request.exchange}", code="SYMBOL_UNKNOWN", status=404,
+            remedy="leave the exchange out",
+        )  # fmt: skip
     bars = resample(tape.bars(), request.timeframe)
     end = len(bars) if request.end_ns is None else int(np.searchsorted(bars.time_ns, request.end_ns))
     start = 0 if request.start_ns is None else int(np.searchsorted(bars.time_ns, request.start_ns))

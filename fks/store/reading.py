@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from fks.model.errors import InputError
 from fks.store import copy
-from fks.store.db import Database, Querier, Row, sql
+from fks.store.db import Database, Querier, sql
 
 #: the columns of `read_columns`, as they are told everywhere
 COLUMNS = ("time", "open", "high", "low", "close", "volume", "trades", "is_complete", "is_empty", "revision")
@@ -37,6 +38,17 @@ class Listed:
     quote: str
     multiplier: Decimal
     has_bars: bool
+    is_collected: bool
+
+    @property
+    def is_listed(self) -> bool:
+        """Return whether an exchange lists it: only of these there are rules for orders."""
+        return bool(self.base)
+
+    @property
+    def place(self) -> str:
+        """Return the spelling that means nothing else: binance:BTCUSDT."""
+        return f"{self.exchange}:{self.symbol}"
 
 
 class ReadingStore:
@@ -45,27 +57,44 @@ class ReadingStore:
     def __init__(self, querier: Querier) -> None:
         self._db = querier
 
-    async def find(self, text: str, exchange: str | None = None) -> Listed:
-        """Return what `text` spells: BTCUSDT, BTC/USDT, BTC-USDT, binance:BTCUSDT, in any case.
+    async def find(self, text: str, exchange: str | None = None, *, listed: bool = False) -> Listed:
+        """Return the one thing that `text` spells: BTCUSDT, BTC/USDT, BTC-USDT, binance:BTCUSDT, in any case.
 
-        What is listed by several exchanges means the one with bars. Errors: InputError SYMBOL_UNKNOWN with known ones,
-        SYMBOL_AMBIGUOUS with the candidates.
+        The rule for every door: what several exchanges have means `exchange`, else the one where it is collected, else the
+        one with bars. `listed`: only what an exchange lists. Errors: those of `spelled`; SYMBOL_AMBIGUOUS with the candidates.
+        """
+        rows = await self.spelled(text, exchange, listed=listed)
+        rows = [row for row in rows if row.is_collected] or rows
+        rows = [row for row in rows if row.has_bars] or rows
+        if len(rows) > 1:
+            raise ambiguous(text, rows)
+        return rows[0]
+
+    async def spelled(self, text: str, exchange: str | None = None, *, listed: bool = False) -> list[Listed]:
+        """Return everything that `text` may mean, by exchange and symbol, never nothing.
+
+        Errors: InputError SYMBOL_UNKNOWN with known ones; EXCHANGE when `text` names another exchange than `exchange`.
         """
         prefix, _, rest = text.strip().rpartition(":")
-        wanted = (exchange or prefix or "").lower() or None
-        rows = [listed_of(row) for row in await self._db.fetch("reading.spelled", rest, wanted)]
-        chosen = [row for row in rows if row.has_bars] or rows
-        if len(chosen) == 1:
-            return chosen[0]
-        if not chosen:
-            known = ", ".join(row["symbol"] for row in await self._db.fetch("reading.known"))
-            where = f" at {wanted}" if wanted else ""
+        if exchange and prefix and exchange.lower() != prefix.lower():
             raise InputError(
-                f"unknown symbol {text!r}{where}", code="SYMBOL_UNKNOWN", status=404,
-                remedy=f"with bars: {known}" if known else "nothing is stored yet: 'fks data sample', or 'fks up'",
-            )  # fmt: skip
-        names = ", ".join(f"{row.exchange}:{row.symbol}" for row in chosen)
-        raise InputError(f"ambiguous symbol {text!r}", code="SYMBOL_AMBIGUOUS", remedy=f"say which: {names}")
+                f"{text!r} is not at {exchange}", code="EXCHANGE", status=422, remedy="name one exchange, once"
+            )
+        wanted = (exchange or prefix).lower() or None
+        rows = await self._spelled(rest, wanted, listed)
+        if rows:
+            return rows
+        elsewhere = [row.place for row in await self._spelled(rest, None, listed)] if wanted else []
+        known = [row["symbol"] for row in await self._db.fetch("reading.known")]
+        names = ", ".join(elsewhere or known)
+        raise InputError(
+            f"unknown symbol {text!r}{f' at {wanted}' if wanted else ''}", code="SYMBOL_UNKNOWN", status=404,
+            remedy=f"known: {names}" if names else "nothing is stored yet: 'fks data sample', or 'fks up'",
+        )  # fmt: skip
+
+    async def _spelled(self, text: str, exchange: str | None, is_listed: bool) -> list[Listed]:
+        rows = [Listed(**dict(row)) for row in await self._db.fetch("reading.spelled", text, exchange)]
+        return [row for row in rows if row.is_listed or not is_listed]
 
     async def sync_status(
         self, symbol: str | None = None, timeframe: str | None = None, exchange: str | None = None
@@ -75,9 +104,13 @@ class ReadingStore:
         return [dict(row) for row in await self._db.fetch("reading.sync_status", spelled, timeframe, exchange)]
 
 
-def listed_of(row: Row) -> Listed:
-    """Return a row of `reading.spelled` as a value."""
-    return Listed(row["exchange"], row["symbol"], row["base"], row["quote"], row["multiplier"], row["has_bars"])
+def ambiguous(text: str, rows: Sequence[Listed]) -> InputError:
+    """Return the error for a symbol that means several things, naming them and how to say which."""
+    names = ", ".join(row.place for row in rows)
+    return InputError(
+        f"ambiguous symbol {text!r}", code="SYMBOL_AMBIGUOUS",
+        remedy=f"it may be {names}: write it like that, or name the exchange (exchange={rows[0].exchange})",
+    )  # fmt: skip
 
 
 async def read_columns(

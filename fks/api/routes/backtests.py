@@ -18,6 +18,7 @@ from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Reader, Signalle
 from fks.model import ids
 from fks.model.timeframe import iso
 from fks.store.jobs import Job, JobStore
+from fks.store.reading import ReadingStore
 
 router = APIRouter(tags=["backtests"])
 KIND = "backtest"
@@ -29,6 +30,7 @@ class BacktestBody(Body):
 
     strategy: str
     symbol: str = Field(description="BTCUSDT, BTC/USDT or BTC-USDT")
+    exchange: str | None = Field(None, description="whose bars; default the one that is collected, or has bars")
     timeframe: str = "1m"
     from_: str | None = Field(None, alias="from", description="first decided bar, ISO 8601; default all that is stored")
     to: str | None = Field(None, description="exclusive")
@@ -88,7 +90,7 @@ async def _spec(gate: Gateway, body: dict[str, Any]) -> dict[str, Any]:
     wanted["params"] = _plain(body.get("params", {}))
     # in a thread: the first one imports the strategies' libraries
     found = await asyncio.to_thread(_checked, wanted, gate.deps.paths.strategies)
-    item = await gate.instrument(found["symbol"])
+    item = await ReadingStore(gate.db).find(found["symbol"], found["exchange"], listed=True)
     return {**found, "symbol": item.symbol, "exchange": item.exchange}
 
 

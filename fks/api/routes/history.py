@@ -14,7 +14,7 @@ from fks.api import columns
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.api.query import Gate, Reader, moment
+from fks.api.query import Exchange, Gate, Reader, moment
 from fks.api.routes.market import identity
 from fks.model.timeframe import check_timeframe, iso, to_datetime, to_ns
 from fks.store.bars import BarStore
@@ -32,6 +32,7 @@ async def historical(
     who: Reader,
     request: Request,
     symbol: str,
+    exchange: Exchange = None,
     timeframe: Annotated[str, Query(description="1s … 1M")] = "1h",
     from_: Annotated[str | None, Query(alias="from", description="first open time, ISO 8601")] = None,
     to: Annotated[str | None, Query(description="end, exclusive, ISO 8601")] = None,
@@ -48,7 +49,7 @@ async def historical(
     decimal of the exchange's. `revision` of the answer changes when a bar that you may have was corrected. CSV and Arrow
     are streamed: one that ends early was cut off by an outage.
     """
-    item = await ReadingStore(gate.db).find(symbol)
+    item = await ReadingStore(gate.db).find(symbol, exchange)
     check_timeframe(timeframe)
     start, end = moment(from_, "from"), moment(to, "to")
     if start and end and start >= end:
@@ -68,7 +69,7 @@ async def historical(
         more = rows[count]["time"] if start and len(rows) > count else None
         bars = [dict(row) for row in rows[:count]]
         body = {**identity(item), "timeframe": timeframe, "revision": revision, "bars": bars, "next": more}
-        return ExactJson(body, headers=_link(timeframe, more, end, count, "json"))
+        return ExactJson(body, headers=_link(timeframe, more, end, count, exchange))
     pages = _pages(gate, series, first, end, count)
     named = {"exchange": item.exchange, "symbol": item.symbol, "timeframe": timeframe, "revision": str(revision)}
     stream = columns.csv_of(pages) if form == "csv" else columns.arrow_of(pages, named)
@@ -94,8 +95,11 @@ def _accepted(accept: str) -> str:
     return next((form for form in ("arrow", "csv") if columns.MEDIA[form].partition(";")[0] in wanted), "json")
 
 
-def _link(timeframe: str, more: datetime | None, end: datetime | None, count: int, form: str) -> dict[str, str]:
+def _link(
+    timeframe: str, more: datetime | None, end: datetime | None, count: int, exchange: str | None
+) -> dict[str, str]:
     if more is None:
         return {}
-    query = {"timeframe": timeframe, "from": iso(to_ns(more)), "limit": count, "format": form}
-    return {"Link": f'<?{urlencode(query | ({"to": iso(to_ns(end))} if end else {}))}>; rel="next"'}
+    query = {"timeframe": timeframe, "from": iso(to_ns(more)), "limit": count, "format": "json"}
+    query |= ({"to": iso(to_ns(end))} if end else {}) | ({"exchange": exchange} if exchange else {})
+    return {"Link": f'<?{urlencode(query)}>; rel="next"'}

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.api.query import Gate, Reader
+from fks.api.query import Exchange, Gate, Reader
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import bar_end, iso, to_ns
 from fks.store.latest import Latest, Message, Seen
@@ -21,13 +21,13 @@ router = APIRouter(tags=["market data"])
 
 
 @router.get("/market-data/{symbol:path}")
-async def latest(gate: Gate, who: Reader, symbol: str) -> ExactJson:
+async def latest(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
     """Return the latest price of a symbol and its age, quote and book where they are collected, and the newest sealed bars.
 
     The price is Redis's (`source: redis`), or the stored one (`postgresql`), or of what nobody collects the close of its
     newest bar (`bars`). `age_ms` is how long ago the exchange last told of the symbol. While PostgreSQL is away, `state` is null.
     """
-    item, outage = await _located(gate, symbol)
+    item, outage = await _located(gate, symbol, exchange)
     seen = await Latest(gate.bus).read(item.exchange, item.symbol)
     feed, bars = None, []
     if outage is None:
@@ -50,13 +50,14 @@ async def latest(gate: Gate, who: Reader, symbol: str) -> ExactJson:
     return ExactJson({**identity(item), **price, "state": state, **extras, "bars": sealed})
 
 
-async def _located(gate: Gateway, symbol: str) -> tuple[Listed, OutageError | None]:
-    """Return what a symbol means; while nobody can say, the symbol at the exchange that is collected."""
+async def _located(gate: Gateway, symbol: str, exchange: str | None) -> tuple[Listed, OutageError | None]:
+    """Return what a symbol means; while nobody can say, the symbol at the exchange that is named, or collected."""
     try:
-        return await ReadingStore(gate.db).find(symbol), None
+        return await ReadingStore(gate.db).find(symbol, exchange), None
     except OutageError as error:
-        spelled = symbol.rpartition(":")[2].upper().replace("/", "").replace("-", "")
-        return Listed(gate.deps.settings.data.exchange, spelled, "", "", Decimal(1), False), error
+        prefix, _, rest = symbol.rpartition(":")
+        at, spelled = exchange or prefix or gate.deps.settings.data.exchange, rest.upper().replace("/", "").replace("-", "")
+        return Listed(at.lower(), spelled, "", "", Decimal(1), has_bars=False, is_collected=False), error
 
 
 def _of_redis(seen: Seen, feed: Any, now_ns: int) -> dict[str, Any] | None:

@@ -11,7 +11,21 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import MEDIA_TYPE, Problem, document
-from fks.api.query import Body, Exact, Gate, JsonObject, Limit, Name, Reader, Symbol, Time, Trader, page, takes
+from fks.api.query import (
+    Body,
+    Exact,
+    Exchange,
+    Gate,
+    JsonObject,
+    Limit,
+    Name,
+    Reader,
+    Symbol,
+    Time,
+    Trader,
+    page,
+    takes,
+)
 from fks.model import ids
 from fks.model.errors import InputError
 from fks.model.order import Role, State
@@ -36,6 +50,7 @@ class OrderBody(Body):
     quantity: Positive = Field(description="in base")
     account: str | int | None = Field(None, description="name or number; default the first enabled one")
     venue: str | None = Field(None, description="where to, when an account is not named")
+    exchange: str | None = Field(None, description="whose symbol; default the account's, on paper the one that is collected")
     price: Positive | None = Field(None, description="of limit and stop_limit")
     stop_price: Positive | None = Field(None, description="of stop and stop_limit")
     take_profit: Positive | None = None
@@ -67,6 +82,7 @@ async def orders(
     who: Reader,
     state: Annotated[State | None, Query()] = None,
     symbol: Symbol = None,
+    exchange: Exchange = None,
     instance: Name = None,
     open_: Annotated[bool, Query(alias="open", description="only those that may still fill")] = False,
     before: Annotated[str | None, Query(description="the `next` of the page before", max_length=64)] = None,
@@ -74,7 +90,8 @@ async def orders(
 ) -> ExactJson:
     """List orders, newest first, protections included."""
     wanted = None if state is None else state.value
-    rows = await gate.db.fetch("gateway.orders", wanted, await gate.symbol(symbol), instance, open_, before, limit)
+    symbols, at = await gate.narrowed(symbol, exchange)
+    rows = await gate.db.fetch("gateway.orders", wanted, symbols, instance, open_, before, limit, at)
     return ExactJson(page(rows, limit, "client_order_id"))
 
 

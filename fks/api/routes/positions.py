@@ -8,7 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from fks.api.exact import ExactJson
-from fks.api.query import Before, Gate, Limit, Name, Reader, Symbol, page
+from fks.api.query import Before, Exchange, Gate, Limit, Name, Reader, Symbol, page
+from fks.api.routes.market import name_of
+from fks.store.reading import ReadingStore, ambiguous
 
 router = APIRouter(tags=["positions"])
 WithFlat = Annotated[bool, Query(alias="all", description="also the flat ones, for their realised profit")]
@@ -17,16 +19,29 @@ WithFlat = Annotated[bool, Query(alias="all", description="also the flat ones, f
 @router.get("/positions")
 async def positions(gate: Gate, who: Reader, every: WithFlat = False) -> ExactJson:
     """List what each strategy instance holds (instance "" is people, "external" is not ours), at the newest price."""
-    return ExactJson(page(await gate.db.fetch("gateway.positions", None, every)))
+    home = gate.deps.settings.venue.exchange
+    return ExactJson(page(await gate.db.fetch("gateway.positions", None, every, home)))
 
 
 @router.get("/positions/{symbol:path}")
-async def position(gate: Gate, who: Reader, symbol: str) -> ExactJson:
-    """Return the position in one symbol: the sum, and per instance what adds up to it, flat ones included."""
-    item = await gate.instrument(symbol)
-    rows = [dict(row) for row in await gate.db.fetch("gateway.positions", item.symbol, True)]
+async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
+    """Return the position in one symbol: the sum, and per instance what adds up to it, flat ones included.
+
+    What is held at other exchanges under other spellings of the symbol is part of the sum, unless one exchange is named.
+    """
+    from fks.execution.door import exchange_of
+
+    listed = await ReadingStore(gate.db).spelled(symbol, exchange)
+    if len({(item.base, item.quote) for item in listed if item.is_listed}) > 1:
+        raise ambiguous(symbol, listed)
+    settings = gate.deps.settings
+    home = settings.venue.exchange
+    item = next((item for item in listed if item.exchange == home), listed[0])
+    held = await gate.db.fetch("gateway.positions", sorted({item.symbol for item in listed}), True, home)
+    at = {item.exchange for item in listed} if exchange or ":" in symbol else set()
+    rows = [dict(row) for row in held if not at or exchange_of(row["venue"], settings) in {None, *at}]
     total = {name: sum((row[name] for row in rows), Decimal(0)) for name in ("quantity", "realized_pnl", "fees")}
-    return ExactJson({"symbol": item.symbol, "name": item.name, **total, "items": rows})
+    return ExactJson({"symbol": item.symbol, "name": name_of(item), **total, "items": rows})
 
 
 @router.get("/fills")
@@ -34,11 +49,13 @@ async def fills(
     gate: Gate,
     who: Reader,
     symbol: Symbol = None,
+    exchange: Exchange = None,
     instance: Name = None,
     order: Annotated[str | None, Query(description="a client_order_id", max_length=64)] = None,
     before: Before = None,
     limit: Limit = 100,
 ) -> ExactJson:
     """List executions, newest first."""
-    rows = await gate.db.fetch("gateway.fills", await gate.symbol(symbol), instance, order, before, limit)
+    symbols, at = await gate.narrowed(symbol, exchange)
+    rows = await gate.db.fetch("gateway.fills", symbols, instance, order, before, limit, at)
     return ExactJson(page(rows, limit))

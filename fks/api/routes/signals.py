@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.api.query import Before, Gate, Limit, Name, Reader, Signaller, Symbol, page
+from fks.api.query import Before, Exchange, Gate, Limit, Name, Reader, Signaller, Symbol, page
 from fks.model.signal import SignalState
 from fks.store.bus import SIGNALS
 from fks.store.signals import SignalStore
@@ -24,13 +24,15 @@ async def signals(
     who: Reader,
     state: Annotated[SignalState | None, Query()] = None,
     symbol: Symbol = None,
+    exchange: Exchange = None,
     instance: Name = None,
     before: Before = None,
     limit: Limit = 100,
 ) -> ExactJson:
     """List signals, newest first."""
     wanted = None if state is None else state.value
-    rows = await gate.db.fetch("gateway.signals", wanted, await gate.symbol(symbol), instance, before, limit)
+    symbols, at = await gate.narrowed(symbol, exchange)
+    rows = await gate.db.fetch("gateway.signals", wanted, symbols, instance, before, limit, at)
     return ExactJson(page(rows, limit))
 
 

@@ -17,10 +17,9 @@ from fks.api.gateway import Gateway
 from fks.api.hub import DEFAULT, EVERY, HEARTBEAT_S
 from fks.api.problems import Problem, of_error
 from fks.api.query import Gate, Reader
-from fks.api.subscribing import hear
+from fks.api.subscribing import hear, wide
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
-from fks.store.reading import ReadingStore
 from fks.store.tokens import Principal
 
 router = APIRouter(tags=["stream"])
@@ -42,6 +41,7 @@ async def stream(
     socket: WebSocket,
     channels: Annotated[str | None, Query(description="comma list; default bars,signals,orders,fills; none: -")] = None,
     symbol: Annotated[str | None, Query(description="comma list of symbols in any spelling")] = None,
+    exchange: Annotated[str | None, Query(description="of this one alone, where several have a symbol")] = None,
     timeframe: Annotated[str | None, Query(description="comma list; bars of these only")] = None,
     ticket: Annotated[str | None, Query(description="from POST /ws/ticket, instead of the header")] = None,
 ) -> None:
@@ -50,7 +50,7 @@ async def stream(
     gate: Gateway = socket.app.state.gateway
     try:
         principal = await _admit(socket, gate, ticket)
-        client = await _client(gate, channels, symbol, timeframe)
+        client = await _client(gate, channels, symbol, timeframe, exchange)
         if not gate.hub.join(client):
             raise Problem(
                 503, "SOCKETS_FULL", "this gateway serves as many sockets as it may", headers={"Retry-After": "5"}
@@ -91,16 +91,22 @@ async def _admit(socket: WebSocket, gate: Gateway, ticket: str | None) -> Princi
     return check_scope(principal, "read")
 
 
-async def _client(gate: Gateway, channels: str | None, symbol: str | None, timeframe: str | None) -> Client:
+async def _client(
+    gate: Gateway, channels: str | None, symbol: str | None, timeframe: str | None, exchange: str | None
+) -> Client:
     """Return what the address asks for; `-` is no channel: who subscribes by message wants no other."""
     wanted = [] if channels == "-" else _listed(channels) or list(DEFAULT)
     if unknown := sorted(set(wanted) - EVERY.keys()):
         raise InputError(
             f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(EVERY)}"
         )  # fmt: skip
-    reading = ReadingStore(gate.db)
-    symbols = [("", (await reading.find(text)).symbol) for text in _listed(symbol)]
-    return Client(topics_of(wanted, symbols, [check_timeframe(text) for text in _listed(timeframe)]))
+    places: list[tuple[str, str]] = []
+    for text in _listed(symbol):
+        symbols, at = await gate.narrowed(text, exchange)
+        places += [(at or "", name) for name in symbols or ()]
+    if exchange and not places:
+        raise InputError("exchange: of which symbol?", code="INVALID", status=422, remedy="name symbols along with it")
+    return Client(wide(topics_of(wanted, places, [check_timeframe(text) for text in _listed(timeframe)])))
 
 
 def _listed(text: str | None) -> list[str]:

@@ -1,9 +1,3 @@
--- name: instruments
--- Every instrument, as fks.model.instrument.Instrument takes it.
-SELECT exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min, multiplier, is_trading,
-       updated_at AS updated_ns
-  FROM instruments ORDER BY exchange, symbol;
-
 -- name: instances
 -- Every strategy instance with its account.
 SELECT s.id, s.strategy, s.params, s.params_version, s.exchange, s.symbol, s.timeframe, a.name AS account, s.venue, s.sizing,
@@ -18,7 +12,8 @@ SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange
        s.valid_until, s.reason, s.state, s.code, s.detail, s.client_order_id, s.decided_by, s.decided_at, s.trace_id,
        s.created_at
   FROM signals s JOIN accounts a ON a.id = s.account_id
- WHERE ($1::text IS NULL OR s.state = $1) AND ($2::text IS NULL OR s.symbol = $2)
+ WHERE ($1::text IS NULL OR s.state = $1) AND ($2::text[] IS NULL OR s.symbol = ANY($2))
+   AND ($6::text IS NULL OR s.exchange = $6)
    AND ($3::text IS NULL OR s.instance = $3) AND ($4::bigint IS NULL OR s.seq < $4)
  ORDER BY s.seq DESC LIMIT $5;
 
@@ -42,7 +37,8 @@ SELECT o.client_order_id, o.signal_id AS id, a.name AS account, o.venue, o.excha
        o.average_price, o.venue_order_id, o.parent_id, o.group_id, o.code, o.detail, o.is_reduce_only, o.is_late,
        o.trace_id, o.valid_until, o.created_at, o.sent_at, o.updated_at
   FROM orders o JOIN accounts a ON a.id = o.account_id
- WHERE ($1::text IS NULL OR o.state = $1) AND ($2::text IS NULL OR o.symbol = $2)
+ WHERE ($1::text IS NULL OR o.state = $1) AND ($2::text[] IS NULL OR o.symbol = ANY($2))
+   AND ($7::text IS NULL OR o.exchange = $7)
    AND ($3::text IS NULL OR o.instance = $3)
    AND (NOT $4::bool OR o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL'))
    AND ($5::text IS NULL OR (o.created_at, o.client_order_id)
@@ -65,24 +61,25 @@ SELECT id AS seq, event, from_state, to_state, source, venue_time, recv_time, ep
   FROM order_events WHERE client_order_id = $1 ORDER BY id;
 
 -- name: fills
--- A page of executions, newest first.
+-- A page of executions, newest first; those of one exchange are those of orders for it.
 SELECT t.fill_id, t.id AS seq, t.client_order_id, t.venue_order_id, t.venue_trade_id, a.name AS account, t.venue, t.symbol,
        t.instance, lower(t.trade_type) AS side, t.quantity, t.price, t.fee, t.fee_currency, t.realized_pnl, t.is_maker, t.is_late,
        t.source, t.time
   FROM trades t JOIN accounts a ON a.id = t.account_id
- WHERE ($1::text IS NULL OR t.symbol = $1) AND ($2::text IS NULL OR t.instance = $2)
+ WHERE ($1::text[] IS NULL OR t.symbol = ANY($1)) AND ($2::text IS NULL OR t.instance = $2)
    AND ($3::text IS NULL OR t.client_order_id = $3) AND ($4::bigint IS NULL OR t.id < $4)
+   AND ($6::text IS NULL OR EXISTS (SELECT FROM orders o WHERE o.client_order_id = t.client_order_id AND o.exchange = $6))
  ORDER BY t.id DESC LIMIT $5;
 
 -- name: positions
--- Every position by strategy instance, valued at the newest price.
+-- Every position by strategy instance, valued at the newest price: that of $3 where it is collected, a venue's own exchange.
 SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, p.average_price, p.realized_pnl, p.fees,
        m.last_price AS mark_price, (m.last_price - p.average_price) * p.quantity AS unrealized_pnl, p.updated_at
   FROM positions p JOIN accounts a ON a.id = p.account_id
   LEFT JOIN LATERAL (
        SELECT last_price FROM feeds f WHERE f.symbol = p.symbol AND f.timeframe = 'trades'
-        ORDER BY last_message_at DESC NULLS LAST LIMIT 1) m ON true
- WHERE ($1::text IS NULL OR p.symbol = $1) AND ($2::bool OR p.quantity <> 0)
+        ORDER BY f.exchange = $3 AND f.state <> 'OFF' DESC, last_message_at DESC NULLS LAST LIMIT 1) m ON true
+ WHERE ($1::text[] IS NULL OR p.symbol = ANY($1)) AND ($2::bool OR p.quantity <> 0)
  ORDER BY a.name, p.venue, p.symbol, p.instance;
 
 -- name: accounts

@@ -187,7 +187,7 @@ async def test_an_empty_file_is_a_whole_file(gateway: Running) -> None:
             assert answer.json()["remedy"]
 
 
-async def test_a_symbol_of_two_exchanges_means_the_one_with_bars_or_is_refused(gateway: Running, seeded: Database) -> None:
+async def test_a_symbol_of_two_exchanges_means_the_one_that_is_collected_or_has_bars_or_is_refused(gateway: Running, seeded: Database) -> None:
     await seeded.sql(
         "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
         " VALUES ('bybit','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
@@ -196,6 +196,8 @@ async def test_a_symbol_of_two_exchanges_means_the_one_with_bars_or_is_refused(g
     async with gateway.client("read") as client:
         assert (await client.get("/historical/BTC-USDT?timeframe=1m")).json()["exchange"] == "binance"
         await seeded.sql(BARS, "BTCUSDT", "bybit", 0, 1)
+        assert (await client.get("/historical/BTC-USDT?timeframe=1m")).json()["exchange"] == "binance"  # it is collected
+        await seeded.sql("UPDATE assets SET is_enabled = false")
         refused = (await client.get("/historical/BTCUSDT?timeframe=1m")).json()
         assert refused["code"] == "SYMBOL_AMBIGUOUS"
         assert "bybit:BTCUSDT" in refused["remedy"]

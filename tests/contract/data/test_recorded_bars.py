@@ -1,13 +1,14 @@
 """Bars made here equal the exchanges' own, field by field, on what was recorded of them.
 
-Only the outage of Binance is shipped; the rest runs where the data set stands beside the checkout.
+Only a made-up outage is shipped (tests/tapes/bars); the rest runs where the data set stands beside the checkout.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -25,7 +26,7 @@ from fks.data.validate import Reason, check_bars
 from fks.model.bar import Bar, Bars, Ints, PublicTrade
 from fks.model.timeframe import NS, bar_end, bar_start, iso, to_ns
 
-OUTAGE = Path(__file__).parents[2] / "tapes" / "bars" / "binance_btcusdt_2021-04-20_outage.csv"
+OUTAGE = Path(__file__).parents[2] / "tapes" / "bars" / "outage.jsonl"
 DATA = Path(__file__).parents[4] / "shared" / "data"
 NAMES = ("open", "high", "low", "close", "volume")
 recorded = pytest.mark.skipif(not (DATA / "bars").is_dir(), reason="the data set is not beside the checkout")
@@ -51,17 +52,26 @@ def single(bars: Bars) -> list[Bar]:
     return [bars.bar(row) for row in range(len(bars))]
 
 
-# ── Binance ──────────────────────────────────────────────────────────────────────────────────────
+# ── in Binance's form ────────────────────────────────────────────────────────────────────────────
 def outage(timeframe: str) -> Bars:
     with OUTAGE.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["timeframe"] == timeframe]
-    times = np.array([to_ns(datetime.fromisoformat(row["time"])) for row in rows], dtype=np.int64)
-    return Bars("BTCUSDT", timeframe, times, *(np.array([float(row[name]) for row in rows]) for name in NAMES))
+        lines = [json.loads(line) for line in file]
+    rows = [line["kline"] for line in lines if line["interval"] == timeframe]
+    times = np.array([row[0] * 1_000_000 for row in rows], dtype=np.int64)
+    columns = (np.array([float(row[place]) for row in rows]) for place in range(1, 1 + len(NAMES)))
+    return Bars("BTCUSDT", timeframe, times, *columns)
 
 
-def test_binance_five_minutes_are_made_of_its_minutes_even_around_an_outage() -> None:
+def test_the_made_up_outage_is_what_its_script_makes() -> None:
+    script = OUTAGE.with_name("make.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout == OUTAGE.read_text()
+
+
+def test_five_minutes_are_made_of_minutes_even_around_an_outage_and_silence() -> None:
     minutes, fives = outage("1m"), outage("5m")
     assert len(minutes) == 150
+    assert np.count_nonzero(minutes.volume == 0) > 10
     assert int(np.diff(minutes.time_ns).max()) == 151 * 60 * NS
     assert differing(aggregate_bars(minutes, "5m"), fives) == []
     until_ns = bar_end(int(minutes.time_ns[-1]), "1m")

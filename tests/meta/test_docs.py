@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("collect-data", "write-a-strategy", "backtest", "trade", "connect-ninjatrader", "run-a-cluster", "operate",
+PAGES = ("collect-data", "sync-data", "import-data", "read-data", "tapes", "bars", "storage", "add-an-exchange", "write-a-strategy", "backtest", "trade", "connect-ninjatrader", "run-a-cluster", "operate",
          "cli", "configuration", "api", "orders", "glossary", "guarantees", "deviations", "performance")  # fmt: skip
 
 

@@ -102,7 +102,7 @@ async def test_the_insert_asks_for_nine_syncs_once(stored: Database, database_ur
         await _as_psql(database_url, SQL["new coin"])
     rows = await stored.sql("SELECT timeframe, sync_status FROM sync_status WHERE symbol = 'NEWCOINUSDT'")
     assert {row["timeframe"] for row in rows} == {"1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"}
-    assert {row["sync_status"] for row in rows} == {"pending"}  # tests/contract/data/test_history.py sees such a one begun
+    assert {row["sync_status"] for row in rows} == {"pending"}  # tests/contract/jobs/test_sync_job.py sees such rows done
 
 
 async def test_every_python_call_runs_as_it_stands(stored: Database, notebook: Any) -> None:

@@ -24,7 +24,8 @@ from fks.store.runtime_config import ConfigVersion, RuntimeConfigStore
 from fks.store.supervision import TreeJournal
 
 T = TypeVar("T")
-POLL_S = 1.0
+POLL_S = 3.0  # a message wakes us; this is for the time that Redis is away
+TIDY_S = 60.0  # between two looks for what nobody took up in time
 LOOK_S = 0.1  # between looks at a part that comes back
 SETTLE_S = 30.0  # a part that was ready has this long to be ready again
 STEADY_S = 2.0  # and must stay so for this long before the next is touched: a start alone proves little
@@ -111,7 +112,7 @@ class Operations:
         """Take up what was left running, then claim and perform until cancelled. No outage or mistake ends it."""
         wake = asyncio.Event()
         listener = asyncio.create_task(self._listen(wake))
-        has_taken_up = False
+        has_taken_up, tidied_s = False, float("-inf")
         try:
             while True:
                 wake.clear()
@@ -121,7 +122,9 @@ class Operations:
                     if operation is not None:
                         await self._perform(operation)
                         continue
-                    await self._store.expire(EXPIRE_S)
+                    if self._c.clock.monotonic() - tidied_s > TIDY_S:
+                        await self._store.expire(EXPIRE_S)
+                        tidied_s = self._c.clock.monotonic()
                     self._is_down = False
                 except StaleEpochError as error:
                     self._c.log.warning("operation.taken", error=str(error))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from actors.collector import CollectorActor
@@ -18,8 +19,7 @@ from actors.strategy import StrategyActor
 from actors.supervisor import SupervisorActor
 from fks.config.settings import Settings
 from fks.monitor.component import Component
-from fks.store.assets import AssetStore
-from fks.store.strategies import StrategyStore
+from fks.store.supervision import TreeJournal
 from fks.supervision import Backoff, ChildSpec, Intensity, SupervisorSpec, check_tree
 
 CLASSES: dict[str, Any] = {
@@ -101,11 +101,14 @@ def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
     """Return what tells the supervisor which tree it should run, as the database says now. Errors of a call: OutageError."""
     from fks.exchanges.registry import EXCHANGES  # only the supervisor asks
 
-    strategies, assets = StrategyStore(component.db), AssetStore(component.db)
+    journal = TreeJournal(component.db)
+
+    @lru_cache(maxsize=1)  # asked each second, and it is nearly always the same tree
+    def tree(isolated: tuple[str, ...], exchanges: tuple[str, ...]) -> SupervisorSpec:
+        return tree_of(component.settings, isolated, [name for name in exchanges if name in EXCHANGES])
 
     async def wanted() -> SupervisorSpec:
-        exchanges = [name for name in await assets.exchanges() if name in EXCHANGES]
-        return tree_of(component.settings, sorted(await strategies.isolated()), exchanges)
+        return tree(*await journal.wanted())
 
     return wanted
 

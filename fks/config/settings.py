@@ -124,6 +124,7 @@ class Data(Section):
     bars_keep_days: dict[Timeframe, PositiveFloat] = Field(
         {}, description="timeframe = days of its bars kept, e.g. '1s=30, 5s=90'; others are kept for ever"
     )
+    quarantine_keep_days: float = Field(90.0, gt=0, description="days for which market data that was not believed is kept, settled or not")
     bars_compress_days: float = Field(7.0, gt=0, description="with TimescaleDB: age from which bars and public trades are compressed, days")
     balances_compress_days: float = Field(30.0, gt=0, description="with TimescaleDB: age from which balance_history is compressed, days")
     columns_max_mb: float = Field(4096.0, gt=0, description="disk that mapped copies of series may take (FKS_HOME/columns), MB")

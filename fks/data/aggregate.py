@@ -25,8 +25,6 @@ from fks.model.timeframe import NS, bar_end, bar_start
 ZERO = Decimal(0)
 #: where a trade stands among the others of its bar
 Place = tuple[int, int]
-#: the older name of aggregate_bars
-resample = aggregate_bars
 
 
 def exact_decimal(value: float) -> Decimal:

@@ -22,10 +22,10 @@ from fks.clock import Clock
 from fks.config.settings import Settings
 from fks.data.assets import Assets, frames_of, subscriptions
 from fks.data.checks import feed_problems, feed_rows
+from fks.data.counts import Counts
 from fks.data.feed import GRACE_NS, Event, FeedState, Gap, SymbolFeed
 from fks.data.holes import EXPECTED, Holes
 from fks.data.shards import Shards
-from fks.data.sync import Sync
 from fks.data.telling import Teller
 from fks.data.writer import Writer
 from fks.model.bar import BarClosed, PublicTrade
@@ -35,7 +35,6 @@ from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, S
 from fks.model.ports import Exchange, Lease, Log, Meter
 from fks.model.timeframe import NS
 from fks.store.assets import Asset
-from fks.store.budgets import in_background
 from fks.store.bus import FEEDS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
@@ -45,7 +44,6 @@ from fks.store.quarantine import Held, QuarantineStore
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
 ROWS_S = 1.0  # how often ages and prices are written when no bar seals
 ASSETS_S = 1.0
-SYNCS_S = 5.0
 LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock proves nothing about the feed
 SEALED_MAX = 20_000  # bars of one symbol waiting for a database that is away; beyond it they are fetched again later
 TRADES_ALL_MAX, TRADES_EACH_MIN = 300_000, 2_000  # trades waiting for it, of all symbols together
@@ -67,7 +65,7 @@ class Collector:
         self._assets = Assets(exchange, db, clock, log, seeds)
         self._store = FeedStore(db, exchange.name, lease.epoch)
         self._writer = Writer(self._store, bus, meter, log)
-        self._sync = Sync(exchange, db, clock, log)
+        self._counts = Counts(exchange.tally, meter)
         self._quarantine = QuarantineStore(db)
         self._suspects: deque[Held] = deque(maxlen=SUSPECTS_MAX)
         self._teller = Teller(Latest(bus), clock, meter)
@@ -100,7 +98,7 @@ class Collector:
             async with asyncio.TaskGroup() as group:
                 self._shards.run(group)
                 self._holes.run(group)
-                for loop in (self._follow_assets, self._drive, self._write, self._follow_syncs, self._teller.run):
+                for loop in (self._follow_assets, self._drive, self._write, self._teller.run):
                     group.create_task(loop())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
@@ -158,16 +156,6 @@ class Collector:
                 self._problem = str(error)
                 self._log.warning("collector.assets", exchange=self._exchange.name, error=str(error))
             await self._clock.sleep(ASSETS_S)
-
-    async def _follow_syncs(self) -> None:
-        """A row in `sync_status` that says pending starts that sync (owner.md): whoever inserts it."""
-        in_background.set(True)  # history waits for holes in live feeds
-        while True:
-            await self._clock.sleep(SYNCS_S)
-            try:
-                await self._sync.run_pending()
-            except EXPECTED as error:
-                self._log.warning("collector.sync", exchange=self._exchange.name, error=str(error))
 
     async def _set_assets(self, assets: Sequence[Asset]) -> None:
         """Follow what is enabled; an asset whose timeframes or channels changed begins anew."""
@@ -290,6 +278,7 @@ class Collector:
                     silent.append(feed.symbol)
             if silent and not self._is_draining:
                 self._shards.move(silent)
+            self._counts.tell()
 
     def _tend(self, feed: SymbolFeed) -> None:
         if len(feed.sealed) > SEALED_MAX and not self._holes.is_repairing(feed.symbol):

@@ -100,8 +100,7 @@ class SymbolFeed:
         self.is_mute = False
         #: monotonic time when trades were last seen to be missing from the socket
         self.doubted_s = float("-inf")
-        #: monotonic time until which it was live (made, at first); None while it is
-        self.live_s: float | None = now_s
+        self.live_s: float | None = now_s  # monotonic time until which it was live (made, at first); None while it is
         self.last_price: Decimal | None = None
         self.message_ns: int | None = None
         self.detail = ""
@@ -123,7 +122,8 @@ class SymbolFeed:
         self.stored_id = -1
         self.pulses = {channel: Pulse(now_s, stale_min_s, stale_max_s) for channel in channels}
         self._ids = ids
-        self._seen: dict[int, None] = {}
+        self._seen: dict[int, int] = {}  # trade id -> its time
+        self.since_ns: dict[str, int] | None = None  # where bars begin that the store had none of: nothing before is corrected
         self._open_outages: dict[str, Outage] = {}
         self._inbox: deque[Event] = deque(maxlen=INBOX_MAX)
         self._waiting: dict[str, tuple[BarClosed, int]] = {}
@@ -230,6 +230,12 @@ class SymbolFeed:
         self.last_id = last_id
         self.last_ns = max(self.last_ns, builder.open_ns)
         self._waiting.clear()
+        # the new builder does not hold them, though we have seen them
+        self._seen = {trade_id: at_ns for trade_id, at_ns in self._seen.items() if at_ns < builder.open_ns}
+        if self.since_ns is None:
+            begins = {frame: bar_start(builder.open_ns, frame) for frame in builder.timeframes}
+            begins |= {item.bar.timeframe: item.bar.time_ns for item in reversed(before)}
+            self.since_ns = {frame: at_ns for frame, at_ns in begins.items() if frame not in (self.positions or {})}
         self._keep(before)
 
     def add(self, trades: list[PublicTrade]) -> Gap | None:
@@ -258,7 +264,7 @@ class SymbolFeed:
                 if gap is not None:
                     return gap
             else:
-                end = event if isinstance(event, BarClosed) else closing(event)
+                end = event if isinstance(event, BarClosed) else event.end
                 is_proven = self.builder.trades_in(end.timeframe, end.time_ns) == end.trades
                 if not self._is_settled(end):
                     self._waiting[end.timeframe] = (end, now_ns + GRACE_NS)
@@ -299,7 +305,7 @@ class SymbolFeed:
                 return None
             if self._is_leap(trade):
                 return Gap(self._next_id, trade.trade_id)
-            self._remember(trade.trade_id)
+            self._remember(trade)
         elif self.last_id is not None:
             if trade.trade_id <= self.last_id:
                 return None
@@ -324,8 +330,8 @@ class SymbolFeed:
     def _next_id(self) -> int:
         return 0 if self.last_id is None else self.last_id + 1
 
-    def _remember(self, trade_id: int) -> None:
-        self._seen[trade_id] = None
+    def _remember(self, trade: PublicTrade) -> None:
+        self._seen[trade.trade_id] = trade.time_ns
         if len(self._seen) > IDS_KEPT:
             del self._seen[next(iter(self._seen))]
 
@@ -392,9 +398,3 @@ class SymbolFeed:
             if known is None or item.bar.time_ns > known.sealed_ns:
                 self.sealed.append(item)
                 self.positions[item.bar.timeframe] = SealedPosition(item.bar.time_ns, item.last_trade_id)
-
-
-def closing(seen: BarSeen) -> BarClosed:
-    """Return what a closed bar of the exchange says; `trades` -1 where it does not count them."""
-    bar = seen.bar
-    return BarClosed(bar.exchange, bar.symbol, bar.timeframe, bar.time_ns, bar.trades if bar.trades or not bar.volume else -1)

@@ -7,7 +7,7 @@ socket brings by the ids of trades.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 
 from fks.clock import Clock
@@ -23,6 +23,7 @@ from fks.store.feeds import TRADES, FeedRow, FeedStore
 from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+RECHECK_NS = 300 * NS  # so far back bars are asked for again where ids do not prove that no trade is missing
 REFILL_MAX = 200_000  # trades fetched again for the store at a time
 EXPECTED = (OutageError, PeerError, InputError)
 
@@ -125,7 +126,11 @@ class Holes:
     async def _repaired(self, feed: SymbolFeed, gap: Gap | None, by_bars: bool, settle_s: float) -> None:
         if settle_s:
             await self._clock.sleep(settle_s)
+        last_ns = feed.last_ns
         await self._persist(feed, gap, by_bars)
+        if gap is not None and self._exchange.trade_ids is not TradeIds.CONTIGUOUS:
+            # trades may have been overtaken by others before the hole, and no id tells: these bars are asked for again
+            feed.late_ns.update(range(last_ns, last_ns - RECHECK_NS, -60 * NS))
         self._tasks.pop(("repair", feed.symbol), None)  # what is missing from here on is a hole of its own
         is_live = self._is_subscribed(feed.symbol) and not feed.is_mute
         self._set_state(feed, FeedState.LIVE if is_live else FeedState.STALE, "disconnected")
@@ -184,6 +189,8 @@ class Holes:
         if heard.message_ns is not None and heard.state != FeedState.OFF:
             feed.message_ns = heard.message_ns
             feed.begin_outage("collector", now_ns)
+        if self._exchange.trade_ids is not TradeIds.CONTIGUOUS:
+            self._begin("recheck", feed, self._rechecked(feed))
 
     # ── doubts and late trades ───────────────────────────────────────────────────────────────────
     async def _asked(self, feed: SymbolFeed, doubt: Doubt) -> None:
@@ -212,18 +219,36 @@ class Holes:
         try:
             is_any_open = False
             for frame in feed.frames:
-                for start_ns in sorted({bar_start(time_ns, frame) for time_ns in times}):
-                    known = feed.positions.get(frame) if feed.positions else None
-                    if known is None or start_ns > known.sealed_ns:
-                        is_any_open = True
-                    elif (bar := await self._own_bar(feed, frame, start_ns)) is not None:
-                        feed.revised.append(Sealed(bar, None, "revised"))
+                known = feed.positions.get(frame) if feed.positions else None
+                starts = {bar_start(time_ns, frame) for time_ns in times}
+                sealed = sorted(start_ns for start_ns in starts if known is not None and start_ns <= known.sealed_ns)
+                is_any_open |= len(sealed) < len(starts)
+                sealed = [start_ns for start_ns in sealed if start_ns >= (feed.since_ns or {}).get(frame, 0)]
+                for from_ns, to_ns in _runs(sealed, frame):
+                    await self._take_own(feed, frame, from_ns, to_ns)
         except EXPECTED as error:
             feed.late_ns.update(times)
             self._log.warning("feed.revision", symbol=feed.symbol, error=str(error))
             return
         if is_any_open:
             self.repair(feed, None, cause="late", by_bars=True)
+
+    async def _rechecked(self, feed: SymbolFeed) -> None:
+        """Ask for the bars sealed last: the collector before us may have died with the correction of one in hand."""
+        sealed = {frame: position.sealed_ns for frame, position in (feed.positions or {}).items()}
+        over_ns = max((bar_end(sealed_ns, frame) for frame, sealed_ns in sealed.items()), default=0)
+        for frame, sealed_ns in sealed.items():
+            while bar_end(sealed_ns, frame) > over_ns - RECHECK_NS:
+                try:
+                    await self._take_own(feed, frame, bar_start(over_ns - RECHECK_NS, frame), bar_end(sealed_ns, frame))
+                    break
+                except EXPECTED as error:
+                    self._log.warning("feed.revision", symbol=feed.symbol, error=str(error))
+                    await self._clock.sleep(RETRY_MAX_S)
+
+    async def _take_own(self, feed: SymbolFeed, frame: str, start_ns: int, end_ns: int) -> None:
+        """Have the exchange's own bars stored in the place of ours, those that differ."""
+        feed.revised.extend(Sealed(bar, None, "revised") for bar in await self._own_bars(feed, frame, start_ns, end_ns))
 
     async def _confirmed(self, feed: SymbolFeed) -> None:
         """Nothing is repaired here: the bar stays as its trades make it unless the exchange itself says otherwise."""
@@ -235,8 +260,7 @@ class Holes:
                     "bar.doubted", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns), reason=why
                 )  # fmt: skip
                 await self._clock.sleep(GRACE_NS / NS)
-                own = await self._own_bar(feed, bar.timeframe, bar.time_ns)
-                if own is not None:
+                for own in await self._own_bars(feed, bar.timeframe, bar.time_ns, bar_end(bar.time_ns, bar.timeframe)):
                     is_same = numbers_of(own) == numbers_of(bar)
                     verdict = Verdict.CONFIRMED if is_same else Verdict.REFUSED
                     await self._quarantine.settle_bars(bar.exchange, bar.symbol, bar.timeframe, [bar.time_ns], verdict)
@@ -248,17 +272,16 @@ class Holes:
                 continue
             feed.doubted.popleft()
 
-    async def _own_bar(self, feed: SymbolFeed, frame: str, start_ns: int) -> Bar | None:
-        """Return one bar as the exchange has it now; None when it has none that short."""
-        backfill, end_ns = self.backfill(feed), bar_end(start_ns, frame)
+    async def _own_bars(self, feed: SymbolFeed, frame: str, start_ns: int, end_ns: int) -> list[Bar]:
+        """Return the bars of a time as the exchange has them now; none when it has none that short."""
+        backfill = self.backfill(feed)
         try:
             source = backfill.native(frame)
         except PeerError:
-            return None
+            return []
         rows = [bar async for page in backfill.bars(feed.symbol, source, start_ns, end_ns) for bar in page]
         rows = [bar for bar in rows if start_ns <= bar.time_ns < end_ns]
-        found = rows if source == frame else fold_bars(rows, frame, end_ns)
-        return found[0] if found else None
+        return rows if source == frame else fold_bars(rows, frame, end_ns, since_ns=start_ns)
 
     # ── trades the store lacks ───────────────────────────────────────────────────────────────────
     async def _refilled(self, feed: SymbolFeed) -> None:
@@ -279,3 +302,15 @@ class Holes:
             feed.refill_to = feed.stored_id
             self._log.warning("feed.refill", symbol=feed.symbol, error=str(error))
             await self._clock.sleep(RETRY_MAX_S)
+
+
+def _runs(starts: Sequence[int], frame: str) -> list[tuple[int, int]]:
+    """Return (start, end) of the bars that follow one another, so that each run is asked for in one go."""
+    runs: list[tuple[int, int]] = []
+    for start_ns in starts:
+        end_ns = bar_end(start_ns, frame)
+        if runs and runs[-1][1] == start_ns:
+            runs[-1] = runs[-1][0], end_ns
+        else:
+            runs.append((start_ns, end_ns))
+    return runs

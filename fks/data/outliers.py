@@ -13,15 +13,13 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
-from decimal import Decimal
-from math import exp, log
+from math import log
 
 REMEMBERED = 120  # bars that say what is usual
 BASIS = 30  # fewer than these say nothing: the first bars of a series are not judged
 TIMES_MAX = 40.0  # an excursion beyond so many times the usual one is an outlier ...
 MOVE_MIN = 0.03  # ... when it is also larger than this (log, about 3 %): a quiet market may wake
 AGREEING = 3
-_CENTRED_EVERY = 16  # trades between two looks at what is usual
 
 
 class Usual:
@@ -75,12 +73,6 @@ class Usual:
         self._moves.append(move)
         insort(self._sorted, move)
 
-    def width(self) -> float:
-        """Return how far (log) from the last close nothing is an outlier; infinite before there is a basis."""
-        if len(self._sorted) < BASIS:
-            return float("inf")
-        return max(MOVE_MIN, TIMES_MAX * self._sorted[len(self._sorted) // 2])
-
     def _told(self, move: float) -> str:
         if len(self._sorted) < BASIS:
             return ""
@@ -93,29 +85,3 @@ class Usual:
     def _is_new_level(self, close: float) -> bool:
         row = [*self._doubted[-(AGREEING - 1) :], close]
         return len(row) == AGREEING and max(row) / min(row) < 1 + MOVE_MIN
-
-
-class Band:
-    """The same rule for public trades, cheap enough for each of them: within the band a price costs two comparisons.
-
-    What is usual is how far prices go between every 16th trade.
-    """
-
-    def __init__(self) -> None:
-        self._usual = Usual()
-        self._low = self._high = Decimal(0)
-        self._left = 0
-
-    def judge(self, price: Decimal) -> str:
-        """Take the next trade's price (positive); return why it is an outlier, "" when it is none."""
-        if self._left and self._low <= price <= self._high:
-            self._left -= 1
-            return ""
-        value = float(price)
-        told = self._usual.judge(value, value, value)
-        self._left = 0  # in doubt each price is looked at
-        if not told:
-            width = min(self._usual.width(), 100.0)
-            self._low, self._high = Decimal(value * exp(-width)), Decimal(value * exp(width))
-            self._left = _CENTRED_EVERY
-        return told

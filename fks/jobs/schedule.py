@@ -16,6 +16,9 @@ from fks.model.timeframe import to_datetime
 from fks.store.db import Database
 from fks.store.partitions import drop_old_bars, drop_old_trades, ensure_partitions
 from fks.store.performance import refresh
+from fks.store.quarantine import QuarantineStore
+
+DAY_NS = 86_400 * 10**9
 
 __all__ = ["NOTHING", "TASKS", "Context", "Schedules", "is_due"]
 
@@ -45,6 +48,11 @@ async def _old_bars(c: Context) -> str:
     return f"{await drop_old_bars(c.db, to_datetime(c.clock.now_ns()), keep_days)} bars deleted"
 
 
+async def _old_doubts(c: Context) -> str:
+    before_ns = c.clock.now_ns() - round(c.settings.data.quarantine_keep_days * DAY_NS)
+    return f"{await QuarantineStore(c.db).forget(before_ns)} rows of the quarantine deleted"
+
+
 async def _performance(c: Context) -> str:
     return await refresh(c.db)
 
@@ -62,6 +70,7 @@ TASKS: dict[str, tuple[str, Callable[[Context], Awaitable[str]]]] = {
     "partitions": ("0 * * * *", _partitions),
     "old-trades": ("15 * * * *", _old_trades),
     "old-bars": ("25 0 * * *", _old_bars),
+    "old-doubts": ("35 0 * * *", _old_doubts),
     "daily-performance": ("5 * * * *", _performance),
     "balance-snapshot": ("*/5 * * * *", _balances),
     "continuous": ("* * * * *", _continuous),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
@@ -82,6 +83,12 @@ class BarSeen:
     is_closed: bool
     received_ns: int = 0
 
+    @property
+    def end(self) -> BarClosed:
+        """Return what it says of the end of its bar; `trades` -1 where the exchange does not count them."""
+        bar = self.bar
+        return BarClosed(bar.exchange, bar.symbol, bar.timeframe, bar.time_ns, bar.trades if bar.trades or not bar.volume else -1)
+
 
 @dataclass(frozen=True, slots=True)
 class Gone:
@@ -104,3 +111,20 @@ class Suspect:
 
 
 MarketEvent = PublicTrade | BarClosed | BarSeen | Quote | Book | Gone | Suspect
+
+
+@dataclass(slots=True)
+class Tally:
+    """What an exchange's connections counted since the exchange was made. Nothing is dropped without a number here.
+
+    `frames` received and `dials` made. `unknown`: kinds of messages and fields that nobody knows, and late or doubled ones,
+    by name. `suspects`: messages not believed. `conflated`: quotes, books and unfinished bars that a newer one replaced
+    while they waited. `overflowed`: values cut from a full queue, each cut followed by a Gone.
+    """
+
+    frames: int = 0
+    dials: int = 0
+    suspects: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    conflated: Counter[Channel] = field(default_factory=Counter)
+    overflowed: Counter[Channel] = field(default_factory=Counter)

@@ -10,7 +10,7 @@ from typing import Protocol
 from fks.model.account import Balance
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, MarketEvent, Subscription, TradeIds, TradesFrom
+from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Report, TimeInForce
 
 
@@ -73,6 +73,11 @@ class Exchange(Protocol):
     streams_max: int
     has_empty_bars: bool
     calendar: str
+
+    @property
+    def tally(self) -> Tally:
+        """Return what its connections counted; it only rises."""
+        ...
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...

@@ -34,10 +34,6 @@ class AssetStore:
             for row in rows
         ]
 
-    async def exchanges(self) -> list[str]:
-        """Return the exchanges that have something to collect."""
-        return [row["exchange"] for row in await self._db.fetch("assets.exchanges")]
-
     async def all(self, exchange: str | None = None, symbols: Sequence[str] = ()) -> list[dict[str, Any]]:
         """Return one mapping per asset, of all or of these, with its `status`: backfilling, live, stale or off."""
         return [dict(row) for row in await self._db.fetch("assets.all", exchange, list(symbols))]

@@ -146,10 +146,6 @@ class StrategyStore:
         mine = self.owner
         return [_instance(row) for row in await self._db.fetch("strategies.due", mine.shard, mine.shards, mine.only)]
 
-    async def isolated(self) -> list[str]:
-        """Return the ids of the enabled instances that run in a worker of their own."""
-        return [row["id"] for row in await self._db.fetch("strategies.isolated")]
-
     async def lease_epoch(self) -> int:
         """Return the epoch that holds the owner's lease now; 0 when nobody ever did."""
         return int(await self._db.fetchval("strategies.lease_epoch", self.owner.lease) or 0)

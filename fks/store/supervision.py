@@ -59,6 +59,13 @@ class TreeJournal:
             return False
         return True
 
+    async def wanted(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return what the tree depends on: the enabled strategy instances that run in a worker of their own, and the
+        exchanges that have something to collect. Errors: OutageError."""
+        row = await self._db.fetchrow("supervision.wanted")
+        assert row is not None
+        return tuple(sorted(row["isolated"])), tuple(row["exchanges"])
+
     async def restart_ages_s(self, within_s: float) -> dict[str, tuple[float, ...]]:
         """Return the ages of each child's restarts in the last `within_s`, youngest first. Errors: OutageError."""
         rows = await self._db.fetch("supervision.restarts_within", within_s, retry=False)

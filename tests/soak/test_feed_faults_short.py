@@ -23,5 +23,6 @@ async def test_whatever_happens_to_a_feed_the_store_equals_the_exchange(redis_ur
             assert await run.check_trades() > 50
             await check_stored(run.db, exchange)
             assert await run.check_outages() > 2
+            assert min(await run.check_entries()) > 0
     finally:
         exchange.stop()

@@ -27,7 +27,11 @@ async def test_an_hour_of_faults_leaves_the_store_equal_to_the_exchange(redis_ur
             await run.torment(MINUTES * 60)
             await run.settled()
             trades, _ = await run.check_trades(), await check_stored(run.db, exchange)
-            outages = await run.check_outages()
-            print(f"{len(run.done)} faults, {run.epoch} collectors, {trades} trades, {outages} outages")
+            outages, (let_in, refused) = await run.check_outages(), await run.check_entries()
+            assert let_in > refused > 0
+            print(
+                f"{len(run.done)} faults, {run.epoch} collectors, {trades} trades, {outages} outages, "
+                f"{let_in} entries let in and {refused} refused"
+            )
     finally:
         exchange.stop()

@@ -15,7 +15,6 @@ from tests.support.audit import audit
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
-BASES = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
 MINUTES = float(os.environ.get("FKS_SOAK_MINUTES", "30"))
 WARM_UP_S = 120.0
 SLOPE_MAX_MB_MIN = 1.0  # per process (C14)
@@ -55,8 +54,8 @@ def test_nothing_grows_while_it_trades() -> None:
                     for name, size in sizes(system).items():
                         series[name].append((now, size))
                 time.sleep(10)  # the pace of the samples, not a wait for something
-            wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=60.0, every_s=1.0)
-            found = audit(system, bases=BASES, initial={})
+            wait_until(lambda: not audit(system).position_errors, deadline_s=60.0, every_s=1.0)
+            found = audit(system)
             for name, points in sorted(series.items()):
                 print(f"{name:24}{points[0][1]:8.1f} -> {points[-1][1]:8.1f} MB {slope_mb_min(points):+7.3f} MB/min")
             print(found)

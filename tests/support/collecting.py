@@ -8,16 +8,21 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
 from fks.data.collector import Collector
 from fks.exchanges.base import Endpoint
 from fks.exchanges.registry import endpoint_of, make_exchange
+from fks.model.ports import Lease
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.leases import HeldLease
 from tests.support.ports import CollectingLog, RecordingMeter
+
+NAME = "collector:binance"
+LEASE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,20 @@ def settings_for(info: dict[str, Any], **data: Any) -> Settings:
 
 
 def make_collector(
-    settings: Settings, db: Database, bus: Bus, log: CollectingLog, *, epoch: int = 1, meter: RecordingMeter | None = None
+    settings: Settings,
+    db: Database,
+    bus: Bus,
+    log: CollectingLog,
+    *,
+    epoch: int = 1,
+    meter: RecordingMeter | None = None,
+    lease: Lease | None = None,
 ) -> Collector:
     """Return a collector, not started."""
     clock = RealClock()
     assert endpoint_of(settings, None) != Endpoint()
     exchange = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)
-    return Collector(exchange, db, bus, clock, meter or RecordingMeter(), log, settings, Held("collector:binance", epoch))
+    return Collector(exchange, db, bus, clock, meter or RecordingMeter(), log, settings, lease or Held(NAME, epoch))
 
 
 @contextlib.asynccontextmanager
@@ -68,10 +80,41 @@ async def running(collector: Collector, *, is_clean: bool = True) -> AsyncIterat
 async def _main(spec: dict[str, Any]) -> None:
     db = await Database.connect(spec["database"], application="collecting")
     bus = await Bus.connect(spec["redis"])
-    log = CollectingLog()
-    collector = make_collector(settings_for(spec["info"], **spec["data"]), db, bus, log, epoch=spec["epoch"])
+    log = CollectingLog(lines=Newest())
+    lease = HeldLease(
+        db, RealClock(), name=NAME, epoch=spec["epoch"], holder="test", ttl_s=LEASE_S, renew_s=LEASE_S / 3
+    )
+    await lease.renew()
+    collector = make_collector(
+        settings_for(spec["info"], **spec["data"]),
+        db,
+        bus,
+        log,
+        epoch=spec["epoch"],
+        meter=cast(RecordingMeter, NoMeter()),
+        lease=lease,
+    )
     await collector.start()
-    await collector.run()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lease.keep())
+        group.create_task(collector.run())
+
+
+class Newest(list[Any]):
+    """A log that holds the newest lines only: what runs for an hour must not grow by what it says."""
+
+    def append(self, line: Any) -> None:
+        super().append(line)
+        if len(self) > 1000:
+            del self[:500]
+
+
+class NoMeter:
+    """A Meter that remembers nothing."""
+
+    def count(self, name: str, value: float = 1, **labels: str) -> None: ...
+    def gauge(self, name: str, value: float, **labels: str) -> None: ...
+    def observe(self, name: str, value: float, **labels: str) -> None: ...
 
 
 if __name__ == "__main__":

@@ -13,15 +13,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from fks.config.secrets import load_secrets
 from fks.config.settings import Database as DatabaseSettings
+from fks.config.settings import Risk
+from fks.model.errors import OutageError
 from fks.model.timeframe import to_ns
+from fks.risk.market import feed_stale
 from fks.store import migrate
 from fks.store.db import Database
 from fks.store.embedded import PostgresServer, start_and_wait
+from fks.store.facts import Facts
+from fks.store.leases import raise_epoch
 from tests.support import servers
+from tests.support.collecting import NAME
 from tests.support.local_exchange import LocalExchange
 from tests.support.waiting import until
 
@@ -30,6 +37,9 @@ DATA: dict[str, Any] = {
     "symbols": SYMBOLS, "timeframes": ("1s", "5s", "15s", "1m"), "backfill_bars": 20, "stale_min_s": 1.5, "stale_max_s": 2.0,
 }  # fmt: skip
 FROZEN_S = 3.5
+SEEN_S = 1.0  # from the last message of a feed: its limit, and then so long until everybody reads that it is stale
+#: faults after which a collector subscribes anew: one that does so in a stall has all trades from REST, and is live until its own limit
+REDIALS = ("kill collector", "cut_stream", "server_shutdown", "half_open", "throttle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,15 @@ class Injected:
     at_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whether an entry in a symbol would have been let in at a moment, as the order manager decides it."""
+
+    symbol: str
+    at_ns: int
+    is_let_in: bool
+
+
 @dataclass
 class FaultRun:
     """The exchange, a PostgreSQL of its own and a collector that is started again whenever it is dead."""
@@ -48,6 +67,7 @@ class FaultRun:
     redis_url: str
     seed: int
     done: list[Injected] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
     epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -65,12 +85,12 @@ class FaultRun:
             self._postgres = await asyncio.to_thread(start_and_wait, self._server, log=self._log)
             await migrate.upgrade(self._server.url())
             self.db = await Database.connect(self._server.url(), DatabaseSettings(retry_s=30.0))
-            keeper = asyncio.create_task(self._keep())
+            tasks = [asyncio.create_task(self._keep()), asyncio.create_task(self._ask())]
             try:
                 yield self
             finally:
                 self._is_ending = True
-                await asyncio.gather(keeper, return_exceptions=True)
+                await asyncio.gather(*tasks, return_exceptions=True)
                 self._kill_collector()
                 await self.db.close()
                 self._server.stop(self._postgres)
@@ -79,7 +99,7 @@ class FaultRun:
         """What the supervisor does: a collector that is dead has a successor with a higher epoch."""
         while not self._is_ending:
             if self._process is None or self._process.poll() is not None:
-                self.epoch += 1
+                self.epoch = await raise_epoch(self.db, NAME, "test")
                 spec = {
                     "database": self._server.url(), "redis": self.redis_url, "info": self.exchange.info, "data": DATA, "epoch": self.epoch,
                 }  # fmt: skip
@@ -87,6 +107,23 @@ class FaultRun:
                     [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)],
                     cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
                 )  # fmt: skip
+            await asyncio.sleep(0.1)
+
+    async def _ask(self) -> None:
+        """Ask ten times a second what the order manager asks before an entry: its row of risk.market, on its own read."""
+        facts, limits = Facts(self.db), Risk()
+        while not self._is_ending:
+            try:
+                async with asyncio.timeout(1.0):
+                    marks = await facts.marks()
+            except (OutageError, TimeoutError):
+                marks = []  # it cannot read its journal then, and lets nothing in
+            now_ns = time.time_ns()
+            for mark in marks:
+                age_s = None if mark.message_ns is None else (now_ns - mark.message_ns) / 1e9
+                view: Any = SimpleNamespace(limits=limits, feed_age_s=age_s)
+                intent: Any = SimpleNamespace(symbol=mark.symbol)
+                self.asked.append(Asked(mark.symbol, now_ns, feed_stale(intent, view) is None))
             await asyncio.sleep(0.1)
 
     def _kill_collector(self) -> None:
@@ -198,17 +235,49 @@ class FaultRun:
         return count
 
     async def check_outages(self) -> int:
-        """Every fault that silenced a feed shows, from where it began to after it was over; return how many rows there are."""
+        """Every fault that silenced a feed shows, from where it began to after it was over; return how many rows there are.
+
+        A silence shorter than the limit is nobody's outage (C7): where a collector subscribed anew in the middle of a
+        stall, what is left of it may be.
+        """
         rows = await self.db.sql("SELECT * FROM feed_outages WHERE channel = 'trades' ORDER BY symbol, began_at")
         for symbol in SYMBOLS:
             spans = merged([(to_ns(r["began_at"]), to_ns(r["ended_at"])) for r in rows if r["symbol"] == symbol])
             for fault in self.done:
                 if fault.kind not in ("freeze", "kill collector"):
                     continue
-                last_s = FROZEN_S if fault.kind == "freeze" else 0.0
-                fits = [s for s in spans if s[0] < fault.at_ns + 1.5e9 and s[1] > fault.at_ns + (last_s - 1.0) * 1e9]
+                over_ns = fault.at_ns + (
+                    0 if fault.kind != "freeze" else round((FROZEN_S - self._unheard_s(fault)) * 1e9)
+                )
+                fits = [s for s in spans if s[0] < fault.at_ns + 1.5e9 and s[1] > over_ns]
                 assert fits, (symbol, fault, spans)
         return len(rows)
+
+    def _unheard_s(self, stall: Injected) -> float:
+        """Return for how long at the end of a stall a feed may rightly be called live."""
+        before = stall.at_ns - round(4e9)  # a collector that starts takes seconds to subscribe
+        is_redialled = any(
+            f.kind in REDIALS and before < f.at_ns < stall.at_ns + round(FROZEN_S * 1e9) for f in self.done
+        )
+        return float(DATA["stale_max_s"]) if is_redialled else 1.0
+
+    async def check_entries(self) -> tuple[int, int]:
+        """No entry was let in while its feed was not live; return how often one was, and how often not.
+
+        An outage begins with the last message, and shows once the feed's limit is over and its row is written.
+        """
+        rows = await self.db.sql("SELECT * FROM feed_outages WHERE channel = 'trades'")
+        unseen_ns = round((float(DATA["stale_max_s"]) + SEEN_S) * 1e9)
+        spans = {
+            symbol: [(to_ns(r["began_at"]) + unseen_ns, to_ns(r["ended_at"])) for r in rows if r["symbol"] == symbol]
+            for symbol in SYMBOLS
+        }
+        wrong = [
+            a for a in self.asked if a.is_let_in and any(since < a.at_ns < until for since, until in spans[a.symbol])
+        ]
+        assert not wrong, wrong[:10]
+        let_in = sum(asked.is_let_in for asked in self.asked)
+        return let_in, len(self.asked) - let_in
 
 
 def merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

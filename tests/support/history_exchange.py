@@ -9,7 +9,7 @@ from fks.clock import Clock
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, MarketEvent, Subscription, TradeIds, TradesFrom
+from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
 from fks.model.timeframe import bar_end, bar_start
 
 
@@ -32,6 +32,7 @@ class HistoryExchange:
     trades_from: TradesFrom = TradesFrom.ID
     streams_max: int = 100
     calendar: str = "24/7"
+    tally: Tally = field(default_factory=Tally)
     asked: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     before: Callable[[], None] | None = None
 

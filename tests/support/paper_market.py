@@ -9,7 +9,7 @@ import msgspec
 from fks.data.aggregate import BarBuilder, OpenBar
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, MarketEvent, Subscription, TradeIds, TradesFrom
+from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
 from fks.model.timeframe import TIMEFRAMES, bar_end, bar_start
 
 
@@ -29,6 +29,7 @@ class PaperMarket:
         self.trades = trades
         self.now_ns = trades[0].time_ns
         self.calls = 0
+        self.tally = Tally()
         begin = bar_start(trades[0].time_ns, "1s")
         seeds = {frame: OpenBar.at(begin, frame) for frame in TIMEFRAMES if frame != "1s"}
         builder = BarBuilder("binance", trades[0].symbol, tuple(TIMEFRAMES), begin, seeds=seeds)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fks.data.aggregate import resample
+from fks.data.aggregate import aggregate_bars
 from fks.data.files.bars import FileBars
 from fks.data.files.problem import problem
 from fks.data.sample import larger
@@ -92,7 +92,7 @@ def _empty(bars: Bars, trades: Ints | None) -> npt.NDArray[np.bool_]:
 
 def _whole(bars: Bars, timeframe: str) -> Bars:
     """Return the larger bars of which no smaller one is missing: a bar made over a hole would not say so."""
-    made = resample(bars, timeframe)
+    made = aggregate_bars(bars, timeframe)
     ends = np.array([bar_end(int(start), timeframe) for start in made.time_ns], np.int64)
     held = np.searchsorted(bars.time_ns, ends) - np.searchsorted(bars.time_ns, made.time_ns)
     keep = held * (TIMEFRAMES[bars.timeframe] * NS) == ends - made.time_ns

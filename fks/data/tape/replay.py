@@ -16,7 +16,7 @@ from fks.data.tape.records import Kind, Record
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError
 from fks.model.instrument import Instrument
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, TradeIds, TradesFrom
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Tally, TradeIds, TradesFrom
 from fks.model.timeframe import NS
 
 BATCH = 256  # events of one batch at full speed
@@ -56,6 +56,7 @@ class TapeExchange:
         self.channels = frozenset(Channel(channel) for channel in header.channels)
         self.trade_ids, self.trades_from = TradeIds(header.trade_ids), TradesFrom(header.trades_from)
         self.streams_max, self.has_empty_bars, self.calendar = header.streams_max, header.has_empty_bars, header.calendar
+        self.tally = Tally()
         self.ended = asyncio.Event()
         self.facts = Facts()
         self._clock, self._speed, self._lead_s = clock, speed, lead_s

@@ -63,7 +63,7 @@ class TapedExchange:
         self.name, self.timeframes, self.channels = exchange.name, exchange.timeframes, exchange.channels
         self.trade_ids, self.trades_from = self._exchange.trade_ids, self._exchange.trades_from
         self.streams_max, self.has_empty_bars = self._exchange.streams_max, self._exchange.has_empty_bars
-        self.calendar = self._exchange.calendar
+        self.calendar, self.tally = self._exchange.calendar, self._exchange.tally
         self.live_bars = getattr(exchange, "live_bars", exchange.timeframes)
         exchange.record(lambda wire: TapedWire(wire, recorder))
 

@@ -19,7 +19,8 @@ from fks.exchanges.base.values import (
     instrument_of_filters,
     ns_of_iso,
 )
-from fks.exchanges.base.wire import Subscribed, Tally, Wire, doubted
+from fks.exchanges.base.wire import Subscribed, Wire, doubted
+from fks.model.market import Tally
 
 __all__ = [
     "BROKEN",

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from fks.clock import Clock
 from fks.exchanges.base.socket import Sockets
 from fks.exchanges.base.values import Endpoint
-from fks.exchanges.base.wire import Tally, Wire
+from fks.exchanges.base.wire import Wire
 from fks.model.errors import InputError
-from fks.model.market import Channel, MarketEvent, Subscription
+from fks.model.market import Channel, MarketEvent, Subscription, Tally
 from fks.model.ports import Budget, Log
 
 

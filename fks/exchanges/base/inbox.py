@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from fks.exchanges.base.wire import Subscribed, Tally
+from fks.exchanges.base.wire import Subscribed
 from fks.model.bar import BarClosed, PublicTrade
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Suspect
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Suspect, Tally
 
 KEPT_MAX = 200_000  # about a minute of the busiest market; 30 MB
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from fks.exchanges.base.wire import Tally
+from fks.model.market import Tally
 
 T = TypeVar("T")
 

@@ -11,10 +11,10 @@ import msgspec
 
 from fks.exchanges.base.reader import BROKEN, Reader
 from fks.exchanges.base.values import HUGE, MS, ZERO, check_bar, exact
-from fks.exchanges.base.wire import Tally, doubted
+from fks.exchanges.base.wire import doubted
 from fks.model.bar import Bar
 from fks.model.errors import PeerError
-from fks.model.market import Channel, MarketEvent
+from fks.model.market import Channel, MarketEvent, Tally
 from fks.model.timeframe import bar_start, iso
 
 T = TypeVar("T")

@@ -16,9 +16,9 @@ import aiohttp
 
 from fks.clock import Clock
 from fks.exchanges.base.inbox import KEPT_MAX, Inbox
-from fks.exchanges.base.wire import Tally, Wire
+from fks.exchanges.base.wire import Wire
 from fks.model.errors import FksError, OutageError, PeerError
-from fks.model.market import Gone, MarketEvent, Subscription, Suspect
+from fks.model.market import Gone, MarketEvent, Subscription, Suspect, Tally
 from fks.model.ports import Log
 
 DIAL_S = 10.0

@@ -16,9 +16,8 @@ A Wire lives as long as one connection and is used by one task. The same object 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from fks.model.market import Channel, Gone, MarketEvent, Subscription, Suspect
@@ -27,23 +26,6 @@ from fks.model.market import Channel, Gone, MarketEvent, Subscription, Suspect
 @dataclass(frozen=True, slots=True)
 class Subscribed:
     """Everything that `hello` asked for has been answered."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What an exchange's connections counted since the exchange was made. Nothing is dropped without a number here.
-
-    `frames` received and `dials` made. `unknown`: kinds of messages and fields that nobody knows, and late or doubled ones,
-    by name. `suspects`: messages not believed. `conflated`: quotes, books and unfinished bars that a newer one replaced
-    while they waited. `overflowed`: values cut from a full queue, each cut followed by a Gone.
-    """
-
-    frames: int = 0
-    dials: int = 0
-    suspects: int = 0
-    unknown: Counter[str] = field(default_factory=Counter)
-    conflated: Counter[Channel] = field(default_factory=Counter)
-    overflowed: Counter[Channel] = field(default_factory=Counter)
 
 
 class Wire(Protocol):

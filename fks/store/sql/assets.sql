@@ -2,10 +2,6 @@
 -- Give what is to be collected from one exchange.
 SELECT symbol, timeframes, history_days, channels FROM assets WHERE exchange = $1 AND is_enabled ORDER BY symbol;
 
--- name: exchanges
--- Give the exchanges that have something to collect.
-SELECT DISTINCT exchange FROM assets WHERE is_enabled ORDER BY exchange;
-
 -- name: all
 -- Give what is collected, or was, and how that stands: live needs a living collector's word and no history under way.
 SELECT a.exchange, a.symbol, COALESCE(i.base || '/' || i.quote, a.symbol) AS name, a.is_enabled,

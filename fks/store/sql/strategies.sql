@@ -14,10 +14,6 @@ SELECT i.*, f.sealed_through
    AND CASE WHEN $3::text IS NULL THEN NOT i.is_isolated AND i.shard % $2 = $1 ELSE i.is_isolated AND i.id = $3 END
  ORDER BY i.crashes, i.id;
 
--- name: isolated
--- Give the enabled instances that run in a worker of their own.
-SELECT id FROM strategy_instances WHERE is_isolated AND is_enabled ORDER BY id;
-
 -- name: new_bars
 -- Give the sealed whole bars after a cursor, oldest first, with the age of their row when they came live.
 SELECT (extract(epoch FROM time) * 1000000)::bigint AS time_us, open, high, low, close, volume,

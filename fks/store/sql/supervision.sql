@@ -31,6 +31,12 @@ WITH touched AS (
    WHERE c.name = b.name AND c.epoch = b.epoch RETURNING 1)
 SELECT count(*) FROM touched;
 
+-- name: wanted
+-- What the tree depends on: the enabled strategy instances that run in a worker of their own, the exchanges that have
+-- something to collect.
+SELECT ARRAY(SELECT id FROM strategy_instances WHERE is_isolated AND is_enabled ORDER BY id) AS isolated,
+       ARRAY(SELECT DISTINCT exchange FROM assets WHERE is_enabled ORDER BY exchange) AS exchanges;
+
 -- name: restart_counts
 -- How often each child was ever restarted.
 SELECT child, count(*) AS count FROM actor_events WHERE event = 'restarted' GROUP BY child;

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from fks.data.holes import Holes
 from fks.data.writer import Writer, judge
 from fks.model.bar import Bar, PublicTrade
 from fks.model.timeframe import NS
-from fks.store.bus import Bus
+from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.quarantine import QuarantineStore, Verdict
@@ -71,6 +72,27 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE_NS", NS // 20)
 
 
+@contextlib.asynccontextmanager
+async def listening(bus: Bus) -> AsyncIterator[list[dict[str, Any]]]:
+    """Give what is told of bars while the block runs, the subscription standing."""
+    heard: list[dict[str, Any]] = []
+
+    async def listen() -> None:
+        async for _, payload in bus.subscribe(BARS):
+            heard.append(payload)
+
+    async def stands() -> bool:
+        await bus.publish(BARS, {})
+        return bool(heard)
+
+    listener = asyncio.create_task(listen())
+    try:
+        await until(stands)
+        yield heard
+    finally:
+        listener.cancel()
+
+
 async def test_a_late_trade_changes_its_sealed_bar_to_the_exchanges_with_a_revision(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:
@@ -79,7 +101,7 @@ async def test_a_late_trade_changes_its_sealed_bar_to_the_exchanges_with_a_revis
     market.now_ns = T0 + 62 * NS
     rig = Rig(database, bus, log, market)
     await rig.begin()
-    async with rig.running():
+    async with listening(bus) as heard, rig.running():
         rig.feed.receive(list(told[:3]), T0 + 2 * NS, 2.0)
         rig.feed.advance(T0 + 2 * NS, 2.0)
         await rig.writer.flush_all([rig.feed])
@@ -87,6 +109,9 @@ async def test_a_late_trade_changes_its_sealed_bar_to_the_exchanges_with_a_revis
         rig.holes.revise(rig.feed)
         await until(lambda: rig.feed.revised and not rig.holes.is_repairing("BTCUSDT"))
         await rig.writer.flush_all([rig.feed])
+        await until(lambda: any(message.get("revision") for message in heard))
+    seconds = [(m["time"][17:19], m["high"], m["revision"]) for m in heard if m.get("timeframe") == "1s"]
+    assert seconds == [("00", "10.0", 0), ("00", "99.0", 1)]  # told when it was sealed, and again when it was corrected
     rows = await database.sql("SELECT high, trades, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
     assert tuple(rows[0]) == (99.0, 2, 1, "revised")
     minute = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1m'")

@@ -13,7 +13,7 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
-from fks.data.aggregate import resample
+from fks.data.aggregate import aggregate_bars
 from fks.data.files.bars import FileBars, Wanted, read_bars
 from fks.data.files.export import export_bars
 from fks.data.files.load import import_file
@@ -100,7 +100,7 @@ async def test_larger_bars_are_made_where_no_smaller_one_is_missing(database: Da
     assert {name: merged.inserted for name, merged in done.merged.items()} == {
         "1m": 2998, "5m": 598, "15m": 198, "30m": 98, "1h": 48, "4h": 10, "1d": 1, "1w": 0, "1M": 0,
     }  # fmt: skip
-    hours, whole = await BarStore(database).read("BTCUSDT", "1h"), resample(SAMPLE, "1h")
+    hours, whole = await BarStore(database).read("BTCUSDT", "1h"), aggregate_bars(SAMPLE, "1h")
     rows = np.isin(whole.time_ns, hours.time_ns)
     assert np.flatnonzero(~rows).tolist() == [2, 6]
     assert np.array_equal(hours.close, whole.close[rows])

@@ -20,6 +20,7 @@ from fks.model.timeframe import to_ns
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.store.strategies import StrategyStore
+from fks.store.supervision import TreeJournal
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
 from tests.support.strategies import add_account, add_instance, bars_of, seal
@@ -78,7 +79,7 @@ class SmallTree:
 
     async def _follow(self) -> None:
         while True:
-            wanted = {lease_name(only): only for only in await StrategyStore(self._db).isolated()}
+            wanted = {lease_name(only): only for only in (await TreeJournal(self._db).wanted())[0]}
             for name, only in wanted.items():
                 if name not in self._tasks:
                     self._tasks[name] = asyncio.create_task(self._keep(only))

@@ -18,7 +18,7 @@ from fks.execution.strategy_worker import StrategyWorker
 from fks.model import ids
 from fks.model.bar import Bars
 from fks.model.errors import StaleEpochError
-from fks.model.timeframe import NS, to_ns
+from fks.model.timeframe import NS, iso, to_ns
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.store.strategies import StrategyStore
@@ -374,3 +374,39 @@ async def test_a_sealed_bar_wakes_the_worker_and_a_lost_database_only_delays_it(
     assert heard[0]["instance"] == "a"
     assert len(await floor.signals()) == 1
     assert worker.detail()["instances"] == 1
+
+
+async def test_a_corrected_bar_that_is_told_again_is_not_decided_again(floor: Floor) -> None:
+    floor.clock = RealClock()
+    bars = wave(60)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, bars[:8])
+    worker = await floor.worker()
+    await worker.start()
+    await seal(floor.db, bars[:40])
+    await worker.step()
+    before = seen(await floor.signals())
+    assert before == expected(bars[4:40], 4)
+    close = bars.close.copy()
+    close[36:40] = [500.0, 10.0, 500.0, 10.0]  # as far as could be from what was decided on
+    corrected = bars_of(close[:40])
+    await seal(floor.db, corrected)
+    assert (await floor.db.sql("SELECT count(*) FROM ohlcv_data WHERE revision = 1"))[0][0] == 4
+    running = asyncio.create_task(worker.run())
+    try:
+        for n in range(36, 40):
+            message = {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m", "time": iso(int(bars.time_ns[n])), "revision": 1}
+            await floor.bus.publish(BARS, message)
+        await seal(floor.db, bars[40:])
+
+        async def is_through() -> bool:
+            await floor.bus.publish(BARS, message)
+            return to_ns((await floor.row())["cursor_time"]) == int(bars.time_ns[-1])
+
+        await until(is_through, deadline_s=10)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    after = seen(await floor.signals())
+    assert after[: len(before)] == before
+    assert all(row[0] > int(bars.time_ns[39]) for row in after[len(before) :])

@@ -119,7 +119,7 @@ def test_a_wrong_unit_and_a_wrong_name_say_so() -> None:
 
 def test_nobody_pays_for_calendars_who_needs_none() -> None:
     code = (
-        "import sys; from fks.data import aggregate, validate, revise, calendars; calendars.calendar_of('24/7').expected('1m', 0, 10**12);"
+        "import sys; from fks.data import aggregate, validate, calendars; calendars.calendar_of('24/7').expected('1m', 0, 10**12);"
         "assert not {'pandas', 'exchange_calendars'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

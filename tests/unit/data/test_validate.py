@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fks.data.calendars import calendar_of
-from fks.data.outliers import AGREEING, BASIS, Band, Usual
+from fks.data.outliers import AGREEING, BASIS, Usual
 from fks.data.sample import sample_tape
 from fks.data.validate import Finding, Reason, check_bar, check_bars, check_trade, without
 from fks.model.bar import Bar, Bars, PublicTrade
@@ -164,16 +164,6 @@ def test_trades_that_cannot_be_true(price: str, quantity: str, time_ns: int, rea
     found = check_trade(PublicTrade("binance", "BTCUSDT", 1, time_ns, Decimal(price), Decimal(quantity), False), now_ns=T0)
     assert (found.reason if found else None) == reason
     assert found is None or found.is_refused
-
-
-def test_a_trade_far_off_is_doubted_until_others_agree() -> None:
-    band, dice = Band(), np.random.default_rng(3)
-    for price in 100 * np.exp(np.cumsum(dice.normal(0, 0.0001, 2000))):
-        assert band.judge(Decimal(f"{price:.4f}")) == ""
-    assert "away from the close" in band.judge(Decimal(150))
-    assert band.judge(Decimal(100)) == ""
-    assert [bool(band.judge(Decimal(150))) for _ in range(AGREEING)] == [True] * (AGREEING - 1) + [False]
-    assert band.judge(Decimal(151)) == ""
 
 
 numbers = st.one_of(st.floats(), st.floats(0.01, 1000.0))

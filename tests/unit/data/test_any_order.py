@@ -1,0 +1,237 @@
+"""Whatever comes in whatever order, live, again, late, lost, filled, corrected, with collectors that die: the same bars.
+
+The parts that decide are the real ones (SymbolFeed, Holes, Backfill, BarBuilder), driven as the collector drives them; the
+exchange is a market whose trades are drawn, the store a dictionary that keeps the rules of `feeds.flush`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from dataclasses import dataclass, field
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from fks.data.feed import FeedState, Gap, Sealed, SymbolFeed
+from fks.data.holes import Holes
+from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.market import TradeIds, TradesFrom
+from fks.model.timeframe import NS, bar_end, bar_start
+from fks.store.feeds import SealedPosition
+from tests.support.paper_market import ForgetfulMarket, PaperMarket
+from tests.support.ports import CollectingLog
+
+START = 1_709_251_140 * NS  # 2024-02-29 23:59:00
+FRAMES = ("1s", "1m", "5m", "1h")
+SYMBOL = "BTCUSDT"
+
+
+class Clock:
+    """The market's present; a sleep yields and takes no time."""
+
+    def __init__(self, market: PaperMarket) -> None:
+        self._market = market
+
+    def now_ns(self) -> int:
+        return self._market.now_ns
+
+    def monotonic(self) -> float:
+        return self._market.now_ns / NS
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Store:
+    """What outlives a collector: bars by timeframe and time, positions as the newest sealed bar."""
+
+    bars: dict[str, dict[int, Bar]] = field(default_factory=lambda: {frame: {} for frame in FRAMES})
+    positions: dict[str, SealedPosition] = field(default_factory=dict)
+
+    async def heard(self, symbols: list[str]) -> dict[str, Any]:
+        return {}
+
+    async def claim(self, symbols: list[str], frames: tuple[str, ...]) -> dict[str, dict[str, SealedPosition]]:
+        return {SYMBOL: dict(self.positions)}
+
+    def keep(self, items: list[Sealed]) -> None:
+        for item in items:
+            frame = item.bar.timeframe
+            assert item.source == "revised" or item.bar.time_ns not in self.bars[frame], "handed on twice"
+            self.bars[frame][item.bar.time_ns] = item.bar
+            if item.source != "revised":
+                self.positions[frame] = SealedPosition(item.bar.time_ns, item.last_trade_id)
+
+
+class Run:
+    """One collector after another on one symbol, driven as `Collector` does."""
+
+    def __init__(self, market: PaperMarket, group: asyncio.TaskGroup) -> None:
+        self.market, self.store, self._group = market, Store(), group
+        self.wire: list[PublicTrade] = []
+        self._heard: list[PublicTrade] = []
+        self._at = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        clock: Any = Clock(self.market)
+        self.feed = SymbolFeed(
+            SYMBOL, clock.monotonic(), stale_min_s=10, stale_max_s=120, frames=FRAMES, ids=self.market.trade_ids
+        )
+        store: Any = self.store
+        quarantine: Any = SimpleNamespace()
+        self.holes = Holes(
+            self.market, store, quarantine, clock, CollectingLog(), random.Random(1), bars_empty=3, trades_keep_h=1.0,
+            set_state=lambda feed, state, cause: setattr(feed, "state", state), is_subscribed=lambda symbol: True,
+            advance=self._advance,
+        )  # fmt: skip
+        self.holes.run(self._group)
+        self.holes.repair(self.feed, None)
+
+    def _advance(self, feed: SymbolFeed) -> None:
+        found = feed.advance(self.market.now_ns, self.market.now_ns / NS)
+        if isinstance(found, Gap):
+            self.holes.repair(feed, found)
+        elif found is not None:
+            self.holes.ask(feed, found)
+
+    async def rest(self) -> None:
+        """Let everything in the background end, as the collector's ticks would."""
+        for _ in range(20):
+            while self.holes._tasks:
+                await asyncio.sleep(0)
+            if self.feed.late_ns:
+                self.holes.revise(self.feed)
+            self._advance(self.feed)
+            if not self.holes._tasks and not self.feed.late_ns:
+                return
+        raise AssertionError("it never comes to rest")
+
+    # ── what may happen ──────────────────────────────────────────────────────────────────────────
+    def go(self, count: int) -> None:
+        """The market goes on; its trades are on the wire."""
+        new = self.market.trades[self._at : self._at + count]
+        self._at += len(new)
+        if new:
+            self.market.now_ns = max(self.market.now_ns, new[-1].time_ns)
+            self.wire += new
+
+    def hear(self, count: int) -> None:
+        batch, self.wire = self.wire[:count], self.wire[count:]
+        self._heard = (self._heard + batch)[-8:]
+        self._receive(list(batch))
+
+    def swap(self, count: int) -> None:
+        """The first on the wire comes `count` later."""
+        self.wire.insert(count, self.wire.pop(0)) if self.wire else None
+
+    def again(self, count: int) -> None:
+        self._receive(self._heard[-count:])
+
+    def lose(self, count: int) -> None:
+        """Some never come. Ids tell, or else the wire does."""
+        lost, self.wire = self.wire[:count], self.wire[count:]
+        if lost and self.market.trade_ids is not TradeIds.CONTIGUOUS:
+            self._missing()
+
+    def cut(self, count: int) -> None:
+        """The connection ends with what is on it, and is made again."""
+        self.wire.clear()
+        self._missing()
+
+    def word(self, count: int) -> None:
+        """The exchange says that its last minute is over, and how many trades it had; it may be older by the time it comes."""
+        over_ns = bar_start(self.market.now_ns, "1m")
+        if self._at < len(self.market.trades) and self.market.trades[self._at].time_ns < over_ns:
+            return
+        start_ns = bar_start(over_ns - 1, "1m")
+        trades = sum(start_ns <= trade.time_ns < over_ns for trade in self.market.trades)
+        self._receive([BarClosed("binance", SYMBOL, "1m", start_ns, trades)])
+
+    def keep(self, count: int) -> None:
+        """The store takes what is sealed and corrected."""
+        self.store.keep([*self.feed.sealed, *self.feed.revised])
+        self.feed.sealed.clear()
+        self.feed.revised.clear()
+
+    def kill(self, count: int) -> None:
+        """The collector is gone, with what it held; the next one knows what is stored."""
+        self.holes.cancel(SYMBOL)
+        self.wire.clear()
+        self._begin()
+
+    def _receive(self, events: list[Any]) -> None:
+        if events:
+            self.feed.receive(events, self.market.now_ns, self.market.now_ns / NS)
+            self._advance(self.feed)
+
+    def _missing(self) -> None:
+        feed = self.feed
+        self.holes.repair(feed, None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None))
+
+
+ACTS = ("go", "go", "hear", "hear", "hear", "swap", "again", "lose", "cut", "word", "keep", "kill")
+acts = st.lists(st.tuples(st.sampled_from(ACTS), st.integers(1, 6), st.booleans()), min_size=5, max_size=40)
+steps = st.lists(
+    st.tuples(st.sampled_from([0, 1_000_000, 300_000_000, NS, 9 * NS, 31 * NS, 61 * NS]), st.integers(1, 10**6), st.integers(1, 10**5)),
+    min_size=20, max_size=60,
+)  # fmt: skip
+
+
+def market_of(drawn: list[tuple[int, int, int]], ids: TradeIds) -> PaperMarket:
+    now, trades = START, []
+    for number, (step, price, lots) in enumerate(drawn):
+        now += step
+        trades.append(
+            PublicTrade(
+                "binance", SYMBOL, 500 + number, now, Decimal(price).scaleb(-2), Decimal(lots).scaleb(-5), False
+            )
+        )
+    return PaperMarket(trades) if ids is TradeIds.CONTIGUOUS else ForgetfulMarket(trades, ids, TradesFrom.TIME)
+
+
+async def played(market: PaperMarket, script: list[tuple[str, int, bool]]) -> Store:
+    async with asyncio.TaskGroup() as group:
+        run = Run(market, group)
+        run.go(1)
+        await run.rest()
+        for act, count, has_rest in script:
+            getattr(run, act)(count)
+            if has_rest:
+                await run.rest()
+        run.go(len(market.trades))
+        run.cut(0)
+        await run.rest()
+        run.keep(0)
+        assert run.feed.state is FeedState.LIVE
+    return run.store
+
+
+@given(steps, st.sampled_from(list(TradeIds)), acts)
+@settings(max_examples=120, deadline=None)
+def test_any_interleaving_gives_the_bars_of_the_exchange(
+    drawn: list[tuple[int, int, int]], ids: TradeIds, script: list[tuple[str, int, bool]]
+) -> None:
+    market = market_of(drawn, ids)
+    store = asyncio.run(played(market, script))
+    last_ns = market.trades[-1].time_ns
+    for frame in FRAMES:
+        if frame == "1s" and ids is not TradeIds.CONTIGUOUS:
+            continue  # this exchange has no seconds of its own: where trades came late or are gone nobody knows better
+        known = {bar.time_ns: bar for bar in market.bars(frame)}
+        bars = [bar for _, bar in sorted(store.bars[frame].items())]
+        for before, bar in itertools.pairwise(bars):
+            assert bar.time_ns == bar_end(before.time_ns, frame), "a bar is missing"
+        first_ns = bar_start(market.trades[0].time_ns, frame)
+        assert [b for b in bars if b.time_ns > first_ns] == [known[b.time_ns] for b in bars if b.time_ns > first_ns], (
+            frame
+        )
+        if bar_start(last_ns, frame) > bar_end(first_ns, frame):
+            assert bars[-1].time_ns >= bar_start(bar_start(last_ns, frame) - 1, frame), "the end is missing"
+        event(f"{frame}: {min(len(bars), 5)} bars")

@@ -52,6 +52,8 @@ class Lines:
 
     def _bar(self, m: Mapping[str, Any]) -> str | None:
         symbol, timeframe = str(m.get("symbol", "")), str(m.get("timeframe", ""))
+        if m.get("revision"):  # an old bar, corrected
+            return None if timeframe in _SHORT else f"{'bar':<8}{symbol:<9} {timeframe:<4} close {_price(m.get('close')):>14}  corrected"
         close, key = _decimal(m.get("close")), (symbol, timeframe)
         before = self._closes.get(key)
         if close is not None:

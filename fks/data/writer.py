@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,7 +18,7 @@ from fks.store.feeds import TRADES, FeedRow, FeedStore, Outage
 
 BARS_MAX, TRADES_MAX = 4000, 4000  # rows of one symbol in one statement: about 50 ms of it
 TOLD_MAX = 200  # bars told one by one after a flush; readers poll, so a long catch-up need not be
-
+Revisions = Mapping[tuple[str, str, int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Writer:
             return False
         before = [(item.feed.symbol, (item.feed.message_ns, item.feed.state)) for item in taken]
         try:
-            await self._store.flush(
+            changed = await self._store.flush(
                 rows,
                 [(sealed.bar, sealed.source) for item in taken for sealed in (*item.sealed, *item.revised)],
                 [trade for item in taken for trade in item.trades],
@@ -79,7 +79,8 @@ class Writer:
                 _put_back(item)
             raise
         self._told.update(before)
-        await self._tell([sealed.bar for item in taken for sealed in item.sealed if sealed.source == "live"])
+        await self._tell([sealed.bar for item in taken for sealed in item.sealed if sealed.source == "live"], changed)
+        await self._tell_again([sealed.bar for item in taken for sealed in item.revised], changed)
         for item in taken:
             if item.trades:
                 item.feed.stored_id = item.trades[-1].trade_id
@@ -114,7 +115,7 @@ class Writer:
             )  # fmt: skip
         return rows
 
-    async def _tell(self, bars: Sequence[Bar]) -> None:
+    async def _tell(self, bars: Sequence[Bar], changed: Revisions) -> None:
         for bar in islice(bars, max(0, len(bars) - TOLD_MAX), None):
             if not bar.is_complete:
                 self._log.warning("bar.incomplete", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns))
@@ -123,7 +124,17 @@ class Writer:
                 "bar.sealed", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns), close=repr(bar.close),
                 trace_id=ids.trace_id(bar.symbol, bar.timeframe, bar.time_ns),
             )  # fmt: skip
-            await self._bus.publish(BARS, message_of(bar))
+            await self._bus.publish(BARS, message_of(bar, changed.get(_key(bar), 0)))
+
+    async def _tell_again(self, bars: Sequence[Bar], changed: Revisions) -> None:
+        """Tell those corrected bars that the store did not have like this."""
+        for bar in islice(bars, max(0, len(bars) - TOLD_MAX), None):
+            if bar.is_complete and (revision := changed.get(_key(bar))):
+                await self._bus.publish(BARS, message_of(bar, revision))
+
+
+def _key(bar: Bar) -> tuple[str, str, int]:
+    return bar.symbol, bar.timeframe, bar.time_ns
 
 
 def _take(feed: SymbolFeed) -> Taken:
@@ -153,10 +164,11 @@ def judge(feed: SymbolFeed, bars: Iterable[Bar]) -> None:
             feed.doubted.append((bar, why))
 
 
-def message_of(bar: Bar) -> dict[str, object]:
-    """Return the message of a sealed bar on the bus; prices as the shortest decimal text."""
+def message_of(bar: Bar, revision: int) -> dict[str, object]:
+    """Return the message of a sealed bar on the bus; prices as the shortest decimal text. `revision` is 0 when it is told
+    for the first time; a corrected bar is told again with a higher one, and nobody acts on it twice."""
     return {
         "type": "bar", "exchange": bar.exchange, "symbol": bar.symbol, "timeframe": bar.timeframe, "time": iso(bar.time_ns),
         "open": repr(bar.open), "high": repr(bar.high), "low": repr(bar.low), "close": repr(bar.close),
-        "volume": repr(bar.volume),
+        "volume": repr(bar.volume), "revision": revision,
     }  # fmt: skip

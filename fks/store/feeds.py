@@ -107,17 +107,20 @@ class FeedStore:
         bars: Sequence[tuple[Bar, str]],
         trades: Sequence[PublicTrade],
         outages: Sequence[Outage] = (),
-    ) -> None:
+    ) -> dict[tuple[str, str, int], int]:
         """Store bars (each with its source), trades, outages and positions in one statement; twice equals once.
 
-        What comes without a feed row is not fenced: give the row of its symbol along.
+        Returns the revisions of the bars that changed what was stored, by symbol, timeframe and time (ns). What comes
+        without a feed row is not fenced: give the row of its symbol along.
         """
-        is_ours = await self._db.fetchval(
+        row = await self._db.fetchrow(
             "feeds.flush", self._exchange, self._epoch, *_feed_columns(feeds), *_bar_columns(bars),
             *_trade_columns(trades), *_outage_columns(outages),
         )  # fmt: skip
-        if not is_ours:
+        assert row is not None
+        if not row["is_ours"]:
             raise self._superseded()
+        return {(symbol, frame, us * 1000): revision for symbol, frame, us, revision in row["corrected"] or ()}
 
     async def set_cold(self) -> None:
         """Say that no feed of the exchange is live until its new collector says so."""

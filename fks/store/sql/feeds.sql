@@ -10,7 +10,7 @@ RETURNING symbol, timeframe, sealed_through, last_trade_id;
 
 -- name: flush
 -- Store sealed bars, public trades, outages and how far the feeds are, all or nothing: nothing when a newer epoch owns a
--- feed. A bar that differs from the one stored is a correction: its revision rises.
+-- feed. A bar that differs from the one stored is a correction: its revision rises, and is given back.
 WITH wanted AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::timestamptz[], $8::numeric[],
                          $9::text[]) AS w(symbol, timeframe, sealed_through, last_trade_id, last_message_at, last_price,
@@ -43,6 +43,7 @@ WITH wanted AS (
      WHERE (o.open, o.high, o.low, o.close, o.volume, o.trades, o.is_complete)
            IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume,
                              EXCLUDED.trades, EXCLUDED.is_complete)
+    RETURNING symbol, timeframe, time, revision
 ), traded AS (
     INSERT INTO market_trades (exchange, symbol, trade_id, time, price, quantity, is_buyer_maker, count, received_at)
     SELECT $1, t.symbol, t.trade_id, 'epoch'::timestamptz + t.time_us * interval '1 microsecond', t.price::numeric,
@@ -65,7 +66,9 @@ WITH wanted AS (
            SELECT FROM feed_outages o WHERE o.exchange = $1 AND o.symbol = w.symbol AND o.channel = w.channel
               AND o.began_at = w.began_at)
 )
-SELECT is_ours FROM held;
+SELECT is_ours, (SELECT jsonb_agg(jsonb_build_array(symbol, timeframe, (extract(epoch FROM time) * 1000000)::bigint, revision))
+                   FROM barred WHERE revision > 0) AS corrected
+  FROM held;
 
 -- name: state
 -- Set the state of every row of one symbol's feed that no newer epoch owns.

@@ -33,6 +33,16 @@ def test_a_closed_minute_shows_close_and_change(lines):
     assert "+1.000 %" in text
 
 
+def test_a_corrected_bar_is_said_to_be_one_and_moves_nothing(lines):
+    bar = {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m", "volume": "1"}
+    shown(lines, **bar, close="100", revision=0)
+    corrected = shown(lines, **bar, close="50", revision=1)
+    assert "corrected" in corrected
+    assert "%" not in corrected
+    assert "+1.000 %" in shown(lines, **bar, close="101", revision=0)
+    assert shown(lines, **{**bar, "timeframe": "1s"}, close="50", revision=1) is None
+
+
 def test_each_symbol_has_a_pulse_of_five_seconds_and_one_second_bars_are_left_out():
     now = 0.0
     lines = Lines(clock=lambda: now, stamp=lambda: "12:00:00")

@@ -6,7 +6,7 @@ it, and where and when it was read.
 
 | Part | | |
 |---|---|---|
-| `wire`, `instruments`, `fetch_bars`, `fetch_trades` | required | |
+| `wire`, `listing`, `instrument_of`, `fetch_bars`, `fetch_trades` | required | |
 | channels other than trades | optional | leave them out of `channels` where the exchange has none |
 | `pulse` | optional | pings, and whatever a wire has to send by itself |
 | a key | optional | a setting in class Data, a line of `KEYS` in the registry; never in an address |
@@ -16,7 +16,7 @@ Source: nothing; it is made up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -25,17 +25,26 @@ import aiohttp
 import msgspec
 
 from fks.clock import Clock
-from fks.exchanges.base import MS, Endpoint, Reader, Subscribed, Tally, check_trade, doubted, exact
+from fks.exchanges.base import MS, Endpoint, Reader, Subscribed, Tally, doubted, exact
 from fks.exchanges.base.exchange import WireExchange
-from fks.exchanges.base.rest import read_rows, rows_of
-from fks.exchanges.base.rows import UNREADABLE, Rows, amount_of, bar_of, check_sides, time_of
-from fks.exchanges.base.values import TOO_MUCH, seconds_told
+from fks.exchanges.base.rows import (
+    UNREADABLE,
+    Rows,
+    bar_of,
+    check_sides,
+    closed,
+    read_rows,
+    rows_of,
+    time_of,
+    trade_of,
+)
+from fks.exchanges.base.values import TOO_MUCH, offered, seconds_told
+from fks.exchanges.base.wire import answered
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
 from fks.model.market import BarSeen, Channel, MarketEvent, Quote, Subscription, Suspect, TradeIds, TradesFrom
 from fks.model.ports import Budget, Log
-from fks.model.timeframe import bar_end
 
 NAME = "template"
 PUBLIC_REST = "https://api.template.invalid"
@@ -115,46 +124,33 @@ class TemplateWire:
         kind, symbol, timeframe = (*message.stream.split(":"), "", "")[:3]
         match message.op or kind:
             case "subscribed":
-                return self._answered(message.stream)
+                return answered(self._asked, message.stream)
             case "refused":
                 doubt = Suspect(kind, symbol, f"subscription refused: {message.why}", message.stream, received_ns)
-                return [doubt, *self._answered(message.stream)]
+                return [doubt, *answered(self._asked, message.stream)]
             case "trades":
-                return self._trades.read(message.rows, partial(_traded, symbol, received_ns), Channel.TRADES, symbol, received_ns)
+                return self._trades.read(
+                    message.rows, partial(_traded, symbol, received_ns), Channel.TRADES, symbol, received_ns
+                )
             case "bars":
                 make = partial(_seen, symbol, timeframe, received_ns)
                 return self._bars.read(message.rows, make, Channel.BARS, symbol, received_ns)
             case "quotes":
-                return self._quotes.read(message.rows, partial(_quoted, symbol, received_ns), Channel.QUOTES, symbol, received_ns)
+                return self._quotes.read(
+                    message.rows, partial(_quoted, symbol, received_ns), Channel.QUOTES, symbol, received_ns
+                )
         self._tally.unknown[f"{NAME}.{message.op or kind}"] += 1
         return []
-
-    def _answered(self, stream: str) -> list[Subscribed]:
-        was_open = bool(self._asked)
-        self._asked.discard(stream)
-        return [Subscribed()] if was_open and not self._asked else []
 
 
 def _stream_of(wanted: Subscription) -> str:
     if wanted.channel is not Channel.BARS:
         return f"{_STREAMS[wanted.channel]}:{wanted.symbol}"
-    return f"bars:{wanted.symbol}:{_checked(wanted.timeframe)}"
-
-
-def _checked(timeframe: str) -> str:
-    if timeframe not in TIMEFRAMES:
-        raise InputError(f"{NAME} has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
-    return timeframe
+    return f"bars:{wanted.symbol}:{offered(NAME, TIMEFRAMES, wanted.timeframe)}"
 
 
 def _traded(symbol: str, received_ns: int, row: _Trade) -> PublicTrade:
-    if row.side not in ("buy", "sell"):
-        raise PeerError(f"a trade has the side {row.side!r}")
-    found = PublicTrade(
-        NAME, symbol, row.id, time_of(row.t), amount_of(row.p, "price"), amount_of(row.q, "quantity"),
-        is_buyer_maker=row.side == "sell", received_ns=received_ns,
-    )  # fmt: skip
-    return check_trade(found)
+    return trade_of(NAME, symbol, str(row.id), row.t, row.p, row.q, row.side, received_ns)
 
 
 def _seen(symbol: str, timeframe: str, received_ns: int, row: _Bar) -> BarSeen:
@@ -201,33 +197,37 @@ class TemplateExchange(WireExchange):
         if session is not None:
             await session.close()
 
-    async def instruments(self) -> list[Instrument]:
-        """Return every instrument; one that breaks the exchange's own form is left out and logged. Errors: as `_get`."""
-        found: list[Instrument] = []
-        for row in rows_of(self.name, await self._get("markets", {}), "rows"):
-            try:
-                found += read_rows(self.name, self._instrument, [row])
-            except PeerError as error:
-                self._log.warning("instrument.broken", exchange=self.name, error=str(error))
-        return found
+    async def listing(self) -> list[Any]:
+        """Return the rows of every instrument. Errors: as `_get`."""
+        return rows_of(self.name, await self._get("markets", {}), "rows")
+
+    def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
+        """Return what one row lists. Whatever it raises, the row is left out and logged."""
+        tick, step, least, most = (exact(row[key], key).normalize() for key in ("tick", "step", "least", "most"))
+        return Instrument(
+            self.name, row["symbol"], row["base"], row["quote"], tick, step, least, most, notional_min=Decimal(0),
+            is_trading=row["is_open"] is True, updated_ns=now_ns,
+        )  # fmt: skip
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
         """Return closed bars; see the port. Errors: as `_get`, InputError TIMEFRAME_UNKNOWN."""
         wanted = min(limit, PAGE_MAX)
-        request: dict[str, Any] = {"symbol": symbol, "timeframe": _checked(timeframe), "limit": wanted + (since_ns is None)}
+        offered(NAME, TIMEFRAMES, timeframe)
+        request: dict[str, Any] = {"symbol": symbol, "timeframe": timeframe, "limit": wanted + (since_ns is None)}
         if since_ns is not None:
             request["from"] = -(-since_ns // MS)
         if until_ns is not None:
             request["to"] = -(-until_ns // MS)
         rows = rows_of(self.name, await self._get("bars", request), "rows")
-        bars = read_rows(self.name, lambda r: bar_of(NAME, symbol, timeframe, r["t"], [r[key] for key in "ohlcv"]), rows)
-        over_ns = self._clock.now_ns() if until_ns is None else until_ns
-        closed = [bar for bar in bars if bar_end(bar.time_ns, timeframe) <= over_ns]
-        return closed[:wanted] if since_ns is not None else closed[-wanted:]
+        page = read_rows(NAME, lambda r: bar_of(NAME, symbol, timeframe, r["t"], [r[key] for key in "ohlcv"]), rows)
+        bars = closed(page, self._clock.now_ns() if until_ns is None else until_ns)
+        return bars[:wanted] if since_ns is not None else bars[-wanted:]
 
-    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
         """Return trades, ids rising by one: from an id, else from a time, else the newest. Errors: as `_get`."""
         request: dict[str, Any] = {"symbol": symbol, "limit": min(limit, PAGE_MAX)}
         if from_id is not None:
@@ -238,7 +238,7 @@ class TemplateExchange(WireExchange):
         return read_rows(self.name, lambda row: _traded(symbol, 0, msgspec.convert(row, _Trade, strict=False)), rows)
 
     async def _get(self, path: str, request: dict[str, Any]) -> Any:
-        """Return one answer. Where ccxt knows the exchange, `fks.exchanges.base.rest.Rest` does this instead.
+        """Return one answer. Where ccxt knows the exchange, `fks.exchanges.base.rest.CcxtExchange` does this instead.
 
         Errors: OutageError (also: asked too much), PeerError, InputError SYMBOL_UNKNOWN.
         """
@@ -262,10 +262,3 @@ class TemplateExchange(WireExchange):
             return msgspec.json.decode(body)
         except msgspec.MsgspecError as error:
             raise PeerError(text) from error
-
-    def _instrument(self, row: dict[str, Any]) -> Instrument:
-        tick, step, least, most = (exact(row[key], key).normalize() for key in ("tick", "step", "least", "most"))
-        return Instrument(
-            self.name, row["symbol"], row["base"], row["quote"], tick, step, least, most, notional_min=Decimal(0),
-            is_trading=row["is_open"] is True, updated_ns=self._clock.now_ns(),
-        )  # fmt: skip

@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from fks.clock import Clock
+from fks.exchanges.base.rows import read_rows
 from fks.exchanges.base.socket import Sockets
 from fks.exchanges.base.values import Endpoint
 from fks.exchanges.base.wire import Wire
-from fks.model.errors import InputError
+from fks.model.errors import InputError, PeerError
+from fks.model.instrument import Instrument
 from fks.model.market import Channel, MarketEvent, Subscription, Tally
 from fks.model.ports import Budget, Log
 
 
 class WireExchange(ABC):
-    """Base of the exchange modules. A subclass names itself, gives a fresh `wire()` for each connection, and has the REST."""
+    """Base of the exchange modules. A subclass names itself, gives a fresh `wire()` for each connection, and has the REST.
+
+    Where ccxt knows that, see `fks.exchanges.base.rest.CcxtExchange`.
+    """
 
     name: str
     channels: frozenset[Channel]
@@ -32,6 +38,25 @@ class WireExchange(ABC):
     @abstractmethod
     def wire(self) -> Wire:
         """Return the protocol of one connection, counting into `self.tally`."""
+
+    @abstractmethod
+    async def listing(self) -> list[Any]:
+        """Return the rows of all that is listed, as the exchange wrote them. Errors: OutageError, PeerError."""
+
+    @abstractmethod
+    def instrument_of(self, row: Any, now_ns: int) -> Instrument:
+        """Return what one row lists. Whatever it raises over a row that breaks the exchange's own form, is logged."""
+
+    async def instruments(self) -> list[Instrument]:
+        """Return all that is listed; a row that breaks the exchange's own form is left out and logged. Errors: as `listing`."""
+        rows, now_ns = await self.listing(), self._clock.now_ns()
+        found: list[Instrument] = []
+        for row in rows:
+            try:
+                found += read_rows(self.name, lambda row: self.instrument_of(row, now_ns), [row])
+            except PeerError as error:
+                self._log.warning("instrument.broken", exchange=self.name, error=f"{str(row)[:80]}: {error}")
+        return found
 
     @property
     def tally(self) -> Tally:

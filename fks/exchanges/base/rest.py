@@ -7,24 +7,26 @@ that the exchange wrote, and `exact` makes a decimal of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import aiohttp
 
+from fks.clock import Clock
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
-from fks.exchanges.base.values import TOO_MUCH, seconds_told
+from fks.exchanges.base.exchange import WireExchange
+from fks.exchanges.base.rows import rows_of
+from fks.exchanges.base.values import TOO_MUCH, Endpoint, seconds_told
 from fks.model.errors import FksError, InputError, OutageError, PeerError
-from fks.model.ports import Budget
+from fks.model.ports import Budget, Log
 from fks.model.timeframe import to_ns
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"}):  # its errors are all that is needed here
     import ccxt
 
 TIMEOUT_MS = 10_000
-T = TypeVar("T")
 
 
 class _Reading:
@@ -38,7 +40,7 @@ class _Reading:
         return json.loads(body, parse_float=str)
 
     def handle_errors(self, code: int, reason: str, *rest: Any) -> Any:
-        """Raise ccxt's error for a status of asking too much or of trouble on their side; else ask the exchange's own tables."""
+        """Raise ccxt's error for a status of asking too much or of trouble on their side; else ask the exchange's tables."""
         if code in TOO_MUCH:
             raise ccxt.RateLimitExceeded(f"{code} {reason}")
         if code >= 500:
@@ -46,48 +48,63 @@ class _Reading:
         return super().handle_errors(code, reason, *rest)  # type: ignore[misc]
 
 
-class Rest:
-    """One exchange's public REST. `kind` is its ccxt class; `used_header` says how much of the window is spent."""
+class CcxtExchange(WireExchange):
+    """Base of the exchange modules whose REST ccxt knows. `kind` is its class there.
 
-    def __init__(
-        self, name: str, kind: type[Any], config: Mapping[str, Any], *, budget: Budget | None, used_header: str = ""
-    ) -> None:
-        self.name = name
-        self._kind = type(f"Reading{kind.__name__}", (_Reading, kind), {})
-        self._config = {"enableRateLimit": budget is None, "timeout": TIMEOUT_MS, **config}
-        self._budget = budget
-        self._used_header = used_header.lower()
+    `rest_paths`: ccxt's names of the addresses that are asked, and what follows the endpoint's own in them. `config`: what
+    else ccxt is told. `weights`: methods that cost more than one of the budget. `used_header`: which header says how much
+    of the present window is spent.
+    """
+
+    kind: ClassVar[type[Any]]
+    rest_paths: ClassVar[Mapping[str, str]]
+    config: ClassVar[Mapping[str, Any]] = {}
+    weights: ClassVar[Mapping[str, int]] = {}
+    used_header: ClassVar[str] = ""
+
+    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
+        super().__init__(endpoint, clock, log, budget)
         self._client: Any = None
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Make the client. Dials nothing yet."""
-        if self._client is None:
-            self._client = self._kind(self._config)
-            for table in ("exact", "broad"):  # ccxt picks Binance's error tables by host name; ours may be another one
-                spot = self._client.exceptions.get("spot")
-                if isinstance(spot, dict):
-                    self._client.exceptions[table] = {**self._client.exceptions.get(table, {}), **spot.get(table, {})}
+        if self._client is not None:
+            return
+        config = {"enableRateLimit": self._budget is None, "timeout": TIMEOUT_MS, **self.config}
+        if self._endpoint.rest is not None:
+            base = self._endpoint.rest.rstrip("/")
+            config["urls"] = {"api": {name: base + path for name, path in self.rest_paths.items()}}
+        self._client = type(f"Reading{self.kind.__name__}", (_Reading, self.kind), {})(config)
+        for table in ("exact", "broad"):  # ccxt picks Binance's error tables by host name; ours may be another one
+            spot = self._client.exceptions.get("spot")
+            if isinstance(spot, dict):
+                self._client.exceptions[table] = {**self._client.exceptions.get(table, {}), **spot.get(table, {})}
 
     async def close(self) -> None:
-        """Close the HTTP session."""
+        """Close sockets and sessions, waiting at most a second for the peer."""
+        await super().close()
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
-    async def call(self, method: str, request: Mapping[str, Any], *, weight: int = 1) -> Any:
+    async def ask(self, method: str, request: Mapping[str, Any]) -> Any:
         """Return the answer of one implicit method. Errors: OutageError, PeerError, InputError (unknown symbol)."""
         assert self._client is not None, "open() comes first"
         if self._budget is not None:
-            await self._budget.take(weight)
+            await self._budget.take(self.weights.get(method, 1))
         try:
             answer = await getattr(self._client, method)(dict(request))
         except (ccxt.BaseError, aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             if isinstance(error, ccxt.DDoSProtection | ccxt.RateLimitExceeded) and self._budget is not None:
                 self._budget.pause(seconds_told(self._header("retry-after")))
             raise blamed(self.name, error) from error
-        if self._budget is not None and (used := self._header(self._used_header)).isdigit():
+        if self._budget is not None and (used := self._header(self.used_header)).isdigit():
             self._budget.seen(int(used))
         return answer
+
+    async def rows(self, method: str, request: Mapping[str, Any], *path: str) -> list[Any]:
+        """Return the list under `path` of an answer. Errors: as `ask`."""
+        return rows_of(self.name, await self.ask(method, request), *path)
 
     def over_by(self, end_ns: int) -> int:
         """Return until when bars of the last answer are over: `end_ns`, or the answer's own date where that is earlier.
@@ -103,24 +120,6 @@ class Rest:
     def _header(self, name: str) -> str:
         headers = self._client.last_response_headers or {}
         return next((str(value) for key, value in headers.items() if key.lower() == name), "") if name else ""
-
-
-def rows_of(name: str, answer: Any, *path: str) -> list[Any]:
-    """Return the list under `path` of a REST answer. Errors: PeerError when there is none (an HTML page with status 200)."""
-    found = answer
-    for key in path:
-        found = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(found, list):
-        raise PeerError(f"{name} answered {str(answer)[:200]!r} where a list was due")
-    return found
-
-
-def read_rows(name: str, one: Callable[[Any], T], rows: Sequence[Any]) -> list[T]:
-    """Return `one` of each row. Errors: PeerError when a row has not the exchange's own form."""
-    try:
-        return [one(row) for row in rows]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise PeerError(f"{name} sent a row that cannot be read: {error!r}") from error
 
 
 def blamed(name: str, error: BaseException) -> FksError:

@@ -10,12 +10,12 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from fks.exchanges.base.reader import BROKEN, Reader
-from fks.exchanges.base.values import HUGE, MS, ZERO, check_bar, exact
+from fks.exchanges.base.values import HUGE, MS, ZERO, check_bar, check_trade, exact
 from fks.exchanges.base.wire import doubted
-from fks.model.bar import Bar
+from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import PeerError
 from fks.model.market import Channel, MarketEvent, Tally
-from fks.model.timeframe import bar_start, iso
+from fks.model.timeframe import bar_end, bar_start, iso
 
 T = TypeVar("T")
 
@@ -36,7 +36,12 @@ class Rows(Generic[T]):
         self._one: Reader[T] = Reader(name, kind, tally)
 
     def read(
-        self, rows: msgspec.Raw, make: Callable[[T], MarketEvent | None], channel: Channel, symbol: str, received_ns: int
+        self,
+        rows: msgspec.Raw,
+        make: Callable[[T], MarketEvent | None],
+        channel: Channel,
+        symbol: str,
+        received_ns: int,
     ) -> list[MarketEvent]:
         """Return `make` of every row that gives something. Rows that cannot be read are Suspects, with a Gone at the end."""
         try:
@@ -58,6 +63,26 @@ class Rows(Generic[T]):
             else:
                 made += [] if event is None else [event]
         return made + gone
+
+
+def rows_of(name: str, answer: Any, *path: str) -> list[Any]:
+    """Return the list under `path` of a REST answer. Errors: PeerError when there is none (an HTML page with status 200)."""
+    found = answer
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    if not isinstance(found, list):
+        raise PeerError(f"{name} answered {str(answer)[:200]!r} where a list was due")
+    return found
+
+
+def read_rows(name: str, one: Callable[[Any], T], rows: Iterable[Any]) -> list[T]:
+    """Return `one` of each row. Errors: PeerError when a row has not the exchange's own form."""
+    try:
+        return [one(row) for row in rows]
+    except PeerError:
+        raise
+    except (*UNREADABLE, AttributeError) as error:
+        raise PeerError(f"{name} sent a row that cannot be read: {error!r}") from error
 
 
 def time_of(time_ms: int) -> int:
@@ -87,10 +112,29 @@ def number_of(trade_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(trade_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
+def trade_of(
+    exchange: str,
+    symbol: str,
+    trade_id: str,
+    time_ms: int,
+    price: object,
+    quantity: object,
+    taker: str,
+    received_ns: int = 0,
+) -> PublicTrade:
+    """Return a public trade, live or told by REST; `taker` bought or sold. Errors: PeerError when it cannot be."""
+    if taker not in ("buy", "sell", "Buy", "Sell"):
+        raise PeerError(f"a trade has the side {taker!r}")
+    number, time_ns = number_of(trade_id), time_of(time_ms)
+    price, quantity = amount_of(price, "price"), amount_of(quantity, "quantity")
+    is_buyer_maker = taker in ("sell", "Sell")
+    return check_trade(PublicTrade(exchange, symbol, number, time_ns, price, quantity, is_buyer_maker, 1, received_ns))
+
+
 def bar_of(
     exchange: str, symbol: str, timeframe: str, time_ms: int, ohlcv: Sequence[str | Decimal], *, trades: int = 0
 ) -> Bar:
-    """Return a bar from the exchange's own numbers; one of volume 0 is empty. Errors: PeerError when it cannot be.
+    """Return a bar from the exchange's own numbers; one without volume and trades is empty. Errors: PeerError.
 
     A bar that does not begin where bars of its timeframe begin in UTC is refused: it is another clock's day.
     """
@@ -99,8 +143,18 @@ def bar_of(
         raise PeerError(f"{exchange} {symbol}: no {timeframe} bar begins at {iso(start_ns)}")
     # float() of the exchange's text is the nearest float, whose shortest decimal is that text again (up to 15 digits)
     open_, high, low, close, volume = (float(amount_of(value, "bar")) for value in ohlcv)
-    bar = Bar(exchange, symbol, timeframe, start_ns, open_, high, low, close, volume, trades, is_empty=volume == 0)
-    return check_bar(bar)
+    is_empty = volume == 0 and trades == 0
+    return check_bar(
+        Bar(exchange, symbol, timeframe, start_ns, open_, high, low, close, volume, trades, is_empty=is_empty)
+    )
+
+
+def closed(bars: Iterable[Bar | None], over_ns: int | None) -> list[Bar]:
+    """Return the bars that end at or before a moment (None: all), oldest first; what is None is left out."""
+    found = [bar for bar in bars if bar is not None]
+    if over_ns is not None:
+        found = [bar for bar in found if bar_end(bar.time_ns, bar.timeframe) <= over_ns]
+    return sorted(found, key=lambda bar: bar.time_ns)
 
 
 def check_sides(bids: Iterable[tuple[Decimal, Decimal]], asks: Iterable[tuple[Decimal, Decimal]]) -> None:

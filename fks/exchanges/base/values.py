@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from fks.model.bar import Bar, PublicTrade
-from fks.model.errors import PeerError
+from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
 
 MS = 1_000_000  # nanoseconds in a millisecond
@@ -63,6 +63,15 @@ class Numbers(dict[str, Decimal]):
             self.clear()
         self[text] = found
         return found
+
+
+def offered(exchange: str, timeframes: Container[str], timeframe: str) -> str:
+    """Return `timeframe` when it is one of the exchange's. Errors: InputError TIMEFRAME_UNKNOWN."""
+    if timeframe not in timeframes:
+        raise InputError(
+            f"{exchange} has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones"
+        )
+    return timeframe
 
 
 def seconds_told(retry_after: str, otherwise: float = PAUSE_S) -> float:
@@ -129,7 +138,9 @@ def check_ascending(trades: Sequence[PublicTrade]) -> list[PublicTrade]:
     """Return the trades of one page. Errors: PeerError when their ids do not rise one by one."""
     for before, after in itertools.pairwise(trades):
         if after.trade_id != before.trade_id + 1:
-            raise PeerError(f"{after.exchange} {after.symbol}: trade {after.trade_id} follows {before.trade_id} in a page")
+            raise PeerError(
+                f"{after.exchange} {after.symbol}: trade {after.trade_id} follows {before.trade_id} in a page"
+            )
     return list(trades)
 
 

@@ -18,9 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from fks.model.market import Channel, Gone, MarketEvent, Subscription, Suspect
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,18 @@ class Wire(Protocol):
 TEXT_MAX = 4000  # of a message kept in quarantine
 
 
+def parts(items: Sequence[T], most: int) -> list[Sequence[T]]:
+    """Return `items` in order, at most so many together: what one request takes."""
+    return [items[start : start + most] for start in range(0, len(items), most)]
+
+
+def answered(asked: set[T], one: T) -> list[Subscribed]:
+    """Take `one` out of what was asked for and not answered yet; return Subscribed when it was the last."""
+    was_open = bool(asked)
+    asked.discard(one)
+    return [Subscribed()] if was_open and not asked else []
+
+
 def doubted(channel: Channel, symbol: str, why: object, frame: bytes, received_ns: int) -> list[MarketEvent]:
     """Return what becomes of a message not believed: it is quarantined, and what it may have held is missing.
 
@@ -58,4 +72,8 @@ def doubted(channel: Channel, symbol: str, why: object, frame: bytes, received_n
     """
     text = bytes(frame[:TEXT_MAX]).decode(errors="replace")
     suspect = Suspect(channel, symbol, str(why), text, received_ns)
-    return [suspect] if channel is Channel.QUOTES else [suspect, Gone(channel, symbol, f"a message was not believed: {why}")]
+    return (
+        [suspect]
+        if channel is Channel.QUOTES
+        else [suspect, Gone(channel, symbol, f"a message was not believed: {why}")]
+    )

@@ -21,11 +21,14 @@ from typing import Any
 
 import msgspec
 
-from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Numbers, Reader, Subscribed, Tally, check_bar, doubted, exact
+from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Numbers, Reader, Subscribed, Tally, doubted
+from fks.exchanges.base.rows import bar_of
+from fks.exchanges.base.values import offered
+from fks.exchanges.base.wire import answered, parts
 from fks.exchanges.binance.depth import DepthBook
 from fks.exchanges.binance.shape import AggFrame, Change, Depth, Envelope, Kline, Levels, Ticker, TradeFrame
-from fks.model.bar import Bar, BarClosed, PublicTrade
-from fks.model.errors import FksError, InputError, OutageError, PeerError
+from fks.model.bar import BarClosed, PublicTrade
+from fks.model.errors import FksError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription
 from fks.model.timeframe import TIMEFRAMES
 
@@ -74,14 +77,12 @@ class BinanceWire:
         for item in wanted:
             name, read = self._stream(item)
             self._streams[name] = (read, item.channel, item.symbol)
-        frames = []
-        names = list(self._streams)
-        for first in range(0, len(names), STREAMS_A_FRAME):
-            number = next(self._ids)
-            self._unanswered.add(number)
-            asked = {"method": "SUBSCRIBE", "params": names[first : first + STREAMS_A_FRAME], "id": number}
-            frames.append(msgspec.json.encode(asked))
-        return frames
+        asked = {next(self._ids): names for names in parts(list(self._streams), STREAMS_A_FRAME)}
+        self._unanswered.update(asked)
+        return [
+            msgspec.json.encode({"method": "SUBSCRIBE", "params": names, "id": number})
+            for number, names in asked.items()
+        ]
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
         """Return what a frame says. Errors: OutageError when Binance is about to hang up, PeerError when it refuses."""
@@ -121,9 +122,7 @@ class BinanceWire:
             return f"{symbol}@depth@100ms", self._book_change
         if item.channel is Channel.BOOK:
             return f"{symbol}@depth{BOOK_DEPTH}@100ms", self._book
-        if item.timeframe not in KLINES:
-            raise InputError(f"binance has no {item.timeframe} klines", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
-        return f"{symbol}@kline_{item.timeframe}", self._kline
+        return f"{symbol}@kline_{offered(NAME, KLINES, item.timeframe)}", self._kline
 
     def _control(self, envelope: Envelope, frame: bytes, received_ns: int) -> Events:
         if b"serverShutdown" in frame:
@@ -135,8 +134,7 @@ class BinanceWire:
         if envelope.id is None or envelope.id not in self._unanswered:
             self._tally.unknown[f"message {envelope.stream.partition('@')[2] or 'without a stream'}"] += 1
             return ()
-        self._unanswered.discard(envelope.id)
-        return () if self._unanswered else (Subscribed(),)
+        return answered(self._unanswered, envelope.id)
 
     def _any_trade(self, frame: bytes, received_ns: int, symbol: str) -> Events:
         return self._trade(self._read_trade(frame), received_ns)
@@ -153,7 +151,8 @@ class BinanceWire:
         row, symbol = message.data, self._streams[message.stream][2]
         if row.s != symbol:
             raise PeerError(f"{row.s} trade {row.t} on the stream of {symbol} cannot be")
-        return (PublicTrade(NAME, symbol, row.t, row.T * MS, self._prices[row.p], self._sizes[row.q], row.m, 1, received_ns),)
+        price, quantity = self._prices[row.p], self._sizes[row.q]
+        return (PublicTrade(NAME, symbol, row.t, row.T * MS, price, quantity, row.m, 1, received_ns),)
 
     def _quote(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
         row = self._read_ticker(data)
@@ -202,12 +201,9 @@ class BinanceWire:
 
     def _kline(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
         row = self._read_kline(data).k
-        open_, high, low, close, volume = (float(exact(text, "kline")) for text in (row.o, row.h, row.l, row.c, row.v))
-        if row.t < 0 or row.n < 0 or row.i not in TIMEFRAMES or row.s != symbol:
+        if row.n < 0 or row.i not in TIMEFRAMES or row.s != symbol:
             raise PeerError(f"{row.s} kline {row.i} at {row.t} of {row.n} trades cannot be")
-        bar = check_bar(
-            Bar(NAME, symbol, row.i, row.t * MS, open_, high, low, close, volume, row.n, is_empty=row.n == 0)
-        )  # fmt: skip
+        bar = bar_of(NAME, symbol, row.i, row.t, (row.o, row.h, row.l, row.c, row.v), trades=row.n)
         seen = BarSeen(bar, row.x, received_ns)
         return (seen, BarClosed(NAME, symbol, row.i, bar.time_ns, row.n)) if row.x else (seen,)
 

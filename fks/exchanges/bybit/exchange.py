@@ -8,23 +8,21 @@ Source: bybit-exchange.github.io/docs/v5/market (instrument, kline, recent-trade
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-from fks.clock import Clock
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
-from fks.exchanges.base import MS, Endpoint, exact
-from fks.exchanges.base.exchange import WireExchange
+from fks.exchanges.base import MS, exact
 from fks.exchanges.base.paging import first_from, page_end
-from fks.exchanges.base.rest import Rest, read_rows, rows_of
-from fks.exchanges.base.rows import bar_of
-from fks.exchanges.bybit.wire import INTERVALS, BybitWire, interval_of, trade_of
+from fks.exchanges.base.rest import CcxtExchange
+from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of, trade_of
+from fks.exchanges.base.values import offered
+from fks.exchanges.bybit.wire import INTERVALS, BybitWire
 from fks.model.bar import Bar, PublicTrade
-from fks.model.errors import PeerError
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, TradeIds, TradesFrom
-from fks.model.ports import Budget, Log
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+from fks.model.timeframe import NS, TIMEFRAMES
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"bybit"}):
     from ccxt.async_support.bybit import bybit as CcxtBybit
@@ -33,7 +31,7 @@ PAGE_MAX = 1000  # bars of one answer
 PAGES_MAX = 20  # of the listing
 
 
-class BybitExchange(WireExchange):
+class BybitExchange(CcxtExchange):
     """Bybit spot; see `fks.model.ports.Exchange`."""
 
     name = "bybit"
@@ -46,35 +44,20 @@ class BybitExchange(WireExchange):
     has_empty_bars = True
     calendar = "24/7"
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
-        super().__init__(endpoint, clock, log, budget)
-        config = {"urls": {"api": {"public": endpoint.rest.rstrip("/")}}} if endpoint.rest else {}
-        self._rest = Rest(self.name, CcxtBybit, config, budget=budget)
+    kind = CcxtBybit
+    rest_paths: ClassVar = {"public": ""}
 
     def wire(self) -> BybitWire:
         """Return the protocol of one connection."""
         return BybitWire(self._endpoint.ws, self.tally)
 
-    async def open(self) -> None:
-        """Prepare the client. Dials nothing yet."""
-        self._rest.open()
-
-    async def close(self) -> None:
-        """Close sockets and sessions, waiting at most a second for the peer."""
-        await super().close()
-        await self._rest.close()
-
-    async def instruments(self) -> list[Instrument]:
-        """Return every spot instrument; one that breaks Bybit's own form is left out and logged. Errors: as `Rest.call`."""
-        found: list[Instrument] = []
+    async def listing(self) -> list[Any]:
+        """Return every spot instrument. Errors: as `ask`."""
+        found: list[Any] = []
         request = {"category": "spot"}
         for _ in range(PAGES_MAX):
-            answer = await self._rest.call("publicGetV5MarketInstrumentsInfo", request)
-            for row in rows_of(self.name, answer, "result", "list"):
-                try:
-                    found += read_rows(self.name, self._instrument, [row])
-                except PeerError as error:
-                    self._log.warning("instrument.broken", exchange=self.name, error=str(error))
+            answer = await self.ask("publicGetV5MarketInstrumentsInfo", request)
+            found += rows_of(self.name, answer, "result", "list")
             cursor = str(answer["result"].get("nextPageCursor") or "")
             if not cursor:
                 break
@@ -84,24 +67,27 @@ class BybitExchange(WireExchange):
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
-        """Return closed bars; see the port. Bybit's present is its answer's own time. Errors: as `Rest.call`."""
+        """Return closed bars; see the port. Bybit's present is its answer's own time. Errors: as `ask`."""
+        offered(self.name, INTERVALS, timeframe)
         wanted = min(limit, PAGE_MAX)
         if since_ns is None:  # one more, which may not be over yet
             page, over_ns = await self._klines(symbol, timeframe, None, until_ns, min(wanted + 1, PAGE_MAX))
-            return _closed(page, over_ns if until_ns is None else until_ns)[-wanted:]
+            return closed(page, over_ns if until_ns is None else until_ns)[-wanted:]
         end_ns = page_end(since_ns, timeframe, wanted)  # without an end the page would hold the newest bars
         stop_ns = end_ns if until_ns is None else min(end_ns, until_ns)
         page, over_ns = await self._klines(symbol, timeframe, since_ns, stop_ns, wanted)
         if not page:  # before its listing, or in an outage of theirs
             last_ns = over_ns if until_ns is None else min(until_ns, over_ns)
             length_ns = (TIMEFRAMES[timeframe] or 31 * 86400) * NS
-            first_ns = await first_from(end_ns, last_ns, wanted * length_ns, partial(self._newest_before, symbol, timeframe))
+            first_ns = await first_from(
+                end_ns, last_ns, wanted * length_ns, partial(self._newest_before, symbol, timeframe)
+            )
             if first_ns is None:
                 return []
             end_ns = page_end(first_ns, timeframe, wanted)
             stop_ns = end_ns if until_ns is None else min(end_ns, until_ns)
             page, over_ns = await self._klines(symbol, timeframe, first_ns, stop_ns, wanted)
-        return _closed(page, over_ns if until_ns is None else until_ns)[:wanted]
+        return closed(page, over_ns if until_ns is None else until_ns)[:wanted]
 
     async def _newest_before(self, symbol: str, timeframe: str, moment_ns: int) -> int | None:
         page, _ = await self._klines(symbol, timeframe, None, moment_ns, 1)
@@ -111,25 +97,29 @@ class BybitExchange(WireExchange):
         self, symbol: str, timeframe: str, since_ns: int | None, stop_ns: int | None, size: int
     ) -> tuple[list[Bar], int]:
         """Return the newest bars that begin in [since, stop), oldest first, and Bybit's present (ns)."""
-        request: dict[str, Any] = {"category": "spot", "symbol": symbol, "interval": interval_of(timeframe), "limit": size}
+        interval = INTERVALS[timeframe]
+        request: dict[str, Any] = {"category": "spot", "symbol": symbol, "interval": interval, "limit": size}
         if since_ns is not None:
             request["start"] = -(-since_ns // MS)
         if stop_ns is not None:
             request["end"] = -(-stop_ns // MS) - 1
-        answer = await self._rest.call("publicGetV5MarketKline", request)
+        answer = await self.ask("publicGetV5MarketKline", request)
         rows = rows_of(self.name, answer, "result", "list")
         bars = read_rows(self.name, lambda row: bar_of(self.name, symbol, timeframe, int(row[0]), row[1:6]), rows)
         return sorted(bars, key=lambda bar: bar.time_ns), int(answer.get("time") or 0) * MS
 
-    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
         """Return the newest trades, at most 60, none from before `since_ns`; older ones are not told (TradesFrom.NEWEST)."""
         request = {"category": "spot", "symbol": symbol, "limit": min(limit, self.newest_max)}
-        answer = await self._rest.call("publicGetV5MarketRecentTrade", request)
-        trades = read_rows(self.name, _told, rows_of(self.name, answer, "result", "list"))
+        rows = await self.rows("publicGetV5MarketRecentTrade", request, "result", "list")
+        trades = read_rows(self.name, _told, rows)
         trades.reverse()  # they come newest first; the sort keeps the order within a millisecond
         return sorted((t for t in trades if since_ns is None or t.time_ns >= since_ns), key=lambda trade: trade.time_ns)
 
-    def _instrument(self, row: dict[str, Any]) -> Instrument:
+    def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
+        """Return what one row lists."""
         lots = row["lotSizeFilter"]
         return Instrument(
             exchange=self.name,
@@ -142,15 +132,10 @@ class BybitExchange(WireExchange):
             qty_max=exact(lots.get("maxLimitOrderQty") or lots["maxOrderQty"], "maxOrderQty").normalize(),
             notional_min=exact(lots["minOrderAmt"], "minOrderAmt").normalize(),
             is_trading=row["status"] == "Trading",
-            updated_ns=self._clock.now_ns(),
+            updated_ns=now_ns,
         )
 
 
-def _closed(bars: list[Bar], over_ns: int) -> list[Bar]:
-    return [bar for bar in bars if bar_end(bar.time_ns, bar.timeframe) <= over_ns]
-
-
-def _told(row: dict[str, Any]) -> PublicTrade:
-    return trade_of(
-        str(row["symbol"]), str(row["execId"]), int(row["time"]), row["price"], row["size"], str(row["side"])
-    )  # fmt: skip
+def _told(row: Mapping[str, Any]) -> PublicTrade:
+    symbol, number = str(row["symbol"]), str(row["execId"])
+    return trade_of("bybit", symbol, number, int(row["time"]), row["price"], row["size"], str(row["side"]))

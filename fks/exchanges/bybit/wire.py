@@ -18,10 +18,12 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import Levels, Reader, Subscribed, Tally, check_trade, doubted
-from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, amount_of, bar_of, check_sides, number_of, time_of
+from fks.exchanges.base import Levels, Reader, Subscribed, Tally, doubted
+from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
+from fks.exchanges.base.values import offered
+from fks.exchanges.base.wire import parts
 from fks.model.bar import PublicTrade
-from fks.model.errors import InputError, PeerError
+from fks.model.errors import PeerError
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
 
 PUBLIC_WS = "wss://stream.bybit.com"
@@ -95,7 +97,7 @@ def topic_of(wanted: Subscription) -> str:
         case Channel.BOOK:
             return f"orderbook.50.{wanted.symbol}"
         case Channel.BARS:
-            return f"kline.{interval_of(wanted.timeframe)}.{wanted.symbol}"
+            return f"kline.{INTERVALS[offered('bybit', INTERVALS, wanted.timeframe)]}.{wanted.symbol}"
 
 
 class BybitWire:
@@ -109,7 +111,7 @@ class BybitWire:
         self._klines = Rows("bybit.kline", _Kline, tally)
         self._levels = Reader("bybit.orderbook", _Levels, tally)
         self._books: dict[str, _Ladder] = {}
-        self._parts: dict[str, list[str]] = {}  # requests not answered yet, by number
+        self._parts: dict[str, Sequence[str]] = {}  # requests not answered yet, by number
         self._due: list[bytes] = []
         self._pinged_s: float | None = None
 
@@ -120,8 +122,7 @@ class BybitWire:
     def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return the requests that subscribe, ten topics each. Errors: InputError TIMEFRAME_UNKNOWN."""
         topics = [topic_of(item) for item in wanted]
-        starts = range(0, len(topics), TOPICS_MAX)
-        self._parts = {str(number): topics[start : start + TOPICS_MAX] for number, start in enumerate(starts, 1)}
+        self._parts = {str(number): part for number, part in enumerate(parts(topics, TOPICS_MAX), 1)}
         return [_request("subscribe", part, number) for number, part in self._parts.items()]
 
     def pulse(self, now_s: float) -> list[bytes]:
@@ -165,7 +166,7 @@ class BybitWire:
         was_open = bool(self._parts)
         topics = self._parts.pop(message.req_id, [])
         events: list[MarketEvent | Subscribed] = []
-        if not message.success and len(topics) > 1:  # the whole request was refused: ask for each alone, to find out which
+        if not message.success and len(topics) > 1:  # the whole request was refused: ask for each alone
             for topic in topics:
                 self._parts[topic] = [topic]
                 self._due.append(_request("subscribe", [topic], topic))
@@ -254,20 +255,7 @@ def _matched_ns(message: _Message) -> int:
 def _live_trade(symbol: str, received_ns: int, row: _Trade) -> PublicTrade:
     if row.symbol != symbol:
         raise PeerError(f"a trade of {row.symbol} came under {symbol}")
-    return trade_of(symbol, row.trade_id, row.time_ms, row.price, row.quantity, row.side, received_ns)
-
-
-def trade_of(
-    symbol: str, trade_id: str, time_ms: int, price: object, quantity: object, side: str, received_ns: int = 0
-) -> PublicTrade:
-    """Return a public trade, live or told by REST. Errors: PeerError when it cannot be."""
-    if side not in ("Buy", "Sell"):
-        raise PeerError(f"a trade has the side {side!r}")
-    found = PublicTrade(
-        "bybit", symbol, number_of(trade_id), time_of(time_ms), amount_of(price, "price"), amount_of(quantity, "size"),
-        is_buyer_maker=side == "Sell", received_ns=received_ns,
-    )  # fmt: skip
-    return check_trade(found)
+    return trade_of("bybit", symbol, row.trade_id, row.time_ms, row.price, row.quantity, row.side, received_ns)
 
 
 def _live_bar(symbol: str, received_ns: int, row: _Kline) -> BarSeen:
@@ -275,12 +263,3 @@ def _live_bar(symbol: str, received_ns: int, row: _Kline) -> BarSeen:
         raise PeerError(f"a bar has the interval {row.interval!r}")
     numbers = (row.open, row.high, row.low, row.close, row.volume)
     return BarSeen(bar_of("bybit", symbol, _TIMEFRAMES[row.interval], row.start, numbers), row.confirm, received_ns)
-
-
-def interval_of(timeframe: str) -> str:
-    """Return Bybit's name of a timeframe. Errors: InputError TIMEFRAME_UNKNOWN."""
-    if timeframe not in INTERVALS:
-        raise InputError(f"bybit has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
-    return INTERVALS[timeframe]
-
-

@@ -8,21 +8,19 @@ Source: docs.cdp.coinbase.com/coinbase-app/advanced-trade-apis (market/products,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
-from fks.clock import Clock
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
-from fks.exchanges.base import Endpoint, check_bar, check_trade, exact, ns_of_iso
-from fks.exchanges.base.exchange import WireExchange
-from fks.exchanges.base.rest import Rest, read_rows, rows_of
+from fks.exchanges.base import check_trade, exact, ns_of_iso
+from fks.exchanges.base.rest import CcxtExchange
+from fks.exchanges.base.rows import bar_of, closed, read_rows
+from fks.exchanges.base.values import offered
 from fks.exchanges.coinbase.wire import LIVE_TIMEFRAME, CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, TradeIds, TradesFrom
-from fks.model.ports import Budget, Log
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
+from fks.model.timeframe import NS, TIMEFRAMES, bar_start
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"coinbase"}):
     from ccxt.async_support.coinbase import coinbase as CcxtCoinbase
@@ -40,7 +38,7 @@ _CANDLES = "v3PublicGetBrokerageMarketProductsProductIdCandles"
 _TICKER = "v3PublicGetBrokerageMarketProductsProductIdTicker"
 
 
-class CoinbaseExchange(WireExchange):
+class CoinbaseExchange(CcxtExchange):
     """Coinbase spot. Symbols are its product ids: BTC-USD."""
 
     name = "coinbase"
@@ -53,54 +51,50 @@ class CoinbaseExchange(WireExchange):
     has_empty_bars = False
     calendar = "24/7"
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
-        super().__init__(endpoint, clock, log, budget)
-        self._rest = Rest(self.name, CcxtCoinbase, _config(endpoint), budget=budget)
+    kind = CcxtCoinbase
+    rest_paths: ClassVar = {"rest": ""}
 
     def wire(self) -> CoinbaseWire:
         """Return the protocol of one connection."""
         return CoinbaseWire(self._endpoint.ws, self.tally)
 
-    async def open(self) -> None:
-        """Prepare the client. Dials nothing yet."""
-        self._rest.open()
+    async def listing(self) -> list[Any]:
+        """Return every spot product. Errors: as `ask`."""
+        return await self.rows(_PRODUCTS, {"product_type": "SPOT"}, "products")
 
-    async def close(self) -> None:
-        """Close sockets and sessions, waiting at most a second for the peer."""
-        await super().close()
-        await self._rest.close()
-
-    async def instruments(self) -> list[Instrument]:
-        """Return every spot product; one that breaks the exchange's own form is left out and logged."""
-        answer = await self._rest.call(_PRODUCTS, {"product_type": "SPOT"})
-        now_ns = self._clock.now_ns()
-        found: list[Instrument] = []
-        for row in rows_of(self.name, answer, "products"):
-            try:
-                found.append(_instrument(row, now_ns))
-            except (PeerError, KeyError, TypeError, ValueError) as error:
-                self._log.warning("instrument.broken", exchange=self.name, error=f"{str(row)[:80]}: {error!r}")
-        return found
+    def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
+        """Return what one product's row says."""
+        return Instrument(
+            exchange=self.name,
+            symbol=str(row["product_id"]),
+            base=str(row["base_currency_id"]),
+            quote=str(row["quote_currency_id"]),
+            tick=exact(row.get("price_increment") or row["quote_increment"], "price_increment").normalize(),
+            lot_step=exact(row["base_increment"], "base_increment").normalize(),
+            qty_min=exact(row["base_min_size"], "base_min_size").normalize(),
+            qty_max=exact(row["base_max_size"], "base_max_size").normalize(),
+            notional_min=exact(row.get("quote_min_size") or "0", "quote_min_size").normalize(),
+            is_trading=row.get("status") == "online" and not row.get("is_disabled") and not row.get("trading_disabled"),
+            updated_ns=now_ns,
+        )
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
         """Return closed bars; see the port. Stretches in which nobody traded are stepped over, up to a day's worth at once."""
-        if timeframe not in self.timeframes:
-            raise InputError(f"coinbase has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
+        granularity = GRANULARITIES[offered(self.name, GRANULARITIES, timeframe)]
         end_ns = self._clock.now_ns() if until_ns is None else until_ns
         step_ns, count = TIMEFRAMES[timeframe] * NS, BARS_MAX if since_ns is None else min(limit, BARS_MAX)
         start_ns = bar_start(end_ns, timeframe) - (count - 1) * step_ns if since_ns is None else since_ns
         for _ in range(ASKS_MAX):
             stop_ns = min(start_ns + (count - 1) * step_ns, end_ns)
             request = {
-                "product_id": symbol, "granularity": GRANULARITIES[timeframe], "start": str(-(-start_ns // NS)),
+                "product_id": symbol, "granularity": granularity, "start": str(-(-start_ns // NS)),
                 "end": str(stop_ns // NS), "limit": count,
             }  # fmt: skip
-            rows = rows_of(self.name, await self._rest.call(_CANDLES, request), "candles")
-            bars = sorted(read_rows(self.name, lambda row: _bar(symbol, timeframe, row), rows), key=lambda bar: bar.time_ns)
-            over_ns = self._rest.over_by(end_ns)
-            bars = [bar for bar in bars if bar.time_ns >= start_ns and bar_end(bar.time_ns, timeframe) <= over_ns]
+            rows = await self.rows(_CANDLES, request, "candles")
+            page = closed(read_rows(self.name, lambda row: _bar(symbol, timeframe, row), rows), self.over_by(end_ns))
+            bars = [bar for bar in page if bar.time_ns >= start_ns]
             start_ns = stop_ns + step_ns
             if bars or start_ns > end_ns or since_ns is None:
                 return bars[-limit:] if since_ns is None else bars[:count]
@@ -135,29 +129,8 @@ class CoinbaseExchange(WireExchange):
         return []
 
     async def _trades(self, symbol: str, request: Mapping[str, Any]) -> list[PublicTrade]:
-        rows = rows_of(self.name, await self._rest.call(_TICKER, {"product_id": symbol, **request}), "trades")
+        rows = await self.rows(_TICKER, {"product_id": symbol, **request}, "trades")
         return sorted(read_rows(self.name, lambda row: _trade(symbol, row), rows), key=lambda trade: trade.trade_id)
-
-
-def _config(endpoint: Endpoint) -> dict[str, Any]:
-    return {} if endpoint.rest is None else {"urls": {"api": {"rest": endpoint.rest.rstrip("/")}}}
-
-
-def _instrument(row: Mapping[str, Any], now_ns: int) -> Instrument:
-    step = exact(row["base_increment"], "base_increment").normalize()
-    return Instrument(
-        exchange="coinbase",
-        symbol=str(row["product_id"]),
-        base=str(row["base_currency_id"]),
-        quote=str(row["quote_currency_id"]),
-        tick=exact(row.get("price_increment") or row["quote_increment"], "price_increment").normalize(),
-        lot_step=step,
-        qty_min=exact(row["base_min_size"], "base_min_size").normalize(),
-        qty_max=exact(row["base_max_size"], "base_max_size").normalize(),
-        notional_min=exact(row.get("quote_min_size") or Decimal(0), "quote_min_size").normalize(),
-        is_trading=row.get("status") == "online" and not row.get("is_disabled") and not row.get("trading_disabled"),
-        updated_ns=now_ns,
-    )
 
 
 def _trade(symbol: str, row: Mapping[str, Any]) -> PublicTrade:
@@ -170,5 +143,5 @@ def _trade(symbol: str, row: Mapping[str, Any]) -> PublicTrade:
 
 
 def _bar(symbol: str, timeframe: str, row: Mapping[str, Any]) -> Bar:
-    open_, high, low, close, volume = (float(exact(row[name], name)) for name in ("open", "high", "low", "close", "volume"))
-    return check_bar(Bar("coinbase", symbol, timeframe, int(row["start"]) * NS, open_, high, low, close, volume))
+    numbers = [row[name] for name in ("open", "high", "low", "close", "volume")]
+    return bar_of("coinbase", symbol, timeframe, int(row["start"]) * 1000, numbers)

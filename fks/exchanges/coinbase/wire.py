@@ -29,15 +29,14 @@ from fks.exchanges.base import (
     Reader,
     Subscribed,
     Tally,
-    check_bar,
     doubted,
     ns_of_iso,
 )
+from fks.exchanges.base.rows import bar_of
 from fks.exchanges.coinbase.shape import Candle, Candles, Changes, Message, Standing, Tickers, Trades, TradesMessage
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import FksError, InputError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
-from fks.model.timeframe import NS
 
 PUBLIC_WS = "wss://advanced-trade-ws.coinbase.com"
 BOOK_DEPTH = 25
@@ -133,7 +132,11 @@ class CoinbaseWire:
         if channel is None:
             return [*missing, *self._control(message)] if missing else self._control(message)
         try:
-            events = self._trades_of(frame, received_ns) if channel is Channel.TRADES else self._read[channel](message, received_ns)
+            events = (
+                self._trades_of(frame, received_ns)
+                if channel is Channel.TRADES
+                else self._read[channel](message, received_ns)
+            )
         except (FksError, *BROKEN) as error:
             events = self._doubt(channel, message, frame, error, received_ns)
         return missing + events if missing else events
@@ -243,8 +246,13 @@ class CoinbaseWire:
             bids: list[tuple[Decimal, Decimal]] = []
             asks: list[tuple[Decimal, Decimal]] = []
             for row in event.updates:
-                if not (ZERO < row.price_level < HUGE and ZERO <= row.new_quantity < HUGE) or row.side not in ("bid", "offer"):
-                    raise PeerError(f"{event.product_id}: {row.side} of {row.new_quantity} at {row.price_level} cannot be")
+                if not (ZERO < row.price_level < HUGE and ZERO <= row.new_quantity < HUGE) or row.side not in (
+                    "bid",
+                    "offer",
+                ):
+                    raise PeerError(
+                        f"{event.product_id}: {row.side} of {row.new_quantity} at {row.price_level} cannot be"
+                    )
                 (bids if row.side == "bid" else asks).append((row.price_level, row.new_quantity))
             if event.product_id not in self._known:
                 raise PeerError(f"nobody asked for the book of {event.product_id}")
@@ -276,10 +284,5 @@ def _request(kind: str, channel: str, symbols: list[str]) -> bytes:
 
 
 def _bar(row: Candle) -> Bar:
-    start_ns = int(row.start) * NS
-    return check_bar(
-        Bar(
-            NAME, row.product_id, LIVE_TIMEFRAME, start_ns, float(row.open), float(row.high), float(row.low),
-            float(row.close), float(row.volume),
-        )
-    )  # fmt: skip
+    numbers = (row.open, row.high, row.low, row.close, row.volume)
+    return bar_of(NAME, row.product_id, LIVE_TIMEFRAME, int(row.start) * 1000, numbers)

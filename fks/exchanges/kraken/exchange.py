@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from fks.clock import Clock
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
-from fks.exchanges.base import Endpoint, check_bar, check_trade, exact
-from fks.exchanges.base.exchange import WireExchange
-from fks.exchanges.base.rest import Rest, read_rows, rows_of
+from fks.exchanges.base import Endpoint, check_trade, exact
+from fks.exchanges.base.rest import CcxtExchange
+from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of
+from fks.exchanges.base.values import offered
 from fks.exchanges.kraken.wire import INTERVALS, KrakenWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, TradeIds, TradesFrom
 from fks.model.ports import Budget, Log
-from fks.model.timeframe import NS, bar_end
+from fks.model.timeframe import NS
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"kraken"}):
     from ccxt.async_support.kraken import kraken as CcxtKraken
@@ -31,7 +32,7 @@ PAGE_MAX = 1000  # trades of one answer
 _NEW_NAMES = {"XBT": "BTC", "XDG": "DOGE"}  # REST's old names -> those of v2
 
 
-class KrakenExchange(WireExchange):
+class KrakenExchange(CcxtExchange):
     """Kraken spot. Symbols are WebSocket v2's: BTC/USD."""
 
     name = "kraken"
@@ -43,55 +44,54 @@ class KrakenExchange(WireExchange):
     has_empty_bars = True
     calendar = "24/7"
 
+    kind = CcxtKraken
+    rest_paths: ClassVar = {"public": ""}
+
     def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)
-        self._rest = Rest(self.name, CcxtKraken, _config(endpoint), budget=budget)
         self._pairs: dict[str, str] = {}  # symbol -> REST's name for it
 
     def wire(self) -> KrakenWire:
         """Return the protocol of one connection."""
         return KrakenWire(self._endpoint.ws, self.tally)
 
-    async def open(self) -> None:
-        """Prepare the client. Dials nothing yet."""
-        self._rest.open()
+    async def listing(self) -> list[Any]:
+        """Return every pair. Errors: as `ask`."""
+        return list(_result(await self.ask("publicGetAssetPairs", {})).values())
 
-    async def close(self) -> None:
-        """Close sockets and sessions, waiting at most a second for the peer."""
-        await super().close()
-        await self._rest.close()
-
-    async def instruments(self) -> list[Instrument]:
-        """Return every pair; one that breaks the exchange's own form is left out and logged."""
-        rows = _result(await self._rest.call("publicGetAssetPairs", {}))
-        now_ns = self._clock.now_ns()
-        found: list[Instrument] = []
-        for key, row in rows.items():
-            try:
-                item = _instrument(row, now_ns)
-            except (PeerError, KeyError, TypeError, ValueError, AttributeError) as error:
-                self._log.warning("instrument.broken", exchange=self.name, error=f"{key}: {error!r}")
-                continue
-            found.append(item)
-            self._pairs[item.symbol] = str(row["altname"])
-        return found
+    def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
+        """Return what one pair's row says, and keep REST's name for it."""
+        altname = str(row["altname"])
+        base, quote = (_NEW_NAMES.get(part, part) for part in str(row["wsname"]).split("/"))
+        made = Instrument(
+            exchange=self.name,
+            symbol=f"{base}/{quote}",
+            base=base,
+            quote=quote,
+            tick=exact(row["tick_size"], "tick_size").normalize()
+            if "tick_size" in row
+            else _step(row["pair_decimals"]),
+            lot_step=_step(row["lot_decimals"]),
+            qty_min=exact(row.get("ordermin", "0"), "ordermin").normalize(),
+            qty_max=Decimal(10) ** 12,  # it names none
+            notional_min=exact(row.get("costmin", "0"), "costmin").normalize(),
+            is_trading=row.get("status", "online") == "online",
+            updated_ns=now_ns,
+        )
+        self._pairs[made.symbol] = altname
+        return made
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
         """Return closed bars of the newest 720; see the port. Errors: OutageError, PeerError, InputError."""
-        if timeframe not in self.timeframes:
-            raise InputError(f"kraken has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
-        request: dict[str, Any] = {"interval": INTERVALS[timeframe]}
+        request: dict[str, Any] = {"interval": INTERVALS[offered(self.name, INTERVALS, timeframe)]}
         if since_ns is not None:
             request["since"] = since_ns // NS - 1  # it tells what is later than that
         answer = await self._of_pair("publicGetOHLC", symbol, request)
-        end_ns = self._rest.over_by(self._clock.now_ns() if until_ns is None else until_ns)
-        bars = [
-            bar
-            for bar in read_rows(self.name, lambda row: _bar(symbol, timeframe, row), _rows(answer))
-            if bar_end(bar.time_ns, timeframe) <= end_ns and bar.time_ns // NS <= int(answer["last"])
-        ]
+        over_ns = self.over_by(self._clock.now_ns() if until_ns is None else until_ns)
+        page = closed(read_rows(self.name, lambda row: _bar(symbol, timeframe, row), _rows(answer)), over_ns)
+        bars = [bar for bar in page if bar.time_ns // NS <= int(answer["last"])]
         if since_ns is None:
             return bars[-limit:]
         return [bar for bar in bars if bar.time_ns >= since_ns][:limit]
@@ -121,15 +121,11 @@ class KrakenExchange(WireExchange):
         if symbol not in self._pairs:
             raise unknown
         try:
-            return _result(await self._rest.call(method, {"pair": self._pairs[symbol], **request}))
+            return _result(await self.ask(method, {"pair": self._pairs[symbol], **request}))
         except PeerError as error:
             if "Unknown asset pair" not in str(error):
                 raise
             raise unknown from error
-
-
-def _config(endpoint: Endpoint) -> dict[str, Any]:
-    return {} if endpoint.rest is None else {"urls": {"api": {"public": endpoint.rest.rstrip("/")}}}
 
 
 def _result(answer: Any) -> dict[str, Any]:
@@ -148,23 +144,6 @@ def _rows(answer: Mapping[str, Any]) -> list[Any]:
     return rows_of("kraken", answer, name)
 
 
-def _instrument(row: Mapping[str, Any], now_ns: int) -> Instrument:
-    base, quote = (_NEW_NAMES.get(part, part) for part in str(row["wsname"]).split("/"))
-    return Instrument(
-        exchange="kraken",
-        symbol=f"{base}/{quote}",
-        base=base,
-        quote=quote,
-        tick=exact(row["tick_size"], "tick_size").normalize() if "tick_size" in row else _step(row["pair_decimals"]),
-        lot_step=_step(row["lot_decimals"]),
-        qty_min=exact(row.get("ordermin", "0"), "ordermin").normalize(),
-        qty_max=Decimal(10) ** 12,  # it names none
-        notional_min=exact(row.get("costmin", "0"), "costmin").normalize(),
-        is_trading=row.get("status", "online") == "online",
-        updated_ns=now_ns,
-    )
-
-
 def _step(places: object) -> Decimal:
     return Decimal(1).scaleb(-int(str(places)))
 
@@ -172,14 +151,9 @@ def _step(places: object) -> Decimal:
 def _trade(symbol: str, row: Sequence[Any]) -> PublicTrade:
     # the stream tells microseconds, REST a few digits more: cut, so that the same trade has the same time
     time_us = int(exact(row[2], "time") * 1_000_000)
-    return check_trade(
-        PublicTrade("kraken", symbol, int(row[6]), time_us * 1000, exact(row[0], "price"), exact(row[1], "volume"), row[3] == "s")
-    )
+    price, volume = exact(row[0], "price"), exact(row[1], "volume")
+    return check_trade(PublicTrade("kraken", symbol, int(row[6]), time_us * 1000, price, volume, row[3] == "s"))
 
 
 def _bar(symbol: str, timeframe: str, row: Sequence[Any]) -> Bar:
-    open_, high, low, close, volume = (float(exact(row[i], "OHLC")) for i in (1, 2, 3, 4, 6))
-    trades = int(row[7])
-    return check_bar(
-        Bar("kraken", symbol, timeframe, int(row[0]) * NS, open_, high, low, close, volume, trades, is_empty=trades == 0)
-    )
+    return bar_of("kraken", symbol, timeframe, int(row[0]) * 1000, [*row[1:5], row[6]], trades=int(row[7]))

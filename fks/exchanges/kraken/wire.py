@@ -21,10 +21,12 @@ from zlib import crc32
 
 import msgspec
 
-from fks.exchanges.base import BROKEN, HUGE, ZERO, Levels, Reader, Subscribed, Tally, check_bar, doubted, ns_of_iso
+from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Levels, Reader, Subscribed, Tally, doubted, ns_of_iso
+from fks.exchanges.base.rows import bar_of
+from fks.exchanges.base.values import offered
 from fks.exchanges.kraken.shape import NAMES, BarRow, BookFrame, BookRow, Envelope, OhlcFrame, TickerFrame, TradeFrame
 from fks.model.bar import Bar, BarClosed, PublicTrade
-from fks.model.errors import FksError, InputError, PeerError
+from fks.model.errors import FksError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
 
 PUBLIC_WS = "wss://ws.kraken.com/v2"
@@ -78,9 +80,7 @@ class KrakenWire:
         """Return one request a channel and interval. Errors: InputError for an interval Kraken has not."""
         groups: dict[tuple[Channel, str], list[str]] = {}
         for item in wanted:
-            if item.channel is Channel.BARS and item.timeframe not in INTERVALS:
-                raise InputError(f"kraken has no {item.timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
-            timeframe = item.timeframe if item.channel is Channel.BARS else ""
+            timeframe = offered(NAME, INTERVALS, item.timeframe) if item.channel is Channel.BARS else ""
             groups.setdefault((item.channel, timeframe), []).append(item.symbol)
             self._wanted.setdefault(item.channel, set()).add(item.symbol)
             self._known.add(item.symbol)
@@ -178,7 +178,9 @@ class KrakenWire:
                 if number != last + 1 and last >= 0:
                     events.append(Gone(Channel.TRADES, symbol, f"trades {last + 1} to {number - 1} are missing"))
                 ids[symbol] = number
-            events.append(PublicTrade(NAME, symbol, number, time_ns, price, quantity, row.side == "sell", 1, received_ns))
+            events.append(
+                PublicTrade(NAME, symbol, number, time_ns, price, quantity, row.side == "sell", 1, received_ns)
+            )
         return events
 
     def _read_quotes(self, message: TickerFrame, received_ns: int) -> list[MarketEvent]:
@@ -186,7 +188,9 @@ class KrakenWire:
         for row in message.data:
             numbers = (row.bid, row.ask, row.bid_qty, row.ask_qty)
             if row.symbol not in self._known or not all(ZERO <= number < HUGE for number in numbers):
-                raise PeerError(f"{row.symbol}: bid {row.bid_qty} at {row.bid}, ask {row.ask_qty} at {row.ask} cannot be")
+                raise PeerError(
+                    f"{row.symbol}: bid {row.bid_qty} at {row.bid}, ask {row.ask_qty} at {row.ask} cannot be"
+                )
             if not (row.bid and row.ask):
                 self._tally.unknown["quote of an empty side"] += 1
                 continue
@@ -251,7 +255,10 @@ class KrakenWire:
 def checksum(bids: Sequence[tuple[Decimal, Decimal]], asks: Sequence[tuple[Decimal, Decimal]]) -> int:
     """Return Kraken's CRC32 over the best ten of each side, asks first, from the digits as they were sent."""
     digits = [
-        format(number, "f").replace(".", "").lstrip("0") for side in (asks, bids) for level in side[:10] for number in level
+        format(number, "f").replace(".", "").lstrip("0")
+        for side in (asks, bids)
+        for level in side[:10]
+        for number in level
     ]
     return crc32("".join(digits).encode())
 
@@ -259,9 +266,5 @@ def checksum(bids: Sequence[tuple[Decimal, Decimal]], asks: Sequence[tuple[Decim
 def _bar(row: BarRow) -> Bar:
     if row.interval not in FRAMES or row.trades < 0:
         raise PeerError(f"{row.symbol}: a bar of {row.interval} minutes and {row.trades} trades cannot be")
-    return check_bar(
-        Bar(
-            NAME, row.symbol, FRAMES[row.interval], ns_of_iso(row.interval_begin), float(row.open), float(row.high),
-            float(row.low), float(row.close), float(row.volume), row.trades, is_empty=row.trades == 0,
-        )
-    )  # fmt: skip
+    numbers, begin_ms = (row.open, row.high, row.low, row.close, row.volume), ns_of_iso(row.interval_begin) // MS
+    return bar_of(NAME, row.symbol, FRAMES[row.interval], begin_ms, numbers, trades=row.trades)

@@ -11,24 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-from fks.clock import Clock
+import msgspec
+
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
-from fks.exchanges.base import MS, Endpoint, exact
-from fks.exchanges.base.exchange import WireExchange
+from fks.exchanges.base import MS, exact
 from fks.exchanges.base.paging import first_from, page_end
-from fks.exchanges.base.rest import Rest, read_rows, rows_of
-from fks.exchanges.base.rows import bar_of
-from fks.exchanges.okx.wire import BARS, OkxWire, bar_name_of, is_over, side_of, trade_of
+from fks.exchanges.base.rest import CcxtExchange
+from fks.exchanges.base.rows import bar_of, closed, read_rows
+from fks.exchanges.base.values import offered
+from fks.exchanges.okx.wire import BARS, OkxWire, Trade, is_over, side_of, trade
 from fks.model.bar import Bar, PublicTrade
-from fks.model.errors import OutageError, PeerError
+from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, MarketEvent, Subscription, TradeIds, TradesFrom
-from fks.model.ports import Budget, Log
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+from fks.model.timeframe import NS, TIMEFRAMES
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"okx"}):
     from ccxt.async_support.okx import okx as CcxtOkx
@@ -39,7 +39,7 @@ RECENT_BARS = 1_400  # how far back `candles` is asked; it has 1,440
 PAGES_MAX = 40  # answers that one call may take
 
 
-class OkxExchange(WireExchange):
+class OkxExchange(CcxtExchange):
     """OKX spot; see `fks.model.ports.Exchange`."""
 
     name = "okx"
@@ -51,23 +51,13 @@ class OkxExchange(WireExchange):
     has_empty_bars = True
     calendar = "24/7"
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
-        super().__init__(endpoint, clock, log, budget)
-        config = {"urls": {"api": {"rest": endpoint.rest.rstrip("/")}}} if endpoint.rest else {}
-        self._rest = Rest(self.name, CcxtOkx, config, budget=budget)
+    kind = CcxtOkx
+    rest_paths: ClassVar = {"rest": ""}
+    weights: ClassVar = {"publicGetMarketHistoryTrades": 2}
 
     def wire(self) -> OkxWire:
         """Return the protocol of one connection."""
         return OkxWire(self._endpoint.ws, self.tally)
-
-    async def open(self) -> None:
-        """Prepare the client. Dials nothing yet."""
-        self._rest.open()
-
-    async def close(self) -> None:
-        """Close sockets and sessions, waiting at most a second for the peer."""
-        await super().close()
-        await self._rest.close()
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         """Yield live events; see the port. What mixes OKX's two sides takes a socket each, and ends with the first to end."""
@@ -77,25 +67,18 @@ class OkxExchange(WireExchange):
             async for batch in batches:
                 yield batch
 
-    async def instruments(self) -> list[Instrument]:
-        """Return every spot instrument; one that breaks OKX's own form is left out and logged. Errors: as `Rest.call`."""
-        answer = await self._rest.call("publicGetPublicInstruments", {"instType": "SPOT"})
-        found: list[Instrument] = []
-        for row in rows_of(self.name, answer, "data"):
-            try:
-                found += read_rows(self.name, self._instrument, [row])
-            except PeerError as error:
-                self._log.warning("instrument.broken", exchange=self.name, error=str(error))
-        return found
+    async def listing(self) -> list[Any]:
+        """Return every spot instrument. Errors: as `ask`."""
+        return await self.rows("publicGetPublicInstruments", {"instType": "SPOT"}, "data")
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
-        """Return closed bars, those that OKX says are over; see the port. Errors: as `Rest.call`, InputError."""
+        """Return closed bars, those that OKX says are over; see the port. Errors: as `ask`, InputError."""
+        offered(self.name, BARS, timeframe)
         now_ns, length_ns = self._clock.now_ns(), (TIMEFRAMES[timeframe] or 31 * 86400) * NS
         recent_ns = now_ns - RECENT_BARS * length_ns
         last_ns = now_ns if until_ns is None else min(until_ns, now_ns)
-        bar_name_of(timeframe)
         if since_ns is None:
             size = RECENT_MAX if until_ns is None or until_ns > recent_ns else PAGE_MAX
             wanted = min(limit, size - 1)  # one may not be over yet
@@ -111,46 +94,57 @@ class OkxExchange(WireExchange):
                 break
             since_ns = end_ns
             if not page:  # before its listing, or in an outage of theirs
-                first_ns = await first_from(end_ns, last_ns, PAGE_MAX * length_ns, partial(self._newest_before, symbol, timeframe))
+                first_ns = await first_from(
+                    end_ns, last_ns, PAGE_MAX * length_ns, partial(self._newest_before, symbol, timeframe)
+                )
                 if first_ns is None:
                     break
                 since_ns = first_ns
         return bars
 
     async def _newest_before(self, symbol: str, timeframe: str, moment_ns: int) -> int | None:
-        request = {"instId": symbol, "bar": bar_name_of(timeframe), "limit": 1, "after": -(-moment_ns // MS)}
-        rows = rows_of(self.name, await self._rest.call("publicGetMarketHistoryCandles", request), "data")
+        request = {"instId": symbol, "bar": BARS[timeframe], "limit": 1, "after": -(-moment_ns // MS)}
+        rows = await self.rows("publicGetMarketHistoryCandles", request, "data")
         return max(read_rows(self.name, lambda row: int(row[0]) * MS, rows), default=None)
 
     async def _candles(
-        self, symbol: str, timeframe: str, since_ns: int | None, stop_ns: int | None, size: int, *, until_ns: int | None = None
+        self,
+        symbol: str,
+        timeframe: str,
+        since_ns: int | None,
+        stop_ns: int | None,
+        size: int,
+        *,
+        until_ns: int | None = None,
     ) -> list[Bar]:
         """Return closed bars that begin from `since_ns` on and before `stop_ns`, oldest first, at most `size`."""
-        request: dict[str, Any] = {"instId": symbol, "bar": bar_name_of(timeframe), "limit": size}
+        request: dict[str, Any] = {"instId": symbol, "bar": BARS[timeframe], "limit": size}
         if since_ns is not None:
             request["before"] = -(-since_ns // MS) - 1
         if stop_ns is not None:
             request["after"] = -(-stop_ns // MS)
         method = "publicGetMarketCandles" if size == RECENT_MAX else "publicGetMarketHistoryCandles"
-        rows = rows_of(self.name, await self._rest.call(method, request), "data")
-        bars = read_rows(self.name, lambda row: self._bar(symbol, timeframe, row), rows)
-        closed = [bar for bar in bars if bar is not None and (until_ns is None or bar_end(bar.time_ns, timeframe) <= until_ns)]
-        return sorted(closed, key=lambda bar: bar.time_ns)
+        rows = await self.rows(method, request, "data")
+        return closed(read_rows(self.name, lambda row: self._bar(symbol, timeframe, row), rows), until_ns)
 
     def _bar(self, symbol: str, timeframe: str, row: list[Any]) -> Bar | None:
         texts = [str(value) for value in row]
         return bar_of(self.name, symbol, timeframe, int(texts[0]), texts[1:6]) if is_over(texts) else None
 
-    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
         """Return trades oldest first: from an id, else from a time, else the newest hundred at most.
 
-        Errors: as `Rest.call`; OutageError when they are further away than `PAGES_MAX` answers.
+        Errors: as `ask`; OutageError when they are further away than `PAGES_MAX` answers.
         """
         if from_id is None and since_ns is None:
             return (await self._page(symbol, {}))[-limit:]
         start = from_id if from_id is not None else await self._first_id(symbol, since_ns or 0)
         found = await self._from(symbol, start, limit)
-        return [trade for trade in found if since_ns is None or from_id is not None or trade.time_ns >= since_ns][:limit]
+        if from_id is None:
+            found = [trade for trade in found if trade.time_ns >= (since_ns or 0)]
+        return found[:limit]
 
     async def _from(self, symbol: str, start: int, limit: int) -> list[PublicTrade]:
         """Return trades from an id on, read forward from an exchange that only tells the newest hundred below an id.
@@ -192,13 +186,13 @@ class OkxExchange(WireExchange):
 
     async def _page(self, symbol: str, request: dict[str, Any]) -> list[PublicTrade]:
         """Return the newest hundred trades below what is asked, oldest first."""
-        answer = await self._rest.call(
-            "publicGetMarketHistoryTrades", {"instId": symbol, "limit": PAGE_MAX, **request}, weight=2
-        )
-        trades = read_rows(self.name, lambda row: _told(symbol, row), rows_of(self.name, answer, "data"))
+        request = {"instId": symbol, "limit": PAGE_MAX, **request}
+        rows = await self.rows("publicGetMarketHistoryTrades", request, "data")
+        trades = read_rows(self.name, lambda row: trade(symbol, 0, msgspec.convert(row, Trade, strict=False)), rows)
         return sorted(trades, key=lambda trade: trade.trade_id)
 
-    def _instrument(self, row: dict[str, Any]) -> Instrument:
+    def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
+        """Return what one row lists."""
         return Instrument(
             exchange=self.name,
             symbol=str(row["instId"]),
@@ -210,14 +204,8 @@ class OkxExchange(WireExchange):
             qty_max=exact(row["maxLmtSz"], "maxLmtSz").normalize(),
             notional_min=exact("0", "notional"),
             is_trading=row["state"] == "live",
-            updated_ns=self._clock.now_ns(),
+            updated_ns=now_ns,
         )
-
-
-def _told(symbol: str, row: dict[str, Any]) -> PublicTrade:
-    if row["instId"] != symbol:
-        raise PeerError(f"a trade of {row['instId']} was told for {symbol}")
-    return trade_of(symbol, str(row["tradeId"]), str(row["ts"]), row["px"], row["sz"], str(row["side"]))
 
 
 async def joined(streams: Sequence[AsyncIterator[list[MarketEvent]]]) -> AsyncGenerator[list[MarketEvent], None]:

@@ -19,10 +19,12 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import Reader, Subscribed, Tally, check_trade, doubted
-from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, amount_of, bar_of, check_sides, number_of, time_of
+from fks.exchanges.base import Reader, Subscribed, Tally, doubted
+from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
+from fks.exchanges.base.values import offered
+from fks.exchanges.base.wire import answered, parts
 from fks.model.bar import PublicTrade
-from fks.model.errors import InputError, OutageError, PeerError
+from fks.model.errors import OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, MarketEvent, Quote, Subscription, Suspect
 
 PUBLIC_WS = "wss://ws.okx.com:8443"
@@ -54,7 +56,9 @@ class _Message(msgspec.Struct):
     id: str = ""
 
 
-class _Trade(msgspec.Struct):
+class Trade(msgspec.Struct):
+    """One public trade, as the stream and REST write it."""
+
     inst_id: str = msgspec.field(name="instId")
     trade_id: str = msgspec.field(name="tradeId")
     price: Decimal = msgspec.field(name="px")
@@ -78,7 +82,7 @@ class _Levels(msgspec.Struct):
 def arg_of(wanted: Subscription) -> dict[str, str]:
     """Return OKX's name of a subscription. Errors: InputError TIMEFRAME_UNKNOWN."""
     if wanted.channel is Channel.BARS:
-        return {"channel": f"candle{bar_name_of(wanted.timeframe)}", "instId": wanted.symbol}
+        return {"channel": f"candle{BARS[offered('okx', BARS, wanted.timeframe)]}", "instId": wanted.symbol}
     return {"channel": CHANNELS[wanted.channel], "instId": wanted.symbol}
 
 
@@ -94,7 +98,7 @@ class OkxWire:
         self._base = (base or PUBLIC_WS).rstrip("/")
         self._tally = tally = Tally() if tally is None else tally
         self._message = Reader("okx", _Message, tally)
-        self._trades = Rows("okx.trades-all", _Trade, tally)
+        self._trades = Rows("okx.trades-all", Trade, tally)
         self._candles: Rows[list[str]] = Rows("okx.candle", list[str], tally)
         self._levels = Rows("okx.books", _Levels, tally)
         self._asked: set[tuple[str, str]] = set()
@@ -110,8 +114,7 @@ class OkxWire:
         """Return the requests that subscribe. Errors: InputError TIMEFRAME_UNKNOWN."""
         args = [arg_of(item) for item in wanted]
         self._asked = {(arg["channel"], arg["instId"]) for arg in args}
-        parts = [args[start : start + TOPICS_MAX] for start in range(0, len(args), TOPICS_MAX)]
-        return [msgspec.json.encode({"op": "subscribe", "args": part}) for part in parts]
+        return [msgspec.json.encode({"op": "subscribe", "args": part}) for part in parts(args, TOPICS_MAX)]
 
     def pulse(self, now_s: float) -> list[bytes]:
         """Return a ping when one is due."""
@@ -132,7 +135,7 @@ class OkxWire:
             return self._told(message, frame, received_ns)
         channel, symbol = message.arg.channel, message.arg.inst_id
         if channel == "trades-all":
-            make = partial(_live_trade, symbol, received_ns)
+            make = partial(trade, symbol, received_ns)
             return self._trades.read(message.data, make, Channel.TRADES, symbol, received_ns)
         if channel in _TIMEFRAMES:
             make_bar = partial(_live_bar, symbol, _TIMEFRAMES[channel], received_ns)
@@ -149,7 +152,7 @@ class OkxWire:
     def _told(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
         match message.event:
             case "subscribe":
-                return self._answered((message.arg.channel, message.arg.inst_id))
+                return answered(self._asked, (message.arg.channel, message.arg.inst_id))
             case "notice":
                 raise OutageError(f"okx goes away: {message.msg[:300]}")
             case "error":
@@ -163,16 +166,11 @@ class OkxWire:
                     raise PeerError(f"okx refused what was asked: {message.code} {message.msg[:300]}")
                 reason = f"the subscription {' '.join(refused[0])} was refused: {message.code} {message.msg}"
                 doubt = Suspect("", refused[0][1], reason, frame.decode(errors="replace"), received_ns)
-                return [doubt, *self._answered(refused[0])]
+                return [doubt, *answered(self._asked, refused[0])]
             case "unsubscribe" | "channel-conn-count":
                 return []
         self._tally.unknown[f"okx.{message.event}"] += 1
         return []
-
-    def _answered(self, asked: tuple[str, str]) -> Sequence[Subscribed]:
-        was_open = bool(self._asked)
-        self._asked.discard(asked)
-        return [Subscribed()] if was_open and not self._asked else []
 
     def _quote(self, symbol: str, received_ns: int, row: _Levels) -> Quote | None:
         if not row.bids or not row.asks:
@@ -193,23 +191,11 @@ def _book(symbol: str, received_ns: int, row: _Levels) -> Book:
     return Book("okx", symbol, time_of(int(row.time_ms)), bids, asks, max(row.seq_id, 0), received_ns)
 
 
-def _live_trade(symbol: str, received_ns: int, row: _Trade) -> PublicTrade:
+def trade(symbol: str, received_ns: int, row: Trade) -> PublicTrade:
+    """Return a public trade, live or (`received_ns` 0) told by REST. Errors: PeerError when it cannot be."""
     if row.inst_id != symbol:
         raise PeerError(f"a trade of {row.inst_id} came under {symbol}")
-    return trade_of(symbol, row.trade_id, row.time_ms, row.price, row.quantity, row.side, received_ns)
-
-
-def trade_of(
-    symbol: str, trade_id: str, time_ms: str, price: object, quantity: object, side: str, received_ns: int = 0
-) -> PublicTrade:
-    """Return a public trade, live or told by REST. Errors: PeerError when it cannot be."""
-    if side not in ("buy", "sell"):
-        raise PeerError(f"a trade has the side {side!r}")
-    found = PublicTrade(
-        "okx", symbol, number_of(trade_id), time_of(int(time_ms)), amount_of(price, "px"), amount_of(quantity, "sz"),
-        is_buyer_maker=side == "sell", received_ns=received_ns,
-    )  # fmt: skip
-    return check_trade(found)
+    return trade_of("okx", symbol, row.trade_id, int(row.time_ms), row.price, row.quantity, row.side, received_ns)
 
 
 def _live_bar(symbol: str, timeframe: str, received_ns: int, row: list[str]) -> BarSeen:
@@ -221,12 +207,3 @@ def is_over(row: Sequence[str]) -> bool:
     if row[8] not in ("0", "1"):
         raise PeerError(f"a bar says {row[8]!r} about its end")
     return row[8] == "1"
-
-
-def bar_name_of(timeframe: str) -> str:
-    """Return OKX's name of a timeframe. Errors: InputError TIMEFRAME_UNKNOWN."""
-    if timeframe not in BARS:
-        raise InputError(f"okx has no {timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
-    return BARS[timeframe]
-
-

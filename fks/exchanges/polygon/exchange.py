@@ -9,6 +9,7 @@ Source: polygon.io/docs/rest/stocks (tickers, aggregates, trades), read 2026-11.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,16 +21,15 @@ from pydantic import SecretStr
 from fks.clock import Clock
 from fks.exchanges.base import MS, Endpoint
 from fks.exchanges.base.exchange import WireExchange
-from fks.exchanges.base.rest import read_rows
-from fks.exchanges.base.rows import UNREADABLE, bar_of
-from fks.exchanges.base.values import TOO_MUCH, seconds_told
+from fks.exchanges.base.rows import UNREADABLE, bar_of, closed
+from fks.exchanges.base.values import TOO_MUCH, offered, seconds_told
 from fks.exchanges.polygon.wire import PolygonWire, trade_of
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, TradeIds, TradesFrom
 from fks.model.ports import Budget, Log
-from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+from fks.model.timeframe import NS, TIMEFRAMES
 
 PUBLIC_REST = "https://api.polygon.io"
 TIMEOUT_S = 20.0
@@ -39,7 +39,10 @@ PAGE_MAX = 50_000  # rows of one answer, and aggregates looked at for it
 PAGES_MAX = 50  # of the listing: there are some twelve thousand tickers
 DELAY_NS = 15 * 60 * NS
 LOOK_BACK = 5  # times the bars' own length; and two weeks: markets are closed most of the time
-SPANS = {"1s": "1/second", "1m": "1/minute"}  # what it streams as well; an answer counts minutes, so 5m would bring no more
+SPANS = {
+    "1s": "1/second",
+    "1m": "1/minute",
+}  # what it streams as well; an answer counts minutes, so 5m would bring no more
 T = TypeVar("T")
 
 
@@ -105,30 +108,28 @@ class PolygonExchange(WireExchange):
         if session is not None:
             await session.close()
 
-    async def instruments(self) -> list[Instrument]:
-        """Return every active US stock; one that breaks Polygon's own form is left out and logged. Errors: as `_get`."""
+    async def listing(self) -> list[Any]:
+        """Return every active US stock. Errors: as `_get`."""
         url: str = f"{self._base}/v3/reference/tickers"
         params: dict[str, Any] = {"market": "stocks", "active": "true", "limit": LISTING_MAX}
-        found: list[Instrument] = []
+        found: list[Any] = []
         for _ in range(PAGES_MAX):
             answer = await self._get(url, params)
-            for row in _decode(answer.results, list[dict[str, Any]]):
-                try:
-                    found += read_rows(self.name, self._instrument, [row])
-                except PeerError as error:
-                    self._log.warning("instrument.broken", exchange=self.name, error=str(error))
+            found += _decode(answer.results, list[Any])
             if not answer.next_url:
                 break
             following = urlsplit(answer.next_url)  # the key goes to the host that was set, wherever the answer points
-            url, params = f"{urlsplit(self._base).scheme}://{urlsplit(self._base).netloc}{following.path}?{following.query}", {}
+            url, params = (
+                f"{urlsplit(self._base).scheme}://{urlsplit(self._base).netloc}{following.path}?{following.query}",
+                {},
+            )
         return found
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
         """Return closed bars of all sessions, unadjusted; see the port. Errors: as `_get`, InputError TIMEFRAME_UNKNOWN."""
-        if timeframe not in SPANS:
-            raise InputError(f"polygon has no {timeframe} bars here", code="TIMEFRAME_UNKNOWN", remedy="aggregate smaller ones")
+        span = SPANS[offered(self.name, SPANS, timeframe)]
         now_ns = self._clock.now_ns()
         end_ns = now_ns if until_ns is None else until_ns
         start_ns = since_ns
@@ -136,19 +137,21 @@ class PolygonExchange(WireExchange):
             start_ns = end_ns - limit * TIMEFRAMES[timeframe] * NS * LOOK_BACK - 14 * 86400 * NS
         if start_ns >= end_ns:
             return []
-        url = f"{self._base}/v2/aggs/ticker/{symbol}/range/{SPANS[timeframe]}/{-(-start_ns // MS)}/{-(-end_ns // MS) - 1}"
+        url = f"{self._base}/v2/aggs/ticker/{symbol}/range/{span}/{-(-start_ns // MS)}/{-(-end_ns // MS) - 1}"
         order = "desc" if since_ns is None else "asc"
         answer = await self._get(url, {"adjusted": "false", "sort": order, "limit": PAGE_MAX})
         rows = _decode(answer.results, list[_Aggregate])
         present_ns = now_ns - (DELAY_NS if answer.status == "DELAYED" else 0)
         bars = [
-            bar_of(self.name, symbol, timeframe, row.t, (row.o, row.h, row.l, row.c, row.v), trades=row.n) for row in rows
+            bar_of(self.name, symbol, timeframe, row.t, (row.o, row.h, row.l, row.c, row.v), trades=row.n)
+            for row in rows
         ]
-        closed = [bar for bar in bars if bar_end(bar.time_ns, timeframe) <= min(end_ns, present_ns)]
-        closed.sort(key=lambda bar: bar.time_ns)
-        return closed[:limit] if since_ns is not None else closed[-limit:]
+        found = closed(bars, min(end_ns, present_ns))
+        return found[:limit] if since_ns is not None else found[-limit:]
 
-    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
         """Return trades oldest first from a time, else the newest; ids cannot be asked for. Errors: as `_get`."""
         order = "desc" if since_ns is None else "asc"
         params: dict[str, Any] = {"order": order, "sort": "timestamp", "limit": min(limit, PAGE_MAX)}
@@ -181,10 +184,13 @@ class PolygonExchange(WireExchange):
                 if response.status != 200:
                     raise _refused(response.status, body)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise OutageError(f"polygon does not answer: {type(error).__name__}") from error  # its text may hold the request
+            raise OutageError(
+                f"polygon does not answer: {type(error).__name__}"
+            ) from error  # its text may hold the request
         return _decode(body, _Answer)
 
-    def _instrument(self, row: dict[str, Any]) -> Instrument:
+    def instrument_of(self, row: Mapping[str, Any], now_ns: int) -> Instrument:
+        """Return what one ticker's row says."""
         return Instrument(
             exchange=self.name,
             symbol=str(row["ticker"]),
@@ -196,7 +202,7 @@ class PolygonExchange(WireExchange):
             qty_max=Decimal(10**9),
             notional_min=Decimal(0),
             is_trading=row["active"] is True,
-            updated_ns=self._clock.now_ns(),
+            updated_ns=now_ns,
         )
 
 

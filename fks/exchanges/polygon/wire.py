@@ -22,6 +22,7 @@ import msgspec
 
 from fks.exchanges.base import Reader, Subscribed, Tally, check_trade, doubted
 from fks.exchanges.base.rows import UNREADABLE, amount_of, bar_of, check_sides, time_of
+from fks.exchanges.base.wire import answered, parts
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError
 from fks.model.market import BarSeen, Channel, MarketEvent, Quote, Subscription, Suspect
@@ -108,7 +109,9 @@ def topic_of(wanted: Subscription) -> str:
             return f"{BARS[wanted.timeframe]}.{wanted.symbol}"
         case Channel.BARS:
             raise InputError(
-                f"polygon streams no {wanted.timeframe} bars", code="TIMEFRAME_UNKNOWN", remedy=f"use {' or '.join(BARS)}"
+                f"polygon streams no {wanted.timeframe} bars",
+                code="TIMEFRAME_UNKNOWN",
+                remedy=f"use {' or '.join(BARS)}",
             )
         case Channel.BOOK:
             raise InputError("polygon has no order book", code="CHANNEL_UNKNOWN", remedy="use quotes")
@@ -182,30 +185,24 @@ class PolygonWire:
     def _answered(self, kind: _Kind, row: msgspec.Raw, received_ns: int) -> list[MarketEvent | Subscribed]:
         match kind.status:
             case "auth_success":
-                parts = range(0, len(self._topics), TOPICS_MAX)
-                names = [",".join(self._topics[start : start + TOPICS_MAX]) for start in parts]
-                self._due += [msgspec.json.encode({"action": "subscribe", "params": part}) for part in names]
+                names = [",".join(part) for part in parts(self._topics, TOPICS_MAX)]
+                self._due += [msgspec.json.encode({"action": "subscribe", "params": name}) for name in names]
             case "auth_failed" | "auth_timeout":
                 raise ConfigError(f"polygon refused the key: {kind.message[:200]}", remedy="set data.polygon_api_key")
             case "max_connections":
                 raise OutageError(f"polygon: {kind.message[:200]}", remedy="another program uses this key")
             case "success":
-                return self._stands(kind.message.rpartition(" ")[2])
+                return list(answered(self._asked, kind.message.rpartition(" ")[2]))
             case "error":
                 reason = f"a subscription was refused: {kind.message}"
                 doubt = Suspect("", "", reason, bytes(row).decode(errors="replace"), received_ns)
                 refused = [topic for topic in self._asked if topic in kind.message]
-                return [doubt, *(event for topic in refused for event in self._stands(topic))]
+                return [doubt, *(event for topic in refused for event in answered(self._asked, topic))]
             case "connected":
                 pass
             case _:
                 self._tally.unknown[f"polygon.status {kind.status}"] += 1
         return []
-
-    def _stands(self, topic: str) -> list[MarketEvent | Subscribed]:
-        was_open = bool(self._asked)
-        self._asked.discard(topic)
-        return [Subscribed()] if was_open and not self._asked else []
 
     def _read(self, ev: str, row: msgspec.Raw, received_ns: int) -> MarketEvent | None:
         match ev:

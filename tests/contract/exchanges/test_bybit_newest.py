@@ -90,7 +90,9 @@ async def bybit(market: Market, log: CollectingLog) -> AsyncIterator[BybitExchan
         await made.close()
 
 
-async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(bybit: BybitExchange, market: Market) -> None:
+async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(
+    bybit: BybitExchange, market: Market
+) -> None:
     back = Backfill(bybit, ("1m",), 1)
     feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.trade_ids)
     feed.positions = {}
@@ -112,5 +114,11 @@ async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(b
     sealed = [item.bar for item in feed.sealed]
     assert [bar.time_ns for bar in sealed] == [NEW_YEAR + minute * MINUTE for minute in range(5)]
     for bar, true in zip(sealed, truth(), strict=True):
-        assert (bar.open, bar.high, bar.low, bar.close, bar.volume) == (true.open, true.high, true.low, true.close, true.volume)
+        assert (bar.open, bar.high, bar.low, bar.close, bar.volume) == (
+            true.open,
+            true.high,
+            true.low,
+            true.close,
+            true.volume,
+        )
     assert [item.source for item in feed.sealed] == ["klines", "klines", "klines", "live", "live"]

@@ -169,6 +169,20 @@ async def test_x20_the_listing_is_exact_and_a_broken_row_is_left_out(case: Case,
     assert log.events("warning") == ["instrument.broken"]
 
 
+async def test_x20_whatever_stands_in_a_listing_the_rest_of_it_is_read(
+    case: Case, exchange: Exchange, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = [None, "x", 7, [], {}, [[]]]
+    listed = await exchange.listing()  # type: ignore[attr-defined]
+
+    async def listing() -> list[Any]:
+        return [*odd, *listed]
+
+    monkeypatch.setattr(exchange, "listing", listing)
+    assert len(await exchange.instruments()) == 2
+    assert log.events("warning") == ["instrument.broken"] * (1 + len(odd))
+
+
 async def test_x21_bars_are_exact_closed_oldest_first_and_within_what_was_asked(case: Case, exchange: Exchange, peer: Peer) -> None:
     start_ns = case.bars[0].time_ns
     assert await exchange.fetch_bars(case.symbol, "1m", None, 10) == list(case.bars)
@@ -177,9 +191,10 @@ async def test_x21_bars_are_exact_closed_oldest_first_and_within_what_was_asked(
     assert last == list(case.bars[-len(last) :])
     until = case.bars[-1].time_ns + 59 * NS  # the last one is not over at this moment
     assert await exchange.fetch_bars(case.symbol, "1m", None, 10, until_ns=until) == list(case.bars[:-1])
-    with pytest.raises(InputError) as told:
-        await exchange.fetch_bars(case.symbol, "5s", start_ns, 10)
-    assert told.value.code == "TIMEFRAME_UNKNOWN"
+    for timeframe in ("5s", "7m", ""):  # one of ours that it has not, and what is none
+        with pytest.raises(InputError) as told:
+            await exchange.fetch_bars(case.symbol, timeframe, start_ns, 10)
+        assert told.value.code == "TIMEFRAME_UNKNOWN"
 
 
 async def test_x22_trades_by_rest_are_exact_and_oldest_first(case: Case, exchange: Exchange) -> None:

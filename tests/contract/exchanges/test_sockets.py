@@ -231,7 +231,7 @@ async def test_quarantine_has_an_end(peer: Peer, sockets: Sockets) -> None:
 
 
 async def test_what_the_exchange_has_not_is_said_before_dialling(peer: Peer, sockets: Sockets) -> None:
-    with pytest.raises(InputError, match="no 5s klines"):
+    with pytest.raises(InputError, match="no 5s bars"):
         await heard(sockets, BinanceWire(peer.url), [Subscription(Channel.BARS, "BTCUSDT", "5s")], len)
     assert sockets.tally.dials == 0
 

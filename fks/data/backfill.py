@@ -55,6 +55,7 @@ class Backfill:
         own = by_length(exchange.timeframes)[0]
         #: how many trades an exchange that only tells the newest ones tells of them; 0: nobody says
         self._newest_max: int = getattr(exchange, "newest_max", 0)
+        self._shown: dict[str, list[PublicTrade]] = {}  # what such an exchange showed without a hole, of the present bar
         #: what bars can fill up to: the base timeframe, or the exchange's smallest where that is larger
         self._grain = own if length_of(own) > length_of(self._frames[0]) else self._frames[0]
 
@@ -224,16 +225,24 @@ class Backfill:
     async def _newest_since(self, symbol: str, since_ns: int, known_id: int | None = None) -> list[PublicTrade]:
         """Return the newest trades, which hold all at and after a moment, or all after a known one.
 
-        That is so when they begin before the moment, hold or join the known one, or are all there ever were.
-        Errors: PeerError when they do not reach back.
+        That is so when they begin before the moment, hold or join the known one, or are all there ever were. An answer that
+        overlaps the one before it goes on from there. Errors: PeerError when they do not reach back.
         """
         page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=PAGE)
-        if not page or page[0].time_ns < since_ns or len(page) < self._newest_max:
-            return page
-        is_joined = self._exchange.trade_ids is not TradeIds.OPAQUE and page[0].trade_id - 1 == known_id
-        if not is_joined and all(trade.trade_id != known_id for trade in page):
-            raise _TooManyError(f"{symbol}: its newest {len(page)} trades do not reach back to {iso(since_ns)}")
-        return page
+        if not page:
+            return []
+        known = self._shown.get(symbol, [])
+        joint = next((n for n, trade in enumerate(known) if trade.trade_id == page[0].trade_id), 0)
+        shown = known[:joint] + page
+        begin_ns = bar_start(page[-1].time_ns, self._grain)
+        begun = next((n for n, trade in enumerate(shown) if trade.time_ns >= begin_ns), 0)
+        self._shown[symbol] = shown[max(begun - 1, 0) :]  # from the last trade before the present bar on
+        if shown[0].time_ns < since_ns or len(page) < self._newest_max:
+            return shown
+        is_joined = self._exchange.trade_ids is not TradeIds.OPAQUE and shown[0].trade_id - 1 == known_id
+        if not is_joined and all(trade.trade_id != known_id for trade in shown):
+            raise _TooManyError(f"{symbol}: its newest {len(shown)} trades do not reach back to {iso(since_ns)}")
+        return shown
 
     async def _over(self, symbol: str, begin_ns: int) -> int:
         """Return where the bar ends that begins at a moment. Errors: OutageError while it is not over."""

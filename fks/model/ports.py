@@ -63,6 +63,7 @@ class Exchange(Protocol):
 
     `channels`: what `watch` can be asked for. `streams_max`: subscriptions one socket takes. `has_empty_bars`: whether
     the exchange's own bars include those in which nobody traded. `calendar`: "24/7", or a name of exchange_calendars.
+    Where `trades_from` is NEWEST it may have `newest_max`, how many trades it tells at most; without it nobody knows.
     """
 
     name: str

@@ -187,6 +187,24 @@ async def test_a_first_minute_that_the_newest_trades_do_not_show_whole_is_the_ex
         assert all(later.time_ns == bar_end(bar.time_ns, frame) for bar, later in itertools.pairwise(sealed))
 
 
+async def test_looks_that_overlap_show_more_than_the_newest_sixty() -> None:
+    venue = busy()
+    back = Backfill(venue, ("1m", "5m"), 2)
+    venue.at(0, 30)
+    for _ in range(6):  # every five seconds, of which sixty trades show six
+        with pytest.raises(OutageError, match="present bar"):
+            await back.recover("BTCUSDT", {})
+        venue.now_ns += 5 * NS
+    for second in (4.5, 9, 14, 19):
+        venue.at(1, second)
+        made = await back.recover("BTCUSDT", {})
+        assert made.builder.open_ns == START + 2 * 60 * NS
+        assert made.trades == [t for t in venue.trades if made.builder.open_ns <= t.time_ns <= venue.now_ns]
+    venue.at(1, 26)  # seven seconds later: nobody knows what was between
+    with pytest.raises(OutageError, match="present bar"):
+        await back.recover("BTCUSDT", {})
+
+
 async def test_a_burst_before_a_silence_is_the_exchanges_own_bar_as_soon_as_it_is_over() -> None:
     venue = SixtyNewest(market([(NS // 10, 100 + n % 7, 1) for n in range(300)]).trades)  # all in one minute, then none
     back = Backfill(venue, ("1m",), 1)
@@ -209,15 +227,16 @@ async def test_fewer_trades_than_are_shown_at_most_are_all_there_are() -> None:
 @pytest.mark.parametrize("frames", [("1m",), ("1s", "1m")], ids="-".join)
 async def test_a_hole_that_the_newest_trades_do_not_reach_back_over_is_filled_with_bars(frames: tuple[str, ...]) -> None:
     venue = busy(per_minute=70)
-    back = Backfill(venue, frames, 1)
     for number in range(290, 350):  # whatever the ids happen to be: they tell nothing
         last = venue.trades[number]
         venue.now_ns = venue.trades[number + 59].time_ns
+        back = Backfill(venue, frames, 1)
         assert await back.trades_after("BTCUSDT", last.trade_id, last.time_ns) == venue.trades[number : number + 60]
         venue.now_ns = venue.trades[number + 60].time_ns
         with pytest.raises(PeerError, match="do not reach back"):
-            await back.trades_after("BTCUSDT", last.trade_id, last.time_ns)
+            await Backfill(venue, frames, 1).trades_after("BTCUSDT", last.trade_id, last.time_ns)
     venue.at(3, 20)
+    back = Backfill(venue, frames, 1)
     sealed_ns = START + 60 * NS
     base_ns = bar_end(sealed_ns, "1m") - (NS if frames[0] == "1s" else 60 * NS)
     positions = {frame: SealedPosition(sealed_ns, 1) for frame in frames} | {frames[0]: SealedPosition(base_ns, 1)}

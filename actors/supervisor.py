@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -41,7 +42,8 @@ from fks.supervision.state import (
 )  # fmt: skip
 
 UP = frozenset({"ready", "degraded"})
-REPORT_S = 1.0  # between two rows of a child, and two looks at which children there should be
+REPORT_S = 1.0  # between two looks at how the children are, and at which there should be
+LOOKS_A_ROW = 2  # of a child that is as it was: its row says when it last beat, and what it tells of itself
 NEWS_S = 0.1  # rows follow what happened within this
 BACK_S = 30.0  # a child that is restarted has so long, beyond its own deadlines
 #: what a row says of a child that is not running
@@ -253,19 +255,22 @@ class SupervisorActor:
             kept.record.restarts = max(kept.record.restarts, counts.get(id, 0))
 
     async def _report(self) -> None:
-        while True:
+        states: dict[str, str] = {}
+        for look in itertools.count():
             if self._is_forgetting and self._has_swept:
                 try:
                     await self._chronicle.journal.forget_others([SUPERVISOR, *self._kept])
                     self._is_forgetting = False
                 except OutageError:
                     pass  # with the next report
-            await self._chronicle.report(self._rows, self.detail)
+            if self._has_news.is_set() or states != self._states() or look % LOOKS_A_ROW == 0:
+                self._has_news.clear()
+                states = self._states()
+                await self._chronicle.report(self._rows, self.detail)
             await self._c.clock.sleep(NEWS_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REPORT_S - NEWS_S):
                     await self._has_news.wait()
-            self._has_news.clear()
 
     def _rows(self) -> Sequence[HealthRow]:
         """Return the rows to write: after our own death those of children not yet looked at stay as they were."""

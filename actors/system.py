@@ -32,7 +32,7 @@ NAMESPACE = "fks"
 _STEADY = frozenset({"ready", "degraded"})
 NAME_TRIES, NAME_PAUSE_S = 10, 0.05
 GCS_S = 1.0  # how long a kill waits for Ray's control plane
-CALL_S = 30.0  # between two calls of a child whose pulse is felt: that it answers the cluster, too
+CALL_S = 60.0  # between two calls of a child whose pulse is felt: that it answers the cluster, too
 JOB_ENDS_S = 2.0  # a job's process ends by itself after this: its scheduler may be gone
 
 

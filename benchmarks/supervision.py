@@ -3,7 +3,7 @@
     python benchmarks/supervision.py [--children 50] [--seconds 30] [--rounds 3] [--json]
 
 A real system with so many strategy workers that the tree has that many children; its supervisor looks at each once a
-second, as it does by default: it feels the child's pulse in shared memory, and calls it twice a minute.
+second, as it does by default: it feels the child's pulse in shared memory, and calls it once a minute.
 The market is quiet (a tape of minute bars at its own pace), or what the children themselves do would drown it.
 Interleaved rounds: with the supervisor, then with it stopped (SIGSTOP; the keeper too, or it would put a new one in its
 place). The overhead is what the system burns more: the supervisor itself, Ray's daemons, the rows in PostgreSQL, each the
@@ -33,7 +33,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from tests.support.system import PROFILE, System
 from tests.support.waiting import wait_until
 
-CALL_S = 30.0  # actors.system.CALL_S: a child whose pulse is felt is called this seldom
+CALL_S = 60.0  # actors.system.CALL_S: a child whose pulse is felt is called this seldom
 LIMIT = 2.0  # percent of one core, where beats travel another way than Ray calls (8 over those)
 OTHERS = 5  # children that are no strategy workers
 BARE = """

@@ -28,7 +28,7 @@ from fks.store.leases import HeldLease
 from fks.store.runtime_config import overlaid
 
 SNAPSHOTS = "fks:snapshots"  # a hash in Redis: component -> its last metric snapshot
-SHARE_S = 5.0  # between two snapshots
+SHARE_S = 10.0  # between two snapshots
 SHOWN_S = 60.0  # all of them end so long after the last one of anybody
 
 

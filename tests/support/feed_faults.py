@@ -99,15 +99,19 @@ class FaultRun:
         """What the supervisor does: a collector that is dead has a successor with a higher epoch."""
         while not self._is_ending:
             if self._process is None or self._process.poll() is not None:
-                self.epoch = await raise_epoch(self.db, NAME, "test")
-                spec = {
-                    "database": self._server.url(), "redis": self.redis_url, "info": self.exchange.info, "data": DATA, "epoch": self.epoch,
-                }  # fmt: skip
-                self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
-                    [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)],
-                    cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
-                )  # fmt: skip
+                with contextlib.suppress(OutageError):  # no lease, no start: again when the database is back
+                    await self._start()
             await asyncio.sleep(0.1)
+
+    async def _start(self) -> None:
+        self.epoch = await raise_epoch(self.db, NAME, "test")
+        spec = {
+            "database": self._server.url(), "redis": self.redis_url, "info": self.exchange.info, "data": DATA, "epoch": self.epoch,
+        }  # fmt: skip
+        self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
+            [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)],
+            cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
     async def _ask(self) -> None:
         """Ask ten times a second what the order manager asks before an entry: its row of risk.market, on its own read."""

@@ -84,7 +84,7 @@ def status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
                 "error": one.error,
             }
             for one in series
-            if is_symbol(symbol, one.symbol)
+            if is_symbol(symbol, one.symbol, one.exchange)
         ]
 
     show(with_store(ctx, work), as_json, "fks.data.status/1", "nothing stored yet: 'fks data sample' loads three real months")

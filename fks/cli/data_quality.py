@@ -26,7 +26,7 @@ def chosen(symbol: str | None, timeframe: str | None, exchange: str) -> Callable
     if timeframe is not None:
         check_timeframe(timeframe)
     return lambda one: (
-        is_symbol(symbol, one.symbol) and timeframe in (None, one.timeframe) and exchange in ("", one.exchange)
+        is_symbol(symbol, one.symbol, one.exchange) and timeframe in (None, one.timeframe) and exchange in ("", one.exchange)
     )
 
 
@@ -229,7 +229,7 @@ def prune(
     def wanted(one: Series) -> bool:
         if (timeframes and one.timeframe not in timeframes) or (disabled and one.is_collected):
             return False
-        return is_symbol(symbol, one.symbol) and exchange in ("", one.exchange)
+        return is_symbol(symbol, one.symbol, one.exchange) and exchange in ("", one.exchange)
 
     async def work(db: Database, *, is_dry: bool) -> list[Any]:
         from fks.data.prune import prune as pruned

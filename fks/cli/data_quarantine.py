@@ -45,7 +45,7 @@ def quarantine(
         return
     rows = [
         row for row in with_store(ctx, lambda db: _rows(db, exchange, is_all=is_all, limit=_LOOKED_AT if symbol else limit))
-        if is_symbol(symbol, row.held.symbol)
+        if is_symbol(symbol, row.held.symbol, row.held.exchange)
     ]  # fmt: skip
     show([_shown(row, is_whole=as_json) for row in rows[:limit]], as_json, "fks.data.quarantine/1", "everything was believed")
 

@@ -93,9 +93,10 @@ def plain(symbol: str | None) -> str | None:
     return None if symbol is None else symbol.upper().replace("/", "").replace("-", "")
 
 
-def is_symbol(text: str | None, stored: str) -> bool:
-    """Return whether `text` (None: anything) means the stored symbol."""
-    return text is None or plain(text) == plain(stored)
+def is_symbol(text: str | None, stored: str, exchange: str) -> bool:
+    """Return whether `text` (None: anything; `kraken:BTC/USD` there alone) means what is stored of an exchange."""
+    at, _, symbol = (text or "").rpartition(":")
+    return text is None or (plain(symbol) == plain(stored) and at.lower() in ("", exchange))
 
 
 def show(rows: Sequence[dict[str, Any]], as_json: bool, schema: str, empty: str) -> None:

@@ -120,6 +120,8 @@ def run_syncs(
     ctx: click.Context, symbols: Sequence[str], timeframes: Sequence[str], exchange: str, as_json: bool, one: One
 ) -> None:
     """Run `one` for each symbol and timeframe (none: for each series that was synced before) and print what it did."""
+    named = {symbol.rpartition(":")[0].lower() for symbol in symbols}
+    exchange = exchange or (named.pop() if len(named) == 1 else "")
 
     async def work(db: Database) -> list[dict[str, Any]]:
         from fks.clock import RealClock
@@ -235,7 +237,7 @@ def sync_status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
             "error": row["error"],
         }
         for row in sorted(rows, key=lambda row: (row["symbol"], length_of(row["timeframe"])))
-        if is_symbol(symbol, row["symbol"])
+        if is_symbol(symbol, row["symbol"], row["exchange"])
     ]
     show(shown, as_json, "fks.data.sync.status/1", "no sync yet: 'fks data init BTCUSDT'")
 

@@ -17,11 +17,12 @@ from fks.model.timeframe import check_timeframe
 from fks.store.assets import Asset, AssetStore
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
-from fks.store.reading import ReadingStore, ambiguous
+from fks.store.reading import ambiguous
 
 LISTED_S = 3600.0  # how often the listing is fetched: rules and trading states change rarely
 CHANNELS = (Channel.TRADES, Channel.QUOTES, Channel.BOOK)  # what can be chosen; the exchange's bars come along by themselves
 HISTORY_MAX_DAYS = 7300
+_JOINED = str.maketrans("", "", "/-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,16 @@ class AssetDesk:
 
     async def _collected(self, text: str) -> str:
         """Return `text` with the exchange at which it is collected, or as it is when that is nowhere. Errors: InputError."""
-        try:
-            rows = [row for row in await ReadingStore(self._db).spelled(text) if row.is_collected]
-        except InputError:
-            return text
-        if len(rows) > 1:
-            raise ambiguous(text, rows)
-        return rows[0].place if rows else text
+        rows = [row for row in await AssetStore(self._db).all() if row["is_enabled"]]
+        plain = text.upper().translate(_JOINED)
+        places = [
+            f"{row['exchange']}:{row['symbol']}"
+            for row in rows
+            if plain in (row["symbol"].upper().translate(_JOINED), row["name"].upper().translate(_JOINED))
+        ]
+        if len(places) > 1:
+            raise ambiguous(text, places)
+        return places[0] if places else text
 
     def _find(self, text: str, exchange: str | None, listed: Sequence[Instrument]) -> tuple[str, str]:
         """Return (exchange, symbol). An exchange that was never collected lists nothing yet: its collector checks then."""

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fks.backtest import resample
 from fks.jobs.backtest import Loaded, Request
@@ -21,6 +22,7 @@ from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 from fks.store.reading import ReadingStore
 
+_SHOWN = 1000  # bars that show the tick and lot of what no exchange here lists
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
 
 
@@ -45,20 +47,23 @@ async def load_stored(db: Database, request: Request, columns: ColumnCache | Non
 
 
 async def _instrument(db: Database, request: Request) -> Instrument:
-    every = await InstrumentStore(db).all()
-    if every:
-        found = await ReadingStore(db).find(request.symbol, request.exchange, listed=True)
-        return next(item for item in every if (item.exchange, item.symbol) == (found.exchange, found.symbol))
-    # a node that never collected has no instruments yet, but may hold loaded data: rules of the shipped sample
-    symbol = request.symbol.rpartition(":")[2].upper().replace("/", "").replace("-", "")
-    exchange = request.exchange or "binance"
-    try:
-        stored = await ReadingStore(db).find(request.symbol, request.exchange)
-        exchange, symbol = stored.exchange, stored.symbol
-    except InputError as error:
-        if error.code != "SYMBOL_UNKNOWN":  # of that there will be no bars, which is what is said then
-            raise
-    return guess_instrument(exchange, symbol, Decimal("0.01"), Decimal("0.00001"))
+    """Return the rules of what is meant; of what was loaded and no exchange here lists, those that its bars show."""
+    found = await ReadingStore(db).find(request.symbol, request.exchange)
+    if found.is_listed:
+        every = await InstrumentStore(db).all(found.exchange)
+        return next(item for item in every if item.symbol == found.symbol)
+    for timeframe in (request.timeframe, "1m"):
+        bars = await BarStore(db).read(found.symbol, timeframe, 0, None, _SHOWN, exchange=found.exchange, is_newest=True)
+        if len(bars):
+            break
+    prices = np.concatenate([bars.open, bars.high, bars.low, bars.close])
+    return guess_instrument(found.exchange, found.symbol, _step(prices), _step(bars.volume))
+
+
+def _step(values: npt.NDArray[np.float64]) -> Decimal:
+    """Return the step that the decimals of `values` show: from 1 down to 1e-8, for longer ones are a float's noise."""
+    places = (int(Decimal(repr(value)).normalize().as_tuple().exponent) for value in set(values.tolist()))
+    return Decimal(1).scaleb(max(-8, min((0, *places))))
 
 
 async def _read(
@@ -131,10 +136,10 @@ def read_tape(where: str) -> tuple[Tape, str]:
 
 def guess_instrument(exchange: str, symbol: str, tick: Decimal, lot_step: Decimal) -> Instrument:
     """Return trading rules for a symbol that no instrument row describes: Binance spot's minimum of 5 in quote."""
-    quote = next((q for q in _QUOTES if symbol.endswith(q) and len(symbol) > len(q)), symbol[-3:])
-    return Instrument(
-        exchange, symbol, symbol.removesuffix(quote), quote, tick, lot_step, lot_step, Decimal(9000), Decimal(5)
-    )
+    quote = next((q for q in _QUOTES if symbol.endswith(q) and len(symbol) > len(q)), "USD")
+    quote = symbol[-3:] if len(symbol) == 6 and symbol.isalpha() and not symbol.endswith(quote) else quote  # EURJPY
+    base = symbol.removesuffix(quote).rstrip("/-")
+    return Instrument(exchange, symbol, base, quote, tick, lot_step, lot_step, Decimal(9000), Decimal(5))
 
 
 def _no_data(request: Request, symbol: str, there_is: str) -> InputError:

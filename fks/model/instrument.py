@@ -37,7 +37,7 @@ class Instrument:
     @property
     def spellings(self) -> tuple[str, ...]:
         """Return every spelling that paths, the API and commands accept."""
-        return (self.symbol, self.name, f"{self.base}-{self.quote}")
+        return tuple(dict.fromkeys((self.symbol, self.name, f"{self.base}-{self.quote}", self.base + self.quote)))
 
     def round_price(self, price: Decimal, *, side: str, is_stop: bool = False) -> Decimal:
         """Return `price` on the tick grid: buys round down, sells up, stops away from the market (peers.md §5)."""

@@ -67,7 +67,7 @@ class ReadingStore:
         rows = [row for row in rows if row.is_collected] or rows
         rows = [row for row in rows if row.has_bars] or rows
         if len(rows) > 1:
-            raise ambiguous(text, rows)
+            raise ambiguous(text, [row.place for row in rows])
         return rows[0]
 
     async def spelled(self, text: str, exchange: str | None = None, *, listed: bool = False) -> list[Listed]:
@@ -104,12 +104,11 @@ class ReadingStore:
         return [dict(row) for row in await self._db.fetch("reading.sync_status", spelled, timeframe, exchange)]
 
 
-def ambiguous(text: str, rows: Sequence[Listed]) -> InputError:
-    """Return the error for a symbol that means several things, naming them and how to say which."""
-    names = ", ".join(row.place for row in rows)
+def ambiguous(text: str, places: Sequence[str]) -> InputError:
+    """Return the error for a symbol that means several things (as `Listed.place` writes them), and how to say which."""
     return InputError(
         f"ambiguous symbol {text!r}", code="SYMBOL_AMBIGUOUS",
-        remedy=f"it may be {names}: write it like that, or name the exchange (exchange={rows[0].exchange})",
+        remedy=f"it may be {', '.join(places)}: write it like that, or name the exchange (exchange={places[0].partition(':')[0]})",
     )  # fmt: skip
 
 

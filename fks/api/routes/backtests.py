@@ -90,7 +90,7 @@ async def _spec(gate: Gateway, body: dict[str, Any]) -> dict[str, Any]:
     wanted["params"] = _plain(body.get("params", {}))
     # in a thread: the first one imports the strategies' libraries
     found = await asyncio.to_thread(_checked, wanted, gate.deps.paths.strategies)
-    item = await ReadingStore(gate.db).find(found["symbol"], found["exchange"], listed=True)
+    item = await ReadingStore(gate.db).find(found["symbol"], found["exchange"])
     return {**found, "symbol": item.symbol, "exchange": item.exchange}
 
 

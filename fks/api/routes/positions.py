@@ -33,7 +33,7 @@ async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = No
 
     listed = await ReadingStore(gate.db).spelled(symbol, exchange)
     if len({(item.base, item.quote) for item in listed if item.is_listed}) > 1:
-        raise ambiguous(symbol, listed)
+        raise ambiguous(symbol, [item.place for item in listed])
     settings = gate.deps.settings
     home = settings.venue.exchange
     item = next((item for item in listed if item.exchange == home), listed[0])

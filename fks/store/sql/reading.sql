@@ -4,12 +4,12 @@ SELECT i.exchange, i.symbol, i.base, i.quote, i.multiplier,
        EXISTS (SELECT FROM series s WHERE s.exchange = i.exchange AND s.symbol = i.symbol AND s.candles > 0) AS has_bars,
        EXISTS (SELECT FROM assets a WHERE a.exchange = i.exchange AND a.symbol = i.symbol AND a.is_enabled) AS is_collected
   FROM instruments i
- WHERE upper($1) IN (upper(i.symbol), upper(i.base || '/' || i.quote), upper(i.base || '-' || i.quote))
+ WHERE upper($1) IN (upper(i.symbol), upper(i.base || '/' || i.quote), upper(i.base || '-' || i.quote), upper(i.base || i.quote))
    AND ($2::text IS NULL OR i.exchange = $2)
 UNION ALL
 SELECT DISTINCT s.exchange, s.symbol, '', '', 1::numeric, true, false
   FROM series s
- WHERE s.candles > 0 AND upper(s.symbol) IN (upper($1), translate(upper($1), '/-', '')) AND ($2::text IS NULL OR s.exchange = $2)
+ WHERE s.candles > 0 AND translate(upper(s.symbol), '/-', '') = translate(upper($1), '/-', '') AND ($2::text IS NULL OR s.exchange = $2)
    AND NOT EXISTS (SELECT FROM instruments i WHERE i.exchange = s.exchange AND i.symbol = s.symbol)
  ORDER BY 1, 2;
 

@@ -73,7 +73,8 @@ async def test_market_data_of_two_that_are_collected_is_refused_until_one_is_nam
             _ambiguous(await client.get(path), "binance:BTCUSDT", "okx:BTC-USDT")
             named = await client.get(path, params={"exchange": "OKX", "timeframe": "1m"})
             assert (named.json()["exchange"], named.json()["symbol"]) == ("okx", "BTC-USDT")
-        assert (await client.get("/market-data/BTCUSDT")).json()["exchange"] == "binance"  # okx spells it otherwise
+        _ambiguous(await client.get("/market-data/btcusdt"), "binance:BTCUSDT", "okx:BTC-USDT")  # in every spelling
+        assert (await client.get("/historical/okx:BTCUSDT")).json()["symbol"] == "BTC-USDT"
         _ambiguous(await client.get("/historical/XRP/USDT"), "bybit:XRPUSDT", "okx:XRP-USDT")
 
 
@@ -207,7 +208,7 @@ async def test_a_list_takes_every_spelling_and_an_exchange_narrows_it(gateway: R
                 for query in ("", "?symbol=BTC/USDT", "?symbol=BTCUSDT", "?symbol=okx:BTC-USDT", "?exchange=bybit",
                               "?symbol=BTC/USDT&exchange=binance", "?exchange=kraken")
             }  # fmt: skip
-            assert list(counts.values()) == [4, 3, 2, 1, 1, 1, 0], (path, counts)
+            assert list(counts.values()) == [4, 3, 3, 1, 1, 1, 0], (path, counts)
 
 
 async def test_what_is_disabled_is_what_is_collected(gateway: Running, several: Database) -> None:
@@ -219,6 +220,9 @@ async def test_what_is_disabled_is_what_is_collected(gateway: Running, several: 
         ).status_code == 200
         [gone] = (await client.post("/assets/disable", json={"symbol": "BTC/USDT"})).json()["items"]
         assert (gone["exchange"], gone["symbol"], gone["is_enabled"]) == ("okx", "BTC-USDT", False)
+        await _collect(several, "kraken", "SOL/USD")  # its collector has not listed anything yet
+        [gone] = (await client.post("/assets/disable", json={"symbol": "SOL-USD"})).json()["items"]
+        assert (gone["exchange"], gone["symbol"], gone["is_enabled"]) == ("kraken", "SOL/USD", False)
 
 
 # ── backtests ────────────────────────────────────────────────────────────────────────────────────

@@ -98,6 +98,7 @@ async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> 
         (("sync", "BTCUSDT", "1h", "--from", "2025-02-01", "--to", "2025-01-01"), "ends before it begins"),
         (("sync", "BTCUSDT", "1h", "--from", "2999-01-01"), "lies ahead"),
         (("sync", "BTCUSDT", "1h", "--exchange", "mtgox"), "use one of binance"),
+        (("sync", "mtgox:BTCUSDT", "1h"), "use one of binance"),
         (("gaps", "BTCUSDT", "1y"), "unknown timeframe"),
         (("prune", "--older-than", "2999-01-01"), "lies ahead"),
         (("prune",), "older-than"),

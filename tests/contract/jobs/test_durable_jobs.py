@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ async def test_a_backtest_runs_as_a_job_and_equals_the_one_here(database: Databa
     [
         ({"strategy": "nope"}, "unknown strategy 'nope'"),
         ({"params": {"fst": 1}}, "has no parameter 'fst'"),
-        ({"symbol": "FOOUSDT"}, "no 1m bars of FOOUSDT"),
+        ({"symbol": "FOOUSDT"}, "unknown symbol 'FOOUSDT'; known: BTCUSDT"),
         ({"from": "2027-01-01"}, "no 1m bars of BTCUSDT from 2027-01-01T00:00:00Z"),
         ({"timeframe": "7m"}, "unknown timeframe '7m'"),
         ({"colour": "red"}, "colour: extra inputs are not permitted"),
@@ -193,6 +194,21 @@ async def test_stored_bars_come_with_their_warmup_and_longer_ones_are_made_from_
     await BarStore(database).merge(days, source="test")
     native = await load_stored(database, Request("BTCUSDT", "binance", "1d", None, None, 0))
     assert (native.source, len(native.bars)) == ("database", 40)
+
+
+async def test_what_was_loaded_and_nobody_lists_has_the_tick_and_lot_that_its_bars_show(database: Database) -> None:
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('binance','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
+    )
+    bars = bars_of([1.0842, 1.08425, 1.0843] * 20, symbol="EUR/USD")
+    bars = replace(bars, open=bars.close, high=bars.close, low=bars.close)
+    await BarStore(database).merge(bars, exchange="mybroker", source="import")
+    for spelt, exchange in (("EUR/USD", None), ("eurusd", "mybroker"), ("mybroker:EUR-USD", None)):
+        loaded = await load_stored(database, Request(spelt, exchange, "1m", None, None, 0))
+        item = loaded.instrument
+        assert (item.exchange, item.symbol, item.base, item.quote) == ("mybroker", "EUR/USD", "EUR", "USD")
+        assert (item.tick, item.lot_step, len(loaded.bars)) == (Decimal("0.00001"), Decimal(1), 60)
 
 
 def test_a_tape_is_cut_to_the_request() -> None:

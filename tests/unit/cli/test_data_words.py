@@ -21,11 +21,12 @@ def test_words_are_symbols_and_timeframes_in_any_order() -> None:
         read_words(("BTCUSDT", "7m"), settings)
 
 
-@pytest.mark.parametrize("text", ["btc-usdt", "BTC/USDT", "BTCUSDT", None])
+@pytest.mark.parametrize("text", ["btc-usdt", "BTC/USDT", "BTCUSDT", "Kraken:BTC/USDT", None])
 def test_a_symbol_is_meant_in_every_spelling(text: str | None) -> None:
-    assert is_symbol(text, "BTCUSDT")
-    assert is_symbol(text, "BTC-USDT")
-    assert text is None or not is_symbol(text, "ETHUSDT")
+    assert is_symbol(text, "BTCUSDT", "kraken")
+    assert is_symbol(text, "BTC-USDT", "kraken")
+    assert text is None or not is_symbol(text, "ETHUSDT", "kraken")
+    assert is_symbol(text, "BTCUSDT", "binance") == (text != "Kraken:BTC/USDT")
 
 
 def test_progress_without_a_terminal_is_a_line_now_and_then(

@@ -87,7 +87,8 @@ def status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
             if is_symbol(symbol, one.symbol, one.exchange)
         ]
 
-    show(with_store(ctx, work), as_json, "fks.data.status/1", "nothing stored yet: 'fks data sample' loads three real months")
+    empty = f"nothing is stored of {symbol}" if symbol else "nothing stored yet: 'fks data sample' loads three real months"
+    show(with_store(ctx, work), as_json, "fks.data.status/1", empty)
 
 
 def _range(oldest_ns: int | None, newest_ns: int | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fks.cli.base import OK, as_json, emit, settings_of, table
-from fks.cli.data_store import exchange_of, is_symbol, lasting, progress, show, with_store
+from fks.cli.data_store import ensure_some, exchange_of, is_symbol, lasting, progress, show, with_store
 from fks.model.errors import InputError
 from fks.model.timeframe import check_timeframe, iso, to_ns
 
@@ -63,6 +63,7 @@ def gaps(
 
         report = _report(ctx, db)
         listed = await report.series(wanted)
+        ensure_some(listed, symbol, timeframe, exchange)
         if ask_again:
             for one in listed:
                 await GapStore(db).forget_known(one.exchange, one.symbol, one.timeframe)
@@ -123,6 +124,7 @@ def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, excha
 
         report = _report(ctx, db)
         listed = sorted(await report.series(wanted), key=lambda one: (one.symbol, length_of(one.timeframe), one.exchange))
+        ensure_some(listed, symbol, timeframe, exchange)
         with progress("quality", is_shown=not as_json, what="series") as told:
             found = []
             for number, one in enumerate(listed, 1):

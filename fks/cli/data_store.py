@@ -99,6 +99,13 @@ def is_symbol(text: str | None, stored: str, exchange: str) -> bool:
     return text is None or (plain(symbol) == plain(stored) and at.lower() in ("", exchange))
 
 
+def ensure_some(found: Sequence[object], *named: str | None) -> None:
+    """Refuse names of which nothing is stored: "nothing is missing" of a symbol misspelt would be a lie. Errors: InputError."""
+    words = " ".join(name for name in named if name)
+    if words and not found:
+        raise InputError(f"nothing is stored of {words}", code="NO_DATA", remedy="see 'fks data status'")
+
+
 def show(rows: Sequence[dict[str, Any]], as_json: bool, schema: str, empty: str) -> None:
     """Print mappings as JSON, or as a table whose headers are their keys."""
     emit(list(rows), as_json=as_json, schema=schema)

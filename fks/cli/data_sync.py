@@ -239,7 +239,8 @@ def sync_status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
         for row in sorted(rows, key=lambda row: (row["symbol"], length_of(row["timeframe"])))
         if is_symbol(symbol, row["symbol"], row["exchange"])
     ]
-    show(shown, as_json, "fks.data.sync.status/1", "no sync yet: 'fks data init BTCUSDT'")
+    empty = f"no sync of {symbol}" if symbol else "no sync yet: 'fks data init BTCUSDT'"
+    show(shown, as_json, "fks.data.sync.status/1", empty)
 
 
 def _iso(moment: Any) -> str | None:

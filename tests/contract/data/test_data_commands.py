@@ -70,6 +70,8 @@ async def test_from_nothing_to_whole_with_gaps_quality_and_prune(database: Datab
 
 async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> None:
     assert (await fks("data", "update"))[1] == "nothing was synced yet: 'fks data init BTCUSDT'\n"
+    assert (await fks("data", "status", "BTCUDST"))[:2] == (OK, "nothing is stored of BTCUDST\n")
+    assert (await fks("data", "sync", "status", "BTCUDST"))[:2] == (OK, "no sync of BTCUDST\n")
     await fks.json("data", "init", "MAINS", "1h", "--days", "2")
     await database.sql("DELETE FROM ohlcv_data WHERE time > now() - interval '5 hours'")
     rows = (await fks.json("data", "update"))["items"]
@@ -100,6 +102,8 @@ async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> 
         (("sync", "BTCUSDT", "1h", "--exchange", "mtgox"), "use one of binance"),
         (("sync", "mtgox:BTCUSDT", "1h"), "use one of binance"),
         (("gaps", "BTCUSDT", "1y"), "unknown timeframe"),
+        (("gaps", "BTCUDST", "1h"), "nothing is stored of BTCUDST 1h; see 'fks data status'"),
+        (("quality", "--exchange", "mtgox"), "nothing is stored of mtgox"),
         (("prune", "--older-than", "2999-01-01"), "lies ahead"),
         (("prune",), "older-than"),
     ],

@@ -35,6 +35,7 @@ class GuardianActor:
         self._guardian = Guardian(
             venues=venues, kill_file=c.paths.kill_file, socket_path=c.paths.guardian_socket,
             db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log, timing=Timing.of(c.settings.venue),
+            exchange=c.settings.venue.exchange,
         )  # fmt: skip
         await self._guardian.start()
 

@@ -49,11 +49,11 @@ _STATES = {SENT: State.SENDING, UNKNOWN: State.UNKNOWN, REFUSED: State.REJECTED,
 
 
 class Guardian:
-    """start, run, stop; `detail()` and `is_ready` for status. One per system."""
+    """start, run, stop; `detail()` and `is_ready` for status. One per system. `exchange`: whose instruments its venues trade."""
 
     def __init__(
         self, *, venues: Mapping[str, Venue], kill_file: Path, socket_path: Path, db: Database | None, bus: Bus | None,
-        clock: Clock, meter: Meter, log: Log, timing: Timing | None = None,
+        clock: Clock, meter: Meter, log: Log, timing: Timing | None = None, exchange: str = "",
     ) -> None:  # fmt: skip
         self._venues = dict(venues)
         self._db = db
@@ -62,6 +62,7 @@ class Guardian:
         self._meter = meter
         self._log = log
         self._timing = timing or Timing()
+        self._exchange = exchange
         self._journal = KillJournal(kill_file)
         self._positions = PositionsFile(kill_file.with_name("kill-positions.json"))
         self._snapshot: Snapshot | None = None
@@ -301,7 +302,7 @@ class Guardian:
         ours = [item.order.client_order_id for item in record.orders] if record is not None else []
         try:
             async with asyncio.timeout(self._timing.database_s):
-                row = dict(await KillStore(self._db).snapshot(WINDOW_S, ours))
+                row = dict(await KillStore(self._db).snapshot(WINDOW_S, ours, self._exchange))
             self._snapshot = Snapshot.of(row)
             self._database = "up"
             self._positions.keep(row)

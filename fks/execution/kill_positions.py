@@ -73,7 +73,7 @@ class Snapshot:
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> Snapshot:
-        """Return a snapshot from a row of `kill.snapshot`, or from the file."""
+        """Return a snapshot from a row of `kill.snapshot`, or from the file: of rules for the same symbol the last ones."""
         return Snapshot(
             as_of_ns=int(row["as_of_ns"]),
             positions={Holder(v, int(a), s, i): Decimal(q) for v, a, s, i, q in row["positions"]},

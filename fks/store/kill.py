@@ -17,10 +17,10 @@ class KillStore:
     def __init__(self, querier: Querier) -> None:
         self._db = querier
 
-    async def snapshot(self, window_s: float, client_order_ids: Sequence[str] = ()) -> Row:
+    async def snapshot(self, window_s: float, client_order_ids: Sequence[str] = (), exchange: str = "") -> Row:
         """Return positions, instruments, orders and executions of the last `window_s` seconds, from one moment.
-        Orders that are open, or named, are among them however old."""
-        row = await self._db.fetchrow("kill.snapshot", window_s, list(client_order_ids))
+        Orders that are open, or named, are among them however old. The instruments of `exchange` come last."""
+        row = await self._db.fetchrow("kill.snapshot", window_s, list(client_order_ids), exchange)
         assert row is not None
         return row
 

@@ -1,5 +1,6 @@
 -- name: snapshot
--- What the guardian must know to close our positions without the database, from one moment: one statement, one row.
+-- What the guardian must know to close our positions without the database, from one moment: one statement, one row. Of a
+-- symbol that several exchanges list the rules of $3, whose the venue is, come last: they hold.
 SELECT
     (extract(epoch FROM now()) * 1000000)::bigint * 1000 AS as_of_ns,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(p.venue, p.account_id, p.symbol, p.instance, p.quantity::text)
@@ -7,7 +8,7 @@ SELECT
        FROM positions p WHERE p.quantity <> 0 AND p.instance <> 'external') AS positions,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(i.exchange, i.symbol, i.base, i.quote, i.lot_step::text,
                                                  i.qty_min::text, i.notional_min::text)
-                               ORDER BY i.exchange, i.symbol), '[]'::jsonb)
+                               ORDER BY i.exchange = $3, i.exchange, i.symbol), '[]'::jsonb)
        FROM instruments i
       WHERE i.symbol IN (SELECT symbol FROM assets UNION SELECT symbol FROM strategy_instances
                          UNION SELECT symbol FROM positions)) AS instruments,

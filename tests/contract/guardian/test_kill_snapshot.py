@@ -6,6 +6,9 @@ import time
 import uuid
 from decimal import Decimal
 
+import orjson
+import pytest
+
 from fks.execution.kill_positions import WINDOW_S, Holder, Snapshot
 from fks.model.order import Fill, Side
 from fks.store.db import Database
@@ -31,3 +34,23 @@ async def test_an_execution_that_fell_off_the_list_is_not_counted_twice(database
     )  # fmt: skip
     positions = snapshot.with_fills([first], frozenset())
     assert positions[Holder("ccxt", 1, "BTCUSDT", "one")] == 1200
+
+
+@pytest.mark.parametrize("home", ["binance", "bybit", "okx"])
+async def test_what_closes_a_position_follows_the_rules_of_the_exchange_that_the_venue_trades(
+    database: Database, home: str
+) -> None:
+    steps = {"binance": "0.00001", "bybit": "0.000001", "okx": "0.001"}  # all of them list it
+    for exchange, step in steps.items():
+        await database.sql(
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+            " VALUES ($1, 'BTCUSDT', 'BTC', 'USDT', 0.01, $2::text::numeric, $2::text::numeric, 9000, 5)", exchange, step,
+        )  # fmt: skip
+    await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
+    await database.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 'one', 0.1234567)"
+    )
+    row = dict(await KillStore(database).snapshot(WINDOW_S, exchange=home))
+    rules = Snapshot.of(row).rules["BTCUSDT"]
+    assert (rules.exchange, rules.lot_step) == (home, Decimal(steps[home]))
+    assert Snapshot.of(orjson.loads(orjson.dumps(row))).rules["BTCUSDT"] == rules  # and from the file

@@ -7,21 +7,12 @@ import signal
 
 import pytest
 
-from tests.support.audit import audit
+from tests.support.audit import assert_sound
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
-BASES = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
 ACTORS = ("guardian", "orders", "collector:binance", "strategy:0", "scheduler", "monitor", "supervisor")
 ACTOR_BACK_S, SERVICE_BACK_S = 5.0, 15.0
-
-
-def assert_sound(system: System) -> None:
-    """Let the auditor look: each id at most once, one outcome each, positions equal."""
-    wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=40.0, every_s=0.5)
-    wait_until(lambda: audit(system, bases=BASES, initial={}).undecided == 0, deadline_s=40.0, every_s=0.5)
-    found = audit(system, bases=BASES, initial={})
-    assert (found.doubled, found.twice_ordered) == ({}, 0)
 
 
 @pytest.mark.parametrize("name", ACTORS)

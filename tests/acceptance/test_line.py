@@ -12,11 +12,11 @@ from tests.support.audit import audit
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
-BASES = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
+SYMBOLS = {"BTCUSDT", "ETHUSDT"}
 
 
 def test_status_names_every_component_with_its_pid(system: System) -> None:
-    status = system.status()
+    status = system.json("status")
     assert {"state", "components", "feeds", "venues", "kill", "sim"} <= set(status)
     rows = {row["name"]: row for row in status["components"]}
     for name in ("supervisor", "guardian", "orders", "collector:binance", "strategy:0", "scheduler", "monitor"):
@@ -26,18 +26,18 @@ def test_status_names_every_component_with_its_pid(system: System) -> None:
     for name in ("postgres", "redis", "sim"):
         assert rows[name]["kind"] == "service", name
     assert {row["kind"] for row in rows.values()} == {"keeper", "service", "serve", "actor"}
-    assert {row["symbol"] for row in status["feeds"]} == set(BASES)
+    assert {row["symbol"] for row in status["feeds"]} == SYMBOLS
     assert status["kill"] == {"engaged": False} or status["kill"]["engaged"] is False
     assert status["sim"]["pid"] == rows["sim"]["pid"]
 
 
 def test_ticks_become_bars_signals_orders_and_fills_and_positions_equal_the_exchange(system: System) -> None:
-    wait_until(lambda: audit(system, bases=BASES, initial={}).orders_sent >= 3, deadline_s=90.0, every_s=0.5)
+    wait_until(lambda: audit(system).orders_sent >= 3, deadline_s=90.0, every_s=0.5)
     rows = system.sql("SELECT count(*) FROM ohlcv_data WHERE timeframe = '1s' AND source = 'live'")
     assert rows[0][0] > 5
-    settled = wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=30.0, every_s=0.5)
+    settled = wait_until(lambda: not audit(system).position_errors, deadline_s=30.0, every_s=0.5)
     assert settled
-    found = audit(system, bases=BASES, initial={})
+    found = audit(system)
     assert found.orders_sent >= 3
     assert (found.doubled, found.undecided, found.twice_ordered) == ({}, 0, 0)
 
@@ -162,7 +162,7 @@ def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System) -> 
             assert answer.json()["code"] == "KILLED"
         account = system.sim("/sim/account")
         assert not account["open_orders"]
-        wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=30.0, every_s=0.5)
+        wait_until(lambda: not audit(system).position_errors, deadline_s=30.0, every_s=0.5)
     finally:
         system.fks("resume")
     wait_until(lambda: system.status()["kill"]["engaged"] is False, deadline_s=10.0)

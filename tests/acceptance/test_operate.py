@@ -19,11 +19,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.audit import audit
+from tests.support.audit import assert_sound
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
-BASES = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
 CHILDREN = ("guardian", "orders", "collector:binance", "strategy:0", "scheduler", "monitor")
 WITNESS = '''
 from fks.model.bar import Bars
@@ -84,13 +83,6 @@ def client_of(system: System) -> Client:
 
 def pids(system: System) -> dict[str, int]:
     return {name: row["pid"] for name, row in system.components().items()}
-
-
-def assert_sound(system: System) -> None:
-    wait_until(lambda: not audit(system, bases=BASES, initial={}).position_errors, deadline_s=40.0, every_s=0.5)
-    wait_until(lambda: audit(system, bases=BASES, initial={}).undecided == 0, deadline_s=40.0, every_s=0.5)
-    found = audit(system, bases=BASES, initial={})
-    assert (found.doubled, found.twice_ordered) == ({}, 0)
 
 
 @pytest.fixture(scope="module")

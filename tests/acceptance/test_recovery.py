@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.acceptance.test_chaos import assert_sound
+from tests.support.audit import assert_sound
 from tests.support.system import System
 from tests.support.waiting import wait_until
 

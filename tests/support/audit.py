@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from decimal import Decimal
 
 from fks.chaos.evidence import Baseline, collect
 from fks.chaos.judge import Evidence, judge, made_by
@@ -12,6 +11,7 @@ from fks.chaos.outside import Outside
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from tests.support.system import System
+from tests.support.waiting import wait_until
 
 SETTLE_S = 20.0  # what is younger may still be under way
 
@@ -33,8 +33,8 @@ class Audit:
     others: tuple[str, ...] = ()
 
 
-def audit(system: System, *, bases: dict[str, str] | None = None, initial: dict[str, Decimal] | None = None) -> Audit:
-    """Judge the system as it is. `bases` and `initial` are not needed any more: the exchange's own executions tell."""
+def audit(system: System) -> Audit:
+    """Judge the system as it is: the exchange's own executions tell."""
     evidence = asyncio.run(_evidence(system))
     found = judge(evidence, settle_s=SETTLE_S).findings
     doubled = [finding.text for finding in found if finding.check == "orders doubled"]
@@ -49,6 +49,18 @@ def audit(system: System, *, bases: dict[str, str] | None = None, initial: dict[
         position_errors={f.text.split(" is ")[0]: f.text for f in found if f.check == "positions wrong"},
         others=tuple(f"{f.check}: {f.text}" for f in found if f.check not in named and f.text not in undecided),
     )
+
+
+def assert_sound(system: System) -> None:
+    """Let the auditor look until all is settled: positions equal, one outcome each; and each id was sent at most once."""
+
+    def settled() -> Audit | None:
+        found = audit(system)
+        return None if found.position_errors or found.undecided else found
+
+    found = wait_until(settled, deadline_s=60.0, every_s=0.5)
+    assert found is not None
+    assert (found.doubled, found.twice_ordered) == ({}, 0)
 
 
 async def _evidence(system: System) -> Evidence:

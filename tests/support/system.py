@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import psutil
 
+from fks.cli.status import find_status
+from fks.config.paths import Paths
 from tests.support.waiting import wait_until
 
 FKS = str(Path(sys.executable).parent / "fks")
@@ -65,7 +67,9 @@ class System:
         return time.monotonic() - start
 
     def status(self) -> Any:
-        return self.json("status")
+        """Return what `fks status --json` says. The tests ask for it all the time: a process for each question would take
+        the processor from the system that they time."""
+        return find_status(Paths.of(self.home))
 
     def components(self) -> dict[str, Any]:
         return {row["name"]: row for row in self.status()["components"]}

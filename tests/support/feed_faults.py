@@ -68,6 +68,7 @@ class FaultRun:
     seed: int
     done: list[Injected] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
+    started: list[int] = field(default_factory=list)
     epoch: int = 0
 
     def __post_init__(self) -> None:
@@ -108,6 +109,7 @@ class FaultRun:
         spec = {
             "database": self._server.url(), "redis": self.redis_url, "info": self.exchange.info, "data": DATA, "epoch": self.epoch,
         }  # fmt: skip
+        self.started.append(time.time_ns())
         self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
             [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)],
             cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
@@ -254,7 +256,11 @@ class FaultRun:
                     0 if fault.kind != "freeze" else round((FROZEN_S - self._unheard_s(fault)) * 1e9)
                 )
                 fits = [s for s in spans if s[0] < fault.at_ns + 1.5e9 and s[1] > over_ns]
-                assert fits, (symbol, fault, spans)
+                assert fits, (
+                    f"{symbol}: {fault.kind} at {told(fault.at_ns)} does not show in"
+                    f" {[(r['cause'], told(to_ns(r['began_at'])), told(to_ns(r['ended_at']))) for r in rows if r['symbol'] == symbol]};"
+                    f" faults {[(f.kind, told(f.at_ns)) for f in self.done]}; collectors since {[told(at_ns) for at_ns in self.started]}"
+                )
         return len(rows)
 
     def _unheard_s(self, stall: Injected) -> float:
@@ -282,6 +288,11 @@ class FaultRun:
         assert not wrong, wrong[:10]
         let_in = sum(asked.is_let_in for asked in self.asked)
         return let_in, len(self.asked) - let_in
+
+
+def told(at_ns: int) -> str:
+    """Return a moment as seconds of its hour."""
+    return f"{at_ns / 1e9 % 3600:.2f}"
 
 
 def merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -58,7 +58,7 @@ WITH wanted AS (
 ), ended AS (
     UPDATE feed_outages o SET ended_at = w.ended_at FROM outage w, held
      WHERE held.is_ours AND o.exchange = $1 AND o.symbol = w.symbol AND o.channel = w.channel AND o.began_at = w.began_at
-       AND o.ended_at IS NULL AND w.ended_at IS NOT NULL
+       AND o.ended_at IS DISTINCT FROM w.ended_at  -- nothing was heard since it ended: what begins there again is the same one
 ), began AS (
     INSERT INTO feed_outages (exchange, symbol, channel, began_at, ended_at, cause)
     SELECT $1, w.* FROM outage w, held

@@ -25,8 +25,9 @@ from fks.store.bars import BarStore
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.store.embedded import PostgresServer, start_and_wait
+from fks.store.leases import raise_epoch
 from tests.support import servers
-from tests.support.collecting import make_collector, running, settings_for
+from tests.support.collecting import NAME, make_collector, running, settings_for
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
@@ -207,6 +208,7 @@ async def test_a_collector_killed_and_back_goes_on_where_the_store_ends(
 ) -> None:
     spec = {"database": database_url, "redis": redis_url, "info": exchange.info, "data": FEW, "epoch": 1}
     for epoch in (1, 2):
+        assert await raise_epoch(database, NAME, "test") == epoch
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.support.collecting", json.dumps({**spec, "epoch": epoch}),
             cwd=Path(__file__).parents[3],

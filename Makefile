@@ -23,8 +23,8 @@ down: ## stop a system that runs in the background
 	@$(FKS) down
 
 test: install ## every property, under 12 minutes on 2 cores
-	@$(BIN)/python -m pytest tests/unit tests/contract tests/meta -n $${FKS_TEST_WORKERS:-4} --dist loadfile $(ARGS)
-	@$(BIN)/python -m pytest tests/acceptance -n $${FKS_TEST_SYSTEMS:-2} --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest tests/unit tests/contract tests/meta -n $${FKS_TEST_WORKERS:-4} --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest tests/acceptance -n $${FKS_TEST_SYSTEMS:-2} --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: install ## the long ones: chaos and memory over 30 minutes
 	@$(BIN)/python -m pytest tests/soak -m soak --timeout=5400 -s -o addopts="-q" $(ARGS)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,38 @@ from tests.support import servers
 from tests.support.ports import CollectingLog, RecordingMeter
 
 TEMPLATE = "fks_template"
+#: What takes longest, the longest first. Workers take file after file: those begun last must be short, or one is left alone.
+LONGEST = (
+    "acceptance/test_cluster.py",
+    "acceptance/test_chaos.py",
+    "acceptance/test_operate.py",
+    "acceptance/test_up.py",
+    "acceptance/test_chaos_run.py",
+    "acceptance/test_g6.py",
+    "acceptance/test_assets.py",
+    "acceptance/test_line.py",
+    "acceptance/test_recovery.py",
+    "contract/data/test_collector.py",
+    "contract/exchanges/test_every_exchange.py",
+    "contract/fencing/test_zombies.py",
+    "contract/strategies/test_containment.py",
+    "contract/data/test_feed_trouble.py",
+    "contract/data/test_sync_faults.py",
+    "contract/data/test_history.py",
+    "contract/backtest/test_g6_paper.py",
+    "contract/jobs/test_sync_job.py",
+    "contract/keeper/test_gcs_storage.py",
+    "contract/keeper/test_keeper_services.py",
+    "contract/keeper/test_keeper.py",
+)
+# a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must hear Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, for `--no-loadscope-reorder`; the order within a file and of the others stays."""
+    rank = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

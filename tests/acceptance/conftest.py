@@ -1,21 +1,21 @@
-"""One running system for the whole acceptance suite; a test that breaks it leaves it healthy again."""
+"""One running system for each worker of the acceptance suite; a test that breaks it leaves it healthy again."""
 
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from tests.support.exchange_cases import CASES
+from tests.support.exchange_peer import Peer, playing
 from tests.support.system import System
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-# a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must hear Ctrl-C
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def copy_sources(place: Path) -> Path:
@@ -27,12 +27,28 @@ def copy_sources(place: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def running() -> Iterator[System]:
+def portal() -> Iterator[BlockingPortal]:
+    """Run an event loop beside the tests."""
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture(scope="session")
+def okx(portal: BlockingPortal) -> Iterator[Peer]:
+    """Serve what the system takes for OKX; nothing of it is collected until a test asks for that."""
+    with portal.wrap_async_context_manager(playing(CASES["okx"])) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def running(okx: Peer) -> Iterator[System]:
     """Start a system in a directory of its own and stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="fks-acc-") as place:
         Path(place).chmod(0o755)
         # from sources of its own, so that a test may change what is installed under it
-        system = System.at(Path(place) / "home", PYTHONPATH=str(copy_sources(Path(place) / "installed")))
+        sources = copy_sources(Path(place) / "installed")
+        endpoint = f"okx http://{okx.url} ws://{okx.url}"
+        system = System.at(Path(place) / "home", PYTHONPATH=str(sources), FKS_DATA_ENDPOINTS=endpoint)
         try:
             system.up()
             yield system

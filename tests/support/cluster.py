@@ -9,6 +9,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import psutil
 
 from tests.support.system import System
+from tests.support.waiting import wait_until
 
 START_S = 170.0
 
@@ -43,7 +45,7 @@ class Cluster:
         return self.nodes["h0"]
 
     def start(self, workers: int) -> None:
-        """Start the head, then the workers; each says that it is ready."""
+        """Start the head, then the workers, all at once; each says that it is ready, and the head that it is there."""
         port = free_port(self.address)
         self.nodes["h0"] = System.at(self.place / "h0", **self.settings)
         self.head.fks(
@@ -59,10 +61,12 @@ class Cluster:
             timeout_s=START_S,
         )
         urls = {"FKS_DATABASE_URL": self.head.node["database_url"], "FKS_REDIS_URL": self.head.node["redis_url"]}
-        for number in range(1, workers + 1):
-            name = f"w{number}"
-            self.nodes[name] = System.at(self.place / name, **self.settings, **urls)
-            self.join(name, port=port)
+        names = [f"w{number}" for number in range(1, workers + 1)]
+        self.nodes |= {name: System.at(self.place / name, **self.settings, **urls) for name in names}
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda name: self.join(name, port=port), names))
+        rows = {f"{service}@{name}" for service in ("keeper", "raylet") for name in names}
+        wait_until(lambda: rows <= set(self.head.components()), deadline_s=10.0)  # each writes its rows once a second
 
     def join(self, name: str, *, port: int | None = None) -> None:
         """Start a worker's keeper; it takes over what an earlier one left."""
@@ -73,8 +77,11 @@ class Cluster:
         )  # fmt: skip
 
     def stop(self) -> None:
-        for name in sorted(self.nodes, reverse=True):
-            self.nodes[name].down()
+        workers = [node for name, node in self.nodes.items() if name != "h0"]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(System.down, workers))
+        if "h0" in self.nodes:
+            self.head.down()
 
     def row(self, name: str) -> dict[str, Any]:
         """Return a component's row, from the head's status."""

@@ -256,6 +256,11 @@ async def test_a_new_supervisor_keeps_counting_the_old_ones_restarts(run: Any, d
     world = FakeWorld()
     supervisor = run(world, spec("a"), restarts_max=2)
     await until(lambda: supervisor.is_ready)
+
+    async def remembers() -> bool:
+        return [row["restarts"] for row in await database.sql("SELECT restarts FROM component_health WHERE name = 'a'")] == [2]
+
+    await until(remembers)
     world.children["a"].die("third in the window")
     await until(lambda: supervisor.detail()["children"]["a"] == "failed")
 

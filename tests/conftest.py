@@ -36,6 +36,8 @@ LONGEST = (
     "contract/exchanges/test_every_exchange.py",
     "contract/fencing/test_zombies.py",
     "contract/strategies/test_containment.py",
+    "contract/guardian/test_guardian_kill.py",
+    "contract/keeper/test_keeper.py",
     "contract/data/test_feed_trouble.py",
     "contract/data/test_sync_faults.py",
     "contract/data/test_history.py",
@@ -43,7 +45,6 @@ LONGEST = (
     "contract/jobs/test_sync_job.py",
     "contract/keeper/test_gcs_storage.py",
     "contract/keeper/test_keeper_services.py",
-    "contract/keeper/test_keeper.py",
 )
 # a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must hear Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -25,9 +25,12 @@ from tests.support.operations import IDS, Dead, FakeParts, Rig
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
+POLL_S = actors.operations.POLL_S
+
 
 @pytest.fixture
-async def rig(database: Database, bus: Bus, log: CollectingLog) -> AsyncIterator[Rig]:
+async def rig(database: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(actors.operations, "POLL_S", 0.1)  # what is asked for here wakes nobody
     parts = FakeParts()
     component: Any = SimpleNamespace(db=database, bus=bus, clock=RealClock(), log=log, config_version=0)
     rig = Rig(database, OperationStore(database), RuntimeConfigStore(database), parts, log, component=component)
@@ -87,7 +90,8 @@ async def test_what_nobody_took_up_is_not_done_hours_later(rig: Rig) -> None:
     assert (found.state, found.error) == ("failed", "nobody took it up in time")
 
 
-async def test_a_restart_is_taken_up_at_once_and_audited(rig: Rig, bus: Bus) -> None:
+async def test_a_restart_is_taken_up_at_once_and_audited(rig: Rig, bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors.operations, "POLL_S", POLL_S)  # a message wakes it, not the next look
     rig.start()
     await until(lambda: rig.log.lines == [] and len(rig.tasks) == 1)
     await rig.ended(await rig.store.request("restart", target="guardian"))  # it listens by now

@@ -106,7 +106,7 @@ class Snapshot:
                 continue
             if fill.time_ns < self.booked_from_ns or (known is None and not is_ours(fill.client_order_id)):
                 continue
-            holder = known.holder if known else self._likely_holder(fill)
+            holder = known.holder if known else self._likely_holder(fill, positions)
             if holder is not None:
                 positions[holder] = positions.get(holder, Decimal(0)) + self._moved(fill)
         return positions
@@ -116,14 +116,16 @@ class Snapshot:
         fee = fill.fee if rules is not None and fill.fee_currency == rules.base else Decimal(0)
         return fill.side.sign * fill.quantity - fee
 
-    def _likely_holder(self, fill: Fill) -> Holder | None:
-        """Return whose a fill of an order newer than the snapshot is: the one holder in that symbol, else nobody's name."""
+    def _likely_holder(self, fill: Fill, positions: Mapping[Holder, Decimal]) -> Holder | None:
+        """Return whose a fill of an order newer than the snapshot is: the one holder in that symbol, the one whose position
+        it can have closed, else nobody's name."""
         same = sorted(
             {h for h in self.positions if (h.venue, h.symbol) == (fill.venue, fill.symbol)}
             | {k.holder for k in self.orders.values() if (k.holder.venue, k.holder.symbol) == (fill.venue, fill.symbol)}
         )
-        if len(same) == 1:
-            return same[0]
+        closed = [h for h in same if -fill.side.sign * positions.get(h, Decimal(0)) >= fill.quantity]
+        if len(same) == 1 or len(closed) == 1:
+            return (closed or same)[0]
         accounts = {k.holder.account_id for k in self.orders.values() if k.holder.venue == fill.venue} | {
             h.account_id for h in self.positions if h.venue == fill.venue
         }

@@ -129,3 +129,14 @@ def test_fills_are_added_once_and_to_their_holder() -> None:
         fill("skipped", "6", Side.BUY, "7"),
     ]
     assert snapshot.with_fills(fills, frozenset({"skipped"})) == {holder: Decimal("1.29")}
+
+
+def test_an_exit_newer_than_the_snapshot_is_taken_from_who_can_have_made_it() -> None:
+    """A strategy's exit fills while the kill begins, and a person holds the same symbol: nobody's books go below zero."""
+    person, strategy = (Holder("ccxt", 1, "BTCUSDT", instance) for instance in ("", "sma"))
+    rules = Rules("binance", "BTC", "USDT", Decimal("0.00001"), Decimal("0.00001"), Decimal(5))
+    held = {person: Decimal("0.003996"), strategy: Decimal("0.00791414")}
+    exit = Fill(uuid.uuid4(), ids.client_order_id(uuid.uuid4(), "exit"), "1", "9", 1, "ccxt", "BTCUSDT", Side.SELL,
+                Decimal("0.00791"), Decimal(65000), Decimal("0.5"), "USDT", NOW)  # fmt: skip
+    snapshot = Snapshot(NOW, held, {"BTCUSDT": rules}, {}, frozenset())
+    assert snapshot.with_fills([exit], frozenset()) == {person: Decimal("0.003996"), strategy: Decimal("0.00000414")}

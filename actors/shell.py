@@ -193,20 +193,22 @@ class Shell:
 
     def _turn(self) -> None:
         """One turn of the work loop: the beat that health tells of."""
-        now_s = time.monotonic()
-        self._beat, self._memory_mb = now_s, memory_mb()
+        now_s = self._beat = time.monotonic()
+        if now_s - self._said_s >= SAY_S:
+            self._memory_mb = memory_mb()
         self._look(now_s)
-        if self._pulse is not None:
-            if now_s - self._said_s >= SAY_S:
-                self._said_s = now_s
+        if now_s - self._said_s >= SAY_S:
+            self._said_s = now_s
+            self._detail = dict(self._child.detail()) if self._child is not None else {}
+            if self._pulse is not None:
                 self._pulse.say(self._answer(now_s))
+        if self._pulse is not None:
             self._pulse.beat(now_s)
 
     def _look(self, now_s: float) -> None:
-        """Look at the child: its detail, its state, its problems."""
+        """Look at the child: its state, its problems."""
         if self._child is None or self._component is None:
             return
-        self._detail = dict(self._child.detail())
         changes = self._checks.look(self._problems(self._component, now_s), now_s)
         log = self._component.log
         for problem in changes.failed:

@@ -275,8 +275,10 @@ class SupervisorActor:
     def _rows(self) -> Sequence[HealthRow]:
         """Return the rows to write: after our own death those of children not yet looked at stay as they were."""
         states = self._states()
-        records = [kept.record for kept in self._kept.values()]
+        records, now_s = [kept.record for kept in self._kept.values()], self._c.clock.monotonic()
         for record in records:
+            if record.beat_s is not None:
+                self._c.meter.gauge("fks_actor_heartbeat_age_seconds", now_s - record.beat_s, child=record.spec.id)
             if states[record.spec.id] in _AT_REST.values():
                 record.state = states[record.spec.id]
         return [
@@ -286,11 +288,13 @@ class SupervisorActor:
 
     async def _follow_want(self) -> None:
         """Ask once a second what the tree should be; what an earlier supervisor left running outside of it is ended."""
-        refused = ""
+        refused, known = "", None
         while self._want is not None:
             try:
                 tree = await self._want()
-                check_tree(tree)
+                if tree is not known:  # else it is what was looked at a second ago
+                    check_tree(tree)
+                known = tree
                 if tree != (self._state.wanted or self._state.tree):
                     self._events.put_nowait(TreeWanted(tree))
                 if not self._has_swept:

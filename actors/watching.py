@@ -334,8 +334,6 @@ class Keeping:
 
     def _take(self, beat: Mapping[str, object]) -> None:
         self.record.take(beat, self._c.clock.now_ns(), self._c.clock.monotonic())
-        age_s = float(str(beat["age_s"]))
-        self._c.meter.gauge("fks_actor_heartbeat_age_seconds", age_s, child=self.record.spec.id)
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────
     async def _stop(self, run: int, deadline_s: float, why: str) -> None:

@@ -19,11 +19,12 @@ from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.market import TradeIds
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, bar_end, bar_start, iso
+from fks.store.budgets import in_background
 from fks.store.feeds import TRADES, FeedRow, FeedStore
 from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
-RECHECK_NS = 300 * NS  # so far back bars are asked for again where ids do not prove that no trade is missing
+RECHECK_NS = 300 * NS  # so far back bars are asked for again after a restart, where ids do not prove that none lacks a trade
 REFILL_MAX = 200_000  # trades fetched again for the store at a time
 EXPECTED = (OutageError, PeerError, InputError)
 
@@ -126,11 +127,7 @@ class Holes:
     async def _repaired(self, feed: SymbolFeed, gap: Gap | None, by_bars: bool, settle_s: float) -> None:
         if settle_s:
             await self._clock.sleep(settle_s)
-        last_ns = feed.last_ns
         await self._persist(feed, gap, by_bars)
-        if gap is not None and self._exchange.trade_ids is not TradeIds.CONTIGUOUS:
-            # trades may have been overtaken by others before the hole, and no id tells: these bars are asked for again
-            feed.late_ns.update(range(last_ns, last_ns - RECHECK_NS, -60 * NS))
         self._tasks.pop(("repair", feed.symbol), None)  # what is missing from here on is a hole of its own
         is_live = self._is_subscribed(feed.symbol) and not feed.is_mute
         self._set_state(feed, FeedState.LIVE if is_live else FeedState.STALE, "disconnected")
@@ -234,7 +231,11 @@ class Holes:
             self.repair(feed, None, cause="late", by_bars=True)
 
     async def _rechecked(self, feed: SymbolFeed) -> None:
-        """Ask for the bars sealed last: the collector before us may have died with the correction of one in hand."""
+        """Ask for the bars sealed last: the collector before us may have died with the correction of one in hand.
+
+        Live feeds go first.
+        """
+        in_background.set(True)
         sealed = {frame: position.sealed_ns for frame, position in (feed.positions or {}).items()}
         over_ns = max((bar_end(sealed_ns, frame) for frame, sealed_ns in sealed.items()), default=0)
         for frame, sealed_ns in sealed.items():

@@ -136,12 +136,14 @@ class Run:
 
     def lose(self, count: int) -> None:
         """Some never come. Ids tell, or else the wire does."""
+        self._flush_overtaken()
         lost, self.wire = self.wire[:count], self.wire[count:]
         if lost and self.market.trade_ids is not TradeIds.CONTIGUOUS:
             self._missing()
 
     def cut(self, count: int) -> None:
         """The connection ends with what is on it, and is made again."""
+        self._flush_overtaken()
         self.wire.clear()
         self._missing()
 
@@ -165,6 +167,14 @@ class Run:
         self.holes.cancel(SYMBOL)
         self.wire.clear()
         self._begin()
+
+    def _flush_overtaken(self) -> None:
+        """Where no id proves a hole, a connection must not lose a trade of before one that it has delivered."""
+        newest = max((trade.time_ns for trade in self._heard), default=0)
+        if self.market.trade_ids is not TradeIds.CONTIGUOUS:
+            late = [trade for trade in self.wire if trade.time_ns <= newest]
+            self.wire = [trade for trade in self.wire if trade.time_ns > newest]
+            self._receive(late)
 
     def _receive(self, events: list[Any]) -> None:
         if events:

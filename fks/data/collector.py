@@ -205,6 +205,8 @@ class Collector:
 
     def _lost(self, symbols: Iterable[str], cause: str) -> None:
         for feed in [self._feeds[symbol] for symbol in symbols if symbol in self._feeds]:
+            if cause == "silent":  # so many were silent there that the others have to be heard anew, too
+                feed.is_mute, feed.doubted_s = True, self._clock.monotonic()
             if feed.state is FeedState.LIVE:
                 self._set_state(feed, FeedState.STALE, cause)
 

@@ -35,6 +35,7 @@ class Shard:
     is_subscribed: bool = False
     task: asyncio.Task[None] | None = None
     heard: bool = False
+    is_silent: bool = False  # it is dialled anew because of that, and not for a new symbol
 
 
 class Shards:
@@ -109,6 +110,7 @@ class Shards:
                 by_shard.setdefault(shard, []).append(symbol)
         for shard, symbols in by_shard.items():
             if len(symbols) * 2 >= len(shard.symbols) or len(self._shards) >= SOCKETS_MAX:
+                shard.is_silent = True
                 shard.redial.set()
                 continue
             for symbol in symbols:
@@ -155,7 +157,7 @@ class Shards:
         while True:
             shard.redial.clear()
             began_s = self._clock.monotonic()
-            shard.heard = False
+            shard.heard = shard.is_silent = False
             cause = await self._one_connection(shard)
             shard.is_subscribed = False
             self._lost(shard.symbols, cause)
@@ -173,7 +175,7 @@ class Shards:
             await asyncio.wait({listening, redialling}, timeout=DIAL_S, return_when=asyncio.FIRST_COMPLETED)
             if shard.is_subscribed:
                 await asyncio.wait({listening, redialling}, return_when=asyncio.FIRST_COMPLETED)
-            cause = "silent" if redialling.done() else "disconnected"
+            cause = "silent" if redialling.done() and shard.is_silent else "disconnected"
         finally:
             redialling.cancel()
             listening.cancel()

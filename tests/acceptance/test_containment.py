@@ -32,7 +32,7 @@ def _row(system: System) -> tuple[object, ...]:
 def _lag(system: System) -> list[tuple[object, ...]]:
     """Return the enabled neighbours that are more than two seconds behind what is sealed."""
     return system.sql(
-        "SELECT i.id FROM strategy_instances i JOIN feeds f USING (exchange, symbol, timeframe) WHERE i.is_enabled"
+        "SELECT i.id, i.state, i.crashes, f.sealed_through, i.cursor_time FROM strategy_instances i JOIN feeds f USING (exchange, symbol, timeframe) WHERE i.is_enabled"
         " AND i.id <> 'deadly' AND (i.state <> 'RUNNING' OR i.crashes > 0 OR f.sealed_through - i.cursor_time > interval '2 s')"
     )
 
@@ -60,7 +60,11 @@ def test_a_strategy_that_kills_its_worker_is_set_apart_switched_off_and_paged(sy
         pages = system.sql("SELECT event FROM alerts WHERE event LIKE 'strategy.%' ORDER BY id")
         assert [page[0] for page in pages] == ["strategy.isolated", "strategy.disabled"]
         wait_until(lambda: "strategy:solo:deadly" not in system.components(), deadline_s=20.0, every_s=0.3)
-        wait_until(lambda: not _lag(system), deadline_s=20.0, every_s=0.3)
+        behind: list[object] = []
+        try:
+            wait_until(lambda: not behind.append(_lag(system)) and not behind[-1], deadline_s=20.0, every_s=0.3)
+        except AssertionError:
+            raise AssertionError(f"neighbours were held up: {behind[0]}, then {behind[-1]}") from None
         after = system.components()
         others = {name for name in pids if not name.startswith("strategy")}
         assert {name: after[name]["pid"] for name in others} == {name: pids[name] for name in others}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+from fks.data.liveness import Pulse
+from fks.model.market import Channel
 from fks.model.timeframe import NS, to_ns
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -70,6 +73,27 @@ async def test_one_silent_symbol_is_taken_elsewhere_and_the_others_never_stop(
     assert began + 4 * NS < to_ns(row["ended_at"]) <= ended
     assert await outages(database, "ETHUSDT") == []
     assert await outages(database, "SOLUSDT") == []
+
+
+async def test_a_socket_dialled_anew_for_one_silent_symbol_makes_no_other_live_that_nobody_heard(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    """The whole exchange stands still; one symbol's limit is over first, and takes the socket of both along."""
+    settings = settings_for(exchange.info, **FEW, stale_max_s=2.0)
+    async with running(make_collector(settings, database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=20)
+        patient = collector._feeds["BTCUSDT"]
+        patient.pulses[Channel.TRADES] = Pulse(time.monotonic(), 60.0, 60.0)
+        await later(database, 1)
+        exchange.fault("freeze_stream", seconds=6)
+        since_s = time.monotonic()
+        await until(lambda: patient.state == "BACKFILL", deadline_s=4, every_s=0.001)
+        await until(lambda: patient.state != "BACKFILL", deadline_s=4, every_s=0.001)
+        assert time.monotonic() - since_s < 5.5
+        assert (patient.state, patient.is_mute) == ("STALE", True)
+        await until(lambda: collector.is_ready, deadline_s=20)
+        assert time.monotonic() - since_s > 5.5
+    await check_stored(database, exchange)
 
 
 @pytest.mark.parametrize("kind", ["duplicate_trades", "reorder_trades"])

@@ -45,6 +45,7 @@ _LOST = (
     OSError,
 )
 _MAYBE_LOST = (*_LOST, asyncpg.InterfaceError, TimeoutError)
+_GONE = ("clos", "released back", "another operation is in progress")
 #: the server answers and cannot work: disk full, no memory, I/O errors. Somebody may be making room: an outage
 _UNWELL = (asyncpg.InsufficientResourcesError, asyncpg.PostgresSystemError)
 _REFUSED = (
@@ -302,10 +303,13 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Tell a lost connection from a mistake of ours: asyncpg raises InterfaceError for both (wrong argument counts)."""
+    """Tell a lost connection from a mistake of ours: asyncpg raises InterfaceError for both (wrong argument counts).
+
+    One that was cut in the middle of a COPY may still be at it when it is asked for the next thing: nobody shares one here.
+    """
     if not isinstance(error, asyncpg.InterfaceError):
         return True
-    return not isinstance(error, ValueError) and ("clos" in str(error) or "released back" in str(error))
+    return not isinstance(error, ValueError) and any(text in str(error) for text in _GONE)
 
 
 def _drop(connection: Any) -> None:

@@ -7,9 +7,7 @@ from collections import Counter
 from fks.model.market import Tally
 from fks.model.ports import Meter
 
-KINDS_MAX = (
-    50  # names of unknown kinds and fields that get a series of their own; a peer that invents more fills no monitor
-)
+KINDS_MAX = 50  # unknown kinds and fields with a series of their own; a peer that invents more fills no monitor
 OTHERS = "other"
 
 

@@ -245,6 +245,8 @@ class Holes:
                     break
                 except EXPECTED as error:
                     self._log.warning("feed.revision", symbol=feed.symbol, error=str(error))
+                    if not isinstance(error, OutageError):
+                        break  # it does not give them, and will not later
                     await self._clock.sleep(RETRY_MAX_S)
 
     async def _take_own(self, feed: SymbolFeed, frame: str, start_ns: int, end_ns: int) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fks.data.feed import FeedState, Gap, Sealed, SymbolFeed
 from fks.data.holes import Holes
 from fks.model.bar import Bar, BarClosed, PublicTrade
+from fks.model.errors import PeerError
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS, bar_end, bar_start
 from fks.store.feeds import SealedPosition
@@ -245,3 +246,20 @@ def test_any_interleaving_gives_the_bars_of_the_exchange(
         if bar_start(last_ns, frame) > bar_end(first_ns, frame):
             assert bars[-1].time_ns >= bar_start(bar_start(last_ns, frame) - 1, frame), "the end is missing"
         event(f"{frame}: {min(len(bars), 5)} bars")
+
+
+async def test_an_exchange_that_refuses_its_bars_is_not_asked_for_them_for_ever() -> None:
+    market = market_of([(NS, 100, 1), (70 * NS, 101, 1), (70 * NS, 102, 1)], TradeIds.RISING)
+    async with asyncio.TaskGroup() as group:
+        run = Run(market, group)
+        run.go(3)
+        await run.rest()
+        asked: list[str] = []
+
+        async def refused(symbol: str, timeframe: str, *args: Any, **options: Any) -> list[Bar]:
+            asked.append(timeframe)
+            raise PeerError("no such bars")
+
+        market.fetch_bars = refused  # type: ignore[method-assign]
+        await asyncio.wait_for(run.holes._rechecked(run.feed), 2)
+        assert 1 <= len(asked) <= len(FRAMES)

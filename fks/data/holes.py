@@ -271,8 +271,9 @@ class Holes:
                         feed.revised.append(Sealed(own, None, "revised"))
             except EXPECTED as error:
                 self._log.warning("feed.revision", symbol=feed.symbol, error=str(error))
-                await self._clock.sleep(RETRY_MAX_S)
-                continue
+                if isinstance(error, OutageError):
+                    await self._clock.sleep(RETRY_MAX_S)
+                    continue  # else it stays in the quarantine, unsettled, for a person
             feed.doubted.popleft()
 
     async def _own_bars(self, feed: SymbolFeed, frame: str, start_ns: int, end_ns: int) -> list[Bar]:

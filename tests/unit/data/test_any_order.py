@@ -263,3 +263,24 @@ async def test_an_exchange_that_refuses_its_bars_is_not_asked_for_them_for_ever(
         market.fetch_bars = refused  # type: ignore[method-assign]
         await asyncio.wait_for(run.holes._rechecked(run.feed), 2)
         assert 1 <= len(asked) <= len(FRAMES)
+
+
+async def test_a_doubt_that_the_exchange_refuses_to_settle_holds_up_no_other() -> None:
+    market = market_of([(NS, 100, 1), (70 * NS, 101, 1)], TradeIds.CONTIGUOUS)
+    async with asyncio.TaskGroup() as group:
+        run = Run(market, group)
+        await run.rest()
+        held: list[Any] = []
+
+        async def keep(items: list[Any]) -> None:
+            held.extend(items)
+
+        async def refused(symbol: str, timeframe: str, *args: Any, **options: Any) -> list[Bar]:
+            raise PeerError("no such bars")
+
+        bars = market.bars("1m")[:2]
+        market.fetch_bars = refused  # type: ignore[method-assign]
+        run.holes._quarantine = SimpleNamespace(add=keep)  # type: ignore[assignment]
+        run.feed.doubted.extend((bar, "far off") for bar in bars)
+        await asyncio.wait_for(run.holes._confirmed(run.feed), 2)
+        assert (len(held), len(run.feed.doubted)) == (len(bars), 0)

@@ -51,18 +51,22 @@ async def trading(exchange: LocalExchange, db: Database, bus: Bus, folder: Path)
         log=log, lease=lease, is_killed=lambda: read_kill(folder / "kill.jsonl") is not None,
     )  # fmt: skip
 
+    async def tell_price() -> None:
+        price = Decimal(str(exchange.ask("GET", "/api/v3/ticker/price", None, symbol="BTCUSDT")["price"]))
+        await db.sql(
+            "INSERT INTO feeds (exchange, symbol, timeframe, last_message_at, last_price, state)"
+            " VALUES ('binance', 'BTCUSDT', 'trades', now(), $1, 'LIVE') ON CONFLICT (exchange, symbol, timeframe)"
+            " DO UPDATE SET last_message_at = now(), last_price = excluded.last_price",
+            price,
+        )
+        await collect(db)
+
     async def keep_fresh() -> None:
         while True:
-            price = Decimal(str(exchange.ask("GET", "/api/v3/ticker/price", None, symbol="BTCUSDT")["price"]))
-            await db.sql(
-                "INSERT INTO feeds (exchange, symbol, timeframe, last_message_at, last_price, state)"
-                " VALUES ('binance', 'BTCUSDT', 'trades', now(), $1, 'LIVE') ON CONFLICT (exchange, symbol, timeframe)"
-                " DO UPDATE SET last_message_at = now(), last_price = excluded.last_price",
-                price,
-            )
-            await collect(db)
             await asyncio.sleep(0.3)
+            await tell_price()
 
+    await tell_price()  # an order that comes before the first price is denied
     tasks = [asyncio.create_task(keep_fresh()), asyncio.create_task(lease.keep())]
     await service.start()
     tasks.append(asyncio.create_task(service.run()))
@@ -140,7 +144,8 @@ async def test_a_kill_while_the_order_service_is_dead_is_booked_when_it_is_back(
     await seed(database, position=None)
     start = (await trader.balances())["BTC"].total
     async with trading(exchange, database, bus, folder) as door:
-        assert (await buy(door, exchange, "0.05")).status == 202
+        answer = await buy(door, exchange, "0.05")
+        assert answer.status == 202, answer.body
 
         async def is_held() -> bool:
             return await held(database) > 0

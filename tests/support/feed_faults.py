@@ -86,12 +86,15 @@ class FaultRun:
             self._postgres = await asyncio.to_thread(start_and_wait, self._server, log=self._log)
             await migrate.upgrade(self._server.url())
             self.db = await Database.connect(self._server.url(), DatabaseSettings(retry_s=30.0))
-            tasks = [asyncio.create_task(self._keep()), asyncio.create_task(self._ask())]
             try:
-                yield self
+                async with asyncio.TaskGroup() as group:  # one that falls ends the run
+                    group.create_task(self._keep())
+                    group.create_task(self._ask())
+                    try:
+                        yield self
+                    finally:
+                        self._is_ending = True
             finally:
-                self._is_ending = True
-                await asyncio.gather(*tasks, return_exceptions=True)
                 self._kill_collector()
                 await self.db.close()
                 self._server.stop(self._postgres)

@@ -54,11 +54,10 @@ def _play(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary, flo
     from fks.data.tape.playing import play, wires_of
     from fks.data.tape.reading import header_of, read_records, tape_files
     from fks.data.tape.summary import Summary
-    from fks.model.market import TradeIds
 
     files = tape_files(tape)
     header = header_of(files)
-    summary = Summary(header.exchange, timeframe, ids=TradeIds(header.trade_ids))
+    summary = Summary(header.exchange, timeframe, ids=header.traits.trade_ids)
     make_wire = wires_of(header.exchange)
     begin_s, begin_ns = time.monotonic(), 0
     for played in play(read_records(files), make_wire):

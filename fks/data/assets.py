@@ -145,10 +145,10 @@ def frames_of(asset: Asset, usual: Sequence[str]) -> tuple[str, ...]:
 
 def subscriptions(asset: Asset, frames: Sequence[str], exchange: Exchange) -> tuple[Subscription, ...]:
     """Return what to ask an exchange for: the channels chosen and had, and its own word that the smallest bars are over."""
-    chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & exchange.channels
+    chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & exchange.traits.channels
     found = [Subscription(channel, asset.symbol) for channel in CHANNELS if channel in chosen]
-    if Channel.BARS in exchange.channels:
-        live: frozenset[str] = getattr(exchange, "live_bars", exchange.timeframes)  # coinbase streams fewer than its REST has
+    if Channel.BARS in exchange.traits.channels:
+        live = exchange.traits.timeframes if exchange.traits.live_bars is None else exchange.traits.live_bars
         ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in live] or [f for f in by_length(live) if f in frames][:1]
         found += [Subscription(Channel.BARS, asset.symbol, frame) for frame in ends]
     return tuple(found)

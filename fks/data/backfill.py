@@ -52,9 +52,7 @@ class Backfill:
         self._exchange = exchange
         self._frames = by_length(timeframes)
         self._bars_empty = bars_empty
-        own = by_length(exchange.timeframes)[0]
-        #: how many trades an exchange that only tells the newest ones tells of them; 0: nobody says
-        self._newest_max: int = getattr(exchange, "newest_max", 0)
+        own = by_length(exchange.traits.timeframes)[0]
         self._shown: dict[str, list[PublicTrade]] = {}  # what such an exchange showed without a hole, of the present bar
         #: what bars can fill up to: the base timeframe, or the exchange's smallest where that is larger
         self._grain = own if length_of(own) > length_of(self._frames[0]) else self._frames[0]
@@ -91,7 +89,7 @@ class Backfill:
         begin_ns = bar_start(newest.time_ns if newest else quiet_ns, self._grain)
         if stored is None or begin_ns > stored.sealed_ns or (self._grain != base and newest and newest.time_ns > stored.sealed_ns):
             return begin_ns
-        is_counted = self._exchange.trade_ids is TradeIds.CONTIGUOUS
+        is_counted = self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS
         if newest is None or stored.last_trade_id is None or (is_counted and newest.trade_id < stored.last_trade_id):
             raise PeerError(
                 f"{symbol}: the venue's newest trade is older than what is stored",
@@ -110,7 +108,7 @@ class Backfill:
         trades = await self._trades_since(symbol, begin_ns)
         if len(trades) > TRADES_MAX:
             raise _TooManyError(f"{symbol}: more than {TRADES_MAX} trades are missing")
-        if self._exchange.trade_ids is TradeIds.CONTIGUOUS and trades:
+        if self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS and trades:
             if trades[0].trade_id > last_id + 1:
                 raise PeerError(f"{symbol}: asked for trades after {last_id}, got {trades[0].trade_id}")
             last_id = trades[0].trade_id - 1
@@ -122,15 +120,15 @@ class Backfill:
         Where ids are contiguous they follow one another without a hole. Elsewhere they are all from `since_ns` on, known
         ones among them. Errors: PeerError when the exchange has them no longer, or has too many (TRADES_MAX).
         """
-        if self._exchange.trades_from is TradesFrom.ID:
+        if self._exchange.traits.trades_from is TradesFrom.ID:
             found = await self.trades_from(symbol, last_id + 1, to_id)
-        elif self._exchange.trades_from is TradesFrom.TIME:
+        elif self._exchange.traits.trades_from is TradesFrom.TIME:
             found = await self._trades_by_time(symbol, since_ns)
         else:
             found = await self._newest_since(symbol, since_ns, last_id)
         if len(found) > TRADES_MAX:
             raise _TooManyError(f"{symbol}: more than {TRADES_MAX} trades are missing")
-        if self._exchange.trade_ids is not TradeIds.CONTIGUOUS:
+        if self._exchange.traits.trade_ids is not TradeIds.CONTIGUOUS:
             return found
         found = [trade for trade in found if trade.trade_id > last_id and (to_id is None or trade.trade_id < to_id)]
         if found and found[0].trade_id != last_id + 1:
@@ -187,9 +185,9 @@ class Backfill:
 
     def native(self, timeframe: str) -> str:
         """Return the timeframe to ask the venue for: the largest of its own that `timeframe` is made of."""
-        if timeframe in self._exchange.timeframes:
+        if timeframe in self._exchange.traits.timeframes:
             return timeframe
-        fits = [f for f in by_length(self._exchange.timeframes) if 0 < TIMEFRAMES[f] <= length_of(timeframe)]
+        fits = [f for f in by_length(self._exchange.traits.timeframes) if 0 < TIMEFRAMES[f] <= length_of(timeframe)]
         fits = [f for f in fits if length_of(timeframe) % TIMEFRAMES[f] == 0]
         if not fits:
             raise PeerError(f"{self._exchange.name} has no bars that make {timeframe}")
@@ -208,13 +206,13 @@ class Backfill:
 
     def _is_small(self, newest: PublicTrade, last_id: int) -> bool:
         """Return whether a hole may be small enough for trades: where ids do not count them, only asking tells."""
-        return self._exchange.trade_ids is not TradeIds.CONTIGUOUS or 0 <= newest.trade_id - last_id <= TRADES_MAX
+        return self._exchange.traits.trade_ids is not TradeIds.CONTIGUOUS or 0 <= newest.trade_id - last_id <= TRADES_MAX
 
     async def _trades_since(self, symbol: str, since_ns: int) -> list[PublicTrade]:
         """Return all trades at and after a moment. Errors: PeerError when the exchange does not reach back so far."""
-        if self._exchange.trades_from is TradesFrom.TIME:
+        if self._exchange.traits.trades_from is TradesFrom.TIME:
             return await self._trades_by_time(symbol, since_ns)
-        if self._exchange.trades_from is TradesFrom.NEWEST:
+        if self._exchange.traits.trades_from is TradesFrom.NEWEST:
             page = await self._newest_since(symbol, since_ns)
             return [trade for trade in page if trade.time_ns >= since_ns]
         page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=since_ns, limit=PAGE)
@@ -237,9 +235,9 @@ class Backfill:
         begin_ns = bar_start(page[-1].time_ns, self._grain)
         begun = next((n for n, trade in enumerate(shown) if trade.time_ns >= begin_ns), 0)
         self._shown[symbol] = shown[max(begun - 1, 0) :]  # from the last trade before the present bar on
-        if shown[0].time_ns < since_ns or len(page) < self._newest_max:
+        if shown[0].time_ns < since_ns or len(page) < self._exchange.traits.newest_max:
             return shown
-        is_joined = self._exchange.trade_ids is not TradeIds.OPAQUE and shown[0].trade_id - 1 == known_id
+        is_joined = self._exchange.traits.trade_ids is not TradeIds.OPAQUE and shown[0].trade_id - 1 == known_id
         if not is_joined and all(trade.trade_id != known_id for trade in shown):
             raise _TooManyError(f"{symbol}: its newest {len(shown)} trades do not reach back to {iso(since_ns)}")
         return shown
@@ -256,10 +254,10 @@ class Backfill:
         self, symbol: str, positions: Mapping[str, SealedPosition], begin_ns: int, last_id: int | None, trades: list[PublicTrade]
     ) -> Recovery:
         seeds, previous = await self._seeds(symbol, begin_ns)
-        ids = self._exchange.trade_ids
+        ids = self._exchange.traits.trade_ids
         builder = BarBuilder(
             self._exchange.name, symbol, self._frames, begin_ns, seeds=seeds, previous=previous,
-            emits_empty=self._exchange.has_empty_bars, ids=None if ids is TradeIds.CONTIGUOUS else ids,
+            emits_empty=self._exchange.traits.has_empty_bars, ids=None if ids is TradeIds.CONTIGUOUS else ids,
         )  # fmt: skip
         made = Recovery(builder, last_id, trades=trades)
         fetched: dict[str, tuple[int, list[Bar]]] = {}
@@ -331,4 +329,4 @@ class Backfill:
         base = length_of(self._frames[0])
         larger = [level for level in _LEVELS if length_of(level) > base]
         exact = next(level for level in _LEVELS if length_of(level) <= base)
-        return [level for level in [*larger, exact] if level in self._exchange.timeframes]
+        return [level for level in [*larger, exact] if level in self._exchange.traits.timeframes]

@@ -170,7 +170,7 @@ class Collector:
             self._wanted[symbol] = wanted[symbol]
             self._feeds[symbol] = SymbolFeed(
                 symbol, now_s, stale_min_s=self._data.stale_min_s, stale_max_s=self._data.stale_max_s, frames=frames[symbol],
-                channels=tuple({item.channel: None for item in wanted[symbol]}), ids=self._exchange.trade_ids,
+                channels=tuple({item.channel: None for item in wanted[symbol]}), ids=self._exchange.traits.trade_ids,
             )  # fmt: skip
         if gone or new:
             kept = max(TRADES_EACH_MIN, TRADES_ALL_MAX // max(1, len(self._feeds)))
@@ -197,7 +197,7 @@ class Collector:
     def _subscribed(self, symbols: Iterable[str]) -> None:
         """Every hole in the stream ends here: what was missed comes from REST before a feed is live again."""
         now_s = self._clock.monotonic()
-        is_counted = self._exchange.trade_ids is TradeIds.CONTIGUOUS
+        is_counted = self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS
         for feed in [self._feeds[symbol] for symbol in symbols if symbol in self._feeds]:
             feed.touch(now_s)
             gap = None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None)

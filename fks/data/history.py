@@ -51,7 +51,7 @@ class History:
         self._db = db
         self._clock = clock
         self._bars, self._gaps, self._belief = BarStore(db), GapStore(db), Belief(db)
-        self._calendar = calendar_of(exchange.calendar)
+        self._calendar = calendar_of(exchange.traits.calendar)
         self._has_answered = False
         self._partitioned_ns = 2**63
 
@@ -60,7 +60,7 @@ class History:
 
         Errors: InputError TIMEFRAME_UNKNOWN.
         """
-        own = self._exchange.timeframes
+        own = self._exchange.traits.timeframes
         if check_timeframe(timeframe) in own:
             return timeframe
         fits = [f for f in own if 0 < TIMEFRAMES[f] < length_of(timeframe) and length_of(timeframe) % TIMEFRAMES[f] == 0]
@@ -73,7 +73,7 @@ class History:
 
     def count(self, timeframe: str, hole: Hole) -> int:
         """Return how many bars the exchange's calendar expects in `hole`."""
-        return count_bars(hole, timeframe, self._exchange.calendar)
+        return count_bars(hole, timeframe, self._exchange.traits.calendar)
 
     async def fill(self, symbol: str, timeframe: str, hole: Hole) -> AsyncIterator[Step]:
         """Fetch and store the bars of `hole`, newest first, yielding after each window is stored. Twice equals once."""
@@ -117,7 +117,7 @@ class History:
         expected = self._calendar.expected(timeframe, window.start_ns, window.end_ns)
         absent = runs_missing(expected, np.array([bar.time_ns for bar in bars], dtype=np.int64), timeframe)
         cause = "exchange"
-        if absent and not self._exchange.has_empty_bars:
+        if absent and not self._exchange.traits.has_empty_bars:
             absent, cause = [window], "silent"  # one row for a whole history in which many bars are left out
         noted = await self._note(symbol, timeframe, absent, cause, proven_ns)
         return Step(window, len(bars), written, noted if cause == "exchange" else len(expected) - len(bars))
@@ -132,7 +132,7 @@ class History:
                 break
             rows += page
             at = bar_end(page[-1].time_ns, source)
-        if at < window.end_ns and self._exchange.has_empty_bars:
+        if at < window.end_ns and self._exchange.traits.has_empty_bars:
             while at < window.end_ns and len(self._calendar.expected(source, at, window.end_ns)):
                 stop = min(window.end_ns, at + CONFIRM * length_of(source) * NS)
                 rows += await self._ask(symbol, source, at, CONFIRM, stop)
@@ -176,7 +176,7 @@ class History:
         Years before a listing would otherwise be asked for page by page, each of them empty.
         """
         short = hole.end_ns - hole.start_ns <= PAGE * length_of(timeframe) * NS
-        if short or "1d" not in self._exchange.timeframes:
+        if short or "1d" not in self._exchange.traits.timeframes:
             return hole.start_ns
         days = await self._ask(symbol, "1d", bar_start(hole.start_ns, "1d"), PAGE, hole.end_ns)
         if not days or days[0].time_ns - hole.start_ns < DAY_NS:

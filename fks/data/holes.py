@@ -105,7 +105,7 @@ class Holes:
 
     def refill(self, feed: SymbolFeed) -> None:
         """Fetch the public trades that the store lacks between those it has, where ids tell."""
-        if not self.is_draining and self._exchange.trade_ids is TradeIds.CONTIGUOUS:
+        if not self.is_draining and self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS:
             self._begin("refill", feed, self._refilled(feed))
 
     def _begin(self, kind: str, feed: SymbolFeed, work: Coroutine[None, None, None]) -> None:
@@ -135,7 +135,7 @@ class Holes:
 
     async def _persist(self, feed: SymbolFeed, gap: Gap | None, by_bars: bool) -> None:
         """Try until the hole is filled."""
-        wait_s, is_counted = RETRY_FIRST_S, self._exchange.trade_ids is TradeIds.CONTIGUOUS
+        wait_s, is_counted = RETRY_FIRST_S, self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS
         while True:
             try:
                 before = feed.cut
@@ -186,7 +186,7 @@ class Holes:
         if heard.message_ns is not None and heard.state != FeedState.OFF:
             feed.message_ns = heard.message_ns
             feed.begin_outage("collector", now_ns)
-        if self._exchange.trade_ids is not TradeIds.CONTIGUOUS:
+        if self._exchange.traits.trade_ids is not TradeIds.CONTIGUOUS:
             self._begin("recheck", feed, self._rechecked(feed))
 
     # ── doubts and late trades ───────────────────────────────────────────────────────────────────

@@ -84,7 +84,7 @@ class Shards:
             shard, size, taken = self._room_for(waiting[0]), 0, 0
             for symbol in waiting:
                 cost = self._cost(symbol)
-                if taken and self._load(shard) + size + cost > self._exchange.streams_max:
+                if taken and self._load(shard) + size + cost > self._exchange.traits.streams_max:
                     break
                 size, taken = size + cost, taken + 1
             for symbol in waiting[:taken]:
@@ -134,7 +134,7 @@ class Shards:
     def _room_for(self, symbol: str) -> Shard:
         if len(self._shards) >= SOCKETS_MAX:
             roomy = min(self._shards, key=self._load)
-            if self._load(roomy) + self._cost(symbol) <= self._exchange.streams_max:
+            if self._load(roomy) + self._cost(symbol) <= self._exchange.traits.streams_max:
                 return roomy
         self._numbers += 1
         self._shards.append(Shard(self._numbers))

@@ -43,7 +43,7 @@ from fks.exchanges.base.wire import answered
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import BarSeen, Channel, MarketEvent, Quote, Subscription, Suspect, TradeIds, TradesFrom
+from fks.model.market import BarSeen, Channel, MarketEvent, Quote, Subscription, Suspect, TradeIds, TradesFrom, Traits
 from fks.model.ports import Budget, Log
 
 NAME = "template"
@@ -168,13 +168,14 @@ class TemplateExchange(WireExchange):
     """An exchange that does not exist; see `fks.model.ports.Exchange`."""
 
     name = NAME
-    timeframes = TIMEFRAMES
-    channels = frozenset(_STREAMS)
-    trade_ids = TradeIds.CONTIGUOUS  # only where the documentation says so: a hole stops the feed
-    trades_from = TradesFrom.ID
-    streams_max = 200
-    has_empty_bars = True
-    calendar = "24/7"
+    traits = Traits(
+        timeframes=TIMEFRAMES,
+        channels=frozenset(_STREAMS),
+        trade_ids=TradeIds.CONTIGUOUS,  # only where the documentation says so: a hole stops the feed
+        trades_from=TradesFrom.ID,
+        streams_max=200,
+        has_empty_bars=True,
+    )
 
     def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         super().__init__(endpoint, clock, log, budget)

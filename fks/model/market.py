@@ -40,6 +40,27 @@ class TradesFrom(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Traits:
+    """What an exchange can do and what its answers prove.
+
+    `timeframes`: those whose bars REST has; `live_bars`: those it streams, None: all of them. `channels`: what `watch` can
+    be asked for. `newest_max`: how many trades it tells at most where it tells only the newest; 0: nobody says.
+    `streams_max`: subscriptions one socket takes. `has_empty_bars`: whether its own bars include those in which nobody
+    traded. `calendar`: "24/7", or a name of exchange_calendars.
+    """
+
+    timeframes: frozenset[str]
+    channels: frozenset[Channel]
+    trade_ids: TradeIds
+    trades_from: TradesFrom
+    streams_max: int
+    has_empty_bars: bool
+    calendar: str = "24/7"
+    newest_max: int = 0
+    live_bars: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """One channel of one symbol; `timeframe` for BARS alone."""
 

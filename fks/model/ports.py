@@ -10,7 +10,7 @@ from typing import Protocol
 from fks.model.account import Balance
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
+from fks.model.market import MarketEvent, Subscription, Tally, Traits
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Report, TimeInForce
 
 
@@ -59,21 +59,10 @@ class Budget(Protocol):
 
 
 class Exchange(Protocol):
-    """Market data in. One object per collector; not shared. `timeframes` are those that `fetch_bars` knows.
-
-    `channels`: what `watch` can be asked for. `streams_max`: subscriptions one socket takes. `has_empty_bars`: whether
-    the exchange's own bars include those in which nobody traded. `calendar`: "24/7", or a name of exchange_calendars.
-    Where `trades_from` is NEWEST it may have `newest_max`, how many trades it tells at most; without it nobody knows.
-    """
+    """Market data in. One object per collector; not shared."""
 
     name: str
-    timeframes: frozenset[str]
-    channels: frozenset[Channel]
-    trade_ids: TradeIds
-    trades_from: TradesFrom
-    streams_max: int
-    has_empty_bars: bool
-    calendar: str
+    traits: Traits
 
     @property
     def tally(self) -> Tally:
@@ -93,7 +82,7 @@ class Exchange(Protocol):
         ...
 
     async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
-        """Return public trades, oldest first, in the id range that `watch` uses: as `trades_from` says, from an id, from
+        """Return public trades, oldest first, in the id range that `watch` uses: as `traits.trades_from` says, from an id, from
         a time (ns), or only the newest ones (both None works everywhere)."""
         ...
 

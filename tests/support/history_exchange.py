@@ -9,8 +9,13 @@ from fks.clock import Clock
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
+from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom, Traits
 from fks.model.timeframe import bar_end, bar_start
+
+TRAITS = Traits(
+    timeframes=frozenset({"1s", "1m", "5m", "1h", "4h", "1d"}), channels=frozenset({Channel.TRADES}),
+    trade_ids=TradeIds.CONTIGUOUS, trades_from=TradesFrom.ID, streams_max=100, has_empty_bars=True,
+)  # fmt: skip
 
 
 @dataclass
@@ -21,17 +26,11 @@ class HistoryExchange:
     listed_ns: int = 0
     holes: list[tuple[int, int]] = field(default_factory=list)
     page: int = 1000
-    has_empty_bars: bool = True
     present_ns: int | None = None
     fails: int = 0
     shift: float = 0.0
     name: str = "binance"
-    timeframes: frozenset[str] = frozenset({"1s", "1m", "5m", "1h", "4h", "1d"})
-    channels: frozenset[Channel] = frozenset({Channel.TRADES})
-    trade_ids: TradeIds = TradeIds.CONTIGUOUS
-    trades_from: TradesFrom = TradesFrom.ID
-    streams_max: int = 100
-    calendar: str = "24/7"
+    traits: Traits = TRAITS
     tally: Tally = field(default_factory=Tally)
     asked: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     before: Callable[[], None] | None = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import msgspec
 
 from fks.data.aggregate import BarBuilder, OpenBar
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
+from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom, Traits
 from fks.model.timeframe import TIMEFRAMES, bar_end, bar_start
 
 
@@ -17,13 +18,10 @@ class PaperMarket:
     """Knows `trades`; shows those up to `now_ns`. It is listed with its first trade."""
 
     name = "binance"
-    timeframes = frozenset(TIMEFRAMES) - {"5s", "15s"}
-    channels = frozenset(Channel)
-    trade_ids = TradeIds.CONTIGUOUS
-    trades_from = TradesFrom.ID
-    streams_max = 1024
-    has_empty_bars = True
-    calendar = "24/7"
+    traits = Traits(
+        timeframes=frozenset(TIMEFRAMES) - {"5s", "15s"}, channels=frozenset(Channel), trade_ids=TradeIds.CONTIGUOUS,
+        trades_from=TradesFrom.ID, streams_max=1024, has_empty_bars=True,
+    )  # fmt: skip
 
     def __init__(self, trades: list[PublicTrade]) -> None:
         self.trades = trades
@@ -78,20 +76,19 @@ class PaperMarket:
 class ForgetfulMarket(PaperMarket):
     """The same market at an exchange that is less helpful: ids that tell nothing, trades by time or only the newest, no seconds."""
 
-    timeframes = frozenset(TIMEFRAMES) - {"1s", "5s", "15s"}
-
     def __init__(self, trades: list[PublicTrade], ids: TradeIds, trades_from: TradesFrom) -> None:
         if ids is TradeIds.OPAQUE:
             trades = [msgspec.structs.replace(trade, trade_id=trade.trade_id * 2_654_435_761 % 2**40) for trade in trades]
         elif ids is TradeIds.RISING:
             trades = [msgspec.structs.replace(trade, trade_id=trade.trade_id * 7) for trade in trades]
         super().__init__(trades)
-        self.trade_ids = ids
-        self.trades_from = trades_from
+        self.traits = replace(
+            self.traits, timeframes=self.traits.timeframes - {"1s"}, trade_ids=ids, trades_from=trades_from
+        )
 
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
         assert from_id is None, "this exchange cannot begin at an id"
-        assert since_ns is None or self.trades_from is TradesFrom.TIME, "nor at a time"
+        assert since_ns is None or self.traits.trades_from is TradesFrom.TIME, "nor at a time"
         return await super().fetch_trades(symbol, from_id=None, since_ns=since_ns, limit=limit)

@@ -12,6 +12,7 @@ from fks.data.tape.records import Header
 from fks.data.tape.taped import TapedWire
 from fks.data.tape.writing import TapeWriter
 from fks.exchanges.base.wire import Subscribed, Wire
+from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.binance.wire import BinanceWire
 from fks.model.market import Channel, MarketEvent, Subscription
 from fks.model.ports import Log
@@ -35,9 +36,7 @@ def frames(count: int | None = None) -> list[tuple[int, bytes]]:
 def recorder_into(folder: Path, log: Log | None = None, *, file_bytes: int = 64 << 20, keep_bytes: int = 1 << 30, waiting_max: int = 64 << 20) -> Recorder:
     """Return a recorder of Binance into `folder`, on a clock that stands still."""
     clock = FakeClock()
-    header = Header(
-        "binance", clock.now_ns(), 0, fks.__version__, ("1s", "1m", "1h", "1d"), ("trades", "bars", "quotes", "book"),
-    )  # fmt: skip
+    header = Header("binance", clock.now_ns(), 0, fks.__version__, BinanceExchange.traits)
     writer = TapeWriter(folder, header, file_bytes=file_bytes, file_s=3600, keep_bytes=keep_bytes)
     return Recorder(writer, clock, log or CollectingLog(), waiting_max=waiting_max)
 

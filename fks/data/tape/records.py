@@ -11,6 +11,8 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
+from fks.model.market import Traits
+
 MAGIC = "fkstape/1"
 ENDING = ".fkstape"
 BLOCK, END = b"BLK\n", b"END\n"
@@ -50,18 +52,12 @@ class Record:
 class Header:
     """The first line of a file: whose market, which recorder (its start, ns), and the file's number in that run.
 
-    The rest is what the exchange could do when it was recorded, so that a replay stands in for it.
+    `traits` are the exchange's when it was recorded, so that a replay stands in for it.
     """
 
     exchange: str
     run: int
     number: int
     version: str
-    timeframes: tuple[str, ...] = ()
-    channels: tuple[str, ...] = ()
-    trade_ids: str = "contiguous"
-    trades_from: str = "id"
-    streams_max: int = 1024
-    has_empty_bars: bool = True
-    calendar: str = "24/7"
+    traits: Traits
     form: str = MAGIC

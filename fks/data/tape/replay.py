@@ -16,7 +16,7 @@ from fks.data.tape.records import Kind, Record
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError
 from fks.model.instrument import Instrument
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Tally, TradeIds, TradesFrom
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Tally
 from fks.model.timeframe import NS
 
 BATCH = 256  # events of one batch at full speed
@@ -51,11 +51,7 @@ class TapeExchange:
             raise InputError(f"speed {speed:g} is not above 0", remedy="1 is as it was, 10 ten times as fast")
         self._files = tape_files(path)
         header = header_of(self._files)
-        self.name = header.exchange
-        self.timeframes = frozenset(header.timeframes)
-        self.channels = frozenset(Channel(channel) for channel in header.channels)
-        self.trade_ids, self.trades_from = TradeIds(header.trade_ids), TradesFrom(header.trades_from)
-        self.streams_max, self.has_empty_bars, self.calendar = header.streams_max, header.has_empty_bars, header.calendar
+        self.name, self.traits = header.exchange, header.traits
         self.tally = Tally()
         self.ended = asyncio.Event()
         self.facts = Facts()

@@ -60,11 +60,7 @@ class TapedExchange:
         self._exchange: Exchange = exchange
         self.source = exchange
         self.recorder = recorder
-        self.name, self.timeframes, self.channels = exchange.name, exchange.timeframes, exchange.channels
-        self.trade_ids, self.trades_from = self._exchange.trade_ids, self._exchange.trades_from
-        self.streams_max, self.has_empty_bars = self._exchange.streams_max, self._exchange.has_empty_bars
-        self.calendar, self.tally = self._exchange.calendar, self._exchange.tally
-        self.live_bars = getattr(exchange, "live_bars", exchange.timeframes)
+        self.name, self.traits, self.tally = self._exchange.name, self._exchange.traits, self._exchange.tally
         exchange.record(lambda wire: TapedWire(wire, recorder))
 
     async def open(self) -> None:
@@ -105,10 +101,7 @@ def make_recorder(
     exchange: Exchange, folder: Path, clock: Clock, log: Log, *, file_mb: float = 64, keep_gb: float = 10
 ) -> Recorder:
     """Return a recorder of `exchange` into `folder`; its thread runs."""
-    header = Header(
-        exchange.name, clock.now_ns(), 0, fks.__version__, tuple(sorted(exchange.timeframes)), tuple(sorted(exchange.channels)),
-        exchange.trade_ids, exchange.trades_from, exchange.streams_max, exchange.has_empty_bars, exchange.calendar,
-    )  # fmt: skip
+    header = Header(exchange.name, clock.now_ns(), 0, fks.__version__, exchange.traits)
     writer = TapeWriter(folder, header, file_bytes=round(file_mb * MB), file_s=FILE_S, keep_bytes=round(keep_gb * GB))
     return Recorder(writer, clock, log)
 

@@ -19,7 +19,7 @@ from fks.exchanges.coinbase.wire import LIVE_TIMEFRAME, CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, TradeIds, TradesFrom
+from fks.model.market import Channel, TradeIds, TradesFrom, Traits
 from fks.model.timeframe import NS, TIMEFRAMES, bar_start
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"coinbase"}):
@@ -42,14 +42,15 @@ class CoinbaseExchange(CcxtExchange):
     """Coinbase spot. Symbols are its product ids: BTC-USD."""
 
     name = "coinbase"
-    timeframes = frozenset(GRANULARITIES)
-    live_bars = frozenset({LIVE_TIMEFRAME})
-    channels = frozenset(Channel)
-    trade_ids = TradeIds.RISING
-    trades_from = TradesFrom.TIME
-    streams_max = 100
-    has_empty_bars = False
-    calendar = "24/7"
+    traits = Traits(
+        timeframes=frozenset(GRANULARITIES),
+        channels=frozenset(Channel),
+        trade_ids=TradeIds.RISING,
+        trades_from=TradesFrom.TIME,
+        streams_max=100,
+        has_empty_bars=False,
+        live_bars=frozenset({LIVE_TIMEFRAME}),
+    )
 
     kind = CcxtCoinbase
     rest_paths: ClassVar = {"rest": ""}

@@ -21,7 +21,7 @@ from fks.exchanges.kraken.wire import INTERVALS, KrakenWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, TradeIds, TradesFrom
+from fks.model.market import Channel, TradeIds, TradesFrom, Traits
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS
 
@@ -36,13 +36,14 @@ class KrakenExchange(CcxtExchange):
     """Kraken spot. Symbols are WebSocket v2's: BTC/USD."""
 
     name = "kraken"
-    timeframes = frozenset(INTERVALS)
-    channels = frozenset(Channel)
-    trade_ids = TradeIds.RISING  # they rise by one, and the wire says where they do not; but REST knows only times
-    trades_from = TradesFrom.TIME
-    streams_max = 200
-    has_empty_bars = True
-    calendar = "24/7"
+    traits = Traits(
+        timeframes=frozenset(INTERVALS),
+        channels=frozenset(Channel),
+        trade_ids=TradeIds.RISING,  # they rise by one, and the wire says where they do not; but REST knows only times
+        trades_from=TradesFrom.TIME,
+        streams_max=200,
+        has_empty_bars=True,
+    )
 
     kind = CcxtKraken
     rest_paths: ClassVar = {"public": ""}

@@ -27,7 +27,7 @@ from fks.exchanges.polygon.wire import PolygonWire, trade_of
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, TradeIds, TradesFrom
+from fks.model.market import Channel, TradeIds, TradesFrom, Traits
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS, TIMEFRAMES
 
@@ -75,13 +75,15 @@ class PolygonExchange(WireExchange):
     """Polygon US stocks; see `fks.model.ports.Exchange`. `key` is shown in headers and messages, never in addresses."""
 
     name = "polygon"
-    timeframes = frozenset(SPANS)
-    channels = frozenset({Channel.TRADES, Channel.BARS, Channel.QUOTES})
-    trade_ids = TradeIds.RISING
-    trades_from = TradesFrom.TIME
-    streams_max = 1_000  # ours; a key has one connection in most plans
-    has_empty_bars = False
-    calendar = "XNYS"
+    traits = Traits(
+        timeframes=frozenset(SPANS),
+        channels=frozenset({Channel.TRADES, Channel.BARS, Channel.QUOTES}),
+        trade_ids=TradeIds.RISING,
+        trades_from=TradesFrom.TIME,
+        streams_max=1_000,  # ours; a key has one connection in most plans
+        has_empty_bars=False,
+        calendar="XNYS",
+    )
 
     def __init__(
         self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None, *, key: SecretStr | None = None

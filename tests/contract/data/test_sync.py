@@ -146,7 +146,7 @@ async def test_silence_that_is_left_out_is_one_known_gap(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     now = now_of(clock)
-    exchange.has_empty_bars = False
+    exchange.traits = replace(exchange.traits, has_empty_bars=False)
     exchange.holes = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 7 * MINUTE)]
     done = await sync.sync("BTCUSDT", "1m", now - DAY_NS)
     assert done.absent == len(exchange.holes)

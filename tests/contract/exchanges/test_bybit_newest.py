@@ -94,7 +94,7 @@ async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(
     bybit: BybitExchange, market: Market
 ) -> None:
     back = Backfill(bybit, ("1m",), 1)
-    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.trade_ids)
+    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.traits.trade_ids)
     feed.positions = {}
     market.now_ns = NEW_YEAR + 30 * NS  # 120 trades in this minute
     with pytest.raises(OutageError, match="present bar"):

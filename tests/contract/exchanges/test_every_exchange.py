@@ -35,8 +35,6 @@ from fks.model.market import (
     Quote,
     Subscription,
     Suspect,
-    TradeIds,
-    TradesFrom,
 )
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES
@@ -144,17 +142,14 @@ async def test_x11_it_says_what_it_is_and_dials_nothing_by_being_made(name: str,
     await made.open()
     await made.close()
     assert made.name == name
-    assert made.timeframes
-    assert made.timeframes <= set(TIMEFRAMES)
-    assert Channel.TRADES in made.channels
-    assert isinstance(made.trade_ids, TradeIds)
-    assert isinstance(made.trades_from, TradesFrom)
-    assert made.streams_max >= 1
-    assert isinstance(made.has_empty_bars, bool)
-    if made.calendar != "24/7":
+    assert made.traits.timeframes
+    assert (made.traits.live_bars or set()) <= made.traits.timeframes <= set(TIMEFRAMES)
+    assert Channel.TRADES in made.traits.channels
+    assert made.traits.streams_max >= 1
+    if made.traits.calendar != "24/7":
         import exchange_calendars
 
-        assert made.calendar in exchange_calendars.get_calendar_names()
+        assert made.traits.calendar in exchange_calendars.get_calendar_names()
 
 
 async def test_x20_the_listing_is_exact_and_a_broken_row_is_left_out(case: Case, exchange: Exchange, log: CollectingLog) -> None:

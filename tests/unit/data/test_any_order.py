@@ -83,7 +83,7 @@ class Run:
     def _begin(self) -> None:
         clock: Any = Clock(self.market)
         self.feed = SymbolFeed(
-            SYMBOL, clock.monotonic(), stale_min_s=10, stale_max_s=120, frames=FRAMES, ids=self.market.trade_ids
+            SYMBOL, clock.monotonic(), stale_min_s=10, stale_max_s=120, frames=FRAMES, ids=self.market.traits.trade_ids
         )
         store: Any = self.store
         quarantine: Any = SimpleNamespace()
@@ -139,7 +139,7 @@ class Run:
         """Some never come. Ids tell, or else the wire does."""
         self._flush_overtaken()
         lost, self.wire = self.wire[:count], self.wire[count:]
-        if lost and self.market.trade_ids is not TradeIds.CONTIGUOUS:
+        if lost and self.market.traits.trade_ids is not TradeIds.CONTIGUOUS:
             self._missing()
 
     def cut(self, count: int) -> None:
@@ -172,7 +172,7 @@ class Run:
     def _flush_overtaken(self) -> None:
         """Where no id proves a hole, a connection must not lose a trade of before one that it has delivered."""
         newest = max((trade.time_ns for trade in self._heard), default=0)
-        if self.market.trade_ids is not TradeIds.CONTIGUOUS:
+        if self.market.traits.trade_ids is not TradeIds.CONTIGUOUS:
             late = [trade for trade in self.wire if trade.time_ns <= newest]
             self.wire = [trade for trade in self.wire if trade.time_ns > newest]
             self._receive(late)

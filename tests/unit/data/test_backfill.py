@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -145,15 +146,14 @@ async def test_the_newest_trades_that_do_not_reach_back_are_refused(monkeypatch:
 class SixtyNewest(ForgetfulMarket):
     """As Bybit: ids that tell nothing, and of trades the newest sixty, however many are asked for."""
 
-    newest_max = 60
-
     def __init__(self, trades: list[PublicTrade]) -> None:
         super().__init__(trades, TradeIds.OPAQUE, TradesFrom.NEWEST)
+        self.traits = replace(self.traits, newest_max=60)
 
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
-        return await super().fetch_trades(symbol, from_id=from_id, since_ns=since_ns, limit=min(limit, self.newest_max))
+        return await super().fetch_trades(symbol, from_id=from_id, since_ns=since_ns, limit=min(limit, self.traits.newest_max))
 
     def at(self, minute: int, second: float) -> int:
         """Let the present be so far after midnight."""
@@ -174,7 +174,7 @@ async def test_a_first_minute_that_the_newest_trades_do_not_show_whole_is_the_ex
     with pytest.raises(OutageError, match="present bar"):
         await back.recover("BTCUSDT", {})
     venue.at(1, 5)  # the next look: that minute is over, and of this one all is shown
-    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=venue.trade_ids)
+    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=venue.traits.trade_ids)
     feed.positions = {}
     made = await back.recover("BTCUSDT", {})
     assert adopt(feed, made) is None

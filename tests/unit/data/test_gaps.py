@@ -142,6 +142,6 @@ def test_a_collected_series_is_whole_to_its_newest_bar_and_a_synced_one_to_the_p
 def test_what_is_said_of_exchanges_here_is_what_they_say() -> None:
     for name, (module, kind) in EXCHANGES.items():
         made = getattr(importlib.import_module(module), kind)
-        assert made.calendar == calendar_for(name), name
-        assert made.has_empty_bars == (name not in SILENT_EXCHANGES), name
+        assert made.traits.calendar == calendar_for(name), name
+        assert made.traits.has_empty_bars == (name not in SILENT_EXCHANGES), name
     assert set(CALENDARS) <= set(EXCHANGES)

@@ -10,16 +10,20 @@ import random
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from fks.clock import FakeClock, RealClock
+from fks.config.settings import Data, Settings
 from fks.data.tape.playing import play, told_of, wires_of
 from fks.data.tape.reading import check_file, header_of, read_records, tape_files
 from fks.data.tape.recorder import Recorder
 from fks.data.tape.records import ENDING, Kind
 from fks.data.tape.replay import TapeExchange
 from fks.data.tape.summary import Summary
-from fks.data.tape.taped import TapedWire
+from fks.data.tape.taped import TapedWire, make_recorder
+from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.binance.wire import BinanceWire
+from fks.exchanges.registry import EXCHANGES, make_exchange
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError
 from fks.model.market import Channel, MarketEvent, Subscription
@@ -227,11 +231,23 @@ async def taken(source: TapeExchange, wanted: tuple[Subscription, ...] = WANTED,
     return found
 
 
+@pytest.mark.parametrize("name", sorted(EXCHANGES))
+def test_a_tape_tells_what_its_exchange_could_do(tmp_path: Path, name: str) -> None:
+    exchange = make_exchange(
+        name, settings=Settings(data=Data(endpoints=(f"{name} http://127.0.0.1:9 ws://127.0.0.1:9",), polygon_api_key=SecretStr("k"))), node=None, clock=RealClock(), log=CollectingLog()
+    )
+    recorder = make_recorder(exchange, tmp_path, RealClock(), CollectingLog())
+    recorder.answer(Kind.INSTRUMENTS, [], [])  # a tape with nothing on it is no file
+    recorder.close()
+    source = TapeExchange(tmp_path, RealClock())
+    assert (source.name, source.traits) == (name, exchange.traits)
+
+
 async def test_a_tape_stands_in_for_its_exchange(tmp_path: Path) -> None:
     heard = make_tape(tmp_path)
     source = TapeExchange(tmp_path, RealClock())
     await source.open()
-    assert (source.name, source.has_empty_bars, source.calendar) == ("binance", True, "24/7")
+    assert (source.name, source.traits) == ("binance", BinanceExchange.traits)
     assert await taken(source) == heard
     assert await source.fetch_trades("BTCUSDT", from_id=5, since_ns=None, limit=3) == heard[4:7]
     assert await source.fetch_trades("BTCUSDT", from_id=None, since_ns=None, limit=2) == heard[-2:]

@@ -13,6 +13,7 @@ import click
 
 from fks.cli.base import emit, paths_of, settings_of, table
 from fks.model.errors import InputError, OutageError
+from fks.model.instrument import folded
 
 if TYPE_CHECKING:
     from fks.config.endpoints import Node
@@ -88,15 +89,10 @@ def read_words(words: Sequence[str], settings: Settings) -> tuple[list[str], lis
     return list(dict.fromkeys(symbols)), list(dict.fromkeys(timeframes))
 
 
-def plain(symbol: str | None) -> str | None:
-    """Return a symbol without separators, in capitals: how most exchanges spell it."""
-    return None if symbol is None else symbol.upper().replace("/", "").replace("-", "")
-
-
 def is_symbol(text: str | None, stored: str, exchange: str) -> bool:
     """Return whether `text` (None: anything; `kraken:BTC/USD` there alone) means what is stored of an exchange."""
     at, _, symbol = (text or "").rpartition(":")
-    return text is None or (plain(symbol) == plain(stored) and at.lower() in ("", exchange))
+    return text is None or (folded(symbol) == folded(stored) and at.lower() in ("", exchange))
 
 
 def ensure_some(found: Sequence[object], *named: str | None) -> None:

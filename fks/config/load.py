@@ -23,6 +23,7 @@ from fks.config.paths import Paths
 from fks.config.problems import Problem, Source, did_you_mean, told
 from fks.config.settings import Section, Settings
 from fks.model.errors import ConfigError
+from fks.model.instrument import folded
 
 Key = tuple[str, str]
 #: FKS_ names that are no settings
@@ -200,5 +201,5 @@ def _expand_symbols(settings: Settings, sources: Mapping[Key, Source]) -> Settin
         wanted = named or wanted
     lists = {"MAINS": data.mains, "ALTS": data.alts}
     spelled = [symbol for entry in wanted for symbol in lists.get(entry.strip().upper(), (entry,))]
-    unique = tuple(dict.fromkeys(symbol.strip().upper().replace("/", "").replace("-", "") for symbol in spelled))
+    unique = tuple(dict.fromkeys(folded(symbol) for symbol in spelled))
     return settings.model_copy(update={"data": data.model_copy(update={"symbols": unique})})

@@ -10,7 +10,7 @@ from fks.clock import Clock
 from fks.config.settings import Data
 from fks.data.aggregate import by_length, length_of
 from fks.model.errors import InputError
-from fks.model.instrument import Instrument, find_instrument
+from fks.model.instrument import Instrument, find_instrument, folded
 from fks.model.market import Channel, Subscription
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import check_timeframe
@@ -22,7 +22,6 @@ from fks.store.reading import ambiguous
 LISTED_S = 3600.0  # how often the listing is fetched: rules and trading states change rarely
 CHANNELS = (Channel.TRADES, Channel.QUOTES, Channel.BOOK)  # what can be chosen; the exchange's bars come along by themselves
 HISTORY_MAX_DAYS = 7300
-_JOINED = str.maketrans("", "", "/-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +90,10 @@ class AssetDesk:
     async def _collected(self, text: str) -> str:
         """Return `text` with the exchange at which it is collected, or as it is when that is nowhere. Errors: InputError."""
         rows = [row for row in await AssetStore(self._db).all() if row["is_enabled"]]
-        plain = text.upper().translate(_JOINED)
         places = [
             f"{row['exchange']}:{row['symbol']}"
             for row in rows
-            if plain in (row["symbol"].upper().translate(_JOINED), row["name"].upper().translate(_JOINED))
+            if folded(text) in (folded(row["symbol"]), folded(row["name"]))
         ]
         if len(places) > 1:
             raise ambiguous(text, places)

@@ -8,6 +8,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 from fks.model.errors import InputError
 
+_SEPARATORS = str.maketrans("", "", "/-")
+
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
@@ -34,11 +36,6 @@ class Instrument:
         """Return the unified spelling, BTC/USDT."""
         return f"{self.base}/{self.quote}"
 
-    @property
-    def spellings(self) -> tuple[str, ...]:
-        """Return every spelling that paths, the API and commands accept."""
-        return tuple(dict.fromkeys((self.symbol, self.name, f"{self.base}-{self.quote}", self.base + self.quote)))
-
     def round_price(self, price: Decimal, *, side: str, is_stop: bool = False) -> Decimal:
         """Return `price` on the tick grid: buys round down, sells up, stops away from the market (peers.md §5)."""
         if is_stop:
@@ -57,19 +54,24 @@ def money(value: Decimal, places: int = 8) -> Decimal:
     return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
 
 
+def folded(symbol: str) -> str:
+    """Return what all spellings of a symbol share: BTC/USDT, btc-usdt and BTCUSDT are one."""
+    return symbol.strip().upper().translate(_SEPARATORS)
+
+
 def find_instrument(text: str, instruments: Iterable[Instrument]) -> Instrument:
-    """Return the one instrument that `text` spells, in any of its spellings, in any case.
+    """Return the one instrument that `text` spells, by its symbol or its currencies; see `folded`.
 
     Errors: InputError SYMBOL_UNKNOWN, or SYMBOL_AMBIGUOUS naming the candidates (prefix `exchange:` to choose).
     """
     wanted = text.strip()
     exchange, _, rest = wanted.rpartition(":")
-    key = (rest if exchange else wanted).upper()
+    key = folded(rest)
     everything = list(instruments)
     found = [
         item
         for item in everything
-        if key in (s.upper() for s in item.spellings) and (not exchange or item.exchange == exchange.lower())
+        if key in (folded(item.symbol), folded(item.name)) and (not exchange or item.exchange == exchange.lower())
     ]
     if len(found) == 1:
         return found[0]

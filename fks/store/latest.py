@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from fks.model.bar import PublicTrade
+from fks.model.instrument import folded
 from fks.model.market import Book, Quote
 from fks.model.timeframe import iso
 from fks.store.bus import Bus
@@ -60,8 +61,8 @@ class Latest:
 
 
 def key_of(exchange: str, symbol: str) -> str:
-    """Return the name of the hash that holds a symbol's newest messages, by kind."""
-    return f"fks.latest.{exchange}.{symbol}"
+    """Return the name of the hash that holds a symbol's newest messages, by kind: one for all its spellings."""
+    return f"fks.latest.{exchange}.{folded(symbol)}"
 
 
 def message_of(event: PublicTrade | Quote | Book) -> Message:

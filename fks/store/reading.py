@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fks.model.errors import InputError
+from fks.model.instrument import folded
 from fks.store import copy
 from fks.store.db import Database, Querier, sql
 
@@ -93,15 +94,15 @@ class ReadingStore:
         )  # fmt: skip
 
     async def _spelled(self, text: str, exchange: str | None, is_listed: bool) -> list[Listed]:
-        rows = [Listed(**dict(row)) for row in await self._db.fetch("reading.spelled", text, exchange)]
+        rows = [Listed(**dict(row)) for row in await self._db.fetch("reading.spelled", folded(text), exchange)]
         return [row for row in rows if row.is_listed or not is_listed]
 
     async def sync_status(
         self, symbol: str | None = None, timeframe: str | None = None, exchange: str | None = None
     ) -> list[dict[str, Any]]:
         """Return how syncs stand, by symbol; `symbol` in any spelling, one that nobody asked for has no rows."""
-        spelled = None if symbol is None else [symbol.upper(), symbol.upper().replace("/", "").replace("-", "")]
-        return [dict(row) for row in await self._db.fetch("reading.sync_status", spelled, timeframe, exchange)]
+        wanted = None if symbol is None else folded(symbol)
+        return [dict(row) for row in await self._db.fetch("reading.sync_status", wanted, timeframe, exchange)]
 
 
 def ambiguous(text: str, places: Sequence[str]) -> InputError:

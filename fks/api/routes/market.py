@@ -13,6 +13,7 @@ from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Exchange, Gate, Reader
 from fks.model.errors import InputError, OutageError
+from fks.model.instrument import folded
 from fks.model.timeframe import bar_end, iso, to_ns
 from fks.store.latest import Latest, Message, Seen
 from fks.store.reading import Listed, ReadingStore
@@ -56,8 +57,8 @@ async def _located(gate: Gateway, symbol: str, exchange: str | None) -> tuple[Li
         return await ReadingStore(gate.db).find(symbol, exchange), None
     except OutageError as error:
         prefix, _, rest = symbol.rpartition(":")
-        at, spelled = exchange or prefix or gate.deps.settings.data.exchange, rest.upper().replace("/", "").replace("-", "")
-        return Listed(at.lower(), spelled, "", "", Decimal(1), has_bars=False, is_collected=False), error
+        at = exchange or prefix or gate.deps.settings.data.exchange
+        return Listed(at.lower(), folded(rest), "", "", Decimal(1), has_bars=False, is_collected=False), error
 
 
 def _of_redis(seen: Seen, feed: Any, now_ns: int) -> dict[str, Any] | None:

@@ -1,15 +1,15 @@
 -- name: spelled
--- Give what a symbol may mean, in any spelling: what exchanges list, and what has bars though nobody lists it (imports).
+-- Give what a folded symbol may mean: what exchanges list, and what has bars though nobody lists it (imports).
 SELECT i.exchange, i.symbol, i.base, i.quote, i.multiplier,
        EXISTS (SELECT FROM series s WHERE s.exchange = i.exchange AND s.symbol = i.symbol AND s.candles > 0) AS has_bars,
        EXISTS (SELECT FROM assets a WHERE a.exchange = i.exchange AND a.symbol = i.symbol AND a.is_enabled) AS is_collected
   FROM instruments i
- WHERE upper($1) IN (upper(i.symbol), upper(i.base || '/' || i.quote), upper(i.base || '-' || i.quote), upper(i.base || i.quote))
+ WHERE $1::text IN (translate(upper(i.symbol), '/-', ''), translate(upper(i.base || i.quote), '/-', ''))
    AND ($2::text IS NULL OR i.exchange = $2)
 UNION ALL
 SELECT DISTINCT s.exchange, s.symbol, '', '', 1::numeric, true, false
   FROM series s
- WHERE s.candles > 0 AND translate(upper(s.symbol), '/-', '') = translate(upper($1), '/-', '') AND ($2::text IS NULL OR s.exchange = $2)
+ WHERE s.candles > 0 AND translate(upper(s.symbol), '/-', '') = $1 AND ($2::text IS NULL OR s.exchange = $2)
    AND NOT EXISTS (SELECT FROM instruments i WHERE i.exchange = s.exchange AND i.symbol = s.symbol)
  ORDER BY 1, 2;
 
@@ -65,11 +65,11 @@ SELECT min(time) FROM (
      ORDER BY time DESC LIMIT $5) newest;
 
 -- name: sync_status
--- Give how syncs stand, with what their series hold now.
+-- Give how syncs stand, of all or of one folded symbol, with what their series hold now.
 SELECT y.symbol, y.timeframe, y.exchange, y.sync_status, COALESCE(s.oldest, y.oldest) AS oldest,
        COALESCE(s.newest, y.newest) AS newest, COALESCE(s.candles, y.candles) AS candles, COALESCE(s.revision, 0) AS revision,
        y.error, y.last_sync_at, y.updated_at
   FROM sync_status y LEFT JOIN series s USING (exchange, symbol, timeframe)
- WHERE ($1::text[] IS NULL OR y.symbol = ANY($1)) AND ($2::text IS NULL OR y.timeframe = $2)
+ WHERE ($1::text IS NULL OR translate(upper(y.symbol), '/-', '') = $1) AND ($2::text IS NULL OR y.timeframe = $2)
    AND ($3::text IS NULL OR y.exchange = $3)
  ORDER BY y.symbol, y.exchange, y.timeframe;

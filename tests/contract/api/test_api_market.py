@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -113,14 +114,16 @@ async def test_what_was_imported_has_a_latest_price_too(gateway: Running, seeded
 
 
 async def test_without_postgresql_the_newest_is_told_all_the_same(redis_url: str, tmp_path: Path, latest: Latest) -> None:
-    await latest.tell([_trade(1, "64001.2")])
+    await latest.tell([_trade(1, "64001.2"), msgspec.structs.replace(_trade(1, "64009.3"), exchange="kraken", symbol="BTC/USD")])
     away = "postgresql://fks:x@127.0.0.1:1/fks"
     async with serving(away, redis_url, tmp_path, {"read": "x"}, database={"retry_s": 0.1}) as gateway:
         from fks.api.routes.market import latest as route
 
         answer = await route(gateway.app.state.gateway, None, "btc/usdt")  # type: ignore[arg-type]
+        other = await route(gateway.app.state.gateway, None, "kraken:BTC/USD")  # type: ignore[arg-type]
     assert b'"price":"64001.2"' in bytes(answer.body)
     assert b'"state":null' in bytes(answer.body)
+    assert b'"price":"64009.3"' in bytes(other.body)
 
 
 # ── history ──────────────────────────────────────────────────────────────────────────────────────

@@ -20,6 +20,7 @@ from fks.exchanges.binance import BinanceExchange
 from fks.exchanges.registry import EXCHANGES, endpoint_of, make_exchange
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
+from fks.model.instrument import find_instrument
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, bar_end
@@ -294,7 +295,7 @@ async def test_instruments_are_exact(real: Exchange) -> None:
     btc = found["BTCUSDT"]
     assert (btc.name, btc.tick, btc.lot_step, btc.notional_min) == ("BTC/USDT", Decimal("0.01"), Decimal("0.00001"), Decimal(5))
     assert btc.is_trading
-    assert btc.spellings == ("BTCUSDT", "BTC/USDT", "BTC-USDT")
+    assert all(find_instrument(text, [btc]) is btc for text in ("BTCUSDT", "BTC/USDT", "btc-usdt", "binance:BTCUSDT"))
 
 
 async def test_bars_are_closed_and_within_what_was_asked(real: Exchange) -> None:

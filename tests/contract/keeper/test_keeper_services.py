@@ -28,7 +28,6 @@ from fks.store.nodes import NodeStore
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
-
 REAL = Policy(backoff_first_s=0.05, probe_s=0.1)  # real services on a busy machine answer when they can
 
 

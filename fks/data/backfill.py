@@ -9,7 +9,7 @@ then trades. Bars shorter than the exchange's own have no other source than trad
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -58,11 +58,17 @@ class Backfill:
         self._grain = own if length_of(own) > length_of(self._frames[0]) else self._frames[0]
 
     async def recover(
-        self, symbol: str, positions: Mapping[str, SealedPosition], *, by_bars: bool = False
+        self,
+        symbol: str,
+        positions: Mapping[str, SealedPosition],
+        *,
+        by_bars: bool = False,
+        heard: Callable[[], Sequence[PublicTrade]] = tuple,
     ) -> Recovery:
         """Return what `symbol` starts from, given how far its timeframes are stored.
 
-        `by_bars` fills even a small hole with bars: its trades turned out not to be contiguous in id or time.
+        `by_bars` fills even a small hole with bars: its trades turned out not to be contiguous in id or time. `heard`
+        gives what the socket told meanwhile without a hole: where REST tells the newest trades alone, it may reach further.
         """
         base = self._frames[0]
         newest = await self._newest(symbol)
@@ -73,10 +79,10 @@ class Backfill:
                 return await self._by_trades(symbol, positions, last_id, bar_end(stored.sealed_ns, base))
         begin_ns = self._begin(symbol, newest, stored, await self._last_bar_ns(symbol) if newest is None else 0)
         try:
-            trades = await self._trades_since(symbol, begin_ns) if newest else []
+            trades = await self._trades_since(symbol, begin_ns, heard) if newest else []
         except _TooManyError:  # the bar that they do not reach back to comes whole, once it is over
             begin_ns = await self._over(symbol, begin_ns)
-            trades = await self._trades_since(symbol, begin_ns)
+            trades = await self._trades_since(symbol, begin_ns, heard)
         last_id = trades[0].trade_id - 1 if trades else newest.trade_id if newest else None
         return await self._recovery(symbol, positions, begin_ns, last_id, trades)
 
@@ -208,12 +214,20 @@ class Backfill:
         """Return whether a hole may be small enough for trades: where ids do not count them, only asking tells."""
         return self._exchange.traits.trade_ids is not TradeIds.CONTIGUOUS or 0 <= newest.trade_id - last_id <= TRADES_MAX
 
-    async def _trades_since(self, symbol: str, since_ns: int) -> list[PublicTrade]:
+    async def _trades_since(
+        self, symbol: str, since_ns: int, heard: Callable[[], Sequence[PublicTrade]] = tuple
+    ) -> list[PublicTrade]:
         """Return all trades at and after a moment. Errors: PeerError when the exchange does not reach back so far."""
         if self._exchange.traits.trades_from is TradesFrom.TIME:
             return await self._trades_by_time(symbol, since_ns)
         if self._exchange.traits.trades_from is TradesFrom.NEWEST:
-            page = await self._newest_since(symbol, since_ns)
+            page: Sequence[PublicTrade]
+            try:
+                page = await self._newest_since(symbol, since_ns)
+            except _TooManyError:
+                page = heard()
+                if not page or page[0].time_ns >= since_ns:
+                    raise
             return [trade for trade in page if trade.time_ns >= since_ns]
         page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=since_ns, limit=PAGE)
         if len(page) == PAGE:

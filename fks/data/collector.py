@@ -182,7 +182,7 @@ class Collector:
         feed = self._feeds[symbol]
         self._shards.drop(symbol)
         self._holes.cancel(symbol)
-        feed.end_outages(self._clock.now_ns())
+        feed.outages.end_all(self._clock.now_ns())
         feed.state = FeedState.OFF if is_off else FeedState.COLD
         if feed.positions is not None:
             await self._writer.flush_all([feed])
@@ -246,7 +246,7 @@ class Collector:
         if feed is None or channel not in feed.pulses:
             return
         feed.pulses[channel].heard(self._clock.monotonic())
-        feed.end_outage(self._clock.now_ns(), channel)
+        feed.outages.end(self._clock.now_ns(), channel)
         self._teller.put(event)
 
     def _missed(self, event: Gone | Suspect) -> None:
@@ -259,8 +259,10 @@ class Collector:
         self._log.warning("feed.gone", exchange=self._exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason)
         feeds = [self._feeds[event.symbol]] if event.symbol in self._feeds else [] if event.symbol else list(self._feeds.values())
         for feed in feeds:
-            if event.channel is Channel.TRADES and feed.builder is not None and feed.last_id is not None:
-                self._holes.repair(feed, Gap(feed.last_id + 1, None))
+            if event.channel is Channel.TRADES:
+                feed.tear()
+                if feed.builder is not None and feed.last_id is not None:
+                    self._holes.repair(feed, Gap(feed.last_id + 1, None))
             elif event.channel in (Channel.QUOTES, Channel.BOOK):
                 feed.begin_outage("gap", self._clock.now_ns(), event.channel)
 
@@ -334,7 +336,7 @@ class Collector:
             feed.begin_outage(cause or "gap", self._clock.now_ns())
         elif state is FeedState.LIVE:
             feed.live_s = None
-            feed.end_outage(self._clock.now_ns())
+            feed.outages.end(self._clock.now_ns())
         feed.state = state
         self._has_sealed.set()  # the row of a feed's state must not wait for a bar
 

@@ -12,17 +12,18 @@ not, settles the bar.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
 from fks.data.aggregate import BarBuilder
 from fks.data.liveness import Pulse
+from fks.data.outages import Outages
 from fks.data.outliers import Usual
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start
-from fks.store.feeds import TRADES, Outage, SealedPosition
+from fks.store.feeds import TRADES, SealedPosition
 
 GRACE_NS = 1_500_000_000  # how long a closed bar waits for trades that are still on their way
 ASK_MAX_NS = 10 * NS  # in a long silence REST is asked this seldom
@@ -112,7 +113,7 @@ class SymbolFeed:
         self.sealed: deque[Sealed] = deque()
         self.revised: deque[Sealed] = deque()
         self.trades: deque[PublicTrade] = deque()
-        self.outages: deque[Outage] = deque()
+        self.outages = Outages(symbol)
         self.usual = Usual()
         self.doubted: deque[tuple[Bar, str]] = deque()
         #: when trades came whose bars were sealed already: these bars are asked for again
@@ -124,8 +125,9 @@ class SymbolFeed:
         self._ids = ids
         self._seen: dict[int, int] = {}  # trade id -> its time
         self.since_ns: dict[str, int] | None = None  # where bars begin that the store had none of: nothing before is corrected
-        self._open_outages: dict[str, Outage] = {}
         self._inbox: deque[Event] = deque(maxlen=INBOX_MAX)
+        self._first: PublicTrade | None = None  # the first trade heard since nothing is missing between those that were
+        self._is_torn = False
         self._waiting: dict[str, tuple[BarClosed, int]] = {}
         self._asked_ns = 0  # no doubt is raised again before
         self._ask_again_ns = GRACE_NS
@@ -143,6 +145,8 @@ class SymbolFeed:
             if isinstance(event, PublicTrade):
                 latest = max(latest, event.time_ns)
                 self._inbox.append(event)
+                if self._first is None and not self._is_torn:
+                    self._first = event
             else:
                 has_bars = True
                 if not isinstance(event, BarSeen) or event.is_closed:
@@ -154,7 +158,8 @@ class SymbolFeed:
             self.is_mute = False
         if has_bars:
             self._heard(Channel.BARS, now_s)
-            self.end_outage(now_ns, Channel.BARS)
+            self.outages.end(now_ns, Channel.BARS)
+        self._is_torn = False
         self.message_ns = now_ns
         self._ask_again_ns = GRACE_NS
 
@@ -164,9 +169,21 @@ class SymbolFeed:
             pulse.heard(now_s)
 
     def touch(self, now_s: float) -> None:
-        """Start the ages anew: a subscription was just made."""
+        """Start the ages anew: a subscription was just made, and what comes over it follows nothing that came before."""
         for pulse in self.pulses.values():
             pulse.touch(now_s)
+        self._first = None
+
+    def tear(self) -> None:
+        """Note that the exchange says it left trades out: somewhere in what comes next."""
+        self._first, self._is_torn = None, True
+
+    def heard(self) -> list[PublicTrade]:
+        """Return the trades that wait while a hole is filled, of one subscription, nothing missing between them."""
+        if self._first is None:
+            return []
+        trades = [event for event in self._inbox if isinstance(event, PublicTrade)]
+        return trades[next((n for n, trade in enumerate(trades) if trade is self._first), 0) :]
 
     def age_s(self, now_s: float) -> float:
         """Return the age of the last message of trades or bars, or of the subscription when there was none since."""
@@ -189,36 +206,13 @@ class SymbolFeed:
         """Return the channels that have been silent for longer than is usual for this symbol."""
         return [channel for channel, pulse in self.pulses.items() if pulse.is_silent(now_s)]
 
-    # ── outages ──────────────────────────────────────────────────────────────────────────────────
     def begin_outage(self, cause: str, now_ns: int, channel: str = TRADES, *, silent_s: float | None = None) -> None:
-        """Note that a channel is not live any more: since it fell silent, or since the feed's last message.
-
-        An outage that is noted already goes on.
-        """
-        if channel not in self._open_outages:
-            if silent_s is not None:
-                began_ns = now_ns - round(silent_s * NS)
-            else:
-                began_ns = self.message_ns if channel == TRADES and self.message_ns else now_ns
-            self.go_on_outage(Outage(self.symbol, channel, min(began_ns, now_ns) // 1000 * 1000, cause))
-
-    def go_on_outage(self, outage: Outage) -> None:
-        """Take up an outage that has no end yet, from a collector before this one; none that is known here."""
-        if outage.channel in self._open_outages:
-            return
-        self._open_outages[outage.channel] = outage
-        self.outages.append(outage)
-
-    def end_outage(self, now_ns: int, channel: str = TRADES) -> None:
-        """Note that a channel is live and whole again."""
-        outage = self._open_outages.pop(channel, None)
-        if outage is not None:
-            self.outages.append(replace(outage, ended_ns=max(now_ns, outage.began_ns)))
-
-    def end_outages(self, now_ns: int) -> None:
-        """Note that nobody listens any more: what is not collected has no outage."""
-        for channel in list(self._open_outages):
-            self.end_outage(now_ns, channel)
+        """Note that a channel is not live any more: since it fell silent, or since the feed's last message."""
+        if silent_s is not None:
+            began_ns = now_ns - round(silent_s * NS)
+        else:
+            began_ns = self.message_ns if channel == TRADES and self.message_ns else now_ns
+        self.outages.begin(cause, min(began_ns, now_ns), channel)
 
     # ── building ─────────────────────────────────────────────────────────────────────────────────
     def restart(self, builder: BarBuilder, last_id: int | None, before: list[Sealed]) -> None:

@@ -55,6 +55,7 @@ class Holes:
         self._set_state, self._is_subscribed, self._advance = set_state, is_subscribed, advance
         self._backfills: dict[tuple[str, ...], Backfill] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._next: dict[str, tuple[bool, float]] = {}  # holes of symbols under repair: whether by bars, after so many seconds
         self._group: asyncio.TaskGroup | None = None
         self.is_draining = False
 
@@ -71,6 +72,7 @@ class Holes:
         for key, task in list(self._tasks.items()):
             if key[1] == symbol:
                 task.cancel()
+        self._next.pop(symbol, None)
 
     async def wait(self, seconds: float) -> None:
         """Let repairs under way finish, for so long."""
@@ -79,12 +81,16 @@ class Holes:
 
     # ── what may be wrong ────────────────────────────────────────────────────────────────────────
     def repair(self, feed: SymbolFeed, gap: Gap | None, *, cause: str = "gap", by_bars: bool = False, settle_s: float = 0.0) -> None:
-        """Fill a hole; None: recover from what is stored. While it is filled another one needs no telling.
+        """Fill a hole; None: recover from what is stored. One that comes while another is filled is filled after it.
 
         `settle_s`: wait so long first, for trades that REST does not show yet.
         """
-        if self.is_draining or self.is_repairing(feed.symbol):
-            return  # it ends with the newest trades; what is missing then is the next gap
+        if self.is_draining:
+            return
+        if self.is_repairing(feed.symbol):  # it may have asked for the newest trades already
+            before = self._next.get(feed.symbol, (False, 0.0))
+            self._next[feed.symbol] = (by_bars or before[0], max(settle_s, before[1]))
+            return
         self._set_state(feed, FeedState.BACKFILL, cause)
         self._begin("repair", feed, self._repaired(feed, gap, by_bars, settle_s))
 
@@ -125,9 +131,15 @@ class Holes:
 
     # ── holes in what was heard ──────────────────────────────────────────────────────────────────
     async def _repaired(self, feed: SymbolFeed, gap: Gap | None, by_bars: bool, settle_s: float) -> None:
-        if settle_s:
-            await self._clock.sleep(settle_s)
-        await self._persist(feed, gap, by_bars)
+        while True:
+            self._next.pop(feed.symbol, None)
+            if settle_s:
+                await self._clock.sleep(settle_s)
+            await self._persist(feed, gap, by_bars)
+            if feed.symbol not in self._next:
+                break
+            by_bars, settle_s = self._next[feed.symbol]
+            gap = None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None)
         self._tasks.pop(("repair", feed.symbol), None)  # what is missing from here on is a hole of its own
         is_live = self._is_subscribed(feed.symbol) and not feed.is_mute
         self._set_state(feed, FeedState.LIVE if is_live else FeedState.STALE, "disconnected")
@@ -161,13 +173,13 @@ class Holes:
             await self._claim(feed)
         assert feed.positions is not None
         is_by_bars = by_bars or gap is not None
-        made = await backfill.recover(feed.symbol, feed.positions, by_bars=is_by_bars)
+        made = await backfill.recover(feed.symbol, feed.positions, by_bars=is_by_bars, heard=feed.heard)
         for frame, count in made.missing.items():
             if count:
                 self._log.warning("feed.hole", symbol=feed.symbol, timeframe=frame, bars=count)
         feed.restart(made.builder, made.last_id, made.sealed)
         if feed.add(made.trades) is not None:
-            made = await backfill.recover(feed.symbol, feed.positions, by_bars=True)
+            made = await backfill.recover(feed.symbol, feed.positions, by_bars=True, heard=feed.heard)
             feed.restart(made.builder, made.last_id, made.sealed)
             feed.add(made.trades)
         feed.refill_to = -1 if feed.last_id is None else feed.last_id
@@ -180,9 +192,9 @@ class Holes:
             return
         now_ns = self._clock.now_ns()
         for outage in heard.outages:
-            feed.go_on_outage(outage)
+            feed.outages.go_on(outage)
             if outage.channel not in feed.pulses or heard.state == FeedState.OFF:  # nobody listens there any more
-                feed.end_outage(now_ns, outage.channel)
+                feed.outages.end(now_ns, outage.channel)
         if heard.message_ns is not None and heard.state != FeedState.OFF:
             feed.message_ns = heard.message_ns
             feed.begin_outage("collector", now_ns)

@@ -58,7 +58,7 @@ class Writer:
     async def flush_all(self, feeds: Iterable[SymbolFeed]) -> None:
         """Store everything that feeds have sealed, and every trade they took. Errors: OutageError."""
         known = list(feeds)
-        while await self.flush(known) or any(feed.sealed or feed.trades or feed.revised or feed.outages for feed in known):
+        while await self.flush(known) or any(feed.sealed or feed.trades or feed.revised or feed.outages.unstored for feed in known):
             pass
 
     async def _flush(self, feeds: Iterable[SymbolFeed]) -> bool:
@@ -141,13 +141,13 @@ def _take(feed: SymbolFeed) -> Taken:
     sealed = [feed.sealed.popleft() for _ in range(min(BARS_MAX, len(feed.sealed)))]
     revised = [feed.revised.popleft() for _ in range(min(BARS_MAX, len(feed.revised)))]
     trades = [feed.trades.popleft() for _ in range(min(TRADES_MAX, len(feed.trades)))]
-    outages = [feed.outages.popleft() for _ in range(len(feed.outages))]
+    outages = [feed.outages.unstored.popleft() for _ in range(len(feed.outages.unstored))]
     return Taken(feed, sealed, revised, trades, outages)
 
 
 def _put_back(item: Taken) -> None:
     feed = item.feed
-    feed.outages.extendleft(reversed(item.outages))
+    feed.outages.unstored.extendleft(reversed(item.outages))
     if feed.positions is None:  # forgotten meanwhile: it begins again from what the store has
         return
     feed.sealed.extendleft(reversed(item.sealed))

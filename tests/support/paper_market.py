@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
@@ -53,7 +54,7 @@ class PaperMarket:
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
-        self.calls += 1
+        await self._answer()
         end_ns = min(self.now_ns, until_ns or self.now_ns)
         shown = [bar for bar in self._bars[timeframe] if bar_end(bar.time_ns, timeframe) <= end_ns]
         return [bar for bar in shown if bar.time_ns >= since_ns][:limit] if since_ns is not None else shown[-limit:]
@@ -61,13 +62,18 @@ class PaperMarket:
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
-        self.calls += 1
+        await self._answer()
         shown = [trade for trade in self.trades if trade.time_ns <= self.now_ns]
         if from_id is not None:
             return [trade for trade in shown if trade.trade_id >= from_id][:limit]
         if since_ns is not None:
             return [trade for trade in shown if trade.time_ns >= since_ns][:limit]
         return shown[-limit:]
+
+    async def _answer(self) -> None:
+        """A request and its answer take their time: others go on meanwhile."""
+        self.calls += 1
+        await asyncio.sleep(0)
 
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         raise NotImplementedError
@@ -76,19 +82,23 @@ class PaperMarket:
 class ForgetfulMarket(PaperMarket):
     """The same market at an exchange that is less helpful: ids that tell nothing, trades by time or only the newest, no seconds."""
 
-    def __init__(self, trades: list[PublicTrade], ids: TradeIds, trades_from: TradesFrom) -> None:
+    def __init__(
+        self, trades: list[PublicTrade], ids: TradeIds, trades_from: TradesFrom, newest_max: int = 0
+    ) -> None:
         if ids is TradeIds.OPAQUE:
             trades = [msgspec.structs.replace(trade, trade_id=trade.trade_id * 2_654_435_761 % 2**40) for trade in trades]
         elif ids is TradeIds.RISING:
             trades = [msgspec.structs.replace(trade, trade_id=trade.trade_id * 7) for trade in trades]
         super().__init__(trades)
         self.traits = replace(
-            self.traits, timeframes=self.traits.timeframes - {"1s"}, trade_ids=ids, trades_from=trades_from
-        )
+            self.traits, timeframes=self.traits.timeframes - {"1s"}, trade_ids=ids, trades_from=trades_from,
+            newest_max=newest_max,
+        )  # fmt: skip
 
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
         assert from_id is None, "this exchange cannot begin at an id"
         assert since_ns is None or self.traits.trades_from is TradesFrom.TIME, "nor at a time"
+        limit = min(limit, self.traits.newest_max or limit)
         return await super().fetch_trades(symbol, from_id=None, since_ns=since_ns, limit=limit)

@@ -16,7 +16,7 @@ from aiohttp import web
 from fks.clock import RealClock
 from fks.data.aggregate import BarBuilder
 from fks.data.backfill import Backfill
-from fks.data.feed import SymbolFeed
+from fks.data.feed import FeedState, SymbolFeed
 from fks.exchanges.base import Endpoint
 from fks.exchanges.bybit import BybitExchange
 from fks.model.bar import Bar, PublicTrade
@@ -88,6 +88,46 @@ async def bybit(market: Market, log: CollectingLog) -> AsyncIterator[BybitExchan
         await made.open()
         yield made
         await made.close()
+
+
+@pytest.mark.parametrize("how", ["subscribed anew", "told that some are gone"])
+async def test_what_the_socket_told_meanwhile_counts_where_sixty_trades_do_not_reach_back(
+    bybit: BybitExchange, market: Market, how: str
+) -> None:
+    back = Backfill(bybit, ("1m",), 1)
+    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.traits.trade_ids)
+    feed.positions = {}
+    if how == "subscribed anew":
+        hear(feed, (2, 70))
+        feed.touch(70.0)
+        hear(feed, (80, 95))
+    else:
+        hear(feed, (2, 50))
+        feed.tear()
+        hear(feed, (50, 70), (80, 95))
+    hear(feed, (95, 110))
+    market.now_ns = NEW_YEAR + 110 * NS  # 200 trades in this minute, of which REST shows sixty
+    with pytest.raises(OutageError, match="present bar"):
+        await back.recover(SYMBOL, feed.positions, heard=feed.heard)
+    hear(feed, (110, 150))
+    market.now_ns = NEW_YEAR + 150 * NS
+    with pytest.raises(OutageError, match="present bar"):
+        await back.recover(SYMBOL, feed.positions)
+    made = await back.recover(SYMBOL, feed.positions, heard=feed.heard)
+    feed.restart(made.builder, made.last_id, made.sealed)
+    assert feed.add(made.trades) is None
+    feed.state = FeedState.LIVE
+    hear(feed, (150, 190))
+    assert feed.advance(market.now_ns, 190.0) is None
+    assert [(item.source, item.bar.volume, item.bar.open, item.bar.close) for item in feed.sealed] == [
+        (source, bar.volume, bar.open, bar.close) for source, bar in zip(("klines", "live"), truth()[1:3], strict=True)
+    ]
+
+
+def hear(feed: SymbolFeed, *spans: tuple[int, int]) -> None:
+    """Let the socket tell, at once, the trades of spans in seconds after the new year."""
+    trades = [t for since_s, until_s in spans for t in TRADES if since_s * NS <= t.time_ns - NEW_YEAR < until_s * NS]
+    feed.receive([*trades], NEW_YEAR + spans[-1][1] * NS, float(spans[-1][1]))
 
 
 async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(

@@ -248,9 +248,9 @@ def test_an_outage_lasts_from_the_last_message_to_the_next_live_moment() -> None
     hear(feed, 2.0, trade(1, 2.0))
     feed.begin_outage("silent", T0 + 9 * NS)
     feed.begin_outage("disconnected", T0 + 10 * NS)  # it is the same one
-    feed.end_outage(T0 + 12 * NS)
-    feed.end_outage(T0 + 13 * NS)
-    first, last = feed.outages
+    feed.outages.end(T0 + 12 * NS)
+    feed.outages.end(T0 + 13 * NS)
+    first, last = feed.outages.unstored
     assert (first.began_ns, first.ended_ns, first.cause) == (T0 + 2 * NS, None, "silent")
     assert (last.began_ns, last.ended_ns, last.cause) == (T0 + 2 * NS, T0 + 12 * NS, "silent")
 

@@ -124,7 +124,7 @@ class SymbolFeed:
         self.pulses = {channel: Pulse(now_s, stale_min_s, stale_max_s) for channel in channels}
         self._ids = ids
         self._seen: dict[int, int] = {}  # trade id -> its time
-        self.since_ns: dict[str, int] | None = None  # where bars begin that the store had none of: nothing before is corrected
+        self.since_ns: dict[str, int] = {}  # where bars begin that the store had none of: nothing before is corrected
         self._inbox: deque[Event] = deque(maxlen=INBOX_MAX)
         self._first: PublicTrade | None = None  # the first trade heard since nothing is missing between those that were
         self._is_torn = False
@@ -226,10 +226,9 @@ class SymbolFeed:
         self._waiting.clear()
         # the new builder does not hold them, though we have seen them
         self._seen = {trade_id: at_ns for trade_id, at_ns in self._seen.items() if at_ns < builder.open_ns}
-        if self.since_ns is None:
-            begins = {frame: bar_start(builder.open_ns, frame) for frame in builder.timeframes}
-            begins |= {item.bar.timeframe: item.bar.time_ns for item in reversed(before)}
-            self.since_ns = {frame: at_ns for frame, at_ns in begins.items() if frame not in (self.positions or {})}
+        begins = {frame: bar_start(builder.open_ns, frame) for frame in builder.timeframes}
+        begins |= {item.bar.timeframe: item.bar.time_ns for item in reversed(before)}
+        self.since_ns |= {frame: at_ns for frame, at_ns in begins.items() if frame not in (self.positions or {})}
         self._keep(before)
 
     def add(self, trades: list[PublicTrade]) -> Gap | None:

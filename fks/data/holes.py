@@ -232,7 +232,7 @@ class Holes:
                 starts = {bar_start(time_ns, frame) for time_ns in times}
                 sealed = sorted(start_ns for start_ns in starts if known is not None and start_ns <= known.sealed_ns)
                 is_any_open |= len(sealed) < len(starts)
-                sealed = [start_ns for start_ns in sealed if start_ns >= (feed.since_ns or {}).get(frame, 0)]
+                sealed = [start_ns for start_ns in sealed if start_ns >= feed.since_ns.get(frame, 0)]
                 for from_ns, to_ns in _runs(sealed, frame):
                     await self._take_own(feed, frame, from_ns, to_ns)
         except EXPECTED as error:

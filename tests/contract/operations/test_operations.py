@@ -100,8 +100,7 @@ async def test_a_restart_is_taken_up_at_once_and_audited(rig: Rig, bus: Bus, mon
     await bus.publish(CHANNEL, {"id": str(operation.id)})
     done = await rig.ended(operation)
     assert done.state == "done"
-    assert (done.started_ns or 0) - done.created_ns < 0.5e9
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun < POLL_S - 0.5  # it has just looked
     assert rig.parts.restarted == ["guardian", "orders"]
     assert parts_of(done) == [("orders", "done")]
     rows = await rig.db.sql("SELECT child, event, reason FROM actor_events WHERE event = 'asked' ORDER BY id DESC LIMIT 1")

@@ -42,7 +42,7 @@ from fks.store.latest import Latest
 from fks.store.quarantine import Held, QuarantineStore
 
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
-ROWS_S = 1.0  # how often ages and prices are written when no bar seals
+ROWS_S = 0.5  # how often ages and prices are written when no bar seals; entries need a word of the last WORD_S (fks.store.facts)
 ASSETS_S = 1.0
 LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock proves nothing about the feed
 SEALED_MAX = 20_000  # bars of one symbol waiting for a database that is away; beyond it they are fetched again later
@@ -64,7 +64,7 @@ class Collector:
         seeds = settings.data.symbols if exchange.name == settings.data.exchange else ()
         self._assets = Assets(exchange, db, clock, log, seeds)
         self._store = FeedStore(db, exchange.name, lease.epoch)
-        self._writer = Writer(self._store, bus, meter, log)
+        self._writer = Writer(self._store, bus, clock, meter, log, tell_s=ROWS_S)
         self._counts = Counts(exchange.tally, meter)
         self._quarantine = QuarantineStore(db)
         self._suspects: deque[Held] = deque(maxlen=SUSPECTS_MAX)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from fks.clock import Clock
 from fks.data.buckets import length_of
-from fks.data.feed import Sealed, SymbolFeed
+from fks.data.feed import FeedState, Sealed, SymbolFeed
 from fks.model import ids
 from fks.model.bar import Bar, PublicTrade
 from fks.model.ports import Log, Meter
@@ -38,12 +39,16 @@ class Taken:
 class Writer:
     """Takes what feeds have sealed to the store, in order; flushes wait for one another."""
 
-    def __init__(self, store: FeedStore, bus: Bus, meter: Meter, log: Log) -> None:
+    def __init__(self, store: FeedStore, bus: Bus, clock: Clock, meter: Meter, log: Log, *, tell_s: float) -> None:
+        """`tell_s`: after so long a live feed of which there is nothing new is told again: its row says that we still know."""
         self._store = store
         self._bus = bus
+        self._clock = clock
+        self._tell_s = tell_s
         self._meter = meter
         self._log = log
         self._told: dict[str, tuple[int | None, str]] = {}
+        self._told_s: dict[str, float] = {}
         self._turn = asyncio.Lock()
 
     async def flush(self, feeds: Iterable[SymbolFeed]) -> bool:
@@ -62,8 +67,8 @@ class Writer:
             pass
 
     async def _flush(self, feeds: Iterable[SymbolFeed]) -> bool:
-        taken = [_take(feed) for feed in feeds]
-        rows = [row for item in taken for row in self._rows(item)]
+        taken, now_s = [_take(feed) for feed in feeds], self._clock.monotonic()
+        rows = [row for item in taken for row in self._rows(item, now_s)]
         if not rows and not any(taken):
             return False
         before = [(item.feed.symbol, (item.feed.message_ns, item.feed.state)) for item in taken]
@@ -79,6 +84,7 @@ class Writer:
                 _put_back(item)
             raise
         self._told.update(before)
+        self._told_s.update((row.symbol, now_s) for row in rows if row.timeframe == TRADES)
         await self._tell([sealed.bar for item in taken for sealed in item.sealed if sealed.source == "live"], changed)
         await self._tell_again([sealed.bar for item in taken for sealed in item.revised], changed)
         for item in taken:
@@ -98,15 +104,16 @@ class Writer:
                 self._meter.count("fks_market_dropped_total", dropped, channel="trades")
         return any(feed.sealed or len(feed.trades) > TRADES_MAX // 4 for feed in (item.feed for item in taken))
 
-    def _rows(self, item: Taken) -> list[FeedRow]:
-        """Return the feed rows that changed: one a timeframe that sealed, and the symbol's own."""
+    def _rows(self, item: Taken, now_s: float) -> list[FeedRow]:
+        """Return the feed rows that changed: one a timeframe that sealed, and the symbol's own, which is told anew in time."""
         feed = item.feed
         newest = {sealed.bar.timeframe: sealed for sealed in item.sealed}
         rows = [
             FeedRow(feed.symbol, frame, sealed.bar.time_ns, sealed.last_trade_id, state=feed.state)
             for frame, sealed in newest.items()
         ]
-        if item or self._told.get(feed.symbol) != (feed.message_ns, feed.state):  # it also fences what comes along
+        is_due = feed.state is FeedState.LIVE and now_s - self._told_s.get(feed.symbol, float("-inf")) >= self._tell_s
+        if item or is_due or self._told.get(feed.symbol) != (feed.message_ns, feed.state):  # it also fences what comes along
             rows.append(
                 FeedRow(
                     feed.symbol, TRADES, last_trade_id=feed.last_id, message_ns=feed.message_ns,

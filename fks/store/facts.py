@@ -13,6 +13,9 @@ from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier
 from fks.store.leases import fence_of
 
+#: a collector whose last word on a feed is older, seconds, does not know of it any more; it tells several times in that time
+WORD_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -77,7 +80,7 @@ class Facts:
             Mark(
                 row["exchange"], row["symbol"], row["last_price"], to_ns(at) if (at := row["last_message_at"]) else None
             )
-            for row in await self._db.fetch("facts.marks")
+            for row in await self._db.fetch("facts.marks", WORD_S)
         ]
 
     async def instances(self) -> list[Instance]:

@@ -55,7 +55,7 @@ async def collect(db: Database) -> None:
         "INSERT INTO leases (name, epoch, expires_at) VALUES ('collector:binance', 1, now() + interval '1 day')"
         " ON CONFLICT (name) DO UPDATE SET epoch = 1, expires_at = excluded.expires_at"
     )
-    await db.sql("UPDATE feeds SET epoch = 1 WHERE timeframe = 'trades'")
+    await db.sql("UPDATE feeds SET epoch = 1, updated_at = now() + interval '1 day' WHERE timeframe = 'trades'")
 
 
 async def add_account(db: Database, name: str = "demo", venue: str = "paper") -> None:

@@ -3,10 +3,12 @@
 SELECT * FROM instruments;
 
 -- name: marks
--- The last price of every feed; the time of its last message only while it is live and its collector holds the lease
--- it was written under: a feed whose collector died is not known to be fresh, however young its last word is.
+-- The last price of every feed; the time of its last message only while it is live, its collector holds the lease it was
+-- written under, and wrote of it in the last $1 seconds: a feed whose collector died, or cannot write, is not known to be
+-- fresh, however young its last message is.
 SELECT f.exchange, f.symbol, f.last_price,
        CASE WHEN f.state = 'LIVE' AND l.epoch = f.epoch AND l.expires_at > now()
+                  AND f.updated_at > now() - $1::float8 * interval '1 second'
             THEN f.last_message_at END AS last_message_at
   FROM feeds f LEFT JOIN leases l ON l.name = 'collector:' || f.exchange WHERE f.timeframe = 'trades';
 

@@ -42,7 +42,7 @@ class Rig:
     def __init__(self, database: Database, bus: Bus, log: CollectingLog, market: PaperMarket) -> None:
         store = FeedStore(database, "binance", 1)
         self.store = store
-        self.writer = Writer(store, bus, RecordingMeter(), log)
+        self.writer = Writer(store, bus, RealClock(), RecordingMeter(), log, tell_s=0.5)
         self.quarantine = QuarantineStore(database)
         self.feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, frames=FRAMES)
         self.holes = Holes(

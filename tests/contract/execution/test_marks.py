@@ -10,22 +10,23 @@ from fks.store.leases import raise_epoch
 
 
 @pytest.mark.parametrize(
-    ("state", "epoch", "lease_s", "is_fresh"),
+    ("state", "epoch", "lease_s", "told_s", "is_fresh"),
     [
-        ("LIVE", 1, 2, True),
-        ("BACKFILL", 1, 2, False),
-        ("LIVE", 1, -1, False),  # its collector died, and nobody has noticed yet
-        ("LIVE", 0, 2, False),  # another collector has taken over and has not spoken yet
+        ("LIVE", 1, 2, 0, True),
+        ("BACKFILL", 1, 2, 0, False),
+        ("LIVE", 1, -1, 0, False),  # its collector died, and nobody has noticed yet
+        ("LIVE", 0, 2, 0, False),  # another collector has taken over and has not spoken yet
+        ("LIVE", 1, 2, 3, False),  # its collector lives and could not write: PostgreSQL was away, or is slow
     ],
 )
 async def test_a_feed_without_its_collector_is_not_fresh(
-    database: Database, state: str, epoch: int, lease_s: int, is_fresh: bool
+    database: Database, state: str, epoch: int, lease_s: int, told_s: int, is_fresh: bool
 ) -> None:
     await raise_epoch(database, "collector:binance", "test")
     await database.sql(f"UPDATE leases SET expires_at = now() + interval '{lease_s} s'")
     await database.sql(
-        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price) "
-        "VALUES ('binance', 'BTCUSDT', 'trades', $1, $2, now(), 100)", state, epoch,
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price, updated_at) "
+        "VALUES ('binance', 'BTCUSDT', 'trades', $1, $2, now(), 100, now() - $3 * interval '1 second')", state, epoch, told_s,
     )  # fmt: skip
     (mark,) = await Facts(database).marks()
     assert mark.price == 100

@@ -40,8 +40,8 @@ async def test_the_first_signal_of_a_symbol_just_collected_is_not_denied(rig: Ri
         " VALUES ('binance', 'SOLUSDT', 'SOL', 'USDT', 0.01, 0.001, 0.001, 100000, 5)"
     )
     await rig.db.sql(
-        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price)"
-        " SELECT 'binance', 'SOLUSDT', timeframe, state, epoch, now(), 100 FROM feeds WHERE symbol = 'BTCUSDT'"
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price, updated_at)"
+        " SELECT 'binance', 'SOLUSDT', timeframe, state, epoch, now(), 100, updated_at FROM feeds WHERE symbol = 'BTCUSDT'"
     )
     await rig.db.sql(
         "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size)"

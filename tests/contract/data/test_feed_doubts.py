@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fks.clock import RealClock
+from fks.clock import Clock, FakeClock, RealClock
 from fks.data import holes as module
 from fks.data.aggregate import BarBuilder
 from fks.data.feed import FeedState, SymbolFeed
@@ -39,10 +39,12 @@ def trade(number: int, second: float, price: str) -> PublicTrade:
 class Rig:
     """A live feed on a paper market and a real store."""
 
-    def __init__(self, database: Database, bus: Bus, log: CollectingLog, market: PaperMarket) -> None:
+    def __init__(
+        self, database: Database, bus: Bus, log: CollectingLog, market: PaperMarket, clock: Clock | None = None
+    ) -> None:
         store = FeedStore(database, "binance", 1)
         self.store = store
-        self.writer = Writer(store, bus, RealClock(), RecordingMeter(), log, tell_s=0.5)
+        self.writer = Writer(store, bus, clock or RealClock(), RecordingMeter(), log, tell_s=0.5)
         self.quarantine = QuarantineStore(database)
         self.feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, frames=FRAMES)
         self.holes = Holes(
@@ -148,3 +150,24 @@ def test_only_the_smallest_bars_from_a_minute_on_are_judged() -> None:
     usual = [Bar("b", "X", "5m", T0 + n * 300 * NS, 10, 10.01, 9.99, 10, 1) for n in range(40)]
     judge(feed, [*usual, Bar("b", "X", "1h", T0, 99, 99, 99, 99, 1), Bar("b", "X", "5m", T0, 99, 99, 99, 99, 1)])
     assert [bar.timeframe for bar, _ in feed.doubted] == ["5m"]
+
+
+async def test_a_live_feed_is_told_again_though_nothing_is_new(database: Database, bus: Bus, log: CollectingLog) -> None:
+    """Its row says that its collector still knows: what was live when PostgreSQL went away is not when it is back."""
+    clock = FakeClock()
+    rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]), clock)
+    await rig.begin()
+
+    async def told() -> Any:
+        await rig.writer.flush([rig.feed])
+        (row,) = await database.sql("SELECT updated_at FROM feeds WHERE timeframe = 'trades'")
+        return row["updated_at"]
+
+    first = await told()
+    assert await told() == first, "twice at once is once"
+    await clock.advance(0.6)
+    assert await told() > first
+    rig.feed.state = FeedState.STALE
+    last = await told()
+    await clock.advance(0.6)
+    assert await told() == last, "of a feed that is not live nobody needs to know"

@@ -115,7 +115,7 @@ async def test_a_resting_protection_survives_a_restart_and_fills_after_it(paper:
     await decide(paper, 2, Kind.ENTER, stop_loss=D(95), take_profit=D("200"))
     await paper.start()
     await filled(paper, 1)
-    await until(lambda: paper.service.book.counts()["ACCEPTED"] == 1)
+    await until(lambda: paper.service.book.counts()["ACCEPTED"] == paper.service.book.counts()["WORKING"] == 1)  # both legs
     await paper.restart(venues={"paper": a_paper()})
     await decide(paper, 9)
     await seal(paper, 10)

@@ -169,7 +169,7 @@ async def test_a_kill_closes_on_paper_too_when_it_flattens(database: Database, b
         await rig.signal(
             account_id=2, venue="paper", ts_event_ns=START + 3 * MINUTE, reference_price=D(103), stop_loss=D(95), take_profit=D(120)
         )
-        await until(lambda: rig.service.book.counts()["ACCEPTED"] == 1)
+        await until(lambda: rig.service.book.counts()["ACCEPTED"] == rig.service.book.counts()["WORKING"] == 1)  # both legs
         await database.sql(
             "INSERT INTO kill_switch (kill_id, report) VALUES ('k', jsonb_build_object('flatten', $1::boolean))", wants_flat
         )

@@ -98,7 +98,8 @@ class Cluster:
         """kill -9 a machine's keeper, host process and raylet at once: its workers are left to themselves."""
         raylet = psutil.Process(self.row(f"raylet@{name}")["pid"])
         for pid in (self.row(f"keeper@{name}")["pid"], raylet.ppid(), raylet.pid):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the keeper's end takes its host process along
+                os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

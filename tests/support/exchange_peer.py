@@ -142,5 +142,5 @@ async def playing(case: Case) -> AsyncIterator[Peer]:
         yield peer
     finally:
         for _, socket in list(peer.sockets):
-            await asyncio.wait_for(socket.close(), 1.0)
+            await asyncio.wait_for(socket.close(), 10.0)
         await runner.cleanup()

@@ -51,7 +51,7 @@ def small(paths: Paths, name: str, *args: str, **changes: Any) -> ServiceSpec:
     async def is_ready(process: Process) -> bool:
         return pids_of(paths, name)[:1] == [process.pid] and _state(process.pid) != "T"
 
-    options: dict[str, Any] = {"stop": ((signal.SIGTERM, 1.0),), "start_s": 5.0}
+    options: dict[str, Any] = {"stop": ((signal.SIGTERM, 5.0),), "start_s": 5.0}
     return ServiceSpec(
         name=name, launch=launch, is_ready=is_ready, find=lambda: next(iter(holding(str(ready))), None),
         log=paths.logs / f"{name}.log", **(options | changes),

@@ -24,6 +24,13 @@ async def until(condition: Callable[[], T | Awaitable[T]], *, deadline_s: float 
         await asyncio.sleep(every_s)
 
 
+def clear_of_the_hour() -> None:
+    """Wait until no bar of an hour is about to end or to settle (fks.data.gaps.SETTLE_NS): for counts of what there is."""
+    into_s = time.time() % 3600
+    if not 11 < into_s < 3540:
+        time.sleep((3611 - into_s) % 3600)
+
+
 def wait_until(condition: Callable[[], T], *, deadline_s: float = 10.0, every_s: float = 0.05) -> T:
     """Return the first true value of a plain `condition`; fail loudly after `deadline_s`."""
     end = time.monotonic() + deadline_s

@@ -136,7 +136,7 @@ async def test_from_nothing_to_live_in_every_timeframe(
         await until(lambda: collector.is_ready, deadline_s=60)  # the local exchange makes up its days when first asked
         await later(database, 6)
         await until(lambda: sum(m["timeframe"] == "1s" for m in told) >= 10)  # told after they are stored
-        assert [feed["state"] for feed in collector.detail()["feeds"]] == ["LIVE", "LIVE"]  # type: ignore[attr-defined]
+        await until(lambda: [feed["state"] for feed in collector.detail()["feeds"]] == ["LIVE", "LIVE"])  # type: ignore[attr-defined]
     listener.cancel()
     await check_stored(database, exchange, tuple(TIMEFRAMES))
     seconds = [(m["symbol"], m["time"]) for m in told if m["timeframe"] == "1s"]
@@ -214,16 +214,22 @@ async def test_a_collector_killed_and_back_goes_on_where_the_store_ends(
             cwd=Path(__file__).parents[3],
         )  # fmt: skip
         try:
-            await later(database, 4, deadline_s=30)
+            for symbol in FEW["symbols"]:
+                await later(database, 4, deadline_s=30, symbol=symbol)
         finally:
             process.kill()
             await process.wait()
+    ended = {symbol: await sealed_ns(database, symbol=symbol) for symbol in FEW["symbols"]}
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=3)) as collector:
         await until(lambda: collector.is_ready, deadline_s=15)
-        await later(database, 2)
+        for symbol in FEW["symbols"]:
+            await later(database, 2, symbol=symbol)
     await check_stored(database, exchange)
-    sources = await database.sql("SELECT DISTINCT source FROM ohlcv_data WHERE timeframe = '1s' AND time > now() - interval '4 s'")
-    assert [row[0] for row in sources] == ["live"]  # the holes were filled with trades, not with bars
+    for symbol, at_ns in ended.items():
+        sources = await database.sql(
+            "SELECT DISTINCT source FROM ohlcv_data WHERE symbol = $1 AND timeframe = '1s' AND time > $2", symbol, to_datetime(at_ns)
+        )
+        assert [row[0] for row in sources] == ["live"]  # the holes were filled with trades, not with bars
 
 
 async def test_a_newer_collector_ends_an_older_one(
@@ -304,8 +310,8 @@ async def test_a_held_tape_seals_each_bar_when_it_is_over(
                 async def is_sealed(at: int = first + number) -> bool:
                     return await sealed_ns(database, "1m") == bars.time_ns[at]
 
-                await until(is_sealed, deadline_s=3)
-            await until(lambda: collector.is_ready, deadline_s=3)
+                await until(is_sealed, deadline_s=15)
+            await until(lambda: collector.is_ready, deadline_s=15)
     finally:
         exchange.stop()
     stored = await BarStore(database).read("BTCUSDT", "1m")
@@ -321,15 +327,19 @@ async def test_a_held_tape_seals_each_bar_when_it_is_over(
 
 # ── draining ─────────────────────────────────────────────────────────────────────────────────────
 async def test_a_drain_stores_all_that_was_heard_and_the_next_self_goes_on_without_a_hole(
-    database: Database, bus: Bus, exchange: LocalExchange
+    database: Database, bus: Bus, exchange: LocalExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fks.data.collector.DRAIN_S", 20.0)  # it is about all, not about how soon
+    monkeypatch.setattr("fks.data.collector.FLUSH_S", 20.0)
     settings = settings_for(exchange.info, **FEW)
     newest: dict[str, int] = {}
     for epoch in (1, 2, 3):
         collector = make_collector(settings, database, bus, CollectingLog(), epoch=epoch)
         async with running(collector):
             await until(lambda: collector.is_ready, deadline_s=20)  # noqa: B023
-            await later(database, 2)
+            for symbol in FEW["symbols"]:
+                await later(database, 2, symbol=symbol)
+            await until(lambda: all((f.last_id or -1) > newest.get(f.symbol, -1) for f in collector._feeds.values()))  # noqa: B023
             await collector.drain()
             for feed in collector._feeds.values():
                 assert [*feed.sealed, *feed.trades, *feed._inbox] == [], "heard and not stored"

@@ -14,6 +14,7 @@ from fks.config.paths import Paths
 from fks.store.db import Database
 from tests.support.data_shell import Shell
 from tests.support.local_exchange import LocalExchange
+from tests.support.waiting import clear_of_the_hour
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def fks(
 
 
 async def test_from_nothing_to_whole_with_gaps_quality_and_prune(database: Database, fks: Shell) -> None:
+    clear_of_the_hour()
     done = await fks.json("data", "sync", "BTC/USDT", "1h", "1d", "--from", "5d")
     assert [(row["symbol"], row["timeframe"], row["exchange"]) for row in done["items"]] == [
         ("BTCUSDT", "1h", "binance"), ("BTCUSDT", "1d", "binance"),
@@ -69,6 +71,7 @@ async def test_from_nothing_to_whole_with_gaps_quality_and_prune(database: Datab
 
 
 async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> None:
+    clear_of_the_hour()
     assert (await fks("data", "update"))[1] == "nothing was synced yet: 'fks data init BTCUSDT'\n"
     assert (await fks("data", "status", "BTCUDST"))[:2] == (OK, "nothing is stored of BTCUDST\n")
     assert (await fks("data", "sync", "status", "BTCUDST"))[:2] == (OK, "no sync of BTCUDST\n")

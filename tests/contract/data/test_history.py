@@ -24,6 +24,7 @@ from tests.support.collecting import settings_for
 from tests.support.data_shell import Shell
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
+from tests.support.waiting import clear_of_the_hour
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,7 @@ async def test_the_commands(
     database: Database, database_url: str, exchange: LocalExchange, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    clear_of_the_hour()
     monkeypatch.setenv("FKS_DATABASE_URL", database_url)
     paths = Paths.of(tmp_path / "home").ensure()
     fks = Shell(paths.home, capsys)

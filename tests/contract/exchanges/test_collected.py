@@ -48,7 +48,8 @@ async def test_okx_is_collected_through_a_cut(peer: Peer, market: Market, databa
 
     async def stored() -> dict[int, tuple[float, ...]]:
         rows = await database.sql(
-            "SELECT time, open, high, low, close, volume FROM ohlcv_data WHERE exchange = 'okx' AND timeframe = '1s' ORDER BY time"
+            "SELECT time, open, high, low, close, volume FROM ohlcv_data WHERE exchange = 'okx' AND timeframe = '1s'"
+            " AND NOT is_empty ORDER BY time"
         )
         return {round(row["time"].timestamp() * 1000): tuple(float(v) for v in tuple(row)[1:]) for row in rows}
 
@@ -64,6 +65,8 @@ async def test_okx_is_collected_through_a_cut(peer: Peer, market: Market, databa
     own = {start: tuple(float(v) for v in row[1:6]) for start, row in market.bars(1_000).items() if row[8] == "1"}
     first = min(found)
     assert found == {start: bar for start, bar in own.items() if first <= start <= max(found)}
+    empty = await database.sql("SELECT time FROM ohlcv_data WHERE exchange = 'okx' AND timeframe = '1s' AND is_empty")
+    assert not {round(row["time"].timestamp() * 1000) for row in empty} & set(own)
     rows = await database.sql("SELECT trade_id FROM market_trades WHERE exchange = 'okx' ORDER BY trade_id")
     ids = [row["trade_id"] for row in rows]
     known = [int(row["tradeId"]) for row in market.trades]

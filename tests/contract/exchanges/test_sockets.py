@@ -121,7 +121,7 @@ async def test_nothing_is_handed_out_before_they_stand_and_nobody_waits_for_ever
         await ws.send_str(trade(1))
 
     peer.is_deaf, peer.script = True, early
-    monkeypatch.setattr(socket, "DIAL_S", 0.3)
+    monkeypatch.setattr(socket, "DIAL_S", 3.0)
     assert "not answered" in str(await ended(sockets, BinanceWire(peer.url), OutageError))
     assert sockets.tally.frames == 1
 

@@ -77,9 +77,9 @@ async def test_a_drained_scheduler_claims_no_more_and_its_jobs_go_on_to_their_on
 async def test_jobs_that_nobody_claims_are_a_problem(database: Database) -> None:
     store, cluster = JobStore(database), Cluster(database)
     one = scheduler(database, cluster, jobs_wait_max_s=0.3)
-    run = asyncio.create_task(one.run())
     for number in range(JOBS_AT_ONCE + 1):
         await store.submit("backtest", {"n": number})
+    run = asyncio.create_task(one.run())
     found = await until(lambda: [p for p in one.problems() if p.about == "jobs"])
     assert [(p.kind, p.is_mended_by_restart) for p in found] == [("queue", False)]  # its runners are busy
     cluster.may_end.set()

@@ -118,7 +118,8 @@ async def test_a_gap_in_what_was_synced_is_filled_within_a_minute(
     database: Database, scheduler: SchedulerActor, meter: RecordingMeter, log: CollectingLog
 ) -> None:
     store = SyncStore(database)
-    await store.want("binance", "ETHUSDT", ["5m"], RealClock().now_ns() - 2 * 86400 * 10**9)
+    now_ns = RealClock().now_ns()
+    await store.want("binance", "ETHUSDT", ["5m"], now_ns - 2 * 86400 * 10**9, now_ns - 3600 * 10**9)
     await until(lambda: done(database), deadline_s=30)
     await until(
         lambda: is_idle(database), deadline_s=30
@@ -153,6 +154,7 @@ async def test_kill_9_costs_nothing_but_the_page_under_way(
     store, jobs = SyncStore(database), JobStore(database)
     await store.want("binance", "BTCUSDT", ["1m"], RealClock().now_ns() - 12 * 86400 * 10**9)
     seen = -1
+    exchange.fault("latency", path="/api/v3/klines", count=10_000, seconds=0.3)  # or it is done before it is killed
     for _ in range(3):
         assert await store.submit_job(["binance"], "test")
         claimed = await jobs.claim(["sync"])
@@ -173,6 +175,7 @@ async def test_kill_9_costs_nothing_but_the_page_under_way(
         assert row is not None
         await database.sql("UPDATE jobs SET state = 'failed'")
         await database.sql("UPDATE sync_status SET updated_at = now() - interval '2 minutes'")
+    exchange.clear()
     assert await store.submit_job(["binance"], "test")
     last = await jobs.claim(["sync"])
     assert last is not None

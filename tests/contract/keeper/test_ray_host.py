@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,10 @@ def family(tmp_path):
 def daemons(host):
     found = {}
     for pid in members(host.pid):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if name := kind_of(words):
-            found[name] = pid
+        with suppress(OSError):  # it may end while we look
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if name := kind_of(words):
+                found[name] = pid
     return found
 
 

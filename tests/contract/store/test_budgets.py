@@ -69,15 +69,15 @@ async def test_what_the_exchange_says_was_used_counts(bus: Bus) -> None:
 
 async def test_a_refusal_pauses_everybody_for_as_long_as_it_says(bus: Bus) -> None:
     one, other = budgets(bus, 2, Allowance(100, 0.001))
-    one.pause(1.0)
+    one.pause(3.0)
     began = time.monotonic()
 
     async def is_known() -> bool:
         return not await at_once(other)
 
-    await until(is_known, deadline_s=0.9)
+    await until(is_known, deadline_s=2.9)
     await asyncio.gather(one.take(), other.take())
-    assert 0.9 < time.monotonic() - began < 5
+    assert 2.9 < time.monotonic() - began < 8
 
 
 async def test_a_purse_is_full_again_with_the_next_window(bus: Bus) -> None:

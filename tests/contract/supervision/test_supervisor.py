@@ -247,7 +247,7 @@ async def test_a_child_that_keeps_dying_is_given_up_and_paged_while_its_neighbou
             await until(lambda count=count: len(world.spawned) > count and supervisor.is_ready)
     await until(lambda: supervisor.detail()["children"]["a"] == "failed")
     await until(lambda: supervisor.detail()["children"]["b"] == "ready")
-    rows = await database.sql("SELECT event, severity FROM alerts")
+    rows = await until(lambda: database.sql("SELECT event, severity FROM alerts"))
     assert [(row["event"], row["severity"]) for row in rows] == [("child.given_up", "page")]
 
 

@@ -270,7 +270,8 @@ class Desk:
         balances = await self.holdings.read()
         await self.holdings.keep(balances)
         await self._find_externals(balances)
-        await self._set_state("READY")
+        if self._is_session and not self._look.is_set():  # else the stream broke meanwhile: it is STALE, and synced anew
+            await self._set_state("READY")
 
     async def _compare_orders(self) -> None:
         asked_ns = self._clock.now_ns()

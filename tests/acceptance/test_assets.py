@@ -144,6 +144,9 @@ def test_history_by_command_is_whole_and_one_that_is_killed_is_finished_by_a_job
     assert status_of(system, "5m")["sync"] == "done"
     since = system.sql("SELECT now()::text")[0][0]
     where = "exchange = 'binance' AND symbol = 'AVAXUSDT' AND timeframe = '1m'"
+    faults = f"{system.node['sim']['rest']}/sim/faults"
+    slow = {"kind": "latency", "path": "/api/v3/klines", "seconds": 0.3, "count": 1000}  # or it is done before it is killed
+    httpx.post(faults, json=slow, timeout=10.0).raise_for_status()
     process = subprocess.Popen(
         [FKS, "data", "sync", "AVAXUSDT", "1m", "--from", "15d"],
         env=system.env,
@@ -155,6 +158,7 @@ def test_history_by_command_is_whole_and_one_that_is_killed_is_finished_by_a_job
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
+        httpx.delete(faults, timeout=10.0).raise_for_status()
     ((killed_at, state),) = system.sql(f"SELECT cursor, sync_status FROM sync_status WHERE {where}")
     assert state == "running"  # nobody was left to say that it ended
     # after a minute of silence; here at once
@@ -206,7 +210,7 @@ def test_the_first_asset_of_an_exchange_brings_its_collector_and_the_last_takes_
         assert {name: after[name]["pid"] for name in pids} == pids
         # whoever trades it does so as before, though two exchanges list it now
         order = {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quantity": "0.002"}
-        id = client.post("/orders", json=order, headers={"Idempotency-Key": "on two"}).json()["client_order_id"]
+        id = system.order(client, order)[1].json()["client_order_id"]
         wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "FILLED", deadline_s=15.0)
         pid = after["collector:okx"]["pid"]
         # killed, it comes back like every other

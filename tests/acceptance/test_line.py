@@ -50,12 +50,18 @@ def test_one_trace_id_follows_a_bar_to_its_fill_through_the_logs(system: System)
     )[0]
     trace = row[0]
     assert trace
-    events: dict[str, str] = {}
-    for file in (system.home / "logs").glob("*.jsonl*"):
-        for line in file.read_text().splitlines():
-            if trace in line:
-                entry = json.loads(line)
-                events[entry["event"]] = entry["component"]
+
+    def told() -> dict[str, str]:
+        events: dict[str, str] = {}
+        for file in (system.home / "logs").glob("*.jsonl*"):
+            for line in file.read_text().splitlines():
+                if trace in line and line.endswith("}"):  # whole
+                    entry = json.loads(line)
+                    events[entry["event"]] = entry["component"]
+        return events
+
+    wait_until(lambda: "fill.booked" in told(), deadline_s=15.0, every_s=0.3)  # it is logged after the commit
+    events = told()
     assert events.get("bar.sealed") == "collector:binance", events
     assert events.get("signal.committed") == "strategy:0", events
     assert events.get("order.answered") == "orders", events
@@ -77,13 +83,13 @@ def test_the_gateway_answers_everything_the_readme_names(system: System) -> None
 def test_an_order_by_hand_fills_once_and_the_same_key_gives_the_same_answer(system: System) -> None:
     with system.client() as client:
         body = {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quantity": "0.002"}
-        first = client.post("/orders", json=body, headers={"Idempotency-Key": "by-hand-1"})
+        key, first = system.order(client, body)
         assert first.status_code == 202, first.text
         id = first.json()["client_order_id"]
         wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "FILLED", deadline_s=15.0)
-        again = client.post("/orders", json=body, headers={"Idempotency-Key": "by-hand-1"})
+        again = client.post("/orders", json=body, headers={"Idempotency-Key": key})
         assert again.json()["client_order_id"] == id
-        other = client.post("/orders", json={**body, "quantity": "0.003"}, headers={"Idempotency-Key": "by-hand-1"})
+        other = client.post("/orders", json={**body, "quantity": "0.003"}, headers={"Idempotency-Key": key})
         assert other.status_code == 409
     assert system.sql(f"SELECT count(*) FROM trades WHERE client_order_id = '{id}'")[0][0] >= 1
     assert sum(id in str(row) and row["method"] == "POST" for row in system.sim("/sim/received?limit=100000")["items"]) == 1
@@ -96,8 +102,7 @@ def test_a_resting_order_can_be_cancelled(system: System) -> None:
             "symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.001",
             "price": str((price * Decimal("0.95")).quantize(Decimal(1))),
         }  # fmt: skip
-        order = client.post("/orders", json=body, headers={"Idempotency-Key": "to-cancel"}).json()
-        id = order["client_order_id"]
+        id = system.order(client, body)[1].json()["client_order_id"]
         wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=15.0)
         assert client.delete(f"/orders/{id}").status_code in (200, 202)
         wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "CANCELLED", deadline_s=15.0)
@@ -117,7 +122,7 @@ def test_a_bad_order_is_a_problem_document_with_a_code(
     system: System, body: dict[str, str], status: int, code: str | None
 ) -> None:
     with system.client() as client:
-        answer = client.post("/orders", json=body, headers={"Idempotency-Key": f"bad-{body}"})
+        _, answer = system.order(client, body)
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"].startswith("application/problem+json")
     if code:
@@ -157,7 +162,7 @@ def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System) -> 
         assert system.status()["kill"]["engaged"] is True
         with system.client() as client:
             body = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "0.001"}
-            answer = client.post("/orders", json=body, headers={"Idempotency-Key": "while-killed"})
+            _, answer = system.order(client, body)
             assert answer.status_code == 422
             assert answer.json()["code"] == "KILLED"
         account = system.sim("/sim/account")

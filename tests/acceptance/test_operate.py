@@ -189,7 +189,7 @@ def test_a_limit_set_while_trading_denies_from_then_on_and_goes_back(system: Sys
     assert {name for name, pid in before.items() if after[name]["pid"] != pid} == {"orders"}
     with system.client() as client:
         body = {"symbol": "BTC/USDT", "side": "buy", "type": "market", "quantity": "0.002"}
-        answer = client.post("/orders", json=body, headers={"Idempotency-Key": f"over-{made['version']}"})
+        _, answer = system.order(client, body)
         assert (answer.status_code, answer.json()["code"]) == (422, "NOTIONAL_MAX_ORDER")
     shown = {row["key"]: row for row in system.json("config", "show", "risk.notional")["settings"]}
     assert shown["risk.notional_max_order"]["source"] == f"runtime version {made['version']} (default: 50000)"

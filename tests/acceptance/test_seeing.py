@@ -62,6 +62,7 @@ def test_a_kill_is_seen_everywhere_with_its_signal(system: System) -> None:
 
 def test_a_service_is_followed_across_its_restart(system: System) -> None:
     with following(system, "logs", "redis", "-f", "-n", "1") as logs:
+        wait_until(lambda: logs.says("\n"), deadline_s=15.0)  # it follows: what was there is printed
         old = system.kill("redis")["pid"]
         system.back_after("redis", old, deadline_s=30.0)
         wait_until(lambda: logs.says(f"── redis restarted: pid {old} → "), deadline_s=15.0)

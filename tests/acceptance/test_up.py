@@ -83,8 +83,7 @@ def test_started_again_it_continues(system: System) -> None:
     with system.client() as client:
         price = round(float(client.get("/market-data/BTCUSDT").json()["price"]) * 0.93)  # inside the price band, far from filling
         body = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.001", "price": str(price)}
-        order = client.post("/orders", json=body, headers={"Idempotency-Key": f"rest-{time.time_ns()}"}).json()
-        id = order["client_order_id"]
+        id = system.order(client, body)[1].json()["client_order_id"]
         wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=15.0)
     trades = system.fills()
     assert system.down() <= STOP_S + 5

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,22 @@ class System:
     def json(self, *args: str) -> Any:
         """Return what a command prints with --json."""
         return json.loads(self.fks(*args, "--json").stdout)
+
+    def order(self, client: httpx.Client, body: dict[str, str]) -> tuple[str, httpx.Response]:
+        """Place an order; return its key and the decided answer. What a busy machine's collector made FEED_STALE is asked anew."""
+        end = time.monotonic() + 30.0
+        while True:
+            key = uuid.uuid4().hex
+
+            def decided(key: str = key) -> httpx.Response | None:
+                found = client.post("/orders", json=body, headers={"Idempotency-Key": key})
+                return None if found.status_code == 202 and found.json()["signal_state"] == "ready" else found
+
+            answer = wait_until(decided, deadline_s=15.0)
+            assert answer is not None
+            if answer.status_code != 422 or answer.json().get("code") != "FEED_STALE" or time.monotonic() > end:
+                return key, answer
+            time.sleep(0.5)
 
     def up(self, *args: str) -> None:
         """Start in the background and wait until it says it is ready."""

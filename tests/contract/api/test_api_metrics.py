@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -52,7 +53,8 @@ async def test_a_replica_goes_on_counting_where_its_predecessor_stopped(
                 await client.get("/assets")
 
         async def kept() -> bool:
-            return b"/assets" in (await bus.get(SNAPSHOT_PREFIX + name) or b"")
+            found = json.loads(await bus.get(SNAPSHOT_PREFIX + name) or b"{}")
+            return bool(found.get('fks_http_requests_total{route="/assets",status="200"}') == 3)
 
         await until(kept)
         tokens = gateway.tokens

@@ -77,7 +77,9 @@ async def test_the_same_key_is_the_same_order_and_another_body_under_it_is_a_con
     assert (await seeded.sql("SELECT count(*) AS n FROM signals"))[0]["n"] == 2
 
 
-async def test_a_denial_is_422_with_its_code_as_a_problem(gateway: Running, seeded: Database) -> None:
+async def test_a_denial_is_422_with_its_code_as_a_problem(
+    seeded: Database, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
     async def deny() -> None:  # as the order manager does
         async def wanted() -> Any:
             return await seeded.sql("SELECT id FROM signals WHERE state = 'ready'")
@@ -92,7 +94,10 @@ async def test_a_denial_is_422_with_its_code_as_a_problem(gateway: Running, seed
             row["id"], client_id, ids.intent_id(row["id"]),
         )  # fmt: skip
 
-    async with gateway.client("trade") as client:
+    async with (
+        running(seeded, database_url, redis_url, tmp_path, http={"order_wait_s": 15.0}) as gateway,
+        gateway.client("trade") as client,
+    ):
         answer, _ = await asyncio.gather(_place(client), deny())
         for again in (answer, await _place(client)):
             assert again.status_code == 422

@@ -19,6 +19,7 @@ from fks.store.supervision import HealthRow, TreeJournal
 from fks.store.tokens import ensure_local_token
 from fks.supervision.exits import Exit, How
 from tests.support.gateway import Running
+from tests.support.waiting import until
 
 Fks = Callable[..., Awaitable[tuple[int, str, str]]]
 NOW_NS = 1_767_225_600_000_000_000
@@ -47,7 +48,7 @@ async def story(seeded: Database) -> Database:
              detail={"problems": [{"kind": "queue", "text": "bars wait for 12 s", "since_s": 12.0}]}),
         _row("scheduler", 15),
     ])  # fmt: skip
-    await seeded.sql("UPDATE component_health SET beat_at = now(), since = now()")
+    await seeded.sql("UPDATE component_health SET beat_at = now() + interval '1 minute', since = now()")
     end = Exit(How.CRASH, "died: worker exit: end of file", True, None, 9, last_lines=('{"event":"order.answered"}',))
     await journal.note("orders", "exited", end.reason, pid=12, epoch=3, node="b", payload=end.payload())
     await journal.note("orders", "restarted", end.reason, pid=12, epoch=3, payload=end.payload())
@@ -77,6 +78,7 @@ async def fks(
 
 
 async def test_the_tree_has_the_shape_that_the_supervisor_told(gateway: Running, story: Database) -> None:
+    await until(lambda: story.sql("SELECT FROM component_health WHERE name = 'gateway:0'"))
     async with gateway.client("read") as client:
         found = (await client.get("/system/tree")).json()
     roots = {node["id"]: node for node in found["tree"]}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from fks.execution.orders import OrderService
 from fks.model.order import OrderType, State
+from fks.model.ports import SessionBack
 from fks.model.signal import Kind
 from tests.support.order_rig import Rig
 from tests.support.scripted_venue import ScriptedVenue
@@ -65,6 +67,27 @@ async def test_a_lost_session_denies_entries_and_lets_exits_go(rig: Rig) -> None
     assert rows[0]["state"] in ("STALE", "SYNCING")
 
 
+async def test_a_session_that_is_lost_during_a_sweep_is_not_forgotten(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries without a stream that tells of their fills: the sweep was right, and is no word about the stream."""
+    status, read, lost = rig.service.book.venues["ccxt"], rig.venue.open_orders, []
+    await until(lambda: status.state == "READY")
+
+    async def lost_meanwhile() -> Any:
+        found = await read()
+        if not lost:
+            lost.append(True)
+            rig.venue.lose_session()
+            await until(lambda: status.state == "STALE")
+        return found
+
+    monkeypatch.setattr(rig.venue, "open_orders", lost_meanwhile)
+    await until(lambda: lost and status.state in ("READY", "SYNCING"))
+    assert status.state == "SYNCING"
+    assert await rig.outcome(await rig.signal()) == ("denied", "VENUE_NOT_RECONCILED")
+    rig.venue.push(SessionBack())
+    await until(lambda: status.state == "READY")
+
+
 async def test_what_happened_in_a_hole_of_the_stream_is_read_again(rig: Rig) -> None:
     rig.venue.script.append("rest")
     await rig.signal()
@@ -75,8 +98,6 @@ async def test_what_happened_in_a_hole_of_the_stream_is_read_again(rig: Rig) -> 
     await until(lambda: rig.service.book.venues["ccxt"].state == "STALE")
     rig.venue.streams_fills = False
     rig.venue.fill(order, D(10))
-    from fks.model.ports import SessionBack
-
     rig.venue.push(SessionBack())
     await rig.becomes(order, State.FILLED)
     await until(lambda: rig.service.is_ready)

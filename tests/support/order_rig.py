@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from fks.clock import RealClock
-from fks.config.settings import Risk, Settings, Venue
+from fks.config.settings import Http, Risk, Settings, Venue
 from fks.execution.orders import OrderService
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Venue as VenuePort
@@ -32,6 +32,7 @@ FAST = Settings(
         absent_first_s=0.02, absent_age_s=0.3, sweep_s=0.5,
     ),
     risk=Risk(feed_age_max_s=3600),
+    http=Http(order_wait_s=10.0),
 )  # fmt: skip
 
 

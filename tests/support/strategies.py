@@ -77,11 +77,16 @@ async def add_instance(
 
 
 async def seal(
-    db: Database, bars: Bars, *, source: str = "live", epoch: int = 1, is_complete: bool = True, sealed: bool = True
+    db: Database, bars: Bars, *, source: str = "live", epoch: int = 1, is_complete: bool = True, sealed: bool = True,
+    is_claimed: bool = False,
 ) -> None:
-    """Store bars as the collector does, and seal through the last one."""
+    """Store bars as the collector does, and seal through the last one.
+
+    `is_claimed`: the feed's rows are ours already; a claim would say anew when its trades were told of.
+    """
     store = FeedStore(db, "binance", epoch)
-    await store.claim([bars.symbol], [bars.timeframe])
+    if not is_claimed:
+        await store.claim([bars.symbol], [bars.timeframe])
     rows: list[tuple[Bar, str]] = []
     for index in range(len(bars)):
         bar = bars.bar(index, "binance")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
+from fks.config.settings import Http
 from fks.execution.door import Door, DoorAnswer, OrderRequest
 from fks.model.errors import InputError
 from fks.model.order import State
@@ -65,7 +66,8 @@ async def test_a_denied_order_is_422_with_the_code(rig: Rig, door: Door) -> None
 
 
 async def test_nobody_there_to_answer_is_202_with_the_id_the_order_will_have(idle: Rig, door: Door) -> None:
-    answer = await door.submit(asked(), "ann", "k1")
+    hasty = Door(idle.db, idle.bus, RealClock(), idle.settings.model_copy(update={"http": Http(order_wait_s=0.2)}))
+    answer = await hasty.submit(asked(), "ann", "k1")
     assert (answer.status, answer.body["state"]) == (202, None)
     await idle.start()
     await idle.becomes(answer.body["client_order_id"], State.FILLED)

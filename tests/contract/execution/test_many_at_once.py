@@ -34,7 +34,7 @@ async def test_signals_of_one_instrument_are_handled_in_their_order(idle: Rig) -
 
 async def test_a_slow_instrument_does_not_hold_up_another(rig: Rig) -> None:
     rig.venue.script.append("hang")
-    rig.venue.streams_fills, rig.venue.outages["query"] = False, 1000
+    rig.venue.streams_fills, rig.venue.history_hidden, rig.venue.outages["query"] = False, True, 1000
     slow = await rig.signal()
     await until(lambda: len(rig.venue.received) == 1)
     quick = await rig.signal(symbol="ETHUSDT", reference_price=D(10))

@@ -23,12 +23,14 @@ async def test_a_feed_without_its_collector_is_not_fresh(
     database: Database, state: str, epoch: int, lease_s: int, told_s: int, is_fresh: bool
 ) -> None:
     await raise_epoch(database, "collector:binance", "test")
-    await database.sql(f"UPDATE leases SET expires_at = now() + interval '{lease_s} s'")
-    await database.sql(
-        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price, updated_at) "
-        "VALUES ('binance', 'BTCUSDT', 'trades', $1, $2, now(), 100, now() - $3 * interval '1 second')", state, epoch, told_s,
-    )  # fmt: skip
-    (mark,) = await Facts(database).marks()
+    async with database.transaction() as tx:  # in which now() stands still
+        await tx.sql(f"UPDATE leases SET expires_at = now() + interval '{lease_s} s'")
+        await tx.sql(
+            "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price, updated_at) "
+            "VALUES ('binance', 'BTCUSDT', 'trades', $1, $2, now(), 100, now() - $3 * interval '1 second')",
+            state, epoch, told_s,
+        )  # fmt: skip
+        (mark,) = await Facts(tx).marks()
     assert mark.price == 100
     assert (mark.message_ns is not None) is is_fresh
 
@@ -43,11 +45,11 @@ async def test_a_feed_that_nobody_was_ever_given_is_not_fresh(database: Database
 
 async def test_a_raised_epoch_is_the_end_of_what_was_fresh(database: Database) -> None:
     await database.sql(
-        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price) "
-        "VALUES ('binance', 'BTCUSDT', 'trades', 'LIVE', 1, now(), 100)"
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price, updated_at) "
+        "VALUES ('binance', 'BTCUSDT', 'trades', 'LIVE', 1, now(), 100, now() + interval '1 day')"
     )
     await raise_epoch(database, "collector:binance", "test")
-    await database.sql("UPDATE leases SET expires_at = now() + interval '2 s'")
+    await database.sql("UPDATE leases SET expires_at = now() + interval '1 day'")
     assert (await Facts(database).marks())[0].message_ns is not None
     await raise_epoch(database, "collector:binance", "test")
     assert (await Facts(database).marks())[0].message_ns is None

@@ -26,17 +26,20 @@ async def test_an_order_that_arrived_unheard_is_found_and_booked_once(rig: Rig, 
     assert rig.venue.received == [order.client_order_id]
 
 
-async def test_an_order_that_never_arrived_is_absent_not_before_its_age(rig: Rig) -> None:
+async def test_an_order_that_never_arrived_is_absent_not_before_its_age(idle: Rig) -> None:
+    idle.settings = idle.settings.model_copy(update={"venue": idle.settings.venue.model_copy(update={"absent_age_s": 4.0})})
+    rig = await idle.start()
     rig.venue.script.append("lost")
     signal = await rig.signal()
     order = await rig.becomes((await rig.outcome(signal), await rig.entry(signal))[1].client_order_id, State.UNKNOWN)
     blocked = await rig.signal(instance="two", source="strategy:two")
     assert await rig.outcome(blocked) == ("denied", "UNKNOWN_ORDER")
-    done = await rig.becomes(order.client_order_id, State.ABSENT)
+    done = await rig.becomes(order.client_order_id, State.ABSENT, deadline_s=15)
     assert (done.updated_ns - (done.sent_ns or 0)) / 1e9 >= rig.settings.venue.absent_age_s
     assert rig.venue.queried.count(order.client_order_id) >= rig.settings.venue.absent_polls
     free = await rig.signal(instance="two", source="strategy:two")
     assert await rig.outcome(free) == ("ordered", None)
+    await rig.becomes((await rig.entry(free)).client_order_id, State.FILLED)
     assert len(rig.venue.received) == 2
 
 

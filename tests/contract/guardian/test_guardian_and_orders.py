@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.config.settings import Settings, Venue
+from fks.config.settings import Http, Settings, Venue
 from fks.execution.door import Door, DoorAnswer, OrderRequest
 from fks.execution.guardian import read_kill
 from fks.execution.orders import OrderService
@@ -28,6 +28,7 @@ from tests.support.strategies import collect
 from tests.support.waiting import until
 
 SETTINGS = Settings(
+    http=Http(order_wait_s=10.0),
     venue=Venue(
         order_timeout_s=1.0,
         poll_delays_s=(0.1, 0.2, 0.5),

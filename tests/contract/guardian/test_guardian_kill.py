@@ -210,7 +210,7 @@ async def test_kill_while_the_exchange_is_down(tmp_path: Path, folder: Path) -> 
             guardian._timing = guardian._timing.__class__(**{**_fields(guardian), "reply_s": 0.5})
             report = await guardian.kill(reason="", by="me")
             assert report["is_quiet"] is False
-            assert report["venues"][0]["state"] == "unreachable"
+            await until(lambda: guardian.report()["venues"][0]["state"] == "unreachable")
             refused = await ask(folder, {"op": "resume", "by": "me"})
             assert (refused["ok"], refused["code"]) == (False, "KILL_WORKING")
             exchange.start()

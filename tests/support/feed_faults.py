@@ -236,7 +236,7 @@ class FaultRun:
 
     # ── afterwards ───────────────────────────────────────────────────────────────────────────────
     async def settled(self) -> None:
-        """End all faults and wait until every feed is live and whole."""
+        """End all faults, wait until every feed is live and whole, and end the collector: what is looked at stands still."""
         self.exchange.clear()
         await self._live(time.time_ns())
         lacking: list[dict[str, Any]] = []
@@ -251,6 +251,9 @@ class FaultRun:
             await until(is_whole, deadline_s=40)
         except AssertionError:
             raise AssertionError(f"not whole: {lacking}; after {self.done}") from None
+        self._is_ending = True
+        self._kill_collector()
+        await self.db.sql("UPDATE feed_outages SET ended_at = clock_timestamp() WHERE ended_at IS NULL")  # it lasts until now
 
     async def check_trades(self) -> int:
         """Compare every stored public trade with the exchange's own, field by field; return how many."""

@@ -125,7 +125,10 @@ class Collector:
     async def _store_all(self) -> None:
         try:
             async with asyncio.timeout(FLUSH_S):
-                await self._writer.flush_all(feed for feed in self._feeds.values() if feed.positions is not None)
+                while True:
+                    with contextlib.suppress(OutageError):
+                        return await self._writer.flush_all(feed for feed in self._feeds.values() if feed.positions is not None)
+                    await self._clock.sleep(TICK_S)
         except TimeoutError:
             raise OutageError(f"the store did not take the rest in {FLUSH_S:g} s", remedy="it is fetched again") from None
 

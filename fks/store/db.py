@@ -176,8 +176,9 @@ class Database:
     async def fetch(self, query: str, *args: object, retry: bool = True) -> list[Row]:
         return await self._one(query, lambda c: c.fetch(sql(query), *args), retry)
 
-    async def fetchrow(self, query: str, *args: object, retry: bool = True) -> Row | None:
-        return await self._one(query, lambda c: c.fetchrow(sql(query), *args), retry)
+    async def fetchrow(self, query: str, *args: object, retry: bool = True, wait_s: float | None = None) -> Row | None:
+        """Return the first row. `wait_s`: wait no longer for a connection; for what is not true any more after a while."""
+        return await self._one(query, lambda c: c.fetchrow(sql(query), *args), retry, wait_s)
 
     async def fetchval(self, query: str, *args: object, retry: bool = True) -> Any:
         return await self._one(query, lambda c: c.fetchval(sql(query), *args), retry)
@@ -258,7 +259,9 @@ class Database:
         except _MAYBE_LOST:
             _drop(connection)
 
-    async def _one(self, what: str, call: Callable[[Any], Awaitable[T]], retry: bool) -> T:
+    async def _one(
+        self, what: str, call: Callable[[Any], Awaitable[T]], retry: bool, wait_s: float | None = None
+    ) -> T:
         async def attempt() -> T:
             connection = await _persist(self._acquire, deadline_s=deadline - time.monotonic(), is_safe=True, what=what)
             try:
@@ -269,7 +272,7 @@ class Database:
             finally:
                 await self._release(connection)
 
-        deadline = time.monotonic() + self._settings.retry_s
+        deadline = time.monotonic() + (self._settings.retry_s if wait_s is None else wait_s)
         return await _persist(attempt, self._settings.retry_s, is_safe=retry, what=what)
 
 

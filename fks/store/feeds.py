@@ -14,6 +14,7 @@ from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Database
 
 TRADES = "trades"  # the timeframe of the row that tells a symbol's feed as a whole
+WAIT_S = 0.5  # for a connection: what is told of a feed later than this would not be true any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,12 @@ class FeedStore:
         """Store bars (each with its source), trades, outages and positions in one statement; twice equals once.
 
         Returns the revisions of the bars that changed what was stored, by symbol, timeframe and time (ns). What comes
-        without a feed row is not fenced: give the row of its symbol along.
+        without a feed row is not fenced: give the row of its symbol along. It is not tried again here: a row that says LIVE
+        and comes seconds later, when the database is back, would be believed.
         """
         row = await self._db.fetchrow(
             "feeds.flush", self._exchange, self._epoch, *_feed_columns(feeds), *_bar_columns(bars),
-            *_trade_columns(trades), *_outage_columns(outages),
+            *_trade_columns(trades), *_outage_columns(outages), retry=False, wait_s=WAIT_S,
         )  # fmt: skip
         assert row is not None
         if not row["is_ours"]:

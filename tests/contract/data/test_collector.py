@@ -18,13 +18,14 @@ from fks.config.secrets import load_secrets
 from fks.config.settings import Database as DatabaseSettings
 from fks.data.sample import SAMPLE, sample_tape
 from fks.model.bar import Bar
-from fks.model.errors import StaleEpochError
+from fks.model.errors import OutageError, StaleEpochError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_datetime, to_ns
 from fks.store import migrate
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.store.embedded import PostgresServer, start_and_wait
+from fks.store.feeds import TRADES, FeedRow, FeedStore
 from fks.store.leases import raise_epoch
 from tests.support import servers
 from tests.support.collecting import NAME, make_collector, running, settings_for
@@ -269,6 +270,27 @@ async def test_a_database_killed_and_back_misses_nothing(bus: Bus, log: Collecti
         finally:
             server.stop(process)
     assert "collector.store" in log.events("warning")
+
+
+async def test_what_could_not_be_told_in_time_is_not_told_later() -> None:
+    """A row that says LIVE, and lands when PostgreSQL is back, would be believed: in between the feed fell silent."""
+    with servers.home() as paths:
+        server = PostgresServer(paths, load_secrets(paths))
+        process = start_and_wait(server, log=paths.logs / "postgres.log")
+        try:
+            await migrate.upgrade(server.url())
+            db = await Database.connect(server.url(), DatabaseSettings(retry_s=60.0))
+            store = FeedStore(db, "binance", 1)
+            await store.claim(["BTCUSDT"], ["1m"])
+            process.kill()
+            process.wait()
+            with pytest.raises(OutageError):
+                await asyncio.wait_for(store.flush([FeedRow("BTCUSDT", TRADES, state="LIVE")], [], []), 15)
+            process = start_and_wait(server, log=paths.logs / "postgres.log")
+            assert await state(db) == "COLD"
+            await db.close()
+        finally:
+            server.stop(process)
 
 
 async def test_assets_are_followed_while_running(

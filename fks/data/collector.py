@@ -63,7 +63,7 @@ class Collector:
         self._data = settings.data
         seeds = settings.data.symbols if exchange.name == settings.data.exchange else ()
         self._assets = Assets(exchange, db, clock, log, seeds)
-        self._store = FeedStore(db, exchange.name, lease.epoch)
+        self._store = FeedStore(db, exchange.name, lease.epoch, clock)
         self._writer = Writer(self._store, bus, clock, meter, log, tell_s=ROWS_S)
         self._counts = Counts(exchange.tally, meter)
         self._quarantine = QuarantineStore(db)

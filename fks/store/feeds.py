@@ -5,16 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from fks.clock.real import Clock
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Database
 
 TRADES = "trades"  # the timeframe of the row that tells a symbol's feed as a whole
-WAIT_S = 0.5  # for a connection: what is told of a feed later than this would not be true any more
+WAIT_S = 0.5  # for a connection: whether the store takes what it is given must be known soon
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +66,12 @@ class Heard:
 class FeedStore:
     """The feeds of one exchange, written under one epoch. Errors of all methods: OutageError, StaleEpochError."""
 
-    def __init__(self, db: Database, exchange: str, epoch: int) -> None:
+    def __init__(self, db: Database, exchange: str, epoch: int, clock: Clock) -> None:
         self._db = db
         self._exchange = exchange
         self._epoch = epoch
+        self._clock = clock
+        self._server: tuple[datetime, float] | None = None  # its time when it last answered, and ours (monotonic)
 
     async def claim(self, symbols: Sequence[str], timeframes: Sequence[str]) -> dict[str, dict[str, SealedPosition]]:
         """Own the feeds of `symbols` from here on; return how far each timeframe is stored.
@@ -80,6 +84,8 @@ class FeedStore:
         )
         if len(rows) != len(keys):
             raise self._superseded()
+        if rows:
+            self._server = rows[-1]["answered_at"], self._clock.monotonic()
         found: dict[str, dict[str, SealedPosition]] = {symbol: {} for symbol in symbols}
         for row in rows:
             if row["sealed_through"] is not None and row["timeframe"] != TRADES:
@@ -112,14 +118,15 @@ class FeedStore:
         """Store bars (each with its source), trades, outages and positions in one statement; twice equals once.
 
         Returns the revisions of the bars that changed what was stored, by symbol, timeframe and time (ns). What comes
-        without a feed row is not fenced: give the row of its symbol along. It is not tried again here: a row that says LIVE
-        and comes seconds later, when the database is back, would be believed.
+        without a feed row is not fenced: give the row of its symbol along. However late it lands, the rows say that they
+        are of now, by the server's clock or earlier: one that says LIVE and was held up on its way is not news.
         """
         row = await self._db.fetchrow(
             "feeds.flush", self._exchange, self._epoch, *_feed_columns(feeds), *_bar_columns(bars),
-            *_trade_columns(trades), *_outage_columns(outages), retry=False, wait_s=WAIT_S,
+            *_trade_columns(trades), *_outage_columns(outages), self._server_now(), retry=False, wait_s=WAIT_S,
         )  # fmt: skip
         assert row is not None
+        self._server = row["answered_at"], self._clock.monotonic()
         if not row["is_ours"]:
             raise self._superseded()
         return {(symbol, frame, us * 1000): revision for symbol, frame, us, revision in row["corrected"] or ()}
@@ -131,6 +138,13 @@ class FeedStore:
     async def set_state(self, symbol: str, state: str) -> None:
         """Write the state of a symbol that is no longer collected."""
         await self._db.execute("feeds.state", self._exchange, symbol, self._epoch, state, retry=True)
+
+    def _server_now(self) -> datetime | None:
+        """Return the server's time, or a little earlier (by how long its last answer took); None: it never answered."""
+        if self._server is None:
+            return None
+        at, answered_s = self._server
+        return at + timedelta(seconds=self._clock.monotonic() - answered_s)
 
     def _superseded(self) -> StaleEpochError:
         return StaleEpochError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fks.clock import RealClock
 from fks.model.bar import Bar, Bars
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.store.db import Database
@@ -78,15 +79,10 @@ async def add_instance(
 
 async def seal(
     db: Database, bars: Bars, *, source: str = "live", epoch: int = 1, is_complete: bool = True, sealed: bool = True,
-    is_claimed: bool = False,
 ) -> None:
-    """Store bars as the collector does, and seal through the last one.
-
-    `is_claimed`: the feed's rows are ours already; a claim would say anew when its trades were told of.
-    """
-    store = FeedStore(db, "binance", epoch)
-    if not is_claimed:
-        await store.claim([bars.symbol], [bars.timeframe])
+    """Store bars as the collector does, and seal through the last one."""
+    store = FeedStore(db, "binance", epoch, RealClock())
+    await store.claim([bars.symbol], [bars.timeframe])
     rows: list[tuple[Bar, str]] = []
     for index in range(len(bars)):
         bar = bars.bar(index, "binance")

@@ -4,13 +4,14 @@ INSERT INTO feeds (exchange, symbol, timeframe, epoch, state)
 SELECT $1, w.symbol, w.timeframe, $2, 'COLD'
   FROM unnest($3::text[], $4::text[]) AS w(symbol, timeframe)
  ORDER BY w.symbol, w.timeframe
-ON CONFLICT (exchange, symbol, timeframe) DO UPDATE SET epoch = EXCLUDED.epoch, updated_at = now()
+ON CONFLICT (exchange, symbol, timeframe) DO UPDATE SET epoch = EXCLUDED.epoch  -- nothing is told of them: not updated_at
  WHERE feeds.epoch <= EXCLUDED.epoch
-RETURNING symbol, timeframe, sealed_through, last_trade_id;
+RETURNING symbol, timeframe, sealed_through, last_trade_id, clock_timestamp() AS answered_at;
 
 -- name: flush
 -- Store sealed bars, public trades, outages and how far the feeds are, all or nothing: nothing when a newer epoch owns a
--- feed. A bar that differs from the one stored is a correction: its revision rises, and is given back.
+-- feed. A bar that differs from the one stored is a correction: its revision rises, and is given back. The rows are as old
+-- as $35 says: this may land long after it was sent.
 WITH wanted AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::timestamptz[], $8::numeric[],
                          $9::text[]) AS w(symbol, timeframe, sealed_through, last_trade_id, last_message_at, last_price,
@@ -26,7 +27,7 @@ WITH wanted AS (
            last_trade_id = COALESCE(w.last_trade_id, f.last_trade_id),
            last_message_at = COALESCE(w.last_message_at, f.last_message_at),
            last_price = COALESCE(w.last_price, f.last_price),
-           state = COALESCE(w.state, f.state), updated_at = now()
+           state = COALESCE(w.state, f.state), updated_at = LEAST(now(), $35::timestamptz)
       FROM wanted w, held
      WHERE held.is_ours AND f.exchange = $1 AND f.symbol = w.symbol AND f.timeframe = w.timeframe
 ), barred AS (
@@ -66,8 +67,9 @@ WITH wanted AS (
            SELECT FROM feed_outages o WHERE o.exchange = $1 AND o.symbol = w.symbol AND o.channel = w.channel
               AND o.began_at = w.began_at)
 )
-SELECT is_ours, (SELECT jsonb_agg(jsonb_build_array(symbol, timeframe, (extract(epoch FROM time) * 1000000)::bigint, revision))
-                   FROM barred WHERE revision > 0) AS corrected
+SELECT is_ours, clock_timestamp() AS answered_at,
+       (SELECT jsonb_agg(jsonb_build_array(symbol, timeframe, (extract(epoch FROM time) * 1000000)::bigint, revision))
+          FROM barred WHERE revision > 0) AS corrected
   FROM held;
 
 -- name: state

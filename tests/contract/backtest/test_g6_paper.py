@@ -114,7 +114,7 @@ class Market:
 
         await until(knows_price)
         for symbol in self.strategies:
-            await seal(self.db, replace(self.tape[index : index + 1], symbol=symbol), is_claimed=True)
+            await seal(self.db, replace(self.tape[index : index + 1], symbol=symbol))
             await self.bus.publish(BARS, {"type": "bar", "symbol": symbol, "timeframe": "1m"})
         moment = to_datetime(int(self.tape.time_ns[index]))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fks.clock import RealClock
 from fks.config.secrets import load_secrets
 from fks.config.settings import Database as DatabaseSettings
 from fks.data.sample import SAMPLE, sample_tape
@@ -280,7 +281,7 @@ async def test_what_could_not_be_told_in_time_is_not_told_later() -> None:
         try:
             await migrate.upgrade(server.url())
             db = await Database.connect(server.url(), DatabaseSettings(retry_s=60.0))
-            store = FeedStore(db, "binance", 1)
+            store = FeedStore(db, "binance", 1, RealClock())
             await store.claim(["BTCUSDT"], ["1m"])
             process.kill()
             process.wait()

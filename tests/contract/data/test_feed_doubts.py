@@ -42,7 +42,7 @@ class Rig:
     def __init__(
         self, database: Database, bus: Bus, log: CollectingLog, market: PaperMarket, clock: Clock | None = None
     ) -> None:
-        store = FeedStore(database, "binance", 1)
+        store = FeedStore(database, "binance", 1, RealClock())
         self.store = store
         self.writer = Writer(store, bus, clock or RealClock(), RecordingMeter(), log, tell_s=0.5)
         self.quarantine = QuarantineStore(database)

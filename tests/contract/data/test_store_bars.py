@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from datetime import timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fks.clock import RealClock
 from fks.model.bar import Bar, Bars, PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import NS, to_ns
@@ -85,7 +90,7 @@ def trade(number: int) -> PublicTrade:
 
 
 async def test_a_flush_stores_all_and_repeating_it_changes_nothing(database: Database) -> None:
-    store = FeedStore(database, "binance", 1)
+    store = FeedStore(database, "binance", 1, RealClock())
     assert await store.claim(["BTCUSDT"], ["1s"]) == {"BTCUSDT": {}}
     rows = [
         FeedRow("BTCUSDT", "trades", last_trade_id=2, message_ns=T0, last_price=Decimal("10.5"), state="LIVE"),
@@ -102,8 +107,39 @@ async def test_a_flush_stores_all_and_repeating_it_changes_nothing(database: Dat
     assert tuple(price) == (Decimal("10.5"), "LIVE")
 
 
+async def test_what_lands_late_is_as_old_as_it_was_when_it_was_sent(database: Database) -> None:
+    """A row that says LIVE and was held up on its way would be believed: in between the feed fell silent."""
+    store = FeedStore(database, "binance", 1, RealClock())
+    await store.claim(["BTCUSDT"], ["1s"])
+    for _ in range(2):  # after the claim's answer, and after a flush's
+        async with database.acquire() as connection:
+            backend = connection.get_server_pid()
+        sent = (await database.sql("SELECT now()"))[0][0]
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            flushed = asyncio.create_task(store.flush([FeedRow("BTCUSDT", "trades", state="LIVE")], [], []))
+            await asyncio.sleep(1.0)
+            assert not flushed.done()
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        await flushed
+        row = (await database.sql("SELECT updated_at, now() AS landed, state FROM feeds WHERE timeframe = 'trades'"))[0]
+        assert row["state"] == "LIVE"
+        assert row["landed"] - row["updated_at"] >= timedelta(seconds=1)
+        assert abs(row["updated_at"] - sent) < timedelta(seconds=0.5)
+
+
+async def test_to_own_a_feed_is_no_news_of_it(database: Database) -> None:
+    store = FeedStore(database, "binance", 1, RealClock())
+    await store.claim(["BTCUSDT"], ["1s"])
+    await store.flush([FeedRow("BTCUSDT", "trades", state="LIVE")], [], [])
+    before = (await database.sql("SELECT updated_at FROM feeds WHERE timeframe = 'trades'"))[0][0]
+    await store.claim(["BTCUSDT"], ["1s"])
+    assert (await database.sql("SELECT updated_at FROM feeds WHERE timeframe = 'trades'"))[0][0] == before
+
+
 async def test_an_older_epoch_writes_nothing_at_all(database: Database) -> None:
-    old, new = FeedStore(database, "binance", 1), FeedStore(database, "binance", 2)
+    old, new = FeedStore(database, "binance", 1, RealClock()), FeedStore(database, "binance", 2, RealClock())
     await old.claim(["BTCUSDT"], ["1s"])
     await new.claim(["BTCUSDT"], ["1s"])
     with pytest.raises(StaleEpochError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fks.clock import RealClock
 from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database
 from fks.store.feeds import TRADES, FeedRow, FeedStore, Outage
@@ -18,7 +19,7 @@ async def spans(db: Database) -> list[tuple[int, int | None]]:
 
 
 async def test_an_outage_is_one_row_from_start_to_end(database: Database) -> None:
-    store = FeedStore(database, "binance", 1)
+    store = FeedStore(database, "binance", 1, RealClock())
     await store.claim(["BTCUSDT"], ["1m"])
     for outages in ([GAP], [GAP], [replace(GAP, ended_ns=T0 + 3 * NS)], [replace(GAP, ended_ns=T0 + 3 * NS)]):
         await store.flush([FeedRow("BTCUSDT", TRADES)], [], [], outages)
@@ -27,10 +28,10 @@ async def test_an_outage_is_one_row_from_start_to_end(database: Database) -> Non
 
 async def test_what_begins_again_where_nothing_was_heard_since_is_the_same_outage(database: Database) -> None:
     """A collector that filled a gap and died before it heard anything more: its successor's outage begins at that message too."""
-    before = FeedStore(database, "binance", 1)
+    before = FeedStore(database, "binance", 1, RealClock())
     await before.claim(["BTCUSDT"], ["1m"])
     await before.flush([FeedRow("BTCUSDT", TRADES)], [], [], [replace(GAP, ended_ns=T0 + NS)])
-    after = FeedStore(database, "binance", 2)
+    after = FeedStore(database, "binance", 2, RealClock())
     await after.claim(["BTCUSDT"], ["1m"])
     died = Outage("BTCUSDT", TRADES, T0, "collector")
     await after.flush([FeedRow("BTCUSDT", TRADES)], [], [], [died])

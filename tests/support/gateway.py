@@ -39,6 +39,12 @@ class Running:
         headers = {} if scope is None else {"Authorization": f"Bearer {self.tokens[scope]}"}
         return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=20.0)
 
+    async def hears(self) -> bool:
+        """Whether the replica listens to the bus: what is published from now on, its sockets are told."""
+        hub = self.app.state.gateway.hub
+        ((_, listeners),) = await hub._bus._client.pubsub_numsub(hub._mine)
+        return bool(listeners)
+
     @property
     def ws(self) -> str:
         return self.url.replace("http://", "ws://") + "/ws"
@@ -65,6 +71,7 @@ async def running(
     store = TokenStore(db)
     tokens = {scope: (await store.create(f"t-{scope}", scope))[0] for scope in ("read", "signal", "trade", "admin")}
     async with serving(database_url, redis_url, home, tokens, name=name, node=node, **settings) as gateway:
+        await until(gateway.hears, deadline_s=20)
         yield gateway
 
 

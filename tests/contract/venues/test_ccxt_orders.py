@@ -163,14 +163,14 @@ async def test_oco_for_a_buy_and_one_that_is_refused(open_venue: Open) -> None:
 async def test_a_broken_user_stream_is_noticed_and_mended(
     open_venue: Open, exchange: LocalExchange, listen: Listen, kind: str
 ) -> None:
-    venue = await open_venue(probe_s=0.3, probe_timeout_s=0.3, echo_s=0.3, backoff_first_s=0.05)
+    venue = await open_venue(probe_s=0.3, probe_timeout_s=1.0, echo_s=1.0, backoff_first_s=0.05)
     heard = listen(venue)
     await until(lambda: heard.of(SessionBack))
-    exchange.fault(kind, path="/ws-api/v3", seconds=0.8)
+    exchange.fault(kind, path="/ws-api/v3", seconds=2.5)
     if kind == "freeze_stream":  # probes are answered still: only an order that is not told of gives it away
         assert (await venue.submit(order())).outcome is Outcome.ACK
     await until(lambda: heard.of(SessionLost), deadline_s=5.0)
-    await until(lambda: len(heard.of(SessionBack)) >= 2, deadline_s=8.0)
+    await until(lambda: len(heard.of(SessionBack)) >= 2, deadline_s=12.0)
     exchange.clear()
     wanted = order()
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from fks.config.secrets import load_secrets
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
 from fks.model.errors import OutageError
@@ -24,7 +23,6 @@ from fks.model.timeframe import to_ns
 from fks.risk.market import feed_stale
 from fks.store import migrate
 from fks.store.db import Database
-from fks.store.embedded import PostgresServer, start_and_wait
 from fks.store.facts import Facts
 from fks.store.leases import raise_epoch
 from tests.support import servers
@@ -91,12 +89,9 @@ class FaultRun:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[FaultRun]:
         """Start PostgreSQL and the collector; end both."""
-        with servers.home() as paths:
-            self._server = PostgresServer(paths, load_secrets(paths))
-            self._log = paths.logs / "postgres.log"
-            self._postgres = await asyncio.to_thread(start_and_wait, self._server, log=self._log)
-            await migrate.upgrade(self._server.url())
-            self.db = await Database.connect(self._server.url(), DatabaseSettings(retry_s=30.0))
+        with servers.mortal_postgres() as self._postgres:
+            await migrate.upgrade(self._postgres.url)
+            self.db = await Database.connect(self._postgres.url, DatabaseSettings(retry_s=30.0))
             try:
                 async with asyncio.TaskGroup() as group:  # one that falls ends the run
                     group.create_task(self._keep())
@@ -108,7 +103,6 @@ class FaultRun:
             finally:
                 self._kill_collector()
                 await self.db.close()
-                self._server.stop(self._postgres)
 
     async def _keep(self) -> None:
         """What the supervisor does: a collector that is dead has a successor with a higher epoch."""
@@ -121,7 +115,7 @@ class FaultRun:
     async def _start(self) -> None:
         self.epoch = await raise_epoch(self.db, NAME, "test")
         spec = {
-            "database": self._server.url(), "redis": self.redis_url, "info": self.exchange.info, "data": DATA, "epoch": self.epoch,
+            "database": self._postgres.url, "redis": self.redis_url, "info": self.exchange.info, "data": DATA, "epoch": self.epoch,
         }  # fmt: skip
         self.started.append(time.time_ns())
         self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
@@ -202,9 +196,8 @@ class FaultRun:
 
     async def _kill_postgres(self) -> None:
         self._postgres.kill()
-        self._postgres.wait()
         await asyncio.sleep(self._dice.uniform(0.0, 3.0))
-        self._postgres = await asyncio.to_thread(start_and_wait, self._server, log=self._log)
+        await asyncio.to_thread(self._postgres.start)
 
     async def _throttle(self) -> None:
         for path in ("/api/v3/aggTrades", "/api/v3/klines"):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
+from fks.model.errors import ConfigError
 from fks.store.embedded import PostgresServer, RedisServer, start_and_wait
+from tests.support.waiting import wait_until
 
 MEMORY, MEMORY_MIN = "/dev/shm", 4 * 2**30  # used where programs may be run in it and it has room for all workers
 
@@ -49,6 +52,51 @@ def running_postgres(paths: Paths, *, is_durable: bool = False) -> Iterator[Post
         yield server
     finally:
         server.stop(process)
+
+
+class MortalPostgres:
+    """A PostgreSQL of a test's own, killed and started again over the same data."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._server = PostgresServer(paths, load_secrets(paths))
+        self._log = paths.logs / "postgres.log"
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return self._server.url()
+
+    def start(self) -> None:
+        """Start it as the keeper does: the backends of a killed one have to be gone first."""
+
+        def started() -> bool:
+            try:
+                self._process = start_and_wait(self._server, log=self._log)
+            except ConfigError:
+                return False
+            return True
+
+        wait_until(started, every_s=0.2)
+
+    def kill(self) -> None:
+        """kill -9, of the postmaster: return when it is gone."""
+        assert isinstance(self._process, subprocess.Popen), "one of this home ran already"
+        self._process.kill()
+        self._process.wait(10)
+
+    def stop(self) -> None:
+        self._server.stop(self._process)
+
+
+@contextlib.contextmanager
+def mortal_postgres() -> Iterator[MortalPostgres]:
+    """Give a running PostgreSQL in a home of its own, which may be killed and started; it is stopped at the end."""
+    with home() as paths:
+        postgres = MortalPostgres(paths)
+        try:
+            yield postgres
+        finally:
+            postgres.stop()
 
 
 @contextlib.contextmanager

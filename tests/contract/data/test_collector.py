@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from fks.clock import RealClock
-from fks.config.secrets import load_secrets
 from fks.config.settings import Database as DatabaseSettings
 from fks.data.sample import SAMPLE, sample_tape
 from fks.model.bar import Bar
@@ -25,7 +24,6 @@ from fks.store import migrate
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
-from fks.store.embedded import PostgresServer, start_and_wait
 from fks.store.feeds import TRADES, FeedRow, FeedStore
 from fks.store.leases import raise_epoch
 from tests.support import servers
@@ -251,47 +249,35 @@ async def test_a_newer_collector_ends_an_older_one(
 
 
 async def test_a_database_killed_and_back_misses_nothing(bus: Bus, log: CollectingLog, exchange: LocalExchange) -> None:
-    with servers.home() as paths:
-        server = PostgresServer(paths, load_secrets(paths))
-        process = start_and_wait(server, log=paths.logs / "postgres.log")
-        try:
-            await migrate.upgrade(server.url())
-            db = await Database.connect(server.url(), DatabaseSettings(retry_s=1.0))
-            async with running(make_collector(settings_for(exchange.info, **FEW), db, bus, log)) as collector:
-                await until(lambda: collector.is_ready, deadline_s=15)
-                process.kill()
-                process.wait()
-                await until(lambda: not collector.is_ready, deadline_s=10)
-                await until(lambda: max(f["waiting"] for f in collector.detail()["feeds"]) > 3, deadline_s=10)  # type: ignore[attr-defined]
-                process = start_and_wait(server, log=paths.logs / "postgres.log")
-                await until(lambda: collector.is_ready, deadline_s=15)
-                await later(db, 2)
-            await check_stored(db, exchange)
-            await db.close()
-        finally:
-            server.stop(process)
+    with servers.mortal_postgres() as postgres:
+        await migrate.upgrade(postgres.url)
+        db = await Database.connect(postgres.url, DatabaseSettings(retry_s=1.0))
+        async with running(make_collector(settings_for(exchange.info, **FEW), db, bus, log)) as collector:
+            await until(lambda: collector.is_ready, deadline_s=15)
+            postgres.kill()
+            await until(lambda: not collector.is_ready, deadline_s=10)
+            await until(lambda: max(f["waiting"] for f in collector.detail()["feeds"]) > 3, deadline_s=10)  # type: ignore[attr-defined]
+            postgres.start()
+            await until(lambda: collector.is_ready, deadline_s=15)
+            await later(db, 2)
+        await check_stored(db, exchange)
+        await db.close()
     assert "collector.store" in log.events("warning")
 
 
 async def test_what_could_not_be_told_in_time_is_not_told_later() -> None:
-    """A row that says LIVE, and lands when PostgreSQL is back, would be believed: in between the feed fell silent."""
-    with servers.home() as paths:
-        server = PostgresServer(paths, load_secrets(paths))
-        process = start_and_wait(server, log=paths.logs / "postgres.log")
-        try:
-            await migrate.upgrade(server.url())
-            db = await Database.connect(server.url(), DatabaseSettings(retry_s=60.0))
-            store = FeedStore(db, "binance", 1, RealClock())
-            await store.claim(["BTCUSDT"], ["1m"])
-            process.kill()
-            process.wait()
-            with pytest.raises(OutageError):
-                await asyncio.wait_for(store.flush([FeedRow("BTCUSDT", TRADES, state="LIVE")], [], []), 15)
-            process = start_and_wait(server, log=paths.logs / "postgres.log")
-            assert await state(db) == "COLD"
-            await db.close()
-        finally:
-            server.stop(process)
+    """The state of a feed when PostgreSQL is back is another one: it is told then."""
+    with servers.mortal_postgres() as postgres:
+        await migrate.upgrade(postgres.url)
+        db = await Database.connect(postgres.url, DatabaseSettings(retry_s=60.0))
+        store = FeedStore(db, "binance", 1, RealClock())
+        await store.claim(["BTCUSDT"], ["1m"])
+        postgres.kill()
+        with pytest.raises(OutageError):
+            await asyncio.wait_for(store.flush([FeedRow("BTCUSDT", TRADES, state="LIVE")], [], []), 15)
+        postgres.start()
+        assert await state(db) == "COLD"
+        await db.close()
 
 
 async def test_assets_are_followed_while_running(

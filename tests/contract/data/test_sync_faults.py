@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
 
 import pytest
 
 from fks.clock import FakeClock, RealClock
-from fks.config.secrets import load_secrets
 from fks.config.settings import Database as DatabaseSettings
 from fks.data.gaps import DAY_NS, GapWatch
 from fks.data.sync import Stopped, Sync
@@ -20,7 +17,6 @@ from fks.model.errors import FksError
 from fks.model.timeframe import NS, bar_start, to_datetime, to_ns
 from fks.store import migrate
 from fks.store.db import Database
-from fks.store.embedded import PostgresServer, start_and_wait
 from tests.support import servers
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog
@@ -90,35 +86,29 @@ async def test_any_order_of_syncs_losses_outages_and_corrections_ends_with_the_e
 
 
 async def test_postgresql_killed_again_and_again_costs_no_bar() -> None:
-    with servers.home() as paths:
-        server = PostgresServer(paths, load_secrets(paths), is_durable=True)
-        process = start_and_wait(server, log=paths.logs / "postgres.log")
-        try:
-            await migrate.upgrade(server.url())
-            db = await Database.connect(server.url(), DatabaseSettings(retry_s=10.0), application="test")
-            clock, log = RealClock(), CollectingLog()
-            exchange = HistoryExchange(clock)
-            now_ns = bar_start(clock.now_ns(), "1h") - HOUR
-            start_ns, kills = now_ns - 30 * DAY_NS, 0
+    with servers.mortal_postgres() as postgres:
+        await migrate.upgrade(postgres.url)
+        db = await Database.connect(postgres.url, DatabaseSettings(retry_s=10.0), application="test")
+        clock, log = RealClock(), CollectingLog()
+        exchange = HistoryExchange(clock)
+        now_ns = bar_start(clock.now_ns(), "1h") - HOUR
+        start_ns, kills = now_ns - 30 * DAY_NS, 0
 
-            def kill() -> None:
-                """Called within every question to the exchange: each ninth one finds the server gone."""
-                nonlocal process, kills
-                if len(exchange.asked) % 9 == 8 and kills < 3:
-                    kills += 1
-                    os.kill(process.pid, signal.SIGKILL)
-                    process.wait(5)
-                    process = start_and_wait(server, log=paths.logs / "postgres.log")
+        def kill() -> None:
+            """Called within every question to the exchange: each ninth one finds the server gone."""
+            nonlocal kills
+            if len(exchange.asked) % 9 == 8 and kills < 3:
+                kills += 1
+                postgres.kill()
+                postgres.start()
 
-            exchange.before = kill
-            for _ in range(5):
-                with contextlib.suppress(FksError):
-                    await Sync(exchange, db, clock, log).sync("BTCUSDT", "1m", start_ns, now_ns)
-                    break
-                await asyncio.sleep(0)
-            exchange.before = None
-            assert kills == 3
-            assert await stored(db, "1m") == await own(exchange, "1m", start_ns, now_ns)
-            await db.close()
-        finally:
-            server.stop(process)
+        exchange.before = kill
+        for _ in range(5):
+            with contextlib.suppress(FksError):
+                await Sync(exchange, db, clock, log).sync("BTCUSDT", "1m", start_ns, now_ns)
+                break
+            await asyncio.sleep(0)
+        exchange.before = None
+        assert kills == 3
+        assert await stored(db, "1m") == await own(exchange, "1m", start_ns, now_ns)
+        await db.close()

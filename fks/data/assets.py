@@ -146,7 +146,7 @@ def subscriptions(asset: Asset, frames: Sequence[str], exchange: Exchange) -> tu
     chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & exchange.traits.channels
     found = [Subscription(channel, asset.symbol) for channel in CHANNELS if channel in chosen]
     if Channel.BARS in exchange.traits.channels:
-        live = exchange.traits.timeframes if exchange.traits.live_bars is None else exchange.traits.live_bars
+        live = exchange.traits.streamed_bars
         ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in live] or [f for f in by_length(live) if f in frames][:1]
         found += [Subscription(Channel.BARS, asset.symbol, frame) for frame in ends]
     return tuple(found)

@@ -59,6 +59,11 @@ class Traits:
     newest_max: int = 0
     live_bars: frozenset[str] | None = None
 
+    @property
+    def streamed_bars(self) -> frozenset[str]:
+        """The timeframes whose bars it streams."""
+        return self.timeframes if self.live_bars is None else self.live_bars
+
 
 @dataclass(frozen=True, slots=True)
 class Subscription:

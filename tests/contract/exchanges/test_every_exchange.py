@@ -143,7 +143,7 @@ async def test_x11_it_says_what_it_is_and_dials_nothing_by_being_made(name: str,
     await made.close()
     assert made.name == name
     assert made.traits.timeframes
-    assert (made.traits.live_bars or set()) <= made.traits.timeframes <= set(TIMEFRAMES)
+    assert made.traits.streamed_bars <= made.traits.timeframes <= set(TIMEFRAMES)
     assert Channel.TRADES in made.traits.channels
     assert made.traits.streams_max >= 1
     if made.traits.calendar != "24/7":

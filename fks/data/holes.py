@@ -24,7 +24,7 @@ from fks.store.feeds import TRADES, FeedRow, FeedStore
 from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
-RECHECK_NS = 300 * NS  # so far back bars are asked for again after a restart, where ids do not prove that none lacks a trade
+RECHECK_NS = 300 * NS  # so far back bars are asked for again after a restart: one may lack a trade that came late
 REFILL_MAX = 200_000  # trades fetched again for the store at a time
 EXPECTED = (OutageError, PeerError, InputError)
 
@@ -132,13 +132,13 @@ class Holes:
     # ── holes in what was heard ──────────────────────────────────────────────────────────────────
     async def _repaired(self, feed: SymbolFeed, gap: Gap | None, by_bars: bool, settle_s: float) -> None:
         while True:
-            self._next.pop(feed.symbol, None)
             if settle_s:
                 await self._clock.sleep(settle_s)
             await self._persist(feed, gap, by_bars)
-            if feed.symbol not in self._next:
+            following = self._next.pop(feed.symbol, None)
+            if following is None:
                 break
-            by_bars, settle_s = self._next[feed.symbol]
+            by_bars, settle_s = following
             gap = None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None)
         self._tasks.pop(("repair", feed.symbol), None)  # what is missing from here on is a hole of its own
         is_live = self._is_subscribed(feed.symbol) and not feed.is_mute
@@ -198,8 +198,7 @@ class Holes:
         if heard.message_ns is not None and heard.state != FeedState.OFF:
             feed.message_ns = heard.message_ns
             feed.begin_outage("collector", now_ns)
-        if self._exchange.traits.trade_ids is not TradeIds.CONTIGUOUS:
-            self._begin("recheck", feed, self._rechecked(feed))
+        self._begin("recheck", feed, self._rechecked(feed))
 
     # ── doubts and late trades ───────────────────────────────────────────────────────────────────
     async def _asked(self, feed: SymbolFeed, doubt: Doubt) -> None:

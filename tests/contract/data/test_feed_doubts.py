@@ -121,6 +121,40 @@ async def test_a_late_trade_changes_its_sealed_bar_to_the_exchanges_with_a_revis
     assert "bar.revised" in log.events("warning")
 
 
+class ById(PaperMarket):
+    """Answers trades in the order of their ids, which need not be that of their times."""
+
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None = None, since_ns: int | None = None, limit: int = 1000
+    ) -> list[PublicTrade]:
+        shown = sorted((t for t in self.trades if t.time_ns <= self.now_ns), key=lambda t: t.trade_id)
+        if from_id is None and since_ns is None:
+            return shown[-limit:]
+        return [t for t in shown if t.trade_id >= (from_id or 0) and t.time_ns >= (since_ns or 0)][:limit]
+
+
+async def test_a_correction_that_died_with_its_collector_is_made_by_the_next(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 2.2, "12"), trade(5, 61.0, "12")]
+    market = ById(sorted(told, key=lambda t: t.time_ns))
+    market.now_ns = T0 + 4 * NS
+    dead = Rig(database, bus, log, market)
+    await dead.begin()
+    dead.feed.receive(list(told[:4]), T0 + 4 * NS, 4.0)
+    dead.feed.advance(T0 + 4 * NS, 4.0)
+    await dead.writer.flush_all([dead.feed])
+    assert dead.feed.late_ns, "its correction is in hand"
+    market.now_ns = T0 + 62 * NS
+    rig = Rig(database, bus, log, market)
+    async with rig.running():
+        rig.holes.repair(rig.feed, None)
+        await until(lambda: any(sealed.bar.high == 99.0 and sealed.bar.timeframe == "1s" for sealed in rig.feed.revised))
+        await rig.writer.flush_all([rig.feed])
+    rows = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
+    assert tuple(rows[0]) == (99.0, 2, 1)
+
+
 async def test_an_unusual_bar_stands_in_the_quarantine_until_the_exchange_says_it_again(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:

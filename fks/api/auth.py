@@ -16,6 +16,7 @@ import orjson
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from fks.api.parameters import check_parameters
 from fks.api.problems import Problem
 from fks.clock import Clock
 from fks.model.errors import OutageError
@@ -25,6 +26,8 @@ from fks.store.tokens import SCOPES, Principal, TokenStore
 OPEN = "open"
 #: A revoked token is refused within this time everywhere (at once on the replica that revoked it).
 REMEMBER_S = 2.0
+#: For so long a token that was good is good while PostgreSQL is away: it can be revoked by nobody then.
+OUTAGE_S = 900.0
 #: Wrong tokens one address may show in a minute before it hears 429, and for how long a wrong token is remembered.
 FAILURES_MAX, FAILURES_PERIOD_S = 10, 60.0
 #: Lookups of unknown tokens an address gets per second while it is throttled: its honest users still come in.
@@ -89,7 +92,12 @@ class Tokens:
         if until <= now:
             if self.throttle.wait_s(address) and not self.throttle.may_look_up(address):
                 raise self._refusal(address)
-            found = await self._store.find(token)
+            try:
+                found = await self._store.find(token)
+            except OutageError:
+                if found is None or until + OUTAGE_S <= now:
+                    raise
+                return found  # a kill and the newest prices are to be had without PostgreSQL; what needs it says so itself
             self._remember(key, found, now)
             if found is not None:
                 await self._touch(found, now)
@@ -182,8 +190,15 @@ class Scope:
         self.checks = checks
 
     async def __call__(self, connection: HTTPConnection) -> Principal | None:
-        """Return the principal; None on an open route, or when the handler asks itself."""
-        return None if self.scope == OPEN or not self.checks else await authenticate(connection, self.scope)
+        """Return the principal; None on an open route, or when the handler asks itself.
+
+        Who may come in is told of a parameter that the route does not take, Problem 422.
+        """
+        if self.scope == OPEN or not self.checks:
+            return None
+        found = await authenticate(connection, self.scope)
+        check_parameters(connection)
+        return found
 
 
 _SCOPES = {scope: Scope(scope) for scope in (OPEN, *SCOPES)}

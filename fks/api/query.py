@@ -112,11 +112,11 @@ def moment(text: str | None, name: str) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(text.replace(" ", "+") if text.count(" ") == 1 and "T" in text else text)
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise InputError(
             f"{name}={text!r} is no time", code="TIME_INVALID", status=422, remedy="use ISO 8601: 2026-05-01T00:00:00Z"
         ) from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def page(rows: Iterable[Any], limit: int | None = None, key: str = "seq") -> dict[str, Any]:

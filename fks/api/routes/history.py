@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
@@ -21,7 +22,7 @@ from fks.store.bars import BarStore
 from fks.store.reading import ReadingStore, read_columns
 
 router = APIRouter(tags=["market data"])
-JSON_MAX, FILE_MAX = 10_000, 1_000_000
+JSON_MAX = 10_000
 _PAGE = 50_000
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -37,13 +38,13 @@ async def historical(
     from_: Annotated[str | None, Query(alias="from", description="first open time, ISO 8601")] = None,
     to: Annotated[str | None, Query(description="end, exclusive, ISO 8601")] = None,
     limit: Annotated[
-        int | None, Query(ge=1, le=FILE_MAX, description="default 1000, at most 10000; of files 1000000")
+        int | None, Query(ge=1, lt=2**31, description="of JSON: default 1000, at most 10000; of files: default all")
     ] = None,
     format: Annotated[
         Literal["json", "csv", "arrow"] | None, Query(description="default: what Accept names, else json")
     ] = None,
 ) -> Response:
-    """Return stored bars, oldest first: the first `limit` from `from` on, or without it the newest `limit`.
+    """Return stored bars, oldest first: the first `limit` from `from` on, or without it the newest `limit`; files: all.
 
     `next` (and the `Link` header) is the `from` of the following page. Prices and volumes are JSON numbers: the shortest
     decimal of the exchange's. `revision` of the answer changes when a bar that you may have was corrected. CSV and Arrow
@@ -55,22 +56,24 @@ async def historical(
     if start and end and start >= end:
         raise Problem(422, "INVALID", "from: is not before to", remedy="swap them")
     form = format or _accepted(request.headers.get("accept", ""))
-    count = limit or (1000 if form == "json" else FILE_MAX)
-    if form == "json" and count > JSON_MAX:
+    if form == "json" and limit and limit > JSON_MAX:
         raise Problem(
             422, "INVALID", f"limit: is above {JSON_MAX}", remedy="follow `next`, or ask for format=csv or arrow"
         )
     series = (item.exchange, item.symbol, timeframe)
     state = await BarStore(gate.db).series(item.symbol, timeframe, exchange=item.exchange)
     revision = 0 if state is None else state.revision
-    first = start or await gate.db.fetchval("reading.nth_newest", *series, end, count)
     if form == "json":
+        count = limit or 1000
+        first = start or await gate.db.fetchval("reading.nth_newest", *series, end, count)
         rows = [] if first is None else await gate.db.fetch("reading.page", *series, first, end, count + 1)
         more = rows[count]["time"] if start and len(rows) > count else None
         bars = [dict(row) for row in rows[:count]]
         body = {**identity(item), "timeframe": timeframe, "revision": revision, "bars": bars, "next": more}
         return ExactJson(body, headers=_link(timeframe, more, end, count, exchange))
-    pages = _pages(gate, series, first, end, count)
+    oldest = None if state is None or state.oldest_ns is None else to_datetime(state.oldest_ns)
+    first = start or (oldest if limit is None else await gate.db.fetchval("reading.nth_newest", *series, end, limit))
+    pages = _pages(gate, series, first, end, limit or sys.maxsize)
     named = {"exchange": item.exchange, "symbol": item.symbol, "timeframe": timeframe, "revision": str(revision)}
     stream = columns.csv_of(pages) if form == "csv" else columns.arrow_of(pages, named)
     file = f"{item.exchange}-{item.symbol}-{timeframe}.{form}".replace("/", "-").replace(" ", "_")

@@ -84,7 +84,7 @@ def _of_feed(feed: Any, bars: Any) -> dict[str, Any] | None:
         return None
     return {
         "price": feed["last_price"],
-        "time": feed["last_message_at"],
+        "time": feed["last_trade_at"],
         "age_ms": feed["age_ms"],
         "source": "postgresql",
     }

@@ -60,6 +60,15 @@ async def test_the_newer_of_redis_and_postgresql_is_told_with_its_age(
         found = (await client.get("/market-data/BTCUSDT")).json()
         assert (found["price"], found["source"], found["state"]) == ("64000.1", "postgresql", "LIVE")
         assert 30_000 <= found["age_ms"] < 60_000
+        assert found["time"] is None  # of a trade that is not stored nobody knows it
+        await _feed(seeded, 30, number=1)
+        await seeded.sql(
+            "INSERT INTO market_trades (time, exchange, symbol, trade_id, price, quantity, is_buyer_maker)"
+            " VALUES (date_trunc('second', now()) - interval '40 seconds', 'binance', 'BTCUSDT', 1, 64000.1, 1, false)"
+        )
+        (traded,) = (await seeded.sql("SELECT time FROM market_trades"))[0]
+        found = (await client.get("/market-data/BTCUSDT")).json()
+        assert datetime.fromisoformat(found["time"]) == traded
         await latest.tell([_trade(5, "64001.20")])
         found = (await client.get("/market-data/BTC/USDT")).json()
         assert (found["price"], found["source"]) == ("64001.2", "redis")
@@ -188,6 +197,19 @@ async def test_an_empty_file_is_a_whole_file(gateway: Running) -> None:
             answer = await client.get(f"/historical/BTCUSDT?{wrong}")
             assert (answer.status_code, answer.json()["code"]) == (422, "INVALID"), wrong
             assert answer.json()["remedy"]
+        assert (await client.get("/historical/BTCUSDT?format=csv&limit=2000000")).status_code == 200
+
+
+async def test_a_parameter_nobody_knows_and_a_time_out_of_this_world_are_refused(gateway: Running) -> None:
+    async with gateway.client("read") as client:
+        for path in ("/historical/BTCUSDT?start=2026-01-01", "/market-data/BTCUSDT?timeframe=1m", "/assets?symbl=x"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (422, "INVALID"), path
+            assert path.partition("?")[2].partition("=")[0] in answer.json()["detail"]
+        assert "from" in (await client.get("/historical/BTCUSDT?start=2026-01-01")).json()["remedy"]
+        for wrong in ("9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00%2B05:00"):
+            answer = await client.get(f"/historical/BTCUSDT?from={wrong}")
+            assert (answer.status_code, answer.json()["code"]) == (422, "TIME_INVALID"), wrong
 
 
 async def test_a_symbol_of_two_exchanges_means_the_one_that_is_collected_or_has_bars_or_is_refused(gateway: Running, seeded: Database) -> None:

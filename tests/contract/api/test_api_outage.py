@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
+from fks.api import auth
+from fks.clock import RealClock
+from fks.model.bar import PublicTrade
 from fks.store import migrate
+from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.latest import Latest
 from fks.store.tokens import TokenStore
 from tests.support import servers
-from tests.support.gateway import serving
+from tests.support.gateway import Running, serving
 from tests.support.waiting import until
 
 
@@ -49,3 +59,33 @@ async def test_a_gateway_that_starts_without_its_servers_says_down_and_comes_up_
                 assert ticket.status_code == 503
             await asyncio.sleep(0)
             assert not [line for line in gateway.log.lines if "task_died" in str(line)]
+
+
+async def test_who_was_known_reads_the_newest_price_while_postgresql_is_away(
+    redis_url: str, tmp_path: Path, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "REMEMBER_S", 0.0)
+    now_ns = RealClock().now_ns()
+    trade = PublicTrade("binance", "BTCUSDT", 1, now_ns, Decimal("64001.2"), Decimal(1), False, received_ns=now_ns)
+    await Latest(bus).tell([trade])
+    with servers.mortal_postgres() as postgres:
+        await migrate.upgrade(postgres.url)
+        async with running_on(postgres.url, redis_url, tmp_path) as (gateway, token), gateway.client("read") as client:
+            assert (await client.get("/orders")).status_code == 200
+            postgres.kill()
+            found = await client.get("/market-data/BTCUSDT")
+            assert (found.status_code, found.json()["price"], found.json()["state"]) == (200, "64001.2", None)
+            assert (await client.get("/orders")).status_code == 503
+            stranger = await client.get("/market-data/BTCUSDT", headers={"Authorization": f"Bearer {token[:-1]}x"})
+            assert stranger.status_code == 503
+            monkeypatch.setattr(auth, "OUTAGE_S", 0.0)
+            assert (await client.get("/market-data/BTCUSDT")).status_code == 503
+
+
+@contextlib.asynccontextmanager
+async def running_on(url: str, redis_url: str, home: Path) -> AsyncIterator[tuple[Running, str]]:
+    db = await Database.connect(url)
+    token, _ = await TokenStore(db).create("reader", "read")
+    await db.close()
+    async with serving(url, redis_url, home, {"read": token}, database={"retry_s": 0.2}) as gateway:
+        yield gateway, token

@@ -70,7 +70,8 @@ async def test_market_data_of_two_that_are_collected_is_refused_until_one_is_nam
     async with gateway.client("read") as client:
         for path in ("/historical/BTC-USDT", "/market-data/BTC/USDT"):
             _ambiguous(await client.get(path), "binance:BTCUSDT", "okx:BTC-USDT")
-            named = await client.get(path, params={"exchange": "OKX", "timeframe": "1m"})
+            frame = {"timeframe": "1m"} if "historical" in path else {}
+            named = await client.get(path, params={"exchange": "OKX", **frame})
             assert (named.json()["exchange"], named.json()["symbol"]) == ("okx", "BTC-USDT")
         _ambiguous(await client.get("/market-data/btcusdt"), "binance:BTCUSDT", "okx:BTC-USDT")  # in every spelling
         assert (await client.get("/historical/okx:BTCUSDT")).json()["symbol"] == "BTC-USDT"

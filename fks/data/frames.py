@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,10 +51,8 @@ def check_span(start_ns: int | None, end_ns: int | None, limit: object) -> None:
         raise InputError(
             f"start {iso(start_ns)} is not before end {iso(end_ns)}", code="INVALID", status=422, remedy="swap them"
         )
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise InputError(
-            f"limit={limit!r} is no number of bars", code="INVALID", status=422, remedy="use 1 or more, or None"
-        )
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1):
+        raise InputError(f"limit={limit!r} is no number", code="INVALID", status=422, remedy="use 1 or more, or None")
 
 
 def index_of(time_ns: Ints) -> pd.DatetimeIndex:

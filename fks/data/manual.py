@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any
 
 from fks.model import ids
@@ -17,12 +18,13 @@ from fks.model.account import Position
 from fks.model.errors import InputError
 from fks.model.instrument import Instrument
 from fks.model.order import Fill, Side
-from fks.model.timeframe import to_datetime, to_ns
+from fks.model.timeframe import iso, to_datetime, to_ns
 from fks.portfolio.position import apply_fill
 from fks.store.db import Database, Row, Session
 from fks.store.reading import Listed
 
 VENUE = SOURCE = "manual"
+WORD_MAX, REFERENCE_MAX = 32, 128
 _ZERO = Decimal(0)
 
 
@@ -44,21 +46,21 @@ class ManualTrade:
         """Return what makes it one trade: its reference alone, or everything that was said about it."""
         if self.reference is not None:
             return f"ref {self.reference}"
-        parts = (self.side, _plain(self.quantity), _plain(self.price), _plain(self.fee), self.order_type, self.time_ns)
+        parts = (
+            self.side, _plain(self.quantity), _plain(self.price), _plain(self.fee), self.order_type.strip().upper(), self.time_ns,
+        )  # fmt: skip
         return " ".join([symbol, *(str(part) for part in parts)])
 
 
 def checked(
-    account_id: int, trade_type: str, quantity: object, price: object, fee: object, order_type: str
+    trade_type: str, quantity: object, price: object, fee: object, order_type: str
 ) -> tuple[Side, Decimal, Decimal, Decimal]:
     """Return side and exact numbers of what a person wrote. Errors: InputError naming the argument and what is right."""
-    if not isinstance(account_id, int) or isinstance(account_id, bool):
-        raise _wrong(f"account_id={account_id!r} is no account's number", "see get_accounts()")
     word = str(trade_type).strip().lower()
     if word not in (Side.BUY, Side.SELL):
         raise _wrong(f"trade_type={trade_type!r} is neither BUY nor SELL", "use 'BUY' or 'SELL'")
-    if not str(order_type).strip() or not str(order_type).isprintable():
-        raise _wrong("order_type is empty", "use 'MARKET', 'LIMIT', …")
+    if not 0 < len(str(order_type).strip()) <= WORD_MAX or not str(order_type).isprintable():
+        raise _wrong(f"order_type={order_type!r} is no word", "use 'MARKET', 'LIMIT', …")
     exact = {name: exact_of(value, name) for name, value in (("quantity", quantity), ("price", price), ("fee", fee))}
     for name in ("quantity", "price"):
         if exact[name] <= 0:
@@ -68,9 +70,9 @@ def checked(
 
 def exact_of(value: object, name: str) -> Decimal:
     """Return the decimal a person meant: of a float its shortest text. Errors: InputError when it is no finite number."""
-    if isinstance(value, int | float | str | Decimal) and not isinstance(value, bool):
+    if isinstance(value, Integral | Real | str | Decimal) and not isinstance(value, bool):  # numpy's are, too
         try:
-            found = Decimal(repr(float(value)) if isinstance(value, float) else value)
+            found = Decimal(value if isinstance(value, Decimal) else str(value))
         except ArithmeticError:
             found = Decimal("NaN")
         if found.is_finite() and len(found.as_tuple().digits) <= 40 and abs(found.adjusted()) <= 25:
@@ -110,12 +112,19 @@ async def book(db: Database, listed: Listed, trade: ManualTrade) -> tuple[dict[s
 
 
 def _check_same(row: Row, trade: ManualTrade) -> None:
-    """Refuse a reference that stands for another execution already."""
-    there = (row["trade_type"].lower(), row["quantity"], row["price"], row["fee"])
-    wanted = (trade.side.value, trade.quantity, trade.price, trade.fee)
+    """Refuse a reference that stands for another execution already; what was not said does not differ."""
+    there = [row["trade_type"].lower(), row["quantity"], row["price"], row["fee"], row["order_type"]]
+    wanted: list[object] = [trade.side.value, trade.quantity, trade.price, trade.fee, trade.order_type.strip().lower()]
+    if trade.fee_currency is not None:
+        there.append(row["fee_currency"])
+        wanted.append(trade.fee_currency.upper())
+    if trade.time_ns is not None:
+        there.append(iso(to_ns(row["time"])))
+        wanted.append(iso(trade.time_ns))
     if there != wanted:
+        named = "this trade" if trade.reference is None else f"reference {trade.reference!r}"
         raise InputError(
-            f"reference {trade.reference!r} is booked already as {' '.join(map(str, there))}", code="TRADE_DIFFERS",
+            f"{named} is booked already as {' '.join(map(str, there))}", code="TRADE_DIFFERS",
             status=409, remedy="give this execution a reference of its own",
         )  # fmt: skip
 

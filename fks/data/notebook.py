@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from fks.data import frames, manual
 from fks.data.session import Session
 from fks.model.bar import Bars
 from fks.model.errors import InputError
-from fks.model.timeframe import bar_end, check_timeframe, iso
+from fks.model.timeframe import NS, bar_end, check_timeframe, iso
 from fks.store.accounts import AccountStore
 from fks.store.bars import BarStore
 from fks.store.columns import ColumnCache
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+AHEAD_NS = 60 * NS  # so far a broker's clock may be ahead of ours
 #: Bars that are read from the database rather than through a mapped copy of their whole series.
 _FEW = 20_000
 _session: Session | None = None
@@ -126,7 +128,7 @@ def get_indicator(
     from fks.data.indicators import Computed, IndicatorCache
 
     check_timeframe(timeframe)
-    first_ns, last_ns = _span(start, end, limit)
+    first_ns, last_ns, limit = _span(start, end, limit)
 
     now = session()
 
@@ -147,7 +149,7 @@ def _read(
 ) -> tuple[Listed, int, Bars]:
     """Return where the bars are from, the revision of their series, and the bars."""
     check_timeframe(timeframe)
-    first_ns, last_ns = _span(start, end, limit)
+    first_ns, last_ns, limit = _span(start, end, limit)
     now = session()
 
     async def work(db: Database) -> tuple[Listed, int, Bars]:
@@ -183,10 +185,10 @@ def _missing(exchange: str, bars: Bars) -> int | None:
     return count_bars(whole, bars.timeframe, calendar_for(exchange)) - len(bars)
 
 
-def _span(start: object, end: object, limit: int | None) -> tuple[int | None, int | None]:
+def _span(start: object, end: object, limit: int | None) -> tuple[int | None, int | None, int | None]:
     first_ns, last_ns = frames.moment_ns(start, "start"), frames.moment_ns(end, "end")
     frames.check_span(first_ns, last_ns, limit)
-    return first_ns, last_ns
+    return first_ns, last_ns, None if limit is None else int(limit)
 
 
 def get_sync_status(
@@ -221,6 +223,12 @@ def create_account(
     balance = manual.exact_of(initial_balance, "initial_balance")
     if account_type not in ("personal", "prop"):
         raise InputError(f"account_type={account_type!r} is unknown", remedy="use 'personal' or 'prop'")
+    for word, value, most in (("broker", broker, 64), ("currency", currency, 12)):
+        if not isinstance(value, str) or len(value) > most or not value.isprintable():
+            raise InputError(f"{word}={value!r} is no name", code="INVALID", status=422, remedy=f"use at most {most} characters")
+    if not currency.isalnum():
+        raise InputError(f"currency={currency!r} is no currency", code="INVALID", status=422, remedy="use 'USDT', 'USD', …")
+    currency = currency.upper()
     if not name or len(name) > 64 or not name.isprintable() or balance < 0:
         raise InputError(
             f"name={name!r}, initial_balance={balance} make no account", remedy="1 to 64 characters, and 0 or more"
@@ -254,13 +262,18 @@ def record_trade(
     otherwise. `realized_pnl` is by average cost over what was booked by hand. Errors: InputError, OutageError.
     """
     side, exact_quantity, exact_price, exact_fee = manual.checked(
-        account_id, trade_type, quantity, price, fee, order_type
+        trade_type, quantity, price, fee, order_type
     )
-    if reference is not None and not (reference and reference.isprintable()):
-        raise InputError(f"reference={reference!r} is no name", remedy="use the broker's trade id, or leave it out")
+    if reference is not None and not (0 < len(reference) <= manual.REFERENCE_MAX and reference.isprintable()):
+        raise InputError(
+            f"reference={reference[:40]!r} is no name", code="INVALID", status=422,
+            remedy=f"use the broker's trade id, at most {manual.REFERENCE_MAX} characters, or leave it out",
+        )  # fmt: skip
+    time_ns = frames.moment_ns(time, "time")
+    if time_ns is not None and time_ns > session().clock.now_ns() + AHEAD_NS:
+        raise InputError(f"time={time!r} is yet to come", code="INVALID", status=422, remedy="say when it was executed")
     trade = manual.ManualTrade(
-        account_id, side, exact_quantity, exact_price, exact_fee, fee_currency, str(order_type),
-        frames.moment_ns(time, "time"), reference,
+        _number(account_id), side, exact_quantity, exact_price, exact_fee, fee_currency, str(order_type), time_ns, reference,
     )  # fmt: skip
 
     async def work(db: Database) -> tuple[dict[str, Any], bool]:
@@ -281,6 +294,7 @@ def get_balance_history(account_id: int, limit: int = 100) -> pd.DataFrame:
     import pandas
 
     frames.check_span(None, None, limit)
+    account_id, limit = _number(account_id), int(limit)
 
     async def work(db: Database) -> list[Any]:
         store = AccountStore(db)
@@ -299,6 +313,14 @@ def get_balance_history(account_id: int, limit: int = 100) -> pd.DataFrame:
     return found.astype({"balance": "float64", "equity": "float64"})
 
 
+def _number(account_id: object) -> int:
+    if isinstance(account_id, bool) or not isinstance(account_id, Integral):
+        raise InputError(
+            f"account_id={account_id!r} is no account's number", code="INVALID", status=422, remedy="see get_accounts()"
+        )
+    return int(account_id)
+
+
 # ── the service ──────────────────────────────────────────────────────────────────────────────────
 class Service:
     """What the data service did on request, done in this program: history from the exchange into the store."""
@@ -315,7 +337,7 @@ class Service:
         from fks.data.request import fetch_history
 
         check_timeframe(timeframe)
-        first_ns, last_ns = _span(start, end, None)
+        first_ns, last_ns, _ = _span(start, end, None)
         now = session()
 
         async def work(db: Database) -> dict[str, Any]:

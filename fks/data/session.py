@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TypeVar
 
+from fks.clock import RealClock
 from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Settings
@@ -33,6 +34,7 @@ class Session:
     def __init__(self, home: str | Path | None = None) -> None:
         self.settings: Settings = load_settings(home)
         self.paths = Paths.of(self.settings.home)
+        self.clock = RealClock()
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fks.data", daemon=True)

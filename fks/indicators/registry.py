@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def compute(name: str, bars: Bars, **params: float) -> dict[str, Floats]:
 
 
 def _checked(name: str, key: str, value: float, param: Param) -> float:
-    if not param.least <= value <= param.most or (isinstance(param.default, int) and value != int(value)):
+    if not isinstance(value, Real) or not param.least <= value <= param.most or (isinstance(param.default, int) and value != int(value)):
         raise InputError(
             f"{name}: {key} {value!r} is out of range", code="INDICATOR_PARAM",
             remedy=f"use {'a whole number ' if isinstance(param.default, int) else ''}from {param.least:g} to {param.most:g}",

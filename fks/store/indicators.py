@@ -20,6 +20,8 @@ from fks.store.bars import Series
 from fks.store.db import Database
 
 _FORM = 1
+#: All computed columns together; those computed longest ago go first. They share a database with the orders.
+BYTES_MAX = 512 * 2**20
 
 
 class IndicatorStore:
@@ -47,6 +49,7 @@ class IndicatorStore:
             "indicators.save", exchange, symbol, timeframe, indicator, params_key, dict(params), state.revision,
             to_datetime(state.oldest_ns), to_datetime(state.newest_ns), packed(time_ns, columns), retry=True,
         )  # fmt: skip
+        await self._db.execute("indicators.forget", BYTES_MAX, retry=True)
         return status.endswith(" 1")
 
 

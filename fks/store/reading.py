@@ -76,7 +76,7 @@ class ReadingStore:
 
         Errors: InputError SYMBOL_UNKNOWN with known ones; EXCHANGE when `text` names another exchange than `exchange`.
         """
-        prefix, _, rest = text.strip().rpartition(":")
+        prefix, _, rest = str(text).strip().rpartition(":")  # a notebook's may be anything
         if exchange and prefix and exchange.lower() != prefix.lower():
             raise InputError(
                 f"{text!r} is not at {exchange}", code="EXCHANGE", status=422, remedy="name one exchange, once"

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -127,6 +128,16 @@ WRONG = (
     (lambda: data.record_trade(1, "NOPE", "BUY", 1, 2), "SYMBOL_UNKNOWN", "NOPE"),
     (lambda: data.get_indicator("BTCUSDT", "1m", "magic"), "INDICATOR_UNKNOWN", "rsi"),
     (lambda: data.get_indicator("BTCUSDT", "1m", "rsi", period=0), "INDICATOR_PARAM", "from 2"),
+    (lambda: data.get_indicator("BTCUSDT", "1m", "rsi", period="x"), "INDICATOR_PARAM", "from 2"),
+    (lambda: data.get_ohlcv_data(None, "1h"), "SYMBOL_UNKNOWN", "None"),
+    (lambda: data.get_balance_history(1, limit=0), "INVALID", "limit=0"),
+    (lambda: data.create_account("y", broker=None), "INVALID", "broker"),
+    (lambda: data.create_account("y", currency=""), "INVALID", "currency"),
+    (lambda: data.create_account("y", currency="US dollars"), "INVALID", "currency"),
+    (lambda: data.record_trade(1, "BTCUSDT", "BUY", 1, 2, time="2130-01-01"), "INVALID", "2130"),
+    (lambda: data.record_trade(1, "BTCUSDT", "BUY", 1, 2, reference="x" * 200), "INVALID", "128"),
+    (lambda: data.record_trade(1, "BTCUSDT", "BUY", 1, 2, order_type="x" * 40), "INVALID", "order_type"),
+    (lambda: data.record_trade(1, "BTCUSDT", "BUY", True, 2), "INVALID", "quantity=True"),
 )  # fmt: skip
 
 
@@ -170,6 +181,36 @@ def test_a_home_without_fks_says_where_to_look(tmp_path: Path, monkeypatch: pyte
 
 
 # ── booking by hand ──────────────────────────────────────────────────────────────────────────────
+async def test_numbers_as_pandas_hands_them_out_are_numbers(store: BarStore) -> None:
+    account = data.create_account("hand", currency="usdt")
+    assert account.currency == "USDT"
+    one = data.record_trade(np.int64(1), "BTCUSDT", "BUY", np.float32(0.1), np.int64(45000), fee=np.float64(4.5))
+    assert (one.quantity, one.price, one.fee) == (Decimal("0.1"), 45000, Decimal("4.5"))
+    assert len(data.get_ohlcv_data("BTCUSDT", "1m", limit=np.int32(5))) == 5
+    assert len(data.get_balance_history(np.int64(1), np.int64(5))) == 0
+
+
+async def test_the_same_order_type_in_another_case_is_the_same_trade(store: BarStore) -> None:
+    data.create_account("hand")
+    one = data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, "MARKET")
+    with pytest.warns(UserWarning, match="booked already"):
+        assert data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, " market").id == one.id
+
+
+@pytest.mark.parametrize(
+    "other", [{"time": "2026-05-02"}, {"fee_currency": "BNB"}, {"order_type": "LIMIT"}], ids=lambda row: next(iter(row))
+)
+async def test_a_reference_stands_for_one_execution_in_every_word(store: BarStore, other: dict[str, Any]) -> None:
+    data.create_account("hand")
+    said = {"time": "2026-05-01", "fee_currency": "USDT", "order_type": "MARKET"}
+    data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, reference="r", **said)
+    with pytest.warns(UserWarning, match="booked already"):
+        assert not data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, reference="r").is_new
+    with pytest.raises(InputError, match="booked already") as refused:
+        data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000, 4.5, reference="r", **{**said, **other})
+    assert refused.value.code == "TRADE_DIFFERS"
+
+
 async def test_the_same_words_are_the_same_trade(store: BarStore, database: Database) -> None:
     data.create_account("hand")
     one = data.record_trade(1, "BTCUSDT", "BUY", 0.1, 45000.0, fee=4.5)
@@ -227,6 +268,19 @@ async def test_balance_history_is_the_newest_points_in_order(store: BarStore, da
 
 
 # ── indicators ───────────────────────────────────────────────────────────────────────────────────
+async def test_computed_columns_take_so_much_and_no_more(
+    store: BarStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = IndicatorCache(database)
+    for period in (14, 15, 16):
+        await cache.compute("binance", "BTCUSDT", "1m", "rsi", period=period)
+    (size,) = (await database.sql("SELECT max(octet_length(data)) FROM indicators_cache"))[0]
+    monkeypatch.setattr("fks.store.indicators.BYTES_MAX", 2 * size)
+    await cache.compute("binance", "BTCUSDT", "1m", "rsi", period=17)
+    kept = await database.sql("SELECT params->>'period' FROM indicators_cache ORDER BY computed_at")
+    assert [row[0] for row in kept] == ["16", "17"]
+
+
 async def test_an_indicator_is_kept_and_never_stale(store: BarStore, database: Database) -> None:
     cache = IndicatorCache(database)
 

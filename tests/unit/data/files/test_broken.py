@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -158,10 +159,38 @@ def test_two_exchanged_columns_are_named_right(tmp_path: Path) -> None:
     assert "they fit as time,open,low,high,close,volume: say --columns" in told(tmp_path / "x.csv", text(rows))
 
 
+VOLUME_FIRST = [f"{1_700_000_040 + 60 * i},{i + 1.5},{i + 100.5},{i + 102},{i + 99},{i + 101}" for i in range(20)]
+
+
+def test_a_volume_among_the_prices_is_no_price(tmp_path: Path) -> None:
+    path, row = tmp_path / "x.csv", "\n".join(VOLUME_FIRST) + "\n"
+    found = told(path, row)
+    assert "they fit as time,volume,open,high,low,close: say --columns" in found
+    taken = read_bars(path, replace(ANY, columns="time,volume,open,high,low,close"), now_ns=NOW).bars
+    assert (taken.open[0], taken.high[0], taken.low[0], taken.close[0], taken.volume[0]) == (100.5, 102, 99, 101, 1.5)
+
+
+def test_a_volume_of_the_size_of_prices_leaves_the_order_open(tmp_path: Path) -> None:
+    rows = [f"{1_700_000_040 + 60 * i},{i + 98.5},{i + 100.5},{i + 102},{i + 99},{i + 101}" for i in range(20)]
+    found = told(tmp_path / "x.csv", "\n".join(rows) + "\n")
+    assert "so the columns are other ones; say which column is which" in found
+
+
+def test_an_order_is_told_by_the_places_that_the_columns_have(tmp_path: Path) -> None:
+    rows = ["symbol,open,low,high,close,volume,time"]
+    for row in ROWS:
+        time, open_, high, low, close, volume = row.split(",")
+        rows.append(f"BTCUSDT,{open_},{high},{low},{close},{volume},{time}")
+    assert "they fit as symbol,open,high,low,close,volume,time: say --columns" in told(tmp_path / "x.csv", "\n".join(rows) + "\n")
+
+
 def test_a_time_in_another_column_is_found(tmp_path: Path) -> None:
     rows = [",".join([*row.split(",")[1:], row.split(",")[0]]) for row in ROWS]
     found = told(tmp_path / "x.csv", "\n".join(rows) + "\n")
     assert found.startswith("x.csv row 1, column 1: '10' is not a time; column 6 looks like one; say what the columns are")
+    said = "open,high,low,close,volume,time"
+    assert found.endswith(f"--columns {said}")
+    assert len(read_bars(tmp_path / "x.csv", replace(ANY, columns=said), now_ns=NOW).bars) == len(ROWS)
 
 
 @pytest.mark.parametrize("wanted", [Wanted(symbol="X"), Wanted(exchange="y")])

@@ -91,8 +91,6 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
     notes = [*source.notes, *table.notes, *layout.notes, *rows.notes, *left_out]
     if layout.volume is None:
         notes.append("no volume: stored as 0")
-    if not table.is_ended:
-        notes.append("the last line has no end: nobody can see whether its last number was cut")
     calendar = None if wanted.calendar == ALWAYS else calendar_of(wanted.calendar)
     holes = _holes(bars, calendar)
     doubts = tuple(found for found in check_bars(bars, usual=Usual(), calendar=calendar) if not found.is_refused)

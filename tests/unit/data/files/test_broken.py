@@ -101,6 +101,30 @@ def test_a_last_line_without_its_end_is_said(tmp_path: Path) -> None:
     assert any("the last line has no end" in note for note in read_bars(path, ANY, now_ns=NOW).notes)
 
 
+@pytest.mark.parametrize("end", ["", "  "])
+def test_a_bar_whose_last_number_may_be_cut_is_left_out(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(text(ROWS)[:-2] + end)  # 139 has become 13
+    found = read_bars(path, ANY, now_ns=NOW)
+    assert (len(found.bars), found.bars.volume[-1]) == (39, 138)
+    assert any(note.startswith("row 41 is left out: ") and note.endswith("end the line to take it") for note in found.notes)
+    path.write_text(text(ROWS).rstrip("\n") + end + "\n")
+    found = read_bars(path, ANY, now_ns=NOW)
+    assert (len(found.bars), found.bars.volume[-1]) == (40, 139)
+    assert not any("left out" in note for note in found.notes)
+
+
+def test_a_newest_first_file_that_is_cut_loses_its_oldest_bar(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(text(ROWS[::-1])[:-2])
+    found = read_bars(path, ANY, now_ns=NOW)
+    assert (len(found.bars), found.bars.volume[0]) == (39, 101)
+
+
+def test_a_file_of_nothing_but_a_line_without_its_end_is_refused(tmp_path: Path) -> None:
+    assert told(tmp_path / "x.csv", text(ROWS[:1])[:-1]).startswith("x.csv row 2: has no end: its last number may have been cut")
+
+
 def test_packed_files_that_end_early_are_said(tmp_path: Path) -> None:
     packed = gzip.compress(text(ROWS * 50).encode())
     assert "half-written or damaged: its compressed data ends early" in told(tmp_path / "x.csv.gz", packed[:-200])
@@ -235,4 +259,5 @@ def test_no_bytes_get_more_than_one_message(tmp_path: Path, data: bytes) -> None
 def test_one_damaged_byte_is_read_or_refused_never_worse(tmp_path: Path, where: int, byte: int) -> None:
     data = bytearray(text(ROWS).encode())
     data[where % len(data)] = byte
-    assert outcome(tmp_path / "x.csv", bytes(data)) in (None, len(ROWS))
+    is_ended = data.endswith((b"\n", b"\r"))
+    assert outcome(tmp_path / "x.csv", bytes(data)) in (None, len(ROWS) - (not is_ended))

@@ -79,7 +79,8 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
     open_, high, low, close = (rows.ordered(numbers(table, position)) for position in layout.prices)
     volume = np.zeros(len(stamps)) if layout.volume is None else rows.ordered(numbers(table, layout.volume))
     check_numbers(rows, layout, [open_, high, low, close], volume)
-    timeframe = find_timeframe(rows, stamps, wanted.timeframe, layout.timeframe)
+    said = wanted.timeframe or (layout.timeframe if table.metadata else "")  # our own export knows what it holds
+    timeframe = find_timeframe(rows, stamps, said, layout.timeframe)
     time_ns = opens_of(rows, stamps, timeframe, is_end=layout.is_end)
     if layout.close_time is not None:
         check_close(rows, layout.close_time, time_ns, timeframe)

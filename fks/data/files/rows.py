@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 from typing import Any
 
@@ -17,6 +18,7 @@ from fks.model.bar import Floats, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, check_timeframe, iso
 
+_CHANCE = 1e6  # once in so many files of a thin market is a larger timeframe seen where there is none
 _ALIKE = 2.0  # a usual bar whose high is twice its low is none: one of the two is a volume
 PRICES = ("open", "high", "low", "close")
 _COLUMNS = "say which column is which: --columns time,open,high,low,close,volume"
@@ -154,7 +156,10 @@ def _is_bars(columns: dict[str, Floats]) -> bool:
 
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────
 def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
-    """Return the timeframe: what the caller or the file's name says, else the usual step. Errors: InputError."""
+    """Return the timeframe: what the caller or the file's name says, else the usual step.
+
+    Errors: InputError; also for bars of a larger timeframe than the file's name says. The caller's word is taken for it.
+    """
     known = check_timeframe(said) if said else named
     if len(time_ns) < 2:
         if not known:
@@ -171,12 +176,33 @@ def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
             index, rows.column, f"comes {step_s:g} s after the row before: these are not {known} bars",
             remedy=f"say --timeframe {found}" if found else "", code="FILE_SERIES",
         )  # fmt: skip
+    if named and not said:
+        _check_named(rows, time_ns, named, found)
     if not (known or found):
         raise rows.fail(
             1, rows.column, f"most rows are {usual / NS:g} s apart, and there are no such bars", code="FILE_SERIES",
             remedy=f"use one of {' '.join(TIMEFRAMES)}",
         )  # fmt: skip
     return known or found
+
+
+def _check_named(rows: Rows, time_ns: Ints, named: str, found: str) -> None:
+    """Refuse bars of a larger timeframe than the file's name says. `found`: the timeframe of the usual step, "" for none.
+
+    A thin market's bars come at odd moments: that all of them fall on a larger grid by chance is likely of a few rows only.
+    """
+    steps = np.diff(time_ns)
+    shared = length_of("1M") * NS if found == "1M" and steps.min() >= 28 * 86400 * NS else int(np.gcd.reduce(steps))
+    ratio = shared / (length_of(named) * NS)
+    if ratio <= 1 or len(steps) * math.log(ratio) < math.log(_CHANCE):
+        return
+    is_whole = bool(found) and shared == length_of(found) * NS
+    every = "a month" if found == "1M" else f"a multiple of {shared / NS:.9g} s"
+    raise rows.fail(
+        1, rows.column, f"comes {steps[0] / NS:.9g} s after the row before, and every step is {every}: these are not {named} bars",
+        remedy=f"{f'say --timeframe {found}, or' if is_whole else 'if nobody traded in between, say'} --timeframe {named}"
+        f"{' if nobody traded in between' if is_whole else ''}", code="FILE_SERIES",
+    )  # fmt: skip
 
 
 def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints:

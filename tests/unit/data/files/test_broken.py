@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -232,6 +233,53 @@ def test_several_symbols_are_refused(tmp_path: Path) -> None:
 def test_a_name_that_says_another_timeframe_is_refused(tmp_path: Path) -> None:
     found = told(tmp_path / "BTCUSDT-5m-2026-01.csv", text(ROWS))
     assert "comes 60 s after the row before: these are not 5m bars; say --timeframe 1m" in found
+
+
+def at(steps: list[int]) -> str:
+    """Return a table whose rows are `steps` seconds apart, from a Monday's midnight on."""
+    times = np.cumsum([1_699_833_600, *steps]).tolist()
+    return text([f"{time},10,12,9,11,{i + 1}" for i, time in enumerate(times)])
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "larger"),
+    [
+        ("BTCUSDT-1m", [3600] * 10, "1h"),
+        ("BTCUSDT-1m", [3600, 7200, 3600, 10800, 3600, 3600], "1h"),  # holes do not hide it
+        ("BTCUSDT-1m", [300] * 10, "5m"),
+        ("BTCUSDT-15m", [1800] * 24, "30m"),
+        ("BTCUSDT-1h", [86400] * 6, "1d"),
+        ("BTCUSDT-1d", [7 * 86400] * 9, "1w"),
+        ("BTCUSDT-1d", [86400 * n for n in (30, 31, 31, 29, 31, 30)], "1M"),
+    ],
+)
+def test_bars_of_a_larger_timeframe_than_the_name_says_are_refused(tmp_path: Path, name: str, steps: list[int], larger: str) -> None:
+    frame = name.partition("-")[2]
+    found = told(tmp_path / f"{name}.csv", at(steps), Wanted("somewhere"))
+    assert f"row 3, column time: comes {steps[0]} s after the row before, and every step is a m" in found
+    assert f"these are not {frame} bars; say --timeframe {larger}, or --timeframe {frame} if nobody traded in between" in found
+    if larger != "1M":  # these begin on the 13th
+        assert read_bars(tmp_path / f"{name}.csv", Wanted("somewhere", timeframe=larger), now_ns=NOW).missing >= 0
+    said = Wanted("somewhere", timeframe=frame)
+    assert read_bars(tmp_path / f"{name}.csv", said, now_ns=NOW).bars.timeframe == frame, "a market with one auction an hour"
+
+
+def test_bars_that_fks_does_not_have_are_no_smaller_ones(tmp_path: Path) -> None:
+    found = told(tmp_path / "BTCUSDT-1m.csv", at([180] * 20), Wanted("somewhere"))
+    assert "every step is a multiple of 180 s: these are not 1m bars; if nobody traded in between, say --timeframe 1m" in found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_minutes_of_a_thin_market_are_minutes(tmp_path: Path, seed: int) -> None:
+    steps = (60 * np.random.default_rng(seed).integers(1, 500, 200)).tolist()
+    (tmp_path / "BTCUSDT-1m.csv").write_text(at(steps))
+    found = read_bars(tmp_path / "BTCUSDT-1m.csv", Wanted("somewhere"), now_ns=NOW)
+    assert (found.bars.timeframe, len(found.bars)) == ("1m", 201)
+
+
+def test_a_few_minutes_an_hour_apart_may_be_minutes(tmp_path: Path) -> None:
+    (tmp_path / "BTCUSDT-1m.csv").write_text(at([3600, 7200]))
+    assert read_bars(tmp_path / "BTCUSDT-1m.csv", Wanted("somewhere"), now_ns=NOW).bars.timeframe == "1m"
 
 
 def test_the_future_is_refused(tmp_path: Path) -> None:

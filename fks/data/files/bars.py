@@ -72,9 +72,9 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
     if wanted.is_end is not None:
         layout = replace(layout, is_end=wanted.is_end)
     symbol, exchange = _series(table, layout, wanted)
-    stamps, written = read_times(table, layout.time, zone=wanted.zone, is_utc=layout.is_utc)
-    rows = Rows(table, layout, stamps)
-    stamps = rows.ordered(stamps)
+    found = read_times(table, layout.time, zone=wanted.zone, is_utc=layout.is_utc)
+    rows = Rows(table, layout, found, is_told=wanted.zone is not None)
+    stamps = rows.ordered(found.time_ns)
     rows.check(stamps)
     open_, high, low, close = (rows.ordered(numbers(table, position)) for position in layout.prices)
     volume = np.zeros(len(stamps)) if layout.volume is None else rows.ordered(numbers(table, layout.volume))
@@ -89,14 +89,14 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
     bars = Bars(symbol, timeframe, time_ns, open_, high, low, close, volume)[:keep]
     if not len(bars):
         raise problem(table.name, "has no bar that is over", code="FILE_EMPTY")
-    notes = [*source.notes, *table.notes, *layout.notes, *rows.notes, *left_out]
+    notes = [*source.notes, *table.notes, *layout.notes, *rows.notes, *found.unused(wanted.zone), *left_out]
     if layout.volume is None:
         notes.append("no volume: stored as 0")
     calendar = None if wanted.calendar == ALWAYS else calendar_of(wanted.calendar)
     holes = _holes(bars, calendar)
-    doubts = tuple(found for found in check_bars(bars, usual=Usual(), calendar=calendar) if not found.is_refused)
+    doubts = tuple(doubt for doubt in check_bars(bars, usual=Usual(), calendar=calendar) if not doubt.is_refused)
     return FileBars(
-        path, layout.form, exchange, bars, None if trades is None else trades[:keep], written, source.sha256,
+        path, layout.form, exchange, bars, None if trades is None else trades[:keep], found.written, source.sha256,
         int(holes.sum()), len(holes), int(holes.max(initial=0)),
         doubts, tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in doubts),
         tuple(notes),

@@ -13,7 +13,7 @@ from fks.data.aggregate import length_of, starts_of
 from fks.data.files.layout import Layout
 from fks.data.files.problem import problem
 from fks.data.files.table import Table
-from fks.data.files.times import read_times
+from fks.data.files.times import Stamps, read_times
 from fks.model.bar import Floats, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, check_timeframe, iso
@@ -27,8 +27,11 @@ _COLUMNS = "say which column is which: --columns time,open,high,low,close,volume
 class Rows:
     """Which way round the rows stand: newest first is turned, anything else out of order is an error."""
 
-    def __init__(self, table: Table, layout: Layout, time_ns: Ints) -> None:
-        self.table, self.column = table, table.column(layout.time[0])
+    def __init__(self, table: Table, layout: Layout, stamps: Stamps, *, is_told: bool) -> None:
+        """`is_told`: the caller says in which zone stamps without one are."""
+        self.table, self.column, self.stamps = table, table.column(layout.time[0]), stamps
+        self.is_taken = not (stamps.is_zoned or stamps.is_day or is_told)  # for UTC, because the form says so
+        time_ns = stamps.time_ns
         self.is_turned = len(time_ns) > 1 and bool(time_ns[-1] < time_ns[0])
         self.notes = ("newest first: turned round",) if self.is_turned else ()
 
@@ -55,8 +58,9 @@ class Rows:
         is_same = this == before
         what = f"{this} stands twice, in row {self.row(index - 1)} as well" if is_same else f"{this} comes after {before}"
         remedy = "keep one of them" if is_same else "sort the rows by time"
-        if time_ns[index - 1] - time_ns[index] <= 3600 * NS and this[5:7] in ("04", "10", "11"):
-            remedy += "; or is it local time, in which an hour is twice in autumn? then say --timezone"
+        if time_ns[index - 1] - time_ns[index] <= 3600 * NS and this[5:7] in ("04", "10", "11") and not self.stamps.is_counted:
+            then = "say --timezone" if not self.stamps.is_zoned else "its stamps are wrong: export in UTC"
+            remedy += f"; or is it local time, in which an hour is twice in autumn? then {then}"
         raise self.fail(index, self.column, what, code="FILE_ORDER", remedy=remedy)
 
 
@@ -220,9 +224,10 @@ def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints
     if len(same) <= 2 and (same % (900 * NS) == 0).all() and length_of(timeframe) > 900:
         off_h = max(same) / NS / 3600
         text += f", {off_h:g} h off; so is every row" if len(same) == 1 else f", {off_h:g} h off; others are not"
+        can_tell = "say --timezone with the place whose clock it is, or export in UTC"
         raise rows.fail(
             index, rows.column, f"{text}: these are stamps of local time", code="TIME_LOCAL",
-            remedy="say --timezone with the place whose clock it is, or export in UTC",
+            remedy=can_tell if rows.is_taken else f"export {timeframe} bars of UTC, or smaller bars and make these of them with --larger",
         )  # fmt: skip
     if not is_end and (off == length_of(timeframe) * NS - off).all():
         text += ": are these bar ends?"
@@ -231,8 +236,7 @@ def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints
 
 def check_close(rows: Rows, position: int, opens: Ints, timeframe: str) -> None:
     """A Binance row carries its own end: one unit before the next bar."""
-    closes, _ = read_times(rows.table, (position,), zone=None, is_utc=True)
-    closes = rows.ordered(closes)
+    closes = rows.ordered(read_times(rows.table, (position,), zone=None, is_utc=True).time_ns)
     ends = starts_of(opens + 32 * 86400 * NS, timeframe) if timeframe == "1M" else opens + length_of(timeframe) * NS
     off = ends - closes
     bad = np.flatnonzero((off <= 0) | (off > 1_000_000))

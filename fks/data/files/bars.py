@@ -11,7 +11,16 @@ from fks.data.aggregate import length_of
 from fks.data.calendars import ALWAYS, Calendar, calendar_of
 from fks.data.files.layout import Layout, find_layout
 from fks.data.files.problem import problem
-from fks.data.files.rows import Rows, check_close, check_numbers, count_closed, find_timeframe, numbers, opens_of
+from fks.data.files.rows import (
+    Rows,
+    check_close,
+    check_numbers,
+    count_closed,
+    find_timeframe,
+    note_rounded,
+    numbers,
+    opens_of,
+)
 from fks.data.files.source import open_source
 from fks.data.files.table import Table, read_table
 from fks.data.files.times import read_times
@@ -90,6 +99,7 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
     if not len(bars):
         raise problem(table.name, "has no bar that is over", code="FILE_EMPTY")
     notes = [*source.notes, *table.notes, *layout.notes, *rows.notes, *found.unused(wanted.zone), *left_out]
+    notes += note_rounded(rows, [*layout.prices, *(() if layout.volume is None else (layout.volume,))])
     if layout.volume is None:
         notes.append("no volume: stored as 0")
     calendar = None if wanted.calendar == ALWAYS else calendar_of(wanted.calendar)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from itertools import permutations
 from typing import Any
 
@@ -18,6 +19,7 @@ from fks.model.bar import Floats, Ints
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, check_timeframe, iso
 
+_DIGITS = 15  # that a float64 holds, whichever they are
 _CHANCE = 1e6  # once in so many files of a thin market is a larger timeframe seen where there is none
 _ALIKE = 2.0  # a usual bar whose high is twice its low is none: one of the two is a volume
 PRICES = ("open", "high", "low", "close")
@@ -102,6 +104,30 @@ def _slowly(table: Table, position: int) -> Floats:
         except ValueError:
             values[index] = np.nan
     return values
+
+
+def note_rounded(rows: Rows, positions: list[int]) -> list[str]:
+    """Return the note on numbers that no float64 holds as they are written: more than 15 digits, mostly."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = []
+    for position in positions:
+        cells = rows.table.columns[position]
+        if pa.types.is_floating(cells.type):
+            continue
+        texts = cells.cast(pa.string())
+        long = np.flatnonzero(pc.greater(pc.binary_length(texts), _DIGITS).to_numpy(zero_copy_only=False))
+        for index, text in zip(long.tolist(), texts.take(pa.array(long)).to_pylist(), strict=True):
+            if Decimal(repr(float(text))) != Decimal(text):
+                found.append((rows.table.row(index), position, text))
+    if not found:
+        return []
+    row, position, text = min(found)
+    return [
+        f"{len(found)} numbers have more than {_DIGITS} digits and are stored rounded; the first: row {row}, "
+        f"column {rows.table.column(position)}: {text} as {float(text)!r}"
+    ]
 
 
 def check_numbers(rows: Rows, layout: Layout, prices: list[Floats], volume: Floats) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from fks.store.db import Database
 from fks.store.merging import Merged
 from fks.store.partitions import ensure_months
 from fks.store.quarantine import Held, QuarantineStore
+from fks.store.reading import ReadingStore, ambiguous
 
 HELD_MAX = 1000  # of one file; more odd bars than that are another market, or the wrong calendar
 _ATTEMPTS = 3  # of an import that met another writer of its bars
@@ -47,6 +48,7 @@ async def import_file(
     Guarantees: all or nothing, whatever dies meanwhile; twice equals once; stored bars that differ are only replaced
     when `replaces` says so, also when they come while it is stored. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER; OutageError.
     """
+    file = file if db is None else await _spelt(db, file)
     series = [file.bars]
     if with_larger and TIMEFRAMES[file.bars.timeframe]:
         series += [_whole(file.bars, name) for name in larger(file.bars.timeframe)]
@@ -57,6 +59,18 @@ async def import_file(
         if done is not None:
             return done
     raise OutageError(f"import of {file.path.name}: other writers were faster {_ATTEMPTS} times")
+
+
+async def _spelt(db: Database, file: FileBars) -> FileBars:
+    """Return `file` under the spelling that its exchange lists, or that its bars have here already, and a note of it."""
+    symbol = file.bars.symbol
+    found = await ReadingStore(db).spelled_at(file.exchange, symbol)
+    known = [row.symbol for row in found if row.is_listed] or [row.symbol for row in found]
+    if symbol in known or not known:
+        return file
+    if len(known) > 1:
+        raise ambiguous(symbol, [f"{file.exchange}:{name}" for name in known])
+    return replace(file, bars=replace(file.bars, symbol=known[0]), notes=(*file.notes, f"{symbol} is {known[0]} at {file.exchange}"))
 
 
 class _MetError(Exception):

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,9 +24,11 @@ from fks.data.files.load import import_file
 from fks.data.sample import sample_tape
 from fks.model.bar import Bars
 from fks.model.errors import InputError, OutageError
+from fks.model.instrument import Instrument
 from fks.model.timeframe import NS
 from fks.store.bars import BarStore
 from fks.store.db import Database
+from fks.store.instruments import InstrumentStore
 from fks.store.merging import Merged
 from fks.store.quarantine import QuarantineStore
 
@@ -126,6 +129,24 @@ async def test_an_import_that_never_finds_its_bars_at_rest_gives_up(database: Da
     with pytest.raises(OutageError, match="other writers were faster 3 times"):
         await import_file(cast(Database, Busy(database, [SAMPLE[i : i + 1] for i in range(9)])), file)
     assert (await database.sql("SELECT count(*) FROM ohlcv_data WHERE source = 'import'"))[0][0] == 0
+
+
+async def test_a_file_is_of_the_series_that_its_exchange_lists(database: Database, tmp_path: Path) -> None:
+    step = Decimal("0.1")
+    listed = [Instrument("okx", "XYZ-USD", "XYZ", "USD", step, step, step, step, step)]
+    await InstrumentStore(database).merge(listed)
+    done = await import_file(database, read(written(tmp_path / "x.csv"), Wanted("okx", "X-YZUSD")))
+    assert done.file.bars.symbol == "XYZ-USD"
+    assert "X-YZUSD is XYZ-USD at okx" in done.file.notes
+    assert len(await BarStore(database).read("XYZ-USD", "1m", exchange="okx")) == 3000
+
+
+async def test_a_file_is_of_the_series_that_is_stored_whatever_its_spelling(database: Database, tmp_path: Path) -> None:
+    await import_file(database, read(written(tmp_path / "x.csv", SAMPLE[:100]), Wanted("bitstamp", "BTC/USD")))
+    done = await import_file(database, read(written(tmp_path / "x.csv"), Wanted("bitstamp", "BTCUSD")))
+    assert done.merged["1m"] == Merged(2900, 0, 100)
+    rows = await database.sql("SELECT DISTINCT symbol FROM series WHERE exchange = 'bitstamp'")
+    assert [row["symbol"] for row in rows] == ["BTC/USD"]
 
 
 async def test_an_import_is_all_or_nothing(database: Database, tmp_path: Path) -> None:

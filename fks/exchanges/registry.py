@@ -25,6 +25,8 @@ EXCHANGES: dict[str, tuple[str, str]] = {
     "okx": ("fks.exchanges.okx", "OkxExchange"),
     "polygon": ("fks.exchanges.polygon", "PolygonExchange"),
 }
+#: exchange -> what stands between base and quote in its symbols; None: no pairs, tickers
+SEPARATORS: dict[str, str | None] = {"binance": "", "bybit": "", "coinbase": "-", "kraken": "/", "okx": "-", "polygon": None}
 #: the dialect of the local exchange: only this one can be played by it
 SIMULATED = "binance"
 #: exchange -> the setting of class Data that holds its key; those that need none are missing

@@ -115,6 +115,18 @@ class BarStore:
                 met = error
         raise OutageError(f"merge of {bars.symbol} {bars.timeframe}: other writers were faster {_ATTEMPTS} times") from met
 
+    async def stand(self, bars: Bars, *, exchange: str, tx: Session | None = None) -> tuple[int, int]:
+        """Return (how many bars are stored over the span of `bars`, how often they were changed).
+
+        A merge of `bars` adds to them what its Merged says; when they grew by something else, somebody else wrote there.
+        """
+        if not len(bars):
+            return 0, 0
+        span = to_datetime(int(bars.time_ns[0])), to_datetime(int(bars.time_ns[-1]))
+        row = await (tx or self._db).fetchrow("bars.stand", exchange, bars.symbol, bars.timeframe, *span)
+        assert row is not None
+        return row["bars"], row["changes"]
+
     async def series(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> Series | None:
         """Return what is stored of one series, without looking at its bars; None when there never was one."""
         row = await self._db.fetchrow("bars.series", exchange, symbol, timeframe)

@@ -93,6 +93,10 @@ class ReadingStore:
             remedy=f"known: {names}" if names else "nothing is stored yet: 'fks data sample', or 'fks up'",
         )  # fmt: skip
 
+    async def spelled_at(self, exchange: str, symbol: str) -> list[Listed]:
+        """Return everything at one exchange that `symbol` may mean; [] where nobody lists it and no bars of it are stored."""
+        return await self._spelled(symbol, exchange, False)
+
     async def _spelled(self, text: str, exchange: str | None, is_listed: bool) -> list[Listed]:
         rows = [Listed(**dict(row)) for row in await self._db.fetch("reading.spelled", folded(text), exchange)]
         return [row for row in rows if row.is_listed or not is_listed]

@@ -11,12 +11,23 @@ from fks.data.aggregate import length_of
 from fks.data.calendars import ALWAYS, Calendar, calendar_of
 from fks.data.files.layout import Layout, find_layout
 from fks.data.files.problem import problem
-from fks.data.files.rows import Rows, check_close, check_numbers, count_closed, find_timeframe, numbers, opens_of
+from fks.data.files.rows import (
+    Rows,
+    check_close,
+    check_numbers,
+    count_closed,
+    find_timeframe,
+    note_rounded,
+    numbers,
+    opens_of,
+)
 from fks.data.files.source import open_source
+from fks.data.files.spelling import check_exchange, letters, spelt_at
 from fks.data.files.table import Table, read_table
 from fks.data.files.times import read_times
 from fks.data.outliers import Usual
 from fks.data.validate import Finding, check_bars
+from fks.exchanges.registry import EXCHANGES, SEPARATORS
 from fks.model.bar import Bars, Ints
 from fks.model.timeframe import NS, iso
 
@@ -71,15 +82,16 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
     layout = find_layout(table, source.stem, columns=wanted.columns)
     if wanted.is_end is not None:
         layout = replace(layout, is_end=wanted.is_end)
-    symbol, exchange = _series(table, layout, wanted)
-    stamps, written = read_times(table, layout.time, zone=wanted.zone, is_utc=layout.is_utc)
-    rows = Rows(table, layout, stamps)
-    stamps = rows.ordered(stamps)
+    symbol, exchange, named = _series(table, layout, wanted)
+    found = read_times(table, layout.time, zone=wanted.zone, is_utc=layout.is_utc)
+    rows = Rows(table, layout, found, is_told=wanted.zone is not None)
+    stamps = rows.ordered(found.time_ns)
     rows.check(stamps)
     open_, high, low, close = (rows.ordered(numbers(table, position)) for position in layout.prices)
     volume = np.zeros(len(stamps)) if layout.volume is None else rows.ordered(numbers(table, layout.volume))
     check_numbers(rows, layout, [open_, high, low, close], volume)
-    timeframe = find_timeframe(rows, stamps, wanted.timeframe, layout.timeframe)
+    said = wanted.timeframe or (layout.timeframe if table.metadata else "")  # our own export knows what it holds
+    timeframe = find_timeframe(rows, stamps, said, layout.timeframe)
     time_ns = opens_of(rows, stamps, timeframe, is_end=layout.is_end)
     if layout.close_time is not None:
         check_close(rows, layout.close_time, time_ns, timeframe)
@@ -88,16 +100,15 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
     bars = Bars(symbol, timeframe, time_ns, open_, high, low, close, volume)[:keep]
     if not len(bars):
         raise problem(table.name, "has no bar that is over", code="FILE_EMPTY")
-    notes = [*source.notes, *table.notes, *layout.notes, *rows.notes, *left_out]
+    notes = [*source.notes, *table.notes, *layout.notes, *named, *rows.notes, *found.unused(wanted.zone), *left_out]
+    notes += note_rounded(rows, [*layout.prices, *(() if layout.volume is None else (layout.volume,))])
     if layout.volume is None:
         notes.append("no volume: stored as 0")
-    if not table.is_ended:
-        notes.append("the last line has no end: nobody can see whether its last number was cut")
     calendar = None if wanted.calendar == ALWAYS else calendar_of(wanted.calendar)
     holes = _holes(bars, calendar)
-    doubts = tuple(found for found in check_bars(bars, usual=Usual(), calendar=calendar) if not found.is_refused)
+    doubts = tuple(doubt for doubt in check_bars(bars, usual=Usual(), calendar=calendar) if not doubt.is_refused)
     return FileBars(
-        path, layout.form, exchange, bars, None if trades is None else trades[:keep], written, source.sha256,
+        path, layout.form, exchange, bars, None if trades is None else trades[:keep], found.written, source.sha256,
         int(holes.sum()), len(holes), int(holes.max(initial=0)),
         doubts, tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in doubts),
         tuple(notes),
@@ -116,10 +127,10 @@ def _holes(bars: Bars, calendar: Calendar | None) -> Ints:
     return np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)
 
 
-def _series(table: Table, layout: Layout, wanted: Wanted) -> tuple[str, str]:
-    """Return (symbol, exchange). Errors: InputError when neither the caller nor the file says, or they disagree."""
-    symbol = wanted.symbol or layout.symbol or _symbol_inside(table, layout, wanted.symbol)
-    exchange = (wanted.exchange or layout.exchange).lower()
+def _series(table: Table, layout: Layout, wanted: Wanted) -> tuple[str, str, list[str]]:
+    """Return (symbol, exchange, notes). Errors: InputError when neither the caller nor the file says, or they disagree."""
+    symbol = (wanted.symbol or layout.symbol or _symbol_inside(table, layout, wanted.symbol)).strip()
+    exchange = check_exchange(wanted.exchange) if wanted.exchange else layout.exchange
     if layout.symbol_column is not None:
         _symbol_inside(table, layout, symbol)
     if not symbol:
@@ -129,7 +140,14 @@ def _series(table: Table, layout: Layout, wanted: Wanted) -> tuple[str, str]:
             table.name, "does not say which exchange it is from", code="FILE_SERIES",
             remedy="say --exchange: prices of one are not prices of another",
         )  # fmt: skip
-    return (_letters(symbol) if exchange == "binance" else symbol.strip()), exchange
+    notes = [] if exchange in EXCHANGES or not wanted.exchange else [f"{exchange} is no exchange that FKS collects from: {' '.join(EXCHANGES)}"]
+    spelt = spelt_at(exchange, symbol)
+    if not spelt:
+        raise problem(
+            table.name, f"is of {symbol!r}, and {exchange} writes BTC{SEPARATORS[exchange]}USDT", code="FILE_SERIES",
+            remedy=f"say where the base ends: --symbol BASE{SEPARATORS[exchange]}QUOTE",
+        )  # fmt: skip
+    return spelt, exchange, notes
 
 
 def _symbol_inside(table: Table, layout: Layout, said: str) -> str:
@@ -144,10 +162,7 @@ def _symbol_inside(table: Table, layout: Layout, said: str) -> str:
             table.name, f"holds {len(found)} symbols ({', '.join(found[:6])})", column=table.column(layout.symbol_column),
             remedy="split it: one symbol and timeframe a file", code="FILE_SERIES",
         )  # fmt: skip
-    if said and _letters(said) != _letters(found[0]):
+    if said and letters(said) != letters(found[0]):
         raise problem(table.name, f"holds {found[0]}, not {said}", row=table.row(0), code="FILE_SERIES")
     return found[0]
 
-
-def _letters(symbol: str) -> str:
-    return "".join(c for c in symbol.upper() if c.isalnum())

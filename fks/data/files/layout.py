@@ -127,9 +127,11 @@ def _guessed(table: Table) -> Layout:
     times = [i for i in range(len(table.names)) if looks_like_time(table.cell(i, 0))]
     if 0 not in times:
         where = f"; column {times[0] + 1} looks like one" if times else ""
+        words = ["open", "high", "low", "close", "volume", *"-" * (len(table.names) - 6)][: len(table.names) - 1]
+        words.insert(times[0] if times else 0, "time")
         raise problem(
             table.name, f"{table.cell(0, 0)!r} is not a time{where}", row=table.first_row, column="1", code="FILE_COLUMNS",
-            remedy="say what the columns are: --columns time,open,high,low,close,volume",
+            remedy=f"say what the columns are: --columns {','.join(words)}",
         )  # fmt: skip
     shift = 1 if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", table.cell(1, 0)) else 0
     if len(table.names) - shift not in (5, 6, 7):

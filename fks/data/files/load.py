@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,17 @@ from fks.data.files.bars import FileBars
 from fks.data.files.problem import problem
 from fks.data.sample import larger
 from fks.model.bar import Bars, Ints
+from fks.model.errors import OutageError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, iso, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.merging import Merged
 from fks.store.partitions import ensure_months
 from fks.store.quarantine import Held, QuarantineStore
+from fks.store.reading import ReadingStore, ambiguous
 
 HELD_MAX = 1000  # of one file; more odd bars than that are another market, or the wrong calendar
+_ATTEMPTS = 3  # of an import that met another writer of its bars
 _PRICES = ("open", "high", "low", "close", "volume")
 
 
@@ -42,14 +46,41 @@ async def import_file(
     """Store a file's bars; `with_larger` also the larger bars, where no smaller one is missing.
 
     Guarantees: all or nothing, whatever dies meanwhile; twice equals once; stored bars that differ are only replaced
-    when `replaces` says so. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER; OutageError.
+    when `replaces` says so, also when they come while it is stored. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER; OutageError.
     """
+    file = file if db is None else await _spelt(db, file)
     series = [file.bars]
     if with_larger and TIMEFRAMES[file.bars.timeframe]:
         series += [_whole(file.bars, name) for name in larger(file.bars.timeframe)]
     if db is None:
         return Imported(file, {bars.timeframe: Merged(len(bars), 0, 0) for bars in series}, "", True)
+    for _ in range(_ATTEMPTS):
+        done = await _attempt(db, file, series, is_dry=is_dry, replaces=replaces)
+        if done is not None:
+            return done
+    raise OutageError(f"import of {file.path.name}: other writers were faster {_ATTEMPTS} times")
+
+
+async def _spelt(db: Database, file: FileBars) -> FileBars:
+    """Return `file` under the spelling that its exchange lists, or that its bars have here already, and a note of it."""
+    symbol = file.bars.symbol
+    found = await ReadingStore(db).spelled_at(file.exchange, symbol)
+    known = [row.symbol for row in found if row.is_listed] or [row.symbol for row in found]
+    if symbol in known or not known:
+        return file
+    if len(known) > 1:
+        raise ambiguous(symbol, [f"{file.exchange}:{name}" for name in known])
+    return replace(file, bars=replace(file.bars, symbol=known[0]), notes=(*file.notes, f"{symbol} is {known[0]} at {file.exchange}"))
+
+
+class _MetError(Exception):
+    """Another wrote bars of the file's span between the comparison and the merge: it is rolled back and compared anew."""
+
+
+async def _attempt(db: Database, file: FileBars, series: list[Bars], *, is_dry: bool, replaces: bool) -> Imported | None:
+    """Compare, then store; None with nothing stored when what was compared was no longer so."""
     store = BarStore(db)
+    stood = [await store.stand(bars, exchange=file.exchange) for bars in series]  # first: what comes later shows
     planned: dict[str, Merged] = {}
     differing = ""
     for bars in series:
@@ -65,14 +96,19 @@ async def import_file(
         )  # fmt: skip
     await ensure_months(db, to_datetime(int(file.bars.time_ns[0])), to_datetime(int(file.bars.time_ns[-1])))
     done: dict[str, Merged] = {}
-    async with db.transaction() as tx:
-        for bars in series:
-            trades = file.trades if bars is file.bars else None
-            done[bars.timeframe] = await store.merge(
-                bars, exchange=file.exchange, source="import", trades=trades, is_empty=_empty(bars, trades), tx=tx
-            )
-        await QuarantineStore(tx).add(_held(file))
-    return Imported(file, done, differing, False)
+    with contextlib.suppress(_MetError):
+        async with db.transaction() as tx:
+            for bars, (count, changes) in zip(series, stood, strict=True):
+                trades = file.trades if bars is file.bars else None
+                merged = done[bars.timeframe] = await store.merge(
+                    bars, exchange=file.exchange, source="import", trades=trades, is_empty=_empty(bars, trades), tx=tx
+                )
+                after = (count + merged.inserted, changes + merged.changed)
+                if not replaces and await store.stand(bars, exchange=file.exchange, tx=tx) != after:
+                    raise _MetError
+            await QuarantineStore(tx).add(_held(file))
+        return Imported(file, done, differing, False)
+    return None
 
 
 def _held(file: FileBars) -> list[Held]:

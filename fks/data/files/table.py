@@ -16,6 +16,7 @@ from fks.data.files.source import Source
 _SAMPLE = 64 << 10  # what the form is guessed from
 _LINES = 50
 _PREAMBLE_MAX = 10  # lines before the header that some sites put there
+_END = "end the line to take it"
 _NUMBERS = re.compile(r"[-+]?[\d.,: /TZ+-]*\d[\d.,: /TZ+-]*(?:[eE][-+]?\d+)?", re.ASCII)
 
 
@@ -23,7 +24,7 @@ _NUMBERS = re.compile(r"[-+]?[\d.,: /TZ+-]*\d[\d.,: /TZ+-]*(?:[eE][-+]?\d+)?", r
 class Table:
     """Columns of one length. `names` are "" where the file has none; `columns` are Arrow arrays, text ones as written.
 
-    `first_row` is the line of the first row of data; `is_ended` says whether the last line ends as lines do.
+    `first_row` is the line of the first row of data. A last line without its end is not among the rows.
     """
 
     name: str
@@ -32,7 +33,6 @@ class Table:
     columns: tuple[Any, ...]
     first_row: int
     delimiter: str = ""
-    is_ended: bool = True
     metadata: str = ""
     notes: tuple[str, ...] = ()
 
@@ -75,8 +75,9 @@ def _parquet(source: Source) -> Table:
 # ── text ─────────────────────────────────────────────────────────────────────────────────────────
 def _text(source: Source) -> Table:
     data = _utf8(source)
-    is_ended = data.endswith((b"\n", b"\r"))
-    data = data.rstrip(b"\r\n \t\x1a")
+    whole = data.rstrip(b"\r\n \t\x1a")
+    is_ended = any(end in data[len(whole) :] for end in (b"\n", b"\r"))
+    data = whole
     if not data:
         raise problem(source.name, "is empty", remedy="fetch it again")
     lines = data[:_SAMPLE].decode(errors="replace").replace("\r\n", "\n").split("\n")[:_LINES]
@@ -92,7 +93,13 @@ def _text(source: Source) -> Table:
     columns = _cut(source.name, data, delimiter, width, first)
     names = tuple(cell.strip() for cell in head) if has_header else ("",) * width
     notes = (f"{skipped} line{'s' if skipped > 1 else ''} before the header passed over",) if skipped else ()
-    return Table(source.name, names, has_header, columns, first + 1, delimiter, is_ended, notes=notes)
+    if not is_ended:  # a cut number is a number: only the line's end says that it is whole
+        row = first + len(columns[0])
+        if len(columns[0]) == 1:
+            raise problem(source.name, "has no end: its last number may have been cut", row=row, remedy=f"fetch it again, or {_END}")
+        columns = tuple(column[:-1] for column in columns)
+        notes = (*notes, f"row {row} is left out: the last line has no end, so its last number may have been cut; {_END}")
+    return Table(source.name, names, has_header, columns, first + 1, delimiter, notes=notes)
 
 
 def _utf8(source: Source) -> bytes:

@@ -32,13 +32,21 @@ FORMS = {
 
 
 class Stamps:
-    """A column of times: `time_ns` (as if UTC while `zone` is "") and how they were written, for the report."""
+    """A column of times and how they were written, for the report. Those that are not `is_zoned` were read off a clock."""
 
-    def __init__(self, time_ns: Ints, written: str, *, is_zoned: bool, is_day: bool = False) -> None:
+    def __init__(self, time_ns: Ints, written: str, *, is_zoned: bool, is_day: bool = False, is_counted: bool = False) -> None:
         self.time_ns = time_ns
         self.written = written
-        self.is_zoned = is_zoned
+        self.is_zoned = is_zoned  # they say it themselves
         self.is_day = is_day  # days without a time of day: a label, in no zone
+        self.is_counted = is_counted  # from 1970, so in UTC whoever wrote them
+
+    def unused(self, zone: str | None) -> list[str]:
+        """Return the note on a zone that the caller named and these stamps have no use for."""
+        if zone is None or not (self.is_zoned or self.is_day):
+            return []
+        why = "days are labels, in no zone" if self.is_day else "counts from 1970 are UTC" if self.is_counted else "the stamps say theirs"
+        return [f"--timezone {zone} was not used: {why}"]
 
 
 def looks_like_time(text: str) -> bool:
@@ -59,8 +67,8 @@ def zone_of(name: str) -> ZoneInfo:
         ) from None
 
 
-def read_times(table: Table, positions: tuple[int, ...], *, zone: str | None, is_utc: bool = False) -> tuple[Ints, str]:
-    """Return (ns UTC, how it was written) of the stamp in one column, or in a date and a time column.
+def read_times(table: Table, positions: tuple[int, ...], *, zone: str | None, is_utc: bool = False) -> Stamps:
+    """Return the stamps in one column, or in a date and a time column, in UTC.
 
     `zone` is what the caller says of stamps without one; `is_utc`: the file's form says so. Errors: InputError naming
     row and column: not a time, mixed units or forms, no zone, an hour that does not exist.
@@ -69,14 +77,14 @@ def read_times(table: Table, positions: tuple[int, ...], *, zone: str | None, is
     stamps = _read(table, positions)
     column = table.column(positions[0])
     if stamps.is_zoned or stamps.is_day or (is_utc and said is None):
-        return stamps.time_ns, stamps.written
+        return stamps
     if said is None:
         shown = " ".join(table.cell(p, 0) for p in positions)
         raise problem(
             table.name, f"{shown!r} does not say in which time zone it is", row=table.row(0), column=column,
             remedy="say --timezone UTC, or the place whose clock it is: --timezone America/New_York", code="TIME_NAIVE",
         )  # fmt: skip
-    return to_utc(table, column, stamps.time_ns, said), f"{stamps.written}, {zone}"
+    return Stamps(to_utc(table, column, stamps.time_ns, said), f"{stamps.written}, {zone}", is_zoned=False)
 
 
 def _read(table: Table, positions: tuple[int, ...]) -> Stamps:
@@ -104,7 +112,7 @@ def _read(table: Table, positions: tuple[int, ...]) -> Stamps:
     if _EPOCH.fullmatch(first) and not _is_packed(first):
         return _epoch(table, positions[0], _whole(table, positions[0], cells))
     if _SECONDS.fullmatch(first):
-        return Stamps(_fractions(table, positions[0], cells), "seconds", is_zoned=True)
+        return Stamps(_fractions(table, positions[0], cells), "seconds", is_zoned=True, is_counted=True)
     return _civil(table, positions, cells)
 
 
@@ -150,7 +158,7 @@ def _epoch(table: Table, position: int, values: Ints) -> Stamps:
             code="UNITS_MIXED",
         )  # fmt: skip
     unit = names[int(units[0])]
-    return Stamps(values * UNITS[unit], unit, is_zoned=True)
+    return Stamps(values * UNITS[unit], unit, is_zoned=True, is_counted=True)
 
 
 # ── written as dates ─────────────────────────────────────────────────────────────────────────────

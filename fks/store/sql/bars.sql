@@ -33,6 +33,11 @@ SELECT time, COALESCE(open, 'NaN'), COALESCE(high, 'NaN'), COALESCE(low, 'NaN'),
        trades, is_empty, is_complete
   FROM ohlcv_data WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND time >= $4 AND time <= $5;
 
+-- name: stand
+-- Give how many bars of one series are stored in a span, and how often they were changed since they came.
+SELECT count(*) AS bars, COALESCE(sum(revision), 0)::bigint AS changes
+  FROM ohlcv_data WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND time >= $4 AND time <= $5;
+
 -- name: stage
 -- Make the table that a bulk load is copied into.
 CREATE TEMPORARY TABLE staged_bars (

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -19,10 +23,12 @@ from fks.data.files.export import export_bars
 from fks.data.files.load import import_file
 from fks.data.sample import sample_tape
 from fks.model.bar import Bars
-from fks.model.errors import InputError
+from fks.model.errors import InputError, OutageError
+from fks.model.instrument import Instrument
 from fks.model.timeframe import NS
 from fks.store.bars import BarStore
 from fks.store.db import Database
+from fks.store.instruments import InstrumentStore
 from fks.store.merging import Merged
 from fks.store.quarantine import QuarantineStore
 
@@ -75,6 +81,72 @@ async def test_a_file_that_differs_changes_nothing_unless_it_is_told_to(database
     assert dry.differing.startswith("1m 2026-03-01T11:40:00Z close is")
     assert (await import_file(database, file, replaces=True)).merged["1m"] == Merged(1000, 2, 1998)
     assert same(await BarStore(database).read("BTCUSDT", "1m"), other)
+
+
+class Busy:
+    """A database in which others write bars just before a transaction of ours begins, as often as they have some."""
+
+    def __init__(self, db: Database, others: list[Bars]) -> None:
+        self._db, self._others = db, others
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, **how: Any) -> AsyncIterator[Any]:
+        if self._others:
+            await BarStore(self._db).merge(self._others.pop(0), source="live")
+        async with self._db.transaction(**how) as tx:
+            yield tx
+
+
+def closing(bars: Bars, close: float) -> Bars:
+    return replace(bars, close=np.full(len(bars), close), high=bars.high + close, low=np.minimum(bars.low, close))
+
+
+@pytest.mark.parametrize("has_stored", [False, True])
+async def test_a_bar_that_comes_while_a_file_is_stored_is_not_replaced(database: Database, tmp_path: Path, has_stored: bool) -> None:
+    if has_stored:
+        await BarStore(database).merge(SAMPLE, source="live")
+    file, other = read(written(tmp_path / "x.csv")), closing(SAMPLE[100:101], 5.0)
+    with pytest.raises(InputError, match="1 bar differs from what is stored: 1m 2026-03-01T01:40:00Z") as caught:
+        await import_file(cast(Database, Busy(database, [other])), file)
+    assert caught.value.code == "BARS_DIFFER"
+    stored = await BarStore(database).read("BTCUSDT", "1m")
+    assert stored.close[100 if has_stored else 0] == 5.0
+    assert len(stored) == (3000 if has_stored else 1)
+
+
+async def test_a_bar_that_comes_while_a_file_is_stored_and_is_the_same_does_no_harm(database: Database, tmp_path: Path) -> None:
+    file = read(written(tmp_path / "x.csv"))
+    done = await import_file(cast(Database, Busy(database, [SAMPLE[100:101]])), file)
+    assert done.merged["1m"] == Merged(2999, 0, 1)
+    assert same(await BarStore(database).read("BTCUSDT", "1m"))
+
+
+async def test_an_import_that_never_finds_its_bars_at_rest_gives_up(database: Database, tmp_path: Path) -> None:
+    file = read(written(tmp_path / "x.csv"))
+    with pytest.raises(OutageError, match="other writers were faster 3 times"):
+        await import_file(cast(Database, Busy(database, [SAMPLE[i : i + 1] for i in range(9)])), file)
+    assert (await database.sql("SELECT count(*) FROM ohlcv_data WHERE source = 'import'"))[0][0] == 0
+
+
+async def test_a_file_is_of_the_series_that_its_exchange_lists(database: Database, tmp_path: Path) -> None:
+    step = Decimal("0.1")
+    listed = [Instrument("okx", "XYZ-USD", "XYZ", "USD", step, step, step, step, step)]
+    await InstrumentStore(database).merge(listed)
+    done = await import_file(database, read(written(tmp_path / "x.csv"), Wanted("okx", "X-YZUSD")))
+    assert done.file.bars.symbol == "XYZ-USD"
+    assert "X-YZUSD is XYZ-USD at okx" in done.file.notes
+    assert len(await BarStore(database).read("XYZ-USD", "1m", exchange="okx")) == 3000
+
+
+async def test_a_file_is_of_the_series_that_is_stored_whatever_its_spelling(database: Database, tmp_path: Path) -> None:
+    await import_file(database, read(written(tmp_path / "x.csv", SAMPLE[:100]), Wanted("bitstamp", "BTC/USD")))
+    done = await import_file(database, read(written(tmp_path / "x.csv"), Wanted("bitstamp", "BTCUSD")))
+    assert done.merged["1m"] == Merged(2900, 0, 100)
+    rows = await database.sql("SELECT DISTINCT symbol FROM series WHERE exchange = 'bitstamp'")
+    assert [row["symbol"] for row in rows] == ["BTC/USD"]
 
 
 async def test_an_import_is_all_or_nothing(database: Database, tmp_path: Path) -> None:

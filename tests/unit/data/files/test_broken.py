@@ -6,8 +6,10 @@ import contextlib
 import gzip
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -100,6 +102,30 @@ def test_a_last_line_without_its_end_is_said(tmp_path: Path) -> None:
     assert any("the last line has no end" in note for note in read_bars(path, ANY, now_ns=NOW).notes)
 
 
+@pytest.mark.parametrize("end", ["", "  "])
+def test_a_bar_whose_last_number_may_be_cut_is_left_out(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(text(ROWS)[:-2] + end)  # 139 has become 13
+    found = read_bars(path, ANY, now_ns=NOW)
+    assert (len(found.bars), found.bars.volume[-1]) == (39, 138)
+    assert any(note.startswith("row 41 is left out: ") and note.endswith("end the line to take it") for note in found.notes)
+    path.write_text(text(ROWS).rstrip("\n") + end + "\n")
+    found = read_bars(path, ANY, now_ns=NOW)
+    assert (len(found.bars), found.bars.volume[-1]) == (40, 139)
+    assert not any("left out" in note for note in found.notes)
+
+
+def test_a_newest_first_file_that_is_cut_loses_its_oldest_bar(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(text(ROWS[::-1])[:-2])
+    found = read_bars(path, ANY, now_ns=NOW)
+    assert (len(found.bars), found.bars.volume[0]) == (39, 101)
+
+
+def test_a_file_of_nothing_but_a_line_without_its_end_is_refused(tmp_path: Path) -> None:
+    assert told(tmp_path / "x.csv", text(ROWS[:1])[:-1]).startswith("x.csv row 2: has no end: its last number may have been cut")
+
+
 def test_packed_files_that_end_early_are_said(tmp_path: Path) -> None:
     packed = gzip.compress(text(ROWS * 50).encode())
     assert "half-written or damaged: its compressed data ends early" in told(tmp_path / "x.csv.gz", packed[:-200])
@@ -158,10 +184,38 @@ def test_two_exchanged_columns_are_named_right(tmp_path: Path) -> None:
     assert "they fit as time,open,low,high,close,volume: say --columns" in told(tmp_path / "x.csv", text(rows))
 
 
+VOLUME_FIRST = [f"{1_700_000_040 + 60 * i},{i + 1.5},{i + 100.5},{i + 102},{i + 99},{i + 101}" for i in range(20)]
+
+
+def test_a_volume_among_the_prices_is_no_price(tmp_path: Path) -> None:
+    path, row = tmp_path / "x.csv", "\n".join(VOLUME_FIRST) + "\n"
+    found = told(path, row)
+    assert "they fit as time,volume,open,high,low,close: say --columns" in found
+    taken = read_bars(path, replace(ANY, columns="time,volume,open,high,low,close"), now_ns=NOW).bars
+    assert (taken.open[0], taken.high[0], taken.low[0], taken.close[0], taken.volume[0]) == (100.5, 102, 99, 101, 1.5)
+
+
+def test_a_volume_of_the_size_of_prices_leaves_the_order_open(tmp_path: Path) -> None:
+    rows = [f"{1_700_000_040 + 60 * i},{i + 98.5},{i + 100.5},{i + 102},{i + 99},{i + 101}" for i in range(20)]
+    found = told(tmp_path / "x.csv", "\n".join(rows) + "\n")
+    assert "so the columns are other ones; say which column is which" in found
+
+
+def test_an_order_is_told_by_the_places_that_the_columns_have(tmp_path: Path) -> None:
+    rows = ["symbol,open,low,high,close,volume,time"]
+    for row in ROWS:
+        time, open_, high, low, close, volume = row.split(",")
+        rows.append(f"BTCUSDT,{open_},{high},{low},{close},{volume},{time}")
+    assert "they fit as symbol,open,high,low,close,volume,time: say --columns" in told(tmp_path / "x.csv", "\n".join(rows) + "\n")
+
+
 def test_a_time_in_another_column_is_found(tmp_path: Path) -> None:
     rows = [",".join([*row.split(",")[1:], row.split(",")[0]]) for row in ROWS]
     found = told(tmp_path / "x.csv", "\n".join(rows) + "\n")
     assert found.startswith("x.csv row 1, column 1: '10' is not a time; column 6 looks like one; say what the columns are")
+    said = "open,high,low,close,volume,time"
+    assert found.endswith(f"--columns {said}")
+    assert len(read_bars(tmp_path / "x.csv", replace(ANY, columns=said), now_ns=NOW).bars) == len(ROWS)
 
 
 @pytest.mark.parametrize("wanted", [Wanted(symbol="X"), Wanted(exchange="y")])
@@ -179,6 +233,53 @@ def test_several_symbols_are_refused(tmp_path: Path) -> None:
 def test_a_name_that_says_another_timeframe_is_refused(tmp_path: Path) -> None:
     found = told(tmp_path / "BTCUSDT-5m-2026-01.csv", text(ROWS))
     assert "comes 60 s after the row before: these are not 5m bars; say --timeframe 1m" in found
+
+
+def at(steps: list[int]) -> str:
+    """Return a table whose rows are `steps` seconds apart, from a Monday's midnight on."""
+    times = np.cumsum([1_699_833_600, *steps]).tolist()
+    return text([f"{time},10,12,9,11,{i + 1}" for i, time in enumerate(times)])
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "larger"),
+    [
+        ("BTCUSDT-1m", [3600] * 10, "1h"),
+        ("BTCUSDT-1m", [3600, 7200, 3600, 10800, 3600, 3600], "1h"),  # holes do not hide it
+        ("BTCUSDT-1m", [300] * 10, "5m"),
+        ("BTCUSDT-15m", [1800] * 24, "30m"),
+        ("BTCUSDT-1h", [86400] * 6, "1d"),
+        ("BTCUSDT-1d", [7 * 86400] * 9, "1w"),
+        ("BTCUSDT-1d", [86400 * n for n in (30, 31, 31, 29, 31, 30)], "1M"),
+    ],
+)
+def test_bars_of_a_larger_timeframe_than_the_name_says_are_refused(tmp_path: Path, name: str, steps: list[int], larger: str) -> None:
+    frame = name.partition("-")[2]
+    found = told(tmp_path / f"{name}.csv", at(steps), Wanted("somewhere"))
+    assert f"row 3, column time: comes {steps[0]} s after the row before, and every step is a m" in found
+    assert f"these are not {frame} bars; say --timeframe {larger}, or --timeframe {frame} if nobody traded in between" in found
+    if larger != "1M":  # these begin on the 13th
+        assert read_bars(tmp_path / f"{name}.csv", Wanted("somewhere", timeframe=larger), now_ns=NOW).missing >= 0
+    said = Wanted("somewhere", timeframe=frame)
+    assert read_bars(tmp_path / f"{name}.csv", said, now_ns=NOW).bars.timeframe == frame, "a market with one auction an hour"
+
+
+def test_bars_that_fks_does_not_have_are_no_smaller_ones(tmp_path: Path) -> None:
+    found = told(tmp_path / "BTCUSDT-1m.csv", at([180] * 20), Wanted("somewhere"))
+    assert "every step is a multiple of 180 s: these are not 1m bars; if nobody traded in between, say --timeframe 1m" in found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_minutes_of_a_thin_market_are_minutes(tmp_path: Path, seed: int) -> None:
+    steps = (60 * np.random.default_rng(seed).integers(1, 500, 200)).tolist()
+    (tmp_path / "BTCUSDT-1m.csv").write_text(at(steps))
+    found = read_bars(tmp_path / "BTCUSDT-1m.csv", Wanted("somewhere"), now_ns=NOW)
+    assert (found.bars.timeframe, len(found.bars)) == ("1m", 201)
+
+
+def test_a_few_minutes_an_hour_apart_may_be_minutes(tmp_path: Path) -> None:
+    (tmp_path / "BTCUSDT-1m.csv").write_text(at([3600, 7200]))
+    assert read_bars(tmp_path / "BTCUSDT-1m.csv", Wanted("somewhere"), now_ns=NOW).bars.timeframe == "1m"
 
 
 def test_the_future_is_refused(tmp_path: Path) -> None:
@@ -206,4 +307,5 @@ def test_no_bytes_get_more_than_one_message(tmp_path: Path, data: bytes) -> None
 def test_one_damaged_byte_is_read_or_refused_never_worse(tmp_path: Path, where: int, byte: int) -> None:
     data = bytearray(text(ROWS).encode())
     data[where % len(data)] = byte
-    assert outcome(tmp_path / "x.csv", bytes(data)) in (None, len(ROWS))
+    is_ended = data.endswith((b"\n", b"\r"))
+    assert outcome(tmp_path / "x.csv", bytes(data)) in (None, len(ROWS) - (not is_ended))

@@ -70,6 +70,56 @@ def test_local_midnights_are_found_out(tmp_path: Path) -> None:
         read(tmp_path / "x.csv", days)
 
 
+@pytest.mark.parametrize("zone", [None, "America/New_York"])
+@pytest.mark.parametrize("form", ["%s", "%Y-%m-%dT%H:%M:%SZ"])
+def test_days_of_another_clock_are_not_helped_by_a_zone_when_stamps_say_theirs(tmp_path: Path, form: str, zone: str | None) -> None:
+    days = [datetime(2024, 1, day, 5, tzinfo=UTC) for day in range(2, 20)]
+    stamps = [str(int(day.timestamp())) if form == "%s" else day.strftime(form) for day in days]
+    with pytest.raises(InputError, match="these are stamps of local time; export 1d bars of UTC, or smaller bars") as caught:
+        read(tmp_path / "x.csv", stamps, zone=zone)
+    assert "--timezone" not in str(caught.value)
+
+
+def test_days_of_another_clock_that_were_turned_are_not_asked_for_their_zone_again(tmp_path: Path) -> None:
+    days = [f"2024-01-{day:02d} 00:00:00" for day in range(2, 20)]
+    with pytest.raises(InputError, match="5 h off; so is every row: these are stamps of local time; export 1d bars of UTC"):
+        read(tmp_path / "x.csv", days, zone="America/New_York")
+
+
+def test_a_form_that_is_taken_for_utc_is_helped_by_a_zone(tmp_path: Path) -> None:
+    path = tmp_path / "NQ 06-25.Last.txt"
+    path.write_text("".join(f"20240102 {hour:02d}1500;10;12;9;11;5\n" for hour in range(9)))
+    with pytest.raises(InputError, match="these are stamps of local time; say --timezone with the place"):
+        read_bars(path, Wanted(), now_ns=NOW)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "why"),
+    [
+        (["1704085200", "1704088800"], "counts from 1970 are UTC"),
+        (["2024-01-02T05:00:00Z", "2024-01-02T06:00:00Z"], "the stamps say theirs"),
+        (["2024-01-02", "2024-01-03"], "days are labels, in no zone"),
+    ],
+)
+def test_a_zone_that_is_not_used_is_said(tmp_path: Path, stamps: list[str], why: str) -> None:
+    found = read(tmp_path / "x.csv", stamps, zone="America/New_York")
+    assert f"--timezone America/New_York was not used: {why}" in found.notes
+    assert not any("--timezone" in note for note in read(tmp_path / "x.csv", stamps).notes)
+
+
+def test_a_zone_that_is_used_is_in_the_form_of_the_stamps(tmp_path: Path) -> None:
+    found = read(tmp_path / "x.csv", ["2024-01-02 05:00:00", "2024-01-02 06:00:00"], zone="America/New_York")
+    assert found.stamps == "iso date, America/New_York"
+    assert not any("--timezone" in note for note in found.notes)
+
+
+def test_a_count_that_stands_twice_is_no_local_time(tmp_path: Path) -> None:
+    november = [str(1_700_000_040 + 60 * i) for i in (0, 1, 1, 2)]
+    with pytest.raises(InputError, match="stands twice") as caught:
+        read(tmp_path / "x.csv", november)
+    assert str(caught.value).endswith("keep one of them")
+
+
 def test_autumn_in_a_file_that_calls_itself_utc_is_found_out(tmp_path: Path) -> None:
     _, shown = local("America/New_York", datetime(2024, 11, 3, tzinfo=UTC), 48, timedelta(hours=1))
     with pytest.raises(InputError, match="or is it local time, in which an hour is twice in autumn"):

@@ -200,6 +200,19 @@ def test_no_volume_is_stored_as_none_traded_and_said(tmp_path: Path) -> None:
     assert "no volume: stored as 0" in found.notes
 
 
+def test_numbers_that_are_rounded_are_said(tmp_path: Path) -> None:
+    rows = ["time,open,high,low,close,volume"]
+    rows += [f"{1_700_000_040 + 60 * i},100.12345678901234567,102,99,101.000000000000000000,0.00000000000000000123" for i in range(3)]
+    rows += ["1700000220,9007199254740993,9007199254740993,9007199254740993,9007199254740993,12345678.12345678"]
+    found = read(tmp_path / "x.csv", "\n".join(rows) + "\n")
+    assert found.notes[-1] == (
+        "7 numbers have more than 15 digits and are stored rounded; the first: row 2, column open: 100.12345678901234567 as "
+        "100.12345678901235"
+    )
+    assert found.bars.volume[3] == 12345678.12345678
+    assert not any("digits" in note for note in read(tmp_path / "x.csv", lines("s")).notes)
+
+
 @pytest.mark.parametrize(
     ("name", "rows", "first", "missing", "gaps"),
     [

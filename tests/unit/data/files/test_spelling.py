@@ -1,0 +1,63 @@
+"""A file's symbol becomes the one that its exchange writes, so that it is one series with what is collected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fks.data.files.bars import FileBars, Wanted, read_bars
+from fks.data.files.spelling import spelt_at
+from fks.exchanges.registry import EXCHANGES, SEPARATORS
+from fks.model.errors import InputError
+from fks.model.timeframe import NS
+from tests.support.exchange_cases_hot import ALL
+
+NOW = 1_800_000_000 * NS
+
+
+def read(path: Path, exchange: str, symbol: str = "") -> FileBars:
+    path.write_text("".join(f"{1_700_000_040 + 60 * i},10,12,9,11,5\n" for i in range(9)))
+    return read_bars(path, Wanted(exchange, symbol), now_ns=NOW)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "spelt"),
+    [("binance", "BTCUSDT"), ("bybit", "BTCUSDT"), ("okx", "BTC-USDT"), ("coinbase", "BTC-USDT"), ("kraken", "BTC/USDT")],
+)
+@pytest.mark.parametrize("said", ["BTCUSDT", "BTC/USDT", "btc-usdt", "BTC_USDT", ""])
+def test_a_symbol_is_spelt_as_its_exchange_does(tmp_path: Path, exchange: str, spelt: str, said: str) -> None:
+    found = read(tmp_path / "BTCUSDT-1m-2023-11.csv", exchange, said)
+    assert (found.exchange, found.bars.symbol) == (exchange, spelt)
+    assert not any("no exchange" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "said", "spelt"),
+    [("kraken", "SOLBTC", "SOL/BTC"), ("coinbase", "BTCUSD", "BTC-USD"), ("okx", "BTC-USDT-SWAP", "BTC-USDT-SWAP"), ("okx", "ETHUSDC", "ETH-USDC"),
+     ("polygon", "brk.b", "BRK.B"), ("bitstamp", "btc/USD", "btc/USD"), ("okx", "ABCXYZ", ""), ("okx", "USDT", "")],
+)  # fmt: skip
+def test_the_longest_quote_tells_where_the_base_ends(exchange: str, said: str, spelt: str) -> None:
+    assert spelt_at(exchange, said) == spelt
+
+
+def test_a_symbol_whose_base_ends_nowhere_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'ABCXYZ', and okx writes BTC-USDT; say where the base ends: --symbol BASE-QUOTE"):
+        read(tmp_path / "x.csv", "okx", "ABCXYZ")
+
+
+def test_every_exchange_says_how_it_spells() -> None:
+    assert SEPARATORS.keys() == EXCHANGES.keys()
+    for case in (case for case in ALL.values() if case.name in EXCHANGES):
+        symbol, name, *_ = case.instrument
+        if SEPARATORS[case.name] is not None:
+            assert {spelt_at(case.name, name), spelt_at(case.name, name.replace("/", ""))} == {symbol}
+        assert spelt_at(case.name, symbol) == symbol
+
+
+def test_a_name_that_is_no_exchange_is_refused_and_an_unknown_one_noted(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'bad exchange!' is no name of an exchange; letters, digits"):
+        read(tmp_path / "x.csv", "bad exchange!", "BTCUSDT")
+    found = read(tmp_path / "x.csv", "Bitstamp", "BTC/USD")
+    assert (found.exchange, found.bars.symbol) == ("bitstamp", "BTC/USD")
+    assert any(note.startswith("bitstamp is no exchange that FKS collects from") for note in found.notes)

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from fks.clock import RealClock
-from fks.exchanges.base import Subscribed, Wire, socket
+from fks.exchanges.base import Subscribed, Wire, anew, socket
 from fks.exchanges.base.socket import Sockets
 from fks.exchanges.binance import BinanceWire
 from fks.exchanges.kraken import KrakenWire
@@ -255,8 +255,9 @@ async def test_who_dials_too_often_is_told_for_how_long_not_to(
     assert refused.wait_s == wait_s
 
 
-async def test_a_book_that_is_never_right_is_not_asked_for_without_end(peer: Peer, sockets: Sockets) -> None:
-    """Each answer brings the next break: only the wire's own patience keeps it from going round and round."""
+@pytest.fixture
+def wrong_book(peer: Peer) -> None:
+    """Each subscription to a book brings one that breaks: only the wire's own patience keeps it from going round and round."""
     row = {"symbol": "BTC/USD", "bids": [{"price": 1.5, "qty": 2.0}], "asks": [{"price": 1.6, "qty": 1.0}], "checksum": 1}
     wrong = json.dumps({"channel": "book", "type": "snapshot", "data": [row]}, separators=(",", ":"))
 
@@ -266,7 +267,19 @@ async def test_a_book_that_is_never_right_is_not_asked_for_without_end(peer: Pee
             await ws.send_json({"method": "subscribe", "success": True, "req_id": said["req_id"], "result": result})
             await ws.send_str(wrong)
 
-    peer.answer, gone, start_s = answer, 0, time.monotonic()
+    peer.answer = answer
+
+
+@pytest.mark.usefixtures("wrong_book")
+async def test_a_book_that_is_never_right_ends_its_connection(peer: Peer, sockets: Sockets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anew, "ROW_MAX", 1)
+    with pytest.raises(PeerError, match="in a row"):
+        await heard(sockets, KrakenWire(peer.url), [Subscription(Channel.BOOK, "BTC/USD")], lambda events: False)
+
+
+@pytest.mark.usefixtures("wrong_book")
+async def test_a_book_that_is_never_right_is_not_asked_for_without_end(peer: Peer, sockets: Sockets) -> None:
+    gone, start_s = 0, time.monotonic()
     stream = sockets.listen(KrakenWire(peer.url), [Subscription(Channel.BOOK, "BTC/USD")])
     async with asyncio.timeout(30):
         while gone < 3:  # of the first one, of one asked for at once, of one asked for a second later

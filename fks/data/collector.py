@@ -7,7 +7,7 @@ neither a missing nor a second bar; a channel that is silent beyond its limit is
 
 What is let go when somebody is slow, each counted: quotes, books and prices on their way to Redis (the newest stays), trades
 waiting for a database that is away (they are fetched again), events waiting for a hole to be filled (likewise), messages
-nobody believes beyond SUSPECTS_MAX. Nothing else is.
+nobody believes beyond SUSPECTS_MAX. So is what still comes of a symbol that left its socket. Nothing else is.
 """
 
 from __future__ import annotations

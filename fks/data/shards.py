@@ -1,8 +1,11 @@
 """Subscriptions spread over sockets, each dialled again by itself, so that one symbol's trouble is not every symbol's.
 
 A symbol that is new gets a socket of its own, and nobody else's is touched; a symbol that went silent alone is taken to
-another socket; a socket most of whose symbols are silent is dialled again. Beyond SOCKETS_MAX a socket with room takes
-the symbol and is dialled again with it.
+another socket; a socket most of whose symbols are silent is dialled again. Beyond SOCKETS_MAX, or the connections that
+the exchange lets us have, a socket with room takes the symbol and is dialled again with it.
+
+A symbol that left goes on coming until its socket is dialled again, which it is once less than half of what it was
+dialled with is wanted. Until then what comes of it is let go here, and counted.
 """
 
 from __future__ import annotations
@@ -14,14 +17,13 @@ from dataclasses import dataclass, field
 from random import Random
 
 from fks.clock import Clock
+from fks.data.redials import RETRY_FIRST_S, Redials
 from fks.model.errors import InputError, OutageError, PeerError
-from fks.model.market import MarketEvent, Subscription
+from fks.model.market import BarSeen, MarketEvent, Subscription
 from fks.model.ports import Exchange, Log, Meter
 
 SOCKETS_MAX = 24
 DIAL_S = 15.0  # a connection that has no subscription by then never will
-RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
-STEADY_S = 30.0  # a connection that stood for so long was a good one: the next one is dialled at once
 _EXPECTED = (OutageError, PeerError, InputError)
 
 
@@ -36,6 +38,7 @@ class Shard:
     task: asyncio.Task[None] | None = None
     heard: bool = False
     is_silent: bool = False  # it is dialled anew because of that, and not for a new symbol
+    left: set[str] = field(default_factory=set)  # symbols dropped since it was dialled: they still come
 
 
 class Shards:
@@ -64,6 +67,7 @@ class Shards:
         self._of: dict[str, Shard] = {}
         self._numbers = 0
         self._group: asyncio.TaskGroup | None = None
+        self._refused_until_s = 0.0  # the exchange said how long to dial no more; it says so to all sockets
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -94,13 +98,16 @@ class Shards:
             self._wake(shard)
 
     def drop(self, symbol: str) -> None:
-        """Let go of a symbol: what still comes of it is for the collector to ignore until the socket is dialled again."""
+        """Let go of a symbol: nothing of it is handed on from here. A socket most of whose symbols left is dialled again."""
         shard = self._of.pop(symbol, None)
         if shard is None:
             return
         shard.symbols.discard(symbol)
+        shard.left.add(symbol)
         if not shard.symbols:
             self._end(shard)
+        elif len(shard.left) > len(shard.symbols):
+            shard.redial.set()
 
     def move(self, silent: Sequence[str]) -> None:
         """Give symbols that went silent another connection, disturbing the others as little as can be."""
@@ -109,7 +116,7 @@ class Shards:
             if (shard := self._of.get(symbol)) is not None:
                 by_shard.setdefault(shard, []).append(symbol)
         for shard, symbols in by_shard.items():
-            if len(symbols) * 2 >= len(shard.symbols) or len(self._shards) >= SOCKETS_MAX:
+            if len(symbols) * 2 >= len(shard.symbols) or len(self._shards) >= self._sockets_max:
                 shard.is_silent = True
                 shard.redial.set()
                 continue
@@ -131,10 +138,15 @@ class Shards:
     def _load(self, shard: Shard) -> int:
         return sum(self._cost(symbol) for symbol in shard.symbols)
 
+    @property
+    def _sockets_max(self) -> int:
+        return min(SOCKETS_MAX, self._exchange.traits.connections_max or SOCKETS_MAX)
+
     def _room_for(self, symbol: str) -> Shard:
-        if len(self._shards) >= SOCKETS_MAX:
+        if len(self._shards) >= self._sockets_max:
             roomy = min(self._shards, key=self._load)
-            if self._load(roomy) + self._cost(symbol) <= self._exchange.traits.streams_max:
+            is_last = len(self._shards) == self._exchange.traits.connections_max  # theirs: one more ends them all
+            if is_last or self._load(roomy) + self._cost(symbol) <= self._exchange.traits.streams_max:
                 return roomy
         self._numbers += 1
         self._shards.append(Shard(self._numbers))
@@ -153,8 +165,11 @@ class Shards:
 
     async def _keep(self, shard: Shard) -> None:
         """Keep one socket open until it is ended: dial, listen, dial again with back-off and jitter."""
-        tries = 0
+        redials, wait_s = Redials(), 0.0
         while True:
+            wait_s += max(0.0, self._refused_until_s - self._clock.monotonic())
+            if wait_s > 0:
+                await self._clock.sleep(wait_s)
             shard.redial.clear()
             began_s = self._clock.monotonic()
             shard.heard = shard.is_silent = False
@@ -162,10 +177,10 @@ class Shards:
             shard.is_subscribed = False
             self._lost(shard.symbols, cause)
             self._meter.count("fks_feed_reconnects_total", exchange=self._exchange.name)
-            was_good = shard.heard and (tries == 0 or self._clock.monotonic() - began_s > STEADY_S)
-            tries = 0 if was_good else tries + 1
-            wait_s = min(RETRY_FIRST_S * 2 ** min(tries, 8), RETRY_MAX_S)
-            await self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
+            wait_s = RETRY_FIRST_S
+            if not shard.redial.is_set() or shard.is_silent:  # else we ended it, to dial with other symbols
+                wait_s = redials.wait_s(began_s=began_s, now_s=self._clock.monotonic(), has_heard=shard.heard)
+            wait_s *= self._rng.uniform(0.5, 1.0)
 
     async def _one_connection(self, shard: Shard) -> str:
         """Listen until the connection ends or has to; return why it did."""
@@ -180,6 +195,8 @@ class Shards:
             redialling.cancel()
             listening.cancel()
             ended = (await asyncio.gather(listening, return_exceptions=True))[0]
+        if isinstance(ended, OutageError):
+            self._refused_until_s = max(self._refused_until_s, self._clock.monotonic() + ended.wait_s)
         if isinstance(ended, _EXPECTED):
             self._log.warning("feed.disconnected", exchange=self._exchange.name, socket=shard.number, error=str(ended))
         elif isinstance(ended, Exception):
@@ -187,12 +204,21 @@ class Shards:
         return cause
 
     async def _listen(self, shard: Shard) -> None:
+        shard.left.clear()
         wanted = [item for symbol in sorted(shard.symbols) for item in self._wants(symbol)]
         async with contextlib.aclosing(self._exchange.watch(wanted)) as stream:  # type: ignore[type-var]
             async for batch in stream:
                 if not shard.is_subscribed:
                     shard.is_subscribed = True
                     self._subscribed(frozenset(shard.symbols))
+                if shard.left:
+                    batch = self._without(batch, shard.left)
                 if batch:
                     shard.heard = True
                     self._heard(batch)
+
+    def _without(self, batch: list[MarketEvent], left: set[str]) -> list[MarketEvent]:
+        kept = [event for event in batch if (event.bar if isinstance(event, BarSeen) else event).symbol not in left]
+        if len(kept) < len(batch):
+            self._meter.count("fks_market_dropped_total", len(batch) - len(kept), channel="left")
+        return kept

@@ -33,7 +33,11 @@ class PeerError(FksError):
 
 
 class OutageError(FksError):
-    """Nobody's fault: a timeout, a refused connection, a rate limit."""
+    """Nobody's fault: a timeout, a refused connection, a rate limit. `wait_s`: how long the other side wants to be left alone."""
+
+    def __init__(self, message: str, *, remedy: str = "", wait_s: float = 0.0) -> None:
+        super().__init__(message, remedy=remedy)
+        self.wait_s = wait_s
 
 
 class ConfigError(FksError):

@@ -23,7 +23,7 @@ METRICS: dict[str, Metric] = {
         Metric("fks_feed_age_seconds", "gauge", ("symbol",), "age of the last market data message"),
         Metric("fks_feed_reconnects_total", "counter", ("exchange",), "market data sockets dialled again"),
         Metric("fks_feed_outages_total", "counter", ("cause",), "feeds that were not live for a while and are again"),
-        Metric("fks_market_dropped_total", "counter", ("channel",), "market data let go because somebody was slow; trades are fetched again"),
+        Metric("fks_market_dropped_total", "counter", ("channel",), "market data let go: somebody was slow (trades are fetched again), or its symbol left that socket (`left`)"),
         Metric("fks_market_conflated_total", "counter", ("channel",), "prices, quotes, books and open bars that a newer one replaced before they were taken"),
         Metric("fks_market_unknown_total", "counter", ("kind",), "messages and fields of exchanges that nobody knows; they do no harm, but a protocol has changed"),
         Metric("fks_missing_bars", "gauge", ("exchange",), "bars missing in series that are kept whole, when last looked"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -86,14 +86,16 @@ def play(records: Iterable[Record], make_wire: Callable[[], Wire]) -> Iterator[P
 
 
 def _heard(wire: Wire, record: Record) -> Played:
+    found: Sequence[MarketEvent | Subscribed] = ()
+    error = ""
     try:
         found = wire.receive(record.data, record.received_ns)
-    except FksError as error:
-        return Played(record.kind, record.connection, record.received_ns, error=str(error))
-    if found and isinstance(found[-1], Gone):
-        wire.pulse(record.received_ns / 1e9)  # it asked anew then, and the answer is on the tape
+        if found and isinstance(found[-1], Gone):
+            wire.pulse(record.received_ns / 1e9)  # it asked anew then, and the answer is on the tape
+    except FksError as raised:
+        error = str(raised)
     events = tuple(event for event in found if not isinstance(event, Subscribed))
-    return Played(record.kind, record.connection, record.received_ns, events)
+    return Played(record.kind, record.connection, record.received_ns, events, error)
 
 
 class ToldBars(msgspec.Struct):

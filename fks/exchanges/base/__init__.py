@@ -1,8 +1,9 @@
 """What every exchange module shares: exact values (`values`), the shape of a wire (`wire`), typed decoding (`reader`),
-order books (`levels`), a wire on a socket (`socket`, `inbox`), REST through ccxt (`rest`), and all of it as a base class
+order books (`levels`, `anew`), a wire on a socket (`socket`, `inbox`), REST through ccxt (`rest`), and all of it as a base class
 (`exchange`). Of these, `socket`, `rest` and `exchange` bring aiohttp or ccxt and are imported by name where they are needed.
 """
 
+from fks.exchanges.base.anew import Anew
 from fks.exchanges.base.inbox import Inbox
 from fks.exchanges.base.levels import Levels
 from fks.exchanges.base.reader import BROKEN, Reader
@@ -27,6 +28,7 @@ __all__ = [
     "HUGE",
     "MS",
     "ZERO",
+    "Anew",
     "Endpoint",
     "Inbox",
     "Levels",

@@ -16,6 +16,7 @@ import aiohttp
 
 from fks.clock import Clock
 from fks.exchanges.base.inbox import KEPT_MAX, Inbox
+from fks.exchanges.base.values import TOO_MUCH, seconds_told
 from fks.exchanges.base.wire import Wire
 from fks.model.errors import FksError, OutageError, PeerError
 from fks.model.market import Gone, MarketEvent, Subscription, Suspect, Tally
@@ -104,7 +105,10 @@ class Sockets:
                     decode_text=False, timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                 )  # fmt: skip
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise OutageError(f"{self.name}: no market data socket: {error!r}"[:300]) from error
+            wait_s = 0.0
+            if isinstance(error, aiohttp.WSServerHandshakeError) and error.status in TOO_MUCH and error.headers is not None:
+                wait_s = seconds_told(error.headers.get("Retry-After", ""), 0.0)
+            raise OutageError(f"{self.name}: no market data socket: {error!r}"[:300], wait_s=wait_s) from error
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, inbox: Inbox) -> None:
         """Read until the connection ends, which always raises."""

@@ -10,7 +10,7 @@ A Wire lives as long as one connection and is used by one task. The same object 
 | an unknown kind of message | nothing; counted in `Tally.unknown` |
 | a known kind with a field nobody knows | its values; the field is counted once a connection |
 | not JSON, a wrong type, a price of zero or NaN | `Suspect` with the text, and `Gone`: what it held is missing (symbol empty: of any) |
-| a hole in sequence numbers, a wrong checksum | `Gone`; the wire asks for the channel anew by itself |
+| a hole in sequence numbers, a wrong checksum | `Gone`; the wire asks for the channel anew by itself (a book: as `Anew` says) |
 | the exchange says that it is going away | raises OutageError |
 """
 
@@ -46,7 +46,10 @@ class Wire(Protocol):
         ...
 
     def pulse(self, now_s: float) -> list[bytes]:
-        """Return frames due now (pings, a channel asked for anew). Called about once a second and after each Gone."""
+        """Return frames due now (pings, a channel asked for anew). Called about once a second and after each Gone.
+
+        Errors: PeerError when a channel was asked for too often; then the connection is over.
+        """
         ...
 
 

@@ -18,7 +18,7 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import Levels, Reader, Subscribed, Tally, doubted
+from fks.exchanges.base import Anew, Levels, Reader, Subscribed, Tally, doubted
 from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
 from fks.exchanges.base.values import offered
 from fks.exchanges.base.wire import parts
@@ -113,6 +113,7 @@ class BybitWire:
         self._books: dict[str, _Ladder] = {}
         self._parts: dict[str, Sequence[str]] = {}  # requests not answered yet, by number
         self._due: list[bytes] = []
+        self._anew = Anew()
         self._pinged_s: float | None = None
 
     def url(self, wanted: Sequence[Subscription]) -> str:
@@ -126,8 +127,10 @@ class BybitWire:
         return [_request("subscribe", part, number) for number, part in self._parts.items()]
 
     def pulse(self, now_s: float) -> list[bytes]:
-        """Return a ping when one is due, and the requests that bring a broken book back."""
+        """Return a ping when one is due, and what brings a broken book back. Errors: PeerError for one that stays broken."""
         frames, self._due = self._due, []
+        for symbol in self._anew.due(now_s):
+            frames += [_request(op, [f"orderbook.50.{symbol}"], "anew") for op in ("unsubscribe", "subscribe")]
         if self._pinged_s is None or now_s - self._pinged_s >= PING_S:
             self._pinged_s = now_s
             frames.append(b'{"op":"ping"}')
@@ -195,12 +198,12 @@ class BybitWire:
             levels = self._levels(message.data)
             if not ladder.take(levels, is_whole=message.type == "snapshot" or levels.update == 1):
                 return []  # already told as gone; the snapshot is on its way
-            return [ladder.book(symbol, _matched_ns(message), received_ns)]
+            book = ladder.book(symbol, _matched_ns(message), received_ns)
+            self._anew.whole(symbol)
+            return [book]
         except UNREADABLE as error:  # what follows would build on a wrong book
             was_told, ladder.is_told, ladder.is_whole = ladder.is_told, True, False
-            if not was_told:
-                topics = [f"orderbook.50.{symbol}"]
-                self._due += [_request("unsubscribe", topics, "anew"), _request("subscribe", topics, "anew")]
+            self._anew.broken(symbol)
             if isinstance(error, _HoleError):
                 return [] if was_told else [Gone(Channel.BOOK, symbol, str(error))]
             return doubted(Channel.BOOK, symbol, error, bytes(message.data), received_ns)

@@ -24,6 +24,7 @@ from fks.exchanges.base import (
     BROKEN,
     HUGE,
     ZERO,
+    Anew,
     Levels,
     Numbers,
     Reader,
@@ -65,7 +66,7 @@ class CoinbaseWire:
         self._unanswered = 0
         self._is_subscribed = False
         self._sequence: int | None = None
-        self._outbox: list[bytes] = []
+        self._anew = Anew()
         self._books: dict[str, Levels] = {}
         self._bars: dict[str, Bar] = {}
         self._message = Reader("message", Message, self._tally)
@@ -142,9 +143,9 @@ class CoinbaseWire:
         return missing + events if missing else events
 
     def pulse(self, now_s: float) -> list[bytes]:
-        """Return what asks for books anew after a hole."""
-        due, self._outbox = self._outbox, []
-        return due
+        """Return what asks for books anew after a hole. Errors: PeerError for one that stays broken."""
+        book = NAMES[Channel.BOOK]
+        return [_request(kind, book, [symbol]) for symbol in self._anew.due(now_s) for kind in ("unsubscribe", "subscribe")]
 
     # ── subscriptions and holes ──────────────────────────────────────────────────────────────────
     def _control(self, message: Message) -> Events:
@@ -173,13 +174,13 @@ class CoinbaseWire:
 
     def _missing(self, first: int, next_: int) -> list[MarketEvent]:
         why = f"messages {first} to {next_ - 1} of the connection are missing"
-        for symbol in list(self._books):
+        for symbol in self._wanted.get(Channel.BOOK, ()):  # also one whose snapshot is not there yet: it may be in the hole
             self._ask_again(symbol)
         return [Gone(channel, symbol, why) for channel, symbols in self._wanted.items() for symbol in symbols]
 
     def _ask_again(self, symbol: str) -> None:
-        if self._books.pop(symbol, None) is not None:
-            self._outbox += [_request(kind, NAMES[Channel.BOOK], [symbol]) for kind in ("unsubscribe", "subscribe")]
+        self._books.pop(symbol, None)
+        self._anew.broken(symbol)
 
     def _doubt(
         self, channel: Channel, message: Message, frame: bytes, why: object, received_ns: int
@@ -188,7 +189,7 @@ class CoinbaseWire:
         wanted = self._wanted.get(channel, [])
         symbols = [symbol for symbol in wanted if f'"{symbol}"'.encode() in text] or wanted or [""]
         first, *rest = [event for symbol in symbols for event in doubted(channel, symbol, why, frame, received_ns)]
-        for symbol in symbols if channel is Channel.BOOK else ():
+        for symbol in wanted and symbols if channel is Channel.BOOK else ():
             self._ask_again(symbol)
         return [first, *(event for event in rest if isinstance(event, Gone))]  # the message is kept once
 
@@ -261,6 +262,7 @@ class CoinbaseWire:
                 levels = self._books[event.product_id] = Levels()
                 levels.bids.replace(bids)
                 levels.asks.replace(asks)
+                self._anew.whole(event.product_id)
             elif levels is None:
                 self._tally.unknown["book before its snapshot"] += 1
                 continue

@@ -21,7 +21,7 @@ from zlib import crc32
 
 import msgspec
 
-from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Levels, Reader, Subscribed, Tally, doubted, ns_of_iso
+from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Anew, Levels, Reader, Subscribed, Tally, doubted, ns_of_iso
 from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.values import offered
 from fks.exchanges.kraken.shape import NAMES, BarRow, BookFrame, BookRow, Envelope, OhlcFrame, TickerFrame, TradeFrame
@@ -55,7 +55,7 @@ class KrakenWire:
         self._asked: dict[int, Channel] = {}
         self._unanswered: set[tuple[int, str]] = set()
         self._is_subscribed = False
-        self._outbox: list[bytes] = []
+        self._anew = Anew()
         self._books: dict[str, Levels] = {}
         self._bars: dict[tuple[str, str], Bar] = {}
         self._trade_ids: dict[str, int] = {}  # of each symbol asked for, the newest; -1 before the first
@@ -109,8 +109,10 @@ class KrakenWire:
         return ()
 
     def pulse(self, now_s: float) -> list[bytes]:
-        """Return a ping every 30 s, and what asks for a broken book anew."""
-        due, self._outbox = self._outbox, []
+        """Return a ping every 30 s, and what asks for a broken book anew. Errors: PeerError for one that stays broken."""
+        due: list[bytes] = []
+        for symbol in self._anew.due(now_s):
+            due += [self._subscribe(Channel.BOOK, "", [symbol], method) for method in ("unsubscribe", "subscribe")]
         if self._pinged_s is None or now_s - self._pinged_s >= PING_S:
             self._pinged_s = now_s
             due.append(msgspec.json.encode({"method": "ping", "req_id": next(self._ids)}))
@@ -160,7 +162,7 @@ class KrakenWire:
             symbols = set()
         symbols = symbols & self._wanted.get(channel, set()) or self._wanted.get(channel, set()) or {""}
         events = [event for symbol in sorted(symbols) for event in doubted(channel, symbol, why, frame, received_ns)]
-        for symbol in symbols if channel is Channel.BOOK else ():
+        for symbol in sorted(symbols - {""}) if channel is Channel.BOOK else ():
             self._ask_again(symbol)
         first, *rest = events
         return [first, *(event for event in rest if not isinstance(event, Suspect))]  # the message is kept once
@@ -243,13 +245,14 @@ class KrakenWire:
         if found != row.checksum:
             self._ask_again(row.symbol)
             return [Gone(Channel.BOOK, row.symbol, f"the checksum is {row.checksum}, of our book it is {found}")]
+        if is_snapshot:
+            self._anew.whole(row.symbol)
         time_ns = ns_of_iso(row.timestamp) if row.timestamp else received_ns
         return [Book(NAME, row.symbol, time_ns, best_bids, best_asks, 0, received_ns)]
 
     def _ask_again(self, symbol: str) -> None:
-        if self._books.pop(symbol, None) is not None:
-            self._outbox.append(self._subscribe(Channel.BOOK, "", [symbol], "unsubscribe"))
-            self._outbox.append(self._subscribe(Channel.BOOK, "", [symbol]))
+        self._books.pop(symbol, None)
+        self._anew.broken(symbol)
 
 
 def checksum(bids: Sequence[tuple[Decimal, Decimal]], asks: Sequence[tuple[Decimal, Decimal]]) -> int:

@@ -80,7 +80,8 @@ class PolygonExchange(WireExchange):
         channels=frozenset({Channel.TRADES, Channel.BARS, Channel.QUOTES}),
         trade_ids=TradeIds.RISING,
         trades_from=TradesFrom.TIME,
-        streams_max=1_000,  # ours; a key has one connection in most plans
+        streams_max=1_000,  # ours
+        connections_max=1,  # of a key, in most plans
         has_empty_bars=False,
         calendar="XNYS",
     )

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from fks.clock import RealClock
-from fks.exchanges.base import Subscribed, Wire, socket
+from fks.exchanges.base import Subscribed, Wire, anew, socket
 from fks.exchanges.base.socket import Sockets
 from fks.exchanges.binance import BinanceWire
 from fks.exchanges.kraken import KrakenWire
@@ -24,6 +24,7 @@ from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
 Script = Callable[[web.WebSocketResponse], Awaitable[None]]
+Answer = Callable[[web.WebSocketResponse, dict[str, Any]], Awaitable[None]]
 BTC = Subscription(Channel.TRADES, "BTCUSDT")
 QUOTES = Subscription(Channel.QUOTES, "BTCUSDT")
 
@@ -45,10 +46,14 @@ class Peer:
         self.heard: list[dict[str, Any]] = []
         self.open = 0
         self.is_deaf = False
+        self.refusal: tuple[int, dict[str, str]] | None = None  # status and headers
         self.script: Script | None = None
+        self.answer: Answer | None = None  # played to everything it hears
         self.url = ""
 
-    async def stream(self, request: web.Request) -> web.WebSocketResponse:
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        if self.refusal is not None:
+            return web.Response(status=self.refusal[0], headers=self.refusal[1])
         ws = web.WebSocketResponse(autoclose=False)
         await ws.prepare(request)
         self.open += 1
@@ -67,6 +72,8 @@ class Peer:
             await ws.send_json({"result": None, "id": said["id"]})
         if self.script is not None and is_first:
             await self.script(ws)
+        if self.answer is not None:
+            await self.answer(ws, said)
 
 
 @pytest.fixture
@@ -233,6 +240,54 @@ async def test_what_the_exchange_has_not_is_said_before_dialling(peer: Peer, soc
     with pytest.raises(InputError, match="no 5s bars"):
         await heard(sockets, BinanceWire(peer.url), [Subscription(Channel.BARS, "BTCUSDT", "5s")], len)
     assert sockets.tally.dials == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "wait_s"),
+    [(429, {"Retry-After": "17"}, 17.0), (418, {"Retry-After": "120"}, 120.0), (429, {}, 0.0), (503, {"Retry-After": "17"}, 0.0)],
+)
+async def test_who_dials_too_often_is_told_for_how_long_not_to(
+    peer: Peer, sockets: Sockets, status: int, headers: dict[str, str], wait_s: float
+) -> None:
+    peer.refusal = status, headers
+    refused = await ended(sockets, BinanceWire(peer.url), OutageError)
+    assert isinstance(refused, OutageError)
+    assert refused.wait_s == wait_s
+
+
+@pytest.fixture
+def wrong_book(peer: Peer) -> None:
+    """Each subscription to a book brings one that breaks: only the wire's own patience keeps it from going round and round."""
+    row = {"symbol": "BTC/USD", "bids": [{"price": 1.5, "qty": 2.0}], "asks": [{"price": 1.6, "qty": 1.0}], "checksum": 1}
+    wrong = json.dumps({"channel": "book", "type": "snapshot", "data": [row]}, separators=(",", ":"))
+
+    async def answer(ws: web.WebSocketResponse, said: dict[str, Any]) -> None:
+        if said["method"] == "subscribe":
+            result = {"channel": "book", "symbol": "BTC/USD"}
+            await ws.send_json({"method": "subscribe", "success": True, "req_id": said["req_id"], "result": result})
+            await ws.send_str(wrong)
+
+    peer.answer = answer
+
+
+@pytest.mark.usefixtures("wrong_book")
+async def test_a_book_that_is_never_right_ends_its_connection(peer: Peer, sockets: Sockets, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anew, "ROW_MAX", 1)
+    with pytest.raises(PeerError, match="in a row"):
+        await heard(sockets, KrakenWire(peer.url), [Subscription(Channel.BOOK, "BTC/USD")], lambda events: False)
+
+
+@pytest.mark.usefixtures("wrong_book")
+async def test_a_book_that_is_never_right_is_not_asked_for_without_end(peer: Peer, sockets: Sockets) -> None:
+    gone, start_s = 0, time.monotonic()
+    stream = sockets.listen(KrakenWire(peer.url), [Subscription(Channel.BOOK, "BTC/USD")])
+    async with asyncio.timeout(30):
+        while gone < 3:  # of the first one, of one asked for at once, of one asked for a second later
+            gone += sum(isinstance(event, Gone) for event in await anext(stream))
+    await stream.aclose()  # type: ignore[attr-defined]
+    took_s = time.monotonic() - start_s
+    assert took_s >= 1.0
+    assert sum(said["method"] == "subscribe" for said in peer.heard) <= 2 + took_s
 
 
 async def test_a_broken_book_is_asked_for_anew_at_once(peer: Peer, sockets: Sockets) -> None:

@@ -162,7 +162,7 @@ def last_words(sealed: Sequence[Sealed], revised: Sequence[Sealed]) -> tuple[lis
     for item in revised:
         known = first if _key(item.bar) in first else later
         before = known.get(_key(item.bar), item)
-        known[_key(item.bar)] = replace(before, bar=item.bar)
+        known[_key(item.bar)] = replace(before, bar=item.bar if item.bar.is_counted else replace(item.bar, trades=before.bar.trades))
     return list(first.values()), list(later.values())
 
 

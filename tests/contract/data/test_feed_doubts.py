@@ -164,6 +164,24 @@ async def test_a_bar_corrected_twice_before_a_flush_is_what_it_was_last(
     assert log.events("warning") == ["bar.revised"], "the same again is no news"
 
 
+async def test_a_correction_from_an_exchange_that_counts_no_trades_leaves_the_count_alone(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]))
+    await rig.begin()
+    built = [Bar("binance", "BTCUSDT", "1m", T0 + n * 60 * NS, 10.0, 11.0, 9.0, 10.0, 1.0, 5) for n in range(3)]
+    told = [dataclasses.replace(bar, trades=0) for bar in built]
+    told[1] = dataclasses.replace(told[1], high=12.0)
+    rig.feed.sealed.extend(Sealed(bar, 1, "live") for bar in built[:2])
+    await rig.writer.flush_all([rig.feed])
+    rig.feed.sealed.append(Sealed(built[2], 1, "live"))  # this one is corrected before it is stored
+    rig.feed.revised.extend(Sealed(bar, None, "revised") for bar in told)
+    await rig.writer.flush_all([rig.feed])
+    rows = await database.sql("SELECT high, trades, revision FROM ohlcv_data ORDER BY time")
+    assert [tuple(row) for row in rows] == [(11.0, 5, 0), (12.0, 5, 1), (11.0, 5, 0)]
+    assert log.events("warning") == ["bar.revised"]
+
+
 async def test_a_correction_does_not_overtake_the_bar_that_it_corrects(
     database: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,8 +145,13 @@ def numbers_of(bar: Bar) -> Numbers:
 
 def _storable(item: Held) -> Held:
     """Return `item` with texts that PostgreSQL holds."""
-    names = {name: _text(getattr(item, name))[:NAME_MAX] for name in ("exchange", "symbol", "channel", "source")}
-    return replace(item, **names, reason=_text(item.reason)[:TEXT_MAX], payload=_texts(item.payload))
+    exchange, symbol, channel, source = (
+        _text(name)[:NAME_MAX] for name in (item.exchange, item.symbol, item.channel, item.source)
+    )
+    reason, payload = _text(item.reason)[:TEXT_MAX], _texts(item.payload)
+    return replace(
+        item, exchange=exchange, symbol=symbol, channel=channel, source=source, reason=reason, payload=payload
+    )
 
 
 def _text(text: str) -> str:

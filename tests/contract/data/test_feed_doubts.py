@@ -144,6 +144,32 @@ async def test_a_bar_corrected_before_it_was_stored_is_stored_and_told_once_and_
     assert "bar.revised" not in log.events("warning"), "nobody knew another"
 
 
+async def test_an_exchanges_own_bar_that_cannot_be_true_corrects_nothing(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
+    market = PaperMarket(sorted(told, key=lambda t: t.time_ns))
+    market.now_ns = T0 + 62 * NS
+    market.bars("1s")[0] = dataclasses.replace(market.bars("1s")[0], low=0.0)
+    rig = Rig(database, bus, log, market)
+    await rig.begin()
+    async with rig.running():
+        rig.feed.receive(list(told[:3]), T0 + 2 * NS, 2.0)
+        rig.feed.advance(T0 + 2 * NS, 2.0)
+        rig.holes.revise(rig.feed)
+
+        async def is_held() -> bool:
+            return len(await rig.quarantine.rows("binance")) == 1
+
+        await until(is_held)
+        await until(lambda: ("revise", "BTCUSDT") not in rig.holes._tasks and not rig.holes.is_repairing("BTCUSDT"))
+        await rig.writer.flush_all([rig.feed])
+    (row,) = await rig.quarantine.rows("binance")
+    assert (row.held.timeframe, row.held.time_ns, row.held.reason) == ("1s", T0, "not_positive")
+    rows = await database.sql("SELECT low, high, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
+    assert tuple(rows[0]) == (10.0, 10.0, 0, "live")
+
+
 async def test_a_bar_corrected_twice_before_a_flush_is_what_it_was_last(
     database: Database, bus: Bus, log: CollectingLog
 ) -> None:

@@ -178,7 +178,10 @@ def _put_back(item: Taken) -> None:
 
 
 def judge(feed: SymbolFeed, bars: Iterable[Bar]) -> None:
-    """Hold stored bars against what is usual (minutes, or the next larger ones); those far outside are left in `feed.doubted`."""
+    """Hold bars against what is usual (minutes, or the next larger ones); those far outside are left in `feed.doubted`.
+
+    They are stored and told by now: a live bar is not held back. The exchange is asked again, and a correction is a revision.
+    """
     frame = next((name for name in feed.frames if length_of(name) >= 60), "")
     for bar in bars:
         if bar.timeframe == frame and bar.low > 0 and (why := feed.usual.judge(bar.low, bar.high, bar.close)):

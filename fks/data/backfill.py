@@ -9,11 +9,12 @@ then trades. Bars shorter than the exchange's own have no other source than trad
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from fks.data.aggregate import BarBuilder, OpenBar, by_length, exact_decimal, fold_bars, length_of
+from fks.data.belief import whole
 from fks.data.feed import Sealed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
@@ -27,6 +28,9 @@ TRADES_MAX = 20_000  # a larger hole is filled with bars: 20 pages take about as
 PAGES_MAX = 60  # of one timeframe's bars; an older hole stays and is logged
 SECONDS_MAX = 2000  # bars shorter than a minute when a symbol starts empty: a longer past of them is not worth the pages
 _LEVELS = ("1d", "1h", "1m", "1s")
+
+#: returns a page of bars, incomplete those that cannot be true (Belief.sifted)
+Sifted = Callable[[Sequence[Bar]], Awaitable[list[Bar]]]
 
 
 class _TooManyError(PeerError):
@@ -47,9 +51,10 @@ class Recovery:
 class Backfill:
     """Recovers one symbol at a time through REST. Errors of all methods: OutageError, PeerError."""
 
-    def __init__(self, exchange: Exchange, timeframes: Sequence[str], bars_empty: int) -> None:
-        """`bars_empty` is how many bars of each timeframe an empty store gets."""
+    def __init__(self, exchange: Exchange, timeframes: Sequence[str], bars_empty: int, sifted: Sifted | None = None) -> None:
+        """`bars_empty` is how many bars of each timeframe an empty store gets; `sifted` judges bars (None: all are believed)."""
         self._exchange = exchange
+        self._sifted = sifted
         self._frames = by_length(timeframes)
         self._bars_empty = bars_empty
         own = by_length(exchange.traits.timeframes)[0]
@@ -180,13 +185,13 @@ class Backfill:
         return list(found.values())
 
     async def bars(self, symbol: str, timeframe: str, since_ns: int, until_ns: int) -> AsyncIterator[list[Bar]]:
-        """Yield pages of the venue's closed bars in [since, until), oldest first."""
+        """Yield pages of the venue's closed bars in [since, until), oldest first; incomplete are those that cannot be true."""
         cursor = since_ns
         while bar_end(cursor, timeframe) <= until_ns:
             page = await self._exchange.fetch_bars(symbol, timeframe, cursor, PAGE, until_ns=until_ns)
             if not page:
                 return
-            yield page
+            yield page if self._sifted is None else await self._sifted(page)
             cursor = bar_end(page[-1].time_ns, timeframe)
 
     def native(self, timeframe: str) -> str:
@@ -310,12 +315,10 @@ class Backfill:
         if known is None or known[0] > since_ns:
             rows = [bar async for page in self.bars(symbol, source, since_ns, begin_ns) for bar in page]
             known = fetched[source] = (since_ns, rows)
-        bars = [bar for bar in known[1] if bar.time_ns >= since_ns]
-        if source != frame:
-            bars = fold_bars(bars, frame, begin_ns)
-        ends_here = made.last_id if frame == self._frames[0] else None
-        last = len(bars) - 1
-        made.sealed.extend(Sealed(bar, ends_here if i == last else None, "klines") for i, bar in enumerate(bars))
+        rows = [bar for bar in known[1] if bar.time_ns >= since_ns]
+        bars = rows if source == frame else fold_bars(rows, frame, begin_ns)
+        last = bars[-1] if bars and frame == self._frames[0] else None  # it reaches to where the builder begins
+        made.sealed.extend(Sealed(bar, made.last_id if bar is last else None, "klines") for bar in whole(bars, rows, frame))
 
     async def _seeds(self, symbol: str, begin_ns: int) -> tuple[dict[str, OpenBar], Decimal | None]:
         """Return what larger bars had gathered at `begin_ns`, and the last price before it."""
@@ -331,11 +334,15 @@ class Backfill:
             bars = [bar async for page in self.bars(symbol, level, since_ns, end_ns) for bar in page]
             for frame in wanting:
                 for bar in bars:
-                    if bar.time_ns >= reached[frame]:
+                    if bar.time_ns < reached[frame]:
+                        continue
+                    if bar.is_complete:
                         seeds[frame].fold_bar(bar)
+                    else:  # what it held is not known
+                        seeds[frame].is_complete = False
                 reached[frame] = end_ns
-            if bars:
-                previous = exact_decimal(bars[-1].close)
+            if possible := [bar for bar in bars if bar.is_complete]:
+                previous = exact_decimal(possible[-1].close)
         return seeds, previous
 
     def _levels(self) -> list[str]:

@@ -66,7 +66,7 @@ class Collector:
         self._store = FeedStore(db, exchange.name, lease.epoch, clock)
         self._writer = Writer(self._store, bus, clock, meter, log, tell_s=ROWS_S)
         self._counts = Counts(exchange.tally, meter)
-        self._quarantine = QuarantineStore(db)
+        self._quarantine = QuarantineStore(db, self._not_held)
         self._suspects: deque[Held] = deque(maxlen=SUSPECTS_MAX)
         self._teller = Teller(Latest(bus), clock, meter)
         rng = random.Random()  # noqa: S311  jitter only
@@ -379,3 +379,10 @@ class Collector:
             await self._quarantine.add(held)
             for _ in held:
                 self._suspects.popleft()
+
+    def _not_held(self, held: Held, error: Exception) -> None:
+        """What PostgreSQL does not take even as a doubt is counted and said: nobody else's data waits for it."""
+        self._meter.count("fks_market_dropped_total", channel="suspects")
+        self._log.warning(
+            "quarantine.refused", exchange=self._exchange.name, symbol=held.symbol, channel=held.channel, error=str(error)
+        )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 
 from fks.clock import Clock
 from fks.data.aggregate import OpenBar, by_length, exact_decimal, length_of
-from fks.data.belief import Belief
+from fks.data.belief import Belief, whole
 from fks.data.calendars import calendar_of
 from fks.data.gaps import DAY_NS, SETTLE_NS, count_bars
 from fks.model.bar import Bar, Bars, Ints
@@ -24,6 +24,7 @@ from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.gaps import GapStore, Hole
 from fks.store.partitions import ensure_partitions
+from fks.store.quarantine import QuarantineStore
 
 PAGE = 1000  # bars of one window; an exchange that gives fewer at a time is asked several times
 CONFIRM = 200  # bars of one question whose empty answer proves something, whatever the exchange's page is
@@ -50,7 +51,8 @@ class History:
         self._exchange = exchange
         self._db = db
         self._clock = clock
-        self._bars, self._gaps, self._belief = BarStore(db), GapStore(db), Belief(db)
+        self._bars, self._gaps = BarStore(db), GapStore(db)
+        self._belief = Belief(QuarantineStore(db), source="sync")
         self._calendar = calendar_of(exchange.traits.calendar)
         self._has_answered = False
         self._partitioned_ns = 2**63
@@ -104,9 +106,9 @@ class History:
         async def again(bar: Bar) -> Bar | None:
             end_ns = bar_end(bar.time_ns, timeframe)
             said = await self._ask(symbol, source, bar.time_ns, (end_ns - bar.time_ns) // (length_of(source) * NS), end_ns)
-            return next(iter(said if source == timeframe else folded(said, timeframe)), None)
+            return next(iter(await self._possible(said, source, timeframe)), None)
 
-        bars = await self._belief.believed(rows if source == timeframe else folded(rows, timeframe), again)
+        bars = await self._belief.believed(await self._possible(rows, source, timeframe), again)
         written = 0
         if bars:
             await self._prepare(bars[0].time_ns)
@@ -121,6 +123,11 @@ class History:
             absent, cause = [window], "silent"  # one row for a whole history in which many bars are left out
         noted = await self._note(symbol, timeframe, absent, cause, proven_ns)
         return Step(window, len(bars), written, noted if cause == "exchange" else len(expected) - len(bars))
+
+    async def _possible(self, rows: Sequence[Bar], source: str, timeframe: str) -> list[Bar]:
+        """Return the bars that `rows` are or make, without those of which a row cannot be true."""
+        sifted = await self._belief.sifted(rows)
+        return whole(sifted if source == timeframe else folded(sifted, timeframe), sifted, timeframe)
 
     async def _fetched(self, symbol: str, source: str, window: Hole) -> list[Bar]:
         """Return the bars in `window`. An empty answer at its end is not believed before it was asked for in small pieces."""

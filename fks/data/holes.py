@@ -13,6 +13,7 @@ from random import Random
 from fks.clock import Clock
 from fks.data.aggregate import fold_bars
 from fks.data.backfill import TRADES_MAX, Backfill
+from fks.data.belief import Belief, whole
 from fks.data.feed import GRACE_NS, Doubt, FeedState, Gap, Sealed, SymbolFeed
 from fks.model.bar import Bar
 from fks.model.errors import InputError, OutageError, PeerError
@@ -50,6 +51,7 @@ class Holes:
         advance: Callable[[SymbolFeed], None],
     ) -> None:
         self._exchange, self._store, self._quarantine = exchange, store, quarantine
+        self._belief = Belief(quarantine, source="klines")
         self._clock, self._log, self._rng = clock, log, rng
         self._bars_empty, self._keep_ns = bars_empty, int(trades_keep_h * 3600) * NS
         self._set_state, self._is_subscribed, self._advance = set_state, is_subscribed, advance
@@ -126,7 +128,7 @@ class Holes:
         """Return what fetches a feed's timeframes."""
         made = self._backfills.get(feed.frames)
         if made is None:
-            made = self._backfills[feed.frames] = Backfill(self._exchange, feed.frames, self._bars_empty)
+            made = self._backfills[feed.frames] = Backfill(self._exchange, feed.frames, self._bars_empty, self._belief.sifted)
         return made
 
     # ── holes in what was heard ──────────────────────────────────────────────────────────────────
@@ -288,7 +290,7 @@ class Holes:
             feed.doubted.popleft()
 
     async def _own_bars(self, feed: SymbolFeed, frame: str, start_ns: int, end_ns: int) -> list[Bar]:
-        """Return the bars of a time as the exchange has them now; none when it has none that short."""
+        """Return the bars of a time as the exchange has them now and they can be true; none when it has none that short."""
         backfill = self.backfill(feed)
         try:
             source = backfill.native(frame)
@@ -296,7 +298,8 @@ class Holes:
             return []
         rows = [bar async for page in backfill.bars(feed.symbol, source, start_ns, end_ns) for bar in page]
         rows = [bar for bar in rows if start_ns <= bar.time_ns < end_ns]
-        return rows if source == frame else fold_bars(rows, frame, end_ns, since_ns=start_ns)
+        bars = rows if source == frame else fold_bars(rows, frame, end_ns, since_ns=start_ns)
+        return whole(bars, rows, frame)
 
     # ── trades the store lacks ───────────────────────────────────────────────────────────────────
     async def _refilled(self, feed: SymbolFeed) -> None:

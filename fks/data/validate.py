@@ -2,8 +2,9 @@
 
 Two kinds. *Refused*: it cannot be true (high below low, a negative price, a time off the grid); it is never stored as a
 bar. *Doubted*: it may be true and usually is not (a price far outside what the last bars did, a print while the market is
-closed); whoever brings it holds it back and asks again, and the exchange's own repeated word settles it. Either way it
-goes to the quarantine with its reason and all its numbers. Nothing is repaired, clipped or filled in here.
+closed); the exchange is asked again, and its own repeated word settles it. Of history it is held back until then. A live bar
+is not: it was stored and told when it sealed, and stands there until the exchange's word corrects it, with a revision.
+Either way it goes to the quarantine with its reason and all its numbers. Nothing is repaired, clipped or filled in here.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from fks.clock import Clock
@@ -93,10 +93,8 @@ class Writer:
             judge(item.feed, [sealed.bar for sealed in item.sealed])
             for sealed in item.sealed:
                 self._meter.count("fks_bars_sealed_total", symbol=sealed.bar.symbol, timeframe=sealed.bar.timeframe)
-            for sealed in item.revised:
-                self._log.warning(
-                    "bar.revised", symbol=sealed.bar.symbol, timeframe=sealed.bar.timeframe, time=iso(sealed.bar.time_ns)
-                )  # fmt: skip
+            for bar in (sealed.bar for sealed in item.revised if _key(sealed.bar) in changed):
+                self._log.warning("bar.revised", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns))
             for outage in item.outages:
                 if outage.ended_ns is not None:
                     self._meter.count("fks_feed_outages_total", cause=outage.cause)
@@ -146,10 +144,26 @@ def _key(bar: Bar) -> tuple[str, str, int]:
 
 def _take(feed: SymbolFeed) -> Taken:
     sealed = [feed.sealed.popleft() for _ in range(min(BARS_MAX, len(feed.sealed)))]
-    revised = [feed.revised.popleft() for _ in range(min(BARS_MAX, len(feed.revised)))]
+    # no correction overtakes the bar that it corrects
+    revised = [] if feed.sealed else [feed.revised.popleft() for _ in range(min(BARS_MAX, len(feed.revised)))]
+    sealed, revised = last_words(sealed, revised)
     trades = [feed.trades.popleft() for _ in range(min(TRADES_MAX, len(feed.trades)))]
     outages = [feed.outages.unstored.popleft() for _ in range(len(feed.outages.unstored))]
     return Taken(feed, sealed, revised, trades, outages)
+
+
+def last_words(sealed: Sequence[Sealed], revised: Sequence[Sealed]) -> tuple[list[Sealed], list[Sealed]]:
+    """Return each bar once, as it was told last: one statement stores a bar only once.
+
+    What is corrected before it was stored is no correction to anybody: it stays among `sealed`, with the new numbers.
+    """
+    first = {_key(item.bar): item for item in sealed}
+    later: dict[tuple[str, str, int], Sealed] = {}
+    for item in revised:
+        known = first if _key(item.bar) in first else later
+        before = known.get(_key(item.bar), item)
+        known[_key(item.bar)] = replace(before, bar=item.bar if item.bar.is_counted else replace(item.bar, trades=before.bar.trades))
+    return list(first.values()), list(later.values())
 
 
 def _put_back(item: Taken) -> None:
@@ -164,7 +178,10 @@ def _put_back(item: Taken) -> None:
 
 
 def judge(feed: SymbolFeed, bars: Iterable[Bar]) -> None:
-    """Hold stored bars against what is usual (minutes, or the next larger ones); those far outside are left in `feed.doubted`."""
+    """Hold bars against what is usual (minutes, or the next larger ones); those far outside are left in `feed.doubted`.
+
+    They are stored and told by now: a live bar is not held back. The exchange is asked again, and a correction is a revision.
+    """
     frame = next((name for name in feed.frames if length_of(name) >= 60), "")
     for bar in bars:
         if bar.timeframe == frame and bar.low > 0 and (why := feed.usual.judge(bar.low, bar.high, bar.close)):

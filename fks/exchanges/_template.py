@@ -38,7 +38,7 @@ from fks.exchanges.base.rows import (
     time_of,
     trade_of,
 )
-from fks.exchanges.base.values import TOO_MUCH, offered, seconds_told
+from fks.exchanges.base.values import TOO_MUCH, check_bar, offered, seconds_told
 from fks.exchanges.base.wire import answered
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, OutageError, PeerError
@@ -154,7 +154,7 @@ def _traded(symbol: str, received_ns: int, row: _Trade) -> PublicTrade:
 
 
 def _seen(symbol: str, timeframe: str, received_ns: int, row: _Bar) -> BarSeen:
-    bar = bar_of(NAME, symbol, timeframe, row.t, (row.o, row.h, row.l, row.c, row.v))
+    bar = check_bar(bar_of(NAME, symbol, timeframe, row.t, (row.o, row.h, row.l, row.c, row.v)))
     return BarSeen(bar, row.done, received_ns)
 
 

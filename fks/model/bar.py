@@ -20,7 +20,8 @@ class Bar:
 
     OHLCV are float64 holding the shortest decimal of the venue's string (design.md §6).
     `is_complete` is false when the bar was built over a gap: it then never reaches a strategy. `is_empty`: no trade
-    happened in it, and open, high, low and close are the close before.
+    happened in it, and open, high, low and close are the close before. `trades` is 0 also where the exchange does not
+    count them.
     """
 
     exchange: str
@@ -35,6 +36,12 @@ class Bar:
     trades: int = 0
     is_complete: bool = True
     is_empty: bool = False
+
+    @property
+    def is_counted(self) -> bool:
+        """Return whether `trades` is a count: a volume without trades says that nobody counted them. What is stored of a
+        bar keeps its count when the same bar comes without one."""
+        return self.trades > 0 or self.volume == 0
 
 
 class PublicTrade(msgspec.Struct, frozen=True, gc=False):

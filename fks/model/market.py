@@ -115,7 +115,7 @@ class BarSeen:
     def end(self) -> BarClosed:
         """Return what it says of the end of its bar; `trades` -1 where the exchange does not count them."""
         bar = self.bar
-        return BarClosed(bar.exchange, bar.symbol, bar.timeframe, bar.time_ns, bar.trades if bar.trades or not bar.volume else -1)
+        return BarClosed(bar.exchange, bar.symbol, bar.timeframe, bar.time_ns, bar.trades if bar.is_counted else -1)
 
 
 @dataclass(frozen=True, slots=True)

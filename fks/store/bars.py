@@ -94,8 +94,8 @@ class BarStore:
     ) -> Merged:
         """Store bars of one series, oldest first; return how many were new, different, and the same. Twice equals once.
 
-        A bar that differs is replaced and its revision grows. `trades` None leaves stored counts as they are; `is_empty`
-        None means: flat and without volume. All or nothing, also inside the caller's transaction `tx`.
+        A bar that differs is replaced and its revision grows. `trades` None, or 0 where there is a volume, leaves stored counts
+        as they are; `is_empty` None means: flat and without volume. All or nothing, also inside the caller's transaction `tx`.
         Errors: InputError BARS_UNSORTED, BARS_NOT_FINITE; OutageError.
         """
         rows = Incoming.of(bars, exchange, source, trades, is_empty)

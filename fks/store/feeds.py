@@ -117,6 +117,8 @@ class FeedStore:
     ) -> dict[tuple[str, str, int], int]:
         """Store bars (each with its source), trades, outages and positions in one statement; twice equals once.
 
+        A bar that nobody counted (`Bar.is_counted`) leaves a stored count as it is.
+
         Returns the revisions of the bars that changed what was stored, by symbol, timeframe and time (ns). What comes
         without a feed row is not fenced: give the row of its symbol along. However late it lands, the rows say that they
         are of now, by the server's clock or earlier: one that says LIVE and was held up on its way is not news.

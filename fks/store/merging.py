@@ -53,7 +53,8 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """Bars on their way in: one series, its source, and the columns that Bars has not. `trades` None: nobody counted."""
+    """Bars on their way in: one series, its source, and the columns that Bars has not. `trades` None: nobody counted; 0 with a
+    volume: not those of this bar. A stored count then stays."""
 
     bars: Bars
     exchange: str
@@ -172,7 +173,7 @@ async def _compared(tx: Session, rows: Incoming) -> tuple[Bools, Bools]:
     for name in PRICES:
         is_same &= there[name] == getattr(rows.bars, name)
     if rows.trades is not None:
-        is_same &= there["trades"] == rows.trades
+        is_same &= (there["trades"] == rows.trades) | ((rows.trades == 0) & (rows.bars.volume > 0))
     return is_stored, is_same
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+
+import asyncpg
 
 from fks.model.bar import Bar
 from fks.model.market import Suspect
@@ -13,6 +15,9 @@ from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
 
 TEXT_MAX = 4000  # characters kept of a message
+NAME_MAX = 200  # characters kept of what should be a name: an index holds no more than 2.7 kB
+#: what a row is refused with; trying again would not help
+_NOT_TAKEN = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
 _COLUMNS = ("open", "high", "low", "close", "volume")
 
 #: open time of a bar, and its open, high, low, close and volume as text
@@ -51,8 +56,7 @@ class Held:
     def suspect(exchange: str, suspect: Suspect, *, source: str = "live") -> Held:
         """Return a message that was not believed; a long one is cut and says so."""
         text = suspect.text if len(suspect.text) <= TEXT_MAX else suspect.text[:TEXT_MAX] + "…"
-        payload = {"text": text.replace("\0", "�")}
-        return Held(exchange, suspect.symbol, suspect.channel, suspect.reason, payload, source=source)
+        return Held(exchange, suspect.symbol, suspect.channel, suspect.reason, {"text": text}, source=source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +70,34 @@ class HeldRow:
     settled_ns: int | None = None
 
 
+#: called with what PostgreSQL does not take, and why
+Refused = Callable[[Held, Exception], None]
+
+
 class QuarantineStore:
     """The table `quarantine`. Errors of all methods: OutageError."""
 
-    def __init__(self, db: Querier) -> None:
+    def __init__(self, db: Querier, refused: Refused | None = None) -> None:
+        """`refused` is told of rows that PostgreSQL does not take, and `add` goes on; None: `add` raises what it says."""
         self._db = db
+        self._refused = refused
 
     async def add(self, items: Sequence[Held]) -> int:
-        """Keep what is not believed; return how many are new: a source that repeats itself fills no table."""
+        """Keep what is not believed; return how many are new: a source that repeats itself fills no table.
+
+        Texts are a stranger's: characters that PostgreSQL cannot hold become "�", names longer than NAME_MAX are cut.
+        """
+        try:
+            return await self._add([_storable(item) for item in items])
+        except _NOT_TAKEN as error:
+            if self._refused is None:
+                raise
+            if len(items) == 1:
+                self._refused(items[0], error)
+                return 0
+        return sum([await self.add([item]) for item in items])  # one bad row costs no other
+
+    async def _add(self, items: Sequence[Held]) -> int:
         if not items:
             return 0
         unique = list({_key(item): item for item in items}.values())
@@ -117,6 +141,30 @@ class QuarantineStore:
 def numbers_of(bar: Bar) -> Numbers:
     """Return what tells a bar from another of its series."""
     return (bar.time_ns, repr(bar.open), repr(bar.high), repr(bar.low), repr(bar.close), repr(bar.volume))
+
+
+def _storable(item: Held) -> Held:
+    """Return `item` with texts that PostgreSQL holds."""
+    exchange, symbol, channel, source = (
+        _text(name)[:NAME_MAX] for name in (item.exchange, item.symbol, item.channel, item.source)
+    )
+    reason, payload = _text(item.reason)[:TEXT_MAX], _texts(item.payload)
+    return replace(
+        item, exchange=exchange, symbol=symbol, channel=channel, source=source, reason=reason, payload=payload
+    )
+
+
+def _text(text: str) -> str:
+    return text.replace("\0", "�").encode("utf-8", "replace").decode()
+
+
+def _texts(value: Any) -> Any:
+    """Return a JSON value with texts that PostgreSQL holds."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, dict):
+        return {_text(key): _texts(one) for key, one in value.items()}
+    return [_texts(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _row(row: Row) -> HeldRow:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from fks.exchanges.base.reader import BROKEN, Reader
-from fks.exchanges.base.values import HUGE, MS, ZERO, check_bar, check_trade, exact
+from fks.exchanges.base.values import HUGE, MS, ZERO, check_trade, exact
 from fks.exchanges.base.wire import doubted
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import PeerError
@@ -134,19 +134,27 @@ def trade_of(
 def bar_of(
     exchange: str, symbol: str, timeframe: str, time_ms: int, ohlcv: Sequence[str | Decimal], *, trades: int = 0
 ) -> Bar:
-    """Return a bar from the exchange's own numbers; one without volume and trades is empty. Errors: PeerError.
+    """Return a bar as the exchange tells it; one without volume and trades is empty. Errors: PeerError when it cannot be read.
 
-    A bar that does not begin where bars of its timeframe begin in UTC is refused: it is another clock's day.
+    Whether its numbers can be true is not asked here: REST's one bad bar goes to the quarantine and its page is stored; a
+    wire, whose bars nobody stores, asks `check_bar`. A bar that does not begin where bars of its timeframe begin in UTC is
+    refused: it is another clock's day.
     """
     start_ns = time_of(time_ms)
     if bar_start(start_ns, timeframe) != start_ns:
         raise PeerError(f"{exchange} {symbol}: no {timeframe} bar begins at {iso(start_ns)}")
     # float() of the exchange's text is the nearest float, whose shortest decimal is that text again (up to 15 digits)
-    open_, high, low, close, volume = (float(amount_of(value, "bar")) for value in ohlcv)
+    open_, high, low, close, volume = (float(_number(value)) for value in ohlcv)
     is_empty = volume == 0 and trades == 0
-    return check_bar(
-        Bar(exchange, symbol, timeframe, start_ns, open_, high, low, close, volume, trades, is_empty=is_empty)
-    )
+    return Bar(exchange, symbol, timeframe, start_ns, open_, high, low, close, volume, trades, is_empty=is_empty)
+
+
+def _number(value: str | Decimal) -> Decimal:
+    """Return a number of a bar, be it true or not. Errors: PeerError when it is none, or beyond any market."""
+    found = value if type(value) is Decimal else exact(value, "bar")
+    if not -HUGE < found < HUGE:
+        raise PeerError(f"bar is {value!r}, which cannot be")
+    return found
 
 
 def closed(bars: Iterable[Bar | None], over_ns: int | None) -> list[Bar]:

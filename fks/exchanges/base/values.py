@@ -124,7 +124,7 @@ def _start_ns(text: str) -> int:
 
 
 def check_bar(bar: Bar) -> Bar:
-    """Return `bar` when low <= open, close <= high and volume >= 0. Errors: PeerError."""
+    """Return a live `bar` when low <= open, close <= high and volume >= 0. Errors: PeerError."""
     is_whole = bar.low <= min(bar.open, bar.close) and bar.high >= max(bar.open, bar.close)
     if not is_whole or bar.low <= 0 or bar.volume < 0:
         raise PeerError(

@@ -23,7 +23,7 @@ import msgspec
 
 from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Numbers, Reader, Subscribed, Tally, doubted
 from fks.exchanges.base.rows import bar_of
-from fks.exchanges.base.values import offered
+from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered, parts
 from fks.exchanges.binance.depth import DepthBook
 from fks.exchanges.binance.shape import AggFrame, Change, Depth, Envelope, Kline, Levels, Ticker, TradeFrame
@@ -203,7 +203,7 @@ class BinanceWire:
         row = self._read_kline(data).k
         if row.n < 0 or row.i not in TIMEFRAMES or row.s != symbol:
             raise PeerError(f"{row.s} kline {row.i} at {row.t} of {row.n} trades cannot be")
-        bar = bar_of(NAME, symbol, row.i, row.t, (row.o, row.h, row.l, row.c, row.v), trades=row.n)
+        bar = check_bar(bar_of(NAME, symbol, row.i, row.t, (row.o, row.h, row.l, row.c, row.v), trades=row.n))
         seen = BarSeen(bar, row.x, received_ns)
         return (seen, BarClosed(NAME, symbol, row.i, bar.time_ns, row.n)) if row.x else (seen,)
 

@@ -20,7 +20,7 @@ import msgspec
 
 from fks.exchanges.base import Anew, Levels, Reader, Subscribed, Tally, doubted
 from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
-from fks.exchanges.base.values import offered
+from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import parts
 from fks.model.bar import PublicTrade
 from fks.model.errors import PeerError
@@ -265,4 +265,6 @@ def _live_bar(symbol: str, received_ns: int, row: _Kline) -> BarSeen:
     if row.interval not in _TIMEFRAMES:
         raise PeerError(f"a bar has the interval {row.interval!r}")
     numbers = (row.open, row.high, row.low, row.close, row.volume)
-    return BarSeen(bar_of("bybit", symbol, _TIMEFRAMES[row.interval], row.start, numbers), row.confirm, received_ns)
+    return BarSeen(
+        check_bar(bar_of("bybit", symbol, _TIMEFRAMES[row.interval], row.start, numbers)), row.confirm, received_ns
+    )

@@ -30,6 +30,7 @@ from fks.exchanges.base import (
     Reader,
     Subscribed,
     Tally,
+    check_bar,
     doubted,
     ns_of_iso,
 )
@@ -287,4 +288,4 @@ def _request(kind: str, channel: str, symbols: list[str]) -> bytes:
 
 def _bar(row: Candle) -> Bar:
     numbers = (row.open, row.high, row.low, row.close, row.volume)
-    return bar_of(NAME, row.product_id, LIVE_TIMEFRAME, int(row.start) * 1000, numbers)
+    return check_bar(bar_of(NAME, row.product_id, LIVE_TIMEFRAME, int(row.start) * 1000, numbers))

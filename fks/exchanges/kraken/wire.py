@@ -23,7 +23,7 @@ import msgspec
 
 from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Anew, Levels, Reader, Subscribed, Tally, doubted, ns_of_iso
 from fks.exchanges.base.rows import bar_of
-from fks.exchanges.base.values import offered
+from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.kraken.shape import NAMES, BarRow, BookFrame, BookRow, Envelope, OhlcFrame, TickerFrame, TradeFrame
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, PeerError
@@ -270,4 +270,4 @@ def _bar(row: BarRow) -> Bar:
     if row.interval not in FRAMES or row.trades < 0:
         raise PeerError(f"{row.symbol}: a bar of {row.interval} minutes and {row.trades} trades cannot be")
     numbers, begin_ms = (row.open, row.high, row.low, row.close, row.volume), ns_of_iso(row.interval_begin) // MS
-    return bar_of(NAME, row.symbol, FRAMES[row.interval], begin_ms, numbers, trades=row.trades)
+    return check_bar(bar_of(NAME, row.symbol, FRAMES[row.interval], begin_ms, numbers, trades=row.trades))

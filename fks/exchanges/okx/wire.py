@@ -21,7 +21,7 @@ import msgspec
 
 from fks.exchanges.base import Reader, Subscribed, Tally, doubted
 from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
-from fks.exchanges.base.values import offered
+from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered, parts
 from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError, PeerError
@@ -199,7 +199,7 @@ def trade(symbol: str, received_ns: int, row: Trade) -> PublicTrade:
 
 
 def _live_bar(symbol: str, timeframe: str, received_ns: int, row: list[str]) -> BarSeen:
-    return BarSeen(bar_of("okx", symbol, timeframe, int(row[0]), row[1:6]), is_over(row), received_ns)
+    return BarSeen(check_bar(bar_of("okx", symbol, timeframe, int(row[0]), row[1:6])), is_over(row), received_ns)
 
 
 def is_over(row: Sequence[str]) -> bool:

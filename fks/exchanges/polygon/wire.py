@@ -20,7 +20,7 @@ from decimal import Decimal
 
 import msgspec
 
-from fks.exchanges.base import Reader, Subscribed, Tally, check_trade, doubted
+from fks.exchanges.base import Reader, Subscribed, Tally, check_bar, check_trade, doubted
 from fks.exchanges.base.rows import UNREADABLE, amount_of, bar_of, check_sides, time_of
 from fks.exchanges.base.wire import answered, parts
 from fks.model.bar import PublicTrade
@@ -214,7 +214,7 @@ class PolygonWire:
             case "A" | "AM":
                 bar = self._bar(row)
                 numbers = (bar.o, bar.h, bar.l, bar.c, bar.v)
-                return BarSeen(bar_of("polygon", bar.sym, _TIMEFRAMES[ev], bar.s, numbers), True, received_ns)
+                return BarSeen(check_bar(bar_of("polygon", bar.sym, _TIMEFRAMES[ev], bar.s, numbers)), True, received_ns)
         self._tally.unknown[f"polygon.{ev}"] += 1
         return None
 

@@ -50,22 +50,25 @@ DROP TABLE staged_bars;
 
 -- name: merge_staged
 -- Move a bulk load into its series; what is already the same is not written again. A bar just inserted has revision 0.
+-- A stored count of trades stays where nobody counted: not $5, or a volume without trades.
 WITH written AS (
     INSERT INTO ohlcv_data AS o (exchange, symbol, timeframe, source, time, open, high, low, close, volume, trades, is_empty)
     SELECT $1, $2, $3, $4, s.* FROM staged_bars s ORDER BY s.time
     ON CONFLICT (symbol, timeframe, time, exchange) DO UPDATE
        SET open = EXCLUDED.open, high = EXCLUDED.high, low = EXCLUDED.low, close = EXCLUDED.close,
-           volume = EXCLUDED.volume, trades = CASE WHEN $5 THEN EXCLUDED.trades ELSE o.trades END, is_empty = EXCLUDED.is_empty,
+           volume = EXCLUDED.volume, is_empty = EXCLUDED.is_empty,
+           trades = CASE WHEN EXCLUDED.trades = 0 AND (EXCLUDED.volume > 0 OR NOT $5) THEN o.trades ELSE EXCLUDED.trades END,
            is_complete = true, source = EXCLUDED.source, revision = o.revision + 1, updated_at = now()
      WHERE (o.open, o.high, o.low, o.close, o.volume, o.is_complete, o.is_empty)
            IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, true, EXCLUDED.is_empty)
-        OR ($5 AND o.trades <> EXCLUDED.trades)
+        OR o.trades <> CASE WHEN EXCLUDED.trades = 0 AND (EXCLUDED.volume > 0 OR NOT $5) THEN o.trades ELSE EXCLUDED.trades END
     RETURNING o.revision
 )
 SELECT count(*) FILTER (WHERE revision = 0) AS inserted, count(*) FILTER (WHERE revision > 0) AS changed FROM written;
 
 -- name: merge_rows
--- Merge a few bars into their series in one round trip; trades NULL: nobody counted them.
+-- Merge a few bars into their series in one round trip; trades NULL, or 0 with a volume: nobody counted them, and a stored
+-- count stays.
 WITH fresh AS (
     SELECT * FROM unnest($5::timestamptz[], $6::float8[], $7::float8[], $8::float8[], $9::float8[], $10::float8[], $11::int[], $12::bool[])
            AS f(time, open, high, low, close, volume, trades, is_empty)
@@ -74,11 +77,12 @@ WITH fresh AS (
     SELECT $1, $2, $3, $4, f.time, f.open, f.high, f.low, f.close, f.volume, COALESCE(f.trades, 0), f.is_empty FROM fresh f ORDER BY f.time
     ON CONFLICT (symbol, timeframe, time, exchange) DO UPDATE
        SET open = EXCLUDED.open, high = EXCLUDED.high, low = EXCLUDED.low, close = EXCLUDED.close,
-           volume = EXCLUDED.volume, trades = CASE WHEN ($11::int[])[1] IS NULL THEN o.trades ELSE EXCLUDED.trades END,
-           is_empty = EXCLUDED.is_empty, is_complete = true, source = EXCLUDED.source, revision = o.revision + 1, updated_at = now()
+           volume = EXCLUDED.volume, is_empty = EXCLUDED.is_empty,
+           trades = CASE WHEN EXCLUDED.trades = 0 AND (EXCLUDED.volume > 0 OR ($11::int[])[1] IS NULL) THEN o.trades ELSE EXCLUDED.trades END,
+           is_complete = true, source = EXCLUDED.source, revision = o.revision + 1, updated_at = now()
      WHERE (o.open, o.high, o.low, o.close, o.volume, o.is_complete, o.is_empty)
            IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, true, EXCLUDED.is_empty)
-        OR (($11::int[])[1] IS NOT NULL AND o.trades <> EXCLUDED.trades)
+        OR o.trades <> CASE WHEN EXCLUDED.trades = 0 AND (EXCLUDED.volume > 0 OR ($11::int[])[1] IS NULL) THEN o.trades ELSE EXCLUDED.trades END
     RETURNING o.revision
 )
 SELECT count(*) FILTER (WHERE revision = 0) AS inserted, count(*) FILTER (WHERE revision > 0) AS changed FROM written;

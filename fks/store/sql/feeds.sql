@@ -10,8 +10,8 @@ RETURNING symbol, timeframe, sealed_through, last_trade_id, clock_timestamp() AS
 
 -- name: flush
 -- Store sealed bars, public trades, outages and how far the feeds are, all or nothing: nothing when a newer epoch owns a
--- feed. A bar that differs from the one stored is a correction: its revision rises, and is given back. The rows are as old
--- as $35 says: this may land long after it was sent.
+-- feed. A bar that differs from the one stored is a correction: its revision rises, and is given back. One with a volume
+-- and no trades was not counted: the stored count stays. The rows are as old as $35 says: this may land long after it was sent.
 WITH wanted AS (
     SELECT * FROM unnest($3::text[], $4::text[], $5::timestamptz[], $6::bigint[], $7::timestamptz[], $8::numeric[],
                          $9::text[]) AS w(symbol, timeframe, sealed_through, last_trade_id, last_message_at, last_price,
@@ -39,11 +39,13 @@ WITH wanted AS (
      WHERE held.is_ours
     ON CONFLICT (symbol, timeframe, time, exchange) DO UPDATE
        SET open = EXCLUDED.open, high = EXCLUDED.high, low = EXCLUDED.low, close = EXCLUDED.close,
-           volume = EXCLUDED.volume, trades = EXCLUDED.trades, is_complete = EXCLUDED.is_complete,
+           volume = EXCLUDED.volume, is_complete = EXCLUDED.is_complete,
+           trades = CASE WHEN EXCLUDED.trades = 0 AND EXCLUDED.volume > 0 THEN o.trades ELSE EXCLUDED.trades END,
            is_empty = EXCLUDED.is_empty, source = EXCLUDED.source, revision = o.revision + 1, updated_at = now()
      WHERE (o.open, o.high, o.low, o.close, o.volume, o.trades, o.is_complete)
            IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume,
-                             EXCLUDED.trades, EXCLUDED.is_complete)
+                             CASE WHEN EXCLUDED.trades = 0 AND EXCLUDED.volume > 0 THEN o.trades ELSE EXCLUDED.trades END,
+                             EXCLUDED.is_complete)
     RETURNING symbol, timeframe, time, revision
 ), traded AS (
     INSERT INTO market_trades (exchange, symbol, trade_id, time, price, quantity, is_buyer_maker, count, received_at)

@@ -14,8 +14,9 @@ import pytest
 
 from fks.clock import Clock, FakeClock, RealClock
 from fks.data import holes as module
+from fks.data import writer as writer_module
 from fks.data.aggregate import BarBuilder
-from fks.data.feed import FeedState, SymbolFeed
+from fks.data.feed import FeedState, Sealed, SymbolFeed
 from fks.data.holes import Holes
 from fks.data.writer import Writer, judge
 from fks.model.bar import Bar, PublicTrade
@@ -153,6 +154,106 @@ async def test_a_correction_that_died_with_its_collector_is_made_by_the_next(
         await rig.writer.flush_all([rig.feed])
     rows = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
     assert tuple(rows[0]) == (99.0, 2, 1)
+
+
+async def test_a_bar_corrected_before_it_was_stored_is_stored_and_told_once_and_corrected(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
+    market = PaperMarket(sorted(told, key=lambda t: t.time_ns))
+    market.now_ns = T0 + 62 * NS
+    rig = Rig(database, bus, log, market)
+    await rig.begin()
+    async with listening(bus) as heard, rig.running():
+        rig.feed.receive(list(told[:3]), T0 + 2 * NS, 2.0)
+        rig.feed.advance(T0 + 2 * NS, 2.0)  # the store is away: nothing is flushed meanwhile
+        rig.holes.revise(rig.feed)
+        await until(lambda: rig.feed.revised and not rig.holes.is_repairing("BTCUSDT"))
+        await rig.writer.flush_all([rig.feed])
+        await until(lambda: any(message.get("timeframe") == "1s" for message in heard))
+    seconds = [(m["high"], m["revision"]) for m in heard if m.get("timeframe") == "1s" and m["time"][17:19] == "00"]
+    assert seconds == [("99.0", 0)]
+    rows = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
+    assert tuple(rows[0]) == (99.0, 2, 0)
+    assert "bar.revised" not in log.events("warning"), "nobody knew another"
+
+
+async def test_an_exchanges_own_bar_that_cannot_be_true_corrects_nothing(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    told = [trade(1, 0.1, "10"), trade(2, 1.2, "11"), trade(3, 0.5, "99"), trade(4, 61.0, "12")]
+    market = PaperMarket(sorted(told, key=lambda t: t.time_ns))
+    market.now_ns = T0 + 62 * NS
+    market.bars("1s")[0] = dataclasses.replace(market.bars("1s")[0], low=0.0)
+    rig = Rig(database, bus, log, market)
+    await rig.begin()
+    async with rig.running():
+        rig.feed.receive(list(told[:3]), T0 + 2 * NS, 2.0)
+        rig.feed.advance(T0 + 2 * NS, 2.0)
+        rig.holes.revise(rig.feed)
+
+        async def is_held() -> bool:
+            return len(await rig.quarantine.rows("binance")) == 1
+
+        await until(is_held)
+        await until(lambda: ("revise", "BTCUSDT") not in rig.holes._tasks and not rig.holes.is_repairing("BTCUSDT"))
+        await rig.writer.flush_all([rig.feed])
+    (row,) = await rig.quarantine.rows("binance")
+    assert (row.held.timeframe, row.held.time_ns, row.held.reason) == ("1s", T0, "not_positive")
+    rows = await database.sql("SELECT low, high, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
+    assert tuple(rows[0]) == (10.0, 10.0, 0, "live")
+
+
+async def test_a_bar_corrected_twice_before_a_flush_is_what_it_was_last(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]))
+    await rig.begin()
+    first = Bar("binance", "BTCUSDT", "1m", T0, 10.0, 11.0, 9.0, 10.0, 1.0, 1)
+    rig.feed.sealed.append(Sealed(first, 1, "live"))
+    async with listening(bus) as heard:
+        await rig.writer.flush_all([rig.feed])
+        for high in (12.0, 13.0):
+            rig.feed.revised.append(Sealed(dataclasses.replace(first, high=high), None, "revised"))
+        await rig.writer.flush_all([rig.feed])
+        await until(lambda: any(message.get("revision") for message in heard))
+    assert [(m["high"], m["revision"]) for m in heard if m] == [("11.0", 0), ("13.0", 1)]
+    assert log.events("warning") == ["bar.revised"]
+    rig.feed.revised.append(Sealed(dataclasses.replace(first, high=13.0), None, "revised"))
+    await rig.writer.flush_all([rig.feed])
+    assert log.events("warning") == ["bar.revised"], "the same again is no news"
+
+
+async def test_a_correction_from_an_exchange_that_counts_no_trades_leaves_the_count_alone(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
+    rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]))
+    await rig.begin()
+    built = [Bar("binance", "BTCUSDT", "1m", T0 + n * 60 * NS, 10.0, 11.0, 9.0, 10.0, 1.0, 5) for n in range(3)]
+    told = [dataclasses.replace(bar, trades=0) for bar in built]
+    told[1] = dataclasses.replace(told[1], high=12.0)
+    rig.feed.sealed.extend(Sealed(bar, 1, "live") for bar in built[:2])
+    await rig.writer.flush_all([rig.feed])
+    rig.feed.sealed.append(Sealed(built[2], 1, "live"))  # this one is corrected before it is stored
+    rig.feed.revised.extend(Sealed(bar, None, "revised") for bar in told)
+    await rig.writer.flush_all([rig.feed])
+    rows = await database.sql("SELECT high, trades, revision FROM ohlcv_data ORDER BY time")
+    assert [tuple(row) for row in rows] == [(11.0, 5, 0), (12.0, 5, 1), (11.0, 5, 0)]
+    assert log.events("warning") == ["bar.revised"]
+
+
+async def test_a_correction_does_not_overtake_the_bar_that_it_corrects(
+    database: Database, bus: Bus, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "BARS_MAX", 1)
+    rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]))
+    await rig.begin()
+    bars = [Bar("binance", "BTCUSDT", "1s", T0 + n * NS, 10.0, 11.0, 9.0, 10.0, 1.0, 1) for n in range(3)]
+    rig.feed.sealed.extend(Sealed(bar, n, "live") for n, bar in enumerate(bars))
+    rig.feed.revised.append(Sealed(dataclasses.replace(bars[2], high=12.0), None, "revised"))
+    await rig.writer.flush_all([rig.feed])
+    rows = await database.sql("SELECT high, revision FROM ohlcv_data ORDER BY time")
+    assert [tuple(row) for row in rows] == [(11.0, 0), (11.0, 0), (12.0, 0)]
 
 
 async def test_an_unusual_bar_stands_in_the_quarantine_until_the_exchange_says_it_again(

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from fks.data.liveness import Pulse
-from fks.model.market import Channel
+from fks.model.market import Channel, Suspect
 from fks.model.timeframe import NS, to_ns
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.latest import Latest
+from fks.store.quarantine import QuarantineStore
 from tests.contract.data.test_collector import FEW, check_stored, later, state
 from tests.support.collecting import make_collector, running, settings_for
 from tests.support.local_exchange import LocalExchange
@@ -199,3 +200,21 @@ async def test_trades_that_the_store_lacks_are_fetched_again(
         await until(lambda: collector.is_ready, deadline_s=15)
         await until(is_whole, deadline_s=15)
     await check_stored(database, exchange)
+
+
+async def test_what_the_quarantine_cannot_hold_costs_nobody_the_collector(
+    database: Database, bus: Bus, log: CollectingLog, meter: RecordingMeter, exchange: LocalExchange
+) -> None:
+    await database.sql("ALTER TABLE quarantine ADD CHECK (reason <> 'hated')")
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, meter=meter)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=30)
+        reasons = ("\0 cannot be", "hated", "odd")
+        collector._heard([Suspect(Channel.TRADES, "\0", reason, "{}") for reason in reasons])
+
+        async def are_held() -> bool:
+            return [row.held.reason for row in await QuarantineStore(database).rows()] == ["odd", "� cannot be"]
+
+        await until(are_held, deadline_s=15)
+        assert log.events("warning").count("quarantine.refused") == 1
+        assert meter.total("fks_market_dropped_total", channel="suspects") == 1
+        await until(lambda: collector.is_ready, deadline_s=15)

@@ -125,9 +125,9 @@ async def test_documented_trades_are_exact_to_the_microsecond(kraken: KrakenExch
         ({"error": ["EQuery:Unknown asset pair"]}, InputError),
         ({"error": [], "result": {"XBTUSDT": [["x"]], "last": 1}}, PeerError),
         ({"error": [], "result": {"XBTUSDT": []}}, PeerError),
-        ({"error": [], "result": {"XBTUSDT": [[START_S, "1", "0.5", "1", "1", "1", "1", 1]], "last": START_S}}, PeerError),
+        ({"error": [], "result": {"XBTUSDT": [[START_S, "1", "cheap", "1", "1", "1", "1", 1]], "last": START_S}}, PeerError),
     ],
-    ids=["html", "520", "rate", "unavailable", "symbol", "no-row", "no-last", "high-below-low"],
+    ids=["html", "520", "rate", "unavailable", "symbol", "no-row", "no-last", "no-number"],
 )
 async def test_whose_fault_a_rest_answer_is(
     kraken: KrakenExchange, peer: RecordedPeer, answer: Any, error: type[FksError]
@@ -136,6 +136,15 @@ async def test_whose_fault_a_rest_answer_is(
     peer.rest = lambda path, query: answer
     with pytest.raises(error):
         await kraken.fetch_bars("BTC/USDT", "1m", None, 5)
+
+
+async def test_a_bar_that_cannot_be_true_is_given_as_it_is_told(kraken: KrakenExchange, peer: RecordedPeer) -> None:
+    """Whoever stores it judges it: it goes to the quarantine, and spoils no other."""
+    await kraken.instruments()
+    row = [START_S, "1", "0.5", "1", "-1", "1", "1", 1]  # high below low, and a price below zero
+    peer.rest = lambda path, query: {"error": [], "result": {"XBTUSDT": [row], "last": START_S}}
+    bars = await kraken.fetch_bars("BTC/USDT", "1m", None, 5)
+    assert bars == [Bar("kraken", "BTC/USDT", "1m", START_S * NS, 1.0, 0.5, 1.0, -1.0, 1.0, 1)]
 
 
 @pytest.mark.parametrize(

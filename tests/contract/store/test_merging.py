@@ -94,6 +94,19 @@ async def test_counts_and_flags_are_values_too(database: Database, count: int) -
     assert len(await store.read("BTCUSDT", "1m")) == count
 
 
+@pytest.mark.parametrize("count", [5, 3000])
+async def test_a_bar_that_its_exchange_did_not_count_leaves_a_known_count_alone(database: Database, count: int) -> None:
+    store, bars = BarStore(database), minutes(count, start=1)
+    await store.merge(bars, source="live", trades=np.full(count, 7))
+    assert await store.merge(bars, source="sync", trades=np.zeros(count)) == Merged(0, 0, count)
+    bars.close[2] += 0.5
+    bars.volume[3] = 0.0
+    assert await store.merge(bars, source="sync", trades=np.zeros(count)) == Merged(0, 2, count - 2)
+    found = await rows(database, "SELECT trades FROM ohlcv_data ORDER BY time LIMIT 5")
+    assert found == [(7,), (7,), (7,), (0,), (7,)], "without a volume nobody traded: that is a count"
+    assert await store.merge(bars, source="sync", trades=np.full(count, 8)) == Merged(0, count, 0)
+
+
 @pytest.mark.parametrize("count", [400, 5000])
 async def test_writers_at_once_bring_each_bar_once(database: Database, count: int) -> None:
     store = BarStore(database)

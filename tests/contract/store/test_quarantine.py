@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import asyncpg
+import pytest
+
 from fks.model.bar import Bar
 from fks.model.market import Suspect
 from fks.model.timeframe import NS
@@ -47,6 +50,33 @@ async def test_a_message_is_kept_as_it_was_and_a_long_one_is_cut(database: Datab
     assert row.held.payload["text"].startswith('{"p":"abc')
     assert row.held.payload["text"].endswith("x…")
     assert (row.held.timeframe, row.held.time_ns) == (None, None)
+
+
+async def test_characters_that_postgresql_cannot_hold_are_replaced_in_every_text(database: Database) -> None:
+    store = QuarantineStore(database)
+    strange = "a\0b\ud800c"
+    long = strange + "x" * 5000
+    payload = {"text": strange, "nested": [{strange: strange}], "number": 1.5}
+    item = Held(strange, long, strange, strange, payload, source=strange)
+    assert await store.add([item, held()]) == 2
+    assert await store.add([item]) == 0
+    assert await store.add([Held.suspect("kraken", Suspect("trades", strange, f"no {strange}", strange))]) == 1
+    (row,) = await store.rows("a�b?c")
+    assert row.held.symbol.startswith("a�b?cxxx")
+    assert row.held.reason == row.held.channel == row.held.source == "a�b?c"
+    assert row.held.payload == {"text": "a�b?c", "nested": [{"a�b?c": "a�b?c"}], "number": 1.5}
+
+
+async def test_a_row_that_postgresql_does_not_take_costs_no_other(database: Database) -> None:
+    told: list[tuple[Held, Exception]] = []
+    store = QuarantineStore(database, lambda item, error: told.append((item, error)))
+    no_json = Held("binance", "BTCUSDT", "trades", "odd", {"number": 2**70})
+    await database.sql("ALTER TABLE quarantine ADD CHECK (reason <> 'hated')")
+    assert await store.add([held(0), no_json, held(1, "hated"), held(2)]) == 2
+    assert [item for item, _ in told] == [no_json, held(1, "hated")]
+    assert await store.add([no_json]) == 0
+    with pytest.raises(asyncpg.DataError):
+        await QuarantineStore(database).add([no_json])
 
 
 async def test_the_first_verdict_stands_and_settled_rows_are_out_of_the_way(database: Database) -> None:

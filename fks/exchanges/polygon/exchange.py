@@ -83,6 +83,7 @@ class PolygonExchange(WireExchange):
         streams_max=1_000,  # ours; a key has one connection in most plans
         has_empty_bars=False,
         calendar="XNYS",
+        bars_page_max=PAGE_MAX,
     )
 
     def __init__(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from fks.clock import Clock
-from fks.model.errors import InputError, OutageError, PeerError
+from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
 from fks.model.market import MarketEvent, Subscription
 from fks.model.ports import Exchange, Log, Meter
 
@@ -22,7 +22,6 @@ SOCKETS_MAX = 24
 DIAL_S = 15.0  # a connection that has no subscription by then never will
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
 STEADY_S = 30.0  # a connection that stood for so long was a good one: the next one is dialled at once
-_EXPECTED = (OutageError, PeerError, InputError)
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +34,7 @@ class Shard:
     is_subscribed: bool = False
     task: asyncio.Task[None] | None = None
     heard: bool = False
+    refusal: str = ""  # what the exchange said when it refused us here, until it no longer does
     is_silent: bool = False  # it is dialled anew because of that, and not for a new symbol
 
 
@@ -71,6 +71,11 @@ class Shards:
     def run(self, group: asyncio.TaskGroup) -> None:
         """Let sockets live in `group` from here on."""
         self._group = group
+
+    @property
+    def refusal(self) -> str:
+        """Return why a socket has no subscriptions, where the exchange refuses them (a key it does not take); else ""."""
+        return next((shard.refusal for shard in self._shards if shard.refusal), "")
 
     def is_subscribed(self, symbol: str) -> bool:
         """Return whether the subscriptions of a symbol stand."""
@@ -164,7 +169,7 @@ class Shards:
             self._meter.count("fks_feed_reconnects_total", exchange=self._exchange.name)
             was_good = shard.heard and (tries == 0 or self._clock.monotonic() - began_s > STEADY_S)
             tries = 0 if was_good else tries + 1
-            wait_s = min(RETRY_FIRST_S * 2 ** min(tries, 8), RETRY_MAX_S)
+            wait_s = REFUSED_S if shard.refusal else min(RETRY_FIRST_S * 2 ** min(tries, 8), RETRY_MAX_S)
             await self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
 
     async def _one_connection(self, shard: Shard) -> str:
@@ -180,7 +185,8 @@ class Shards:
             redialling.cancel()
             listening.cancel()
             ended = (await asyncio.gather(listening, return_exceptions=True))[0]
-        if isinstance(ended, _EXPECTED):
+        if isinstance(ended, EXPECTED):
+            shard.refusal = str(ended) if is_refusal(ended) else ""
             self._log.warning("feed.disconnected", exchange=self._exchange.name, socket=shard.number, error=str(ended))
         elif isinstance(ended, Exception):
             raise ended
@@ -191,7 +197,7 @@ class Shards:
         async with contextlib.aclosing(self._exchange.watch(wanted)) as stream:  # type: ignore[type-var]
             async for batch in stream:
                 if not shard.is_subscribed:
-                    shard.is_subscribed = True
+                    shard.is_subscribed, shard.refusal = True, ""
                     self._subscribed(frozenset(shard.symbols))
                 if batch:
                     shard.heard = True

@@ -14,9 +14,9 @@ from fks.clock import RealClock
 from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Data, Settings
+from fks.data.gaps import DAY_NS
 from fks.data.purse import budget_for
 from fks.data.request import fetch_history
-from fks.data.sync import DAY_NS
 from fks.store.budgets import purse_of
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -73,10 +73,10 @@ async def at_once_at_most(bus: Bus, data: Data, most: int) -> int:
 
 
 async def test_a_plan_with_a_socket_is_not_held_to_the_free_ones_limit(bus: Bus) -> None:
-    assert await at_once_at_most(bus, Data(polygon_api_key="one"), 30) == 30  # type: ignore[arg-type]
+    assert await at_once_at_most(bus, Data(polygon_api_key="one"), 30) == 30
 
 
 async def test_settings_say_what_a_plan_takes_a_minute(bus: Bus) -> None:
-    data = Data(polygon_api_key="two", requests_per_minute="polygon=5, kraken=600")  # type: ignore[arg-type]
+    data = Data(polygon_api_key="two", requests_per_minute="polygon=5, kraken=600")
     assert data.requests_per_minute == {"polygon": 5, "kraken": 600}
     assert 3 <= await at_once_at_most(bus, data, 20) <= 6  # a new minute may begin meanwhile

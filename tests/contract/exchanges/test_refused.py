@@ -81,7 +81,7 @@ async def peer(plan: Plan) -> AsyncIterator[Peer]:
 
 
 @pytest.fixture
-def clock() -> Patient:  # type: ignore[override]
+def clock() -> Patient:
     return Patient(FRIDAY + 100_000 * MS - RealClock().now_ns())
 
 
@@ -91,7 +91,7 @@ def collect(peer: Peer, database: Database, bus: Bus, log: CollectingLog, clock:
         data = Data(
             exchange="polygon", symbols=("AAPL", OTHER), timeframes=("1m",), rest_url=f"http://{peer.url}", ws_url=f"ws://{peer.url}",
             backfill_bars=1, stale_min_s=60.0, polygon_api_key=key,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
         settings = Settings(data=data)
         exchange = make_exchange("polygon", settings=settings, node=None, clock=clock, log=log)
         return Collector(exchange, database, bus, clock, RecordingMeter(), log, settings, Held("collector:polygon", 1))
@@ -104,7 +104,7 @@ def states(collector: Collector) -> dict[str, str]:
 
 
 def problem_of(collector: Collector, symbol: str) -> str:
-    return next((row["problem"] for row in collector.detail()["feeds"] if row["symbol"] == symbol), "")  # type: ignore[attr-defined,no-any-return]
+    return next((row["problem"] for row in collector.detail()["feeds"] if row["symbol"] == symbol), "")  # type: ignore[attr-defined]
 
 
 async def test_what_the_plan_lacks_is_the_trouble_of_that_symbol_alone(plan: Plan, collect: Callable[..., Collector], clock: Patient) -> None:

@@ -19,7 +19,7 @@ class CollectorActor:
     live; a bar is sealed and handed on once, in order.
     """
 
-    MODULES = ("fks.data.collector", "fks.exchanges.registry", "fks.exchanges.binance", "fks.store.budgets")
+    MODULES = ("fks.data.collector", "fks.data.purse", "fks.exchanges.registry", "fks.exchanges.binance")
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
@@ -29,14 +29,12 @@ class CollectorActor:
     async def start(self) -> None:
         """Connect, find the last stored bar, fill the gap. Raising is a failed start."""
         from fks.data.collector import Collector
-        from fks.exchanges.registry import KEYS, endpoint_of, make_exchange
-        from fks.store.budgets import budget_of
+        from fks.data.purse import budget_for
+        from fks.exchanges.registry import make_exchange
 
         c = self._component
         assert c.lease is not None
-        secret = getattr(c.settings.data, KEYS[self._exchange]) if self._exchange in KEYS else None
-        address = endpoint_of(c.settings, c.node, self._exchange).rest
-        budget = budget_of(c.bus, c.clock, self._exchange, address, secret.get_secret_value() if secret else "")
+        budget = budget_for(c.bus, c.clock, c.settings, c.node, self._exchange)
         exchange = make_exchange(
             self._exchange, settings=c.settings, node=c.node, clock=c.clock, log=c.log, budget=budget
         )  # fmt: skip

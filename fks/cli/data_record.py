@@ -66,22 +66,25 @@ async def _record(
     ctx: click.Context, name: str, symbols: Sequence[str], channels: Sequence[str], seconds: float | None, folder: Path
 ) -> dict[str, Any]:
     from fks.clock import RealClock
+    from fks.data.purse import shared_purse
     from fks.data.tape.playing import unheard
     from fks.data.tape.taped import TapedExchange, make_recorder
     from fks.exchanges.registry import make_exchange
 
     clock, settings = RealClock(), settings_of(ctx)
-    source = make_exchange(name, settings=settings, node=node_of(ctx), clock=clock, log=unheard())
-    recorder = make_recorder(
-        source, folder, clock, unheard(), file_mb=settings.data.tape_file_mb, keep_gb=settings.data.tape_keep_gb
-    )
-    taped = TapedExchange(source, recorder)
-    try:
-        await taped.open()
-        wanted = _wanted(taped, await taped.instruments(), symbols, channels)
-        await _listen(taped, wanted, seconds, clock)
-    finally:
-        await taped.close()
+    node = node_of(ctx)
+    async with shared_purse(name, settings, node, clock) as budget:
+        source = make_exchange(name, settings=settings, node=node, clock=clock, log=unheard(), budget=budget)
+        recorder = make_recorder(
+            source, folder, clock, unheard(), file_mb=settings.data.tape_file_mb, keep_gb=settings.data.tape_keep_gb
+        )
+        taped = TapedExchange(source, recorder)
+        try:
+            await taped.open()
+            wanted = _wanted(taped, await taped.instruments(), symbols, channels)
+            await _listen(taped, wanted, seconds, clock)
+        finally:
+            await taped.close()
     if recorder.error:
         raise OutageError(f"the tape could not be written: {recorder.error}", remedy=f"look at {folder}")
     return {

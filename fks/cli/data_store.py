@@ -62,8 +62,8 @@ def node_of(ctx: click.Context) -> Node | None:
 async def exchange_of(ctx: click.Context, name: str) -> AsyncIterator[Exchange]:
     """Give the exchange `name` (empty: the one of the settings), opened."""
     from fks.clock import RealClock
+    from fks.data.purse import opened_exchange
     from fks.data.sync import QuietLog
-    from fks.jobs.sync import opened_exchange
 
     settings = settings_of(ctx)
     async with opened_exchange(name or settings.data.exchange, settings, node_of(ctx), QuietLog(), RealClock()) as exchange:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 
 Timeframe = Literal["1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"]
 
@@ -117,6 +117,9 @@ class Data(Section):
     )
     ws_url: str | None = Field(None, description="exchange websocket base; see rest_url")
     endpoints: tuple[str, ...] = Field((), description="other addresses of exchanges: 'kraken https://rest… wss://stream…'")
+    requests_per_minute: dict[str, PositiveInt] = Field(
+        {}, description="exchange = requests (binance: weight) it takes a minute, where your plan is another than docs/collect-data.md says: 'polygon=5'"
+    )
     polygon_api_key: SecretStr | None = Field(None, description="Polygon key (POLYGON_API_KEY)")
     stale_min_s: float = Field(10.0, gt=0, description="C7: a trade feed is never stale before this age, seconds")
     stale_max_s: float = Field(120.0, gt=0, description="C7: a trade feed is always stale after this age, seconds")
@@ -129,7 +132,7 @@ class Data(Section):
     balances_compress_days: float = Field(30.0, gt=0, description="with TimescaleDB: age from which balance_history is compressed, days")
     columns_max_mb: float = Field(4096.0, gt=0, description="disk that mapped copies of series may take (FKS_HOME/columns), MB")
 
-    @field_validator("bars_keep_days", mode="before")
+    @field_validator("bars_keep_days", "requests_per_minute", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         """Take 'name=value, name=value' as well: what an environment variable can say."""

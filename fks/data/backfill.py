@@ -23,9 +23,9 @@ from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, iso
 from fks.store.feeds import SealedPosition
 
-PAGE = 1000
+PAGE = 1000  # trades of one question
 TRADES_MAX = 20_000  # a larger hole is filled with bars: 20 pages take about as long as the bars do
-PAGES_MAX = 60  # of one timeframe's bars; an older hole stays and is logged
+BARS_MAX = 60_000  # of one timeframe, fetched at a time; an older hole stays and is logged
 SECONDS_MAX = 2000  # bars shorter than a minute when a symbol starts empty: a longer past of them is not worth the pages
 _LEVELS = ("1d", "1h", "1m", "1s")
 
@@ -188,7 +188,9 @@ class Backfill:
         """Yield pages of the venue's closed bars in [since, until), oldest first; incomplete are those that cannot be true."""
         cursor = since_ns
         while bar_end(cursor, timeframe) <= until_ns:
-            page = await self._exchange.fetch_bars(symbol, timeframe, cursor, PAGE, until_ns=until_ns)
+            page = await self._exchange.fetch_bars(
+                symbol, timeframe, cursor, self._exchange.traits.bars_page_max, until_ns=until_ns
+            )
             if not page:
                 return
             yield page if self._sifted is None else await self._sifted(page)
@@ -307,7 +309,7 @@ class Backfill:
             made.missing[frame] = (begin_ns - since_ns) // length_ns if stored is not None else 0
             return
         source = self.native(frame)
-        reach_ns = (PAGES_MAX * PAGE - 1) * length_of(source) * NS
+        reach_ns = (BARS_MAX - 1) * length_of(source) * NS
         if since_ns < begin_ns - reach_ns:
             made.missing[frame] = (begin_ns - reach_ns - since_ns) // length_ns
             since_ns = bar_start(begin_ns - reach_ns, frame)

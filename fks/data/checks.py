@@ -10,17 +10,20 @@ from fks.model.health import Problem
 WAITING_MAX = 5_000  # sealed bars of one symbol that wait for the store
 
 
-def feed_problems(feeds: Iterable[SymbolFeed], now_s: float, *, away_max_s: float) -> list[Problem]:
+def feed_problems(
+    feeds: Iterable[SymbolFeed], now_s: float, *, away_max_s: float, is_refused: bool = False
+) -> list[Problem]:
     """Return the feeds that are silent beyond their limit, or not live for `away_max_s`, or that wait for the store.
 
-    The collector dials again by itself; that a new process would do better is only likely once it has tried for long.
+    The collector dials again by itself; that a new process would do better is only likely once it has tried for long, and
+    not where the exchange refuses the feed, or all of us (`is_refused`).
     """
     found = []
     for feed in feeds:
         away_s = 0.0 if feed.live_s is None else now_s - feed.live_s
         if feed.state is not FeedState.LIVE and (feed.is_mute or away_s > away_max_s):
-            text = f"{feed.symbol} is {feed.state}, last message {feed.age_s(now_s):.1f} s ago"
-            found.append(Problem("feed", text, feed.symbol, is_mended_by_restart=True))
+            text = f"{feed.symbol} is {feed.state}, last message {feed.age_s(now_s):.1f} s ago{f': {feed.detail}' if feed.detail else ''}"
+            found.append(Problem("feed", text, feed.symbol, is_mended_by_restart=not (is_refused or feed.is_refused)))
         if len(feed.sealed) > WAITING_MAX:
             text = f"{len(feed.sealed)} sealed bars of {feed.symbol} wait for the store"
             found.append(Problem("queue", text, feed.symbol))

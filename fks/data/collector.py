@@ -24,12 +24,13 @@ from fks.data.assets import Assets, frames_of, subscriptions
 from fks.data.checks import feed_problems, feed_rows
 from fks.data.counts import Counts
 from fks.data.feed import GRACE_NS, Event, FeedState, Gap, SymbolFeed
-from fks.data.holes import EXPECTED, Holes
+from fks.data.holes import Holes
+from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
 from fks.data.shards import Shards
 from fks.data.telling import Teller
 from fks.data.writer import Writer
 from fks.model.bar import BarClosed, PublicTrade
-from fks.model.errors import FksError, OutageError
+from fks.model.errors import ConfigError, FksError, OutageError
 from fks.model.health import Problem
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect, TradeIds
 from fks.model.ports import Exchange, Lease, Log, Meter
@@ -85,11 +86,15 @@ class Collector:
         self._is_draining = False
         self._is_storing = True
         self._problem = ""
+        self._refusal = ""  # why the exchange cannot be asked at all, for want of a key that it takes
 
     # ── the actor's shape ────────────────────────────────────────────────────────────────────────
     async def start(self) -> None:
-        """Prepare the exchange, call every feed COLD. Errors: OutageError of the database."""
-        await self._exchange.open()
+        """Prepare the exchange, call every feed COLD. Without its key it is prepared later. Errors: OutageError of the database."""
+        try:
+            await self._exchange.open()
+        except ConfigError as error:
+            self._refusal = str(error)
         await self._store.set_cold()
 
     async def run(self) -> None:
@@ -138,8 +143,10 @@ class Collector:
         return self._has_looked and self._is_storing and all(f.state is FeedState.LIVE for f in self._feeds.values())
 
     def problems(self) -> list[Problem]:
-        """Return what is wrong now: silent feeds, a store that takes nothing."""
-        found = feed_problems(self._feeds.values(), self._clock.monotonic(), away_max_s=self._data.stale_min_s)
+        """Return what is wrong now: silent feeds, an exchange that refuses us, a store that takes nothing."""
+        refusal, now_s = self._refusal or self._shards.refusal, self._clock.monotonic()
+        found = feed_problems(self._feeds.values(), now_s, away_max_s=self._data.stale_min_s, is_refused=bool(refusal))
+        found += [Problem("feed", refusal, self._exchange.name)] if refusal else []
         return found if self._is_storing else [*found, Problem("database", "the store takes nothing", about="store")]
 
     def detail(self) -> dict[str, object]:
@@ -153,12 +160,15 @@ class Collector:
     async def _follow_assets(self) -> None:
         while not self._is_draining:
             try:
+                if self._refusal:
+                    await self._exchange.open()
                 await self._set_assets(await self._assets.wanted())
-                self._problem, self._has_looked = "", True
+                self._problem, self._refusal, self._has_looked = "", "", True
             except EXPECTED as error:
                 self._problem = str(error)
+                self._refusal = self._problem if is_refusal(error) else ""
                 self._log.warning("collector.assets", exchange=self._exchange.name, error=str(error))
-            await self._clock.sleep(ASSETS_S)
+            await self._clock.sleep(REFUSED_S if self._refusal else ASSETS_S)
 
     async def _set_assets(self, assets: Sequence[Asset]) -> None:
         """Follow what is enabled; an asset whose timeframes or channels changed begins anew."""

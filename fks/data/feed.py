@@ -104,7 +104,7 @@ class SymbolFeed:
         self.live_s: float | None = now_s  # monotonic time until which it was live (made, at first); None while it is
         self.last_price: Decimal | None = None
         self.message_ns: int | None = None
-        self.detail = ""
+        self.detail, self.is_refused = "", False  # why a hole is still open; whether the exchange will not fill it
         self.late = 0
         self.dropped = 0  # trades that waited too long for the store; they are fetched again once it takes them
         self.trades_max = TRADES_KEPT

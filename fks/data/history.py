@@ -26,7 +26,6 @@ from fks.store.gaps import GapStore, Hole
 from fks.store.partitions import ensure_partitions
 from fks.store.quarantine import QuarantineStore
 
-PAGE = 1000  # bars of one window; an exchange that gives fewer at a time is asked several times
 CONFIRM = 200  # bars of one question whose empty answer proves something, whatever the exchange's page is
 EMPTY_MAX = 2  # empty windows in a row, before samples tell whether there is anything earlier at all
 SAMPLES = 8
@@ -54,6 +53,7 @@ class History:
         self._bars, self._gaps = BarStore(db), GapStore(db)
         self._belief = Belief(QuarantineStore(db), source="sync")
         self._calendar = calendar_of(exchange.traits.calendar)
+        self._page = exchange.traits.bars_page_max  # of one window: who gives fewer at a time is asked several times
         self._has_answered = False
         self._partitioned_ns = 2**63
 
@@ -134,7 +134,7 @@ class History:
         rows: list[Bar] = []
         at = window.start_ns
         while at < window.end_ns:
-            page = await self._ask(symbol, source, at, PAGE, window.end_ns)
+            page = await self._ask(symbol, source, at, self._page, window.end_ns)
             if not page:
                 break
             rows += page
@@ -182,10 +182,10 @@ class History:
 
         Years before a listing would otherwise be asked for page by page, each of them empty.
         """
-        short = hole.end_ns - hole.start_ns <= PAGE * length_of(timeframe) * NS
+        short = hole.end_ns - hole.start_ns <= self._page * length_of(timeframe) * NS
         if short or "1d" not in self._exchange.traits.timeframes:
             return hole.start_ns
-        days = await self._ask(symbol, "1d", bar_start(hole.start_ns, "1d"), PAGE, hole.end_ns)
+        days = await self._ask(symbol, "1d", bar_start(hole.start_ns, "1d"), self._page, hole.end_ns)
         if not days or days[0].time_ns - hole.start_ns < DAY_NS:
             return hole.start_ns
         return max(hole.start_ns, bar_start(days[0].time_ns, timeframe))
@@ -197,7 +197,7 @@ class History:
         """
         size_ns = CONFIRM * length_of(source) * NS
         step_ns = (hole.end_ns - hole.start_ns) // SAMPLES
-        if step_ns <= PAGE * length_of(source) * NS:
+        if step_ns <= self._page * length_of(source) * NS:
             return True
         starts = (bar_start(hole.start_ns + i * step_ns, source) for i in reversed(range(SAMPLES)))
         for start_ns in starts:
@@ -210,10 +210,9 @@ class History:
             await ensure_partitions(self._db, to_datetime(self._clock.now_ns()), since=to_datetime(since_ns))
             self._partitioned_ns = bar_start(since_ns, "1M")
 
-    @staticmethod
-    def _back(end_ns: int, timeframe: str, source: str) -> int:
+    def _back(self, end_ns: int, timeframe: str, source: str) -> int:
         """Return where a window that ends at `end_ns` begins, on a boundary of `timeframe`."""
-        begin = bar_start(end_ns - PAGE * length_of(source) * NS, timeframe)
+        begin = bar_start(end_ns - self._page * length_of(source) * NS, timeframe)
         return begin if begin < end_ns else bar_start(end_ns - 1, timeframe)
 
 

@@ -15,8 +15,9 @@ from fks.data.aggregate import fold_bars
 from fks.data.backfill import TRADES_MAX, Backfill
 from fks.data.belief import Belief, whole
 from fks.data.feed import GRACE_NS, Doubt, FeedState, Gap, Sealed, SymbolFeed
+from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
 from fks.model.bar import Bar
-from fks.model.errors import InputError, OutageError, PeerError
+from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradeIds
 from fks.model.ports import Exchange, Log
 from fks.model.timeframe import NS, bar_end, bar_start, iso
@@ -27,7 +28,6 @@ from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
 RECHECK_NS = 300 * NS  # so far back bars are asked for again after a restart: one may lack a trade that came late
 REFILL_MAX = 200_000  # trades fetched again for the store at a time
-EXPECTED = (OutageError, PeerError, InputError)
 
 SetState = Callable[[SymbolFeed, FeedState, str], None]
 
@@ -154,15 +154,15 @@ class Holes:
             try:
                 before = feed.cut
                 await self._fill(feed, None if by_bars else gap, by_bars=by_bars)
-                feed.detail = ""
+                feed.detail, feed.is_refused = "", False
                 if is_counted or feed.cut == before:
                     return  # else what waited was cut, and no id would tell
                 gap, by_bars = None, True
             except EXPECTED as error:
-                feed.detail = str(error)
-                self._log.warning("feed.repair", symbol=feed.symbol, error=str(error), wait_s=wait_s)
+                feed.detail, feed.is_refused = str(error), is_refusal(error)
+                self._log.warning("feed.repair", symbol=feed.symbol, error=str(error), wait_s=REFUSED_S if feed.is_refused else wait_s)
                 by_bars = by_bars or isinstance(error, PeerError)  # it has not the trades we need: its bars are the same bars
-            await self._clock.sleep(wait_s * self._rng.uniform(0.5, 1.0))
+            await self._clock.sleep((REFUSED_S if feed.is_refused else wait_s) * self._rng.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 
     async def _fill(self, feed: SymbolFeed, gap: Gap | None, *, by_bars: bool) -> None:

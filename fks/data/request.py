@@ -10,8 +10,8 @@ from fks.config.endpoints import load_node
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.data.gaps import DAY_NS
+from fks.data.purse import opened_exchange
 from fks.data.sync import DAYS_INIT, Progress, QuietLog, Sync
-from fks.exchanges.registry import make_exchange
 from fks.model.errors import OutageError
 from fks.model.instrument import find_instrument
 from fks.model.timeframe import iso
@@ -33,15 +33,11 @@ async def fetch_history(
         node = None  # history of a real exchange needs no running system
     clock, log = RealClock(), QuietLog()
     name = exchange or settings.data.exchange
-    source = make_exchange(name, settings=settings, node=node, clock=clock, log=log)
-    await source.open()
-    try:
+    async with opened_exchange(name, settings, node, log, clock) as source:
         found = find_instrument(symbol, await source.instruments())
         since_ns = clock.now_ns() - DAYS_INIT * DAY_NS if start_ns is None else start_ns
         done = asdict(
             await Sync(source, db, clock, log).sync(found.symbol, timeframe, since_ns, end_ns, progress=progress)
         )
-    finally:
-        await source.close()
     edges = {edge: done.pop(f"{edge}_ns") for edge in ("oldest", "newest")}
     return {"exchange": name, **done, **{edge: None if ns is None else iso(ns) for edge, ns in edges.items()}}

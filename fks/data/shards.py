@@ -18,13 +18,13 @@ from random import Random
 
 from fks.clock import Clock
 from fks.data.redials import RETRY_FIRST_S, Redials
-from fks.model.errors import InputError, OutageError, PeerError
+from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
+from fks.model.errors import OutageError
 from fks.model.market import BarSeen, MarketEvent, Subscription
 from fks.model.ports import Exchange, Log, Meter
 
 SOCKETS_MAX = 24
 DIAL_S = 15.0  # a connection that has no subscription by then never will
-_EXPECTED = (OutageError, PeerError, InputError)
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +37,7 @@ class Shard:
     is_subscribed: bool = False
     task: asyncio.Task[None] | None = None
     heard: bool = False
+    refusal: str = ""  # what the exchange said when it refused us here, until it no longer does
     is_silent: bool = False  # it is dialled anew because of that, and not for a new symbol
     left: set[str] = field(default_factory=set)  # symbols dropped since it was dialled: they still come
 
@@ -75,6 +76,11 @@ class Shards:
     def run(self, group: asyncio.TaskGroup) -> None:
         """Let sockets live in `group` from here on."""
         self._group = group
+
+    @property
+    def refusal(self) -> str:
+        """Return why a socket has no subscriptions, where the exchange refuses them (a key it does not take); else ""."""
+        return next((shard.refusal for shard in self._shards if shard.refusal), "")
 
     def is_subscribed(self, symbol: str) -> bool:
         """Return whether the subscriptions of a symbol stand."""
@@ -180,6 +186,8 @@ class Shards:
             wait_s = RETRY_FIRST_S
             if not shard.redial.is_set() or shard.is_silent:  # else we ended it, to dial with other symbols
                 wait_s = redials.wait_s(began_s=began_s, now_s=self._clock.monotonic(), has_heard=shard.heard)
+            if shard.refusal:
+                wait_s = REFUSED_S
             wait_s *= self._rng.uniform(0.5, 1.0)
 
     async def _one_connection(self, shard: Shard) -> str:
@@ -197,7 +205,8 @@ class Shards:
             ended = (await asyncio.gather(listening, return_exceptions=True))[0]
         if isinstance(ended, OutageError):
             self._refused_until_s = max(self._refused_until_s, self._clock.monotonic() + ended.wait_s)
-        if isinstance(ended, _EXPECTED):
+        if isinstance(ended, EXPECTED):
+            shard.refusal = str(ended) if is_refusal(ended) else ""
             self._log.warning("feed.disconnected", exchange=self._exchange.name, socket=shard.number, error=str(ended))
         elif isinstance(ended, Exception):
             raise ended
@@ -209,7 +218,7 @@ class Shards:
         async with contextlib.aclosing(self._exchange.watch(wanted)) as stream:  # type: ignore[type-var]
             async for batch in stream:
                 if not shard.is_subscribed:
-                    shard.is_subscribed = True
+                    shard.is_subscribed, shard.refusal = True, ""
                     self._subscribed(frozenset(shard.symbols))
                 if shard.left:
                     batch = self._without(batch, shard.left)

@@ -146,16 +146,29 @@ class Sync:
         return True
 
     async def fill(self, gaps: Sequence[Missing]) -> tuple[int, int]:
-        """Fill gaps of this exchange, in the order given; return bars (new or changed, found not to exist)."""
+        """Fill gaps of this exchange, in the order given; return bars (new or changed, found not to exist).
+
+        A series that the exchange refuses holds up no other: the first refusal is raised once the others are filled.
+        """
         written = absent = 0
+        refused: dict[tuple[str, str], InputError] = {}
         for gap in gaps:
-            async for step in self._history.fill(gap.symbol, gap.timeframe, gap.hole):
-                written, absent = written + step.written, absent + step.absent
-                self._check_wanted()
+            if (gap.symbol, gap.timeframe) in refused:
+                continue
+            try:
+                async for step in self._history.fill(gap.symbol, gap.timeframe, gap.hole):
+                    written, absent = written + step.written, absent + step.absent
+                    self._check_wanted()
+            except InputError as error:
+                refused[gap.symbol, gap.timeframe] = error
+                self._log.warning("gap.refused", symbol=gap.symbol, timeframe=gap.timeframe, error=str(error))
+                continue
             self._log.info(
                 "gap.filled", exchange=gap.exchange, symbol=gap.symbol, timeframe=gap.timeframe, start=iso(gap.hole.start_ns),
                 end=iso(gap.hole.end_ns), bars=gap.bars,
             )  # fmt: skip
+        if refused:
+            raise next(iter(refused.values()))
         return written, absent
 
     async def _told(

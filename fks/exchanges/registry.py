@@ -44,7 +44,7 @@ def endpoint_of(settings: Settings, node: HasSim | None, name: str = SIMULATED) 
     """Return where market data of `name` comes from.
 
     For `data.exchange`: data.rest_url and data.ws_url. Else its line of data.endpoints. Else, for the one that the local
-    exchange plays, the local exchange when sim.enabled. Else its public address.
+    exchange plays, the local exchange when sim.enabled. Else its public address, in the demo too: somebody named it.
 
     Errors: ConfigError when one URL is set without the other or a line cannot be read; OutageError when the local exchange
     is wanted and does not run: the real one is never taken in its place.

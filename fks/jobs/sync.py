@@ -7,20 +7,18 @@ may be killed at any moment: what is missing is looked up, not remembered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fks.clock import Clock
 from fks.config.endpoints import Node
 from fks.config.settings import Settings
 from fks.data.gaps import GapWatch
+from fks.data.purse import opened_exchange
 from fks.data.sync import Sync
-from fks.exchanges.registry import EXCHANGES, KEYS, endpoint_of, make_exchange
+from fks.exchanges.registry import EXCHANGES
 from fks.model.errors import FksError
-from fks.model.ports import Exchange, Log
-from fks.store.budgets import budget_of, in_background
-from fks.store.bus import Bus
+from fks.model.ports import Log
 from fks.store.db import Database
 from fks.store.sync import SyncStore
 
@@ -102,30 +100,3 @@ async def _of_exchange(
         written, absent = await sync.fill(gaps[:GAPS_MAX])
         synced += await sync.run_pending(at_once=AT_ONCE)  # what was asked for meanwhile
         return {"synced": synced, "gaps": len(gaps), "written": written, "absent": absent}
-
-
-@asynccontextmanager
-async def opened_exchange(
-    name: str, settings: Settings, node: Node | None, log: Log, clock: Clock
-) -> AsyncIterator[Exchange]:
-    """Give an exchange for history, opened. Where FKS runs it spends from the shared purse, and lets live feeds go first.
-
-    Errors: those of `make_exchange`.
-    """
-    bus = None if node is None else await Bus.connect(node.redis_url)
-    try:
-        budget = None
-        if bus is not None and name in EXCHANGES:
-            in_background.set(True)
-            secret = getattr(settings.data, KEYS[name]) if name in KEYS else None
-            address = endpoint_of(settings, node, name).rest
-            budget = budget_of(bus, clock, name, address, secret.get_secret_value() if secret else "")
-        exchange = make_exchange(name, settings=settings, node=node, clock=clock, log=log, budget=budget)
-        await exchange.open()
-        try:
-            yield exchange
-        finally:
-            await exchange.close()
-    finally:
-        if bus is not None:
-            await bus.close()

@@ -45,6 +45,7 @@ class Traits:
 
     `timeframes`: those whose bars REST has; `live_bars`: those it streams, None: all of them. `channels`: what `watch` can
     be asked for. `newest_max`: how many trades it tells at most where it tells only the newest; 0: nobody says.
+    `bars_page_max`: bars that one question is worth asking for; an exchange may answer with fewer.
     `streams_max`: subscriptions one socket takes. `connections_max`: sockets it lets one address or key have; 0: nobody says.
     `has_empty_bars`: whether its own bars include those in which nobody traded. `calendar`: "24/7", or a name of
     exchange_calendars.
@@ -60,6 +61,7 @@ class Traits:
     newest_max: int = 0
     live_bars: frozenset[str] | None = None
     connections_max: int = 0
+    bars_page_max: int = 1000
 
     @property
     def streamed_bars(self) -> frozenset[str]:

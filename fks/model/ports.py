@@ -50,7 +50,7 @@ class Budget(Protocol):
         ...
 
     def seen(self, used: int) -> None:
-        """Note what the exchange says has been used of the present window (a response header)."""
+        """Note what the exchange says was used of the window this task asked in (a response header)."""
         ...
 
     def pause(self, seconds: float) -> None:

@@ -21,6 +21,8 @@ SHARE, BACKGROUND_SHARE, ALONE_SHARE = 0.6, 0.5, 0.15
 JITTER_S = 0.25
 #: set in a task whose requests can wait for those of live feeds
 in_background: ContextVar[bool] = ContextVar("in_background", default=False)
+#: the window in which this task's last request got leave: what its answer says was used is of that one, however late it comes
+_asked_in: ContextVar[int] = ContextVar("asked_in", default=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,11 @@ class Allowance:
     window_s: float
 
 
-#: as the exchanges document them for public market data, read 2026-07; one that is not here gets DEFAULT
+#: as the exchanges document them for public market data, read 2026-07; one that is not here gets DEFAULT. Polygon's plans with a
+#: socket have no limit, and it asks to stay below 100 a second: half of that; data.requests_per_minute is for the free one
 ALLOWANCES: dict[str, Allowance] = {
     "binance": Allowance(6000, 60), "kraken": Allowance(60, 60), "coinbase": Allowance(10, 1), "bybit": Allowance(600, 5),
-    "okx": Allowance(20, 2), "polygon": Allowance(5, 60),
+    "okx": Allowance(20, 2), "polygon": Allowance(50, 1),
 }  # fmt: skip
 DEFAULT = Allowance(60, 60)
 
@@ -70,7 +73,8 @@ class RedisBudget:
         self._name = name
         self._limit = max(1, int(allowance.weight * SHARE))
         self._span_ms = max(1, int(allowance.window_s * 1000))
-        self._seen, self._window = 0, -1
+        self._said = (-1, 0)  # of the newest window of which something was said: the window, and what was used of it
+        self._heard_used, self._heard_s = 0, float("-inf")  # what was said last, and when
         self._paused_s = float("-inf")
         self._alone_from_s, self._alone_used = float("-inf"), 0
         self._turns = {False: asyncio.Lock(), True: asyncio.Lock()}
@@ -85,8 +89,9 @@ class RedisBudget:
                 await self._clock.sleep(wait_s + random.uniform(0, JITTER_S))  # noqa: S311  not all at the same moment
 
     def seen(self, used: int) -> None:
-        """Note what the exchange says was used of the present window; it is told with the next request."""
-        self._seen = used
+        """Note what the exchange says was used of the window this task asked in; it is told with the next request."""
+        self._said = max(self._said, (_asked_in.get(), used))
+        self._heard_used, self._heard_s = used, self._clock.monotonic()
 
     def pause(self, seconds: float) -> None:
         """Let nobody ask for so long: here at once, elsewhere as soon as Redis knows."""
@@ -102,17 +107,20 @@ class RedisBudget:
         answer = await self._ask(weight, limit, 0)
         if answer is None:
             return self._alone(weight, limit)
-        wait_ms, self._window = answer
+        wait_ms, window = answer
+        _asked_in.set(window)
         return wait_ms / 1000
 
     async def _ask(self, weight: int, limit: int, pause_ms: int) -> tuple[int, int] | None:
-        seen, self._seen = self._seen, 0
-        answer = await self._bus.script(_TAKE, [self._name], [weight, limit, self._span_ms, seen, self._window, pause_ms])
+        window, used = self._said
+        answer = await self._bus.script(_TAKE, [self._name], [weight, limit, self._span_ms, used, window, pause_ms])
         return (int(answer[0]), int(answer[1])) if isinstance(answer, list) else None
 
     def _alone(self, weight: int, limit: int) -> float:
-        """Return the wait by our own count, without Redis."""
+        """Return the wait by our own count and the exchange's, without Redis."""
         now_s, span_s = self._clock.monotonic(), self._span_ms / 1000
+        if now_s - self._heard_s < span_s and self._heard_used + weight > limit:  # its window may have begun just then
+            return self._heard_s + span_s - now_s
         if now_s - self._alone_from_s >= span_s:
             self._alone_from_s, self._alone_used = now_s, 0
         if self._alone_used and self._alone_used + weight > limit * ALONE_SHARE:
@@ -121,9 +129,15 @@ class RedisBudget:
         return 0.0
 
 
-def budget_of(bus: Bus, clock: Clock, exchange: str, address: str | None, key: str = "") -> RedisBudget:
-    """Return the budget of one exchange at one address (None: its public one) for one API key."""
-    return RedisBudget(bus, clock, purse_of(exchange, address, key), ALLOWANCES.get(exchange, DEFAULT))
+def budget_of(
+    bus: Bus, clock: Clock, exchange: str, address: str | None, key: str = "", *, per_minute: int | None = None
+) -> RedisBudget:
+    """Return the budget of one exchange at one address (None: its public one) for one API key.
+
+    `per_minute` is the weight it takes a minute, where somebody knows better than ALLOWANCES.
+    """
+    allowance = ALLOWANCES.get(exchange, DEFAULT) if per_minute is None else Allowance(per_minute, 60)
+    return RedisBudget(bus, clock, purse_of(exchange, address, key), allowance)
 
 
 def purse_of(exchange: str, address: str | None, key: str = "") -> str:

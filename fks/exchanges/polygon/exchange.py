@@ -84,6 +84,7 @@ class PolygonExchange(WireExchange):
         connections_max=1,  # of a key, in most plans
         has_empty_bars=False,
         calendar="XNYS",
+        bars_page_max=PAGE_MAX,
     )
 
     def __init__(
@@ -174,7 +175,7 @@ class PolygonExchange(WireExchange):
         return key
 
     async def _get(self, url: str, params: dict[str, Any]) -> _Answer:
-        """Return one answer. Errors: OutageError, PeerError, ConfigError (the key), InputError SYMBOL_UNKNOWN."""
+        """Return one answer. Errors: OutageError, PeerError, ConfigError (the key), InputError SYMBOL_UNKNOWN, NOT_IN_PLAN."""
         assert self._session is not None, "open() comes first"
         if self._budget is not None:
             await self._budget.take()
@@ -218,8 +219,10 @@ def _decode(body: bytes | msgspec.Raw, kind: type[T]) -> T:
 
 def _refused(status: int, body: bytes) -> FksError:
     text = f"polygon answered {status}: {body[:200].decode(errors='replace')}"
-    if status in (401, 403):
-        return ConfigError(text, remedy="check data.polygon_api_key and what its plan includes")
+    if status == 401:
+        return ConfigError(text, remedy="check data.polygon_api_key")
+    if status == 403:  # the key is taken, and its plan lacks this
+        return InputError(text, code="NOT_IN_PLAN", status=403, remedy="see what the plan of data.polygon_api_key includes")
     if status == 404:
         return InputError(text, code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")
     if status in TOO_MUCH or status >= 500:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fks.clock import FakeClock
@@ -10,6 +12,7 @@ from fks.data.prune import prune
 from fks.data.quality import QualityReport
 from fks.data.sync import Sync
 from fks.model.bar import Bars
+from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
@@ -67,6 +70,19 @@ async def test_a_hole_in_what_is_collected_is_found_and_filled_newest_first(
     begun = [since for _, since, _ in exchange.asked if since is not None and since < START_NS - HOUR]
     assert begun[-2:] == [START_NS - 2 * HOUR, START_NS - 5 * HOUR]
     assert await watch.look() == []
+
+
+async def test_a_gap_that_the_exchange_refuses_to_fill_does_not_hold_up_the_others(
+    database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
+) -> None:
+    await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
+    await delete(database, START_NS - 2 * HOUR, START_NS - HOUR)
+    found = await watch.look()
+    lost = [replace(gap, symbol="NOSUCHCOIN") for gap in found]
+    with pytest.raises(InputError, match="Invalid symbol"):
+        await Sync(exchange, database, clock, log).fill([*lost, *lost, *found])
+    assert await watch.look() == []
+    assert log.events("warning") == ["gap.refused"]  # and it was asked for once
 
 
 async def test_a_series_that_only_grew_is_looked_at_where_it_grew(

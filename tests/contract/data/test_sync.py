@@ -48,6 +48,16 @@ def now_of(clock: FakeClock) -> int:
     return bar_start(clock.now_ns(), "1d")
 
 
+async def test_an_exchange_that_gives_large_pages_is_asked_for_large_windows(
+    database: Database, clock: FakeClock, log: CollectingLog
+) -> None:
+    exchange = HistoryExchange(clock, page=50_000)
+    exchange.traits = replace(exchange.traits, bars_page_max=50_000, timeframes=frozenset({"1m"}))
+    done = await Sync(exchange, database, clock, log).sync("BTCUSDT", "1m", clock.now_ns() - 30 * DAY_NS)
+    assert done.candles in (43_199, 43_200)
+    assert len(exchange.asked) <= 3
+
+
 async def test_what_is_stored_is_the_exchanges_own_whatever_its_page(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:

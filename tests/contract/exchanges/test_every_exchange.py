@@ -345,7 +345,7 @@ async def test_x42_a_key_is_in_no_address_log_or_error(name: str, log: Collectin
             await exchange.fetch_bars(case.symbol, "1m", None, 2)
             await peer.say("malformed")
             await listener.until(Suspect)
-            peer.rest = lambda request: web.Response(status=403, text='{"status":"NOT_AUTHORIZED"}')
+            peer.rest = lambda request: web.Response(status=401, text='{"status":"ERROR"}')
             with pytest.raises(ConfigError) as refused:
                 await exchange.fetch_bars(case.symbol, "1m", None, 2)
         assert any(KEY in text for text in peer.said)  # it was shown, in a message

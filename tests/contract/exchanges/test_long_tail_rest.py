@@ -213,7 +213,7 @@ async def test_polygon_follows_pages_on_its_own_host_only_and_leaves_out_what_a_
 @pytest.mark.parametrize(
     ("status", "body", "error"),
     [
-        (200, "<html>", PeerError), (401, "{}", ConfigError), (403, "{}", ConfigError), (404, "{}", InputError),
+        (200, "<html>", PeerError), (401, "{}", ConfigError), (403, "{}", InputError), (404, "{}", InputError),
         (429, "{}", OutageError), (500, "{}", OutageError), (302, "", PeerError), (200, '{"results":[{"t":1}]}', PeerError),
     ],
 )  # fmt: skip

@@ -50,6 +50,10 @@ async def at_once(budget: RedisBudget, weight: int = 1) -> bool:
     return True
 
 
+async def nothing(*args: object) -> None:
+    """Redis is away."""
+
+
 async def test_two_processes_spend_from_one_purse(bus: Bus) -> None:
     one, other = budgets(bus, 2)
     await one.take(OURS - 10)
@@ -119,6 +123,46 @@ async def test_without_redis_each_keeps_to_a_small_share() -> None:
     refused.pause(5.0)
     assert not await at_once(refused)
     await away.close()
+
+
+async def test_without_redis_what_the_exchange_said_counts_all_the_same() -> None:
+    away = await Bus.connect("redis://127.0.0.1:9", timeout_s=0.2)
+    (one,) = budgets(away, 1)
+    await one.take()
+    one.seen(OURS)
+    assert not await at_once(one)
+    assert not await at_once(one)  # nor is it forgotten by asking
+    await away.close()
+
+
+async def test_what_was_said_while_redis_was_away_is_told_when_it_is_back(bus: Bus) -> None:
+    one, other = budgets(bus, 2)
+    await one.take()
+    one.seen(OURS - 3)
+    script, bus.script = bus.script, nothing  # type: ignore[method-assign]
+    assert not await at_once(one, 4)
+    bus.script = script  # type: ignore[method-assign]
+    assert await at_once(one, 2)
+    assert not await at_once(other, 2)
+
+
+async def test_a_late_answer_tells_of_the_window_its_request_was_sent_in(bus: Bus) -> None:
+    one, other = budgets(bus, 2, Allowance(100, 2.0))
+    sent, is_answered = asyncio.Event(), asyncio.Event()
+
+    async def late() -> None:
+        await one.take(20)
+        sent.set()
+        await is_answered.wait()
+        one.seen(100)
+
+    asking = asyncio.create_task(late())
+    await sent.wait()
+    await other.take(OURS - 10)  # there is room for it in a later window alone
+    await one.take()
+    is_answered.set()
+    await asking
+    assert await at_once(one)  # the window that was full is over
 
 
 def test_a_purse_is_named_by_a_digest_of_the_key() -> None:

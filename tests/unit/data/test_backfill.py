@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fks.config.settings import Data
 from fks.data import backfill as module
 from fks.data.aggregate import by_length
 from fks.data.backfill import Backfill, Recovery
 from fks.data.feed import FeedState, Gap, SymbolFeed
+from fks.exchanges.polygon import PolygonExchange
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradeIds, TradesFrom
-from fks.model.timeframe import NS, bar_end, bar_start
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from fks.store.feeds import SealedPosition
 from tests.support.paper_market import ForgetfulMarket, PaperMarket
 
@@ -290,12 +292,36 @@ async def test_a_market_without_trades_yet_begins_with_its_bars() -> None:
 
 
 async def test_an_older_hole_than_the_pages_reach_is_counted_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAGES_MAX", 1)
-    monkeypatch.setattr(module, "PAGE", 10)
+    monkeypatch.setattr(module, "BARS_MAX", 10)
     venue = quiet_market()
     last_ns = bar_start(venue.now_ns, "1s")
     made = await Backfill(venue, ("1s",), 5).recover("BTCUSDT", {"1s": SealedPosition(last_ns - 40 * NS, 1)}, by_bars=True)
     assert made.missing == {"1s": 30}
+
+
+async def test_an_exchange_that_gives_large_pages_is_asked_for_large_pages() -> None:
+    """The first start of one stock: 148 questions of a thousand minutes were most of an hour at five a minute."""
+    now_ns = START + 400 * 86400 * NS
+    asked: list[tuple[str, int]] = []
+
+    class Stocks(PaperMarket):
+        traits = PolygonExchange.traits
+
+        async def fetch_bars(
+            self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
+        ) -> list[Bar]:
+            asked.append((timeframe, limit))
+            assert since_ns is not None
+            length_ns = TIMEFRAMES[timeframe] * NS
+            first_ns, end_ns = -(-since_ns // length_ns) * length_ns, min(now_ns, until_ns or now_ns)
+            times = range(first_ns, end_ns - length_ns + 1, length_ns)[:limit]
+            return [Bar("polygon", symbol, timeframe, time_ns, 1.0, 1.0, 1.0, 1.0, 1.0, 1) for time_ns in times]
+
+    trade = PublicTrade("polygon", "AAPL", 10**12, now_ns - NS, Decimal(1), Decimal(1), False)
+    made = await Backfill(Stocks([trade]), Data().timeframes, 500).recover("AAPL", {})
+    assert {limit for _, limit in asked} == {50_000}
+    assert len(asked) <= 20
+    assert made.sealed
 
 
 async def test_native_timeframes_are_the_largest_that_fit() -> None:

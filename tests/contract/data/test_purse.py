@@ -1,0 +1,82 @@
+"""Whoever asks an exchange while FKS runs there spends from its purse, of the size that settings say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fks.cli import cli
+from fks.cli.base import OK, run
+from fks.clock import RealClock
+from fks.config.endpoints import Node, save_node
+from fks.config.paths import Paths
+from fks.config.settings import Data, Settings
+from fks.data.gaps import DAY_NS
+from fks.data.purse import budget_for
+from fks.data.request import fetch_history
+from fks.store.budgets import purse_of
+from fks.store.bus import Bus
+from fks.store.db import Database
+from tests.contract.store.test_budgets import Impatient, at_once
+from tests.support.collecting import settings_for
+from tests.support.local_exchange import LocalExchange
+
+
+@pytest.fixture(scope="module")
+def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange]:
+    made = LocalExchange(tmp_path_factory.mktemp("exchange"), ["--seed", "9", "--rate-limits", "off"]).start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def home(tmp_path: Path, database_url: str, redis_url: str) -> Paths:
+    """The home of a node that runs, as far as its database and its Redis."""
+    paths = Paths.of(tmp_path)
+    save_node(paths, Node(database_url, redis_url, "", {}))
+    return paths
+
+
+async def spent(bus: Bus, address: str) -> bool:
+    """Return whether anything was ever taken from the purse of an address; it is empty afterwards."""
+    return bool(await bus._client.delete(purse_of("binance", address)))
+
+
+async def test_a_notebook_pays(database: Database, bus: Bus, home: Paths, exchange: LocalExchange) -> None:
+    rest = exchange.info["rest"]
+    assert not await spent(bus, rest)
+    start_ns = RealClock().now_ns() - DAY_NS
+    done = await fetch_history(database, settings_for(exchange.info), home, "BTCUSDT", "1h", start_ns=start_ns)
+    assert done["fetched"] > 0
+    assert await spent(bus, rest)
+
+
+async def test_a_recording_pays(
+    bus: Bus, home: Paths, exchange: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FKS_DATA_REST_URL", exchange.info["rest"])
+    monkeypatch.setenv("FKS_DATA_WS_URL", exchange.info["ws"])
+    words = ["--home", str(home.home), "data", "record", "BTCUSDT", "--seconds", "2", "--to", str(tmp_path / "tape")]
+    assert await asyncio.to_thread(run, cli, words) == OK
+    assert await spent(bus, exchange.info["rest"])
+
+
+async def at_once_at_most(bus: Bus, data: Data, most: int) -> int:
+    """Return how many requests to polygon get leave before one has to wait."""
+    budget, count = budget_for(bus, Impatient(), Settings(data=data), None, "polygon"), 0
+    while count < most and await at_once(budget):
+        count += 1
+    return count
+
+
+async def test_a_plan_with_a_socket_is_not_held_to_the_free_ones_limit(bus: Bus) -> None:
+    assert await at_once_at_most(bus, Data(polygon_api_key="one"), 30) == 30
+
+
+async def test_settings_say_what_a_plan_takes_a_minute(bus: Bus) -> None:
+    data = Data(polygon_api_key="two", requests_per_minute="polygon=5, kraken=600")
+    assert data.requests_per_minute == {"polygon": 5, "kraken": 600}
+    assert 3 <= await at_once_at_most(bus, data, 20) <= 6  # a new minute may begin meanwhile

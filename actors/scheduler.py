@@ -49,6 +49,7 @@ class SchedulerActor:
         self._turned_s = component.clock.monotonic()
         self._waits_s: float | None = None
         self._is_full = False
+        self._failing: Mapping[str, str] = {}
 
     async def start(self) -> None:
         """Nothing to open."""
@@ -59,11 +60,15 @@ class SchedulerActor:
         from fks.store.jobs import JobStore
 
         schedules, jobs = Schedules(self._c.db, self._c.clock, self._c.settings), JobStore(self._c.db)
+        self._failing = schedules.failing
         while True:
             try:
                 for name, result in await schedules.run_due():
                     if result == NOTHING:  # said each minute
                         self._c.log.debug("schedule.ran", schedule=name, result=result)
+                        continue
+                    if name in schedules.failing:
+                        self._c.log.warning("schedule.failed", schedule=name, result=result)
                         continue
                     self._c.log.info("schedule.ran", schedule=name, result=result)
                 for exchange, bars in schedules.missing_bars().items():
@@ -125,7 +130,7 @@ class SchedulerActor:
         return self._is_working
 
     def problems(self) -> Sequence[Problem]:
-        """Return jobs that nobody claims, and a loop that no longer turns."""
+        """Return jobs that nobody claims, a loop that no longer turns, and schedules that failed when they ran last."""
         limit_s, found = self._c.settings.supervision.jobs_wait_max_s, []
         if self._waits_s is not None and self._waits_s > limit_s:
             text = f"the oldest job waits for {self._waits_s:.0f} s" + (": all runners are busy" if self._is_full else "")
@@ -134,6 +139,7 @@ class SchedulerActor:
         if silent_s > limit_s:
             text = f"no schedule was looked at for {silent_s:.0f} s"
             found.append(Problem("loop", text, about="schedules", is_mended_by_restart=True))
+        found += [Problem("schedule", f"{name} {result}", about=name) for name, result in self._failing.items()]
         if not self._is_working:
             found.append(Problem("database", "schedules and jobs cannot be read", about="jobs"))
         return found

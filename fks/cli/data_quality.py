@@ -228,14 +228,18 @@ def prune(
     for name in timeframes:
         check_timeframe(name)
 
-    def wanted(one: Series) -> bool:
-        if (timeframes and one.timeframe not in timeframes) or (disabled and one.is_collected):
+    def is_named(one: Series) -> bool:
+        if timeframes and one.timeframe not in timeframes:
             return False
         return is_symbol(symbol, one.symbol, one.exchange) and exchange in ("", one.exchange)
+
+    def wanted(one: Series) -> bool:
+        return is_named(one) and not (disabled and one.is_collected)
 
     async def work(db: Database, *, is_dry: bool) -> list[Any]:
         from fks.data.prune import prune as pruned
 
+        ensure_some(await _report(ctx, db).series(is_named), symbol, *timeframes, exchange)
         return await pruned(db, before_ns, wanted, is_dry=is_dry)
 
     found = with_store(ctx, lambda db: work(db, is_dry=True))

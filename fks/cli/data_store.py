@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 Told = Callable[[int, int], None]
 STATEMENT_S = 300.0  # somebody who asks for all there is waits longer than a live part may
 LINE_S = 10.0  # between two lines of progress where there is no terminal
+PACE_S = 30.0  # how far back the rate looks
 
 
 def with_store(ctx: click.Context, work: Callable[[Database], Awaitable[T]], *, create: bool = False) -> T:
@@ -129,12 +131,12 @@ def _drawn(label: str, what: str) -> Iterator[Told]:
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
     )  # fmt: skip
-    start_s = time.monotonic()
+    pace = Pace(time.monotonic())
     with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
         task = drawn.add_task(label, total=None, rate="")
 
         def told(done: int, total: int) -> None:
-            drawn.update(task, completed=done, total=total, rate=_rate(done, start_s, what))
+            drawn.update(task, completed=done, total=total, rate=f"{pace.rate(done, time.monotonic()):,.0f} {what}/s")
 
         yield told
 
@@ -144,21 +146,33 @@ class _Lines:
 
     def __init__(self, label: str, what: str) -> None:
         self._label, self._what = label, what
-        self._start_s = self._said_s = time.monotonic()
+        self._said_s = time.monotonic()
+        self._pace = Pace(self._said_s)
 
     def __call__(self, done: int, total: int) -> None:
         now_s = time.monotonic()
+        rate = self._pace.rate(done, now_s)
         if now_s - self._said_s < LINE_S:
             return
         self._said_s = now_s
-        left_s = (now_s - self._start_s) * (total - done) / max(done, 1)
         share = 100 * done // max(total, 1)
-        rate = _rate(done, self._start_s, self._what)
-        click.echo(f"{self._label}: {share} %, {rate}, {lasting(left_s)} left", err=True)
+        left = lasting((total - done) / rate) if rate else "nobody knows how long"
+        click.echo(f"{self._label}: {share} %, {rate:,.0f} {self._what}/s, {left} left", err=True)
 
 
-def _rate(done: int, start_s: float, what: str) -> str:
-    return f"{done / max(time.monotonic() - start_s, 1e-3):,.0f} {what}/s"
+class Pace:
+    """How fast something goes: over the last PACE_S seconds, as what lies ahead is more like them than like the beginning."""
+
+    def __init__(self, now_s: float) -> None:
+        self._seen = deque([(now_s, 0)])
+
+    def rate(self, done: int, now_s: float) -> float:
+        """Note that `done` are done now; return how many that is a second."""
+        self._seen.append((now_s, done))
+        while len(self._seen) > 2 and self._seen[1][0] <= now_s - PACE_S:
+            self._seen.popleft()
+        then_s, before = self._seen[0]
+        return (done - before) / max(now_s - then_s, 1e-3)
 
 
 def lasting(seconds: float) -> str:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fks.cli.base import as_json, settings_of
+from fks.cli.base import FAILED, NOT_RUNNING, as_json, settings_of
 from fks.cli.data_store import Told, exchange_of, is_symbol, node_of, progress, read_words, show, with_store
-from fks.model.errors import InputError
+from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
     from fks.data.sync import Sync, Synced
     from fks.model.ports import Exchange
     from fks.store.db import Database
+
+FIELDS = ("symbol", "timeframe", "exchange", "fetched", "changed", "absent", "candles", "oldest", "newest", "error")
 
 One = Callable[["Sync", str, str, Told], Awaitable["Synced"]]
 _exchange = click.option("--exchange", default="", help="Exchange to ask. Default: data.exchange.")
@@ -119,7 +121,11 @@ def update(ctx: click.Context, words: tuple[str, ...], exchange: str, as_json: b
 def run_syncs(
     ctx: click.Context, symbols: Sequence[str], timeframes: Sequence[str], exchange: str, as_json: bool, one: One
 ) -> None:
-    """Run `one` for each symbol and timeframe (none: for each series that was synced before) and print what it did."""
+    """Run `one` for each symbol and timeframe (none: for each series that was synced before) and print what it did.
+
+    One that fails stops no other: its row says why, and the exit code is that of a failure, or of an outage. Errors: what all of them
+    failed with, when that is the same.
+    """
     named = {symbol.rpartition(":")[0].lower() for symbol in symbols}
     exchange = exchange or (named.pop() if len(named) == 1 else "")
 
@@ -127,16 +133,25 @@ def run_syncs(
         from fks.clock import RealClock
         from fks.data.sync import QuietLog, Sync
 
-        rows = []
+        rows: list[dict[str, Any]] = []
         async with exchange_of(ctx, exchange) as source:
             driver = Sync(source, db, RealClock(), QuietLog())
             for symbol, timeframe in await _series(db, source, symbols, timeframes):
-                with progress(f"{symbol} {timeframe}", is_shown=not as_json) as told:
-                    rows.append(_synced(source.name, await one(driver, symbol, timeframe, told)))
+                try:
+                    with progress(f"{symbol} {timeframe}", is_shown=not as_json) as told:
+                        rows.append(_synced(source.name, await one(driver, symbol, timeframe, told)))
+                except FksError as error:
+                    failed.append(error)
+                    rows.append({**dict.fromkeys(FIELDS), "symbol": symbol, "timeframe": timeframe, "exchange": source.name, "error": str(error)})
         return rows
 
+    failed: list[FksError] = []
     rows = with_store(ctx, work, create=True)
+    if failed and len({row["error"] for row in rows}) == 1:
+        raise failed[0]
     show(rows, as_json, "fks.data.sync/1", "nothing was synced yet: 'fks data init BTCUSDT'")
+    if failed:
+        ctx.exit(NOT_RUNNING if any(isinstance(error, OutageError) for error in failed) else FAILED)
 
 
 async def _series(
@@ -163,6 +178,7 @@ def _synced(exchange: str, done: Synced) -> dict[str, Any]:
         "candles": done.candles,
         "oldest": None if done.oldest_ns is None else iso(done.oldest_ns),
         "newest": None if done.newest_ns is None else iso(done.newest_ns),
+        "error": None,
     }
 
 

@@ -151,13 +151,13 @@ def moment(text: str | None) -> datetime | None:
 
     if text is None:
         return None
-    if text[:-1].isdigit() and text[-1] in _UNITS:
-        return _now() - timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
     try:
+        if text[:-1].isdecimal() and text[-1] in _UNITS:
+            return _now() - timedelta(seconds=int(text[:-1]) * _UNITS[text[-1]])
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # a word; a time before the year 1
         raise InputError(f"{text!r} is no time", remedy="use 10m, 2h, 1d or 2026-05-01T12:00:00Z") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def _now() -> datetime:

@@ -18,6 +18,7 @@ from fks.store.assets import Asset, AssetStore
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
 from fks.store.reading import ambiguous
+from fks.store.sync import SyncStore
 
 LISTED_S = 3600.0  # how often the listing is fetched: rules and trading states change rarely
 CHANNELS = (Channel.TRADES, Channel.QUOTES, Channel.BOOK)  # what can be chosen; the exchange's bars come along by themselves
@@ -164,6 +165,7 @@ class Assets:
         self._exchange = exchange
         self._instruments = InstrumentStore(db)
         self._store = AssetStore(db)
+        self._syncs = SyncStore(db)
         self._clock = clock
         self._log = log
         self._seeds = tuple(symbols)
@@ -193,6 +195,7 @@ class Assets:
         found = self._find(symbol)
         if found is None:
             return False
+        await self._syncs.respell(self._exchange.name, symbol, found.symbol)  # first: it is not looked for again once the asset is renamed
         await self._store.respell(self._exchange.name, symbol, found.symbol)
         return True
 

@@ -35,12 +35,16 @@ TRIES, WAIT_FIRST_S = 6, 1.0  # of one question, once the exchange has answered 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One window is done: what was fetched, written (new or different) and found not to exist, in bars."""
+    """One window is done: what was fetched, written (new or different) and found not to exist, in bars.
+
+    `is_asked` False: a time before the first bar there is, which was passed over.
+    """
 
     window: Hole
     fetched: int
     written: int
     absent: int
+    is_asked: bool = True
 
 
 class History:
@@ -85,7 +89,8 @@ class History:
         start_ns = await self._listed(symbol, timeframe, hole)
         if start_ns > hole.start_ns:
             unlisted = Hole(hole.start_ns, min(start_ns, hole.end_ns))
-            yield Step(unlisted, 0, 0, await self._note(symbol, timeframe, [unlisted], "unlisted", proven_ns))
+            noted = await self._note(symbol, timeframe, [unlisted], "unlisted", proven_ns)
+            yield Step(unlisted, 0, 0, noted, is_asked=False)
         end_ns = hole.end_ns if newest_ns is None else min(hole.end_ns, bar_start(newest_ns, timeframe))
         empty = 0
         while end_ns > start_ns:
@@ -96,7 +101,8 @@ class History:
             empty = 0 if step.fetched else empty + 1
             before = Hole(start_ns, end_ns)
             if empty == EMPTY_MAX and not await self._has_any(symbol, source, before):
-                yield Step(before, 0, 0, await self._note(symbol, timeframe, [before], "exchange", proven_ns))
+                noted = await self._note(symbol, timeframe, [before], "exchange", proven_ns)
+                yield Step(before, 0, 0, noted, is_asked=False)
                 return
 
     # ── one window ───────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -91,6 +91,7 @@ class Schedules:
     def __init__(self, db: Database, clock: Clock, settings: Settings) -> None:
         self._context = Context(db, clock, settings, Continuous(db, clock, settings))
         self._is_seeded = False
+        self._failing: dict[str, str] = {}
 
     async def start_waiting(self) -> bool:
         """Have syncs begun that somebody asked for in `sync_status`. Errors: OutageError."""
@@ -99,6 +100,11 @@ class Schedules:
     def missing_bars(self) -> dict[str, int]:
         """Return how many bars each exchange's series lacked at the last look."""
         return self._context.continuous.missing_bars()
+
+    @property
+    def failing(self) -> Mapping[str, str]:
+        """Which schedules failed when they ran last, and why."""
+        return self._failing
 
     async def run_due(self) -> list[tuple[str, str]]:
         """Run what is due; return (schedule, result) pairs. Errors: OutageError when the database is away."""
@@ -111,15 +117,18 @@ class Schedules:
         ran: list[tuple[str, str]] = []
         for row in await db.fetch("schedules.list"):
             if not row["is_enabled"] or row["task"] not in TASKS:
+                self._failing.pop(row["name"], None)
                 continue
             try:
                 if not is_due(row["cron"], row["last_run_at"], now):
                     continue
                 result = await TASKS[row["task"]][1](self._context)
+                self._failing.pop(row["name"], None)
             except OutageError:
                 raise
             except Exception as error:  # a cron that is none, a statement that is refused: the others still run
                 result = f"failed: {type(error).__name__}: {error}"[:500]
+                self._failing[row["name"]] = result
                 if result == row["last_result"]:
                     continue  # said already; the next try is in a second
             await db.execute("schedules.note_run", row["name"], now, result, retry=True)

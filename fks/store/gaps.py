@@ -8,6 +8,7 @@ from typing import Any
 
 from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
 from fks.store.db import Database
+from fks.store.sync import finite
 
 HOLES_MAX = 200_000  # of one look at one series: the rest is found once these are filled
 
@@ -99,7 +100,7 @@ class GapStore:
                 r["wanted_from"] and to_ns(r["wanted_from"]), r["wanted_to"] and to_ns(r["wanted_to"]), r["error"],
                 r["is_collected"],
             )
-            for r in await self._db.fetch("gaps.series")
+            for r in map(finite, await self._db.fetch("gaps.series"))
         ]  # fmt: skip
 
     async def counts(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> dict[str, Any]:

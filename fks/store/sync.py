@@ -16,6 +16,7 @@ from fks.store.db import Database, Row
 
 RETRY_S = 60.0  # after an outage of the exchange
 SILENT_S = 60.0  # a runner beats four times as often
+ENDLESS = "infinity is no time to fetch from or to; say a date in wanted_from, or none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,28 @@ class SyncRow:
     last_sync_ns: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a row wants of its series once a sync began, and which part of it was done before (`done_from_ns` None: nothing)."""
+
+    from_ns: int
+    to_ns: int | None
+    done_from_ns: int | None
+    done_to_ns: int | None
+
+
 class SyncStore:
-    """Reads and writes `sync_status`. Errors of all methods: OutageError."""
+    """Reads and writes `sync_status`. Errors of all methods: OutageError.
+
+    A row into which somebody put an infinite time reads as failed: it cannot be done, and holds up no other.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     async def all(self) -> list[dict[str, Any]]:
         """Return every row, by symbol and timeframe, with what is stored of its series (stored, stored_from, stored_to)."""
-        return [dict(row) for row in await self._db.fetch("sync.all")]
+        return [finite(row) for row in await self._db.fetch("sync.all")]
 
     async def get(self, exchange: str, symbol: str, timeframe: str) -> SyncRow | None:
         """Return one row, or None."""
@@ -57,9 +71,18 @@ class SyncStore:
         """Ask for the history of `symbol`: within seconds a running system begins. Twice equals once."""
         await self._db.execute("sync.want", exchange, symbol, list(timeframes), _time(from_ns), _time(to_ns), retry=True)
 
-    async def begin(self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None) -> None:
-        """Note that the sync of [from, to) runs from now on."""
-        await self._db.execute("sync.begin", exchange, symbol, timeframe, _time(from_ns), _time(to_ns), retry=True)
+    async def begin(
+        self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None, *, default_ns: int
+    ) -> Begun:
+        """Note that the sync of [from, to) runs from now on, besides what is wanted already; return what that makes.
+
+        `default_ns`: since when history is wanted by a row that waits and does not say.
+        """
+        row = await self._db.fetchrow(
+            "sync.begin", exchange, symbol, timeframe, _time(from_ns), _time(to_ns), _time(default_ns), retry=True
+        )
+        assert row is not None
+        return _begun(row)
 
     async def claim(self, exchange: str, *, retry_s: float = RETRY_S, silent_s: float = SILENT_S) -> SyncRow | None:
         """Take the next sync that waits, or whose runner was silent for `silent_s`; None when there is none."""
@@ -78,14 +101,20 @@ class SyncStore:
         """Show that the sync's runner lives: oftener than each SILENT_S, or somebody else takes the sync over."""
         await self._db.execute("sync.beat", exchange, symbol, timeframe, retry=True)
 
-    async def finish(self, exchange: str, symbol: str, timeframe: str) -> None:
-        """Note that the sync is done, with what its series holds now."""
-        await self._db.execute("sync.finish", exchange, symbol, timeframe, retry=True)
+    async def finish(self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None) -> None:
+        """Note that [from, to) is done, with what the series holds now; the row waits again when it wants more than that."""
+        await self._db.execute("sync.finish", exchange, symbol, timeframe, _time(from_ns), _time(to_ns), retry=True)
 
     async def give_up(self, exchange: str, symbol: str, timeframe: str, error: str, *, is_final: bool) -> None:
         """Note why the sync stopped. Not final: it waits for RETRY_S and is tried again."""
         status = "failed" if is_final else "pending"
         await self._db.execute("sync.give_up", exchange, symbol, timeframe, status, error[:500], retry=True)
+
+    async def respell(self, exchange: str, symbol: str, spelled: str) -> None:
+        """Have what is wanted of `symbol`, also what failed, wanted under the exchange's own spelling."""
+        async with self._db.transaction() as tx:
+            for row in await tx.fetch("sync.drop", exchange, symbol):
+                await tx.execute("sync.want", exchange, spelled, [row["timeframe"]], row["wanted_from"], row["wanted_to"])
 
     async def refuse(self, exchange: str, error: str) -> None:
         """Say of everything that waits for `exchange` why it will never be done."""
@@ -108,7 +137,22 @@ def _ns(moment: datetime | None) -> int | None:
     return None if moment is None else to_ns(moment)
 
 
-def _row(row: Row) -> SyncRow:
+def finite(row: Row) -> dict[str, Any]:
+    """Return a row of `sync_status`; as failed, without those times, when it has infinite ones.
+
+    They are read as the first or last time that Python knows, without a zone, which nobody can reckon with.
+    """
+    found = dict(row)
+    endless = [name for name, value in found.items() if isinstance(value, datetime) and value.tzinfo is None]
+    return found if not endless else found | {"sync_status": "failed", "error": ENDLESS} | dict.fromkeys(endless)
+
+
+def _begun(row: Row) -> Begun:
+    return Begun(to_ns(row["wanted_from"]), _ns(row["wanted_to"]), _ns(row["done_from"]), _ns(row["done_to"]))
+
+
+def _row(read: Row) -> SyncRow:
+    row = finite(read)
     return SyncRow(
         row["exchange"], row["symbol"], row["timeframe"], row["sync_status"], _ns(row["wanted_from"]), _ns(row["wanted_to"]),
         _ns(row["cursor"]), row["candles"], _ns(row["oldest"]), _ns(row["newest"]), row["error"], _ns(row["last_sync_at"]),

@@ -11,6 +11,7 @@ from fks.model.errors import InputError, OutageError
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom, Traits
 from fks.model.timeframe import bar_end, bar_start
+from tests.support.order_values import an_instrument
 
 TRAITS = Traits(
     timeframes=frozenset({"1s", "1m", "5m", "1h", "4h", "1d"}), channels=frozenset({Channel.TRADES}),
@@ -34,11 +35,12 @@ class HistoryExchange:
     tally: Tally = field(default_factory=Tally)
     asked: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     before: Callable[[], None] | None = None
+    listed: tuple[str, ...] = ()
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def instruments(self) -> list[Instrument]:
-        return []
+        return [an_instrument(exchange=self.name, symbol=symbol, base=symbol.removesuffix("USDT")) for symbol in self.listed]
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None

@@ -21,13 +21,24 @@ ON CONFLICT (symbol, timeframe, exchange) DO UPDATE
        cursor = NULL, error = NULL, updated_at = now();
 
 -- name: begin
--- Note that a sync runs from now on, whatever stood there.
-INSERT INTO sync_status AS y (exchange, symbol, timeframe, sync_status, wanted_from, wanted_to, started_at, last_sync_at)
-VALUES ($1, $2, $3, 'running', $4, $5, now(), now())
+-- Note that a sync runs from now on. What was wanted before stays wanted, done or not ($6: since when where nothing was said), unless
+-- it was given up. Gives what is wanted now, and what of it was done before.
+WITH was AS (
+    SELECT sync_status, wanted_from, wanted_to FROM sync_status
+     WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND sync_status <> 'failed'
+       AND isfinite(COALESCE(wanted_from, now())) AND isfinite(COALESCE(wanted_to, now())) FOR UPDATE
+)
+INSERT INTO sync_status (exchange, symbol, timeframe, sync_status, wanted_from, wanted_to, started_at, last_sync_at)
+SELECT $1, $2, $3, 'running',
+       LEAST($4::timestamptz, CASE WHEN w.sync_status = 'done' THEN w.wanted_from WHEN w.sync_status IS NOT NULL THEN COALESCE(w.wanted_from, $6) END),
+       CASE WHEN $5::timestamptz IS NOT NULL AND (w.sync_status IS NULL OR w.wanted_to IS NOT NULL) THEN GREATEST($5, w.wanted_to) END,
+       now(), now()
+  FROM (SELECT 1) AS one LEFT JOIN was w ON true
 ON CONFLICT (symbol, timeframe, exchange) DO UPDATE
-   SET sync_status = 'running', wanted_from = LEAST(y.wanted_from, EXCLUDED.wanted_from), cursor = NULL,
-       wanted_to = CASE WHEN y.wanted_to IS NULL OR EXCLUDED.wanted_to IS NULL THEN NULL ELSE GREATEST(y.wanted_to, EXCLUDED.wanted_to) END,
-       error = NULL, started_at = now(), last_sync_at = now(), updated_at = now();
+   SET sync_status = 'running', wanted_from = EXCLUDED.wanted_from, wanted_to = EXCLUDED.wanted_to, cursor = NULL,
+       error = NULL, started_at = now(), last_sync_at = now(), updated_at = now()
+RETURNING wanted_from, wanted_to, (SELECT w.wanted_from FROM was w WHERE w.sync_status = 'done') AS done_from,
+          (SELECT w.wanted_to FROM was w WHERE w.sync_status = 'done') AS done_to;
 
 -- name: claim
 -- Take the next sync of one exchange that waits, or that somebody began and left: short series first, two callers never the same.
@@ -58,17 +69,26 @@ UPDATE sync_status SET cursor = $4, updated_at = now()
 UPDATE sync_status SET updated_at = now() WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND sync_status = 'running';
 
 -- name: finish
--- Note that a sync is done, and what its series holds now.
+-- Note that the sync of [$4, $5) is done, and what its series holds now; when more was asked for meanwhile, it waits for that.
 UPDATE sync_status y
-   SET sync_status = 'done', error = NULL, last_sync_at = now(), updated_at = now(), cursor = y.wanted_from,
+   SET sync_status = CASE WHEN y.wanted_from >= $4 AND ($5::timestamptz IS NULL OR y.wanted_to <= $5) THEN 'done' ELSE 'pending' END,
+       cursor = CASE WHEN y.wanted_from >= $4 AND ($5::timestamptz IS NULL OR y.wanted_to <= $5) THEN y.wanted_from END,
+       error = NULL, last_sync_at = now(), updated_at = now(),
        candles = COALESCE(s.candles, 0), oldest = s.oldest, newest = s.newest
   FROM (SELECT 1) AS one LEFT JOIN series s ON s.exchange = $1 AND s.symbol = $2 AND s.timeframe = $3
  WHERE y.exchange = $1 AND y.symbol = $2 AND y.timeframe = $3;
 
 -- name: give_up
--- Note that a sync did not come to its end: 'failed' (somebody has to look) or 'pending' (it is tried again).
-UPDATE sync_status SET sync_status = $4, error = $5, last_sync_at = now(), updated_at = now()
+-- Note that a sync did not come to its end: 'failed' (somebody has to look) or 'pending' (it is tried again). What is wanted without
+-- end or beginning is wanted no longer.
+UPDATE sync_status
+   SET sync_status = $4, error = $5, last_sync_at = now(), updated_at = now(),
+       wanted_from = CASE WHEN isfinite(wanted_from) THEN wanted_from END, wanted_to = CASE WHEN isfinite(wanted_to) THEN wanted_to END
  WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;
+
+-- name: drop
+-- Take out what is wanted of one symbol; it comes back under another name.
+DELETE FROM sync_status WHERE exchange = $1 AND symbol = $2 RETURNING timeframe, wanted_from, wanted_to;
 
 -- name: submit_job
 -- Queue the job that runs syncs, unless one is queued or runs.

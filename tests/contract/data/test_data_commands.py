@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 
-from fks.cli.base import FAILED, OK, USAGE
+from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE
 from fks.cli.data_store import lasting
 from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
@@ -92,6 +93,27 @@ async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> 
     assert stood == {"BTCUSDT": "done", "ETHUSDT": "done", "SOLUSDT": "done"}
 
 
+async def test_a_series_that_fails_stops_no_other_and_every_row_is_printed(
+    database: Database, fks: Shell, exchange: LocalExchange
+) -> None:
+    clear_of_the_hour()
+    await fks.json("data", "init", "BTCUSDT", "ETHUSDT", "1h", "--days", "2")
+    await database.sql("UPDATE sync_status SET symbol = 'AAAUSDT' WHERE symbol = 'BTCUSDT'")  # listed no longer
+    await database.sql("DELETE FROM ohlcv_data WHERE time > now() - interval '5 hours'")
+    code, out, err = await fks("data", "update", "--json")
+    rows = {row["symbol"]: row for row in orjson.loads(out)["items"]}
+    assert (code, err) == (FAILED, "")
+    assert "AAAUSDT" not in str(rows["ETHUSDT"])
+    assert (rows["ETHUSDT"]["error"], rows["ETHUSDT"]["fetched"] in (4, 5)) == (None, True)
+    assert (rows["AAAUSDT"]["fetched"], "Invalid symbol" in rows["AAAUSDT"]["error"]) == (None, True)
+    code, out, _ = await fks("data", "update")
+    assert (code, "ERROR" in out, "ETHUSDT" in out, "Invalid symbol" in out) == (OK, True, True, False), "what failed is not updated"
+    await database.sql("UPDATE sync_status SET sync_status = 'done'")
+    exchange.fault("error", path="/api/v3/klines", count=1, status=503)
+    code, out, _ = await fks("data", "update", "--json")
+    assert code == NOT_RUNNING
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -102,6 +124,14 @@ async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> 
         (("sync", "BTCUSDT", "1h", "--from", "2026-02-30"), "is no time"),
         (("sync", "BTCUSDT", "1h", "--from", "2025-02-01", "--to", "2025-01-01"), "ends before it begins"),
         (("sync", "BTCUSDT", "1h", "--from", "2999-01-01"), "lies ahead"),
+        (("sync", "BTCUSDT", "1h", "1d", "--from", "0001-01-01"), "begins before 1970"),
+        (("sync", "BTCUSDT", "1h", "--from", "1960-01-01"), "begins before 1970"),
+        (("sync", "BTCUSDT", "1h", "--from", "99999d"), "begins before 1970"),
+        (("sync", "BTCUSDT", "1h", "--from", "9999999d"), "is no time"),
+        (("export", "BTCUSDT", "1h", "--from", "9999999d"), "is no time"),
+        (("prune", "--older-than", "9999999d"), "is no time"),
+        (("prune", "--older-than", "2d", "--symbol", "NOSUCH", "--yes"), "nothing is stored of NOSUCH"),
+        (("prune", "--older-than", "2d", "--exchange", "mtgox", "--yes"), "nothing is stored of mtgox"),
         (("sync", "BTCUSDT", "1h", "--exchange", "mtgox"), "use one of binance"),
         (("sync", "mtgox:BTCUSDT", "1h"), "use one of binance"),
         (("gaps", "BTCUSDT", "1y"), "unknown timeframe"),

@@ -7,10 +7,14 @@ import uuid
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from actors.scheduler import JOBS_AT_ONCE, SchedulerActor
 from fks.clock import RealClock
 from fks.config.paths import Paths
 from fks.config.settings import Settings, Supervision
+from fks.jobs import schedule
+from fks.jobs.schedule import Context
 from fks.store.db import Database
 from fks.store.jobs import JobStore
 from tests.support.ports import CollectingLog
@@ -84,5 +88,34 @@ async def test_jobs_that_nobody_claims_are_a_problem(database: Database) -> None
     assert [(p.kind, p.is_mended_by_restart) for p in found] == [("queue", False)]  # its runners are busy
     cluster.may_end.set()
     await until(lambda: not [p for p in one.problems() if p.about == "jobs"])
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+
+
+async def test_a_schedule_that_fails_is_said_loudly_and_is_a_problem_until_it_runs(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ill(context: Context) -> str:
+        raise ZeroDivisionError("by a task")
+
+    async def well(context: Context) -> str:
+        return "done"
+
+    monkeypatch.setattr(schedule, "TASKS", {"ill": ("* * * * *", ill)})
+    one = scheduler(database, Cluster(database))
+    run = asyncio.create_task(one.run())
+    found = await until(lambda: one.problems(), deadline_s=30)
+    assert [(p.kind, p.about, p.is_mended_by_restart) for p in found] == [("schedule", "ill", False)]
+    assert found[0].text == "ill failed: ZeroDivisionError: by a task"
+    log: Any = one._c.log
+    await until(lambda: "schedule.failed" in log.events(), deadline_s=30)
+    assert {level for level, event, _ in log.lines if event == "schedule.failed"} == {"warning"}
+    monkeypatch.setitem(schedule.TASKS, "ill", ("* * * * *", well))
+
+    async def is_mended() -> bool:
+        await database.sql("UPDATE schedules SET last_run_at = NULL")
+        return not one.problems()
+
+    await until(is_mended, deadline_s=30)
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)

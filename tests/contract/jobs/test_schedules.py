@@ -29,6 +29,7 @@ async def test_a_cron_that_is_none_and_a_task_that_fails_stop_no_other(
     first = dict(await schedules.run_due())
     assert first["c-well"] == "done"
     assert "ZeroDivisionError" in first["a-ill"]
+    assert list(schedules.failing) == ["a-ill"]
     await database.sql("UPDATE schedules SET cron = 'every now and then' WHERE name = 'b-cron'")
     second = dict(await schedules.run_due())
     assert list(second) == ["b-cron"]  # the others ran in this minute
@@ -37,3 +38,9 @@ async def test_a_cron_that_is_none_and_a_task_that_fails_stop_no_other(
     rows = await database.sql("SELECT name, last_result FROM schedules ORDER BY name")
     assert [row["last_result"].split(":")[0] for row in rows] == ["failed", "failed", "done"]
     assert runs.count("ill") == 1
+    assert list(schedules.failing) == ["a-ill", "b-cron"]
+    monkeypatch.setitem(schedule.TASKS, "a-ill", ("* * * * *", well))
+    await database.sql("UPDATE schedules SET last_run_at = NULL WHERE name = 'a-ill'")
+    await database.sql("UPDATE schedules SET is_enabled = false WHERE name = 'b-cron'")
+    assert dict(await schedules.run_due()) == {"a-ill": "done"}
+    assert dict(schedules.failing) == {}

@@ -107,7 +107,7 @@ async def test_what_cannot_be_synced_says_why_and_holds_nothing_up(
     errors = {
         row["symbol"] + row["timeframe"]: row["error"] for row in await store.all() if row["exchange"] == "binance"
     }
-    assert "Invalid symbol" in errors["NOSUCHCOIN1h"]
+    assert "unknown symbol 'NOSUCHCOIN'" in errors["NOSUCHCOIN1h"]
     assert "use one of" in errors["BTCUSDT7m"]
     row = await store.get("nowhere", "BTCUSDT", "1h")
     assert row is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fks.cli import data_store
-from fks.cli.data_store import is_symbol, progress, read_words
+from fks.cli.data_store import Pace, is_symbol, progress, read_words
 from fks.config.settings import Settings
 from fks.model.errors import InputError
 
@@ -44,3 +44,13 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
     with progress("BTCUSDT 1m", is_shown=False) as told:
         told(1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_rate_is_that_of_the_last_half_minute() -> None:
+    pace = Pace(100.0)
+    assert pace.rate(0, 100.0) == 0
+    assert pace.rate(1000, 110.0) == 100
+    assert pace.rate(1000, 200.0) == 0, "what went well at first says nothing of what lies ahead"
+    for second in range(201, 261):
+        rate = pace.rate(1000 + (second - 200) * 5, float(second))
+    assert rate == 5

@@ -9,7 +9,7 @@ from typing import Any
 from fks.clock import Clock
 from fks.config.settings import Data
 from fks.data.aggregate import by_length, length_of
-from fks.model.errors import InputError
+from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.instrument import Instrument, find_instrument, folded
 from fks.model.market import Channel, Subscription
 from fks.model.ports import Exchange, Log
@@ -21,6 +21,7 @@ from fks.store.reading import ambiguous
 from fks.store.sync import SyncStore
 
 LISTED_S = 3600.0  # how often the listing is fetched: rules and trading states change rarely
+RELIST_FIRST_S, RELIST_MAX_S = 1.0, 60.0  # when it failed: after a second, then twice as long each time
 CHANNELS = (Channel.TRADES, Channel.QUOTES, Channel.BOOK)  # what can be chosen; the exchange's bars come along by themselves
 HISTORY_MAX_DAYS = 7300
 
@@ -170,23 +171,44 @@ class Assets:
         self._log = log
         self._seeds = tuple(symbols)
         self._known: dict[str, Instrument] = {}
-        self._listed_s = float("-inf")
+        self._list_at_s = float("-inf")
+        self._relist_s = RELIST_FIRST_S
         self._warned: set[str] = set()
+        self.is_listed = False  # what the exchange lists is known, though perhaps from before
+        self.problem = ""  # why it is not known as of now
 
     async def wanted(self) -> list[Asset]:
-        """Return what is enabled and listed, in the exchange's spelling; what it does not list is named in the log once."""
-        if self._clock.monotonic() - self._listed_s > LISTED_S:
+        """Return what is enabled and listed, in the exchange's spelling; what it does not list is named in the log once.
+
+        When the exchange does not tell what it lists it is what it listed before, as far as we know.
+        """
+        if self._clock.monotonic() >= self._list_at_s:
             await self._list()
+        if not self.is_listed:
+            return []
         enabled = await self._store.enabled(self._exchange.name)
         if [asset for asset in enabled if asset.symbol not in self._known and await self._respelled(asset.symbol)]:
             enabled = await self._store.enabled(self._exchange.name)
         return [asset for asset in enabled if asset.symbol in self._known]
 
     async def _list(self) -> None:
-        instruments = await self._exchange.instruments()
-        await self._instruments.merge(instruments)
+        try:
+            instruments = await self._exchange.instruments()
+            await self._instruments.merge(instruments)
+        except (OutageError, PeerError) as error:
+            self._log.warning("collector.assets", exchange=self._exchange.name, error=str(error), wait_s=self._relist_s)
+            self._list_at_s = self._clock.monotonic() + self._relist_s
+            self._relist_s = min(2 * self._relist_s, RELIST_MAX_S)
+            self.problem = str(error)
+            if self.is_listed:
+                return
+            instruments = await self._instruments.all(self._exchange.name)
+            if not instruments:
+                return
+        else:
+            self._list_at_s, self._relist_s, self.problem = self._clock.monotonic() + LISTED_S, RELIST_FIRST_S, ""
+        self.is_listed = True
         self._known = {item.symbol: item for item in instruments}
-        self._listed_s = self._clock.monotonic()
         if self._seeds:
             found = [self._find(text) for text in self._seeds]
             await self._store.seed(self._exchange.name, [item.symbol for item in found if item is not None])

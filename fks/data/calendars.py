@@ -55,6 +55,11 @@ def calendar_of(name: str) -> Calendar:
     return AlwaysOpen() if name == ALWAYS else _sessions_of(name)
 
 
+def is_open_at(calendar: Calendar, time_ns: int) -> bool:
+    """Return whether a market trades at a moment. Errors: InputError CALENDAR_RANGE."""
+    return bool(calendar.is_open(np.array([time_ns], dtype=np.int64))[0])
+
+
 class AlwaysOpen:
     """Crypto: it trades at every moment, so every bar is expected."""
 

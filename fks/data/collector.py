@@ -4,6 +4,7 @@ Hard state: ohlcv_data, market_trades, feeds (how far each timeframe is sealed a
 bars, fenced by epoch), feed_outages. Soft state: open bars, rebuilt from the exchange. Guarantees: bars of a (symbol,
 timeframe) reach the store in order and are handed on (feeds.sealed_through) once; a restart or a lost connection leaves
 neither a missing nor a second bar; a channel that is silent beyond its limit is dialled again on another connection.
+Quotes and books have sockets of their own (fks.data.strands): their trouble is theirs alone.
 
 What is let go when somebody is slow, each counted: quotes, books and prices on their way to Redis (the newest stays), trades
 waiting for a database that is away (they are fetched again), events waiting for a hole to be filled (likewise), messages
@@ -15,18 +16,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from fks.clock import Clock
 from fks.config.settings import Settings
+from fks.data.aggregate import length_of
 from fks.data.assets import Assets, frames_of, subscriptions
+from fks.data.calendars import calendar_of, is_open_at
 from fks.data.checks import feed_problems, feed_rows
 from fks.data.counts import Counts
 from fks.data.feed import GRACE_NS, Event, FeedState, Gap, SymbolFeed
 from fks.data.holes import Holes
 from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
 from fks.data.shards import Shards
+from fks.data.strands import ASIDES, may_move, strand_of, strands, whose
+from fks.data.suspects import Suspects
 from fks.data.telling import Teller
 from fks.data.writer import Writer
 from fks.model.bar import BarClosed, PublicTrade
@@ -40,7 +44,7 @@ from fks.store.bus import FEEDS, Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.latest import Latest
-from fks.store.quarantine import Held, QuarantineStore
+from fks.store.quarantine import QuarantineStore
 
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
 ROWS_S = 0.5  # how often ages and prices are written when no bar seals; entries need a word of the last WORD_S (fks.store.facts)
@@ -48,7 +52,6 @@ ASSETS_S = 1.0
 LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock proves nothing about the feed
 SEALED_MAX = 20_000  # bars of one symbol waiting for a database that is away; beyond it they are fetched again later
 TRADES_ALL_MAX, TRADES_EACH_MIN = 300_000, 2_000  # trades waiting for it, of all symbols together
-SUSPECTS_MAX = 1_000  # messages on their way to the quarantine
 DRAIN_S, FLUSH_S = 0.5, 2.0  # of a drain: for holes being filled; for the store
 
 
@@ -60,6 +63,7 @@ class Collector:
         lease: Lease,
     ) -> None:  # fmt: skip
         self._exchange = exchange
+        self._calendar = calendar_of(exchange.traits.calendar)
         self._bus, self._clock, self._meter, self._log = bus, clock, meter, log
         self._data = settings.data
         seeds = settings.data.symbols if exchange.name == settings.data.exchange else ()
@@ -67,15 +71,14 @@ class Collector:
         self._store = FeedStore(db, exchange.name, lease.epoch, clock)
         self._writer = Writer(self._store, bus, clock, meter, log, tell_s=ROWS_S)
         self._counts = Counts(exchange.tally, meter)
-        self._quarantine = QuarantineStore(db, self._not_held)
-        self._suspects: deque[Held] = deque(maxlen=SUSPECTS_MAX)
+        self._suspects = Suspects(exchange.name, db, meter, log)
         self._teller = Teller(Latest(bus), clock, meter)
         rng = random.Random()  # noqa: S311  jitter only
         self._shards = Shards(
             exchange, clock, log, meter, rng, wants=self._wants, heard=self._heard, subscribed=self._subscribed, lost=self._lost
         )
         self._holes = Holes(
-            exchange, self._store, self._quarantine, clock, log, rng, bars_empty=settings.data.backfill_bars,
+            exchange, self._store, QuarantineStore(db), clock, log, rng, bars_empty=settings.data.backfill_bars,
             trades_keep_h=settings.data.trades_keep_h, set_state=self._set_state,
             is_subscribed=self._shards.is_subscribed, advance=self._advance,
         )  # fmt: skip
@@ -95,6 +98,7 @@ class Collector:
             await self._exchange.open()
         except ConfigError as error:
             self._refusal = str(error)
+        await asyncio.to_thread(is_open_at, self._calendar, self._clock.now_ns())  # a calendar takes its time to be made
         await self._store.set_cold()
 
     async def run(self) -> None:
@@ -163,7 +167,7 @@ class Collector:
                 if self._refusal:
                     await self._exchange.open()
                 await self._set_assets(await self._assets.wanted())
-                self._problem, self._refusal, self._has_looked = "", "", True
+                self._problem, self._refusal, self._has_looked = self._assets.problem, "", self._assets.is_listed
             except EXPECTED as error:
                 self._problem = str(error)
                 self._refusal = self._problem if is_refusal(error) else ""
@@ -171,12 +175,12 @@ class Collector:
             await self._clock.sleep(REFUSED_S if self._refusal else ASSETS_S)
 
     async def _set_assets(self, assets: Sequence[Asset]) -> None:
-        """Follow what is enabled; an asset whose timeframes or channels changed begins anew."""
+        """Follow what is enabled; an asset whose timeframes or channels changed is let go, and begins anew."""
         frames = {asset.symbol: frames_of(asset, self._data.timeframes) for asset in assets}
         wanted = {asset.symbol: subscriptions(asset, frames[asset.symbol], self._exchange) for asset in assets}
         gone = [s for s, feed in self._feeds.items() if wanted.get(s) != self._wanted[s] or frames[s] != feed.frames]
         for symbol in gone:
-            await self._let_go(symbol, is_off=symbol not in wanted)
+            await self._let_go(symbol)
         new = [symbol for symbol in wanted if symbol not in self._feeds]
         now_s = self._clock.monotonic()
         for symbol in new:
@@ -184,40 +188,56 @@ class Collector:
             self._feeds[symbol] = SymbolFeed(
                 symbol, now_s, stale_min_s=self._data.stale_min_s, stale_max_s=self._data.stale_max_s, frames=frames[symbol],
                 channels=tuple({item.channel: None for item in wanted[symbol]}), ids=self._exchange.traits.trade_ids,
+                bars_s=max((length_of(item.timeframe) for item in wanted[symbol] if item.timeframe), default=0.0),
             )  # fmt: skip
         if gone or new:
             kept = max(TRADES_EACH_MIN, TRADES_ALL_MAX // max(1, len(self._feeds)))
             for feed in self._feeds.values():
                 feed.trades_max = kept
-            self._shards.place(new)
+            for aside in (None, *ASIDES):
+                self._shards.place(strand for symbol in new for strand in strands(wanted[symbol]) if whose(strand)[1] is aside)
 
-    async def _let_go(self, symbol: str, *, is_off: bool) -> None:
+    async def _let_go(self, symbol: str) -> None:
+        """End a feed. When that fails it is let go again, and before that it is nobody's, whatever is chosen meanwhile."""
         feed = self._feeds[symbol]
-        self._shards.drop(symbol)
+        for strand in strands(self._wanted[symbol]):
+            self._shards.drop(strand)
+        self._wanted[symbol] = ()
         self._holes.cancel(symbol)
         feed.outages.end_all(self._clock.now_ns())
-        feed.state = FeedState.OFF if is_off else FeedState.COLD
+        feed.state = FeedState.OFF  # nobody listens: the next one begins without an outage
         if feed.positions is not None:
             await self._writer.flush_all([feed])
         await self._store.set_state(symbol, feed.state)
         del self._feeds[symbol], self._wanted[symbol]
         self._teller.drop(symbol)
 
-    def _wants(self, symbol: str) -> Sequence[Subscription]:
-        return self._wanted[symbol]
+    def _wants(self, strand: str) -> Sequence[Subscription]:
+        return [item for item in self._wanted[whose(strand)[0]] if strand_of(item.symbol, item.channel) == strand]
 
     # ── the sockets ──────────────────────────────────────────────────────────────────────────────
-    def _subscribed(self, symbols: Iterable[str]) -> None:
+    def _feeds_on(self, strands: Iterable[str]) -> list[tuple[SymbolFeed, Channel | None]]:
+        """Return the feeds that strands belong to, with the channel of those that are an aside."""
+        found = [whose(strand) for strand in strands]
+        return [(self._feeds[symbol], channel) for symbol, channel in found if symbol in self._feeds]
+
+    def _subscribed(self, strands: Iterable[str]) -> None:
         """Every hole in the stream ends here: what was missed comes from REST before a feed is live again."""
         now_s = self._clock.monotonic()
         is_counted = self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS
-        for feed in [self._feeds[symbol] for symbol in symbols if symbol in self._feeds]:
+        for feed, aside in self._feeds_on(strands):
+            if aside is not None:
+                feed.pulses[aside].touch(now_s)
+                continue
             feed.touch(now_s)
             gap = None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None)
             self._holes.repair(feed, gap, cause="disconnected", settle_s=0.0 if is_counted else GRACE_NS / NS)
 
-    def _lost(self, symbols: Iterable[str], cause: str) -> None:
-        for feed in [self._feeds[symbol] for symbol in symbols if symbol in self._feeds]:
+    def _lost(self, strands: Iterable[str], cause: str) -> None:
+        for feed, aside in self._feeds_on(strands):
+            if aside is not None:
+                feed.begin_outage("disconnected", self._clock.now_ns(), aside)  # a silent one has its own by now
+                continue
             if cause == "silent":  # so many were silent there that the others have to be heard anew, too
                 feed.is_mute, feed.doubted_s = True, self._clock.monotonic()
             if feed.state is FeedState.LIVE:
@@ -264,10 +284,7 @@ class Collector:
 
     def _missed(self, event: Gone | Suspect) -> None:
         if isinstance(event, Suspect):
-            self._log.warning("feed.suspect", exchange=self._exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason)
-            if len(self._suspects) == SUSPECTS_MAX:
-                self._meter.count("fks_market_dropped_total", channel="suspects")
-            self._suspects.append(Held.suspect(self._exchange.name, event))
+            self._suspects.add(event)
             return
         self._log.warning("feed.gone", exchange=self._exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason)
         feeds = [self._feeds[event.symbol]] if event.symbol in self._feeds else [] if event.symbol else list(self._feeds.values())
@@ -286,15 +303,17 @@ class Collector:
             await self._clock.sleep(TICK_S)
             now_s = self._clock.monotonic()
             is_on_time, before_s = now_s - before_s < TICK_S + LATE_S, now_s
-            silent = []
+            is_open = is_open_at(self._calendar, self._clock.now_ns())
+            silent: set[str] = set()
             for feed in list(self._feeds.values()):
                 self._tend(feed)
                 self._meter.gauge("fks_feed_age_seconds", feed.age_s(now_s), symbol=feed.symbol)
-                if is_on_time and self._shards.is_subscribed(feed.symbol) and (channels := feed.silent(now_s)):
-                    self._silent(feed, channels, now_s)
-                    silent.append(feed.symbol)
+                if not is_open:
+                    feed.pulses.rest(now_s)
+                elif is_on_time:
+                    silent.update(self._silent(feed, now_s))
             if silent and not self._is_draining:
-                self._shards.move(silent)
+                self._shards.move([strand for strand in silent if may_move(strand, self._shards.beside(strand))])
             self._counts.tell()
 
     def _tend(self, feed: SymbolFeed) -> None:
@@ -322,23 +341,29 @@ class Collector:
         if feed.sealed:
             self._has_sealed.set()
 
-    def _silent(self, feed: SymbolFeed, channels: Sequence[Channel], now_s: float) -> None:
-        """C7: a socket that answers pings proves nothing. Trades are stale until something is heard on a new one."""
+    def _silent(self, feed: SymbolFeed, now_s: float) -> list[str]:
+        """Return the strands that are silent. C7: a socket that answers pings proves nothing.
+
+        Trades are stale until something is heard on a new one.
+        """
         now_ns = self._clock.now_ns()
-        for channel in channels:
+        found = [(channel, strand_of(feed.symbol, channel)) for channel in feed.pulses.silent(now_s)]
+        found = [(channel, strand) for channel, strand in found if self._shards.is_subscribed(strand)]
+        for channel, _ in found:
             pulse = feed.pulses[channel]
             silent_s = pulse.age_s(now_s)
             self._log.warning(
                 "feed.stale", exchange=self._exchange.name, symbol=feed.symbol, channel=channel,
                 silent_s=round(silent_s, 1), limit_s=round(pulse.limit_s(), 1),
             )  # fmt: skip
-            pulse.touch(now_s)
+            pulse.give_up(now_s)
             if channel is not Channel.TRADES or feed.state is FeedState.LIVE:
                 feed.begin_outage("silent", now_ns, channel, silent_s=silent_s)
-        if Channel.TRADES in channels:
-            feed.is_mute, feed.doubted_s = True, now_s
-            if feed.state is FeedState.LIVE:
-                self._set_state(feed, FeedState.STALE, "silent")
+            if channel is Channel.TRADES:
+                feed.is_mute, feed.doubted_s = True, now_s
+                if feed.state is FeedState.LIVE:
+                    self._set_state(feed, FeedState.STALE, "silent")
+        return [strand for _, strand in found]
 
     def _set_state(self, feed: SymbolFeed, state: FeedState, cause: str = "") -> None:
         if feed.state is state:
@@ -367,7 +392,7 @@ class Collector:
             is_behind = False
             try:
                 is_behind = bool(feeds) and await self._writer.flush(feeds)
-                await self._hold_suspects()
+                await self._suspects.store()
                 self._is_storing = True
             except OutageError as error:
                 self._log.warning("collector.store", exchange=self._exchange.name, error=str(error))
@@ -382,17 +407,3 @@ class Collector:
                 self._has_sealed.set()
             else:
                 await self._clock.sleep(TICK_S)
-
-    async def _hold_suspects(self) -> None:
-        if self._suspects:
-            held = list(self._suspects)
-            await self._quarantine.add(held)
-            for _ in held:
-                self._suspects.popleft()
-
-    def _not_held(self, held: Held, error: Exception) -> None:
-        """What PostgreSQL does not take even as a doubt is counted and said: nobody else's data waits for it."""
-        self._meter.count("fks_market_dropped_total", channel="suspects")
-        self._log.warning(
-            "quarantine.refused", exchange=self._exchange.name, symbol=held.symbol, channel=held.channel, error=str(error)
-        )  # fmt: skip

@@ -5,8 +5,8 @@ Where ids are contiguous, trades are taken strictly by id: the next one, a known
 feed until it is filled. Where ids only rise or tell nothing, a known one is dropped and holes are found by other means:
 the connection ended, the wire says Gone, the exchange's own bar has more trades. A bar seals when a later trade proves it
 over, or when the exchange says so and the number of its trades agrees. Silence proves nothing (a frozen socket is silent
-too): when a bar is overdue the feed has a Doubt, REST is asked for the trades after the last one, and what it has, or has
-not, settles the bar.
+too): when a bar is overdue, or the trades are half way to being stale, the feed has a Doubt, REST is asked for the trades
+after the last one, and what it has, or has not, settles the bar and the silence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from fks.data.aggregate import BarBuilder
-from fks.data.liveness import Pulse
+from fks.data.liveness import Pulses
 from fks.data.outages import Outages
 from fks.data.outliers import Usual
 from fks.model.bar import Bar, BarClosed, PublicTrade
@@ -26,7 +26,7 @@ from fks.model.timeframe import NS, bar_end, bar_start
 from fks.store.feeds import TRADES, SealedPosition
 
 GRACE_NS = 1_500_000_000  # how long a closed bar waits for trades that are still on their way
-ASK_MAX_NS = 10 * NS  # in a long silence REST is asked this seldom
+ASK_MAX_NS = 10 * NS  # in a long silence REST is asked this seldom, or twice in the time after which it is stale
 LAG_MAX_NS = 5 * NS  # a feed whose events are older than this is a replay: its silence is not the wall clock's
 TRADES_KEPT = 50_000  # trades waiting to be stored; beyond it the oldest go, counted (bars do not need them any more)
 SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the venue's own bars say what happened
@@ -87,6 +87,7 @@ class SymbolFeed:
         frames: tuple[str, ...] = (),
         channels: tuple[Channel, ...] = (Channel.TRADES, Channel.BARS),
         ids: TradeIds = TradeIds.CONTIGUOUS,
+        bars_s: float = 0.0,
     ) -> None:
         self.symbol = symbol
         self.frames = frames
@@ -121,7 +122,7 @@ class SymbolFeed:
         #: the store may lack trades up to this one, filled with bars or dropped: they are fetched once a later one is stored
         self.refill_to: int | None = None
         self.stored_id = -1
-        self.pulses = {channel: Pulse(now_s, stale_min_s, stale_max_s) for channel in channels}
+        self.pulses = Pulses.of(channels, now_s, stale_min_s, stale_max_s, bars_s)
         self._ids = ids
         self._seen: dict[int, int] = {}  # trade id -> its time
         self.since_ns: dict[str, int] = {}  # where bars begin that the store had none of: nothing before is corrected
@@ -169,8 +170,8 @@ class SymbolFeed:
             pulse.heard(now_s)
 
     def touch(self, now_s: float) -> None:
-        """Start the ages anew: a subscription was just made, and what comes over it follows nothing that came before."""
-        for pulse in self.pulses.values():
+        """Start the ages anew: trades and bars were just subscribed, and what comes follows nothing that came before."""
+        for pulse in self.pulses.main():
             pulse.touch(now_s)
         self._first = None
 
@@ -187,7 +188,7 @@ class SymbolFeed:
 
     def age_s(self, now_s: float) -> float:
         """Return the age of the last message of trades or bars, or of the subscription when there was none since."""
-        return min(self.pulses[c].age_s(now_s) for c in (Channel.TRADES, Channel.BARS) if c in self.pulses)
+        return min(pulse.age_s(now_s) for pulse in self.pulses.main())
 
     def limit_s(self) -> float:
         """Return the age at which the trades are stale: twenty times their median gap, within the settings' bounds."""
@@ -198,13 +199,14 @@ class SymbolFeed:
 
         A mute feed is believed again when that holds for as long as it took to call it mute.
         """
-        self.pulses[Channel.TRADES].vouch(now_s)
-        if now_s - self.doubted_s >= self.limit_s():
+        limit_s = self.limit_s()
+        self.pulses.vouch(now_s)
+        if now_s - self.doubted_s >= limit_s:
             self.is_mute = False
 
     def silent(self, now_s: float) -> list[Channel]:
         """Return the channels that have been silent for longer than is usual for this symbol."""
-        return [channel for channel, pulse in self.pulses.items() if pulse.is_silent(now_s)]
+        return self.pulses.silent(now_s)
 
     def begin_outage(self, cause: str, now_ns: int, channel: str = TRADES, *, silent_s: float | None = None) -> None:
         """Note that a channel is not live any more: since it fell silent, or since the feed's last message."""
@@ -363,19 +365,24 @@ class SymbolFeed:
         """Doubt in a silence of which the venue says nothing, ever more seldom while it lasts.
 
         Its present is reckoned from its own messages and our monotonic clock: the time of day may jump, and a second that
-        has not happened has no trades at REST either.
+        has not happened has no trades at REST either. Before the first message, and while the feed is mute, no bar is
+        overdue: then only whether the silence is true is asked.
         """
         assert self.builder is not None
-        lag_ns = max(self._lags, default=LAG_MAX_NS)
-        if self.state is not FeedState.LIVE or self._waiting or lag_ns >= LAG_MAX_NS:
+        is_live = self.state is FeedState.LIVE
+        if self._waiting or max(self._lags, default=0) >= LAG_MAX_NS:
             return None
-        over_ns = bar_start(min(self._offsets) + round(now_s * NS) - GRACE_NS, self.builder.base)
-        return self._doubt(over_ns, now_ns) if over_ns > self.builder.open_ns else None
+        over_ns = self.builder.open_ns
+        if is_live and self._offsets:
+            over_ns = max(over_ns, bar_start(min(self._offsets) + round(now_s * NS) - GRACE_NS, self.builder.base))
+        is_quiet = self.is_mute or (is_live and self.pulses.is_quiet(now_s))
+        return self._doubt(over_ns, now_ns) if is_quiet or over_ns > self.builder.open_ns else None
 
     def _doubt(self, over_ns: int, now_ns: int) -> Doubt | None:
-        if self.last_id is None or now_ns < self._asked_ns:
+        if now_ns < self._asked_ns or (self.last_id is None and self._ids is TradeIds.CONTIGUOUS):
             return None
-        self._asked_ns = now_ns + self._ask_again_ns
+        limit_s = min(pulse.limit_s() for pulse in self.pulses.main())
+        self._asked_ns = now_ns + min(self._ask_again_ns, round(limit_s * NS) // 2)
         self._ask_again_ns = min(self._ask_again_ns * 2, ASK_MAX_NS)
         return Doubt(self._next_id, over_ns)
 

@@ -87,6 +87,11 @@ class Shards:
         shard = self._of.get(symbol)
         return shard is not None and shard.is_subscribed
 
+    def beside(self, symbol: str) -> frozenset[str]:
+        """Return what shares its socket with a symbol, itself among it."""
+        shard = self._of.get(symbol)
+        return frozenset() if shard is None else frozenset(shard.symbols)
+
     def place(self, symbols: Iterable[str]) -> None:
         """Subscribe symbols that are new, on sockets of their own as far as there may be more."""
         waiting = sorted(symbols)

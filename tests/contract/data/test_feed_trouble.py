@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fks.data.liveness import Pulse
+from fks.model.errors import OutageError
 from fks.model.market import Channel, Suspect
 from fks.model.timeframe import NS, to_ns
 from fks.store.bus import Bus
@@ -152,7 +153,36 @@ async def test_quotes_and_books_are_told_when_they_are_chosen(
         assert len(seen.book["bids"]) >= 5
         other = await latest.read("binance", "ETHUSDT")
         assert (other.quote, other.book) == (None, None)
-        exchange.fault("freeze_stream", symbol="BTCUSDT", event="bookTicker", seconds=30)
+        assert collector.detail()["sockets"] == 3  # quotes and books have their own
+
+
+async def test_quotes_that_freeze_are_subscribed_anew_and_the_trades_never_stop(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    await database.sql("INSERT INTO assets (exchange, symbol, channels) VALUES ('binance', 'BTCUSDT', '{trades,quotes,book}')")
+    settings = settings_for(exchange.info, **FEW, stale_max_s=8.0)
+    async with running(make_collector(settings, database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=20)
+        feed = collector._feeds["BTCUSDT"]
+        feed.pulses |= {channel: Pulse(time.monotonic(), 60.0, 60.0) for channel in (Channel.TRADES, Channel.BARS)}
+        began = await now_ns(database)
+        exchange.fault("freeze_stream", symbol="BTCUSDT", event="bookTicker", seconds=60)
+
+        await until(lambda: log.events("warning").count("feed.stale") >= 3, deadline_s=60)  # on other sockets, in vain
+        exchange.clear()
+
+        async def is_over() -> bool:
+            return [row["ended_at"] is not None for row in await outages(database, "BTCUSDT", "quotes")] == [True]
+
+        await until(is_over, deadline_s=30)
+        changes = [(fields["symbol"], fields["state"]) for _, event, fields in log.lines if event == "feed.state"]
+        assert sorted(changes) == sorted((s, state) for s in FEW["symbols"] for state in ("BACKFILL", "LIVE")), changes
+    row, *more = await outages(database, "BTCUSDT", "quotes")
+    assert (row["cause"], more) == ("silent", [])
+    assert to_ns(row["began_at"]) > began - 2 * NS
+    for symbol in FEW["symbols"]:
+        assert await outages(database, symbol) == await outages(database, symbol, "bars") == []
+    assert await outages(database, "BTCUSDT", "book") == []
 
 
 async def test_an_asset_begins_and_changes_without_disturbing_the_others(
@@ -179,6 +209,29 @@ async def test_an_asset_begins_and_changes_without_disturbing_the_others(
         assert collector.detail()["sockets"] == 0
     assert "feed.disconnected" not in log.events()
     assert await outages(database, "BTCUSDT") == await outages(database, "ETHUSDT") == []
+    assert await outages(database, "SOLUSDT") == []  # no collector died when it changed
+
+
+async def test_an_asset_that_could_not_be_let_go_is_collected_when_it_is_chosen_again(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=20)
+        flush_all, feed = collector._writer.flush_all, collector._feeds["ETHUSDT"]
+
+        async def refuse(feeds: object) -> None:
+            raise OutageError("the store is away")
+
+        collector._writer.flush_all = refuse  # type: ignore[method-assign]
+        await database.sql("UPDATE assets SET is_enabled = false WHERE symbol = 'ETHUSDT'")
+        await until(lambda: feed.state == "OFF", deadline_s=20)
+        await database.sql("UPDATE assets SET is_enabled = true WHERE symbol = 'ETHUSDT'")
+        asked = log.events("warning").count("collector.assets")
+        await until(lambda: log.events("warning").count("collector.assets") > asked + 1, deadline_s=20)
+        collector._writer.flush_all = flush_all  # type: ignore[method-assign]
+        await until(lambda: collector._feeds.get("ETHUSDT") not in (None, feed), deadline_s=20)
+        await until(lambda: collector.is_ready, deadline_s=20)
+        await later(database, 1, symbol="ETHUSDT")
 
 
 async def test_trades_that_the_store_lacks_are_fetched_again(

@@ -262,3 +262,70 @@ def test_a_bar_that_was_handed_on_is_not_handed_on_again() -> None:
     feed.restart(BarBuilder("binance", "BTCUSDT", ("1s", "5s"), T0, previous=Decimal(9)), 0, [])
     feed.add([trade(1, 0.1), trade(2, 2.0), trade(3, 3.5)])
     assert times(feed) == [0, 1, 2]
+
+
+class Rest:
+    """Drives a feed as the collector and its holes do, tick by tick, on an exchange whose REST knows `trades`."""
+
+    def __init__(self, feed: SymbolFeed, trades: list[PublicTrade]) -> None:
+        self.feed, self.trades, self.asked = feed, trades, 0
+
+    def tick(self, second: float, *events: PublicTrade | BarSeen) -> list[Channel]:
+        """Return which channels are silent."""
+        found = hear(self.feed, second, *events)
+        if isinstance(found, Doubt):
+            self.asked += 1
+            known = [t for t in self.trades if t.time_ns <= T0 + round(second * 1e9) and t.trade_id >= found.from_id]
+            before = self.feed.last_id
+            assert self.feed.settle(known, found.over_ns) is None
+            if self.feed.last_id == before:
+                self.feed.vouch(second)
+            else:
+                self.feed.doubted_s = second
+        return self.feed.silent(second)
+
+
+def test_a_market_that_seldom_trades_is_live_where_rest_has_no_trade_either() -> None:
+    """A socket like Kraken's: bars come with trades, and once as a snapshot; the smallest bar is a minute."""
+    for every_s in (40, 300):
+        feed = live(frames=("1m", "5m"))
+        trades = [trade(n + 1, every_s * (n + 1)) for n in range(1800 // every_s)]
+        rest, waiting = Rest(feed, trades), list(trades)
+        hear(feed, 0.1, seen(0, 3, is_closed=False))
+        for tick in range(1, 1800 * 5):
+            events: list[PublicTrade | BarSeen] = []
+            if waiting and waiting[0].time_ns <= T0 + tick * NS // 5:
+                events = [waiting.pop(0), seen(0, 3, is_closed=False)]
+            assert rest.tick(tick / 5, *events) == []
+        assert rest.asked < 100
+        assert len(feed.sealed) >= 28
+
+
+def test_a_feed_that_never_heard_a_trade_is_live_by_what_rest_says() -> None:
+    feed = live(frames=("1m",))
+    rest = Rest(feed, [])
+    assert all(rest.tick(tick / 5) == [] for tick in range(1, 600 * 5))
+    assert rest.asked < 60
+    feed.state, feed.is_mute, feed.doubted_s = FeedState.STALE, True, 600.0
+    feed.touch(600.0)
+    for tick in range(1, 13 * 5):
+        rest.tick(600 + tick / 5)
+        if not feed.is_mute:
+            break
+    assert 10.0 <= tick / 5 < 13.0  # for as long as it took to call it mute
+
+
+def test_a_socket_that_froze_is_silent_in_time_though_rest_goes_on() -> None:
+    feed = live(frames=("1m",))
+    trades = [trade(n, n / 2) for n in range(1, 400)]
+    rest = Rest(feed, trades)
+    for tick in range(1, 150):
+        told = [t for t in trades if T0 + (tick - 1) * NS // 5 < t.time_ns <= T0 + tick * NS // 5]
+        assert rest.tick(tick / 5, *told, seen(0, 3, is_closed=False)) == []
+    second = next(tick / 5 for tick in range(150, 400) if Channel.TRADES in rest.tick(tick / 5))
+    assert second < 30.0 + feed.limit_s() + 0.5
+    feed.state, feed.is_mute, feed.doubted_s = FeedState.STALE, True, second
+    feed.touch(second)
+    for tick in range(round(second * 5), round(second * 5) + 200):
+        rest.tick(tick / 5)
+        assert feed.is_mute, "REST had trades that the socket did not tell"

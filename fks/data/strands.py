@@ -1,0 +1,38 @@
+"""What of a symbol shares a socket: its trades and the exchange's bars; its quotes and its book, each by itself.
+
+A strand goes by the symbol's name, or by that and the channel's where it is an aside. So a strand of quotes that is silent
+is subscribed anew without a word to anybody who waits for trades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fks.model.market import Channel, Subscription
+
+ASIDES = (Channel.QUOTES, Channel.BOOK)
+_SEPARATOR = " "
+
+
+def strand_of(symbol: str, channel: Channel) -> str:
+    """Return the strand on which a channel of a symbol comes."""
+    return f"{symbol}{_SEPARATOR}{channel}" if channel in ASIDES else symbol
+
+
+def whose(strand: str) -> tuple[str, Channel | None]:
+    """Return the symbol of a strand and, of an aside, its channel."""
+    symbol, _, channel = strand.rpartition(_SEPARATOR)
+    return (symbol, Channel(channel)) if channel in ASIDES else (strand, None)
+
+
+def strands(wanted: Iterable[Subscription]) -> list[str]:
+    """Return the strands that subscriptions come on."""
+    return sorted({strand_of(item.symbol, item.channel) for item in wanted})
+
+
+def may_move(strand: str, beside: Iterable[str]) -> bool:
+    """Return whether a silent strand may be subscribed anew: no trades are disturbed for an aside that shares their socket.
+
+    It does where there may be no more sockets. `beside`: the strands on its socket.
+    """
+    return whose(strand)[1] is None or not any(whose(other)[1] is None for other in beside)

@@ -8,6 +8,7 @@ from fks.exchanges.base.levels import Levels
 from fks.exchanges.base.reader import BROKEN, Reader
 from fks.exchanges.base.values import (
     HUGE,
+    ID_MAX,
     MS,
     ZERO,
     Endpoint,
@@ -25,6 +26,7 @@ from fks.model.market import Tally
 __all__ = [
     "BROKEN",
     "HUGE",
+    "ID_MAX",
     "MS",
     "ZERO",
     "Endpoint",

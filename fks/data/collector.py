@@ -229,8 +229,7 @@ class Collector:
             feed = self._feeds.get(symbol)
             if feed is None:
                 continue
-            feed.receive(mine, now_ns, now_s)
-            trades = [event for event in mine if isinstance(event, PublicTrade)]
+            trades = feed.receive(mine, now_ns, now_s)
             if trades:
                 self._meter.count("fks_market_trades_total", len(trades), symbol=symbol)
                 self._teller.put(trades[-1])
@@ -306,9 +305,12 @@ class Collector:
         found = feed.advance(self._clock.now_ns(), self._clock.monotonic())
         if isinstance(found, Gap):
             self._log.warning("feed.gap", symbol=feed.symbol, from_id=found.from_id, to_id=found.to_id)
-            self._holes.repair(feed, found)
+            is_counted = self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS  # else REST is asked once, and must not be late
+            self._holes.repair(feed, found, settle_s=0.0 if is_counted else GRACE_NS / NS)
         elif found is not None:
             self._holes.ask(feed, found)
+        while feed.present.refused:
+            self._missed(feed.present.refused.popleft())
         if feed.sealed:
             self._has_sealed.set()
 

@@ -15,7 +15,7 @@ from decimal import Decimal
 
 from fks.data.aggregate import BarBuilder, OpenBar, by_length, exact_decimal, fold_bars, length_of
 from fks.data.belief import whole
-from fks.data.feed import Sealed
+from fks.data.findings import Sealed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradeIds, TradesFrom

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fks.data.feed import FeedState, SymbolFeed
+from fks.data.feed import SymbolFeed
+from fks.data.findings import FeedState
 from fks.model.health import Problem
 
 WAITING_MAX = 5_000  # sealed bars of one symbol that wait for the store

@@ -25,13 +25,15 @@ from fks.data.assets import Assets, frames_of, subscriptions
 from fks.data.calendars import calendar_of, is_open_at
 from fks.data.checks import feed_problems, feed_rows
 from fks.data.counts import Counts
-from fks.data.feed import GRACE_NS, Event, FeedState, Gap, SymbolFeed
+from fks.data.feed import GRACE_NS, SymbolFeed
+from fks.data.findings import FeedState, Gap
 from fks.data.holes import Holes
+from fks.data.present import Event
 from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
 from fks.data.shards import Shards
 from fks.data.strands import ASIDES, may_move, strand_of, strands, whose
 from fks.data.suspects import Suspects
-from fks.data.telling import Teller
+from fks.data.telling import States, Teller
 from fks.data.writer import Writer
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import ConfigError, FksError, OutageError
@@ -40,7 +42,7 @@ from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, S
 from fks.model.ports import Exchange, Lease, Log, Meter
 from fks.model.timeframe import NS
 from fks.store.assets import Asset
-from fks.store.bus import FEEDS, Bus
+from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.latest import Latest
@@ -64,7 +66,7 @@ class Collector:
     ) -> None:  # fmt: skip
         self._exchange = exchange
         self._calendar = calendar_of(exchange.traits.calendar)
-        self._bus, self._clock, self._meter, self._log = bus, clock, meter, log
+        self._clock, self._meter, self._log = clock, meter, log
         self._data = settings.data
         seeds = settings.data.symbols if exchange.name == settings.data.exchange else ()
         self._assets = Assets(exchange, db, clock, log, seeds)
@@ -72,7 +74,7 @@ class Collector:
         self._writer = Writer(self._store, bus, clock, meter, log, tell_s=ROWS_S)
         self._counts = Counts(exchange.tally, meter)
         self._suspects = Suspects(exchange.name, db, meter, log)
-        self._teller = Teller(Latest(bus), clock, meter)
+        self._teller, self._states = Teller(Latest(bus), clock, meter), States(exchange.name, bus)
         rng = random.Random()  # noqa: S311  jitter only
         self._shards = Shards(
             exchange, clock, log, meter, rng, wants=self._wants, heard=self._heard, subscribed=self._subscribed, lost=self._lost
@@ -85,11 +87,8 @@ class Collector:
         self._feeds: dict[str, SymbolFeed] = {}
         self._wanted: dict[str, tuple[Subscription, ...]] = {}
         self._has_sealed = asyncio.Event()
-        self._has_looked = False
-        self._is_draining = False
-        self._is_storing = True
-        self._problem = ""
-        self._refusal = ""  # why the exchange cannot be asked at all, for want of a key that it takes
+        self._has_looked, self._is_draining, self._is_storing = False, False, True
+        self._problem, self._refusal = "", ""  # the refusal: it cannot be asked at all, for want of a key that it takes
 
     # ── the actor's shape ────────────────────────────────────────────────────────────────────────
     async def start(self) -> None:
@@ -132,14 +131,7 @@ class Collector:
         await self._exchange.close()
 
     async def _store_all(self) -> None:
-        try:
-            async with asyncio.timeout(FLUSH_S):
-                while True:
-                    with contextlib.suppress(OutageError):
-                        return await self._writer.flush_all(feed for feed in self._feeds.values() if feed.positions is not None)
-                    await self._clock.sleep(TICK_S)
-        except TimeoutError:
-            raise OutageError(f"the store did not take the rest in {FLUSH_S:g} s", remedy="it is fetched again") from None
+        await self._writer.flush_within((feed for feed in self._feeds.values() if feed.positions is not None), FLUSH_S)
 
     @property
     def is_ready(self) -> bool:
@@ -259,8 +251,7 @@ class Collector:
             feed = self._feeds.get(symbol)
             if feed is None:
                 continue
-            feed.receive(mine, now_ns, now_s)
-            trades = [event for event in mine if isinstance(event, PublicTrade)]
+            trades = feed.receive(mine, now_ns, now_s)
             if trades:
                 self._meter.count("fks_market_trades_total", len(trades), symbol=symbol)
                 self._teller.put(trades[-1])
@@ -335,9 +326,12 @@ class Collector:
         found = feed.advance(self._clock.now_ns(), self._clock.monotonic())
         if isinstance(found, Gap):
             self._log.warning("feed.gap", symbol=feed.symbol, from_id=found.from_id, to_id=found.to_id)
-            self._holes.repair(feed, found)
+            is_counted = self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS  # else REST is asked once, and must not be late
+            self._holes.repair(feed, found, settle_s=0.0 if is_counted else GRACE_NS / NS)
         elif found is not None:
             self._holes.ask(feed, found)
+        while feed.present.refused:
+            self._missed(feed.present.refused.popleft())
         if feed.sealed:
             self._has_sealed.set()
 
@@ -380,7 +374,6 @@ class Collector:
 
     # ── the store ────────────────────────────────────────────────────────────────────────────────
     async def _write(self) -> None:
-        states: dict[str, FeedState] = {}
         task = asyncio.current_task()
         # redis-py waits with Python 3.11's wait_for, which forgets a cancellation that comes with the answer
         while task is not None and not task.cancelling():
@@ -398,11 +391,7 @@ class Collector:
                 self._log.warning("collector.store", exchange=self._exchange.name, error=str(error))
                 self._is_storing = False
                 self._has_sealed.set()
-            for feed in feeds:
-                if states.get(feed.symbol) is not feed.state:
-                    states[feed.symbol] = feed.state
-                    told = {"type": "feed", "exchange": self._exchange.name, "symbol": feed.symbol, "state": feed.state}
-                    await self._bus.publish(FEEDS, told)
+            await self._states.tell(feeds)
             if is_behind:
                 self._has_sealed.set()
             else:

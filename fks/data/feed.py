@@ -7,19 +7,23 @@ the connection ended, the wire says Gone, the exchange's own bar has more trades
 over, or when the exchange says so and the number of its trades agrees. Silence proves nothing (a frozen socket is silent
 too): when a bar is overdue, or the trades are half way to being stale, the feed has a Doubt, REST is asked for the trades
 after the last one, and what it has, or has not, settles the bar and the silence.
+
+What tells of a time to come (see `present`), or of an id far beyond all that REST knows, is refused. It is then missing
+like any other, and what was refused wrongly comes back from REST.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from decimal import Decimal
-from enum import StrEnum
+from itertools import compress
 
 from fks.data.aggregate import BarBuilder
+from fks.data.findings import Doubt, FeedState, Gap, Sealed
 from fks.data.liveness import Pulses
 from fks.data.outages import Outages
 from fks.data.outliers import Usual
+from fks.data.present import Event, Present
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start
@@ -27,51 +31,10 @@ from fks.store.feeds import TRADES, SealedPosition
 
 GRACE_NS = 1_500_000_000  # how long a closed bar waits for trades that are still on their way
 ASK_MAX_NS = 10 * NS  # in a long silence REST is asked this seldom, or twice in the time after which it is stale
-LAG_MAX_NS = 5 * NS  # a feed whose events are older than this is a replay: its silence is not the wall clock's
 TRADES_KEPT = 50_000  # trades waiting to be stored; beyond it the oldest go, counted (bars do not need them any more)
 SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the venue's own bars say what happened
 INBOX_MAX = 200_000  # events that wait while a hole is filled; the oldest go first, counted, and come back from REST
 IDS_KEPT = 20_000  # of trades lately taken, where ids do not rise one by one: what a hole filled by time may bring again
-_LAGS_KEPT = 32
-
-Event = PublicTrade | BarClosed | BarSeen
-
-
-class FeedState(StrEnum):
-    COLD = "COLD"
-    BACKFILL = "BACKFILL"
-    LIVE = "LIVE"
-    STALE = "STALE"
-    OFF = "OFF"
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """A sealed bar on its way to the store, with the id of the last trade at or before its end.
-
-    `source` is live (built from trades, streamed or fetched), klines (the venue's own bar) or revised (the venue's own
-    bar, in the place of one that was sealed before a late trade came).
-    """
-
-    bar: Bar
-    last_trade_id: int | None
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Trades from `from_id` on are missing, up to `to_id` (exclusive; None: as far as the venue has any)."""
-
-    from_id: int
-    to_id: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """Are there trades from `from_id` on before `over_ns`? REST knows; the answer goes to `settle`."""
-
-    from_id: int
-    over_ns: int
 
 
 class SymbolFeed:
@@ -132,19 +95,25 @@ class SymbolFeed:
         self._waiting: dict[str, tuple[BarClosed, int]] = {}
         self._asked_ns = 0  # no doubt is raised again before
         self._ask_again_ns = GRACE_NS
-        self._lags: deque[int] = deque(maxlen=_LAGS_KEPT)
-        #: the exchange's clock less our monotonic one, at the least: a message is never older than what it tells
-        self._offsets: deque[int] = deque(maxlen=_LAGS_KEPT)
+        self.present = Present()
+        self._is_owed = False  # a trade was refused: where no id tells that it is missing, REST is asked before the next one
 
     # ── hearing ──────────────────────────────────────────────────────────────────────────────────
-    def receive(self, events: list[Event], now_ns: int, now_s: float) -> None:
-        """Take what arrived; nothing is built from it before `advance`."""
-        self.cut += max(0, len(self._inbox) + len(events) - INBOX_MAX)
-        latest = -1
+    def receive(self, events: list[Event], now_ns: int, now_s: float) -> list[PublicTrade]:
+        """Take what arrived; nothing is built from it before `advance`. Return the trades that are believed."""
+        believed, future = self.present.judge(events, now_ns, now_s)
+        if future:
+            if any(isinstance(event, PublicTrade) for event in future):
+                self.tear()
+                self._is_owed = True
+            if not believed:
+                return []
+        self.cut += max(0, len(self._inbox) + len(believed) - INBOX_MAX)
+        trades: list[PublicTrade] = []
         has_bars = False
-        for event in events:
+        for event in believed:
             if isinstance(event, PublicTrade):
-                latest = max(latest, event.time_ns)
+                trades.append(event)
                 self._inbox.append(event)
                 if self._first is None and not self._is_torn:
                     self._first = event
@@ -152,22 +121,16 @@ class SymbolFeed:
                 has_bars = True
                 if not isinstance(event, BarSeen) or event.is_closed:
                     self._inbox.append(event)
-        if latest >= 0:
-            self._lags.append(now_ns - latest)
-            self._offsets.append(latest - round(now_s * NS))
-            self._heard(Channel.TRADES, now_s)
+        if trades:
+            self.pulses.heard(Channel.TRADES, now_s)
             self.is_mute = False
         if has_bars:
-            self._heard(Channel.BARS, now_s)
+            self.pulses.heard(Channel.BARS, now_s)
             self.outages.end(now_ns, Channel.BARS)
         self._is_torn = False
         self.message_ns = now_ns
         self._ask_again_ns = GRACE_NS
-
-    def _heard(self, channel: Channel, now_s: float) -> None:
-        pulse = self.pulses.get(channel)
-        if pulse is not None:
-            pulse.heard(now_s)
+        return trades
 
     def touch(self, now_s: float) -> None:
         """Start the ages anew: trades and bars were just subscribed, and what comes follows nothing that came before."""
@@ -204,10 +167,6 @@ class SymbolFeed:
         if now_s - self.doubted_s >= limit_s:
             self.is_mute = False
 
-    def silent(self, now_s: float) -> list[Channel]:
-        """Return the channels that have been silent for longer than is usual for this symbol."""
-        return self.pulses.silent(now_s)
-
     def begin_outage(self, cause: str, now_ns: int, channel: str = TRADES, *, silent_s: float | None = None) -> None:
         """Note that a channel is not live any more: since it fell silent, or since the feed's last message."""
         if silent_s is not None:
@@ -215,6 +174,35 @@ class SymbolFeed:
         else:
             began_ns = self.message_ns if channel == TRADES and self.message_ns else now_ns
         self.outages.begin(cause, min(began_ns, now_ns), channel)
+
+    # ── believing ────────────────────────────────────────────────────────────────────────────────
+    def believed(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> list[PublicTrade]:
+        """Return what may be built from now of an answer of REST; see `Present.believed`."""
+        is_counted = self._ids is TradeIds.CONTIGUOUS
+        kept = self.present.believed(trades, self._newest_heard, now_ns, now_s, is_counted=is_counted)
+        self._is_owed |= bool(trades) and trades[-1] not in kept[-1:] and trades[-1].trade_id not in self.present.passed
+        return kept
+
+    def _newest_heard(self) -> int:
+        return max((event.trade_id for event in self._inbox if isinstance(event, PublicTrade)), default=-1)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many events wait until a hole is filled."""
+        return len(self._inbox)
+
+    def lacks(self, gap: Gap | None) -> Gap | None:
+        """Return what is still missing of a gap, where ids tell."""
+        if gap is None or gap.to_id is None or self._ids is not TradeIds.CONTIGUOUS or self._next_id >= gap.to_id:
+            return None
+        return Gap(self._next_id, gap.to_id)
+
+    def refuse_heard(self, count: int) -> None:
+        """Refuse those of the first `count` waiting events that are trades beyond the newest that REST knows."""
+        first = [self._inbox.popleft() for _ in range(min(count, len(self._inbox)))]
+        is_false = [isinstance(event, PublicTrade) and event.trade_id >= self._next_id for event in first]
+        self.present.refuse(compress(first, is_false), "its id is beyond the newest that the exchange knows")
+        self._inbox.extendleft(reversed([event for event, false in zip(first, is_false, strict=True) if not false]))
 
     # ── building ─────────────────────────────────────────────────────────────────────────────────
     def restart(self, builder: BarBuilder, last_id: int | None, before: list[Sealed]) -> None:
@@ -255,6 +243,9 @@ class SymbolFeed:
         while self._inbox:
             event = self._inbox[0]
             if isinstance(event, PublicTrade):
+                if self._is_owed and self._ids is not TradeIds.CONTIGUOUS:
+                    self._is_owed = False
+                    return Gap(self._next_id, None)
                 gap = self._take(event)
                 if gap is not None:
                     return gap
@@ -304,8 +295,14 @@ class SymbolFeed:
         elif self.last_id is not None:
             if trade.trade_id <= self.last_id:
                 return None
-            if trade.trade_id != self.last_id + 1 or self._is_leap(trade):
+            if trade.trade_id != self.last_id + 1:
                 return Gap(self.last_id + 1, trade.trade_id)
+            if trade.trade_id in self.present.passed:
+                self.present.passed.discard(trade.trade_id)
+                self.last_id = trade.trade_id
+                return None
+            if self._is_leap(trade):
+                return Gap(trade.trade_id, trade.trade_id)
         self._settle_before(trade)
         made = self.builder.add(trade)
         if made is None:
@@ -364,17 +361,15 @@ class SymbolFeed:
     def _overdue(self, now_ns: int, now_s: float) -> Doubt | None:
         """Doubt in a silence of which the venue says nothing, ever more seldom while it lasts.
 
-        Its present is reckoned from its own messages and our monotonic clock: the time of day may jump, and a second that
-        has not happened has no trades at REST either. Before the first message, and while the feed is mute, no bar is
-        overdue: then only whether the silence is true is asked.
+        Before the first message, and while the feed is mute, no bar is overdue: then only whether the silence is true is asked.
         """
         assert self.builder is not None
         is_live = self.state is FeedState.LIVE
-        if self._waiting or max(self._lags, default=0) >= LAG_MAX_NS:
+        if self._waiting or self.present.is_replay:
             return None
-        over_ns = self.builder.open_ns
-        if is_live and self._offsets:
-            over_ns = max(over_ns, bar_start(min(self._offsets) + round(now_s * NS) - GRACE_NS, self.builder.base))
+        over_ns, passed_ns = self.builder.open_ns, self.present.passed_ns(now_s)
+        if is_live and passed_ns is not None:
+            over_ns = max(over_ns, bar_start(passed_ns - GRACE_NS, self.builder.base))
         is_quiet = self.is_mute or (is_live and self.pulses.is_quiet(now_s))
         return self._doubt(over_ns, now_ns) if is_quiet or over_ns > self.builder.open_ns else None
 

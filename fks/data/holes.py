@@ -12,11 +12,12 @@ from random import Random
 
 from fks.clock import Clock
 from fks.data.aggregate import fold_bars
-from fks.data.backfill import TRADES_MAX, Backfill
+from fks.data.backfill import TRADES_MAX, Backfill, Recovery
 from fks.data.belief import Belief, whole
-from fks.data.feed import GRACE_NS, Doubt, FeedState, Gap, Sealed, SymbolFeed
+from fks.data.feed import GRACE_NS, SymbolFeed
+from fks.data.findings import Doubt, FeedState, Gap, Sealed
 from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
-from fks.model.bar import Bar
+from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradeIds
 from fks.model.ports import Exchange, Log
@@ -26,6 +27,7 @@ from fks.store.feeds import TRADES, FeedRow, FeedStore
 from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
+LATE_TRIES = 5  # REST shows trades later than the socket: what it lacks after so many questions, of seconds, is false
 RECHECK_NS = 300 * NS  # so far back bars are asked for again after a restart: one may lack a trade that came late
 REFILL_MAX = 200_000  # trades fetched again for the store at a time
 
@@ -150,14 +152,22 @@ class Holes:
     async def _persist(self, feed: SymbolFeed, gap: Gap | None, by_bars: bool) -> None:
         """Try until the hole is filled."""
         wait_s, is_counted = RETRY_FIRST_S, self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS
+        heard, tries = feed.waiting, 0
         while True:
             try:
                 before = feed.cut
                 await self._fill(feed, None if by_bars else gap, by_bars=by_bars)
                 feed.detail, feed.is_refused = "", False
-                if is_counted or feed.cut == before:
+                if rest := feed.lacks(gap):
+                    tries += 1
+                    if tries > LATE_TRIES:
+                        feed.refuse_heard(heard)
+                        return
+                    gap, by_bars = rest, False
+                elif is_counted or feed.cut == before:
                     return  # else what waited was cut, and no id would tell
-                gap, by_bars = None, True
+                else:
+                    gap, by_bars = None, True
             except EXPECTED as error:
                 feed.detail, feed.is_refused = str(error), is_refusal(error)
                 self._log.warning("feed.repair", symbol=feed.symbol, error=str(error), wait_s=REFUSED_S if feed.is_refused else wait_s)
@@ -169,22 +179,35 @@ class Holes:
         backfill = self.backfill(feed)
         if gap is not None and gap.from_id != gap.to_id:
             trades = await backfill.trades_after(feed.symbol, gap.from_id - 1, feed.last_ns, gap.to_id)
-            if feed.add(trades) is None:
+            if feed.add(self._believed(feed, trades)) is None:
                 return
         if feed.positions is None:
             await self._claim(feed)
         assert feed.positions is not None
         is_by_bars = by_bars or gap is not None
-        made = await backfill.recover(feed.symbol, feed.positions, by_bars=is_by_bars, heard=feed.heard)
+        made = await self._recovered(feed, by_bars=is_by_bars)
         for frame, count in made.missing.items():
             if count:
                 self._log.warning("feed.hole", symbol=feed.symbol, timeframe=frame, bars=count)
         feed.restart(made.builder, made.last_id, made.sealed)
-        if feed.add(made.trades) is not None:
-            made = await backfill.recover(feed.symbol, feed.positions, by_bars=True, heard=feed.heard)
+        if feed.add(self._believed(feed, made.trades)) is not None:
+            made = await self._recovered(feed, by_bars=True)
             feed.restart(made.builder, made.last_id, made.sealed)
-            feed.add(made.trades)
+            feed.add(self._believed(feed, made.trades))
         feed.refill_to = -1 if feed.last_id is None else feed.last_id
+
+    async def _recovered(self, feed: SymbolFeed, *, by_bars: bool) -> Recovery:
+        """Return what a feed starts from. Errors: those of `recover`; OutageError while that lies in a time to come."""
+        assert feed.positions is not None
+        made = await self.backfill(feed).recover(feed.symbol, feed.positions, by_bars=by_bars, heard=feed.heard)
+        now_ns, now_s = self._clock.now_ns(), self._clock.monotonic()
+        feed.present.begin(made.trades[-1].time_ns if made.trades else made.builder.open_ns, now_s)
+        if made.builder.open_ns > feed.present.until_ns(now_ns, now_s):
+            raise OutageError(f"{feed.symbol}: the exchange's newest trade is of {iso(made.builder.open_ns)}, which is to come")
+        return made
+
+    def _believed(self, feed: SymbolFeed, trades: list[PublicTrade]) -> list[PublicTrade]:
+        return feed.believed(trades, self._clock.now_ns(), self._clock.monotonic())
 
     async def _claim(self, feed: SymbolFeed) -> None:
         """Own the feed from here on; a collector before us left it at some moment: since then nobody listened."""
@@ -212,7 +235,7 @@ class Holes:
             return
         if feed.builder is builder and feed.state in (FeedState.LIVE, FeedState.STALE):
             before = feed.last_id
-            gap = feed.settle(trades, doubt.over_ns)
+            gap = feed.settle(self._believed(feed, trades), doubt.over_ns)
             if gap is not None:
                 self._log.warning("feed.gap", symbol=feed.symbol, from_id=gap.from_id, to_id=gap.to_id)
                 self.repair(feed, gap)

@@ -96,6 +96,11 @@ class Pulses(dict[Channel, Pulse]):
         """Return those of the trades and the bars."""
         return [self[channel] for channel in (Channel.TRADES, Channel.BARS) if channel in self]
 
+    def heard(self, channel: Channel, now_s: float) -> None:
+        """Note a message, where the channel is one of these."""
+        if channel in self:
+            self[channel].heard(now_s)
+
     def vouch(self, now_s: float) -> None:
         """Note that no trade was missed until now."""
         for pulse in self._without_trades():

@@ -19,8 +19,9 @@ from random import Random
 from fks.clock import Clock
 from fks.data.redials import RETRY_FIRST_S, Redials
 from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
+from fks.data.strands import told_on
 from fks.model.errors import OutageError
-from fks.model.market import BarSeen, MarketEvent, Subscription
+from fks.model.market import MarketEvent, Subscription
 from fks.model.ports import Exchange, Log, Meter
 
 SOCKETS_MAX = 24
@@ -232,7 +233,7 @@ class Shards:
                     self._heard(batch)
 
     def _without(self, batch: list[MarketEvent], left: set[str]) -> list[MarketEvent]:
-        kept = [event for event in batch if (event.bar if isinstance(event, BarSeen) else event).symbol not in left]
+        kept = [event for event in batch if told_on(event) not in left]
         if len(kept) < len(batch):
             self._meter.count("fks_market_dropped_total", len(batch) - len(kept), channel="left")
         return kept

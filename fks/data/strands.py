@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fks.model.market import Channel, Subscription
+from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
 
 ASIDES = (Channel.QUOTES, Channel.BOOK)
 _SEPARATOR = " "
@@ -17,6 +17,15 @@ _SEPARATOR = " "
 def strand_of(symbol: str, channel: Channel) -> str:
     """Return the strand on which a channel of a symbol comes."""
     return f"{symbol}{_SEPARATOR}{channel}" if channel in ASIDES else symbol
+
+
+def told_on(event: MarketEvent) -> str:
+    """Return the strand that an event belongs to."""
+    if isinstance(event, BarSeen):
+        return event.bar.symbol
+    if isinstance(event, Gone | Suspect):
+        return strand_of(event.symbol, event.channel)
+    return strand_of(event.symbol, Channel.QUOTES if isinstance(event, Quote) else Channel.BOOK if isinstance(event, Book) else Channel.TRADES)
 
 
 def whose(strand: str) -> tuple[str, Channel | None]:

@@ -1,13 +1,18 @@
-"""The newest price, quote and book of each symbol, told at once: conflated, so that a slow Redis holds nobody up."""
+"""The newest price, quote and book of each symbol, told at once: conflated, so that a slow Redis holds nobody up;
+and the states of feeds."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from fks.clock import Clock
+from fks.data.feed import SymbolFeed
+from fks.data.findings import FeedState
 from fks.model.bar import PublicTrade
 from fks.model.market import Book, Channel, Quote
 from fks.model.ports import Meter
+from fks.store.bus import FEEDS, Bus
 from fks.store.latest import Latest
 
 REST_S = 0.002  # between two rounds to Redis: what comes meanwhile goes together
@@ -52,3 +57,19 @@ class Teller:
                 self._meter.count("fks_market_conflated_total", count, channel=channel)
             self._replaced.clear()
             await self._clock.sleep(REST_S)
+
+
+class States:
+    """Tells on the bus which state each feed of an exchange is in, when it changed."""
+
+    def __init__(self, exchange: str, bus: Bus) -> None:
+        self._exchange, self._bus = exchange, bus
+        self._told: dict[str, FeedState] = {}
+
+    async def tell(self, feeds: Iterable[SymbolFeed]) -> None:
+        """Tell what changed since the last call."""
+        for feed in feeds:
+            if self._told.get(feed.symbol) is not feed.state:
+                self._told[feed.symbol] = feed.state
+                told = {"type": "feed", "exchange": self._exchange, "symbol": feed.symbol, "state": feed.state}
+                await self._bus.publish(FEEDS, told)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from fks.clock import Clock
 from fks.data.buckets import length_of
-from fks.data.feed import FeedState, Sealed, SymbolFeed
+from fks.data.feed import SymbolFeed
+from fks.data.findings import FeedState, Sealed
 from fks.model import ids
 from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import OutageError
 from fks.model.ports import Log, Meter
 from fks.model.timeframe import iso
 from fks.store.bus import BARS, Bus
 from fks.store.feeds import TRADES, FeedRow, FeedStore, Outage
 
 BARS_MAX, TRADES_MAX = 4000, 4000  # rows of one symbol in one statement: about 50 ms of it
+RETRY_S = 0.2
 TOLD_MAX = 200  # bars told one by one after a flush; readers poll, so a long catch-up need not be
 Revisions = Mapping[tuple[str, str, int], int]
 
@@ -65,6 +69,18 @@ class Writer:
         known = list(feeds)
         while await self.flush(known) or any(feed.sealed or feed.trades or feed.revised or feed.outages.unstored for feed in known):
             pass
+
+    async def flush_within(self, feeds: Iterable[SymbolFeed], seconds: float) -> None:
+        """Store everything, trying again while the store is away. Errors: OutageError when it does not take it in time."""
+        known = list(feeds)
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    with contextlib.suppress(OutageError):
+                        return await self.flush_all(known)
+                    await self._clock.sleep(RETRY_S)
+        except TimeoutError:
+            raise OutageError(f"the store did not take the rest in {seconds:g} s", remedy="it is fetched again") from None
 
     async def _flush(self, feeds: Iterable[SymbolFeed]) -> bool:
         taken, now_s = [_take(feed) for feed in feeds], self._clock.monotonic()

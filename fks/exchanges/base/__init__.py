@@ -9,6 +9,7 @@ from fks.exchanges.base.levels import Levels
 from fks.exchanges.base.reader import BROKEN, Reader
 from fks.exchanges.base.values import (
     HUGE,
+    ID_MAX,
     MS,
     ZERO,
     Endpoint,
@@ -26,6 +27,7 @@ from fks.model.market import Tally
 __all__ = [
     "BROKEN",
     "HUGE",
+    "ID_MAX",
     "MS",
     "ZERO",
     "Anew",

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from fks.exchanges.base.reader import BROKEN, Reader
-from fks.exchanges.base.values import HUGE, MS, ZERO, check_trade, exact
+from fks.exchanges.base.values import HUGE, ID_MAX, MS, NS_MAX, ZERO, check_trade, exact
 from fks.exchanges.base.wire import doubted
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import PeerError
@@ -20,8 +20,7 @@ from fks.model.timeframe import bar_end, bar_start, iso
 T = TypeVar("T")
 
 BOOK_LEVELS = 20  # levels of a book that are handed on
-_MS_MAX = 4_102_444_800_000  # the year 2100: no time of an exchange is beyond it
-_ID_MAX = 2**63  # the store's trade ids are 64 bits with a sign
+_MS_MAX = NS_MAX // MS
 
 #: what a message or a row that breaks its exchange's own form raises while it is read
 UNREADABLE = (*BROKEN, PeerError, KeyError, IndexError, TypeError)
@@ -107,7 +106,7 @@ def number_of(trade_id: str) -> int:
     """
     if not trade_id:
         raise PeerError("a trade has no id")
-    if trade_id.isascii() and trade_id.isdigit() and int(trade_id) < _ID_MAX:
+    if trade_id.isascii() and trade_id.isdigit() and int(trade_id) <= ID_MAX:
         return int(trade_id)
     return int.from_bytes(hashlib.blake2b(trade_id.encode(), digest_size=8).digest(), "big") >> 1
 

@@ -17,6 +17,8 @@ from fks.model.instrument import Instrument
 MS = 1_000_000  # nanoseconds in a millisecond
 ZERO = Decimal(0)
 HUGE = Decimal(10) ** 30  # no price or quantity is beyond it; infinity is
+NS_MAX = 4_102_444_800 * 10**9  # the year 2100: no time of an exchange is beyond it
+ID_MAX = 2**63 - 1  # the store's trade ids are 64 bits with a sign
 TOO_MUCH = frozenset({418, 429})  # HTTP statuses of who asks too much
 PAUSE_S = 30.0  # after a refusal for asking too much that does not say how long
 _PAUSE_MAX_S = 3 * 86400.0
@@ -96,7 +98,7 @@ def check_trade(trade: PublicTrade) -> PublicTrade:
 def ns_of_iso(text: str) -> int:
     """Return ns since 1970 of RFC 3339 text in UTC ("2026-08-09T21:05:48.228568804Z"), all nine digits kept.
 
-    Errors: PeerError when it is not such text.
+    Errors: PeerError when it is not such text, or no exchange was there then.
     """
     start_ns = _STARTS.get(text[:19])
     if start_ns is None:
@@ -115,6 +117,8 @@ def _start_ns(text: str) -> int:
         if len(text) != 19 or text[10] != "T":
             raise ValueError(text)
         start_ns = int(datetime.fromisoformat(text + "+00:00").timestamp()) * 1_000_000_000
+        if not 0 < start_ns < NS_MAX:
+            raise ValueError(text)
     except ValueError as error:
         raise PeerError(f"{text!r} is not a time in UTC") from error
     if len(_STARTS) >= _STARTS_MAX:

@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fks.exchanges.base.values import ID_MAX, MS, NS_MAX
+
 Levels = list[tuple[Decimal, Decimal]]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Moment = Annotated[int, msgspec.Meta(gt=0)]
+TradeId = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
+Moment = Annotated[int, msgspec.Meta(gt=0, lt=NS_MAX // MS)]
 _NOTHING = msgspec.Raw()
 
 
@@ -29,7 +32,7 @@ class AggTrade(msgspec.Struct, gc=False):
     e: Literal["aggTrade"]
     E: int
     s: str
-    a: Count
+    a: TradeId
     p: str
     q: str
     f: int
@@ -45,7 +48,7 @@ class Trade(msgspec.Struct, gc=False):
     e: Literal["trade"]
     E: int
     s: str
-    t: Count
+    t: TradeId
     p: str
     q: str
     T: Moment

@@ -23,6 +23,7 @@ import msgspec
 from fks.exchanges.base import (
     BROKEN,
     HUGE,
+    ID_MAX,
     ZERO,
     Anew,
     Levels,
@@ -204,8 +205,8 @@ class CoinbaseWire:
         for event in rows:
             for row in reversed(event.trades):
                 symbol, number = row.product_id, row.trade_id
-                if symbol not in known or not number.isdecimal():
-                    raise PeerError(f"{symbol} trade {number} cannot be")
+                if symbol not in known or not number.isdecimal() or len(number) > 19 or int(number) > ID_MAX:
+                    raise PeerError(f"{symbol} trade {number[:40]} cannot be")
                 price, size, time_ns = prices[row.price], sizes[row.size], ns_of_iso(row.time)
                 events.append(
                     PublicTrade(NAME, symbol, int(number), time_ns, price, size, row.side == "BUY", 1, received_ns)

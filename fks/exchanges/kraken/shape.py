@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from fks.exchanges.base.values import ID_MAX
 from fks.model.market import Channel
 
 #: our channel -> Kraken's
@@ -48,7 +49,7 @@ class TradeRow(msgspec.Struct, gc=False):
     side: Literal["buy", "sell"]
     price: Decimal
     qty: Decimal
-    trade_id: Annotated[int, msgspec.Meta(ge=0)]
+    trade_id: Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
     timestamp: str
     ord_type: str = ""
 

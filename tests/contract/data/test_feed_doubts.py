@@ -16,7 +16,8 @@ from fks.clock import Clock, FakeClock, RealClock
 from fks.data import holes as module
 from fks.data import writer as writer_module
 from fks.data.aggregate import BarBuilder
-from fks.data.feed import FeedState, Sealed, SymbolFeed
+from fks.data.feed import SymbolFeed
+from fks.data.findings import FeedState, Sealed
 from fks.data.holes import Holes
 from fks.data.writer import Writer, judge
 from fks.model.bar import Bar, PublicTrade

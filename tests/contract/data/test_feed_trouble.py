@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+from fks.data.collector import Collector
 from fks.data.liveness import Pulse
+from fks.exchanges.binance import BinanceWire
 from fks.model.errors import OutageError
-from fks.model.market import Channel, Suspect
+from fks.model.market import Channel, Subscription, Suspect
 from fks.model.timeframe import NS, to_ns
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -271,3 +274,38 @@ async def test_what_the_quarantine_cannot_hold_costs_nobody_the_collector(
         assert log.events("warning").count("quarantine.refused") == 1
         assert meter.total("fks_market_dropped_total", channel="suspects") == 1
         await until(lambda: collector.is_ready, deadline_s=15)
+
+
+def false_trade(collector: Collector, *, ids_ahead: int, s_ahead: float) -> bytes:
+    """Return a frame of a trade after the last one, so far ahead."""
+    last_id, at_ms = collector._feeds["BTCUSDT"].last_id, round((time.time() + s_ahead) * 1000)
+    assert last_id is not None
+    return json.dumps({"stream": "btcusdt@aggTrade", "data": {
+        "e": "aggTrade", "E": 1, "s": "BTCUSDT", "a": last_id + ids_ahead, "p": "50000", "q": "0.001", "f": 1, "l": 1, "T": at_ms,
+        "m": True, "M": True,
+    }}).encode()  # fmt: skip
+
+
+@pytest.mark.parametrize(("ids_ahead", "s_ahead", "reason"), [
+    (1, 3000.0, "a time to come"), (1, 40.0, "a time to come"), (10_000_000, 0.0, "beyond the newest"),
+])  # fmt: skip
+async def test_one_false_frame_is_quarantined_and_the_feed_goes_on_as_if_it_had_not_been(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, ids_ahead: int, s_ahead: float, reason: str
+) -> None:
+    wire = BinanceWire()
+    wire.hello([Subscription(Channel.TRADES, "BTCUSDT")])
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=30)
+        await later(database, 1)
+        collector._heard(list(wire.receive(false_trade(collector, ids_ahead=ids_ahead, s_ahead=s_ahead), time.time_ns())))  # type: ignore[arg-type]
+
+        async def is_quarantined() -> bool:
+            return any(reason in row["reason"] for row in await database.sql("SELECT reason FROM quarantine WHERE channel = 'trades'"))
+
+        await until(is_quarantined, deadline_s=30)
+        await until(lambda: collector.is_ready, deadline_s=30)
+        await later(database, 3, deadline_s=30)
+        assert await database.sql("SELECT time FROM ohlcv_data WHERE time > clock_timestamp()") == []
+        assert log.events("warning").count("feed.gap") < 10
+        await until(lambda: collector.is_ready, deadline_s=30)
+    await check_stored(database, exchange)

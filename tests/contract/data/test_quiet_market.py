@@ -12,7 +12,7 @@ from fks.config.settings import Data, Settings
 from fks.data.assets import RELIST_MAX_S, Assets
 from fks.data.calendars import AlwaysOpen, Bools
 from fks.data.collector import Collector
-from fks.data.feed import FeedState
+from fks.data.findings import FeedState
 from fks.model.bar import Bar, Ints, PublicTrade
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument

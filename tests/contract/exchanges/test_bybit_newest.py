@@ -16,7 +16,8 @@ from aiohttp import web
 from fks.clock import RealClock
 from fks.data.aggregate import BarBuilder
 from fks.data.backfill import Backfill
-from fks.data.feed import FeedState, SymbolFeed
+from fks.data.feed import SymbolFeed
+from fks.data.findings import FeedState
 from fks.exchanges.base import Endpoint
 from fks.exchanges.bybit import BybitExchange
 from fks.model.bar import Bar, PublicTrade

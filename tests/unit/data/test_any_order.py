@@ -15,10 +15,13 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from fks.data.feed import FeedState, Gap, Sealed, SymbolFeed
+from fks.data.feed import SymbolFeed
+from fks.data.findings import FeedState, Gap, Sealed
 from fks.data.holes import Holes
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import PeerError
@@ -79,11 +82,12 @@ class Run:
         self.market, self.store, self._group = market, Store(), group
         self.wire: list[PublicTrade] = []
         self._heard: list[PublicTrade] = []
-        self._at = 0
+        self._at = self._forged = 0
         self._begin()
 
     def _begin(self) -> None:
         clock: Any = Clock(self.market)
+        self._forged = 0
         self.feed = SymbolFeed(
             SYMBOL, clock.monotonic(), stale_min_s=10, stale_max_s=120, frames=FRAMES, ids=self.market.traits.trade_ids
         )
@@ -177,6 +181,21 @@ class Run:
         self.wire.clear()
         self._begin()
 
+    def forge_time(self, count: int) -> None:
+        """A message tells of the next trade with a time to come; that trade comes as well, or is lost with it."""
+        if not self.wire or self._forged >= 2:  # three in a row would be a clock that has moved
+            return
+        forged = self._forged + 1
+        self._receive([msgspec.structs.replace(self.wire[0], time_ns=self.market.now_ns + (50 + count) * 60 * NS)])
+        self._forged = forged
+        if count > 3:
+            self.wire.pop(0)
+
+    def forge_id(self, count: int) -> None:
+        """A message tells of a trade with an id that is nobody's."""
+        if self._heard and self.market.traits.trade_ids is TradeIds.CONTIGUOUS:
+            self._receive([msgspec.structs.replace(self._heard[-1], trade_id=10**6 + number) for number in range(count)])
+
     def _flush_overtaken(self) -> None:
         """Where no id proves a hole, a connection must not lose a trade of before one that it has delivered."""
         newest = max((trade.time_ns for trade in self._heard), default=0)
@@ -187,6 +206,7 @@ class Run:
 
     def _receive(self, events: list[Any]) -> None:
         if events:
+            self._forged = 0
             self.feed.receive(events, self.market.now_ns, self.market.now_ns / NS)
             self._advance(self.feed)
 
@@ -195,7 +215,7 @@ class Run:
         self.holes.repair(feed, None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None))
 
 
-ACTS = ("go", "go", "hear", "hear", "hear", "swap", "again", "lose", "cut", "word", "keep", "kill")
+ACTS = ("go", "go", "hear", "hear", "hear", "swap", "again", "lose", "cut", "word", "keep", "kill", "forge_time", "forge_id")
 acts = st.lists(st.tuples(st.sampled_from(ACTS), st.integers(1, 6), st.sampled_from([None, 0, 1, 2, 3, 5, 8])), min_size=5, max_size=40)
 steps = st.lists(
     st.tuples(st.sampled_from([0, 1_000_000, 300_000_000, NS, 9 * NS, 31 * NS, 61 * NS]), st.integers(1, 10**6), st.integers(1, 10**5)),
@@ -309,3 +329,64 @@ async def test_a_doubt_that_the_exchange_refuses_to_settle_holds_up_no_other() -
         run.feed.doubted.extend((bar, "far off") for bar in bars)
         await asyncio.wait_for(run.holes._confirmed(run.feed), 2)
         assert (len(held), len(run.feed.doubted)) == (len(bars), 0)
+
+
+class LateMarket(PaperMarket):
+    """REST shows what the socket told only after it was asked for it so many times."""
+
+    late = 0
+
+    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+        found = await super().fetch_trades(symbol, from_id=from_id, since_ns=since_ns, limit=limit)
+        if from_id is not None and self.late > 0:
+            self.late -= 1
+            return []
+        return found
+
+
+@pytest.mark.parametrize(("late", "is_refused"), [(0, False), (3, False), (5, False), (8, True), (40, True)])
+async def test_a_rest_that_is_late_costs_no_trade(late: int, is_refused: bool) -> None:
+    """What was refused because REST was late for too long comes back from it."""
+    market = LateMarket(market_of([(NS, 100 + n, 1) for n in range(30)], *KINDS[0]).trades)
+    async with asyncio.TaskGroup() as group:
+        run = Run(market, group)
+        run.go(5)
+        await run.rest()
+        run.hear(5)
+        run.go(3)
+        market.late = late
+        run.lose(1)
+        run.hear(2)
+        await run.rest()
+        assert bool(run.feed.present.refused) == is_refused
+        for _ in range(22):
+            run.go(1)
+            run.hear(1)
+            await run.rest()
+        run.keep(0)
+    assert run.feed.last_id == market.trades[-1].trade_id
+    known = {bar.time_ns: bar for bar in market.bars("1s")}
+    assert len(run.store.bars["1s"]) >= 29
+    first_ns = bar_start(market.trades[0].time_ns, "1s")
+    assert all(bar == known[at_ns] for at_ns, bar in run.store.bars["1s"].items() if at_ns > first_ns)
+
+
+async def test_a_newest_trade_of_a_time_to_come_is_nothing_to_begin_with() -> None:
+    market = market_of([(NS, 100 + n, 1) for n in range(10)], *KINDS[0])
+    async with asyncio.TaskGroup() as group:
+        run = Run(market, group)
+        run.go(5)
+        await run.rest()
+        false = msgspec.structs.replace(market.trades[5], time_ns=market.now_ns + 3000 * NS)
+        shown, answers = market.fetch_trades, iter([[false], [false]])
+
+        async def newest(symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+            found = await shown(symbol, from_id=from_id, since_ns=since_ns, limit=limit)
+            return next(answers, found) if from_id is since_ns is None else found
+
+        market.fetch_trades = newest  # type: ignore[method-assign]
+        run.holes.repair(run.feed, None, by_bars=True)
+        await run.rest()
+        assert run.feed.builder is not None
+        assert run.feed.builder.open_ns <= market.now_ns
+        assert run.feed.state is FeedState.LIVE

@@ -15,7 +15,8 @@ from fks.config.settings import Data
 from fks.data import backfill as module
 from fks.data.aggregate import by_length
 from fks.data.backfill import Backfill, Recovery
-from fks.data.feed import FeedState, Gap, SymbolFeed
+from fks.data.feed import SymbolFeed
+from fks.data.findings import FeedState, Gap
 from fks.exchanges.polygon import PolygonExchange
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fks.data.aggregate import BarBuilder
-from fks.data.feed import GRACE_NS, Doubt, FeedState, Gap, SymbolFeed
+from fks.data.feed import GRACE_NS, SymbolFeed
+from fks.data.findings import Doubt, FeedState, Gap
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS
@@ -197,10 +198,10 @@ def test_each_channel_has_an_age_of_its_own() -> None:
     feed = live()
     for second in range(1, 15):
         hear(feed, second, seen(second, 5, is_closed=False))
-    assert feed.silent(15.0) == [Channel.TRADES]
+    assert feed.pulses.silent(15.0) == [Channel.TRADES]
     assert feed.age_s(15.0) == 1.0
     hear(feed, 15.0, trade(1, 15.0))
-    assert feed.silent(15.0) == []
+    assert feed.pulses.silent(15.0) == []
 
 
 def test_a_bar_that_counts_our_trades_proves_that_their_silence_is_real() -> None:
@@ -212,9 +213,9 @@ def test_a_bar_that_counts_our_trades_proves_that_their_silence_is_real() -> Non
     hear(feed, 10.0, seen(9, 0, volume=0.0))
     assert times(feed) == list(range(10))
     assert not feed.is_mute  # for as long as it takes to doubt
-    assert feed.silent(19.9) == []
+    assert feed.pulses.silent(19.9) == []
     hear(feed, 20.5, seen(19, 3))  # it has three that we have not
-    assert feed.silent(20.5) == [Channel.TRADES]
+    assert feed.pulses.silent(20.5) == [Channel.TRADES]
 
 
 def test_the_exchanges_bar_without_a_count_settles_nothing_by_itself() -> None:
@@ -282,7 +283,7 @@ class Rest:
                 self.feed.vouch(second)
             else:
                 self.feed.doubted_s = second
-        return self.feed.silent(second)
+        return self.feed.pulses.silent(second)
 
 
 def test_a_market_that_seldom_trades_is_live_where_rest_has_no_trade_either() -> None:
@@ -329,3 +330,88 @@ def test_a_socket_that_froze_is_silent_in_time_though_rest_goes_on() -> None:
     for tick in range(round(second * 5), round(second * 5) + 200):
         rest.tick(tick / 5)
         assert feed.is_mute, "REST had trades that the socket did not tell"
+
+
+def rising(feed: SymbolFeed, until: int) -> None:
+    for number in range(1, until + 1):
+        assert hear(feed, number / 10, trade(number, number / 10)) is None
+
+
+def test_a_trade_of_the_future_seals_nothing_and_is_missing_like_any_other() -> None:
+    feed = live()
+    rising(feed, 5)
+    assert hear(feed, 0.6, trade(6, 3000.0)) is None
+    assert (feed.last_id, times(feed)) == (5, [])
+    assert ["time to come" in suspect.reason for suspect in feed.present.refused] == [True]
+    assert hear(feed, 1.2, trade(7, 1.2)) == Gap(6, 7)
+    assert feed.add(feed.believed([trade(6, 0.6)], T0 + 2 * NS, 1.3)) is None
+    assert hear(feed, 1.3) is None
+    assert (times(feed), feed.sealed[0].bar.trades) == ([0], 6)
+
+
+def test_a_trade_that_rest_repeats_with_a_time_to_come_is_in_no_bar_once_another_follows() -> None:
+    feed = live()
+    rising(feed, 5)
+    assert feed.add(feed.believed([trade(6, 3000.0)], T0 + NS, 0.7)) is None  # it may be true: the exchange's clock has moved
+    assert (feed.last_id, times(feed), len(feed.present.refused)) == (5, [], 0)
+    assert hear(feed, 1.2, trade(7, 1.2)) == Gap(6, 7)
+    assert feed.add(feed.believed([trade(6, 3000.0)], T0 + NS, 1.2)) is None
+    assert (feed.last_id, len(feed.present.refused)) == (6, 1)
+    assert hear(feed, 1.3) is None
+    assert (feed.last_id, times(feed), feed.sealed[0].bar.trades) == (7, [0], 5)
+
+
+def test_an_exchange_whose_clock_is_ahead_is_followed_and_one_that_moves_is_after_three_messages() -> None:
+    feed = live()
+    feed.present.begin(T0, 0.0)
+    for second in range(1, 20):  # an hour ahead of us
+        feed.receive([trade(second, second)], T0 - 3600 * NS + second * NS, float(second))
+        assert feed.advance(T0 - 3600 * NS + second * NS, float(second)) is None
+    assert times(feed) == list(range(19))
+    jumped = [trade(20 + n, 620.0 + n) for n in range(4)]
+    found = [hear(feed, 20.0 + n, told) for n, told in enumerate(jumped)]
+    assert found[:2] == [None, None]  # these are refused
+    assert found[2] == Gap(20, 22)
+    assert feed.add(feed.believed(jumped[:2], T0 + 23 * NS, 23.0)) is None
+    assert hear(feed, 23.1) is None
+    assert (feed.last_id, times(feed)[-1]) == (23, 622)
+
+
+def test_one_false_message_again_and_again_moves_no_clock() -> None:
+    feed = live()
+    rising(feed, 5)
+    for number in range(6, 60):
+        hear(feed, number / 10, trade(1000 + number, 3000.0), trade(number, number / 10))
+        hear(feed, number / 10, trade(2000, 3000.0))
+        hear(feed, number / 10, trade(2000, 3000.0))
+    assert (feed.last_id, times(feed)) == (59, [0, 1, 2, 3, 4])
+
+
+def test_where_no_id_tells_rest_is_asked_before_the_next_trade() -> None:
+    for ids in (TradeIds.RISING, TradeIds.OPAQUE):
+        feed = live(None, ids=ids)
+        assert hear(feed, 0.2, trade(70, 0.1)) is None
+        assert hear(feed, 0.3, trade(71, 3000.0)) is None
+        assert hear(feed, 1.1, trade(80, 1.1)) == Gap(71, None)
+        assert feed.add(feed.believed([trade(70, 0.1), trade(71, 3000.0)], T0 + NS, 1.2)) is None  # false there, too
+        assert hear(feed, 1.2) is None  # and it is not asked for again
+        assert hear(feed, 1.3, trade(81, 1.3)) is None
+        assert (times(feed), feed.sealed[0].bar.trades) == ([0], 1)
+
+
+def test_the_exchanges_word_of_a_bar_to_come_seals_nothing() -> None:
+    feed = live(frames=("1s", "1h"))
+    rising(feed, 5)
+    assert hear(feed, 0.6, over(0, 5, "1h")) is None
+    assert times(feed) == []
+    assert [suspect.channel for suspect in feed.present.refused] == [Channel.BARS]
+
+
+def test_what_rest_does_not_know_is_refused_and_what_it_knows_stays() -> None:
+    feed = live()
+    assert hear(feed, 0.3, trade(1, 0.1), trade(900, 0.2), trade(2, 0.2), over(0, 2)) == Gap(2, 900)
+    assert feed.add([trade(2, 0.2)]) is None
+    assert feed.lacks(Gap(2, 900)) == Gap(3, 900)
+    feed.refuse_heard(2)
+    assert hear(feed, 1.1) is None
+    assert (feed.last_id, times(feed), len(feed.present.refused)) == (2, [0], 1)

@@ -163,3 +163,22 @@ def test_an_unknown_kind_of_message_is_counted_and_a_spoilt_trade_costs_only_its
     assert events[0].text == text.decode()
     good = encoded(GOOD[name][Channel.TRADES]).replace(b'"sequence_num":0', b'"sequence_num":2')
     assert [type(event) for event in wire.receive(good, 9)] == [PublicTrade]
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize(("field", "value"), [
+    ("time", 1_900_000_000_000_000), ("time", 4_102_444_800_001), ("time", -5), ("id", 2**63), ("id", 10**20), ("id", -1),
+])  # fmt: skip
+def test_a_trade_that_no_store_could_hold_is_a_doubt(name: str, field: str, value: int) -> None:
+    """A time in microseconds, one after 2100 or before 1970, an id of more than 63 bits."""
+    message = json.loads(encoded(GOOD[name][Channel.TRADES]))
+    row = {"binance": lambda: message["data"], "kraken": lambda: message["data"][0], "coinbase": lambda: message["events"][0]["trades"][0]}[name]()
+    key = {"binance": {"time": "T", "id": "a"}, "kraken": {"time": "timestamp", "id": "trade_id"},
+           "coinbase": {"time": "time", "id": "trade_id"}}[name][field]  # fmt: skip
+    years = {1_900_000_000_000_000: "9999-01-01T00:00:00Z", 4_102_444_800_001: "2100-01-01T00:00:00.001Z", -5: "1969-12-31T23:59:59.995Z"}
+    told: Any = years[value] if field == "time" else str(value)
+    row[key] = value if name == "binance" or (name == "kraken" and field == "id") else told
+    suspect, gone = made(name)[0].receive(encoded(message), 9)
+    assert isinstance(suspect, Suspect)
+    assert isinstance(gone, Gone)
+    assert gone.channel is Channel.TRADES

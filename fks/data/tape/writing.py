@@ -98,7 +98,10 @@ class TapeWriter:
             return
         name = re.compile(rf"{re.escape(self._header.exchange)}-(\d{{8}}T\d{{12}})-(\d+){re.escape(ENDING)}")
         own = [(found[1], int(found[2]), path) for path in self._folder.iterdir() if (found := name.fullmatch(path.name))]
-        sizes = {path: path.stat().st_size for _, _, path in sorted(own)}
+        sizes: dict[Path, int] = {}
+        for _, _, path in sorted(own):
+            with contextlib.suppress(FileNotFoundError):  # another recorder of the exchange was faster
+                sizes[path] = path.stat().st_size
         total = sum(sizes.values())
         for path, size in sizes.items():
             if total <= self._keep_bytes:
@@ -116,7 +119,7 @@ def hold(file: BinaryIO) -> None:
 
 
 def _is_held(path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+    with contextlib.suppress(OSError), path.open("rb") as file:  # a disk that knows no locks: nobody holds anything there
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from fks.model.errors import InputError, OutageError, PeerError
 
 if TYPE_CHECKING:
     from fks.clock import Clock
+    from fks.data.tape.recorder import Recorder
     from fks.data.tape.taped import TapedExchange
     from fks.exchanges.base.exchange import WireExchange
     from fks.model.instrument import Instrument
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 CHANNELS = ("trades", "bars", "quotes", "book")
 _REDIAL_S = 1.0
+_LOOK_S = 1.0  # how often the recorder is asked whether it still writes
 _PAGE = 1000
 #: history that the first bars of a replay need: timeframe -> newest bars
 _BEFORE = {"1d": 35, "1h": 30, "1m": 70, "1s": 70}
@@ -33,7 +36,7 @@ _BEFORE = {"1d": 35, "1h": 30, "1m": 70, "1s": 70}
 @click.option("--exchange", default="", help="Default: data.exchange.")
 @click.option("--channels", default="trades,bars", show_default=True, help=f"Of {','.join(CHANNELS)}.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="How long; without it until Ctrl-C.")
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="The tape's folder. Default: FKS_HOME/tapes/EXCHANGE.")
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="The tape's folder. Default: FKS_HOME/tapes/EXCHANGE/manual.")
 @as_json
 @click.pass_context
 def record(
@@ -49,8 +52,12 @@ def record(
     for word in wanted:
         if word not in CHANNELS:
             raise InputError(f"there is no channel {word!r}", remedy=f"of {', '.join(CHANNELS)}")
+    if not wanted:
+        raise InputError("no channel is named", remedy=f"of {', '.join(CHANNELS)}")
+    if seconds is not None and not math.isfinite(seconds):
+        raise InputError(f"{seconds:g} is no number of seconds", remedy="without --seconds until Ctrl-C")
     name = exchange or settings_of(ctx).data.exchange
-    place = folder or paths_of(ctx).tapes / name
+    place = folder or paths_of(ctx).tapes / name / "manual"  # apart from what collectors record, and remove again
     done = asyncio.run(_record(ctx, name, symbols, wanted, seconds, place))
     emit(done, as_json=as_json, schema="fks.data.record/1")
     if not as_json:
@@ -75,23 +82,29 @@ async def _record(
     node = node_of(ctx)
     async with shared_purse(name, settings, node, clock) as budget:
         source = make_exchange(name, settings=settings, node=node, clock=clock, log=unheard(), budget=budget)
-        recorder = make_recorder(
-            source, folder, clock, unheard(), file_mb=settings.data.tape_file_mb, keep_gb=settings.data.tape_keep_gb
-        )
+        recorder = make_recorder(source, folder, clock, unheard(), file_mb=settings.data.tape_file_mb)
         taped = TapedExchange(source, recorder)
         try:
+            try:
+                recorder.begin()  # a folder that cannot be written is known before anything is dialled
+            except OSError as error:
+                raise _unwritten(error.strerror or str(error), folder) from error
             await taped.open()
             wanted = _wanted(taped, await taped.instruments(), symbols, channels)
             await _listen(taped, wanted, seconds, clock)
         finally:
             await taped.close()
     if recorder.error:
-        raise OutageError(f"the tape could not be written: {recorder.error}", remedy=f"look at {folder}")
+        raise _unwritten(recorder.error, folder)
     return {
         "exchange": name, "symbols": sorted({item.symbol for item in wanted}), "channels": list(channels),
         "frames": recorder.counts.frames, "bytes": recorder.counts.bytes, "lost": recorder.counts.lost,
         "folder": str(folder), "files": [str(path) for path in recorder.files], "size": recorder.size,
     }  # fmt: skip
+
+
+def _unwritten(error: str, folder: Path) -> OutageError:
+    return OutageError(f"the tape could not be written: {error}", remedy=f"look at {folder}")
 
 
 def _wanted(
@@ -125,21 +138,44 @@ def _live_frame(source: WireExchange, symbol: str) -> str:
 
 
 async def _listen(taped: TapedExchange, wanted: list[Subscription], seconds: float | None, clock: Clock) -> None:
-    """Record until the time is over or somebody says stop, dialling again whatever ends a connection."""
-    has_history, told = False, sorted({item.symbol for item in wanted})
+    """Record until the time is over, somebody says stop, or the tape fails, dialling again whatever ends a connection."""
+    told = sorted({item.symbol for item in wanted})
     click.echo(f"recording {', '.join(told)} of {taped.name}{f' for {seconds:g} s' if seconds else '; Ctrl-C ends it'}", err=True)
     with contextlib.suppress(TimeoutError, asyncio.CancelledError):
         async with asyncio.timeout(seconds):
-            while True:
-                try:
-                    async with contextlib.aclosing(taped.watch(wanted)) as batches:  # type: ignore[type-var]
-                        async for _ in batches:
-                            if not has_history:  # once the socket stands: so nothing lies between the two
-                                has_history = True
-                                await _history(taped, told)
-                except (OutageError, PeerError) as error:
-                    click.echo(f"{error}: dialling again", err=True)
-                    await clock.sleep(_REDIAL_S)
+            tasks = {asyncio.create_task(_dial(taped, wanted, told, clock)), asyncio.create_task(_look_after(taped.recorder, clock))}
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _look_after(recorder: Recorder, clock: Clock) -> None:
+    """Return when the tape failed; say meanwhile what is not on it."""
+    lost = 0
+    while not recorder.error:
+        if recorder.counts.lost > lost:
+            lost = recorder.counts.lost
+            click.echo(f"the disk is too slow: {lost} messages are not on the tape", err=True)
+        await clock.sleep(_LOOK_S)
+
+
+async def _dial(taped: TapedExchange, wanted: list[Subscription], symbols: Sequence[str], clock: Clock) -> None:
+    has_history = False
+    while True:
+        try:
+            async with contextlib.aclosing(taped.watch(wanted)) as batches:  # type: ignore[type-var]
+                async for _ in batches:
+                    if not has_history:  # once the socket stands: so nothing lies between the two
+                        has_history = True
+                        await _history(taped, symbols)
+        except (OutageError, PeerError) as error:
+            click.echo(f"{error}: dialling again", err=True)
+            await clock.sleep(_REDIAL_S)
 
 
 async def _history(taped: TapedExchange, symbols: Sequence[str]) -> None:

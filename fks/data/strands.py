@@ -14,7 +14,7 @@ ASIDES = (Channel.QUOTES, Channel.BOOK)
 _SEPARATOR = " "
 
 
-def strand_of(symbol: str, channel: Channel) -> str:
+def strand_of(symbol: str, channel: str) -> str:
     """Return the strand on which a channel of a symbol comes."""
     return f"{symbol}{_SEPARATOR}{channel}" if channel in ASIDES else symbol
 

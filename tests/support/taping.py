@@ -37,8 +37,9 @@ def recorder_into(folder: Path, log: Log | None = None, *, file_bytes: int = 64 
     """Return a recorder of Binance into `folder`, on a clock that stands still."""
     clock = FakeClock()
     header = Header("binance", clock.now_ns(), 0, fks.__version__, BinanceExchange.traits)
-    writer = TapeWriter(folder, header, file_bytes=file_bytes, file_s=3600, keep_bytes=keep_bytes)
-    return Recorder(writer, clock, log or CollectingLog(), waiting_max=waiting_max)
+    log = log or CollectingLog()
+    writer = TapeWriter(folder, header, log, file_bytes=file_bytes, file_s=3600, keep_bytes=keep_bytes)
+    return Recorder(writer, clock, log, waiting_max=waiting_max)
 
 
 def heard_by(wire: Wire, rows: list[tuple[int, bytes]]) -> list[MarketEvent]:

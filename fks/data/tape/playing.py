@@ -19,13 +19,20 @@ from fks.model.ports import Log
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What one record gave. `error` is what the wire raised, which ended that connection when it happened."""
+    """What one record gave.
+
+    `error` is what the wire raised, which ended that connection when it happened; `wanted` what was dialled for; `told` the
+    trades that REST told; `hole` what is not on the tape here.
+    """
 
     kind: Kind
     connection: int
     received_ns: int
     events: tuple[MarketEvent, ...] = ()
     error: str = ""
+    wanted: tuple[Subscription, ...] = ()
+    told: ToldTrades | None = None
+    hole: HoleFound | None = None
 
 
 class _Unheard:
@@ -74,15 +81,21 @@ def play(records: Iterable[Record], make_wire: Callable[[], Wire]) -> Iterator[P
         number = record.connection
         if record.kind is Kind.OPEN or (record.kind is Kind.STANDING and number not in wires):
             wires[number] = wire = make_wire()
-            wire.hello(wanted_of(record.data))
-            yield Played(record.kind, number, record.received_ns)
+            wanted = wanted_of(record.data)
+            wire.hello(wanted)
+            yield Played(record.kind, number, record.received_ns, wanted=wanted)
         elif record.kind is Kind.FRAME and number in wires:
             played = _heard(wires[number], record)
             if played.error:
                 del wires[number]
             yield played
+        elif record.kind is Kind.TRADES:
+            yield Played(record.kind, number, record.received_ns, told=msgspec.json.decode(record.data, type=ToldTrades))
         elif record.kind is Kind.LOST:
             yield Played(record.kind, number, record.received_ns)
+        elif record.kind is Kind.HOLE:
+            wires.clear()  # what stands after it is said anew; another recording counts its connections from 1 again
+            yield Played(record.kind, number, record.received_ns, hole=msgspec.json.decode(record.data, type=HoleFound))
 
 
 def _heard(wire: Wire, record: Record) -> Played:
@@ -96,6 +109,13 @@ def _heard(wire: Wire, record: Record) -> Played:
         error = str(raised)
     events = tuple(event for event in found if not isinstance(event, Subscribed))
     return Played(record.kind, record.connection, record.received_ns, events, error)
+
+
+class HoleFound(msgspec.Struct, frozen=True):
+    """What a reader of files found to be missing: not_whole, missing, order or run, and in words."""
+
+    kind: str
+    text: str
 
 
 class ToldBars(msgspec.Struct):

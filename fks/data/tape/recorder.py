@@ -63,6 +63,11 @@ class Recorder:
         """Return their bytes on disk."""
         return sum(path.stat().st_size for path in self.files)
 
+    def begin(self) -> None:
+        """Create the first file now, and not with the first record. Errors: OSError."""
+        with self._turn:
+            self._writer.begin(self._clock.now_ns())
+
     def opened(self, url: str, wanted: Sequence[Subscription]) -> int:
         """Note a dial; return the connection's number."""
         number = next(self._connections)

@@ -47,7 +47,7 @@ class TapeExchange:
     """
 
     def __init__(self, path: Path, clock: Clock, *, speed: float | None = None, lead_s: float = 0.0) -> None:
-        if speed is not None and speed <= 0:
+        if speed is not None and not speed > 0:  # nan is not, either
             raise InputError(f"speed {speed:g} is not above 0", remedy="1 is as it was, 10 ten times as fast")
         self._files = tape_files(path)
         header = header_of(self._files)

@@ -8,42 +8,60 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fks.data.aggregate import BarBuilder
+from fks.data.tape.line import Following, TradeLine
 from fks.data.tape.playing import Played
 from fks.data.tape.records import Kind
 from fks.model.bar import Bar, BarClosed, PublicTrade
-from fks.model.market import BarSeen, Book, Gone, Quote, Suspect, TradeIds
-from fks.model.timeframe import bar_start
+from fks.model.market import BarSeen, Book, Channel, Gone, Quote, Subscription, Suspect, TradeIds
+from fks.model.timeframe import NS, bar_end, bar_start, iso
 
 TROUBLES_MAX = 20  # told one by one
 
 
 @dataclass(slots=True)
 class SymbolSummary:
-    """What came of one symbol, and the bars of its trades, sealed by the trades after them; the first, begun before, is not one."""
+    """What came of one symbol, and the bars of its trades, sealed by the trades after them.
 
+    A bar that began before its first trade here, or over which trades may be missing, is not one of them.
+    """
+
+    line: TradeLine
     trades: int = 0
     quotes: int = 0
     books: int = 0
     bars: list[Bar] = field(default_factory=list)
     first_trade_ns: int = 0
     last_trade_ns: int = 0
-    last_id: int | None = None
-    repeated: int = 0
-    ids_missing: int = 0
+    late: int = 0
     begin_ns: int = 0
+    builder: BarBuilder | None = None
+
+    @property
+    def repeated(self) -> int:
+        return self.line.repeated
+
+    @property
+    def ids_missing(self) -> int:
+        return self.line.ids_missing
 
 
 class Summary:
-    """Adds up what is played. `digest` is over every event in order, `bars_digest` over the bars."""
+    """Adds up what is played; `finish` once all is. `digest` is over every event in order, `bars_digest` over the bars.
 
-    def __init__(self, exchange: str, timeframe: str = "1m", ids: TradeIds = TradeIds.CONTIGUOUS) -> None:
+    Trades that REST told fill the holes that they were fetched for, as they did in the feed. Guarantees: no bar is given out
+    over a hole; each hole is a trouble.
+    """
+
+    def __init__(
+        self, exchange: str, timeframe: str = "1m", ids: TradeIds = TradeIds.CONTIGUOUS, *, has_empty_bars: bool = True
+    ) -> None:
         self.symbols: dict[str, SymbolSummary] = {}
         self.frames = self.events = self.connections = 0
         self.troubles: Counter[str] = Counter()
         self.told: list[str] = []
         self.first_ns = self.last_ns = 0
-        self._exchange, self._timeframe, self._ids = exchange, timeframe, ids
-        self._builders: dict[str, BarBuilder] = {}
+        self._before_ns = 0
+        self._exchange, self._timeframe, self._ids, self._has_empty = exchange, timeframe, ids, has_empty_bars
         self._digest = hashlib.sha256()
 
     @property
@@ -61,60 +79,103 @@ class Summary:
         return found.hexdigest()
 
     def add_all(self, played: Iterable[Played]) -> Summary:
-        """Add everything; return self."""
+        """Add everything and finish; return self."""
         for item in played:
             self.add(item)
+        self.finish()
         return self
+
+    def finish(self) -> None:
+        """Take what still waits for a hole to be filled: the tape is over."""
+        for symbol, row in self.symbols.items():
+            self._follow(symbol, row, row.line.finish())
 
     def add(self, played: Played) -> None:
         """Add what one record gave."""
-        self.first_ns, self.last_ns = self.first_ns or played.received_ns, played.received_ns
+        self._note(played)
+        if played.told is not None and played.told.told:
+            symbol = played.told.told[0].symbol
+            if symbol in self.symbols:  # before its first message the tape has not begun for it
+                row = self.symbols[symbol]
+                self._follow(symbol, row, row.line.tell(played.told, played.received_ns))
+        for event in played.events:
+            self.events += 1
+            self._digest.update(repr(event).encode())
+            self._take(event, played.received_ns)
+
+    def _note(self, played: Played) -> None:
+        """Count what the record is, and tell what is wrong with it."""
+        if played.hole is not None:
+            self._trouble(played.hole.kind, played.hole.text)
+            self._tear(played.hole.text)
+            return
+        at_ns = played.received_ns
+        if at_ns < self._before_ns - NS:
+            self._trouble("time", f"time steps back from {iso(self._before_ns)} to {iso(at_ns)}")
+        self._before_ns = at_ns
+        self.first_ns, self.last_ns = min(self.first_ns or at_ns, at_ns), max(self.last_ns, at_ns)
         if played.kind is Kind.FRAME:
             self.frames += 1
         elif played.kind is Kind.OPEN:
             self.connections += 1
+            self._tear("it was dialled again", played.wanted)
         elif played.kind is Kind.LOST:
             self._trouble("lost", "the recorder was behind: frames are missing here")
+            self._tear("the recorder was behind")
         if played.error:
             self._trouble("ended", played.error)
-        for event in played.events:
-            self.events += 1
-            self._digest.update(repr(event).encode())
-            self._take(event)
 
-    def _take(self, event: object) -> None:
+    def _tear(self, why: str, wanted: Iterable[Subscription] | None = None) -> None:
+        """Note that trades may be missing from here on: of `wanted`, or of all."""
+        symbols = self.symbols if wanted is None else {item.symbol for item in wanted if item.channel is Channel.TRADES}
+        for symbol in symbols:
+            if symbol in self.symbols:
+                self.symbols[symbol].line.tear(why)
+
+    def _take(self, event: object, now_ns: int) -> None:
         if isinstance(event, PublicTrade):
-            self._trade(event)
+            row = self._of(event.symbol)
+            self._follow(event.symbol, row, row.line.hear(event, now_ns))
         elif isinstance(event, Quote):
             self._of(event.symbol).quotes += 1
         elif isinstance(event, Book):
             self._of(event.symbol).books += 1
         elif isinstance(event, Gone):
             self._trouble("gone", f"{event.channel} {event.symbol}: {event.reason}")
+            if event.channel is Channel.TRADES:
+                self._tear(event.reason, [Subscription(Channel.TRADES, event.symbol)] if event.symbol else None)
         elif isinstance(event, Suspect):
             self._trouble("suspect", f"{event.channel} {event.symbol}: {event.reason}")
         else:
             assert isinstance(event, BarSeen | BarClosed)
 
     def _of(self, symbol: str) -> SymbolSummary:
-        return self.symbols.setdefault(symbol, SymbolSummary())
+        return self.symbols.setdefault(symbol, SymbolSummary(TradeLine(self._ids)))
 
-    def _trade(self, trade: PublicTrade) -> None:
-        row = self._of(trade.symbol)
-        if row.last_id is not None and self._ids is not TradeIds.OPAQUE and trade.trade_id <= row.last_id:
-            row.repeated += 1
+    def _follow(self, symbol: str, row: SymbolSummary, following: Iterable[Following]) -> None:
+        for trade, hole in following:
+            if hole:
+                self._trouble("hole", f"{symbol}: {hole}, between {iso(row.last_trade_ns)} and {iso(trade.time_ns)}")
+                row.builder = None
+            row.trades += 1
+            row.first_trade_ns, row.last_trade_ns = row.first_trade_ns or trade.time_ns, trade.time_ns
+            self._build(symbol, row, trade)
+
+    def _build(self, symbol: str, row: SymbolSummary, trade: PublicTrade) -> None:
+        if row.builder is None:
+            start_ns = bar_start(trade.time_ns, self._timeframe)
+            row.begin_ns = max(start_ns, row.bars[-1].time_ns if row.bars else 0)
+            row.builder = BarBuilder(
+                self._exchange, symbol, [self._timeframe], start_ns, emits_empty=self._has_empty,
+                ids=None if self._ids is TradeIds.CONTIGUOUS else self._ids,
+            )  # fmt: skip
+        made = row.builder.add(trade)
+        if made is None:
+            row.late += 1
+            self._trouble("late", f"{symbol}: trade {trade.trade_id} came when its bar was sealed, which is left out")
+            row.bars = [bar for bar in row.bars if not bar.time_ns <= trade.time_ns < bar_end(bar.time_ns, self._timeframe)]
             return
-        if row.last_id is not None and self._ids is TradeIds.CONTIGUOUS:
-            row.ids_missing += trade.trade_id - row.last_id - 1
-        row.last_id = trade.trade_id
-        row.trades += 1
-        row.first_trade_ns, row.last_trade_ns = row.first_trade_ns or trade.time_ns, trade.time_ns
-        builder = self._builders.get(trade.symbol)
-        if builder is None:
-            row.begin_ns = bar_start(trade.time_ns, self._timeframe)
-            builder = BarBuilder(self._exchange, trade.symbol, [self._timeframe], row.begin_ns)
-            self._builders[trade.symbol] = builder
-        row.bars.extend(bar for bar in builder.add(trade) or () if bar.time_ns > row.begin_ns)
+        row.bars.extend(bar for bar in made if bar.time_ns > row.begin_ns)
 
     def _trouble(self, kind: str, text: str) -> None:
         self.troubles[kind] += 1

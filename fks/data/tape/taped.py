@@ -98,11 +98,12 @@ class TapedExchange:
 
 
 def make_recorder(
-    exchange: Exchange, folder: Path, clock: Clock, log: Log, *, file_mb: float = 64, keep_gb: float = 10
+    exchange: Exchange, folder: Path, clock: Clock, log: Log, *, file_mb: float = 64, keep_gb: float | None = None
 ) -> Recorder:
-    """Return a recorder of `exchange` into `folder`; its thread runs."""
+    """Return a recorder of `exchange` into `folder`; its thread runs. `keep_gb` None: no older tape is removed."""
     header = Header(exchange.name, clock.now_ns(), 0, fks.__version__, exchange.traits)
-    writer = TapeWriter(folder, header, file_bytes=round(file_mb * MB), file_s=FILE_S, keep_bytes=round(keep_gb * GB))
+    keep_bytes = None if keep_gb is None else round(keep_gb * GB)
+    writer = TapeWriter(folder, header, log, file_bytes=round(file_mb * MB), file_s=FILE_S, keep_bytes=keep_bytes)
     return Recorder(writer, clock, log)
 
 

@@ -1,9 +1,12 @@
-"""Tape files on disk: written block by block, closed by size and age, the oldest removed."""
+"""Tape files on disk: written block by block, closed by size and age, the oldest of its own exchange removed."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
+import re
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +14,29 @@ from typing import BinaryIO
 
 import msgspec
 
-from fks.data.tape.records import BLOCK, END, ENDING, HEAD, Header
+from fks.data.tape.records import BLOCK, END, ENDING, HEAD, HEAD_CRC, Header
+from fks.model.ports import Log
 from fks.model.timeframe import to_datetime
 
 LEVEL = 3  # of zlib: frames shrink to about a tenth at 100 MB/s; higher levels cost more than they save
 
 
 class TapeWriter:
-    """Writes the files of one run into a folder. Not for two threads at once. Errors of all methods: OSError."""
+    """Writes the files of one run into a folder. Not for two threads at once. Errors of all methods: OSError.
 
-    def __init__(self, folder: Path, header: Header, *, file_bytes: int, file_s: float, keep_bytes: int) -> None:
-        self._folder, self._header = folder, header
+    Beyond `keep_bytes` the oldest recordings of its exchange are removed, each logged (`tape.removed`), but none that somebody
+    reads or writes, and no file of another name; None: nothing is removed.
+    """
+
+    def __init__(
+        self, folder: Path, header: Header, log: Log, *, file_bytes: int, file_s: float, keep_bytes: int | None
+    ) -> None:
+        self._folder, self._header, self._log = folder, header, log
         self._file_bytes, self._file_ns, self._keep_bytes = file_bytes, round(file_s * 1e9), keep_bytes
         self._file: BinaryIO | None = None
         self._path: Path | None = None
         self._digest = hashlib.sha256()
-        self._size = self._records = self._begun_ns = 0
+        self._size = self._records = self._blocks = self._begun_ns = self._line_crc = 0
         self._number = 0
         self.files: list[Path] = []
 
@@ -47,9 +57,13 @@ class TapeWriter:
         moment = to_datetime(self._header.run)
         self._path = self._folder / f"{self._header.exchange}-{moment:%Y%m%dT%H%M%S%f}-{self._number:05d}{ENDING}"
         self._file = self._path.open("xb")
+        hold(self._file)
         self.files.append(self._path)
-        self._digest, self._size, self._records, self._begun_ns = hashlib.sha256(), 0, 0, now_ns
-        self._put(msgspec.json.encode(replace(self._header, number=self._number)) + b"\n")
+        self._digest, self._size, self._records, self._blocks, self._begun_ns = hashlib.sha256(), 0, 0, 0, now_ns
+        line = msgspec.json.encode(replace(self._header, number=self._number)) + b"\n"
+        self._line_crc = zlib.crc32(line)
+        self._put(line)
+        self._file.flush()  # whoever reads it now sees a tape with nothing on it yet
         self._prune()
 
     def write(self, parts: list[bytes], records: int, first_ns: int, last_ns: int) -> None:
@@ -57,8 +71,9 @@ class TapeWriter:
         assert self._file is not None
         raw = b"".join(parts)
         packed = zlib.compress(raw, LEVEL)
-        head = HEAD.pack(BLOCK, len(packed), len(raw), records, zlib.crc32(packed), first_ns, last_ns)
-        self._put(head + packed)
+        self._blocks += 1
+        head = HEAD.pack(BLOCK, self._blocks, len(packed), len(raw), records, zlib.crc32(packed), first_ns, last_ns)
+        self._put(head + HEAD_CRC.pack(zlib.crc32(head, self._line_crc)) + packed)
         self._file.flush()
         self._records += records
 
@@ -79,10 +94,34 @@ class TapeWriter:
         self._size += len(data)
 
     def _prune(self) -> None:
-        files = sorted(self._folder.glob(f"*{ENDING}"), key=lambda path: path.name)
-        sizes = {path: path.stat().st_size for path in files}
-        for path in files:
-            if sum(sizes.values()) <= self._keep_bytes or path == self._path:
+        if self._keep_bytes is None:
+            return
+        name = re.compile(rf"{re.escape(self._header.exchange)}-(\d{{8}}T\d{{12}})-(\d+){re.escape(ENDING)}")
+        own = [(found[1], int(found[2]), path) for path in self._folder.iterdir() if (found := name.fullmatch(path.name))]
+        sizes: dict[Path, int] = {}
+        for _, _, path in sorted(own):
+            with contextlib.suppress(FileNotFoundError):  # another recorder of the exchange was faster
+                sizes[path] = path.stat().st_size
+        total = sum(sizes.values())
+        for path, size in sizes.items():
+            if total <= self._keep_bytes:
                 return
-            path.unlink(missing_ok=True)
-            del sizes[path]
+            if path != self._path and not _is_held(path):
+                path.unlink(missing_ok=True)
+                self._log.info("tape.removed", path=str(path), bytes=size)
+                total -= size
+
+
+def hold(file: BinaryIO) -> None:
+    """Keep an open tape file from being removed as one of the oldest, until it is closed."""
+    with contextlib.suppress(OSError):  # somebody is just removing it, or the disk knows no locks
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _is_held(path: Path) -> bool:
+    with contextlib.suppress(OSError), path.open("rb") as file:  # a disk that knows no locks: nobody holds anything there
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -12,14 +12,17 @@ import orjson
 import pytest
 
 from fks.cli import cli
-from fks.cli.base import FAILED, OK, USAGE, run
+from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.clock import RealClock
 from fks.data.collector import Collector
-from fks.data.tape.reading import check_file, tape_files
+from fks.data.tape.playing import play, wires_of
+from fks.data.tape.reading import check_file, read_records, tape_files
 from fks.data.tape.replay import TapeExchange
+from fks.data.tape.summary import Summary
 from fks.data.tape.taped import TapedExchange, taped
 from fks.exchanges.registry import make_exchange
 from fks.model.ports import Exchange
+from fks.model.timeframe import to_datetime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.support.collecting import Held, running, settings_for
@@ -89,6 +92,47 @@ async def test_a_recorded_run_played_again_stores_the_same(
     assert {key: trades[key] for key in shared} == {key: live_trades[key] for key in shared}
 
 
+async def test_the_bars_of_a_tape_are_those_that_its_collector_stored_whatever_happened(
+    database: Database, log: CollectingLog, exchange: LocalExchange, collect: Any, tmp_path: Path
+) -> None:
+    exchange.clear()
+    settings = settings_for(exchange.info, tape=True, **FEW).model_copy(update={"home": str(tmp_path)})
+
+    async def run_once(epoch: int, faults: list[tuple[str, dict[str, Any]]]) -> None:
+        plain = make_exchange("binance", settings=settings, node=None, clock=RealClock(), log=log)
+        before = await database.sql("SELECT count(*) FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s'")
+
+        async def has_collected(bars: int) -> bool:
+            rows = await database.sql("SELECT count(*) FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s'")
+            return bool(rows[0][0] - before[0][0] >= bars)
+
+        async with running(collect(taped(plain, settings, RealClock(), log), settings, epoch)):
+            await until(lambda: has_collected(6), deadline_s=60)
+            for kind, fields in faults:
+                exchange.fault(kind, **fields)
+            await until(lambda: has_collected(20), deadline_s=60)
+
+    faults: list[tuple[str, dict[str, Any]]] = [
+        ("trade_gap", {"count": 5, "symbol": "BTCUSDT"}), ("duplicate_trades", {"count": 5}), ("reorder_trades", {"count": 5}),
+    ]  # fmt: skip
+    await run_once(1, [*faults, ("cut_stream", {"path": "/ws"})])
+    await run_once(2, [])
+    exchange.clear()
+    live, _ = await stored(database)
+    files = tape_files(tmp_path / "tapes" / "binance")
+    summary = Summary("binance", "1s").add_all(play(read_records(files), wires_of("binance")))
+    assert summary.troubles["run"] == 1
+    count = 0
+    for symbol, row in summary.symbols.items():
+        for bar in row.bars:
+            key = (symbol, "1s", to_datetime(bar.time_ns))
+            made = (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.trades, bar.is_complete, bar.is_empty)
+            assert live.get(key, (*key, *made))[3:] == made
+            count += key in live
+    assert count >= 20
+    assert sum(row.line.filled for row in summary.symbols.values()) >= 5, "what the gap left out, REST told"
+
+
 async def test_without_the_setting_nothing_is_recorded(exchange: LocalExchange, log: CollectingLog, tmp_path: Path) -> None:
     settings = settings_for(exchange.info, **FEW).model_copy(update={"home": str(tmp_path)})
     plain = make_exchange("binance", settings=settings, node=None, clock=RealClock(), log=log)
@@ -124,6 +168,8 @@ async def test_the_commands(
     assert first["troubles"] == {}
     code, out, _ = await fks("sim", "replay", made["files"][0], "--timeframe", "1s", "--expect", first["bars_digest"])
     assert (code, "BTCUSDT" in out) == (OK, True)
+    mine = await fks("data", "record", "btc/usdt", "--seconds", "0.5", "--json")
+    assert orjson.loads(mine[1])["folder"] == str(tmp_path / "home" / "tapes" / "binance" / "manual"), "apart from the collectors'"
     code, _, err = await fks("sim", "replay", tape, "--expect", "abc")
     assert (code, "other bars:" in err) == (FAILED, True)
     code, out, _ = await fks("sim", "replay", tape, "--check")
@@ -132,8 +178,12 @@ async def test_the_commands(
     for words, message in [
         (("data", "record", "NOSUCHCOIN", "--seconds", "1"), "unknown symbol"),
         (("data", "record", "BTCUSDT", "--channels", "gossip"), "there is no channel 'gossip'"),
+        (("data", "record", "BTCUSDT", "--channels", ""), "no channel is named"),
         (("sim", "replay", tmp_path / "none"), "there is no tape at"),
         (("sim", "replay", tape, "--speed", "0"), "speed 0 is not above 0"),
     ]:
         code, _, err = await fks(*words)
         assert (code, message in err) == (USAGE, True), err
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = await fks("data", "record", "BTCUSDT", "--to", tmp_path / "file")
+    assert (code, "the tape could not be written" in err) == (NOT_RUNNING, True), err

@@ -1,0 +1,209 @@
+"""Bars of a tape with holes: what REST told fills them as it did in the feed; over any other no bar is given out."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fks.data.tape.playing import play
+from fks.data.tape.reading import read_records, tape_files
+from fks.data.tape.records import Kind, Record
+from fks.data.tape.summary import Summary
+from fks.data.tape.taped import TapedWire
+from fks.exchanges.binance.wire import BinanceWire
+from fks.model.bar import Bar, PublicTrade
+from fks.model.market import TradeIds
+from fks.model.timeframe import NS
+from tests.support.recorded import agg_trades, public_trades, raw_trades
+from tests.support.taping import WANTED, frames, heard_by, recorder_into
+
+ROWS = frames()[1:]
+TRADES = public_trades(agg_trades(raw_trades()))
+
+
+def dial(number: int, at_ns: int) -> Record:
+    wanted = [[item.channel, item.symbol, item.timeframe] for item in WANTED]
+    return Record(Kind.OPEN, number, at_ns, msgspec.json.encode({"url": "", "wanted": wanted}))
+
+
+def heard(indexes: Sequence[int], connection: int = 1) -> list[Record]:
+    """Return the frames of some trades, in the order of their coming."""
+    return [Record(Kind.FRAME, connection, ROWS[i][0], ROWS[i][1]) for i in indexes]
+
+
+def told(begin: int, end: int, at_ns: int, *, from_id: int | None = None) -> Record:
+    trades: list[PublicTrade] = TRADES[begin:end]
+    asked = ["BTCUSDT", from_id, None, 1000]
+    return Record(Kind.TRADES, 0, at_ns, msgspec.json.encode({"asked": asked, "told": trades}))
+
+
+def summary_of(records: Sequence[Record], ids: TradeIds = TradeIds.CONTIGUOUS) -> Summary:
+    """Return what came of records that came one after the other, whenever their trades were made."""
+    times = accumulate((record.received_ns for record in records), max)
+    came = [replace(record, received_ns=at_ns) for record, at_ns in zip(records, times, strict=True)]
+    return Summary("binance", "1s", ids).add_all(play(came, BinanceWire))
+
+
+def bars_of(summary: Summary) -> list[Bar]:
+    return summary.symbols["BTCUSDT"].bars
+
+
+def truth() -> list[Bar]:
+    summary = summary_of([dial(1, ROWS[0][0]), *heard(range(len(ROWS)))])
+    assert summary.troubles == {}
+    assert len(bars_of(summary)) > 20
+    return bars_of(summary)
+
+
+BEGIN = dial(1, ROWS[0][0])
+ALL = list(range(len(ROWS)))
+GAP = range(300, 500)  # over several seconds
+BEFORE, AFTER = ALL[: GAP.start], ALL[GAP.stop :]
+BOTH = [TradeIds.CONTIGUOUS, TradeIds.RISING]
+
+
+def test_over_a_hole_there_is_no_bar_and_it_is_told() -> None:
+    summary = summary_of([BEGIN, *heard(BEFORE), *heard(AFTER)])
+    row = summary.symbols["BTCUSDT"]
+    lost = range(TRADES[GAP.start - 1].time_ns // NS, TRADES[GAP.stop].time_ns // NS + 1)
+    assert row.bars == [bar for bar in truth() if bar.time_ns // NS not in lost]
+    assert (row.ids_missing, row.repeated, summary.troubles) == (len(GAP), 0, {"hole": 1})
+    first, last = TRADES[GAP.start].trade_id, TRADES[GAP.stop - 1].trade_id
+    assert f"BTCUSDT: ids {first} to {last} are not on the tape, between 20" in summary.told[0]
+
+
+@pytest.mark.parametrize("ids", BOTH)
+def test_what_rest_told_fills_a_hole(ids: TradeIds) -> None:
+    now_ns = ROWS[GAP.stop][0]
+    answers = [told(GAP.start - 1, GAP.start + 100, now_ns + 1), told(GAP.start + 99, GAP.stop + 3, now_ns + 2)]
+    summary = summary_of([BEGIN, *heard(BEFORE), dial(2, now_ns), *heard(AFTER[:1], 2), *answers, *heard(AFTER[1:], 2)], ids)
+    assert bars_of(summary) == truth()
+    row = summary.symbols["BTCUSDT"]
+    assert (summary.troubles, row.trades, row.line.filled, row.repeated) == ({}, len(TRADES), len(GAP), 0)
+
+
+def test_where_ids_prove_nothing_a_torn_stream_is_a_hole() -> None:
+    summary = summary_of([BEGIN, *heard(BEFORE), dial(2, ROWS[GAP.stop][0]), *heard(AFTER, 2)], TradeIds.RISING)
+    assert summary.troubles == {"hole": 1}
+    assert "trades may be missing (it was dialled again)" in summary.told[0]
+    lost = range(TRADES[GAP.start - 1].time_ns // NS, TRADES[GAP.stop].time_ns // NS + 1)
+    assert bars_of(summary) == [bar for bar in truth() if bar.time_ns // NS not in lost]
+
+
+@pytest.mark.parametrize("answer", [(GAP.start + 5, GAP.stop + 1), (GAP.start - 5, GAP.stop - 5)])
+def test_an_answer_that_does_not_reach_over_a_hole_does_not_fill_it(answer: tuple[int, int]) -> None:
+    now_ns = ROWS[GAP.stop][0]
+    summary = summary_of([BEGIN, *heard(BEFORE), dial(2, now_ns), *heard(AFTER[:1], 2), told(*answer, now_ns), *heard(AFTER[1:], 2)], TradeIds.RISING)
+    assert summary.troubles == {"hole": 1}
+    assert {bar.time_ns: bar for bar in truth()}.items() >= {bar.time_ns: bar for bar in bars_of(summary)}.items()
+
+
+@pytest.mark.parametrize("ids", BOTH)
+def test_a_redial_that_begins_with_what_was_heard_last_leaves_no_hole(ids: TradeIds) -> None:
+    summary = summary_of([BEGIN, *heard(BEFORE), dial(2, ROWS[GAP.start][0]), *heard(ALL[GAP.start - 9 :], 2)], ids)
+    assert (bars_of(summary), summary.troubles, summary.symbols["BTCUSDT"].repeated) == (truth(), {}, 9)
+
+
+def test_a_trade_that_comes_a_little_late_has_its_place() -> None:
+    order = list(ALL)
+    for i in range(100, 1000, 50):
+        order.insert(i + 5, order.pop(i))
+    summary = summary_of([BEGIN, *heard(order)])
+    assert bars_of(summary) == truth()
+    assert (summary.symbols["BTCUSDT"].repeated, summary.troubles) == (0, {})
+
+
+def test_a_trade_that_came_when_its_hole_was_given_up_is_no_repetition() -> None:
+    late = [replace(record, received_ns=ROWS[-1][0] + 1000 * NS + i) for i, record in enumerate(heard([300, 301]))]
+    summary = summary_of([BEGIN, *heard([i for i in ALL if i not in (300, 301)]), late[0], *late])
+    row = summary.symbols["BTCUSDT"]
+    assert (row.line.strays, row.repeated, row.ids_missing) == (3, 0, 2)
+
+
+def test_where_ids_prove_nothing_a_late_trade_takes_its_bar_away() -> None:
+    order = [*ALL[:300], *ALL[301:600], 300, *ALL[600:]]
+    summary = summary_of([BEGIN, *heard(order)], TradeIds.RISING)
+    assert bars_of(summary) == [bar for bar in truth() if bar.time_ns // NS != TRADES[300].time_ns // NS]
+    assert summary.troubles == {"late": 1}
+
+
+def test_an_exchange_that_counts_anew_begins_anew() -> None:
+    def anew(i: int) -> Record:
+        row = json.loads(ROWS[i][1])
+        row["data"]["a"] = i - 599
+        return Record(Kind.FRAME, 1, ROWS[i][0], json.dumps(row).encode())
+
+    pause_ns = next(i for i in range(600, len(ROWS)) if TRADES[i].time_ns > TRADES[599].time_ns + NS)
+    summary = summary_of([BEGIN, *heard(ALL[:600]), *(anew(i) for i in ALL[pause_ns:])])
+    assert summary.troubles == {"hole": 1}
+    assert summary.symbols["BTCUSDT"].repeated == 0
+    assert {bar.time_ns: bar for bar in truth()}.items() >= {bar.time_ns: bar for bar in bars_of(summary)}.items()
+    assert bars_of(summary)[-1] == truth()[-1]
+
+
+def test_time_that_steps_back_is_told() -> None:
+    summary = Summary("binance").add_all(play([BEGIN, *heard([*range(600, 700), *range(100, 200)])], BinanceWire))
+    assert summary.troubles["time"] == 1
+    assert "time steps back from 20" in summary.told[0]
+
+
+def test_a_run_with_a_file_missing_has_no_bar_there(tmp_path: Path) -> None:
+    recorder = recorder_into(tmp_path, file_bytes=4_000)
+    wire = TapedWire(BinanceWire(), recorder)
+    wire.hello(WANTED)
+    rows = frames()
+    for begin in range(0, len(rows), 50):
+        heard_by(wire, rows[begin : begin + 50])
+        recorder.flush()
+    recorder.close()
+    files = tape_files(tmp_path)
+    gone = files[len(files) // 2]
+    gone.unlink()
+    for ids in BOTH:
+        summary = Summary("binance", "1s", ids).add_all(play(read_records(tape_files(tmp_path)), BinanceWire))
+        assert summary.troubles["missing"] == 1
+        assert summary.troubles["hole"] == 1
+        bars = bars_of(summary)
+        assert {bar.time_ns: bar for bar in truth()}.items() >= {bar.time_ns: bar for bar in bars}.items()
+        assert len(truth()) > len(bars) > 5
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("ids", BOTH)
+def test_no_bar_is_wrong_whatever_was_lost_repeated_or_out_of_order(ids: TradeIds, seed: int) -> None:
+    """Every bar given out is the true one; when REST told of every hole, all of them are."""
+    dice = random.Random(seed)
+    records, at, number, is_filled = [BEGIN], 0, 1, True
+    while at < len(ROWS):
+        upto = min(len(ROWS), at + dice.randint(5, 200))
+        part = list(range(at, upto))
+        if ids is TradeIds.CONTIGUOUS:
+            for _ in range(3):
+                i = dice.randrange(len(part))
+                part.insert(min(len(part), i + dice.randint(0, 4)), part.pop(i))
+        part += [dice.choice(part) for _ in range(dice.randint(0, 3))]
+        records += heard(part, number)
+        at = upto + dice.choice([0, dice.randint(1, 100)])
+        if upto < at < len(ROWS):
+            number += 1
+            now_ns = ROWS[at][0]
+            records += [dial(number, now_ns), *heard([at], number)]
+            if is_told := dice.random() < 0.7 and ids is not TradeIds.OPAQUE:
+                records.append(told(upto - 1, at + dice.randint(1, 9), now_ns))
+            is_filled = is_filled and is_told
+        elif at >= len(ROWS):
+            break
+    summary = summary_of(records, ids)
+    found = {bar.time_ns: bar for bar in bars_of(summary)}
+    true = {bar.time_ns: bar for bar in truth()}
+    assert true.items() >= found.items(), f"seed {seed}"
+    if is_filled:
+        last_ns = max(found)
+        assert found == {at_ns: bar for at_ns, bar in true.items() if at_ns <= last_ns}, f"seed {seed}"

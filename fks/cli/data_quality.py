@@ -34,7 +34,8 @@ def _report(ctx: click.Context, db: Database) -> QualityReport:
     from fks.clock import RealClock
     from fks.data.quality import QualityReport
 
-    return QualityReport(db, RealClock(), days=settings_of(ctx).data.gaps_days)
+    data = settings_of(ctx).data
+    return QualityReport(db, RealClock(), days=data.gaps_days, frames=data.timeframes)
 
 
 # ── gaps ─────────────────────────────────────────────────────────────────────────────────────────
@@ -176,7 +177,7 @@ def _percent(share: float) -> str:
 
 
 def _gap(gap: Missing) -> str:
-    return f"{gap.bars} bars from {iso(gap.hole.start_ns)}"
+    return f"{gap.bars} {'bar' if gap.bars == 1 else 'bars'} from {iso(gap.hole.start_ns)}"
 
 
 def _quality(one: Quality) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class KnownGap:
 @dataclass(frozen=True, slots=True)
 class Series:
     """One series: what is stored (`revision` changes with every correction) and what is wanted of it, by a sync (`wanted_to_ns`
-    None: up to the present) or because its symbol is collected."""
+    None: up to the present) or because its symbol is collected, in `frames` alone where these are said."""
 
     exchange: str
     symbol: str
@@ -46,6 +46,7 @@ class Series:
     wanted_to_ns: int | None
     error: str | None
     is_collected: bool
+    frames: tuple[str, ...] | None = None
 
 
 class GapStore:
@@ -97,7 +98,7 @@ class GapStore:
                 r["exchange"], r["symbol"], r["timeframe"], r["candles"], r["oldest"] and to_ns(r["oldest"]),
                 r["newest"] and to_ns(r["newest"]), r["revision"], r["sync_status"],
                 r["wanted_from"] and to_ns(r["wanted_from"]), r["wanted_to"] and to_ns(r["wanted_to"]), r["error"],
-                r["is_collected"],
+                r["is_collected"], None if r["frames"] is None else tuple(r["frames"]),
             )
             for r in await self._db.fetch("gaps.series")
         ]  # fmt: skip
@@ -115,7 +116,6 @@ class GapStore:
         """Return when feeds were not live, newest first: exchange, symbol, channel, began_at, ended_at, cause."""
         return [dict(row) for row in await self._db.fetch("gaps.outages", exchange, symbol, to_datetime(since_ns), limit)]
 
-    async def quarantined(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """Return (exchange, symbol) → (rows in quarantine, when the last came, ns)."""
-        rows = await self._db.fetch("gaps.quarantined")
-        return {(row["exchange"], row["symbol"]): (row["rows"], to_ns(row["last_at"])) for row in rows}
+    async def quarantined(self, exchange: str, symbol: str, timeframe: str) -> int:
+        """Return how many bars of one series are in quarantine and not settled."""
+        return int(await self._db.fetchval("gaps.quarantined", exchange, symbol, timeframe))

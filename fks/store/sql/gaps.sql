@@ -38,7 +38,7 @@ DELETE FROM known_gaps
 SELECT COALESCE(s.exchange, y.exchange) AS exchange, COALESCE(s.symbol, y.symbol) AS symbol,
        COALESCE(s.timeframe, y.timeframe) AS timeframe, COALESCE(s.candles, 0) AS candles, s.oldest, s.newest,
        COALESCE(s.revision, 0) AS revision, y.sync_status, y.wanted_from, y.wanted_to, y.error,
-       COALESCE(a.is_enabled, false) AS is_collected
+       COALESCE(a.is_enabled, false) AS is_collected, a.timeframes AS frames
   FROM series s FULL JOIN sync_status y USING (exchange, symbol, timeframe)
   LEFT JOIN assets a ON a.exchange = COALESCE(s.exchange, y.exchange) AND a.symbol = COALESCE(s.symbol, y.symbol)
  ORDER BY 1, 2, 3;
@@ -64,5 +64,5 @@ SELECT exchange, symbol, channel, began_at, ended_at, cause FROM feed_outages
  ORDER BY began_at DESC, id DESC LIMIT $4;
 
 -- name: quarantined
--- Count what was not believed, by exchange and symbol.
-SELECT exchange, symbol, count(*) AS rows, max(received_at) AS last_at FROM quarantine GROUP BY exchange, symbol;
+-- Count the bars of one series that are not believed and that nobody has settled.
+SELECT count(*) FROM quarantine WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND verdict IS NULL;

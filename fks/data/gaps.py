@@ -20,6 +20,7 @@ DAY_NS = 86400 * NS
 ASK_AGAIN_NS = DAY_NS  # how often a young known gap is asked for again,
 YOUNG_NS = 7 * DAY_NS  # and until what age
 SETTLE_NS = 10 * NS  # a bar is asked for this long after its end: clocks differ, exchanges finish their books
+REFUSED = "refused"  # the cause of a known gap where the exchange has a bar, and it cannot be true
 LIVE_NS = 600 * NS  # the collector keeps its own series up to date; behind by this much, history is fetched as well
 BARS_MAX = 50_000  # of one look at bars shorter than a minute: 14 hours of seconds
 LOOK_MAX_S = 5.0  # of one round over all series
@@ -104,7 +105,7 @@ def settled(known: Iterable[KnownGap], now_ns: int) -> list[Hole]:
     """Return the parts of known gaps that are not asked for again at present."""
     found = []
     for gap in known:
-        is_due = gap.cause == "exchange" and now_ns - gap.asked_ns >= ASK_AGAIN_NS
+        is_due = gap.cause in ("exchange", REFUSED) and now_ns - gap.asked_ns >= ASK_AGAIN_NS
         end = min(gap.hole.end_ns, now_ns - YOUNG_NS) if is_due else gap.hole.end_ns
         if gap.hole.start_ns < end:
             found.append(Hole(gap.hole.start_ns, end))

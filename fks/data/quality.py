@@ -8,6 +8,7 @@ from typing import Any
 
 from fks.clock import Clock
 from fks.data.gaps import (
+    REFUSED,
     SILENT_EXCHANGES,
     Gaps,
     Missing,
@@ -33,10 +34,11 @@ class Quality:
     """One series from `from_ns` to `to_ns`: all that is stored and, of what was synced or is collected, all that is wanted.
 
     `expected` bars follow from the exchange's calendar. `missing` ones may still come; `absent` ones were asked for, and the
-    exchange has not got them (or nobody traded): they do not lower `coverage` (a share, 1 is all). `longest` is the longest
-    missing run. `nulls`, `duplicates`, `incomplete`, `inconsistent` count stored bars; `corrected` those that changed after they
-    were first stored, last at `corrected_ns`; `outages` are those of the feed in this time (of what is collected, to the
-    present), `outage_ns` their sum; `quarantined` bars of this series wait for somebody to settle them.
+    exchange has not got them (or nobody traded): they do not lower `coverage` (a share, 1 is all). `refused` ones the exchange
+    has, and they cannot be true: they are in the quarantine. `longest` is the longest missing run. `nulls`, `duplicates`,
+    `incomplete`, `inconsistent` count stored bars; `corrected` those that changed after they were first stored, last at
+    `corrected_ns`; `outages` are those of the feed in this time (of what is collected, to the present), `outage_ns` their sum;
+    `quarantined` bars of this series wait for somebody to settle them.
     """
 
     exchange: str
@@ -51,6 +53,7 @@ class Quality:
     expected: int
     missing: int
     absent: int
+    refused: int
     gaps: int
     longest: Missing | None
     nulls: int
@@ -68,14 +71,15 @@ class Quality:
     def coverage(self) -> float:
         """Return the share of the bars that the exchange has which is stored; 1.0 means all, never by rounding."""
         there = self.expected - self.absent
-        if there <= 0 or self.missing == 0:
+        lacking = self.missing + self.refused
+        if there <= 0 or lacking == 0:
             return 1.0
-        return min(int(10_000 * (there - self.missing) / there) / 10_000, 0.9999)
+        return min(int(10_000 * (there - lacking) / there) / 10_000, 0.9999)
 
     @property
     def is_good(self) -> bool:
-        """Return whether nothing is missing and no stored bar is wrong."""
-        return not (self.missing or self.nulls or self.duplicates or self.incomplete or self.inconsistent)
+        """Return whether nothing is missing or refused, and no stored bar is wrong."""
+        return not (self.missing or self.refused or self.nulls or self.duplicates or self.incomplete or self.inconsistent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +116,12 @@ class QualityReport:
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = self.span(one)
         holes = [gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True)]
-        known = [gap.hole for gap in await self._store.known(*key)]  # also those due to be asked for again
+        known = await self._store.known(*key)  # also those due to be asked for again
         calendar = calendar_for(one.exchange)
-        absent = sum(count_bars(hole, one.timeframe, calendar) for hole in overlap(holes, known))
-        missing = expected_gaps(*key, subtract(holes, known))
+        refused = [gap.hole for gap in known if gap.cause == REFUSED]
+        lacking = [gap.hole for gap in known if gap.cause != REFUSED]
+        absent = sum(count_bars(hole, one.timeframe, calendar) for hole in overlap(subtract(holes, refused), lacking))
+        missing = expected_gaps(*key, subtract(holes, [*refused, *lacking]))
         counts = await self._store.counts(*key, start_ns, bar_end(max(one.newest_ns, start_ns), one.timeframe))
         outages = [
             outage for outage in await self.outages(one.exchange, one.symbol, since_ns=start_ns)
@@ -125,7 +131,8 @@ class QualityReport:
         return Quality(
             *key, start_ns, end_ns, counts["candles"], one.oldest_ns, one.newest_ns, one.revision,
             expected=count_bars(Hole(start_ns, end_ns), one.timeframe, calendar) if end_ns > start_ns else 0,
-            missing=sum(gap.bars for gap in missing), absent=absent, gaps=len(missing),
+            missing=sum(gap.bars for gap in missing), absent=absent,
+            refused=sum(count_bars(hole, one.timeframe, calendar) for hole in overlap(holes, refused)), gaps=len(missing),
             longest=max(missing, key=lambda gap: gap.bars, default=None), nulls=counts["nulls"],
             duplicates=counts["duplicates"], incomplete=counts["incomplete"], inconsistent=counts["inconsistent"],
             silent=counts["silent"], corrected=counts["corrected"],

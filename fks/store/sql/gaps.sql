@@ -17,13 +17,12 @@ SELECT gap_from, gap_to, cause, asked_at FROM known_gaps
  WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 ORDER BY gap_from;
 
 -- name: drop_known
--- Take out the known gaps that touch a time range and have the same cause; what they were comes back as one.
-DELETE FROM known_gaps
- WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND cause = $6 AND gap_from <= $5 AND gap_to >= $4
-RETURNING gap_from, gap_to;
+-- Take out the known gaps that overlap or touch a time range, and give them: what becomes of them is written anew.
+DELETE FROM known_gaps WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND gap_from <= $5 AND gap_to >= $4
+RETURNING gap_from, gap_to, cause, asked_at;
 
 -- name: add_known
--- Note that the exchange has no bars in a time range.
+-- Note that bars of a time range were asked for and cannot be had.
 INSERT INTO known_gaps AS k (exchange, symbol, timeframe, gap_from, gap_to, cause, asked_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (exchange, symbol, timeframe, gap_from) DO UPDATE
    SET gap_to = GREATEST(k.gap_to, EXCLUDED.gap_to), cause = EXCLUDED.cause, asked_at = EXCLUDED.asked_at;

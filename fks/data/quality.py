@@ -115,13 +115,13 @@ class QualityReport:
         assert one.newest_ns is not None
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = self.span(one)
-        holes = [gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True)]
+        holes = [gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True, calendar=one.calendar)]
         known = await self._store.known(*key)  # also those due to be asked for again
-        calendar = calendar_for(one.exchange)
+        calendar = calendar_for(one.exchange, one.calendar)
         refused = [gap.hole for gap in known if gap.cause == REFUSED]
         lacking = [gap.hole for gap in known if gap.cause != REFUSED]
         absent = sum(count_bars(hole, one.timeframe, calendar) for hole in overlap(subtract(holes, refused), lacking))
-        missing = expected_gaps(*key, subtract(holes, [*refused, *lacking]))
+        missing = expected_gaps(*key, subtract(holes, [*refused, *lacking]), one.calendar)
         counts = await self._store.counts(*key, start_ns, bar_end(max(one.newest_ns, start_ns), one.timeframe))
         outages = [
             outage for outage in await self.outages(one.exchange, one.symbol, since_ns=start_ns)
@@ -146,11 +146,11 @@ class QualityReport:
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = self.span(one)
         known = await self._store.known(*key)
-        holes = [gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True)]
-        found = [(gap, "missing") for gap in expected_gaps(*key, subtract(holes, [gap.hole for gap in known]))]
+        holes = [gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True, calendar=one.calendar)]
+        found = [(gap, "missing") for gap in expected_gaps(*key, subtract(holes, [gap.hole for gap in known]), one.calendar)]
         if is_all:
             for gap in known:
-                found += [(piece, gap.cause) for piece in expected_gaps(*key, overlap(holes, [gap.hole]))]
+                found += [(piece, gap.cause) for piece in expected_gaps(*key, overlap(holes, [gap.hole]), one.calendar)]
         return sorted(found, key=lambda item: item[0].hole.end_ns, reverse=True)
 
     async def outages(

@@ -33,7 +33,8 @@ class KnownGap:
 @dataclass(frozen=True, slots=True)
 class Series:
     """One series: what is stored (`revision` changes with every correction) and what is wanted of it, by a sync (`wanted_to_ns`
-    None: up to the present) or because its symbol is collected, in `frames` alone where these are said."""
+    None: up to the present) or because its symbol is collected, in `frames` alone where these are said.
+    `calendar`: when its market trades, as an import said; None: as its exchange does."""
 
     exchange: str
     symbol: str
@@ -48,6 +49,7 @@ class Series:
     error: str | None
     is_collected: bool
     frames: tuple[str, ...] | None = None
+    calendar: str | None = None
 
 
 class GapStore:
@@ -95,7 +97,7 @@ class GapStore:
                 r["exchange"], r["symbol"], r["timeframe"], r["candles"], r["oldest"] and to_ns(r["oldest"]),
                 r["newest"] and to_ns(r["newest"]), r["revision"], r["sync_status"],
                 r["wanted_from"] and to_ns(r["wanted_from"]), r["wanted_to"] and to_ns(r["wanted_to"]), r["error"],
-                r["is_collected"], None if r["frames"] is None else tuple(r["frames"]),
+                r["is_collected"], None if r["frames"] is None else tuple(r["frames"]), r["calendar"],
             )
             for r in await self._db.fetch("gaps.series")
         ]  # fmt: skip

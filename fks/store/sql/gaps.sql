@@ -37,7 +37,7 @@ DELETE FROM known_gaps
 SELECT COALESCE(s.exchange, y.exchange) AS exchange, COALESCE(s.symbol, y.symbol) AS symbol,
        COALESCE(s.timeframe, y.timeframe) AS timeframe, COALESCE(s.candles, 0) AS candles, s.oldest, s.newest,
        COALESCE(s.revision, 0) AS revision, y.sync_status, y.wanted_from, y.wanted_to, y.error,
-       COALESCE(a.is_enabled, false) AS is_collected, a.timeframes AS frames
+       COALESCE(a.is_enabled, false) AS is_collected, a.timeframes AS frames, s.calendar
   FROM series s FULL JOIN sync_status y USING (exchange, symbol, timeframe)
   LEFT JOIN assets a ON a.exchange = COALESCE(s.exchange, y.exchange) AND a.symbol = COALESCE(s.symbol, y.symbol)
  ORDER BY 1, 2, 3;

@@ -34,7 +34,8 @@ def _report(ctx: click.Context, db: Database) -> QualityReport:
     from fks.clock import RealClock
     from fks.data.quality import QualityReport
 
-    return QualityReport(db, RealClock(), days=settings_of(ctx).data.gaps_days)
+    data = settings_of(ctx).data
+    return QualityReport(db, RealClock(), days=data.gaps_days, frames=data.timeframes)
 
 
 # ── gaps ─────────────────────────────────────────────────────────────────────────────────────────
@@ -144,13 +145,13 @@ def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, excha
 
 
 def _print_quality(found: list[Quality], outages: list[Outage]) -> None:
-    headers = ("SYMBOL", "TIMEFRAME", "EXCHANGE", "COVERAGE", "BARS", "MISSING", "NOT THERE", "LONGEST GAP", "NULLS", "DUPLICATES",
+    headers = ("SYMBOL", "TIMEFRAME", "EXCHANGE", "COVERAGE", "BARS", "MISSING", "NOT THERE", "REFUSED", "LONGEST GAP", "NULLS", "DUPLICATES",
                "WRONG", "CORRECTED", "LAST REVISION", "QUARANTINED", "OUTAGES")  # fmt: skip
     table(
         (
             (
                 one.symbol, one.timeframe, one.exchange, click.style(_percent(one.coverage), fg="green" if one.is_good else "red"),
-                one.candles, one.missing, one.absent, "" if one.longest is None else _gap(one.longest), one.nulls, one.duplicates,
+                one.candles, one.missing, one.absent, one.refused, "" if one.longest is None else _gap(one.longest), one.nulls, one.duplicates,
                 one.incomplete + one.inconsistent, one.corrected, "" if one.corrected_ns is None else iso(one.corrected_ns)[:19] + "Z",
                 one.quarantined, "" if not one.outages else f"{one.outages}, {lasting(one.outage_ns / 1e9)}",
             )
@@ -176,7 +177,7 @@ def _percent(share: float) -> str:
 
 
 def _gap(gap: Missing) -> str:
-    return f"{gap.bars} bars from {iso(gap.hole.start_ns)}"
+    return f"{gap.bars} {'bar' if gap.bars == 1 else 'bars'} from {iso(gap.hole.start_ns)}"
 
 
 def _quality(one: Quality) -> dict[str, Any]:
@@ -186,7 +187,7 @@ def _quality(one: Quality) -> dict[str, Any]:
         longest = {"from": iso(hole.start_ns), "to": iso(hole.end_ns), "bars": one.longest.bars}
     return {
         "symbol": one.symbol, "timeframe": one.timeframe, "exchange": one.exchange, "from": iso(one.from_ns), "to": iso(one.to_ns),
-        "coverage": one.coverage, "expected": one.expected, "candles": one.candles, "missing": one.missing, "absent": one.absent,
+        "coverage": one.coverage, "expected": one.expected, "candles": one.candles, "missing": one.missing, "absent": one.absent, "refused": one.refused,
         "gaps": one.gaps, "longest_gap": longest, "nulls": one.nulls, "duplicates": one.duplicates, "incomplete": one.incomplete,
         "inconsistent": one.inconsistent, "silent": one.silent, "corrected": one.corrected,
         "last_revision_at": None if one.corrected_ns is None else iso(one.corrected_ns), "revision": one.revision,

@@ -22,7 +22,8 @@ def aggregate_bars(bars: Bars, timeframe: str, *, start_ns: int | None = None, e
     end outside are left out, and so is one without any row. A row of volume 0 among rows with volume is a silent one: it
     adds nothing but its close (a bar's open is its first trade's price). Rows that are missing inside are not noticed here
     (fks.data.gaps does). Volumes are summed as whole numbers of the smallest place in the column, so sums are exact.
-    Errors: InputError when the timeframe is not made of the bars' own, or a volume has more than 12 places.
+    Errors: InputError when the timeframe is not made of the bars' own, a volume has more than 12 places, or those of one bar
+    are too much to be summed so.
     """
     check_timeframe(timeframe)
     if timeframe != bars.timeframe and not divides(bars.timeframe, timeframe):
@@ -53,8 +54,8 @@ def aggregate_trades(
 ) -> Bars:
     """Return the bars that trades amount to, whole ones inside [start_ns, end_ns) in which somebody traded.
 
-    Trades are in the exchange's order; shapes (n,). Errors: InputError when times step back, or a quantity has more than
-    12 places.
+    Trades are in the exchange's order; shapes (n,). Errors: InputError when times step back, a quantity has more than
+    12 places, or those of one bar are too much to be summed exactly.
     """
     check_timeframe(timeframe)
     if len(time_ns) > 1 and bool((np.diff(time_ns) < 0).any()):
@@ -93,12 +94,18 @@ def _first_spoken(edge: Ints, spoken: np.ndarray) -> Ints:
 
 
 def _sums(column: Floats, edge: Ints) -> Floats:
-    """Return the exact sum of each group, as the float nearest to it."""
-    places, whole = _whole(column)
-    return np.add.reduceat(whole, edge) / 10.0**places
+    """Return the exact sum of each group, as the float nearest to it. Errors: InputError when one is too large for that."""
+    places, scaled = _scaled(column)
+    # groups are summed one by one: what overflows is a group, never the column
+    if float(np.add.reduceat(np.abs(scaled), edge).max()) >= _SUM_MAX:
+        raise InputError(
+            f"the volumes of one bar add up to more than {_SUM_MAX / 10.0**places:.3g}, which {places} decimal places leave room for",
+            code="VOLUME_TOO_LARGE", remedy="round the source to fewer decimal places",
+        )  # fmt: skip
+    return np.add.reduceat(scaled.astype(np.int64), edge) / 10.0**places
 
 
-def _whole(column: Floats) -> tuple[int, Ints]:
+def _scaled(column: Floats) -> tuple[int, Floats]:
     """Return (places, the column as whole numbers of 10^-places). Errors: InputError beyond 12 places."""
     sample = column[:: max(1, len(column) // _SAMPLE)]
     for places in range(_PLACES_MAX + 1):
@@ -106,9 +113,7 @@ def _whole(column: Floats) -> tuple[int, Ints]:
             continue
         scaled = np.rint(column * 10.0**places)
         if np.array_equal(scaled / 10.0**places, column):
-            if scaled.sum() >= _SUM_MAX:
-                break
-            return places, scaled.astype(np.int64)
+            return places, scaled
     raise InputError("a volume has more than 12 decimal places", code="VOLUME_TOO_FINE", remedy="round the source")
 
 

@@ -20,6 +20,7 @@ DAY_NS = 86400 * NS
 ASK_AGAIN_NS = DAY_NS  # how often a young known gap is asked for again,
 YOUNG_NS = 7 * DAY_NS  # and until what age
 SETTLE_NS = 10 * NS  # a bar is asked for this long after its end: clocks differ, exchanges finish their books
+REFUSED = "refused"  # the cause of a known gap where the exchange has a bar, and it cannot be true
 LIVE_NS = 600 * NS  # the collector keeps its own series up to date; behind by this much, history is fetched as well
 BARS_MAX = 50_000  # of one look at bars shorter than a minute: 14 hours of seconds
 LOOK_MAX_S = 5.0  # of one round over all series
@@ -60,9 +61,11 @@ def expected_part(hole: Hole, timeframe: str, calendar: str) -> tuple[Hole, int]
     return Hole(int(starts[0]), bar_end(int(starts[-1]), timeframe)), len(starts)
 
 
-def expected_gaps(exchange: str, symbol: str, timeframe: str, holes: Iterable[Hole]) -> list[Missing]:
-    """Return the `holes` in which bars are expected by the exchange's calendar, cut to those."""
-    parts = (expected_part(hole, timeframe, calendar_for(exchange)) for hole in holes)
+def expected_gaps(
+    exchange: str, symbol: str, timeframe: str, holes: Iterable[Hole], calendar: str | None = None
+) -> list[Missing]:
+    """Return the `holes` in which bars are expected, by the exchange's calendar or by the one that is kept, cut to those."""
+    parts = (expected_part(hole, timeframe, calendar_for(exchange, calendar)) for hole in holes)
     return [Missing(exchange, symbol, timeframe, *part) for part in parts if part is not None]
 
 
@@ -104,7 +107,7 @@ def settled(known: Iterable[KnownGap], now_ns: int) -> list[Hole]:
     """Return the parts of known gaps that are not asked for again at present."""
     found = []
     for gap in known:
-        is_due = gap.cause == "exchange" and now_ns - gap.asked_ns >= ASK_AGAIN_NS
+        is_due = gap.cause in ("exchange", REFUSED) and now_ns - gap.asked_ns >= ASK_AGAIN_NS
         end = min(gap.hole.end_ns, now_ns - YOUNG_NS) if is_due else gap.hole.end_ns
         if gap.hole.start_ns < end:
             found.append(Hole(gap.hole.start_ns, end))
@@ -116,9 +119,9 @@ def closed_until(now_ns: int, timeframe: str) -> int:
     return bar_start(now_ns - SETTLE_NS, timeframe)
 
 
-def calendar_for(exchange: str) -> str:
-    """Return the name of the calendar of an exchange's market."""
-    return CALENDARS.get(exchange, ALWAYS)
+def calendar_for(exchange: str, kept: str | None = None) -> str:
+    """Return the name of a series' calendar: the one that is kept with it, else that of its exchange's market."""
+    return kept or CALENDARS.get(exchange, ALWAYS)
 
 
 class Gaps:
@@ -129,11 +132,12 @@ class Gaps:
         self._clock = clock
 
     async def missing(
-        self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int, *, is_all: bool = False
-    ) -> list[Missing]:
+        self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int, *, is_all: bool = False,
+        calendar: str | None = None,
+    ) -> list[Missing]:  # fmt: skip
         """Return the missing runs in [start, end), newest first; known gaps only with `is_all`, or when they are due.
 
-        Both ends are brought to boundaries of `timeframe` that lie within.
+        `calendar` is the one kept with the series, if any. Both ends are brought to boundaries of `timeframe` that lie within.
         """
         start_ns = aligned(start_ns, timeframe)
         end_ns = bar_start(end_ns, timeframe)
@@ -143,7 +147,7 @@ class Gaps:
         if holes and not is_all:
             known = await self._store.known(exchange, symbol, timeframe)
             holes = subtract(holes, settled(known, self._clock.now_ns()))
-        return expected_gaps(exchange, symbol, timeframe, holes)
+        return expected_gaps(exchange, symbol, timeframe, holes, calendar)
 
 
 def aligned(time_ns: int, timeframe: str) -> int:
@@ -217,7 +221,7 @@ class GapWatch:
                 start_ns = max(start_ns, seen.clean_ns)
         if one.exchange in SILENT_EXCHANGES and seen is not None and now_s < seen.due_s:
             return ()  # what traded seldom has new holes each minute: they are looked at together
-        missing = tuple(await self._gaps.missing(*key, start_ns, end_ns))
+        missing = tuple(await self._gaps.missing(*key, start_ns, end_ns, calendar=one.calendar))
         if not is_synced(one):  # what came before the first collected bar is nobody's gap
             missing = tuple(gap for gap in missing if gap.hole.start_ns > horizon_ns)
         is_same = seen is not None and seen.missing == missing and bool(missing)

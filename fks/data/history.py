@@ -1,13 +1,15 @@
 """An exchange's bars of the past into the store, newest first, with a note of what the exchange has not.
 
 A missing bar is *known* to be missing when the exchange was asked for its very time, has later bars, and had RECENT_NS to
-publish it. What is not proven so is asked for again.
+publish it; one that it told and that cannot be true is known as well, by a cause of its own. What is not proven so is asked
+for again. Only what was absent in the answer is known: a bar that is lost later is a gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,14 +17,14 @@ from fks.clock import Clock
 from fks.data.aggregate import OpenBar, by_length, exact_decimal, length_of
 from fks.data.belief import Belief, whole
 from fks.data.calendars import calendar_of
-from fks.data.gaps import DAY_NS, SETTLE_NS, count_bars
+from fks.data.gaps import DAY_NS, REFUSED, SETTLE_NS, count_bars
 from fks.model.bar import Bar, Bars, Ints
 from fks.model.errors import InputError, OutageError
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Hole
+from fks.store.gaps import GapStore, Hole, KnownGap
 from fks.store.partitions import ensure_partitions
 from fks.store.quarantine import QuarantineStore
 
@@ -30,12 +32,14 @@ CONFIRM = 200  # bars of one question whose empty answer proves something, whate
 EMPTY_MAX = 2  # empty windows in a row, before samples tell whether there is anything earlier at all
 SAMPLES = 8
 RECENT_NS = 600 * NS  # younger bars may still be published
+SILENT_RUNS_MAX = 100  # rows of one window that tell where nobody traded; more would be a table of silence
 TRIES, WAIT_FIRST_S = 6, 1.0  # of one question, once the exchange has answered another
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One window is done: what was fetched, written (new or different) and found not to exist, in bars.
+    """One window is done: what was fetched and believed, written (new or different), and found not to be had, in bars: the
+    exchange has none, or one that cannot be true.
 
     `is_asked` False: a time before the first bar there is, which was passed over.
     """
@@ -89,7 +93,7 @@ class History:
         start_ns = await self._listed(symbol, timeframe, hole)
         if start_ns > hole.start_ns:
             unlisted = Hole(hole.start_ns, min(start_ns, hole.end_ns))
-            noted = await self._note(symbol, timeframe, [unlisted], "unlisted", proven_ns)
+            noted = await self._note(symbol, timeframe, unlisted, {"unlisted": [unlisted]}, proven_ns)
             yield Step(unlisted, 0, 0, noted, is_asked=False)
         end_ns = hole.end_ns if newest_ns is None else min(hole.end_ns, bar_start(newest_ns, timeframe))
         empty = 0
@@ -101,7 +105,7 @@ class History:
             empty = 0 if step.fetched else empty + 1
             before = Hole(start_ns, end_ns)
             if empty == EMPTY_MAX and not await self._has_any(symbol, source, before):
-                noted = await self._note(symbol, timeframe, [before], "exchange", proven_ns)
+                noted = await self._note(symbol, timeframe, before, {"exchange": [before]}, proven_ns)
                 yield Step(before, 0, 0, noted, is_asked=False)
                 return
 
@@ -114,6 +118,7 @@ class History:
             said = await self._ask(symbol, source, bar.time_ns, (end_ns - bar.time_ns) // (length_of(source) * NS), end_ns)
             return next(iter(await self._possible(said, source, timeframe)), None)
 
+        told = rows if source == timeframe else folded(rows, timeframe)
         bars = await self._belief.believed(await self._possible(rows, source, timeframe), again)
         written = 0
         if bars:
@@ -123,12 +128,16 @@ class History:
             )
             written = merged.written
         expected = self._calendar.expected(timeframe, window.start_ns, window.end_ns)
-        absent = runs_missing(expected, np.array([bar.time_ns for bar in bars], dtype=np.int64), timeframe)
-        cause = "exchange"
-        if absent and not self._exchange.traits.has_empty_bars:
-            absent, cause = [window], "silent"  # one row for a whole history in which many bars are left out
-        noted = await self._note(symbol, timeframe, absent, cause, proven_ns)
-        return Step(window, len(bars), written, noted if cause == "exchange" else len(expected) - len(bars))
+        there = times_of(bars)
+        found = {REFUSED: runs_missing(expected, np.setdiff1d(expected, np.setdiff1d(times_of(told), there)), timeframe)}
+        absent = runs_missing(expected, np.union1d(there, times_of(told)), timeframe)
+        if self._exchange.traits.has_empty_bars:
+            found["exchange"] = absent
+        else:
+            found["silent"] = bridged(absent, SILENT_RUNS_MAX)
+        await self._note(symbol, timeframe, window, found, proven_ns)
+        not_had = proven_part([*absent, *found[REFUSED]], timeframe, proven_ns)
+        return Step(window, len(bars), written, sum(self.count(timeframe, hole) for hole in not_had))
 
     async def _possible(self, rows: Sequence[Bar], source: str, timeframe: str) -> list[Bar]:
         """Return the bars that `rows` are or make, without those of which a row cannot be true."""
@@ -152,14 +161,19 @@ class History:
                 at = stop
         return rows
 
-    async def _note(self, symbol: str, timeframe: str, holes: Sequence[Hole], cause: str, proven_ns: int) -> int:
-        """Keep what is proven to be missing; return how many bars that is."""
-        proven = [Hole(hole.start_ns, min(hole.end_ns, bar_start(proven_ns, timeframe))) for hole in holes]
-        proven = [hole for hole in proven if hole.start_ns < hole.end_ns]
-        if proven:
-            asked_ns = self._clock.now_ns()
-            await self._gaps.add_known(self._exchange.name, symbol, timeframe, proven, cause=cause, asked_ns=asked_ns)
-        return sum(self.count(timeframe, hole) for hole in proven)
+    async def _note(
+        self, symbol: str, timeframe: str, window: Hole, found: Mapping[str, Sequence[Hole]], proven_ns: int
+    ) -> int:
+        """Keep what is proven to be missing in `window`, by cause, instead of what was known of it; return how many bars that is."""
+        proven = proven_part([window], timeframe, proven_ns)
+        if not proven:
+            return 0
+        asked_ns = self._clock.now_ns()
+        known = [
+            KnownGap(hole, cause, asked_ns) for cause, holes in found.items() for hole in proven_part(holes, timeframe, proven_ns)
+        ]
+        await self._gaps.note_known(self._exchange.name, symbol, timeframe, proven[0], known)
+        return sum(self.count(timeframe, gap.hole) for gap in known)
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────
     async def _ask(self, symbol: str, source: str, since_ns: int | None, limit: int, until_ns: int) -> list[Bar]:
@@ -245,3 +259,26 @@ def runs_missing(expected: Ints, there: Ints, timeframe: str) -> list[Hole]:
         Hole(int(expected[first]), bar_end(int(expected[last - 1]), timeframe))
         for first, last in zip(edges[::2], edges[1::2], strict=True)
     ]
+
+
+def bridged(runs: Sequence[Hole], most: int) -> list[Hole]:
+    """Return `runs` (oldest first) as `most` at most: the shortest stretches between them are taken in with them."""
+    if len(runs) <= most:
+        return list(runs)
+    between = [later.start_ns - run.end_ns for run, later in pairwise(runs)]
+    longest = sorted(sorted(range(len(between)), key=between.__getitem__)[len(between) - most + 1 :])
+    return [
+        Hole(runs[first].start_ns, runs[last].end_ns)
+        for first, last in zip([0, *(at + 1 for at in longest)], [*longest, len(runs) - 1], strict=True)
+    ]
+
+
+def proven_part(holes: Sequence[Hole], timeframe: str, proven_ns: int) -> list[Hole]:
+    """Return the whole bars of `holes` that end by `proven_ns`."""
+    until_ns = bar_start(proven_ns, timeframe)
+    return [Hole(hole.start_ns, min(hole.end_ns, until_ns)) for hole in holes if hole.start_ns < until_ns]
+
+
+def times_of(bars: Sequence[Bar]) -> Ints:
+    """Return the open times of `bars`, shape (n,)."""
+    return np.array([bar.time_ns for bar in bars], dtype=np.int64)

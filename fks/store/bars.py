@@ -115,6 +115,10 @@ class BarStore:
                 met = error
         raise OutageError(f"merge of {bars.symbol} {bars.timeframe}: other writers were faster {_ATTEMPTS} times") from met
 
+    async def keep_calendar(self, bars: Bars, calendar: str, *, exchange: str, tx: Session) -> None:
+        """Keep when the market of a stored series trades, so what is missing there; the last word stands. Twice equals once."""
+        await tx.execute("bars.keep_calendar", exchange, bars.symbol, bars.timeframe, calendar)
+
     async def stand(self, bars: Bars, *, exchange: str, tx: Session | None = None) -> tuple[int, int]:
         """Return (how many bars are stored over the span of `bars`, how often they were changed).
 

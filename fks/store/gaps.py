@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
-from fks.store.db import Database
+from fks.store.db import Database, Row
 from fks.store.sync import finite
 
 HOLES_MAX = 200_000  # of one look at one series: the rest is found once these are filled
@@ -23,7 +23,8 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class KnownGap:
-    """A range whose missing bars the exchange has not: `cause` is exchange | unlisted | silent (nobody traded)."""
+    """A range whose missing bars were asked for: `cause` is exchange | unlisted | silent (nobody traded) where the exchange
+    has none, refused where it has one that cannot be true."""
 
     hole: Hole
     cause: str
@@ -33,7 +34,8 @@ class KnownGap:
 @dataclass(frozen=True, slots=True)
 class Series:
     """One series: what is stored (`revision` changes with every correction) and what is wanted of it, by a sync (`wanted_to_ns`
-    None: up to the present) or because its symbol is collected."""
+    None: up to the present) or because its symbol is collected, in `frames` alone where these are said.
+    `calendar`: when its market trades, as an import said; None: as its exchange does."""
 
     exchange: str
     symbol: str
@@ -47,6 +49,8 @@ class Series:
     wanted_to_ns: int | None
     error: str | None
     is_collected: bool
+    frames: tuple[str, ...] | None = None
+    calendar: str | None = None
 
 
 class GapStore:
@@ -69,21 +73,17 @@ class GapStore:
 
     async def known(self, exchange: str, symbol: str, timeframe: str) -> list[KnownGap]:
         """Return the known gaps of a series, oldest first."""
-        rows = await self._db.fetch("gaps.known", exchange, symbol, timeframe)
-        return [KnownGap(Hole(to_ns(r["gap_from"]), to_ns(r["gap_to"])), r["cause"], to_ns(r["asked_at"])) for r in rows]
+        return [_known(row) for row in await self._db.fetch("gaps.known", exchange, symbol, timeframe)]
 
-    async def add_known(
-        self, exchange: str, symbol: str, timeframe: str, holes: Iterable[Hole], *, cause: str, asked_ns: int
-    ) -> None:
-        """Note that the exchange was asked for `holes` and has nothing there; neighbours become one row."""
+    async def note_known(self, exchange: str, symbol: str, timeframe: str, asked: Hole, found: Sequence[KnownGap]) -> None:
+        """Note that the exchange was asked for all of `asked` and that `found` is missing there, whatever was known of it
+        before; neighbours with the same cause become one row."""
+        key = (exchange, symbol, timeframe)
         async with self._db.transaction() as tx:
-            for hole in holes:
-                key = (exchange, symbol, timeframe)
-                start, end = to_datetime(hole.start_ns), to_datetime(hole.end_ns)
-                touched = await tx.fetch("gaps.drop_known", *key, start, end, cause)
-                start = min([start, *(row["gap_from"] for row in touched)])
-                end = max([end, *(row["gap_to"] for row in touched)])
-                await tx.execute("gaps.add_known", *key, start, end, cause, to_datetime(asked_ns))
+            rows = await tx.fetch("gaps.drop_known", *key, to_datetime(asked.start_ns), to_datetime(asked.end_ns))
+            for gap in known_after([_known(row) for row in rows], asked, found):
+                start, end = to_datetime(gap.hole.start_ns), to_datetime(gap.hole.end_ns)
+                await tx.execute("gaps.add_known", *key, start, end, gap.cause, to_datetime(gap.asked_ns))
 
     async def forget_known(
         self, exchange: str | None = None, symbol: str | None = None, timeframe: str | None = None
@@ -98,7 +98,7 @@ class GapStore:
                 r["exchange"], r["symbol"], r["timeframe"], r["candles"], r["oldest"] and to_ns(r["oldest"]),
                 r["newest"] and to_ns(r["newest"]), r["revision"], r["sync_status"],
                 r["wanted_from"] and to_ns(r["wanted_from"]), r["wanted_to"] and to_ns(r["wanted_to"]), r["error"],
-                r["is_collected"],
+                r["is_collected"], None if r["frames"] is None else tuple(r["frames"]), r["calendar"],
             )
             for r in map(finite, await self._db.fetch("gaps.series"))
         ]  # fmt: skip
@@ -116,7 +116,30 @@ class GapStore:
         """Return when feeds were not live, newest first: exchange, symbol, channel, began_at, ended_at, cause."""
         return [dict(row) for row in await self._db.fetch("gaps.outages", exchange, symbol, to_datetime(since_ns), limit)]
 
-    async def quarantined(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """Return (exchange, symbol) → (rows in quarantine, when the last came, ns)."""
-        rows = await self._db.fetch("gaps.quarantined")
-        return {(row["exchange"], row["symbol"]): (row["rows"], to_ns(row["last_at"])) for row in rows}
+    async def quarantined(self, exchange: str, symbol: str, timeframe: str) -> int:
+        """Return how many bars of one series are in quarantine and not settled."""
+        return int(await self._db.fetchval("gaps.quarantined", exchange, symbol, timeframe))
+
+
+def known_after(before: Iterable[KnownGap], asked: Hole, found: Iterable[KnownGap]) -> list[KnownGap]:
+    """Return what is known once `found` is all that is missing in `asked`: `before` outside of it, neighbours of one cause joined."""
+    outside = [
+        KnownGap(Hole(start_ns, end_ns), gap.cause, gap.asked_ns)
+        for gap in before
+        for start_ns, end_ns in (
+            (gap.hole.start_ns, min(gap.hole.end_ns, asked.start_ns)), (max(gap.hole.start_ns, asked.end_ns), gap.hole.end_ns),
+        )
+        if start_ns < end_ns
+    ]  # fmt: skip
+    known: list[KnownGap] = []
+    for gap in sorted([*outside, *found], key=lambda gap: gap.hole.start_ns):
+        if known and known[-1].cause == gap.cause and gap.hole.start_ns <= known[-1].hole.end_ns:
+            last = known.pop()
+            whole = Hole(last.hole.start_ns, max(last.hole.end_ns, gap.hole.end_ns))
+            gap = KnownGap(whole, gap.cause, max(last.asked_ns, gap.asked_ns))
+        known.append(gap)
+    return known
+
+
+def _known(row: Row) -> KnownGap:
+    return KnownGap(Hole(to_ns(row["gap_from"]), to_ns(row["gap_to"])), row["cause"], to_ns(row["asked_at"]))

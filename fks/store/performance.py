@@ -2,6 +2,9 @@
 
 Natively it is a materialised view, made by the first migration and refreshed here, every hour, without holding up its
 readers. With TimescaleDB it is a continuous aggregate of the same name and columns that refreshes itself (fks.store.timescale).
+
+`fees` is a sum of numbers, not of money: a fee in the quote currency counts as it is, one in the base asset at the trade's own
+price, and one in a third currency (BNB, say) as if it were in the quote currency, as no price of it is known here.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from fks.store.db import Database, Row, sql
 _LIMIT_S = 300.0  # years of executions; nobody waits for it
 
 #: the columns after account_id and day, as in migration 0001. Realised PnL and fees are in the quote currency: a
-#: fee taken in the base asset counts at the trade's own price
+#: fee taken in the base asset counts at the trade's own price; one in a third currency counts as it stands
 COLUMNS = """
        count(*) AS trades,
        count(*) FILTER (WHERE realized_pnl > 0) AS wins,
@@ -34,7 +37,8 @@ COLUMNS = """
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """One account's day (UTC) as of the last refresh. Money in the quote currency; None where nothing was realised."""
+    """One account's day (UTC) as of the last refresh. Money in the quote currency, but for `fees` in third currencies;
+    None where nothing was realised."""
 
     account_id: int
     day: datetime

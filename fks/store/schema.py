@@ -97,6 +97,7 @@ series = Table(  # one row a stored series, kept by triggers on ohlcv_data: nobo
     Column("revision", BigInteger, nullable=False, server_default="0"),
     _time("oldest", null=True), _time("newest", null=True), Column("candles", BigInteger, nullable=False, server_default="0"),
     _time("updated_at", now=True),
+    _text("calendar", null=True),  # when its market trades, as an import said; None: as its exchange does
     PrimaryKeyConstraint("exchange", "symbol", "timeframe"),
     postgresql_with={"fillfactor": 50},  # each stored bar changes its row: in place, with room on the page
 )  # fmt: skip

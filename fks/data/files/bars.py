@@ -69,6 +69,7 @@ class FileBars:
     doubts: tuple[Finding, ...]
     doubted: tuple[str, ...]
     notes: tuple[str, ...]
+    calendar: str = ALWAYS
 
 
 def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
@@ -111,7 +112,7 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
         path, layout.form, exchange, bars, None if trades is None else trades[:keep], found.written, source.sha256,
         int(holes.sum()), len(holes), int(holes.max(initial=0)),
         doubts, tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in doubts),
-        tuple(notes),
+        tuple(notes), wanted.calendar,
     )  # fmt: skip
 
 

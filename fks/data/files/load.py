@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fks.data.aggregate import aggregate_bars
+from fks.data.calendars import ALWAYS
 from fks.data.files.bars import FileBars
 from fks.data.files.problem import problem
 from fks.data.sample import larger
@@ -46,7 +47,8 @@ async def import_file(
     """Store a file's bars; `with_larger` also the larger bars, where no smaller one is missing.
 
     Guarantees: all or nothing, whatever dies meanwhile; twice equals once; stored bars that differ are only replaced
-    when `replaces` says so, also when they come while it is stored. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER; OutageError.
+    when `replaces` says so, also when they come while it is stored; the file's calendar is kept with its series, unless it
+    is always open. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER; OutageError.
     """
     file = file if db is None else await _spelt(db, file)
     series = [file.bars]
@@ -106,6 +108,8 @@ async def _attempt(db: Database, file: FileBars, series: list[Bars], *, is_dry: 
                 after = (count + merged.inserted, changes + merged.changed)
                 if not replaces and await store.stand(bars, exchange=file.exchange, tx=tx) != after:
                     raise _MetError
+                if file.calendar != ALWAYS:
+                    await store.keep_calendar(bars, file.calendar, exchange=file.exchange, tx=tx)
             await QuarantineStore(tx).add(_held(file))
         return Imported(file, done, differing, False)
     return None

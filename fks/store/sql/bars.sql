@@ -107,3 +107,7 @@ SELECT system_identifier || '/' || 'series'::regclass::oid FROM pg_control_syste
 -- Give what is stored of each series: the owner's coverage query.
 SELECT symbol, timeframe, COUNT(*) AS candles, MIN(time) AS oldest, MAX(time) AS newest, MAX(time) - MIN(time) AS time_range
   FROM ohlcv_data GROUP BY symbol, timeframe ORDER BY symbol, timeframe;
+
+-- name: keep_calendar
+-- Keep when the market of one series trades.
+UPDATE series SET calendar = $4 WHERE exchange = $1 AND symbol = $2 AND timeframe = $3;

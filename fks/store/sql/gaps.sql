@@ -17,13 +17,12 @@ SELECT gap_from, gap_to, cause, asked_at FROM known_gaps
  WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 ORDER BY gap_from;
 
 -- name: drop_known
--- Take out the known gaps that touch a time range and have the same cause; what they were comes back as one.
-DELETE FROM known_gaps
- WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND cause = $6 AND gap_from <= $5 AND gap_to >= $4
-RETURNING gap_from, gap_to;
+-- Take out the known gaps that overlap or touch a time range, and give them: what becomes of them is written anew.
+DELETE FROM known_gaps WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND gap_from <= $5 AND gap_to >= $4
+RETURNING gap_from, gap_to, cause, asked_at;
 
 -- name: add_known
--- Note that the exchange has no bars in a time range.
+-- Note that bars of a time range were asked for and cannot be had.
 INSERT INTO known_gaps AS k (exchange, symbol, timeframe, gap_from, gap_to, cause, asked_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (exchange, symbol, timeframe, gap_from) DO UPDATE
    SET gap_to = GREATEST(k.gap_to, EXCLUDED.gap_to), cause = EXCLUDED.cause, asked_at = EXCLUDED.asked_at;
@@ -38,7 +37,7 @@ DELETE FROM known_gaps
 SELECT COALESCE(s.exchange, y.exchange) AS exchange, COALESCE(s.symbol, y.symbol) AS symbol,
        COALESCE(s.timeframe, y.timeframe) AS timeframe, COALESCE(s.candles, 0) AS candles, s.oldest, s.newest,
        COALESCE(s.revision, 0) AS revision, y.sync_status, y.wanted_from, y.wanted_to, y.error,
-       COALESCE(a.is_enabled, false) AS is_collected
+       COALESCE(a.is_enabled, false) AS is_collected, a.timeframes AS frames, s.calendar
   FROM series s FULL JOIN sync_status y USING (exchange, symbol, timeframe)
   LEFT JOIN assets a ON a.exchange = COALESCE(s.exchange, y.exchange) AND a.symbol = COALESCE(s.symbol, y.symbol)
  ORDER BY 1, 2, 3;
@@ -64,5 +63,5 @@ SELECT exchange, symbol, channel, began_at, ended_at, cause FROM feed_outages
  ORDER BY began_at DESC, id DESC LIMIT $4;
 
 -- name: quarantined
--- Count what was not believed, by exchange and symbol.
-SELECT exchange, symbol, count(*) AS rows, max(received_at) AS last_at FROM quarantine GROUP BY exchange, symbol;
+-- Count the bars of one series that are not believed and that nobody has settled.
+SELECT count(*) FROM quarantine WHERE exchange = $1 AND symbol = $2 AND timeframe = $3 AND verdict IS NULL;

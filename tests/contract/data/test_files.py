@@ -17,15 +17,18 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
+from fks.clock import FakeClock
 from fks.data.aggregate import aggregate_bars
+from fks.data.calendars import calendar_of
 from fks.data.files.bars import FileBars, Wanted, read_bars
 from fks.data.files.export import export_bars
 from fks.data.files.load import import_file
+from fks.data.quality import QualityReport
 from fks.data.sample import sample_tape
 from fks.model.bar import Bars
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import Instrument
-from fks.model.timeframe import NS
+from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.instruments import InstrumentStore
@@ -33,6 +36,7 @@ from fks.store.merging import Merged
 from fks.store.quarantine import QuarantineStore
 
 NOW = 1_800_000_000 * NS
+START = 1_767_571_200 * NS  # 2026-01-05, a Monday
 SAMPLE = sample_tape().bars()[:3000]
 WANTED = Wanted(exchange="binance", symbol="BTCUSDT")
 
@@ -161,6 +165,28 @@ async def test_an_import_is_all_or_nothing(database: Database, tmp_path: Path) -
         await import_file(database, file, with_larger=True)
     assert (await database.sql("SELECT count(*) FROM ohlcv_data"))[0][0] == 0, "the minutes and the quarters went back too"
     assert await BarStore(database).series("BTCUSDT", "1m") is None
+
+
+async def test_a_calendar_that_was_said_at_import_is_what_its_series_is_judged_by(database: Database, tmp_path: Path) -> None:
+    times = calendar_of("XNYS").expected("1m", START, START + 7 * 86400 * NS)
+    prices = np.full(len(times), 100.0)
+    bars = Bars("NQ", "1m", times, prices, prices + 1, prices - 1, prices, prices)
+    report = QualityReport(database, FakeClock(NOW), days=7)
+
+    async def found() -> tuple[int, bool]:
+        quality = await report.of((await report.series())[0])
+        return quality.missing, quality.is_good
+
+    plain = Wanted(exchange="ninjatrader", symbol="NQ")
+    await import_file(database, read(written(tmp_path / "x.csv", bars), plain))
+    assert (await found())[0] > len(bars), "nights, and a weekend"
+    await import_file(database, read(tmp_path / "x.csv", replace(plain, calendar="XNYS")))
+    assert await found() == (0, True)
+    await import_file(database, read(tmp_path / "x.csv", plain))
+    assert await found() == (0, True), "a file that says nothing changes nothing"
+    await database.sql("DELETE FROM ohlcv_data WHERE time = $1", to_datetime(int(times[500])))
+    assert await found() == (1, False)
+    assert [gap.bars for gap, _ in await report.missing((await report.series())[0])] == [1]
 
 
 async def test_larger_bars_are_made_where_no_smaller_one_is_missing(database: Database, tmp_path: Path) -> None:

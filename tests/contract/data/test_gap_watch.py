@@ -17,6 +17,7 @@ from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.gaps import GapStore, Hole
+from fks.store.quarantine import Held, QuarantineStore, Verdict
 from fks.store.sync import SyncStore
 from tests.support.history_exchange import HistoryExchange
 from tests.support.ports import CollectingLog
@@ -189,6 +190,69 @@ async def test_the_report_says_what_is_missing_wrong_and_corrected(
     ]
     states = {state for _, state in await report.missing((await report.series())[0], is_all=True)}
     assert states == {"missing", "exchange"}
+
+
+async def test_a_feed_that_died_is_judged_to_the_present_and_one_that_was_just_stopped_is_not_accused(
+    database: Database, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
+    report = QualityReport(database, clock, days=7)
+    await clock.advance(150)
+    found = await report.of((await report.series())[0])
+    assert (found.missing, found.expected, found.is_good) == (0, 600, True), "the next round brings them"
+    await clock.advance(3 * 86400 - 150)
+    await database.sql(
+        "INSERT INTO feed_outages (exchange, symbol, began_at, cause) VALUES ('binance', 'BTCUSDT', $1, 'silence')",
+        to_datetime(START_NS + 2 * MINUTE),
+    )  # fmt: skip
+    one = (await report.series())[0]
+    found = await report.of(one)
+    assert (found.missing, found.gaps, found.expected, found.coverage) == (4320, 1, 4920, 0.1219)
+    assert not found.is_good
+    assert (found.outages, found.outage_ns) == (1, 3 * DAY_NS - 90 * NS)
+    assert [(gap.hole, state) for gap, state in await report.missing(one)] == [(Hole(START_NS, START_NS + 3 * DAY_NS), "missing")]
+
+
+async def test_what_nobody_collects_any_more_is_judged_to_its_last_bar(
+    database: Database, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
+    await clock.advance(3 * 86400)
+    hours = QualityReport(database, clock, days=7, frames=("1h",))
+    assert (await hours.of((await hours.series())[0])).is_good
+    await database.sql("UPDATE assets SET timeframes = '{1m}'")
+    assert not (await hours.of((await hours.series())[0])).is_good
+    await database.sql("UPDATE assets SET is_enabled = false")
+    assert (await hours.of((await hours.series())[0])).is_good
+
+
+async def test_what_is_left_out_in_silence_is_given_an_hour(database: Database, clock: FakeClock) -> None:
+    await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('coinbase', 'BTC-USD')")
+    made = HistoryExchange(clock, name="coinbase")
+    bars = await made.fetch_bars("BTC-USD", "1m", START_NS - HOUR, 1000, until_ns=START_NS)
+    await BarStore(database).merge(Bars.of("BTC-USD", "1m", bars), exchange="coinbase", source="live")
+    report = QualityReport(database, clock, days=7)
+    await clock.advance(3500)
+    assert (await report.of((await report.series())[0])).missing == 0
+    await clock.advance(600)
+    assert (await report.of((await report.series())[0])).missing == 68
+
+
+async def test_the_quarantine_is_counted_by_series_until_it_is_settled(
+    database: Database, exchange: HistoryExchange, clock: FakeClock
+) -> None:
+    await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
+    await collected(database, exchange, START_NS - 10 * HOUR, START_NS, "1h")
+    store = QuarantineStore(database)
+    await store.add([Held.bar(exchange.bar("BTCUSDT", "1m", START_NS - n * HOUR), "odd", "", source="sync") for n in (1, 2)])
+    report = QualityReport(database, clock, days=7)
+
+    async def counted() -> dict[str, int]:
+        return {one.timeframe: (await report.of(one)).quarantined for one in await report.series()}
+
+    assert await counted() == {"1m": 2, "1h": 0}
+    await store.settle_bars("binance", "BTCUSDT", "1m", [START_NS - HOUR], Verdict.REFUSED)
+    assert await counted() == {"1m": 1, "1h": 0}
 
 
 async def test_what_is_pruned_is_not_fetched_again(

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from fks.clock import FakeClock
-from fks.data.gaps import DAY_NS
+from fks.data.gaps import DAY_NS, GapWatch
+from fks.data.history import SILENT_RUNS_MAX
+from fks.data.quality import QualityReport
 from fks.data.sync import Stopped, Sync
 from fks.model.bar import Bar
 from fks.model.errors import InputError, OutageError
-from fks.model.timeframe import NS, bar_end, bar_start
+from fks.model.timeframe import NS, bar_end, bar_start, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
 from fks.store.gaps import GapStore, Hole
@@ -152,17 +154,87 @@ async def test_an_exchange_that_forgets_old_minutes_is_asked_a_few_times(
     assert len(exchange.asked) < 30
 
 
-async def test_silence_that_is_left_out_is_one_known_gap(
+async def test_silence_that_is_left_out_is_known_run_by_run(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     now = now_of(clock)
     exchange.traits = replace(exchange.traits, has_empty_bars=False)
-    exchange.holes = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 7 * MINUTE)]
+    exchange.holes = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 17 * MINUTE)]
     done = await sync.sync("BTCUSDT", "1m", now - DAY_NS)
     assert done.absent == len(exchange.holes)
     known = await GapStore(database).known("binance", "BTCUSDT", "1m")
-    assert [gap.cause for gap in known] == ["silent"]
+    assert [(gap.hole.start_ns, gap.hole.end_ns, gap.cause) for gap in known] == [(*hole, "silent") for hole in exchange.holes]
     assert len(exchange.asked) < 10
+
+
+async def test_a_market_that_mostly_sleeps_is_no_table_of_silence(
+    database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
+) -> None:
+    now = now_of(clock)
+    exchange.traits = replace(exchange.traits, has_empty_bars=False)
+    exchange.holes = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 2 * MINUTE)]
+    done = await sync.sync("BTCUSDT", "1m", now - DAY_NS)
+    assert done.absent == len(exchange.holes)
+    assert len(await GapStore(database).known("binance", "BTCUSDT", "1m")) <= 2 * SILENT_RUNS_MAX
+    assert (await sync.sync("BTCUSDT", "1m", now - DAY_NS)).fetched == 0
+
+
+async def test_what_is_lost_of_an_exchange_that_leaves_out_silence_is_a_gap(
+    database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
+) -> None:
+    now = now_of(clock)
+    exchange.name, exchange.traits = "coinbase", replace(exchange.traits, has_empty_bars=False)
+    exchange.holes = [(now - 9 * HOUR, now - 9 * HOUR + MINUTE)]
+    await sync.sync("BTC-USD", "1m", now - 10 * HOUR)
+    await database.sql("DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2", to_datetime(now - 6 * HOUR), to_datetime(now - 3 * HOUR))
+    await database.sql("UPDATE ohlcv_data SET close = NULL WHERE time >= $1 AND time < $2", to_datetime(now - 2 * HOUR), to_datetime(now - HOUR))
+    report = QualityReport(database, clock, days=7)
+    found = await report.of((await report.series())[0])
+    assert (found.missing, found.absent, found.is_good) == (240, 1, False)
+    assert sum(gap.bars for gap in await GapWatch(database, clock, days=7).look()) == 240
+    assert (await sync.sync("BTC-USD", "1m", now - 10 * HOUR)).candles == 599
+
+
+async def test_what_the_exchange_has_by_now_is_known_to_be_missing_no_longer(
+    database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
+) -> None:
+    now, store = now_of(clock), GapStore(database)
+    exchange.holes = [(now - 20 * HOUR, now - 16 * HOUR)]
+    await sync.sync("BTCUSDT", "1m", now - DAY_NS)
+    exchange.holes = [(now - 20 * HOUR, now - 19 * HOUR)]
+    await sync.sync("BTCUSDT", "1m", now - 19 * HOUR, now - 17 * HOUR, is_again=True)
+    assert [(gap.hole, gap.cause) for gap in await store.known("binance", "BTCUSDT", "1m")] == [
+        (Hole(now - 20 * HOUR, now - 19 * HOUR), "exchange"), (Hole(now - 17 * HOUR, now - 16 * HOUR), "exchange"),
+    ]  # fmt: skip
+
+
+async def test_a_bar_that_cannot_be_true_is_not_one_that_the_exchange_has_not(
+    database: Database, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
+) -> None:
+    bad_ns = now_of(clock) - 5 * HOUR
+
+    class Wrong(HistoryExchange):
+        def bar(self, symbol: str, timeframe: str, time_ns: int) -> Bar:
+            made = super().bar(symbol, timeframe, time_ns)
+            return replace(made, high=made.low - 1) if (timeframe, time_ns) == ("1m", bad_ns) else made
+
+    wrong = Wrong(clock, holes=[(bad_ns + MINUTE, bad_ns + 3 * MINUTE)])
+    sync = Sync(wrong, database, clock, log)
+    done = await sync.sync("BTCUSDT", "1m", bad_ns - HOUR)
+    assert (done.absent, done.candles) == (3, 357)
+    report = QualityReport(database, clock, days=7)
+    one = (await report.series())[0]
+    found = await report.of(one)
+    assert (found.missing, found.refused, found.absent, found.quarantined, found.coverage) == (0, 1, 2, 1, 0.9972)
+    assert not found.is_good
+    assert {(gap.bars, state) for gap, state in await report.missing(one, is_all=True)} == {(1, "refused"), (2, "exchange")}
+    wrong.asked.clear()
+    await sync.sync("BTCUSDT", "1m", bad_ns - HOUR)
+    assert wrong.asked == [], "it is not asked for at each turn"
+    await clock.advance(86400)
+    await Sync(exchange, database, clock, log).fill(await GapWatch(database, clock, days=7).look())
+    found = await report.of((await report.series())[0])
+    assert (found.missing, found.refused, found.is_good) == (0, 0, True), "the exchange has mended it"
 
 
 async def test_a_replayed_tape_has_its_present_in_the_past_and_that_is_no_gap(

@@ -205,6 +205,18 @@ def test_volumes_are_summed_exactly_whatever_their_places() -> None:
         aggregate_bars(Bars("X", "1m", rows.time_ns, *(np.ones(5) for _ in range(4)), np.full(5, 1 / 3)), "5m")
 
 
+def test_what_overflows_is_one_bar_and_never_the_whole_column() -> None:
+    rng = np.random.default_rng(1)
+    volumes = np.round(rng.random(525_600) * 2e5, 8)
+    rows = Bars("X", "1m", 1_709_251_200 * NS + np.arange(len(volumes)) * 60 * NS, *(np.ones(len(volumes)) for _ in range(4)), volumes)
+    made = aggregate_bars(rows, "1h")
+    assert made.volume[:3].tolist() == [float(sum(map(exact_decimal, volumes[at : at + 60].tolist()))) for at in (0, 60, 120)]
+    volumes = np.append(np.full(4, 2e10), 1e-8)
+    rows = Bars("X", "1m", 1_709_251_200 * NS + np.arange(5) * 60 * NS, *(np.ones(5) for _ in range(4)), volumes)
+    with pytest.raises(InputError, match=r"the volumes of one bar add up to more than 4\.61e\+10, which 8 decimal places leave room for"):
+        aggregate_bars(rows, "5m")
+
+
 @pytest.mark.parametrize(("small", "large"), [("5m", "1m"), ("1M", "1w"), ("1w", "1M"), ("4h", "5m"), ("15m", "nine")])
 def test_what_cannot_be_made_says_so(small: str, large: str) -> None:
     rows = Bars("X", small, np.arange(5) * 60 * NS, *(np.ones(5) for _ in range(5)))

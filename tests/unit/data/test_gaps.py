@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -25,11 +26,11 @@ from fks.data.gaps import (
     settled,
     subtract,
 )
-from fks.data.history import folded, runs_missing
+from fks.data.history import bridged, folded, runs_missing
 from fks.exchanges.registry import EXCHANGES
 from fks.model.bar import Bar
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
-from fks.store.gaps import Hole, KnownGap, Series
+from fks.store.gaps import Hole, KnownGap, Series, known_after
 
 MINUTE, HOUR = 60 * NS, 3600 * NS
 START_NS = 1_767_225_600 * NS  # 2026-01-01, a Thursday
@@ -62,6 +63,7 @@ def test_a_known_gap_is_asked_for_again_each_day_while_it_is_young() -> None:
     assert settled([KnownGap(gap, "exchange", now - ASK_AGAIN_NS)], now) == [Hole(gap.start_ns, now - YOUNG_NS)]
     for cause in ("unlisted", "silent"):
         assert settled([KnownGap(gap, cause, now - 90 * DAY_NS)], now) == [gap]
+    assert settled([KnownGap(gap, "refused", now - ASK_AGAIN_NS)], now) == [Hole(gap.start_ns, now - YOUNG_NS)], "it may be mended"
     young = Hole(now - 2 * DAY_NS, now - DAY_NS)
     assert settled([KnownGap(young, "exchange", now - 2 * ASK_AGAIN_NS)], now) == []
 
@@ -93,6 +95,30 @@ def test_runs_are_joined_over_closed_time_and_nothing_else() -> None:
     there = np.array([60, 180], dtype=np.int64) * NS
     assert runs_missing(expected, there, "1m") == [Hole(0, MINUTE), Hole(2 * MINUTE, 12 * MINUTE)]
     assert runs_missing(expected, expected, "1m") == []
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 12))
+@settings(max_examples=200)
+def test_the_shortest_stretches_between_runs_are_bridged_first(steps: list[int], most: int) -> None:
+    ends = list(accumulate([1, *(step + 1 for step in steps)]))
+    runs = [Hole(end - 1, end) for end in ends]
+    made = bridged(runs, most)
+    assert len(made) == min(len(runs), most)
+    assert points(runs) <= points(made)
+    taken = len(points(made)) - len(points(runs))
+    assert taken == sum(sorted(steps)[: len(runs) - len(made)])
+
+
+def test_the_newest_answer_about_a_time_is_what_is_known_of_it() -> None:
+    before = [KnownGap(Hole(0, 50), "exchange", 1), KnownGap(Hole(60, 70), "silent", 1), KnownGap(Hole(70, 90), "refused", 1)]
+    found = [KnownGap(Hole(40, 45), "refused", 2), KnownGap(Hole(50, 70), "exchange", 2), KnownGap(Hole(75, 80), "refused", 2)]
+    assert known_after(before, Hole(30, 80), found) == [
+        KnownGap(Hole(0, 30), "exchange", 1), KnownGap(Hole(40, 45), "refused", 2), KnownGap(Hole(50, 70), "exchange", 2),
+        KnownGap(Hole(75, 90), "refused", 2),
+    ]  # fmt: skip
+    assert known_after([KnownGap(Hole(0, 30), "exchange", 1)], Hole(30, 80), [KnownGap(Hole(30, 40), "exchange", 2)]) == [
+        KnownGap(Hole(0, 40), "exchange", 2)
+    ]
 
 
 def test_bars_are_folded_whole_and_silence_adds_nothing() -> None:

@@ -1,0 +1,19 @@
+"""When the market of an imported series trades: nobody else knows it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("series", sa.Column("calendar", sa.Text(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("series", "calendar")

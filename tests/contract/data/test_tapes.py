@@ -154,7 +154,7 @@ async def test_the_commands(
         return code, out, err
 
     tape = tmp_path / "tape"
-    code, out, err = await fks("data", "record", "btc/usdt", "--seconds", "2", "--channels", "trades,bars,quotes,book", "--to", tape, "--json")
+    code, out, err = await fks("data", "record", "btc/usdt", "--seconds", "4", "--channels", "trades,bars,quotes,book", "--to", tape, "--json")
     assert code == OK, err
     made = orjson.loads(out)
     assert made["frames"] > 5

@@ -106,6 +106,6 @@ def test_a_raylet_that_dies_comes_back_as_a_new_node_by_itself(cluster: Cluster)
 
     old, row = node_id(), cluster.row("raylet@w2")
     os.kill(row["pid"], signal.SIGKILL)
-    print(f"raylet@w2 back after {cluster.head.back_after('raylet@w2', row['pid'], deadline_s=30.0):.2f} s")
+    print(f"raylet@w2 back after {cluster.head.back_after('raylet@w2', row['pid'], deadline_s=60.0):.2f} s")
     wait_until(lambda: node_id() not in ("", old), deadline_s=5.0)
     wait_until(lambda: cluster.head.status()["state"] == "healthy", deadline_s=60.0, every_s=0.5)

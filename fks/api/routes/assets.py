@@ -10,7 +10,7 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
-from fks.api.query import Body, Gate, Reader, Trader, body_of, page, takes
+from fks.api.query import Body, Exchange, Gate, Reader, Trader, body_of, page, takes
 from fks.data.assets import HISTORY_MAX_DAYS, AssetDesk, Choice
 from fks.store.assets import AssetStore
 
@@ -32,9 +32,9 @@ Wanted = Annotated[AssetBody, Depends(body_of(AssetBody))]
 
 
 @router.get("/assets")
-async def assets(gate: Gate, who: Reader) -> ExactJson:
+async def assets(gate: Gate, who: Reader, exchange: Exchange = None) -> ExactJson:
     """List what is collected, or was: its status (backfilling, live, stale, off), the newest price and its age."""
-    return ExactJson(page(await AssetStore(gate.db).all()))
+    return ExactJson(page(await AssetStore(gate.db).all(exchange)))
 
 
 @router.post("/assets/enable", openapi_extra=takes(AssetBody))

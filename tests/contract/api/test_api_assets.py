@@ -35,6 +35,7 @@ async def test_enabling_says_how_and_asks_for_history_once(gateway: Running, see
         assert await _status(client) == "live"
         await client.post("/assets/disable", json={"symbol": "ETHUSDT"})
         assert await _status(client) == "off"
+        assert (await client.get("/assets?exchange=okx")).json()["items"] == []
 
 
 async def _status(client: Any) -> str:

@@ -3,6 +3,7 @@
 What waits is bounded. Prices, quotes and books are conflated: the newest of a symbol takes the place of the one before.
 Bars and feed states are dropped, oldest first, and the listener is told how many. Signals, orders, fills, alerts, kills and
 answers are never dropped: a listener too slow for them is given up, and reads the rest over REST.
+While its window is full (`window.py`) nothing is taken, and what comes waits here.
 
 A new subscription begins with a snapshot. Messages that come while it is read are held back and follow it, those that it
 contains left out: who takes the snapshot and then every message has what there is.
@@ -11,10 +12,13 @@ contains left out: who takes the snapshot and then every message has what there 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count, product
 from typing import Any, NamedTuple
+
+from fks.api.window import Window
+from fks.clock import RealClock
 
 #: Messages a client may lag behind. At a hundred bytes each this is about 100 kB.
 QUEUE_MAX = 1000
@@ -48,13 +52,15 @@ def topics_of(
 class Client:
     """One socket's view. Its methods are called by one event loop; none but `take` waits."""
 
-    def __init__(self, topics: Iterable[Topic] = ()) -> None:
+    def __init__(self, topics: Iterable[Topic] = (), window: Window | None = None) -> None:
         self.topics: set[Topic] = set(topics)
+        self.window = window or Window(RealClock().monotonic)
         self.is_overrun = False
         self.is_closing = False
         self._held: dict[Topic, deque[tuple[str, Message]]] = {}  # topics whose snapshot is being read
         self._dropped: dict[str, int] = {}
-        self._queue: dict[object, tuple[str, Message]] = {}  # in order; a conflated message's key is what it is about
+        # in order; a conflated message's key is what it is about
+        self._queue: OrderedDict[object, tuple[str, Message]] = OrderedDict()
         self._numbers = count()
         self._wake = asyncio.Event()
 
@@ -97,11 +103,11 @@ class Client:
         for topic in topics:
             self.topics.discard(topic)
             self._held.pop(topic, None)
-        self._queue = {
-            key: (channel, message)
+        self._queue = OrderedDict(
+            (key, (channel, message))
             for key, (channel, message) in self._queue.items()
             if not channel or channel == "gap" or self.wants(channel, message)
-        }
+        )
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────
     def put(self, channel: str, message: Message) -> None:
@@ -129,24 +135,38 @@ class Client:
         self.is_closing = True
         self._wake.set()
 
-    async def take(self, timeout_s: float) -> list[Message]:
-        """Return what waits, or nothing after `timeout_s`."""
-        if not self._queue and not (self.is_overrun or self.is_closing):
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
+    def note_checked(self, number: int) -> None:
+        """Note that the listener has come to this check. Errors: ValueError when it was never sent."""
+        self.window.answer(number)
+        self._wake.set()
+
+    async def take(self, timeout_s: float, most: int = QUEUE_MAX) -> list[Message]:
+        """Return what waits, the oldest `most`, after word of what was dropped; or nothing: after `timeout_s`, or while
+        its window is full and it is given up or the gateway goes away."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not (self.is_overrun or self.is_closing or self._is_ready):
+                    self._wake.clear()
                     await self._wake.wait()
-            except TimeoutError:
-                return []
-        found: list[Message] = [message for _, message in self._queue.values()]
-        self._queue.clear()
-        if self._dropped:
-            total = sum(self._dropped.values())
-            found.insert(
-                0, {"type": "dropped", "channels": sorted(self._dropped), "count": total, "counts": self._dropped}
-            )
-            self._dropped = {}
+        except TimeoutError:
+            return []
+        if self.window.is_full:
+            return []
+        dropped = self.take_dropped()
+        found: list[Message] = [self._queue.popitem(last=False)[1][1] for _ in range(min(most, len(self._queue)))]
+        if dropped:
+            total = sum(dropped.values())
+            found.insert(0, {"type": "dropped", "channels": sorted(dropped), "count": total, "counts": dropped})
         return found
+
+    def take_dropped(self) -> dict[str, int]:
+        """Return how many messages of each channel were dropped since this was last asked."""
+        dropped, self._dropped = self._dropped, {}
+        return dropped
+
+    @property
+    def _is_ready(self) -> bool:
+        return bool(self._queue or self._dropped) and not self.window.is_full
 
     def _holding(self, channel: str, message: Message) -> deque[tuple[str, Message]] | None:
         """Return where a message is held back, if it is."""

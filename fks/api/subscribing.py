@@ -3,7 +3,7 @@
 `{"type": "subscribe", "channels": ["bars"], "symbols": ["BTC/USDT"], "timeframes": ["1m"], "bars": 100}` is answered by
 `subscribed`, a `snapshot` per symbol (and timeframe) of the channels that have one, then by what happens. Said again, it gives
 a fresh snapshot. `unsubscribe` takes the same words; what is left out means all. `exchange` says which one where several
-have a symbol. `id` comes back in the answers.
+have a symbol. `id` comes back in the answers. `checked` says how far the listener has come (`window.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _KEYS = {
     "subscribe": {"type", "id", "channels", "symbols", "exchange", "timeframes", "bars"},
     "unsubscribe": {"type", "id", "channels", "symbols", "exchange", "timeframes"},
     "ping": {"type", "id"},
+    "checked": {"type", "id", "n"},
 }
 
 
@@ -37,6 +38,8 @@ async def hear(gate: Gateway, client: Client, text: str) -> None:
         said = _parsed(text)
         if said["type"] == "ping":
             client.answer(_answer(said, {"type": "pong", "time": iso(gate.deps.clock.now_ns())}))
+        elif said["type"] == "checked":
+            _note_checked(client, said.get("n"))
         elif said["type"] == "subscribe":
             await _subscribe(gate, client, said)
         else:
@@ -50,12 +53,21 @@ async def hear(gate: Gateway, client: Client, text: str) -> None:
 def _parsed(text: str) -> Mapping[str, Any]:
     said = parse(text.encode())
     if not isinstance(said, dict) or said.get("type") not in _KEYS:
-        raise _wrong('only {"type": "subscribe"}, "unsubscribe" and "ping" are understood here', "see docs/api.md")
+        raise _wrong('only {"type": "subscribe"}, "unsubscribe", "ping" and "checked" are understood here', "see docs/api.md")
     if unknown := sorted(said.keys() - _KEYS[said["type"]]):
         raise _wrong(f"{said['type']} has no {unknown[0]!r}", f"it has {', '.join(sorted(_KEYS[said['type']]))}")
     if not isinstance(said.get("id", ""), str | int) or len(str(said.get("id", ""))) > 64:
         raise _wrong("id is no text of at most 64 characters", "leave it out, or number your messages")
     return said
+
+
+def _note_checked(client: Client, number: object) -> None:
+    try:
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ValueError("n is no number")
+        client.note_checked(number)
+    except ValueError as error:
+        raise _wrong(f"checked: {error}", 'answer {"type": "check"} with its own n') from error
 
 
 async def _subscribe(gate: Gateway, client: Client, said: Mapping[str, Any]) -> None:

@@ -160,6 +160,8 @@ async def _messages(url: str, token: str | None) -> AsyncIterator[dict[str, Any]
                 message = orjson.loads(frame)
                 if isinstance(message, dict):
                     yield message
+                    if message.get("type") == "check":  # the gateway asks how far we are
+                        await socket.send(orjson.dumps({"type": "checked", "n": message.get("n")}).decode())
     except (WebSocketException, TimeoutError, ValueError) as error:
         raise OSError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 from tests.support.system import FKS, System
 from tests.support.waiting import wait_until
@@ -103,3 +106,30 @@ def test_the_tree_on_a_terminal_is_redrawn_and_leaves_it_as_it_was(system: Syste
 @pytest.mark.parametrize("command", ["tree", "events", "alerts", "status"])
 def test_what_programs_read_has_a_schema(system: System, command: str) -> None:
     assert system.json(command)["schema"] == f"fks.{command}/1"
+
+
+def _listen(socket: ClientConnection, heard: list[str]) -> None:
+    """Note the types of what comes, until the socket ends."""
+    while True:
+        heard.append(json.loads(socket.recv(30))["type"])
+
+
+def test_a_listener_that_stops_answering_is_sent_no_more_and_closed_politely(system: System) -> None:
+    """Through Serve, whose proxy takes everything that is sent. What is told here are answers: they are never dropped."""
+    headers = {"Authorization": f"Bearer {(system.home / 'cli.token').read_text().strip()}"}
+    address = system.url.replace("http", "ws", 1) + "/ws?channels=-"
+    heard: list[str] = []
+    with connect(address, additional_headers=headers, proxy=None) as socket:
+        for _ in range(200):
+            socket.send('{"type": "ping"}')
+        while (message := json.loads(socket.recv(30)))["type"] != "check":
+            pass
+        socket.send(json.dumps({"type": "checked", "n": message["n"]}))
+        for _ in range(1100):  # more than a window, less than a window and a queue
+            socket.send('{"type": "ping"}')
+        with pytest.raises(ConnectionClosed) as closed:
+            _listen(socket, heard)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1013, closed.value
+    assert heard.count("pong") <= 800
+    assert 0 < heard.count("check") <= 4

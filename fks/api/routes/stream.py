@@ -18,16 +18,18 @@ from fks.api.hub import DEFAULT, EVERY, HEARTBEAT_S
 from fks.api.problems import Problem, of_error
 from fks.api.query import Gate, Reader
 from fks.api.subscribing import hear, wide
+from fks.api.window import Window
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
 from fks.store.tokens import Principal
 
 router = APIRouter(tags=["stream"])
 GOING_AWAY, POLICY, TRY_LATER = 1001, 1008, 1013
-SEND_S = 10.0
+SEND_S = 10.0  # for one who does not read, or leaves a check unanswered
 RECHECK_S = 10.0  # a socket outlives its token by no more
 MESSAGE_MAX = 16_384
 LATE_S = 10.0  # for the last word to somebody who does not read
+STALL_S = 1.0  # to hear what was said while this process stood still itself
 
 
 @router.post("/ws/ticket", status_code=201)
@@ -106,7 +108,8 @@ async def _client(
         places += [(at or "", name) for name in symbols or ()]
     if exchange and not places:
         raise InputError("exchange: of which symbol?", code="INVALID", status=422, remedy="name symbols along with it")
-    return Client(wide(topics_of(wanted, places, [check_timeframe(text) for text in _listed(timeframe)])))
+    topics = wide(topics_of(wanted, places, [check_timeframe(text) for text in _listed(timeframe)]))
+    return Client(topics, Window(gate.deps.clock.monotonic))
 
 
 def _listed(text: str | None) -> list[str]:
@@ -144,21 +147,42 @@ async def _until_revoked(socket: WebSocket, gate: Gateway, principal: Principal)
 
 
 async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
+    """Send what waits, one at a time: what comes meanwhile still finds the rest of it in the queue."""
+    window, clock = client.window, gate.deps.clock
+    beat_s = clock.monotonic() + HEARTBEAT_S
     while True:
-        messages = await client.take(HEARTBEAT_S)
-        if client.is_overrun:
+        messages = await client.take(min(window.wait_s(SEND_S), max(beat_s - clock.monotonic(), 0.0)), most=1)
+        for message in messages:
+            if message["type"] == "dropped":
+                _count_dropped(gate, message["counts"])
+        if client.is_overrun or await _is_late(gate, client):
             _note_slow(gate, client)
+            _count_dropped(gate, client.take_dropped())
             await _close(socket, TRY_LATER, "too slow: read again over REST and reconnect")
             return
         for message in messages:
-            for channel, count in message.get("counts", {}).items() if message["type"] == "dropped" else ():
-                gate.meter.count("fks_market_dropped_total", count, channel=channel)
-            await _send(socket, message)
-        if client.is_closing:
+            window.note_sent(await _send(socket, message))
+        if client.is_closing and not messages:
             await _close(socket, GOING_AWAY, "the gateway restarts: reconnect")
             return
-        if not messages:
-            await _send(socket, {"type": "heartbeat", "time": iso(gate.deps.clock.now_ns())})
+        if messages or clock.monotonic() >= beat_s:
+            if not (messages or window.is_full):
+                await _send(socket, {"type": "heartbeat", "time": iso(clock.now_ns())})
+            beat_s = clock.monotonic() + HEARTBEAT_S
+        if window.is_due:
+            await _send(socket, {"type": "check", "n": window.check()})
+
+
+async def _is_late(gate: Gateway, client: Client) -> bool:
+    """Return whether it left a check unanswered for SEND_S, and not because nobody here listened."""
+    if client.window.is_late(SEND_S):
+        await gate.deps.clock.sleep(STALL_S)
+    return client.window.is_late(SEND_S)
+
+
+def _count_dropped(gate: Gateway, counts: Mapping[str, int]) -> None:
+    for channel, count in counts.items():
+        gate.meter.count("fks_market_dropped_total", count, channel=channel)
 
 
 def _note_slow(gate: Gateway, client: Client) -> None:
@@ -175,12 +199,18 @@ async def _hear(socket: WebSocket, gate: Gateway, client: Client) -> None:
         if len(text) > MESSAGE_MAX:
             await _close(socket, POLICY, "message too long")
             return
+        client.window.is_deaf = True
         await hear(gate, client, text)
+        client.window.is_deaf = False
 
 
-async def _send(socket: WebSocket, message: Mapping[str, Any]) -> None:
+async def _send(socket: WebSocket, message: Mapping[str, Any]) -> int:
+    """Send a message, and return its size. Errors: TimeoutError, where the server waits until the peer reads (Serve's does
+    not)."""
+    data = dump(message)
     async with asyncio.timeout(SEND_S):  # a peer that stopped reading must not hold its slot for ever
-        await socket.send_text(dump(message).decode())
+        await socket.send_text(data.decode())
+    return len(data)
 
 
 async def _close(socket: WebSocket, code: int, reason: str, timeout_s: float = SEND_S) -> None:

@@ -272,7 +272,7 @@ async def test_a_subscription_names_its_exchange_and_is_ended_alone(gateway: Run
             await ws.send(json.dumps({"channels": ["bars"], "symbols": ["BTCUSDT"], **said}))
             while True:
                 answer: dict[str, Any] = json.loads(await ws.recv())
-                if answer["type"] not in ("hello", "snapshot", "heartbeat"):
+                if answer["type"] not in ("hello", "snapshot", "heartbeat", "check"):
                     return answer
 
         refused = await say(type="subscribe")

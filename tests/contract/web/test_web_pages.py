@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fks.api import window
 from fks.store.bus import FILLS, Bus
 from fks.store.db import Database
 from tests.support.browser import Page, page
@@ -49,8 +50,9 @@ async def _says(tab: Page, *texts: str) -> None:
 
 
 async def test_the_monitor_asks_for_a_token_and_then_shows_the_tree_live(
-    gateway: Running, database: Database, bus: Bus
+    gateway: Running, database: Database, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(window, "CHECK_S", 0.5)
     async with page() as tab:
         await tab.go(gateway.url + "/monitor/")
         await _says(tab, "A token, please")
@@ -60,6 +62,7 @@ async def test_the_monitor_asks_for_a_token_and_then_shows_the_tree_live(
         await _enter(tab, gateway.tokens["read"])
         await _says(tab, "supervisor", "orders", "gateway:0", "BTCUSDT", "64,000.10", "READY", NASTY)
         await until(lambda: _is(tab, "document.getElementById('live').className.includes('ok')"), deadline_s=20)
+        await until(lambda: any(client.window.takes_part for client in gateway.app.state.gateway.hub._clients), deadline_s=20)
         await bus.publish(FILLS, _fill("1234.5"))
         await _says(tab, "1,234.50")
         await database.sql("UPDATE component_health SET state = 'failed', pid = 999 WHERE name = 'orders'")

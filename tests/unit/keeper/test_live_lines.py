@@ -140,3 +140,20 @@ def test_plain_output_has_no_colours_and_no_spinner():
     assert "\x1b" not in text
     assert "PostgreSQL" in text
     assert text.count("\n") == 2
+
+
+async def test_what_the_gateway_asks_is_answered():
+    said = []
+
+    async def gateway(socket):
+        await socket.send('{"type": "check", "n": 7}')
+        said.append(orjson.loads(await socket.recv()))
+        await socket.wait_closed()
+
+    async with serve(gateway, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        watching = asyncio.create_task(live.watch(f"http://127.0.0.1:{port}", lambda: None, lambda line: None))
+        await until(lambda: said)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+    assert said == [{"type": "checked", "n": 7}]

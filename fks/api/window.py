@@ -1,0 +1,81 @@
+"""How far one listener of `WS /ws` may be behind what it was sent.
+
+What is written to a socket says nothing about what was read: between the two lie the buffers of a proxy that takes
+everything. So the listener is asked, in order with its data: `{"type": "check", "n": 7}`, and says `{"type": "checked",
+"n": 7}` when it comes to that. Who has answered once takes part: with CHECKS_MAX checks unanswered it is sent no more until it
+answers, and who leaves one unanswered for too long is late. Who never answers is sent everything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+#: A check follows after so many messages, or bytes, and after so long in any case.
+CHECK_MESSAGES = 200
+CHECK_BYTES = 64 * 1024
+CHECK_S = 5.0
+#: Checks that may be unanswered: 256 KiB, or 800 messages, and no more than the last message beyond.
+CHECKS_MAX = 4
+_LOOK_S = 0.2  # between two looks at least
+
+
+class Window:
+    """The checks of one socket. Pure but for the clock, seconds that never go back."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.takes_part = False
+        self.is_deaf = False  # we are busy with something it said: its answer may lie behind that
+        self._monotonic = monotonic
+        self._number = 0
+        self._unanswered: deque[tuple[int, float]] = deque(maxlen=CHECKS_MAX)  # with when it was sent, oldest first
+        self._messages = 0  # since the last check, like the two below
+        self._bytes = 0
+        self._checked_s = monotonic()
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether nothing may be sent before the listener answers."""
+        return self.takes_part and len(self._unanswered) >= CHECKS_MAX
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether a check is to be sent now."""
+        is_much = self._messages >= CHECK_MESSAGES or self._bytes >= CHECK_BYTES
+        return not self.is_full and (is_much or self._monotonic() - self._checked_s >= CHECK_S)
+
+    def is_late(self, late_s: float) -> bool:
+        """Return whether a check has been unanswered for `late_s`, through no fault of ours."""
+        is_old = bool(self._unanswered) and self._monotonic() - self._unanswered[0][1] >= late_s
+        return self.takes_part and is_old and not self.is_deaf
+
+    def wait_s(self, late_s: float) -> float:
+        """Return how long nothing changes here unless something is sent or answered."""
+        ends = [] if self.is_full else [self._checked_s + CHECK_S]
+        if self.takes_part and self._unanswered:
+            ends.append(self._unanswered[0][1] + late_s)
+        wait_s = min(ends) - self._monotonic()
+        return wait_s if wait_s > 0 else _LOOK_S
+
+    def note_sent(self, size: int) -> None:
+        """Note a message of so many bytes."""
+        self._messages += 1
+        self._bytes += size
+
+    def check(self) -> int:
+        """Note that a check is sent, and return its number."""
+        self._number += 1
+        self._messages, self._bytes, self._checked_s = 0, 0, self._monotonic()
+        self._unanswered.append((self._number, self._checked_s))
+        return self._number
+
+    def answer(self, number: int) -> None:
+        """Note that the listener has come to a check, and to all before it. Errors: ValueError when it was never sent."""
+        if not 0 < number <= self._number:
+            raise ValueError(f"no check {number} was sent")
+        while self._unanswered and self._unanswered[0][0] <= number:
+            self._unanswered.popleft()
+        if not self.takes_part:  # nobody has waited for its answers so far
+            self.takes_part = True
+            now_s = self._monotonic()
+            self._unanswered = deque(((n, now_s) for n, _ in self._unanswered), maxlen=CHECKS_MAX)

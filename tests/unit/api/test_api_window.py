@@ -1,0 +1,146 @@
+"""How far a listener may be behind what it was sent: when it is asked, when no more is sent, when it is too late."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from fks.api.client import Client, Topic
+from fks.api.window import CHECK_BYTES, CHECK_MESSAGES, CHECK_S, CHECKS_MAX, Window
+
+LATE_S = 10.0
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def window(time: Time) -> Window:
+    return Window(time)
+
+
+def test_a_check_is_due_after_so_many_messages_or_bytes_or_so_long(window: Window, time: Time) -> None:
+    for _ in range(CHECK_MESSAGES - 1):
+        window.note_sent(1)
+    assert not window.is_due
+    window.note_sent(1)
+    assert window.is_due
+    assert window.check() == 1
+    assert not window.is_due
+    window.note_sent(CHECK_BYTES)
+    assert window.is_due
+    assert window.check() == 2
+    time.now_s += CHECK_S
+    assert window.is_due, "also when nothing was sent: is it still there?"
+    assert window.check() == 3
+
+
+def test_who_never_answers_is_neither_held_nor_late(window: Window, time: Time) -> None:
+    for _ in range(100):
+        window.check()
+    time.now_s += 1000
+    assert (window.takes_part, window.is_full, window.is_late(LATE_S)) == (False, False, False)
+
+
+def test_who_answers_is_never_more_than_a_window_ahead(window: Window) -> None:
+    window.answer(window.check())
+    for _ in range(CHECKS_MAX):
+        assert not window.is_full
+        last = window.check()
+    assert window.is_full
+    window.note_sent(CHECK_BYTES)
+    assert not window.is_due, "a full window sends nothing, checks neither"
+    window.answer(last - 1)  # and with it those before
+    assert not window.is_full
+    assert window.is_due
+    window.answer(last)
+    window.answer(1)  # an old one again: nothing
+    window.answer(last)
+
+
+def test_an_answer_to_what_was_not_sent_is_a_mistake(window: Window) -> None:
+    window.check()
+    for wrong in (0, -1, 2):
+        with pytest.raises(ValueError, match="no check"):
+            window.answer(wrong)
+    assert not window.takes_part
+
+
+def test_late_is_who_leaves_a_check_unanswered_for_so_long(window: Window, time: Time) -> None:
+    window.answer(window.check())
+    time.now_s += 1000
+    assert not window.is_late(LATE_S), "it has answered everything"
+    window.check()
+    time.now_s += LATE_S / 2
+    second = window.check()
+    time.now_s += LATE_S / 2 - 0.1
+    assert not window.is_late(LATE_S)
+    assert window.wait_s(LATE_S) == pytest.approx(0.1)
+    time.now_s += 0.1
+    assert window.is_late(LATE_S)
+    window.is_deaf = True  # we are busy with what it said before: its answer may lie behind that
+    assert not window.is_late(LATE_S)
+    window.is_deaf = False
+    window.answer(second)
+    assert not window.is_late(LATE_S)
+
+
+def test_its_time_begins_when_it_takes_part(window: Window, time: Time) -> None:
+    for _ in range(50):
+        window.check()
+        time.now_s += CHECK_S
+    window.answer(1)
+    assert window.is_full
+    assert not window.is_late(LATE_S)
+    time.now_s += LATE_S
+    assert window.is_late(LATE_S)
+
+
+def test_it_says_when_to_look_again(window: Window, time: Time) -> None:
+    assert window.wait_s(LATE_S) == CHECK_S
+    time.now_s += 1
+    assert window.wait_s(LATE_S) == CHECK_S - 1
+    time.now_s += 100
+    assert 0 < window.wait_s(LATE_S) < 1, "never at once: who waits for nothing takes the loop from all"
+    window.answer(window.check())
+    for _ in range(CHECKS_MAX):
+        window.check()
+    assert window.wait_s(LATE_S) == LATE_S
+
+
+async def test_a_full_window_leaves_what_waits_in_the_queue(window: Window) -> None:
+    client = Client([Topic("quotes"), Topic("orders")], window)
+    window.answer(window.check())
+    for _ in range(CHECKS_MAX):
+        last = window.check()
+    client.put("quotes", {"symbol": "A", "n": 1})
+    client.put("orders", {"n": 2})
+    assert await client.take(0.01) == []
+    client.put("quotes", {"symbol": "A", "n": 3})
+    taking = asyncio.create_task(client.take(20, most=1))
+    await asyncio.sleep(0)
+    client.note_checked(last)
+    assert await taking == [{"symbol": "A", "n": 3}], "the newest, in the place of the one before"
+    assert await client.take(20, most=1) == [{"n": 2}]
+
+
+async def test_a_full_window_does_not_keep_a_client_from_being_closed(window: Window) -> None:
+    client = Client([Topic("orders")], window)
+    window.answer(window.check())
+    for _ in range(CHECKS_MAX):
+        window.check()
+    client.put("orders", {"n": 1})
+    client.close()
+    async with asyncio.timeout(20):
+        assert await client.take(60) == []

@@ -11,10 +11,9 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Awaitable, Callable
-from concurrent.futures import CancelledError
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from fks.clock import RealClock
 from fks.config.load import load_settings
@@ -54,12 +53,14 @@ class Session:
 
         Errors: those of `work`; ConfigError, InputError or OutageError when the store cannot be opened.
         """
-        future = asyncio.run_coroutine_threadsafe(self._work(work), self._loop)
+        call = _Call(lambda: self._work(work))
         try:
-            return future.result()
-        except (KeyboardInterrupt, CancelledError):
-            future.cancel()
+            self._loop.call_soon_threadsafe(call.begin)
+            call.wait()
+        except KeyboardInterrupt:
+            self._loop.call_soon_threadsafe(call.cancel)
             raise
+        return call.outcome()
 
     def close(self) -> None:
         """Close the connections and stop what this session started. Harmless when repeated."""
@@ -111,6 +112,47 @@ class Session:
             process = start_and_wait(server, log=self.paths.logs / "postgres.log")
             self._ours = lambda: None if _is_kept(self.paths) else server.stop(process)
         return server.url()
+
+
+class _Call(Generic[T]):
+    """One call of a program's thread, done in the loop's. Ctrl-C may come at any moment of it.
+
+    So the waiting thread holds no lock that the loop needs: one that is interrupted while it holds a lock of
+    concurrent.futures, between two lines of Python, would leave the loop waiting for ever.
+    """
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._work = work
+        self._task: asyncio.Task[T] | None = None
+        self._is_cancelled = False
+        self._over = threading.Lock()
+        self._over.acquire()
+
+    def begin(self) -> None:
+        """Begin, in the loop."""
+        if not self._is_cancelled:
+            self._task = asyncio.get_running_loop().create_task(self._work())
+            self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        """Give up, in the loop."""
+        self._is_cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # who was interrupted does not ask for it
+        self._over.release()
+
+    def wait(self) -> None:
+        """Wait until it is done."""
+        self._over.acquire()
+
+    def outcome(self) -> T:
+        """Return what came of it, once it is done. Errors: those of the work."""
+        assert self._task is not None
+        return self._task.result()
 
 
 async def _check_migrated(url: str) -> None:

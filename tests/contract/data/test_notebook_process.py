@@ -42,6 +42,26 @@ except KeyboardInterrupt:
 """
 
 
+#: Ctrl-C at every moment of a call, however small
+INTERRUPTED = """
+import signal, random
+from fks.data.notebook import session
+dice, stopped = random.Random(7), 0
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+for _ in range(4000):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.00002, 0.0015))
+        session().run(lambda db: db.sql('SELECT 1'))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        stopped += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(stopped > 100)
+"""
+
+
 @pytest.fixture(scope="module")
 def home() -> Iterator[Paths]:
     """A node that ran once and is down."""
@@ -86,6 +106,12 @@ def test_a_store_that_fks_took_over_is_left_alone(home: Paths) -> None:
         pid = postgres_pid(home)
     assert pid is not None
     PostgresServer(home, load_secrets(home)).stop(pid)
+
+
+def test_ctrl_c_at_any_moment_of_a_call_leaves_a_session_that_works(home: Paths) -> None:
+    process = _start(home)
+    out, err = process.communicate(f"exec({INTERRUPTED!r})\nprint(len(get_accounts()))\n", timeout=60)
+    assert out.split() == ["True", "done", "1", "done"], err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)

@@ -23,7 +23,7 @@ def feed_problems(
     for feed in feeds:
         away_s = 0.0 if feed.live_s is None else now_s - feed.live_s
         if feed.state is not FeedState.LIVE and (feed.is_mute or away_s > away_max_s):
-            text = f"{feed.symbol} is {feed.state}, last message {feed.age_s(now_s):.1f} s ago{f': {feed.detail}' if feed.detail else ''}"
+            text = f"{feed.symbol} is {feed.state}, last message {feed.pulses.age_s(now_s):.1f} s ago{f': {feed.detail}' if feed.detail else ''}"
             found.append(Problem("feed", text, feed.symbol, is_mended_by_restart=not (is_refused or feed.is_refused)))
         if len(feed.sealed) > WAITING_MAX:
             text = f"{len(feed.sealed)} sealed bars of {feed.symbol} wait for the store"
@@ -35,7 +35,7 @@ def feed_rows(feeds: Iterable[SymbolFeed], now_s: float) -> list[dict[str, objec
     """Return what status shows of feeds: ages in ms, of the feed and of each channel."""
     return [
         {
-            "symbol": feed.symbol, "state": str(feed.state), "age_ms": round(feed.age_s(now_s) * 1000),
+            "symbol": feed.symbol, "state": str(feed.state), "age_ms": round(feed.pulses.age_s(now_s) * 1000),
             "last_trade_id": feed.last_id, "late": feed.late, "waiting": len(feed.sealed),
             "dropped": feed.dropped + feed.cut, "problem": feed.detail,
             "channels": {str(c): round(pulse.age_s(now_s) * 1000) for c, pulse in feed.pulses.items()},

@@ -84,6 +84,8 @@ class Collector:
             trades_keep_h=settings.data.trades_keep_h, set_state=self._set_state,
             is_subscribed=self._shards.is_subscribed, advance=self._advance,
         )  # fmt: skip
+        is_counted = exchange.traits.trade_ids is TradeIds.CONTIGUOUS  # else REST is asked once, and must not be late
+        self._settle_s = 0.0 if is_counted else GRACE_NS / NS
         self._feeds: dict[str, SymbolFeed] = {}
         self._wanted: dict[str, tuple[Subscription, ...]] = {}
         self._has_sealed = asyncio.Event()
@@ -200,7 +202,7 @@ class Collector:
         feed.state = FeedState.OFF  # nobody listens: the next one begins without an outage
         if feed.positions is not None:
             await self._writer.flush_all([feed])
-        await self._store.set_state(symbol, feed.state)
+        await self._store.set_state(symbol, FeedState.OFF)
         del self._feeds[symbol], self._wanted[symbol]
         self._teller.drop(symbol)
 
@@ -216,14 +218,13 @@ class Collector:
     def _subscribed(self, strands: Iterable[str]) -> None:
         """Every hole in the stream ends here: what was missed comes from REST before a feed is live again."""
         now_s = self._clock.monotonic()
-        is_counted = self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS
         for feed, aside in self._feeds_on(strands):
             if aside is not None:
                 feed.pulses[aside].touch(now_s)
                 continue
             feed.touch(now_s)
             gap = None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None)
-            self._holes.repair(feed, gap, cause="disconnected", settle_s=0.0 if is_counted else GRACE_NS / NS)
+            self._holes.repair(feed, gap, cause="disconnected", settle_s=self._settle_s)
 
     def _lost(self, strands: Iterable[str], cause: str) -> None:
         for feed, aside in self._feeds_on(strands):
@@ -279,11 +280,11 @@ class Collector:
             return
         self._log.warning("feed.gone", exchange=self._exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason)
         feeds = [self._feeds[event.symbol]] if event.symbol in self._feeds else [] if event.symbol else list(self._feeds.values())
-        for feed in feeds:
+        for feed in [feed for feed in feeds if feed.state is not FeedState.OFF]:
             if event.channel is Channel.TRADES:
                 feed.tear()
                 if feed.builder is not None and feed.last_id is not None:
-                    self._holes.repair(feed, Gap(feed.last_id + 1, None))
+                    self._holes.repair(feed, Gap(feed.last_id + 1, None), settle_s=self._settle_s)
             elif event.channel in (Channel.QUOTES, Channel.BOOK):
                 feed.begin_outage("gap", self._clock.now_ns(), event.channel)
 
@@ -298,7 +299,7 @@ class Collector:
             silent: set[str] = set()
             for feed in list(self._feeds.values()):
                 self._tend(feed)
-                self._meter.gauge("fks_feed_age_seconds", feed.age_s(now_s), symbol=feed.symbol)
+                self._meter.gauge("fks_feed_age_seconds", feed.pulses.age_s(now_s), symbol=feed.symbol)
                 if not is_open:
                     feed.pulses.rest(now_s)
                 elif is_on_time:
@@ -308,6 +309,8 @@ class Collector:
             self._counts.tell()
 
     def _tend(self, feed: SymbolFeed) -> None:
+        if feed.state is FeedState.OFF:
+            return
         if len(feed.sealed) > SEALED_MAX and not self._holes.is_repairing(feed.symbol):
             self._log.error("feed.overflow", symbol=feed.symbol, bars=len(feed.sealed))
             feed.forget()
@@ -326,8 +329,7 @@ class Collector:
         found = feed.advance(self._clock.now_ns(), self._clock.monotonic())
         if isinstance(found, Gap):
             self._log.warning("feed.gap", symbol=feed.symbol, from_id=found.from_id, to_id=found.to_id)
-            is_counted = self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS  # else REST is asked once, and must not be late
-            self._holes.repair(feed, found, settle_s=0.0 if is_counted else GRACE_NS / NS)
+            self._holes.repair(feed, found, settle_s=self._settle_s)
         elif found is not None:
             self._holes.ask(feed, found)
         while feed.present.refused:

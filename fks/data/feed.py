@@ -30,7 +30,7 @@ from fks.model.timeframe import NS, bar_end, bar_start
 from fks.store.feeds import TRADES, SealedPosition
 
 GRACE_NS = 1_500_000_000  # how long a closed bar waits for trades that are still on their way
-ASK_MAX_NS = 10 * NS  # in a long silence REST is asked this seldom, or twice in the time after which it is stale
+ASK_MAX_S = 10.0  # in a long silence REST is asked this seldom, or twice in the time after which it is stale
 TRADES_KEPT = 50_000  # trades waiting to be stored; beyond it the oldest go, counted (bars do not need them any more)
 SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the venue's own bars say what happened
 INBOX_MAX = 200_000  # events that wait while a hole is filled; the oldest go first, counted, and come back from REST
@@ -74,8 +74,7 @@ class SymbolFeed:
         self.trades_max = TRADES_KEPT
         self.cut = 0  # events that waited too long for a hole to be filled
         self._counted = 0
-        self.sealed: deque[Sealed] = deque()
-        self.revised: deque[Sealed] = deque()
+        self.sealed, self.revised = deque[Sealed](), deque[Sealed]()
         self.trades: deque[PublicTrade] = deque()
         self.outages = Outages(symbol)
         self.usual = Usual()
@@ -92,16 +91,21 @@ class SymbolFeed:
         self._inbox: deque[Event] = deque(maxlen=INBOX_MAX)
         self._first: PublicTrade | None = None  # the first trade heard since nothing is missing between those that were
         self._is_torn = False
-        self._waiting: dict[str, tuple[BarClosed, int]] = {}
-        self._asked_ns = 0  # no doubt is raised again before
-        self._ask_again_ns = GRACE_NS
+        #: the exchange's words of bars whose trades are not all here, each with the monotonic time until when they may tarry
+        self._waiting: dict[tuple[str, int], tuple[BarClosed, float]] = {}
+        self._asked_s = float("-inf")  # no doubt is raised again before
+        self._ask_again_s = GRACE_NS / NS
+        self._is_behind = False  # REST told a trade that the socket has not
         self.present = Present()
         self._is_owed = False  # a trade was refused: where no id tells that it is missing, REST is asked before the next one
 
     # ── hearing ──────────────────────────────────────────────────────────────────────────────────
     def receive(self, events: list[Event], now_ns: int, now_s: float) -> list[PublicTrade]:
         """Take what arrived; nothing is built from it before `advance`. Return the trades that are believed."""
-        believed, future = self.present.judge(events, now_ns, now_s)
+        news = [event for event in events if not (isinstance(event, PublicTrade) and self._is_known(event))]
+        if not news:
+            return []  # a subscription that begins with old trades, say: that proves nothing
+        believed, future = self.present.judge(news, now_ns, now_s)
         if future:
             if any(isinstance(event, PublicTrade) for event in future):
                 self.tear()
@@ -123,20 +127,20 @@ class SymbolFeed:
                     self._inbox.append(event)
         if trades:
             self.pulses.heard(Channel.TRADES, now_s)
-            self.is_mute = False
+            self.is_mute = self._is_behind = False
         if has_bars:
             self.pulses.heard(Channel.BARS, now_s)
             self.outages.end(now_ns, Channel.BARS)
         self._is_torn = False
         self.message_ns = now_ns
-        self._ask_again_ns = GRACE_NS
+        self._ask_again_s = GRACE_NS / NS
         return trades
 
     def touch(self, now_s: float) -> None:
         """Start the ages anew: trades and bars were just subscribed, and what comes follows nothing that came before."""
         for pulse in self.pulses.main():
             pulse.touch(now_s)
-        self._first = None
+        self._first, self._is_behind = None, False
 
     def tear(self) -> None:
         """Note that the exchange says it left trades out: somewhere in what comes next."""
@@ -149,20 +153,15 @@ class SymbolFeed:
         trades = [event for event in self._inbox if isinstance(event, PublicTrade)]
         return trades[next((n for n, trade in enumerate(trades) if trade is self._first), 0) :]
 
-    def age_s(self, now_s: float) -> float:
-        """Return the age of the last message of trades or bars, or of the subscription when there was none since."""
-        return min(pulse.age_s(now_s) for pulse in self.pulses.main())
-
-    def limit_s(self) -> float:
-        """Return the age at which the trades are stale: twenty times their median gap, within the settings' bounds."""
-        return self.pulses[Channel.TRADES].limit_s()
-
     def vouch(self, now_s: float) -> None:
         """Note that no trade was missed until now: the exchange's bars count those we have, or REST has no more.
 
-        A mute feed is believed again when that holds for as long as it took to call it mute.
+        A mute feed is believed again when that holds for as long as it took to call it mute. Where REST told a trade that the
+        socket has not, trades that are all here prove nothing of the socket until it tells one.
         """
-        limit_s = self.limit_s()
+        if self._is_behind:
+            return
+        limit_s = self.pulses.limit_s()
         self.pulses.vouch(now_s)
         if now_s - self.doubted_s >= limit_s:
             self.is_mute = False
@@ -231,7 +230,9 @@ class SymbolFeed:
 
     def settle(self, trades: list[PublicTrade], over_ns: int) -> Gap | None:
         """Take REST's answer to a Doubt: all trades after the last known one, so bars up to `over_ns` are whole."""
+        before = self.last_id
         gap = self.add(trades)
+        self._is_behind |= self.last_id != before
         if gap is None:
             self._seal(over_ns)
         return gap
@@ -253,11 +254,11 @@ class SymbolFeed:
                 end = event if isinstance(event, BarClosed) else event.end
                 is_proven = self.builder.trades_in(end.timeframe, end.time_ns) == end.trades
                 if not self._is_settled(end):
-                    self._waiting[end.timeframe] = (end, now_ns + GRACE_NS)
+                    self._waiting[end.timeframe, end.time_ns] = (end, now_s + GRACE_NS / NS)
                 elif is_proven:
                     self.vouch(now_s)  # it counts the trades we have
             self._inbox.popleft()
-        return self._settle(now_ns) or self._overdue(now_ns, now_s)
+        return self._settle(now_s) or self._overdue(now_s)
 
     def trim(self) -> None:
         """Let the oldest trades go that wait for the store beyond `trades_max`: they are counted, and fetched again."""
@@ -286,15 +287,13 @@ class SymbolFeed:
 
     def _take(self, trade: PublicTrade) -> Gap | None:
         assert self.builder is not None
+        if self._is_known(trade):
+            return None
         if self._ids is not TradeIds.CONTIGUOUS:
-            if trade.trade_id in self._seen:
-                return None
             if self._is_leap(trade):
                 return Gap(self._next_id, trade.trade_id)
             self._remember(trade)
         elif self.last_id is not None:
-            if trade.trade_id <= self.last_id:
-                return None
             if trade.trade_id != self.last_id + 1:
                 return Gap(self.last_id + 1, trade.trade_id)
             if trade.trade_id in self.present.passed:
@@ -318,6 +317,11 @@ class SymbolFeed:
             self.trim()
         return None
 
+    def _is_known(self, trade: PublicTrade) -> bool:
+        if self._ids is TradeIds.CONTIGUOUS:
+            return self.last_id is not None and trade.trade_id <= self.last_id
+        return trade.trade_id in self._seen
+
     @property
     def _next_id(self) -> int:
         return 0 if self.last_id is None else self.last_id + 1
@@ -332,9 +336,9 @@ class SymbolFeed:
 
     def _settle_before(self, trade: PublicTrade) -> None:
         """A trade beyond the end of a bar that waits for its trades: none can come any more, ids are in order."""
-        for frame, (end, _) in list(self._waiting.items()):
-            if trade.time_ns >= bar_end(end.time_ns, frame):
-                del self._waiting[frame]
+        for key, (end, _) in list(self._waiting.items()):
+            if trade.time_ns >= bar_end(end.time_ns, end.timeframe):
+                del self._waiting[key]
 
     def _is_settled(self, end: BarClosed) -> bool:
         """Seal through a bar the venue called over once its trades are all here; return whether that is done."""
@@ -348,17 +352,17 @@ class SymbolFeed:
         self._seal(over_ns)
         return True
 
-    def _settle(self, now_ns: int) -> Doubt | None:
+    def _settle(self, now_s: float) -> Doubt | None:
         """Look again at the bars that wait for their trades; doubt when these tarry."""
-        for frame, (end, deadline_ns) in list(self._waiting.items()):
+        for key, (end, deadline_s) in list(self._waiting.items()):
             is_settled = self._is_settled(end)
-            if is_settled or now_ns >= deadline_ns:
-                del self._waiting[frame]
-            if not is_settled and now_ns >= deadline_ns:
-                return self._doubt(bar_end(end.time_ns, frame), now_ns)
+            if is_settled or now_s >= deadline_s:
+                del self._waiting[key]
+            if not is_settled and now_s >= deadline_s:
+                return self._doubt(bar_end(end.time_ns, end.timeframe), now_s)
         return None
 
-    def _overdue(self, now_ns: int, now_s: float) -> Doubt | None:
+    def _overdue(self, now_s: float) -> Doubt | None:
         """Doubt in a silence of which the venue says nothing, ever more seldom while it lasts.
 
         Before the first message, and while the feed is mute, no bar is overdue: then only whether the silence is true is asked.
@@ -371,14 +375,14 @@ class SymbolFeed:
         if is_live and passed_ns is not None:
             over_ns = max(over_ns, bar_start(passed_ns - GRACE_NS, self.builder.base))
         is_quiet = self.is_mute or (is_live and self.pulses.is_quiet(now_s))
-        return self._doubt(over_ns, now_ns) if is_quiet or over_ns > self.builder.open_ns else None
+        return self._doubt(over_ns, now_s) if is_quiet or over_ns > self.builder.open_ns else None
 
-    def _doubt(self, over_ns: int, now_ns: int) -> Doubt | None:
-        if now_ns < self._asked_ns or (self.last_id is None and self._ids is TradeIds.CONTIGUOUS):
+    def _doubt(self, over_ns: int, now_s: float) -> Doubt | None:
+        if now_s < self._asked_s or (self.last_id is None and self._ids is TradeIds.CONTIGUOUS):
             return None
         limit_s = min(pulse.limit_s() for pulse in self.pulses.main())
-        self._asked_ns = now_ns + min(self._ask_again_ns, round(limit_s * NS) // 2)
-        self._ask_again_ns = min(self._ask_again_ns * 2, ASK_MAX_NS)
+        self._asked_s = now_s + min(self._ask_again_s, limit_s / 2)
+        self._ask_again_s = min(self._ask_again_s * 2, ASK_MAX_S)
         return Doubt(self._next_id, over_ns)
 
     def _seal(self, through_ns: int) -> None:

@@ -75,7 +75,7 @@ class Pulse:
         if self._limit_s is None:
             usual = USUAL * median(self._gaps) if self._gaps else 0.0
             proven = self._whole_s - self._heard_s
-            self._limit_s = min(max(self._min_s, usual, proven) * self._patience, self._max_s)
+            self._limit_s = min(max(self._min_s, usual, proven) * self._patience, max(self._max_s, self._min_s))
         return self._limit_s
 
     def is_silent(self, now_s: float) -> bool:
@@ -95,6 +95,14 @@ class Pulses(dict[Channel, Pulse]):
     def main(self) -> list[Pulse]:
         """Return those of the trades and the bars."""
         return [self[channel] for channel in (Channel.TRADES, Channel.BARS) if channel in self]
+
+    def age_s(self, now_s: float) -> float:
+        """Return the age of the last message of trades or bars, or of the subscription when there was none since."""
+        return min(pulse.age_s(now_s) for pulse in self.main())
+
+    def limit_s(self) -> float:
+        """Return the age at which the trades are stale: twenty times their median gap, within the settings' bounds."""
+        return self[Channel.TRADES].limit_s()
 
     def heard(self, channel: Channel, now_s: float) -> None:
         """Note a message, where the channel is one of these."""

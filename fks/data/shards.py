@@ -132,6 +132,7 @@ class Shards:
                 shard.is_silent = True
                 shard.redial.set()
                 continue
+            self._lost(symbols, "disconnected")  # until they are subscribed elsewhere, which may take its time
             for symbol in symbols:
                 self.drop(symbol)
             self.place(symbols)

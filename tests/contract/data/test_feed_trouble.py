@@ -14,7 +14,7 @@ from fks.data.collector import Collector
 from fks.data.liveness import Pulse
 from fks.exchanges.binance import BinanceWire
 from fks.model.errors import OutageError
-from fks.model.market import Channel, Subscription, Suspect
+from fks.model.market import Channel, Gone, Subscription, Suspect
 from fks.model.timeframe import NS, to_ns
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -228,6 +228,11 @@ async def test_an_asset_that_could_not_be_let_go_is_collected_when_it_is_chosen_
         collector._writer.flush_all = refuse  # type: ignore[method-assign]
         await database.sql("UPDATE assets SET is_enabled = false WHERE symbol = 'ETHUSDT'")
         await until(lambda: feed.state == "OFF", deadline_s=20)
+        collector._heard([Gone(channel, "", "the exchange says so") for channel in (Channel.TRADES, Channel.QUOTES)])
+        feed.late_ns.add(1)
+        await asyncio.sleep(0.5)  # what is being let go is not repaired, nor revised, meanwhile
+        assert (feed.state, feed.outages._open, feed.late_ns) == ("OFF", {}, {1})
+        feed.late_ns.clear()
         await database.sql("UPDATE assets SET is_enabled = true WHERE symbol = 'ETHUSDT'")
         asked = log.events("warning").count("collector.assets")
         await until(lambda: log.events("warning").count("collector.assets") > asked + 1, deadline_s=20)

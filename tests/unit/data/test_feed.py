@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from decimal import Decimal
+
+import pytest
 
 from fks.data.aggregate import BarBuilder
 from fks.data.feed import GRACE_NS, SymbolFeed
@@ -22,8 +25,11 @@ def over(second: int, trades: int, frame: str = "1s") -> BarClosed:
     return BarClosed("binance", "BTCUSDT", frame, T0 + second * NS, trades)
 
 
-def live(last_id: int | None = 0, frames: tuple[str, ...] = ("1s", "5s"), ids: TradeIds = TradeIds.CONTIGUOUS) -> SymbolFeed:
-    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=ids)
+def live(
+    last_id: int | None = 0, frames: tuple[str, ...] = ("1s", "5s"), ids: TradeIds = TradeIds.CONTIGUOUS,
+    channels: tuple[Channel, ...] = (Channel.TRADES, Channel.BARS),
+) -> SymbolFeed:  # fmt: skip
+    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=ids, channels=channels)
     feed.positions = {}
     feed.restart(BarBuilder("binance", "BTCUSDT", frames, T0, previous=Decimal(9)), last_id, [])
     feed.state = FeedState.LIVE
@@ -173,14 +179,14 @@ def test_a_feed_that_is_being_filled_keeps_what_it_hears() -> None:
 
 def test_age_and_limit_follow_the_usual_gap() -> None:
     feed = live()
-    assert feed.limit_s() == 10
+    assert feed.pulses.limit_s() == 10
     for second in range(0, 40, 4):
         hear(feed, float(second), trade(second // 4 + 1, second))
-    assert feed.limit_s() == 80  # twenty times four seconds
-    assert feed.age_s(50.0) == 14.0
+    assert feed.pulses.limit_s() == 80  # twenty times four seconds
+    assert feed.pulses.age_s(50.0) == 14.0
     for number in range(1, 80):
         hear(feed, 100.0 + 20 * number, trade(10 + number, 37 + number))
-    assert feed.limit_s() == 120
+    assert feed.pulses.limit_s() == 120
 
 
 def test_what_is_forgotten_is_gone_and_waits_for_the_store() -> None:
@@ -199,7 +205,7 @@ def test_each_channel_has_an_age_of_its_own() -> None:
     for second in range(1, 15):
         hear(feed, second, seen(second, 5, is_closed=False))
     assert feed.pulses.silent(15.0) == [Channel.TRADES]
-    assert feed.age_s(15.0) == 1.0
+    assert feed.pulses.age_s(15.0) == 1.0
     hear(feed, 15.0, trade(1, 15.0))
     assert feed.pulses.silent(15.0) == []
 
@@ -324,7 +330,7 @@ def test_a_socket_that_froze_is_silent_in_time_though_rest_goes_on() -> None:
         told = [t for t in trades if T0 + (tick - 1) * NS // 5 < t.time_ns <= T0 + tick * NS // 5]
         assert rest.tick(tick / 5, *told, seen(0, 3, is_closed=False)) == []
     second = next(tick / 5 for tick in range(150, 400) if Channel.TRADES in rest.tick(tick / 5))
-    assert second < 30.0 + feed.limit_s() + 0.5
+    assert second < 30.0 + feed.pulses.limit_s() + 0.5
     feed.state, feed.is_mute, feed.doubted_s = FeedState.STALE, True, second
     feed.touch(second)
     for tick in range(round(second * 5), round(second * 5) + 200):
@@ -415,3 +421,61 @@ def test_what_rest_does_not_know_is_refused_and_what_it_knows_stays() -> None:
     feed.refuse_heard(2)
     assert hear(feed, 1.1) is None
     assert (feed.last_id, times(feed), len(feed.present.refused)) == (2, [0], 1)
+
+
+@pytest.mark.parametrize("every_s", [0.5, 3, 20, 90, 150])
+@pytest.mark.parametrize("frames", [("1m",), ("1s", "1m")], ids=lambda frames: frames[0])
+def test_trades_that_freeze_beside_living_bars_are_noticed_though_rest_fills_them_in(
+    frames: tuple[str, ...], every_s: float
+) -> None:
+    """The exchange's bars count the trades that REST told: that proves nothing of the socket."""
+    feed = live(frames=frames)
+    trades = [trade(n, every_s * n) for n in range(1, round(2400 / every_s))]
+    rest, waiting, base = Rest(feed, trades), list(trades), 1 if frames[0] == "1s" else 60
+    frozen_s = 600.0
+    for tick in range(1, 2400 * 4):
+        second = tick / 4
+        events: list[PublicTrade | BarSeen] = []
+        while waiting and waiting[0].time_ns <= T0 + round(second * 1e9):
+            told = waiting.pop(0)
+            events += [told] if second < frozen_s else []
+        if tick % (4 * base) == 0:
+            start = round(second) - base
+            count = sum(T0 + start * NS <= t.time_ns < T0 + (start + base) * NS for t in trades)
+            events.append(BarSeen(Bar("binance", "BTCUSDT", frames[0], T0 + start * NS, 10, 10, 10, 10, 1, count), True))
+        elif tick % 8 == 0:
+            begun_ns = T0 + round(second) // base * base * NS
+            events.append(BarSeen(Bar("binance", "BTCUSDT", frames[0], begun_ns, 10, 10, 10, 10, 1, 1), False))
+        silent = rest.tick(second, *events)
+        if second > frozen_s and Channel.TRADES in silent:
+            break
+        assert second < frozen_s + min(120.0, max(10.0, 20 * every_s)) + every_s + 5, "nobody noticed"
+    assert rest.asked < 2 * second, "REST is asked now and then"
+
+
+def test_a_clock_set_back_delays_no_doubt() -> None:
+    feed = live(channels=(Channel.TRADES,))
+    feed.receive([trade(1, 0.1)], T0 + NS // 10, 0.1)
+    doubts = []
+    for tick in range(1, 5 * 120):
+        step_ns = 0 if tick < 150 else -3600 * NS
+        found = feed.advance(T0 + tick * NS // 5 + step_ns, tick / 5)
+        if isinstance(found, Doubt):
+            doubts.append(tick / 5)
+            feed.settle([], found.over_ns)
+            feed.vouch(tick / 5)
+        assert feed.pulses.silent(tick / 5) == []
+    assert max(b - a for a, b in itertools.pairwise(doubts)) < 12
+
+
+def test_what_a_new_subscription_repeats_is_nothing_heard() -> None:
+    """Coinbase begins each subscription with the newest trades, however old they are."""
+    for ids in (TradeIds.CONTIGUOUS, TradeIds.RISING):
+        feed = live(None, ids=ids) if ids is TradeIds.RISING else live()
+        feed.receive([trade(1, 0.1)], T0 + NS // 10, 0.1)
+        feed.advance(T0 + NS // 10, 0.1)
+        before_ns = feed.message_ns
+        feed.is_mute = True
+        feed.touch(500.0)
+        feed.receive([trade(1, 0.1)], T0 + 550 * NS, 550.0)
+        assert (feed.is_mute, feed.message_ns, feed.present.is_replay) == (True, before_ns, False)

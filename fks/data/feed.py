@@ -369,9 +369,9 @@ class SymbolFeed:
         """
         assert self.builder is not None
         is_live = self.state is FeedState.LIVE
-        if self._waiting or self.present.is_replay:
+        if self._waiting:
             return None
-        over_ns, passed_ns = self.builder.open_ns, self.present.passed_ns(now_s)
+        over_ns, passed_ns = self.builder.open_ns, self.present.passed_ns(now_s)  # of a replay nobody knows what is past
         if is_live and passed_ns is not None:
             over_ns = max(over_ns, bar_start(passed_ns - GRACE_NS, self.builder.base))
         is_quiet = self.is_mute or (is_live and self.pulses.is_quiet(now_s))

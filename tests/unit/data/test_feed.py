@@ -139,10 +139,12 @@ def test_what_rest_has_of_a_silent_second_is_in_its_bar() -> None:
     assert [(item.bar.close, item.bar.trades) for item in feed.sealed if item.bar.timeframe == "1s"] == [(10, 1), (11, 1), (11, 0)]
 
 
-def test_a_replay_and_a_stale_feed_never_doubt() -> None:
+def test_no_bar_of_a_replay_is_overdue_and_a_stale_feed_never_doubts() -> None:
     feed = live()
     hear(feed, 1000.0, trade(1, 0.1))
-    assert hear(feed, 2000.0) is None
+    assert hear(feed, 2000.0) == Doubt(2, T0)  # whether the silence is true may be asked: the answer seals nothing
+    assert feed.settle([], T0) is None
+    assert times(feed) == []
     feed = live()
     hear(feed, 0.2, trade(1, 0.1))
     feed.state = FeedState.STALE
@@ -451,6 +453,23 @@ def test_trades_that_freeze_beside_living_bars_are_noticed_though_rest_fills_the
             break
         assert second < frozen_s + min(120.0, max(10.0, 20 * every_s)) + every_s + 5, "nobody noticed"
     assert rest.asked < 2 * second, "REST is asked now and then"
+
+
+def test_our_clock_ahead_makes_no_quiet_market_stale() -> None:
+    """Every trade looks 6 s old, as in a replay: whether a silence is true is asked all the same."""
+    for every_s in (40, 150, 400):
+        feed = live(frames=("1m",), channels=(Channel.TRADES,))
+        trades = [trade(n, every_s * n) for n in range(1, 1800 // every_s + 1)]
+        waiting = list(trades)
+        for tick in range(1, 1800 * 5):
+            second, ahead_ns = tick / 5, T0 + tick * NS // 5 + 6 * NS
+            if waiting and waiting[0].time_ns <= T0 + tick * NS // 5:
+                feed.receive([waiting.pop(0)], ahead_ns, second)
+            found = feed.advance(ahead_ns, second)
+            if isinstance(found, Doubt):
+                feed.settle([], found.over_ns)
+                feed.vouch(second)
+            assert feed.pulses.silent(second) == []
 
 
 def test_a_clock_set_back_delays_no_doubt() -> None:

@@ -128,8 +128,9 @@ class Shards:
             if (shard := self._of.get(symbol)) is not None:
                 by_shard.setdefault(shard, []).append(symbol)
         for shard, symbols in by_shard.items():
-            if len(symbols) * 2 >= len(shard.symbols) or len(self._shards) >= self._sockets_max:
-                shard.is_silent = True
+            is_most = len(symbols) * 2 >= len(shard.symbols)
+            if is_most or len(self._shards) >= self._sockets_max:
+                shard.is_silent = is_most  # else the others are only disturbed: they need not prove that they are heard
                 shard.redial.set()
                 continue
             self._lost(symbols, "disconnected")  # until they are subscribed elsewhere, which may take its time

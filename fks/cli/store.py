@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,27 +34,12 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
     server = PostgresServer(paths, load_secrets(paths))
     was_running = server.adopt() is not None
     paths.ensure()
-    with contextlib.nullcontext() if was_running else _ended_as_by_ctrl_c():
-        process = start_and_wait(server, log=paths.logs / "postgres.log")
-        try:
-            yield server.url(), settings, paths
-        finally:
-            if not was_running:
-                server.stop(process)
-
-
-@contextlib.contextmanager
-def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM and SIGHUP for Ctrl-C, so that what was begun is put away, the server too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT)) for number in (signal.SIGTERM, signal.SIGHUP)}
+    process = start_and_wait(server, log=paths.logs / "postgres.log")
     try:
-        yield
+        yield server.url(), settings, paths
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not was_running:
+            server.stop(process)
 
 
 def is_running(paths: Paths) -> bool:

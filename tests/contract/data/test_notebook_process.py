@@ -114,22 +114,6 @@ def test_ctrl_c_at_any_moment_of_a_call_leaves_a_session_that_works(home: Paths)
     assert out.split() == ["True", "done", "1", "done"], err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_a_command_that_is_ended_stops_the_server_it_started(home: Paths, number: signal.Signals) -> None:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("FKS_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fks.cli", "data", "continuous"], cwd=ROOT, env={**kept, "FKS_HOME": str(home.home)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    wait_until(lambda: postgres_pid(home) is not None, deadline_s=20)
-    assert process.stdout is not None
-    process.stdout.readline()  # it is at work
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert (process.returncode, "stopped" in err) == (1, True)
-    assert postgres_pid(home) is None
-
-
 def test_ctrl_c_ends_the_call_and_not_the_session(home: Paths) -> None:
     process = _start(home)
     assert process.stdin is not None

@@ -4,8 +4,8 @@ A symbol that is new gets a socket of its own, and nobody else's is touched; a s
 another socket; a socket most of whose symbols are silent is dialled again. Beyond SOCKETS_MAX, or the connections that
 the exchange lets us have, a socket with room takes the symbol and is dialled again with it.
 
-A symbol that left goes on coming until its socket is dialled again, which it is once less than half of what it was
-dialled with is wanted. Until then what comes of it is let go here, and counted.
+A symbol that leaves is unsubscribed, and nobody else on its socket is touched. What still comes of it, or goes on coming where
+the exchange does not listen, is let go here, and counted.
 """
 
 from __future__ import annotations
@@ -110,16 +110,16 @@ class Shards:
             self._wake(shard)
 
     def drop(self, symbol: str) -> None:
-        """Let go of a symbol: nothing of it is handed on from here. A socket most of whose symbols left is dialled again."""
+        """Let go of a symbol: nothing of it is handed on from here. A socket that all left is closed."""
         shard = self._of.pop(symbol, None)
         if shard is None:
             return
         shard.symbols.discard(symbol)
         shard.left.add(symbol)
-        if not shard.symbols:
+        if shard.symbols:
+            self._exchange.leave(self._wants(symbol))
+        else:
             self._end(shard)
-        elif len(shard.left) > len(shard.symbols):
-            shard.redial.set()
 
     def move(self, silent: Sequence[str]) -> None:
         """Give symbols that went silent another connection, disturbing the others as little as can be."""

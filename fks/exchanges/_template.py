@@ -111,6 +111,10 @@ class TemplateWire:
         self._asked = set(names)
         return [msgspec.json.encode({"op": "subscribe", "streams": names})]
 
+    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+        """Return the frame that unsubscribes."""
+        return [msgspec.json.encode({"op": "unsubscribe", "streams": [_stream_of(item) for item in gone]})]
+
     def pulse(self, now_s: float) -> list[bytes]:
         """Nothing is due."""
         return []
@@ -128,6 +132,8 @@ class TemplateWire:
             case "refused":
                 doubt = Suspect(kind, symbol, f"subscription refused: {message.why}", message.stream, received_ns)
                 return [doubt, *answered(self._asked, message.stream)]
+            case "unsubscribed":
+                return []
             case "trades":
                 return self._trades.read(
                     message.rows, partial(_traded, symbol, received_ns), Channel.TRADES, symbol, received_ns

@@ -94,6 +94,13 @@ class Exchange(Protocol):
         """
         ...
 
+    def leave(self, gone: Sequence[Subscription]) -> None:
+        """Unsubscribe these wherever they are watched now, soon and without waiting; the others on their sockets stand.
+
+        What is on its way may still come. Who leaves an iterator need not say so.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SessionLost:

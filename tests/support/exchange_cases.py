@@ -155,7 +155,8 @@ def _okx() -> Case:
     def answer(text: str) -> list[str]:
         if text == "ping":
             return ["pong"]
-        return [json.dumps({"event": "subscribe", "arg": arg, "connId": "a4d3ae55"}) for arg in json.loads(text)["args"]]
+        asked = json.loads(text)
+        return [json.dumps({"event": asked["op"], "arg": arg, "connId": "a4d3ae55"}) for arg in asked["args"]]
 
     def hears(path: str, frame: str) -> bool:
         channel = json.loads(frame)["arg"]["channel"]
@@ -182,8 +183,8 @@ def _polygon() -> Case:
         if asked["action"] == "auth":
             is_right = asked["params"] == KEY
             return [json.dumps([{"ev": "status", "status": "auth_success" if is_right else "auth_failed", "message": "authenticated"}])]
-        topics = asked["params"].split(",")
-        return [json.dumps([{"ev": "status", "status": "success", "message": f"subscribed to: {topic}"} for topic in topics])]
+        topics, done = asked["params"].split(","), asked["action"] + "d"
+        return [json.dumps([{"ev": "status", "status": "success", "message": f"{done} to: {topic}"} for topic in topics])]
 
     day = 20_455 * 10**11  # 2026-01-02 is day 20,455 since 1970
     live = FRIDAY + 190_010 * MS
@@ -219,7 +220,8 @@ def _polygon() -> Case:
 
 def _template() -> Case:
     def answer(text: str) -> list[str]:
-        return [json.dumps({"op": "subscribed", "stream": stream}) for stream in json.loads(text)["streams"]]
+        asked = json.loads(text)
+        return [json.dumps({"op": asked["op"] + "d", "stream": stream}) for stream in asked["streams"]]
 
     common = crypto("template", "BTC-USD", 41) | {"wanted": subscriptions("BTC-USD", Channel.TRADES, Channel.BARS, Channel.QUOTES)}
     return Case(

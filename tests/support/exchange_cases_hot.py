@@ -59,7 +59,7 @@ def _kraken() -> Case:
             return [json.dumps({"method": "pong", "req_id": asked["req_id"]})]
         params = asked["params"]
         return [
-            json.dumps({"method": "subscribe", "success": True, "req_id": asked["req_id"],
+            json.dumps({"method": asked["method"], "success": True, "req_id": asked["req_id"],
                         "result": {"channel": params["channel"], "symbol": symbol}})
             for symbol in params["symbol"]
         ]  # fmt: skip

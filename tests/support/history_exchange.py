@@ -81,6 +81,9 @@ class HistoryExchange:
     ) -> list[PublicTrade]:
         return []
 
+    def leave(self, gone: Sequence[Subscription]) -> None:
+        raise NotImplementedError
+
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         raise NotImplementedError
 

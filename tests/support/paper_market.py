@@ -75,6 +75,9 @@ class PaperMarket:
         self.calls += 1
         await asyncio.sleep(0)
 
+    def leave(self, gone: Sequence[Subscription]) -> None:
+        raise NotImplementedError
+
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         raise NotImplementedError
 

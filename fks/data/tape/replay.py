@@ -25,7 +25,7 @@ WAITING_MAX = 64  # batches that wait for a slow taker; then the tape waits
 
 @dataclass(eq=False, slots=True)
 class _Taker:
-    wanted: frozenset[tuple[Channel, str]]
+    wanted: set[tuple[Channel, str]]
     queue: asyncio.Queue[list[MarketEvent] | None] = field(default_factory=lambda: asyncio.Queue(WAITING_MAX))
 
     def leave(self) -> None:
@@ -89,9 +89,14 @@ class TapeExchange:
         self._asked_s = self._clock.monotonic()
         return self.facts.trades(symbol, from_id, since_ns, limit)
 
+    def leave(self, gone: Sequence[Subscription]) -> None:
+        """Hand nothing more of these to who watches now."""
+        for taker in self._takers:
+            taker.wanted.difference_update((item.channel, item.symbol) for item in gone)
+
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         """Yield what the tape has of `wanted` from its present on; see the port. Errors: InputError of a damaged tape."""
-        taker = _Taker(frozenset((item.channel, item.symbol) for item in wanted))
+        taker = _Taker({(item.channel, item.symbol) for item in wanted})
         self._takers.add(taker)
         self._is_taken.set()
         try:

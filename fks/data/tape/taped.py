@@ -46,6 +46,10 @@ class TapedWire:
         self._recorder.frame(self._connection, received_ns, frame)
         return self._wire.receive(frame, received_ns)
 
+    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+        """Return the wire's own frames."""
+        return self._wire.bye(gone)
+
     def pulse(self, now_s: float) -> list[bytes]:
         """Return what the wire wants sent."""
         return self._wire.pulse(now_s)
@@ -95,6 +99,10 @@ class TapedExchange:
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         """Yield what comes; see the port."""
         return self._exchange.watch(wanted)
+
+    def leave(self, gone: Sequence[Subscription]) -> None:
+        """Unsubscribe these; see the port."""
+        self._exchange.leave(gone)
 
 
 def make_recorder(

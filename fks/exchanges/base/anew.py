@@ -34,13 +34,20 @@ class Anew:
 
     _broken: dict[str, None] = field(default_factory=dict)  # in the order in which they broke
     _rows: dict[str, _Row] = field(default_factory=dict)
+    _left: set[str] = field(default_factory=set)
 
     def broken(self, symbol: str) -> None:
         """Note that a book is wrong, or that the snapshot it waits for may be what was missed."""
-        self._broken[symbol] = None
+        if symbol not in self._left:
+            self._broken[symbol] = None
 
     def whole(self, symbol: str) -> None:
         """Note that a book is whole: it came before its turn to be asked for."""
+        self._broken.pop(symbol, None)
+
+    def leave(self, symbol: str) -> None:
+        """Note that a book is wanted no longer: changes that still come may break it, and it is not asked for again."""
+        self._left.add(symbol)
         self._broken.pop(symbol, None)
 
     def due(self, now_s: float) -> list[str]:

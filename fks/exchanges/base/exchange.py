@@ -71,6 +71,10 @@ class WireExchange(ABC):
         """Close sockets and sessions, waiting at most a second for the peer."""
         await self._sockets.close()
 
+    def leave(self, gone: Sequence[Subscription]) -> None:
+        """Unsubscribe these wherever they are watched now; see the port."""
+        self._sockets.leave(gone)
+
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         """Yield batches over one socket of its own; see the port. Errors: also InputError for what it does not have."""
         for item in wanted:

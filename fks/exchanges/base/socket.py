@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -32,6 +32,14 @@ FRAME_MAX = 64 * 1024 * 1024  # a full Coinbase book is over ten megabytes
 SUSPECTS_MAX = 100  # messages in a row that nobody can believe: this is no longer that exchange's wire
 
 
+@dataclass(eq=False)
+class _Connection:
+    """What one connection is asked for, and what of that is to be unsubscribed with its next pulse."""
+
+    wanted: set[Subscription]
+    left: list[Subscription] = field(default_factory=list)
+
+
 @dataclass
 class Sockets:
     """The connections of one exchange object: its HTTP session, its counters, and the closes still under way."""
@@ -44,6 +52,7 @@ class Sockets:
     _session: aiohttp.ClientSession | None = None
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
+    _connections: set[_Connection] = field(default_factory=set)
 
     async def close(self) -> None:
         """Close the session, waiting at most a second for peers to say goodbye."""
@@ -53,14 +62,33 @@ class Sockets:
         if session is not None:
             await session.close()
 
+    def leave(self, gone: Sequence[Subscription]) -> None:
+        """Have these unsubscribed on the connections that were asked for them."""
+        for connection in self._connections:
+            mine = connection.wanted.intersection(gone)
+            connection.wanted -= mine
+            connection.left += [item for item in gone if item in mine]
+
     async def listen(self, wire: Wire, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         """Yield batches, the first (maybe empty) once the subscriptions stand; see the port's `watch`."""
         hello = wire.hello(wanted)
-        socket = await self._dial(wire.url(wanted))
+        connection = _Connection(set(wanted))
+        self._connections.add(connection)  # before it is dialled: one may leave meanwhile
+        try:
+            socket = await self._dial(wire.url(wanted))
+            async with contextlib.aclosing(self._served(socket, wire, hello, connection)) as batches:
+                async for batch in batches:
+                    yield batch
+        finally:
+            self._connections.discard(connection)
+
+    async def _served(
+        self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, hello: list[bytes], connection: _Connection
+    ) -> AsyncGenerator[list[MarketEvent]]:
         inbox = Inbox(self.tally, self.kept_max, is_subscribed=not hello)
         tasks = {
             asyncio.create_task(self._read(socket, wire, inbox)),
-            asyncio.create_task(self._send(socket, wire, hello)),
+            asyncio.create_task(self._send(socket, wire, hello, connection)),
         }
         for task in tasks:
             task.add_done_callback(lambda _: inbox.arrived.set())
@@ -138,13 +166,15 @@ class Sockets:
             if isinstance(events[-1], Gone):
                 await self._say(socket, wire.pulse(self.clock.monotonic()))
 
-    async def _send(self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, hello: list[bytes]) -> None:
-        for number, frame in enumerate(hello):
-            if number >= HELLO_BURST:
-                await self.clock.sleep(HELLO_S)
-            await self._say(socket, [frame])
+    async def _send(
+        self, socket: aiohttp.ClientWebSocketResponse[bool], wire: Wire, hello: list[bytes], connection: _Connection
+    ) -> None:
+        await self._say_slowly(socket, hello)
         while True:
             await self.clock.sleep(PULSE_S)
+            left, connection.left = connection.left, []
+            if left:
+                await self._say_slowly(socket, wire.bye(left))
             await self._say(socket, wire.pulse(self.clock.monotonic()))
             self._tell_unknown()
 
@@ -154,6 +184,12 @@ class Sockets:
         if found:
             self._told |= found
             self.log.warning("exchange.unknown", exchange=self.name, what=sorted(found))
+
+    async def _say_slowly(self, socket: aiohttp.ClientWebSocketResponse[bool], frames: list[bytes]) -> None:
+        for number, frame in enumerate(frames):
+            if number >= HELLO_BURST:
+                await self.clock.sleep(HELLO_S)
+            await self._say(socket, [frame])
 
     async def _say(self, socket: aiohttp.ClientWebSocketResponse[bool], frames: list[bytes]) -> None:
         for frame in frames:

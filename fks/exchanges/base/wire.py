@@ -45,6 +45,10 @@ class Wire(Protocol):
         """Return what a frame says; see the table above. Errors: OutageError, PeerError; then the connection is over."""
         ...
 
+    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+        """Return the frames that unsubscribe some of what `hello` asked for. What of them is on its way is read all the same."""
+        ...
+
     def pulse(self, now_s: float) -> list[bytes]:
         """Return frames due now (pings, a channel asked for anew). Called about once a second and after each Gone.
 

@@ -16,7 +16,7 @@ wire made with `trades="trade"`, those of a book's changes with `book="changes"`
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -52,6 +52,7 @@ class BinanceWire:
         self._trades = trades
         self._ids = itertools.count(1)
         self._unanswered: set[int] = set()
+        self._byes: set[int] = set()
         self._newest: dict[str, int] = {}
         self._prices, self._sizes = Numbers("price"), Numbers("quantity", is_zero_good=True)
         #: stream name -> what reads its data, for which channel and symbol
@@ -79,10 +80,13 @@ class BinanceWire:
             self._streams[name] = (read, item.channel, item.symbol)
         asked = {next(self._ids): names for names in parts(list(self._streams), STREAMS_A_FRAME)}
         self._unanswered.update(asked)
-        return [
-            msgspec.json.encode({"method": "SUBSCRIBE", "params": names, "id": number})
-            for number, names in asked.items()
-        ]
+        return _requests("SUBSCRIBE", asked)
+
+    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+        """Return UNSUBSCRIBE requests of a hundred streams each."""
+        asked = {next(self._ids): names for names in parts([self._stream(item)[0] for item in gone], STREAMS_A_FRAME)}
+        self._byes.update(asked)
+        return _requests("UNSUBSCRIBE", asked)
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
         """Return what a frame says. Errors: OutageError when Binance is about to hang up, PeerError when it refuses."""
@@ -131,6 +135,9 @@ class BinanceWire:
             return self._book_snapshot(frame, received_ns)
         if envelope.error:
             raise PeerError(f"binance refused a subscription: {bytes(envelope.error).decode(errors='replace')[:300]}")
+        if envelope.id in self._byes:
+            self._byes.discard(envelope.id)
+            return ()
         if envelope.id is None or envelope.id not in self._unanswered:
             self._tally.unknown[f"message {envelope.stream.partition('@')[2] or 'without a stream'}"] += 1
             return ()
@@ -213,6 +220,10 @@ class BinanceWire:
             return False
         self._newest[key] = number
         return True
+
+
+def _requests(method: str, asked: Mapping[int, Sequence[str]]) -> list[bytes]:
+    return [msgspec.json.encode({"method": method, "params": names, "id": number}) for number, names in asked.items()]
 
 
 def _check_levels(*sides: Levels) -> None:

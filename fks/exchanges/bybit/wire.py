@@ -126,6 +126,13 @@ class BybitWire:
         self._parts = {str(number): part for number, part in enumerate(parts(topics, TOPICS_MAX), 1)}
         return [_request("subscribe", part, number) for number, part in self._parts.items()]
 
+    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+        """Return the requests that unsubscribe, ten topics each."""
+        for item in gone:
+            if item.channel is Channel.BOOK:
+                self._anew.leave(item.symbol)
+        return [_request("unsubscribe", part, "left") for part in parts([topic_of(item) for item in gone], TOPICS_MAX)]
+
     def pulse(self, now_s: float) -> list[bytes]:
         """Return a ping when one is due, and what brings a broken book back. Errors: PeerError for one that stays broken."""
         frames, self._due = self._due, []

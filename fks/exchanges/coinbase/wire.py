@@ -105,6 +105,17 @@ class CoinbaseWire:
         self._unanswered = len(frames)
         return frames
 
+    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+        """Return one request a channel."""
+        left: dict[Channel, list[str]] = {}
+        for item in gone:
+            left.setdefault(item.channel, []).append(item.symbol)
+            if item.symbol in self._wanted.get(item.channel, ()):
+                self._wanted[item.channel].remove(item.symbol)
+            if item.channel is Channel.BOOK:
+                self._anew.leave(item.symbol)
+        return [_request("unsubscribe", NAMES[channel], symbols) for channel, symbols in left.items()]
+
     def receive(self, frame: bytes, received_ns: int) -> Events:
         """Return what a frame says."""
         if frame.startswith(_TRADES):  # the hot one: read in one go

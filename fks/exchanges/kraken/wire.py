@@ -78,15 +78,20 @@ class KrakenWire:
 
     def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return one request a channel and interval. Errors: InputError for an interval Kraken has not."""
-        groups: dict[tuple[Channel, str], list[str]] = {}
         for item in wanted:
-            timeframe = offered(NAME, INTERVALS, item.timeframe) if item.channel is Channel.BARS else ""
-            groups.setdefault((item.channel, timeframe), []).append(item.symbol)
             self._wanted.setdefault(item.channel, set()).add(item.symbol)
             self._known.add(item.symbol)
             if item.channel is Channel.TRADES:
                 self._trade_ids[item.symbol] = -1
-        return [self._subscribe(channel, timeframe, symbols) for (channel, timeframe), symbols in groups.items()]
+        return self._requests("subscribe", wanted)
+
+    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+        """Return one request a channel and interval."""
+        for item in gone:
+            self._wanted.get(item.channel, set()).discard(item.symbol)
+            if item.channel is Channel.BOOK:
+                self._anew.leave(item.symbol)
+        return self._requests("unsubscribe", gone)
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
         """Return what a frame says."""
@@ -119,6 +124,13 @@ class KrakenWire:
         return due
 
     # ── subscriptions ────────────────────────────────────────────────────────────────────────────
+    def _requests(self, method: str, items: Sequence[Subscription]) -> list[bytes]:
+        groups: dict[tuple[Channel, str], list[str]] = {}
+        for item in items:
+            timeframe = offered(NAME, INTERVALS, item.timeframe) if item.channel is Channel.BARS else ""
+            groups.setdefault((item.channel, timeframe), []).append(item.symbol)
+        return [self._subscribe(channel, timeframe, symbols, method) for (channel, timeframe), symbols in groups.items()]
+
     def _subscribe(self, channel: Channel, timeframe: str, symbols: list[str], method: str = "subscribe") -> bytes:
         number = next(self._ids)
         params: dict[str, Any] = {"channel": NAMES[channel], "symbol": symbols}

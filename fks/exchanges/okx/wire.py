@@ -116,6 +116,11 @@ class OkxWire:
         self._asked = {(arg["channel"], arg["instId"]) for arg in args}
         return [msgspec.json.encode({"op": "subscribe", "args": part}) for part in parts(args, TOPICS_MAX)]
 
+    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+        """Return the requests that unsubscribe."""
+        args = [arg_of(item) for item in gone]
+        return [msgspec.json.encode({"op": "unsubscribe", "args": part}) for part in parts(args, TOPICS_MAX)]
+
     def pulse(self, now_s: float) -> list[bytes]:
         """Return a ping when one is due."""
         if self._pinged_s is not None and now_s - self._pinged_s < PING_S:

@@ -137,6 +137,7 @@ class PolygonWire:
         self._due: list[bytes] = []
         self._topics: list[str] = []
         self._asked: set[str] = set()
+        self._is_in = False
 
     def url(self, wanted: Sequence[Subscription]) -> str:
         """Return where to dial; the key is not in it."""
@@ -147,6 +148,15 @@ class PolygonWire:
         self._topics = [topic_of(item) for item in wanted]
         self._asked = set(self._topics)
         return [msgspec.json.encode({"action": "auth", "params": self._key})]
+
+    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+        """Return the frames that unsubscribe; what the key was not taken for yet, is not asked for at all."""
+        left = [topic_of(item) for item in gone]
+        if not self._is_in:
+            self._topics = [topic for topic in self._topics if topic not in left]
+            self._asked -= set(left)
+            return []
+        return [msgspec.json.encode({"action": "unsubscribe", "params": ",".join(part)}) for part in parts(left, TOPICS_MAX)]
 
     def pulse(self, now_s: float) -> list[bytes]:
         """Return the subscriptions once the key was taken. Pings are the protocol's own."""
@@ -185,6 +195,7 @@ class PolygonWire:
     def _answered(self, kind: _Kind, row: msgspec.Raw, received_ns: int) -> list[MarketEvent | Subscribed]:
         match kind.status:
             case "auth_success":
+                self._is_in = True
                 names = [",".join(part) for part in parts(self._topics, TOPICS_MAX)]
                 self._due += [msgspec.json.encode({"action": "subscribe", "params": name}) for name in names]
             case "auth_failed" | "auth_timeout":

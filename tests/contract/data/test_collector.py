@@ -284,7 +284,8 @@ async def test_assets_are_followed_while_running(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'NOSUCHCOIN')")
-    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+    meter = RecordingMeter()
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, meter=meter)) as collector:
         await until(lambda: collector.is_ready, deadline_s=15)
         await database.sql("UPDATE assets SET is_enabled = false WHERE symbol = 'ETHUSDT'")
         await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'SOLUSDT')")
@@ -295,6 +296,15 @@ async def test_assets_are_followed_while_running(
         await until(followed, deadline_s=15)
         await later(database, 1, symbol="SOLUSDT")
         assert sorted(feed["symbol"] for feed in collector.detail()["feeds"]) == ["BTCUSDT", "SOLUSDT"]  # type: ignore[attr-defined]
+
+        async def is_left_in_peace() -> bool:
+            """Whether nothing of what left comes while fifty trades of what stayed on its socket do."""
+            left, stayed = meter.total("fks_market_dropped_total"), meter.total("fks_market_trades_total", symbol="BTCUSDT")
+            await until(lambda: meter.total("fks_market_trades_total", symbol="BTCUSDT") >= stayed + 50, deadline_s=30)
+            return meter.total("fks_market_dropped_total") == left
+
+        await until(is_left_in_peace, deadline_s=60)
+    assert "feed.disconnected" not in log.events()
     assert ("warning", "asset.unknown", {"exchange": "binance", "symbol": "NOSUCHCOIN"}) in log.lines
 
 

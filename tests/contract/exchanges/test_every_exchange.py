@@ -314,6 +314,35 @@ async def test_x34_leaving_drops_the_socket_and_several_may_be_open(case: Case, 
         await listener.until(PublicTrade, count=len(case.live["trade"]))
 
 
+async def test_x36_one_symbol_leaves_and_the_others_of_its_socket_stand(case: Case, exchange: Exchange, peer: Peer) -> None:
+    left = tuple(replace(item, symbol=case.symbol.replace("BTC", "ETH").replace("AAPL", "MSFT")) for item in case.wanted)
+    async with listening(exchange, (*case.wanted, *left)) as listener:
+        before, dialled = len(peer.said), len(peer.dialled)
+        exchange.leave([*left, Subscription(Channel.TRADES, "NOBODY-HAS-IT")])
+        exchange.leave(left)  # they have left already
+        async with asyncio.timeout(8):
+            while sum(_name(item) in text for text in _byes(peer, before) for item in left) < len(left):
+                await asyncio.sleep(0.01)
+        await peer.say("trade")
+        await listener.until(PublicTrade, count=len(case.live["trade"]))
+        byes = _byes(peer, before)
+        assert [text for text in byes if any(_name(item) in text for item in case.wanted)] == []
+        assert len(set(byes)) == len(byes)
+        assert len(peer.dialled) == dialled
+    assert believed(listener.events, Suspect | Gone) == []
+    assert not exchange.tally.unknown
+    assert exchange.tally.suspects == 0
+
+
+def _name(item: Subscription) -> str:
+    """Return a symbol as it stands in whatever an exchange is sent."""
+    return item.symbol.lower()
+
+
+def _byes(peer: Peer, since: int) -> list[str]:
+    return [text.lower() for text in peer.said[since:] if "unsub" in text.lower()]
+
+
 @pytest.mark.parametrize("how", ["closed", "aborted"])
 async def test_x40_a_lost_connection_is_an_outage_and_the_next_call_dials_again(
     case: Case, exchange: Exchange, peer: Peer, how: str

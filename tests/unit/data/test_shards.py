@@ -48,11 +48,15 @@ class DiallingExchange:
         self.traits = replace(TRAITS, streams_max=3)
         self.answer: Callable[[Connection], None] = lambda connection: None
         self.dials: list[Connection] = []
+        self.left: list[str] = []
         self._clock = clock
 
     @property
     def open(self) -> list[list[str]]:
         return sorted(connection.symbols for connection in self.dials if connection.is_open)
+
+    def leave(self, gone: Sequence[Subscription]) -> None:
+        self.left += [item.symbol for item in gone]
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         connection = Connection([item.symbol for item in wanted], self._clock.monotonic())
@@ -237,6 +241,7 @@ async def test_a_silent_symbol_is_taken_to_another_socket_and_most_of_one_take_i
         rig.shards.move(["B"])
         await rig.settle()
         assert rig.exchange.open == [["A", "B", "C"], ["B"]]
+        assert rig.exchange.left == ["B"]  # the old one is told, and the new one is not
         assert rig.lost == [({"B"}, "disconnected")]  # until it is subscribed there
         rig.shards.move(["A"])  # half of what is left
         await rig.settle()
@@ -252,20 +257,20 @@ async def test_what_comes_of_a_symbol_that_left_is_let_go_and_counted() -> None:
         rig.shards.drop("B")
         rig.connection("A").said.put_nowait([trade("A"), trade("B"), Gone(Channel.TRADES, "", "any"), Gone(Channel.TRADES, "B", "hole")])
         await rig.settle()
+        assert rig.exchange.left == ["B"]
         assert rig.exchange.open == [["A", "B", "C"]]  # two are wanted: they are not disturbed for the third
         assert [getattr(event, "symbol", "?") for event in rig.heard] == ["A", ""]
         assert rig.meter.total("fks_market_dropped_total", channel="left") == 2
 
 
-async def test_a_socket_most_of_whose_symbols_left_is_dialled_for_the_others() -> None:
+async def test_those_that_leave_disturb_nobody_and_may_come_back() -> None:
     async with rigged() as rig:
         rig.shards.place("ABC")
         await rig.settle()
         rig.shards.drop("B")
         rig.shards.drop("C")
         await rig.settle()
-        assert rig.exchange.open == [["A"]]
-        assert rig.lost == [({"A"}, "disconnected")]
+        assert (rig.exchange.open, rig.exchange.left, rig.lost) == ([["A", "B", "C"]], ["B", "C"], [])
         rig.shards.place("B")  # on a socket of its own: nothing of it is let go
         await rig.settle()
         rig.connection("B").said.put_nowait([trade("B")])

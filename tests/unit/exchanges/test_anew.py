@@ -48,6 +48,15 @@ def test_what_came_by_itself_is_not_asked_for() -> None:
     assert anew.due(0.0) == []
 
 
+def test_a_book_that_left_is_asked_for_no_more() -> None:
+    anew = Anew()
+    anew.broken("A")
+    anew.broken("B")
+    anew.leave("A")
+    anew.broken("A")
+    assert anew.due(0.0) == ["B"]
+
+
 def test_a_book_that_stood_begins_a_new_row() -> None:
     anew = Anew()
     for number in range(3 * ROW_MAX):

@@ -28,6 +28,7 @@ from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
 LATE_TRIES = 5  # REST shows trades later than the socket: what it lacks after so many questions, of seconds, is false
+ATTESTED, ATTESTED_TRIES = 3, 25  # unless so many follow one another: REST is asked for two minutes, then these are false, too
 RECHECK_NS = 300 * NS  # so far back bars are asked for again after a restart: one may lack a trade that came late
 REFILL_MAX = 200_000  # trades fetched again for the store at a time
 
@@ -160,7 +161,7 @@ class Holes:
                 feed.detail, feed.is_refused = "", False
                 if rest := feed.lacks(gap):
                     tries += 1
-                    if tries > LATE_TRIES:
+                    if tries > (ATTESTED_TRIES if _is_attested(feed, rest) else LATE_TRIES):
                         feed.refuse_heard(heard)
                         return
                     gap, by_bars = rest, False
@@ -343,6 +344,12 @@ class Holes:
             feed.refill_to = feed.stored_id
             self._log.warning("feed.refill", symbol=feed.symbol, error=str(error))
             await self._clock.sleep(RETRY_MAX_S)
+
+
+def _is_attested(feed: SymbolFeed, gap: Gap) -> bool:
+    """Return whether trades were heard that follow the one after a gap, id by id: one wrong number has no followers."""
+    ids = {trade.trade_id for trade in feed.heard()}
+    return gap.to_id is not None and ids.issuperset(range(gap.to_id, gap.to_id + ATTESTED))
 
 
 def _runs(starts: Sequence[int], frame: str) -> list[tuple[int, int]]:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from fks.data.collector import Collector
+from fks.data.holes import LATE_TRIES
 from fks.data.liveness import Pulse
 from fks.exchanges.binance import BinanceWire
+from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError
-from fks.model.market import Channel, Gone, Subscription, Suspect
+from fks.model.market import Channel, Gone, MarketEvent, Subscription, Suspect
 from fks.model.timeframe import NS, to_ns
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -314,3 +316,34 @@ async def test_one_false_frame_is_quarantined_and_the_feed_goes_on_as_if_it_had_
         assert log.events("warning").count("feed.gap") < 10
         await until(lambda: collector.is_ready, deadline_s=30)
     await check_stored(database, exchange)
+
+
+async def test_a_rest_that_is_seconds_behind_its_socket_costs_time_and_no_trades(
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+) -> None:
+    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+        await until(lambda: collector.is_ready, deadline_s=30)
+        await later(database, 1)
+        feed, heard, fetch_trades = collector._feeds["BTCUSDT"], collector._heard, collector._exchange.fetch_trades
+        known, lost, asked = feed.last_id or 0, set[int](), 0
+
+        def lose(batch: list[MarketEvent]) -> None:
+            """Lose the next five trades."""
+            lost.update(trade.trade_id for trade in batch if isinstance(trade, PublicTrade) and trade.symbol == "BTCUSDT")
+            if len(lost) >= 5:
+                collector._shards._heard = heard  # type: ignore[assignment]
+
+        async def fetch_late(symbol: str, **what: Any) -> list[PublicTrade]:
+            nonlocal asked
+            asked += symbol == "BTCUSDT"
+            found = await fetch_trades(symbol, **what)
+            return found if symbol != "BTCUSDT" or asked > LATE_TRIES + 3 else [trade for trade in found if trade.trade_id <= known]
+
+        collector._exchange.fetch_trades = fetch_late  # type: ignore[method-assign]
+        collector._shards._heard = lose  # type: ignore[assignment]
+        await until(lambda: asked > LATE_TRIES + 3, deadline_s=120)
+        await until(lambda: collector.is_ready, deadline_s=60)
+        await later(database, 2, deadline_s=30)
+        assert await database.sql("SELECT reason FROM quarantine WHERE channel = 'trades'") == []
+    await check_stored(database, exchange)
+    assert [row["cause"] for row in await outages(database, "BTCUSDT")] == ["gap"]

@@ -25,7 +25,6 @@ from fks.model.market import MarketEvent, Subscription
 from fks.model.ports import Exchange, Log, Meter
 
 SOCKETS_MAX = 24
-DIAL_S = 15.0  # a connection that has no subscription by then never will
 
 
 @dataclass(slots=True, eq=False)
@@ -203,9 +202,7 @@ class Shards:
         listening = asyncio.create_task(self._listen(shard))
         redialling = asyncio.create_task(shard.redial.wait())
         try:
-            await asyncio.wait({listening, redialling}, timeout=DIAL_S, return_when=asyncio.FIRST_COMPLETED)
-            if shard.is_subscribed:
-                await asyncio.wait({listening, redialling}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({listening, redialling}, return_when=asyncio.FIRST_COMPLETED)
             cause = "silent" if redialling.done() and shard.is_silent else "disconnected"
         finally:
             redialling.cancel()

@@ -66,6 +66,7 @@ class Peer:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Serve a socket or a REST request."""
+    deaf_to: str = ""  # "dials" or "words": it takes them, and never answers
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._stream(request)
         self.asked.append(Asked(request.path, dict(request.query), dict(request.headers), str(request.rel_url)))
@@ -84,14 +85,16 @@ class Peer:
         await socket.prepare(request)
         self.dialled.append(str(request.rel_url))
         here = (request.path, socket)
+        if self.deaf_to == "dials":
+            await asyncio.Event().wait()
         self.sockets.append(here)
         try:
-            for text in self.case.greeting:
+            for text in self.case.greeting if not self.deaf_to else ():
                 await self._send(socket, text)
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     self.said.append(message.data)
-                    for text in self.case.answer(message.data):
+                    for text in self.case.answer(message.data) if not self.deaf_to else ():
                         await self._send(socket, text)
         finally:
             self.sockets.remove(here)

@@ -23,6 +23,7 @@ from fks.clock import RealClock
 from fks.config.settings import Data, Settings
 from fks.data.assets import subscriptions
 from fks.exchanges._template import TemplateExchange
+from fks.exchanges.base import socket
 from fks.exchanges.registry import EXCHANGES, KEYS, endpoint_of, make_exchange
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
@@ -345,6 +346,18 @@ async def test_x42_a_key_is_in_no_address_log_or_error(name: str, log: Collectin
             await exchange.fetch_bars(case.symbol, "1m", None, 2)
             await peer.say("malformed")
             await listener.until(Suspect)
+@pytest.mark.parametrize("what", ["dials", "words"])
+async def test_x43_who_never_answers_is_an_outage(
+    case: Case, exchange: Exchange, peer: Peer, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the dial nor the subscriptions are waited for without end: a collector has no watch of its own for that."""
+    peer.deaf_to = what
+    monkeypatch.setattr(socket, "DIAL_S", 1.0)
+    async with asyncio.timeout(20):
+        with pytest.raises(OutageError):
+            await anext(exchange.watch(case.wanted))
+
+
             peer.rest = lambda request: web.Response(status=401, text='{"status":"ERROR"}')
             with pytest.raises(ConfigError) as refused:
                 await exchange.fetch_bars(case.symbol, "1m", None, 2)

@@ -49,6 +49,10 @@ class Budget(Protocol):
         """Return when a request of this weight may be sent. Redis away: every process keeps to a share of its own."""
         ...
 
+    async def dial(self) -> None:
+        """Return when a socket may be dialled. Dials have a purse of their own, one an address, whatever the key."""
+        ...
+
     def seen(self, used: int) -> None:
         """Note what the exchange says was used of the window this task asked in (a response header)."""
         ...

@@ -205,6 +205,14 @@ async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, pee
     assert purse.pauses == []
 
 
+async def test_x26_every_dial_is_paid_for(case: Case, exchange: Exchange, peer: Peer, purse: Purse) -> None:
+    for _ in range(2):
+        async with listening(exchange, of(case, Channel.TRADES)):
+            pass
+    assert purse.dials == exchange.tally.dials == len(peer.dialled) == 2
+    assert purse.taken == len(peer.asked) == 0
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -338,14 +346,6 @@ async def test_x41_nobody_there_is_an_outage(case: Case, log: CollectingLog) -> 
             await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=1)
 
 
-@pytest.mark.parametrize("name", sorted(KEYS))
-async def test_x42_a_key_is_in_no_address_log_or_error(name: str, log: CollectingLog) -> None:
-    case = ALL[name]
-    async with playing(case) as peer:
-        async with opened(case, peer.url, log) as exchange, listening(exchange, case.wanted) as listener:
-            await exchange.fetch_bars(case.symbol, "1m", None, 2)
-            await peer.say("malformed")
-            await listener.until(Suspect)
 @pytest.mark.parametrize("what", ["dials", "words"])
 async def test_x43_who_never_answers_is_an_outage(
     case: Case, exchange: Exchange, peer: Peer, what: str, monkeypatch: pytest.MonkeyPatch
@@ -358,6 +358,14 @@ async def test_x43_who_never_answers_is_an_outage(
             await anext(exchange.watch(case.wanted))
 
 
+@pytest.mark.parametrize("name", sorted(KEYS))
+async def test_x42_a_key_is_in_no_address_log_or_error(name: str, log: CollectingLog) -> None:
+    case = ALL[name]
+    async with playing(case) as peer:
+        async with opened(case, peer.url, log) as exchange, listening(exchange, case.wanted) as listener:
+            await exchange.fetch_bars(case.symbol, "1m", None, 2)
+            await peer.say("malformed")
+            await listener.until(Suspect)
             peer.rest = lambda request: web.Response(status=401, text='{"status":"ERROR"}')
             with pytest.raises(ConfigError) as refused:
                 await exchange.fetch_bars(case.symbol, "1m", None, 2)

@@ -25,7 +25,6 @@ from fks.model.market import MarketEvent, Subscription
 from fks.model.ports import Exchange, Log, Meter
 
 SOCKETS_MAX = 24
-DIAL_S = 15.0  # a connection that has no subscription by then never will
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +36,7 @@ class Shard:
     redial: asyncio.Event = field(default_factory=asyncio.Event)
     is_subscribed: bool = False
     task: asyncio.Task[None] | None = None
-    heard: bool = False
+    heard_s: float | None = None  # monotonic time of its first data since it was dialled
     refusal: str = ""  # what the exchange said when it refused us here, until it no longer does
     is_silent: bool = False  # it is dialled anew because of that, and not for a new symbol
     left: set[str] = field(default_factory=set)  # symbols dropped since it was dialled: they still come
@@ -186,14 +185,14 @@ class Shards:
                 await self._clock.sleep(wait_s)
             shard.redial.clear()
             began_s = self._clock.monotonic()
-            shard.heard = shard.is_silent = False
+            shard.heard_s, shard.is_silent = None, False
             cause = await self._one_connection(shard)
             shard.is_subscribed = False
             self._lost(shard.symbols, cause)
             self._meter.count("fks_feed_reconnects_total", exchange=self._exchange.name)
             wait_s = RETRY_FIRST_S
             if not shard.redial.is_set() or shard.is_silent:  # else we ended it, to dial with other symbols
-                wait_s = redials.wait_s(began_s=began_s, now_s=self._clock.monotonic(), has_heard=shard.heard)
+                wait_s = redials.wait_s(began_s=began_s, now_s=self._clock.monotonic(), heard_s=shard.heard_s)
             if shard.refusal:
                 wait_s = REFUSED_S
             wait_s *= self._rng.uniform(0.5, 1.0)
@@ -203,9 +202,7 @@ class Shards:
         listening = asyncio.create_task(self._listen(shard))
         redialling = asyncio.create_task(shard.redial.wait())
         try:
-            await asyncio.wait({listening, redialling}, timeout=DIAL_S, return_when=asyncio.FIRST_COMPLETED)
-            if shard.is_subscribed:
-                await asyncio.wait({listening, redialling}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({listening, redialling}, return_when=asyncio.FIRST_COMPLETED)
             cause = "silent" if redialling.done() and shard.is_silent else "disconnected"
         finally:
             redialling.cancel()
@@ -231,7 +228,8 @@ class Shards:
                 if shard.left:
                     batch = self._without(batch, shard.left)
                 if batch:
-                    shard.heard = True
+                    if shard.heard_s is None:
+                        shard.heard_s = self._clock.monotonic()
                     self._heard(batch)
 
     def _without(self, batch: list[MarketEvent], left: set[str]) -> list[MarketEvent]:

@@ -49,6 +49,10 @@ class Budget(Protocol):
         """Return when a request of this weight may be sent. Redis away: every process keeps to a share of its own."""
         ...
 
+    async def dial(self) -> None:
+        """Return when a socket may be dialled. Dials have a purse of their own, one an address, whatever the key."""
+        ...
+
     def seen(self, used: int) -> None:
         """Note what the exchange says was used of the window this task asked in (a response header)."""
         ...
@@ -89,8 +93,9 @@ class Exchange(Protocol):
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         """Yield batches as they come over one socket of its own, the first one (maybe empty) once the subscriptions stand.
 
-        Leaving the iterator drops the socket; several may be open at once. Raises OutageError when the connection is gone
-        and PeerError when a message broke the exchange's own rules beyond quarantine; call again to reconnect.
+        Leaving the iterator drops the socket; several may be open at once. It waits for leave to dial as long as that takes,
+        and for answers to the dial and the subscriptions some seconds. Raises OutageError when these do not come or the
+        connection is gone, and PeerError when a message broke the exchange's own rules beyond quarantine; call again to reconnect.
         """
         ...
 

@@ -4,6 +4,8 @@ A purse is refilled with each window of Redis' clock. What the exchange itself s
 when it is more: others ask from the same address too, orders above all, and SHARE leaves room for them. Work in the
 background (syncs) gets half of it, so that a hole in a live feed never waits for history. Redis away: every process keeps
 to a small share of its own, and to what the exchange told it.
+
+Sockets are dialled from a second purse, which all keys of an address share: exchanges count dials by address alone.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from fks.clock import Clock
 from fks.store.bus import Bus
 
 SHARE, BACKGROUND_SHARE, ALONE_SHARE = 0.6, 0.5, 0.15
+DIALS_SHARE = 0.8  # order streams dial from the same address
 JITTER_S = 0.25
 #: set in a task whose requests can wait for those of live feeds
 in_background: ContextVar[bool] = ContextVar("in_background", default=False)
@@ -40,6 +43,13 @@ ALLOWANCES: dict[str, Allowance] = {
     "okx": Allowance(20, 2), "polygon": Allowance(50, 1),
 }  # fmt: skip
 DEFAULT = Allowance(60, 60)
+#: socket dials of one address, likewise; Polygon documents none. What is counted over 5 or 10 minutes is given out by the minute,
+#: so that nobody waits for the rest of ten. The local exchange counts none
+DIALS: dict[str, Allowance] = {
+    "binance": Allowance(60, 60), "kraken": Allowance(15, 60), "coinbase": Allowance(8, 1), "bybit": Allowance(100, 60),
+    "okx": Allowance(3, 1),
+}  # fmt: skip
+DIALS_LOCAL = Allowance(6000, 60)
 
 # KEYS: the purse. ARGV: weight, limit, window ms, used as the exchange says, the window that was said in, pause ms.
 # Answers {ms to wait, the present window}; the weight is spent when there is nothing to wait for.
@@ -66,12 +76,15 @@ return {wait, window}
 class RedisBudget:
     """A Budget of one process on the shared purse. Guarantees: without Redis nobody asks more than ALONE_SHARE allows."""
 
-    def __init__(self, bus: Bus, clock: Clock, name: str, allowance: Allowance) -> None:
-        """`name` is the purse: see `purse_of`."""
+    def __init__(
+        self, bus: Bus, clock: Clock, name: str, allowance: Allowance, *, share: float = SHARE, dials: RedisBudget | None = None
+    ) -> None:
+        """`name` is the purse: see `purse_of`. `share` of the allowance is ours; `dials`: what each dial takes one of."""
         self._bus = bus
         self._clock = clock
         self._name = name
-        self._limit = max(1, int(allowance.weight * SHARE))
+        self._dials = dials
+        self._limit = max(1, int(allowance.weight * share))
         self._span_ms = max(1, int(allowance.window_s * 1000))
         self._said = (-1, 0)  # of the newest window of which something was said: the window, and what was used of it
         self._heard_used, self._heard_s = 0, float("-inf")  # what was said last, and when
@@ -87,6 +100,11 @@ class RedisBudget:
         async with self._turns[is_background]:
             while (wait_s := await self._wait_s(weight, limit)) > 0:
                 await self._clock.sleep(wait_s + random.uniform(0, JITTER_S))  # noqa: S311  not all at the same moment
+
+    async def dial(self) -> None:
+        """Return when a socket may be dialled; dials of a process are served in order."""
+        if self._dials is not None:
+            await self._dials.take()
 
     def seen(self, used: int) -> None:
         """Note what the exchange says was used of the window this task asked in; it is told with the next request."""
@@ -130,14 +148,18 @@ class RedisBudget:
 
 
 def budget_of(
-    bus: Bus, clock: Clock, exchange: str, address: str | None, key: str = "", *, per_minute: int | None = None
-) -> RedisBudget:
+    bus: Bus, clock: Clock, exchange: str, address: str | None, key: str = "", *, per_minute: int | None = None,
+    dials: Allowance | None = None,
+) -> RedisBudget:  # fmt: skip
     """Return the budget of one exchange at one address (None: its public one) for one API key.
 
-    `per_minute` is the weight it takes a minute, where somebody knows better than ALLOWANCES.
+    `per_minute` is the weight it takes a minute, `dials` how many dials whatever the key, where somebody knows better than the tables.
     """
     allowance = ALLOWANCES.get(exchange, DEFAULT) if per_minute is None else Allowance(per_minute, 60)
-    return RedisBudget(bus, clock, purse_of(exchange, address, key), allowance)
+    dialled = RedisBudget(
+        bus, clock, purse_of(f"{exchange}.dials", address), dials or DIALS.get(exchange, DEFAULT), share=DIALS_SHARE
+    )  # fmt: skip
+    return RedisBudget(bus, clock, purse_of(exchange, address, key), allowance, dials=dialled)
 
 
 def purse_of(exchange: str, address: str | None, key: str = "") -> str:

@@ -29,10 +29,14 @@ class Purse:
     """A budget that counts."""
 
     taken: int = 0
+    dials: int = 0
     pauses: list[float] = field(default_factory=list)
 
     async def take(self, weight: int = 1) -> None:
         self.taken += weight
+
+    async def dial(self) -> None:
+        self.dials += 1
 
     def seen(self, used: int) -> None:
         """Nothing here tells it."""
@@ -62,6 +66,7 @@ class Peer:
     said: list[str] = field(default_factory=list)
     dialled: list[str] = field(default_factory=list)
     sockets: list[tuple[str, web.WebSocketResponse]] = field(default_factory=list)
+    deaf_to: str = ""  # "dials" or "words": it takes them, and never answers
     sent: dict[int, int] = field(default_factory=dict)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -80,18 +85,20 @@ class Peer:
         return web.Response(status=404, text="{}", content_type="application/json")
 
     async def _stream(self, request: web.Request) -> web.WebSocketResponse:
+        if self.deaf_to == "dials":
+            await asyncio.Event().wait()
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         self.dialled.append(str(request.rel_url))
         here = (request.path, socket)
         self.sockets.append(here)
         try:
-            for text in self.case.greeting:
+            for text in self.case.greeting if not self.deaf_to else ():
                 await self._send(socket, text)
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     self.said.append(message.data)
-                    for text in self.case.answer(message.data):
+                    for text in self.case.answer(message.data) if not self.deaf_to else ():
                         await self._send(socket, text)
         finally:
             self.sockets.remove(here)

@@ -32,7 +32,7 @@ class WireExchange(ABC):
         self._clock = clock
         self._log = log
         self._budget = budget
-        self._sockets = Sockets(self.name, clock, log)
+        self._sockets = Sockets(self.name, clock, log, budget=budget)
         self._around: Callable[[Wire], Wire] | None = None
 
     @abstractmethod

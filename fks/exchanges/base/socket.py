@@ -20,9 +20,10 @@ from fks.exchanges.base.values import TOO_MUCH, seconds_told
 from fks.exchanges.base.wire import Wire
 from fks.model.errors import FksError, OutageError, PeerError
 from fks.model.market import Gone, MarketEvent, Subscription, Suspect, Tally
-from fks.model.ports import Log
+from fks.model.ports import Budget, Log
 
 DIAL_S = 10.0
+WAIT_TOLD_S = 2.0  # of waiting for leave to dial, before the log says why nothing comes
 HEARTBEAT_S = 15.0  # our pings; a peer that answers none within half of it is gone
 CLOSE_S = 1.0  # a peer that is gone does not answer the close frame
 PULSE_S = 1.0
@@ -42,17 +43,23 @@ class _Connection:
 
 @dataclass
 class Sockets:
-    """The connections of one exchange object: its HTTP session, its counters, and the closes still under way."""
+    """The connections of one exchange object: its HTTP session, its counters, and the closes still under way.
+
+    `budget` gives leave for each dial; None: everybody may dial at will.
+    """
 
     name: str
     clock: Clock
     log: Log
     tally: Tally = field(default_factory=Tally)
     kept_max: int = KEPT_MAX
+    budget: Budget | None = None
     _session: aiohttp.ClientSession | None = None
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
     _connections: set[_Connection] = field(default_factory=set)
+    _waiting: int = 0  # dials without leave yet
+    _telling: asyncio.TimerHandle | None = None
 
     async def close(self) -> None:
         """Close the session, waiting at most a second for peers to say goodbye."""
@@ -75,6 +82,7 @@ class Sockets:
         connection = _Connection(set(wanted))
         self._connections.add(connection)  # before it is dialled: one may leave meanwhile
         try:
+            await self._may_dial()
             socket = await self._dial(wire.url(wanted))
             async with contextlib.aclosing(self._served(socket, wire, hello, connection)) as batches:
                 async for batch in batches:
@@ -121,6 +129,23 @@ class Sockets:
             raise OutageError(f"{self.name}: the subscriptions were not answered") from error
         inbox.arrived.set()
         return inbox.is_subscribed
+
+    async def _may_dial(self) -> None:
+        """Return when we may dial. While dials wait for that, the log says so once."""
+        if self.budget is None:
+            return
+        if not self._waiting:
+            self._telling = asyncio.get_running_loop().call_later(WAIT_TOLD_S, self._tell_waiting)
+        self._waiting += 1
+        try:
+            await self.budget.dial()
+        finally:
+            self._waiting -= 1
+            if not self._waiting and self._telling is not None:
+                self._telling.cancel()
+
+    def _tell_waiting(self) -> None:
+        self.log.warning("feed.dial_waits", exchange=self.name, sockets=self._waiting)
 
     async def _dial(self, url: str) -> aiohttp.ClientWebSocketResponse[bool]:
         if self._session is None:

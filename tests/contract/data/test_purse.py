@@ -20,7 +20,7 @@ from fks.data.request import fetch_history
 from fks.store.budgets import purse_of
 from fks.store.bus import Bus
 from fks.store.db import Database
-from tests.contract.store.test_budgets import Impatient, at_once
+from tests.contract.store.test_budgets import Impatient, at_once, dial_at_once
 from tests.support.collecting import settings_for
 from tests.support.local_exchange import LocalExchange
 
@@ -80,3 +80,15 @@ async def test_settings_say_what_a_plan_takes_a_minute(bus: Bus) -> None:
     data = Data(polygon_api_key="two", requests_per_minute="polygon=5, kraken=600")
     assert data.requests_per_minute == {"polygon": 5, "kraken": 600}
     assert 3 <= await at_once_at_most(bus, data, 20) <= 6  # a new minute may begin meanwhile
+
+
+async def test_the_real_exchange_is_dialled_as_seldom_as_it_asks_for_and_the_local_one_at_will(bus: Bus, tmp_path: Path) -> None:
+    where = "http://127.0.0.1:9/" + tmp_path.name
+    node = Node("", "", "", {}, sim={"rest": where, "ws": "ws://127.0.0.1:9"})
+    kraken = Settings(data=Data(endpoints=(f"kraken {where} ws://127.0.0.1:9",)))
+    real, local = budget_for(bus, Impatient(), kraken, None, "kraken"), budget_for(bus, Impatient(), Settings(), node, "binance")
+    count = 0
+    while count < 30 and await dial_at_once(real):
+        count += 1
+    assert 12 <= count <= 24  # a new minute may begin meanwhile
+    assert all([await dial_at_once(local) for _ in range(500)])

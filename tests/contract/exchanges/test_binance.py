@@ -227,6 +227,9 @@ class Purse:
     async def take(self, weight: int = 1) -> None:
         self.told.append(("take", weight))
 
+    async def dial(self) -> None:
+        self.told.append(("dial", 1))
+
     def seen(self, used: int) -> None:
         self.told.append(("seen", used))
 

@@ -23,6 +23,7 @@ from fks.clock import RealClock
 from fks.config.settings import Data, Settings
 from fks.data.assets import subscriptions
 from fks.exchanges._template import TemplateExchange
+from fks.exchanges.base import socket
 from fks.exchanges.registry import EXCHANGES, KEYS, endpoint_of, make_exchange
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
@@ -204,6 +205,14 @@ async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, pee
     assert purse.pauses == []
 
 
+async def test_x26_every_dial_is_paid_for(case: Case, exchange: Exchange, peer: Peer, purse: Purse) -> None:
+    for _ in range(2):
+        async with listening(exchange, of(case, Channel.TRADES)):
+            pass
+    assert purse.dials == exchange.tally.dials == len(peer.dialled) == 2
+    assert purse.taken == len(peer.asked) == 0
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -364,6 +373,18 @@ async def test_x41_nobody_there_is_an_outage(case: Case, log: CollectingLog) -> 
             await anext(exchange.watch(case.wanted))
         with pytest.raises(OutageError):
             await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=1)
+
+
+@pytest.mark.parametrize("what", ["dials", "words"])
+async def test_x43_who_never_answers_is_an_outage(
+    case: Case, exchange: Exchange, peer: Peer, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the dial nor the subscriptions are waited for without end: a collector has no watch of its own for that."""
+    peer.deaf_to = what
+    monkeypatch.setattr(socket, "DIAL_S", 1.0)
+    async with asyncio.timeout(20):
+        with pytest.raises(OutageError):
+            await anext(exchange.watch(case.wanted))
 
 
 @pytest.mark.parametrize("name", sorted(KEYS))

@@ -255,6 +255,37 @@ async def test_who_dials_too_often_is_told_for_how_long_not_to(
     assert refused.wait_s == wait_s
 
 
+class Reluctant:
+    """A budget that gives leave to dial when a test says so."""
+
+    def __init__(self) -> None:
+        self.leave = asyncio.Event()
+
+    async def dial(self) -> None:
+        await self.leave.wait()
+
+    async def take(self, weight: int = 1) -> None: ...
+    def seen(self, used: int) -> None: ...
+    def pause(self, seconds: float) -> None: ...
+
+
+async def test_a_dial_that_has_to_wait_is_told_once_and_is_no_outage(
+    peer: Peer, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget = Reluctant()
+    sockets = Sockets("binance", RealClock(), log, budget=budget)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "DIAL_S", 0.05)
+        patched.setattr(socket, "WAIT_TOLD_S", 0.5)
+        dialling = [asyncio.create_task(heard(sockets, BinanceWire(peer.url), [BTC], lambda events: True)) for _ in range(3)]
+        await until(lambda: log.events())
+    assert (sockets.tally.dials, peer.open, log.events()) == (0, 0, ["feed.dial_waits"])
+    budget.leave.set()
+    assert await asyncio.gather(*dialling) == [[], [], []]
+    assert (sockets.tally.dials, log.events()) == (3, ["feed.dial_waits"])
+    await sockets.close()
+
+
 @pytest.fixture
 def wrong_book(peer: Peer) -> None:
     """Each subscription to a book brings one that breaks: only the wire's own patience keeps it from going round and round."""

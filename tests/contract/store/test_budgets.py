@@ -8,7 +8,17 @@ import uuid
 from contextvars import ContextVar
 
 from fks.clock import RealClock
-from fks.store.budgets import ALONE_SHARE, SHARE, Allowance, RedisBudget, in_background, purse_of
+from fks.store.budgets import (
+    ALONE_SHARE,
+    DIALS,
+    DIALS_SHARE,
+    SHARE,
+    Allowance,
+    RedisBudget,
+    budget_of,
+    in_background,
+    purse_of,
+)
 from fks.store.bus import Bus
 from tests.support.waiting import until
 
@@ -163,6 +173,47 @@ async def test_a_late_answer_tells_of_the_window_its_request_was_sent_in(bus: Bu
     is_answered.set()
     await asking
     assert await at_once(one)  # the window that was full is over
+
+
+async def dial_at_once(budget: RedisBudget) -> bool:
+    """Return whether a socket may be dialled now."""
+    token = in_a_hurry.set(True)
+    try:
+        await budget.dial()
+    except NoLeaveError:
+        return False
+    finally:
+        in_a_hurry.reset(token)
+    return True
+
+
+async def dials_of(budget: RedisBudget) -> int:
+    """Return how many dials get leave at once."""
+    count = 0
+    while await dial_at_once(budget):
+        count += 1
+    return count
+
+
+async def test_dials_have_a_purse_of_their_own_which_all_keys_of_an_address_share(bus: Bus) -> None:
+    where = uuid.uuid4().hex
+    one, other = (budget_of(bus, Impatient(), "test", where, key, dials=LONG) for key in ("one", "other"))
+    assert await dial_at_once(other)
+    assert await dials_of(one) == int(100 * DIALS_SHARE) - 1
+    assert not await dial_at_once(other)
+    assert await at_once(other)  # requests are not held up
+    assert await dial_at_once(budget_of(bus, Impatient(), "test", uuid.uuid4().hex, "one", dials=LONG))
+
+
+async def test_without_redis_each_process_dials_a_little() -> None:
+    away = await Bus.connect("redis://127.0.0.1:9", timeout_s=0.2)
+    for most, allowance in ((int(100 * DIALS_SHARE * ALONE_SHARE), LONG), (1, Allowance(2, AGES_S))):
+        assert await dials_of(budget_of(away, Impatient(), "test", None, dials=allowance)) == most
+    await away.close()
+
+
+def test_nobody_waits_for_longer_than_a_minute_until_dials_are_let_out_again() -> None:
+    assert max(allowance.window_s for allowance in DIALS.values()) <= 60
 
 
 def test_a_purse_is_named_by_a_digest_of_the_key() -> None:

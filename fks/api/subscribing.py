@@ -31,6 +31,17 @@ _KEYS = {
 }
 
 
+def is_checked(client: Client, text: str) -> bool:
+    """Take the answer to a check; False for all else, a wrong one too: `hear` says what is wrong with it."""
+    try:
+        said = _parsed(text)
+        if said["type"] == "checked":
+            _note_checked(client, said.get("n"))
+        return bool(said["type"] == "checked")
+    except InputError:
+        return False
+
+
 async def hear(gate: Gateway, client: Client, text: str) -> None:
     """Do what a client says, or tell it what is wrong with that; it stays connected either way."""
     said: Mapping[str, Any] = {}

@@ -161,6 +161,7 @@ WRONG = (
     ({"type": "checked", "n": True}, "INVALID", "n is no number"),
     ({"type": "checked"}, "INVALID", "n is no number"),
     ({"type": "buy"}, "INVALID", "subscribe"),
+    ({"type": ["ping"]}, "INVALID", "subscribe"),
 )
 
 

@@ -11,6 +11,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from fks.api.client import Client, Message
+from fks.api.exact import dump
 from fks.clock import Clock
 from fks.model.timeframe import iso
 from fks.store import bus as channels
@@ -154,10 +155,11 @@ class Hub:
             await self._clock.sleep(_ECHO_S)
 
     def spread(self, channel: str, message: Message) -> None:
-        """Give a message to every client that wants it."""
-        for client in self._clients:
-            if client.wants(channel, message):
-                client.put(channel, message)
+        """Give a message to every client that wants it, encoded once for all of them."""
+        if wanting := [client for client in self._clients if client.wants(channel, message)]:
+            data = dump(message)
+            for client in wanting:
+                client.put(channel, message, data)
 
     def _note_tick(self, number: int) -> None:
         if self._tick_seen and number > self._tick_seen + 1:

@@ -31,6 +31,18 @@ _KEYS = {
 }
 
 
+def is_checked(client: Client, text: str) -> bool:
+    """Take the answer to a check; False for all else, a wrong one too: `hear` says what is wrong with it."""
+    try:
+        said = _parsed(text)
+        if said["type"] != "checked":
+            return False
+        _note_checked(client, said.get("n"))
+    except InputError:
+        return False
+    return True
+
+
 async def hear(gate: Gateway, client: Client, text: str) -> None:
     """Do what a client says, or tell it what is wrong with that; it stays connected either way."""
     said: Mapping[str, Any] = {}
@@ -52,7 +64,7 @@ async def hear(gate: Gateway, client: Client, text: str) -> None:
 
 def _parsed(text: str) -> Mapping[str, Any]:
     said = parse(text.encode())
-    if not isinstance(said, dict) or said.get("type") not in _KEYS:
+    if not isinstance(said, dict) or not isinstance(said.get("type"), str) or said["type"] not in _KEYS:
         raise _wrong('only {"type": "subscribe"}, "unsubscribe", "ping" and "checked" are understood here', "see docs/api.md")
     if unknown := sorted(said.keys() - _KEYS[said["type"]]):
         raise _wrong(f"{said['type']} has no {unknown[0]!r}", f"it has {', '.join(sorted(_KEYS[said['type']]))}")

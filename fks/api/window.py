@@ -25,7 +25,7 @@ class Window:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.takes_part = False
-        self.is_deaf = False  # we are busy with something it said: its answer may lie behind that
+        self.is_deaf = False  # we are busy with something it said: its answer may lie unread behind that
         self._monotonic = monotonic
         self._number = 0
         self._unanswered: deque[tuple[int, float]] = deque(maxlen=CHECKS_MAX)  # with when it was sent, oldest first

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
@@ -17,7 +17,7 @@ from fks.api.gateway import Gateway
 from fks.api.hub import DEFAULT, EVERY, HEARTBEAT_S
 from fks.api.problems import Problem, of_error
 from fks.api.query import Gate, Reader
-from fks.api.subscribing import hear, wide
+from fks.api.subscribing import hear, is_checked, wide
 from fks.api.window import Window
 from fks.model.errors import FksError, InputError, OutageError
 from fks.model.timeframe import TIMEFRAMES, check_timeframe, iso
@@ -64,7 +64,7 @@ async def stream(
         await socket.accept()
         symbols = sorted({topic.symbol for topic in client.topics if topic.symbol})
         hello = {"type": "hello", "channels": sorted(client.channels), "symbols": symbols}
-        await _send(socket, {**hello, "time": iso(gate.deps.clock.now_ns()), "gateway": gate.deps.name})
+        await _send(socket, dump({**hello, "time": iso(gate.deps.clock.now_ns()), "gateway": gate.deps.name}))
         await _serve(socket, gate, client, principal)
     except TimeoutError:  # it does not read: the word may lie in its buffers until it does
         gate.hub.leave(client)
@@ -122,7 +122,8 @@ async def _serve(socket: WebSocket, gate: Gateway, client: Client, principal: Pr
         asyncio.create_task(work)
         for work in (
             _send_all(socket, gate, client),
-            _hear(socket, gate, client),
+            _hear(socket, client),
+            _answer_all(gate, client),
             _until_revoked(socket, gate, principal),
         )
     }
@@ -151,26 +152,27 @@ async def _send_all(socket: WebSocket, gate: Gateway, client: Client) -> None:
     window, clock = client.window, gate.deps.clock
     beat_s = clock.monotonic() + HEARTBEAT_S
     while True:
-        messages = await client.take(min(window.wait_s(SEND_S), max(beat_s - clock.monotonic(), 0.0)), most=1)
-        for message in messages:
-            if message["type"] == "dropped":
-                _count_dropped(gate, message["counts"])
+        found = await client.take(min(window.wait_s(SEND_S), max(beat_s - clock.monotonic(), 0.0)), most=1)
+        for told in found:
+            if told.channel == "dropped":
+                _count_dropped(gate, told.message["counts"])
         if client.is_overrun or await _is_late(gate, client):
             _note_slow(gate, client)
             _count_dropped(gate, client.take_dropped())
             await _close(socket, TRY_LATER, "too slow: read again over REST and reconnect")
             return
-        for message in messages:
-            window.note_sent(await _send(socket, message))
-        if client.is_closing and not messages:
+        for told in found:
+            await _send(socket, told.data)
+            window.note_sent(len(told.data))
+        if client.is_closing and not found:
             await _close(socket, GOING_AWAY, "the gateway restarts: reconnect")
             return
-        if messages or clock.monotonic() >= beat_s:
-            if not (messages or window.is_full):
-                await _send(socket, {"type": "heartbeat", "time": iso(clock.now_ns())})
+        if found or clock.monotonic() >= beat_s:
+            if not (found or window.is_full):
+                await _send(socket, dump({"type": "heartbeat", "time": iso(clock.now_ns())}))
             beat_s = clock.monotonic() + HEARTBEAT_S
         if window.is_due:
-            await _send(socket, {"type": "check", "n": window.check()})
+            await _send(socket, dump({"type": "check", "n": window.check()}))
 
 
 async def _is_late(gate: Gateway, client: Client) -> bool:
@@ -189,8 +191,8 @@ def _note_slow(gate: Gateway, client: Client) -> None:
     gate.deps.log.warning("gateway.slow_listener", channels=sorted(client.channels))
 
 
-async def _hear(socket: WebSocket, gate: Gateway, client: Client) -> None:
-    """Take what the client says until it leaves; nonsense, binary or not, is told so."""
+async def _hear(socket: WebSocket, client: Client) -> None:
+    """Take what the client says until it leaves. Its checks count at once: what it asked for may wait for them."""
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
@@ -199,18 +201,24 @@ async def _hear(socket: WebSocket, gate: Gateway, client: Client) -> None:
         if len(text) > MESSAGE_MAX:
             await _close(socket, POLICY, "message too long")
             return
+        if not is_checked(client, text):
+            await client.requests.put(text)
+
+
+async def _answer_all(gate: Gateway, client: Client) -> None:
+    """Do what the client asks for, one after another and no faster than it takes the answers; nonsense is told so."""
+    while True:
+        text = await client.requests.get()
+        await client.has_room()
         client.window.is_deaf = True
         await hear(gate, client, text)
         client.window.is_deaf = False
 
 
-async def _send(socket: WebSocket, message: Mapping[str, Any]) -> int:
-    """Send a message, and return its size. Errors: TimeoutError, where the server waits until the peer reads (Serve's does
-    not)."""
-    data = dump(message)
+async def _send(socket: WebSocket, data: bytes) -> None:
+    """Send a message. Errors: TimeoutError, where the server waits until the peer reads (Serve's does not)."""
     async with asyncio.timeout(SEND_S):  # a peer that stopped reading must not hold its slot for ever
         await socket.send_text(data.decode())
-    return len(data)
 
 
 async def _close(socket: WebSocket, code: int, reason: str, timeout_s: float = SEND_S) -> None:

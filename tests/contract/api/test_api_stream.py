@@ -174,7 +174,7 @@ async def test_bars_are_dropped_oldest_first_and_counted() -> None:
     for number in range(QUEUE_MAX + 10):
         client.put("bars", {"n": number})
     client.put("orders", {"n": "order"})
-    found = await client.take(1.0)
+    found = [json.loads(told.data) for told in await client.take(1.0)]
     assert found[0] == {"type": "dropped", "channels": ["bars"], "count": 11, "counts": {"bars": 11}}
     assert found[1] == {"n": 11}
     assert found[-1] == {"n": "order"}

@@ -161,6 +161,7 @@ WRONG = (
     ({"type": "checked", "n": True}, "INVALID", "n is no number"),
     ({"type": "checked"}, "INVALID", "n is no number"),
     ({"type": "buy"}, "INVALID", "subscribe"),
+    ({"type": ["ping"]}, "INVALID", "subscribe"),
 )
 
 
@@ -304,7 +305,7 @@ async def test_one_who_stops_answering_is_sent_a_window_and_closed(
     for n in range(30, 120):
         hub.spread("bars", {**_bar(n % 60), "n": n})
         hub.spread("quotes", {"type": "quote", "exchange": "binance", "symbol": "BTCUSDT", "n": n})
-    waiting = [message["n"] for _, message in listener.client._queue.values()]
+    waiting = [told.message["n"] for told in listener.client._queue.values()]
     async with asyncio.timeout(20):
         await serving
     assert listener.closed is not None
@@ -358,6 +359,37 @@ async def test_one_who_never_answers_is_sent_everything(gateway: Running, monkey
     for n in range(300):
         hub.spread("orders", {"type": "order", "n": n, "symbol": "BTCUSDT"})
     await until(lambda: len(listener.of("order")) == 300)
+    assert listener.closed is None
+    listener.leave()
+    await serving
+
+
+async def test_checks_are_taken_though_what_was_asked_for_before_them_waits(
+    gateway: Running, seeded: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "CHECK_MESSAGES", 5)
+    monkeypatch.setattr(queue, "ANSWERS_BYTES", 50_000)
+    await seeded.sql(STORED, 0, 1000)
+    hub: Hub = gateway.app.state.gateway.hub
+    listener = Endless(gateway)
+    serving = asyncio.create_task(listener.listen("orders"))
+    await _takes_part(listener, hub, "orders")
+    wanted = {"channels": ["bars"], "symbols": ["BTCUSDT"], "timeframes": ["1m"], "bars": 1000}
+    for n in range(30):
+        listener.say(type="subscribe", id=n, **wanted)
+    assert listener.client is not None
+    await until(lambda: listener.client and listener.client.window.is_full, deadline_s=20)
+    asked = 0
+
+    def answers() -> bool:
+        nonlocal asked
+        if (last := listener.of("check")[-1]) > asked:
+            asked = last
+            listener.say(type="checked", n=last)
+        return sum(message["type"] == "snapshot" for message in listener.sent) == 30
+
+    await until(answers, deadline_s=20)
+    assert [message["id"] for message in listener.sent if message["type"] == "subscribed"] == list(range(30))
     assert listener.closed is None
     listener.leave()
     await serving

@@ -27,17 +27,6 @@ START_NS = 1_767_225_600 * NS
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Half a minute into a day: yesterday's last bar is over for good."""
-    return FakeClock(START_NS + 30 * NS)
-
-
-@pytest.fixture
-def exchange(clock: FakeClock) -> HistoryExchange:
-    return HistoryExchange(clock)
-
-
-@pytest.fixture
 def watch(database: Database, clock: FakeClock) -> GapWatch:
     return GapWatch(database, clock, days=7)
 

@@ -30,22 +30,6 @@ from tests.support.waiting import until
 MINUTE, HOUR = 60 * NS, 3600 * NS
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """Half a minute into a day: yesterday's last bar is over for good."""
-    return FakeClock(1_767_225_630_000_000_000)
-
-
-@pytest.fixture
-def exchange(clock: FakeClock) -> HistoryExchange:
-    return HistoryExchange(clock)
-
-
-@pytest.fixture
-def sync(exchange: HistoryExchange, database: Database, clock: FakeClock, log: CollectingLog) -> Sync:
-    return Sync(exchange, database, clock, log)
-
-
 def now_of(clock: FakeClock) -> int:
     return bar_start(clock.now_ns(), "1d")
 

@@ -24,22 +24,6 @@ MINUTE, HOUR = 60 * NS, 3600 * NS
 NOW_NS = 1_767_225_600 * NS
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """Half a minute into a day: yesterday's last bar is over for good."""
-    return FakeClock(NOW_NS + 30 * NS)
-
-
-@pytest.fixture
-def exchange(clock: FakeClock) -> HistoryExchange:
-    return HistoryExchange(clock)
-
-
-@pytest.fixture
-def sync(exchange: HistoryExchange, database: Database, clock: FakeClock, log: CollectingLog) -> Sync:
-    return Sync(exchange, database, clock, log)
-
-
 async def row_of(db: Database, symbol: str = "BTCUSDT", timeframe: str = "1m") -> SyncRow:
     row = await SyncStore(db).get("binance", symbol, timeframe)
     assert row is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,8 @@ def quote(n: int, symbol: str = "BTCUSDT") -> dict[str, Any]:
 
 def taken(client: Client) -> list[Mapping[str, Any]]:
     """Return what waits; with a queue that is empty it would wait, and there is nobody to wake it."""
-    return asyncio.run(client.take(0.01)) if client._queue or client._dropped else []
+    found = asyncio.run(client.take(0.01)) if client._queue or client._dropped else []
+    return [json.loads(told.data) for told in found]
 
 
 def test_topics_are_every_combination_and_only_bars_have_timeframes() -> None:

@@ -1,0 +1,155 @@
+"""What waits for a listener is bounded in bytes: what goes first, who is given up, and who is not heard any further."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.api import client as module
+from fks.api import requests
+from fks.api.client import ANSWERS_BYTES, QUEUE_BYTES, QUEUE_MAX, Client, Topic, topics_of
+from fks.api.requests import Requests
+
+LARGE = "x" * (QUEUE_BYTES // 10)
+FEEDS = Topic("feeds", "binance", "BTCUSDT")
+
+
+def feed(n: int, text: str = LARGE, symbol: str = "BTCUSDT") -> dict[str, Any]:
+    return {"type": "feed", "exchange": "binance", "symbol": symbol, "n": n, "text": text}
+
+
+def size_of(client: Client) -> int:
+    """Return the bytes that wait, answers aside."""
+    waiting = [told for told in client._queue.values() if told.channel]
+    return sum(len(told.data) for told in [*waiting, *(told for held in client._held.values() for told in held)])
+
+
+async def taken(client: Client) -> list[Any]:
+    return [json.loads(told.data) for told in await client.take(0.01)]
+
+
+async def test_large_messages_are_dropped_oldest_first_and_counted() -> None:
+    client = Client(topics_of(["feeds", "orders"]))
+    for n in range(20):
+        client.put("feeds", feed(n))
+        assert size_of(client) <= QUEUE_BYTES
+    client.put("orders", feed(20))
+    assert not client.is_overrun
+    told, *rest = await taken(client)
+    assert told["counts"] == {"feeds": 12}
+    assert [message["n"] for message in rest] == list(range(12, 21))
+
+
+async def test_large_orders_are_never_dropped_the_client_is_given_up_instead() -> None:
+    client = Client(topics_of(["orders"]))
+    for n in range(20):
+        client.put("orders", feed(n))
+        assert size_of(client) <= QUEUE_BYTES
+    assert client.is_overrun
+    assert [message["n"] for message in await taken(client)] == list(range(9))
+
+
+async def test_a_book_in_the_place_of_another_counts_once() -> None:
+    client = Client(topics_of(["book"]))
+    for n in range(100):
+        client.put("book", feed(n, symbol="XY"[n % 2]))
+    assert [message["n"] for message in await taken(client)] == [98, 99]
+    client.put("book", feed(0, "small"))
+    client.put("book", feed(1, "x" * (QUEUE_BYTES - 200), "Y"))
+    client.put("book", feed(2))
+    assert not client.is_overrun
+    told, last = await taken(client)
+    assert (told["counts"], last["n"]) == ({"book": 1}, 1)
+
+
+async def test_what_is_held_for_a_snapshot_counts_too() -> None:
+    client = Client()
+    client.begin([FEEDS])
+    for n in range(20):
+        client.put("feeds", feed(n))
+        assert size_of(client) <= QUEUE_BYTES
+    client.release(FEEDS, {"type": "snapshot"}, lambda message: message["n"] == 0)
+    told, snapshot, *rest = await taken(client)
+    assert (told["counts"], snapshot["type"]) == ({"feeds": 11}, "snapshot")
+    assert [message["n"] for message in rest] == list(range(1, 9))
+
+
+async def test_answers_that_wait_give_nobody_up() -> None:
+    client = Client(topics_of(["orders"]))
+    for n in range(2 * QUEUE_MAX):
+        client.answer({"type": "snapshot", "n": n, "items": ["x" * 10_000]})
+    client.put("orders", {"n": 2 * QUEUE_MAX})
+    assert not client.is_overrun
+    assert [told.channel for told in await client.take(0.01, most=2 * QUEUE_MAX)] == [""] * 2 * QUEUE_MAX
+    assert await taken(client) == [{"n": 2 * QUEUE_MAX}]
+
+
+async def test_who_leaves_answers_unread_waits_with_its_next_request() -> None:
+    client = Client()
+    await client.has_room()
+    for n in range(3):
+        client.answer({"type": "snapshot", "n": n, "items": ["x" * ANSWERS_BYTES]})
+    waiting = asyncio.create_task(client.has_room())
+    for n in range(3):
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        (told,) = await client.take(20, most=1)
+        assert json.loads(told.data)["n"] == n
+    async with asyncio.timeout(20):
+        await waiting
+
+
+async def test_requests_wait_in_their_order_and_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "REQUESTS_SIZE", 1000)
+    asked = Requests()
+    async with asyncio.timeout(20):
+        for n in range(4):
+            await asked.put(f"{n}" * 200)
+        fifth = asyncio.create_task(asked.put(""))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not fifth.done()
+        assert [await asked.get() for _ in range(4)] == [f"{n}" * 200 for n in range(4)]
+        await fifth
+        assert await asked.get() == ""
+
+
+STEPS = st.one_of(
+    st.tuples(st.sampled_from(["feeds", "book", "orders", "answer"]), st.integers(0, 400), st.sampled_from("XY")),
+    st.tuples(st.sampled_from(["take", "begin", "release", "give_up", "drop"]), st.just(1), st.sampled_from("XY")),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(STEPS, max_size=60))
+def test_whatever_happens_the_bytes_are_those_that_wait(steps: list[tuple[str, int, str]]) -> None:
+    before, module.QUEUE_BYTES = module.QUEUE_BYTES, 1000
+    try:
+        client = Client(topics_of(["feeds", "book", "orders"]))
+        for step, size, symbol in steps:
+            topic = Topic("feeds", "binance", symbol)
+            if step == "take":
+                if client._queue or client._dropped:
+                    asyncio.run(client.take(0.01, most=size))
+            elif step == "begin":
+                client.begin([topic])
+            elif step == "release":
+                client.release(topic, {"type": "snapshot"}, lambda message: False)
+            elif step == "give_up":
+                client.give_up([topic], [])
+            elif step == "drop":
+                client.drop([topic])
+            elif step == "answer":
+                client.answer(feed(0, "x" * size, symbol))
+            else:
+                client.put(step, feed(0, "x" * size, symbol))
+            assert client._bytes == size_of(client) <= 1000
+            assert client._count == sum(bool(told.channel) for told in client._queue.values())
+            assert client._answer_bytes == sum(len(told.data) for told in client._queue.values() if not told.channel)
+    finally:
+        module.QUEUE_BYTES = before

@@ -3,7 +3,8 @@
 What is written to a socket says nothing about what was read: between the two lie the buffers of a proxy that takes
 everything. So the listener is asked, in order with its data: `{"type": "check", "n": 7}`, and says `{"type": "checked",
 "n": 7}` when it comes to that. Who has answered once takes part: with CHECKS_MAX checks unanswered it is sent no more until it
-answers, and who leaves one unanswered for too long is late. Who never answers is sent everything.
+answers, and who leaves one unanswered for too long is late. Of who never answers nobody knows what it has read: it is sent
+SILENT_BYTES_S at most, so that what lies unread with us is bounded, until the proxy's own ping finds it gone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ CHECK_BYTES = 64 * 1024
 CHECK_S = 5.0
 #: Checks that may be unanswered: 256 KiB, or 800 messages, and no more than the last message beyond.
 CHECKS_MAX = 4
+#: What one that never answered is sent at once (the answer to one large `subscribe` is 5 MB), and then a second.
+SILENT_BYTES, SILENT_BYTES_S = 8_000_000, 500_000
 _LOOK_S = 0.2  # between two looks at least
+_STEP_S = 0.05  # of one that never answered, some messages at a time
 
 
 class Window:
@@ -31,12 +35,13 @@ class Window:
         self._unanswered: deque[tuple[int, float]] = deque(maxlen=CHECKS_MAX)  # with when it was sent, oldest first
         self._messages = 0  # since the last check, like the two below
         self._bytes = 0
-        self._checked_s = monotonic()
+        self._checked_s = self._sent_s = monotonic()
+        self._left = float(SILENT_BYTES)  # bytes that it may be sent as of `_sent_s`, as long as it never answered
 
     @property
     def is_full(self) -> bool:
-        """Return whether nothing may be sent before the listener answers."""
-        return self.takes_part and len(self._unanswered) >= CHECKS_MAX
+        """Return whether nothing may be sent before the listener answers or, if it never does, some time has passed."""
+        return len(self._unanswered) >= CHECKS_MAX if self.takes_part else self._allowance() <= 0
 
     @property
     def is_due(self) -> bool:
@@ -54,13 +59,20 @@ class Window:
         ends = [] if self.is_full else [self._checked_s + CHECK_S]
         if self.takes_part and self._unanswered:
             ends.append(self._unanswered[0][1] + late_s)
+        if not self.takes_part and self.is_full:
+            ends.append(self._monotonic() - self._allowance() / SILENT_BYTES_S + _STEP_S)
         wait_s = min(ends) - self._monotonic()
         return wait_s if wait_s > 0 else _LOOK_S
 
     def note_sent(self, size: int) -> None:
         """Note a message of so many bytes."""
+        self._left, self._sent_s = self._allowance() - size, self._monotonic()
         self._messages += 1
         self._bytes += size
+
+    def _allowance(self) -> float:
+        """Return the bytes that one who never answered may be sent now; below zero it was one large message."""
+        return min(float(SILENT_BYTES), self._left + (self._monotonic() - self._sent_s) * SILENT_BYTES_S)
 
     def check(self) -> int:
         """Note that a check is sent, and return its number."""

@@ -349,7 +349,7 @@ async def test_one_who_answers_late_hears_the_newest_and_what_was_dropped(
     await serving
 
 
-async def test_one_who_never_answers_is_sent_everything(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_who_never_answers_is_not_waited_for(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window, "CHECK_MESSAGES", 5)
     monkeypatch.setattr(stream, "SEND_S", 0.1)
     hub: Hub = gateway.app.state.gateway.hub
@@ -359,6 +359,23 @@ async def test_one_who_never_answers_is_sent_everything(gateway: Running, monkey
     for n in range(300):
         hub.spread("orders", {"type": "order", "n": n, "symbol": "BTCUSDT"})
     await until(lambda: len(listener.of("order")) == 300)
+    assert listener.closed is None
+    listener.leave()
+    await serving
+
+
+async def test_one_who_never_answers_is_sent_no_faster_than_so_and_the_newest_at_last(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window, "SILENT_BYTES", 3_000)
+    monkeypatch.setattr(window, "SILENT_BYTES_S", 2_000)
+    hub: Hub = gateway.app.state.gateway.hub
+    listener = Endless(gateway)
+    serving = asyncio.create_task(listener.listen("quotes"))
+    await until(lambda: listener.sent)
+    for n in range(500):
+        hub.spread("quotes", {"type": "quote", "n": n, "symbol": "BTCUSDT"})
+        await asyncio.sleep(0)
+    await until(lambda: 499 in listener.of("quote"), deadline_s=30)
+    assert len(listener.of("quote")) < 300
     assert listener.closed is None
     listener.leave()
     await serving

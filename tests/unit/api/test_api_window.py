@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from fks.api.client import Client, Topic
-from fks.api.window import CHECK_BYTES, CHECK_MESSAGES, CHECK_S, CHECKS_MAX, Window
+from fks.api.window import CHECK_BYTES, CHECK_MESSAGES, CHECK_S, CHECKS_MAX, SILENT_BYTES, SILENT_BYTES_S, Window
 
 LATE_S = 10.0
 
@@ -51,6 +51,28 @@ def test_who_never_answers_is_neither_held_nor_late(window: Window, time: Time) 
         window.check()
     time.now_s += 1000
     assert (window.takes_part, window.is_full, window.is_late(LATE_S)) == (False, False, False)
+
+
+def test_who_never_answers_is_sent_no_faster_than_so(window: Window, time: Time) -> None:
+    sent, began_s = 0, time.now_s
+    while time.now_s < began_s + 60:
+        while not window.is_full:
+            window.note_sent(CHECK_BYTES)
+            sent += CHECK_BYTES
+            if window.is_due:
+                window.check()
+        wait_s = window.wait_s(LATE_S)
+        assert 0 < wait_s < 1.0
+        time.now_s += wait_s
+    assert SILENT_BYTES + 59 * SILENT_BYTES_S <= sent <= SILENT_BYTES + 61 * SILENT_BYTES_S + CHECK_BYTES
+    time.now_s += 3600  # what it did not use it may use at once, but no more than at first
+    assert window.wait_s(LATE_S) > 0
+    window.note_sent(SILENT_BYTES - 1)
+    assert not window.is_full
+    window.note_sent(1)
+    assert window.is_full
+    window.answer(window.check())
+    assert not window.is_full, "who answers is measured by that alone"
 
 
 def test_who_answers_is_never_more_than_a_window_ahead(window: Window) -> None:

@@ -168,6 +168,7 @@ async def _dial(taped: TapedExchange, wanted: list[Subscription], symbols: Seque
     has_history = False
     while True:
         try:
+            await taped.may_dial()
             async with contextlib.aclosing(taped.watch(wanted)) as batches:  # type: ignore[type-var]
                 async for _ in batches:
                     if not has_history:  # once the socket stands: so nothing lies between the two

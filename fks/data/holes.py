@@ -28,7 +28,7 @@ from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
 LATE_TRIES = 5  # REST shows trades later than the socket: what it lacks after so many questions, of seconds, is false
-ATTESTED, ATTESTED_TRIES = 3, 25  # unless so many follow one another: REST is asked for two minutes, then these are false, too
+ATTESTED, ATTESTED_TRIES = 3, 25  # unless so many follow one another: REST is asked for over a minute, then these are false, too
 RECHECK_NS = 300 * NS  # so far back bars are asked for again after a restart: one may lack a trade that came late
 REFILL_MAX = 200_000  # trades fetched again for the store at a time
 

@@ -7,8 +7,8 @@
 | any other: a dial that was refused, a connection cut soon | twice as far from this dial as the last one, RETRY_MAX_S at most |
 | more than PATIENCE of these in a row | twice as far again, RETRY_LONG_S at most |
 
-A connection that gave data for STEADY_S ends the row. What passed since its dial was asked for (the leave may take its time)
-counts as waited, so that cuts some seconds apart cost no waiting; what gives data and dies at once is dialled ever more seldom.
+A connection that gave data for STEADY_S ends the row. What a connection stood counts as waited, so that cuts some seconds
+apart cost no waiting; what gives data and dies at once is dialled ever more seldom.
 """
 
 from __future__ import annotations
@@ -28,20 +28,17 @@ class Redials:
     failures: int = 0
     _free_s: float = -math.inf  # when a dial at once was last given
 
-    def wait_s(self, *, began_s: float, now_s: float, heard_s: float | None) -> float:
-        """Note that the connection asked for at `began_s` is over; return the seconds until the next dial, without jitter.
-
-        `heard_s`: when it gave its first data, if it gave any.
-        """
-        gave_s = 0.0 if heard_s is None else now_s - heard_s
-        if gave_s >= STEADY_S:
+    def wait_s(self, *, began_s: float, now_s: float, has_heard: bool) -> float:
+        """Note that the connection dialled at `began_s` is over; return the seconds until the next dial, without jitter."""
+        stood_s = now_s - began_s
+        if has_heard and stood_s >= STEADY_S:
             self.failures = 0
-        if heard_s is not None and now_s - self._free_s >= STEADY_S:
+        if has_heard and now_s - self._free_s >= STEADY_S:
             self._free_s = now_s
             return RETRY_FIRST_S
-        if gave_s < RETRY_MAX_S:
+        if not has_heard or stood_s < RETRY_MAX_S:
             self.failures += 1
-        return max(RETRY_FIRST_S, _apart_s(self.failures) - (now_s - began_s))
+        return max(RETRY_FIRST_S, _apart_s(self.failures) - stood_s)
 
 
 def _apart_s(failures: int) -> float:

@@ -19,7 +19,7 @@ from random import Random
 from fks.clock import Clock
 from fks.data.redials import RETRY_FIRST_S, Redials
 from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
-from fks.data.strands import told_on
+from fks.data.strands import told_on, whose
 from fks.model.errors import OutageError
 from fks.model.market import MarketEvent, Subscription
 from fks.model.ports import Exchange, Log, Meter
@@ -36,7 +36,8 @@ class Shard:
     redial: asyncio.Event = field(default_factory=asyncio.Event)
     is_subscribed: bool = False
     task: asyncio.Task[None] | None = None
-    heard_s: float | None = None  # monotonic time of its first data since it was dialled
+    heard: bool = False
+    has_leave: bool = False  # to dial
     refusal: str = ""  # what the exchange said when it refused us here, until it no longer does
     is_silent: bool = False  # it is dialled anew because of that, and not for a new symbol
     left: set[str] = field(default_factory=set)  # symbols dropped since it was dialled: they still come
@@ -69,6 +70,8 @@ class Shards:
         self._numbers = 0
         self._group: asyncio.TaskGroup | None = None
         self._refused_until_s = 0.0  # the exchange said how long to dial no more; it says so to all sockets
+        self._trades_waiting, self._trades_first = 0, asyncio.Event()  # sockets with trades that wait for leave to dial; while there are none
+        self._trades_first.set()
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -180,34 +183,56 @@ class Shards:
         """Keep one socket open until it is ended: dial, listen, dial again with back-off and jitter."""
         redials, wait_s = Redials(), 0.0
         while True:
-            wait_s += max(0.0, self._refused_until_s - self._clock.monotonic())
             if wait_s > 0:
                 await self._clock.sleep(wait_s)
+            await self._take_leave(shard)
             shard.redial.clear()
             began_s = self._clock.monotonic()
-            shard.heard_s, shard.is_silent = None, False
+            shard.heard = shard.is_silent = shard.has_leave = False
             cause = await self._one_connection(shard)
             shard.is_subscribed = False
             self._lost(shard.symbols, cause)
             self._meter.count("fks_feed_reconnects_total", exchange=self._exchange.name)
             wait_s = RETRY_FIRST_S
             if not shard.redial.is_set() or shard.is_silent:  # else we ended it, to dial with other symbols
-                wait_s = redials.wait_s(began_s=began_s, now_s=self._clock.monotonic(), heard_s=shard.heard_s)
+                wait_s = redials.wait_s(began_s=began_s, now_s=self._clock.monotonic(), has_heard=shard.heard)
             if shard.refusal:
                 wait_s = REFUSED_S
             wait_s *= self._rng.uniform(0.5, 1.0)
 
+    async def _take_leave(self, shard: Shard) -> None:
+        """Return when a socket may be dialled, trades before the others; the exchange may have told us to wait meanwhile."""
+        while not shard.has_leave or self._clock.monotonic() < self._refused_until_s:
+            if (wait_s := self._refused_until_s - self._clock.monotonic()) > 0:
+                await self._clock.sleep(wait_s)
+            if all(whose(strand)[1] is not None for strand in shard.symbols):
+                await self._trades_first.wait()
+                await self._exchange.may_dial()
+            else:
+                self._trades_waiting += 1
+                self._trades_first.clear()
+                try:
+                    await self._exchange.may_dial()
+                finally:
+                    self._trades_waiting -= 1
+                    if not self._trades_waiting:
+                        self._trades_first.set()
+            shard.has_leave = True
+
     async def _one_connection(self, shard: Shard) -> str:
-        """Listen until the connection ends or has to; return why it did."""
+        """Listen until the connection ends or has to; return why it did. It is not ended by us before the next may be dialled."""
         listening = asyncio.create_task(self._listen(shard))
-        redialling = asyncio.create_task(shard.redial.wait())
+        tasks = [listening, asyncio.create_task(shard.redial.wait())]
         try:
-            await asyncio.wait({listening, redialling}, return_when=asyncio.FIRST_COMPLETED)
-            cause = "silent" if redialling.done() and shard.is_silent else "disconnected"
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if shard.is_subscribed and not listening.done():
+                tasks.append(asyncio.create_task(self._take_leave(shard)))
+                await asyncio.wait({listening, tasks[-1]}, return_when=asyncio.FIRST_COMPLETED)
+            cause = "silent" if shard.redial.is_set() and shard.is_silent else "disconnected"
         finally:
-            redialling.cancel()
-            listening.cancel()
-            ended = (await asyncio.gather(listening, return_exceptions=True))[0]
+            for task in tasks:
+                task.cancel()
+            ended = (await asyncio.gather(*tasks, return_exceptions=True))[0]
         if isinstance(ended, OutageError):
             self._refused_until_s = max(self._refused_until_s, self._clock.monotonic() + ended.wait_s)
         if isinstance(ended, EXPECTED):
@@ -228,8 +253,7 @@ class Shards:
                 if shard.left:
                     batch = self._without(batch, shard.left)
                 if batch:
-                    if shard.heard_s is None:
-                        shard.heard_s = self._clock.monotonic()
+                    shard.heard = True
                     self._heard(batch)
 
     def _without(self, batch: list[MarketEvent], left: set[str]) -> list[MarketEvent]:

@@ -93,10 +93,14 @@ class Exchange(Protocol):
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         """Yield batches as they come over one socket of its own, the first one (maybe empty) once the subscriptions stand.
 
-        Leaving the iterator drops the socket; several may be open at once. It waits for leave to dial as long as that takes,
-        and for answers to the dial and the subscriptions some seconds. Raises OutageError when these do not come or the
-        connection is gone, and PeerError when a message broke the exchange's own rules beyond quarantine; call again to reconnect.
+        Leaving the iterator drops the socket; several may be open at once. It waits some seconds for answers to the dial and
+        the subscriptions. Raises OutageError when these do not come or the connection is gone, and PeerError when a message
+        broke the exchange's own rules beyond quarantine; call again to reconnect, each time after `may_dial`.
         """
+        ...
+
+    async def may_dial(self) -> None:
+        """Return when `watch` may be called once: exchanges count dials, and everybody in the cluster shares what they allow."""
         ...
 
     def leave(self, gone: Sequence[Subscription]) -> None:

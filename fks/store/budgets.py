@@ -20,7 +20,8 @@ from fks.clock import Clock
 from fks.store.bus import Bus
 
 SHARE, BACKGROUND_SHARE, ALONE_SHARE = 0.6, 0.5, 0.15
-DIALS_SHARE = 0.8  # order streams dial from the same address
+DIALS_SHARE, DIALS_ALONE_SHARE = 0.8, 0.75  # order streams dial from the same address; one process has nearly all others
+ALONE_LOOK_S = 2.0  # without Redis: how often it is asked whether it is back
 JITTER_S = 0.25
 #: set in a task whose requests can wait for those of live feeds
 in_background: ContextVar[bool] = ContextVar("in_background", default=False)
@@ -44,10 +45,11 @@ ALLOWANCES: dict[str, Allowance] = {
 }  # fmt: skip
 DEFAULT = Allowance(60, 60)
 #: socket dials of one address, likewise; Polygon documents none. What is counted over 5 or 10 minutes is given out by the minute,
-#: so that nobody waits for the rest of ten. The local exchange counts none
+#: so that nobody waits for the rest of ten; where it is counted by the second, less is, since two windows meet in one. (Coinbase
+#: has 8, and as many messages before a login, of which a dial takes three; OKX has 3.) The local exchange counts none
 DIALS: dict[str, Allowance] = {
-    "binance": Allowance(60, 60), "kraken": Allowance(15, 60), "coinbase": Allowance(8, 1), "bybit": Allowance(100, 60),
-    "okx": Allowance(3, 1),
+    "binance": Allowance(60, 60), "kraken": Allowance(15, 60), "coinbase": Allowance(2, 1), "bybit": Allowance(100, 60),
+    "okx": Allowance(2, 1),
 }  # fmt: skip
 DIALS_LOCAL = Allowance(6000, 60)
 
@@ -77,14 +79,16 @@ class RedisBudget:
     """A Budget of one process on the shared purse. Guarantees: without Redis nobody asks more than ALONE_SHARE allows."""
 
     def __init__(
-        self, bus: Bus, clock: Clock, name: str, allowance: Allowance, *, share: float = SHARE, dials: RedisBudget | None = None
-    ) -> None:
-        """`name` is the purse: see `purse_of`. `share` of the allowance is ours; `dials`: what each dial takes one of."""
+        self, bus: Bus, clock: Clock, name: str, allowance: Allowance, *, share: float = SHARE,
+        alone_share: float = ALONE_SHARE, dials: RedisBudget | None = None,
+    ) -> None:  # fmt: skip
+        """`name` is the purse: see `purse_of`. `share` of the allowance is ours, of that `alone_share` this process' without
+        Redis; `dials`: what each dial takes one of."""
         self._bus = bus
         self._clock = clock
         self._name = name
         self._dials = dials
-        self._limit = max(1, int(allowance.weight * share))
+        self._limit, self._alone_share = max(1, int(allowance.weight * share)), alone_share
         self._span_ms = max(1, int(allowance.window_s * 1000))
         self._said = (-1, 0)  # of the newest window of which something was said: the window, and what was used of it
         self._heard_used, self._heard_s = 0, float("-inf")  # what was said last, and when
@@ -124,7 +128,7 @@ class RedisBudget:
             return paused_s
         answer = await self._ask(weight, limit, 0)
         if answer is None:
-            return self._alone(weight, limit)
+            return min(self._alone(weight, limit), ALONE_LOOK_S)
         wait_ms, window = answer
         _asked_in.set(window)
         return wait_ms / 1000
@@ -141,7 +145,7 @@ class RedisBudget:
             return self._heard_s + span_s - now_s
         if now_s - self._alone_from_s >= span_s:
             self._alone_from_s, self._alone_used = now_s, 0
-        if self._alone_used and self._alone_used + weight > limit * ALONE_SHARE:
+        if self._alone_used and self._alone_used + weight > limit * self._alone_share:
             return self._alone_from_s + span_s - now_s
         self._alone_used += weight
         return 0.0
@@ -157,7 +161,8 @@ def budget_of(
     """
     allowance = ALLOWANCES.get(exchange, DEFAULT) if per_minute is None else Allowance(per_minute, 60)
     dialled = RedisBudget(
-        bus, clock, purse_of(f"{exchange}.dials", address), dials or DIALS.get(exchange, DEFAULT), share=DIALS_SHARE
+        bus, clock, purse_of(f"{exchange}.dials", address), dials or DIALS.get(exchange, DEFAULT), share=DIALS_SHARE,
+        alone_share=DIALS_ALONE_SHARE,
     )  # fmt: skip
     return RedisBudget(bus, clock, purse_of(exchange, address, key), allowance, dials=dialled)
 

@@ -81,6 +81,9 @@ class HistoryExchange:
     ) -> list[PublicTrade]:
         return []
 
+    async def may_dial(self) -> None:
+        raise NotImplementedError
+
     def leave(self, gone: Sequence[Subscription]) -> None:
         raise NotImplementedError
 

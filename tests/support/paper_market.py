@@ -75,6 +75,9 @@ class PaperMarket:
         self.calls += 1
         await asyncio.sleep(0)
 
+    async def may_dial(self) -> None:
+        raise NotImplementedError
+
     def leave(self, gone: Sequence[Subscription]) -> None:
         raise NotImplementedError
 

@@ -89,6 +89,9 @@ class TapeExchange:
         self._asked_s = self._clock.monotonic()
         return self.facts.trades(symbol, from_id, since_ns, limit)
 
+    async def may_dial(self) -> None:
+        """Return at once."""
+
     def leave(self, gone: Sequence[Subscription]) -> None:
         """Hand nothing more of these to who watches now."""
         for taker in self._takers:

@@ -100,6 +100,10 @@ class TapedExchange:
         """Yield what comes; see the port."""
         return self._exchange.watch(wanted)
 
+    async def may_dial(self) -> None:
+        """Return when a socket may be dialled; see the port."""
+        await self._exchange.may_dial()
+
     def leave(self, gone: Sequence[Subscription]) -> None:
         """Unsubscribe these; see the port."""
         self._exchange.leave(gone)

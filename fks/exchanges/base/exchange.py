@@ -71,6 +71,10 @@ class WireExchange(ABC):
         """Close sockets and sessions, waiting at most a second for the peer."""
         await self._sockets.close()
 
+    async def may_dial(self) -> None:
+        """Return when a socket may be dialled; see the port."""
+        await self._sockets.may_dial()
+
     def leave(self, gone: Sequence[Subscription]) -> None:
         """Unsubscribe these wherever they are watched now; see the port."""
         self._sockets.leave(gone)

@@ -82,7 +82,6 @@ class Sockets:
         connection = _Connection(set(wanted))
         self._connections.add(connection)  # before it is dialled: one may leave meanwhile
         try:
-            await self._may_dial()
             socket = await self._dial(wire.url(wanted))
             async with contextlib.aclosing(self._served(socket, wire, hello, connection)) as batches:
                 async for batch in batches:
@@ -130,8 +129,8 @@ class Sockets:
         inbox.arrived.set()
         return inbox.is_subscribed
 
-    async def _may_dial(self) -> None:
-        """Return when we may dial. While dials wait for that, the log says so once."""
+    async def may_dial(self) -> None:
+        """Return when a socket may be dialled. While dials wait for that, the log says so once."""
         if self.budget is None:
             return
         if not self._waiting:

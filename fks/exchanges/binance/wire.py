@@ -133,11 +133,13 @@ class BinanceWire:
             raise OutageError("binance is about to close the connection")
         if self._books and b'"lastUpdateId"' in frame[:40]:
             return self._book_snapshot(frame, received_ns)
-        if envelope.error:
-            raise PeerError(f"binance refused a subscription: {bytes(envelope.error).decode(errors='replace')[:300]}")
         if envelope.id in self._byes:
             self._byes.discard(envelope.id)
+            if envelope.error:
+                self._tally.unknown["unsubscribe refused"] += 1
             return ()
+        if envelope.error:
+            raise PeerError(f"binance refused a subscription: {bytes(envelope.error).decode(errors='replace')[:300]}")
         if envelope.id is None or envelope.id not in self._unanswered:
             self._tally.unknown[f"message {envelope.stream.partition('@')[2] or 'without a stream'}"] += 1
             return ()

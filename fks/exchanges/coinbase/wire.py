@@ -110,8 +110,6 @@ class CoinbaseWire:
         left: dict[Channel, list[str]] = {}
         for item in gone:
             left.setdefault(item.channel, []).append(item.symbol)
-            if item.symbol in self._wanted.get(item.channel, ()):
-                self._wanted[item.channel].remove(item.symbol)
             if item.channel is Channel.BOOK:
                 self._anew.leave(item.symbol)
         return [_request("unsubscribe", NAMES[channel], symbols) for channel, symbols in left.items()]

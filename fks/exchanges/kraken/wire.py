@@ -88,7 +88,6 @@ class KrakenWire:
     def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return one request a channel and interval."""
         for item in gone:
-            self._wanted.get(item.channel, set()).discard(item.symbol)
             if item.channel is Channel.BOOK:
                 self._anew.leave(item.symbol)
         return self._requests("unsubscribe", gone)
@@ -109,6 +108,8 @@ class KrakenWire:
             return self._receive(channel, frame, received_ns)
         if envelope.method == "subscribe":
             return self._answered(envelope, frame, received_ns)
+        if envelope.method == "unsubscribe" and not envelope.success:
+            self._tally.unknown["unsubscribe refused"] += 1
         if envelope.channel not in _QUIET and envelope.method not in ("pong", "unsubscribe"):
             self._tally.unknown[f"message {envelope.channel or envelope.method or 'without a channel'}"] += 1
         return ()
@@ -138,9 +139,9 @@ class KrakenWire:
             params["depth"] = self._depth
         elif channel is Channel.BARS:
             params["interval"] = INTERVALS[timeframe]
+        elif channel is Channel.QUOTES:
+            params["event_trigger"] = "bbo"  # also of what is unsubscribed: another trigger is another subscription
         if method == "subscribe":
-            if channel is Channel.QUOTES:
-                params["event_trigger"] = "bbo"
             params["snapshot"] = channel is not Channel.TRADES  # REST fills the hole before the first live trade
             self._asked[number] = channel
             self._unanswered.update((number, symbol) for symbol in symbols)

@@ -102,6 +102,7 @@ class OkxWire:
         self._candles: Rows[list[str]] = Rows("okx.candle", list[str], tally)
         self._levels = Rows("okx.books", _Levels, tally)
         self._asked: set[tuple[str, str]] = set()
+        self._left: set[tuple[str, str]] = set()
         self._pinged_s: float | None = None
 
     def url(self, wanted: Sequence[Subscription]) -> str:
@@ -119,6 +120,7 @@ class OkxWire:
     def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return the requests that unsubscribe."""
         args = [arg_of(item) for item in gone]
+        self._left.update((arg["channel"], arg["instId"]) for arg in args)
         return [msgspec.json.encode({"op": "unsubscribe", "args": part}) for part in parts(args, TOPICS_MAX)]
 
     def pulse(self, now_s: float) -> list[bytes]:
@@ -161,12 +163,10 @@ class OkxWire:
             case "notice":
                 raise OutageError(f"okx goes away: {message.msg[:300]}")
             case "error":
-                refused = [
-                    (channel, symbol)
-                    for channel, symbol in self._asked
-                    if (channel, symbol) == (message.arg.channel, message.arg.inst_id)
-                    or f"channel:{channel},instId:{symbol} " in f"{message.msg} "
-                ]
+                refused = _named(self._asked, message)
+                if not refused and _named(self._left, message):
+                    self._tally.unknown["okx.unsubscribe refused"] += 1  # nothing came of it before, and nothing will
+                    return []
                 if not refused:
                     raise PeerError(f"okx refused what was asked: {message.code} {message.msg[:300]}")
                 reason = f"the subscription {' '.join(refused[0])} was refused: {message.code} {message.msg}"
@@ -184,6 +184,12 @@ class OkxWire:
         bids, asks = _pairs(row.bids), _pairs(row.asks)
         check_sides(bids, asks)
         return Quote("okx", symbol, time_of(int(row.time_ms)), *bids[0], *asks[0], received_ns)
+
+
+def _named(subscriptions: set[tuple[str, str]], message: _Message) -> list[tuple[str, str]]:
+    """Return which of these a refusal is about."""
+    told = (message.arg.channel, message.arg.inst_id)
+    return [one for one in subscriptions if one == told or f"channel:{one[0]},instId:{one[1]} " in f"{message.msg} "]
 
 
 def _pairs(levels: list[list[Decimal]]) -> tuple[tuple[Decimal, Decimal], ...]:

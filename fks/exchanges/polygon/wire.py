@@ -134,10 +134,9 @@ class PolygonWire:
         self._trade = Reader("polygon.T", _Trade, tally)
         self._quote = Reader("polygon.Q", _Quote, tally)
         self._bar = Reader("polygon.bar", _Bar, tally)
-        self._due: list[bytes] = []
         self._topics: list[str] = []
         self._asked: set[str] = set()
-        self._is_in = False
+        self._is_known, self._is_in = False, False  # the key was taken; the subscriptions were sent
 
     def url(self, wanted: Sequence[Subscription]) -> str:
         """Return where to dial; the key is not in it."""
@@ -150,7 +149,7 @@ class PolygonWire:
         return [msgspec.json.encode({"action": "auth", "params": self._key})]
 
     def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
-        """Return the frames that unsubscribe; what the key was not taken for yet, is not asked for at all."""
+        """Return the frames that unsubscribe; what was not asked for yet never is."""
         left = [topic_of(item) for item in gone]
         if not self._is_in:
             self._topics = [topic for topic in self._topics if topic not in left]
@@ -160,8 +159,10 @@ class PolygonWire:
 
     def pulse(self, now_s: float) -> list[bytes]:
         """Return the subscriptions once the key was taken. Pings are the protocol's own."""
-        due, self._due = self._due, []
-        return due
+        if not self._is_known or self._is_in:
+            return []
+        self._is_in = True
+        return [msgspec.json.encode({"action": "subscribe", "params": ",".join(part)}) for part in parts(self._topics, TOPICS_MAX)]
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
         """Return what a message says. Errors: ConfigError when the key is refused, OutageError when others use it."""
@@ -195,9 +196,7 @@ class PolygonWire:
     def _answered(self, kind: _Kind, row: msgspec.Raw, received_ns: int) -> list[MarketEvent | Subscribed]:
         match kind.status:
             case "auth_success":
-                self._is_in = True
-                names = [",".join(part) for part in parts(self._topics, TOPICS_MAX)]
-                self._due += [msgspec.json.encode({"action": "subscribe", "params": name}) for name in names]
+                self._is_known = True
             case "auth_failed" | "auth_timeout":
                 raise ConfigError(f"polygon refused the key: {kind.message[:200]}", remedy="set data.polygon_api_key")
             case "max_connections":

@@ -66,6 +66,8 @@ class QuietExchange:
             raise OutageError("kraken does not answer")
         return [self._trade] if since_ns is None or self._trade.time_ns >= since_ns else []
 
+    async def may_dial(self) -> None: ...
+
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         self.dialled += 1
         yield []

@@ -269,20 +269,19 @@ class Reluctant:
     def pause(self, seconds: float) -> None: ...
 
 
-async def test_a_dial_that_has_to_wait_is_told_once_and_is_no_outage(
+async def test_leave_to_dial_that_has_to_be_waited_for_is_told_once(
     peer: Peer, log: CollectingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budget = Reluctant()
     sockets = Sockets("binance", RealClock(), log, budget=budget)
     with monkeypatch.context() as patched:
-        patched.setattr(socket, "DIAL_S", 0.05)
         patched.setattr(socket, "WAIT_TOLD_S", 0.5)
-        dialling = [asyncio.create_task(heard(sockets, BinanceWire(peer.url), [BTC], lambda events: True)) for _ in range(3)]
+        waiting = [asyncio.create_task(sockets.may_dial()) for _ in range(3)]
         await until(lambda: log.events())
-    assert (sockets.tally.dials, peer.open, log.events()) == (0, 0, ["feed.dial_waits"])
+    assert not any(task.done() for task in waiting)
     budget.leave.set()
-    assert await asyncio.gather(*dialling) == [[], [], []]
-    assert (sockets.tally.dials, log.events()) == (3, ["feed.dial_waits"])
+    await asyncio.gather(*waiting)
+    assert (sockets.tally.dials, log.events()) == (0, ["feed.dial_waits"])
     await sockets.close()
 
 

@@ -6,11 +6,14 @@ import asyncio
 import time
 import uuid
 from contextvars import ContextVar
+from typing import cast
 
 from fks.clock import RealClock
 from fks.store.budgets import (
+    ALONE_LOOK_S,
     ALONE_SHARE,
     DIALS,
+    DIALS_ALONE_SHARE,
     DIALS_SHARE,
     SHARE,
     Allowance,
@@ -207,9 +210,40 @@ async def test_dials_have_a_purse_of_their_own_which_all_keys_of_an_address_shar
 
 async def test_without_redis_each_process_dials_a_little() -> None:
     away = await Bus.connect("redis://127.0.0.1:9", timeout_s=0.2)
-    for most, allowance in ((int(100 * DIALS_SHARE * ALONE_SHARE), LONG), (1, Allowance(2, AGES_S))):
+    for most, allowance in ((int(100 * DIALS_SHARE * DIALS_ALONE_SHARE), LONG), (1, Allowance(1, AGES_S))):
         assert await dials_of(budget_of(away, Impatient(), "test", None, dials=allowance)) == most
     await away.close()
+
+
+class Flicker:
+    """A Redis that is away for so long by a test's clock, and has room then."""
+
+    def __init__(self, clock: Quick, away_s: float) -> None:
+        self._clock, self._away_s = clock, away_s
+
+    async def script(self, *_: object) -> list[int] | None:
+        return None if self._clock.now_s < self._away_s else [0, 0]
+
+
+class Quick(RealClock):
+    """A clock by which waiting takes no time."""
+
+    now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        await asyncio.sleep(0)
+
+
+async def test_redis_that_is_away_for_a_moment_costs_no_more_than_that() -> None:
+    clock = Quick()
+    budget = budget_of(cast(Bus, Flicker(clock, 3.0)), clock, "kraken", None)
+    for _ in range(12):
+        await budget.dial()
+    assert clock.now_s < 3.0 + ALONE_LOOK_S + 1.0
 
 
 def test_nobody_waits_for_longer_than_a_minute_until_dials_are_let_out_again() -> None:

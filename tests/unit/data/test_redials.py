@@ -13,7 +13,7 @@ def dials(seconds: float, *, stood_s: float, has_heard: bool) -> list[float]:
     while now_s < seconds:
         found.append(now_s)
         began_s, now_s = now_s, now_s + stood_s
-        now_s += redials.wait_s(began_s=began_s, now_s=now_s, heard_s=began_s if has_heard else None)
+        now_s += redials.wait_s(began_s=began_s, now_s=now_s, has_heard=has_heard)
     return found
 
 
@@ -42,23 +42,14 @@ def test_a_connection_that_stood_is_followed_at_once_and_so_are_cuts_some_second
 def test_a_steady_connection_ends_the_row() -> None:
     redials = Redials()
     for _ in range(20):
-        redials.wait_s(began_s=0.0, now_s=0.0, heard_s=None)
-    assert redials.wait_s(began_s=0.0, now_s=STEADY_S, heard_s=0.0) == RETRY_FIRST_S
-    assert redials.wait_s(began_s=STEADY_S, now_s=STEADY_S, heard_s=STEADY_S) == 2 * RETRY_FIRST_S
+        redials.wait_s(began_s=0.0, now_s=0.0, has_heard=False)
+    assert redials.wait_s(began_s=0.0, now_s=STEADY_S, has_heard=True) == RETRY_FIRST_S
+    assert redials.wait_s(began_s=STEADY_S, now_s=STEADY_S, has_heard=True) == 2 * RETRY_FIRST_S
 
 
 def test_a_connection_that_gave_nothing_was_no_good_one_however_long_it_stood() -> None:
     redials = Redials()
     for _ in range(20):
-        redials.wait_s(began_s=0.0, now_s=0.0, heard_s=None)
-    redials.wait_s(began_s=0.0, now_s=STEADY_S, heard_s=None)
-    assert redials.wait_s(began_s=0.0, now_s=0.0, heard_s=None) == RETRY_LONG_S
-
-
-def test_waiting_for_leave_to_dial_makes_no_connection_a_steady_one() -> None:
-    redials = Redials()
-    for _ in range(20):
-        redials.wait_s(began_s=0.0, now_s=0.0, heard_s=None)
-    redials.wait_s(began_s=0.0, now_s=2 * STEADY_S, heard_s=2 * STEADY_S)
-    assert redials.wait_s(began_s=100.0, now_s=100.0, heard_s=None) == RETRY_LONG_S
-    assert redials.wait_s(began_s=100.0, now_s=100.0 + STEADY_S, heard_s=None) == RETRY_FIRST_S  # it has waited
+        redials.wait_s(began_s=0.0, now_s=0.0, has_heard=False)
+    redials.wait_s(began_s=0.0, now_s=STEADY_S, has_heard=False)
+    assert redials.wait_s(began_s=0.0, now_s=0.0, has_heard=False) == RETRY_LONG_S

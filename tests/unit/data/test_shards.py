@@ -49,11 +49,15 @@ class DiallingExchange:
         self.answer: Callable[[Connection], None] = lambda connection: None
         self.dials: list[Connection] = []
         self.left: list[str] = []
+        self.leaves = asyncio.Semaphore(1_000_000)
         self._clock = clock
 
     @property
     def open(self) -> list[list[str]]:
         return sorted(connection.symbols for connection in self.dials if connection.is_open)
+
+    async def may_dial(self) -> None:
+        await self.leaves.acquire()
 
     def leave(self, gone: Sequence[Subscription]) -> None:
         self.left += [item.symbol for item in gone]
@@ -179,6 +183,63 @@ async def test_who_was_told_to_wait_dials_no_socket_before() -> None:
         rig.exchange.answer = lambda connection: None
         await rig.settle(1.5)
         assert rig.exchange.open == [["A"], ["B"]]
+
+
+async def test_who_was_told_to_wait_while_others_wait_for_leave_stops_them_too() -> None:
+    def refuse(connection: Connection) -> None:
+        raise OutageError("429", wait_s=40.0)
+
+    async with rigged() as rig:
+        rig.exchange.leaves = asyncio.Semaphore(1)
+        rig.exchange.answer = refuse
+        for symbol in "ABC":
+            rig.shards.place(symbol)
+        await rig.settle(1.0)
+        for _ in range(10):
+            rig.exchange.leaves.release()
+        await rig.settle(38.0)
+        assert len(rig.exchange.dials) == 1
+        rig.exchange.answer = lambda connection: None
+        await rig.settle(3.0)
+        assert rig.exchange.open == [["A"], ["B"], ["C"]]
+
+
+async def test_nobody_hangs_up_before_the_next_dial_is_allowed() -> None:
+    async with rigged() as rig:
+        rig.exchange.traits = replace(rig.exchange.traits, connections_max=1)
+        rig.exchange.leaves = asyncio.Semaphore(1)
+        rig.shards.place("A")
+        await rig.settle()
+        rig.shards.place("B")
+        await rig.settle(30.0)
+        rig.connection("A").said.put_nowait([trade("A")])
+        await until(lambda: rig.heard)
+        assert (rig.exchange.open, rig.lost) == ([["A"]], [])
+        rig.exchange.leaves.release()
+        await rig.settle(0.5)
+        assert (rig.exchange.open, rig.lost) == ([["A", "B"]], [({"A", "B"}, "disconnected")])
+        rig.shards.place("C")
+        await rig.settle(30.0)
+        rig.connection("B").said.put_nowait(OutageError("cut while it waits"))
+        await rig.settle(6.0)
+        assert (rig.exchange.open, len(rig.lost)) == ([], 2)
+        rig.exchange.leaves.release()
+        await rig.settle(0.5)
+        assert rig.exchange.open == [["A", "B", "C"]]
+
+
+async def test_trades_are_dialled_before_quotes_and_books() -> None:
+    async with rigged() as rig:
+        rig.exchange.leaves = asyncio.Semaphore(0)
+        for strand in ("A", "A quotes", "B quotes", "B", "C book", "C"):
+            rig.shards.place([strand])
+        await rig.settle()
+        for _ in range(6):
+            rig.exchange.leaves.release()
+            await rig.settle(0.2)
+        dialled = [connection.symbols[0] for connection in rig.exchange.dials]
+        assert sorted(dialled[:3]) == ["A", "B", "C"]
+        assert sorted(dialled[3:]) == ["A quotes", "B quotes", "C book"]
 
 
 # ── who is where ─────────────────────────────────────────────────────────────────────────────────

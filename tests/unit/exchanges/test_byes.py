@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from fks.exchanges._template import TemplateWire
-from fks.exchanges.base import Wire
+from fks.exchanges.base import Tally, Wire
 from fks.exchanges.binance import BinanceWire
 from fks.exchanges.bybit import BybitWire
 from fks.exchanges.coinbase import CoinbaseWire
 from fks.exchanges.kraken import KrakenWire
 from fks.exchanges.okx import OkxWire
 from fks.exchanges.polygon import PolygonWire
-from fks.model.market import Channel, Subscription
+from fks.model.market import Channel, Gone, Subscription
 
 #: a wire, symbols of its exchange, the timeframe of its bars, the channels it has
 WIRES: dict[str, tuple[Wire, list[str], str, list[Channel]]] = {
@@ -36,8 +36,9 @@ def topics(frames: list[bytes], verb: str) -> list[str]:
         if verb not in [str(message.get(key, "")).lower() for key in ("method", "op", "action", "type")]:
             continue
         params: Any = message.get("params") or message.get("args") or message.get("streams")
-        if isinstance(params, dict):  # kraken
-            found += [f"{params['channel']} {params.get('interval', '')} {symbol}" for symbol in params["symbol"]]
+        if isinstance(params, dict):  # kraken: all that makes it another subscription
+            rest = {name: value for name, value in params.items() if name not in ("symbol", "snapshot")}
+            found += [f"{symbol} {json.dumps(rest)}" for symbol in params["symbol"]]
         elif isinstance(params, str):  # polygon
             found += params.split(",")
         elif params is None:  # coinbase
@@ -53,12 +54,48 @@ def test_what_leaves_is_what_came(name: str) -> None:
     wanted = [Subscription(channel, symbol, timeframe if channel is Channel.BARS else "") for channel in channels for symbol in symbols]
     came = wire.hello(wanted)
     if name == "polygon":
-        assert wire.bye([Subscription(Channel.TRADES, "MSFT")]) == []  # not asked for yet: it never is
+        early = [Subscription(Channel.TRADES, "MSFT"), Subscription(Channel.QUOTES, "MSFT")]
+        assert wire.bye(early[:1]) == []  # not asked for yet: it never is
         wire.receive(b'[{"ev":"status","status":"auth_success","message":""}]', 1)
-        came, wanted = wire.pulse(0.0), [item for item in wanted if item != Subscription(Channel.TRADES, "MSFT")]
+        assert wire.bye(early[1:]) == []
+        came, wanted = wire.pulse(0.0), [item for item in wanted if item not in early]
     assert len(topics(came, "subscribe")) == len(wanted)
     left = wire.bye(wanted)
     assert topics(left, "unsubscribe") == topics(came, "subscribe")
     assert topics(left, "subscribe") == []
     assert len(left) <= len(came)
     assert not [frame for frame in wire.pulse(0.0) if b"subscribe" in frame.lower()]
+
+
+BTC, ETH = Subscription(Channel.BOOK, "BTC/USD"), Subscription(Channel.BOOK, "ETH/USD")
+
+
+def test_what_cannot_be_of_one_that_left_is_not_blamed_on_its_neighbours() -> None:
+    for wire, frame in (
+        (KrakenWire(), b'{"channel":"book","type":"update","data":[{"symbol":"ETH/USD","bids":"?"}]}'),
+        (CoinbaseWire(), b'{"channel":"l2_data","sequence_num":0,"events":[{"type":"update","product_id":"ETH/USD","updates":"?"}]}'),
+    ):
+        wire.hello([BTC, ETH])
+        wire.bye([ETH])
+        gone = [event for event in wire.receive(frame, 1) if isinstance(event, Gone)]
+        assert [event.symbol for event in gone] == ["ETH/USD"]
+        assert not [frame for frame in wire.pulse(0.0) if b"subscribe" in frame]
+        wire.bye([BTC])
+        assert [event.symbol for event in wire.receive(frame.replace(b'_num":0', b'_num":1'), 1) if isinstance(event, Gone)] == ["ETH/USD"]
+
+
+@pytest.mark.parametrize(("wire", "gone", "refusal"), [
+    (BinanceWire, Subscription(Channel.TRADES, "ETHUSDT"), '{"error":{"code":2,"msg":"Invalid request"},"id":2}'),
+    (KrakenWire, ETH, '{"method":"unsubscribe","success":false,"error":"Subscription Not Found","req_id":2}'),
+    (OkxWire, Subscription(Channel.TRADES, "ETH-USDT"),
+     '{"event":"error","code":"60018","msg":"Wrong URL or channel:trades-all,instId:ETH-USDT doesn\'t exist."}'),
+], ids=["binance", "kraken", "okx"])  # fmt: skip
+def test_a_refusal_to_let_one_go_is_counted_and_ends_nothing(wire: Any, gone: Subscription, refusal: str) -> None:
+    tally = Tally()
+    made = wire(None, tally)
+    made.hello([gone])
+    if isinstance(made, OkxWire):
+        made.receive(b'{"event":"subscribe","arg":{"channel":"trades-all","instId":"ETH-USDT"}}', 1)
+    assert made.bye([gone])
+    assert list(made.receive(refusal.encode(), 1)) == []
+    assert sum(tally.unknown.values()) == 1

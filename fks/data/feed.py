@@ -178,12 +178,13 @@ class SymbolFeed:
     def believed(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> list[PublicTrade]:
         """Return what may be built from now of an answer of REST; see `Present.believed`."""
         is_counted = self._ids is TradeIds.CONTIGUOUS
-        kept = self.present.believed(trades, self._newest_heard, now_ns, now_s, is_counted=is_counted)
+        kept = self.present.believed(trades, lambda: max(self.ids_waiting(), default=-1), now_ns, now_s, is_counted=is_counted)
         self._is_owed |= bool(trades) and trades[-1] not in kept[-1:] and trades[-1].trade_id not in self.present.passed
         return kept
 
-    def _newest_heard(self) -> int:
-        return max((event.trade_id for event in self._inbox if isinstance(event, PublicTrade)), default=-1)
+    def ids_waiting(self) -> list[int]:
+        """Return the ids of the trades that wait until a hole is filled, whatever is missing between them."""
+        return [event.trade_id for event in self._inbox if isinstance(event, PublicTrade)]
 
     @property
     def waiting(self) -> int:

@@ -348,8 +348,7 @@ class Holes:
 
 def _is_attested(feed: SymbolFeed, gap: Gap) -> bool:
     """Return whether trades were heard that follow the one after a gap, id by id: one wrong number has no followers."""
-    ids = {trade.trade_id for trade in feed.heard()}
-    return gap.to_id is not None and ids.issuperset(range(gap.to_id, gap.to_id + ATTESTED))
+    return gap.to_id is not None and set(feed.ids_waiting()).issuperset(range(gap.to_id, gap.to_id + ATTESTED))
 
 
 def _runs(starts: Sequence[int], frame: str) -> list[tuple[int, int]]:

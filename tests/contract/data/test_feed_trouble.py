@@ -318,8 +318,9 @@ async def test_one_false_frame_is_quarantined_and_the_feed_goes_on_as_if_it_had_
     await check_stored(database, exchange)
 
 
+@pytest.mark.parametrize("is_dialled_meanwhile", [False, True])
 async def test_a_rest_that_is_seconds_behind_its_socket_costs_time_and_no_trades(
-    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
+    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, is_dialled_meanwhile: bool
 ) -> None:
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
@@ -341,6 +342,9 @@ async def test_a_rest_that_is_seconds_behind_its_socket_costs_time_and_no_trades
 
         collector._exchange.fetch_trades = fetch_late  # type: ignore[method-assign]
         collector._shards._heard = lose  # type: ignore[assignment]
+        await until(lambda: asked >= 2, deadline_s=60)
+        if is_dialled_meanwhile:
+            collector._shards._of["BTCUSDT"].redial.set()
         await until(lambda: asked > LATE_TRIES + 3, deadline_s=120)
         await until(lambda: collector.is_ready, deadline_s=60)
         await later(database, 2, deadline_s=30)

@@ -138,14 +138,14 @@ class Client:
         """
         told = Told(channel, message, dump(message) if data is None else data)
         if self._held and (held := self._holding(channel, message)) is not None:
-            if len(held) < QUEUE_MAX and self._bytes + len(told.data) <= QUEUE_BYTES:
-                held.append(told)
-                self._bytes += len(told.data)
-            else:
+            if len(held) >= QUEUE_MAX:
                 self._note_dropped(channel)
-            return
-        is_conflated = channel in CONFLATED
-        self._add((channel, message.get("exchange"), message.get("symbol")) if is_conflated else next(self._numbers), told)
+                return
+            held.append(told)
+            self._bytes += len(told.data)
+        else:
+            key = (channel, message.get("exchange"), message.get("symbol")) if channel in CONFLATED else next(self._numbers)
+            self._add(key, told)
         while self._count > QUEUE_MAX or self._bytes > QUEUE_BYTES:
             self._let_go()
 
@@ -235,12 +235,27 @@ class Client:
     def _let_go(self) -> None:
         """Drop the oldest that may be; without any the newest, and give the client up."""
         key = next((key for key, told in self._queue.items() if told.channel in DROPPABLE), None)
-        if key is None:
-            key = next(key for key, told in reversed(self._queue.items()) if told.channel)
-            self.is_overrun = True
-            self._remove(key)
-        else:
+        if key is not None:
             self._note_dropped(self._remove(key).channel)
+        elif self._bytes > QUEUE_BYTES and (dropped := self._held_to_drop()):
+            self._note_dropped(dropped.channel)
+        else:
+            self.is_overrun = True
+            key = next((key for key, told in reversed(self._queue.items()) if told.channel), None)
+            if key is not None:
+                self._remove(key)
+            else:
+                self._bytes -= len(next(held for held in self._held.values() if held).pop().data)
+
+    def _held_to_drop(self) -> Told | None:
+        """Take out of what is held back the oldest that may be dropped, of one topic."""
+        for held in self._held.values():
+            for told in held:
+                if told.channel in DROPPABLE:
+                    held.remove(told)
+                    self._bytes -= len(told.data)
+                    return told
+        return None
 
     def _note_dropped(self, channel: str) -> None:
         if channel not in DROPPABLE:

@@ -73,10 +73,35 @@ async def test_what_is_held_for_a_snapshot_counts_too() -> None:
     for n in range(20):
         client.put("feeds", feed(n))
         assert size_of(client) <= QUEUE_BYTES
-    client.release(FEEDS, {"type": "snapshot"}, lambda message: message["n"] == 0)
+    client.release(FEEDS, {"type": "snapshot"}, lambda message: message["n"] == 11)
     told, snapshot, *rest = await taken(client)
     assert (told["counts"], snapshot["type"]) == ({"feeds": 11}, "snapshot")
-    assert [message["n"] for message in rest] == list(range(1, 9))
+    assert [message["n"] for message in rest] == list(range(12, 20))
+
+
+async def test_an_order_goes_before_the_books_that_are_held_for_their_snapshots() -> None:
+    books = [Topic("book", "binance", f"COIN{n}") for n in range(5)]
+    client = Client(topics_of(["orders"]))
+    client.begin(books)
+    for n in range(20):
+        client.put("book", feed(n, symbol=f"COIN{n % 5}"))
+    assert client._bytes == size_of(client)
+    for n in range(9):
+        client.put("orders", feed(n))
+        assert size_of(client) == client._bytes <= QUEUE_BYTES
+    assert not client.is_overrun
+    told, *rest = await taken(client)
+    assert told["channels"] == ["book"]
+    assert [message["n"] for message in rest] == list(range(9))
+
+
+async def test_what_is_held_and_may_not_be_dropped_gives_the_client_up() -> None:
+    client = Client()
+    client.begin([Topic("orders")])
+    for n in range(10):
+        client.put("orders", feed(n))
+    assert client.is_overrun
+    assert size_of(client) == client._bytes <= QUEUE_BYTES
 
 
 async def test_answers_that_wait_give_nobody_up() -> None:

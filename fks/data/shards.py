@@ -20,6 +20,7 @@ from fks.clock import Clock
 from fks.data.redials import RETRY_FIRST_S, Redials
 from fks.data.refusals import EXPECTED, REFUSED_S, is_refusal
 from fks.data.strands import told_on, whose
+from fks.data.turns import Turns
 from fks.model.errors import OutageError
 from fks.model.market import MarketEvent, Subscription
 from fks.model.ports import Exchange, Log, Meter
@@ -35,6 +36,7 @@ class Shard:
     symbols: set[str] = field(default_factory=set)
     redial: asyncio.Event = field(default_factory=asyncio.Event)
     is_subscribed: bool = False
+    asked: frozenset[str] = frozenset()  # symbols it was dialled with: those that came since wait for the next dial
     task: asyncio.Task[None] | None = None
     heard: bool = False
     has_leave: bool = False  # to dial
@@ -70,8 +72,7 @@ class Shards:
         self._numbers = 0
         self._group: asyncio.TaskGroup | None = None
         self._refused_until_s = 0.0  # the exchange said how long to dial no more; it says so to all sockets
-        self._trades_waiting, self._trades_first = 0, asyncio.Event()  # sockets with trades that wait for leave to dial; while there are none
-        self._trades_first.set()
+        self._turns = Turns(exchange.may_dial, clock.monotonic)
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -88,7 +89,7 @@ class Shards:
     def is_subscribed(self, symbol: str) -> bool:
         """Return whether the subscriptions of a symbol stand."""
         shard = self._of.get(symbol)
-        return shard is not None and shard.is_subscribed
+        return shard is not None and shard.is_subscribed and symbol in shard.asked and symbol not in shard.left
 
     def beside(self, symbol: str) -> frozenset[str]:
         """Return what shares its socket with a symbol, itself among it."""
@@ -201,22 +202,11 @@ class Shards:
             wait_s *= self._rng.uniform(0.5, 1.0)
 
     async def _take_leave(self, shard: Shard) -> None:
-        """Return when a socket may be dialled, trades before the others; the exchange may have told us to wait meanwhile."""
+        """Return when a socket may be dialled; the exchange may tell another meanwhile to wait."""
         while not shard.has_leave or self._clock.monotonic() < self._refused_until_s:
             if (wait_s := self._refused_until_s - self._clock.monotonic()) > 0:
                 await self._clock.sleep(wait_s)
-            if all(whose(strand)[1] is not None for strand in shard.symbols):
-                await self._trades_first.wait()
-                await self._exchange.may_dial()
-            else:
-                self._trades_waiting += 1
-                self._trades_first.clear()
-                try:
-                    await self._exchange.may_dial()
-                finally:
-                    self._trades_waiting -= 1
-                    if not self._trades_waiting:
-                        self._trades_first.set()
+            await self._turns.take(lambda: all(whose(strand)[1] is not None for strand in shard.symbols))
             shard.has_leave = True
 
     async def _one_connection(self, shard: Shard) -> str:
@@ -225,9 +215,11 @@ class Shards:
         tasks = [listening, asyncio.create_task(shard.redial.wait())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if shard.is_subscribed and not listening.done():
-                tasks.append(asyncio.create_task(self._take_leave(shard)))
-                await asyncio.wait({listening, tasks[-1]}, return_when=asyncio.FIRST_COMPLETED)
+            if not listening.done():
+                tasks.append(leaving := asyncio.create_task(self._take_leave(shard)))
+                await asyncio.wait({listening, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if leaving.done():
+                    leaving.result()
             cause = "silent" if shard.redial.is_set() and shard.is_silent else "disconnected"
         finally:
             for task in tasks:
@@ -244,12 +236,13 @@ class Shards:
 
     async def _listen(self, shard: Shard) -> None:
         shard.left.clear()
+        shard.asked = frozenset(shard.symbols)
         wanted = [item for symbol in sorted(shard.symbols) for item in self._wants(symbol)]
         async with contextlib.aclosing(self._exchange.watch(wanted)) as stream:  # type: ignore[type-var]
             async for batch in stream:
                 if not shard.is_subscribed:
                     shard.is_subscribed, shard.refusal = True, ""
-                    self._subscribed(frozenset(shard.symbols))
+                    self._subscribed(shard.asked & shard.symbols)
                 if shard.left:
                     batch = self._without(batch, shard.left)
                 if batch:

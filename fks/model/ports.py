@@ -100,7 +100,10 @@ class Exchange(Protocol):
         ...
 
     async def may_dial(self) -> None:
-        """Return when `watch` may be called once: exchanges count dials, and everybody in the cluster shares what they allow."""
+        """Return when `watch` may be called once; raises nothing.
+
+        Exchanges count dials, and everybody in the cluster shares what they allow.
+        """
         ...
 
     def leave(self, gone: Sequence[Subscription]) -> None:

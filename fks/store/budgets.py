@@ -76,7 +76,7 @@ return {wait, window}
 
 
 class RedisBudget:
-    """A Budget of one process on the shared purse. Guarantees: without Redis nobody asks more than ALONE_SHARE allows."""
+    """A Budget of one process on the shared purse. Guarantees: without Redis nobody asks more than its `alone_share` allows."""
 
     def __init__(
         self, bus: Bus, clock: Clock, name: str, allowance: Allowance, *, share: float = SHARE,

@@ -50,6 +50,8 @@ class DiallingExchange:
         self.dials: list[Connection] = []
         self.left: list[str] = []
         self.leaves = asyncio.Semaphore(1_000_000)
+        self.standing = asyncio.Event()
+        self.standing.set()
         self._clock = clock
 
     @property
@@ -67,6 +69,7 @@ class DiallingExchange:
         self.dials.append(connection)
         try:
             self.answer(connection)
+            await self.standing.wait()
             yield []
             while True:
                 said = await connection.said.get()
@@ -87,6 +90,7 @@ class Rig:
     shards: Shards
     heard: list[MarketEvent]
     lost: list[tuple[set[str], str]]
+    told: list[set[str]]  # as subscribed
 
     async def settle(self, seconds: float = 1.0) -> None:
         """Let so much time pass: a quick dial is over then."""
@@ -102,6 +106,7 @@ class Rig:
 async def rigged(channels: int = 1) -> AsyncIterator[Rig]:
     clock, meter, heard = FakeClock(), RecordingMeter(), cast(list[MarketEvent], [])
     lost: list[tuple[set[str], str]] = []
+    told: list[set[str]] = []
     exchange = DiallingExchange(clock)
     steady: Any = SimpleNamespace(uniform=lambda low, high: high)
 
@@ -110,12 +115,12 @@ async def rigged(channels: int = 1) -> AsyncIterator[Rig]:
 
     shards = Shards(
         cast(Exchange, exchange), clock, CollectingLog(), meter, cast(Random, steady), wants=lambda s: [Subscription(Channel.TRADES, s)] * channels,
-        heard=heard.extend, subscribed=lambda symbols: None, lost=note,
+        heard=heard.extend, subscribed=lambda symbols: told.append(set(symbols)), lost=note,
     )  # fmt: skip
     async with asyncio.TaskGroup() as group:
         shards.run(group)
         try:
-            yield Rig(clock, exchange, meter, shards, heard, lost)
+            yield Rig(clock, exchange, meter, shards, heard, lost, told)
         finally:
             await shards.hang_up()
 
@@ -229,17 +234,88 @@ async def test_nobody_hangs_up_before_the_next_dial_is_allowed() -> None:
 
 
 async def test_trades_are_dialled_before_quotes_and_books() -> None:
+    """But for the one that has asked already."""
     async with rigged() as rig:
         rig.exchange.leaves = asyncio.Semaphore(0)
-        for strand in ("A", "A quotes", "B quotes", "B", "C book", "C"):
-            rig.shards.place([strand])
+        rig.shards.place(["A quotes"])
         await rig.settle()
-        for _ in range(6):
+        for strand in ("B quotes", "A book", "A", "B"):
+            rig.shards.place([strand])
+            await rig.settle()
+        for _ in range(5):
             rig.exchange.leaves.release()
             await rig.settle(0.2)
-        dialled = [connection.symbols[0] for connection in rig.exchange.dials]
-        assert sorted(dialled[:3]) == ["A", "B", "C"]
-        assert sorted(dialled[3:]) == ["A quotes", "B quotes", "C book"]
+        assert [connection.symbols[0] for connection in rig.exchange.dials] == ["A quotes", "A", "B", "B quotes", "A book"]
+
+
+async def test_quotes_have_their_turn_however_many_trades_are_refused() -> None:
+    def refuse(connection: Connection) -> None:
+        if connection.symbols != ["A quotes"]:
+            raise OutageError("not this symbol")
+
+    async with rigged() as rig:
+        rig.exchange.leaves = asyncio.Semaphore(0)
+        rig.exchange.answer = refuse
+        for n in range(8):
+            rig.shards.place([f"S{n}"])
+        rig.shards.place(["A quotes"])
+        for _ in range(30):
+            rig.exchange.leaves.release()
+            await rig.settle(5.0)
+        assert rig.shards.is_subscribed("A quotes")
+
+
+async def test_who_leaves_while_it_waits_for_leave_holds_nobody_up() -> None:
+    async with rigged() as rig:
+        rig.exchange.leaves = asyncio.Semaphore(0)
+        for strand in ("A", "B", "A quotes"):
+            rig.shards.place([strand])
+        await rig.settle()
+        rig.shards.drop("A")
+        await rig.settle()
+        rig.exchange.leaves.release()
+        await rig.settle()
+        rig.shards.drop("B")
+        await rig.settle()
+        rig.exchange.leaves.release()
+        await rig.settle()
+        assert rig.exchange.open == [["A quotes"]]
+        rig.shards.move(["A quotes"])
+        await rig.settle()
+        await rig.shards.hang_up()
+        assert rig.exchange.open == []
+
+
+async def test_who_waits_for_another_dial_is_not_subscribed_meanwhile() -> None:
+    async with rigged() as rig:
+        rig.exchange.traits = replace(rig.exchange.traits, connections_max=1)
+        rig.exchange.leaves = asyncio.Semaphore(1)
+        rig.shards.place("AC")
+        await rig.settle()
+        rig.shards.place("B")
+        rig.shards.drop("C")
+        rig.shards.place("C")
+        await rig.settle(30.0)
+        assert rig.exchange.open == [["A", "C"]]
+        assert [rig.shards.is_subscribed(symbol) for symbol in "ABC"] == [True, False, False]
+        rig.exchange.leaves.release()
+        await rig.settle(0.5)
+        assert [rig.shards.is_subscribed(symbol) for symbol in "ABC"] == [True, True, True]
+        assert rig.told == [{"A", "C"}, {"A", "B", "C"}]
+
+
+async def test_a_dial_under_way_is_waited_for_when_the_next_may_not_begin() -> None:
+    async with rigged() as rig:
+        rig.exchange.traits = replace(rig.exchange.traits, connections_max=1)
+        rig.exchange.leaves = asyncio.Semaphore(1)
+        rig.exchange.standing.clear()
+        rig.shards.place("A")
+        await rig.settle()
+        rig.shards.place("B")
+        await rig.settle(1.0)
+        rig.exchange.standing.set()
+        await rig.settle(20.0)
+        assert (rig.exchange.open, rig.told) == ([["A"]], [{"A"}])
 
 
 # ── who is where ─────────────────────────────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,7 @@ from typing import Any, cast
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
 from fks.data.collector import Collector
+from fks.data.feed import SymbolFeed
 from fks.exchanges.base import Endpoint
 from fks.exchanges.registry import endpoint_of, make_exchange
 from fks.model.ports import Lease
@@ -80,7 +82,8 @@ async def running(collector: Collector, *, is_clean: bool = True) -> AsyncIterat
 async def _main(spec: dict[str, Any]) -> None:
     db = await Database.connect(spec["database"], application="collecting")
     bus = await Bus.connect(spec["redis"])
-    log = CollectingLog(lines=Newest())
+    log = CollectingLog(lines=Told())
+    _tell_vouching(log)
     lease = HeldLease(
         db, RealClock(), name=NAME, epoch=spec["epoch"], holder="test", ttl_s=LEASE_S, renew_s=LEASE_S / 3
     )
@@ -107,6 +110,25 @@ class Newest(list[Any]):
         super().append(line)
         if len(self) > 1000:
             del self[:500]
+
+
+class Told(Newest):
+    """Lines that are also written to stderr, each with its time: why a feed was live is known afterwards."""
+
+    def append(self, line: Any) -> None:
+        super().append(line)
+        print(time.time_ns(), *line, file=sys.stderr, flush=True)
+
+
+def _tell_vouching(log: CollectingLog) -> None:
+    """Have each proof that nothing is missing told, too."""
+    vouch = SymbolFeed.vouch
+
+    def told(feed: SymbolFeed, now_s: float) -> None:
+        log.debug("feed.vouch", symbol=feed.symbol, is_behind=feed._is_behind, state=str(feed.state))
+        vouch(feed, now_s)
+
+    SymbolFeed.vouch = told  # type: ignore[method-assign]
 
 
 class NoMeter:

@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -82,7 +83,7 @@ class FaultRun:
 
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
-        self._stack = contextlib.ExitStack()
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115  what the collectors said; it goes with the run
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ending = False
 
@@ -120,7 +121,7 @@ class FaultRun:
         self.started.append(time.time_ns())
         self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
             [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)],
-            cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
+            cwd=Path(__file__).parents[2], stderr=self._told,
         )  # fmt: skip
 
     async def _ask(self) -> None:
@@ -286,9 +287,16 @@ class FaultRun:
                 assert fits, (
                     f"{symbol}: {fault.kind} at {told(fault.at_ns)} does not show in"
                     f" {[(r['cause'], told(to_ns(r['began_at'])), told(to_ns(r['ended_at']))) for r in rows if r['symbol'] == symbol]};"
+                    f" {self._said(fault.at_ns)};"
                     f" faults {[(f.kind, told(f.at_ns)) for f in self.done]}; collectors since {[told(at_ns) for at_ns in self.started]}"
                 )
         return len(rows)
+
+    def _said(self, at_ns: int) -> str:
+        """Return what the collectors said around a moment."""
+        self._told.seek(0)
+        lines = [line.decode(errors="replace").split(" ", 1) for line in self._told if line[:19].isdigit()]
+        return "\n".join(f"{told(int(at))} {said}" for at, said in lines if abs(int(at) - at_ns) < 8 * 10**9)
 
     def _unheard_s(self, stall: Injected) -> float:
         """Return for how long at the end of a stall a feed may rightly be called live."""

@@ -18,6 +18,7 @@ from fks.api.routes import stream
 from fks.clock import RealClock
 from fks.store.bus import BARS, FILLS, ORDERS, Bus
 from tests.support.gateway import Running
+from tests.support.listening import next_of
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
@@ -36,14 +37,6 @@ async def _hello(socket: ClientConnection) -> dict[str, Any]:
     return found
 
 
-async def _next(socket: ClientConnection, *kinds: str) -> dict[str, Any]:
-    async with asyncio.timeout(5):
-        while True:
-            found: dict[str, Any] = json.loads(await socket.recv())
-            if found["type"] in kinds:
-                return found
-
-
 async def test_a_listener_hears_what_it_asked_for_and_no_more(gateway: Running, bus: Bus) -> None:
     async with _open(gateway, "?channels=orders,bars&symbol=BTC/USDT&timeframe=1m") as socket:
         assert (await _hello(socket))["channels"] == ["bars", "orders"]
@@ -52,23 +45,23 @@ async def test_a_listener_hears_what_it_asked_for_and_no_more(gateway: Running, 
         await bus.publish(BARS, {**bar, "symbol": "ETHUSDT"})
         await bus.publish(BARS, {**bar, "timeframe": "1s"})
         await bus.publish(ORDERS, ORDER)
-        assert await _next(socket, "order", "bar", "fill") == ORDER  # and nothing before it
+        assert await next_of(socket, "order", "bar", "fill") == ORDER  # and nothing before it
         await bus.publish(BARS, {**bar, "symbol": "ETHUSDT"})
         await bus.publish(BARS, bar)
-        assert await _next(socket, "bar") == bar
+        assert await next_of(socket, "bar") == bar
 
 
 async def test_ping_is_answered_and_nonsense_is_told_so(gateway: Running) -> None:
     async with _open(gateway) as socket:
         await _hello(socket)
         await socket.send('{"type": "ping"}')
-        assert (await _next(socket, "pong"))["time"].endswith("Z")
+        assert (await next_of(socket, "pong"))["time"].endswith("Z")
         for text in ("{", '{"type": "buy"}', "[]", b"\x00binary"):
             await socket.send(text)
-            assert (await _next(socket, "error"))["code"] in ("JSON_MALFORMED", "INVALID")
+            assert (await next_of(socket, "error"))["code"] in ("JSON_MALFORMED", "INVALID")
         await socket.send("x" * 20_000)
         with pytest.raises(ConnectionClosed) as closed:
-            await _next(socket, "never")
+            await next_of(socket, "never")
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1008
 
@@ -116,7 +109,7 @@ async def test_a_socket_does_not_outlive_its_token(gateway: Running, monkeypatch
             await client.post("/tokens", json={"name": "t-read", "scope": "read"})  # another of that name
         for socket in (by_header, by_ticket):
             with pytest.raises(ConnectionClosed) as closed:
-                await _next(socket, "never")
+                await next_of(socket, "never")
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1008
     with pytest.raises(InvalidStatus):
@@ -131,7 +124,7 @@ async def test_what_anyone_publishes_cannot_end_the_stream_for_all(gateway: Runn
         await bus.publish(hub._mine, {"n": "nonsense"})
         await bus._client.publish(hub._mine, b"[1]")
         await bus.publish(ORDERS, ORDER)
-        assert await _next(socket, "order") == ORDER
+        assert await next_of(socket, "order") == ORDER
     assert not [line for line in gateway.log.lines if line[1] == "gateway.task_died"]
 
 
@@ -155,7 +148,7 @@ async def test_a_leaving_gateway_says_so(gateway: Running) -> None:
         await _hello(socket)
         await gateway.app.state.gateway.hub.close()
         with pytest.raises(ConnectionClosed) as closed:
-            await _next(socket, "never")
+            await next_of(socket, "never")
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1001
 
@@ -166,7 +159,7 @@ async def test_a_missing_tick_is_told_as_a_gap(gateway: Running) -> None:
         hub: Hub = gateway.app.state.gateway.hub
         await until(lambda: hub._tick_seen)
         hub._tick_sent += 1  # as when Redis was away for one tick
-        assert "read again" in (await _next(socket, "gap"))["reason"]
+        assert "read again" in (await next_of(socket, "gap"))["reason"]
 
 
 async def test_bars_are_dropped_oldest_first_and_counted() -> None:

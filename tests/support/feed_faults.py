@@ -36,10 +36,10 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 DATA: dict[str, Any] = {
     "symbols": SYMBOLS, "timeframes": ("1s", "5s", "15s", "1m"), "backfill_bars": 20, "stale_min_s": 1.5, "stale_max_s": 2.0,
 }  # fmt: skip
-FROZEN_S = 3.5
+FROZEN_S = 5.0  # longer than a feed that was filled from REST in the middle of it may be called live, by far
 SEEN_S = 1.0  # from the last message of a feed: its limit, and then so long until everybody reads that it is stale
-#: faults after which a collector subscribes anew: one that does so in a stall has all trades from REST, and is live until its own limit
 ANSWER_S = 0.1  # of REST, and of our loop
+#: faults after which a collector subscribes anew: one that does so in a stall has all trades from REST, and is live until its own limit
 REDIALS = ("kill collector", "cut_stream", "server_shutdown", "half_open", "throttle")
 
 

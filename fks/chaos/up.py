@@ -29,7 +29,8 @@ async def start_again(outside: Outside, env: dict[str, str]) -> None:
         *command, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
     try:
-        _, told = await asyncio.wait_for(process.communicate(), START_S)
+        async with asyncio.timeout(START_S):
+            _, told = await process.communicate()
     except TimeoutError:
         process.kill()
         raise OutageError(f"'fks up' was not ready after {START_S:g} s") from None

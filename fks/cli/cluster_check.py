@@ -82,7 +82,8 @@ async def _file(file: Path, settings: Settings | None) -> list[Check]:
         sys.executable, "-c", _VALIDATOR, str(file), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), VALIDATE_S)
+        async with asyncio.timeout(VALIDATE_S):
+            out, err = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()

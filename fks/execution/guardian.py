@@ -277,7 +277,8 @@ class Guardian:
     async def _open_venues(self) -> None:
         async def open_one(name: str, venue: Venue) -> None:
             try:
-                await asyncio.wait_for(venue.open(), self._timing.reply_s)
+                async with asyncio.timeout(self._timing.reply_s):
+                    await venue.open()
                 self._opened.add(name)
             except (FksError, OSError, TimeoutError) as error:
                 self._log.error("guardian.venue_closed", venue=name, error=str(error))

@@ -42,9 +42,10 @@ class Bench:
 
         with self._in_hand.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
             try:
-                return await asyncio.wait_for(asyncio.to_thread(work), EVALUATE_S)
+                async with asyncio.timeout(EVALUATE_S) as limit:
+                    return await asyncio.to_thread(work)
             except TimeoutError:
-                if ended.is_set():
+                if not limit.expired():
                     raise  # its own
                 self._late.append((instance, self._clock.monotonic(), ended))
         raise InputError(

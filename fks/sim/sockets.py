@@ -55,7 +55,8 @@ class Socket:
         """Return when everything queued so far is written."""
         if not self.ws.closed and not self.is_dead:
             with contextlib.suppress(TimeoutError):  # a client that does not read cannot hold the others up
-                await asyncio.wait_for(self._idle.wait(), _FLUSH_S)
+                async with asyncio.timeout(_FLUSH_S):
+                    await self._idle.wait()
 
     async def _send_all(self) -> None:
         while True:
@@ -84,9 +85,11 @@ class Socket:
     async def shut(self, code: int = 1001) -> None:
         """Send what is queued, then a close frame."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.flushed(), 1.0)
+            async with asyncio.timeout(1.0):
+                await self.flushed()
         with contextlib.suppress(ConnectionError, RuntimeError, TimeoutError):
-            await asyncio.wait_for(self.ws.close(code=code), 1.0)
+            async with asyncio.timeout(1.0):
+                await self.ws.close(code=code)
 
     async def end(self) -> None:
         """Stop sending for good."""

@@ -169,7 +169,8 @@ class Database:
     async def close(self) -> None:
         """Close every connection, waiting 2 s for statements under way."""
         try:
-            await asyncio.wait_for(self._pool.close(), 2.0)
+            async with asyncio.timeout(2.0):
+                await self._pool.close()
         except _MAYBE_LOST:
             self._pool.terminate()
 

@@ -19,6 +19,7 @@ import orjson
 from fks.model.errors import FksError, OutageError
 
 LINE_MAX = 4 * 1024 * 1024
+IDLE_S = 60.0  # a peer that says nothing for so long is let go
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -47,7 +48,7 @@ class Door:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError, ValueError):
-            while line := await asyncio.wait_for(reader.readline(), 60.0):
+            while line := await _line(reader):
                 writer.write(orjson.dumps(await self._answer(line), default=str) + b"\n")
                 await writer.drain()
         writer.close()
@@ -64,6 +65,11 @@ class Door:
             return {"ok": False, "error": str(error)}
         except Exception as error:  # a mistake of ours: said, not a connection that breaks
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(IDLE_S):
+        return await reader.readline()
 
 
 def ask(path: Path, op: str, *, timeout_s: float = 5.0, **fields: object) -> dict[str, Any]:

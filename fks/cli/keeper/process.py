@@ -144,7 +144,8 @@ class Process:
             is_clean = number != signal.SIGKILL
             kill([self.pid], number)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.ended(), deadline_s)
+                async with asyncio.timeout(deadline_s):
+                    await self.ended()
         if is_group:
             await clear_session(self.pid, self.mark)
         self.is_alive()  # reaps

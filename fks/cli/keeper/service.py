@@ -108,8 +108,7 @@ class Service:
         self._move("stopping")
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
         if self.process is not None:
             await self._end(self.process)
         self._book.forget(self.name)
@@ -168,7 +167,8 @@ class Service:
         self._move("restarting" if may_go_on else "down")
         self._log.warning("service.died", service=self.name, reason=reason, restart_in_s=wait, restarts=self.restarts)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._asked.wait(), wait) if wait else None
+            async with asyncio.timeout(wait):
+                await self._asked.wait()
         self._asked.clear()
 
     async def _live(self) -> str:
@@ -210,7 +210,8 @@ class Service:
 
     async def _answers(self, process: Process) -> bool:
         try:
-            return await asyncio.wait_for(self.spec.is_ready(process), self._policy.probe_timeout_s)
+            async with asyncio.timeout(self._policy.probe_timeout_s):
+                return await self.spec.is_ready(process)
         except (OSError, FksError):  # TimeoutError is an OSError
             return False
 

@@ -119,7 +119,8 @@ class Tree:
         env = ray_env(self._paths, self._settings)
         process = self._running = Process.spawn(Launch(command, env, err=log, out=log.with_suffix(".out")))
         try:
-            await asyncio.wait_for(process.ended(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await process.ended()
         except TimeoutError:
             raise OutageError(
                 f"{name} did not end within {deadline_s:g} s", remedy=self._last_words(log, before)

@@ -226,7 +226,8 @@ class Sockets:
 async def _let_go(tasks: set[asyncio.Task[None]], socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
-        await asyncio.wait_for(socket.close(), CLOSE_S)
+        async with asyncio.timeout(CLOSE_S):
+            await socket.close()
 
 
 def _ending(name: str, socket: aiohttp.ClientWebSocketResponse[bool], message: object) -> FksError:

@@ -78,9 +78,8 @@ class UserStream:
     async def _live_once(self) -> str:
         """Subscribe and hold; return why it ended."""
         try:
-            await asyncio.wait_for(
-                self._session.ensure_user_data_stream_ws_subscribe_signature("spot"), _SUBSCRIBE_TIMEOUT_S
-            )
+            async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_S):
+                await self._session.ensure_user_data_stream_ws_subscribe_signature("spot")
             broken = self._session.client(self._session.stream_url).future(BROKEN)
             self.is_up = True
             self._failures = 0
@@ -118,7 +117,8 @@ class UserStream:
     async def _probe(self) -> None:
         """Ask the socket something signed. Errors: what the silence or a lost session raised."""
         try:
-            await asyncio.wait_for(self._session.ask_socket(_PROBE, {}), self._config.probe_timeout_s)
+            async with asyncio.timeout(self._config.probe_timeout_s):
+                await self._session.ask_socket(_PROBE, {})
         except (ccxt.NetworkError, TimeoutError, ccxt.AuthenticationError):
             raise
         except ccxt.BaseError as error:  # it answered, if only to complain: the socket lives

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,24 @@ async def test_a_killed_service_comes_back_and_is_counted(paths):
             assert keeper.services["a"].restarts == len(took_s)
         assert min(took_s) < 2.0, took_s
         assert pids_of(paths, "b") == [other]
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_service_ends_though_it_answers_at_that_very_moment(paths, turns):
+    asked = []
+
+    async def is_ready(process):
+        if asked == ["soon"]:
+            asked[:] = [asyncio.create_task(keeper.services["a"].stop())]
+            for _ in range(turns):  # of the loop: in one of them the answer and the end of the question cross
+                await asyncio.sleep(0)
+        return True
+
+    async with running(paths, [replace(small(paths, "a"), is_ready=is_ready)]) as keeper:
+        asked.append("soon")
+        await until(lambda: asked != ["soon"])
+        await asyncio.wait(asked, timeout=5.0)
+        assert keeper.services["a"].state == "stopped"
 
 
 async def test_a_service_that_keeps_dying_is_called_down_and_still_tried(paths):

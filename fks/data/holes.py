@@ -347,8 +347,12 @@ class Holes:
 
 
 def _is_attested(feed: SymbolFeed, gap: Gap) -> bool:
-    """Return whether trades were heard that follow the one after a gap, id by id: one wrong number has no followers."""
-    return gap.to_id is not None and set(feed.ids_waiting()).issuperset(range(gap.to_id, gap.to_id + ATTESTED))
+    """Return whether trades beyond a gap were heard that follow one another, id by id: one wrong number has no followers.
+
+    Another hole may lie between them and the gap: a socket that was dialled anew while REST was late.
+    """
+    waiting = {trade_id for trade_id in feed.ids_waiting() if gap.to_id is not None and trade_id >= gap.to_id}
+    return any(waiting.issuperset(range(trade_id, trade_id + ATTESTED)) for trade_id in waiting)
 
 
 def _runs(starts: Sequence[int], frame: str) -> list[tuple[int, int]]:

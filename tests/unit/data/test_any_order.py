@@ -371,6 +371,26 @@ async def test_a_rest_that_is_late_costs_no_trade(late: int, is_refused: bool) -
     assert all(bar == known[at_ns] for at_ns, bar in run.store.bars["1s"].items() if at_ns > first_ns)
 
 
+@pytest.mark.parametrize(("before", "after", "is_refused"), [(2, 0, True), (2, 2, True), (2, 3, False), (0, 3, False)])
+async def test_trades_that_follow_one_another_beyond_a_hole_attest_it_though_another_hole_lies_between(
+    before: int, after: int, is_refused: bool
+) -> None:
+    """A socket that is dialled anew while REST is late loses more: the trades around that are as true."""
+    market = LateMarket(market_of([(NS, 100 + n, 1) for n in range(30)], *KINDS[0]).trades)
+    async with asyncio.TaskGroup() as group:
+        run = Run(market, group)
+        run.go(5)
+        await run.rest()
+        run.hear(5)
+        run.go(before + after + 2)
+        market.late = 8
+        for count in (before, after):
+            run.lose(1)
+            run.hear(count)
+        await run.rest()
+        assert bool(run.feed.present.refused) == is_refused
+
+
 async def test_a_newest_trade_of_a_time_to_come_is_nothing_to_begin_with() -> None:
     market = market_of([(NS, 100 + n, 1) for n in range(10)], *KINDS[0])
     async with asyncio.TaskGroup() as group:

@@ -38,6 +38,7 @@ class Session:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fks.data", daemon=True)
         self._thread.start()
+        self._is_closed = False
         self._db: Database | None = None
         self._opening = asyncio.Lock()
         self._ours: Callable[[], None] = lambda: None
@@ -45,8 +46,11 @@ class Session:
 
     @property
     def is_usable(self) -> bool:
-        """Return whether calls work here: not after `close`, and not in a fork, whose thread stayed with its parent."""
-        return self._thread.is_alive() and self._pid == os.getpid()
+        """Return whether calls work here: not after `close`, and not in a fork, whose thread stayed with its parent.
+
+        The thread itself is not asked: a Ctrl-C in `Thread.is_alive` has Python 3.11 call a living one dead for good.
+        """
+        return not self._is_closed and self._pid == os.getpid()
 
     def run(self, work: Callable[[Database], Awaitable[T]]) -> T:
         """Return what `work` returns, run on the store; Ctrl-C cancels it.
@@ -63,15 +67,17 @@ class Session:
         return call.outcome()
 
     def close(self) -> None:
-        """Close the connections and stop what this session started. Harmless when repeated."""
+        """Close the connections and stop what this session started. Harmless when repeated; one that is interrupted goes on."""
+        if self.is_usable:
+            with contextlib.suppress(Exception):
+                asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(5.0)
+            self._is_closed = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(5.0)
+        if self._pid == os.getpid():
+            self._ours()
+            self._ours = lambda: None
         atexit.unregister(self.close)
-        if not self.is_usable:
-            return
-        with contextlib.suppress(Exception):
-            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(5.0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
-        self._ours()
 
     async def _work(self, work: Callable[[Database], Awaitable[T]]) -> T:
         db = await self._opened()

@@ -322,7 +322,8 @@ async def test_one_false_frame_is_quarantined_and_the_feed_goes_on_as_if_it_had_
 async def test_a_rest_that_is_seconds_behind_its_socket_costs_time_and_no_trades(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, is_dialled_meanwhile: bool
 ) -> None:
-    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
+    patient = settings_for(exchange.info, **FEW, stale_min_s=20.0)  # what is lost may take seconds, and is no silence
+    async with running(make_collector(patient, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
         await later(database, 1)
         feed, heard, fetch_trades = collector._feeds["BTCUSDT"], collector._heard, collector._exchange.fetch_trades

@@ -155,10 +155,11 @@ class FaultRun:
         open_ = {lull.symbol: lull for lull in self.lulls if lull.until_ns is None}
         for row in rows:
             lull, began_ns = open_.get(row["symbol"]), to_ns(row["began_at"])
-            if lull is not None and (row["ended_at"] is None or began_ns != lull.began_ns):
-                lull.until_ns = time.time_ns()
-            elif lull is None and row["ended_at"] is not None:
-                self.lulls.append(Lull(row["symbol"], began_ns, to_ns(row["ended_at"])))
+            ended_ns = None if row["ended_at"] is None else to_ns(row["ended_at"])
+            if lull is not None and (began_ns, ended_ns) != (lull.began_ns, lull.since_ns):
+                lull.until_ns, lull = time.time_ns(), None
+            if lull is None and ended_ns is not None:
+                self.lulls.append(Lull(row["symbol"], began_ns, ended_ns))
 
     def _kill_collector(self) -> None:
         if self._process is not None:
@@ -312,27 +313,35 @@ class FaultRun:
         )
         if not is_redialled:
             return 1.0
+        whole_s = (await self._missed_ns(symbol, live_ns) - live_ns) / 1e9
+        return whole_s + float(DATA["stale_max_s"]) + TICK_S + ANSWER_S
+
+    async def _missed_ns(self, symbol: str, since_ns: int) -> int:
+        """Return from when a feed that heard nothing since a moment misses something: the exchange's next trade, at most a second later."""
         rows = await self.db.sql(
-            "SELECT min(time) AS next FROM market_trades WHERE symbol = $1 AND time > to_timestamp($2::float8)", symbol, live_ns / 1e9
+            "SELECT min(time) AS next FROM market_trades WHERE symbol = $1 AND time > to_timestamp($2::float8)", symbol, since_ns / 1e9
         )
-        whole_s = 0.0 if rows[0]["next"] is None else (to_ns(rows[0]["next"]) - live_ns) / 1e9
-        return min(whole_s, 1.0) + float(DATA["stale_max_s"]) + TICK_S + ANSWER_S
+        return since_ns if rows[0]["next"] is None else min(to_ns(rows[0]["next"]), since_ns + 10**9)
 
     async def check_entries(self) -> tuple[int, int]:
         """No entry was let in while its feed was not live; return how often one was, and how often not.
 
-        An outage begins with the last message, and shows once the feed's limit is over and its row is written. Where a
-        collector subscribed anew in the middle of it and filled the hole from REST, that counts from there once more.
+        An outage begins with the last message, and shows once the feed's limit is over and its row is written; the limit
+        counts from the first trade that was missed, for until then REST says truthfully that there is none. Where a collector
+        subscribed anew in the middle of it and filled the hole from REST, that counts from there once more.
         """
         rows = await self.db.sql("SELECT * FROM feed_outages WHERE channel = 'trades'")
         unseen_ns = round((float(DATA["stale_max_s"]) + SEEN_S) * 1e9)
         spans = {
-            symbol: [(to_ns(r["began_at"]) + unseen_ns, to_ns(r["ended_at"])) for r in rows if r["symbol"] == symbol]
+            symbol: [
+                (await self._missed_ns(symbol, to_ns(r["began_at"])) + unseen_ns, to_ns(r["ended_at"])) for r in rows if r["symbol"] == symbol
+            ]
             for symbol in SYMBOLS
         }
+        whole = [(lull.symbol, lull.since_ns, await self._missed_ns(lull.symbol, lull.since_ns) + unseen_ns) for lull in self.lulls]
         wrong = [
             a for a in self.asked if a.is_let_in and any(since < a.at_ns < until for since, until in spans[a.symbol])
-            and not any(lull.symbol == a.symbol and lull.since_ns < a.at_ns < lull.since_ns + unseen_ns for lull in self.lulls)
+            and not any(symbol == a.symbol and since < a.at_ns < until for symbol, since, until in whole)
         ]  # fmt: skip
         assert not wrong, self._told_of(wrong[:10], [dict(row) for row in rows])
         let_in = sum(asked.is_let_in for asked in self.asked)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.system import FKS, System
+from tests.support.system import FKS, START_S, System
 from tests.support.waiting import wait_until
 
-READY_S, LIVE_S, STOP_S = 30.0, 60.0, 15.0
+LIVE_S, STOP_S = 60.0, 15.0
 
 
 class Watched:
@@ -49,8 +49,7 @@ def test_up_says_where_to_look_shows_trading_live_and_ctrl_c_leaves_nothing() ->
         )
         seen = Watched(process)
         try:
-            # beside another whole system on the same two cores the start may take twice the 30 s it has alone
-            wait_until(lambda: seen.first("gateway.*http://") is not None or process.poll() is not None, deadline_s=2 * READY_S)
+            wait_until(lambda: seen.first("gateway.*http://") is not None or process.poll() is not None, deadline_s=START_S)
             assert process.poll() is None, seen.text()
             for place_to_look in ("/docs", "/monitor/", "dashboard"):
                 assert seen.first(place_to_look) is not None, seen.text()

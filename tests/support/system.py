@@ -21,6 +21,7 @@ from fks.config.paths import Paths
 from tests.support.waiting import wait_until
 
 FKS = str(Path(sys.executable).parent / "fks")
+START_S = 150.0  # of a whole system, beside another one and on a slow machine
 #: The test profile: waits short enough for a suite, every one of them a setting.
 PROFILE = {
     "FKS_HTTP_PORT": "0",
@@ -75,7 +76,7 @@ class System:
 
     def up(self, *args: str) -> None:
         """Start in the background and wait until it says it is ready."""
-        self.fks("up", "--detach", *args, timeout_s=150.0)
+        self.fks("up", "--detach", *args, timeout_s=START_S)
 
     def down(self) -> float:
         """Stop; return the seconds it took."""

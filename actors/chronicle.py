@@ -16,7 +16,7 @@ from fks.config.version import VERSION
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
 from fks.monitor.tally import Tally
-from fks.store.supervision import HealthRow, TreeJournal
+from fks.store.supervision import ESCALATION, HealthRow, TreeJournal
 from fks.supervision.exits import Exit
 from fks.supervision.ports import World
 from fks.supervision.state import Note, Page
@@ -25,7 +25,7 @@ SUPERVISOR = "supervisor"
 LINES_MAX = 1000  # of history that wait for the database; the oldest go first
 TRIES_MAX = 3  # to write one line while the database answers: it must not hold up the rest
 _WARNINGS = frozenset({"exited", "restarted"})
-_ERRORS = frozenset({"escalated", "given_up"})
+_ERRORS = frozenset({"escalated"})
 
 
 @dataclass(slots=True)
@@ -80,7 +80,9 @@ class Chronicle:
         self._add(note, pid, epoch, record.node if record is not None else "")
 
     def page(self, page: Page) -> None:
-        """Tell a person."""
+        """Notify a person."""
+        if page.event == "child.unstable":  # the others have a note, which is logged
+            self._c.log.error("child.unstable", child=page.id, reason=page.text)
         self._add(page, None, 0)
 
     def _unseen_s(self, record: Record | None) -> float | None:
@@ -155,8 +157,11 @@ class Chronicle:
 
 
 def health_row(record: Record) -> HealthRow:
-    """Return a worker's line in `component_health`."""
+    """Return a worker's line in `component_health`; one that escalated is at best degraded, until a person ends that."""
+    state, detail = record.state, record.detail
+    if record.escalation:
+        state, detail = "degraded" if state == "ready" else state, {**detail, ESCALATION: record.escalation}
     return HealthRow(
-        record.spec.id, "actor", record.state, record.pid, record.node, record.restarts, record.since_ns or None,
-        record.beat_ns, record.epoch, record.version, record.config_version, record.detail,
+        record.spec.id, "actor", state, record.pid, record.node, record.restarts, record.since_ns or None,
+        record.beat_ns, record.epoch, record.version, record.config_version, detail,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,21 @@ def connect(address: str, token_file: str, *, home: str | None = None) -> None:
         raise OutageError(f"cannot join the Ray cluster at {address}: {reason}", remedy=remedy)
 
 
-def ensure_supervisor(role: str = "single") -> str:
-    """Start the supervisor unless it lives and its work loop turns; return what was done: "adopted", or "started".
+def ensure_supervisor(make_args: Callable[[], tuple[str, ...]], role: str = "single", deployment: int = 0) -> str:
+    """Start the supervisor unless it lives, its work loop turns and it is of this deployment; return what was done:
+    "adopted", or "started".
 
-    `role`: this node's (`node.role`).
+    `make_args` returns what a new one is given; `role`: this node's (`node.role`).
     """
-    spec = tree.supervisor_spec(role)
     try:
-        handle = ray.get_actor(spec.id, namespace=NAMESPACE)
+        handle = ray.get_actor(tree.SUPERVISOR, namespace=NAMESPACE)
         beat = ray.get(handle.health.remote(), timeout=5.0)
-        if beat["age_s"] < WEDGED_S:
+        of = (beat.get("detail") or {}).get("deployment")
+        if beat["age_s"] < WEDGED_S and of in (None, deployment):
             return "adopted"
     except (ValueError, ray.exceptions.RayError):
         pass
+    spec = tree.supervisor_spec(role, make_args())
     for _ in range(50):
         try:
             spawn_shell(spec, epoch=0, wait_s=0.0, max_restarts=-1)

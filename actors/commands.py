@@ -9,13 +9,16 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Awaitable, Callable
 
 from fks.config.endpoints import load_node
 from fks.config.load import load_settings
+from fks.config.machine import machine_of
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
 from fks.store.db import Database
+from fks.store.heads import HeadStore
 from fks.store.runtime_config import overlaid
 
 READY_S = 45.0
@@ -35,7 +38,8 @@ def deploy() -> None:
     paths = Paths.of(settings.home)
     node = load_node(paths)
     cluster.connect(node.ray_address, str(paths.ray_token_file), home=_home_to_tell(settings))
-    done = cluster.ensure_supervisor(settings.node.role)
+    heads = Heads(settings, paths, node.database_url)
+    done = cluster.ensure_supervisor(heads.new_deployment, settings.node.role, heads.deployment())
     sys.stdout.write(f"supervisor {done}\n")
     sys.stdout.flush()
     cluster.deploy_gateway(with_runtime(settings, paths, node.database_url), host=node.http["host"], port=node.http["port"])
@@ -52,6 +56,41 @@ def deploy() -> None:
             late = {name: state for name, state in states.items() if state not in ("ready", "degraded")}
             raise OutageError(f"not up after {READY_S:g} s: {late}", remedy="see 'fks logs'")
         time.sleep(0.2)
+
+
+class Heads:
+    """This machine as the head of its database. Errors of both methods: OutageError, also when it is not the head."""
+
+    def __init__(self, settings: Settings, paths: Paths, database_url: str) -> None:
+        self._settings, self._url = settings, database_url
+        self._machine = machine_of(paths)
+
+    def deployment(self) -> int:
+        """Return the number of the newest deployment."""
+
+        async def ask(store: HeadStore) -> int | None:
+            head = await store.holder()
+            is_ours = head is not None and (head.machine, head.boot) == (self._machine.id, self._machine.boot)
+            return head.deployment if head is not None and is_ours else None
+
+        return self._asked(ask)
+
+    def new_deployment(self) -> tuple[str, ...]:
+        """Return the arguments of a new supervisor; every earlier one is superseded from here on."""
+        return (str(self._asked(lambda store: store.deploy(self._machine))), self._machine.id)
+
+    def _asked(self, ask: Callable[[HeadStore], Awaitable[int | None]]) -> int:
+        async def work() -> int | None:
+            db = await Database.lazy(self._url, self._settings.database, application="commands")
+            try:
+                return await ask(HeadStore(db, self._settings.supervision.head_ttl_s))
+            finally:
+                await db.close()
+
+        found = asyncio.run(work())
+        if found is None:
+            raise OutageError("this machine is not the head of its database", remedy="see 'fks status'")
+        return found
 
 
 def gateway() -> None:

@@ -9,7 +9,7 @@ from fks.model.health import Problem
 from fks.monitor.component import Component
 
 if TYPE_CHECKING:
-    from fks.execution.guardian import Guardian
+    from fks.guardian.service import Guardian
 
 
 class GuardianActor:
@@ -19,7 +19,7 @@ class GuardianActor:
     Guarantees: a restart in the middle of a kill goes on from the file and sends no order twice.
     """
 
-    MODULES = ("fks.execution.guardian", "fks.venues.registry", "fks.venues.ccxt")
+    MODULES = ("fks.guardian.service", "fks.venues.registry", "fks.venues.binance.session")
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
@@ -27,15 +27,24 @@ class GuardianActor:
 
     async def start(self) -> None:
         """Open the venue sessions and the socket. Raising is a failed start."""
-        from fks.execution.guardian import Guardian, Timing
-        from fks.venues.registry import make_venues
+        from fks.guardian.lease import is_placed_here
+        from fks.guardian.service import Guardian
+        from fks.guardian.timing import Timing
+        from fks.store.venue_budgets import venue_budget
+        from fks.venues.registry import limits_of, make_venues
 
         c = self._component
-        venues = make_venues(role="guardian", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log)
+        exchange, address, key = limits_of(c.settings, c.node)
+        per_minute = c.settings.data.requests_per_minute.get(exchange)
+        budget = venue_budget(c.bus, c.clock, exchange, address, key, per_minute=per_minute, is_guardian=True)
+        venues = make_venues(
+            role="guardian", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log,
+            budget=budget,
+        )  # fmt: skip
         self._guardian = Guardian(
             venues=venues, kill_file=c.paths.kill_file, socket_path=c.paths.guardian_socket,
-            db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log, timing=Timing.of(c.settings.venue),
-            exchange=c.settings.venue.exchange,
+            db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log, timing=Timing.of(c.settings),
+            exchange=c.settings.venue.exchange, is_placed=is_placed_here(c.settings),
         )  # fmt: skip
         await self._guardian.start()
 
@@ -62,6 +71,8 @@ class GuardianActor:
                 found.append(Problem("venue", f"no session with {name}: a kill could not cancel there", name))
         if detail.get("journal", "ok") != "ok":
             found.append(Problem("disk", f"the kill file: {detail['journal']}", about="kill"))
+        if why := detail.get("looks_on"):
+            found.append(Problem("lease", str(why), about="kill"))
         if str(detail.get("database", "")).startswith("down"):
             found.append(Problem("database", "positions cannot be read: the last known ones count", about="positions"))
         return found

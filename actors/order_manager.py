@@ -9,7 +9,7 @@ from fks.model.health import Problem
 from fks.monitor.component import Component
 
 if TYPE_CHECKING:
-    from fks.execution.orders import OrderService
+    from fks.order_manager.service import OrderManager
 
 
 class OrderManagerActor:
@@ -20,34 +20,38 @@ class OrderManagerActor:
     entry before the venue is reconciled.
     """
 
-    MODULES = ("fks.execution.orders", "fks.execution.guardian", "fks.venues.registry", "fks.venues.ccxt")
+    MODULES = ("fks.order_manager.service", "fks.guardian.service", "fks.venues.registry", "fks.venues.binance.session")
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
-        self._service: OrderService | None = None
+        self._service: OrderManager | None = None
 
     async def start(self) -> None:
         """Replay the journal and open the venue sessions. Raising is a failed start."""
-        from fks.execution.guardian import read_kill
-        from fks.execution.orders import OrderService
-        from fks.venues.registry import make_venues
+        from fks.guardian.journal import kill_mode
+        from fks.order_manager.service import OrderManager
+        from fks.orders.sent_ids import SentIds
+        from fks.store.failover import watch_failover
+        from fks.store.venue_budgets import venue_budget
+        from fks.venues.registry import limits_of, make_venues
 
         c = self._component
         assert c.lease is not None
+        exchange, address, key = limits_of(c.settings, c.node)
+        per_minute = c.settings.data.requests_per_minute.get(exchange)
+        history = await watch_failover(
+            c.db, file=c.paths.database_record, lease=c.lease, clock=c.clock, is_live=c.settings.venue.live
+        )
+        if history.change is not None:
+            c.log.warning("database.changed", reason=history.change, epoch=c.lease.epoch)
         venues = make_venues(
             role="orders", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log,
-            may_send=c.lease.holds,
+            may_send=c.lease.holds, budget=venue_budget(c.bus, c.clock, exchange, address, key, per_minute=per_minute),
         )  # fmt: skip
 
-        def is_killed() -> bool:
-            try:
-                return read_kill(c.paths.kill_file) is not None
-            except OSError:  # it is there and cannot be read: nobody knows, so entries are denied
-                return True
-
-        self._service = OrderService(
+        self._service = OrderManager(
             db=c.db, bus=c.bus, venues=venues, settings=c.settings, clock=c.clock, meter=c.meter, log=c.log,
-            lease=c.lease, is_killed=is_killed,
+            lease=c.lease, kill_file=lambda: kill_mode(c.paths.kill_file), sent=SentIds(history.ask_before_ns),
         )  # fmt: skip
         await self._service.start()
 

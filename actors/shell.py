@@ -22,6 +22,7 @@ from typing import Any
 
 from actors import tree
 from fks.config.endpoints import load_node
+from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.config.version import VERSION
 from fks.model.errors import OutageError, StaleEpochError
@@ -288,6 +289,7 @@ class Shell:
         component = self._component
         return {
             "component": self._name, "pid": os.getpid(), "node": node_name(), "node_id": self._node_id,
+            "space": process_space(),
             "epoch": self._epoch,
             "age_s": 0.0 if self._state in ("starting", "waiting") else now_s - self._beat,
             "state": self._state,
@@ -320,6 +322,6 @@ def _paths() -> Paths:
 
 
 def node_name() -> str:
-    """Return this machine's name."""
+    """Return this machine's name: for people, containers may share one."""
     return os.uname().nodename
 

@@ -10,7 +10,7 @@ from fks.monitor.component import Component
 from fks.monitor.remains import last_crash_file
 
 if TYPE_CHECKING:
-    from fks.execution.strategy_worker import StrategyWorker
+    from fks.strategy_worker.worker import StrategyWorker
 
 
 class StrategyActor:
@@ -20,7 +20,7 @@ class StrategyActor:
     together with the cursor, so a restart repeats no signal and skips no bar.
     """
 
-    MODULES = ("fks.execution.strategy_worker",)
+    MODULES = ("fks.strategy_worker.worker",)
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
@@ -31,7 +31,7 @@ class StrategyActor:
 
     async def start(self) -> None:
         """Load the instances and replay sealed bars from their anchors. Raising is a failed start."""
-        from fks.execution.strategy_worker import StrategyWorker
+        from fks.strategy_worker.worker import StrategyWorker
 
         c = self._component
         assert c.lease is not None
@@ -40,6 +40,7 @@ class StrategyActor:
             shard=self._shard, shards=self._shards, lease=c.lease, home=c.paths.home,
             only=self._only, crash_window_s=c.settings.strategies.crash_window_s,
             crash_file=last_crash_file(c.paths, c.name), wait_max_s=c.settings.supervision.bars_wait_max_s,
+            is_tape=c.settings.sim.plays_tape,
         )  # fmt: skip
         await self._worker.start()
 

@@ -18,9 +18,12 @@ from actors.rounds import Rounds
 from actors.watching import Keeping, Record
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
 from fks.monitor.component import Component
+from fks.store.heads import HeadStore
 from fks.store.leases import Authority
 from fks.store.supervision import HealthRow
 from fks.supervision import ChildSpec, SupervisorSpec, TreeState, check_tree, decide
+from fks.supervision.machine import HOUR_S
+from fks.supervision.policy import death_ages, row_ages
 from fks.supervision.ports import World
 from fks.supervision.shape import below, shape
 from fks.supervision.state import (
@@ -47,7 +50,7 @@ LOOKS_A_ROW = 2  # of a child that is as it was: its row says when it last beat,
 NEWS_S = 0.1  # rows follow what happened within this
 BACK_S = 30.0  # a child that is restarted has so long, beyond its own deadlines
 #: what a row says of a child that is not running
-_AT_REST = {Phase.GIVEN_UP: "failed", Phase.DONE: "done", Phase.IDLE: "stopped", Phase.STOPPING: "draining"}
+_AT_REST = {Phase.CONTAINED: "failed", Phase.DONE: "done", Phase.IDLE: "stopped", Phase.STOPPING: "draining"}
 
 Want = Callable[[], Awaitable[SupervisorSpec]]
 
@@ -56,8 +59,9 @@ class SupervisorActor:
     """Starts, watches, restarts and stops the children of the tree.
 
     Hard state: leases, actor_events (restart windows), component_health. Soft state: handles, found again by name.
-    Guarantees: only the newest supervisor gives out epochs, an older one ends when it tries; a living child is never started twice; a dead one is started under a higher epoch than it had; a branch
-    that keeps dying is given up for a while and paged, and the others run on; a database that is away holds up no
+    Guarantees: only the newest supervisor gives out epochs, an older one ends when it tries, and one of an earlier
+    deployment stays down, however often Ray starts it; a living child is never started twice; a dead one is started under a higher epoch than it had; a child
+    that dies too often in a row escalates alone: it is paged, started again once a minute and the others run on; a database that is away holds up no
     restart of a child that can start without it. `want`, asked once a second, says what the tree should be.
     """
 
@@ -70,52 +74,95 @@ class SupervisorActor:
         self._state = TreeState.of(tree)
         self._events: asyncio.Queue[Event | StaleEpochError] = asyncio.Queue()
         self._rounds = Rounds(component.clock, component.settings.supervision.heartbeat_s)
-        self._authority = Authority(component.db, f"supervisor:{os.getpid()}", self._events.put_nowait)
+        self._deployment = int(args[0]) if args else None  # of a head; None: there is none
+        self._machine = args[1] if args else ""
+        self._heads = HeadStore(component.db, component.settings.supervision.head_ttl_s)
+        self._superseded = ""  # by whom; then it stays down
+        self._authority = Authority(component.db, f"supervisor:{os.getpid()}", self._events.put_nowait, self._deployment)
         self._kept: dict[str, Keeping] = {}
         self._timers: set[asyncio.Task[None]] = set()
         self._chronicle = Chronicle(component, world, os.uname().nodename)
         self._has_news = asyncio.Event()
         self._is_forgetting = False  # rows of components that the tree does not have are to be dropped
         self._has_swept = want is None
+        self._has_remembered = False  # before that no row is written
         self._follow_kept()
 
     async def start(self) -> None:
         """Nothing that can fail: a supervisor whose start fails would be dead for good."""
 
     async def run(self) -> None:
-        """Mind every child until cancelled."""
+        """Mind every child until cancelled. Errors: StaleEpochError when a newer supervisor of the same deployment acts."""
         self._events.put_nowait(Begin())
+        loops = (
+            self._rounds.run, self._remember, self._report, self._follow_want, self._hold_head, Operations(self._c, self).run
+        )  # fmt: skip
+        lost: StaleEpochError | None = None
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._chronicle.write_lines())
-            for loop in (self._rounds.run, self._remember, self._report, self._follow_want, Operations(self._c, self).run):
-                group.create_task(self._guard(loop))
-            while True:
+            tasks = [group.create_task(self._chronicle.write_lines()), *(group.create_task(self._guard(loop)) for loop in loops)]
+            while lost is None:
                 event = await self._events.get()
                 if isinstance(event, StaleEpochError):
-                    raise event  # the tree is another's: nothing of it may be touched from here
-                self._take(event)
+                    lost = event  # the tree is another's: nothing of it may be touched from here
+                else:
+                    self._take(event)
+            for task in tasks:
+                task.cancel()
+        await self._stay_down(lost)
+
+    async def _stay_down(self, lost: StaleEpochError) -> None:
+        """Do nothing more, for ever, once another deployment is in charge: Ray would start one that ends again at once.
+
+        Of another head's tree nothing runs here; what this supervisor started is in its own cluster, so it ends that.
+        Errors: `lost` when no other deployment is in charge; OutageError.
+        """
+        head = await self._heads.holder()
+        if self._deployment is None or head is None or head.deployment == self._deployment:
+            raise lost
+        self._superseded = f"superseded by deployment {head.deployment} of the head {head.text}"
+        self._c.log.error("supervisor.superseded", reason=self._superseded, deployment=self._deployment)
+        if head.machine != self._machine:
+            await self._stop_children(self._superseded)
+        await asyncio.Event().wait()
+
+    async def _hold_head(self) -> None:
+        """Renew the place of our head each second: it lives as long as its tree does, even without its keeper."""
+        while self._deployment is not None:
+            with contextlib.suppress(OutageError):
+                if not await self._heads.hold(self._deployment):
+                    self._authority.lose()
+            await self._c.clock.sleep(REPORT_S)
 
     async def stop(self) -> None:
         """Stop the children in reverse order, each with its deadline."""
-        self._take(StopWanted("asked"))
-        while not self._state.is_stopped:
-            event = await self._events.get()
-            if isinstance(event, StaleEpochError):
-                raise event
-            self._take(event)
-        for task in self._timers:
-            task.cancel()
+        if self._superseded:
+            return
+        await self._stop_children("asked")
         await self._chronicle.report(self._rows, self.detail)
         await self._chronicle.flush()
 
+    async def _stop_children(self, why: str) -> None:
+        self._take(StopWanted(why))
+        while not self._state.is_stopped:
+            event = await self._events.get()
+            if not isinstance(event, StaleEpochError):
+                self._take(event)
+            elif not self._superseded:
+                raise event
+        for task in self._timers:
+            task.cancel()
+
     @property
     def is_ready(self) -> bool:
-        return all(state in UP for state in self._states().values())
+        return not self._superseded and all(state in UP for state in self._states().values())
 
     def detail(self) -> dict[str, object]:
-        """Return each child's state, and the tree as it is."""
+        """Return each child's state, the tree as it is, the deployment, and by whom this supervisor was superseded."""
         states = self._states()
-        return {"children": states, "tree": shape(self._state, states, self._c.clock.monotonic())}
+        found: dict[str, object] = {"children": states, "tree": shape(self._state, states, self._c.clock.monotonic())}
+        if self._deployment is not None:
+            found["deployment"] = self._deployment
+        return found | ({"reason": self._superseded} if self._superseded else {})
 
     # ── asked by others in this process ──────────────────────────────────────────────────────────
     def children(self) -> Mapping[str, Part]:
@@ -158,6 +205,7 @@ class SupervisorActor:
         except Exception as error:
             self._c.log.error("supervisor.undecided", about=type(event).__name__, error=f"{type(error).__name__}: {error}")
             return
+        self._has_remembered = self._has_remembered or isinstance(event, Remembered)
         if self._state.tree is not before:
             self._follow_kept()
         for command in commands:
@@ -191,9 +239,9 @@ class SupervisorActor:
         self._has_news.set()
         if record is None:
             return
-        if note.event == "restarted":
+        if note.event in ("restarted", "escalated"):
             record.restarts += 1
-        if note.event in ("restarted", "done", "given_up", "stopping") or (note.event == "exited" and record.child is None):
+        if note.event in ("restarted", "escalated", "done", "stopping") or (note.event == "exited" and record.child is None):
             record.pid = record.pid if note.event == "stopping" else None
 
     def _follow_kept(self) -> None:
@@ -216,15 +264,9 @@ class SupervisorActor:
         states = {}
         for id, kept in self._kept.items():
             phase = self._state.nodes[id].phase
-            if phase is Phase.IDLE and self._is_given_up(id):
-                phase = Phase.GIVEN_UP
             began = kept.record.is_known or kept.record.since_ns
             states[id] = _AT_REST.get(phase, kept.record.state) if began or phase is not Phase.IDLE else "waiting"
         return states
-
-    def _is_given_up(self, id: str) -> bool:
-        branches = (child for child in self._state.tree.children if id in (spec.id for spec in below(self._state.tree, child.id)))
-        return any(self._state.nodes[branch.id].phase is Phase.GIVEN_UP for branch in branches)
 
     # ── loops ────────────────────────────────────────────────────────────────────────────────────
     async def _guard(self, loop: Callable[[], Awaitable[None]]) -> None:
@@ -232,6 +274,8 @@ class SupervisorActor:
         while True:
             try:
                 return await loop()
+            except StaleEpochError:
+                return  # posted by the authority
             except Exception as error:
                 self._c.log.error("supervisor.loop_failed", error=f"{type(error).__name__}: {error}")
             await self._c.clock.sleep(REPORT_S)
@@ -239,17 +283,22 @@ class SupervisorActor:
     async def _remember(self) -> None:
         """Refill the restart windows from rows, as soon as the database answers, so that a new supervisor keeps counting."""
         began_s = self._c.clock.monotonic()
-        periods = [self._state.tree.limit.period_s, *(s.limit.period_s for s in _supervisors(self._state.tree))]
+        supervisors = [self._state.tree, *_supervisors(self._state.tree)]
+        periods = [HOUR_S, *(spec.limit.period_s for spec in supervisors)]
+        lasting_s = {child.id: spec.backoff.reset_s for spec in supervisors for child in spec.children}
         while True:
             lived_s = self._c.clock.monotonic() - began_s  # what happened since is counted already
             try:
                 await self._authority.take()
-                ages = await self._chronicle.journal.restart_ages_s(max(periods))
+                past = await self._chronicle.journal.lives(max(periods))
+                escalations = await self._chronicle.journal.escalations()
                 counts = await self._chronicle.journal.restart_counts()
                 break
             except OutageError:
                 await self._c.clock.sleep(REPORT_S)
-        self._events.put_nowait(Remembered({id: tuple(a for a in of if a > lived_s) for id, of in ages.items()}))
+        past = {id: [(event, age) for event, age in life if age > lived_s] for id, life in past.items()}
+        rows = {id: row_ages(life, lasting_s.get(id, 0.0), until_s=lived_s) for id, life in past.items()}
+        self._events.put_nowait(Remembered({id: death_ages(life) for id, life in past.items()}, rows, escalations))
         self._chronicle.remember(counts)
         for id, kept in self._kept.items():
             kept.record.restarts = max(kept.record.restarts, counts.get(id, 0))
@@ -266,7 +315,8 @@ class SupervisorActor:
             if self._has_news.is_set() or states != self._states() or look % LOOKS_A_ROW == 0:
                 self._has_news.clear()
                 states = self._states()
-                await self._chronicle.report(self._rows, self.detail)
+                if self._has_remembered:  # until then it is not certain that the rows are ours to write
+                    await self._chronicle.report(self._rows, self.detail)
             await self._c.clock.sleep(NEWS_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REPORT_S - NEWS_S):
@@ -279,6 +329,7 @@ class SupervisorActor:
         for record in records:
             if record.beat_s is not None:
                 self._c.meter.gauge("fks_actor_heartbeat_age_seconds", now_s - record.beat_s, child=record.spec.id)
+            record.escalation = self._state.nodes[record.spec.id].escalation
             if states[record.spec.id] in _AT_REST.values():
                 record.state = states[record.spec.id]
         return [

@@ -20,7 +20,8 @@ import ray
 
 from actors import tree
 from actors.process import Process, facts
-from actors.shell import Shell, node_name
+from actors.shell import Shell
+from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.model.errors import OutageError
 from fks.monitor.component import Component
@@ -80,6 +81,7 @@ class RayChild:
         self._paths = paths
         self._pid: int | None = None
         self._node = self._node_id = ""
+        self._is_here = False  # its process can be reached by its pid: a host name would not prove that
         self._process: Process | None = None
         self._finger: Finger | None = None
         self._was_up, self._called_s = False, 0.0  # as its last answer to a call told, and when that came
@@ -99,7 +101,8 @@ class RayChild:
         if self._pid is None:
             self._pid, self._node = int(str(beat["pid"])), str(beat["node"])
             self._node_id = str(beat.get("node_id") or "")
-            if self._node == node_name():
+            self._is_here = beat.get("space") == process_space()
+            if self._is_here:
                 self._process = Process.hold(self._pid)
                 if self._paths is not None:
                     self._finger = Finger(pulse_file(self._paths.run, self._spec.id), self._pid)
@@ -181,7 +184,7 @@ class RayChild:
             async with asyncio.timeout(GCS_S):
                 await asyncio.to_thread(ray.kill, self._handle)
         end = await facts(how, reason, self._process, self._paths, self._spec.id)
-        if self._process is None and self._pid is not None and self._node == node_name():
+        if self._process is None and self._pid is not None and self._is_here:
             end = replace(end, is_gone=not psutil.pid_exists(self._pid))
         if self._process is not None and end.is_gone:
             self._process.close()

@@ -20,7 +20,7 @@ from actors.supervisor import SupervisorActor
 from fks.config.settings import Settings
 from fks.monitor.component import Component
 from fks.store.supervision import TreeJournal
-from fks.supervision import Backoff, ChildSpec, Intensity, SupervisorSpec, check_tree
+from fks.supervision import Backoff, ChildSpec, Containment, Intensity, SupervisorSpec, check_tree
 
 CLASSES: dict[str, Any] = {
     "supervisor": SupervisorActor,
@@ -33,66 +33,62 @@ CLASSES: dict[str, Any] = {
 }
 
 SUPERVISOR = "supervisor"
-#: A branch that used up its patience so often, within so many of its own periods, is given up for a while.
-ESCALATIONS_MAX, ESCALATIONS_PERIODS = 2, 10.0
 SHARE = 0.001  # of a node's resource: it says where, not how many
 
 
-def supervisor_spec(role: str = "single") -> ChildSpec:
-    """Return the supervisor's own row: Ray restarts it, without a limit.
+def supervisor_spec(role: str = "single", args: tuple[str, ...] = ()) -> ChildSpec:
+    """Return the supervisor's own row: Ray restarts it, without a limit and with the same `args`: its deployment and the
+    machine that is its head.
 
     `role`: of the node that deploys it. In a cluster it stays on the head: Ray would put what asks for nothing on any
     machine, and there the gateway it replaces would be a worker's, and a worker lost would take it along.
     """
     resources = {"head": SHARE} if role == "head" else {}
-    return ChildSpec(SUPERVISOR, "supervisor", stop_s=10.0, is_leased=False, resources=resources)
+    return ChildSpec(SUPERVISOR, "supervisor", stop_s=10.0, args=args, is_leased=False, resources=resources)
 
 
 def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequence[str] = ()) -> SupervisorSpec:
     """Return the tree of a system with these settings, checked; `isolated`: strategy instances with a worker of their own;
     `exchanges`: those besides data.exchange that have something to collect.
 
-    Every branch has patience of its own, so that a crash loop in one costs the others nothing. No death is another
-    child's death: what one needs of another it waits for. Errors: ConfigError.
+    Every child is counted for itself and escalates alone, so that a crash loop in one costs the others nothing. No death
+    is another child's death: what one needs of another it waits for. The guardian has a branch of its own, and nothing
+    waits for it: the order manager starts without it, protects what is held, and enters nothing until it is there.
+    Errors: ConfigError.
     """
     timing = settings.supervision
     limit = Intensity(timing.restarts_max, timing.restarts_period_s)
     backoff = Backoff(timing.backoff_first_s, timing.backoff_max_s, timing.backoff_jitter, timing.backoff_reset_s)
 
-    def child(id: str, role: str, *, stop_s: float, args: tuple[str, ...] = (), after: tuple[str, ...] = ()) -> ChildSpec:
+    containment = Containment(timing.escalated_retry_s, timing.restarts_period_s, timing.deaths_hour_max)
+
+    def child(id: str, role: str, *, stop_s: float, args: tuple[str, ...] = ()) -> ChildSpec:
         # The guardian must come up while the database is down (G5), so it is the one that takes no epoch.
         return ChildSpec(
-            id, role, stop_s, args=args, after=after, is_leased=role != "guardian", start_s=timing.start_timeout_s,
+            id, role, stop_s, args=args, is_leased=role != "guardian", start_s=timing.start_timeout_s,
             resources=_resources(timing.placement, id), memory_max_mb=timing.memory_max_mb,
         )  # fmt: skip
 
     def branch(id: str, *children: ChildSpec) -> SupervisorSpec:
-        return SupervisorSpec(id, children, limit, backoff=backoff)
+        return SupervisorSpec(id, children, limit, backoff=backoff, containment=containment)
 
     exchange, shards = settings.data.exchange, settings.strategies.workers
-    others = sorted(set(exchanges) - {exchange})  # each in a branch of its own: one that cannot start costs no other its patience
+    others = sorted(set(exchanges) - {exchange})
     branches = [
-        branch(
-            "trading",
-            child("guardian", "guardian", stop_s=3.0),
-            child("orders", "orders", stop_s=5.0, after=("guardian",)),
-        ),
+        branch("safety", child("guardian", "guardian", stop_s=3.0)),
+        branch("trading", child("orders", "orders", stop_s=5.0)),
         branch("data", child(f"collector:{exchange}", "collector", stop_s=3.0, args=(exchange,))),
         *(branch(f"data:{name}", child(f"collector:{name}", "collector", stop_s=3.0, args=(name,))) for name in others),
         branch(
             "strategies",
             *(child(f"strategy:{n}", "strategy", stop_s=3.0, args=(str(n), str(shards))) for n in range(shards)),
         ),
-        # not after trading: whoever is to hear that trading cannot start hears it from the monitor
-        branch("house", child("scheduler", "scheduler", stop_s=3.0), child("monitor", "monitor", stop_s=2.0)),
+        branch("core", child("scheduler", "scheduler", stop_s=3.0), child("monitor", "monitor", stop_s=2.0)),
     ]
     if isolated:
         solos = (child(f"strategy:solo:{id}", "strategy", stop_s=3.0, args=("solo", id)) for id in isolated)
         branches.append(branch("isolated", *solos))
-    root = SupervisorSpec(
-        SUPERVISOR, tuple(branches), Intensity(ESCALATIONS_MAX, ESCALATIONS_PERIODS * timing.restarts_period_s),
-        backoff=backoff,
-    )  # fmt: skip
+    root = SupervisorSpec(SUPERVISOR, tuple(branches), limit, backoff=backoff, containment=containment)
     check_tree(root)
     return root
 

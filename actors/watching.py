@@ -51,6 +51,7 @@ class Record:
     is_gone: bool = True
     is_known: bool = False
     late: int = 0  # starts in a row that were not up in time
+    escalation: str = ""  # why it escalated, until a person ends that
     detail: dict[str, object] = field(default_factory=dict)
 
     def take(self, beat: Mapping[str, object], now_ns: int, now_s: float) -> None:

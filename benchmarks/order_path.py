@@ -1,9 +1,13 @@
-"""From the claim of a signal to the first byte at the venue, and signals a second, on a real PostgreSQL.
+"""The durable statement of an order against its floor, and a signal's way from the order manager to the venue's call.
 
-    python benchmarks/order_path.py [count]
+    python benchmarks/order_path.py [count] [--in-memory]
 
-Prints the bare two-insert statement, the one durable statement, and the whole way through the order manager with a venue
-that answers at once, all from one interleaved run on one embedded server.
+The floor is two inserts into tables with the same columns and indexes as orders and order_events, as one prepared
+statement on one connection: one transaction, synchronous_commit on. The statement is what the order manager's
+journal does before the bytes: it takes the signal, checks lease and kill switch, writes order and event. Both alternate on
+one embedded server on a disk with fsync on, and so do journals of orders with two protective legs. Then signals go one by one through
+the order manager with a venue that answers at once. `order_burst.py` measures signals a second. With `--in-memory` the
+server's files lie in memory, where an fsync costs nothing: what remains is computing, so the multiples are the highest there are.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import statistics
 import sys
 import time
 import uuid
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,86 +26,114 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
+from fks.model.order import Order, Role, State
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.store.leases import raise_epoch
+from fks.store.order_rows import EVENT, ORDER
+from fks.store.orders import EventRow, OrderJournal
 from fks.store.signals import SignalStore
 from tests.support import servers
 from tests.support.order_rig import FAST, Rig, seed, signal_of
+from tests.support.order_values import an_order
 from tests.support.scripted_venue import ScriptedVenue
 
 D = Decimal
 SETTINGS = FAST.model_copy(update={
     "risk": Risk(feed_age_max_s=36000, orders_per_minute=10**6, exposure_max_instrument=D(10**9), exposure_max_account=D(10**9)),
 })  # fmt: skip
-BARE = """WITH s AS (INSERT INTO bench_a (id, body) VALUES ($1, $2) RETURNING id)
-INSERT INTO bench_b (id, body) SELECT id, $2 FROM s"""
+WARM = 30
 
 
-def shown(name: str, seconds: list[float]) -> str:
-    """Return one line: median and 99th percentile in ms."""
+def shown(name: str, seconds: list[float], floor: list[float]) -> str:
+    """Return one line: median and 99th percentile in ms, and the median as a multiple of the floor's."""
     ordered = sorted(seconds)
     p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    return f"{name:<44} p50 {statistics.median(ordered) * 1e3:7.3f} ms   p99 {p99 * 1e3:7.3f} ms   n {len(ordered)}"
+    ratio = statistics.median(ordered) / statistics.median(floor)
+    return f"{name:<52} p50 {statistics.median(ordered) * 1e3:7.3f} ms   p99 {p99 * 1e3:7.3f} ms   x floor {ratio:5.2f}   n {len(ordered)}"
 
 
-async def bare(db: Database, count: int) -> list[float]:
-    """Time the bare two-insert statement."""
-    times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        await db.sql(BARE, uuid.uuid4(), "x" * 600)
-        times.append(time.perf_counter() - start)
-    return times
+def floor_statement() -> str:
+    """Return the two inserts."""
+    order, event = ORDER.parameters(1), EVENT.parameters(1 + len(ORDER.columns))
+    return (
+        f"WITH o AS (INSERT INTO floor_orders ({ORDER.names}) VALUES ({order}))"  # noqa: S608: names of our own columns
+        f" INSERT INTO floor_events ({EVENT.names}) VALUES ({event})"
+    )
 
 
-async def one_by_one(rig: Rig, count: int) -> None:
-    """Send signals one after another, each answered before the next."""
-    for _ in range(count):
-        await rig.outcome(await rig.signal(size=D(1)))
+def made(signal_id: uuid.UUID | None, **changes: Any) -> tuple[Order, EventRow]:
+    """Return an order and its first event."""
+    now = time.time_ns()
+    order = replace(
+        an_order(), client_order_id=uuid.uuid4().hex, intent_id=uuid.uuid4(), signal_id=signal_id, created_ns=now,
+        updated_ns=now, trace_id="trace", **changes,
+    )  # fmt: skip
+    return order, EventRow(order.client_order_id, "send:1:1", "IntendedAndSent", None, order.state, "us", now, 1)
 
 
-async def burst(rig: Rig, count: int) -> float:
-    """Insert many signals at once and return how many a second got their outcome."""
-    signals: list[Any] = [signal_of(size=D(1), symbol=("BTCUSDT", "ETHUSDT")[n % 2]) for n in range(count)]
-    await SignalStore(rig.db).insert(signals)
-    start = time.perf_counter()
-    rig.service._intake.wake()
-    while await rig.db.sql("SELECT 1 FROM signals WHERE state = 'ready' LIMIT 1"):
-        await asyncio.sleep(0.005)
-    return count / (time.perf_counter() - start)
+async def statements(db: Database, count: int) -> tuple[list[float], list[float], list[float]]:
+    """Return the seconds of the floor, of placing one order, and of placing one with two legs."""
+    for table, like in (("floor_orders", "orders"), ("floor_events", "order_events")):
+        await db.sql(f"CREATE TABLE {table} (LIKE {like} INCLUDING ALL)")
+    journal = OrderJournal(db, lease="orders", epoch=await raise_epoch(db, "orders", "bench"))
+    signals = [signal_of(size=D(1)) for _ in range(2 * (count + WARM))]
+    for start in range(0, len(signals), 2000):
+        await SignalStore(db).insert(signals[start : start + 2000])
+    ids = iter(signal.id for signal in signals)
+    floor, one, three = list[float](), list[float](), list[float]()
+    async with db.acquire() as connection:
+        bare = await connection.prepare(floor_statement())
+        for _ in range(count + WARM):
+            order, event = made(None)
+            start_s = time.perf_counter()
+            await bare.fetchval(*ORDER.values(order), *EVENT.values(event))
+            floor.append(time.perf_counter() - start_s)
+            order, event = made(next(ids))
+            start_s = time.perf_counter()
+            placed = await journal.place([order], [event], signal_id=order.signal_id, now_ns=order.created_ns)
+            one.append(time.perf_counter() - start_s)
+            assert placed.placed == (order.client_order_id,)
+            order, event = made(next(ids))
+            legs = [
+                made(order.signal_id, role=role, state=State.INTENDED, parent_id=order.client_order_id)
+                for role in (Role.STOP_LOSS, Role.TAKE_PROFIT)
+            ]
+            orders, events = [order, *(leg for leg, _ in legs)], [event, *(row for _, row in legs)]
+            start_s = time.perf_counter()
+            placed = await journal.place(orders, events, signal_id=order.signal_id, now_ns=order.created_ns)
+            three.append(time.perf_counter() - start_s)
+            assert len(placed.placed) == 3
+    await db.sql("DELETE FROM orders")
+    return floor[WARM:], one[WARM:], three[WARM:]
 
 
-async def main(count: int) -> None:
-    with servers.home() as paths, servers.running_postgres(paths) as postgres, servers.running_redis(paths) as redis:
-        import asyncpg
-
-        admin = await asyncpg.connect(postgres.url("postgres"))
-        await admin.execute("CREATE DATABASE bench")
-        await admin.close()
-        await migrate.upgrade(postgres.url("bench"))
-        db = await Database.connect(postgres.url("bench"), DatabaseSettings(), application="bench")
-        await db.sql("CREATE TABLE bench_a (id uuid PRIMARY KEY, body text)")
-        await db.sql("CREATE TABLE bench_b (id uuid PRIMARY KEY, body text)")
+async def main(count: int, is_on_disk: bool = True) -> None:
+    with servers.home(is_on_disk=is_on_disk) as paths, servers.running_postgres(paths, is_durable=True) as postgres, \
+            servers.running_redis(paths) as redis:  # fmt: skip
+        await migrate.upgrade(postgres.url())
+        db = await Database.connect(postgres.url(), DatabaseSettings(), application="bench")
         await seed(db)
+        await db.sql("UPDATE strategy_instances SET pyramiding = 1000000")
+        floor, one, three = await statements(db, count)
+        print(shown("floor: two inserts, same columns and indexes", floor, floor))
+        print(shown("journal: one order, its event, the signal's outcome", one, floor))
+        print(shown("journal: the same with two protective legs", three, floor))
         venue = ScriptedVenue(totals={"USDT": D(10**12)}, fee_rate=D(0))
         rig = await Rig(db, await Bus.connect(redis.url()), venue, settings=SETTINGS).start()
-        times = await bare(db, count // 2)
-        await one_by_one(rig, count)
-        times += await bare(db, count // 2)
-        print(shown("bare statement, two inserts", times))
-        commit, send = rig.meter.observed["fks_order_commit_seconds"], rig.meter.observed["fks_order_send_seconds"]
-        print(shown("the one durable statement", commit))
-        print(shown("claim to first byte", send))
-        print(f"{'durable statement / bare':<44} {statistics.median(commit) / statistics.median(times):.2f} x")
-        print(f"{'claim to first byte / bare':<44} {statistics.median(send) / statistics.median(times):.2f} x")
-        print(f"{'burst, two instruments, to the outcome':<44} {await burst(rig, count):.0f} signals/s")
+        for _ in range(count + WARM):
+            await rig.outcome(await rig.signal(size=D(1)))
+        commit, send = rig.meter.observed["fks_order_commit_seconds"][WARM:], rig.meter.observed["fks_order_send_seconds"][WARM:]
+        print(shown("in the order manager: the durable statement", commit, floor))
+        print(shown("in the order manager: claim to the venue's call", send, floor))
         states = {row["state"] for row in await db.sql("SELECT DISTINCT state FROM signals")}
         assert states == {"ordered"}, states
-        assert len(venue.received) == len(set(venue.received))
+        assert len(venue.received) == len(set(venue.received)) == count + WARM
         await rig.stop()
         await db.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 300))
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    asyncio.run(main(numbers[0] if numbers else 300, "--in-memory" not in sys.argv))

@@ -151,15 +151,13 @@ async def sound(rig: Rig) -> list[str]:
     except Missed as error:
         print(f"at the end: {error}", flush=True)
         return [str(error)]
-    symbols = [row["symbol"] for row in await rig.rows("SELECT symbol FROM feeds WHERE timeframe = 'trades'")]
-    bases = {symbol: symbol.removesuffix("USDT") for symbol in symbols}
     for _ in range(60):
-        found = await asyncio.to_thread(audit, rig.system, bases=bases, initial={})
-        if not found.position_errors and not found.undecided:
+        found = await asyncio.to_thread(audit, rig.system)
+        if not found.position_errors and not found.undecided and not found.others:
             break
         await asyncio.sleep(0.5)
     wrong = {"doubled": found.doubled, "undecided": found.undecided, "ordered twice": found.twice_ordered,
-             "positions": found.position_errors}  # fmt: skip
+             "positions": found.position_errors, "others": found.others}  # fmt: skip
     verdict = ", ".join(f"{k}: {v}" for k, v in wrong.items() if v) or "none lost, none doubled, positions exact"
     print(f"audit: {found.orders_sent} orders sent, {found.signals} signals, {verdict}", flush=True)
     return [f"{key}: {value}" for key, value in wrong.items() if value]

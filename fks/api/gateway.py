@@ -34,7 +34,9 @@ from fks.store.reading import ReadingStore
 from fks.store.tokens import TokenStore
 
 if TYPE_CHECKING:
-    from fks.execution.door import Door
+    from fks.api.order_entry import OrderEntry
+    from fks.api.settling import Settling
+    from fks.api.why import Why
     from fks.model.ports import Log
 
 BEAT_S = 1.0
@@ -75,16 +77,36 @@ class Gateway:
         self.tokens = Tokens(TokenStore(db), deps.clock, behind_proxy=deps.settings.http.behind_proxy)
         self.hub = Hub(bus, deps.clock, deps.log)
         self._beats = 0
-        self._door: Door | None = None
+        self._door: OrderEntry | None = None
+        self._settling: Settling | None = None
+        self._why: Why | None = None
 
     @property
-    def door(self) -> Door:
+    def door(self) -> OrderEntry:
         """Return the one door to orders."""
         if self._door is None:
-            from fks.execution.door import Door
+            from fks.api.order_entry import OrderEntry
 
-            self._door = Door(self.db, self.bus, self.deps.clock, self.deps.settings)
+            self._door = OrderEntry(self.db, self.bus, self.deps.clock, self.deps.settings)
         return self._door
+
+    @property
+    def settling(self) -> Settling:
+        """Return what takes settlements of orders by persons."""
+        if self._settling is None:
+            from fks.api.settling import Settling
+
+            self._settling = Settling(self.db, self.bus, self.deps.clock)
+        return self._settling
+
+    @property
+    def why(self) -> Why:
+        """Return what tells the story of a decision."""
+        if self._why is None:
+            from fks.api.why import Why
+
+            self._why = Why(self.db, self.deps.paths.home / "strategies")
+        return self._why
 
     async def narrowed(self, text: str | None, exchange: str | None) -> tuple[list[str] | None, str | None]:
         """Return what a list is narrowed to: the symbols that `text` may mean, and one exchange; None is no limit.

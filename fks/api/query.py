@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Vali
 from starlette.requests import HTTPConnection, Request
 
 from fks.api.auth import require
-from fks.api.exact import BODY_MAX, parse
+from fks.api.exact import BODY_MAX, decimal_of, parse
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem, of_model
 from fks.model.errors import InputError
@@ -48,14 +48,7 @@ class Body(BaseModel):
 
 def _exact(value: object) -> object:
     """Return a Decimal from a string or a JSON number; within 40 digits, so that nothing can blow up later."""
-    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
-        raise ValueError("must be a decimal string or a JSON number")
-    try:
-        found = Decimal(value)
-    except ArithmeticError:
-        raise ValueError("is no decimal number") from None
-    if not found.is_finite():
-        raise ValueError("must be finite")
+    found = decimal_of(value)
     if len(found.as_tuple().digits) > 40 or abs(found.adjusted()) > 25:
         raise ValueError("has too many digits")
     return found

@@ -45,6 +45,7 @@ class Surround:
             await self._app(scope, receive, send)
             return
         started = self._clock.monotonic()
+        scope.setdefault("state", {})["arrived_ns"] = self._clock.now_ns()  # the age of an order request counts from here
         request_id = secrets.token_hex(8)
         seen: dict[str, Any] = {"status": 0}
 

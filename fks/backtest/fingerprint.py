@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from decimal import Decimal
 
 import numpy as np
 import orjson
@@ -11,6 +12,12 @@ import orjson
 from fks.backtest.result import FillRow, Setup, plain
 from fks.model.bar import Bars
 from fks.model.timeframe import iso
+
+#: settings of [risk] that can deny an entry on a tape
+_LIMITS = (
+    "notional_max_order", "exposure_max_instrument", "exposure_max_account", "price_band_pct", "loss_day_max", "day_zone",
+    "day_start_hour",
+)  # fmt: skip
 
 
 def _hash(document: object) -> str:
@@ -43,6 +50,9 @@ def inputs_hash(
             "exchange", "symbol", "base", "quote", "tick", "lot_step", "qty_min", "qty_max", "notional_min", "multiplier")},
         "costs": {"fee_rate": plain(setup.costs.fee_rate), "fee_in": setup.costs.fee_in},
         "sizing": {"sizing": setup.sizing, "size": plain(setup.size), "cash": plain(setup.cash)},
+        "limits": {
+            name: plain(value) if isinstance(value := getattr(setup.limits, name), Decimal) else value for name in _LIMITS
+        },
         "seed": None, "flags": {"allow_gaps": setup.allow_gaps, "can_short": setup.can_short},
     })  # fmt: skip
 

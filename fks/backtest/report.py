@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fks.backtest.limits import UNLIMITED
 from fks.backtest.result import Result, plain
 from fks.backtest.statistics import statistics_of
 from fks.model.timeframe import iso
@@ -29,7 +30,7 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         "anchor": iso(int(bars.time_ns[0])), "from": iso(int(decided.time_ns[0])), "to": iso(int(bars.time_ns[-1])),
         "sizing": setup.sizing, "size": plain(setup.size), "cash": plain(setup.cash),
         "fee_rate": plain(setup.costs.fee_rate), "fee_in": setup.costs.fee_in,
-        "allow_gaps": setup.allow_gaps, "can_short": setup.can_short,
+        "allow_gaps": setup.allow_gaps, "can_short": setup.can_short, "limits": setup.limits != UNLIMITED,
         "inputs_hash": result.inputs_hash, "fills_hash": result.fills_hash,
         "gaps": result.gaps.as_dict(), "statistics": statistics,
         "fills_count": len(result.fills), "fills": [fill.as_dict() for fill in result.fills[:ROWS_MAX]],

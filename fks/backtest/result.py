@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from fks.backtest.gaps import GapReport
+from fks.config.settings import Risk
 from fks.matching import CostModel
 from fks.model.bar import Bars, Floats
 from fks.model.instrument import Instrument
@@ -24,6 +25,7 @@ class Setup:
     cash: Decimal = Decimal(10_000)
     can_short: bool = False
     allow_gaps: bool = False
+    limits: Risk = field(default_factory=Risk)  # ours, in quote; fks.backtest.limits.UNLIMITED for none
     start_ns: int | None = None  # decisions from here on; bars before are warm-up. None = as soon as it is warm
 
 

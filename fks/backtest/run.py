@@ -10,6 +10,7 @@ import numpy as np
 import fks
 from fks.backtest.fingerprint import fills_hash, inputs_hash
 from fks.backtest.gaps import ensure_whole, find_gaps
+from fks.backtest.limits import Holding, TapeChecks
 from fks.backtest.result import DeniedEntry, FillRow, Result, Setup, TradeRow
 from fks.indicators import places_of
 from fks.matching import BarRange, Leg, Resting, match_market, match_oco, match_resting
@@ -17,6 +18,7 @@ from fks.model.bar import Bars, Floats, Ints
 from fks.model.errors import InputError
 from fks.model.order import OrderType, Role, Side
 from fks.model.timeframe import iso
+from fks.risk.exits import is_dust
 from fks.risk.sizing import entry_quantity, exit_quantity
 from fks.strategies.base import Decisions, Strategy, evaluate
 from fks.strategies.registry import source_hash
@@ -47,6 +49,7 @@ class _Book:
     low: Ints
     close: Ints
     cash: Decimal
+    checks: TapeChecks
     position: Decimal = _ZERO
     cost: Decimal = _ZERO  # what the open position cost in quote (negative: what a short brought in)
     entry: FillRow | None = None
@@ -115,7 +118,7 @@ def _open_book(bars: Bars, setup: Setup) -> _Book:
     open_, high, low, close = (
         np.rint(column * grid).astype(np.int64) for column in (bars.open, bars.high, bars.low, bars.close)
     )
-    return _Book(bars, setup, places, open_, high, low, close, setup.cash)
+    return _Book(bars, setup, places, open_, high, low, close, setup.cash, TapeChecks(bars, setup))
 
 
 def _walk(book: _Book, decisions: Decisions, first: int) -> None:
@@ -141,9 +144,12 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
     stop = _level(book, decisions.stop_loss, index, side.opposite, is_stop=True)
     limit = _level(book, decisions.take_profit, index, side.opposite, is_stop=False)
     quantity = entry_quantity(setup.sizing, setup.size, reference, instrument)
-    refused = _refusal(book, side, quantity, reference, stop, limit)
-    if refused:
-        book.denied.append(DeniedEntry(int(book.bars.time_ns[index]), side, *refused))
+    levels = (None if stop is None else book.price(stop), None if limit is None else book.price(limit))
+    holding = Holding(book.position, book.cash, book.fills, book.fill_index)
+    refused = book.checks.refusal(index, side, quantity, reference, levels, holding)
+    if refused is not None:
+        why = f"{refused.observed}, limit {refused.limit}"
+        book.denied.append(DeniedEntry(int(book.bars.time_ns[index]), side, refused.code.value, why))
         return
     _fill(book, index + 1, side, quantity, match_market(book.range(index + 1)), Role.ENTRY)
     guarded = exit_quantity(book.position, instrument)
@@ -159,28 +165,6 @@ def _level(book: _Book, column: Floats | None, index: int, side: Side, *, is_sto
     return int(price.scaleb(book.places))
 
 
-def _refusal(
-    book: _Book, side: Side, quantity: Decimal, reference: Decimal, stop: int | None, limit: int | None
-) -> tuple[str, str] | None:
-    """Return the denial code and detail of an entry that live would deny too, or None."""
-    instrument = book.setup.instrument
-    notional = quantity * reference * instrument.multiplier
-    for level, sign in ((stop, -side.sign), (limit, side.sign)):
-        if level is not None and (level <= 0 or (book.price(level) - reference) * sign <= 0):
-            return "STOP_WRONG_SIDE", f"protection {book.price(level)} at a price of {reference}"
-    if quantity < instrument.qty_min or quantity <= 0:
-        return "QTY_MIN", f"{quantity} {instrument.base}, minimum {instrument.qty_min}"
-    if quantity > instrument.qty_max:
-        return "QTY_MAX", f"{quantity} {instrument.base}, maximum {instrument.qty_max}"
-    if notional < instrument.notional_min:
-        return "NOTIONAL_MIN", f"{notional} {instrument.quote}, minimum {instrument.notional_min}"
-    if notional > book.cash:
-        return "BALANCE", f"{notional} {instrument.quote} needed, {book.cash} there"
-    if side is Side.SELL and not book.setup.can_short:
-        return "SHORT_FORBIDDEN", "spot cannot go negative"
-    return None
-
-
 def _leave(book: _Book, index: int) -> None:
     """Close what is held, at the open of the bar after `index`; nothing when only dust is left."""
     instrument = book.setup.instrument
@@ -188,7 +172,7 @@ def _leave(book: _Book, index: int) -> None:
     if quantity <= 0:
         return
     side = Side.SELL if book.position > 0 else Side.BUY
-    if quantity < instrument.qty_min:
+    if is_dust(quantity, book.price(book.close[index]), instrument):
         book.denied.append(DeniedEntry(int(book.bars.time_ns[index]), side, "QTY_MIN", f"exit of {quantity}"))
         return
     book.protection = None

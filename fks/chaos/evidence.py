@@ -7,12 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import psutil
 
-from fks.chaos.judge import Evidence, Instance
+from fks.chaos.judge import Evidence, Instance, Missed
 from fks.chaos.outside import Outside
 from fks.model.errors import OutageError
 
@@ -31,6 +32,7 @@ _BARS = """
 SELECT extract(epoch FROM time)::bigint AS at_s, close, volume FROM ohlcv_data
  WHERE symbol = $1 AND timeframe = '1s' AND time BETWEEN to_timestamp($2::float8) AND to_timestamp($3::float8)
    AND is_complete AND close IS NOT NULL"""
+_MISSED = "SELECT payload FROM actor_events WHERE event = 'strategy.missed' ORDER BY id"
 _SEALED = """
 SELECT symbol, extract(epoch FROM sealed_through)::bigint AS at_s FROM feeds
  WHERE timeframe = '1s' AND sealed_through IS NOT NULL"""
@@ -71,9 +73,13 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
     """Return everything there is to judge. Errors: OutageError while something is away."""
     received = await outside.exchange("GET", "/sim/received?limit=1000000")
     account = await outside.exchange("GET", "/sim/account")
+    info = await outside.exchange("GET", "/sim/info")
     connection = await outside.connect()
     try:
-        tables = {name: await connection.fetch(f"SELECT * FROM {name}") for name in ("signals", "orders", "trades", "positions")}  # noqa: S608
+        async with connection.transaction(isolation="repeatable_read", readonly=True):  # rows and events of one moment
+            tables = {name: await connection.fetch(f"SELECT * FROM {name}") for name in ("signals", "orders", "trades", "positions")}  # noqa: S608
+            events = [_with_payload(row) for row in await connection.fetch("SELECT * FROM order_events ORDER BY id")]
+        missed = [_missed(_with_payload(row)["payload"]) for row in await connection.fetch(_MISSED)]
         instances = [_with_params(row) for row in await connection.fetch(_INSTANCES)]
         closes = {
             row["id"]: [(bar["at_s"], Decimal(repr(bar["close"]))) for bar in await connection.fetch(
@@ -96,8 +102,19 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
         now_s=outside.now_s(), received=received["items"], exchange_orders=account["orders"], exchange_fills=account["fills"],
         signals=tables["signals"], orders=tables["orders"], trades=tables["trades"], positions=tables["positions"],
         instances=instances, started=baseline.instances, closes=closes, bars=bars, leaks=await leaks(outside, baseline),
-        since_s=baseline.at_s,
+        since_s=baseline.at_s, missed=missed, events=events, is_tape=info["mode"] == "tape",
     )  # fmt: skip
+
+
+def _with_payload(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(row)
+    found["payload"] = json.loads(found["payload"]) if isinstance(found["payload"], str) else found["payload"]
+    return found
+
+
+def _missed(payload: Mapping[str, Any]) -> Missed:
+    first, last = (int(datetime.fromisoformat(payload[name]).timestamp()) for name in ("from", "to"))
+    return Missed(payload["instance"], first, last)
 
 
 def _with_params(row: Mapping[str, Any]) -> dict[str, Any]:

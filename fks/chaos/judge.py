@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from fks.chaos.fold import journal_errors
+
 Row = Mapping[str, Any]
 OURS = re.compile(r"[0-9a-f]{32}")
 UNDECIDED = ("SENDING", "UNKNOWN")
@@ -24,8 +26,8 @@ EXCHANGE_OPEN = ("NEW", "PARTIALLY_FILLED", "PENDING_NEW")
 DUST = Decimal(10)  # a rest worth less cannot be sold: the exchange's smallest order
 #: What may not be found in a sound system; each is a line of the report.
 CHECKS = (
-    "signals lost", "orders doubled", "orders undecided", "orders astray", "fills wrong", "positions wrong",
-    "protection missing", "bars wrong", "leaked",
+    "signals lost", "orders doubled", "orders undecided", "orders astray", "journal wrong", "decisions old",
+    "fills wrong", "positions wrong", "protection missing", "bars wrong", "leaked",
 )  # fmt: skip
 
 
@@ -47,6 +49,15 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """Bars that an instance decided on too late, by its own record: from the first to the last of them (open times)."""
+
+    instance: str
+    from_s: int
+    to_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """An order somebody asked for over HTTP under one key: the signals its answers promised, or why it was refused."""
 
@@ -61,6 +72,8 @@ class Evidence:
 
     `bars`: symbol -> (our bars, the exchange's), each {open time in s: (close, volume)}. `closes`: instance -> its bars
     as (open time in s, close), oldest first, from its anchor. `leaks`: what is left over, said in words.
+    `events`: rows of order_events by their ids, None where they were not collected. `uncovered`: protected positions that
+    the samples of a run found without stop or page. `is_tape`: the exchange's time is a tape's.
     """
 
     now_s: float
@@ -79,6 +92,10 @@ class Evidence:
     )
     leaks: Sequence[str] = ()
     wishes: Sequence[Wish] = ()
+    missed: Sequence[Missed] = ()
+    events: Sequence[Row] | None = None
+    uncovered: Sequence[str] = ()
+    is_tape: bool = False
     since_s: float = 0.0  # what the exchange received before is not this run's
 
 
@@ -109,9 +126,9 @@ def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
     before = evidence.now_s - settle_s
     findings = [
         *_signals(evidence, before), *_wishes(evidence), *_decisions(evidence, before), *_doubled(evidence), *_undecided(evidence, before),
-        *_astray(evidence, before), *_nameless(evidence), *_fills(evidence, before),
+        *_astray(evidence, before), *_nameless(evidence), *_journal(evidence), *_old(evidence), *_fills(evidence, before),
         *([] if (is_moving := _is_moving(evidence, before)) else _positions(evidence)),
-        *_protection(evidence, before), *_bars(evidence), *(Finding("leaked", text) for text in evidence.leaks),
+        *_protection(evidence, before), *(Finding("protection missing", text) for text in evidence.uncovered), *_bars(evidence), *(Finding("leaked", text) for text in evidence.leaks),
     ]  # fmt: skip
     order = {check: place for place, check in enumerate(CHECKS)}
     return Audit(
@@ -174,7 +191,9 @@ def _decisions(evidence: Evidence, before: float) -> Iterator[Finding]:
 def _compare_edges(evidence: Evidence, row: Row, start: Instance, cursor_s: int) -> Iterator[Finding]:
     closes = evidence.closes.get(row["id"], ())
     fast, slow = int(row["params"]["fast"]), int(row["params"]["slow"])
-    wanted = set(expected_edges(closes, fast, slow, start.cursor_s, cursor_s, start.target))
+    edges = list(expected_edges(closes, fast, slow, start.cursor_s, cursor_s, start.target))
+    missed = [item for item in evidence.missed if item.instance == row["id"]]
+    wanted, allowed = expected_signals(edges, missed)
     made = {
         (int(signal["ts_event"].timestamp()), str(signal["kind"]))
         for signal in evidence.signals
@@ -182,7 +201,7 @@ def _compare_edges(evidence: Evidence, row: Row, start: Instance, cursor_s: int)
     }
     for at_s, kind in sorted(wanted - made):
         yield Finding("signals lost", f"instance {row['id']} should have signalled {kind} at the bar of {at_s}")
-    for at_s, kind in sorted(made - wanted):
+    for at_s, kind in sorted(made - wanted - allowed):
         yield Finding("signals lost", f"instance {row['id']} signalled {kind} at the bar of {at_s} without a reason")
 
 
@@ -202,6 +221,55 @@ def expected_edges(
         if now != wanted:
             yield at_s, "enter" if now else "exit"
         wanted = now
+
+
+def expected_signals(
+    edges: Sequence[tuple[int, str]], missed: Sequence[Missed]
+) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
+    """Return (owed, allowed) signals of a long-only instance when bars were missed: of each missed interval the last exit
+    is owed if it was entered before and is not wanted after it; its last edge is allowed if it is an entry from flat."""
+    owed, allowed = set(edges), set[tuple[int, str]]()
+    for item in missed:
+        inside = [edge for edge in edges if item.from_s <= edge[0] <= item.to_s]
+        owed -= set(inside)
+        if inside and inside[0][1] == "exit" and inside[-1][1] == "exit":
+            owed.add(inside[-1])
+        elif inside and inside[0][1] == inside[-1][1] == "enter":
+            allowed.add(inside[-1])
+    return owed, allowed
+
+
+AGE_LEAST_S, AGE_MOST_S = 5.0, 60.0  # of a decision: one bar, but no less and no more than this
+AGE_SLACK_S = 1.0  # between the moment the bytes left and the exchange's note of them
+_SECONDS = {"1s": 1, "5s": 5, "15s": 15, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "4h": 14400}
+
+
+def _old(evidence: Evidence) -> Iterator[Finding]:
+    """No entry of a strategy reached the exchange when its decision was too old, by the exchange's own clock."""
+    if evidence.is_tape:
+        return
+    signals = {str(row["id"]): row for row in evidence.signals}
+    decided: dict[str, Row] = {}
+    for order in evidence.orders:
+        signal = signals.get(str(order["signal_id"]))
+        if order["role"] == "entry" and signal is not None and signal.get("timeframe") in _SECONDS:
+            decided[order["client_order_id"]] = signal
+    for row in evidence.received:
+        for id in made_by(row):
+            signal = decided.get(id)
+            if signal is None or signal.get("decided_by"):
+                continue
+            bar_s = _SECONDS[signal["timeframe"]]
+            age_s = row.get("time_ms", 0) / 1000 - signal["ts_event"].timestamp() - bar_s
+            if age_s > min(max(bar_s, AGE_LEAST_S), AGE_MOST_S) + AGE_SLACK_S:
+                yield Finding("decisions old", f"entry {id} reached the exchange {age_s:.1f} s after its bar of {bar_s} s ended")
+
+
+def _journal(evidence: Evidence) -> Iterator[Finding]:
+    """The recorded events of each order make its row."""
+    if evidence.events is not None:
+        for text in journal_errors(evidence.orders, evidence.events, evidence.trades):
+            yield Finding("journal wrong", text)
 
 
 # ── orders ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from fks.chaos.judge import Audit, Finding, Wish, judge
 from fks.chaos.kinds import KINDS
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
+from fks.chaos.sampler import CoverSampler
 from fks.chaos.watch import Watch
 from fks.chaos.wishes import Wisher
 from fks.model.errors import OutageError
@@ -52,6 +53,8 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
     hands = Hands(outside, watch)
     looking = asyncio.create_task(watch.run())
     wisher = Wisher(outside)
+    sampler = CoverSampler(outside)
+    sampling: asyncio.Task[None] | None = None
     wishing: asyncio.Task[None] | None = None
     try:
         await hands.restore()
@@ -59,6 +62,7 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
             raise OutageError("the system is not well to begin with", remedy="see 'fks status'")
         baseline = await take_baseline(outside)
         wishing = asyncio.create_task(wisher.run())
+        sampling = asyncio.create_task(sampler.run())
         attempts = await _perform(outside, hands, plan, say)
         wisher.end()
         say("settling", None)
@@ -67,11 +71,11 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
         is_well = await watch.until(lambda: watch.is_well(over_s), WELL_S) is not None
         await wishing
         say("auditing", None)
-        audit = await _verdict(outside, baseline, list(wisher.wishes.values()))
+        audit = await _verdict(outside, baseline, list(wisher.wishes.values()), list(sampler.watch.broken.values()))
     finally:
         with contextlib.suppress(OutageError):
             await asyncio.shield(hands.restore())
-        tasks = [task for task in (looking, wishing) if task is not None]
+        tasks = [task for task in (looking, wishing, sampling) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -119,14 +123,16 @@ async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], sa
     return sorted(done, key=lambda attempt: attempt.injection.number)
 
 
-async def _verdict(outside: Outside, baseline: Baseline, wishes: Sequence[Wish]) -> Audit:
+async def _verdict(
+    outside: Outside, baseline: Baseline, wishes: Sequence[Wish], uncovered: Sequence[str]
+) -> Audit:
     """Look until nothing is wrong or the time is over: what is on its way may arrive, what is wrong stays wrong."""
     end = outside.clock.monotonic() + VERDICT_S
     audit = Audit(0, 0, 0, 0, (Finding("leaked", "the system could not be audited: something is away"),))
     while True:
         evidence = await try_collect(outside, baseline)
         if evidence is not None:
-            audit = judge(replace(evidence, wishes=wishes), settle_s=SETTLE_S)
+            audit = judge(replace(evidence, wishes=wishes, uncovered=uncovered), settle_s=SETTLE_S)
         if audit.is_sound or outside.clock.monotonic() > end:
             return audit
         await outside.clock.sleep(LOOK_EVERY_S)

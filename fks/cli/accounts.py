@@ -1,6 +1,8 @@
-"""`fks accounts`: list and create accounts."""
+"""`fks accounts`: list, create and change accounts."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
@@ -10,7 +12,7 @@ from fks.cli.client import gateway_of
 
 @click.group()
 def accounts() -> None:
-    """List and create accounts."""
+    """List, create and change accounts."""
 
 
 @accounts.command("list")
@@ -23,11 +25,16 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     emit(items, as_json=as_json, schema="fks.accounts/1")
     if not as_json:
         rows = [
-            (i["id"], i["name"], i["account_type"], i["venue"], i["mode"], i["initial_balance"], i["currency"],
+            (i["id"], i["name"], i["account_type"], i["venue"], i["mode"], _tied(i), i["initial_balance"], i["currency"],
              ", ".join(f"{b['free']} {b['currency']}" for b in i["balances"]))
             for i in items
         ]  # fmt: skip
-        table(rows, ("ID", "NAME", "TYPE", "VENUE", "MODE", "STARTED WITH", "IN", "FREE"), empty="no accounts")
+        table(rows, ("ID", "NAME", "TYPE", "VENUE", "MODE", "TIED TO", "STARTED WITH", "IN", "FREE"), empty="no accounts")
+
+
+def _tied(item: dict[str, Any]) -> str:
+    where = f"{item['environment']} {item['uid']}" if item.get("environment") else "-"
+    return where if item["is_enabled"] else f"{where} (disabled)"
 
 
 @accounts.command()
@@ -47,3 +54,21 @@ def create(ctx: click.Context, /, as_json: bool, **body: str) -> None:
     emit(made, as_json=as_json, schema="fks.account/1")
     if not as_json:
         click.echo(f"account {made['id']} {made['name']}: {made['mode']} at {made['venue']}")
+
+
+@accounts.command("set")
+@click.argument("name")
+@click.option("--mode", type=click.Choice(["paper", "live"]), help="Only before the account's first session.")
+@click.option("--enable/--disable", "is_enabled", default=None, help="Whether its venue's session may be its own.")
+@as_json
+@click.pass_context
+def set_(ctx: click.Context, name: str, mode: str | None, is_enabled: bool | None, as_json: bool) -> None:
+    """Change an account; 'fks restart orders' takes it up."""
+    given = {"mode": mode, "is_enabled": is_enabled}
+    body: dict[str, object] = {"name": name} | {key: value for key, value in given.items() if value is not None}
+    with gateway_of(ctx) as gateway:
+        made = gateway.post("/accounts/change", body)
+    emit(made, as_json=as_json, schema="fks.account/1")
+    if not as_json:
+        state = "enabled" if made["is_enabled"] else "disabled"
+        click.echo(f"account {made['id']} {made['name']}: {made['mode']} at {made['venue']}, {state}; fks restart orders takes it up")

@@ -42,6 +42,9 @@ def _what(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--sizing", type=click.Choice(["notional", "quantity"]), default="notional", show_default=True),
         click.option("--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity)."),
         click.option("--allow-gaps", is_flag=True, help="Go on although bars are missing; the fingerprint says so."),
+        click.option(
+            "--limits/--no-limits", default=True, show_default=True, help="Hold entries to the [risk] limits, as live does."
+        ),
     )):  # fmt: skip
         command = option(command)
     return command
@@ -52,7 +55,7 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
     for option, field in (("stop_loss", "sl_pct"), ("take_profit", "tp_pct")):
         if options[option] is not None:
             params[field] = options[option]
-    wanted = ("symbol", "timeframe", "sizing", "size", "allow_gaps")
+    wanted = ("symbol", "timeframe", "sizing", "size", "allow_gaps", "limits")
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {
         "strategy": options["name"], "params": params, **{name: options[name] for name in wanted},
@@ -89,7 +92,9 @@ def run(
     catalogue.make(spec.strategy, spec.params)  # what is wrong with the wish is said before any data is looked for
     began = time.perf_counter()
     try:
-        result, source = run_spec(spec, lambda request: _load(ctx, request, tape), catalogue=catalogue)
+        result, source = run_spec(
+            spec, lambda request: _load(ctx, request, tape), catalogue=catalogue, limits=settings_of(ctx).risk
+        )
     except TapeRefused as error:
         raise Denied(error.message, remedy=error.remedy) from None
     document = document_of(result, source=source)

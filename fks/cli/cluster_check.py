@@ -185,6 +185,16 @@ def _placement(settings: Settings, offered: frozenset[str] | set[str]) -> Check:
     )  # fmt: skip
 
 
+def _guardian_node(settings: Settings, alive: Sequence[NodeRow]) -> Check:
+    """Judge whether the guardian's placement names one machine: the one that acts while PostgreSQL is away."""
+    wanted = settings.supervision.placement.get("guardian", "head")
+    named = sorted(row.name for row in alive if wanted in row.detail.get("resources", {}))
+    return judged(
+        "guardian", len(named) == 1, f"'{wanted}' is offered by {', '.join(named) or 'no node'}",
+        "name one node: without PostgreSQL only the guardian there acts, and two cut off from it could both flatten",
+    )  # fmt: skip
+
+
 def _local(source: str, place: Path) -> Path:
     path = Path(os.path.expanduser(source))
     return path if path.is_absolute() else place / path
@@ -225,6 +235,7 @@ def judge(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[Check]
     if settings is not None:
         alive = [row for row in rows if row.is_alive]
         yield _placement(settings, {name for row in alive for name in row.detail.get("resources", {})})
+        yield _guardian_node(settings, alive)
 
 
 def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:

@@ -33,7 +33,7 @@ def kill(ctx: click.Context, reason: str, no_flatten: bool, yes: bool, as_json: 
     """Engage the kill switch: cancel every open order, close our positions, deny entries until 'fks resume'.
 
     Works with the gateway, the database and the order manager down. Safe to repeat: it joins the kill that is engaged.
-    Exit code 0: done; 1: still at work, or something is left; 3: the guardian cannot be reached.
+    Exit code 0: done; 1: still at work, an order is in doubt, or something is left; 3: the guardian cannot be reached.
     """
     if not yes and not as_json and sys.stdin.isatty():
         what = "cancel all orders but stop-loss and take-profit" if no_flatten else "cancel all orders and close all positions"

@@ -1,4 +1,4 @@
-"""`fks orders`: list, show, place and cancel orders."""
+"""`fks orders`: list, show, place, cancel and settle orders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATES = ("DENIED", "INTENDED", "ABANDONED", "SENDING", "UNKNOWN", "ACCEPTED", "
 
 @click.group()
 def orders() -> None:
-    """List, show, place and cancel orders."""
+    """List, show, place, cancel and settle orders."""
 
 
 @orders.command("list")
@@ -156,3 +156,42 @@ def cancel(ctx: click.Context, id: str, as_json: bool) -> None:
     emit(answer, as_json=as_json, schema="fks.order/1")
     if not as_json:
         click.echo(f"order {id}: cancel requested (it is {answer.get('state') or 'asked'}); see fks orders show")
+
+
+@orders.command()
+@click.argument("id")
+@click.option("--as", "outcome", type=click.Choice(["filled", "absent", "cancelled", "busted"]), help="What became of it.")
+@click.option("--reason", help="Why you know; kept with the order.")
+@click.option("--quantity", help="Executed and not booked yet (default: all that is left).")
+@click.option("--price", help="Price of the execution.")
+@click.option("--fee", help="Fee of the execution; 0 too must be said.")
+@click.option("--fee-currency", help="What the fee was taken in.")
+@click.option("--trade-id", "trade_ids", multiple=True, help="The venue's number of an execution, instead of its figures.")
+@click.option("--confirm", metavar="CODE", help="Do what the first call showed.")
+@as_json
+@click.pass_context
+def settle(
+    ctx: click.Context, /, id: str, outcome: str | None, trade_ids: tuple[str, ...], confirm: str | None, as_json: bool,
+    **more: str | None,
+) -> None:  # fmt: skip
+    """End an order of unknown outcome: shows what it will do, and does it when called again with --confirm CODE.
+
+    filled and cancelled book what was executed, by --trade-id as the venue reports it, or by --price and --fee. absent
+    books nothing. busted takes executions back that the venue took back. Look at the exchange first: what you say moves
+    the position. When the exchange reports an execution later, its figures replace yours.
+    """
+    if confirm is None and (outcome is None or more["reason"] is None):
+        raise click.UsageError("give --as and --reason, or --confirm CODE")
+    body: dict[str, object] = {"outcome": outcome, "confirm": confirm, **more}
+    if trade_ids:
+        body["trade_ids"] = list(trade_ids)
+    with gateway_of(ctx) as gateway:
+        answer = gateway.post(f"/orders/{quote(id, safe='')}/settle", body)
+    emit(answer, as_json=as_json, schema="fks.settlement/1" if confirm is None else "fks.order/1")
+    if as_json:
+        return
+    if confirm is None:
+        click.echo(f"this will {answer['will']}")
+        click.echo(f"to do it, until {answer['expires_at'][11:19]} UTC: fks orders settle {id} --confirm {answer['confirm']}")
+        return
+    click.echo(f"order {id}: {answer['settlement']}; it is {answer['state']}, filled {answer['filled']}")

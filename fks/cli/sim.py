@@ -42,6 +42,8 @@ def sim() -> None:
 @click.option("--maker-fee", default="0.001", show_default=True, help="Commission rate of resting orders.")
 @click.option("--taker-fee", default="0.001", show_default=True, help="Commission rate of orders that fill at once.")
 @click.option("--rate-limits", type=click.Choice(["real", "off"]), help="Default: real; off with --hold.")
+@click.option("--weight-per-minute", default=6000, show_default=True, help="Request weight limit of the address.")
+@click.option("--orders-per-10s", default=100, show_default=True, help="Limit of new orders.")
 @click.option("--listen-keys", is_flag=True, help="Switch the old listenKey user streams on.")
 @click.option("--ed25519", is_flag=True, help="Make an Ed25519 key as well, for session.logon.")
 @click.option("--ping-seconds", default=20.0, show_default=True, help="How often sockets are pinged.")
@@ -83,7 +85,7 @@ def _options(given: dict[str, Any]) -> Options:
         balances=balances or {"USDT": "100000"}, maker_rate=given["maker_fee"], taker_rate=given["taker_fee"],
         has_rate_limits=(given["rate_limits"] or ("off" if given["hold"] else "real")) == "real", has_listen_keys=given["listen_keys"],
         has_ed25519=given["ed25519"],
-        ping_s=given["ping_seconds"],
+        ping_s=given["ping_seconds"], weight_per_minute=given["weight_per_minute"], orders_per_10s=given["orders_per_10s"],
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ COLOURS = {
     "healthy": "green", "ready": "green", "running": "green", "LIVE": "green", "READY": "green", "done": "green",
     "starting": "cyan", "waiting": "cyan", "BACKFILL": "cyan", "SYNCING": "cyan", "restarting": "yellow",
     "degraded": "yellow", "draining": "yellow", "stopping": "yellow", "STALE": "yellow", "silent": "red", "down": "red",
-    "failed": "red", "stopped": "red", "given_up": "red", "queued": "cyan", "RUNNING": "green", "DISABLED": "red", "CRASHED": "red",
+    "failed": "red", "stopped": "red", "queued": "cyan", "RUNNING": "green", "DISABLED": "red", "CRASHED": "red",
 }  # fmt: skip
 DOWN: dict[str, Any] = {
     "state": "down", "reasons": ["nothing runs"], "components": [], "feeds": [], "venues": [],
@@ -66,7 +66,7 @@ def find_status(paths: Paths) -> dict[str, Any]:
 
 def _kill_from_file(paths: Paths) -> dict[str, Any]:
     """Return what the guardian's own journal says: it holds whether or not anything runs."""
-    from fks.execution.guardian import read_kill
+    from fks.guardian.service import read_kill
 
     record = read_kill(paths.kill_file)
     if record is None or not record.is_engaged:

@@ -217,6 +217,7 @@ def _instance(row: Instance) -> dict[str, Any]:
     return {
         "id": row.id, "strategy": row.strategy, "params": dict(row.params), "params_version": row.params_version,
         "symbol": row.symbol, "timeframe": row.timeframe, "venue": row.venue, "sizing": row.sizing, "size": row.size,
+        "pyramiding": row.pyramiding,
         "approval": row.approval, "is_enabled": row.is_enabled, "state": row.state, "error": row.error,
         "target": row.last_target, "cursor": None if row.cursor_ns is None else iso(row.cursor_ns),
         "is_isolated": row.is_isolated, "crashes": row.crashes,
@@ -274,7 +275,11 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable.")
 @click.option("--sizing", type=click.Choice(["notional", "quantity"]), default="notional", show_default=True)
 @click.option("--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity).")
-@click.option("--approval", type=click.Choice(["auto", "manual"]), default="auto", show_default=True)
+@click.option("--approval", type=click.Choice(["auto", "manual", "all"]), default="auto", show_default=True,
+              help="manual: entries wait for a person; all: exits as well.")
+@click.option(
+    "--pyramiding", type=click.IntRange(1), default=1, show_default=True, help="Most entries that one position may have."
+)
 @click.option("--disabled", is_flag=True, help="Add it switched off.")
 @click.pass_context
 def add(
@@ -293,7 +298,7 @@ def add(
     wish, symbol, exchange = _positive(size), options.pop("symbol"), options.pop("exchange")
 
     async def insert(db: Database) -> bool:
-        from fks.execution.door import exchange_for
+        from fks.api.order_entry import exchange_for
 
         account = next((one for one in await AccountStore(db).page() if one.name == options["account"]), None)
         at = exchange if account is None else exchange_for(account, symbol, exchange, settings_of(ctx))
@@ -355,15 +360,16 @@ def _switch(ctx: click.Context, id: str, is_enabled: bool) -> None:
 
 @strategies.command()
 @click.argument("id")
-@click.argument("by", type=click.Choice(["auto", "manual"]))
+@click.argument("by", type=click.Choice(["auto", "manual", "all"]))
 @click.pass_context
 def approval(ctx: click.Context, id: str, by: str) -> None:
-    """Say whether signals of instance ID go out at once (auto) or wait for a person (manual)."""
+    """Say whether signals of instance ID go out at once (auto), or wait for a person: entries (manual), exits too (all)."""
     from fks.store.strategies import StrategyStore
 
     if not _in_database(ctx, lambda db: StrategyStore(db).set_approval(id, by)):
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
-    click.echo(f"{id}: signals {'go out at once' if by == 'auto' else 'wait for fks signals approve'} from the next bar on")
+    which = {"auto": "signals go out at once", "manual": "entries wait for fks signals approve", "all": "signals wait for fks signals approve"}
+    click.echo(f"{id}: {which[by]} from the next bar on")
 
 
 @strategies.command("set")

@@ -163,6 +163,8 @@ def _joined(settings: Settings) -> str:
 
 def _market(settings: Settings) -> str:
     sim = settings.sim
+    if settings.venue.live:
+        return f"{settings.venue.exchange} itself, with REAL MONEY (venue.live); the demo's strategies are switched off"
     if not sim.enabled:
         return f"{settings.venue.exchange} itself"
     if sim.tape:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from fks.config.problems import Problem, Source, did_you_mean
 from fks.config.settings import Settings
-from fks.config.urls import database_faults, is_on_this_host, redis_faults
+from fks.config.urls import database_faults, is_loopback, is_on_this_host, is_test_host, redis_faults
 from fks.model.timeframe import TIMEFRAMES
 
 Sources = Mapping[tuple[str, str], Source]
@@ -21,6 +21,7 @@ def problems_of(settings: Settings, sources: Sources) -> list[Problem]:
         *_ports(settings, sources),
         *_order(settings, sources),
         *_market(settings, sources),
+        *_money(settings, sources),
     ]
 
 
@@ -76,6 +77,7 @@ _PAIRS = (
     ("database.pool_min", "database.pool_max"),
     ("data.stale_min_s", "data.stale_max_s"),
     ("supervision.lease_renew_s", "supervision.lease_ttl_s"),
+    ("supervision.lease_ttl_s", "risk.guardian_age_max_s"),
     ("supervision.backoff_first_s", "supervision.backoff_max_s"),
     ("venue.absent_first_s", "venue.absent_age_s"),
 )
@@ -109,3 +111,28 @@ def _market(settings: Settings, sources: Sources) -> Iterator[Problem]:
         yield Problem(
             given, _at(sources, given), "comes without its other half", "set venue.api_key and venue.api_secret"
         )
+
+
+def _money(settings: Settings, sources: Sources) -> Iterator[Problem]:
+    """Yield what would send orders for real money on prices that are not the real exchange's."""
+    venue, data = settings.venue, settings.data
+    if not venue.live:
+        return
+    where = _at(sources, "venue.live")
+    if settings.sim.enabled:
+        yield Problem(
+            "venue.live = true", where, "sim.enabled is true: orders for real money on the local exchange's prices",
+            "set sim.enabled = false (FKS_SIM_ENABLED=false), or venue.live = false",
+        )  # fmt: skip
+    if is_test_host(venue.rest_url):
+        yield Problem(
+            "venue.live = true", where, f"venue.rest_url {venue.rest_url} is a test network",
+            "set venue.live = false for a test network, or unset venue.rest_url",
+        )  # fmt: skip
+    named = dict(line.split()[:2] for line in data.endpoints if len(line.split()) > 1)
+    for key, url in (("data.rest_url", data.rest_url), ("data.endpoints", named.get(venue.exchange))):
+        if url is not None and (is_test_host(url) or (is_loopback(url) and venue.rest_url is None)):
+            yield Problem(
+                f"{key} = {url!r}", _at(sources, key), "is no real market, and venue.live is true",
+                "unset it: prices and orders come from the same exchange",
+            )  # fmt: skip

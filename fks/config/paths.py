@@ -79,6 +79,11 @@ class Paths:
         return self.home / "gcs"
 
     @property
+    def machine_file(self) -> Path:
+        """Return the id of this machine (fks.config.machine). A copy of it counts for nothing."""
+        return self.home / "machine.id"
+
+    @property
     def cli_token_file(self) -> Path:
         """Return the local admin token the CLI shows the gateway (0600)."""
         return self.home / "cli.token"
@@ -92,6 +97,11 @@ class Paths:
     def kill_file(self) -> Path:
         """Return the guardian's own fsynced journal (G5)."""
         return self.home / "kill.jsonl"
+
+    @property
+    def database_record(self) -> Path:
+        """Return where the order manager records the database that it last wrote to (0600 JSON, `fks.store.failover`)."""
+        return self.home / "database.json"
 
     @property
     def keeper_socket(self) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 
@@ -100,6 +101,11 @@ class Sim(Section):
     speed: float = Field(1.0, gt=0, description="tape speed: 60 plays a minute bar a second")
     fills: Literal["book", "tape"] = Field("book", description="'tape' fills by the written rule of G6")
 
+    @property
+    def plays_tape(self) -> bool:
+        """Return whether the exchange plays a tape: its time is the tape's, not ours."""
+        return self.enabled and (self.tape is not None or self.fills == "tape")
+
 
 class Data(Section):
     exchange: str = Field("binance", description="exchange to collect from")
@@ -145,9 +151,12 @@ class Data(Section):
 
 
 class Venue(Section):
-    """The ccxt venue that strategies trade on."""
+    """The venue that strategies trade on; its name in tables is ccxt, whatever its session."""
 
-    exchange: str = Field("binance", description="ccxt exchange id")
+    exchange: str = Field("binance", description="exchange id")
+    session: Literal["binance", "ccxt"] = Field(
+        "binance", description="how orders get to Binance: 'binance' is our own session (WebSocket API), 'ccxt' goes over REST"
+    )
     rest_url: str | None = Field(None, description="venue REST base; unset = the local exchange when sim.enabled")
     ws_url: str | None = Field(None, description="venue websocket base")
     ws_api_url: str | None = Field(None, description="venue websocket API base")
@@ -162,27 +171,58 @@ class Venue(Section):
     absent_spacing_s: float = Field(2.0, ge=0, description="C5: seconds between counted polls")
     absent_first_s: float = Field(5.0, ge=0, description="C5: age of the first counted poll, seconds")
     absent_age_s: float = Field(30.0, ge=0, description="C5: age of the last counted poll, seconds")
+    transfers_s: float = Field(600.0, gt=0, description="seconds between reads of deposits and withdrawals")
     sweep_s: float = Field(60.0, gt=0, description="C7: unconditional sweep of fills, seconds")
     skew_limit_ms: float = Field(500.0, gt=0, description="CLOCK_SKEW limit")
     recv_window_ms: int = Field(10000, gt=0, le=60000, description="recvWindow of signed calls")
 
 
 class Risk(Section):
-    notional_max_order: Decimal = Field(Decimal(50000), gt=0, description="largest order, quote currency")
+    notional_max_order: Decimal = Field(Decimal(50000), gt=0, description="largest order, account currency")
     exposure_max_instrument: Decimal = Field(
-        Decimal(100000), gt=0, description="largest exposure in one instrument, quote"
+        Decimal(100000), gt=0, description="largest exposure in one instrument, account currency"
     )
-    exposure_max_account: Decimal = Field(Decimal(250000), gt=0, description="largest exposure of an account, quote")
+    exposure_max_account: Decimal = Field(
+        Decimal(250000), gt=0, description="largest exposure of an account, account currency"
+    )
     orders_open_max: int = Field(100, ge=1, description="most open orders per account")
     price_band_pct: Decimal = Field(Decimal(10), gt=0, description="furthest limit price from the mark, percent")
     loss_day_max: Decimal = Field(
-        Decimal(10000), gt=0, description="realised loss of a UTC day that stops entries, quote"
+        Decimal(10000), gt=0, description="loss of a trading day (realised, open and fees) that stops entries until its end, account currency"
+    )
+    day_zone: str = Field("UTC", description="time zone of the trading day, a name of the IANA database (Europe/Berlin)")
+    day_start_hour: int = Field(0, ge=0, le=23, description="hour in day_zone at which a trading day begins")
+    rate_age_max_s: float = Field(
+        300.0, gt=0, description="a price older than this gives no rate between currencies, seconds"
+    )
+    decision_age_max_s: float = Field(
+        60.0, gt=0, description="STALE_DECISION: an entry is traded for one bar of its timeframe (at least 5 s) after its bar's end, at most this long, seconds"
+    )
+    request_age_max_s: float = Field(
+        10.0, gt=0, description="STALE_DECISION: a request without valid_until is traded for this long after it came in, seconds"
     )
     orders_per_minute: int = Field(600, ge=1, description="order budget per account and minute")
+    drift_tolerance: Decimal = Field(
+        Decimal(1), ge=0, description="difference between what the venue holds of an asset and what is expected that opens no incident, in the account's currency"
+    )
+    drift_confirm_s: float = Field(30.0, gt=0, description="seconds for which a difference must stay the same before it opens an incident")
     feed_age_max_s: float = Field(15.0, gt=0, description="FEED_STALE beyond this age of the last message, seconds")
+    guardian_age_max_s: float = Field(
+        4.0, gt=0, description="GUARDIAN_DOWN beyond this age of the guardian's last heartbeat, seconds"
+    )
     instrument_age_max_h: float = Field(
         24.0, gt=0, description="INSTRUMENT_UNKNOWN beyond this age of its metadata, hours"
     )
+
+    @field_validator("day_zone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        """Refuse a zone that this machine does not know."""
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"{value!r} is no time zone here; use a name such as UTC or America/Chicago") from error
+        return value
 
 
 class Costs(Section):
@@ -191,6 +231,13 @@ class Costs(Section):
     )
     fee_in: Literal["received", "quote"] = Field(
         "received", description="fees are taken from the asset received, or in quote"
+    )
+
+
+class Paper(Section):
+    fills: Literal["trades", "quotes", "bars"] = Field(
+        "trades",
+        description="what paper orders meet: every public trade, the best bid and ask, or sealed bars; with sim.fills = 'tape' always bars",
     )
 
 
@@ -208,18 +255,25 @@ class Supervision(Section):
     lease_renew_s: float = Field(0.5, gt=0, description="seconds between renewals")
     backoff_first_s: float = Field(0.1, ge=0, description="wait before the second restart in a row, seconds")
     backoff_max_s: float = Field(10.0, gt=0, description="longest wait between restarts, seconds")
-    restarts_max: int = Field(20, ge=1, description="restarts in one branch of the tree within restarts_period_s, before all of it starts anew")
-    restarts_period_s: float = Field(60.0, gt=0, description="the window of restarts_max, seconds")
+    restarts_max: int = Field(8, ge=1, description="restarts of one child in a row, within restarts_period_s, before it escalates")
+    restarts_period_s: float = Field(
+        180.0, gt=0, description="the window of restarts_max; a child whose deaths in a row (at least 3) took this long escalates, too, seconds"
+    )
+    escalated_retry_s: float = Field(60.0, gt=0, description="an escalated child is started again after this, until a person restarts it, seconds")
+    deaths_hour_max: int = Field(10, ge=1, description="deaths of one child within an hour, above which a person is paged")
     start_timeout_s: float = Field(30.0, gt=0, description="seconds a child may take to start")
     backoff_jitter: float = Field(
         0.2, ge=0, lt=1, description="share of a restart's wait that is random, so that not all come at once"
     )
-    backoff_reset_s: float = Field(60.0, gt=0, description="a child that lived this long starts again without a wait")
+    backoff_reset_s: float = Field(30.0, gt=0, description="a child that was up for this long has lasted: it starts again without a wait, and the count of its deaths in a row begins at 0, seconds")
     memory_max_mb: int = Field(
         2048, ge=128, description="resident memory above which a child is drained and restarted, MB"
     )
     unwell_s: float = Field(
         120.0, gt=0, description="seconds of a failed self-check that a restart may mend, before the restart"
+    )
+    head_ttl_s: float = Field(
+        15.0, gt=0, description="a second head on the same database is refused until keeper and supervisor of the first were silent for this long, seconds"
     )
     lease_lost_s: float = Field(
         10.0, gt=0, description="a child whose lease is lost for this long, though PostgreSQL answers, ends itself, seconds"
@@ -289,6 +343,7 @@ class Settings(Section):
     venue: Venue = Venue()
     risk: Risk = Risk()
     costs: Costs = Costs()
+    paper: Paper = Paper()
     strategies: Strategies = Strategies()
     supervision: Supervision = Supervision()
     log: Log = Log()

@@ -22,6 +22,20 @@ _WELL_KNOWN = {
 _TLS_MODES = ("require", "verify-ca", "verify-full")
 
 
+#: networks of Binance where money is not real (peers.md §6.7)
+TEST_HOSTS = frozenset({"testnet.binance.vision", "api1.testnet.binance.vision", "demo-api.binance.com"})
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether an address names this host."""
+    return bool(host := urlsplit(url).hostname or "") and is_on_this_host(host)
+
+
+def is_test_host(url: str | None) -> bool:
+    """Return whether an address is a test network of an exchange."""
+    return url is not None and (urlsplit(url).hostname or "") in TEST_HOSTS
+
+
 def is_on_this_host(host: str) -> bool:
     """Return whether `host` is loopback or a unix socket; a name is not resolved, only `localhost` counts."""
     if not host or host.startswith("/") or host.lower() == "localhost":

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fks.backtest import Result, Setup, run
+from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
+from fks.config.settings import Risk
 from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -43,6 +45,7 @@ class BacktestSpec(BaseModel):
     fee_in: Literal["received", "quote"] = "received"
     allow_gaps: bool = False
     allow_short: bool = False
+    limits: bool = True  # the node's [risk] limits hold, in quote
 
     @field_validator("start", "end")
     @classmethod
@@ -113,12 +116,16 @@ def run_spec(
     progress: Progress = lambda share: None,
     *,
     catalogue: Catalogue | None = None,
+    limits: Risk | None = None,
 ) -> tuple[Result, str]:
     """Run one backtest and return its result and where the bars came from.
+
+    `limits` are the node's [risk] settings (None: their defaults).
 
     `progress` is told shares of the work (0 to 1) and may raise to stop it. Errors: InputError of what is wrong with the
     spec, the strategy or the data (TapeRefused among them).
     """
+    limits = limits or Risk()
     strategy = (catalogue or load_catalogue()).make(spec.strategy, spec.params)
     progress(0.05)
     loaded = load_bars(
@@ -129,7 +136,7 @@ def run_spec(
     progress(0.4)
     setup = Setup(
         loaded.instrument, CostModel(spec.fee_rate, spec.fee_in), spec.sizing, spec.size, spec.cash,
-        spec.allow_short, spec.allow_gaps, spec.start_ns,
+        spec.allow_short, spec.allow_gaps, limits if spec.limits else UNLIMITED, spec.start_ns,
     )  # fmt: skip
     result = run(strategy, loaded.bars, setup)
     progress(0.9)
@@ -142,7 +149,8 @@ def run_job(
     progress: Progress = lambda share: None,
     *,
     catalogue: Catalogue | None = None,
+    limits: Risk | None = None,
 ) -> dict[str, Any]:
     """Run the backtest a job's spec asks for and return its document. Errors: as `parse_spec` and `run_spec`."""
-    result, source = run_spec(parse_spec(spec), load_bars, progress, catalogue=catalogue)
+    result, source = run_spec(parse_spec(spec), load_bars, progress, catalogue=catalogue, limits=limits)
     return document_of(result, source=source)

@@ -59,7 +59,7 @@ class Work:
 
 
 def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
-    return run_job(spec, work.load_bars, work.advance, catalogue=load_catalogue(work.folder))
+    return run_job(spec, work.load_bars, work.advance, catalogue=load_catalogue(work.folder), limits=work.settings.risk)
 
 
 async def _sync(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:

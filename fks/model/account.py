@@ -4,11 +4,68 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
+
+
+class Environment(StrEnum):
+    """Where an account exists. Stored and hashed into fill ids; append-only."""
+
+    PAPER = "paper"  # in the order manager alone
+    SIM = "sim"  # the local exchange
+    TEST = "test"  # an exchange's test network
+    LIVE = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class VenueIdentity:
+    """Whose account a venue session is. `network_epoch` is "" where the environment is never reset.
+
+    A network that was reset (the local exchange with a new data directory, a test network that was wiped) counts its
+    trade ids anew, so it has another epoch.
+    """
+
+    environment: Environment
+    uid: str
+    network_epoch: str = ""
+
+    def is_session(self, reported: VenueIdentity) -> bool:
+        """Return whether a session that reports `reported` is this account's; a venue that knows no epoch reports none."""
+        return (self.environment, self.uid) == (reported.environment, reported.uid) and reported.network_epoch in (
+            "",
+            self.network_epoch,
+        )
+
+    def __str__(self) -> str:
+        epoch = f", epoch {self.network_epoch}" if self.network_epoch else ""
+        return f"account {self.uid} on {self.environment.value}{epoch}"
+
+
+class TransferKind(StrEnum):
+    """Stored; append-only."""
+
+    DEPOSIT = "deposit"
+    WITHDRAWAL = "withdrawal"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A deposit or withdrawal that the venue has carried out. `reference` is the venue's own id of it.
+
+    A withdrawal's `fee` is paid beside its `amount`.
+    """
+
+    kind: TransferKind
+    reference: str
+    asset: str
+    amount: Decimal
+    time_ns: int
+    fee: Decimal = Decimal(0)
+    source: str = "venue"  # venue | manual
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A trading account. `mode` is paper or live; `venue` is where its orders go."""
+    """A trading account. `mode` is paper or live; `venue` is where its orders go; `identity` is None before its first session."""
 
     id: int
     name: str
@@ -19,6 +76,7 @@ class Account:
     initial_balance: Decimal
     mode: str = "paper"
     is_enabled: bool = True
+    identity: VenueIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +96,8 @@ class Balance:
 class Position:
     """Signed quantity (base, net of base fees) from fills only, of one strategy instance ("" = persons, "external").
 
-    The account's position in a symbol is the sum over instances. `average_price` is the average cost of what is open.
+    The account's position in a symbol is the sum over instances. `average_price` is the average cost of what is open,
+    `entries` the number of entry orders that made it since it was flat.
     """
 
     account_id: int
@@ -50,3 +109,4 @@ class Position:
     realized_pnl: Decimal
     fees: Decimal
     updated_ns: int = 0
+    entries: int = 0

@@ -70,6 +70,11 @@ class Code(StrEnum):
     SLIPPAGE_GUARD = "SLIPPAGE_GUARD"
     MANUAL_HOLD = "MANUAL_HOLD"
     CLIENT_VALIDATION = "CLIENT_VALIDATION"
+    STALE_DECISION = "STALE_DECISION"
+    GUARDIAN_DOWN = "GUARDIAN_DOWN"
+    PYRAMIDING = "PYRAMIDING"
+    ESCALATED = "ESCALATED"
+    INCIDENT_OPEN = "INCIDENT_OPEN"
 
 
 _ROWS: tuple[tuple[Code, bool, str], ...] = (
@@ -84,32 +89,32 @@ _ROWS: tuple[tuple[Code, bool, str], ...] = (
     (Code.INSTRUMENT_HALTED, True, "the venue does not trade the instrument now"),
     (Code.SESSION_CLOSED, False, "outside the instrument's hours"),
     (Code.FEED_STALE, False, "the last market data message is older than its limit"),
-    (Code.PRICE_MISSING, False, "there is no price to check or size against"),
+    (Code.PRICE_MISSING, False, "there is no price to check or size against, or none that values a currency in the account's"),
     (Code.UNKNOWN_ORDER, False, "an order of unknown outcome is open on this account and instrument"),
     (Code.SIGNAL_EXPIRED, False, "valid_until has passed"),
     (Code.SIGNAL_UNAPPROVED, False, "the signal needs a person's approval and has none"),
     (Code.DUPLICATE_INTENT, True, "the same intent was seen before"),
-    (Code.TYPE_UNSUPPORTED, True, "the venue does not offer this order type, time in force or flag here"),
+    (Code.TYPE_UNSUPPORTED, True, "the venue or the instrument does not offer this order type, time in force or flag"),
     (Code.PRICE_TICK, True, "the price is not on the tick grid"),
-    (Code.PRICE_BAND, False, "the price is further from the mark than allowed"),
+    (Code.PRICE_BAND, False, "the price is further from the mark than we or the exchange (percent price) allow"),
     (Code.STOP_WRONG_SIDE, True, "the stop would trigger at once, or SL or TP is on the wrong side"),
-    (Code.QTY_STEP, True, "the quantity is not on the lot grid"),
-    (Code.QTY_MIN, True, "the quantity is below the venue's minimum"),
-    (Code.QTY_MAX, True, "the quantity is above the venue's maximum"),
+    (Code.QTY_STEP, True, "the quantity is not on the lot grid (market orders may have one of their own)"),
+    (Code.QTY_MIN, True, "the quantity is below the venue's minimum (market orders may have one of their own)"),
+    (Code.QTY_MAX, True, "the quantity is above the venue's maximum (market orders and protected entries: of market orders)"),
     (Code.NOTIONAL_MIN, False, "price times quantity is below the venue's minimum"),
-    (Code.NOTIONAL_MAX_ORDER, False, "price times quantity is above the limit for one order"),
-    (Code.BALANCE, False, "free balance minus reservations is too small in the currency this side spends"),
+    (Code.NOTIONAL_MAX_ORDER, False, "price times quantity is above the limit for one order, in the account's currency"),
+    (Code.BALANCE, False, "free balance minus reservations and minus what other instances own is too small in the currency this side spends"),
     (Code.MARGIN, False, "the initial margin is not covered"),
     (Code.LEVERAGE, False, "above the leverage cap"),
-    (Code.EXPOSURE_INSTRUMENT, False, "the instrument's exposure would exceed its limit"),
+    (Code.EXPOSURE_INSTRUMENT, False, "the instrument's exposure would exceed its limit, in the account's currency"),
     (Code.EXPOSURE_STRATEGY, False, "the strategy's exposure would exceed its limit"),
-    (Code.EXPOSURE_ACCOUNT, False, "the account's exposure would exceed its limit"),
+    (Code.EXPOSURE_ACCOUNT, False, "the account's exposure would exceed its limit, in its currency"),
     (Code.EXPOSURE_CORRELATED, False, "the exposure of correlated instruments would exceed its limit"),
     (Code.POSITION_COUNT, False, "too many open positions"),
-    (Code.ORDER_COUNT, False, "too many open orders"),
-    (Code.NO_PROTECTION, False, "a stop loss is demanded and there is none, or the venue cannot hold it"),
+    (Code.ORDER_COUNT, False, "too many open orders, or too many (stop) orders at the exchange with those that will protect this one"),
+    (Code.NO_PROTECTION, False, "a stop loss is demanded and there is none, or the venue or the instrument cannot hold it"),
     (Code.RISK_PER_TRADE, False, "the distance to the stop times the quantity is above the limit"),
-    (Code.LOSS_DAY, False, "the day's loss limit is reached"),
+    (Code.LOSS_DAY, False, "the trading day's loss limit is reached: realised, open and fees"),
     (Code.LOSS_WEEK, False, "the week's loss limit is reached"),
     (Code.DRAWDOWN, False, "the drawdown limit is reached"),
     (Code.PROP_DAILY, False, "the funded account's daily rule"),
@@ -131,6 +136,11 @@ _ROWS: tuple[tuple[Code, bool, str], ...] = (
     (Code.SLIPPAGE_GUARD, False, "the spread or depth is worse than allowed for a market order"),
     (Code.MANUAL_HOLD, False, "a person set a hold on this scope"),
     (Code.CLIENT_VALIDATION, True, "the client library refused it before any byte left"),
+    (Code.STALE_DECISION, False, "the decision is older than its max_age"),
+    (Code.GUARDIAN_DOWN, False, "the guardian is not alive: without a kill switch nothing new is entered"),
+    (Code.PYRAMIDING, False, "the instance has as many entries in this direction as its pyramiding allows"),
+    (Code.ESCALATED, False, "the order manager or the guardian died too often in a row: a person restarts it before anything is entered"),
+    (Code.INCIDENT_OPEN, False, "what the venue holds of the base or quote asset is not what was expected; an incident is open"),
 )  # fmt: skip
 
 assert [code for code, _, _ in _ROWS] == list(Code)

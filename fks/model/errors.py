@@ -6,7 +6,8 @@
     ├── OutageError       nobody                        expected: back off, not a crash
     ├── ConfigError       the operator                  refuse to start; names key, value and remedy
     ├── InputError        the caller                    4xx / exit 2; carries a code and the remedy
-    └── StaleEpochError   an older self                 stop at once: someone newer is in charge
+    ├── StaleEpochError   an older self                 stop at once: someone newer is in charge
+    └── FailoverError     another database              stop, reconcile, start again: committed rows may be missing
 """
 
 from __future__ import annotations
@@ -55,3 +56,7 @@ class InputError(FksError):
 
 class StaleEpochError(FksError):
     """A newer epoch owns the role: this process must stop and may not write."""
+
+
+class FailoverError(FksError):
+    """PostgreSQL is another server, or an older state of it: what was committed may be missing. The process starts anew."""

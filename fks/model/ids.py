@@ -29,19 +29,40 @@ def intent_id(signal: uuid.UUID) -> uuid.UUID:
     return _uuid5("intent", signal)
 
 
-def client_order_id(intent: uuid.UUID, role: str, generation: int = 0) -> str:
+def client_order_id(intent: uuid.UUID, role: str, attempt: int = 0) -> str:
     """Return 32 lower-case hex characters: fits every venue's field (peers.md §6.2) and never holds the epoch."""
-    return _uuid5("order", intent, role, generation).hex
+    return _uuid5("order", intent, role, attempt).hex
 
 
 def fill_id(venue: str, account: str, symbol: str, venue_trade_id: str) -> uuid.UUID:
-    """Return the one id of an execution, whichever of stream, REST history or reconciliation shows it first."""
+    """Return the id of an execution, version 1: what was booked before version 2, what paper fills and what persons book."""
     return _uuid5("fill", venue, account, symbol, venue_trade_id)
+
+
+def person_fill_id(client_order_id: str, filled: object) -> uuid.UUID:
+    """Return the id of an execution that a person reports without a venue trade id; `filled` is the order's sum after it."""
+    return _uuid5("person-fill", client_order_id, filled)
+
+
+def bust_id(fill: uuid.UUID, cause: object) -> uuid.UUID:
+    """Return the id of the entry that takes (part of) an execution back."""
+    return _uuid5("bust", fill, cause)
+
+
+def fill_id_v2(uid: str, environment: str, network_epoch: str, symbol: str, venue_trade_id: str) -> uuid.UUID:
+    """Return the id of an execution at a venue, version 2: the venue's own account, not ours, so that the local exchange, a
+    test network and the real exchange, which all count trades from one, never share an id."""
+    return _uuid5("fill/2", uid, environment, network_epoch, symbol, venue_trade_id)
 
 
 def kill_id(kill_seq: str, symbol: str) -> uuid.UUID:
     """Return the intent id of a flattening order of the kill switch, from the kill's own id."""
     return _uuid5("kill", kill_seq, symbol)
+
+
+def flatten_id(kill: str, *, venue: str, account_id: int, symbol: str, instance: str) -> uuid.UUID:
+    """Return the intent id of one position's flattening: a restarted guardian computes the same."""
+    return kill_id(kill, f"{venue}:{account_id}:{symbol}:{instance}")
 
 
 def trace_id(symbol: str, timeframe: str, bar_time_ns: int) -> str:

@@ -12,10 +12,37 @@ _SEPARATORS = str.maketrans("", "", "/-")
 
 
 @dataclass(frozen=True, slots=True)
+class Lot:
+    """The quantities (base) that one kind of order may have: from `least` to `most`, in multiples of `step`."""
+
+    least: Decimal
+    most: Decimal
+    step: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class PercentPrice:
+    """How far a price may lie from the exchange's average price, as factors of it: buys and sells apart.
+
+    Source: Binance spot, filters PERCENT_PRICE and PERCENT_PRICE_BY_SIDE.
+    """
+
+    buy_down: Decimal
+    buy_up: Decimal
+    sell_down: Decimal
+    sell_up: Decimal
+
+    def range(self, side: str) -> tuple[Decimal, Decimal]:
+        """Return the lowest and the highest factor of a side."""
+        return (self.buy_down, self.buy_up) if side == "buy" else (self.sell_down, self.sell_up)
+
+
+@dataclass(frozen=True, slots=True)
 class Instrument:
     """One instrument at one exchange. `symbol` is the venue's spelling (BTCUSDT), `name` the unified one (BTC/USDT).
 
-    Units: `tick`, prices and `notional_min` in `quote`; `lot_step`, `qty_min`, `qty_max` in `base`.
+    Units: `tick`, prices and `notional_min` in `quote`; `lot_step`, `qty_min`, `qty_max` in `base`. The fields with a
+    default are filters that an exchange may have: None (or an empty `order_types`) means that it reported none.
     """
 
     exchange: str
@@ -30,6 +57,25 @@ class Instrument:
     multiplier: Decimal = Decimal(1)
     is_trading: bool = True
     updated_ns: int = 0
+    market_lot: Lot | None = None  # for market orders, beside the lot of all orders; a step of 0 is no step
+    is_notional_min_for_market: bool = True
+    orders_max: int | None = None  # open orders of one account
+    algo_orders_max: int | None = None  # of these, orders that wait for a stop price
+    percent_price: PercentPrice | None = None
+    order_types: frozenset[str] = frozenset()  # values of OrderType
+    has_oco: bool = True
+
+    def lot(self, *, is_market: bool) -> Lot:
+        """Return what a quantity must keep to: a market order must keep to both lots."""
+        lot = Lot(self.qty_min, self.qty_max, self.lot_step)
+        other = self.market_lot
+        if not is_market or other is None:
+            return lot
+        return Lot(
+            max(lot.least, other.least),
+            min(lot.most, other.most) if other.most > 0 else lot.most,
+            max(lot.step, other.step),
+        )
 
     @property
     def name(self) -> str:

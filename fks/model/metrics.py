@@ -43,7 +43,7 @@ METRICS: dict[str, Metric] = {
         Metric("fks_actor_exits_total", "counter", ("child", "how"), "children that ended: normal, crash, hung, unwell, …"),
         Metric("fks_actor_restarts_total", "counter", ("child", "how"), "restarts by the supervisor, by what ended the child"),
         Metric("fks_actor_adoptions_total", "counter", ("child",), "living children a new supervisor took over"),
-        Metric("fks_actor_escalations_total", "counter", ("child",), "supervisors of the tree that gave up and told their parent"),
+        Metric("fks_actor_escalations_total", "counter", ("child",), "children that died too often in a row and are started once a minute"),
         Metric("fks_actor_detection_seconds", "histogram", ("how",), "a child's last proof of life to its end being noted"),
         Metric("fks_actor_recovery_seconds", "histogram", ("how",), "a child's end being noted to its successor being ready"),
         Metric("fks_actor_heartbeat_age_seconds", "gauge", ("child",), "age of the child's last beat"),

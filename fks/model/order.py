@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import StrEnum
 
@@ -86,12 +86,45 @@ class Request(StrEnum):
     REPLACE_UNKNOWN = "replace_unknown"
 
 
+class Refusal(StrEnum):
+    """Why a venue (or our own last check before the bytes) refused, in words that no venue owns. Stored; append-only.
+
+    The venue's own code and text stay beside it, for people; nothing decides by them.
+    """
+
+    RATE_LIMITED = "rate_limited"  # 429, too many orders: the same request passes later
+    BANNED = "banned"  # 418: the address is locked out until `retry_after_s`
+    UNAVAILABLE = "unavailable"  # never left, or the venue takes nothing now
+    CLOCK_SKEW = "clock_skew"  # the timestamp lay outside the venue's window
+    NOT_SENT = "not_sent"  # our last check before the bytes said no: nothing left
+    INSUFFICIENT_BALANCE = "insufficient_balance"
+    QUANTITY = "quantity"  # lot, market lot or notional filter
+    PRICE = "price"  # tick or percent-price filter
+    HALTED = "halted"  # the instrument does not trade now
+    WOULD_TRIGGER = "would_trigger"  # the stop's price is passed already
+    WOULD_MATCH = "would_match"  # a maker-only order would take
+    TOO_MANY_ORDERS = "too_many_orders"  # the venue's limit of open (algo) orders
+    UNKNOWN_ORDER = "unknown_order"  # of a cancel: no proof of absence
+    PERMISSION = "permission"  # key, account or order type is not permitted
+    OTHER = "other"
+
+    @property
+    def is_passing(self) -> bool:
+        """Return whether the same request may be accepted later without a change."""
+        return self in _PASSING
+
+
+_PASSING = frozenset(
+    {Refusal.RATE_LIMITED, Refusal.BANNED, Refusal.UNAVAILABLE, Refusal.CLOCK_SKEW, Refusal.NOT_SENT, Refusal.HALTED}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """An intent that risk answered, on disk under its `client_order_id`.
 
     Units: quantities in base, prices in quote per base, fees in `fee_currency` of each fill.
-    `quantity` is what was asked, `filled` the sum of fills (gross of fees), `announced` the highest cumulative quantity
+    `quantity` is what was asked, `filled` the sum of fills (gross of fees), `reported_cum_qty` the highest cumulative quantity
     the venue ever reported: while it is above `filled`, executions are missing here and are fetched.
     """
 
@@ -104,7 +137,7 @@ class Order:
     symbol: str
     instance: str
     role: Role
-    generation: int
+    attempt: int
     side: Side
     type: OrderType
     time_in_force: TimeInForce
@@ -117,7 +150,7 @@ class Order:
     request: Request = Request.NONE
     filled: Decimal = Decimal(0)
     average_price: Decimal | None = None
-    announced: Decimal = Decimal(0)
+    reported_cum_qty: Decimal = Decimal(0)
     venue_time_ns: int = 0  # the venue's time of the newest thing it said of this order
     venue_order_id: str | None = None
     parent_id: str | None = None
@@ -133,8 +166,9 @@ class Order:
     trace_id: str = ""
     valid_until_ns: int | None = None
     created_ns: int = 0
-    sent_ns: int | None = None
+    sent_ns: int | None = None  # when the first byte left; None = not known yet, or nothing left
     updated_ns: int = 0
+    refusal: Refusal | None = None  # why it was REJECTED; not stored, so None after a restart
 
     @property
     def is_open(self) -> bool:
@@ -144,6 +178,27 @@ class Order:
     def remaining(self) -> Decimal:
         """Return what the venue could still fill; never negative."""
         return max(self.quantity - self.filled, Decimal(0)) if self.is_open else Decimal(0)
+
+
+_SLOTS = tuple((field.name, getattr(Order, field.name).__get__, getattr(Order, field.name).__set__) for field in fields(Order))
+
+
+def evolve(order: Order, **changes: object) -> Order:
+    """Return a copy of `order` with `changes`: `dataclasses.replace`, in a third of its time.
+
+    An order is copied some 25 times on its way, and has 37 fields. Errors: TypeError when a name is no field.
+    """
+    copy = object.__new__(Order)
+    left = len(changes)
+    for name, read, write in _SLOTS:
+        if left and name in changes:
+            write(copy, changes[name])
+            left -= 1
+        else:
+            write(copy, read(order))
+    if left:
+        raise TypeError(f"no field of an order: {sorted(set(changes) - {name for name, _, _ in _SLOTS})}")
+    return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +247,16 @@ class Report:
     source: str = "rest"
     code: str | None = None
     detail: str | None = None
+    refusal: Refusal | None = None  # of a REJECTED report
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a send or a cancel. A send's fills ride along when the venue gave them."""
+    """The answer to a send or a cancel. A send's fills ride along when the venue gave them.
+
+    `refusal` is set exactly when `outcome` is REFUSED; `code` and `detail` are the venue's own words. `sent_ns` is the time
+    of the first byte where the venue knows it: a send may have waited for the rate limit or a connection.
+    """
 
     outcome: Outcome
     report: Report | None = None
@@ -204,6 +264,8 @@ class Answer:
     code: str | None = None
     detail: str = ""
     retry_after_s: float | None = None
+    refusal: Refusal | None = None
+    sent_ns: int | None = None
 
 
 class Presence(StrEnum):

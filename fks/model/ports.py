@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import IntEnum
 from typing import Protocol
 
-from fks.model.account import Balance
+from fks.model.account import Balance, Transfer, VenueIdentity
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
 from fks.model.market import MarketEvent, Subscription, Tally, Traits
@@ -32,7 +33,7 @@ class Log(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Capabilities:
+class VenueCapabilities:
     """What a venue can do; pre-trade checks and the order manager read it."""
 
     types: frozenset[OrderType]
@@ -60,6 +61,42 @@ class Budget(Protocol):
     def pause(self, seconds: float) -> None:
         """Send nothing for so long: the exchange said so (429, Retry-After)."""
         ...
+
+
+class Priority(IntEnum):
+    """What a request to a venue is for. The higher it is, the more of the shared rate limit it may use."""
+
+    ENTRY = 0
+    READ = 1
+    RESERVE = 2  # cancels, exits, protection and kills
+
+
+class VenueBudget(Protocol):
+    """The rate limits of a venue: request weight by address, new orders by key, shared by all processes that send there."""
+
+    def wait_s(self, weight: int, priority: Priority, orders: int = 0) -> float:
+        """Return how long such a request would wait now, 0 for not at all. Spends nothing, asks nobody, takes microseconds."""
+        ...
+
+    async def take(self, weight: int, priority: Priority, orders: int = 0, *, wait_max_s: float) -> float:
+        """Spend, waiting at most `wait_max_s`: return 0.0, or the seconds it would still take, and nothing is spent."""
+        ...
+
+    def seen(self, weight: int | None, orders: int | None = None, *, sent_s: float) -> None:
+        """Note what the venue reports as used of the present windows, in the answer to a request sent at `sent_s` (monotonic)."""
+        ...
+
+    def pause(self, seconds: float, status: int) -> None:
+        """Send nothing for so long, in any process: the venue answered 429 or 418 with Retry-After."""
+        ...
+
+    @property
+    def paused_by(self) -> int:
+        """Return the status (429 or 418) of the newest pause."""
+        ...
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
 
 
 class Exchange(Protocol):
@@ -141,7 +178,7 @@ class Venue(Protocol):
     read could not be answered. One object per (venue, account, role); never shared (peers.md §6.8)."""
 
     name: str
-    capabilities: Capabilities
+    capabilities: VenueCapabilities
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
@@ -157,10 +194,31 @@ class Venue(Protocol):
         """Ask to cancel by client order id. REFUSED with code UNKNOWN_ORDER is no proof of absence: query."""
         ...
 
+    def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
+        """Return how long an order would wait for the venue's rate limit if it were submitted now, 0: not at all. Cheap."""
+        ...
+
     async def query(self, symbol: str, client_order_id: str) -> Lookup: ...
     async def open_orders(self) -> list[Report]: ...
     async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]: ...
     async def balances(self) -> dict[str, Balance]: ...
+    async def identity(self) -> VenueIdentity:
+        """Return whose account the session is, read anew. It is answered while the session is refused."""
+        ...
+
+    def refuse(self, reason: str) -> None:
+        """Send nothing and answer no read of orders, executions or transfers from now on: the session is not known to be
+        the account's own. A session that was neither refused nor admitted answers everything."""
+        ...
+
+    def admit(self, identity: VenueIdentity) -> None:
+        """End a refusal: the session is the account's own. Executions are named after `identity` from now on."""
+        ...
+
+    async def transfers_since(self, since_ns: int) -> list[Transfer]:
+        """Return deposits and withdrawals that were carried out from `since_ns` on, oldest first."""
+        ...
+
     async def skew_ms(self) -> float:
         """Return venue time minus ours, in milliseconds, round trip taken out."""
         ...

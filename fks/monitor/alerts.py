@@ -42,6 +42,10 @@ def _child_is_back(alert: Mapping[str, Any], facts: Facts) -> bool:
     return _is_calm(row, facts)
 
 
+def _is_an_hour_old(alert: Mapping[str, Any], facts: Facts) -> bool:
+    return _has_passed(timedelta(hours=1), alert["time"], facts)  # it is raised again while the child goes on dying
+
+
 def _is_calm(row: Mapping[str, Any], facts: Facts) -> bool:
     return row["state"] in WELL and row["since"] is not None and _has_passed(CALM, row["since"], facts)
 
@@ -82,6 +86,7 @@ def _database_answers(alert: Mapping[str, Any], facts: Facts) -> bool:
 #: the longest prefix of the event that is here decides
 RULES: dict[str, Rule] = {
     "child.": _child_is_back,
+    "child.unstable": _is_an_hour_old,
     "strategy.": _instance_runs,
     "instance.": _instance_runs,
     "node.": _node_is_back,

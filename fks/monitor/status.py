@@ -78,6 +78,8 @@ def problem_of(state: str, age_ms: int | None, detail: Mapping[str, Any]) -> str
         return "never heard of" if age_ms is None else f"no heartbeat for {age_ms / 1000:.0f} s"
     problems = detail.get("problems")
     texts = [str(p.get("text") or p.get("kind") or "") for p in problems if isinstance(p, Mapping)] if isinstance(problems, list) else []
+    if escalation := detail.get("escalation"):
+        texts.insert(0, f"escalated: {escalation}")
     if texts:
         return "; ".join(text for text in texts if text)
     return "" if state in WELL else str(detail.get("detail") or detail.get("reason") or "")

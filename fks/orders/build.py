@@ -34,43 +34,43 @@ def _order(intent: Intent, epoch: int, now_ns: int) -> Order:
     return Order(
         client_order_id=intent.client_order_id, intent_id=intent.intent_id, signal_id=intent.signal_id,
         account_id=intent.account_id, venue=intent.venue, exchange=intent.exchange, symbol=intent.symbol,
-        instance=intent.instance, role=intent.role, generation=intent.generation, side=intent.side, type=intent.type,
+        instance=intent.instance, role=intent.role, attempt=intent.attempt, side=intent.side, type=intent.type,
         time_in_force=intent.time_in_force, quantity=intent.quantity, price=intent.price, stop_price=intent.stop_price,
         stop_loss=intent.stop_loss, take_profit=intent.take_profit, epoch=epoch, trace_id=intent.trace_id,
         valid_until_ns=intent.valid_until_ns, created_ns=now_ns, updated_ns=now_ns,
     )  # fmt: skip
 
 
-def legs_of(parent: Order, *, quantity: Decimal, generation: int, epoch: int, now_ns: int) -> list[Order]:
+def legs_of(parent: Order, *, quantity: Decimal, attempt: int, epoch: int, now_ns: int) -> list[Order]:
     """Return the stop and the take-profit leg that `parent` wants (one, two or none), stop first, not yet begun."""
     legs = []
     if parent.stop_loss is not None:
-        stop = _leg(parent, Role.STOP_LOSS, OrderType.STOP, quantity, generation, epoch, now_ns)
+        stop = _leg(parent, Role.STOP_LOSS, OrderType.STOP, quantity, attempt, epoch, now_ns)
         legs.append(replace(stop, stop_price=parent.stop_loss))
     if parent.take_profit is not None:
-        limit = _leg(parent, Role.TAKE_PROFIT, OrderType.TAKE_PROFIT, quantity, generation, epoch, now_ns)
+        limit = _leg(parent, Role.TAKE_PROFIT, OrderType.TAKE_PROFIT, quantity, attempt, epoch, now_ns)
         legs.append(replace(limit, price=parent.take_profit))
     return legs
 
 
-def market_leg(parent: Order, *, role: Role, quantity: Decimal, generation: int, epoch: int, now_ns: int) -> Order:
+def market_leg(parent: Order, *, role: Role, quantity: Decimal, attempt: int, epoch: int, now_ns: int) -> Order:
     """Return the order that closes at the market what a leg can no longer protect: the price is past it already."""
-    return _leg(parent, role, OrderType.MARKET, quantity, generation, epoch, now_ns)
+    return _leg(parent, role, OrderType.MARKET, quantity, attempt, epoch, now_ns)
 
 
 def _leg(
-    parent: Order, role: Role, type_: OrderType, quantity: Decimal, generation: int, epoch: int, now_ns: int
+    parent: Order, role: Role, type_: OrderType, quantity: Decimal, attempt: int, epoch: int, now_ns: int
 ) -> Order:
     return Order(
-        client_order_id=client_order_id(parent.intent_id, role, generation), intent_id=parent.intent_id,
+        client_order_id=client_order_id(parent.intent_id, role, attempt), intent_id=parent.intent_id,
         signal_id=parent.signal_id, account_id=parent.account_id, venue=parent.venue, exchange=parent.exchange,
-        symbol=parent.symbol, instance=parent.instance, role=role, generation=generation, side=parent.side.opposite,
+        symbol=parent.symbol, instance=parent.instance, role=role, attempt=attempt, side=parent.side.opposite,
         type=type_, time_in_force=TimeInForce.GTC, quantity=quantity, state=State.INTENDED,
         parent_id=parent.client_order_id, is_reduce_only=True, epoch=epoch, trace_id=parent.trace_id,
         created_ns=now_ns, updated_ns=now_ns,
     )  # fmt: skip
 
 
-def group_of(parent: Order, generation: int) -> str:
-    """Return the group id of a parent's OCO legs of one generation."""
-    return client_order_id(parent.intent_id, _GROUP, generation)
+def group_of(parent: Order, attempt: int) -> str:
+    """Return the group id of a parent's OCO legs of one attempt."""
+    return client_order_id(parent.intent_id, _GROUP, attempt)

@@ -37,21 +37,21 @@ def _line(row: Row) -> str:
     whence = "–" if row.states is None else _names(row.states)
     acts = "; ".join(act.value for act in row.acts) or "–"
     guard, target = (row.guard.__doc__ or "").strip(), (row.target.__doc__ or "").strip()
-    return f"| {row.number} | {whence} | {_words(row.event)} | {guard} | {target} | {acts} | {row.note or '–'} |"
+    return f"| {row.number} | {whence} | {_event_name(row.event)} | {guard} | {target} | {acts} | {row.note or '–'} |"
 
 
 def _names(states: frozenset[State]) -> str:
     return "any" if states == frozenset(State) else ", ".join(state.value for state in State if state in states)
 
 
-def _words(event: type[events.Event]) -> str:
+def _event_name(event: type[events.Event]) -> str:
     return "any other" if event is events.Event else re.sub(r"(?<!^)([A-Z])", r" \1", event.__name__).lower()
 
 
 def document() -> str:
     """Return the whole page."""
     states = "\n".join(f"| {state.value} | {meaning} | {risk} |" for state, (meaning, risk) in _STATES.items())
-    kinds = "\n".join(f"| {_words(event)} | {_first_line(event)} |" for event in events.EVENTS)
+    kinds = "\n".join(f"| {_event_name(event)} | {_first_line(event)} |" for event in events.EVENTS)
     acts = "\n".join(f"- {act.value}" for act in Act)
     return f"""# Orders
 

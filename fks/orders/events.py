@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from fks.model.order import Fill, Report, State
+from fks.model.order import Fill, Refusal, Report, State
+
+#: what the checks saw before the send, for the journal: code, outcome, limit, value
+Checks = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +58,22 @@ class Abandoned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acked(Event):
-    """The venue has it: its id and ours came back together."""
+    """The venue has it: its id and ours came back together. `sent_ns`: when the first byte left."""
 
     report: Report
+    sent_ns: int | None = None
+    checks: Checks = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused(Event):
-    """A definitive no (peers.md §6.1), or proof that no byte left."""
+    """A definitive no of the venue, or proof that no byte left. `refusal` is why, in words that no venue owns."""
 
     code: str
     detail: str = ""
+    refusal: Refusal | None = None
+    sent_ns: int | None = None
+    checks: Checks = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +81,8 @@ class Ambiguous(Event):
     """Bytes may have left, and the answer proves nothing."""
 
     detail: str = ""
+    sent_ns: int | None = None
+    checks: Checks = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +90,8 @@ class DuplicateId(Event):
     """The venue knows our client order id already: evidence that the order exists."""
 
     detail: str = ""
+    sent_ns: int | None = None
+    checks: Checks = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,11 +117,15 @@ class FillSeen(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Busted(Event):
-    """The venue takes an execution back."""
+    """An execution is taken back: by the venue, or (`is_replaced`) a person's figures by the venue's own execution."""
 
     fill_id: uuid.UUID
     quantity: Decimal
     price: Decimal
+    fee: Decimal = Decimal(0)
+    fee_currency: str = ""
+    instance: str = ""  # whose position the execution had moved
+    is_replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +148,12 @@ class FoundAbsent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled(Event):
-    """A person decided what became of an UNKNOWN order, and says why."""
+    """A person decided what became of an UNKNOWN order, and says why. `filled` counts what is booked with it."""
 
     outcome: State
     by: str
     reason: str
+    filled: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ Who speaks? We do (deny, intend, send, abandon, cancel), the venue does (ack, re
 (ambiguous, absent, session broke), and a person may (settle). The venue speaks on two roads, its answers and its stream,
 which may overtake each other: so the order in which its words arrive must not matter. Three rules make that true:
 
-  * A report is a snapshot, a fill an increment. Only fills move `filled`; a report raises `announced`. While `announced`
+  * A report is a snapshot, a fill an increment. Only fills move `filled`; a report raises `reported_cum_qty`. While `reported_cum_qty`
     is above `filled`, executions are missing and are fetched, and the instrument takes no new risk.
   * A fill that an ended order's last report had announced completes it without changing its state; one beyond that is
     late (row 36): it is booked, the order lives again, and the venue is asked what it now says.
@@ -29,11 +29,12 @@ idempotent); missing executions are fetched; anything the venue says of an order
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
+from typing import Any
 
-from fks.model.order import LIVE, OPEN, Order, Request, State
+from fks.model.order import LIVE, OPEN, Order, Request, State, evolve
 from fks.orders import events as e
 from fks.orders import rules as r
 from fks.orders.rules import ENDED, Change, Guard
@@ -104,7 +105,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(5, INTENDED, e.Abandoned, r.always, r.abandoned, (A.RELEASE,), "valid_until passed, kill, parent ended"),
     Row(5, INTENDED, e.CancelRequested, r.always, r.abandoned, (A.RELEASE,), "nothing to cancel at the venue"),
     Row(6, INTENDED, e.Replayed, r.always, r.same, (A.REEVALUATE,), "never UNKNOWN: no byte left"),
-    Row(8, SENDING, e.Acked, r.says_executed, r.as_reported, (A.PROTECT,), "fills ride along or are fetched"),
+    Row(8, SENDING, e.Acked, r.reports_executed, r.as_reported, (A.PROTECT,), "fills ride along or are fetched"),
     Row(7, SENDING, e.Acked, r.always, r.as_reported, (), "client id and venue id match"),
     Row(9, SENDING, e.Refused, r.always, r.refused, (A.RELEASE, A.PROTECT, A.NOTIFY), "definitive by §6.1, or provably never left"),
     Row(10, SENDING, e.Ambiguous, r.always, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "every other outcome"),
@@ -112,7 +113,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(11, SENDING, e.Replayed, r.is_older_epoch, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "never sent again"),
     Row(12, SENDING, e.FillSeen, r.always, r.by_quantity, (A.BOOK, A.PROTECT), "the stream is faster than the answer"),
     Row(13, SENDING, e.Reported, r.always, r.as_reported, (A.PROTECT,), "the stream is faster than the answer"),
-    Row(14, UNKNOWN, e.Reported, r.says_open, r.as_reported, (A.PROTECT,), "unblocks once no fill is missing"),
+    Row(14, UNKNOWN, e.Reported, r.reports_open, r.as_reported, (A.PROTECT,), "unblocks once no fill is missing"),
     Row(14, UNKNOWN, e.Acked, r.always, r.as_reported, (A.PROTECT,), "the answer came after all"),
     Row(15, UNKNOWN, e.Reported, r.always, r.as_reported, (A.PROTECT, A.NOTIFY), "unblocks once no fill is missing"),
     Row(16, UNKNOWN, e.FillSeen, r.always, r.by_quantity, (A.BOOK, A.PROTECT, A.ASK), "asked until a report says open or done"),
@@ -121,33 +122,34 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(18, UNKNOWN, e.FoundAbsent, r.never_acknowledged, r.to(S.ABSENT), (A.RELEASE, A.PROTECT, A.ALERT, A.NOTIFY), "C5 satisfied"),
     Row(19, UNKNOWN, e.FoundAbsent, r.was_acknowledged, r.same, (A.PAGE,), "polling cannot prove this away"),
     Row(20, UNKNOWN, e.Settled, r.always, r.settled, (A.RELEASE, A.PROTECT, A.NOTIFY), "two-step, with a reason"),
-    Row(21, _in(S.ACCEPTED), e.Reported, r.says_open, r.as_reported, (), "triggered, or pending no more"),
+    Row(21, _in(S.ACCEPTED), e.Reported, r.reports_open, r.as_reported, (), "triggered, or pending no more"),
     Row(22, _in(S.ACCEPTED, S.WORKING), e.FillSeen, r.always, r.by_quantity, (A.BOOK, A.PROTECT), ""),
-    Row(22, _in(S.WORKING, S.PARTIAL), e.Reported, r.says_open, r.as_reported, (), "a report announces, fills move"),
+    Row(22, _in(S.WORKING, S.PARTIAL), e.Reported, r.reports_open, r.as_reported, (), "a report announces, fills move"),
     Row(23, _in(S.PARTIAL), e.FillSeen, r.always, r.by_quantity, (A.BOOK, A.PROTECT), ""),
-    Row(23, LIVE, e.Reported, r.says_filled, r.as_reported, (A.PROTECT,), "a report announces, fills move"),
-    Row(24, LIVE, e.Reported, r.says_cancelled, r.as_reported, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
-    Row(24, ENDED, e.FillSeen, r.is_announced, r.completed, (A.BOOK, A.PROTECT), "a fill the end announced is not late"),
-    Row(25, LIVE, e.Reported, r.says_expired, r.as_reported, (A.RELEASE, A.PROTECT, A.NOTIFY), "IOC, FOK, GTD, STP, end of day"),
-    Row(26, LIVE, e.Reported, r.says_rejected, r.as_reported, (A.RELEASE, A.PROTECT, A.PAGE), "e.g. a stop refused at its trigger"),
+    Row(23, LIVE, e.Reported, r.reports_filled, r.as_reported, (A.PROTECT,), "a report announces, fills move"),
+    Row(24, LIVE, e.Reported, r.reports_cancelled, r.as_reported, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
+    Row(24, ENDED, e.FillSeen, r.is_within_reported, r.completed, (A.BOOK, A.PROTECT), "a fill the end announced is not late"),
+    Row(25, LIVE, e.Reported, r.reports_expired, r.as_reported, (A.RELEASE, A.PROTECT, A.NOTIFY), "IOC, FOK, GTD, STP, end of day"),
+    Row(26, LIVE, e.Reported, r.reports_rejected, r.as_reported, (A.RELEASE, A.PROTECT, A.PAGE), "e.g. a stop refused at its trigger"),
     Row(27, LIVE, e.SessionBroke, r.always, r.stale, (), "entries are held by the venue's state, not by this"),
     Row(28, LIVE, e.NotListed, r.always, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "asked by id, then history; never assumed dead"),
-    Row(29, LIVE, e.CancelRequested, r.always, r.asking(Request.CANCEL), (A.SEND_CANCEL,), ""),
-    Row(30, SENDING | UNKNOWN, e.CancelRequested, r.always, r.asking(Request.CANCEL_WANTED), (), "sent when it proves open"),
-    Row(31, OPEN - INTENDED, e.CancelAcked, r.cancel_is_asked, r.cancelled, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
-    Row(32, OPEN - INTENDED, e.CancelRefused, r.cancel_unknown_order, r.asking(Request.CANCEL_UNKNOWN), (A.ASK,), "may be filled"),
-    Row(33, OPEN - INTENDED, e.CancelRefused, r.cancel_is_asked, r.asking(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
-    Row(33, OPEN - INTENDED, e.RequestAmbiguous, r.cancel_is_asked, r.asking(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
-    Row(34, LIVE, e.ReplaceRequested, r.always, r.asking(Request.REPLACE), (), "not native: cancel, prove it, a new intent"),
-    Row(34, LIVE, e.ReplaceAcked, r.replace_is_asked, r.replaced, (A.PROTECT,), "same identity"),
-    Row(35, LIVE, e.ReplaceRefused, r.replace_is_asked, r.asking(Request.NONE), (A.ASK,), "as it was"),
-    Row(35, LIVE, e.RequestAmbiguous, r.replace_is_asked, r.asking(Request.REPLACE_UNKNOWN), (A.ASK,), "both count as exposure"),
+    Row(29, LIVE, e.CancelRequested, r.always, r.with_request(Request.CANCEL), (A.SEND_CANCEL,), ""),
+    Row(30, SENDING | UNKNOWN, e.CancelRequested, r.always, r.with_request(Request.CANCEL_WANTED), (), "sent when it proves open"),
+    Row(31, OPEN - INTENDED, e.CancelAcked, r.has_cancel_request, r.cancelled, (A.RELEASE, A.PROTECT, A.NOTIFY), "fills first"),
+    Row(32, OPEN - INTENDED, e.CancelRefused, r.cancel_unknown_order, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "may be filled"),
+    Row(33, OPEN - INTENDED, e.CancelRefused, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
+    Row(33, OPEN - INTENDED, e.RequestAmbiguous, r.has_cancel_request, r.with_request(Request.CANCEL_UNKNOWN), (A.ASK,), "asked, then repeated"),
+    Row(34, LIVE, e.ReplaceRequested, r.always, r.with_request(Request.REPLACE), (), "not native: cancel, prove it, a new intent"),
+    Row(34, LIVE, e.ReplaceAcked, r.has_replace_request, r.replaced, (A.PROTECT,), "same identity"),
+    Row(35, LIVE, e.ReplaceRefused, r.has_replace_request, r.with_request(Request.NONE), (A.ASK,), "as it was"),
+    Row(35, LIVE, e.RequestAmbiguous, r.has_replace_request, r.with_request(Request.REPLACE_UNKNOWN), (A.ASK,), "both count as exposure"),
     Row(36, ENDED, e.FillSeen, r.always, r.by_quantity_late, (A.BOOK, A.PROTECT, A.ASK, A.ALERT, A.PAGE), "position first"),
-    Row(37, ENDED, e.Reported, r.says_open, r.as_reported_late, (A.PROTECT, A.PAGE, A.CANCEL_UNLESS_VALID), "it lives after all"),
+    Row(37, ENDED, e.Reported, r.reports_open, r.as_reported_late, (A.PROTECT, A.PAGE, A.CANCEL_UNLESS_VALID), "it lives after all"),
     Row(37, _in(S.REJECTED, S.ABSENT), e.Reported, r.always, r.as_reported_late, (A.PROTECT, A.PAGE), "it had lived after all"),
-    Row(36, _in(S.CANCELLED, S.EXPIRED, S.FILLED), e.Reported, r.says_executed, r.announce, (A.ALERT,), "more was executed than its end said"),
+    Row(36, _in(S.CANCELLED, S.EXPIRED, S.FILLED), e.Reported, r.reports_executed, r.raise_reported, (A.ALERT,), "more was executed than its end said"),
     Row(23, _in(S.FILLED), e.FillSeen, r.is_within, r.completed, (A.BOOK, A.PROTECT), "a fill its report announced"),
     Row(38, _in(S.FILLED), e.FillSeen, r.always, r.completed, (A.BOOK, A.PROTECT, A.PAGE), "overfill: risk uses the position"),
+    Row(39, ANY - NEVER_SENT - INTENDED, e.Busted, r.is_replaced, r.given_back, (A.BOOK, A.PROTECT), "the execution follows at once"),
     Row(39, ANY - NEVER_SENT - INTENDED, e.Busted, r.has_fills, r.busted, (A.BOOK, A.PROTECT, A.PAGE), "a reversing fill"),
     Row(40, NEVER_SENT, e.FillSeen, r.always, r.same, (A.BOOK_EXTERNAL, A.PAGE, A.HALT), "IMPOSSIBLE_FILL"),
     Row(40, NEVER_SENT, e.Reported, r.always, r.same, (A.PAGE, A.HALT), "IMPOSSIBLE_FILL"),
@@ -157,6 +159,8 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(13, LIVE | ENDED | _in(S.FILLED), e.DuplicateId, r.always, r.same, (), "the stream has answered already"),
     Row(11, LIVE | UNKNOWN, e.Replayed, r.always, r.replayed, (A.ASK,), "reconciled before entries open; what was asked may never have left"),
     Row(27, OPEN - LIVE, e.SessionBroke, r.always, r.same, (), "nothing was known to go stale"),
+    Row(5, _in(S.ABANDONED), e.Abandoned, r.always, r.same, (), "it was given up before"),
+    Row(28, ANY - LIVE, e.NotListed, r.always, r.same, (), "it ended, or is asked about, since the list was read"),
     Row(31, ANY - OPEN, e.CancelAcked, r.always, r.same, (), "it had ended before"),
     Row(32, ANY - OPEN, e.CancelRefused, r.always, r.same, (), "it had ended before"),
     Row(33, ANY - OPEN, e.RequestAmbiguous, r.always, r.same, (), "it had ended before"),
@@ -180,7 +184,7 @@ _ROWS = _index(TRANSITIONS)
 def begin(order: Order, event: e.Event) -> Step:
     """Return the first step of an order that is not in the journal yet (rows 1 to 3). Errors: AssertionError, ours."""
     row = _ROWS[None, type(event)][0]
-    return Step(None, row.target(replace(order, updated_ns=event.recv_ns), event), row.acts, row.number)
+    return Step(None, row.target(evolve(order, updated_ns=event.recv_ns), event), row.acts, row.number)
 
 
 def advance(order: Order, event: e.Event) -> Step:
@@ -198,21 +202,34 @@ def advance(order: Order, event: e.Event) -> Step:
 _VENUE_SPOKE = (e.Acked, e.Reported, e.FillSeen, e.CancelAcked)
 
 
+def _sent_ns(event: e.Event) -> int | None:
+    """Return when the first byte left, as far as the event knows: of an order found after a crash, when it was found."""
+    if isinstance(event, e.Acked | e.Refused | e.Ambiguous | e.DuplicateId):
+        return event.sent_ns
+    return event.recv_ns if isinstance(event, e.Replayed) else None
+
+
 def _ride(before: Order, row: Row, event: e.Event) -> Step:
     """Apply `row` and the riders of the module's text."""
-    after = row.target(before, event)
-    acts = list(row.acts)
+    after, acts = row.target(before, event), list(row.acts)
+    changes: dict[str, Any] = {}
     if isinstance(event, _VENUE_SPOKE) and row.number != 41:
-        after = replace(after, venue_time_ns=max(after.venue_time_ns, event.venue_time_ns), is_stale=False)
+        if event.venue_time_ns > after.venue_time_ns:
+            changes["venue_time_ns"] = event.venue_time_ns
+        if after.is_stale:
+            changes["is_stale"] = False
+    if after.sent_ns is None and (sent_ns := _sent_ns(event)) is not None and after.state is not State.INTENDED:
+        changes["sent_ns"] = sent_ns
     if after.state not in OPEN:
-        after = replace(after, request=Request.NONE)
+        if after.request is not Request.NONE:
+            changes["request"] = Request.NONE
     elif after.state in LIVE:
         lost = after.request is Request.CANCEL_UNKNOWN and isinstance(event, e.Reported) and event.source != "stream"
         if after.request is Request.CANCEL_WANTED or lost:
-            after = replace(after, request=Request.CANCEL)
+            changes["request"] = Request.CANCEL
             acts.append(Act.SEND_CANCEL)
-    if after.announced > after.filled:
+    if after.reported_cum_qty > after.filled:
         acts.append(Act.FETCH_FILLS)
-    if after != before:
-        after = replace(after, updated_ns=max(event.recv_ns, before.updated_ns))
+    if changes or after != before:
+        after = evolve(after, **changes, updated_ns=max(event.recv_ns, before.updated_ns))
     return Step(before.state, after, tuple(dict.fromkeys(acts)), row.number)

@@ -6,11 +6,10 @@ The first line of each docstring is what docs/orders.md prints in the row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 from typing import cast
 
-from fks.model.order import LIVE, Fill, Order, Report, Request, State
+from fks.model.order import LIVE, Fill, Order, Report, Request, State, evolve
 from fks.orders import events as e
 
 Guard = Callable[[Order, e.Event], bool]
@@ -34,39 +33,39 @@ def _report(event: e.Event) -> Report:
     return cast(e.Reported | e.Acked, event).report
 
 
-def says_open(order: Order, event: e.Event) -> bool:
+def reports_open(order: Order, event: e.Event) -> bool:
     """says open"""
     return _report(event).state in LIVE
 
 
-def says_cancelled(order: Order, event: e.Event) -> bool:
+def reports_cancelled(order: Order, event: e.Event) -> bool:
     """says cancelled"""
     return _report(event).state is State.CANCELLED
 
 
-def says_expired(order: Order, event: e.Event) -> bool:
+def reports_expired(order: Order, event: e.Event) -> bool:
     """says expired"""
     return _report(event).state is State.EXPIRED
 
 
-def says_rejected(order: Order, event: e.Event) -> bool:
+def reports_rejected(order: Order, event: e.Event) -> bool:
     """says rejected"""
     return _report(event).state is State.REJECTED
 
 
-def says_filled(order: Order, event: e.Event) -> bool:
+def reports_filled(order: Order, event: e.Event) -> bool:
     """says filled"""
     return _report(event).state is State.FILLED
 
 
-def says_executed(order: Order, event: e.Event) -> bool:
+def reports_executed(order: Order, event: e.Event) -> bool:
     """says partly filled or filled"""
     return _report(event).filled > 0
 
 
-def is_announced(order: Order, event: e.Event) -> bool:
+def is_within_reported(order: Order, event: e.Event) -> bool:
     """announced by the report that ended it"""
-    return order.filled + _fill(event).quantity <= order.announced
+    return order.filled + _fill(event).quantity <= order.reported_cum_qty
 
 
 def is_within(order: Order, event: e.Event) -> bool:
@@ -84,17 +83,17 @@ def was_acknowledged(order: Order, event: e.Event) -> bool:
     return order.is_acknowledged
 
 
-def cancel_is_asked(order: Order, event: e.Event) -> bool:
+def has_cancel_request(order: Order, event: e.Event) -> bool:
     """request is cancel"""
     return order.request in (Request.CANCEL, Request.CANCEL_UNKNOWN, Request.CANCEL_WANTED)
 
 
 def cancel_unknown_order(order: Order, event: e.Event) -> bool:
     """request is cancel, code UNKNOWN_ORDER"""
-    return cancel_is_asked(order, event) and cast(e.CancelRefused, event).code == "UNKNOWN_ORDER"
+    return has_cancel_request(order, event) and cast(e.CancelRefused, event).code == "UNKNOWN_ORDER"
 
 
-def replace_is_asked(order: Order, event: e.Event) -> bool:
+def has_replace_request(order: Order, event: e.Event) -> bool:
     """request is replace"""
     return order.request in (Request.REPLACE, Request.REPLACE_UNKNOWN)
 
@@ -104,19 +103,25 @@ def has_fills(order: Order, event: e.Event) -> bool:
     return order.filled >= cast(e.Busted, event).quantity
 
 
+def is_replaced(order: Order, event: e.Event) -> bool:
+    """the venue's own execution replaces a person's figures"""
+    return cast(e.Busted, event).is_replaced and has_fills(order, event)
+
+
 def is_old(order: Order, event: e.Event) -> bool:
     """older than the state proves"""
     report = _report(event)
     if report.state in LIVE:
         if order.state in LIVE:
             back = report.state is State.ACCEPTED and order.state is State.WORKING
-            return report.filled < order.filled or (back and report.time_ns < order.venue_time_ns)
+            # below what an earlier report named, it is the older of the two, though the executions are not booked yet
+            return report.filled < max(order.filled, order.reported_cum_qty) or (back and report.time_ns < order.venue_time_ns)
         if order.state is State.FILLED:
             return True
         # the end of an order is the last thing its venue says: what has the same time came before it
         return order.state in ENDED and 0 < report.time_ns <= order.venue_time_ns
     return order.state in (State.FILLED, State.CANCELLED, State.EXPIRED) and report.filled <= max(
-        order.filled, order.announced
+        order.filled, order.reported_cum_qty
     )
 
 
@@ -125,7 +130,7 @@ def to(state: State) -> Change:
     """Return the change that only sets the state."""
 
     def target(order: Order, event: e.Event) -> Order:
-        return replace(order, state=state)
+        return evolve(order, state=state)
 
     target.__doc__ = state.value
     return target
@@ -138,34 +143,34 @@ def same(order: Order, event: e.Event) -> Order:
 
 def replayed(order: Order, event: e.Event) -> Order:
     """same, a request that was made is unknown"""
-    return replace(order, request=_IN_DOUBT.get(order.request, order.request))
+    return evolve(order, request=_UNRESOLVED.get(order.request, order.request))
 
 
-_IN_DOUBT = {Request.CANCEL: Request.CANCEL_UNKNOWN, Request.REPLACE: Request.REPLACE_UNKNOWN}
+_UNRESOLVED = {Request.CANCEL: Request.CANCEL_UNKNOWN, Request.REPLACE: Request.REPLACE_UNKNOWN}
 
 
 def sent(order: Order, event: e.Event) -> Order:
     """SENDING"""
-    word = cast(e.Sent, event)
-    quantity = order.quantity if word.quantity is None else word.quantity
-    return replace(order, state=State.SENDING, quantity=quantity, group_id=word.group_id, sent_ns=event.recv_ns)
+    sending = cast(e.Sent, event)
+    quantity = order.quantity if sending.quantity is None else sending.quantity
+    return evolve(order, state=State.SENDING, quantity=quantity, group_id=sending.group_id)
 
 
 def denied(order: Order, event: e.Event) -> Order:
     """DENIED"""
     denial = cast(e.Denied, event)
-    return replace(order, state=State.DENIED, code=denial.code, detail=denial.detail)
+    return evolve(order, state=State.DENIED, code=denial.code, detail=denial.detail)
 
 
 def abandoned(order: Order, event: e.Event) -> Order:
     """ABANDONED"""
-    return replace(order, state=State.ABANDONED, detail=getattr(event, "reason", "") or order.detail)
+    return evolve(order, state=State.ABANDONED, detail=getattr(event, "reason", "") or order.detail)
 
 
 def refused(order: Order, event: e.Event) -> Order:
     """REJECTED"""
     refusal = cast(e.Refused, event)
-    return replace(order, state=State.REJECTED, code=refusal.code, detail=refusal.detail)
+    return evolve(order, state=State.REJECTED, code=refusal.code, detail=refusal.detail, refusal=refusal.refusal)
 
 
 def as_reported(order: Order, event: e.Event) -> Order:
@@ -176,35 +181,35 @@ def as_reported(order: Order, event: e.Event) -> Order:
         state = State.PARTIAL
     if state in LIVE and order.filled >= order.quantity:
         state = State.FILLED
-    known = replace(
+    known = evolve(
         order,
         state=state,
-        announced=max(order.announced, report.filled),
+        reported_cum_qty=max(order.reported_cum_qty, report.filled),
         venue_order_id=report.venue_order_id or order.venue_order_id,
         is_acknowledged=True,
     )
     if state is State.REJECTED:
-        return replace(known, code=report.code or order.code, detail=report.detail or order.detail)
+        return evolve(known, code=report.code or order.code, detail=report.detail or order.detail, refusal=report.refusal)
     return known
 
 
 def as_reported_late(order: Order, event: e.Event) -> Order:
     """as reported, late"""
-    return replace(as_reported(order, event), is_late=True)
+    return evolve(as_reported(order, event), is_late=True)
 
 
-def announce(order: Order, event: e.Event) -> Order:
+def raise_reported(order: Order, event: e.Event) -> Order:
     """same, cum raised"""
-    return replace(order, announced=max(order.announced, _report(event).filled))
+    return evolve(order, reported_cum_qty=max(order.reported_cum_qty, _report(event).filled))
 
 
 def keep_ids(order: Order, event: e.Event) -> Order:
     """same, ids stored"""
     report = _report(event)
-    return replace(
+    return evolve(
         order,
         venue_order_id=order.venue_order_id or report.venue_order_id,
-        announced=max(order.announced, report.filled),
+        reported_cum_qty=max(order.reported_cum_qty, report.filled),
         is_acknowledged=True,
     )
 
@@ -216,11 +221,11 @@ def _fill(event: e.Event) -> Fill:
 def _with_fill(order: Order, fill: Fill) -> Order:
     filled = order.filled + fill.quantity
     paid = (order.average_price or Decimal(0)) * order.filled + fill.price * fill.quantity
-    return replace(
+    return evolve(
         order,
         filled=filled,
         average_price=paid / filled,
-        announced=max(order.announced, filled),
+        reported_cum_qty=max(order.reported_cum_qty, filled),
         venue_order_id=order.venue_order_id or fill.venue_order_id,
         is_acknowledged=True,
         is_overfilled=order.is_overfilled or filled > order.quantity,
@@ -230,18 +235,18 @@ def _with_fill(order: Order, fill: Fill) -> Order:
 def by_quantity(order: Order, event: e.Event) -> Order:
     """PARTIAL / FILLED"""
     booked = _with_fill(order, _fill(event))
-    return replace(booked, state=State.FILLED if booked.filled >= booked.quantity else State.PARTIAL)
+    return evolve(booked, state=State.FILLED if booked.filled >= booked.quantity else State.PARTIAL)
 
 
 def by_quantity_late(order: Order, event: e.Event) -> Order:
     """PARTIAL / FILLED, late"""
-    return replace(by_quantity(order, event), is_late=True)
+    return evolve(by_quantity(order, event), is_late=True)
 
 
 def completed(order: Order, event: e.Event) -> Order:
     """same, filled raised"""
     booked = _with_fill(order, _fill(event))
-    return replace(booked, state=State.FILLED) if booked.filled >= booked.quantity else booked
+    return evolve(booked, state=State.FILLED) if booked.filled >= booked.quantity else booked
 
 
 def busted(order: Order, event: e.Event) -> Order:
@@ -254,23 +259,32 @@ def busted(order: Order, event: e.Event) -> Order:
         state = State.CANCELLED  # done at the venue, with less than was asked
     elif state is State.PARTIAL and filled == 0:
         state = State.WORKING
-    return replace(
-        order, state=state, filled=filled, announced=filled, is_overfilled=filled > order.quantity,
+    return evolve(
+        order, state=state, filled=filled, reported_cum_qty=filled, is_overfilled=filled > order.quantity,
         average_price=paid / filled if filled else None,
     )  # fmt: skip
 
 
+def given_back(order: Order, event: e.Event) -> Order:
+    """same, filled lowered"""
+    after = busted(order, event)
+    return evolve(after, state=order.state, reported_cum_qty=order.reported_cum_qty)
+
+
 def settled(order: Order, event: e.Event) -> Order:
     """as the person says"""
-    word = cast(e.Settled, event)
-    return replace(order, state=word.outcome, detail=f"settled by {word.by}: {word.reason}", announced=order.filled)
+    settlement = cast(e.Settled, event)
+    filled = order.filled if settlement.filled is None else max(settlement.filled, order.filled)
+    return evolve(
+        order, state=settlement.outcome, detail=f"settled by {settlement.by}: {settlement.reason}", reported_cum_qty=filled
+    )
 
 
-def asking(request: Request) -> Change:
+def with_request(request: Request) -> Change:
     """Return the change that only sets the request."""
 
     def target(order: Order, event: e.Event) -> Order:
-        return replace(order, request=request)
+        return evolve(order, request=request)
 
     target.__doc__ = f"same, request={request.value}"
     return target
@@ -279,15 +293,15 @@ def asking(request: Request) -> Change:
 def cancelled(order: Order, event: e.Event) -> Order:
     """CANCELLED"""
     filled = cast(e.CancelAcked, event).filled
-    return replace(order, state=State.CANCELLED, announced=max(order.announced, filled or Decimal(0)))
+    return evolve(order, state=State.CANCELLED, reported_cum_qty=max(order.reported_cum_qty, filled or Decimal(0)))
 
 
 def replaced(order: Order, event: e.Event) -> Order:
     """same, new price and quantity"""
-    word = cast(e.ReplaceAcked, event)
-    return replace(order, quantity=word.quantity, price=word.price, request=Request.NONE)
+    change = cast(e.ReplaceAcked, event)
+    return evolve(order, quantity=change.quantity, price=change.price, request=Request.NONE)
 
 
 def stale(order: Order, event: e.Event) -> Order:
     """same, stale"""
-    return replace(order, is_stale=True)
+    return evolve(order, is_stale=True)

@@ -35,8 +35,11 @@ def net_quantity(side: Side, quantity: Decimal, fee: Decimal, fee_currency: str,
     return side.sign * quantity - (fee if fee_currency == instrument.base else _ZERO)
 
 
-def apply_fill(position: Position, fill: Fill, instrument: Instrument) -> Booking:
-    """Return the position after `fill`, by average cost; a fill through zero closes, then opens at its own price."""
+def apply_fill(position: Position, fill: Fill, instrument: Instrument, *, is_new_entry: bool = False) -> Booking:
+    """Return the position after `fill`, by average cost; a fill through zero closes, then opens at its own price.
+
+    `is_new_entry`: it is the first fill of an entry order, which counts in `entries`; below one lot step nothing counts.
+    """
     delta = net_quantity(fill.side, fill.quantity, fill.fee, fill.fee_currency, instrument)
     before, after = position.quantity, position.quantity + delta
     realized = _ZERO
@@ -53,6 +56,7 @@ def apply_fill(position: Position, fill: Fill, instrument: Instrument) -> Bookin
         realized_pnl=position.realized_pnl + realized,
         fees=position.fees + fee_in_quote(fill, instrument),
         updated_ns=max(position.updated_ns, fill.time_ns),
+        entries=0 if abs(after) < instrument.lot_step else position.entries + is_new_entry,
     )
     return Booking(moved, realized)
 

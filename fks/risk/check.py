@@ -7,10 +7,11 @@ open is worse than none; KILLED alone also stops a strategy's exits, because the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from fks.model.codes import REDUCE_ONLY_APPLIES, Code, Denial
+from fks.model.order import Role
 from fks.risk import limits, market, shape
 from fks.risk.intent import Intent
 from fks.risk.view import View
@@ -66,10 +67,16 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
     (Code.NO_PROTECTION, shape.no_protection),
     (Code.LOSS_DAY, limits.loss_day),
     (Code.RATE_ACCOUNT, limits.rate_account),
+    (Code.RATE_VENUE, limits.rate_venue),
     (Code.SELF_TRADE, limits.self_trade),
     (Code.SHORT_FORBIDDEN, limits.short_forbidden),
     (Code.STRATEGY_DISABLED, limits.strategy_disabled),
     (Code.STRATEGY_CRASHED, limits.strategy_crashed),
+    (Code.STALE_DECISION, limits.stale_decision),
+    (Code.GUARDIAN_DOWN, limits.guardian_down),
+    (Code.PYRAMIDING, limits.pyramiding),
+    (Code.ESCALATED, limits.escalated),
+    (Code.INCIDENT_OPEN, limits.incident_open),
 )
 
 #: Codes that are decided before an intent exists, and where. A meta test reads this and NOT_YET beside CHECKS.
@@ -98,7 +105,6 @@ NOT_YET: dict[Code, str] = {
     Code.LOSS_STREAK: "circuit breakers",
     Code.COOLDOWN: "circuit breakers",
     Code.RATE_STRATEGY: "rate budgets per instance",
-    Code.RATE_VENUE: "the venue's own budget: it answers 429 meanwhile, which is definitive",
     Code.BORROW: "margin venues",
     Code.SLIPPAGE_GUARD: "order books in the feed",
     Code.MANUAL_HOLD: "holds set by persons",
@@ -106,22 +112,32 @@ NOT_YET: dict[Code, str] = {
 
 
 def reduces(intent: Intent, view: View) -> bool:
-    """Return whether the order can only bring what is held nearer to zero, after every other order that may still fill."""
+    """Return whether the order can only bring what is held nearer to zero, after every other order that may still fill.
+
+    A strategy's order reduces what its own instance holds: external coins and other instances' are not its to sell.
+    """
     if intent.stop_loss is not None or intent.take_profit is not None:
         return False  # what brings its own protection means to open something
+    if view.own is not None and not intent.is_by_person and intent.quantity > view.own * -intent.side.sign:
+        return False
     held = view.held * -intent.side.sign
     return held > 0 and intent.quantity <= held - view.pending(intent.symbol, intent.side)
 
 
-def check(intent: Intent, view: View, *, explain: bool = False) -> Approved | Denied:
-    """Return Approved, or Denied with the first failure; with `explain` every failure is listed in `all`."""
+def check(intent: Intent, view: View, *, explain: bool = False, only: Collection[Code] | None = None) -> Approved | Denied:
+    """Return Approved, or Denied with the first failure; with `explain` every failure is listed in `all`.
+
+    `only`: these checks and no others.
+    """
     is_reduce_only = reduces(intent, view)
     failures: list[Denial] = []
     for code, function in CHECKS:
-        if is_reduce_only and not _applies_to_exit(code, intent):
+        if is_reduce_only and not applies(code, intent):
+            continue
+        if only is not None and code not in only:
             continue
         denial = function(intent, view)
-        if denial is not None:
+        if denial is not None and not is_waived(code, intent, view):
             failures.append(denial)
             if not explain:
                 break
@@ -130,7 +146,19 @@ def check(intent: Intent, view: View, *, explain: bool = False) -> Approved | De
     return Approved(intent, is_reduce_only)
 
 
-def _applies_to_exit(code: Code, intent: Intent) -> bool:
+def is_waived(code: Code, intent: Intent, view: View) -> bool:
+    """Return whether a failure does not stop an exit: it is warned of, capped or split instead (peers.md §5, amended)."""
+    if intent.role is not Role.EXIT:
+        return False
+    if code is Code.ACCOUNT_UNKNOWN:  # disabled
+        return view.account is not None and view.account.venue == intent.venue
+    if code is Code.INSTRUMENT_UNKNOWN:  # old metadata
+        return view.instrument is not None
+    return code is Code.QTY_MAX  # split by the order core
+
+
+def applies(code: Code, intent: Intent) -> bool:
+    """Return whether a check may deny an order that only reduces risk."""
     if code is Code.KILLED:
         return not intent.is_by_person
     return code in REDUCE_ONLY_APPLIES

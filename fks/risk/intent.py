@@ -37,14 +37,16 @@ class Intent:
     take_profit: Decimal | None = None
     reference_price: Decimal | None = None
     valid_until_ns: int | None = None
-    generation: int = 0
+    decided_ns: int = 0  # of the decision, on the exchange's clock
+    max_age_s: float | None = None  # for how long the decision may be traded; None = no limit
+    attempt: int = 0
     is_by_person: bool = False
     trace_id: str = ""
 
     @property
     def client_order_id(self) -> str:
         """Return the one id this intent's order has, now and after any restart."""
-        return client_order_id(self.intent_id, self.role, self.generation)
+        return client_order_id(self.intent_id, self.role, self.attempt)
 
 
 _ROLES = {Kind.ENTER: Role.ENTRY, Kind.TARGET: Role.ENTRY, Kind.EXIT: Role.EXIT, Kind.ORDER: Role.ORDER}
@@ -63,7 +65,7 @@ def intend_entry(signal: Signal, *, sizing: str, size: Decimal, instrument: Inst
     return _intent(signal, signal.side, quantity, instrument, reference or None)
 
 
-def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, generation: int = 0) -> Intent | None:
+def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, attempt: int = 0) -> Intent | None:
     """Return the intent that closes `position` (signed) at the market; None when less than one step is held."""
     quantity = exit_quantity(position, instrument)
     if quantity == 0:
@@ -72,7 +74,7 @@ def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, ge
         intent_id=intent_id(signal.id), signal_id=signal.id, account_id=signal.account_id, venue=signal.venue,
         exchange=signal.exchange, symbol=signal.symbol, instance=signal.instance, role=Role.EXIT,
         side=Side.SELL if position > 0 else Side.BUY, type=OrderType.MARKET, time_in_force=TimeInForce.GTC,
-        quantity=quantity, reference_price=signal.reference_price, generation=generation,
+        quantity=quantity, reference_price=signal.reference_price, attempt=attempt,
         is_by_person=signal.source.startswith("principal:"), trace_id=signal.trace_id,
     )  # fmt: skip
 
@@ -100,7 +102,6 @@ def _intent(
         stop_loss=price(signal.stop_loss, side.opposite, is_stop=True),
         take_profit=price(signal.take_profit, side.opposite),
         reference_price=reference,
-        # a market order is done or refused at once; only what rests can outlive its wish
-        valid_until_ns=None if is_market else signal.valid_until_ns,
+        valid_until_ns=signal.valid_until_ns,
         is_by_person=signal.source.startswith("principal:"), trace_id=signal.trace_id,
     )  # fmt: skip

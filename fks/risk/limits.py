@@ -5,12 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fks.model.codes import Code, Denial
-from fks.model.order import OrderType, Side, State
+from fks.model.order import OrderType, Role, Side, State
 from fks.risk.intent import Intent
 from fks.risk.shape import worst_price
-from fks.risk.view import View, is_dormant
+from fks.risk.view import WAIT_MAX_S, View, is_dormant
 
 _ZERO = Decimal(0)
+_STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)
 
 
 def killed(intent: Intent, view: View) -> Denial | None:
@@ -18,6 +19,26 @@ def killed(intent: Intent, view: View) -> Denial | None:
     if not view.is_killed:
         return None
     return Denial(Code.KILLED, "not engaged", "engaged", "system", "a person may exit; `fks resume` clears it")
+
+
+def guardian_down(intent: Intent, view: View) -> Denial | None:
+    """The guardian reported within `risk.guardian_age_max_s`."""
+    if view.is_guardian_alive:
+        return None
+    return Denial(
+        Code.GUARDIAN_DOWN, f"a heartbeat within {view.limits.guardian_age_max_s:g} s", "none", "guardian",
+        "see `fks status`; the supervisor starts it again",
+    )  # fmt: skip
+
+
+def escalated(intent: Intent, view: View) -> Denial | None:
+    """No child that money depends on is escalated (`fks.supervision`), whether or not it runs just now."""
+    if not view.escalated:
+        return None
+    name, why = view.escalated
+    return Denial(
+        Code.ESCALATED, "no escalation", why, name, f"see `fks events {name} --full`; `fks restart {name}` ends it"
+    )  # fmt: skip
 
 
 def not_leader(intent: Intent, view: View) -> Denial | None:
@@ -37,6 +58,11 @@ def journal_down(intent: Intent, view: View) -> Denial | None:
 def account_unknown(intent: Intent, view: View) -> Denial | None:
     """The account exists, is enabled, and trades on this venue."""
     account = view.account
+    if view.account_refusal:
+        return Denial(
+            Code.ACCOUNT_UNKNOWN, "a session of this account", view.account_refusal, f"account {intent.account_id}",
+            "see fks accounts list and fks incidents",
+        )  # fmt: skip
     if account is not None and account.is_enabled and account.venue == intent.venue:
         return None
     seen = "unknown" if account is None else "disabled" if not account.is_enabled else f"trades on {account.venue}"
@@ -46,11 +72,23 @@ def account_unknown(intent: Intent, view: View) -> Denial | None:
 def unknown_order(intent: Intent, view: View) -> Denial | None:
     """Nothing on the account and instrument is unknown: no order without an outcome, no missing execution."""
     for order in view.open_orders:
-        if order.symbol == intent.symbol and (order.state is State.UNKNOWN or order.announced > order.filled):
+        if order.symbol == intent.symbol and (order.state is State.UNKNOWN or order.reported_cum_qty > order.filled):
             what = "is UNKNOWN" if order.state is State.UNKNOWN else "has executions that are not booked yet"
             return Denial(
                 Code.UNKNOWN_ORDER, "none", f"order {order.client_order_id} {what}", f"{intent.account_id} {intent.symbol}",
                 "wait until it is settled",
+            )  # fmt: skip
+    return None
+
+
+def incident_open(intent: Intent, view: View) -> Denial | None:
+    """What the venue holds of the instrument's base and quote is explained."""
+    instrument = view.instrument
+    for asset in () if instrument is None else (instrument.base, instrument.quote):
+        if (incident := view.drifting.get(asset)) is not None:
+            return Denial(
+                Code.INCIDENT_OPEN, "none", f"incident {incident}: the venue's {asset} is not what was expected",
+                f"account {intent.account_id} {asset}", f"see fks incidents list; close it: fks incidents close {incident}",
             )  # fmt: skip
     return None
 
@@ -63,8 +101,18 @@ def signal_expired(intent: Intent, view: View) -> Denial | None:
     return Denial(Code.SIGNAL_EXPIRED, "valid_until", f"{late:.1f} s late", intent.symbol, "send a new one")
 
 
+def stale_decision(intent: Intent, view: View) -> Denial | None:
+    """The decision is young enough, on the exchange's clock."""
+    if intent.max_age_s is None:
+        return None
+    age_s = (view.now_ns + int((view.venue.skew_ms or 0.0) * 1e6) - intent.decided_ns) / 1e9
+    if age_s <= intent.max_age_s:
+        return None
+    return Denial(Code.STALE_DECISION, f"{intent.max_age_s:g} s", f"decided {age_s:.1f} s ago", intent.symbol, "send a new one")
+
+
 def balance(intent: Intent, view: View) -> Denial | None:
-    """The money this side spends is there, after everything open orders may still spend."""
+    """The money this side spends is there, after everything open orders may still spend and what others own of it."""
     assert view.instrument is not None
     is_buy = intent.side is Side.BUY
     currency = view.instrument.quote if is_buy else view.instrument.base
@@ -73,18 +121,21 @@ def balance(intent: Intent, view: View) -> Denial | None:
         return None
     held = view.balances.get(currency)
     free = min(held.total - view.reserved(currency), held.free) if held is not None else _ZERO
+    free -= view.coins_of_others
     if needed <= free:
         return None
+    others = f", {view.coins_of_others:f} belong to others" if view.coins_of_others else ""
     return Denial(
-        Code.BALANCE, f"{free:f} {currency} free of reservations", f"{needed:f} needed", f"account {intent.account_id}",
-        "lower the size",
+        Code.BALANCE, f"{free:f} {currency} free of reservations{others}", f"{needed:f} needed",
+        f"account {intent.account_id}", "lower the size",
     )  # fmt: skip
 
 
 def _added(intent: Intent, view: View) -> Decimal:
-    """Return the exposure (quote) in the instrument if this and every open order on its side fill; the position's included."""
+    """Return the exposure (account currency) in the instrument if this and every open order on its side fill; the
+    position's included. 0 without a rate: PRICE_MISSING denied it."""
     assert view.instrument is not None
-    price = worst_price(intent, view)
+    price = worst_price(intent, view) * (view.rate(view.instrument.quote) or _ZERO)
     quantity = view.position * intent.side.sign + view.pending(intent.symbol, intent.side) + intent.quantity
     return max(quantity, _ZERO) * price * view.instrument.multiplier
 
@@ -95,39 +146,80 @@ def exposure_instrument(intent: Intent, view: View) -> Denial | None:
     if value <= limit:
         return None
     return Denial(
-        Code.EXPOSURE_INSTRUMENT, f"{limit}", f"{value.normalize():f}", intent.symbol, "lower the size or raise risk.exposure_max_instrument"
-    )
+        Code.EXPOSURE_INSTRUMENT, f"{limit} {view.currency}", f"{value.normalize():f}", intent.symbol,
+        "lower the size or raise risk.exposure_max_instrument",
+    )  # fmt: skip
 
 
 def exposure_account(intent: Intent, view: View) -> Denial | None:
     """The account's exposure over all instruments stays below its limit at the worst."""
     others = sum((value for symbol, value in view.exposures.items() if symbol != intent.symbol), _ZERO)
     for order in view.open_orders:
-        if order.symbol != intent.symbol and order.side is Side.BUY:
-            others += order.remaining * view.price_of(order)
+        is_opening = order.side is Side.BUY or (view.venue.capabilities.can_short and not order.is_reduce_only)
+        if order.symbol != intent.symbol and is_opening:
+            others += view.value_of(order) or _ZERO
     limit, value = view.limits.exposure_max_account, others + _added(intent, view)
     if value <= limit:
         return None
     return Denial(
-        Code.EXPOSURE_ACCOUNT, f"{limit}", f"{value.normalize():f}", f"account {intent.account_id}",
+        Code.EXPOSURE_ACCOUNT, f"{limit} {view.currency}", f"{value.normalize():f}", f"account {intent.account_id}",
         "lower the size or raise risk.exposure_max_account",
     )  # fmt: skip
 
 
 def order_count(intent: Intent, view: View) -> Denial | None:
-    """There is room for one more open order."""
+    """There is room for one more open order, and at the exchange for it and for what will protect it."""
     limit, count = view.limits.orders_open_max, sum(not is_dormant(order) for order in view.open_orders)
-    if count < limit:
+    if count >= limit:
+        return Denial(Code.ORDER_COUNT, f"{limit}", f"{count} open", f"account {intent.account_id}", "cancel some orders")
+    if view.instrument is None:
         return None
-    return Denial(Code.ORDER_COUNT, f"{limit}", f"{count} open", f"account {intent.account_id}", "cancel some orders")
+    open_, stops = _open_at_exchange(intent.symbol, view)
+    legs = (intent.stop_loss is not None) + (intent.take_profit is not None)
+    more = max(legs, 1) if intent.type is OrderType.MARKET else 1 + legs
+    more_stops = (intent.type in _STOPS) + (intent.stop_loss is not None)
+    for most, have, plus, what in (
+        (view.instrument.orders_max, open_, more, "orders"),
+        (view.instrument.algo_orders_max, stops, more_stops, "stop orders"),
+    ):
+        if most is not None and plus and have + plus > most:
+            return Denial(
+                Code.ORDER_COUNT, f"{most} {what} at the exchange", f"{have} open or reserved, {plus} more", intent.symbol,
+                "cancel some orders, or enter without protection of its own",
+            )  # fmt: skip
+    return None
+
+
+def _open_at_exchange(symbol: str, view: View) -> tuple[int, int]:
+    """Return how many orders and how many stops are open in a symbol or reserved for what protects open entries."""
+    here = [order for order in view.open_orders if order.symbol == symbol]
+    with_legs = {order.parent_id for order in here if order.parent_id is not None}
+    bare = [order for order in here if order.parent_id is None and order.client_order_id not in with_legs]
+    legs = sum((order.stop_loss is not None) + (order.take_profit is not None) for order in bare)
+    stops = sum(order.type in _STOPS for order in here) + sum(order.stop_loss is not None for order in bare)
+    return len(here) + legs, stops
 
 
 def loss_day(intent: Intent, view: View) -> Denial | None:
-    """The UTC day's realised loss is within its limit."""
-    limit, loss = view.limits.loss_day_max, -view.realized_today
+    """The trading day's loss, realised and open and with all fees, is within its limit; once it was not, until the day's end."""
+    limit, loss = view.limits.loss_day_max, view.loss_today
     if loss < limit:
         return None
-    return Denial(Code.LOSS_DAY, f"{limit}", f"{loss:f} lost today", f"account {intent.account_id}", "wait for the next UTC day")
+    begins = f"{view.limits.day_start_hour:02d}:00 {view.limits.day_zone}"
+    return Denial(
+        Code.LOSS_DAY, f"{limit} {view.currency}", f"{loss.normalize():f} lost today", f"account {intent.account_id}",
+        f"wait for the next trading day (it begins at {begins})",
+    )  # fmt: skip
+
+
+def pyramiding(intent: Intent, view: View) -> Denial | None:
+    """The instance has no entry in this direction yet, or fewer than its `pyramiding` allows."""
+    if intent.role is not Role.ENTRY or not intent.instance or view.entries < view.pyramiding:
+        return None
+    return Denial(
+        Code.PYRAMIDING, f"{view.pyramiding} entries", f"{view.entries} held or open", f"{intent.instance} {intent.symbol}",
+        "exit first, or raise the instance's pyramiding",
+    )  # fmt: skip
 
 
 def rate_account(intent: Intent, view: View) -> Denial | None:
@@ -136,6 +228,17 @@ def rate_account(intent: Intent, view: View) -> Denial | None:
     if count < limit:
         return None
     return Denial(Code.RATE_ACCOUNT, f"{limit} a minute", f"{count}", f"account {intent.account_id}", "send fewer orders")
+
+
+def rate_venue(intent: Intent, view: View) -> Denial | None:
+    """The venue's rate limit has room for an entry now; cancels, exits and protection have a reserve of their own."""
+    wait_s = view.venue.wait_s
+    if wait_s <= WAIT_MAX_S:
+        return None
+    return Denial(
+        Code.RATE_VENUE, f"room within {WAIT_MAX_S:g} s", f"none for {wait_s:.1f} s", intent.venue,
+        "send fewer orders, or ask the exchange less from this address",
+    )  # fmt: skip
 
 
 def self_trade(intent: Intent, view: View) -> Denial | None:
@@ -159,6 +262,8 @@ def short_forbidden(intent: Intent, view: View) -> Denial | None:
     if intent.side is Side.BUY or view.venue.capabilities.can_short:
         return None
     free = view.held - view.pending(intent.symbol, Side.SELL)
+    if view.own is not None and not intent.is_by_person:
+        free = min(free, view.own)
     if intent.quantity <= free:
         return None
     return Denial(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fks.model.codes import Code, Denial
+from fks.model.order import Role
 from fks.risk.intent import Intent
 from fks.risk.view import View
 
@@ -21,14 +22,14 @@ def clock_skew(intent: Intent, view: View) -> Denial | None:
 
 def venue_down(intent: Intent, view: View) -> Denial | None:
     """There is a session with the venue."""
-    if view.venue.is_connected:
+    if view.venue.is_connected or view.account_refusal:  # another account's session: ACCOUNT_UNKNOWN says so
         return None
     return Denial(Code.VENUE_DOWN, "a session", view.venue.state, intent.venue, "wait until the venue is back")
 
 
 def venue_not_reconciled(intent: Intent, view: View) -> Denial | None:
     """What we believe and what the venue says were compared (C3)."""
-    if view.venue.state == "READY":
+    if view.venue.state == "READY" or view.account_refusal:
         return None
     return Denial(Code.VENUE_NOT_RECONCILED, "READY", view.venue.state, intent.venue, "wait until the venue is READY")
 
@@ -62,7 +63,24 @@ def feed_stale(intent: Intent, view: View) -> Denial | None:
 
 
 def price_missing(intent: Intent, view: View) -> Denial | None:
-    """There is a price to check against."""
-    if view.mark is not None and view.mark > 0:
+    """There is a price to check against, and one for everything that limits value in the account's currency."""
+    if view.mark is None or view.mark <= 0:
+        return Denial(Code.PRICE_MISSING, "a last price", "none", intent.symbol, "wait for a trade")
+    assert view.instrument is not None
+    missing = [f"{name} in {view.currency}" for name in view.unvalued]
+    currencies = {view.instrument.quote}
+    for order in view.open_orders:
+        instrument = view.listed(order.symbol)
+        if order.role not in (Role.ENTRY, Role.ORDER):
+            continue
+        if instrument is None or not view.price_of(order):
+            missing.append(f"{order.symbol} in {view.currency}")
+        else:
+            currencies.add(instrument.quote)
+    missing += [f"{name} in {view.currency}" for name in sorted(currencies) if view.rate(name) is None]
+    if not missing:
         return None
-    return Denial(Code.PRICE_MISSING, "a last price", "none", intent.symbol, "wait for a trade")
+    return Denial(
+        Code.PRICE_MISSING, f"prices that value everything in {view.currency}", f"no price of {', '.join(missing)}",
+        f"account {intent.account_id}", "collect a pair that prices it, at most one currency between (fks assets add)",
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from fks.model.codes import Code, Denial
+from fks.model.instrument import Lot
 from fks.model.order import OrderType
 from fks.risk.intent import Intent
 from fks.risk.view import View
@@ -18,12 +19,17 @@ def worst_price(intent: Intent, view: View) -> Decimal:
 
 
 def type_unsupported(intent: Intent, view: View) -> Denial | None:
-    """The venue offers the type and the time in force, and the order carries the prices its type needs."""
+    """The venue and the instrument allow the type and the time in force, and the order carries the prices its type needs."""
     can = view.venue.capabilities
     wanted = f"{intent.type.value} {intent.time_in_force.value}"
     if intent.type not in can.types or intent.time_in_force not in can.times_in_force:
         offered = ", ".join(sorted(item.value for item in can.types))
         return Denial(Code.TYPE_UNSUPPORTED, offered, wanted, intent.venue, "use an order type the venue offers")
+    allowed = view.instrument.order_types if view.instrument is not None else frozenset()
+    if allowed and intent.type.value not in allowed:
+        return Denial(
+            Code.TYPE_UNSUPPORTED, ", ".join(sorted(allowed)), wanted, intent.symbol, "use an order type the exchange allows here"
+        )
     needs_price = intent.type in (OrderType.LIMIT, OrderType.STOP_LIMIT, OrderType.TAKE_PROFIT)
     needs_stop = intent.type in (OrderType.STOP, OrderType.STOP_LIMIT)
     if needs_price != (intent.price is not None) or needs_stop != (intent.stop_price is not None):
@@ -45,16 +51,27 @@ def price_tick(intent: Intent, view: View) -> Denial | None:
 
 
 def price_band(intent: Intent, view: View) -> Denial | None:
-    """A limit price is near the mark."""
-    if intent.price is None or view.mark is None:
+    """A limit price is near the mark, and it and the take-profit are within the exchange's percent-price filter."""
+    if view.mark is None:
         return None
-    away = abs(intent.price - view.mark) / view.mark * 100
-    if away <= view.limits.price_band_pct:
+    if intent.price is not None:
+        away = abs(intent.price - view.mark) / view.mark * 100
+        if away > view.limits.price_band_pct:
+            return Denial(
+                Code.PRICE_BAND, f"{view.limits.price_band_pct} % from the mark {view.mark:f}",
+                f"{intent.price:f} is {away:.2f} % away", intent.symbol, "move the price or raise risk.price_band_pct",
+            )  # fmt: skip
+    band = None if view.instrument is None else view.instrument.percent_price
+    if band is None:
         return None
-    return Denial(
-        Code.PRICE_BAND, f"{view.limits.price_band_pct} % from the mark {view.mark:f}", f"{intent.price:f} is {away:.2f} % away",
-        intent.symbol, "move the price or raise risk.price_band_pct",
-    )  # fmt: skip
+    for name, value, side in (("price", intent.price, intent.side), ("take_profit", intent.take_profit, intent.side.opposite)):
+        low, high = (factor * view.mark for factor in band.range(side.value))
+        if value is not None and not low <= value <= high:
+            return Denial(
+                Code.PRICE_BAND, f"{low.normalize():f} to {high.normalize():f} at the exchange (percent price)",
+                f"{name} {value:f}", intent.symbol, f"move {name} nearer to the mark {view.mark:f}",
+            )  # fmt: skip
+    return None
 
 
 def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
@@ -78,29 +95,34 @@ def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
     return None
 
 
+def _lot(intent: Intent, view: View) -> Lot:
+    """Return the lot that the order must keep to. A stop becomes a market order when it triggers, so that lot counts too,
+    and the one that protects an entry has its quantity."""
+    assert view.instrument is not None
+    is_market = intent.type in (OrderType.MARKET, OrderType.STOP) or intent.stop_loss is not None
+    return view.instrument.lot(is_market=is_market)
+
+
 def qty_step(intent: Intent, view: View) -> Denial | None:
     """The quantity is on the lot grid."""
-    assert view.instrument is not None
-    step = view.instrument.lot_step
+    step = _lot(intent, view).step
     if intent.quantity % step == 0:
         return None
-    near = view.instrument.round_quantity(intent.quantity)
+    near = intent.quantity // step * step
     return Denial(Code.QTY_STEP, f"step {step}", f"{intent.quantity:f}", intent.symbol, f"use {near or step:f}")
 
 
 def qty_min(intent: Intent, view: View) -> Denial | None:
-    """The quantity is positive and not below the venue's minimum."""
-    assert view.instrument is not None
-    least = view.instrument.qty_min
+    """The quantity is positive and not below the venue's minimum; market orders may have one of their own."""
+    least = _lot(intent, view).least
     if intent.quantity >= least and intent.quantity > 0:
         return None
     return Denial(Code.QTY_MIN, f"at least {least}", f"{intent.quantity:f}", intent.symbol, "raise the size")
 
 
 def qty_max(intent: Intent, view: View) -> Denial | None:
-    """The quantity is not above the venue's maximum."""
-    assert view.instrument is not None
-    most = view.instrument.qty_max
+    """The quantity is not above the venue's maximum; market orders may have one of their own."""
+    most = _lot(intent, view).most
     if intent.quantity <= most:
         return None
     return Denial(Code.QTY_MAX, f"at most {most}", f"{intent.quantity:f}", intent.symbol, "split the order")
@@ -115,23 +137,43 @@ def notional_min(intent: Intent, view: View) -> Denial | None:
     """Price times quantity reaches the venue's minimum."""
     assert view.instrument is not None
     least, value = view.instrument.notional_min, _notional(intent, view)
-    if value >= least:
+    is_exempt = intent.type is OrderType.MARKET and not view.instrument.is_notional_min_for_market
+    if value >= least or is_exempt:
         return None
     return Denial(Code.NOTIONAL_MIN, f"at least {least} {view.instrument.quote}", f"{value.normalize():f}", intent.symbol, "raise the size")
 
 
 def notional_max_order(intent: Intent, view: View) -> Denial | None:
-    """Price times quantity stays below our limit for one order."""
-    most, value = view.limits.notional_max_order, _notional(intent, view)
+    """Price times quantity, in the account's currency, stays below our limit for one order."""
+    assert view.instrument is not None
+    most, rate = view.limits.notional_max_order, view.rate(view.instrument.quote)
+    if rate is None:
+        return None  # PRICE_MISSING denied it
+    value = _notional(intent, view) * rate
     if value <= most:
         return None
     return Denial(
-        Code.NOTIONAL_MAX_ORDER, f"{most}", f"{value.normalize():f}", intent.symbol, "lower the size or raise risk.notional_max_order"
-    )
+        Code.NOTIONAL_MAX_ORDER, f"{most} {view.currency}", f"{value.normalize():f}", intent.symbol,
+        "lower the size or raise risk.notional_max_order",
+    )  # fmt: skip
 
 
 def no_protection(intent: Intent, view: View) -> Denial | None:
-    """The venue can hold the stop loss that the intent asks for."""
-    if intent.stop_loss is None or OrderType.STOP in view.venue.capabilities.types:
-        return None
-    return Denial(Code.NO_PROTECTION, "a venue with stop orders", intent.venue, intent.symbol, "drop the stop loss")
+    """The venue and the instrument can hold the stop loss and the take-profit that the intent asks for."""
+    instrument, can = view.instrument, view.venue.capabilities
+    wanted = [] if intent.stop_loss is None else [OrderType.STOP]
+    if intent.take_profit is not None and intent.stop_loss is None:
+        wanted.append(OrderType.TAKE_PROFIT)
+    for kind in wanted:
+        if kind not in can.types:
+            return Denial(Code.NO_PROTECTION, f"a venue with {kind.value} orders", intent.venue, intent.symbol, "drop SL and TP")
+        if instrument is not None and instrument.order_types and kind.value not in instrument.order_types:
+            return Denial(
+                Code.NO_PROTECTION, f"{kind.value} orders", f"not allowed in {intent.symbol}", intent.symbol, "drop SL and TP"
+            )
+    is_pair = intent.stop_loss is not None and intent.take_profit is not None
+    if is_pair and can.has_oco and instrument is not None and not instrument.has_oco:
+        return Denial(
+            Code.NO_PROTECTION, "OCO orders for SL and TP together", f"not allowed in {intent.symbol}", intent.symbol, "drop the TP"
+        )
+    return None

@@ -10,10 +10,12 @@ from fks.config.settings import Risk
 from fks.model.account import Account, Balance
 from fks.model.instrument import Instrument
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
-from fks.model.ports import Capabilities
+from fks.model.ports import VenueCapabilities
 
 _ZERO = Decimal(0)
-EVERYTHING = Capabilities(types=frozenset(OrderType), times_in_force=frozenset(TimeInForce), has_oco=True)
+#: an entry that would wait longer for the venue's rate limit is denied
+WAIT_MAX_S = 0.25
+EVERYTHING = VenueCapabilities(types=frozenset(OrderType), times_in_force=frozenset(TimeInForce), has_oco=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +26,19 @@ class VenueView:
     is_connected: bool = True
     skew_ms: float | None = 0.0
     skew_age_s: float = 0.0
-    capabilities: Capabilities = EVERYTHING
+    capabilities: VenueCapabilities = EVERYTHING
+    wait_s: float = 0.0  # how long an entry would wait for the venue's rate limit
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """Everything the checks may know. Units: prices in quote, `position` and `held` in base, signed.
 
-    `position` is the sum over our instances, `held` also counts what fills of ours do not explain; `exposures` are
-    absolute values of our positions in quote by symbol; `open_orders` are all orders of the account that may still fill.
+    `position` is the sum over our instances, `held` also counts what fills of ours do not explain, `own` is the intent's
+    instance alone (None: not known); `exposures` are absolute values of our positions in the account's currency by
+    symbol, `rates` what one unit of a currency is worth in it, `unvalued` the symbols and currencies that have no price;
+    `loss_today` is the day's loss in it, its greatest once that reached the limit; `coins_of_others` is how much of the
+    currency that the intent spends belongs to others; `open_orders` are all orders of the account that may still fill.
     """
 
     now_ns: int
@@ -40,26 +46,63 @@ class View:
     account: Account | None
     instrument: Instrument | None
     venue: VenueView = VenueView()
+    account_refusal: str = ""  # why the venue's session is not this account's own
+    drifting: Mapping[str, int] = field(default_factory=dict)  # assets whose holding is unexplained -> incident
     skew_limit_ms: float = 500.0
     is_leader: bool = True
     is_journal_up: bool = True
     is_killed: bool = False
+    is_guardian_alive: bool = True
+    escalated: tuple[str, str] | None = None  # child, why
     mark: Decimal | None = None
     feed_age_s: float | None = 0.0
     position: Decimal = _ZERO
     held: Decimal = _ZERO
+    own: Decimal | None = None
+    entries: int = 0  # of the instance in the intent's direction
+    pyramiding: int = 1  # most entries of one position
     exposures: Mapping[str, Decimal] = field(default_factory=dict)
     open_orders: tuple[Order, ...] = ()
     marks: Mapping[str, Decimal] = field(default_factory=dict)
     instruments: Mapping[str, Instrument] = field(default_factory=dict)  # of this venue's exchange, by symbol
     balances: Mapping[str, Balance] = field(default_factory=dict)
     orders_last_minute: int = 0
-    realized_today: Decimal = _ZERO
+    rates: Mapping[str, Decimal] = field(default_factory=dict)
+    unvalued: tuple[str, ...] = ()
+    coins_of_others: Decimal = _ZERO
+    loss_today: Decimal = _ZERO
     instance_state: str = ""  # "" = a person or a running instance; DISABLED, CRASHED
 
+    @property
+    def currency(self) -> str:
+        """Return the account's currency, in which limits are valued; the instrument's quote without an account."""
+        if self.account is not None:
+            return self.account.currency
+        return "" if self.instrument is None else self.instrument.quote
+
+    def rate(self, currency: str) -> Decimal | None:
+        """Return what one unit of `currency` is worth in the account's; None when no price tells."""
+        return Decimal(1) if currency == self.currency else self.rates.get(currency)
+
+    def value_of(self, order: Order) -> Decimal | None:
+        """Return the worst cost of what an open order may still fill, in the account's currency; None without a rate."""
+        instrument = self.listed(order.symbol)
+        rate = None if instrument is None else self.rate(instrument.quote)
+        if instrument is None or rate is None:
+            return None
+        return order.remaining * self.price_of(order) * instrument.multiplier * rate
+
+    def listed(self, symbol: str) -> Instrument | None:
+        """Return the instrument of a symbol, None when it is not known."""
+        known = self.instruments.get(symbol)
+        if known is None and self.instrument is not None and self.instrument.symbol == symbol:
+            return self.instrument
+        return known
+
     def price_of(self, order: Order) -> Decimal:
-        """Return the worst price (quote) an open order may cost: its limit, its stop, or the mark."""
-        return order.price or order.stop_price or self.marks.get(order.symbol) or self.mark or _ZERO
+        """Return the worst price (quote) an open order may cost: its limit, its stop, or the mark; 0 when none is known."""
+        is_here = self.instrument is None or self.instrument.symbol == order.symbol
+        return order.price or order.stop_price or self.marks.get(order.symbol) or (self.mark if is_here else None) or _ZERO
 
     def reserved(self, currency: str) -> Decimal:
         """Return what open orders may still spend of `currency`: quote of buys, base of sells; an OCO counts once."""
@@ -75,9 +118,7 @@ class View:
         return total
 
     def _spends(self, order: Order) -> str | None:
-        known = self.instruments.get(order.symbol)
-        if known is None and self.instrument is not None and self.instrument.symbol == order.symbol:
-            known = self.instrument
+        known = self.listed(order.symbol)
         if known is None:
             return None
         return known.quote if order.side is Side.BUY else known.base

@@ -10,8 +10,11 @@ from aiohttp import web
 
 from fks.model.errors import InputError
 from fks.model.timeframe import iso
+from fks.sim.atoms import parse, show
 from fks.sim.calls import NEW_ID_NAMES
 from fks.sim.doors import Doors
+from fks.sim.endpoints import AS_REST
+from fks.sim.errors import ApiError
 from fks.sim.exchange import Exchange
 from fks.sim.faults import IMMEDIATE, KINDS, Fault
 from fks.sim.options import Options
@@ -29,9 +32,12 @@ class Admin:
             ("GET", "/sim/info"): self._info,
             ("GET", "/sim/received"): self._received,
             ("GET", "/sim/account"): self._account,
+            ("POST", "/sim/transfers"): self._transfer,
+            ("GET", "/sim/state"): self._state,
             ("GET", "/sim/faults"): self._faults,
             ("POST", "/sim/faults"): self._add_fault,
             ("DELETE", "/sim/faults"): self._clear_faults,
+            ("POST", "/sim/filters"): self._set_filters,
             ("GET", "/sim/tape"): self._tape,
             ("POST", "/sim/tape/advance"): self._advance,
         }
@@ -62,7 +68,7 @@ class Admin:
     async def _info(self, _request: web.Request) -> object:
         exchange = self._exchange
         return {
-            "seed": exchange.options.seed, "symbols": list(exchange.desks), "fills": exchange.options.fills,
+            "seed": exchange.options.seed, "network_epoch": exchange.network_epoch, "symbols": list(exchange.desks), "fills": exchange.options.fills,
             "mode": "tape" if exchange.pace is not None else "generated", "server_time": exchange.wall_ms(),
             "market_time": {s: d.market.now_ms for s, d in exchange.desks.items()}, "sockets": len(self._doors.sockets),
             "user_streams": len(exchange.users.sockets()), "fault_kinds": KINDS,
@@ -75,10 +81,11 @@ class Admin:
         where, values = ["1"], list[object]()
         if query.get("all") != "1":
             where.append("is_private = 1")
-        for name, column in (("path", "path = ?"), ("method", "method = ?")):
-            if name in query:
-                where.append(column)
-                values.append(query[name])
+        for name, part in (("method", 0), ("path", 1)):
+            if name in query:  # a method of the WebSocket API is found as the REST request that it is, too
+                same = [method for method, rest in AS_REST.items() if rest[part] == query[name]]
+                where.append(f"({name} = ? OR path IN ({', '.join('?' * len(same))}))")
+                values += [query[name], *same]
         for name, column in (("since", "time_ms >= ?"), ("after", "seq > ?")):
             if name in query:
                 where.append(column)
@@ -99,6 +106,39 @@ class Admin:
             "orders": [order.row() for order in exchange.store.orders()],
             "fills": [fill.row() | {"wallTime": fill.wall_ms} for fill in exchange.store.fills()],
         }
+
+    async def _transfer(self, request: web.Request) -> object:
+        """Deposit or withdraw: {"kind", "asset", "amount", "fee"?, "is_listed"?}; unlisted moves the balance alone."""
+        body = await _json(request)
+        kind, asset = body.get("kind"), str(body.get("asset", "")).upper()
+        if kind not in ("deposit", "withdrawal") or not asset:
+            raise InputError(
+                "a transfer has a kind and an asset", code="INVALID", remedy='send {"kind": "deposit", "asset": "BTC", "amount": "1"}'
+            )
+        try:
+            amount, fee = parse(str(body.get("amount", ""))), parse(str(body.get("fee", "0")))
+        except ValueError as error:
+            raise InputError("amount or fee is no plain decimal", code="INVALID", remedy='send "amount": "1.5"') from error
+        try:
+            number = self._exchange.engine.transfer(
+                str(kind), asset, amount, fee, is_listed=body.get("is_listed", True) is not False
+            )
+        except ApiError as error:
+            raise InputError(str(error), code="REFUSED", status=409) from error
+        return {"id": number, "balances": self._exchange.engine.ledger.rows(omit_zero=True)}
+
+    async def _state(self, request: web.Request) -> object:
+        """Return what is true now, for one who looks often: balances, open orders, fills made `since` (ms)."""
+        exchange, since = self._exchange, _whole(request.query.get("since", "0"), "since")
+        return {
+            "time": exchange.wall_ms(), "balances": exchange.engine.ledger.rows(),
+            "open_orders": [order.row() for desk in exchange.desks.values() for order in desk.orders.values()],
+            "fills": [
+                fill.row() | {"wallTime": fill.wall_ms, "clientOrderId": client_id}
+                for fill, client_id in exchange.store.fills_since(since)
+            ],
+            "prices": {name: show(desk.market.last_price) for name, desk in exchange.desks.items()},
+        }  # fmt: skip
 
     async def _faults(self, _request: web.Request) -> object:
         return self._exchange.faults.rows()
@@ -129,6 +169,13 @@ class Admin:
             if socket.is_dead:
                 socket.abort()
         return {"cleared": self._exchange.faults.clear(_whole(number, "id") if number else None)}
+
+    async def _set_filters(self, request: web.Request) -> object:
+        """Change a symbol's filters, also for later starts: {"symbol": …, "market_qty_max": "0.5", "orders_max": 3}."""
+        body = await _json(request)
+        symbol = str(body.pop("symbol", ""))
+        self._exchange.set_filters(symbol, body)
+        return self._exchange.desks[symbol].market.listing.filters()
 
     async def _tape(self, _request: web.Request) -> object:
         pace = self._exchange.pace
@@ -163,7 +210,9 @@ def _logged(row: dict[str, object]) -> dict[str, object]:
     time_ms = row.pop("time_ms")
     assert isinstance(time_ms, int)
     made = [params[name] for name in NEW_ID_NAMES if name in params]
-    return {"time": iso(time_ms * 1_000_000), "time_ms": time_ms} | row | {"client_order_ids": made, "params": params}
+    rest = AS_REST.get(str(row["path"]))
+    place = {"method": rest[0], "path": rest[1], "socket_method": row["path"]} if rest is not None else {}
+    return {"time": iso(time_ms * 1_000_000), "time_ms": time_ms} | row | place | {"client_order_ids": made, "params": params}
 
 
 async def _json(request: web.Request) -> dict[str, object]:

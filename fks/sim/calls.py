@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from fks.sim.auth import check_time
-from fks.sim.endpoints import ORDER_METHODS, ORDER_PATHS, Endpoint
+from fks.sim.endpoints import AS_REST, ORDER_METHODS, ORDER_PATHS, Endpoint
 from fks.sim.errors import ApiError, refusal
 from fks.sim.exchange import Exchange
 from fks.sim.faults import Fault, Target
@@ -18,6 +18,8 @@ from fks.sim.params import Params
 
 #: struck before anything is done; the ones in _ANSWERS may be told to do it all the same (`accept`)
 _BEFORE = ("latency", "drop", "disconnect", "reset", "hang", "busy_1008", "error", "429", "418", "skew")
+_LATE = ("accept_late",)
+_LATE_S = 5.0
 _ANSWERS = ("html_200", "html_502", "http_500", "503", "504_1007")
 _AFTER = ("answer_after", "accept_then_cut", "truncate")
 #: parameters that name the orders a request asks to make
@@ -69,9 +71,15 @@ async def answer(exchange: Exchange, call: Call) -> Reply:
         exchange.wall_ms(), call.method, call.path, ids[0] if ids else "", orjson.dumps(shown).decode(), bool(security)
     )
     at = Target(
-        path=call.path, method=call.method, symbol=shown.get("symbol", ""), client_order_id=ids[0] if ids else ""
-    )
-    before = exchange.faults.strike((*_BEFORE, *_ANSWERS), at)
+        path=call.path, method=call.method, symbol=shown.get("symbol", ""), client_order_id=ids[0] if ids else "",
+        rest=AS_REST.get(call.path),
+    )  # fmt: skip
+    if (ban := exchange.faults.holds("ban", exchange.clock.monotonic(), at)) is not None:
+        exchange.store.note_outcome(seq, "fault:ban")
+        return _banned(exchange, ban)
+    before = exchange.faults.strike((*_BEFORE, *_ANSWERS, *_LATE), at)
+    if before is not None and before.kind in _LATE:
+        return _accept_late(exchange, call, seq, before)
     if before is not None:
         done = f"{_outcome(await _do(exchange, call))} " if before.accept and before.kind in _ANSWERS else ""
         exchange.store.note_outcome(seq, f"{done}fault:{before.kind}")
@@ -82,6 +90,43 @@ async def answer(exchange: Exchange, call: Call) -> Reply:
     after = exchange.faults.strike(_AFTER, at)
     exchange.store.note_outcome(seq, _outcome(reply) + (f" fault:{after.kind}" if after else ""))
     return await _after(reply, after) if after is not None else reply
+
+
+def _banned(exchange: Exchange, fault: Fault) -> Reply:
+    """Return the 418 of an address that is banned: until the fault ends, else for two minutes more."""
+    left_s = 120.0 if fault.until is None else max(0.0, fault.until - exchange.clock.monotonic())
+    now_ms = exchange.wall_ms()
+    error = exchange.limits.banned(now_ms + int(left_s * 1000), now_ms)
+    return Reply(error.status, error.body(), error.headers)
+
+
+def _accept_late(exchange: Exchange, call: Call, seq: int, fault: Fault) -> Reply:
+    """Answer −1007 now and do what was asked later: the request is checked now, as its signature is valid now.
+
+    A restart of the exchange meanwhile loses it, as it would lose what waits in a queue of the real one.
+    """
+    try:
+        exchange.limits.spend(call.endpoint.cost(call.params))
+        _check_security(exchange, call)
+    except ApiError as error:
+        exchange.store.note_outcome(seq, f"{error.status} {error.code}")
+        return Reply(error.status, error.body(), error.headers)
+    exchange.store.note_outcome(seq, "fault:accept_late")
+
+    async def later() -> None:
+        await exchange.clock.sleep(_LATE_S if fault.seconds is None else fault.seconds)
+        try:
+            result = call.endpoint.handler(exchange, call.params)
+            if inspect.isawaitable(result):
+                await result
+            outcome = "200"
+        except ApiError as error:
+            outcome = f"{error.status} {error.code}"
+        exchange.store.note_outcome(seq, f"{outcome} fault:accept_late")
+
+    exchange.spawn(later())
+    late = refusal("timeout")
+    return Reply(late.status, late.body(), late.headers)
 
 
 def _outcome(reply: Reply) -> str:

@@ -65,6 +65,8 @@ REST: dict[tuple[str, str], Endpoint] = {
     ("GET", "/api/v3/myPreventedMatches"): Endpoint(public.nothing, 2, "signed"),
     ("GET", "/api/v3/myAllocations"): Endpoint(public.nothing, 20, "signed"),
     ("GET", "/sapi/v1/capital/config/getall"): Endpoint(public.nothing, 10, "signed"),
+    ("GET", "/sapi/v1/capital/deposit/hisrec"): Endpoint(private.deposits, 1, "signed"),
+    ("GET", "/sapi/v1/capital/withdraw/history"): Endpoint(private.withdrawals, 1, "signed"),
     ("GET", "/sapi/v1/margin/allPairs"): Endpoint(public.nothing, 1, "key"),
     ("GET", "/sapi/v1/margin/isolated/allPairs"): Endpoint(public.nothing, 10, "signed"),
     ("GET", "/fapi/v1/exchangeInfo"): Endpoint(public.no_symbols),
@@ -103,6 +105,12 @@ SOCKET: dict[str, Endpoint] = {
     "account.status": REST["GET", "/api/v3/account"],
     "account.commission": REST["GET", "/api/v3/account/commission"],
     "account.rateLimits.orders": REST["GET", "/api/v3/rateLimit/order"],
+}
+#: the REST request that a method of the WebSocket API is: a fault set for it strikes the method, too
+AS_REST: dict[str, tuple[str, str]] = {
+    name: next(place for place, other in REST.items() if other is endpoint)
+    for name, endpoint in SOCKET.items()
+    if any(other is endpoint for other in REST.values())
 }
 #: requests that count as orders: their answers carry the order-count headers
 ORDER_PATHS = ("/api/v3/order", "/api/v3/order/cancelReplace", "/api/v3/orderList/oco", "/api/v3/order/oco")

@@ -6,17 +6,17 @@ Two ways to fill: against the order book and the market's trades as they come (`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fks.sim.atoms import SCALE, show, times
+from fks.sim.atoms import times
 from fks.sim.desk import Desk
 from fks.sim.entry import NewOrder, affordable, check_filters
-from fks.sim.errors import refusal
+from fks.sim.errors import filter_failure, refusal
 from fks.sim.journal import Journal
 from fks.sim.ledger import Ledger
 from fks.sim.market import RAW_OFFSET
-from fks.sim.orders import PROFITS, STOPS, Fill, Order, OrderList
+from fks.sim.orders import CONDITIONAL, PROFITS, STOPS, Fill, Order, OrderList
 from fks.sim.prints import Trade
 from fks.sim.store import Store
 from fks.sim.tapefills import TapeBar, Touch, choose, touch
@@ -62,12 +62,16 @@ class Engine:
 
     # -- coming in ---------------------------------------------------------------------------------------------------
 
-    def check(self, new: NewOrder) -> None:
-        """Refuse what filters, duplicates or the market's state refuse, without doing anything. Errors: ApiError."""
+    def check(self, new: NewOrder, *, before: Sequence[NewOrder] = ()) -> None:
+        """Refuse what filters, duplicates or the market's state refuse, without doing anything. Errors: ApiError.
+
+        `before` are the legs of the same list that are taken first: they count as open.
+        """
         desk = self.desks[new.symbol]
         if self.terms.by_tape and new.symbol not in self.bars:
             raise refusal("market_closed")
-        check_filters(new, desk.market.listing, desk.average_price(), len(desk.orders), desk.algos())
+        algos = desk.algos() + sum(1 for leg in before if leg.type in CONDITIONAL)
+        check_filters(new, desk.market.listing, desk.average_price(), len(desk.orders) + len(before), algos)
         if new.client_id and desk.by_client_id(new.client_id):
             raise refusal("duplicate")
         if new.stop_price:
@@ -100,8 +104,12 @@ class Engine:
 
     def place_list(self, client_id: str, legs: list[NewOrder]) -> tuple[OrderList, list[Order]]:
         """Take a one-cancels-the-other pair: above, below. Errors: ApiError, and then nothing happened."""
-        for leg in legs:
-            self.check(leg)
+        for place, leg in enumerate(legs):
+            self.check(leg, before=legs[:place])
+        symbol = legs[0].symbol
+        open_lists = sum(1 for pair in self.lists.values() if pair.symbol == symbol)
+        if open_lists >= self.desks[symbol].market.listing.order_lists_max:
+            raise filter_failure("MAX_NUM_ORDER_LISTS")
         self._list_id += 1
         orders = [self._make(leg, self._list_id) for leg in legs]
         wanted = [self._to_lock(order) for order in orders]
@@ -117,6 +125,19 @@ class Engine:
             self._open(self.desks[order.symbol], order)
         self._journal.settle()
         return pair, orders
+
+    def transfer(self, kind: str, asset: str, amount: int, fee: int = 0, *, is_listed: bool = True) -> str:
+        """Carry out a deposit or withdrawal; return its id. Errors: −2010 when a withdrawal is not covered.
+
+        One that is not listed moves the balance alone: what an account drifts by.
+        """
+        if kind == "deposit":
+            self.ledger.deposit(asset, amount)
+        else:
+            self.ledger.withdraw(asset, amount + fee)
+        number = self._journal.note_transfer(kind, asset, amount, fee, is_listed=is_listed)
+        self._journal.settle()
+        return number
 
     def _make(self, new: NewOrder, list_id: int = -1) -> Order:
         self._order_id += 1
@@ -386,8 +407,3 @@ class Engine:
 
     def _gone(self, desk: Desk, order: Order) -> None:
         desk.orders.pop(order.order_id, None)
-
-
-def rate_of(text_atoms: int) -> str:
-    """Return a commission rate as the wire writes it."""
-    return show(text_atoms) if text_atoms < SCALE else show(0)

@@ -96,24 +96,31 @@ def check_positive(order: NewOrder) -> None:
 
 
 def check_filters(order: NewOrder, listing: Listing, average: int, open_orders: int, open_algos: int) -> None:
-    """Refuse what the symbol's filters refuse. `average` is the average price of the last minutes. Errors: −1013."""
+    """Refuse what the symbol's filters refuse. `average` is the average price of the last minutes. Errors: −1013.
+
+    `open_orders` and `open_algos` are those open now, the legs of the same list that come before this one included.
+    """
     for price in (order.price, order.stop_price):
         if price and (price > listing.price_max or price < listing.tick or price % listing.tick):
             raise filter_failure("PRICE_FILTER")
-    if order.price and not average <= order.price * 5 <= average * 25:
+    down, up = (listing.bid_down, listing.bid_up) if order.side == "BUY" else (listing.ask_down, listing.ask_up)
+    if order.price and not average * down <= order.price * SCALE <= average * up:
         raise filter_failure("PERCENT_PRICE_BY_SIDE")
     if order.quantity:
         quantity = order.quantity
         if not listing.lot_min <= quantity <= listing.qty_max or (quantity - listing.lot_min) % listing.step:
             raise filter_failure("LOT_SIZE")
-        if order.type == "MARKET" and quantity > listing.market_qty_max:
-            raise filter_failure("MARKET_LOT_SIZE")
+        if order.type == "MARKET":
+            step = listing.market_step
+            is_off_grid = step and (quantity - listing.market_qty_min) % step
+            if not listing.market_qty_min <= quantity <= listing.market_qty_max or is_off_grid:
+                raise filter_failure("MARKET_LOT_SIZE")
     notional = order.quote_wanted or times(order.price or average, order.quantity)
     if notional < listing.notional_min or (order.price and notional > listing.notional_max):
         raise filter_failure("NOTIONAL")
-    if open_orders >= 200:
+    if open_orders >= listing.orders_max:
         raise filter_failure("MAX_NUM_ORDERS")
-    if order.type in CONDITIONAL and open_algos >= 5:
+    if order.type in CONDITIONAL and open_algos >= listing.algo_orders_max:
         raise filter_failure("MAX_NUM_ALGO_ORDERS")
 
 

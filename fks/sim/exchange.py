@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import secrets
+from collections.abc import Coroutine
 from datetime import datetime
 from pathlib import Path
 
@@ -26,7 +30,7 @@ from fks.sim.prints import Trade
 from fks.sim.publisher import Publisher
 from fks.sim.source import Source
 from fks.sim.store import Store
-from fks.sim.symbols import LISTINGS
+from fks.sim.symbols import FILTER_AMOUNTS, FILTER_COUNTS, LISTINGS, with_filters
 from fks.sim.tape import Taped
 from fks.sim.tapefills import TapeBar
 from fks.sim.users import Users
@@ -43,13 +47,18 @@ class Exchange:
         self.options = options
         self.clock = clock
         self.store = Store(options.data_dir)
+        self.network_epoch = self.store.meta("network_epoch", secrets.token_hex(8))
         self.keyring = Keyring(load_keys(options.data_dir, with_ed25519=options.has_ed25519))
         self.faults = Faults(options.seed)
-        self.limits = Limits(self.wall_ms, is_on=options.has_rate_limits)
+        self.limits = Limits(
+            self.wall_ms, is_on=options.has_rate_limits, weight_per_minute=options.weight_per_minute,
+            orders_per_10s=options.orders_per_10s,
+        )  # fmt: skip
         self._check_market()
         seed = int(self.store.meta("seed", str(options.seed)))
         self.pace, sources = self._sources(seed)
         self.desks = {s.listing.symbol: Desk(Market(s, seed), self.wall_ms()) for s in sources}
+        self._load_filters()
         self._load_prints()
         for desk in self.desks.values():
             desk.market.seek(self._market_ms())
@@ -59,6 +68,7 @@ class Exchange:
         journal = Journal(self.store, ledger, self.wall_ms, self.users.emit, self._on_print)
         self.engine = Engine(self.desks, self.store, ledger, journal, self._terms(), self.wall_ms)
         self._position_s = 0.0
+        self._late: set[asyncio.Task[None]] = set()
         if self.pace is not None:
             self.pace.begin(clock.monotonic())
             self._open_bars()
@@ -149,6 +159,32 @@ class Exchange:
     def _terms(self) -> Terms:
         rates = parse(self.options.maker_rate), parse(self.options.taker_rate)
         return Terms(*rates, by_tape=self.by_tape, prints=self.pace is None)
+
+    def set_filters(self, symbol: str, values: dict[str, object]) -> None:
+        """Change a symbol's filters, for good. Errors: InputError when there is no such symbol, filter or value."""
+        desk = self.desks.get(symbol)
+        try:
+            if desk is None:
+                raise ValueError(f"no symbol {symbol!r}")
+            desk.market.listing = with_filters(desk.market.listing, values)
+        except ValueError as error:
+            names = ", ".join((*FILTER_AMOUNTS, *FILTER_COUNTS))
+            raise InputError(
+                f"filters: {error}", code="FILTER_INVALID", remedy=f"symbol, and decimal texts or counts for {names}"
+            ) from error
+        known = json.loads(self.store.meta(f"filters:{symbol}", "{}"))
+        self.store.set_meta(f"filters:{symbol}", json.dumps(known | values))
+
+    def _load_filters(self) -> None:
+        for symbol, desk in self.desks.items():
+            values = json.loads(self.store.meta(f"filters:{symbol}", "{}"))
+            desk.market.listing = with_filters(desk.market.listing, values)
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Run something that a request leaves behind; it ends with the exchange."""
+        task = asyncio.create_task(work)
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
 
     def _load_prints(self) -> None:
         if self.pace is not None:
@@ -250,6 +286,8 @@ class Exchange:
 
     def close(self) -> None:
         """Note the tape's position and close the file."""
+        for task in self._late:
+            task.cancel()
         if self.pace is not None:
             self.store.set_meta("tape_position", str(self.pace.position))
         self.store.close()

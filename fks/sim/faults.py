@@ -22,12 +22,15 @@ KINDS: dict[str, str] = {
     "http_500": "answer 500 without JSON; nothing is done unless `accept`",
     "503": "answer 503 without JSON; nothing is done unless `accept`",
     "504_1007": "answer 504 with -1007; nothing is done unless `accept`",
+    "accept_late": "answer 504 with -1007 at once, do it `seconds` (default 5) later",
     "busy_1008": "answer 503 with -1008; nothing is done",
     "error": "answer `status` (400) with `code` and `msg`; nothing is done",
     "429": "answer 429 with -1003 and Retry-After `seconds` (default 1); nothing is done",
     "418": "answer 418 with -1003 and Retry-After `seconds` (default 120); nothing is done",
+    "ban": "for `seconds` (default: until cleared) every request is answered 418 with the seconds that are left",
     "skew": "answer -1021; nothing is done",
-    "hide_order": "queries for an order answer as if it did not exist",
+    "hide_order": "queries for an order answer as if it did not exist: the next `count`, or those of an order that is "
+                  "younger than `seconds`",
     "lose_report": "an executionReport is not sent (`event` names its x)",
     "duplicate_report": "an executionReport is sent twice",
     "reorder_reports": "an executionReport is sent after the next user event",
@@ -45,7 +48,7 @@ KINDS: dict[str, str] = {
 }  # fmt: skip
 #: kinds that act at once on what is open, and are not kept
 IMMEDIATE = ("half_open", "cut_stream", "stream_terminated", "server_shutdown")
-_STATES = ("freeze_stream", "halt", "clock_jump")  # hold until their time is over, never counted down
+_STATES = ("freeze_stream", "halt", "clock_jump", "ban")  # hold until their time is over, never counted down
 
 
 @dataclass(slots=True)
@@ -79,11 +82,15 @@ class Target:
     symbol: str | None = None
     event: str | None = None
     client_order_id: str | None = None
+    rest: tuple[str, str] | None = None  # the REST request that a method of the WebSocket API is
 
     def fits(self, fault: Fault) -> bool:
         """Return whether the fault means this."""
+        place = (self.path, self.method)
+        if self.rest is not None and fault.path == self.rest[1]:
+            place = (self.rest[1], self.rest[0])
         pairs = (
-            (fault.path, self.path), (fault.method, self.method), (fault.symbol, self.symbol),
+            (fault.path, place[0]), (fault.method, place[1]), (fault.symbol, self.symbol),
             (fault.event, self.event), (fault.client_order_id, self.client_order_id),
         )  # fmt: skip
         return all(
@@ -119,6 +126,8 @@ class Faults:
         if kind in _STATES:
             fault.count = None
             fault.until = None if fault.seconds is None or kind == "clock_jump" else now + fault.seconds
+        if kind == "hide_order" and fault.seconds is not None and "count" not in body:
+            fault.count = None  # the age of the order decides
         self._next_id += 1
         if kind not in IMMEDIATE:
             self._set[fault.id] = fault
@@ -141,12 +150,17 @@ class Faults:
         """Return the faults as JSON objects."""
         return [asdict(fault) for fault in self._set.values()]
 
-    def strike(self, kinds: tuple[str, ...], at: Target) -> Fault | None:
-        """Return the first fault of `kinds` that strikes here, counted down; None when none does."""
+    def strike(self, kinds: tuple[str, ...], at: Target, *, age_s: float = 0.0) -> Fault | None:
+        """Return the first fault of `kinds` that strikes here, counted down; None when none does.
+
+        `age_s` is the age of the order that is asked about: a hide_order with `seconds` strikes younger ones only.
+        """
         if not self._set:
             return None
         for fault in list(self._set.values()):
             if fault.kind not in kinds or not at.fits(fault):
+                continue
+            if fault.kind == "hide_order" and fault.seconds is not None and age_s >= fault.seconds:
                 continue
             if fault.probability < 1.0 and self._dice.random() >= fault.probability:
                 continue
@@ -159,7 +173,7 @@ class Faults:
         return None
 
     def holds(self, kind: str, now: float, at: Target) -> Fault | None:
-        """Return a fault that is a state (freeze_stream, halt, clock_jump) and holds now."""
+        """Return a fault that is a state (freeze_stream, halt, clock_jump, ban) and holds now."""
         for fault in list(self._set.values()) if self._set else ():
             if fault.until is not None and now >= fault.until:
                 del self._set[fault.id]

@@ -34,6 +34,7 @@ class Journal:
         self._lists: dict[int, OrderList] = {}
         self._events: list[Event] = []
         self._prints: list[tuple[Desk, Trade]] = []
+        self._transfers: list[tuple[str, str, str, int, int, int]] = []
         self._report_id = wall_ms()
         self.fills: list[Fill] = []
 
@@ -55,21 +56,33 @@ class Journal:
         """Note that a trade of ours became public."""
         self._prints.append((desk, trade))
 
+    def note_transfer(self, kind: str, asset: str, amount: int, fee: int, *, is_listed: bool) -> str:
+        """Note a deposit or withdrawal, for a balanceUpdate and (unless it is hidden) the list of transfers; return its id."""
+        now = self._wall_ms()
+        self._report_id += 1
+        number = f"{kind}-{now}-{self._report_id}"
+        moved = amount if kind == "deposit" else -amount - fee
+        self._events.append({"e": "balanceUpdate", "E": now, "a": asset, "d": show(moved), "T": now})
+        if is_listed:
+            self._transfers.append((number, kind, asset, amount, fee, now))
+        return number
+
     def settle(self) -> None:
         """Write everything in one commit, then tell it, in the order it happened."""
-        if not self._orders and not self._lists:
+        if not self._orders and not self._lists and not self._events:
             return
         balances = self._ledger.take_changed()
         self._store.commit(
-            balances=balances, orders=self._orders.values(), lists=self._lists.values(), fills=self.fills
-        )
+            balances=balances, orders=self._orders.values(), lists=self._lists.values(), fills=self.fills,
+            transfers=self._transfers,
+        )  # fmt: skip
         if balances:
             now = self._wall_ms()
             changed = [{"a": asset, "f": show(free), "l": show(locked)} for asset, free, locked in balances]
             self._events.append({"e": "outboundAccountPosition", "E": now, "u": now, "B": changed})
         events, prints = self._events, self._prints
         self._events, self._prints, self.fills = [], [], []
-        self._orders, self._lists = {}, {}
+        self._orders, self._lists, self._transfers = {}, {}, []
         for desk, trade in prints:
             self._on_print(desk, trade)
         for event in events:

@@ -64,6 +64,7 @@ class Keyring:
 
     def __init__(self, keys: Keys) -> None:
         self.keys = keys
+        self.uid = int.from_bytes(hashlib.sha256(keys.api_key.encode()).digest()[:4], "big")
         self._secret = keys.api_secret.encode()
 
     def check_key(self, key: str) -> None:

@@ -35,6 +35,17 @@ class Ledger:
         """Add `amount` to the free balance."""
         self._move(asset, amount, 0)
 
+    def deposit(self, asset: str, amount: int) -> None:
+        """Add `amount` of an asset, which the account may never have held."""
+        self._held.setdefault(asset, [0, 0])
+        self._move(asset, amount, 0)
+
+    def withdraw(self, asset: str, amount: int) -> None:
+        """Take `amount` from the free balance. Errors: −2010 when there is not enough."""
+        if self._held.get(asset, [0, 0])[0] < amount:
+            raise refusal("no_funds")
+        self._move(asset, -amount, 0)
+
     def _move(self, asset: str, free: int, locked: int) -> None:
         pair = self._held[asset]
         pair[0] += free

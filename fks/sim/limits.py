@@ -12,14 +12,6 @@ ORDERS_PER_DAY = 200_000
 _STRIKES_MAX = 20
 _BAN_S = 120
 
-RATE_LIMITS: list[dict[str, object]] = [
-    {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": WEIGHT_PER_MINUTE},
-    {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": ORDERS_PER_10S},
-    {"rateLimitType": "ORDERS", "interval": "DAY", "intervalNum": 1, "limit": ORDERS_PER_DAY},
-    {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 61_000},
-]
-
-
 class Window:
     """A count that starts again with each span of the clock."""
 
@@ -40,8 +32,18 @@ class Window:
 class Limits:
     """The limits of one address (every client here is on this machine). `is_on` False counts and never refuses."""
 
-    def __init__(self, now_ms: Callable[[], int], *, is_on: bool) -> None:
+    def __init__(
+        self, now_ms: Callable[[], int], *, is_on: bool, weight_per_minute: int = WEIGHT_PER_MINUTE,
+        orders_per_10s: int = ORDERS_PER_10S,
+    ) -> None:  # fmt: skip
         self._now_ms = now_ms
+        self._weight_most, self._orders_most = weight_per_minute, orders_per_10s
+        self.rules: list[dict[str, object]] = [
+            {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": weight_per_minute},
+            {"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": orders_per_10s},
+            {"rateLimitType": "ORDERS", "interval": "DAY", "intervalNum": 1, "limit": ORDERS_PER_DAY},
+            {"rateLimitType": "RAW_REQUESTS", "interval": "MINUTE", "intervalNum": 5, "limit": 61_000},
+        ]
         self._is_on = is_on
         self._weight = Window(60_000)
         self._orders_10s = Window(10_000)
@@ -57,7 +59,7 @@ class Limits:
             return
         if now < self._banned_until_ms:
             raise self.banned(self._banned_until_ms, now)
-        if used <= WEIGHT_PER_MINUTE:
+        if used <= self._weight_most:
             self._strikes = 0
             return
         self._strikes += 1
@@ -72,7 +74,7 @@ class Limits:
         short, day = self._orders_10s.add(1, now), self._orders_day.add(1, now)
         if not self._is_on:
             return
-        for count, most, span in ((short, ORDERS_PER_10S, "10 SECOND"), (day, ORDERS_PER_DAY, "1 DAY")):
+        for count, most, span in ((short, self._orders_most, "10 SECOND"), (day, ORDERS_PER_DAY, "1 DAY")):
             if count > most:
                 raise ApiError(-1015, f"Too many new orders; current limit is {most} orders per {span}.", status=429)
 
@@ -89,20 +91,19 @@ class Limits:
     def counts(self, *, with_orders: bool) -> list[dict[str, object]]:
         """Return the `rateLimits` of the WebSocket API."""
         now = self._now_ms()
-        counts = [RATE_LIMITS[0] | {"count": self._weight.add(0, now)}]
+        counts = [self.rules[0] | {"count": self._weight.add(0, now)}]
         if with_orders:
             counts = [
-                RATE_LIMITS[1] | {"count": self._orders_10s.add(0, now)},
-                RATE_LIMITS[2] | {"count": self._orders_day.add(0, now)},
+                self.rules[1] | {"count": self._orders_10s.add(0, now)},
+                self.rules[2] | {"count": self._orders_day.add(0, now)},
                 *counts,
             ]
         return counts
 
-    @staticmethod
-    def too_much(wait_s: int) -> ApiError:
+    def too_much(self, wait_s: int) -> ApiError:
         """Return the 429."""
         text = (
-            f"Too much request weight used; current limit is {WEIGHT_PER_MINUTE} request weight per 1 MINUTE. "
+            f"Too much request weight used; current limit is {self._weight_most} request weight per 1 MINUTE. "
             "Please use WebSocket Streams for live updates to avoid polling the API."
         )
         return ApiError(-1003, text, status=429, headers={"Retry-After": str(wait_s)})

@@ -8,7 +8,6 @@ from fks.sim.errors import ApiError, refusal
 from fks.sim.exchange import Exchange
 from fks.sim.faults import Target
 from fks.sim.intervals import INTERVALS
-from fks.sim.limits import RATE_LIMITS
 from fks.sim.market import RAW_OFFSET
 from fks.sim.params import Params
 from fks.sim.prints import Trade
@@ -52,7 +51,7 @@ def exchange_info(exchange: Exchange, params: Params) -> object:
     status = params.maybe("symbolStatus")
     rows = [desk.market.listing.info(status=_status(exchange, desk)) for desk in desks]
     return {
-        "timezone": "UTC", "serverTime": exchange.wall_ms(), "rateLimits": RATE_LIMITS, "exchangeFilters": [],
+        "timezone": "UTC", "serverTime": exchange.wall_ms(), "rateLimits": exchange.limits.rules, "exchangeFilters": [],
         "symbols": [row for row in rows if not status or row["status"] == status],
     }  # fmt: skip
 

@@ -27,6 +27,8 @@ class Options:
     maker_rate: str = "0.001"
     taker_rate: str = "0.001"
     has_rate_limits: bool = True
+    weight_per_minute: int = 6000
+    orders_per_10s: int = 100
     has_listen_keys: bool = False
     has_ed25519: bool = False
     tick_s: float = 0.1

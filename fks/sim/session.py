@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ class Sessions:
     def __init__(self, exchange: Exchange, doors: Doors) -> None:
         self._exchange = exchange
         self._doors = doors
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve one connection."""
@@ -33,12 +35,18 @@ class Sessions:
         await socket.open(request, self._exchange.clock.monotonic())
         self._doors.sockets[socket] = self._exchange.clock.monotonic()
         try:
-            await self._doors.read(socket, lambda text: self._request(socket, text))
+            await self._doors.read(socket, lambda text: self._start(socket, text))
         finally:
             self._doors.sockets.pop(socket, None)
             self._exchange.users.gone(socket)
             await socket.end()
         return socket.ws
+
+    def _start(self, socket: Socket, text: str) -> None:
+        """Work on a request beside the others of the connection: an answer that waits holds up no other."""
+        task = asyncio.create_task(self._request(socket, text))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _request(self, socket: Socket, text: str) -> None:
         try:
@@ -59,11 +67,17 @@ class Sessions:
         if reply.raw is not None:  # faults that are HTML over REST
             body["error"] = refusal("unexpected").body()
         else:
-            body["result" if reply.status == 200 else "error"] = reply.body
+            body["result" if reply.status == 200 else "error"] = self._waiting(reply) if "Retry-After" in reply.headers else reply.body
         if values.get("returnRateLimits") != "false":
             body["rateLimits"] = self._exchange.limits.counts(with_orders=method in ORDER_METHODS)
         frame = orjson.dumps(body)
         socket.send(frame[: len(frame) // 2] if reply.how == "truncate" else frame)
+
+    def _waiting(self, reply: Reply) -> object:
+        """Return the error of a 429 or 418: what REST has in Retry-After is a time in `data` here."""
+        now_ms = self._exchange.wall_ms()
+        data = {"serverTime": now_ms, "retryAfter": now_ms + int(float(reply.headers["Retry-After"]) * 1000)}
+        return {**reply.body, "data": data} if isinstance(reply.body, dict) else reply.body
 
     async def _call(self, socket: Socket, method: str, params: Params) -> Reply:
         endpoint = SOCKET.get(method) or self._own_methods(socket).get(method)

@@ -29,6 +29,9 @@ CREATE TABLE IF NOT EXISTS fills (symbol TEXT NOT NULL, trade_id INTEGER NOT NUL
   quantity INTEGER NOT NULL, quote INTEGER NOT NULL, commission INTEGER NOT NULL, commission_asset TEXT NOT NULL,
   is_buyer INTEGER NOT NULL, is_maker INTEGER NOT NULL, place INTEGER NOT NULL, PRIMARY KEY (symbol, trade_id));
 CREATE INDEX IF NOT EXISTS fills_order ON fills (order_id);
+CREATE INDEX IF NOT EXISTS fills_wall ON fills (wall_ms);
+CREATE TABLE IF NOT EXISTS transfers (id TEXT PRIMARY KEY, kind TEXT NOT NULL, asset TEXT NOT NULL,
+  amount INTEGER NOT NULL, fee INTEGER NOT NULL, time_ms INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS received (seq INTEGER PRIMARY KEY AUTOINCREMENT, time_ms INTEGER NOT NULL,
   method TEXT NOT NULL, path TEXT NOT NULL, client_order_id TEXT NOT NULL, params TEXT NOT NULL,
   is_private INTEGER NOT NULL, outcome TEXT NOT NULL);
@@ -82,6 +85,7 @@ class Store:
         lists: Iterable[OrderList] = (),
         fills: Iterable[Fill] = (),
         meta: Iterable[tuple[str, str]] = (),
+        transfers: Iterable[tuple[str, str, str, int, int, int]] = (),
     ) -> None:
         """Write all or nothing."""
         db = self._db
@@ -104,6 +108,7 @@ class Store:
         marks = ", ".join(f":{name.strip()}" for name in _FILL_COLUMNS.split(","))
         db.executemany(f"INSERT INTO fills ({_FILL_COLUMNS}) VALUES ({marks})", [asdict(fill) for fill in fills])
         db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
+        db.executemany("INSERT INTO transfers VALUES (?, ?, ?, ?, ?, ?)", transfers)
         db.execute("COMMIT")
 
     def balances(self) -> dict[str, tuple[int, int]]:
@@ -131,6 +136,18 @@ class Store:
             self._fills(f"{where} ORDER BY trade_id {'DESC' if last else 'ASC'} LIMIT ?", (*values, limit), last)
         )
 
+    def fills_since(self, wall_ms: int) -> list[tuple[Fill, str]]:
+        """Return the fills made at that wall time or later, each with its order's client id, by wall time."""
+        found = list(self._fills("wall_ms >= ? ORDER BY wall_ms, trade_id", (wall_ms,), False))
+        names = {
+            order_id: str(client_id)
+            for order_id, client_id in self._db.execute(
+                "SELECT order_id, client_id FROM orders WHERE order_id IN (SELECT order_id FROM fills WHERE wall_ms >= ?)",
+                (wall_ms,),
+            )
+        }
+        return [(fill, names[fill.order_id]) for fill in found]
+
     def _fills(self, rest: str, values: tuple[object, ...], last: bool) -> Iterator[Fill]:
         names = [field.name for field in fields(Fill)]
         rows = self._db.execute(f"SELECT {', '.join(names)} FROM fills WHERE {rest}", values).fetchall()
@@ -138,6 +155,11 @@ class Store:
             fill = dict(zip(names, row, strict=True))
             fill["is_buyer"], fill["is_maker"] = bool(fill["is_buyer"]), bool(fill["is_maker"])
             yield Fill(**fill)
+
+    def transfers(self, kind: str, start_ms: int, end_ms: int) -> list[tuple[str, str, int, int, int]]:
+        """Return (id, asset, amount, fee, time) of deposits or withdrawals in a time window, newest first as Binance does."""
+        query = "SELECT id, asset, amount, fee, time_ms FROM transfers WHERE kind = ? AND time_ms BETWEEN ? AND ?"
+        return list(self._db.execute(query + " ORDER BY time_ms DESC, id DESC", (kind, start_ms, end_ms)))
 
     def max_ids(self) -> tuple[int, int]:
         """Return the highest order id and list id in use; 0 when none."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from fks.sim.atoms import SCALE, parse, show
 
@@ -36,6 +37,15 @@ class Listing:
     price_max: int = 1_000_000 * SCALE
     notional_min: int = 5 * SCALE
     notional_max: int = 9_000_000 * SCALE
+    market_qty_min: int = 0
+    market_step: int = 0
+    bid_up: int = 5 * SCALE  # multipliers of the average price, in atoms: buy and sell limits lie between down and up
+    bid_down: int = SCALE // 5
+    ask_up: int = 5 * SCALE
+    ask_down: int = SCALE // 5
+    orders_max: int = 200
+    algo_orders_max: int = 5
+    order_lists_max: int = 20
 
     def __post_init__(self) -> None:
         """Refuse grids on which a price times a quantity would not be whole atoms."""
@@ -59,15 +69,16 @@ class Listing:
             {"filterType": "LOT_SIZE", "minQty": show(self.lot_min), "maxQty": show(self.qty_max),
              "stepSize": show(self.step)},
             {"filterType": "ICEBERG_PARTS", "limit": 10},
-            {"filterType": "MARKET_LOT_SIZE", "minQty": show(0), "maxQty": show(self.market_qty_max),
-             "stepSize": show(0)},
-            {"filterType": "PERCENT_PRICE_BY_SIDE", "bidMultiplierUp": "5", "bidMultiplierDown": "0.2",
-             "askMultiplierUp": "5", "askMultiplierDown": "0.2", "avgPriceMins": 5},
+            {"filterType": "MARKET_LOT_SIZE", "minQty": show(self.market_qty_min), "maxQty": show(self.market_qty_max),
+             "stepSize": show(self.market_step)},
+            {"filterType": "PERCENT_PRICE_BY_SIDE", "bidMultiplierUp": _short(self.bid_up),
+             "bidMultiplierDown": _short(self.bid_down), "askMultiplierUp": _short(self.ask_up),
+             "askMultiplierDown": _short(self.ask_down), "avgPriceMins": 5},
             {"filterType": "NOTIONAL", "minNotional": show(self.notional_min), "applyMinToMarket": True,
              "maxNotional": show(self.notional_max), "applyMaxToMarket": False, "avgPriceMins": 5},
-            {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": 200},
-            {"filterType": "MAX_NUM_ALGO_ORDERS", "maxNumAlgoOrders": 5},
-            {"filterType": "MAX_NUM_ORDER_LISTS", "maxNumOrderLists": 20},
+            {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": self.orders_max},
+            {"filterType": "MAX_NUM_ALGO_ORDERS", "maxNumAlgoOrders": self.algo_orders_max},
+            {"filterType": "MAX_NUM_ORDER_LISTS", "maxNumOrderLists": self.order_lists_max},
         ]  # fmt: skip
 
     def info(self, *, status: str = "TRADING") -> dict[str, object]:
@@ -83,6 +94,32 @@ class Listing:
             "permissionSets": [["SPOT"]], "defaultSelfTradePreventionMode": "EXPIRE_MAKER",
             "allowedSelfTradePreventionModes": ["NONE", "EXPIRE_TAKER", "EXPIRE_MAKER", "EXPIRE_BOTH"],
         }  # fmt: skip
+
+
+#: what `POST /sim/filters` may set: amounts are decimal texts, counts whole numbers
+FILTER_AMOUNTS = (
+    "qty_min", "qty_max", "market_qty_min", "market_qty_max", "market_step", "price_max", "notional_min", "notional_max",
+    "bid_up", "bid_down", "ask_up", "ask_down",
+)  # fmt: skip
+FILTER_COUNTS = ("orders_max", "algo_orders_max", "order_lists_max")
+
+
+def with_filters(listing: Listing, values: Mapping[str, object]) -> Listing:
+    """Return the listing with other filters. Errors: ValueError when a name or a value is not one."""
+    changes: dict[str, int] = {}
+    for name, value in values.items():
+        if name in FILTER_AMOUNTS:
+            changes[name] = parse(str(value))
+        elif name in FILTER_COUNTS and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            changes[name] = value
+        else:
+            raise ValueError(f"{name}: {value!r}")
+    return replace(listing, **changes)  # type: ignore[arg-type]
+
+
+def _short(atoms: int) -> str:
+    """Return a multiplier as the exchange writes it: without zeros at the end."""
+    return show(atoms).rstrip("0").rstrip(".")
 
 
 def _listing(base: str, tick: str, step: str, price: float, volume: int, level_ticks: int, trades: int) -> Listing:

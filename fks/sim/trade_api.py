@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
-from fks.sim.atoms import show
+from fks.sim.atoms import SCALE, show
 from fks.sim.desk import Desk
-from fks.sim.engine import rate_of
 from fks.sim.entry import NewOrder, check_positive, read_order
 from fks.sim.errors import ApiError, missing, refusal
 from fks.sim.exchange import Exchange
 from fks.sim.faults import Target
-from fks.sim.limits import RATE_LIMITS
 from fks.sim.orders import PROFITS, STOPS, Fill, Order, OrderList
 from fks.sim.params import Params
 
@@ -52,7 +51,8 @@ def test_order(exchange: Exchange, params: Params) -> object:
 
 def _hidden(exchange: Exchange, order: Order) -> bool:
     at = Target(symbol=order.symbol, client_order_id=order.client_id)
-    return exchange.faults.strike(("hide_order",), at) is not None
+    age_s = (exchange.wall_ms() - order.time_ms) / 1000
+    return exchange.faults.strike(("hide_order",), at, age_s=age_s) is not None
 
 
 def find_order(exchange: Exchange, params: Params, error: str) -> Order:
@@ -309,7 +309,7 @@ def all_lists(exchange: Exchange, params: Params) -> object:
 
 def _rates(exchange: Exchange) -> dict[str, str]:
     terms = exchange.engine.terms
-    return {"maker": rate_of(terms.maker_rate), "taker": rate_of(terms.taker_rate), "buyer": show(0), "seller": show(0)}
+    return {"maker": _rate_of(terms.maker_rate), "taker": _rate_of(terms.taker_rate), "buyer": show(0), "seller": show(0)}
 
 
 def _zero_rates() -> dict[str, str]:
@@ -329,7 +329,9 @@ def account(exchange: Exchange, params: Params) -> object:
         "canWithdraw": False, "canDeposit": False, "brokered": False, "requireSelfTradePrevention": False,
         "preventSor": False, "updateTime": exchange.wall_ms(), "accountType": "SPOT",
         "balances": exchange.engine.ledger.rows(omit_zero=params.flag("omitZeroBalances")), "permissions": ["SPOT"],
-        "uid": 1,
+        "uid": exchange.keyring.uid,
+        # what the real exchange never says: no client takes this one for it, nor a reset one for what it was
+        "environment": "sim", "networkEpoch": exchange.network_epoch,
     }  # fmt: skip
 
 
@@ -344,4 +346,42 @@ def commission(exchange: Exchange, params: Params) -> object:
 def order_counts(exchange: Exchange, _params: Params) -> object:
     """Return how many orders were placed in the current windows."""
     rows = exchange.limits.counts(with_orders=True)
-    return [row for row in rows if row["rateLimitType"] == RATE_LIMITS[1]["rateLimitType"]]
+    return [row for row in rows if row["rateLimitType"] == "ORDERS"]
+
+
+def _rate_of(text_atoms: int) -> str:
+    """Return a commission rate as the wire writes it."""
+    return show(text_atoms) if text_atoms < SCALE else show(0)
+
+
+# -- deposits and withdrawals ----------------------------------------------------------------------------------------
+
+
+def deposits(exchange: Exchange, params: Params) -> object:
+    """Return credited deposits, newest first."""
+    return [
+        {
+            "id": number, "coin": asset, "amount": show(amount), "status": 1, "network": "SIM", "txId": f"sim-{number}",
+            "insertTime": time_ms, "walletType": 0,
+        }
+        for number, asset, amount, _, time_ms in _transfers(exchange, params, "deposit")
+    ]  # fmt: skip
+
+
+def withdrawals(exchange: Exchange, params: Params) -> object:
+    """Return completed withdrawals, newest first."""
+    return [
+        {
+            "id": number, "coin": asset, "amount": show(amount), "transactionFee": show(fee), "status": 6,
+            "network": "SIM", "txId": f"sim-{number}", "walletType": 0,
+            "applyTime": datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        for number, asset, amount, fee, time_ms in _transfers(exchange, params, "withdrawal")
+    ]  # fmt: skip
+
+
+def _transfers(exchange: Exchange, params: Params, kind: str) -> list[tuple[str, str, int, int, int]]:
+    start, end = params.number("startTime"), params.number("endTime")
+    rows = exchange.store.transfers(kind, start or 0, end or 1 << 60)
+    coin = params.maybe("coin")
+    return [row for row in rows if not coin or row[1] == coin][: params.limit(1000, 1000)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from fks.model.account import Account, Balance
+from fks.model.account import Account, Balance, Environment, VenueIdentity
 from fks.model.ports import Lease
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
@@ -63,6 +63,23 @@ class AccountStore:
         assert row is not None
         return account_of(row)
 
+    async def fix_identity(self, account_id: int, identity: VenueIdentity) -> VenueIdentity | None:
+        """Give the account this identity unless it has one; return the one it has now, None when there is no such account."""
+        row = await self._db.fetchrow(
+            "accounts.fix_identity", account_id, identity.environment.value, identity.uid, identity.network_epoch,
+            *fence_of(self._lease),
+        )  # fmt: skip
+        return None if row is None else identity_of(row)
+
+    async def identity(self, account_id: int) -> VenueIdentity | None:
+        """Return the identity of an account, None before its first session."""
+        row = await self._db.fetchrow("accounts.identity", account_id)
+        return None if row is None else identity_of(row)
+
+    async def has_traded(self, account_id: int) -> bool:
+        """Return whether an order of the account may ever have reached its venue."""
+        return bool(await self._db.fetchval("accounts.has_traded", account_id))
+
     async def save_balances(self, account_id: int, balances: Iterable[Balance], now_ns: int) -> None:
         """Write what the venue says the account holds; equal rows are left alone."""
         rows = [{"currency": b.currency, "free": format(b.free, "f"), "locked": format(b.locked, "f")} for b in balances]
@@ -101,4 +118,12 @@ def account_of(row: Row) -> Account:
     return Account(
         id=row["id"], name=row["name"], account_type=row["account_type"], venue=row["venue"], broker=row["broker"],
         currency=row["currency"], initial_balance=row["initial_balance"], mode=row["mode"], is_enabled=row["is_enabled"],
+        identity=identity_of(row),
     )  # fmt: skip
+
+
+def identity_of(row: Row) -> VenueIdentity | None:
+    """Return the identity columns of a row of the accounts table, or None before the first session."""
+    if row["environment"] is None:
+        return None
+    return VenueIdentity(Environment(row["environment"]), row["uid"] or "", row["network_epoch"] or "")

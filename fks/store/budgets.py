@@ -1,11 +1,12 @@
-"""Leave to ask an exchange: one purse in Redis for everybody in the cluster who asks there with the same key.
+"""Rate limits shared by all processes that ask an exchange from one address or with one key: token buckets in Redis.
 
-A purse is refilled with each window of Redis' clock. What the exchange itself says was used (a response header) counts
-when it is more: others ask from the same address too, orders above all, and SHARE leaves room for them. Work in the
-background (syncs) gets half of it, so that a hole in a live feed never waits for history. Redis away: every process keeps
-to a small share of its own, and to what the exchange told it.
+A bucket is refilled with each window of Redis' clock. What the exchange itself reports as used (a response header) counts
+when it is more: others ask from the same address too. Each kind of request may fill the bucket up to its own ceiling, so
+that history never delays live feeds, these never delay orders, and entries never delay cancels, exits, protection and
+kills. A 429 or 418 pauses every process at once. With Redis away every process keeps to a fixed share of its own.
 
-Sockets are dialled from a second purse, which all keys of an address share: exchanges count dials by address alone.
+`RedisBudget` is for market data: each request asks Redis. Orders take theirs through `fks.store.venue_budgets`. Connects are taken from a second bucket, which all keys of an address share: exchanges count
+them by address alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from fks.clock import Clock
-from fks.store.bus import Bus
+from fks.store.bus import BUDGETS, Bus
 
 SHARE, BACKGROUND_SHARE, ALONE_SHARE = 0.6, 0.5, 0.15
 DIALS_SHARE, DIALS_ALONE_SHARE = 0.8, 0.75  # order streams dial from the same address; one process has nearly all others
@@ -53,36 +54,43 @@ DIALS: dict[str, Allowance] = {
 }  # fmt: skip
 DIALS_LOCAL = Allowance(6000, 60)
 
-# KEYS: the purse. ARGV: weight, limit, window ms, used as the exchange says, the window that was said in, pause ms.
-# Answers {ms to wait, the present window}; the weight is spent when there is nothing to wait for.
-_TAKE = """
+# KEYS: the bucket. ARGV: weight, limit, window ms, used as the exchange reports, the window of that report, pause ms, the
+# status that asked for the pause, the weight wanted (what is free of it is granted, at least `weight`), the channel of pauses.
+# Answers {ms to wait, the present window, granted, ms left of the window, status of the pause or 0}.
+TAKE = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local weight, limit, span = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local window = now - now % span
-local has = redis.call('HMGET', KEYS[1], 'window', 'used', 'paused')
-local used, paused = 0, tonumber(has[3] or '0')
+local has = redis.call('HMGET', KEYS[1], 'window', 'used', 'paused', 'status')
+local used, paused, status = 0, tonumber(has[3] or '0'), tonumber(has[4] or '429')
 if tonumber(has[1] or '-1') == window then used = tonumber(has[2]) end
 if tonumber(ARGV[5]) == window then used = math.max(used, tonumber(ARGV[4])) end
-if tonumber(ARGV[6]) > 0 then paused = math.max(paused, now + tonumber(ARGV[6])) end
-local wait = 0
+if tonumber(ARGV[6]) > 0 then
+  if now + tonumber(ARGV[6]) > paused then paused, status = now + tonumber(ARGV[6]), tonumber(ARGV[7]) end
+  redis.call('PUBLISH', ARGV[9], cjson.encode({bucket = KEYS[1], seconds = (paused - now) / 1000, status = status}))
+end
+local wait, granted = 0, 0
 if paused > now then wait = paused - now
 elseif used > 0 and used + weight > limit then wait = window + span - now
-else used = used + weight end
-redis.call('HSET', KEYS[1], 'window', window, 'used', used, 'paused', paused)
+else
+  granted = math.max(weight, math.min(tonumber(ARGV[8]), limit - used))
+  used = used + granted
+end
+redis.call('HSET', KEYS[1], 'window', window, 'used', used, 'paused', paused, 'status', status)
 redis.call('PEXPIRE', KEYS[1], math.max(span * 2, paused - now + span))
-return {wait, window}
+return {wait, window, granted, window + span - now, paused > now and status or 0}
 """
 
 
 class RedisBudget:
-    """A Budget of one process on the shared purse. Guarantees: without Redis nobody asks more than its `alone_share` allows."""
+    """A Budget of one process on the shared bucket. Guarantees: without Redis it takes no more than `alone_share` allows."""
 
     def __init__(
         self, bus: Bus, clock: Clock, name: str, allowance: Allowance, *, share: float = SHARE,
         alone_share: float = ALONE_SHARE, dials: RedisBudget | None = None,
     ) -> None:  # fmt: skip
-        """`name` is the purse: see `purse_of`. `share` of the allowance is ours, of that `alone_share` this process' without
+        """`name` is the bucket: see `bucket_of`. `share` of the allowance is ours, of that `alone_share` this process' without
         Redis; `dials`: what each dial takes one of."""
         self._bus = bus
         self._clock = clock
@@ -115,10 +123,11 @@ class RedisBudget:
         self._said = max(self._said, (_asked_in.get(), used))
         self._heard_used, self._heard_s = used, self._clock.monotonic()
 
-    def pause(self, seconds: float) -> None:
-        """Let nobody ask for so long: here at once, elsewhere as soon as Redis knows."""
+    def pause(self, seconds: float, status: int = 429) -> None:
+        """Send nothing for so long: here at once, elsewhere as soon as Redis knows."""
         self._paused_s = max(self._paused_s, self._clock.monotonic() + seconds)
-        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(self._ask(0, self._limit, int(seconds * 1000)))
+        asking = self._ask(0, self._limit, int(seconds * 1000), status)
+        task: asyncio.Task[object] = asyncio.get_running_loop().create_task(asking)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -133,9 +142,10 @@ class RedisBudget:
         _asked_in.set(window)
         return wait_ms / 1000
 
-    async def _ask(self, weight: int, limit: int, pause_ms: int) -> tuple[int, int] | None:
+    async def _ask(self, weight: int, limit: int, pause_ms: int, status: int = 429) -> tuple[int, int] | None:
         window, used = self._said
-        answer = await self._bus.script(_TAKE, [self._name], [weight, limit, self._span_ms, used, window, pause_ms])
+        values: list[float | str] = [weight, limit, self._span_ms, used, window, pause_ms, status, weight, BUDGETS]
+        answer = await self._bus.script(TAKE, [self._name], values)
         return (int(answer[0]), int(answer[1])) if isinstance(answer, list) else None
 
     def _alone(self, weight: int, limit: int) -> float:
@@ -161,13 +171,13 @@ def budget_of(
     """
     allowance = ALLOWANCES.get(exchange, DEFAULT) if per_minute is None else Allowance(per_minute, 60)
     dialled = RedisBudget(
-        bus, clock, purse_of(f"{exchange}.dials", address), dials or DIALS.get(exchange, DEFAULT), share=DIALS_SHARE,
+        bus, clock, bucket_of(f"{exchange}.dials", address), dials or DIALS.get(exchange, DEFAULT), share=DIALS_SHARE,
         alone_share=DIALS_ALONE_SHARE,
     )  # fmt: skip
-    return RedisBudget(bus, clock, purse_of(exchange, address, key), allowance, dials=dialled)
+    return RedisBudget(bus, clock, bucket_of(exchange, address, key), allowance, dials=dialled)
 
 
-def purse_of(exchange: str, address: str | None, key: str = "") -> str:
-    """Return the name of a purse; a key is in it as a digest alone."""
+def bucket_of(exchange: str, address: str | None, key: str = "") -> str:
+    """Return the name of a bucket; a key is in it as a digest alone."""
     digest = hashlib.sha256(f"{address}|{key}".encode()).hexdigest()
     return f"fks.budget.{exchange}.{digest[:16]}"

@@ -28,6 +28,10 @@ FEEDS = "fks.feeds"
 ALERTS = "fks.alerts"
 KILL = "fks.kill"
 HEALTH = "fks.health"
+#: wakes the order manager: a new request, or a cancel
+WAKE = "fks.orders.wake"
+#: a venue or an exchange asked every process of one rate limit to pause
+BUDGETS = "fks.budgets"
 CHANNELS = (BARS, SIGNALS, ORDERS, FILLS, FEEDS, ALERTS, KILL, HEALTH)
 
 _DOWN = (RedisError, OSError, TimeoutError)
@@ -67,6 +71,13 @@ class Bus:
         """Tell everyone who listens on `channel`; return whether Redis took it. Never raises for an outage."""
         data = orjson.dumps(payload, default=_plain)
         return await self._try(self._client.publish(channel, data)) is not None
+
+    async def publish_many(self, messages: Sequence[tuple[str, Mapping[str, object]]]) -> bool:
+        """Publish (channel, payload) in one round trip; return whether Redis took them. Never raises for an outage."""
+        pipeline = self._client.pipeline(transaction=False)
+        for channel, payload in messages:
+            pipeline.publish(channel, orjson.dumps(payload, default=_plain))
+        return await self._try(pipeline.execute()) is not None
 
     async def subscribe(self, *channels: str) -> AsyncIterator[tuple[str, Any]]:
         """Yield (channel, payload) for ever, dialling again by itself. Messages sent while Redis was away are gone."""

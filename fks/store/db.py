@@ -32,6 +32,8 @@ from fks.store.copy import copy_out
 
 Row = asyncpg.Record
 T = TypeVar("T")
+#: called with each new connection (asyncpg has no type for a connection of a pool)
+Checks = list[Callable[[Any], Awaitable[None]]]
 
 _ROLLED_BACK = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _LOST = (
@@ -54,6 +56,7 @@ _REFUSED = (
     asyncpg.InvalidCatalogNameError,
 )
 _WAIT_FIRST_S, _WAIT_MAX_S = 0.05, 1.0
+_KEPT_MAX = 2  # of the order manager's two queues, one statement in flight each
 
 
 class Querier(Protocol):
@@ -134,9 +137,11 @@ class _Connection(asyncpg.Connection):
 class Database:
     """A pool of connections to one database. Safe to share between tasks of one event loop."""
 
-    def __init__(self, pool: Any, settings: DatabaseSettings) -> None:
+    def __init__(self, pool: Any, settings: DatabaseSettings, checks: Checks) -> None:
         self._pool = pool
         self._settings = settings
+        self._checks = checks
+        self._kept: list[Any] = []  # connections that `hot_row` keeps from one statement to the next
 
     @staticmethod
     async def connect(
@@ -156,7 +161,8 @@ class Database:
         chosen = settings or DatabaseSettings()
 
         async def attempt() -> Database:
-            return Database(await _open_pool(url, chosen, application, is_readonly), chosen)
+            checks: Checks = []
+            return Database(await _open_pool(url, chosen, application, checks, is_readonly), chosen, checks)
 
         return await _persist(attempt, chosen.retry_s if retry_s is None else retry_s, is_safe=True, what="connect")
 
@@ -164,10 +170,18 @@ class Database:
     async def lazy(url: str, settings: DatabaseSettings | None = None, *, application: str = "fks") -> Database:
         """Return a Database that connects when it is first used: for parts that must come up while the server is away."""
         chosen = settings or DatabaseSettings()
-        return Database(await _open_pool(url, chosen.model_copy(update={"pool_min": 0}), application), chosen)
+        checks: Checks = []
+        pool = await _open_pool(url, chosen.model_copy(update={"pool_min": 0}), application, checks)
+        return Database(pool, chosen, checks)
+
+    def check_connections(self, check: Callable[[Any], Awaitable[None]]) -> None:
+        """Call `check` with each connection that is made from now on, before it is used; what it raises reaches the caller."""
+        self._checks.append(check)
 
     async def close(self) -> None:
         """Close every connection, waiting 2 s for statements under way."""
+        while self._kept:
+            await self._release(self._kept.pop())
         try:
             async with asyncio.timeout(2.0):
                 await self._pool.close()
@@ -192,6 +206,37 @@ class Database:
         """Run a statement once per row, all of them or none."""
         kept = list(rows)
         await self._one(query, lambda c: c.executemany(sql(query), kept), retry)
+
+    async def hot_row(self, text: str, *args: object, what: str) -> Row | None:
+        """Run the SQL `text`, which changes something, on a kept connection and return its first row. `what` names it in errors.
+
+        Taking a connection from the pool and giving it back costs two tasks and a timer, a fifth of a durable statement. It
+        is kept until an error, or until `close`.
+
+        Errors: OutageError when the connection is lost meanwhile: it may have taken effect.
+        """
+
+        async def attempt() -> Row | None:
+            connection = self._kept.pop() if self._kept else None
+            if connection is None or connection.is_closed():
+                if connection is not None:
+                    await self._release(connection)
+                connection = await self._take(deadline - time.monotonic(), what)
+            try:
+                row: Row | None = await connection.fetchrow(text, *args)
+            except BaseException as error:
+                if isinstance(error, _LOST):
+                    _drop(connection)
+                await self._release(connection)
+                raise
+            if len(self._kept) < _KEPT_MAX:
+                self._kept.append(connection)
+            else:
+                await self._release(connection)
+            return row
+
+        deadline = time.monotonic() + self._settings.retry_s
+        return await _persist(attempt, self._settings.retry_s, is_safe=False, what=what)
 
     async def copy_out(self, query: str, *args: object) -> bytearray:
         """Return the rows of a query as a binary COPY stream, for fks.store.copy.decoded. Tried again like `fetch`."""
@@ -254,6 +299,9 @@ class Database:
     async def _acquire(self) -> Any:
         return await self._pool.acquire(timeout=self._settings.connect_timeout_s)
 
+    async def _take(self, wait_s: float, what: str) -> Any:
+        return await _persist(self._acquire, wait_s, is_safe=True, what=what)
+
     async def _release(self, connection: Any) -> None:
         try:
             await self._pool.release(connection)
@@ -264,7 +312,7 @@ class Database:
         self, what: str, call: Callable[[Any], Awaitable[T]], retry: bool, wait_s: float | None = None
     ) -> T:
         async def attempt() -> T:
-            connection = await _persist(self._acquire, deadline_s=deadline - time.monotonic(), is_safe=True, what=what)
+            connection = await self._take(deadline - time.monotonic(), what)
             try:
                 return await call(connection)
             except _LOST:
@@ -326,7 +374,14 @@ def _outage(what: str, error: BaseException) -> OutageError:
     return OutageError(f"{what}: PostgreSQL does not answer ({type(error).__name__}: {error})")
 
 
-async def _open_pool(url: str, settings: DatabaseSettings, application: str, is_readonly: bool = False) -> Any:
+async def _open_pool(
+    url: str, settings: DatabaseSettings, application: str, checks: Checks, is_readonly: bool = False
+) -> Any:
+    async def prepare(connection: Any) -> None:
+        await _prepare_connection(connection)
+        for check in checks:
+            await check(connection)
+
     timeout_ms = str(int(settings.statement_timeout_s * 1000))
     return await asyncpg.create_pool(
         url,
@@ -335,7 +390,7 @@ async def _open_pool(url: str, settings: DatabaseSettings, application: str, is_
         timeout=settings.connect_timeout_s,
         command_timeout=settings.statement_timeout_s + 5.0,  # the server's own limit speaks first
         max_inactive_connection_lifetime=60.0,  # a backend costs PostgreSQL about 5 MB
-        init=_prepare_connection,
+        init=prepare,
         connection_class=_Connection,
         server_settings={
             "application_name": f"fks {application}",

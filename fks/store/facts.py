@@ -11,7 +11,9 @@ from fks.model.instrument import Instrument
 from fks.model.ports import Lease
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier
+from fks.store.instruments import instrument_of
 from fks.store.leases import fence_of
+from fks.store.supervision import MONEY
 
 #: a collector whose last word on a feed is older, seconds, does not know of it any more; it tells several times in that time
 WORD_S = 2.0
@@ -42,6 +44,16 @@ class Instance:
     symbol: str
     timeframe: str
     cursor_ns: int | None = None
+    pyramiding: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTrade:
+    """A public trade: what a resting paper order may meet."""
+
+    time_ns: int
+    trade_id: int
+    price: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +76,7 @@ class Facts:
 
     async def instruments(self) -> list[Instrument]:
         """Return every instrument."""
-        return [
-            Instrument(
-                exchange=row["exchange"], symbol=row["symbol"], base=row["base"], quote=row["quote"], tick=row["tick"],
-                lot_step=row["lot_step"], qty_min=row["qty_min"], qty_max=row["qty_max"],
-                notional_min=row["notional_min"], multiplier=row["multiplier"], is_trading=row["is_trading"],
-                updated_ns=to_ns(row["updated_at"]),
-            )
-            for row in await self._db.fetch("facts.instruments")
-        ]  # fmt: skip
+        return [instrument_of(row) for row in await self._db.fetch("facts.instruments")]
 
     async def marks(self) -> list[Mark]:
         """Return the last price and message time of every live feed."""
@@ -90,6 +94,7 @@ class Facts:
                 id=row["id"], sizing=row["sizing"], size=row["size"], is_enabled=row["is_enabled"], state=row["state"],
                 account_id=row["account_id"], venue=row["venue"], exchange=row["exchange"], symbol=row["symbol"],
                 timeframe=row["timeframe"], cursor_ns=to_ns(at) if (at := row["cursor_time"]) else None,
+                pyramiding=row["pyramiding"],
             )
             for row in await self._db.fetch("facts.instances")
         ]  # fmt: skip
@@ -98,10 +103,22 @@ class Facts:
         """Return whether the kill switch is engaged in the database (the guardian's own file may know sooner)."""
         return bool(await self._db.fetchval("facts.is_killed"))
 
-    async def flattening_kill(self) -> str | None:
-        """Return the id of the engaged kill that wants positions closed, or None."""
-        found = await self._db.fetchval("facts.flattening_kill")
-        return None if found is None else str(found)
+    async def is_guardian_alive(self, age_max_s: float) -> bool:
+        """Return whether a guardian renewed its lease within `age_max_s`, by the server's clock."""
+        return bool(await self._db.fetchval("facts.is_guardian_alive", age_max_s))
+
+    async def escalated(self) -> tuple[str, str] | None:
+        """Return a child that money depends on and why it escalated, None when none did or a person has ended it."""
+        row = await self._db.fetchrow("facts.escalated", list(MONEY))
+        return None if row is None else (row["child"], row["reason"])
+
+    async def kills(self) -> list[tuple[str, bool | None]]:
+        """Return the engaged kills, newest first: id, and whether it wants positions closed (None = the row does not say)."""
+        return [(row["kill_id"], row["flatten"]) for row in await self._db.fetch("facts.kills")]
+
+    async def halt(self, instance: str, reason: str) -> None:
+        """Hold an instance until a person enables it again: its entries are denied (STRATEGY_CRASHED)."""
+        await self._db.execute("facts.halt", instance, reason, *fence_of(self._lease))
 
     async def lease_epoch(self, name: str) -> int:
         """Return the epoch that owns a role; 0 when nobody ever did."""
@@ -136,6 +153,13 @@ class Facts:
             )
             for row in rows
         ]  # fmt: skip
+
+    async def trades_after(
+        self, exchange: str, symbol: str, time_ns: int, trade_id: int, limit: int
+    ) -> list[StoredTrade]:
+        """Return stored public trades after one of them (time and id), oldest first."""
+        rows = await self._db.fetch("facts.trades_after", exchange, symbol, to_datetime(time_ns), trade_id, limit)
+        return [StoredTrade(to_ns(row["time"]), row["trade_id"], row["price"]) for row in rows]
 
     async def turnover(self, account_id: int, venue: str) -> list[Turnover]:
         """Return what all executions of an account at a venue moved."""

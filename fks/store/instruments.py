@@ -1,11 +1,12 @@
-"""What exchanges list."""
+"""Instruments in their table. Filters that not every exchange has are in one JSON column: a new one needs no migration."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
-from fks.model.instrument import Instrument
+from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
 
@@ -24,7 +25,8 @@ class InstrumentStore:
         if not instruments:
             return
         columns: list[list[Any]] = [[getattr(item, name) for item in instruments] for name in _COLUMNS]
-        await self._db.execute("instruments.merge", *columns, [to_datetime(item.updated_ns) for item in instruments])
+        times = [to_datetime(item.updated_ns) for item in instruments]
+        await self._db.execute("instruments.merge", *columns, times, [filters_of(item) for item in instruments])
         await self._db.execute("instruments.retire", instruments[0].exchange, [item.symbol for item in instruments])
 
     async def all(self, exchange: str | None = None) -> list[Instrument]:
@@ -33,8 +35,38 @@ class InstrumentStore:
             rows = await self._db.fetch("instruments.all")
         else:
             rows = await self._db.fetch("instruments.of_exchange", exchange)
-        return [_instrument(row) for row in rows]
+        return [instrument_of(row) for row in rows]
 
 
-def _instrument(row: Row) -> Instrument:
-    return Instrument(**{name: row[name] for name in _COLUMNS}, updated_ns=to_ns(row["updated_at"]))
+def instrument_of(row: Row) -> Instrument:
+    """Return a row of the table as an instrument."""
+    columns = {name: row[name] for name in _COLUMNS}
+    return Instrument(**columns, updated_ns=to_ns(row["updated_at"]), **_from_filters(row["filters"]))
+
+
+def filters_of(instrument: Instrument) -> dict[str, Any]:
+    """Return the filters that the exchange reported, as the column keeps them: numbers as text, what is absent left out."""
+    lot, band = instrument.market_lot, instrument.percent_price
+    found = {
+        "market_lot": None if lot is None else [str(lot.least), str(lot.most), str(lot.step)],
+        "is_notional_min_for_market": None if instrument.is_notional_min_for_market else False,
+        "orders_max": instrument.orders_max,
+        "algo_orders_max": instrument.algo_orders_max,
+        "percent_price": None
+        if band is None
+        else [str(band.buy_down), str(band.buy_up), str(band.sell_down), str(band.sell_up)],
+        "order_types": sorted(instrument.order_types) or None,
+        "has_oco": None if instrument.has_oco else False,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _from_filters(values: dict[str, Any]) -> dict[str, Any]:
+    found = dict(values)
+    if "market_lot" in found:
+        found["market_lot"] = Lot(*(Decimal(value) for value in found["market_lot"]))
+    if "percent_price" in found:
+        found["percent_price"] = PercentPrice(*(Decimal(value) for value in found["percent_price"]))
+    if "order_types" in found:
+        found["order_types"] = frozenset(found["order_types"])
+    return found

@@ -37,6 +37,10 @@ class KillStore:
         """Return kill_id, scope, reason, engaged_by, engaged_at and flatten of the kills that are engaged, oldest first."""
         return list(await self._db.fetch("kill.engaged"))
 
+    async def orders(self, since: datetime) -> list[Row]:
+        """Return the flattening orders created since then, oldest first."""
+        return list(await self._db.fetch("kill.orders", since))
+
     async def release(self, kill_id: str) -> Row | None:
         """Return released_by and released_at of a kill that was released; None of any other."""
         return await self._db.fetchrow("kill.release", kill_id)
@@ -51,7 +55,7 @@ class KillStore:
         """Record a flattening order and the `step` that brought it to `state`."""
         await self._db.execute(
             "kill.upsert_order", order.client_order_id, order.intent_id, order.account_id, order.venue, order.exchange,
-            order.symbol, order.instance, order.generation, order.side.value, order.quantity, state.value,
+            order.symbol, order.instance, order.attempt, order.side.value, order.quantity, state.value,
             venue_order_id, code, detail or None, to_datetime(order.sent_ns or order.created_ns),
         )  # fmt: skip
         await self._db.execute(

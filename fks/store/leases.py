@@ -28,7 +28,7 @@ from fks.store.db import Database
 
 async def raise_epoch(db: Database, name: str, holder: str) -> int:
     """Return the new epoch of `name`, one above every earlier one; earlier holders can no longer write."""
-    epoch = await db.fetchval("leases.raise_epoch", name, holder, None, retry=False)
+    epoch = await db.fetchval("leases.raise_epoch", name, holder, None, None, retry=False)
     assert isinstance(epoch, int)
     return epoch
 
@@ -36,30 +36,46 @@ async def raise_epoch(db: Database, name: str, holder: str) -> int:
 class Authority:
     """A supervisor's right to give its children new epochs: only the newest supervisor has it.
 
-    A supervisor that was stopped, replaced and let go on could otherwise end living children by their epochs. `on_lost`
-    hears of it once, when a raise finds that another supervisor has taken over.
+    A supervisor that was stopped, replaced and let go on could otherwise end living children by their epochs. One of an
+    earlier `deployment` (`fks.store.heads`) never takes the right back, however often it is started; None: there is no
+    head. `on_lost` is called once, when a raise finds that another supervisor has taken over.
     """
 
-    def __init__(self, db: Database, holder: str, on_lost: Callable[[StaleEpochError], None]) -> None:
-        self._db, self._holder, self._on_lost = db, holder, on_lost
+    def __init__(
+        self, db: Database, holder: str, on_lost: Callable[[StaleEpochError], None], deployment: int | None = None
+    ) -> None:
+        self._db, self._holder, self._on_lost, self._deployment = db, holder, on_lost, deployment
         self._epoch: int | None = None
+        self._is_lost = False
         self._taking = asyncio.Lock()
 
     async def take(self) -> int:
-        """Return this supervisor's own epoch, taken at the first call. Errors: OutageError."""
+        """Return this supervisor's own epoch, taken at the first call.
+
+        Errors: OutageError; StaleEpochError when another deployment is in charge.
+        """
         async with self._taking:
             if self._epoch is None:
-                self._epoch = await raise_epoch(self._db, "supervisor", self._holder)
+                self._epoch = await self._raise("supervisor", None)
             return self._epoch
 
     async def raise_epoch(self, name: str) -> int:
         """Return the new epoch of a child. Errors: OutageError; StaleEpochError when another supervisor is in charge."""
-        own = await self.take()
-        epoch = await self._db.fetchval("leases.raise_epoch", name, self._holder, own, retry=False)
-        if epoch is None:
-            lost = StaleEpochError(f"supervisor epoch {own}: another supervisor has taken over", remedy="stop at once")
+        return await self._raise(name, await self.take())
+
+    def lose(self) -> StaleEpochError:
+        """Give the right up, because another supervisor has it; return the error that says so."""
+        text = f"supervisor epoch {self._epoch}, deployment {self._deployment}: another supervisor has taken over"
+        lost = StaleEpochError(text, remedy="stop at once")
+        if not self._is_lost:
+            self._is_lost = True
             self._on_lost(lost)
-            raise lost
+        return lost
+
+    async def _raise(self, name: str, own: int | None) -> int:
+        epoch = await self._db.fetchval("leases.raise_epoch", name, self._holder, own, self._deployment, retry=False)
+        if epoch is None:
+            raise self.lose()
         return int(epoch)
 
 

@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
+
+import asyncpg
 
 from fks.model.account import Position
 from fks.model.errors import BugError, StaleEpochError
 from fks.model.order import Fill, Order, OrderType, Request, Role, Side, State, TimeInForce
-from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.model.signal import SignalState
+from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Database, Querier, Row
+from fks.store.group_commit import GroupCommit
+from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, Packers, TradeRow, statement
 
-
-@dataclass(frozen=True, slots=True)
-class EventRow:
-    """One step of one order, as order_events keeps it. `event` is the class name, `payload` small and JSON-able."""
-
-    client_order_id: str
-    event_id: str
-    event: str
-    from_state: State | None
-    to_state: State
-    source: str
-    recv_ns: int
-    epoch: int
-    venue_time_ns: int = 0
-    payload: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class TradeRow:
-    """One execution of our accounts. `instance` says whose position it moved, `realized_pnl` (quote) is before fees."""
-
-    fill: Fill
-    instance: str
-    realized_pnl: Decimal
-    order_type: str = ""
-    is_late: bool = False
+_PLACE_ONE, _PLACE_MANY, _APPLY = (
+    statement("orders.place_one", first=10), statement("orders.place_many"), statement("orders.apply"),
+)  # fmt: skip
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+__all__ = ["Changes", "EventRow", "OrderJournal", "OrderStore", "Placed", "TradeRow", "order_of", "trade_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +47,38 @@ class Changes:
     positions: Sequence[Position] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """One item of a place or a deny: what becomes of the signal, with the orders and their first events."""
+
+    orders: Sequence[Order]
+    events: Sequence[EventRow]
+    signal_id: uuid.UUID | None
+    state: SignalState
+    now_ns: int
+    is_exempt: bool
+    code: str | None = None
+    detail: str | None = None
+
+    def keys(self) -> list[Hashable]:
+        names: list[Hashable] = [order.client_order_id for order in self.orders]
+        return [*names, self.signal_id] if self.signal_id is not None else names
+
+
 class OrderJournal:
     """The order manager's writes. Each raises StaleEpochError when a newer epoch owns the lease, and then wrote nothing.
 
     Each may raise OutageError; then it is not known whether it was written, and the caller reads before it goes on.
+    What tasks place, deny or apply at the same time is written together (`fks.store.group_commit`), each with its own result.
     """
 
     def __init__(self, db: Database, *, lease: str, epoch: int) -> None:
         self._db = db
         self._lease = lease
         self._epoch = epoch
+        self._places = GroupCommit[_Place, Placed](self._write_places, _Place.keys)
+        self._changes = GroupCommit[Changes, bool](self._write_changes, _rows_of)
+        self._packers: Packers | None = None
 
     async def place(
         self,
@@ -87,56 +94,147 @@ class OrderJournal:
         Nothing is written when the signal has an outcome already, or when the kill switch is engaged and the order not
         `is_exempt` from it. Signal None: orders that no signal asks for (protections).
         """
-        row = await self._db.fetchrow(
-            "orders.place", self._lease, self._epoch, signal_id, orders[0].client_order_id, to_datetime(now_ns),
-            [order_json(o) for o in orders], [_event_json(e) for e in events], is_exempt, retry=False,
-        )  # fmt: skip
-        return self._placed(row)
+        return await self._places.submit(_Place(orders, events, signal_id, SignalState.ORDERED, now_ns, is_exempt))
 
     async def deny(self, order: Order, event: EventRow, *, signal_id: uuid.UUID, now_ns: int) -> Placed:
         """Keep a denied intent as an order row, and make its signal `denied` with the code."""
-        row = await self._db.fetchrow(
-            "orders.deny", self._lease, self._epoch, signal_id, order.client_order_id, to_datetime(now_ns),
-            [order_json(order)], [_event_json(event)], order.code, order.detail, retry=False,
-        )  # fmt: skip
-        return self._placed(row)
+        return await self._places.submit(
+            _Place([order], [event], signal_id, SignalState.DENIED, now_ns, True, order.code, order.detail)
+        )
 
     async def apply(self, changes: Changes) -> bool:
         """Write what events did, in one statement. False: one of the executions is booked already; nothing was written.
 
         A takeover waits for it: what it wrote is there for the next epoch to read.
         """
-        positions = {(p.account_id, p.venue, p.symbol, p.instance): p for p in changes.positions}
-        row = await self._db.fetchrow(
-            "orders.apply", self._lease, self._epoch, [order_json(o) for o in changes.orders],
-            [_event_json(e) for e in changes.events], [_trade_json(t) for t in changes.trades],
-            [_position_json(p) for p in positions.values()], retry=False,
+        return await self._changes.submit(changes)
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────
+    async def _write_places(self, items: Sequence[_Place]) -> Sequence[Placed | Exception]:
+        if len(items) > 1 or len(items[0].orders) != 1 or len(items[0].events) != 1:
+            return await self._each_or_all(items, self._place_many)
+        item = items[0]
+        row = await self._db.hot_row(
+            _PLACE_ONE, self._lease, self._epoch, item.signal_id, item.state, item.orders[0].client_order_id,
+            to_datetime(item.now_ns), item.code, item.detail, item.is_exempt,
+            *ORDER.values(item.orders[0]), *EVENT.values(item.events[0]), what="orders.place_one",
         )  # fmt: skip
-        assert row is not None
-        if not row["is_leader"]:
-            raise self._stale()
-        if not row["is_fresh"]:
-            return False
-        if row["changed"] != len(changes.orders) or row["booked"] != len(changes.trades):
-            raise BugError(
-                f"the journal took {row['changed']} of {len(changes.orders)} orders and {row['booked']} of "
-                f"{len(changes.trades)} fills: {[o.client_order_id for o in changes.orders]}",
-                remedy="the order manager restarts and reads the journal again",
+        row = self._led(row)
+        return [Placed(row["is_taken"], row["is_killed"], tuple(row["placed"]))]
+
+    async def _place_many(self, items: Sequence[_Place]) -> Sequence[Placed | Exception]:
+        order, event, *_ = await self._packed()
+        row = await self._db.hot_row(
+            _PLACE_MANY, self._lease, self._epoch, list(range(len(items))), [i.signal_id for i in items],
+            [i.state for i in items], [i.orders[0].client_order_id for i in items], [to_datetime(i.now_ns) for i in items],
+            [i.code for i in items], [i.detail for i in items], [i.is_exempt for i in items],
+            [order(o) for i in items for o in i.orders], _numbers(i.orders for i in items),
+            [event(e) for i in items for e in i.events], what="orders.place_many",
+        )  # fmt: skip
+        row = self._led(row)
+        taken, placed = set(row["taken"]), set(row["placed"])
+        return [
+            Placed(
+                number in taken, row["is_killed"] and not item.is_exempt,
+                tuple(o.client_order_id for o in item.orders if number in taken and o.client_order_id in placed),
             )
-        return True
+            for number, item in enumerate(items)
+        ]  # fmt: skip
 
-    async def booked(self, fills: Sequence[uuid.UUID]) -> set[uuid.UUID]:
-        """Return which of these executions are booked already."""
-        return set(await self._db.fetchval("orders.booked", list(fills)))
+    async def _write_changes(self, items: Sequence[Changes]) -> Sequence[bool | Exception]:
+        return await self._each_or_all(items, self._apply_many)
 
-    def _placed(self, row: Row | None) -> Placed:
+    async def _apply_many(self, items: Sequence[Changes]) -> Sequence[bool | Exception]:
+        order, event, trade, position = await self._packed()
+        moved = [_newest(item.positions) for item in items]
+        row = await self._db.hot_row(
+            _APPLY, self._lease, self._epoch,
+            [order(o) for i in items for o in i.orders], _numbers(i.orders for i in items),
+            [event(e) for i in items for e in i.events], _numbers(i.events for i in items),
+            [trade(t) for i in items for t in i.trades], _numbers(i.trades for i in items),
+            [position(p) for each in moved for p in each], _numbers(moved),
+            list(range(len(items))), what="orders.apply",
+        )  # fmt: skip
+        row = self._led(row)
+        fresh, changed, booked = set(row["fresh"]), set(row["changed"]), set(row["booked"])
+        results: list[bool | Exception] = []
+        for number, item in enumerate(items):
+            orders = [o.client_order_id for o in item.orders if o.client_order_id not in changed]
+            fills = [t.fill.fill_id for t in item.trades if t.fill.fill_id not in booked]
+            if number not in fresh:
+                results.append(False)
+            elif orders or fills:
+                results.append(
+                    BugError(
+                        f"the journal did not take {len(orders)} of {len(item.orders)} orders and {len(fills)} of "
+                        f"{len(item.trades)} fills: {[o.client_order_id for o in item.orders]}",
+                        remedy="the order manager restarts and reads the journal again",
+                    )
+                )
+            else:
+                results.append(True)
+        return results
+
+    async def _each_or_all(
+        self, items: Sequence[_Item], write: Callable[[Sequence[_Item]], Awaitable[Sequence[_Result | Exception]]]
+    ) -> Sequence[_Result | Exception]:
+        """Write items together; when the server refuses one of their rows, write each by itself, so that one ends alone."""
+        try:
+            return await write(items)
+        except asyncpg.PostgresError:
+            if len(items) == 1:
+                raise
+        results: list[_Result | Exception] = []
+        for item in items:
+            try:
+                results.extend(await write([item]))
+            except asyncpg.PostgresError as error:
+                results.append(error)
+        return results
+
+    async def _packed(self) -> Packers:
+        if self._packers is None:
+            found = [await self._db.fetchval("orders.columns_of", form.table) for form in (ORDER, EVENT, TRADE, POSITION)]
+            order, event, trade, position = found
+            self._packers = ORDER.packer(order), EVENT.packer(event), TRADE.packer(trade), POSITION.packer(position)
+        return self._packers
+
+    async def booked(self, account_id: int, fills: Sequence[Fill]) -> set[uuid.UUID]:
+        """Return the ids of those executions of an account that are booked already, under these ids or earlier ones."""
+        return set(
+            await self._db.fetchval(
+                "orders.booked", [f.fill_id for f in fills], account_id, [f.venue for f in fills],
+                [f.symbol for f in fills], [f.venue_trade_id for f in fills],
+            )
+        )  # fmt: skip
+
+    def _led(self, row: Row | None) -> Row:
         assert row is not None
         if not row["is_leader"]:
             raise self._stale()
-        return Placed(row["is_taken"], row["is_killed"], tuple(row["placed"]))
+        return row
 
     def _stale(self) -> StaleEpochError:
         return StaleEpochError(f"lease {self._lease} epoch {self._epoch}: a newer epoch owns it", remedy="stop at once")
+
+
+def _rows_of(changes: Changes) -> list[Hashable]:
+    """Return what names the rows that changes touch."""
+    names: list[Hashable] = [order.client_order_id for order in changes.orders]
+    names += [event.client_order_id for event in changes.events]
+    names += [trade.fill.fill_id for trade in changes.trades]
+    names += [(t.fill.account_id, t.fill.venue, t.fill.symbol, t.fill.venue_trade_id) for t in changes.trades]
+    return names + [(p.account_id, p.venue, p.symbol, p.instance, "position") for p in changes.positions]
+
+
+def _newest(positions: Sequence[Position]) -> list[Position]:
+    """Return the last one of each position: a statement touches a row once."""
+    return list({(p.account_id, p.venue, p.symbol, p.instance): p for p in positions}.values())
+
+
+def _numbers(groups: Iterable[Sequence[object]]) -> list[int]:
+    """Return for each member of the groups the number of its group."""
+    return [number for number, group in enumerate(groups) for _ in group]
 
 
 class OrderStore:
@@ -168,9 +266,16 @@ class OrderStore:
         """Return the protection legs of these orders, all generations, oldest first."""
         return [order_of(row) for row in await self._db.fetch("orders.legs", list(parents))]
 
-    async def guarded(self, account_id: int, symbol: str, instance: str) -> list[Order]:
-        """Return the newest executed entries of an instance, newest first (at most 20): what its position came from."""
-        return [order_of(row) for row in await self._db.fetch("orders.guarded", account_id, symbol, instance)]
+    async def entries_of(
+        self, account_id: int, venue: str, symbol: str, instance: str, held: Decimal
+    ) -> list[Order]:
+        """Return the executed entries that `held` (absolute) of an instance is made of, newest first."""
+        rows = await self._db.fetch("orders.entries_of", account_id, venue, symbol, instance, held)
+        return [order_of(row) for row in rows]
+
+    async def is_ended_by_person(self, client_order_id: str) -> bool:
+        """Return whether a person asked for the order's cancel."""
+        return bool(await self._db.fetchval("orders.is_ended_by_person", client_order_id))
 
     async def last_decision(self, account_id: int, symbol: str, instance: str) -> Order | None:
         """Return the newest entry or exit of an instance that was not denied, or None."""
@@ -211,14 +316,23 @@ class OrderStore:
         rows = await self._db.fetch("orders.fills", symbol, client_order_id, instance, account_id, before_id, limit)
         return [(row["id"], trade_of(row)) for row in rows]
 
+    async def person_fills(self) -> list[TradeRow]:
+        """Return the executions that persons reported when they settled orders, and what was taken back, oldest first."""
+        return [trade_of(row) for row in await self._db.fetch("orders.person_fills")]
+
+    async def trade(self, fill_id: uuid.UUID) -> TradeRow | None:
+        """Return one execution, or None."""
+        row = await self._db.fetchrow("orders.trade", fill_id)
+        return None if row is None else trade_of(row)
+
+    async def newest_fill(self, account_id: int, venue: str) -> Fill | None:
+        """Return the account's newest execution at a venue that carries the venue's own id, or None."""
+        row = await self._db.fetchrow("orders.newest_fill", account_id, venue)
+        return None if row is None else trade_of(row).fill
+
     async def last_fills(self, account_id: int, venue: str) -> dict[str, int]:
         """Return the time (ns) of the newest stored execution by symbol."""
         return {row["symbol"]: to_ns(row["time"]) for row in await self._db.fetch("orders.last_fills", account_id, venue)}
-
-    async def realized_since(self, since_ns: int) -> dict[int, Decimal]:
-        """Return what each account realised since then (quote, before fees)."""
-        rows = await self._db.fetch("orders.realized_since", to_datetime(since_ns))
-        return {row["account_id"]: row["realized"] for row in rows}
 
     async def want_cancel(self, client_order_id: str, *, by: str, now_ns: int) -> Order | None:
         """Write that somebody wants it cancelled; None when it is not open, or a cancel is under way already."""
@@ -237,45 +351,27 @@ _TIMES = {
     "updated_ns": "updated_at",
 }  # fmt: skip
 _PLAIN = (
-    "client_order_id", "account_id", "venue", "exchange", "symbol", "instance", "generation", "venue_order_id",
+    "client_order_id", "account_id", "venue", "exchange", "symbol", "instance", "venue_order_id",
     "parent_id", "group_id", "code", "detail", "is_reduce_only", "is_stale", "is_late", "is_overfilled",
     "is_acknowledged", "epoch", "trace_id",
 )  # fmt: skip
-_MONEY = ("quantity", "price", "stop_price", "stop_loss", "take_profit", "filled", "average_price", "announced")
-
-
-def order_json(order: Order) -> dict[str, Any]:
-    """Return the order as JSON-able columns of its table; numbers as text, so that nothing passes through a float."""
-    columns: dict[str, Any] = {name: getattr(order, name) for name in _PLAIN}
-    columns.update({name: _text(getattr(order, name)) for name in _MONEY})
-    columns.update({column: _iso(getattr(order, name)) for name, column in _TIMES.items()})
-    columns.update(
-        intent_id=str(order.intent_id), signal_id=None if order.signal_id is None else str(order.signal_id),
-        role=order.role.value, side=order.side.value, type=order.type.value, time_in_force=order.time_in_force.value,
-        state=order.state.value, request=order.request.value,
-    )  # fmt: skip
-    return columns
+_MONEY = ("quantity", "price", "stop_price", "stop_loss", "take_profit", "filled", "average_price")
+#: Python name -> column: renaming the columns is a migration of its own
+_RENAMED = {"attempt": "generation", "reported_cum_qty": "announced"}
 
 
 def order_of(row: Row) -> Order:
     """Return a row of the orders table as a value."""
-    times = {name: _ns(row[column]) for name, column in _TIMES.items()}
+    values: dict[str, Any] = {name: _ns(row[column]) for name, column in _TIMES.items()}
     for name in ("venue_time_ns", "created_ns", "updated_ns"):
-        times[name] = times[name] or 0
+        values[name] = values[name] or 0
+    values.update({name: row[name] for name in (*_PLAIN, *_MONEY)})
+    values.update({name: row[column] for name, column in _RENAMED.items()})
     return Order(
         intent_id=row["intent_id"], signal_id=row["signal_id"], role=Role(row["role"]), side=Side(row["side"]),
         type=OrderType(row["type"]), time_in_force=TimeInForce(row["time_in_force"]), state=State(row["state"]),
-        request=Request(row["request"]), **{name: row[name] for name in (*_PLAIN, *_MONEY)}, **times,  # type: ignore[arg-type]
+        request=Request(row["request"]), **values,
     )  # fmt: skip
-
-
-def _event_json(event: EventRow) -> dict[str, Any]:
-    return {
-        "client_order_id": event.client_order_id, "event_id": event.event_id, "event": event.event,
-        "from_state": None if event.from_state is None else event.from_state.value, "to_state": event.to_state.value,
-        "source": event.source, "venue_time": _iso(event.venue_time_ns), "recv_time": iso(event.recv_ns),
-        "epoch": event.epoch, "payload": dict(event.payload),
-    }  # fmt: skip
 
 
 def _event_of(row: Row) -> EventRow:
@@ -287,18 +383,6 @@ def _event_of(row: Row) -> EventRow:
     )  # fmt: skip
 
 
-def _trade_json(trade: TradeRow) -> dict[str, Any]:
-    fill = trade.fill
-    return {
-        "fill_id": str(fill.fill_id), "client_order_id": fill.client_order_id, "venue_order_id": fill.venue_order_id,
-        "venue_trade_id": fill.venue_trade_id, "account_id": fill.account_id, "venue": fill.venue,
-        "symbol": fill.symbol, "instance": trade.instance, "trade_type": fill.side.value.upper(),
-        "quantity": _text(fill.quantity), "price": _text(fill.price), "fee": _text(fill.fee),
-        "fee_currency": fill.fee_currency, "realized_pnl": _text(trade.realized_pnl), "order_type": trade.order_type,
-        "is_maker": fill.is_maker, "is_late": trade.is_late, "source": fill.source, "time": iso(fill.time_ns),
-    }  # fmt: skip
-
-
 def trade_of(row: Row) -> TradeRow:
     """Return a row of the trades table as a value."""
     fill = Fill(
@@ -308,23 +392,6 @@ def trade_of(row: Row) -> TradeRow:
         fee_currency=row["fee_currency"], time_ns=to_ns(row["time"]), is_maker=row["is_maker"], source=row["source"],
     )  # fmt: skip
     return TradeRow(fill, row["instance"], row["realized_pnl"], row["order_type"], row["is_late"])
-
-
-def _position_json(position: Position) -> dict[str, Any]:
-    return {
-        "account_id": position.account_id, "venue": position.venue, "symbol": position.symbol,
-        "instance": position.instance, "quantity": _text(position.quantity),
-        "average_price": _text(position.average_price), "realized_pnl": _text(position.realized_pnl),
-        "fees": _text(position.fees), "updated_at": iso(position.updated_ns),
-    }  # fmt: skip
-
-
-def _text(value: Decimal | None) -> str | None:
-    return None if value is None else format(value, "f")
-
-
-def _iso(time_ns: int | None) -> str | None:
-    return None if not time_ns else iso(time_ns)
 
 
 def _ns(moment: datetime | None) -> int | None:

@@ -37,5 +37,5 @@ def position_of(row: Row) -> Position:
     return Position(
         account_id=row["account_id"], venue=row["venue"], symbol=row["symbol"], instance=row["instance"],
         quantity=row["quantity"], average_price=row["average_price"], realized_pnl=row["realized_pnl"],
-        fees=row["fees"], updated_ns=to_ns(row["updated_at"]),
+        fees=row["fees"], updated_ns=to_ns(row["updated_at"]), entries=row["entries"],
     )  # fmt: skip

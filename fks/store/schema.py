@@ -64,6 +64,7 @@ instruments = Table(
     _text("exchange"), _text("symbol"), _text("base"), _text("quote"),
     _money("tick"), _money("lot_step"), _money("qty_min"), _money("qty_max"), _money("notional_min"),
     _money("multiplier", default="1"), _flag("is_trading", "true"), _time("updated_at", now=True),
+    Column("filters", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # fks.store.instruments.filters_of
     PrimaryKeyConstraint("exchange", "symbol"),
 )  # fmt: skip
 
@@ -168,7 +169,37 @@ accounts = Table(
     _text("name"), _text("account_type", default="personal"), _text("venue"), _text("broker", default=""),
     _text("currency", default="USDT"), _money("initial_balance", default="0"), _text("mode", default="paper"),
     _flag("is_enabled", "true"), _time("created_at", now=True),
+    # whose account the venue's session is, fixed at the first one: another session is refused
+    _text("environment", null=True), _text("uid", null=True), _text("network_epoch", null=True),
     UniqueConstraint("name"),
+)  # fmt: skip
+
+incidents = Table(  # what a person must explain; while one is open, entries on its subject are denied
+    "incidents", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("kind"),
+    _text("subject", default=""),  # an asset, a client order id, or "" for the account
+    _text("detail", default=""), Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _time("opened_at", now=True), _time("updated_at", now=True),
+    _text("closed_by", null=True), _time("closed_at", null=True), _text("resolution", null=True),
+    Index("uq_incidents_open", "account_id", "kind", "subject", unique=True, postgresql_where=text("closed_at IS NULL")),
+    Index(None, "opened_at"),
+)  # fmt: skip
+
+transfers = Table(  # deposits and withdrawals, as the venue lists them or a person books them
+    "transfers", metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("kind"), _text("reference"),
+    _text("asset"), _money("amount"), _money("fee", default="0"), _time("time"), _text("source", default="venue"),
+    _time("created_at", now=True),
+    CheckConstraint("kind IN ('deposit','withdrawal')", name="kind"),
+    PrimaryKeyConstraint("account_id", "kind", "reference"),
+)  # fmt: skip
+
+account_assets = Table(  # what an account held of an asset before FKS traded on it, and differences that a person adopted
+    "account_assets", metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("asset"),
+    _money("opening"), _money("adopted", default="0"), _time("opened_at", now=True),
+    PrimaryKeyConstraint("account_id", "asset"),
 )  # fmt: skip
 
 balances = Table(
@@ -196,6 +227,7 @@ strategy_instances = Table(
     Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("venue"),
     _text("sizing", default="notional"), _money("size", default="1000"),
     _text("approval", default="auto"), Column("valid_for_s", Float(53), nullable=False, server_default="60"),
+    Column("pyramiding", Integer, nullable=False, server_default="1"),  # most entries of one position
     _flag("is_enabled", "true"), Column("shard", Integer, nullable=False, server_default="0"),
     _text("state", default="NEW"), _text("error", null=True),
     _time("anchor_time", null=True), _time("cursor_time", null=True),
@@ -272,6 +304,27 @@ order_events = Table(  # append-only: every step of every order, in causal order
     UniqueConstraint("client_order_id", "event_id"),
 )  # fmt: skip
 
+order_settlements = Table(  # what persons said of UNKNOWN orders: proposed, confirmed, applied by the order manager
+    "order_settlements", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True), _text("client_order_id"), _text("outcome"),
+    Column("fills", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    _money("filled", default="0"),  # what was booked of the order when it was proposed: more since then refuses it
+    _text("by"), _text("reason"), _text("confirm_code"), _time("requested_at", now=True), _time("confirmed_at", null=True),
+    _time("applied_at", null=True), _text("error", null=True),
+    CheckConstraint("outcome IN ('filled','absent','cancelled','busted')", name="outcome"),
+    Index("ix_order_settlements_open", "client_order_id",
+          postgresql_where=text("confirmed_at IS NOT NULL AND applied_at IS NULL")),
+    Index(None, "client_order_id"),
+)  # fmt: skip
+
+reconcile_requests = Table(  # a person asks the order manager to compare the journal with a venue now
+    "reconcile_requests", metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True), _text("venue"), _text("by"),
+    _time("requested_at", now=True), _time("finished_at", null=True), _text("error", null=True),
+    Column("result", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Index("ix_reconcile_requests_open", "venue", postgresql_where=text("finished_at IS NULL")),
+)  # fmt: skip
+
 trades = Table(  # executions of our accounts: from fills, or booked by a person (record_trade)
     "trades", metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
@@ -282,6 +335,9 @@ trades = Table(  # executions of our accounts: from fills, or booked by a person
     _money("realized_pnl", default="0"), _text("order_type", default=""), _flag("is_maker"), _flag("is_late"),
     _text("source", default="stream"), _time("time"), _time("created_at", now=True),
     UniqueConstraint("fill_id"), Index(None, "account_id", "time"), Index(None, "client_order_id"),
+    # one execution is booked once, whichever version of the fill id it was booked under
+    Index("uq_trades_venue_trade", "account_id", "venue", "symbol", "venue_trade_id", unique=True,
+          postgresql_where=text("venue_trade_id <> '' AND venue <> 'manual'")),
 )  # fmt: skip
 
 positions = Table(
@@ -289,7 +345,21 @@ positions = Table(
     Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("venue"), _text("symbol"),
     _text("instance", default=""), _money("quantity", default="0"), _money("average_price", default="0"),
     _money("realized_pnl", default="0"), _money("fees", default="0"), _time("updated_at", now=True),
+    Column("entries", Integer, nullable=False, server_default="0"),  # entry orders that made the position, since it was flat
     PrimaryKeyConstraint("account_id", "venue", "symbol", "instance"),
+)  # fmt: skip
+
+day_start_prices = Table(  # what LOSS_DAY compares prices with, of symbols held when a trading day began
+    "day_start_prices", metadata,
+    _time("day_start"), _text("exchange"), _text("symbol"), _money("price"),
+    PrimaryKeyConstraint("day_start", "exchange", "symbol"),
+)  # fmt: skip
+
+day_losses = Table(  # the greatest loss of a trading day, in the account's currency: LOSS_DAY holds until the day's end
+    "day_losses", metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _time("day_start"), _money("loss"),
+    _time("updated_at", now=True),
+    PrimaryKeyConstraint("account_id", "day_start"),
 )  # fmt: skip
 
 # ── supervision and operation ────────────────────────────────────────────────────────────────────
@@ -306,6 +376,7 @@ actor_events = Table(
     _text("node", default=""),
     Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Index(None, "child", "time"),
+    Index("ix_actor_events_escalations", "child", "id", postgresql_where=text("event IN ('escalated','cleared')")),
 )  # fmt: skip
 
 venue_states = Table(  # COLD SYNCING READY STALE per venue and account (C3)
@@ -386,6 +457,15 @@ runtime_config = Table(  # every version of what may be changed while running; t
     _text("changed_by", default=""), _text("reason", default=""), _text("error", null=True),
     _time("created_at", now=True), _time("finished_at", null=True),
     CheckConstraint("state IN ('rolling','active','failed','superseded')", name="state"),
+)  # fmt: skip
+
+heads = Table(  # the head of this database, one row: its keeper and its supervisor renew it each second
+    "heads", metadata,
+    Column("id", SmallInteger, server_default="1", autoincrement=False),
+    Column("deployment", BigInteger, nullable=False, server_default="0"),  # grows with each head and each supervisor deployed
+    _text("machine"), _text("boot"), _text("host", default=""), _text("home", default=""), _text("address", default=""),
+    _time("since", now=True), _time("beat_at", now=True), _flag("is_released"),
+    PrimaryKeyConstraint("id"), CheckConstraint("id = 1", name="single"),
 )  # fmt: skip
 
 nodes = Table(  # the machines of the cluster: each keeper writes its own row once a second

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -52,10 +52,17 @@ class SignalStore:
         rows = await self._db.fetch("signals.insert", [{**signal_json(s), "body_hash": body_hash} for s in signals])
         return [row["id"] for row in rows]
 
-    async def ready(self, venues: Sequence[str], limit: int = 500) -> list[SignalRecord]:
+    async def ready(
+        self, venues: Sequence[str], limit: int = 500, *, known: Collection[uuid.UUID] = ()
+    ) -> list[SignalRecord]:
         """Return signals of these venues that have no outcome and wait for nobody, oldest first: at most `limit` of one
-        instance and symbol, and twenty times that in all."""
-        return [record_of(row) for row in await self._db.fetch("signals.ready", list(venues), limit)]
+        instance and symbol, and twenty times that in all. Those that are `known` are left out."""
+        rows = await self._db.fetch("signals.ready", list(venues), limit, list(known))
+        return [record_of(row) for row in rows]
+
+    async def ready_elsewhere(self, venues: Sequence[str], limit: int = 500) -> list[SignalRecord]:
+        """Return the oldest signals that wait for an outcome at any other venue than these: no session carries them."""
+        return [record_of(row) for row in await self._db.fetch("signals.ready_elsewhere", list(venues), limit)]
 
     async def waiting(self, venues: Sequence[str]) -> dict[str, Waiting]:
         """Return by venue what `ready` would find there; venues without any are left out."""

@@ -51,6 +51,7 @@ class Instance:
     crashes: int = 0
     crashed_ns: int | None = None
     traceback: str | None = None
+    pyramiding: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class NewInstance:
     approval: str = "auto"
     valid_for_s: float = 60.0
     is_enabled: bool = True
+    pyramiding: int = 1  # most entries of one position
 
 
 def _ns(moment: datetime | None) -> int | None:
@@ -104,7 +106,7 @@ def _time(time_ns: int | None) -> datetime | None:
 
 _SAME = ("id", "strategy", "params", "params_version", "exchange", "symbol", "timeframe", "account_id", "venue", "sizing",
          "size", "approval", "valid_for_s", "is_enabled", "shard", "state", "error", "last_target", "epoch", "is_isolated",
-         "crashes", "traceback")  # fmt: skip
+         "crashes", "traceback", "pyramiding")  # fmt: skip
 
 
 def _instance(row: Row) -> Instance:
@@ -166,15 +168,15 @@ class StrategyStore:
 
     async def commit(
         self, instance: Instance, signals: Sequence[Signal], *, cursor_ns: int, expected_ns: int | None, target: float,
-        anchor_ns: int, moved: Mapping[str, Any] | None = None,
+        anchor_ns: int, moved: Mapping[str, Any] | None = None, missed: Mapping[str, Any] | None = None,
     ) -> set[uuid.UUID] | None:  # fmt: skip
-        """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet and note a `moved`
-        anchor, in one statement. Return the ids of the new signals; None when nothing was written."""
+        """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet, note a `moved`
+        anchor and the bars that were `missed`, in one statement. Return the ids of the new signals; None when nothing was written."""
         mine = self.owner
         row = await self._db.fetchrow(
             "strategies.commit", instance.id, mine.epoch, _time(expected_ns), to_datetime(cursor_ns), target,
             to_datetime(anchor_ns), mine.lease, mine.only is not None, [signal_json(s) for s in signals],
-            None if moved is None else dict(moved),
+            None if moved is None else dict(moved), None if missed is None else dict(missed),
         )  # fmt: skip
         assert row is not None
         return set(row["added"]) if row["is_ours"] else None
@@ -239,7 +241,7 @@ class StrategyStore:
         transaction to be all or nothing."""
         row = await self._db.fetchrow(
             "strategies.add", new.id, new.strategy, dict(new.params), new.exchange, new.symbol, new.timeframe, new.account,
-            new.venue, new.sizing, new.size, new.approval, new.valid_for_s, new.is_enabled,
+            new.venue, new.sizing, new.size, new.approval, new.valid_for_s, new.is_enabled, new.pyramiding,
         )  # fmt: skip
         if row is not None:
             await self._db.execute("strategies.add_version", new.id, by)

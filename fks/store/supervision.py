@@ -13,6 +13,10 @@ from fks.model.errors import OutageError
 from fks.model.timeframe import to_datetime
 from fks.store.db import Database
 
+#: where a child's `component_health.detail` says why it escalated, as long as no person has ended that
+ESCALATION = "escalation"
+#: The children that money depends on: while one of them is escalated, entries are denied (ESCALATED).
+MONEY = ("guardian", "orders")
 _COSTS_A_LINE = (OutageError, asyncpg.PostgresError)
 
 
@@ -66,13 +70,20 @@ class TreeJournal:
         assert row is not None
         return tuple(sorted(row["isolated"])), tuple(row["exchanges"])
 
-    async def restart_ages_s(self, within_s: float) -> dict[str, tuple[float, ...]]:
-        """Return the ages of each child's restarts in the last `within_s`, youngest first. Errors: OutageError."""
-        rows = await self._db.fetch("supervision.restarts_within", within_s, retry=False)
-        ages: dict[str, tuple[float, ...]] = {}
-        for row in rows:
-            ages[row["child"]] = (*ages.get(row["child"], ()), float(row["age_s"]))
-        return ages
+    async def lives(self, within_s: float) -> dict[str, list[tuple[str, float]]]:
+        """Return the starts and deaths of each child in the last `within_s` as (event, age in s), oldest first.
+
+        Errors: OutageError.
+        """
+        lives: dict[str, list[tuple[str, float]]] = {}
+        for row in await self._db.fetch("supervision.lives", within_s, retry=False):
+            lives.setdefault(row["child"], []).append((row["event"], float(row["age_s"])))
+        return lives
+
+    async def escalations(self) -> dict[str, str]:
+        """Return why each child escalated whose escalation no person has ended. Errors: OutageError."""
+        rows = await self._db.fetch("supervision.escalations", retry=False)
+        return {row["child"]: row["reason"] for row in rows}
 
     async def restart_counts(self) -> dict[str, int]:
         """Return how often each child was ever restarted. Errors: OutageError."""

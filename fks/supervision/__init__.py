@@ -10,6 +10,7 @@ from fks.supervision.policy import backoff_s, note_restart
 from fks.supervision.spec import (
     Backoff,
     ChildSpec,
+    Containment,
     Intensity,
     RestartType,
     Strategy,
@@ -22,6 +23,7 @@ from fks.supervision.state import TreeState
 __all__ = [
     "Backoff",
     "ChildSpec",
+    "Containment",
     "Exit",
     "How",
     "Intensity",

@@ -13,9 +13,10 @@ Sources: the OTP design principles on supervisors, the reference manual of `supe
 
 Ours, beyond OTP: starts and stops take time, and other children are looked after meanwhile. Under one_for_one children
 start together unless `after` says otherwise. A start that fails the first time is retried like any other, instead of
-failing the whole tree. There is a wait before the restart of a child that did not last (`Backoff`). The root does not
-end: it gives up the branch that failed, pages, tries again after six times the longest wait, and counts each branch for
-itself, so that no branch uses up the patience meant for another. A restart that a person wants is not counted. The tree may change while it runs.
+failing the whole tree. There is a wait before the restart of a child that did not last (`Backoff`). A supervisor with
+`Containment`, and the root, does not end: each of its children is counted for itself, and one that died too often in a
+row escalates alone. It is paged, started again every `retry_s`, and stays escalated until a person restarts it. A
+restart that a person wants is not counted. The tree may change while it runs.
 Not taken over: `significant` children and auto_shutdown.
 
 How it works: an event changes what is wanted of some nodes; `settle` then does whatever has become possible, until
@@ -24,10 +25,11 @@ nothing has. `fks.supervision.opentree` knows the order of stops and the order o
 
 from __future__ import annotations
 
+from fks.supervision import pages
 from fks.supervision.exits import Exit, How
 from fks.supervision.opentree import ACTIVE, ALIVE, OpenTree, Spec, edges
 from fks.supervision.policy import backoff_s, luck_of, note_restart
-from fks.supervision.spec import ChildSpec, RestartType, Strategy, SupervisorSpec
+from fks.supervision.spec import ChildSpec, Containment, RestartType, Strategy, SupervisorSpec
 from fks.supervision.state import (
     Adopted,
     Begin,
@@ -38,7 +40,6 @@ from fks.supervision.state import (
     Missing,
     Node,
     Note,
-    Page,
     Phase,
     Remembered,
     RestartWanted,
@@ -49,7 +50,8 @@ from fks.supervision.state import (
     TreeWanted,
 )  # fmt: skip
 
-RETRY_FACTOR = 6.0  # a branch given up is tried again after so many longest waits
+HOUR_S = 3600.0
+ROW_MIN = 3  # deaths in a row before the time that they took counts
 
 
 def decide(state: TreeState, event: Event, now_s: float) -> tuple[TreeState, tuple[Command, ...]]:
@@ -83,8 +85,8 @@ class _Machine(OpenTree):
         match event:
             case Begin():
                 self._begin()
-            case Remembered(ages):
-                self._remember(dict(ages))
+            case Remembered():
+                self._remember(event)
             case Adopted(id, is_up):
                 self._adopted(id, is_up)
             case Missing(id):
@@ -120,17 +122,32 @@ class _Machine(OpenTree):
         self._set(child.id, phase=Phase.FINDING, run=run)
         self.commands.append(Find(child.id, run))
 
-    def _remember(self, ages: dict[str, tuple[float, ...]]) -> None:
+    def _remember(self, past: Remembered) -> None:
         """Refill the windows. A branch that was itself restarted since began with an empty one; the root goes on."""
         for id, spec in self._specs.items():
             if not isinstance(spec, SupervisorSpec):
                 continue
-            began = min(ages.get(id, ()) if id != self._tree.id else (), default=float("inf"))
+            is_containing = self._containment(spec) is not None
+            began = min(past.ages.get(id, ()) if id != self._tree.id else (), default=float("inf"))
+            of = past.rows if is_containing and past.rows else past.ages
             old = [
                 (self._now_s - age, child.id)
-                for child in spec.children for age in ages.get(child.id, ()) if age <= min(began, spec.limit.period_s)
+                for child in spec.children for age in of.get(child.id, ()) if age <= min(began, spec.limit.period_s)
             ]  # fmt: skip
             self._set(id, window=tuple(sorted([*self._nodes[id].window, *old], reverse=True)))
+            for child in spec.children if is_containing else ():
+                self._remember_child(child.id, past)
+
+    def _remember_child(self, id: str, past: Remembered) -> None:
+        node = self._nodes[id]
+        row = [self._now_s - age for age in past.rows.get(id, ())]
+        deaths = [self._now_s - age for age in past.ages.get(id, ()) if age <= HOUR_S]
+        if row:
+            self._set(id, tries=node.tries + len(row), row_s=min(row))
+        self._set(
+            id, deaths=tuple(sorted([*node.deaths, *deaths], reverse=True)),
+            escalation=node.escalation or past.escalations.get(id, ""),
+        )  # fmt: skip
 
     def _adopted(self, id: str, is_up: bool) -> None:
         if not self._is(id, None, Phase.FINDING):
@@ -187,9 +204,9 @@ class _Machine(OpenTree):
     def _fired(self, token: int) -> None:
         for id, node in self._nodes.items():
             if node.timer == token and token:
-                if node.phase is Phase.GIVEN_UP:
-                    self._set(id, phase=Phase.WAITING, tries=0)
-                    self.commands.append(Note(id, "retried", "the time for another try has come"))
+                if node.phase is Phase.CONTAINED:
+                    self._set(id, phase=Phase.WAITING)
+                    self.commands.append(Note(id, "retried", node.escalation))
                 self._set(id, timer=0)
                 return
 
@@ -200,11 +217,30 @@ class _Machine(OpenTree):
             return
         if id not in self._parents or id in self._leaving or self._nodes[self._parents[id].id].phase not in ACTIVE:
             return
-        self._set(id, tries=0)
+        self._clear(self._specs[id], why)
         if self._is_alive(self._specs[id]):
             self._doom(self._specs[id], why)
         else:
             self._set(id, phase=Phase.WAITING, timer=0)
+
+    def _clear(self, spec: Spec, why: str) -> None:
+        """Forget the deaths of a node and of all below it: a person has taken it in hand."""
+        for child in spec.children if isinstance(spec, SupervisorSpec) else ():
+            self._clear(child, why)
+        self._end_escalation(spec.id, why)
+        self._set(spec.id, tries=0, deaths=(), unstable_s=float("-inf"))
+        parent = self._parents[spec.id]
+        if self._containment(parent) is not None:
+            self._forget(parent, spec.id)
+
+    def _end_escalation(self, id: str, why: str) -> None:
+        if self._nodes[id].escalation:
+            self.commands.append(Note(id, "cleared", why))
+            self._set(id, escalation="")
+
+    def _forget(self, parent: SupervisorSpec, id: str) -> None:
+        window = self._nodes[parent.id].window
+        self._set(parent.id, window=tuple((at, child) for at, child in window if child != id))
 
     # ── the tree changes ─────────────────────────────────────────────────────────────────────────
     def _tree_wanted(self, tree: SupervisorSpec) -> None:
@@ -228,6 +264,7 @@ class _Machine(OpenTree):
                 event = "changed" if id in new else "removed"
                 if not self._nodes[id].is_doomed:
                     self.commands.append(Note(id, event, "the tree is to be another"))
+                self._clear(self._specs[id], f"{event} in the tree")
                 self._doom(self._specs[id], f"{event}: the tree is to be another")
 
     def _change(self) -> bool:
@@ -260,20 +297,56 @@ class _Machine(OpenTree):
             self._set(id, phase=Phase.DONE, is_doomed=False)
             self.commands.append(Note(id, "done", exit.reason, exit))
             return
-        has_lasted = node.was_up and self._now_s - node.up_s >= parent.backoff.reset_s
-        self._set(id, phase=Phase.IDLE, is_doomed=False, tries=1 if has_lasted else node.tries + 1)
-        if self._count(parent, id):
+        is_up = node.phase is Phase.UP or (isinstance(spec, SupervisorSpec) and node.was_up)
+        has_lasted = is_up and self._now_s - node.up_s >= parent.backoff.reset_s
+        tries = 1 if has_lasted else node.tries + 1
+        row_s = self._now_s if tries == 1 else node.row_s
+        self._set(id, phase=Phase.IDLE, is_doomed=False, tries=tries, row_s=row_s)
+        containment = self._containment(parent)
+        if containment is not None:
+            self._contained(parent, containment, id, exit, has_lasted=has_lasted)
+        elif self._count(parent, id):
             self._restart(parent, id, exit)
-        elif parent.id == self._tree.id:
-            self._give_up(parent, id, exit)
         else:
             self._escalate(parent, id, exit)
 
+    def _containment(self, spec: SupervisorSpec) -> Containment | None:
+        return spec.containment or (Containment() if spec.id == self._tree.id else None)
+
+    def _contained(
+        self, parent: SupervisorSpec, containment: Containment, id: str, exit: Exit, *, has_lasted: bool
+    ) -> None:
+        """Restart a child that is counted for itself, or have it escalate."""
+        if has_lasted:
+            self._forget(parent, id)
+        may_go_on = self._count(parent, id)
+        node = self._nodes[id]
+        is_long = node.tries >= ROW_MIN and self._now_s - node.row_s >= containment.row_s
+        self._note_death(id, containment, exit)
+        if not node.escalation and (is_long or not may_go_on):
+            self._contain(parent, containment, id, exit)
+        elif node.escalation and not has_lasted:
+            self._set(id, phase=Phase.CONTAINED)
+            self._timer(id, containment.retry_s)
+            self.commands.append(Note(id, "restarted", exit.reason, exit))
+        else:
+            self._restart(parent, id, exit)
+
+    def _note_death(self, id: str, containment: Containment, exit: Exit) -> None:
+        """Page for a child that dies slowly enough never to escalate, once an hour."""
+        node = self._nodes[id]
+        deaths = (self._now_s, *(at for at in node.deaths if at > self._now_s - HOUR_S))
+        self._set(id, deaths=deaths)
+        is_paged = bool(node.escalation) or self._now_s - node.unstable_s < HOUR_S
+        if len(deaths) > containment.deaths_hour_max and not is_paged:
+            self._set(id, unstable_s=self._now_s)
+            self.commands.append(pages.unstable(id, len(deaths), exit))
+
     def _count(self, parent: SupervisorSpec, id: str) -> bool:
-        """Note one more restart; return whether the window allows it. The root counts each branch for itself."""
+        """Note one more restart; return whether the window allows it."""
         window = self._nodes[parent.id].window
-        is_root = parent.id == self._tree.id
-        counted = tuple(at for at, child in window if child == id or not is_root)
+        is_each = self._containment(parent) is not None
+        counted = tuple(at for at, child in window if child == id or not is_each)
         _, may_go_on = note_restart(counted, self._now_s, parent.limit)
         kept = tuple((at, child) for at, child in window if at >= self._now_s - parent.limit.period_s)
         self._set(parent.id, window=((self._now_s, id), *kept))
@@ -303,30 +376,24 @@ class _Machine(OpenTree):
                 return ()
 
     def _escalate(self, parent: SupervisorSpec, id: str, exit: Exit) -> None:
-        text = f"{_exceeded(parent)}, the last of {id}: {exit.reason}"
+        text = f"{pages.exceeded(parent)}, the last of {id}: {exit.reason}"
         self.commands.append(Note(parent.id, "escalated", text, exit))
-        self.commands.append(Page("child.escalated", parent.id, f"{parent.id}: {text}; all its children start anew"))
+        self.commands.append(pages.branch_escalated(parent.id, text))
         self._set(parent.id, has_failed=True)
         self._stop_supervisor(parent, text)
 
-    def _give_up(self, root: SupervisorSpec, id: str, exit: Exit) -> None:
-        retry_s = root.backoff.max_s * RETRY_FACTOR
-        text = f"{_exceeded(root)}, the last: {exit.reason}"
-        window = tuple((at, child) for at, child in self._nodes[root.id].window if child != id)
-        self._set(root.id, window=window)
-        self._set(id, phase=Phase.GIVEN_UP)
-        self._timer(id, retry_s)
-        self.commands.append(Note(id, "given_up", text, exit))
-        self.commands.append(
-            Page("child.given_up", id, f"{id}: {text}; given up, the others run on; tried again in {retry_s:g} s")
-        )
+    def _contain(self, parent: SupervisorSpec, containment: Containment, id: str, exit: Exit) -> None:
+        """Page, and start the child alone from now on, every `retry_s`."""
+        why = pages.escalation(parent, self._nodes[id], exit, self._now_s)
+        self._forget(parent, id)
+        self._set(id, phase=Phase.CONTAINED, escalation=why)
+        self._timer(id, containment.retry_s)
+        self.commands.append(Note(id, "escalated", why, exit))
+        self.commands.append(pages.escalated(id, why, containment.retry_s))
+
 
 def _rows(tree: SupervisorSpec) -> dict[str, object]:
     """Return what makes each node what it is: a worker's whole row, of a supervisor only its place."""
     return {
         child.id: (parent.id, child if isinstance(child, ChildSpec) else None) for parent, child in edges(tree)
     } | {tree.id: None}
-
-
-def _exceeded(spec: SupervisorSpec) -> str:
-    return f"more than {spec.limit.restarts_max} restarts in {spec.limit.period_s:g} s"

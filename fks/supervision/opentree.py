@@ -163,7 +163,7 @@ class OpenTree:
 
     def _has_come_up(self, id: str) -> bool:
         node = self._nodes[id]
-        return (node.was_up and not node.is_doomed) or node.phase in (Phase.DONE, Phase.GIVEN_UP)
+        return (node.was_up and not node.is_doomed) or node.phase in (Phase.DONE, Phase.CONTAINED)
 
     # ── small ────────────────────────────────────────────────────────────────────────────────────
     def _set(self, id: str, **changes: Any) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 from fks.supervision.spec import Backoff, Intensity
+
+DEATHS = frozenset({"restarted", "escalated"})  # the notes of the history that count as one
 
 
 def note_restart(history: tuple[float, ...], now_s: float, limit: Intensity) -> tuple[tuple[float, ...], bool]:
@@ -14,6 +17,34 @@ def note_restart(history: tuple[float, ...], now_s: float, limit: Intensity) -> 
     """
     kept = (now_s, *(t for t in history if t >= now_s - limit.period_s))
     return kept, len(kept) <= limit.restarts_max
+
+
+def death_ages(life: Sequence[tuple[str, float]]) -> tuple[float, ...]:
+    """Return the ages of the deaths in a child's history, youngest first. `life`: (event, age in s), oldest first."""
+    return tuple(age for event, age in reversed(life) if event in DEATHS)
+
+
+def row_ages(life: Sequence[tuple[str, float]], lasting_s: float, *, until_s: float = 0.0) -> tuple[float, ...]:
+    """Return the ages of the last deaths in a row between which the child was never up for `lasting_s`, youngest first.
+
+    `life`: (event, age in s), oldest first; what is not known to have been up does not end the row. `until_s`: the age at
+    which the history ends.
+    """
+    row: list[float] = []
+    up: float | None = None
+    for event, age in life:
+        if event == "started":
+            up = age
+        elif event == "cleared":
+            row, up = [], None
+        elif event in DEATHS:
+            if up is not None and up - age >= lasting_s:
+                row = []
+            row.append(age)
+            up = None
+    if up is not None and up - until_s >= lasting_s:
+        row = []
+    return tuple(reversed(row))
 
 
 def backoff_s(tries: int, backoff: Backoff, *, luck: float) -> float:

@@ -20,19 +20,31 @@ def shape(state: TreeState, states: Mapping[str, str], now_s: float) -> dict[str
 
 
 def _branch(state: TreeState, spec: SupervisorSpec, states: Mapping[str, str], now_s: float) -> dict[str, object]:
-    window = state.nodes[spec.id].window
     return {
         "id": spec.id,
         "strategy": spec.strategy.value,
         "limit": {"restarts_max": spec.limit.restarts_max, "period_s": spec.limit.period_s},
-        "used": sum(at >= now_s - spec.limit.period_s for at, _ in window),
+        "used": _used(state, spec, now_s),
         "state": _state(state, spec, states),
         "children": [
             _branch(state, child, states, now_s) if isinstance(child, SupervisorSpec)
-            else {"id": child.id, "state": states.get(child.id, "waiting")}
+            else {"id": child.id, "state": states.get(child.id, "waiting")} | _escalation(state, child.id)
             for child in spec.children
         ],
     }  # fmt: skip
+
+
+def _used(state: TreeState, spec: SupervisorSpec, now_s: float) -> int:
+    """Return the restarts in the window; where each child is counted for itself, those of the worst one."""
+    recent = [child for at, child in state.nodes[spec.id].window if at >= now_s - spec.limit.period_s]
+    if spec.containment is None and spec.id != state.tree.id:
+        return len(recent)
+    return max((recent.count(child) for child in recent), default=0)
+
+
+def _escalation(state: TreeState, id: str) -> dict[str, object]:
+    why = state.nodes[id].escalation
+    return {"escalation": why} if why else {}
 
 
 def _state(state: TreeState, spec: SupervisorSpec, states: Mapping[str, str]) -> str:
@@ -47,7 +59,7 @@ def _state(state: TreeState, spec: SupervisorSpec, states: Mapping[str, str]) ->
             return "stopped"
         case Phase.DONE:
             return "done"
-        case Phase.GIVEN_UP:
+        case Phase.CONTAINED:
             return "failed"
         case _:
             return "waiting"

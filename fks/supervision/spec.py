@@ -35,10 +35,26 @@ class Intensity:
 
 
 @dataclass(frozen=True, slots=True)
+class Containment:
+    """Ends a crash loop at the child that crashes: its siblings run on, and it is started every `retry_s` until a person
+    restarts it.
+
+    Each child is counted for itself, over the deaths in a row of which no life lasted `Backoff.reset_s`. The row is too
+    long past the supervisor's `Intensity`, or, with ROW_MIN deaths, `row_s` after its first one: whatever one round of
+    start, life and back-off takes, one of the two limits is reached. `deaths_hour_max`: more deaths of one child in an
+    hour page, however long its lives are.
+    """
+
+    retry_s: float = 60.0
+    row_s: float = float("inf")
+    deaths_hour_max: int = 10
+
+
+@dataclass(frozen=True, slots=True)
 class Backoff:
     """The wait before a restart: none for the first, then `first_s` doubling up to `max_s`, less up to `jitter` of it.
 
-    A child that lived `reset_s` is as good as new.
+    A child that was up for `reset_s` has lasted: its row of deaths ends.
     """
 
     first_s: float = 0.1
@@ -75,7 +91,8 @@ class SupervisorSpec:
     """One supervisor of the tree: an ordered list of children, workers or supervisors, under one strategy.
 
     `limit` counts the restarts of all its children together; past it the supervisor ends all of them and its own parent
-    decides. The root has no parent: there the branch that failed is given up for a while, with a page, and the others run on.
+    decides. With `containment`, which the root always has, it counts each child for itself, and a child past the limit
+    escalates alone.
     """
 
     id: str
@@ -85,6 +102,7 @@ class SupervisorSpec:
     restart: RestartType = RestartType.PERMANENT
     after: tuple[str, ...] = ()
     backoff: Backoff = Backoff()
+    containment: Containment | None = None
 
     def workers(self) -> Iterator[ChildSpec]:
         """Yield every worker below, depth first, in the order of the list."""
@@ -112,6 +130,11 @@ def check_tree(root: SupervisorSpec) -> None:
 def _check_supervisor(spec: SupervisorSpec, ids: list[str]) -> None:
     if spec.limit.restarts_max < 0 or spec.limit.period_s <= 0:
         raise ConfigError(f"supervisor {spec.id}: limit {spec.limit} is not a window", remedy="use e.g. 20 in 60 s")
+    if spec.containment is not None and spec.strategy is not Strategy.ONE_FOR_ONE:
+        raise ConfigError(
+            f"supervisor {spec.id}: only one_for_one can contain a child: the others end its siblings with it",
+            remedy="leave out the containment, or use one_for_one",
+        )
     siblings = [child.id for child in spec.children]
     for child in spec.children:
         ids.append(child.id)

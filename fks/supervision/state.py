@@ -20,7 +20,7 @@ class Phase(StrEnum):
     UP = "up"
     STOPPING = "stopping"
     DONE = "done"  # ended for good: temporary, or transient after a normal end
-    GIVEN_UP = "given up"  # a branch of the root that failed too often; a timer tries again
+    CONTAINED = "contained"  # escalated: down until a timer starts it again
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,9 @@ class Node:
     those that wait for it may start. `is_doomed`: it is to end as soon as those that started after it have; `then` is
     what it becomes. `timer`: the token it waits for, 0 without one. `tries`: starts in a row that did not last.
     `window`: of a supervisor, its children's restarts as (monotonic s, child), newest first. `has_failed`: of a
-    supervisor, that it ends because its window was exceeded.
+    supervisor, that it ends because its window was exceeded. Of a child that may be contained: `row_s`, the first of the
+    deaths that `tries` counts; `deaths`, all within the last hour, newest first; `unstable_s`, the last page for them;
+    `escalation`, why it escalated, "" when it did not or a person has ended it.
     """
 
     phase: Phase = Phase.IDLE
@@ -45,6 +47,10 @@ class Node:
     up_s: float = 0.0
     window: tuple[tuple[float, str], ...] = ()
     has_failed: bool = False
+    row_s: float = 0.0
+    deaths: tuple[float, ...] = ()
+    unstable_s: float = float("-inf")
+    escalation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +92,15 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """The restarts of each child before this supervisor's life, as ages in seconds: the windows go on where they were."""
+    """The restarts of each child before this supervisor's life, as ages in seconds: the windows go on where they were.
+
+    `rows`: those of a child's row of deaths; one that is missing has none. `escalations`: child → why, of those that no
+    person has ended.
+    """
 
     ages: Mapping[str, tuple[float, ...]]
+    rows: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    escalations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +229,9 @@ EVENTS: Mapping[str, str] = {
     "started": "up",
     "exited": "ended, asked or not; the exit tells how",
     "restarted": "will be started again; counts towards the intensity of its supervisor",
-    "escalated": "a supervisor whose children were restarted too often: it ends them all and its parent decides",
-    "given_up": "a branch of the root that failed too often: down until a timer tries it again",
-    "retried": "that timer is over",
+    "escalated": "died too often in a row: it is started again once a minute until a person restarts it",
+    "retried": "escalated, and started again because the minute is over",
+    "cleared": "a person ended its escalation",
     "done": "ended for good, as its restart type says",
     "added": "new in the tree",
     "removed": "no longer in the tree",

@@ -1,4 +1,4 @@
-"""What every venue shares: the bounded queue behind `events()`, exact numbers as text, and the answers we give ourselves."""
+"""Shared by all venues: the bounded queue behind `events()`, exact numbers as text, rate limits, and our own refusals."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from collections import deque
 from collections.abc import AsyncIterator
 from decimal import Decimal
 
+from fks.clock import Clock
 from fks.model.codes import Code
-from fks.model.order import Answer, Order, OrderType, Outcome
-from fks.model.ports import SessionBack, SessionLost, VenueEvent
+from fks.model.order import Answer, Order, OrderType, Outcome, Refusal, Role
+from fks.model.ports import Priority, SessionBack, SessionLost, VenueBudget, VenueEvent
 
 EVENTS_MAX = 20_000
+BANNED_STATUS = 418
+_RESERVED = frozenset({Role.EXIT, Role.STOP_LOSS, Role.TAKE_PROFIT, Role.KILL})
+#: how long a request waits for the rate limit before it is refused, or a read fails
+ENTRY_WAIT_S, RESERVE_WAIT_S, READ_WAIT_S = 0.25, 1.0, 1.0
 
 
 class EventQueue:
@@ -53,9 +58,61 @@ def text(value: Decimal) -> str:
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
-def refused(code: Code | str, detail: str) -> Answer:
-    """Return our own definitive no: nothing left the building."""
-    return Answer(Outcome.REFUSED, code=str(code), detail=detail)
+def refused(code: Code | str, refusal: Refusal, detail: str) -> Answer:
+    """Return a definitive no of which no byte left, or of an order that is not open any more."""
+    return Answer(Outcome.REFUSED, code=str(code), detail=detail, refusal=refusal)
+
+
+def priority_of(order: Order) -> Priority:
+    """Return RESERVE for an order that ends or protects a position, else ENTRY."""
+    return Priority.RESERVE if order.is_reduce_only or order.role in _RESERVED else Priority.ENTRY
+
+
+def gate_refusal(status: int | None) -> Refusal:
+    """Return what a 429 or a 418 means: slower, or locked out."""
+    return Refusal.BANNED if status == BANNED_STATUS else Refusal.RATE_LIMITED
+
+
+async def hold_back(budget: VenueBudget, weight: int, priority: Priority, orders: int = 0) -> Answer | None:
+    """Take `weight` from the venue's rate limit for a send or a cancel; return the refusal when there is too long a wait."""
+    wait_max_s = ENTRY_WAIT_S if priority is Priority.ENTRY else RESERVE_WAIT_S
+    wait_s = await budget.take(weight, priority, orders, wait_max_s=wait_max_s)
+    if wait_s == 0:
+        return None
+    detail = f"nothing was sent: the venue's rate limit has room in {wait_s:.1f} s"
+    refusal = gate_refusal(budget.paused_by)
+    return Answer(Outcome.REFUSED, code=Code.RATE_VENUE.value, detail=detail, retry_after_s=wait_s, refusal=refusal)
+
+
+class PauseOnly:
+    """A VenueBudget of one session on its own: it counts nothing and keeps to the venue's Retry-After."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until_s = 0.0
+        self.paused_by = 0
+
+    def wait_s(self, weight: int, priority: Priority, orders: int = 0) -> float:
+        return max(self._until_s - self._clock.monotonic(), 0.0)
+
+    async def take(self, weight: int, priority: Priority, orders: int = 0, *, wait_max_s: float) -> float:
+        wait_s = self.wait_s(weight, priority)
+        if 0 < wait_s <= wait_max_s:
+            await self._clock.sleep(wait_s)
+            wait_s = self.wait_s(weight, priority)
+        return wait_s
+
+    def seen(self, weight: int | None, orders: int | None = None, *, sent_s: float) -> None:
+        pass
+
+    def pause(self, seconds: float, status: int) -> None:
+        self._until_s, self.paused_by = max(self._until_s, self._clock.monotonic() + seconds), status
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
 
 
 def mistake_in(order: Order, types: frozenset[OrderType]) -> str | None:

@@ -17,7 +17,7 @@ from typing import Literal
 from fks.clock import Clock
 from fks.matching import BarRange, CostModel, Leg, Resting, is_triggered, match_oco, match_resting, range_of
 from fks.model import ids
-from fks.model.account import Balance
+from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
 from fks.model.codes import Code
 from fks.model.instrument import Instrument
@@ -30,13 +30,14 @@ from fks.model.order import (
     OrderType,
     Outcome,
     Presence,
+    Refusal,
     Report,
     Role,
     Side,
     State,
     TimeInForce,
 )
-from fks.model.ports import Capabilities, SessionBack, VenueEvent
+from fks.model.ports import Priority, SessionBack, VenueCapabilities, VenueEvent
 from fks.model.timeframe import TIMEFRAMES
 from fks.venues.base import EventQueue, mistake_in, refused
 
@@ -69,7 +70,7 @@ class PaperVenue:
     `balances`: totals by currency. `timeframe`: the bars it matches on; None = the shortest it has been fed per symbol.
     """
 
-    capabilities = Capabilities(
+    capabilities = VenueCapabilities(
         types=frozenset(OrderType),
         times_in_force=frozenset(TimeInForce),
         has_oco=True,
@@ -80,6 +81,7 @@ class PaperVenue:
     def __init__(
         self, instruments: Iterable[Instrument], costs: CostModel, balances: Mapping[str, Decimal], clock: Clock,
         *, name: str = "paper", account_id: int = 0, mode: Literal["bar", "last"] = "last", timeframe: str | None = None,
+        price_age_max_s: float | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self._instruments = {item.symbol: item for item in instruments}
@@ -88,6 +90,9 @@ class PaperVenue:
         self._account_id = account_id
         self._mode = mode
         self._timeframe = timeframe
+        self._price_age_max_s = price_age_max_s  # a market order meets no price older than this; None = of any age
+        self._priced_ns: dict[str, int] = {}
+        self._quotes: dict[str, tuple[Decimal, Decimal]] = {}  # bid and ask
         self._totals: dict[str, Decimal] = dict(balances)
         self._orders: OrderedDict[str, _Held] = OrderedDict()
         self._live: dict[str, _Held] = {}  # in the order they came
@@ -96,6 +101,7 @@ class PaperVenue:
         self._bars: dict[str, deque[Bar]] = {}
         self._last: dict[str, Decimal] = {}
         self._queue = EventQueue()
+        self._refusal = ""
 
     def learn(self, instruments: Iterable[Instrument]) -> None:
         """Add or replace instruments: orders in unknown ones are refused."""
@@ -129,7 +135,7 @@ class PaperVenue:
         self._queue.put(SessionBack())
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
     async def submit(self, order: Order) -> Answer:
@@ -154,26 +160,26 @@ class PaperVenue:
             self._keep(held)
             self._live[held.order.client_order_id] = held
         fills = self._catch_up(pair[0]) if self._mode == "bar" else ()
-        answers = [
-            Answer(
-                Outcome.ACK,
-                self._report(held),
-                tuple(f for f in fills if f.client_order_id == held.order.client_order_id),
-            )
+        first, second = (
+            Answer(Outcome.ACK, self._report(held), tuple(f for f in fills if f.client_order_id == held.order.client_order_id))
             for held in pair
-        ]
-        return answers[0], answers[1]
+        )
+        return first, second
 
     async def cancel(self, order: Order) -> Answer:
         """End an order; the other leg of an OCO ends with it, as on a real exchange."""
         held = self._live.get(order.client_order_id)
         if held is None:
-            return refused("UNKNOWN_ORDER", "not open")
+            return refused("UNKNOWN_ORDER", Refusal.UNKNOWN_ORDER, "not open")
         self._end(held, State.CANCELLED)
         if held.sibling and (other := self._live.get(held.sibling)):
             self._end(other, State.CANCELLED)
             self._queue.put(self._report(other))
         return Answer(Outcome.ACK, self._report(held))
+
+    def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
+        """Return 0: paper has no rate limit."""
+        return 0.0
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
     async def query(self, symbol: str, client_order_id: str) -> Lookup:
@@ -196,6 +202,20 @@ class PaperVenue:
             for currency, total in self._totals.items()
         }
 
+    async def identity(self) -> VenueIdentity:
+        return VenueIdentity(Environment.PAPER, self.name)
+
+    def refuse(self, reason: str) -> None:
+        """Take nothing until `admit`."""
+        self._refusal = reason
+
+    def admit(self, identity: VenueIdentity) -> None:
+        """End a refusal. Paper fills are named after their orders."""
+        self._refusal = ""
+
+    async def transfers_since(self, since_ns: int) -> list[Transfer]:
+        return []
+
     async def skew_ms(self) -> float:
         return 0.0
 
@@ -207,9 +227,36 @@ class PaperVenue:
             yield event
 
     # ── market data ──────────────────────────────────────────────────────────────────────────────
-    def on_price(self, symbol: str, price: Decimal) -> None:
-        """Take a newer last price than the last bar's close (mode `last`). Triggers nothing."""
-        self._last[symbol] = price
+    def on_price(self, symbol: str, price: Decimal, *, at_ns: int = 0) -> None:
+        """Take a newer last price than the last bar's close (mode `last`); `at_ns`: when it came. Triggers nothing."""
+        if at_ns >= self._priced_ns.get(symbol, 0):
+            self._last[symbol], self._priced_ns[symbol] = price, at_ns
+            self._quotes.pop(symbol, None)
+
+    def on_quote(self, symbol: str, bid: Decimal, ask: Decimal, *, at_ns: int, is_matched: bool = True) -> None:
+        """Match resting orders with a quote, or with a trade (`bid` = `ask`): buys meet the ask, sells the bid (mode `last`).
+
+        An order meets only what came after it. Fills and ends go to `events()`.
+        """
+        if at_ns >= self._priced_ns.get(symbol, 0):
+            self._last[symbol], self._priced_ns[symbol] = (bid + ask) / 2, at_ns
+            self._quotes[symbol] = (bid, ask)
+        waiting = [h for h in self._live.values() if h.order.symbol == symbol and h.time_ns <= at_ns]
+        for held in waiting if is_matched else ():
+            if held.order.client_order_id in self._live:
+                price = ask if held.order.side is Side.BUY else bid
+                for fill in self._match(held, None, BarRange(price, price, price), placed_in_bar=False):
+                    self._publish(fill)
+
+    def _price(self, symbol: str, side: Side) -> Decimal | None:
+        """Return what a market order meets now; None when nothing is known, or it is too old."""
+        last, at_ns = self._last.get(symbol), self._priced_ns.get(symbol)
+        if last is None or self._price_age_max_s is None:
+            return last
+        if at_ns is None or (self._clock.now_ns() - at_ns) / 1e9 > self._price_age_max_s:
+            return None
+        bid, ask = self._quotes.get(symbol, (last, last))
+        return ask if side is Side.BUY else bid
 
     def on_bar(self, bar: Bar) -> None:
         """Match a completed bar; fills and ends go to `events()`. Bars must come in order; an old one is ignored."""
@@ -217,8 +264,7 @@ class PaperVenue:
             return
         self._last[bar.symbol] = Decimal(repr(bar.close))
         self._bars.setdefault(bar.symbol, deque(maxlen=_KEPT_BARS)).append(bar)
-        waiting = [h for h in self._live.values() if h.order.symbol == bar.symbol and bar.time_ns > h.after_ns]
-        prices = range_of(bar)
+        waiting, prices = [h for h in self._live.values() if h.order.symbol == bar.symbol and bar.time_ns > h.after_ns], range_of(bar)
         # what fills at the open first, then what the range decides: so it happened
         for held in sorted(waiting, key=lambda item: item.order.type is not OrderType.MARKET):
             if held.order.client_order_id in self._live:
@@ -250,7 +296,7 @@ class PaperVenue:
         """Return the fills an order gets on arrival."""
         if self._mode == "bar":
             return self._catch_up(held)
-        last = self._last.get(held.order.symbol)
+        last = self._price(held.order.symbol, held.order.side)
         if last is not None and held.order.type not in _STOPS:
             limit = held.order.price
             is_market = held.order.type is OrderType.MARKET or limit is None
@@ -261,11 +307,11 @@ class PaperVenue:
         return ()
 
     def _catch_up(self, held: _Held) -> tuple[Fill, ...]:
-        """Match a first-generation protection against the bars since its entry filled: it was wanted from then on, and
+        """Match a first-attempt protection against the bars since its entry filled: it was wanted from then on, and
         only our own latency brought it later. The entry's bar is one it was placed in."""
         order = held.order
         since = (
-            self._filled_in.get(order.parent_id or "") if order.role in _PROTECTIVE and order.generation == 0 else None
+            self._filled_in.get(order.parent_id or "") if order.role in _PROTECTIVE and order.attempt == 0 else None
         )
         if since is None:
             return ()
@@ -276,9 +322,10 @@ class PaperVenue:
                     return fills
         return ()
 
-    def _match(self, held: _Held, bar: Bar, prices: BarRange[Decimal], *, placed_in_bar: bool) -> tuple[Fill, ...]:
-        """Return what `bar` fills of an order, or of the OCO it belongs to. IOC and FOK end when they do not fill."""
-        stamp = bar.time_ns if self._mode == "bar" else self._clock.now_ns()
+    def _match(self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, placed_in_bar: bool) -> tuple[Fill, ...]:
+        """Return what a bar (None: a trade or quote) fills of an order, or of the OCO it belongs to. IOC and FOK end when
+        they do not fill."""
+        stamp = bar.time_ns if self._mode == "bar" and bar is not None else self._clock.now_ns()
         other = self._live.get(held.sibling) if held.sibling else None
         if other is not None:
             stop, limit = (held, other) if held.order.type in _STOPS else (other, held)
@@ -324,27 +371,29 @@ class PaperVenue:
 
     # ── books ────────────────────────────────────────────────────────────────────────────────────
     def _refuse(self, order: Order) -> Answer | None:
+        if self._refusal:
+            return refused(Code.ACCOUNT_UNKNOWN, Refusal.NOT_SENT, f"nothing was sent: {self._refusal}")
         if wrong := mistake_in(order, self.capabilities.types):
-            return refused(Code("CLIENT_VALIDATION"), wrong)
+            return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
         instrument = self._instruments.get(order.symbol)
         if instrument is None:
-            return refused(Code("INSTRUMENT_UNKNOWN"), f"no instrument {order.symbol}")
+            return refused(Code.INSTRUMENT_UNKNOWN, Refusal.OTHER, f"no instrument {order.symbol}")
         if order.client_order_id in self._orders:
             return Answer(Outcome.EXISTS, code="DUPLICATE_INTENT", detail="this client order id was seen before")
-        last = self._last.get(order.symbol)
+        last = self._price(order.symbol, order.side)
         price = order.price or order.stop_price or last
         if self._mode == "last" and last is None and order.type is OrderType.MARKET:
-            return refused(Code("PRICE_MISSING"), f"no price of {order.symbol} yet")
+            return refused(Code.PRICE_MISSING, Refusal.UNAVAILABLE, f"no price of {order.symbol} that is young enough")
         if self._mode == "last" and order.type in _STOPS and last is not None and order.stop_price is not None:
             is_through = last <= order.stop_price if order.side is Side.SELL else last >= order.stop_price
             if is_through:
-                return refused(Code("STOP_WRONG_SIDE"), f"stop {order.stop_price} would trigger at once at {last}")
-        currency = instrument.base if order.side is Side.SELL else instrument.quote
-        cost = order.quantity * (price or Decimal(0)) * instrument.multiplier
-        needed = order.quantity if order.side is Side.SELL else cost
+                return refused(Code.STOP_WRONG_SIDE, Refusal.WOULD_TRIGGER, f"stop {order.stop_price} triggers at {last}")
+        is_sell = order.side is Side.SELL
+        currency = instrument.base if is_sell else instrument.quote
+        needed = order.quantity if is_sell else order.quantity * (price or Decimal(0)) * instrument.multiplier
         free = self._totals.get(currency, Decimal(0)) - self._locked().get(currency, Decimal(0))
         if needed > free:
-            return refused(Code("BALANCE"), f"needs {needed} {currency}, free {free}")
+            return refused(Code.BALANCE, Refusal.INSUFFICIENT_BALANCE, f"needs {needed} {currency}, free {free}")
         return None
 
     def _locked(self) -> dict[str, Decimal]:

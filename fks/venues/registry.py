@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -15,10 +13,12 @@ from fks.clock import Clock
 from fks.config.endpoints import Node
 from fks.config.lazy_imports import make_lazy
 from fks.config.settings import Settings
+from fks.config.urls import is_loopback, is_test_host
 from fks.matching import CostModel
 from fks.model.errors import ConfigError, OutageError
 from fks.model.instrument import Instrument
-from fks.model.ports import Log, Venue
+from fks.model.ports import Log, Venue, VenueBudget
+from fks.venues.binance.config import SessionConfig
 from fks.venues.paper import PaperVenue
 
 
@@ -36,16 +36,18 @@ class Making:
     paper_mode: Literal["bar", "last"] = "last"
     paper_timeframe: str | None = None
     may_send: Callable[[], bool] | None = None
+    budget: VenueBudget | None = None
 
 
 def make_venue(
     name: str, *, settings: Settings, node: Node | None, clock: Clock, log: Log, account_id: int = 0,
     instruments: Iterable[Instrument] = (), balances: Mapping[str, Decimal] | None = None,
     paper_mode: Literal["bar", "last"] = "last", paper_timeframe: str | None = None,
-    may_send: Callable[[], bool] | None = None,
+    may_send: Callable[[], bool] | None = None, budget: VenueBudget | None = None,
 ) -> Venue:  # fmt: skip
     """Make a fresh, unopened venue: one per (venue, account, role), never shared. `account_id` goes into fill ids;
-    `may_send` is asked right before the bytes of every send and cancel leave (None: they always may).
+    `may_send` is asked right before the bytes of every send and cancel leave (None: they always may). `budget`: the rate
+    limits, shared with other processes (None: only the venue's own Retry-After counts).
 
     Errors: ConfigError for an unknown name, missing keys, or a real exchange without `venue.live`; OutageError when
     the local exchange is to be used and does not run.
@@ -66,6 +68,7 @@ def make_venue(
             paper_mode,
             paper_timeframe,
             may_send,
+            budget,
         )
     )
 
@@ -73,6 +76,7 @@ def make_venue(
 def make_venues(
     *, role: str, settings: Settings, node: Node | None, secrets: object = None, clock: Clock, log: Log,
     account_ids: Mapping[str, int] | None = None, may_send: Callable[[], bool] | None = None,
+    budget: VenueBudget | None = None,
 ) -> dict[str, Venue]:  # fmt: skip
     """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
 
@@ -96,6 +100,7 @@ def make_venues(
             account_id=ids.get(name, 0),
             paper_mode=mode,
             may_send=may_send,
+            budget=budget,
         )
         for name in names
     }
@@ -106,25 +111,39 @@ def _paper(making: Making) -> Venue:
     return PaperVenue(
         making.instruments, costs, making.balances, making.clock,
         account_id=making.account_id, mode=making.paper_mode, timeframe=making.paper_timeframe,
+        price_age_max_s=making.settings.risk.feed_age_max_s if making.settings.paper.fills != "bars" else None,
     )  # fmt: skip
 
 
 def _ccxt(making: Making) -> Venue:
-    make_lazy("ccxt", "ccxt.async_support", "ccxt.pro")  # before its first import: 50 MB less in every process
-    from fks.venues.ccxt import CcxtConfig, CcxtVenue
-
+    """Make the venue whose name in tables is ccxt. The session is a setting; name and ids are the same for each."""
     wanted = making.settings.venue
     if wanted.exchange != "binance":
         raise ConfigError(f"venue.exchange {wanted.exchange!r} is not supported yet", remedy="set it to binance")
-    where = _addresses(making)
-    config = CcxtConfig(
+    config = SessionConfig(
         account_id=making.account_id,
         order_timeout_s=wanted.order_timeout_s,
         read_timeout_s=wanted.order_timeout_s,
         recv_window_ms=wanted.recv_window_ms,
-        **where,
+        **_addresses(making),
     )
-    return CcxtVenue(config, making.clock, making.log, making.may_send)
+    if wanted.session == "binance":
+        from fks.venues.binance.session import BinanceVenue
+
+        return BinanceVenue(config, making.clock, making.log, making.may_send, making.budget)
+    make_lazy("ccxt", "ccxt.async_support", "ccxt.pro")  # before its first import: 50 MB less in every process
+    from fks.venues.ccxt import CcxtVenue
+
+    return CcxtVenue(config, making.clock, making.log, making.may_send, making.budget)
+
+
+def limits_of(settings: Settings, node: Node | None) -> tuple[str, str | None, str]:
+    """Return what the rate limits of the venue's sessions go by: exchange, REST address (None: its own), API key."""
+    wanted = settings.venue
+    sim = node.sim if node is not None else None
+    if wanted.rest_url is None and settings.sim.enabled and not wanted.live:
+        return wanted.exchange, None if sim is None else str(sim["rest"]), "" if sim is None else str(sim["api_key"])
+    return wanted.exchange, wanted.rest_url, _plain(wanted.api_key)
 
 
 def _addresses(making: Making) -> dict[str, Any]:
@@ -133,15 +152,26 @@ def _addresses(making: Making) -> dict[str, Any]:
     wanted = settings.venue
     key, secret = _plain(wanted.api_key), _plain(wanted.api_secret)
     sim = making.node.sim if making.node is not None else None
-    if wanted.rest_url is None and settings.sim.enabled and not wanted.live:
+    if wanted.live and settings.sim.enabled:
+        raise ConfigError(
+            "venue.live is true while sim.enabled is true: orders for real money on the local exchange's prices",
+            remedy="set sim.enabled = false (FKS_SIM_ENABLED=false), or venue.live = false",
+        )
+    if wanted.rest_url is None and settings.sim.enabled:
         if sim is None:
             raise OutageError("the local exchange does not run", remedy="start it with 'fks up'")
         return {
             "rest_url": sim["rest"], "ws_url": sim["ws"], "ws_api_url": sim["ws_api"],
             "api_key": sim["api_key"], "api_secret": sim["api_secret"],
         }  # fmt: skip
-    is_local = wanted.rest_url is not None and _is_loopback(wanted.rest_url)
-    if not is_local and not wanted.live:
+    is_local = wanted.rest_url is not None and is_loopback(wanted.rest_url)
+    is_test = is_test_host(wanted.rest_url)
+    if is_test and wanted.live:
+        raise ConfigError(
+            f"venue.live is true and venue.rest_url {wanted.rest_url} is a test network",
+            remedy="set venue.live = false for a test network, or unset venue.rest_url for the real exchange",
+        )
+    if not is_local and not is_test and not wanted.live:
         raise ConfigError(
             "venue.live is false and the venue is a real exchange",
             remedy="set venue.live = true to trade real money, or sim.enabled = true for the local exchange",
@@ -154,20 +184,12 @@ def _addresses(making: Making) -> dict[str, Any]:
         )
     return {
         "rest_url": wanted.rest_url, "ws_url": wanted.ws_url, "ws_api_url": wanted.ws_api_url,
-        "api_key": key, "api_secret": secret, "is_live": wanted.live and not is_local,
+        "api_key": key, "api_secret": secret, "is_live": wanted.live,
     }  # fmt: skip
 
 
 def _plain(value: SecretStr | None) -> str:
     return "" if value is None else value.get_secret_value()
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 MAKERS: dict[str, Callable[[Making], Venue]] = {"paper": _paper, "ccxt": _ccxt}

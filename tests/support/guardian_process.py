@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.execution.guardian import Guardian, Timing
+from fks.guardian.service import Guardian, Timing
 from fks.model.ports import Venue
 from fks.store.db import Database
-from fks.venues.ccxt import CcxtConfig, CcxtVenue
+from fks.venues.binance.config import SessionConfig as CcxtConfig
+from fks.venues.binance.session import BinanceVenue as CcxtVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 
 #: waits short enough for a test, C5 included
 QUICK = Timing(
-    refresh_s=0.1, reply_s=6.0, round_s=0.05, round_max_s=0.2, settle_s=0.3,
-    absent_spacing_s=0.2, absent_first_s=0.2, absent_age_s=1.0,
+    refresh_s=0.1, reply_s=6.0, round_s=0.05, round_max_s=0.2, settle_s=0.3, watch_max_s=0.2, history_s=1.0,
+    absent_spacing_s=0.2, absent_first_s=0.2, absent_age_s=1.0, lease_ttl_s=1.5, lease_renew_s=0.1,
 )  # fmt: skip
 
 
@@ -40,11 +41,14 @@ def venue_on(exchange: dict[str, Any], **changes: Any) -> CcxtVenue:
     return CcxtVenue(config, RealClock(), CollectingLog())
 
 
-def guardian_with(venues: dict[str, Venue], folder: Path, db: Database | None, timing: Timing = QUICK) -> Guardian:
+def guardian_with(
+    venues: dict[str, Venue], folder: Path, db: Database | None, timing: Timing = QUICK, *, is_placed: bool = True
+) -> Guardian:
     """Return an unstarted guardian with its files in `folder`."""
     return Guardian(
         venues=venues, kill_file=folder / "kill.jsonl", socket_path=folder / "g.sock", db=db, bus=None,
         clock=RealClock(), meter=RecordingMeter(), log=CollectingLog(), timing=timing,
+        is_placed=is_placed,
     )  # fmt: skip
 
 

@@ -14,16 +14,18 @@ from fks.config.endpoints import Node
 from fks.config.settings import Settings
 from fks.data.collector import Collector
 from fks.exchanges.registry import make_exchange
-from fks.execution.orders import OrderService
-from fks.execution.strategy_worker import StrategyWorker
 from fks.model.timeframe import to_ns
+from fks.order_manager.service import OrderManager
 from fks.store.leases import HeldLease, raise_epoch
+from fks.strategy_worker.worker import StrategyWorker
 from fks.venues.registry import make_venues
+from tests.support.strategies import watch_over
 from tests.support.waiting import until
 
 
 async def seed_account(db: Any, venue: str, symbol: str) -> None:
-    """Insert a venue's account and a collected symbol."""
+    """Insert a venue's account and a collected symbol, under a living guardian."""
+    await watch_over(db)
     await db.sql(
         "INSERT INTO accounts (name, venue, currency, initial_balance) VALUES ($1, $1, 'USDT', 1000000) ON CONFLICT DO NOTHING",
         venue,
@@ -65,14 +67,16 @@ class Line:
             exchange=make_exchange("binance", settings=settings, node=node, clock=clock, log=log),
             settings=settings, lease=leases["collector:binance"], **shared,
         )  # fmt: skip
-        worker = StrategyWorker(shard=0, shards=1, lease=leases["strategy:0"], home=home, **shared)
+        worker = StrategyWorker(
+            shard=0, shards=1, lease=leases["strategy:0"], home=home, is_tape=settings.sim.plays_tape, **shared
+        )
         venues = make_venues(role="orders", settings=settings, node=node, clock=clock, log=log)
-        orders = OrderService(venues=venues, settings=settings, lease=leases["orders"], **shared)
+        orders = OrderManager(venues=venues, settings=settings, lease=leases["orders"], **shared)
         return Line(db, [collector, orders, worker], list(leases.values()))
 
     def knows_price(self, symbol: str) -> bool:
         """Return whether the order service has a price of `symbol`."""
-        return any(symbol in str(key) and mark.price for key, mark in self._parts[1].book.marks.items())
+        return any(symbol in str(key) and mark.price for key, mark in self._parts[1].cache.marks.items())
 
     async def __aenter__(self) -> Line:
         for lease in self._leases:

@@ -11,15 +11,20 @@ from typing import Any
 
 from fks.clock import RealClock
 from fks.config.settings import Http, Risk, Settings, Venue
-from fks.execution.orders import OrderService
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Venue as VenuePort
 from fks.model.signal import Kind, Signal, SignalState
+from fks.model.timeframe import NS, TIMEFRAMES
+from fks.order_manager.service import OrderManager
+from fks.orders.crash_points import At, nowhere
+from fks.orders.messages import KillMode, Limits
+from fks.orders.sent_ids import SentIds
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
 from fks.store.signals import SignalStore
+from tests.support.histories import Histories, is_recording
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.scripted_venue import ScriptedVenue
 from tests.support.strategies import collect
@@ -49,8 +54,11 @@ class TestLease:
         return self.is_held
 
 
-async def seed(db: Database, *, instances: tuple[str, ...] = ("one", "two")) -> None:
-    """Make an account on `ccxt`, two instruments with fresh feeds, and strategy instances of 1000 USDT each."""
+async def seed(db: Database, *, instances: tuple[str, ...] = ("one", "two"), pyramiding: int = 1_000_000) -> None:
+    """Make an account on `ccxt`, two instruments with fresh feeds, and strategy instances of 1000 USDT each.
+
+    They may enter as often as a test likes; `pyramiding` = 1 is what an instance has unless a person says otherwise.
+    """
     await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 100000), ('sheet', 'paper', 100000)")
     for symbol, price in (("BTCUSDT", "100"), ("ETHUSDT", "10")):
         await db.sql(
@@ -64,8 +72,8 @@ async def seed(db: Database, *, instances: tuple[str, ...] = ("one", "two")) -> 
     await collect(db)
     for name in instances:
         await db.sql(
-            "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
-            " ($1, 'sma_cross', 'binance', 'BTCUSDT', '1m', 1, 'ccxt', 1000)", name,
+            "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size, pyramiding)"
+            " VALUES ($1, 'sma_cross', 'binance', 'BTCUSDT', '1m', 1, 'ccxt', 1000, $2)", name, pyramiding,
         )  # fmt: skip
 
 
@@ -81,23 +89,41 @@ class Rig:
     meter: RecordingMeter = field(default_factory=RecordingMeter)
     log: CollectingLog = field(default_factory=CollectingLog)
     killed: bool = False
+    ask_before_ns: int = 0
+    at: At = nowhere
+    limits: Limits | None = None
+    histories: list[Histories] = field(default_factory=list)  # of the cores of each run
     lease: TestLease = field(init=False)
-    service: OrderService = field(init=False)
+    service: OrderManager = field(init=False)
     task: asyncio.Task[None] | None = None
 
     async def start(self, *, wait_ready: bool = True) -> Rig:
         """Take over the role and run."""
+        await self.take_over()
+        return await self.run(wait_ready=wait_ready)
+
+    async def take_over(self) -> None:
+        """Raise the epoch of the role."""
         self.lease = TestLease("orders", await raise_epoch(self.db, "orders", "test"))
+
+    async def run(self, *, wait_ready: bool = True) -> Rig:
+        """Start a service that holds the lease."""
         venues = self.venues if self.venues is not None else {self.venue.name: self.venue}
-        self.service = OrderService(
+        self.histories.append(Histories(self.limits or Limits()))
+        self.service = OrderManager(
             self.db, self.bus, venues, self.settings, RealClock(), self.meter, self.log, self.lease,
-            is_killed=lambda: self.killed,
+            kill_file=lambda: KillMode.FLATTEN if self.killed else KillMode.NONE, sent=SentIds(self.ask_before_ns), at=self.at, limits=self.limits,
+            recorder=self.histories[-1] if is_recording() else None,
         )  # fmt: skip
         await self.service.start()
         self.task = asyncio.create_task(self.service.run())
         if wait_ready:
             await until(lambda: self.service.is_ready)
         return self
+
+    async def read_slow(self) -> None:
+        """Have the service read at once what it reads every few seconds: instruments, accounts, instances."""
+        await self.service.refresh()
 
     async def crash(self) -> None:
         """End it as kill -9 would: nothing is tidied up."""
@@ -170,10 +196,19 @@ class Rig:
         rows = await self.db.sql("SELECT quantity FROM positions WHERE instance = $1 AND symbol = $2", instance, symbol)
         return rows[0]["quantity"] if rows else D(0)
 
+    async def position_is(self, quantity: Decimal, instance: str = "one") -> bool:
+        return await self.position(instance) == quantity
+
     async def held(self, symbol: str = "BTCUSDT") -> Decimal:
         """Return the sum of positions over all instances, the external part included."""
         rows = await self.db.sql("SELECT coalesce(sum(quantity), 0) AS quantity FROM positions WHERE symbol = $1", symbol)
         return rows[0]["quantity"]  # type: ignore[no-any-return]
+
+
+def _decided_now(timeframe: str | None) -> int:
+    """Return the event time of a decision that is made now: of a bar its open, of a request its arrival."""
+    now_ns = RealClock().now_ns()
+    return now_ns if timeframe is None else now_ns - TIMEFRAMES[timeframe] * NS
 
 
 def signal_of(kind: Kind = Kind.ENTER, **changes: Any) -> Signal:
@@ -181,7 +216,7 @@ def signal_of(kind: Kind = Kind.ENTER, **changes: Any) -> Signal:
     values: dict[str, Any] = {
         "id": uuid.uuid4(), "source": "strategy:one", "instance": "one", "params_version": 1, "account_id": 1,
         "venue": "ccxt", "exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m",
-        "ts_event_ns": 1_767_225_600_000_000_000, "ordinal": 0, "kind": kind,
+        "ts_event_ns": _decided_now(changes.get("timeframe", "1m")), "ordinal": 0, "kind": kind,
         "side": Side.SELL if kind is Kind.EXIT else Side.BUY, "type": OrderType.MARKET, "reference_price": D(100),
         "time_in_force": TimeInForce.GTC, "state": SignalState.READY, "trace_id": "trace",
     }  # fmt: skip

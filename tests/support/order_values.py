@@ -18,7 +18,7 @@ def an_order(**changes: Any) -> Order:
     values: dict[str, Any] = {
         "client_order_id": "c" * 32, "intent_id": uuid.UUID(int=2), "signal_id": uuid.UUID(int=3), "account_id": 1,
         "venue": "ccxt", "exchange": "binance", "symbol": "BTCUSDT", "instance": "one", "role": Role.ENTRY,
-        "generation": 0, "side": Side.BUY, "type": OrderType.MARKET, "time_in_force": TimeInForce.GTC,
+        "attempt": 0, "side": Side.BUY, "type": OrderType.MARKET, "time_in_force": TimeInForce.GTC,
         "quantity": D(10), "state": State.SENDING, "epoch": 1,
     }  # fmt: skip
     return Order(**(values | changes))

@@ -10,15 +10,48 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from fks.model import ids
-from fks.model.account import Balance
+from fks.model.account import Balance, Environment, Transfer, VenueIdentity
 from fks.model.bar import Bar
 from fks.model.errors import OutageError
-from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Outcome, Presence, Report, Side, State, TimeInForce
-from fks.model.ports import Capabilities, SessionBack, SessionLost, VenueEvent
+from fks.model.order import (
+    Answer,
+    Fill,
+    Lookup,
+    Order,
+    OrderType,
+    Outcome,
+    Presence,
+    Refusal,
+    Report,
+    Side,
+    State,
+    TimeInForce,
+)
+from fks.model.ports import Priority, SessionBack, SessionLost, VenueCapabilities, VenueEvent
 
 D = Decimal
 ZERO, FEE_RATE = D(0), D("0.001")
+NOT_SENT = Answer(Outcome.REFUSED, code="ACCOUNT_UNKNOWN", detail="the session is refused", refusal=Refusal.NOT_SENT)
+SIM = VenueIdentity(Environment.SIM, "1", "first")
 OPEN = (State.ACCEPTED, State.WORKING, State.PARTIAL)
+#: what a scripted code means when the script does not name the refusal
+REFUSALS: dict[str, Refusal] = {
+    "-1003": Refusal.RATE_LIMITED, "-1015": Refusal.RATE_LIMITED, "429": Refusal.RATE_LIMITED,
+    "RATE_VENUE": Refusal.RATE_LIMITED, "418": Refusal.BANNED, "-1021": Refusal.CLOCK_SKEW,
+    "VENUE_DOWN": Refusal.UNAVAILABLE, "NOT_LEADER": Refusal.NOT_SENT, "KILLED": Refusal.NOT_SENT,
+    "INSUFFICIENT": Refusal.INSUFFICIENT_BALANCE, "insufficient": Refusal.INSUFFICIENT_BALANCE,
+    "BALANCE": Refusal.INSUFFICIENT_BALANCE, "-2011": Refusal.UNKNOWN_ORDER, "UNKNOWN_ORDER": Refusal.UNKNOWN_ORDER,
+    "-1022": Refusal.PERMISSION, "-2014": Refusal.PERMISSION, "-2015": Refusal.PERMISSION,
+}  # fmt: skip
+_PASSED = "Stop price would trigger immediately."
+
+
+def refused(word: str) -> Answer:
+    """Return the answer to a scripted `refuse:CODE` or `refuse:CODE:refusal`."""
+    _, code, *named = word.split(":")
+    refusal = Refusal(named[0]) if named else REFUSALS.get(code, Refusal.OTHER)
+    wait_s = 1.0 if refusal in (Refusal.RATE_LIMITED, Refusal.BANNED) else None
+    return Answer(Outcome.REFUSED, code=code, detail="refused by script", refusal=refusal, retry_after_s=wait_s)
 
 
 @dataclass
@@ -37,9 +70,9 @@ class Held:
 class ScriptedVenue:
     """Fills market orders at `prices`, rests the others. What goes wrong next is said by `script` (submits), `cancels`.
 
-    Words of `script`: ok · rest (a market order that does not fill) · refuse:CODE · lost (never arrives, no answer) ·
+    Words of `script`: ok · rest (a market order that does not fill) · refuse:CODE or refuse:CODE:refusal · lost (never arrives, no answer) ·
     unheard (arrives, no answer) · hang (arrives, answers never) · raise (arrives, then raises) · exists · slow (arrives,
-    answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE). Words of `cancels`: ok · lost · unheard · gone (refused as unknown, though it is open).
+    answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE). Words of `cancels`: ok · refuse:CODE · lost · unheard · gone (refused as unknown, though it is open).
     """
 
     name: str = "ccxt"
@@ -60,15 +93,21 @@ class ScriptedVenue:
     orders: dict[str, Held] = field(default_factory=dict)
     trades: list[Fill] = field(default_factory=list)
     has_oco: bool = True
+    busy_s: float = 0.0  # how long an entry would wait for the venue's rate limit
     locks_base: bool = False  # as spot does: live sells may not exceed what is held
-    capabilities: Capabilities = field(init=False)
+    who: VenueIdentity = SIM
+    transfers: list[Transfer] = field(default_factory=list)
+    starts_ns: int = 1_767_225_600_000_000_000  # its first event's time
+    refusal: str = ""
+    admitted: VenueIdentity | None = None  # what executions are named after, else `who`
+    capabilities: VenueCapabilities = field(init=False)
 
     def __post_init__(self) -> None:
         types = frozenset(OrderType)
-        self.capabilities = Capabilities(types, frozenset(TimeInForce), has_oco=self.has_oco)
+        self.capabilities = VenueCapabilities(types, frozenset(TimeInForce), has_oco=self.has_oco)
         self._events: asyncio.Queue[VenueEvent] = asyncio.Queue()
         self._numbers = itertools.count(1)
-        self._clock = itertools.count(1_767_225_600_000_000_000, 1_000_000)
+        self._clock = itertools.count(self.starts_ns, 1_000_000)
         self._hold = asyncio.Event()
 
     # ── the port ─────────────────────────────────────────────────────────────────────────────────
@@ -80,11 +119,13 @@ class ScriptedVenue:
         self._hold.set()
 
     async def submit(self, order: Order) -> Answer:
+        if self.refusal:
+            return NOT_SENT
         self.received.append(order.client_order_id)
         word = self.script.popleft() if self.script else "ok"
         await asyncio.sleep(0)
         if word.startswith("refuse:"):
-            return Answer(Outcome.REFUSED, code=word[7:], detail="refused by script")
+            return refused(word)
         if word == "lost":
             return Answer(Outcome.AMBIGUOUS, detail="lost by script")
         if word == "exists":
@@ -92,7 +133,9 @@ class ScriptedVenue:
         if self.locks_base and order.side is Side.SELL:
             locked = sum((held.order.quantity for held in self.live() if held.order.side is Side.SELL), D(0))
             if locked + order.quantity > self.totals.get(order.symbol.removesuffix("USDT"), D(0)):
-                return Answer(Outcome.REFUSED, code="-2010", detail="insufficient balance")
+                return Answer(
+                    Outcome.REFUSED, code="-2010", detail="insufficient balance", refusal=Refusal.INSUFFICIENT_BALANCE
+                )
         held = self._take(order)
         fills = self._match(held) if word != "rest" else ()
         if word == "unheard":
@@ -106,13 +149,16 @@ class ScriptedVenue:
         return Answer(Outcome.ACK, self.report(held), fills if self.fills_in_answer else ())
 
     async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
+        if self.refusal:
+            return NOT_SENT, NOT_SENT
         word = self.script.popleft() if self.script else "ok"
         self.received += [stop.client_order_id, limit.client_order_id]
         await asyncio.sleep(0)
         if word.startswith("passed:"):
             self.prices[stop.symbol] = D(word[7:])
         if word.startswith(("refuse:", "passed:")):
-            no = Answer(Outcome.REFUSED, code=word[7:] if word.startswith("refuse:") else "-2010", detail="refused by script")
+            passed = Answer(Outcome.REFUSED, code="-2010", detail=_PASSED, refusal=Refusal.WOULD_TRIGGER)
+            no = passed if word.startswith("passed:") else refused(word)
             return no, no
         if word == "lost":
             unclear = Answer(Outcome.AMBIGUOUS)
@@ -125,20 +171,29 @@ class ScriptedVenue:
         return Answer(Outcome.ACK, self.report(first)), Answer(Outcome.ACK, self.report(second))
 
     async def cancel(self, order: Order) -> Answer:
+        if self.refusal:
+            return NOT_SENT
         self.cancelled.append(order.client_order_id)
         word = self.cancels.popleft() if self.cancels else "ok"
         await asyncio.sleep(0)
         held = self.orders.get(order.client_order_id)
+        if word.startswith("refuse:"):
+            return refused(word)
         if word == "lost":
             return Answer(Outcome.AMBIGUOUS)
         if held is None or held.state not in OPEN or word == "gone":
-            return Answer(Outcome.REFUSED, code="UNKNOWN_ORDER", detail="-2011")
+            return Answer(Outcome.REFUSED, code="UNKNOWN_ORDER", detail="-2011", refusal=Refusal.UNKNOWN_ORDER)
         self.end(held, State.CANCELLED)
         if word == "unheard":
             return Answer(Outcome.AMBIGUOUS)
         return Answer(Outcome.ACK, self.report(held))
 
+    def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
+        return self.busy_s if priority is Priority.ENTRY else 0.0
+
     async def query(self, symbol: str, client_order_id: str) -> Lookup:
+        if self.refusal:
+            return Lookup(Presence.NO_ANSWER, detail=self.refusal)
         self.queried.append(client_order_id)
         self._maybe_fail("query")
         held = self.orders.get(client_order_id)
@@ -148,10 +203,12 @@ class ScriptedVenue:
         return Lookup(Presence.NOT_FOUND) if held is None else Lookup(Presence.FOUND, self.report(held))
 
     async def open_orders(self) -> list[Report]:
+        self._check_refusal()
         self._maybe_fail("open_orders")
-        return [self.report(held) for held in self.orders.values() if held.state in OPEN]
+        return [self.report(held) for id, held in self.orders.items() if held.state in OPEN and not self.hidden.get(id, 0)]
 
     async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]:
+        self._check_refusal()
         self._maybe_fail("fills_since")
         if self.history_hidden:
             return []
@@ -160,6 +217,21 @@ class ScriptedVenue:
     async def balances(self) -> dict[str, Balance]:
         self._maybe_fail("balances")
         return {currency: Balance(currency, total, D(0)) for currency, total in self.totals.items()}
+
+    async def identity(self) -> VenueIdentity:
+        self._maybe_fail("identity")
+        return self.who
+
+    def refuse(self, reason: str) -> None:
+        self.refusal = reason
+
+    def admit(self, identity: VenueIdentity) -> None:
+        self.refusal, self.admitted = "", identity
+
+    async def transfers_since(self, since_ns: int) -> list[Transfer]:
+        self._check_refusal()
+        self._maybe_fail("transfers_since")
+        return [item for item in self.transfers if item.time_ns >= since_ns]
 
     async def skew_ms(self) -> float:
         return 1.0
@@ -191,6 +263,13 @@ class ScriptedVenue:
             self.push(replace(self.report(held), source="stream"))
         return fill
 
+    def trade_elsewhere(self, symbol: str, quantity: Decimal) -> None:
+        """Let another program buy on the account: history and stream show its execution."""
+        order = replace(next(iter(self.orders.values())).order, client_order_id="web_1", symbol=symbol, quantity=quantity)
+        order = replace(order, side=Side.BUY, type=OrderType.MARKET)
+        held = Held(order, str(next(self._numbers)), State.WORKING, time_ns=next(self._clock))
+        self.push(replace(self._execute(held, quantity, self.prices[symbol]), source="stream"))
+
     def end(self, held: Held, state: State) -> None:
         """End an order and its sibling, and say so."""
         for one in (held, self.orders.get(held.sibling or "")):
@@ -212,6 +291,10 @@ class ScriptedVenue:
         )  # fmt: skip
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
+    def _check_refusal(self) -> None:
+        if self.refusal:
+            raise OutageError(self.refusal)
+
     def _maybe_fail(self, method: str) -> None:
         if self.outages.get(method, 0) > 0:
             self.outages[method] -= 1
@@ -234,12 +317,16 @@ class ScriptedVenue:
 
     def _execute(self, held: Held, quantity: Decimal, price: Decimal) -> Fill:
         order = held.order
-        base, quote = order.symbol.removesuffix("USDT"), "USDT"
+        quote = "USDT" if order.symbol.endswith("USDT") else "BTC"
+        base = order.symbol.removesuffix(quote)
         is_buy = order.side is Side.BUY
         fee = (quantity if is_buy else quantity * price) * self.fee_rate
         trade_id = str(len(self.trades) + 1)
+        who = self.admitted or self.who
         fill = Fill(
-            fill_id=ids.fill_id(self.name, str(self.account_id), order.symbol, trade_id),
+            fill_id=ids.fill_id_v2(
+                who.uid, who.environment.value, who.network_epoch, order.symbol, trade_id
+            ),
             client_order_id=order.client_order_id, venue_order_id=held.number, venue_trade_id=trade_id,
             account_id=self.account_id, venue=self.name, symbol=order.symbol, side=order.side, quantity=quantity,
             price=price, fee=fee, fee_currency=base if is_buy else quote, time_ns=next(self._clock),

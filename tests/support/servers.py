@@ -30,9 +30,12 @@ def place() -> str:
 
 
 @contextlib.contextmanager
-def home() -> Iterator[Paths]:
-    """Give the paths of a fresh FKS_HOME that PostgreSQL's user can reach, and remove it with its sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="fks-test-", dir=place()))
+def home(*, is_on_disk: bool = False) -> Iterator[Paths]:
+    """Give the paths of a fresh FKS_HOME that PostgreSQL's user can reach, and remove it with its sockets.
+
+    `is_on_disk`: for benchmarks of what is durable; in memory an fsync costs nothing.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="fks-test-", dir="/tmp" if is_on_disk else place()))
     os.chmod(folder, 0o755)
     paths = Paths.of(folder).ensure()
     ensure_secrets(paths)

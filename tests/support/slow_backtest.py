@@ -72,12 +72,13 @@ def slow_fills(
         target = float(decisions.target[t])
         wanted = []
         if target != before:
+            close = Decimal(repr(float(bars.close[t])))
             if before:
-                wanted.append(("exit", None, None, None))
+                wanted.append(("exit", close, None, None))
             if target:
                 stop, limit = (None if c is None or np.isnan(c[t]) else float(c[t])
                                for c in (decisions.stop_loss, decisions.take_profit))  # fmt: skip
-                wanted.append(("buy" if target > 0 else "sell", Decimal(repr(float(bars.close[t]))), stop, limit))
+                wanted.append(("buy" if target > 0 else "sell", close, stop, limit))
         before = target
     return book.fills
 
@@ -86,13 +87,13 @@ def _market(
     book: SlowBook, order: tuple[str, Decimal | None, float | None, float | None], t: int, time_ns: int, o: Decimal
 ) -> None:
     what, reference, stop, limit = order
+    assert reference is not None
     if what == "exit":
         quantity = book.step(abs(book.position))
-        if quantity:
+        if quantity * reference >= book.instrument.notional_min:  # less is dust
             book.guard = None
             book.fill(time_ns, "sell" if book.position > 0 else "buy", quantity, o)
         return
-    assert reference is not None
     if what == "sell" and not book.can_short:
         return
     is_long, tick = what == "buy", book.instrument.tick

@@ -16,6 +16,8 @@ from fks.store.db import Database
 from fks.store.feeds import FeedRow, FeedStore
 from fks.store.strategies import NewInstance, StrategyStore
 
+#: What makes each decision of an instance fresh, however old its bars are and however many come at once.
+EVERY_EDGE: dict[str, Any] = {"approval": "manual", "valid_for_s": 1e8}
 START_NS = 1_767_225_600 * NS  # 2026-01-01, where FakeClock starts
 
 
@@ -57,6 +59,15 @@ async def collect(db: Database) -> None:
         " ON CONFLICT (name) DO UPDATE SET epoch = 1, expires_at = excluded.expires_at"
     )
     await db.sql("UPDATE feeds SET epoch = 1, updated_at = now() + interval '1 day' WHERE timeframe = 'trades'")
+    await watch_over(db)
+
+
+async def watch_over(db: Database) -> None:
+    """Give the system a living guardian: without one entries are denied. A real guardian may take the lease at once."""
+    await db.sql(
+        "INSERT INTO leases (name, expires_at, updated_at) VALUES ('guardian', now(), now() + interval '1 day')"
+        " ON CONFLICT (name) DO NOTHING"
+    )
 
 
 async def add_account(db: Database, name: str = "demo", venue: str = "paper") -> None:
@@ -66,13 +77,13 @@ async def add_account(db: Database, name: str = "demo", venue: str = "paper") ->
 
 async def add_instance(
     db: Database, id: str, strategy: str, params: Mapping[str, Any] | None = None, *, symbol: str = "BTCUSDT",
-    timeframe: str = "1m", approval: str = "auto",
+    timeframe: str = "1m", approval: str = "auto", valid_for_s: float = 60.0,
 ) -> None:  # fmt: skip
     """Add an instance on the demo account."""
     async with db.transaction() as tx:
         assert await StrategyStore(tx).add(
             NewInstance(id, strategy, params or {}, "binance", symbol, timeframe, "demo", size=Decimal(500),
-                        approval=approval),
+                        approval=approval, valid_for_s=valid_for_s),
             by="test",
         )  # fmt: skip
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from fks.clock import RealClock
-from fks.execution import strategy_bench, strategy_blame
-from fks.execution.strategy_worker import StrategyWorker
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.strategy_worker import crash_attribution, sandbox
+from fks.strategy_worker.worker import StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.strategies import hold
 
@@ -38,8 +38,8 @@ async def main(database_url: str, redis_url: str, epoch: int, given: dict[str, A
         run.mkdir(exist_ok=True)
         dump = run / f"{name}.dump"
         faulthandler.enable((run / f"{name}.crash").open("w"))
-    strategy_blame.EXIT_WAIT_S = 0.1  # no supervisor writes how a predecessor ended
-    strategy_bench.EVALUATE_S = given.get("evaluate_s", strategy_bench.EVALUATE_S)
+    crash_attribution.EXIT_WAIT_S = 0.1  # no supervisor writes how a predecessor ended
+    sandbox.EVALUATE_S = given.get("evaluate_s", sandbox.EVALUATE_S)
     db, bus = await Database.connect(database_url), await Bus.connect(redis_url)
     worker = StrategyWorker(
         db=db, bus=bus, clock=RealClock(), meter=RecordingMeter(), log=CollectingLog(), shard=0, shards=1,

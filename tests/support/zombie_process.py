@@ -19,16 +19,16 @@ from typing import Any
 from fks.clock import RealClock
 from fks.data.collector import Collector
 from fks.exchanges.registry import make_exchange
-from fks.execution.orders import OrderService
-from fks.execution.sender import Sender
-from fks.execution.strategy_worker import StrategyWorker
 from fks.model.errors import StaleEpochError
+from fks.order_manager.service import OrderManager
+from fks.order_manager.submission import Submissions
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
 from fks.store.leases import HeldLease
 from fks.store.orders import OrderJournal
 from fks.store.strategies import StrategyStore
+from fks.strategy_worker.worker import StrategyWorker
 from fks.venues.ccxt import CcxtConfig, CcxtVenue
 from tests.support.collecting import settings_for
 from tests.support.order_rig import FAST
@@ -40,7 +40,7 @@ POINTS: dict[str, tuple[type, str, bool]] = {
     "before the journal": (OrderJournal, "place", False),
     "between journal and bytes": (CcxtVenue, "submit", False),
     "after the bytes": (CcxtVenue, "submit", True),
-    "before the answer is written": (Sender, "_apply_answer", False),
+    "before the answer is written": (Submissions, "record", False),
     "before a cancel's bytes": (CcxtVenue, "cancel", False),
     "before the signals": (StrategyStore, "commit", False),
     "before the bars": (FeedStore, "flush", False),
@@ -80,7 +80,7 @@ async def main(given: dict[str, Any]) -> int:
     lease = HeldLease(
         db, clock, name=name, epoch=given["epoch"], holder=given["application"], ttl_s=TTL_S, renew_s=RENEW_S
     )
-    work: OrderService | StrategyWorker | Collector
+    work: OrderManager | StrategyWorker | Collector
     try:
         await lease.renew()
         keeper = asyncio.create_task(lease.keep())
@@ -91,7 +91,7 @@ async def main(given: dict[str, Any]) -> int:
                 ws_api_url=info["ws_api"], api_key=info["api_key"], api_secret=info["api_secret"],
             )  # fmt: skip
             venue = CcxtVenue(config, clock, log, lease.holds)
-            work = OrderService(db, bus, {"ccxt": venue}, FAST, clock, meter, log, lease)
+            work = OrderManager(db, bus, {"ccxt": venue}, FAST, clock, meter, log, lease)
         elif given["role"] == "collector":
             settings = settings_for(given["exchange"], symbols=("BTCUSDT",), timeframes=("1s", "1m"), backfill_bars=5)
             source = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)

@@ -7,6 +7,7 @@ from fks.api.routes import (
     config,
     health,
     history,
+    incidents,
     market,
     monitor,
     operations,
@@ -18,6 +19,7 @@ from fks.api.routes import (
     stream,
     system,
     tokens,
+    why,
 )
 
 ROUTERS = (
@@ -32,7 +34,9 @@ ROUTERS = (
     strategies.router,
     signals.router,
     orders.router,
+    why.router,
     positions.router,
+    incidents.router,
     accounts.router,
     backtests.router,
     tokens.router,

@@ -27,6 +27,29 @@ class AccountBody(Body):
     mode: Literal["paper", "live"] = "paper"
 
 
+class AccountChange(Body):
+    """What to change of an account; what is left out stays."""
+
+    name: str = Field(min_length=1, max_length=64)
+    mode: Literal["paper", "live"] | None = None
+    is_enabled: bool | None = None
+
+
+@router.post("/accounts/change", openapi_extra=takes(AccountChange))
+async def change(gate: Gate, who: Admin, body: Annotated[AccountChange, Depends(body_of(AccountChange))]) -> ExactJson:
+    """Change an account's mode before its first session, or switch it on or off. The order manager takes it up at its next start."""
+    row = await gate.db.fetchrow("gateway.change_account", body.name, body.mode, body.is_enabled)
+    if row is None:
+        known = {item["name"] for item in await gate.db.fetch("gateway.accounts")}
+        if body.name not in known:
+            raise Problem(404, "ACCOUNT_UNKNOWN", f"there is no account {body.name!r}", remedy="see 'fks accounts list'")
+        raise Problem(
+            409, "ACCOUNT_TIED", f"account {body.name!r} had its first session: its mode is fixed with its identity",
+            remedy="make another account: fks accounts create",
+        )  # fmt: skip
+    return ExactJson(dict(row))
+
+
 @router.get("/accounts")
 async def accounts(gate: Gate, who: Reader) -> ExactJson:
     """List accounts with the balances their venues report."""

@@ -42,6 +42,7 @@ class BacktestBody(Body):
     fee_in: Literal["received", "quote"] | None = Field(None, description="default costs.fee_in")
     allow_gaps: bool = False
     allow_short: bool = False
+    limits: bool = Field(True, description="hold entries to the [risk] limits of the node, in quote")
 
 
 @router.post("/backtests", status_code=202, openapi_extra=takes(BacktestBody))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import Field
 
 from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import MEDIA_TYPE, Problem, document
 from fks.api.query import (
+    Admin,
     Body,
     Exact,
     Exchange,
@@ -23,12 +24,14 @@ from fks.api.query import (
     Symbol,
     Time,
     Trader,
+    body_of,
     page,
     takes,
 )
 from fks.model import ids
 from fks.model.errors import InputError
 from fks.model.order import Role, State
+from fks.store.settlements import ReportedFill
 
 router = APIRouter(tags=["orders"])
 Positive = Annotated[Exact, Field(gt=0)]
@@ -39,7 +42,7 @@ Key = Annotated[
 
 
 class OrderBody(Body):
-    """An order a person wants, as OpenAPI shows it; `fks.execution.door.OrderRequest` is what checks it.
+    """An order a person wants, as OpenAPI shows it; `fks.api.order_entry.OrderRequest` is what checks it.
 
     Numbers are decimal strings or JSON numbers and are kept exactly as written.
     """
@@ -60,20 +63,21 @@ class OrderBody(Body):
 
 
 @router.post("/orders", status_code=202, openapi_extra=takes(OrderBody))
-async def place(gate: Gate, who: Trader, body: JsonObject, key: Key = None) -> ExactJson:
+async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key: Key = None) -> ExactJson:
     """Commit an order and wait up to a second for it: 202 with its state, 422 with the code when denied.
 
     When it is not known in that time the answer is 202 with `state: null` and a Location to look at. The same key again
-    gives the same answer; another body under it 409.
+    gives the same answer; another body under it 409. The order's age counts from the arrival of its first byte here.
     """
-    from fks.execution.door import OrderRequest
+    from fks.api.order_entry import OrderRequest
 
     if key is None or not key.strip() or not key.isprintable():
         raise Problem(
             400, "IDEMPOTENCY_KEY_MISSING", "an order needs an Idempotency-Key header",
             remedy="send one that is unique to this order, a UUID say; on a retry send the same one",
         )  # fmt: skip
-    return _answer(await gate.door.submit(OrderRequest.parse(body), who.name, key))
+    wanted = OrderRequest.parse(body)
+    return _answer(await gate.door.submit(wanted, who.name, key, arrived_ns=request.state.arrived_ns))
 
 
 @router.get("/orders")
@@ -114,6 +118,61 @@ async def cancel(gate: Gate, who: Trader, id: str) -> ExactJson:
     return _answer(await gate.door.cancel(found["client_order_id"], who.name))
 
 
+TradeId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
+
+
+class SettleBody(Body):
+    """What a person says of an order of unknown outcome; with `confirm` alone, the proposal that it confirms."""
+
+    outcome: Literal["filled", "absent", "cancelled", "busted"] | None = Field(
+        None, description="busted: the venue took booked executions back; the order may be in any state"
+    )
+    reason: str | None = Field(None, min_length=1, max_length=500, description="why; kept in the order's events")
+    trade_ids: tuple[TradeId, ...] = Field((), max_length=100, description="the venue's numbers of the executions")
+    quantity: Positive | None = Field(None, description="executed and not booked yet; default all that is left")
+    price: Positive | None = Field(None, description="of the execution")
+    fee: Annotated[Exact, Field(ge=0)] | None = Field(None, description="of the execution; needed with a price")
+    fee_currency: str | None = Field(None, min_length=1, max_length=20, pattern=r"^[A-Za-z0-9]+$")
+    confirm: str | None = Field(None, min_length=1, max_length=20, description="the code of the first answer")
+
+
+@router.post("/orders/{id}/settle", openapi_extra=takes(SettleBody))
+async def settle(gate: Gate, who: Admin, id: str, body: Annotated[SettleBody, Depends(body_of(SettleBody))]) -> ExactJson:
+    """End an order of unknown outcome in two steps: the first answer says what will be done, `confirm` does it.
+
+    Executions that the person reports are booked together with the end, and move the position. The code is valid for
+    five minutes, for the person who asked for it.
+    """
+    from fks.api.settling import SettleRequest
+
+    found = await _find(gate, id)
+    if found is None:
+        raise _unknown(id)
+    request = None
+    if body.confirm is None or body.outcome is not None:
+        if body.outcome is None or body.reason is None or not body.reason.strip():
+            raise Problem(422, "SETTLE_WRONG", "outcome or reason is missing", remedy="give both, or confirm alone")
+        request = SettleRequest(body.outcome, body.reason.strip(), _reported(body))
+    if body.confirm is None:
+        assert request is not None
+        return _answer(await gate.settling.propose(found["client_order_id"], request, who.name))
+    return _answer(await gate.settling.confirm(found["client_order_id"], body.confirm, request, who.name))
+
+
+def _reported(body: SettleBody) -> tuple[ReportedFill, ...]:
+    given = (body.quantity, body.price, body.fee)
+    if body.trade_ids:
+        if any(value is not None for value in given) or len(set(body.trade_ids)) != len(body.trade_ids):
+            raise Problem(422, "SETTLE_WRONG", "trade_ids are given beside figures, or twice", remedy="give either, once")
+        return tuple(ReportedFill(number) for number in body.trade_ids)
+    if all(value is None for value in given):
+        return ()
+    if body.price is None or body.fee is None:
+        raise Problem(422, "SETTLE_WRONG", "price or fee is missing", remedy="give both (a fee of 0 too), or trade_ids")
+    currency = (body.fee_currency or "").upper() if body.fee else ""
+    return (ReportedFill("", body.quantity, body.price, body.fee, currency),)
+
+
 @router.get("/orders/{id}/events")
 async def events(gate: Gate, who: Reader, id: str) -> ExactJson:
     """Return every step of one order, in order."""
@@ -126,7 +185,8 @@ async def events(gate: Gate, who: Reader, id: str) -> ExactJson:
 def _answer(answer: Any) -> ExactJson:
     """Return what the door said; its no as a problem document with the members it gave."""
     body = dict(answer.body)
-    headers = {"Location": f"/orders/{body.get('id') or body['client_order_id']}"}
+    order = body.get("order", body)
+    headers = {"Location": f"/orders/{body.get('id') or order['client_order_id']}"}
     if answer.status < 400:
         return ExactJson(body, status_code=answer.status, headers=headers)
     code = body.get("code") or str(body.get("signal_state") or "refused").upper()

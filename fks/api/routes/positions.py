@@ -29,7 +29,7 @@ async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = No
 
     What is held at other exchanges under other spellings of the symbol is part of the sum, unless one exchange is named.
     """
-    from fks.execution.door import exchange_of
+    from fks.api.order_entry import exchange_of
 
     listed = await ReadingStore(gate.db).spelled(symbol, exchange)
     if len({(item.base, item.quote) for item in listed if item.is_listed}) > 1:

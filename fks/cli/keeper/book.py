@@ -8,6 +8,7 @@ from pathlib import Path
 
 import orjson
 
+from fks.config.machine import boot_id
 from fks.config.secrets import write_private
 
 
@@ -26,7 +27,7 @@ class Book:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._boot = _boot_id()
+        self._boot = boot_id()
         self._entries: dict[str, Entry] = {}
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             document = orjson.loads(file.read_bytes())
@@ -64,11 +65,3 @@ class Book:
     def _save(self) -> None:
         services = {name: asdict(entry) for name, entry in self._entries.items()}
         write_private(self._file, orjson.dumps({"boot": self._boot, "services": services}).decode())
-
-
-def _boot_id() -> str:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    import psutil
-
-    return f"{psutil.boot_time():.0f}"

@@ -100,7 +100,7 @@ def make_keeper(site: Site, *, say: Say, log: Log | None = None) -> Keeper:
     clock = RealClock()
     presence = Presence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
     if site.settings.node.role != "worker":
-        tree = Tree(site.paths, site.settings, site.redactor, presence, site.node)
+        tree = Tree(site.paths, site.settings, site.redactor, presence, site.node, log)
         return Keeper(site.paths, site.specs(), tree, site.node, clock, log, redactor=site.redactor, say=say)
     hands = WorkerHands(site.paths, site.settings, presence, site.node, clock, log)
     policy = Policy(backoff_max_s=2.0)  # nobody is there to hurry it when the head is back

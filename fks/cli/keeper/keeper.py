@@ -29,7 +29,7 @@ from fks.cli.keeper.view import StatusView
 from fks.clock import Clock
 from fks.config.endpoints import Node, clear_node, save_node
 from fks.config.paths import Paths
-from fks.model.errors import FksError, InputError
+from fks.model.errors import FksError, InputError, OutageError
 from fks.model.ports import Log
 from fks.monitor.log import Redactor
 
@@ -86,7 +86,7 @@ class Keeper:
         door = Door(self._paths.keeper_socket, self._handle)
         self._paths.sockets.mkdir(mode=0o711, parents=True, exist_ok=True)
         await door.open()
-        tasks = [asyncio.create_task(work) for work in (self._keep(), self._beat(), self._stop_wait())]
+        tasks = [asyncio.create_task(work) for work in (self._keep(), self._beat(), self._hold(), self._stop_wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -114,6 +114,8 @@ class Keeper:
     async def _keep(self) -> None:
         await self._find()
         save_node(self._paths, self._make_node())
+        if not self._worker and "postgres" not in self.services:  # a second head starts nothing, and migrates nothing
+            await self._step("head", self._hands.claim())
         if self._worker and not any(service.is_adopted for service in self.services.values()):
             await self._step("cluster", self._hands.prepare())
         for service in self.services.values():
@@ -121,7 +123,9 @@ class Keeper:
             service.start()
         if not self._worker:
             await self._need("postgres")
+            await self._hands.claim()
             await self._step("schema", self._hands.prepare())
+            await self._hands.claim()  # the schema had no place for it before
         if "ray" in self.services and not self.services["ray"].is_adopted:
             await self._hands.clear()
         await self._need(*self.services)
@@ -176,6 +180,13 @@ class Keeper:
                 self._tender.note_outage()
             await self._clock.sleep(BEAT_S)
 
+    async def _hold(self) -> None:
+        """Renew our place as the head, from the first claim on. Errors: SupersededError."""
+        while True:
+            with contextlib.suppress(OutageError, TimeoutError):
+                await self._hands.hold()
+            await self._clock.sleep(BEAT_S)
+
     async def _stop_wait(self) -> None:
         await self.ending.wait()
 
@@ -198,6 +209,7 @@ class Keeper:
         waves = groupby(sorted(self._specs, key=lambda spec: -spec.wave), key=lambda spec: spec.wave)
         for _, wave in waves:
             await asyncio.gather(*(self._stop_service(self.services[spec.name]) for spec in list(wave)))
+        await self._hands.release()
 
     async def _stop_service(self, service: Service) -> None:
         self._say(f"{service.name} stop", "running")

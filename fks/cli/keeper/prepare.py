@@ -13,9 +13,12 @@ from fks.model.errors import FksError
 
 
 async def prepare(home: str) -> None:
-    """Migrate, make partitions, the local token and the demo's rows. Each step is safe to repeat."""
+    """Migrate, make partitions, the local token and the demo's rows, or switch the demo off where money is real.
+
+    Each step is safe to repeat.
+    """
+    from fks.cli.keeper.demo import seed, switch_off
     from fks.clock import RealClock
-    from fks.execution.demo import seed
     from fks.model.timeframe import to_datetime
     from fks.store.db import Database
     from fks.store.migrate import upgrade
@@ -32,6 +35,8 @@ async def prepare(home: str) -> None:
         await ensure_local_token(db, paths)
         if settings.sim.enabled:
             await seed(db, settings)
+        if settings.venue.live:
+            await switch_off(db)
     finally:
         await db.close()
 

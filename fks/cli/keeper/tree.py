@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fks.cli.keeper.head import HeadClaim
 from fks.cli.keeper.presence import Presence
 from fks.cli.keeper.process import Launch, Process
 from fks.cli.keeper.ray_node import ray_env
@@ -23,6 +24,7 @@ from fks.config.paths import Paths
 from fks.config.python import module
 from fks.config.settings import Settings
 from fks.model.errors import FksError, OutageError
+from fks.model.ports import Log
 from fks.model.timeframe import to_datetime
 from fks.monitor.log import Redactor, last_words
 from fks.store.db import Database
@@ -38,13 +40,34 @@ class Tree:
     """The keeper's hands above the services. Soft state: a connection to the database."""
 
     def __init__(
-        self, paths: Paths, settings: Settings, redactor: Redactor, presence: Presence, make_node: Callable[[], Node]
-    ) -> None:
+        self, paths: Paths, settings: Settings, redactor: Redactor, presence: Presence, make_node: Callable[[], Node],
+        log: Log,
+    ) -> None:  # fmt: skip
+        self._head = HeadClaim(paths, settings, log)
         self.waits_for = ""
         self._paths, self._settings, self._redactor, self._presence = paths, settings, redactor, presence
         self._make_node = make_node
         self._db: Database | None = None
         self._running: Process | None = None
+
+    async def claim(self) -> None:
+        """Become the head of this database. Errors: ConfigError when another head lives; OutageError."""
+        await self._head.claim(await self._database())
+
+    async def hold(self) -> None:
+        """Renew the place of the head. Errors: SupersededError when another machine has it; OutageError, TimeoutError."""
+        if self._head.is_claimed:
+            async with asyncio.timeout(2.0):
+                await self._head.hold(await self._database())
+
+    async def release(self) -> None:
+        """Give the place back, as far as the database answers; one of our own has ended by now."""
+        if not self._head.is_claimed or self._settings.database.url is None:
+            return
+        with contextlib.suppress(FksError, OSError):
+            async with asyncio.timeout(2.0):
+                await self._head.release(await self._database())
+        await self.close()
 
     async def prepare(self) -> None:
         """Bring the schema up, make partitions, the local token and the demo. Errors: FksError with the last words."""

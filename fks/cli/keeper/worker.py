@@ -49,6 +49,15 @@ class WorkerHands:
         self._db: Database | None = None
         self._strange = 0
 
+    async def claim(self) -> None:
+        """Claim nothing: a worker is no head."""
+
+    async def hold(self) -> None:
+        """Hold nothing."""
+
+    async def release(self) -> None:
+        """Release nothing."""
+
     async def prepare(self) -> None:
         """Wait until the head runs and fits. Errors: ConfigError when it does not fit: waiting would not mend that."""
         while True:

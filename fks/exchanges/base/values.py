@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -12,7 +12,8 @@ from typing import Any
 
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
-from fks.model.instrument import Instrument
+from fks.model.instrument import Instrument, Lot, PercentPrice
+from fks.model.order import OrderType
 
 MS = 1_000_000  # nanoseconds in a millisecond
 ZERO = Decimal(0)
@@ -168,6 +169,52 @@ def instrument_of_filters(
             notional_min=exact(notional["minNotional"], "minNotional").normalize(),
             is_trading=row.get("status") == "TRADING" and row.get("isSpotTradingAllowed", True) is True,
             updated_ns=now_ns,
+            market_lot=_market_lot(filters.get("MARKET_LOT_SIZE")),
+            is_notional_min_for_market=bool(notional.get("applyMinToMarket", notional.get("applyToMarket", True))),
+            orders_max=_count(filters.get("MAX_NUM_ORDERS"), "maxNumOrders"),
+            algo_orders_max=_count(filters.get("MAX_NUM_ALGO_ORDERS"), "maxNumAlgoOrders"),
+            percent_price=_percent_price(filters),
+            order_types=_order_types(row.get("orderTypes", ())),
+            has_oco=row.get("ocoAllowed", True) is True,
         )
     except KeyError as error:
         raise PeerError(f"{exchange} {row.get('symbol')}: the listing has no {error}") from error
+
+
+def _market_lot(values: Mapping[str, Any] | None) -> Lot | None:
+    """Return the lot of market orders. A maximum or step of 0 means that there is none."""
+    if values is None:
+        return None
+    least, most, step = (exact(values[name], name).normalize() for name in ("minQty", "maxQty", "stepSize"))
+    return Lot(least, most, step)
+
+
+def _count(values: Mapping[str, Any] | None, name: str) -> int | None:
+    return None if values is None else int(values.get(name) or values["limit"])
+
+
+def _percent_price(filters: Mapping[str, Mapping[str, Any]]) -> PercentPrice | None:
+    """Return the band of prices around the average price. Exchanges have it for both sides or for each (a buy bids)."""
+    by_side, both = filters.get("PERCENT_PRICE_BY_SIDE"), filters.get("PERCENT_PRICE")
+    if by_side is not None:
+        names = ("bidMultiplierDown", "bidMultiplierUp", "askMultiplierDown", "askMultiplierUp")
+        return PercentPrice(*(exact(by_side[name], name).normalize() for name in names))
+    if both is not None:
+        names = ("multiplierDown", "multiplierUp") * 2
+        return PercentPrice(*(exact(both[name], name).normalize() for name in names))
+    return None
+
+
+#: which type of ours an exchange's name allows
+_ORDER_TYPES = {
+    "MARKET": OrderType.MARKET,
+    "LIMIT": OrderType.LIMIT,
+    "STOP_LOSS": OrderType.STOP,
+    "STOP_LOSS_LIMIT": OrderType.STOP_LIMIT,
+}
+
+
+def _order_types(names: Iterable[Any]) -> frozenset[str]:
+    """Return the types that the exchange allows; a take-profit is sent as a limit order."""
+    found = {_ORDER_TYPES[name].value for name in map(str, names) if name in _ORDER_TYPES}
+    return frozenset(found | {OrderType.TAKE_PROFIT.value} if OrderType.LIMIT.value in found else found)

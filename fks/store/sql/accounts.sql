@@ -9,6 +9,24 @@ WITH added AS (
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING RETURNING *)
 SELECT * FROM added UNION ALL SELECT * FROM accounts WHERE name = $1 AND NOT EXISTS (SELECT FROM added);
 
+-- name: fix_identity
+-- Note whose account a venue's session is, once; give back what the account's row says. Fenced by the lease's epoch.
+WITH lease AS (SELECT 1 FROM leases WHERE name = $5 AND epoch = $6 FOR SHARE),
+fixed AS (
+    UPDATE accounts SET environment = $2, uid = $3, network_epoch = $4
+     WHERE id = $1 AND environment IS NULL AND ($5::text IS NULL OR EXISTS (SELECT FROM lease))
+    RETURNING environment, uid, network_epoch)
+SELECT * FROM fixed
+UNION ALL SELECT environment, uid, network_epoch FROM accounts WHERE id = $1 AND NOT EXISTS (SELECT FROM fixed);
+
+-- name: identity
+-- Give whose account the venue's session is.
+SELECT environment, uid, network_epoch FROM accounts WHERE id = $1;
+
+-- name: has_traded
+-- Whether an order of the account may ever have reached its venue.
+SELECT EXISTS (SELECT FROM orders WHERE account_id = $1 AND state NOT IN ('DENIED', 'INTENDED', 'ABANDONED'));
+
 -- name: save_balances
 -- Write what a venue says an account holds; fenced by the lease's epoch.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $4 AND epoch = $5 FOR SHARE)
@@ -32,4 +50,4 @@ SELECT $1, $2, $3, $4, $5, $6, $7 WHERE $8::text IS NULL OR EXISTS (SELECT FROM 
 
 -- name: history
 -- An account's balance history, newest first.
-SELECT * FROM balance_history WHERE account_id = $1 ORDER BY time DESC LIMIT $2;
+SELECT * FROM balance_history WHERE account_id = $1 ORDER BY time DESC, id DESC LIMIT $2;

@@ -19,3 +19,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'notional', $9::text::numeric, $10) ON C
 -- name: add_parameters
 -- The first version of an instance's parameters.
 INSERT INTO strategy_parameters (instance_id, version, strategy, params) VALUES ($1, 1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: switch_off
+-- Disable the demo's instances that are on.
+UPDATE strategy_instances SET is_enabled = false, updated_at = now() WHERE id = ANY($1::text[]) AND is_enabled RETURNING id;

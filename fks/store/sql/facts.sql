@@ -14,16 +14,33 @@ SELECT f.exchange, f.symbol, f.last_price,
 
 -- name: instances
 -- What the order manager needs of the strategy instances: sizing, state, where they trade.
-SELECT id, sizing, size, is_enabled, state, account_id, venue, exchange, symbol, timeframe, cursor_time
+SELECT id, sizing, size, is_enabled, state, account_id, venue, exchange, symbol, timeframe, cursor_time, pyramiding
   FROM strategy_instances;
 
 -- name: is_killed
 -- Whether the kill switch is engaged.
 SELECT EXISTS (SELECT FROM kill_switch WHERE is_engaged);
 
--- name: flattening_kill
--- The engaged kill that wants positions closed.
-SELECT kill_id FROM kill_switch WHERE is_engaged AND (report ->> 'flatten')::boolean ORDER BY engaged_at DESC LIMIT 1;
+-- name: is_guardian_alive
+-- Whether a guardian renewed its lease in the last $1 seconds.
+SELECT EXISTS (SELECT FROM leases WHERE name = 'guardian' AND updated_at > now() - $1::float8 * interval '1 second');
+
+-- name: escalated
+-- One of the children $1 whose escalation no person has ended, and why.
+SELECT newest.child, newest.reason FROM unnest($1::text[]) AS wanted (child)
+ CROSS JOIN LATERAL (SELECT e.child, e.event, e.reason FROM actor_events e
+                      WHERE e.child = wanted.child AND e.event IN ('escalated', 'cleared') ORDER BY e.id DESC LIMIT 1) AS newest
+ WHERE newest.event = 'escalated' LIMIT 1;
+
+-- name: kills
+-- The engaged kills, newest first, and whether they want positions closed.
+SELECT kill_id, (report ->> 'flatten')::boolean AS flatten FROM kill_switch WHERE is_engaged ORDER BY engaged_at DESC;
+
+-- name: halt
+-- Hold an instance until a person enables it again. Fenced by the lease's epoch ($3 null: nobody's).
+WITH lease AS (SELECT 1 FROM leases WHERE name = $3 AND epoch = $4 FOR SHARE)
+UPDATE strategy_instances SET is_enabled = false, state = 'CRASHED', error = $2, updated_at = now()
+ WHERE id = $1 AND ($3::text IS NULL OR EXISTS (SELECT FROM lease));
 
 -- name: lease_epoch
 -- The epoch that owns a role.
@@ -80,3 +97,9 @@ SELECT o.client_order_id, s.ts_event
 -- name: oldest_ready
 -- The bar of the oldest signal in a symbol that waits for its outcome at a venue.
 SELECT min(ts_event) FROM signals WHERE state = 'ready' AND venue = $1 AND symbol = $2;
+
+-- name: trades_after
+-- Public trades of a symbol after one of them, oldest first: what resting paper orders meet.
+SELECT time, trade_id, price FROM market_trades
+ WHERE exchange = $1 AND symbol = $2 AND time >= $3 AND (time, trade_id) > ($3, $4::bigint)
+ ORDER BY time, trade_id LIMIT $5;

@@ -85,13 +85,28 @@ SELECT a.name AS account, p.venue, p.symbol, p.instance, p.quantity, p.average_p
 -- name: accounts
 -- Every account with what it holds.
 SELECT a.id, a.name, a.account_type, a.venue, a.broker, a.currency, a.initial_balance, a.mode, a.is_enabled, a.created_at,
+       a.environment, a.uid, a.network_epoch,
        coalesce((SELECT jsonb_agg(jsonb_build_object('currency', b.currency, 'free', b.free::text, 'locked', b.locked::text)
                                   ORDER BY b.currency)
                    FROM balances b WHERE b.account_id = a.id), '[]'::jsonb) AS balances
   FROM accounts a ORDER BY a.id;
+
+-- name: change_account
+-- Change an account's mode, or switch it on or off. An account that is tied to a place without real money is never made live.
+UPDATE accounts SET mode = coalesce($2, mode), is_enabled = coalesce($3, is_enabled)
+ WHERE name = $1 AND (coalesce($2, mode) = mode OR environment IS NULL)
+RETURNING id, name, account_type, venue, broker, currency, initial_balance, mode, is_enabled, created_at;
 
 -- name: create_account
 -- Make an account; no row back when the name is taken.
 INSERT INTO accounts (name, account_type, venue, broker, currency, initial_balance, mode)
 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING
 RETURNING id, name, account_type, venue, broker, currency, initial_balance, mode, is_enabled, created_at;
+
+-- name: venues
+-- The venues that the order manager has.
+SELECT DISTINCT venue FROM venue_states ORDER BY venue;
+
+-- name: account_names
+-- The names of the accounts.
+SELECT id, name FROM accounts;

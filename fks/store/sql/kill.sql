@@ -7,13 +7,16 @@ SELECT
                                ORDER BY p.venue, p.account_id, p.symbol, p.instance), '[]'::jsonb)
        FROM positions p WHERE p.quantity <> 0 AND p.instance <> 'external') AS positions,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(i.exchange, i.symbol, i.base, i.quote, i.lot_step::text,
-                                                 i.qty_min::text, i.notional_min::text)
+                                                 i.qty_min::text, i.notional_min::text, i.qty_max::text)
                                ORDER BY i.exchange = $3, i.exchange, i.symbol), '[]'::jsonb)
        FROM instruments i
       WHERE i.symbol IN (SELECT symbol FROM assets UNION SELECT symbol FROM strategy_instances
                          UNION SELECT symbol FROM positions)) AS instruments,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(o.client_order_id, o.venue, o.account_id, o.exchange, o.symbol,
-                                                 o.instance, o.filled::text, o.role) ORDER BY o.client_order_id), '[]'::jsonb)
+                                                 o.instance, o.filled::text, o.role, o.state,
+                                                 (extract(epoch FROM o.created_at) * 1000000)::bigint * 1000,
+                                                 (extract(epoch FROM greatest(o.sent_at, o.updated_at)) * 1000000)::bigint * 1000,
+                                                 o.is_acknowledged, o.is_reduce_only) ORDER BY o.client_order_id), '[]'::jsonb)
        FROM orders o
       WHERE o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')
          OR (o.created_at > now() - make_interval(secs => $1) AND o.state <> 'DENIED')
@@ -24,7 +27,10 @@ SELECT
       WHERE t.created_at > now() - make_interval(secs => $1)) AS booked,
     -- when there are more than those, what was executed earlier may be booked without being among them
     (SELECT CASE WHEN count(*) < 1000 THEN 0 ELSE (extract(epoch FROM min(t.created_at)) * 1000000)::bigint * 1000 END
-       FROM (SELECT created_at FROM trades ORDER BY id DESC LIMIT 1000) t) AS booked_from_ns;
+       FROM (SELECT created_at FROM trades ORDER BY id DESC LIMIT 1000) t) AS booked_from_ns,
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(a.id, a.environment, coalesce(a.uid, ''), coalesce(a.network_epoch, ''))
+                               ORDER BY a.id), '[]'::jsonb)
+       FROM accounts a WHERE a.environment IS NOT NULL) AS identities;
 
 -- name: engaged
 -- Give the kills that are engaged, oldest first.
@@ -38,7 +44,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (kill_id) DO UPDATE
    SET is_engaged = excluded.is_engaged AND kill_switch.released_at IS NULL,
        released_by = coalesce(excluded.released_by, kill_switch.released_by),
-       released_at = coalesce(excluded.released_at, kill_switch.released_at), report = excluded.report;
+       released_at = coalesce(excluded.released_at, kill_switch.released_at),
+       -- flattening that was asked for at another guardian stays asked for
+       report = excluded.report || jsonb_build_object('flatten', (excluded.report ->> 'flatten')::boolean IS NOT FALSE
+                                                                 OR (kill_switch.report ->> 'flatten')::boolean IS TRUE);
 
 -- name: release
 -- Give who released a kill, and when; no row while it is engaged or unknown.
@@ -47,6 +56,12 @@ SELECT released_by, released_at FROM kill_switch WHERE kill_id = $1 AND NOT is_e
 -- name: release_all
 -- Release every kill that is engaged, whoever wrote it: after a person resumed none may be left over.
 UPDATE kill_switch SET is_engaged = false, released_by = $1, released_at = $2 WHERE is_engaged;
+
+-- name: orders
+-- The flattening orders since a moment: a guardian that takes over asks about those of its predecessor.
+SELECT client_order_id, intent_id, account_id, venue, exchange, symbol, instance, generation, side, quantity, state, code,
+       detail, coalesce(sent_at, created_at) AS sent_at
+  FROM orders WHERE role = 'kill' AND created_at >= $1::timestamptz - interval '1 minute' ORDER BY created_at, generation;
 
 -- name: upsert_order
 -- Record a flattening order. Its fills are left to the order manager; a state it has moved on from is not set back.

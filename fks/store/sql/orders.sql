@@ -1,10 +1,11 @@
--- name: place
--- The one durable statement before the bytes: orders, their first events and the signal's outcome, or nothing at all.
--- Fenced by the lease's epoch; refused while the kill switch is engaged, unless exempt ($8).
+-- name: place_one
+-- The one durable statement before the bytes: an order, its first event and the signal's outcome ($4: ordered or denied),
+-- or nothing at all. Fenced by the lease's epoch; refused while the kill switch is engaged, unless exempt ($9). The words in
+-- braces stand for the columns of fks.store.order_rows.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
-killed AS (SELECT 1 FROM kill_switch WHERE is_engaged AND NOT $8::boolean LIMIT 1),
+killed AS (SELECT 1 FROM kill_switch WHERE is_engaged AND NOT $9::boolean LIMIT 1),
 taken AS (
-    UPDATE signals SET state = 'ordered', client_order_id = $4, decided_at = $5
+    UPDATE signals SET state = $4, client_order_id = $5, decided_at = $6, code = $7, detail = $8
      WHERE id = $3::uuid AND state = 'ready' AND EXISTS (SELECT FROM lease) AND NOT EXISTS (SELECT FROM killed)
     RETURNING id),
 may AS (
@@ -12,46 +13,58 @@ may AS (
     UNION ALL
     SELECT NULL::uuid WHERE $3::uuid IS NULL AND EXISTS (SELECT FROM lease) AND NOT EXISTS (SELECT FROM killed)),
 placed AS (
-    INSERT INTO orders SELECT n.* FROM may, jsonb_populate_recordset(NULL::orders, $6::jsonb) AS n
+    INSERT INTO orders ({order_columns}) SELECT {order_values} FROM may
     ON CONFLICT (client_order_id) DO NOTHING
     RETURNING client_order_id),
 noted AS (
-    INSERT INTO order_events (client_order_id, event_id, event, from_state, to_state, source, venue_time, recv_time, epoch, payload)
-    SELECT e.client_order_id, e.event_id, e.event, e.from_state, e.to_state, e.source, e.venue_time, e.recv_time, e.epoch,
-           e.payload
-      FROM placed JOIN jsonb_populate_recordset(NULL::order_events, $7::jsonb) AS e USING (client_order_id)
+    INSERT INTO order_events ({event_columns}) SELECT {event_values} FROM placed
     ON CONFLICT (client_order_id, event_id) DO NOTHING)
 SELECT EXISTS (SELECT FROM lease) AS is_leader, EXISTS (SELECT FROM killed) AS is_killed,
        EXISTS (SELECT FROM may) AS is_taken, ARRAY(SELECT client_order_id FROM placed) AS placed;
 
--- name: deny
--- Keep a denied intent: the order row, its event and the signal's outcome in one statement, fenced by the lease's epoch.
+-- name: place_many
+-- `place_one` for several items, each with its signal and any number of orders and events: one transaction, an outcome each.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
+killed AS (SELECT 1 FROM kill_switch WHERE is_engaged LIMIT 1),
+item AS (
+    SELECT *
+      FROM unnest($3::int[], $4::uuid[], $5::text[], $6::text[], $7::timestamptz[], $8::text[], $9::text[], $10::boolean[])
+        AS i(number, signal_id, state, client_order_id, decided_at, code, detail, is_exempt)),
+allowed AS (
+    SELECT * FROM item WHERE EXISTS (SELECT FROM lease) AND (is_exempt OR NOT EXISTS (SELECT FROM killed))),
 taken AS (
-    UPDATE signals SET state = 'denied', client_order_id = $4, decided_at = $5, code = $8, detail = $9
-     WHERE id = $3::uuid AND state = 'ready' AND EXISTS (SELECT FROM lease)
-    RETURNING id),
+    UPDATE signals s SET state = i.state, client_order_id = i.client_order_id, decided_at = i.decided_at, code = i.code,
+           detail = i.detail
+      FROM allowed i WHERE s.id = i.signal_id AND s.state = 'ready'
+    RETURNING i.number),
+may AS (SELECT number FROM taken UNION ALL SELECT number FROM allowed WHERE signal_id IS NULL),
 placed AS (
-    INSERT INTO orders SELECT n.* FROM taken, jsonb_populate_recordset(NULL::orders, $6::jsonb) AS n
+    INSERT INTO orders ({order_columns})
+    SELECT {order_columns} FROM may JOIN ROWS FROM (unnest($11::orders[]), unnest($12::int[])) AS n ON n.unnest = may.number
     ON CONFLICT (client_order_id) DO NOTHING
     RETURNING client_order_id),
 noted AS (
-    INSERT INTO order_events (client_order_id, event_id, event, from_state, to_state, source, venue_time, recv_time, epoch, payload)
-    SELECT e.client_order_id, e.event_id, e.event, e.from_state, e.to_state, e.source, e.venue_time, e.recv_time, e.epoch,
-           e.payload
-      FROM placed JOIN jsonb_populate_recordset(NULL::order_events, $7::jsonb) AS e USING (client_order_id)
+    INSERT INTO order_events ({event_columns})
+    SELECT {event_columns} FROM placed JOIN unnest($13::order_events[]) AS e USING (client_order_id)
     ON CONFLICT (client_order_id, event_id) DO NOTHING)
-SELECT EXISTS (SELECT FROM lease) AS is_leader, false AS is_killed,
-       EXISTS (SELECT FROM taken) AS is_taken, ARRAY(SELECT client_order_id FROM placed) AS placed;
+SELECT EXISTS (SELECT FROM lease) AS is_leader, EXISTS (SELECT FROM killed) AS is_killed,
+       ARRAY(SELECT number FROM may) AS taken, ARRAY(SELECT client_order_id FROM placed) AS placed;
 
 -- name: apply
--- What events did: orders, events, executions and positions together, or nothing when one of the executions is booked
--- already. A cancel that a person asked for through the door meanwhile is not overwritten. Fenced by the lease's epoch:
--- the share lock makes a takeover wait until what was written before it is there to be read.
+-- What events did: orders, events, executions and positions of each item ($11) together, or nothing of an item of which one
+-- execution is booked already. A cancel that a person asked for through the gateway meanwhile is not overwritten. Fenced by
+-- the lease's epoch: the share lock makes a takeover wait until what was written before it is there to be read.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $1 AND epoch = $2 FOR SHARE),
+fill AS (SELECT {fill_columns}, n.unnest AS number FROM ROWS FROM (unnest($7::trades[]), unnest($8::int[])) AS n),
 fresh AS (
-    SELECT 1 FROM lease
-     WHERE NOT EXISTS (SELECT FROM trades k JOIN jsonb_to_recordset($5::jsonb) AS w(fill_id uuid) USING (fill_id))),
+    SELECT i.number FROM unnest($11::int[]) AS i(number), lease
+     WHERE NOT EXISTS (SELECT FROM fill f JOIN trades k ON k.fill_id = f.fill_id WHERE f.number = i.number)
+       -- an execution that was booked under an earlier version of its id
+       AND NOT EXISTS (
+            SELECT FROM fill f
+              JOIN trades k ON k.account_id = f.account_id AND k.venue = f.venue AND k.symbol = f.symbol
+                           AND k.venue_trade_id = f.venue_trade_id
+             WHERE f.number = i.number AND k.venue_trade_id <> '' AND k.venue <> 'manual')),
 changed AS (
     UPDATE orders o SET
            quantity = n.quantity, price = n.price, stop_price = n.stop_price, state = n.state,
@@ -62,43 +75,35 @@ changed AS (
            venue_time = n.venue_time, venue_order_id = n.venue_order_id, group_id = n.group_id, code = n.code,
            detail = n.detail, is_stale = n.is_stale, is_late = n.is_late, is_overfilled = n.is_overfilled,
            is_acknowledged = n.is_acknowledged, epoch = n.epoch, sent_at = n.sent_at, updated_at = n.updated_at
-      FROM jsonb_populate_recordset(NULL::orders, $3::jsonb) AS n
-     WHERE o.client_order_id = n.client_order_id AND o.epoch <= $2 AND EXISTS (SELECT FROM fresh)
+      FROM ROWS FROM (unnest($3::orders[]), unnest($4::int[])) AS n
+     WHERE o.client_order_id = n.client_order_id AND o.epoch <= $2 AND n.unnest IN (SELECT number FROM fresh)
     RETURNING o.client_order_id),
 noted AS (
-    INSERT INTO order_events (client_order_id, event_id, event, from_state, to_state, source, venue_time, recv_time, epoch, payload)
-    SELECT e.client_order_id, e.event_id, e.event, e.from_state, e.to_state, e.source, e.venue_time, e.recv_time, e.epoch,
-           e.payload
-      FROM jsonb_populate_recordset(NULL::order_events, $4::jsonb) AS e
-     WHERE EXISTS (SELECT FROM fresh)
+    INSERT INTO order_events ({event_columns})
+    SELECT {event_columns} FROM ROWS FROM (unnest($5::order_events[]), unnest($6::int[])) AS e
+     WHERE e.unnest IN (SELECT number FROM fresh)
     ON CONFLICT (client_order_id, event_id) DO NOTHING),
 booked AS (
-    INSERT INTO trades (
-        fill_id, client_order_id, venue_order_id, venue_trade_id, account_id, venue, symbol, instance,
-        trade_type, quantity, price, fee, fee_currency, realized_pnl, order_type, is_maker, is_late, source,
-        time)
-    SELECT
-        t.fill_id, t.client_order_id, t.venue_order_id, t.venue_trade_id, t.account_id, t.venue, t.symbol,
-        t.instance, t.trade_type, t.quantity, t.price, t.fee, t.fee_currency, t.realized_pnl, t.order_type,
-        t.is_maker, t.is_late, t.source, t.time
-      FROM jsonb_populate_recordset(NULL::trades, $5::jsonb) AS t
-     WHERE EXISTS (SELECT FROM fresh)
-    ON CONFLICT (fill_id) DO NOTHING
+    INSERT INTO trades ({fill_columns})
+    SELECT {fill_columns} FROM fill WHERE number IN (SELECT number FROM fresh)
+    ON CONFLICT DO NOTHING
     RETURNING fill_id),
 moved AS (
-    INSERT INTO positions (
-        account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees, updated_at)
-    SELECT
-        p.account_id, p.venue, p.symbol, p.instance, p.quantity, p.average_price, p.realized_pnl, p.fees,
-        p.updated_at
-      FROM jsonb_populate_recordset(NULL::positions, $6::jsonb) AS p
-     WHERE EXISTS (SELECT FROM fresh)
+    INSERT INTO positions ({position_columns})
+    SELECT {position_columns} FROM ROWS FROM (unnest($9::positions[]), unnest($10::int[])) AS p
+     WHERE p.unnest IN (SELECT number FROM fresh)
     ON CONFLICT (account_id, venue, symbol, instance) DO UPDATE
        SET quantity = excluded.quantity, average_price = excluded.average_price, realized_pnl = excluded.realized_pnl,
-           fees = excluded.fees, updated_at = excluded.updated_at
+           fees = excluded.fees, updated_at = excluded.updated_at, entries = excluded.entries
     RETURNING symbol)
-SELECT EXISTS (SELECT FROM lease) AS is_leader, EXISTS (SELECT FROM fresh) AS is_fresh, (SELECT count(*) FROM changed) AS changed,
-       (SELECT count(*) FROM booked) AS booked, (SELECT count(*) FROM moved) AS moved;
+SELECT EXISTS (SELECT FROM lease) AS is_leader, ARRAY(SELECT number FROM fresh) AS fresh,
+       ARRAY(SELECT client_order_id FROM changed) AS changed, ARRAY(SELECT fill_id FROM booked) AS booked,
+       (SELECT count(*) FROM moved) AS moved;
+
+-- name: columns_of
+-- The columns of a table in the order in which a value of its row type has them.
+SELECT ARRAY(SELECT attname::text FROM pg_attribute
+              WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum);
 
 -- name: open
 -- Every order that may still fill, or whose executions are not all here.
@@ -119,11 +124,19 @@ SELECT * FROM orders WHERE venue = $1 AND symbol = $2 AND venue_order_id = $3;
 -- Every protection leg of these parents, all generations.
 SELECT * FROM orders WHERE parent_id = ANY($1::text[]) ORDER BY created_at, generation;
 
--- name: guarded
--- The newest executed orders with SL or TP of one instance and symbol: what an open position is protected by.
-SELECT * FROM orders
- WHERE account_id = $1 AND symbol = $2 AND instance = $3 AND filled > 0 AND role IN ('entry', 'order')
- ORDER BY created_at DESC LIMIT 20;
+-- name: entries_of
+-- The executed entries that a position is made of, newest first: as many as cover its quantity ($5).
+SELECT * FROM (
+    SELECT o.*, sum(filled) OVER (ORDER BY created_at DESC, client_order_id DESC) - filled AS newer
+      FROM orders o
+     WHERE account_id = $1 AND venue = $2 AND symbol = $3 AND instance = $4 AND filled > 0 AND role IN ('entry', 'order')
+       AND ((side = 'buy') OR EXISTS (SELECT FROM positions p WHERE p.account_id = $1 AND p.venue = $2 AND p.symbol = $3
+                                         AND p.instance = $4 AND p.quantity < 0))) AS entries
+ WHERE newer < $5 ORDER BY created_at DESC, client_order_id DESC;
+
+-- name: is_ended_by_person
+-- Whether a person asked for the cancel of an order.
+SELECT EXISTS (SELECT FROM order_events WHERE client_order_id = $1 AND event = 'CancelWanted');
 
 -- name: last_decision
 -- The newest entry or exit of one instance and symbol that was not denied.
@@ -173,14 +186,32 @@ SELECT * FROM trades
    AND ($3::text IS NULL OR instance = $3) AND ($4::int IS NULL OR account_id = $4) AND ($5::bigint IS NULL OR id < $5)
  ORDER BY id DESC LIMIT $6;
 
+-- name: newest_fill
+-- The newest execution of an account at a venue that carries the venue's own id.
+SELECT * FROM trades
+ WHERE account_id = $1 AND venue = $2 AND venue_trade_id <> '' AND source NOT IN ('bust', 'person')
+ ORDER BY time DESC LIMIT 1;
+
 -- name: last_fills
 -- The newest stored execution per symbol of an account.
 SELECT symbol, max(time) AS time FROM trades WHERE account_id = $1 AND venue = $2 GROUP BY symbol;
 
--- name: realized_since
--- What each account realised since a moment, after fees that were taken in quote or base.
-SELECT account_id, sum(realized_pnl) AS realized FROM trades WHERE time >= $1 GROUP BY account_id;
-
 -- name: booked
--- Which of these executions are booked already.
-SELECT ARRAY(SELECT fill_id FROM trades WHERE fill_id = ANY($1::uuid[]));
+-- Which of these executions are booked already, under this id or, the same trade of the same account, under an earlier one.
+SELECT ARRAY(
+    SELECT fill_id FROM trades WHERE fill_id = ANY($1::uuid[])
+    UNION
+    SELECT w.fill_id
+      FROM unnest($1::uuid[], $3::text[], $4::text[], $5::text[]) AS w(fill_id, venue, symbol, venue_trade_id)
+      JOIN trades k USING (venue, symbol, venue_trade_id)
+     WHERE k.account_id = $2 AND k.venue_trade_id <> '' AND k.venue <> 'manual');
+
+-- name: person_fills
+-- Executions that persons reported when they settled orders, and the entries that took them back, oldest first.
+SELECT t.* FROM trades t
+ WHERE t.client_order_id IN (SELECT client_order_id FROM order_settlements WHERE confirmed_at IS NOT NULL)
+   AND t.source IN ('person', 'bust') ORDER BY t.id;
+
+-- name: trade
+-- One execution.
+SELECT * FROM trades WHERE fill_id = $1;

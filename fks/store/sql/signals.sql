@@ -22,11 +22,15 @@ RETURNING id;
 
 -- name: ready
 -- List the signals that wait for the order manager, oldest first; of one instance and symbol only so many, so that what
--- cannot be decided yet in one place crowds out no other.
+-- cannot be decided yet in one place crowds out no other. Left out: the ids of $3.
 SELECT * FROM (
     SELECT s.*, row_number() OVER (PARTITION BY account_id, venue, symbol, instance ORDER BY seq) AS number
-      FROM signals s WHERE state = 'ready' AND venue = ANY($1::text[])) AS waiting
+      FROM signals s WHERE state = 'ready' AND venue = ANY($1::text[]) AND NOT id = ANY($3::uuid[])) AS waiting
  WHERE number <= $2 ORDER BY seq LIMIT $2 * 20;
+
+-- name: ready_elsewhere
+-- List the oldest signals that wait for an outcome at a venue that is not one of these.
+SELECT * FROM signals WHERE state = 'ready' AND NOT (venue = ANY($1::text[])) ORDER BY seq LIMIT $2;
 
 -- name: waiting
 -- Count the signals that wait for the order manager, by venue, with the age of the oldest in seconds.

@@ -2,6 +2,17 @@
 -- Answer when the server can run a statement at all.
 SELECT 1;
 
+-- name: origin
+-- Which server this is: its identity, its timeline (a promoted standby has a new one), the newest epoch of a role ($1), and
+-- whether its commits are durable.
+SELECT (pg_control_system()).system_identifier AS system_id,
+       pg_is_in_recovery() AS is_standby,
+       CASE WHEN pg_is_in_recovery() THEN 0
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END AS timeline,
+       (SELECT epoch FROM leases WHERE name = $1) AS epoch,
+       EXISTS (SELECT FROM signals) OR EXISTS (SELECT FROM orders) AS has_past,
+       current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit;
+
 -- name: partitions
 -- The names of every partition of bars and public trades.
 SELECT child.relname AS name

@@ -25,8 +25,8 @@ SELECT (extract(epoch FROM time) * 1000000)::bigint AS time_us, open, high, low,
  ORDER BY time LIMIT $6;
 
 -- name: commit
--- Move one instance on together with the signals of the bars it decided on, and the note of a moved anchor: one statement,
--- so that a worker stopped in the middle holds no lock. Nothing when a newer epoch holds the worker's lease, when the
+-- Move one instance on together with the signals of the bars it decided on, and the notes of a moved anchor and of bars
+-- that were decided on too late: one statement, so that a worker stopped in the middle holds no lock. Nothing when a newer epoch holds the worker's lease, when the
 -- instance was given to another worker, or when its cursor is not where this worker left it.
 WITH lease AS (SELECT 1 FROM leases WHERE name = $7 AND epoch = $2 FOR SHARE),
 moved AS (
@@ -38,6 +38,9 @@ moved AS (
 noted AS (
     INSERT INTO actor_events (child, event, reason, epoch, payload)
     SELECT $7, 'strategy.reanchored', 'history bounded', $2, $10::jsonb FROM moved WHERE $10::jsonb IS NOT NULL),
+late AS (
+    INSERT INTO actor_events (child, event, reason, epoch, payload)
+    SELECT $7, 'strategy.missed', 'decided too late', $2, $11::jsonb FROM moved WHERE $11::jsonb IS NOT NULL),
 added AS (
     INSERT INTO signals (
         id, source, instance, params_version, account_id, venue, exchange, symbol, timeframe, ts_event, ordinal, kind, side,
@@ -117,8 +120,8 @@ SELECT *, NULL::timestamptz AS sealed_through FROM strategy_instances ORDER BY i
 -- name: add
 -- Add an instance; no row back when its id is taken or the account does not exist.
 INSERT INTO strategy_instances (id, strategy, params, exchange, symbol, timeframe, account_id, venue, sizing, size, approval,
-                                valid_for_s, is_enabled, shard)
-SELECT $1, $2, $3, $4, $5, $6, a.id, COALESCE($8, a.venue), $9, $10, $11, $12, $13,
+                                valid_for_s, is_enabled, pyramiding, shard)
+SELECT $1, $2, $3, $4, $5, $6, a.id, COALESCE($8, a.venue), $9, $10, $11, $12, $13, $14,
        (SELECT count(*)::int FROM strategy_instances)
   FROM accounts a WHERE a.name = $7
 ON CONFLICT DO NOTHING

@@ -2,11 +2,18 @@
 -- Append one line to the history of the tree.
 INSERT INTO actor_events (child, event, reason, pid, epoch, payload, node) VALUES ($1, $2, $3, $4, $5, $6, $7);
 
--- name: restarts_within
--- Ages in seconds of the restarts in the window, so that a new supervisor keeps counting.
-SELECT child, extract(epoch FROM now() - time)::float8 AS age_s FROM actor_events
- WHERE event = 'restarted' AND time > now() - make_interval(secs => $1)
- ORDER BY time DESC;
+-- name: lives
+-- The starts and deaths of every child in the window, oldest first, so that a new supervisor keeps counting.
+SELECT child, event, extract(epoch FROM now() - time)::float8 AS age_s FROM actor_events
+ WHERE event IN ('started', 'restarted', 'escalated', 'cleared') AND time > now() - make_interval(secs => $1)
+ ORDER BY id;
+
+-- name: escalations
+-- Why each child escalated whose escalation no person has ended.
+SELECT child, reason FROM (
+    SELECT DISTINCT ON (child) child, event, reason FROM actor_events
+     WHERE event IN ('escalated', 'cleared') ORDER BY child, id DESC) AS newest
+ WHERE event = 'escalated';
 
 -- name: upsert_health
 -- Write the last beat of many components in one statement; a row of a newer epoch is left alone.
@@ -39,7 +46,7 @@ SELECT ARRAY(SELECT id FROM strategy_instances WHERE is_isolated AND is_enabled 
 
 -- name: restart_counts
 -- How often each child was ever restarted.
-SELECT child, count(*) AS count FROM actor_events WHERE event = 'restarted' GROUP BY child;
+SELECT child, count(*) AS count FROM actor_events WHERE event IN ('restarted', 'escalated') GROUP BY child;
 
 -- name: proven_end
 -- The epoch of a child's last recorded end, if the process is proven gone.

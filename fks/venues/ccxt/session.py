@@ -8,26 +8,19 @@ raw to `on_user_event`; with base URLs given, no URL of the real exchange is lef
 
 from __future__ import annotations
 
-import contextvars
-import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
-import certifi
-import orjson
 
 from fks.clock import Clock
 from fks.model.errors import PeerError
-from fks.venues.ccxt.classify import Wire
-from fks.venues.ccxt.config import CcxtConfig
+from fks.venues.binance.config import SessionConfig
+from fks.venues.binance.http import WIRE, tls_of, trace
 from fks.venues.ccxt.library import binance, ccxt
 
-WIRE: contextvars.ContextVar[Wire | None] = contextvars.ContextVar("fks_wire", default=None)
 #: the message hash whose rejection says that the user stream's socket is gone
 BROKEN = "fks:broken"
-_BODY_MAX = 2000
 USER_EVENTS = frozenset(
     {
         "executionReport",
@@ -43,7 +36,7 @@ USER_EVENTS = frozenset(
 class BinanceSession(binance):  # type: ignore[misc]  # ccxt is untyped
     """One exchange object per (venue, account, role); `connect` before use, `disconnect` after."""
 
-    def __init__(self, config: CcxtConfig, clock: Clock) -> None:
+    def __init__(self, config: SessionConfig, clock: Clock) -> None:
         self._fks_clock = clock
         self._fks_http: aiohttp.ClientSession | None = None
         self.on_user_event: Callable[[Mapping[str, Any]], None] = lambda event: None
@@ -51,7 +44,7 @@ class BinanceSession(binance):  # type: ignore[misc]  # ccxt is untyped
             {
                 "apiKey": config.api_key,
                 "secret": config.api_secret,
-                "enableRateLimit": False,  # budgets are risk's; a queue inside the library would delay an exit
+                "enableRateLimit": False,  # we have a budget of our own; a queue inside the library would delay an exit
                 "timeout": int(config.order_timeout_s * 1000),
                 "streaming": {"keepAlive": config.keepalive_ms},
                 "enableLastHttpResponse": False,
@@ -97,12 +90,10 @@ class BinanceSession(binance):  # type: ignore[misc]  # ccxt is untyped
     async def connect(self) -> None:
         """Make the HTTP session in the running loop. Sends nothing."""
         if self._fks_http is None:
-            # a machine may have no certificates of its own; certifi's are what ccxt itself would use
-            is_secure = str(self.urls["api"]["private"]).startswith("https")
-            tls = ssl.create_default_context(cafile=certifi.where()) if is_secure else True
+            tls = tls_of(str(self.urls["api"]["private"]))
             self._fks_http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=64, happy_eyeballs_delay=0.1, ssl=tls),
-                trace_configs=[_trace()],
+                trace_configs=[trace()],
                 trust_env=False,
             )
             self.own_session = False
@@ -127,16 +118,7 @@ class BinanceSession(binance):  # type: ignore[misc]  # ccxt is untyped
         """Keep what came back before ccxt interprets it."""
         wire = WIRE.get()
         if wire is not None:
-            wire.status = code
-            wire.body = response_body[:_BODY_MAX]
-            try:
-                wire.payload = orjson.loads(response_body)
-            except orjson.JSONDecodeError:
-                wire.payload = None
-            try:
-                wire.retry_after_s = float(response_headers.get("Retry-After", ""))
-            except ValueError:
-                wire.retry_after_s = None
+            wire.note(code, response_body, response_headers)
         return str(super().on_rest_response(
             code, reason, url, method, response_headers, response_body, request_headers, request_body
         ))  # fmt: skip
@@ -188,31 +170,3 @@ def _user_event(message: Any) -> Mapping[str, Any] | None:
     if not isinstance(event, dict):
         raise PeerError(f"a user event is no object: {str(message)[:200]}")
     return event if event.get("e") in USER_EVENTS else None
-
-
-def _trace() -> aiohttp.TraceConfig:
-    """Return the trace that asks at the moment just before a request's first byte is written whether it may be, marks that
-    it is, and refuses redirects."""
-
-    async def on_headers(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-        wire = WIRE.get()
-        if wire is None:
-            return
-        if wire.may_leave is not None and not wire.may_leave():
-            wire.is_held_back = True
-            raise aiohttp.ClientError("the lease is not held: nothing is sent")
-        wire.bytes_left = True
-
-    async def on_redirect(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-        raise aiohttp.ClientError("the venue redirected; a request is never sent to a second place")
-
-    trace = aiohttp.TraceConfig()
-    trace.on_request_headers_sent.append(on_headers)
-    trace.on_request_redirect.append(on_redirect)
-    return trace
-
-
-async def on_wire(wire: Wire, call: Callable[[], Awaitable[Any]]) -> Any:
-    """Await `call()` so that what it does on the wire is noted in `wire`. Run it in a task of its own."""
-    WIRE.set(wire)
-    return await call()

@@ -179,6 +179,18 @@ async def test_accounts_are_made_once(gateway: Running) -> None:
         assert names == ["demo", "sim", "My Trading Account"]
 
 
+async def test_an_accounts_mode_is_fixed_with_its_identity(gateway: Running, database: Database) -> None:
+    async with gateway.client() as client:
+        made = await client.post("/accounts/change", json={"name": "demo", "mode": "live", "is_enabled": False})
+        assert (made.status_code, made.json()["mode"], made.json()["is_enabled"]) == (200, "live", False)
+        await database.sql("UPDATE accounts SET environment = 'live', uid = '9' WHERE name = 'demo'")
+        made = await client.post("/accounts/change", json={"name": "demo", "is_enabled": True})
+        assert made.json()["is_enabled"] is True
+        await _problem(await client.post("/accounts/change", json={"name": "demo", "mode": "paper"}), 409, "ACCOUNT_TIED")
+        await _problem(await client.post("/accounts/change", json={"name": "x"}), 404, "ACCOUNT_UNKNOWN")
+        assert [row["uid"] for row in (await client.get("/accounts")).json()["items"]] == ["9", None]
+
+
 async def test_every_answer_has_the_security_headers_and_no_cors(gateway: Running) -> None:
     async with gateway.client("read") as client:
         for path in ("/health", "/orders", "/nowhere", "/monitor/", "/docs"):

@@ -153,7 +153,7 @@ async def test_status_shows_versions_where_they_differ_and_problems_in_words(fks
 
 
 async def test_alerts_are_listed_settled_and_kept(fks: Fks, gateway: Running, story: Database) -> None:
-    await TreeJournal(story).page("child.given_up", "orders died 6 times", "orders")
+    await TreeJournal(story).page("child.escalated", "orders died 6 times", "orders")
     await story.sql("INSERT INTO alerts (severity, event, message, component) VALUES ('warning', 'fill.external', 'odd', 'orders')")
     code, out, _ = await fks("alerts")
     assert (code, "orders died 6 times" in out, "odd" in out) == (OK, True, True)

@@ -7,25 +7,26 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fks.backtest import Setup, run
 from fks.clock import RealClock
 from fks.config.settings import Data, Risk, Settings, Sim
-from fks.execution.door import WAKE
-from fks.execution.strategy_worker import StrategyWorker
 from fks.model.bar import Bars
 from fks.model.instrument import Instrument
-from fks.model.timeframe import to_datetime
-from fks.store.bus import BARS, Bus
+from fks.model.timeframe import NS, to_datetime, to_ns
+from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.strategies.base import Strategy
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
+from fks.strategy_worker.worker import StrategyWorker
 from fks.venues.registry import make_venue
 from tests.support.fills import assert_same_fills
 from tests.support.order_rig import Rig
@@ -110,7 +111,7 @@ class Market:
 
         async def knows_price() -> bool:
             await self.bus.publish(WAKE, {"type": "look"})
-            return all(mark.price == price for mark in rig.service.book.marks.values())
+            return all(mark.price == price for mark in rig.service.cache.marks.values())
 
         await until(knows_price)
         for symbol in self.strategies:
@@ -144,6 +145,7 @@ class Running:
 
     market: Market
     home: Path
+    settings: Settings = SETTINGS
     epoch: int = 0
     rig: Rig | None = None
     working: asyncio.Task[None] | None = None
@@ -151,11 +153,11 @@ class Running:
     async def start(self) -> None:
         self.epoch += 1
         log, clock = CollectingLog(), RealClock()
-        paper = make_venue("paper", settings=SETTINGS, node=None, clock=clock, log=log, account_id=1, paper_mode="bar")
-        self.rig = Rig(self.market.db, self.market.bus, paper, SETTINGS, venues={"paper": paper}, log=log)  # type: ignore[arg-type]
+        paper = make_venue("paper", settings=self.settings, node=None, clock=clock, log=log, account_id=1, paper_mode="bar")
+        self.rig = Rig(self.market.db, self.market.bus, paper, self.settings, venues={"paper": paper}, log=log)  # type: ignore[arg-type]
         worker = StrategyWorker(
             db=self.market.db, bus=self.market.bus, clock=clock, meter=RecordingMeter(), log=log, shard=0, shards=1,
-            lease=await hold(self.market.db, self.epoch), home=self.home,
+            lease=await hold(self.market.db, self.epoch), home=self.home, is_tape=True,
         )  # fmt: skip
         await worker.start()
         self.working = asyncio.create_task(worker.run())
@@ -222,3 +224,48 @@ async def test_paper_fills_what_the_backtest_fills(market: Market, system: Runni
             await until(enough, deadline_s=5)
         assert len(wanted.fills) > 6 or strategy.name == "buy_and_hold"
         assert_same_fills(wanted.fills, await booked())
+
+
+@pytest.mark.parametrize("limit", ["loss_day_max", "notional_max_order"])
+async def test_paper_denies_what_the_backtest_denies(database: Database, bus: Bus, tmp_path: Path, limit: str) -> None:
+    """A tape of the trading day that began some hours ago, and a limit that binds in the middle of it."""
+    strategy = load_catalogue().make("sma_cross", {"fast": 3, "slow": 8})
+    first = strategy.warmup() + 2
+    tape = synthetic(first + 50)
+    began = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=4)
+    tape = replace(tape, symbol="S00USDT", time_ns=tape.time_ns - tape.time_ns[0] + to_ns(began) + 600 * NS)
+    # the price rises on the whole, so that orders of a fixed quantity cost more and more
+    value = {"loss_day_max": Decimal(2), "notional_max_order": Decimal(str(np.median(tape.close[first:]))) * 2}[limit]
+    risk = SETTINGS.risk.model_copy(update={limit: value, "day_start_hour": began.hour})
+    setup = Setup(
+        instrument("S00USDT"), sizing="quantity", size=Decimal(2), cash=Decimal(100_000), start_ns=int(tape.time_ns[first]), limits=risk
+    )
+    wanted = run(strategy, tape, setup)
+    assert wanted.denied
+    assert len(wanted.fills) >= 4
+
+    market = Market(database, bus, {"S00USDT": strategy}, tape, first)
+    await market.seed()
+    await database.sql("UPDATE strategy_instances SET sizing = 'quantity', size = 2")
+    running = Running(market, tmp_path, SETTINGS.model_copy(update={"risk": risk}))
+    await running.start()
+    try:
+        for index in range(first, len(tape)):
+            assert running.rig is not None
+            await market.advance(index, running.rig)
+
+        async def booked() -> list[Any]:
+            return await database.sql(
+                "SELECT time, lower(trade_type) AS side, quantity, price, fee, fee_currency FROM trades ORDER BY time, id"
+            )
+
+        async def enough() -> bool:
+            return len(await booked()) >= len(wanted.fills)
+
+        with contextlib.suppress(AssertionError):
+            await until(enough, deadline_s=5)
+        assert_same_fills(wanted.fills, await booked())
+        denied = await database.sql("SELECT ts_event, code FROM signals WHERE state = 'denied' ORDER BY ts_event")
+        assert [(to_ns(row["ts_event"]), row["code"]) for row in denied] == [(row.time_ns, row.code) for row in wanted.denied]
+    finally:
+        await running.crash()

@@ -17,7 +17,7 @@ from fks.config.settings import Data, Settings
 from fks.data.gaps import DAY_NS
 from fks.data.purse import budget_for
 from fks.data.request import fetch_history
-from fks.store.budgets import purse_of
+from fks.store.budgets import bucket_of
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.contract.store.test_budgets import Impatient, at_once, dial_at_once
@@ -42,7 +42,7 @@ def home(tmp_path: Path, database_url: str, redis_url: str) -> Paths:
 
 async def spent(bus: Bus, address: str) -> bool:
     """Return whether anything was ever taken from the purse of an address; it is empty afterwards."""
-    return bool(await bus._client.delete(purse_of("binance", address)))
+    return bool(await bus._client.delete(bucket_of("binance", address)))
 
 
 async def test_a_notebook_pays(database: Database, bus: Bus, home: Paths, exchange: LocalExchange) -> None:

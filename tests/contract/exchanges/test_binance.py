@@ -20,8 +20,9 @@ from fks.exchanges.binance import BinanceExchange
 from fks.exchanges.registry import EXCHANGES, endpoint_of, make_exchange
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
-from fks.model.instrument import find_instrument
+from fks.model.instrument import Lot, PercentPrice, find_instrument
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from fks.model.order import OrderType
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, bar_end
 from tests.support.local_exchange import LocalExchange
@@ -298,6 +299,10 @@ async def test_instruments_are_exact(real: Exchange) -> None:
     btc = found["BTCUSDT"]
     assert (btc.name, btc.tick, btc.lot_step, btc.notional_min) == ("BTC/USDT", Decimal("0.01"), Decimal("0.00001"), Decimal(5))
     assert btc.is_trading
+    assert btc.market_lot == Lot(Decimal(0), Decimal(1_000_000), Decimal(0))
+    assert (btc.orders_max, btc.algo_orders_max, btc.has_oco, btc.is_notional_min_for_market) == (200, 5, True, True)
+    assert btc.percent_price == PercentPrice(*(Decimal(text) for text in ("0.2", "5", "0.2", "5")))
+    assert btc.order_types == {kind.value for kind in OrderType}
     assert all(find_instrument(text, [btc]) is btc for text in ("BTCUSDT", "BTC/USDT", "btc-usdt", "binance:BTCUSDT"))
 
 

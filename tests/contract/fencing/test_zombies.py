@@ -23,18 +23,17 @@ import numpy as np
 import psutil
 import pytest
 
-from fks.execution.door import WAKE
 from fks.model.order import OrderType, State
 from fks.model.signal import Kind
 from fks.model.timeframe import to_datetime
-from fks.store.bus import BARS, Bus
+from fks.store.bus import BARS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
 from fks.store.orders import OrderStore
 from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import Rig, seed
 from tests.support.scripted_venue import ScriptedVenue
-from tests.support.strategies import add_account, add_instance, bars_of, seal
+from tests.support.strategies import EVERY_EDGE, add_account, add_instance, bars_of, seal
 from tests.support.waiting import until
 from tests.support.zombie_process import RENEW_S, TTL_S
 
@@ -290,7 +289,7 @@ async def test_a_zombie_strategy_worker_inserts_no_signal(
     dice = np.random.default_rng(5)
     bars = bars_of((10_000 + np.cumsum(dice.integers(-30, 31, 60))) / 100.0)
     await add_account(db)
-    await add_instance(db, "a", "sma_cross", {"fast": 2, "slow": 4, "short": True})
+    await add_instance(db, "a", "sma_cross", {"fast": 2, "slow": 4, "short": True}, **EVERY_EDGE)
     await seal(db, bars[:10])
     common = {"role": "strategy", "database_url": database_url, "redis_url": redis_url}
     first = await Process.start(

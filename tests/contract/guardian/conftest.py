@@ -39,6 +39,7 @@ async def trader(exchange: LocalExchange) -> AsyncIterator[CcxtVenue]:
     """The order manager's session: what it placed is there for the guardian to end."""
     venue = venue_on(exchange.info)
     await venue.open()
+    venue.admit(await venue.identity())
     yield venue
     await venue.close()
 
@@ -49,10 +50,11 @@ def write_positions(
     *,
     orders: Sequence[Sequence[Any]] = (),
     booked: Sequence[Any] = (),
+    identities: Sequence[Sequence[Any]] = (),
 ) -> None:
     """Write the file the guardian reads when the database is away."""
     row = {
-        "as_of_ns": time.time_ns(), "positions": positions, "orders": orders, "booked": booked,
+        "as_of_ns": time.time_ns(), "positions": positions, "orders": orders, "booked": booked, "identities": identities,
         "instruments": [["binance", "BTCUSDT", "BTC", "USDT", "0.00001", "0.00001", "5"]],
     }  # fmt: skip
     (folder / "kill-positions.json").write_text(json.dumps(row))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fks.execution.guardian import last_kill, read_kill
-from fks.execution.kill_journal import KillJournal
+from fks.guardian.journal import KillJournal
+from fks.guardian.service import last_kill, read_kill
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Outcome, Presence, Side
 from fks.store.db import Database

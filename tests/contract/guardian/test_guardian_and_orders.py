@@ -11,11 +11,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from fks.api.order_entry import EntryAnswer, OrderEntry, OrderRequest
 from fks.clock import RealClock
 from fks.config.settings import Http, Settings, Venue
-from fks.execution.door import Door, DoorAnswer, OrderRequest
-from fks.execution.guardian import read_kill
-from fks.execution.orders import OrderService
+from fks.guardian.journal import kill_mode
+from fks.model.order import Outcome, Side
+from fks.order_manager.service import OrderManager
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
@@ -25,6 +26,7 @@ from tests.support.guardian_process import guardian_with, venue_on
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.strategies import collect
+from tests.support.venue_orders import order
 from tests.support.waiting import until
 
 SETTINGS = Settings(
@@ -41,15 +43,15 @@ SETTINGS = Settings(
 
 
 @asynccontextmanager
-async def trading(exchange: LocalExchange, db: Database, bus: Bus, folder: Path) -> AsyncIterator[Door]:
+async def trading(exchange: LocalExchange, db: Database, bus: Bus, folder: Path) -> AsyncIterator[OrderEntry]:
     """A running order service on the exchange, with a fresh price in `feeds`, and the door to it."""
     clock, log = RealClock(), CollectingLog()
     epoch = await raise_epoch(db, "orders", "test")
     lease = HeldLease(db, clock, name="orders", epoch=epoch, holder="test", ttl_s=5.0, renew_s=0.5)
     await lease.renew()
-    service = OrderService(
+    service = OrderManager(
         db=db, bus=bus, venues={"ccxt": venue_on(exchange.info)}, settings=SETTINGS, clock=clock, meter=RecordingMeter(),
-        log=log, lease=lease, is_killed=lambda: read_kill(folder / "kill.jsonl") is not None,
+        log=log, lease=lease, kill_file=lambda: kill_mode(folder / "kill.jsonl"),
     )  # fmt: skip
 
     async def tell_price() -> None:
@@ -73,7 +75,7 @@ async def trading(exchange: LocalExchange, db: Database, bus: Bus, folder: Path)
     tasks.append(asyncio.create_task(service.run()))
     try:
         await until(lambda: service.is_ready, deadline_s=10)
-        yield Door(db, bus, clock, SETTINGS)
+        yield OrderEntry(db, bus, clock, SETTINGS)
     finally:
         for task in tasks:
             task.cancel()
@@ -83,7 +85,7 @@ async def trading(exchange: LocalExchange, db: Database, bus: Bus, folder: Path)
         await service.stop()
 
 
-async def buy(door: Door, exchange: LocalExchange, quantity: str, **fields: Any) -> DoorAnswer:
+async def buy(door: OrderEntry, exchange: LocalExchange, quantity: str, **fields: Any) -> EntryAnswer:
     request = OrderRequest(
         symbol="BTCUSDT", side="buy", type="market", quantity=Decimal(quantity), account="demo", **fields
     )
@@ -163,3 +165,38 @@ async def test_a_kill_while_the_order_service_is_dead_is_booked_when_it_is_back(
 
             await until(is_booked)
             assert (await trader.balances())["BTC"].total - start == await held(database)
+
+
+async def test_a_held_kill_keeps_protection_and_has_it_placed_again(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, bus: Bus
+) -> None:
+    """Somebody cancels the stop by hand while the kill is engaged: the order manager places it, the guardian lets it be."""
+    await seed(database, position=None)
+    async with trading(exchange, database, bus, folder) as door:
+        answer = await buy(door, exchange, "0.05", stop_loss=at(exchange, "0.9"), take_profit=at(exchange, "1.1"))
+        assert answer.status == 202, answer.body
+
+        async def legs() -> set[str]:
+            return {report.client_order_id for report in await trader.open_orders()}
+
+        async def is_protected() -> bool:
+            return len(await legs()) == 2 and await held(database) == Decimal("0.04995")
+
+        await until(is_protected)
+        first = await legs()
+        async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
+            await until(lambda: guardian.detail()["database"] == "up" and (folder / "kill-positions.json").exists())
+            assert (await guardian.kill(reason="", by="me", flatten=False))["is_quiet"]
+            await until(lambda: guardian.report()["is_done"])
+            assert await legs() == first
+            leg = order("0.04995", side=Side.SELL, client_order_id=min(first))  # one leg of an OCO takes the other along
+            assert (await trader.cancel(leg)).outcome is Outcome.ACK
+
+            async def is_protected_again() -> bool:
+                now = await legs()
+                return len(now) == 2 and not now & first
+
+            await until(is_protected_again, deadline_s=10)
+            await until(lambda: guardian.report()["is_done"])
+            assert len(await legs()) == 2
+    assert await held(database) == Decimal("0.04995")

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from fks.execution.guardian import Guardian, last_kill, read_kill
-from fks.execution.kill_journal import ENDED, KillJournal, flatten_id
+from fks.guardian.journal import ENDED, KillJournal
+from fks.guardian.service import Guardian, last_kill, read_kill
 from fks.model import ids
+from fks.model.ids import flatten_id
 from fks.model.order import Fill, OrderType, Outcome, Role, Side
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue
@@ -167,7 +168,7 @@ async def test_an_unclear_flattening_is_asked_about_not_repeated(
     assert before - (await trader.balances())["BTC"].total == Decimal("0.3")
     ids = [row["params"]["newClientOrderId"] for row in sells(exchange, since)]
     assert len(set(ids)) == len(ids), "no id is sent twice"
-    if kind == "drop":  # never arrived: proven absent by C5, then the next generation closed it
+    if kind == "drop":  # never arrived: proven absent by C5, then the next attempt closed it
         assert [item["outcome"] for item in report["orders"]] == ["absent", "filled"]
     else:
         assert len(ids) == 1
@@ -378,3 +379,30 @@ async def test_a_flattening_booked_long_ago_is_not_counted_again(
         await until(lambda: guardian.report()["is_done"])
     rows = [row["params"] for row in exchange.received(path="/api/v3/order", method="POST", after=since)]
     assert [(row["side"], row["quantity"]) for row in rows] == [("SELL", "0.1")]
+
+
+async def test_a_kill_closes_nothing_at_another_account(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path
+) -> None:
+    """The demo's positions are not sold from the coins of the real account, nor the reverse."""
+    who = await trader.identity()
+    price = await trader.last_price("BTCUSDT")
+    assert price is not None
+    standing = order("0.01", type=OrderType.LIMIT, price=(price * Decimal("0.9")).quantize(Decimal(1)))
+    assert (await trader.submit(standing)).outcome is Outcome.ACK
+    mine = [1, "sim", who.uid, who.network_epoch]
+    positions = [["ccxt", 1, "BTCUSDT", "s1", "0.1"], ["ccxt", 2, "BTCUSDT", "s2", "0.2"]]
+    write_positions(folder, positions[1:], identities=[mine, [2, "live", "9", ""]])
+    since = mark(exchange)
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
+        await guardian.kill(reason="", by="me")
+        await until(lambda: guardian.report()["venues"][0]["state"] == "refused")
+    assert sells(exchange, since) == []
+    assert standing.client_order_id in {report.client_order_id for report in await trader.open_orders()}
+    (folder / "kill.jsonl").unlink()
+    write_positions(folder, positions, identities=[mine, [2, "live", "9", ""]])
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
+        report = await guardian.kill(reason="", by="me")
+        assert report["is_quiet"], report
+    assert sum(Decimal(row["params"]["quantity"]) for row in sells(exchange, since)) < Decimal("0.2"), "s2's is not sold"
+    assert await trader.open_orders() == []

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from fks.config.settings import Database as DatabaseSettings
-from fks.execution.guardian import read_kill
+from fks.guardian.service import read_kill
 from fks.store import migrate
 from fks.store.db import Database
 from fks.venues.ccxt import CcxtVenue

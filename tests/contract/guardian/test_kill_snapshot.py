@@ -9,7 +9,7 @@ from decimal import Decimal
 import orjson
 import pytest
 
-from fks.execution.kill_positions import WINDOW_S, Holder, Snapshot
+from fks.guardian.positions import WINDOW_S, Holder, Snapshot
 from fks.model.order import Fill, Side
 from fks.store.db import Database
 from fks.store.kill import KillStore

@@ -45,7 +45,7 @@ async def running(home):
         site = open_site(paths)
         specs = [spec for spec in site.specs() if spec.name != "ray"]
         presence = Presence(paths, site.settings, site.secrets, site.node().redis_url, RealClock())
-        hands = TreeWithoutRay(paths, site.settings, site.redactor, presence, site.node)
+        hands = TreeWithoutRay(paths, site.settings, site.redactor, presence, site.node, CollectingLog())
         keeper = Keeper(paths, specs, hands, site.node, RealClock(), CollectingLog(), policy=REAL)
         task = asyncio.create_task(keeper.run())
         try:

@@ -33,8 +33,8 @@ async def _open(db: Database) -> list[str]:
 
 async def test_a_child_that_came_back_settles_its_own_page(account: Database) -> None:
     journal = TreeJournal(account)
-    await journal.page("child.given_up", "orders died 6 times in 60 s", "orders")
-    for state, up_s, settled in (("failed", 60, []), ("ready", 2, []), ("ready", 60, ["child.given_up"])):
+    await journal.page("child.escalated", "orders died 6 times in 60 s", "orders")
+    for state, up_s, settled in (("failed", 60, []), ("ready", 2, []), ("ready", 60, ["child.escalated"])):
         await journal.write_health([HealthRow("orders", "actor", state, 7, "n", 6, None, None)])
         await account.sql("UPDATE component_health SET beat_at = now(), since = now() - make_interval(secs => $1)", up_s)
         assert await _settle(account) == settled
@@ -69,9 +69,9 @@ async def test_orders_and_positions_settle_what_was_about_them(account: Database
 
 async def test_each_new_alert_is_passed_on_once_and_those_of_the_order_manager_never(account: Database) -> None:
     journal, news = TreeJournal(account), News(account)
-    await journal.page("child.given_up", "old news", "orders")
+    await journal.page("child.escalated", "old news", "orders")
     assert await news.new() == []
-    await journal.page("child.given_up", "it died", "orders")
+    await journal.page("child.escalated", "it died", "orders")
     await Facts(account).note_alert("page", "fill.stray", "told already", "orders", {})
     assert [(row["type"], row["component"], row["message"]) for row in await news.new()] == [("alert", "orders", "it died")]
     assert await news.new() == []

@@ -84,6 +84,58 @@ async def test_a_hidden_order_is_not_found_for_k_queries(sim: Sim, client: Any) 
     assert (await client.fetch_order(None, "BTC/USDT", {"clientOrderId": "ghost"}))["status"] == "open"
 
 
+async def test_an_order_is_hidden_until_it_is_old_enough(sim: Sim, client: Any) -> None:
+    sim.fault("hide_order", seconds=0.6)
+    for name in ("young", "younger"):
+        await client.create_order("BTC/USDT", "limit", "buy", "0.001", "30000", {"clientOrderId": name})
+        with pytest.raises(ccxt.OrderNotFound):
+            await client.fetch_order(None, "BTC/USDT", {"clientOrderId": name})
+        assert name not in {order["clientOrderId"] for order in await client.fetch_open_orders("BTC/USDT")}
+
+        def is_shown(name: str = name) -> bool:
+            return sim.signed("GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId=name)[0] == 200
+
+        await until(is_shown)
+
+
+async def test_an_order_of_unknown_outcome_is_accepted_seconds_later(sim: Sim, client: Any) -> None:
+    sim.fault("accept_late", **ORDER, seconds=0.5)
+    with pytest.raises(ccxt.RequestTimeout, match="-1007"):
+        await client.create_order("BTC/USDT", "limit", "buy", "0.001", "30000", {"clientOrderId": "late"})
+    log = sim.get("/sim/received?client_order_id=late&path=/api/v3/order&method=POST")["items"]
+    assert [row["outcome"] for row in log] == ["fault:accept_late"]
+    assert sim.signed("GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId="late")[0] == 400
+
+    def is_there() -> bool:
+        return sim.signed("GET", "/api/v3/order", symbol="BTCUSDT", origClientOrderId="late")[0] == 200
+
+    await until(is_there)
+    log = sim.get("/sim/received?client_order_id=late&path=/api/v3/order&method=POST")["items"]
+    assert [row["outcome"] for row in log] == ["200 fault:accept_late"]
+
+
+async def test_a_late_order_may_still_be_refused(sim: Sim) -> None:
+    sim.fault("accept_late", **ORDER, seconds=0.05)
+    order = {"symbol": "BTCUSDT", "side": "BUY", "type": "LIMIT", "timeInForce": "GTC", "price": "30000"}
+    assert sim.signed("POST", "/api/v3/order", **order, quantity="200", newClientOrderId="poor")[0] == 504
+
+    def outcome() -> list[str]:
+        log = sim.get("/sim/received?client_order_id=poor&path=/api/v3/order&method=POST")["items"]
+        return [row["outcome"] for row in log if row["outcome"] != "fault:accept_late"]
+
+    assert await until(outcome) == ["400 -2010 fault:accept_late"]
+
+
+async def test_a_banned_address_gets_418_until_the_ban_ends(sim: Sim) -> None:
+    sim.fault("ban", seconds=0.4, path="/api/v3/account")
+    begun = time.monotonic()
+    status, body = sim.signed("GET", "/api/v3/account")
+    assert (status, body["code"]) == (418, -1003)
+    assert "IP banned until" in body["msg"]
+    await until(lambda: sim.signed("GET", "/api/v3/account")[0] == 200)
+    assert time.monotonic() - begun >= 0.4
+
+
 async def test_probability_and_count(sim: Sim) -> None:
     sim.fault("http_500", path="/api/v3/ping", count=None, probability=0.5)
     answers = [sim.call("GET", "/api/v3/ping")[0] for _ in range(60)]

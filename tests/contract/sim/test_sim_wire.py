@@ -108,6 +108,71 @@ def test_bad_orders(sim: Sim, change: dict[str, Any], code: int, text: str) -> N
     assert (status, answer) == (400, {"code": code, "msg": text})
 
 
+FILTERS: tuple[tuple[str, dict[str, Any], dict[str, Any], int], ...] = (
+    ("MARKET_LOT_SIZE", {"market_qty_max": "0.02"}, {"type": "MARKET", "quantity": "0.03"}, 0),
+    ("MARKET_LOT_SIZE", {"market_qty_min": "0.01"}, {"type": "MARKET", "quantity": "0.005"}, 0),
+    ("MARKET_LOT_SIZE", {"market_step": "0.001"}, {"type": "MARKET", "quantity": "0.0105"}, 0),
+    ("LOT_SIZE", {"qty_max": "0.02"}, {"quantity": "0.03"}, 0),
+    ("NOTIONAL", {"notional_min": "1000"}, {"quantity": "0.01"}, 0),
+    ("PERCENT_PRICE_BY_SIDE", {"bid_down": "0.99"}, {"quantity": "0.01"}, 0),
+    ("PERCENT_PRICE_BY_SIDE", {"ask_up": "1.01"}, {"side": "SELL", "quantity": "0.01", "price": "150000"}, 0),
+    ("MAX_NUM_ORDERS", {"orders_max": 2}, {"quantity": "0.01"}, 2),
+    ("MAX_NUM_ALGO_ORDERS", {"algo_orders_max": 0}, {"side": "SELL", "type": "STOP_LOSS", "stopPrice": "20000", "quantity": "0.01"}, 0),
+)  # fmt: skip
+
+
+#: what the filters are without a change
+DEFAULTS = {
+    "market_qty_max": "1000000", "market_qty_min": "0", "market_step": "0", "qty_max": "9000000", "notional_min": "5",
+    "bid_down": "0.2", "ask_up": "5", "orders_max": 200, "algo_orders_max": 5,
+}  # fmt: skip
+
+
+def test_every_filter_is_listed_and_enforced(start_sim: Starter) -> None:
+    sim = start_sim("--rate-limits", "off", "--balance", "USDT=1000000", "--balance", "BTC=10")
+    unchanged = sim.get("/api/v3/exchangeInfo?symbol=BTCUSDT")["symbols"][0]["filters"]
+    for name, filters, change, resting in FILTERS:
+        order = LIMIT | change
+        if order["type"] != "LIMIT":
+            order = {key: value for key, value in order.items() if key not in ("price", "timeInForce")}
+        for _ in range(resting):
+            assert sim.signed("POST", "/api/v3/order", **LIMIT)[0] == 200
+        status, listed = sim.call("POST", "/sim/filters", {"symbol": "BTCUSDT"} | DEFAULTS | filters)
+        assert status == 200, listed
+        assert listed != unchanged
+        assert sim.get("/api/v3/exchangeInfo?symbol=BTCUSDT")["symbols"][0]["filters"] == listed
+        assert sim.signed("POST", "/api/v3/order", **order) == (400, {"code": -1013, "msg": f"Filter failure: {name}"})
+    sim.kill()
+    sim.start()
+    assert sim.get("/api/v3/exchangeInfo?symbol=BTCUSDT")["symbols"][0]["filters"] == listed, "a change outlives a restart"
+    assert sim.call("POST", "/sim/filters", {"symbol": "BTCUSDT"} | DEFAULTS) == (200, unchanged)
+
+
+def test_the_legs_of_a_list_count_against_the_filters(start_sim: Starter) -> None:
+    sim = start_sim("--rate-limits", "off", "--balance", "USDT=1000000", "--balance", "BTC=10")
+    pair = {
+        "symbol": "BTCUSDT", "side": "SELL", "quantity": "0.01", "aboveType": "TAKE_PROFIT", "aboveStopPrice": "200000",
+        "belowType": "STOP_LOSS", "belowStopPrice": "20000",
+    }  # fmt: skip
+    for filters, name in (
+        ({"orders_max": 1}, "MAX_NUM_ORDERS"),
+        ({"orders_max": 200, "algo_orders_max": 1}, "MAX_NUM_ALGO_ORDERS"),
+        ({"algo_orders_max": 5, "order_lists_max": 0}, "MAX_NUM_ORDER_LISTS"),
+    ):
+        assert sim.call("POST", "/sim/filters", {"symbol": "BTCUSDT"} | filters)[0] == 200
+        status, answer = sim.signed("POST", "/api/v3/orderList/oco", **pair)
+        assert (status, answer) == (400, {"code": -1013, "msg": f"Filter failure: {name}"})
+    assert sim.get("/sim/account")["orders"] == []
+    assert sim.call("POST", "/sim/filters", {"symbol": "BTCUSDT", "order_lists_max": 1})[0] == 200
+    assert sim.signed("POST", "/api/v3/orderList/oco", **pair)[0] == 200
+
+
+def test_a_filter_that_does_not_exist_is_refused(sim: Sim) -> None:
+    for body in ({"symbol": "BTCUSDT", "qty_mix": "1"}, {"symbol": "NOPE"}, {"symbol": "BTCUSDT", "orders_max": "many"}):
+        status, answer = sim.call("POST", "/sim/filters", body)
+        assert (status, answer["code"]) == (400, "FILTER_INVALID")
+
+
 def test_an_id_may_come_again_once_its_order_is_done(sim: Sim) -> None:
     order = {**LIMIT, "newClientOrderId": "again"}
     assert sim.signed("POST", "/api/v3/order", **order)[0] == 200

@@ -18,9 +18,9 @@ from fks.store.budgets import (
     SHARE,
     Allowance,
     RedisBudget,
+    bucket_of,
     budget_of,
     in_background,
-    purse_of,
 )
 from fks.store.bus import Bus
 from tests.support.waiting import until
@@ -47,7 +47,7 @@ class Impatient(RealClock):
 
 
 def budgets(bus: Bus, count: int, allowance: Allowance = LONG) -> list[RedisBudget]:
-    name = purse_of("test", None, uuid.uuid4().hex)
+    name = bucket_of("test", None, uuid.uuid4().hex)
     return [RedisBudget(bus, Impatient(), name, allowance) for _ in range(count)]
 
 
@@ -198,7 +198,7 @@ async def dials_of(budget: RedisBudget) -> int:
     return count
 
 
-async def test_dials_have_a_purse_of_their_own_which_all_keys_of_an_address_share(bus: Bus) -> None:
+async def test_dials_have_a_bucket_of_their_own_which_all_keys_of_an_address_share(bus: Bus) -> None:
     where = uuid.uuid4().hex
     one, other = (budget_of(bus, Impatient(), "test", where, key, dials=LONG) for key in ("one", "other"))
     assert await dial_at_once(other)
@@ -251,5 +251,5 @@ def test_nobody_waits_for_longer_than_a_minute_until_dials_are_let_out_again() -
 
 
 def test_a_purse_is_named_by_a_digest_of_the_key() -> None:
-    assert "hunter2" not in purse_of("polygon", None, "hunter2")
-    assert purse_of("binance", None) != purse_of("binance", "http://127.0.0.1:1")
+    assert "hunter2" not in bucket_of("polygon", None, "hunter2")
+    assert bucket_of("binance", None) != bucket_of("binance", "http://127.0.0.1:1")

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from fks.clock import FakeClock, RealClock
-from fks.execution import strategy_blame
-from fks.execution.in_hand import InHand
-from fks.execution.strategy_bench import Bench
-from fks.execution.strategy_worker import StrategyWorker
 from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS
 from fks.store.bars import BarStore
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.strategy_worker import crash_attribution
+from fks.strategy_worker.crash_marker import CrashMarker
+from fks.strategy_worker.sandbox import Sandbox
+from fks.strategy_worker.worker import StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.strategies import add_account, add_instance, bars_of, hold, seal
 from tests.support.waiting import until
@@ -51,7 +51,7 @@ async def test_code_that_leaves_is_an_error_of_its_instance_and_not_the_end_of_t
     def leave() -> None:
         raise way()
 
-    bench = Bench(InHand(None), RealClock(), 1)
+    bench = Sandbox(CrashMarker(None), RealClock(), 1)
     with pytest.raises(InputError, match=way.__name__):
         bench.here("a", 0, leave)
     with pytest.raises(InputError, match=way.__name__):
@@ -78,14 +78,14 @@ async def test_outages_while_an_instance_is_loaded_are_no_deaths_of_its_worker(
 async def test_a_worker_that_was_asked_to_end_and_is_killed_over_a_slow_instance_blames_nobody(
     make: Make, database: Database, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark, begun = InHand(InHand.path(tmp_path / "run", "strategy:0")), asyncio.Event()
+    mark, begun = CrashMarker(CrashMarker.path(tmp_path / "run", "strategy:0")), asyncio.Event()
 
-    async def slow(self: Bench, instance: str, strategy: str, bar_ns: int, call: object) -> None:
+    async def slow(self: Sandbox, instance: str, strategy: str, bar_ns: int, call: object) -> None:
         with self._in_hand.holding(instance, at_ns=1, bar_ns=bar_ns, epoch=9):
             begun.set()
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(Bench, "aside", slow)
+    monkeypatch.setattr(Sandbox, "aside", slow)
     worker = make(9)
     running = asyncio.create_task(worker.run())
     await asyncio.wait_for(begun.wait(), 10)
@@ -103,8 +103,8 @@ async def test_an_old_mark_is_nobodys_fault(
     crashes: int,
 ) -> None:  # fmt: skip
     """A worker that ran elsewhere meanwhile finds what it left here long ago: no predecessor died of that."""
-    monkeypatch.setattr(strategy_blame, "EXIT_WAIT_S", 0.0)
-    mark = InHand(InHand.path(tmp_path / "run", "strategy:0"))
+    monkeypatch.setattr(crash_attribution, "EXIT_WAIT_S", 0.0)
+    mark = CrashMarker(CrashMarker.path(tmp_path / "run", "strategy:0"))
     mark.set("a", at_ns=clock.now_ns() - round(age_s * NS), bar_ns=0, epoch=3)
     worker = make(9)
     await worker.step()

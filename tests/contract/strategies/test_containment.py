@@ -23,7 +23,7 @@ from fks.store.strategies import StrategyStore
 from fks.store.supervision import TreeJournal
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
-from tests.support.strategies import add_account, add_instance, bars_of, seal
+from tests.support.strategies import EVERY_EDGE, add_account, add_instance, bars_of, seal
 from tests.support.strategy_process import lease_name
 from tests.support.waiting import until
 
@@ -171,7 +171,7 @@ async def test_it_is_set_apart_then_switched_off_and_its_neighbour_misses_no_bar
     count, fatal = 90, 30
     good, bad = _tapes(count, fatal)
     await add_instance(database, "deadly", "deadly", {"way": way}, symbol="ETHUSDT")
-    await add_instance(database, "good", "sma_cross", PARAMS)
+    await add_instance(database, "good", "sma_cross", PARAMS, **EVERY_EDGE)
     for bars in (good, bad):
         await seal(database, bars[:10])
     await tree.start()
@@ -222,7 +222,7 @@ async def test_a_thread_that_never_ends_costs_its_instance_and_one_restart(
 ) -> None:
     good, bad = _tapes(60, 12)
     await add_instance(database, "deadly", "deadly", {"way": "spin"}, symbol="ETHUSDT")
-    await add_instance(database, "good", "sma_cross", PARAMS)
+    await add_instance(database, "good", "sma_cross", PARAMS, **EVERY_EDGE)
     for bars in (good, bad):
         await seal(database, bars[:10])
     await tree.start()
@@ -253,12 +253,12 @@ async def test_a_thread_that_never_ends_costs_its_instance_and_one_restart(
 async def test_one_death_from_outside_while_it_is_in_hand_is_only_counted(
     database: Database, tmp_path: Path, database_url: str, redis_url: str
 ) -> None:
-    from fks.execution.in_hand import InHand
+    from fks.strategy_worker.crash_marker import CrashMarker
 
     await add_account(database)
     await add_instance(database, "a", "sma_cross", PARAMS)
     (tmp_path / "run").mkdir()
-    mark = InHand(InHand.path(tmp_path / "run", "strategy:0"))
+    mark = CrashMarker(CrashMarker.path(tmp_path / "run", "strategy:0"))
     mark.set("a", at_ns=time.time_ns(), bar_ns=0, epoch=1)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.strategy_process", database_url, redis_url, "2",

@@ -6,16 +6,16 @@ import asyncio
 from pathlib import Path
 
 from fks.clock import RealClock
-from fks.execution.checks import Behind
-from fks.execution.strategy_worker import StrategyWorker
 from fks.model.timeframe import to_ns
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
+from fks.strategy_worker.self_checks import Behind
+from fks.strategy_worker.worker import StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
-from tests.support.strategies import add_account, add_instance, hold, seal
+from tests.support.strategies import EVERY_EDGE, add_account, add_instance, hold, seal
 from tests.support.waiting import until
 
 PARAMS = {"fast": 2, "slow": 4, "short": True}
@@ -29,7 +29,7 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
     bars = synthetic(200)
     await add_account(database)
     for name in NAMES:
-        await add_instance(database, name, "sma_cross", PARAMS, symbol=bars.symbol)
+        await add_instance(database, name, "sma_cross", PARAMS, symbol=bars.symbol, **EVERY_EDGE)
     await seal(database, bars[:10])
     next_bar, is_over = 10, asyncio.Event()
 

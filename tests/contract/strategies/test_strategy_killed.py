@@ -12,7 +12,7 @@ from fks.store.db import Database
 from fks.strategies.base import evaluate
 from fks.strategies.check import synthetic
 from fks.strategies.registry import load_catalogue
-from tests.support.strategies import add_account, add_instance, seal
+from tests.support.strategies import EVERY_EDGE, add_account, add_instance, seal
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -30,7 +30,7 @@ async def test_kill_9_repeats_nothing_and_skips_nothing(
 ) -> None:
     bars = synthetic(260)
     await add_account(database)
-    await add_instance(database, "a", "sma_cross", PARAMS, symbol=bars.symbol)
+    await add_instance(database, "a", "sma_cross", PARAMS, symbol=bars.symbol, **EVERY_EDGE)
     await seal(database, bars[:10])
     next_bar = 10
     for epoch in range(1, KILLS + 2):

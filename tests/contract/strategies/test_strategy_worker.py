@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from fks.clock import FakeClock, RealClock
-from fks.execution import strategy_worker
-from fks.execution.strategy_worker import StrategyWorker
 from fks.model import ids
 from fks.model.bar import Bars
 from fks.model.errors import StaleEpochError
-from fks.model.timeframe import NS, iso, to_ns
+from fks.model.timeframe import NS, bar_end, iso, to_ns
 from fks.store.bus import BARS, SIGNALS, Bus
 from fks.store.db import Database
 from fks.store.strategies import StrategyStore
 from fks.strategies.base import evaluate
 from fks.strategies.registry import load_catalogue
+from fks.strategy_worker import worker as strategy_worker
+from fks.strategy_worker.worker import StrategyWorker
 from tests.support.ports import CollectingLog, RecordingMeter
-from tests.support.strategies import add_account, add_instance, bars_of, hold, seal
+from tests.support.strategies import EVERY_EDGE, START_NS, add_account, add_instance, bars_of, hold, seal
 from tests.support.waiting import until
 
 PARAMS = {"fast": 2, "slow": 4}
@@ -41,11 +41,12 @@ class Floor:
     log: CollectingLog
     meter: RecordingMeter
     clock: Any
+    is_tape: bool = True  # the bars of most tests are of another year than the clock
 
-    async def worker(self, epoch: int = 1) -> StrategyWorker:
+    async def worker(self, epoch: int = 1, *, shard: int | None = None) -> StrategyWorker:
         return StrategyWorker(
-            db=self.db, bus=self.bus, clock=self.clock, meter=self.meter, log=self.log, shard=0, shards=1,
-            lease=await hold(self.db, epoch), home=self.home,
+            db=self.db, bus=self.bus, clock=self.clock, meter=self.meter, log=self.log, shard=shard or 0, shards=1 if shard is None else 2,
+            lease=await hold(self.db, epoch, f"strategy:{shard or 0}"), home=self.home, is_tape=self.is_tape,
         )  # fmt: skip
 
     async def signals(self, instance: str = "a") -> list[Mapping[str, Any]]:
@@ -94,8 +95,8 @@ async def test_signals_are_the_edges_of_the_offline_target(floor: Floor) -> None
     worker = await floor.worker()
     await worker.start()
     assert worker.is_ready
-    for k in range(11, 121, 7):
-        await seal(floor.db, bars[:k])
+    for k in range(10, 116):
+        await seal(floor.db, bars[k : k + 1])
         await worker.step()
     rows = await floor.signals()
     # the anchor is `slow` bars before the first decided one (index 10)
@@ -127,7 +128,7 @@ async def test_a_restart_at_every_bar_gives_the_same_signals_once(floor: Floor) 
 
 async def test_a_failure_between_signal_and_cursor_leaves_neither(floor: Floor) -> None:
     bars = wave(60)
-    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS, **EVERY_EDGE)
     await seal(floor.db, bars[:10])
     await (await floor.worker()).start()
     await floor.db.sql(
@@ -167,7 +168,7 @@ async def test_an_older_epoch_commits_nothing(floor: Floor) -> None:
 
 async def test_two_workers_of_one_epoch_do_not_repeat_each_other(floor: Floor) -> None:
     bars = wave(60)
-    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS, **EVERY_EDGE)
     await seal(floor.db, bars[:10])
     first, second = await floor.worker(), await floor.worker()
     await first.start()
@@ -271,7 +272,7 @@ async def test_unsealed_and_incomplete_bars_are_never_decided_on(floor: Floor) -
     await seal(floor.db, bars[10:12], is_complete=False)
     assert await worker.step() == 0
     assert to_ns((await floor.row())["cursor_time"]) == int(bars.time_ns[11])
-    await seal(floor.db, bars[12:14])
+    await seal(floor.db, bars[12:13])
     assert await worker.step() == 1
     assert seen(await floor.signals()) == [(int(bars.time_ns[12]), "enter", "buy", 0)]
 
@@ -281,29 +282,123 @@ async def test_manual_approval_waits_for_a_person(floor: Floor) -> None:
     worker = await floor.worker()
     await seal(floor.db, wave(10)[:5])
     await worker.start()
-    await seal(floor.db, wave(10))
+    await seal(floor.db, wave(10)[:6])
     await worker.step()
     assert [r["state"] for r in await floor.signals()] == ["pending"]
 
 
-async def test_wishes_of_long_ago_are_born_expired_but_an_unwanted_position_is_left(floor: Floor) -> None:
-    bars = bars_of([100.0 + 5 * (i // 12 % 2) * (i % 12) for i in range(100)])
+def zigzag(count: int) -> Bars:
+    """Return bars whose fast average crosses the slow one every dozen bars."""
+    return bars_of([100.0 + 5 * (i // 12 % 2) * (i % 12) for i in range(count)])
+
+
+async def missed(floor: Floor) -> list[Mapping[str, Any]]:
+    rows = await floor.db.sql("SELECT payload FROM actor_events WHERE event = 'strategy.missed' ORDER BY id")
+    return [row["payload"] for row in rows]
+
+
+@pytest.mark.parametrize("is_tape", [True, False])
+@pytest.mark.parametrize("source", ["live", "rest"])
+async def test_a_catch_up_leaves_what_is_not_wanted_and_enters_nothing_old(
+    floor: Floor, source: str, is_tape: bool
+) -> None:
+    """The last decision of the missed bars is an exit: it is one signal without an end; no entry of them is one."""
+    bars, floor.is_tape = zigzag(100), is_tape
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    held = next(k for k in range(14, 100) if expected(bars[:k], 4)[-1:] and expected(bars[:k], 4)[-1][1] == "enter")
+    await seal(floor.db, bars[: held - 1])
+    worker = await floor.worker()
+    await worker.start()
+    await seal(floor.db, bars[held - 1 : held])
+    await worker.step()
+    (entry,) = await floor.signals()
+    assert (entry["kind"], to_ns(entry["ts_event"])) == ("enter", int(bars.time_ns[held - 1]))
+    await seal(floor.db, bars, source=source)  # the worker was away
+    floor.clock = FakeClock(int(bars.time_ns[-1]) + 61 * NS)
+    await (await floor.worker(2)).start()
+    edges = expected(bars, 4)
+    assert edges[-1][1] == "exit"
+    late = (await floor.signals())[1:]
+    assert seen(late) == [edges[-1]]
+    assert late[0]["valid_until"] is None
+    row = await floor.row()
+    assert (row["last_target"], to_ns(row["cursor_time"])) == (0.0, int(bars.time_ns[-1]))
+    (note,) = await missed(floor)
+    dropped = len([edge for edge in edges if edge[0] > int(bars.time_ns[held - 1])]) - 1
+    assert note["instance"] == "a"
+    assert (note["from"], note["to"]) == (iso(int(bars.time_ns[held])), iso(int(bars.time_ns[-1])))
+    assert (note["dropped"], note["bars"] >= len(bars) - held - 1) == (dropped, True)
+
+
+@pytest.mark.parametrize(("late_s", "is_fresh"), [(0, True), (50, True), (61, False)])
+async def test_a_catch_up_enters_only_on_a_fresh_decision(floor: Floor, late_s: float, is_fresh: bool) -> None:
+    """The newest bar of the missed ones asks for an entry: it is taken until it is a bar old, and usable only so long."""
+    floor.is_tape, bars = False, zigzag(100)
+    last = [edge for edge in expected(bars, 4) if edge[1] == "enter"][-1]
+    through = int(np.flatnonzero(bars.time_ns == last[0])[0]) + 1
     await add_instance(floor.db, "a", "sma_cross", PARAMS)
     await seal(floor.db, bars[:14])
     await (await floor.worker()).start()
-    await seal(floor.db, bars, source="rest")  # the machine was off: all came by backfill
-    floor.clock = FakeClock(int(bars.time_ns[-1]) + 3600 * NS)
+    await seal(floor.db, bars[:through], source="rest")
+    floor.clock = FakeClock(bar_end(last[0], "1m") + int(late_s * NS))
     await (await floor.worker(2)).start()
     rows = await floor.signals()
-    assert len(rows) > 4
-    assert rows[-1]["kind"] == "exit"
-    assert rows[-1]["valid_until"] is None
-    assert all(to_ns(r["valid_until"]) < floor.clock.now_ns() for r in rows[:-1])
+    assert seen(rows) == ([last] if is_fresh else [])
+    if is_fresh:
+        assert abs(to_ns(rows[0]["valid_until"]) - (bar_end(last[0], "1m") + 60 * NS)) < 1_000
+    row = await floor.row()
+    assert (row["last_target"], to_ns(row["cursor_time"])) == (1.0, last[0])
+
+
+async def test_on_a_tape_an_old_decision_is_dropped_by_the_time_of_the_tape(floor: Floor) -> None:
+    """The collector recorded the tape live while the worker was away: the newest bar is fresh, those before it are not."""
+    bars = zigzag(100)
+    last = [edge for edge in expected(bars, 4) if edge[1] == "enter"][-1]
+    through = int(np.flatnonzero(bars.time_ns == last[0])[0]) + 1
+    floor.clock = FakeClock(int(bars.time_ns[0]) + 365 * 86_400 * NS)  # the tape is of last year
+    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await seal(floor.db, bars[:14])
+    await (await floor.worker()).start()
+    await seal(floor.db, bars[:through])
+    await (await floor.worker(2)).start()
+    assert seen(await floor.signals()) == [last]
+    await seal(floor.db, bars[through:])
+    await (await floor.worker(3)).start()
+    assert [row["kind"] for row in await floor.signals()] == ["enter", "exit"]
+
+
+async def test_an_hour_of_missed_seconds_leaves_the_state_of_one_that_never_stopped(floor: Floor) -> None:
+    """The demo strategies on bars of a second: one worker decides on each bar, its twin was away for an hour of them."""
+    demo = {"sma": ("sma_cross", {"fast": 3, "slow": 8}), "rsi": ("rsi", {"period": 5}), "macd": ("macd", {}),
+            "hold": ("buy_and_hold", {})}  # fmt: skip
+    bars = replace(wave(3700, 8), timeframe="1s", time_ns=START_NS + np.arange(3700, dtype=np.int64) * NS)
+    for name, (strategy, params) in demo.items():
+        await add_instance(floor.db, f"{name}-steady", strategy, params, timeframe="1s", **EVERY_EDGE)
+        await add_instance(floor.db, name, strategy, params, timeframe="1s")
+    await floor.db.sql("UPDATE strategy_instances SET shard = CASE WHEN id LIKE '%-steady' THEN 1 ELSE 0 END")
+    await seal(floor.db, bars[:60])
+    away, steady = await floor.worker(shard=0), await floor.worker(shard=1)
+    await away.start()
+    await steady.start()
+    before = {name: float((await floor.row(name))["last_target"]) for name in demo}
+    for k in range(60, 3660, 900):
+        await seal(floor.db, bars[k : k + 900])
+        await steady.step()
+    await (await floor.worker(2, shard=0)).start()
+    for name in demo:
+        row, twin = await floor.row(name), await floor.row(f"{name}-steady")
+        assert (row["last_target"], row["cursor_time"]) == (twin["last_target"], twin["cursor_time"])
+        late = await floor.signals(name)
+        assert len([signal for signal in late if signal["kind"] == "exit"]) == int(before[name] not in (0, row["last_target"]))
+        newest_ns = int(bars.time_ns[3659])
+        assert all(newest_ns - to_ns(signal["ts_event"]) <= 4 * NS for signal in late if signal["kind"] == "enter")
+        assert len(late) <= 1
+    assert {note["instance"] for note in await missed(floor)} == set(demo)
 
 
 async def test_new_parameters_take_effect_from_the_next_bar_on(floor: Floor) -> None:
     bars = wave(120)
-    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS, **EVERY_EDGE)
     await seal(floor.db, bars[:40])
     worker = await floor.worker()
     await worker.start()
@@ -325,7 +420,7 @@ async def test_history_in_memory_is_bounded(floor: Floor, monkeypatch: pytest.Mo
     monkeypatch.setattr(strategy_worker, "ROWS_KEPT", 20)
     monkeypatch.setattr(strategy_worker, "BATCH", 10)
     bars = wave(400)
-    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS, **EVERY_EDGE)
     await seal(floor.db, bars[:10])
     worker = await floor.worker()
     await worker.start()
@@ -360,7 +455,7 @@ async def test_a_sealed_bar_wakes_the_worker_and_a_lost_database_only_delays_it(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
             "AND pid <> pg_backend_pid()"
         )
-        await seal(floor.db, bars[:20])
+        await seal(floor.db, bars[:11])
 
         async def decided() -> bool:
             await floor.bus.publish(BARS, {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m"})
@@ -379,7 +474,7 @@ async def test_a_sealed_bar_wakes_the_worker_and_a_lost_database_only_delays_it(
 async def test_a_corrected_bar_that_is_told_again_is_not_decided_again(floor: Floor) -> None:
     floor.clock = RealClock()
     bars = wave(60)
-    await add_instance(floor.db, "a", "sma_cross", PARAMS)
+    await add_instance(floor.db, "a", "sma_cross", PARAMS, **EVERY_EDGE)
     await seal(floor.db, bars[:8])
     worker = await floor.worker()
     await worker.start()

@@ -13,16 +13,17 @@ import pytest
 from actors import system
 from actors.shell import node_name
 from actors.system import RayChild
+from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.monitor.pulse import ROOM, Pulse, pulse_file
-from fks.supervision import ChildSpec
+from fks.supervision import ChildSpec, How
 
 
 class Counted:
     """A child behind a handle that counts the calls."""
 
     def __init__(self, paths: Paths, state: str) -> None:
-        self.state, self.calls = state, 0
+        self.state, self.calls, self.space = state, 0, process_space()
         handle = SimpleNamespace(health=SimpleNamespace(remote=self._answer))
         self.child = RayChild(ChildSpec("orders", "orders", 1.0), handle, paths)
         self.pulse = Pulse(pulse_file(paths.run, "orders"))
@@ -32,7 +33,7 @@ class Counted:
         return self.says()
 
     def says(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), "node": node_name(), "node_id": "n", "age_s": 0.0, "state": self.state}
+        return {"pid": os.getpid(), "node": node_name(), "space": self.space, "node_id": "n", "age_s": 0.0, "state": self.state}
 
     async def beat(self) -> Any:
         return await self.child.health(timeout_s=1.0)
@@ -76,3 +77,19 @@ async def test_one_that_says_too_much_is_asked(paths: Paths) -> None:
         assert (await counted.beat())["state"] == "ready"
     assert counted.calls == 3
 
+
+async def test_a_pid_of_another_machine_with_our_host_name_proves_nothing(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two containers may share a host name: a pid that is free here says nothing of the process over there."""
+    counted = Counted(paths, "ready")
+    counted.space = "another boot:pid:[1]"
+    monkeypatch.setattr(counted, "says", lambda says=counted.says: {**says(), "pid": 2**22 - 1})
+    await counted.beat()
+    monkeypatch.setattr(system.ray, "kill", lambda handle: None)
+    end = await counted.child.kill(How.HUNG, "no beat")
+    assert not end.is_gone, "its lease has to be waited out"
+    again = Counted(paths, "ready")
+    monkeypatch.setattr(again, "says", lambda says=again.says: {**says(), "pid": 2**22 - 1})
+    await again.beat()
+    assert (await again.child.kill(How.HUNG, "no beat")).is_gone

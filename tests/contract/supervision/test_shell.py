@@ -78,9 +78,11 @@ async def test_a_start_waits_for_what_is_away_and_then_sees_its_new_address(
     assert child.component.node is new
 
 
-@pytest.mark.parametrize(("age_s", "done"), [(0.1, "adopted"), (60.0, "started")])
-def test_a_supervisor_whose_loop_hangs_is_replaced_though_it_answers(
-    monkeypatch: pytest.MonkeyPatch, age_s: float, done: str
+@pytest.mark.parametrize(
+    ("age_s", "deployment", "done"), [(0.1, 3, "adopted"), (0.1, None, "adopted"), (60.0, 3, "started"), (0.1, 2, "started")]
+)
+def test_a_supervisor_that_hangs_or_was_superseded_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, age_s: float, deployment: int | None, done: str
 ) -> None:
     killed: list[object] = []
     handle = SimpleNamespace(health=SimpleNamespace(remote=lambda: "ref"))
@@ -90,10 +92,10 @@ def test_a_supervisor_whose_loop_hangs_is_replaced_though_it_answers(
             raise ValueError("the name is taken")
 
     monkeypatch.setattr(cluster.ray, "get_actor", lambda name, namespace: handle)
-    monkeypatch.setattr(cluster.ray, "get", lambda ref, timeout: {"age_s": age_s})
+    monkeypatch.setattr(cluster.ray, "get", lambda ref, timeout: {"age_s": age_s, "detail": {"deployment": deployment}})
     monkeypatch.setattr(cluster.ray, "kill", killed.append)
     monkeypatch.setattr(cluster, "spawn_shell", spawn)
-    assert cluster.ensure_supervisor() == done
+    assert cluster.ensure_supervisor(lambda: ("4", "machine"), deployment=3) == done
     assert killed == ([handle] if done == "started" else [])
 
 
@@ -106,5 +108,5 @@ def test_the_supervisor_of_a_cluster_stays_on_its_head(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(cluster.ray, "get_actor", absent)
     monkeypatch.setattr(cluster, "spawn_shell", lambda spec, **options: made.append(spec))
-    assert cluster.ensure_supervisor(role) == "started"
-    assert made[0].resources == asked
+    assert cluster.ensure_supervisor(lambda: ("4", "machine"), role) == "started"
+    assert (made[0].resources, made[0].args) == (asked, ("4", "machine"))

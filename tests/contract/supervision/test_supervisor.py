@@ -144,9 +144,10 @@ async def run(database: Any, bus: Any, log: Any, meter: Any) -> AsyncIterator[An
     )  # fmt: skip
 
     def start(
-        world: FakeWorld, *children: ChildSpec | SupervisorSpec, restarts_max: int = 20, want: Want | None = None
-    ) -> SupervisorActor:
-        actor = SupervisorActor(component, (), tree=tree(*children, restarts_max=restarts_max), world=world, want=want)
+        world: FakeWorld, *children: ChildSpec | SupervisorSpec, restarts_max: int = 20, want: Want | None = None,
+        args: tuple[str, ...] = (),
+    ) -> SupervisorActor:  # fmt: skip
+        actor = SupervisorActor(component, args, tree=tree(*children, restarts_max=restarts_max), world=world, want=want)
         tasks.append(asyncio.create_task(actor.run()))
         return actor
 
@@ -236,7 +237,7 @@ async def test_a_child_waits_for_what_it_names(run: Any) -> None:
     assert [name for name, _ in world.spawned] == ["a", "b"]
 
 
-async def test_a_child_that_keeps_dying_is_given_up_and_paged_while_its_neighbour_lives(run: Any, database: Any) -> None:
+async def test_a_child_that_keeps_dying_escalates_until_a_person_restarts_it(run: Any, database: Any) -> None:
     world = FakeWorld()
     supervisor = run(world, spec("a"), spec("b"), restarts_max=2)
     await until(lambda: supervisor.is_ready)
@@ -247,8 +248,29 @@ async def test_a_child_that_keeps_dying_is_given_up_and_paged_while_its_neighbou
             await until(lambda count=count: len(world.spawned) > count and supervisor.is_ready)
     await until(lambda: supervisor.detail()["children"]["a"] == "failed")
     await until(lambda: supervisor.detail()["children"]["b"] == "ready")
-    rows = await until(lambda: database.sql("SELECT event, severity FROM alerts"))
-    assert [(row["event"], row["severity"]) for row in rows] == [("child.given_up", "page")]
+    rows = await until(lambda: database.sql("SELECT event, severity, component FROM alerts"))
+    assert [tuple(row.values()) for row in rows] == [("child.escalated", "page", "a")]
+
+    async def shown() -> dict[str, Any]:
+        sql = "SELECT state, detail->>'escalation' AS why FROM component_health WHERE name = 'a'"
+        return dict(([*await database.sql(sql), {"state": "", "why": None}])[0])
+
+    async def is_escalated() -> bool:
+        return "3 deaths in" in str((await shown())["why"])
+
+    async def is_over() -> bool:
+        return await shown() == {"state": "ready", "why": None}
+
+    await until(is_escalated)
+    assert "3 deaths in" in supervisor.detail()["tree"]["children"][0]["escalation"]
+    await run.end()
+    successor = run(FakeWorld(children={"b": world.children["b"]}), spec("a"), spec("b"), restarts_max=2)
+    await until(lambda: "escalation" in successor.detail()["tree"]["children"][0])
+    await until(lambda: successor.detail()["children"]["a"] == "ready")
+    assert (await shown())["why"], "it runs, and a person has not ended the escalation"
+    await successor.restart_child("a", "the account was fixed")
+    await until(is_over)
+    assert "escalation" not in successor.detail()["tree"]["children"][0]
 
 
 async def test_a_new_supervisor_keeps_counting_the_old_ones_restarts(run: Any, database: Any) -> None:

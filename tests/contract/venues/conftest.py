@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,17 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
+from fks.model.errors import OutageError
 from fks.model.ports import VenueEvent
-from fks.venues.ccxt import CcxtConfig, CcxtVenue
+from fks.venues.binance.config import SessionConfig
+from fks.venues.binance.session import BinanceVenue
+from fks.venues.binance.venue import SpotVenue
+from fks.venues.ccxt import CcxtVenue
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
 
-Open = Callable[..., Awaitable[CcxtVenue]]
+Open = Callable[..., Awaitable[SpotVenue]]
+SESSIONS: dict[str, Callable[..., SpotVenue]] = {"ccxt": CcxtVenue, "binance": BinanceVenue}
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +39,29 @@ def exchange(running: LocalExchange) -> LocalExchange:
     return running
 
 
-@pytest.fixture
-async def open_venue(exchange: LocalExchange) -> AsyncIterator[Open]:
-    """Make opened venues on the exchange; they are closed at the end."""
-    made: list[CcxtVenue] = []
+@pytest.fixture(params=list(SESSIONS))
+def session(request: pytest.FixtureRequest) -> str:
+    """Each way to the exchange in turn: the port's promises are the same."""
+    return str(request.param)
 
-    async def make(**changes: Any) -> CcxtVenue:
-        settings = {"order_timeout_s": 2.0, "read_timeout_s": 2.0, "account_id": 1, **changes}
-        config = CcxtConfig(
-            exchange.info["api_key"], exchange.info["api_secret"], rest_url=exchange.info["rest"],
-            ws_url=exchange.info["ws"], ws_api_url=exchange.info["ws_api"], **settings,
-        )  # fmt: skip
-        venue = CcxtVenue(config, RealClock(), CollectingLog())
+
+@pytest.fixture
+async def open_venue(exchange: LocalExchange, session: str) -> AsyncIterator[Open]:
+    """Make opened venues on the exchange; they are closed at the end."""
+    made: list[SpotVenue] = []
+
+    async def make(*, is_admitted: bool = True, **changes: Any) -> SpotVenue:
+        info, may_send = exchange.info, changes.pop("may_send", None)
+        settings = {
+            "order_timeout_s": 2.0, "read_timeout_s": 2.0, "account_id": 1, "rest_url": info["rest"], "ws_url": info["ws"],
+            "ws_api_url": info["ws_api"], **changes,
+        }  # fmt: skip
+        config = SessionConfig(info["api_key"], info["api_secret"], **settings)
+        venue = SESSIONS[session](config, RealClock(), CollectingLog(), may_send)
         await venue.open()
+        if is_admitted:
+            with contextlib.suppress(OutageError):
+                venue.admit(await venue.identity())
         made.append(venue)
         return venue
 
@@ -65,11 +81,11 @@ class Listener:
 
 
 @pytest.fixture
-async def listen() -> AsyncIterator[Callable[[CcxtVenue], Listener]]:
+async def listen() -> AsyncIterator[Callable[[SpotVenue], Listener]]:
     """Start reading a venue's events."""
     tasks: list[asyncio.Task[None]] = []
 
-    def start(venue: CcxtVenue) -> Listener:
+    def start(venue: SpotVenue) -> Listener:
         listener = Listener()
 
         async def read() -> None:

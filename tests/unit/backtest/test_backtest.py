@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.backtest import Result, Setup, TapeRefused, find_gaps, resample, run, statistics_of
+from fks.backtest.limits import UNLIMITED
 from fks.backtest.report import document_of
+from fks.config.settings import Risk
 from fks.matching import CostModel
 from fks.model.bar import Bars
 from fks.model.errors import InputError
@@ -179,7 +181,7 @@ def test_what_is_open_at_the_end_stays_open_and_the_last_wish_has_no_bar() -> No
         ({"size": Decimal("0.0001")}, {}, "QTY_MIN"),
         ({"size": Decimal(10_000), "sizing": "quantity"}, {}, "QTY_MAX"),
         ({"cash": Decimal(999)}, {}, "BALANCE"),
-        ({}, {"target": (-1, -1, 0, 0)}, "SHORT_FORBIDDEN"),
+        ({}, {"target": (-1, -1, 0, 0)}, "BALANCE"),
         ({}, {"stop": 100.0}, "STOP_WRONG_SIDE"),
         ({}, {"limit": 99.0}, "STOP_WRONG_SIDE"),
     ],
@@ -332,3 +334,53 @@ def test_a_year_of_minutes_takes_well_under_two_seconds() -> None:
     result = run(strategy, bars, setup())
     assert time.process_time() - start < 2.0
     assert len(result.fills) > 5000
+
+
+# ── limits ───────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("limits", "code"),
+    [
+        ({"notional_max_order": Decimal("999.99")}, "NOTIONAL_MAX_ORDER"),
+        ({"exposure_max_instrument": Decimal("999.99")}, "EXPOSURE_INSTRUMENT"),
+        ({"exposure_max_account": Decimal("999.99")}, "EXPOSURE_ACCOUNT"),
+    ],
+)
+def test_the_limits_of_live_hold_on_a_tape(limits: dict[str, Any], code: str) -> None:
+    bars = tape(*[(100, 100.5, 99.5, 100)] * 4)
+    strategy = Scripted(target=(1, 1, 0, 0))
+    assert [row.code for row in run(strategy, bars, setup(limits=Risk(**limits))).denied] == [code]
+    assert run(strategy, bars, setup(limits=Risk(**dict.fromkeys(limits, Decimal(1000))))).denied == ()
+    assert run(strategy, bars, setup(limits=UNLIMITED, size=Decimal(500_000))).denied == ()
+
+
+def losing_tape(days: int = 1) -> Bars:
+    """Return a tape on which every entry loses 1 %: bought at 100 at the open, worth 99 at its close, sold at 99."""
+    return tape(*[(100, 100, 100, 100), (100, 100, 99, 99), (99, 100, 99, 100), (100, 100, 100, 100)] * (360 * days))
+
+
+def test_the_days_loss_stops_entries_until_the_next_day() -> None:
+    """Each round trip of 1,000 loses 10 and two fees: three stay below a limit of 40, the fourth is over it."""
+    bars = losing_tape(days=2)
+    strategy = Scripted(target=(1.0, 0.0, 0.0, 0.0) * 720)
+    result = run(strategy, bars, setup(limits=Risk(loss_day_max=Decimal(40))))
+    assert {row.code for row in result.denied} == {"LOSS_DAY"}
+    first = [trade for trade in result.trades if trade.entry_ns < START_NS + 86_400 * NS]
+    assert len(first) == 4
+    assert len(result.trades) == 8
+    assert result.denied[0].time_ns == first[-1].exit_ns + 2 * 60 * NS
+
+
+def test_a_loss_that_was_open_on_one_close_counts_for_the_day() -> None:
+    """The position falls by 5 % on a close and recovers before it is sold at no loss: the day's limit was reached."""
+    rows = [(100, 100, 100, 100), (100, 100, 95, 95), (95, 100, 95, 100), (100, 100, 100, 100), (100, 100, 100, 100)]
+    strategy = Scripted(target=(1, 1, 0, 1, 0))
+    assert len(run(strategy, tape(*rows), setup()).fills) == 3
+    result = run(strategy, tape(*rows), setup(limits=Risk(loss_day_max=Decimal(50))))
+    assert [row.code for row in result.denied] == ["LOSS_DAY"]
+    assert run(strategy, tape(*rows), setup(limits=Risk(loss_day_max=Decimal(51)))).denied == ()
+
+
+def test_a_trading_day_of_another_zone_ends_elsewhere() -> None:
+    bars, strategy = losing_tape(), Scripted(target=(1.0, 0.0, 0.0, 0.0) * 360)
+    moved = run(strategy, bars, setup(limits=Risk(loss_day_max=Decimal(40), day_zone="Etc/GMT-12", day_start_hour=0)))
+    assert len(moved.trades) == 8  # midnight in that zone is noon on this tape

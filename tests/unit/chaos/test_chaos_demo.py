@@ -14,7 +14,9 @@ from fks.config.settings import Settings
 from fks.model.errors import InputError
 
 SIM = "http://127.0.0.1:9"
-LIVE = {"FKS_VENUE_LIVE": "true", "FKS_VENUE_API_KEY": "key", "FKS_VENUE_API_SECRET": "secret"}
+LIVE = {
+    "FKS_VENUE_LIVE": "true", "FKS_VENUE_API_KEY": "key", "FKS_VENUE_API_SECRET": "secret", "FKS_SIM_ENABLED": "false",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("env", "is_demo"), [({}, True), (LIVE, False)])

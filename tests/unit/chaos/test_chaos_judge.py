@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.chaos.judge import Evidence, Instance, Wish, expected_edges, judge, net
+from fks.chaos.judge import Evidence, Instance, Missed, Wish, expected_edges, expected_signals, judge, net
 from fks.model.bar import Bars
 from fks.strategies.base import evaluate
 from fks.strategies.sma_cross import SmaCross
@@ -151,6 +151,13 @@ WRONG: list[tuple[str, str, Change]] = [
     ("positions wrong", "other", lambda e: e["positions"].append(e["positions"][0] | {"instance": "other"})),
     ("positions wrong", "paper", lambda e: e["trades"].append(trade(1, "1", "0", "", "BUY") | {"venue": "paper"})),
     ("protection missing", "has no sl", lambda e: e["orders"][0].update(stop_loss=Decimal(90))),
+    ("protection missing", "no page is open", lambda e: e.update(uncovered=["BTCUSDT sma holds 1, and no page is open"])),
+    ("journal wrong", "its events make nowhere", lambda e: (
+        e.update(events=[]), [row.update(request="none") for row in e["orders"]], [row.update(fill_id=1) for row in e["trades"]])),
+    ("decisions old", "7.0 s after its bar of 1 s ended", lambda e: (
+        e["signals"][0].update(timeframe="1s"), e["received"][0].update(time_ms=(EDGES[0][0] + 8) * 1000))),
+    ("signals lost", "should have signalled exit", lambda e: (
+        e["signals"].pop(1), e.update(missed=[Missed("sma", EDGES[1][0] - 1, EDGES[1][0])]))),
     ("bars wrong", "is missing", lambda e: e["bars"]["BTCUSDT"][0].pop(BAR)),
     ("bars wrong", "not", lambda e: e["bars"]["BTCUSDT"][0].update({BAR: (Decimal(1), Decimal(1))})),
     ("leaked", "in nobody's row", lambda e: e["leaks"].append("process 7 is in nobody's row")),
@@ -240,3 +247,22 @@ def test_the_auditor_repeats_the_strategy_exactly(ticks: list[int], skip: int) -
     before = np.concatenate([[target[start]], target[start + 1 :]])
     wanted = [(start + i, "enter" if after else "exit") for i, (was, after) in enumerate(pairwise(before), 1) if was != after]
     assert list(expected_edges(closes, 3, 8, start, len(ticks), float(target[start]))) == wanted
+
+
+def test_of_missed_bars_an_exit_is_owed_and_an_entry_allowed() -> None:
+    edges = [(10, "enter"), (20, "exit"), (30, "enter"), (40, "exit"), (50, "enter")]
+    assert expected_signals(edges, []) == (set(edges), set())
+    assert expected_signals(edges, [Missed("a", 15, 45)]) == ({(10, "enter"), (40, "exit"), (50, "enter")}, set())
+    assert expected_signals(edges, [Missed("a", 5, 45)]) == ({(50, "enter")}, set())
+    assert expected_signals(edges, [Missed("a", 5, 35)]) == ({(40, "exit"), (50, "enter")}, {(30, "enter")})
+    assert expected_signals(edges, [Missed("a", 15, 55)]) == ({(10, "enter")}, set())
+
+
+def test_an_entry_may_be_as_old_as_a_bar_of_five_seconds_and_on_a_tape_as_old_as_it_likes() -> None:
+    world = sound()
+    world["signals"][0].update(timeframe="1s")
+    world["received"][0].update(time_ms=(EDGES[0][0] + 6) * 1000)
+    assert judge(Evidence(**world)).findings == ()
+    world["received"][0].update(time_ms=(EDGES[0][0] + 600) * 1000)
+    assert [finding.check for finding in judge(Evidence(**world)).findings] == ["decisions old"]
+    assert judge(Evidence(**world, is_tape=True)).findings == ()

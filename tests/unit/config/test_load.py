@@ -193,6 +193,10 @@ def test_the_other_names_of_the_owner_are_taken(home: Path) -> None:
     assert settings.ai.openai_api_key is not None
 
 
+KEYS = {"BINANCE_API_KEY": "k", "BINANCE_API_SECRET": "s"}
+OFF = {"FKS_SIM_ENABLED": "false"}
+
+
 @pytest.mark.parametrize(
     ("env", "word"),
     [
@@ -205,6 +209,12 @@ def test_the_other_names_of_the_owner_are_taken(home: Path) -> None:
         ({"FKS_DATA_TIMEFRAMES": "1m,2m"}, "no such timeframe"),
         ({"FKS_DATA_SYMBOLS": "BTC USDT"}, "is no symbol"),
         ({"FKS_VENUE_LIVE": "true"}, "has no keys"),
+        ({"FKS_VENUE_LIVE": "true", **KEYS}, "sim.enabled is true: orders for real money on the local exchange's prices"),
+        (
+            {"FKS_VENUE_LIVE": "true", **OFF, **KEYS, "FKS_VENUE_REST_URL": "https://testnet.binance.vision"},
+            "is a test network",
+        ),
+        ({"FKS_DATA_REST_URL": "http://127.0.0.1:9", "FKS_VENUE_LIVE": "true", **OFF, **KEYS}, "is no real market"),
         ({"BINANCE_API_KEY": "k"}, "other half"),
         ({"FKS_SIM_FILLS": "magic"}, "sim.fills"),
         ({"FKS_HTTP_REPLICAS": "0"}, "http.replicas"),

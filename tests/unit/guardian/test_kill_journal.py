@@ -11,19 +11,20 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.execution.kill_journal import ABSENT, ENDED, KillJournal, KillRecord, flatten_id, last_kill, read_kill
-from fks.execution.kill_positions import Holder, Known, Rules, Snapshot, is_ours
+from fks.guardian.journal import ABSENT, ENDED, KillJournal, KillRecord, last_kill, read_kill
+from fks.guardian.positions import Holder, Known, Rules, Snapshot, is_ours
 from fks.model import ids
+from fks.model.ids import flatten_id
 from fks.model.order import Fill, Order, OrderType, Role, Side, State, TimeInForce
 
 NOW = 1_790_000_000_000_000_000
 
 
-def flattening(kill_id: str, generation: int = 0) -> Order:
+def flattening(kill_id: str, attempt: int = 0) -> Order:
     intent = flatten_id(kill_id, venue="ccxt", account_id=1, symbol="BTCUSDT", instance="s")
     return Order(
-        client_order_id=ids.client_order_id(intent, "kill", generation), intent_id=intent, signal_id=None, account_id=1,
-        venue="ccxt", exchange="binance", symbol="BTCUSDT", instance="s", role=Role.KILL, generation=generation,
+        client_order_id=ids.client_order_id(intent, "kill", attempt), intent_id=intent, signal_id=None, account_id=1,
+        venue="ccxt", exchange="binance", symbol="BTCUSDT", instance="s", role=Role.KILL, attempt=attempt,
         side=Side.SELL, type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=Decimal("0.5"), state=State.SENDING,
         is_reduce_only=True, created_ns=NOW, sent_ns=NOW,
     )  # fmt: skip

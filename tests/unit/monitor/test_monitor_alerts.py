@@ -24,9 +24,15 @@ def _child(state: str, up_s: float) -> dict[str, Any]:
     ("child", "is_over_now"),
     [(_child("ready", 60), True), (_child("ready", 3), False), (_child("failed", 60), False), (_child("degraded", 60), False)],
 )
-def test_a_child_that_was_given_up_must_be_well_for_a_while(child: dict[str, Any], is_over_now: bool) -> None:
+def test_an_escalated_child_must_be_well_for_a_while(child: dict[str, Any], is_over_now: bool) -> None:
     facts = Facts(NOW, components={"orders": child})
-    assert is_over(_alert("child.given_up"), facts) == is_over_now
+    assert is_over(_alert("child.escalated"), facts) == is_over_now
+
+
+def test_a_child_that_keeps_dying_slowly_stays_paged_for_an_hour() -> None:
+    facts = Facts(NOW, components={"orders": _child("ready", 60)})
+    assert not is_over(_alert("child.unstable", age_s=3500), facts)
+    assert is_over(_alert("child.unstable", age_s=3700), facts)
 
 
 def test_a_supervisor_of_the_tree_is_well_when_all_children_are() -> None:

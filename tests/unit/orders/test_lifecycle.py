@@ -189,7 +189,7 @@ class Lifecycle(RuleBasedStateMachine):
             if self.order.state is State.UNKNOWN:
                 self.apply(e.FoundAbsent(**self.stamp(), polls=3, age_s=31.0))
             return
-        if self.order.announced > self.order.filled or self.venue.filled > self.order.filled:
+        if self.order.reported_cum_qty > self.order.filled or self.venue.filled > self.order.filled:
             for fill in self.venue.fills:
                 self.apply(self.seen_fill(fill))
         report = self.venue.report()
@@ -233,7 +233,7 @@ class Lifecycle(RuleBasedStateMachine):
             return
         assert self.order.state is self.venue.state
         assert self.order.filled == self.venue.filled
-        assert self.order.announced == self.order.filled
+        assert self.order.reported_cum_qty == self.order.filled
         self.replaying_the_journal_gives_the_same()
 
     def replaying_the_journal_gives_the_same(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from fks.model.order import LIVE, OPEN, TERMINAL, Request, State
+from fks.model.order import LIVE, OPEN, TERMINAL, Request, State, evolve
 from fks.orders import events as e
 from fks.orders.document import table
 from fks.orders.machine import QUARANTINE, TRANSITIONS, Act, Step, advance, begin
@@ -76,7 +77,7 @@ def test_an_impossible_fill_is_booked_as_external_and_halts(state: State) -> Non
 
 def test_a_fill_its_ends_report_announced_is_not_late() -> None:
     ended = advance(an_order(state=State.WORKING), event(e.Reported, report=a_report(State.CANCELLED, 4, 5))).order
-    assert (ended.state, ended.announced) == (State.CANCELLED, D(4))
+    assert (ended.state, ended.reported_cum_qty) == (State.CANCELLED, D(4))
     step = advance(ended, event(e.FillSeen))
     assert (step.order.state, step.order.is_late, step.order.filled) == (State.CANCELLED, False, D(4))
     beyond = advance(step.order, event(e.FillSeen, fill=a_fill(2, quantity=D(1))))
@@ -97,18 +98,31 @@ def test_an_open_report_with_the_end_s_time_came_before_the_end() -> None:
     assert Act.CANCEL_UNLESS_VALID in alive.acts
 
 
+@pytest.mark.parametrize("state", [State.CANCELLED, State.FILLED, State.ABSENT, State.UNKNOWN])
+def test_an_order_that_ended_while_it_was_asked_about_is_not_missed(state: State) -> None:
+    step = advance(an_order(state=state), event(e.NotListed))
+    assert (step.order.state, step.is_quarantined, step.acts) == (state, False, ())
+
+
+def test_an_order_that_is_given_up_twice_is_given_up_once() -> None:
+    given_up = advance(an_order(state=State.INTENDED), event(e.Abandoned)).order
+    step = advance(given_up, event(e.Abandoned))
+    assert (step.order.state, step.is_quarantined, step.acts) == (State.ABANDONED, False, ())
+    assert advance(an_order(state=State.SENDING), event(e.Abandoned)).is_quarantined
+
+
 def test_more_than_asked_is_booked_and_paged() -> None:
-    filled = an_order(state=State.FILLED, filled=D(10), announced=D(10), is_acknowledged=True)
+    filled = an_order(state=State.FILLED, filled=D(10), reported_cum_qty=D(10), is_acknowledged=True)
     step = advance(filled, event(e.FillSeen))
     assert (step.number, step.order.state, step.order.is_overfilled, step.order.filled) == (38, State.FILLED, True, D(14))
     assert Act.PAGE in step.acts
 
 
 def test_a_bust_takes_back_what_a_fill_gave() -> None:
-    order = an_order(state=State.PARTIAL, filled=D(4), average_price=D(100), announced=D(4))
+    order = an_order(state=State.PARTIAL, filled=D(4), average_price=D(100), reported_cum_qty=D(4))
     step = advance(order, event(e.Busted))
     assert (step.order.state, step.order.filled, step.order.average_price) == (State.WORKING, 0, None)
-    done = an_order(state=State.FILLED, filled=D(10), average_price=D(100), announced=D(10))
+    done = an_order(state=State.FILLED, filled=D(10), average_price=D(100), reported_cum_qty=D(10))
     assert advance(done, event(e.Busted)).order.state is State.CANCELLED
 
 
@@ -180,3 +194,11 @@ def test_only_beginnings_and_waiting_orders_ever_write_bytes() -> None:
 def test_open_and_terminal_are_all_there_is() -> None:
     assert set(State) == OPEN | TERMINAL
     assert not OPEN & TERMINAL
+
+
+def test_a_changed_copy_equals_the_one_that_dataclasses_make() -> None:
+    order = an_order(filled=D(3), detail="x")
+    assert evolve(order, state=State.WORKING, filled=D(4)) == replace(order, state=State.WORKING, filled=D(4))
+    assert evolve(order) == order
+    with pytest.raises(TypeError, match="nonsense"):
+        evolve(order, nonsense=1)

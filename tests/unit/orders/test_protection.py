@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fks.model.order import Order, OrderType, Role, Side, State
 from fks.orders.absence import AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
 from fks.orders.build import legs_of
-from fks.orders.protection import Mend, Want, mend, next_generation, wanted
+from fks.orders.protection import LegAction, Want, next_action, next_attempt, wanted
 from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
@@ -58,45 +58,45 @@ W = State.WORKING
 @pytest.mark.parametrize(
     ("quantity", "legs", "expected"),
     [
-        (5, [leg(SL, State.ACCEPTED), leg(TP, W)], Mend.NOTHING),
-        (5, [leg(SL, State.ACCEPTED, 4), leg(TP, W)], Mend.CANCEL),
-        (5, [leg(TP, W)], Mend.CANCEL),
-        (5, [], Mend.RENEW),
-        (5, [leg(SL, State.CANCELLED), leg(TP, State.EXPIRED)], Mend.RENEW),
-        (5, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], Mend.SEND),
-        (5, [leg(SL, State.SENDING), leg(TP, State.INTENDED)], Mend.WAIT),
-        (5, [leg(SL, State.UNKNOWN), leg(TP, W)], Mend.WAIT),
-        (0, [leg(SL, W), leg(TP, W)], Mend.CANCEL),
-        (0, [leg(SL, State.FILLED), leg(TP, State.EXPIRED)], Mend.NOTHING),
-        (0, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], Mend.ABANDON),
-        (0, [], Mend.NOTHING),
-        (5, [leg(SL, State.CANCELLED, announced=D(1))], Mend.WAIT),
+        (5, [leg(SL, State.ACCEPTED), leg(TP, W)], LegAction.NOTHING),
+        (5, [leg(SL, State.ACCEPTED, 4), leg(TP, W)], LegAction.CANCEL),
+        (5, [leg(TP, W)], LegAction.CANCEL),
+        (5, [], LegAction.RENEW),
+        (5, [leg(SL, State.CANCELLED), leg(TP, State.EXPIRED)], LegAction.RENEW),
+        (5, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], LegAction.SEND),
+        (5, [leg(SL, State.SENDING), leg(TP, State.INTENDED)], LegAction.WAIT),
+        (5, [leg(SL, State.UNKNOWN), leg(TP, W)], LegAction.WAIT),
+        (0, [leg(SL, W), leg(TP, W)], LegAction.CANCEL),
+        (0, [leg(SL, State.FILLED), leg(TP, State.EXPIRED)], LegAction.NOTHING),
+        (0, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], LegAction.ABANDON),
+        (0, [], LegAction.NOTHING),
+        (5, [leg(SL, State.CANCELLED, reported_cum_qty=D(1))], LegAction.WAIT),
     ],
 )
-def test_mending_goes_one_way(quantity: int, legs: list[Order], expected: Mend) -> None:
-    assert mend(Want(entry("p", 5), D(quantity)), legs, has_oco=True)[0] is expected
+def test_mending_goes_one_way(quantity: int, legs: list[Order], expected: LegAction) -> None:
+    assert next_action(Want(entry("p", 5), D(quantity)), legs, has_oco=True)[0] is expected
 
 
 def test_legs_wait_while_their_entry_may_still_fill() -> None:
     parent = entry("p", 0, state=State.WORKING)
-    assert mend(Want(parent, D(0)), [leg(SL, State.INTENDED)], has_oco=True)[0] is Mend.NOTHING
+    assert next_action(Want(parent, D(0)), [leg(SL, State.INTENDED)], has_oco=True)[0] is LegAction.NOTHING
 
 
 def test_without_an_oco_only_the_stop_lives_at_the_venue() -> None:
     want = Want(entry("p", 5), D(5))
-    what, about = mend(want, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], has_oco=False)
-    assert (what, [one.role for one in about]) == (Mend.SEND, [SL])
-    assert mend(want, [leg(SL, W), leg(TP, State.INTENDED)], has_oco=False)[0] is Mend.NOTHING
+    what, about = next_action(want, [leg(SL, State.INTENDED), leg(TP, State.INTENDED)], has_oco=False)
+    assert (what, [one.role for one in about]) == (LegAction.SEND, [SL])
+    assert next_action(want, [leg(SL, W), leg(TP, State.INTENDED)], has_oco=False)[0] is LegAction.NOTHING
 
 
 def test_generations_have_ids_of_their_own_and_the_same_ones_again() -> None:
     parent = entry("p", 5)
-    first, again = (legs_of(parent, quantity=D(5), generation=0, epoch=e, now_ns=1) for e in (1, 2))
-    later = legs_of(parent, quantity=D(5), generation=1, epoch=1, now_ns=1)
+    first, again = (legs_of(parent, quantity=D(5), attempt=0, epoch=e, now_ns=1) for e in (1, 2))
+    later = legs_of(parent, quantity=D(5), attempt=1, epoch=1, now_ns=1)
     assert [one.client_order_id for one in first] == [one.client_order_id for one in again]
     assert not {one.client_order_id for one in first} & {one.client_order_id for one in later}
-    assert next_generation([*first, *later]) == 2
-    assert next_generation([]) == 0
+    assert next_attempt([*first, *later]) == 2
+    assert next_attempt([]) == 0
 
 
 def test_absence_needs_enough_polls_spaced_and_old_enough() -> None:

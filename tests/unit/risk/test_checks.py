@@ -13,8 +13,10 @@ import pytest
 from fks.config.settings import Risk
 from fks.model.account import Account, Balance
 from fks.model.codes import REDUCE_ONLY_APPLIES, Code
+from fks.model.instrument import Lot, PercentPrice
 from fks.model.order import OrderType, Role, Side, State, TimeInForce
-from fks.model.ports import Capabilities
+from fks.model.ports import VenueCapabilities
+from fks.model.timeframe import NS
 from fks.risk.check import CHECKS, ELSEWHERE, NOT_YET, Approved, Denied, check, reduces
 from fks.risk.intent import Intent
 from fks.risk.view import VenueView, View
@@ -56,8 +58,31 @@ def limited(**changes: Any) -> dict[str, Any]:
     return {"limits": Risk(**changes)}
 
 
-STOPLESS = Capabilities(frozenset({OrderType.MARKET, OrderType.LIMIT}), frozenset(TimeInForce))
+STOPLESS = VenueCapabilities(frozenset({OrderType.MARKET, OrderType.LIMIT}), frozenset(TimeInForce))
 LIMIT = {"type": OrderType.LIMIT, "price": D(100)}
+ETH = {"instruments": {"ETHUSDT": an_instrument(symbol="ETHUSDT", base="ETH")}, "marks": {"ETHUSDT": D(10)}}
+#: one ETH at 0.05 BTC and 100,000 USDT a BTC: 5,000 USDT
+IN_BTC = {"symbol": "ETHBTC"}
+IN_BTC_VIEW = {
+    "instrument": an_instrument(symbol="ETHBTC", base="ETH", quote="BTC", notional_min=D("0.0001")), "mark": D("0.05"),
+    "rates": {"BTC": D(100_000)}, "balances": {"BTC": Balance("BTC", D(1), D(0))},
+}  # fmt: skip
+NO_STOPS = an_instrument(order_types=frozenset({"market", "limit", "take_profit"}))
+#: an instrument whose exchange reports filters
+FILTERED = {
+    "instrument": an_instrument(
+        market_lot=Lot(D("0.5"), D(2), D(0)), percent_price=PercentPrice(D("0.95"), D("1.05"), D("0.8"), D("1.2"))
+    )
+}  # fmt: skip
+
+
+def of_two(legs: int, stops: int = 5) -> dict[str, Any]:
+    """Return a view with a resting entry that will have a stop and a target: three of the exchange's orders, one a stop."""
+    entry = resting(stop_loss=D(80), take_profit=D(120))
+    instrument = an_instrument(orders_max=3 + legs, algo_orders_max=stops)
+    return {"open_orders": (entry,), "instrument": instrument, "balances": {"USDT": Balance("USDT", D(10_000), D(0))}}
+
+
 #: code -> (intent changes, view changes that pass, view changes that deny) or with intent changes in both
 ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (Code.KILLED, {}, {}, {}, {"is_killed": True}),
@@ -77,9 +102,9 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
     (Code.FEED_STALE, {}, {"feed_age_s": 15.0}, {}, {"feed_age_s": 15.1}),
     (Code.FEED_STALE, {}, {}, {}, {"feed_age_s": None}),
     (Code.PRICE_MISSING, {}, {}, {}, {"mark": None}),
-    (Code.UNKNOWN_ORDER, {}, {"open_orders": (an_order(state=State.UNKNOWN, symbol="ETHUSDT"),)}, {},
+    (Code.UNKNOWN_ORDER, {}, {"open_orders": (an_order(state=State.UNKNOWN, symbol="ETHUSDT"),), **ETH}, {},
      {"open_orders": (an_order(state=State.UNKNOWN),)}),
-    (Code.UNKNOWN_ORDER, {}, {}, {}, {"open_orders": (an_order(state=State.FILLED, announced=D(10)),)}),
+    (Code.UNKNOWN_ORDER, {}, {}, {}, {"open_orders": (an_order(state=State.FILLED, reported_cum_qty=D(10)),)}),
     (Code.SIGNAL_EXPIRED, {"valid_until_ns": NOW}, {}, {"valid_until_ns": NOW - 1}, {}),
     (Code.TYPE_UNSUPPORTED, LIMIT, {}, {"type": OrderType.LIMIT}, {}),
     (Code.TYPE_UNSUPPORTED, {}, {}, {"price": D(100)}, {}),
@@ -112,14 +137,54 @@ ROWS: list[tuple[Code, dict[str, Any], dict[str, Any], dict[str, Any], dict[str,
      limited(orders_open_max=1) | {"open_orders": (resting(),)}),
     (Code.NO_PROTECTION, {}, {"venue": VenueView(capabilities=STOPLESS)}, {"stop_loss": D(90)},
      {"venue": VenueView(capabilities=STOPLESS)}),
-    (Code.LOSS_DAY, {}, limited(loss_day_max=D(50)) | {"realized_today": D("-49.99")}, {},
-     limited(loss_day_max=D(50)) | {"realized_today": D(-50)}),
+    (Code.LOSS_DAY, {}, limited(loss_day_max=D(50)) | {"loss_today": D("49.99")}, {},
+     limited(loss_day_max=D(50)) | {"loss_today": D(50)}),
     (Code.RATE_ACCOUNT, {}, limited(orders_per_minute=5) | {"orders_last_minute": 4}, {},
      limited(orders_per_minute=5) | {"orders_last_minute": 5}),
+    (Code.RATE_VENUE, {}, {"venue": VenueView(wait_s=0.25)}, {}, {"venue": VenueView(wait_s=0.26)}),
     (Code.SELF_TRADE, LIMIT | {"price": D(99)}, {"open_orders": (resting(side=Side.SELL, price=D("99.01")),)},
      LIMIT | {"price": D("99.01")}, {"open_orders": (resting(side=Side.SELL, price=D("99.01")),)}),
     (Code.STRATEGY_DISABLED, {}, {}, {}, {"instance_state": "DISABLED"}),
     (Code.STRATEGY_CRASHED, {}, {}, {}, {"instance_state": "CRASHED"}),
+    (Code.STALE_DECISION, {"decided_ns": NOW - 10 * NS, "max_age_s": 10.0}, {}, {"decided_ns": NOW - 10 * NS - 1, "max_age_s": 10.0}, {}),
+    (Code.STALE_DECISION, {"decided_ns": NOW - 10 * NS, "max_age_s": 10.0}, {}, {"decided_ns": NOW - 10 * NS, "max_age_s": 10.0},
+     {"venue": VenueView(skew_ms=1.0)}),
+    (Code.GUARDIAN_DOWN, {}, {}, {}, {"is_guardian_alive": False}),
+    (Code.ESCALATED, {}, {}, {}, {"escalated": ("orders", "9 deaths in 16 s")}),
+    (Code.QTY_MAX, {"quantity": D(2)}, FILTERED, {"quantity": D("2.001")}, FILTERED),
+    (Code.QTY_MAX, LIMIT | {"quantity": D(2), "stop_loss": D(90)}, FILTERED,
+     LIMIT | {"quantity": D("2.001"), "stop_loss": D(90)}, FILTERED),
+    (Code.QTY_MIN, {"quantity": D("0.5")}, FILTERED, {"quantity": D("0.499")}, FILTERED),
+    (Code.QTY_STEP, {"quantity": D("1.2")}, {"instrument": an_instrument(market_lot=Lot(D(0), D(0), D("0.1")))},
+     {"quantity": D("1.25")}, {"instrument": an_instrument(market_lot=Lot(D(0), D(0), D("0.1")))}),
+    (Code.NOTIONAL_MIN, {"quantity": D("0.01")}, {"instrument": an_instrument(is_notional_min_for_market=False)},
+     LIMIT | {"quantity": D("0.01")}, {"instrument": an_instrument(is_notional_min_for_market=False)}),
+    (Code.PRICE_BAND, LIMIT | {"price": D(95)}, FILTERED, LIMIT | {"price": D("94.99")}, FILTERED),
+    (Code.PRICE_BAND, {"take_profit": D(120)}, FILTERED, {"take_profit": D("120.01")}, FILTERED),
+    (Code.TYPE_UNSUPPORTED, LIMIT, {"instrument": NO_STOPS}, {"type": OrderType.STOP, "stop_price": D(110)}, {"instrument": NO_STOPS}),
+    (Code.NO_PROTECTION, {"take_profit": D(110)}, {"instrument": NO_STOPS}, {"stop_loss": D(90)}, {"instrument": NO_STOPS}),
+    (Code.NO_PROTECTION, {"stop_loss": D(90)}, {"instrument": an_instrument(has_oco=False)},
+     {"stop_loss": D(90), "take_profit": D(110)}, {"instrument": an_instrument(has_oco=False)}),
+    (Code.ORDER_COUNT, {"stop_loss": D(90), "take_profit": D(110)}, of_two(legs=2),
+     LIMIT | {"stop_loss": D(90), "take_profit": D(110)}, of_two(legs=2)),
+    (Code.ORDER_COUNT, LIMIT, of_two(legs=2, stops=1), {"stop_loss": D(90)}, of_two(legs=2, stops=1)),
+    (Code.PYRAMIDING, {}, {"entries": 1, "pyramiding": 2}, {}, {"entries": 1}),
+    (Code.PYRAMIDING, {"instance": ""}, {"entries": 1}, {}, {"entries": 2, "pyramiding": 2}),
+    (Code.PRICE_MISSING, {}, {"unvalued": ()}, {}, {"unvalued": ("ETHUSDT",)}),
+    (Code.PRICE_MISSING, {}, {"open_orders": (an_order(symbol="ETHUSDT"),), **ETH}, {},
+     {"open_orders": (an_order(symbol="ETHUSDT"),), **ETH, "marks": {}}),
+    (Code.PRICE_MISSING, {}, {"open_orders": (an_order(symbol="ETHUSDT"),), **ETH}, {},
+     {"open_orders": (an_order(symbol="ETHUSDT"),)}),
+    (Code.PRICE_MISSING, IN_BTC, IN_BTC_VIEW, IN_BTC, IN_BTC_VIEW | {"rates": {}}),
+    (Code.NOTIONAL_MAX_ORDER, IN_BTC, IN_BTC_VIEW | limited(notional_max_order=D(5000)), IN_BTC | {"quantity": D("1.001")},
+     IN_BTC_VIEW | limited(notional_max_order=D(5000))),
+    (Code.EXPOSURE_INSTRUMENT, IN_BTC, IN_BTC_VIEW | limited(exposure_max_instrument=D(10000)) | {"position": D(1)},
+     IN_BTC | {"quantity": D("1.001")}, IN_BTC_VIEW | limited(exposure_max_instrument=D(10000)) | {"position": D(1)}),
+    (Code.EXPOSURE_ACCOUNT, IN_BTC, IN_BTC_VIEW | limited(exposure_max_account=D(6000)) | {"exposures": {"BTCUSDT": D(1000)}},
+     IN_BTC | {"quantity": D("1.001")}, IN_BTC_VIEW | limited(exposure_max_account=D(6000)) | {"exposures": {"BTCUSDT": D(1000)}}),
+    (Code.BALANCE, {"quantity": D(8)}, {"coins_of_others": D(200)}, {"quantity": D("8.001")}, {"coins_of_others": D(200)}),
+    (Code.INCIDENT_OPEN, {}, {"drifting": {"ETH": 1}}, {}, {"drifting": {"BTC": 1}}),
+    (Code.INCIDENT_OPEN, {}, {}, {}, {"drifting": {"USDT": 2}}),
 ]  # fmt: skip
 
 
@@ -135,7 +200,7 @@ def test_just_inside_passes_and_just_outside_is_denied(row: Any) -> None:
         assert text
 
 
-SHORT = Capabilities(frozenset(OrderType), frozenset(TimeInForce), can_short=True)
+SHORT = VenueCapabilities(frozenset(OrderType), frozenset(TimeInForce), can_short=True)
 
 
 def test_spot_is_never_sold_below_what_is_held() -> None:
@@ -157,6 +222,7 @@ def test_an_order_only_reduces_after_all_that_may_still_fill() -> None:
     assert reduces(sell, a_view(held=D(2), open_orders=(dormant,)))
 
 
+WAIVED = {Code.QTY_MAX, Code.INSTRUMENT_UNKNOWN}
 EXIT = an_intent(side=Side.SELL, role=Role.EXIT, quantity=D(1))
 DENYING: dict[Code, dict[str, Any]] = {row[0]: row[4] for row in ROWS if not row[3] and "open_orders" not in row[4]}
 
@@ -164,7 +230,8 @@ DENYING: dict[Code, dict[str, Any]] = {row[0]: row[4] for row in ROWS if not row
 @pytest.mark.parametrize("code", sorted(DENYING))
 def test_an_exit_is_denied_by_the_marked_codes_alone(code: Code) -> None:
     seen = code_of(EXIT, a_view(**({"held": D(1)} | DENYING[code])))
-    may_deny = code in REDUCE_ONLY_APPLIES or code is Code.KILLED
+    # an exit is split at QTY_MAX, and old metadata only warn of it
+    may_deny = (code in REDUCE_ONLY_APPLIES or code is Code.KILLED) and code not in WAIVED
     assert (seen is code) if may_deny else (seen is None)
 
 
@@ -205,3 +272,9 @@ def test_an_oco_is_reserved_once() -> None:
     )
     assert a_view(open_orders=legs).reserved("BTC") == 2
     assert a_view(open_orders=legs).pending("BTCUSDT", Side.SELL) == 2
+
+
+def test_a_disabled_account_does_not_hold_an_exit_up() -> None:
+    view = a_view(held=D(1), account=replace(ACCOUNT, is_enabled=False))
+    assert code_of(EXIT, view) is None
+    assert code_of(an_intent(), view) is Code.ACCOUNT_UNKNOWN

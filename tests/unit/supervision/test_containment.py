@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.execution.in_hand import InHand
+from fks.strategy_worker.crash_marker import CrashMarker
 from fks.supervision.containment import SHARED_MAX, SOLO_MAX, Count, Disable, Isolate, judge_crash
 
 WINDOW_S = 100.0
@@ -71,14 +71,14 @@ def test_every_input_has_a_verdict(crashes: int, is_isolated: bool, since: float
 def test_a_mark_is_read_as_it_was_set(name: str, at_ns: int, bar_ns: int, epoch: int) -> None:
     path = Path(f"/tmp/fks-inhand-{os.getpid()}")
     try:
-        hand = InHand(path)
+        hand = CrashMarker(path)
         hand.set(name, at_ns=at_ns, bar_ns=bar_ns, epoch=epoch)
-        found = InHand(path).left()
+        found = CrashMarker(path).left()
         assert found is not None
         assert (found.at_ns, found.bar_ns, found.epoch) == (at_ns, bar_ns, epoch)
         assert name.startswith(found.instance.rstrip("\ufffd"))
         hand.clear()
-        assert InHand(path).left() is None
+        assert CrashMarker(path).left() is None
         hand.close()
     finally:
         path.unlink(missing_ok=True)
@@ -87,25 +87,25 @@ def test_a_mark_is_read_as_it_was_set(name: str, at_ns: int, bar_ns: int, epoch:
 def test_what_is_no_mark_blames_nobody(tmp_path: Path) -> None:
     for content in (b"", b"x", bytes(512), b"FKS1" + b"\xff" * 40, os.urandom(512)):
         (tmp_path / "m").write_bytes(content)
-        assert InHand(tmp_path / "m").left() is None
-    assert InHand(None).left() is None
-    assert InHand(tmp_path / "missing").left() is None
+        assert CrashMarker(tmp_path / "m").left() is None
+    assert CrashMarker(None).left() is None
+    assert CrashMarker(tmp_path / "missing").left() is None
 
 
 def test_a_disk_that_takes_nothing_costs_no_evaluation(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    hand = InHand(tmp_path / "file" / "below")  # a folder that cannot be made
+    hand = CrashMarker(tmp_path / "file" / "below")  # a folder that cannot be made
     with hand.holding("a", at_ns=1, bar_ns=2, epoch=3):
         pass
 
 
 def test_a_mark_costs_microseconds(tmp_path: Path) -> None:
-    hand = InHand(tmp_path / "m")
+    hand = CrashMarker(tmp_path / "m")
     best = min(_batch(hand) for _ in range(5))
     assert best < 20e-6, f"{best * 1e6:.1f} us"
 
 
-def _batch(hand: InHand) -> float:
+def _batch(hand: CrashMarker) -> float:
     start = time.perf_counter()
     for number in range(500):
         hand.set("sma-btc", at_ns=number, bar_ns=number, epoch=1)

@@ -97,9 +97,9 @@ class World:
                 self.in_order(id, is_start=False)
             case Page():
                 self.pages.append(command)
-            case Note(id, "restarted"):
+            case Note(id, "restarted") if not self.state.nodes[id].escalation:
                 self.count(id)
-            case Note(id, "escalated" | "given_up"):
+            case Note(id, "escalated"):
                 self.counted.pop(id, None)
                 for window in self.counted.values():
                     window[:] = [entry for entry in window if entry[1] != id]
@@ -301,17 +301,17 @@ def test_a_branch_past_its_window_ends_in_reverse_and_begins_anew() -> None:
     assert [page.event for page in world.pages] == ["child.escalated"]
 
 
-def test_the_root_gives_up_the_branch_alone_and_tries_again_after_six_times_the_longest_wait() -> None:
+def test_the_root_contains_the_child_alone_and_starts_it_again_after_a_minute() -> None:
     world = running(branch("top", worker("a"), worker("b"), limit=1))
     for _ in range(2):
         world.tell(Exited("a", world.alive.pop("a"), CRASH))
         for index, command in reversed(list(enumerate(world.pending))):
             if not isinstance(command, Timer):
                 world.answer(index)
-    assert world.state.nodes["a"].phase is Phase.GIVEN_UP
+    assert world.state.nodes["a"].phase is Phase.CONTAINED
     assert "b" in world.alive
-    assert [(timer.after_s) for timer in world.pending if isinstance(timer, Timer)] == [24.0]
-    assert [page.event for page in world.pages] == ["child.given_up"]
+    assert [(timer.after_s) for timer in world.pending if isinstance(timer, Timer)] == [60.0]
+    assert [page.event for page in world.pages] == ["child.escalated"]
     world.calm()
     assert "a" in world.alive
 
@@ -346,7 +346,7 @@ def test_a_restart_a_person_wants_is_drained_not_counted_and_ends_a_wait() -> No
         world.calm()
     assert world.words() == ["stop a", "start a"] * 5
     world.tell(Exited("a", world.alive.pop("a"), CRASH))
-    assert world.state.nodes["a"].phase is Phase.GIVEN_UP
+    assert world.state.nodes["a"].phase is Phase.CONTAINED
     world.tell(RestartWanted("a", "a person"))
     assert world.words()[-1] == "start a"
 

@@ -144,5 +144,5 @@ def test_the_machine_restarts_whom_otp_restarts_in_otps_order(top: Thing, exits:
         driver.tell(Exited(victim, driver.running.pop(victim), ASKED if is_normal else CRASH))
         assert_same(driver.log, otp.log, top)
     assert sorted(otp.running()) == sorted(driver.running)
-    given_up = {id for id, node in driver.state.nodes.items() if node.phase is Phase.GIVEN_UP}
-    assert given_up == {thing.id for thing in top.children if len(otp.branches.get(thing.id, ())) > top.intensity and not thing.is_alive}
+    contained = {id for id, node in driver.state.nodes.items() if node.phase is Phase.CONTAINED}
+    assert contained == {thing.id for thing in top.children if len(otp.branches.get(thing.id, ())) > top.intensity and not thing.is_alive}

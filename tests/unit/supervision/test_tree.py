@@ -11,17 +11,19 @@ def branches(tree: SupervisorSpec) -> dict[str, list[str]]:
     return {child.id: [worker.id for worker in child.workers()] for child in tree.children if isinstance(child, SupervisorSpec)}
 
 
-def test_every_branch_has_patience_of_its_own_and_no_death_is_another_ones() -> None:
+def test_every_child_is_contained_and_no_death_is_another_ones() -> None:
     tree = tree_of(Settings(strategies=Strategies(workers=2)))
     assert branches(tree) == {
-        "trading": ["guardian", "orders"],
+        "safety": ["guardian"],
+        "trading": ["orders"],
         "data": ["collector:binance"],
         "strategies": ["strategy:0", "strategy:1"],
-        "house": ["scheduler", "monitor"],
+        "core": ["scheduler", "monitor"],
     }
     assert {child.strategy for child in tree.children if isinstance(child, SupervisorSpec)} == {Strategy.ONE_FOR_ONE}
+    assert all(child.containment for child in tree.children if isinstance(child, SupervisorSpec))
     by_id = {worker.id: worker for worker in tree.workers()}
-    assert by_id["orders"].after == ("guardian",)
+    assert {worker.after for worker in by_id.values()} == {()}
     assert [id for id, worker in by_id.items() if not worker.is_leased] == ["guardian"]  # it starts without a database
 
 

@@ -112,7 +112,7 @@ async def test_a_rearmed_protection_is_not_matched_against_the_past() -> None:
     await venue.submit(entry)
     venue.on_bar(bar(2, 102, 103, 94, 100))
     stop = order("0.4", side=Side.SELL, type=OrderType.STOP, stop_price="95", role=Role.STOP_LOSS,
-                 parent_id=entry.client_order_id, generation=1)  # fmt: skip
+                 parent_id=entry.client_order_id, attempt=1)  # fmt: skip
     assert (await venue.submit(stop)).fills == ()
 
 

@@ -17,8 +17,11 @@ from fks.model.errors import ConfigError, OutageError, PeerError
 from fks.model.order import Outcome, State
 from fks.model.ports import SessionBack, SessionLost
 from fks.venues.base import EventQueue, text
-from fks.venues.ccxt.classify import Wire, classify, describe
-from fks.venues.ccxt.dialect import report_of, report_of_event
+from fks.venues.binance import calls
+from fks.venues.binance.classify import Wire, classify, describe
+from fks.venues.binance.config import SessionConfig
+from fks.venues.binance.dialect import report_of, report_of_event
+from fks.venues.binance.socket_api import SocketApi
 from fks.venues.paper import PaperVenue
 from fks.venues.registry import make_venue, make_venues
 from tests.support.ports import CollectingLog
@@ -94,6 +97,9 @@ def test_secrets_never_show() -> None:
     assert "signature=…" in classify(wire, RuntimeError("a signature=beef b")).detail
 
 
+TESTNET = "https://testnet.binance.vision"
+
+
 def settings(**sections: Any) -> Settings:
     return Settings(**sections)
 
@@ -112,7 +118,13 @@ def test_the_registry_fails_closed() -> None:
     with pytest.raises(ConfigError, match=r"venue\.live is false"):
         make(given=settings(venue=Venue(rest_url="https://api.binance.com")))
     with pytest.raises(ConfigError, match="api_key"):
-        make(given=settings(venue=Venue(live=True)))
+        make(given=settings(venue=Venue(live=True), sim=Sim(enabled=False)))
+    with pytest.raises(ConfigError, match=r"local exchange's prices"):
+        make(given=settings(venue=Venue(live=True, api_key="k", api_secret="s")))
+    with pytest.raises(ConfigError, match="test network"):
+        make(given=settings(venue=Venue(live=True, rest_url=TESTNET), sim=Sim(enabled=False)))
+    with pytest.raises(ConfigError, match="api_key"):  # a test network needs keys, and no venue.live
+        make(given=settings(venue=Venue(rest_url=TESTNET), sim=Sim(enabled=False)))
     with pytest.raises(ConfigError, match="not supported"):
         make(given=settings(venue=Venue(exchange="kraken")))
 
@@ -127,10 +139,46 @@ def test_each_role_gets_its_venues() -> None:
 
 
 def test_no_address_of_the_real_exchange_is_left() -> None:
-    session = make()._session
+    session = make(given=settings(venue=Venue(session="ccxt")))._transport._session
 
     def texts(value: Any) -> list[str]:
         return [value] if isinstance(value, str) else [t for part in value.values() for t in texts(part)]
 
     assert all("127.0.0.1:1/" in url for url in texts(session.urls["api"]))
     assert session.secret not in repr(make()._config)
+
+
+def test_our_own_session_goes_where_it_is_told() -> None:
+    real, sim = SessionConfig("k", "s"), SessionConfig("k", "s", rest_url="http://h:1/", ws_url="ws://h:2")
+    assert real.own_addresses() == ("https://api.binance.com", "wss://ws-api.binance.com:443/ws-api/v3")
+    assert sim.own_addresses() == ("http://h:1", "ws://h:2/ws-api/v3")
+    test = SessionConfig("k", "s", rest_url="https://testnet.binance.vision")
+    assert test.own_addresses()[1] == "wss://ws-api.testnet.binance.vision/ws-api/v3"
+
+
+def test_either_session_is_the_venue_named_ccxt() -> None:
+    for name in ("binance", "ccxt"):
+        assert make(given=settings(venue=Venue(session=name))).name == "ccxt"
+
+
+def test_the_signature_is_that_of_the_documents() -> None:
+    """The example of Binance's WebSocket API documents, "SIGNED request example (HMAC)"."""
+    key, secret = (
+        "vmPUZE6mv9SD5VNHk4HlWFsOr6aKE2zvsw0MuIgwCIPy6utIco14y7Ju91duEh8A",
+        "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j",
+    )
+    config = SessionConfig(key, secret, recv_window_ms=100)
+    api = SocketApi("ws://x", config, FakeClock(1645423376532 * 10**6), lambda event: None)
+    params = {
+        "symbol": "BTCUSDT", "side": "SELL", "type": "LIMIT", "timeInForce": "GTC", "quantity": "0.01000000",
+        "price": "52000.00", "newOrderRespType": "ACK",
+    }  # fmt: skip
+    assert api.sign(params)["signature"] == "cc15477742bd704c29492d96c7ead9414dfd8e0ec4a00f947bb5bb454ddbd08a"
+
+
+@pytest.mark.parametrize(("call", "name"), [
+    (calls.PLACE, "private_post_order"), (calls.PLACE_OCO, "private_post_orderlist_oco"), (calls.TIME, "public_get_time"),
+    (calls.DEPOSITS, "sapi_get_capital_deposit_hisrec"), (calls.RIGHTS, "sapi_get_account_apirestrictions"),
+])  # fmt: skip
+def test_calls_have_the_names_of_ccxt(call: calls.Call, name: str) -> None:
+    assert call.ccxt == name

@@ -1,0 +1,340 @@
+"""The one door for persons and programs: an order request becomes a signal row, and the caller hears what became of it.
+
+Accepted means committed: the answer is given after the row is on disk, and the order manager is only woken, never called.
+The same idempotency key with the same body is the same request; with another body it is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from fks.api.exact import decimal_of, shown
+from fks.clock import Clock
+from fks.config.settings import Settings
+from fks.model.account import Account
+from fks.model.errors import InputError
+from fks.model.ids import client_order_id, intent_id, request_signal_id
+from fks.model.order import TERMINAL, Order, OrderType, Role, Side, State, TimeInForce
+from fks.model.signal import Kind, Signal, SignalState
+from fks.model.timeframe import iso, to_ns
+from fks.store.accounts import AccountStore
+from fks.store.bus import SIGNALS, WAKE, Bus
+from fks.store.db import Database
+from fks.store.orders import OrderStore
+from fks.store.reading import Listed, ReadingStore
+from fks.store.signals import SignalRecord, SignalStore
+
+_POLL_FIRST_S, _POLL_MAX_S = 0.005, 0.1
+_DIGITS_MAX = 40
+_KEY_MAX = 200
+_YEAR_MIN = 1971
+_TYPES = {"market": OrderType.MARKET, "limit": OrderType.LIMIT, "stop": OrderType.STOP, "stop_limit": OrderType.STOP_LIMIT}
+_NUMBERS = ("quantity", "price", "stop_price", "take_profit", "stop_loss")
+_TEXTS = ("account", "venue", "exchange", "symbol", "side", "type", "time_in_force", "valid_until")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """A person's order as asked for. Numbers are exact; `account` is a name or a number; words may be plain text."""
+
+    symbol: str
+    side: Side | str
+    type: OrderType | str
+    quantity: Decimal
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+    take_profit: Decimal | None = None
+    stop_loss: Decimal | None = None
+    time_in_force: TimeInForce | str = TimeInForce.GTC
+    valid_until_ns: int | None = None
+    account: str | int | None = None
+    venue: str | None = None
+    exchange: str | None = None
+
+    @staticmethod
+    def parse(body: Mapping[str, object]) -> OrderRequest:
+        """Return the request that a JSON body asks for; numbers may be texts, ints or Decimals (parse_float=Decimal).
+
+        Errors: InputError naming the field and what would be right.
+        """
+        unknown = sorted(set(body) - set(_NUMBERS) - set(_TEXTS))
+        if unknown:
+            raise _bad(f"unknown field {shown(unknown[0])}", f"use {', '.join((*_TEXTS, *_NUMBERS))}", "FIELD_UNKNOWN")
+        numbers = {name: _number(name, body.get(name)) for name in _NUMBERS}
+        quantity = numbers.pop("quantity")
+        if quantity is None:
+            raise _bad("quantity is missing", "give a positive quantity in base", "QUANTITY")
+        return OrderRequest(
+            symbol=_text("symbol", body.get("symbol"), is_needed=True) or "", quantity=quantity,
+            side=str(body.get("side")), type=str(body.get("type")),
+            time_in_force=str(body.get("time_in_force") or TimeInForce.GTC.value),
+            valid_until_ns=_moment(body.get("valid_until")), account=_text("account", body.get("account")),
+            venue=_text("venue", body.get("venue")), exchange=_text("exchange", body.get("exchange")), **numbers,
+        ).checked()  # fmt: skip
+
+    def checked(self) -> OrderRequest:
+        """Return the request with its words and numbers checked and normalised. Errors: InputError."""
+        numbers = {name: _number(name, getattr(self, name)) for name in _NUMBERS}
+        kind = _one_of("type", self.type, _TYPES)
+        for name, is_needed in (("price", kind in _WITH_PRICE), ("stop_price", kind in _WITH_STOP)):
+            if is_needed and numbers[name] is None:
+                raise _bad(f"{kind.value} needs {name}", f"give {name}", "PRICE")
+            if not is_needed and numbers[name] is not None:
+                raise _bad(f"{kind.value} takes no {name}", f"leave {name} out", "PRICE")
+        times = {item.value: item for item in TimeInForce}
+        return replace(
+            self, symbol=_text("symbol", self.symbol, is_needed=True) or "", type=kind,
+            side=_one_of("side", self.side, {item.value: item for item in Side}),
+            time_in_force=_one_of("time_in_force", self.time_in_force, times),
+            account=_text("account", self.account), venue=_text("venue", self.venue),
+            exchange=_text("exchange", self.exchange),
+        )  # fmt: skip
+
+    def body_hash(self) -> str:
+        """Return a hash that two requests share when they ask for the same."""
+        plain = {name: value if value is None else _canonical(value) for name, value in asdict(self).items()}
+        if self.exchange is None:  # hashes of requests from before there was this field stay what they were
+            del plain["exchange"]
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+_WITH_PRICE = (OrderType.LIMIT, OrderType.STOP_LIMIT)
+_WITH_STOP = (OrderType.STOP, OrderType.STOP_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class EntryAnswer:
+    """What the caller hears: an HTTP status and a JSON-able body."""
+
+    status: int
+    body: dict[str, Any]
+
+
+def exchange_of(venue: str, settings: Settings) -> str | None:
+    """Return the exchange whose instruments a venue trades; None: those of any, as on paper."""
+    return settings.venue.exchange if venue == "ccxt" else None
+
+
+def exchange_for(account: Account, symbol: str, exchange: str | None, settings: Settings) -> str | None:
+    """Return where an account's orders in `symbol` are for: the exchange of its venue, or the one named; None on paper.
+
+    Errors: InputError EXCHANGE when another one is named, also in the symbol, than the venue trades.
+    """
+    home, named = exchange_of(account.venue, settings), exchange or symbol.rpartition(":")[0]
+    if home is not None and named.lower() not in ("", home):
+        raise _bad(f"account {account.name} trades at {home}, not at {named}", "name another account", "EXCHANGE")
+    return exchange or home
+
+
+class OrderEntry:
+    """Takes orders and cancels for a principal. Holds no state; many may exist."""
+
+    def __init__(self, db: Database, bus: Bus, clock: Clock, settings: Settings) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._settings = settings
+        self._reading = ReadingStore(db)
+        self._accounts = AccountStore(db)
+        self._signals = SignalStore(db)
+        self._orders = OrderStore(db)
+
+    async def submit(
+        self, request: OrderRequest, principal: str, idempotency_key: str, *, arrived_ns: int | None = None
+    ) -> EntryAnswer:
+        """Commit the request and wait a moment for its order. Its age counts from `arrived_ns`, by default from now.
+
+        202 with the order, or with `state` null when the order manager has not decided yet; 422 with the code when it
+        was denied. Errors: InputError (4xx) when it names nothing we know, or the key was used for another body (409);
+        OutageError when nothing was committed.
+        """
+        if not idempotency_key or len(idempotency_key) > _KEY_MAX or "\x1f" in idempotency_key:
+            raise _bad("no usable idempotency key", f"send 1 to {_KEY_MAX} characters as Idempotency-Key", "IDEMPOTENCY_KEY")
+        arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
+        request = request.checked()
+        signal_id = request_signal_id(principal, idempotency_key)
+        digest = request.body_hash()
+        record = await self._signals.get(signal_id)
+        if record is None:
+            signal = await self._signal(request, principal, idempotency_key, arrived_ns)
+            if await self._signals.insert([signal], digest):
+                await self._wake(signal)
+            record = await self._signals.get(signal_id)
+            assert record is not None
+        if record.body_hash != digest:
+            raise InputError(
+                "this idempotency key was used for another order", code="IDEMPOTENCY_CONFLICT", status=409,
+                remedy="use a new key for a new order",
+            )  # fmt: skip
+        return await self._await_answer(record)
+
+    async def cancel(self, client_order_id: str, principal: str) -> EntryAnswer:
+        """Want an order cancelled. 202 with the order; 409 when it has ended; 404 when there is none."""
+        order = await self._orders.get(client_order_id)
+        if order is None:
+            raise InputError(
+                f"unknown order {client_order_id!r}", code="ORDER_UNKNOWN", status=404, remedy="see `fks orders list`"
+            )
+        if order.state in TERMINAL:
+            raise InputError(
+                f"order {client_order_id} has ended: {order.state.value}", code="ORDER_ENDED", status=409,
+                remedy="there is nothing left to cancel",
+            )  # fmt: skip
+        asked = await self._orders.want_cancel(client_order_id, by=principal, now_ns=self._clock.now_ns())
+        await self._bus.publish(WAKE, {"type": "cancel", "client_order_id": client_order_id})
+        return EntryAnswer(202, order_body(asked or order))
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────
+    async def _signal(self, request: OrderRequest, principal: str, key: str, arrived_ns: int) -> Signal:
+        account = self._account(await self._accounts.page(), request)
+        instrument = await self._instrument(request, account)
+        return Signal(
+            id=request_signal_id(principal, key), source=f"principal:{principal}", instance="", params_version=0,
+            account_id=account.id, venue=account.venue, exchange=instrument.exchange, symbol=instrument.symbol,
+            timeframe=None, ts_event_ns=arrived_ns, ordinal=0, kind=Kind.ORDER, side=Side(request.side),
+            type=OrderType(request.type),
+            size=request.quantity, limit_price=request.price, stop_price=request.stop_price,
+            stop_loss=request.stop_loss, take_profit=request.take_profit, time_in_force=TimeInForce(request.time_in_force),
+            valid_until_ns=request.valid_until_ns, reason=f"order of {principal}", state=SignalState.READY,
+            trace_id=request_signal_id(principal, key).hex[:16],
+        )  # fmt: skip
+
+    @staticmethod
+    def _account(accounts: list[Account], request: OrderRequest) -> Account:
+        """Return the account meant: by name or number, else the first enabled one (of the venue, when one is named)."""
+        name = request.account
+        found = [
+            account
+            for account in accounts
+            if account.is_enabled
+            and (name is None or name in (account.name, str(account.id)))
+            and request.venue in (None, account.venue)
+        ]
+        if found:
+            return min(found, key=lambda account: account.id)
+        known = ", ".join(f"{account.name} on {account.venue}" for account in accounts if account.is_enabled) or "none"
+        wanted = f"{name or 'any account'}{f' on {request.venue}' if request.venue else ''}"
+        raise InputError(f"no such account: {wanted}", code="ACCOUNT_UNKNOWN", status=404, remedy=f"known: {known}")
+
+    async def _instrument(self, request: OrderRequest, account: Account) -> Listed:
+        """Return what the order is for: at the exchange of the account's venue; on paper, where it is collected."""
+        at = exchange_for(account, request.symbol, request.exchange, self._settings)
+        return await self._reading.find(request.symbol, at, listed=True)
+
+    async def _wake(self, signal: Signal) -> None:
+        await self._bus.publish(WAKE, {"type": "signal", "id": str(signal.id)})
+        await self._bus.publish(SIGNALS, {
+            "type": "signal", "id": str(signal.id), "instance": signal.instance, "symbol": signal.symbol,
+            "kind": signal.kind.value, "side": signal.side.value, "state": signal.state.value,
+        })  # fmt: skip
+
+    async def _await_answer(self, record: SignalRecord) -> EntryAnswer:
+        deadline, pause_s = self._clock.monotonic() + self._settings.http.order_wait_s, _POLL_FIRST_S
+        while True:
+            order = await self._orders.by_signal(record.signal.id)
+            is_settled = order is not None and order.state not in (State.SENDING, State.INTENDED)
+            if record.signal.state is not SignalState.READY and (is_settled or order is None):
+                return _answer(record, order)
+            if self._clock.monotonic() >= deadline:
+                return _answer(record, order)
+            await self._clock.sleep(pause_s)
+            pause_s = min(pause_s * 2, _POLL_MAX_S)
+            record = await self._signals.get(record.signal.id) or record
+
+
+def _answer(record: SignalRecord, order: Order | None) -> EntryAnswer:
+    signal = record.signal
+    body: dict[str, Any] = {"id": str(signal.id), "signal_state": signal.state.value}
+    if order is not None:
+        body |= order_body(order)
+    else:
+        body |= {
+            "client_order_id": client_order_id(intent_id(signal.id), Role.ORDER), "state": None, "symbol": signal.symbol,
+            "code": record.code, "detail": record.detail,
+        }  # fmt: skip
+    is_no = signal.state in (SignalState.DENIED, SignalState.EXPIRED, SignalState.DECLINED)
+    return EntryAnswer(422 if is_no else 202, body)
+
+
+def order_body(order: Order) -> dict[str, Any]:
+    """Return an order as JSON: numbers as decimal strings, times in ISO 8601 with Z."""
+
+    def text(value: Decimal | None) -> str | None:
+        return None if value is None else format(value, "f")
+
+    return {
+        "client_order_id": order.client_order_id, "signal_id": None if order.signal_id is None else str(order.signal_id),
+        "account_id": order.account_id, "venue": order.venue, "exchange": order.exchange, "symbol": order.symbol,
+        "instance": order.instance, "role": order.role.value, "generation": order.attempt, "side": order.side.value,
+        "type": order.type.value, "time_in_force": order.time_in_force.value, "quantity": text(order.quantity),
+        "price": text(order.price), "stop_price": text(order.stop_price), "stop_loss": text(order.stop_loss),
+        "take_profit": text(order.take_profit), "state": order.state.value, "request": order.request.value,
+        "filled": text(order.filled), "average_price": text(order.average_price),
+        "venue_order_id": order.venue_order_id, "parent_id": order.parent_id, "group_id": order.group_id,
+        "code": order.code, "detail": order.detail, "is_late": order.is_late, "is_stale": order.is_stale,
+        "is_reduce_only": order.is_reduce_only, "trace_id": order.trace_id,
+        "valid_until": None if order.valid_until_ns is None else iso(order.valid_until_ns),
+        "created_at": iso(order.created_ns), "sent_at": None if order.sent_ns is None else iso(order.sent_ns),
+        "updated_at": iso(order.updated_ns),
+    }  # fmt: skip
+
+
+# ── form ─────────────────────────────────────────────────────────────────────────────────────────
+def _bad(message: str, remedy: str, code: str) -> InputError:
+    return InputError(message, code=code, status=422, remedy=remedy)
+
+
+def _number(name: str, value: object) -> Decimal | None:
+    """Return a positive exact number, or None when it was left out. A float stands for its shortest decimal."""
+    if value is None:
+        return None
+    try:
+        number = decimal_of(value)
+    except (ArithmeticError, ValueError) as error:
+        raise _bad(f"{name} {shown(value)} {error}", "give a decimal string", "NUMBER") from None
+    if number <= 0:
+        raise _bad(f"{name} {shown(value)} is not a positive number", f"give a {name} above 0", "NUMBER")
+    _, digits, exponent = number.as_tuple()
+    if len(digits) > _DIGITS_MAX or abs(int(exponent)) > _DIGITS_MAX:
+        raise _bad(f"{name} has too many digits", f"give at most {_DIGITS_MAX}", "NUMBER")
+    return number
+
+
+def _text(name: str, value: object, *, is_needed: bool = False) -> str | None:
+    if value is None and not is_needed:
+        return None
+    is_short = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**_DIGITS_MAX
+    text = str(value).strip() if isinstance(value, str) or is_short else ""
+    if not text or len(text) > _KEY_MAX or not text.isprintable():
+        raise _bad(f"{name} {shown(value)} is not usable", f"give a {name}", name.upper())
+    return text
+
+
+def _one_of(name: str, value: object, choices: Mapping[str, T]) -> T:
+    found = choices.get(value.strip().lower()) if isinstance(value, str) else None
+    if found is None:
+        raise _bad(f"{name} {shown(value)} is unknown", f"use one of {', '.join(choices)}", name.upper())
+    return found
+
+
+def _moment(value: object) -> int | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if moment is not None and moment.tzinfo is not None and moment.year >= _YEAR_MIN:
+            return to_ns(moment.astimezone(UTC))
+    except (ValueError, OverflowError):
+        pass
+    raise _bad(f"valid_until {shown(value)} is no time", "give ISO 8601 with Z: 2026-05-01T00:00:00Z", "VALID_UNTIL")
+
+
+def _canonical(value: object) -> str:
+    """Return equal texts for equal numbers: 1, 1.0 and "1.00" ask for the same."""
+    return format(value.normalize() + Decimal(0), "f") if isinstance(value, Decimal) else str(value)

@@ -1,0 +1,110 @@
+"""Incidents that only a person can explain, and comparisons of the journal with a venue on request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field
+
+from fks.api.exact import ExactJson
+from fks.api.gateway import Gateway
+from fks.api.problems import Problem
+from fks.api.query import Admin, Before, Body, Gate, Limit, Reader, Trader, body_of, takes
+from fks.model.timeframe import iso
+from fks.store.bus import WAKE
+from fks.store.incidents import Incident, IncidentStore, Resolution
+from fks.store.settlements import SettlementStore
+
+router = APIRouter(tags=["incidents"])
+_WAIT_S, _LOOK_S = 8.0, 0.1
+Number = Annotated[int, Field(ge=1, lt=2**63)]
+
+
+class ReconcileBody(Body):
+    """Which venue to compare; without one, all that the order manager has."""
+
+    venue: str | None = Field(None, min_length=1, max_length=64)
+
+
+class CloseBody(Body):
+    """How an incident is closed."""
+
+    resolution: Literal["adopted", "explained", "booked"] = Field(
+        description="adopted: the difference is ours; explained: known, and stays; booked: a transfer or execution was booked"
+    )
+    reason: str = Field(min_length=1, max_length=500)
+
+
+@router.post("/reconcile", status_code=202, openapi_extra=takes(ReconcileBody))
+async def reconcile(
+    gate: Gate, who: Trader, body: Annotated[ReconcileBody, Depends(body_of(ReconcileBody))]
+) -> ExactJson:
+    """Compare the journal with a venue now, and wait some seconds for it: 200 with what was found, else 202."""
+    known = [row["venue"] for row in await gate.db.fetch("gateway.venues")]
+    wanted = known if body.venue is None else [body.venue]
+    if not set(wanted) <= set(known):
+        raise Problem(404, "VENUE_UNKNOWN", f"there is no venue {body.venue}", remedy=f"known: {', '.join(known) or 'none'}")
+    store, clock = SettlementStore(gate.db), gate.deps.clock
+    ids = [await store.request_reconcile(venue, by=who.name, now_ns=clock.now_ns()) for venue in wanted]
+    await gate.bus.publish(WAKE, {"type": "reconcile"})
+    deadline = clock.monotonic() + _WAIT_S
+    rows = await store.reconcile(ids)
+    while any(row["finished_at"] is None for row in rows) and clock.monotonic() < deadline:
+        await clock.sleep(_LOOK_S)
+        rows = await store.reconcile(ids)
+    is_done = all(row["finished_at"] is not None for row in rows)
+    return ExactJson({"items": rows, "next": None}, status_code=200 if is_done else 202)
+
+
+@router.get("/reconcile/{id}")
+async def reconciled(gate: Gate, who: Reader, id: Number) -> ExactJson:
+    """Return one request to compare a venue, and what was found when it has ended."""
+    rows = await SettlementStore(gate.db).reconcile([id])
+    if not rows:
+        raise Problem(404, "RECONCILE_UNKNOWN", f"there is no request {id}", remedy="POST /reconcile makes one")
+    return ExactJson(rows[0])
+
+
+@router.get("/incidents")
+async def incidents(
+    gate: Gate,
+    who: Reader,
+    open_: Annotated[bool, Query(alias="open", description="only those that are not closed")] = False,
+    before: Before = None,
+    limit: Limit = 100,
+) -> ExactJson:
+    """List incidents, newest first. While one is open, entries on its subject are denied."""
+    found = await IncidentStore(gate.db).page(is_open=open_, before_id=before, limit=limit)
+    names = await _names(gate)
+    items = [_view(incident, names) for incident in found]
+    return ExactJson({"items": items, "next": items[-1]["id"] if len(items) == limit else None})
+
+
+@router.post("/incidents/{id}/close", openapi_extra=takes(CloseBody))
+async def close(gate: Gate, who: Admin, id: Number, body: Annotated[CloseBody, Depends(body_of(CloseBody))]) -> ExactJson:
+    """Close an incident in the token's name, with the reason: what it denied is allowed again."""
+    store = IncidentStore(gate.db)
+    if await store.get(id) is None:
+        raise Problem(404, "INCIDENT_UNKNOWN", f"there is no incident {id}", remedy="see GET /incidents")
+    closed = await store.close(
+        id, by=who.name, resolution=Resolution(body.resolution), reason=body.reason, now_ns=gate.deps.clock.now_ns()
+    )
+    if closed is None:
+        raise Problem(409, "INCIDENT_CLOSED", f"incident {id} is closed already", remedy="see GET /incidents")
+    await gate.bus.publish(WAKE, {"type": "incident", "id": id})
+    return ExactJson(_view(closed, await _names(gate)))
+
+
+async def _names(gate: Gateway) -> dict[int, str]:
+    return {row["id"]: row["name"] for row in await gate.db.fetch("gateway.account_names")}
+
+
+def _view(incident: Incident, accounts: dict[int, str]) -> dict[str, Any]:
+    return {
+        "id": incident.id, "account": accounts.get(incident.account_id, ""), "kind": incident.kind,
+        "subject": incident.subject, "detail": incident.detail, "payload": dict(incident.payload),
+        "opened_at": iso(incident.opened_ns), "updated_at": iso(incident.updated_ns), "is_open": incident.is_open,
+        "closed_by": incident.closed_by, "closed_at": None if incident.closed_ns is None else iso(incident.closed_ns),
+        "resolution": incident.resolution,
+    }  # fmt: skip

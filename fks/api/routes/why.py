@@ -1,0 +1,37 @@
+"""Why: one decision's whole story."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from fks.api.exact import ExactJson
+from fks.api.problems import Problem
+from fks.api.query import Exchange, Gate, Name, Reader, moment
+
+router = APIRouter(tags=["why"])
+
+
+@router.get("/why")
+async def why(
+    gate: Gate,
+    who: Reader,
+    what: Annotated[str, Query(min_length=1, max_length=64, description="an order, a signal, or a symbol (with `time`)")],
+    time: Annotated[str | None, Query(max_length=40, description="of a symbol: a moment in the bar, ISO 8601")] = None,
+    instance: Name = None,
+    exchange: Exchange = None,
+) -> ExactJson:
+    """Tell one decision's whole story: bar, strategy values, signal, checks, order events, fills.
+
+    Of a symbol at a time: one story for each strategy instance there. Where an instance gave no signal, the story says
+    so, with its target and the columns it computed at that bar.
+    """
+    at = moment(time, "time")
+    if at is None:
+        if instance is not None or exchange is not None:
+            raise Problem(422, "TIME_INVALID", "instance and exchange belong to a symbol at a time", remedy="give a time")
+        found = await gate.why.of_id(what)
+    else:
+        found = await gate.why.of_symbol(what, exchange, at, instance)
+    return ExactJson({"items": found, "next": None})

@@ -1,0 +1,172 @@
+"""Pre-trade checks on a tape: the functions that live runs, on a view of the tape at the deciding bar (G6).
+
+What a tape cannot know (sessions, clocks, feeds, rates of orders) is taken as good. Limits are in the quote currency: a
+tape has no other price. The loss of the trading day is looked at on every close of the day up to the decision, as the
+order manager looks at it all the time, so that LOSS_DAY holds until the day's end here too.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+import numpy as np
+
+from fks.backtest.result import FillRow, Setup
+from fks.config.settings import Risk
+from fks.model.account import Account, Balance
+from fks.model.bar import Bars
+from fks.model.codes import Code, Denial
+from fks.model.instrument import Instrument
+from fks.model.order import OrderType, Role, Side, TimeInForce
+from fks.model.ports import VenueCapabilities
+from fks.model.timeframe import NS, bar_end
+from fks.portfolio.position import net_quantity
+from fks.risk.check import CHECKS
+from fks.risk.intent import Intent
+from fks.risk.valuation import DayFlows, day_profit, day_start_ns
+from fks.risk.view import VenueView, View
+
+_ZERO = Decimal(0)
+_HUGE = Decimal(10) ** 30
+_VENUE = "tape"
+_NEXT_DAY_NS = 26 * 3600 * NS  # after a day's start it is the next day, summer time or not
+_NEAR = 0.999  # the share of a limit from which on a float is not trusted
+#: the checks that a tape can answer, in live's order
+_CHECKS = tuple(
+    function
+    for code, function in CHECKS
+    if code
+    in (
+        Code.PRICE_MISSING, Code.TYPE_UNSUPPORTED, Code.PRICE_TICK, Code.PRICE_BAND, Code.STOP_WRONG_SIDE, Code.QTY_STEP,
+        Code.QTY_MIN, Code.QTY_MAX, Code.NOTIONAL_MIN, Code.NOTIONAL_MAX_ORDER, Code.BALANCE, Code.EXPOSURE_INSTRUMENT,
+        Code.EXPOSURE_ACCOUNT, Code.ORDER_COUNT, Code.NO_PROTECTION, Code.LOSS_DAY, Code.SHORT_FORBIDDEN,
+    )
+)  # fmt: skip
+#: our own limits, switched off: a backtest that asks what a strategy would do without them
+UNLIMITED = Risk(
+    notional_max_order=_HUGE, exposure_max_instrument=_HUGE, exposure_max_account=_HUGE, price_band_pct=_HUGE,
+    loss_day_max=_HUGE,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What the account has at a decision: base (signed), quote, and every fill so far with the index of its bar."""
+
+    position: Decimal
+    cash: Decimal
+    fills: Sequence[FillRow]
+    fill_index: Sequence[int]
+
+
+@dataclass(slots=True)
+class TapeChecks:
+    """The checks of one backtest. Decisions are asked about in order of time."""
+
+    bars: Bars
+    setup: Setup
+    _instrument: Instrument = field(init=False)
+    _multiplier: float = field(init=False)
+    _venue: VenueView = field(init=False)
+    _account: Account = field(init=False)
+    _day_end_ns: int = -1
+    _first: int = 0  # the bar with the day's first close
+    _seen: int = -1  # closes up to this index were looked at
+    _used: int = 0  # fills that are in the sums below
+    _first_fill: int = 0  # the day's first fill
+    _held: float = 0.0  # base
+    _cash: float = 0.0  # quote that the day brought in, less what was held at its start
+    _reached: Decimal = _ZERO  # the loss that reached the limit today
+
+    def __post_init__(self) -> None:
+        item = self.setup.instrument
+        self._multiplier = float(item.multiplier)
+        self._instrument = replace(item, is_trading=True, updated_ns=0)  # as it was then, not as it is listed now
+        can = VenueCapabilities(
+            frozenset(OrderType), frozenset(TimeInForce), has_oco=True, can_short=self.setup.can_short
+        )
+        self._venue = VenueView(capabilities=can)
+        self._account = Account(0, _VENUE, "personal", _VENUE, "", item.quote, self.setup.cash)
+
+    def refusal(
+        self, index: int, side: Side, quantity: Decimal, close: Decimal, levels: tuple[Decimal | None, Decimal | None],
+        holding: Holding,
+    ) -> Denial | None:  # fmt: skip
+        """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit."""
+        item = self._instrument
+        now_ns = bar_end(int(self.bars.time_ns[index]), self.bars.timeframe)
+        intent = Intent(
+            intent_id=uuid.UUID(int=0), signal_id=None, account_id=0, venue=_VENUE, exchange=item.exchange, symbol=item.symbol,
+            instance="", role=Role.ENTRY, side=side, type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=quantity,
+            stop_loss=levels[0], take_profit=levels[1], reference_price=close,
+        )  # fmt: skip
+        view = View(
+            now_ns=now_ns, limits=self.setup.limits, account=self._account, instrument=item, venue=self._venue, mark=close,
+            position=holding.position, held=holding.position, own=holding.position,
+            balances={
+                item.quote: Balance(item.quote, holding.cash, _ZERO),
+                item.base: Balance(item.base, max(holding.position, _ZERO), _ZERO),
+            },
+            loss_today=self._loss(index, now_ns, holding),
+        )  # fmt: skip
+        return next((denial for known in _CHECKS if (denial := known(intent, view)) is not None), None)
+
+    def _loss(self, index: int, now_ns: int, holding: Holding) -> Decimal:
+        """Return the day's loss at a bar's close when it reached the limit on any close of the day so far, else 0."""
+        if now_ns >= self._day_end_ns:
+            self._begin(now_ns, holding)
+        while self._used < len(holding.fills) and holding.fill_index[self._used] <= index:
+            self._look(holding.fill_index[self._used] - 1, holding)
+            self._take(holding.fills[self._used])
+        self._look(index, holding)
+        return self._reached
+
+    def _begin(self, now_ns: int, holding: Holding) -> None:
+        """Start the day of a moment: fills of bars before it only say what is held then."""
+        limits = self.setup.limits
+        day_ns = day_start_ns(now_ns, limits.day_zone, limits.day_start_hour)
+        self._day_end_ns = day_start_ns(day_ns + _NEXT_DAY_NS, limits.day_zone, limits.day_start_hour)
+        self._first = int(np.searchsorted(self.bars.time_ns, day_ns))
+        while self._used < len(holding.fills) and holding.fill_index[self._used] < self._first:
+            self._take(holding.fills[self._used])
+        self._seen, self._reached, self._first_fill = self._first - 1, _ZERO, self._used
+        self._cash = -self._held * float(self.bars.close[max(self._first - 1, 0)]) * self._multiplier
+
+    def _take(self, fill: FillRow) -> None:
+        quantity, fee, is_base = float(fill.quantity), float(fill.fee), fill.fee_currency == self._instrument.base
+        self._held += fill.side.sign * quantity - (fee if is_base else 0.0)
+        self._cash -= fill.side.sign * quantity * float(fill.price) * self._multiplier + (0.0 if is_base else fee)
+        self._used += 1
+
+    def _look(self, through: int, holding: Holding) -> None:
+        """Look at the closes up to one, with what is held now: the least favourable of them shows the greatest loss.
+
+        In float64 first; what comes near the limit is worked out exactly.
+        """
+        if through <= self._seen or self._reached:
+            return
+        closes = self.bars.close[self._seen + 1 : through + 1]
+        at = self._seen + 1 + int(closes.argmin() if self._held >= 0 else closes.argmax())
+        self._seen = through
+        limit = self.setup.limits.loss_day_max
+        worth = self._held * float(self.bars.close[at]) * self._multiplier + self._cash
+        if -worth > float(limit) * _NEAR and (loss := self._exact(at, holding)) >= limit:
+            self._reached = loss
+
+    def _exact(self, index: int, holding: Holding) -> Decimal:
+        """Return the day's loss at a bar's close by the function that live uses."""
+        item, symbol, flows, held = self._instrument, self._instrument.symbol, DayFlows(), _ZERO
+        for number, fill in enumerate(holding.fills[: self._used]):
+            held += net_quantity(fill.side, fill.quantity, fill.fee, fill.fee_currency, item)
+            if number >= self._first_fill:
+                value = fill.quantity * fill.price
+                flows = flows.with_turnover(item, fill.side, fill.quantity, value, fill.fee, fill.fee_currency)
+        start = {} if self._first == 0 else {symbol: self._close(self._first - 1)}
+        profit = day_profit({symbol: held}, flows, {symbol: item}, {symbol: self._close(index)}, start)
+        return -sum(profit.by_currency.values(), _ZERO)
+
+    def _close(self, index: int) -> Decimal:
+        return Decimal(repr(float(self.bars.close[index])))

@@ -1,0 +1,190 @@
+"""The second opinion on an order's history: folds its recorded events and compares the result with the order's row.
+
+Pure, and it shares no code with the order path: the tables below are written from the contract (docs/orders.md), not
+from the machine. Every recorded step must be one of the legal ones, steps must join, and state, filled quantity and
+request of the row must be what the events make. An execution in the events is an execution in `trades`, and the other
+way round.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+Row = Mapping[str, Any]
+
+_LIVE = ("ACCEPTED", "WORKING", "PARTIAL")
+_OPEN = ("INTENDED", "SENDING", "UNKNOWN", *_LIVE)
+_ENDED = ("CANCELLED", "EXPIRED", "REJECTED", "ABSENT")
+_NEVER_SENT = ("DENIED", "ABANDONED")
+_AT_VENUE = ("SENDING", "UNKNOWN", *_LIVE)
+_QUARANTINE = 42  # the number that the journal gives to an event that fits nowhere
+#: first events of an order: what they make
+_FIRST = {"Denied": "DENIED", "IntendedAndSent": "SENDING", "Intended": "INTENDED"}
+#: (event, states before) -> states after; None: the same. What reports and executions make is computed.
+_MOVES: tuple[tuple[str, tuple[str, ...], tuple[str | None, ...]], ...] = (
+    ("Sent", ("INTENDED",), ("SENDING",)),
+    ("Abandoned", ("INTENDED", "ABANDONED"), ("ABANDONED",)),
+    ("CancelRequested", ("INTENDED",), ("ABANDONED",)),
+    ("CancelRequested", ("SENDING", "UNKNOWN", *_LIVE, "FILLED", *_ENDED, *_NEVER_SENT), (None,)),
+    ("CancelWanted", _OPEN, (None,)),
+    ("Replayed", ("SENDING",), ("UNKNOWN",)),
+    ("Replayed", ("INTENDED", "UNKNOWN", *_LIVE), (None,)),
+    ("Refused", ("SENDING",), ("REJECTED",)),
+    ("Ambiguous", ("SENDING",), ("UNKNOWN",)),
+    ("Ambiguous", ("UNKNOWN", *_LIVE, "FILLED", *_ENDED), (None,)),
+    ("DuplicateId", ("SENDING",), ("UNKNOWN",)),
+    ("DuplicateId", ("UNKNOWN", *_LIVE, "FILLED", *_ENDED), (None,)),
+    ("FoundAbsent", ("UNKNOWN",), ("ABSENT", None)),
+    ("Settled", ("UNKNOWN",), ("FILLED", "CANCELLED", "REJECTED", "ABSENT")),
+    ("SessionBroke", _OPEN, (None,)),
+    ("NotListed", _LIVE, ("UNKNOWN",)),
+    ("CancelAcked", _AT_VENUE, ("CANCELLED",)),
+    ("CancelAcked", ("FILLED", *_ENDED, *_NEVER_SENT), (None,)),
+    ("CancelRefused", tuple(state for state in (*_AT_VENUE, "FILLED", *_ENDED)), (None,)),
+    ("RequestAmbiguous", tuple(state for state in (*_AT_VENUE, "FILLED", *_ENDED)), (None,)),
+    ("ReplaceRequested", _LIVE, (None,)),
+    ("ReplaceAcked", _LIVE, (None,)),
+    ("ReplaceRefused", _LIVE, (None,)),
+    ("Busted", (*_AT_VENUE, "FILLED", *_ENDED), (None, "CANCELLED", "WORKING")),
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Folded:
+    """An order as its events make it."""
+
+    state: str | None = None
+    filled: Decimal = Decimal(0)
+    request: str = "none"
+    fills: set[str] = field(default_factory=set)
+
+
+def journal_errors(orders: Iterable[Row], events: Iterable[Row], trades: Iterable[Row]) -> Iterator[str]:
+    """Yield what is wrong with the journal, in words. `events` are rows of order_events in the order of their ids."""
+    steps: dict[str, list[Row]] = defaultdict(list)
+    for event in events:
+        steps[event["client_order_id"]].append(event)
+    booked: dict[str, set[str]] = defaultdict(set)
+    for trade in trades:
+        if trade.get("client_order_id"):
+            booked[trade["client_order_id"]].add(str(trade["fill_id"]))
+    for order in orders:
+        id = order["client_order_id"]
+        found = Folded()
+        for event in steps.pop(id, []):
+            yield from (f"order {id}: {words}" for words in apply(found, event, order["quantity"]))
+        made = (found.state, found.filled, found.request)
+        kept = (order["state"], order["filled"], order["request"])
+        if made != kept:
+            yield f"order {id} is {_shown(kept)}, its events make {_shown(made)}"
+        if order["state"] in _NEVER_SENT:
+            continue  # an execution under such an id is booked as external
+        for fill in sorted(found.fills ^ booked.pop(id, set())):
+            where = "is in its events, but not booked" if fill in found.fills else "is booked, but not in its events"
+            yield f"order {id}: execution {fill} {where}"
+    for id in sorted(steps):
+        yield f"{len(steps[id])} events of order {id}, which has no row"
+
+
+def _shown(what: tuple[str | None, Decimal, str]) -> str:
+    state, filled, request = what
+    return f"{state or 'nowhere'}, filled {filled:f}, request {request}"
+
+
+def apply(order: Folded, event: Row, quantity: Decimal) -> Iterator[str]:
+    """Apply one recorded event; yield what is wrong with it. `quantity` is what the row says was wanted."""
+    name, after, payload = str(event["event"]), str(event["to_state"]), event["payload"] or {}
+    before = order.state
+    if payload.get("row") == _QUARANTINE:  # whatever it says counts for nothing
+        yield f"{name} in state {before} is in quarantine"
+        if after != before:
+            yield f"{name} in quarantine made it {after}"
+        order.state = after
+        return
+    if event["source"] == "guardian":  # written from its file, only while the order is in doubt
+        legal: set[str] = {after} if before in (None, "SENDING", "UNKNOWN") else {str(before)}
+    elif before is None:
+        legal = {_FIRST[name]} if name in _FIRST else set()
+    else:
+        if event["from_state"] != before:
+            yield f"{name} starts at {event['from_state']}, the step before ended at {before}"
+        legal = _after(order, name, payload, quantity)
+    if after not in legal:
+        yield f"{name} in state {before or 'none'} made it {after}, legal is {' or '.join(sorted(legal)) or 'nothing'}"
+    order.state = after
+    _follow(order, name, str(event["source"]))
+
+
+def _after(order: Folded, name: str, payload: Row, quantity: Decimal) -> set[str]:
+    """Return the legal states after an event, and count what it says was executed."""
+    before = str(order.state)
+    if name in ("Acked", "Reported"):
+        return _reported(order, name, payload, quantity)
+    if name == "FillSeen":
+        return _executed(order, payload, quantity)
+    if name == "Busted":
+        order.filled -= Decimal(payload.get("quantity", "0"))
+        order.fills.add(str(payload.get("bust_id")))  # the execution stays booked, and so is the entry that takes it back
+    return {
+        before if state is None else state
+        for event, states, results in _MOVES
+        if event == name and before in states
+        for state in results
+    }
+
+
+def _reported(order: Folded, name: str, payload: Row, quantity: Decimal) -> set[str]:
+    before, says = str(order.state), str(payload.get("says"))
+    executed = Decimal(payload.get("filled") or "0")
+    if before in (*_NEVER_SENT, "FILLED") or (name == "Acked" and before not in ("SENDING", "UNKNOWN")):
+        return {before}
+    if says in _LIVE:
+        says = "PARTIAL" if executed > 0 or order.filled > 0 else says
+        says = "FILLED" if order.filled >= quantity else says
+    if before in ("CANCELLED", "EXPIRED"):
+        return {before, says} if says in (*_LIVE, "FILLED") else {before}
+    if before in _LIVE and says in _LIVE:
+        return {before, says}  # one that is older than what is known changes no state
+    return {says}
+
+
+def _executed(order: Folded, payload: Row, quantity: Decimal) -> set[str]:
+    before, fill = str(order.state), str(payload.get("fill_id"))
+    if before in _NEVER_SENT:
+        return {before}
+    order.fills.add(fill)
+    order.filled += Decimal(payload.get("quantity", "0"))
+    if order.filled >= quantity or before == "FILLED":
+        return {"FILLED"}
+    if before in _ENDED:  # one that the end of the order had announced completes it, any other makes it live again
+        return {before, "PARTIAL"}
+    return {"PARTIAL"}
+
+
+def _follow(order: Folded, name: str, source: str) -> None:
+    """Move the request on: what was asked of the order, and whether the venue has answered."""
+    state, wants_cancel = order.state, order.request in ("cancel", "cancel_unknown", "cancel_wanted")
+    if state not in _OPEN:
+        order.request = "none"
+        return
+    if name == "CancelWanted":
+        order.request = "cancel_wanted"
+    elif name == "CancelRequested":
+        order.request = "cancel" if state in _LIVE else "cancel_wanted"
+    elif name in ("CancelRefused", "RequestAmbiguous") and wants_cancel:
+        order.request = "cancel_unknown"
+    elif name == "RequestAmbiguous" and order.request == "replace":
+        order.request = "replace_unknown"
+    elif name == "ReplaceRequested":
+        order.request = "replace"
+    elif name in ("ReplaceAcked", "ReplaceRefused"):
+        order.request = "none"
+    elif name == "Replayed":
+        order.request = {"cancel": "cancel_unknown", "replace": "replace_unknown"}.get(order.request, order.request)
+    is_lost = order.request == "cancel_unknown" and name == "Reported" and source != "stream"
+    if state in _LIVE and name != "CancelWanted" and (order.request == "cancel_wanted" or is_lost):
+        order.request = "cancel"

@@ -1,0 +1,68 @@
+"""Looks at the invariant of protection twice a second while a chaos run goes on, at the exchange's admin port and the alerts.
+
+Time counts only while both can be asked and the order manager beats: a position cannot be covered by a system that is
+away, and how long that lasts is measured elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from decimal import Decimal
+from typing import Any
+
+from fks.chaos.cover import CoverWatch, Rules, Sample
+from fks.chaos.outside import Outside
+from fks.model.errors import FksError
+
+EVERY_S = 0.5
+ALIVE_S = 3.0  # a beat this young is taken for a working order manager
+_INSTRUMENTS = "SELECT symbol, lot_step, notional_min FROM instruments"
+_ORDERS = """
+SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_reduce_only, stop_loss, created_at FROM orders
+ WHERE venue = 'ccxt' AND (client_order_id = ANY($1::text[])
+    OR state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL'))"""
+_PAGES = """
+SELECT coalesce(payload->>'symbol', '') AS symbol, coalesce(payload->>'instance', '') AS instance
+  FROM alerts WHERE severity = 'page' AND resolved_at IS NULL"""
+_WORKS = """
+SELECT EXISTS (SELECT FROM component_health WHERE name = 'orders' AND state IN ('ready', 'running', 'degraded')
+   AND beat_at > clock_timestamp() - make_interval(secs => $1)) AS works,
+ EXISTS (SELECT FROM kill_switch WHERE is_engaged) AS is_killed"""
+
+
+class CoverSampler:
+    """Samples until cancelled. `watch` holds what was found."""
+
+    def __init__(self, outside: Outside) -> None:
+        self._outside = outside
+        self.watch = CoverWatch()
+        self._fills: dict[tuple[str, int], Any] = {}
+        self._since_ms = 0
+        self._clock_s = 0.0
+
+    async def run(self) -> None:
+        """Look again and again; what is away is looked at the next time."""
+        clock = self._outside.clock
+        last_s = clock.monotonic()
+        while True:
+            await clock.sleep(EVERY_S)
+            now_s = clock.monotonic()
+            with contextlib.suppress(FksError):
+                rows = await self._outside.sql(_WORKS, ALIVE_S)
+                if rows[0]["works"] and not rows[0]["is_killed"]:
+                    self._clock_s += min(now_s - last_s, 2 * EVERY_S)
+                    self.watch.look(await self._sample())
+            last_s = now_s
+
+    async def _sample(self) -> Sample:
+        state = await self._outside.exchange("GET", f"/sim/state?since={self._since_ms}")
+        for fill in state["fills"]:
+            self._fills[fill["symbol"], fill["id"]] = fill
+            self._since_ms = max(self._since_ms, fill["wallTime"])
+        orders = await self._outside.sql(_ORDERS, [fill["clientOrderId"] for fill in self._fills.values()])
+        pages = await self._outside.sql(_PAGES)
+        rules = {
+            row["symbol"]: Rules(row["lot_step"], row["notional_min"], Decimal(state["prices"].get(row["symbol"], "0")))
+            for row in await self._outside.sql(_INSTRUMENTS)
+        }
+        return Sample(self._clock_s, state["open_orders"], list(self._fills.values()), orders, pages, rules)

@@ -1,0 +1,59 @@
+"""The demonstration: the accounts and strategy instances a fresh system starts with on the local exchange."""
+
+from __future__ import annotations
+
+from fks.config.settings import Settings
+from fks.store.db import Database
+from fks.store.facts import Facts
+
+#: id, strategy, params, symbol, timeframe, account, size in quote; fast enough that a reader sees one trade in a minute
+INSTANCES: tuple[tuple[str, str, dict[str, object], str, str, str, str], ...] = (
+    ("sma-btc-1s", "sma_cross", {"fast": 3, "slow": 8}, "BTCUSDT", "1s", "demo", "500"),
+    ("ema-eth-5s", "ema_cross", {"fast": 3, "slow": 8}, "ETHUSDT", "5s", "demo", "500"),
+    ("sma-btc-paper", "sma_cross", {"fast": 3, "slow": 8}, "BTCUSDT", "5s", "paper", "500"),
+)
+
+
+async def seed(db: Database, settings: Settings) -> bool:
+    """Create the demo's accounts, assets and instances when the database has no account yet; return whether it did.
+
+    Guarantees: one transaction; a second call changes nothing.
+    """
+    async with db.transaction() as tx:
+        if await tx.fetchval("demo.count_accounts"):
+            return False
+        ids = {
+            "demo": await tx.fetchval("demo.add_account", "demo", "ccxt", settings.venue.exchange, "100000"),
+            "paper": await tx.fetchval("demo.add_account", "paper", "paper", "fks paper", "100000"),
+        }
+        for symbol in settings.data.symbols:
+            await tx.execute("demo.add_asset", settings.data.exchange, symbol)
+        for shard, (id, strategy, params, symbol, timeframe, account, size) in enumerate(INSTANCES):
+            if symbol not in settings.data.symbols or timeframe not in settings.data.timeframes:
+                continue
+            venue = "paper" if account == "paper" else "ccxt"
+            worker = shard % settings.strategies.workers
+            await tx.execute(
+                "demo.add_instance", id, strategy, params, settings.data.exchange, symbol, timeframe, ids[account],
+                venue, size, worker,
+            )  # fmt: skip
+            await tx.execute("demo.add_parameters", id, strategy, params)
+    return True
+
+
+async def switch_off(db: Database) -> list[str]:
+    """Disable the demo's strategy instances and raise an alert that names them; return their ids.
+
+    They are demonstrations: nothing of theirs may go on where `venue.live` says that money is real. Instances that are off
+    already are left alone, and without any nothing is reported.
+    """
+    async with db.transaction() as tx:
+        rows = await tx.fetch("demo.switch_off", [id for id, *_ in INSTANCES])
+        ids = sorted(row["id"] for row in rows)
+        if ids:
+            await Facts(tx).note_alert(
+                "warning", "demo.switched_off",
+                f"venue.live is true: the demo's strategies {', '.join(ids)} are switched off; add your own with 'fks strategies add'",
+                "keeper", {"instances": ",".join(ids)},
+            )  # fmt: skip
+    return ids

@@ -1,0 +1,1 @@
+"""The guardian: the kill switch, with its own venue sessions, journal file and control socket."""

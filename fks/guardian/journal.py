@@ -1,0 +1,320 @@
+"""The kill switch's own journal: JSON lines in one file, fsynced line by line, written by the guardian alone (G5).
+
+One line per act, each with `kill_id`, `at` (UTC) and `act`:
+`engaged` (scope, reason, by, flatten) · `flatten_wanted` (a later kill asked for it) · `cancelled` (one order, what the
+venue said) · `sending` (a flattening order, written before its first byte leaves) · `outcome` (what became of it; more
+than one may follow, the last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up after that) · `released` (by whom).
+A line cut short by a crash is ignored: what it was about to say had not been acted upon, or is asked of the venue.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
+from fks.model.timeframe import iso, to_datetime, to_ns
+from fks.orders.messages import KillMode
+
+#: what an outcome line can say; the last four end an order
+SENT, WORKING, UNKNOWN, ENDED, REFUSED, ABSENT = "sent", "working", "unknown", "ended", "refused", "absent"
+SETTLED = frozenset({ENDED, REFUSED, ABSENT})
+
+
+@dataclass(frozen=True, slots=True)
+class KillOrder:
+    """One flattening order. `outcome` is one of the words above; `filled` counts once it is `ended`."""
+
+    order: Order
+    outcome: str = SENT
+    filled: Decimal = Decimal(0)
+    venue_order_id: str | None = None
+    code: str | None = None
+    detail: str = ""
+
+    @property
+    def is_settled(self) -> bool:
+        return self.outcome in SETTLED
+
+    def line(self) -> dict[str, Any]:
+        """Return it for people and programs."""
+        order = self.order
+        return {
+            "client_order_id": order.client_order_id, "venue": order.venue, "symbol": order.symbol,
+            "instance": order.instance, "side": order.side.value, "quantity": format(order.quantity, "f"),
+            "outcome": self.outcome if self.outcome != ENDED else self.detail.lower(), "filled": format(self.filled, "f"),
+            "code": self.code,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class KillRecord:
+    """One kill, as its lines tell it."""
+
+    kill_id: str
+    scope: str
+    reason: str
+    by: str
+    engaged_ns: int
+    flatten: bool
+    is_engaged: bool = True
+    is_done: bool = False
+    cancelled: int = 0
+    orders: tuple[KillOrder, ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
+    released_by: str | None = None
+    released_ns: int | None = None
+
+    def order(self, client_order_id: str) -> KillOrder | None:
+        """Return the flattening order of that id, or None: how others tell whose fill it is while the database is down."""
+        return next((item for item in self.orders if item.order.client_order_id == client_order_id), None)
+
+
+def read_kill(path: Path) -> KillRecord | None:
+    """Return the kill that is engaged now, or None. Works with nothing else running; a missing file is no kill.
+
+    Errors: OSError when the file is there and cannot be read: whether a kill is engaged is then unknown.
+    """
+    record = last_kill(path)
+    return record if record is not None and record.is_engaged else None
+
+
+def kill_mode(path: Path) -> KillMode:
+    """Return what the kill that is engaged asks for; a file that is there and cannot be read counts as FLATTEN."""
+    try:
+        record = read_kill(path)
+    except OSError:
+        return KillMode.FLATTEN
+    if record is None:
+        return KillMode.NONE
+    return KillMode.FLATTEN if record.flatten else KillMode.HELD
+
+
+def last_kill(path: Path) -> KillRecord | None:
+    """Return the latest kill, engaged or released, or None."""
+    return fold(_lines(path))
+
+
+def fold(lines: Iterable[Mapping[str, Any]]) -> KillRecord | None:
+    """Return the latest kill told by `lines`. Lines of unknown acts, or of no kill, are passed over."""
+    record: KillRecord | None = None
+    for line in lines:
+        act = line.get("act")
+        if act == "engaged":
+            record = KillRecord(
+                kill_id=str(line["kill_id"]), scope=str(line["scope"]), reason=str(line["reason"]), by=str(line["by"]),
+                engaged_ns=to_ns(datetime.fromisoformat(line["at"])), flatten=bool(line["flatten"]),
+            )  # fmt: skip
+        elif record is not None and line.get("kill_id") == record.kill_id:
+            record = _apply(record, str(act), line)
+    return record
+
+
+def _apply(record: KillRecord, act: str, line: Mapping[str, Any]) -> KillRecord:
+    if act == "flatten_wanted":
+        return replace(record, flatten=True, is_done=False)
+    if act == "cancelled":
+        return replace(record, cancelled=record.cancelled + (line.get("outcome") == "ack"))
+    if act == "sending":
+        return replace(record, orders=(*record.orders, KillOrder(_order_of(line))), is_done=False)
+    if act == "outcome":
+        return replace(record, orders=tuple(_with_outcome(item, line) for item in record.orders))
+    if act == "reopened":
+        return replace(record, is_done=False)
+    if act == "done":
+        return replace(record, is_done=True, report=line.get("report") or {})
+    if act == "released":
+        at = to_ns(datetime.fromisoformat(line["at"]))
+        return replace(record, is_engaged=False, released_by=str(line["by"]), released_ns=at)
+    return record
+
+
+def _with_outcome(item: KillOrder, line: Mapping[str, Any]) -> KillOrder:
+    if item.order.client_order_id != line.get("client_order_id"):
+        return item
+    return replace(
+        item, outcome=str(line["outcome"]), filled=Decimal(line.get("filled") or "0"),
+        venue_order_id=line.get("venue_order_id") or item.venue_order_id, code=line.get("code"),
+        detail=str(line.get("detail") or ""),
+    )  # fmt: skip
+
+
+def _order_of(line: Mapping[str, Any]) -> Order:
+    at = to_ns(datetime.fromisoformat(line["at"]))
+    return Order(
+        client_order_id=str(line["client_order_id"]), intent_id=uuid.UUID(line["intent_id"]), signal_id=None,
+        account_id=int(line["account_id"]), venue=str(line["venue"]), exchange=str(line["exchange"]),
+        symbol=str(line["symbol"]), instance=str(line["instance"]), role=Role.KILL, attempt=int(line["generation"]),
+        side=Side(line["side"]), type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=Decimal(line["quantity"]),
+        state=State.SENDING, is_reduce_only=True, created_ns=at, sent_ns=at,
+    )  # fmt: skip
+
+
+def _lines(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    found: list[Mapping[str, Any]] = []
+    for part in raw.split(b"\n"):
+        try:
+            value = json.loads(part)
+        except ValueError:  # empty, or cut short by a crash
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found
+
+
+class KillJournal:
+    """The one writer of the file. Every method returns after the line is on disk.
+
+    A file that cannot be written (disk full, read-only) stops no kill: the act counts in memory and `error` says so.
+    `lock` comes first: two guardians never share a file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record: KillRecord | None = None
+        self.error: str | None = None
+        self._file: int | None = None
+        self._lock: int | None = None
+        self._ids: frozenset[str] = frozenset()
+        self._read()
+
+    def _read(self) -> None:
+        try:
+            lines = _lines(self.path)
+        except OSError as error:
+            self.error = f"{self.path}: {error.strerror or error}"
+            return
+        self.record = fold(lines)
+        self._ids = frozenset(str(line.get("kill_id")) for line in lines)
+
+    def lock(self) -> bool:
+        """Be the only guardian of this file until `close`, or the process's end, and read it again; False while another
+        is. A lock file that cannot be made (disk full, read-only) stops no guardian: `error` says so."""
+        if self._lock is not None:
+            return True
+        path = self.path.with_suffix(".lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self.error = f"{path}: {error.strerror or error}"
+            return True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        except OSError as error:  # a file system without locks
+            self.error = f"{path}: {error.strerror or error}"
+        self._lock = lock
+        self._read()
+        return True
+
+    def knows(self, kill_id: str) -> bool:
+        """Return whether the file ever told of that kill: then it knows better than any table what became of it."""
+        return kill_id in self._ids or (self.record is not None and self.record.kill_id == kill_id)
+
+    def engage(self, *, kill_id: str, scope: str, reason: str, by: str, flatten: bool, now_ns: int) -> KillRecord:
+        """Begin a kill."""
+        return self._note(kill_id, now_ns, "engaged", scope=scope, reason=reason, by=by, flatten=flatten)
+
+    def want_flatten(self, *, by: str, now_ns: int) -> KillRecord:
+        """Ask for flattening in a kill that began without."""
+        return self._note(self._id, now_ns, "flatten_wanted", by=by)
+
+    def cancelled(
+        self, *, venue: str, symbol: str, client_order_id: str, outcome: str, detail: str, now_ns: int
+    ) -> KillRecord:
+        """Note what the venue said to one cancel."""
+        return self._note(
+            self._id, now_ns, "cancelled", venue=venue, symbol=symbol, client_order_id=client_order_id,
+            outcome=outcome, detail=detail,
+        )  # fmt: skip
+
+    def sending(self, order: Order, *, now_ns: int) -> KillRecord:
+        """Promise a flattening order; its bytes may leave once this returned."""
+        return self._note(
+            self._id, now_ns, "sending", client_order_id=order.client_order_id, intent_id=str(order.intent_id),
+            account_id=order.account_id, venue=order.venue, exchange=order.exchange, symbol=order.symbol,
+            instance=order.instance, generation=order.attempt, side=order.side.value, quantity=format(order.quantity, "f"),
+        )  # fmt: skip
+
+    def outcome(
+        self, client_order_id: str, outcome: str, *, now_ns: int, filled: Decimal = Decimal(0),
+        venue_order_id: str | None = None, code: str | None = None, detail: str = "",
+    ) -> KillRecord:  # fmt: skip
+        """Note what became of a flattening order."""
+        return self._note(
+            self._id, now_ns, "outcome", client_order_id=client_order_id, outcome=outcome, filled=format(filled, "f"),
+            venue_order_id=venue_order_id, code=code, detail=detail,
+        )  # fmt: skip
+
+    def done(self, report: Mapping[str, Any], *, now_ns: int) -> KillRecord:
+        """Note that nothing is left to do. The kill stays engaged."""
+        return self._note(self._id, now_ns, "done", report=dict(report))
+
+    def reopen(self, why: str, *, now_ns: int) -> KillRecord:
+        """Note that something is left to do after all."""
+        return self._note(self._id, now_ns, "reopened", why=why)
+
+    def release(self, *, by: str, now_ns: int) -> KillRecord:
+        """End the kill."""
+        return self._note(self._id, now_ns, "released", by=by)
+
+    def close(self) -> None:
+        """Let go of the file and the lock."""
+        for file in (self._file, self._lock):
+            if file is not None:
+                os.close(file)
+        self._file = self._lock = None
+
+    @property
+    def _id(self) -> str:
+        assert self.record is not None, "acts belong to a kill that was engaged"
+        return self.record.kill_id
+
+    def _note(self, kill_id: str, now_ns: int, act: str, **fields: Any) -> KillRecord:
+        line = {"kill_id": kill_id, "at": iso(to_ns(to_datetime(now_ns))), "act": act, **fields}
+        record = fold([line]) if act == "engaged" else (_apply(self.record, act, line) if self.record else None)
+        assert record is not None
+        self.record = record
+        try:
+            self._write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            self.error = None
+        except OSError as error:
+            self.error = f"{self.path}: {error.strerror or error}"
+        return record
+
+    def _write(self, data: bytes) -> None:
+        file = self._open()
+        if os.write(file, data) != len(data):
+            os.write(file, b"\n")
+            raise OSError("only a part of a line was written")
+        os.fsync(file)
+
+    def _open(self) -> int:
+        """Return the open file; a line that a crash cut short is ended first, so that ours starts on its own."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+            size = os.fstat(self._file).st_size
+            if size and os.pread(self._file, 1, size - 1) != b"\n":
+                os.write(self._file, b"\n")
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return self._file

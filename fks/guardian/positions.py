@@ -1,0 +1,264 @@
+"""What the guardian knows of our positions: read from the database each second, kept in a file for when it is away."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_FLOOR, Decimal
+from pathlib import Path
+from typing import Any
+
+from fks.model.account import Environment, VenueIdentity
+from fks.model.order import OPEN, TERMINAL, Fill, Role, State
+from fks.model.timeframe import NS
+
+#: executions of this window are compared with the venue's history: a fill lost on the stream is booked by the sweep
+#: (60 s) at the latest, so what is older than twice that and not booked is not ours to find
+WINDOW_S = 150.0
+LOOKBACK_S = 120.0
+DAY_NS = 86_400 * NS
+
+
+_REDUCING = frozenset({Role.STOP_LOSS.value, Role.TAKE_PROFIT.value, Role.EXIT.value, Role.KILL.value})
+_OPEN = frozenset(state.value for state in OPEN)
+_ENDED = frozenset(state.value for state in TERMINAL)
+_CLOCKS_NS = 5 * NS  # the venue's clock and ours differ by less
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Holder:
+    """Whose position: a strategy instance ("" = persons) in an account at a venue, in one symbol."""
+
+    venue: str
+    account_id: int
+    symbol: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the venue demands of an order in one symbol."""
+
+    exchange: str
+    base: str
+    quote: str
+    lot_step: Decimal
+    qty_min: Decimal
+    notional_min: Decimal
+    qty_max: Decimal | None = None  # None in a file of an earlier version
+
+    def floor(self, quantity: Decimal) -> Decimal:
+        """Return `quantity` rounded down to the lot grid."""
+        return (quantity / self.lot_step).to_integral_value(ROUND_FLOOR) * self.lot_step
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An order of ours the database knew of: whose it is, what for, and how much of it was booked.
+
+    `created_ns` is before its bytes left, `changed_ns` after; both are 0 in a file of an earlier version.
+    """
+
+    holder: Holder
+    exchange: str
+    filled: Decimal
+    role: str = ""  # "" in a file of an earlier version
+    state: str = ""
+    created_ns: int = 0
+    changed_ns: int = 0
+    is_acknowledged: bool = False
+    is_reduce_only: bool = False
+
+    @property
+    def is_kept_when_held(self) -> bool:
+        """Return whether a kill that keeps positions leaves it alone: protection, an exit, whatever only reduces."""
+        return self.is_reduce_only or self.role in _REDUCING
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Return whether its bytes may have left and no outcome is journaled."""
+        return self.state in (State.SENDING.value, State.UNKNOWN.value)
+
+    @property
+    def is_ended(self) -> bool:
+        """Return whether the journal has its end."""
+        return self.state in _ENDED
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether it may still fill, as far as the journal knows."""
+        return self.state in _OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The database at one moment. `booked`: (venue, symbol, venue trade id) of recent executions it holds; what was
+    executed before `booked_from_ns` may be booked without being listed, so it is taken as booked."""
+
+    as_of_ns: int
+    positions: Mapping[Holder, Decimal]
+    rules: Mapping[str, Rules]
+    orders: Mapping[str, Known]
+    booked: frozenset[tuple[str, str, str]]
+    booked_from_ns: int = 0
+    identities: Mapping[int, VenueIdentity] = field(default_factory=dict)  # account id -> whose it is at its venue
+
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> Snapshot:
+        """Return a snapshot from a row of `kill.snapshot`, or from the file: of rules for the same symbol the last ones."""
+        return Snapshot(
+            as_of_ns=int(row["as_of_ns"]),
+            positions={Holder(v, int(a), s, i): Decimal(q) for v, a, s, i, q in row["positions"]},
+            rules={
+                s: Rules(x, base, quote, Decimal(step), Decimal(least), Decimal(notional), *(Decimal(q) for q in most))
+                for x, s, base, quote, step, least, notional, *most in row["instruments"]
+            },
+            orders={
+                c: Known(Holder(v, int(a), s, i), x, Decimal(f), *more) for c, v, a, x, s, i, f, *more in row["orders"]
+            },
+            booked=frozenset((v, s, t) for v, s, t in row["booked"]),
+            booked_from_ns=int(row.get("booked_from_ns", 0)),
+            identities={int(a): VenueIdentity(Environment(e), u, n) for a, e, u, n in row.get("identities", ())},
+        )
+
+    def of_session(self, reported: VenueIdentity) -> Snapshot:
+        """Return what of it belongs to a session: accounts that are known to be others at their venues are left out."""
+
+        def is_other(account_id: int) -> bool:
+            known = self.identities.get(account_id)
+            return known is not None and not known.is_session(reported)
+
+        return replace(
+            self,
+            positions={h: q for h, q in self.positions.items() if not is_other(h.account_id)},
+            orders={c: k for c, k in self.orders.items() if not is_other(k.holder.account_id)},
+        )
+
+    def is_foreign(self, venue: str, reported: VenueIdentity) -> bool:
+        """Return whether all we hold or ordered at a venue belongs to accounts that the session is known not to be."""
+        accounts = {h.account_id for h in self.positions if h.venue == venue}
+        accounts |= {k.holder.account_id for k in self.orders.values() if k.holder.venue == venue}
+        known = [self.identities.get(account_id) for account_id in accounts]
+        return bool(known) and all(one is not None and not one.is_session(reported) for one in known)
+
+    def differs(self, before: Snapshot) -> bool:
+        """Return whether positions, or the orders in doubt, are others than before."""
+        return self.positions != before.positions or self._in_doubt() != before._in_doubt()
+
+    def _in_doubt(self) -> set[str]:
+        return {client_order_id for client_order_id, known in self.orders.items() if known.is_in_doubt}
+
+    def net(self, venue: str, symbol: str) -> Decimal:
+        """Return what all of us hold of a symbol."""
+        return sum((q for h, q in self.positions.items() if (h.venue, h.symbol) == (venue, symbol)), Decimal(0))
+
+    def symbols(self, venue: str) -> set[str]:
+        """Return every symbol in which we hold or lately ordered something at `venue`."""
+        return {h.symbol for h in self.positions if h.venue == venue} | {
+            k.holder.symbol for k in self.orders.values() if k.holder.venue == venue
+        }
+
+    def history_from_ns(self, venue: str, symbol: str) -> int:
+        """Return the time from which the venue's executions in `symbol` are compared with the booked ones: that of the
+        oldest order that may still fill, however long the order manager has booked nothing; at least LOOKBACK_S ago, at most
+        a day."""
+        since = self.as_of_ns - round(LOOKBACK_S * NS)
+        for known in self.orders.values():
+            if known.is_open and known.created_ns and (known.holder.venue, known.holder.symbol) == (venue, symbol):
+                since = min(since, known.created_ns - _CLOCKS_NS)
+        return max(since, self.as_of_ns - DAY_NS)
+
+    def with_fills(
+        self, fills: Iterable[Fill], skip: frozenset[str], history_from_ns: Mapping[str, int] | None = None
+    ) -> dict[Holder, Decimal]:
+        """Return positions with what the venue executed and the database had not booked yet added.
+
+        Only fills of our own orders count; those of orders in `skip` are accounted for elsewhere. `history_from_ns`: `fills`
+        of a symbol are complete from then on. Of a younger order the database booked the first ones, as much as it says; of
+        others, those of the last LOOKBACK_S that it does not list are taken as not booked.
+        """
+        positions = dict(self.positions)
+        whole: dict[str, list[Fill]] = {}
+        for fill in fills:
+            known = self.orders.get(fill.client_order_id or "")
+            if fill.client_order_id in skip:
+                continue
+            from_ns = None if history_from_ns is None else history_from_ns.get(fill.symbol)
+            if known is not None and from_ns is not None and known.created_ns - _CLOCKS_NS >= from_ns:
+                whole.setdefault(fill.client_order_id or "", []).append(fill)
+                continue
+            if from_ns is not None and fill.time_ns < self.as_of_ns - LOOKBACK_S * NS:
+                continue
+            if (fill.venue, fill.symbol, fill.venue_trade_id) in self.booked or fill.time_ns < self.booked_from_ns:
+                continue
+            if known is None and not is_ours(fill.client_order_id):
+                continue
+            holder = known.holder if known else self._likely_holder(fill, positions)
+            if holder is not None:
+                positions[holder] = positions.get(holder, Decimal(0)) + self._moved(fill, fill.quantity)
+        for client_order_id, of_order in whole.items():
+            order = self.orders[client_order_id]
+            booked = order.filled
+            for fill in sorted(of_order, key=lambda f: (f.time_ns, len(f.venue_trade_id), f.venue_trade_id)):
+                left = max(fill.quantity - booked, Decimal(0))
+                booked = max(booked - fill.quantity, Decimal(0))
+                positions[order.holder] = positions.get(order.holder, Decimal(0)) + self._moved(fill, left)
+        return positions
+
+    def _moved(self, fill: Fill, quantity: Decimal) -> Decimal:
+        """Return by how much `quantity` of an execution moves a position, its share of the fee taken out."""
+        rules = self.rules.get(fill.symbol)
+        is_in_base = rules is not None and fill.fee_currency == rules.base and fill.quantity > 0
+        return fill.side.sign * quantity - (fill.fee * quantity / fill.quantity if is_in_base else Decimal(0))
+
+    def _likely_holder(self, fill: Fill, positions: Mapping[Holder, Decimal]) -> Holder | None:
+        """Return whose a fill of an order newer than the snapshot is: the one holder in that symbol, the one whose position
+        it can have closed, else nobody's name."""
+        same = sorted(
+            {h for h in self.positions if (h.venue, h.symbol) == (fill.venue, fill.symbol)}
+            | {k.holder for k in self.orders.values() if (k.holder.venue, k.holder.symbol) == (fill.venue, fill.symbol)}
+        )
+        closed = [h for h in same if -fill.side.sign * positions.get(h, Decimal(0)) >= fill.quantity]
+        if len(same) == 1 or len(closed) == 1:
+            return (closed or same)[0]
+        accounts = {k.holder.account_id for k in self.orders.values() if k.holder.venue == fill.venue} | {
+            h.account_id for h in self.positions if h.venue == fill.venue
+        }
+        return Holder(fill.venue, accounts.pop(), fill.symbol, "") if len(accounts) == 1 else None
+
+
+def is_ours(client_order_id: str | None) -> bool:
+    """Return whether an id has the form of ours: the 32 hex characters of a UUIDv5 (peers.md §6.2)."""
+    text = client_order_id or ""
+    return len(text) == 32 and text[12] == "5" and text[16] in "89ab" and all(c in "0123456789abcdef" for c in text)
+
+
+class PositionsFile:
+    """The snapshot on disk, beside the kill file. Replaced whole, and only when something in it changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept: str | None = None
+
+    def load(self) -> Snapshot | None:
+        """Return what was kept last, or None when there is none or it is damaged."""
+        try:
+            return Snapshot.of(json.loads(self._path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, row: Mapping[str, Any]) -> None:
+        """Keep a row of `kill.snapshot`. Errors: OSError."""
+        body = {name: row[name] for name in ("positions", "instruments", "orders", "booked", "booked_from_ns", "identities")}
+        text = json.dumps(body)
+        if text == self._kept:
+            return
+        part = self._path.with_suffix(".part")
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(json.dumps({"as_of_ns": row["as_of_ns"], **body}))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self._path)
+        self._kept = text

@@ -1,0 +1,226 @@
+"""A kill in the tables: what the file says is merged into them, and what they know and the file does not is read.
+
+The file is the truth about this guardian's own acts. The tables tell what happened at another machine's guardian: a kill that
+was engaged there, flattening that was asked for there, its flattening orders, and a release by a person.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fks.guardian.journal import ABSENT, REFUSED, SENT, UNKNOWN, WORKING, KillJournal, KillRecord
+from fks.guardian.positions import WINDOW_S, Snapshot
+from fks.guardian.timing import Timing
+from fks.model import ids
+from fks.model.errors import FksError
+from fks.model.order import Order, OrderType, Role, Side, State, TimeInForce
+from fks.model.ports import Log
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Database, Row
+from fks.store.facts import Facts
+from fks.store.kill import KillStore
+
+_PAGES_MAX = 100
+#: the state the orders table gets; how much was filled is the order manager's to book
+_STATES = {SENT: State.SENDING, UNKNOWN: State.UNKNOWN, REFUSED: State.REJECTED, ABSENT: State.ABSENT}
+
+
+@dataclass(slots=True)
+class Elsewhere:
+    """What the tables know of the kill `kill_id` of this file (its release, if a person released it) and of engaged kills."""
+
+    kill_id: str = ""
+    released: Row | None = None
+    engaged: Sequence[Row] = ()
+
+
+class KillTables:
+    """What the guardian reads and writes while PostgreSQL answers. `state` is up, none, unknown or down with the reason.
+
+    No method raises: without an answer in time the kill goes on, from the file and what was read last.
+    """
+
+    def __init__(self, db: Database | None, journal: KillJournal, log: Log, timing: Timing) -> None:
+        self._db = db
+        self._journal = journal
+        self._log = log
+        self._timing = timing
+        self.state = "unknown" if db is not None else "none"
+        self.is_merged = False
+        self._is_broken = False  # the last statement failed for another reason than an outage
+        self._pages: deque[tuple[str, str, dict[str, object]]] = deque(maxlen=_PAGES_MAX)
+
+    def page(self, event: str, message: str, **payload: object) -> None:
+        """Page a person: logged now, an alert as soon as PostgreSQL answers."""
+        self._log.error("guardian.paged", alert=event, message=message, **payload)
+        self._pages.append((event, message, payload))
+
+    async def send_pages(self) -> None:
+        """Write the alerts that wait."""
+        db = self._db
+        if db is None:
+            return
+
+        async def write(_: KillStore) -> None:
+            while self._pages:
+                event, message, payload = self._pages[0]
+                await Facts(db).note_alert("page", event, message, "guardian", payload)
+                self._pages.popleft()
+
+        if self._pages:
+            await self._try(write, "alerts", self._timing.database_s)
+
+    async def snapshot(self, exchange: str) -> Mapping[str, Any] | None:
+        """Return the row of positions, orders and rules as they are now, or None."""
+        record = self._journal.record
+        ours = [item.order.client_order_id for item in record.orders] if record is not None else []
+        row: dict[str, Any] = {}
+
+        async def read(store: KillStore) -> None:
+            row.update(await store.snapshot(WINDOW_S, ours, exchange))
+            Snapshot.of(row)
+
+        return row if await self._try(read, "snapshot", self._timing.database_s) else None
+
+    async def merge(self, timeout_s: float | None = None) -> None:
+        """Bring the tables up to the file. Every statement may run twice."""
+        record = self._journal.record
+        if record is None or self._db is None:
+            self.is_merged = True
+            return
+
+        async def write(store: KillStore) -> None:
+            await _write(store, record)
+            # what was journaled meanwhile waits for the next turn
+            self.is_merged = self._journal.record is record
+
+        await self._try(write, "merge", timeout_s or self._timing.database_s)
+
+    async def elsewhere(self) -> Elsewhere:
+        """Return what happened at other guardians; nothing when PostgreSQL does not answer."""
+        record, found = self._journal.record, Elsewhere()
+
+        async def read(store: KillStore) -> None:
+            if record is not None and record.is_engaged:
+                found.released = await store.release(record.kill_id)
+            found.engaged = await store.engaged()
+
+        await self._try(read, "kills", self._timing.database_s)
+        found.kill_id = record.kill_id if record is not None else ""
+        return found
+
+    def take_release(self, found: Elsewhere) -> bool:
+        """Release the file's engaged kill when a person did so at another guardian; return whether that was so."""
+        record, row = self._journal.record, found.released
+        if record is None or not record.is_engaged or row is None or record.kill_id != found.kill_id:
+            return False
+        self._journal.release(by=row["released_by"] or "", now_ns=to_ns(row["released_at"]))
+        self._log.warning("kill.released_elsewhere", kill_id=record.kill_id, by=row["released_by"])
+        return True
+
+    def adopt(self, found: Elsewhere) -> bool:
+        """Engage in the file a kill that another guardian engaged and nobody released, or want the flattening that was asked
+        for there; return whether there is more to do than before."""
+        is_more = False
+        for row in found.engaged:
+            record = self._journal.record
+            if record is not None and record.is_engaged:
+                if row["kill_id"] != record.kill_id or not row["flatten"] or record.flatten:
+                    continue
+                self._journal.want_flatten(by=row["engaged_by"], now_ns=to_ns(row["engaged_at"]))
+            elif self._journal.knows(row["kill_id"]):
+                continue
+            else:
+                self._journal.engage(
+                    kill_id=row["kill_id"], scope=row["scope"], reason=row["reason"], by=row["engaged_by"],
+                    flatten=row["flatten"], now_ns=to_ns(row["engaged_at"]),
+                )  # fmt: skip
+            is_more, self.is_merged = True, False
+            self._log.warning("kill.adopted", kill_id=row["kill_id"], reason=row["reason"], by=row["engaged_by"])
+        return is_more
+
+    async def take_orders(self, venues: Collection[str]) -> bool:
+        """Note in the file the flattening orders that a predecessor sent for the engaged kill at `venues`; return whether all
+        are known. A table that cannot be read for another reason than an outage counts as read."""
+        record = self._journal.record
+        if record is None or not record.is_engaged:
+            return False
+
+        async def read(store: KillStore) -> None:
+            for row in await store.orders(to_datetime(record.engaged_ns)):
+                order = _order_of(row)
+                is_of_kill = order.venue in venues and order.intent_id == _intent_of(record, order)
+                if is_of_kill and record.order(order.client_order_id) is None:
+                    self._journal.sending(order, now_ns=order.sent_ns or 0)
+                    outcome = _OUTCOMES.get(State(row["state"]), WORKING)
+                    if outcome != SENT:
+                        self._journal.outcome(
+                            order.client_order_id, outcome, now_ns=order.sent_ns or 0, code=row["code"],
+                            detail=row["detail"] or "",
+                        )  # fmt: skip
+
+        return await self._try(read, "orders", self._timing.answer_s) or self._is_broken
+
+    async def release_all(self, by: str, now_ns: int) -> None:
+        """Leave no kill engaged in the tables."""
+
+        async def write(store: KillStore) -> None:
+            await store.release_all(by=by, at=to_datetime(now_ns))
+
+        await self._try(write, "merge", self._timing.database_s)
+
+    async def _try(self, act: Callable[[KillStore], Awaitable[None]], what: str, timeout_s: float) -> bool:
+        if self._db is None:
+            return False
+        self._is_broken = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                await act(KillStore(self._db))
+        except (FksError, TimeoutError) as error:
+            self.state = f"down: {error or 'no answer'}"
+            return False
+        except Exception as error:  # a table that lacks a column must not take the kill switch down with it
+            self.state = f"down: {type(error).__name__}: {error}"
+            self._is_broken = True
+            self._log.error("guardian.table_failed", what=what, error=self.state)
+            return False
+        self.state = "up"
+        return True
+
+
+async def _write(store: KillStore, record: KillRecord) -> None:
+    released = None if record.released_ns is None else to_datetime(record.released_ns)
+    await store.save(
+        kill_id=record.kill_id, scope=record.scope, is_engaged=record.is_engaged, reason=record.reason,
+        by=record.by, engaged_at=to_datetime(record.engaged_ns), released_by=record.released_by,
+        released_at=released, report={**record.report, "flatten": record.flatten},
+    )  # fmt: skip
+    for item in record.orders:
+        await store.save_order(
+            item.order, _STATES.get(item.outcome, State.WORKING), venue_order_id=item.venue_order_id,
+            code=item.code, detail=item.detail, step=item.outcome,
+        )  # fmt: skip
+
+
+#: what the file notes of a predecessor's order in that state; the venue is asked about all but the refused and absent ones
+_OUTCOMES = {State.SENDING: SENT, State.UNKNOWN: UNKNOWN, State.REJECTED: REFUSED, State.ABSENT: ABSENT}
+
+
+def _intent_of(record: KillRecord, order: Order) -> object:
+    return ids.flatten_id(
+        record.kill_id, venue=order.venue, account_id=order.account_id, symbol=order.symbol, instance=order.instance
+    )
+
+
+def _order_of(row: Row) -> Order:
+    at = to_ns(row["sent_at"])
+    return Order(
+        client_order_id=row["client_order_id"], intent_id=row["intent_id"], signal_id=None, account_id=row["account_id"],
+        venue=row["venue"], exchange=row["exchange"], symbol=row["symbol"], instance=row["instance"], role=Role.KILL,
+        attempt=row["generation"], side=Side(row["side"]), type=OrderType.MARKET, time_in_force=TimeInForce.GTC,
+        quantity=row["quantity"], state=State.SENDING, is_reduce_only=True, created_ns=at, sent_ns=at,
+    )  # fmt: skip

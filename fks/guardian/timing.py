@@ -1,0 +1,54 @@
+"""The guardian's waits, as they follow from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fks.config.settings import Settings
+from fks.orders.absence import AbsenceRule
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The guardian's waits, in seconds.
+
+    `settle_s`: how long all must stay quiet before a kill counts as done (an order that was on its way when the switch was
+    engaged shows up in that time). `watch_max_s`: the longest wait between rounds once it is done; a round costs Binance a
+    weight of 100 (open orders 80, balances 20), and the guardian's own share of the budget is 600 a minute. `page_s`: a kill
+    that is not done for so long pages. `absent_*`: C5.
+    """
+
+    refresh_s: float = 1.0
+    database_s: float = 2.0
+    save_s: float = 0.3
+    skew_s: float = 30.0
+    reply_s: float = 10.0
+    round_s: float = 0.25
+    round_max_s: float = 3.0
+    settle_s: float = 6.0
+    watch_max_s: float = 15.0
+    history_s: float = 120.0
+    page_s: float = 60.0
+    attempts_max: int = 10
+    absent_polls: int = 3
+    absent_spacing_s: float = 2.0
+    absent_first_s: float = 5.0
+    absent_age_s: float = 30.0
+    lease_ttl_s: float = 2.0
+    lease_renew_s: float = 0.5
+    answer_s: float = 1.0
+
+    @property
+    def absence(self) -> AbsenceRule:
+        """Return C5 in these waits."""
+        return AbsenceRule(self.absent_polls, self.absent_spacing_s, self.absent_first_s, self.absent_age_s)
+
+    @staticmethod
+    def of(settings: Settings) -> Timing:
+        """Return the waits that follow from the settings."""
+        venue, supervision = settings.venue, settings.supervision
+        return Timing(
+            settle_s=venue.order_timeout_s + 1.0, absent_polls=venue.absent_polls, absent_spacing_s=venue.absent_spacing_s,
+            absent_first_s=venue.absent_first_s, absent_age_s=venue.absent_age_s, lease_ttl_s=supervision.lease_ttl_s,
+            lease_renew_s=supervision.lease_renew_s,
+        )  # fmt: skip

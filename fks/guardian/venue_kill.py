@@ -1,0 +1,256 @@
+"""A kill at one venue: cancel what is open, prove what is in doubt, close what is ours, and look on while it is engaged.
+
+Each round reads the venue anew (open orders, balances, executions) and acts on the difference, so a restart, a lost
+answer or an order that arrives late changes nothing but the number of rounds. The work is settled once nothing is open,
+in doubt or left to close for `settle_s`; rounds go on after that, further apart, and a late order or fill starts them again.
+
+A kill that keeps positions (`flatten=False`) ends entries only. Protection and exits stay, also those the order manager places
+while it is engaged: an order is kept when the journal says that it only reduces, and, as long as the journal has not told us
+(PostgreSQL away, or the order younger than the snapshot), when it can only reduce what is held. In doubt protection wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from fks.clock import Clock
+from fks.guardian.doubts import Doubt, Doubts
+from fks.guardian.flatten import Flatten, line_of
+from fks.guardian.journal import KillJournal
+from fks.guardian.positions import Snapshot
+from fks.guardian.timing import Timing
+from fks.model import ids
+from fks.model.account import VenueIdentity
+from fks.model.errors import OutageError
+from fks.model.order import TERMINAL, Order, OrderType, Outcome, Report, Role, Side, TimeInForce
+from fks.model.ports import Log, Venue
+
+_AT_ONCE = 10  # cancels under way together
+
+
+class VenueKill:
+    """The work of one kill at one venue. `run` goes on until cancelled; `state` and `remaining` always say where it is.
+
+    `why_not`: the reason why this guardian must not act now, "" when it may; asked before each round and each send.
+    `is_settled`: as the file says; the first round looks whether it still is.
+    """
+
+    def __init__(
+        self, venue: Venue, journal: KillJournal, look: Callable[[], Snapshot | None], *, why_not: Callable[[], str],
+        save: Callable[[], Awaitable[None]], clock: Clock, log: Log, timing: Timing, is_settled: bool = False,
+    ) -> None:  # fmt: skip
+        self._venue = venue
+        self._journal = journal
+        self._look = look
+        self._why_not = why_not
+        self._clock = clock
+        self._log = log
+        self._timing = timing
+        self._doubts = Doubts(venue, clock, timing)
+        self._flatten = Flatten(
+            venue, journal, save=save, may_act=lambda: not why_not(), clock=clock, log=log, timing=timing
+        )
+        self._told: dict[str, str] = {}  # cancels: client id -> last outcome journaled
+        self._ending: dict[str, str] = {}  # client id -> symbol of what was open and is to end
+        self._who: VenueIdentity | None = None  # whose account the session is
+        self._symbols: set[str] = set()  # where orders of any kind were seen open
+        self._quiet_since: float | None = None
+        self._again = asyncio.Event()
+        self.state = "working"
+        self.detail = ""
+        self.remaining: list[dict[str, str]] = []
+        self.quiet = asyncio.Event()  # nothing is open, in doubt or left to close
+        self.is_settled = is_settled  # quiet for `settle_s`
+
+    def wake(self, *, anew: bool = False) -> None:
+        """Look now. `anew`: more is to be done than before, so that what was settled is not."""
+        self.quiet.clear()
+        if anew:
+            self._quiet_since, self.is_settled = None, False
+        self._again.set()
+
+    async def run(self) -> None:
+        """Work and look on until cancelled. A venue that is away is tried again for as long as it takes."""
+        wait = self._timing.round_s
+        while True:
+            self._again.clear()
+            is_failed = True
+            try:
+                is_quiet = await self._round()
+                is_failed = False
+                self._note_quiet(is_quiet)
+            except OutageError as error:
+                self.state, self.detail = "unreachable", str(error)
+            except Exception as error:  # the last line of defence does not die of a surprise: it says so and goes on
+                self.state, self.detail = "failed", f"{type(error).__name__}: {error}"
+                self._log.error("kill.round_failed", venue=self._venue.name, error=self.detail)
+            if is_failed:
+                self._quiet_since = None  # what was settled stays so: only a round can say otherwise
+                self.quiet.clear()
+            wait = self._wait(wait, is_failed=is_failed)
+            await self._sleep(wait)
+
+    def _note_quiet(self, is_quiet: bool) -> None:
+        now = self._clock.monotonic()
+        if not is_quiet:
+            self._quiet_since, self.is_settled = None, False
+            self.quiet.clear()
+            return
+        self._quiet_since = now if self._quiet_since is None else self._quiet_since
+        self.is_settled = self.is_settled or now - self._quiet_since >= self._timing.settle_s
+        self.quiet.set()
+
+    def _wait(self, before: float, *, is_failed: bool) -> float:
+        """Return the wait until the next round: short while there is something to do, long once it is settled."""
+        timing = self._timing
+        if is_failed:
+            return min(before * 2, timing.round_max_s)
+        if self.is_settled:
+            return min(before * 1.5, timing.watch_max_s)
+        if self.quiet.is_set():
+            return max(timing.round_s, timing.settle_s / 6)
+        return min(before * 1.3, timing.round_max_s) if before <= timing.round_max_s else timing.round_s
+
+    async def _sleep(self, seconds: float) -> None:
+        waiter, sleeper = asyncio.ensure_future(self._again.wait()), asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait({waiter, sleeper}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+            sleeper.cancel()
+
+    async def _round(self) -> bool:
+        """Do what can be done now; return whether nothing is left that could be."""
+        if why := self._why_not():
+            self.state, self.detail = "looks_on", why
+            return False
+        record = self._journal.record
+        assert record is not None
+        snapshot = self._look()
+        is_named = snapshot is None or not snapshot.identities or await self._knows_identity()
+        if snapshot is not None and self._who is not None:
+            if snapshot.is_foreign(self._venue.name, self._who):
+                self.state = "refused"
+                self.detail = f"the session is {self._who}, and what we hold and ordered there is other accounts': nothing is touched"
+                return False
+            snapshot = snapshot.of_session(self._who)
+        reports = await self._venue.open_orders()
+        self._symbols |= {report.symbol for report in reports}
+        ending = [report for report in reports if record.flatten or not self._is_kept(report, snapshot)]
+        await self._end(ending, {report.client_order_id for report in reports})
+        self._doubt(snapshot, is_held=not record.flatten)
+        await self._prove()
+        is_flat, left = await self._close(snapshot if is_named else None) if record.flatten else (True, [])
+        self.remaining = [*self._in_doubt(), *left]
+        is_quiet = is_flat and not ending and not self._doubts
+        self.state = ("flat" if record.flatten else "cancelled") if is_quiet else "working"
+        self.detail = "positions unknown" if record.flatten and snapshot is None else ""
+        return is_quiet
+
+    async def _knows_identity(self) -> bool:
+        """Learn whose account the session is; without that orders are cancelled, and no position is closed."""
+        if self._who is None:
+            with contextlib.suppress(OutageError):
+                self._who = await self._venue.identity()
+        return self._who is not None
+
+    # ── which orders ─────────────────────────────────────────────────────────────────────────────
+    def _is_kept(self, report: Report, snapshot: Snapshot | None) -> bool:
+        """Return whether a kill that keeps positions leaves this order alone."""
+        known = None if snapshot is None else snapshot.orders.get(report.client_order_id)
+        if known is not None and known.role:
+            return known.is_kept_when_held
+        if not self._venue.capabilities.can_short:
+            return report.side is not Side.BUY  # what is sold there was held
+        held = Decimal(0) if snapshot is None else snapshot.net(self._venue.name, report.symbol)
+        return snapshot is None or report.side is None or held * report.side.sign < 0
+
+    def _doubt(self, snapshot: Snapshot | None, *, is_held: bool) -> None:
+        """Doubt what the journal has SENDING or UNKNOWN; what it has ended since, by a person too, is proven."""
+        record = self._journal.record
+        if snapshot is None or record is None:
+            return
+        for id, known in snapshot.orders.items():
+            if known.holder.venue != self._venue.name or record.order(id) is not None:
+                continue  # our own flattening orders are settled where they are sent
+            if known.is_ended:
+                self._doubts.drop(id)
+            elif known.is_in_doubt and not (is_held and known.is_kept_when_held):
+                self._doubts.add(
+                    id, known.holder.symbol, sent_ns=known.changed_ns or None, is_acknowledged=known.is_acknowledged
+                )
+
+    # ── cancelling and proving ───────────────────────────────────────────────────────────────────
+    async def _end(self, ending: list[Report], open_ids: set[str]) -> None:
+        """Cancel open orders. One that is gone since the last round without a confirmed cancel is in doubt."""
+        for id in [id for id in self._ending if id not in open_ids]:
+            self._doubts.add(id, self._ending.pop(id), is_acknowledged=True)
+        for report in ending:
+            self._doubts.seen_open(report.client_order_id)
+            self._ending[report.client_order_id] = report.symbol
+        stubs = [_stub(report.client_order_id, report.symbol, self._venue.name, report) for report in ending]
+        for start in range(0, len(stubs), _AT_ONCE):
+            await asyncio.gather(*(self._cancel(stub) for stub in stubs[start : start + _AT_ONCE]))
+
+    async def _prove(self) -> None:
+        """Cancel each order in doubt by its client id, and ask the venue what became of it."""
+        due = self._doubts.due()
+        for start in range(0, len(due), _AT_ONCE):
+            await asyncio.gather(*(self._prove_one(id, doubt) for id, doubt in due[start : start + _AT_ONCE]))
+
+    async def _prove_one(self, id: str, doubt: Doubt) -> None:
+        if not await self._cancel(_stub(id, doubt.symbol, self._venue.name)):
+            await self._doubts.ask(id, doubt)
+
+    async def _cancel(self, order: Order) -> bool:
+        """Cancel one order; return whether its end is proven by the answer."""
+        answer = await self._venue.cancel(order)
+        id = order.client_order_id
+        if self._told.get(id) != answer.outcome.value:
+            self._told[id] = answer.outcome.value
+            self._journal.cancelled(
+                venue=self._venue.name, symbol=order.symbol, client_order_id=id, outcome=answer.outcome.value,
+                detail=answer.detail, now_ns=self._clock.now_ns(),
+            )  # fmt: skip
+        is_ended = answer.outcome is Outcome.ACK and answer.report is not None and answer.report.state in TERMINAL
+        if is_ended:
+            self._doubts.end(id)
+            self._ending.pop(id, None)
+        return is_ended
+
+    # ── closing ──────────────────────────────────────────────────────────────────────────────────
+    async def _close(self, snapshot: Snapshot | None) -> tuple[bool, list[dict[str, str]]]:
+        """Return whether nothing more can be closed, and what is left."""
+        if snapshot is None:
+            return False, [line_of("pending", "our positions are not known: the database was never reached")]
+        is_flat = await self._flatten.step(snapshot, self._symbols)
+        return is_flat, self._flatten.remaining
+
+    def _in_doubt(self) -> list[dict[str, str]]:
+        return [
+            line_of(
+                "in_doubt", f"whether order {id} is live is not proven: the venue is asked", symbol=doubt.symbol,
+                venue=self._venue.name,
+            )
+            for id, doubt in self._doubts.items()
+        ]  # fmt: skip
+
+    def report(self) -> Mapping[str, Any]:
+        """Return where this venue is, for people and programs."""
+        return {"name": self._venue.name, "state": self.state, "detail": self.detail}
+
+
+def _stub(client_order_id: str, symbol: str, venue: str, report: Report | None = None) -> Order:
+    """Return as much of an order as a cancel needs: it may be anybody's."""
+    side = report.side if report is not None else None
+    quantity = report.quantity if report is not None else None
+    return Order(
+        client_order_id=client_order_id, intent_id=ids.NAMESPACE, signal_id=None, account_id=0, venue=venue,
+        exchange="", symbol=symbol, instance="", role=Role.ORDER, attempt=0, side=side or Side.SELL,
+        type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=quantity or Decimal(0),
+        venue_order_id=report.venue_order_id if report is not None else None,
+    )  # fmt: skip

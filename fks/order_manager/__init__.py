@@ -1,0 +1,1 @@
+"""The order manager: signals in, orders out at the venues, and positions from fills."""

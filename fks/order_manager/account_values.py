@@ -1,0 +1,269 @@
+"""What limits compare, in each account's currency: rates, exposures, the loss of the trading day, and who owns coins.
+
+Soft state beside the order cache. A day's executions, the prices at its start and its greatest loss are read again
+after a restart, so LOSS_DAY holds until the day's end whatever restarts.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Protocol
+
+from fks.config.settings import Settings
+from fks.model.account import Account, Position
+from fks.model.instrument import Instrument
+from fks.model.order import Fill, Order
+from fks.portfolio.position import EXTERNAL
+from fks.risk.holdings import coins_of_others, entries_of
+from fks.risk.intent import Intent
+from fks.risk.valuation import DayFlows, Rates, day_profit, day_start_ns, held_over, rates_into, valued
+from fks.store.facts import Instance, Mark
+from fks.store.risk import RiskStore
+
+_ZERO = Decimal(0)
+_AT_START_NS = 5 * 10**9  # within this after the day's start the price now is the price at the start
+
+
+@dataclass(frozen=True, slots=True)
+class DayNews:
+    """What a refresh found: the day that began (its start, ns), and accounts whose loss reached the limit."""
+
+    begun_ns: int | None = None
+    reached: Mapping[int, Decimal] = field(default_factory=dict)
+
+
+class OrderCache(Protocol):
+    """The part of the order cache that is read here."""
+
+    settings: Settings
+    positions: dict[tuple[int, str, str, str], Position]
+    instruments: dict[tuple[str, str], Instrument]
+    accounts: dict[int, Account]
+    instances: dict[str, Instance]
+    marks: dict[tuple[str, str], Mark]
+
+    def open_of(self, account_id: int) -> tuple[Order, ...]: ...
+    def mark(self, exchange: str, symbol: str) -> Decimal | None: ...
+    def position(self, account_id: int, venue: str, symbol: str, instance: str) -> Position: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """The fields of a View that this module knows; see there."""
+
+    prices: Mapping[str, Decimal]
+    instruments: Mapping[str, Instrument]
+    exposures: Mapping[str, Decimal] = field(default_factory=dict)
+    rates: Mapping[str, Decimal] = field(default_factory=dict)
+    unvalued: tuple[str, ...] = ()
+    loss_today: Decimal = _ZERO
+    coins_of_others: Decimal = _ZERO
+    entries: int = 0
+    pyramiding: int = 1
+
+
+@dataclass(slots=True)
+class _Listing:
+    """Prices and instruments of one exchange, and the rates between currencies; made again when either was read again."""
+
+    marks: Mapping[tuple[str, str], Mark]
+    listed: Mapping[tuple[str, str], Instrument]
+    prices: dict[str, Decimal]
+    instruments: dict[str, Instrument]
+    rates: Rates
+
+
+class AccountValues:
+    """Values for the checks of one order manager. Everything but `refresh` is synchronous and reads no table."""
+
+    def __init__(self, store: RiskStore | None = None) -> None:
+        self._store = store
+        self._day_ns = 0
+        self._flows: dict[int, DayFlows] = {}
+        self._noted: set[uuid.UUID] = set()  # executions of the day that are in the flows
+        self._meanwhile: list[tuple[Fill, str, Instrument]] | None = None  # booked while a day's rows are read
+        self._start_prices: dict[tuple[str, str], Decimal] = {}
+        self._losses: dict[int, Decimal] = {}  # the greatest of the day, by account
+        self._saved: dict[int, Decimal] = {}
+        self._listings: dict[str, _Listing] = {}
+
+    # ── the day ──────────────────────────────────────────────────────────────────────────────────
+    def note(self, fill: Fill, instance: str, instrument: Instrument) -> None:
+        """Count an execution that was booked; the same one again, or one of an earlier day, changes nothing."""
+        if (fill.time_ns < self._day_ns and self._meanwhile is None) or instance == EXTERNAL or fill.fill_id in self._noted:
+            return
+        if self._meanwhile is not None:
+            self._meanwhile.append((fill, instance, instrument))
+            return
+        self._noted.add(fill.fill_id)
+        self._flows[fill.account_id] = self._flows.get(fill.account_id, DayFlows()).after(fill, instrument)
+
+    async def refresh(self, cache: OrderCache, now_ns: int) -> DayNews:
+        """Begin a new day when it is time, and store what a restart must not forget.
+
+        Errors: OutageError; the next call does what this one could not.
+        """
+        if self._store is None:
+            return DayNews()
+        limits = cache.settings.risk
+        day_ns = day_start_ns(now_ns, limits.day_zone, limits.day_start_hour)
+        is_new = day_ns != self._day_ns
+        if is_new:
+            await self._begin(cache, day_ns)
+        reached: dict[int, Decimal] = {}
+        for account_id in list(cache.accounts):
+            await self._save_start_prices(cache, account_id, now_ns)
+            self._loss_of(cache, cache.accounts[account_id], "", now_ns)
+            loss, saved = self._losses.get(account_id, _ZERO), self._saved.get(account_id)
+            if loss >= limits.loss_day_max and (saved is None or loss > saved):
+                await self._store.save_loss(account_id, self._day_ns, loss)
+                self._saved[account_id] = loss
+                if saved is None or saved < limits.loss_day_max:
+                    reached[account_id] = loss
+        return DayNews(day_ns if is_new else None, reached)
+
+    async def _begin(self, cache: OrderCache, day_ns: int) -> None:
+        assert self._store is not None
+        self._meanwhile = []
+        try:
+            rows = await self._store.turnover(day_ns)
+            prices, losses = await self._store.start_prices(day_ns), await self._store.losses(day_ns)
+        except BaseException:
+            meanwhile, self._meanwhile = self._meanwhile, None
+            self._note_all(meanwhile)
+            raise
+        meanwhile, self._meanwhile = self._meanwhile, None
+        self._day_ns, self._start_prices = day_ns, prices
+        self._losses, self._saved = dict(losses), dict(losses)
+        self._flows, self._noted = {}, set()
+        for row in rows:
+            instrument = next((i for (_, symbol), i in cache.instruments.items() if symbol == row.symbol), None)
+            if instrument is None:
+                continue  # nothing about it can be priced
+            self._noted.update(row.fill_ids)
+            self._flows[row.account_id] = self._flows.get(row.account_id, DayFlows()).with_turnover(
+                instrument, row.side, row.quantity, row.value, row.fee, row.fee_currency
+            )
+        self._note_all(meanwhile)
+
+    def _note_all(self, booked: list[tuple[Fill, str, Instrument]]) -> None:
+        for fill, instance, instrument in booked:
+            self.note(fill, instance, instrument)
+
+    async def _save_start_prices(self, cache: OrderCache, account_id: int, now_ns: int) -> None:
+        """Find and store the price at the day's start of what was held then: the price now when the day is seconds old,
+        else the close of the minute before it, else the first price that is known."""
+        assert self._store is not None
+        flows = self._flows.get(account_id, DayFlows())
+        for symbol in held_over(_held(cache, account_id), flows):
+            for key in [key for key in cache.marks if key[1] == symbol and key not in self._start_prices]:
+                price = cache.mark(*key)
+                if now_ns - self._day_ns > _AT_START_NS:
+                    price = await self._store.close_before(*key, self._day_ns) or price
+                if price is not None:
+                    await self._store.save_start_price(self._day_ns, *key, price)
+                    self._start_prices[key] = price
+
+    def _loss_of(self, cache: OrderCache, account: Account, exchange: str, now_ns: int) -> tuple[Decimal, tuple[str, ...]]:
+        """Return the greatest loss of the day so far when it reached the limit, else the loss now; and what has no price."""
+        flows = self._flows.get(account.id, DayFlows())
+        held = _held(cache, account.id)
+        listing = self._listing(cache, exchange, now_ns)
+        instruments, prices, start = {}, {}, {}
+        for symbol in {*held, *flows.flows}:
+            key = _key(cache, exchange, symbol)
+            if key is not None:
+                instruments[symbol] = cache.instruments[key]
+                if (price := cache.mark(*key)) is not None:
+                    prices[symbol] = price
+                if key in self._start_prices:
+                    start[symbol] = self._start_prices[key]
+        profit = day_profit(held, flows, instruments, prices, start)
+        rates = rates_into(listing.rates, account.currency, profit.by_currency)
+        total, missing = valued(profit.by_currency, rates)
+        loss, unvalued = -total, (*profit.unpriced, *missing)
+        if not unvalued and loss > self._losses.get(account.id, _ZERO):
+            self._losses[account.id] = loss
+        worst = self._losses.get(account.id, _ZERO)
+        return (worst if worst >= cache.settings.risk.loss_day_max else loss), unvalued
+
+    # ── views ────────────────────────────────────────────────────────────────────────────────────
+    def of(self, cache: OrderCache, intent: Intent, now_ns: int) -> Values:
+        """Return what a view of `intent` needs."""
+        listing = self._listing(cache, intent.exchange, now_ns)
+        account = cache.accounts.get(intent.account_id)
+        if account is None:
+            return Values(listing.prices, listing.instruments)
+        positions = [p for key, p in cache.positions.items() if key[0] == account.id and p.quantity]
+        orders = cache.open_of(account.id)
+        prices, instruments = listing.prices, listing.instruments
+        for order in orders:
+            if order.symbol not in instruments and (order.exchange, order.symbol) in cache.instruments:
+                instruments = {**instruments, order.symbol: cache.instruments[order.exchange, order.symbol]}
+                if (price := cache.mark(order.exchange, order.symbol)) is not None:
+                    prices = {**prices, order.symbol: price}
+        quotes = {i.quote for o in orders if (i := instruments.get(o.symbol)) is not None}
+        instrument = instruments.get(intent.symbol)
+        if instrument is not None:
+            quotes.add(instrument.quote)
+        loss, unvalued = self._loss_of(cache, account, intent.exchange, now_ns)
+        exposures: dict[str, Decimal] = {}
+        for symbol, quantity in _held(cache, account.id).items():
+            key = _key(cache, intent.exchange, symbol)
+            price = None if key is None else cache.mark(*key)
+            rate = None if key is None else listing.rates.rate(cache.instruments[key].quote, account.currency)
+            if key is None or price is None or rate is None:
+                unvalued = (*unvalued, symbol)
+            else:
+                exposures[symbol] = abs(quantity) * price * cache.instruments[key].multiplier * rate
+        entries, pyramiding = 0, 1
+        if instrument is not None and intent.instance:
+            own = cache.position(account.id, intent.venue, intent.symbol, intent.instance)
+            entries = entries_of(intent, own, orders, instrument, prices.get(intent.symbol))
+            instance = cache.instances.get(intent.instance)
+            pyramiding = 1 if instance is None else instance.pyramiding
+        return Values(
+            prices=prices, instruments=instruments, exposures=exposures,
+            rates=rates_into(listing.rates, account.currency, quotes), unvalued=tuple(sorted(set(unvalued))),
+            loss_today=loss, coins_of_others=coins_of_others(intent, positions, orders, instruments),
+            entries=entries, pyramiding=pyramiding,
+        )  # fmt: skip
+
+    def _listing(self, cache: OrderCache, exchange: str, now_ns: int) -> _Listing:
+        known = self._listings.get(exchange)
+        if known is not None and known.marks is cache.marks and known.listed is cache.instruments:
+            return known
+        oldest_ns = now_ns - int(cache.settings.risk.rate_age_max_s * 1e9)
+        fresh = {
+            key: mark.price
+            for key, mark in cache.marks.items()
+            if mark.price is not None and mark.message_ns is not None and mark.message_ns >= oldest_ns
+        }
+        made = _Listing(
+            marks=cache.marks, listed=cache.instruments,
+            prices={symbol: m.price for (on, symbol), m in cache.marks.items() if on == exchange and m.price is not None},
+            instruments={symbol: i for (on, symbol), i in cache.instruments.items() if on == exchange},
+            rates=Rates(fresh, cache.instruments, exchange),
+        )  # fmt: skip
+        self._listings[exchange] = made
+        return made
+
+
+def _held(cache: OrderCache, account_id: int) -> dict[str, Decimal]:
+    """Return what an account holds by symbol (base, signed), without external holdings."""
+    totals: dict[str, Decimal] = {}
+    for (owner, _, symbol, instance), position in cache.positions.items():
+        if owner == account_id and instance != EXTERNAL and position.quantity:
+            totals[symbol] = totals.get(symbol, _ZERO) + position.quantity
+    return {symbol: total for symbol, total in totals.items() if total}
+
+
+def _key(cache: OrderCache, exchange: str, symbol: str) -> tuple[str, str] | None:
+    """Return where a symbol is listed: at `exchange`, else at another one, by name, that has a price of it."""
+    if (exchange, symbol) in cache.instruments:
+        return exchange, symbol
+    found = [key for key in cache.instruments if key[1] == symbol]
+    return min(found, key=lambda key: (key not in cache.marks, key), default=None)

@@ -1,0 +1,257 @@
+"""What a venue says an account holds: balances, their history, and the part that fills of ours do not explain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from fks.clock import Clock
+from fks.model.account import Account, Balance, Transfer, TransferKind
+from fks.model.errors import OutageError
+from fks.model.order import State
+from fks.model.ports import Lease, Log, Venue
+from fks.model.timeframe import NS
+from fks.order_manager.cache import OrderCache, VenueStatus
+from fks.order_manager.ledger import Ledger
+from fks.order_manager.publisher import Publisher
+from fks.order_manager.tasks import Tasks
+from fks.portfolio.position import EXTERNAL
+from fks.store.accounts import AccountStore, HistoryRow
+from fks.store.db import Database
+from fks.store.facts import Facts
+from fks.store.holdings import HoldingStore
+from fks.store.incidents import IncidentStore
+from fks.store.orders import OrderStore
+from fks.store.positions import PositionStore
+
+_CALM_S = 1.0
+_SNAPSHOT_NS = 300 * NS
+_ROUNDING = Decimal("0.0001")
+_READ_S = 15.0
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStores:
+    """The tables of accounts and their money, as one writer sees them."""
+
+    accounts: AccountStore
+    positions: PositionStore
+    holdings: HoldingStore
+    incidents: IncidentStore
+    facts: Facts
+    orders: OrderStore
+
+    @staticmethod
+    def of(db: Database, lease: Lease) -> AccountStores:
+        """Return the stores, their writes fenced by `lease`."""
+        return AccountStores(
+            AccountStore(db, lease), PositionStore(db, lease), HoldingStore(db, lease), IncidentStore(db, lease),
+            Facts(db, lease), OrderStore(db),
+        )  # fmt: skip
+
+
+class AccountBalances:
+    """Balances of one venue in the book and in the tables. The venue's word replaces what fills made us expect."""
+
+    def __init__(
+        self, venue: Venue, status: VenueStatus, cache: OrderCache, ledger: Ledger, clock: Clock,
+        *, stores: AccountStores, publisher: Publisher, log: Log, tasks: Tasks,
+    ) -> None:  # fmt: skip
+        self._venue = venue
+        self._status = status
+        self._cache = cache
+        self._ledger = ledger
+        self._clock = clock
+        self._accounts = stores.accounts
+        self._positions = stores.positions
+        self._log = log
+        self._tasks = tasks
+        self._task: asyncio.Task[object] | None = None
+        self._differences: dict[str, Decimal] = {}
+        self._noted: tuple[Decimal, Decimal, Decimal] | None = None  # total, and what executions and fees had moved
+        self._transfers: list[Transfer] = []
+        self.is_unexplained = False  # the account's currency moved by more than executions and transfers
+
+    async def read(self) -> dict[str, Balance]:
+        """Return the venue's balances. Errors: OutageError, TimeoutError."""
+        async with asyncio.timeout(_READ_S):
+            return await self._venue.balances()
+
+    async def refresh(self) -> None:
+        """Read the balances now; an outage leaves what is known."""
+        try:
+            balances = await self.read()
+        except (OutageError, TimeoutError):
+            return
+        await self.keep(balances)
+
+    def refresh_soon(self) -> None:
+        """Read the balances once things have calmed down, at most once a second."""
+        if self._task is None or self._task.done():
+            self._task = self._tasks.spawn(self._refresh_later(), f"{self._venue.name} balances")
+
+    async def _refresh_later(self) -> None:
+        await self._clock.sleep(_CALM_S)
+        await self.refresh()
+
+    def see(self, balances: Sequence[Balance]) -> None:
+        """Take balances that the venue pushed."""
+        known = self._cache.balances.setdefault(self._venue.name, {})
+        known.update({balance.currency: balance for balance in balances})
+        self.refresh_soon()
+
+    async def keep(self, balances: dict[str, Balance]) -> None:
+        """Take balances that were read, for the checks and for the tables; the tables may miss some in an outage."""
+        self._cache.balances[self._venue.name] = dict(balances)
+        try:
+            await self._accounts.save_balances(self._status.account_id, balances.values(), self._clock.now_ns())
+            await self._note_history(balances)
+        except OutageError:
+            self._log.debug("balances.unsaved", venue=self._venue.name)
+
+    # ── history ──────────────────────────────────────────────────────────────────────────────────
+    async def run(self) -> None:
+        """Write a snapshot of the account every 5 minutes of the clock, midnight UTC among them, for ever."""
+        while True:
+            now_ns = self._clock.now_ns()
+            await self._clock.sleep((_SNAPSHOT_NS - now_ns % _SNAPSHOT_NS) / NS)
+            if self._status.refusal or not self._status.has_positions:
+                continue
+            try:
+                await self.keep(await self.read())
+                await self._snapshot()
+            except (OutageError, TimeoutError):
+                self._log.debug("balances.unsaved", venue=self._venue.name)
+
+    async def note_transfer(self, transfer: Transfer) -> None:
+        """Add a deposit or withdrawal to the balance history. Errors: OutageError."""
+        account = self._cache.accounts.get(self._status.account_id)
+        balances = self._cache.balances.get(self._venue.name, {})
+        if account is None:
+            return
+        if transfer.asset == account.currency:
+            self._transfers.append(transfer)
+            await self._note_history(balances)
+            return
+        held = balances.get(transfer.asset, Balance(transfer.asset, _ZERO, _ZERO))
+        row = HistoryRow(
+            account.id, self._clock.now_ns(), transfer.asset, held.total, None, transfer.kind.value, transfer.reference
+        )
+        await self._accounts.note_balance(row)
+
+    async def _note_history(self, balances: dict[str, Balance]) -> None:
+        """Add points to the balance history when the account's own currency has moved, one for each cause.
+
+        A move that executions, fees and transfers do not explain is left to the next look: the execution may be booked a
+        moment later, the transfer listed minutes later. What stays unexplained is in the next snapshot.
+        """
+        account = self._cache.accounts.get(self._status.account_id)
+        held = None if account is None else balances.get(account.currency)
+        if account is None or held is None:
+            return
+        executed, fees = self._cache.flows.get((self._venue.name, account.currency), (_ZERO, _ZERO))
+        if self._noted is None:
+            await self._snapshot()
+            return
+        total, executed_then, fees_then = self._noted
+        steps: list[tuple[str, str | None, Decimal]] = [
+            ("fill", None, executed - executed_then),
+            ("fee", None, fees_then - fees),
+            *((item.kind.value, item.reference, _moved(item)) for item in self._transfers),
+        ]
+        explained = sum((amount for _, _, amount in steps), total)
+        self.is_unexplained = abs(held.total - explained) > _ROUNDING
+        if self.is_unexplained or not any(amount for _, _, amount in steps):
+            return
+        self._noted, self._transfers = (held.total, executed, fees), []
+        equity, now_ns = self._equity(account, held.total), self._clock.now_ns()
+        for cause, reference, amount in steps:
+            total += amount
+            if amount:
+                await self._accounts.note_balance(
+                    HistoryRow(
+                        account.id, now_ns, account.currency, total, equity - held.total + total, cause, reference
+                    )
+                )
+
+    async def _snapshot(self) -> None:
+        """Write what is held now, whatever the cause; transfers that no move was seen of come before it."""
+        account = self._cache.accounts.get(self._status.account_id)
+        held = None if account is None else self._cache.balances.get(self._venue.name, {}).get(account.currency)
+        if account is None or held is None:
+            return
+        flows = self._cache.flows.get((self._venue.name, account.currency), (_ZERO, _ZERO))
+        waiting, self._transfers, self._noted, self.is_unexplained = self._transfers, [], (held.total, *flows), False
+        equity, now_ns = self._equity(account, held.total), self._clock.now_ns()
+        for cause, reference in [*((item.kind.value, item.reference) for item in waiting), ("snapshot", None)]:
+            await self._accounts.note_balance(
+                HistoryRow(account.id, now_ns, account.currency, held.total, equity, cause, reference)
+            )
+
+    def _equity(self, account: Account, balance: Decimal) -> Decimal:
+        equity = balance
+        for (owner, venue, symbol, _), position in self._cache.positions.items():
+            if (owner, venue) == (account.id, self._venue.name) and position.quantity:
+                equity += position.quantity * (self._price(symbol) or position.average_price)
+        return equity
+
+    def _price(self, symbol: str) -> Decimal | None:
+        return next((m.price for (_, name), m in self._cache.marks.items() if name == symbol and m.price), None)
+
+    def price_in(self, asset: str, currency: str) -> Decimal | None:
+        """Return the price of an asset in a currency, None when no collected symbol has it."""
+        if asset == currency:
+            return Decimal(1)
+        symbols = (s for (_, s), i in self._cache.instruments.items() if (i.base, i.quote) == (asset, currency))
+        return next((price for symbol in symbols if (price := self._price(symbol)) is not None), None)
+
+    # ── the part that is not ours ────────────────────────────────────────────────────────────────
+    async def find_externals(self, balances: dict[str, Balance], symbols: Sequence[str], *, is_sure: bool) -> None:
+        """Write what the venue holds of each base beyond our fills; not while something there is in doubt.
+
+        While trading, balances and fills come on two roads: unless `is_sure`, a difference counts once it was seen twice.
+        """
+        name, account_id, done = self._venue.name, self._status.account_id, set[str]()
+        for symbol in symbols:
+            key = (account_id, name, symbol)
+            base = self._base(symbol)
+            is_unresolved = any(order.state in (State.SENDING, State.UNKNOWN) for order in self._cache.open_at(key))
+            if base is None or base in done or is_unresolved:
+                continue
+            done.add(base)
+            held = balances.get(base)
+            external = (held.total if held is not None else _ZERO) - self._ours(base)
+            if external == self._cache.position(*key, EXTERNAL).quantity:
+                self._differences.pop(symbol, None)
+            elif is_sure or self._differences.get(symbol) == external:
+                await self._note_external(symbol, external)
+            else:
+                self._differences[symbol] = external
+
+    def _ours(self, base: str) -> Decimal:
+        name, account_id = self._venue.name, self._status.account_id
+        return sum(
+            (
+                position.quantity
+                for (owner, venue, symbol, instance), position in self._cache.positions.items()
+                if (owner, venue) == (account_id, name) and instance != EXTERNAL and self._base(symbol) == base
+            ),
+            _ZERO,
+        )
+
+    def _base(self, symbol: str) -> str | None:
+        return next((i.base for (_, name), i in self._cache.instruments.items() if name == symbol), None)
+
+    async def _note_external(self, symbol: str, quantity: Decimal) -> None:
+        key = (self._status.account_id, self._venue.name, symbol)
+        now_ns = self._clock.now_ns()
+        await self._ledger.patiently(lambda: self._positions.save_external(*key, quantity, now_ns))
+        self._cache.put_position(replace(self._cache.position(*key, EXTERNAL), quantity=quantity, updated_ns=now_ns))
+        self._log.info("position.external", venue=self._venue.name, symbol=symbol, quantity=str(quantity))
+
+
+def _moved(transfer: Transfer) -> Decimal:
+    return transfer.amount if transfer.kind is TransferKind.DEPOSIT else -transfer.amount - transfer.fee

@@ -1,0 +1,263 @@
+"""The order manager's memory: soft state that is rebuilt from the journal, and the views that checks are given.
+
+Everything here is synchronous: a decision made from a view and the reservation that follows it happen without an await
+between them, so two signals cannot spend the same money.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from fks.config.settings import Settings
+from fks.model.account import Account, Balance, Position
+from fks.model.instrument import Instrument
+from fks.model.order import OPEN, Fill, Order, Role, Side, State
+from fks.model.ports import VenueCapabilities
+from fks.order_manager.account_values import AccountValues
+from fks.orders.messages import KillMode, PositionKey
+from fks.portfolio.position import EXTERNAL
+from fks.risk.intent import Intent
+from fks.risk.view import VenueView, View
+from fks.store.facts import Instance, Mark
+from fks.store.signals import Waiting
+
+_ZERO = Decimal(0)
+_MINUTE_S = 60.0
+_ENDED_MAX = 2000
+
+
+@dataclass(slots=True)
+class VenueStatus:
+    """What is known of a venue. `state` is COLD, SYNCING, READY or STALE (C3), or REFUSED: another account's session."""
+
+    name: str
+    account_id: int
+    capabilities: VenueCapabilities
+    state: str = "COLD"
+    detail: str = ""
+    has_positions: bool = False  # read at least once: exits may go
+    is_connected: bool = False
+    skew_ms: float | None = None
+    skew_at_s: float = 0.0
+    ready_times: int = 0
+    compares_begun: int = 0  # comparisons of the journal with the venue, and the last one that ended without an error
+    compares_done: int = 0
+    refusal: str = ""  # why the session is not the account's own: nothing is sent through it
+    wait_s: Callable[[], float] = lambda: 0.0  # how long an entry would wait for the venue's rate limit
+    drifting: dict[str, int] = field(default_factory=dict)  # assets whose holding is unexplained -> incident
+    away_s: float | None = None  # monotonic time since when it is not READY; None while it is
+
+
+def is_kept(order: Order) -> bool:
+    """Return whether memory keeps the order: it may still fill, or its executions are not all here."""
+    return order.state in OPEN or order.reported_cum_qty > order.filled
+
+
+def _key_of(order: Order) -> PositionKey:
+    return (order.account_id, order.venue, order.symbol)
+
+
+@dataclass(slots=True)
+class OrderCache:
+    """Open orders, positions, balances and everything else a check looks at."""
+
+    settings: Settings
+    values: AccountValues = field(default_factory=AccountValues)
+    orders: dict[str, Order] = field(default_factory=dict)
+    positions: dict[tuple[int, str, str, str], Position] = field(default_factory=dict)
+    balances: dict[str, dict[str, Balance]] = field(default_factory=dict)
+    #: (venue, currency) -> what executions moved and what fees took since this process began
+    flows: dict[tuple[str, str], tuple[Decimal, Decimal]] = field(default_factory=dict)
+    instruments: dict[tuple[str, str], Instrument] = field(default_factory=dict)
+    accounts: dict[int, Account] = field(default_factory=dict)
+    instances: dict[str, Instance] = field(default_factory=dict)
+    marks: dict[tuple[str, str], Mark] = field(default_factory=dict)
+    venues: dict[str, VenueStatus] = field(default_factory=dict)
+    is_killed: bool = False
+    kill_mode: KillMode = KillMode.NONE
+    kill_id: str = ""  # of the kill that wants positions closed
+    is_guardian_alive: bool = False
+    escalated: tuple[str, str] | None = None  # a child that money depends on, and why
+    is_journal_up: bool = True
+    ready: dict[str, Waiting] = field(default_factory=dict)  # signals that wait, by venue
+    #: signals that were looked at and have to wait for something (a halt, the end of an order): how many, and when
+    held: dict[PositionKey, tuple[int, float]] = field(default_factory=dict)
+    halted: set[str] = field(default_factory=set)
+    _ended: OrderedDict[str, Order] = field(default_factory=OrderedDict)
+    _sent: dict[int, deque[float]] = field(default_factory=dict)
+    _open_at: dict[PositionKey, dict[str, Order]] = field(default_factory=dict)
+    _quantities: dict[PositionKey, dict[str, Decimal]] = field(default_factory=dict)
+    _by_symbol: tuple[object, dict[str, dict[str, Instrument]]] = (None, {})
+
+    # ── orders ───────────────────────────────────────────────────────────────────────────────────
+    def put(self, order: Order) -> None:
+        """Keep the order's newest state, or let it go when it is over."""
+        if is_kept(order):
+            self.orders[order.client_order_id] = order
+            self._open_at.setdefault(_key_of(order), {})[order.client_order_id] = order
+        else:
+            self.forget(order.client_order_id)
+            self._ended[order.client_order_id] = order
+            while len(self._ended) > _ENDED_MAX:
+                self._ended.popitem(last=False)
+
+    def recall(self, client_order_id: str) -> Order | None:
+        """Return an order that is kept, or that ended lately: the venue's stream speaks of it once more."""
+        return self.orders.get(client_order_id) or self._ended.get(client_order_id)
+
+    def forget(self, client_order_id: str) -> None:
+        """Drop a reservation whose order never came to be."""
+        order = self.orders.pop(client_order_id, None)
+        if order is not None:
+            at = self._open_at.get(_key_of(order), {})
+            at.pop(client_order_id, None)
+            if not at:
+                self._open_at.pop(_key_of(order), None)
+
+    def open_at(self, key: PositionKey) -> list[Order]:
+        """Return the orders memory keeps of one account, venue and symbol."""
+        return list(self._open_at.get(key, {}).values())
+
+    def open_of(self, account_id: int) -> tuple[Order, ...]:
+        """Return the orders memory keeps of one account."""
+        return tuple(o for o in self.orders.values() if o.account_id == account_id)
+
+    def note_sent(self, account_id: int, monotonic_s: float) -> None:
+        """Count one order of the account in its minute."""
+        times = self._sent.setdefault(account_id, deque(maxlen=100_000))
+        times.append(monotonic_s)
+
+    def sent_last_minute(self, account_id: int, monotonic_s: float) -> int:
+        """Return how many orders of the account went out within a minute."""
+        times = self._sent.get(account_id)
+        while times and times[0] < monotonic_s - _MINUTE_S:
+            times.popleft()
+        return len(times or ())
+
+    # ── positions and money ──────────────────────────────────────────────────────────────────────
+    def position(self, account_id: int, venue: str, symbol: str, instance: str) -> Position:
+        """Return the instance's position, flat when it never had one."""
+        key = (account_id, venue, symbol, instance)
+        return self.positions.get(key) or Position(account_id, venue, symbol, instance, _ZERO, _ZERO, _ZERO, _ZERO)
+
+    def put_position(self, position: Position) -> None:
+        """Keep a position's newest state."""
+        self.positions[position.account_id, position.venue, position.symbol, position.instance] = position
+        key = (position.account_id, position.venue, position.symbol)
+        self._quantities.setdefault(key, {})[position.instance] = position.quantity
+
+    def buckets(self, key: PositionKey) -> dict[str, Decimal]:
+        """Return the quantities of one position key by instance."""
+        return dict(self._quantities.get(key, {}))
+
+    def instruments_of(self, symbol: str) -> dict[str, Instrument]:
+        """Return the instruments of a symbol by exchange."""
+        if self._by_symbol[0] is not self.instruments:
+            found: dict[str, dict[str, Instrument]] = {}
+            for (exchange, name), instrument in self.instruments.items():
+                found.setdefault(name, {})[exchange] = instrument
+            self._by_symbol = (self.instruments, found)
+        return self._by_symbol[1].get(symbol, {})
+
+    def owned_elsewhere(self, key: PositionKey, base: str) -> Decimal:
+        """Return what positions of the account at the venue in other symbols own of `base`."""
+        total = _ZERO
+        for other, quantities in self._quantities.items():
+            if other[:2] == key[:2] and other[2] != key[2]:
+                instruments = self.instruments_of(other[2]).values()
+                if any(instrument.base == base for instrument in instruments):
+                    total += sum((max(quantity, _ZERO) for quantity in quantities.values()), _ZERO)
+        return total
+
+    def note_flow(self, fill: Fill, instrument: Instrument) -> None:
+        """Count what an execution moved of each currency at its venue, since this process began."""
+        sign, value = fill.side.sign, fill.quantity * fill.price * instrument.multiplier
+        moves = ((instrument.base, sign * fill.quantity, _ZERO), (instrument.quote, -sign * value, _ZERO))
+        for currency, amount, fee in (*moves, (fill.fee_currency, _ZERO, fill.fee)):
+            executed, fees = self.flows.get((fill.venue, currency), (_ZERO, _ZERO))
+            self.flows[fill.venue, currency] = executed + amount, fees + fee
+
+    def move_balances(self, fill: Fill, instrument: Instrument, was_resting: bool) -> None:
+        """Bring the venue's balances up to a fill, until it tells them itself."""
+        self.note_flow(fill, instrument)
+        balances = self.balances.get(fill.venue)
+        if balances is None:
+            return
+        value = fill.quantity * fill.price * instrument.multiplier
+        is_buy = fill.side is Side.BUY
+        spent, got = (instrument.quote, instrument.base) if is_buy else (instrument.base, instrument.quote)
+        out, into = (value, fill.quantity) if is_buy else (fill.quantity, value)
+        held = balances.get(spent, Balance(spent, _ZERO, _ZERO))
+        from_locked = min(held.locked, out) if was_resting else _ZERO
+        balances[spent] = replace(held, locked=held.locked - from_locked, free=held.free - (out - from_locked))
+        gained = balances.get(got, Balance(got, _ZERO, _ZERO))
+        balances[got] = replace(gained, free=gained.free + into)
+        paid = balances.get(fill.fee_currency)
+        if paid is not None:
+            balances[fill.fee_currency] = replace(paid, free=paid.free - fill.fee)
+
+    # ── views ────────────────────────────────────────────────────────────────────────────────────
+    def mark(self, exchange: str, symbol: str) -> Decimal | None:
+        """Return the last price known, or None."""
+        known = self.marks.get((exchange, symbol))
+        return None if known is None else known.price
+
+    def venue_view(self, name: str, monotonic_s: float) -> VenueView:
+        """Return what checks may know of a venue."""
+        status = self.venues[name]
+        return VenueView(
+            state=status.state, is_connected=status.is_connected, skew_ms=status.skew_ms,
+            skew_age_s=monotonic_s - status.skew_at_s, capabilities=status.capabilities, wait_s=status.wait_s(),
+        )  # fmt: skip
+
+    def view(self, intent: Intent, *, now_ns: int, monotonic_s: float, is_leader: bool) -> View:
+        """Return the snapshot that `intent` is checked against."""
+        exchange, symbol, account_id = intent.exchange, intent.symbol, intent.account_id
+        values = self.values.of(self, intent, now_ns)
+        key = (account_id, intent.venue, symbol)
+        buckets = self.buckets(key)
+        held = sum(buckets.values(), _ZERO)
+        mark = self.marks.get((exchange, symbol))
+        age_s = None if mark is None or mark.message_ns is None else (now_ns - mark.message_ns) / 1e9
+        return View(
+            now_ns=now_ns, limits=self.settings.risk, account=self._account(account_id, intent.venue),
+            account_refusal=self.venues[intent.venue].refusal, drifting=self.venues[intent.venue].drifting,
+            instrument=self.instruments.get((exchange, symbol)), venue=self.venue_view(intent.venue, monotonic_s),
+            skew_limit_ms=self.settings.venue.skew_limit_ms, is_leader=is_leader, is_journal_up=self.is_journal_up,
+            is_killed=self.is_killed, is_guardian_alive=self.is_guardian_alive, escalated=self.escalated,
+            mark=None if mark is None else mark.price, feed_age_s=age_s,
+            position=held - buckets.get(EXTERNAL, _ZERO), held=held, exposures=values.exposures,
+            open_orders=self.open_of(account_id), marks=values.prices, instruments=values.instruments, rates=values.rates,
+            unvalued=values.unvalued, loss_today=values.loss_today, coins_of_others=values.coins_of_others,
+            own=buckets.get(intent.instance, _ZERO), entries=values.entries, pyramiding=values.pyramiding,
+            balances=self.balances.get(intent.venue, {}),
+            orders_last_minute=self.sent_last_minute(account_id, monotonic_s),
+            instance_state=self._instance_state(intent),
+        )  # fmt: skip
+
+    def _account(self, account_id: int, venue: str) -> Account | None:
+        """Return the account when the venue's session is its own: through another's, money of others would move."""
+        return self.accounts.get(account_id) if self.venues[venue].account_id == account_id else None
+
+    def _instance_state(self, intent: Intent) -> str:
+        if intent.role in (Role.ORDER, Role.KILL) or not intent.instance:
+            return ""
+        known = self.instances.get(intent.instance)
+        if intent.instance in self.halted or (known is not None and known.state == "CRASHED"):
+            return "CRASHED"
+        return "" if known is not None and known.is_enabled else "DISABLED"
+
+    # ── counts ───────────────────────────────────────────────────────────────────────────────────
+    def counts(self) -> dict[str, int]:
+        """Return how many orders memory keeps, by state."""
+        found = {state.value: 0 for state in OPEN}
+        for order in self.orders.values():
+            found[order.state.value] = found.get(order.state.value, 0) + 1
+        return found
+
+    def unknown(self) -> int:
+        """Return how many orders have no known outcome."""
+        return sum(order.state is State.UNKNOWN for order in self.orders.values())

@@ -1,0 +1,93 @@
+"""Intake of signals: reads those that wait for an outcome and gives them to the cores, in their order within a key.
+
+There is no claimed state: a signal is `ready` until the one statement that writes its outcome, so whatever dies on the way
+leaves it where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+
+from fks.model.signal import Signal
+from fks.order_manager.context import Context
+from fks.order_manager.position_workers import PositionWorkers
+from fks.order_manager.tasks import wait_for
+from fks.orders.messages import PositionKey
+from fks.store.signals import SignalRecord, SignalStore
+
+_BATCH = 500
+_POLL_S = 1.0
+
+
+class Intake:
+    """Soft state: the keys whose signals are being prepared. `prepare` reads what a signal needs and memory lacks."""
+
+    def __init__(
+        self, context: Context, signals: SignalStore, workers: PositionWorkers,
+        prepare: Callable[[Signal], Awaitable[None]], *, learn: Callable[[uuid.UUID, int], None],
+    ) -> None:  # fmt: skip
+        self._context = context
+        self._signals = signals
+        self._workers = workers
+        self._prepare = prepare
+        self._learn = learn
+        self._busy: set[PositionKey] = set()
+        self._missed: set[PositionKey] = set()  # signals were seen there while it was busy
+        self._given: set[uuid.UUID] = set()  # not read again before the next poll: in a burst that would cost its square
+        self._whole_s = float("-inf")  # when everything that is ready was last read
+        self._wake = asyncio.Event()
+        self._is_draining = False
+
+    def wake(self) -> None:
+        """Look for signals now instead of at the next poll."""
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Take no further signal: the rest stays `ready` for the next epoch."""
+        self._is_draining = True
+
+    async def run(self) -> None:
+        """Take signals for ever. While the lease or the journal is gone, they wait where they are."""
+        while True:
+            self._wake.clear()
+            if self._context.can_commit and not self._is_draining:
+                await self._pass()
+            await wait_for(self._context.clock, self._wake, _POLL_S)
+
+    async def _pass(self) -> None:
+        cache, ledger = self._context.cache, self._context.ledger
+        venues = list(cache.venues)
+        if self._context.clock.monotonic() - self._whole_s >= _POLL_S:
+            self._whole_s = self._context.clock.monotonic()
+            self._given.clear()
+        given = tuple(self._given)
+        records = await ledger.patiently(lambda: self._signals.ready(venues, _BATCH, known=given))
+        records += await ledger.patiently(lambda: self._signals.ready_elsewhere(venues, _BATCH))
+        batches: dict[PositionKey, list[SignalRecord]] = {}
+        for record in records:
+            signal = record.signal
+            self._learn(signal.id, record.created_ns)
+            batches.setdefault((signal.account_id, signal.venue, signal.symbol), []).append(record)
+        for key, batch in batches.items():
+            if key in self._busy:
+                self._missed.add(key)
+            else:
+                self._busy.add(key)
+                self._given.update(record.signal.id for record in batch)
+                self._context.tasks.spawn(self._work(key, batch), f"signals {key[2]}")
+
+    async def _work(self, key: PositionKey, batch: Sequence[SignalRecord]) -> None:
+        try:
+            for record in batch:
+                await self._prepare(record.signal)
+                if not self._is_draining:
+                    self._workers.signal(record)
+        finally:
+            self._busy.discard(key)
+        waiting = self._workers.waiting().get(key, 0)
+        self._context.cache.held[key] = waiting, self._context.clock.monotonic()
+        if key in self._missed:
+            self._missed.discard(key)
+            self.wake()

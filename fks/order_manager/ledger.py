@@ -1,0 +1,416 @@
+"""Events to orders: one at a time per account, venue and symbol, on disk before in memory, whatever PostgreSQL does.
+
+What is written in doubt (a connection lost at the commit) is read back and worked out again: every event changes nothing
+the second time. While PostgreSQL is away, events wait here, in the order they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
+from operator import attrgetter
+from typing import Any, TypeVar
+
+from fks.clock import Clock
+from fks.model.account import Position
+from fks.model.errors import OutageError
+from fks.model.order import Fill, Order, Report, Role, Side
+from fks.model.ports import Lease, Log, Meter
+from fks.order_manager.cache import OrderCache
+from fks.order_manager.person_fills import BUST, PERSON, PersonFills, bust_id, bust_payload, reversal
+from fks.order_manager.publisher import Publisher
+from fks.orders import events as e
+from fks.orders.crash_points import At, nowhere
+from fks.orders.machine import Act, Step, advance
+from fks.orders.messages import PositionKey
+from fks.portfolio.position import EXTERNAL, allocate, apply_fill, share_of
+from fks.store.db import Database
+from fks.store.orders import Changes, EventRow, OrderJournal, OrderStore, TradeRow
+from fks.store.positions import PositionStore
+
+_RECENT_MAX = 50_000
+_ZERO = Decimal(0)
+_RETRY_S = 0.2
+OnStep = Callable[[Order, Step], None]
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What some events would do, worked out on a copy."""
+
+    order: Order
+    steps: list[tuple[e.Event, Order, Step]] = field(default_factory=list)  # with the order before each
+    trades: list[TradeRow] = field(default_factory=list)
+    positions: dict[tuple[int, str, str, str], Position] = field(default_factory=dict)
+    fills: list[tuple[Fill, bool]] = field(default_factory=list)
+
+
+class Ledger:
+    """The only writer of orders after they were placed, of executions and of positions.
+
+    `on_step` is called after the commit, once per step, and must not wait.
+    """
+
+    def __init__(
+        self, db: Database, cache: OrderCache, lease: Lease, clock: Clock, *, meter: Meter, log: Log, publisher: Publisher,
+        at: At = nowhere,
+    ) -> None:  # fmt: skip
+        self._at = at
+        self.journal = OrderJournal(db, lease=lease.name, epoch=lease.epoch)
+        self.store = OrderStore(db)
+        self.on_step: OnStep = lambda order, step: None
+        self.on_change: Callable[[Order], None] = lambda order: None  # called once after each commit of an order
+        self.on_positions: Callable[[PositionKey], None] = lambda key: None  # and after one without an order
+        self._db = db
+        self._cache = cache
+        self._lease = lease
+        self._clock = clock
+        self._meter = meter
+        self._log = log
+        self._publisher = publisher
+        self._locks: dict[PositionKey, asyncio.Lock] = {}
+        self._recent: OrderedDict[uuid.UUID, None] = OrderedDict()
+        self._person_fills = PersonFills()
+        self._number = 0
+
+    # ── events ───────────────────────────────────────────────────────────────────────────────────
+    def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
+        """Return the fields every event has, with an id that no other event of this or an earlier epoch has."""
+        self._number += 1
+        return {"event_id": f"{kind}:{self._lease.epoch}:{self._number}", "source": source, "recv_ns": self._clock.now_ns()}
+
+    def reported(self, report: Report) -> e.Reported:
+        """Return the event of a report. Its id is its own: what the venue said before may change something again."""
+        stamp = self.stamp(f"report:{report.state.value}:{report.filled:f}", report.source)
+        return e.Reported(**stamp, venue_time_ns=report.time_ns, report=report)
+
+    def fill_seen(self, fill: Fill) -> e.FillSeen:
+        """Return the event of a fill; the same fill has the same id, wherever it was seen."""
+        return e.FillSeen(
+            event_id=f"fill:{fill.fill_id}", source=fill.source, venue_time_ns=fill.time_ns,
+            recv_ns=self._clock.now_ns(), fill=fill,
+        )  # fmt: skip
+
+    # ── applying ─────────────────────────────────────────────────────────────────────────────────
+    async def apply(
+        self, client_order_id: str, *events: e.Event, guard: Callable[[Order], bool] | None = None
+    ) -> Order | None:
+        """Apply events to an order, in memory or only in the journal; return it after them, None when it is not ours.
+
+        `guard` looks at the order once nothing else can change it: False applies nothing and returns None.
+        Returned: what they did is on disk. Errors: StaleEpochError.
+        """
+        first = await self.find(client_order_id)
+        if first is None:
+            return None
+        key = (first.account_id, first.venue, first.symbol)
+        async with self._lock(key):
+            if guard is not None and not guard(await self.find(client_order_id) or first):
+                return None
+            plan = await self._commit(key, client_order_id, events)
+            self._remember(plan)
+        for _, _, step in plan.steps:
+            self.on_step(plan.order, step)
+        self.on_change(plan.order)
+        return plan.order
+
+    async def apply_together(self, pairs: Sequence[tuple[str, e.Event]]) -> list[Order]:
+        """Apply one event each to orders of one key that memory keeps, all of them on disk or none.
+
+        Nothing is applied, and nothing returned, when one of them has ended meanwhile.
+        """
+        first = self._cache.recall(pairs[0][0])
+        if first is None:
+            return []
+        async with self._lock((first.account_id, first.venue, first.symbol)):
+            while True:
+                if any(name not in self._cache.orders for name, _ in pairs):
+                    return []
+                plans = [self._plan(self._cache.orders[name], [event], set()) for name, event in pairs]
+                changes = [self._changes(plan) for plan in plans]
+                orders = [order for change in changes for order in change.orders]
+                try:
+                    await self.journal.apply(Changes(orders=orders, events=[row for c in changes for row in c.events]))
+                    break
+                except OutageError as error:
+                    await self.wait_for_journal(error)
+                    for name, _ in pairs:
+                        await self._reload((first.account_id, first.venue, first.symbol), name)
+            for plan in plans:
+                self._remember(plan)
+        for plan in plans:
+            for _, _, step in plan.steps:
+                self.on_step(plan.order, step)
+            self.on_change(plan.order)
+        return [plan.order for plan in plans]
+
+    async def find(self, client_order_id: str) -> Order | None:
+        """Return an order from memory or the journal."""
+        known = self._cache.recall(client_order_id)
+        return known or await self.patiently(lambda: self.store.get(client_order_id))
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no event is being worked in or written."""
+        return not any(lock.locked() for lock in self._locks.values())
+
+    def is_booked(self, fill: Fill) -> bool:
+        """Return whether the fill was booked lately by this process; False may also mean long ago."""
+        return fill.fill_id in self._recent
+
+    async def _commit(self, key: PositionKey, client_order_id: str, events: Sequence[e.Event]) -> _Plan:
+        skip: set[uuid.UUID] = set()
+        while True:
+            try:
+                order = self._cache.recall(client_order_id) or await self.store.get(client_order_id)
+                assert order is not None
+                plan = self._plan(order, events, skip)
+                changes = self._changes(plan)
+                if changes.trades:
+                    self._at("fill.before")
+                if not (changes.orders or changes.events or changes.trades) or await self.journal.apply(changes):
+                    if changes.trades:
+                        self._at("fill.after")
+                    return plan
+                skip |= await self.journal.booked(key[0], [trade.fill for trade in plan.trades])
+            except OutageError as error:
+                await self.wait_for_journal(error)
+            # the journal may know more than memory now: a write in doubt took, or an earlier self had booked
+            await self._reload(key, client_order_id)
+
+    async def _reload(self, key: PositionKey, client_order_id: str) -> None:
+        async def read() -> tuple[Order | None, list[Position]]:
+            positions = PositionStore(self._db)
+            return (
+                await self.store.get(client_order_id),
+                await positions.page(account_id=key[0], symbol=key[2], venues=[key[1]]),
+            )
+
+        order, positions = await self.patiently(read)
+        await self.load_person_fills()
+        if order is not None:
+            self._cache.put(order)
+        for position in positions:
+            self._cache.put_position(position)
+
+    def _plan(self, order: Order, events: Sequence[e.Event], skip: set[uuid.UUID]) -> _Plan:
+        plan = _Plan(order)
+        seen: set[uuid.UUID] = set()
+        for event in events:
+            if isinstance(event, e.Busted) and bust_id(event) in skip:
+                continue
+            if isinstance(event, e.FillSeen):
+                fill_id = event.fill.fill_id
+                if fill_id in skip or fill_id in seen or fill_id in self._recent:
+                    continue
+                seen.add(fill_id)
+                fill = replace(event.fill, account_id=order.account_id, client_order_id=order.client_order_id)
+                for bust in self._person_fills.replaced_by(fill, plan.trades):
+                    self._advance(plan, bust)
+            self._advance(plan, event)
+        return plan
+
+    def _advance(self, plan: _Plan, event: e.Event) -> None:
+        before = plan.order
+        step = advance(before, event)
+        if step.order.epoch < self._lease.epoch:
+            step = replace(step, order=replace(step.order, epoch=self._lease.epoch))
+        plan.order = step.order
+        plan.steps.append((event, before, step))
+        is_ours = Act.BOOK in step.acts
+        if isinstance(event, e.FillSeen):
+            fill = replace(event.fill, account_id=before.account_id, client_order_id=before.client_order_id)
+            is_new = before.role is Role.ENTRY and before.filled == 0
+            instance = EXTERNAL if not is_ours else before.instance
+            self._move(plan, fill, before, instance, step.order.is_late, is_new_entry=is_new)
+        elif isinstance(event, e.Busted) and is_ours:
+            self._move(plan, reversal(event, before), before, event.instance or before.instance, False)
+
+    def _move(self, plan: _Plan, fill: Fill, order: Order, instance: str, is_late: bool, *, is_new_entry: bool = False) -> None:
+        """Work out the positions after `fill`: its instance's, and EXTERNAL's for what the instance does not hold."""
+        instrument = self._cache.instruments.get((order.exchange, order.symbol))
+        if instrument is None:
+            raise OutageError(f"no instrument {order.symbol} of {order.exchange} yet to book a fill with")
+        key = (order.account_id, order.venue, order.symbol)
+        buckets = self._cache.buckets(key) | {name[3]: p.quantity for name, p in plan.positions.items()}
+        can_short = self._cache.venues[order.venue].capabilities.can_short
+        shares = [(instance, fill.quantity)]
+        if fill.side is Side.SELL and not can_short and instance != EXTERNAL and fill.source != BUST:
+            shares = allocate(fill, buckets, instance, is_flattening=order.role is Role.KILL)
+        realized, taken = _ZERO, _ZERO
+        for name, quantity in shares:
+            position_key = (*key, name)
+            part = share_of(fill, quantity, taken)
+            position = plan.positions.get(position_key) or self._cache.position(*position_key)
+            booking = apply_fill(position, part, instrument, is_new_entry=is_new_entry and name == instance)
+            plan.positions[position_key] = booking.position
+            realized, taken = realized + booking.realized, taken + quantity
+        plan.trades.append(TradeRow(fill, instance, realized, order.type.value, is_late))
+        if fill.source not in (PERSON, BUST):  # the venue's balances hold what a person reports of the past already
+            plan.fills.append((fill, order.is_acknowledged and order.price is not None))
+
+    def _changes(self, plan: _Plan) -> Changes:
+        rows = [
+            self._row(event, step)
+            for event, before, step in plan.steps
+            if _differs(before, step.order) or step.number in _ALWAYS_KEPT or isinstance(event, e.FillSeen)
+        ]
+        is_changed = any(_differs(before, step.order) for _, before, step in plan.steps)
+        return Changes(
+            orders=[plan.order] if is_changed else [], events=rows, trades=plan.trades,
+            positions=list(plan.positions.values()),
+        )  # fmt: skip
+
+    def _row(self, event: e.Event, step: Step) -> EventRow:
+        return EventRow(
+            client_order_id=step.order.client_order_id, event_id=event.event_id, event=type(event).__name__,
+            from_state=step.before, to_state=step.order.state, source=event.source, recv_ns=event.recv_ns,
+            epoch=self._lease.epoch, venue_time_ns=event.venue_time_ns, payload={"row": step.number, **payload_of(event)},
+        )  # fmt: skip
+
+    def _remember(self, plan: _Plan) -> None:
+        """Bring memory up to what is on disk now, and tell of it."""
+        for trade in plan.trades:
+            self._recent[trade.fill.fill_id] = None
+            self._person_fills.note(trade)
+            self._meter.count("fks_fills_total", symbol=trade.fill.symbol)
+        while len(self._recent) > _RECENT_MAX:
+            self._recent.popitem(last=False)
+        for position in plan.positions.values():
+            self._cache.put_position(position)
+        key = plan.order.exchange, plan.order.symbol
+        for fill, was_resting in plan.fills:
+            self._cache.move_balances(fill, self._cache.instruments[key], was_resting)
+        for trade in plan.trades:
+            self._cache.values.note(trade.fill, trade.instance, self._cache.instruments[key])
+        order = plan.order
+        is_published = bool(plan.trades)
+        for _, _, step in plan.steps:
+            if step.before is not step.order.state:
+                self._meter.count("fks_orders_total", state=step.order.state.value)
+                is_published = True
+        self._cache.put(order)
+        if is_published:
+            self._publisher.order(order)
+        for trade in plan.trades:
+            at = self._cache.position(order.account_id, order.venue, order.symbol, trade.instance)
+            self._publisher.fill(trade, at.quantity)
+            self._log.info(
+                "fill.booked", client_order_id=order.client_order_id, symbol=order.symbol, side=trade.fill.side.value,
+                quantity=str(trade.fill.quantity), price=str(trade.fill.price), trace_id=order.trace_id,
+                epoch=self._lease.epoch, source=trade.fill.source,
+            )  # fmt: skip
+
+    # ── what is not ours, and what was found at the start ────────────────────────────────────────
+    async def book_external(self, fill: Fill, exchange: str) -> bool:
+        """Book an execution that no order of ours explains; False when it was booked before."""
+        instrument = self._cache.instruments.get((exchange, fill.symbol))
+        if instrument is None or fill.fill_id in self._recent:
+            return False
+        key = (fill.account_id, fill.venue, fill.symbol)
+        async with self._lock(key):
+            while True:
+                position_key = (*key, EXTERNAL)
+                booking = apply_fill(self._cache.position(*position_key), fill, instrument)
+                trade = TradeRow(fill, EXTERNAL, booking.realized)
+                try:
+                    is_new = await self.journal.apply(Changes(trades=[trade], positions=[booking.position]))
+                    break
+                except OutageError as error:
+                    await self.wait_for_journal(error)
+                    await self._reload(key, "")
+            self._recent[fill.fill_id] = None
+            if is_new:
+                self._cache.put_position(booking.position)
+                self._cache.note_flow(fill, instrument)
+                self._publisher.fill(trade, booking.position.quantity)
+        self.on_positions(key)
+        return is_new
+
+    async def load_person_fills(self) -> None:
+        """Read again what persons reported of executions and no venue has replaced."""
+        self._person_fills.load(await self.patiently(self.store.person_fills))
+
+    async def apply_at_start(self, pairs: Iterable[tuple[Order, e.Event]]) -> list[Order]:
+        """Apply one event each to many orders in one statement, before anything else runs."""
+        await self.load_person_fills()
+        plans = [self._plan(order, [event], set()) for order, event in pairs]
+        changes = [self._changes(plan) for plan in plans]
+        orders = [order for change in changes for order in change.orders]
+        if orders:
+            rows = [row for change in changes for row in change.events]
+            await self.patiently(lambda: self.journal.apply(Changes(orders=orders, events=rows)))
+        for plan in plans:
+            self._cache.put(plan.order)
+        return [plan.order for plan in plans]
+
+    # ── patience ─────────────────────────────────────────────────────────────────────────────────
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Return what `call` returns, called again after every outage: only for what may happen twice."""
+        while True:
+            try:
+                return await call()
+            except OutageError as error:
+                await self.wait_for_journal(error)
+
+    async def wait_for_journal(self, error: OutageError) -> None:
+        """Return once PostgreSQL answers; meanwhile nothing is sent (JOURNAL_DOWN)."""
+        if self._cache.is_journal_up:
+            self._cache.is_journal_up = False
+            self._publisher.alert("error", "journal.down", f"nothing is sent until PostgreSQL is back: {error}")
+        while True:
+            await self._clock.sleep(_RETRY_S)
+            try:
+                await self._db.ping()
+                break
+            except OutageError:
+                continue
+        if not self._cache.is_journal_up:
+            self._cache.is_journal_up = True
+            self._log.info("journal.up")
+
+    def _lock(self, key: PositionKey) -> asyncio.Lock:
+        return self._locks.setdefault(key, asyncio.Lock())
+
+
+#: rows whose events are kept though they change nothing: impossible fills, quarantine
+_ALWAYS_KEPT = frozenset({40, 42})
+
+
+_compared = attrgetter(*(field.name for field in fields(Order) if field.name not in ("epoch", "updated_ns")))
+
+
+def _differs(before: Order, after: Order) -> bool:
+    """Return whether anything changed but who looked, and when: a thousand orders are compared at every start."""
+    return bool(_compared(before) != _compared(after))
+
+
+def payload_of(event: e.Event) -> dict[str, object]:
+    """Return what order_events keeps of an event besides its kind and times: small and JSON-able."""
+    if isinstance(event, e.FillSeen):
+        fill = event.fill
+        return {
+            "fill_id": str(fill.fill_id), "quantity": f"{fill.quantity:f}", "price": f"{fill.price:f}",
+            "fee": f"{fill.fee:f}", "fee_currency": fill.fee_currency, "venue_trade_id": fill.venue_trade_id,
+        }  # fmt: skip
+    if isinstance(event, e.Reported | e.Acked):
+        report = event.report
+        return {
+            "says": report.state.value, "filled": f"{report.filled:f}", "venue_order_id": report.venue_order_id,
+            "code": report.code, "detail": report.detail,
+        } | _checks_of(event)  # fmt: skip
+    if isinstance(event, e.Busted):
+        return bust_payload(event)
+    names = ("code", "detail", "reason", "by", "polls", "age_s", "outcome")
+    found = {name: value for name in names if (value := getattr(event, name, None)) is not None and value != ""}
+    return found | _checks_of(event)
+
+
+def _checks_of(event: e.Event) -> dict[str, object]:
+    checks = getattr(event, "checks", ())
+    return {"checks": checks} if checks else {}

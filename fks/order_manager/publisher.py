@@ -1,0 +1,110 @@
+"""What the order manager tells the world after a commit: bus messages and alerts, never on the way to the wire.
+
+Queues are bounded: a message that does not fit is dropped and counted, since the tables hold the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Mapping
+
+from fks.model.errors import OutageError
+from fks.model.order import Order
+from fks.model.ports import Log
+from fks.model.signal import SignalState
+from fks.model.timeframe import iso
+from fks.store.bus import ALERTS, FILLS, ORDERS, SIGNALS, Bus
+from fks.store.db import Database
+from fks.store.facts import Facts
+from fks.store.orders import TradeRow
+from fks.store.signals import SignalRecord
+
+QUEUE_MAX = 20_000
+BATCH_MAX = 100  # messages of one round trip to Redis
+COMPONENT = "orders"
+RETRY_S = 1.0
+
+
+class Publisher:
+    """Publishes in order, in a task of its own; keeps alerts in the database when it is there."""
+
+    def __init__(self, db: Database, bus: Bus, log: Log) -> None:
+        self._facts = Facts(db)
+        self._bus = bus
+        self._log = log
+        self._queue: deque[tuple[str, Mapping[str, object]]] = deque(maxlen=QUEUE_MAX)
+        self._alerts: deque[tuple[str, str, str, Mapping[str, object]]] = deque(maxlen=1000)
+        self._wake = asyncio.Event()
+        self.dropped = 0
+
+    def order(self, order: Order) -> None:
+        """Tell of an order's new state."""
+        self._put(ORDERS, {
+            "type": "order", "client_order_id": order.client_order_id, "state": order.state.value,
+            "request": order.request.value, "symbol": order.symbol, "side": order.side.value,
+            "quantity": _text(order.quantity), "filled": _text(order.filled), "price": _text(order.price),
+            "average_price": _text(order.average_price), "role": order.role.value, "instance": order.instance,
+            "venue": order.venue, "code": order.code, "detail": order.detail, "trace_id": order.trace_id,
+            "time": iso(order.updated_ns),
+        })  # fmt: skip
+
+    def fill(self, trade: TradeRow, position: object) -> None:
+        """Tell of an execution and the position after it."""
+        fill = trade.fill
+        self._put(FILLS, {
+            "type": "fill", "fill_id": str(fill.fill_id), "client_order_id": fill.client_order_id, "symbol": fill.symbol,
+            "side": fill.side.value, "quantity": _text(fill.quantity), "price": _text(fill.price),
+            "fee": _text(fill.fee), "fee_currency": fill.fee_currency, "instance": trade.instance, "venue": fill.venue,
+            "position": _text(position), "realized_pnl": _text(trade.realized_pnl), "time": iso(fill.time_ns),
+        })  # fmt: skip
+
+    def signal(self, record: SignalRecord, state: SignalState, code: str | None = None) -> None:
+        """Tell of a signal's outcome."""
+        signal = record.signal
+        self._put(SIGNALS, {
+            "type": "signal", "id": str(signal.id), "instance": signal.instance, "symbol": signal.symbol,
+            "kind": signal.kind.value, "side": signal.side.value, "state": state.value, "code": code,
+        })  # fmt: skip
+
+    def alert(self, severity: str, event: str, message: str, **payload: object) -> None:
+        """Raise an alert: logged at once, kept and published as soon as that is possible. `page` wakes a person."""
+        write = self._log.error if severity in ("page", "error") else self._log.warning
+        write(event, message=message, severity=severity, **payload)
+        kept = {name: value if isinstance(value, int | float | None) else str(value) for name, value in payload.items()}
+        self._put(ALERTS, {"type": "alert", "severity": severity, "event": event, "message": message, **kept})
+        self._alerts.append((severity, event, message, kept))
+
+    def _put(self, channel: str, payload: Mapping[str, object]) -> None:
+        if len(self._queue) == QUEUE_MAX:
+            self.dropped += 1
+        self._queue.append((channel, payload))
+        self._wake.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether everything was told."""
+        return not self._queue and not self._alerts
+
+    async def run(self) -> None:
+        """Publish and keep what waits, for ever."""
+        while True:
+            while self._queue:
+                count = min(len(self._queue), BATCH_MAX)
+                await self._bus.publish_many([self._queue.popleft() for _ in range(count)])
+            try:
+                while self._alerts:
+                    severity, event, message, kept = self._alerts[0]
+                    await self._facts.note_alert(severity, event, message, COMPONENT, kept)
+                    self._alerts.popleft()
+            except OutageError:
+                pass  # the alert waits in the bounded queue, its log line is written already
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):  # an alert that could not be written is tried again
+                async with asyncio.timeout(RETRY_S if self._alerts else None):
+                    await self._wake.wait()
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else format(value, "f")

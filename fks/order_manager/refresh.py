@@ -1,0 +1,154 @@
+"""The watch: reads once a second what others wrote, and does what only the passing of time asks for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from fks.model.errors import OutageError
+from fks.model.order import OPEN, Order, Request, Role, State
+from fks.model.signal import Signal, SignalState
+from fks.model.timeframe import iso
+from fks.order_manager.context import Context
+from fks.order_manager.position_workers import PositionWorkers
+from fks.order_manager.tasks import wait_for
+from fks.order_manager.venue_requests import VenueRequests
+from fks.orders.messages import KillMode
+from fks.store.accounts import AccountStore
+from fks.store.facts import Facts
+from fks.store.signals import SignalStore
+
+_PERIOD_S = 1.0
+_SLOW_EVERY = 10  # periods between reads of what hardly changes
+
+
+class Refresher:
+    """Keeps the cache's facts fresh: marks, instances, kill switch, guardian, instruments, accounts, the day's loss."""
+
+    def __init__(
+        self, context: Context, facts: Facts, signals: SignalStore, accounts: AccountStore, workers: PositionWorkers,
+        requests: VenueRequests, *, kill_file: Callable[[], KillMode],
+    ) -> None:  # fmt: skip
+        self._cache = context.cache
+        self._facts = facts
+        self._signals = signals
+        self._ledger = context.ledger
+        self._requests = requests
+        self._accounts = accounts
+        self._workers = workers
+        self._clock = context.clock
+        self._meter = context.meter
+        self._log = context.log
+        self._publisher = context.publisher
+        self._kill_file = kill_file
+        self._again = asyncio.Event()
+        self._seen_kill: tuple[KillMode, str] = (KillMode.NONE, "")
+
+    def wake(self) -> None:
+        """Look now instead of at the next second."""
+        self._again.set()
+
+    async def load(self) -> None:
+        """Read everything once. Errors: OutageError."""
+        await self._read_slow()
+        await self._read_fast()
+
+    async def learn_of(self, signal: Signal) -> None:
+        """Read again what a signal needs, if any of it came after the last look: a fresh symbol's first signal is not denied.
+
+        Errors: OutageError.
+        """
+        feed = signal.exchange, signal.symbol
+        if feed not in self._cache.instruments or signal.account_id not in self._cache.accounts:
+            await self._read_slow()
+        if feed not in self._cache.marks or (signal.timeframe is not None and signal.instance not in self._cache.instances):
+            await self._read_fast()
+
+    async def run(self) -> None:
+        """Read and act for ever; an outage skips a turn."""
+        turn = 0
+        while True:
+            self._again.clear()
+            try:
+                if turn % _SLOW_EVERY == 0:
+                    await self._read_slow()
+                await self._read_fast()
+                await self._expire()
+                await self._cancel_wanted()
+            except OutageError as error:
+                self._log.debug("watch.skipped", error=str(error))
+            self._gauge()
+            turn += 1
+            await wait_for(self._clock, self._again, _PERIOD_S)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+    async def _read_slow(self) -> None:
+        self._cache.instruments = {(i.exchange, i.symbol): i for i in await self._facts.instruments()}
+        self._cache.accounts = {account.id: account for account in await self._accounts.page()}
+
+    async def _read_fast(self) -> None:
+        self._cache.marks = {(m.exchange, m.symbol): m for m in await self._facts.marks()}
+        self._cache.instances = {i.id: i for i in await self._facts.instances()}
+        self._cache.ready = await self._signals.waiting(list(self._cache.venues))
+        await self._read_kill()
+        self._cache.is_guardian_alive = await self._facts.is_guardian_alive(self._cache.settings.risk.guardian_age_max_s)
+        self._cache.escalated = await self._facts.escalated()
+        news = await self._cache.values.refresh(self._cache, self._clock.now_ns())
+        if news.begun_ns is not None:
+            self._log.info("risk.day", day=iso(news.begun_ns))
+        for account_id, loss in news.reached.items():
+            self._publisher.alert(
+                "warning", "risk.loss_day", f"account {account_id} lost {loss:f} today: no entries until the day ends",
+                account_id=account_id,
+            )  # fmt: skip
+
+    async def _read_kill(self) -> None:
+        kills = await self._facts.kills()
+        cache = self._cache
+        by_file = self._kill_file()  # it may be ahead of the tables
+        modes = {by_file, *(KillMode.HELD if flatten is False else KillMode.FLATTEN for _, flatten in kills)}
+        cache.kill_mode = next(mode for mode in (KillMode.FLATTEN, KillMode.HELD, KillMode.NONE) if mode in modes)
+        cache.is_killed = cache.kill_mode is not KillMode.NONE
+        cache.kill_id = next((kill_id for kill_id, flatten in kills if flatten), "")
+        # compared with what the cores were last given: a submission may have read the file, and set the mode, before
+        seen, self._seen_kill = self._seen_kill, (cache.kill_mode, cache.kill_id)
+        if seen == self._seen_kill:
+            return
+        if seen[0] is cache.kill_mode:  # only the kill's id is new: what closes for it may begin
+            self._workers.recheck()
+            return
+        self._log.warning("orders.killed" if cache.is_killed else "orders.resumed", mode=cache.kill_mode.value)
+        self._meter.gauge("fks_kill_engaged", 1.0 if cache.is_killed else 0.0)
+        self._workers.recheck()
+
+    # ── acting ───────────────────────────────────────────────────────────────────────────────────
+    async def _expire(self) -> None:
+        """End pending signals nobody approved, and cancel resting orders whose time is over."""
+        now_ns = self._clock.now_ns()
+        for record in await self._signals.expire(now_ns):
+            self._meter.count("fks_signals_total", state=SignalState.EXPIRED.value)
+            self._publisher.signal(record, SignalState.EXPIRED, "SIGNAL_EXPIRED")
+        for order in list(self._cache.orders.values()):
+            if self._is_over(order, now_ns):
+                await self._requests.cancel(order.client_order_id, by="", reason="valid_until has passed")
+
+    @staticmethod
+    def _is_over(order: Order, now_ns: int) -> bool:
+        return (
+            order.valid_until_ns is not None and now_ns > order.valid_until_ns and order.request is Request.NONE
+            and order.state in OPEN and order.state is not State.SENDING
+            and order.role in (Role.ENTRY, Role.ORDER)
+        )  # fmt: skip
+
+    async def _cancel_wanted(self) -> None:
+        """Carry out cancels that persons asked for through the door."""
+        for client_order_id in await self._ledger.store.wanted_cancels(list(self._cache.venues)):
+            order = self._cache.orders.get(client_order_id)
+            if order is None or order.request is Request.NONE:
+                await self._requests.cancel(client_order_id, by="person", reason="asked for")
+                if order is not None:
+                    self._workers.person_cancelled(order)
+
+    def _gauge(self) -> None:
+        for state, count in self._cache.counts().items():
+            self._meter.gauge("fks_orders_open", float(count), state=state)

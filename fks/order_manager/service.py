@@ -1,0 +1,324 @@
+"""The order service: signals in, orders out, and what became of them, until it is stopped or a newer self takes over.
+
+Hard state: signals, orders, order_events, trades and positions. Soft state: the book, rebuilt by `start`.
+
+    Started:  open orders are in memory, those an earlier epoch was sending are UNKNOWN, nothing was sent.
+    Running:  each ready signal gets one outcome; each order's bytes leave at most once; a venue that is not reconciled
+              takes no entries; while PostgreSQL is away nothing is sent and nothing is lost.
+    Stopped:  nothing is sent any more; what was on its way is UNKNOWN to the next epoch, which asks.
+    Raised:   StaleEpochError when a newer epoch owns the lease: this process may not write any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from fks.clock import Clock
+from fks.config.settings import Settings
+from fks.model.account import Account
+from fks.model.errors import OutageError, StaleEpochError
+from fks.model.health import Problem
+from fks.model.order import OPEN, Order, Role, State
+from fks.model.ports import Lease, Log, Meter, Venue
+from fks.model.signal import Signal
+from fks.order_manager.account_identity import session_accounts
+from fks.order_manager.account_values import AccountValues
+from fks.order_manager.balances import AccountStores
+from fks.order_manager.bar_feed import BarFeed, FedVenue
+from fks.order_manager.cache import OrderCache, VenueStatus
+from fks.order_manager.context import Context
+from fks.order_manager.intake import Intake
+from fks.order_manager.ledger import Ledger
+from fks.order_manager.person_requests import PersonRequests
+from fks.order_manager.position_workers import PositionWorkers, Recorder
+from fks.order_manager.publisher import Publisher
+from fks.order_manager.refresh import Refresher
+from fks.order_manager.self_checks import order_problems
+from fks.order_manager.submission import Submissions
+from fks.order_manager.tasks import Tasks, settled
+from fks.order_manager.tick_feed import TickFeed, TickVenue
+from fks.order_manager.venue_requests import VenueRequests
+from fks.order_manager.venue_session import VenueSession
+from fks.orders import events as e
+from fks.orders.crash_points import At, nowhere
+from fks.orders.machine import Act, Step
+from fks.orders.messages import KillMode, Limits
+from fks.orders.sent_ids import SentIds
+from fks.store.accounts import AccountStore
+from fks.store.bus import BARS, HEALTH, KILL, SIGNALS, WAKE, Bus
+from fks.store.db import Database
+from fks.store.facts import Facts
+from fks.store.positions import PositionStore
+from fks.store.risk import RiskStore
+from fks.store.signals import SignalStore
+
+DRAIN_S, PUBLISH_S = 3.0, 0.5  # of a drain: for what is in flight; for messages and alerts
+
+
+class OrderManager:
+    """See the module's text. Everything it needs is given: `kill_file` reads the guardian's own file, `at` is called at
+    the labelled points of the order path (`fks.orders.crash_points`), `sent` knows which ids may have left before."""
+
+    def __init__(
+        self, db: Database, bus: Bus, venues: Mapping[str, Venue], settings: Settings, clock: Clock, meter: Meter,
+        log: Log, lease: Lease, *, kill_file: Callable[[], KillMode] = lambda: KillMode.NONE, at: At = nowhere,
+        sent: SentIds | None = None, limits: Limits | None = None, recorder: Recorder | None = None,
+    ) -> None:  # fmt: skip
+        self._db, self._bus, self._venues, self._settings = db, bus, dict(venues), settings
+        self._clock, self._meter, self._log, self._lease = clock, meter, log, lease
+        self._facts, self._signals = Facts(db, lease), SignalStore(db, lease)
+        self._accounts, self._positions = AccountStore(db, lease), PositionStore(db, lease)
+        self._tasks, self._sent = Tasks(), sent or SentIds()
+        self.cache = OrderCache(settings, values=AccountValues(RiskStore(db)))
+        self._publisher = Publisher(db, bus, log)
+        self._ledger = Ledger(db, self.cache, lease, clock, meter=meter, log=log, publisher=self._publisher, at=at)
+        self._ledger.on_step = self._on_step
+        context = self._context = Context(
+            venues=self._venues, settings=settings, clock=clock, meter=meter, log=log, lease=lease, cache=self.cache,
+            ledger=self._ledger, publisher=self._publisher, tasks=self._tasks,
+        )  # fmt: skip
+        self._sessions: dict[str, VenueSession] = {}
+        self._feeds: dict[str, BarFeed | TickFeed] = {}
+        self._requests = VenueRequests(context)
+        submissions = Submissions(
+            context, self._requests, self._signals, kill_file=kill_file, refresh_balances=self._refresh_balances,
+            on_placed=self._on_placed, sent=self._sent, at=at,
+        )  # fmt: skip
+        self._workers = PositionWorkers(
+            context, submissions, self._requests, self._signals, limits=limits or Limits(),
+            flattened_here=[name for name, venue in self._venues.items() if isinstance(venue, FedVenue)], recorder=recorder,
+        )  # fmt: skip
+        self._ledger.on_change = self._workers.order_changed
+        self._ledger.on_positions = self._workers.positions_changed
+        self._intake = Intake(context, self._signals, self._workers, self._prepare, learn=self._sent.learn)
+        self._refresher = Refresher(
+            context, self._facts, self._signals, self._accounts, self._workers, self._requests, kill_file=kill_file
+        )
+        self._person_requests = PersonRequests(db, self._ledger, self._venues, self._sessions, clock, lease, log)
+        self._state = "new"
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────
+    async def start(self) -> None:
+        """Load accounts, instruments, positions and open orders. Safe to run twice. Sends nothing.
+
+        Errors: OutageError when PostgreSQL does not answer, StaleEpochError when a newer epoch owns the lease.
+        """
+        self._state = "starting"
+        await self._check_epoch()
+        await self._refresher.load()
+        by_venue = self._accounts_by_venue(list(self.cache.accounts.values()))
+        for name, venue in self._venues.items():
+            account = by_venue.get(name)
+            self.cache.venues[name] = VenueStatus(
+                name, 0 if account is None else account.id, venue.capabilities, wait_s=venue.wait_s,
+                away_s=self._clock.monotonic(),
+            )  # fmt: skip
+        # what other accounts did under the same venue's name (the demo, before real money) is no business of this session
+        owners = {name: status.account_id for name, status in self.cache.venues.items()}
+        for position in await self._positions.page(venues=list(self._venues)):
+            if position.account_id == owners[position.venue]:
+                self.cache.put_position(position)
+        orders = [o for o in await self._ledger.store.open(list(self._venues)) if o.account_id == owners[o.venue]]
+        for order in orders:
+            self.cache.put(order)
+        await self._ledger.apply_at_start([
+            (order, e.Replayed(**self._ledger.stamp("replay", "replay"), epoch=self._lease.epoch))
+            for order in orders
+            if order.state in OPEN
+        ])  # fmt: skip
+        for name, venue in self._venues.items():
+            self._sessions[name] = self._make_session(venue, self.cache.venues[name])
+            if isinstance(venue, FedVenue):
+                self._feeds[name] = self._make_feed(venue)
+                await self._feeds[name].restore(by_venue.get(name))
+            await self._sessions[name].save_state()
+        await self._workers.restore()
+        self._state = "started"
+        self._log.info("orders.started", epoch=self._lease.epoch, open=len(orders), unknown=self.cache.unknown())
+
+    async def run(self) -> None:
+        """Work until cancelled. Errors: StaleEpochError, or whatever broke a part: let the supervisor restart it."""
+        self._state = "running"
+        for order in list(self.cache.orders.values()):
+            if order.state is State.UNKNOWN or order.reported_cum_qty > order.filled:
+                self._requests.query_soon(order.client_order_id)
+        self._tasks.spawn(self._publisher.run(), "publisher")
+        self._tasks.spawn(self._listen(), "bus")
+        self._tasks.spawn(self._refresher.run(), "refresher")
+        self._tasks.spawn(self._retry_unclaimed(), "unclaimed fills")
+        self._tasks.spawn(self._person_requests.run(), "person requests")
+        for session in self._sessions.values():
+            self._tasks.spawn(session.run(), f"session {session.status.name}")
+        for feed in self._feeds.values():
+            self._tasks.spawn(feed.run(), "feed")
+        self._tasks.spawn(self._workers.run(), "position workers")
+        self._tasks.spawn(self._intake.run(), "intake")
+        try:
+            await self._tasks.join()
+        finally:
+            self._state = "stopping"
+            await self._tasks.close()
+
+    async def drain(self) -> None:
+        """Take no new decision; finish those in hand, to the venue's answer and the journal; then tell what is left to tell.
+
+        Signals not decided stay `ready` for the next epoch. Errors: OutageError when something is in flight after DRAIN_S
+        (a venue that does not answer, a database that is away): the next epoch asks about it.
+        """
+        self._state = "draining"
+        self._intake.drain()
+        self._workers.drain()
+        is_done = await settled(
+            self._clock,
+            lambda: self._workers.is_drained and not self._requests.is_cancelling and self._ledger.is_idle,
+            DRAIN_S,
+        )
+        is_done = await settled(self._clock, lambda: self._publisher.is_idle, PUBLISH_S) and is_done
+        if not is_done:
+            raise OutageError(f"orders are in flight after {DRAIN_S:g} s", remedy="the next epoch asks about them")
+
+    async def stop(self) -> None:
+        """Send nothing more and let go of the venues. What was on its way is asked about by the next epoch."""
+        self._state = "stopping"
+        await self._tasks.close()
+        await asyncio.gather(*(session.close() for session in self._sessions.values()))
+        self._state = "stopped"
+
+    async def refresh(self) -> None:
+        """Read at once what is else read each second, or every few. Errors: OutageError."""
+        await self._refresher.load()
+        self._workers.recheck()
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether entries may go everywhere: journal up, lease held, every venue READY."""
+        venues = self.cache.venues.values()
+        return (
+            self._state == "running" and self.cache.is_journal_up and self._lease.holds()
+            and all(status.state == "READY" for status in venues)
+        )  # fmt: skip
+
+    def problems(self) -> list[Problem]:
+        """Return what is wrong now."""
+        return order_problems(self.cache, self._settings.supervision, self._clock.monotonic())
+
+    def detail(self) -> dict[str, object]:
+        """Return what status shows: small and JSON-able."""
+        counts = self.cache.counts()
+        return {
+            "state": self._state if self.cache.is_journal_up else "JOURNAL_DOWN",
+            "epoch": self._lease.epoch,
+            "is_leader": self._lease.holds(),
+            "is_killed": self.cache.is_killed,
+            "open": sum(counts.values()),
+            "unknown": self.cache.unknown(),
+            "orders": {state: count for state, count in counts.items() if count},
+            "venues": {name: status.state for name, status in self.cache.venues.items()},
+            "tasks": len(self._tasks),
+        }
+
+    # ── parts ────────────────────────────────────────────────────────────────────────────────────
+    def _make_session(self, venue: Venue, status: VenueStatus) -> VenueSession:
+        return VenueSession(
+            self._context, venue, status, self._workers, self._requests, facts=self._facts,
+            stores=AccountStores.of(self._db, self._lease),
+        )  # fmt: skip
+
+    def _make_feed(self, venue: Venue) -> BarFeed | TickFeed:
+        """Return what feeds a venue that fills from market data: sealed bars, or trades and quotes as they come."""
+        bars = BarFeed(venue, self.cache, self._workers, self._facts, self._settings, self._clock, self._log)
+        is_bars = self._settings.sim.fills == "tape" or self._settings.paper.fills == "bars"
+        if is_bars or not isinstance(venue, TickVenue):
+            return bars
+        return TickFeed(self._context, bars, venue, self._facts, self._bus)
+
+    def _accounts_by_venue(self, accounts: list[Account]) -> dict[str, Account]:
+        """Return the account that each venue's session belongs to."""
+        return session_accounts(accounts, is_live=self._settings.venue.live)
+
+    async def _check_epoch(self) -> None:
+        newest = await self._facts.lease_epoch(self._lease.name)
+        if newest > self._lease.epoch:
+            raise StaleEpochError(
+                f"lease {self._lease.name} epoch {self._lease.epoch}: epoch {newest} owns it", remedy="stop at once"
+            )
+
+    async def _refresh_balances(self, venue: str) -> None:
+        await self._sessions[venue].balances.refresh()
+
+    async def _prepare(self, signal: Signal) -> None:
+        await self._ledger.patiently(lambda: self._refresher.learn_of(signal))
+        if (feed := self._feeds.get(signal.venue)) is not None:
+            await self._ledger.patiently(lambda: feed.catch_up(signal))
+
+    async def _retry_unclaimed(self) -> None:
+        while True:
+            await self._clock.sleep(1.0)
+            for session in self._sessions.values():
+                await session.retry_unclaimed()
+
+    async def _listen(self) -> None:
+        """Turn messages into wake-ups; what they say is read from the tables."""
+        channels = [SIGNALS, WAKE, KILL, HEALTH, *([BARS] if self._feeds else [])]
+        async for channel, payload in self._bus.subscribe(*channels):
+            if channel == BARS:
+                for feed in self._feeds.values():
+                    feed.wake()
+            elif channel == SIGNALS:
+                if not isinstance(payload, dict) or payload.get("state", "ready") == "ready":  # not our own outcomes
+                    self._intake.wake()
+            elif channel == HEALTH:  # a part ended, maybe a collector: its feeds are not known to be fresh
+                self._refresher.wake()
+            else:
+                self._intake.wake()
+                self._refresher.wake()
+                self._person_requests.wake()
+
+    # ── what a transition asks for ───────────────────────────────────────────────────────────────
+    def _on_step(self, order: Order, step: Step) -> None:
+        """Start what a committed transition asks for. Never waits."""
+        name = order.client_order_id
+        for act in step.acts:
+            if act is Act.SEND_CANCEL:
+                self._requests.send_cancel(order)
+            elif act in (Act.ASK, Act.FETCH_FILLS):
+                if act is Act.ASK or order.reported_cum_qty > order.filled:
+                    self._requests.query_soon(name, is_forced=act is Act.ASK)
+            elif act is Act.CANCEL_UNLESS_VALID:
+                self._cancel_unless_valid(order)
+            elif act is Act.HALT:
+                self._halt(order)
+        if Act.PAGE in step.acts or Act.ALERT in step.acts:
+            self._alert(order, step)
+
+    def _halt(self, order: Order) -> None:
+        """Deny the instance's entries from now on: at once in memory, and in its row, which a restart reads."""
+        if order.instance and order.instance not in self.cache.halted:
+            self.cache.halted.add(order.instance)
+            reason = f"halted: an execution of order {order.client_order_id} that was never sent"
+            self._tasks.spawn(
+                self._ledger.patiently(lambda: self._facts.halt(order.instance, reason)), f"halt {order.instance}"
+            )
+
+    def _on_placed(self, order: Order) -> None:
+        self._workers.order_changed(order)
+
+    def _cancel_unless_valid(self, order: Order) -> None:
+        if order.valid_until_ns is None or order.valid_until_ns < self._clock.now_ns():
+            self._tasks.spawn(self._requests.cancel(order.client_order_id, by="", reason="it lives after all"), "cancel late")
+
+    def _alert(self, order: Order, step: Step) -> None:
+        is_protection = order.role in (Role.STOP_LOSS, Role.TAKE_PROFIT)
+        event = f"order.{order.state.value.lower()}" if step.number != 42 else "order.quarantine"
+        if step.number == 40:
+            event = "IMPOSSIBLE_FILL"
+        self._publisher.alert(
+            "page" if Act.PAGE in step.acts else "warning", event,
+            f"{order.role.value} order {order.client_order_id} in {order.symbol}: {order.state.value}"
+            + (" late" if order.is_late else "") + (" overfilled" if order.is_overfilled else "")
+            + (" (a protection)" if is_protection else ""),
+            client_order_id=order.client_order_id, symbol=order.symbol, venue=order.venue, row=step.number,
+            code=order.code,
+        )  # fmt: skip
+

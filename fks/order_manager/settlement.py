@@ -1,0 +1,160 @@
+"""Applies what persons decided of orders: settlements of UNKNOWN orders, and executions that a venue took back.
+
+The gateway writes the rows; this is the only place that acts on them. Each is applied through the ledger in one
+statement: the event, the executions and the positions. A row whose event is in the journal is only ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+
+from fks.clock import Clock
+from fks.model import ids
+from fks.model.errors import OutageError
+from fks.model.order import Fill, Order, State
+from fks.model.ports import Lease, Log, Venue
+from fks.order_manager.ledger import Ledger
+from fks.order_manager.person_fills import PERSON
+from fks.orders import events as e
+from fks.store.db import Database
+from fks.store.settlements import Settlement, SettlementStore
+
+_HISTORY_S = 20.0
+_ZERO = Decimal(0)
+_STATES = {"filled": State.FILLED, "cancelled": State.CANCELLED, "absent": State.ABSENT}
+
+
+class Refused(Exception):
+    """A settlement that cannot be applied, with the reason that its row keeps."""
+
+
+class Settlements:
+    """Takes confirmed settlements from the table and gives each its one end. Holds no state."""
+
+    def __init__(
+        self, db: Database, ledger: Ledger, venues: Mapping[str, Venue], clock: Clock, lease: Lease, log: Log
+    ) -> None:
+        self._store = SettlementStore(db, lease)
+        self._ledger = ledger
+        self._venues = venues
+        self._clock = clock
+        self._log = log
+
+    async def apply_confirmed(self) -> None:
+        """Apply every confirmed settlement. Errors: OutageError (the rest stays for the next turn), StaleEpochError."""
+        for settlement in await self._store.confirmed(list(self._venues)):
+            error: str | None = None
+            if not settlement.is_journaled:
+                try:
+                    await self._apply(settlement)
+                except Refused as refusal:
+                    error = str(refusal)
+            await self._store.finish(settlement.id, error, self._clock.now_ns())
+            self._log.warning(
+                "order.settled" if error is None else "order.settle_refused",
+                client_order_id=settlement.client_order_id, outcome=settlement.outcome, by=settlement.by,
+                reason=settlement.reason, error=error or "",
+            )  # fmt: skip
+
+    async def _apply(self, settlement: Settlement) -> None:
+        order = await self._ledger.find(settlement.client_order_id)
+        if order is None:
+            raise Refused("the journal has no such order")
+        if order.filled != settlement.filled:
+            raise Refused(f"{order.filled:f} is booked now, it was {settlement.filled:f}; look at it again")
+        if settlement.outcome == "busted":
+            await self._bust(settlement, order)
+            return
+        if order.state is not State.UNKNOWN:
+            raise Refused(f"the order is {order.state.value} by now: there is nothing to settle")
+        fills = await self._fills(settlement, order)
+        filled = order.filled + sum((fill.quantity for fill in fills), _ZERO)
+        if settlement.outcome == "filled" and filled != order.quantity:
+            raise Refused(f"the executions sum to {filled:f} of {order.quantity:f}: settle it as cancelled instead")
+        if filled > order.quantity:
+            raise Refused(f"the executions sum to {filled:f}, more than the order's {order.quantity:f}")
+        stamp = self._ledger.stamp("settle", "person") | {"event_id": settlement.event_id}
+        event = e.Settled(
+            **stamp, outcome=_STATES[settlement.outcome], by=settlement.by, reason=settlement.reason, filled=filled
+        )
+        events = [event, *(self._ledger.fill_seen(fill) for fill in fills)]
+        await self._settle(order, *events, state=State.UNKNOWN)
+
+    async def _fills(self, settlement: Settlement, order: Order) -> list[Fill]:
+        """Return the executions that the person names or reports. Errors: Refused, OutageError."""
+        wanted = [fill.venue_trade_id for fill in settlement.fills if fill.venue_trade_id]
+        if wanted:
+            return await self._from_history(order, wanted)
+        found, filled = list[Fill](), order.filled
+        for reported in settlement.fills:
+            assert reported.quantity is not None
+            assert reported.price is not None
+            filled += reported.quantity
+            found.append(Fill(
+                fill_id=ids.person_fill_id(order.client_order_id, f"{filled.normalize():f}"),
+                client_order_id=order.client_order_id, venue_order_id=order.venue_order_id, venue_trade_id="",
+                account_id=order.account_id, venue=order.venue, symbol=order.symbol, side=order.side,
+                quantity=reported.quantity, price=reported.price, fee=reported.fee, fee_currency=reported.fee_currency,
+                # not later than the venue's own: history is read from the newest execution on
+                time_ns=order.sent_ns or order.created_ns, source=PERSON,
+            ))  # fmt: skip
+        return found
+
+    async def _from_history(self, order: Order, wanted: list[str]) -> list[Fill]:
+        since_ns = (order.sent_ns or order.created_ns) - 3_600_000_000_000
+        try:
+            async with asyncio.timeout(_HISTORY_S):
+                history = await self._venues[order.venue].fills_since(order.symbol, since_ns)
+        except (OutageError, TimeoutError):
+            raise Refused(f"{order.venue} does not answer; try again, or give quantity, price and fee") from None
+        known = {fill.venue_trade_id: fill for fill in history if fill.side is order.side}
+        if missing := [id for id in wanted if id not in known]:
+            raise Refused(f"{order.venue} shows no {order.side.value} trade {missing[0]} in {order.symbol} since the order")
+        others = [id for id in wanted if known[id].client_order_id not in (None, "", order.client_order_id)]
+        if others:
+            raise Refused(f"trade {others[0]} belongs to order {known[others[0]].client_order_id}")
+        fills = [
+            replace(known[id], account_id=order.account_id, venue=order.venue, client_order_id=order.client_order_id)
+            for id in wanted
+        ]
+        booked = await self._ledger.journal.booked(order.account_id, fills)
+        if taken := [fill.venue_trade_id for fill in fills if fill.fill_id in booked]:
+            raise Refused(f"trade {taken[0]} is booked already")
+        return fills
+
+    async def _bust(self, settlement: Settlement, order: Order) -> None:
+        """Take booked executions of the order back, as its venue did."""
+        wanted = {fill.venue_trade_id for fill in settlement.fills}
+        trades = [
+            trade
+            for _, trade in await self._ledger.store.fills(client_order_id=order.client_order_id, limit=1000)
+            if wanted & {trade.fill.venue_trade_id, str(trade.fill.fill_id)}
+        ]
+        if len(trades) != len(wanted):
+            raise Refused(f"the order has not all of these executions: {', '.join(sorted(wanted))}")
+        busts = [replace(t.fill, fill_id=ids.bust_id(t.fill.fill_id, "venue"), venue_trade_id="") for t in trades]
+        gone = await self._ledger.journal.booked(order.account_id, busts)
+        if gone:
+            raise Refused("one of the executions was taken back already")
+        stamp = self._ledger.stamp("settle", "person") | {"event_id": settlement.event_id}
+        events = [
+            e.Busted(
+                **(stamp | ({} if number == 0 else {"event_id": f"{settlement.event_id}:{number}"})),
+                fill_id=trade.fill.fill_id, quantity=trade.fill.quantity, price=trade.fill.price, fee=trade.fill.fee,
+                fee_currency=trade.fill.fee_currency, instance=trade.instance,
+            )
+            for number, trade in enumerate(trades)
+        ]
+        await self._settle(order, *events, state=order.state)
+
+    async def _settle(self, order: Order, *events: e.Event, state: State) -> None:
+        """Apply the events unless the order changed since it was looked at. Errors: Refused."""
+
+        def is_same(now: Order) -> bool:
+            return (now.state, now.filled) == (state, order.filled)
+
+        if await self._ledger.apply(order.client_order_id, *events, guard=is_same) is None:
+            raise Refused("the order changed meanwhile; look at it again")

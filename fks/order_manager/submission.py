@@ -1,0 +1,521 @@
+"""Submission of orders by the order manager: sizing, checks and reservation, then the one submit protocol.
+
+What an entry, a close, a kill order and a protective leg differ in is here; how they reach the venue is
+`fks.orders.submit`. The journal is PostgreSQL: orders, their first events and the signal's outcome in one statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from fks.model import ids
+from fks.model.codes import Code, Denial
+from fks.model.errors import InputError, OutageError
+from fks.model.order import Answer, Order, OrderType, Outcome, Refusal, Role, Side, State, TimeInForce, evolve
+from fks.model.signal import Kind, Signal, SignalState
+from fks.order_manager.ask_first import AskFirst
+from fks.order_manager.context import Context
+from fks.order_manager.venue_requests import HOLD_POLL_S, MARGIN_S, VenueRequests
+from fks.orders import events as e
+from fks.orders import messages as m
+from fks.orders.build import denial_text, denied_order, group_of, legs_of, market_leg, order_of
+from fks.orders.crash_points import At, nowhere
+from fks.orders.freshness import max_age_of
+from fks.orders.machine import begin
+from fks.orders.messages import PositionKey
+from fks.orders.sent_ids import SentIds
+from fks.orders.submit import Journaled, Refuse, Submission, Submitter
+from fks.risk.check import Approved, Denied, check
+from fks.risk.explain import as_payload, explain, passed
+from fks.risk.intent import Intent, intend_entry, intend_exit, intend_order
+from fks.risk.view import View
+from fks.store.orders import EventRow, Placed
+from fks.store.signals import SignalRecord, SignalStore
+
+_ZERO = Decimal(0)
+_RECHECK_S = 1.0  # checks older than this are repeated before the bytes (design.md §5)
+_LEG_ROLES = (Role.STOP_LOSS, Role.TAKE_PROFIT)
+
+
+class Submissions:
+    """Turns the core's commands into orders at the venue. Holds no state but which ids it wrote (`Submitter`)."""
+
+    def __init__(
+        self, context: Context, requests: VenueRequests, signals: SignalStore, *,
+        kill_file: Callable[[], m.KillMode], refresh_balances: Callable[[str], Awaitable[None]],
+        on_placed: Callable[[Order], None], sent: SentIds, at: At = nowhere,
+    ) -> None:  # fmt: skip
+        self._context = context
+        self._cache = context.cache
+        self._ledger = context.ledger
+        self._clock = context.clock
+        self._lease = context.lease
+        self._requests = requests
+        self._signals = signals
+        self._kill_file = kill_file
+        self.refresh_balances = refresh_balances
+        self._on_placed = on_placed
+        self._seen: dict[str, tuple[Intent, View]] = {}  # of orders on their way: what they were checked against
+        self._ask_first = AskFirst(sent, context.settings.venue, requests.rule, context.clock)
+        self._submitter = Submitter(self, at=at)
+
+    # ── entries and persons' orders ──────────────────────────────────────────────────────────────
+    async def entry(self, record: SignalRecord) -> None:
+        """Give an entry, or a person's order, its outcome: denied with a code, or journaled and sent."""
+        signal, started_s = record.signal, self._clock.monotonic()
+        is_expired = signal.valid_until_ns is not None and self._clock.now_ns() > signal.valid_until_ns
+        try:
+            intended = self._intend(record)
+            verdict, view = (intended, None) if isinstance(intended, Denied) else self._check(intended)
+        except ArithmeticError as error:  # its numbers lie outside any grid: a malformed signal must not end the order manager
+            intended = denied(
+                intend_order(signal), Code.QTY_MAX, "numbers to calculate with", type(error).__name__, "use smaller numbers"
+            )
+        if not isinstance(intended, Denied) and (is_expired or isinstance(verdict, Denied)) and await self._adopt(record, intended):
+            return
+        if is_expired:
+            await self.finish(record, SignalState.EXPIRED, Code.SIGNAL_EXPIRED, "its time was over before it could be used")
+            return
+        if isinstance(intended, Denied):
+            await self.deny(record, intended)
+            return
+        if isinstance(verdict, Denied) and verdict.denial.code is Code.BALANCE:
+            await self.refresh_balances(signal.venue)  # what is known may be a fill behind: read once
+            verdict, view = self._check(intended)
+        if isinstance(verdict, Denied):
+            await self.deny(record, verdict)
+            return
+        assert view is not None
+        await self._submit_entry(record, verdict, view, started_s)
+
+    async def _adopt(self, record: SignalRecord, intent: Intent) -> bool:
+        """Journal an order that a failover may have taken out of the journal; False when the venue does not have it.
+
+        It is journaled as UNKNOWN and queried, whatever the checks say of it now: denied, its fills would be nobody's.
+        """
+        now_ns = self._clock.now_ns()
+        order = denied_order(denied(intent, Code.STALE_DECISION, "", "", ""), epoch=self._lease.epoch, now_ns=now_ns)
+        if not self._ask_first.is_needed(order, None):
+            return False
+        if await self._ask_first.refusal(order, None, self._requests.query) is None:
+            return False
+        legs = legs_of(order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=now_ns)
+        done = await self._submitter.submit(
+            Submission((self._reserve(order),), tuple(legs), record.signal.id, is_exempt=True)
+        )
+        if done.orders:
+            self._report(record, SignalState.ORDERED, None)
+        return True
+
+    async def _submit_entry(self, record: SignalRecord, approved: Approved, view: View, started_s: float) -> None:
+        signal, intent = record.signal, approved.intent
+        self._seen[intent.client_order_id] = intent, view
+        order = self._reserve(order_of(approved, epoch=self._lease.epoch, now_ns=self._clock.now_ns()))
+        legs = legs_of(
+            order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=self._clock.now_ns()
+        )
+        done = await self._submitter.submit(Submission(
+            (order,), tuple(legs), signal.id, is_exempt=intent.is_by_person and approved.is_reduce_only,
+            recheck=self._recheck(intent),
+        ))  # fmt: skip
+        self._seen.pop(intent.client_order_id, None)
+        if done.is_killed:
+            await self.deny(record, self._as_killed(intent))
+        elif done.orders:
+            self._report(record, SignalState.ORDERED, None)
+            sent_ns = done.orders[0].sent_ns
+            if done.refused is None and sent_ns is not None:  # the answer and its commit came after the first byte
+                since_s = (self._clock.now_ns() - sent_ns) / 1e9
+                self._context.meter.observe("fks_order_send_seconds", max(self._clock.monotonic() - started_s - since_s, 0.0))
+
+    def _intend(self, record: SignalRecord) -> Intent | Denied:
+        """Size a signal; what cannot be sized is denied with what is missing."""
+        signal = record.signal
+        instrument = self._cache.instruments.get((signal.exchange, signal.symbol))
+        if signal.kind is Kind.ORDER or instrument is None or signal.kind is Kind.TARGET:
+            intent = intend_order(signal)
+            if signal.kind is Kind.TARGET:
+                return denied(intent, Code.TYPE_UNSUPPORTED, "enter, exit, order", "target", "send enter and exit")
+            return self._dated(intent, record)
+        instance = self._cache.instances.get(signal.instance)
+        price = self._cache.mark(signal.exchange, signal.symbol)
+        sizing, size = ("notional", _ZERO) if instance is None else (instance.sizing, instance.size)
+        try:
+            intent = intend_entry(signal, sizing=sizing, size=size, instrument=instrument, price=price)
+        except InputError as error:
+            return denied(intend_order(signal), Code.PRICE_MISSING, "a reference price", str(error), "wait for a price")
+        return self._dated(intent, record)
+
+    def _dated(self, intent: Intent, record: SignalRecord) -> Intent:
+        decided_ns, max_age_s = max_age_of(record, self._context.settings.risk)
+        is_tape = self._context.settings.sim.fills == "tape"
+        return replace(intent, decided_ns=decided_ns, max_age_s=None if is_tape else max_age_s)
+
+    def _recheck(self, intent: Intent) -> Callable[[Order], Refuse | None]:
+        """Return what is asked between the commit and the bytes: the order's age always, everything after a wait."""
+        checked_s = self._clock.monotonic()
+
+        def recheck(order: Order) -> Refuse | None:
+            if self._clock.monotonic() - checked_s <= _RECHECK_S:
+                age_s = (self._exchange_now_ns(intent.venue) - intent.decided_ns) / 1e9
+                if intent.max_age_s is None or age_s <= intent.max_age_s:
+                    return None
+            view = self._view(intent)
+            view = replace(view, open_orders=tuple(o for o in view.open_orders if o.intent_id != intent.intent_id))
+            verdict = check(intent, view)
+            return None if isinstance(verdict, Approved) else Refuse(verdict.denial.code.value, denial_text(verdict.denial))
+
+        return recheck
+
+    def _exchange_now_ns(self, venue: str) -> int:
+        return self._clock.now_ns() + int((self._cache.venues[venue].skew_ms or 0.0) * 1e6)
+
+    # ── closes ───────────────────────────────────────────────────────────────────────────────────
+    async def close(self, key: PositionKey, command: m.SubmitClose, signal: Signal) -> m.CloseDone:
+        """Check and submit one closing order of an exit."""
+        instrument = self._cache.instruments[signal.exchange, signal.symbol]
+        held = command.quantity if command.side is Side.SELL else -command.quantity
+        intent = intend_exit(signal, position=held, instrument=instrument, attempt=command.attempt)
+        name = ids.client_order_id(ids.intent_id(signal.id), Role.EXIT, command.attempt)
+        if intent is None:
+            return m.CloseDone(command.instance, name, Code.QTY_MIN.value, "less than one step")
+        verdict, view = self._check(intent)
+        if isinstance(verdict, Denied):
+            return m.CloseDone(command.instance, name, verdict.denial.code.value, denial_text(verdict.denial))
+        self._seen[intent.client_order_id] = intent, view
+        order = self._reserve(order_of(verdict, epoch=self._lease.epoch, now_ns=self._clock.now_ns()))
+        order = replace(order, is_reduce_only=True)
+        done = await self._submitter.submit(
+            Submission(
+                (order,), signal_id=signal.id if command.takes_signal else None, is_exempt=intent.is_by_person,
+                recheck=self._recheck(intent),
+            )
+        )
+        self._seen.pop(intent.client_order_id, None)
+        if done.is_killed:
+            return m.CloseDone(command.instance, name, Code.KILLED.value, "the kill switch is engaged")
+        if done.orders and command.takes_signal:
+            self._context.meter.count("fks_signals_total", state=SignalState.ORDERED.value)
+            if (record := await self._record(signal.id)) is not None:
+                self._context.publisher.signal(record, SignalState.ORDERED)
+        return m.CloseDone(command.instance, name, is_used=not done.orders)
+
+    async def kill(self, key: PositionKey, command: m.SubmitKill) -> m.CloseDone:
+        """Submit one closing order of the kill switch, under the id that the guardian would give it."""
+        account_id, venue, symbol = key
+        intent = ids.flatten_id(
+            command.kill_id, venue=venue, account_id=account_id, symbol=symbol, instance=command.instance
+        )
+        now_ns = self._clock.now_ns()
+        order = self._reserve(Order(
+            client_order_id=ids.client_order_id(intent, Role.KILL, command.attempt), intent_id=intent, signal_id=None,
+            account_id=account_id, venue=venue, exchange=command.exchange, symbol=symbol, instance=command.instance,
+            role=Role.KILL, attempt=command.attempt, side=command.side, type=OrderType.MARKET,
+            time_in_force=TimeInForce.GTC, quantity=command.quantity, is_reduce_only=True, epoch=self._lease.epoch,
+            trace_id=command.kill_id[:16], created_ns=now_ns, updated_ns=now_ns,
+        ))  # fmt: skip
+        done = await self._submitter.submit(Submission((order,), is_exempt=True))
+        if done.orders:
+            state = done.orders[0].state.value
+            self._context.log.warning("kill.closed_here", venue=venue, symbol=symbol, state=state)
+        return m.CloseDone(command.instance, order.client_order_id, is_used=True)
+
+    # ── protection ───────────────────────────────────────────────────────────────────────────────
+    async def protection(self, key: PositionKey, command: m.PlaceProtection) -> m.ProtectionDone:
+        """Submit the legs of one parent: those that wait, a new attempt, or a market order when the price has passed."""
+        parent = command.parent
+        passed = await self._passed(parent) if command.is_refused_before else None
+        is_release = False
+        if passed is not None:
+            legs = [market_leg(
+                parent, role=passed, quantity=command.quantity, attempt=command.attempt, epoch=self._lease.epoch,
+                now_ns=self._clock.now_ns(),
+            )]  # fmt: skip
+        elif command.waiting:
+            is_release = True
+            legs = [self._cache.orders[name] for name in command.waiting if name in self._cache.orders]
+            legs = [leg for leg in legs if leg.state is State.INTENDED]
+            legs = [replace(leg, quantity=command.quantity) for leg in legs]
+        else:
+            legs = legs_of(
+                parent, quantity=command.quantity, attempt=command.attempt, epoch=self._lease.epoch,
+                now_ns=self._clock.now_ns(),
+            )  # fmt: skip
+            legs = [leg for leg in legs if leg.role in command.roles]
+        if not legs:
+            return m.ProtectionDone(parent.client_order_id)
+        return await self._submit_legs(parent, legs, is_release=is_release)
+
+    async def _submit_legs(self, parent: Order, legs: list[Order], *, is_release: bool) -> m.ProtectionDone:
+        has_oco = self._cache.venues[parent.venue].capabilities.has_oco
+        if has_oco and {leg.role for leg in legs} == set(_LEG_ROLES):
+            legs = [replace(leg, group_id=group_of(parent, leg.attempt)) for leg in legs]
+            groups = [tuple(sorted(legs, key=lambda leg: leg.role is not Role.STOP_LOSS))]
+        else:
+            groups = [(leg,) for leg in legs]
+        refusals, retry_after_s = [], 0.0
+        for group in groups:
+            if not is_release:
+                for leg in group:
+                    self._reserve(leg)
+            done = await self._submitter.submit(Submission(
+                group, is_release=is_release, is_exempt=self._cache.kill_mode is m.KillMode.HELD
+            ))  # fmt: skip
+            if not done.orders and not done.is_killed:
+                for known in await self._ledger.patiently(lambda: self._ledger.store.legs([parent.client_order_id])):
+                    self._on_placed(known)  # the attempt's ids were used before: the core learns of them
+            refusals += [Refusal.NOT_SENT] if done.is_killed else []  # tried again after a wait, not at once
+            refusals += [after.refusal for after in done.orders if after.state is State.REJECTED and after.refusal]
+            retry_after_s = max([retry_after_s, *(answer.retry_after_s or 0.0 for answer in done.answers)])
+        return m.ProtectionDone(parent.client_order_id, tuple(refusals), retry_after_s)
+
+    async def _passed(self, parent: Order) -> Role | None:
+        """Return the leg whose price the market has passed already: resting there is impossible, so it is closed now."""
+        try:
+            async with asyncio.timeout(self._context.settings.venue.order_timeout_s + MARGIN_S):
+                price = await self._context.venues[parent.venue].last_price(parent.symbol)
+        except (OutageError, TimeoutError):
+            price = None
+        price = price or self._cache.mark(parent.exchange, parent.symbol)
+        if price is None:
+            return None
+        sign = parent.side.sign
+        if parent.stop_loss is not None and (price - parent.stop_loss) * sign <= 0:
+            return Role.STOP_LOSS
+        if parent.take_profit is not None and (price - parent.take_profit) * sign >= 0:
+            return Role.TAKE_PROFIT
+        return None
+
+    # ── checks ───────────────────────────────────────────────────────────────────────────────────
+    def _check(self, intent: Intent) -> tuple[Approved | Denied, View]:
+        view = self._view(intent)
+        return check(intent, view), view
+
+    def _view(self, intent: Intent) -> View:
+        view = self._cache.view(
+            intent, now_ns=self._clock.now_ns(), monotonic_s=self._clock.monotonic(), is_leader=self._lease.holds()
+        )
+        if intent.role is not Role.EXIT:
+            return view
+        # legs whose end no venue will ever report do not count: a person was paged, what is known is closed now
+        lost = {o.client_order_id for o in view.open_orders if o.instance == intent.instance and self._is_lost(o)}
+        return replace(view, open_orders=tuple(o for o in view.open_orders if o.client_order_id not in lost)) if lost else view
+
+    def _is_lost(self, order: Order) -> bool:
+        age_s = (self._clock.now_ns() - (order.sent_ns or order.created_ns)) / 1e9
+        return order.state is State.UNKNOWN and order.is_acknowledged and age_s > m.Limits().unresolved_s
+
+    def _as_killed(self, intent: Intent) -> Denied:
+        verdict, _ = self._check(intent)
+        if isinstance(verdict, Denied):
+            return verdict
+        return denied(intent, Code.KILLED, "not engaged", "engaged", "`fks resume` clears it")
+
+    def _reserve(self, order: Order) -> Order:
+        """Put the order into the cache as if it were sent: nothing else may spend its money while it is committed."""
+        self._cache.put(evolve(order, state=State.SENDING))
+        return order
+
+    # ── outcomes of signals ──────────────────────────────────────────────────────────────────────
+    async def deny(self, record: SignalRecord, no: Denied) -> None:
+        """Keep a denial: an order row in DENIED with the code, and the signal's outcome, in one statement."""
+        context, now_ns, denial = self._context, self._clock.now_ns(), no.denial
+        event = e.Denied(**self._ledger.stamp("deny"), code=denial.code.value, detail=denial_text(denial))
+        order = begin(denied_order(no, epoch=self._lease.epoch, now_ns=now_ns), event).order
+        row = EventRow(
+            client_order_id=order.client_order_id, event_id=event.event_id, event="Denied", from_state=None,
+            to_state=State.DENIED, source="us", recv_ns=now_ns, epoch=self._lease.epoch,
+            payload={
+                "code": denial.code.value, "limit": denial.limit, "observed": denial.observed, "scope": denial.scope,
+                "checks": as_payload(explain(no.intent, self._view(no.intent))) if no.intent.venue in self._cache.venues else [],
+            },
+        )  # fmt: skip
+        journal = self._ledger.journal
+        await self._ledger.patiently(lambda: journal.deny(order, row, signal_id=record.signal.id, now_ns=now_ns))
+        context.meter.count("fks_signals_total", state=SignalState.DENIED.value)
+        context.meter.count("fks_orders_total", state=order.state.value)
+        context.meter.count("fks_denials_total", code=denial.code.value)
+        context.publisher.order(order)
+        context.publisher.signal(record, SignalState.DENIED, denial.code.value)
+        context.log.info(
+            "order.denied", client_order_id=order.client_order_id, symbol=order.symbol, code=denial.code.value,
+            detail=denial_text(denial), instance=order.instance, trace_id=order.trace_id, epoch=self._lease.epoch,
+        )  # fmt: skip
+
+    async def deny_signal(self, record: SignalRecord, command: m.DenySignal) -> None:
+        """Deny a signal that was not submitted."""
+        intent = intend_order(record.signal)
+        await self.deny(record, denied(intent, Code(command.code), command.limit, command.observed, command.remedy))
+
+    async def finish(self, record: SignalRecord, state: SignalState, code: Code | None, detail: str) -> None:
+        """Write the outcome of a signal that led to no order."""
+        is_mine = await self._ledger.patiently(
+            lambda: self._signals.finish(record.signal.id, state, now_ns=self._clock.now_ns(), code=code, detail=detail)
+        )
+        if is_mine:
+            self._report(record, state, code)
+
+    def _report(self, record: SignalRecord, state: SignalState, code: Code | None) -> None:
+        self._context.meter.count("fks_signals_total", state=state.value)
+        self._context.publisher.signal(record, state, None if code is None else code.value)
+
+    async def _record(self, signal_id: uuid.UUID) -> SignalRecord | None:
+        return await self._ledger.patiently(lambda: self._signals.get(signal_id))
+
+    # ── the ports of the submit protocol ─────────────────────────────────────────────────────────
+    async def journal(self, submission: Submission) -> Journaled:
+        """See SubmitPorts. A commit whose outcome is not known is read back once PostgreSQL answers."""
+        if submission.is_release:
+            pairs: list[tuple[str, e.Event]] = [
+                (o.client_order_id, e.Sent(**self._ledger.stamp("send"), quantity=o.quantity, group_id=o.group_id))
+                for o in submission.orders
+            ]
+            return Journaled(tuple(await self._ledger.apply_together(pairs)))
+        begun: list[Order] = []
+        rows: list[EventRow] = []
+        for order in (*submission.orders, *submission.with_it):
+            is_sent = len(begun) < len(submission.orders)
+            event: e.Event = (
+                e.IntendedAndSent(**self._ledger.stamp("send")) if is_sent else e.Intended(**self._ledger.stamp("intend"))
+            )
+            begun.append(begin(order, event).order)
+            rows.append(self._first_row(begun[-1], event))
+        start = self._clock.monotonic()
+        placed = await self._commit(begun, rows, submission)
+        self._context.meter.observe("fks_order_commit_seconds", self._clock.monotonic() - start)
+        for order in begun:
+            if order.client_order_id in placed.placed:
+                self._cache.put(order)
+                self._context.meter.count("fks_orders_total", state=order.state.value)
+                self._context.publisher.order(order)
+                self._on_placed(order)
+            else:
+                await self._forget(order.client_order_id)
+        sent = tuple(order for order in begun[: len(submission.orders)] if order.client_order_id in placed.placed)
+        return Journaled(sent, placed.is_killed)
+
+    async def _forget(self, client_order_id: str) -> None:
+        """Drop a reservation whose order was not journaled now; one that was journaled before counts as it is."""
+        self._cache.forget(client_order_id)
+        known = await self._ledger.patiently(lambda: self._ledger.store.get(client_order_id))
+        if known is not None:
+            self._cache.put(known)
+            self._on_placed(known)
+
+    async def _commit(self, orders: Sequence[Order], rows: Sequence[EventRow], submission: Submission) -> Placed:
+        journal, store, first = self._ledger.journal, self._ledger.store, orders[0].client_order_id
+        now_ns, is_unresolved = self._clock.now_ns(), False
+        while True:
+            try:
+                placed = await journal.place(
+                    orders, rows, signal_id=submission.signal_id, now_ns=now_ns, is_exempt=submission.is_exempt
+                )
+                if first in placed.placed or not is_unresolved:
+                    return placed
+            except OutageError as error:
+                is_unresolved = True
+                await self._ledger.wait_for_journal(error)
+            else:
+                # the server may have finished the first try after it was read back: then these rows are ours, and unsent
+                found = await self._ledger.patiently(lambda: store.get(first))
+                is_ours = found is not None and found.epoch == self._lease.epoch and found.state is orders[0].state
+                return _all_of(orders) if is_ours else placed
+            found = await self._ledger.patiently(lambda: store.get(first))
+            if found is not None and found.epoch == self._lease.epoch and found.state is orders[0].state:
+                return _all_of(orders)
+
+    def _first_row(self, order: Order, event: e.Event) -> EventRow:
+        return EventRow(
+            client_order_id=order.client_order_id, event_id=event.event_id, event=type(event).__name__, from_state=None,
+            to_state=order.state, source=event.source, recv_ns=event.recv_ns, epoch=self._lease.epoch,
+        )  # fmt: skip
+
+    async def may_send(self, order: Order) -> Refuse | None:
+        """See SubmitPorts."""
+        deadline = self._clock.monotonic() + self._context.settings.venue.order_timeout_s
+        while not self._lease.holds():
+            if self._clock.monotonic() > deadline:
+                return Refuse(Code.NOT_LEADER.value, "the lease was lost between commit and send")
+            await self._clock.sleep(HOLD_POLL_S)
+        # the guardian's file is read here and now: after an outage of PostgreSQL it may be ahead of the table
+        if not self._cache.is_killed and (by_file := self._kill_file()) is not m.KillMode.NONE:
+            self._cache.is_killed, self._cache.kill_mode = True, by_file
+        if self._cache.is_killed and not self._is_allowed_under_kill(order):
+            return Refuse(Code.KILLED.value, "the kill switch was engaged between commit and send")
+        if order.valid_until_ns is not None and self._clock.now_ns() > order.valid_until_ns:
+            return Refuse(Code.SIGNAL_EXPIRED.value, "its time was over before it could be sent")
+        return None
+
+    def _is_allowed_under_kill(self, order: Order) -> bool:
+        if order.role in _LEG_ROLES:
+            return self._cache.kill_mode is m.KillMode.HELD
+        return order.is_reduce_only and (order.role in (Role.ORDER, Role.KILL) or order.instance == "")
+
+    async def left_before(self, orders: Sequence[Order]) -> Sequence[str | None]:
+        """See SubmitPorts. No other task runs between the last look and `write`, which notes the ids."""
+        parent = self._cache.recall(orders[0].parent_id or "")
+        if not any(self._ask_first.is_needed(order, parent) for order in orders):
+            return [None] * len(orders)
+        return [await self._ask_first.refusal(order, parent, self._requests.query) for order in orders]
+
+    async def write(self, orders: Sequence[Order]) -> tuple[Sequence[Answer], int]:
+        """See SubmitPorts."""
+        first = orders[0]
+        for order in orders:
+            self._ask_first.note_sent(order)
+        self._cache.note_sent(first.account_id, self._clock.monotonic())
+        venue, sent_ns = self._context.venues[first.venue], self._clock.now_ns()
+        if len(orders) == 1:
+            answer = await self._requests.answer(venue.submit(first), first)
+            return (answer,), answer.sent_ns or sent_ns
+        lost = Answer(Outcome.AMBIGUOUS, detail="no answer in time")
+        try:
+            async with asyncio.timeout(self._context.settings.venue.order_timeout_s + MARGIN_S):
+                answers = await venue.submit_oco(orders[0], orders[1])
+                return answers, answers[0].sent_ns or sent_ns
+        except TimeoutError:
+            return (lost, lost), sent_ns
+        except Exception as error:
+            return tuple(self._requests.surprise(order, error) for order in orders), sent_ns
+
+    async def record(self, order: Order, event: e.Event, answer: Answer | None) -> Order:
+        """See SubmitPorts."""
+        fills = () if answer is None or answer.outcome is not Outcome.ACK else answer.fills
+        event = self._with_checks(order, event)
+        after = await self._ledger.apply(
+            order.client_order_id, event, *(self._ledger.fill_seen(fill) for fill in fills)
+        )
+        assert after is not None
+        if answer is not None:
+            self._context.log.info(
+                "order.answered", client_order_id=order.client_order_id, state=after.state.value, symbol=order.symbol,
+                outcome=answer.outcome.value, code=answer.code, trace_id=order.trace_id, epoch=self._lease.epoch,
+            )  # fmt: skip
+        return after
+
+    def _with_checks(self, order: Order, event: e.Event) -> e.Event:
+        """Return the event with the figures of the checks that the order passed. They are worked out now, after the bytes."""
+        seen = self._seen.pop(order.client_order_id, None)
+        if seen is None or not isinstance(event, e.Acked | e.Refused | e.Ambiguous | e.DuplicateId):
+            return event
+        return replace(event, checks=passed(*seen))
+
+    def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
+        """See SubmitPorts."""
+        return self._ledger.stamp(kind, source)
+
+
+def denied(intent: Intent, code: Code, limit: str, observed: str, remedy: str) -> Denied:
+    """Return the denial of an intent that no check saw."""
+    denial = Denial(code, limit, observed, intent.symbol, remedy)
+    return Denied(intent, denial, (denial,))
+
+
+def _all_of(orders: Sequence[Order]) -> Placed:
+    return Placed(True, False, tuple(order.client_order_id for order in orders))
+

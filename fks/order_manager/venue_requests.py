@@ -1,0 +1,204 @@
+"""Requests to a venue about orders that exist: cancels, queries by client order id, executions (C1, C5).
+
+Submitting is elsewhere (`fks.orders.submit`). An order whose outcome is unresolved is queried until it is resolved, and
+never sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from fks.model.codes import Code
+from fks.model.errors import OutageError
+from fks.model.order import LIVE, TERMINAL, Answer, Fill, Lookup, Order, Outcome, Presence, Request, Role, State
+from fks.order_manager.context import Context
+from fks.orders import events as e
+from fks.orders.absence import AbsenceRule, Polls, count_not_found, is_absent, ladder_delay
+
+MARGIN_S = 2.0  # a venue bounds its own calls; this is the second bound
+_PAGE_AFTER_S = 30.0
+HOLD_POLL_S = 0.05
+_EXIT_AGE_FACTOR = 1.5
+_NEVER_AGAIN = Polls(counted=-1_000_000_000)
+_OVERLAP_NS = 60 * 1_000_000_000
+
+
+class VenueRequests:
+    """Cancels and queries. Soft state: which orders are being queried or cancelled."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._venues = context.venues
+        self._ledger = context.ledger
+        self._settings = context.settings.venue
+        self._clock = context.clock
+        self._lease = context.lease
+        self._log = context.log
+        self._publisher = context.publisher
+        self._tasks = context.tasks
+        self._querying: set[str] = set()
+        self._must_query: set[str] = set()
+        self._cancelling: set[str] = set()
+        limits = context.settings.venue
+        rule = AbsenceRule(limits.absent_polls, limits.absent_spacing_s, limits.absent_first_s, limits.absent_age_s)
+        self.rule = self._rule = rule
+        # a second close is made once the first is absent: what a mistake costs here is a position sold twice
+        self._exit_rule = AbsenceRule(rule.polls + 1, rule.spacing_s, rule.first_s, rule.age_s * _EXIT_AGE_FACTOR)
+
+    async def answer(self, call: Awaitable[Answer], order: Order) -> Answer:
+        """Return the venue's answer; what is raised, or late, is AMBIGUOUS: bytes may have left."""
+        try:
+            async with asyncio.timeout(self._settings.order_timeout_s + MARGIN_S):
+                return await call
+        except TimeoutError:
+            return Answer(Outcome.AMBIGUOUS, detail="no answer in time")
+        except Exception as error:
+            return self.surprise(order, error)
+
+    def surprise(self, order: Order, error: Exception) -> Answer:
+        """Return the answer that an exception means: a venue never raises for what it can report."""
+        self._log.error("venue.raised", venue=order.venue, client_order_id=order.client_order_id, error=repr(error))
+        return Answer(Outcome.AMBIGUOUS, detail=repr(error))
+
+    # ── cancelling ───────────────────────────────────────────────────────────────────────────────
+    async def cancel(self, client_order_id: str, *, by: str, reason: str) -> None:
+        """Want an order cancelled: sent now when it is open, as soon as it proves open otherwise, never when it ended."""
+        event = e.CancelRequested(**self._ledger.stamp("cancel", "person" if by else "us"), by=by, reason=reason)
+        await self._ledger.apply(client_order_id, event)
+
+    def send_cancel(self, order: Order) -> None:
+        """Send the cancel of an open order in a task of its own; one at a time per order."""
+        if order.client_order_id not in self._cancelling:
+            self._cancelling.add(order.client_order_id)
+            self._tasks.spawn(self._send_cancel(order), f"cancel {order.client_order_id[:8]}")
+
+    async def _send_cancel(self, order: Order) -> None:
+        try:
+            while True:
+                while not self._lease.holds():
+                    await self._clock.sleep(HOLD_POLL_S)
+                answer = await self.answer(self._venues[order.venue].cancel(order), order)
+                if answer.code != Code.NOT_LEADER:  # else the lease was lost on the way to the wire: nothing left
+                    break
+            stamp = self._ledger.stamp(f"cancel-{answer.outcome.value}", "rest")
+            if answer.outcome is Outcome.ACK:
+                filled = None if answer.report is None else answer.report.filled
+                if filled is not None and filled > order.filled:
+                    await self.fetch_fills(order)
+                if answer.report is not None:
+                    stamp["venue_time_ns"] = answer.report.time_ns
+                await self._ledger.apply(order.client_order_id, e.CancelAcked(**stamp, filled=filled))
+            elif answer.outcome is Outcome.REFUSED:
+                code = answer.code or "REFUSED"
+                await self._ledger.apply(order.client_order_id, e.CancelRefused(**stamp, code=code, detail=answer.detail))
+            else:
+                await self._ledger.apply(order.client_order_id, e.RequestAmbiguous(**stamp, detail=answer.detail))
+        finally:
+            self._cancelling.discard(order.client_order_id)
+
+    @property
+    def is_cancelling(self) -> bool:
+        """Return whether a cancel is on its way to a venue."""
+        return bool(self._cancelling)
+
+    # ── querying ──────────────────────────────────────────────────────────────────────────────────
+    def query_soon(self, client_order_id: str, *, is_forced: bool = False) -> None:
+        """Ask the venue about an order until nothing about it is in doubt; `is_forced` asks at least once."""
+        if is_forced:
+            self._must_query.add(client_order_id)
+        if client_order_id not in self._querying:
+            self._querying.add(client_order_id)
+            self._tasks.spawn(self._query_until_resolved(client_order_id), f"query {client_order_id[:8]}")
+
+    def _is_unresolved(self, order: Order) -> bool:
+        return (
+            order.state is State.UNKNOWN
+            or order.request is Request.CANCEL_UNKNOWN
+            or order.reported_cum_qty > order.filled
+            or order.client_order_id in self._must_query
+        )
+
+    async def _query_until_resolved(self, client_order_id: str) -> None:
+        tries, polls, is_paged, start = 0, Polls(), False, self._clock.monotonic()
+        try:
+            while True:
+                await self._clock.sleep(ladder_delay(tries, self._settings.poll_delays_s))
+                tries += 1
+                order = await self._ledger.find(client_order_id)
+                if order is None or not self._is_unresolved(order):
+                    return
+                polls = await self._query_once(order, polls)
+                if not is_paged and order.state is State.UNKNOWN and self._clock.monotonic() - start > _PAGE_AFTER_S:
+                    is_paged = True
+                    self._publisher.alert(
+                        "page", "order.unknown", f"order {client_order_id} has no known outcome after {_PAGE_AFTER_S:.0f} s",
+                        client_order_id=client_order_id, symbol=order.symbol, venue=order.venue,
+                    )  # fmt: skip
+        finally:
+            self._querying.discard(client_order_id)
+            self._must_query.discard(client_order_id)
+
+    async def _query_once(self, order: Order, polls: Polls) -> Polls:
+        """Ask once and apply what is said; return the not-found answers counted so far."""
+        lookup = await self.query(order)
+        if lookup.presence is Presence.FOUND and lookup.report is not None:
+            self._must_query.discard(order.client_order_id)
+            fills: list[Fill] = []
+            if lookup.report.filled > order.filled:
+                # a tape's fills carry the tape's times: what the window does not show, the whole history does
+                is_second = order.reported_cum_qty >= lookup.report.filled
+                fills = await self.fills_of(order, is_whole=is_second) or []
+            events = [*(self._ledger.fill_seen(fill) for fill in fills), self._ledger.reported(lookup.report)]
+            await self._ledger.apply(order.client_order_id, *events)
+            return Polls()
+        if lookup.presence is not Presence.NOT_FOUND:
+            return polls
+        if order.state in LIVE:
+            await self._ledger.apply(order.client_order_id, e.NotListed(**self._ledger.stamp("not-listed", "reconcile")))
+            return polls
+        if order.state in TERMINAL:
+            self._must_query.discard(order.client_order_id)
+            return polls
+        age_s = (self._clock.now_ns() - (order.sent_ns or order.created_ns)) / 1e9
+        rule = self._exit_rule if order.role in (Role.EXIT, Role.KILL) else self._rule
+        polls = count_not_found(polls, age_s, rule)
+        if not is_absent(polls, rule) or await self._has_fill(order):
+            return polls
+        event = e.FoundAbsent(**self._ledger.stamp("absent", "rest"), polls=polls.counted, age_s=round(age_s, 3))
+        await self._ledger.apply(order.client_order_id, event)
+        return _NEVER_AGAIN  # one that was acknowledged stays UNKNOWN: a person was paged, once
+
+    async def _has_fill(self, order: Order) -> bool:
+        """Return whether the venue's history holds a fill of the order (booked at once), or could not be read."""
+        fills = await self.fills_of(order)
+        if fills is None:
+            return True
+        if fills:
+            await self._ledger.apply(order.client_order_id, *(self._ledger.fill_seen(fill) for fill in fills))
+        return bool(fills)
+
+    async def query(self, order: Order) -> Lookup:
+        """Ask the venue for one order by our id; an outage is NO_ANSWER."""
+        try:
+            async with asyncio.timeout(self._settings.order_timeout_s + MARGIN_S):
+                return await self._venues[order.venue].query(order.symbol, order.client_order_id)
+        except (OutageError, TimeoutError) as error:
+            return Lookup(Presence.NO_ANSWER, detail=str(error))
+
+    async def fetch_fills(self, order: Order) -> None:
+        """Read the order's executions from the venue's history and book those that are new."""
+        fills = await self.fills_of(order)
+        if fills:
+            await self._ledger.apply(order.client_order_id, *(self._ledger.fill_seen(fill) for fill in fills))
+
+    async def fills_of(self, order: Order, *, is_whole: bool = False) -> list[Fill] | None:
+        """Return the order's executions by the venue's history since its send (`is_whole`: ever); None = no answer."""
+        since_ns = 0 if is_whole else (order.sent_ns or order.created_ns) - _OVERLAP_NS
+        try:
+            async with asyncio.timeout(self._settings.order_timeout_s * 2 + MARGIN_S):
+                fills = await self._venues[order.venue].fills_since(order.symbol, since_ns)
+        except (OutageError, TimeoutError):
+            return None
+        return [fill for fill in fills if fill.client_order_id == order.client_order_id]
+

@@ -1,0 +1,367 @@
+"""One venue's desk: its session, what it pushes, and the comparison of its word with our journal (C3, C7).
+
+COLD → SYNCING → READY → STALE → SYNCING. Entries need READY; exits need positions that were read once. The desk of one
+venue never waits for another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fks.model.account import Balance
+from fks.model.errors import FksError, OutageError, StaleEpochError
+from fks.model.order import LIVE, Fill, Order, Presence, Report, State
+from fks.model.ports import BalancesSeen, SessionBack, SessionLost, Venue
+from fks.order_manager.account_identity import AccountIdentity, IdentityRefusedError
+from fks.order_manager.balances import AccountBalances, AccountStores
+from fks.order_manager.cache import VenueStatus
+from fks.order_manager.context import Context
+from fks.order_manager.drift import DriftWatch
+from fks.order_manager.position_workers import PositionWorkers
+from fks.order_manager.tasks import wait_for
+from fks.order_manager.venue_requests import VenueRequests
+from fks.orders import events as e
+from fks.store.facts import Facts
+
+_OVERLAP_NS = 600 * 1_000_000_000  # C3: fills since the last stored one minus ten minutes
+_READS_MAX = 5
+_QUERIES_AT_ONCE = 8
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 5.0
+_SKEW_S = 20.0
+_UNCLAIMED_S = 30.0  # how long a fill under an id of our form may wait for its order row (the guardian's come late)
+_READ_S = 15.0
+_REFUSED_S = 5.0  # until a session that belongs to another account is looked at again
+_PROTECT_S = 5.0  # how long READY waits for the protection of what is held
+
+
+class VenueSession:
+    """Hard state: the journal. Soft state: the venue's status, balances, and fills whose order is not known yet."""
+
+    def __init__(
+        self, context: Context, venue: Venue, status: VenueStatus, workers: PositionWorkers, requests: VenueRequests,
+        *, facts: Facts, stores: AccountStores,
+    ) -> None:  # fmt: skip
+        self._venue = venue
+        self.status = status
+        self._cache = context.cache
+        self._ledger = context.ledger
+        self._requests = requests
+        self._workers = workers
+        self._settings = context.settings
+        self._clock = context.clock
+        self._facts = facts
+        self.balances = AccountBalances(
+            venue, status, context.cache, context.ledger, context.clock, stores=stores, publisher=context.publisher,
+            log=context.log, tasks=context.tasks,
+        )  # fmt: skip
+        self._identity = AccountIdentity(
+            venue, status, context.cache, context.settings, context.clock, stores=stores, publisher=context.publisher
+        )
+        self._drift = DriftWatch(
+            venue, status, context.cache, context.settings, context.clock, stores=stores, balances=self.balances,
+            publisher=context.publisher, log=context.log,
+        )  # fmt: skip
+        self._meter = context.meter
+        self._log = context.log
+        self._publisher = context.publisher
+        self._tasks = context.tasks
+        self._is_session = False
+        self._look = asyncio.Event()
+        self._unclaimed: dict[object, tuple[Fill, float]] = {}
+        self._foreign: set[str] = set()
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────
+    async def run(self) -> None:
+        """Open the session, listen, compare, and compare again: after every reconnect and every `sweep_s`."""
+        self._identity.hold()
+        await self._open()
+        self._tasks.spawn(self._listen(), f"{self._venue.name} events")
+        self._tasks.spawn(self._keep_time(), f"{self._venue.name} clock")
+        self._tasks.spawn(self._drift.run(), f"{self._venue.name} drift")
+        self._tasks.spawn(self.balances.run(), f"{self._venue.name} snapshots")
+        wait_s = _RETRY_FIRST_S
+        while True:
+            self._look.clear()
+            self.status.compares_begun += 1
+            try:
+                if self.status.state == "READY":
+                    await self._sweep()
+                else:
+                    await self._sync()
+                wait_s = _RETRY_FIRST_S
+                self.status.compares_done = self.status.compares_begun
+                await self._wait(self._settings.venue.sweep_s)
+            except IdentityRefusedError as error:
+                self.status.is_connected = False
+                await self._set_state("REFUSED", str(error))
+                await self._wait(_REFUSED_S)
+            except (OutageError, TimeoutError) as error:
+                self.status.is_connected = self._is_session
+                await self._set_state("STALE" if self.status.state in ("READY", "STALE") else "SYNCING", str(error))
+                await self._wait(wait_s)
+                wait_s = min(wait_s * 2, _RETRY_MAX_S)
+
+    def compare_now(self) -> int:
+        """Compare the journal with the venue at once; return which comparison (`status.compares_done`) that will be."""
+        self._look.set()
+        return self.status.compares_begun + 1
+
+    async def _open(self) -> None:
+        wait_s = _RETRY_FIRST_S
+        while True:
+            try:
+                await self._venue.open()
+                return
+            except StaleEpochError:
+                raise
+            except FksError as error:  # one venue's trouble is not the others'
+                await self._set_state("COLD", str(error))
+                await self._clock.sleep(wait_s)
+                wait_s = min(wait_s * 2, _RETRY_MAX_S)
+
+    async def close(self) -> None:
+        """Let go of the session."""
+        try:
+            async with asyncio.timeout(2.0):
+                await self._venue.close()
+        except TimeoutError:
+            self._log.warning("venue.close_timeout", venue=self._venue.name)
+
+    async def _wait(self, seconds: float) -> None:
+        await wait_for(self._clock, self._look, seconds)
+
+    async def _keep_time(self) -> None:
+        while True:
+            try:
+                await self._clock.sleep(_SKEW_S)
+                await self._compare_clocks()
+            except (OutageError, TimeoutError):
+                self._log.debug("venue.clock_unread", venue=self._venue.name)
+
+    async def _compare_clocks(self) -> None:
+        async with asyncio.timeout(_READ_S):
+            self.status.skew_ms = await self._venue.skew_ms()
+        self.status.skew_at_s = self._clock.monotonic()
+
+    async def _set_state(self, state: str, detail: str = "") -> None:
+        if (self.status.state, self.status.detail) == (state, detail):
+            return
+        if state == "READY":
+            self.status.ready_times += 1
+        if self.status.state != state:
+            self.status.away_s = None if state == "READY" else self.status.away_s or self._clock.monotonic()
+            self._log.info("venue.state", venue=self._venue.name, state=state, detail=detail)
+        self.status.state, self.status.detail = state, detail
+        await self.save_state()
+
+    async def save_state(self) -> None:
+        """Write what is believed of the venue; an outage is left to the next time."""
+        try:
+            await self._facts.save_venue_state(
+                self._venue.name, self.status.account_id, self.status.state, self.status.detail, self.status.skew_ms,
+                self._clock.now_ns(),
+            )  # fmt: skip
+        except OutageError:
+            self._log.debug("venue.state_unsaved", venue=self._venue.name)
+
+    # ── listening ────────────────────────────────────────────────────────────────────────────────
+    async def _listen(self) -> None:
+        async for event in self._venue.events():
+            if isinstance(event, Report):
+                await self.on_report(event)
+            elif isinstance(event, Fill):
+                await self.on_fill(event)
+            elif isinstance(event, BalancesSeen):
+                self.balances.see(event.balances)
+            elif isinstance(event, SessionLost):
+                await self._on_lost(event.detail)
+            else:
+                assert isinstance(event, SessionBack)
+                self._is_session = True
+                self._look.set()
+
+    async def _on_lost(self, detail: str) -> None:
+        self._is_session = False
+        if self.status.state == "READY":
+            await self._set_state("STALE", detail)
+        for order in [o for o in self._cache.orders.values() if o.venue == self._venue.name and o.state in LIVE]:
+            event = e.SessionBroke(**self._ledger.stamp("session-broke", "stream"))
+            await self._ledger.apply(order.client_order_id, event)
+
+    async def on_report(self, report: Report) -> None:
+        """Apply what the venue says of an order; an open order that is not ours is told of once, never adopted."""
+        if self.status.refusal:
+            return
+        if await self._ledger.apply(report.client_order_id, self._ledger.reported(report)) is None:
+            self._note_foreign(report)
+
+    async def on_fill(self, fill: Fill) -> None:
+        """Book an execution: to its order, whatever state that is in, or to the account as external."""
+        if self.status.refusal or self._ledger.is_booked(fill):
+            return
+        order = await self._owner(fill)
+        if order is not None:
+            await self._ledger.apply(order.client_order_id, self._ledger.fill_seen(fill))
+            self._unclaimed.pop(fill.fill_id, None)
+            self.balances.refresh_soon()
+            return
+        if _has_our_form(fill.client_order_id):
+            since_s = self._unclaimed.setdefault(fill.fill_id, (fill, self._clock.monotonic()))[1]
+            if self._clock.monotonic() - since_s < _UNCLAIMED_S:
+                return  # the row may be on its way (a kill while PostgreSQL was down); looked at again each second
+            self._publisher.alert(
+                "page", "fill.stray", "a fill carries an id of ours that the journal does not know",
+                client_order_id=fill.client_order_id, symbol=fill.symbol, venue=fill.venue,
+            )  # fmt: skip
+        self._unclaimed.pop(fill.fill_id, None)
+        await self._book_external(fill)
+
+    async def retry_unclaimed(self) -> None:
+        """Try again to find the orders of fills that nobody claimed."""
+        for fill, _ in list(self._unclaimed.values()):
+            await self.on_fill(fill)
+
+    async def _owner(self, fill: Fill) -> Order | None:
+        if fill.client_order_id is not None and (order := await self._ledger.find(fill.client_order_id)) is not None:
+            return order
+        number = fill.venue_order_id
+        if number is None or _has_our_form(fill.client_order_id):
+            return None
+        store = self._ledger.store
+        return await self._ledger.patiently(lambda: store.by_venue_id(self._venue.name, fill.symbol, number))
+
+    async def _book_external(self, fill: Fill) -> None:
+        exchange = next((on for on, symbol in self._cache.instruments if symbol == fill.symbol), "")
+        account_id = self.status.account_id
+        mine = replace(fill, account_id=account_id, venue=self._venue.name)
+        if await self._ledger.book_external(mine, exchange):
+            self._publisher.alert(
+                "warning", "fill.external", f"an execution in {fill.symbol} that no order of ours explains",
+                symbol=fill.symbol, venue=fill.venue, quantity=fill.quantity, side=fill.side.value,
+            )  # fmt: skip
+
+    def _note_foreign(self, report: Report) -> None:
+        if report.state in LIVE and report.client_order_id not in self._foreign and len(self._foreign) < 10_000:
+            self._foreign.add(report.client_order_id)
+            self._publisher.alert(
+                "warning", "order.external", f"an open order in {report.symbol} at {self._venue.name} is not ours",
+                client_order_id=report.client_order_id, symbol=report.symbol, venue=self._venue.name,
+            )  # fmt: skip
+
+    # ── comparing ────────────────────────────────────────────────────────────────────────────────
+    async def _sync(self) -> None:
+        """Reconcile (C3), then mend protections, then READY. Until the event stream is there, it stays SYNCING."""
+        await self._set_state("SYNCING")
+        start = self._clock.monotonic()
+        await self._compare_clocks()
+        await self._identity.verify()
+        balances = await self.balances.read()
+        for _ in range(_READS_MAX):
+            before = balances
+            await self._compare_orders()
+            await self._compare_fills()
+            balances = await self.balances.read()
+            if balances == before:
+                break
+        await self.balances.keep(balances)
+        self.status.is_connected = self.status.has_positions = True
+        await self._find_externals(balances)
+        self._meter.observe("fks_reconcile_seconds", self._clock.monotonic() - start, venue=self._venue.name)
+        self._workers.recheck(self._venue.name)  # protection first: entries open after it
+        await self._workers.settled(self._venue.name, _PROTECT_S)
+        if self._is_session and not self._look.is_set():
+            await self._set_state("READY")
+        elif not self._is_session:
+            await self._set_state("SYNCING", "the event stream is not subscribed yet")
+        self._workers.recheck(self._venue.name)
+
+    async def _sweep(self) -> None:
+        """Look for what a healthy stream may have lost: ends of orders, executions, balances (C7)."""
+        await self._compare_orders()
+        await self._compare_fills()
+        await self.retry_unclaimed()
+        balances = await self.balances.read()
+        await self.balances.keep(balances)
+        await self._find_externals(balances)
+        if self._is_session and not self._look.is_set():  # else the stream broke meanwhile: it is STALE, and synced anew
+            await self._set_state("READY")
+
+    async def _compare_orders(self) -> None:
+        asked_ns = self._clock.now_ns()
+        async with asyncio.timeout(_READ_S):
+            reports = {report.client_order_id: report for report in await self._venue.open_orders()}
+        ours = [
+            order
+            for order in self._cache.orders.values()
+            if order.venue == self._venue.name and order.state not in (State.INTENDED, State.SENDING)
+            # what was sent after we asked cannot be in the list
+            and (order.sent_ns or 0) < asked_ns
+        ]
+        gate = asyncio.Semaphore(_QUERIES_AT_ONCE)
+        await asyncio.gather(*(self._compare_one(order, reports.get(order.client_order_id), gate) for order in ours))
+        for report in reports.values():
+            if report.client_order_id not in self._cache.orders:
+                await self.on_report(report)
+
+    async def _compare_one(self, order: Order, report: Report | None, gate: asyncio.Semaphore) -> None:
+        async with gate:
+            if report is None:
+                lookup = await self._requests.query(order)
+                if lookup.presence is Presence.NOT_FOUND and order.state in LIVE:
+                    event = e.NotListed(**self._ledger.stamp("not-listed", "reconcile"))
+                    await self._ledger.apply(order.client_order_id, event)
+                report = lookup.report
+            if report is None:
+                self._requests.query_soon(order.client_order_id)
+                return
+            if report.filled > order.filled:
+                await self._requests.fetch_fills(order)
+            await self._ledger.apply(order.client_order_id, self._ledger.reported(report))
+
+    async def _compare_fills(self) -> None:
+        last = await self._ledger.patiently(
+            lambda: self._ledger.store.last_fills(self.status.account_id, self._venue.name)
+        )
+        for symbol in sorted(self._symbols() | set(last)):
+            async with asyncio.timeout(_READ_S):
+                fills = await self._venue.fills_since(symbol, self._since_ns(symbol, last.get(symbol)))
+            for fill in await self._unbooked(fills):
+                await self.on_fill(fill)
+
+    async def _unbooked(self, fills: Sequence[Fill]) -> list[Fill]:
+        if not fills:
+            return []
+        journal = self._ledger.journal
+        booked = await self._ledger.patiently(lambda: journal.booked(self.status.account_id, fills))
+        return [fill for fill in fills if fill.fill_id not in booked]
+
+    async def _find_externals(self, balances: dict[str, Balance]) -> None:
+        if not self._unclaimed:
+            is_sure = self.status.ready_times == 0
+            await self.balances.find_externals(balances, sorted(self._symbols()), is_sure=is_sure)
+
+    def _symbols(self) -> set[str]:
+        name = self._venue.name
+        found = {i.symbol for i in self._cache.instances.values() if i.venue == name}
+        found |= {o.symbol for o in self._cache.orders.values() if o.venue == name}
+        return found | {key[2] for key, p in self._cache.positions.items() if key[1] == name and p.quantity != 0}
+
+    def _since_ns(self, symbol: str, last_ns: int | None) -> int:
+        """Return from when on executions may be missing here.
+
+        Where nothing of ours was executed and nothing is open, there is no past of ours to look for: what the account
+        did before us is in its balances.
+        """
+        if last_ns is not None:
+            return last_ns - _OVERLAP_NS
+        times = [o.sent_ns for o in self._cache.orders.values() if o.venue == self._venue.name and o.symbol == symbol]
+        known = [time_ns for time_ns in times if time_ns]
+        return min(known) - _OVERLAP_NS if known else self._clock.now_ns()
+
+
+def _has_our_form(client_order_id: str | None) -> bool:
+    """Return whether an id looks like one of ours: the 32 hex characters of a UUIDv5 (peers.md §6.2)."""
+    text = client_order_id or ""
+    return len(text) == 32 and text[12] == "5" and text[16] in "89ab" and all(c in "0123456789abcdef" for c in text)

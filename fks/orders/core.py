@@ -1,0 +1,737 @@
+"""The order core of one position key (account, venue, symbol): events in, commands out. Pure.
+
+It decides when a signal is submitted, carries exits through their table (`fks.orders.exits`), keeps protection equal to the
+position (`fks.orders.protection`) and reacts to the kill switch. It knows no clock, socket or table: the driver
+(`fks.order_manager.position_workers`) gives each event with the moment and the facts, and carries the commands out.
+
+Hard state: none; everything follows from the journal (`Restored`). Soft state: the queue of signals, exits in progress,
+waits between attempts.
+
+Rules:
+  * Signals of one instance are decided in their order; one entry of the key is submitted at a time.
+  * While an exit of an instance is in progress, no entry of that instance goes out; one that becomes stale is denied.
+  * Protection is looked after in every state of an exit but CLEARING and CLOSING, and under a held kill.
+  * Under a kill that flattens, the core starts nothing, except at a venue that only the order manager can flatten.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from uuid import UUID
+
+from fks.model.instrument import Instrument
+from fks.model.order import LIVE, OPEN, Order, OrderType, Refusal, Request, Role, Side, State
+from fks.model.signal import Kind, Signal, SignalState
+from fks.orders import messages as m
+from fks.orders.exits import Exit, ExitAct, ExitState, Situation, next_row
+from fks.orders.protection import LegAction, Want, can_rest, next_action, next_attempt, wanted, wanted_roles
+from fks.portfolio.position import EXTERNAL
+from fks.risk.exits import exit_quantity_allowed, is_dust, split_at_lot
+
+_LEG_ROLES = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
+_CLOSING_ROLES = frozenset({Role.EXIT, Role.KILL, Role.ORDER})
+_ENDED_SIGNALS_MAX = 2000
+_KILL_ATTEMPTS_MAX = 10
+ZERO = Decimal(0)
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Signals of one instance that wait, oldest first."""
+
+    waiting: deque[m.SignalReady] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Protection:
+    """What is remembered of one parent's legs between attempts."""
+
+    is_placing: bool = False
+    is_refused: bool = False
+    retry_at_s: float = 0.0
+    retry_s: float = 0.0
+
+
+class OrderCore:
+    """See the module's text. `handle` is the only way in; `wake_at_s` is when it wants a Tick."""
+
+    def __init__(self, key: m.PositionKey, limits: m.Limits) -> None:
+        self.key = key
+        self.wake_at_s: float | None = None
+        self._limits = limits
+        self._orders: dict[str, Order] = {}  # that may still fill, or whose executions are not all here
+        self._legs: dict[str, dict[str, Order]] = {}  # by parent, all attempts
+        self._entries: dict[str, dict[str, Order]] = {}  # executed orders by instance: what positions are made of
+        self._parents: dict[str, Order] = {}
+        self._positions: dict[str, Decimal] = {}
+        self._queues: dict[str, _Queue] = {}
+        self._known: set[UUID] = set()
+        self._ended: OrderedDict[UUID, None] = OrderedDict()
+        self._entering: UUID | None = None
+        self._exits: dict[str, Exit] = {}
+        self._protection: dict[str, _Protection] = {}
+        self._commanded: dict[str, float] = {}  # cancels and abandons that were commanded and not seen yet, and until when
+        self._unprotected_since: dict[str, float] = {}
+        self._paged_unprotected: set[str] = set()
+        self._alerted_unprotectable: set[str] = set()
+        self._kill_attempts: dict[tuple[str, str], int] = {}
+        self._kill_busy: set[str] = set()
+        self._started_s: float | None = None
+        self._now = m.Now(0, 0.0)
+        self._facts = m.Facts()
+        self._out: list[m.Command] = []
+
+    # ── in ───────────────────────────────────────────────────────────────────────────────────────
+    def handle(self, event: m.Event, now: m.Now, facts: m.Facts) -> list[m.Command]:
+        """Return what to do because of `event`. Never raises for what a venue, a person or a strategy can cause."""
+        self._now, self._facts, self._out = now, facts, []
+        self.wake_at_s = None
+        if self._started_s is None:
+            self._started_s = now.mono_s
+        self._absorb(event)
+        if facts.kill is not m.KillMode.NONE and facts.closes_on_kill:
+            self._kill()
+        self._start_signals()
+        for instance in list(self._exits):
+            self._exit(instance)
+        instances = self._instances()
+        for instance in instances:
+            wants = self._wants(instance)
+            self._protect(instance, wants)
+            self._watch_protection(instance, wants)
+        self._forget_flat(instances)
+        return self._out
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether nothing is on its way that was commanded."""
+        return (
+            self._entering is None and not self._kill_busy and not self._commanded
+            and not any(item.is_placing for item in self._protection.values())
+            and not any(item.is_submitting for item in self._exits.values())
+        )  # fmt: skip
+
+    @property
+    def has_exits(self) -> bool:
+        """Return whether an exit is in progress: some facts are needed by exits alone."""
+        return bool(self._exits)
+
+    @property
+    def waiting_on_exit(self) -> int:
+        """Return how many signals wait for an exit that is not done: its own, and those behind it."""
+        behind = sum(len(self._queues[name].waiting) for name in self._exits if name in self._queues)
+        return behind + sum(not exit_.is_taken for exit_ in self._exits.values())
+
+    def exit_of(self, instance: str) -> Exit | None:
+        """Return the exit in progress of an instance, or None."""
+        return self._exits.get(instance)
+
+    def _absorb(self, event: m.Event) -> None:
+        if isinstance(event, m.OrderChanged):
+            self._positions = dict(event.positions)
+            self._take_order(event.order)
+        elif isinstance(event, m.SignalReady):
+            if event.signal.id not in self._known and event.signal.id not in self._ended:
+                self._known.add(event.signal.id)
+                self._queues.setdefault(event.signal.instance, _Queue()).waiting.append(event)
+        elif isinstance(event, m.EntryDone):
+            self._entry_done(event.signal_id)
+        elif isinstance(event, m.CloseDone):
+            self._close_done(event)
+        elif isinstance(event, m.ProtectionDone):
+            self._protection_done(event)
+        elif isinstance(event, m.PositionsChanged):
+            self._positions = dict(event.positions)
+        elif isinstance(event, m.PersonCancelled):
+            for exit_ in self._exits.values():
+                if exit_.order is not None and exit_.order.client_order_id == event.client_order_id:
+                    exit_.is_ended_by_person = True
+        elif isinstance(event, m.Restored):
+            self._restore(event)
+        elif isinstance(event, m.Recheck):
+            self._commanded.clear()
+            for item in self._protection.values():
+                item.retry_at_s = 0.0
+
+    def _take_order(self, order: Order) -> None:
+        name = order.client_order_id
+        if order.state in OPEN or order.reported_cum_qty > order.filled:
+            self._orders[name] = order
+        else:
+            self._orders.pop(name, None)
+        if order.request is not Request.NONE or name not in self._orders:
+            self._commanded.pop(name, None)
+        if order.parent_id is not None:
+            self._legs.setdefault(order.parent_id, {})[name] = order
+        elif order.role in (Role.ENTRY, Role.ORDER):
+            if order.stop_loss is not None or order.take_profit is not None:
+                self._parents[name] = order
+            if order.filled > 0:
+                self._entries.setdefault(order.instance, {})[name] = order
+        exit_ = self._exits.get(order.instance)
+        if exit_ is not None and (order.role is Role.EXIT or (exit_.is_single and order.signal_id == exit_.signal.id)):
+            exit_.order = order
+
+    def _restore(self, event: m.Restored) -> None:
+        self._positions = dict(event.positions)
+        for order in (*event.entries, *event.orders):
+            self._take_order(order)
+        for resumed in event.exits:
+            is_open = resumed.last.client_order_id in self._orders
+            self._known.add(resumed.signal.id)
+            self._exits[resumed.last.instance] = Exit(
+                resumed.signal, state=ExitState.CLOSING if is_open else ExitState.WAITING, is_taken=True,
+                attempt=resumed.last.attempt + (not is_open), order=resumed.last, began_s=self._now.mono_s,
+            )  # fmt: skip
+
+    # ── signals ──────────────────────────────────────────────────────────────────────────────────
+    def _start_signals(self) -> None:
+        for instance, queue in list(self._queues.items()):
+            while queue.waiting and self._start(instance, queue.waiting[0]):
+                queue.waiting.popleft()
+            if not queue.waiting:
+                del self._queues[instance]
+
+    def _start(self, instance: str, ready: m.SignalReady) -> bool:
+        """Begin with a signal; True when the queue need not keep it any longer."""
+        signal = ready.signal
+        if signal.id in self._ended:
+            return True
+        if signal.kind is Kind.EXIT or (signal.kind is Kind.TARGET and signal.size == 0):
+            if instance in self._exits or self._entering_of(instance):
+                return False
+            self._exits[instance] = Exit(signal, began_s=self._now.mono_s)
+            return True
+        if signal.id == self._entering:
+            return False
+        if self._facts.account_problem:
+            self._deny(ready, "ACCOUNT_UNKNOWN", "a configured venue with the account", self._facts.account_problem,
+                       "configure the venue, or name an account that trades")  # fmt: skip
+            return True
+        if self._is_stale(ready) and (instance in self._exits or not self._facts.can_commit):
+            if self._facts.can_commit:
+                self._deny_stale(ready)
+                return True
+            return False
+        if instance in self._exits or self._entering is not None or not self._facts.can_commit:
+            if ready.max_age_s is not None:
+                self._wake_in(1.0)
+            return False
+        assert self._started_s is not None
+        if not self._facts.was_ready and self._now.mono_s - self._started_s < self._limits.first_sync_s:
+            self._wake_in(self._started_s + self._limits.first_sync_s - self._now.mono_s)
+            return False
+        instrument = self._facts.instruments.get(signal.exchange)
+        if self._is_held_by_own_legs(signal) and not self._postponed(signal, instrument):
+            self._exits[instance] = Exit(signal, is_single=True, began_s=self._now.mono_s)
+            return True
+        self._entering = signal.id
+        self._out.append(m.SubmitEntry(signal.id))
+        return False
+
+    def _entering_of(self, instance: str) -> bool:
+        queue = self._queues.get(instance)
+        return queue is not None and any(item.signal.id == self._entering for item in queue.waiting)
+
+    def _is_stale(self, ready: m.SignalReady) -> bool:
+        if ready.max_age_s is None or self._facts.is_tape:
+            return False
+        return (self._facts.exchange_now_ns - ready.decided_ns) / 1e9 > ready.max_age_s
+
+    def _deny_stale(self, ready: m.SignalReady) -> None:
+        age_s = (self._facts.exchange_now_ns - ready.decided_ns) / 1e9
+        self._deny(
+            ready, "STALE_DECISION", f"{ready.max_age_s:g} s", f"decided {age_s:.1f} s ago, while an exit was in progress",
+            "send a new one",
+        )  # fmt: skip
+
+    def _deny(self, ready: m.SignalReady, code: str, limit: str, observed: str, remedy: str) -> None:
+        self._out.append(m.DenySignal(ready.signal.id, code, limit, observed, remedy))
+        self._forget(ready.signal.id)
+
+    def _is_held_by_own_legs(self, signal: Signal) -> bool:
+        """Return whether a person closes at the market what only its own SL and TP hold back: those come down first.
+
+        A resting order never takes a stop's place: it is submitted as it is, and denied when the stop holds the position.
+        """
+        if signal.kind is not Kind.ORDER or signal.type is not OrderType.MARKET or signal.size is None:
+            return False
+        held = self._positions.get(signal.instance, ZERO)
+        if held * signal.side.sign >= 0 or signal.size > abs(held) or signal.stop_loss or signal.take_profit:
+            return False
+        legs = [order for order in self._orders.values() if order.instance == signal.instance and order.role in _LEG_ROLES]
+        free = abs(sum(self._positions.values(), ZERO)) - self._pending(signal.side)
+        return bool(legs) and signal.size > free
+
+    def _pending(self, side: Side, without: str | None = None) -> Decimal:
+        """Return what open orders on `side` may still fill, an OCO once; `without`: leave out an instance's legs."""
+        total, groups = ZERO, set[str]()
+        for order in self._orders.values():
+            if order.side is not side or order.state is State.INTENDED or order.group_id in groups:
+                continue
+            if order.instance == without and order.role in _LEG_ROLES:
+                continue
+            if order.group_id is not None:
+                groups.add(order.group_id)
+            total += order.remaining
+        return total
+
+    def _entry_done(self, signal_id: UUID) -> None:
+        if self._entering == signal_id:
+            self._entering = None
+        for exit_ in self._exits.values():
+            if exit_.is_single and exit_.signal.id == signal_id:
+                exit_.is_submitting = False
+        self._forget(signal_id)
+
+    def _forget(self, signal_id: UUID) -> None:
+        self._known.discard(signal_id)
+        self._ended[signal_id] = None
+        while len(self._ended) > _ENDED_SIGNALS_MAX:
+            self._ended.popitem(last=False)
+
+    # ── exits ────────────────────────────────────────────────────────────────────────────────────
+    def _exit(self, instance: str) -> None:
+        exit_ = self._exits[instance]
+        self._cancel_entries(instance, exit_)
+        for _ in range(8):
+            now = self._situation(instance, exit_)
+            row = next_row(exit_, now)
+            is_change = row.target is not exit_.state
+            exit_.state = row.target
+            self._exit_act(instance, exit_, row.act, now)
+            if exit_.state is ExitState.ENDED or not is_change:
+                break
+        if exit_.state is ExitState.ENDED:
+            return
+        if exit_.state is ExitState.CLEARING:
+            self._cancel_legs(self._legs_of(instance), "exit")
+            self._wake_in(exit_.clear_by_s - self._now.mono_s)
+        else:
+            self._wait(exit_, now)
+        self._page_slow_exit(instance, exit_, now)
+
+    def _wait(self, exit_: Exit, now: Situation) -> None:
+        if exit_.state is not ExitState.WAITING:
+            return
+        if now.now_s < exit_.retry_at_s:
+            self._wake_in(exit_.retry_at_s - now.now_s)
+            return
+        exit_.last_problem = now.postponed or ("" if now.quantity > 0 else "the venue has less than is held")
+        if exit_.is_short and not now.postponed and now.quantity <= 0 and not (now.is_flat or now.is_dust):
+            # the venue's balance is what holds it back: it may be behind our fills
+            self._back_off(exit_)
+            self._out.append(m.RefreshBalances())
+        self._wake_in(self._limits.exit_retry_s)
+
+    def _exit_act(self, instance: str, exit_: Exit, act: ExitAct, now: Situation) -> None:
+        if act is ExitAct.CANCEL_LEGS:
+            exit_.clear_by_s, exit_.cleared_for = now.now_s + self._limits.clear_s, now.quantity
+        elif act is ExitAct.SUBMIT:
+            self._submit_close(instance, exit_, now)
+        elif act is ExitAct.NEXT_ATTEMPT:
+            self._attempt_ended(instance, exit_)
+        elif act is ExitAct.GIVE_UP_CLEARING:
+            exit_.last_problem = now.postponed or "its protection could not be cancelled in time"
+            self._back_off(exit_)
+        elif act is not ExitAct.NOTHING:
+            self._finish_exit(instance, exit_, act)
+
+    def _submit_close(self, instance: str, exit_: Exit, now: Situation) -> None:
+        exit_.is_submitting = True
+        if exit_.is_single:
+            self._out.append(m.SubmitEntry(exit_.signal.id))
+            return
+        self._out.append(m.SubmitClose(
+            exit_.signal.id, instance, now.side, now.quantity, exit_.attempt, takes_signal=not exit_.is_taken
+        ))  # fmt: skip
+
+    def _close_done(self, event: m.CloseDone) -> None:
+        self._kill_busy.discard(event.instance)
+        exit_ = self._exits.get(event.instance)
+        if event.is_used:
+            for key in [key for key in self._kill_attempts if key[1] == event.instance]:
+                self._kill_attempts[key] += 1
+        if exit_ is None or not exit_.is_submitting or exit_.is_single:
+            return
+        exit_.is_submitting = False
+        if event.code or event.is_used:
+            exit_.state = ExitState.WAITING
+            exit_.attempt += event.is_used
+            exit_.last_problem = f"{event.code} {event.detail}".strip()
+            self._back_off(exit_)
+        else:
+            exit_.is_taken = True
+
+    def _attempt_ended(self, instance: str, exit_: Exit) -> None:
+        """Count the attempt and decide how long to wait before the next one."""
+        order = exit_.order
+        exit_.attempt += 1
+        if order is None or order.state is State.FILLED:
+            exit_.retry_s = exit_.retry_at_s = 0.0
+            return
+        if order.filled > 0:
+            exit_.retry_s = 0.0
+        self._back_off(exit_)
+        exit_.last_problem = f"{order.state.value} {order.code or ''} {order.detail or ''}".strip()
+        refusal = order.refusal
+        if order.state is not State.REJECTED or (refusal is not None and refusal.is_passing):
+            return
+        exit_.is_short = exit_.is_short or refusal is Refusal.INSUFFICIENT_BALANCE
+        self._out.append(m.RefreshBalances())
+        if refusal is not Refusal.INSUFFICIENT_BALANCE and not exit_.is_paged:
+            exit_.is_paged = True
+            self._alert(
+                "page", "exit.rejected", f"the exit of {self.key[2]} was refused and is tried again: {exit_.last_problem}",
+                instance, order.client_order_id,
+            )  # fmt: skip
+
+    def _back_off(self, exit_: Exit) -> None:
+        exit_.retry_s = min(max(exit_.retry_s * 2, self._limits.exit_retry_s), self._limits.exit_retry_max_s)
+        exit_.retry_at_s = self._now.mono_s + exit_.retry_s
+
+    def _finish_exit(self, instance: str, exit_: Exit, act: ExitAct) -> None:
+        del self._exits[instance]
+        self._forget(exit_.signal.id)
+        if act is ExitAct.FINISH_SINGLE:
+            return
+        if act is ExitAct.FINISH_PERSON:
+            self._alert("warning", "exit.ended", f"a person ended the exit of {self.key[2]}; what is held stays", instance)
+        if exit_.is_single:
+            # it cannot close anything now: the submission says why, with its code
+            self._out.append(m.SubmitEntry(exit_.signal.id))
+        elif not exit_.is_taken:
+            detail = {
+                ExitAct.FINISH_FLAT: "nothing is held that an order could close",
+                ExitAct.FINISH_DUST: "dust: what is held is below the venue's smallest order",
+            }.get(act, "a person ended it")
+            self._out.append(m.FinishSignal(exit_.signal.id, SignalState.NOTHING, detail=detail))
+
+    def _page_slow_exit(self, instance: str, exit_: Exit, now: Situation) -> None:
+        if exit_.is_paged or self._facts.kill is m.KillMode.FLATTEN:
+            return
+        due_s = exit_.began_s + (0.0 if self._facts.account_problem else self._limits.exit_page_s)
+        if now.now_s < due_s:
+            self._wake_in(due_s - now.now_s)
+            return
+        exit_.is_paged = True
+        self._alert(
+            "page", "exit.waiting",
+            f"the exit of {self.key[2]} is not done: {exit_.state.value}, {now.postponed or exit_.last_problem or 'waits for the venue'}",
+            instance,
+        )  # fmt: skip
+
+    def _situation(self, instance: str, exit_: Exit) -> Situation:
+        """Return what the table looks at."""
+        held = self._positions.get(instance, ZERO)
+        instrument = self._facts.instruments.get(exit_.signal.exchange)
+        side = Side.SELL if held > 0 else Side.BUY
+        has_attempt = any(
+            order.instance == instance
+            and (order.role in (Role.EXIT, Role.KILL) or (exit_.is_single and order.signal_id == exit_.signal.id))
+            for order in self._orders.values()
+        )
+        may_fill = any(not self._is_unresolvable(order) for order in self._entries_open(instance, exit_))
+        # a person, or a transfer, may have sold what the instance bought: more than the account holds is nobody's to close
+        account = sum(self._positions.values(), ZERO)
+        real = abs(held) if self._facts.can_short or held < 0 else max(min(held, account), ZERO)
+        is_seen = self._facts.is_connected and self._facts.has_positions  # else the journal may be behind the venue
+        is_dusty, quantity = False, ZERO
+        if instrument is not None and real > 0:
+            mark = self._facts.marks.get(exit_.signal.exchange)
+            is_dusty = is_dust(real, mark, instrument)
+            allowed = self._closable(instance, instrument, side)
+            if exit_.state is ExitState.CLEARING:
+                # the venue's balance may still show what the legs locked: what it had before they came down counts
+                allowed = min(allowed, exit_.cleared_for)
+            elif exit_.is_short:
+                allowed = min(allowed, self._allowed(instance, instrument, with_balance=True))
+            if not is_dust(allowed, mark, instrument):
+                quantity = split_at_lot(allowed, instrument)[0]
+        if exit_.is_single and exit_.signal.size is not None:
+            quantity = exit_.signal.size if quantity > 0 else ZERO
+        return Situation(
+            now_s=self._now.mono_s, side=side,
+            is_flat=real == 0 and not may_fill and is_seen, is_dust=is_dusty and not may_fill and is_seen,
+            quantity=quantity, postponed=self._postponed(exit_.signal, instrument), has_legs=self._has_legs(instance),
+            has_attempt=has_attempt,
+        )  # fmt: skip
+
+    def _postponed(self, signal: Signal, instrument: Instrument | None) -> str:
+        """Return why no close can go now; "" = it can. A person may close under a held kill, a strategy may not."""
+        facts = self._facts
+        is_by_person = signal.source.startswith("principal:")
+        if facts.kill is m.KillMode.FLATTEN or (facts.kill is m.KillMode.HELD and not is_by_person):
+            return "the kill switch is engaged"
+        if not facts.can_commit:
+            return "the lease or the journal is away"
+        if facts.account_problem:
+            return facts.account_problem
+        if not facts.is_connected or not facts.has_positions:
+            return "the venue is away"
+        if instrument is None:
+            return "the instrument's metadata is missing"
+        return "" if instrument.is_trading else "the instrument is halted"
+
+    def _allowed(self, instance: str, instrument: Instrument, *, with_balance: bool) -> Decimal:
+        orders = [order for order in self._orders.values() if not self._is_unresolvable(order)]
+        return exit_quantity_allowed(
+            instance, buckets=self._positions, orders=orders, instrument=instrument, can_short=self._facts.can_short,
+            balance=self._facts.base_balance if with_balance else None, owned_elsewhere=self._facts.owned_elsewhere,
+        )  # fmt: skip
+
+    def _closable(self, instance: str, instrument: Instrument, side: Side) -> Decimal:
+        """Return what the journal says that a close may move: never more than the account holds of it in all."""
+        own = self._allowed(instance, instrument, with_balance=False)
+        if self._facts.can_short or side is Side.BUY:
+            return own
+        return max(min(own, sum(self._positions.values(), ZERO) - self._pending(Side.SELL, without=instance)), ZERO)
+
+    def _is_unresolvable(self, order: Order) -> bool:
+        """Return whether waiting for the order's end may take for ever: a person was paged, what is known is closed now."""
+        age_s = (self._now.ns - (order.sent_ns or order.created_ns)) / 1e9
+        return order.state is State.UNKNOWN and order.is_acknowledged and age_s > self._limits.unresolved_s
+
+    def _entries_open(self, instance: str, exit_: Exit) -> list[Order]:
+        if exit_.is_single:
+            return []
+        return [o for o in self._orders.values() if o.instance == instance and o.role is Role.ENTRY]
+
+    def _cancel_entries(self, instance: str, exit_: Exit) -> None:
+        for order in self._entries_open(instance, exit_):
+            self._cancel(order, "exit")
+
+    def _legs_of(self, instance: str) -> list[Order]:
+        """Return the instance's legs that live, or may live, at the venue."""
+        return [
+            order
+            for order in self._orders.values()
+            if order.instance == instance and order.role in _LEG_ROLES and order.state is not State.INTENDED
+            and not self._is_unresolvable(order)
+        ]  # fmt: skip
+
+    def _has_legs(self, instance: str) -> bool:
+        is_placing = any(
+            item.is_placing and (parent := self._parents.get(name)) is not None and parent.instance == instance
+            for name, item in self._protection.items()
+        )
+        return is_placing or bool(self._legs_of(instance))
+
+    # ── protection ───────────────────────────────────────────────────────────────────────────────
+    def _instances(self) -> list[str]:
+        """Return the instances whose protection may need something: they hold something, or have legs."""
+        found = {instance for instance, quantity in self._positions.items() if quantity and instance != EXTERNAL}
+        found |= {order.instance for order in self._orders.values() if order.parent_id is not None}
+        return sorted(found)
+
+    def _wants(self, instance: str) -> list[Want]:
+        """Return what each entry of the instance wants protected, beyond what closing orders are closing already."""
+        entries = sorted(
+            self._entries.get(instance, {}).values(), key=lambda o: (o.created_ns, o.client_order_id), reverse=True
+        )
+        held = self._positions.get(instance, ZERO)
+        if not entries:
+            return []
+        instrument = self._facts.instruments.get(entries[0].exchange)
+        away = Side.SELL if held > 0 else Side.BUY
+        still = sum(
+            (
+                order.remaining
+                for order in self._orders.values()
+                if order.instance == instance and order.side is away and order.role in _CLOSING_ROLES
+                # a person's resting sale closes nothing while the market is far from it
+                and (order.role is not Role.ORDER or order.type is OrderType.MARKET)
+            ),
+            ZERO,
+        )
+        wants = wanted(held + away.sign * min(still, abs(held)), entries, instrument)
+        self._drop_old_entries(instance, entries, held)
+        return wants
+
+    def _drop_old_entries(self, instance: str, entries: list[Order], held: Decimal) -> None:
+        """Forget entries that the position is not made of any more, once none of their legs may fill."""
+        covered = ZERO
+        for entry in entries:
+            name, is_opposite = entry.client_order_id, entry.side.sign * held < 0
+            if (is_opposite or covered >= abs(held)) and entry.state not in OPEN and not any(
+                leg.client_order_id in self._orders for leg in self._legs.get(name, {}).values()
+            ):
+                self._entries[instance].pop(name, None)
+                for forgotten in (self._legs, self._parents, self._protection):
+                    forgotten.pop(name, None)
+                self._alerted_unprotectable.discard(name)
+            covered += ZERO if is_opposite else entry.filled
+
+    def _forget_flat(self, instances: list[str]) -> None:
+        """Forget entries and parents that nothing can come of any more."""
+        for instance in [name for name in self._entries if name not in instances]:
+            self._drop_old_entries(instance, list(self._entries[instance].values()), ZERO)
+            if not self._entries[instance]:
+                del self._entries[instance]
+            self._unprotected_since.pop(instance, None)
+            self._paged_unprotected.discard(instance)
+        for name, parent in list(self._parents.items()):
+            legs = self._legs.get(name, {})
+            if parent.state not in OPEN and not parent.filled and not any(leg in self._orders for leg in legs):
+                for forgotten in (self._parents, self._legs, self._protection):
+                    forgotten.pop(name, None)
+
+    def _protect(self, instance: str, wanted_now: list[Want]) -> None:
+        facts, exit_ = self._facts, self._exits.get(instance)
+        if facts.kill is m.KillMode.FLATTEN or not facts.is_connected or not facts.has_positions or not facts.can_commit:
+            return
+        if exit_ is not None and exit_.state in (ExitState.CLEARING, ExitState.CLOSING):
+            return
+        wants = {want.parent.client_order_id: want for want in wanted_now}
+        if any(want.parent.exchange not in facts.instruments for want in wants.values()):
+            return  # without metadata no quantity is known to be right: what lives at the venue stays
+        for name, legs in self._legs.items():
+            if name not in wants and any(
+                leg.client_order_id in self._orders and leg.instance == instance for leg in legs.values()
+            ):
+                parent = self._parents.get(name)
+                if parent is not None:
+                    wants[name] = Want(parent, ZERO)
+        # those whose legs live come first: they can only shrink, and what they free a newer entry's legs need
+        living = {order.parent_id for order in self._orders.values() if order.state in LIVE}
+        for name in sorted(wants, key=lambda name: name not in living):
+            if not self._protect_parent(wants[name]):
+                return
+
+    def _protect_parent(self, want: Want) -> bool:
+        """Bring the legs of one parent in line; False when the next parents have to wait for the end of these."""
+        name = want.parent.client_order_id
+        item = self._protection.setdefault(name, _Protection())
+        if item.is_placing:
+            return True
+        legs = list(self._legs.get(name, {}).values())
+        action, about = next_action(want, legs, has_oco=self._facts.has_oco)
+        if action is LegAction.CANCEL:
+            self._cancel_legs(about, "protection")
+            return False
+        if action is LegAction.ABANDON:
+            for leg in about:
+                if self._is_first_command(leg):
+                    self._out.append(m.AbandonOrder(leg.client_order_id, "nothing left to protect"))
+        elif action in (LegAction.SEND, LegAction.RENEW):
+            self._place(want, item, legs, tuple(leg.client_order_id for leg in about))
+        return True
+
+    def _place(self, want: Want, item: _Protection, legs: list[Order], waiting: tuple[str, ...]) -> None:
+        parent = want.parent
+        instrument = self._facts.instruments[parent.exchange]
+        if not can_rest(want, instrument):
+            if parent.client_order_id not in self._alerted_unprotectable:
+                self._alerted_unprotectable.add(parent.client_order_id)
+                self._alert(
+                    "warning", "position.unprotectable", f"{self.key[2]}: what is held is below the venue's minimum",
+                    parent.instance, parent.client_order_id,
+                )  # fmt: skip
+            return
+        if self._now.mono_s < item.retry_at_s:
+            self._wake_in(item.retry_at_s - self._now.mono_s)
+            return
+        item.is_placing = True
+        self._out.append(m.PlaceProtection(
+            parent, frozenset(wanted_roles(parent, has_oco=self._facts.has_oco)), want.quantity, next_attempt(legs),
+            waiting, is_refused_before=item.is_refused or any(leg.state is State.REJECTED for leg in legs),
+        ))  # fmt: skip
+
+    def _protection_done(self, event: m.ProtectionDone) -> None:
+        item = self._protection.setdefault(event.parent_id, _Protection())
+        item.is_placing = False
+        if not event.refusals:
+            item.is_refused, item.retry_s, item.retry_at_s = False, 0.0, 0.0
+            return
+        item.is_refused = not all(refusal.is_passing for refusal in event.refusals)
+        item.retry_s = min(max(item.retry_s * 2, self._limits.protect_retry_s), self._limits.protect_retry_max_s)
+        item.retry_at_s = self._now.mono_s + max(item.retry_s, event.retry_after_s)
+
+    def _watch_protection(self, instance: str, wants: list[Want]) -> None:
+        """Page when a position that should have a stop has had none for some seconds, whatever the cause."""
+        missing = ZERO
+        for want in wants:
+            instrument = self._facts.instruments.get(want.parent.exchange)
+            if want.parent.stop_loss is None or want.quantity == 0 or (instrument is not None and not can_rest(want, instrument)):
+                continue
+            legs = self._legs.get(want.parent.client_order_id, {}).values()
+            live = sum((leg.remaining for leg in legs if leg.state in LIVE and leg.role is Role.STOP_LOSS), ZERO)
+            missing += max(want.quantity - live, ZERO)
+        if missing == 0:
+            self._unprotected_since.pop(instance, None)
+            self._paged_unprotected.discard(instance)
+            return
+        since_s = self._unprotected_since.setdefault(instance, self._now.mono_s)
+        due_s = since_s + self._limits.unprotected_s
+        if self._now.mono_s < due_s:
+            self._wake_in(due_s - self._now.mono_s)
+        elif instance not in self._paged_unprotected:
+            self._paged_unprotected.add(instance)
+            self._alert(
+                "page", "position.unprotected",
+                f"{self.key[2]}: {missing:f} of the position has had no stop for {self._limits.unprotected_s:g} s", instance,
+            )  # fmt: skip
+
+    # ── kill ─────────────────────────────────────────────────────────────────────────────────────
+    def _kill(self) -> None:
+        """React to a kill at a venue where only the order manager has a session: cancel, then close when it flattens."""
+        flattens = self._facts.kill is m.KillMode.FLATTEN
+        theirs = [o for o in self._orders.values() if o.role is not Role.KILL and (flattens or o.role is Role.ENTRY)]
+        for order in theirs:
+            self._cancel(order, "kill")
+        if not flattens or theirs:
+            return
+        for instance, held in self._positions.items():
+            if instance == EXTERNAL or held <= 0 or instance in self._kill_busy:
+                continue
+            for exchange, instrument in self._facts.instruments.items():
+                quantity = self._allowed(instance, instrument, with_balance=False)
+                if is_dust(quantity, None, instrument):
+                    continue
+                attempt = self._kill_attempts.setdefault((self._facts.kill_id, instance), 0)
+                if attempt < _KILL_ATTEMPTS_MAX and self._facts.kill_id:
+                    self._kill_busy.add(instance)
+                    self._out.append(m.SubmitKill(
+                        self._facts.kill_id, instance, exchange, Side.SELL, split_at_lot(quantity, instrument)[0], attempt
+                    ))  # fmt: skip
+                break
+
+    # ── out ──────────────────────────────────────────────────────────────────────────────────────
+    def _cancel(self, order: Order, reason: str) -> bool:
+        """Command one cancel; False when it is under way already."""
+        if order.request is not Request.NONE or not self._is_first_command(order):
+            return False
+        self._out.append(m.CancelOrder(order.client_order_id, reason))
+        return True
+
+    def _is_first_command(self, order: Order) -> bool:
+        """Return whether nothing is commanded of the order already; what shows no effect in `clear_s` is commanded again."""
+        until_s = self._commanded.get(order.client_order_id)
+        if until_s is not None and (self._now.mono_s < until_s or not self._facts.can_commit):
+            self._wake_in(max(until_s - self._now.mono_s, 1.0))
+            return False
+        self._commanded[order.client_order_id] = self._now.mono_s + self._limits.clear_s
+        return True
+
+    def _cancel_legs(self, legs: Iterable[Order], reason: str) -> None:
+        """Cancel legs; the sibling of an OCO ends with its leg, at the venue, and is queried."""
+        groups: set[str] = {leg.group_id for leg in legs if leg.group_id and leg.request is not Request.NONE}
+        for leg in legs:
+            if leg.group_id is not None and leg.group_id in groups:
+                if leg.request is Request.NONE and self._is_first_command(leg):
+                    self._out.append(m.QueryOrder(leg.client_order_id))
+                continue
+            if leg.group_id is not None:
+                groups.add(leg.group_id)
+            self._cancel(leg, reason)
+
+    def _alert(self, severity: str, event: str, message: str, instance: str, client_order_id: str = "") -> None:
+        self._out.append(m.RaiseAlert(severity, event, message, instance, client_order_id))
+
+    def _wake_in(self, seconds: float) -> None:
+        at_s = self._now.mono_s + max(seconds, 0.01)
+        self.wake_at_s = at_s if self.wake_at_s is None else min(self.wake_at_s, at_s)
+

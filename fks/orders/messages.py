@@ -1,0 +1,290 @@
+"""Events, commands and facts of the order core.
+
+The core of one position key (account, venue, symbol) takes one event and the facts of that moment, and returns commands.
+The driver carries them out and reports back with further events. All of them are plain values, so that a run can be
+recorded and replayed (tests/tapes/orders).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+
+from fks.model.account import Balance
+from fks.model.instrument import Instrument
+from fks.model.order import Order, Refusal, Role, Side
+from fks.model.signal import Signal, SignalState
+
+ZERO = Decimal(0)
+#: (account id, venue, symbol)
+PositionKey = tuple[int, str, str]
+
+
+class KillMode(StrEnum):
+    """What an engaged kill switch asks for."""
+
+    NONE = "none"
+    HELD = "held"  # positions stay, with their protection; entries are cancelled
+    FLATTEN = "flatten"  # everything is cancelled and closed
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The moment of an event: `ns` UTC for comparison with decisions, `mono_s` for deadlines."""
+
+    ns: int
+    mono_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the rest of the system knows and this key's decisions need. A snapshot, given with each event.
+
+    Units: `base_balance` in base: what the venue says the account holds of the symbol's base; None = not read.
+    `owned_elsewhere`: what positions in other symbols own of the same base. `instruments` and `marks` are of this symbol,
+    by exchange.
+    """
+
+    can_commit: bool = True  # the lease is held and the journal takes commits
+    kill: KillMode = KillMode.NONE
+    kill_id: str = ""
+    is_connected: bool = True
+    has_positions: bool = True  # the venue's positions were read at least once
+    was_ready: bool = True  # the venue was reconciled at least once since the start
+    has_oco: bool = True
+    can_short: bool = False
+    closes_on_kill: bool = False  # only the order manager has a session there (paper): it flattens, not the guardian
+    is_tape: bool = False  # decisions have the tape's times, and bars wait for them: their age is not measured here
+    account_problem: str = ""  # why no session carries the account; "" = one does
+    exchange_now_ns: int = 0  # the exchange's clock
+    instruments: Mapping[str, Instrument] = field(default_factory=dict)
+    marks: Mapping[str, Decimal] = field(default_factory=dict)
+    base_balance: Balance | None = None
+    owned_elsewhere: Decimal = ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Waits of the core, in seconds. Settings, shortened in tests."""
+
+    clear_s: float = 2.0  # protection that is down without a close going out goes up again after this
+    unprotected_s: float = 5.0  # a position that should be protected and is not for this long pages
+    exit_page_s: float = 30.0  # an exit that is not done by then pages
+    exit_retry_s: float = 0.5
+    exit_retry_max_s: float = 10.0
+    protect_retry_s: float = 0.2
+    protect_retry_max_s: float = 10.0
+    first_sync_s: float = 5.0  # entries wait this long for a venue's first reconciliation after a start
+    unresolved_s: float = 60.0  # an acknowledged order UNKNOWN for longer does not hold up an exit (a person was paged)
+
+
+# ── events ───────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class SignalReady:
+    """A signal waits for its outcome. `decided_ns` is its decision on the exchange's clock; `max_age_s` None = no limit."""
+
+    signal: Signal
+    decided_ns: int
+    max_age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderChanged:
+    """An order of the key after a committed step; `positions` are the key's quantities by instance after it."""
+
+    order: Order
+    positions: Mapping[str, Decimal]
+
+
+@dataclass(frozen=True, slots=True)
+class PositionsChanged:
+    """Quantities by instance, changed by something that is no order of ours (external holdings)."""
+
+    positions: Mapping[str, Decimal]
+
+
+@dataclass(frozen=True, slots=True)
+class ResumedExit:
+    """An exit that an earlier process had begun: its signal and its newest order."""
+
+    signal: Signal
+    last: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the journal says of the key at the start.
+
+    `orders`: open orders, and legs of any state whose parent still matters; `entries`: executed orders the positions are
+    made of, newest first.
+    """
+
+    orders: tuple[Order, ...]
+    entries: tuple[Order, ...]
+    positions: Mapping[str, Decimal]
+    exits: tuple[ResumedExit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EntryDone:
+    """The submission of an entry or of a person's order ended: denied, or answered by the venue (or ambiguous)."""
+
+    signal_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class CloseDone:
+    """The submission of a closing order ended. `code`: our own denial when it was not sent; `is_used`: its id was taken."""
+
+    instance: str
+    client_order_id: str
+    code: str = ""
+    detail: str = ""
+    is_used: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionDone:
+    """The submission of a parent's protective legs ended. `refusals`: one for each leg that was refused."""
+
+    parent_id: str
+    refusals: tuple[Refusal, ...] = ()
+    retry_after_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PersonCancelled:
+    """A person asked for the cancel of an order: of an exit's, that ends the exit."""
+
+    client_order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recheck:
+    """Something outside changed (a session is back, a kill was engaged or released, a sweep is done): look again now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+Event = (
+    SignalReady | OrderChanged | PositionsChanged | Restored | EntryDone | CloseDone | ProtectionDone | PersonCancelled
+    | Recheck | Tick
+)  # fmt: skip
+
+
+# ── commands ─────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True, slots=True)
+class SubmitEntry:
+    """Size, check and submit an entry or a person's order; report EntryDone."""
+
+    signal_id: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitClose:
+    """Submit a market order that closes `quantity` of an instance's position; report CloseDone."""
+
+    signal_id: uuid.UUID
+    instance: str
+    side: Side
+    quantity: Decimal
+    attempt: int
+    takes_signal: bool  # the signal gets its outcome with this order
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitKill:
+    """Submit a market order that closes an instance's position for the kill switch; report CloseDone."""
+
+    kill_id: str
+    instance: str
+    exchange: str
+    side: Side
+    quantity: Decimal
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceProtection:
+    """Submit the protective legs of `parent` over `quantity`; report ProtectionDone.
+
+    `waiting`: legs that are journaled and were never sent; without any, new ones of attempt `attempt` are made.
+    `is_refused_before`: the venue refused the last ones: when the market has passed a leg's price, it is closed at the market.
+    """
+
+    parent: Order
+    roles: frozenset[Role]
+    quantity: Decimal
+    attempt: int
+    waiting: tuple[str, ...] = ()
+    is_refused_before: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrder:
+    client_order_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueryOrder:
+    """Query the venue by client order id until nothing about the order is unresolved."""
+
+    client_order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonOrder:
+    """End an order whose bytes never left."""
+
+    client_order_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishSignal:
+    """Write the outcome of a signal that led to no order."""
+
+    signal_id: uuid.UUID
+    state: SignalState
+    code: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DenySignal:
+    """Deny an entry without submitting it."""
+
+    signal_id: uuid.UUID
+    code: str
+    limit: str
+    observed: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshBalances:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseAlert:
+    """`severity` is `page` or `warning`."""
+
+    severity: str
+    event: str
+    message: str
+    instance: str
+    client_order_id: str = ""
+
+
+Command = (
+    SubmitEntry | SubmitClose | SubmitKill | PlaceProtection | CancelOrder | QueryOrder | AbandonOrder | FinishSignal
+    | DenySignal | RefreshBalances | RaiseAlert
+)  # fmt: skip

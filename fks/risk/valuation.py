@@ -1,0 +1,160 @@
+"""Valuation: rates between currencies from last prices, and the profit of one day in each currency. Pure.
+
+Every limit is valued in the account's currency. No two currencies are taken as equal, stablecoins neither: without a
+price there is no rate, and without a rate entries are denied (PRICE_MISSING).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from fks.model.instrument import Instrument
+from fks.model.order import Fill, Side
+from fks.model.timeframe import to_datetime, to_ns
+from fks.portfolio.position import net_quantity
+
+_ZERO, _ONE = Decimal(0), Decimal(1)
+
+
+class Rates:
+    """Exchange rates from last prices: directly, or through one currency between the two.
+
+    Where several exchanges have a price of the same pair, `preferred` is used first, then the others by name.
+    """
+
+    def __init__(
+        self,
+        prices: Mapping[tuple[str, str], Decimal],
+        instruments: Mapping[tuple[str, str], Instrument],
+        preferred: str = "",
+    ) -> None:
+        self._pairs: dict[tuple[str, str], Decimal] = {}
+        self._neighbours: dict[str, set[str]] = {}
+        for key in sorted(prices, key=lambda item: (item[0] != preferred, item)):
+            instrument, price = instruments.get(key), prices[key]
+            if instrument is None or price <= 0:
+                continue
+            base, quote = instrument.base, instrument.quote
+            if base == quote or (base, quote) in self._pairs:
+                continue
+            self._pairs[base, quote] = price
+            self._pairs.setdefault((quote, base), _ONE / price)
+            self._neighbours.setdefault(base, set()).add(quote)
+            self._neighbours.setdefault(quote, set()).add(base)
+
+    def rate(self, currency: str, into: str) -> Decimal | None:
+        """Return what one unit of `currency` is worth in `into`; None when no price tells."""
+        if currency == into:
+            return _ONE
+        direct = self._pairs.get((currency, into))
+        if direct is not None:
+            return direct
+        between = self._neighbours.get(currency, set()) & self._neighbours.get(into, set())
+        if not between:
+            return None
+        middle = min(between)
+        return self._pairs[currency, middle] * self._pairs[middle, into]
+
+
+def day_start_ns(now_ns: int, zone: str, hour: int) -> int:
+    """Return when the trading day of a moment began: the last time that it was `hour` o'clock in `zone`."""
+    here = to_datetime(now_ns).astimezone(ZoneInfo(zone))
+    start = here.replace(hour=hour, minute=0, second=0, microsecond=0, fold=0)
+    if start > here:
+        before = (here - timedelta(days=1)).date()
+        start = datetime(before.year, before.month, before.day, hour, tzinfo=here.tzinfo)
+    return to_ns(start)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What a day's executions in one symbol moved: base bought less sold (net of base fees), quote received less paid."""
+
+    quantity: Decimal = _ZERO
+    cash: Decimal = _ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class DayFlows:
+    """A day's executions of one account: flows by symbol, and fees by currency that were not taken from the base bought."""
+
+    flows: Mapping[str, Flow] = field(default_factory=dict)
+    fees: Mapping[str, Decimal] = field(default_factory=dict)
+
+    def after(self, fill: Fill, instrument: Instrument) -> DayFlows:
+        """Return the flows with one more execution."""
+        return self.with_turnover(
+            instrument, fill.side, fill.quantity, fill.quantity * fill.price, fill.fee, fill.fee_currency
+        )
+
+    def with_turnover(
+        self, instrument: Instrument, side: Side, quantity: Decimal, value: Decimal, fee: Decimal, fee_currency: str
+    ) -> DayFlows:
+        """Return the flows with executions on one side. Units: `quantity` base, `value` = sum of quantity times price."""
+        old = self.flows.get(instrument.symbol, Flow())
+        moved = Flow(
+            old.quantity + net_quantity(side, quantity, fee, fee_currency, instrument),
+            old.cash - side.sign * value * instrument.multiplier,
+        )
+        fees = self.fees
+        if fee and fee_currency != instrument.base:
+            fees = {**fees, fee_currency: fees.get(fee_currency, _ZERO) + fee}
+        return DayFlows({**self.flows, instrument.symbol: moved}, fees)
+
+
+@dataclass(frozen=True, slots=True)
+class DayProfit:
+    """The profit of a day by currency (a loss is negative), and the symbols whose price is missing for it."""
+
+    by_currency: Mapping[str, Decimal]
+    unpriced: tuple[str, ...] = ()
+
+
+def day_profit(
+    positions: Mapping[str, Decimal], day: DayFlows, instruments: Mapping[str, Instrument],
+    prices: Mapping[str, Decimal], start_prices: Mapping[str, Decimal],
+) -> DayProfit:  # fmt: skip
+    """Return realised profit, the change of open profit since the day's start, and all fees, by currency.
+
+    They are one sum: what is held now at its price now, less what was held at the start at its price then, plus the
+    quote that executions brought in, less fees. So nothing but the prices at the day's start has to be remembered.
+    `positions`: base held now by symbol, without external holdings. A symbol that was held over the start and has no
+    start price is taken at its price now.
+    """
+    totals: dict[str, Decimal] = {currency: -fee for currency, fee in day.fees.items()}
+    unpriced: list[str] = []
+    for symbol in sorted({*positions, *day.flows}):
+        now, flow = positions.get(symbol, _ZERO), day.flows.get(symbol, Flow())
+        before = now - flow.quantity
+        if not (now or before or flow.cash):
+            continue
+        instrument, price = instruments.get(symbol), prices.get(symbol)
+        if instrument is None or ((now or before) and price is None):
+            unpriced.append(symbol)
+            continue
+        worth = flow.cash
+        if price is not None:
+            worth += (now * price - before * start_prices.get(symbol, price)) * instrument.multiplier
+        totals[instrument.quote] = totals.get(instrument.quote, _ZERO) + worth
+    return DayProfit({currency: value for currency, value in totals.items() if value}, tuple(unpriced))
+
+
+def held_over(positions: Mapping[str, Decimal], day: DayFlows) -> list[str]:
+    """Return the symbols of which something was held when the day began: these need a price of that moment."""
+    symbols = {*positions, *day.flows}
+    return sorted(s for s in symbols if positions.get(s, _ZERO) != day.flows.get(s, Flow()).quantity)
+
+
+def valued(amounts: Mapping[str, Decimal], rates: Mapping[str, Decimal]) -> tuple[Decimal, tuple[str, ...]]:
+    """Return the sum of amounts by currency at `rates`, and the currencies that have no rate."""
+    missing = tuple(sorted(currency for currency in amounts if currency not in rates))
+    return sum((value * rates[c] for c, value in amounts.items() if c in rates), _ZERO), missing
+
+
+def rates_into(rates: Rates, into: str, currencies: Iterable[str]) -> dict[str, Decimal]:
+    """Return the rate of each currency that has one."""
+    return {name: rate for name in currencies if (rate := rates.rate(name, into)) is not None}

@@ -1,0 +1,65 @@
+"""What an account should hold besides what its executions moved: its opening, what a person adopted, transfers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+from fks.model.account import Transfer, TransferKind
+from fks.model.ports import Lease
+from fks.model.timeframe import iso, to_ns
+from fks.store.db import Querier, Row
+from fks.store.leases import fence_of
+
+
+class HoldingStore:
+    """Reads and writes of account_assets and transfers, fenced by `lease`. Takes a database or an open transaction."""
+
+    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
+        self._db, self._lease = querier, lease
+
+    async def known(self, account_id: int) -> dict[str, Decimal]:
+        """Return the opening of each asset plus what was adopted; empty before the opening was noted."""
+        return {row["asset"]: row["amount"] for row in await self._db.fetch("holdings.known", account_id)}
+
+    async def set_opening(self, account_id: int, opening: Mapping[str, Decimal]) -> None:
+        """Note what the account held before FKS; an asset that has an opening keeps it."""
+        await self._db.execute(
+            "holdings.set_opening", account_id, list(opening), list(opening.values()), *fence_of(self._lease)
+        )
+
+    async def add_transfers(self, account_id: int, transfers: Sequence[Transfer]) -> list[Transfer]:
+        """Book transfers, each once under its reference; return those that were not booked before."""
+        if not transfers:
+            return []
+        rows = [
+            {
+                "kind": item.kind.value, "reference": item.reference, "asset": item.asset,
+                "amount": format(item.amount, "f"), "fee": format(item.fee, "f"), "time": iso(item.time_ns),
+                "source": item.source,
+            }
+            for item in transfers
+        ]  # fmt: skip
+        found = await self._db.fetch("holdings.add_transfers", account_id, rows, *fence_of(self._lease))
+        return [transfer_of(row) for row in found]
+
+    async def transfers(self, account_id: int, limit: int = 100) -> list[Transfer]:
+        """Return the newest deposits and withdrawals of an account, newest first."""
+        return [transfer_of(row) for row in await self._db.fetch("holdings.page", account_id, limit)]
+
+    async def transferred(self, account_id: int) -> dict[str, Decimal]:
+        """Return what transfers that were listed after the opening moved, by asset (signed, withdrawal fees included)."""
+        return {row["asset"]: row["amount"] for row in await self._db.fetch("holdings.moved", account_id)}
+
+    async def last_transfer_ns(self, account_id: int) -> int | None:
+        """Return the time of the newest transfer, or None."""
+        at = await self._db.fetchval("holdings.last_transfer", account_id)
+        return None if at is None else to_ns(at)
+
+
+def transfer_of(row: Row) -> Transfer:
+    """Return a row of the transfers table as a value."""
+    return Transfer(
+        kind=TransferKind(row["kind"]), reference=row["reference"], asset=row["asset"], amount=row["amount"],
+        time_ns=to_ns(row["time"]), fee=row["fee"], source=row["source"],
+    )  # fmt: skip

@@ -1,0 +1,116 @@
+"""Incidents: what FKS found wrong with an account and only a person, or the end of its cause, can close."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fks.model.errors import InputError
+from fks.model.ports import Lease
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Querier, Row
+from fks.store.leases import fence_of
+
+
+class IncidentKind(StrEnum):
+    """Kinds of incidents. Stored; append-only."""
+
+    IDENTITY = "identity"  # the venue's session belongs to another account; subject ""
+    DRIFT = "drift"  # the venue holds more or less of an asset than expected; subject = asset; entries on it are denied
+    ORDER = "order"  # an order of unknown outcome; subject = client order id
+    BUST = "bust"  # the venue took back an execution that FKS does not know; subject = venue trade id
+
+
+class Resolution(StrEnum):
+    """Ways in which a person closes an incident. Stored at the start of `resolution`; append-only."""
+
+    ADOPTED = "adopted"  # the difference is ours from now on: what is expected moves by it
+    EXPLAINED = "explained"  # the difference is known and stays: what is expected moves by it
+    BOOKED = "booked"  # a transfer or execution was booked that explains it; a difference that stays opens a new incident
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One incident. `closed_by` is "" when its cause ended by itself, None while it is open."""
+
+    id: int
+    account_id: int
+    kind: str
+    subject: str
+    detail: str
+    opened_ns: int
+    payload: Mapping[str, object] = field(default_factory=dict)
+    updated_ns: int = 0
+    closed_by: str | None = None
+    closed_ns: int | None = None
+    resolution: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.closed_ns is None
+
+
+class IncidentStore:
+    """Reads and writes of incidents; `open` and `end` are fenced by `lease`. Takes a database or an open transaction."""
+
+    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
+        self._db, self._lease = querier, lease
+
+    async def open(
+        self, account_id: int, kind: str, subject: str, *, detail: str, now_ns: int,
+        payload: Mapping[str, object] | None = None,
+    ) -> tuple[Incident, bool] | None:  # fmt: skip
+        """Open an incident, or update the open one of the same account, kind and subject; return it and whether it is new.
+
+        None: a newer epoch owns the lease, and nothing was written.
+        """
+        row = await self._db.fetchrow(
+            "incidents.open", account_id, kind, subject, detail, dict(payload or {}), to_datetime(now_ns),
+            *fence_of(self._lease),
+        )  # fmt: skip
+        return None if row is None else (incident_of(row), row["is_new"])
+
+    async def get(self, incident_id: int) -> Incident | None:
+        """Return one incident, or None."""
+        row = await self._db.fetchrow("incidents.get", incident_id)
+        return None if row is None else incident_of(row)
+
+    async def page(
+        self, *, account_id: int | None = None, is_open: bool = False, before_id: int | None = None, limit: int = 100
+    ) -> list[Incident]:
+        """Return a page of incidents, newest first; go on with the last one's id as `before_id`."""
+        return [incident_of(row) for row in await self._db.fetch("incidents.list", account_id, is_open, before_id, limit)]
+
+    async def close(
+        self, incident_id: int, *, by: str, resolution: Resolution, reason: str, now_ns: int
+    ) -> Incident | None:
+        """Close an open incident in a person's name; None when it is not open.
+
+        A drift that is adopted or explained moves what is expected of its asset by the difference of the incident.
+        Errors: InputError without a reason.
+        """
+        if not reason.strip():
+            raise InputError("an incident is closed with a reason", remedy="say why the difference is right")
+        is_moving = resolution in (Resolution.ADOPTED, Resolution.EXPLAINED)
+        row = await self._db.fetchrow(
+            "incidents.close", incident_id, by, to_datetime(now_ns), f"{resolution.value}: {reason}", is_moving
+        )
+        return None if row is None else incident_of(row)
+
+    async def end(self, account_id: int, kind: str, subject: str, *, now_ns: int, resolution: str) -> bool:
+        """Close the open incident of an account, kind and subject, its cause being gone; return whether there was one."""
+        found = await self._db.fetchval(
+            "incidents.end", account_id, kind, subject, to_datetime(now_ns), resolution, *fence_of(self._lease)
+        )
+        return found is not None
+
+
+def incident_of(row: Row) -> Incident:
+    """Return a row of the incidents table as a value."""
+    return Incident(
+        id=row["id"], account_id=row["account_id"], kind=row["kind"], subject=row["subject"], detail=row["detail"],
+        opened_ns=to_ns(row["opened_at"]), payload=row["payload"], updated_ns=to_ns(row["updated_at"]),
+        closed_by=row["closed_by"], closed_ns=None if row["closed_at"] is None else to_ns(row["closed_at"]),
+        resolution=row["resolution"],
+    )  # fmt: skip

@@ -1,0 +1,22 @@
+"""Which child is escalated, asked once a second: an index over the few events that say so."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0017"
+down_revision = "0010"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_index(
+        "ix_actor_events_escalations", "actor_events", ["child", "id"],
+        postgresql_where=sa.text("event IN ('escalated','cleared')"),
+    )  # fmt: skip
+
+
+def downgrade() -> None:
+    op.drop_index("ix_actor_events_escalations", table_name="actor_events")

@@ -1,0 +1,160 @@
+"""Settlements of orders by persons, and requests to reconcile: rows that the gateway writes and the order manager applies.
+
+A settlement is proposed, confirmed by its code within minutes, and applied (or refused with `error`) once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from fks.model.ports import Lease
+from fks.model.timeframe import to_datetime, to_ns
+from fks.store.db import Querier, Row
+from fks.store.leases import fence_of
+
+OUTCOMES = ("filled", "absent", "cancelled", "busted")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedFill:
+    """An execution that a person reports: a venue trade id, or quantity, price and fee (`venue_trade_id` empty)."""
+
+    venue_trade_id: str = ""
+    quantity: Decimal | None = None
+    price: Decimal | None = None
+    fee: Decimal = Decimal(0)
+    fee_currency: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Return it as JSON-able members; numbers as text."""
+        if self.venue_trade_id:
+            return {"venue_trade_id": self.venue_trade_id}
+        return {
+            "quantity": f"{self.quantity:f}", "price": f"{self.price:f}", "fee": f"{self.fee:f}",
+            "fee_currency": self.fee_currency,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A row of order_settlements. `filled` is what was booked of the order when it was proposed."""
+
+    id: int
+    client_order_id: str
+    outcome: str
+    fills: tuple[ReportedFill, ...]
+    filled: Decimal
+    by: str
+    reason: str
+    confirm_code: str
+    requested_ns: int
+    confirmed_ns: int | None
+    applied_ns: int | None
+    error: str | None
+    is_journaled: bool = False  # its event is in the journal: only the row's own end is missing
+
+    @property
+    def event_id(self) -> str:
+        """Return the id of its event in the journal."""
+        return f"settle:{self.id}"
+
+
+class SettlementStore:
+    """Reads and writes of order_settlements and reconcile_requests."""
+
+    def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
+        self._db, self._lease = querier, lease
+
+    async def propose(
+        self,
+        client_order_id: str,
+        outcome: str,
+        fills: Sequence[ReportedFill],
+        *,
+        filled: Decimal,
+        by: str,
+        reason: str,
+        code: str,
+        now_ns: int,
+    ) -> Settlement:
+        """Keep what a person says of an order; nothing follows from it before it is confirmed."""
+        row = await self._db.fetchrow(
+            "settlements.propose", client_order_id, outcome, [fill.as_json() for fill in fills], filled, by, reason, code,
+            to_datetime(now_ns),
+        )  # fmt: skip
+        assert row is not None
+        return _settlement(row)
+
+    async def find(self, client_order_id: str, code: str) -> Settlement | None:
+        """Return the settlement of an order that has this confirmation code, or None."""
+        row = await self._db.fetchrow("settlements.find", client_order_id, code)
+        return None if row is None else _settlement(row)
+
+    async def confirm(self, id: int, now_ns: int) -> None:
+        """Let the order manager apply it. A second time changes nothing."""
+        await self._db.execute("settlements.confirm", id, to_datetime(now_ns))
+
+    async def get(self, id: int) -> Settlement | None:
+        """Return one settlement, or None."""
+        row = await self._db.fetchrow("settlements.get", id)
+        return None if row is None else _settlement(row)
+
+    async def of_order(self, client_order_id: str) -> list[Settlement]:
+        """Return every settlement of an order, oldest first."""
+        return [_settlement(row) for row in await self._db.fetch("settlements.of_order", client_order_id)]
+
+    async def confirmed(self, venues: Sequence[str]) -> list[Settlement]:
+        """Return what the order manager of these venues has to apply, oldest first."""
+        return [_settlement(row) for row in await self._db.fetch("settlements.confirmed", list(venues))]
+
+    async def finish(self, id: int, error: str | None, now_ns: int) -> None:
+        """End a settlement: applied, or refused with `error`."""
+        await self._db.execute("settlements.finish", id, error, to_datetime(now_ns), *fence_of(self._lease))
+
+    # ── requests to reconcile ────────────────────────────────────────────────────────────────────
+    async def request_reconcile(self, venue: str, *, by: str, now_ns: int) -> int:
+        """Ask for the comparison of a venue with the journal; return the request's id."""
+        id = await self._db.fetchval("settlements.request_reconcile", venue, by, to_datetime(now_ns))
+        assert isinstance(id, int)
+        return id
+
+    async def reconcile_requests(self, venues: Sequence[str]) -> dict[str, list[int]]:
+        """Return the ids of the open requests, by venue."""
+        rows = await self._db.fetch("settlements.reconcile_requests", list(venues))
+        return {row["venue"]: row["ids"] for row in rows}
+
+    async def finish_reconcile(
+        self, ids: Sequence[int], result: Mapping[str, object], error: str | None, now_ns: int
+    ) -> None:
+        """End requests with what the comparison found."""
+        await self._db.execute(
+            "settlements.finish_reconcile", list(ids), dict(result), error, to_datetime(now_ns), *fence_of(self._lease)
+        )
+
+    async def reconcile(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Return requests by id, as the API shows them."""
+        return [dict(row) for row in await self._db.fetch("settlements.reconcile", list(ids))]
+
+
+def _settlement(row: Row) -> Settlement:
+    def ns(name: str) -> int | None:
+        return None if row[name] is None else to_ns(row[name])
+
+    return Settlement(
+        id=row["id"], client_order_id=row["client_order_id"], outcome=row["outcome"],
+        fills=tuple(_fill(item) for item in row["fills"]), filled=row["filled"], by=row["by"], reason=row["reason"],
+        confirm_code=row["confirm_code"], requested_ns=to_ns(row["requested_at"]), confirmed_ns=ns("confirmed_at"),
+        applied_ns=ns("applied_at"), error=row["error"], is_journaled=row["is_journaled"],
+    )  # fmt: skip
+
+
+def _fill(item: Mapping[str, str]) -> ReportedFill:
+    if item.get("venue_trade_id"):
+        return ReportedFill(venue_trade_id=item["venue_trade_id"])
+    return ReportedFill(
+        quantity=Decimal(item["quantity"]), price=Decimal(item["price"]), fee=Decimal(item["fee"]),
+        fee_currency=item["fee_currency"],
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""Who took the last worker down, and what follows: counted, set apart, or switched off with a page.
+
+The predecessor's mark names the instance that was in hand when its process ended. What the supervisor wrote of that end
+(signal, last lines, traceback) is kept with the instance. Everything is one fenced statement, once per crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fks.clock import Clock
+from fks.model.ports import Log, Meter
+from fks.model.timeframe import NS, iso
+from fks.store.db import Database
+from fks.store.strategies import Exposure, Instance, Owner, StrategyStore
+from fks.strategy_worker.crash_marker import CrashMarker, Mark
+from fks.supervision.containment import Disable, Isolate, judge_crash
+
+TRACEBACK_MAX = 8000
+EXIT_WAIT_S = 1.5  # the supervisor writes how a worker ended at about the time its successor starts
+_US = 1000
+
+
+class CrashAttribution:
+    """Reads the predecessor's mark once and settles it. `crash_file` is where faulthandler wrote, if anybody knows."""
+
+    def __init__(
+        self, db: Database, owner: Owner, in_hand: CrashMarker, *, window_s: float, crash_file: Path | None, clock: Clock,
+        meter: Meter, log: Log,
+    ) -> None:  # fmt: skip
+        self._db, self._owner, self._in_hand = db, owner, in_hand
+        self._window_s, self._clock, self._meter, self._log = window_s, clock, meter, log
+        self._mark = in_hand.left()
+        self._dump = _read(crash_file) if self._mark is not None else ""
+
+    async def settle(self) -> None:
+        """Write down what the predecessor's mark says, if it left one. Errors: OutageError; then call it again."""
+        mark = self._mark
+        if mark is None:
+            return
+        at_ns = mark.at_ns // _US * _US
+        if self._clock.now_ns() - at_ns > self._window_s * NS:
+            # what died then was no predecessor of ours: the worker ran on another machine since, or nothing ran
+            self._log.info("strategy.mark_old", instance=mark.instance, at=iso(at_ns), epoch=mark.epoch)
+            self._drop()
+            return
+        facts = await self._facts(at_ns)
+        store = StrategyStore(self._db, self._owner)
+        before = await store.get(mark.instance)
+        # an instance that was switched off, or given to another worker, meanwhile has been dealt with
+        if before is not None and before.is_enabled and before.is_isolated == (self._owner.only is not None):
+            await self._record(store, before, mark, at_ns, facts)
+        self._drop()
+
+    def _drop(self) -> None:
+        self._mark = None
+        self._in_hand.clear()
+
+    async def _record(
+        self, store: StrategyStore, before: Instance, mark: Mark, at_ns: int, facts: Mapping[str, str]
+    ) -> None:
+        since_s = None if before.crashed_ns is None or not before.crashes else (at_ns - before.crashed_ns) / NS
+        verdict = judge_crash(
+            crashes=before.crashes, is_isolated=before.is_isolated, since_last_s=since_s, window_s=self._window_s
+        )
+        when = "while it was loaded" if not mark.bar_ns else f"on the bar of {iso(mark.bar_ns)}"
+        text = f"{when}: {facts['reason']}" if facts["reason"] else when
+        error = f"took its worker down {verdict.crashes} times, the last {text}"
+        event = "strategy.suspected"
+        message = None
+        if isinstance(verdict, Isolate):
+            event = "strategy.isolated"
+            message = f"strategy instance {before.id} {error}: it runs in a worker of its own now"
+        elif isinstance(verdict, Disable):
+            event = "strategy.disabled"
+            message = (
+                f"strategy instance {before.id} {error}: it is switched off. {said_of(await store.exposure(before.id))} "
+                f"See 'fks strategies instance {before.id}', mend it, then 'fks strategies enable {before.id}'"
+            )
+        is_new = await store.record_crash(
+            before, crashes=verdict.crashes, isolate=isinstance(verdict, Isolate), disable=isinstance(verdict, Disable),
+            at_ns=at_ns, traceback=f"{self._owner.lease} died {text}\n{facts['traceback']}"[:TRACEBACK_MAX], error=error,
+            message=message,
+        )  # fmt: skip
+        if is_new:
+            self._meter.count("fks_strategy_worker_crashes_total", instance=before.id)
+            level = self._log.warning if message is None else self._log.error
+            level(event, instance=before.id, crashes=verdict.crashes, where=text)
+
+    async def _facts(self, at_ns: int) -> Mapping[str, str]:
+        """Return how the predecessor ended, from the supervisor's row or else from its own dump."""
+        deadline = self._clock.monotonic() + (0.0 if self._dump else EXIT_WAIT_S)
+        while True:
+            found = await StrategyStore(self._db).last_exit(self._owner.lease, at_ns)
+            if found is not None or self._clock.monotonic() >= deadline:
+                break
+            await self._clock.sleep(0.1)
+        reason, payload = found if found is not None else ("", {})
+        lines = payload.get("last_lines") or ()
+        dump = str(payload.get("traceback") or "") or self._dump or "\n".join(str(line) for line in lines)
+        return {"reason": reason, "traceback": dump}
+
+
+def said_of(held: list[Exposure]) -> str:
+    """Return what a person must know of an instance's positions once it decides nothing any more."""
+    if not held:
+        return "It holds nothing."
+    parts = []
+    for item in held:
+        what = f"{format(item.quantity, 'f')} {item.symbol} on {item.venue}"
+        side = "sell" if item.quantity > 0 else "buy"
+        way = f"'fks orders place {side} {format(abs(item.quantity), 'f')} {item.symbol}' closes it"
+        if item.protections:
+            parts.append(f"It holds {what}; its {item.protections} protective order(s) stay at the venue; {way}.")
+        else:
+            parts.append(f"It holds {what} WITHOUT stop-loss or take-profit: nothing closes it by itself; {way}.")
+    return " ".join(parts)
+
+
+def _read(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return path.read_text(errors="replace")[:TRACEBACK_MAX]
+    except OSError:
+        return ""

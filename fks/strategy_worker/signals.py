@@ -1,0 +1,154 @@
+"""From decisions at bars to signals: one per edge of the target, with a deterministic id; after a catch-up at most two. Pure.
+
+A decision is as old as its bar's end, on the exchange's clock. While every new bar is fresh, each edge is a signal. When
+some are not (the worker or the collector was away), the strategy's state moves through them and the position gets at most
+two signals: the exit, whatever its age, if the newest target asks for one, and the entry if its decision is fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+
+from fks.model import ids
+from fks.model.bar import Bars, Floats
+from fks.model.order import Side
+from fks.model.signal import Kind, Signal, SignalState
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end
+from fks.orders.freshness import AGE_LEAST_S
+from fks.store.strategies import Instance
+from fks.strategies.base import Decisions
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Bars that were decided on late: from the first to the last bar of the batch, how many of them were too old, and
+    how many edges gave no signal."""
+
+    from_ns: int
+    to_ns: int
+    bars: int
+    dropped: int
+
+
+def max_age_s(instance: Instance) -> float:
+    """Return how old an entry's decision may be: `valid_for_s` (60 s by default), but no more than one bar.
+
+    One bar counts as at least AGE_LEAST_S. Where a person approves each signal, `valid_for_s` alone holds.
+    """
+    if instance.approval in ("manual", "all"):
+        return instance.valid_for_s
+    return min(instance.valid_for_s, max(float(TIMEFRAMES[instance.timeframe]), AGE_LEAST_S))
+
+
+def ages_s(bars: Bars, *, live_age_s: Floats, now_ns: int, is_tape: bool) -> Floats:
+    """Return how long ago each bar ended, on the exchange's clock.
+
+    `live_age_s`: for each bar the seconds since it was stored live, NaN when it came by backfill. The newest live bar
+    tells the exchange's time at that moment, whatever clock the exchange has. `is_tape`: the exchange plays a tape, so
+    our clock says nothing about its bars, and without a live bar every one counts as old.
+    """
+    ends = np.array([bar_end(int(time_ns), bars.timeframe) for time_ns in bars.time_ns], dtype=np.int64)
+    live = np.flatnonzero(~np.isnan(live_age_s))
+    if not len(live) and is_tape:
+        return np.full(len(ends), np.inf)
+    present = float(ends.max())
+    if len(live):
+        present = max(present, float(ends[live[-1]]) + float(live_age_s[live[-1]]) * NS)
+    if not is_tape:
+        present = max(present, float(now_ns))
+    return np.asarray((present - ends) / NS, dtype=np.float64)
+
+
+def signals_for(
+    instance: Instance, bars: Bars, decisions: Decisions, *, first: int, ages: Floats, now_ns: int
+) -> tuple[list[Signal], Missed | None]:
+    """Return the signals of the bars from index `first` on, given that `instance.last_target` was wanted before it.
+
+    `ages`: the age in seconds of each of those bars (`ages_s`). An entry may be used until its decision is `max_age_s`
+    old; an exit has no age.
+    """
+    target = decisions.target[first:]
+    before = np.concatenate([[instance.last_target], target[:-1]])
+    most = max_age_s(instance)
+    edges = [
+        (int(place), ordinal, kind, side)
+        for place in np.flatnonzero(target != before)
+        for ordinal, (kind, side) in enumerate(_edges(float(before[place]), float(target[place])))
+    ]
+    is_late = ages > most
+    missed = None
+    if is_late.any():
+        kept = _caught_up(edges, instance.last_target, float(target[-1]), ages, most)
+        missed = Missed(int(bars.time_ns[first]), int(bars.time_ns[-1]), int(is_late.sum()), len(edges) - len(kept))
+        edges = kept
+    return [
+        _signal(
+            instance, bars, decisions, first + place, ordinal, kind, side,
+            None if kind is Kind.EXIT else now_ns + round((most - float(ages[place])) * NS),
+        )
+        for place, ordinal, kind, side in edges
+    ], missed  # fmt: skip
+
+
+_Edge = tuple[int, int, Kind, Side]  # place, ordinal within the bar, what, on which side
+
+
+def _caught_up(edges: list[_Edge], held: float, wanted: float, ages: Floats, most: float) -> list[_Edge]:
+    """Return the edges that still count once the newest target is known: the last exit from what was held, and the entry
+    into what is wanted now."""
+    if wanted == held:
+        return []
+    leaving = Side.SELL if held > 0 else Side.BUY
+    exits = [edge for edge in edges if held and edge[2] is Kind.EXIT and edge[3] is leaving]
+    entries = [edge for edge in edges if wanted and edge[2] is Kind.ENTER]
+    fresh = [edge for edge in entries[-1:] if ages[edge[0]] <= most]
+    return [*exits[-1:], *fresh]
+
+
+def _edges(before: float, after: float) -> Iterator[tuple[Kind, Side]]:
+    """Yield what a change of target asks for: leave what was wanted, then enter what is."""
+    if before:
+        yield Kind.EXIT, Side.SELL if before > 0 else Side.BUY
+    if after:
+        yield Kind.ENTER, Side.BUY if after > 0 else Side.SELL
+
+
+def _price(column: Floats | None, index: int) -> Decimal | None:
+    if column is None or not np.isfinite(column[index]):
+        return None
+    return Decimal(repr(float(column[index])))
+
+
+def _needs_approval(instance: Instance, is_entry: bool) -> bool:
+    """Return whether a person approves the signal first: of `manual` the entries, of `all` the exits as well."""
+    return instance.approval == "all" or (instance.approval == "manual" and is_entry)
+
+
+def _signal(
+    instance: Instance,
+    bars: Bars,
+    decisions: Decisions,
+    index: int,
+    ordinal: int,
+    kind: Kind,
+    side: Side,
+    until_ns: int | None,
+) -> Signal:
+    time_ns = int(bars.time_ns[index])
+    is_entry = kind is Kind.ENTER
+    return Signal(
+        id=ids.signal_id(instance.id, instance.symbol, instance.timeframe, time_ns, ordinal),
+        source=f"strategy:{instance.id}", instance=instance.id, params_version=instance.params_version,
+        account_id=instance.account_id, venue=instance.venue, exchange=instance.exchange, symbol=instance.symbol,
+        timeframe=instance.timeframe, ts_event_ns=time_ns, ordinal=ordinal, kind=kind, side=side,
+        stop_loss=_price(decisions.stop_loss, index) if is_entry else None,
+        take_profit=_price(decisions.take_profit, index) if is_entry else None,
+        reference_price=Decimal(repr(float(bars.close[index]))), valid_until_ns=until_ns,
+        reason=f"{instance.strategy} v{instance.params_version}",
+        state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
+        trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),
+    )  # fmt: skip

@@ -1,0 +1,399 @@
+"""The strategy worker: sealed bars in, signals out, for the instances of one shard.
+
+An instance is evaluated from its stored anchor bar over every sealed bar since, by the same method as a backtest; signals
+come at the edges of its target. Signals, cursor and last target are one transaction, fenced by the lease's epoch and by
+the cursor itself: a restart repeats nothing and skips nothing, and an older self writes nothing.
+
+One instance's failure is its own. Code that raises, takes too long or fails its check leaves the row CRASHED with the
+reason. Code that takes its worker down is known by the mark it leaves (`in_hand`): set apart, then DISABLED
+(`strategy_blame`); where no mark was left (another machine), the row's LOADING tells of deaths while it was loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fks.clock import Clock
+from fks.model.bar import Bars, Floats
+from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
+from fks.model.health import Problem
+from fks.model.ports import Lease, Log, Meter
+from fks.model.signal import Signal
+from fks.model.timeframe import bar_end, iso
+from fks.store.bars import BarStore
+from fks.store.bus import BARS, SIGNALS, Bus
+from fks.store.db import Database
+from fks.store.strategies import Instance, Owner, StrategyStore
+from fks.strategies.base import Decisions, Strategy, evaluate
+from fks.strategies.check import ensure_checked
+from fks.strategies.registry import load_catalogue
+from fks.strategy_worker.columns import Columns
+from fks.strategy_worker.crash_attribution import CrashAttribution
+from fks.strategy_worker.crash_marker import CrashMarker
+from fks.strategy_worker.sandbox import Sandbox
+from fks.strategy_worker.self_checks import Behind
+from fks.strategy_worker.signals import Missed, ages_s, signals_for
+
+POLL_S = 1.0
+BATCH = 5_000  # bars read and decided in one transaction while catching up
+INLINE_S = 0.003  # evaluations faster than this run on the loop, others in a thread
+ROWS_MAX = 50_000  # beyond it the anchor moves up, when that changes no decision
+ROWS_KEPT = 5_000
+CHECK_ROWS = 2_000
+DEATHS_MAX = 3
+US = 1_000  # the database counts microseconds: the smallest step after a bar
+_DIED = "its worker died while it was loaded"
+
+
+def _deaths(row: Instance) -> int:
+    """Return how often in a row an instance's worker died while loading it, as its row tells."""
+    if row.state != "LOADING" or not (row.error or "").startswith(_DIED):
+        return 0
+    return int((row.error or "").split()[-2])
+
+
+def _document(instance: str, missed: Missed) -> dict[str, object]:
+    """Return what is recorded of bars that were decided on late."""
+    return {
+        "instance": instance, "from": iso(missed.from_ns), "to": iso(missed.to_ns), "bars": missed.bars,
+        "dropped": missed.dropped,
+    }  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Runner:
+    """One instance in memory. `anchored_ns` is where its columns start; `eval_s` what the last evaluation took."""
+
+    row: Instance
+    strategy: Strategy
+    columns: Columns
+    anchored_ns: int
+    eval_s: float = 1.0
+    retry_rows: int = ROWS_MAX
+
+
+class StrategyWorker:
+    """Runs the instances with `shard % shards == shard` that are not isolated, or `only` one that is.
+
+    `home` is FKS_HOME: a user's strategies are in it, and the mark of what is in hand. `crash_file` is what a dying
+    predecessor's faulthandler wrote; `crash_window_s` as in the settings; `wait_max_s` is how long a sealed bar may wait.
+    `is_tape`: the exchange plays a tape, so the age of a bar is measured on the tape's time.
+    """
+
+    def __init__(
+        self, *, db: Database, bus: Bus, clock: Clock, meter: Meter, log: Log, shard: int, shards: int, lease: Lease,
+        home: Path | str | None = None, only: str | None = None, crash_window_s: float = 900.0,
+        crash_file: Path | None = None, wait_max_s: float = 10.0, is_tape: bool = False,
+    ) -> None:  # fmt: skip
+        self._db, self._bus, self._clock, self._meter, self._log = db, bus, clock, meter, log
+        self._lease = lease
+        self._owner = Owner(lease.name, lease.epoch, shard, shards, only)
+        self._folder = None if home is None else Path(home) / "strategies"
+        self._in_hand = CrashMarker(None if home is None else CrashMarker.path(Path(home) / "run", lease.name))
+        self._blame = CrashAttribution(
+            db, self._owner, self._in_hand, window_s=crash_window_s, crash_file=crash_file, clock=clock, meter=meter, log=log
+        )  # fmt: skip
+        self._bench = Sandbox(self._in_hand, clock, lease.epoch)
+        self._begun: set[str] = set()  # loaded, or tried to: an outage meanwhile was no death
+        self._store, self._bars = StrategyStore(db, self._owner), BarStore(db)
+        self._runners: dict[str, _Runner] = {}
+        self._rows: list[Instance] = []
+        self._wake = asyncio.Event()
+        self._is_ready = False
+        self._is_claimed = False
+        self._is_draining = False
+        self._turn = asyncio.Lock()
+        self._behind, self._wait_max_s, self._is_tape = Behind(), wait_max_s, is_tape
+
+    async def start(self) -> None:
+        """Own the shard and decide on every bar sealed meanwhile. A database that is away only delays it.
+
+        Errors: StaleEpochError when a newer worker owns the shard.
+        """
+        with contextlib.suppress(OutageError):
+            await self.step()
+
+    async def run(self) -> None:
+        """Decide on bars as they seal, until cancelled.
+
+        Errors: StaleEpochError; OutageError when an instance that was stopped has a thread that goes on for ever.
+        """
+        listener = asyncio.create_task(self._listen())
+        try:
+            while True:
+                try:
+                    async with self._turn:
+                        await self.step()
+                except OutageError as error:
+                    if self._is_ready:
+                        self._log.warning("strategies.wait", error=str(error))
+                    self._is_ready = False
+                if (stuck := self._bench.stuck()) is not None:
+                    raise OutageError(f"code of {stuck} does not end: the worker starts anew without it")
+                await self._rest()
+        finally:
+            listener.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await listener
+
+    async def drain(self) -> None:
+        """Finish the bars in hand: their signals and cursors are committed. Later bars are the next worker's."""
+        self._is_draining = True
+        self._in_hand.forgive()  # over its deadline the worker is killed: code that takes seconds is no crash
+        async with self._turn:
+            pass
+
+    async def stop(self) -> None:
+        """Nothing is held that the database does not hold."""
+        self._is_ready = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether the last look at the database worked: inputs are good enough to act on."""
+        return self._is_ready
+
+    def problems(self) -> list[Problem]:
+        """Return instances that stand still though there are sealed bars for them, and tables that cannot be read."""
+        rows = [row for row in self._rows if row.state != "CRASHED"]
+        running = {id: runner.row.cursor_ns for id, runner in self._runners.items()}
+        cursors = [(row.id, running.get(row.id, row.cursor_ns), row.sealed_ns) for row in rows]
+        found = self._behind.problems(cursors, self._clock.monotonic(), wait_max_s=self._wait_max_s)
+        return found if self._is_ready else [*found, Problem("database", "bars cannot be read", about="bars")]
+
+    def detail(self) -> dict[str, object]:
+        """Return the instances (at most 50) with state, target and cursor."""
+        shown = [
+            {"id": row.id, "state": row.state, "target": row.last_target,
+             "cursor": None if row.cursor_ns is None else iso(row.cursor_ns)}
+            for row in self._rows[:50]
+        ]  # fmt: skip
+        return {"instances": len(self._rows), "shown": shown}
+
+    async def step(self) -> int:
+        """Look once at every instance of the shard and return how many signals were committed."""
+        if not self._is_claimed:
+            await self._blame.settle()
+            await self._store.claim()
+            self._is_claimed = True
+        self._rows = await self._store.due()
+        known = {row.id for row in self._rows}
+        for gone in [id for id in self._runners if id not in known]:
+            del self._runners[gone]
+        made = 0
+        for row in self._rows:
+            if row.state != "CRASHED" and not self._is_draining:
+                made += await self._guarded(row)
+        self._is_ready = True
+        return made
+
+    async def _guarded(self, row: Instance) -> int:
+        """Bring one instance up to date; what its own code does wrong crashes it alone."""
+        try:
+            return await self._advance(row)
+        except (OutageError, StaleEpochError):
+            self._runners.pop(row.id, None)
+            raise
+        except Exception as error:
+            # user code may raise anything; ours raising BugError here is as confined to this instance
+            self._runners.pop(row.id, None)
+            self._meter.count("fks_strategy_errors_total", instance=row.id)
+            reason = str(error) if isinstance(error, FksError) else f"{type(error).__name__}: {error}"
+            self._log.error("strategy.crashed", instance=row.id, error=reason)
+            await self._store.set_state(row.id, state="CRASHED", error=reason[:2000])
+            return 0
+
+    async def _advance(self, row: Instance) -> int:
+        if row.sealed_ns is None or (row.cursor_ns is not None and row.sealed_ns <= row.cursor_ns):
+            return 0
+        runner = self._runners.get(row.id)
+        if runner is None or runner.row.params_version != row.params_version or runner.row.cursor_ns != row.cursor_ns:
+            runner = self._runners[row.id] = await self._load(row)
+        runner.row = replace(row, anchor_ns=runner.anchored_ns, cursor_ns=runner.row.cursor_ns)
+        made = 0
+        while runner.row.cursor_ns is not None and runner.row.cursor_ns < row.sealed_ns and not self._is_draining:
+            made += await self._decide(runner, row.sealed_ns)
+        return made
+
+    # ── loading ──────────────────────────────────────────────────────────────────────────────────
+    async def _load(self, row: Instance) -> _Runner:
+        """Build an instance in memory: its strategy, checked, and its bars from the anchor to the cursor."""
+        is_first, deaths = row.id not in self._begun, _deaths(row)
+        if deaths >= DEATHS_MAX:
+            raise InputError(f"strategy {row.strategy}: {row.error}", remedy="mend it and enable the instance again")
+        died = row.error if row.state == "LOADING" else None
+        if is_first and row.state == "LOADING":
+            died = f"{_DIED}, {deaths + 1} times"
+        if not await self._store.set_state(row.id, state="LOADING", error=died):
+            raise await self._superseded(row)
+        self._begun.add(row.id)
+        strategy = await self._bench.aside(row.id, row.strategy, 0, lambda: self._make(row))
+        anchor_ns, cursor_ns = await self._anchor(row, strategy.warmup())
+        bars = await self._bars.read(row.symbol, row.timeframe, anchor_ns, cursor_ns + US, exchange=row.exchange)
+        await self._bench.aside(row.id, strategy.name, 0, lambda: ensure_checked(strategy, [bars[-CHECK_ROWS:]]))
+        await self._store.set_state(row.id, state="RUNNING")
+        self._log.info(
+            "strategy.loaded", instance=row.id, strategy=row.strategy, params_version=row.params_version,
+            anchor=iso(anchor_ns), cursor=iso(cursor_ns), bars=len(bars),
+        )  # fmt: skip
+        return _Runner(replace(row, anchor_ns=anchor_ns, cursor_ns=cursor_ns), strategy, Columns(bars), anchor_ns)
+
+    def _make(self, row: Instance) -> Strategy:
+        return load_catalogue(self._folder).make(row.strategy, row.params)
+
+    async def _anchor(self, row: Instance, warmup: int) -> tuple[int, int]:
+        """Return (anchor, cursor) of an instance, chosen and stored when it is new: `warmup` bars before the next one.
+
+        New parameters that need more history move the anchor back, which is recorded.
+        """
+        assert row.sealed_ns is not None
+        cursor_ns = row.sealed_ns if row.cursor_ns is None else row.cursor_ns
+        wanted = await self._bars.read(
+            row.symbol, row.timeframe, 0, cursor_ns + US, warmup, exchange=row.exchange, is_newest=True
+        )
+        earliest = int(wanted.time_ns[0]) if len(wanted) else bar_end(cursor_ns, row.timeframe)
+        if row.anchor_ns is not None and row.anchor_ns <= earliest:
+            return row.anchor_ns, cursor_ns
+        if not await self._store.anchor(row.id, anchor_ns=earliest, cursor_ns=cursor_ns):
+            raise await self._superseded(row)
+        if row.anchor_ns is not None:
+            await self._note(row.id, "longer warm-up", row.anchor_ns, earliest)
+        return earliest, cursor_ns
+
+    async def _note(self, instance: str, why: str, before_ns: int, after_ns: int) -> None:
+        await self._store.note(
+            self._lease.name, "strategy.reanchored", why, epoch=self._lease.epoch,
+            payload={"instance": instance, "from": iso(before_ns), "to": iso(after_ns)},
+        )  # fmt: skip
+        self._log.info("strategy.reanchored", instance=instance, reason=why, anchor=iso(after_ns))
+
+    # ── deciding ─────────────────────────────────────────────────────────────────────────────────
+    async def _decide(self, runner: _Runner, sealed_ns: int) -> int:
+        """Take the next bars in, evaluate, and commit signals and cursor together."""
+        row = runner.row
+        assert row.cursor_ns is not None
+        read_s = self._clock.monotonic()
+        bars, ages = await self._store.new_bars(row, row.cursor_ns, sealed_ns, BATCH)
+        cursor_ns = sealed_ns if len(bars) < BATCH else int(bars.time_ns[-1])
+        if len(bars) and runner.columns.last_ns is not None and int(bars.time_ns[0]) <= runner.columns.last_ns:
+            raise OutageError(f"bars of {row.id} moved under the cursor", remedy="it is loaded again")
+        first = len(runner.columns)
+        runner.columns.append(bars)
+        decisions, target = Decisions(np.zeros(0)), row.last_target
+        signals: list[Signal] = []
+        missed: Missed | None = None
+        if len(bars):
+            decisions = await self._evaluate(runner)
+            live_age_s = ages + (self._clock.monotonic() - read_s)
+            (signals, missed), target = self._signals(runner, decisions, first, live_age_s), float(decisions.target[-1])
+            target = row.last_target if len(runner.columns) <= runner.strategy.warmup() else target
+        anchor_ns = await self._moved_anchor(runner, decisions)
+        fresh = await self._commit(runner, signals, cursor_ns, target, anchor_ns, missed)
+        runner.row = replace(row, cursor_ns=cursor_ns, last_target=target, anchor_ns=anchor_ns)
+        for signal in fresh:
+            await self._announce(signal)
+        return len(fresh)
+
+    def _signals(
+        self, runner: _Runner, decisions: Decisions, first: int, live_age_s: Floats
+    ) -> tuple[list[Signal], Missed | None]:
+        """Return the signals of the new bars; those still in the warm-up decide nothing and keep the last target."""
+        warm = max(first, runner.strategy.warmup())
+        if warm >= len(runner.columns):
+            return [], None
+        bars, now_ns = runner.columns.view(), self._clock.now_ns()
+        ages = ages_s(bars[warm:], live_age_s=live_age_s[warm - first :], now_ns=now_ns, is_tape=self._is_tape)
+        return signals_for(runner.row, bars, decisions, first=warm, ages=ages, now_ns=now_ns)
+
+    async def _evaluate(self, runner: _Runner) -> Decisions:
+        strategy, bars, row = runner.strategy, runner.columns.view(), runner.row
+        bar_ns, start = runner.columns.last_ns or 0, self._clock.monotonic()
+        if runner.eval_s < INLINE_S:
+            decisions = self._bench.here(row.id, bar_ns, lambda: evaluate(strategy, bars))
+        else:
+            decisions = await self._bench.aside(row.id, strategy.name, bar_ns, lambda: evaluate(strategy, bars))
+        runner.eval_s = self._clock.monotonic() - start
+        self._meter.observe("fks_strategy_eval_seconds", runner.eval_s, instance=row.id)
+        return decisions
+
+    async def _commit(
+        self, runner: _Runner, signals: list[Signal], cursor_ns: int, target: float, anchor_ns: int, missed: Missed | None
+    ) -> list[Signal]:
+        """Write signals, cursor, target, anchor and what was missed in one statement; return the signals that are new."""
+        row, moved = runner.row, None
+        if row.anchor_ns is not None and anchor_ns != row.anchor_ns:
+            moved = {"instance": row.id, "from": iso(row.anchor_ns), "to": iso(anchor_ns)}
+        new = await self._store.commit(
+            row, signals, cursor_ns=cursor_ns, expected_ns=row.cursor_ns, target=target, anchor_ns=anchor_ns, moved=moved,
+            missed=None if missed is None else _document(row.id, missed),
+        )  # fmt: skip
+        if new is None:
+            raise await self._superseded(row)
+        if missed is not None:
+            self._log.info("strategy.missed", **_document(row.id, missed))
+        if moved is not None:
+            self._log.info("strategy.reanchored", instance=row.id, reason="history bounded", anchor=moved["to"])
+        return [signal for signal in signals if signal.id in new]
+
+    async def _superseded(self, row: Instance) -> FksError:
+        """Return why a fenced write changed nothing: a newer self, or a row that moved under us (it is read again)."""
+        if await self._store.lease_epoch() > self._lease.epoch:
+            return StaleEpochError(f"{self._lease.name}: a newer epoch owns {row.id}", remedy="stop at once")
+        return OutageError(f"strategy instance {row.id} changed meanwhile", remedy="it is read again")
+
+    async def _announce(self, signal: Signal) -> None:
+        self._meter.count("fks_signals_total", state=signal.state.value)
+        self._log.info(
+            "signal.committed", trace_id=signal.trace_id, signal=str(signal.id), instance=signal.instance,
+            symbol=signal.symbol, kind=signal.kind.value, side=signal.side.value, state=signal.state.value,
+            bar=iso(signal.ts_event_ns),
+        )  # fmt: skip
+        await self._bus.publish(SIGNALS, {
+            "type": "signal", "id": str(signal.id), "instance": signal.instance, "symbol": signal.symbol,
+            "kind": signal.kind.value, "side": signal.side.value, "state": signal.state.value,
+        })  # fmt: skip
+
+    async def _moved_anchor(self, runner: _Runner, decisions: Decisions) -> int:
+        """Return the anchor to store: a later one when there are too many rows and it changes no decision.
+
+        Memory and time of an instance stay bounded (C14). When the shorter history decides otherwise (a position held
+        for long) it is tried again as more bars come.
+        """
+        if len(runner.columns) < runner.retry_rows:
+            return runner.anchored_ns
+        runner.retry_rows = len(runner.columns) + ROWS_KEPT // 5
+        warmup = runner.strategy.warmup()
+        view = runner.columns.view()
+        part: Bars = view[-max(ROWS_KEPT, 4 * warmup) :]
+        strategy, last_ns = runner.strategy, int(part.time_ns[-1])
+        shorter = await self._bench.aside(runner.row.id, strategy.name, last_ns, lambda: evaluate(strategy, part))
+        tail = slice(-(len(part) - warmup), None)
+        if not np.array_equal(shorter.target[tail], decisions.target[tail]):
+            return runner.anchored_ns
+        runner.columns, runner.retry_rows = Columns(part), max(ROWS_MAX, 2 * len(part))
+        runner.anchored_ns = int(part.time_ns[0])
+        return runner.anchored_ns
+
+    # ── waking up ────────────────────────────────────────────────────────────────────────────────
+    async def _listen(self) -> None:
+        """Wake the loop for bars of our instances; a lost message costs at most one poll."""
+        async for _, payload in self._bus.subscribe(BARS):
+            key = (payload.get("symbol"), payload.get("timeframe"))
+            if any((row.symbol, row.timeframe) == key for row in self._rows):
+                self._wake.set()
+
+    async def _rest(self) -> None:
+        woken, slept = asyncio.create_task(self._wake.wait()), asyncio.create_task(self._sleep())
+        try:
+            await asyncio.wait((woken, slept), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+            slept.cancel()
+            self._wake.clear()
+
+    async def _sleep(self) -> None:
+        await self._clock.sleep(POLL_S)

@@ -1,0 +1,224 @@
+"""What the outcome of a call means: peers.md §6.1 as a table and the one function that reads it.
+
+Two questions, in this order: did bytes leave, and did the venue itself say no? ccxt's exception classes answer neither
+(a truncated body looks like a refusal, HTML with status 200 raises nothing), so the table reads the wire: whether the
+request's headers were handed to a socket, the HTTP status, and the venue's own code and text. Whatever no row names is
+AMBIGUOUS. Only a 4xx that carries the venue's code can be a definitive no: Binance's 5xx mean "status unknown".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from fks.model.codes import Code
+from fks.model.order import Outcome, Refusal
+from fks.venues.base import BANNED_STATUS, gate_refusal
+
+_SECRETS = re.compile(r"(signature|apiKey|X-MBX-APIKEY)=[^&\s\"']+", re.IGNORECASE)
+_DETAIL_MAX = 500
+_BODY_MAX = 2000
+_BY_ENGINE = "refused by the matching engine"
+_BY_FILTER = "a filter failed, or the market is closed"
+_BY_PARAMETER = "a parameter is malformed or missing"
+
+
+@dataclass(slots=True)
+class Wire:
+    """What was seen on the wire of one HTTP call. `bytes_left` is set just before the request's first byte is written.
+
+    `may_leave` is asked at that very moment; when it says no, nothing is written and `is_held_back` is set.
+    """
+
+    bytes_left: bool = False
+    may_leave: Callable[[], bool] | None = None
+    is_held_back: bool = False
+    status: int | None = None
+    body: str = ""
+    payload: Any = None
+    retry_after_s: float | None = None
+    used_weight: int | None = None  # of the minute, as the venue reports it
+    used_orders: int | None = None  # of 10 seconds
+    sent_s: float = 0.0  # monotonic time of the call
+    now_ns: Callable[[], int] | None = None
+    sent_ns: int | None = None  # time of the first byte
+
+    def note_first_byte(self) -> None:
+        """Take note that bytes leave from now on."""
+        if not self.bytes_left and self.now_ns is not None:
+            self.sent_ns = self.now_ns()
+        self.bytes_left = True
+
+    def note(self, status: int, body: str, headers: Mapping[str, str]) -> None:
+        """Take note of an HTTP answer."""
+        self.status = status
+        self.body = body[:_BODY_MAX]
+        try:
+            self.payload = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            self.payload = None
+        lower = {name.lower(): value for name, value in headers.items()}
+        try:
+            self.retry_after_s = float(lower.get("retry-after", ""))
+        except ValueError:
+            self.retry_after_s = None
+        self.used_weight = _count_in(lower, "x-mbx-used-weight-1m")
+        self.used_orders = _count_in(lower, "x-mbx-order-count-10s")
+
+    def note_limits(self, rows: object) -> None:
+        """Take note of the `rateLimits` of the WebSocket API."""
+        for row in rows if isinstance(rows, list) else ():
+            kind, interval, number = row.get("rateLimitType"), row.get("interval"), row.get("intervalNum")
+            if (kind, interval, number) == ("REQUEST_WEIGHT", "MINUTE", 1):
+                self.used_weight = row.get("count")
+            elif (kind, interval, number) == ("ORDERS", "SECOND", 10):
+                self.used_orders = row.get("count")
+
+    def note_retry(self, error: object) -> None:
+        """Take note of the time in `data` until which the WebSocket API asks us to wait (429, 418)."""
+        data = error.get("data") if isinstance(error, dict) else None
+        if isinstance(data, dict) and isinstance(data.get("retryAfter"), int) and isinstance(data.get("serverTime"), int):
+            self.retry_after_s = max((data["retryAfter"] - data["serverTime"]) / 1000, 0.0)
+
+    @property
+    def code(self) -> int | None:
+        """Return the venue's own error code, when the body is its JSON."""
+        value = self.payload.get("code") if isinstance(self.payload, dict) else None
+        return value if isinstance(value, int) else None
+
+    @property
+    def text(self) -> str:
+        """Return the venue's own error text, or nothing."""
+        value = self.payload.get("msg") if isinstance(self.payload, dict) else None
+        return value if isinstance(value, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One definitive row: `first` ≥ code ≥ `last` in a 4xx, with `text` in the message, means `outcome` and `refusal`."""
+
+    first: int
+    last: int
+    outcome: Outcome
+    why: str
+    text: str = ""
+    refusal: Refusal | None = Refusal.OTHER
+
+    def fits(self, code: int, text: str) -> bool:
+        return self.last <= code <= self.first and self.text in text
+
+
+#: The rows that are not UNKNOWN, most specific first. Texts as Binance documents them (errors.md, read 2026-07).
+DEFINITIVE: tuple[Row, ...] = (
+    Row(-2010, -2010, Outcome.EXISTS, "the id is known: the order exists", "Duplicate order sent.", None),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "insufficient balance", Refusal.INSUFFICIENT_BALANCE),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "would trigger immediately", Refusal.WOULD_TRIGGER),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "would immediately match", Refusal.WOULD_MATCH),
+    # an OCO whose stop or limit the market has passed already
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "relationship of the prices", Refusal.WOULD_TRIGGER),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "Market is closed", Refusal.HALTED),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "liquidity is less than", Refusal.UNAVAILABLE),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "QTY is zero or less", Refusal.QUANTITY),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "disabled", Refusal.PERMISSION),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "not enabled", Refusal.PERMISSION),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "may not place or cancel", Refusal.PERMISSION),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "not permitted", Refusal.PERMISSION),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "not supported for this symbol", Refusal.PERMISSION),
+    Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE),
+    Row(-1003, -1003, Outcome.REFUSED, "too many requests: refused at the gate", refusal=Refusal.RATE_LIMITED),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "Market is closed", Refusal.HALTED),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "PRICE_FILTER", Refusal.PRICE),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "PERCENT_PRICE", Refusal.PRICE),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "LOT_SIZE", Refusal.QUANTITY),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "NOTIONAL", Refusal.QUANTITY),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "Invalid quantity", Refusal.QUANTITY),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "Invalid price", Refusal.PRICE),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "MAX_NUM", Refusal.TOO_MANY_ORDERS),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "not supported for this symbol", Refusal.PERMISSION),
+    Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER),
+    Row(-1015, -1015, Outcome.REFUSED, "too many orders: refused at the gate", refusal=Refusal.RATE_LIMITED),
+    Row(-1021, -1021, Outcome.REFUSED, "the timestamp is outside the window: compare clocks", refusal=Refusal.CLOCK_SKEW),
+    Row(-1022, -1022, Outcome.REFUSED, "the signature is wrong: halt the account", refusal=Refusal.PERMISSION),
+    Row(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, "'price'", Refusal.PRICE),
+    Row(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, "Price'", Refusal.PRICE),
+    Row(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, refusal=Refusal.QUANTITY),
+    Row(-1116, -1116, Outcome.REFUSED, _BY_PARAMETER, refusal=Refusal.PERMISSION),
+    Row(-1100, -1130, Outcome.REFUSED, _BY_PARAMETER),
+    Row(-2014, -2015, Outcome.REFUSED, "the key is not valid here: halt the account", refusal=Refusal.PERMISSION),
+)
+#: the reject reasons of an executionReport; a REJECTED order with another reason, or none, is OTHER
+REJECT_REASONS: dict[str, Refusal] = {
+    "INSUFFICIENT_BALANCES": Refusal.INSUFFICIENT_BALANCE,
+    "STOP_PRICE_WOULD_TRIGGER_IMMEDIATELY": Refusal.WOULD_TRIGGER,
+    "WOULD_MATCH_IMMEDIATELY": Refusal.WOULD_MATCH,
+    "OCO_BAD_PRICES": Refusal.WOULD_TRIGGER,
+}
+#: Codes seen in a 4xx that say nothing about the order (named so that a reader does not wonder).
+AMBIGUOUS_CODES = frozenset({-1000, -1001, -1004, -1006, -1007, -1008})
+GATE_STATUSES = frozenset({BANNED_STATUS, 429})
+UNKNOWN_ORDER = -2011  # on a cancel: not open any more, which is no proof of absence
+NO_SUCH_ORDER = -2013  # on a query: one poll of C5
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a call came to. `code` is the venue's code as text, or ours when nothing left; `refusal` is set when REFUSED."""
+
+    outcome: Outcome
+    code: str | None
+    detail: str
+    retry_after_s: float | None = None
+    refusal: Refusal | None = None
+
+
+def classify(wire: Wire, error: BaseException | None, *, is_network: bool = False) -> Verdict:
+    """Return what a send or a cancel came to, for a call that did not succeed.
+
+    `error` is what was raised (None: an answer came but is not the one we need), `is_network` whether it is of a
+    network class: that only chooses the words for a call of which no byte left.
+    """
+    detail = describe(wire, error)
+    if wire.is_held_back and not wire.bytes_left:  # aiohttp sends a DELETE again when the connection was gone
+        held = "nothing was sent: the lease is not held"
+        return Verdict(Outcome.REFUSED, str(Code.NOT_LEADER), held, refusal=Refusal.NOT_SENT)
+    if not wire.bytes_left:
+        code, refusal = (
+            (Code.VENUE_DOWN, Refusal.UNAVAILABLE) if is_network else (Code.CLIENT_VALIDATION, Refusal.OTHER)
+        )
+        return Verdict(Outcome.REFUSED, str(code), f"nothing was sent: {detail}", refusal=refusal)
+    venue_code = wire.code
+    shown = None if venue_code is None else str(venue_code)
+    if wire.status in GATE_STATUSES and venue_code is not None:
+        return Verdict(Outcome.REFUSED, shown, detail, wire.retry_after_s, gate_refusal(wire.status))
+    if venue_code is not None and wire.status is not None and 400 <= wire.status < 500:
+        for row in DEFINITIVE:
+            if row.fits(venue_code, wire.text):
+                return Verdict(row.outcome, shown, f"{row.why}: {detail}", wire.retry_after_s, row.refusal)
+    return Verdict(Outcome.AMBIGUOUS, shown, detail, wire.retry_after_s)
+
+
+def _count_in(headers: Mapping[str, str], name: str) -> int | None:
+    value = headers.get(name, "")
+    return int(value) if value.isdecimal() else None
+
+
+def reject_refusal(reason: str | None) -> Refusal:
+    """Return what the reject reason of an executionReport means."""
+    return REJECT_REASONS.get(reason or "", Refusal.OTHER)
+
+
+def describe(wire: Wire, error: BaseException | None) -> str:
+    """Return one line about a call for logs and events: what was raised, status and raw body, secrets blanked."""
+    parts = []
+    if error is not None:
+        parts.append(f"{type(error).__name__}: {' '.join(str(error).split())}" if str(error) else type(error).__name__)
+    if wire.status is not None:
+        parts.append(f"HTTP {wire.status}")
+    if wire.body and wire.body not in " ".join(parts):
+        parts.append(" ".join(wire.body.split()))
+    line = "; ".join(parts) or "no answer"
+    return _SECRETS.sub(r"\1=…", line)[:_DETAIL_MAX]

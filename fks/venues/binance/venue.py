@@ -1,0 +1,461 @@
+"""The venue port at Binance spot over any transport: every send once, every outcome a value, every read answered or an OutageError."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Protocol
+
+from fks.clock import Clock
+from fks.model.account import Balance, Environment, Transfer, VenueIdentity
+from fks.model.bar import Bar
+from fks.model.codes import Code
+from fks.model.errors import ConfigError, OutageError, PeerError
+from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Outcome, Presence, Refusal, Report, TimeInForce
+from fks.model.ports import Log, Priority, VenueBudget, VenueCapabilities, VenueEvent
+from fks.venues.base import READ_WAIT_S, EventQueue, PauseOnly, hold_back, mistake_in, priority_of, refused
+from fks.venues.binance import calls
+from fks.venues.binance.account import deposits_of, identity_of, withdrawals_of
+from fks.venues.binance.calls import Call
+from fks.venues.binance.classify import GATE_STATUSES, NO_SUCH_ORDER, UNKNOWN_ORDER, Wire, classify, describe
+from fks.venues.binance.config import SessionConfig
+from fks.venues.binance.dialect import TYPES, FillReader, balances_of, oco_params, order_params, report_of
+from fks.venues.binance.stream import EventReader
+
+_IDS_MAX = 20_000
+_PAGE = 1000
+_TRANSFERS_NS = 89 * 86_400_000_000_000  # the exchange answers for at most 90 days at a time
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One call: what was on the wire, what ccxt returned, what was raised."""
+
+    wire: Wire
+    answer: Any
+    error: BaseException | None
+
+    @property
+    def is_ok(self) -> bool:
+        return self.error is None and self.wire.status is not None and self.wire.status < 300
+
+
+class Transport(Protocol):
+    """The way to Binance: how a call becomes bytes, and where user events come from. One per (venue, account, role)."""
+
+    skew_ms: int  # venue time minus ours: requests are signed with it
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+    async def begin(self, call: Call, params: Mapping[str, Any], wire: Wire) -> asyncio.Future[Any]:
+        """Send the call once and return the future of its answer; `wire` gets what is seen. Never raises for the network."""
+        ...
+
+    def is_network(self, error: BaseException | None) -> bool:
+        """Return whether an error of a call of which no byte left is the network's, and not the caller's."""
+        ...
+
+    def suspect(self) -> None:
+        """Look whether the connection lives: a call was not answered in time."""
+        ...
+
+    def stream(self, reader: EventReader, sink: Callable[[VenueEvent], None]) -> None:
+        """Give user events to `reader` from now on, SessionLost and SessionBack to `sink`."""
+        ...
+
+
+class SpotVenue:
+    """Orders out to Binance spot (real or local). One object per (venue, account, role).
+
+    A submit or cancel always comes to a value within `order_timeout_s`. When the caller is cancelled while bytes are
+    on their way, the call is not cut: CancelledError goes up at once (the order is then UNKNOWN, §6.1) and the late
+    answer, if one comes, appears among `events()`. The user stream starts with the first `events()` reader.
+    `may_send` (the lease) is asked right before a send's or a cancel's first byte: when it says no the answer is REFUSED
+    NOT_LEADER and nothing left.
+    """
+
+    capabilities = VenueCapabilities(
+        types=frozenset(TYPES),
+        times_in_force=frozenset(TimeInForce),
+        has_oco=True,
+        can_short=False,
+        fee_in_received_asset=True,
+    )
+
+    def __init__(
+        self, transport: Transport, config: SessionConfig, clock: Clock, log: Log,
+        may_send: Callable[[], bool] | None = None, budget: VenueBudget | None = None,
+    ) -> None:  # fmt: skip
+        self.name = config.name
+        self._config = config
+        self._clock = clock
+        self._log = log
+        self._may_send = may_send
+        self._budget = budget or PauseOnly(clock)
+        self._transport = transport
+        self._fills = FillReader(venue=config.name, account_id=config.account_id)
+        self._queue = EventQueue()
+        self._ids: OrderedDict[tuple[str, str], str] = OrderedDict()  # (symbol, venue order id) -> client order id
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._is_streaming = False
+        self._reader = EventReader(self._queue.put, self._fills, self._note)
+        self._refusal = ""
+
+    async def open(self) -> None:
+        """Make the session ready and compare clocks. A venue that is down is no error here: reads will say so.
+
+        Errors: ConfigError when a live key may withdraw, OutageError when that cannot be found out.
+        """
+        await self._transport.open()
+        await self._budget.start()
+        try:
+            await self.skew_ms()
+        except OutageError as error:
+            self._log.warning("venue.unreachable", venue=self.name, detail=str(error))
+        if self._config.is_live:
+            rights = await self._read(calls.RIGHTS, {}, "key permissions")
+            if not isinstance(rights, Mapping) or rights.get("enableWithdrawals") is not False:
+                raise ConfigError(
+                    f"the API key of venue {self.name!r} may withdraw, or does not say that it may not",
+                    remedy="make a key without the withdrawal right; FKS does not start live with one that has it",
+                )
+
+    async def close(self) -> None:
+        """End the stream and all calls. Nothing can be sent afterwards."""
+        pending = list(self._calls)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        self._is_streaming = False
+        await self._transport.close()
+        await self._budget.stop()
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────
+    async def submit(self, order: Order) -> Answer:
+        """Write the order's bytes once. ACK only when id and our client id came back; §6.1 decides the rest."""
+        if wrong := mistake_in(order, self.capabilities.types):
+            return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
+        if (held := await self._held(calls.PLACE, priority_of(order), 1)) is not None:
+            return held
+        seen = await self._write(calls.PLACE, order_params(order), lambda late: [self._sent(order, late)])
+        answer = self._sent(order, seen)
+        if answer.outcome is Outcome.ACK:
+            self._reader.expect(order.client_order_id)
+        return answer
+
+    async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
+        """Submit stop and limit as one native OCO: both exist or neither does."""
+        wrong = mistake_in(stop, frozenset({OrderType.STOP, OrderType.STOP_LIMIT})) or mistake_in(
+            limit, frozenset({OrderType.LIMIT, OrderType.TAKE_PROFIT})
+        )
+        if not wrong and (stop.symbol, stop.side, stop.quantity) != (limit.symbol, limit.side, limit.quantity):
+            wrong = "the legs of an OCO need one symbol, side and quantity"
+        if wrong:
+            answer = refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
+            return answer, answer
+        if (held := await self._held(calls.PLACE_OCO, priority_of(stop), 2)) is not None:
+            return held, held
+        legs = (stop, limit)
+        seen = await self._write(
+            calls.PLACE_OCO, oco_params(stop, limit), lambda late: [self._sent(leg, late) for leg in legs]
+        )
+        return self._sent(stop, seen), self._sent(limit, seen)
+
+    async def cancel(self, order: Order) -> Answer:
+        """Ask to cancel by client order id. REFUSED UNKNOWN_ORDER: not open any more, which may mean filled."""
+        if (held := await self._held(calls.CANCEL, Priority.RESERVE)) is not None:
+            return held
+        params = {"symbol": order.symbol, "origClientOrderId": order.client_order_id}
+        seen = await self._write(calls.CANCEL, params, lambda late: [self._sent(order, late)])
+        if seen.wire.code == UNKNOWN_ORDER and seen.wire.status is not None and 400 <= seen.wire.status < 500:
+            return refused("UNKNOWN_ORDER", Refusal.UNKNOWN_ORDER, describe(seen.wire, seen.error))
+        return self._sent(order, seen)
+
+    def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
+        """Return how long an order would wait for the venue's rate limit if it were submitted now."""
+        return self._budget.wait_s(calls.PLACE.weight, priority, 1)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+    async def query(self, symbol: str, client_order_id: str) -> Lookup:
+        """Ask for one order by our id. Only the venue's own "does not exist" is NOT_FOUND."""
+        if self._refusal:
+            return Lookup(Presence.NO_ANSWER, detail=self._refusal)
+        if (wait_s := await self._turn_s(calls.QUERY)) > 0:
+            return Lookup(Presence.NO_ANSWER, detail=f"the venue's rate limit has room in {wait_s:.1f} s")
+        params = {"symbol": symbol, "origClientOrderId": client_order_id}
+        seen = await self._call(calls.QUERY, params, self._config.read_timeout_s)
+        detail = describe(seen.wire, seen.error)
+        if seen.is_ok and isinstance(seen.answer, Mapping) and seen.answer.get("clientOrderId") == client_order_id:
+            try:
+                report = report_of(seen.answer, source="rest")
+            except PeerError as error:
+                return Lookup(Presence.NO_ANSWER, detail=str(error))
+            self._note(report)
+            return Lookup(Presence.FOUND, report)
+        if seen.wire.code == NO_SUCH_ORDER and seen.wire.status is not None and 400 <= seen.wire.status < 500:
+            return Lookup(Presence.NOT_FOUND, detail=detail)
+        return Lookup(Presence.NO_ANSWER, detail=detail)
+
+    async def open_orders(self) -> list[Report]:
+        """Return every open order of the account, ours or not."""
+        self._check_refusal("open orders")
+        rows = await self._read_list(calls.OPEN_ORDERS, {}, "open orders")
+        return [self._known(row) for row in rows]
+
+    async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]:
+        """Return the account's executions in `symbol` from `since_ns` on, oldest first, page by page to the end.
+
+        `client_order_id` is whatever id the order has at the venue, ours or another's.
+        """
+        self._check_refusal("fills")
+        if self._fills.identity is None:
+            await self.identity()
+        found: list[Mapping[str, Any]] = []
+        params: dict[str, Any] = {"symbol": symbol, "startTime": max(since_ns, 0) // 1_000_000, "limit": _PAGE}
+        while True:
+            page = await self._read_list(calls.TRADES, params, "fills")
+            found.extend(page)
+            if len(page) < _PAGE:
+                break
+            params = {"symbol": symbol, "fromId": int(page[-1]["id"]) + 1, "limit": _PAGE}
+        await self._learn_ids(symbol, {str(row["orderId"]) for row in found})
+        try:
+            return [self._fills.from_history(row, self._ids.get((symbol, str(row["orderId"])))) for row in found]
+        except PeerError as error:
+            raise OutageError(f"{self.name}: {error}") from error
+
+    async def balances(self) -> dict[str, Balance]:
+        """Return what the venue holds for us, by currency; currencies with nothing are left out."""
+        answer = await self._read(calls.ACCOUNT, {"omitZeroBalances": True}, "balances")
+        try:
+            rows = balances_of(answer["balances"])
+        except (PeerError, KeyError, TypeError) as error:
+            raise OutageError(f"{self.name}: balances cannot be read ({error})") from error
+        return {row.currency: row for row in rows if row.total}
+
+    async def identity(self) -> VenueIdentity:
+        """Return whose account the keys belong to, read anew; executions are named after it unless one was admitted."""
+        answer = await self._read(calls.ACCOUNT, {"omitZeroBalances": True}, "account")
+        try:
+            found = identity_of(answer, self._config.rest_url)
+        except (PeerError, AttributeError) as error:
+            raise OutageError(f"{self.name}: whose account it is cannot be read ({error})") from error
+        self._fills.identity = self._fills.identity or found
+        return found
+
+    def refuse(self, reason: str) -> None:
+        """Send nothing and answer no read of orders, executions or transfers until `admit`."""
+        self._refusal = reason
+
+    def admit(self, identity: VenueIdentity) -> None:
+        """End a refusal; executions are named after `identity` from now on."""
+        self._refusal, self._fills.identity = "", identity
+
+    async def transfers_since(self, since_ns: int) -> list[Transfer]:
+        """Return credited deposits, and withdrawals from their request on, oldest first; at most of the last 89 days.
+
+        A test network has no such list: nothing is returned.
+        """
+        self._check_refusal("transfers")
+        who = self._fills.identity or await self.identity()
+        if who.environment is Environment.TEST:
+            return []
+        since_ms = max(since_ns, self._clock.now_ns() - _TRANSFERS_NS) // 1_000_000
+        params = {"startTime": since_ms, "limit": _PAGE}
+        deposits = await self._read_list(calls.DEPOSITS, params, "deposits")
+        withdrawals = await self._read_list(calls.WITHDRAWALS, params, "withdrawals")
+        try:
+            found = deposits_of(deposits) + withdrawals_of(withdrawals)
+        except PeerError as error:
+            raise OutageError(f"{self.name}: {error}") from error
+        return sorted(found, key=lambda item: item.time_ns)
+
+    async def skew_ms(self) -> float:
+        """Return venue time minus ours in milliseconds, half the round trip taken out, and sign with it from now on."""
+        before = self._clock.now_ns()
+        answer = await self._read(calls.TIME, {}, "time")
+        after = self._clock.now_ns()
+        try:
+            skew = int(answer["serverTime"]) - (before + after) / 2e6
+        except (KeyError, TypeError, ValueError) as error:
+            raise OutageError(f"{self.name}: the time cannot be read ({error})") from error
+        self._transport.skew_ms = round(skew)
+        return float(skew)
+
+    async def last_price(self, symbol: str) -> Decimal | None:
+        """Return the last traded price, or None when the venue has none."""
+        answer = await self._read(calls.PRICE, {"symbol": symbol}, "last price")
+        try:
+            return Decimal(str(answer["price"]))
+        except (KeyError, TypeError, InvalidOperation):
+            return None
+
+    async def events(self) -> AsyncIterator[VenueEvent]:
+        """Yield what the venue pushes, for ever. One reader; the first starts the user stream."""
+        if not self._is_streaming:
+            self._is_streaming = True
+            self._transport.stream(self._reader, self._queue.put)
+        async for event in self._queue.read():
+            yield event
+
+    def on_bar(self, bar: Bar) -> None:
+        """Ignore market data: this venue has its own."""
+
+    # ── inside ───────────────────────────────────────────────────────────────────────────────────
+    def _sent(self, order: Order, seen: _Seen) -> Answer:
+        """Return what a send or cancel of `order` came to."""
+        info = _part_about(order.client_order_id, seen.answer) if seen.is_ok else None
+        if info is None or not info.get("orderId"):
+            verdict = classify(seen.wire, seen.error, is_network=self._transport.is_network(seen.error))
+            if verdict.outcome is not Outcome.REFUSED:
+                self._log.warning(
+                    "venue.unclear", venue=self.name, client_order_id=order.client_order_id, detail=verdict.detail
+                )
+            return Answer(
+                verdict.outcome, code=verdict.code, detail=verdict.detail, retry_after_s=verdict.retry_after_s,
+                refusal=verdict.refusal, sent_ns=seen.wire.sent_ns,
+            )  # fmt: skip
+        try:
+            report = report_of(info, source="rest", client_order_id=order.client_order_id)
+            fills = self._fills.from_answer(info, order.client_order_id)
+        except PeerError as error:
+            return Answer(Outcome.AMBIGUOUS, detail=str(error), sent_ns=seen.wire.sent_ns)
+        self._note(report)
+        if difference := _difference(order, report):
+            self._log.error(
+                "venue.order_differs", venue=self.name, client_order_id=order.client_order_id, detail=difference
+            )
+        return Answer(Outcome.ACK, report, fills, detail=difference, sent_ns=seen.wire.sent_ns)
+
+    async def _write(self, call: Call, params: dict[str, str], read_late: Callable[[_Seen], list[Answer]]) -> _Seen:
+        def publish(late: _Seen) -> None:
+            for answer in read_late(late):
+                for fill in answer.fills:
+                    self._queue.put(fill)
+                if answer.report is not None:
+                    self._queue.put(answer.report)
+
+        wire = Wire(may_leave=self._may_send, now_ns=self._clock.now_ns)
+        return await self._call(call, params, self._config.order_timeout_s, on_late=publish, wire=wire)
+
+    async def _call(
+        self, call: Call, params: Mapping[str, Any], timeout_s: float, on_late: Callable[[_Seen], None] | None = None,
+        wire: Wire | None = None,
+    ) -> _Seen:  # fmt: skip
+        """Make one call. Neither a timeout nor the caller's end cuts bytes in two: a late answer is published."""
+        wire = wire or Wire()
+        wire.sent_s = self._clock.monotonic()
+        task = await self._transport.begin(call, params, wire)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+        def leave() -> None:
+            if wire.bytes_left and on_late is not None:
+                task.add_done_callback(lambda ended: None if ended.cancelled() else on_late(self._seen(wire, ended)))
+            else:  # nothing left, or a read: it may be cut
+                task.cancel()
+
+        try:
+            done, _ = await asyncio.wait({task}, timeout=timeout_s)
+        except asyncio.CancelledError:
+            leave()
+            raise
+        if not done:
+            leave()
+            self._transport.suspect()
+            return _Seen(wire, None, TimeoutError(f"no answer within {timeout_s} s"))
+        return self._seen(wire, task)
+
+    def _seen(self, wire: Wire, task: asyncio.Future[Any]) -> _Seen:
+        error = OutageError("the session was closed") if task.cancelled() else task.exception()
+        self._budget.seen(wire.used_weight, wire.used_orders, sent_s=wire.sent_s)
+        if wire.status in GATE_STATUSES and wire.retry_after_s is not None:
+            self._budget.pause(wire.retry_after_s, wire.status)
+            self._log.warning(
+                "venue.rate_limited", venue=self.name, status=wire.status, retry_after_s=wire.retry_after_s
+            )
+        return _Seen(wire, None if error else task.result(), error)
+
+    def _check_refusal(self, what: str) -> None:
+        if self._refusal:
+            raise OutageError(f"{self.name}: {what}: {self._refusal}")
+
+    async def _held(self, call: Call, priority: Priority, orders: int = 0) -> Answer | None:
+        """Return our refusal when the session is refused, or the venue's rate limit has no room."""
+        if self._refusal:
+            return refused(Code.ACCOUNT_UNKNOWN, Refusal.NOT_SENT, f"nothing was sent: {self._refusal}")
+        return await hold_back(self._budget, call.weight, priority, orders)
+
+    async def _turn_s(self, call: Call) -> float:
+        """Take a read's weight from the rate limit; return the wait when it is too long, else 0."""
+        return await self._budget.take(call.weight, Priority.READ, wait_max_s=READ_WAIT_S)
+
+    async def _read(self, call: Call, params: Mapping[str, Any], what: str) -> Any:
+        if (wait_s := await self._turn_s(call)) > 0:
+            raise OutageError(f"{self.name}: {what}: the venue's rate limit has room in {wait_s:.1f} s")
+        seen = await self._call(call, params, self._config.read_timeout_s)
+        if not seen.is_ok or not isinstance(seen.answer, Mapping | list):
+            raise OutageError(f"{self.name}: {what}: {describe(seen.wire, seen.error)}")
+        return seen.answer
+
+    async def _read_list(self, call: Call, params: Mapping[str, Any], what: str) -> list[Mapping[str, Any]]:
+        rows = await self._read(call, params, what)
+        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+            raise OutageError(f"{self.name}: {what}: the answer is no list of objects")
+        return rows
+
+    def _known(self, row: Mapping[str, Any]) -> Report:
+        try:
+            report = report_of(row, source="rest")
+        except PeerError as error:
+            raise OutageError(f"{self.name}: {error}") from error
+        self._note(report)
+        return report
+
+    def _note(self, report: Report) -> None:
+        if report.venue_order_id is not None:
+            self._ids[(report.symbol, report.venue_order_id)] = report.client_order_id
+            self._ids.move_to_end((report.symbol, report.venue_order_id))
+            while len(self._ids) > _IDS_MAX:
+                self._ids.popitem(last=False)
+
+    async def _learn_ids(self, symbol: str, wanted: set[str]) -> None:
+        """Learn the client ids of orders we only know by the venue's number: history rows do not carry them."""
+        missing = sorted(int(number) for number in wanted if (symbol, number) not in self._ids)
+        while missing:
+            params = {"symbol": symbol, "orderId": missing[0], "limit": _PAGE}
+            rows = await self._read_list(calls.ALL_ORDERS, params, "orders")
+            for row in rows:
+                self._known(row)
+            last = int(rows[-1]["orderId"]) if rows else missing[-1]
+            missing = [number for number in missing if number > last] if len(rows) == _PAGE else []
+
+
+def _part_about(client_order_id: str, answer: Any) -> Mapping[str, Any] | None:
+    """Return the order object about our order: the answer itself, or its part in an order list's answer."""
+    if not isinstance(answer, Mapping):
+        return None
+    for part in answer.get("orderReports") or (answer,):
+        if isinstance(part, Mapping) and client_order_id in (part.get("clientOrderId"), part.get("origClientOrderId")):
+            return part
+    return None
+
+
+def _difference(order: Order, report: Report) -> str:
+    """Return how the venue's order differs from what we meant, or nothing."""
+    wrong = []
+    if report.quantity is not None and report.quantity != order.quantity:
+        wrong.append(f"quantity {report.quantity} instead of {order.quantity}")
+    if (
+        report.price is not None
+        and order.price is not None
+        and order.type is not OrderType.MARKET
+        and report.price != order.price
+    ):
+        wrong.append(f"price {report.price} instead of {order.price}")
+    if report.side is not None and report.side is not order.side:
+        wrong.append(f"side {report.side.value} instead of {order.side.value}")
+    return ", ".join(wrong)

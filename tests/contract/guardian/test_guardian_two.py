@@ -1,0 +1,107 @@
+"""After a node loss two guardians may live: they never both close, and no order goes out twice under one id."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from decimal import Decimal
+from pathlib import Path
+
+from fks.guardian.service import last_kill
+from fks.store.db import Database
+from fks.store.kill import KillStore
+from fks.venues.ccxt import CcxtVenue
+from tests.contract.guardian.conftest import write_positions
+from tests.contract.guardian.test_guardian_kill import ask, at_work, mark, rest_one, seed, sells
+from tests.support.guardian_process import GuardianProcess, guardian_with, venue_on
+from tests.support.local_exchange import LocalExchange
+from tests.support.waiting import until
+
+
+async def test_only_the_holder_of_the_lease_acts_and_the_other_follows(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, tmp_path: Path, database: Database
+) -> None:
+    await seed(database, position="0.3")
+    since = mark(exchange)
+    holder = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
+    other = guardian_with({"ccxt": venue_on(exchange.info)}, tmp_path, database)
+    async with at_work(holder), at_work(other):
+        assert (holder.detail()["lease"], other.detail()["lease"]) == ("held", "elsewhere")
+        asking = asyncio.create_task(other.kill(reason="asked here", by="me"))  # the one that must not act
+        await until(lambda: holder.report().get("is_done"), deadline_s=10)
+        assert holder.report()["reason"] == "asked here"
+        assert len(sells(exchange, since)) == 1
+        assert other.report()["venues"][0]["state"] == "looks_on"
+        assert not other.report()["is_done"]
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await holder.resume(by="me")
+        await until(lambda: not other.report()["engaged"], deadline_s=10)
+    assert len(sells(exchange, since)) == 1
+    assert await KillStore(database).engaged() == []
+
+
+async def test_a_successor_takes_up_the_order_that_its_predecessor_had_on_the_way(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, tmp_path: Path, database: Database, database_url: str
+) -> None:
+    """The first machine stops in the middle of a kill, with its order at the venue and no answer, and goes on much later."""
+    await seed(database, position="0.4")
+    before, since = (await trader.balances())["BTC"].total, mark(exchange)
+    exchange.fault("answer_after", path="/api/v3/order", method="POST", count=1, seconds=20)
+    first = GuardianProcess(exchange, folder, database_url, order_timeout_s=15.0).start()
+    try:
+        asking = asyncio.create_task(ask(folder, {"op": "kill", "by": "me"}))
+        await until(lambda: sells(exchange, since), deadline_s=10)
+        assert first.process is not None
+        os.kill(first.process.pid, signal.SIGSTOP)
+        asking.cancel()
+        async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, tmp_path, database)) as second:
+            await until(lambda: second.report().get("is_done"), deadline_s=15)
+            record = last_kill(tmp_path / "kill.jsonl")
+            assert record is not None
+            assert len(record.orders) == 1
+            os.kill(first.process.pid, signal.SIGCONT)
+            since_then = mark(exchange)
+            await until(lambda: len(exchange.received(after=since_then)) > 5)  # rounds go on
+    finally:
+        os.kill(first.process.pid, signal.SIGCONT)
+        first.kill()
+    assert before - (await trader.balances())["BTC"].total == Decimal("0.4")
+    assert len(sells(exchange, since)) == 1
+
+
+async def test_a_position_that_a_kill_cannot_close_pages(
+    exchange: LocalExchange, folder: Path, database: Database
+) -> None:
+    holder = guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)
+    await seed(database, position="-3")  # less than nothing: there is nothing to sell, and a person must look
+    async with at_work(holder):
+        await holder.kill(reason="", by="me")
+        await until(lambda: holder.report()["is_done"])
+
+        async def is_paged() -> bool:
+            rows = await database.sql("SELECT severity, event FROM alerts WHERE component = 'guardian'")
+            return ("page", "kill.stuck") in {(row["severity"], row["event"]) for row in rows}
+
+        await until(is_paged)
+
+
+async def test_without_postgres_a_guardian_that_the_placement_does_not_name_looks_on(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path
+) -> None:
+    write_positions(folder, [["ccxt", 1, "BTCUSDT", "s1", "0.5"]])
+    await rest_one(trader)
+    since = mark(exchange)
+    guardian = guardian_with({"ccxt": venue_on(exchange.info)}, folder, None, is_placed=False)
+    async with at_work(guardian):
+        assert guardian.detail()["lease"] == "unanswered"
+        asking = asyncio.create_task(guardian.kill(reason="", by="me"))
+        await until(lambda: guardian.report()["engaged"] and guardian.report()["venues"][0]["state"] == "looks_on")
+        assert "placement" in str(guardian.detail()["looks_on"])
+        assert not guardian.report()["is_quiet"]
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    assert exchange.received(method="DELETE", after=since) == []
+    assert sells(exchange, since) == []
+    assert len(await trader.open_orders()) == 1

@@ -1,0 +1,172 @@
+"""What an account holds is explained by its opening, executions and transfers, or entries in that asset are denied."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from fks.clock import RealClock
+from fks.model.account import Transfer, TransferKind
+from fks.model.order import State
+from fks.model.signal import Kind
+from fks.store.accounts import AccountStore
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.holdings import HoldingStore
+from fks.store.incidents import Incident, IncidentStore, Resolution
+from tests.support.order_rig import FAST, Rig, seed
+from tests.support.scripted_venue import D, ScriptedVenue
+from tests.support.waiting import until
+
+SETTINGS = FAST.model_copy(
+    update={
+        "risk": FAST.risk.model_copy(update={"drift_confirm_s": 0.15}),
+        "venue": FAST.venue.model_copy(update={"sweep_s": 0.1, "transfers_s": 0.1}),
+    }
+)
+
+
+@pytest.fixture
+async def rig(database: Database, bus: Bus) -> Rig:
+    """A running service whose venue held 2 BTC and 100,000 USDT before FKS, and the opening is noted."""
+    await seed(database)
+    rig = await Rig(database, bus, ScriptedVenue(totals={"BTC": D(2), "USDT": D(100000)}), SETTINGS).start()
+    await until(lambda: opening(rig))
+    return rig
+
+
+async def opening(rig: Rig) -> dict[str, Decimal]:
+    return await HoldingStore(rig.db).known(1)
+
+
+async def incidents(rig: Rig) -> list[Incident]:
+    return await IncidentStore(rig.db).page(is_open=True)
+
+
+async def history(rig: Rig) -> list[tuple[str, Decimal, str | None]]:
+    rows = await AccountStore(rig.db).history(1)
+    return [(row.cause, row.balance, row.reference) for row in reversed(rows)]
+
+
+def now_ns() -> int:
+    return RealClock().now_ns()
+
+
+async def is_noticed(rig: Rig, asset: str) -> bool:
+    return asset in rig.service.cache.venues["ccxt"].drifting
+
+
+async def entry(rig: Rig, **changes: Any) -> tuple[str, str | None]:
+    return await rig.outcome(await rig.signal(Kind.ENTER, **changes))
+
+
+async def test_opening_holdings_are_no_drift_and_orders_explain_themselves(rig: Rig) -> None:
+    assert await opening(rig) == {"BTC": D(2), "USDT": D(100000)}
+    signal = await rig.signal()
+    await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED) if await rig.outcome(signal) else None
+    await rig.restart()
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
+    await until(lambda: rig.position_is(D(0)))
+    await until(lambda: is_compared_twice(rig))
+    assert await incidents(rig) == []
+    await rig.stop()
+
+
+async def is_compared_twice(rig: Rig) -> bool:
+    """Return whether two more sweeps and comparisons have passed."""
+    before = rig.service.cache.venues["ccxt"].compares_done
+    await until(lambda: rig.service.cache.venues["ccxt"].compares_done >= before + 4)
+    return True
+
+
+async def test_coins_that_went_deny_entries_until_a_person_adopts_it(rig: Rig) -> None:
+    rig.venue.totals["BTC"] -= D("0.5")
+    found = (await until(lambda: incidents(rig)))[0]
+    assert (found.kind, found.subject, found.payload["difference"], found.payload["expected"]) == ("drift", "BTC", "-0.5", "2")
+    await until(lambda: is_noticed(rig, "BTC"))
+    assert await entry(rig) == ("denied", "INCIDENT_OPEN")
+    assert await entry(rig, symbol="ETHUSDT", size=D(1)) == ("ordered", None)
+    assert [row["severity"] for row in await rig.db.sql("SELECT severity FROM alerts WHERE event = 'account.drift'")] == ["error"]
+    store = IncidentStore(rig.db)
+    await store.close(found.id, by="ann", resolution=Resolution.ADOPTED, reason="sold over the counter", now_ns=now_ns())
+    await until(lambda: not rig.service.cache.venues["ccxt"].drifting)
+    assert await entry(rig) == ("ordered", None)
+    await until(lambda: is_compared_twice(rig))
+    assert await incidents(rig) == []
+    await rig.stop()
+
+
+async def test_an_exit_goes_though_its_asset_drifts(rig: Rig) -> None:
+    assert await entry(rig) == ("ordered", None)
+    await until(lambda: rig.position_is(D("9.99")))
+    rig.venue.totals["BTC"] += D(1)
+    await until(lambda: is_noticed(rig, "BTC"))
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
+    await until(lambda: rig.position_is(D(0)))
+    await rig.stop()
+
+
+async def test_a_difference_that_goes_ends_its_incident(rig: Rig) -> None:
+    rig.venue.totals["BTC"] -= D("0.5")
+    await until(lambda: is_noticed(rig, "BTC"))
+    rig.venue.totals["BTC"] += D("0.5")
+    await until(lambda: not rig.service.cache.venues["ccxt"].drifting)
+    (found,) = await IncidentStore(rig.db).page()
+    assert (found.closed_by, found.resolution) == ("", "the difference is gone")
+    await rig.stop()
+
+
+async def test_a_deposit_and_a_withdrawal_are_no_drift_and_are_named_in_the_history(rig: Rig) -> None:
+    rig.venue.totals["USDT"] += D(500)
+    rig.venue.transfers.append(Transfer(TransferKind.DEPOSIT, "d1", "USDT", D(500), now_ns()))
+    await until(lambda: has_row(rig, "deposit"))
+    rig.venue.totals["USDT"] -= D("101")
+    rig.venue.transfers.append(Transfer(TransferKind.WITHDRAWAL, "w1", "USDT", D(100), now_ns(), fee=D(1)))
+    await until(lambda: has_row(rig, "withdrawal"))
+    rig.venue.totals["BTC"] += D(1)
+    rig.venue.transfers.append(Transfer(TransferKind.DEPOSIT, "d2", "BTC", D(1), now_ns()))
+    await until(lambda: has_reference(rig, "d2"))
+    assert await history(rig) == [
+        ("snapshot", D(100000), None),
+        ("deposit", D(100500), "d1"),
+        ("withdrawal", D(100399), "w1"),
+        ("deposit", D(3), "d2"),
+    ]
+    assert await incidents(rig) == []
+    await rig.stop()
+
+
+async def has_row(rig: Rig, cause: str) -> bool:
+    return any(row[0] == cause for row in await history(rig))
+
+
+async def has_reference(rig: Rig, reference: str) -> bool:
+    return any(row[2] == reference for row in await history(rig))
+
+
+async def test_the_history_tells_fills_from_fees(rig: Rig) -> None:
+    assert await entry(rig) == ("ordered", None)
+    await until(lambda: has_row(rig, "fill"))
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
+    await until(lambda: has_row(rig, "fee"))
+    assert await history(rig) == [
+        ("snapshot", D(100000), None), ("fill", D(99000), None), ("fill", D(99999), None), ("fee", D("99998.001"), None),
+    ]  # fmt: skip
+    await rig.stop()
+
+
+async def test_an_execution_of_another_program_is_booked_and_is_no_drift(rig: Rig) -> None:
+    """Foreign executions are known for what they are: external, not unexplained."""
+    assert await entry(rig) == ("ordered", None)
+    await until(lambda: rig.position_is(D("9.99")))
+    rig.venue.trade_elsewhere("BTCUSDT", D(1))
+    await until(lambda: is_external(rig))
+    await until(lambda: is_compared_twice(rig))
+    assert await incidents(rig) == []
+    await rig.stop()
+
+
+async def is_external(rig: Rig) -> bool:
+    return bool(await rig.db.sql("SELECT FROM trades WHERE instance = 'external'"))

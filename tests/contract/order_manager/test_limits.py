@@ -1,0 +1,216 @@
+"""Limits at the exchange: values in the account's currency, the day's loss over restarts, whose coins are spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from fks.config.settings import Risk
+from fks.model.instrument import Instrument, Lot, PercentPrice
+from fks.model.order import OrderType, State
+from fks.model.signal import Kind
+from fks.store.bus import WAKE, Bus
+from fks.store.db import Database
+from fks.store.instruments import InstrumentStore
+from tests.support.order_rig import FAST, Rig, seed
+from tests.support.order_values import an_instrument
+from tests.support.scripted_venue import ScriptedVenue
+from tests.support.strategies import collect
+from tests.support.waiting import until
+
+D = Decimal
+LIMITS = Risk(feed_age_max_s=3600, notional_max_order=D(2000), loss_day_max=D(50))
+
+
+@pytest.fixture
+def venue() -> ScriptedVenue:
+    """An exchange whose executions are of today, with a market in BTC."""
+    prices = {"BTCUSDT": D(100), "ETHUSDT": D(10), "ETHBTC": D("0.1")}
+    return ScriptedVenue(prices=prices, fee_rate=D(0), starts_ns=time.time_ns())
+
+
+@pytest.fixture
+async def rig(database: Database, bus: Bus, venue: ScriptedVenue) -> AsyncIterator[Rig]:
+    """A rig with one entry per position, an instance `cross` in ETH/BTC, and small limits."""
+    await seed(database, pyramiding=1)
+    await database.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
+        " ('binance', 'ETHBTC', 'ETH', 'BTC', 0.000001, 0.001, 0.001, 100000, 0.0001)"
+    )
+    await database.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
+        " ('binance', 'ETHBTC', 'trades', 'LIVE', now(), 0.1)"
+    )
+    await collect(database)
+    await database.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, sizing, size)"
+        " VALUES ('cross', 'sma_cross', 'binance', 'ETHBTC', '1m', 1, 'ccxt', 'quantity', 30)"
+    )
+    made = await Rig(database, bus, venue, FAST.model_copy(update={"risk": LIMITS})).start()
+    yield made
+    await made.stop()
+
+
+async def trades_at(rig: Rig, symbol: str, price: str) -> None:
+    """Move a market, and wait until the order manager has seen it."""
+    rig.venue.prices[symbol] = D(price)
+    await rig.db.sql("UPDATE feeds SET last_price = $1, last_message_at = now() WHERE symbol = $2", D(price), symbol)
+
+    async def is_seen() -> bool:
+        await rig.bus.publish(WAKE, {"type": "look"})
+        return rig.service.cache.mark("binance", symbol) == D(price)
+
+    await until(is_seen)
+
+
+async def enter(rig: Rig, **changes: Any) -> str | None:
+    """Send an entry; return its denial code, None when it was ordered and filled."""
+    signal = await rig.signal(reference_price=None, **changes)
+    state, code = await rig.outcome(signal)
+    if state == "ordered":
+        await rig.becomes((await rig.entry(signal)).client_order_id, State.FILLED)
+    return code
+
+
+async def cross(rig: Rig) -> str | None:
+    return await enter(rig, symbol="ETHBTC", instance="cross", source="strategy:cross")
+
+
+async def test_an_order_in_another_quote_is_held_to_the_accounts_limit(rig: Rig) -> None:
+    """30 ETH at 0.1 BTC are 3 BTC: 300 USDT, and 3,000 once a BTC costs 1,000."""
+    rig.venue.totals["BTC"] = D(50)
+    await trades_at(rig, "BTCUSDT", "1000")
+    assert await cross(rig) == "NOTIONAL_MAX_ORDER"
+    assert rig.venue.received == []
+    await trades_at(rig, "BTCUSDT", "100")
+    assert await cross(rig) is None
+
+
+async def test_without_a_rate_into_the_accounts_currency_entries_are_denied(rig: Rig) -> None:
+    rig.venue.totals["BTC"] = D(50)
+    await rig.db.sql("UPDATE feeds SET last_message_at = now() - interval '10 minutes' WHERE symbol IN ('BTCUSDT', 'ETHUSDT')")
+
+    async def is_stale() -> bool:
+        await rig.bus.publish(WAKE, {"type": "look"})
+        marks = rig.service.cache.marks
+        return all((marks["binance", name].message_ns or 0) < time.time_ns() - 500 * 10**9 for name in ("BTCUSDT", "ETHUSDT"))
+
+    await until(is_stale)
+    assert await cross(rig) == "PRICE_MISSING"
+    assert rig.venue.received == []
+
+
+async def test_coins_that_an_instance_holds_do_not_pay_for_anothers_entry(rig: Rig) -> None:
+    assert await enter(rig) is None
+    assert rig.venue.totals["BTC"] == await rig.position() == D(10)
+    assert await cross(rig) == "BALANCE"
+    rig.venue.totals["BTC"] += 3  # a deposit is cash
+    assert await cross(rig) is None
+    assert rig.venue.totals["BTC"] == await rig.position()
+
+
+async def test_an_instance_enters_once_until_it_left(rig: Rig) -> None:
+    assert await enter(rig) is None
+    assert await enter(rig) == "PYRAMIDING"
+    assert len(rig.venue.received) == 1
+    assert await enter(rig, instance="two", source="strategy:two") is None
+    await rig.outcome(await rig.signal(Kind.EXIT))
+
+    async def is_flat() -> bool:
+        return await rig.position() == 0
+
+    await until(is_flat)
+    assert await enter(rig) is None
+
+
+async def test_an_entry_that_rests_counts_as_one(rig: Rig) -> None:
+    signal = await rig.signal(type=OrderType.LIMIT, limit_price=D(95))
+    await rig.outcome(signal)
+    await rig.becomes((await rig.entry(signal)).client_order_id, State.WORKING)
+    assert await enter(rig) == "PYRAMIDING"
+
+
+async def test_two_entries_are_allowed_to_an_instance_that_pyramids(rig: Rig) -> None:
+    await rig.db.sql("UPDATE strategy_instances SET pyramiding = 2")
+    await until(lambda: rig.service.cache.instances["one"].pyramiding == 2)
+    assert [await enter(rig) for _ in range(3)] == [None, None, "PYRAMIDING"]
+    await rig.restart()
+    assert await enter(rig) == "PYRAMIDING"
+
+
+async def test_an_open_loss_stops_entries_for_the_day_over_a_restart(rig: Rig) -> None:
+    assert await enter(rig) is None
+    await trades_at(rig, "BTCUSDT", "95")  # 10 BTC are worth 50 USDT less
+    assert await enter(rig, instance="two", source="strategy:two") == "LOSS_DAY"
+
+    async def is_stored() -> bool:
+        return bool(await rig.db.sql("SELECT loss FROM day_losses WHERE loss >= 50"))
+
+    await until(is_stored)
+    await trades_at(rig, "BTCUSDT", "99")
+    assert await enter(rig, instance="two", source="strategy:two") == "LOSS_DAY"
+    await rig.restart()
+    assert await enter(rig, instance="two", source="strategy:two") == "LOSS_DAY"
+    assert len(rig.venue.received) == 1
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
+
+
+async def test_fees_count_in_the_days_loss(rig: Rig) -> None:
+    rig.venue.fee_rate = D("0.03")
+    assert await enter(rig) is None  # 0.3 BTC of 10: 30 USDT
+    rig.settings = replace_limits(rig, loss_day_max=D(30))
+    await rig.restart()
+    assert await enter(rig, instance="two", source="strategy:two") == "LOSS_DAY"
+
+
+async def test_a_position_of_yesterday_counts_from_the_days_start(rig: Rig) -> None:
+    """Held at 100 when the day began, whatever it cost: at 94 it has lost 60 today."""
+    await rig.db.sql(
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees)"
+        " VALUES (1, 'ccxt', 'BTCUSDT', 'one', 10, 60, 0, 0)"
+    )
+    await rig.db.sql(  # another exchange lists the symbol too
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('another', 'BTCUSDT', 'BTC', 'USDT', 0.01, 0.001, 0.001, 100000, 5)"
+    )
+    await rig.db.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
+        " ('another', 'BTCUSDT', 'trades', 'LIVE', now(), 90)"
+    )
+    rig.venue.totals["BTC"] = D(10)
+    await rig.restart()
+
+    async def is_priced() -> bool:
+        await rig.bus.publish(WAKE, {"type": "look"})
+        return bool(await rig.db.sql("SELECT price FROM day_start_prices WHERE symbol = 'BTCUSDT' AND price = 100"))
+
+    await until(is_priced)
+    await trades_at(rig, "BTCUSDT", "94")
+    assert await enter(rig, instance="two", source="strategy:two") == "LOSS_DAY"
+
+
+async def test_filters_of_the_exchange_deny_before_an_order_is_sent(rig: Rig) -> None:
+    """The stored filters come back as they were, and the check reads them."""
+    filtered = an_instrument(
+        market_lot=Lot(D(0), D(5), D(0)), is_notional_min_for_market=False, orders_max=200, algo_orders_max=0, has_oco=False,
+        percent_price=PercentPrice(D("0.2"), D(5), D("0.2"), D(5)), order_types=frozenset({"market", "limit", "stop"}),
+        updated_ns=1_000,
+    )  # fmt: skip
+    await InstrumentStore(rig.db).merge([filtered])
+    stored: list[Instrument] = await InstrumentStore(rig.db).all("binance")
+    assert next(i for i in stored if i.symbol == "BTCUSDT") == filtered
+    await InstrumentStore(rig.db).merge([replace(i, updated_ns=time.time_ns(), is_trading=True) for i in stored])
+    await rig.restart()
+    assert await enter(rig) == "QTY_MAX"
+    assert await enter(rig, size=D(4), stop_loss=D(90)) == "ORDER_COUNT"
+    assert await enter(rig, size=D(4), stop_loss=D(90), take_profit=D(110)) == "ORDER_COUNT"
+    assert await enter(rig, size=D(4)) is None
+
+
+def replace_limits(rig: Rig, **changes: Any) -> Any:
+    return rig.settings.model_copy(update={"risk": LIMITS.model_copy(update=changes)})

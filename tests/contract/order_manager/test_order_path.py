@@ -1,0 +1,50 @@
+"""The order path on a real database: one outcome a signal, one send an order, positions from fills."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from fks.model.order import State
+from fks.model.signal import Kind
+from tests.support.order_rig import Rig
+from tests.support.waiting import until
+
+D = Decimal
+
+
+async def test_an_entry_becomes_one_order_and_a_position_net_of_fees(rig: Rig) -> None:
+    signal = await rig.signal()
+    assert await rig.outcome(signal) == ("ordered", None)
+    order = await rig.entry(signal)
+    await rig.becomes(order.client_order_id, State.FILLED)
+    assert rig.venue.received == [order.client_order_id]
+    assert await rig.position() == D("9.99")
+    assert await rig.held() == rig.venue.totals["BTC"]
+
+
+async def test_an_exit_sells_what_is_held_and_a_second_one_has_nothing_to_do(rig: Rig) -> None:
+    await rig.outcome(await rig.signal())
+    await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
+    out = await rig.signal(Kind.EXIT)
+    assert await rig.outcome(out) == ("ordered", None)
+    await rig.becomes((await rig.entry(out)).client_order_id, State.FILLED)
+    assert await rig.position() == 0
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("nothing", None)
+    assert await rig.held() == rig.venue.totals["BTC"] == 0
+
+
+async def test_the_first_signal_of_a_symbol_just_collected_is_not_denied(rig: Rig) -> None:
+    """A symbol's metadata, price and instance come between two looks; the signal comes before the next one."""
+    await rig.db.sql(
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
+        " VALUES ('binance', 'SOLUSDT', 'SOL', 'USDT', 0.01, 0.001, 0.001, 100000, 5)"
+    )
+    await rig.db.sql(
+        "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price, updated_at)"
+        " SELECT 'binance', 'SOLUSDT', timeframe, state, epoch, now(), 100, updated_at FROM feeds WHERE symbol = 'BTCUSDT'"
+    )
+    await rig.db.sql(
+        "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size)"
+        " VALUES ('sol', 'sma_cross', 'binance', 'SOLUSDT', '1m', 1, 'ccxt', 1000)"
+    )
+    assert await rig.outcome(await rig.signal(symbol="SOLUSDT", instance="sol")) == ("ordered", None)

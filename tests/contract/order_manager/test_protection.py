@@ -1,0 +1,162 @@
+"""C6: SL and TP are rows with their entry, follow the position, and are mended after any restart."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from fks.model.order import OrderType, State
+from fks.model.signal import Kind
+from tests.support.order_rig import Rig
+from tests.support.scripted_venue import Held
+from tests.support.waiting import until
+
+D = Decimal
+BOTH = {"stop_loss": D(90), "take_profit": D(120)}
+
+
+async def protected(rig: Rig, **changes: Any) -> tuple[Held, Held]:
+    """Enter with SL and TP and return the legs that live at the venue."""
+    await rig.outcome(await rig.signal(**(BOTH | changes)))
+    await until(lambda: len([held for held in rig.venue.live() if held.order.parent_id]) == 2)
+    legs = [held for held in rig.venue.live() if held.order.parent_id]
+    stop = next(held for held in legs if held.order.role.value == "sl")
+    limit = next(held for held in legs if held.order.role.value == "tp")
+    await rig.becomes(stop.order.client_order_id, State.ACCEPTED, State.WORKING)
+    await rig.becomes(limit.order.client_order_id, State.WORKING)
+    return stop, limit
+
+
+async def test_an_entry_gets_both_legs_as_one_oco_over_what_is_held(rig: Rig) -> None:
+    stop, limit = await protected(rig)
+    assert stop.order.quantity == limit.order.quantity == D("9.99")
+    assert stop.sibling == limit.order.client_order_id
+    assert stop.order.group_id == limit.order.group_id is not None
+
+
+async def test_a_filled_stop_leaves_nothing_behind(rig: Rig) -> None:
+    stop, limit = await protected(rig)
+    rig.venue.prices["BTCUSDT"] = D(90)
+    rig.venue.fill(stop.order.client_order_id, stop.order.quantity, D(90))
+    await rig.becomes(stop.order.client_order_id, State.FILLED)
+    await rig.becomes(limit.order.client_order_id, State.EXPIRED, State.CANCELLED)
+    assert await rig.position() == 0
+    assert rig.venue.live() == []
+    assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("nothing", None)
+
+
+async def test_an_exit_cancels_the_legs_first_and_sells_once(rig: Rig) -> None:
+    stop, limit = await protected(rig)
+    out = await rig.signal(Kind.EXIT)
+    assert await rig.outcome(out) == ("ordered", None)
+    await rig.becomes((await rig.entry(out)).client_order_id, State.FILLED)
+    assert {stop.state, limit.state} == {State.CANCELLED}
+    assert await rig.position() == 0
+    assert rig.venue.totals["BTC"] == 0
+    assert rig.venue.live() == []
+
+
+@pytest.mark.parametrize("word", ["unheard", "lost", "gone"])
+async def test_an_exit_whose_cancel_got_no_clear_answer_still_closes_exactly_once(rig: Rig, word: str) -> None:
+    await protected(rig)
+    rig.venue.cancels.append(word)
+    out = await rig.signal(Kind.EXIT)
+    assert await rig.outcome(out, deadline_s=10) == ("ordered", None)
+    await rig.becomes((await rig.entry(out)).client_order_id, State.FILLED)
+    assert rig.venue.totals["BTC"] == 0
+    assert await rig.position() == 0
+    assert rig.venue.live() == []
+
+
+async def test_a_stop_that_fills_while_the_exit_cancels_it_makes_the_exit_nothing(rig: Rig) -> None:
+    stop, _ = await protected(rig)
+    rig.venue.streams_fills = False
+    rig.venue.fill(stop.order.client_order_id, stop.order.quantity, D(90))
+    out = await rig.signal(Kind.EXIT)
+    assert await rig.outcome(out, deadline_s=10) == ("nothing", None)
+    assert rig.venue.totals["BTC"] == 0
+    assert await rig.position() == 0
+
+
+async def test_the_legs_of_an_entry_that_never_filled_are_abandoned(rig: Rig) -> None:
+    rig.venue.script.append("refuse:-2010")
+    signal = await rig.signal(**BOTH)
+    await rig.outcome(signal)
+    order = await rig.entry(signal)
+
+    async def ended() -> bool:
+        rows = await rig.db.sql("SELECT state FROM orders WHERE parent_id = $1", order.client_order_id)
+        return [row["state"] for row in rows] == ["ABANDONED", "ABANDONED"]
+
+    await until(ended)
+    assert rig.venue.received == [order.client_order_id]
+
+
+async def test_legs_follow_a_partly_filled_entry(rig: Rig) -> None:
+    signal = await rig.signal(type=OrderType.LIMIT, limit_price=D(100), **BOTH)
+    await rig.outcome(signal)
+    await until(lambda: rig.venue.live())
+    entry = rig.venue.live()[0].order.client_order_id
+    rig.venue.fill(entry, D(4), D(100))
+    await until(lambda: [h.order.quantity for h in rig.venue.live() if h.order.parent_id] == [D("3.996")] * 2)
+    rig.venue.fill(entry, D(6), D(100))
+    await until(lambda: [h.order.quantity for h in rig.venue.live() if h.order.parent_id] == [D("9.99")] * 2)
+    live = [held for held in rig.venue.live() if held.order.parent_id]
+    assert {held.order.attempt for held in live} == {1}
+    assert len(rig.venue.received) == len(set(rig.venue.received))
+
+
+async def test_a_position_found_naked_at_the_start_is_protected_before_anything_else(rig: Rig) -> None:
+    rig.venue.script.extend(["ok", "lost"])
+    await rig.outcome(await rig.signal(**BOTH))
+    await until(lambda: len(rig.venue.received) == 3)
+    await rig.crash()
+    await rig.start(wait_ready=False)
+    await until(lambda: len([held for held in rig.venue.live() if held.order.parent_id]) == 2)
+    assert len(rig.venue.received) == len(set(rig.venue.received)) == 5
+    assert {held.order.attempt for held in rig.venue.live()} == {1}
+
+
+async def test_a_stop_that_filled_while_we_were_down_leaves_us_flat(rig: Rig) -> None:
+    stop, _ = await protected(rig)
+    await rig.crash()
+    rig.venue.streams_fills = False
+    rig.venue.fill(stop.order.client_order_id, stop.order.quantity, D(90))
+    await rig.start()
+    await rig.becomes(stop.order.client_order_id, State.FILLED)
+    assert await rig.position() == 0
+    assert rig.venue.live() == []
+
+
+async def test_legs_that_live_are_left_alone_by_a_restart(rig: Rig) -> None:
+    stop, limit = await protected(rig)
+    await rig.restart()
+    await rig.restart()
+    assert {held.order.client_order_id for held in rig.venue.live()} == {stop.order.client_order_id, limit.order.client_order_id}
+    assert len(rig.venue.received) == 3
+
+
+async def test_legs_cancelled_behind_our_back_are_renewed(rig: Rig) -> None:
+    stop, _ = await protected(rig)
+    rig.venue.end(stop, State.CANCELLED)
+    await until(lambda: len([h for h in rig.venue.live() if h.order.attempt == 1]) == 2)
+
+
+async def test_a_stop_the_market_has_passed_is_closed_at_the_market(rig: Rig) -> None:
+    rig.venue.script.extend(["ok", "passed:85"])
+    await rig.outcome(await rig.signal(**BOTH))
+    await until(lambda: rig.venue.totals.get("BTC") == 0)
+    await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity == 0)
+    assert len(rig.venue.received) == len(set(rig.venue.received))
+
+
+async def test_a_second_entry_is_protected_beside_the_first_and_neither_exceeds_what_is_held(rig: Rig) -> None:
+    """The older entry's legs cover what the newer leaves of the position, so they shrink before the newer's go out."""
+    rig.venue.locks_base = True
+    for _ in range(2):
+        await rig.outcome(await rig.signal(Kind.ORDER, size=D(2), stop_loss=D(90), instance=""))
+    await until(lambda: len(rig.venue.live()) == 2 and sum(held.order.quantity for held in rig.venue.live()) == D("3.996"))
+    codes = await rig.db.sql("SELECT code FROM orders WHERE state = 'REJECTED'")
+    assert codes == []

@@ -1,0 +1,142 @@
+"""C1 and C5: what is not known is asked about, never sent again, and blocks new risk until it is settled."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from fks.model.order import State
+from fks.model.signal import Kind
+from tests.support.order_rig import Rig
+from tests.support.waiting import until
+
+D = Decimal
+
+
+@pytest.mark.parametrize("word", ["unheard", "raise", "hang"])
+async def test_an_order_that_arrived_unheard_is_found_and_booked_once(rig: Rig, word: str) -> None:
+    rig.venue.script.append(word)
+    rig.venue.streams_fills = False
+    signal = await rig.signal()
+    assert await rig.outcome(signal) == ("ordered", None)
+    order = await rig.entry(signal)
+    await rig.becomes(order.client_order_id, State.FILLED)
+    assert await rig.position() == D("9.99")
+    assert rig.venue.received == [order.client_order_id]
+
+
+async def test_an_order_that_never_arrived_is_absent_not_before_its_age(idle: Rig) -> None:
+    idle.settings = idle.settings.model_copy(update={"venue": idle.settings.venue.model_copy(update={"absent_age_s": 4.0})})
+    rig = await idle.start()
+    rig.venue.script.append("lost")
+    signal = await rig.signal()
+    order = await rig.becomes((await rig.outcome(signal), await rig.entry(signal))[1].client_order_id, State.UNKNOWN)
+    blocked = await rig.signal(instance="two", source="strategy:two")
+    assert await rig.outcome(blocked) == ("denied", "UNKNOWN_ORDER")
+    done = await rig.becomes(order.client_order_id, State.ABSENT, deadline_s=15)
+    assert (done.updated_ns - (done.sent_ns or 0)) / 1e9 >= rig.settings.venue.absent_age_s
+    assert rig.venue.queried.count(order.client_order_id) >= rig.settings.venue.absent_polls
+    free = await rig.signal(instance="two", source="strategy:two")
+    assert await rig.outcome(free) == ("ordered", None)
+    await rig.becomes((await rig.entry(free)).client_order_id, State.FILLED)
+    assert len(rig.venue.received) == 2
+
+
+async def test_an_order_shown_late_is_found_and_not_called_absent(rig: Rig) -> None:
+    rig.venue.script.append("unheard")
+    rig.venue.streams_fills = False
+    rig.venue.hidden = Hiding(3)
+    signal = await rig.signal()
+    await rig.outcome(signal)
+    order = await rig.entry(signal)
+    await rig.becomes(order.client_order_id, State.FILLED)
+    assert rig.venue.received == [order.client_order_id]
+
+
+class Hiding(dict[str, int]):
+    """Hides every order from its first `count` queries."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    def get(self, key: str, default: object = None) -> int:  # type: ignore[override]
+        return self.setdefault(key, self._count)
+
+
+async def test_a_fill_proves_that_an_unanswered_order_exists(rig: Rig) -> None:
+    rig.venue.script.append("unheard")
+    rig.venue.outages["query"] = 1000
+    signal = await rig.signal()
+    await rig.outcome(signal)
+    order = await rig.entry(signal)
+    await rig.becomes(order.client_order_id, State.FILLED)
+    assert await rig.position() == D("9.99")
+
+
+async def test_a_late_fill_of_an_absent_order_is_booked_and_pages(rig: Rig) -> None:
+    rig.venue.script.append("unheard")
+    rig.venue.streams_fills = False
+    rig.venue.hidden, rig.venue.history_hidden = Hiding(10_000), True
+    signal = await rig.signal()
+    await rig.outcome(signal)
+    order = await rig.entry(signal)
+    await rig.becomes(order.client_order_id, State.ABSENT)
+    rig.venue.push(rig.venue.trades[0])
+    late = await rig.becomes(order.client_order_id, State.FILLED)
+    assert late.is_late
+    assert await rig.position() == D("9.99")
+    rig.venue.push(rig.venue.trades[0])
+    await until(lambda: ("order.filled" in rig.log.events("error")))
+    assert await rig.position() == D("9.99")
+
+    async def is_paged() -> bool:
+        alerts = await rig.db.sql("SELECT severity, event FROM alerts")
+        return ("page", "order.filled") in [(row["severity"], row["event"]) for row in alerts]
+
+    await until(is_paged)
+
+
+async def test_a_duplicate_answer_is_evidence_that_the_order_exists(rig: Rig) -> None:
+    rig.venue.script.append("exists")
+    signal = await rig.signal()
+    await rig.outcome(signal)
+    order = await rig.entry(signal)
+    await rig.becomes(order.client_order_id, State.UNKNOWN, State.ABSENT)
+    assert rig.venue.received == [order.client_order_id]
+
+
+async def test_a_definitive_refusal_is_rejected_and_frees_the_instrument(rig: Rig) -> None:
+    rig.venue.script.append("refuse:-2010")
+    signal = await rig.signal()
+    await rig.outcome(signal)
+    order = await rig.becomes((await rig.entry(signal)).client_order_id, State.REJECTED)
+    assert order.code == "-2010"
+    assert await rig.outcome(await rig.signal()) == ("ordered", None)
+
+
+async def test_an_exit_waits_for_an_unknown_entry_and_then_closes_what_it_bought(rig: Rig) -> None:
+    rig.venue.script.append("unheard")
+    rig.venue.streams_fills = False
+    rig.venue.hidden = Hiding(4)
+    await rig.outcome(await rig.signal())
+    out = await rig.signal(Kind.EXIT)
+    assert await rig.outcome(out, deadline_s=10) == ("ordered", None)
+    await rig.becomes((await rig.entry(out)).client_order_id, State.FILLED)
+    assert await rig.position() == 0
+    assert rig.venue.totals["BTC"] == 0
+    assert len(rig.venue.received) == len(set(rig.venue.received)) == 2
+
+
+async def test_an_exit_that_never_arrived_is_decided_again_and_closes(rig: Rig) -> None:
+    await rig.outcome(await rig.signal(stop_loss=D(90)))
+    await until(lambda: rig.venue.live())
+    rig.venue.script.append("lost")
+    out = await rig.signal(Kind.EXIT)
+    assert await rig.outcome(out) == ("ordered", None)
+    await until(lambda: rig.venue.totals["BTC"] == 0)
+    assert len(rig.venue.received) == len(set(rig.venue.received))
+    rows = await rig.db.sql("SELECT generation, state FROM orders WHERE role = 'exit' ORDER BY generation")
+    assert [row["generation"] for row in rows] == [0, 1]
+    assert rig.venue.live() == []

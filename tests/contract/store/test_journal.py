@@ -1,0 +1,139 @@
+"""The journal: each item of a statement has its own outcome, whatever is written with it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import replace
+from decimal import Decimal
+
+import asyncpg
+import pytest
+
+from fks.model.account import Position
+from fks.model.errors import BugError, StaleEpochError
+from fks.model.order import Order, State
+from fks.model.timeframe import NS
+from fks.store.db import Database
+from fks.store.leases import raise_epoch
+from fks.store.orders import Changes, EventRow, OrderJournal, OrderStore, Placed, TradeRow
+from fks.store.signals import SignalStore
+from tests.support.order_rig import seed, signal_of
+from tests.support.order_values import a_fill, an_order
+
+D = Decimal
+NOW = 1_800_000_000 * NS
+
+
+@pytest.fixture
+async def journal(database: Database) -> OrderJournal:
+    await seed(database)
+    return OrderJournal(database, lease="orders", epoch=await raise_epoch(database, "orders", "test"))
+
+
+async def ready(db: Database, count: int) -> list[uuid.UUID]:
+    signals = [signal_of(size=D(1)) for _ in range(count)]
+    await SignalStore(db).insert(signals)
+    return [signal.id for signal in signals]
+
+
+def made(signal_id: uuid.UUID | None, **changes: object) -> Order:
+    return replace(
+        an_order(), client_order_id=uuid.uuid4().hex, signal_id=signal_id, created_ns=NOW, updated_ns=NOW, **changes
+    )  # type: ignore[arg-type]
+
+
+def first(order: Order) -> EventRow:
+    return EventRow(order.client_order_id, "send:1:1", "IntendedAndSent", None, order.state, "us", NOW, 1, payload={"n": D(1)})
+
+
+async def place(journal: OrderJournal, order: Order, *others: Order, is_exempt: bool = False) -> Placed:
+    orders = [order, *others]
+    return await journal.place(
+        orders, [first(each) for each in orders], signal_id=order.signal_id, now_ns=NOW, is_exempt=is_exempt
+    )
+
+
+async def test_places_at_the_same_time_have_an_outcome_each(journal: OrderJournal, database: Database) -> None:
+    signals = await ready(database, 4)
+    orders = [made(signal_id) for signal_id in signals]
+    again = made(signals[0])
+    leg = made(None, parent_id=orders[1].client_order_id, state=State.INTENDED)
+    denied = replace(made(signals[3]), state=State.DENIED, code="BALANCE", detail="too little")
+    found = await asyncio.gather(
+        place(journal, orders[0]), place(journal, orders[1], leg), place(journal, again), place(journal, orders[2]),
+        journal.deny(denied, first(denied), signal_id=signals[3], now_ns=NOW),
+    )  # fmt: skip
+    names = [order.client_order_id for order in orders]
+    assert found == [
+        Placed(True, False, (names[0],)), Placed(True, False, (names[1], leg.client_order_id)), Placed(False, False, ()),
+        Placed(True, False, (names[2],)), Placed(True, False, (denied.client_order_id,)),
+    ]  # fmt: skip
+    states = [(await SignalStore(database).get(signal)).signal.state.value for signal in signals]  # type: ignore[union-attr]
+    assert states == ["ordered", "ordered", "ordered", "denied"]
+    store = OrderStore(database)
+    assert await store.get(leg.client_order_id) == leg
+    assert await store.get(again.client_order_id) is None
+    (event,) = await store.events(names[2])
+    assert (event.event, event.payload) == ("IntendedAndSent", {"n": "1"})
+
+
+async def test_kill_switch_stops_all_but_the_exempt(journal: OrderJournal, database: Database) -> None:
+    signals = await ready(database, 4)
+    await database.sql("INSERT INTO kill_switch (kill_id) VALUES ('k')")
+    orders = [made(signal) for signal in signals]
+    alone = await place(journal, orders[0])
+    found = await asyncio.gather(
+        place(journal, orders[1]), place(journal, orders[2], is_exempt=True), place(journal, orders[3]),
+        place(journal, made(None), is_exempt=True),
+    )  # fmt: skip
+    assert [alone.is_killed, *(each.is_killed for each in found)] == [True, True, False, True, False]
+    assert [alone.is_taken, *(each.is_taken for each in found)] == [False, False, True, False, True]
+    assert {row["state"] for row in await database.sql("SELECT state FROM signals WHERE id <> $1", signals[2])} == {"ready"}
+
+
+async def test_newer_epoch_refuses_every_item(journal: OrderJournal, database: Database) -> None:
+    signals = await ready(database, 3)
+    await raise_epoch(database, "orders", "successor")
+    found = await asyncio.gather(*(place(journal, made(signal)) for signal in signals), return_exceptions=True)
+    assert [type(each) for each in found] == [StaleEpochError] * 3
+    assert await database.sql("SELECT 1 FROM orders") == []
+
+
+async def test_row_that_the_server_refuses_ends_alone(journal: OrderJournal, database: Database) -> None:
+    signals = await ready(database, 4)
+    orders = [made(signal) for signal in signals]
+    orders[2] = replace(orders[2], account_id=99)  # no such account
+    found = await asyncio.gather(*(place(journal, order) for order in orders), return_exceptions=True)
+    assert isinstance(found[2], asyncpg.ForeignKeyViolationError)
+    assert [each.is_taken for each in found if isinstance(each, Placed)] == [True, True, True]
+
+
+async def test_applies_at_the_same_time_have_an_outcome_each(journal: OrderJournal, database: Database) -> None:
+    orders = [made(signal) for signal in await ready(database, 4)]
+    for order in orders:
+        await place(journal, order)
+    fills = [replace(a_fill(n, quantity=D(10)), client_order_id=o.client_order_id) for n, o in enumerate(orders)]
+    done = [replace(o, state=State.FILLED, filled=D(10), sent_ns=NOW, venue_order_id=str(n)) for n, o in enumerate(orders)]
+
+    def changes(number: int, fill_number: int) -> Changes:
+        order = done[number]
+        position = Position(1, "ccxt", f"S{number}", "one", D(10), D(100), D(0), D(0), NOW)
+        event = EventRow(order.client_order_id, f"fill:{number}", "FillSeen", State.SENDING, State.FILLED, "rest", NOW, 1)
+        return Changes([order], [event], [TradeRow(fills[fill_number], "one", D(0))], [position, replace(position, quantity=D(9))])
+
+    assert await journal.apply(changes(0, 0))
+    stranger = made(None)
+    found = await asyncio.gather(
+        journal.apply(changes(1, 1)), journal.apply(changes(2, 0)),  # this execution is booked already
+        journal.apply(Changes([stranger])), journal.apply(changes(3, 3)),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert [found[0], found[1], found[3]] == [True, False, True]
+    assert isinstance(found[2], BugError)
+    store = OrderStore(database)
+    assert [(await store.get(o.client_order_id)) for o in done[:2]] == done[:2]
+    assert await store.get(orders[2].client_order_id) == orders[2]
+    held = {row["symbol"]: row["quantity"] for row in await database.sql("SELECT symbol, quantity FROM positions")}
+    assert held == {"S0": D(9), "S1": D(9), "S3": D(9)}
+    assert len(await database.sql("SELECT 1 FROM trades")) == 3

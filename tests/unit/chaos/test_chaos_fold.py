@@ -1,0 +1,146 @@
+"""The auditor's fold of order events: it agrees with the machine on every history, and finds each row that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.chaos.fold import journal_errors
+from fks.model.order import Order, State
+from fks.order_manager.ledger import payload_of
+from fks.orders import events as e
+from fks.orders.machine import advance, begin
+from tests.support.order_values import a_fill, a_report, an_order
+
+D = Decimal
+Row = dict[str, Any]
+VENUE_STATES = (State.ACCEPTED, State.WORKING, State.PARTIAL, State.FILLED, State.CANCELLED, State.EXPIRED, State.REJECTED)
+SOURCES = st.sampled_from(["rest", "stream", "reconcile"])
+
+
+def record(order: Order, event: e.Event, before: State | None, number: int) -> Row:
+    """Return the row that the journal keeps of a step."""
+    return {
+        "client_order_id": order.client_order_id, "event_id": event.event_id, "event": type(event).__name__,
+        "from_state": None if before is None else before.value, "to_state": order.state.value, "source": event.source,
+        "payload": {"row": number, **payload_of(event)},
+    }  # fmt: skip
+
+
+def row_of(order: Order) -> Row:
+    return {
+        "client_order_id": order.client_order_id, "state": order.state.value, "quantity": order.quantity,
+        "filled": order.filled, "request": order.request.value,
+    }  # fmt: skip
+
+
+def live_through(first: e.Event, events: list[e.Event]) -> tuple[Row, list[Row], list[Row]]:
+    """Return an order's row, its event rows and its executions after the machine took the events."""
+    step = begin(an_order(), first)
+    order, rows, trades, seen = step.order, [record(step.order, first, None, step.number)], [], set()
+    for event in events:
+        if isinstance(event, e.FillSeen):
+            if event.fill.fill_id in seen:
+                continue
+            seen.add(event.fill.fill_id)
+        step = advance(order, event)
+        is_fill = isinstance(event, e.FillSeen)
+        unstamped = replace(step.order, epoch=order.epoch, updated_ns=order.updated_ns)
+        if unstamped != order or is_fill or step.number in (40, 42):
+            rows.append(record(step.order, event, step.before, step.number))
+        if is_fill and step.order.filled != order.filled:
+            assert isinstance(event, e.FillSeen)
+            trades.append({"client_order_id": order.client_order_id, "fill_id": event.fill.fill_id})
+        order = step.order
+    return row_of(order), rows, trades
+
+
+def stamp(number: int, source: str = "rest") -> dict[str, Any]:
+    return {"event_id": f"e{number}", "source": source, "venue_time_ns": number, "recv_ns": number}
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
+    """Return a first event and what happens to the order then, in any order that a venue may say it."""
+    first: e.Event = draw(st.sampled_from([e.IntendedAndSent(**stamp(0)), e.Intended(**stamp(0))]))
+    found: list[e.Event] = []
+    for number in range(1, draw(st.integers(1, 14))):
+        source = draw(SOURCES)
+        report = a_report(draw(st.sampled_from(VENUE_STATES)), draw(st.sampled_from([0, 4, 10])), number)
+        found.append(draw(st.sampled_from([
+            e.Sent(**stamp(number)), e.Abandoned(**stamp(number)), e.Acked(**stamp(number), report=report),
+            e.Refused(**stamp(number), code="NO"), e.Ambiguous(**stamp(number)), e.DuplicateId(**stamp(number)),
+            e.Replayed(**stamp(number), epoch=2), e.Reported(**stamp(number, source), report=report),
+            e.FillSeen(**stamp(number, source), fill=a_fill(draw(st.integers(1, 4)))),
+            e.SessionBroke(**stamp(number)), e.NotListed(**stamp(number)),
+            e.FoundAbsent(**stamp(number), polls=5, age_s=9.0),
+            e.Settled(**stamp(number), outcome=State.CANCELLED, by="me", reason="seen"),
+            e.CancelRequested(**stamp(number)), e.CancelAcked(**stamp(number)),
+            e.CancelRefused(**stamp(number), code="UNKNOWN_ORDER"), e.RequestAmbiguous(**stamp(number)),
+        ])))  # fmt: skip
+    return first, found
+
+
+@settings(max_examples=400, deadline=None)
+@given(histories())
+def test_the_fold_makes_of_every_history_what_the_machine_made(history: tuple[e.Event, list[e.Event]]) -> None:
+    order, events, trades = live_through(*history)
+    found = [words for words in journal_errors([order], events, trades) if "in quarantine" not in words]
+    assert found == []
+
+
+def a_history() -> tuple[Row, list[Row], list[Row]]:
+    """Return an order that was filled in two parts, after a crash and a question."""
+    return live_through(
+        e.IntendedAndSent(**stamp(0)),
+        [
+            e.Replayed(**stamp(1), epoch=2),
+            e.Reported(**stamp(2), report=a_report(State.PARTIAL, 4, 2)),
+            e.FillSeen(**stamp(3), fill=a_fill(1)),
+            e.FillSeen(**stamp(4), fill=a_fill(2, quantity=D(6))),
+        ],
+    )
+
+
+Change = Callable[[Row, list[Row], list[Row]], object]
+WRONG: list[tuple[str, Change]] = [
+    ("is PARTIAL", lambda order, events, trades: order.update(state="PARTIAL")),
+    ("its events make FILLED, filled 10", lambda order, events, trades: order.update(filled=D(4))),
+    ("request cancel,", lambda order, events, trades: order.update(request="cancel")),
+    ("legal is", lambda order, events, trades: events[1].update(to_state="WORKING")),
+    ("the step before ended at", lambda order, events, trades: events.pop(1)),
+    ("is booked, but not in its events", lambda order, events, trades: events.pop(3)),
+    ("is in its events, but not booked", lambda order, events, trades: trades.pop()),
+    ("which has no row", lambda order, events, trades: events.append(events[0] | {"client_order_id": "x"})),
+    ("in quarantine", lambda order, events, trades: events[2]["payload"].update(row=42)),
+    ("made it", lambda order, events, trades: events[0].update(event="Denied")),
+]
+
+
+@pytest.mark.parametrize(("words", "change"), WRONG, ids=[words for words, _ in WRONG])
+def test_a_row_that_its_events_do_not_make_is_found(words: str, change: Change) -> None:
+    order, events, trades = a_history()
+    assert list(journal_errors([order], events, trades)) == []
+    change(order, events, trades)
+    errors = list(journal_errors([order], events, trades))
+    assert any(words in error for error in errors), errors
+
+
+def test_an_order_of_the_guardian_is_folded_from_its_own_steps() -> None:
+    order = row_of(an_order(state=State.FILLED, filled=D(10)))
+    blank = {"client_order_id": order["client_order_id"], "from_state": None, "source": "guardian", "payload": {}}
+    events = [
+        blank | {"event": "Sending", "to_state": "SENDING"},
+        blank | {"event": "Answered", "to_state": "WORKING"},
+        blank | {
+            "event": "FillSeen", "from_state": "WORKING", "to_state": "FILLED", "source": "stream",
+            "payload": {"fill_id": "f", "quantity": "10"},
+        },
+    ]  # fmt: skip
+    assert list(journal_errors([order], events, [{"client_order_id": order["client_order_id"], "fill_id": "f"}])) == []

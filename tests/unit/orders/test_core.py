@@ -1,0 +1,292 @@
+"""The order core against a model of a venue: whatever is refused, lost or late, it never sells twice and ends flat."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fks.model.ids import client_order_id, intent_id
+from fks.model.order import OPEN, Order, OrderType, Refusal, Request, Role, Side, State, TimeInForce
+from fks.model.signal import Kind, Signal
+from fks.orders import messages as m
+from fks.orders.build import legs_of
+from fks.orders.core import OrderCore
+from tests.support.order_values import an_instrument, an_order
+
+D = Decimal
+KEY = (1, "ccxt", "BTCUSDT")
+INSTRUMENT = replace(an_instrument(), symbol="BTCUSDT", exchange="binance", lot_step=D("0.001"), qty_min=D("0.001"), notional_min=D(1))
+FACTS = m.Facts(instruments={"binance": INSTRUMENT}, marks={"binance": D(100)})
+SECOND = 1_000_000_000
+
+
+def a_signal(kind: Kind = Kind.EXIT, **changes: Any) -> Signal:
+    values: dict[str, Any] = {
+        "id": uuid.uuid4(), "source": "strategy:one", "instance": "one", "params_version": 1, "account_id": 1,
+        "venue": "ccxt", "exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", "ts_event_ns": 0, "ordinal": 0,
+        "kind": kind, "side": Side.SELL,
+    }  # fmt: skip
+    return Signal(**(values | changes))
+
+
+class Model:
+    """A venue and a driver in one: carries commands out as `choose` says, and keeps what must always hold."""
+
+    def __init__(self, choose: Callable[[list[str]], str], held: Decimal = D(5)) -> None:
+        self.core = OrderCore(KEY, m.Limits(exit_retry_s=0.5))
+        self.choose = choose
+        self.orders: dict[str, Order] = {}
+        self.position = held
+        self.now_s = 0.0
+        self.facts = FACTS
+        self.used: set[str] = set()
+        self.finished: list[m.Command] = []
+        self.alerts: list[str] = []
+        self.inbox: list[m.Event] = []
+        self.signal = a_signal()
+        entry = an_order(
+            client_order_id="e" * 32, symbol="BTCUSDT", exchange="binance", venue="ccxt", account_id=1, instance="one", role=Role.ENTRY,
+            side=Side.BUY, state=State.FILLED, quantity=held, filled=held, stop_loss=D(90), take_profit=None, created_ns=1,
+        )  # fmt: skip
+        self.entry = entry
+        self.give(m.Restored((entry,), (entry,), {"one": held}))
+
+    def give(self, event: m.Event) -> None:
+        self.inbox.append(event)
+        while self.inbox:
+            now = m.Now(int(self.now_s * SECOND), self.now_s)
+            for command in self.core.handle(self.inbox.pop(0), now, self.facts):
+                self.carry_out(command)
+            self.check()
+
+    def check(self) -> None:
+        """At the venue, orders that may sell never sum to more than is held."""
+        selling = sum((o.remaining for o in self.orders.values() if o.side is Side.SELL and o.state in OPEN), D(0))
+        assert selling <= self.position, (selling, self.position)
+
+    def changed(self, order: Order) -> None:
+        self.orders[order.client_order_id] = order
+        self.inbox.append(m.OrderChanged(order, {"one": self.position}))
+
+    def end(self, order: Order, state: State, filled: Decimal | None = None, refusal: Refusal | None = None) -> None:
+        more = (filled or order.filled) - order.filled
+        self.position -= more
+        self.changed(replace(
+            order, state=state, filled=order.filled + more, reported_cum_qty=order.filled + more, request=Request.NONE, refusal=refusal
+        ))  # fmt: skip
+
+    def carry_out(self, command: m.Command) -> None:
+        if isinstance(command, m.SubmitClose):
+            self.close(command)
+        elif isinstance(command, m.PlaceProtection):
+            self.protect(command)
+        elif isinstance(command, m.CancelOrder):
+            order = self.orders[command.client_order_id]
+            if self.choose(["acked", "unanswered"]) == "acked":
+                self.end(order, State.CANCELLED)
+            else:
+                self.changed(replace(order, request=Request.CANCEL_UNKNOWN))
+        elif isinstance(command, m.FinishSignal):
+            self.finished.append(command)
+        elif isinstance(command, m.RaiseAlert):
+            self.alerts.append(command.event)
+        else:
+            assert isinstance(command, m.RefreshBalances | m.AbandonOrder | m.QueryOrder), command
+
+    def close(self, command: m.SubmitClose) -> None:
+        name = client_order_id(intent_id(command.signal_id), Role.EXIT, command.attempt)
+        assert name not in self.used, "an id was used twice"
+        self.used.add(name)
+        order = an_order(
+            client_order_id=name, symbol="BTCUSDT", exchange="binance", venue="ccxt", account_id=1, instance="one", role=Role.EXIT,
+            side=command.side, type=OrderType.MARKET, time_in_force=TimeInForce.GTC, state=State.SENDING, attempt=command.attempt,
+            quantity=command.quantity, stop_loss=None, take_profit=None, signal_id=command.signal_id, is_reduce_only=True,
+        )  # fmt: skip
+        word = self.choose(["fill", "part", "refuse", "short", "other", "unknown"])
+        self.changed(order)
+        self.check()
+        if word == "fill":
+            self.end(order, State.FILLED, order.quantity)
+        elif word == "part":
+            self.end(order, State.EXPIRED, INSTRUMENT.round_quantity(order.quantity / 2))
+        elif word == "unknown":
+            self.changed(replace(order, state=State.UNKNOWN))
+        else:
+            refusals = {"refuse": Refusal.RATE_LIMITED, "short": Refusal.INSUFFICIENT_BALANCE, "other": Refusal.OTHER}
+            self.end(order, State.REJECTED, refusal=refusals[word])
+        self.inbox.append(m.CloseDone("one", name))
+
+    def protect(self, command: m.PlaceProtection) -> None:
+        refusals: tuple[Refusal, ...] = ()
+        for leg in legs_of(command.parent, quantity=command.quantity, attempt=command.attempt, epoch=1, now_ns=int(self.now_s * SECOND)):
+            if leg.role not in command.roles:
+                continue
+            assert leg.client_order_id not in self.used, "an id was used twice"
+            self.used.add(leg.client_order_id)
+            sent = replace(leg, state=State.SENDING)
+            self.changed(sent)
+            self.check()
+            word = self.choose(["rest", "rest", "refuse", "unknown"])
+            if word == "rest":
+                self.changed(replace(sent, state=State.ACCEPTED, is_acknowledged=True))
+            elif word == "refuse":
+                refusals = (Refusal.RATE_LIMITED,)
+                self.end(sent, State.REJECTED, refusal=Refusal.RATE_LIMITED)
+            else:
+                self.changed(replace(sent, state=State.UNKNOWN))
+        self.inbox.append(m.ProtectionDone(command.parent.client_order_id, refusals))
+
+    def time_passes(self) -> None:
+        """Let a second pass: what was unanswered is settled, as the queries of an order manager do."""
+        self.now_s += 1.0
+        for order in list(self.orders.values()):
+            if order.state is State.UNKNOWN:
+                if order.role is Role.EXIT:
+                    self.end(order, *self.choose_end(order))
+                else:
+                    self.end(order, State.ABSENT)
+            elif order.request is Request.CANCEL_UNKNOWN:
+                self.end(order, State.CANCELLED)
+        self.give(m.Tick())
+
+    def choose_end(self, order: Order) -> tuple[State, Decimal | None]:
+        return (State.FILLED, order.quantity) if self.choose(["filled", "absent"]) == "filled" else (State.ABSENT, None)
+
+    @property
+    def covered(self) -> Decimal:
+        return sum((o.remaining for o in self.orders.values() if o.role is Role.STOP_LOSS and o.state is State.ACCEPTED), D(0))
+
+
+def good(words: list[str]) -> str:
+    return words[0]
+
+
+@settings(max_examples=120, deadline=None)
+@given(data=st.data(), turns=st.integers(0, 12), when=st.integers(0, 3))
+def test_an_exit_never_sells_twice_and_ends_flat(data: st.DataObject, turns: int, when: int) -> None:
+    model = Model(lambda words: data.draw(st.sampled_from(words)))
+    for turn in range(turns):
+        if turn == when:
+            model.give(m.SignalReady(model.signal, 0, None))
+        if data.draw(st.integers(0, 5)) == 0:
+            halted = replace(INSTRUMENT, is_trading=data.draw(st.booleans()))
+            model.facts = replace(model.facts, instruments={"binance": halted})
+        model.time_passes()
+    model.choose, model.facts = good, FACTS
+    model.give(m.SignalReady(model.signal, 0, None))
+    for _ in range(60):
+        model.time_passes()
+    assert model.position == 0
+    assert not [order for order in model.orders.values() if order.state in OPEN]
+    assert model.core.is_idle
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), turns=st.integers(0, 12))
+def test_without_an_exit_the_stop_is_there_in_the_end(data: st.DataObject, turns: int) -> None:
+    model = Model(lambda words: data.draw(st.sampled_from(words)))
+    for _ in range(turns):
+        model.time_passes()
+    model.choose = good
+    for _ in range(40):
+        model.time_passes()
+    assert model.covered == model.position == D(5)
+
+
+def test_an_exit_that_cannot_go_touches_no_leg() -> None:
+    model = Model(good)
+    model.facts = replace(FACTS, instruments={"binance": replace(INSTRUMENT, is_trading=False)})
+    model.give(m.SignalReady(model.signal, 0, None))
+    for _ in range(40):
+        model.time_passes()
+        assert model.covered == D(5)
+    assert model.alerts == ["exit.waiting"]
+
+
+def test_an_exit_while_flat_is_nothing_at_once() -> None:
+    model = Model(good, held=D(0))
+    model.give(m.SignalReady(model.signal, 0, None))
+    assert [command.detail for command in model.finished if isinstance(command, m.FinishSignal)] == [
+        "nothing is held that an order could close"
+    ]
+
+
+def test_entries_wait_behind_an_exit_and_are_denied_when_they_grow_old() -> None:
+    core, entry = OrderCore(KEY, m.Limits()), a_signal(Kind.ENTER, side=Side.BUY)
+    halted = replace(FACTS, instruments={"binance": replace(INSTRUMENT, is_trading=False)})
+    core.handle(m.PositionsChanged({"one": D(5)}), m.Now(0, 0.0), halted)
+    core.handle(m.SignalReady(a_signal(), 0, None), m.Now(0, 0.0), halted)
+    assert core.handle(m.SignalReady(entry, 0, 60.0), m.Now(0, 0.0), halted) == []
+    late = replace(halted, exchange_now_ns=61 * SECOND)
+    denied = [c for c in core.handle(m.Tick(), m.Now(61 * SECOND, 61.0), late) if isinstance(c, m.DenySignal)]
+    assert [(command.signal_id, command.code) for command in denied] == [(entry.id, "STALE_DECISION")]
+
+
+def test_missing_metadata_leaves_the_stop_at_the_venue() -> None:
+    model = Model(good)
+    assert model.covered == D(5)
+    model.facts = replace(FACTS, instruments={})
+    for _ in range(10):
+        model.time_passes()
+    assert (model.covered, model.alerts) == (D(5), [])
+
+
+def test_a_position_without_metadata_and_stop_pages() -> None:
+    model = Model(good)
+    for order in list(model.orders.values()):
+        model.end(order, State.CANCELLED)
+    model.facts = replace(FACTS, instruments={})
+    model.inbox, events = [], list(model.inbox)
+    for event in events:
+        model.give(event)
+    for _ in range(10):
+        model.time_passes()
+    assert model.alerts == ["position.unprotected"]
+
+
+def test_an_entry_of_another_exchange_without_metadata_ends_nothing() -> None:
+    model = Model(good)
+    other = replace(model.entry, client_order_id="f" * 32, exchange="kraken", created_ns=0)
+    model.position = D(10)
+    model.give(m.OrderChanged(other, {"one": D(10)}))
+    for _ in range(10):
+        model.time_passes()
+    assert model.alerts == ["position.unprotected"]
+
+
+def test_a_resting_sale_of_a_person_does_not_shrink_the_stop() -> None:
+    model = Model(good)
+    model.position = D(7)
+    newer = replace(model.entry, client_order_id="f" * 32, quantity=D(2), filled=D(2), stop_loss=None, created_ns=2)
+    model.give(m.OrderChanged(newer, {"one": D(7)}))
+    model.changed(an_order(
+        client_order_id="d" * 32, symbol="BTCUSDT", exchange="binance", venue="ccxt", account_id=1, instance="one", role=Role.ORDER,
+        side=Side.SELL, state=State.WORKING, type=OrderType.LIMIT, price=D(1000), quantity=D(2), filled=D(0),
+        stop_loss=None, take_profit=None, created_ns=3,
+    ))  # fmt: skip
+    for _ in range(5):
+        model.time_passes()
+    assert model.covered == D(5)
+
+
+def test_a_sibling_that_outlives_its_query_is_cancelled_at_the_next_try() -> None:
+    core, parent = OrderCore(KEY, m.Limits()), replace(Model(good).entry, take_profit=D(110))
+    stop, profit = (
+        replace(leg, state=State.ACCEPTED, is_acknowledged=True, group_id=parent.intent_id)
+        for leg in legs_of(parent, quantity=D(5), attempt=0, epoch=1, now_ns=0)
+    )
+    held = {"one": D(5)}
+    core.handle(m.Restored((stop, profit, parent), (parent,), held), m.Now(0, 0.0), FACTS)
+    core.handle(m.SignalReady(a_signal(), 0, None), m.Now(0, 0.0), FACTS)
+    core.handle(m.OrderChanged(replace(stop, state=State.CANCELLED), held), m.Now(0, 0.0), FACTS)
+    core.handle(m.OrderChanged(profit, held), m.Now(0, 0.0), FACTS)  # queried: it lives
+    commands: list[m.Command] = []
+    for second in range(1, 8):
+        commands += core.handle(m.Tick(), m.Now(second * SECOND, float(second)), FACTS)
+    assert profit.client_order_id in [c.client_order_id for c in commands if isinstance(c, m.CancelOrder)]

@@ -1,0 +1,121 @@
+"""Group commit: one statement in flight, the next one takes what has come meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from fks.model.errors import OutageError
+from fks.store.group_commit import BATCH_MAX, GroupCommit
+
+
+class Journal:
+    """Writes words. Each statement waits until it is let through; a word is its own row."""
+
+    def __init__(self) -> None:
+        self.statements: list[list[str]] = []
+        self.gate = asyncio.Semaphore(0)
+        self.error: Exception | None = None
+        self.queue = GroupCommit[str, str](self.write, lambda word: {word[0]})
+
+    async def write(self, words: Sequence[str]) -> Sequence[str | Exception]:
+        self.statements.append(list(words))
+        await self.gate.acquire()
+        if self.error is not None:
+            raise self.error
+        return [ValueError(word) if word.endswith("!") else word.upper() for word in words]
+
+    async def submit(self, *words: str) -> list[str | BaseException]:
+        return await asyncio.gather(*(self.queue.submit(word) for word in words), return_exceptions=True)
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def journal() -> Journal:
+    return Journal()
+
+
+async def test_lone_item_is_written_at_once(journal: Journal) -> None:
+    journal.gate.release()
+    assert await journal.submit("a") == ["A"]
+    assert journal.statements == [["a"]]
+
+
+async def test_what_comes_meanwhile_is_one_statement(journal: Journal) -> None:
+    work = asyncio.create_task(journal.submit("a", "b", "c", "d"))
+    await settle()
+    assert journal.statements == [["a"]]
+    journal.gate.release()
+    journal.gate.release()
+    assert await work == ["A", "B", "C", "D"]
+    assert journal.statements == [["a"], ["b", "c", "d"]]
+
+
+async def test_items_of_one_row_keep_their_order_in_different_statements(journal: Journal) -> None:
+    work = asyncio.create_task(journal.submit("a", "b1", "c1", "b2", "c2", "b3"))
+    await settle()
+    for _ in range(5):
+        journal.gate.release()
+    assert await work == ["A", "B1", "C1", "B2", "C2", "B3"]
+    assert journal.statements == [["a"], ["b1", "c1"], ["b2", "c2"], ["b3"]]
+
+
+async def test_one_bad_item_ends_alone(journal: Journal) -> None:
+    work = asyncio.create_task(journal.submit("a", "b", "c!", "d"))
+    await settle()
+    journal.gate.release()
+    journal.gate.release()
+    found = await work
+    assert [str(each) for each in found] == ["A", "B", "c!", "D"]
+    assert isinstance(found[2], ValueError)
+
+
+async def test_outage_ends_what_is_in_flight_and_what_waits(journal: Journal) -> None:
+    work = asyncio.create_task(journal.submit("a", "b", "c"))
+    await settle()
+    journal.error = OutageError("away")
+    journal.gate.release()
+    assert [type(each) for each in await work] == [OutageError] * 3
+    assert journal.statements == [["a"]]
+    journal.error = None
+    journal.gate.release()
+    assert await journal.submit("d") == ["D"]
+
+
+async def test_item_whose_caller_is_gone_is_not_written(journal: Journal) -> None:
+    first = asyncio.create_task(journal.queue.submit("a"))
+    await settle()
+    gone, stays = asyncio.create_task(journal.queue.submit("b")), asyncio.create_task(journal.queue.submit("c"))
+    await settle()
+    gone.cancel()
+    await settle()
+    journal.gate.release()
+    journal.gate.release()
+    assert [await first, await stays] == ["A", "C"]
+    assert journal.statements == [["a"], ["c"]]
+
+
+async def test_cancelled_first_item_does_not_stop_the_others(journal: Journal) -> None:
+    first = asyncio.create_task(journal.queue.submit("a"))
+    await settle()
+    second = asyncio.create_task(journal.queue.submit("b"))
+    await settle()
+    first.cancel()
+    journal.gate.release()
+    assert await second == "B"
+
+
+async def test_statement_has_a_size(journal: Journal) -> None:
+    words = [chr(200 + number) for number in range(BATCH_MAX + 5)]
+    work = asyncio.create_task(journal.submit("a", *words))
+    await settle()
+    for _ in range(3):
+        journal.gate.release()
+    await work
+    assert [len(statement) for statement in journal.statements] == [1, BATCH_MAX, 5]

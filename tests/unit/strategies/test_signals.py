@@ -1,0 +1,156 @@
+"""Decisions to signals: each edge while the bars are fresh, at most an exit and a fresh entry after a catch-up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fks.config.settings import Risk
+from fks.model.bar import Bars
+from fks.model.signal import Kind, Signal
+from fks.model.timeframe import NS, bar_end
+from fks.orders.freshness import max_age_of
+from fks.store.strategies import Instance
+from fks.strategies.base import Decisions
+from fks.strategy_worker.signals import ages_s, max_age_s, signals_for
+from tests.support.strategies import START_NS, bars_of
+
+
+@dataclass(frozen=True)
+class Record:
+    """A signal that nobody had to approve."""
+
+    signal: Signal
+    decided_by: str | None = None
+    decided_ns: int | None = None
+
+
+NOW_NS = START_NS + 10**6 * NS
+TARGETS = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=12)
+
+
+def instance(**changes: Any) -> Instance:
+    values: dict[str, Any] = {
+        "id": "a", "strategy": "s", "params": {}, "params_version": 1, "exchange": "binance", "symbol": "BTCUSDT",
+        "timeframe": "1m", "account_id": 1, "venue": "paper", "sizing": "notional", "size": Decimal(100),
+        "approval": "auto", "valid_for_s": 60.0, "is_enabled": True, "shard": 0, "state": "RUNNING", "error": None,
+        "anchor_ns": None, "cursor_ns": None, "last_target": 0.0, "epoch": 1, "sealed_ns": None,
+    }  # fmt: skip
+    return Instance(**(values | changes))
+
+
+def decided(targets: Sequence[float], ages: Sequence[float], held: float) -> tuple[list[tuple[str, str, int]], Any]:
+    """Return (kind, side, bar) of each signal, and what was missed."""
+    bars = bars_of([100.0] * len(targets))
+    found, missed = signals_for(
+        instance(last_target=held), bars, Decisions(np.array(targets)), first=0, ages=np.array(ages), now_ns=NOW_NS
+    )
+    for signal in found:
+        place = (signal.ts_event_ns - START_NS) // (60 * NS)
+        until = None if signal.kind is Kind.EXIT else NOW_NS + round((60 - ages[place]) * NS)
+        assert signal.valid_until_ns == until
+    return [(s.kind.value, s.side.value, (s.ts_event_ns - START_NS) // (60 * NS)) for s in found], missed
+
+
+@given(TARGETS, st.sampled_from([-1.0, 0.0, 1.0]))
+def test_every_edge_of_fresh_bars_is_a_signal(targets: list[float], held: float) -> None:
+    found, missed = decided(targets, [1.0] * len(targets), held)
+    expected, before = [], held
+    for place, target in enumerate(targets):
+        if target != before and before:
+            expected.append(("exit", "sell" if before > 0 else "buy", place))
+        if target != before and target:
+            expected.append(("enter", "buy" if target > 0 else "sell", place))
+        before = target
+    assert (found, missed) == (expected, None)
+
+
+@given(TARGETS, st.sampled_from([-1.0, 0.0, 1.0]), st.floats(0, 200))
+def test_after_a_catch_up_there_is_at_most_an_exit_and_a_fresh_entry(
+    targets: list[float], held: float, newest_s: float
+) -> None:
+    ages = [newest_s + 60.0 * (len(targets) - 1 - place) for place in range(len(targets))]
+    found, missed = decided(targets, ages, held)
+    if ages[0] <= 60:
+        assert missed is None
+        return
+    assert missed is not None
+    assert missed.bars == sum(age > 60 for age in ages)
+    wanted = targets[-1]
+    exits = [signal for signal in found if signal[0] == "exit"]
+    entries = [signal for signal in found if signal[0] == "enter"]
+    assert found == exits + entries
+    assert len(exits) == (1 if held and wanted != held else 0)
+    assert all(side == ("sell" if held > 0 else "buy") for _, side, _ in exits)
+    for _, side, place in entries:
+        assert ages[place] <= 60
+        assert (side, targets[place:]) == ("buy" if wanted > 0 else "sell", [wanted] * (len(targets) - place))
+    if wanted and wanted != held:
+        edge = next(p for p in range(len(targets) - 1, -1, -1) if (targets[p - 1] if p else held) != wanted)
+        assert len(entries) == (1 if ages[edge] <= 60 else 0)
+    else:
+        assert entries == []
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "valid_for_s", "approval", "expected"),
+    [("1s", 60, "auto", 5), ("5s", 60, "auto", 5), ("15s", 60, "auto", 15), ("1m", 60, "auto", 60), ("1h", 60, "auto", 60),
+     ("1h", 300, "auto", 300), ("1m", 300, "auto", 60), ("1m", 2, "auto", 2), ("1s", 600, "manual", 600)],
+)  # fmt: skip
+def test_a_decision_is_fresh_for_a_bar_and_at_most_valid_for_s(
+    timeframe: str, valid_for_s: float, approval: str, expected: float
+) -> None:
+    assert max_age_s(instance(timeframe=timeframe, valid_for_s=float(valid_for_s), approval=approval)) == expected
+
+
+NAN = float("nan")
+
+
+def ages(live: Sequence[float], *, wall_s: float, is_tape: bool) -> list[float]:
+    """Return the ages of bars of a minute, `wall_s` after the end of the last one by our clock."""
+    bars: Bars = bars_of([100.0] * len(live))
+    now_ns = bar_end(int(bars.time_ns[-1]), "1m") + round(wall_s * NS)
+    return [float(age) for age in ages_s(bars, live_age_s=np.array(live), now_ns=now_ns, is_tape=is_tape)]
+
+
+def test_the_age_of_a_bar_counts_from_its_end_on_the_clock_of_the_exchange() -> None:
+    assert ages([NAN, NAN], wall_s=30, is_tape=False) == [90, 30]
+    assert ages([2.0, 1.0], wall_s=1, is_tape=False) == [61, 1]
+    assert ages([2.0, 1.0], wall_s=40, is_tape=False) == [100, 40]  # it came late over the network
+    assert ages([2.0, 1.0], wall_s=1e8, is_tape=True) == [61, 1]
+    assert ages([2.0, 1.0], wall_s=-1e8, is_tape=True) == [61, 1]
+    assert ages([600.0, 500.0], wall_s=1e8, is_tape=True) == [560, 500]  # the worker was away, the tape played on
+    assert ages([1.0, NAN, NAN], wall_s=1e8, is_tape=True) == [120, 60, 0]
+    assert ages([NAN, NAN], wall_s=0, is_tape=True) == [float("inf")] * 2
+
+
+@pytest.mark.parametrize(("timeframe", "expected"), [("1s", 5), ("15s", 15), ("1m", 60), ("1h", 60)])
+def test_the_order_manager_has_the_same_limit(timeframe: str, expected: float) -> None:
+    """A bar of a second is sealed up to 1.5 s after its end: neither side may call its decision old before that."""
+    held = signals_for(
+        instance(timeframe=timeframe), bars_of([100.0], timeframe=timeframe), Decisions(np.array([1.0])), first=0,
+        ages=np.array([0.0]), now_ns=NOW_NS,
+    )  # fmt: skip
+    (signal,), _ = held
+    assert signal.valid_until_ns == NOW_NS + round(expected * NS)
+    assert max_age_of(Record(signal), Risk()) == (bar_end(START_NS, timeframe), expected)
+
+
+@pytest.mark.parametrize(
+    ("approval", "expected"),
+    [("auto", ["ready", "ready"]), ("manual", ["ready", "pending"]), ("all", ["pending", "pending"])],
+)
+def test_an_exit_waits_for_a_person_only_when_the_account_asks_for_it(approval: str, expected: list[str]) -> None:
+    flip, ages = Decisions(np.array([-1.0])), np.array([1.0])
+    found, _ = signals_for(
+        instance(last_target=1.0, approval=approval), bars_of([100.0]), flip, first=0, ages=ages, now_ns=NOW_NS
+    )
+    assert [signal.kind for signal in found] == [Kind.EXIT, Kind.ENTER]
+    assert [signal.state.value for signal in found] == expected

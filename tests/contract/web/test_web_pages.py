@@ -105,7 +105,8 @@ async def test_the_api_page_lists_the_routes_and_tries_one(gateway: Running) -> 
         await tab.run("document.getElementById('gate').requestSubmit()")
         await _says(tab, "/orders", "/historical/{symbol}", "/ws", "trade")
         await tab.run(
-            "(() => { const d = [...document.querySelectorAll('details')].find(d => d.innerText.includes('/accounts'));"
+            "(() => { const d = [...document.querySelectorAll('details')].find(d => d.querySelector('.verb').innerText === 'GET'"
+            " && d.querySelector('.mono').innerText === '/accounts');"
             " d.open = true; d.querySelector('button').click(); })()"
         )
         await _says(tab, "200 OK", '"demo"')

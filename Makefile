@@ -32,6 +32,7 @@ soak: install ## the long ones: chaos and memory over 30 minutes
 
 lint: install ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy fks actors serve_app.py
 	@$(BIN)/lint-imports
 

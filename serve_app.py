@@ -3,8 +3,9 @@
 A replica reads FKS_HOME itself, so no secret travels as an argument. A database or Redis that is away neither stops a
 replica from starting nor makes its health check fail: then Serve would restart what is not broken.
 
-Start Serve with `request_timeout_s=None` (its default): the proxy counts an open websocket as one request and breaks it,
-without a close frame, when that time is over. The routes' own limits (statement, lock and order waits) bound a request.
+Start Serve with `request_timeout_s=None` (its default): the proxy counts an open websocket as one request and breaks
+it, without a close frame, when that time is over. The routes' own limits (statement, lock and order waits) bound a
+request.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def close_replica_port() -> None:
 
 
 def gateway_app(home: str, name: str) -> Any:
-    """Return the gateway's ASGI app for the node at `home`. Errors: ConfigError, OutageError when no keeper runs here."""
+    """Return the gateway's ASGI app for the node at `home`. Errors: ConfigError, OutageError when no keeper runs
+    here."""
     from fks.api.app import create_app
     from fks.api.gateway import Deps
     from fks.clock import RealClock
@@ -71,9 +73,16 @@ def gateway_app(home: str, name: str) -> Any:
     settings = runtime.settings
     log = open_log("gateway", paths, settings.log, load_secrets(paths))
     deps = Deps(
-        settings=settings, paths=paths, clock=RealClock(), log=log, database_url=node.database_url,
-        redis_url=node.redis_url, name=name, node=lambda: _node_now(paths), config_version=runtime.version,
-    )  # fmt: skip
+        settings=settings,
+        paths=paths,
+        clock=RealClock(),
+        log=log,
+        database_url=node.database_url,
+        redis_url=node.redis_url,
+        name=name,
+        node=lambda: _node_now(paths),
+        config_version=runtime.version,
+    )
     return create_app(deps, pages=(router,))
 
 
@@ -106,7 +115,8 @@ def _node_now(paths: Any) -> Any:
 
 
 def build(args: Any = None) -> serve.Application:
-    """Return the application. `args`: the node's Settings, or a mapping with `home` and `replicas` (serve's own CLI)."""
+    """Return the application. `args`: the node's Settings, or a mapping with `home` and `replicas` (serve's own
+    CLI)."""
     given = args if isinstance(args, dict) else {}
     home = given.get("home") or getattr(args, "home", None) or os.environ.get("FKS_HOME") or ".fks"
     replicas = int(given.get("replicas") or (args.http.replicas if hasattr(args, "http") else 2))
@@ -123,7 +133,8 @@ def build(args: Any = None) -> serve.Application:
         health_check_timeout_s=5,
         graceful_shutdown_timeout_s=3,  # an open websocket holds a leaving replica this long
         graceful_shutdown_wait_loop_s=0.2,
-        # a line per request would be the biggest log of the node; /metrics counts them and failures have their own event
+        # a line per request would be the biggest log of the node; /metrics counts them and failures have their own
+        # event
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(serve.ingress()(Gateway))
     return deployment.bind(os.path.abspath(str(home)))

@@ -67,7 +67,9 @@ class Chronicle:
         facts: dict[str, object] = {"child": note.id, "reason": note.reason, "child_pid": pid, "epoch": epoch}
         if note.exit is not None:
             facts |= {"how": note.exit.how.value, "exit_code": note.exit.exit_code, "signal": note.exit.signal}
-        is_asked = note.exit is not None and note.exit.is_normal  # an end that somebody wanted must not read like a crash
+        is_asked = (
+            note.exit is not None and note.exit.is_normal
+        )  # an end that somebody wanted must not read like a crash
         if note.event in _ERRORS:
             self._c.log.error(f"child.{note.event}", **facts)
         elif note.event in _WARNINGS and not is_asked:
@@ -75,7 +77,10 @@ class Chronicle:
         else:
             self._c.log.info(f"child.{note.event}", **facts)
         self._tally.note(
-            note.id, note.event, how=note.exit.how.value if note.exit is not None else "", unseen_s=self._unseen_s(record)
+            note.id,
+            note.event,
+            how=note.exit.how.value if note.exit is not None else "",
+            unseen_s=self._unseen_s(record),
         )
         self._add(note, pid, epoch, record.node if record is not None else "")
 
@@ -151,17 +156,37 @@ class Chronicle:
 
     def _own_row(self, detail: dict[str, object]) -> HealthRow:
         return HealthRow(
-            SUPERVISOR, "actor", "ready", os.getpid(), self._node, self._restarts, self._since_ns,
-            self._c.clock.now_ns(), version=VERSION, config_version=self._c.config_version, detail=detail,
-        )  # fmt: skip
+            SUPERVISOR,
+            "actor",
+            "ready",
+            os.getpid(),
+            self._node,
+            self._restarts,
+            self._since_ns,
+            self._c.clock.now_ns(),
+            version=VERSION,
+            config_version=self._c.config_version,
+            detail=detail,
+        )
 
 
 def health_row(record: Record) -> HealthRow:
-    """Return a worker's line in `component_health`; one that escalated is at best degraded, until a person ends that."""
+    """Return a worker's line in `component_health`; one that escalated is at best degraded, until a person ends
+    that."""
     state, detail = record.state, record.detail
     if record.escalation:
         state, detail = "degraded" if state == "ready" else state, {**detail, ESCALATION: record.escalation}
     return HealthRow(
-        record.spec.id, "actor", state, record.pid, record.node, record.restarts, record.since_ns or None,
-        record.beat_ns, record.epoch, record.version, record.config_version, detail,
-    )  # fmt: skip
+        record.spec.id,
+        "actor",
+        state,
+        record.pid,
+        record.node,
+        record.restarts,
+        record.since_ns or None,
+        record.beat_ns,
+        record.epoch,
+        record.version,
+        record.config_version,
+        detail,
+    )

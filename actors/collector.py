@@ -37,15 +37,21 @@ class CollectorActor:
         budget = budget_for(c.bus, c.clock, c.settings, c.node, self._exchange)
         exchange = make_exchange(
             self._exchange, settings=c.settings, node=c.node, clock=c.clock, log=c.log, budget=budget
-        )  # fmt: skip
+        )
         if c.settings.data.tape:
             from fks.data.tape.taped import taped
 
             exchange = taped(exchange, c.settings, c.clock, c.log)
         self._collector = Collector(
-            exchange=exchange, db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log,
-            settings=c.settings, lease=c.lease,
-        )  # fmt: skip
+            exchange=exchange,
+            db=c.db,
+            bus=c.bus,
+            clock=c.clock,
+            meter=c.meter,
+            log=c.log,
+            settings=c.settings,
+            lease=c.lease,
+        )
         await self._collector.start()
 
     async def run(self) -> None:

@@ -42,7 +42,9 @@ def deploy() -> None:
     done = cluster.ensure_supervisor(heads.new_deployment, settings.node.role, heads.deployment())
     sys.stdout.write(f"supervisor {done}\n")
     sys.stdout.flush()
-    cluster.deploy_gateway(with_runtime(settings, paths, node.database_url), host=node.http["host"], port=node.http["port"])
+    cluster.deploy_gateway(
+        with_runtime(settings, paths, node.database_url), host=node.http["host"], port=node.http["port"]
+    )
     sys.stdout.write("gateway up\n")
     deadline = time.monotonic() + READY_S
     while True:

@@ -38,14 +38,27 @@ class GuardianActor:
         per_minute = c.settings.data.requests_per_minute.get(exchange)
         budget = venue_budget(c.bus, c.clock, exchange, address, key, per_minute=per_minute, is_guardian=True)
         venues = make_venues(
-            role="guardian", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log,
+            role="guardian",
+            settings=c.settings,
+            node=c.node,
+            secrets=c.secrets,
+            clock=c.clock,
+            log=c.log,
             budget=budget,
-        )  # fmt: skip
+        )
         self._guardian = Guardian(
-            venues=venues, kill_file=c.paths.kill_file, socket_path=c.paths.guardian_socket,
-            db=c.db, bus=c.bus, clock=c.clock, meter=c.meter, log=c.log, timing=Timing.of(c.settings),
-            exchange=c.settings.venue.exchange, is_placed=is_placed_here(c.settings),
-        )  # fmt: skip
+            venues=venues,
+            kill_file=c.paths.kill_file,
+            socket_path=c.paths.guardian_socket,
+            db=c.db,
+            bus=c.bus,
+            clock=c.clock,
+            meter=c.meter,
+            log=c.log,
+            timing=Timing.of(c.settings),
+            exchange=c.settings.venue.exchange,
+            is_placed=is_placed_here(c.settings),
+        )
         await self._guardian.start()
 
     async def run(self) -> None:

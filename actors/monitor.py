@@ -1,4 +1,5 @@
-"""The monitor's actor: merges every component's metrics, watches what nobody else reports, settles alerts that are over."""
+"""The monitor's actor: merges every component's metrics, watches what nobody else reports, settles alerts that are
+over."""
 
 from __future__ import annotations
 
@@ -76,7 +77,9 @@ class MonitorActor:
             # while the database was away nobody could speak
             silent = await self._nodes.page_silent() if now_s - self._database_up_s > PAGE_S else []
             for name in silent:
-                self._c.log.error("node.silent", node=name, remedy=f"look at it; if it is gone for good: fks node forget {name}")
+                self._c.log.error(
+                    "node.silent", node=name, remedy=f"look at it; if it is gone for good: fks node forget {name}"
+                )
             for message in await self._news.new():
                 await self._c.bus.publish(ALERTS, message)
             for alert in await settle_what_is_over(self._c.db, to_datetime(self._c.clock.now_ns())):
@@ -93,7 +96,11 @@ class MonitorActor:
     def problems(self) -> Sequence[Problem]:
         """Return what it could not reach."""
         reached = {"database": self._database_is_up, "redis": self._redis_is_up}
-        return [Problem(kind, f"{kind} does not answer") for kind, is_up in reached.items() if self._has_looked and not is_up]
+        return [
+            Problem(kind, f"{kind} does not answer")
+            for kind, is_up in reached.items()
+            if self._has_looked and not is_up
+        ]
 
     def detail(self) -> Mapping[str, object]:
         """Return what it found reachable."""

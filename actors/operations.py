@@ -1,7 +1,8 @@
 """What a person asked of the running system, performed: restart one part, roll out a build, roll out changed settings.
 
-Everything is done one part at a time: drained, started again, well again, then the next. Each step is in the operation's
-row before it is taken, so a supervisor that starts anew goes on where the one before it died, or where it ended itself.
+Everything is done one part at a time: drained, started again, well again, then the next. Each step is in the
+operation's row before it is taken, so a supervisor that starts anew goes on where the one before it died, or where it
+ended itself.
 """
 
 from __future__ import annotations
@@ -79,7 +80,9 @@ class Work:
     def refuse_too_many(self) -> None:
         """Raise FksError when so many supervisors died over it that it may be what kills them."""
         if self.operation.attempt > ATTEMPTS_MAX:
-            raise FksError(f"{self.operation.attempt} supervisors began it and none ended it", remedy="see 'fks logs supervisor'")
+            raise FksError(
+                f"{self.operation.attempt} supervisors began it and none ended it", remedy="see 'fks logs supervisor'"
+            )
 
     def steps(self, name: str = "steps") -> list[dict[str, Any]]:
         """Return the list of steps of that name, as it will be kept."""
@@ -96,9 +99,13 @@ class Operations:
     """
 
     def __init__(
-        self, component: Component, parts: Parts, *, redeploy: Callable[[], Awaitable[None]] | None = None,
+        self,
+        component: Component,
+        parts: Parts,
+        *,
+        redeploy: Callable[[], Awaitable[None]] | None = None,
         leave: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._c = component
         self._parts = parts
         self._store = OperationStore(component.db)
@@ -154,7 +161,12 @@ class Operations:
         self._c.log.info("operation.started", **facts, attempt=operation.attempt)
         if not work.is_resumed:
             await self._journal.note(
-                operation.target or operation.kind, "asked", why, pid=None, epoch=0, payload={"operation": str(operation.id)}
+                operation.target or operation.kind,
+                "asked",
+                why,
+                pid=None,
+                epoch=0,
+                payload={"operation": str(operation.id)},
             )
         kinds = {"restart": self._restart, "deploy": self._deploy, "config": self._config}
         try:
@@ -194,7 +206,8 @@ class Operations:
         await self._roll(work, plan, build=str(work.result["build"]))
 
     async def _config(self, work: Work) -> None:
-        """Bring every part that a changed setting concerns to a version; on failure bring them back to the one before."""
+        """Bring every part that a changed setting concerns to a version; on failure bring them back to the one
+        before."""
         number = int(work.operation.args["version"])
         version = await self._persist(lambda: self._versions.get(number))
         if version is None:
@@ -216,15 +229,20 @@ class Operations:
             await self._roll_back(work, version)
 
     async def _roll_back(self, work: Work, version: ConfigVersion) -> None:
-        """Bring whoever runs a version that failed back to the one before, and tell a person. Errors: FksError, always."""
+        """Bring whoever runs a version that failed back to the one before, and tell a person. Errors: FksError,
+        always."""
         before = await self._persist(lambda: self._versions.before(version.version))
         number = before.version if before else 0
         touched = {step["part"] for step in work.steps()}
         plan = [
-            part for part in concerned(version.changes, self._parts.children())
+            part
+            for part in concerned(version.changes, self._parts.children())
             if part in touched or part == GATEWAY or self._seen(part).config_version == version.version
-        ]  # fmt: skip
-        text = f"version {version.version} of the settings did not take ({version.error}); version {number} is in force again"
+        ]
+        text = (
+            f"version {version.version} of the settings did not take ({version.error}); version {number} is in "
+            "force again"
+        )
         try:
             await self._roll(work, plan, name="rolled_back", config_version=number, must_settle=False)
         except StaleEpochError:
@@ -237,9 +255,15 @@ class Operations:
 
     # ── one part after the other ─────────────────────────────────────────────────────────────────
     async def _roll(
-        self, work: Work, plan: Sequence[str], *, name: str = "steps", build: str = "", config_version: int | None = None,
+        self,
+        work: Work,
+        plan: Sequence[str],
+        *,
+        name: str = "steps",
+        build: str = "",
+        config_version: int | None = None,
         must_settle: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Restart the parts of `plan` in turn, skipping what an earlier attempt finished.
 
         Errors: FksError naming the first part that did not come back as wanted; those after it are left alone.
@@ -255,8 +279,13 @@ class Operations:
                 continue  # switched off meanwhile: nobody has to be restarted
             if step is None:
                 before = self._seen(part)
-                step = {"part": part, "state": "running", "was": before.state, "pid_before": before.pid,
-                        "begun_ns": self._c.clock.now_ns()}  # fmt: skip
+                step = {
+                    "part": part,
+                    "state": "running",
+                    "was": before.state,
+                    "pid_before": before.pid,
+                    "begun_ns": self._c.clock.now_ns(),
+                }
                 steps.append(step)
             await self._note(work, f"{part}: restarting ({place} of {len(plan)})")
             try:
@@ -290,7 +319,8 @@ class Operations:
         await self._until_well(part, step["was"], must_settle=must_settle)
 
     async def _until_well(self, part: str, was: str, *, must_settle: bool) -> None:
-        """Wait until a part that was ready is ready again, and any other at least degraded; steadily, if it must settle."""
+        """Wait until a part that was ready is ready again, and any other at least degraded; steadily, if it must
+        settle."""
         steady_s, since = STEADY_S if must_settle else 0.0, float("inf")
         lives: set[int | None] = set()
         with contextlib.suppress(TimeoutError):
@@ -346,9 +376,11 @@ class Operations:
         children = self._parts.children()
         if part not in children:
             raise InputError(
-                f"no part is called {part}", code="COMPONENT_UNKNOWN", status=404,
+                f"no part is called {part}",
+                code="COMPONENT_UNKNOWN",
+                status=404,
                 remedy=f"use one of {', '.join([*children, SUPERVISOR, GATEWAY])}",
-            )  # fmt: skip
+            )
         return children[part]
 
     async def _note(self, work: Work, progress: str) -> None:
@@ -380,9 +412,12 @@ async def redeploy_gateway() -> None:
     """Replace the gateway's replicas one by one, from a process that runs what is installed now. Errors: FksError."""
     env = {name: value for name, value in os.environ.items() if name not in _RAYS_OWN}
     process = await asyncio.create_subprocess_exec(
-        *module("actors.commands", "gateway"), env=env,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+        *module("actors.commands", "gateway"),
+        env=env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
     try:
         said, _ = await process.communicate()
     except asyncio.CancelledError:

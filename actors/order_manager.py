@@ -45,14 +45,28 @@ class OrderManagerActor:
         if history.change is not None:
             c.log.warning("database.changed", reason=history.change, epoch=c.lease.epoch)
         venues = make_venues(
-            role="orders", settings=c.settings, node=c.node, secrets=c.secrets, clock=c.clock, log=c.log,
-            may_send=c.lease.holds, budget=venue_budget(c.bus, c.clock, exchange, address, key, per_minute=per_minute),
-        )  # fmt: skip
+            role="orders",
+            settings=c.settings,
+            node=c.node,
+            secrets=c.secrets,
+            clock=c.clock,
+            log=c.log,
+            may_send=c.lease.holds,
+            budget=venue_budget(c.bus, c.clock, exchange, address, key, per_minute=per_minute),
+        )
 
         self._service = OrderManager(
-            db=c.db, bus=c.bus, venues=venues, settings=c.settings, clock=c.clock, meter=c.meter, log=c.log,
-            lease=c.lease, kill_file=lambda: kill_mode(c.paths.kill_file), sent=SentIds(history.ask_before_ns),
-        )  # fmt: skip
+            db=c.db,
+            bus=c.bus,
+            venues=venues,
+            settings=c.settings,
+            clock=c.clock,
+            meter=c.meter,
+            log=c.log,
+            lease=c.lease,
+            kill_file=lambda: kill_mode(c.paths.kill_file),
+            sent=SentIds(history.ask_before_ns),
+        )
         await self._service.start()
 
     async def run(self) -> None:

@@ -1,7 +1,8 @@
-"""A child's process on this host, held by a pidfd: its end is seen at once, proven, and told with what can be known of it.
+"""A child's process on this host, held by a pidfd: its end is seen at once, proven, and told with what can be known of
+it.
 
-A pidfd means one process for ever: a number that was given to somebody else is never signalled. Without pidfds (no Linux)
-nothing here is known, and Ray's word is all there is.
+A pidfd means one process for ever: a number that was given to somebody else is never signalled. Without pidfds (no
+Linux) nothing here is known, and Ray's word is all there is.
 """
 
 from __future__ import annotations
@@ -151,9 +152,15 @@ async def facts(how: How, reason: str, process: Process | None, paths: Paths | N
         reason = _said(exit_code, number, trace) or reason
     lines = tuple(last_lines(log_file(paths, component))) if paths is not None and how is not How.NORMAL else ()
     return Exit(
-        how, reason, is_gone=process.is_gone, exit_code=exit_code, signal=number, is_inferred=is_inferred,
-        last_lines=lines, traceback=trace if how is not How.NORMAL else "",
-    )  # fmt: skip
+        how,
+        reason,
+        is_gone=process.is_gone,
+        exit_code=exit_code,
+        signal=number,
+        is_inferred=is_inferred,
+        last_lines=lines,
+        traceback=trace if how is not How.NORMAL else "",
+    )
 
 
 def _trace(process: Process, paths: Paths, component: str) -> tuple[str, int | None]:

@@ -1,4 +1,5 @@
-"""One waking for many children: each is glanced at when its beat is due, and only one that is not plainly well is woken for.
+"""One waking for many children: each is glanced at when its beat is due, and only one that is not plainly well is woken
+for.
 
 A task that wakes for every beat of every child costs more than all that it then does.
 """
@@ -49,8 +50,8 @@ class Rounds:
                     visit.wanted.set_result(None)
 
     async def needed(self, child: Watched, ended: asyncio.Task[Any]) -> None:
-        """Return when somebody has to look closer: at the first glance, a beat from now or later, that does not find the
-        child well, or when `ended` is."""
+        """Return when somebody has to look closer: at the first glance, a beat from now or later, that does not find
+        the child well, or when `ended` is."""
         wanted: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._visits[child] = _Visit(self._clock.monotonic() + self._heartbeat_s * (1 - 0.5 / A_BEAT), wanted)
         try:
@@ -60,7 +61,8 @@ class Rounds:
 
 
 def _is_plainly_well(child: Watched) -> bool:
-    """Return what a glance tells; one that fails for a reason nobody foresaw must not blind us to the other children."""
+    """Return what a glance tells; one that fails for a reason nobody foresaw must not blind us to the other
+    children."""
     try:
         return child.glance()
     except Exception:

@@ -87,7 +87,8 @@ class SchedulerActor:
             await self._c.clock.sleep(1.0)
 
     async def _claim(self, jobs: JobStore) -> None:
-        """Begin what is queued, as far as each lane has room: jobs that an earlier self started count, and ours not yet seen."""
+        """Begin what is queued, as far as each lane has room: jobs that an earlier self started count, and ours not yet
+        seen."""
         waits: list[tuple[float, bool]] = []
         for lane in LANES:
             running, waits_s = await jobs.load(lane.kinds, besides=lane.besides)
@@ -133,7 +134,9 @@ class SchedulerActor:
         """Return jobs that nobody claims, a loop that no longer turns, and schedules that failed when they ran last."""
         limit_s, found = self._c.settings.supervision.jobs_wait_max_s, []
         if self._waits_s is not None and self._waits_s > limit_s:
-            text = f"the oldest job waits for {self._waits_s:.0f} s" + (": all runners are busy" if self._is_full else "")
+            text = f"the oldest job waits for {self._waits_s:.0f} s" + (
+                ": all runners are busy" if self._is_full else ""
+            )
             found.append(Problem("queue", text, about="jobs", is_mended_by_restart=not self._is_full))
         silent_s = self._c.clock.monotonic() - self._turned_s
         if silent_s > limit_s:

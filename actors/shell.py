@@ -3,9 +3,9 @@
 Its concurrency group `sys` (join, health, stop) lives on a loop of its own and touches only simple attributes, so it
 answers while the work loop is busy; the work loop's own beat age is what health reports.
 
-The plain object has `start()`, `run()`, `stop()`, `is_ready`, `detail()`, and may have `drain()` (stop accepting, finish
-what is in flight, flush), `problems()` (its failed self-checks, cheap: asked five times a second) and `MODULES` (what it
-imports late: loaded in a thread while the rest of the start goes on).
+The plain object has `start()`, `run()`, `stop()`, `is_ready`, `detail()`, and may have `drain()` (stop accepting,
+finish what is in flight, flush), `problems()` (its failed self-checks, cheap: asked five times a second) and `MODULES`
+(what it imports late: loaded in a thread while the rest of the start goes on).
 """
 
 from __future__ import annotations
@@ -49,9 +49,15 @@ class Shell:
     """
 
     def __init__(
-        self, role: str, name: str, args: tuple[str, ...], epoch: int, is_leased: bool, wait_s: float,
+        self,
+        role: str,
+        name: str,
+        args: tuple[str, ...],
+        epoch: int,
+        is_leased: bool,
+        wait_s: float,
         ports: Callable[[str, Component], dict[str, Any]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         # Must not fail: a supervisor whose constructor raises is never started again by Ray.
         self._ports = ports
         self._role, self._name, self._args = role, name, args
@@ -154,7 +160,8 @@ class Shell:
         return None
 
     async def _started_or_asked(self, child: Any) -> bool:
-        """Start the child; False when it was asked to stop before that was done, and is stopped. Errors: its start's."""
+        """Start the child; False when it was asked to stop before that was done, and is stopped. Errors: its
+        start's."""
         start, asked = asyncio.create_task(child.start()), asyncio.create_task(self._asked.wait())
         try:
             await asyncio.wait({start, asked}, return_when=asyncio.FIRST_COMPLETED)
@@ -288,7 +295,10 @@ class Shell:
     def _answer(self, now_s: float) -> dict[str, object]:
         component = self._component
         return {
-            "component": self._name, "pid": os.getpid(), "node": node_name(), "node_id": self._node_id,
+            "component": self._name,
+            "pid": os.getpid(),
+            "node": node_name(),
+            "node_id": self._node_id,
             "space": process_space(),
             "epoch": self._epoch,
             "age_s": 0.0 if self._state in ("starting", "waiting") else now_s - self._beat,
@@ -298,7 +308,7 @@ class Shell:
             "memory_mb": round(self._memory_mb, 1),
             "version": VERSION,
             "config_version": component.config_version if component is not None else 0,
-        }  # fmt: skip
+        }
 
     async def begin(self) -> None:
         """Hear that the predecessor's lease has run out."""
@@ -324,4 +334,3 @@ def _paths() -> Paths:
 def node_name() -> str:
     """Return this machine's name: for people, containers may share one."""
     return os.uname().nodename
-

@@ -42,7 +42,7 @@ from fks.supervision.state import (
     Timer,
     TimerFired,
     TreeWanted,
-)  # fmt: skip
+)
 
 UP = frozenset({"ready", "degraded"})
 REPORT_S = 1.0  # between two looks at how the children are, and at which there should be
@@ -60,13 +60,20 @@ class SupervisorActor:
 
     Hard state: leases, actor_events (restart windows), component_health. Soft state: handles, found again by name.
     Guarantees: only the newest supervisor gives out epochs, an older one ends when it tries, and one of an earlier
-    deployment stays down, however often Ray starts it; a living child is never started twice; a dead one is started under a higher epoch than it had; a child
-    that dies too often in a row escalates alone: it is paged, started again once a minute and the others run on; a database that is away holds up no
-    restart of a child that can start without it. `want`, asked once a second, says what the tree should be.
+    deployment stays down, however often Ray starts it; a living child is never started twice; a dead one is started
+    under a higher epoch than it had; a child that dies too often in a row escalates alone: it is paged, started again
+    once a minute and the others run on; a database that is away holds up no restart of a child that can start without
+    it. `want`, asked once a second, says what the tree should be.
     """
 
     def __init__(
-        self, component: Component, args: tuple[str, ...], *, tree: SupervisorSpec, world: World, want: Want | None = None
+        self,
+        component: Component,
+        args: tuple[str, ...],
+        *,
+        tree: SupervisorSpec,
+        world: World,
+        want: Want | None = None,
     ) -> None:
         self._c = component
         self._world = world
@@ -78,7 +85,9 @@ class SupervisorActor:
         self._machine = args[1] if args else ""
         self._heads = HeadStore(component.db, component.settings.supervision.head_ttl_s)
         self._superseded = ""  # by whom; then it stays down
-        self._authority = Authority(component.db, f"supervisor:{os.getpid()}", self._events.put_nowait, self._deployment)
+        self._authority = Authority(
+            component.db, f"supervisor:{os.getpid()}", self._events.put_nowait, self._deployment
+        )
         self._kept: dict[str, Keeping] = {}
         self._timers: set[asyncio.Task[None]] = set()
         self._chronicle = Chronicle(component, world, os.uname().nodename)
@@ -92,14 +101,23 @@ class SupervisorActor:
         """Nothing that can fail: a supervisor whose start fails would be dead for good."""
 
     async def run(self) -> None:
-        """Mind every child until cancelled. Errors: StaleEpochError when a newer supervisor of the same deployment acts."""
+        """Mind every child until cancelled. Errors: StaleEpochError when a newer supervisor of the same deployment
+        acts."""
         self._events.put_nowait(Begin())
         loops = (
-            self._rounds.run, self._remember, self._report, self._follow_want, self._hold_head, Operations(self._c, self).run
-        )  # fmt: skip
+            self._rounds.run,
+            self._remember,
+            self._report,
+            self._follow_want,
+            self._hold_head,
+            Operations(self._c, self).run,
+        )
         lost: StaleEpochError | None = None
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._chronicle.write_lines()), *(group.create_task(self._guard(loop)) for loop in loops)]
+            tasks = [
+                group.create_task(self._chronicle.write_lines()),
+                *(group.create_task(self._guard(loop)) for loop in loops),
+            ]
             while lost is None:
                 event = await self._events.get()
                 if isinstance(event, StaleEpochError):
@@ -170,8 +188,9 @@ class SupervisorActor:
         states = self._states()
         return {
             id: Part(states[id], kept.record.pid, kept.record.version, kept.record.config_version, kept.record.node)
-            for id, kept in self._kept.items() if id in states
-        }  # fmt: skip
+            for id, kept in self._kept.items()
+            if id in states
+        }
 
     async def restart_child(self, id: str, why: str) -> None:
         """Drain a worker (or all below a supervisor of the tree), start it again, return when it is ready or degraded.
@@ -203,7 +222,9 @@ class SupervisorActor:
         try:
             self._state, commands = decide(self._state, event, self._c.clock.monotonic())
         except Exception as error:
-            self._c.log.error("supervisor.undecided", about=type(event).__name__, error=f"{type(error).__name__}: {error}")
+            self._c.log.error(
+                "supervisor.undecided", about=type(event).__name__, error=f"{type(error).__name__}: {error}"
+            )
             return
         self._has_remembered = self._has_remembered or isinstance(event, Remembered)
         if self._state.tree is not before:
@@ -241,7 +262,9 @@ class SupervisorActor:
             return
         if note.event in ("restarted", "escalated"):
             record.restarts += 1
-        if note.event in ("restarted", "escalated", "done", "stopping") or (note.event == "exited" and record.child is None):
+        if note.event in ("restarted", "escalated", "done", "stopping") or (
+            note.event == "exited" and record.child is None
+        ):
             record.pid = record.pid if note.event == "stopping" else None
 
     def _follow_kept(self) -> None:
@@ -255,7 +278,7 @@ class SupervisorActor:
             else:
                 self._kept[id] = Keeping(
                     self._c, self._world, Record(spec), self._events.put_nowait, self._authority, self._rounds
-                )  # fmt: skip
+                )
         self._kept = {id: self._kept[id] for id in specs}
         self._is_forgetting = True
 
@@ -281,7 +304,8 @@ class SupervisorActor:
             await self._c.clock.sleep(REPORT_S)
 
     async def _remember(self) -> None:
-        """Refill the restart windows from rows, as soon as the database answers, so that a new supervisor keeps counting."""
+        """Refill the restart windows from rows, as soon as the database answers, so that a new supervisor keeps
+        counting."""
         began_s = self._c.clock.monotonic()
         supervisors = [self._state.tree, *_supervisors(self._state.tree)]
         periods = [HOUR_S, *(spec.limit.period_s for spec in supervisors)]
@@ -333,9 +357,10 @@ class SupervisorActor:
             if states[record.spec.id] in _AT_REST.values():
                 record.state = states[record.spec.id]
         return [
-            health_row(record) for record in records
+            health_row(record)
+            for record in records
             if not self._world.was_reconstructed or record.since_ns or record.is_known
-        ]  # fmt: skip
+        ]
 
     async def _follow_want(self) -> None:
         """Ask once a second what the tree should be; what an earlier supervisor left running outside of it is ended."""
@@ -361,7 +386,8 @@ class SupervisorActor:
             await self._c.clock.sleep(REPORT_S)
 
     async def _sweep(self, tree: SupervisorSpec) -> None:
-        """End the actors that a supervisor before us ran and that the tree does not have any more. Errors: OutageError."""
+        """End the actors that a supervisor before us ran and that the tree does not have any more. Errors:
+        OutageError."""
         wanted = {SUPERVISOR, *(spec.id for spec in tree.workers())}
         for name in await self._chronicle.journal.actors():
             if name in wanted:

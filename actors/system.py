@@ -66,10 +66,20 @@ _REMOTE = {role: _remote_shell(role) for role in tree.CLASSES}
 
 def spawn_shell(spec: ChildSpec, *, epoch: int, wait_s: float, max_restarts: int = 0) -> Any:
     """Return the handle of a new detached actor. Errors: ValueError when the name is still taken."""
-    return _REMOTE[spec.role].options(
-        name=spec.id, namespace=NAMESPACE, lifetime="detached", num_cpus=0, resources=spec.resources or None,
-        max_restarts=max_restarts, max_task_retries=0, max_pending_calls=1000,
-    ).remote(spec.role, spec.id, spec.args, epoch, spec.is_leased, wait_s, ports_of)  # fmt: skip
+    return (
+        _REMOTE[spec.role]
+        .options(
+            name=spec.id,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
+            resources=spec.resources or None,
+            max_restarts=max_restarts,
+            max_task_retries=0,
+            max_pending_calls=1000,
+        )
+        .remote(spec.role, spec.id, spec.args, epoch, spec.is_leased, wait_s, ports_of)
+    )
 
 
 class RayChild:
@@ -112,7 +122,9 @@ class RayChild:
     def felt(self) -> Mapping[str, object] | None:
         """Return what its pulse says and how old that is; None when it has none here, comes up, or a call is due."""
         if self._finger is None or not self._was_up or time.monotonic() - self._called_s > CALL_S:
-            return None  # not before it said that it is up: by then the file is its own, not that of an earlier boot's pid
+            return (
+                None  # not before it said that it is up: by then the file is its own, not that of an earlier boot's pid
+            )
         pulse = self._finger.feel()
         if pulse is None:
             return None
@@ -134,7 +146,8 @@ class RayChild:
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             how, reason = told.result() if told.done() else (How.CRASH, "died")
-            # Ray frees the name before the process is gone: only its end proves it. An orderly stop leaves an empty one.
+            # Ray frees the name before the process is gone: only its end proves it. An orderly stop leaves an empty
+            # one.
             return await self.kill(how, reason)
         finally:
             for task in waits:
@@ -203,7 +216,8 @@ def cause(error: BaseException) -> str:
 
 
 class RayWorld:
-    """The cluster as the supervisor sees it. What waits for the GCS is called on a thread: it may be away for a while."""
+    """The cluster as the supervisor sees it. What waits for the GCS is called on a thread: it may be away for a
+    while."""
 
     def __init__(self, paths: Paths | None = None) -> None:
         self._paths = paths
@@ -260,7 +274,8 @@ _Job = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(Job)
 
 
 async def run_job(home: str, job_id: str) -> None:
-    """Run one claimed job and wait for its end; cancelled, it goes on by itself. Errors: OutageError when its process died."""
+    """Run one claimed job and wait for its end; cancelled, it goes on by itself. Errors: OutageError when its process
+    died."""
     # an actor and not a task: Ray ends the tasks of an owner that died
     name = f"job:{job_id}:{uuid.uuid4().hex[:8]}"
     runner = _Job.options(name=name, namespace=NAMESPACE, lifetime="detached").remote()

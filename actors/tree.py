@@ -1,6 +1,7 @@
 """THE table: every child of the supervisor, its branch, its deadline, what it waits for and where it may run.
 
-Started downwards in waves, stopped upwards. `CLASSES` names the class of each role; the classes never meet but by message.
+Started downwards in waves, stopped upwards. `CLASSES` names the class of each role; the classes never meet but by
+message.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ SHARE = 0.001  # of a node's resource: it says where, not how many
 
 
 def supervisor_spec(role: str = "single", args: tuple[str, ...] = ()) -> ChildSpec:
-    """Return the supervisor's own row: Ray restarts it, without a limit and with the same `args`: its deployment and the
-    machine that is its head.
+    """Return the supervisor's own row: Ray restarts it, without a limit and with the same `args`: its deployment and
+    the machine that is its head.
 
     `role`: of the node that deploys it. In a cluster it stays on the head: Ray would put what asks for nothing on any
     machine, and there the gateway it replaces would be a worker's, and a worker lost would take it along.
@@ -48,12 +49,13 @@ def supervisor_spec(role: str = "single", args: tuple[str, ...] = ()) -> ChildSp
 
 
 def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequence[str] = ()) -> SupervisorSpec:
-    """Return the tree of a system with these settings, checked; `isolated`: strategy instances with a worker of their own;
-    `exchanges`: those besides data.exchange that have something to collect.
+    """Return the tree of a system with these settings, checked; `isolated`: strategy instances with a worker of their
+    own; `exchanges`: those besides data.exchange that have something to collect.
 
-    Every child is counted for itself and escalates alone, so that a crash loop in one costs the others nothing. No death
-    is another child's death: what one needs of another it waits for. The guardian has a branch of its own, and nothing
-    waits for it: the order manager starts without it, protects what is held, and enters nothing until it is there.
+    Every child is counted for itself and escalates alone, so that a crash loop in one costs the others nothing. No
+    death is another child's death: what one needs of another it waits for. The guardian has a branch of its own, and
+    nothing waits for it: the order manager starts without it, protects what is held, and enters nothing until it is
+    there.
     Errors: ConfigError.
     """
     timing = settings.supervision
@@ -65,9 +67,15 @@ def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequenc
     def child(id: str, role: str, *, stop_s: float, args: tuple[str, ...] = ()) -> ChildSpec:
         # The guardian must come up while the database is down (G5), so it is the one that takes no epoch.
         return ChildSpec(
-            id, role, stop_s, args=args, is_leased=role != "guardian", start_s=timing.start_timeout_s,
-            resources=_resources(timing.placement, id), memory_max_mb=timing.memory_max_mb,
-        )  # fmt: skip
+            id,
+            role,
+            stop_s,
+            args=args,
+            is_leased=role != "guardian",
+            start_s=timing.start_timeout_s,
+            resources=_resources(timing.placement, id),
+            memory_max_mb=timing.memory_max_mb,
+        )
 
     def branch(id: str, *children: ChildSpec) -> SupervisorSpec:
         return SupervisorSpec(id, children, limit, backoff=backoff, containment=containment)
@@ -94,7 +102,8 @@ def tree_of(settings: Settings, isolated: Sequence[str] = (), exchanges: Sequenc
 
 
 def want(component: Component) -> Callable[[], Awaitable[SupervisorSpec]]:
-    """Return what tells the supervisor which tree it should run, as the database says now. Errors of a call: OutageError."""
+    """Return what tells the supervisor which tree it should run, as the database says now. Errors of a call:
+    OutageError."""
     from fks.exchanges.registry import EXCHANGES  # only the supervisor asks
 
     journal = TreeJournal(component.db)

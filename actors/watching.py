@@ -82,14 +82,19 @@ class Record:
 class Keeping:
     """Performs the commands of the machine for one child, and answers each with the event it waits for.
 
-    Guarantees: its epoch is raised before a new process is started; one whose predecessor is not proven gone begins after
-    the lease has run out; every `start` and `stop` is answered, whatever is raised.
+    Guarantees: its epoch is raised before a new process is started; one whose predecessor is not proven gone begins
+    after the lease has run out; every `start` and `stop` is answered, whatever is raised.
     """
 
     def __init__(
-        self, component: Component, world: World, record: Record, post: Callable[[Event], None], authority: Authority,
+        self,
+        component: Component,
+        world: World,
+        record: Record,
+        post: Callable[[Event], None],
+        authority: Authority,
         rounds: Rounds,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._authority, self._rounds = authority, rounds
         self._glanced_s = 0.0
         self.record = record
@@ -319,7 +324,8 @@ class Keeping:
         return True
 
     def _pause_s(self, beat: Mapping[str, object] | None) -> float:
-        """Return when to ask again: a loop that stands still is asked at the very end of our patience, not a beat later."""
+        """Return when to ask again: a loop that stands still is asked at the very end of our patience, not a beat
+        later."""
         age_s = float(str(beat["age_s"])) if beat is not None else 0.0
         if age_s <= self._timing.heartbeat_s:
             return self._timing.heartbeat_s

@@ -1,9 +1,11 @@
-"""One collector on one core: trades a second from a real socket into bars and PostgreSQL, a trade's way to Redis, memory of 500 symbols.
+"""One collector on one core: trades a second from a real socket into bars and PostgreSQL, a trade's way to Redis,
+memory of 500 symbols.
 
     python benchmarks/collector.py [--trades 300000] [--seconds 10]
 
-An exchange in another process speaks Binance's wire: frames made beforehand, REST that has the same trades. The collector is
-the real one, with every timeframe, a real PostgreSQL and a real Redis. Exits 1 when a limit of docs/performance.md is missed.
+An exchange in another process speaks Binance's wire: frames made beforehand, REST that has the same trades. The
+collector is the real one, with every timeframe, a real PostgreSQL and a real Redis. Exits 1 when a limit of
+docs/performance.md is missed.
 """
 
 from __future__ import annotations
@@ -50,19 +52,27 @@ RATE_MIN, P99_MAX_MS, MEMORY_MAX_MB = 50_000, 10.0, 600
 def trade(number: int, time_ms: int) -> dict[str, Any]:
     """Return one aggregate trade of the made market."""
     return {
-        "a": number, "p": f"{65_000 + number % 97}.{number % 90 + 10}", "q": f"0.0{number % 900 + 100}", "f": number, "l": number,
-        "T": time_ms, "m": number % 2 == 0, "M": True,
-    }  # fmt: skip
+        "a": number,
+        "p": f"{65_000 + number % 97}.{number % 90 + 10}",
+        "q": f"0.0{number % 900 + 100}",
+        "f": number,
+        "l": number,
+        "T": time_ms,
+        "m": number % 2 == 0,
+        "M": True,
+    }
 
 
 def play(port: int, begin_ms: int, burst: int, start: Any) -> None:
-    """Be the exchange: trade 0 is over, `burst` trades come as fast as they are read once `start` is set, then 1,000 a second."""
+    """Be the exchange: trade 0 is over, `burst` trades come as fast as they are read once `start` is set, then 1,000 a
+    second."""
 
     async def info(_: web.Request) -> web.Response:
         filters = [
             {"filterType": "LOT_SIZE", "stepSize": "0.00001", "minQty": "0.00001", "maxQty": "9000"},
-            {"filterType": "PRICE_FILTER", "tickSize": "0.01"}, {"filterType": "NOTIONAL", "minNotional": "5"},
-        ]  # fmt: skip
+            {"filterType": "PRICE_FILTER", "tickSize": "0.01"},
+            {"filterType": "NOTIONAL", "minNotional": "5"},
+        ]
         row = {"symbol": "BTCUSDT", "baseAsset": "BTC", "quoteAsset": "USDT", "status": "TRADING", "filters": filters}
         return web.json_response({"symbols": [row]})
 
@@ -80,7 +90,7 @@ def play(port: int, begin_ms: int, burst: int, start: Any) -> None:
         blocks = [
             b"".join(_wired(_frame(n, begin_ms + n // 50)) for n in range(first, min(first + BLOCK, burst + 1)))
             for first in range(1, burst + 1, BLOCK)
-        ]  # fmt: skip
+        ]
         while not start.is_set():
             await asyncio.sleep(0.05)
         transport = request.transport
@@ -100,10 +110,14 @@ def play(port: int, begin_ms: int, burst: int, start: Any) -> None:
         return ws
 
     app = web.Application()
-    app.add_routes([
-        web.get("/api/v3/exchangeInfo", info), web.get("/api/v3/aggTrades", trades), web.get("/api/v3/klines", klines),
-        web.get("/{tail:.*}", stream),
-    ])  # fmt: skip
+    app.add_routes(
+        [
+            web.get("/api/v3/exchangeInfo", info),
+            web.get("/api/v3/aggTrades", trades),
+            web.get("/api/v3/klines", klines),
+            web.get("/{tail:.*}", stream),
+        ]
+    )
     web.run_app(app, host="127.0.0.1", port=port, print=None)
 
 
@@ -119,8 +133,11 @@ def _wired(frame: str) -> bytes:
     return b"\x81\x7e" + len(data).to_bytes(2, "big") + data
 
 
-async def measure(url: str, redis_url: str, port: int, start: Any, burst: int, seconds: float) -> tuple[float, float, float, float]:
-    """Return trades a second until their bars are built and until they are stored, p99 in ms, and how busy our core was."""
+async def measure(
+    url: str, redis_url: str, port: int, start: Any, burst: int, seconds: float
+) -> tuple[float, float, float, float]:
+    """Return trades a second until their bars are built and until they are stored, p99 in ms, and how busy our core
+    was."""
     db, bus = await Database.connect(url), await Bus.connect(redis_url)
     info = {"rest": f"http://127.0.0.1:{port}", "ws": f"ws://127.0.0.1:{port}"}
     settings = settings_for(info, symbols=("BTCUSDT",), timeframes=FRAMES, backfill_bars=0, stale_min_s=30.0)
@@ -156,7 +173,8 @@ async def measure(url: str, redis_url: str, port: int, start: Any, burst: int, s
 
 
 def memory_mb(symbols: int = 500) -> float:
-    """Return what feeds of so many symbols with nine timeframes add to a process, each with a minute of trades waiting."""
+    """Return what feeds of so many symbols with nine timeframes add to a process, each with a minute of trades
+    waiting."""
     gc.collect()
     before = psutil.Process().memory_info().rss
     begin = bar_start(time.time_ns(), "1m")
@@ -165,7 +183,12 @@ def memory_mb(symbols: int = 500) -> float:
         feed = SymbolFeed(f"S{number}", 0.0, stale_min_s=10, stale_max_s=120, frames=FRAMES)
         feed.positions = {}
         feed.restart(BarBuilder("binance", feed.symbol, FRAMES, begin, previous=Decimal(1)), 0, [])
-        feed.add([PublicTrade("binance", feed.symbol, n, begin + n * NS // 10, Decimal(f"{n}.01"), Decimal("0.5"), False) for n in range(1, 600)])
+        feed.add(
+            [
+                PublicTrade("binance", feed.symbol, n, begin + n * NS // 10, Decimal(f"{n}.01"), Decimal("0.5"), False)
+                for n in range(1, 600)
+            ]
+        )
         feeds.append(feed)
     return (psutil.Process().memory_info().rss - before) / 2**20
 
@@ -190,7 +213,9 @@ def main() -> int:
             process = start_and_wait(server, log=paths.logs / "postgres.log")
             try:
                 asyncio.run(migrate.upgrade(server.url()))
-                rate, stored, p99_ms, share = asyncio.run(measure(server.url(), redis.url(), port, start, given.trades, given.seconds))
+                rate, stored, p99_ms, share = asyncio.run(
+                    measure(server.url(), redis.url(), port, start, given.trades, given.seconds)
+                )
             finally:
                 server.stop(process)
     finally:
@@ -198,9 +223,10 @@ def main() -> int:
     base_mb = psutil.Process().memory_info().rss / 2**20
     grown_mb = base_mb + memory_mb()
     rows = (
-        ("trades/s, built", rate, RATE_MIN, rate >= RATE_MIN), ("p99 to Redis, ms", p99_ms, P99_MAX_MS, p99_ms <= P99_MAX_MS),
+        ("trades/s, built", rate, RATE_MIN, rate >= RATE_MIN),
+        ("p99 to Redis, ms", p99_ms, P99_MAX_MS, p99_ms <= P99_MAX_MS),
         ("500 symbols x 9, MB", grown_mb, MEMORY_MAX_MB, grown_mb <= MEMORY_MAX_MB),
-    )  # fmt: skip
+    )
     for name, value, limit, is_met in rows:
         print(f"{name:<22} {value:>12,.1f}   limit {limit:>8,}   {'ok' if is_met else 'MISSED'}")
     print(f"{stored:,.0f} trades/s until PostgreSQL had them; we used {share:.0%} of a core meanwhile")

@@ -1,10 +1,12 @@
-"""A trade frame, from its bytes to a checked value with exact prices: our wires against ccxt.pro's handlers and bare decoders.
+"""A trade frame, from its bytes to a checked value with exact prices: our wires against ccxt.pro's handlers and bare
+decoders.
 
     python benchmarks/decode.py [rounds]
 
-Every line is the median of interleaved rounds over the same frames, in one process on one core: compare within a run only.
-Limits: 1.5 us for a Binance trade on a calm machine, and at least ten times ccxt.pro's handler, which is the one that gates.
-Binance's frames are recorded (tests/tapes), Kraken's and Coinbase's are written in the documented form from the same trades.
+Every line is the median of interleaved rounds over the same frames, in one process on one core: compare within a run
+only. Limits: 1.5 us for a Binance trade on a calm machine, and at least ten times ccxt.pro's handler, which is the one
+that gates. Binance's frames are recorded (tests/tapes), Kraken's and Coinbase's are written in the documented form from
+the same trades.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ class Bare(msgspec.Struct):
 
 
 def frames() -> dict[str, list[bytes]]:
-    """Return the same trades in every exchange's form, all of them twice: the first half warms up, the second is timed."""
+    """Return the same trades in every exchange's form, all of them twice: the first half warms up, the second is
+    timed."""
     raw = raw_trades()
     kraken, coinbase = [], []
     for number, row in enumerate(raw * 2):
@@ -69,7 +72,10 @@ def frames() -> dict[str, list[bytes]]:
         )
     return {
         "binance": [frame for _, frame in frames_of(EXCERPT)] * 2,
-        "binance aggTrade": [json.dumps({"stream": "btcusdt@aggTrade", "data": row}).encode() for row in agg_trades(raw)] * 2,
+        "binance aggTrade": [
+            json.dumps({"stream": "btcusdt@aggTrade", "data": row}).encode() for row in agg_trades(raw)
+        ]
+        * 2,
         "kraken": kraken,
         "coinbase": coinbase,
     }

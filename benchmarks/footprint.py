@@ -1,8 +1,9 @@
 """Memory and idle CPU of the default tree against a bare one, from one run.
 
-Bare: `ray start` with Ray's own defaults (FKS leaves out two of its processes), Serve with as many replicas of a hello application, and as many empty actors as FKS
-has. Ours: `fks up`, warm, trading on the local exchange. PSS over all processes of each; CPU over a minute of each.
-The limit (docs/performance.md): PSS <= bare + 0.9 GiB; idle CPU <= bare + 10 points of a core.
+Bare: `ray start` with Ray's own defaults (FKS leaves out two of its processes), Serve with as many replicas of a hello
+application, and as many empty actors as FKS has. Ours: `fks up`, warm, trading on the local exchange. PSS over all
+processes of each; CPU over a minute of each. The limit (docs/performance.md): PSS <= bare + 0.9 GiB; idle CPU <= bare +
+10 points of a core.
 
     python benchmarks/footprint.py [--seconds 60] [--json]
 """
@@ -86,15 +87,34 @@ def bare(actors: int, seconds: float) -> tuple[float, float, int]:
         env = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
         ray = str(Path(sys.executable).parent / "ray")
         head = subprocess.Popen(
-            [ray, "start", "--head", "--block", "--port=26379", f"--temp-dir={temp}", "--num-cpus=4",
-             "--object-store-memory=83886080", "--dashboard-port=28265", "--dashboard-agent-listen-port=25365",
-             "--ray-client-server-port=25001", "--disable-usage-stats"],
-            env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            [
+                ray,
+                "start",
+                "--head",
+                "--block",
+                "--port=26379",
+                f"--temp-dir={temp}",
+                "--num-cpus=4",
+                "--object-store-memory=83886080",
+                "--dashboard-port=28265",
+                "--dashboard-agent-listen-port=25365",
+                "--ray-client-server-port=25001",
+                "--disable-usage-stats",
+            ],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             time.sleep(8)
-            done = subprocess.run([sys.executable, "-c", BARE, "127.0.0.1:26379", "28000", str(actors)], env=env,
-                                  capture_output=True, text=True, timeout=120)  # fmt: skip
+            done = subprocess.run(
+                [sys.executable, "-c", BARE, "127.0.0.1:26379", "28000", str(actors)],
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
             assert "ready" in done.stdout, done.stderr[-2000:]
             return measure(lambda: family([psutil.Process(head.pid)]), seconds)
         finally:

@@ -1,9 +1,11 @@
-"""Bars in and out: import, idempotent merge, reading a year, and the mapped copy, each against its floor in the same run.
+"""Bars in and out: import, idempotent merge, reading a year, and the mapped copy, each against its floor in the same
+run.
 
     python benchmarks/ingest.py [--rows 525600] [--rounds 5]
 
-A real embedded PostgreSQL with fsync on, the real tables with their partitions, keys and triggers. Ours and the floor take turns, each after a
-checkpoint; medians. Every result is compared with what went in. Exits 1 when a limit of docs/performance.md is missed.
+A real embedded PostgreSQL with fsync on, the real tables with their partitions, keys and triggers. Ours and the floor
+take turns, each after a checkpoint; medians. Every result is compared with what went in. Exits 1 when a limit of
+docs/performance.md is missed.
 """
 
 from __future__ import annotations
@@ -37,13 +39,18 @@ T0 = 1_704_067_200 * NS  # 2024-01-01
 PRICES = ("open", "high", "low", "close", "volume")
 COLUMNS = [("time", copy.TIME), *((name, copy.FLOAT) for name in PRICES), ("trades", copy.INT4)]
 READ = copy.row_form(COLUMNS[:-1])
-STAGE = "CREATE TEMPORARY TABLE bench_staged (time timestamptz, open float8, high float8, low float8, close float8, volume float8, trades int4) ON COMMIT DROP"
-MERGE = """INSERT INTO ohlcv_data AS o (exchange, symbol, timeframe, source, time, open, high, low, close, volume, trades)
+STAGE = (
+    "CREATE TEMPORARY TABLE bench_staged (time timestamptz, open float8, high float8, low float8, close float8,"
+    " volume float8, trades int4) ON COMMIT DROP"
+)
+MERGE = """INSERT INTO ohlcv_data AS o
+  (exchange, symbol, timeframe, source, time, open, high, low, close, volume, trades)
 SELECT 'binance', $1, '1m', 'bench', s.* FROM bench_staged s
 ON CONFLICT (symbol, timeframe, time, exchange) DO UPDATE
    SET open = EXCLUDED.open, high = EXCLUDED.high, low = EXCLUDED.low, close = EXCLUDED.close, volume = EXCLUDED.volume,
        trades = EXCLUDED.trades, updated_at = now()
- WHERE (o.open, o.high, o.low, o.close, o.volume) IS DISTINCT FROM (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume)"""
+ WHERE (o.open, o.high, o.low, o.close, o.volume) IS DISTINCT FROM
+    (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume)"""
 SELECT = """SELECT time, open, high, low, close, volume FROM ohlcv_data
 WHERE symbol = $1 AND timeframe = '1m' AND exchange = 'binance' ORDER BY time"""
 Work = Callable[[], Awaitable[Any]]
@@ -58,7 +65,16 @@ def made(symbol: str, count: int, *, changed: int = 0) -> Bars:
     if changed:
         close = close.copy()
         close[:: count // changed] += 0.01
-    return Bars(symbol, "1m", T0 + np.arange(count, dtype=np.int64) * 60 * NS, opened, high, low, close, np.round(rng.gamma(2.0, 3.0, count), 5))
+    return Bars(
+        symbol,
+        "1m",
+        T0 + np.arange(count, dtype=np.int64) * 60 * NS,
+        opened,
+        high,
+        low,
+        close,
+        np.round(rng.gamma(2.0, 3.0, count), 5),
+    )
 
 
 def same(one: Bars, other: Bars) -> bool:
@@ -76,7 +92,12 @@ class Rig:
     def encoded(self, bars: Bars, table: str = "ohlcv_data", *, is_keyed: bool = True) -> tuple[bytearray, list[str]]:
         texts = {"symbol": bars.symbol, "timeframe": "1m", "exchange": "binance", "source": "bench"} if is_keyed else {}
         columns = [*COLUMNS, *((name, copy.text_form(text)) for name, text in texts.items())]
-        values: dict[str, Any] = {**texts, "time": copy.pg_time(bars.time_ns), "trades": 0, **{n: getattr(bars, n) for n in PRICES}}
+        values: dict[str, Any] = {
+            **texts,
+            "time": copy.pg_time(bars.time_ns),
+            "trades": 0,
+            **{n: getattr(bars, n) for n in PRICES},
+        }
         return copy.encoded(columns, values, len(bars)), [name for name, _ in columns]
 
     async def plain_copy(self, bars: Bars) -> None:
@@ -118,7 +139,8 @@ class Rig:
         return time.perf_counter() - start, answer
 
     def line(self, name: str, ours: list[float], floor: list[float], limit: float | None, *, is_speed: bool) -> None:
-        """Print ours, the floor and the ratio: of speeds (at least `limit`) or of times (at most); None: for information."""
+        """Print ours, the floor and the ratio: of speeds (at least `limit`) or of times (at most); None: for
+        information."""
         mine, bare = statistics.median(ours), statistics.median(floor)
         ratio = bare / mine if is_speed else mine / bare
         bound, word = "", ""
@@ -126,7 +148,10 @@ class Rig:
             is_met = ratio >= limit if is_speed else ratio <= limit
             self.is_failed |= not is_met
             bound, word = f"{'>=' if is_speed else '<='} {limit}", "yes" if is_met else "NO"
-        print(f"| {name} | {mine:.3f} | {bare:.3f} | {self.rows / mine / 1e3:.0f} k/s | {ratio:.2f} | {bound} | {word} |", flush=True)
+        print(
+            f"| {name} | {mine:.3f} | {bare:.3f} | {self.rows / mine / 1e3:.0f} k/s | {ratio:.2f} | {bound} | {word} |",
+            flush=True,
+        )
 
 
 async def imports(rig: Rig) -> None:
@@ -206,23 +231,38 @@ async def maps(rig: Rig, folder: Path) -> None:
     limit_s = 0.005 * max(1.0, rig.rows / 525_600)
     is_met = statistics.median(mapped) <= limit_s
     rig.is_failed |= not is_met
-    print(f"\nmapped copy, its revision asked: p50 {statistics.median(mapped) * 1e3:.2f} ms (limit {limit_s * 1e3:.0f}: {'yes' if is_met else 'NO'}),"
-          f" every value summed {statistics.median(summed) * 1e3:.2f} ms")  # fmt: skip
-    print(f"first use {first * 1e3:.0f} ms, after one new bar {appended * 1e3:.1f} ms, after a correction {corrected * 1e3:.0f} ms")
+    print(
+        f"\nmapped copy, its revision asked: p50 {statistics.median(mapped) * 1e3:.2f} ms (limit {limit_s * 1e3:.0f}: "
+        f"{'yes' if is_met else 'NO'}),"
+        f" every value summed {statistics.median(summed) * 1e3:.2f} ms"
+    )
+    print(
+        f"first use {first * 1e3:.0f} ms, after one new bar {appended * 1e3:.1f} ms, after a correction "
+        f"{corrected * 1e3:.0f} ms"
+    )
 
 
 async def main(rows: int, rounds: int) -> bool:
-    with servers.home() as paths, servers.running_postgres(paths, is_durable=True) as postgres, tempfile.TemporaryDirectory() as folder:
+    with (
+        servers.home() as paths,
+        servers.running_postgres(paths, is_durable=True) as postgres,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         import asyncpg
 
         admin = await asyncpg.connect(postgres.url("postgres"))
         await admin.execute("CREATE DATABASE bench")
         await admin.close()
         await migrate.upgrade(postgres.url("bench"))
-        db = await Database.connect(postgres.url("bench"), DatabaseSettings(statement_timeout_s=300), application="bench")
+        db = await Database.connect(
+            postgres.url("bench"), DatabaseSettings(statement_timeout_s=300), application="bench"
+        )
         await ensure_months(db, to_datetime(T0), to_datetime(T0 + rows * 60 * NS))
         rig = Rig(db, rows, rounds)
-        print(f"{rows} one-minute bars, {rounds} rounds\n\n| | ours s | floor s | ours | ratio | limit | met |\n|---|---|---|---|---|---|---|")
+        print(
+            f"{rows} one-minute bars, {rounds} rounds\n\n| | ours s | floor s | ours | ratio | limit | met "
+            "|\n|---|---|---|---|---|---|---|"
+        )
         await imports(rig)
         await merges(rig, 0)
         await merges(rig, rows // 100)

@@ -1,4 +1,5 @@
-"""Signals a second through the order manager: buys and sells in 16 instruments, every check on, filled by the paper venue.
+"""Signals a second through the order manager: buys and sells in 16 instruments, every check on, filled by the paper
+venue.
 
     python benchmarks/order_burst.py [signals] [--profile] [--in-memory]
 
@@ -43,10 +44,17 @@ from tests.support.strategies import collect
 
 D = Decimal
 INSTRUMENTS, SIDES = 16, (Side.BUY, Side.SELL)
-SETTINGS = FAST.model_copy(update={
-    "venue": Venue(),
-    "risk": Risk(feed_age_max_s=36000, orders_per_minute=10**6, exposure_max_instrument=D(10**9), exposure_max_account=D(10**9)),
-})  # fmt: skip
+SETTINGS = FAST.model_copy(
+    update={
+        "venue": Venue(),
+        "risk": Risk(
+            feed_age_max_s=36000,
+            orders_per_minute=10**6,
+            exposure_max_instrument=D(10**9),
+            exposure_max_account=D(10**9),
+        ),
+    }
+)
 
 
 async def seed_instruments(db: Database) -> list[str]:
@@ -55,17 +63,23 @@ async def seed_instruments(db: Database) -> list[str]:
     symbols = [f"C{number:02}USDT" for number in range(INSTRUMENTS)]
     for symbol in symbols:
         await db.sql(
-            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
-            " ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 100000, 5)", symbol, symbol[:3],
-        )  # fmt: skip
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) "
+            "VALUES"
+            " ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 100000, 5)",
+            symbol,
+            symbol[:3],
+        )
         await db.sql(
             "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
-            " ('binance', $1, 'trades', 'LIVE', now(), 100)", symbol,
-        )  # fmt: skip
+            " ('binance', $1, 'trades', 'LIVE', now(), 100)",
+            symbol,
+        )
         await db.sql(
-            "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size, pyramiding)"
-            " VALUES ($1, 'sma_cross', 'binance', $1, '1m', 2, 'paper', 1000, 1000000)", symbol,
-        )  # fmt: skip
+            "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size, "
+            "pyramiding)"
+            " VALUES ($1, 'sma_cross', 'binance', $1, '1m', 2, 'paper', 1000, 1000000)",
+            symbol,
+        )
     await collect(db)
     await db.sql("UPDATE accounts SET initial_balance = 1000000000000 WHERE venue = 'paper'")
     return symbols
@@ -76,11 +90,19 @@ async def burst(rig: Rig, symbols: list[str], count: int) -> float:
     until_ns = time.time_ns() + 3600 * NS
     signals: list[Any] = [
         signal_of(
-            Kind.ORDER, side=side, size=D(1) if side is Side.BUY else D("0.999"), symbol=symbol, instance="", timeframe=None,
-            account_id=2, venue="paper", source="token:bench", valid_until_ns=until_ns,
+            Kind.ORDER,
+            side=side,
+            size=D(1) if side is Side.BUY else D("0.999"),
+            symbol=symbol,
+            instance="",
+            timeframe=None,
+            account_id=2,
+            venue="paper",
+            source="token:bench",
+            valid_until_ns=until_ns,
         )
         for symbol, side in ((symbols[n % INSTRUMENTS], SIDES[n // INSTRUMENTS % 2]) for n in range(count))
-    ]  # fmt: skip
+    ]
     before = (await rig.db.sql("SELECT count(*) AS n FROM trades"))[0]["n"]
     for start in range(0, count, 2000):
         await SignalStore(rig.db).insert(signals[start : start + 2000])
@@ -104,13 +126,18 @@ def cpu_s(pids: list[int]) -> float:
 
 
 async def main(count: int, is_profiled: bool, is_on_disk: bool = True) -> None:
-    with servers.home(is_on_disk=is_on_disk) as paths, servers.running_postgres(paths, is_durable=True) as postgres, \
-            servers.running_redis(paths) as redis:  # fmt: skip
+    with (
+        servers.home(is_on_disk=is_on_disk) as paths,
+        servers.running_postgres(paths, is_durable=True) as postgres,
+        servers.running_redis(paths) as redis,
+    ):
         await migrate.upgrade(postgres.url())
         db = await Database.connect(postgres.url(), DatabaseSettings(), application="bench")
         symbols = await seed_instruments(db)
         paper = PaperVenue((), CostModel(D("0.001"), "received"), {}, RealClock(), mode="last")
-        rig = await Rig(db, await Bus.connect(redis.url()), ScriptedVenue(), settings=SETTINGS, venues={"paper": paper}).start()
+        rig = await Rig(
+            db, await Bus.connect(redis.url()), ScriptedVenue(), settings=SETTINGS, venues={"paper": paper}
+        ).start()
         for symbol in symbols:
             paper.on_price(symbol, D(100))
         await burst(rig, symbols, 160)  # plans, caches and files are warm
@@ -123,8 +150,14 @@ async def main(count: int, is_profiled: bool, is_on_disk: bool = True) -> None:
         now, served = resource.getrusage(resource.RUSAGE_SELF), cpu_s(server) - served
         profile.disable()
         own = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
-        print(f"{count / seconds:.0f} signals/s over {INSTRUMENTS} instruments, from ready to filled and booked, n {count}")
-        print(f"CPU a signal: order manager {own / count * 1e6:.0f} us, PostgreSQL {served / count * 1e6:.0f} us; elapsed {seconds / count * 1e6:.0f} us")
+        print(
+            f"{count / seconds:.0f} signals/s over {INSTRUMENTS} instruments, from ready to filled and booked, n "
+            f"{count}"
+        )
+        print(
+            f"CPU a signal: order manager {own / count * 1e6:.0f} us, PostgreSQL {served / count * 1e6:.0f} us; "
+            f"elapsed {seconds / count * 1e6:.0f} us"
+        )
         rows = await db.sql("SELECT state, count(*) AS n FROM orders GROUP BY state")
         assert {row["state"]: row["n"] for row in rows} == {"FILLED": count + 160}, rows
         held = await db.sql("SELECT instance, symbol, quantity FROM positions WHERE quantity <> 0")

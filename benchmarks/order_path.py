@@ -4,10 +4,11 @@
 
 The floor is two inserts into tables with the same columns and indexes as orders and order_events, as one prepared
 statement on one connection: one transaction, synchronous_commit on. The statement is what the order manager's
-journal does before the bytes: it takes the signal, checks lease and kill switch, writes order and event. Both alternate on
-one embedded server on a disk with fsync on, and so do journals of orders with two protective legs. Then signals go one by one through
-the order manager with a venue that answers at once. `order_burst.py` measures signals a second. With `--in-memory` the
-server's files lie in memory, where an fsync costs nothing: what remains is computing, so the multiples are the highest there are.
+journal does before the bytes: it takes the signal, checks lease and kill switch, writes order and event. Both alternate
+on one embedded server on a disk with fsync on, and so do journals of orders with two protective legs. Then signals go
+one by one through the order manager with a venue that answers at once. `order_burst.py` measures signals a second. With
+`--in-memory` the server's files lie in memory, where an fsync costs nothing: what remains is computing, so the
+multiples are the highest there are.
 """
 
 from __future__ import annotations
@@ -40,9 +41,16 @@ from tests.support.order_values import an_order
 from tests.support.scripted_venue import ScriptedVenue
 
 D = Decimal
-SETTINGS = FAST.model_copy(update={
-    "risk": Risk(feed_age_max_s=36000, orders_per_minute=10**6, exposure_max_instrument=D(10**9), exposure_max_account=D(10**9)),
-})  # fmt: skip
+SETTINGS = FAST.model_copy(
+    update={
+        "risk": Risk(
+            feed_age_max_s=36000,
+            orders_per_minute=10**6,
+            exposure_max_instrument=D(10**9),
+            exposure_max_account=D(10**9),
+        ),
+    }
+)
 WARM = 30
 
 
@@ -51,14 +59,17 @@ def shown(name: str, seconds: list[float], floor: list[float]) -> str:
     ordered = sorted(seconds)
     p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
     ratio = statistics.median(ordered) / statistics.median(floor)
-    return f"{name:<52} p50 {statistics.median(ordered) * 1e3:7.3f} ms   p99 {p99 * 1e3:7.3f} ms   x floor {ratio:5.2f}   n {len(ordered)}"
+    return (
+        f"{name:<52} p50 {statistics.median(ordered) * 1e3:7.3f} ms   p99 {p99 * 1e3:7.3f} ms   x floor "
+        f"{ratio:5.2f}   n {len(ordered)}"
+    )
 
 
 def floor_statement() -> str:
     """Return the two inserts."""
     order, event = ORDER.parameters(1), EVENT.parameters(1 + len(ORDER.columns))
     return (
-        f"WITH o AS (INSERT INTO floor_orders ({ORDER.names}) VALUES ({order}))"  # noqa: S608: names of our own columns
+        f"WITH o AS (INSERT INTO floor_orders ({ORDER.names}) VALUES ({order}))"
         f" INSERT INTO floor_events ({EVENT.names}) VALUES ({event})"
     )
 
@@ -67,9 +78,15 @@ def made(signal_id: uuid.UUID | None, **changes: Any) -> tuple[Order, EventRow]:
     """Return an order and its first event."""
     now = time.time_ns()
     order = replace(
-        an_order(), client_order_id=uuid.uuid4().hex, intent_id=uuid.uuid4(), signal_id=signal_id, created_ns=now,
-        updated_ns=now, trace_id="trace", **changes,
-    )  # fmt: skip
+        an_order(),
+        client_order_id=uuid.uuid4().hex,
+        intent_id=uuid.uuid4(),
+        signal_id=signal_id,
+        created_ns=now,
+        updated_ns=now,
+        trace_id="trace",
+        **changes,
+    )
     return order, EventRow(order.client_order_id, "send:1:1", "IntendedAndSent", None, order.state, "us", now, 1)
 
 
@@ -110,8 +127,11 @@ async def statements(db: Database, count: int) -> tuple[list[float], list[float]
 
 
 async def main(count: int, is_on_disk: bool = True) -> None:
-    with servers.home(is_on_disk=is_on_disk) as paths, servers.running_postgres(paths, is_durable=True) as postgres, \
-            servers.running_redis(paths) as redis:  # fmt: skip
+    with (
+        servers.home(is_on_disk=is_on_disk) as paths,
+        servers.running_postgres(paths, is_durable=True) as postgres,
+        servers.running_redis(paths) as redis,
+    ):
         await migrate.upgrade(postgres.url())
         db = await Database.connect(postgres.url(), DatabaseSettings(), application="bench")
         await seed(db)
@@ -124,7 +144,10 @@ async def main(count: int, is_on_disk: bool = True) -> None:
         rig = await Rig(db, await Bus.connect(redis.url()), venue, settings=SETTINGS).start()
         for _ in range(count + WARM):
             await rig.outcome(await rig.signal(size=D(1)))
-        commit, send = rig.meter.observed["fks_order_commit_seconds"][WARM:], rig.meter.observed["fks_order_send_seconds"][WARM:]
+        commit, send = (
+            rig.meter.observed["fks_order_commit_seconds"][WARM:],
+            rig.meter.observed["fks_order_send_seconds"][WARM:],
+        )
         print(shown("in the order manager: the durable statement", commit, floor))
         print(shown("in the order manager: claim to the venue's call", send, floor))
         states = {row["state"] for row in await db.sql("SELECT DISTINCT state FROM signals")}

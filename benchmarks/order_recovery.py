@@ -2,9 +2,9 @@
 
     python benchmarks/order_recovery.py [--open 1000] [--history 10000] [--repeat 3]
 
-The order manager alone (no Ray) on a real database and the local exchange over real sockets: so many open orders, then so
-many executed ones besides, then kill -9 and a new self on the same database. Seconds from the kill to READY, worst of
-`repeat`, beside the limit. Exit 1 when a limit is missed.
+The order manager alone (no Ray) on a real database and the local exchange over real sockets: so many open orders, then
+so many executed ones besides, then kill -9 and a new self on the same database. Seconds from the kill to READY, worst
+of `repeat`, beside the limit. Exit 1 when a limit is missed.
 """
 
 from __future__ import annotations
@@ -46,9 +46,18 @@ def order(chaos: OrderChaos, number: int, *, rests: bool) -> Signal:
     if rests:
         kind = {"type": OrderType.LIMIT, "limit_price": (price * Decimal("0.95")).quantize(tick)}
     return signal_of(
-        Kind.ORDER, id=uuid.uuid4(), source="principal:me", instance="", params_version=0, symbol=symbol, timeframe=None,
-        side=Side.BUY, size=(10 / price // step + 1) * step, reference_price=None, **kind,
-    )  # fmt: skip
+        Kind.ORDER,
+        id=uuid.uuid4(),
+        source="principal:me",
+        instance="",
+        params_version=0,
+        symbol=symbol,
+        timeframe=None,
+        side=Side.BUY,
+        size=(10 / price // step + 1) * step,
+        reference_price=None,
+        **kind,
+    )
 
 
 async def fill_up(chaos: OrderChaos, count: int, *, rests: bool) -> None:

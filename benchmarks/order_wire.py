@@ -2,8 +2,8 @@
 
     python benchmarks/order_wire.py [count]
 
-No journal and no checks: what the way to the exchange costs by itself, with the shared rate limit (Redis) as in production.
-The sessions take turns, so that both see the same machine. The answer's round trip is shown beside it.
+No journal and no checks: what the way to the exchange costs by itself, with the shared rate limit (Redis) as in
+production. The sessions take turns, so that both see the same machine. The answer's round trip is shown beside it.
 """
 
 from __future__ import annotations
@@ -100,7 +100,10 @@ async def main(count: int) -> None:
         )
         bus = await Bus.connect(redis.url())
         kinds: dict[str, Any] = {"our own session": BinanceVenue, "ccxt": CcxtVenue}
-        venues = {name: kind(config, RealClock(), CollectingLog(), None, budget_of(bus, exchange)) for name, kind in kinds.items()}
+        venues = {
+            name: kind(config, RealClock(), CollectingLog(), None, budget_of(bus, exchange))
+            for name, kind in kinds.items()
+        }
         times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in venues}
         try:
             for venue in venues.values():

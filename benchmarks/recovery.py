@@ -3,8 +3,8 @@
     python benchmarks/recovery.py [--repeat 3] [--only NAME …] [--json FILE] [--home RUNNING]
 
 A whole demo system with its defaults, trading on the local exchange, in a temporary FKS_HOME; every fault is injected
-`repeat` times, from outside, and timed by witnesses that are no part of it. Detected and serving are seconds from the fault;
-p50 and the worst are shown beside the limit, and the worst decides. Exit 1 when a limit is missed.
+`repeat` times, from outside, and timed by witnesses that are no part of it. Detected and serving are seconds from the
+fault; p50 and the worst are shown beside the limit, and the worst decides. Exit 1 when a limit is missed.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ class Row:
 def table() -> dict[str, Row]:
     """Return every row, in the order in which they do the least harm to each other."""
     hung = (3 * HEARTBEAT_S, 3 * HEARTBEAT_S + 2.0)
-    rows = {f"kill-{name.split(':')[0]}": Row(partial(actors.killed, name=name), 0.5, 2.0)
-            for name in ACTORS if not name.startswith("collector")}  # fmt: skip
+    rows = {
+        f"kill-{name.split(':')[0]}": Row(partial(actors.killed, name=name), 0.5, 2.0)
+        for name in ACTORS
+        if not name.startswith("collector")
+    }
     return rows | {
         "kill-collector": Row(actors.collector, 0.5, 2.0, {"  its feeds live": (None, 4.0)}),
         "stop-strategy": Row(partial(actors.stopped, name="strategy:0"), *hung),
@@ -117,7 +120,9 @@ class Line:
         return "".join(cells) + f"{self.load:6.1f}  {self.verdict()}"
 
 
-HEAD = f"{'fault':<46}{'n':>3}{'detect':>8}{'max':>8}{'limit':>7}{'serving':>8}{'max':>8}{'limit':>7}{'load':>6}  verdict"
+HEAD = (
+    f"{'fault':<46}{'n':>3}{'detect':>8}{'max':>8}{'limit':>7}{'serving':>8}{'max':>8}{'limit':>7}{'load':>6}  verdict"
+)
 
 
 async def measure(rig: Rig, names: list[str], repeat: int) -> dict[str, Line]:
@@ -156,14 +161,21 @@ async def sound(rig: Rig) -> list[str]:
         if not found.position_errors and not found.undecided and not found.others:
             break
         await asyncio.sleep(0.5)
-    wrong = {"doubled": found.doubled, "undecided": found.undecided, "ordered twice": found.twice_ordered,
-             "positions": found.position_errors, "others": found.others}  # fmt: skip
+    wrong = {
+        "doubled": found.doubled,
+        "undecided": found.undecided,
+        "ordered twice": found.twice_ordered,
+        "positions": found.position_errors,
+        "others": found.others,
+    }
     verdict = ", ".join(f"{k}: {v}" for k, v in wrong.items() if v) or "none lost, none doubled, positions exact"
     print(f"audit: {found.orders_sent} orders sent, {found.signals} signals, {verdict}", flush=True)
     return [f"{key}: {value}" for key, value in wrong.items() if value]
 
 
-async def at_place(place: str, names: list[str], repeat: int, home: Path | None, **settings: str) -> tuple[dict[str, Line], list[str]]:
+async def at_place(
+    place: str, names: list[str], repeat: int, home: Path | None, **settings: str
+) -> tuple[dict[str, Line], list[str]]:
     """Run rows on one system: the one that runs in `home`, else a new one that is taken down afterwards."""
     with tempfile.TemporaryDirectory(prefix="fks-rec-") as made:
         os.chmod(made, 0o755)  # the database's own user must come through

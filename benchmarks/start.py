@@ -1,6 +1,7 @@
 """What a user waits for: `fks --help`, `import fks`, and a fresh process to its first backtest result.
 
-Each against a bare interpreter doing nothing, interleaved, medians. Aims: help <= 0.3 s, import <= 0.5 s, backtest <= 1.0 s.
+Each against a bare interpreter doing nothing, interleaved, medians. Aims: help <= 0.3 s, import <= 0.5 s, backtest <=
+1.0 s.
 
     python benchmarks/start.py [--rounds 7]
 """
@@ -17,8 +18,23 @@ import time
 from pathlib import Path
 
 FKS = str(Path(sys.executable).parent / "fks")
-BACKTEST = [FKS, "backtest", "run", "sma_cross", "--tape", "sample", "--symbol", "BTC/USDT", "--timeframe", "1m",
-            "--from", "2026-03-01", "--to", "2026-04-01", "--json"]  # fmt: skip
+BACKTEST = [
+    FKS,
+    "backtest",
+    "run",
+    "sma_cross",
+    "--tape",
+    "sample",
+    "--symbol",
+    "BTC/USDT",
+    "--timeframe",
+    "1m",
+    "--from",
+    "2026-03-01",
+    "--to",
+    "2026-04-01",
+    "--json",
+]
 COMMANDS: dict[str, tuple[list[str], float | None]] = {
     "python -c pass (floor)": ([sys.executable, "-c", "pass"], None),
     "import fks": ([sys.executable, "-c", "import fks, fks.model.order"], 0.5),

@@ -6,10 +6,11 @@ A real system with so many strategy workers that the tree has that many children
 second, as it does by default: it feels the child's pulse in shared memory, and calls it once a minute.
 The market is quiet (a tape of minute bars at its own pace), or what the children themselves do would drown it.
 Interleaved rounds: with the supervisor, then with it stopped (SIGSTOP; the keeper too, or it would put a new one in its
-place). The overhead is what the system burns more: the supervisor itself, Ray's daemons, the rows in PostgreSQL, each the
-median of its differences; and the calls in the children, counted at the bare call's cost, since what the children do by
-themselves moves by more from one half minute to the next than all of it. Beside it the bare call: one health call from one process to another, CPU of both ends.
-Limit: 2 % of one core (8 % if every beat were a call). Needs about 130 MB a child.
+place). The overhead is what the system burns more: the supervisor itself, Ray's daemons, the rows in PostgreSQL, each
+the median of its differences; and the calls in the children, counted at the bare call's cost, since what the children
+do by themselves moves by more from one half minute to the next than all of it. Beside it the bare call: one health call
+from one process to another, CPU of both ends. Limit: 2 % of one core (8 % if every beat were a call). Needs about 130
+MB a child.
 """
 
 from __future__ import annotations
@@ -75,8 +76,15 @@ def parts(system: System, names: dict[int, str]) -> dict[int, tuple[str, float]]
 
 def belongs(title: str, name: str) -> str:
     """Return the part that a process without a row of its own is counted to."""
-    for word, part in (("postgres", "PostgreSQL"), ("redis", "Redis"), ("gcs_server", "Ray"), ("raylet", "Ray"),
-                       ("ray::Serve", "Serve"), ("ray::Proxy", "Serve"), ("ray", "Ray")):  # fmt: skip
+    for word, part in (
+        ("postgres", "PostgreSQL"),
+        ("redis", "Redis"),
+        ("gcs_server", "Ray"),
+        ("raylet", "Ray"),
+        ("ray::Serve", "Serve"),
+        ("ray::Proxy", "Serve"),
+        ("ray", "Ray"),
+    ):
         if word in name or word in title:
             return part
     return "other"
@@ -104,17 +112,29 @@ def pid_of(system: System, name: str) -> int:
     return int(system.sql(f"SELECT pid FROM component_health WHERE name = '{name}'")[0][0])
 
 
-def measure(system: System, children: int, seconds: float, rounds: int) -> tuple[dict[str, list[float]], int, dict[str, float]]:
+def measure(
+    system: System, children: int, seconds: float, rounds: int
+) -> tuple[dict[str, list[float]], int, dict[str, float]]:
     """Return the difference per part for each round, how many children there were, and the bare call's cost."""
-    ready = "SELECT count(*) FROM component_health WHERE kind = 'actor' AND name <> 'supervisor' AND state IN ('ready', 'degraded')"
+    ready = (
+        "SELECT count(*) FROM component_health WHERE kind = 'actor' AND name <> 'supervisor' AND state IN "
+        "('ready', 'degraded')"
+    )
     wait_until(lambda: system.sql(ready)[0][0] >= children, deadline_s=300.0, every_s=1.0)
     time.sleep(15)
     done = subprocess.run(
-        [sys.executable, "-c", BARE, system.node["ray_address"]], capture_output=True, text=True, timeout=120,
-        env=system.env | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(system.home / "ray.token"),
-                          "RAY_USAGE_STATS_ENABLED": "0",
-                          "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},  # else 127.0.0.1 becomes the host's address
-    )  # fmt: skip
+        [sys.executable, "-c", BARE, system.node["ray_address"]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=system.env
+        | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(system.home / "ray.token"),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        },  # else 127.0.0.1 becomes the host's address
+    )
     bare = json.loads(done.stdout.strip().splitlines()[-1])
     names, keeper, supervisor = names_of(system), pid_of(system, "keeper"), pid_of(system, "supervisor")
     differences: dict[str, list[float]] = defaultdict(list)
@@ -149,8 +169,9 @@ def main() -> int:
         system = System.at(Path(place) / "home")
         for name in PROFILE:
             system.env.pop(name, None)
-        system.env.update(FKS_HTTP_PORT="0", FKS_RAY_DASHBOARD_PORT="0",
-                          FKS_STRATEGIES_WORKERS=str(options.children - OTHERS))  # fmt: skip
+        system.env.update(
+            FKS_HTTP_PORT="0", FKS_RAY_DASHBOARD_PORT="0", FKS_STRATEGIES_WORKERS=str(options.children - OTHERS)
+        )
         try:
             system.fks("up", "--detach", "--tape", "sample", "--speed", "1", timeout_s=400.0, check=False)
             found, count, bare = measure(system, options.children, options.seconds, options.rounds)
@@ -158,15 +179,33 @@ def main() -> int:
             system.down()
     worth = (bare["caller_us"] + bare["callee_us"]) * count / 1e6 * 100
     answering = count * bare["callee_us"] / CALL_S / 1e6 * 100
-    overhead = answering + sum(statistics.median(values) for part, values in found.items() if part not in ("all", "children"))
+    overhead = answering + sum(
+        statistics.median(values) for part, values in found.items() if part not in ("all", "children")
+    )
     if options.json:
-        print(json.dumps({"children": count, "overhead": overhead, "answering": answering, "percent_of_a_core": found, "bare": bare, "bare_percent": worth}))
+        print(
+            json.dumps(
+                {
+                    "children": count,
+                    "overhead": overhead,
+                    "answering": answering,
+                    "percent_of_a_core": found,
+                    "bare": bare,
+                    "bare_percent": worth,
+                }
+            )
+        )
     else:
-        print(f"{count} children, a beat a second, {options.rounds} x {options.seconds:g} s, percent of one core (median, range)")
+        print(
+            f"{count} children, a beat a second, {options.rounds} x {options.seconds:g} s, percent of one core "
+            "(median, range)"
+        )
         for part, values in sorted(found.items(), key=lambda item: -statistics.median(item[1])):
             print(f"  {part:<14}{statistics.median(values):7.2f}   {min(values):7.2f} to {max(values):.2f}")
-        print(f"bare health call: caller {bare['caller_us']:.0f} us, callee {bare['callee_us']:.0f} us CPU, "
-              f"{bare['wall_us']:.0f} us wall; {count} a second: {worth:.1f} %")  # fmt: skip
+        print(
+            f"bare health call: caller {bare['caller_us']:.0f} us, callee {bare['callee_us']:.0f} us CPU, "
+            f"{bare['wall_us']:.0f} us wall; {count} a second: {worth:.1f} %"
+        )
         print(f"  {'answering':<14}{answering:7.2f}   ({count} calls in {CALL_S:g} s at the bare call's cost)")
         print(f"overhead {overhead:.1f} % (limit {LIMIT:g} %), {overhead / worth:.1f} x the bare calls")
     return 0 if overhead < LIMIT else 1

@@ -29,12 +29,26 @@ def main() -> None:
         if subprocess.run([sys.executable, "-m", "venv", str(venv)]).returncode != 0:
             fail("cannot make a virtualenv: install the venv package of your Python (Debian: python3-venv)")
     extras = os.environ.get("FKS_EXTRAS", "dev")
-    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary", "--quiet",
-               "-c", "constraints.txt", "-e", f".[{extras}]"]  # fmt: skip
+    command = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--prefer-binary",
+        "--quiet",
+        "-c",
+        "constraints.txt",
+        "-e",
+        f".[{extras}]",
+    ]
     print("installing the pinned packages (about a minute)")
     if subprocess.run(command).returncode != 0:
         if sys.version_info[:2] != TESTED:
-            fail(f"a pinned package has no wheel for Python {here}; FKS is tested on 3.11: make install PYTHON=python3.11")
+            fail(
+                f"a pinned package has no wheel for Python {here}; FKS is tested on 3.11: make install "
+                "PYTHON=python3.11"
+            )
         fail("the install failed: see the lines above; without network, set up your package index and run it again")
 
 

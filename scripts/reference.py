@@ -1,4 +1,5 @@
-"""Write docs/cli.md from the commands themselves. `python scripts/reference.py --check` fails when it is out of date."""
+"""Write docs/cli.md from the commands themselves. `python scripts/reference.py --check` fails when it is out of
+date."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ FILE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 HEAD = """# The fks command
 
 Made from the code (`python scripts/reference.py`). Every command that prints data takes `--json` and then prints one
-document with a versioned `schema`. Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 not running or unreachable, 4 denied.
+document with a versioned `schema`. Exit codes: 0 ok, 1 failed, 2 usage or bad input, 3 not running or unreachable,
+4 denied.
 """
 
 
@@ -31,7 +33,9 @@ def describe(command: click.Command, name: str, context: click.Context) -> str:
 
 def render() -> str:
     """Return the whole page."""
-    context = click.Context(cli, info_name="fks", max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"])
+    context = click.Context(
+        cli, info_name="fks", max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"]
+    )
     parts = [HEAD]
     for name in COMMANDS:
         command = cli.get_command(context, name)

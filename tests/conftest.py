@@ -21,7 +21,8 @@ from tests.support import servers
 from tests.support.ports import CollectingLog, RecordingMeter
 
 TEMPLATE = "fks_template"
-#: What takes longest, the longest first. Workers take file after file: those begun last must be short, or one is left alone.
+#: What takes longest, the longest first. Workers take file after file: those begun last must be short, or one is left
+#: alone.
 LONGEST = (
     "acceptance/test_cluster.py",
     "acceptance/test_chaos.py",

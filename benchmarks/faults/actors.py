@@ -78,11 +78,18 @@ async def collector(rig: Rig) -> dict[str, Sample]:
             knock.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await knock
-    lines = [e["at"] for e in rig.lines("collector:binance", sample.at)
-             if e["event"] == "feed.state" and e.get("state") == "LIVE"]  # fmt: skip
+    lines = [
+        e["at"]
+        for e in rig.lines("collector:binance", sample.at)
+        if e["event"] == "feed.state" and e.get("state") == "LIVE"
+    ]
     live = Sample(None, max(lines) - sample.at)
     assert sample.detected is not None
-    meanwhile = [(when - sample.at, ok) for when, ok in tries if sample.detected < when - sample.at < max(lines) - sample.at - ENTRY_S]
+    meanwhile = [
+        (when - sample.at, ok)
+        for when, ok in tries
+        if sample.detected < when - sample.at < max(lines) - sample.at - ENTRY_S
+    ]
     live.note = f"{sum(ok for _, ok in meanwhile)} of {len(meanwhile)} entries admitted between detection and live"
     if any(ok for when, ok in meanwhile if when > sample.detected + WATCH_S):
         live.wrong.append("entries admitted while the feed was not live")
@@ -101,7 +108,13 @@ async def _entries(rig: Rig, client: httpx.AsyncClient, price: float, tries: lis
     """Try to enter ten times a second; note when, and whether it was let in."""
     while True:
         when = time.time()
-        body = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.0002", "price": str(int(price * 0.95))}
+        body = {
+            "symbol": "BTCUSDT",
+            "side": "buy",
+            "type": "limit",
+            "quantity": "0.0002",
+            "price": str(int(price * 0.95)),
+        }
         with contextlib.suppress(httpx.HTTPError):
             answer = await client.post("/orders", json=body, headers={"Idempotency-Key": rig.key()})
             if answer.status_code in (202, 422):
@@ -118,12 +131,19 @@ async def resting(rig: Rig, count: int = 1000) -> int:
 
     The exchange takes 100 each 10 s, so this is minutes.
     """
-    rules = await rig.rows("SELECT symbol, lot_step FROM instruments WHERE symbol IN (SELECT symbol FROM feeds WHERE timeframe = 'trades')")
+    rules = await rig.rows(
+        "SELECT symbol, lot_step FROM instruments WHERE symbol IN (SELECT symbol FROM feeds WHERE timeframe = 'trades')"
+    )
     async with rig.client() as client:
         bodies = {row["symbol"]: await _small(rig, client, row["symbol"], row["lot_step"]) for row in rules}
         for _ in range(60):
-            have = {row[0]: row[1] for row in await rig.rows(
-                "SELECT symbol, count(*) FROM orders WHERE state IN ('ACCEPTED', 'WORKING') AND venue = 'ccxt' GROUP BY symbol")}  # fmt: skip
+            have = {
+                row[0]: row[1]
+                for row in await rig.rows(
+                    "SELECT symbol, count(*) FROM orders WHERE state IN ('ACCEPTED', 'WORKING') AND venue = 'ccxt' "
+                    "GROUP BY symbol"
+                )
+            }
             short = {symbol: PER_SYMBOL - have.get(symbol, 0) for symbol in bodies if have.get(symbol, 0) < PER_SYMBOL}
             if not short:
                 break
@@ -148,8 +168,13 @@ async def _small(rig: Rig, client: httpx.AsyncClient, symbol: str, lot: Decimal)
     price = Decimal(str(await rig.price(client, symbol))) * Decimal("0.92")
     tick = (await rig.rows("SELECT tick FROM instruments WHERE symbol = $1", symbol))[0][0]
     price = (price // tick) * tick
-    return {"symbol": symbol, "side": "buy", "type": "limit", "price": format(price, "f"),
-            "quantity": format((Decimal(15) / price // lot + 1) * lot, "f")}  # fmt: skip
+    return {
+        "symbol": symbol,
+        "side": "buy",
+        "type": "limit",
+        "price": format(price, "f"),
+        "quantity": format((Decimal(15) / price // lot + 1) * lot, "f"),
+    }
 
 
 async def orders_full(rig: Rig) -> dict[str, Sample]:
@@ -159,7 +184,9 @@ async def orders_full(rig: Rig) -> dict[str, Sample]:
     sample = found.pop("kill -9 orders")
     ready = await rig.line("orders", ("venue.state",), sample.at, venue="ccxt", state="READY")
     sample.serving, sample.note = ready - sample.at, f"{have} open orders"
-    held = await rig.rows("SELECT venue, count(*) FROM orders WHERE state IN ('ACCEPTED', 'WORKING', 'PARTIAL') GROUP BY venue")
+    held = await rig.rows(
+        "SELECT venue, count(*) FROM orders WHERE state IN ('ACCEPTED', 'WORKING', 'PARTIAL') GROUP BY venue"
+    )
     sample.note += " (" + ", ".join(f"{row[1]} on {row[0]}" for row in held) + " afterwards)"
     return {"kill -9 orders, 1,000 open orders: reconciled": sample}
 
@@ -186,11 +213,25 @@ async def blocked(rig: Rig) -> dict[str, Sample]:
     # a new one each time: an instance that hung its worker twice is set apart, and the worker is rid of it
     id = f"blocker-{int(time.time())}"
     await asyncio.to_thread(
-        rig.system.fks, "strategies", "add", id, "blocker", "--symbol", "BTC/USDT", "--timeframe", "1s",
-        "--account", "paper", "--size", "100",
-    )  # fmt: skip
+        rig.system.fks,
+        "strategies",
+        "add",
+        id,
+        "blocker",
+        "--symbol",
+        "BTC/USDT",
+        "--timeframe",
+        "1s",
+        "--account",
+        "paper",
+        "--size",
+        "100",
+    )
     # evaluated quickly a few times, so that it is called on the loop from then on
-    cursor = f"SELECT 1 FROM strategy_instances WHERE id = '{id}' AND state = 'RUNNING' AND cursor_time > now() - interval '5 s'"
+    cursor = (
+        f"SELECT 1 FROM strategy_instances WHERE id = '{id}' AND state = 'RUNNING' AND cursor_time > now() - "
+        "interval '5 s'"
+    )
 
     async def runs() -> bool:
         return bool(await rig.rows(cursor))

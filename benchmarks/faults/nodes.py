@@ -18,9 +18,15 @@ MOVED = ("strategy:0", "scheduler")
 
 def up(place: Path, workers: int = 2) -> Cluster:
     """Start the head and its workers, with the heartbeat that a user gets."""
-    cluster = Cluster(place, SETTINGS | {
-        "FKS_SIM_ENABLED": "true", "FKS_SUPERVISION_PLACEMENT": PLACEMENT, "FKS_SUPERVISION_HEARTBEAT_S": "1",
-    })  # fmt: skip
+    cluster = Cluster(
+        place,
+        SETTINGS
+        | {
+            "FKS_SIM_ENABLED": "true",
+            "FKS_SUPERVISION_PLACEMENT": PLACEMENT,
+            "FKS_SUPERVISION_HEARTBEAT_S": "1",
+        },
+    )
     try:
         cluster.start(workers)
     except BaseException:
@@ -44,7 +50,10 @@ async def raylet(rig: Rig) -> dict[str, Sample]:
     started = [await rig.event(name, ("started",), at, 90.0) for name in there]
     sample = Sample(max(row["at"] for row in exited) - at, max(row["at"] for row in started) - at)
     gone = await orphan
-    sample.note = f"{', '.join(there)} moved; the orphan lived {gone - at:.1f} s, the new epoch began at {started[0]['at'] - at:.1f} s"
+    sample.note = (
+        f"{', '.join(there)} moved; the orphan lived {gone - at:.1f} s, the new epoch began at "
+        f"{started[0]['at'] - at:.1f} s"
+    )
     for row, before in zip(started, exited, strict=True):
         if not row["epoch"] > before["epoch"]:
             sample.wrong.append(f"{row['child']}: epoch {row['epoch']} is not above {before['epoch']}")

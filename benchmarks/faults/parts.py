@@ -29,14 +29,27 @@ class Load:
         return [row for row in self.answers if row[2] == 0 or row[2] >= 500]
 
 
-async def load(rig: Rig, seconds: float, fault: Callable[[], Awaitable[float]], *, readers: int = 6, writers: int = 2,
-               fresh: bool = False) -> tuple[Load, float]:  # fmt: skip
+async def load(
+    rig: Rig,
+    seconds: float,
+    fault: Callable[[], Awaitable[float]],
+    *,
+    readers: int = 6,
+    writers: int = 2,
+    fresh: bool = False,
+) -> tuple[Load, float]:
     """Run clients for so long, the fault a second in; a failed write is repeated with its key until it is answered."""
     result, end = Load(), time.monotonic() + seconds
     async with rig.client() as shared:
         price = await rig.price(shared)
-        body = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.0002", "account": "paper",
-                "price": str(int(price * 0.93))}  # fmt: skip
+        body = {
+            "symbol": "BTCUSDT",
+            "side": "buy",
+            "type": "limit",
+            "quantity": "0.0002",
+            "account": "paper",
+            "price": str(int(price * 0.93)),
+        }
 
         async def one(client: httpx.AsyncClient, method: str, path: str, **more: Any) -> httpx.Response | None:
             begun = time.time()
@@ -56,8 +69,12 @@ async def load(rig: Rig, seconds: float, fault: Callable[[], Awaitable[float]], 
             while time.monotonic() < end:
                 key = rig.key()
                 result.posts[key] = []
-                while not result.posts[key] or result.posts[key][-1] is None or result.posts[key][-1].status_code >= 500:
-                    result.posts[key].append(await one(shared, "POST", "/orders", json=body, headers={"Idempotency-Key": key}))
+                while (
+                    not result.posts[key] or result.posts[key][-1] is None or result.posts[key][-1].status_code >= 500
+                ):
+                    result.posts[key].append(
+                        await one(shared, "POST", "/orders", json=body, headers={"Idempotency-Key": key})
+                    )
                     await asyncio.sleep(0.05)
                     if time.monotonic() > end + 30:
                         raise Missed("an answer to a write within 30 s")
@@ -80,8 +97,15 @@ async def load(rig: Rig, seconds: float, fault: Callable[[], Awaitable[float]], 
 async def once_each(rig: Rig, load: Load) -> list[str]:
     """Return what is wrong with the writes: an accepted one without a row, or one key with two orders."""
     wrong = []
-    answered = {key: [a for a in answers if a is not None and a.status_code in (202, 422)] for key, answers in load.posts.items()}
-    ids = {key: {(a.json().get("id"), a.json().get("client_order_id")) for a in found} for key, found in answered.items() if found}
+    answered = {
+        key: [a for a in answers if a is not None and a.status_code in (202, 422)]
+        for key, answers in load.posts.items()
+    }
+    ids = {
+        key: {(a.json().get("id"), a.json().get("client_order_id")) for a in found}
+        for key, found in answered.items()
+        if found
+    }
     if twice := [key for key, found in ids.items() if len(found) > 1]:
         wrong.append(f"{len(twice)} keys with two orders")
     accepted = [id for found in ids.values() for id, _ in found]
@@ -93,14 +117,19 @@ async def once_each(rig: Rig, load: Load) -> list[str]:
     try:
         await rig.until(all_decided, 60.0, "outcome", every_s=0.2)
     except Missed:
-        wrong.append(f"{len(accepted) - int((await rig.rows(decided, accepted))[0][0])} of {len(accepted)} accepted orders without an outcome")
+        wrong.append(
+            f"{len(accepted) - int((await rig.rows(decided, accepted))[0][0])} of {len(accepted)} accepted orders "
+            "without an outcome"
+        )
     return wrong
 
 
 async def keeper(rig: Rig) -> dict[str, Sample]:
     """kill -9 of the keeper: nothing else dies, fills go on, `fks up` adopts."""
     pids = await rig.pids()
-    services = {n: r["pid"] for n, r in (await asyncio.to_thread(rig.system.components)).items() if r["kind"] == "service"}
+    services = {
+        n: r["pid"] for n, r in (await asyncio.to_thread(rig.system.components)).items() if r["kind"] == "service"
+    }
     fills = await asyncio.to_thread(rig.system.fills)
     await rig.kill("keeper")
 
@@ -124,7 +153,9 @@ async def gcs(rig: Rig) -> dict[str, Sample]:
     at, _ = await rig.kill("gcs")
     detected = await rig.line("keeper", ("service.died", "service.part_died"), at, service="ray")
     started = [await rig.event(name, ("started",), at, 120.0) for name in ACTORS]
-    ready = [await rig.line("orders", ("venue.state",), at, 60.0, venue=venue, state="READY") for venue in ("ccxt", "paper")]
+    ready = [
+        await rig.line("orders", ("venue.state",), at, 60.0, venue=venue, state="READY") for venue in ("ccxt", "paper")
+    ]
 
     async def answers() -> float | None:
         async with httpx.AsyncClient(base_url=rig.system.url, timeout=1.0) as client:
@@ -135,14 +166,17 @@ async def gcs(rig: Rig) -> dict[str, Sample]:
 
     door: float = await rig.until(answers, 90.0, "ready gateway", every_s=0.05)
     whole = max([*(row["at"] for row in started), *ready])
-    sample = Sample(detected - at, max(whole, door) - at, note=f"tree reconciled {whole - at:.1f} s, gateway {door - at:.1f} s")
+    sample = Sample(
+        detected - at, max(whole, door) - at, note=f"tree reconciled {whole - at:.1f} s, gateway {door - at:.1f} s"
+    )
     if int((await rig.rows("SELECT count(*) FROM trades"))[0][0]) < fills:
         sample.wrong.append("fills were lost")
     return {"kill -9 GCS (in memory)": sample}
 
 
 async def gcs_stored(rig: Rig) -> dict[str, Sample]:
-    """kill -9 of a GCS with storage: actors and handles go on; control is back when a child killed meanwhile runs again."""
+    """kill -9 of a GCS with storage: actors and handles go on; control is back when a child killed meanwhile runs
+    again."""
     pids = await rig.pids()
     at, _ = await rig.kill("gcs")
     rig.end(pids["monitor"])
@@ -170,7 +204,10 @@ async def replica(rig: Rig) -> dict[str, Sample]:
     late = [row for row in failed if row[0] > at + FEW_S]
     after = sum(row[2] == 200 for row in found.answers if at + FEW_S < row[0])
     sample = Sample(None, max((row[1] for row in failed), default=at) - at, wrong=await once_each(rig, found))
-    sample.note = f"{len(failed)} of {len(found.answers)} failed, {len(late)} begun later than {FEW_S:g} s after; {after} answered by the other"
+    sample.note = (
+        f"{len(failed)} of {len(found.answers)} failed, {len(late)} begun later than {FEW_S:g} s after; "
+        f"{after} answered by the other"
+    )
     if late:
         sample.wrong.append(f"{len(late)} requests failed that were not in flight")
     return {"kill -9 a gateway replica under load": sample}

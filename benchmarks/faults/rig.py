@@ -27,11 +27,14 @@ from tests.support.system import PROFILE, System
 T = TypeVar("T")
 #: Ports, risk limits, and what keeps one death apart from the next: every other wait is the default a user gets.
 SETTINGS = {
-    "FKS_HTTP_PORT": "0", "FKS_RAY_DASHBOARD_PORT": "0",
-    "FKS_RISK_ORDERS_OPEN_MAX": "5000", "FKS_RISK_ORDERS_PER_MINUTE": "100000",
+    "FKS_HTTP_PORT": "0",
+    "FKS_RAY_DASHBOARD_PORT": "0",
+    "FKS_RISK_ORDERS_OPEN_MAX": "5000",
+    "FKS_RISK_ORDERS_PER_MINUTE": "100000",
     # The benchmark kills one child more often than any crash loop: each death is to count as its first, without a wait.
-    "FKS_SUPERVISION_RESTARTS_MAX": "1000", "FKS_SUPERVISION_BACKOFF_RESET_S": "1",
-}  # fmt: skip
+    "FKS_SUPERVISION_RESTARTS_MAX": "1000",
+    "FKS_SUPERVISION_BACKOFF_RESET_S": "1",
+}
 ACTORS = ("guardian", "orders", "collector:binance", "strategy:0", "scheduler", "monitor")
 _AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
@@ -82,20 +85,26 @@ class Rig:
             self._db = None
             raise
 
-    async def event(self, child: str, events: tuple[str, ...], after: float, deadline_s: float = 60.0) -> asyncpg.Record:
+    async def event(
+        self, child: str, events: tuple[str, ...], after: float, deadline_s: float = 60.0
+    ) -> asyncpg.Record:
         """Return the first such event of a child after a moment, `at` in epoch seconds."""
 
         async def look() -> asyncpg.Record | None:
             found = await self.rows(
                 "SELECT *, extract(epoch FROM time)::float8 AS at FROM actor_events"
                 " WHERE child = $1 AND event = ANY($2) AND time > to_timestamp($3) ORDER BY id LIMIT 1",
-                child, list(events), after,
-            )  # fmt: skip
+                child,
+                list(events),
+                after,
+            )
             return found[0] if found else None
 
         return await self.until(look, deadline_s, f"{child} {'/'.join(events)}")
 
-    async def until(self, look: Callable[[], Awaitable[T | None]], deadline_s: float, what: str, every_s: float = 0.01) -> T:
+    async def until(
+        self, look: Callable[[], Awaitable[T | None]], deadline_s: float, what: str, every_s: float = 0.01
+    ) -> T:
         """Return the first true answer. Errors: Missed. What cannot be asked yet counts as no."""
         end = time.monotonic() + deadline_s
         while True:
@@ -123,7 +132,9 @@ class Rig:
                     found.append(entry)
         return sorted(found, key=lambda entry: float(entry["at"]))
 
-    async def line(self, component: str, events: tuple[str, ...], after: float, deadline_s: float = 30.0, **facts: Any) -> float:
+    async def line(
+        self, component: str, events: tuple[str, ...], after: float, deadline_s: float = 30.0, **facts: Any
+    ) -> float:
         """Return when a component first logged one of these after a moment."""
 
         async def look() -> float | None:

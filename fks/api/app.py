@@ -37,10 +37,16 @@ def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
             yield
 
     app = FastAPI(
-        title="FKS", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
-        default_response_class=ExactJson, redirect_slashes=True,
+        title="FKS",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        default_response_class=ExactJson,
+        redirect_slashes=True,
         description="Market data in, strategies decide, orders out. Errors are RFC 9457 problem documents.",
-    )  # fmt: skip
+    )
     for router in ROUTERS:
         app.include_router(router)
     for page in pages:
@@ -50,11 +56,14 @@ def create_app(deps: Deps, pages: Sequence[APIRouter] = ()) -> FastAPI:
     http = deps.settings.http
     if http.cors_origins:
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(http.cors_origins), allow_credentials=False,
-            allow_methods=["GET", "POST", "DELETE"], max_age=600,
+            CORSMiddleware,
+            allow_origins=list(http.cors_origins),
+            allow_credentials=False,
+            allow_methods=["GET", "POST", "DELETE"],
+            max_age=600,
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
             expose_headers=["Location", "Retry-After", "X-Request-ID"],
-        )  # fmt: skip
+        )
     app.add_middleware(Surround, clock=deps.clock, log=deps.log, is_tls=http.behind_proxy)
     return app
 

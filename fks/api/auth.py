@@ -97,7 +97,9 @@ class Tokens:
             except OutageError:
                 if found is None or until + OUTAGE_S <= now:
                     raise
-                return found  # a kill and the newest prices are to be had without PostgreSQL; what needs it says so itself
+                return (
+                    found  # a kill and the newest prices are to be had without PostgreSQL; what needs it says so itself
+                )
             self._remember(key, found, now)
             if found is not None:
                 await self._touch(found, now)
@@ -131,18 +133,24 @@ class Tokens:
         wait_s = self.throttle.wait_s(address)
         if wait_s:
             return Problem(
-                429, "TOO_MANY_FAILURES", "too many wrong tokens from this address",
-                remedy=f"wait {wait_s:.0f} s and use a living token", headers={"Retry-After": str(int(wait_s) + 1)},
-            )  # fmt: skip
+                429,
+                "TOO_MANY_FAILURES",
+                "too many wrong tokens from this address",
+                remedy=f"wait {wait_s:.0f} s and use a living token",
+                headers={"Retry-After": str(int(wait_s) + 1)},
+            )
         return unauthorized("the token is unknown or revoked")
 
 
 def unauthorized(why: str) -> Problem:
     """Return the 401 that says how to come in."""
     return Problem(
-        401, "UNAUTHORIZED", why, headers={"WWW-Authenticate": 'Bearer realm="fks"'},
+        401,
+        "UNAUTHORIZED",
+        why,
+        headers={"WWW-Authenticate": 'Bearer realm="fks"'},
         remedy="send 'Authorization: Bearer <token>'; 'fks token create --name N --scope read' makes one",
-    )  # fmt: skip
+    )
 
 
 def address_of(connection: HTTPConnection, behind_proxy: bool) -> str:
@@ -171,10 +179,12 @@ def check_scope(principal: Principal, scope: str) -> Principal:
     """Return `principal` when it may. Errors: Problem 403 SCOPE_MISSING."""
     if not principal.may(scope):
         raise Problem(
-            403, "SCOPE_MISSING", f"token {principal.name!r} has scope {principal.scope}, this needs {scope}",
+            403,
+            "SCOPE_MISSING",
+            f"token {principal.name!r} has scope {principal.scope}, this needs {scope}",
             remedy=f"make one: fks token create --name N --scope {scope}",
             headers={"WWW-Authenticate": f'Bearer realm="fks", error="insufficient_scope", scope="{scope}"'},
-        )  # fmt: skip
+        )
     return principal
 
 
@@ -225,12 +235,17 @@ def scope_of(route: Any) -> Scope | None:
 async def make_ticket(bus: Bus, principal: Principal) -> str:
     """Return a ticket that opens one socket for `principal` within 30 s. Errors: Problem 503 while Redis is away."""
     ticket = secrets.token_urlsafe(32)
-    body = orjson.dumps({"name": principal.name, "scope": principal.scope, "id": principal.token_id, "prefix": principal.prefix})
+    body = orjson.dumps(
+        {"name": principal.name, "scope": principal.scope, "id": principal.token_id, "prefix": principal.prefix}
+    )
     if not await bus.set(_TICKETS + _digest(ticket), body, TICKET_S):
         raise Problem(
-            503, "UNAVAILABLE", "Redis keeps the tickets and is away", remedy="try again, or use the Authorization header",
+            503,
+            "UNAVAILABLE",
+            "Redis keeps the tickets and is away",
+            remedy="try again, or use the Authorization header",
             headers={"Retry-After": "1"},
-        )  # fmt: skip
+        )
     return ticket
 
 

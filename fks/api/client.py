@@ -1,13 +1,13 @@
 """One listener of `WS /ws`: what it asked for, what waits for it, and what becomes of that when it cannot keep up.
 
-What waits is bounded, in messages and in bytes. Prices, quotes and books are conflated: the newest of a symbol takes the
-place of the one before. Bars and feed states are dropped, oldest first, and the listener is told how many. Signals, orders,
-fills, alerts and kills are never dropped: a listener too slow for them is given up, and reads the rest over REST.
-Answers are never dropped either, and are no reason to give anybody up: who does not read them is not heard any further, see
-`has_room`. While its window is full (`window.py`) nothing is taken, and what comes waits here.
+What waits is bounded, in messages and in bytes. Prices, quotes and books are conflated: the newest of a symbol takes
+the place of the one before. Bars and feed states are dropped, oldest first, and the listener is told how many. Signals,
+orders, fills, alerts and kills are never dropped: a listener too slow for them is given up, and reads the rest over
+REST. Answers are never dropped either, and are no reason to give anybody up: who does not read them is not heard any
+further, see `has_room`. While its window is full (`window.py`) nothing is taken, and what comes waits here.
 
-A new subscription begins with a snapshot. Messages that come while it is read are held back and follow it, those that it
-contains left out: who takes the snapshot and then every message has what there is.
+A new subscription begins with a snapshot. Messages that come while it is read are held back and follow it, those that
+it contains left out: who takes the snapshot and then every message has what there is.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Client:
                 self.put(*told)
 
     def give_up(self, topics: Iterable[Topic], added: Iterable[Topic]) -> None:
-        """End a `begin` whose snapshots could not be read: want `added` no longer, and queue what was held for others."""
+        """End a `begin` whose snapshots could not be read: want `added` no longer, and queue what was held for
+        others."""
         self.topics.difference_update(added)
         held = [told for topic in topics for told in self._unheld(topic)]
         for told in held:
@@ -144,7 +145,11 @@ class Client:
             held.append(told)
             self._bytes += len(told.data)
         else:
-            key = (channel, message.get("exchange"), message.get("symbol")) if channel in CONFLATED else next(self._numbers)
+            key = (
+                (channel, message.get("exchange"), message.get("symbol"))
+                if channel in CONFLATED
+                else next(self._numbers)
+            )
             self._add(key, told)
         while self._count > QUEUE_MAX or self._bytes > QUEUE_BYTES:
             self._let_go()

@@ -1,4 +1,5 @@
-"""Stored bars as files: CSV and Arrow streams, a page of columns at a time, so that a year of minutes is never held at once."""
+"""Stored bars as files: CSV and Arrow streams, a page of columns at a time, so that a year of minutes is never held at
+once."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ _SWEEP_BEATS = 10
 
 @dataclass(frozen=True, slots=True)
 class Deps:
-    """What `create_app` is given. `name` is this replica's component name, `gateway:0`; `node` reads the node file anew,
-    because what the keeper restarts (the local exchange) has another pid than when this replica started."""
+    """What `create_app` is given. `name` is this replica's component name, `gateway:0`; `node` reads the node file
+    anew, because what the keeper restarts (the local exchange) has another pid than when this replica started."""
 
     settings: Settings
     paths: Paths
@@ -125,9 +125,18 @@ class Gateway:
         detail = {"sockets": len(self.hub), "requests_per_minute": self.rate.per_minute()}
         with contextlib.suppress(OutageError):
             await self.db.execute(
-                "monitor.beat", deps.name, "serve", "ready", os.getpid(), deps.host, 0, detail, build_id(),
-                deps.config_version, retry=False,
-            )  # fmt: skip
+                "monitor.beat",
+                deps.name,
+                "serve",
+                "ready",
+                os.getpid(),
+                deps.host,
+                0,
+                detail,
+                build_id(),
+                deps.config_version,
+                retry=False,
+            )
             if self._beats % _SWEEP_BEATS == 0:
                 await self.db.execute("monitor.forget_silent", "serve", deps.name, "gateway:%", GONE_S, retry=False)
         await self.bus.set(SNAPSHOT_PREFIX + deps.name, dump(self.meter.snapshot()), 3600.0)

@@ -1,7 +1,7 @@
 """Fan-out to sockets: one subscription per replica, a bounded queue per client, and honesty about what was lost.
 
-When Redis was away, and messages may have been missed, every client gets `{"type": "gap"}`. The channels that carry every
-price and quote are listened to only while a client wants one of them.
+When Redis was away, and messages may have been missed, every client gets `{"type": "gap"}`. The channels that carry
+every price and quote are listened to only while a client wants one of them.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Hub:
         self._demand.set()
 
     async def hears_busy(self, timeout_s: float) -> bool:
-        """Wait until the busy channels are listened to, which a client has to want; False when Redis is away for so long."""
+        """Wait until the busy channels are listened to, which a client has to want; False when Redis is away for so
+        long."""
         try:
             async with asyncio.timeout(timeout_s), self._hearing:
                 await self._hearing.wait_for(lambda: self._is_hearing)

@@ -1,7 +1,7 @@
 """The one door for persons and programs: an order request becomes a signal row, and the caller hears what became of it.
 
-Accepted means committed: the answer is given after the row is on disk, and the order manager is only woken, never called.
-The same idempotency key with the same body is the same request; with another body it is refused.
+Accepted means committed: the answer is given after the row is on disk, and the order manager is only woken, never
+called. The same idempotency key with the same body is the same request; with another body it is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ _POLL_FIRST_S, _POLL_MAX_S = 0.005, 0.1
 _DIGITS_MAX = 40
 _KEY_MAX = 200
 _YEAR_MIN = 1971
-_TYPES = {"market": OrderType.MARKET, "limit": OrderType.LIMIT, "stop": OrderType.STOP, "stop_limit": OrderType.STOP_LIMIT}
+_TYPES = {
+    "market": OrderType.MARKET,
+    "limit": OrderType.LIMIT,
+    "stop": OrderType.STOP,
+    "stop_limit": OrderType.STOP_LIMIT,
+}
 _NUMBERS = ("quantity", "price", "stop_price", "take_profit", "stop_loss")
 _TEXTS = ("account", "venue", "exchange", "symbol", "side", "type", "time_in_force", "valid_until")
 T = TypeVar("T")
@@ -72,12 +77,17 @@ class OrderRequest:
         if quantity is None:
             raise _bad("quantity is missing", "give a positive quantity in base", "QUANTITY")
         return OrderRequest(
-            symbol=_text("symbol", body.get("symbol"), is_needed=True) or "", quantity=quantity,
-            side=str(body.get("side")), type=str(body.get("type")),
+            symbol=_text("symbol", body.get("symbol"), is_needed=True) or "",
+            quantity=quantity,
+            side=str(body.get("side")),
+            type=str(body.get("type")),
             time_in_force=str(body.get("time_in_force") or TimeInForce.GTC.value),
-            valid_until_ns=_moment(body.get("valid_until")), account=_text("account", body.get("account")),
-            venue=_text("venue", body.get("venue")), exchange=_text("exchange", body.get("exchange")), **numbers,
-        ).checked()  # fmt: skip
+            valid_until_ns=_moment(body.get("valid_until")),
+            account=_text("account", body.get("account")),
+            venue=_text("venue", body.get("venue")),
+            exchange=_text("exchange", body.get("exchange")),
+            **numbers,
+        ).checked()
 
     def checked(self) -> OrderRequest:
         """Return the request with its words and numbers checked and normalised. Errors: InputError."""
@@ -90,12 +100,15 @@ class OrderRequest:
                 raise _bad(f"{kind.value} takes no {name}", f"leave {name} out", "PRICE")
         times = {item.value: item for item in TimeInForce}
         return replace(
-            self, symbol=_text("symbol", self.symbol, is_needed=True) or "", type=kind,
+            self,
+            symbol=_text("symbol", self.symbol, is_needed=True) or "",
+            type=kind,
             side=_one_of("side", self.side, {item.value: item for item in Side}),
             time_in_force=_one_of("time_in_force", self.time_in_force, times),
-            account=_text("account", self.account), venue=_text("venue", self.venue),
+            account=_text("account", self.account),
+            venue=_text("venue", self.venue),
             exchange=_text("exchange", self.exchange),
-        )  # fmt: skip
+        )
 
     def body_hash(self) -> str:
         """Return a hash that two requests share when they ask for the same."""
@@ -155,7 +168,9 @@ class OrderEntry:
         OutageError when nothing was committed.
         """
         if not idempotency_key or len(idempotency_key) > _KEY_MAX or "\x1f" in idempotency_key:
-            raise _bad("no usable idempotency key", f"send 1 to {_KEY_MAX} characters as Idempotency-Key", "IDEMPOTENCY_KEY")
+            raise _bad(
+                "no usable idempotency key", f"send 1 to {_KEY_MAX} characters as Idempotency-Key", "IDEMPOTENCY_KEY"
+            )
         arrived_ns = self._clock.now_ns() if arrived_ns is None else arrived_ns
         request = request.checked()
         signal_id = request_signal_id(principal, idempotency_key)
@@ -169,9 +184,11 @@ class OrderEntry:
             assert record is not None
         if record.body_hash != digest:
             raise InputError(
-                "this idempotency key was used for another order", code="IDEMPOTENCY_CONFLICT", status=409,
+                "this idempotency key was used for another order",
+                code="IDEMPOTENCY_CONFLICT",
+                status=409,
                 remedy="use a new key for a new order",
-            )  # fmt: skip
+            )
         return await self._await_answer(record)
 
     async def cancel(self, client_order_id: str, principal: str) -> EntryAnswer:
@@ -183,9 +200,11 @@ class OrderEntry:
             )
         if order.state in TERMINAL:
             raise InputError(
-                f"order {client_order_id} has ended: {order.state.value}", code="ORDER_ENDED", status=409,
+                f"order {client_order_id} has ended: {order.state.value}",
+                code="ORDER_ENDED",
+                status=409,
                 remedy="there is nothing left to cancel",
-            )  # fmt: skip
+            )
         asked = await self._orders.want_cancel(client_order_id, by=principal, now_ns=self._clock.now_ns())
         await self._bus.publish(WAKE, {"type": "cancel", "client_order_id": client_order_id})
         return EntryAnswer(202, order_body(asked or order))
@@ -195,15 +214,31 @@ class OrderEntry:
         account = self._account(await self._accounts.page(), request)
         instrument = await self._instrument(request, account)
         return Signal(
-            id=request_signal_id(principal, key), source=f"principal:{principal}", instance="", params_version=0,
-            account_id=account.id, venue=account.venue, exchange=instrument.exchange, symbol=instrument.symbol,
-            timeframe=None, ts_event_ns=arrived_ns, ordinal=0, kind=Kind.ORDER, side=Side(request.side),
+            id=request_signal_id(principal, key),
+            source=f"principal:{principal}",
+            instance="",
+            params_version=0,
+            account_id=account.id,
+            venue=account.venue,
+            exchange=instrument.exchange,
+            symbol=instrument.symbol,
+            timeframe=None,
+            ts_event_ns=arrived_ns,
+            ordinal=0,
+            kind=Kind.ORDER,
+            side=Side(request.side),
             type=OrderType(request.type),
-            size=request.quantity, limit_price=request.price, stop_price=request.stop_price,
-            stop_loss=request.stop_loss, take_profit=request.take_profit, time_in_force=TimeInForce(request.time_in_force),
-            valid_until_ns=request.valid_until_ns, reason=f"order of {principal}", state=SignalState.READY,
+            size=request.quantity,
+            limit_price=request.price,
+            stop_price=request.stop_price,
+            stop_loss=request.stop_loss,
+            take_profit=request.take_profit,
+            time_in_force=TimeInForce(request.time_in_force),
+            valid_until_ns=request.valid_until_ns,
+            reason=f"order of {principal}",
+            state=SignalState.READY,
             trace_id=request_signal_id(principal, key).hex[:16],
-        )  # fmt: skip
+        )
 
     @staticmethod
     def _account(accounts: list[Account], request: OrderRequest) -> Account:
@@ -229,10 +264,18 @@ class OrderEntry:
 
     async def _wake(self, signal: Signal) -> None:
         await self._bus.publish(WAKE, {"type": "signal", "id": str(signal.id)})
-        await self._bus.publish(SIGNALS, {
-            "type": "signal", "id": str(signal.id), "instance": signal.instance, "symbol": signal.symbol,
-            "kind": signal.kind.value, "side": signal.side.value, "state": signal.state.value,
-        })  # fmt: skip
+        await self._bus.publish(
+            SIGNALS,
+            {
+                "type": "signal",
+                "id": str(signal.id),
+                "instance": signal.instance,
+                "symbol": signal.symbol,
+                "kind": signal.kind.value,
+                "side": signal.side.value,
+                "state": signal.state.value,
+            },
+        )
 
     async def _await_answer(self, record: SignalRecord) -> EntryAnswer:
         deadline, pause_s = self._clock.monotonic() + self._settings.http.order_wait_s, _POLL_FIRST_S
@@ -255,9 +298,12 @@ def _answer(record: SignalRecord, order: Order | None) -> EntryAnswer:
         body |= order_body(order)
     else:
         body |= {
-            "client_order_id": client_order_id(intent_id(signal.id), Role.ORDER), "state": None, "symbol": signal.symbol,
-            "code": record.code, "detail": record.detail,
-        }  # fmt: skip
+            "client_order_id": client_order_id(intent_id(signal.id), Role.ORDER),
+            "state": None,
+            "symbol": signal.symbol,
+            "code": record.code,
+            "detail": record.detail,
+        }
     is_no = signal.state in (SignalState.DENIED, SignalState.EXPIRED, SignalState.DECLINED)
     return EntryAnswer(422 if is_no else 202, body)
 
@@ -269,20 +315,41 @@ def order_body(order: Order) -> dict[str, Any]:
         return None if value is None else format(value, "f")
 
     return {
-        "client_order_id": order.client_order_id, "signal_id": None if order.signal_id is None else str(order.signal_id),
-        "account_id": order.account_id, "venue": order.venue, "exchange": order.exchange, "symbol": order.symbol,
-        "instance": order.instance, "role": order.role.value, "generation": order.attempt, "side": order.side.value,
-        "type": order.type.value, "time_in_force": order.time_in_force.value, "quantity": text(order.quantity),
-        "price": text(order.price), "stop_price": text(order.stop_price), "stop_loss": text(order.stop_loss),
-        "take_profit": text(order.take_profit), "state": order.state.value, "request": order.request.value,
-        "filled": text(order.filled), "average_price": text(order.average_price),
-        "venue_order_id": order.venue_order_id, "parent_id": order.parent_id, "group_id": order.group_id,
-        "code": order.code, "detail": order.detail, "is_late": order.is_late, "is_stale": order.is_stale,
-        "is_reduce_only": order.is_reduce_only, "trace_id": order.trace_id,
+        "client_order_id": order.client_order_id,
+        "signal_id": None if order.signal_id is None else str(order.signal_id),
+        "account_id": order.account_id,
+        "venue": order.venue,
+        "exchange": order.exchange,
+        "symbol": order.symbol,
+        "instance": order.instance,
+        "role": order.role.value,
+        "generation": order.attempt,
+        "side": order.side.value,
+        "type": order.type.value,
+        "time_in_force": order.time_in_force.value,
+        "quantity": text(order.quantity),
+        "price": text(order.price),
+        "stop_price": text(order.stop_price),
+        "stop_loss": text(order.stop_loss),
+        "take_profit": text(order.take_profit),
+        "state": order.state.value,
+        "request": order.request.value,
+        "filled": text(order.filled),
+        "average_price": text(order.average_price),
+        "venue_order_id": order.venue_order_id,
+        "parent_id": order.parent_id,
+        "group_id": order.group_id,
+        "code": order.code,
+        "detail": order.detail,
+        "is_late": order.is_late,
+        "is_stale": order.is_stale,
+        "is_reduce_only": order.is_reduce_only,
+        "trace_id": order.trace_id,
         "valid_until": None if order.valid_until_ns is None else iso(order.valid_until_ns),
-        "created_at": iso(order.created_ns), "sent_at": None if order.sent_ns is None else iso(order.sent_ns),
+        "created_at": iso(order.created_ns),
+        "sent_at": None if order.sent_ns is None else iso(order.sent_ns),
         "updated_at": iso(order.updated_ns),
-    }  # fmt: skip
+    }
 
 
 # ── form ─────────────────────────────────────────────────────────────────────────────────────────

@@ -17,9 +17,11 @@ def check_parameters(connection: HTTPConnection) -> None:
     known = set(_names(connection.scope["route"].dependant))
     if unknown := [name for name in connection.query_params if name not in known]:
         raise Problem(
-            422, "INVALID", f"{unknown[0]}: is no parameter of {connection.url.path}",
+            422,
+            "INVALID",
+            f"{unknown[0]}: is no parameter of {connection.url.path}",
             remedy=f"it takes {', '.join(sorted(known))}" if known else "it takes none",
-        )  # fmt: skip
+        )
 
 
 def _names(dependant: Any) -> Iterator[str]:

@@ -90,9 +90,11 @@ def install(app: FastAPI) -> None:
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code, remedy = _HTTP.get(error.status_code, ("HTTP_" + str(error.status_code), ""))
-        detail = f"{request.method} {request.url.path}: {error.detail}".lower() if not remedy else (
-            f"there is no {request.method} {request.url.path}"
-        )  # fmt: skip
+        detail = (
+            f"{request.method} {request.url.path}: {error.detail}".lower()
+            if not remedy
+            else (f"there is no {request.method} {request.url.path}")
+        )
         headers = dict(error.headers) if error.headers else {}
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(app, request.url.path))

@@ -71,7 +71,8 @@ def body_of(model: type[M]) -> Callable[[Request], Any]:
 
 
 async def json_object(request: Request) -> dict[str, Any]:
-    """Return the body as an object, numbers exact, for rooms that check their own input. Errors: Problem, InputError."""
+    """Return the body as an object, numbers exact, for rooms that check their own input. Errors: Problem,
+    InputError."""
     found = parse(await read_body(request))
     if not isinstance(found, dict):
         raise Problem(422, "INVALID", "body: is not a JSON object", remedy="see /docs for the form")

@@ -1,4 +1,5 @@
-"""The generated parts of docs/api.md: routes, problem codes, denial codes and metrics, from the tables the code runs on.
+"""The generated parts of docs/api.md: routes, problem codes, denial codes and metrics, from the tables the code runs
+on.
 
 `python -m fks.api.reference docs/api.md` writes them anew; a test fails when they are out of date.
 """
@@ -27,11 +28,13 @@ PROBLEMS: dict[str, str] = {
     "JSON_MALFORMED": "400: the body is not strict JSON (NaN, a repeated key and the like included)",
     "BODY_TOO_LARGE": "413: the body is longer than 256 KiB",
     "INVALID": "422: a value does not fit; `errors` lists every place",
-    "UNAVAILABLE": "503: PostgreSQL or Redis does not answer; nothing was changed unless a repeat with the same key says so",
+    "UNAVAILABLE": "503: PostgreSQL or Redis does not answer; nothing was changed unless a repeat with the same key "
+    "says so",
     "INTERNAL": "500: the gateway failed; the log has it under the answer's `X-Request-ID`",
     "FAILED": "500: a part failed and said why",
     "SYMBOL_UNKNOWN": "404: no instrument has this spelling",
-    "SYMBOL_AMBIGUOUS": "400: several exchanges have it, and nothing says which one is meant; name it with `exchange`, or write `exchange:SYMBOL`",
+    "SYMBOL_AMBIGUOUS": "400: several exchanges have it, and nothing says which one is meant; name it with "
+    "`exchange`, or write `exchange:SYMBOL`",
     "TIMEFRAME_UNKNOWN": "400: no such timeframe",
     "TIME_INVALID": "422: not an ISO 8601 time",
     "TIME_NAIVE": "400: a time without a zone",

@@ -1,7 +1,8 @@
 """What one listener of `WS /ws` asked for and nobody has done yet.
 
-What it says is read while its requests wait for room: the answers to checks (`window.py`) come between them, and a window that
-is full opens by nothing else. Only who asks for more than REQUESTS_SIZE without waiting is not read any further.
+What it says is read while its requests wait for room: the answers to checks (`window.py`) come between them, and a
+window that is full opens by nothing else. Only who asks for more than REQUESTS_SIZE without waiting is not read any
+further.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Settlements by persons, HTTP side: a proposal with its confirmation code, then the confirmed row for the order manager."""
+"""Settlements by persons, HTTP side: a proposal with its confirmation code, then the confirmed row for the order
+manager."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from fks.store.orders import OrderStore
 from fks.store.reading import ReadingStore
 from fks.store.settlements import ReportedFill, Settlement, SettlementStore
 
-#: How long a confirmation code is valid: long enough to read what it does, too short to be found later in a shell's history.
+#: How long a confirmation code is valid: long enough to read what it does, too short to be found later in a shell's
+#: history.
 CODE_S = 300.0
 _LETTERS = "ACDEFGHJKLMNPQRTUVWXY34679"  # no two that look alike
 _WAIT_S, _LOOK_S = 5.0, 0.05
@@ -57,14 +59,27 @@ class Settling:
         now_ns = self._clock.now_ns()
         code = "-".join("".join(secrets.choice(_LETTERS) for _ in range(4)) for _ in range(2))
         settlement = await self._store.propose(
-            order.client_order_id, request.outcome, fills, filled=order.filled, by=principal, reason=request.reason,
-            code=code, now_ns=now_ns,
-        )  # fmt: skip
-        return EntryAnswer(200, {
-            "confirm": code, "expires_at": iso(now_ns + int(CODE_S * NS)), "outcome": settlement.outcome,
-            "reason": settlement.reason, "will": await self._will(order, settlement),
-            "fills": [fill.as_json() for fill in fills], "order": order_body(order),
-        })  # fmt: skip
+            order.client_order_id,
+            request.outcome,
+            fills,
+            filled=order.filled,
+            by=principal,
+            reason=request.reason,
+            code=code,
+            now_ns=now_ns,
+        )
+        return EntryAnswer(
+            200,
+            {
+                "confirm": code,
+                "expires_at": iso(now_ns + int(CODE_S * NS)),
+                "outcome": settlement.outcome,
+                "reason": settlement.reason,
+                "will": await self._will(order, settlement),
+                "fills": [fill.as_json() for fill in fills],
+                "order": order_body(order),
+            },
+        )
 
     async def confirm(
         self, client_order_id: str, code: str, request: SettleRequest | None, principal: str
@@ -76,19 +91,25 @@ class Settling:
         manager could not apply it, with its reason).
         """
         found = await self._store.find(client_order_id, code.strip().upper())
-        is_late = found is not None and found.confirmed_ns is None and (
-            self._clock.now_ns() - found.requested_ns > CODE_S * NS
-        )  # fmt: skip
+        is_late = (
+            found is not None
+            and found.confirmed_ns is None
+            and (self._clock.now_ns() - found.requested_ns > CODE_S * NS)
+        )
         if found is None or found.by != principal or is_late:
             raise InputError(
                 f"{code} confirms nothing of order {client_order_id}{': its time is over' if is_late else ''}",
-                code="SETTLE_CODE", status=409, remedy="settle again without confirm: the answer has a new code",
-            )  # fmt: skip
+                code="SETTLE_CODE",
+                status=409,
+                remedy="settle again without confirm: the answer has a new code",
+            )
         if request is not None and not _is_same(request, found):
             raise InputError(
-                "this is not what the code was given for", code="SETTLE_CHANGED", status=409,
+                "this is not what the code was given for",
+                code="SETTLE_CHANGED",
+                status=409,
                 remedy="send the code alone, or settle again without it",
-            )  # fmt: skip
+            )
         await self._store.confirm(found.id, self._clock.now_ns())
         await self._bus.publish(WAKE, {"type": "settle", "client_order_id": client_order_id})
         return await self._await_end(found)
@@ -99,9 +120,11 @@ class Settling:
             now = await self._store.get(settlement.id) or settlement
             if now.error is not None:
                 raise InputError(
-                    f"order {now.client_order_id} was not settled: {now.error}", code="SETTLE_REFUSED", status=409,
+                    f"order {now.client_order_id} was not settled: {now.error}",
+                    code="SETTLE_REFUSED",
+                    status=409,
                     remedy=f"see `fks orders show {now.client_order_id}` and settle again if it still is UNKNOWN",
-                )  # fmt: skip
+                )
             if now.applied_ns is not None or self._clock.monotonic() > deadline:
                 order = await self._order(now.client_order_id)
                 state = "confirmed" if now.applied_ns is None else "applied"
@@ -135,8 +158,10 @@ class Settling:
         for fill in settlement.fills:
             if fill.quantity is not None:
                 texts.append(
-                    f"book {order.side.value} {number(fill.quantity)} {order.symbol} at {number(fill.price or _ZERO)}, fee {number(fill.fee)} "
-                    f"{fill.fee_currency}".rstrip() + await self._moves(order, fill)
+                    f"book {order.side.value} {number(fill.quantity)} {order.symbol} at "
+                    f"{number(fill.price or _ZERO)}, fee {number(fill.fee)} "
+                    f"{fill.fee_currency}".rstrip()
+                    + await self._moves(order, fill)
                 )
         if not settlement.fills:
             texts.append("book nothing")
@@ -149,7 +174,10 @@ class Settling:
         except InputError:  # no longer listed
             return ""
         taken = fill.fee if fill.fee_currency == base else _ZERO
-        return f", which moves the position of {order.instance or 'this account'} by {number(order.side.sign * fill.quantity - taken)}"
+        return (
+            f", which moves the position of {order.instance or 'this account'} by "
+            f"{number(order.side.sign * fill.quantity - taken)}"
+        )
 
 
 def _checked(order: Order, request: SettleRequest) -> tuple[ReportedFill, ...]:
@@ -162,9 +190,11 @@ def _checked(order: Order, request: SettleRequest) -> tuple[ReportedFill, ...]:
         return fills
     if order.state is not State.UNKNOWN:
         raise InputError(
-            f"order {order.client_order_id} is {order.state.value}, not UNKNOWN", code="ORDER_NOT_UNKNOWN", status=409,
+            f"order {order.client_order_id} is {order.state.value}, not UNKNOWN",
+            code="ORDER_NOT_UNKNOWN",
+            status=409,
             remedy="cancel it" if order.state in LIVE else "there is nothing to settle",
-        )  # fmt: skip
+        )
     if request.outcome == "absent":
         if fills or order.filled > 0:
             raise _wrong("an order with executions was not absent", "settle it as cancelled")
@@ -177,7 +207,10 @@ def _checked(order: Order, request: SettleRequest) -> tuple[ReportedFill, ...]:
         return completed
     total = sum((fill.quantity or _ZERO for fill in completed), _ZERO)
     if total > left or (request.outcome == "filled" and total != left):
-        raise _wrong(f"the executions sum to {number(total)}, of {number(left)} left", "filled takes all of it, cancelled up to it")
+        raise _wrong(
+            f"the executions sum to {number(total)}, of {number(left)} left",
+            "filled takes all of it, cancelled up to it",
+        )
     return completed
 
 
@@ -196,7 +229,8 @@ def _is_same(request: SettleRequest, found: Settlement) -> bool:
     if (request.outcome, request.reason) != (found.outcome, found.reason) or len(request.fills) != len(found.fills):
         return False
     return all(
-        (mine.venue_trade_id, mine.price, mine.fee, mine.fee_currency) == (its.venue_trade_id, its.price, its.fee, its.fee_currency)
+        (mine.venue_trade_id, mine.price, mine.fee, mine.fee_currency)
+        == (its.venue_trade_id, its.price, its.fee, its.fee_currency)
         and mine.quantity in (None, its.quantity)
         for mine, its in zip(request.fills, found.fills, strict=True)
     )

@@ -23,8 +23,8 @@ Contains = Callable[[Message], bool]
 async def snapshot_of(gate: Gateway, topic: Topic, bars: int) -> tuple[Message, Contains]:
     """Return the snapshot of a topic, and what says whether a message is in it already.
 
-    `items` are messages as they would come, oldest first: the newest `bars` bars (of each timeframe the newest, when the
-    topic names none), the newest price, quote or book, the feeds' states. Errors: OutageError.
+    `items` are messages as they would come, oldest first: the newest `bars` bars (of each timeframe the newest, when
+    the topic names none), the newest price, quote or book, the feeds' states. Errors: OutageError.
     """
     if topic.channel == "bars":
         items = await _bars(gate, topic, bars)
@@ -37,9 +37,12 @@ async def snapshot_of(gate: Gateway, topic: Topic, bars: int) -> tuple[Message, 
         items = [] if found is None else [found]
     names = {"exchange": topic.exchange, "symbol": topic.symbol, "timeframe": topic.timeframe}
     message = {
-        "type": "snapshot", "channel": topic.channel, **{name: value for name, value in names.items() if value},
-        "time": iso(gate.deps.clock.now_ns()), "items": items,
-    }  # fmt: skip
+        "type": "snapshot",
+        "channel": topic.channel,
+        **{name: value for name, value in names.items() if value},
+        "time": iso(gate.deps.clock.now_ns()),
+        "items": items,
+    }
     return message, _contained_bars(items) if topic.channel == "bars" else _contained_newest(topic.channel, items)
 
 
@@ -62,16 +65,21 @@ def _bar(topic: Topic, timeframe: str, row: Row) -> dict[str, Any]:
         name: None if row[name] is None else repr(row[name]) for name in ("open", "high", "low", "close", "volume")
     }
     return {
-        "type": "bar", "exchange": topic.exchange, "symbol": topic.symbol, "timeframe": timeframe,
-        "time": iso(to_ns(row["time"])), **prices, "revision": row["revision"],
-    }  # fmt: skip
+        "type": "bar",
+        "exchange": topic.exchange,
+        "symbol": topic.symbol,
+        "timeframe": timeframe,
+        "time": iso(to_ns(row["time"])),
+        **prices,
+        "revision": row["revision"],
+    }
 
 
 def _contained_bars(items: list[dict[str, Any]]) -> Contains:
     """A bar is contained when the snapshot has it in this revision or a later one.
 
-    One that tells no revision is contained when it is the same, unless another one of its time was not: then the snapshot
-    may be older than both, and the last one counts.
+    One that tells no revision is contained when it is the same, unless another one of its time was not: then the
+    snapshot may be older than both, and the last one counts.
     """
     known = {(item["timeframe"], item["time"]): item for item in items}
     passed: set[tuple[Any, Any]] = set()
@@ -91,7 +99,8 @@ def _contained_bars(items: list[dict[str, Any]]) -> Contains:
 
 
 def _contained_newest(channel: str, items: list[dict[str, Any]]) -> Contains:
-    """A price, quote or book is contained when the snapshot's came later; a feed's state is told again rather than lost."""
+    """A price, quote or book is contained when the snapshot's came later; a feed's state is told again rather than
+    lost."""
     if channel == "feeds" or not items:
         return lambda message: False
     newest = _received(items[0])

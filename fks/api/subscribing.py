@@ -1,9 +1,9 @@
 """What a client of `WS /ws` may say, and what becomes of it. Every answer goes through its queue, in order.
 
 `{"type": "subscribe", "channels": ["bars"], "symbols": ["BTC/USDT"], "timeframes": ["1m"], "bars": 100}` is answered by
-`subscribed`, a `snapshot` per symbol (and timeframe) of the channels that have one, then by what happens. Said again, it gives
-a fresh snapshot. `unsubscribe` takes the same words; what is left out means all. `exchange` says which one where several
-have a symbol. `id` comes back in the answers. `checked` says how far the listener has come (`window.py`).
+`subscribed`, a `snapshot` per symbol (and timeframe) of the channels that have one, then by what happens. Said again,
+it gives a fresh snapshot. `unsubscribe` takes the same words; what is left out means all. `exchange` says which one
+where several have a symbol. `id` comes back in the answers. `checked` says how far the listener has come (`window.py`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ async def hear(gate: Gateway, client: Client, text: str) -> None:
 def _parsed(text: str) -> Mapping[str, Any]:
     said = parse(text.encode())
     if not isinstance(said, dict) or not isinstance(said.get("type"), str) or said["type"] not in _KEYS:
-        raise _wrong('only {"type": "subscribe"}, "unsubscribe", "ping" and "checked" are understood here', "see docs/api.md")
+        raise _wrong(
+            'only {"type": "subscribe"}, "unsubscribe", "ping" and "checked" are understood here', "see docs/api.md"
+        )
     if unknown := sorted(said.keys() - _KEYS[said["type"]]):
         raise _wrong(f"{said['type']} has no {unknown[0]!r}", f"it has {', '.join(sorted(_KEYS[said['type']]))}")
     if not isinstance(said.get("id", ""), str | int) or len(str(said.get("id", ""))) > 64:

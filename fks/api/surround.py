@@ -45,7 +45,9 @@ class Surround:
             await self._app(scope, receive, send)
             return
         started = self._clock.monotonic()
-        scope.setdefault("state", {})["arrived_ns"] = self._clock.now_ns()  # the age of an order request counts from here
+        scope.setdefault("state", {})["arrived_ns"] = (
+            self._clock.now_ns()
+        )  # the age of an order request counts from here
         request_id = secrets.token_hex(8)
         seen: dict[str, Any] = {"status": 0}
 
@@ -79,8 +81,12 @@ class Surround:
     def _log_failure(self, error: Exception, request_id: str, scope: Scope) -> None:
         trace = "" if isinstance(error, FksError) else "".join(traceback.format_exception(error))[-4000:]
         self._log.error(
-            "gateway.failed", request_id=request_id, path=scope["path"], error=f"{type(error).__name__}: {error}", trace=trace
-        )  # fmt: skip
+            "gateway.failed",
+            request_id=request_id,
+            path=scope["path"],
+            error=f"{type(error).__name__}: {error}",
+            trace=trace,
+        )
 
     @staticmethod
     def _count(scope: Scope, status: int, seconds: float) -> None:

@@ -48,9 +48,11 @@ class Why:
             order = await self._row("why.order", text.lower(), id)
             if order is None:
                 raise InputError(
-                    f"there is no order and no signal {text[:64]}", code="DECISION_UNKNOWN", status=404,
+                    f"there is no order and no signal {text[:64]}",
+                    code="DECISION_UNKNOWN",
+                    status=404,
                     remedy="see GET /orders and GET /signals; of a symbol, give a time",
-                )  # fmt: skip
+                )
             if order["signal_id"] is None or (signal := await self._row("why.signal", order["signal_id"])) is None:
                 return [await self._of_order_alone(order)]
         return [await self._of_signal(signal)]
@@ -62,9 +64,11 @@ class Why:
         if not rows:
             which = f"instance {instance}" if instance else "strategy instance"
             raise InputError(
-                f"no {which} trades {listed.symbol}", code="DECISION_UNKNOWN", status=404,
+                f"no {which} trades {listed.symbol}",
+                code="DECISION_UNKNOWN",
+                status=404,
                 remedy="see GET /strategies; of a person's order, give its id",
-            )  # fmt: skip
+            )
         return list(await asyncio.gather(*(self._at_bar(row, at) for row in rows)))
 
     # ── the three kinds of stories ───────────────────────────────────────────────────────────────
@@ -91,7 +95,9 @@ class Why:
         bar = await self._bar(instance, timeframe, at)
         if bar is None or bar_end(to_ns(bar["time"]), timeframe) <= to_ns(at):
             story = _story("bar", {**instance, "instance": instance["id"]})
-            story["verdict"] = f"there is no {timeframe} bar of {instance['symbol']} at {_text(at)}: nothing was decided"
+            story["verdict"] = (
+                f"there is no {timeframe} bar of {instance['symbol']} at {_text(at)}: nothing was decided"
+            )
             return story
         signals = await self._rows(
             "why.signals_at", instance["id"], instance["exchange"], instance["symbol"], timeframe, bar["time"]
@@ -136,11 +142,15 @@ class Why:
     ) -> dict[str, Any]:
         """Evaluate the instance's strategy on the stored bars up to one, from its anchor."""
         used = await self._row("why.parameters", instance["id"], version, at)
-        name, params = (instance["strategy"], instance["params"]) if used is None else (used["strategy"], used["params"])
+        name, params = (
+            (instance["strategy"], instance["params"]) if used is None else (used["strategy"], used["params"])
+        )
         found: dict[str, Any] = {
-            "strategy": name, "params": params,
-            "params_version": version if used is None else used["version"], "note": "",
-        }  # fmt: skip
+            "strategy": name,
+            "params": params,
+            "params_version": version if used is None else used["version"],
+            "note": "",
+        }
         at_ns, anchor = to_ns(at), instance["anchor_time"]
         from_ns, limit = (0, _ROWS_LEAST) if anchor is None or anchor > at else (to_ns(anchor), _ROWS_MAX)
         bars = await self._bars.read(
@@ -158,9 +168,13 @@ class Why:
     async def _trace(self, request: bytes) -> dict[str, Any]:
         async with self._turns:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "fks.backtest.trace", stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
+                sys.executable,
+                "-m",
+                "fks.backtest.trace",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
             try:
                 async with asyncio.timeout(TRACE_S):
                     out, _ = await process.communicate(request)
@@ -189,10 +203,12 @@ def _verdict_of_signal(signal: Mapping[str, Any], orders: Sequence[Mapping[str, 
         return f"{who} wanted {what}; denied {code}: {meaning} ({signal['detail'] or ''})"
     if main is None:
         ends = {
-            "pending": "a person has not approved it yet", "ready": "the order manager has not decided yet",
-            "expired": "its time was over before it could be used", "declined": f"{signal['decided_by']} declined it",
+            "pending": "a person has not approved it yet",
+            "ready": "the order manager has not decided yet",
+            "expired": "its time was over before it could be used",
+            "declined": f"{signal['decided_by']} declined it",
             "nothing": "there was nothing to do",
-        }  # fmt: skip
+        }
         detail = f" ({signal['detail']})" if signal["detail"] else ""
         return f"{who} wanted {what}; {ends.get(state, state)}{detail}"
     filled = number(main["filled"])
@@ -224,7 +240,8 @@ def _verdict_without_signal(
 
 
 def _checks(orders: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the checks of the signal's own order, as its first events hold them: the denial, or the answer to the send."""
+    """Return the checks of the signal's own order, as its first events hold them: the denial, or the answer to the
+    send."""
     for order in orders:
         for event in order["events"][:6]:
             payload, words = event["payload"], rules()
@@ -234,10 +251,15 @@ def _checks(orders: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     for code, outcome, limit, observed in payload["checks"]
                 ]
             if event["event"] == "Denied":
-                return [{
-                    "code": payload.get("code"), "outcome": "failed", "limit": payload.get("limit", ""),
-                    "observed": payload.get("observed", ""), "rule": _rule(str(payload.get("code")), words),
-                }]  # fmt: skip
+                return [
+                    {
+                        "code": payload.get("code"),
+                        "outcome": "failed",
+                        "limit": payload.get("limit", ""),
+                        "observed": payload.get("observed", ""),
+                        "rule": _rule(str(payload.get("code")), words),
+                    }
+                ]
     return []
 
 
@@ -253,15 +275,66 @@ def _story(kind: str, of: Mapping[str, Any], **parts: Any) -> Story:
 
 
 _SIGNAL = (
-    "id", "source", "instance", "params_version", "account", "venue", "exchange", "symbol", "timeframe", "ts_event", "kind",
-    "side", "type", "size", "limit_price", "stop_price", "stop_loss", "take_profit", "time_in_force", "reference_price",
-    "valid_until", "reason", "state", "code", "detail", "client_order_id", "decided_by", "decided_at", "trace_id", "created_at",
-)  # fmt: skip
+    "id",
+    "source",
+    "instance",
+    "params_version",
+    "account",
+    "venue",
+    "exchange",
+    "symbol",
+    "timeframe",
+    "ts_event",
+    "kind",
+    "side",
+    "type",
+    "size",
+    "limit_price",
+    "stop_price",
+    "stop_loss",
+    "take_profit",
+    "time_in_force",
+    "reference_price",
+    "valid_until",
+    "reason",
+    "state",
+    "code",
+    "detail",
+    "client_order_id",
+    "decided_by",
+    "decided_at",
+    "trace_id",
+    "created_at",
+)
 _ORDER = (
-    "client_order_id", "account", "venue", "exchange", "symbol", "instance", "role", "generation", "side", "type",
-    "time_in_force", "quantity", "price", "stop_price", "stop_loss", "take_profit", "state", "filled", "average_price",
-    "venue_order_id", "parent_id", "code", "detail", "is_late", "created_at", "sent_at", "updated_at",
-)  # fmt: skip
+    "client_order_id",
+    "account",
+    "venue",
+    "exchange",
+    "symbol",
+    "instance",
+    "role",
+    "generation",
+    "side",
+    "type",
+    "time_in_force",
+    "quantity",
+    "price",
+    "stop_price",
+    "stop_loss",
+    "take_profit",
+    "state",
+    "filled",
+    "average_price",
+    "venue_order_id",
+    "parent_id",
+    "code",
+    "detail",
+    "is_late",
+    "created_at",
+    "sent_at",
+    "updated_at",
+)
 
 
 def _signal(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,4 +358,3 @@ def _uuid(text: str) -> uuid.UUID | None:
         return uuid.UUID(text)
     except ValueError:
         return None
-

@@ -2,9 +2,10 @@
 
 What is written to a socket says nothing about what was read: between the two lie the buffers of a proxy that takes
 everything. So the listener is asked, in order with its data: `{"type": "check", "n": 7}`, and says `{"type": "checked",
-"n": 7}` when it comes to that. Who has answered once takes part: with CHECKS_MAX checks unanswered it is sent no more until it
-answers, and who leaves one unanswered for too long is late. Of who never answers nobody knows what it has read: it is sent
-SILENT_BYTES_S at most, so that what lies unread with us is bounded, until the proxy's own ping finds it gone.
+"n": 7}` when it comes to that. Who has answered once takes part: with CHECKS_MAX checks unanswered it is sent no more
+until it answers, and who leaves one unanswered for too long is late. Of who never answers nobody knows what it has
+read: it is sent SILENT_BYTES_S at most, so that what lies unread with us is bounded, until the proxy's own ping finds
+it gone.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Window:
         return self._number
 
     def answer(self, number: int) -> None:
-        """Note that the listener has come to a check, and to all before it. Errors: ValueError when it was never sent."""
+        """Note that the listener has come to a check, and to all before it. Errors: ValueError when it was never
+        sent."""
         if not 0 < number <= self._number:
             raise ValueError(f"no check {number} was sent")
         while self._unanswered and self._unanswered[0][0] <= number:

@@ -15,9 +15,14 @@ from fks.model.timeframe import iso
 
 #: settings of [risk] that can deny an entry on a tape
 _LIMITS = (
-    "notional_max_order", "exposure_max_instrument", "exposure_max_account", "price_band_pct", "loss_day_max", "day_zone",
+    "notional_max_order",
+    "exposure_max_instrument",
+    "exposure_max_account",
+    "price_band_pct",
+    "loss_day_max",
+    "day_zone",
     "day_start_hour",
-)  # fmt: skip
+)
 
 
 def _hash(document: object) -> str:
@@ -30,9 +35,13 @@ def tape_hash(bars: Bars) -> dict[str, object]:
     for column in (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume):
         digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).tobytes())
     return {
-        "symbol": bars.symbol, "timeframe": bars.timeframe, "count": len(bars), "columns": digest.hexdigest(),
-        "first": iso(int(bars.time_ns[0])), "last": iso(int(bars.time_ns[-1])),
-    }  # fmt: skip
+        "symbol": bars.symbol,
+        "timeframe": bars.timeframe,
+        "count": len(bars),
+        "columns": digest.hexdigest(),
+        "first": iso(int(bars.time_ns[0])),
+        "last": iso(int(bars.time_ns[-1])),
+    }
 
 
 def inputs_hash(
@@ -43,18 +52,41 @@ def inputs_hash(
     `source` is the hash of the strategy's file; `first` the index of the first decided bar on `bars`.
     """
     instrument = setup.instrument
-    return _hash({
-        "fks": version, "strategy": strategy, "source": source, "params": params, "tape": tape_hash(bars), "first": first,
-        "instrument": {name: str(getattr(instrument, name)) if name in ("exchange", "symbol", "base", "quote") else
-                       plain(getattr(instrument, name)) for name in (
-            "exchange", "symbol", "base", "quote", "tick", "lot_step", "qty_min", "qty_max", "notional_min", "multiplier")},
-        "costs": {"fee_rate": plain(setup.costs.fee_rate), "fee_in": setup.costs.fee_in},
-        "sizing": {"sizing": setup.sizing, "size": plain(setup.size), "cash": plain(setup.cash)},
-        "limits": {
-            name: plain(value) if isinstance(value := getattr(setup.limits, name), Decimal) else value for name in _LIMITS
-        },
-        "seed": None, "flags": {"allow_gaps": setup.allow_gaps, "can_short": setup.can_short},
-    })  # fmt: skip
+    return _hash(
+        {
+            "fks": version,
+            "strategy": strategy,
+            "source": source,
+            "params": params,
+            "tape": tape_hash(bars),
+            "first": first,
+            "instrument": {
+                name: str(getattr(instrument, name))
+                if name in ("exchange", "symbol", "base", "quote")
+                else plain(getattr(instrument, name))
+                for name in (
+                    "exchange",
+                    "symbol",
+                    "base",
+                    "quote",
+                    "tick",
+                    "lot_step",
+                    "qty_min",
+                    "qty_max",
+                    "notional_min",
+                    "multiplier",
+                )
+            },
+            "costs": {"fee_rate": plain(setup.costs.fee_rate), "fee_in": setup.costs.fee_in},
+            "sizing": {"sizing": setup.sizing, "size": plain(setup.size), "cash": plain(setup.cash)},
+            "limits": {
+                name: plain(value) if isinstance(value := getattr(setup.limits, name), Decimal) else value
+                for name in _LIMITS
+            },
+            "seed": None,
+            "flags": {"allow_gaps": setup.allow_gaps, "can_short": setup.can_short},
+        }
+    )
 
 
 def fills_hash(fills: Sequence[FillRow]) -> str:

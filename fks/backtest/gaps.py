@@ -38,10 +38,13 @@ class GapReport:
     def as_dict(self) -> dict[str, object]:
         """Return the report as JSON-able values; `gap_pct` in percent."""
         return {
-            "bars_expected": self.expected, "bars_present": self.present, "longest_gap_bars": self.longest,
+            "bars_expected": self.expected,
+            "bars_present": self.present,
+            "longest_gap_bars": self.longest,
             "longest_gap_after": None if self.longest_after_ns is None else iso(self.longest_after_ns),
-            "gaps": self.holes, "gap_pct": round(self.missing_pct, 4),
-        }  # fmt: skip
+            "gaps": self.holes,
+            "gap_pct": round(self.missing_pct, 4),
+        }
 
 
 def _ordinals(times: Ints, timeframe: str) -> Ints:
@@ -63,9 +66,12 @@ def missing_after(bars: Bars) -> Ints:
     if len(steps) and int(steps.min()) < 1:
         at = int(np.argmin(steps))
         raise InputError(
-            f"bars are not in order: bar {at + 1} ({iso(int(bars.time_ns[at + 1]))}) does not come after the one before",
-            code="TAPE_ORDER", status=422, remedy="sort the bars and keep one of each",
-        )  # fmt: skip
+            f"bars are not in order: bar {at + 1} ({iso(int(bars.time_ns[at + 1]))}) does not come after the one "
+            "before",
+            code="TAPE_ORDER",
+            status=422,
+            remedy="sort the bars and keep one of each",
+        )
     return steps - 1
 
 
@@ -75,9 +81,12 @@ def find_gaps(bars: Bars) -> GapReport:
     total = int(missing.sum()) if len(missing) else 0
     at = int(np.argmax(missing)) if total else -1
     return GapReport(
-        expected=len(bars) + total, present=len(bars), longest=int(missing[at]) if total else 0,
-        longest_after_ns=int(bars.time_ns[at]) if total else None, holes=int((missing > 0).sum()),
-    )  # fmt: skip
+        expected=len(bars) + total,
+        present=len(bars),
+        longest=int(missing[at]) if total else 0,
+        longest_after_ns=int(bars.time_ns[at]) if total else None,
+        holes=int((missing > 0).sum()),
+    )
 
 
 def ensure_whole(bars: Bars, report: GapReport, is_holding: npt.NDArray[np.bool_]) -> None:
@@ -89,12 +98,19 @@ def ensure_whole(bars: Bars, report: GapReport, is_holding: npt.NDArray[np.bool_
     if report.missing_pct > MISSING_PCT_MAX:
         raise TapeRefused(
             f"the tape misses {report.missing_pct:.2f} % of its bars ({report.expected - report.present} of "
-            f"{report.expected}, limit {MISSING_PCT_MAX:g} %)", code="TAPE_GAPS", status=422, remedy=remedy,
-        )  # fmt: skip
+            f"{report.expected}, limit {MISSING_PCT_MAX:g} %)",
+            code="TAPE_GAPS",
+            status=422,
+            remedy=remedy,
+        )
     holes = np.flatnonzero((missing_after(bars) > HOLE_BARS_MAX) & is_holding[:-1])
     if len(holes):
         at = int(holes[0])
         raise TapeRefused(
-            f"{int(missing_after(bars)[at])} bars are missing after {iso(int(bars.time_ns[at]))} inside an open position "
-            f"(limit {HOLE_BARS_MAX})", code="TAPE_GAPS", status=422, remedy=remedy,
-        )  # fmt: skip
+            f"{int(missing_after(bars)[at])} bars are missing after {iso(int(bars.time_ns[at]))} inside an open "
+            "position "
+            f"(limit {HOLE_BARS_MAX})",
+            code="TAPE_GAPS",
+            status=422,
+            remedy=remedy,
+        )

@@ -40,16 +40,33 @@ _CHECKS = tuple(
     for code, function in CHECKS
     if code
     in (
-        Code.PRICE_MISSING, Code.TYPE_UNSUPPORTED, Code.PRICE_TICK, Code.PRICE_BAND, Code.STOP_WRONG_SIDE, Code.QTY_STEP,
-        Code.QTY_MIN, Code.QTY_MAX, Code.NOTIONAL_MIN, Code.NOTIONAL_MAX_ORDER, Code.BALANCE, Code.EXPOSURE_INSTRUMENT,
-        Code.EXPOSURE_ACCOUNT, Code.ORDER_COUNT, Code.NO_PROTECTION, Code.LOSS_DAY, Code.SHORT_FORBIDDEN,
+        Code.PRICE_MISSING,
+        Code.TYPE_UNSUPPORTED,
+        Code.PRICE_TICK,
+        Code.PRICE_BAND,
+        Code.STOP_WRONG_SIDE,
+        Code.QTY_STEP,
+        Code.QTY_MIN,
+        Code.QTY_MAX,
+        Code.NOTIONAL_MIN,
+        Code.NOTIONAL_MAX_ORDER,
+        Code.BALANCE,
+        Code.EXPOSURE_INSTRUMENT,
+        Code.EXPOSURE_ACCOUNT,
+        Code.ORDER_COUNT,
+        Code.NO_PROTECTION,
+        Code.LOSS_DAY,
+        Code.SHORT_FORBIDDEN,
     )
-)  # fmt: skip
+)
 #: our own limits, switched off: a backtest that asks what a strategy would do without them
 UNLIMITED = Risk(
-    notional_max_order=_HUGE, exposure_max_instrument=_HUGE, exposure_max_account=_HUGE, price_band_pct=_HUGE,
+    notional_max_order=_HUGE,
+    exposure_max_instrument=_HUGE,
+    exposure_max_account=_HUGE,
+    price_band_pct=_HUGE,
     loss_day_max=_HUGE,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,26 +109,50 @@ class TapeChecks:
         self._account = Account(0, _VENUE, "personal", _VENUE, "", item.quote, self.setup.cash)
 
     def refusal(
-        self, index: int, side: Side, quantity: Decimal, close: Decimal, levels: tuple[Decimal | None, Decimal | None],
+        self,
+        index: int,
+        side: Side,
+        quantity: Decimal,
+        close: Decimal,
+        levels: tuple[Decimal | None, Decimal | None],
         holding: Holding,
-    ) -> Denial | None:  # fmt: skip
+    ) -> Denial | None:
         """Return why live would deny an entry decided on bar `index`, or None. `levels`: stop loss and take profit."""
         item = self._instrument
         now_ns = bar_end(int(self.bars.time_ns[index]), self.bars.timeframe)
         intent = Intent(
-            intent_id=uuid.UUID(int=0), signal_id=None, account_id=0, venue=_VENUE, exchange=item.exchange, symbol=item.symbol,
-            instance="", role=Role.ENTRY, side=side, type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=quantity,
-            stop_loss=levels[0], take_profit=levels[1], reference_price=close,
-        )  # fmt: skip
+            intent_id=uuid.UUID(int=0),
+            signal_id=None,
+            account_id=0,
+            venue=_VENUE,
+            exchange=item.exchange,
+            symbol=item.symbol,
+            instance="",
+            role=Role.ENTRY,
+            side=side,
+            type=OrderType.MARKET,
+            time_in_force=TimeInForce.GTC,
+            quantity=quantity,
+            stop_loss=levels[0],
+            take_profit=levels[1],
+            reference_price=close,
+        )
         view = View(
-            now_ns=now_ns, limits=self.setup.limits, account=self._account, instrument=item, venue=self._venue, mark=close,
-            position=holding.position, held=holding.position, own=holding.position,
+            now_ns=now_ns,
+            limits=self.setup.limits,
+            account=self._account,
+            instrument=item,
+            venue=self._venue,
+            mark=close,
+            position=holding.position,
+            held=holding.position,
+            own=holding.position,
             balances={
                 item.quote: Balance(item.quote, holding.cash, _ZERO),
                 item.base: Balance(item.base, max(holding.position, _ZERO), _ZERO),
             },
             loss_today=self._loss(index, now_ns, holding),
-        )  # fmt: skip
+        )
         return next((denial for known in _CHECKS if (denial := known(intent, view)) is not None), None)
 
     def _loss(self, index: int, now_ns: int, holding: Holding) -> Decimal:

@@ -25,20 +25,35 @@ def document_of(result: Result, *, source: str = "", points: int = 500) -> dict[
         for name, value in statistics_of(result).as_dict().items()
     }
     return {
-        "strategy": result.strategy, "params": result.params, "exchange": setup.instrument.exchange,
-        "symbol": bars.symbol, "timeframe": bars.timeframe, "source": source,
-        "anchor": iso(int(bars.time_ns[0])), "from": iso(int(decided.time_ns[0])), "to": iso(int(bars.time_ns[-1])),
-        "sizing": setup.sizing, "size": plain(setup.size), "cash": plain(setup.cash),
-        "fee_rate": plain(setup.costs.fee_rate), "fee_in": setup.costs.fee_in,
-        "allow_gaps": setup.allow_gaps, "can_short": setup.can_short, "limits": setup.limits != UNLIMITED,
-        "inputs_hash": result.inputs_hash, "fills_hash": result.fills_hash,
-        "gaps": result.gaps.as_dict(), "statistics": statistics,
-        "fills_count": len(result.fills), "fills": [fill.as_dict() for fill in result.fills[:ROWS_MAX]],
+        "strategy": result.strategy,
+        "params": result.params,
+        "exchange": setup.instrument.exchange,
+        "symbol": bars.symbol,
+        "timeframe": bars.timeframe,
+        "source": source,
+        "anchor": iso(int(bars.time_ns[0])),
+        "from": iso(int(decided.time_ns[0])),
+        "to": iso(int(bars.time_ns[-1])),
+        "sizing": setup.sizing,
+        "size": plain(setup.size),
+        "cash": plain(setup.cash),
+        "fee_rate": plain(setup.costs.fee_rate),
+        "fee_in": setup.costs.fee_in,
+        "allow_gaps": setup.allow_gaps,
+        "can_short": setup.can_short,
+        "limits": setup.limits != UNLIMITED,
+        "inputs_hash": result.inputs_hash,
+        "fills_hash": result.fills_hash,
+        "gaps": result.gaps.as_dict(),
+        "statistics": statistics,
+        "fills_count": len(result.fills),
+        "fills": [fill.as_dict() for fill in result.fills[:ROWS_MAX]],
         "trades": [trade.as_dict() for trade in result.trades[:ROWS_MAX]],
         "denied": dict(Counter(row.code for row in result.denied)),
-        "final_cash": plain(result.cash), "final_position": plain(result.position),
+        "final_cash": plain(result.cash),
+        "final_position": plain(result.position),
         "equity": _curve(result, points),
-    }  # fmt: skip
+    }
 
 
 def _curve(result: Result, points: int) -> list[list[Any]]:

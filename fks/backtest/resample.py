@@ -31,9 +31,11 @@ def resample(bars: Bars, timeframe: str) -> Bars:
     part = TIMEFRAMES[bars.timeframe]
     if part == 0 or (TIMEFRAMES[timeframe] or 86400) % part or (TIMEFRAMES[timeframe] or 28 * 86400) < part:
         raise InputError(
-            f"{timeframe} bars cannot be made from {bars.timeframe} bars", code="TIMEFRAME_FINER", status=422,
+            f"{timeframe} bars cannot be made from {bars.timeframe} bars",
+            code="TIMEFRAME_FINER",
+            status=422,
             remedy=f"choose a multiple of {bars.timeframe}",
-        )  # fmt: skip
+        )
     if not len(bars):
         return Bars(
             bars.symbol, timeframe, *(getattr(bars, n) for n in ("time_ns", "open", "high", "low", "close", "volume"))
@@ -48,6 +50,12 @@ def resample(bars: Bars, timeframe: str) -> Bars:
     whole = count == (ends - starts) // (part * NS)
     volume = np.round(np.add.reduceat(bars.volume, first), 8)
     return Bars(
-        bars.symbol, timeframe, starts[whole], bars.open[first][whole], np.maximum.reduceat(bars.high, first)[whole],
-        np.minimum.reduceat(bars.low, first)[whole], bars.close[last][whole], volume[whole],
-    )  # fmt: skip
+        bars.symbol,
+        timeframe,
+        starts[whole],
+        bars.open[first][whole],
+        np.maximum.reduceat(bars.high, first)[whole],
+        np.minimum.reduceat(bars.low, first)[whole],
+        bars.close[last][whole],
+        volume[whole],
+    )

@@ -49,9 +49,14 @@ class FillRow:
 
     def as_dict(self) -> dict[str, str]:
         return {
-            "time": iso(self.time_ns), "side": self.side.value, "quantity": plain(self.quantity),
-            "price": plain(self.price), "fee": plain(self.fee), "fee_currency": self.fee_currency, "role": self.role.value,
-        }  # fmt: skip
+            "time": iso(self.time_ns),
+            "side": self.side.value,
+            "quantity": plain(self.quantity),
+            "price": plain(self.price),
+            "fee": plain(self.fee),
+            "fee_currency": self.fee_currency,
+            "role": self.role.value,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +74,15 @@ class TradeRow:
 
     def as_dict(self) -> dict[str, str]:
         return {
-            "side": self.side.value, "entry_time": iso(self.entry_ns), "exit_time": iso(self.exit_ns),
-            "quantity": plain(self.quantity), "entry_price": plain(self.entry_price), "exit_price": plain(self.exit_price),
-            "pnl": plain(self.pnl), "reason": self.reason.value,
-        }  # fmt: skip
+            "side": self.side.value,
+            "entry_time": iso(self.entry_ns),
+            "exit_time": iso(self.exit_ns),
+            "quantity": plain(self.quantity),
+            "entry_price": plain(self.entry_price),
+            "exit_price": plain(self.exit_price),
+            "pnl": plain(self.pnl),
+            "reason": self.reason.value,
+        }
 
 
 @dataclass(frozen=True, slots=True)

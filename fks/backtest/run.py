@@ -69,8 +69,9 @@ class _Book:
 def run(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
     """Return what `strategy` would have traded on `bars`.
 
-    The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is made
-    `warmup` bars after the anchor. A decision on the last bar has no bar to fill on. What is open at the end stays open.
+    The anchor is the bar `strategy.warmup()` bars before `setup.start_ns` (or the first one); the first decision is
+    made `warmup` bars after the anchor. A decision on the last bar has no bar to fill on. What is open at the end stays
+    open.
     Errors: InputError NO_DATA, TapeRefused, StrategyError; what the strategy raises goes through.
     """
     bars = _anchored(strategy, bars, setup.start_ns)
@@ -86,27 +87,46 @@ def run(strategy: Strategy, bars: Bars, setup: Setup) -> Result:
         ensure_whole(bars, gaps, np.abs(held) >= float(setup.instrument.lot_step))
     params = strategy.model_dump(mode="json")
     return Result(
-        strategy=strategy.name, params=params, bars=bars, first=first, fills=tuple(book.fills), trades=tuple(book.trades),
-        denied=tuple(book.denied), equity=_equity(book, held)[first:], cash=book.cash, position=book.position, gaps=gaps,
+        strategy=strategy.name,
+        params=params,
+        bars=bars,
+        first=first,
+        fills=tuple(book.fills),
+        trades=tuple(book.trades),
+        denied=tuple(book.denied),
+        equity=_equity(book, held)[first:],
+        cash=book.cash,
+        position=book.position,
+        gaps=gaps,
         inputs_hash=inputs_hash(
-            version=fks.__version__, strategy=strategy.name, source=source_hash(type(strategy)), params=params,
-            bars=bars, setup=setup, first=first,
+            version=fks.__version__,
+            strategy=strategy.name,
+            source=source_hash(type(strategy)),
+            params=params,
+            bars=bars,
+            setup=setup,
+            first=first,
         ),
-        fills_hash=fills_hash(book.fills), setup=setup,
-    )  # fmt: skip
+        fills_hash=fills_hash(book.fills),
+        setup=setup,
+    )
 
 
 def _anchored(strategy: Strategy, bars: Bars, start_ns: int | None) -> Bars:
-    """Return the bars from the anchor on. Errors: InputError NO_DATA when there is not one bar to decide and fill on."""
+    """Return the bars from the anchor on. Errors: InputError NO_DATA when there is not one bar to decide and fill
+    on."""
     warmup = strategy.warmup()
     start = 0 if start_ns is None else int(np.searchsorted(bars.time_ns, start_ns))
     part = bars[max(0, start - warmup) :]
     if len(part) < warmup + 2:
         have = f"{len(part)} from {iso(int(part.time_ns[0]))}" if len(part) else "none"
         raise InputError(
-            f"too few {bars.timeframe} bars of {bars.symbol}: {have}, and {strategy.name} needs {warmup} to warm up and 2 more",
-            code="NO_DATA", status=422, remedy="choose a longer range, or load more data (fks data sync)",
-        )  # fmt: skip
+            f"too few {bars.timeframe} bars of {bars.symbol}: {have}, and {strategy.name} needs {warmup} to warm up "
+            "and 2 more",
+            code="NO_DATA",
+            status=422,
+            remedy="choose a longer range, or load more data (fks data sync)",
+        )
     return part
 
 
@@ -158,7 +178,8 @@ def _enter(book: _Book, index: int, side: Side, decisions: Decisions) -> None:
 
 
 def _level(book: _Book, column: Floats | None, index: int, side: Side, *, is_stop: bool) -> int | None:
-    """Return a protection's price in ticks, rounded onto the instrument's grid as risk does; None when there is none."""
+    """Return a protection's price in ticks, rounded onto the instrument's grid as risk does; None when there is
+    none."""
     if column is None or not np.isfinite(column[index]):
         return None
     price = book.setup.instrument.round_price(Decimal(repr(float(column[index]))), side=side.value, is_stop=is_stop)

@@ -68,17 +68,24 @@ def statistics_of(result: Result) -> Statistics:
     fees = sum((f.fee if f.fee_currency == quote else f.fee * f.price for f in result.fills), Decimal(0))
     final = float(equity[-1]) if len(equity) else cash
     return Statistics(
-        bars=len(bars), days=float(bars.time_ns[-1] - bars.time_ns[0]) / _DAY_NS if len(bars) else 0.0,
-        trades=len(pnl), wins=len(wins), win_rate_pct=100.0 * len(wins) / len(pnl) if len(pnl) else None,
-        net_profit=final - cash, return_pct=100.0 * (final / cash - 1.0) if cash else 0.0,
+        bars=len(bars),
+        days=float(bars.time_ns[-1] - bars.time_ns[0]) / _DAY_NS if len(bars) else 0.0,
+        trades=len(pnl),
+        wins=len(wins),
+        win_rate_pct=100.0 * len(wins) / len(pnl) if len(pnl) else None,
+        net_profit=final - cash,
+        return_pct=100.0 * (final / cash - 1.0) if cash else 0.0,
         buy_and_hold_pct=100.0 * float(bars.close[-1] / bars.open[0] - 1.0) if len(bars) else 0.0,
         max_drawdown_pct=100.0 * float(((peaks - equity) / peaks).max()) if len(equity) and (peaks > 0).all() else 0.0,
         sharpe=_sharpe(result),
         profit_factor=float(wins.sum() / -losses.sum()) if len(losses) and losses.sum() < 0 else None,
         average_trade=float(pnl.mean()) if len(pnl) else None,
-        best_trade=float(pnl.max()) if len(pnl) else None, worst_trade=float(pnl.min()) if len(pnl) else None,
-        exposure_pct=100.0 * held / len(bars) if len(bars) else 0.0, fees=float(fees), final_equity=final,
-    )  # fmt: skip
+        best_trade=float(pnl.max()) if len(pnl) else None,
+        worst_trade=float(pnl.min()) if len(pnl) else None,
+        exposure_pct=100.0 * held / len(bars) if len(bars) else 0.0,
+        fees=float(fees),
+        final_equity=final,
+    )
 
 
 def _bars_between(times: np.ndarray[tuple[int], np.dtype[np.int64]], start_ns: int, end_ns: int) -> int:

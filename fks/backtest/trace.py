@@ -65,10 +65,14 @@ def trace(strategy: Strategy, bars: Bars) -> Traced:
         sys.setprofile(before)
     count = len(bars)
     return Traced(
-        warmup=strategy.warmup(), bars=count, target_before=float(decisions.target[-2]) if count > 1 else 0.0,
-        target=float(decisions.target[-1]) if count else 0.0, stop_loss=_at(decisions.stop_loss, -1),
-        take_profit=_at(decisions.take_profit, -1), values=tuple(recorder.values[:_VALUES_MAX]),
-    )  # fmt: skip
+        warmup=strategy.warmup(),
+        bars=count,
+        target_before=float(decisions.target[-2]) if count > 1 else 0.0,
+        target=float(decisions.target[-1]) if count else 0.0,
+        stop_loss=_at(decisions.stop_loss, -1),
+        take_profit=_at(decisions.take_profit, -1),
+        values=tuple(recorder.values[:_VALUES_MAX]),
+    )
 
 
 class _Recorder:
@@ -134,9 +138,12 @@ def _at(column: Any, index: int) -> float | None:
 def request_of(strategy: str, params: Mapping[str, Any], bars: Bars, folder: Path | None) -> bytes:
     """Return what `main` reads: one line of JSON, then the columns."""
     head = {
-        "strategy": strategy, "params": dict(params), "symbol": bars.symbol, "timeframe": bars.timeframe,
+        "strategy": strategy,
+        "params": dict(params),
+        "symbol": bars.symbol,
+        "timeframe": bars.timeframe,
         "folder": None if folder is None else str(folder),
-    }  # fmt: skip
+    }
     stream = io.BytesIO()
     stream.write(json.dumps(head).encode() + b"\n")
     np.save(stream, bars.time_ns, allow_pickle=False)

@@ -98,10 +98,13 @@ def _rest_at(there: Row | None, ours: Row) -> Decimal:
 
 def _newest_entry(orders: Iterable[Row], key: Key) -> Row | None:
     mine = [
-        row for row in orders
-        if row["role"] in _ENTERING and row["filled"] > 0 and not row["is_reduce_only"]
+        row
+        for row in orders
+        if row["role"] in _ENTERING
+        and row["filled"] > 0
+        and not row["is_reduce_only"]
         and (row["symbol"], row["instance"]) == key
-    ]  # fmt: skip
+    ]
     return max(mine, key=lambda row: row["created_at"], default=None)
 
 

@@ -77,21 +77,31 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
     connection = await outside.connect()
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):  # rows and events of one moment
-            tables = {name: await connection.fetch(f"SELECT * FROM {name}") for name in ("signals", "orders", "trades", "positions")}  # noqa: S608
+            tables = {
+                name: await connection.fetch(f"SELECT * FROM {name}")  # noqa: S608
+                for name in ("signals", "orders", "trades", "positions")
+            }
             events = [_with_payload(row) for row in await connection.fetch("SELECT * FROM order_events ORDER BY id")]
         missed = [_missed(_with_payload(row)["payload"]) for row in await connection.fetch(_MISSED)]
         instances = [_with_params(row) for row in await connection.fetch(_INSTANCES)]
         closes = {
-            row["id"]: [(bar["at_s"], Decimal(repr(bar["close"]))) for bar in await connection.fetch(
-                _CLOSES, row["exchange"], row["symbol"], row["timeframe"], row["anchor_time"])]
-            for row in instances if row["anchor_time"] is not None
-        }  # fmt: skip
+            row["id"]: [
+                (bar["at_s"], Decimal(repr(bar["close"])))
+                for bar in await connection.fetch(
+                    _CLOSES, row["exchange"], row["symbol"], row["timeframe"], row["anchor_time"]
+                )
+            ]
+            for row in instances
+            if row["anchor_time"] is not None
+        }
         sealed = {row["symbol"]: row["at_s"] for row in await connection.fetch(_SEALED)}
         ours = {
-            symbol: {row["at_s"]: _values(row["close"], row["volume"]) for row in await connection.fetch(
-                _BARS, symbol, float(since + 1), float(sealed.get(symbol, since)))}
+            symbol: {
+                row["at_s"]: _values(row["close"], row["volume"])
+                for row in await connection.fetch(_BARS, symbol, float(since + 1), float(sealed.get(symbol, since)))
+            }
             for symbol, since in baseline.sealed.items()
-        }  # fmt: skip
+        }
     finally:
         await connection.close()
     bars = {
@@ -99,11 +109,24 @@ async def collect(outside: Outside, baseline: Baseline) -> Evidence:
         for symbol, since in baseline.sealed.items()
     }
     return Evidence(
-        now_s=outside.now_s(), received=received["items"], exchange_orders=account["orders"], exchange_fills=account["fills"],
-        signals=tables["signals"], orders=tables["orders"], trades=tables["trades"], positions=tables["positions"],
-        instances=instances, started=baseline.instances, closes=closes, bars=bars, leaks=await leaks(outside, baseline),
-        since_s=baseline.at_s, missed=missed, events=events, is_tape=info["mode"] == "tape",
-    )  # fmt: skip
+        now_s=outside.now_s(),
+        received=received["items"],
+        exchange_orders=account["orders"],
+        exchange_fills=account["fills"],
+        signals=tables["signals"],
+        orders=tables["orders"],
+        trades=tables["trades"],
+        positions=tables["positions"],
+        instances=instances,
+        started=baseline.instances,
+        closes=closes,
+        bars=bars,
+        leaks=await leaks(outside, baseline),
+        since_s=baseline.at_s,
+        missed=missed,
+        events=events,
+        is_tape=info["mode"] == "tape",
+    )
 
 
 def _with_payload(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +154,9 @@ async def _klines(outside: Outside, symbol: str, first_s: int, last_s: int) -> d
     found: dict[int, tuple[Decimal, Decimal]] = {}
     at_s = first_s
     while at_s <= last_s:
-        path = f"/api/v3/klines?symbol={symbol}&interval=1s&startTime={at_s * 1000}&endTime={last_s * 1000}&limit={PAGE}"
+        path = (
+            f"/api/v3/klines?symbol={symbol}&interval=1s&startTime={at_s * 1000}&endTime={last_s * 1000}&limit={PAGE}"
+        )
         rows = await outside.exchange("GET", path)
         if not rows:
             break

@@ -47,7 +47,8 @@ class Hands:
         self._undo: dict[int, Undo] = {}
 
     async def perform(self, injection: Injection) -> Attempt:
-        """Do it, hold it, undo it, and measure. Never raises for what the system does; an impossible one has `error`."""
+        """Do it, hold it, undo it, and measure. Never raises for what the system does; an impossible one has
+        `error`."""
         attempt = Attempt(injection, self._o.now_s())
         try:
             deed = await self._begin(injection)
@@ -70,7 +71,8 @@ class Hands:
         return attempt
 
     async def _outlast(self, deed: Deed, injection: Injection) -> float | None:
-        """Hold the fault for its time, undo it and return the seconds until the system has recovered; None: it has not."""
+        """Hold the fault for its time, undo it and return the seconds until the system has recovered; None: it has
+        not."""
         early = self._watch.until(deed.is_recovered, RECOVER_S + injection.seconds) if deed.is_replaced else None
         watching = asyncio.create_task(early) if early is not None else None
         try:

@@ -26,9 +26,18 @@ EXCHANGE_OPEN = ("NEW", "PARTIALLY_FILLED", "PENDING_NEW")
 DUST = Decimal(10)  # a rest worth less cannot be sold: the exchange's smallest order
 #: What may not be found in a sound system; each is a line of the report.
 CHECKS = (
-    "signals lost", "orders doubled", "orders undecided", "orders astray", "journal wrong", "decisions old",
-    "fills wrong", "positions wrong", "protection missing", "bars wrong", "leaked",
-)  # fmt: skip
+    "signals lost",
+    "orders doubled",
+    "orders undecided",
+    "orders astray",
+    "journal wrong",
+    "decisions old",
+    "fills wrong",
+    "positions wrong",
+    "protection missing",
+    "bars wrong",
+    "leaked",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +81,8 @@ class Evidence:
 
     `bars`: symbol -> (our bars, the exchange's), each {open time in s: (close, volume)}. `closes`: instance -> its bars
     as (open time in s, close), oldest first, from its anchor. `leaks`: what is left over, said in words.
-    `events`: rows of order_events by their ids, None where they were not collected. `uncovered`: protected positions that
-    the samples of a run found without stop or page. `is_tape`: the exchange's time is a tape's.
+    `events`: rows of order_events by their ids, None where they were not collected. `uncovered`: protected positions
+    that the samples of a run found without stop or page. `is_tape`: the exchange's time is a tape's.
     """
 
     now_s: float
@@ -101,8 +110,8 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The verdict. Sound means no finding, and that everything could be looked at: positions cannot while an execution is
-    on its way (`is_whole`)."""
+    """The verdict. Sound means no finding, and that everything could be looked at: positions cannot while an execution
+    is on its way (`is_whole`)."""
 
     signals: int
     orders: int
@@ -125,18 +134,32 @@ def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
     """Return the verdict. What is younger than `settle_s` may still be under way and is not held against anybody."""
     before = evidence.now_s - settle_s
     findings = [
-        *_signals(evidence, before), *_wishes(evidence), *_decisions(evidence, before), *_doubled(evidence), *_undecided(evidence, before),
-        *_astray(evidence, before), *_nameless(evidence), *_journal(evidence), *_old(evidence), *_fills(evidence, before),
+        *_signals(evidence, before),
+        *_wishes(evidence),
+        *_decisions(evidence, before),
+        *_doubled(evidence),
+        *_undecided(evidence, before),
+        *_astray(evidence, before),
+        *_nameless(evidence),
+        *_journal(evidence),
+        *_old(evidence),
+        *_fills(evidence, before),
         *([] if (is_moving := _is_moving(evidence, before)) else _positions(evidence)),
-        *_protection(evidence, before), *(Finding("protection missing", text) for text in evidence.uncovered), *_bars(evidence), *(Finding("leaked", text) for text in evidence.leaks),
-    ]  # fmt: skip
+        *_protection(evidence, before),
+        *(Finding("protection missing", text) for text in evidence.uncovered),
+        *_bars(evidence),
+        *(Finding("leaked", text) for text in evidence.leaks),
+    ]
     order = {check: place for place, check in enumerate(CHECKS)}
     return Audit(
-        signals=len(evidence.signals), orders=len(evidence.exchange_orders), fills=len(evidence.exchange_fills),
+        signals=len(evidence.signals),
+        orders=len(evidence.exchange_orders),
+        fills=len(evidence.exchange_fills),
         bars=sum(len(theirs) for _, theirs in evidence.bars.values()),
-        findings=tuple(sorted(findings, key=lambda finding: order[finding.check])), is_whole=not is_moving,
+        findings=tuple(sorted(findings, key=lambda finding: order[finding.check])),
+        is_whole=not is_moving,
         promised=sum(bool(wish.promised) for wish in evidence.wishes),
-    )  # fmt: skip
+    )
 
 
 def _age_is_due(row: Row, column: str, before: float) -> bool:
@@ -164,7 +187,9 @@ def _wishes(evidence: Evidence) -> Iterator[Finding]:
     for wish in evidence.wishes:
         for id in wish.promised:
             if id not in known:
-                yield Finding("signals lost", f"order request {wish.key} was answered with signal {id}, which is not there")
+                yield Finding(
+                    "signals lost", f"order request {wish.key} was answered with signal {id}, which is not there"
+                )
         if len(wish.promised) > 1:
             yield Finding("orders doubled", f"order request {wish.key} was answered with {len(wish.promised)} signals")
         if wish.refused:
@@ -183,7 +208,9 @@ def _decisions(evidence: Evidence, before: float) -> Iterator[Finding]:
             yield Finding("signals lost", f"instance {row['id']} is {row['state']}: {row['error']}")
         sealed, cursor = row["sealed_through"], row["cursor_time"]
         if sealed is not None and (cursor is None or cursor < sealed) and sealed.timestamp() < before:
-            yield Finding("signals lost", f"instance {row['id']} is behind: decided up to {cursor}, sealed up to {sealed}")
+            yield Finding(
+                "signals lost", f"instance {row['id']} is behind: decided up to {cursor}, sealed up to {sealed}"
+            )
         if row["strategy"] == "sma_cross" and not row["params"].get("short") and cursor is not None:
             yield from _compare_edges(evidence, row, start, int(cursor.timestamp()))
 
@@ -208,7 +235,8 @@ def _compare_edges(evidence: Evidence, row: Row, start: Instance, cursor_s: int)
 def expected_edges(
     closes: Sequence[tuple[int, Decimal]], fast: int, slow: int, after_s: int, through_s: int, target: float
 ) -> Iterator[tuple[int, str]]:
-    """Yield (bar, kind) of the signals that a long-only crossing of two simple averages owes for the bars in between."""
+    """Yield (bar, kind) of the signals that a long-only crossing of two simple averages owes for the bars in
+    between."""
     side, wanted = 0, target
     for place in range(slow - 1, len(closes)):
         at_s = closes[place][0]
@@ -226,8 +254,9 @@ def expected_edges(
 def expected_signals(
     edges: Sequence[tuple[int, str]], missed: Sequence[Missed]
 ) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
-    """Return (owed, allowed) signals of a long-only instance when bars were missed: of each missed interval the last exit
-    is owed if it was entered before and is not wanted after it; its last edge is allowed if it is an entry from flat."""
+    """Return (owed, allowed) signals of a long-only instance when bars were missed: of each missed interval the last
+    exit is owed if it was entered before and is not wanted after it; its last edge is allowed if it is an entry from
+    flat."""
     owed, allowed = set(edges), set[tuple[int, str]]()
     for item in missed:
         inside = [edge for edge in edges if item.from_s <= edge[0] <= item.to_s]
@@ -262,7 +291,9 @@ def _old(evidence: Evidence) -> Iterator[Finding]:
             bar_s = _SECONDS[signal["timeframe"]]
             age_s = row.get("time_ms", 0) / 1000 - signal["ts_event"].timestamp() - bar_s
             if age_s > min(max(bar_s, AGE_LEAST_S), AGE_MOST_S) + AGE_SLACK_S:
-                yield Finding("decisions old", f"entry {id} reached the exchange {age_s:.1f} s after its bar of {bar_s} s ended")
+                yield Finding(
+                    "decisions old", f"entry {id} reached the exchange {age_s:.1f} s after its bar of {bar_s} s ended"
+                )
 
 
 def _journal(evidence: Evidence) -> Iterator[Finding]:
@@ -274,7 +305,8 @@ def _journal(evidence: Evidence) -> Iterator[Finding]:
 
 # ── orders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 def made_by(row: Row) -> list[str]:
-    """Return the client order ids that a logged request asked to make: one, or a pair's two; none for other requests."""
+    """Return the client order ids that a logged request asked to make: one, or a pair's two; none for other
+    requests."""
     if not _makes(row):
         return []
     ids = row.get("client_order_ids") or []
@@ -376,7 +408,8 @@ def _is_moving(evidence: Evidence, before: float) -> bool:
     """Return whether an execution is on its way to the journal: only the next look can compare positions."""
     booked = {(row["symbol"], str(row["venue_trade_id"])) for row in evidence.trades}
     return any(
-        row["wallTime"] / 1000 >= before and (row["symbol"], str(row["id"])) not in booked for row in evidence.exchange_fills
+        row["wallTime"] / 1000 >= before and (row["symbol"], str(row["id"])) not in booked
+        for row in evidence.exchange_fills
     )
 
 
@@ -398,12 +431,16 @@ def _positions(evidence: Evidence) -> Iterator[Finding]:
     for row in evidence.trades:
         if row["venue"] != "ccxt":
             key = (row["venue"], row["symbol"], row["instance"])
-            owed[key] += net(row["symbol"], row["trade_type"].lower() == "buy", row["quantity"], row["fee"], row["fee_currency"])
+            owed[key] += net(
+                row["symbol"], row["trade_type"].lower() == "buy", row["quantity"], row["fee"], row["fee_currency"]
+            )
     held: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
     for row in evidence.positions:
         held[row["venue"], row["symbol"], row["instance"]] += row["quantity"]
     for amounts in (owed, held):
-        for key in [key for key in amounts if key[:2] in {("ccxt", symbol) for symbol in shared} and key[2] != "external"]:
+        for key in [
+            key for key in amounts if key[:2] in {("ccxt", symbol) for symbol in shared} and key[2] != "external"
+        ]:
             amount = amounts.pop(key)
             amounts[key[0], key[1], "of all"] += amount
     for key in sorted({*owed, *held}):
@@ -412,7 +449,8 @@ def _positions(evidence: Evidence) -> Iterator[Finding]:
 
 
 def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: str) -> Decimal:
-    """Return what an execution adds to the position: its signed quantity, less a fee that was taken in the base asset."""
+    """Return what an execution adds to the position: its signed quantity, less a fee that was taken in the base
+    asset."""
     signed = Decimal(str(quantity)) * (1 if is_buy else -1)
     return signed - (Decimal(str(fee)) if fee_currency and symbol.startswith(fee_currency) else 0)
 
@@ -431,15 +469,21 @@ def _protection(evidence: Evidence, before: float) -> Iterator[Finding]:
         mine = [leg for leg in legs if leg["role"] == role and leg["instance"] == position["instance"]]
         if role is not None and not any(leg["client_order_id"] in open_there for leg in mine):
             name = f"{position['symbol']} {position['instance']}"
-            yield Finding("protection missing", f"position {name} of {position['quantity']} has no {role} at the exchange")
+            yield Finding(
+                "protection missing", f"position {name} of {position['quantity']} has no {role} at the exchange"
+            )
 
 
 def _newest_entry(orders: Iterable[Row], position: Row) -> Row | None:
     mine = [
-        row for row in orders
-        if row["role"] in ("entry", "order") and row["filled"] > 0 and not row["is_reduce_only"]
-        and (row["venue"], row["symbol"], row["instance"]) == (position["venue"], position["symbol"], position["instance"])
-    ]  # fmt: skip
+        row
+        for row in orders
+        if row["role"] in ("entry", "order")
+        and row["filled"] > 0
+        and not row["is_reduce_only"]
+        and (row["venue"], row["symbol"], row["instance"])
+        == (position["venue"], position["symbol"], position["instance"])
+    ]
     return max(mine, key=lambda row: row["created_at"], default=None)
 
 
@@ -454,4 +498,6 @@ def _bars(evidence: Evidence) -> Iterator[Finding]:
             if found is None:
                 yield Finding("bars wrong", f"{symbol} 1s bar of {at_s} is missing")
             elif found != (close, volume):
-                yield Finding("bars wrong", f"{symbol} 1s bar of {at_s} is {found[0]} × {found[1]}, not {close} × {volume}")
+                yield Finding(
+                    "bars wrong", f"{symbol} 1s bar of {at_s} is {found[0]} × {found[1]}, not {close} × {volume}"
+                )

@@ -35,11 +35,31 @@ KINDS: dict[str, Kind] = {
         Kind("kill-replica", "kill -9 of a gateway replica", 4, ("gateway:first", "gateway:last")),
         Kind("kill-serve", "kill -9 of Serve's proxy or controller", 3, ("proxy", "controller"), is_seen=False),
         Kind("kill-ray", "kill -9 of the GCS or the raylet", 1, ("gcs", "raylet"), is_alone=True),
-        Kind("kill-keeper", "kill -9 of the keeper; `fks up` after the time given", 1, ("keeper",), (1, 4),
-             is_alone=True, is_seen=False),
-        Kind("power-cut", "kill -9 of every process at once; `fks up` after the time given", 0.5, ("node",), (0.5, 2),
-             is_alone=True, is_seen=False),
-        Kind("stop", "SIGSTOP of an actor, SIGCONT after the time given: a zombie when it was replaced", 8, ACTORS, (2, 9)),
+        Kind(
+            "kill-keeper",
+            "kill -9 of the keeper; `fks up` after the time given",
+            1,
+            ("keeper",),
+            (1, 4),
+            is_alone=True,
+            is_seen=False,
+        ),
+        Kind(
+            "power-cut",
+            "kill -9 of every process at once; `fks up` after the time given",
+            0.5,
+            ("node",),
+            (0.5, 2),
+            is_alone=True,
+            is_seen=False,
+        ),
+        Kind(
+            "stop",
+            "SIGSTOP of an actor, SIGCONT after the time given: a zombie when it was replaced",
+            8,
+            ACTORS,
+            (2, 9),
+        ),
         Kind("stop-service", "SIGSTOP of Redis or the exchange", 3, ANSWERING, (2, 8), is_seen=False),
         Kind("restart", "an orderly restart of a service", 5, SERVICES),
         Kind("flush-redis", "FLUSHALL: every cache is gone", 3, ("redis",), is_seen=False),
@@ -51,20 +71,50 @@ KINDS: dict[str, Kind] = {
         Kind("half-open", "the exchange's open sockets never answer again", 3, ("sim",), (3, 10), is_seen=False),
         Kind("refuse", "every request to the exchange is dropped", 4, ("sim",), (1, 8), is_seen=False),
         Kind("no-space", "the journal cannot be written: disk full", 4, ("postgres",), (1, 6), is_seen=False),
-        Kind("clock", "the clock jumps, the exchange's or everybody else's", 5, ("sim", "node"), (2, 8), (-8, 8), is_seen=False),
-        Kind("order-fault", "an order's answer or report goes wrong", 12, (
-            "accept_then_cut", "truncate", "answer_after", "http_500", "503", "504_1007", "html_502", "429", "busy_1008", "drop",
-            "latency", "hide_order", "lose_report", "duplicate_report", "reorder_reports", "trade_gap",
-        ), (5, 12), is_seen=False),
+        Kind(
+            "clock",
+            "the clock jumps, the exchange's or everybody else's",
+            5,
+            ("sim", "node"),
+            (2, 8),
+            (-8, 8),
+            is_seen=False,
+        ),
+        Kind(
+            "order-fault",
+            "an order's answer or report goes wrong",
+            12,
+            (
+                "accept_then_cut",
+                "truncate",
+                "answer_after",
+                "http_500",
+                "503",
+                "504_1007",
+                "html_502",
+                "429",
+                "busy_1008",
+                "drop",
+                "latency",
+                "hide_order",
+                "lose_report",
+                "duplicate_report",
+                "reorder_reports",
+                "trade_gap",
+            ),
+            (5, 12),
+            is_seen=False,
+        ),
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """Which kinds come how often (weights), on which targets (kind -> names; else the kind's own), and what is fixed.
 
-    `fixed` holds (at_s, kind, target, seconds, amount) lines that are injected exactly as written, beside the drawn ones.
+    `fixed` holds (at_s, kind, target, seconds, amount) lines that are injected exactly as written, beside the drawn
+    ones.
     """
 
     name: str
@@ -82,19 +132,38 @@ SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
         Scenario("all", "everything there is, Ray, keeper and power cuts rarely", _of(*KINDS)),
-        Scenario("short", "what heals in seconds: for a run of a minute or two",
-                 {name: kind.weight for name, kind in KINDS.items() if not kind.is_alone}),
-        Scenario("kills", "kill -9 of actors, services, replicas", _of("kill", "kill-service", "kill-replica", "kill-serve")),
+        Scenario(
+            "short",
+            "what heals in seconds: for a run of a minute or two",
+            {name: kind.weight for name, kind in KINDS.items() if not kind.is_alone},
+        ),
+        Scenario(
+            "kills", "kill -9 of actors, services, replicas", _of("kill", "kill-service", "kill-replica", "kill-serve")
+        ),
         Scenario("zombies", "SIGSTOP and SIGCONT: what was replaced wakes up", _of("stop", "stop-service")),
-        Scenario("partitions", "sockets cut, frozen, half open, refused",
-                 _of("cut-database", "cut-redis", "pause-redis", "cut-streams", "freeze-streams", "half-open", "refuse")),
-        Scenario("storage", "PostgreSQL and Redis: killed, restarted, full, flushed",
-                 _of("restart", "flush-redis", "no-space", "cut-database", "cut-redis") | {"kill-service": 9},
-                 {"restart": ("postgres", "redis"), "kill-service": ("postgres", "redis")}),
-        Scenario("exchange", "the exchange dies, lies, repeats itself and loses its clock",
-                 _of("order-fault", "clock", "refuse", "cut-streams", "freeze-streams", "half-open") | {"kill-service": 3, "stop-service": 2},
-                 {"kill-service": ("sim",), "stop-service": ("sim",)}),
-        Scenario("ray", "the GCS, the raylet, Serve, the supervisor, the keeper, the whole machine",
-                 _of("kill-ray", "kill-serve", "kill-keeper", "power-cut") | {"kill": 2}, {"kill": ("supervisor",)}),
+        Scenario(
+            "partitions",
+            "sockets cut, frozen, half open, refused",
+            _of("cut-database", "cut-redis", "pause-redis", "cut-streams", "freeze-streams", "half-open", "refuse"),
+        ),
+        Scenario(
+            "storage",
+            "PostgreSQL and Redis: killed, restarted, full, flushed",
+            _of("restart", "flush-redis", "no-space", "cut-database", "cut-redis") | {"kill-service": 9},
+            {"restart": ("postgres", "redis"), "kill-service": ("postgres", "redis")},
+        ),
+        Scenario(
+            "exchange",
+            "the exchange dies, lies, repeats itself and loses its clock",
+            _of("order-fault", "clock", "refuse", "cut-streams", "freeze-streams", "half-open")
+            | {"kill-service": 3, "stop-service": 2},
+            {"kill-service": ("sim",), "stop-service": ("sim",)},
+        ),
+        Scenario(
+            "ray",
+            "the GCS, the raylet, Serve, the supervisor, the keeper, the whole machine",
+            _of("kill-ray", "kill-serve", "kill-keeper", "power-cut") | {"kill": 2},
+            {"kill": ("supervisor",)},
+        ),
     )
-}  # fmt: skip
+}

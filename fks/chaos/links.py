@@ -13,10 +13,16 @@ from fks.clock import WrongClock
 
 #: What an order's fault needs besides its kind.
 ORDER_FAULTS: dict[str, dict[str, object]] = {
-    "answer_after": {"seconds": 8}, "latency": {"seconds": 1.5}, "http_500": {"accept": True}, "503": {"accept": True},
-    "504_1007": {"accept": True}, "html_502": {"accept": True}, "429": {"seconds": 1}, "hide_order": {"count": 3},
+    "answer_after": {"seconds": 8},
+    "latency": {"seconds": 1.5},
+    "http_500": {"accept": True},
+    "503": {"accept": True},
+    "504_1007": {"accept": True},
+    "html_502": {"accept": True},
+    "429": {"seconds": 1},
+    "hide_order": {"count": 3},
     "trade_gap": {"count": 5},
-}  # fmt: skip
+}
 REPORTS = frozenset({"lose_report", "duplicate_report", "reorder_reports", "trade_gap", "hide_order"})
 
 
@@ -106,7 +112,15 @@ async def no_space(scene: Scene, injection: Injection) -> Deed:
 
 
 LINKS: dict[str, Callable[[Scene, Injection], Awaitable[Deed]]] = {
-    "flush-redis": flush, "cut-database": cut_database, "cut-redis": cut_redis, "pause-redis": pause_redis,
-    "cut-streams": cut_streams, "freeze-streams": freeze, "half-open": half_open, "refuse": refuse, "no-space": no_space,
-    "clock": jump, "order-fault": order_fault,
-}  # fmt: skip
+    "flush-redis": flush,
+    "cut-database": cut_database,
+    "cut-redis": cut_redis,
+    "pause-redis": pause_redis,
+    "cut-streams": cut_streams,
+    "freeze-streams": freeze,
+    "half-open": half_open,
+    "refuse": refuse,
+    "no-space": no_space,
+    "clock": jump,
+    "order-fault": order_fault,
+}

@@ -73,9 +73,11 @@ class Outside:
         """Return a new connection of our own. Errors: OutageError."""
         try:
             return await asyncpg.connect(
-                self.node.database_url, timeout=TIMEOUT_S, command_timeout=10.0,
+                self.node.database_url,
+                timeout=TIMEOUT_S,
+                command_timeout=10.0,
                 server_settings={"application_name": APPLICATION, "timezone": "UTC", "lock_timeout": "2000"},
-            )  # fmt: skip
+            )
         except DATABASE_ERRORS as error:
             raise OutageError(f"PostgreSQL does not answer ({type(error).__name__})") from error
 
@@ -123,15 +125,19 @@ class Outside:
             return False
         return answer.status_code < 500
 
-    async def gateway(self, method: str, path: str, body: Mapping[str, object], *, key: str) -> tuple[int, dict[str, Any]]:
+    async def gateway(
+        self, method: str, path: str, body: Mapping[str, object], *, key: str
+    ) -> tuple[int, dict[str, Any]]:
         """Send one request with the local command line's token; return status and answer. Errors: OutageError."""
         http = self.node.http
         try:
             token = self.paths.cli_token_file.read_text().strip()
             answer = await self._http.request(
-                method, f"http://{http['host']}:{http['port']}{path}", json=body,
+                method,
+                f"http://{http['host']}:{http['port']}{path}",
+                json=body,
                 headers={"Authorization": f"Bearer {token}", "Idempotency-Key": key},
-            )  # fmt: skip
+            )
             found = answer.json()
         except (httpx.HTTPError, OSError, ValueError) as error:
             raise OutageError(f"the gateway does not answer ({type(error).__name__})") from error
@@ -178,23 +184,28 @@ class Outside:
 
     # ── what is here, and may it be hurt? ────────────────────────────────────────────────────────
     async def roster(self) -> Roster:
-        """Return the names of what runs. Errors: OutageError, also while the tree still starts: a plan wants all of it."""
+        """Return the names of what runs. Errors: OutageError, also while the tree still starts: a plan wants all of
+        it."""
         rows = await self.sql("SELECT name, kind FROM component_health")
         actors = tuple(row["name"] for row in rows if row["kind"] == "actor" and ":solo:" not in row["name"])
         if missing := ROLES - {name.partition(":")[0] for name in actors}:
-            raise OutageError(f"the tree is not complete: no {min(missing)}", remedy="wait until 'fks status' says healthy")
+            raise OutageError(
+                f"the tree is not complete: no {min(missing)}", remedy="wait until 'fks status' says healthy"
+            )
         return Roster(actors, tuple(row["name"] for row in rows if row["kind"] == "service"))
 
     async def refuse_unless_demo(self, settings: Settings) -> None:
-        """Return only when no real money can be touched, neither by these settings nor by those the system was started with
-        (its environment need not be this shell's). Errors: InputError saying why not, OutageError, ConfigError."""
+        """Return only when no real money can be touched, neither by these settings nor by those the system was started
+        with (its environment need not be this shell's). Errors: InputError saying why not, OutageError, ConfigError."""
         node, remedy = self.node, DEMO
         roots = [node.pids.get("keeper", 0), *(raylet.pid for raylet in self._raylets())]
         for given in (settings, *(settings_of_process(self.paths, pid) for pid in roots)):
             refuse_settings(given, None if node.sim is None else node.sim["rest"])
         machines = await self.sql("SELECT address FROM nodes WHERE beat_at > clock_timestamp() - interval '30 s'")
         refuse_machines([row["address"] for row in machines])
-        rows = await self.sql("SELECT name, venue, mode FROM accounts WHERE is_enabled AND venue NOT IN ('ccxt', 'paper')")
+        rows = await self.sql(
+            "SELECT name, venue, mode FROM accounts WHERE is_enabled AND venue NOT IN ('ccxt', 'paper')"
+        )
         if rows:
             raise InputError(f"account {rows[0]['name']} is on {rows[0]['venue']}", code="NOT_A_DEMO", remedy=remedy)
         if not all(psutil.pid_exists(node.pids.get(name, 0)) for name in SERVICES):
@@ -253,5 +264,3 @@ def send(pid: int, number: signal.Signals) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
-
-

@@ -108,8 +108,8 @@ def _choices(scenarios: Sequence[Scenario], roster: Roster) -> list[tuple[str, f
 def find_scenario(text: str) -> Scenario:
     """Return a scenario by its name, or one read from a TOML file.
 
-    The file: `name`, `help`, `[weights]` kind = number, `[targets]` kind = [names], and `[[injections]]` with at_s, kind,
-    target, seconds, amount for what shall come exactly so. Errors: InputError.
+    The file: `name`, `help`, `[weights]` kind = number, `[targets]` kind = [names], and `[[injections]]` with at_s,
+    kind, target, seconds, amount for what shall come exactly so. Errors: InputError.
     """
     if text in SCENARIOS:
         return SCENARIOS[text]
@@ -130,10 +130,15 @@ def _parsed(body: Mapping[str, object], name: str) -> Scenario:
     targets = {str(kind): tuple(names) for kind, names in dict(body.get("targets", {})).items()}  # type: ignore[call-overload]
     rows: list[Mapping[str, object]] = list(body.get("injections", []))  # type: ignore[call-overload]
     fixed = tuple(
-        (float(str(row["at_s"])), str(row["kind"]), str(row["target"]), float(str(row.get("seconds", 0))),
-         float(str(row.get("amount", 0))))
+        (
+            float(str(row["at_s"])),
+            str(row["kind"]),
+            str(row["target"]),
+            float(str(row.get("seconds", 0))),
+            float(str(row.get("amount", 0))),
+        )
         for row in rows
-    )  # fmt: skip
+    )
     unknown = sorted(({*weights, *targets} | {kind for _, kind, *_ in fixed}) - set(KINDS))
     if unknown:
         raise InputError(f"no fault of the kind {unknown[0]!r}", remedy=f"use one of {', '.join(KINDS)}")

@@ -155,7 +155,14 @@ async def restart(scene: Scene, injection: Injection) -> Deed:
 
 
 PROCESSES: dict[str, Callable[[Scene, Injection], Awaitable[Deed]]] = {
-    "kill": kill, "kill-service": kill_service, "kill-replica": kill_replica, "kill-serve": kill_serve,
-    "kill-ray": kill_ray, "kill-keeper": kill_keeper, "power-cut": power_cut, "stop": stop, "stop-service": stop_service,
+    "kill": kill,
+    "kill-service": kill_service,
+    "kill-replica": kill_replica,
+    "kill-serve": kill_serve,
+    "kill-ray": kill_ray,
+    "kill-keeper": kill_keeper,
+    "power-cut": power_cut,
+    "stop": stop,
+    "stop-service": stop_service,
     "restart": restart,
-}  # fmt: skip
+}

@@ -29,10 +29,15 @@ def fault_rows(outcome: Outcome) -> list[tuple[str, ...]]:
         detected = [a.detected_s for a in mine if a.detected_s is not None]
         recovered = [a.recovered_s for a in mine if a.recovered_s is not None]
         is_seen = KINDS[name.split(" ")[0]].is_seen or bool(detected)
-        rows.append((
-            name, str(len(mine)), *(_pair(detected) if is_seen else ("-", "-")), *_pair(recovered),
-            str(len(mine) - len(recovered) or ""),
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                str(len(mine)),
+                *(_pair(detected) if is_seen else ("-", "-")),
+                *_pair(recovered),
+                str(len(mine) - len(recovered) or ""),
+            )
+        )
     return rows
 
 
@@ -56,7 +61,11 @@ def finding_lines(audit: Audit) -> list[str]:
 def summary(outcome: Outcome, *, seed: int) -> str:
     """Return the last line: what was audited and what it came to."""
     audit, not_done = outcome.audit, sum(bool(a.error) for a in outcome.attempts)
-    looked = f"{audit.signals} signals ({audit.promised} asked for over HTTP), {audit.orders} orders, {audit.fills} executions, {audit.bars} bars"
+    looked = (
+        f"{audit.signals} signals ({audit.promised} asked for over HTTP), {audit.orders} orders, "
+        f"{audit.fills} "
+        f"executions, {audit.bars} bars"
+    )
     missing = f", {not_done} could not be injected" if not_done else ""
     missing += "" if outcome.is_well else ", the system was not well in the end"
     verdict = "nothing lost, doubled or wrong" if outcome.is_sound else "NOT SOUND"
@@ -64,31 +73,54 @@ def summary(outcome: Outcome, *, seed: int) -> str:
     return f"{verdict}: {injected} faults in {outcome.seconds:.0f} s (seed {seed}){missing}; audited {looked}"
 
 
-def document(outcome: Outcome, plan: Sequence[Injection], *, seed: int, minutes: float, scenarios: Sequence[str]) -> dict[str, Any]:
+def document(
+    outcome: Outcome, plan: Sequence[Injection], *, seed: int, minutes: float, scenarios: Sequence[str]
+) -> dict[str, Any]:
     """Return the whole run as plain JSON values."""
     return {
-        "seed": seed, "minutes": minutes, "scenarios": list(scenarios), "seconds": round(outcome.seconds, 1),
-        "is_sound": outcome.is_sound, "is_well": outcome.is_well, "plan": plan_rows(plan),
+        "seed": seed,
+        "minutes": minutes,
+        "scenarios": list(scenarios),
+        "seconds": round(outcome.seconds, 1),
+        "is_sound": outcome.is_sound,
+        "is_well": outcome.is_well,
+        "plan": plan_rows(plan),
         "faults": [
             {
-                "number": a.injection.number, "kind": a.injection.kind, "target": a.injection.target, "at": a.at_s,
-                "detected_s": _rounded(a.detected_s), "recovered_s": _rounded(a.recovered_s), "note": a.note,
+                "number": a.injection.number,
+                "kind": a.injection.kind,
+                "target": a.injection.target,
+                "at": a.at_s,
+                "detected_s": _rounded(a.detected_s),
+                "recovered_s": _rounded(a.recovered_s),
+                "note": a.note,
                 "error": a.error,
             }
             for a in outcome.attempts
         ],
         "audit": {
-            "signals": outcome.audit.signals, "promised": outcome.audit.promised, "orders": outcome.audit.orders, "fills": outcome.audit.fills,
-            "bars": outcome.audit.bars, "counts": {check: outcome.audit.count(check) for check in CHECKS},
+            "signals": outcome.audit.signals,
+            "promised": outcome.audit.promised,
+            "orders": outcome.audit.orders,
+            "fills": outcome.audit.fills,
+            "bars": outcome.audit.bars,
+            "counts": {check: outcome.audit.count(check) for check in CHECKS},
             "findings": [{"check": f.check, "text": f.text} for f in outcome.audit.findings],
         },
-    }  # fmt: skip
+    }
 
 
 def plan_rows(plan: Sequence[Injection]) -> list[dict[str, object]]:
     """Return the plan as JSON values."""
     return [
-        {"number": i.number, "at_s": i.at_s, "kind": i.kind, "target": i.target, "seconds": i.seconds, "amount": i.amount}
+        {
+            "number": i.number,
+            "at_s": i.at_s,
+            "kind": i.kind,
+            "target": i.target,
+            "seconds": i.seconds,
+            "amount": i.amount,
+        }
         for i in plan
     ]
 

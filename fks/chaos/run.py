@@ -123,9 +123,7 @@ async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], sa
     return sorted(done, key=lambda attempt: attempt.injection.number)
 
 
-async def _verdict(
-    outside: Outside, baseline: Baseline, wishes: Sequence[Wish], uncovered: Sequence[str]
-) -> Audit:
+async def _verdict(outside: Outside, baseline: Baseline, wishes: Sequence[Wish], uncovered: Sequence[str]) -> Audit:
     """Look until nothing is wrong or the time is over: what is on its way may arrive, what is wrong stays wrong."""
     end = outside.clock.monotonic() + VERDICT_S
     audit = Audit(0, 0, 0, 0, (Finding("leaked", "the system could not be audited: something is away"),))

@@ -1,4 +1,5 @@
-"""Looks at the invariant of protection twice a second while a chaos run goes on, at the exchange's admin port and the alerts.
+"""Looks at the invariant of protection twice a second while a chaos run goes on, at the exchange's admin port and the
+alerts.
 
 Time counts only while both can be asked and the order manager beats: a position cannot be covered by a system that is
 away, and how long that lasts is measured elsewhere.
@@ -18,7 +19,8 @@ EVERY_S = 0.5
 ALIVE_S = 3.0  # a beat this young is taken for a working order manager
 _INSTRUMENTS = "SELECT symbol, lot_step, notional_min FROM instruments"
 _ORDERS = """
-SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_reduce_only, stop_loss, created_at FROM orders
+SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_reduce_only, stop_loss, created_at
+FROM orders
  WHERE venue = 'ccxt' AND (client_order_id = ANY($1::text[])
     OR state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL'))"""
 _PAGES = """

@@ -47,7 +47,8 @@ class Scene:
     watch: Watch
 
     async def component(self, name: str, title: str) -> tuple[Component, int]:
-        """Return a component that is up and its pid, once it is. Errors: InputError when it does not come up in time."""
+        """Return a component that is up and its pid, once it is. Errors: InputError when it does not come up in
+        time."""
         since_s = self.outside.now_s() - ALIVE_S
         found: list[tuple[Component, int]] = []
 
@@ -68,7 +69,10 @@ class Scene:
             return None
         with contextlib.suppress(psutil.Error, OSError):
             process = psutil.Process(row.pid)
-            if process.name().startswith(title) and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED):
+            if process.name().startswith(title) and process.status() not in (
+                psutil.STATUS_ZOMBIE,
+                psutil.STATUS_STOPPED,
+            ):
                 return row, row.pid
         return None
 
@@ -77,7 +81,8 @@ class Scene:
         return lambda: self.watch.is_well(at_s)
 
     def gone_since(self, name: str, at_s: float, pid: int) -> Callable[[], float | None]:
-        """Return how to ask when the tree wrote that a child ended; else (its supervisor was away) when its row changed."""
+        """Return how to ask when the tree wrote that a child ended; else (its supervisor was away) when its row
+        changed."""
         seen: list[float] = []
 
         def when() -> float | None:

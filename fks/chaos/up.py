@@ -26,7 +26,11 @@ async def start_again(outside: Outside, env: dict[str, str]) -> None:
     """Run `fks up --detach` on the home and return when it is ready. Errors: OutageError with its last line."""
     command = module("fks.cli", "--home", str(outside.paths.home), "up", "--detach")
     process = await asyncio.create_subprocess_exec(
-        *command, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *command,
+        env=env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(START_S):

@@ -22,7 +22,8 @@ _LOOK = """
 SELECT
  (SELECT json_agg(json_build_object('name', name, 'kind', kind, 'state', state, 'pid', pid,
          'beat_s', extract(epoch FROM beat_at))) FROM component_health) AS rows,
- (SELECT json_agg(json_build_object('id', id, 'at_s', extract(epoch FROM time), 'child', child, 'event', event, 'pid', pid)
+ (SELECT json_agg(json_build_object(
+     'id', id, 'at_s', extract(epoch FROM time), 'child', child, 'event', event, 'pid', pid)
          ORDER BY id) FROM actor_events WHERE id > $1) AS events,
  (SELECT bool_and(f.state = 'LIVE' AND f.updated_at > clock_timestamp() - interval '10 s')
     FROM feeds f LEFT JOIN assets a USING (exchange, symbol)
@@ -134,9 +135,13 @@ class Watch:
         view = self.view
         actors = [row for row in view.rows.values() if row.kind == "actor"]
         return (
-            view.is_database_up and view.has_feeds and view.has_venues and not view.doubts and view.at_s > since_s
+            view.is_database_up
+            and view.has_feeds
+            and view.has_venues
+            and not view.doubts
+            and view.at_s > since_s
             and all(row.state in WELL and row.beat_s > max(since_s, view.at_s - FRESH_S) for row in actors)
-        )  # fmt: skip
+        )
 
     async def until(
         self, condition: Callable[[], bool | Awaitable[bool]], deadline_s: float, every_s: float = POLL_S / 2

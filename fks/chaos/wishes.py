@@ -1,8 +1,8 @@
 """Somebody who keeps asking for small orders while everything breaks, and repeats each wish until it is answered.
 
-Each wish has one Idempotency-Key. What the gateway accepted (202) or denied with a code (422) was promised an outcome: the
-auditor holds every such answer against the journal. Half of the wishes are repeated after their answer: a repeat may tell
-another state, never another order.
+Each wish has one Idempotency-Key. What the gateway accepted (202) or denied with a code (422) was promised an outcome:
+the auditor holds every such answer against the journal. Half of the wishes are repeated after their answer: a repeat
+may tell another state, never another order.
 """
 
 from __future__ import annotations

@@ -25,11 +25,22 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     emit(items, as_json=as_json, schema="fks.accounts/1")
     if not as_json:
         rows = [
-            (i["id"], i["name"], i["account_type"], i["venue"], i["mode"], _tied(i), i["initial_balance"], i["currency"],
-             ", ".join(f"{b['free']} {b['currency']}" for b in i["balances"]))
+            (
+                i["id"],
+                i["name"],
+                i["account_type"],
+                i["venue"],
+                i["mode"],
+                _tied(i),
+                i["initial_balance"],
+                i["currency"],
+                ", ".join(f"{b['free']} {b['currency']}" for b in i["balances"]),
+            )
             for i in items
-        ]  # fmt: skip
-        table(rows, ("ID", "NAME", "TYPE", "VENUE", "MODE", "TIED TO", "STARTED WITH", "IN", "FREE"), empty="no accounts")
+        ]
+        table(
+            rows, ("ID", "NAME", "TYPE", "VENUE", "MODE", "TIED TO", "STARTED WITH", "IN", "FREE"), empty="no accounts"
+        )
 
 
 def _tied(item: dict[str, Any]) -> str:
@@ -71,4 +82,7 @@ def set_(ctx: click.Context, name: str, mode: str | None, is_enabled: bool | Non
     emit(made, as_json=as_json, schema="fks.account/1")
     if not as_json:
         state = "enabled" if made["is_enabled"] else "disabled"
-        click.echo(f"account {made['id']} {made['name']}: {made['mode']} at {made['venue']}, {state}; fks restart orders takes it up")
+        click.echo(
+            f"account {made['id']} {made['name']}: {made['mode']} at {made['venue']}, {state}; fks restart orders "
+            "takes it up"
+        )

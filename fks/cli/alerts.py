@@ -29,13 +29,20 @@ def alerts(ctx: click.Context, is_all: bool, limit: int, as_json: bool) -> None:
         return
     table(
         [
-            (row["id"], str(row["time"])[:19].replace("T", " "), click.style(row["severity"], fg=_COLOURS.get(row["severity"])),
-             row["component"], row["event"], row["message"], _settled(row))
+            (
+                row["id"],
+                str(row["time"])[:19].replace("T", " "),
+                click.style(row["severity"], fg=_COLOURS.get(row["severity"])),
+                row["component"],
+                row["event"],
+                row["message"],
+                _settled(row),
+            )
             for row in found
         ],
         ("id", "time (UTC)", "severity", "from", "event", "message", "settled" if is_all else ""),
         empty="no alerts" if is_all else "no open alerts ('fks alerts --all' shows the settled ones)",
-    )  # fmt: skip
+    )
 
 
 @alerts.command()

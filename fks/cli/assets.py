@@ -27,8 +27,19 @@ def _choosing(command: C) -> C:
     for add in (
         as_json,
         click.option("--channel", "channels", multiple=True, help="trades, quotes, book; may be repeated."),
-        click.option("--history", type=click.IntRange(0, 7300), metavar="DAYS", help="Days to fetch (default: data.history_days)."),
-        click.option("--timeframe", "-t", "timeframes", multiple=True, help="Bars to build (default: data.timeframes); may be repeated."),
+        click.option(
+            "--history",
+            type=click.IntRange(0, 7300),
+            metavar="DAYS",
+            help="Days to fetch (default: data.history_days).",
+        ),
+        click.option(
+            "--timeframe",
+            "-t",
+            "timeframes",
+            multiple=True,
+            help="Bars to build (default: data.timeframes); may be repeated.",
+        ),
         click.option("--exchange", "-e", help="Which exchange (default: data.exchange, or the one that lists it)."),
         click.argument("symbols", nargs=-1, required=True),
     ):
@@ -51,12 +62,17 @@ def list_(ctx: click.Context, is_all: bool, as_json: bool) -> None:
         known = {(row["exchange"], row["symbol"]) for row in rows}
         return rows + [
             {
-                "exchange": item.exchange, "symbol": item.symbol, "name": item.name, "is_enabled": False,
-                "is_trading": item.is_trading, "status": "off", "updated_at": iso(item.updated_ns),
+                "exchange": item.exchange,
+                "symbol": item.symbol,
+                "name": item.name,
+                "is_enabled": False,
+                "is_trading": item.is_trading,
+                "status": "off",
+                "updated_at": iso(item.updated_ns),
             }
             for item in (await InstrumentStore(db).all() if is_all else ())
             if (item.exchange, item.symbol) not in known
-        ]  # fmt: skip
+        ]
 
     _show(with_store(ctx, work), as_json)
 
@@ -88,16 +104,22 @@ def add(ctx: click.Context, /, as_json: bool, symbols: tuple[str, ...], **how: A
 
 
 def _choice(
-    symbols: Sequence[str], exchange: str | None = None, timeframes: Sequence[str] = (), history: int | None = None,
+    symbols: Sequence[str],
+    exchange: str | None = None,
+    timeframes: Sequence[str] = (),
+    history: int | None = None,
     channels: Sequence[str] = (),
-) -> Choice:  # fmt: skip
+) -> Choice:
     from fks.data.assets import Choice
 
     return Choice(tuple(symbols), exchange, tuple(timeframes) or None, history, tuple(channels) or None)
 
 
 def _decide(
-    ctx: click.Context, as_json: bool, choice: Choice, one: Callable[[AssetDesk, Choice], Awaitable[list[dict[str, Any]]]]
+    ctx: click.Context,
+    as_json: bool,
+    choice: Choice,
+    one: Callable[[AssetDesk, Choice], Awaitable[list[dict[str, Any]]]],
 ) -> None:
     from fks.cli.data_store import with_store
     from fks.data.assets import AssetDesk
@@ -114,7 +136,11 @@ def _decide(
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Return an asset as JSON shows it."""
     price = row["last_price"]
-    return {**row, "last_price": None if price is None else format(price, "f"), "updated_at": iso(to_ns(row["updated_at"]))}
+    return {
+        **row,
+        "last_price": None if price is None else format(price, "f"),
+        "updated_at": iso(to_ns(row["updated_at"])),
+    }
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -124,11 +150,16 @@ def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
     table(
         (
             (
-                row["exchange"], row["symbol"], row["name"], "yes" if row["is_enabled"] else "no", row["status"],
-                " ".join(row.get("timeframes") or ()) or "as set", "yes" if row["is_trading"] else "no",
+                row["exchange"],
+                row["symbol"],
+                row["name"],
+                "yes" if row["is_enabled"] else "no",
+                row["status"],
+                " ".join(row.get("timeframes") or ()) or "as set",
+                "yes" if row["is_trading"] else "no",
             )
             for row in rows
         ),
         ("EXCHANGE", "SYMBOL", "NAME", "COLLECTED", "STATUS", "TIMEFRAMES", "TRADING"),
         empty="none yet: 'fks assets enable BTCUSDT'",
-    )  # fmt: skip
+    )

@@ -29,23 +29,36 @@ def backtest() -> None:
 
 def _what(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say what to backtest, shared by `run` and `submit`."""
-    for option in reversed((
-        click.argument("name"),
-        click.option("--symbol", default="BTC/USDT", show_default=True, help="In any spelling."),
-        click.option("--exchange", help="Whose bars (default: the one that is collected, or has bars)."),
-        click.option("--timeframe", default="1m", show_default=True),
-        click.option("--from", "start", metavar="TIME", help="First decided bar: 2026-03-01 or 2026-03-01T12:00 (UTC)."),
-        click.option("--to", "end", metavar="TIME", help="End, not included."),
-        click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable."),
-        click.option("--stop-loss", type=float, metavar="PCT", help="Same as --set sl_pct=PCT."),
-        click.option("--take-profit", type=float, metavar="PCT", help="Same as --set tp_pct=PCT."),
-        click.option("--sizing", type=click.Choice(["notional", "quantity"]), default="notional", show_default=True),
-        click.option("--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity)."),
-        click.option("--allow-gaps", is_flag=True, help="Go on although bars are missing; the fingerprint says so."),
-        click.option(
-            "--limits/--no-limits", default=True, show_default=True, help="Hold entries to the [risk] limits, as live does."
-        ),
-    )):  # fmt: skip
+    for option in reversed(
+        (
+            click.argument("name"),
+            click.option("--symbol", default="BTC/USDT", show_default=True, help="In any spelling."),
+            click.option("--exchange", help="Whose bars (default: the one that is collected, or has bars)."),
+            click.option("--timeframe", default="1m", show_default=True),
+            click.option(
+                "--from", "start", metavar="TIME", help="First decided bar: 2026-03-01 or 2026-03-01T12:00 (UTC)."
+            ),
+            click.option("--to", "end", metavar="TIME", help="End, not included."),
+            click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable."),
+            click.option("--stop-loss", type=float, metavar="PCT", help="Same as --set sl_pct=PCT."),
+            click.option("--take-profit", type=float, metavar="PCT", help="Same as --set tp_pct=PCT."),
+            click.option(
+                "--sizing", type=click.Choice(["notional", "quantity"]), default="notional", show_default=True
+            ),
+            click.option(
+                "--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity)."
+            ),
+            click.option(
+                "--allow-gaps", is_flag=True, help="Go on although bars are missing; the fingerprint says so."
+            ),
+            click.option(
+                "--limits/--no-limits",
+                default=True,
+                show_default=True,
+                help="Hold entries to the [risk] limits, as live does.",
+            ),
+        )
+    ):
         command = option(command)
     return command
 
@@ -58,9 +71,11 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
     wanted = ("symbol", "timeframe", "sizing", "size", "allow_gaps", "limits")
     times = {"from": options["start"], "to": options["end"], "exchange": options["exchange"]}
     return {
-        "strategy": options["name"], "params": params, **{name: options[name] for name in wanted},
+        "strategy": options["name"],
+        "params": params,
+        **{name: options[name] for name in wanted},
         **{name: text for name, text in times.items() if text is not None},
-    }  # fmt: skip
+    }
 
 
 @backtest.command()
@@ -77,9 +92,16 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
 @as_json
 @click.pass_context
 def run(
-    ctx: click.Context, /, cash: str, fee_rate: str | None, allow_short: bool, tape: str | None, expect: str | None,
-    as_json: bool, **options: Any,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    /,
+    cash: str,
+    fee_rate: str | None,
+    allow_short: bool,
+    tape: str | None,
+    expect: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run strategy NAME here, on stored data (or, while FKS is down, on the shipped sample)."""
     from fks.backtest import TapeRefused
     from fks.backtest.report import document_of
@@ -259,10 +281,22 @@ def list_(ctx: click.Context, limit: int, as_json: bool) -> None:
     emit(items, as_json=as_json, schema="fks.jobs/1")
     if not as_json:
         table(
-            ((time_of(i["created_at"]), i["id"], i["spec"]["strategy"], i["spec"]["symbol"], i["spec"]["timeframe"],
-              i["state"], f"{100 * i['progress']:.0f} %", i["error"]) for i in items),
-            ("SUBMITTED", "ID", "STRATEGY", "SYMBOL", "TF", "STATE", "DONE", "ERROR"), empty="no backtests yet",
-        )  # fmt: skip
+            (
+                (
+                    time_of(i["created_at"]),
+                    i["id"],
+                    i["spec"]["strategy"],
+                    i["spec"]["symbol"],
+                    i["spec"]["timeframe"],
+                    i["state"],
+                    f"{100 * i['progress']:.0f} %",
+                    i["error"],
+                )
+                for i in items
+            ),
+            ("SUBMITTED", "ID", "STRATEGY", "SYMBOL", "TF", "STATE", "DONE", "ERROR"),
+            empty="no backtests yet",
+        )
 
 
 @backtest.command()

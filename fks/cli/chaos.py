@@ -26,15 +26,23 @@ def chaos() -> None:
 @click.option("--seed", type=int, help="The plan's seed; drawn and told when it is not given.")
 @click.option("--minutes", type=click.FloatRange(0.1, 1440), default=2.0, show_default=True, help="How long.")
 @click.option("--faults", type=click.IntRange(1, 10_000), help=f"How many (default {FAULTS_A_MINUTE} a minute).")
-@click.option("--scenario", "names", multiple=True, metavar="NAME|FILE", help="What goes wrong; repeatable (default all).")
+@click.option(
+    "--scenario", "names", multiple=True, metavar="NAME|FILE", help="What goes wrong; repeatable (default all)."
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Print what would be injected, and end.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @as_json
 @click.pass_context
 def run(
-    ctx: click.Context, seed: int | None, minutes: float, faults: int | None, names: tuple[str, ...], only_plan: bool,
-    yes: bool, as_json: bool,
-) -> int:  # fmt: skip
+    ctx: click.Context,
+    seed: int | None,
+    minutes: float,
+    faults: int | None,
+    names: tuple[str, ...],
+    only_plan: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
     """Inject faults into the running demo, then audit it. The same seed injects the same faults.
 
     Refuses on anything that could touch real money. Exit 1 when a signal is lost, an order doubled, a position wrong
@@ -51,9 +59,16 @@ def run(
 
 
 async def _run(
-    ctx: click.Context, seed: int, minutes: float, count: int, names: tuple[str, ...], *, only_plan: bool, is_sure: bool,
+    ctx: click.Context,
+    seed: int,
+    minutes: float,
+    count: int,
+    names: tuple[str, ...],
+    *,
+    only_plan: bool,
+    is_sure: bool,
     is_json: bool,
-) -> int:  # fmt: skip
+) -> int:
     from fks.chaos.outside import Outside
     from fks.chaos.plan import find_scenario, make_plan
     from fks.chaos.report import document, plan_rows
@@ -97,7 +112,9 @@ def _show(outcome: Outcome, seed: int) -> None:
 
     table(fault_rows(outcome), FAULT_HEADERS)
     click.echo()
-    rows = [(name, click.style(count, fg="green" if count == "0" else "red")) for name, count in verdict_rows(outcome.audit)]
+    rows = [
+        (name, click.style(count, fg="green" if count == "0" else "red")) for name, count in verdict_rows(outcome.audit)
+    ]
     table(rows, ("audit", "found"))
     click.echo()
     for attempt in outcome.attempts:
@@ -165,14 +182,22 @@ def scenarios(as_json: bool) -> None:
 
     if as_json:
         emit(
-            {"scenarios": {s.name: {"help": s.help, "weights": s.weights} for s in SCENARIOS.values()},
-             "kinds": {k.name: {"help": k.help, "weight": k.weight, "on": k.on, "seconds": k.seconds} for k in KINDS.values()}},
-            as_json=True, schema="fks.chaos-scenarios/1",
-        )  # fmt: skip
+            {
+                "scenarios": {s.name: {"help": s.help, "weights": s.weights} for s in SCENARIOS.values()},
+                "kinds": {
+                    k.name: {"help": k.help, "weight": k.weight, "on": k.on, "seconds": k.seconds}
+                    for k in KINDS.values()
+                },
+            },
+            as_json=True,
+            schema="fks.chaos-scenarios/1",
+        )
         return
     table([(s.name, s.help) for s in SCENARIOS.values()], ("scenario", "what goes wrong"))
     click.echo()
-    table([(k.name, f"{k.weight:g}", _on(k.on), k.help) for k in KINDS.values()], ("fault", "weight", "on", "what it is"))
+    table(
+        [(k.name, f"{k.weight:g}", _on(k.on), k.help) for k in KINDS.values()], ("fault", "weight", "on", "what it is")
+    )
 
 
 def _on(on: str | tuple[str, ...]) -> str:

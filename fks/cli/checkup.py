@@ -57,9 +57,11 @@ def _machine(paths: Paths) -> Iterator[Check]:
     yield _guard("home", f"{paths.home}, writable", lambda: preflight.check_writable(paths.home))
     if drive := windows_drive(paths.home):
         yield Check(
-            "drive", "fail", f"{paths.home} is on the Windows drive {drive}, which has no unix sockets, locks or modes",
+            "drive",
+            "fail",
+            f"{paths.home} is on the Windows drive {drive}, which has no unix sockets, locks or modes",
             "set FKS_HOME to a directory of the distribution; without one FKS takes ~/.local/share/fks by itself",
-        )  # fmt: skip
+        )
     place = next(p for p in (paths.home, *paths.home.parents) if p.exists())
     free_mb = shutil.disk_usage(place).free // 1_000_000
     state = "fail" if free_mb < preflight.FREE_MIN_MB else "warn" if free_mb < 4 * preflight.FREE_MIN_MB else "ok"
@@ -170,8 +172,12 @@ async def _awake(paths: Paths) -> list[Check]:
     except FksError as error:
         return [Check("endpoints", "fail", str(error), "run 'fks down', then 'fks up'")]
     asks: list[tuple[str, Callable[[Node], Awaitable[str]]]] = [
-        ("postgres", _postgres), ("redis", _redis), ("ray", _ray), ("gateway", _gateway), ("status", lambda _: _status(paths)),
-    ]  # fmt: skip
+        ("postgres", _postgres),
+        ("redis", _redis),
+        ("ray", _ray),
+        ("gateway", _gateway),
+        ("status", lambda _: _status(paths)),
+    ]
     if node.sim:
         asks += [("exchange", _exchange)]
     return list(await asyncio.gather(*(_reach(name, ask, node) for name, ask in asks)))

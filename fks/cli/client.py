@@ -122,7 +122,8 @@ def _plain(query: Mapping[str, object]) -> dict[str, str]:
 
 
 def gateway_of(ctx: click.Context) -> Gateway:
-    """Return the client of this node's gateway. Errors: NotRunning when the node is down, ConfigError on a bad token file."""
+    """Return the client of this node's gateway. Errors: NotRunning when the node is down, ConfigError on a bad token
+    file."""
     paths = paths_of(ctx)
     return Gateway(base_url_of(paths), local_token(paths))
 
@@ -139,7 +140,8 @@ def base_url_of(paths: Paths) -> str:
 
 
 def local_token(paths: Paths) -> str:
-    """Return the local command line's token. Errors: NotRunning when there is none, ConfigError when others can read it."""
+    """Return the local command line's token. Errors: NotRunning when there is none, ConfigError when others can read
+    it."""
     from fks.config.secrets import check_private
 
     try:

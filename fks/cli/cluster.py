@@ -31,7 +31,10 @@ def check(ctx: click.Context, file: str, as_json: bool) -> int:
     else:
         colours = {"ok": "green", "bad": "red", "skipped": "bright_black"}
         table(
-            [(click.style(c.state, fg=colours[c.state]), c.name, c.detail, c.remedy if c.state == "bad" else "") for c in checks],
+            [
+                (click.style(c.state, fg=colours[c.state]), c.name, c.detail, c.remedy if c.state == "bad" else "")
+                for c in checks
+            ],
             ("", "check", "found", "what to do"),
-        )  # fmt: skip
+        )
     return FAILED if is_bad else OK

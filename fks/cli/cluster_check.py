@@ -123,8 +123,20 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
     yield judged(
         "head start", "fks node head" in head, _first(head, "fks node head"), "start it with 'fks node head --detach'"
     )
-    yield judged("worker start", "fks node worker" in worker, _first(worker, "fks node worker"), "start them with 'fks node worker --address $RAY_HEAD_IP:6379 --detach'")  # fmt: skip
-    yield judged("autoscaler", "--autoscaling-config" in head, "the head is told its configuration" if "--autoscaling-config" in head else "without it nobody starts the workers", "add --autoscaling-config=~/ray_bootstrap_config.yaml to the head's command")  # fmt: skip
+    yield judged(
+        "worker start",
+        "fks node worker" in worker,
+        _first(worker, "fks node worker"),
+        "start them with 'fks node worker --address $RAY_HEAD_IP:6379 --detach'",
+    )
+    yield judged(
+        "autoscaler",
+        "--autoscaling-config" in head,
+        "the head is told its configuration"
+        if "--autoscaling-config" in head
+        else "without it nobody starts the workers",
+        "add --autoscaling-config=~/ray_bootstrap_config.yaml to the head's command",
+    )
     asked = re.search(r"--address[ =]\S+:(\d+)", worker)
     given = re.search(r"--port[ =](\d+)", head)
     ports = (asked.group(1) if asked else "", given.group(1) if given else "6379")
@@ -145,13 +157,25 @@ def inspect(document: Mapping[str, Any], place: Path, settings: Settings | None)
         yield _placement(settings, offered)
         urls = {"database.url": settings.database.url, "redis.url": settings.redis.url}
         missing = [name for name, url in urls.items() if url is None]
-        yield judged("stores", not missing, f"{', '.join(missing)} not set here: the embedded ones are on the head's unix sockets" if missing else "both by URL", "workers on other machines need both by URL: FKS_DATABASE_URL, FKS_REDIS_URL")  # fmt: skip
+        yield judged(
+            "stores",
+            not missing,
+            f"{', '.join(missing)} not set here: the embedded ones are on the head's unix sockets"
+            if missing
+            else "both by URL",
+            "workers on other machines need both by URL: FKS_DATABASE_URL, FKS_REDIS_URL",
+        )
 
 
 def _mounts(mounts: Mapping[str, str], place: Path) -> Iterator[Check]:
     sources = {target: _local(source, place) for target, source in mounts.items()}
     tokens = [path for target, path in sources.items() if "token" in target]
-    yield judged("token", bool(tokens), str(tokens[0]) if tokens else "no file_mounts entry delivers one", 'add "~/.fks/ray.token": "<FKS_HOME>/ray.token": Ray never hands it out itself')  # fmt: skip
+    yield judged(
+        "token",
+        bool(tokens),
+        str(tokens[0]) if tokens else "no file_mounts entry delivers one",
+        'add "~/.fks/ray.token": "<FKS_HOME>/ray.token": Ray never hands it out itself',
+    )
     for path in tokens:
         is_private = path.is_file() and not stat.S_IMODE(path.stat().st_mode) & 0o077
         text = (
@@ -166,7 +190,12 @@ def _mounts(mounts: Mapping[str, str], place: Path) -> Iterator[Check]:
     text = f"{', '.join(absent)} not there" if absent else f"{len(sources)} are there"
     yield judged("file mounts", not absent, text, "make them: 'ray up' copies each to every machine")
     wheels = [found for path in sources.values() for found in _wheels(path)]
-    yield judged("wheel", bool(wheels), wheels[0] if wheels else "no file_mounts entry holds fks-*.whl", "build it with 'make wheel', mount dist/")  # fmt: skip
+    yield judged(
+        "wheel",
+        bool(wheels),
+        wheels[0] if wheels else "no file_mounts entry holds fks-*.whl",
+        "build it with 'make wheel', mount dist/",
+    )
 
 
 def _wheels(path: Path) -> list[str]:
@@ -179,10 +208,13 @@ def _placement(settings: Settings, offered: frozenset[str] | set[str]) -> Check:
     wanted = set(settings.supervision.placement.values())
     absent = sorted(wanted - offered)
     return judged(
-        "resources", not absent,
-        f"supervision.placement asks for {', '.join(absent)}, which no node offers" if absent else ", ".join(sorted(offered)),
+        "resources",
+        not absent,
+        f"supervision.placement asks for {', '.join(absent)}, which no node offers"
+        if absent
+        else ", ".join(sorted(offered)),
         "start a node with --resource NAME=1, or change supervision.placement",
-    )  # fmt: skip
+    )
 
 
 def _guardian_node(settings: Settings, alive: Sequence[NodeRow]) -> Check:
@@ -190,9 +222,11 @@ def _guardian_node(settings: Settings, alive: Sequence[NodeRow]) -> Check:
     wanted = settings.supervision.placement.get("guardian", "head")
     named = sorted(row.name for row in alive if wanted in row.detail.get("resources", {}))
     return judged(
-        "guardian", len(named) == 1, f"'{wanted}' is offered by {', '.join(named) or 'no node'}",
+        "guardian",
+        len(named) == 1,
+        f"'{wanted}' is offered by {', '.join(named) or 'no node'}",
         "name one node: without PostgreSQL only the guardian there acts, and two cut off from it could both flatten",
-    )  # fmt: skip
+    )
 
 
 def _local(source: str, place: Path) -> Path:
@@ -229,7 +263,12 @@ async def _running(paths: Paths, settings: Settings | None) -> list[Check]:
 def judge(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[Check]:
     """Yield what is to be said of the machines by what they wrote of themselves."""
     head = next((row for row in rows if row.role != "worker" and row.is_alive), None)
-    yield judged("head", head is not None, f"{head.name} at {head.address}" if head else "no keeper of a head speaks", "start it with 'fks node head'")  # fmt: skip
+    yield judged(
+        "head",
+        head is not None,
+        f"{head.name} at {head.address}" if head else "no keeper of a head speaks",
+        "start it with 'fks node head'",
+    )
     for row in rows:
         yield from _node(row, head)
     if settings is not None:
@@ -240,21 +279,42 @@ def judge(rows: Sequence[NodeRow], settings: Settings | None) -> Iterator[Check]
 
 def _node(row: NodeRow, head: NodeRow | None) -> Iterator[Check]:
     name = row.name
-    yield judged(f"{name} speaks", row.is_alive, f"{row.age_s:.1f} s ago, {row.role} at {row.address}", "look at that machine: 'fks status' there; gone for good? its row leaves with 'fks node stop'")  # fmt: skip
+    yield judged(
+        f"{name} speaks",
+        row.is_alive,
+        f"{row.age_s:.1f} s ago, {row.role} at {row.address}",
+        "look at that machine: 'fks status' there; gone for good? its row leaves with 'fks node stop'",
+    )
     if not row.is_alive:
         return
     troubles = row.detail.get("troubles") or []
     yield judged(f"{name} services", not troubles, ", ".join(troubles) or "all ready", "see 'fks logs keeper' there")
-    yield judged(f"{name} redis", row.detail.get("redis") is not False, "no answer" if row.detail.get("redis") is False else "answers", "let that machine reach FKS_REDIS_URL")  # fmt: skip
+    yield judged(
+        f"{name} redis",
+        row.detail.get("redis") is not False,
+        "no answer" if row.detail.get("redis") is False else "answers",
+        "let that machine reach FKS_REDIS_URL",
+    )
     skew, error = row.clock_skew_ms, float(row.detail.get("clock_error_ms", 0.0))
     is_near = skew is not None and abs(skew) - error < SKEW_MAX_MS
-    yield judged(f"{name} clock", is_near, "unknown" if skew is None else f"{skew:+.1f} ms against the database (±{error:.1f})", "set its clock by NTP (chrony)")  # fmt: skip
+    yield judged(
+        f"{name} clock",
+        is_near,
+        "unknown" if skew is None else f"{skew:+.1f} ms against the database (±{error:.1f})",
+        "set its clock by NTP (chrony)",
+    )
     if head is None or head.name == name:
         return
     for what, ours, theirs in (
-        ("fks", row.version, head.version), *((key, row.detail.get(key), head.detail.get(key)) for key in ("ray", "python")),
-    ):  # fmt: skip
-        yield judged(f"{name} {what}", ours == theirs, f"{ours}" if ours == theirs else f"{ours}, the head has {theirs}", "install the same wheel on both, then 'fks deploy'")  # fmt: skip
+        ("fks", row.version, head.version),
+        *((key, row.detail.get(key), head.detail.get(key)) for key in ("ray", "python")),
+    ):
+        yield judged(
+            f"{name} {what}",
+            ours == theirs,
+            f"{ours}" if ours == theirs else f"{ours}, the head has {theirs}",
+            "install the same wheel on both, then 'fks deploy'",
+        )
     keys = differing(row.detail.get("agreed", {}), head.detail.get("agreed", {}))
     text = f"differs from the head in {', '.join(keys)}" if keys else f"agrees ({row.config_hash})"
     yield judged(

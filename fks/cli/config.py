@@ -44,11 +44,16 @@ def show(ctx: click.Context, prefix: str, changed: bool, as_json: bool) -> None:
             value = _shown(section, key, getattr(getattr(effective, section), key))
             told = source.text if source else "default"
             if name in runtime:
-                told = f"runtime version {number} ({told}: {_text(_shown(section, key, getattr(getattr(loaded.settings, section), key)))})"
+                told = (
+                    f"runtime version {number} ({told}: "
+                    f"{_text(_shown(section, key, getattr(getattr(loaded.settings, section), key)))})"
+                )
             rows.append({"key": name, "value": value, "source": told})
     if not rows and not changed:
         raise InputError(f"no setting begins with {prefix!r}", remedy="see 'fks config reference'")
-    emit({"home": str(loaded.settings.home), "version": number, "settings": rows}, as_json=as_json, schema="fks.config/1")
+    emit(
+        {"home": str(loaded.settings.home), "version": number, "settings": rows}, as_json=as_json, schema="fks.config/1"
+    )
     if not as_json:
         click.echo(
             f"FKS_HOME {loaded.settings.home}; read: {', '.join(str(file) for file in loaded.files) or 'no file'}"
@@ -104,7 +109,8 @@ def keys(ctx: click.Context, prefix: str, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def set_(ctx: click.Context, pairs: tuple[str, ...], why: str, as_json: bool) -> None:
-    """Change settings of the running system: a new version, rolled out at once, rolled back by itself if it does not take.
+    """Change settings of the running system: a new version, rolled out at once, rolled back by itself if it does not
+    take.
 
     \b
     fks config set risk.notional_max_order 5000 --why "smaller until Monday"

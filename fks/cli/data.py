@@ -40,12 +40,18 @@ def sample(ctx: click.Context, as_json: bool) -> None:
     first, last = iso(int(tape.time_ns[0])), iso(int(tape.time_ns[-1]))
     emit(
         {
-            "symbol": tape.symbol, "exchange": tape.exchange, "source": tape.source, "licence": tape.licence,
-            "oldest": first, "newest": last, "seconds": round(took_s, 2),
+            "symbol": tape.symbol,
+            "exchange": tape.exchange,
+            "source": tape.source,
+            "licence": tape.licence,
+            "oldest": first,
+            "newest": last,
+            "seconds": round(took_s, 2),
             "series": [{"timeframe": name, "candles": rows, "changed": new} for name, (rows, new) in loaded.items()],
         },
-        as_json=as_json, schema="fks.data.sample/1",
-    )  # fmt: skip
+        as_json=as_json,
+        schema="fks.data.sample/1",
+    )
     if not as_json:
         table(((name, rows, new) for name, (rows, new) in loaded.items()), ("TIMEFRAME", "BARS", "NEW"))
         click.echo(f"{tape.symbol} {first} to {last} in {took_s:.1f} s; source: {tape.source} ({tape.licence})")
@@ -68,7 +74,9 @@ def status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
         from fks.store.gaps import GapStore
 
         now_ns = RealClock().now_ns()
-        series = sorted(await GapStore(db).series(), key=lambda one: (one.symbol, length_of(one.timeframe), one.exchange))
+        series = sorted(
+            await GapStore(db).series(), key=lambda one: (one.symbol, length_of(one.timeframe), one.exchange)
+        )
         return [
             {
                 "symbol": one.symbol,
@@ -87,7 +95,9 @@ def status(ctx: click.Context, symbol: str | None, as_json: bool) -> None:
             if is_symbol(symbol, one.symbol, one.exchange)
         ]
 
-    empty = f"nothing is stored of {symbol}" if symbol else "nothing stored yet: 'fks data sample' loads three real months"
+    empty = (
+        f"nothing is stored of {symbol}" if symbol else "nothing stored yet: 'fks data sample' loads three real months"
+    )
     show(with_store(ctx, work), as_json, "fks.data.status/1", empty)
 
 
@@ -98,7 +108,14 @@ def _range(oldest_ns: int | None, newest_ns: int | None) -> str | None:
 
 
 for _command in (
-    data_sync.init, data_sync.sync, data_sync.update, data_sync.continuous, data_quality.gaps, data_quality.quality,
-    data_quality.prune, data_quarantine.quarantine, *data_files.COMMANDS,
-):  # fmt: skip
+    data_sync.init,
+    data_sync.sync,
+    data_sync.update,
+    data_sync.continuous,
+    data_quality.gaps,
+    data_quality.quality,
+    data_quality.prune,
+    data_quarantine.quarantine,
+    *data_files.COMMANDS,
+):
     data.add_command(_command)

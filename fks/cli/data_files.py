@@ -27,18 +27,33 @@ if TYPE_CHECKING:
 @click.option("--symbol", default="", help="Default: what the file or its name says.")
 @click.option("--timeframe", default="", help="Default: what the file's name or the step between its rows says.")
 @click.option("--timezone", "zone", metavar="ZONE", help="Of stamps that name none: UTC, America/New_York.")
-@click.option("--stamps", type=click.Choice(["open", "end"]), help="What a stamp means. Default: the form's own; else open.")
+@click.option(
+    "--stamps", type=click.Choice(["open", "end"]), help="What a stamp means. Default: the form's own; else open."
+)
 @click.option("--columns", default="", metavar="NAMES", help="What the columns are: time,open,high,low,close,volume,-")
-@click.option("--calendar", default="24/7", show_default=True, help="When the market trades: XNYS, CMES, … (what is missing).")
+@click.option(
+    "--calendar", default="24/7", show_default=True, help="When the market trades: XNYS, CMES, … (what is missing)."
+)
 @click.option("--larger", is_flag=True, help="Also store the larger bars that the file's bars make whole.")
 @click.option("--replace", is_flag=True, help="Replace stored bars that differ; without it such a file is refused.")
 @click.option("--dry-run", is_flag=True, help="Read, check and compare; store nothing.")
 @as_json
 @click.pass_context
 def import_(
-    ctx: click.Context, files: tuple[Path, ...], exchange: str, symbol: str, timeframe: str, zone: str | None,
-    stamps: str | None, columns: str, calendar: str, larger: bool, replace: bool, dry_run: bool, as_json: bool,
-) -> int:  # fmt: skip
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    exchange: str,
+    symbol: str,
+    timeframe: str,
+    zone: str | None,
+    stamps: str | None,
+    columns: str,
+    calendar: str,
+    larger: bool,
+    replace: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
     """Import bars from FILES: csv, txt or parquet, also in a zip or gz.
 
     Binance's public archives, NinjaTrader's export, files of 'fks data export' and plain tables with open, high, low,
@@ -86,26 +101,48 @@ def _imported(
 def _row(done: Imported) -> dict[str, Any]:
     file = done.file
     return {
-        "file": str(file.path), "form": file.form, "stamps": file.stamps, "exchange": file.exchange,
-        "symbol": file.bars.symbol, "timeframe": file.bars.timeframe, "bars": len(file.bars),
-        "oldest": iso(int(file.bars.time_ns[0])), "newest": iso(int(file.bars.time_ns[-1])),
-        "missing": file.missing, "gaps": file.gaps, "gap_longest": file.gap_longest,
+        "file": str(file.path),
+        "form": file.form,
+        "stamps": file.stamps,
+        "exchange": file.exchange,
+        "symbol": file.bars.symbol,
+        "timeframe": file.bars.timeframe,
+        "bars": len(file.bars),
+        "oldest": iso(int(file.bars.time_ns[0])),
+        "newest": iso(int(file.bars.time_ns[-1])),
+        "missing": file.missing,
+        "gaps": file.gaps,
+        "gap_longest": file.gap_longest,
         "stored": [
             {"timeframe": name, "new": merged.inserted, "changed": merged.changed, "same": merged.unchanged}
             for name, merged in done.merged.items()
         ],
-        "is_dry": done.is_dry, "differing": done.differing, "doubted": list(file.doubted), "notes": list(file.notes),
+        "is_dry": done.is_dry,
+        "differing": done.differing,
+        "doubted": list(file.doubted),
+        "notes": list(file.notes),
         "sha256": file.sha256,
-    }  # fmt: skip
+    }
 
 
 def _tell(rows: list[dict[str, Any]]) -> None:
     good = [row for row in rows if "error" not in row]
     shown = [
-        (Path(row["file"]).name, row["form"], row["exchange"], row["symbol"], stored["timeframe"], row["oldest"], row["newest"],
-         stored["new"], stored["changed"], stored["same"])
-        for row in good for stored in row["stored"]
-    ]  # fmt: skip
+        (
+            Path(row["file"]).name,
+            row["form"],
+            row["exchange"],
+            row["symbol"],
+            stored["timeframe"],
+            row["oldest"],
+            row["newest"],
+            stored["new"],
+            stored["changed"],
+            stored["same"],
+        )
+        for row in good
+        for stored in row["stored"]
+    ]
     if shown:
         table(shown, ("FILE", "FORM", "EXCHANGE", "SYMBOL", "TIMEFRAME", "OLDEST", "NEWEST", "NEW", "CHANGED", "SAME"))
     for row in good:
@@ -123,7 +160,8 @@ def _notes(row: dict[str, Any]) -> list[str]:
     found = [f"stamps: {row['stamps']}", *row["notes"]]
     if row["missing"]:
         found.append(
-            f"{row['missing']} bars missing in {row['gaps']} gaps, the longest {row['gap_longest']} (of a market open {row['calendar']})"
+            f"{row['missing']} bars missing in {row['gaps']} gaps, the longest {row['gap_longest']} (of a market open "
+            f"{row['calendar']})"
         )
     if row["differing"] and row["is_dry"]:
         found.append(f"would be refused without --replace: {row['differing']}")
@@ -136,19 +174,28 @@ def _notes(row: dict[str, Any]) -> list[str]:
 @click.command()
 @click.argument("symbol")
 @click.argument("timeframe")
-@click.option("--exchange", default="", help="Default: the one whose bars are stored; of several the one that is collected.")
-@click.option("--from", "start", metavar="TIME", help="First bar: 2026-03-01, 2026-03-01T12:00Z or 30d (ago). Default: all.")
-@click.option("--to", "end", metavar="TIME", help="End, not included.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="File to write: .parquet (default), .csv or .csv.gz."
+    "--exchange", default="", help="Default: the one whose bars are stored; of several the one that is collected."
 )
+@click.option(
+    "--from", "start", metavar="TIME", help="First bar: 2026-03-01, 2026-03-01T12:00Z or 30d (ago). Default: all."
+)
+@click.option("--to", "end", metavar="TIME", help="End, not included.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write: .parquet (default), .csv or .csv.gz.")
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
 @as_json
 @click.pass_context
 def export(
-    ctx: click.Context, symbol: str, timeframe: str, exchange: str, start: str | None, end: str | None, out: Path | None,
-    force: bool, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    symbol: str,
+    timeframe: str,
+    exchange: str,
+    start: str | None,
+    end: str | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Write the stored bars of SYMBOL and TIMEFRAME into a file; 'fks data import' reads it back bit for bit."""
     from fks.cli.events import moment
     from fks.data.files.export import export_bars
@@ -164,15 +211,28 @@ def export(
         path = out or Path(f"{where}-{name.replace('/', '').replace(' ', '_')}-{timeframe}.parquet")
         with progress(f"{name} {timeframe}", is_shown=not as_json) as told:
             return await export_bars(
-                db, path, exchange=where, symbol=name, timeframe=timeframe, from_ns=begin or 0, to_ns=stop, replaces=force,
+                db,
+                path,
+                exchange=where,
+                symbol=name,
+                timeframe=timeframe,
+                from_ns=begin or 0,
+                to_ns=stop,
+                replaces=force,
                 progress=told,
-            )  # fmt: skip
+            )
 
     done = with_store(ctx, work)
     row = {
-        "file": str(done.path), "exchange": done.exchange, "symbol": done.symbol, "timeframe": done.timeframe,
-        "bars": done.bars, "oldest": iso(done.first_ns), "newest": iso(done.last_ns), "bytes": done.size,
-    }  # fmt: skip
+        "file": str(done.path),
+        "exchange": done.exchange,
+        "symbol": done.symbol,
+        "timeframe": done.timeframe,
+        "bars": done.bars,
+        "oldest": iso(done.first_ns),
+        "newest": iso(done.last_ns),
+        "bytes": done.size,
+    }
     emit(row, as_json=as_json, schema="fks.data.export/1")
     if not as_json:
         click.echo(f"{row['file']}: {row['bars']} bars, {row['oldest']} to {row['newest']}, {done.size / 1e6:.1f} MB")
@@ -193,9 +253,12 @@ async def _spelt(db: Database, symbol: str, exchange: str) -> tuple[str, str]:
     found = [place for place in stored if named in ("", place[0])]
     if not found:
         raise InputError(
-            f"no bars of {rest} are stored{f' of {named}' if named else ''}", code="NO_DATA",
-            remedy=f"there are {', '.join(':'.join(place) for place in sorted(stored))}" if stored else "see 'fks data status'",
-        )  # fmt: skip
+            f"no bars of {rest} are stored{f' of {named}' if named else ''}",
+            code="NO_DATA",
+            remedy=f"there are {', '.join(':'.join(place) for place in sorted(stored))}"
+            if stored
+            else "see 'fks data status'",
+        )
     if len(found) == 1:
         return found[0]
     listed = await ReadingStore(db).find(symbol, exchange or None)

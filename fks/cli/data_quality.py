@@ -26,7 +26,9 @@ def chosen(symbol: str | None, timeframe: str | None, exchange: str) -> Callable
     if timeframe is not None:
         check_timeframe(timeframe)
     return lambda one: (
-        is_symbol(symbol, one.symbol, one.exchange) and timeframe in (None, one.timeframe) and exchange in ("", one.exchange)
+        is_symbol(symbol, one.symbol, one.exchange)
+        and timeframe in (None, one.timeframe)
+        and exchange in ("", one.exchange)
     )
 
 
@@ -50,9 +52,16 @@ def _report(ctx: click.Context, db: Database) -> QualityReport:
 @as_json
 @click.pass_context
 def gaps(
-    ctx: click.Context, symbol: str | None, timeframe: str | None, exchange: str, is_all: bool, fill: bool,
-    ask_again: bool, limit: int, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    symbol: str | None,
+    timeframe: str | None,
+    exchange: str,
+    is_all: bool,
+    fill: bool,
+    ask_again: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
     """Show which bars are missing, by the calendar of the exchange: newest first.
 
     Exit code 1 when bars are missing.
@@ -77,12 +86,17 @@ def gaps(
     found = with_store(ctx, work)
     rows = [
         {
-            "symbol": gap.symbol, "timeframe": gap.timeframe, "exchange": gap.exchange, "from": iso(gap.hole.start_ns),
-            "to": iso(gap.hole.end_ns), "bars": gap.bars, "lasts": lasting((gap.hole.end_ns - gap.hole.start_ns) / 1e9),
+            "symbol": gap.symbol,
+            "timeframe": gap.timeframe,
+            "exchange": gap.exchange,
+            "from": iso(gap.hole.start_ns),
+            "to": iso(gap.hole.end_ns),
+            "bars": gap.bars,
+            "lasts": lasting((gap.hole.end_ns - gap.hole.start_ns) / 1e9),
             "state": state,
         }
         for gap, state in found[:limit]
-    ]  # fmt: skip
+    ]
     show(rows, as_json, "fks.data.gaps/1", "nothing is missing")
     if len(found) > limit and not as_json:
         click.echo(f"… and {len(found) - limit} more: --limit {len(found)}")
@@ -124,7 +138,9 @@ def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, excha
         from fks.data.aggregate import length_of
 
         report = _report(ctx, db)
-        listed = sorted(await report.series(wanted), key=lambda one: (one.symbol, length_of(one.timeframe), one.exchange))
+        listed = sorted(
+            await report.series(wanted), key=lambda one: (one.symbol, length_of(one.timeframe), one.exchange)
+        )
         ensure_some(listed, symbol, timeframe, exchange)
         with progress("quality", is_shown=not as_json, what="series") as told:
             found = []
@@ -137,33 +153,70 @@ def quality(ctx: click.Context, symbol: str | None, timeframe: str | None, excha
     found, outages = with_store(ctx, work)
     emit(
         {"items": [_quality(one) for one in found], "outages": [_outage(one) for one in outages]},
-        as_json=as_json, schema="fks.data.quality/1",
-    )  # fmt: skip
+        as_json=as_json,
+        schema="fks.data.quality/1",
+    )
     if not as_json:
         _print_quality(found, outages)
     ctx.exit(OK if all(one.is_good for one in found) else 1)
 
 
 def _print_quality(found: list[Quality], outages: list[Outage]) -> None:
-    headers = ("SYMBOL", "TIMEFRAME", "EXCHANGE", "COVERAGE", "BARS", "MISSING", "NOT THERE", "REFUSED", "LONGEST GAP", "NULLS", "DUPLICATES",
-               "WRONG", "CORRECTED", "LAST REVISION", "QUARANTINED", "OUTAGES")  # fmt: skip
+    headers = (
+        "SYMBOL",
+        "TIMEFRAME",
+        "EXCHANGE",
+        "COVERAGE",
+        "BARS",
+        "MISSING",
+        "NOT THERE",
+        "REFUSED",
+        "LONGEST GAP",
+        "NULLS",
+        "DUPLICATES",
+        "WRONG",
+        "CORRECTED",
+        "LAST REVISION",
+        "QUARANTINED",
+        "OUTAGES",
+    )
     table(
         (
             (
-                one.symbol, one.timeframe, one.exchange, click.style(_percent(one.coverage), fg="green" if one.is_good else "red"),
-                one.candles, one.missing, one.absent, one.refused, "" if one.longest is None else _gap(one.longest), one.nulls, one.duplicates,
-                one.incomplete + one.inconsistent, one.corrected, "" if one.corrected_ns is None else iso(one.corrected_ns)[:19] + "Z",
-                one.quarantined, "" if not one.outages else f"{one.outages}, {lasting(one.outage_ns / 1e9)}",
+                one.symbol,
+                one.timeframe,
+                one.exchange,
+                click.style(_percent(one.coverage), fg="green" if one.is_good else "red"),
+                one.candles,
+                one.missing,
+                one.absent,
+                one.refused,
+                "" if one.longest is None else _gap(one.longest),
+                one.nulls,
+                one.duplicates,
+                one.incomplete + one.inconsistent,
+                one.corrected,
+                "" if one.corrected_ns is None else iso(one.corrected_ns)[:19] + "Z",
+                one.quarantined,
+                "" if not one.outages else f"{one.outages}, {lasting(one.outage_ns / 1e9)}",
             )
             for one in found
         ),
-        headers, empty="nothing stored yet: 'fks data sample' loads three real months",
-    )  # fmt: skip
+        headers,
+        empty="nothing stored yet: 'fks data sample' loads three real months",
+    )
     if outages:
         click.echo("\noutages of feeds, newest first:")
         table(
             (
-                (one.symbol, one.exchange, one.channel, iso(one.began_ns), "still" if one.ended_ns is None else iso(one.ended_ns), one.cause)
+                (
+                    one.symbol,
+                    one.exchange,
+                    one.channel,
+                    iso(one.began_ns),
+                    "still" if one.ended_ns is None else iso(one.ended_ns),
+                    one.cause,
+                )
                 for one in outages[:OUTAGES_SHOWN]
             ),
             ("SYMBOL", "EXCHANGE", "CHANNEL", "FROM", "TO", "CAUSE"),
@@ -186,25 +239,50 @@ def _quality(one: Quality) -> dict[str, Any]:
         hole = one.longest.hole
         longest = {"from": iso(hole.start_ns), "to": iso(hole.end_ns), "bars": one.longest.bars}
     return {
-        "symbol": one.symbol, "timeframe": one.timeframe, "exchange": one.exchange, "from": iso(one.from_ns), "to": iso(one.to_ns),
-        "coverage": one.coverage, "expected": one.expected, "candles": one.candles, "missing": one.missing, "absent": one.absent, "refused": one.refused,
-        "gaps": one.gaps, "longest_gap": longest, "nulls": one.nulls, "duplicates": one.duplicates, "incomplete": one.incomplete,
-        "inconsistent": one.inconsistent, "silent": one.silent, "corrected": one.corrected,
-        "last_revision_at": None if one.corrected_ns is None else iso(one.corrected_ns), "revision": one.revision,
-        "quarantined": one.quarantined, "outages": one.outages, "outage_seconds": round(one.outage_ns / 1e9, 3), "is_good": one.is_good,
-    }  # fmt: skip
+        "symbol": one.symbol,
+        "timeframe": one.timeframe,
+        "exchange": one.exchange,
+        "from": iso(one.from_ns),
+        "to": iso(one.to_ns),
+        "coverage": one.coverage,
+        "expected": one.expected,
+        "candles": one.candles,
+        "missing": one.missing,
+        "absent": one.absent,
+        "refused": one.refused,
+        "gaps": one.gaps,
+        "longest_gap": longest,
+        "nulls": one.nulls,
+        "duplicates": one.duplicates,
+        "incomplete": one.incomplete,
+        "inconsistent": one.inconsistent,
+        "silent": one.silent,
+        "corrected": one.corrected,
+        "last_revision_at": None if one.corrected_ns is None else iso(one.corrected_ns),
+        "revision": one.revision,
+        "quarantined": one.quarantined,
+        "outages": one.outages,
+        "outage_seconds": round(one.outage_ns / 1e9, 3),
+        "is_good": one.is_good,
+    }
 
 
 def _outage(one: Outage) -> dict[str, Any]:
     return {
-        "symbol": one.symbol, "exchange": one.exchange, "channel": one.channel, "began_at": iso(one.began_ns),
-        "ended_at": None if one.ended_ns is None else iso(one.ended_ns), "cause": one.cause,
-    }  # fmt: skip
+        "symbol": one.symbol,
+        "exchange": one.exchange,
+        "channel": one.channel,
+        "began_at": iso(one.began_ns),
+        "ended_at": None if one.ended_ns is None else iso(one.ended_ns),
+        "cause": one.cause,
+    }
 
 
 # ── prune ────────────────────────────────────────────────────────────────────────────────────────
 @click.command()
-@click.option("--older-than", "limit", required=True, metavar="TIME", help="90d (ago), or a date: what opens before goes.")
+@click.option(
+    "--older-than", "limit", required=True, metavar="TIME", help="90d (ago), or a date: what opens before goes."
+)
 @click.option("--symbol", help="Only of this symbol.")
 @click.option("--timeframe", "timeframes", multiple=True, help="Only of these; may be repeated.")
 @click.option("--exchange", default="", help="Only of this exchange.")
@@ -214,9 +292,16 @@ def _outage(one: Outage) -> dict[str, Any]:
 @as_json
 @click.pass_context
 def prune(
-    ctx: click.Context, limit: str, symbol: str | None, timeframes: tuple[str, ...], exchange: str, disabled: bool,
-    dry_run: bool, yes: bool, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    limit: str,
+    symbol: str | None,
+    timeframes: tuple[str, ...],
+    exchange: str,
+    disabled: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Delete old bars for good. They are not fetched again, unless a sync asks for them."""
     from fks.cli.events import moment
     from fks.clock import RealClock
@@ -225,7 +310,9 @@ def prune(
     assert before is not None
     before_ns = to_ns(before)
     if before_ns > RealClock().now_ns():
-        raise InputError(f"{limit} lies ahead: everything would go", remedy="give a time in the past; 'fks reset' clears everything")
+        raise InputError(
+            f"{limit} lies ahead: everything would go", remedy="give a time in the past; 'fks reset' clears everything"
+        )
     for name in timeframes:
         check_timeframe(name)
 
@@ -248,7 +335,9 @@ def prune(
     if not dry_run and count:
         if not yes:
             if as_json:
-                raise InputError("--json asks nothing, and this deletes", remedy="add --yes, or --dry-run to look first")
+                raise InputError(
+                    "--json asks nothing, and this deletes", remedy="add --yes, or --dry-run to look first"
+                )
             click.confirm(f"delete {count:,} bars of {len(found)} series before {iso(before_ns)}?", abort=True)
         found = with_store(ctx, lambda db: work(db, is_dry=False))
     rows = [
@@ -257,5 +346,8 @@ def prune(
     ]
     emit({"before": iso(before_ns), "is_dry_run": dry_run, "items": rows}, as_json=as_json, schema="fks.data.prune/1")
     if not as_json:
-        table([list(row.values()) for row in rows], ("SYMBOL", "TIMEFRAME", "EXCHANGE", "WOULD GO" if dry_run else "DELETED", "KEPT"),
-              empty=f"nothing is older than {iso(before_ns)}")  # fmt: skip
+        table(
+            [list(row.values()) for row in rows],
+            ("SYMBOL", "TIMEFRAME", "EXCHANGE", "WOULD GO" if dry_run else "DELETED", "KEPT"),
+            empty=f"nothing is older than {iso(before_ns)}",
+        )

@@ -23,15 +23,27 @@ _LOOKED_AT = 10_000  # rows of all symbols among which one symbol's are looked f
 @click.argument("symbol", required=False)
 @click.option("--exchange", default="", help="Only of this exchange.")
 @click.option("--all", "is_all", is_flag=True, help="Also what is settled.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, _LOOKED_AT), help="Rows to show, the newest.")
-@click.option("--confirm", "confirmed", multiple=True, type=int, metavar="ID", help="It is true: let it in. May be repeated.")
-@click.option("--refuse", "refused", multiple=True, type=int, metavar="ID", help="It is wrong: it stays out. May be repeated.")
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(1, _LOOKED_AT), help="Rows to show, the newest."
+)
+@click.option(
+    "--confirm", "confirmed", multiple=True, type=int, metavar="ID", help="It is true: let it in. May be repeated."
+)
+@click.option(
+    "--refuse", "refused", multiple=True, type=int, metavar="ID", help="It is wrong: it stays out. May be repeated."
+)
 @as_json
 @click.pass_context
 def quarantine(
-    ctx: click.Context, symbol: str | None, exchange: str, is_all: bool, limit: int, confirmed: tuple[int, ...],
-    refused: tuple[int, ...], as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    symbol: str | None,
+    exchange: str,
+    is_all: bool,
+    limit: int,
+    confirmed: tuple[int, ...],
+    refused: tuple[int, ...],
+    as_json: bool,
+) -> None:
     """Show what was not believed and why, newest first; settle it.
 
     \b
@@ -44,10 +56,16 @@ def quarantine(
         _settle(ctx, confirmed, refused, as_json=as_json)
         return
     rows = [
-        row for row in with_store(ctx, lambda db: _rows(db, exchange, is_all=is_all, limit=_LOOKED_AT if symbol else limit))
+        row
+        for row in with_store(ctx, lambda db: _rows(db, exchange, is_all=is_all, limit=_LOOKED_AT if symbol else limit))
         if is_symbol(symbol, row.held.symbol, row.held.exchange)
-    ]  # fmt: skip
-    show([_shown(row, is_whole=as_json) for row in rows[:limit]], as_json, "fks.data.quarantine/1", "everything was believed")
+    ]
+    show(
+        [_shown(row, is_whole=as_json) for row in rows[:limit]],
+        as_json,
+        "fks.data.quarantine/1",
+        "everything was believed",
+    )
 
 
 async def _rows(db: Database, exchange: str, *, is_all: bool, limit: int) -> list[HeldRow]:
@@ -66,12 +84,21 @@ def _settle(ctx: click.Context, confirmed: tuple[int, ...], refused: tuple[int, 
 
     in_, out = with_store(ctx, work)
     asked = len(set(confirmed)) + len(set(refused))
-    emit({"confirmed": in_, "refused": out, "unchanged": asked - in_ - out}, as_json=as_json, schema="fks.data.quarantine.settled/1")
+    emit(
+        {"confirmed": in_, "refused": out, "unchanged": asked - in_ - out},
+        as_json=as_json,
+        schema="fks.data.quarantine.settled/1",
+    )
     if as_json:
         return
-    click.echo(f"{in_} confirmed, {out} refused" + (f", {asked - in_ - out} not there or settled before" if asked > in_ + out else ""))
+    click.echo(
+        f"{in_} confirmed, {out} refused"
+        + (f", {asked - in_ - out} not there or settled before" if asked > in_ + out else "")
+    )
     if in_:
-        click.echo("bars are stored by a sync that asks for them: fks data sync SYMBOL TIMEFRAME --from … --to … --again")
+        click.echo(
+            "bars are stored by a sync that asks for them: fks data sync SYMBOL TIMEFRAME --from … --to … --again"
+        )
 
 
 def _shown(row: HeldRow, *, is_whole: bool) -> dict[str, Any]:
@@ -80,8 +107,15 @@ def _shown(row: HeldRow, *, is_whole: bool) -> dict[str, Any]:
     if isinstance(what, str) and len(what) > TEXT_SHOWN:
         what = what[:TEXT_SHOWN] + "…"
     return {
-        "id": row.id, "received_at": iso(row.received_ns), "exchange": held.exchange, "symbol": held.symbol,
-        "channel": held.channel, "timeframe": held.timeframe, "time": None if held.time_ns is None else iso(held.time_ns),
-        "reason": held.reason, "source": held.source, "verdict": None if row.verdict is None else row.verdict.value,
+        "id": row.id,
+        "received_at": iso(row.received_ns),
+        "exchange": held.exchange,
+        "symbol": held.symbol,
+        "channel": held.channel,
+        "timeframe": held.timeframe,
+        "time": None if held.time_ns is None else iso(held.time_ns),
+        "reason": held.reason,
+        "source": held.source,
+        "verdict": None if row.verdict is None else row.verdict.value,
         "what": what,
-    }  # fmt: skip
+    }

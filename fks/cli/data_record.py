@@ -36,13 +36,23 @@ _BEFORE = {"1d": 35, "1h": 30, "1m": 70, "1s": 70}
 @click.option("--exchange", default="", help="Default: data.exchange.")
 @click.option("--channels", default="trades,bars", show_default=True, help=f"Of {','.join(CHANNELS)}.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), help="How long; without it until Ctrl-C.")
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="The tape's folder. Default: FKS_HOME/tapes/EXCHANGE/manual.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="The tape's folder. Default: FKS_HOME/tapes/EXCHANGE/manual.",
+)
 @as_json
 @click.pass_context
 def record(
-    ctx: click.Context, symbols: tuple[str, ...], exchange: str, channels: str, seconds: float | None, folder: Path | None,
+    ctx: click.Context,
+    symbols: tuple[str, ...],
+    exchange: str,
+    channels: str,
+    seconds: float | None,
+    folder: Path | None,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Record all that an exchange sends of SYMBOLS, and the history just before it.
 
     'fks sim replay' plays the tape through the same code. To record what the running collectors receive, set
@@ -62,11 +72,14 @@ def record(
     emit(done, as_json=as_json, schema="fks.data.record/1")
     if not as_json:
         click.echo(
-            f"{done['frames']} messages ({done['bytes'] / 1e6:.1f} MB) in {len(done['files'])} files, {done['size'] / 1e6:.1f} MB; "
+            f"{done['frames']} messages ({done['bytes'] / 1e6:.1f} MB) in {len(done['files'])} files, "
+            f"{done['size'] / 1e6:.1f} MB; "
             f"play it: fks sim replay {done['files'][0] if len(done['files']) == 1 else done['folder']}"
         )
     if done["lost"]:
-        raise OutageError(f"{done['lost']} messages are not on the tape: the disk was too slow", remedy="record fewer symbols")
+        raise OutageError(
+            f"{done['lost']} messages are not on the tape: the disk was too slow", remedy="record fewer symbols"
+        )
 
 
 async def _record(
@@ -97,10 +110,16 @@ async def _record(
     if recorder.error:
         raise _unwritten(recorder.error, folder)
     return {
-        "exchange": name, "symbols": sorted({item.symbol for item in wanted}), "channels": list(channels),
-        "frames": recorder.counts.frames, "bytes": recorder.counts.bytes, "lost": recorder.counts.lost,
-        "folder": str(folder), "files": [str(path) for path in recorder.files], "size": recorder.size,
-    }  # fmt: skip
+        "exchange": name,
+        "symbols": sorted({item.symbol for item in wanted}),
+        "channels": list(channels),
+        "frames": recorder.counts.frames,
+        "bytes": recorder.counts.bytes,
+        "lost": recorder.counts.lost,
+        "folder": str(folder),
+        "files": [str(path) for path in recorder.files],
+        "size": recorder.size,
+    }
 
 
 def _unwritten(error: str, folder: Path) -> OutageError:
@@ -138,12 +157,19 @@ def _live_frame(source: WireExchange, symbol: str) -> str:
 
 
 async def _listen(taped: TapedExchange, wanted: list[Subscription], seconds: float | None, clock: Clock) -> None:
-    """Record until the time is over, somebody says stop, or the tape fails, dialling again whatever ends a connection."""
+    """Record until the time is over, somebody says stop, or the tape fails, dialling again whatever ends a
+    connection."""
     told = sorted({item.symbol for item in wanted})
-    click.echo(f"recording {', '.join(told)} of {taped.name}{f' for {seconds:g} s' if seconds else '; Ctrl-C ends it'}", err=True)
+    click.echo(
+        f"recording {', '.join(told)} of {taped.name}{f' for {seconds:g} s' if seconds else '; Ctrl-C ends it'}",
+        err=True,
+    )
     with contextlib.suppress(TimeoutError, asyncio.CancelledError):
         async with asyncio.timeout(seconds):
-            tasks = {asyncio.create_task(_dial(taped, wanted, told, clock)), asyncio.create_task(_look_after(taped.recorder, clock))}
+            tasks = {
+                asyncio.create_task(_dial(taped, wanted, told, clock)),
+                asyncio.create_task(_look_after(taped.recorder, clock)),
+            }
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:

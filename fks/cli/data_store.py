@@ -68,7 +68,9 @@ async def exchange_of(ctx: click.Context, name: str) -> AsyncIterator[Exchange]:
     from fks.data.sync import QuietLog
 
     settings = settings_of(ctx)
-    async with opened_exchange(name or settings.data.exchange, settings, node_of(ctx), QuietLog(), RealClock()) as exchange:
+    async with opened_exchange(
+        name or settings.data.exchange, settings, node_of(ctx), QuietLog(), RealClock()
+    ) as exchange:
         yield exchange
 
 
@@ -98,7 +100,8 @@ def is_symbol(text: str | None, stored: str, exchange: str) -> bool:
 
 
 def ensure_some(found: Sequence[object], *named: str | None) -> None:
-    """Refuse names of which nothing is stored: "nothing is missing" of a symbol misspelt would be a lie. Errors: InputError."""
+    """Refuse names of which nothing is stored: "nothing is missing" of a symbol misspelt would be a lie. Errors:
+    InputError."""
     words = " ".join(name for name in named if name)
     if words and not found:
         raise InputError(f"nothing is stored of {words}", code="NO_DATA", remedy="see 'fks data status'")
@@ -114,7 +117,8 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool, schema: str, empty: str)
 
 @contextlib.contextmanager
 def progress(label: str, *, is_shown: bool, what: str = "bars") -> Iterator[Told]:
-    """Give a function (done, all) that shows progress, rate and time left on stderr: a bar, or lines without a terminal."""
+    """Give a function (done, all) that shows progress, rate and time left on stderr: a bar, or lines without a
+    terminal."""
     if not is_shown:
         yield lambda done, total: None
     elif sys.stderr.isatty():
@@ -128,9 +132,12 @@ def _drawn(label: str, what: str) -> Iterator[Told]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
-    )  # fmt: skip
+    )
     pace = Pace(time.monotonic())
     with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
         task = drawn.add_task(label, total=None, rate="")
@@ -161,7 +168,8 @@ class _Lines:
 
 
 class Pace:
-    """How fast something goes: over the last PACE_S seconds, as what lies ahead is more like them than like the beginning."""
+    """How fast something goes: over the last PACE_S seconds, as what lies ahead is more like them than like the
+    beginning."""
 
     def __init__(self, now_s: float) -> None:
         self._seen = deque([(now_s, 0)])

@@ -27,13 +27,17 @@ _exchange = click.option("--exchange", default="", help="Exchange to ask. Defaul
 class SyncGroup(click.Group):
     """`fks data sync BTCUSDT 1h` beside `fks data sync init …`: a first word that is no command names a symbol."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands:
             return "series", self.commands["series"], args
         return super().resolve_command(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "SYMBOL TIMEFRAME... [--from TIME] [--to TIME] [--again] [--exchange NAME]")
+        formatter.write_usage(
+            ctx.command_path, "SYMBOL TIMEFRAME... [--from TIME] [--to TIME] [--again] [--exchange NAME]"
+        )
         formatter.write_usage(ctx.command_path, "init|update|continuous|status ...", prefix="       ")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -55,14 +59,22 @@ def sync() -> None:
 
 @sync.command("series")
 @click.argument("words", nargs=-1, required=True)
-@click.option("--from", "start", metavar="TIME", help="First bar: 2024-01-01, 2024-01-01T12:00Z or 90d (ago). Default: 730d.")
+@click.option(
+    "--from", "start", metavar="TIME", help="First bar: 2024-01-01, 2024-01-01T12:00Z or 90d (ago). Default: 730d."
+)
 @click.option("--to", "end", metavar="TIME", help="End, not included. Default: now.")
 @click.option("--again", is_flag=True, help="Ask for all of it, also what is stored, and correct what differs.")
 @_exchange
 @as_json
 @click.pass_context
 def series(
-    ctx: click.Context, words: tuple[str, ...], start: str | None, end: str | None, again: bool, exchange: str, as_json: bool
+    ctx: click.Context,
+    words: tuple[str, ...],
+    start: str | None,
+    end: str | None,
+    again: bool,
+    exchange: str,
+    as_json: bool,
 ) -> None:
     """Fetch the history of SYMBOL in these TIMEFRAMES."""
     from fks.cli.events import moment
@@ -73,12 +85,17 @@ def series(
     symbols, timeframes = read_words(words, settings_of(ctx))
     if not symbols or not timeframes:
         raise InputError(
-            f"{' '.join(words)!r} names no {'timeframe' if symbols else 'symbol'}", remedy="try: fks data sync BTCUSDT 1h --from 90d"
+            f"{' '.join(words)!r} names no {'timeframe' if symbols else 'symbol'}",
+            remedy="try: fks data sync BTCUSDT 1h --from 90d",
         )
     run_syncs(
-        ctx, symbols, timeframes, exchange, as_json,
+        ctx,
+        symbols,
+        timeframes,
+        exchange,
+        as_json,
         lambda sync, s, t, told: sync.sync(s, t, start_ns, end_ns, is_again=again, progress=told),
-    )  # fmt: skip
+    )
 
 
 @click.command()
@@ -96,9 +113,13 @@ def init(ctx: click.Context, words: tuple[str, ...], days: int, exchange: str, a
     symbols = symbols or read_words(settings.data.symbols, settings)[0]
     # large bars first: within a second there is something to look at
     run_syncs(
-        ctx, symbols, timeframes or TIMEFRAMES_INIT[::-1], exchange, as_json,
+        ctx,
+        symbols,
+        timeframes or TIMEFRAMES_INIT[::-1],
+        exchange,
+        as_json,
         lambda sync, s, t, told: sync.init(s, t, days=days, progress=told),
-    )  # fmt: skip
+    )
 
 
 @click.command()
@@ -113,9 +134,13 @@ def update(ctx: click.Context, words: tuple[str, ...], exchange: str, as_json: b
     settings = settings_of(ctx)
     symbols, timeframes = read_words(words, settings)
     run_syncs(
-        ctx, symbols, timeframes or ([] if not symbols else TIMEFRAMES_INIT), exchange, as_json,
+        ctx,
+        symbols,
+        timeframes or ([] if not symbols else TIMEFRAMES_INIT),
+        exchange,
+        as_json,
         lambda sync, s, t, told: sync.update(s, t, progress=told),
-    )  # fmt: skip
+    )
 
 
 def run_syncs(
@@ -123,8 +148,8 @@ def run_syncs(
 ) -> None:
     """Run `one` for each symbol and timeframe (none: for each series that was synced before) and print what it did.
 
-    One that fails stops no other: its row says why, and the exit code is that of a failure, or of an outage. Errors: what all of them
-    failed with, when that is the same.
+    One that fails stops no other: its row says why, and the exit code is that of a failure, or of an outage. Errors:
+    what all of them failed with, when that is the same.
     """
     named = {symbol.rpartition(":")[0].lower() for symbol in symbols}
     exchange = exchange or (named.pop() if len(named) == 1 else "")
@@ -142,7 +167,15 @@ def run_syncs(
                         rows.append(_synced(source.name, await one(driver, symbol, timeframe, told)))
                 except FksError as error:
                     failed.append(error)
-                    rows.append({**dict.fromkeys(FIELDS), "symbol": symbol, "timeframe": timeframe, "exchange": source.name, "error": str(error)})
+                    rows.append(
+                        {
+                            **dict.fromkeys(FIELDS),
+                            "symbol": symbol,
+                            "timeframe": timeframe,
+                            "exchange": source.name,
+                            "error": str(error),
+                        }
+                    )
         return rows
 
     failed: list[FksError] = []
@@ -161,7 +194,11 @@ async def _series(
     from fks.store.sync import SyncStore
 
     if not symbols:
-        rows = [row for row in await SyncStore(db).all() if row["exchange"] == source.name and row["sync_status"] != "failed"]
+        rows = [
+            row
+            for row in await SyncStore(db).all()
+            if row["exchange"] == source.name and row["sync_status"] != "failed"
+        ]
         return [(row["symbol"], row["timeframe"]) for row in rows if not timeframes or row["timeframe"] in timeframes]
     listed = await source.instruments()
     return [(find_instrument(symbol, listed).symbol, timeframe) for symbol in symbols for timeframe in timeframes]
@@ -183,7 +220,9 @@ def _synced(exchange: str, done: Synced) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--every", default=60.0, show_default=True, type=click.FloatRange(1, 86400), help="Seconds between two rounds.")
+@click.option(
+    "--every", default=60.0, show_default=True, type=click.FloatRange(1, 86400), help="Seconds between two rounds."
+)
 @click.option("--rounds", type=click.IntRange(1), help="End after so many. Default: go on until Ctrl-C.")
 @click.pass_context
 def continuous(ctx: click.Context, every: float, rounds: int | None) -> None:
@@ -221,10 +260,12 @@ async def _round(ctx: click.Context, db: Database) -> None:
     spec = {"exchanges": sorted({gap.exchange for gap in gaps})}
     done = await run_sync(spec, db, settings, node_of(ctx), log=QuietLog(), clock=clock, should_stop=lambda: False)
     said = [
-        f"{name}: {result['error']}" if "error" in result
-        else f"{name}: {result['synced']} syncs, {result['gaps']} gaps, {result['written']} bars, {result['absent']} not there"
+        f"{name}: {result['error']}"
+        if "error" in result
+        else f"{name}: {result['synced']} syncs, {result['gaps']} gaps, {result['written']} bars, {result['absent']} "
+        "not there"
         for name, result in done.items()
-    ]  # fmt: skip
+    ]
     click.echo(f"{iso(clock.now_ns() // 10**9 * 10**9)} {'; '.join(said) or 'nothing is missing'}")
 
 

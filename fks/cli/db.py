@@ -49,7 +49,8 @@ def upgrade(ctx: click.Context, revision: str, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 def downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
-    """Take the schema back to REVISION ("base", an id, or -1 after a "--"). Data of dropped tables and columns is lost; a backup is made first."""
+    """Take the schema back to REVISION ("base", an id, or -1 after a "--"). Data of dropped tables and columns is lost;
+    a backup is made first."""
     from fks.cli.store import opened_store
     from fks.store import backup, migrate
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--wheel", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE", help="Install this wheel of FKS first."
+    "--wheel",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Install this wheel of FKS first.",
 )
 @click.option("--only", metavar="PART", help="This child, gateway or supervisor alone.")
 @click.option("--rollback", is_flag=True, help="Install the wheel that the last deployment replaced.")
@@ -26,7 +29,13 @@ if TYPE_CHECKING:
 @as_json
 @click.pass_context
 def deploy(
-    ctx: click.Context, wheel: Path | None, only: str | None, rollback: bool, install_only: bool, why: str, as_json: bool
+    ctx: click.Context,
+    wheel: Path | None,
+    only: str | None,
+    rollback: bool,
+    install_only: bool,
+    why: str,
+    as_json: bool,
 ) -> None:
     """Bring every part to the build that is installed, one at a time, while the others trade on.
 

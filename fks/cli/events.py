@@ -25,7 +25,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 @click.argument("child", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on with new events until Ctrl-C.")
 @click.option("--since", metavar="WHEN", help="Only from then on: 10m, 2h, 1d, or an ISO time (UTC).")
-@click.option("--limit", "-n", type=click.IntRange(1, 1000), default=40, show_default=True, help="How many of the last.")
+@click.option(
+    "--limit", "-n", type=click.IntRange(1, 1000), default=40, show_default=True, help="How many of the last."
+)
 @click.option("--full", is_flag=True, help="Every row, with the last log lines and the traceback of each end.")
 @as_json
 @click.pass_context
@@ -71,9 +73,14 @@ def _later(paths: Paths, child: str | None, seen: int, full: bool) -> list[dict[
 
 
 def find_events(
-    paths: Paths, *, child: str | None = None, since: datetime | None = None, after: int | None = None, limit: int = 40,
+    paths: Paths,
+    *,
+    child: str | None = None,
+    since: datetime | None = None,
+    after: int | None = None,
+    limit: int = 40,
     full: bool = False,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Return events, oldest first, from the gateway, else from the database itself. Errors: OutageError, NotRunning."""
     from fks.cli.base import NotRunning
     from fks.cli.client import Gateway, base_url_of, local_token
@@ -82,8 +89,13 @@ def find_events(
     try:
         with Gateway(base_url_of(paths), local_token(paths)) as gateway:
             answer = gateway.get(
-                "/system/events", child=child, since=since.isoformat() if since else None, after=after, limit=limit, full=full
-            )  # fmt: skip
+                "/system/events",
+                child=child,
+                since=since.isoformat() if since else None,
+                after=after,
+                limit=limit,
+                full=full,
+            )
             return list(answer["items"])
     except (NotRunning, OutageError):
         return _from_database(paths, child, since, after, limit, full)
@@ -95,14 +107,12 @@ def _from_database(
     from fks.cli.status import ask_database
     from fks.monitor.history import events as history
 
-    return ask_database(
-        paths, lambda db: history(db, child=child, since=since, after=after, limit=limit, is_full=full)
-    )  # fmt: skip
+    return ask_database(paths, lambda db: history(db, child=child, since=since, after=after, limit=limit, is_full=full))
 
 
 def fold(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows without those that only repeat the line before: that what just ended is being restarted, that what
-    was asked for is being stopped, for the same reason."""
+    """Return the rows without those that only repeat the line before: that what just ended is being restarted, that
+    what was asked for is being stopped, for the same reason."""
     kept: list[dict[str, Any]] = []
     last: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -128,9 +138,12 @@ def lines_of(rows: Sequence[Mapping[str, Any]], *, is_full: bool = False) -> lis
         small += [f"epoch {row['epoch']}"] if row["epoch"] else []
         small += [f"on {row['node']}"] if row.get("node") and len(nodes) > 1 else []
         parts = [
-            click.style(when, fg="bright_black"), f"{row['child']!s:<{width}}", click.style(f"{row['what']!s:<15}", fg=tone),
-            str(row["why"]), click.style(", ".join(small), fg="bright_black"),
-        ]  # fmt: skip
+            click.style(when, fg="bright_black"),
+            f"{row['child']!s:<{width}}",
+            click.style(f"{row['what']!s:<15}", fg=tone),
+            str(row["why"]),
+            click.style(", ".join(small), fg="bright_black"),
+        ]
         lines.append("  ".join(part for part in parts if part).rstrip())
         if is_full:
             lines += _whole(row)

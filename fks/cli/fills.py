@@ -18,18 +18,32 @@ from fks.cli.shown import time_of
 @as_json
 @click.pass_context
 def fills(
-    ctx: click.Context, symbol: str | None, exchange: str | None, instance: str | None, order: str | None, limit: int,
+    ctx: click.Context,
+    symbol: str | None,
+    exchange: str | None,
+    instance: str | None,
+    order: str | None,
+    limit: int,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """List fills, newest first."""
     with gateway_of(ctx) as gateway:
         items = gateway.pages("/fills", limit, symbol=symbol, exchange=exchange, instance=instance, order=order)
     emit(items, as_json=as_json, schema="fks.fills/1")
     if not as_json:
         rows = [
-            (time_of(i["time"]), i["symbol"], i["side"], i["quantity"], i["price"], f"{i['fee']} {i['fee_currency']}",
-             i["realized_pnl"], i["instance"], i["client_order_id"])
+            (
+                time_of(i["time"]),
+                i["symbol"],
+                i["side"],
+                i["quantity"],
+                i["price"],
+                f"{i['fee']} {i['fee_currency']}",
+                i["realized_pnl"],
+                i["instance"],
+                i["client_order_id"],
+            )
             for i in items
-        ]  # fmt: skip
+        ]
         headers = ("TIME", "SYMBOL", "SIDE", "QUANTITY", "PRICE", "FEE", "PNL", "FROM", "CLIENT ORDER ID")
         table(rows, headers, empty="no fills yet")

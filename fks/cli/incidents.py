@@ -34,7 +34,8 @@ def list_(ctx: click.Context, is_all: bool = False, limit: int = 50, as_json: bo
     emit(items, as_json=as_json, schema="fks.incidents/1")
     if not as_json:
         rows = [
-            (i["id"], time_of(i["opened_at"]), i["account"], i["kind"], i["subject"], i["detail"], _end(i)) for i in items
+            (i["id"], time_of(i["opened_at"]), i["account"], i["kind"], i["subject"], i["detail"], _end(i))
+            for i in items
         ]
         headers = ("ID", "OPENED", "ACCOUNT", "KIND", "SUBJECT", "WHAT", "CLOSED")
         table(rows, headers, empty="no incidents" if is_all else "no open incidents")
@@ -47,9 +48,12 @@ def _end(item: dict[str, Any]) -> str:
 @incidents.command()
 @click.argument("id", type=click.IntRange(min=1))
 @click.option(
-    "--as", "resolution", type=click.Choice(["adopted", "explained", "booked"]), required=True,
+    "--as",
+    "resolution",
+    type=click.Choice(["adopted", "explained", "booked"]),
+    required=True,
     help="adopted: the difference is ours; explained: known, and stays; booked: what explains it was booked.",
-)  # fmt: skip
+)
 @click.option("--reason", required=True, help="Why; kept with the incident.")
 @as_json
 @click.pass_context
@@ -79,7 +83,17 @@ def reconcile(ctx: click.Context, venue: str | None, as_json: bool) -> int:
             items = [gateway.get(f"/reconcile/{item['id']}") for item in items]
     emit(items, as_json=as_json, schema="fks.reconcile/1")
     if not as_json:
-        headers = ("VENUE", "STATE", "SECONDS", "FILLS BOOKED", "NOT OURS", "OPEN", "UNKNOWN", "HELD BESIDE OURS", "ERROR")
+        headers = (
+            "VENUE",
+            "STATE",
+            "SECONDS",
+            "FILLS BOOKED",
+            "NOT OURS",
+            "OPEN",
+            "UNKNOWN",
+            "HELD BESIDE OURS",
+            "ERROR",
+        )
         table([_row(item) for item in items], headers, empty="the order manager has no venue")
     is_done = all(item["finished_at"] is not None and item["error"] is None for item in items)
     return OK if is_done else FAILED
@@ -91,6 +105,13 @@ def _row(item: dict[str, Any]) -> tuple[object, ...]:
     found = item["result"]
     beside = ", ".join(f"{quantity} {symbol}" for symbol, quantity in found["external_positions"].items())
     return (
-        item["venue"], found["state"], found["seconds"], found["fills_booked"], found["external_fills_booked"],
-        found["orders_open"], found["orders_unknown"], beside, item["error"],
-    )  # fmt: skip
+        item["venue"],
+        found["state"],
+        found["seconds"],
+        found["fills_booked"],
+        found["external_fills_booked"],
+        found["orders_open"],
+        found["orders_unknown"],
+        beside,
+        item["error"],
+    )

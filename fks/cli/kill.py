@@ -25,7 +25,9 @@ _UNREACHABLE = (
 
 @click.command()
 @click.option("--reason", default="", help="Why; kept with the kill.")
-@click.option("--no-flatten", is_flag=True, help="Cancel and deny entries, but keep the positions, and what protects them.")
+@click.option(
+    "--no-flatten", is_flag=True, help="Cancel and deny entries, but keep the positions, and what protects them."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 @click.pass_context
@@ -36,7 +38,11 @@ def kill(ctx: click.Context, reason: str, no_flatten: bool, yes: bool, as_json: 
     Exit code 0: done; 1: still at work, an order is in doubt, or something is left; 3: the guardian cannot be reached.
     """
     if not yes and not as_json and sys.stdin.isatty():
-        what = "cancel all orders but stop-loss and take-profit" if no_flatten else "cancel all orders and close all positions"
+        what = (
+            "cancel all orders but stop-loss and take-profit"
+            if no_flatten
+            else "cancel all orders and close all positions"
+        )
         click.confirm(f"{what}, and deny entries until 'fks resume'?", abort=True)
     answer = _ask(
         paths_of(ctx).guardian_socket, {"op": "kill", "reason": reason, "by": _who(), "flatten": not no_flatten}
@@ -63,7 +69,8 @@ def resume(ctx: click.Context, force: bool, as_json: bool) -> None:
 
 
 def _ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the guardian's answer. Errors: NotRunning when it cannot be reached, Denied or FksError when it refuses."""
+    """Return the guardian's answer. Errors: NotRunning when it cannot be reached, Denied or FksError when it
+    refuses."""
     try:
         with _connect(path) as link:
             link.settimeout(_ANSWER_S)
@@ -123,8 +130,10 @@ def _show(answer: Mapping[str, Any]) -> None:
         )
     if answer["remaining"]:
         click.echo("left:")
-        table([[r["venue"], r["symbol"], r["instance"], r["quantity"], r["why"]] for r in answer["remaining"]],
-              ["venue", "symbol", "instance", "quantity", "why"])  # fmt: skip
+        table(
+            [[r["venue"], r["symbol"], r["instance"], r["quantity"], r["why"]] for r in answer["remaining"]],
+            ["venue", "symbol", "instance", "quantity", "why"],
+        )
     for venue in answer["venues"]:
         if venue["state"] not in ("flat", "cancelled"):
             click.echo(f"{venue['name']}: {venue['state']} {venue['detail']}")

@@ -25,7 +25,15 @@ PULSE_TIMEFRAME, PULSE_S = (
 )  # the pulse of each symbol: one such bar every 5 s of ours, whatever the tape's speed
 _LEFT = 29  # columns of side, quantity and price, which a signal's wish fills as well
 _SHORT = frozenset({"1s", "5s", "15s", "30s"})
-_STATE_COLOURS = {"FILLED": "green", "PARTIAL": "green", "DENIED": "red", "REJECTED": "red", "UNKNOWN": "yellow", "CANCELLED": "yellow", "EXPIRED": "yellow"}  # fmt: skip
+_STATE_COLOURS = {
+    "FILLED": "green",
+    "PARTIAL": "green",
+    "DENIED": "red",
+    "REJECTED": "red",
+    "UNKNOWN": "yellow",
+    "CANCELLED": "yellow",
+    "EXPIRED": "yellow",
+}
 
 _STATE_WORDS = {"SENDING": "sent"}  # the row is on disk and the bytes are on their way
 
@@ -45,7 +53,14 @@ class Lines:
 
     def of(self, message: Mapping[str, Any]) -> str | None:
         """Return the line of a message, or None when it is not to be shown."""
-        makers = {"bar": self._bar, "signal": self._signal, "order": self._order, "fill": self._fill, "alert": self._alert, "dropped": self._dropped}  # fmt: skip
+        makers = {
+            "bar": self._bar,
+            "signal": self._signal,
+            "order": self._order,
+            "fill": self._fill,
+            "alert": self._alert,
+            "dropped": self._dropped,
+        }
         maker = makers.get(str(message.get("type")))
         text = maker(message) if maker else None
         return f"{click.style(self._stamp(), fg='bright_black')}  {text}" if text else None
@@ -53,7 +68,11 @@ class Lines:
     def _bar(self, m: Mapping[str, Any]) -> str | None:
         symbol, timeframe = str(m.get("symbol", "")), str(m.get("timeframe", ""))
         if m.get("revision"):  # an old bar, corrected
-            return None if timeframe in _SHORT else f"{'bar':<8}{symbol:<9} {timeframe:<4} close {_price(m.get('close')):>14}  corrected"
+            return (
+                None
+                if timeframe in _SHORT
+                else f"{'bar':<8}{symbol:<9} {timeframe:<4} close {_price(m.get('close')):>14}  corrected"
+            )
         close, key = _decimal(m.get("close")), (symbol, timeframe)
         before = self._closes.get(key)
         if close is not None:
@@ -67,7 +86,9 @@ class Lines:
         if change is not None:
             moved = click.style(f"{change:+.3f} %", fg=_up_or_down(change), dim=is_pulse or None)
         volume = f"  volume {_number(m.get('volume'))}"
-        return click.style(f"{'bar':<8}{text}", dim=is_pulse or None) + moved + click.style(volume, dim=is_pulse or None)
+        return (
+            click.style(f"{'bar':<8}{text}", dim=is_pulse or None) + moved + click.style(volume, dim=is_pulse or None)
+        )
 
     def _pulses_now(self, symbol: str, timeframe: str) -> bool:
         now = self._clock()

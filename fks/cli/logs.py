@@ -217,7 +217,12 @@ def parse(text: str, component: str, before: str = "") -> Line:
             fields = {key: value for key, value in found.items() if key not in _FIXED}
             pid = found.get("pid")
             return Line(
-                found["ts"], found["component"], found["level"], found["event"], fields, pid=pid if isinstance(pid, int) else 0
+                found["ts"],
+                found["component"],
+                found["level"],
+                found["event"],
+                fields,
+                pid=pid if isinstance(pid, int) else 0,
             )
         except (orjson.JSONDecodeError, KeyError):
             pass
@@ -234,7 +239,8 @@ def _component_of(path: Path) -> str | None:
 
 
 def _is_of(component: str, name: str) -> bool:
-    """Return whether `component` is meant by `name`: collector means collector:binance too, raylet and gcs are Ray's."""
+    """Return whether `component` is meant by `name`: collector means collector:binance too, raylet and gcs are
+    Ray's."""
     asked = {"raylet": "ray", "gcs": "ray"}.get(name, name).replace(":", "-")
     found = component.replace(":", "-")
     return found == asked or found.startswith(asked + "-")
@@ -253,9 +259,10 @@ def _check_names(paths: Paths, names: tuple[str, ...]) -> None:
 
             close = difflib.get_close_matches(name.replace(":", "-"), known, n=1)
             raise InputError(
-                f"no component {name!r} has a log", code="COMPONENT_UNKNOWN",
+                f"no component {name!r} has a log",
+                code="COMPONENT_UNKNOWN",
                 remedy=f"did you mean {close[0]!r}?" if close else f"use one of {', '.join(known)}",
-            )  # fmt: skip
+            )
 
 
 def _json_line(line: Line) -> str:

@@ -40,9 +40,15 @@ def node() -> None:
 @as_json
 @click.pass_context
 def head(
-    ctx: click.Context, address: str | None, port: int | None, name: str | None, resources: tuple[str, ...],
-    autoscaling_config: str | None, detach: bool, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    address: str | None,
+    port: int | None,
+    name: str | None,
+    resources: tuple[str, ...],
+    autoscaling_config: str | None,
+    detach: bool,
+    as_json: bool,
+) -> None:
     """Run the head: PostgreSQL and Redis (unless given by URL), Ray's GCS, a raylet, and the tree.
 
     Runs until it is told to stop; started again after a crash it takes over what lives and starts what does not.
@@ -65,18 +71,26 @@ def head(
 @click.option("--address", metavar="HOST:PORT", help="The head's Ray.")
 @click.option("--node-ip", metavar="IP", help="Address at which the others reach this machine (default: found out).")
 @click.option(
-    "--token-file", type=click.Path(path_type=Path), metavar="FILE",
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="The cluster's token, as the head's FKS_HOME/ray.token; taken over into this machine's secrets.",
-)  # fmt: skip
+)
 @_name
 @_resource
 @_detach
 @as_json
 @click.pass_context
 def worker(
-    ctx: click.Context, address: str | None, node_ip: str | None, token_file: Path | None, name: str | None,
-    resources: tuple[str, ...], detach: bool, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    address: str | None,
+    node_ip: str | None,
+    token_file: Path | None,
+    name: str | None,
+    resources: tuple[str, ...],
+    detach: bool,
+    as_json: bool,
+) -> None:
     """Run a worker: a raylet that joins the head, waits for it as long as it takes, and comes back by itself.
 
     Needs FKS_DATABASE_URL, FKS_REDIS_URL and the head's token.

@@ -28,8 +28,8 @@ class _Abandoned(NotRunning):
 def follow(gateway: Gateway, operation: dict[str, Any], *, is_quiet: bool) -> dict[str, Any]:
     """Return an operation that is done, saying each step as it ends.
 
-    Errors: FksError with the operation's own words when it failed; NotRunning when nobody can tell for AWAY_S, or nobody
-    takes it up. Ctrl-C ends the looking on, not the operation.
+    Errors: FksError with the operation's own words when it failed; NotRunning when nobody can tell for AWAY_S, or
+    nobody takes it up. Ctrl-C ends the looking on, not the operation.
     """
     told: set[tuple[str, str]] = set()
     begun = answered = time.monotonic()
@@ -40,7 +40,10 @@ def follow(gateway: Gateway, operation: dict[str, Any], *, is_quiet: bool) -> di
         if operation["state"] == "done":
             return operation
         if operation["state"] == "failed":
-            raise FksError(str(operation["error"]), remedy=f"'fks events' and 'fks logs supervisor' say more; operation {operation['id']}")
+            raise FksError(
+                str(operation["error"]),
+                remedy=f"'fks events' and 'fks logs supervisor' say more; operation {operation['id']}",
+            )
         if operation["state"] == "queued" and not has_warned and time.monotonic() - begun > QUEUED_S:
             click.echo("nobody has taken it up yet: see whether the supervisor runs with 'fks status'", err=True)
             has_warned = True
@@ -75,7 +78,9 @@ def _tell(operation: dict[str, Any], told: set[tuple[str, str]]) -> None:
             told.add(key)
             if step["state"] == "done":
                 version = f", {step['version']}" if step.get("version") and operation["kind"] == "deploy" else ""
-                pids = f", pid {step['pid_before']} → {step['pid']}" if step.get("pid") and step.get("pid_before") else ""
+                pids = (
+                    f", pid {step['pid_before']} → {step['pid']}" if step.get("pid") and step.get("pid_before") else ""
+                )
                 click.echo(f"{step['part']} is {word} after {step['took_s']:g} s{pids}{version}")
             else:
                 click.echo(f"{step['part']} did not come back")

@@ -11,8 +11,21 @@ from fks.cli.base import as_json, emit, table
 from fks.cli.client import gateway_of, new_key
 from fks.cli.shown import brief, time_of
 
-STATES = ("DENIED", "INTENDED", "ABANDONED", "SENDING", "UNKNOWN", "ACCEPTED", "WORKING", "PARTIAL", "FILLED",
-          "CANCELLED", "EXPIRED", "REJECTED", "ABSENT")  # fmt: skip
+STATES = (
+    "DENIED",
+    "INTENDED",
+    "ABANDONED",
+    "SENDING",
+    "UNKNOWN",
+    "ACCEPTED",
+    "WORKING",
+    "PARTIAL",
+    "FILLED",
+    "CANCELLED",
+    "EXPIRED",
+    "REJECTED",
+    "ABSENT",
+)
 
 
 @click.group()
@@ -65,9 +78,18 @@ def list_(
 def _row(item: dict[str, Any]) -> tuple[object, ...]:
     price = item["average_price"] or item["price"] or item["stop_price"]
     return (
-        time_of(item["created_at"]), item["client_order_id"], item["symbol"], item["role"], item["side"], item["type"],
-        item["quantity"], item["filled"], price, item["state"], brief(item["code"] or item["detail"]),
-    )  # fmt: skip
+        time_of(item["created_at"]),
+        item["client_order_id"],
+        item["symbol"],
+        item["role"],
+        item["side"],
+        item["type"],
+        item["quantity"],
+        item["filled"],
+        price,
+        item["state"],
+        brief(item["code"] or item["detail"]),
+    )
 
 
 @orders.command()
@@ -160,20 +182,30 @@ def cancel(ctx: click.Context, id: str, as_json: bool) -> None:
 
 @orders.command()
 @click.argument("id")
-@click.option("--as", "outcome", type=click.Choice(["filled", "absent", "cancelled", "busted"]), help="What became of it.")
+@click.option(
+    "--as", "outcome", type=click.Choice(["filled", "absent", "cancelled", "busted"]), help="What became of it."
+)
 @click.option("--reason", help="Why you know; kept with the order.")
 @click.option("--quantity", help="Executed and not booked yet (default: all that is left).")
 @click.option("--price", help="Price of the execution.")
 @click.option("--fee", help="Fee of the execution; 0 too must be said.")
 @click.option("--fee-currency", help="What the fee was taken in.")
-@click.option("--trade-id", "trade_ids", multiple=True, help="The venue's number of an execution, instead of its figures.")
+@click.option(
+    "--trade-id", "trade_ids", multiple=True, help="The venue's number of an execution, instead of its figures."
+)
 @click.option("--confirm", metavar="CODE", help="Do what the first call showed.")
 @as_json
 @click.pass_context
 def settle(
-    ctx: click.Context, /, id: str, outcome: str | None, trade_ids: tuple[str, ...], confirm: str | None, as_json: bool,
+    ctx: click.Context,
+    /,
+    id: str,
+    outcome: str | None,
+    trade_ids: tuple[str, ...],
+    confirm: str | None,
+    as_json: bool,
     **more: str | None,
-) -> None:  # fmt: skip
+) -> None:
     """End an order of unknown outcome: shows what it will do, and does it when called again with --confirm CODE.
 
     filled and cancelled book what was executed, by --trade-id as the venue reports it, or by --price and --fee. absent
@@ -192,6 +224,8 @@ def settle(
         return
     if confirm is None:
         click.echo(f"this will {answer['will']}")
-        click.echo(f"to do it, until {answer['expires_at'][11:19]} UTC: fks orders settle {id} --confirm {answer['confirm']}")
+        click.echo(
+            f"to do it, until {answer['expires_at'][11:19]} UTC: fks orders settle {id} --confirm {answer['confirm']}"
+        )
         return
     click.echo(f"order {id}: {answer['settlement']}; it is {answer['state']}, filled {answer['filled']}")

@@ -1,4 +1,5 @@
-"""Where a node lives when nobody said: `.fks` of the checkout, or a native directory when that is on a Windows drive."""
+"""Where a node lives when nobody said: `.fks` of the checkout, or a native directory when that is on a Windows
+drive."""
 
 from __future__ import annotations
 

@@ -29,9 +29,30 @@ def positions(ctx: click.Context, symbol: str | None, exchange: str | None, ever
     emit(answer if symbol else answer["items"], as_json=as_json, schema="fks.positions/1")
     if not as_json:
         rows = [
-            (i["account"], i["symbol"], i["instance"] or "-", i["quantity"], price_of(i["average_price"]),
-             price_of(i["mark_price"]), money_of(i["unrealized_pnl"]), money_of(i["realized_pnl"]), money_of(i["fees"]), time_of(i["updated_at"]))
+            (
+                i["account"],
+                i["symbol"],
+                i["instance"] or "-",
+                i["quantity"],
+                price_of(i["average_price"]),
+                price_of(i["mark_price"]),
+                money_of(i["unrealized_pnl"]),
+                money_of(i["realized_pnl"]),
+                money_of(i["fees"]),
+                time_of(i["updated_at"]),
+            )
             for i in answer["items"]
-        ]  # fmt: skip
-        headers = ("ACCOUNT", "SYMBOL", "FROM", "QUANTITY", "AVERAGE", "MARK", "OPEN PNL", "REALISED", "FEES", "UPDATED")
+        ]
+        headers = (
+            "ACCOUNT",
+            "SYMBOL",
+            "FROM",
+            "QUANTITY",
+            "AVERAGE",
+            "MARK",
+            "OPEN PNL",
+            "REALISED",
+            "FEES",
+            "UPDATED",
+        )
         table(rows, headers, empty="no positions")

@@ -17,7 +17,8 @@ _HOME, _END_OF_LINE, _REST = "\x1b[H", "\x1b[K", "\x1b[J"
 def watch(lines: Callable[[int], Sequence[str]], *, every_s: float, out: TextIO | None = None) -> None:
     """Show what `lines(width)` returns, anew every `every_s` seconds, until Ctrl-C; that is an orderly end.
 
-    On a terminal the screen is redrawn in place, cut to its size. Elsewhere (a pipe) the lines are simply printed again.
+    On a terminal the screen is redrawn in place, cut to its size. Elsewhere (a pipe) the lines are simply printed
+    again.
     """
     stream = out or sys.stdout
     is_terminal = stream.isatty()
@@ -40,7 +41,8 @@ def watch(lines: Callable[[int], Sequence[str]], *, every_s: float, out: TextIO 
 
 
 def frame(lines: Sequence[str], columns: int, rows: int) -> str:
-    """Return one drawing: from the top, each line cut to `columns` and cleared behind, the rest of the screen cleared."""
+    """Return one drawing: from the top, each line cut to `columns` and cleared behind, the rest of the screen
+    cleared."""
     kept = list(lines[: max(1, rows - 1)])
     if len(lines) > len(kept):
         kept[-1] = click.style(f"… {len(lines) - len(kept) + 1} more lines: make the window higher", fg="bright_black")
@@ -76,7 +78,11 @@ def columns(heading: Sequence[str], rows: Sequence[Sequence[str]], *, gap: int =
     widths = [max(len(click.unstyle(row[i])) for row in table) if said[i] else -1 for i in range(len(heading))]
     lines = []
     for row in table:
-        cells = [cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(row, widths, strict=True) if width >= 0]
+        cells = [
+            cell + " " * (width - len(click.unstyle(cell)))
+            for cell, width in zip(row, widths, strict=True)
+            if width >= 0
+        ]
         lines.append((" " * gap).join(cells).rstrip())
     return lines
 

@@ -1,4 +1,5 @@
-"""`fks restart`: one service by its keeper, one part of the tree by its supervisor, drained; `--now` ends it at once."""
+"""`fks restart`: one service by its keeper, one part of the tree by its supervisor, drained; `--now` ends it at
+once."""
 
 from __future__ import annotations
 
@@ -114,7 +115,9 @@ def _end(row: dict[str, Any]) -> None:
         )
     if not _is_rays(row["pid"]):  # a row outlives its process, and the number may be somebody else's by now
         raise InputError(
-            f"{row['name']}: pid {row['pid']} is no process of Ray's any more", code="NOT_RUNNING", remedy="see 'fks status'"
+            f"{row['name']}: pid {row['pid']} is no process of Ray's any more",
+            code="NOT_RUNNING",
+            remedy="see 'fks status'",
         )
     kill([row["pid"]])
 

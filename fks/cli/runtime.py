@@ -1,4 +1,5 @@
-"""What `fks config` does to the running system: a new version of the settings, watched until it is in force or undone."""
+"""What `fks config` does to the running system: a new version of the settings, watched until it is in force or
+undone."""
 
 from __future__ import annotations
 
@@ -60,10 +61,17 @@ def history(ctx: click.Context, limit: int, *, as_json: bool) -> None:
     if as_json:
         return
     rows = [
-        (item["version"], item["state"], item["created_at"][:19], item["changed_by"], _words(item), item["reason"],
-         item["error"] or "")
+        (
+            item["version"],
+            item["state"],
+            item["created_at"][:19],
+            item["changed_by"],
+            _words(item),
+            item["reason"],
+            item["error"] or "",
+        )
         for item in items
-    ]  # fmt: skip
+    ]
     headers = ("VERSION", "STATE", "MADE", "BY", "CHANGES", "WHY", "ERROR")
     table(rows, headers, empty="nothing was changed at run time: the files are in force")
 

@@ -15,7 +15,14 @@ from fks.config.paths import Paths
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _NAMES = TITLES | {"schema": "database schema", "actors": "actors and gateway"}
-_MARKS = {"done": ("✓", "green"), "ready": ("✓", "green"), "failed": ("✗", "red"), "restarting": ("↻", "yellow"), "degraded": ("!", "yellow"), "down": ("✗", "red")}  # fmt: skip
+_MARKS = {
+    "done": ("✓", "green"),
+    "ready": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "restarting": ("↻", "yellow"),
+    "degraded": ("!", "yellow"),
+    "down": ("✗", "red"),
+}
 
 
 class Screen:
@@ -50,7 +57,10 @@ class Screen:
             mark, colour, title = "■", "bright_black", f"{title} stopped"
         time_text = f"{took:5.1f} s" if state in ("done", "failed") else state
         first, _, rest = text.partition("\n")
-        self.line(f"  {click.style(mark, fg=colour)} {title:<{27 if is_stop else 22}} {time_text}{'  ' + first if first else ''}")
+        self.line(
+            f"  {click.style(mark, fg=colour)} {title:<{27 if is_stop else 22}} "
+            f"{time_text}{'  ' + first if first else ''}"
+        )
         if rest and state != "failed":
             self.line(rest)
 

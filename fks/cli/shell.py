@@ -22,7 +22,8 @@ from fks.model.errors import FksError
 @click.option("-c", "--command", help="Run this code and leave.")
 @click.pass_context
 def shell(ctx: click.Context, write: bool, command: str | None) -> None:
-    """A Python prompt with the store open: `await q("SELECT …")`, `db`, `settings`, `paths`. Read-only unless --write."""
+    """A Python prompt with the store open: `await q("SELECT …")`, `db`, `settings`, `paths`. Read-only unless
+    --write."""
     from fks.cli.store import opened_store
 
     with opened_store(ctx) as (url, settings, paths), _Loop() as loop:

@@ -27,9 +27,14 @@ def signals() -> None:
 @as_json
 @click.pass_context
 def list_(
-    ctx: click.Context, state: str | None, symbol: str | None, exchange: str | None, instance: str | None, limit: int,
+    ctx: click.Context,
+    state: str | None,
+    symbol: str | None,
+    exchange: str | None,
+    instance: str | None,
+    limit: int,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """List signals, newest first."""
     with gateway_of(ctx) as gateway:
         items = gateway.pages("/signals", limit, state=state, symbol=symbol, exchange=exchange, instance=instance)
@@ -42,9 +47,15 @@ def list_(
 def _row(item: dict[str, Any]) -> tuple[object, ...]:
     because = item["code"] or item["detail"] or item["reason"]
     return (
-        time_of(item["created_at"]), item["id"], item["instance"] or item["source"], item["symbol"],
-        f"{item['kind']} {item['side']}", item["size"], item["state"], brief(because),
-    )  # fmt: skip
+        time_of(item["created_at"]),
+        item["id"],
+        item["instance"] or item["source"],
+        item["symbol"],
+        f"{item['kind']} {item['side']}",
+        item["size"],
+        item["state"],
+        brief(because),
+    )
 
 
 @signals.command()

@@ -80,13 +80,25 @@ def _options(given: dict[str, Any]) -> Options:
     if given["speed"] <= 0:
         raise InputError(f"speed {given['speed']} is not above 0", remedy="use --hold to stop the tape")
     return Options(
-        given["data_dir"], seed=given["seed"], host=given["host"], port=given["port"], tapes=given["tapes"],
-        speed=given["speed"], fills=given["fills"], start=given["start"], hold=given["hold"],
-        balances=balances or {"USDT": "100000"}, maker_rate=given["maker_fee"], taker_rate=given["taker_fee"],
-        has_rate_limits=(given["rate_limits"] or ("off" if given["hold"] else "real")) == "real", has_listen_keys=given["listen_keys"],
+        given["data_dir"],
+        seed=given["seed"],
+        host=given["host"],
+        port=given["port"],
+        tapes=given["tapes"],
+        speed=given["speed"],
+        fills=given["fills"],
+        start=given["start"],
+        hold=given["hold"],
+        balances=balances or {"USDT": "100000"},
+        maker_rate=given["maker_fee"],
+        taker_rate=given["taker_fee"],
+        has_rate_limits=(given["rate_limits"] or ("off" if given["hold"] else "real")) == "real",
+        has_listen_keys=given["listen_keys"],
         has_ed25519=given["ed25519"],
-        ping_s=given["ping_seconds"], weight_per_minute=given["weight_per_minute"], orders_per_10s=given["orders_per_10s"],
-    )  # fmt: skip
+        ping_s=given["ping_seconds"],
+        weight_per_minute=given["weight_per_minute"],
+        orders_per_10s=given["orders_per_10s"],
+    )
 
 
 def _check_number(parse: Any, text: str, what: str, remedy: str) -> None:
@@ -108,10 +120,14 @@ async def _serve(options: Options, *, as_json: bool) -> None:
         loop.add_signal_handler(number, stopped.set)
     server = await start(options)
     info = server.info()
-    line = json.dumps(info) if as_json else (
-        f"local exchange: {info['rest']} (websockets {info['ws']}); "
-        f"API key in {options.data_dir / 'api-key.json'}; Ctrl-C stops it"
-    )  # fmt: skip
+    line = (
+        json.dumps(info)
+        if as_json
+        else (
+            f"local exchange: {info['rest']} (websockets {info['ws']}); "
+            f"API key in {options.data_dir / 'api-key.json'}; Ctrl-C stops it"
+        )
+    )
     click.echo(line)
     sys.stdout.flush()
     server.failed.add_done_callback(lambda _: stopped.set())
@@ -148,7 +164,8 @@ def list_faults(url: str, as_json: bool) -> None:
     for row in rows:
         left = "no end" if row["count"] is None else f"{row['count']} left"
         click.echo(
-            f"{row['id']:>4}  {row['kind']:<18} {row['method'] or 'any':<6} {row['path'] or 'anywhere'}  {left}, struck {row['struck']}"
+            f"{row['id']:>4}  {row['kind']:<18} {row['method'] or 'any':<6} {row['path'] or 'anywhere'}  {left}, "
+            f"struck {row['struck']}"
         )
 
 

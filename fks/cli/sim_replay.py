@@ -77,16 +77,32 @@ def _play(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary, flo
 
 def _document(summary: Summary, timeframe: str) -> dict[str, Any]:
     return {
-        "from": _moment(summary.first_ns), "to": _moment(summary.last_ns), "connections": summary.connections,
-        "frames": summary.frames, "events": summary.events, "timeframe": timeframe,
+        "from": _moment(summary.first_ns),
+        "to": _moment(summary.last_ns),
+        "connections": summary.connections,
+        "frames": summary.frames,
+        "events": summary.events,
+        "timeframe": timeframe,
         "symbols": [
-            {"symbol": name, "trades": row.trades, "quotes": row.quotes, "books": row.books, "bars": len(row.bars),
-             "repeated": row.repeated, "ids_missing": row.ids_missing, "filled": row.line.filled, "strays": row.line.strays,
-             "late": row.late}
+            {
+                "symbol": name,
+                "trades": row.trades,
+                "quotes": row.quotes,
+                "books": row.books,
+                "bars": len(row.bars),
+                "repeated": row.repeated,
+                "ids_missing": row.ids_missing,
+                "filled": row.line.filled,
+                "strays": row.line.strays,
+                "late": row.late,
+            }
             for name, row in sorted(summary.symbols.items())
         ],
-        "troubles": dict(summary.troubles), "told": summary.told, "digest": summary.digest, "bars_digest": summary.bars_digest,
-    }  # fmt: skip
+        "troubles": dict(summary.troubles),
+        "told": summary.told,
+        "digest": summary.digest,
+        "bars_digest": summary.bars_digest,
+    }
 
 
 def _moment(time_ns: int) -> str | None:
@@ -95,15 +111,28 @@ def _moment(time_ns: int) -> str | None:
 
 def _tell(document: dict[str, Any], took_s: float) -> None:
     table(
-        ([row["symbol"], row["trades"], row["quotes"], row["books"], row["bars"], row["repeated"], row["ids_missing"]]
-         for row in document["symbols"]),
+        (
+            [
+                row["symbol"],
+                row["trades"],
+                row["quotes"],
+                row["books"],
+                row["bars"],
+                row["repeated"],
+                row["ids_missing"],
+            ]
+            for row in document["symbols"]
+        ),
         ("SYMBOL", "TRADES", "QUOTES", "BOOKS", f"BARS {document['timeframe']}", "REPEATED", "IDS MISSING"),
         empty="nothing of any symbol is on it",
-    )  # fmt: skip
+    )
     for text in document["told"]:
         click.echo(f"trouble: {text}")
     if (more := sum(document["troubles"].values()) - len(document["told"])) > 0:
-        click.echo(f"trouble: and {more} more ({', '.join(f'{count} {kind}' for kind, count in document['troubles'].items())} in all)")
+        click.echo(
+            f"trouble: and {more} more "
+            f"({', '.join(f'{count} {kind}' for kind, count in document['troubles'].items())} in all)"
+        )
     rate = document["frames"] / max(took_s, 1e-9)
     span = f", {document['from']} to {document['to']}" if document["from"] else ""
     click.echo(f"{document['frames']} messages{span}, played in {took_s:.2f} s ({rate:,.0f} a second)")
@@ -130,11 +159,24 @@ def _verdict(path: Path) -> dict[str, Any]:
         row = check_file(path)
     except InputError as error:
         return {
-            "file": path.name, "exchange": None, "whole": False, "from": None, "to": None, "messages": None, "lost": None,
-            "bytes": path.stat().st_size, "verdict": str(error),
-        }  # fmt: skip
+            "file": path.name,
+            "exchange": None,
+            "whole": False,
+            "from": None,
+            "to": None,
+            "messages": None,
+            "lost": None,
+            "bytes": path.stat().st_size,
+            "verdict": str(error),
+        }
     return {
-        "file": path.name, "exchange": row.header.exchange if row.header else None, "whole": row.is_whole,
-        "from": _moment(row.first_ns), "to": _moment(row.last_ns), "messages": row.frames, "lost": row.lost, "bytes": row.size,
+        "file": path.name,
+        "exchange": row.header.exchange if row.header else None,
+        "whole": row.is_whole,
+        "from": _moment(row.first_ns),
+        "to": _moment(row.last_ns),
+        "messages": row.frames,
+        "lost": row.lost,
+        "bytes": row.size,
         "verdict": row.cut or "whole",
-    }  # fmt: skip
+    }

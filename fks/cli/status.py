@@ -16,15 +16,39 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 COLOURS = {
-    "healthy": "green", "ready": "green", "running": "green", "LIVE": "green", "READY": "green", "done": "green",
-    "starting": "cyan", "waiting": "cyan", "BACKFILL": "cyan", "SYNCING": "cyan", "restarting": "yellow",
-    "degraded": "yellow", "draining": "yellow", "stopping": "yellow", "STALE": "yellow", "silent": "red", "down": "red",
-    "failed": "red", "stopped": "red", "queued": "cyan", "RUNNING": "green", "DISABLED": "red", "CRASHED": "red",
-}  # fmt: skip
+    "healthy": "green",
+    "ready": "green",
+    "running": "green",
+    "LIVE": "green",
+    "READY": "green",
+    "done": "green",
+    "starting": "cyan",
+    "waiting": "cyan",
+    "BACKFILL": "cyan",
+    "SYNCING": "cyan",
+    "restarting": "yellow",
+    "degraded": "yellow",
+    "draining": "yellow",
+    "stopping": "yellow",
+    "STALE": "yellow",
+    "silent": "red",
+    "down": "red",
+    "failed": "red",
+    "stopped": "red",
+    "queued": "cyan",
+    "RUNNING": "green",
+    "DISABLED": "red",
+    "CRASHED": "red",
+}
 DOWN: dict[str, Any] = {
-    "state": "down", "reasons": ["nothing runs"], "components": [], "feeds": [], "venues": [],
-    "kill": {"engaged": None}, "sim": None,
-}  # fmt: skip
+    "state": "down",
+    "reasons": ["nothing runs"],
+    "components": [],
+    "feeds": [],
+    "venues": [],
+    "kill": {"engaged": None},
+    "sim": None,
+}
 
 
 @click.command()
@@ -53,7 +77,8 @@ def status(ctx: click.Context, as_json: bool, watch: bool, wide: bool) -> int:
 
 
 def find_status(paths: Paths) -> dict[str, Any]:
-    """Return the status document from whoever can tell it; DOWN when nobody can. Never raises for what is not running."""
+    """Return the status document from whoever can tell it; DOWN when nobody can. Never raises for what is not
+    running."""
     from fks.model.errors import FksError
 
     for ask in (_from_gateway, _from_keeper, _from_database):
@@ -85,8 +110,10 @@ def _from_gateway(paths: Paths) -> dict[str, Any]:
     try:
         answer = httpx.get(
             f"http://{node.http['host']}:{node.http['port']}/api/status",
-            headers={"Authorization": f"Bearer {token}"}, timeout=3.0, trust_env=False,
-        )  # fmt: skip
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=3.0,
+            trust_env=False,
+        )
         answer.raise_for_status()
         # the node file is newer than what a gateway read when it started: the exchange may have another pid by now
         return {**_document(answer.json()), "sim": node.sim, "source": "gateway"}
@@ -144,8 +171,14 @@ def _lines(document: dict[str, Any], paths: Paths, is_wide: bool) -> list[str]:
     lines += [f"  {click.style('·', fg='yellow')} {reason}" for reason in document.get("reasons", [])[:8]]
     if state == "down" and not document["components"]:
         return [*lines, "start it with 'fks up'"]
-    for part in (_nodes(document, is_wide), _components(document["components"], is_wide), _feeds(document), _venues(document),
-                 _strategies(document), _operations(document)):  # fmt: skip
+    for part in (
+        _nodes(document, is_wide),
+        _components(document["components"], is_wide),
+        _feeds(document),
+        _venues(document),
+        _strategies(document),
+        _operations(document),
+    ):
         lines += ["", *part] if part else []
     lines += ["", _kill(document["kill"]), *_alerts(document.get("alerts", []))]
     if document.get("sim"):
@@ -168,11 +201,23 @@ def _components(rows: Sequence[Mapping[str, Any]], is_wide: bool) -> list[str]:
     """Return the components; node, version and configuration version only where they tell parts apart."""
     extra = [key for key in ("node", "version", "config_version") if is_wide or differ(rows, key)]
     titles = [key.replace("_version", "") for key in extra]
-    return _table(("component", "kind", "state", "pid", "restarts", "up", "beat", *titles, ""), [
-        (c["name"], c["kind"], paint(c["state"]), c["pid"], c["restarts"], age(c.get("since")), beat(c["heartbeat_age_ms"]),
-         *(_extra(c, key) for key in extra), click.style(c.get("problem") or "", fg="yellow"))
-        for c in rows
-    ])  # fmt: skip
+    return _table(
+        ("component", "kind", "state", "pid", "restarts", "up", "beat", *titles, ""),
+        [
+            (
+                c["name"],
+                c["kind"],
+                paint(c["state"]),
+                c["pid"],
+                c["restarts"],
+                age(c.get("since")),
+                beat(c["heartbeat_age_ms"]),
+                *(_extra(c, key) for key in extra),
+                click.style(c.get("problem") or "", fg="yellow"),
+            )
+            for c in rows
+        ],
+    )
 
 
 def _extra(row: Mapping[str, Any], key: str) -> str:
@@ -183,7 +228,8 @@ def _extra(row: Mapping[str, Any], key: str) -> str:
 
 
 def differ(rows: Sequence[Mapping[str, Any]], key: str) -> bool:
-    """Return whether the parts disagree in `key`; one that does not say (a program that is not ours) counts for nothing."""
+    """Return whether the parts disagree in `key`; one that does not say (a program that is not ours) counts for
+    nothing."""
     if key == "config_version":
         return len({row.get(key) or 0 for row in rows if row["kind"] in ("actor", "serve")}) > 1
     return len({row[key] for row in rows if row.get(key)}) > 1
@@ -193,11 +239,21 @@ def _nodes(document: Mapping[str, Any], is_wide: bool) -> list[str]:
     nodes = document.get("nodes") or []
     if len(nodes) < 2 and not is_wide:
         return []
-    return _table(("node", "role", "state", "address", "beat", "clock", "version"), [
-        (n["name"], n["role"], paint(n["state"]), n["address"], beat(n["beat_age_ms"]),
-         "" if n.get("clock_skew_ms") is None else f"{n['clock_skew_ms']:+.0f} ms", n.get("version"))
-        for n in nodes
-    ])  # fmt: skip
+    return _table(
+        ("node", "role", "state", "address", "beat", "clock", "version"),
+        [
+            (
+                n["name"],
+                n["role"],
+                paint(n["state"]),
+                n["address"],
+                beat(n["beat_age_ms"]),
+                "" if n.get("clock_skew_ms") is None else f"{n['clock_skew_ms']:+.0f} ms",
+                n.get("version"),
+            )
+            for n in nodes
+        ],
+    )
 
 
 def _feeds(document: Mapping[str, Any]) -> list[str]:
@@ -211,21 +267,31 @@ def _venues(document: Mapping[str, Any]) -> list[str]:
 
 
 def _strategies(document: Mapping[str, Any]) -> list[str]:
-    """Return the strategy instances in trouble: set apart in a process of their own, switched off, or held by an error."""
+    """Return the strategy instances in trouble: set apart in a process of their own, switched off, or held by an
+    error."""
     rows = []
     for s in document.get("strategies") or []:
         words = [] if s["is_enabled"] else [click.style("switched off", fg="red")]
         words += [click.style("set apart", fg="yellow")] if s["is_isolated"] else []
         why = str(s["error"] or "").strip().splitlines()
-        rows.append((s["id"], s["symbol"], paint(s["state"]), " ".join(words), s["crashes"], why[-1][:120] if why else ""))
+        rows.append(
+            (s["id"], s["symbol"], paint(s["state"]), " ".join(words), s["crashes"], why[-1][:120] if why else "")
+        )
     return _table(("strategy", "symbol", "state", "", "crashes", "last error"), rows)
 
 
 def _operations(document: Mapping[str, Any]) -> list[str]:
     rows = [
-        (o["kind"], o["target"], paint(o["state"]), o["error"] or o["progress"], o["requested_by"], age(o["created_at"]) + " ago")
+        (
+            o["kind"],
+            o["target"],
+            paint(o["state"]),
+            o["error"] or o["progress"],
+            o["requested_by"],
+            age(o["created_at"]) + " ago",
+        )
         for o in document.get("operations") or []
-    ]  # fmt: skip
+    ]
     return _table(("operation", "of", "state", "", "by", "asked"), rows)
 
 
@@ -236,9 +302,11 @@ def _alerts(alerts: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"{click.style('alert', fg='red', bold=True)} {at} {alert.get('component', '')}: {alert.get('message', '')}"
             f"{click.style('  #' + str(alert['id']), fg='bright_black') if alert.get('id') else ''}"
-        )  # fmt: skip
+        )
     if len(alerts) > 5:
-        lines.append(f"      and {len(alerts) - 5} more: 'fks alerts'; settle what you have seen to with 'fks alerts settle'")
+        lines.append(
+            f"      and {len(alerts) - 5} more: 'fks alerts'; settle what you have seen to with 'fks alerts settle'"
+        )
     return lines
 
 

@@ -1,4 +1,5 @@
-"""How commands reach the database whether FKS runs or not: the running server, an external one, or our own for a moment."""
+"""How commands reach the database whether FKS runs or not: the running server, an external one, or our own for a
+moment."""
 
 from __future__ import annotations
 

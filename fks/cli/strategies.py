@@ -68,9 +68,13 @@ def _described(entry: Any) -> dict[str, Any]:
             for name, field in entry.kind.model_fields.items()
         }
     return {
-        "name": entry.name, "origin": entry.origin, "where": entry.where, "summary": entry.summary if entry.kind else "",
-        "error": entry.error or None, "params": params,
-    }  # fmt: skip
+        "name": entry.name,
+        "origin": entry.origin,
+        "where": entry.where,
+        "summary": entry.summary if entry.kind else "",
+        "error": entry.error or None,
+        "params": params,
+    }
 
 
 def _type_of(field: Any) -> str:
@@ -95,9 +99,13 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
         click.echo(f"{found['summary']}\n")
         limits = strategy.model_json_schema().get("properties", {})
         table(
-            ((key, p["default"], _limits_of(limits.get(key, {})), p["description"]) for key, p in found["params"].items()),
-            ("PARAMETER", "DEFAULT", "RANGE", "MEANING"), empty="no parameters",
-        )  # fmt: skip
+            (
+                (key, p["default"], _limits_of(limits.get(key, {})), p["description"])
+                for key, p in found["params"].items()
+            ),
+            ("PARAMETER", "DEFAULT", "RANGE", "MEANING"),
+            empty="no parameters",
+        )
 
 
 def _limits_of(schema: Mapping[str, Any]) -> str:
@@ -116,7 +124,8 @@ def _limits_of(schema: Mapping[str, Any]) -> str:
 @as_json
 @click.pass_context
 def check(ctx: click.Context, names: tuple[str, ...], pairs: tuple[str, ...], as_json: bool) -> None:
-    """Prove by prefixes that strategies do not look ahead and that their warm-up suffices. NAMES or files; default all."""
+    """Prove by prefixes that strategies do not look ahead and that their warm-up suffices. NAMES or files; default
+    all."""
     from fks.jobs.bars import read_tape
     from fks.strategies.check import check_strategy
 
@@ -204,25 +213,50 @@ def instances(ctx: click.Context, as_json: bool) -> None:
     emit(shown, as_json=as_json, schema="fks.instances/1")
     if not as_json:
         table(
-            ((r["id"], r["strategy"], r["symbol"], r["timeframe"], r["venue"], _state_of(r),
-              _WANTS.get(r["target"], ""), r["approval"], time_of(r["cursor"]), r["error"]) for r in shown),
+            (
+                (
+                    r["id"],
+                    r["strategy"],
+                    r["symbol"],
+                    r["timeframe"],
+                    r["venue"],
+                    _state_of(r),
+                    _WANTS.get(r["target"], ""),
+                    r["approval"],
+                    time_of(r["cursor"]),
+                    r["error"],
+                )
+                for r in shown
+            ),
             ("ID", "STRATEGY", "SYMBOL", "TF", "VENUE", "STATE", "WANTS", "APPROVAL", "DECIDED TO", "ERROR"),
             empty="no instances yet",
-        )  # fmt: skip
+        )
 
 
 def _instance(row: Instance) -> dict[str, Any]:
     from fks.model.timeframe import iso
 
     return {
-        "id": row.id, "strategy": row.strategy, "params": dict(row.params), "params_version": row.params_version,
-        "symbol": row.symbol, "timeframe": row.timeframe, "venue": row.venue, "sizing": row.sizing, "size": row.size,
+        "id": row.id,
+        "strategy": row.strategy,
+        "params": dict(row.params),
+        "params_version": row.params_version,
+        "symbol": row.symbol,
+        "timeframe": row.timeframe,
+        "venue": row.venue,
+        "sizing": row.sizing,
+        "size": row.size,
         "pyramiding": row.pyramiding,
-        "approval": row.approval, "is_enabled": row.is_enabled, "state": row.state, "error": row.error,
-        "target": row.last_target, "cursor": None if row.cursor_ns is None else iso(row.cursor_ns),
-        "is_isolated": row.is_isolated, "crashes": row.crashes,
+        "approval": row.approval,
+        "is_enabled": row.is_enabled,
+        "state": row.state,
+        "error": row.error,
+        "target": row.last_target,
+        "cursor": None if row.cursor_ns is None else iso(row.cursor_ns),
+        "is_isolated": row.is_isolated,
+        "crashes": row.crashes,
         "crashed_at": None if row.crashed_ns is None else iso(row.crashed_ns),
-    }  # fmt: skip
+    }
 
 
 def _state_of(shown: Mapping[str, Any]) -> str:
@@ -247,13 +281,19 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
     if row is None:
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
     shown = {
-        **_instance(row), "traceback": row.traceback,
-        "holds": [{"symbol": h.symbol, "quantity": h.quantity, "venue": h.venue, "protections": h.protections} for h in held],
-    }  # fmt: skip
+        **_instance(row),
+        "traceback": row.traceback,
+        "holds": [
+            {"symbol": h.symbol, "quantity": h.quantity, "venue": h.venue, "protections": h.protections} for h in held
+        ],
+    }
     emit(shown, as_json=as_json, schema="fks.instance/1")
     if as_json:
         return
-    click.echo(f"{click.style(id, bold=True)} {row.strategy} v{row.params_version} on {row.symbol} {row.timeframe}: {_state_of(shown)}")
+    click.echo(
+        f"{click.style(id, bold=True)} {row.strategy} v{row.params_version} on {row.symbol} {row.timeframe}: "
+        f"{_state_of(shown)}"
+    )
     if row.error:
         click.echo(f"  {row.error}")
     for item in held:
@@ -261,7 +301,9 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
         click.echo(f"  holds {format(item.quantity, 'f')} {item.symbol} on {item.venue}, {guard}")
     if row.crashes:
         where = "a worker of its own" if row.is_isolated else "the worker it shares"
-        click.echo(f"  took its worker down {row.crashes} times, last {time_of(shown['crashed_at'])}; it runs in {where}")
+        click.echo(
+            f"  took its worker down {row.crashes} times, last {time_of(shown['crashed_at'])}; it runs in {where}"
+        )
         click.echo(f"\n{row.traceback or 'it left no traceback'}")
 
 
@@ -271,14 +313,25 @@ def instance(ctx: click.Context, id: str, as_json: bool) -> None:
 @click.option("--symbol", required=True, help="In any spelling: BTC/USDT.")
 @click.option("--timeframe", default="1m", show_default=True)
 @click.option("--account", required=True, help="Name of the account it trades on (fks accounts list).")
-@click.option("--exchange", help="Where its bars come from (default: the account's; on paper the one that is collected).")
+@click.option(
+    "--exchange", help="Where its bars come from (default: the account's; on paper the one that is collected)."
+)
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; repeatable.")
 @click.option("--sizing", type=click.Choice(["notional", "quantity"]), default="notional", show_default=True)
 @click.option("--size", default="1000", show_default=True, help="Quote per entry (notional) or base (quantity).")
-@click.option("--approval", type=click.Choice(["auto", "manual", "all"]), default="auto", show_default=True,
-              help="manual: entries wait for a person; all: exits as well.")
 @click.option(
-    "--pyramiding", type=click.IntRange(1), default=1, show_default=True, help="Most entries that one position may have."
+    "--approval",
+    type=click.Choice(["auto", "manual", "all"]),
+    default="auto",
+    show_default=True,
+    help="manual: entries wait for a person; all: exits as well.",
+)
+@click.option(
+    "--pyramiding",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Most entries that one position may have.",
 )
 @click.option("--disabled", is_flag=True, help="Add it switched off.")
 @click.pass_context
@@ -346,7 +399,8 @@ def enable(ctx: click.Context, id: str) -> None:
 @click.argument("id")
 @click.pass_context
 def disable(ctx: click.Context, id: str) -> None:
-    """Switch an instance off, or say that you have seen one DISABLED. It sends no more signals; what it holds stays held."""
+    """Switch an instance off, or say that you have seen one DISABLED. It sends no more signals; what it holds stays
+    held."""
     _switch(ctx, id, False)
 
 
@@ -363,12 +417,17 @@ def _switch(ctx: click.Context, id: str, is_enabled: bool) -> None:
 @click.argument("by", type=click.Choice(["auto", "manual", "all"]))
 @click.pass_context
 def approval(ctx: click.Context, id: str, by: str) -> None:
-    """Say whether signals of instance ID go out at once (auto), or wait for a person: entries (manual), exits too (all)."""
+    """Say whether signals of instance ID go out at once (auto), or wait for a person: entries (manual), exits too
+    (all)."""
     from fks.store.strategies import StrategyStore
 
     if not _in_database(ctx, lambda db: StrategyStore(db).set_approval(id, by)):
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
-    which = {"auto": "signals go out at once", "manual": "entries wait for fks signals approve", "all": "signals wait for fks signals approve"}
+    which = {
+        "auto": "signals go out at once",
+        "manual": "entries wait for fks signals approve",
+        "all": "signals wait for fks signals approve",
+    }
     click.echo(f"{id}: {which[by]} from the next bar on")
 
 

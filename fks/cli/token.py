@@ -41,10 +41,16 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     emit(items, as_json=as_json, schema="fks.tokens/1")
     if not as_json:
         rows = [
-            (i["name"], i["scope"], i["prefix"] + "…", time_of(i["created_at"]), time_of(i["last_used_at"]) or "never",
-             time_of(i["revoked_at"]))
+            (
+                i["name"],
+                i["scope"],
+                i["prefix"] + "…",
+                time_of(i["created_at"]),
+                time_of(i["last_used_at"]) or "never",
+                time_of(i["revoked_at"]),
+            )
             for i in items
-        ]  # fmt: skip
+        ]
         table(rows, ("NAME", "SCOPE", "TOKEN", "CREATED", "LAST USED", "REVOKED"), empty="no tokens")
 
 

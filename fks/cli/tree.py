@@ -21,9 +21,17 @@ _ASCII = ("|- ", "`- ", "|  ", "   ")
 @as_json
 @click.option("--watch", "-w", is_flag=True, help="Draw it anew every second until Ctrl-C.")
 @click.option(
-    "--events", "-n", "count", type=click.IntRange(0, 1000), default=8, show_default=True, help="How many of the last events."
+    "--events",
+    "-n",
+    "count",
+    type=click.IntRange(0, 1000),
+    default=8,
+    show_default=True,
+    help="How many of the last events.",
 )
-@click.option("--wide", is_flag=True, help="Node, epoch, version and configuration version even where all are the same.")
+@click.option(
+    "--wide", is_flag=True, help="Node, epoch, version and configuration version even where all are the same."
+)
 @click.pass_context
 def tree(ctx: click.Context, as_json: bool, watch: bool, count: int, wide: bool) -> int:
     """Draw who supervises whom, how each part is, and what happened last. Exit 3 when nothing runs."""
@@ -61,10 +69,15 @@ def look(paths: Paths, count: int) -> dict[str, Any]:
         except FksError as error:
             trouble = f"the history cannot be read: {error.message}"
     return {
-        "state": status["state"], "reasons": status["reasons"], "source": status.get("source", "gateway"),
-        "tree": tree_view(status["components"]), "nodes": status.get("nodes", []),
-        "events": history[-count * 2 :], "events_wanted": count, "events_trouble": trouble,
-    }  # fmt: skip
+        "state": status["state"],
+        "reasons": status["reasons"],
+        "source": status.get("source", "gateway"),
+        "tree": tree_view(status["components"]),
+        "nodes": status.get("nodes", []),
+        "events": history[-count * 2 :],
+        "events_wanted": count,
+        "events_trouble": trouble,
+    }
 
 
 def draw(document: Mapping[str, Any], *, is_wide: bool = False, is_unicode: bool = True) -> list[str]:
@@ -75,7 +88,9 @@ def draw(document: Mapping[str, Any], *, is_wide: bool = False, is_unicode: bool
 
     told_by = f"  (told by the {document['source']})" if document.get("source") not in (None, "gateway") else ""
     lines = [f"{paint(str(document['state']), bold=True)}{click.style(told_by, fg='bright_black')}"]
-    lines += [f"  {click.style('·' if is_unicode else '-', fg='yellow')} {reason}" for reason in document["reasons"][:6]]
+    lines += [
+        f"  {click.style('·' if is_unicode else '-', fg='yellow')} {reason}" for reason in document["reasons"][:6]
+    ]
     if not document["tree"]:
         return [*lines, "nothing runs: start it with 'fks up'"]
     rows: list[list[str]] = []
@@ -104,8 +119,11 @@ class _Shown:
 
         rows = [node["component"] for root in roots for node in _walk(root) if node.get("component")]
         return _Shown(
-            is_wide or differ(rows, "node"), is_wide or differ(rows, "version"), is_wide or differ(rows, "config_version"), is_wide
-        )  # fmt: skip
+            is_wide or differ(rows, "node"),
+            is_wide or differ(rows, "version"),
+            is_wide or differ(rows, "config_version"),
+            is_wide,
+        )
 
 
 def _walk(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

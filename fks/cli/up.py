@@ -33,7 +33,9 @@ DOWN_S = 25.0  # an orderly end takes at most 15 s; then the keeper is killed
     "--fills", type=click.Choice(["book", "tape"]), help="How the local exchange fills: its book, or the written rule."
 )
 @click.option(
-    "--address", metavar="HOST:PORT", help="Deploy on the Ray cluster that runs there; start none. It needs a node here."
+    "--address",
+    metavar="HOST:PORT",
+    help="Deploy on the Ray cluster that runs there; start none. It needs a node here.",
 )
 @click.option("--quiet", "-q", is_flag=True, help="No live lines.")
 @as_json
@@ -197,8 +199,11 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
     with open(output, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as sink:
         child = subprocess.Popen(
             module("fks.cli.keeper", str(paths.home)),
-            stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
     screen = Screen(is_quiet=is_json)
     shown = 0
     while screen.elapsed_s < UP_S:
@@ -242,9 +247,15 @@ def _whereabouts(paths: Paths) -> dict[str, object]:
     node = load_node(paths)
     base = f"http://{node.http['host']}:{node.http['port']}"
     return {
-        "home": str(paths.home), "keeper_pid": node.pids.get("keeper"), "gateway": base, "docs": f"{base}/docs",
-        "monitor": f"{base}/monitor/", "dashboard": node.dashboard_url, "sim": node.sim, "logs": str(paths.logs),
-    }  # fmt: skip
+        "home": str(paths.home),
+        "keeper_pid": node.pids.get("keeper"),
+        "gateway": base,
+        "docs": f"{base}/docs",
+        "monitor": f"{base}/monitor/",
+        "dashboard": node.dashboard_url,
+        "sim": node.sim,
+        "logs": str(paths.logs),
+    }
 
 
 def _tell_running(paths: Paths, pid: int, *, is_json: bool) -> None:

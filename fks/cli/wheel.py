@@ -41,27 +41,32 @@ def check_wheel(file: Path) -> Wheel:
             _check_content(archive, file)
             told = HeaderParser().parsestr(archive.read(_member(archive, "METADATA")).decode())
     except (zipfile.BadZipFile, KeyError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{file} is no wheel ({error})", code="WHEEL_WRONG", remedy="build it with 'pip wheel . --no-deps'") from None
+        raise InputError(
+            f"{file} is no wheel ({error})", code="WHEEL_WRONG", remedy="build it with 'pip wheel . --no-deps'"
+        ) from None
     if told["Name"] != "fks":
         raise InputError(f"{file} is {told['Name']}, not fks", code="WHEEL_WRONG", remedy="give a wheel of FKS")
     if not re.fullmatch(r"[A-Za-z0-9.+!_-]+", str(told["Version"])):  # it becomes part of a file's name
         raise InputError(f"{file} has no version ({told['Version']!r})", code="WHEEL_WRONG", remedy="build it again")
     if "dirty" in str(told["Version"]):
         raise InputError(
-            f"{file.name} was built from a checkout with changes that nobody kept", code="WHEEL_WRONG",
+            f"{file.name} was built from a checkout with changes that nobody kept",
+            code="WHEEL_WRONG",
             remedy="commit them and build it again",
-        )  # fmt: skip
+        )
     problems = list(_unmet(told.get("Requires-Python", ""), told.get_all("Requires-Dist") or []))
     if problems:
         raise InputError(
-            f"{file.name} does not fit what is installed: {'; '.join(problems)}", code="WHEEL_UNFIT",
+            f"{file.name} does not fit what is installed: {'; '.join(problems)}",
+            code="WHEEL_UNFIT",
             remedy="such a change is no rolling one: 'fks down', install it with its dependencies, 'fks up'",
-        )  # fmt: skip
+        )
     return Wheel(file, str(told["Version"]), _kept_as(str(told["Version"]), file.read_bytes()))
 
 
 def check_place() -> metadata.Distribution:
-    """Return the installed FKS. Errors: InputError when it runs from a checkout, or its files were edited after it was installed."""
+    """Return the installed FKS. Errors: InputError when it runs from a checkout, or its files were edited after it was
+    installed."""
     import fks
 
     try:
@@ -71,28 +76,41 @@ def check_place() -> metadata.Distribution:
         recorded = None
     if recorded is None or "fks/__init__.py" not in recorded:
         raise InputError(
-            f"FKS runs from a checkout ({Path(fks.__file__).parent.parent})", code="NOT_INSTALLED",
+            f"FKS runs from a checkout ({Path(fks.__file__).parent.parent})",
+            code="NOT_INSTALLED",
             remedy="change the checkout (git pull) and run 'fks deploy' without --wheel",
-        )  # fmt: skip
+        )
     edited = [str(file) for file in found.files or [] if _is_edited(file)]
     if edited:
         raise InputError(
-            f"installed files were edited by hand: {', '.join(edited[:5])}", code="DIRTY",
+            f"installed files were edited by hand: {', '.join(edited[:5])}",
+            code="DIRTY",
             remedy="they would be lost, and no way would lead back: put the change into a wheel first",
-        )  # fmt: skip
+        )
     return found
 
 
 def install(wheel: Path) -> None:
-    """Put a wheel in the place of the FKS that is installed, without any dependency. Errors: FksError with pip's last line."""
+    """Put a wheel in the place of the FKS that is installed, without any dependency. Errors: FksError with pip's last
+    line."""
     command = [
-        sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--force-reinstall", "--quiet",
-        "--disable-pip-version-check", str(wheel),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--force-reinstall",
+        "--quiet",
+        "--disable-pip-version-check",
+        str(wheel),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_S, check=False)
     except subprocess.TimeoutExpired:
-        raise FksError(f"pip did not end within {PIP_S:g} s", remedy="install the wheel by hand, then 'fks deploy'") from None
+        raise FksError(
+            f"pip did not end within {PIP_S:g} s", remedy="install the wheel by hand, then 'fks deploy'"
+        ) from None
     if done.returncode:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         raise FksError(f"pip failed: {lines[-1] if lines else done.returncode}", remedy="nothing was restarted")
@@ -134,7 +152,9 @@ def _check_content(archive: zipfile.ZipFile, file: Path) -> None:
         name, _, rest = line.partition(",")
         kind, _, digest = rest.partition(",")[0].partition("=")
         if kind == "sha256" and _digest(archive.read(name)) != digest:
-            raise InputError(f"{file}: {name} is not what the wheel's RECORD says", code="WHEEL_WRONG", remedy="build it again")
+            raise InputError(
+                f"{file}: {name} is not what the wheel's RECORD says", code="WHEEL_WRONG", remedy="build it again"
+            )
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> str:

@@ -27,17 +27,17 @@ def why(
 ) -> None:
     """Tell why an order was placed, denied, or never made: fks why ORDER, fks why SIGNAL, fks why SYMBOL TIME.
 
-    The story is the journal's: the bar, what the strategy computed on it, its signal, every check with its limit and the
-    value it saw, the order's events with the venue's answers, and the fills. Of a symbol at a time (10m ago, or ISO) it
-    tells of each strategy instance there, also of one that gave no signal.
+    The story is the journal's: the bar, what the strategy computed on it, its signal, every check with its limit and
+    the value it saw, the order's events with the venue's answers, and the fills. Of a symbol at a time (10m ago, or
+    ISO) it tells of each strategy instance there, also of one that gave no signal.
     """
     from fks.cli.events import moment
 
     at = moment(time)
     with gateway_of(ctx) as gateway:
-        items = gateway.get("/why", what=what, time=None if at is None else at.isoformat(), instance=instance, exchange=exchange)[
-            "items"
-        ]
+        items = gateway.get(
+            "/why", what=what, time=None if at is None else at.isoformat(), instance=instance, exchange=exchange
+        )["items"]
     emit(items, as_json=as_json, schema="fks.why/1")
     if not as_json:
         for story in items:
@@ -57,9 +57,12 @@ def _tell(story: Mapping[str, Any]) -> None:
 def lines_of(story: Mapping[str, Any]) -> list[str]:
     """Return a story as lines of text with colours."""
     parts = (
-        _bar(story["bar"]), _decision(story["decision"]), _signal(story["signal"]), _checks(story["checks"], story["orders"]),
+        _bar(story["bar"]),
+        _decision(story["decision"]),
+        _signal(story["signal"]),
+        _checks(story["checks"], story["orders"]),
         *(_order(order) for order in story["orders"]),
-    )  # fmt: skip
+    )
     return [click.style(story["verdict"], bold=True), *(line for part in parts for line in part), ""]
 
 
@@ -70,7 +73,9 @@ def _head(text: str) -> str:
 def _bar(bar: Mapping[str, Any] | None) -> list[str]:
     if bar is None:
         return []
-    prices = "  ".join(f"{name} {bar[name]:g}" for name in ("open", "high", "low", "close", "volume") if bar[name] is not None)
+    prices = "  ".join(
+        f"{name} {bar[name]:g}" for name in ("open", "high", "low", "close", "volume") if bar[name] is not None
+    )
     notes = [note for note, is_so in (("not whole", not bar["is_complete"]), ("no trades", bar["is_empty"])) if is_so]
     notes += [f"corrected {bar['revision']} times"] if bar["revision"] else []
     more = f"  ({', '.join(notes)})" if notes else ""
@@ -86,7 +91,9 @@ def _decision(decision: Mapping[str, Any] | None) -> list[str]:
         lines.append(f"  {decision['note']}")
     if "target" in decision:
         protections = "".join(
-            f", {name.replace('_', ' ')} {decision[name]:g}" for name in ("stop_loss", "take_profit") if decision[name] is not None
+            f", {name.replace('_', ' ')} {decision[name]:g}"
+            for name in ("stop_loss", "take_profit")
+            if decision[name] is not None
         )
         lines.append(
             f"  target {decision['target_before']:+g} → {decision['target']:+g}{protections}  "
@@ -114,13 +121,15 @@ def _signal(signal: Mapping[str, Any] | None) -> list[str]:
     size = f" {signal['size']}" if signal["size"] else ""
     lines = [
         _head(f"signal {signal['id']}"),
-        f"  {time_of(signal['created_at'])}  {signal['kind']} {signal['side']}{size} {signal['symbol']} on {signal['account']} "
+        f"  {time_of(signal['created_at'])}  {signal['kind']} {signal['side']}{size} {signal['symbol']} on "
+        f"{signal['account']} "
         f"({signal['venue']}): {signal['state']}{' ' + signal['code'] if signal['code'] else ''}",
     ]
     prices = [
         f"{name.replace('_', ' ')} {price_of(signal[name])}"
-        for name in ("reference_price", "limit_price", "stop_price", "stop_loss", "take_profit") if signal[name]
-    ]  # fmt: skip
+        for name in ("reference_price", "limit_price", "stop_price", "stop_loss", "take_profit")
+        if signal[name]
+    ]
     prices += [f"valid until {time_of(signal['valid_until'])}"] if signal["valid_until"] else []
     prices += [f"decided by {signal['decided_by']}"] if signal["decided_by"] else []
     return [*lines, f"  {', '.join(prices)}"] if prices else lines
@@ -131,7 +140,8 @@ def _checks(checks: Sequence[Mapping[str, Any]], orders: Sequence[object]) -> li
         return [_head("checks"), "  all passed; their figures were not recorded"] if orders else []
     rows = [("check", "", "limit", "seen")]
     rows += [
-        (str(c["code"]), click.style(c["outcome"], fg=_TONES.get(c["outcome"])), c["limit"], c["observed"]) for c in checks
+        (str(c["code"]), click.style(c["outcome"], fg=_TONES.get(c["outcome"])), c["limit"], c["observed"])
+        for c in checks
     ]
     return [_head("checks (those without a figure passed)"), *_aligned(rows)]
 
@@ -140,16 +150,24 @@ def _order(order: Mapping[str, Any]) -> list[str]:
     price = order["average_price"] or order["price"] or order["stop_price"]
     lines = [
         _head(f"{order['role']} order {order['client_order_id']}"),
-        f"  {order['side']} {order['quantity']} {order['symbol']} {order['type']}{f' at {price_of(price)}' if price else ''}: "
+        f"  {order['side']} {order['quantity']} {order['symbol']} "
+        f"{order['type']}{f' at {price_of(price)}' if price else ''}: "
         f"{order['state']}, filled {order['filled']}{' ' + (order['code'] or '') if order['code'] else ''}",
     ]
     rows = [
-        (time_of(e["recv_time"]), e["event"], f"{e['from_state'] or '–'} → {e['to_state']}", e["source"], _payload(e["payload"]))
+        (
+            time_of(e["recv_time"]),
+            e["event"],
+            f"{e['from_state'] or '–'} → {e['to_state']}",
+            e["source"],
+            _payload(e["payload"]),
+        )
         for e in order["events"]
     ]
     lines += _aligned(rows)
     return lines + [
-        f"  fill {time_of(f['time'])}  {f['trade_type'].lower()} {f['quantity']} at {price_of(f['price'])}, fee {f['fee']} "
+        f"  fill {time_of(f['time'])}  {f['trade_type'].lower()} {f['quantity']} at {price_of(f['price'])}, fee "
+        f"{f['fee']} "
         f"{f['fee_currency']}{', late' if f['is_late'] else ''}  (trade {f['venue_trade_id'] or '–'}, {f['source']})"
         for f in order["fills"]
     ]
@@ -157,13 +175,18 @@ def _order(order: Mapping[str, Any]) -> list[str]:
 
 def _payload(payload: Mapping[str, Any]) -> str:
     skip = {"row", "checks", "fill_id"}
-    return ", ".join(f"{name} {value}" for name, value in payload.items() if name not in skip and value not in (None, ""))
+    return ", ".join(
+        f"{name} {value}" for name, value in payload.items() if name not in skip and value not in (None, "")
+    )
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines whose columns stand under each other, whatever their colours."""
     widths = [max(len(click.unstyle(row[i])) for row in rows) for i in range(len(rows[0]))] if rows else []
     return [
-        "  " + "  ".join(cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  "
+        + "  ".join(
+            cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
         for row in rows
     ]

@@ -14,7 +14,8 @@ _WORDS = struct.Struct("@qd")  # offset in ns; until when, by the monotonic cloc
 
 
 class WrongClock(RealClock):
-    """The machine's clock, and an offset that every process with the same `file` shares. Only the time of day is wrong."""
+    """The machine's clock, and an offset that every process with the same `file` shares. Only the time of day is
+    wrong."""
 
     def __init__(self, file: Path) -> None:
         self._memory: mmap.mmap | None = None

@@ -1,4 +1,5 @@
-"""The owner's names for settings (docs/deviations.md): what people have in their environment and `.env` goes on working."""
+"""The owner's names for settings (docs/deviations.md): what people have in their environment and `.env` goes on
+working."""
 
 from __future__ import annotations
 
@@ -75,9 +76,13 @@ def _postgres(names: Names, problems: list[Problem]) -> tuple[str, Source] | Non
         return None
     if "POSTGRES_HOST" not in names:
         problems.append(
-            Problem(given[0], names[given[0]][1], "is set without POSTGRES_HOST",
-                    "set POSTGRES_HOST for an external server, or remove it: the embedded one makes its own password")
-        )  # fmt: skip
+            Problem(
+                given[0],
+                names[given[0]][1],
+                "is set without POSTGRES_HOST",
+                "set POSTGRES_HOST for an external server, or remove it: the embedded one makes its own password",
+            )
+        )
         return None
     host = names["POSTGRES_HOST"][0]
     user, password, port, database = (
@@ -102,9 +107,13 @@ def _redis(names: Names, problems: list[Problem]) -> tuple[str, Source] | None:
         return None
     if "REDIS_HOST" not in names:
         problems.append(
-            Problem(given[0], names[given[0]][1], "is set without REDIS_HOST",
-                    "set REDIS_HOST for an external server, or remove it: the embedded one makes its own password")
-        )  # fmt: skip
+            Problem(
+                given[0],
+                names[given[0]][1],
+                "is set without REDIS_HOST",
+                "set REDIS_HOST for an external server, or remove it: the embedded one makes its own password",
+            )
+        )
         return None
     host, port = names["REDIS_HOST"][0], names.get("REDIS_PORT", ("6379",))[0]
     password = names.get("REDIS_PASSWORD", ("",))[0]

@@ -34,9 +34,11 @@ def _network(settings: Settings, sources: Sources) -> Iterator[Problem]:
     http = settings.http
     if not is_on_this_host(http.host) and not http.behind_proxy:
         yield Problem(
-            f"http.host = {http.host!r}", _at(sources, "http.host"), "anyone on the network could read the tokens on their way",
+            f"http.host = {http.host!r}",
+            _at(sources, "http.host"),
+            "anyone on the network could read the tokens on their way",
             "use 127.0.0.1, or put a TLS proxy in front and set http.behind_proxy = true",
-        )  # fmt: skip
+        )
     if "*" in http.cors_origins:
         yield Problem(
             "http.cors_origins = '*'",
@@ -67,9 +69,11 @@ def _ports(settings: Settings, sources: Sources) -> Iterator[Problem]:
     low, high = settings.ray.worker_port_min, settings.ray.worker_port_max
     if (low == 0) != (high == 0) or low > high:
         yield Problem(
-            f"ray.worker_port_min..max = {low}..{high}", _at(sources, "ray.worker_port_min") or _at(sources, "ray.worker_port_max"),
-            "is no range", "set both, the lower first, or neither",
-        )  # fmt: skip
+            f"ray.worker_port_min..max = {low}..{high}",
+            _at(sources, "ray.worker_port_min") or _at(sources, "ray.worker_port_max"),
+            "is no range",
+            "set both, the lower first, or neither",
+        )
 
 
 #: (smaller, larger): the first must not be over the second
@@ -121,18 +125,24 @@ def _money(settings: Settings, sources: Sources) -> Iterator[Problem]:
     where = _at(sources, "venue.live")
     if settings.sim.enabled:
         yield Problem(
-            "venue.live = true", where, "sim.enabled is true: orders for real money on the local exchange's prices",
+            "venue.live = true",
+            where,
+            "sim.enabled is true: orders for real money on the local exchange's prices",
             "set sim.enabled = false (FKS_SIM_ENABLED=false), or venue.live = false",
-        )  # fmt: skip
+        )
     if is_test_host(venue.rest_url):
         yield Problem(
-            "venue.live = true", where, f"venue.rest_url {venue.rest_url} is a test network",
+            "venue.live = true",
+            where,
+            f"venue.rest_url {venue.rest_url} is a test network",
             "set venue.live = false for a test network, or unset venue.rest_url",
-        )  # fmt: skip
+        )
     named = dict(line.split()[:2] for line in data.endpoints if len(line.split()) > 1)
     for key, url in (("data.rest_url", data.rest_url), ("data.endpoints", named.get(venue.exchange))):
         if url is not None and (is_test_host(url) or (is_loopback(url) and venue.rest_url is None)):
             yield Problem(
-                f"{key} = {url!r}", _at(sources, key), "is no real market, and venue.live is true",
+                f"{key} = {url!r}",
+                _at(sources, key),
+                "is no real market, and venue.live is true",
                 "unset it: prices and orders come from the same exchange",
-            )  # fmt: skip
+            )

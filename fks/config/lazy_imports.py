@@ -1,4 +1,5 @@
-"""Making big packages small: a package whose `__init__` imports everything is given an empty one that imports on demand.
+"""Making big packages small: a package whose `__init__` imports everything is given an empty one that imports on
+demand.
 
 ccxt's three packages import some four hundred modules of other exchanges: 50 MB and 0.3 s in every process that trades
 on one. What the package's own `__init__` binds by `from … import name` is found by reading it, and imported when
@@ -51,9 +52,14 @@ def make_lazy(*packages: str) -> None:
         package = LazyPackage(name)
         origins, constants = _read(Path(spec.origin).read_text(encoding="utf-8"))
         package.__dict__.update(
-            constants, _origins=origins, __path__=list(spec.submodule_search_locations), __spec__=spec,
-            __file__=spec.origin, __package__=name, __loader__=spec.loader,
-        )  # fmt: skip
+            constants,
+            _origins=origins,
+            __path__=list(spec.submodule_search_locations),
+            __spec__=spec,
+            __file__=spec.origin,
+            __package__=name,
+            __loader__=spec.loader,
+        )
         sys.modules[name] = package
         parent, _, child = name.rpartition(".")
         if parent:

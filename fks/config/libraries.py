@@ -1,7 +1,7 @@
 """Importing one part of a library whose package imports all of its parts.
 
-ccxt's packages import every exchange they know, 370 modules: 0.4 s of processor time and 55 MB in each process that talks to
-one of them, at every restart.
+ccxt's packages import every exchange they know, 370 modules: 0.4 s of processor time and 55 MB in each process that
+talks to one of them, at every restart.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def only(package: str, *, inner: frozenset[str], kept: frozenset[str]) -> Iterator[None]:
     """While it lasts, modules directly in `package` or in its `inner` packages are left out, unless they are `kept`.
 
-    What a left-out module would give is a class that raises ImportError when it is called. What was imported before stays.
+    What a left-out module would give is a class that raises ImportError when it is called. What was imported before
+    stays.
     """
     finder = _Finder(package, inner, kept)
     sys.meta_path.insert(0, finder)

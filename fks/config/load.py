@@ -1,9 +1,9 @@
 """Loading the settings: defaults, fks.toml, the owner's names, FKS_* names; checked as a whole, told all at once.
 
-Order, strongest first: FKS_<SECTION>_<KEY> > the owner's names (POSTGRES_HOST, BINANCE_API_KEY, …) > fks.toml > default.
-Both kinds of names are looked up in the environment, then in `.env` (in FKS_HOME, or beside it when that is the default
-`.fks` of a checkout: the same file whatever the working directory, so every process of a node reads the same).
-An empty value counts as not set. A setting given under both names with different values is refused.
+Order, strongest first: FKS_<SECTION>_<KEY> > the owner's names (POSTGRES_HOST, BINANCE_API_KEY, …) > fks.toml >
+default. Both kinds of names are looked up in the environment, then in `.env` (in FKS_HOME, or beside it when that is
+the default `.fks` of a checkout: the same file whatever the working directory, so every process of a node reads the
+same). An empty value counts as not set. A setting given under both names with different values is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Loaded:
 def load_settings(home: str | Path | None = None) -> Settings:
     """Return the checked settings of the node at `home` (default FKS_HOME, else `.fks`).
 
-    Errors: ConfigError naming every key that is wrong, its value (never a secret's), where it was set and what is right.
+    Errors: ConfigError naming every key that is wrong, its value (never a secret's), where it was set and what is
+    right.
     """
     return load(home).settings
 
@@ -97,7 +98,8 @@ def is_secret(section: str, key: str) -> bool:
 
 
 def config_hash(settings: Settings) -> str:
-    """Return 16 hex characters that differ when any setting (a secret too) does: nodes with another file are refused."""
+    """Return 16 hex characters that differ when any setting (a secret too) does: nodes with another file are
+    refused."""
 
     def plain(value: object) -> object:
         if isinstance(value, SecretStr):

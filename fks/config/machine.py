@@ -1,7 +1,8 @@
 """The identity of this machine: an id file made once per FKS_HOME, bound to the boot of the kernel.
 
 A host name is no identity: containers share one, and people change it. Two processes are on the same machine only if id
-and boot agree. A copy of FKS_HOME is another machine: elsewhere the boot differs, on the same kernel the file's place does.
+and boot agree. A copy of FKS_HOME is another machine: elsewhere the boot differs, on the same kernel the file's place
+does.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ class Paths:
 
     @property
     def database_record(self) -> Path:
-        """Return where the order manager records the database that it last wrote to (0600 JSON, `fks.store.failover`)."""
+        """Return where the order manager records the database that it last wrote to (0600 JSON,
+        `fks.store.failover`)."""
         return self.home / "database.json"
 
     @property
@@ -117,7 +118,8 @@ class Paths:
 
     @property
     def columns(self) -> Path:
-        """Return where mapped copies of stored series lie (fks.store.columns): dropped at will, made again when needed."""
+        """Return where mapped copies of stored series lie (fks.store.columns): dropped at will, made again when
+        needed."""
         return self.home / "columns"
 
     @property

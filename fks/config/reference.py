@@ -33,7 +33,8 @@ def _lines() -> Iterator[str]:
         for key, field in model.model_fields.items():
             also = [env_name(section, key), *names.get((section, key), [])]
             yield (
-                f"| `{key}` | {_default(section, key, field.default)} | {_may_be(field)} | {_cell(field.description or '')} "
+                f"| `{key}` | {_default(section, key, field.default)} | {_may_be(field)} | "
+                f"{_cell(field.description or '')} "
                 f"| {', '.join(f'`{name}`' for name in also)} |"
             )
         yield ""

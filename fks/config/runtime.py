@@ -24,9 +24,19 @@ _EVERYONE = ("*", SUPERVISOR, GATEWAY)
 #: what the supervisor alone reads; the other keys of its section are limits of the children's own checks
 _SUPERVISORS = tuple(
     f"supervision.{key}"
-    for key in ("heartbeat_s", "misses_max", "backoff_first_s", "backoff_max_s", "backoff_jitter", "backoff_reset_s",
-                "restarts_max", "restarts_period_s", "start_timeout_s", "unwell_s")
-)  # fmt: skip
+    for key in (
+        "heartbeat_s",
+        "misses_max",
+        "backoff_first_s",
+        "backoff_max_s",
+        "backoff_jitter",
+        "backoff_reset_s",
+        "restarts_max",
+        "restarts_period_s",
+        "start_timeout_s",
+        "unwell_s",
+    )
+)
 
 
 def _keys(section: str, model: type[Section], *left_out: str) -> list[str]:
@@ -65,7 +75,10 @@ def check_key(key: str) -> None:
     kind = model.annotation if model else None
     if isinstance(kind, type) and issubclass(kind, Section) and name in kind.model_fields:
         raise InputError(
-            f"{key} cannot change while the system runs", code="CONFIG_KEY", status=422, remedy=_elsewhere(section, name)
+            f"{key} cannot change while the system runs",
+            code="CONFIG_KEY",
+            status=422,
+            remedy=_elsewhere(section, name),
         )
     hint = did_you_mean(key, CHANGEABLE, cutoff=0.6)
     raise InputError(
@@ -92,7 +105,8 @@ def changed(base: Values, to_set: Values, to_unset: Iterable[str] = ()) -> dict[
 
 
 def checked(settings: Settings, values: Values, keys: Iterable[str]) -> dict[str, Any]:
-    """Return `values` in the form that is kept, each of `keys` checked, the whole laid over `settings` to see that it fits.
+    """Return `values` in the form that is kept, each of `keys` checked, the whole laid over `settings` to see that it
+    fits.
 
     Errors: InputError 422 naming every key that is wrong and what is right.
     """
@@ -115,7 +129,9 @@ def overlay(settings: Settings, values: Values, source: str) -> Settings:
         if key in CHANGEABLE:
             section, _, name = key.partition(".")
             wanted.setdefault(section, {})[name] = _shaped(settings, section, name, value)
-    origin = {(section, name): Source(source, f"{section}.{name}") for section, names in wanted.items() for name in names}
+    origin = {
+        (section, name): Source(source, f"{section}.{name}") for section, names in wanted.items() for name in names
+    }
     problems: list[Problem] = []
     updated: dict[str, Section] = {}
     for section, names in wanted.items():
@@ -141,15 +157,15 @@ def plain(settings: Settings, key: str) -> Any:
 def difference(before: Values, after: Values) -> dict[str, dict[str, Any]]:
     """Return what changed: key -> {"from", "to"}; None stands for "as fks.toml says"."""
     keys = sorted({*before, *after})
-    return {
-        key: {"from": before.get(key), "to": after.get(key)} for key in keys if before.get(key) != after.get(key)
-    }
+    return {key: {"from": before.get(key), "to": after.get(key)} for key in keys if before.get(key) != after.get(key)}
 
 
 def concerned(keys: Iterable[str], children: Iterable[str]) -> list[str]:
     """Return who has to be restarted for these keys: children in their order, then the supervisor, then the gateway."""
     patterns = {pattern for key in keys for pattern in CHANGEABLE.get(key, ())}
-    found = [child for child in children if any(fnmatchcase(child, p) for p in patterns if p not in (SUPERVISOR, GATEWAY))]
+    found = [
+        child for child in children if any(fnmatchcase(child, p) for p in patterns if p not in (SUPERVISOR, GATEWAY))
+    ]
     return found + [part for part in (SUPERVISOR, GATEWAY) if part in patterns]
 
 

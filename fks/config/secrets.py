@@ -58,7 +58,8 @@ NAMES: tuple[str, ...] = tuple(field.name for field in fields(Secrets))
 
 
 def load_secrets(paths: Paths) -> Secrets:
-    """Return the node's secrets. Errors: ConfigError when the file is missing, readable by others, or a value is weak."""
+    """Return the node's secrets. Errors: ConfigError when the file is missing, readable by others, or a value is
+    weak."""
     values = _read(paths.secrets_file)
     missing = [name for name in NAMES if name not in values]
     if missing:
@@ -157,12 +158,15 @@ def refuse_tracked(file: Path) -> None:
         return
     found = subprocess.run(
         [git, "-C", str(file.parent), "ls-files", "--error-unmatch", "--", file.name],
-        capture_output=True, check=False, timeout=10,
-    )  # fmt: skip
+        capture_output=True,
+        check=False,
+        timeout=10,
+    )
     if found.returncode == 0:
         raise ConfigError(
             f"git tracks the secrets file {file}",
-            remedy=f"run 'git rm --cached {file}', commit, then 'fks security-setup --rotate': the old values are public",
+            remedy=f"run 'git rm --cached {file}', commit, then 'fks security-setup --rotate': the old values are "
+            "public",
         )
 
 

@@ -84,7 +84,8 @@ class Node(Section):
     )
     name: str = Field("", description="this machine's name in status and logs, unlike any other's; unset = host name")
     address: str = Field(
-        "127.0.0.1", description="address at which the other machines reach this one; a private network's, never a public one"
+        "127.0.0.1",
+        description="address at which the other machines reach this one; a private network's, never a public one",
     )
     resources: tuple[str, ...] = Field(
         (), description="what this machine offers to placement besides its role: 'ninja=1'"
@@ -116,15 +117,23 @@ class Data(Section):
         ("1s", "5s", "15s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"), description="bars to build"
     )
     backfill_bars: int = Field(500, ge=0, description="minute bars to fetch when a symbol starts empty")
-    history_days: int = Field(30, ge=0, le=7300, description="days of history fetched when a symbol is enabled, unless it is said")
-    gaps_days: int = Field(7, ge=0, le=7300, description="days back in which gaps of a collected symbol are looked for and filled")
+    history_days: int = Field(
+        30, ge=0, le=7300, description="days of history fetched when a symbol is enabled, unless it is said"
+    )
+    gaps_days: int = Field(
+        7, ge=0, le=7300, description="days back in which gaps of a collected symbol are looked for and filled"
+    )
     rest_url: str | None = Field(
         None, description="exchange REST base; unset = the local exchange when sim.enabled, else the real one"
     )
     ws_url: str | None = Field(None, description="exchange websocket base; see rest_url")
-    endpoints: tuple[str, ...] = Field((), description="other addresses of exchanges: 'kraken https://rest… wss://stream…'")
+    endpoints: tuple[str, ...] = Field(
+        (), description="other addresses of exchanges: 'kraken https://rest… wss://stream…'"
+    )
     requests_per_minute: dict[str, PositiveInt] = Field(
-        {}, description="exchange = requests (binance: weight) it takes a minute, where your plan is another than docs/collect-data.md says: 'polygon=5'"
+        {},
+        description="exchange = requests (binance: weight) it takes a minute, where your plan is another than "
+        "docs/collect-data.md says: 'polygon=5'",
     )
     polygon_api_key: SecretStr | None = Field(None, description="Polygon key (POLYGON_API_KEY)")
     stale_min_s: float = Field(10.0, gt=0, description="C7: a trade feed is never stale before this age, seconds")
@@ -133,10 +142,18 @@ class Data(Section):
     bars_keep_days: dict[Timeframe, PositiveFloat] = Field(
         {}, description="timeframe = days of its bars kept, e.g. '1s=30, 5s=90'; others are kept for ever"
     )
-    quarantine_keep_days: float = Field(90.0, gt=0, description="days for which market data that was not believed is kept, settled or not")
-    bars_compress_days: float = Field(7.0, gt=0, description="with TimescaleDB: age from which bars and public trades are compressed, days")
-    balances_compress_days: float = Field(30.0, gt=0, description="with TimescaleDB: age from which balance_history is compressed, days")
-    columns_max_mb: float = Field(4096.0, gt=0, description="disk that mapped copies of series may take (FKS_HOME/columns), MB")
+    quarantine_keep_days: float = Field(
+        90.0, gt=0, description="days for which market data that was not believed is kept, settled or not"
+    )
+    bars_compress_days: float = Field(
+        7.0, gt=0, description="with TimescaleDB: age from which bars and public trades are compressed, days"
+    )
+    balances_compress_days: float = Field(
+        30.0, gt=0, description="with TimescaleDB: age from which balance_history is compressed, days"
+    )
+    columns_max_mb: float = Field(
+        4096.0, gt=0, description="disk that mapped copies of series may take (FKS_HOME/columns), MB"
+    )
 
     @field_validator("bars_keep_days", "requests_per_minute", mode="before")
     @classmethod
@@ -144,7 +161,11 @@ class Data(Section):
         """Take 'name=value, name=value' as well: what an environment variable can say."""
         if not isinstance(value, str):
             return value
-        return {name.strip(): number.strip() for name, _, number in (part.partition("=") for part in value.split(",") if part.strip())}
+        return {
+            name.strip(): number.strip()
+            for name, _, number in (part.partition("=") for part in value.split(",") if part.strip())
+        }
+
     tape: bool = Field(False, description="record everything collectors receive into FKS_HOME/tapes, to be replayed")
     tape_file_mb: float = Field(64.0, gt=0, description="size at which a tape file is closed and the next begun, MB")
     tape_keep_gb: float = Field(10.0, gt=0, description="tapes kept of one exchange; beyond it the oldest files go, GB")
@@ -155,7 +176,8 @@ class Venue(Section):
 
     exchange: str = Field("binance", description="exchange id")
     session: Literal["binance", "ccxt"] = Field(
-        "binance", description="how orders get to Binance: 'binance' is our own session (WebSocket API), 'ccxt' goes over REST"
+        "binance",
+        description="how orders get to Binance: 'binance' is our own session (WebSocket API), 'ccxt' goes over REST",
     )
     rest_url: str | None = Field(None, description="venue REST base; unset = the local exchange when sim.enabled")
     ws_url: str | None = Field(None, description="venue websocket base")
@@ -188,24 +210,39 @@ class Risk(Section):
     orders_open_max: int = Field(100, ge=1, description="most open orders per account")
     price_band_pct: Decimal = Field(Decimal(10), gt=0, description="furthest limit price from the mark, percent")
     loss_day_max: Decimal = Field(
-        Decimal(10000), gt=0, description="loss of a trading day (realised, open and fees) that stops entries until its end, account currency"
+        Decimal(10000),
+        gt=0,
+        description="loss of a trading day (realised, open and fees) that stops entries until its end, account "
+        "currency",
     )
-    day_zone: str = Field("UTC", description="time zone of the trading day, a name of the IANA database (Europe/Berlin)")
+    day_zone: str = Field(
+        "UTC", description="time zone of the trading day, a name of the IANA database (Europe/Berlin)"
+    )
     day_start_hour: int = Field(0, ge=0, le=23, description="hour in day_zone at which a trading day begins")
     rate_age_max_s: float = Field(
         300.0, gt=0, description="a price older than this gives no rate between currencies, seconds"
     )
     decision_age_max_s: float = Field(
-        60.0, gt=0, description="STALE_DECISION: an entry is traded for one bar of its timeframe (at least 5 s) after its bar's end, at most this long, seconds"
+        60.0,
+        gt=0,
+        description="STALE_DECISION: an entry is traded for one bar of its timeframe (at least 5 s) after its bar's "
+        "end, at most this long, seconds",
     )
     request_age_max_s: float = Field(
-        10.0, gt=0, description="STALE_DECISION: a request without valid_until is traded for this long after it came in, seconds"
+        10.0,
+        gt=0,
+        description="STALE_DECISION: a request without valid_until is traded for this long after it came in, seconds",
     )
     orders_per_minute: int = Field(600, ge=1, description="order budget per account and minute")
     drift_tolerance: Decimal = Field(
-        Decimal(1), ge=0, description="difference between what the venue holds of an asset and what is expected that opens no incident, in the account's currency"
+        Decimal(1),
+        ge=0,
+        description="difference between what the venue holds of an asset and what is expected that opens no incident, "
+        "in the account's currency",
     )
-    drift_confirm_s: float = Field(30.0, gt=0, description="seconds for which a difference must stay the same before it opens an incident")
+    drift_confirm_s: float = Field(
+        30.0, gt=0, description="seconds for which a difference must stay the same before it opens an incident"
+    )
     feed_age_max_s: float = Field(15.0, gt=0, description="FEED_STALE beyond this age of the last message, seconds")
     guardian_age_max_s: float = Field(
         4.0, gt=0, description="GUARDIAN_DOWN beyond this age of the guardian's last heartbeat, seconds"
@@ -237,7 +274,8 @@ class Costs(Section):
 class Paper(Section):
     fills: Literal["trades", "quotes", "bars"] = Field(
         "trades",
-        description="what paper orders meet: every public trade, the best bid and ask, or sealed bars; with sim.fills = 'tape' always bars",
+        description="what paper orders meet: every public trade, the best bid and ask, or sealed bars; with sim.fills "
+        "= 'tape' always bars",
     )
 
 
@@ -255,17 +293,31 @@ class Supervision(Section):
     lease_renew_s: float = Field(0.5, gt=0, description="seconds between renewals")
     backoff_first_s: float = Field(0.1, ge=0, description="wait before the second restart in a row, seconds")
     backoff_max_s: float = Field(10.0, gt=0, description="longest wait between restarts, seconds")
-    restarts_max: int = Field(8, ge=1, description="restarts of one child in a row, within restarts_period_s, before it escalates")
-    restarts_period_s: float = Field(
-        180.0, gt=0, description="the window of restarts_max; a child whose deaths in a row (at least 3) took this long escalates, too, seconds"
+    restarts_max: int = Field(
+        8, ge=1, description="restarts of one child in a row, within restarts_period_s, before it escalates"
     )
-    escalated_retry_s: float = Field(60.0, gt=0, description="an escalated child is started again after this, until a person restarts it, seconds")
-    deaths_hour_max: int = Field(10, ge=1, description="deaths of one child within an hour, above which a person is paged")
+    restarts_period_s: float = Field(
+        180.0,
+        gt=0,
+        description="the window of restarts_max; a child whose deaths in a row (at least 3) took this long escalates, "
+        "too, seconds",
+    )
+    escalated_retry_s: float = Field(
+        60.0, gt=0, description="an escalated child is started again after this, until a person restarts it, seconds"
+    )
+    deaths_hour_max: int = Field(
+        10, ge=1, description="deaths of one child within an hour, above which a person is paged"
+    )
     start_timeout_s: float = Field(30.0, gt=0, description="seconds a child may take to start")
     backoff_jitter: float = Field(
         0.2, ge=0, lt=1, description="share of a restart's wait that is random, so that not all come at once"
     )
-    backoff_reset_s: float = Field(30.0, gt=0, description="a child that was up for this long has lasted: it starts again without a wait, and the count of its deaths in a row begins at 0, seconds")
+    backoff_reset_s: float = Field(
+        30.0,
+        gt=0,
+        description="a child that was up for this long has lasted: it starts again without a wait, and the count of "
+        "its deaths in a row begins at 0, seconds",
+    )
     memory_max_mb: int = Field(
         2048, ge=128, description="resident memory above which a child is drained and restarted, MB"
     )
@@ -273,10 +325,15 @@ class Supervision(Section):
         120.0, gt=0, description="seconds of a failed self-check that a restart may mend, before the restart"
     )
     head_ttl_s: float = Field(
-        15.0, gt=0, description="a second head on the same database is refused until keeper and supervisor of the first were silent for this long, seconds"
+        15.0,
+        gt=0,
+        description="a second head on the same database is refused until keeper and supervisor of the first were "
+        "silent for this long, seconds",
     )
     lease_lost_s: float = Field(
-        10.0, gt=0, description="a child whose lease is lost for this long, though PostgreSQL answers, ends itself, seconds"
+        10.0,
+        gt=0,
+        description="a child whose lease is lost for this long, though PostgreSQL answers, ends itself, seconds",
     )
     lag_max_s: float = Field(0.5, gt=0, description="self-check: a turn of a child's loop later than this, seconds")
     signals_wait_max_s: float = Field(

@@ -1,7 +1,7 @@
 """Sync, gaps, import and export of market data, and the shipped sample.
 
-`from fks.data import *` gives what scripts and notebooks call (docs/read-data.md). Names are loaded when first used: most
-who import this package want one module of it, and pandas is large.
+`from fks.data import *` gives what scripts and notebooks call (docs/read-data.md). Names are loaded when first used:
+most who import this package want one module of it, and pandas is large.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Trades into bars, small bars into large ones: pure, exact, in UTC.
 
 The smallest timeframe (the base) is built from trades; base bars are contiguous in time, empty ones flat at the close
-before them with volume 0, as Binance and Kraken write them (of an exchange that writes none, none is given out). Every larger bar is the fold of its base bars and seals with the base
-bar that ends where it ends. A silent bar adds nothing to a fold but time, so a bar's open is its first trade's price.
-Prices are compared and volumes summed as Decimal; the float of a bar is made once, when it seals.
+before them with volume 0, as Binance and Kraken write them (of an exchange that writes none, none is given out). Every
+larger bar is the fold of its base bars and seals with the base bar that ends where it ends. A silent bar adds nothing
+to a fold but time, so a bar's open is its first trade's price. Prices are compared and volumes summed as Decimal; the
+float of a bar is made once, when it seals.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def exact_decimal(value: float) -> Decimal:
 class OpenBar:
     """A bar that is still being made.
 
-    `is_spoken`: somebody traded. Until then its prices, if `has_price`, are those of silent smaller bars, which count for
-    nothing once somebody trades. `is_empty`: it is known that nobody did. `first` and `last` are the places of the trades
-    that made open and close.
+    `is_spoken`: somebody traded. Until then its prices, if `has_price`, are those of silent smaller bars, which count
+    for nothing once somebody trades. `is_empty`: it is known that nobody did. `first` and `last` are the places of the
+    trades that made open and close.
     """
 
     start_ns: int
@@ -85,7 +86,8 @@ class OpenBar:
     def fold(self, later: OpenBar) -> None:
         """Count in a smaller bar that follows all that was counted before.
 
-        A silent one adds nothing but time, unless all of them are silent: a source without volumes is silent throughout.
+        A silent one adds nothing but time, unless all of them are silent: a source without volumes is silent
+        throughout.
         """
         self.is_complete = self.is_complete and later.is_complete
         self.is_empty = self.is_empty and later.is_empty
@@ -107,11 +109,20 @@ class OpenBar:
         is_spoken = bar.trades > 0 or bar.volume > 0
         self.fold(
             OpenBar(
-                bar.time_ns, bar.time_ns, exact_decimal(bar.open), exact_decimal(bar.high), exact_decimal(bar.low),
-                exact_decimal(bar.close), exact_decimal(bar.volume), bar.trades, bar.is_complete, is_spoken, True,
+                bar.time_ns,
+                bar.time_ns,
+                exact_decimal(bar.open),
+                exact_decimal(bar.high),
+                exact_decimal(bar.low),
+                exact_decimal(bar.close),
+                exact_decimal(bar.volume),
+                bar.trades,
+                bar.is_complete,
+                is_spoken,
+                True,
                 bar.is_empty or (not is_spoken and bar.high == bar.low),
             )
-        )  # fmt: skip
+        )
 
     def seal(self, exchange: str, symbol: str, timeframe: str, previous: Decimal | None) -> Bar | None:
         """Return the finished bar, flat at `previous` when nothing traded; None when there is no price at all.
@@ -126,25 +137,37 @@ class OpenBar:
         floats = [float(number) for number in numbers]
         is_exact = all(exact_decimal(f) == d for f, d in zip(floats, numbers, strict=True))
         return Bar(
-            exchange, symbol, timeframe, self.start_ns, floats[0], floats[1], floats[2], floats[3], floats[4],
-            self.trades, self.is_complete and is_exact, self.is_empty,
-        )  # fmt: skip
+            exchange,
+            symbol,
+            timeframe,
+            self.start_ns,
+            floats[0],
+            floats[1],
+            floats[2],
+            floats[3],
+            floats[4],
+            self.trades,
+            self.is_complete and is_exact,
+            self.is_empty,
+        )
 
 
 def place_of(trade: PublicTrade, ids: TradeIds) -> Place:
-    """Return where a trade stands among others, by what its exchange's ids prove: by id, or by time where they are opaque."""
+    """Return where a trade stands among others, by what its exchange's ids prove: by id, or by time where they are
+    opaque."""
     return (trade.time_ns, trade.trade_id) if ids is TradeIds.OPAQUE else (trade.trade_id, trade.time_ns)
 
 
 class BarBuilder:
     """Builds every timeframe of one symbol from trades.
 
-    `ids` is what the exchange's ids prove: with it, trades of an unfinished base bar may come in any order (each once), and
-    open and close are those of the first and the last by id or time. None: the order in which they come is theirs.
+    `ids` is what the exchange's ids prove: with it, trades of an unfinished base bar may come in any order (each once),
+    and open and close are those of the first and the last by id or time. None: the order in which they come is theirs.
 
-    `start_ns` is a boundary of the base timeframe; `seeds` hold what the larger bars had gathered before it (absent: the
-    larger bar that began earlier is marked incomplete). `previous` is the last price before `start_ns`. `emits_empty`:
-    bars in which nobody traded are given out (flat, flagged), as the exchange's own are; else they are left out.
+    `start_ns` is a boundary of the base timeframe; `seeds` hold what the larger bars had gathered before it (absent:
+    the larger bar that began earlier is marked incomplete). `previous` is the last price before `start_ns`.
+    `emits_empty`: bars in which nobody traded are given out (flat, flagged), as the exchange's own are; else they are
+    left out.
     """
 
     def __init__(

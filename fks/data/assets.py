@@ -22,7 +22,11 @@ from fks.store.sync import SyncStore
 
 LISTED_S = 3600.0  # how often the listing is fetched: rules and trading states change rarely
 RELIST_FIRST_S, RELIST_MAX_S = 1.0, 60.0  # when it failed: after a second, then twice as long each time
-CHANNELS = (Channel.TRADES, Channel.QUOTES, Channel.BOOK)  # what can be chosen; the exchange's bars come along by themselves
+CHANNELS = (
+    Channel.TRADES,
+    Channel.QUOTES,
+    Channel.BOOK,
+)  # what can be chosen; the exchange's bars come along by themselves
 HISTORY_MAX_DAYS = 7300
 
 
@@ -90,7 +94,8 @@ class AssetDesk:
         ]
 
     async def _collected(self, text: str) -> str:
-        """Return `text` with the exchange at which it is collected, or as it is when that is nowhere. Errors: InputError."""
+        """Return `text` with the exchange at which it is collected, or as it is when that is nowhere. Errors:
+        InputError."""
         rows = [row for row in await AssetStore(self._db).all() if row["is_enabled"]]
         places = [
             f"{row['exchange']}:{row['symbol']}"
@@ -102,7 +107,8 @@ class AssetDesk:
         return places[0] if places else text
 
     def _find(self, text: str, exchange: str | None, listed: Sequence[Instrument]) -> tuple[str, str]:
-        """Return (exchange, symbol). An exchange that was never collected lists nothing yet: its collector checks then."""
+        """Return (exchange, symbol). An exchange that was never collected lists nothing yet: its collector checks
+        then."""
         prefix, _, rest = text.rpartition(":")
         named = exchange or prefix.lower() or None
         if named is not None and named not in self._exchanges:
@@ -112,9 +118,10 @@ class AssetDesk:
             return named, rest.strip().upper()
         if not own and not listed:
             raise InputError(
-                "no instruments are known yet", code="SYMBOL_UNKNOWN",
+                "no instruments are known yet",
+                code="SYMBOL_UNKNOWN",
                 remedy="start once with 'fks up': the collector lists them; or name the exchange",
-            )  # fmt: skip
+            )
         found = find_instrument(rest if own else text, own or listed)
         return found.exchange, found.symbol
 
@@ -129,7 +136,9 @@ def check_choice(choice: Choice, exchanges: Collection[str]) -> Choice:
     if unknown:
         raise InputError(f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {' '.join(CHANNELS)}")
     frames = None if not choice.timeframes else by_length(check_timeframe(name) for name in choice.timeframes)
-    channels = None if not choice.channels else tuple(c for c in CHANNELS if c in choice.channels or c is Channel.TRADES)
+    channels = (
+        None if not choice.channels else tuple(c for c in CHANNELS if c in choice.channels or c is Channel.TRADES)
+    )
     return replace(choice, timeframes=frames, channels=channels)
 
 
@@ -144,18 +153,26 @@ def frames_of(asset: Asset, usual: Sequence[str]) -> tuple[str, ...]:
 
 
 def subscriptions(asset: Asset, frames: Sequence[str], exchange: Exchange) -> tuple[Subscription, ...]:
-    """Return what to ask an exchange for: the channels chosen and had, and its own word that the smallest bars are over."""
+    """Return what to ask an exchange for: the channels chosen and had, and its own word that the smallest bars are
+    over."""
     chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & exchange.traits.channels
     found = [Subscription(channel, asset.symbol) for channel in CHANNELS if channel in chosen]
     if Channel.BARS in exchange.traits.channels:
         live = exchange.traits.streamed_bars
-        ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in live] or [f for f in by_length(live) if f in frames][:1]
+        ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in live] or [
+            f for f in by_length(live) if f in frames
+        ][:1]
         found += [Subscription(Channel.BARS, asset.symbol, frame) for frame in ends]
     return tuple(found)
 
 
 def _unknown_exchange(name: str, exchanges: Collection[str]) -> InputError:
-    return InputError(f"unknown exchange {name!r}", code="EXCHANGE_UNKNOWN", status=404, remedy=f"use one of {' '.join(sorted(exchanges))}")
+    return InputError(
+        f"unknown exchange {name!r}",
+        code="EXCHANGE_UNKNOWN",
+        status=404,
+        remedy=f"use one of {' '.join(sorted(exchanges))}",
+    )
 
 
 class Assets:
@@ -178,7 +195,8 @@ class Assets:
         self.problem = ""  # why it is not known as of now
 
     async def wanted(self) -> list[Asset]:
-        """Return what is enabled and listed, in the exchange's spelling; what it does not list is named in the log once.
+        """Return what is enabled and listed, in the exchange's spelling; what it does not list is named in the log
+        once.
 
         When the exchange does not tell what it lists it is what it listed before, as far as we know.
         """
@@ -217,7 +235,9 @@ class Assets:
         found = self._find(symbol)
         if found is None:
             return False
-        await self._syncs.respell(self._exchange.name, symbol, found.symbol)  # first: it is not looked for again once the asset is renamed
+        await self._syncs.respell(
+            self._exchange.name, symbol, found.symbol
+        )  # first: it is not looked for again once the asset is renamed
         await self._store.respell(self._exchange.name, symbol, found.symbol)
         return True
 

@@ -1,9 +1,10 @@
 """From nothing, or from where the store ends, to the present: what a feed needs before it may be live.
 
 The present is the venue's newest trade, never our clock (a tape plays in its own time). A small hole is filled with its
-trades, id by id or from a moment on, as the exchange can; a large one with the venue's own bars, which are the same bars.
-Either way the unfinished bars begin with what they had gathered: closed days, hours, minutes and seconds of the venue,
-then trades. Bars shorter than the exchange's own have no other source than trades: where these are gone, they stay missing.
+trades, id by id or from a moment on, as the exchange can; a large one with the venue's own bars, which are the same
+bars. Either way the unfinished bars begin with what they had gathered: closed days, hours, minutes and seconds of the
+venue, then trades. Bars shorter than the exchange's own have no other source than trades: where these are gone, they
+stay missing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from fks.store.feeds import SealedPosition
 PAGE = 1000  # trades of one question
 TRADES_MAX = 20_000  # a larger hole is filled with bars: 20 pages take about as long as the bars do
 BARS_MAX = 60_000  # of one timeframe, fetched at a time; an older hole stays and is logged
-SECONDS_MAX = 2000  # bars shorter than a minute when a symbol starts empty: a longer past of them is not worth the pages
+SECONDS_MAX = (
+    2000  # bars shorter than a minute when a symbol starts empty: a longer past of them is not worth the pages
+)
 _LEVELS = ("1d", "1h", "1m", "1s")
 
 #: returns a page of bars, incomplete those that cannot be true (Belief.sifted)
@@ -39,7 +42,8 @@ class _TooManyError(PeerError):
 
 @dataclass(slots=True)
 class Recovery:
-    """What a feed starts from. `sealed` goes to the store before anything built later; `trades` are still to be built."""
+    """What a feed starts from. `sealed` goes to the store before anything built later; `trades` are still to be
+    built."""
 
     builder: BarBuilder
     last_id: int | None
@@ -51,14 +55,19 @@ class Recovery:
 class Backfill:
     """Recovers one symbol at a time through REST. Errors of all methods: OutageError, PeerError."""
 
-    def __init__(self, exchange: Exchange, timeframes: Sequence[str], bars_empty: int, sifted: Sifted | None = None) -> None:
-        """`bars_empty` is how many bars of each timeframe an empty store gets; `sifted` judges bars (None: all are believed)."""
+    def __init__(
+        self, exchange: Exchange, timeframes: Sequence[str], bars_empty: int, sifted: Sifted | None = None
+    ) -> None:
+        """`bars_empty` is how many bars of each timeframe an empty store gets; `sifted` judges bars (None: all are
+        believed)."""
         self._exchange = exchange
         self._sifted = sifted
         self._frames = by_length(timeframes)
         self._bars_empty = bars_empty
         own = by_length(exchange.traits.timeframes)[0]
-        self._shown: dict[str, list[PublicTrade]] = {}  # what such an exchange showed without a hole, of the present bar
+        self._shown: dict[
+            str, list[PublicTrade]
+        ] = {}  # what such an exchange showed without a hole, of the present bar
         #: what bars can fill up to: the base timeframe, or the exchange's smallest where that is larger
         self._grain = own if length_of(own) > length_of(self._frames[0]) else self._frames[0]
 
@@ -73,7 +82,8 @@ class Backfill:
         """Return what `symbol` starts from, given how far its timeframes are stored.
 
         `by_bars` fills even a small hole with bars: its trades turned out not to be contiguous in id or time. `heard`
-        gives what the socket told meanwhile without a hole: where REST tells the newest trades alone, it may reach further.
+        gives what the socket told meanwhile without a hole: where REST tells the newest trades alone, it may reach
+        further.
         """
         base = self._frames[0]
         newest = await self._newest(symbol)
@@ -98,7 +108,11 @@ class Backfill:
         """
         base = self._frames[0]
         begin_ns = bar_start(newest.time_ns if newest else quiet_ns, self._grain)
-        if stored is None or begin_ns > stored.sealed_ns or (self._grain != base and newest and newest.time_ns > stored.sealed_ns):
+        if (
+            stored is None
+            or begin_ns > stored.sealed_ns
+            or (self._grain != base and newest and newest.time_ns > stored.sealed_ns)
+        ):
             return begin_ns
         is_counted = self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS
         if newest is None or stored.last_trade_id is None or (is_counted and newest.trade_id < stored.last_trade_id):
@@ -111,7 +125,8 @@ class Backfill:
     async def _by_trades(
         self, symbol: str, positions: Mapping[str, SealedPosition], last_id: int, begin_ns: int
     ) -> Recovery:
-        """Go on after what is stored with the trades since; bars of seconds begin where the exchange's own bars reach."""
+        """Go on after what is stored with the trades since; bars of seconds begin where the exchange's own bars
+        reach."""
         if self._grain == self._frames[0]:
             trades = await self.trades_after(symbol, last_id, begin_ns)
             return await self._recovery(symbol, positions, begin_ns, last_id, trades)
@@ -125,11 +140,13 @@ class Backfill:
             last_id = trades[0].trade_id - 1
         return await self._recovery(symbol, positions, begin_ns, last_id, trades)
 
-    async def trades_after(self, symbol: str, last_id: int, since_ns: int, to_id: int | None = None) -> list[PublicTrade]:
+    async def trades_after(
+        self, symbol: str, last_id: int, since_ns: int, to_id: int | None = None
+    ) -> list[PublicTrade]:
         """Return the trades after `last_id` up to `to_id` (exclusive) or to the newest, oldest first.
 
-        Where ids are contiguous they follow one another without a hole. Elsewhere they are all from `since_ns` on, known
-        ones among them. Errors: PeerError when the exchange has them no longer, or has too many (TRADES_MAX).
+        Where ids are contiguous they follow one another without a hole. Elsewhere they are all from `since_ns` on,
+        known ones among them. Errors: PeerError when the exchange has them no longer, or has too many (TRADES_MAX).
         """
         if self._exchange.traits.trades_from is TradesFrom.ID:
             found = await self.trades_from(symbol, last_id + 1, to_id)
@@ -185,7 +202,8 @@ class Backfill:
         return list(found.values())
 
     async def bars(self, symbol: str, timeframe: str, since_ns: int, until_ns: int) -> AsyncIterator[list[Bar]]:
-        """Yield pages of the venue's closed bars in [since, until), oldest first; incomplete are those that cannot be true."""
+        """Yield pages of the venue's closed bars in [since, until), oldest first; incomplete are those that cannot be
+        true."""
         cursor = since_ns
         while bar_end(cursor, timeframe) <= until_ns:
             page = await self._exchange.fetch_bars(
@@ -219,7 +237,9 @@ class Backfill:
 
     def _is_small(self, newest: PublicTrade, last_id: int) -> bool:
         """Return whether a hole may be small enough for trades: where ids do not count them, only asking tells."""
-        return self._exchange.traits.trade_ids is not TradeIds.CONTIGUOUS or 0 <= newest.trade_id - last_id <= TRADES_MAX
+        return (
+            self._exchange.traits.trade_ids is not TradeIds.CONTIGUOUS or 0 <= newest.trade_id - last_id <= TRADES_MAX
+        )
 
     async def _trades_since(
         self, symbol: str, since_ns: int, heard: Callable[[], Sequence[PublicTrade]] = tuple
@@ -244,8 +264,8 @@ class Backfill:
     async def _newest_since(self, symbol: str, since_ns: int, known_id: int | None = None) -> list[PublicTrade]:
         """Return the newest trades, which hold all at and after a moment, or all after a known one.
 
-        That is so when they begin before the moment, hold or join the known one, or are all there ever were. An answer that
-        overlaps the one before it goes on from there. Errors: PeerError when they do not reach back.
+        That is so when they begin before the moment, hold or join the known one, or are all there ever were. An answer
+        that overlaps the one before it goes on from there. Errors: PeerError when they do not reach back.
         """
         page = await self._exchange.fetch_trades(symbol, from_id=None, since_ns=None, limit=PAGE)
         if not page:
@@ -272,14 +292,25 @@ class Backfill:
         return end_ns
 
     async def _recovery(
-        self, symbol: str, positions: Mapping[str, SealedPosition], begin_ns: int, last_id: int | None, trades: list[PublicTrade]
+        self,
+        symbol: str,
+        positions: Mapping[str, SealedPosition],
+        begin_ns: int,
+        last_id: int | None,
+        trades: list[PublicTrade],
     ) -> Recovery:
         seeds, previous = await self._seeds(symbol, begin_ns)
         ids = self._exchange.traits.trade_ids
         builder = BarBuilder(
-            self._exchange.name, symbol, self._frames, begin_ns, seeds=seeds, previous=previous,
-            emits_empty=self._exchange.traits.has_empty_bars, ids=None if ids is TradeIds.CONTIGUOUS else ids,
-        )  # fmt: skip
+            self._exchange.name,
+            symbol,
+            self._frames,
+            begin_ns,
+            seeds=seeds,
+            previous=previous,
+            emits_empty=self._exchange.traits.has_empty_bars,
+            ids=None if ids is TradeIds.CONTIGUOUS else ids,
+        )
         made = Recovery(builder, last_id, trades=trades)
         fetched: dict[str, tuple[int, list[Bar]]] = {}
         for frame in self._frames:
@@ -320,7 +351,9 @@ class Backfill:
         rows = [bar for bar in known[1] if bar.time_ns >= since_ns]
         bars = rows if source == frame else fold_bars(rows, frame, begin_ns)
         last = bars[-1] if bars and frame == self._frames[0] else None  # it reaches to where the builder begins
-        made.sealed.extend(Sealed(bar, made.last_id if bar is last else None, "klines") for bar in whole(bars, rows, frame))
+        made.sealed.extend(
+            Sealed(bar, made.last_id if bar is last else None, "klines") for bar in whole(bars, rows, frame)
+        )
 
     async def _seeds(self, symbol: str, begin_ns: int) -> tuple[dict[str, OpenBar], Decimal | None]:
         """Return what larger bars had gathered at `begin_ns`, and the last price before it."""

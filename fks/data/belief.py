@@ -1,6 +1,8 @@
-"""What an exchange's REST says of its past is not simply believed: what cannot be true stays out, what is odd is asked for once more.
+"""What an exchange's REST says of its past is not simply believed: what cannot be true stays out, what is odd is asked
+for once more.
 
-The exchange's own repeated word settles a doubt. Whatever was not believed at first is in the quarantine, with its verdict.
+The exchange's own repeated word settles a doubt. Whatever was not believed at first is in the quarantine, with its
+verdict.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ class Belief:
     async def sifted(self, bars: Sequence[Bar]) -> list[Bar]:
         """Return the bars of one series as others may be made of them, in their order, each open time once.
 
-        One that cannot be true is in the quarantine, and incomplete from here on: it is not stored, and of its time nothing
-        is known (`whole`). One that a person let in is believed.
+        One that cannot be true is in the quarantine, and incomplete from here on: it is not stored, and of its time
+        nothing is known (`whole`). One that a person let in is believed.
         """
-        findings = [f for f in check_bars(Bars.of(bars[0].symbol, bars[0].timeframe, bars)) if f.is_refused] if bars else []
+        findings = (
+            [f for f in check_bars(Bars.of(bars[0].symbol, bars[0].timeframe, bars)) if f.is_refused] if bars else []
+        )
         if not findings:
             return list(bars)
         known, held = await self._known(bars), []
@@ -52,7 +56,8 @@ class Belief:
         return list(made.values())
 
     async def believed(self, bars: Sequence[Bar], again: Again) -> list[Bar]:
-        """Return the bars of one series that may be stored, of those that can be true: what is odd is asked for once more."""
+        """Return the bars of one series that may be stored, of those that can be true: what is odd is asked for once
+        more."""
         if not bars:
             return []
         found = check_bars(Bars.of(bars[0].symbol, bars[0].timeframe, bars), usual=Usual())

@@ -13,7 +13,8 @@ _MONDAY_NS = 4 * 86400 * NS
 
 
 def length_of(timeframe: str) -> int:
-    """Return the length used to order timeframes, seconds; a month counts as its longest, and so does what is unknown."""
+    """Return the length used to order timeframes, seconds; a month counts as its longest, and so does what is
+    unknown."""
     return TIMEFRAMES.get(timeframe, 0) or 31 * 86400
 
 
@@ -52,6 +53,8 @@ def starts_within(from_ns: int, to_ns: int, timeframe: str) -> Ints:
         return np.empty(0, dtype=np.int64)
     first, last = bar_start(from_ns, timeframe), bar_start(to_ns - 1, timeframe)
     if timeframe == "1M":
-        edges = np.array([first, bar_end(last, timeframe)], dtype=np.int64).astype("datetime64[ns]").astype("datetime64[M]")
+        edges = (
+            np.array([first, bar_end(last, timeframe)], dtype=np.int64).astype("datetime64[ns]").astype("datetime64[M]")
+        )
         return np.arange(edges[0], edges[1]).astype("datetime64[ns]").astype(np.int64)
     return np.arange(first, last + 1, TIMEFRAMES[timeframe] * NS, dtype=np.int64)

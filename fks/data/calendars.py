@@ -3,7 +3,8 @@
 `24/7` needs nothing. Every other name is one of exchange_calendars (XNYS, CMES, …), which is imported when the first
 question comes. A bar is expected when its market is open for at least a moment of it: bars lie in UTC buckets whatever
 the session (a day of Globex is a UTC day, Sunday's is short; an hour of New York that begins at 13:00 UTC holds half an
-hour of trading). Closed nights, weekends, holidays, the second half of an early close: no bar is expected, none missing.
+hour of trading). Closed nights, weekends, holidays, the second half of an early close: no bar is expected, none
+missing.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Calendar(Protocol):
 
 
 def calendar_of(name: str) -> Calendar:
-    """Return the calendar called so: `24/7` or a name of exchange_calendars. Errors: ConfigError names what is wrong."""
+    """Return the calendar called so: `24/7` or a name of exchange_calendars. Errors: ConfigError names what is
+    wrong."""
     return AlwaysOpen() if name == ALWAYS else _sessions_of(name)
 
 
@@ -127,7 +129,9 @@ def _sessions_of(name: str) -> Sessions:
     import exchange_calendars
 
     if name not in exchange_calendars.get_calendar_names(include_aliases=True):
-        raise ConfigError(f"no calendar is called {name!r}", remedy=f"use {ALWAYS} or a name of exchange_calendars, such as XNYS")
+        raise ConfigError(
+            f"no calendar is called {name!r}", remedy=f"use {ALWAYS} or a name of exchange_calendars, such as XNYS"
+        )
     return Sessions(name)
 
 
@@ -135,9 +139,10 @@ def _year(time_ns: int) -> int:
     year = 1970 + int(np.datetime64(time_ns, "ns").astype("datetime64[Y]").astype(np.int64))
     if not YEAR_FIRST <= year <= YEAR_LAST:
         raise InputError(
-            f"{iso(time_ns)} is no time of a market", code="CALENDAR_RANGE",
+            f"{iso(time_ns)} is no time of a market",
+            code="CALENDAR_RANGE",
             remedy="look whether times are in seconds, ms, us or ns",
-        )  # fmt: skip
+        )
     return year
 
 
@@ -160,7 +165,9 @@ def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints]:
 
 
 def _nanos(column: Any) -> Ints:
-    return np.asarray(column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(dtype="datetime64[ns]").astype(np.int64))
+    return np.asarray(
+        column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(dtype="datetime64[ns]").astype(np.int64)
+    )
 
 
 def _with_daily_break(made: Any, closes: Ints, hour: int, rules: tuple[tuple[str, int], ...]) -> Ints:

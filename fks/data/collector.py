@@ -1,14 +1,14 @@
 """The collector: one exchange's live market data into the store, whole, in order, once.
 
-Hard state: ohlcv_data, market_trades, feeds (how far each timeframe is sealed and the last trade in it, committed with the
-bars, fenced by epoch), feed_outages. Soft state: open bars, rebuilt from the exchange. Guarantees: bars of a (symbol,
-timeframe) reach the store in order and are handed on (feeds.sealed_through) once; a restart or a lost connection leaves
-neither a missing nor a second bar; a channel that is silent beyond its limit is dialled again on another connection.
-Quotes and books have sockets of their own (fks.data.strands): their trouble is theirs alone.
+Hard state: ohlcv_data, market_trades, feeds (how far each timeframe is sealed and the last trade in it, committed with
+the bars, fenced by epoch), feed_outages. Soft state: open bars, rebuilt from the exchange. Guarantees: bars of a
+(symbol, timeframe) reach the store in order and are handed on (feeds.sealed_through) once; a restart or a lost
+connection leaves neither a missing nor a second bar; a channel that is silent beyond its limit is dialled again on
+another connection. Quotes and books have sockets of their own (fks.data.strands): their trouble is theirs alone.
 
-What is let go when somebody is slow, each counted: quotes, books and prices on their way to Redis (the newest stays), trades
-waiting for a database that is away (they are fetched again), events waiting for a hole to be filled (likewise), messages
-nobody believes beyond SUSPECTS_MAX. So is what still comes of a symbol that left its socket. Nothing else is.
+What is let go when somebody is slow, each counted: quotes, books and prices on their way to Redis (the newest stays),
+trades waiting for a database that is away (they are fetched again), events waiting for a hole to be filled (likewise),
+messages nobody believes beyond SUSPECTS_MAX. So is what still comes of a symbol that left its socket. Nothing else is.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ from fks.store.latest import Latest
 from fks.store.quarantine import QuarantineStore
 
 TICK_S = 0.2  # how often silence is looked at; also the least time between two flushes
-ROWS_S = 0.5  # how often ages and prices are written when no bar seals; entries need a word of the last WORD_S (fks.store.facts)
+# how often ages and prices are written when no bar seals; entries need a word of the last WORD_S (fks.store.facts)
+ROWS_S = 0.5
 ASSETS_S = 1.0
 LATE_S = 0.3  # a tick later than this: our loop stood still, and the wall clock proves nothing about the feed
 SEALED_MAX = 20_000  # bars of one symbol waiting for a database that is away; beyond it they are fetched again later
@@ -58,12 +59,20 @@ DRAIN_S, FLUSH_S = 0.5, 2.0  # of a drain: for holes being filled; for the store
 
 
 class Collector:
-    """Collects the enabled assets of one exchange. One task group runs it; `stop` may be called once `run` has ended."""
+    """Collects the enabled assets of one exchange. One task group runs it; `stop` may be called once `run` has
+    ended."""
 
     def __init__(
-        self, exchange: Exchange, db: Database, bus: Bus, clock: Clock, meter: Meter, log: Log, settings: Settings,
+        self,
+        exchange: Exchange,
+        db: Database,
+        bus: Bus,
+        clock: Clock,
+        meter: Meter,
+        log: Log,
+        settings: Settings,
         lease: Lease,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._exchange = exchange
         self._calendar = calendar_of(exchange.traits.calendar)
         self._clock, self._meter, self._log = clock, meter, log
@@ -77,13 +86,29 @@ class Collector:
         self._teller, self._states = Teller(Latest(bus), clock, meter), States(exchange.name, bus)
         rng = random.Random()  # noqa: S311  jitter only
         self._shards = Shards(
-            exchange, clock, log, meter, rng, wants=self._wants, heard=self._heard, subscribed=self._subscribed, lost=self._lost
+            exchange,
+            clock,
+            log,
+            meter,
+            rng,
+            wants=self._wants,
+            heard=self._heard,
+            subscribed=self._subscribed,
+            lost=self._lost,
         )
         self._holes = Holes(
-            exchange, self._store, QuarantineStore(db), clock, log, rng, bars_empty=settings.data.backfill_bars,
-            trades_keep_h=settings.data.trades_keep_h, set_state=self._set_state,
-            is_subscribed=self._shards.is_subscribed, advance=self._advance,
-        )  # fmt: skip
+            exchange,
+            self._store,
+            QuarantineStore(db),
+            clock,
+            log,
+            rng,
+            bars_empty=settings.data.backfill_bars,
+            trades_keep_h=settings.data.trades_keep_h,
+            set_state=self._set_state,
+            is_subscribed=self._shards.is_subscribed,
+            advance=self._advance,
+        )
         is_counted = exchange.traits.trade_ids is TradeIds.CONTIGUOUS  # else REST is asked once, and must not be late
         self._settle_s = 0.0 if is_counted else GRACE_NS / NS
         self._feeds: dict[str, SymbolFeed] = {}
@@ -94,12 +119,15 @@ class Collector:
 
     # ── the actor's shape ────────────────────────────────────────────────────────────────────────
     async def start(self) -> None:
-        """Prepare the exchange, call every feed COLD. Without its key it is prepared later. Errors: OutageError of the database."""
+        """Prepare the exchange, call every feed COLD. Without its key it is prepared later. Errors: OutageError of the
+        database."""
         try:
             await self._exchange.open()
         except ConfigError as error:
             self._refusal = str(error)
-        await asyncio.to_thread(is_open_at, self._calendar, self._clock.now_ns())  # a calendar takes its time to be made
+        await asyncio.to_thread(
+            is_open_at, self._calendar, self._clock.now_ns()
+        )  # a calendar takes its time to be made
         await self._store.set_cold()
 
     async def run(self) -> None:
@@ -150,9 +178,11 @@ class Collector:
     def detail(self) -> dict[str, object]:
         """Return what status shows: the state of the whole and of each feed, ages in ms."""
         return {
-            "exchange": self._exchange.name, "problem": self._problem, "sockets": len(self._shards),
+            "exchange": self._exchange.name,
+            "problem": self._problem,
+            "sockets": len(self._shards),
             "feeds": feed_rows(self._feeds.values(), self._clock.monotonic()),
-        }  # fmt: skip
+        }
 
     # ── what is collected ────────────────────────────────────────────────────────────────────────
     async def _follow_assets(self) -> None:
@@ -180,19 +210,27 @@ class Collector:
         for symbol in new:
             self._wanted[symbol] = wanted[symbol]
             self._feeds[symbol] = SymbolFeed(
-                symbol, now_s, stale_min_s=self._data.stale_min_s, stale_max_s=self._data.stale_max_s, frames=frames[symbol],
-                channels=tuple({item.channel: None for item in wanted[symbol]}), ids=self._exchange.traits.trade_ids,
+                symbol,
+                now_s,
+                stale_min_s=self._data.stale_min_s,
+                stale_max_s=self._data.stale_max_s,
+                frames=frames[symbol],
+                channels=tuple({item.channel: None for item in wanted[symbol]}),
+                ids=self._exchange.traits.trade_ids,
                 bars_s=max((length_of(item.timeframe) for item in wanted[symbol] if item.timeframe), default=0.0),
-            )  # fmt: skip
+            )
         if gone or new:
             kept = max(TRADES_EACH_MIN, TRADES_ALL_MAX // max(1, len(self._feeds)))
             for feed in self._feeds.values():
                 feed.trades_max = kept
             for aside in (None, *ASIDES):
-                self._shards.place(strand for symbol in new for strand in strands(wanted[symbol]) if whose(strand)[1] is aside)
+                self._shards.place(
+                    strand for symbol in new for strand in strands(wanted[symbol]) if whose(strand)[1] is aside
+                )
 
     async def _let_go(self, symbol: str) -> None:
-        """End a feed. When that fails it is let go again, and before that it is nobody's, whatever is chosen meanwhile."""
+        """End a feed. When that fails it is let go again, and before that it is nobody's, whatever is chosen
+        meanwhile."""
         feed = self._feeds[symbol]
         for strand in strands(self._wanted[symbol]):
             self._shards.drop(strand)
@@ -261,7 +299,9 @@ class Collector:
 
     def _enliven(self, feed: SymbolFeed) -> None:
         """A stale feed is live again once its trades are heard, and nothing is missing."""
-        is_whole = not feed.is_mute and not self._holes.is_repairing(feed.symbol) and self._shards.is_subscribed(feed.symbol)
+        is_whole = (
+            not feed.is_mute and not self._holes.is_repairing(feed.symbol) and self._shards.is_subscribed(feed.symbol)
+        )
         if feed.state is FeedState.STALE and is_whole:
             self._set_state(feed, FeedState.LIVE)
 
@@ -278,8 +318,16 @@ class Collector:
         if isinstance(event, Suspect):
             self._suspects.add(event)
             return
-        self._log.warning("feed.gone", exchange=self._exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason)
-        feeds = [self._feeds[event.symbol]] if event.symbol in self._feeds else [] if event.symbol else list(self._feeds.values())
+        self._log.warning(
+            "feed.gone", exchange=self._exchange.name, symbol=event.symbol, channel=event.channel, reason=event.reason
+        )
+        feeds = (
+            [self._feeds[event.symbol]]
+            if event.symbol in self._feeds
+            else []
+            if event.symbol
+            else list(self._feeds.values())
+        )
         for feed in [feed for feed in feeds if feed.state is not FeedState.OFF]:
             if event.channel is Channel.TRADES:
                 feed.tear()
@@ -349,9 +397,13 @@ class Collector:
             pulse = feed.pulses[channel]
             silent_s = pulse.age_s(now_s)
             self._log.warning(
-                "feed.stale", exchange=self._exchange.name, symbol=feed.symbol, channel=channel,
-                silent_s=round(silent_s, 1), limit_s=round(pulse.limit_s(), 1),
-            )  # fmt: skip
+                "feed.stale",
+                exchange=self._exchange.name,
+                symbol=feed.symbol,
+                channel=channel,
+                silent_s=round(silent_s, 1),
+                limit_s=round(pulse.limit_s(), 1),
+            )
             pulse.give_up(now_s)
             if channel is not Channel.TRADES or feed.state is FeedState.LIVE:
                 feed.begin_outage("silent", now_ns, channel, silent_s=silent_s)

@@ -1,5 +1,5 @@
-"""Bars and trades in columns into larger bars, for research and imports: the same bars as fks.data.aggregate makes one by
-one, exactly, many at a time."""
+"""Bars and trades in columns into larger bars, for research and imports: the same bars as fks.data.aggregate makes one
+by one, exactly, many at a time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _SUM_MAX = 2.0**62
 def aggregate_bars(bars: Bars, timeframe: str, *, start_ns: int | None = None, end_ns: int | None = None) -> Bars:
     """Return `bars` in a larger timeframe, as the exchange itself would write them.
 
-    The rows tell all of [start_ns, end_ns), by default from the first row's open to the last row's end; bars that begin or
-    end outside are left out, and so is one without any row. A row of volume 0 among rows with volume is a silent one: it
-    adds nothing but its close (a bar's open is its first trade's price). Rows that are missing inside are not noticed here
-    (fks.data.gaps does). Volumes are summed as whole numbers of the smallest place in the column, so sums are exact.
-    Errors: InputError when the timeframe is not made of the bars' own, a volume has more than 12 places, or those of one bar
-    are too much to be summed so.
+    The rows tell all of [start_ns, end_ns), by default from the first row's open to the last row's end; bars that begin
+    or end outside are left out, and so is one without any row. A row of volume 0 among rows with volume is a silent
+    one: it adds nothing but its close (a bar's open is its first trade's price). Rows that are missing inside are not
+    noticed here (fks.data.gaps does). Volumes are summed as whole numbers of the smallest place in the column, so sums
+    are exact.
+    Errors: InputError when the timeframe is not made of the bars' own, a volume has more than 12 places, or those of
+    one bar are too much to be summed so.
     """
     check_timeframe(timeframe)
     if timeframe != bars.timeframe and not divides(bars.timeframe, timeframe):
@@ -39,9 +40,15 @@ def aggregate_bars(bars: Bars, timeframe: str, *, start_ns: int | None = None, e
         high, low = _without_silence(edge, spoken, high, low)
         open_ = bars.open[_first_spoken(edge, spoken)]
     made = Bars(
-        bars.symbol, timeframe, starts[edge], open_, np.maximum.reduceat(high, edge), np.minimum.reduceat(low, edge),
-        bars.close[last], _sums(bars.volume, edge),
-    )  # fmt: skip
+        bars.symbol,
+        timeframe,
+        starts[edge],
+        open_,
+        np.maximum.reduceat(high, edge),
+        np.minimum.reduceat(low, edge),
+        bars.close[last],
+        _sums(bars.volume, edge),
+    )
     begin_ns = int(bars.time_ns[0]) if start_ns is None else start_ns
     stop_ns = int(ends_of(bars.time_ns[-1:], bars.timeframe)[0]) if end_ns is None else end_ns
     is_whole = (made.time_ns >= begin_ns) & (ends_of(made.time_ns, timeframe) <= stop_ns)
@@ -60,7 +67,9 @@ def aggregate_trades(
     check_timeframe(timeframe)
     if len(time_ns) > 1 and bool((np.diff(time_ns) < 0).any()):
         row = int(np.flatnonzero(np.diff(time_ns) < 0)[0]) + 1
-        raise InputError(f"trade {row} is older than the one before it", code="TRADES_ORDER", remedy="sort by time and id")
+        raise InputError(
+            f"trade {row} is older than the one before it", code="TRADES_ORDER", remedy="sort by time and id"
+        )
     if not len(time_ns):
         none = np.empty(0, dtype=np.float64)
         return Bars(symbol, timeframe, np.empty(0, dtype=np.int64), none, none, none, none, none)
@@ -68,9 +77,15 @@ def aggregate_trades(
     edge = np.flatnonzero(np.diff(starts, prepend=starts[0] - 1))
     last = np.append(edge[1:], len(starts)) - 1
     made = Bars(
-        symbol, timeframe, starts[edge], price[edge], np.maximum.reduceat(price, edge), np.minimum.reduceat(price, edge),
-        price[last], _sums(quantity, edge),
-    )  # fmt: skip
+        symbol,
+        timeframe,
+        starts[edge],
+        price[edge],
+        np.maximum.reduceat(price, edge),
+        np.minimum.reduceat(price, edge),
+        price[last],
+        _sums(quantity, edge),
+    )
     whole = np.flatnonzero((made.time_ns >= start_ns) & (ends_of(made.time_ns, timeframe) <= end_ns))
     return made[whole[0] : whole[-1] + 1] if len(whole) else made[:0]
 
@@ -94,14 +109,17 @@ def _first_spoken(edge: Ints, spoken: np.ndarray) -> Ints:
 
 
 def _sums(column: Floats, edge: Ints) -> Floats:
-    """Return the exact sum of each group, as the float nearest to it. Errors: InputError when one is too large for that."""
+    """Return the exact sum of each group, as the float nearest to it. Errors: InputError when one is too large for
+    that."""
     places, scaled = _scaled(column)
     # groups are summed one by one: what overflows is a group, never the column
     if float(np.add.reduceat(np.abs(scaled), edge).max()) >= _SUM_MAX:
         raise InputError(
-            f"the volumes of one bar add up to more than {_SUM_MAX / 10.0**places:.3g}, which {places} decimal places leave room for",
-            code="VOLUME_TOO_LARGE", remedy="round the source to fewer decimal places",
-        )  # fmt: skip
+            f"the volumes of one bar add up to more than {_SUM_MAX / 10.0**places:.3g}, which {places} decimal places "
+            "leave room for",
+            code="VOLUME_TOO_LARGE",
+            remedy="round the source to fewer decimal places",
+        )
     return np.add.reduceat(scaled.astype(np.int64), edge) / 10.0**places
 
 

@@ -1,12 +1,12 @@
 """One symbol's live feed, without I/O: what arrived, what is whole, how old it is, what is sealed and not yet stored.
 
 States (C7): COLD, nothing known yet; BACKFILL, a hole is being filled from REST; LIVE; STALE, silent beyond its limit.
-Where ids are contiguous, trades are taken strictly by id: the next one, a known one (dropped), or a gap, which stops the
-feed until it is filled. Where ids only rise or tell nothing, a known one is dropped and holes are found by other means:
-the connection ended, the wire says Gone, the exchange's own bar has more trades. A bar seals when a later trade proves it
-over, or when the exchange says so and the number of its trades agrees. Silence proves nothing (a frozen socket is silent
-too): when a bar is overdue, or the trades are half way to being stale, the feed has a Doubt, REST is asked for the trades
-after the last one, and what it has, or has not, settles the bar and the silence.
+Where ids are contiguous, trades are taken strictly by id: the next one, a known one (dropped), or a gap, which stops
+the feed until it is filled. Where ids only rise or tell nothing, a known one is dropped and holes are found by other
+means: the connection ended, the wire says Gone, the exchange's own bar has more trades. A bar seals when a later trade
+proves it over, or when the exchange says so and the number of its trades agrees. Silence proves nothing (a frozen
+socket is silent too): when a bar is overdue, or the trades are half way to being stale, the feed has a Doubt, REST is
+asked for the trades after the last one, and what it has, or has not, settles the bar and the silence.
 
 What tells of a time to come (see `present`), or of an id far beyond all that REST knows, is refused. It is then missing
 like any other, and what was refused wrongly comes back from REST.
@@ -34,7 +34,9 @@ ASK_MAX_S = 10.0  # in a long silence REST is asked this seldom, or twice in the
 TRADES_KEPT = 50_000  # trades waiting to be stored; beyond it the oldest go, counted (bars do not need them any more)
 SILENCE_MAX_NS = 3600 * NS  # between two trades; beyond it the venue's own bars say what happened
 INBOX_MAX = 200_000  # events that wait while a hole is filled; the oldest go first, counted, and come back from REST
-IDS_KEPT = 20_000  # of trades lately taken, where ids do not rise one by one: what a hole filled by time may bring again
+IDS_KEPT = (
+    20_000  # of trades lately taken, where ids do not rise one by one: what a hole filled by time may bring again
+)
 
 
 class SymbolFeed:
@@ -81,7 +83,8 @@ class SymbolFeed:
         self.doubted: deque[tuple[Bar, str]] = deque()
         #: when trades came whose bars were sealed already: these bars are asked for again
         self.late_ns: set[int] = set()
-        #: the store may lack trades up to this one, filled with bars or dropped: they are fetched once a later one is stored
+        #: the store may lack trades up to this one, filled with bars or dropped: they are fetched once a later one is
+        #: stored
         self.refill_to: int | None = None
         self.stored_id = -1
         self.pulses = Pulses.of(channels, now_s, stale_min_s, stale_max_s, bars_s)
@@ -91,13 +94,16 @@ class SymbolFeed:
         self._inbox: deque[Event] = deque(maxlen=INBOX_MAX)
         self._first: PublicTrade | None = None  # the first trade heard since nothing is missing between those that were
         self._is_torn = False
-        #: the exchange's words of bars whose trades are not all here, each with the monotonic time until when they may tarry
+        #: the exchange's words of bars whose trades are not all here, each with the monotonic time until when they may
+        #: tarry
         self._waiting: dict[tuple[str, int], tuple[BarClosed, float]] = {}
         self._asked_s = float("-inf")  # no doubt is raised again before
         self._ask_again_s = GRACE_NS / NS
         self._is_behind = False  # REST told a trade that the socket has not
         self.present = Present()
-        self._is_owed = False  # a trade was refused: where no id tells that it is missing, REST is asked before the next one
+        self._is_owed = (
+            False  # a trade was refused: where no id tells that it is missing, REST is asked before the next one
+        )
 
     # ── hearing ──────────────────────────────────────────────────────────────────────────────────
     def receive(self, events: list[Event], now_ns: int, now_s: float) -> list[PublicTrade]:
@@ -137,7 +143,8 @@ class SymbolFeed:
         return trades
 
     def touch(self, now_s: float) -> None:
-        """Start the ages anew: trades and bars were just subscribed, and what comes follows nothing that came before."""
+        """Start the ages anew: trades and bars were just subscribed, and what comes follows nothing that came
+        before."""
         for pulse in self.pulses.main():
             pulse.touch(now_s)
         self._first, self._is_behind = None, False
@@ -156,8 +163,8 @@ class SymbolFeed:
     def vouch(self, now_s: float) -> None:
         """Note that no trade was missed until now: the exchange's bars count those we have, or REST has no more.
 
-        A mute feed is believed again when that holds for as long as it took to call it mute. Where REST told a trade that the
-        socket has not, trades that are all here prove nothing of the socket until it tells one.
+        A mute feed is believed again when that holds for as long as it took to call it mute. Where REST told a trade
+        that the socket has not, trades that are all here prove nothing of the socket until it tells one.
         """
         if self._is_behind:
             return
@@ -178,7 +185,9 @@ class SymbolFeed:
     def believed(self, trades: list[PublicTrade], now_ns: int, now_s: float) -> list[PublicTrade]:
         """Return what may be built from now of an answer of REST; see `Present.believed`."""
         is_counted = self._ids is TradeIds.CONTIGUOUS
-        kept = self.present.believed(trades, lambda: max(self.ids_waiting(), default=-1), now_ns, now_s, is_counted=is_counted)
+        kept = self.present.believed(
+            trades, lambda: max(self.ids_waiting(), default=-1), now_ns, now_s, is_counted=is_counted
+        )
         self._is_owed |= bool(trades) and trades[-1] not in kept[-1:] and trades[-1].trade_id not in self.present.passed
         return kept
 
@@ -366,13 +375,17 @@ class SymbolFeed:
     def _overdue(self, now_s: float) -> Doubt | None:
         """Doubt in a silence of which the venue says nothing, ever more seldom while it lasts.
 
-        Before the first message, and while the feed is mute, no bar is overdue: then only whether the silence is true is asked.
+        Before the first message, and while the feed is mute, no bar is overdue: then only whether the silence is true
+        is asked.
         """
         assert self.builder is not None
         is_live = self.state is FeedState.LIVE
         if self._waiting:
             return None
-        over_ns, passed_ns = self.builder.open_ns, self.present.passed_ns(now_s)  # of a replay nobody knows what is past
+        over_ns, passed_ns = (
+            self.builder.open_ns,
+            self.present.passed_ns(now_s),
+        )  # of a replay nobody knows what is past
         if is_live and passed_ns is not None:
             over_ns = max(over_ns, bar_start(passed_ns - GRACE_NS, self.builder.base))
         is_quiet = self.is_mute or (is_live and self.pulses.is_quiet(now_s))

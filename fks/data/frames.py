@@ -20,7 +20,8 @@ PRICES = ("open", "high", "low", "close", "volume")
 
 
 def moment_ns(value: object, name: str) -> int | None:
-    """Return ns UTC of an ISO text, a datetime, a date, a pandas or numpy time; what has no zone is UTC. None stays None.
+    """Return ns UTC of an ISO text, a datetime, a date, a pandas or numpy time; what has no zone is UTC. None stays
+    None.
 
     Errors: InputError for anything else. A bare number is refused: nobody can tell seconds from milliseconds.
     """
@@ -40,9 +41,11 @@ def moment_ns(value: object, name: str) -> int | None:
     except (ValueError, OverflowError):
         pass
     raise InputError(
-        f"{name}={value!r} is no time", code="TIME_INVALID", status=422,
+        f"{name}={value!r} is no time",
+        code="TIME_INVALID",
+        status=422,
         remedy="use '2026-05-01', '2026-05-01T00:00:00Z' or a datetime; what has no zone is UTC",
-    )  # fmt: skip
+    )
 
 
 def check_span(start_ns: int | None, end_ns: int | None, limit: object) -> None:

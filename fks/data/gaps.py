@@ -51,7 +51,8 @@ def count_bars(hole: Hole, timeframe: str, calendar: str = ALWAYS) -> int:
 
 
 def expected_part(hole: Hole, timeframe: str, calendar: str) -> tuple[Hole, int] | None:
-    """Return the part of `hole` from its first expected bar to its last, and their number; None when none is expected."""
+    """Return the part of `hole` from its first expected bar to its last, and their number; None when none is
+    expected."""
     if calendar == ALWAYS:
         count = count_bars(hole, timeframe)
         return (hole, count) if count > 0 else None
@@ -64,7 +65,8 @@ def expected_part(hole: Hole, timeframe: str, calendar: str) -> tuple[Hole, int]
 def expected_gaps(
     exchange: str, symbol: str, timeframe: str, holes: Iterable[Hole], calendar: str | None = None
 ) -> list[Missing]:
-    """Return the `holes` in which bars are expected, by the exchange's calendar or by the one that is kept, cut to those."""
+    """Return the `holes` in which bars are expected, by the exchange's calendar or by the one that is kept, cut to
+    those."""
     parts = (expected_part(hole, timeframe, calendar_for(exchange, calendar)) for hole in holes)
     return [Missing(exchange, symbol, timeframe, *part) for part in parts if part is not None]
 
@@ -132,12 +134,20 @@ class Gaps:
         self._clock = clock
 
     async def missing(
-        self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int, *, is_all: bool = False,
+        self,
+        exchange: str,
+        symbol: str,
+        timeframe: str,
+        start_ns: int,
+        end_ns: int,
+        *,
+        is_all: bool = False,
         calendar: str | None = None,
-    ) -> list[Missing]:  # fmt: skip
+    ) -> list[Missing]:
         """Return the missing runs in [start, end), newest first; known gaps only with `is_all`, or when they are due.
 
-        `calendar` is the one kept with the series, if any. Both ends are brought to boundaries of `timeframe` that lie within.
+        `calendar` is the one kept with the series, if any. Both ends are brought to boundaries of `timeframe` that lie
+        within.
         """
         start_ns = aligned(start_ns, timeframe)
         end_ns = bar_start(end_ns, timeframe)
@@ -199,7 +209,8 @@ class GapWatch:
         return sorted(found, key=lambda gap: gap.hole.end_ns, reverse=True)
 
     def missing_bars(self) -> dict[str, int]:
-        """Return how many bars each exchange's series lacked when they were last looked at, those that wait included."""
+        """Return how many bars each exchange's series lacked when they were last looked at, those that wait
+        included."""
         found: dict[str, int] = {}
         for (exchange, _, _), seen in self._seen.items():
             found[exchange] = found.get(exchange, 0) + sum(gap.bars for gap in seen.missing)
@@ -234,8 +245,11 @@ class GapWatch:
 
 
 def is_kept(one: Series) -> bool:
-    """Return whether somebody wants the series whole: it was synced, or its symbol is collected. A sync under way sees to itself."""
-    return one.sync_status == "done" or (one.is_collected and one.sync_status in (None, "failed") and one.newest_ns is not None)
+    """Return whether somebody wants the series whole: it was synced, or its symbol is collected. A sync under way sees
+    to itself."""
+    return one.sync_status == "done" or (
+        one.is_collected and one.sync_status in (None, "failed") and one.newest_ns is not None
+    )
 
 
 def is_synced(one: Series) -> bool:
@@ -246,7 +260,8 @@ def is_synced(one: Series) -> bool:
 def kept_range(one: Series, now_ns: int, days: int) -> tuple[int, int]:
     """Return the time in which a kept series has to be whole: [start, end), ns.
 
-    A synced one up to the end that was wanted, or the present; what is collected up to its newest bar, as the collector is at it.
+    A synced one up to the end that was wanted, or the present; what is collected up to its newest bar, as the collector
+    is at it.
     """
     over_ns = closed_until(now_ns, one.timeframe)
     newest_ns = one.oldest_ns if one.newest_ns is None else bar_end(one.newest_ns, one.timeframe)

@@ -1,8 +1,8 @@
 """An exchange's bars of the past into the store, newest first, with a note of what the exchange has not.
 
-A missing bar is *known* to be missing when the exchange was asked for its very time, has later bars, and had RECENT_NS to
-publish it; one that it told and that cannot be true is known as well, by a cause of its own. What is not proven so is asked
-for again. Only what was absent in the answer is known: a bar that is lost later is a gap.
+A missing bar is *known* to be missing when the exchange was asked for its very time, has later bars, and had RECENT_NS
+to publish it; one that it told and that cannot be true is known as well, by a cause of its own. What is not proven so
+is asked for again. Only what was absent in the answer is known: a bar that is lost later is a gap.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ TRIES, WAIT_FIRST_S = 6, 1.0  # of one question, once the exchange has answered 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One window is done: what was fetched and believed, written (new or different), and found not to be had, in bars: the
-    exchange has none, or one that cannot be true.
+    """One window is done: what was fetched and believed, written (new or different), and found not to be had, in bars:
+    the exchange has none, or one that cannot be true.
 
     `is_asked` False: a time before the first bar there is, which was passed over.
     """
@@ -73,12 +73,15 @@ class History:
         own = self._exchange.traits.timeframes
         if check_timeframe(timeframe) in own:
             return timeframe
-        fits = [f for f in own if 0 < TIMEFRAMES[f] < length_of(timeframe) and length_of(timeframe) % TIMEFRAMES[f] == 0]
+        fits = [
+            f for f in own if 0 < TIMEFRAMES[f] < length_of(timeframe) and length_of(timeframe) % TIMEFRAMES[f] == 0
+        ]
         if not fits:
             raise InputError(
-                f"{self._exchange.name} has no {timeframe} bars, and none that make them", code="TIMEFRAME_UNKNOWN",
+                f"{self._exchange.name} has no {timeframe} bars, and none that make them",
+                code="TIMEFRAME_UNKNOWN",
                 remedy=f"use one of {' '.join(by_length(own))}",
-            )  # fmt: skip
+            )
         return by_length(fits)[-1]
 
     def count(self, timeframe: str, hole: Hole) -> int:
@@ -115,7 +118,9 @@ class History:
 
         async def again(bar: Bar) -> Bar | None:
             end_ns = bar_end(bar.time_ns, timeframe)
-            said = await self._ask(symbol, source, bar.time_ns, (end_ns - bar.time_ns) // (length_of(source) * NS), end_ns)
+            said = await self._ask(
+                symbol, source, bar.time_ns, (end_ns - bar.time_ns) // (length_of(source) * NS), end_ns
+            )
             return next(iter(await self._possible(said, source, timeframe)), None)
 
         told = rows if source == timeframe else folded(rows, timeframe)
@@ -124,12 +129,17 @@ class History:
         if bars:
             await self._prepare(bars[0].time_ns)
             merged = await self._bars.merge(
-                Bars.of(symbol, timeframe, bars), exchange=self._exchange.name, source="sync", trades=[bar.trades for bar in bars]
+                Bars.of(symbol, timeframe, bars),
+                exchange=self._exchange.name,
+                source="sync",
+                trades=[bar.trades for bar in bars],
             )
             written = merged.written
         expected = self._calendar.expected(timeframe, window.start_ns, window.end_ns)
         there = times_of(bars)
-        found = {REFUSED: runs_missing(expected, np.setdiff1d(expected, np.setdiff1d(times_of(told), there)), timeframe)}
+        found = {
+            REFUSED: runs_missing(expected, np.setdiff1d(expected, np.setdiff1d(times_of(told), there)), timeframe)
+        }
         absent = runs_missing(expected, np.union1d(there, times_of(told)), timeframe)
         if self._exchange.traits.has_empty_bars:
             found["exchange"] = absent
@@ -145,7 +155,8 @@ class History:
         return whole(sifted if source == timeframe else folded(sifted, timeframe), sifted, timeframe)
 
     async def _fetched(self, symbol: str, source: str, window: Hole) -> list[Bar]:
-        """Return the bars in `window`. An empty answer at its end is not believed before it was asked for in small pieces."""
+        """Return the bars in `window`. An empty answer at its end is not believed before it was asked for in small
+        pieces."""
         rows: list[Bar] = []
         at = window.start_ns
         while at < window.end_ns:
@@ -164,20 +175,24 @@ class History:
     async def _note(
         self, symbol: str, timeframe: str, window: Hole, found: Mapping[str, Sequence[Hole]], proven_ns: int
     ) -> int:
-        """Keep what is proven to be missing in `window`, by cause, instead of what was known of it; return how many bars that is."""
+        """Keep what is proven to be missing in `window`, by cause, instead of what was known of it; return how many
+        bars that is."""
         proven = proven_part([window], timeframe, proven_ns)
         if not proven:
             return 0
         asked_ns = self._clock.now_ns()
         known = [
-            KnownGap(hole, cause, asked_ns) for cause, holes in found.items() for hole in proven_part(holes, timeframe, proven_ns)
+            KnownGap(hole, cause, asked_ns)
+            for cause, holes in found.items()
+            for hole in proven_part(holes, timeframe, proven_ns)
         ]
         await self._gaps.note_known(self._exchange.name, symbol, timeframe, proven[0], known)
         return sum(self.count(timeframe, gap.hole) for gap in known)
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────
     async def _ask(self, symbol: str, source: str, since_ns: int | None, limit: int, until_ns: int) -> list[Bar]:
-        """Return closed bars in [since, until). A question that fails is repeated, once the exchange has answered one."""
+        """Return closed bars in [since, until). A question that fails is repeated, once the exchange has answered
+        one."""
         wait_s = WAIT_FIRST_S
         for attempt in range(1, TRIES + 1):
             try:
@@ -193,7 +208,8 @@ class History:
         return [bar for bar in page if begin_ns <= bar.time_ns and bar_end(bar.time_ns, source) <= until_ns]
 
     async def _newest(self, symbol: str, source: str) -> int | None:
-        """Return the end of the exchange's newest closed bar: its own present, which a replayed tape has in the past."""
+        """Return the end of the exchange's newest closed bar: its own present, which a replayed tape has in the
+        past."""
         page = await self._ask(symbol, source, None, 3, self._clock.now_ns() - SETTLE_NS)
         return bar_end(page[-1].time_ns, source) if page else None
 
@@ -243,14 +259,13 @@ def folded(rows: Sequence[Bar], timeframe: str) -> list[Bar]:
         made = groups.pop()[0] if groups and row.time_ns < groups[-1][0].end_ns else OpenBar.at(row.time_ns, timeframe)
         made.fold_bar(row)
         groups.append((made, row))
-    sealed = [
-        made.seal(last.exchange, last.symbol, timeframe, exact_decimal(last.close)) for made, last in groups
-    ]  # fmt: skip
+    sealed = [made.seal(last.exchange, last.symbol, timeframe, exact_decimal(last.close)) for made, last in groups]
     return [bar for bar in sealed if bar is not None]
 
 
 def runs_missing(expected: Ints, there: Ints, timeframe: str) -> list[Hole]:
-    """Return the runs of `expected` open times that are not `there`, oldest first; what lies between two sessions joins them."""
+    """Return the runs of `expected` open times that are not `there`, oldest first; what lies between two sessions joins
+    them."""
     is_missing = ~np.isin(expected, there)
     if not is_missing.any():
         return []

@@ -28,7 +28,10 @@ from fks.store.quarantine import Held, QuarantineStore, Verdict, numbers_of
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
 LATE_TRIES = 5  # REST shows trades later than the socket: what it lacks after so many questions, of seconds, is false
-ATTESTED, ATTESTED_TRIES = 3, 25  # unless so many follow one another: REST is asked for over a minute, then these are false, too
+ATTESTED, ATTESTED_TRIES = (
+    3,
+    25,
+)  # unless so many follow one another: REST is asked for over a minute, then these are false, too
 RECHECK_NS = 300 * NS  # so far back bars are asked for again after a restart: one may lack a trade that came late
 REFILL_MAX = 200_000  # trades fetched again for the store at a time
 
@@ -60,7 +63,9 @@ class Holes:
         self._set_state, self._is_subscribed, self._advance = set_state, is_subscribed, advance
         self._backfills: dict[tuple[str, ...], Backfill] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._next: dict[str, tuple[bool, float]] = {}  # holes of symbols under repair: whether by bars, after so many seconds
+        self._next: dict[
+            str, tuple[bool, float]
+        ] = {}  # holes of symbols under repair: whether by bars, after so many seconds
         self._group: asyncio.TaskGroup | None = None
         self.is_draining = False
 
@@ -85,7 +90,9 @@ class Holes:
             await asyncio.wait(repairs, timeout=seconds)
 
     # ── what may be wrong ────────────────────────────────────────────────────────────────────────
-    def repair(self, feed: SymbolFeed, gap: Gap | None, *, cause: str = "gap", by_bars: bool = False, settle_s: float = 0.0) -> None:
+    def repair(
+        self, feed: SymbolFeed, gap: Gap | None, *, cause: str = "gap", by_bars: bool = False, settle_s: float = 0.0
+    ) -> None:
         """Fill a hole; None: recover from what is stored. One that comes while another is filled is filled after it.
 
         `settle_s`: wait so long first, for trades that REST does not show yet.
@@ -110,7 +117,8 @@ class Holes:
             self._begin("revise", feed, self._revised(feed))
 
     def confirm(self, feed: SymbolFeed) -> None:
-        """Ask for stored bars again that are far from what is usual: they stand in the quarantine until the exchange repeats them."""
+        """Ask for stored bars again that are far from what is usual: they stand in the quarantine until the exchange
+        repeats them."""
         if not self.is_draining:
             self._begin("confirm", feed, self._confirmed(feed))
 
@@ -131,7 +139,9 @@ class Holes:
         """Return what fetches a feed's timeframes."""
         made = self._backfills.get(feed.frames)
         if made is None:
-            made = self._backfills[feed.frames] = Backfill(self._exchange, feed.frames, self._bars_empty, self._belief.sifted)
+            made = self._backfills[feed.frames] = Backfill(
+                self._exchange, feed.frames, self._bars_empty, self._belief.sifted
+            )
         return made
 
     # ── holes in what was heard ──────────────────────────────────────────────────────────────────
@@ -171,8 +181,12 @@ class Holes:
                     gap, by_bars = None, True
             except EXPECTED as error:
                 feed.detail, feed.is_refused = str(error), is_refusal(error)
-                self._log.warning("feed.repair", symbol=feed.symbol, error=str(error), wait_s=REFUSED_S if feed.is_refused else wait_s)
-                by_bars = by_bars or isinstance(error, PeerError)  # it has not the trades we need: its bars are the same bars
+                self._log.warning(
+                    "feed.repair", symbol=feed.symbol, error=str(error), wait_s=REFUSED_S if feed.is_refused else wait_s
+                )
+                by_bars = by_bars or isinstance(
+                    error, PeerError
+                )  # it has not the trades we need: its bars are the same bars
             await self._clock.sleep((REFUSED_S if feed.is_refused else wait_s) * self._rng.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 
@@ -204,7 +218,9 @@ class Holes:
         now_ns, now_s = self._clock.now_ns(), self._clock.monotonic()
         feed.present.begin(made.trades[-1].time_ns if made.trades else made.builder.open_ns, now_s)
         if made.builder.open_ns > feed.present.until_ns(now_ns, now_s):
-            raise OutageError(f"{feed.symbol}: the exchange's newest trade is of {iso(made.builder.open_ns)}, which is to come")
+            raise OutageError(
+                f"{feed.symbol}: the exchange's newest trade is of {iso(made.builder.open_ns)}, which is to come"
+            )
         return made
 
     def _believed(self, feed: SymbolFeed, trades: list[PublicTrade]) -> list[PublicTrade]:
@@ -298,7 +314,7 @@ class Holes:
                 await self._quarantine.add([Held.bar(bar, "outlier", why, source="live")])
                 self._log.warning(
                     "bar.doubted", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns), reason=why
-                )  # fmt: skip
+                )
                 await self._clock.sleep(GRACE_NS / NS)
                 for own in await self._own_bars(feed, bar.timeframe, bar.time_ns, bar_end(bar.time_ns, bar.timeframe)):
                     is_same = numbers_of(own) == numbers_of(bar)
@@ -314,7 +330,8 @@ class Holes:
             feed.doubted.popleft()
 
     async def _own_bars(self, feed: SymbolFeed, frame: str, start_ns: int, end_ns: int) -> list[Bar]:
-        """Return the bars of a time as the exchange has them now and they can be true; none when it has none that short."""
+        """Return the bars of a time as the exchange has them now and they can be true; none when it has none that
+        short."""
         backfill = self.backfill(feed)
         try:
             source = backfill.native(frame)
@@ -347,7 +364,8 @@ class Holes:
 
 
 def _is_attested(feed: SymbolFeed, gap: Gap) -> bool:
-    """Return whether trades beyond a gap were heard that follow one another, id by id: one wrong number has no followers.
+    """Return whether trades beyond a gap were heard that follow one another, id by id: one wrong number has no
+    followers.
 
     Another hole may lie between them and the gap: a socket that was dialled anew while REST was late.
     """

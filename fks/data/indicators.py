@@ -28,7 +28,8 @@ _TRIES = 5  # a series that is corrected again and again while it is read: each 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Columns of an indicator, aligned with `time_ns` (open times, oldest first). `is_kept`: they were not computed now."""
+    """Columns of an indicator, aligned with `time_ns` (open times, oldest first). `is_kept`: they were not computed
+    now."""
 
     exchange: str
     symbol: str
@@ -59,8 +60,8 @@ class IndicatorCache:
     async def compute(self, exchange: str, symbol: str, timeframe: str, name: str, **params: float) -> Computed:
         """Return indicator `name` over the whole series; an empty one gives empty columns.
 
-        Errors: InputError INDICATOR_UNKNOWN or INDICATOR_PARAM with what would be right; OutageError, also when the series
-        never stood still.
+        Errors: InputError INDICATOR_UNKNOWN or INDICATOR_PARAM with what would be right; OutageError, also when the
+        series never stood still.
         """
         empty = compute(name, Bars.of(symbol, timeframe, []), **params)  # refuses what is wrong before anything is read
         key = params_key(name, params)

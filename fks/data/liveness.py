@@ -21,7 +21,18 @@ class Pulse:
     The rhythm is that of messages which follow one another on one subscription; it outlasts the subscription.
     """
 
-    __slots__ = ("_begun_s", "_gaps", "_has_first", "_has_rhythm", "_heard_s", "_limit_s", "_max_s", "_min_s", "_patience", "_whole_s")
+    __slots__ = (
+        "_begun_s",
+        "_gaps",
+        "_has_first",
+        "_has_rhythm",
+        "_heard_s",
+        "_limit_s",
+        "_max_s",
+        "_min_s",
+        "_patience",
+        "_whole_s",
+    )
 
     def __init__(self, now_s: float, min_s: float, max_s: float) -> None:
         self._begun_s = self._heard_s = self._whole_s = now_s
@@ -61,7 +72,8 @@ class Pulse:
         self._limit_s = None
 
     def give_up(self, now_s: float) -> None:
-        """Begin the age anew: it was silent beyond its limit. If the subscription before changed nothing, wait twice as long."""
+        """Begin the age anew: it was silent beyond its limit. If the subscription before changed nothing, wait twice as
+        long."""
         self._patience = 1 if self._has_rhythm else min(2 * self._patience, PATIENCE_MAX)
         self._has_rhythm = False
         self.touch(now_s)
@@ -115,11 +127,13 @@ class Pulses(dict[Channel, Pulse]):
             pulse.vouch(now_s)
 
     def is_quiet(self, now_s: float) -> bool:
-        """Return whether trades, or bars for want of trades, are half way to being silent: time to ask whether they should be."""
+        """Return whether trades, or bars for want of trades, are half way to being silent: time to ask whether they
+        should be."""
         return any(pulse.age_s(now_s) * 2 > pulse.limit_s() for pulse in self._without_trades())
 
     def _without_trades(self) -> list[Pulse]:
-        """Return those that have nothing to tell while nobody trades: not bars that are behind the last trade, they are late."""
+        """Return those that have nothing to tell while nobody trades: not bars that are behind the last trade, they are
+        late."""
         heard_s = self[Channel.TRADES].heard_s
         return [pulse for pulse in self.main() if pulse.heard_s >= heard_s - LATE_S]
 

@@ -30,7 +30,8 @@ _ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class ManualTrade:
-    """An execution to book. `time_ns` None: now. `reference` tells two alike apart: the broker's own trade id is best."""
+    """An execution to book. `time_ns` None: now. `reference` tells two alike apart: the broker's own trade id is
+    best."""
 
     account_id: int
     side: Side
@@ -47,15 +48,21 @@ class ManualTrade:
         if self.reference is not None:
             return f"ref {self.reference}"
         parts = (
-            self.side, _plain(self.quantity), _plain(self.price), _plain(self.fee), self.order_type.strip().upper(), self.time_ns,
-        )  # fmt: skip
+            self.side,
+            _plain(self.quantity),
+            _plain(self.price),
+            _plain(self.fee),
+            self.order_type.strip().upper(),
+            self.time_ns,
+        )
         return " ".join([symbol, *(str(part) for part in parts)])
 
 
 def checked(
     trade_type: str, quantity: object, price: object, fee: object, order_type: str
 ) -> tuple[Side, Decimal, Decimal, Decimal]:
-    """Return side and exact numbers of what a person wrote. Errors: InputError naming the argument and what is right."""
+    """Return side and exact numbers of what a person wrote. Errors: InputError naming the argument and what is
+    right."""
     word = str(trade_type).strip().lower()
     if word not in (Side.BUY, Side.SELL):
         raise _wrong(f"trade_type={trade_type!r} is neither BUY nor SELL", "use 'BUY' or 'SELL'")
@@ -69,7 +76,8 @@ def checked(
 
 
 def exact_of(value: object, name: str) -> Decimal:
-    """Return the decimal a person meant: of a float its shortest text. Errors: InputError when it is no finite number."""
+    """Return the decimal a person meant: of a float its shortest text. Errors: InputError when it is no finite
+    number."""
     if isinstance(value, Integral | Real | str | Decimal) and not isinstance(value, bool):  # numpy's are, too
         try:
             found = Decimal(value if isinstance(value, Decimal) else str(value))
@@ -98,10 +106,19 @@ async def book(db: Database, listed: Listed, trade: ManualTrade) -> tuple[dict[s
             )
         currency = trade.fee_currency or listed.quote or account["currency"]
         id = await tx.fetchval(
-            "manual.book", fill_id, trade.reference or "", trade.account_id, listed.symbol, trade.side.upper(),
-            trade.quantity, trade.price, trade.fee, currency.upper(), trade.order_type.strip().lower(),
+            "manual.book",
+            fill_id,
+            trade.reference or "",
+            trade.account_id,
+            listed.symbol,
+            trade.side.upper(),
+            trade.quantity,
+            trade.price,
+            trade.fee,
+            currency.upper(),
+            trade.order_type.strip().lower(),
             None if trade.time_ns is None else to_datetime(trade.time_ns),
-        )  # fmt: skip
+        )
         if id is not None:
             await _restate(tx, listed, trade.account_id)
         rows = await tx.fetch("manual.booked", trade.account_id, listed.symbol)
@@ -124,9 +141,11 @@ def _check_same(row: Row, trade: ManualTrade) -> None:
     if there != wanted:
         named = "this trade" if trade.reference is None else f"reference {trade.reference!r}"
         raise InputError(
-            f"{named} is booked already as {' '.join(map(str, there))}", code="TRADE_DIFFERS",
-            status=409, remedy="give this execution a reference of its own",
-        )  # fmt: skip
+            f"{named} is booked already as {' '.join(map(str, there))}",
+            code="TRADE_DIFFERS",
+            status=409,
+            remedy="give this execution a reference of its own",
+        )
 
 
 async def _restate(tx: Session, listed: Listed, account_id: int) -> None:
@@ -145,10 +164,21 @@ def realized_by(rows: Sequence[Row], listed: Listed) -> list[Decimal]:
     found = []
     for row in rows:
         fill = Fill(
-            row["fill_id"], None, None, row["venue_trade_id"], row["account_id"], VENUE, listed.symbol,
-            Side(row["trade_type"].lower()), row["quantity"], row["price"], row["fee"], row["fee_currency"],
-            to_ns(row["time"]), source=SOURCE,
-        )  # fmt: skip
+            row["fill_id"],
+            None,
+            None,
+            row["venue_trade_id"],
+            row["account_id"],
+            VENUE,
+            listed.symbol,
+            Side(row["trade_type"].lower()),
+            row["quantity"],
+            row["price"],
+            row["fee"],
+            row["fee_currency"],
+            to_ns(row["time"]),
+            source=SOURCE,
+        )
         booking = apply_fill(position, fill, instrument)
         position = booking.position
         found.append(booking.realized)

@@ -1,9 +1,9 @@
 """The calls of `from fks.data import *`: plain functions over one node's store, for scripts and notebooks.
 
 Symbols are taken in any spelling. `start` and `end` are ISO texts, datetimes or dates, UTC when they have no zone;
-`start` is the first open time, `end` is exclusive. `limit` alone gives the newest bars, with `start` the first ones. Only
-whole bars are returned, oldest first: one that was built over a gap is left out. Rows are mappings whose values can be
-had as attributes too. What is wrong with an argument is an InputError that says what would be right.
+`start` is the first open time, `end` is exclusive. `limit` alone gives the newest bars, with `start` the first ones.
+Only whole bars are returned, oldest first: one that was built over a gap is left out. Rows are mappings whose values
+can be had as attributes too. What is wrong with an argument is an InputError that says what would be right.
 """
 
 from __future__ import annotations
@@ -80,13 +80,18 @@ def session() -> Session:
 
 # ── bars ─────────────────────────────────────────────────────────────────────────────────────────
 def get_ohlcv_data(
-    symbol: str, timeframe: str, limit: int | None = None, *,
-    start: object = None, end: object = None, exchange: str | None = None,
-) -> pd.DataFrame:  # fmt: skip
+    symbol: str,
+    timeframe: str,
+    limit: int | None = None,
+    *,
+    start: object = None,
+    end: object = None,
+    exchange: str | None = None,
+) -> pd.DataFrame:
     """Return bars as a DataFrame: index `time` (open time, UTC), columns open high low close volume, float64.
 
-    `attrs` tell symbol, timeframe, exchange, `missing`: how many bars are expected between the first and the last one and
-    not there (None where silent bars are left out, or nobody knows the market's hours), and the series' `revision`,
+    `attrs` tell symbol, timeframe, exchange, `missing`: how many bars are expected between the first and the last one
+    and not there (None where silent bars are left out, or nobody knows the market's hours), and the series' `revision`,
     which changes when a bar that you may have read was corrected. Errors: InputError, OutageError.
     """
     listed, revision, bars = _read(symbol, timeframe, limit, start, end, exchange)
@@ -94,9 +99,14 @@ def get_ohlcv_data(
 
 
 def get_ohlcv_arrays(
-    symbol: str, timeframe: str, limit: int | None = None, *,
-    start: object = None, end: object = None, exchange: str | None = None,
-) -> Bars:  # fmt: skip
+    symbol: str,
+    timeframe: str,
+    limit: int | None = None,
+    *,
+    start: object = None,
+    end: object = None,
+    exchange: str | None = None,
+) -> Bars:
     """Return bars as numpy columns: `time_ns` int64, open high low close volume float64, all of one length.
 
     A long series is mapped from a file, not copied: do not write into it. Errors: InputError, OutageError.
@@ -105,9 +115,14 @@ def get_ohlcv_arrays(
 
 
 def get_ohlcv_table(
-    symbol: str, timeframe: str, limit: int | None = None, *,
-    start: object = None, end: object = None, exchange: str | None = None,
-) -> pa.Table:  # fmt: skip
+    symbol: str,
+    timeframe: str,
+    limit: int | None = None,
+    *,
+    start: object = None,
+    end: object = None,
+    exchange: str | None = None,
+) -> pa.Table:
     """Return bars as an Arrow table over the memory of `get_ohlcv_arrays`: nothing is copied.
 
     Errors: InputError, OutageError.
@@ -117,9 +132,16 @@ def get_ohlcv_table(
 
 
 def get_indicator(
-    symbol: str, timeframe: str, name: str, limit: int | None = None, *,
-    start: object = None, end: object = None, exchange: str | None = None, **params: float,
-) -> pd.DataFrame:  # fmt: skip
+    symbol: str,
+    timeframe: str,
+    name: str,
+    limit: int | None = None,
+    *,
+    start: object = None,
+    end: object = None,
+    exchange: str | None = None,
+    **params: float,
+) -> pd.DataFrame:
     """Return an indicator over a whole series as a DataFrame, a column an output, NaN where it has no value yet.
 
     It is kept and served again until a bar is added or corrected. `start`, `end` and `limit` cut what is returned, not
@@ -139,9 +161,14 @@ def get_indicator(
 
     found = now.run(work).between(first_ns, last_ns, limit)
     return frames.columns_frame(
-        found.time_ns, found.columns, symbol=found.symbol, timeframe=timeframe, exchange=found.exchange,
-        indicator=name, revision=found.revision,
-    )  # fmt: skip
+        found.time_ns,
+        found.columns,
+        symbol=found.symbol,
+        timeframe=timeframe,
+        exchange=found.exchange,
+        indicator=name,
+        revision=found.revision,
+    )
 
 
 def _read(
@@ -205,7 +232,8 @@ def get_sync_status(
 
 # ── accounts ─────────────────────────────────────────────────────────────────────────────────────
 def get_accounts() -> list[Record]:
-    """Return every account: id, name, account_type, venue, broker, currency, initial_balance (Decimal), mode, is_enabled."""
+    """Return every account: id, name, account_type, venue, broker, currency, initial_balance (Decimal), mode,
+    is_enabled."""
     from dataclasses import asdict
 
     return [_record(asdict(account)) for account in session().run(lambda db: AccountStore(db).page())]
@@ -225,9 +253,13 @@ def create_account(
         raise InputError(f"account_type={account_type!r} is unknown", remedy="use 'personal' or 'prop'")
     for word, value, most in (("broker", broker, 64), ("currency", currency, 12)):
         if not isinstance(value, str) or len(value) > most or not value.isprintable():
-            raise InputError(f"{word}={value!r} is no name", code="INVALID", status=422, remedy=f"use at most {most} characters")
+            raise InputError(
+                f"{word}={value!r} is no name", code="INVALID", status=422, remedy=f"use at most {most} characters"
+            )
     if not currency.isalnum():
-        raise InputError(f"currency={currency!r} is no currency", code="INVALID", status=422, remedy="use 'USDT', 'USD', …")
+        raise InputError(
+            f"currency={currency!r} is no currency", code="INVALID", status=422, remedy="use 'USDT', 'USD', …"
+        )
     currency = currency.upper()
     if not name or len(name) > 64 or not name.isprintable() or balance < 0:
         raise InputError(
@@ -244,37 +276,56 @@ def create_account(
     account = session().run(work)
     if differing := [f"{key} {account[key]}" for key, value in given.items() if account[key] != value]:
         raise InputError(
-            f"there is an account named {name!r} already, with {', '.join(differing)}", code="ACCOUNT_EXISTS", status=409,
+            f"there is an account named {name!r} already, with {', '.join(differing)}",
+            code="ACCOUNT_EXISTS",
+            status=409,
             remedy="choose another name",
-        )  # fmt: skip
+        )
     return account
 
 
 def record_trade(
-    account_id: int, symbol: str, trade_type: str, quantity: object, price: object, fee: object = 0,
-    order_type: str = "MARKET", *, time: object = None, reference: str | None = None, fee_currency: str | None = None,
+    account_id: int,
+    symbol: str,
+    trade_type: str,
+    quantity: object,
+    price: object,
+    fee: object = 0,
+    order_type: str = "MARKET",
+    *,
+    time: object = None,
+    reference: str | None = None,
+    fee_currency: str | None = None,
     exchange: str | None = None,
-) -> Record:  # fmt: skip
+) -> Record:
     """Book an execution that was made elsewhere, and return its row; nothing is sent, no position moves.
 
     The same words again are the same trade: it is not booked twice, a warning says so, and `is_new` is False. Two equal
-    ones differ by `time` or `reference` (the broker's trade id). Fees are in the quote currency unless `fee_currency` says
-    otherwise. `realized_pnl` is by average cost over what was booked by hand. Errors: InputError, OutageError.
+    ones differ by `time` or `reference` (the broker's trade id). Fees are in the quote currency unless `fee_currency`
+    says otherwise. `realized_pnl` is by average cost over what was booked by hand. Errors: InputError, OutageError.
     """
-    side, exact_quantity, exact_price, exact_fee = manual.checked(
-        trade_type, quantity, price, fee, order_type
-    )
+    side, exact_quantity, exact_price, exact_fee = manual.checked(trade_type, quantity, price, fee, order_type)
     if reference is not None and not (0 < len(reference) <= manual.REFERENCE_MAX and reference.isprintable()):
         raise InputError(
-            f"reference={reference[:40]!r} is no name", code="INVALID", status=422,
+            f"reference={reference[:40]!r} is no name",
+            code="INVALID",
+            status=422,
             remedy=f"use the broker's trade id, at most {manual.REFERENCE_MAX} characters, or leave it out",
-        )  # fmt: skip
+        )
     time_ns = frames.moment_ns(time, "time")
     if time_ns is not None and time_ns > session().clock.now_ns() + AHEAD_NS:
         raise InputError(f"time={time!r} is yet to come", code="INVALID", status=422, remedy="say when it was executed")
     trade = manual.ManualTrade(
-        _number(account_id), side, exact_quantity, exact_price, exact_fee, fee_currency, str(order_type), time_ns, reference,
-    )  # fmt: skip
+        _number(account_id),
+        side,
+        exact_quantity,
+        exact_price,
+        exact_fee,
+        fee_currency,
+        str(order_type),
+        time_ns,
+        reference,
+    )
 
     async def work(db: Database) -> tuple[dict[str, Any], bool]:
         return await manual.book(db, await ReadingStore(db).find(symbol, exchange), trade)
@@ -282,9 +333,11 @@ def record_trade(
     row, is_new = session().run(work)
     if not is_new:
         warnings.warn(
-            f"this trade is booked already (number {row['id']}, at {row['time']:%Y-%m-%d %H:%M}Z); if it is another one,"
-            " pass time= or reference=", stacklevel=2,
-        )  # fmt: skip
+            f"this trade is booked already (number {row['id']}, at {row['time']:%Y-%m-%d %H:%M}Z); if it is another "
+            "one,"
+            " pass time= or reference=",
+            stacklevel=2,
+        )
     return _record({**row, "is_new": is_new})
 
 
@@ -326,9 +379,15 @@ class Service:
     """What the data service did on request, done in this program: history from the exchange into the store."""
 
     def sync_historical_data(
-        self, symbol: str, timeframe: str, *, start: object = None, end: object = None, exchange: str | None = None,
+        self,
+        symbol: str,
+        timeframe: str,
+        *,
+        start: object = None,
+        end: object = None,
+        exchange: str | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Record:  # fmt: skip
+    ) -> Record:
         """Fetch what is not stored of one series, two years up to now unless told otherwise; return what came of it.
 
         `progress` is told (bars done, bars in all), from another thread. Safe to interrupt and to repeat: what is there
@@ -342,9 +401,16 @@ class Service:
 
         async def work(db: Database) -> dict[str, Any]:
             return await fetch_history(
-                db, now.settings, now.paths, symbol, timeframe, start_ns=first_ns, end_ns=last_ns, exchange=exchange,
+                db,
+                now.settings,
+                now.paths,
+                symbol,
+                timeframe,
+                start_ns=first_ns,
+                end_ns=last_ns,
+                exchange=exchange,
                 progress=progress,
-            )  # fmt: skip
+            )
 
         return _record(now.run(work))
 

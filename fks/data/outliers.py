@@ -1,11 +1,12 @@
 """What is usual of one series, and so what is not: a robust rule that only looks back.
 
 A bar is compared with the last accepted close: how far its extremes lie from it (log), against the median of the same
-measure over the last REMEMBERED accepted bars. Doubted bars are not remembered, so one bad print cannot vouch for the next;
-when AGREEING of them in a row stand at one level, the market has moved there, and the rule goes on from it.
+measure over the last REMEMBERED accepted bars. Doubted bars are not remembered, so one bad print cannot vouch for the
+next; when AGREEING of them in a row stand at one level, the market has moved there, and the rule goes on from it.
 
-On 519,000 recorded bars of sixteen series it doubts 23: prints that were absurd or taken back (0.06 for a bitcoin at 1,183
-in 2017, ten times the price of AAPL, a fifth off SPY for an hour), and three bars in which bitcoin truly fell or rose so far.
+On 519,000 recorded bars of sixteen series it doubts 23: prints that were absurd or taken back (0.06 for a bitcoin at
+1,183 in 2017, ten times the price of AAPL, a fifth off SPY for an hour), and three bars in which bitcoin truly fell or
+rose so far.
 """
 
 from __future__ import annotations

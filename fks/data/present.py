@@ -1,8 +1,10 @@
-"""What time it is at an exchange, reckoned from what one of its feeds tells, and what therefore cannot have happened yet.
+"""What time it is at an exchange, reckoned from what one of its feeds tells, and what therefore cannot have happened
+yet.
 
-An exchange's clock may be wrong, and ours too; a tape's present lies in the past. So a message is of the future when it is
-ahead of our time of day and of the exchange's own present, both. The exchange's present is what several messages in a row
-agree on, carried on by our monotonic clock: a single message that is wrong moves nothing, a clock that has moved is followed.
+An exchange's clock may be wrong, and ours too; a tape's present lies in the past. So a message is of the future when it
+is ahead of our time of day and of the exchange's own present, both. The exchange's present is what several messages in
+a row agree on, carried on by our monotonic clock: a single message that is wrong moves nothing, a clock that has moved
+is followed.
 """
 
 from __future__ import annotations
@@ -67,9 +69,9 @@ class Present:
     ) -> list[PublicTrade]:
         """Return what may be built from now of an answer of REST, in which the newest trades may be of the future.
 
-        One may be true (the exchange's clock has moved): then others will agree, or its time comes, and REST is asked again.
-        Once a trade after it (in the answer, or heard and waiting) is of the present it is false at the exchange,
-        too: it is refused, and no bar holds it. Where ids are counted it is handed on, to be passed over.
+        One may be true (the exchange's clock has moved): then others will agree, or its time comes, and REST is asked
+        again. Once a trade after it (in the answer, or heard and waiting) is of the present it is false at the
+        exchange, too: it is refused, and no bar holds it. Where ids are counted it is handed on, to be passed over.
         """
         until_ns = self.until_ns(now_ns, now_s)
         past = [n for n, trade in enumerate(trades) if trade.time_ns <= until_ns]
@@ -116,8 +118,8 @@ class Present:
     def passed_ns(self, now_s: float) -> int | None:
         """Return a moment that is past at the exchange for certain; None in a replay, and before anything was heard.
 
-        It is reckoned from its own messages and our monotonic clock: the time of day may jump, and a second that has not
-        happened has no trades at REST either.
+        It is reckoned from its own messages and our monotonic clock: the time of day may jump, and a second that has
+        not happened has no trades at REST either.
         """
         if not self._offsets or self.is_replay:
             return None
@@ -127,7 +129,13 @@ class Present:
 def _refusal(event: Event, reason: str) -> Suspect:
     """Return what the quarantine keeps of a message that is not believed."""
     if isinstance(event, PublicTrade):
-        return Suspect(Channel.TRADES, event.symbol, reason, f"trade {event.trade_id} of {iso(event.time_ns)}: {event}", event.received_ns)
+        return Suspect(
+            Channel.TRADES,
+            event.symbol,
+            reason,
+            f"trade {event.trade_id} of {iso(event.time_ns)}: {event}",
+            event.received_ns,
+        )
     symbol = event.bar.symbol if isinstance(event, BarSeen) else event.symbol
     return Suspect(Channel.BARS, symbol, reason, str(event))
 

@@ -1,4 +1,5 @@
-"""Exchanges that pay: where FKS runs, whoever asks one, or dials a market data socket, spends from the purse that everybody shares.
+"""Exchanges that pay: where FKS runs, whoever asks one, or dials a market data socket, spends from the purse that
+everybody shares.
 
 Dials have one of their own, of what the exchange lets one address dial; the local exchange lets us dial at will.
 """
@@ -18,14 +19,20 @@ from fks.store.bus import Bus
 
 
 def budget_for(bus: Bus, clock: Clock, settings: Settings, node: HasSim | None, name: str) -> RedisBudget:
-    """Return what requests to the exchange `name`, one of EXCHANGES, and dials spend from. Errors: those of `endpoint_of`."""
+    """Return what requests to the exchange `name`, one of EXCHANGES, and dials spend from. Errors: those of
+    `endpoint_of`."""
     address = endpoint_of(settings, node, name).rest
     is_local = bool(node and node.sim and address == node.sim["rest"])
     secret = getattr(settings.data, KEYS[name]) if name in KEYS else None
     return budget_of(
-        bus, clock, name, address, secret.get_secret_value() if secret else "",
-        per_minute=settings.data.requests_per_minute.get(name), dials=DIALS_LOCAL if is_local else None,
-    )  # fmt: skip
+        bus,
+        clock,
+        name,
+        address,
+        secret.get_secret_value() if secret else "",
+        per_minute=settings.data.requests_per_minute.get(name),
+        dials=DIALS_LOCAL if is_local else None,
+    )
 
 
 @asynccontextmanager

@@ -3,12 +3,14 @@
 | What ended | The next dial |
 |---|---|
 | a connection that gave data, once in STEADY_S | at once |
-| one that gave data for RETRY_MAX_S or longer | as far from this dial as the last failure said; it is no failure itself |
-| any other: a dial that was refused, a connection cut soon | twice as far from this dial as the last one, RETRY_MAX_S at most |
+| one that gave data for RETRY_MAX_S or longer | as far from this dial as the last failure said; it is no failure itself
+|
+| any other: a dial that was refused, a connection cut soon | twice as far from this dial as the last one, RETRY_MAX_S
+at most |
 | more than PATIENCE of these in a row | twice as far again, RETRY_LONG_S at most |
 
-A connection that gave data for STEADY_S ends the row. What a connection stood counts as waited, so that cuts some seconds
-apart cost no waiting; what gives data and dies at once is dialled ever more seldom.
+A connection that gave data for STEADY_S ends the row. What a connection stood counts as waited, so that cuts some
+seconds apart cost no waiting; what gives data and dies at once is dialled ever more seldom.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class Redials:
     _free_s: float = -math.inf  # when a dial at once was last given
 
     def wait_s(self, *, began_s: float, now_s: float, has_heard: bool) -> float:
-        """Note that the connection dialled at `began_s` is over; return the seconds until the next dial, without jitter."""
+        """Note that the connection dialled at `began_s` is over; return the seconds until the next dial, without
+        jitter."""
         stood_s = now_s - began_s
         if has_heard and stood_s >= STEADY_S:
             self.failures = 0

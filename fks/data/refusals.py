@@ -10,5 +10,6 @@ REFUSED_S = 60.0  # before it asks again what was refused: it takes another key 
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether the exchange understood and said no: to the key (ConfigError), or to one thing its plan lacks (403)."""
+    """Return whether the exchange understood and said no: to the key (ConfigError), or to one thing its plan lacks
+    (403)."""
     return isinstance(error, ConfigError) or (isinstance(error, InputError) and error.status == 403)

@@ -19,9 +19,17 @@ from fks.store.db import Database
 
 
 async def fetch_history(
-    db: Database, settings: Settings, paths: Paths, symbol: str, timeframe: str, *, start_ns: int | None = None,
-    end_ns: int | None = None, exchange: str | None = None, progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    db: Database,
+    settings: Settings,
+    paths: Paths,
+    symbol: str,
+    timeframe: str,
+    *,
+    start_ns: int | None = None,
+    end_ns: int | None = None,
+    exchange: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Fetch what is not there of [start, end) of one series, by default of two years up to now; return what came of it.
 
     The answer has exchange, symbol, timeframe, fetched, changed, absent, candles, oldest and newest (ISO, or None).

@@ -28,7 +28,8 @@ _STATEMENT_S = 120.0  # a person who asks for ten years waits longer than a live
 
 
 class Session:
-    """One node's store, opened when first used. Safe to use from several threads. `home`: default FKS_HOME, else `.fks`."""
+    """One node's store, opened when first used. Safe to use from several threads. `home`: default FKS_HOME, else
+    `.fks`."""
 
     def __init__(self, home: str | Path | None = None) -> None:
         self.settings: Settings = load_settings(home)
@@ -67,7 +68,8 @@ class Session:
         return call.outcome()
 
     def close(self) -> None:
-        """Close the connections and stop what this session started. Harmless when repeated; one that is interrupted goes on."""
+        """Close the connections and stop what this session started. Harmless when repeated; one that is interrupted
+        goes on."""
         if self.is_usable:
             with contextlib.suppress(Exception):
                 asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(5.0)

@@ -4,8 +4,8 @@ A symbol that is new gets a socket of its own, and nobody else's is touched; a s
 another socket; a socket most of whose symbols are silent is dialled again. Beyond SOCKETS_MAX, or the connections that
 the exchange lets us have, a socket with room takes the symbol and is dialled again with it.
 
-A symbol that leaves is unsubscribed, and nobody else on its socket is touched. What still comes of it, or goes on coming where
-the exchange does not listen, is let go here, and counted.
+A symbol that leaves is unsubscribed, and nobody else on its socket is touched. What still comes of it, or goes on
+coming where the exchange does not listen, is let go here, and counted.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Shards:
 
     @property
     def refusal(self) -> str:
-        """Return why a socket has no subscriptions, where the exchange refuses them (a key it does not take); else ""."""
+        """Return why a socket has no subscriptions, where the exchange refuses them (a key it does not take); else
+        ""."""
         return next((shard.refusal for shard in self._shards if shard.refusal), "")
 
     def is_subscribed(self, symbol: str) -> bool:
@@ -210,7 +211,8 @@ class Shards:
             shard.has_leave = True
 
     async def _one_connection(self, shard: Shard) -> str:
-        """Listen until the connection ends or has to; return why it did. It is not ended by us before the next may be dialled."""
+        """Listen until the connection ends or has to; return why it did. It is not ended by us before the next may be
+        dialled."""
         listening = asyncio.create_task(self._listen(shard))
         tasks = [listening, asyncio.create_task(shard.redial.wait())]
         try:

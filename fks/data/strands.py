@@ -1,7 +1,7 @@
 """What of a symbol shares a socket: its trades and the exchange's bars; its quotes and its book, each by itself.
 
-A strand goes by the symbol's name, or by that and the channel's where it is an aside. So a strand of quotes that is silent
-is subscribed anew without a word to anybody who waits for trades.
+A strand goes by the symbol's name, or by that and the channel's where it is an aside. So a strand of quotes that is
+silent is subscribed anew without a word to anybody who waits for trades.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def told_on(event: MarketEvent) -> str:
         return event.bar.symbol
     if isinstance(event, Gone | Suspect):
         return strand_of(event.symbol, event.channel)
-    return strand_of(event.symbol, Channel.QUOTES if isinstance(event, Quote) else Channel.BOOK if isinstance(event, Book) else Channel.TRADES)
+    return strand_of(
+        event.symbol,
+        Channel.QUOTES if isinstance(event, Quote) else Channel.BOOK if isinstance(event, Book) else Channel.TRADES,
+    )
 
 
 def whose(strand: str) -> tuple[str, Channel | None]:
@@ -40,7 +43,8 @@ def strands(wanted: Iterable[Subscription]) -> list[str]:
 
 
 def may_move(strand: str, beside: Iterable[str]) -> bool:
-    """Return whether a silent strand may be subscribed anew: no trades are disturbed for an aside that shares their socket.
+    """Return whether a silent strand may be subscribed anew: no trades are disturbed for an aside that shares their
+    socket.
 
     It does where there may be no more sockets. `beside`: the strands on its socket.
     """

@@ -22,7 +22,9 @@ class Suspects:
 
     def add(self, event: Suspect) -> None:
         """Keep a message until `store` takes it."""
-        self._log.warning("feed.suspect", exchange=self._exchange, symbol=event.symbol, channel=event.channel, reason=event.reason)
+        self._log.warning(
+            "feed.suspect", exchange=self._exchange, symbol=event.symbol, channel=event.channel, reason=event.reason
+        )
         if len(self._held) == SUSPECTS_MAX:
             self._meter.count("fks_market_dropped_total", channel="suspects")
         self._held.append(Held.suspect(self._exchange, event))
@@ -40,4 +42,4 @@ class Suspects:
         self._meter.count("fks_market_dropped_total", channel="suspects")
         self._log.warning(
             "quarantine.refused", exchange=self._exchange, symbol=held.symbol, channel=held.channel, error=str(error)
-        )  # fmt: skip
+        )

@@ -1,7 +1,7 @@
 """History on demand: an exchange's bars into `ohlcv_data`, with `sync_status` saying how that stands.
 
-A sync fetches what is wanted and not there, newest first. So it goes on where it was when it was killed, and one that is
-repeated asks for nothing. `cursor` tells how far it is; what is there is what counts.
+A sync fetches what is wanted and not there, newest first. So it goes on where it was when it was killed, and one that
+is repeated asks for nothing. `cursor` tells how far it is; what is there is what counts.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Stopped(FksError):
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What a sync did: bars fetched, of them new or changed, those the exchange has not; and what the series holds now."""
+    """What a sync did: bars fetched, of them new or changed, those the exchange has not; and what the series holds
+    now."""
 
     symbol: str
     timeframe: str
@@ -60,7 +61,8 @@ class Synced:
 
 
 def check_range(start_ns: int, end_ns: int | None, now_ns: int) -> None:
-    """Refuse a range of which no exchange has a bar: it begins before 1970, ends before it begins, or lies ahead. Errors: InputError."""
+    """Refuse a range of which no exchange has a bar: it begins before 1970, ends before it begins, or lies ahead.
+    Errors: InputError."""
     said = f"no history from {iso(start_ns)} to {'now' if end_ns is None else iso(end_ns)}"
     if start_ns < 0:
         raise InputError(f"{said}: it begins before 1970", code="RANGE", remedy="give a start that is later")
@@ -84,9 +86,10 @@ def to_do(begun: Begun, start_ns: int, end_ns: int | None) -> tuple[int, int | N
 class Sync:
     """Fetches history of one exchange, one series at a time.
 
-    Symbols are in the exchange's spelling; those of rows that wait may be in any. What a row wants already and is not done is
-    done with whatever is asked for. Errors of all methods: InputError (unknown symbol or timeframe; RANGE: dates reversed, ahead
-    or before 1970; a row that waits says failed), OutageError and PeerError (the row waits, and a running system tries again).
+    Symbols are in the exchange's spelling; those of rows that wait may be in any. What a row wants already and is not
+    done is done with whatever is asked for. Errors of all methods: InputError (unknown symbol or timeframe; RANGE:
+    dates reversed, ahead or before 1970; a row that waits says failed), OutageError and PeerError (the row waits, and a
+    running system tries again).
     """
 
     def __init__(
@@ -109,9 +112,15 @@ class Sync:
         return await self.sync(symbol, timeframe, self._clock.now_ns() - days * DAY_NS, progress=progress)
 
     async def sync(
-        self, symbol: str, timeframe: str, start_ns: int, end_ns: int | None = None, *, is_again: bool = False,
+        self,
+        symbol: str,
+        timeframe: str,
+        start_ns: int,
+        end_ns: int | None = None,
+        *,
+        is_again: bool = False,
         progress: Progress | None = None,
-    ) -> Synced:  # fmt: skip
+    ) -> Synced:
         """Fetch what is not there of [start, end), by default up to the present.
 
         `is_again` asks for everything, also for what is there or known to be missing: bars that differ are corrected.
@@ -138,8 +147,8 @@ class Sync:
         return await self.sync(symbol, timeframe, newest_ns, progress=progress)
 
     async def run_pending(self, *, at_once: int = 1) -> int:
-        """Run every sync of this exchange that waits, or whose runner is gone, also those asked for meanwhile; return how
-        many came to their end. Errors: OutageError once nothing runs any more; what did not end waits."""
+        """Run every sync of this exchange that waits, or whose runner is gone, also those asked for meanwhile; return
+        how many came to their end. Errors: OutageError once nothing runs any more; what did not end waits."""
         count, running, failed = 0, set[asyncio.Task[bool]](), list[BaseException]()
         try:
             while True:
@@ -180,7 +189,8 @@ class Sync:
         return True
 
     async def _spelled(self, symbol: str) -> str:
-        """Return the exchange's own spelling; one that tells nothing of what it lists is taken at its word. Errors: InputError."""
+        """Return the exchange's own spelling; one that tells nothing of what it lists is taken at its word. Errors:
+        InputError."""
         async with self._listing:
             if self._instruments is None:
                 self._instruments = {item.symbol: item for item in await self._exchange.instruments()}
@@ -214,16 +224,22 @@ class Sync:
                 self._log.warning("gap.refused", symbol=gap.symbol, timeframe=gap.timeframe, error=str(error))
                 continue
             self._log.info(
-                "gap.filled", exchange=gap.exchange, symbol=gap.symbol, timeframe=gap.timeframe, start=iso(gap.hole.start_ns),
-                end=iso(gap.hole.end_ns), bars=gap.bars,
-            )  # fmt: skip
+                "gap.filled",
+                exchange=gap.exchange,
+                symbol=gap.symbol,
+                timeframe=gap.timeframe,
+                start=iso(gap.hole.start_ns),
+                end=iso(gap.hole.end_ns),
+                bars=gap.bars,
+            )
         if refused:
             raise next(iter(refused.values()))
         return written, absent
 
     @contextlib.asynccontextmanager
     async def _telling(self, symbol: str, timeframe: str, *, by_hand: bool) -> AsyncIterator[None]:
-        """Let the row say that the sync lives, and why it ends early; what a person stops is not begun again by itself."""
+        """Let the row say that the sync lives, and why it ends early; what a person stops is not begun again by
+        itself."""
         key = (self._exchange.name, symbol, timeframe)
         beating = asyncio.create_task(self._beat(*key))
         try:
@@ -238,18 +254,30 @@ class Sync:
             beating.cancel()
 
     async def _done(
-        self, symbol: str, timeframe: str, begun: Begun, asked: tuple[int, int | None], is_again: bool, progress: Progress | None
+        self,
+        symbol: str,
+        timeframe: str,
+        begun: Begun,
+        asked: tuple[int, int | None],
+        is_again: bool,
+        progress: Progress | None,
     ) -> Synced:
         """Fetch, and note that it is done."""
         done = await self._run(symbol, timeframe, to_do(begun, *asked), asked if is_again else None, progress)
         await self._status.finish(self._exchange.name, symbol, timeframe, begun.from_ns, begun.to_ns)
         self._log.info(
-            "sync.done", symbol=symbol, timeframe=timeframe, fetched=done.fetched, changed=done.changed, absent=done.absent
+            "sync.done",
+            symbol=symbol,
+            timeframe=timeframe,
+            fetched=done.fetched,
+            changed=done.changed,
+            absent=done.absent,
         )
         return done
 
     async def _beat(self, exchange: str, symbol: str, timeframe: str) -> None:
-        """Show now and then that the sync lives: it may wait minutes for its turn at an exchange with a small budget."""
+        """Show now and then that the sync lives: it may wait minutes for its turn at an exchange with a small
+        budget."""
         while True:
             await self._clock.sleep(BEAT_S)
             with contextlib.suppress(OutageError):
@@ -273,9 +301,13 @@ class Sync:
         return holes
 
     async def _run(
-        self, symbol: str, timeframe: str, wanted: tuple[int, int | None], again: tuple[int, int | None] | None,
+        self,
+        symbol: str,
+        timeframe: str,
+        wanted: tuple[int, int | None],
+        again: tuple[int, int | None] | None,
         progress: Progress | None,
-    ) -> Synced:  # fmt: skip
+    ) -> Synced:
         name = self._exchange.name
         self._history.source(timeframe)  # an unknown timeframe is said before anything is asked
         holes = await self._holes(symbol, timeframe, wanted, again)
@@ -285,7 +317,9 @@ class Sync:
             async for step in self._history.fill(symbol, timeframe, hole):
                 fetched, written, absent = fetched + step.fetched, written + step.written, absent + step.absent
                 bars = self._history.count(timeframe, step.window)
-                gone = step.absent if step.is_asked else bars  # what is not there takes no time, and tells nothing of the rest
+                gone = (
+                    step.absent if step.is_asked else bars
+                )  # what is not there takes no time, and tells nothing of the rest
                 done, total = done + bars - gone, total - gone
                 await self._status.advance(name, symbol, timeframe, step.window.start_ns)
                 if progress is not None:

@@ -21,7 +21,8 @@ Told = PublicTrade | Quote | Book
 
 
 class Teller:
-    """Holds the newest of each symbol until Redis takes it. What a newer one replaced is counted; nothing waits for Redis."""
+    """Holds the newest of each symbol until Redis takes it. What a newer one replaced is counted; nothing waits for
+    Redis."""
 
     def __init__(self, latest: Latest, clock: Clock, meter: Meter) -> None:
         self._latest = latest
@@ -46,7 +47,8 @@ class Teller:
             self._newest.pop((kind, symbol), None)
 
     async def run(self) -> None:
-        """Tell until cancelled. What Redis did not take is lost: PostgreSQL has the trades, and the next price comes."""
+        """Tell until cancelled. What Redis did not take is lost: PostgreSQL has the trades, and the next price
+        comes."""
         task = asyncio.current_task()
         while task is not None and not task.cancelling():
             await self._has_news.wait()

@@ -1,4 +1,5 @@
-"""Who of a collector's sockets asks next for leave to dial: who waits longest, quotes and books as if they had come later.
+"""Who of a collector's sockets asks next for leave to dial: who waits longest, quotes and books as if they had come
+later.
 
 One asks at a time, so that whoever comes and is more urgent waits for one leave at most.
 """
@@ -32,7 +33,8 @@ class Turns:
         self._changed = asyncio.Event()
 
     async def take(self, is_aside: Callable[[], bool]) -> None:
-        """Return when a socket may be dialled; `is_aside`: whether it is one without trades, as of now. Errors: those of `may_dial`."""
+        """Return when a socket may be dialled; `is_aside`: whether it is one without trades, as of now. Errors: those
+        of `may_dial`."""
         mine = _Place(self._monotonic(), is_aside)
         self._places[mine] = None
         try:

@@ -1,10 +1,11 @@
 """What is believed of the bars and trades that come in, and what is not: pure judgements, each with its reason.
 
 Two kinds. *Refused*: it cannot be true (high below low, a negative price, a time off the grid); it is never stored as a
-bar. *Doubted*: it may be true and usually is not (a price far outside what the last bars did, a print while the market is
-closed); the exchange is asked again, and its own repeated word settles it. Of history it is held back until then. A live bar
-is not: it was stored and told when it sealed, and stands there until the exchange's word corrects it, with a revision.
-Either way it goes to the quarantine with its reason and all its numbers. Nothing is repaired, clipped or filled in here.
+bar. *Doubted*: it may be true and usually is not (a price far outside what the last bars did, a print while the market
+is closed); the exchange is asked again, and its own repeated word settles it. Of history it is held back until then. A
+live bar is not: it was stored and told when it sealed, and stands there until the exchange's word corrects it, with a
+revision. Either way it goes to the quarantine with its reason and all its numbers. Nothing is repaired, clipped or
+filled in here.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ def check_bars(
     ]
 
 
-def check_bar(bar: Bar, *, now_ns: int | None = None, calendar: Calendar | None = None, usual: Usual | None = None) -> Finding | None:
+def check_bar(
+    bar: Bar, *, now_ns: int | None = None, calendar: Calendar | None = None, usual: Usual | None = None
+) -> Finding | None:
     """Return what is wrong with one bar, as `check_bars` does; an empty one must be flat and without volume."""
     found = check_bars(Bars.of(bar.symbol, bar.timeframe, [bar]), now_ns=now_ns, calendar=calendar, usual=usual)
     if found:
@@ -160,9 +163,12 @@ def _faults(bars: Bars, now_ns: int | None) -> dict[Reason, np.ndarray]:
 
 
 def _repeats(bars: Bars, sound: Ints) -> dict[Reason, np.ndarray]:
-    """Return the rows whose time was there before, and those that stand before an earlier row, of the rows that are sound:
-    one absurd time puts no other row out of order."""
-    made = {reason: np.zeros(len(bars), dtype=np.bool_) for reason in (Reason.DUPLICATE, Reason.CONFLICT, Reason.OUT_OF_ORDER)}
+    """Return the rows whose time was there before, and those that stand before an earlier row, of the rows that are
+    sound: one absurd time puts no other row out of order."""
+    made = {
+        reason: np.zeros(len(bars), dtype=np.bool_)
+        for reason in (Reason.DUPLICATE, Reason.CONFLICT, Reason.OUT_OF_ORDER)
+    }
     times = bars.time_ns[sound]
     if bool((np.diff(times) > 0).all()):
         return made

@@ -44,7 +44,8 @@ class Writer:
     """Takes what feeds have sealed to the store, in order; flushes wait for one another."""
 
     def __init__(self, store: FeedStore, bus: Bus, clock: Clock, meter: Meter, log: Log, *, tell_s: float) -> None:
-        """`tell_s`: after so long a live feed of which there is nothing new is told again: its row says that we still know."""
+        """`tell_s`: after so long a live feed of which there is nothing new is told again: its row says that we still
+        know."""
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -67,11 +68,14 @@ class Writer:
     async def flush_all(self, feeds: Iterable[SymbolFeed]) -> None:
         """Store everything that feeds have sealed, and every trade they took. Errors: OutageError."""
         known = list(feeds)
-        while await self.flush(known) or any(feed.sealed or feed.trades or feed.revised or feed.outages.unstored for feed in known):
+        while await self.flush(known) or any(
+            feed.sealed or feed.trades or feed.revised or feed.outages.unstored for feed in known
+        ):
             pass
 
     async def flush_within(self, feeds: Iterable[SymbolFeed], seconds: float) -> None:
-        """Store everything, trying again while the store is away. Errors: OutageError when it does not take it in time."""
+        """Store everything, trying again while the store is away. Errors: OutageError when it does not take it in
+        time."""
         known = list(feeds)
         try:
             async with asyncio.timeout(seconds):
@@ -80,7 +84,9 @@ class Writer:
                         return await self.flush_all(known)
                     await self._clock.sleep(RETRY_S)
         except TimeoutError:
-            raise OutageError(f"the store did not take the rest in {seconds:g} s", remedy="it is fetched again") from None
+            raise OutageError(
+                f"the store did not take the rest in {seconds:g} s", remedy="it is fetched again"
+            ) from None
 
     async def _flush(self, feeds: Iterable[SymbolFeed]) -> bool:
         taken, now_s = [_take(feed) for feed in feeds], self._clock.monotonic()
@@ -119,7 +125,8 @@ class Writer:
         return any(feed.sealed or len(feed.trades) > TRADES_MAX // 4 for feed in (item.feed for item in taken))
 
     def _rows(self, item: Taken, now_s: float) -> list[FeedRow]:
-        """Return the feed rows that changed: one a timeframe that sealed, and the symbol's own, which is told anew in time."""
+        """Return the feed rows that changed: one a timeframe that sealed, and the symbol's own, which is told anew in
+        time."""
         feed = item.feed
         newest = {sealed.bar.timeframe: sealed for sealed in item.sealed}
         rows = [
@@ -127,13 +134,19 @@ class Writer:
             for frame, sealed in newest.items()
         ]
         is_due = feed.state is FeedState.LIVE and now_s - self._told_s.get(feed.symbol, float("-inf")) >= self._tell_s
-        if item or is_due or self._told.get(feed.symbol) != (feed.message_ns, feed.state):  # it also fences what comes along
+        if (
+            item or is_due or self._told.get(feed.symbol) != (feed.message_ns, feed.state)
+        ):  # it also fences what comes along
             rows.append(
                 FeedRow(
-                    feed.symbol, TRADES, last_trade_id=feed.last_id, message_ns=feed.message_ns,
-                    last_price=feed.last_price, state=feed.state,
+                    feed.symbol,
+                    TRADES,
+                    last_trade_id=feed.last_id,
+                    message_ns=feed.message_ns,
+                    last_price=feed.last_price,
+                    state=feed.state,
                 )
-            )  # fmt: skip
+            )
         return rows
 
     async def _tell(self, bars: Sequence[Bar], changed: Revisions) -> None:
@@ -142,9 +155,13 @@ class Writer:
                 self._log.warning("bar.incomplete", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns))
                 continue
             self._log.info(
-                "bar.sealed", symbol=bar.symbol, timeframe=bar.timeframe, time=iso(bar.time_ns), close=repr(bar.close),
+                "bar.sealed",
+                symbol=bar.symbol,
+                timeframe=bar.timeframe,
+                time=iso(bar.time_ns),
+                close=repr(bar.close),
                 trace_id=ids.trace_id(bar.symbol, bar.timeframe, bar.time_ns),
-            )  # fmt: skip
+            )
             await self._bus.publish(BARS, message_of(bar, changed.get(_key(bar), 0)))
 
     async def _tell_again(self, bars: Sequence[Bar], changed: Revisions) -> None:
@@ -178,7 +195,9 @@ def last_words(sealed: Sequence[Sealed], revised: Sequence[Sealed]) -> tuple[lis
     for item in revised:
         known = first if _key(item.bar) in first else later
         before = known.get(_key(item.bar), item)
-        known[_key(item.bar)] = replace(before, bar=item.bar if item.bar.is_counted else replace(item.bar, trades=before.bar.trades))
+        known[_key(item.bar)] = replace(
+            before, bar=item.bar if item.bar.is_counted else replace(item.bar, trades=before.bar.trades)
+        )
     return list(first.values()), list(later.values())
 
 
@@ -196,7 +215,8 @@ def _put_back(item: Taken) -> None:
 def judge(feed: SymbolFeed, bars: Iterable[Bar]) -> None:
     """Hold bars against what is usual (minutes, or the next larger ones); those far outside are left in `feed.doubted`.
 
-    They are stored and told by now: a live bar is not held back. The exchange is asked again, and a correction is a revision.
+    They are stored and told by now: a live bar is not held back. The exchange is asked again, and a correction is a
+    revision.
     """
     frame = next((name for name in feed.frames if length_of(name) >= 60), "")
     for bar in bars:
@@ -205,10 +225,18 @@ def judge(feed: SymbolFeed, bars: Iterable[Bar]) -> None:
 
 
 def message_of(bar: Bar, revision: int) -> dict[str, object]:
-    """Return the message of a sealed bar on the bus; prices as the shortest decimal text. `revision` is 0 when it is told
-    for the first time; a corrected bar is told again with a higher one, and nobody acts on it twice."""
+    """Return the message of a sealed bar on the bus; prices as the shortest decimal text. `revision` is 0 when it is
+    told for the first time; a corrected bar is told again with a higher one, and nobody acts on it twice."""
     return {
-        "type": "bar", "exchange": bar.exchange, "symbol": bar.symbol, "timeframe": bar.timeframe, "time": iso(bar.time_ns),
-        "open": repr(bar.open), "high": repr(bar.high), "low": repr(bar.low), "close": repr(bar.close),
-        "volume": repr(bar.volume), "revision": revision,
-    }  # fmt: skip
+        "type": "bar",
+        "exchange": bar.exchange,
+        "symbol": bar.symbol,
+        "timeframe": bar.timeframe,
+        "time": iso(bar.time_ns),
+        "open": repr(bar.open),
+        "high": repr(bar.high),
+        "low": repr(bar.low),
+        "close": repr(bar.close),
+        "volume": repr(bar.volume),
+        "revision": revision,
+    }

@@ -1,8 +1,9 @@
-"""A template of an exchange module: copy it to `fks/exchanges/<name>/`, follow docs/add-an-exchange.md, replace what is made up.
+"""A template of an exchange module: copy it to `fks/exchanges/<name>/`, follow docs/add-an-exchange.md, replace what is
+made up.
 
-It is whole: it speaks the wire of an exchange that does not exist, and passes the contract test that every module passes. What
-stands here at the top of yours: what the exchange's documentation says that your code rests on, whether anybody has recorded
-it, and where and when it was read.
+It is whole: it speaks the wire of an exchange that does not exist, and passes the contract test that every module
+passes. What stands here at the top of yours: what the exchange's documentation says that your code rests on, whether
+anybody has recorded it, and where and when it was read.
 
 | Part | | |
 |---|---|---|
@@ -212,9 +213,18 @@ class TemplateExchange(WireExchange):
         """Return what one row lists. Whatever it raises, the row is left out and logged."""
         tick, step, least, most = (exact(row[key], key).normalize() for key in ("tick", "step", "least", "most"))
         return Instrument(
-            self.name, row["symbol"], row["base"], row["quote"], tick, step, least, most, notional_min=Decimal(0),
-            is_trading=row["is_open"] is True, updated_ns=now_ns,
-        )  # fmt: skip
+            self.name,
+            row["symbol"],
+            row["base"],
+            row["quote"],
+            tick,
+            step,
+            least,
+            most,
+            notional_min=Decimal(0),
+            is_trading=row["is_open"] is True,
+            updated_ns=now_ns,
+        )
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None

@@ -1,4 +1,5 @@
-"""Which exchanges there are, where each is found, and how to open one. Modules load when used, and of ccxt only what they use.
+"""Which exchanges there are, where each is found, and how to open one. Modules load when used, and of ccxt only what
+they use.
 
 An exchange is a module of this folder and a line of `EXCHANGES`; docs/add-an-exchange.md says how one is added.
 """
@@ -26,7 +27,14 @@ EXCHANGES: dict[str, tuple[str, str]] = {
     "polygon": ("fks.exchanges.polygon", "PolygonExchange"),
 }
 #: exchange -> what stands between base and quote in its symbols; None: no pairs, tickers
-SEPARATORS: dict[str, str | None] = {"binance": "", "bybit": "", "coinbase": "-", "kraken": "/", "okx": "-", "polygon": None}
+SEPARATORS: dict[str, str | None] = {
+    "binance": "",
+    "bybit": "",
+    "coinbase": "-",
+    "kraken": "/",
+    "okx": "-",
+    "polygon": None,
+}
 #: the dialect of the local exchange: only this one can be played by it
 SIMULATED = "binance"
 #: exchange -> the setting of class Data that holds its key; those that need none are missing
@@ -43,16 +51,18 @@ class HasSim(Protocol):
 def endpoint_of(settings: Settings, node: HasSim | None, name: str = SIMULATED) -> Endpoint:
     """Return where market data of `name` comes from.
 
-    For `data.exchange`: data.rest_url and data.ws_url. Else its line of data.endpoints. Else, for the one that the local
-    exchange plays, the local exchange when sim.enabled. Else its public address, in the demo too: somebody named it.
+    For `data.exchange`: data.rest_url and data.ws_url. Else its line of data.endpoints. Else, for the one that the
+    local exchange plays, the local exchange when sim.enabled. Else its public address, in the demo too: somebody named
+    it.
 
-    Errors: ConfigError when one URL is set without the other or a line cannot be read; OutageError when the local exchange
-    is wanted and does not run: the real one is never taken in its place.
+    Errors: ConfigError when one URL is set without the other or a line cannot be read; OutageError when the local
+    exchange is wanted and does not run: the real one is never taken in its place.
     """
     rest, ws = settings.data.rest_url, settings.data.ws_url
     if (rest is None) != (ws is None):
         raise ConfigError(
-            f"data.{'rest_url' if ws is None else 'ws_url'} is set and data.{'ws_url' if ws is None else 'rest_url'} is not",
+            f"data.{'rest_url' if ws is None else 'ws_url'} is set and data.{'ws_url' if ws is None else 'rest_url'} "
+            "is not",
             remedy="set both: trades from one market and history from another do not fit together",
         )
     if rest is not None and name == settings.data.exchange:
@@ -66,21 +76,28 @@ def endpoint_of(settings: Settings, node: HasSim | None, name: str = SIMULATED) 
     if name != SIMULATED or not settings.sim.enabled:
         return Endpoint()
     if node is None or not node.sim:
-        raise OutageError("the local exchange does not run", remedy="start it with 'fks up', or set sim.enabled = false")
+        raise OutageError(
+            "the local exchange does not run", remedy="start it with 'fks up', or set sim.enabled = false"
+        )
     return Endpoint(str(node.sim["rest"]), str(node.sim["ws"]))
 
 
 def make_exchange(
     name: str, *, settings: Settings, node: HasSim | None, clock: Clock, log: Log, budget: Budget | None = None
 ) -> Exchange:
-    """Return the exchange `name`, not yet opened; REST spends from `budget`, or from ccxt's own throttle when it is None.
+    """Return the exchange `name`, not yet opened; REST spends from `budget`, or from ccxt's own throttle when it is
+    None.
 
     Errors: those of `endpoint_of`; ConfigError naming the known ones.
     """
     if name not in EXCHANGES:
-        raise ConfigError(f"exchange {name!r} is one that FKS does not know", remedy=f"use one of {' '.join(sorted(EXCHANGES))}")
+        raise ConfigError(
+            f"exchange {name!r} is one that FKS does not know", remedy=f"use one of {' '.join(sorted(EXCHANGES))}"
+        )
     module, kind = EXCHANGES[name]
     make_lazy("ccxt", "ccxt.async_support", "ccxt.pro")
     key = {"key": getattr(settings.data, KEYS[name])} if name in KEYS else {}
-    made: Exchange = getattr(importlib.import_module(module), kind)(endpoint_of(settings, node, name), clock, log, budget, **key)
+    made: Exchange = getattr(importlib.import_module(module), kind)(
+        endpoint_of(settings, node, name), clock, log, budget, **key
+    )
     return made

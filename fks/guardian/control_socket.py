@@ -17,7 +17,8 @@ _LINE_MAX = 65_536
 
 
 class ControlSocket:
-    """Serves `answer`. Answers carry "ok"; a refusal has "error", "remedy" and "code". Callers do not disturb each other."""
+    """Serves `answer`. Answers carry "ok"; a refusal has "error", "remedy" and "code". Callers do not disturb each
+    other."""
 
     def __init__(self, path: Path, answer: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]], log: Log) -> None:
         self._path = path

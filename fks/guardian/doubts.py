@@ -1,9 +1,9 @@
 """Orders at one venue whose end is not proven: they are asked about by client id until it is.
 
-An order is in doubt when the journal has it SENDING or UNKNOWN, or when it was open, was to be cancelled, and is gone without
-a confirmed cancel (the venue's "unknown order" also covers a fill). An end is proven by a report that names it, or, for an
-order that the venue never acknowledged, by C5: "not found" often enough, over long enough. A proven absence stays open to a
-late order: what the venue lists or executes later is cancelled and closed.
+An order is in doubt when the journal has it SENDING or UNKNOWN, or when it was open, was to be cancelled, and is gone
+without a confirmed cancel (the venue's "unknown order" also covers a fill). An end is proven by a report that names it,
+or, for an order that the venue never acknowledged, by C5: "not found" often enough, over long enough. A proven absence
+stays open to a late order: what the venue lists or executes later is cancelled and closed.
 """
 
 from __future__ import annotations
@@ -47,14 +47,18 @@ class Doubts:
         """Return the orders in doubt by client id."""
         return sorted(self._open.items())
 
-    def add(self, client_order_id: str, symbol: str, *, sent_ns: int | None = None, is_acknowledged: bool = False) -> None:
+    def add(
+        self, client_order_id: str, symbol: str, *, sent_ns: int | None = None, is_acknowledged: bool = False
+    ) -> None:
         """Doubt an order, unless its end was proven already. `sent_ns` None: now."""
         if client_order_id in self._proven or client_order_id in self._open:
             return
         self._open[client_order_id] = Doubt(
-            symbol, self.clock.now_ns() if sent_ns is None else sent_ns, is_acknowledged,
+            symbol,
+            self.clock.now_ns() if sent_ns is None else sent_ns,
+            is_acknowledged,
             wait_s=self.timing.round_s,
-        )  # fmt: skip
+        )
 
     def seen_open(self, client_order_id: str) -> None:
         """Note that the venue lists the order as open: whatever was proven, it is live."""

@@ -1,9 +1,10 @@
 """Closing our positions at one venue: every order is journaled in the kill's file before its bytes leave.
 
-They take the submit protocol of every order (`fks.orders.submit`), with the file as its journal. An order's id follows from the kill, the position and the attempt, so that a restarted guardian computes the same.
-The next attempt is made only when every earlier one is proven ended, refused or absent (C5): no position is closed twice. An
-id that the file does not know may still have been sent, by a predecessor on another machine or by one whose file was full:
-the venue is asked about it first.
+They take the submit protocol of every order (`fks.orders.submit`), with the file as its journal. An order's id follows
+from the kill, the position and the attempt, so that a restarted guardian computes the same. The next attempt is made
+only when every earlier one is proven ended, refused or absent (C5): no position is closed twice. An id that the file
+does not know may still have been sent, by a predecessor on another machine or by one whose file was full: the venue is
+asked about it first.
 """
 
 from __future__ import annotations
@@ -39,12 +40,20 @@ class _History:
 
 
 class Flatten:
-    """The closing half of a kill at one venue. `remaining` says what is left and why; `may_act` is asked before each send."""
+    """The closing half of a kill at one venue. `remaining` says what is left and why; `may_act` is asked before each
+    send."""
 
     def __init__(
-        self, venue: Venue, journal: KillJournal, *, save: Callable[[], Awaitable[None]], may_act: Callable[[], bool],
-        clock: Clock, log: Log, timing: Timing,
-    ) -> None:  # fmt: skip
+        self,
+        venue: Venue,
+        journal: KillJournal,
+        *,
+        save: Callable[[], Awaitable[None]],
+        may_act: Callable[[], bool],
+        clock: Clock,
+        log: Log,
+        timing: Timing,
+    ) -> None:
         self._venue = venue
         self._journal = journal
         self._ports = FilePorts(venue, journal, save=save, may_act=may_act, clock=clock, log=log)
@@ -98,16 +107,19 @@ class Flatten:
     async def _history(
         self, symbol: str, from_ns: int, rules: Rules | None, balances: Mapping[str, Balance]
     ) -> tuple[Fill, ...]:
-        """Return a symbol's executions. They are read again while its balance moves, for `settle_s` after that, and every
-        `history_s`: nothing can have been executed otherwise, and one reading costs Binance a weight of 20."""
+        """Return a symbol's executions. They are read again while its balance moves, for `settle_s` after that, and
+        every `history_s`: nothing can have been executed otherwise, and one reading costs Binance a weight of 20."""
         now, known = self._clock.monotonic(), self._histories.get(symbol)
         held = balances.get(rules.base) if rules is not None else None
         total = held.total if held is not None else Decimal(0)
         stable_s = known.stable_s if known is not None and known.total == total else now
         if (
-            known is not None and rules is not None and known.from_ns <= from_ns
-            and now - stable_s > self._timing.settle_s and now - known.read_s < self._timing.history_s
-        ):  # fmt: skip
+            known is not None
+            and rules is not None
+            and known.from_ns <= from_ns
+            and now - stable_s > self._timing.settle_s
+            and now - known.read_s < self._timing.history_s
+        ):
             return known.fills
         fills = tuple(await self._venue.fills_since(symbol, from_ns))
         self._histories[symbol] = _History(total, from_ns, stable_s, now, fills)
@@ -126,7 +138,11 @@ class Flatten:
             return "stuck", "the venue's rules for this symbol are not known"
         vain = _in_vain(before)
         if vain >= self._timing.attempts_max:
-            return "stuck", f"gave up after {vain} orders in a row that closed nothing, the last: {before[-1].code or before[-1].outcome}"
+            return (
+                "stuck",
+                f"gave up after {vain} orders in a row that closed nothing, the last: "
+                f"{before[-1].code or before[-1].outcome}",
+            )
         side = Side.SELL if quantity > 0 else Side.BUY
         if side is Side.BUY and not self._venue.capabilities.can_short:
             return "stuck", "our books show less than nothing; there is nothing to sell, and a kill buys nothing here"
@@ -147,17 +163,33 @@ class Flatten:
     def _order(self, holder: Holder, rules: Rules, side: Side, size: Decimal, *, attempt: int) -> Order:
         assert self._journal.record is not None
         intent = ids.flatten_id(
-            self._journal.record.kill_id, venue=holder.venue, account_id=holder.account_id,
-            symbol=holder.symbol, instance=holder.instance,
-        )  # fmt: skip
+            self._journal.record.kill_id,
+            venue=holder.venue,
+            account_id=holder.account_id,
+            symbol=holder.symbol,
+            instance=holder.instance,
+        )
         now = self._clock.now_ns()
         return Order(
-            client_order_id=ids.client_order_id(intent, Role.KILL.value, attempt), intent_id=intent, signal_id=None,
-            account_id=holder.account_id, venue=holder.venue, exchange=rules.exchange, symbol=holder.symbol,
-            instance=holder.instance, role=Role.KILL, attempt=attempt, side=side, type=OrderType.MARKET,
-            time_in_force=TimeInForce.GTC, quantity=size, state=State.SENDING, is_reduce_only=True,
-            created_ns=now, sent_ns=now,
-        )  # fmt: skip
+            client_order_id=ids.client_order_id(intent, Role.KILL.value, attempt),
+            intent_id=intent,
+            signal_id=None,
+            account_id=holder.account_id,
+            venue=holder.venue,
+            exchange=rules.exchange,
+            symbol=holder.symbol,
+            instance=holder.instance,
+            role=Role.KILL,
+            attempt=attempt,
+            side=side,
+            type=OrderType.MARKET,
+            time_in_force=TimeInForce.GTC,
+            quantity=size,
+            state=State.SENDING,
+            is_reduce_only=True,
+            created_ns=now,
+            sent_ns=now,
+        )
 
     async def _submit(self, order: Order) -> bool:
         """Send a flattening order once, or take up the one that was sent under its id; return whether it was sent now.
@@ -187,7 +219,9 @@ class Flatten:
                 age_s = (self._clock.now_ns() - (item.order.sent_ns or 0)) / NS
                 polls = self._polls[id] = count_not_found(self._polls.get(id, Polls()), age_s, self._timing.absence)
                 if is_absent(polls, self._timing.absence):
-                    self._journal.outcome(id, ABSENT, now_ns=self._clock.now_ns(), detail="not found often and long enough")
+                    self._journal.outcome(
+                        id, ABSENT, now_ns=self._clock.now_ns(), detail="not found often and long enough"
+                    )
 
     def _mine(self) -> list[KillOrder]:
         record = self._journal.record
@@ -207,8 +241,8 @@ def _in_vain(before: list[KillOrder]) -> int:
 def _size(
     wanted: Decimal, side: Side, rules: Rules, balances: Mapping[str, Balance], price: Decimal | None
 ) -> tuple[Decimal, bool]:
-    """Return how much may be sent, on the lot grid, capped by the free balance and the largest lot, and whether orders hold
-    the rest back."""
+    """Return how much may be sent, on the lot grid, capped by the free balance and the largest lot, and whether orders
+    hold the rest back."""
     held = balances.get(rules.base if side is Side.SELL else rules.quote)
     free = held.free if held is not None else Decimal(0)
     is_locked = held is not None and held.locked > 0
@@ -226,12 +260,20 @@ def _holder(order: Order) -> Holder:
 
 
 def line_of(
-    kind: str, why: str, *, holder: Holder | None = None, quantity: Decimal | None = None, symbol: str = "", venue: str = ""
+    kind: str,
+    why: str,
+    *,
+    holder: Holder | None = None,
+    quantity: Decimal | None = None,
+    symbol: str = "",
+    venue: str = "",
 ) -> dict[str, str]:
     """Return what is left, for people and programs. `kind`: pending, dust, stuck, in_doubt or elsewhere."""
     return {
         "kind": kind,
-        "venue": holder.venue if holder else venue, "symbol": holder.symbol if holder else symbol,
-        "instance": holder.instance if holder else "", "quantity": "" if quantity is None else format(quantity, "f"),
+        "venue": holder.venue if holder else venue,
+        "symbol": holder.symbol if holder else symbol,
+        "instance": holder.instance if holder else "",
+        "quantity": "" if quantity is None else format(quantity, "f"),
         "why": why,
-    }  # fmt: skip
+    }

@@ -3,8 +3,9 @@
 One line per act, each with `kill_id`, `at` (UTC) and `act`:
 `engaged` (scope, reason, by, flatten) · `flatten_wanted` (a later kill asked for it) · `cancelled` (one order, what the
 venue said) · `sending` (a flattening order, written before its first byte leaves) · `outcome` (what became of it; more
-than one may follow, the last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up after that) · `released` (by whom).
-A line cut short by a crash is ignored: what it was about to say had not been acted upon, or is asked of the venue.
+than one may follow, the last counts) · `done` (nothing left to do, with the report) · `reopened` (something showed up
+after that) · `released` (by whom). A line cut short by a crash is ignored: what it was about to say had not been acted
+upon, or is asked of the venue.
 """
 
 from __future__ import annotations
@@ -48,11 +49,16 @@ class KillOrder:
         """Return it for people and programs."""
         order = self.order
         return {
-            "client_order_id": order.client_order_id, "venue": order.venue, "symbol": order.symbol,
-            "instance": order.instance, "side": order.side.value, "quantity": format(order.quantity, "f"),
-            "outcome": self.outcome if self.outcome != ENDED else self.detail.lower(), "filled": format(self.filled, "f"),
+            "client_order_id": order.client_order_id,
+            "venue": order.venue,
+            "symbol": order.symbol,
+            "instance": order.instance,
+            "side": order.side.value,
+            "quantity": format(order.quantity, "f"),
+            "outcome": self.outcome if self.outcome != ENDED else self.detail.lower(),
+            "filled": format(self.filled, "f"),
             "code": self.code,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,8 @@ class KillRecord:
     released_ns: int | None = None
 
     def order(self, client_order_id: str) -> KillOrder | None:
-        """Return the flattening order of that id, or None: how others tell whose fill it is while the database is down."""
+        """Return the flattening order of that id, or None: how others tell whose fill it is while the database is
+        down."""
         return next((item for item in self.orders if item.order.client_order_id == client_order_id), None)
 
 
@@ -110,9 +117,13 @@ def fold(lines: Iterable[Mapping[str, Any]]) -> KillRecord | None:
         act = line.get("act")
         if act == "engaged":
             record = KillRecord(
-                kill_id=str(line["kill_id"]), scope=str(line["scope"]), reason=str(line["reason"]), by=str(line["by"]),
-                engaged_ns=to_ns(datetime.fromisoformat(line["at"])), flatten=bool(line["flatten"]),
-            )  # fmt: skip
+                kill_id=str(line["kill_id"]),
+                scope=str(line["scope"]),
+                reason=str(line["reason"]),
+                by=str(line["by"]),
+                engaged_ns=to_ns(datetime.fromisoformat(line["at"])),
+                flatten=bool(line["flatten"]),
+            )
         elif record is not None and line.get("kill_id") == record.kill_id:
             record = _apply(record, str(act), line)
     return record
@@ -141,21 +152,37 @@ def _with_outcome(item: KillOrder, line: Mapping[str, Any]) -> KillOrder:
     if item.order.client_order_id != line.get("client_order_id"):
         return item
     return replace(
-        item, outcome=str(line["outcome"]), filled=Decimal(line.get("filled") or "0"),
-        venue_order_id=line.get("venue_order_id") or item.venue_order_id, code=line.get("code"),
+        item,
+        outcome=str(line["outcome"]),
+        filled=Decimal(line.get("filled") or "0"),
+        venue_order_id=line.get("venue_order_id") or item.venue_order_id,
+        code=line.get("code"),
         detail=str(line.get("detail") or ""),
-    )  # fmt: skip
+    )
 
 
 def _order_of(line: Mapping[str, Any]) -> Order:
     at = to_ns(datetime.fromisoformat(line["at"]))
     return Order(
-        client_order_id=str(line["client_order_id"]), intent_id=uuid.UUID(line["intent_id"]), signal_id=None,
-        account_id=int(line["account_id"]), venue=str(line["venue"]), exchange=str(line["exchange"]),
-        symbol=str(line["symbol"]), instance=str(line["instance"]), role=Role.KILL, attempt=int(line["generation"]),
-        side=Side(line["side"]), type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=Decimal(line["quantity"]),
-        state=State.SENDING, is_reduce_only=True, created_ns=at, sent_ns=at,
-    )  # fmt: skip
+        client_order_id=str(line["client_order_id"]),
+        intent_id=uuid.UUID(line["intent_id"]),
+        signal_id=None,
+        account_id=int(line["account_id"]),
+        venue=str(line["venue"]),
+        exchange=str(line["exchange"]),
+        symbol=str(line["symbol"]),
+        instance=str(line["instance"]),
+        role=Role.KILL,
+        attempt=int(line["generation"]),
+        side=Side(line["side"]),
+        type=OrderType.MARKET,
+        time_in_force=TimeInForce.GTC,
+        quantity=Decimal(line["quantity"]),
+        state=State.SENDING,
+        is_reduce_only=True,
+        created_ns=at,
+        sent_ns=at,
+    )
 
 
 def _lines(path: Path) -> list[Mapping[str, Any]]:
@@ -239,27 +266,57 @@ class KillJournal:
     ) -> KillRecord:
         """Note what the venue said to one cancel."""
         return self._note(
-            self._id, now_ns, "cancelled", venue=venue, symbol=symbol, client_order_id=client_order_id,
-            outcome=outcome, detail=detail,
-        )  # fmt: skip
+            self._id,
+            now_ns,
+            "cancelled",
+            venue=venue,
+            symbol=symbol,
+            client_order_id=client_order_id,
+            outcome=outcome,
+            detail=detail,
+        )
 
     def sending(self, order: Order, *, now_ns: int) -> KillRecord:
         """Promise a flattening order; its bytes may leave once this returned."""
         return self._note(
-            self._id, now_ns, "sending", client_order_id=order.client_order_id, intent_id=str(order.intent_id),
-            account_id=order.account_id, venue=order.venue, exchange=order.exchange, symbol=order.symbol,
-            instance=order.instance, generation=order.attempt, side=order.side.value, quantity=format(order.quantity, "f"),
-        )  # fmt: skip
+            self._id,
+            now_ns,
+            "sending",
+            client_order_id=order.client_order_id,
+            intent_id=str(order.intent_id),
+            account_id=order.account_id,
+            venue=order.venue,
+            exchange=order.exchange,
+            symbol=order.symbol,
+            instance=order.instance,
+            generation=order.attempt,
+            side=order.side.value,
+            quantity=format(order.quantity, "f"),
+        )
 
     def outcome(
-        self, client_order_id: str, outcome: str, *, now_ns: int, filled: Decimal = Decimal(0),
-        venue_order_id: str | None = None, code: str | None = None, detail: str = "",
-    ) -> KillRecord:  # fmt: skip
+        self,
+        client_order_id: str,
+        outcome: str,
+        *,
+        now_ns: int,
+        filled: Decimal = Decimal(0),
+        venue_order_id: str | None = None,
+        code: str | None = None,
+        detail: str = "",
+    ) -> KillRecord:
         """Note what became of a flattening order."""
         return self._note(
-            self._id, now_ns, "outcome", client_order_id=client_order_id, outcome=outcome, filled=format(filled, "f"),
-            venue_order_id=venue_order_id, code=code, detail=detail,
-        )  # fmt: skip
+            self._id,
+            now_ns,
+            "outcome",
+            client_order_id=client_order_id,
+            outcome=outcome,
+            filled=format(filled, "f"),
+            venue_order_id=venue_order_id,
+            code=code,
+            detail=detail,
+        )
 
     def done(self, report: Mapping[str, Any], *, now_ns: int) -> KillRecord:
         """Note that nothing is left to do. The kill stays engaged."""

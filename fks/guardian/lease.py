@@ -1,9 +1,9 @@
 """The guardian's lease: which of several guardians acts while PostgreSQL answers, and which one acts without it.
 
 After a node loss two guardians may live: one cut off from everything but the venue, and its successor. While PostgreSQL
-answers within `answer_s`, only the holder of the lease row `guardian` acts. Without an answer only the guardian on the node
-that the placement names acts; any other one pages. A guardian takes the lease as soon as PostgreSQL answers and no other
-holder renews it; on its own machine it takes over at once, because the lock of the kill file proves that its
+answers within `answer_s`, only the holder of the lease row `guardian` acts. Without an answer only the guardian on the
+node that the placement names acts; any other one pages. A guardian takes the lease as soon as PostgreSQL answers and no
+other holder renews it; on its own machine it takes over at once, because the lock of the kill file proves that its
 predecessor is gone. The renewal is also the guardian's heartbeat: entries are denied (GUARDIAN_DOWN) when it is old.
 """
 
@@ -36,9 +36,17 @@ class GuardianLease:
     """One guardian's right to act. `keep` renews it for ever; `may_act` is cheap and asked before every send."""
 
     def __init__(
-        self, db: Database | None, clock: Clock, log: Log, *, holder: str, is_placed: bool, ttl_s: float, renew_s: float,
+        self,
+        db: Database | None,
+        clock: Clock,
+        log: Log,
+        *,
+        holder: str,
+        is_placed: bool,
+        ttl_s: float,
+        renew_s: float,
         answer_s: float,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._db = db
         self._clock = clock
         self._log = log
@@ -50,13 +58,16 @@ class GuardianLease:
         self._deadline, self._deadline_ns = float("-inf"), 0
         self.epoch = 0
         self._heard = UNANSWERED if db is None else EXPIRED
-        self._watched: tuple[datetime | None, float] = (None, 0.0)  # another holder's last renewal, and since when we saw it
+        self._watched: tuple[datetime | None, float] = (
+            None,
+            0.0,
+        )  # another holder's last renewal, and since when we saw it
         self._noted = ""
 
     @property
     def state(self) -> str:
-        """Return `held`, `elsewhere` (another guardian holds it), `unanswered` (PostgreSQL is away, or there is none) or
-        `expired` (this process stood still; PostgreSQL is asked first)."""
+        """Return `held`, `elsewhere` (another guardian holds it), `unanswered` (PostgreSQL is away, or there is none)
+        or `expired` (this process stood still; PostgreSQL is asked first)."""
         if self._heard != HELD:
             return self._heard
         is_held = self._clock.monotonic() < self._deadline and self._clock.now_ns() < self._deadline_ns
@@ -95,8 +106,8 @@ class GuardianLease:
         self._note()
 
     async def _claim(self, db: Database, now: float) -> int | None:
-        """Return our epoch, None while another guardian holds the lease. Another holder's is free once its row stood still for a whole TTL and a margin
-        by our own clock: the database's wall clock may step."""
+        """Return our epoch, None while another guardian holds the lease. Another holder's is free once its row stood
+        still for a whole TTL and a margin by our own clock: the database's wall clock may step."""
         renewed_at, since = self._watched
         seen = renewed_at if now - since > self._ttl_s + _MARGIN_S else None
         epoch = await db.fetchval("leases.claim", NAME, self._holder, self._ttl_s, seen, retry=False)
@@ -135,8 +146,8 @@ class GuardianLease:
 
 
 def holder_of(kill_file: Path) -> str:
-    """Return the name under which the guardian of this file on this machine holds its lease, the same after a restart of
-    the process; a machine that booted again, or a copy of it, is another holder."""
+    """Return the name under which the guardian of this file on this machine holds its lease, the same after a restart
+    of the process; a machine that booted again, or a copy of it, is another holder."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -147,12 +158,15 @@ def holder_of(kill_file: Path) -> str:
 def is_placed_here(settings: Settings) -> bool:
     """Return whether this machine is the one that acts without PostgreSQL.
 
-    A machine alone is; in a cluster it is the one that offers what `supervision.placement` asks of the guardian, the head
-    when it asks for nothing.
+    A machine alone is; in a cluster it is the one that offers what `supervision.placement` asks of the guardian, the
+    head when it asks for nothing.
     """
     node = settings.node
     if node.role == "single":
         return True
     wanted = settings.supervision.placement.get(NAME, "head")
-    offered = {"worker" if node.role == "worker" else "head", *(entry.partition("=")[0].strip() for entry in node.resources)}
+    offered = {
+        "worker" if node.role == "worker" else "head",
+        *(entry.partition("=")[0].strip() for entry in node.resources),
+    }
     return wanted in offered

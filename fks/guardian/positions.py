@@ -107,7 +107,8 @@ class Snapshot:
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> Snapshot:
-        """Return a snapshot from a row of `kill.snapshot`, or from the file: of rules for the same symbol the last ones."""
+        """Return a snapshot from a row of `kill.snapshot`, or from the file: of rules for the same symbol the last
+        ones."""
         return Snapshot(
             as_of_ns=int(row["as_of_ns"]),
             positions={Holder(v, int(a), s, i): Decimal(q) for v, a, s, i, q in row["positions"]},
@@ -162,8 +163,8 @@ class Snapshot:
 
     def history_from_ns(self, venue: str, symbol: str) -> int:
         """Return the time from which the venue's executions in `symbol` are compared with the booked ones: that of the
-        oldest order that may still fill, however long the order manager has booked nothing; at least LOOKBACK_S ago, at most
-        a day."""
+        oldest order that may still fill, however long the order manager has booked nothing; at least LOOKBACK_S ago, at
+        most a day."""
         since = self.as_of_ns - round(LOOKBACK_S * NS)
         for known in self.orders.values():
             if known.is_open and known.created_ns and (known.holder.venue, known.holder.symbol) == (venue, symbol):
@@ -175,9 +176,9 @@ class Snapshot:
     ) -> dict[Holder, Decimal]:
         """Return positions with what the venue executed and the database had not booked yet added.
 
-        Only fills of our own orders count; those of orders in `skip` are accounted for elsewhere. `history_from_ns`: `fills`
-        of a symbol are complete from then on. Of a younger order the database booked the first ones, as much as it says; of
-        others, those of the last LOOKBACK_S that it does not list are taken as not booked.
+        Only fills of our own orders count; those of orders in `skip` are accounted for elsewhere. `history_from_ns`:
+        `fills` of a symbol are complete from then on. Of a younger order the database booked the first ones, as much as
+        it says; of others, those of the last LOOKBACK_S that it does not list are taken as not booked.
         """
         positions = dict(self.positions)
         whole: dict[str, list[Fill]] = {}
@@ -214,8 +215,8 @@ class Snapshot:
         return fill.side.sign * quantity - (fill.fee * quantity / fill.quantity if is_in_base else Decimal(0))
 
     def _likely_holder(self, fill: Fill, positions: Mapping[Holder, Decimal]) -> Holder | None:
-        """Return whose a fill of an order newer than the snapshot is: the one holder in that symbol, the one whose position
-        it can have closed, else nobody's name."""
+        """Return whose a fill of an order newer than the snapshot is: the one holder in that symbol, the one whose
+        position it can have closed, else nobody's name."""
         same = sorted(
             {h for h in self.positions if (h.venue, h.symbol) == (fill.venue, fill.symbol)}
             | {k.holder for k in self.orders.values() if (k.holder.venue, k.holder.symbol) == (fill.venue, fill.symbol)}
@@ -251,7 +252,9 @@ class PositionsFile:
 
     def keep(self, row: Mapping[str, Any]) -> None:
         """Keep a row of `kill.snapshot`. Errors: OSError."""
-        body = {name: row[name] for name in ("positions", "instruments", "orders", "booked", "booked_from_ns", "identities")}
+        body = {
+            name: row[name] for name in ("positions", "instruments", "orders", "booked", "booked_from_ns", "identities")
+        }
         text = json.dumps(body)
         if text == self._kept:
             return

@@ -19,9 +19,15 @@ class Progress:
     """Writes into the kill's file when nothing is left to do, and when something is after all. Pages once a cause."""
 
     def __init__(
-        self, works: Sequence[VenueKill], journal: KillJournal, tables: KillTables, report: Callable[[], Mapping[str, Any]],
-        clock: Clock, log: Log, timing: Timing,
-    ) -> None:  # fmt: skip
+        self,
+        works: Sequence[VenueKill],
+        journal: KillJournal,
+        tables: KillTables,
+        report: Callable[[], Mapping[str, Any]],
+        clock: Clock,
+        log: Log,
+        timing: Timing,
+    ) -> None:
         self._works = works
         self._journal = journal
         self._tables = tables
@@ -49,7 +55,9 @@ class Progress:
             self._log.warning("kill.done", remaining=len(report["remaining"]), cancelled=report["cancelled"])
             stuck = [left["symbol"] for left in report["remaining"] if left["kind"] == "stuck"]
             if stuck:
-                self._page("kill.stuck", f"the kill could not close {', '.join(stuck)}: close it at the venue", record.kill_id)
+                self._page(
+                    "kill.stuck", f"the kill could not close {', '.join(stuck)}: close it at the venue", record.kill_id
+                )
         elif record.is_done and not is_settled:
             why = next((work.state for work in self._works if not work.is_settled), "")
             self._journal.reopen(why, now_ns=self._clock.now_ns())
@@ -61,7 +69,9 @@ class Progress:
         self._unsettled_s = now if self._unsettled_s is None else self._unsettled_s
         if now - self._unsettled_s > self._timing.page_s:
             states = ", ".join(f"{work.report()['name']}: {work.state} {work.detail}".strip() for work in self._works)
-            self._page("kill.unfinished", f"a kill is not done after {self._timing.page_s:g} s ({states})", record.kill_id)
+            self._page(
+                "kill.unfinished", f"a kill is not done after {self._timing.page_s:g} s ({states})", record.kill_id
+            )
 
     def _page(self, event: str, message: str, kill_id: str) -> None:
         if event not in self._paged:

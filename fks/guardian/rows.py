@@ -1,7 +1,7 @@
 """A kill in the tables: what the file says is merged into them, and what they know and the file does not is read.
 
-The file is the truth about this guardian's own acts. The tables tell what happened at another machine's guardian: a kill that
-was engaged there, flattening that was asked for there, its flattening orders, and a release by a person.
+The file is the truth about this guardian's own acts. The tables tell what happened at another machine's guardian: a
+kill that was engaged there, flattening that was asked for there, its flattening orders, and a release by a person.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _STATES = {SENT: State.SENDING, UNKNOWN: State.UNKNOWN, REFUSED: State.REJECTED,
 
 @dataclass(slots=True)
 class Elsewhere:
-    """What the tables know of the kill `kill_id` of this file (its release, if a person released it) and of engaged kills."""
+    """What the tables know of the kill `kill_id` of this file (its release, if a person released it) and of engaged
+    kills."""
 
     kill_id: str = ""
     released: Row | None = None
@@ -39,7 +40,8 @@ class Elsewhere:
 
 
 class KillTables:
-    """What the guardian reads and writes while PostgreSQL answers. `state` is up, none, unknown or down with the reason.
+    """What the guardian reads and writes while PostgreSQL answers. `state` is up, none, unknown or down with the
+    reason.
 
     No method raises: without an answer in time the kill goes on, from the file and what was read last.
     """
@@ -123,8 +125,8 @@ class KillTables:
         return True
 
     def adopt(self, found: Elsewhere) -> bool:
-        """Engage in the file a kill that another guardian engaged and nobody released, or want the flattening that was asked
-        for there; return whether there is more to do than before."""
+        """Engage in the file a kill that another guardian engaged and nobody released, or want the flattening that was
+        asked for there; return whether there is more to do than before."""
         is_more = False
         for row in found.engaged:
             record = self._journal.record
@@ -136,16 +138,20 @@ class KillTables:
                 continue
             else:
                 self._journal.engage(
-                    kill_id=row["kill_id"], scope=row["scope"], reason=row["reason"], by=row["engaged_by"],
-                    flatten=row["flatten"], now_ns=to_ns(row["engaged_at"]),
-                )  # fmt: skip
+                    kill_id=row["kill_id"],
+                    scope=row["scope"],
+                    reason=row["reason"],
+                    by=row["engaged_by"],
+                    flatten=row["flatten"],
+                    now_ns=to_ns(row["engaged_at"]),
+                )
             is_more, self.is_merged = True, False
             self._log.warning("kill.adopted", kill_id=row["kill_id"], reason=row["reason"], by=row["engaged_by"])
         return is_more
 
     async def take_orders(self, venues: Collection[str]) -> bool:
-        """Note in the file the flattening orders that a predecessor sent for the engaged kill at `venues`; return whether all
-        are known. A table that cannot be read for another reason than an outage counts as read."""
+        """Note in the file the flattening orders that a predecessor sent for the engaged kill at `venues`; return
+        whether all are known. A table that cannot be read for another reason than an outage counts as read."""
         record = self._journal.record
         if record is None or not record.is_engaged:
             return False
@@ -159,9 +165,12 @@ class KillTables:
                     outcome = _OUTCOMES.get(State(row["state"]), WORKING)
                     if outcome != SENT:
                         self._journal.outcome(
-                            order.client_order_id, outcome, now_ns=order.sent_ns or 0, code=row["code"],
+                            order.client_order_id,
+                            outcome,
+                            now_ns=order.sent_ns or 0,
+                            code=row["code"],
                             detail=row["detail"] or "",
-                        )  # fmt: skip
+                        )
 
         return await self._try(read, "orders", self._timing.answer_s) or self._is_broken
 
@@ -195,18 +204,29 @@ class KillTables:
 async def _write(store: KillStore, record: KillRecord) -> None:
     released = None if record.released_ns is None else to_datetime(record.released_ns)
     await store.save(
-        kill_id=record.kill_id, scope=record.scope, is_engaged=record.is_engaged, reason=record.reason,
-        by=record.by, engaged_at=to_datetime(record.engaged_ns), released_by=record.released_by,
-        released_at=released, report={**record.report, "flatten": record.flatten},
-    )  # fmt: skip
+        kill_id=record.kill_id,
+        scope=record.scope,
+        is_engaged=record.is_engaged,
+        reason=record.reason,
+        by=record.by,
+        engaged_at=to_datetime(record.engaged_ns),
+        released_by=record.released_by,
+        released_at=released,
+        report={**record.report, "flatten": record.flatten},
+    )
     for item in record.orders:
         await store.save_order(
-            item.order, _STATES.get(item.outcome, State.WORKING), venue_order_id=item.venue_order_id,
-            code=item.code, detail=item.detail, step=item.outcome,
-        )  # fmt: skip
+            item.order,
+            _STATES.get(item.outcome, State.WORKING),
+            venue_order_id=item.venue_order_id,
+            code=item.code,
+            detail=item.detail,
+            step=item.outcome,
+        )
 
 
-#: what the file notes of a predecessor's order in that state; the venue is asked about all but the refused and absent ones
+#: what the file notes of a predecessor's order in that state; the venue is asked about all but the refused and absent
+#: ones
 _OUTCOMES = {State.SENDING: SENT, State.UNKNOWN: UNKNOWN, State.REJECTED: REFUSED, State.ABSENT: ABSENT}
 
 
@@ -219,8 +239,22 @@ def _intent_of(record: KillRecord, order: Order) -> object:
 def _order_of(row: Row) -> Order:
     at = to_ns(row["sent_at"])
     return Order(
-        client_order_id=row["client_order_id"], intent_id=row["intent_id"], signal_id=None, account_id=row["account_id"],
-        venue=row["venue"], exchange=row["exchange"], symbol=row["symbol"], instance=row["instance"], role=Role.KILL,
-        attempt=row["generation"], side=Side(row["side"]), type=OrderType.MARKET, time_in_force=TimeInForce.GTC,
-        quantity=row["quantity"], state=State.SENDING, is_reduce_only=True, created_ns=at, sent_ns=at,
-    )  # fmt: skip
+        client_order_id=row["client_order_id"],
+        intent_id=row["intent_id"],
+        signal_id=None,
+        account_id=row["account_id"],
+        venue=row["venue"],
+        exchange=row["exchange"],
+        symbol=row["symbol"],
+        instance=row["instance"],
+        role=Role.KILL,
+        attempt=row["generation"],
+        side=Side(row["side"]),
+        type=OrderType.MARKET,
+        time_in_force=TimeInForce.GTC,
+        quantity=row["quantity"],
+        state=State.SENDING,
+        is_reduce_only=True,
+        created_ns=at,
+        sent_ns=at,
+    )

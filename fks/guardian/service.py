@@ -1,13 +1,14 @@
 """The guardian: the kill switch, in a process of its own with venue sessions of its own (G5).
 
-It needs nothing but the venues and its file. PostgreSQL down, order manager hung, Redis gone: a kill still cancels every
-open order and closes our positions, capped by the venue's free balance; what it did is merged into the tables when
-they are back. A guardian that dies in the middle goes on from its file when it returns, under the same ids. While a kill
-is engaged others deny entries: they read the table `kill_switch` or, without a database, the file (`read_kill`).
+It needs nothing but the venues and its file. PostgreSQL down, order manager hung, Redis gone: a kill still cancels
+every open order and closes our positions, capped by the venue's free balance; what it did is merged into the tables
+when they are back. A guardian that dies in the middle goes on from its file when it returns, under the same ids. While
+a kill is engaged others deny entries: they read the table `kill_switch` or, without a database, the file (`read_kill`).
 
 Talked to over a unix socket (0600), one JSON object a line each way:
-{"op": "kill", "scope": "system", "reason", "by", "flatten": true} · {"op": "resume", "by", "force": false} · {"op": "status"}.
-Answers carry "ok"; a refusal carries "error". A kill is answered when all is quiet, or after `reply_s` with where it is.
+{"op": "kill", "scope": "system", "reason", "by", "flatten": true} · {"op": "resume", "by", "force": false} · {"op":
+"status"}. Answers carry "ok"; a refusal carries "error". A kill is answered when all is quiet, or after `reply_s` with
+where it is.
 """
 
 from __future__ import annotations
@@ -41,13 +42,24 @@ _TAKE_TRIES = 3  # how often a predecessor's orders are asked for; after that th
 
 
 class Guardian:
-    """start, run, stop; `detail()` and `is_ready` for status. One per system. `exchange`: whose instruments its venues trade."""
+    """start, run, stop; `detail()` and `is_ready` for status. One per system. `exchange`: whose instruments its venues
+    trade."""
 
     def __init__(
-        self, *, venues: Mapping[str, Venue], kill_file: Path, socket_path: Path, db: Database | None, bus: Bus | None,
-        clock: Clock, meter: Meter, log: Log, timing: Timing | None = None, exchange: str = "",
+        self,
+        *,
+        venues: Mapping[str, Venue],
+        kill_file: Path,
+        socket_path: Path,
+        db: Database | None,
+        bus: Bus | None,
+        clock: Clock,
+        meter: Meter,
+        log: Log,
+        timing: Timing | None = None,
+        exchange: str = "",
         is_placed: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._venues = dict(venues)
         self._bus = bus
         self._clock = clock
@@ -56,9 +68,15 @@ class Guardian:
         self._timing = timing or Timing()
         self._exchange = exchange
         self._lease = GuardianLease(
-            db, clock, log, holder=holder_of(kill_file), is_placed=is_placed, ttl_s=self._timing.lease_ttl_s,
-            renew_s=self._timing.lease_renew_s, answer_s=self._timing.answer_s,
-        )  # fmt: skip
+            db,
+            clock,
+            log,
+            holder=holder_of(kill_file),
+            is_placed=is_placed,
+            ttl_s=self._timing.lease_ttl_s,
+            renew_s=self._timing.lease_renew_s,
+            answer_s=self._timing.answer_s,
+        )
         self._journal = KillJournal(kill_file)
         self._positions = PositionsFile(kill_file.with_name("kill-positions.json"))
         self._snapshot: Snapshot | None = None
@@ -71,13 +89,16 @@ class Guardian:
         self._tells: set[asyncio.Task[Any]] = set()
         self._acting = asyncio.Lock()  # one kill or resume is taken at a time
         self._tables = KillTables(db, self._journal, log, self._timing)
-        self._taken: tuple[str, int] | None = None  # (kill, lease epoch) for which a predecessor's orders are in the file
+        self._taken: tuple[str, int] | None = (
+            None  # (kill, lease epoch) for which a predecessor's orders are in the file
+        )
         self._takes = 0
         self.beat = 0.0  # monotonic time of the last turn of `run`
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
     async def start(self) -> None:
-        """Lock and read the file, open the socket, go on with an unfinished kill. Needs no database and no venue to be up.
+        """Lock and read the file, open the socket, go on with an unfinished kill. Needs no database and no venue to be
+        up.
 
         Errors: OutageError while another guardian has the file; OSError when the socket cannot be made.
         """
@@ -98,7 +119,8 @@ class Guardian:
         self._meter.gauge("fks_kill_engaged", float(self._is_engaged))
 
     async def run(self) -> None:
-        """Each second: read positions, merge what the tables lack, keep the sessions' clocks compared. Until cancelled."""
+        """Each second: read positions, merge what the tables lack, keep the sessions' clocks compared. Until
+        cancelled."""
         due_skew = 0.0
         while True:
             self.beat = self._clock.monotonic()
@@ -185,9 +207,11 @@ class Guardian:
                 return {"ok": True, "engaged": False, "already": True}
             if not force and not all(work.quiet.is_set() for work in self._works.values()):
                 raise InputError(
-                    "the kill is still at work", code="KILL_WORKING", status=409,
+                    "the kill is still at work",
+                    code="KILL_WORKING",
+                    status=409,
                     remedy="look at 'fks kill --json', or give it up with 'fks resume --force'",
-                )  # fmt: skip
+                )
             await self._end_work()
             record = self._journal.release(by=by, now_ns=self._clock.now_ns())
             self._tables.is_merged = False
@@ -195,7 +219,13 @@ class Guardian:
         await self._tables.merge()
         await self._tables.release_all(by, self._clock.now_ns())
         await self._publish()
-        return {"ok": True, "engaged": False, "already": False, "kill_id": record.kill_id, "database": self._tables.state}
+        return {
+            "ok": True,
+            "engaged": False,
+            "already": False,
+            "kill_id": record.kill_id,
+            "database": self._tables.state,
+        }
 
     def report(self, *, already: bool = False) -> dict[str, Any]:
         """Return what became of the kill so far."""
@@ -205,19 +235,28 @@ class Guardian:
         works = list(self._works.values())
         remaining = [left for work in works for left in work.remaining] + self._elsewhere()
         return {
-            "ok": True, "engaged": True, "already": already, "kill_id": record.kill_id, "scope": record.scope,
-            "reason": record.reason, "by": record.by, "engaged_at": iso(record.engaged_ns), "flatten": record.flatten,
+            "ok": True,
+            "engaged": True,
+            "already": already,
+            "kill_id": record.kill_id,
+            "scope": record.scope,
+            "reason": record.reason,
+            "by": record.by,
+            "engaged_at": iso(record.engaged_ns),
+            "flatten": record.flatten,
             "is_quiet": record.is_done or all(work.quiet.is_set() for work in works),
-            "is_done": record.is_done, "cancelled": record.cancelled,
+            "is_done": record.is_done,
+            "cancelled": record.cancelled,
             "orders": [item.line() for item in record.orders],
             "remaining": remaining if works or not record.is_done else list(record.report.get("remaining", ())),
             "venues": [work.report() for work in works] or list(record.report.get("venues", ())),
-            "database": self._tables.state if self._tables.is_merged else "pending", "journal": self._journal.error or "ok",
-        }  # fmt: skip
+            "database": self._tables.state if self._tables.is_merged else "pending",
+            "journal": self._journal.error or "ok",
+        }
 
     async def _follow(self) -> None:
-        """Follow what happened at another machine's guardian: a kill engaged, more asked for, a release; then see to it that
-        its flattening orders are known here."""
+        """Follow what happened at another machine's guardian: a kill engaged, more asked for, a release; then see to it
+        that its flattening orders are known here."""
         found = await self._tables.elsewhere()
         async with self._acting:  # not while PostgreSQL is waited for: a kill waits for this lock
             if self._tables.take_release(found):
@@ -250,13 +289,15 @@ class Guardian:
         return "" if self._taken == (record.kill_id, self._lease.epoch) else "its predecessor's orders are being read"
 
     def _elsewhere(self) -> list[dict[str, str]]:
-        """Return positions at venues the guardian has no session with: paper lives in the order manager, which closes them."""
+        """Return positions at venues the guardian has no session with: paper lives in the order manager, which closes
+        them."""
         held = self._snapshot.positions if self._snapshot else {}
         why = "the order manager closes it: only it has a session with this venue"
         return [
             line_of("elsewhere", why, holder=holder, quantity=quantity)
-            for holder, quantity in sorted(held.items()) if holder.venue not in self._venues
-        ]  # fmt: skip
+            for holder, quantity in sorted(held.items())
+            if holder.venue not in self._venues
+        ]
 
     # ── the work ─────────────────────────────────────────────────────────────────────────────────
     def _begin(self) -> None:
@@ -264,11 +305,18 @@ class Guardian:
         is_done = record is not None and record.is_done
         self._works = {
             name: VenueKill(
-                venue, self._journal, lambda: self._snapshot, why_not=self._why_not, save=self._save_soon,
-                clock=self._clock, log=self._log, timing=self._timing, is_settled=is_done,
+                venue,
+                self._journal,
+                lambda: self._snapshot,
+                why_not=self._why_not,
+                save=self._save_soon,
+                clock=self._clock,
+                log=self._log,
+                timing=self._timing,
+                is_settled=is_done,
             )
             for name, venue in self._venues.items()
-        }  # fmt: skip
+        }
         self._work = asyncio.create_task(self._carry_out(), name="kill")
 
     async def _end_work(self) -> None:
@@ -322,7 +370,8 @@ class Guardian:
 
     # ── the database, when it is there ───────────────────────────────────────────────────────────
     async def _refresh(self) -> None:
-        """Read positions into memory and the file; without a database both stay as they are. What changed is acted on now."""
+        """Read positions into memory and the file; without a database both stay as they are. What changed is acted on
+        now."""
         row = await self._tables.snapshot(self._exchange)
         if row is None:
             return
@@ -349,10 +398,17 @@ class Guardian:
     async def _publish(self) -> None:
         record = self._journal.record
         if self._bus is not None and record is not None:
-            await self._bus.publish(KILL, {
-                "type": "kill", "engaged": record.is_engaged, "kill_id": record.kill_id, "scope": record.scope,
-                "reason": record.reason, "by": record.by,
-            })  # fmt: skip
+            await self._bus.publish(
+                KILL,
+                {
+                    "type": "kill",
+                    "engaged": record.is_engaged,
+                    "kill_id": record.kill_id,
+                    "scope": record.scope,
+                    "reason": record.reason,
+                    "by": record.by,
+                },
+            )
 
     async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer to one request of the socket. Errors: InputError for what is not understood, FksError."""
@@ -366,9 +422,10 @@ async def _on_kill(guardian: Guardian, request: Mapping[str, Any]) -> dict[str, 
     if request.get("scope", "system") != "system":
         raise InputError(f"scope {request['scope']!r} is not offered", code="SCOPE_UNKNOWN", remedy="use system")
     return await guardian.kill(
-        reason=str(request.get("reason") or "")[:_TEXT_MAX], by=str(request.get("by") or "?")[:_TEXT_MAX],
+        reason=str(request.get("reason") or "")[:_TEXT_MAX],
+        by=str(request.get("by") or "?")[:_TEXT_MAX],
         flatten=request.get("flatten") is not False,
-    )  # fmt: skip
+    )
 
 
 async def _on_resume(guardian: Guardian, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""The submit protocol's ports over the kill's file: the guardian's journal is the line it fsynced before the bytes leave."""
+"""The submit protocol's ports over the kill's file: the guardian's journal is the line it fsynced before the bytes
+leave."""
 
 from __future__ import annotations
 
@@ -15,12 +16,19 @@ from fks.orders.submit import Journaled, Refuse, Submission
 
 
 class FilePorts:
-    """What the protocol is given for flattening orders. `found` notes ids that the venue knew before they were sent here."""
+    """What the protocol is given for flattening orders. `found` notes ids that the venue knew before they were sent
+    here."""
 
     def __init__(
-        self, venue: Venue, journal: KillJournal, *, save: Callable[[], Awaitable[None]], may_act: Callable[[], bool],
-        clock: Clock, log: Log,
-    ) -> None:  # fmt: skip
+        self,
+        venue: Venue,
+        journal: KillJournal,
+        *,
+        save: Callable[[], Awaitable[None]],
+        may_act: Callable[[], bool],
+        clock: Clock,
+        log: Log,
+    ) -> None:
         self._venue = venue
         self._journal = journal
         self._save = save
@@ -70,9 +78,14 @@ class FilePorts:
     def note_report(self, order: Order, report: Report) -> None:
         """Note in the file what the venue reports of an order."""
         self._journal.outcome(
-            order.client_order_id, ENDED if report.state in TERMINAL else WORKING, now_ns=self._clock.now_ns(),
-            filled=report.filled, venue_order_id=report.venue_order_id, code=report.code, detail=report.state.value,
-        )  # fmt: skip
+            order.client_order_id,
+            ENDED if report.state in TERMINAL else WORKING,
+            now_ns=self._clock.now_ns(),
+            filled=report.filled,
+            venue_order_id=report.venue_order_id,
+            code=report.code,
+            detail=report.state.value,
+        )
 
     def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
         """Return the fields that every event has."""

@@ -12,10 +12,10 @@ from fks.orders.absence import AbsenceRule
 class Timing:
     """The guardian's waits, in seconds.
 
-    `settle_s`: how long all must stay quiet before a kill counts as done (an order that was on its way when the switch was
-    engaged shows up in that time). `watch_max_s`: the longest wait between rounds once it is done; a round costs Binance a
-    weight of 100 (open orders 80, balances 20), and the guardian's own share of the budget is 600 a minute. `page_s`: a kill
-    that is not done for so long pages. `absent_*`: C5.
+    `settle_s`: how long all must stay quiet before a kill counts as done (an order that was on its way when the switch
+    was engaged shows up in that time). `watch_max_s`: the longest wait between rounds once it is done; a round costs
+    Binance a weight of 100 (open orders 80, balances 20), and the guardian's own share of the budget is 600 a minute.
+    `page_s`: a kill that is not done for so long pages. `absent_*`: C5.
     """
 
     refresh_s: float = 1.0
@@ -48,7 +48,11 @@ class Timing:
         """Return the waits that follow from the settings."""
         venue, supervision = settings.venue, settings.supervision
         return Timing(
-            settle_s=venue.order_timeout_s + 1.0, absent_polls=venue.absent_polls, absent_spacing_s=venue.absent_spacing_s,
-            absent_first_s=venue.absent_first_s, absent_age_s=venue.absent_age_s, lease_ttl_s=supervision.lease_ttl_s,
+            settle_s=venue.order_timeout_s + 1.0,
+            absent_polls=venue.absent_polls,
+            absent_spacing_s=venue.absent_spacing_s,
+            absent_first_s=venue.absent_first_s,
+            absent_age_s=venue.absent_age_s,
+            lease_ttl_s=supervision.lease_ttl_s,
             lease_renew_s=supervision.lease_renew_s,
-        )  # fmt: skip
+        )

@@ -1,12 +1,15 @@
-"""A kill at one venue: cancel what is open, prove what is in doubt, close what is ours, and look on while it is engaged.
+"""A kill at one venue: cancel what is open, prove what is in doubt, close what is ours, and look on while it is
+engaged.
 
 Each round reads the venue anew (open orders, balances, executions) and acts on the difference, so a restart, a lost
 answer or an order that arrives late changes nothing but the number of rounds. The work is settled once nothing is open,
-in doubt or left to close for `settle_s`; rounds go on after that, further apart, and a late order or fill starts them again.
+in doubt or left to close for `settle_s`; rounds go on after that, further apart, and a late order or fill starts them
+again.
 
-A kill that keeps positions (`flatten=False`) ends entries only. Protection and exits stay, also those the order manager places
-while it is engaged: an order is kept when the journal says that it only reduces, and, as long as the journal has not told us
-(PostgreSQL away, or the order younger than the snapshot), when it can only reduce what is held. In doubt protection wins.
+A kill that keeps positions (`flatten=False`) ends entries only. Protection and exits stay, also those the order manager
+places while it is engaged: an order is kept when the journal says that it only reduces, and, as long as the journal has
+not told us (PostgreSQL away, or the order younger than the snapshot), when it can only reduce what is held. In doubt
+protection wins.
 """
 
 from __future__ import annotations
@@ -40,9 +43,18 @@ class VenueKill:
     """
 
     def __init__(
-        self, venue: Venue, journal: KillJournal, look: Callable[[], Snapshot | None], *, why_not: Callable[[], str],
-        save: Callable[[], Awaitable[None]], clock: Clock, log: Log, timing: Timing, is_settled: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        venue: Venue,
+        journal: KillJournal,
+        look: Callable[[], Snapshot | None],
+        *,
+        why_not: Callable[[], str],
+        save: Callable[[], Awaitable[None]],
+        clock: Clock,
+        log: Log,
+        timing: Timing,
+        is_settled: bool = False,
+    ) -> None:
         self._venue = venue
         self._journal = journal
         self._look = look
@@ -135,7 +147,10 @@ class VenueKill:
         if snapshot is not None and self._who is not None:
             if snapshot.is_foreign(self._venue.name, self._who):
                 self.state = "refused"
-                self.detail = f"the session is {self._who}, and what we hold and ordered there is other accounts': nothing is touched"
+                self.detail = (
+                    f"the session is {self._who}, and what we hold and ordered there is other accounts': "
+                    "nothing is touched"
+                )
                 return False
             snapshot = snapshot.of_session(self._who)
         reports = await self._venue.open_orders()
@@ -213,9 +228,13 @@ class VenueKill:
         if self._told.get(id) != answer.outcome.value:
             self._told[id] = answer.outcome.value
             self._journal.cancelled(
-                venue=self._venue.name, symbol=order.symbol, client_order_id=id, outcome=answer.outcome.value,
-                detail=answer.detail, now_ns=self._clock.now_ns(),
-            )  # fmt: skip
+                venue=self._venue.name,
+                symbol=order.symbol,
+                client_order_id=id,
+                outcome=answer.outcome.value,
+                detail=answer.detail,
+                now_ns=self._clock.now_ns(),
+            )
         is_ended = answer.outcome is Outcome.ACK and answer.report is not None and answer.report.state in TERMINAL
         if is_ended:
             self._doubts.end(id)
@@ -233,11 +252,13 @@ class VenueKill:
     def _in_doubt(self) -> list[dict[str, str]]:
         return [
             line_of(
-                "in_doubt", f"whether order {id} is live is not proven: the venue is asked", symbol=doubt.symbol,
+                "in_doubt",
+                f"whether order {id} is live is not proven: the venue is asked",
+                symbol=doubt.symbol,
                 venue=self._venue.name,
             )
             for id, doubt in self._doubts.items()
-        ]  # fmt: skip
+        ]
 
     def report(self) -> Mapping[str, Any]:
         """Return where this venue is, for people and programs."""
@@ -249,8 +270,19 @@ def _stub(client_order_id: str, symbol: str, venue: str, report: Report | None =
     side = report.side if report is not None else None
     quantity = report.quantity if report is not None else None
     return Order(
-        client_order_id=client_order_id, intent_id=ids.NAMESPACE, signal_id=None, account_id=0, venue=venue,
-        exchange="", symbol=symbol, instance="", role=Role.ORDER, attempt=0, side=side or Side.SELL,
-        type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=quantity or Decimal(0),
+        client_order_id=client_order_id,
+        intent_id=ids.NAMESPACE,
+        signal_id=None,
+        account_id=0,
+        venue=venue,
+        exchange="",
+        symbol=symbol,
+        instance="",
+        role=Role.ORDER,
+        attempt=0,
+        side=side or Side.SELL,
+        type=OrderType.MARKET,
+        time_in_force=TimeInForce.GTC,
+        quantity=quantity or Decimal(0),
         venue_order_id=report.venue_order_id if report is not None else None,
-    )  # fmt: skip
+    )

@@ -27,7 +27,8 @@ CHECK_ROWS = 3_000
 
 
 class BacktestSpec(BaseModel):
-    """What to backtest. `from` is the first decided bar, `to` is exclusive; both optional. Times without a zone are UTC."""
+    """What to backtest. `from` is the first decided bar, `to` is exclusive; both optional. Times without a zone are
+    UTC."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -122,8 +123,8 @@ def run_spec(
 
     `limits` are the node's [risk] settings (None: their defaults).
 
-    `progress` is told shares of the work (0 to 1) and may raise to stop it. Errors: InputError of what is wrong with the
-    spec, the strategy or the data (TapeRefused among them).
+    `progress` is told shares of the work (0 to 1) and may raise to stop it. Errors: InputError of what is wrong with
+    the spec, the strategy or the data (TapeRefused among them).
     """
     limits = limits or Risk()
     strategy = (catalogue or load_catalogue()).make(spec.strategy, spec.params)
@@ -135,9 +136,16 @@ def run_spec(
     ensure_checked(strategy, [loaded.bars[: max(CHECK_ROWS, 4 * strategy.warmup())]])
     progress(0.4)
     setup = Setup(
-        loaded.instrument, CostModel(spec.fee_rate, spec.fee_in), spec.sizing, spec.size, spec.cash,
-        spec.allow_short, spec.allow_gaps, limits if spec.limits else UNLIMITED, spec.start_ns,
-    )  # fmt: skip
+        loaded.instrument,
+        CostModel(spec.fee_rate, spec.fee_in),
+        spec.sizing,
+        spec.size,
+        spec.cash,
+        spec.allow_short,
+        spec.allow_gaps,
+        limits if spec.limits else UNLIMITED,
+        spec.start_ns,
+    )
     result = run(strategy, loaded.bars, setup)
     progress(0.9)
     return result, loaded.source

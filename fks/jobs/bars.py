@@ -29,7 +29,8 @@ _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", 
 async def load_stored(db: Database, request: Request, columns: ColumnCache | None = None) -> Loaded:
     """Return bars from `ohlcv_data`: the timeframe itself, or made from stored minutes where those reach further.
 
-    With `columns` they are mapped from its files instead of read. Errors: InputError SYMBOL_UNKNOWN, NO_DATA; OutageError.
+    With `columns` they are mapped from its files instead of read. Errors: InputError SYMBOL_UNKNOWN, NO_DATA;
+    OutageError.
     """
     instrument = await _instrument(db, request)
     store = columns or BarStore(db)
@@ -53,7 +54,9 @@ async def _instrument(db: Database, request: Request) -> Instrument:
         every = await InstrumentStore(db).all(found.exchange)
         return next(item for item in every if item.symbol == found.symbol)
     for timeframe in (request.timeframe, "1m"):
-        bars = await BarStore(db).read(found.symbol, timeframe, 0, None, _SHOWN, exchange=found.exchange, is_newest=True)
+        bars = await BarStore(db).read(
+            found.symbol, timeframe, 0, None, _SHOWN, exchange=found.exchange, is_newest=True
+        )
         if len(bars):
             break
     prices = np.concatenate([bars.open, bars.high, bars.low, bars.close])
@@ -83,9 +86,13 @@ async def _read(
         is_newest=True,
     )
     return Bars(
-        instrument.symbol, timeframe,
-        *(np.concatenate([getattr(head, n), getattr(body, n)]) for n in ("time_ns", "open", "high", "low", "close", "volume")),
-    )  # fmt: skip
+        instrument.symbol,
+        timeframe,
+        *(
+            np.concatenate([getattr(head, n), getattr(body, n)])
+            for n in ("time_ns", "open", "high", "low", "close", "volume")
+        ),
+    )
 
 
 async def _stored(store: BarStore, instrument: Instrument, request: Request) -> str:
@@ -98,17 +105,19 @@ async def _stored(store: BarStore, instrument: Instrument, request: Request) -> 
 
 
 def load_tape(tape: Tape, name: str, request: Request) -> Loaded:
-    """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is of another symbol or exchange, TIMEFRAME_FINER,
-    NO_DATA."""
+    """Return bars from a tape. Errors: InputError SYMBOL_UNKNOWN when it is of another symbol or exchange,
+    TIMEFRAME_FINER, NO_DATA."""
     instrument = guess_instrument(
         tape.exchange, tape.symbol, Decimal(1).scaleb(-tape.price_places), Decimal(1).scaleb(-tape.volume_places)
     )
     find_instrument(request.symbol, [instrument])
     if request.exchange not in (None, tape.exchange):
         raise InputError(
-            f"{name} is of {tape.exchange}, not of {request.exchange}", code="SYMBOL_UNKNOWN", status=404,
+            f"{name} is of {tape.exchange}, not of {request.exchange}",
+            code="SYMBOL_UNKNOWN",
+            status=404,
             remedy="leave the exchange out",
-        )  # fmt: skip
+        )
     bars = resample(tape.bars(), request.timeframe)
     end = len(bars) if request.end_ns is None else int(np.searchsorted(bars.time_ns, request.end_ns))
     start = 0 if request.start_ns is None else int(np.searchsorted(bars.time_ns, request.start_ns))
@@ -146,6 +155,8 @@ def _no_data(request: Request, symbol: str, there_is: str) -> InputError:
     start = "the beginning" if request.start_ns is None else iso(request.start_ns)
     end = "the end" if request.end_ns is None else iso(request.end_ns)
     return InputError(
-        f"no {request.timeframe} bars of {symbol} from {start} to {end}: {there_is}", code="NO_DATA", status=422,
+        f"no {request.timeframe} bars of {symbol} from {start} to {end}: {there_is}",
+        code="NO_DATA",
+        status=422,
         remedy="choose another range, or load data with 'fks data sample' or 'fks data sync'",
-    )  # fmt: skip
+    )

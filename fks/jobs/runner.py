@@ -34,8 +34,8 @@ class Cancelled(Exception):
 class Work:
     """What a job's own thread may use: data through the loop, and a share of progress to report.
 
-    `advance` raises Cancelled once the job is to end; a kind calls it as often as it can. A kind that runs on the loop has
-    `db`, and looks at `stop`.
+    `advance` raises Cancelled once the job is to end; a kind calls it as often as it can. A kind that runs on the loop
+    has `db`, and looks at `stop`.
     """
 
     def __init__(

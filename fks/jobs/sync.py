@@ -1,7 +1,8 @@
-"""History as durable work: what waits in `sync_status`, and gaps in what is kept whole. One job at a time, for all exchanges.
+"""History as durable work: what waits in `sync_status`, and gaps in what is kept whole. One job at a time, for all
+exchanges.
 
-`Continuous` decides, cheaply and each minute, whether there is anything to fetch; the job fetches it in a process of its own and
-may be killed at any moment: what is missing is looked up, not remembered.
+`Continuous` decides, cheaply and each minute, whether there is anything to fetch; the job fetches it in a process of
+its own and may be killed at any moment: what is missing is looked up, not remembered.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class Continuous:
         if not found:
             return NOTHING
         is_new = await self._store.submit_job(exchanges, "continuous")
-        return f"{bars} bars missing in {len(found)} gaps of {', '.join(exchanges)}: {'a job fetches them' if is_new else 'a job runs'}"
+        return (
+            f"{bars} bars missing in {len(found)} gaps of {', '.join(exchanges)}: "
+            f"{'a job fetches them' if is_new else 'a job runs'}"
+        )
 
     def missing_bars(self) -> dict[str, int]:
         """Return how many bars each exchange's series lacked at the last look."""
@@ -56,15 +60,23 @@ class Continuous:
         waiting = await self._store.waiting()
         for exchange in waiting:
             if exchange not in EXCHANGES:
-                await self._store.refuse(exchange, f"{exchange!r} is no exchange FKS knows; known are {' '.join(sorted(EXCHANGES))}")
+                await self._store.refuse(
+                    exchange, f"{exchange!r} is no exchange FKS knows; known are {' '.join(sorted(EXCHANGES))}"
+                )
         known = [exchange for exchange in waiting if exchange in EXCHANGES]
         return bool(known) and await self._store.submit_job(known, "sync_status")
 
 
 async def run_sync(
-    spec: Mapping[str, Any], db: Database, settings: Settings, node: Node | None, *, log: Log, clock: Clock,
+    spec: Mapping[str, Any],
+    db: Database,
+    settings: Settings,
+    node: Node | None,
+    *,
+    log: Log,
+    clock: Clock,
     should_stop: Callable[[], bool],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Run what waits, for the exchanges of `spec` and those that come up meanwhile, then fill their gaps.
 
     Returns what was done by exchange, or its error: one that is away does not hold up another, and what it has not done
@@ -78,7 +90,9 @@ async def run_sync(
     try:
         while any(not task.done() for task in tasks.values()):
             await asyncio.wait([task for task in tasks.values() if not task.done()], timeout=LOOK_S)
-            tasks |= {name: begin(name) for name in await SyncStore(db).waiting() if name in EXCHANGES and name not in tasks}
+            tasks |= {
+                name: begin(name) for name in await SyncStore(db).waiting() if name in EXCHANGES and name not in tasks
+            }
         ended = {name: task.exception() for name, task in tasks.items()}
     finally:
         for task in tasks.values():
@@ -90,7 +104,13 @@ async def run_sync(
 
 
 async def _of_exchange(
-    name: str, db: Database, settings: Settings, node: Node | None, log: Log, clock: Clock, should_stop: Callable[[], bool]
+    name: str,
+    db: Database,
+    settings: Settings,
+    node: Node | None,
+    log: Log,
+    clock: Clock,
+    should_stop: Callable[[], bool],
 ) -> dict[str, int]:
     """Run the syncs of one exchange that wait, then fill the gaps in what is kept of it."""
     async with opened_exchange(name, settings, node, log, clock) as exchange:

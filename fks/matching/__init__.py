@@ -2,7 +2,8 @@
 
 The rule, on a tape of bars, with `t` the bar whose close a decision was made on:
 
-1. A market order decided on bar t fills entirely at the open of the next bar on the tape. Event time: that bar's open time.
+1. A market order decided on bar t fills entirely at the open of the next bar on the tape. Event time: that bar's open
+time.
 2. Every other order rests and is matched once per bar, when the bar completes, against the bar's open, high and low.
    Event time: that bar's open time. Sell stop: open <= stop → at open, else low <= stop → at stop. Sell limit (a take
    profit): open >= limit → at open, else high >= limit → at limit. Buys are the mirror image.
@@ -14,8 +15,8 @@ The rule, on a tape of bars, with `t` the bar whose close a decision was made on
    No partial fills, no slippage.
 
 API: `BarRange`, `Resting`, `match_market`, `match_resting`, `match_oco`, `is_triggered` (stop-limits) and
-`CostModel.fee`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and returns them, so both give the
-same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the backtest uses ticks.
+`CostModel.fee`. Prices are `int` ticks or `Decimal`, never float: the rule only compares and returns them, so both give
+the same answer. `range_of(bar)` makes Decimals of a float bar's shortest decimals; the backtest uses ticks.
 """
 
 from fks.matching.costs import CostModel, Fee

@@ -29,7 +29,8 @@ class VenueIdentity:
     network_epoch: str = ""
 
     def is_session(self, reported: VenueIdentity) -> bool:
-        """Return whether a session that reports `reported` is this account's; a venue that knows no epoch reports none."""
+        """Return whether a session that reports `reported` is this account's; a venue that knows no epoch reports
+        none."""
         return (self.environment, self.uid) == (reported.environment, reported.uid) and reported.network_epoch in (
             "",
             self.network_epoch,
@@ -65,7 +66,8 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A trading account. `mode` is paper or live; `venue` is where its orders go; `identity` is None before its first session."""
+    """A trading account. `mode` is paper or live; `venue` is where its orders go; `identity` is None before its first
+    session."""
 
     id: int
     name: str

@@ -39,8 +39,8 @@ class Bar:
 
     @property
     def is_counted(self) -> bool:
-        """Return whether `trades` is a count: a volume without trades says that nobody counted them. What is stored of a
-        bar keeps its count when the same bar comes without one."""
+        """Return whether `trades` is a count: a volume without trades says that nobody counted them. What is stored of
+        a bar keeps its count when the same bar comes without one."""
         return self.trades > 0 or self.volume == 0
 
 
@@ -93,24 +93,40 @@ class Bars:
     def __getitem__(self, part: slice) -> Bars:
         """Return a view of some rows (no copy)."""
         return Bars(
-            self.symbol, self.timeframe, self.time_ns[part], self.open[part], self.high[part],
-            self.low[part], self.close[part], self.volume[part],
-        )  # fmt: skip
+            self.symbol,
+            self.timeframe,
+            self.time_ns[part],
+            self.open[part],
+            self.high[part],
+            self.low[part],
+            self.close[part],
+            self.volume[part],
+        )
 
     def bar(self, index: int, exchange: str = "") -> Bar:
         """Return row `index` as a value."""
         return Bar(
-            exchange, self.symbol, self.timeframe, int(self.time_ns[index]), float(self.open[index]),
-            float(self.high[index]), float(self.low[index]), float(self.close[index]), float(self.volume[index]),
-        )  # fmt: skip
+            exchange,
+            self.symbol,
+            self.timeframe,
+            int(self.time_ns[index]),
+            float(self.open[index]),
+            float(self.high[index]),
+            float(self.low[index]),
+            float(self.close[index]),
+            float(self.volume[index]),
+        )
 
     @staticmethod
     def of(symbol: str, timeframe: str, bars: Iterable[Bar]) -> Bars:
         """Return columns made from single bars, in the order given."""
         rows = list(bars)
         return Bars(
-            symbol, timeframe,
+            symbol,
+            timeframe,
             np.array([b.time_ns for b in rows], dtype=np.int64),
-            *(np.array([getattr(b, name) for b in rows], dtype=np.float64)
-              for name in ("open", "high", "low", "close", "volume")),
-        )  # fmt: skip
+            *(
+                np.array([getattr(b, name) for b in rows], dtype=np.float64)
+                for name in ("open", "high", "low", "close", "volume")
+            ),
+        )

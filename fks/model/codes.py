@@ -1,6 +1,7 @@
 """Denial codes: the one enum of reasons for our own no (peers.md §5, C9). Append-only.
 
-Each row: the code, whether it applies to orders that only reduce risk (RR), and what it means, as the API, CLI and docs say it.
+Each row: the code, whether it applies to orders that only reduce risk (RR), and what it means, as the API, CLI and docs
+say it.
 """
 
 from __future__ import annotations

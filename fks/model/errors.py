@@ -1,13 +1,13 @@
 """The error tree. The class says whose fault it is, and so what happens next.
 
-    FksError
-    ├── BugError          ours                          crash the actor, restart, count it
-    ├── PeerError         an exchange, venue or peer    keep the frame, drop the connection, reconnect
-    ├── OutageError       nobody                        expected: back off, not a crash
-    ├── ConfigError       the operator                  refuse to start; names key, value and remedy
-    ├── InputError        the caller                    4xx / exit 2; carries a code and the remedy
-    ├── StaleEpochError   an older self                 stop at once: someone newer is in charge
-    └── FailoverError     another database              stop, reconcile, start again: committed rows may be missing
+FksError
+├── BugError          ours                          crash the actor, restart, count it
+├── PeerError         an exchange, venue or peer    keep the frame, drop the connection, reconnect
+├── OutageError       nobody                        expected: back off, not a crash
+├── ConfigError       the operator                  refuse to start; names key, value and remedy
+├── InputError        the caller                    4xx / exit 2; carries a code and the remedy
+├── StaleEpochError   an older self                 stop at once: someone newer is in charge
+└── FailoverError     another database              stop, reconcile, start again: committed rows may be missing
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class PeerError(FksError):
 
 
 class OutageError(FksError):
-    """Nobody's fault: a timeout, a refused connection, a rate limit. `wait_s`: how long the other side wants to be left alone."""
+    """Nobody's fault: a timeout, a refused connection, a rate limit. `wait_s`: how long the other side wants to be left
+    alone."""
 
     def __init__(self, message: str, *, remedy: str = "", wait_s: float = 0.0) -> None:
         super().__init__(message, remedy=remedy)
@@ -59,4 +60,5 @@ class StaleEpochError(FksError):
 
 
 class FailoverError(FksError):
-    """PostgreSQL is another server, or an older state of it: what was committed may be missing. The process starts anew."""
+    """PostgreSQL is another server, or an older state of it: what was committed may be missing. The process starts
+    anew."""

@@ -35,12 +35,14 @@ def client_order_id(intent: uuid.UUID, role: str, attempt: int = 0) -> str:
 
 
 def fill_id(venue: str, account: str, symbol: str, venue_trade_id: str) -> uuid.UUID:
-    """Return the id of an execution, version 1: what was booked before version 2, what paper fills and what persons book."""
+    """Return the id of an execution, version 1: what was booked before version 2, what paper fills and what persons
+    book."""
     return _uuid5("fill", venue, account, symbol, venue_trade_id)
 
 
 def person_fill_id(client_order_id: str, filled: object) -> uuid.UUID:
-    """Return the id of an execution that a person reports without a venue trade id; `filled` is the order's sum after it."""
+    """Return the id of an execution that a person reports without a venue trade id; `filled` is the order's sum after
+    it."""
     return _uuid5("person-fill", client_order_id, filled)
 
 
@@ -50,8 +52,8 @@ def bust_id(fill: uuid.UUID, cause: object) -> uuid.UUID:
 
 
 def fill_id_v2(uid: str, environment: str, network_epoch: str, symbol: str, venue_trade_id: str) -> uuid.UUID:
-    """Return the id of an execution at a venue, version 2: the venue's own account, not ours, so that the local exchange, a
-    test network and the real exchange, which all count trades from one, never share an id."""
+    """Return the id of an execution at a venue, version 2: the venue's own account, not ours, so that the local
+    exchange, a test network and the real exchange, which all count trades from one, never share an id."""
     return _uuid5("fill/2", uid, environment, network_epoch, symbol, venue_trade_id)
 
 
@@ -66,5 +68,6 @@ def flatten_id(kill: str, *, venue: str, account_id: int, symbol: str, instance:
 
 
 def trace_id(symbol: str, timeframe: str, bar_time_ns: int) -> str:
-    """Return the trace id of all that follows from one bar: 16 hex characters, carried by signal, order and fill logs."""
+    """Return the trace id of all that follows from one bar: 16 hex characters, carried by signal, order and fill
+    logs."""
     return _uuid5("trace", symbol, timeframe, bar_time_ns).hex[:16]

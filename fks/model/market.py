@@ -43,10 +43,10 @@ class TradesFrom(StrEnum):
 class Traits:
     """What an exchange can do and what its answers prove.
 
-    `timeframes`: those whose bars REST has; `live_bars`: those it streams, None: all of them. `channels`: what `watch` can
-    be asked for. `newest_max`: how many trades it tells at most where it tells only the newest; 0: nobody says.
-    `bars_page_max`: bars that one question is worth asking for; an exchange may answer with fewer.
-    `streams_max`: subscriptions one socket takes. `connections_max`: sockets it lets one address or key have; 0: nobody says.
+    `timeframes`: those whose bars REST has; `live_bars`: those it streams, None: all of them. `channels`: what `watch`
+    can be asked for. `newest_max`: how many trades it tells at most where it tells only the newest; 0: nobody says.
+    `bars_page_max`: bars that one question is worth asking for; an exchange may answer with fewer. `streams_max`:
+    subscriptions one socket takes. `connections_max`: sockets it lets one address or key have; 0: nobody says.
     `has_empty_bars`: whether its own bars include those in which nobody traded. `calendar`: "24/7", or a name of
     exchange_calendars.
     """
@@ -94,7 +94,8 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """The best levels of an order book, best first, as (price, size). `sequence` is the exchange's, 0 where it has none."""
+    """The best levels of an order book, best first, as (price, size). `sequence` is the exchange's, 0 where it has
+    none."""
 
     exchange: str
     symbol: str
@@ -122,7 +123,8 @@ class BarSeen:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """Messages of a channel are missing: its sequence numbers have a hole, or a checksum is wrong. The channel starts anew."""
+    """Messages of a channel are missing: its sequence numbers have a hole, or a checksum is wrong. The channel starts
+    anew."""
 
     channel: Channel
     symbol: str
@@ -147,9 +149,9 @@ MarketEvent = PublicTrade | BarClosed | BarSeen | Quote | Book | Gone | Suspect
 class Tally:
     """What an exchange's connections counted since the exchange was made. Nothing is dropped without a number here.
 
-    `frames` received and `dials` made. `unknown`: kinds of messages and fields that nobody knows, and late or doubled ones,
-    by name. `suspects`: messages not believed. `conflated`: quotes, books and unfinished bars that a newer one replaced
-    while they waited. `overflowed`: values cut from a full queue, each cut followed by a Gone.
+    `frames` received and `dials` made. `unknown`: kinds of messages and fields that nobody knows, and late or doubled
+    ones, by name. `suspects`: messages not believed. `conflated`: quotes, books and unfinished bars that a newer one
+    replaced while they waited. `overflowed`: values cut from a full queue, each cut followed by a Gone.
     """
 
     frames: int = 0

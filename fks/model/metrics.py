@@ -23,10 +23,27 @@ METRICS: dict[str, Metric] = {
         Metric("fks_feed_age_seconds", "gauge", ("symbol",), "age of the last market data message"),
         Metric("fks_feed_reconnects_total", "counter", ("exchange",), "market data sockets dialled again"),
         Metric("fks_feed_outages_total", "counter", ("cause",), "feeds that were not live for a while and are again"),
-        Metric("fks_market_dropped_total", "counter", ("channel",), "market data let go: somebody was slow (trades are fetched again), or its symbol left that socket (`left`)"),
-        Metric("fks_market_conflated_total", "counter", ("channel",), "prices, quotes, books and open bars that a newer one replaced before they were taken"),
-        Metric("fks_market_unknown_total", "counter", ("kind",), "messages and fields of exchanges that nobody knows; they do no harm, but a protocol has changed"),
-        Metric("fks_missing_bars", "gauge", ("exchange",), "bars missing in series that are kept whole, when last looked"),
+        Metric(
+            "fks_market_dropped_total",
+            "counter",
+            ("channel",),
+            "market data let go: somebody was slow (trades are fetched again), or its symbol left that socket (`left`)",
+        ),
+        Metric(
+            "fks_market_conflated_total",
+            "counter",
+            ("channel",),
+            "prices, quotes, books and open bars that a newer one replaced before they were taken",
+        ),
+        Metric(
+            "fks_market_unknown_total",
+            "counter",
+            ("kind",),
+            "messages and fields of exchanges that nobody knows; they do no harm, but a protocol has changed",
+        ),
+        Metric(
+            "fks_missing_bars", "gauge", ("exchange",), "bars missing in series that are kept whole, when last looked"
+        ),
         Metric("fks_signals_total", "counter", ("state",), "signals by outcome"),
         Metric("fks_orders_total", "counter", ("state",), "orders by state entered"),
         Metric("fks_denials_total", "counter", ("code",), "intents denied, by code"),
@@ -37,15 +54,36 @@ METRICS: dict[str, Metric] = {
         Metric("fks_reconcile_seconds", "histogram", ("venue",), "one reconciliation of a venue"),
         Metric("fks_strategy_eval_seconds", "histogram", ("instance",), "one evaluation of a strategy"),
         Metric("fks_strategy_errors_total", "counter", ("instance",), "strategy evaluations that raised"),
-        Metric("fks_strategy_worker_crashes_total", "counter", ("instance",), "workers that died with an instance in hand"),
+        Metric(
+            "fks_strategy_worker_crashes_total", "counter", ("instance",), "workers that died with an instance in hand"
+        ),
         Metric("fks_actor_up", "gauge", ("child",), "1 while the child runs; its mean over time is its uptime"),
         Metric("fks_actor_starts_total", "counter", ("child",), "children that came up"),
-        Metric("fks_actor_exits_total", "counter", ("child", "how"), "children that ended: normal, crash, hung, unwell, …"),
-        Metric("fks_actor_restarts_total", "counter", ("child", "how"), "restarts by the supervisor, by what ended the child"),
+        Metric(
+            "fks_actor_exits_total", "counter", ("child", "how"), "children that ended: normal, crash, hung, unwell, …"
+        ),
+        Metric(
+            "fks_actor_restarts_total",
+            "counter",
+            ("child", "how"),
+            "restarts by the supervisor, by what ended the child",
+        ),
         Metric("fks_actor_adoptions_total", "counter", ("child",), "living children a new supervisor took over"),
-        Metric("fks_actor_escalations_total", "counter", ("child",), "children that died too often in a row and are started once a minute"),
-        Metric("fks_actor_detection_seconds", "histogram", ("how",), "a child's last proof of life to its end being noted"),
-        Metric("fks_actor_recovery_seconds", "histogram", ("how",), "a child's end being noted to its successor being ready"),
+        Metric(
+            "fks_actor_escalations_total",
+            "counter",
+            ("child",),
+            "children that died too often in a row and are started once a minute",
+        ),
+        Metric(
+            "fks_actor_detection_seconds", "histogram", ("how",), "a child's last proof of life to its end being noted"
+        ),
+        Metric(
+            "fks_actor_recovery_seconds",
+            "histogram",
+            ("how",),
+            "a child's end being noted to its successor being ready",
+        ),
         Metric("fks_actor_heartbeat_age_seconds", "gauge", ("child",), "age of the child's last beat"),
         Metric("fks_database_up", "gauge", (), "1 when PostgreSQL answers"),
         Metric("fks_redis_up", "gauge", (), "1 when Redis answers"),

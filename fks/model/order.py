@@ -124,8 +124,8 @@ class Order:
     """An intent that risk answered, on disk under its `client_order_id`.
 
     Units: quantities in base, prices in quote per base, fees in `fee_currency` of each fill.
-    `quantity` is what was asked, `filled` the sum of fills (gross of fees), `reported_cum_qty` the highest cumulative quantity
-    the venue ever reported: while it is above `filled`, executions are missing here and are fetched.
+    `quantity` is what was asked, `filled` the sum of fills (gross of fees), `reported_cum_qty` the highest cumulative
+    quantity the venue ever reported: while it is above `filled`, executions are missing here and are fetched.
     """
 
     client_order_id: str
@@ -180,7 +180,9 @@ class Order:
         return max(self.quantity - self.filled, Decimal(0)) if self.is_open else Decimal(0)
 
 
-_SLOTS = tuple((field.name, getattr(Order, field.name).__get__, getattr(Order, field.name).__set__) for field in fields(Order))
+_SLOTS = tuple(
+    (field.name, getattr(Order, field.name).__get__, getattr(Order, field.name).__set__) for field in fields(Order)
+)
 
 
 def evolve(order: Order, **changes: object) -> Order:
@@ -254,8 +256,8 @@ class Report:
 class Answer:
     """The answer to a send or a cancel. A send's fills ride along when the venue gave them.
 
-    `refusal` is set exactly when `outcome` is REFUSED; `code` and `detail` are the venue's own words. `sent_ns` is the time
-    of the first byte where the venue knows it: a send may have waited for the rate limit or a connection.
+    `refusal` is set exactly when `outcome` is REFUSED; `code` and `detail` are the venue's own words. `sent_ns` is the
+    time of the first byte where the venue knows it: a send may have waited for the rate limit or a connection.
     """
 
     outcome: Outcome

@@ -72,10 +72,12 @@ class Priority(IntEnum):
 
 
 class VenueBudget(Protocol):
-    """The rate limits of a venue: request weight by address, new orders by key, shared by all processes that send there."""
+    """The rate limits of a venue: request weight by address, new orders by key, shared by all processes that send
+    there."""
 
     def wait_s(self, weight: int, priority: Priority, orders: int = 0) -> float:
-        """Return how long such a request would wait now, 0 for not at all. Spends nothing, asks nobody, takes microseconds."""
+        """Return how long such a request would wait now, 0 for not at all. Spends nothing, asks nobody, takes
+        microseconds."""
         ...
 
     async def take(self, weight: int, priority: Priority, orders: int = 0, *, wait_max_s: float) -> float:
@@ -83,7 +85,8 @@ class VenueBudget(Protocol):
         ...
 
     def seen(self, weight: int | None, orders: int | None = None, *, sent_s: float) -> None:
-        """Note what the venue reports as used of the present windows, in the answer to a request sent at `sent_s` (monotonic)."""
+        """Note what the venue reports as used of the present windows, in the answer to a request sent at `sent_s`
+        (monotonic)."""
         ...
 
     def pause(self, seconds: float, status: int) -> None:
@@ -122,17 +125,21 @@ class Exchange(Protocol):
         """
         ...
 
-    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
-        """Return public trades, oldest first, in the id range that `watch` uses: as `traits.trades_from` says, from an id, from
-        a time (ns), or only the newest ones (both None works everywhere)."""
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
+        """Return public trades, oldest first, in the id range that `watch` uses: as `traits.trades_from` says, from an
+        id, from a time (ns), or only the newest ones (both None works everywhere)."""
         ...
 
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
-        """Yield batches as they come over one socket of its own, the first one (maybe empty) once the subscriptions stand.
+        """Yield batches as they come over one socket of its own, the first one (maybe empty) once the subscriptions
+        stand.
 
-        Leaving the iterator drops the socket; several may be open at once. It waits some seconds for answers to the dial and
-        the subscriptions. Raises OutageError when these do not come or the connection is gone, and PeerError when a message
-        broke the exchange's own rules beyond quarantine; call again to reconnect, each time after `may_dial`.
+        Leaving the iterator drops the socket; several may be open at once. It waits some seconds for answers to the
+        dial and the subscriptions. Raises OutageError when these do not come or the connection is gone, and PeerError
+        when a message broke the exchange's own rules beyond quarantine; call again to reconnect, each time after
+        `may_dial`.
         """
         ...
 
@@ -195,7 +202,8 @@ class Venue(Protocol):
         ...
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
-        """Return how long an order would wait for the venue's rate limit if it were submitted now, 0: not at all. Cheap."""
+        """Return how long an order would wait for the venue's rate limit if it were submitted now, 0: not at all.
+        Cheap."""
         ...
 
     async def query(self, symbol: str, client_order_id: str) -> Lookup: ...
@@ -207,8 +215,8 @@ class Venue(Protocol):
         ...
 
     def refuse(self, reason: str) -> None:
-        """Send nothing and answer no read of orders, executions or transfers from now on: the session is not known to be
-        the account's own. A session that was neither refused nor admitted answers everything."""
+        """Send nothing and answer no read of orders, executions or transfers from now on: the session is not known to
+        be the account's own. A session that was neither refused nor admitted answers everything."""
         ...
 
     def admit(self, identity: VenueIdentity) -> None:

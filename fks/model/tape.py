@@ -45,9 +45,15 @@ class Tape:
         """Return float64 columns holding the shortest decimal of each value (integer / power of ten is exact so)."""
         price, volume = 10.0**self.price_places, 10.0**self.volume_places
         return Bars(
-            self.symbol, self.timeframe, self.time_ns, self.open / price, self.high / price,
-            self.low / price, self.close / price, self.volume / volume,
-        )  # fmt: skip
+            self.symbol,
+            self.timeframe,
+            self.time_ns,
+            self.open / price,
+            self.high / price,
+            self.low / price,
+            self.close / price,
+            self.volume / volume,
+        )
 
 
 def _plane(values: Ints) -> bytes:
@@ -75,10 +81,17 @@ def pack_tape(tape: Tape) -> bytes:
         steps,
     )
     header = {
-        "form": MAGIC, "exchange": tape.exchange, "symbol": tape.symbol, "timeframe": tape.timeframe,
-        "price_places": tape.price_places, "volume_places": tape.volume_places, "rows": len(tape),
-        "first_ns": int(tape.time_ns[0]), "source": tape.source, "licence": tape.licence,
-    }  # fmt: skip
+        "form": MAGIC,
+        "exchange": tape.exchange,
+        "symbol": tape.symbol,
+        "timeframe": tape.timeframe,
+        "price_places": tape.price_places,
+        "volume_places": tape.volume_places,
+        "rows": len(tape),
+        "first_ns": int(tape.time_ns[0]),
+        "source": tape.source,
+        "licence": tape.licence,
+    }
     body = lzma.compress(b"".join(_plane(column) for column in columns), preset=9)
     return json.dumps(header).encode() + b"\n" + body
 
@@ -102,7 +115,17 @@ def unpack_tape(data: bytes) -> Tape:
     open_ = close - body_move
     time_ns = header["first_ns"] + (np.cumsum(steps) - steps[0]) * TIMEFRAMES[header["timeframe"]] * NS
     return Tape(
-        header["exchange"], header["symbol"], header["timeframe"], header["price_places"], header["volume_places"],
-        header["source"], header["licence"], time_ns, open_, np.maximum(open_, close) + over,
-        np.minimum(open_, close) - under, close, volume,
-    )  # fmt: skip
+        header["exchange"],
+        header["symbol"],
+        header["timeframe"],
+        header["price_places"],
+        header["volume_places"],
+        header["source"],
+        header["licence"],
+        time_ns,
+        open_,
+        np.maximum(open_, close) + over,
+        np.minimum(open_, close) - under,
+        close,
+        volume,
+    )

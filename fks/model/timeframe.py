@@ -10,9 +10,19 @@ from fks.model.errors import InputError
 NS = 1_000_000_000
 #: name -> length in seconds; a month has no fixed length and is 0 here. The table every room reads.
 TIMEFRAMES: dict[str, int] = {
-    "1s": 1, "5s": 5, "15s": 15, "1m": 60, "5m": 300, "15m": 900, "30m": 1800,
-    "1h": 3600, "4h": 14400, "1d": 86400, "1w": 604800, "1M": 0,
-}  # fmt: skip
+    "1s": 1,
+    "5s": 5,
+    "15s": 15,
+    "1m": 60,
+    "5m": 300,
+    "15m": 900,
+    "30m": 1800,
+    "1h": 3600,
+    "4h": 14400,
+    "1d": 86400,
+    "1w": 604800,
+    "1M": 0,
+}
 _MONDAY_S = 4 * 86400  # 1970-01-05 was a Monday; weeks open there
 
 

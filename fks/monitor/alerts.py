@@ -121,7 +121,8 @@ async def listed(db: Querier, *, is_all: bool, limit: int, before: int | None = 
 
 
 class News:
-    """Gives each alert once, to be passed on to those who listen. Soft state: the last id seen; it starts at the newest."""
+    """Gives each alert once, to be passed on to those who listen. Soft state: the last id seen; it starts at the
+    newest."""
 
     def __init__(self, db: Querier) -> None:
         self._db = db
@@ -144,9 +145,13 @@ class News:
 def message_of(row: Mapping[str, Any], severity: str | None = None) -> dict[str, Any]:
     """Return an alert as listeners get it. `severity` "settled": its cause is over."""
     return {
-        "type": "alert", "id": row["id"], "severity": severity or row["severity"], "event": row["event"],
-        "component": row["component"], "message": row["message"],
-    }  # fmt: skip
+        "type": "alert",
+        "id": row["id"],
+        "severity": severity or row["severity"],
+        "event": row["event"],
+        "component": row["component"],
+        "message": row["message"],
+    }
 
 
 async def settle_what_is_over(db: Querier, now: datetime) -> list[dict[str, Any]]:

@@ -51,12 +51,14 @@ class SelfChecks:
         found, since = self._found, self._since
         return [
             {
-                "kind": problem.kind, "about": problem.about, "text": problem.text,
+                "kind": problem.kind,
+                "about": problem.about,
+                "text": problem.text,
                 "since_s": round(now_s - since.get(key, now_s), 3),
                 "is_mended_by_restart": problem.is_mended_by_restart,
             }
             for key, problem in found.items()
-        ]  # fmt: skip
+        ]
 
 
 def memory_mb() -> float:
@@ -76,10 +78,13 @@ def memory_problem(used_mb: float, limit_mb: float) -> Problem | None:
 
 
 def lease_problem(*, has_lease: bool, holds: bool) -> Problem | None:
-    """Return what is wrong when the lease ran out: it could not be renewed for its whole life, so the database is away."""
+    """Return what is wrong when the lease ran out: it could not be renewed for its whole life, so the database is
+    away."""
     if not has_lease or holds:
         return None
-    return Problem("database", "the lease could not be renewed before it ran out: nothing is sent or written", about="lease")
+    return Problem(
+        "database", "the lease could not be renewed before it ran out: nothing is sent or written", about="lease"
+    )
 
 
 class LoopLag:

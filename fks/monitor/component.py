@@ -53,9 +53,11 @@ class Component:
 
     @staticmethod
     async def open(name: str, *, epoch: int = 0, is_leased: bool = False, home: str | None = None) -> Component:
-        """Return the surroundings of component `name` on this node, as FKS_HOME says, with what was changed at run time.
+        """Return the surroundings of component `name` on this node, as FKS_HOME says, with what was changed at run
+        time.
 
-        Errors: ConfigError when the node's settings, what lies over them or its secrets are wrong; OutageError when no keeper runs here.
+        Errors: ConfigError when the node's settings, what lies over them or its secrets are wrong; OutageError when no
+        keeper runs here.
         """
         settings = load_settings(home or os.environ.get("FKS_HOME"))
         paths = Paths.of(settings.home)
@@ -77,9 +79,21 @@ class Component:
                 db, clock, name=name, epoch=epoch, holder=holder, ttl_s=timing.lease_ttl_s, renew_s=timing.lease_renew_s
             )
         return Component(
-            name, epoch, settings, paths, secrets, node, clock, log, PrometheusMeter(name), db, bus, lease, runtime.version,
+            name,
+            epoch,
+            settings,
+            paths,
+            secrets,
+            node,
+            clock,
+            log,
+            PrometheusMeter(name),
+            db,
+            bus,
+            lease,
+            runtime.version,
             runtime.is_current,
-        )  # fmt: skip
+        )
 
     async def with_current_config(self) -> Component:
         """Return these surroundings with the settings that the database has, if it could not be asked at `open`.
@@ -96,8 +110,8 @@ class Component:
         return replace(self, settings=runtime.settings, config_version=runtime.version, is_config_current=True)
 
     async def mind_lease(self) -> None:
-        """Return never; raise when the lease is lost for `lease_lost_s` though PostgreSQL answers: it is our connections
-        that hang, or lead where it no longer is, and a new process has others.
+        """Return never; raise when the lease is lost for `lease_lost_s` though PostgreSQL answers: it is our
+        connections that hang, or lead where it no longer is, and a new process has others.
 
         While PostgreSQL answers nobody, nothing happens. Errors: OutageError.
         """
@@ -111,13 +125,16 @@ class Component:
                 since_s = self.clock.monotonic()
             elif self.clock.monotonic() - since_s > limit_s:
                 raise OutageError(
-                    f"the lease was not renewed for {limit_s:g} s, though PostgreSQL answers", remedy="a new process takes over"
+                    f"the lease was not renewed for {limit_s:g} s, though PostgreSQL answers",
+                    remedy="a new process takes over",
                 )
 
     async def _answers(self) -> bool:
         """Return whether PostgreSQL answers a connection made just now, where the node says it is now."""
         try:
-            other = await Database.lazy(load_node(self.paths).database_url, self.settings.database, application=self.name)
+            other = await Database.lazy(
+                load_node(self.paths).database_url, self.settings.database, application=self.name
+            )
             try:
                 await other.ping()
             finally:

@@ -172,10 +172,15 @@ def event_view(row: Mapping[str, Any], *, is_full: bool = True) -> dict[str, Any
 
 
 async def events(
-    db: Querier, *, child: str | None = None, since: datetime | None = None, after: int | None = None, limit: int = 100,
+    db: Querier,
+    *,
+    child: str | None = None,
+    since: datetime | None = None,
+    after: int | None = None,
+    limit: int = 100,
     is_full: bool = False,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return the newest `limit` events as they were written, in the order in which they happened, oldest first. `child` also means those it names: strategy means strategy:0;
-    `after`: only ids above it. Errors: OutageError."""
+) -> list[dict[str, Any]]:
+    """Return the newest `limit` events as they were written, in the order in which they happened, oldest first. `child`
+    also means those it names: strategy means strategy:0; `after`: only ids above it. Errors: OutageError."""
     rows: Sequence[Any] = await db.fetch("monitor.events", child, since, after, limit)
     return sorted((event_view(dict(row), is_full=is_full) for row in rows), key=lambda row: (row["time"], row["id"]))

@@ -32,7 +32,8 @@ HIDDEN = "***"
 _NETWORK_LIBRARIES = frozenset({"ccxt", "aiohttp", "websockets"})
 
 _OF_A_TRACEBACK = re.compile(
-    r"Traceback \(most recent call last\)|\s+File \"|\s{4,}\S|\s+[\^~]+\s*$|During handling of the above|The above exception was"
+    r"Traceback \(most recent call last\)|\s+File \"|\s{4,}\S|\s+[\^~]+\s*$|During handling of the above|The above "
+    r"exception was"
 )
 _SECRET_KEY = re.compile(r"(?i)(^|_)(password|passwd|secret|token|signature|api_?key|authorization|cookie|dsn)$")
 _SECRET_TEXT = (
@@ -144,7 +145,8 @@ class JsonFormatter(logging.Formatter):
 def _is_a_hiccup(record: logging.LogRecord) -> bool:
     """Return whether asyncio tells of a network error that a library left in a future of its own.
 
-    ccxt gives the same error to whoever called it, where it is dealt with; the forgotten copy is nobody's mistake of ours.
+    ccxt gives the same error to whoever called it, where it is dealt with; the forgotten copy is nobody's mistake of
+    ours.
     """
     error = record.exc_info[1] if record.exc_info else None
     if record.name != "asyncio" or error is None or "exception was never retrieved" not in str(record.msg):

@@ -1,8 +1,10 @@
-"""The beat of a process where everybody on its machine can feel it: shared memory, written by each turn of its work loop.
+"""The beat of a process where everybody on its machine can feel it: shared memory, written by each turn of its work
+loop.
 
-A health call costs the two processes more than a millisecond of CPU together, feeling a pulse some microseconds. It tells
-that the work loop turns, and what the process last said of itself; it tells nothing of other machines. A stopped process
-and a blocked loop both leave it standing still. The clock is CLOCK_MONOTONIC, which all processes of a machine share.
+A health call costs the two processes more than a millisecond of CPU together, feeling a pulse some microseconds. It
+tells that the work loop turns, and what the process last said of itself; it tells nothing of other machines. A stopped
+process and a blocked loop both leave it standing still. The clock is CLOCK_MONOTONIC, which all processes of a machine
+share.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a process leaves behind when it dies: the stacks of a fault, and the error that ended it.
 
-Beside the component's log: `<component>.crash` is written by the fault handler (SIGSEGV, SIGABRT, …, and SIGUSR1, which asks
-a hung process where it stands), `<component>.exit` by the process itself. A new start keeps its predecessor's stacks as
-`<component>.crash.1`.
+Beside the component's log: `<component>.crash` is written by the fault handler (SIGSEGV, SIGABRT, …, and SIGUSR1, which
+asks a hung process where it stands), `<component>.exit` by the process itself. A new start keeps its predecessor's
+stacks as `<component>.crash.1`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def last_crash_file(paths: Paths, component: str) -> Path:
 
 
 def exit_file(paths: Paths, component: str) -> Path:
-    """Return where an error that ended the process is kept: one line of JSON, {"code", "traceback"}; none after a start."""
+    """Return where an error that ended the process is kept: one line of JSON, {"code", "traceback"}; none after a
+    start."""
     return log_file(paths, component).with_suffix(".exit")
 
 

@@ -28,8 +28,8 @@ class NodeView(Protocol):
 
 
 async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
-    """Return the status document: state, reasons, components, feeds, venues, kill, sim, and beyond issue 2's shape nodes,
-    strategies in trouble, operations under way and the alerts that nothing has settled.
+    """Return the status document: state, reasons, components, feeds, venues, kill, sim, and beyond issue 2's shape
+    nodes, strategies in trouble, operations under way and the alerts that nothing has settled.
 
     Errors: OutageError when PostgreSQL does not answer; the caller then says what it knows without it.
     """
@@ -65,11 +65,20 @@ def component_view(row: Mapping[str, Any]) -> dict[str, Any]:
     state = "silent" if is_silent and row["state"] not in _STILL else row["state"]
     detail = row["detail"] or {}
     return {
-        "name": row["name"], "kind": row["kind"], "state": state, "pid": row["pid"], "node": row["node"],
-        "restarts": row["restarts"], "since": row["since"], "heartbeat_age_ms": age, "detail": detail,
-        "epoch": row.get("epoch") or 0, "version": row.get("version") or "",
-        "config_version": row.get("config_version") or 0, "problem": problem_of(state, age, detail),
-    }  # fmt: skip
+        "name": row["name"],
+        "kind": row["kind"],
+        "state": state,
+        "pid": row["pid"],
+        "node": row["node"],
+        "restarts": row["restarts"],
+        "since": row["since"],
+        "heartbeat_age_ms": age,
+        "detail": detail,
+        "epoch": row.get("epoch") or 0,
+        "version": row.get("version") or "",
+        "config_version": row.get("config_version") or 0,
+        "problem": problem_of(state, age, detail),
+    }
 
 
 def problem_of(state: str, age_ms: int | None, detail: Mapping[str, Any]) -> str:
@@ -77,7 +86,11 @@ def problem_of(state: str, age_ms: int | None, detail: Mapping[str, Any]) -> str
     if state == "silent":
         return "never heard of" if age_ms is None else f"no heartbeat for {age_ms / 1000:.0f} s"
     problems = detail.get("problems")
-    texts = [str(p.get("text") or p.get("kind") or "") for p in problems if isinstance(p, Mapping)] if isinstance(problems, list) else []
+    texts = (
+        [str(p.get("text") or p.get("kind") or "") for p in problems if isinstance(p, Mapping)]
+        if isinstance(problems, list)
+        else []
+    )
     if escalation := detail.get("escalation"):
         texts.insert(0, f"escalated: {escalation}")
     if texts:
@@ -89,7 +102,11 @@ def node_view(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a machine of the cluster; one whose keeper fell silent is `silent`, whatever it last said of itself."""
     age = row["beat_age_ms"]
     is_silent = age is None or age > SILENT_MS
-    return {**row, "detail": row["detail"] or {}, "state": "silent" if is_silent and row["state"] not in _STILL else row["state"]}
+    return {
+        **row,
+        "detail": row["detail"] or {},
+        "state": "silent" if is_silent and row["state"] not in _STILL else row["state"],
+    }
 
 
 def overall(
@@ -107,7 +124,8 @@ def overall(
         age = feed["age_ms"]
         if feed["state"] != "LIVE" or age is None or age > FEED_MS:
             reasons.append(
-                f"feed {feed['symbol']} is {feed['state']}, {'no message yet' if age is None else f'{age / 1000:.1f} s old'}"
+                f"feed {feed['symbol']} is {feed['state']}, "
+                f"{'no message yet' if age is None else f'{age / 1000:.1f} s old'}"
             )
     reasons += [f"venue {venue['name']} is {venue['state']}" for venue in venues if venue["state"] != "READY"]
     reasons += [f"node {node['name']} is {node['state']}" for node in nodes if node["state"] not in WELL]
@@ -140,9 +158,13 @@ def kill_view(kills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"engaged": False}
     newest = kills[0]
     return {
-        "engaged": True, "scope": newest["scope"], "reason": newest["reason"],
-        "by": newest["engaged_by"], "since": newest["engaged_at"], "count": len(kills),
-    }  # fmt: skip
+        "engaged": True,
+        "scope": newest["scope"],
+        "reason": newest["reason"],
+        "by": newest["engaged_by"],
+        "since": newest["engaged_at"],
+        "count": len(kills),
+    }
 
 
 def sim_view(node: NodeView | None) -> dict[str, Any] | None:

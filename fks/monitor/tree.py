@@ -85,7 +85,15 @@ def _branch(shape: Mapping[str, Any], actors: Mapping[str, Mapping[str, Any]]) -
         elif name in actors:
             found["children"].append(_leaf(actors[name]))
         else:
-            found["children"].append({"id": name, "kind": "actor", "state": str(child.get("state") or "waiting"), "component": None, "children": []})
+            found["children"].append(
+                {
+                    "id": name,
+                    "kind": "actor",
+                    "state": str(child.get("state") or "waiting"),
+                    "component": None,
+                    "children": [],
+                }
+            )
     return found
 
 

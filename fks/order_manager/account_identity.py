@@ -41,21 +41,29 @@ def session_accounts(accounts: Iterable[Account], *, is_live: bool) -> dict[str,
 
 
 def objection(
-    account: Account, reported: VenueIdentity, *, is_live: bool, fixed: VenueIdentity | None, earlier: Environment | None
+    account: Account,
+    reported: VenueIdentity,
+    *,
+    is_live: bool,
+    fixed: VenueIdentity | None,
+    earlier: Environment | None,
 ) -> str:
     """Return why a session of `reported` may not trade for `account`, "" when it may. `is_live` is `venue.live`.
 
-    `fixed` is the identity in the account's row, None before its first session. `earlier` is where an account that traded
-    before identities were kept has traded, None when it never did.
+    `fixed` is the identity in the account's row, None before its first session. `earlier` is where an account that
+    traded before identities were kept has traded, None when it never did.
     """
     is_real = reported.environment is Environment.LIVE
     if is_real and not is_live:
-        return f"the session is {reported}, where orders move real money, and venue.live is false; set venue.live = true"
+        return (
+            f"the session is {reported}, where orders move real money, and venue.live is false; set venue.live = true"
+        )
     if is_live and reported.environment in (Environment.SIM, Environment.TEST):
         return f"venue.live is true and the session is {reported}; set venue.live = false, or unset venue.rest_url"
     if is_real and account.mode != "live":
         return (
-            f"account {account.name} has mode {account.mode} and the session is {reported}, where orders move real money; "
+            f"account {account.name} has mode {account.mode} and the session is {reported}, where orders move real "
+            "money; "
             f"make an account for it: fks accounts create NAME --venue {account.venue} --mode live"
             + (f" (or, when this one is it: fks accounts set {account.name} --mode live)" if fixed is None else "")
         )
@@ -72,7 +80,11 @@ def objection(
     elif known.uid != reported.uid:
         remedy = "check the API key; another account at the venue is another account here: fks accounts create"
     else:
-        remedy = "the network was reset and counts its trades anew: disable this account (fks accounts set) and make another one"
+        remedy = (
+            "the network was reset and counts its trades anew: disable this account (fks accounts set) and "
+            "make "
+            "another one"
+        )
     return f"account {account.name} is {known}, and the session is {reported}; {remedy}"
 
 
@@ -80,9 +92,16 @@ class AccountIdentity:
     """The check of one venue session. Hard state: the account's row, and an incident while the session is refused."""
 
     def __init__(
-        self, venue: Venue, status: VenueStatus, cache: OrderCache, settings: Settings, clock: Clock,
-        *, stores: AccountStores, publisher: Publisher,
-    ) -> None:  # fmt: skip
+        self,
+        venue: Venue,
+        status: VenueStatus,
+        cache: OrderCache,
+        settings: Settings,
+        clock: Clock,
+        *,
+        stores: AccountStores,
+        publisher: Publisher,
+    ) -> None:
         self._venue = venue
         self._status = status
         self._cache = cache
@@ -108,13 +127,12 @@ class AccountIdentity:
             self._venue.admit(reported)
             return
         if reported.environment is Environment.TEST and not reported.network_epoch:
-            # a test network is reset without a word, and its trade ids start anew: each account there is an epoch of its own
+            # a test network is reset without a word, and its trade ids start anew: each account there is an epoch of
+            # its own
             reported = replace(reported, network_epoch=str(account.id))
         fixed = await self._stores.accounts.identity(account.id)
         earlier = None if fixed is not None else await self._earlier(account)
-        reason = objection(
-            account, reported, is_live=self._settings.venue.live, fixed=fixed, earlier=earlier
-        )
+        reason = objection(account, reported, is_live=self._settings.venue.live, fixed=fixed, earlier=earlier)
         if not reason and reported.environment is Environment.TEST:
             reason = await self._reset(account, reported)
         if reason:
@@ -131,14 +149,15 @@ class AccountIdentity:
             self._is_clean = True
 
     async def _earlier(self, account: Account) -> Environment | None:
-        """Return where an account without an identity has traded: before there were identities, on the local exchange unless
-        `venue.live` is set."""
+        """Return where an account without an identity has traded: before there were identities, on the local exchange
+        unless `venue.live` is set."""
         if account.venue == "paper" or not await self._stores.accounts.has_traded(account.id):
             return None
         return Environment.LIVE if self._settings.venue.live else Environment.SIM
 
     async def _reset(self, account: Account, reported: VenueIdentity) -> str:
-        """Return why a test network is not the one the account traded on: it does not know the newest execution any more."""
+        """Return why a test network is not the one the account traded on: it does not know the newest execution any
+        more."""
         newest = await self._stores.orders.newest_fill(account.id, self._venue.name)
         if newest is None:
             return ""
@@ -148,7 +167,8 @@ class AccountIdentity:
         if any(fill.venue_trade_id == newest.venue_trade_id for fill in listed):
             return ""
         return (
-            f"the test network does not know trade {newest.venue_trade_id} in {newest.symbol} of account {account.name} any "
+            f"the test network does not know trade {newest.venue_trade_id} in {newest.symbol} of account "
+            f"{account.name} any "
             "more: it was reset; disable this account and make another one"
         )
 
@@ -158,10 +178,23 @@ class AccountIdentity:
         if self._status.refusal != reason:
             self._status.refusal = reason
             self._publisher.alert(
-                "page", "account.identity_refused", reason, account_id=account.id, venue=self._venue.name, session=str(reported)
+                "page",
+                "account.identity_refused",
+                reason,
+                account_id=account.id,
+                venue=self._venue.name,
+                session=str(reported),
             )
         await self._stores.incidents.open(
-            account.id, IncidentKind.IDENTITY, "", detail=reason, now_ns=self._clock.now_ns(),
-            payload={"environment": reported.environment.value, "uid": reported.uid, "network_epoch": reported.network_epoch},
-        )  # fmt: skip
+            account.id,
+            IncidentKind.IDENTITY,
+            "",
+            detail=reason,
+            now_ns=self._clock.now_ns(),
+            payload={
+                "environment": reported.environment.value,
+                "uid": reported.uid,
+                "network_epoch": reported.network_epoch,
+            },
+        )
         raise IdentityRefusedError(reason)

@@ -67,7 +67,8 @@ class Values:
 
 @dataclass(slots=True)
 class _Listing:
-    """Prices and instruments of one exchange, and the rates between currencies; made again when either was read again."""
+    """Prices and instruments of one exchange, and the rates between currencies; made again when either was read
+    again."""
 
     marks: Mapping[tuple[str, str], Mark]
     listed: Mapping[tuple[str, str], Instrument]
@@ -93,7 +94,11 @@ class AccountValues:
     # ── the day ──────────────────────────────────────────────────────────────────────────────────
     def note(self, fill: Fill, instance: str, instrument: Instrument) -> None:
         """Count an execution that was booked; the same one again, or one of an earlier day, changes nothing."""
-        if (fill.time_ns < self._day_ns and self._meanwhile is None) or instance == EXTERNAL or fill.fill_id in self._noted:
+        if (
+            (fill.time_ns < self._day_ns and self._meanwhile is None)
+            or instance == EXTERNAL
+            or fill.fill_id in self._noted
+        ):
             return
         if self._meanwhile is not None:
             self._meanwhile.append((fill, instance, instrument))
@@ -167,8 +172,11 @@ class AccountValues:
                     await self._store.save_start_price(self._day_ns, *key, price)
                     self._start_prices[key] = price
 
-    def _loss_of(self, cache: OrderCache, account: Account, exchange: str, now_ns: int) -> tuple[Decimal, tuple[str, ...]]:
-        """Return the greatest loss of the day so far when it reached the limit, else the loss now; and what has no price."""
+    def _loss_of(
+        self, cache: OrderCache, account: Account, exchange: str, now_ns: int
+    ) -> tuple[Decimal, tuple[str, ...]]:
+        """Return the greatest loss of the day so far when it reached the limit, else the loss now; and what has no
+        price."""
         flows = self._flows.get(account.id, DayFlows())
         held = _held(cache, account.id)
         listing = self._listing(cache, exchange, now_ns)
@@ -226,11 +234,16 @@ class AccountValues:
             instance = cache.instances.get(intent.instance)
             pyramiding = 1 if instance is None else instance.pyramiding
         return Values(
-            prices=prices, instruments=instruments, exposures=exposures,
-            rates=rates_into(listing.rates, account.currency, quotes), unvalued=tuple(sorted(set(unvalued))),
-            loss_today=loss, coins_of_others=coins_of_others(intent, positions, orders, instruments),
-            entries=entries, pyramiding=pyramiding,
-        )  # fmt: skip
+            prices=prices,
+            instruments=instruments,
+            exposures=exposures,
+            rates=rates_into(listing.rates, account.currency, quotes),
+            unvalued=tuple(sorted(set(unvalued))),
+            loss_today=loss,
+            coins_of_others=coins_of_others(intent, positions, orders, instruments),
+            entries=entries,
+            pyramiding=pyramiding,
+        )
 
     def _listing(self, cache: OrderCache, exchange: str, now_ns: int) -> _Listing:
         known = self._listings.get(exchange)
@@ -243,11 +256,14 @@ class AccountValues:
             if mark.price is not None and mark.message_ns is not None and mark.message_ns >= oldest_ns
         }
         made = _Listing(
-            marks=cache.marks, listed=cache.instruments,
-            prices={symbol: m.price for (on, symbol), m in cache.marks.items() if on == exchange and m.price is not None},
+            marks=cache.marks,
+            listed=cache.instruments,
+            prices={
+                symbol: m.price for (on, symbol), m in cache.marks.items() if on == exchange and m.price is not None
+            },
             instruments={symbol: i for (on, symbol), i in cache.instruments.items() if on == exchange},
             rates=Rates(fresh, cache.instruments, exchange),
-        )  # fmt: skip
+        )
         self._listings[exchange] = made
         return made
 

@@ -48,18 +48,31 @@ class AccountStores:
     def of(db: Database, lease: Lease) -> AccountStores:
         """Return the stores, their writes fenced by `lease`."""
         return AccountStores(
-            AccountStore(db, lease), PositionStore(db, lease), HoldingStore(db, lease), IncidentStore(db, lease),
-            Facts(db, lease), OrderStore(db),
-        )  # fmt: skip
+            AccountStore(db, lease),
+            PositionStore(db, lease),
+            HoldingStore(db, lease),
+            IncidentStore(db, lease),
+            Facts(db, lease),
+            OrderStore(db),
+        )
 
 
 class AccountBalances:
     """Balances of one venue in the book and in the tables. The venue's word replaces what fills made us expect."""
 
     def __init__(
-        self, venue: Venue, status: VenueStatus, cache: OrderCache, ledger: Ledger, clock: Clock,
-        *, stores: AccountStores, publisher: Publisher, log: Log, tasks: Tasks,
-    ) -> None:  # fmt: skip
+        self,
+        venue: Venue,
+        status: VenueStatus,
+        cache: OrderCache,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        stores: AccountStores,
+        publisher: Publisher,
+        log: Log,
+        tasks: Tasks,
+    ) -> None:
         self._venue = venue
         self._status = status
         self._cache = cache
@@ -145,8 +158,8 @@ class AccountBalances:
     async def _note_history(self, balances: dict[str, Balance]) -> None:
         """Add points to the balance history when the account's own currency has moved, one for each cause.
 
-        A move that executions, fees and transfers do not explain is left to the next look: the execution may be booked a
-        moment later, the transfer listed minutes later. What stays unexplained is in the next snapshot.
+        A move that executions, fees and transfers do not explain is left to the next look: the execution may be booked
+        a moment later, the transfer listed minutes later. What stays unexplained is in the next snapshot.
         """
         account = self._cache.accounts.get(self._status.account_id)
         held = None if account is None else balances.get(account.currency)
@@ -212,7 +225,8 @@ class AccountBalances:
     async def find_externals(self, balances: dict[str, Balance], symbols: Sequence[str], *, is_sure: bool) -> None:
         """Write what the venue holds of each base beyond our fills; not while something there is in doubt.
 
-        While trading, balances and fills come on two roads: unless `is_sure`, a difference counts once it was seen twice.
+        While trading, balances and fills come on two roads: unless `is_sure`, a difference counts once it was seen
+        twice.
         """
         name, account_id, done = self._venue.name, self._status.account_id, set[str]()
         for symbol in symbols:

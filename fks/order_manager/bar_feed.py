@@ -43,9 +43,12 @@ class FedVenue(Protocol):
 
     def learn(self, instruments: Iterable[Instrument]) -> None: ...
     def restore(
-        self, orders: Iterable[Order], fills: Iterable[Fill], balances: Mapping[str, Decimal],
+        self,
+        orders: Iterable[Order],
+        fills: Iterable[Fill],
+        balances: Mapping[str, Decimal],
         decided: Mapping[str, int] | None = None,
-    ) -> None: ...  # fmt: skip
+    ) -> None: ...
     def on_bar(self, bar: Bar) -> None: ...
 
 
@@ -53,7 +56,14 @@ class BarFeed:
     """Feeds one venue. Soft state: how far each feed was fed."""
 
     def __init__(
-        self, venue: Venue, cache: OrderCache, workers: PositionWorkers, facts: Facts, settings: Settings, clock: Clock, log: Log
+        self,
+        venue: Venue,
+        cache: OrderCache,
+        workers: PositionWorkers,
+        facts: Facts,
+        settings: Settings,
+        clock: Clock,
+        log: Log,
     ) -> None:
         assert isinstance(venue, FedVenue)
         self._fed: FedVenue = venue

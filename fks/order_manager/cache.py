@@ -31,7 +31,8 @@ _ENDED_MAX = 2000
 
 @dataclass(slots=True)
 class VenueStatus:
-    """What is known of a venue. `state` is COLD, SYNCING, READY or STALE (C3), or REFUSED: another account's session."""
+    """What is known of a venue. `state` is COLD, SYNCING, READY or STALE (C3), or REFUSED: another account's
+    session."""
 
     name: str
     account_id: int
@@ -209,9 +210,13 @@ class OrderCache:
         """Return what checks may know of a venue."""
         status = self.venues[name]
         return VenueView(
-            state=status.state, is_connected=status.is_connected, skew_ms=status.skew_ms,
-            skew_age_s=monotonic_s - status.skew_at_s, capabilities=status.capabilities, wait_s=status.wait_s(),
-        )  # fmt: skip
+            state=status.state,
+            is_connected=status.is_connected,
+            skew_ms=status.skew_ms,
+            skew_age_s=monotonic_s - status.skew_at_s,
+            capabilities=status.capabilities,
+            wait_s=status.wait_s(),
+        )
 
     def view(self, intent: Intent, *, now_ns: int, monotonic_s: float, is_leader: bool) -> View:
         """Return the snapshot that `intent` is checked against."""
@@ -223,20 +228,38 @@ class OrderCache:
         mark = self.marks.get((exchange, symbol))
         age_s = None if mark is None or mark.message_ns is None else (now_ns - mark.message_ns) / 1e9
         return View(
-            now_ns=now_ns, limits=self.settings.risk, account=self._account(account_id, intent.venue),
-            account_refusal=self.venues[intent.venue].refusal, drifting=self.venues[intent.venue].drifting,
-            instrument=self.instruments.get((exchange, symbol)), venue=self.venue_view(intent.venue, monotonic_s),
-            skew_limit_ms=self.settings.venue.skew_limit_ms, is_leader=is_leader, is_journal_up=self.is_journal_up,
-            is_killed=self.is_killed, is_guardian_alive=self.is_guardian_alive, escalated=self.escalated,
-            mark=None if mark is None else mark.price, feed_age_s=age_s,
-            position=held - buckets.get(EXTERNAL, _ZERO), held=held, exposures=values.exposures,
-            open_orders=self.open_of(account_id), marks=values.prices, instruments=values.instruments, rates=values.rates,
-            unvalued=values.unvalued, loss_today=values.loss_today, coins_of_others=values.coins_of_others,
-            own=buckets.get(intent.instance, _ZERO), entries=values.entries, pyramiding=values.pyramiding,
+            now_ns=now_ns,
+            limits=self.settings.risk,
+            account=self._account(account_id, intent.venue),
+            account_refusal=self.venues[intent.venue].refusal,
+            drifting=self.venues[intent.venue].drifting,
+            instrument=self.instruments.get((exchange, symbol)),
+            venue=self.venue_view(intent.venue, monotonic_s),
+            skew_limit_ms=self.settings.venue.skew_limit_ms,
+            is_leader=is_leader,
+            is_journal_up=self.is_journal_up,
+            is_killed=self.is_killed,
+            is_guardian_alive=self.is_guardian_alive,
+            escalated=self.escalated,
+            mark=None if mark is None else mark.price,
+            feed_age_s=age_s,
+            position=held - buckets.get(EXTERNAL, _ZERO),
+            held=held,
+            exposures=values.exposures,
+            open_orders=self.open_of(account_id),
+            marks=values.prices,
+            instruments=values.instruments,
+            rates=values.rates,
+            unvalued=values.unvalued,
+            loss_today=values.loss_today,
+            coins_of_others=values.coins_of_others,
+            own=buckets.get(intent.instance, _ZERO),
+            entries=values.entries,
+            pyramiding=values.pyramiding,
             balances=self.balances.get(intent.venue, {}),
             orders_last_minute=self.sent_last_minute(account_id, monotonic_s),
             instance_state=self._instance_state(intent),
-        )  # fmt: skip
+        )
 
     def _account(self, account_id: int, venue: str) -> Account | None:
         """Return the account when the venue's session is its own: through another's, money of others would move."""

@@ -1,8 +1,8 @@
 """Comparison of what a venue holds for an account with what is expected: opening, executions, transfers.
 
-A difference that stays the same for `risk.drift_confirm_s`, seen in calm moments only, opens an incident; while it is open,
-entries in that asset are denied INCIDENT_OPEN. A difference that goes ends its incident; a person adopts, explains or books
-the others (`fks incidents`).
+A difference that stays the same for `risk.drift_confirm_s`, seen in calm moments only, opens an incident; while it is
+open, entries in that asset are denied INCIDENT_OPEN. A difference that goes ends its incident; a person adopts,
+explains or books the others (`fks incidents`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,18 @@ class DriftWatch:
     """The watch over one venue's account. Hard state: account_assets, transfers, incidents."""
 
     def __init__(
-        self, venue: Venue, status: VenueStatus, cache: OrderCache, settings: Settings, clock: Clock,
-        *, stores: AccountStores, balances: AccountBalances, publisher: Publisher, log: Log,
-    ) -> None:  # fmt: skip
+        self,
+        venue: Venue,
+        status: VenueStatus,
+        cache: OrderCache,
+        settings: Settings,
+        clock: Clock,
+        *,
+        stores: AccountStores,
+        balances: AccountBalances,
+        publisher: Publisher,
+        log: Log,
+    ) -> None:
         self._venue = venue
         self._status = status
         self._cache = cache
@@ -113,7 +122,8 @@ class DriftWatch:
             return None
 
     async def _open(self, account: Account, held: dict[str, Decimal], moved: dict[str, Decimal]) -> None:
-        """Note what the account held before FKS: all that no execution explains. Transfers listed so far are part of it."""
+        """Note what the account held before FKS: all that no execution explains. Transfers listed so far are part of
+        it."""
         await self._list_transfers(account)
         opening = differences(moved, {account.currency: _ZERO} | held)
         await self._stores.holdings.set_opening(account.id, opening)
@@ -134,9 +144,13 @@ class DriftWatch:
         is_opened = bool(await self._stores.holdings.known(account.id))
         for item in new if is_opened else ():
             self._log.info(
-                "account.transfer", venue=self._venue.name, kind=item.kind.value, asset=item.asset, amount=str(item.amount),
+                "account.transfer",
+                venue=self._venue.name,
+                kind=item.kind.value,
+                asset=item.asset,
+                amount=str(item.amount),
                 reference=item.reference,
-            )  # fmt: skip
+            )
             await self._balances.note_transfer(item)
         return new
 
@@ -162,26 +176,42 @@ class DriftWatch:
         for asset in self._status.drifting:
             if asset not in drifts:
                 await self._stores.incidents.end(
-                    account.id, IncidentKind.DRIFT, asset, now_ns=self._clock.now_ns(), resolution="the difference is gone"
+                    account.id,
+                    IncidentKind.DRIFT,
+                    asset,
+                    now_ns=self._clock.now_ns(),
+                    resolution="the difference is gone",
                 )
 
     async def _report(self, account: Account, asset: str, amount: Decimal, expected: Decimal, held: Decimal) -> None:
         what = "more" if amount > 0 else "less"
         detail = (
-            f"{self._venue.name} holds {held.normalize():f} {asset} of account {account.name}, {abs(amount).normalize():f} "
+            f"{self._venue.name} holds {held.normalize():f} {asset} of account {account.name}, "
+            f"{abs(amount).normalize():f} "
             f"{what} than executions and transfers explain"
         )
         found = await self._stores.incidents.open(
-            account.id, IncidentKind.DRIFT, asset, detail=detail, now_ns=self._clock.now_ns(),
+            account.id,
+            IncidentKind.DRIFT,
+            asset,
+            detail=detail,
+            now_ns=self._clock.now_ns(),
             payload={"difference": f"{amount:f}", "expected": f"{expected:f}", "held": f"{held:f}"},
-        )  # fmt: skip
+        )
         if found is not None and found[1]:
             self._publisher.alert(
-                "error", "account.drift", f"{detail}; entries in {asset} are denied until it is adopted, explained or booked",
-                account_id=account.id, venue=self._venue.name, asset=asset, difference=f"{amount:f}", incident=found[0].id,
-            )  # fmt: skip
+                "error",
+                "account.drift",
+                f"{detail}; entries in {asset} are denied until it is adopted, explained or booked",
+                account_id=account.id,
+                venue=self._venue.name,
+                asset=asset,
+                difference=f"{amount:f}",
+                incident=found[0].id,
+            )
 
     async def _read_incidents(self, account: Account) -> None:
-        """Learn which assets entries are denied in: those of the open incidents, whichever process or person closed one."""
+        """Learn which assets entries are denied in: those of the open incidents, whichever process or person closed
+        one."""
         page = await self._stores.incidents.page(account_id=account.id, is_open=True, limit=1000)
         self._status.drifting = {item.subject: item.id for item in page if item.kind == IncidentKind.DRIFT}

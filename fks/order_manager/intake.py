@@ -1,7 +1,7 @@
 """Intake of signals: reads those that wait for an outcome and gives them to the cores, in their order within a key.
 
-There is no claimed state: a signal is `ready` until the one statement that writes its outcome, so whatever dies on the way
-leaves it where it was.
+There is no claimed state: a signal is `ready` until the one statement that writes its outcome, so whatever dies on the
+way leaves it where it was.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ class Intake:
     """Soft state: the keys whose signals are being prepared. `prepare` reads what a signal needs and memory lacks."""
 
     def __init__(
-        self, context: Context, signals: SignalStore, workers: PositionWorkers,
-        prepare: Callable[[Signal], Awaitable[None]], *, learn: Callable[[uuid.UUID, int], None],
-    ) -> None:  # fmt: skip
+        self,
+        context: Context,
+        signals: SignalStore,
+        workers: PositionWorkers,
+        prepare: Callable[[Signal], Awaitable[None]],
+        *,
+        learn: Callable[[uuid.UUID, int], None],
+    ) -> None:
         self._context = context
         self._signals = signals
         self._workers = workers
@@ -35,7 +40,9 @@ class Intake:
         self._learn = learn
         self._busy: set[PositionKey] = set()
         self._missed: set[PositionKey] = set()  # signals were seen there while it was busy
-        self._given: set[uuid.UUID] = set()  # not read again before the next poll: in a burst that would cost its square
+        self._given: set[uuid.UUID] = (
+            set()
+        )  # not read again before the next poll: in a burst that would cost its square
         self._whole_s = float("-inf")  # when everything that is ready was last read
         self._wake = asyncio.Event()
         self._is_draining = False

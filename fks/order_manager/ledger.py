@@ -1,7 +1,7 @@
 """Events to orders: one at a time per account, venue and symbol, on disk before in memory, whatever PostgreSQL does.
 
-What is written in doubt (a connection lost at the commit) is read back and worked out again: every event changes nothing
-the second time. While PostgreSQL is away, events wait here, in the order they came.
+What is written in doubt (a connection lost at the commit) is read back and worked out again: every event changes
+nothing the second time. While PostgreSQL is away, events wait here, in the order they came.
 """
 
 from __future__ import annotations
@@ -57,9 +57,17 @@ class Ledger:
     """
 
     def __init__(
-        self, db: Database, cache: OrderCache, lease: Lease, clock: Clock, *, meter: Meter, log: Log, publisher: Publisher,
+        self,
+        db: Database,
+        cache: OrderCache,
+        lease: Lease,
+        clock: Clock,
+        *,
+        meter: Meter,
+        log: Log,
+        publisher: Publisher,
         at: At = nowhere,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._at = at
         self.journal = OrderJournal(db, lease=lease.name, epoch=lease.epoch)
         self.store = OrderStore(db)
@@ -82,7 +90,11 @@ class Ledger:
     def stamp(self, kind: str, source: str = "us") -> dict[str, Any]:
         """Return the fields every event has, with an id that no other event of this or an earlier epoch has."""
         self._number += 1
-        return {"event_id": f"{kind}:{self._lease.epoch}:{self._number}", "source": source, "recv_ns": self._clock.now_ns()}
+        return {
+            "event_id": f"{kind}:{self._lease.epoch}:{self._number}",
+            "source": source,
+            "recv_ns": self._clock.now_ns(),
+        }
 
     def reported(self, report: Report) -> e.Reported:
         """Return the event of a report. Its id is its own: what the venue said before may change something again."""
@@ -92,9 +104,12 @@ class Ledger:
     def fill_seen(self, fill: Fill) -> e.FillSeen:
         """Return the event of a fill; the same fill has the same id, wherever it was seen."""
         return e.FillSeen(
-            event_id=f"fill:{fill.fill_id}", source=fill.source, venue_time_ns=fill.time_ns,
-            recv_ns=self._clock.now_ns(), fill=fill,
-        )  # fmt: skip
+            event_id=f"fill:{fill.fill_id}",
+            source=fill.source,
+            venue_time_ns=fill.time_ns,
+            recv_ns=self._clock.now_ns(),
+            fill=fill,
+        )
 
     # ── applying ─────────────────────────────────────────────────────────────────────────────────
     async def apply(
@@ -231,7 +246,9 @@ class Ledger:
         elif isinstance(event, e.Busted) and is_ours:
             self._move(plan, reversal(event, before), before, event.instance or before.instance, False)
 
-    def _move(self, plan: _Plan, fill: Fill, order: Order, instance: str, is_late: bool, *, is_new_entry: bool = False) -> None:
+    def _move(
+        self, plan: _Plan, fill: Fill, order: Order, instance: str, is_late: bool, *, is_new_entry: bool = False
+    ) -> None:
         """Work out the positions after `fill`: its instance's, and EXTERNAL's for what the instance does not hold."""
         instrument = self._cache.instruments.get((order.exchange, order.symbol))
         if instrument is None:
@@ -262,16 +279,25 @@ class Ledger:
         ]
         is_changed = any(_differs(before, step.order) for _, before, step in plan.steps)
         return Changes(
-            orders=[plan.order] if is_changed else [], events=rows, trades=plan.trades,
+            orders=[plan.order] if is_changed else [],
+            events=rows,
+            trades=plan.trades,
             positions=list(plan.positions.values()),
-        )  # fmt: skip
+        )
 
     def _row(self, event: e.Event, step: Step) -> EventRow:
         return EventRow(
-            client_order_id=step.order.client_order_id, event_id=event.event_id, event=type(event).__name__,
-            from_state=step.before, to_state=step.order.state, source=event.source, recv_ns=event.recv_ns,
-            epoch=self._lease.epoch, venue_time_ns=event.venue_time_ns, payload={"row": step.number, **payload_of(event)},
-        )  # fmt: skip
+            client_order_id=step.order.client_order_id,
+            event_id=event.event_id,
+            event=type(event).__name__,
+            from_state=step.before,
+            to_state=step.order.state,
+            source=event.source,
+            recv_ns=event.recv_ns,
+            epoch=self._lease.epoch,
+            venue_time_ns=event.venue_time_ns,
+            payload={"row": step.number, **payload_of(event)},
+        )
 
     def _remember(self, plan: _Plan) -> None:
         """Bring memory up to what is on disk now, and tell of it."""
@@ -301,10 +327,16 @@ class Ledger:
             at = self._cache.position(order.account_id, order.venue, order.symbol, trade.instance)
             self._publisher.fill(trade, at.quantity)
             self._log.info(
-                "fill.booked", client_order_id=order.client_order_id, symbol=order.symbol, side=trade.fill.side.value,
-                quantity=str(trade.fill.quantity), price=str(trade.fill.price), trace_id=order.trace_id,
-                epoch=self._lease.epoch, source=trade.fill.source,
-            )  # fmt: skip
+                "fill.booked",
+                client_order_id=order.client_order_id,
+                symbol=order.symbol,
+                side=trade.fill.side.value,
+                quantity=str(trade.fill.quantity),
+                price=str(trade.fill.price),
+                trace_id=order.trace_id,
+                epoch=self._lease.epoch,
+                source=trade.fill.source,
+            )
 
     # ── what is not ours, and what was found at the start ────────────────────────────────────────
     async def book_external(self, fill: Fill, exchange: str) -> bool:
@@ -395,15 +427,22 @@ def payload_of(event: e.Event) -> dict[str, object]:
     if isinstance(event, e.FillSeen):
         fill = event.fill
         return {
-            "fill_id": str(fill.fill_id), "quantity": f"{fill.quantity:f}", "price": f"{fill.price:f}",
-            "fee": f"{fill.fee:f}", "fee_currency": fill.fee_currency, "venue_trade_id": fill.venue_trade_id,
-        }  # fmt: skip
+            "fill_id": str(fill.fill_id),
+            "quantity": f"{fill.quantity:f}",
+            "price": f"{fill.price:f}",
+            "fee": f"{fill.fee:f}",
+            "fee_currency": fill.fee_currency,
+            "venue_trade_id": fill.venue_trade_id,
+        }
     if isinstance(event, e.Reported | e.Acked):
         report = event.report
         return {
-            "says": report.state.value, "filled": f"{report.filled:f}", "venue_order_id": report.venue_order_id,
-            "code": report.code, "detail": report.detail,
-        } | _checks_of(event)  # fmt: skip
+            "says": report.state.value,
+            "filled": f"{report.filled:f}",
+            "venue_order_id": report.venue_order_id,
+            "code": report.code,
+            "detail": report.detail,
+        } | _checks_of(event)
     if isinstance(event, e.Busted):
         return bust_payload(event)
     names = ("code", "detail", "reason", "by", "polls", "age_s", "outcome")

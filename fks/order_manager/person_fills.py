@@ -76,11 +76,20 @@ class PersonFills:
             if quantity <= 0:
                 break
             wanted -= quantity
-            found.append(e.Busted(
-                event_id=f"replaced:{one.fill_id}:{fill.fill_id}", source=fill.source, venue_time_ns=fill.time_ns,
-                fill_id=one.fill_id, quantity=quantity, price=one.price, fee=_part(one, quantity),
-                fee_currency=one.fee_currency, instance=one.instance, is_replaced=True,
-            ))  # fmt: skip
+            found.append(
+                e.Busted(
+                    event_id=f"replaced:{one.fill_id}:{fill.fill_id}",
+                    source=fill.source,
+                    venue_time_ns=fill.time_ns,
+                    fill_id=one.fill_id,
+                    quantity=quantity,
+                    price=one.price,
+                    fee=_part(one, quantity),
+                    fee_currency=one.fee_currency,
+                    instance=one.instance,
+                    is_replaced=True,
+                )
+            )
         return found
 
 
@@ -97,11 +106,21 @@ def bust_id(bust: e.Busted) -> uuid.UUID:
 def reversal(bust: e.Busted, order: Order) -> Fill:
     """Return the execution that moves a position back by what `bust` takes away."""
     return Fill(
-        fill_id=bust_id(bust), client_order_id=order.client_order_id,
-        venue_order_id=order.venue_order_id, venue_trade_id=_number_of(bust), account_id=order.account_id,
-        venue=order.venue, symbol=order.symbol, side=order.side.opposite, quantity=bust.quantity, price=bust.price,
-        fee=-bust.fee, fee_currency=bust.fee_currency, time_ns=bust.venue_time_ns or bust.recv_ns, source=BUST,
-    )  # fmt: skip
+        fill_id=bust_id(bust),
+        client_order_id=order.client_order_id,
+        venue_order_id=order.venue_order_id,
+        venue_trade_id=_number_of(bust),
+        account_id=order.account_id,
+        venue=order.venue,
+        symbol=order.symbol,
+        side=order.side.opposite,
+        quantity=bust.quantity,
+        price=bust.price,
+        fee=-bust.fee,
+        fee_currency=bust.fee_currency,
+        time_ns=bust.venue_time_ns or bust.recv_ns,
+        source=BUST,
+    )
 
 
 def _number_of(bust: e.Busted) -> str:
@@ -112,10 +131,14 @@ def _number_of(bust: e.Busted) -> str:
 def bust_payload(bust: e.Busted) -> dict[str, object]:
     """Return what order_events keeps of a bust."""
     return {
-        "fill_id": str(bust.fill_id), "quantity": f"{bust.quantity:f}", "price": f"{bust.price:f}",
-        "fee": f"{bust.fee:f}", "fee_currency": bust.fee_currency, "is_replaced": bust.is_replaced,
+        "fill_id": str(bust.fill_id),
+        "quantity": f"{bust.quantity:f}",
+        "price": f"{bust.price:f}",
+        "fee": f"{bust.fee:f}",
+        "fee_currency": bust.fee_currency,
+        "is_replaced": bust.is_replaced,
         "bust_id": str(bust_id(bust)),
-    }  # fmt: skip
+    }
 
 
 def _part(one: _Reported, quantity: Decimal) -> Decimal:

@@ -26,9 +26,15 @@ class PersonRequests:
     """
 
     def __init__(
-        self, db: Database, ledger: Ledger, venues: Mapping[str, Venue], sessions: Mapping[str, VenueSession], clock: Clock,
-        lease: Lease, log: Log,
-    ) -> None:  # fmt: skip
+        self,
+        db: Database,
+        ledger: Ledger,
+        venues: Mapping[str, Venue],
+        sessions: Mapping[str, VenueSession],
+        clock: Clock,
+        lease: Lease,
+        log: Log,
+    ) -> None:
         self._store = SettlementStore(db, lease)
         self._settlements = Settlements(db, ledger, venues, clock, lease, log)
         self._db, self._sessions = db, sessions
@@ -67,9 +73,15 @@ class PersonRequests:
         row = await self._db.fetchrow("settlements.compared", venue, newest)
         assert row is not None
         result = {
-            "state": session.status.state, "detail": session.status.detail,
-            "seconds": round(self._clock.monotonic() - began_s, 3), **dict(row),
-        }  # fmt: skip
-        error = None if is_done else f"{venue} was not compared within {_COMPARE_S:g} s: {session.status.detail or 'no answer'}"
+            "state": session.status.state,
+            "detail": session.status.detail,
+            "seconds": round(self._clock.monotonic() - began_s, 3),
+            **dict(row),
+        }
+        error = (
+            None
+            if is_done
+            else f"{venue} was not compared within {_COMPARE_S:g} s: {session.status.detail or 'no answer'}"
+        )
         await self._store.finish_reconcile(ids, result, error, self._clock.now_ns())
         self._log.info("venue.reconciled", venue=venue, seconds=result["seconds"], error=error or "")

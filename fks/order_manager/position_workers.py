@@ -45,9 +45,16 @@ class PositionWorkers:
     """Gives each core its events and carries its commands out. Soft state: the cores."""
 
     def __init__(
-        self, context: Context, submissions: Submissions, requests: VenueRequests, signals: SignalStore,
-        *, limits: m.Limits, flattened_here: Collection[str], recorder: Recorder | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        context: Context,
+        submissions: Submissions,
+        requests: VenueRequests,
+        signals: SignalStore,
+        *,
+        limits: m.Limits,
+        flattened_here: Collection[str],
+        recorder: Recorder | None = None,
+    ) -> None:
         self._context = context
         self._cache = context.cache
         self._clock = context.clock
@@ -65,7 +72,8 @@ class PositionWorkers:
 
     # ── in ───────────────────────────────────────────────────────────────────────────────────────
     def post(self, key: PositionKey, event: m.Event) -> None:
-        """Have the key's core handle an event now. While draining nothing is handled: the next epoch reads the journal."""
+        """Have the key's core handle an event now. While draining nothing is handled: the next epoch reads the
+        journal."""
         worker = self._worker(key)
         worker.events.append(event)
         if not worker.is_handling and not self._is_draining:
@@ -111,9 +119,9 @@ class PositionWorkers:
     async def restore(self) -> None:
         """Give every core what the journal says of its key. Errors: OutageError."""
         store = self._context.ledger.store
-        keys: set[PositionKey] = {
-            (o.account_id, o.venue, o.symbol) for o in self._cache.orders.values()
-        } | {key[:3] for key, position in self._cache.positions.items() if position.quantity}
+        keys: set[PositionKey] = {(o.account_id, o.venue, o.symbol) for o in self._cache.orders.values()} | {
+            key[:3] for key, position in self._cache.positions.items() if position.quantity
+        }
         for key in sorted(keys):
             orders = list(self._cache.open_at(key))
             instances = {order.instance for order in orders} | {
@@ -136,7 +144,8 @@ class PositionWorkers:
             self.post(key, m.Restored(tuple(orders), tuple(entries), self._cache.buckets(key), tuple(exits)))
 
     async def _resumed(self, key: PositionKey, instance: str, held: Decimal) -> m.ResumedExit | None:
-        """Return the exit that an earlier process had begun and that is not done: the instance's last decision was one."""
+        """Return the exit that an earlier process had begun and that is not done: the instance's last decision was
+        one."""
         store = self._context.ledger.store
         last = await store.last_decision(key[0], key[2], instance)
         if last is None or last.role is not Role.EXIT or last.venue != key[1] or last.signal_id is None:
@@ -220,9 +229,14 @@ class PositionWorkers:
         name, key = type(command).__name__, worker.key
         if isinstance(command, m.RaiseAlert):
             self._context.publisher.alert(
-                command.severity, command.event, command.message, symbol=key[2], venue=key[1],
-                instance=command.instance, client_order_id=command.client_order_id,
-            )  # fmt: skip
+                command.severity,
+                command.event,
+                command.message,
+                symbol=key[2],
+                venue=key[1],
+                instance=command.instance,
+                client_order_id=command.client_order_id,
+            )
         elif isinstance(command, m.QueryOrder):
             self._requests.query_soon(command.client_order_id, is_forced=True)
         elif isinstance(command, m.SubmitEntry):
@@ -288,19 +302,30 @@ class PositionWorkers:
         status = cache.venues.get(venue)
         if status is None or status.account_id != account_id:  # nothing of another account is known, or sold, here
             return m.Facts(
-                can_commit=self._context.can_commit, kill=cache.kill_mode, is_connected=False, has_positions=False,
-                exchange_now_ns=self._clock.now_ns(), account_problem=f"no configured venue {venue} carries the account {account_id}",
-            )  # fmt: skip
+                can_commit=self._context.can_commit,
+                kill=cache.kill_mode,
+                is_connected=False,
+                has_positions=False,
+                exchange_now_ns=self._clock.now_ns(),
+                account_problem=f"no configured venue {venue} carries the account {account_id}",
+            )
         instruments = cache.instruments_of(symbol)
         base = next((instrument.base for instrument in instruments.values()), "")
         marks = {on: price for on in instruments if (price := cache.mark(on, symbol)) is not None}
         return m.Facts(
-            can_commit=self._context.can_commit, kill=cache.kill_mode, kill_id=cache.kill_id,
-            is_connected=status.is_connected, has_positions=status.has_positions, was_ready=status.ready_times > 0 or bool(status.refusal),
-            has_oco=status.capabilities.has_oco, can_short=status.capabilities.can_short,
-            closes_on_kill=venue in self._flattened_here, is_tape=self._tape_venues,
+            can_commit=self._context.can_commit,
+            kill=cache.kill_mode,
+            kill_id=cache.kill_id,
+            is_connected=status.is_connected,
+            has_positions=status.has_positions,
+            was_ready=status.ready_times > 0 or bool(status.refusal),
+            has_oco=status.capabilities.has_oco,
+            can_short=status.capabilities.can_short,
+            closes_on_kill=venue in self._flattened_here,
+            is_tape=self._tape_venues,
             exchange_now_ns=self._clock.now_ns() + int((status.skew_ms or 0.0) * 1e6),
-            instruments=instruments, marks=marks, base_balance=cache.balances.get(venue, {}).get(base),
+            instruments=instruments,
+            marks=marks,
+            base_balance=cache.balances.get(venue, {}).get(base),
             owned_elsewhere=cache.owned_elsewhere(key, base) if with_owned else _ZERO,
-        )  # fmt: skip
-
+        )

@@ -41,32 +41,68 @@ class Publisher:
 
     def order(self, order: Order) -> None:
         """Tell of an order's new state."""
-        self._put(ORDERS, {
-            "type": "order", "client_order_id": order.client_order_id, "state": order.state.value,
-            "request": order.request.value, "symbol": order.symbol, "side": order.side.value,
-            "quantity": _text(order.quantity), "filled": _text(order.filled), "price": _text(order.price),
-            "average_price": _text(order.average_price), "role": order.role.value, "instance": order.instance,
-            "venue": order.venue, "code": order.code, "detail": order.detail, "trace_id": order.trace_id,
-            "time": iso(order.updated_ns),
-        })  # fmt: skip
+        self._put(
+            ORDERS,
+            {
+                "type": "order",
+                "client_order_id": order.client_order_id,
+                "state": order.state.value,
+                "request": order.request.value,
+                "symbol": order.symbol,
+                "side": order.side.value,
+                "quantity": _text(order.quantity),
+                "filled": _text(order.filled),
+                "price": _text(order.price),
+                "average_price": _text(order.average_price),
+                "role": order.role.value,
+                "instance": order.instance,
+                "venue": order.venue,
+                "code": order.code,
+                "detail": order.detail,
+                "trace_id": order.trace_id,
+                "time": iso(order.updated_ns),
+            },
+        )
 
     def fill(self, trade: TradeRow, position: object) -> None:
         """Tell of an execution and the position after it."""
         fill = trade.fill
-        self._put(FILLS, {
-            "type": "fill", "fill_id": str(fill.fill_id), "client_order_id": fill.client_order_id, "symbol": fill.symbol,
-            "side": fill.side.value, "quantity": _text(fill.quantity), "price": _text(fill.price),
-            "fee": _text(fill.fee), "fee_currency": fill.fee_currency, "instance": trade.instance, "venue": fill.venue,
-            "position": _text(position), "realized_pnl": _text(trade.realized_pnl), "time": iso(fill.time_ns),
-        })  # fmt: skip
+        self._put(
+            FILLS,
+            {
+                "type": "fill",
+                "fill_id": str(fill.fill_id),
+                "client_order_id": fill.client_order_id,
+                "symbol": fill.symbol,
+                "side": fill.side.value,
+                "quantity": _text(fill.quantity),
+                "price": _text(fill.price),
+                "fee": _text(fill.fee),
+                "fee_currency": fill.fee_currency,
+                "instance": trade.instance,
+                "venue": fill.venue,
+                "position": _text(position),
+                "realized_pnl": _text(trade.realized_pnl),
+                "time": iso(fill.time_ns),
+            },
+        )
 
     def signal(self, record: SignalRecord, state: SignalState, code: str | None = None) -> None:
         """Tell of a signal's outcome."""
         signal = record.signal
-        self._put(SIGNALS, {
-            "type": "signal", "id": str(signal.id), "instance": signal.instance, "symbol": signal.symbol,
-            "kind": signal.kind.value, "side": signal.side.value, "state": state.value, "code": code,
-        })  # fmt: skip
+        self._put(
+            SIGNALS,
+            {
+                "type": "signal",
+                "id": str(signal.id),
+                "instance": signal.instance,
+                "symbol": signal.symbol,
+                "kind": signal.kind.value,
+                "side": signal.side.value,
+                "state": state.value,
+                "code": code,
+            },
+        )
 
     def alert(self, severity: str, event: str, message: str, **payload: object) -> None:
         """Raise an alert: logged at once, kept and published as soon as that is possible. `page` wakes a person."""

@@ -26,9 +26,16 @@ class Refresher:
     """Keeps the cache's facts fresh: marks, instances, kill switch, guardian, instruments, accounts, the day's loss."""
 
     def __init__(
-        self, context: Context, facts: Facts, signals: SignalStore, accounts: AccountStore, workers: PositionWorkers,
-        requests: VenueRequests, *, kill_file: Callable[[], KillMode],
-    ) -> None:  # fmt: skip
+        self,
+        context: Context,
+        facts: Facts,
+        signals: SignalStore,
+        accounts: AccountStore,
+        workers: PositionWorkers,
+        requests: VenueRequests,
+        *,
+        kill_file: Callable[[], KillMode],
+    ) -> None:
         self._cache = context.cache
         self._facts = facts
         self._signals = signals
@@ -54,14 +61,17 @@ class Refresher:
         await self._read_fast()
 
     async def learn_of(self, signal: Signal) -> None:
-        """Read again what a signal needs, if any of it came after the last look: a fresh symbol's first signal is not denied.
+        """Read again what a signal needs, if any of it came after the last look: a fresh symbol's first signal is not
+        denied.
 
         Errors: OutageError.
         """
         feed = signal.exchange, signal.symbol
         if feed not in self._cache.instruments or signal.account_id not in self._cache.accounts:
             await self._read_slow()
-        if feed not in self._cache.marks or (signal.timeframe is not None and signal.instance not in self._cache.instances):
+        if feed not in self._cache.marks or (
+            signal.timeframe is not None and signal.instance not in self._cache.instances
+        ):
             await self._read_fast()
 
     async def run(self) -> None:
@@ -91,16 +101,20 @@ class Refresher:
         self._cache.instances = {i.id: i for i in await self._facts.instances()}
         self._cache.ready = await self._signals.waiting(list(self._cache.venues))
         await self._read_kill()
-        self._cache.is_guardian_alive = await self._facts.is_guardian_alive(self._cache.settings.risk.guardian_age_max_s)
+        self._cache.is_guardian_alive = await self._facts.is_guardian_alive(
+            self._cache.settings.risk.guardian_age_max_s
+        )
         self._cache.escalated = await self._facts.escalated()
         news = await self._cache.values.refresh(self._cache, self._clock.now_ns())
         if news.begun_ns is not None:
             self._log.info("risk.day", day=iso(news.begun_ns))
         for account_id, loss in news.reached.items():
             self._publisher.alert(
-                "warning", "risk.loss_day", f"account {account_id} lost {loss:f} today: no entries until the day ends",
+                "warning",
+                "risk.loss_day",
+                f"account {account_id} lost {loss:f} today: no entries until the day ends",
                 account_id=account_id,
-            )  # fmt: skip
+            )
 
     async def _read_kill(self) -> None:
         kills = await self._facts.kills()
@@ -135,10 +149,13 @@ class Refresher:
     @staticmethod
     def _is_over(order: Order, now_ns: int) -> bool:
         return (
-            order.valid_until_ns is not None and now_ns > order.valid_until_ns and order.request is Request.NONE
-            and order.state in OPEN and order.state is not State.SENDING
+            order.valid_until_ns is not None
+            and now_ns > order.valid_until_ns
+            and order.request is Request.NONE
+            and order.state in OPEN
+            and order.state is not State.SENDING
             and order.role in (Role.ENTRY, Role.ORDER)
-        )  # fmt: skip
+        )
 
     async def _cancel_wanted(self) -> None:
         """Carry out cancels that persons asked for through the door."""

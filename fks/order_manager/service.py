@@ -61,10 +61,22 @@ class OrderManager:
     the labelled points of the order path (`fks.orders.crash_points`), `sent` knows which ids may have left before."""
 
     def __init__(
-        self, db: Database, bus: Bus, venues: Mapping[str, Venue], settings: Settings, clock: Clock, meter: Meter,
-        log: Log, lease: Lease, *, kill_file: Callable[[], KillMode] = lambda: KillMode.NONE, at: At = nowhere,
-        sent: SentIds | None = None, limits: Limits | None = None, recorder: Recorder | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        db: Database,
+        bus: Bus,
+        venues: Mapping[str, Venue],
+        settings: Settings,
+        clock: Clock,
+        meter: Meter,
+        log: Log,
+        lease: Lease,
+        *,
+        kill_file: Callable[[], KillMode] = lambda: KillMode.NONE,
+        at: At = nowhere,
+        sent: SentIds | None = None,
+        limits: Limits | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._db, self._bus, self._venues, self._settings = db, bus, dict(venues), settings
         self._clock, self._meter, self._log, self._lease = clock, meter, log, lease
         self._facts, self._signals = Facts(db, lease), SignalStore(db, lease)
@@ -75,20 +87,39 @@ class OrderManager:
         self._ledger = Ledger(db, self.cache, lease, clock, meter=meter, log=log, publisher=self._publisher, at=at)
         self._ledger.on_step = self._on_step
         context = self._context = Context(
-            venues=self._venues, settings=settings, clock=clock, meter=meter, log=log, lease=lease, cache=self.cache,
-            ledger=self._ledger, publisher=self._publisher, tasks=self._tasks,
-        )  # fmt: skip
+            venues=self._venues,
+            settings=settings,
+            clock=clock,
+            meter=meter,
+            log=log,
+            lease=lease,
+            cache=self.cache,
+            ledger=self._ledger,
+            publisher=self._publisher,
+            tasks=self._tasks,
+        )
         self._sessions: dict[str, VenueSession] = {}
         self._feeds: dict[str, BarFeed | TickFeed] = {}
         self._requests = VenueRequests(context)
         submissions = Submissions(
-            context, self._requests, self._signals, kill_file=kill_file, refresh_balances=self._refresh_balances,
-            on_placed=self._on_placed, sent=self._sent, at=at,
-        )  # fmt: skip
+            context,
+            self._requests,
+            self._signals,
+            kill_file=kill_file,
+            refresh_balances=self._refresh_balances,
+            on_placed=self._on_placed,
+            sent=self._sent,
+            at=at,
+        )
         self._workers = PositionWorkers(
-            context, submissions, self._requests, self._signals, limits=limits or Limits(),
-            flattened_here=[name for name, venue in self._venues.items() if isinstance(venue, FedVenue)], recorder=recorder,
-        )  # fmt: skip
+            context,
+            submissions,
+            self._requests,
+            self._signals,
+            limits=limits or Limits(),
+            flattened_here=[name for name, venue in self._venues.items() if isinstance(venue, FedVenue)],
+            recorder=recorder,
+        )
         self._ledger.on_change = self._workers.order_changed
         self._ledger.on_positions = self._workers.positions_changed
         self._intake = Intake(context, self._signals, self._workers, self._prepare, learn=self._sent.learn)
@@ -111,10 +142,14 @@ class OrderManager:
         for name, venue in self._venues.items():
             account = by_venue.get(name)
             self.cache.venues[name] = VenueStatus(
-                name, 0 if account is None else account.id, venue.capabilities, wait_s=venue.wait_s,
+                name,
+                0 if account is None else account.id,
+                venue.capabilities,
+                wait_s=venue.wait_s,
                 away_s=self._clock.monotonic(),
-            )  # fmt: skip
-        # what other accounts did under the same venue's name (the demo, before real money) is no business of this session
+            )
+        # what other accounts did under the same venue's name (the demo, before real money) is no business of this
+        # session
         owners = {name: status.account_id for name, status in self.cache.venues.items()}
         for position in await self._positions.page(venues=list(self._venues)):
             if position.account_id == owners[position.venue]:
@@ -122,11 +157,13 @@ class OrderManager:
         orders = [o for o in await self._ledger.store.open(list(self._venues)) if o.account_id == owners[o.venue]]
         for order in orders:
             self.cache.put(order)
-        await self._ledger.apply_at_start([
-            (order, e.Replayed(**self._ledger.stamp("replay", "replay"), epoch=self._lease.epoch))
-            for order in orders
-            if order.state in OPEN
-        ])  # fmt: skip
+        await self._ledger.apply_at_start(
+            [
+                (order, e.Replayed(**self._ledger.stamp("replay", "replay"), epoch=self._lease.epoch))
+                for order in orders
+                if order.state in OPEN
+            ]
+        )
         for name, venue in self._venues.items():
             self._sessions[name] = self._make_session(venue, self.cache.venues[name])
             if isinstance(venue, FedVenue):
@@ -161,10 +198,11 @@ class OrderManager:
             await self._tasks.close()
 
     async def drain(self) -> None:
-        """Take no new decision; finish those in hand, to the venue's answer and the journal; then tell what is left to tell.
+        """Take no new decision; finish those in hand, to the venue's answer and the journal; then tell what is left to
+        tell.
 
-        Signals not decided stay `ready` for the next epoch. Errors: OutageError when something is in flight after DRAIN_S
-        (a venue that does not answer, a database that is away): the next epoch asks about it.
+        Signals not decided stay `ready` for the next epoch. Errors: OutageError when something is in flight after
+        DRAIN_S (a venue that does not answer, a database that is away): the next epoch asks about it.
         """
         self._state = "draining"
         self._intake.drain()
@@ -195,9 +233,11 @@ class OrderManager:
         """Return whether entries may go everywhere: journal up, lease held, every venue READY."""
         venues = self.cache.venues.values()
         return (
-            self._state == "running" and self.cache.is_journal_up and self._lease.holds()
+            self._state == "running"
+            and self.cache.is_journal_up
+            and self._lease.holds()
             and all(status.state == "READY" for status in venues)
-        )  # fmt: skip
+        )
 
     def problems(self) -> list[Problem]:
         """Return what is wrong now."""
@@ -221,9 +261,14 @@ class OrderManager:
     # ── parts ────────────────────────────────────────────────────────────────────────────────────
     def _make_session(self, venue: Venue, status: VenueStatus) -> VenueSession:
         return VenueSession(
-            self._context, venue, status, self._workers, self._requests, facts=self._facts,
+            self._context,
+            venue,
+            status,
+            self._workers,
+            self._requests,
+            facts=self._facts,
             stores=AccountStores.of(self._db, self._lease),
-        )  # fmt: skip
+        )
 
     def _make_feed(self, venue: Venue) -> BarFeed | TickFeed:
         """Return what feeds a venue that fills from market data: sealed bars, or trades and quotes as they come."""
@@ -306,7 +351,9 @@ class OrderManager:
 
     def _cancel_unless_valid(self, order: Order) -> None:
         if order.valid_until_ns is None or order.valid_until_ns < self._clock.now_ns():
-            self._tasks.spawn(self._requests.cancel(order.client_order_id, by="", reason="it lives after all"), "cancel late")
+            self._tasks.spawn(
+                self._requests.cancel(order.client_order_id, by="", reason="it lives after all"), "cancel late"
+            )
 
     def _alert(self, order: Order, step: Step) -> None:
         is_protection = order.role in (Role.STOP_LOSS, Role.TAKE_PROFIT)
@@ -314,11 +361,15 @@ class OrderManager:
         if step.number == 40:
             event = "IMPOSSIBLE_FILL"
         self._publisher.alert(
-            "page" if Act.PAGE in step.acts else "warning", event,
+            "page" if Act.PAGE in step.acts else "warning",
+            event,
             f"{order.role.value} order {order.client_order_id} in {order.symbol}: {order.state.value}"
-            + (" late" if order.is_late else "") + (" overfilled" if order.is_overfilled else "")
+            + (" late" if order.is_late else "")
+            + (" overfilled" if order.is_overfilled else "")
             + (" (a protection)" if is_protection else ""),
-            client_order_id=order.client_order_id, symbol=order.symbol, venue=order.venue, row=step.number,
+            client_order_id=order.client_order_id,
+            symbol=order.symbol,
+            venue=order.venue,
+            row=step.number,
             code=order.code,
-        )  # fmt: skip
-
+        )

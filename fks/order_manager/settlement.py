@@ -55,9 +55,12 @@ class Settlements:
             await self._store.finish(settlement.id, error, self._clock.now_ns())
             self._log.warning(
                 "order.settled" if error is None else "order.settle_refused",
-                client_order_id=settlement.client_order_id, outcome=settlement.outcome, by=settlement.by,
-                reason=settlement.reason, error=error or "",
-            )  # fmt: skip
+                client_order_id=settlement.client_order_id,
+                outcome=settlement.outcome,
+                by=settlement.by,
+                reason=settlement.reason,
+                error=error or "",
+            )
 
     async def _apply(self, settlement: Settlement) -> None:
         order = await self._ledger.find(settlement.client_order_id)
@@ -93,14 +96,25 @@ class Settlements:
             assert reported.quantity is not None
             assert reported.price is not None
             filled += reported.quantity
-            found.append(Fill(
-                fill_id=ids.person_fill_id(order.client_order_id, f"{filled.normalize():f}"),
-                client_order_id=order.client_order_id, venue_order_id=order.venue_order_id, venue_trade_id="",
-                account_id=order.account_id, venue=order.venue, symbol=order.symbol, side=order.side,
-                quantity=reported.quantity, price=reported.price, fee=reported.fee, fee_currency=reported.fee_currency,
-                # not later than the venue's own: history is read from the newest execution on
-                time_ns=order.sent_ns or order.created_ns, source=PERSON,
-            ))  # fmt: skip
+            found.append(
+                Fill(
+                    fill_id=ids.person_fill_id(order.client_order_id, f"{filled.normalize():f}"),
+                    client_order_id=order.client_order_id,
+                    venue_order_id=order.venue_order_id,
+                    venue_trade_id="",
+                    account_id=order.account_id,
+                    venue=order.venue,
+                    symbol=order.symbol,
+                    side=order.side,
+                    quantity=reported.quantity,
+                    price=reported.price,
+                    fee=reported.fee,
+                    fee_currency=reported.fee_currency,
+                    # not later than the venue's own: history is read from the newest execution on
+                    time_ns=order.sent_ns or order.created_ns,
+                    source=PERSON,
+                )
+            )
         return found
 
     async def _from_history(self, order: Order, wanted: list[str]) -> list[Fill]:
@@ -112,7 +126,9 @@ class Settlements:
             raise Refused(f"{order.venue} does not answer; try again, or give quantity, price and fee") from None
         known = {fill.venue_trade_id: fill for fill in history if fill.side is order.side}
         if missing := [id for id in wanted if id not in known]:
-            raise Refused(f"{order.venue} shows no {order.side.value} trade {missing[0]} in {order.symbol} since the order")
+            raise Refused(
+                f"{order.venue} shows no {order.side.value} trade {missing[0]} in {order.symbol} since the order"
+            )
         others = [id for id in wanted if known[id].client_order_id not in (None, "", order.client_order_id)]
         if others:
             raise Refused(f"trade {others[0]} belongs to order {known[others[0]].client_order_id}")
@@ -143,8 +159,12 @@ class Settlements:
         events = [
             e.Busted(
                 **(stamp | ({} if number == 0 else {"event_id": f"{settlement.event_id}:{number}"})),
-                fill_id=trade.fill.fill_id, quantity=trade.fill.quantity, price=trade.fill.price, fee=trade.fill.fee,
-                fee_currency=trade.fill.fee_currency, instance=trade.instance,
+                fill_id=trade.fill.fill_id,
+                quantity=trade.fill.quantity,
+                price=trade.fill.price,
+                fee=trade.fill.fee,
+                fee_currency=trade.fill.fee_currency,
+                instance=trade.instance,
             )
             for number, trade in enumerate(trades)
         ]

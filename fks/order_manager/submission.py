@@ -46,10 +46,17 @@ class Submissions:
     """Turns the core's commands into orders at the venue. Holds no state but which ids it wrote (`Submitter`)."""
 
     def __init__(
-        self, context: Context, requests: VenueRequests, signals: SignalStore, *,
-        kill_file: Callable[[], m.KillMode], refresh_balances: Callable[[str], Awaitable[None]],
-        on_placed: Callable[[Order], None], sent: SentIds, at: At = nowhere,
-    ) -> None:  # fmt: skip
+        self,
+        context: Context,
+        requests: VenueRequests,
+        signals: SignalStore,
+        *,
+        kill_file: Callable[[], m.KillMode],
+        refresh_balances: Callable[[str], Awaitable[None]],
+        on_placed: Callable[[Order], None],
+        sent: SentIds,
+        at: At = nowhere,
+    ) -> None:
         self._context = context
         self._cache = context.cache
         self._ledger = context.ledger
@@ -72,14 +79,26 @@ class Submissions:
         try:
             intended = self._intend(record)
             verdict, view = (intended, None) if isinstance(intended, Denied) else self._check(intended)
-        except ArithmeticError as error:  # its numbers lie outside any grid: a malformed signal must not end the order manager
+        except (
+            ArithmeticError
+        ) as error:  # its numbers lie outside any grid: a malformed signal must not end the order manager
             intended = denied(
-                intend_order(signal), Code.QTY_MAX, "numbers to calculate with", type(error).__name__, "use smaller numbers"
+                intend_order(signal),
+                Code.QTY_MAX,
+                "numbers to calculate with",
+                type(error).__name__,
+                "use smaller numbers",
             )
-        if not isinstance(intended, Denied) and (is_expired or isinstance(verdict, Denied)) and await self._adopt(record, intended):
+        if (
+            not isinstance(intended, Denied)
+            and (is_expired or isinstance(verdict, Denied))
+            and await self._adopt(record, intended)
+        ):
             return
         if is_expired:
-            await self.finish(record, SignalState.EXPIRED, Code.SIGNAL_EXPIRED, "its time was over before it could be used")
+            await self.finish(
+                record, SignalState.EXPIRED, Code.SIGNAL_EXPIRED, "its time was over before it could be used"
+            )
             return
         if isinstance(intended, Denied):
             await self.deny(record, intended)
@@ -116,13 +135,16 @@ class Submissions:
         signal, intent = record.signal, approved.intent
         self._seen[intent.client_order_id] = intent, view
         order = self._reserve(order_of(approved, epoch=self._lease.epoch, now_ns=self._clock.now_ns()))
-        legs = legs_of(
-            order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=self._clock.now_ns()
+        legs = legs_of(order, quantity=order.quantity, attempt=0, epoch=self._lease.epoch, now_ns=self._clock.now_ns())
+        done = await self._submitter.submit(
+            Submission(
+                (order,),
+                tuple(legs),
+                signal.id,
+                is_exempt=intent.is_by_person and approved.is_reduce_only,
+                recheck=self._recheck(intent),
+            )
         )
-        done = await self._submitter.submit(Submission(
-            (order,), tuple(legs), signal.id, is_exempt=intent.is_by_person and approved.is_reduce_only,
-            recheck=self._recheck(intent),
-        ))  # fmt: skip
         self._seen.pop(intent.client_order_id, None)
         if done.is_killed:
             await self.deny(record, self._as_killed(intent))
@@ -131,7 +153,9 @@ class Submissions:
             sent_ns = done.orders[0].sent_ns
             if done.refused is None and sent_ns is not None:  # the answer and its commit came after the first byte
                 since_s = (self._clock.now_ns() - sent_ns) / 1e9
-                self._context.meter.observe("fks_order_send_seconds", max(self._clock.monotonic() - started_s - since_s, 0.0))
+                self._context.meter.observe(
+                    "fks_order_send_seconds", max(self._clock.monotonic() - started_s - since_s, 0.0)
+                )
 
     def _intend(self, record: SignalRecord) -> Intent | Denied:
         """Size a signal; what cannot be sized is denied with what is missing."""
@@ -168,7 +192,11 @@ class Submissions:
             view = self._view(intent)
             view = replace(view, open_orders=tuple(o for o in view.open_orders if o.intent_id != intent.intent_id))
             verdict = check(intent, view)
-            return None if isinstance(verdict, Approved) else Refuse(verdict.denial.code.value, denial_text(verdict.denial))
+            return (
+                None
+                if isinstance(verdict, Approved)
+                else Refuse(verdict.denial.code.value, denial_text(verdict.denial))
+            )
 
         return recheck
 
@@ -192,7 +220,9 @@ class Submissions:
         order = replace(order, is_reduce_only=True)
         done = await self._submitter.submit(
             Submission(
-                (order,), signal_id=signal.id if command.takes_signal else None, is_exempt=intent.is_by_person,
+                (order,),
+                signal_id=signal.id if command.takes_signal else None,
+                is_exempt=intent.is_by_person,
                 recheck=self._recheck(intent),
             )
         )
@@ -212,13 +242,29 @@ class Submissions:
             command.kill_id, venue=venue, account_id=account_id, symbol=symbol, instance=command.instance
         )
         now_ns = self._clock.now_ns()
-        order = self._reserve(Order(
-            client_order_id=ids.client_order_id(intent, Role.KILL, command.attempt), intent_id=intent, signal_id=None,
-            account_id=account_id, venue=venue, exchange=command.exchange, symbol=symbol, instance=command.instance,
-            role=Role.KILL, attempt=command.attempt, side=command.side, type=OrderType.MARKET,
-            time_in_force=TimeInForce.GTC, quantity=command.quantity, is_reduce_only=True, epoch=self._lease.epoch,
-            trace_id=command.kill_id[:16], created_ns=now_ns, updated_ns=now_ns,
-        ))  # fmt: skip
+        order = self._reserve(
+            Order(
+                client_order_id=ids.client_order_id(intent, Role.KILL, command.attempt),
+                intent_id=intent,
+                signal_id=None,
+                account_id=account_id,
+                venue=venue,
+                exchange=command.exchange,
+                symbol=symbol,
+                instance=command.instance,
+                role=Role.KILL,
+                attempt=command.attempt,
+                side=command.side,
+                type=OrderType.MARKET,
+                time_in_force=TimeInForce.GTC,
+                quantity=command.quantity,
+                is_reduce_only=True,
+                epoch=self._lease.epoch,
+                trace_id=command.kill_id[:16],
+                created_ns=now_ns,
+                updated_ns=now_ns,
+            )
+        )
         done = await self._submitter.submit(Submission((order,), is_exempt=True))
         if done.orders:
             state = done.orders[0].state.value
@@ -227,15 +273,22 @@ class Submissions:
 
     # ── protection ───────────────────────────────────────────────────────────────────────────────
     async def protection(self, key: PositionKey, command: m.PlaceProtection) -> m.ProtectionDone:
-        """Submit the legs of one parent: those that wait, a new attempt, or a market order when the price has passed."""
+        """Submit the legs of one parent: those that wait, a new attempt, or a market order when the price has
+        passed."""
         parent = command.parent
         passed = await self._passed(parent) if command.is_refused_before else None
         is_release = False
         if passed is not None:
-            legs = [market_leg(
-                parent, role=passed, quantity=command.quantity, attempt=command.attempt, epoch=self._lease.epoch,
-                now_ns=self._clock.now_ns(),
-            )]  # fmt: skip
+            legs = [
+                market_leg(
+                    parent,
+                    role=passed,
+                    quantity=command.quantity,
+                    attempt=command.attempt,
+                    epoch=self._lease.epoch,
+                    now_ns=self._clock.now_ns(),
+                )
+            ]
         elif command.waiting:
             is_release = True
             legs = [self._cache.orders[name] for name in command.waiting if name in self._cache.orders]
@@ -243,9 +296,12 @@ class Submissions:
             legs = [replace(leg, quantity=command.quantity) for leg in legs]
         else:
             legs = legs_of(
-                parent, quantity=command.quantity, attempt=command.attempt, epoch=self._lease.epoch,
+                parent,
+                quantity=command.quantity,
+                attempt=command.attempt,
+                epoch=self._lease.epoch,
                 now_ns=self._clock.now_ns(),
-            )  # fmt: skip
+            )
             legs = [leg for leg in legs if leg.role in command.roles]
         if not legs:
             return m.ProtectionDone(parent.client_order_id)
@@ -263,9 +319,9 @@ class Submissions:
             if not is_release:
                 for leg in group:
                     self._reserve(leg)
-            done = await self._submitter.submit(Submission(
-                group, is_release=is_release, is_exempt=self._cache.kill_mode is m.KillMode.HELD
-            ))  # fmt: skip
+            done = await self._submitter.submit(
+                Submission(group, is_release=is_release, is_exempt=self._cache.kill_mode is m.KillMode.HELD)
+            )
             if not done.orders and not done.is_killed:
                 for known in await self._ledger.patiently(lambda: self._ledger.store.legs([parent.client_order_id])):
                     self._on_placed(known)  # the attempt's ids were used before: the core learns of them
@@ -275,7 +331,8 @@ class Submissions:
         return m.ProtectionDone(parent.client_order_id, tuple(refusals), retry_after_s)
 
     async def _passed(self, parent: Order) -> Role | None:
-        """Return the leg whose price the market has passed already: resting there is impossible, so it is closed now."""
+        """Return the leg whose price the market has passed already: resting there is impossible, so it is closed
+        now."""
         try:
             async with asyncio.timeout(self._context.settings.venue.order_timeout_s + MARGIN_S):
                 price = await self._context.venues[parent.venue].last_price(parent.symbol)
@@ -304,7 +361,11 @@ class Submissions:
             return view
         # legs whose end no venue will ever report do not count: a person was paged, what is known is closed now
         lost = {o.client_order_id for o in view.open_orders if o.instance == intent.instance and self._is_lost(o)}
-        return replace(view, open_orders=tuple(o for o in view.open_orders if o.client_order_id not in lost)) if lost else view
+        return (
+            replace(view, open_orders=tuple(o for o in view.open_orders if o.client_order_id not in lost))
+            if lost
+            else view
+        )
 
     def _is_lost(self, order: Order) -> bool:
         age_s = (self._clock.now_ns() - (order.sent_ns or order.created_ns)) / 1e9
@@ -328,13 +389,24 @@ class Submissions:
         event = e.Denied(**self._ledger.stamp("deny"), code=denial.code.value, detail=denial_text(denial))
         order = begin(denied_order(no, epoch=self._lease.epoch, now_ns=now_ns), event).order
         row = EventRow(
-            client_order_id=order.client_order_id, event_id=event.event_id, event="Denied", from_state=None,
-            to_state=State.DENIED, source="us", recv_ns=now_ns, epoch=self._lease.epoch,
+            client_order_id=order.client_order_id,
+            event_id=event.event_id,
+            event="Denied",
+            from_state=None,
+            to_state=State.DENIED,
+            source="us",
+            recv_ns=now_ns,
+            epoch=self._lease.epoch,
             payload={
-                "code": denial.code.value, "limit": denial.limit, "observed": denial.observed, "scope": denial.scope,
-                "checks": as_payload(explain(no.intent, self._view(no.intent))) if no.intent.venue in self._cache.venues else [],
+                "code": denial.code.value,
+                "limit": denial.limit,
+                "observed": denial.observed,
+                "scope": denial.scope,
+                "checks": as_payload(explain(no.intent, self._view(no.intent)))
+                if no.intent.venue in self._cache.venues
+                else [],
             },
-        )  # fmt: skip
+        )
         journal = self._ledger.journal
         await self._ledger.patiently(lambda: journal.deny(order, row, signal_id=record.signal.id, now_ns=now_ns))
         context.meter.count("fks_signals_total", state=SignalState.DENIED.value)
@@ -343,9 +415,15 @@ class Submissions:
         context.publisher.order(order)
         context.publisher.signal(record, SignalState.DENIED, denial.code.value)
         context.log.info(
-            "order.denied", client_order_id=order.client_order_id, symbol=order.symbol, code=denial.code.value,
-            detail=denial_text(denial), instance=order.instance, trace_id=order.trace_id, epoch=self._lease.epoch,
-        )  # fmt: skip
+            "order.denied",
+            client_order_id=order.client_order_id,
+            symbol=order.symbol,
+            code=denial.code.value,
+            detail=denial_text(denial),
+            instance=order.instance,
+            trace_id=order.trace_id,
+            epoch=self._lease.epoch,
+        )
 
     async def deny_signal(self, record: SignalRecord, command: m.DenySignal) -> None:
         """Deny a signal that was not submitted."""
@@ -381,7 +459,9 @@ class Submissions:
         for order in (*submission.orders, *submission.with_it):
             is_sent = len(begun) < len(submission.orders)
             event: e.Event = (
-                e.IntendedAndSent(**self._ledger.stamp("send")) if is_sent else e.Intended(**self._ledger.stamp("intend"))
+                e.IntendedAndSent(**self._ledger.stamp("send"))
+                if is_sent
+                else e.Intended(**self._ledger.stamp("intend"))
             )
             begun.append(begin(order, event).order)
             rows.append(self._first_row(begun[-1], event))
@@ -421,7 +501,8 @@ class Submissions:
                 is_unresolved = True
                 await self._ledger.wait_for_journal(error)
             else:
-                # the server may have finished the first try after it was read back: then these rows are ours, and unsent
+                # the server may have finished the first try after it was read back: then these rows are ours, and
+                # unsent
                 found = await self._ledger.patiently(lambda: store.get(first))
                 is_ours = found is not None and found.epoch == self._lease.epoch and found.state is orders[0].state
                 return _all_of(orders) if is_ours else placed
@@ -431,9 +512,15 @@ class Submissions:
 
     def _first_row(self, order: Order, event: e.Event) -> EventRow:
         return EventRow(
-            client_order_id=order.client_order_id, event_id=event.event_id, event=type(event).__name__, from_state=None,
-            to_state=order.state, source=event.source, recv_ns=event.recv_ns, epoch=self._lease.epoch,
-        )  # fmt: skip
+            client_order_id=order.client_order_id,
+            event_id=event.event_id,
+            event=type(event).__name__,
+            from_state=None,
+            to_state=order.state,
+            source=event.source,
+            recv_ns=event.recv_ns,
+            epoch=self._lease.epoch,
+        )
 
     async def may_send(self, order: Order) -> Refuse | None:
         """See SubmitPorts."""
@@ -493,13 +580,20 @@ class Submissions:
         assert after is not None
         if answer is not None:
             self._context.log.info(
-                "order.answered", client_order_id=order.client_order_id, state=after.state.value, symbol=order.symbol,
-                outcome=answer.outcome.value, code=answer.code, trace_id=order.trace_id, epoch=self._lease.epoch,
-            )  # fmt: skip
+                "order.answered",
+                client_order_id=order.client_order_id,
+                state=after.state.value,
+                symbol=order.symbol,
+                outcome=answer.outcome.value,
+                code=answer.code,
+                trace_id=order.trace_id,
+                epoch=self._lease.epoch,
+            )
         return after
 
     def _with_checks(self, order: Order, event: e.Event) -> e.Event:
-        """Return the event with the figures of the checks that the order passed. They are worked out now, after the bytes."""
+        """Return the event with the figures of the checks that the order passed. They are worked out now, after the
+        bytes."""
         seen = self._seen.pop(order.client_order_id, None)
         if seen is None or not isinstance(event, e.Acked | e.Refused | e.Ambiguous | e.DuplicateId):
             return event
@@ -518,4 +612,3 @@ def denied(intent: Intent, code: Code, limit: str, observed: str, remedy: str) -
 
 def _all_of(orders: Sequence[Order]) -> Placed:
     return Placed(True, False, tuple(order.client_order_id for order in orders))
-

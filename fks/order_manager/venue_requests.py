@@ -63,7 +63,8 @@ class VenueRequests:
 
     # ── cancelling ───────────────────────────────────────────────────────────────────────────────
     async def cancel(self, client_order_id: str, *, by: str, reason: str) -> None:
-        """Want an order cancelled: sent now when it is open, as soon as it proves open otherwise, never when it ended."""
+        """Want an order cancelled: sent now when it is open, as soon as it proves open otherwise, never when it
+        ended."""
         event = e.CancelRequested(**self._ledger.stamp("cancel", "person" if by else "us"), by=by, reason=reason)
         await self._ledger.apply(client_order_id, event)
 
@@ -91,7 +92,9 @@ class VenueRequests:
                 await self._ledger.apply(order.client_order_id, e.CancelAcked(**stamp, filled=filled))
             elif answer.outcome is Outcome.REFUSED:
                 code = answer.code or "REFUSED"
-                await self._ledger.apply(order.client_order_id, e.CancelRefused(**stamp, code=code, detail=answer.detail))
+                await self._ledger.apply(
+                    order.client_order_id, e.CancelRefused(**stamp, code=code, detail=answer.detail)
+                )
             else:
                 await self._ledger.apply(order.client_order_id, e.RequestAmbiguous(**stamp, detail=answer.detail))
         finally:
@@ -132,9 +135,13 @@ class VenueRequests:
                 if not is_paged and order.state is State.UNKNOWN and self._clock.monotonic() - start > _PAGE_AFTER_S:
                     is_paged = True
                     self._publisher.alert(
-                        "page", "order.unknown", f"order {client_order_id} has no known outcome after {_PAGE_AFTER_S:.0f} s",
-                        client_order_id=client_order_id, symbol=order.symbol, venue=order.venue,
-                    )  # fmt: skip
+                        "page",
+                        "order.unknown",
+                        f"order {client_order_id} has no known outcome after {_PAGE_AFTER_S:.0f} s",
+                        client_order_id=client_order_id,
+                        symbol=order.symbol,
+                        venue=order.venue,
+                    )
         finally:
             self._querying.discard(client_order_id)
             self._must_query.discard(client_order_id)
@@ -155,7 +162,9 @@ class VenueRequests:
         if lookup.presence is not Presence.NOT_FOUND:
             return polls
         if order.state in LIVE:
-            await self._ledger.apply(order.client_order_id, e.NotListed(**self._ledger.stamp("not-listed", "reconcile")))
+            await self._ledger.apply(
+                order.client_order_id, e.NotListed(**self._ledger.stamp("not-listed", "reconcile"))
+            )
             return polls
         if order.state in TERMINAL:
             self._must_query.discard(order.client_order_id)
@@ -201,4 +210,3 @@ class VenueRequests:
         except (OutageError, TimeoutError):
             return None
         return [fill for fill in fills if fill.client_order_id == order.client_order_id]
-

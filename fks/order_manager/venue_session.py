@@ -40,9 +40,16 @@ class VenueSession:
     """Hard state: the journal. Soft state: the venue's status, balances, and fills whose order is not known yet."""
 
     def __init__(
-        self, context: Context, venue: Venue, status: VenueStatus, workers: PositionWorkers, requests: VenueRequests,
-        *, facts: Facts, stores: AccountStores,
-    ) -> None:  # fmt: skip
+        self,
+        context: Context,
+        venue: Venue,
+        status: VenueStatus,
+        workers: PositionWorkers,
+        requests: VenueRequests,
+        *,
+        facts: Facts,
+        stores: AccountStores,
+    ) -> None:
         self._venue = venue
         self.status = status
         self._cache = context.cache
@@ -53,16 +60,30 @@ class VenueSession:
         self._clock = context.clock
         self._facts = facts
         self.balances = AccountBalances(
-            venue, status, context.cache, context.ledger, context.clock, stores=stores, publisher=context.publisher,
-            log=context.log, tasks=context.tasks,
-        )  # fmt: skip
+            venue,
+            status,
+            context.cache,
+            context.ledger,
+            context.clock,
+            stores=stores,
+            publisher=context.publisher,
+            log=context.log,
+            tasks=context.tasks,
+        )
         self._identity = AccountIdentity(
             venue, status, context.cache, context.settings, context.clock, stores=stores, publisher=context.publisher
         )
         self._drift = DriftWatch(
-            venue, status, context.cache, context.settings, context.clock, stores=stores, balances=self.balances,
-            publisher=context.publisher, log=context.log,
-        )  # fmt: skip
+            venue,
+            status,
+            context.cache,
+            context.settings,
+            context.clock,
+            stores=stores,
+            balances=self.balances,
+            publisher=context.publisher,
+            log=context.log,
+        )
         self._meter = context.meter
         self._log = context.log
         self._publisher = context.publisher
@@ -160,9 +181,13 @@ class VenueSession:
         """Write what is believed of the venue; an outage is left to the next time."""
         try:
             await self._facts.save_venue_state(
-                self._venue.name, self.status.account_id, self.status.state, self.status.detail, self.status.skew_ms,
+                self._venue.name,
+                self.status.account_id,
+                self.status.state,
+                self.status.detail,
+                self.status.skew_ms,
                 self._clock.now_ns(),
-            )  # fmt: skip
+            )
         except OutageError:
             self._log.debug("venue.state_unsaved", venue=self._venue.name)
 
@@ -212,9 +237,13 @@ class VenueSession:
             if self._clock.monotonic() - since_s < _UNCLAIMED_S:
                 return  # the row may be on its way (a kill while PostgreSQL was down); looked at again each second
             self._publisher.alert(
-                "page", "fill.stray", "a fill carries an id of ours that the journal does not know",
-                client_order_id=fill.client_order_id, symbol=fill.symbol, venue=fill.venue,
-            )  # fmt: skip
+                "page",
+                "fill.stray",
+                "a fill carries an id of ours that the journal does not know",
+                client_order_id=fill.client_order_id,
+                symbol=fill.symbol,
+                venue=fill.venue,
+            )
         self._unclaimed.pop(fill.fill_id, None)
         await self._book_external(fill)
 
@@ -238,17 +267,26 @@ class VenueSession:
         mine = replace(fill, account_id=account_id, venue=self._venue.name)
         if await self._ledger.book_external(mine, exchange):
             self._publisher.alert(
-                "warning", "fill.external", f"an execution in {fill.symbol} that no order of ours explains",
-                symbol=fill.symbol, venue=fill.venue, quantity=fill.quantity, side=fill.side.value,
-            )  # fmt: skip
+                "warning",
+                "fill.external",
+                f"an execution in {fill.symbol} that no order of ours explains",
+                symbol=fill.symbol,
+                venue=fill.venue,
+                quantity=fill.quantity,
+                side=fill.side.value,
+            )
 
     def _note_foreign(self, report: Report) -> None:
         if report.state in LIVE and report.client_order_id not in self._foreign and len(self._foreign) < 10_000:
             self._foreign.add(report.client_order_id)
             self._publisher.alert(
-                "warning", "order.external", f"an open order in {report.symbol} at {self._venue.name} is not ours",
-                client_order_id=report.client_order_id, symbol=report.symbol, venue=self._venue.name,
-            )  # fmt: skip
+                "warning",
+                "order.external",
+                f"an open order in {report.symbol} at {self._venue.name} is not ours",
+                client_order_id=report.client_order_id,
+                symbol=report.symbol,
+                venue=self._venue.name,
+            )
 
     # ── comparing ────────────────────────────────────────────────────────────────────────────────
     async def _sync(self) -> None:
@@ -285,7 +323,9 @@ class VenueSession:
         balances = await self.balances.read()
         await self.balances.keep(balances)
         await self._find_externals(balances)
-        if self._is_session and not self._look.is_set():  # else the stream broke meanwhile: it is STALE, and synced anew
+        if (
+            self._is_session and not self._look.is_set()
+        ):  # else the stream broke meanwhile: it is STALE, and synced anew
             await self._set_state("READY")
 
     async def _compare_orders(self) -> None:
@@ -295,7 +335,8 @@ class VenueSession:
         ours = [
             order
             for order in self._cache.orders.values()
-            if order.venue == self._venue.name and order.state not in (State.INTENDED, State.SENDING)
+            if order.venue == self._venue.name
+            and order.state not in (State.INTENDED, State.SENDING)
             # what was sent after we asked cannot be in the list
             and (order.sent_ns or 0) < asked_ns
         ]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class AbsenceRule:
-    """How many not-found answers, how far apart, and how old the first and the last must be (seconds after the send)."""
+    """How many not-found answers, how far apart, and how old the first and the last must be (seconds after the
+    send)."""
 
     polls: int = 3
     spacing_s: float = 2.0

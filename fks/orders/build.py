@@ -32,13 +32,30 @@ def denial_text(denial: Denial) -> str:
 
 def _order(intent: Intent, epoch: int, now_ns: int) -> Order:
     return Order(
-        client_order_id=intent.client_order_id, intent_id=intent.intent_id, signal_id=intent.signal_id,
-        account_id=intent.account_id, venue=intent.venue, exchange=intent.exchange, symbol=intent.symbol,
-        instance=intent.instance, role=intent.role, attempt=intent.attempt, side=intent.side, type=intent.type,
-        time_in_force=intent.time_in_force, quantity=intent.quantity, price=intent.price, stop_price=intent.stop_price,
-        stop_loss=intent.stop_loss, take_profit=intent.take_profit, epoch=epoch, trace_id=intent.trace_id,
-        valid_until_ns=intent.valid_until_ns, created_ns=now_ns, updated_ns=now_ns,
-    )  # fmt: skip
+        client_order_id=intent.client_order_id,
+        intent_id=intent.intent_id,
+        signal_id=intent.signal_id,
+        account_id=intent.account_id,
+        venue=intent.venue,
+        exchange=intent.exchange,
+        symbol=intent.symbol,
+        instance=intent.instance,
+        role=intent.role,
+        attempt=intent.attempt,
+        side=intent.side,
+        type=intent.type,
+        time_in_force=intent.time_in_force,
+        quantity=intent.quantity,
+        price=intent.price,
+        stop_price=intent.stop_price,
+        stop_loss=intent.stop_loss,
+        take_profit=intent.take_profit,
+        epoch=epoch,
+        trace_id=intent.trace_id,
+        valid_until_ns=intent.valid_until_ns,
+        created_ns=now_ns,
+        updated_ns=now_ns,
+    )
 
 
 def legs_of(parent: Order, *, quantity: Decimal, attempt: int, epoch: int, now_ns: int) -> list[Order]:
@@ -62,13 +79,28 @@ def _leg(
     parent: Order, role: Role, type_: OrderType, quantity: Decimal, attempt: int, epoch: int, now_ns: int
 ) -> Order:
     return Order(
-        client_order_id=client_order_id(parent.intent_id, role, attempt), intent_id=parent.intent_id,
-        signal_id=parent.signal_id, account_id=parent.account_id, venue=parent.venue, exchange=parent.exchange,
-        symbol=parent.symbol, instance=parent.instance, role=role, attempt=attempt, side=parent.side.opposite,
-        type=type_, time_in_force=TimeInForce.GTC, quantity=quantity, state=State.INTENDED,
-        parent_id=parent.client_order_id, is_reduce_only=True, epoch=epoch, trace_id=parent.trace_id,
-        created_ns=now_ns, updated_ns=now_ns,
-    )  # fmt: skip
+        client_order_id=client_order_id(parent.intent_id, role, attempt),
+        intent_id=parent.intent_id,
+        signal_id=parent.signal_id,
+        account_id=parent.account_id,
+        venue=parent.venue,
+        exchange=parent.exchange,
+        symbol=parent.symbol,
+        instance=parent.instance,
+        role=role,
+        attempt=attempt,
+        side=parent.side.opposite,
+        type=type_,
+        time_in_force=TimeInForce.GTC,
+        quantity=quantity,
+        state=State.INTENDED,
+        parent_id=parent.client_order_id,
+        is_reduce_only=True,
+        epoch=epoch,
+        trace_id=parent.trace_id,
+        created_ns=now_ns,
+        updated_ns=now_ns,
+    )
 
 
 def group_of(parent: Order, attempt: int) -> str:

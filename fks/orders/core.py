@@ -1,7 +1,7 @@
 """The order core of one position key (account, venue, symbol): events in, commands out. Pure.
 
-It decides when a signal is submitted, carries exits through their table (`fks.orders.exits`), keeps protection equal to the
-position (`fks.orders.protection`) and reacts to the kill switch. It knows no clock, socket or table: the driver
+It decides when a signal is submitted, carries exits through their table (`fks.orders.exits`), keeps protection equal to
+the position (`fks.orders.protection`) and reacts to the kill switch. It knows no clock, socket or table: the driver
 (`fks.order_manager.position_workers`) gives each event with the moment and the facts, and carries the commands out.
 
 Hard state: none; everything follows from the journal (`Restored`). Soft state: the queue of signals, exits in progress,
@@ -73,7 +73,9 @@ class OrderCore:
         self._entering: UUID | None = None
         self._exits: dict[str, Exit] = {}
         self._protection: dict[str, _Protection] = {}
-        self._commanded: dict[str, float] = {}  # cancels and abandons that were commanded and not seen yet, and until when
+        self._commanded: dict[
+            str, float
+        ] = {}  # cancels and abandons that were commanded and not seen yet, and until when
         self._unprotected_since: dict[str, float] = {}
         self._paged_unprotected: set[str] = set()
         self._alerted_unprotectable: set[str] = set()
@@ -109,10 +111,12 @@ class OrderCore:
     def is_idle(self) -> bool:
         """Return whether nothing is on its way that was commanded."""
         return (
-            self._entering is None and not self._kill_busy and not self._commanded
+            self._entering is None
+            and not self._kill_busy
+            and not self._commanded
             and not any(item.is_placing for item in self._protection.values())
             and not any(item.is_submitting for item in self._exits.values())
-        )  # fmt: skip
+        )
 
     @property
     def has_exits(self) -> bool:
@@ -183,9 +187,13 @@ class OrderCore:
             is_open = resumed.last.client_order_id in self._orders
             self._known.add(resumed.signal.id)
             self._exits[resumed.last.instance] = Exit(
-                resumed.signal, state=ExitState.CLOSING if is_open else ExitState.WAITING, is_taken=True,
-                attempt=resumed.last.attempt + (not is_open), order=resumed.last, began_s=self._now.mono_s,
-            )  # fmt: skip
+                resumed.signal,
+                state=ExitState.CLOSING if is_open else ExitState.WAITING,
+                is_taken=True,
+                attempt=resumed.last.attempt + (not is_open),
+                order=resumed.last,
+                began_s=self._now.mono_s,
+            )
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────────
     def _start_signals(self) -> None:
@@ -208,8 +216,13 @@ class OrderCore:
         if signal.id == self._entering:
             return False
         if self._facts.account_problem:
-            self._deny(ready, "ACCOUNT_UNKNOWN", "a configured venue with the account", self._facts.account_problem,
-                       "configure the venue, or name an account that trades")  # fmt: skip
+            self._deny(
+                ready,
+                "ACCOUNT_UNKNOWN",
+                "a configured venue with the account",
+                self._facts.account_problem,
+                "configure the venue, or name an account that trades",
+            )
             return True
         if self._is_stale(ready) and (instance in self._exits or not self._facts.can_commit):
             if self._facts.can_commit:
@@ -244,9 +257,12 @@ class OrderCore:
     def _deny_stale(self, ready: m.SignalReady) -> None:
         age_s = (self._facts.exchange_now_ns - ready.decided_ns) / 1e9
         self._deny(
-            ready, "STALE_DECISION", f"{ready.max_age_s:g} s", f"decided {age_s:.1f} s ago, while an exit was in progress",
+            ready,
+            "STALE_DECISION",
+            f"{ready.max_age_s:g} s",
+            f"decided {age_s:.1f} s ago, while an exit was in progress",
             "send a new one",
-        )  # fmt: skip
+        )
 
     def _deny(self, ready: m.SignalReady, code: str, limit: str, observed: str, remedy: str) -> None:
         self._out.append(m.DenySignal(ready.signal.id, code, limit, observed, remedy))
@@ -255,14 +271,17 @@ class OrderCore:
     def _is_held_by_own_legs(self, signal: Signal) -> bool:
         """Return whether a person closes at the market what only its own SL and TP hold back: those come down first.
 
-        A resting order never takes a stop's place: it is submitted as it is, and denied when the stop holds the position.
+        A resting order never takes a stop's place: it is submitted as it is, and denied when the stop holds the
+        position.
         """
         if signal.kind is not Kind.ORDER or signal.type is not OrderType.MARKET or signal.size is None:
             return False
         held = self._positions.get(signal.instance, ZERO)
         if held * signal.side.sign >= 0 or signal.size > abs(held) or signal.stop_loss or signal.take_profit:
             return False
-        legs = [order for order in self._orders.values() if order.instance == signal.instance and order.role in _LEG_ROLES]
+        legs = [
+            order for order in self._orders.values() if order.instance == signal.instance and order.role in _LEG_ROLES
+        ]
         free = abs(sum(self._positions.values(), ZERO)) - self._pending(signal.side)
         return bool(legs) and signal.size > free
 
@@ -345,9 +364,11 @@ class OrderCore:
         if exit_.is_single:
             self._out.append(m.SubmitEntry(exit_.signal.id))
             return
-        self._out.append(m.SubmitClose(
-            exit_.signal.id, instance, now.side, now.quantity, exit_.attempt, takes_signal=not exit_.is_taken
-        ))  # fmt: skip
+        self._out.append(
+            m.SubmitClose(
+                exit_.signal.id, instance, now.side, now.quantity, exit_.attempt, takes_signal=not exit_.is_taken
+            )
+        )
 
     def _close_done(self, event: m.CloseDone) -> None:
         self._kill_busy.discard(event.instance)
@@ -385,9 +406,12 @@ class OrderCore:
         if refusal is not Refusal.INSUFFICIENT_BALANCE and not exit_.is_paged:
             exit_.is_paged = True
             self._alert(
-                "page", "exit.rejected", f"the exit of {self.key[2]} was refused and is tried again: {exit_.last_problem}",
-                instance, order.client_order_id,
-            )  # fmt: skip
+                "page",
+                "exit.rejected",
+                f"the exit of {self.key[2]} was refused and is tried again: {exit_.last_problem}",
+                instance,
+                order.client_order_id,
+            )
 
     def _back_off(self, exit_: Exit) -> None:
         exit_.retry_s = min(max(exit_.retry_s * 2, self._limits.exit_retry_s), self._limits.exit_retry_max_s)
@@ -399,7 +423,9 @@ class OrderCore:
         if act is ExitAct.FINISH_SINGLE:
             return
         if act is ExitAct.FINISH_PERSON:
-            self._alert("warning", "exit.ended", f"a person ended the exit of {self.key[2]}; what is held stays", instance)
+            self._alert(
+                "warning", "exit.ended", f"a person ended the exit of {self.key[2]}; what is held stays", instance
+            )
         if exit_.is_single:
             # it cannot close anything now: the submission says why, with its code
             self._out.append(m.SubmitEntry(exit_.signal.id))
@@ -419,10 +445,12 @@ class OrderCore:
             return
         exit_.is_paged = True
         self._alert(
-            "page", "exit.waiting",
-            f"the exit of {self.key[2]} is not done: {exit_.state.value}, {now.postponed or exit_.last_problem or 'waits for the venue'}",
+            "page",
+            "exit.waiting",
+            f"the exit of {self.key[2]} is not done: {exit_.state.value}, "
+            f"{now.postponed or exit_.last_problem or 'waits for the venue'}",
             instance,
-        )  # fmt: skip
+        )
 
     def _situation(self, instance: str, exit_: Exit) -> Situation:
         """Return what the table looks at."""
@@ -435,7 +463,8 @@ class OrderCore:
             for order in self._orders.values()
         )
         may_fill = any(not self._is_unresolvable(order) for order in self._entries_open(instance, exit_))
-        # a person, or a transfer, may have sold what the instance bought: more than the account holds is nobody's to close
+        # a person, or a transfer, may have sold what the instance bought: more than the account holds is nobody's to
+        # close
         account = sum(self._positions.values(), ZERO)
         real = abs(held) if self._facts.can_short or held < 0 else max(min(held, account), ZERO)
         is_seen = self._facts.is_connected and self._facts.has_positions  # else the journal may be behind the venue
@@ -454,11 +483,15 @@ class OrderCore:
         if exit_.is_single and exit_.signal.size is not None:
             quantity = exit_.signal.size if quantity > 0 else ZERO
         return Situation(
-            now_s=self._now.mono_s, side=side,
-            is_flat=real == 0 and not may_fill and is_seen, is_dust=is_dusty and not may_fill and is_seen,
-            quantity=quantity, postponed=self._postponed(exit_.signal, instrument), has_legs=self._has_legs(instance),
+            now_s=self._now.mono_s,
+            side=side,
+            is_flat=real == 0 and not may_fill and is_seen,
+            is_dust=is_dusty and not may_fill and is_seen,
+            quantity=quantity,
+            postponed=self._postponed(exit_.signal, instrument),
+            has_legs=self._has_legs(instance),
             has_attempt=has_attempt,
-        )  # fmt: skip
+        )
 
     def _postponed(self, signal: Signal, instrument: Instrument | None) -> str:
         """Return why no close can go now; "" = it can. A person may close under a held kill, a strategy may not."""
@@ -479,9 +512,14 @@ class OrderCore:
     def _allowed(self, instance: str, instrument: Instrument, *, with_balance: bool) -> Decimal:
         orders = [order for order in self._orders.values() if not self._is_unresolvable(order)]
         return exit_quantity_allowed(
-            instance, buckets=self._positions, orders=orders, instrument=instrument, can_short=self._facts.can_short,
-            balance=self._facts.base_balance if with_balance else None, owned_elsewhere=self._facts.owned_elsewhere,
-        )  # fmt: skip
+            instance,
+            buckets=self._positions,
+            orders=orders,
+            instrument=instrument,
+            can_short=self._facts.can_short,
+            balance=self._facts.base_balance if with_balance else None,
+            owned_elsewhere=self._facts.owned_elsewhere,
+        )
 
     def _closable(self, instance: str, instrument: Instrument, side: Side) -> Decimal:
         """Return what the journal says that a close may move: never more than the account holds of it in all."""
@@ -491,7 +529,8 @@ class OrderCore:
         return max(min(own, sum(self._positions.values(), ZERO) - self._pending(Side.SELL, without=instance)), ZERO)
 
     def _is_unresolvable(self, order: Order) -> bool:
-        """Return whether waiting for the order's end may take for ever: a person was paged, what is known is closed now."""
+        """Return whether waiting for the order's end may take for ever: a person was paged, what is known is closed
+        now."""
         age_s = (self._now.ns - (order.sent_ns or order.created_ns)) / 1e9
         return order.state is State.UNKNOWN and order.is_acknowledged and age_s > self._limits.unresolved_s
 
@@ -509,9 +548,11 @@ class OrderCore:
         return [
             order
             for order in self._orders.values()
-            if order.instance == instance and order.role in _LEG_ROLES and order.state is not State.INTENDED
+            if order.instance == instance
+            and order.role in _LEG_ROLES
+            and order.state is not State.INTENDED
             and not self._is_unresolvable(order)
-        ]  # fmt: skip
+        ]
 
     def _has_legs(self, instance: str) -> bool:
         is_placing = any(
@@ -541,7 +582,9 @@ class OrderCore:
             (
                 order.remaining
                 for order in self._orders.values()
-                if order.instance == instance and order.side is away and order.role in _CLOSING_ROLES
+                if order.instance == instance
+                and order.side is away
+                and order.role in _CLOSING_ROLES
                 # a person's resting sale closes nothing while the market is far from it
                 and (order.role is not Role.ORDER or order.type is OrderType.MARKET)
             ),
@@ -556,8 +599,10 @@ class OrderCore:
         covered = ZERO
         for entry in entries:
             name, is_opposite = entry.client_order_id, entry.side.sign * held < 0
-            if (is_opposite or covered >= abs(held)) and entry.state not in OPEN and not any(
-                leg.client_order_id in self._orders for leg in self._legs.get(name, {}).values()
+            if (
+                (is_opposite or covered >= abs(held))
+                and entry.state not in OPEN
+                and not any(leg.client_order_id in self._orders for leg in self._legs.get(name, {}).values())
             ):
                 self._entries[instance].pop(name, None)
                 for forgotten in (self._legs, self._parents, self._protection):
@@ -581,7 +626,12 @@ class OrderCore:
 
     def _protect(self, instance: str, wanted_now: list[Want]) -> None:
         facts, exit_ = self._facts, self._exits.get(instance)
-        if facts.kill is m.KillMode.FLATTEN or not facts.is_connected or not facts.has_positions or not facts.can_commit:
+        if (
+            facts.kill is m.KillMode.FLATTEN
+            or not facts.is_connected
+            or not facts.has_positions
+            or not facts.can_commit
+        ):
             return
         if exit_ is not None and exit_.state in (ExitState.CLEARING, ExitState.CLOSING):
             return
@@ -627,18 +677,27 @@ class OrderCore:
             if parent.client_order_id not in self._alerted_unprotectable:
                 self._alerted_unprotectable.add(parent.client_order_id)
                 self._alert(
-                    "warning", "position.unprotectable", f"{self.key[2]}: what is held is below the venue's minimum",
-                    parent.instance, parent.client_order_id,
-                )  # fmt: skip
+                    "warning",
+                    "position.unprotectable",
+                    f"{self.key[2]}: what is held is below the venue's minimum",
+                    parent.instance,
+                    parent.client_order_id,
+                )
             return
         if self._now.mono_s < item.retry_at_s:
             self._wake_in(item.retry_at_s - self._now.mono_s)
             return
         item.is_placing = True
-        self._out.append(m.PlaceProtection(
-            parent, frozenset(wanted_roles(parent, has_oco=self._facts.has_oco)), want.quantity, next_attempt(legs),
-            waiting, is_refused_before=item.is_refused or any(leg.state is State.REJECTED for leg in legs),
-        ))  # fmt: skip
+        self._out.append(
+            m.PlaceProtection(
+                parent,
+                frozenset(wanted_roles(parent, has_oco=self._facts.has_oco)),
+                want.quantity,
+                next_attempt(legs),
+                waiting,
+                is_refused_before=item.is_refused or any(leg.state is State.REJECTED for leg in legs),
+            )
+        )
 
     def _protection_done(self, event: m.ProtectionDone) -> None:
         item = self._protection.setdefault(event.parent_id, _Protection())
@@ -655,7 +714,11 @@ class OrderCore:
         missing = ZERO
         for want in wants:
             instrument = self._facts.instruments.get(want.parent.exchange)
-            if want.parent.stop_loss is None or want.quantity == 0 or (instrument is not None and not can_rest(want, instrument)):
+            if (
+                want.parent.stop_loss is None
+                or want.quantity == 0
+                or (instrument is not None and not can_rest(want, instrument))
+            ):
                 continue
             legs = self._legs.get(want.parent.client_order_id, {}).values()
             live = sum((leg.remaining for leg in legs if leg.state in LIVE and leg.role is Role.STOP_LOSS), ZERO)
@@ -671,13 +734,16 @@ class OrderCore:
         elif instance not in self._paged_unprotected:
             self._paged_unprotected.add(instance)
             self._alert(
-                "page", "position.unprotected",
-                f"{self.key[2]}: {missing:f} of the position has had no stop for {self._limits.unprotected_s:g} s", instance,
-            )  # fmt: skip
+                "page",
+                "position.unprotected",
+                f"{self.key[2]}: {missing:f} of the position has had no stop for {self._limits.unprotected_s:g} s",
+                instance,
+            )
 
     # ── kill ─────────────────────────────────────────────────────────────────────────────────────
     def _kill(self) -> None:
-        """React to a kill at a venue where only the order manager has a session: cancel, then close when it flattens."""
+        """React to a kill at a venue where only the order manager has a session: cancel, then close when it
+        flattens."""
         flattens = self._facts.kill is m.KillMode.FLATTEN
         theirs = [o for o in self._orders.values() if o.role is not Role.KILL and (flattens or o.role is Role.ENTRY)]
         for order in theirs:
@@ -694,9 +760,16 @@ class OrderCore:
                 attempt = self._kill_attempts.setdefault((self._facts.kill_id, instance), 0)
                 if attempt < _KILL_ATTEMPTS_MAX and self._facts.kill_id:
                     self._kill_busy.add(instance)
-                    self._out.append(m.SubmitKill(
-                        self._facts.kill_id, instance, exchange, Side.SELL, split_at_lot(quantity, instrument)[0], attempt
-                    ))  # fmt: skip
+                    self._out.append(
+                        m.SubmitKill(
+                            self._facts.kill_id,
+                            instance,
+                            exchange,
+                            Side.SELL,
+                            split_at_lot(quantity, instrument)[0],
+                            attempt,
+                        )
+                    )
                 break
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────
@@ -708,7 +781,8 @@ class OrderCore:
         return True
 
     def _is_first_command(self, order: Order) -> bool:
-        """Return whether nothing is commanded of the order already; what shows no effect in `clear_s` is commanded again."""
+        """Return whether nothing is commanded of the order already; what shows no effect in `clear_s` is commanded
+        again."""
         until_s = self._commanded.get(order.client_order_id)
         if until_s is not None and (self._now.mono_s < until_s or not self._facts.can_commit):
             self._wake_in(max(until_s - self._now.mono_s, 1.0))
@@ -734,4 +808,3 @@ class OrderCore:
     def _wake_in(self, seconds: float) -> None:
         at_s = self._now.mono_s + max(seconds, 0.01)
         self.wake_at_s = at_s if self.wake_at_s is None else min(self.wake_at_s, at_s)
-

@@ -21,8 +21,15 @@ from fks.model.errors import InputError
 
 #: the labels, in the order of an order's life
 LABELS = (
-    "place.before", "place.after", "send.before", "send.after", "ack.before", "ack.after", "fill.before", "fill.after",
-)  # fmt: skip
+    "place.before",
+    "place.after",
+    "send.before",
+    "send.after",
+    "ack.before",
+    "ack.after",
+    "fill.before",
+    "fill.after",
+)
 #: What the order path is given: it is called with a label, returns at once and never raises.
 At = Callable[[str], None]
 
@@ -37,7 +44,9 @@ class CrashPoints:
     def __init__(self, label: str, count: int, act: Callable[[], None]) -> None:
         """Errors: InputError when there is no such label, or `count` is below 1."""
         if label not in LABELS or count < 1:
-            raise InputError(f"no crash point {label}:{count}", remedy=f"use one of {', '.join(LABELS)} and a count of 1 or more")
+            raise InputError(
+                f"no crash point {label}:{count}", remedy=f"use one of {', '.join(LABELS)} and a count of 1 or more"
+            )
         self._label, self._count, self._act = label, count, act
         self.passed: dict[str, int] = dict.fromkeys(LABELS, 0)
 

@@ -29,7 +29,11 @@ _STATES: dict[State, tuple[str, str]] = {
 def table() -> str:
     """Return the transitions as a markdown table, in the order of their numbers."""
     rows = sorted((*TRANSITIONS, QUARANTINE), key=lambda row: row.number)
-    lines = ["| # | From | Event | When | To | What follows | Note |", "|---|---|---|---|---|---|---|", *map(_line, rows)]
+    lines = [
+        "| # | From | Event | When | To | What follows | Note |",
+        "|---|---|---|---|---|---|---|",
+        *map(_line, rows),
+    ]
     return "\n".join(lines)
 
 
@@ -55,7 +59,8 @@ def document() -> str:
     acts = "\n".join(f"- {act.value}" for act in Act)
     return f"""# Orders
 
-This page is drawn from `fks/orders/machine.py` by `python -m fks.orders.document > docs/orders.md`; a test keeps it true.
+This page is drawn from `fks/orders/machine.py` by
+`python -m fks.orders.document > docs/orders.md`; a test keeps it true.
 
 An order has one **state** and, beside it, one open **request** (none, cancel, replace). A row of the journal
 (`order_events`) is written with every transition, in the same statement. What a signal leads to, and in which order:

@@ -15,7 +15,8 @@ Checks = Sequence[Sequence[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Root of all events. `source` is us | rest | stream | reconcile | replay | person; times are ns UTC, 0 = not known."""
+    """Root of all events. `source` is us | rest | stream | reconcile | replay | person; times are ns UTC, 0 = not
+    known."""
 
     event_id: str
     source: str = "us"
@@ -208,7 +209,28 @@ class ReplaceRefused(Event):
 
 
 EVENTS: tuple[type[Event], ...] = (
-    Denied, IntendedAndSent, Intended, Sent, Abandoned, Acked, Refused, Ambiguous, DuplicateId, Replayed, Reported,
-    FillSeen, Busted, SessionBroke, NotListed, FoundAbsent, Settled, CancelRequested, CancelAcked, CancelRefused,
-    RequestAmbiguous, ReplaceRequested, ReplaceAcked, ReplaceRefused,
-)  # fmt: skip
+    Denied,
+    IntendedAndSent,
+    Intended,
+    Sent,
+    Abandoned,
+    Acked,
+    Refused,
+    Ambiguous,
+    DuplicateId,
+    Replayed,
+    Reported,
+    FillSeen,
+    Busted,
+    SessionBroke,
+    NotListed,
+    FoundAbsent,
+    Settled,
+    CancelRequested,
+    CancelAcked,
+    CancelRefused,
+    RequestAmbiguous,
+    ReplaceRequested,
+    ReplaceAcked,
+    ReplaceRefused,
+)

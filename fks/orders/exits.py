@@ -1,9 +1,9 @@
 """An exit of one strategy instance, as a table: states, conditions, next states, actions.
 
-An exit lives until its instance is flat, what is left is dust, or a person ends it. Its protective legs are touched only
-when the close can go out now: they are checked as if they were gone, come down for one attempt, and go up again when the
-close could not be sent in time, was refused, or left a remainder (protection works in every state but CLEARING and CLOSING).
-A second attempt is made only after the first has provably ended.
+An exit lives until its instance is flat, what is left is dust, or a person ends it. Its protective legs are touched
+only when the close can go out now: they are checked as if they were gone, come down for one attempt, and go up again
+when the close could not be sent in time, was refused, or left a remainder (protection works in every state but CLEARING
+and CLOSING). A second attempt is made only after the first has provably ended.
 
     WAITING   the close cannot go now: nothing of the protection is touched
     CLEARING  the close can go: legs are being cancelled
@@ -74,7 +74,8 @@ class Exit:
 class Situation:
     """What the table's conditions look at, worked out once from the key's state and the facts.
 
-    `quantity`: what a close may sell or buy now, its own legs taken as gone; `postponed`: why none can go now, "" = it can.
+    `quantity`: what a close may sell or buy now, its own legs taken as gone; `postponed`: why none can go now, "" = it
+    can.
     """
 
     now_s: float

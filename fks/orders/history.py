@@ -1,8 +1,9 @@
 """Recorded histories of an order core: what it was given and what it commanded, one JSON object a line.
 
-The first line is a header: `{"format": "fks-order-history/1", "key", "limits"}`. Each further line has `ns` and `mono_s` of the
-moment, `facts` when they changed, `event` and `commands`. `replay` gives the same events to a new core, which must give
-the same commands: so a change of the core shows what it changes in runs that happened (tests/tapes/orders).
+The first line is a header: `{"format": "fks-order-history/1", "key", "limits"}`. Each further line has `ns` and
+`mono_s` of the moment, `facts` when they changed, `event` and `commands`. `replay` gives the same events to a new core,
+which must give the same commands: so a change of the core shows what it changes in runs that happened
+(tests/tapes/orders).
 """
 
 from __future__ import annotations

@@ -1,18 +1,21 @@
-"""Every order transition lives in this file; docs/orders.md is drawn from the table below, and nothing else moves an order.
+"""Every order transition lives in this file; docs/orders.md is drawn from the table below, and nothing else moves an
+order.
 
 How many machines are there? Two, side by side. The *state* says what is known of the order at the venue: thirteen of
-them, six open, seven terminal. The *request* says what we have asked of it meanwhile (cancel, replace): it is kept apart,
-because folding it into the state loses sight of what was filled.
+them, six open, seven terminal. The *request* says what we have asked of it meanwhile (cancel, replace): it is kept
+apart, because folding it into the state loses sight of what was filled.
 
-What is certain? INTENDED: no byte ever left, so it may still be sent. SENDING: bytes may have left; found in the journal
-by a later epoch it is UNKNOWN. UNKNOWN: sent, outcome unproven; it is asked about and never sent again, under any id.
-Terminal means that we stop sending and polling, never that we stop listening: a fill is a fact in every state.
+What is certain? INTENDED: no byte ever left, so it may still be sent. SENDING: bytes may have left; found in the
+journal by a later epoch it is UNKNOWN. UNKNOWN: sent, outcome unproven; it is asked about and never sent again, under
+any id. Terminal means that we stop sending and polling, never that we stop listening: a fill is a fact in every state.
 
 Who speaks? We do (deny, intend, send, abandon, cancel), the venue does (ack, refuse, report, fill, bust), silence does
-(ambiguous, absent, session broke), and a person may (settle). The venue speaks on two roads, its answers and its stream,
-which may overtake each other: so the order in which its words arrive must not matter. Three rules make that true:
+(ambiguous, absent, session broke), and a person may (settle). The venue speaks on two roads, its answers and its
+stream, which may overtake each other: so the order in which its words arrive must not matter. Three rules make that
+true:
 
-  * A report is a snapshot, a fill an increment. Only fills move `filled`; a report raises `reported_cum_qty`. While `reported_cum_qty`
+  * A report is a snapshot, a fill an increment. Only fills move `filled`; a report raises `reported_cum_qty`. While
+    `reported_cum_qty`
     is above `filled`, executions are missing and are fetched, and the instrument takes no new risk.
   * A fill that an ended order's last report had announced completes it without changing its state; one beyond that is
     late (row 36): it is booked, the order lives again, and the venue is asked what it now says.
@@ -167,7 +170,9 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(29, ANY - OPEN, e.CancelRequested, r.always, r.same, (), "nothing left to cancel"),
 )  # fmt: skip
 
-QUARANTINE = Row(42, ANY, e.Event, r.always, r.same, (A.PAGE,), "a pair not in this table: event kept, paged, nothing changed")
+QUARANTINE = Row(
+    42, ANY, e.Event, r.always, r.same, (A.PAGE,), "a pair not in this table: event kept, paged, nothing changed"
+)
 
 
 def _index(rows: Iterable[Row]) -> dict[tuple[State | None, type[e.Event]], tuple[Row, ...]]:
@@ -203,7 +208,8 @@ _VENUE_SPOKE = (e.Acked, e.Reported, e.FillSeen, e.CancelAcked)
 
 
 def _sent_ns(event: e.Event) -> int | None:
-    """Return when the first byte left, as far as the event knows: of an order found after a crash, when it was found."""
+    """Return when the first byte left, as far as the event knows: of an order found after a crash, when it was
+    found."""
     if isinstance(event, e.Acked | e.Refused | e.Ambiguous | e.DuplicateId):
         return event.sent_ns
     return event.recv_ns if isinstance(event, e.Replayed) else None

@@ -1,8 +1,8 @@
 """Events, commands and facts of the order core.
 
-The core of one position key (account, venue, symbol) takes one event and the facts of that moment, and returns commands.
-The driver carries them out and reports back with further events. All of them are plain values, so that a run can be
-recorded and replayed (tests/tapes/orders).
+The core of one position key (account, venue, symbol) takes one event and the facts of that moment, and returns
+commands. The driver carries them out and reports back with further events. All of them are plain values, so that a run
+can be recorded and replayed (tests/tapes/orders).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Facts:
     """What the rest of the system knows and this key's decisions need. A snapshot, given with each event.
 
     Units: `base_balance` in base: what the venue says the account holds of the symbol's base; None = not read.
-    `owned_elsewhere`: what positions in other symbols own of the same base. `instruments` and `marks` are of this symbol,
-    by exchange.
+    `owned_elsewhere`: what positions in other symbols own of the same base. `instruments` and `marks` are of this
+    symbol, by exchange.
     """
 
     can_commit: bool = True  # the lease is held and the journal takes commits
@@ -84,7 +84,8 @@ class Limits:
 # ── events ───────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, slots=True)
 class SignalReady:
-    """A signal waits for its outcome. `decided_ns` is its decision on the exchange's clock; `max_age_s` None = no limit."""
+    """A signal waits for its outcome. `decided_ns` is its decision on the exchange's clock; `max_age_s` None = no
+    limit."""
 
     signal: Signal
     decided_ns: int
@@ -118,8 +119,8 @@ class ResumedExit:
 class Restored:
     """What the journal says of the key at the start.
 
-    `orders`: open orders, and legs of any state whose parent still matters; `entries`: executed orders the positions are
-    made of, newest first.
+    `orders`: open orders, and legs of any state whose parent still matters; `entries`: executed orders the positions
+    are made of, newest first.
     """
 
     orders: tuple[Order, ...]
@@ -137,7 +138,8 @@ class EntryDone:
 
 @dataclass(frozen=True, slots=True)
 class CloseDone:
-    """The submission of a closing order ended. `code`: our own denial when it was not sent; `is_used`: its id was taken."""
+    """The submission of a closing order ended. `code`: our own denial when it was not sent; `is_used`: its id was
+    taken."""
 
     instance: str
     client_order_id: str
@@ -164,7 +166,8 @@ class PersonCancelled:
 
 @dataclass(frozen=True, slots=True)
 class Recheck:
-    """Something outside changed (a session is back, a kill was engaged or released, a sweep is done): look again now."""
+    """Something outside changed (a session is back, a kill was engaged or released, a sweep is done): look again
+    now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +176,17 @@ class Tick:
 
 
 Event = (
-    SignalReady | OrderChanged | PositionsChanged | Restored | EntryDone | CloseDone | ProtectionDone | PersonCancelled
-    | Recheck | Tick
-)  # fmt: skip
+    SignalReady
+    | OrderChanged
+    | PositionsChanged
+    | Restored
+    | EntryDone
+    | CloseDone
+    | ProtectionDone
+    | PersonCancelled
+    | Recheck
+    | Tick
+)
 
 
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────
@@ -215,7 +226,8 @@ class PlaceProtection:
     """Submit the protective legs of `parent` over `quantity`; report ProtectionDone.
 
     `waiting`: legs that are journaled and were never sent; without any, new ones of attempt `attempt` are made.
-    `is_refused_before`: the venue refused the last ones: when the market has passed a leg's price, it is closed at the market.
+    `is_refused_before`: the venue refused the last ones: when the market has passed a leg's price, it is closed at the
+    market.
     """
 
     parent: Order
@@ -285,6 +297,15 @@ class RaiseAlert:
 
 
 Command = (
-    SubmitEntry | SubmitClose | SubmitKill | PlaceProtection | CancelOrder | QueryOrder | AbandonOrder | FinishSignal
-    | DenySignal | RefreshBalances | RaiseAlert
-)  # fmt: skip
+    SubmitEntry
+    | SubmitClose
+    | SubmitKill
+    | PlaceProtection
+    | CancelOrder
+    | QueryOrder
+    | AbandonOrder
+    | FinishSignal
+    | DenySignal
+    | RefreshBalances
+    | RaiseAlert
+)

@@ -115,7 +115,9 @@ def is_old(order: Order, event: e.Event) -> bool:
         if order.state in LIVE:
             back = report.state is State.ACCEPTED and order.state is State.WORKING
             # below what an earlier report named, it is the older of the two, though the executions are not booked yet
-            return report.filled < max(order.filled, order.reported_cum_qty) or (back and report.time_ns < order.venue_time_ns)
+            return report.filled < max(order.filled, order.reported_cum_qty) or (
+                back and report.time_ns < order.venue_time_ns
+            )
         if order.state is State.FILLED:
             return True
         # the end of an order is the last thing its venue says: what has the same time came before it
@@ -189,7 +191,9 @@ def as_reported(order: Order, event: e.Event) -> Order:
         is_acknowledged=True,
     )
     if state is State.REJECTED:
-        return evolve(known, code=report.code or order.code, detail=report.detail or order.detail, refusal=report.refusal)
+        return evolve(
+            known, code=report.code or order.code, detail=report.detail or order.detail, refusal=report.refusal
+        )
     return known
 
 
@@ -260,9 +264,13 @@ def busted(order: Order, event: e.Event) -> Order:
     elif state is State.PARTIAL and filled == 0:
         state = State.WORKING
     return evolve(
-        order, state=state, filled=filled, reported_cum_qty=filled, is_overfilled=filled > order.quantity,
+        order,
+        state=state,
+        filled=filled,
+        reported_cum_qty=filled,
+        is_overfilled=filled > order.quantity,
         average_price=paid / filled if filled else None,
-    )  # fmt: skip
+    )
 
 
 def given_back(order: Order, event: e.Event) -> Order:
@@ -276,7 +284,10 @@ def settled(order: Order, event: e.Event) -> Order:
     settlement = cast(e.Settled, event)
     filled = order.filled if settlement.filled is None else max(settlement.filled, order.filled)
     return evolve(
-        order, state=settlement.outcome, detail=f"settled by {settlement.by}: {settlement.reason}", reported_cum_qty=filled
+        order,
+        state=settlement.outcome,
+        detail=f"settled by {settlement.by}: {settlement.reason}",
+        reported_cum_qty=filled,
     )
 
 

@@ -26,7 +26,8 @@ class SentIds:
     """Remembers which ids left, and decides which ones have to be looked up at the venue before they may."""
 
     def __init__(self, ask_before_ns: int = 0, *, sent_max: int = SENT_MAX) -> None:
-        """`ask_before_ns`: the time (ns UTC) of the last failover, or of the first start on this node; 0 = there was none."""
+        """`ask_before_ns`: the time (ns UTC) of the last failover, or of the first start on this node; 0 = there was
+        none."""
         self.ask_before_ns = ask_before_ns
         self._repeats_until_ns = ask_before_ns + round(REPEAT_S * _NS) if ask_before_ns else 0
         self._sent_max = sent_max
@@ -51,8 +52,8 @@ class SentIds:
     def answers_needed(self, order: Order, parent: Order | None, polls: int) -> int:
         """Return how many "not found" answers of the venue an order needs before its bytes may leave; 0 = none.
 
-        `polls` is the number that proves absence (C5), for an order that may have been sent shortly before the failover.
-        A leg is as old as its parent.
+        `polls` is the number that proves absence (C5), for an order that may have been sent shortly before the
+        failover. A leg is as old as its parent.
         """
         if not self.ask_before_ns:
             return 0

@@ -2,9 +2,9 @@
 
     check -> reserve and journal in one statement -> check again what may have changed -> send once -> classify
 
-Entries, exits, protection and kill orders all take it; the order manager journals in PostgreSQL, the guardian in its file.
-What differs is given: the checks, the journal, the venue. After an exception anywhere the journal says what is certain:
-INTENDED or nothing was never sent, SENDING may have been.
+Entries, exits, protection and kill orders all take it; the order manager journals in PostgreSQL, the guardian in its
+file. What differs is given: the checks, the journal, the venue. After an exception anywhere the journal says what is
+certain: INTENDED or nothing was never sent, SENDING may have been.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class SubmitPorts(Protocol):
     """What the protocol is given. Nothing here decides."""
 
     async def journal(self, submission: Submission) -> Journaled:
-        """Reserve and write the orders in one durable statement. Returns after the commit; waits while there is no journal."""
+        """Reserve and write the orders in one durable statement. Returns after the commit; waits while there is no
+        journal."""
         ...
 
     async def may_send(self, order: Order) -> Refuse | None:
@@ -74,7 +75,8 @@ class SubmitPorts(Protocol):
         ...
 
     async def left_before(self, orders: Sequence[Order]) -> Sequence[str | None]:
-        """Return for each order why its id may have left before, in this process or before a failover; None = it did not."""
+        """Return for each order why its id may have left before, in this process or before a failover; None = it did
+        not."""
         ...
 
     async def write(self, orders: Sequence[Order]) -> tuple[Sequence[Answer], int]:
@@ -100,7 +102,8 @@ class Submitter:
     async def submit(self, submission: Submission) -> Submitted:
         """Journal, check again, send once, classify. The caller has checked and reserved.
 
-        Guarantees: no byte leaves before the commit; an id that may have left before is UNKNOWN, and is not written again.
+        Guarantees: no byte leaves before the commit; an id that may have left before is UNKNOWN, and is not written
+        again.
         Errors: StaleEpochError when a newer epoch owns the journal.
         """
         self._at("place.before")
@@ -113,10 +116,15 @@ class Submitter:
     async def _send(self, submission: Submission, orders: tuple[Order, ...]) -> Submitted:
         reasons = await self._ports.left_before(orders)
         if any(reasons):
-            return Submitted(tuple([
-                await self._unknown(order, reason) if reason else await self._refuse(order, _SIBLING)
-                for order, reason in zip(orders, reasons, strict=True)
-            ]), refused=_SIBLING)  # fmt: skip
+            return Submitted(
+                tuple(
+                    [
+                        await self._unknown(order, reason) if reason else await self._refuse(order, _SIBLING)
+                        for order, reason in zip(orders, reasons, strict=True)
+                    ]
+                ),
+                refused=_SIBLING,
+            )
         refuse = await self._ports.may_send(orders[0]) or submission.recheck(orders[0])
         if refuse is not None:
             after = [await self._refuse(order, refuse) for order in orders]

@@ -1,1 +1,2 @@
-"""Portfolio: fills to positions, and nothing else to positions. Pure; in come fills, out come positions and realised profit."""
+"""Portfolio: fills to positions, and nothing else to positions. Pure; in come fills, out come positions and realised
+profit."""

@@ -1,8 +1,8 @@
 """Drift: what a venue holds for an account against what is expected there, asset by asset.
 
-Expected is the opening (what the account held before FKS) with what a person adopted, what executions of the account moved,
-less their fees, and what deposits and withdrawals moved. Executions that no order of ours explains are booked as external and
-count like the others; what is left is unexplained.
+Expected is the opening (what the account held before FKS) with what a person adopted, what executions of the account
+moved, less their fees, and what deposits and withdrawals moved. Executions that no order of ours explains are booked as
+external and count like the others; what is left is unexplained.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ DUST = Decimal("0.000001")
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """What executions on one side of a symbol moved, with the fees of one currency; sums over any number of executions."""
+    """What executions on one side of a symbol moved, with the fees of one currency; sums over any number of
+    executions."""
 
     symbol: str
     is_buy: bool
@@ -37,7 +38,11 @@ def moved_by(executed: Iterable[Executed], assets: Mapping[str, tuple[str, str]]
     for part in executed:
         base, quote = assets[part.symbol]
         sign = 1 if part.is_buy else -1
-        for asset, amount in ((base, sign * part.quantity), (quote, -sign * part.value), (part.fee_currency, -part.fee)):
+        for asset, amount in (
+            (base, sign * part.quantity),
+            (quote, -sign * part.value),
+            (part.fee_currency, -part.fee),
+        ):
             if asset and amount:
                 found[asset] = found.get(asset, _ZERO) + amount
     return found

@@ -1,9 +1,9 @@
 """Positions from fills, by average cost.
 
-The quantity of a position is what is really held: a fee taken in the base asset makes it smaller than the fill. Profit is
-realised at the average price of what is held, before fees; fees are summed beside it, in quote, a base fee at the price
-of its fill. So equity changes by `realized_pnl - fees` plus what is open, whatever asset the venue takes its fee in. A
-fee in a third asset moves neither; it stands on the execution alone.
+The quantity of a position is what is really held: a fee taken in the base asset makes it smaller than the fill. Profit
+is realised at the average price of what is held, before fees; fees are summed beside it, in quote, a base fee at the
+price of its fill. So equity changes by `realized_pnl - fees` plus what is open, whatever asset the venue takes its fee
+in. A fee in a third asset moves neither; it stands on the execution alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def net_quantity(side: Side, quantity: Decimal, fee: Decimal, fee_currency: str,
 def apply_fill(position: Position, fill: Fill, instrument: Instrument, *, is_new_entry: bool = False) -> Booking:
     """Return the position after `fill`, by average cost; a fill through zero closes, then opens at its own price.
 
-    `is_new_entry`: it is the first fill of an entry order, which counts in `entries`; below one lot step nothing counts.
+    `is_new_entry`: it is the first fill of an entry order, which counts in `entries`; below one lot step nothing
+    counts.
     """
     delta = net_quantity(fill.side, fill.quantity, fill.fee, fill.fee_currency, instrument)
     before, after = position.quantity, position.quantity + delta
@@ -92,7 +93,8 @@ def allocate(
 
 
 def share_of(fill: Fill, quantity: Decimal, taken: Decimal) -> Fill:
-    """Return the part of `fill` over `quantity`, with its part of the fee; the last part (`taken` included) takes the rest."""
+    """Return the part of `fill` over `quantity`, with its part of the fee; the last part (`taken` included) takes the
+    rest."""
     if quantity == fill.quantity:
         return fill
     fee_before = money(fill.fee * taken / fill.quantity)

@@ -1,8 +1,9 @@
 """Pre-trade checks: one table in the order of peers.md §5, the first failure wins.
 
 A check is a pure function of the intent and the view: None, or a Denial that says the limit, what was seen, and what
-would pass. An order that only reduces risk is denied by the marked codes alone, since a risk layer that holds a position
-open is worse than none; KILLED alone also stops a strategy's exits, because then the guardian does the closing.
+would pass. An order that only reduces risk is denied by the marked codes alone, since a risk layer that holds a
+position open is worse than none; KILLED alone also stops a strategy's exits, because then the guardian does the
+closing.
 """
 
 from __future__ import annotations
@@ -81,8 +82,10 @@ CHECKS: tuple[tuple[Code, Check], ...] = (
 
 #: Codes that are decided before an intent exists, and where. A meta test reads this and NOT_YET beside CHECKS.
 ELSEWHERE: dict[Code, str] = {
-    Code.SIGNAL_UNAPPROVED: "fks/store/sql/signals.sql: a pending signal is never claimed; it is approved, declined or expires",
-    Code.DUPLICATE_INTENT: "fks/store/sql/orders.sql: the client order id is the primary key; a repeat is answered with the first result",
+    Code.SIGNAL_UNAPPROVED: "fks/store/sql/signals.sql: a pending signal is never claimed; it is approved, declined "
+    "or expires",
+    Code.DUPLICATE_INTENT: "fks/store/sql/orders.sql: the client order id is the primary key; a repeat is answered "
+    "with the first result",
     Code.CLIENT_VALIDATION: "fks/venues: the client library refused it before any byte left",
 }
 #: Codes whose data or setting does not exist yet, and what they wait for.
@@ -124,7 +127,9 @@ def reduces(intent: Intent, view: View) -> bool:
     return held > 0 and intent.quantity <= held - view.pending(intent.symbol, intent.side)
 
 
-def check(intent: Intent, view: View, *, explain: bool = False, only: Collection[Code] | None = None) -> Approved | Denied:
+def check(
+    intent: Intent, view: View, *, explain: bool = False, only: Collection[Code] | None = None
+) -> Approved | Denied:
     """Return Approved, or Denied with the first failure; with `explain` every failure is listed in `all`.
 
     `only`: these checks and no others.
@@ -147,7 +152,8 @@ def check(intent: Intent, view: View, *, explain: bool = False, only: Collection
 
 
 def is_waived(code: Code, intent: Intent, view: View) -> bool:
-    """Return whether a failure does not stop an exit: it is warned of, capped or split instead (peers.md §5, amended)."""
+    """Return whether a failure does not stop an exit: it is warned of, capped or split instead (peers.md §5,
+    amended)."""
     if intent.role is not Role.EXIT:
         return False
     if code is Code.ACCOUNT_UNKNOWN:  # disabled

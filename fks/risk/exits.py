@@ -20,10 +20,18 @@ _LEGS = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
 
 
 def exit_quantity_allowed(
-    instance: str, *, buckets: Mapping[str, Decimal], orders: Iterable[Order], instrument: Instrument,
-    balance: Balance | None, owned_elsewhere: Decimal = _ZERO, can_short: bool = False, limit: Decimal | None = None,
-) -> Decimal:  # fmt: skip
-    """Return how much (base, on the market lot's grid) an exit of `instance` may close now, its own SL and TP taken as gone.
+    instance: str,
+    *,
+    buckets: Mapping[str, Decimal],
+    orders: Iterable[Order],
+    instrument: Instrument,
+    balance: Balance | None,
+    owned_elsewhere: Decimal = _ZERO,
+    can_short: bool = False,
+    limit: Decimal | None = None,
+) -> Decimal:
+    """Return how much (base, on the market lot's grid) an exit of `instance` may close now, its own SL and TP taken as
+    gone.
 
     It is the least of `limit` (what a resumed exit still has to close), what the instance holds beyond its own other
     closing orders, and on a spot venue what the venue has: its balance without what other instances and external
@@ -54,8 +62,8 @@ def exit_quantity_allowed(
 def split_at_lot(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ...]:
     """Return the quantities of the market orders that together close `quantity`: as few as the market lot allows.
 
-    They are as equal as the grid allows, so that no last one falls below the minimum. Empty when `quantity` is less than
-    one step.
+    They are as equal as the grid allows, so that no last one falls below the minimum. Empty when `quantity` is less
+    than one step.
     """
     lot = instrument.lot(is_market=True)
     steps = int((quantity / lot.step).to_integral_value(ROUND_FLOOR))
@@ -68,7 +76,8 @@ def split_at_lot(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ..
 
 
 def is_dust(quantity: Decimal, price: Decimal | None, instrument: Instrument) -> bool:
-    """Return whether no market order can close `quantity` (signed): below one step, the least lot, or the least notional.
+    """Return whether no market order can close `quantity` (signed): below one step, the least lot, or the least
+    notional.
 
     Without a price the notional is not judged: the quantity is then no dust while its lot is large enough.
     """

@@ -23,9 +23,14 @@ from fks.risk.view import View
 _HUGE = Decimal("1e30")
 #: settings that are an upper limit: closed, every value is beyond them
 _CLOSED = (
-    "feed_age_max_s", "price_band_pct", "notional_max_order", "exposure_max_instrument", "exposure_max_account",
-    "orders_open_max", "orders_per_minute",
-)  # fmt: skip
+    "feed_age_max_s",
+    "price_band_pct",
+    "notional_max_order",
+    "exposure_max_instrument",
+    "exposure_max_account",
+    "orders_open_max",
+    "orders_per_minute",
+)
 #: how a limit reads, by code; checks without an entry have none to show
 _LIMITS: dict[Code, Callable[[Intent, View], str]] = {
     Code.CLOCK_SKEW: lambda intent, view: f"{view.skew_limit_ms:.0f} ms",
@@ -40,7 +45,9 @@ _LIMITS: dict[Code, Callable[[Intent, View], str]] = {
     Code.ORDER_COUNT: lambda intent, view: str(view.limits.orders_open_max),
     Code.LOSS_DAY: lambda intent, view: f"{view.limits.loss_day_max} {view.currency}",
     Code.RATE_ACCOUNT: lambda intent, view: f"{view.limits.orders_per_minute} a minute",
-    Code.PYRAMIDING: lambda intent, view: f"{view.pyramiding} entries" if intent.role is Role.ENTRY and intent.instance else "",
+    Code.PYRAMIDING: lambda intent, view: (
+        f"{view.pyramiding} entries" if intent.role is Role.ENTRY and intent.instance else ""
+    ),
 }
 #: checks whose limit depends on what is held: a huge order makes them name it
 _BY_HOLDING = frozenset({Code.BALANCE, Code.SHORT_FORBIDDEN})
@@ -73,7 +80,8 @@ def explain(intent: Intent, view: View) -> list[CheckResult]:
 
 
 def as_payload(results: Iterable[CheckResult]) -> list[list[str]]:
-    """Return results as an order event keeps them: [code, outcome, limit, observed], without what passed and has no figure."""
+    """Return results as an order event keeps them: [code, outcome, limit, observed], without what passed and has no
+    figure."""
     return [
         [result.code.value, result.outcome.value, result.limit, result.observed]
         for result in results
@@ -109,7 +117,9 @@ def _result(code: Code, check: Check, intent: Intent, view: View, shut: View, is
         denial = check(intent, view)
         if denial is not None:
             is_exempt = (is_reduce_only and not applies(code, intent)) or is_waived(code, intent, view)
-            return CheckResult(code, Outcome.EXEMPT if is_exempt else Outcome.FAILED, rule, denial.limit, denial.observed)
+            return CheckResult(
+                code, Outcome.EXEMPT if is_exempt else Outcome.FAILED, rule, denial.limit, denial.observed
+            )
         limit, observed = _figures(code, check, intent, view, shut)
     except ArithmeticError:  # numbers outside any grid
         return CheckResult(code, Outcome.SKIPPED, rule)

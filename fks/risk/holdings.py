@@ -50,7 +50,8 @@ def coins_of_others(
 def entries_of(
     intent: Intent, position: Position, orders: Iterable[Order], instrument: Instrument, price: Decimal | None
 ) -> int:
-    """Return how many entries the instance has in the intent's direction: filled ones of its position, and open ones."""
+    """Return how many entries the instance has in the intent's direction: filled ones of its position, and open
+    ones."""
     opening = [
         order
         for order in orders

@@ -52,7 +52,9 @@ class Intent:
 _ROLES = {Kind.ENTER: Role.ENTRY, Kind.TARGET: Role.ENTRY, Kind.EXIT: Role.EXIT, Kind.ORDER: Role.ORDER}
 
 
-def intend_entry(signal: Signal, *, sizing: str, size: Decimal, instrument: Instrument, price: Decimal | None) -> Intent:
+def intend_entry(
+    signal: Signal, *, sizing: str, size: Decimal, instrument: Instrument, price: Decimal | None
+) -> Intent:
     """Return the intent of an ENTER signal. `price` sizes it when the signal carries no reference price.
 
     Errors: InputError PRICE_MISSING or SIZING_UNKNOWN, from sizing.
@@ -71,12 +73,23 @@ def intend_exit(signal: Signal, *, position: Decimal, instrument: Instrument, at
     if quantity == 0:
         return None
     return Intent(
-        intent_id=intent_id(signal.id), signal_id=signal.id, account_id=signal.account_id, venue=signal.venue,
-        exchange=signal.exchange, symbol=signal.symbol, instance=signal.instance, role=Role.EXIT,
-        side=Side.SELL if position > 0 else Side.BUY, type=OrderType.MARKET, time_in_force=TimeInForce.GTC,
-        quantity=quantity, reference_price=signal.reference_price, attempt=attempt,
-        is_by_person=signal.source.startswith("principal:"), trace_id=signal.trace_id,
-    )  # fmt: skip
+        intent_id=intent_id(signal.id),
+        signal_id=signal.id,
+        account_id=signal.account_id,
+        venue=signal.venue,
+        exchange=signal.exchange,
+        symbol=signal.symbol,
+        instance=signal.instance,
+        role=Role.EXIT,
+        side=Side.SELL if position > 0 else Side.BUY,
+        type=OrderType.MARKET,
+        time_in_force=TimeInForce.GTC,
+        quantity=quantity,
+        reference_price=signal.reference_price,
+        attempt=attempt,
+        is_by_person=signal.source.startswith("principal:"),
+        trace_id=signal.trace_id,
+    )
 
 
 def intend_order(signal: Signal) -> Intent:
@@ -94,14 +107,24 @@ def _intent(
 
     is_market = signal.type is OrderType.MARKET
     return Intent(
-        intent_id=intent_id(signal.id), signal_id=signal.id, account_id=signal.account_id, venue=signal.venue,
-        exchange=signal.exchange, symbol=signal.symbol, instance=signal.instance, role=_ROLES[signal.kind], side=side,
-        type=signal.type, time_in_force=signal.time_in_force, quantity=quantity,
+        intent_id=intent_id(signal.id),
+        signal_id=signal.id,
+        account_id=signal.account_id,
+        venue=signal.venue,
+        exchange=signal.exchange,
+        symbol=signal.symbol,
+        instance=signal.instance,
+        role=_ROLES[signal.kind],
+        side=side,
+        type=signal.type,
+        time_in_force=signal.time_in_force,
+        quantity=quantity,
         price=None if is_market else price(signal.limit_price, side),
         stop_price=None if is_market else price(signal.stop_price, side, is_stop=True),
         stop_loss=price(signal.stop_loss, side.opposite, is_stop=True),
         take_profit=price(signal.take_profit, side.opposite),
         reference_price=reference,
         valid_until_ns=signal.valid_until_ns,
-        is_by_person=signal.source.startswith("principal:"), trace_id=signal.trace_id,
-    )  # fmt: skip
+        is_by_person=signal.source.startswith("principal:"),
+        trace_id=signal.trace_id,
+    )

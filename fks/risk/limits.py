@@ -26,9 +26,12 @@ def guardian_down(intent: Intent, view: View) -> Denial | None:
     if view.is_guardian_alive:
         return None
     return Denial(
-        Code.GUARDIAN_DOWN, f"a heartbeat within {view.limits.guardian_age_max_s:g} s", "none", "guardian",
+        Code.GUARDIAN_DOWN,
+        f"a heartbeat within {view.limits.guardian_age_max_s:g} s",
+        "none",
+        "guardian",
         "see `fks status`; the supervisor starts it again",
-    )  # fmt: skip
+    )
 
 
 def escalated(intent: Intent, view: View) -> Denial | None:
@@ -38,14 +41,16 @@ def escalated(intent: Intent, view: View) -> Denial | None:
     name, why = view.escalated
     return Denial(
         Code.ESCALATED, "no escalation", why, name, f"see `fks events {name} --full`; `fks restart {name}` ends it"
-    )  # fmt: skip
+    )
 
 
 def not_leader(intent: Intent, view: View) -> Denial | None:
     """We hold the lease."""
     if view.is_leader:
         return None
-    return Denial(Code.NOT_LEADER, "the current epoch", "lease not held", "orders", "wait for the order manager in charge")
+    return Denial(
+        Code.NOT_LEADER, "the current epoch", "lease not held", "orders", "wait for the order manager in charge"
+    )
 
 
 def journal_down(intent: Intent, view: View) -> Denial | None:
@@ -60,13 +65,18 @@ def account_unknown(intent: Intent, view: View) -> Denial | None:
     account = view.account
     if view.account_refusal:
         return Denial(
-            Code.ACCOUNT_UNKNOWN, "a session of this account", view.account_refusal, f"account {intent.account_id}",
+            Code.ACCOUNT_UNKNOWN,
+            "a session of this account",
+            view.account_refusal,
+            f"account {intent.account_id}",
             "see fks accounts list and fks incidents",
-        )  # fmt: skip
+        )
     if account is not None and account.is_enabled and account.venue == intent.venue:
         return None
     seen = "unknown" if account is None else "disabled" if not account.is_enabled else f"trades on {account.venue}"
-    return Denial(Code.ACCOUNT_UNKNOWN, f"an account on {intent.venue}", seen, f"account {intent.account_id}", "see fks accounts")
+    return Denial(
+        Code.ACCOUNT_UNKNOWN, f"an account on {intent.venue}", seen, f"account {intent.account_id}", "see fks accounts"
+    )
 
 
 def unknown_order(intent: Intent, view: View) -> Denial | None:
@@ -75,9 +85,12 @@ def unknown_order(intent: Intent, view: View) -> Denial | None:
         if order.symbol == intent.symbol and (order.state is State.UNKNOWN or order.reported_cum_qty > order.filled):
             what = "is UNKNOWN" if order.state is State.UNKNOWN else "has executions that are not booked yet"
             return Denial(
-                Code.UNKNOWN_ORDER, "none", f"order {order.client_order_id} {what}", f"{intent.account_id} {intent.symbol}",
+                Code.UNKNOWN_ORDER,
+                "none",
+                f"order {order.client_order_id} {what}",
+                f"{intent.account_id} {intent.symbol}",
                 "wait until it is settled",
-            )  # fmt: skip
+            )
     return None
 
 
@@ -87,9 +100,12 @@ def incident_open(intent: Intent, view: View) -> Denial | None:
     for asset in () if instrument is None else (instrument.base, instrument.quote):
         if (incident := view.drifting.get(asset)) is not None:
             return Denial(
-                Code.INCIDENT_OPEN, "none", f"incident {incident}: the venue's {asset} is not what was expected",
-                f"account {intent.account_id} {asset}", f"see fks incidents list; close it: fks incidents close {incident}",
-            )  # fmt: skip
+                Code.INCIDENT_OPEN,
+                "none",
+                f"incident {incident}: the venue's {asset} is not what was expected",
+                f"account {intent.account_id} {asset}",
+                f"see fks incidents list; close it: fks incidents close {incident}",
+            )
     return None
 
 
@@ -108,7 +124,9 @@ def stale_decision(intent: Intent, view: View) -> Denial | None:
     age_s = (view.now_ns + int((view.venue.skew_ms or 0.0) * 1e6) - intent.decided_ns) / 1e9
     if age_s <= intent.max_age_s:
         return None
-    return Denial(Code.STALE_DECISION, f"{intent.max_age_s:g} s", f"decided {age_s:.1f} s ago", intent.symbol, "send a new one")
+    return Denial(
+        Code.STALE_DECISION, f"{intent.max_age_s:g} s", f"decided {age_s:.1f} s ago", intent.symbol, "send a new one"
+    )
 
 
 def balance(intent: Intent, view: View) -> Denial | None:
@@ -126,9 +144,12 @@ def balance(intent: Intent, view: View) -> Denial | None:
         return None
     others = f", {view.coins_of_others:f} belong to others" if view.coins_of_others else ""
     return Denial(
-        Code.BALANCE, f"{free:f} {currency} free of reservations{others}", f"{needed:f} needed",
-        f"account {intent.account_id}", "lower the size",
-    )  # fmt: skip
+        Code.BALANCE,
+        f"{free:f} {currency} free of reservations{others}",
+        f"{needed:f} needed",
+        f"account {intent.account_id}",
+        "lower the size",
+    )
 
 
 def _added(intent: Intent, view: View) -> Decimal:
@@ -146,9 +167,12 @@ def exposure_instrument(intent: Intent, view: View) -> Denial | None:
     if value <= limit:
         return None
     return Denial(
-        Code.EXPOSURE_INSTRUMENT, f"{limit} {view.currency}", f"{value.normalize():f}", intent.symbol,
+        Code.EXPOSURE_INSTRUMENT,
+        f"{limit} {view.currency}",
+        f"{value.normalize():f}",
+        intent.symbol,
         "lower the size or raise risk.exposure_max_instrument",
-    )  # fmt: skip
+    )
 
 
 def exposure_account(intent: Intent, view: View) -> Denial | None:
@@ -162,16 +186,21 @@ def exposure_account(intent: Intent, view: View) -> Denial | None:
     if value <= limit:
         return None
     return Denial(
-        Code.EXPOSURE_ACCOUNT, f"{limit} {view.currency}", f"{value.normalize():f}", f"account {intent.account_id}",
+        Code.EXPOSURE_ACCOUNT,
+        f"{limit} {view.currency}",
+        f"{value.normalize():f}",
+        f"account {intent.account_id}",
         "lower the size or raise risk.exposure_max_account",
-    )  # fmt: skip
+    )
 
 
 def order_count(intent: Intent, view: View) -> Denial | None:
     """There is room for one more open order, and at the exchange for it and for what will protect it."""
     limit, count = view.limits.orders_open_max, sum(not is_dormant(order) for order in view.open_orders)
     if count >= limit:
-        return Denial(Code.ORDER_COUNT, f"{limit}", f"{count} open", f"account {intent.account_id}", "cancel some orders")
+        return Denial(
+            Code.ORDER_COUNT, f"{limit}", f"{count} open", f"account {intent.account_id}", "cancel some orders"
+        )
     if view.instrument is None:
         return None
     open_, stops = _open_at_exchange(intent.symbol, view)
@@ -184,9 +213,12 @@ def order_count(intent: Intent, view: View) -> Denial | None:
     ):
         if most is not None and plus and have + plus > most:
             return Denial(
-                Code.ORDER_COUNT, f"{most} {what} at the exchange", f"{have} open or reserved, {plus} more", intent.symbol,
+                Code.ORDER_COUNT,
+                f"{most} {what} at the exchange",
+                f"{have} open or reserved, {plus} more",
+                intent.symbol,
                 "cancel some orders, or enter without protection of its own",
-            )  # fmt: skip
+            )
     return None
 
 
@@ -201,15 +233,19 @@ def _open_at_exchange(symbol: str, view: View) -> tuple[int, int]:
 
 
 def loss_day(intent: Intent, view: View) -> Denial | None:
-    """The trading day's loss, realised and open and with all fees, is within its limit; once it was not, until the day's end."""
+    """The trading day's loss, realised and open and with all fees, is within its limit; once it was not, until the
+    day's end."""
     limit, loss = view.limits.loss_day_max, view.loss_today
     if loss < limit:
         return None
     begins = f"{view.limits.day_start_hour:02d}:00 {view.limits.day_zone}"
     return Denial(
-        Code.LOSS_DAY, f"{limit} {view.currency}", f"{loss.normalize():f} lost today", f"account {intent.account_id}",
+        Code.LOSS_DAY,
+        f"{limit} {view.currency}",
+        f"{loss.normalize():f} lost today",
+        f"account {intent.account_id}",
         f"wait for the next trading day (it begins at {begins})",
-    )  # fmt: skip
+    )
 
 
 def pyramiding(intent: Intent, view: View) -> Denial | None:
@@ -217,9 +253,12 @@ def pyramiding(intent: Intent, view: View) -> Denial | None:
     if intent.role is not Role.ENTRY or not intent.instance or view.entries < view.pyramiding:
         return None
     return Denial(
-        Code.PYRAMIDING, f"{view.pyramiding} entries", f"{view.entries} held or open", f"{intent.instance} {intent.symbol}",
+        Code.PYRAMIDING,
+        f"{view.pyramiding} entries",
+        f"{view.entries} held or open",
+        f"{intent.instance} {intent.symbol}",
         "exit first, or raise the instance's pyramiding",
-    )  # fmt: skip
+    )
 
 
 def rate_account(intent: Intent, view: View) -> Denial | None:
@@ -227,7 +266,9 @@ def rate_account(intent: Intent, view: View) -> Denial | None:
     limit, count = view.limits.orders_per_minute, view.orders_last_minute
     if count < limit:
         return None
-    return Denial(Code.RATE_ACCOUNT, f"{limit} a minute", f"{count}", f"account {intent.account_id}", "send fewer orders")
+    return Denial(
+        Code.RATE_ACCOUNT, f"{limit} a minute", f"{count}", f"account {intent.account_id}", "send fewer orders"
+    )
 
 
 def rate_venue(intent: Intent, view: View) -> Denial | None:
@@ -236,9 +277,12 @@ def rate_venue(intent: Intent, view: View) -> Denial | None:
     if wait_s <= WAIT_MAX_S:
         return None
     return Denial(
-        Code.RATE_VENUE, f"room within {WAIT_MAX_S:g} s", f"none for {wait_s:.1f} s", intent.venue,
+        Code.RATE_VENUE,
+        f"room within {WAIT_MAX_S:g} s",
+        f"none for {wait_s:.1f} s",
+        intent.venue,
         "send fewer orders, or ask the exchange less from this address",
-    )  # fmt: skip
+    )
 
 
 def self_trade(intent: Intent, view: View) -> Denial | None:
@@ -251,9 +295,12 @@ def self_trade(intent: Intent, view: View) -> Denial | None:
         mine = intent.price if intent.price is not None else None
         if mine is None or (mine - order.price) * intent.side.sign >= 0:
             return Denial(
-                Code.SELF_TRADE, "no own order in the way", f"order {order.client_order_id} rests at {order.price:f}",
-                intent.symbol, "cancel it first",
-            )  # fmt: skip
+                Code.SELF_TRADE,
+                "no own order in the way",
+                f"order {order.client_order_id} rests at {order.price:f}",
+                intent.symbol,
+                "cancel it first",
+            )
     return None
 
 
@@ -267,7 +314,11 @@ def short_forbidden(intent: Intent, view: View) -> Denial | None:
     if intent.quantity <= free:
         return None
     return Denial(
-        Code.SHORT_FORBIDDEN, f"{max(free, _ZERO):f} held", f"{intent.quantity:f} sold", intent.symbol, "sell at most what is held"
+        Code.SHORT_FORBIDDEN,
+        f"{max(free, _ZERO):f} held",
+        f"{intent.quantity:f} sold",
+        intent.symbol,
+        "sell at most what is held",
     )
 
 

@@ -17,7 +17,13 @@ def clock_skew(intent: Intent, view: View) -> Denial | None:
     if venue.skew_ms is not None and venue.skew_age_s <= SKEW_AGE_MAX_S and abs(venue.skew_ms) <= limit:
         return None
     seen = "never measured" if venue.skew_ms is None else f"{venue.skew_ms:.0f} ms, {venue.skew_age_s:.0f} s ago"
-    return Denial(Code.CLOCK_SKEW, f"{limit:.0f} ms, at most {SKEW_AGE_MAX_S:.0f} s old", seen, intent.venue, "set the clock (NTP)")
+    return Denial(
+        Code.CLOCK_SKEW,
+        f"{limit:.0f} ms, at most {SKEW_AGE_MAX_S:.0f} s old",
+        seen,
+        intent.venue,
+        "set the clock (NTP)",
+    )
 
 
 def venue_down(intent: Intent, view: View) -> Denial | None:
@@ -38,12 +44,16 @@ def instrument_unknown(intent: Intent, view: View) -> Denial | None:
     """There is fresh metadata: tick, step and minima are needed."""
     instrument = view.instrument
     if instrument is None:
-        return Denial(Code.INSTRUMENT_UNKNOWN, "metadata", "none", intent.symbol, "let the collector load its instruments")
+        return Denial(
+            Code.INSTRUMENT_UNKNOWN, "metadata", "none", intent.symbol, "let the collector load its instruments"
+        )
     hours = (view.now_ns - instrument.updated_ns) / _HOUR_NS
     if instrument.updated_ns == 0 or hours <= view.limits.instrument_age_max_h:
         return None
     limit = f"{view.limits.instrument_age_max_h:g} h old"
-    return Denial(Code.INSTRUMENT_UNKNOWN, limit, f"{hours:.1f} h", intent.symbol, "let the collector reload its instruments")
+    return Denial(
+        Code.INSTRUMENT_UNKNOWN, limit, f"{hours:.1f} h", intent.symbol, "let the collector reload its instruments"
+    )
 
 
 def instrument_halted(intent: Intent, view: View) -> Denial | None:
@@ -81,6 +91,9 @@ def price_missing(intent: Intent, view: View) -> Denial | None:
     if not missing:
         return None
     return Denial(
-        Code.PRICE_MISSING, f"prices that value everything in {view.currency}", f"no price of {', '.join(missing)}",
-        f"account {intent.account_id}", "collect a pair that prices it, at most one currency between (fks assets add)",
-    )  # fmt: skip
+        Code.PRICE_MISSING,
+        f"prices that value everything in {view.currency}",
+        f"no price of {', '.join(missing)}",
+        f"account {intent.account_id}",
+        "collect a pair that prices it, at most one currency between (fks assets add)",
+    )

@@ -19,7 +19,8 @@ def worst_price(intent: Intent, view: View) -> Decimal:
 
 
 def type_unsupported(intent: Intent, view: View) -> Denial | None:
-    """The venue and the instrument allow the type and the time in force, and the order carries the prices its type needs."""
+    """The venue and the instrument allow the type and the time in force, and the order carries the prices its type
+    needs."""
     can = view.venue.capabilities
     wanted = f"{intent.type.value} {intent.time_in_force.value}"
     if intent.type not in can.types or intent.time_in_force not in can.times_in_force:
@@ -28,12 +29,18 @@ def type_unsupported(intent: Intent, view: View) -> Denial | None:
     allowed = view.instrument.order_types if view.instrument is not None else frozenset()
     if allowed and intent.type.value not in allowed:
         return Denial(
-            Code.TYPE_UNSUPPORTED, ", ".join(sorted(allowed)), wanted, intent.symbol, "use an order type the exchange allows here"
+            Code.TYPE_UNSUPPORTED,
+            ", ".join(sorted(allowed)),
+            wanted,
+            intent.symbol,
+            "use an order type the exchange allows here",
         )
     needs_price = intent.type in (OrderType.LIMIT, OrderType.STOP_LIMIT, OrderType.TAKE_PROFIT)
     needs_stop = intent.type in (OrderType.STOP, OrderType.STOP_LIMIT)
     if needs_price != (intent.price is not None) or needs_stop != (intent.stop_price is not None):
-        need = " and ".join([*(["price"] if needs_price else []), *(["stop_price"] if needs_stop else [])]) or "no price"
+        need = (
+            " and ".join([*(["price"] if needs_price else []), *(["stop_price"] if needs_stop else [])]) or "no price"
+        )
         return Denial(Code.TYPE_UNSUPPORTED, f"{intent.type.value} takes {need}", wanted, intent.symbol, f"give {need}")
     return None
 
@@ -58,19 +65,28 @@ def price_band(intent: Intent, view: View) -> Denial | None:
         away = abs(intent.price - view.mark) / view.mark * 100
         if away > view.limits.price_band_pct:
             return Denial(
-                Code.PRICE_BAND, f"{view.limits.price_band_pct} % from the mark {view.mark:f}",
-                f"{intent.price:f} is {away:.2f} % away", intent.symbol, "move the price or raise risk.price_band_pct",
-            )  # fmt: skip
+                Code.PRICE_BAND,
+                f"{view.limits.price_band_pct} % from the mark {view.mark:f}",
+                f"{intent.price:f} is {away:.2f} % away",
+                intent.symbol,
+                "move the price or raise risk.price_band_pct",
+            )
     band = None if view.instrument is None else view.instrument.percent_price
     if band is None:
         return None
-    for name, value, side in (("price", intent.price, intent.side), ("take_profit", intent.take_profit, intent.side.opposite)):
+    for name, value, side in (
+        ("price", intent.price, intent.side),
+        ("take_profit", intent.take_profit, intent.side.opposite),
+    ):
         low, high = (factor * view.mark for factor in band.range(side.value))
         if value is not None and not low <= value <= high:
             return Denial(
-                Code.PRICE_BAND, f"{low.normalize():f} to {high.normalize():f} at the exchange (percent price)",
-                f"{name} {value:f}", intent.symbol, f"move {name} nearer to the mark {view.mark:f}",
-            )  # fmt: skip
+                Code.PRICE_BAND,
+                f"{low.normalize():f} to {high.normalize():f} at the exchange (percent price)",
+                f"{name} {value:f}",
+                intent.symbol,
+                f"move {name} nearer to the mark {view.mark:f}",
+            )
     return None
 
 
@@ -80,24 +96,30 @@ def stop_wrong_side(intent: Intent, view: View) -> Denial | None:
     if intent.stop_price is not None and view.mark is not None and (intent.stop_price - view.mark) * sign <= 0:
         where = "above" if sign > 0 else "below"
         return Denial(
-            Code.STOP_WRONG_SIDE, f"{where} the mark {view.mark:f}", f"stop_price {intent.stop_price:f}", intent.symbol,
+            Code.STOP_WRONG_SIDE,
+            f"{where} the mark {view.mark:f}",
+            f"stop_price {intent.stop_price:f}",
+            intent.symbol,
             f"put the stop {where} the mark, or use a market order",
-        )  # fmt: skip
+        )
     # a strategy's levels are judged at the price it decided on, as in a backtest (G6); a person's at the mark
     entry = intent.price or intent.stop_price or intent.reference_price or view.mark
     for name, value, side in (("stop_loss", intent.stop_loss, -sign), ("take_profit", intent.take_profit, sign)):
         if value is not None and entry is not None and (value - entry) * side <= 0:
             where = "above" if side > 0 else "below"
             return Denial(
-                Code.STOP_WRONG_SIDE, f"{where} the entry {entry:f}", f"{name} {value:f}", intent.symbol,
+                Code.STOP_WRONG_SIDE,
+                f"{where} the entry {entry:f}",
+                f"{name} {value:f}",
+                intent.symbol,
                 f"put {name} {where} the entry",
-            )  # fmt: skip
+            )
     return None
 
 
 def _lot(intent: Intent, view: View) -> Lot:
-    """Return the lot that the order must keep to. A stop becomes a market order when it triggers, so that lot counts too,
-    and the one that protects an entry has its quantity."""
+    """Return the lot that the order must keep to. A stop becomes a market order when it triggers, so that lot counts
+    too, and the one that protects an entry has its quantity."""
     assert view.instrument is not None
     is_market = intent.type in (OrderType.MARKET, OrderType.STOP) or intent.stop_loss is not None
     return view.instrument.lot(is_market=is_market)
@@ -140,7 +162,13 @@ def notional_min(intent: Intent, view: View) -> Denial | None:
     is_exempt = intent.type is OrderType.MARKET and not view.instrument.is_notional_min_for_market
     if value >= least or is_exempt:
         return None
-    return Denial(Code.NOTIONAL_MIN, f"at least {least} {view.instrument.quote}", f"{value.normalize():f}", intent.symbol, "raise the size")
+    return Denial(
+        Code.NOTIONAL_MIN,
+        f"at least {least} {view.instrument.quote}",
+        f"{value.normalize():f}",
+        intent.symbol,
+        "raise the size",
+    )
 
 
 def notional_max_order(intent: Intent, view: View) -> Denial | None:
@@ -153,9 +181,12 @@ def notional_max_order(intent: Intent, view: View) -> Denial | None:
     if value <= most:
         return None
     return Denial(
-        Code.NOTIONAL_MAX_ORDER, f"{most} {view.currency}", f"{value.normalize():f}", intent.symbol,
+        Code.NOTIONAL_MAX_ORDER,
+        f"{most} {view.currency}",
+        f"{value.normalize():f}",
+        intent.symbol,
         "lower the size or raise risk.notional_max_order",
-    )  # fmt: skip
+    )
 
 
 def no_protection(intent: Intent, view: View) -> Denial | None:
@@ -166,14 +197,24 @@ def no_protection(intent: Intent, view: View) -> Denial | None:
         wanted.append(OrderType.TAKE_PROFIT)
     for kind in wanted:
         if kind not in can.types:
-            return Denial(Code.NO_PROTECTION, f"a venue with {kind.value} orders", intent.venue, intent.symbol, "drop SL and TP")
+            return Denial(
+                Code.NO_PROTECTION, f"a venue with {kind.value} orders", intent.venue, intent.symbol, "drop SL and TP"
+            )
         if instrument is not None and instrument.order_types and kind.value not in instrument.order_types:
             return Denial(
-                Code.NO_PROTECTION, f"{kind.value} orders", f"not allowed in {intent.symbol}", intent.symbol, "drop SL and TP"
+                Code.NO_PROTECTION,
+                f"{kind.value} orders",
+                f"not allowed in {intent.symbol}",
+                intent.symbol,
+                "drop SL and TP",
             )
     is_pair = intent.stop_loss is not None and intent.take_profit is not None
     if is_pair and can.has_oco and instrument is not None and not instrument.has_oco:
         return Denial(
-            Code.NO_PROTECTION, "OCO orders for SL and TP together", f"not allowed in {intent.symbol}", intent.symbol, "drop the TP"
+            Code.NO_PROTECTION,
+            "OCO orders for SL and TP together",
+            f"not allowed in {intent.symbol}",
+            intent.symbol,
+            "drop the TP",
         )
     return None

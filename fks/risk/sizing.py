@@ -23,19 +23,19 @@ def entry_quantity(sizing: str, size: Decimal, reference_price: Decimal, instrum
     if sizing == "quantity":
         return instrument.round_quantity(size)
     if sizing != "notional":
-        raise InputError(
-            f"unknown sizing {sizing!r}", code="SIZING_UNKNOWN", remedy=f"use one of {' '.join(SIZINGS)}"
-        )
+        raise InputError(f"unknown sizing {sizing!r}", code="SIZING_UNKNOWN", remedy=f"use one of {' '.join(SIZINGS)}")
     if not reference_price > 0:
         raise InputError(
             f"no price to size {instrument.symbol} against: {reference_price}",
-            code="PRICE_MISSING", remedy="give a positive reference price",
-        )  # fmt: skip
+            code="PRICE_MISSING",
+            remedy="give a positive reference price",
+        )
     # Integer division by the price of one step: no quotient is ever rounded up to one step too many.
     step_price = reference_price * instrument.lot_step * instrument.multiplier
     return (size // step_price) * instrument.lot_step
 
 
 def exit_quantity(position: Decimal, instrument: Instrument) -> Decimal:
-    """Return the quantity (base, on the lot grid) that closes `position` (signed); what is below one step stays as dust."""
+    """Return the quantity (base, on the lot grid) that closes `position` (signed); what is below one step stays as
+    dust."""
     return instrument.round_quantity(abs(position))

@@ -72,7 +72,8 @@ def day_start_ns(now_ns: int, zone: str, hour: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What a day's executions in one symbol moved: base bought less sold (net of base fees), quote received less paid."""
+    """What a day's executions in one symbol moved: base bought less sold (net of base fees), quote received less
+    paid."""
 
     quantity: Decimal = _ZERO
     cash: Decimal = _ZERO
@@ -80,7 +81,8 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class DayFlows:
-    """A day's executions of one account: flows by symbol, and fees by currency that were not taken from the base bought."""
+    """A day's executions of one account: flows by symbol, and fees by currency that were not taken from the base
+    bought."""
 
     flows: Mapping[str, Flow] = field(default_factory=dict)
     fees: Mapping[str, Decimal] = field(default_factory=dict)
@@ -94,7 +96,8 @@ class DayFlows:
     def with_turnover(
         self, instrument: Instrument, side: Side, quantity: Decimal, value: Decimal, fee: Decimal, fee_currency: str
     ) -> DayFlows:
-        """Return the flows with executions on one side. Units: `quantity` base, `value` = sum of quantity times price."""
+        """Return the flows with executions on one side. Units: `quantity` base, `value` = sum of quantity times
+        price."""
         old = self.flows.get(instrument.symbol, Flow())
         moved = Flow(
             old.quantity + net_quantity(side, quantity, fee, fee_currency, instrument),
@@ -115,9 +118,12 @@ class DayProfit:
 
 
 def day_profit(
-    positions: Mapping[str, Decimal], day: DayFlows, instruments: Mapping[str, Instrument],
-    prices: Mapping[str, Decimal], start_prices: Mapping[str, Decimal],
-) -> DayProfit:  # fmt: skip
+    positions: Mapping[str, Decimal],
+    day: DayFlows,
+    instruments: Mapping[str, Instrument],
+    prices: Mapping[str, Decimal],
+    start_prices: Mapping[str, Decimal],
+) -> DayProfit:
     """Return realised profit, the change of open profit since the day's start, and all fees, by currency.
 
     They are one sum: what is held now at its price now, less what was held at the start at its price then, plus the

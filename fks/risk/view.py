@@ -34,11 +34,12 @@ class VenueView:
 class View:
     """Everything the checks may know. Units: prices in quote, `position` and `held` in base, signed.
 
-    `position` is the sum over our instances, `held` also counts what fills of ours do not explain, `own` is the intent's
-    instance alone (None: not known); `exposures` are absolute values of our positions in the account's currency by
-    symbol, `rates` what one unit of a currency is worth in it, `unvalued` the symbols and currencies that have no price;
-    `loss_today` is the day's loss in it, its greatest once that reached the limit; `coins_of_others` is how much of the
-    currency that the intent spends belongs to others; `open_orders` are all orders of the account that may still fill.
+    `position` is the sum over our instances, `held` also counts what fills of ours do not explain, `own` is the
+    intent's instance alone (None: not known); `exposures` are absolute values of our positions in the account's
+    currency by symbol, `rates` what one unit of a currency is worth in it, `unvalued` the symbols and currencies that
+    have no price; `loss_today` is the day's loss in it, its greatest once that reached the limit; `coins_of_others` is
+    how much of the currency that the intent spends belongs to others; `open_orders` are all orders of the account that
+    may still fill.
     """
 
     now_ns: int
@@ -85,7 +86,8 @@ class View:
         return Decimal(1) if currency == self.currency else self.rates.get(currency)
 
     def value_of(self, order: Order) -> Decimal | None:
-        """Return the worst cost of what an open order may still fill, in the account's currency; None without a rate."""
+        """Return the worst cost of what an open order may still fill, in the account's currency; None without a
+        rate."""
         instrument = self.listed(order.symbol)
         rate = None if instrument is None else self.rate(instrument.quote)
         if instrument is None or rate is None:
@@ -100,9 +102,12 @@ class View:
         return known
 
     def price_of(self, order: Order) -> Decimal:
-        """Return the worst price (quote) an open order may cost: its limit, its stop, or the mark; 0 when none is known."""
+        """Return the worst price (quote) an open order may cost: its limit, its stop, or the mark; 0 when none is
+        known."""
         is_here = self.instrument is None or self.instrument.symbol == order.symbol
-        return order.price or order.stop_price or self.marks.get(order.symbol) or (self.mark if is_here else None) or _ZERO
+        return (
+            order.price or order.stop_price or self.marks.get(order.symbol) or (self.mark if is_here else None) or _ZERO
+        )
 
     def reserved(self, currency: str) -> Decimal:
         """Return what open orders may still spend of `currency`: quote of buys, base of sells; an OCO counts once."""

@@ -68,12 +68,18 @@ class Admin:
     async def _info(self, _request: web.Request) -> object:
         exchange = self._exchange
         return {
-            "seed": exchange.options.seed, "network_epoch": exchange.network_epoch, "symbols": list(exchange.desks), "fills": exchange.options.fills,
-            "mode": "tape" if exchange.pace is not None else "generated", "server_time": exchange.wall_ms(),
-            "market_time": {s: d.market.now_ms for s, d in exchange.desks.items()}, "sockets": len(self._doors.sockets),
-            "user_streams": len(exchange.users.sockets()), "fault_kinds": KINDS,
+            "seed": exchange.options.seed,
+            "network_epoch": exchange.network_epoch,
+            "symbols": list(exchange.desks),
+            "fills": exchange.options.fills,
+            "mode": "tape" if exchange.pace is not None else "generated",
+            "server_time": exchange.wall_ms(),
+            "market_time": {s: d.market.now_ms for s, d in exchange.desks.items()},
+            "sockets": len(self._doors.sockets),
+            "user_streams": len(exchange.users.sockets()),
+            "fault_kinds": KINDS,
             "settings": list(Options.__dataclass_fields__),
-        }  # fmt: skip
+        }
 
     async def _received(self, request: web.Request) -> object:
         """Return the log: path=, method=, since= (ms), client_order_id=, after= (seq), all=1, limit=."""
@@ -113,12 +119,16 @@ class Admin:
         kind, asset = body.get("kind"), str(body.get("asset", "")).upper()
         if kind not in ("deposit", "withdrawal") or not asset:
             raise InputError(
-                "a transfer has a kind and an asset", code="INVALID", remedy='send {"kind": "deposit", "asset": "BTC", "amount": "1"}'
+                "a transfer has a kind and an asset",
+                code="INVALID",
+                remedy='send {"kind": "deposit", "asset": "BTC", "amount": "1"}',
             )
         try:
             amount, fee = parse(str(body.get("amount", ""))), parse(str(body.get("fee", "0")))
         except ValueError as error:
-            raise InputError("amount or fee is no plain decimal", code="INVALID", remedy='send "amount": "1.5"') from error
+            raise InputError(
+                "amount or fee is no plain decimal", code="INVALID", remedy='send "amount": "1.5"'
+            ) from error
         try:
             number = self._exchange.engine.transfer(
                 str(kind), asset, amount, fee, is_listed=body.get("is_listed", True) is not False
@@ -131,14 +141,15 @@ class Admin:
         """Return what is true now, for one who looks often: balances, open orders, fills made `since` (ms)."""
         exchange, since = self._exchange, _whole(request.query.get("since", "0"), "since")
         return {
-            "time": exchange.wall_ms(), "balances": exchange.engine.ledger.rows(),
+            "time": exchange.wall_ms(),
+            "balances": exchange.engine.ledger.rows(),
             "open_orders": [order.row() for desk in exchange.desks.values() for order in desk.orders.values()],
             "fills": [
                 fill.row() | {"wallTime": fill.wall_ms, "clientOrderId": client_id}
                 for fill, client_id in exchange.store.fills_since(since)
             ],
             "prices": {name: show(desk.market.last_price) for name, desk in exchange.desks.items()},
-        }  # fmt: skip
+        }
 
     async def _faults(self, _request: web.Request) -> object:
         return self._exchange.faults.rows()
@@ -182,9 +193,13 @@ class Admin:
         if pace is None:
             raise InputError("there is no tape", code="NO_TAPE", status=409, remedy="start with --tape PATH")
         return {
-            "row": pace.row, "rows": len(pace.grid), "time": int(pace.grid[pace.row]), "market_time": pace.now_ms,
-            "ended": pace.is_ended, "hold": pace.hold,
-        }  # fmt: skip
+            "row": pace.row,
+            "rows": len(pace.grid),
+            "time": int(pace.grid[pace.row]),
+            "market_time": pace.now_ms,
+            "ended": pace.is_ended,
+            "hold": pace.hold,
+        }
 
     async def _advance(self, request: web.Request) -> object:
         """Complete `bars` bars, the open one first; answer when every frame is written."""
@@ -212,7 +227,12 @@ def _logged(row: dict[str, object]) -> dict[str, object]:
     made = [params[name] for name in NEW_ID_NAMES if name in params]
     rest = AS_REST.get(str(row["path"]))
     place = {"method": rest[0], "path": rest[1], "socket_method": row["path"]} if rest is not None else {}
-    return {"time": iso(time_ms * 1_000_000), "time_ms": time_ms} | row | place | {"client_order_ids": made, "params": params}
+    return (
+        {"time": iso(time_ms * 1_000_000), "time_ms": time_ms}
+        | row
+        | place
+        | {"client_order_ids": made, "params": params}
+    )
 
 
 async def _json(request: web.Request) -> dict[str, object]:

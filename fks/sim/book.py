@@ -1,4 +1,5 @@
-"""The order book of one market: levels of lots around the last trade, a function of (market, price, time), plus our orders.
+"""The order book of one market: levels of lots around the last trade, a function of (market, price, time), plus our
+orders.
 
 Levels lie on a coarse grid so that they stay where they are while the price moves through them; each changes its size
 every few seconds. What our orders took from a level is missing from it for a moment.

@@ -71,9 +71,12 @@ async def answer(exchange: Exchange, call: Call) -> Reply:
         exchange.wall_ms(), call.method, call.path, ids[0] if ids else "", orjson.dumps(shown).decode(), bool(security)
     )
     at = Target(
-        path=call.path, method=call.method, symbol=shown.get("symbol", ""), client_order_id=ids[0] if ids else "",
+        path=call.path,
+        method=call.method,
+        symbol=shown.get("symbol", ""),
+        client_order_id=ids[0] if ids else "",
         rest=AS_REST.get(call.path),
-    )  # fmt: skip
+    )
     if (ban := exchange.faults.holds("ban", exchange.clock.monotonic(), at)) is not None:
         exchange.store.note_outcome(seq, "fault:ban")
         return _banned(exchange, ban)
@@ -167,17 +170,23 @@ async def _before(exchange: Exchange, fault: Fault) -> Reply | None:
         await asyncio.sleep(3600 if seconds is None else seconds)
     if kind in ("drop", "hang", "disconnect", "reset"):
         return Reply(0, None, how="reset" if kind in ("disconnect", "reset") else "cut")
-    html = {"html_200": (200, b"Please wait"), "html_502": (502, b"502 Bad Gateway"),
-            "http_500": (500, b"500 Internal Server Error"), "503": (503, b"503 Service Unavailable")}  # fmt: skip
+    html = {
+        "html_200": (200, b"Please wait"),
+        "html_502": (502, b"502 Bad Gateway"),
+        "http_500": (500, b"500 Internal Server Error"),
+        "503": (503, b"503 Service Unavailable"),
+    }
     if kind in html:
         status, title = html[kind]
         return Reply(status, None, {"Content-Type": "text/html"}, raw=_HTML % (title, title))
     errors = {
-        "504_1007": lambda: refusal("timeout"), "busy_1008": lambda: refusal("busy"), "skew": lambda: refusal("skewed"),
+        "504_1007": lambda: refusal("timeout"),
+        "busy_1008": lambda: refusal("busy"),
+        "skew": lambda: refusal("skewed"),
         "429": lambda: exchange.limits.too_much(int(seconds or 1)),
         "418": lambda: exchange.limits.banned(exchange.wall_ms() + int((seconds or 120) * 1000), exchange.wall_ms()),
         "error": lambda: ApiError(int(fault.code), str(fault.msg), status=int(fault.status)),
-    }  # fmt: skip
+    }
     error = errors[kind]()
     return Reply(error.status, error.body(), error.headers)
 

@@ -53,6 +53,12 @@ class Desk:
     def aggregate(self, trade: Trade) -> dict[str, object]:
         """Return a trade as `aggTrades` shows it."""
         return {
-            "a": trade.id, "p": self.market.price(trade.price), "q": self.market.quantity(trade.lots),
-            "f": trade.id + RAW_OFFSET, "l": trade.id + RAW_OFFSET, "T": trade.time_ms, "m": trade.is_maker, "M": True,
-        }  # fmt: skip
+            "a": trade.id,
+            "p": self.market.price(trade.price),
+            "q": self.market.quantity(trade.lots),
+            "f": trade.id + RAW_OFFSET,
+            "l": trade.id + RAW_OFFSET,
+            "T": trade.time_ms,
+            "m": trade.is_maker,
+            "M": True,
+        }

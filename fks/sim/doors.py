@@ -42,8 +42,11 @@ class Doors:
         endpoint = REST.get((request.method, path))
         if endpoint is None:
             known = any(path == other for _, other in REST)
-            return web.Response(status=405 if known else 404, text="<html><body><h2>404 Not found</h2></body></html>",
-                                content_type="text/html")  # fmt: skip
+            return web.Response(
+                status=405 if known else 404,
+                text="<html><body><h2>404 Not found</h2></body></html>",
+                content_type="text/html",
+            )
         form = body if b"json" not in request.headers.get("Content-Type", "").encode() else b""
         values = dict(parse_qsl(form.decode("utf-8", "replace"), keep_blank_values=True))
         values |= dict(parse_qsl(query, keep_blank_values=True))
@@ -51,9 +54,13 @@ class Doors:
         payload, signature = rest_payload(query.encode(), form), values.get("signature", "")
         key = request.headers.get("X-MBX-APIKEY", "")
         call = Call(
-            request.method, path, params, endpoint, key,
+            request.method,
+            path,
+            params,
+            endpoint,
+            key,
             lambda: self._exchange.keyring.check_signature(payload, signature, key),
-        )  # fmt: skip
+        )
         return await self._send(request, await answer(self._exchange, call))
 
     async def _send(self, request: web.Request, reply: Reply) -> web.StreamResponse:
@@ -171,8 +178,12 @@ class Doors:
             return {"result": None}
         if method == "GET_PROPERTY" and params == ["combined"]:
             return {"result": socket.is_combined}
-        return {"error": _bad(f"unknown variant `{method}`, expected one of `SUBSCRIBE`, `UNSUBSCRIBE`, "
-                              "`LIST_SUBSCRIPTIONS`, `SET_PROPERTY`, `GET_PROPERTY`")}  # fmt: skip
+        return {
+            "error": _bad(
+                f"unknown variant `{method}`, expected one of `SUBSCRIBE`, `UNSUBSCRIBE`, "
+                "`LIST_SUBSCRIPTIONS`, `SET_PROPERTY`, `GET_PROPERTY`"
+            )
+        }
 
 
 def _bad(what: str) -> dict[str, Any]:

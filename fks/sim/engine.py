@@ -116,9 +116,15 @@ class Engine:
         asset, amount = wanted[0][0], max(item[1] for item in wanted)
         self.ledger.lock(asset, amount)
         pair = OrderList(
-            self._list_id, legs[0].symbol, client_id or f"list{self._list_id}", legs[0].side,
-            [order.order_id for order in orders], [order.client_id for order in orders], self._wall_ms(), amount,
-        )  # fmt: skip
+            self._list_id,
+            legs[0].symbol,
+            client_id or f"list{self._list_id}",
+            legs[0].side,
+            [order.order_id for order in orders],
+            [order.client_id for order in orders],
+            self._wall_ms(),
+            amount,
+        )
         self.lists[pair.list_id] = pair
         self._journal.note_list(pair)
         for order in orders:
@@ -145,11 +151,26 @@ class Engine:
         waits = new.type in STOPS + PROFITS
         bar = self.bars.get(new.symbol)
         return Order(
-            self._order_id, new.symbol, new.client_id or f"sim{now:x}{self._order_id:x}", new.side, new.type, new.tif,
-            new.price, new.quantity, new.quote_wanted, new.stop_price, new.stp, now, list_id, update_ms=now,
-            working_ms=-1 if waits else now, is_working=not waits, placed_row=bar.row if bar else -1,
-            strategy_id=new.strategy_id, strategy_type=new.strategy_type,
-        )  # fmt: skip
+            self._order_id,
+            new.symbol,
+            new.client_id or f"sim{now:x}{self._order_id:x}",
+            new.side,
+            new.type,
+            new.tif,
+            new.price,
+            new.quantity,
+            new.quote_wanted,
+            new.stop_price,
+            new.stp,
+            now,
+            list_id,
+            update_ms=now,
+            working_ms=-1 if waits else now,
+            is_working=not waits,
+            placed_row=bar.row if bar else -1,
+            strategy_id=new.strategy_id,
+            strategy_type=new.strategy_type,
+        )
 
     def _open(self, desk: Desk, order: Order) -> None:
         desk.orders[order.order_id] = order
@@ -261,9 +282,21 @@ class Engine:
             self.ledger.receive(listing.quote, quote - commission)
         trade_id, place, time_ms = self._number(desk, order, price, quantity, is_maker, time_ms)
         fill = Fill(
-            trade_id, order.symbol, order.order_id, order.list_id, time_ms, self._wall_ms(), price, quantity, quote,
-            commission, asset, order.is_buy, is_maker, place,
-        )  # fmt: skip
+            trade_id,
+            order.symbol,
+            order.order_id,
+            order.list_id,
+            time_ms,
+            self._wall_ms(),
+            price,
+            quantity,
+            quote,
+            commission,
+            asset,
+            order.is_buy,
+            is_maker,
+            place,
+        )
         order.update_ms = fill.wall_ms
         self._journal.note(order, "TRADE", fill)
         if not order.is_open:

@@ -38,7 +38,9 @@ def read_order(params: Params, symbol: str) -> NewOrder:
     side = params.choice("side", ("BUY", "SELL"), "bad_side")
     kind = params.choice("type", ORDER_TYPES, "bad_type")
     order = NewOrder(
-        symbol, side, kind,
+        symbol,
+        side,
+        kind,
         tif=_tif(params, kind),
         quantity=params.atoms("quantity"),
         quote_wanted=params.atoms("quoteOrderQty"),
@@ -46,13 +48,15 @@ def read_order(params: Params, symbol: str) -> NewOrder:
         stop_price=params.atoms("stopPrice"),
         client_id=params.client_id("newClientOrderId"),
         resp_type=params.choice(
-            "newOrderRespType", ("ACK", "RESULT", "FULL"), "bad_resp_type",
+            "newOrderRespType",
+            ("ACK", "RESULT", "FULL"),
+            "bad_resp_type",
             default="FULL" if kind in ("MARKET", "LIMIT") else "ACK",
         ),
         stp=params.choice("selfTradePreventionMode", _STP, "bad_combination", default="EXPIRE_MAKER"),
         strategy_id=params.number("strategyId") or 0,
         strategy_type=params.number("strategyType") or 0,
-    )  # fmt: skip
+    )
     _check_combination(params, order)
     return order
 

@@ -51,9 +51,11 @@ class Exchange:
         self.keyring = Keyring(load_keys(options.data_dir, with_ed25519=options.has_ed25519))
         self.faults = Faults(options.seed)
         self.limits = Limits(
-            self.wall_ms, is_on=options.has_rate_limits, weight_per_minute=options.weight_per_minute,
+            self.wall_ms,
+            is_on=options.has_rate_limits,
+            weight_per_minute=options.weight_per_minute,
             orders_per_10s=options.orders_per_10s,
-        )  # fmt: skip
+        )
         self._check_market()
         seed = int(self.store.meta("seed", str(options.seed)))
         self.pace, sources = self._sources(seed)
@@ -122,7 +124,8 @@ class Exchange:
         return pace, list(taped)
 
     def _check_market(self) -> None:
-        """Refuse to go on with another market in the same directory: orders and ids of the one mean nothing on the other."""
+        """Refuse to go on with another market in the same directory: orders and ids of the one mean nothing on the
+        other."""
         wanted = "tape" if self.options.tapes else "generated"
         known = self.store.meta("market", wanted)
         if known != wanted:

@@ -1,4 +1,5 @@
-"""From bars to trades: a deterministic walk open → (one extreme → the other) → close whose aggregate is exactly the bar."""
+"""From bars to trades: a deterministic walk open → (one extreme → the other) → close whose aggregate is exactly the
+bar."""
 
 from __future__ import annotations
 

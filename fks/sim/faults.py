@@ -30,12 +30,12 @@ KINDS: dict[str, str] = {
     "ban": "for `seconds` (default: until cleared) every request is answered 418 with the seconds that are left",
     "skew": "answer -1021; nothing is done",
     "hide_order": "queries for an order answer as if it did not exist: the next `count`, or those of an order that is "
-                  "younger than `seconds`",
+    "younger than `seconds`",
     "lose_report": "an executionReport is not sent (`event` names its x)",
     "duplicate_report": "an executionReport is sent twice",
     "reorder_reports": "an executionReport is sent after the next user event",
     "freeze_stream": "sockets send no data for `seconds` (default: until cleared) but still answer pings; "
-                     "`path` /ws or /ws-api/v3; of /ws only one `symbol`, only one stream with `event` (aggTrade, kline_1s)",
+    "`path` /ws or /ws-api/v3; of /ws only one `symbol`, only one stream with `event` (aggTrade, kline_1s)",
     "half_open": "open sockets send and answer nothing any more, for `seconds`",
     "cut_stream": "open sockets are cut, without a close frame",
     "stream_terminated": "user subscriptions end with eventStreamTerminated",
@@ -45,7 +45,7 @@ KINDS: dict[str, str] = {
     "reorder_trades": "the next `count` trades (of `symbol`) are each sent after the trade that follows it",
     "halt": "orders are refused: the market is closed (`symbol`, for `seconds`)",
     "clock_jump": "the server's clock is `seconds` ahead (negative: behind) until cleared",
-}  # fmt: skip
+}
 #: kinds that act at once on what is open, and are not kept
 IMMEDIATE = ("half_open", "cut_stream", "stream_terminated", "server_shutdown")
 _STATES = ("freeze_stream", "halt", "clock_jump", "ban")  # hold until their time is over, never counted down
@@ -90,9 +90,12 @@ class Target:
         if self.rest is not None and fault.path == self.rest[1]:
             place = (self.rest[1], self.rest[0])
         pairs = (
-            (fault.path, place[0]), (fault.method, place[1]), (fault.symbol, self.symbol),
-            (fault.event, self.event), (fault.client_order_id, self.client_order_id),
-        )  # fmt: skip
+            (fault.path, place[0]),
+            (fault.method, place[1]),
+            (fault.symbol, self.symbol),
+            (fault.event, self.event),
+            (fault.client_order_id, self.client_order_id),
+        )
         return all(
             not want or have is None or want == have or (want == "/ws-api/v3" and have[:1].isalpha())
             for want, have in pairs

@@ -1,7 +1,8 @@
 """A market out of a seed: every minute of every day is a function of (seed, symbol, day), so nothing needs storing.
 
-Each day runs between two anchors of a slow path. Within it: hourly regimes (calm, normal, wild, with a drift), clustered
-volatility, fat-tailed returns and jumps. Trades per day are fixed, so trade numbers are known for any time, past or to come.
+Each day runs between two anchors of a slow path. Within it: hourly regimes (calm, normal, wild, with a drift),
+clustered volatility, fat-tailed returns and jumps. Trades per day are fixed, so trade numbers are known for any time,
+past or to come.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ class Journal:
         self._prints.append((desk, trade))
 
     def note_transfer(self, kind: str, asset: str, amount: int, fee: int, *, is_listed: bool) -> str:
-        """Note a deposit or withdrawal, for a balanceUpdate and (unless it is hidden) the list of transfers; return its id."""
+        """Note a deposit or withdrawal, for a balanceUpdate and (unless it is hidden) the list of transfers; return its
+        id."""
         now = self._wall_ms()
         self._report_id += 1
         number = f"{kind}-{now}-{self._report_id}"
@@ -73,9 +74,12 @@ class Journal:
             return
         balances = self._ledger.take_changed()
         self._store.commit(
-            balances=balances, orders=self._orders.values(), lists=self._lists.values(), fills=self.fills,
+            balances=balances,
+            orders=self._orders.values(),
+            lists=self._lists.values(),
+            fills=self.fills,
             transfers=self._transfers,
-        )  # fmt: skip
+        )
         if balances:
             now = self._wall_ms()
             changed = [{"a": asset, "f": show(free), "l": show(locked)} for asset, free, locked in balances]

@@ -1,4 +1,5 @@
-"""The account's API keys: made once, kept in files that only their owner may read, and what they sign is checked here."""
+"""The account's API keys: made once, kept in files that only their owner may read, and what they sign is checked
+here."""
 
 from __future__ import annotations
 

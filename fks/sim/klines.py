@@ -52,10 +52,19 @@ class Kline:
         """Return the twelve elements of REST."""
         factor = market.listing.quote_factor
         return [
-            self.start_ms, market.price(self.open), market.price(self.high), market.price(self.low),
-            market.price(self.close), market.quantity(self.volume), self.end_ms - 1, show(self.quote * factor),
-            self.count, market.quantity(self.taker), show(self.taker_quote * factor), "0",
-        ]  # fmt: skip
+            self.start_ms,
+            market.price(self.open),
+            market.price(self.high),
+            market.price(self.low),
+            market.price(self.close),
+            market.quantity(self.volume),
+            self.end_ms - 1,
+            show(self.quote * factor),
+            self.count,
+            market.quantity(self.taker),
+            show(self.taker_quote * factor),
+            "0",
+        ]
 
     def event(self, market: Market, interval: str, event_ms: int, *, is_closed: bool) -> dict[str, object]:
         """Return the kline event of the streams."""
@@ -63,11 +72,29 @@ class Kline:
         first = market.id_at(self.start_ms) + RAW_OFFSET if self.count else -1
         last = first + self.count - 1 if self.count else -1
         return {
-            "e": "kline", "E": event_ms, "s": market.symbol,
-            "k": {"t": self.start_ms, "T": row[6], "s": market.symbol, "i": interval, "f": first, "L": last,
-                  "o": row[1], "c": row[4], "h": row[2], "l": row[3], "v": row[5], "n": self.count, "x": is_closed,
-                  "q": row[7], "V": row[9], "Q": row[10], "B": "0"},
-        }  # fmt: skip
+            "e": "kline",
+            "E": event_ms,
+            "s": market.symbol,
+            "k": {
+                "t": self.start_ms,
+                "T": row[6],
+                "s": market.symbol,
+                "i": interval,
+                "f": first,
+                "L": last,
+                "o": row[1],
+                "c": row[4],
+                "h": row[2],
+                "l": row[3],
+                "v": row[5],
+                "n": self.count,
+                "x": is_closed,
+                "q": row[7],
+                "V": row[9],
+                "Q": row[10],
+                "B": "0",
+            },
+        }
 
 
 class Klines:
@@ -181,9 +208,12 @@ class Klines:
         edge = np.flatnonzero(np.diff(starts, prepend=-1))
         last = np.append(edge[1:], len(starts)) - 1
         columns = [
-            grid[0][edge], np.maximum.reduceat(grid[1], edge), np.minimum.reduceat(grid[2], edge), grid[3][last],
+            grid[0][edge],
+            np.maximum.reduceat(grid[1], edge),
+            np.minimum.reduceat(grid[2], edge),
+            grid[3][last],
             *(np.add.reduceat(grid[i], edge) for i in (4, 5, 6, 7, 8)),
-        ]  # fmt: skip
+        ]
         return [
             Kline(start, end_of(start, interval), *values)
             for start, *values in zip(starts[edge].tolist(), *(c.tolist() for c in columns), strict=True)
@@ -198,9 +228,16 @@ class Klines:
             return
         taker = np.where(found.is_maker, 0, found.lots)
         grid[:, -1] = (
-            found.price[0], found.price.max(), found.price.min(), found.price[-1], found.lots.sum(),
-            (found.price * found.lots).sum(), len(found), taker.sum(), (found.price * taker).sum(),
-        )  # fmt: skip
+            found.price[0],
+            found.price.max(),
+            found.price.min(),
+            found.price[-1],
+            found.lots.sum(),
+            (found.price * found.lots).sum(),
+            len(found),
+            taker.sum(),
+            (found.price * taker).sum(),
+        )
 
     def _lay_over(self, grid: Ints, time_ms: Ints, first: Ints) -> None:
         """Count our accounts' trades in. A row's first trade is at its open time, so they never change an open."""

@@ -12,6 +12,7 @@ ORDERS_PER_DAY = 200_000
 _STRIKES_MAX = 20
 _BAN_S = 120
 
+
 class Window:
     """A count that starts again with each span of the clock."""
 
@@ -33,9 +34,13 @@ class Limits:
     """The limits of one address (every client here is on this machine). `is_on` False counts and never refuses."""
 
     def __init__(
-        self, now_ms: Callable[[], int], *, is_on: bool, weight_per_minute: int = WEIGHT_PER_MINUTE,
+        self,
+        now_ms: Callable[[], int],
+        *,
+        is_on: bool,
+        weight_per_minute: int = WEIGHT_PER_MINUTE,
         orders_per_10s: int = ORDERS_PER_10S,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._now_ms = now_ms
         self._weight_most, self._orders_most = weight_per_minute, orders_per_10s
         self.rules: list[dict[str, object]] = [

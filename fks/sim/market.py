@@ -150,9 +150,13 @@ class Market:
         if not parts:
             return Trades(none, none, none, none.astype(np.bool_), start, none)
         return Trades(
-            np.concatenate([p.time_ms for p in parts]), np.concatenate([p.price for p in parts]),
-            np.concatenate([p.lots for p in parts]), np.concatenate([p.is_maker for p in parts]), parts[0].first, none,
-        )  # fmt: skip
+            np.concatenate([p.time_ms for p in parts]),
+            np.concatenate([p.price for p in parts]),
+            np.concatenate([p.lots for p in parts]),
+            np.concatenate([p.is_maker for p in parts]),
+            parts[0].first,
+            none,
+        )
 
     def _base(self, start: int, stop: int, shift: int) -> list[Trade]:
         if stop <= start:
@@ -161,7 +165,11 @@ class Market:
         return [
             Trade(*row)
             for row in zip(
-                range(start + shift, stop + shift), found.price.tolist(), found.lots.tolist(),
-                found.time_ms.tolist(), found.is_maker.tolist(), strict=True,
+                range(start + shift, stop + shift),
+                found.price.tolist(),
+                found.lots.tolist(),
+                found.time_ms.tolist(),
+                found.is_maker.tolist(),
+                strict=True,
             )
-        ]  # fmt: skip
+        ]

@@ -15,8 +15,20 @@ from fks.sim.publisher import depth_rows
 from fks.sim.tickers import rest_ticker
 
 _HOUR_MS = 3_600_000
-_MINI = ("symbol", "openPrice", "highPrice", "lowPrice", "lastPrice", "volume", "quoteVolume", "openTime", "closeTime",
-         "firstId", "lastId", "count")  # fmt: skip
+_MINI = (
+    "symbol",
+    "openPrice",
+    "highPrice",
+    "lowPrice",
+    "lastPrice",
+    "volume",
+    "quoteVolume",
+    "openTime",
+    "closeTime",
+    "firstId",
+    "lastId",
+    "count",
+)
 
 
 def ping(_exchange: Exchange, _params: Params) -> object:
@@ -37,9 +49,13 @@ def nothing(_exchange: Exchange, _params: Params) -> object:
 def no_symbols(exchange: Exchange, _params: Params) -> object:
     """Return an exchangeInfo without symbols: the derivatives this exchange does not have."""
     return {
-        "timezone": "UTC", "serverTime": exchange.wall_ms(), "rateLimits": [], "exchangeFilters": [], "assets": [],
+        "timezone": "UTC",
+        "serverTime": exchange.wall_ms(),
+        "rateLimits": [],
+        "exchangeFilters": [],
+        "assets": [],
         "symbols": [],
-    }  # fmt: skip
+    }
 
 
 def exchange_info(exchange: Exchange, params: Params) -> object:
@@ -51,9 +67,12 @@ def exchange_info(exchange: Exchange, params: Params) -> object:
     status = params.maybe("symbolStatus")
     rows = [desk.market.listing.info(status=_status(exchange, desk)) for desk in desks]
     return {
-        "timezone": "UTC", "serverTime": exchange.wall_ms(), "rateLimits": exchange.limits.rules, "exchangeFilters": [],
+        "timezone": "UTC",
+        "serverTime": exchange.wall_ms(),
+        "rateLimits": exchange.limits.rules,
+        "exchangeFilters": [],
         "symbols": [row for row in rows if not status or row["status"] == status],
-    }  # fmt: skip
+    }
 
 
 def _status(exchange: Exchange, desk: Desk) -> str:
@@ -98,9 +117,14 @@ def _raw(desk: Desk, trade: Trade) -> dict[str, object]:
     row = desk.aggregate(trade)
     quote = trade.price * trade.lots * desk.market.listing.quote_factor
     return {
-        "id": row["f"], "price": row["p"], "qty": row["q"], "quoteQty": show(quote), "time": trade.time_ms,
-        "isBuyerMaker": trade.is_maker, "isBestMatch": True,
-    }  # fmt: skip
+        "id": row["f"],
+        "price": row["p"],
+        "qty": row["q"],
+        "quoteQty": show(quote),
+        "time": trade.time_ms,
+        "isBuyerMaker": trade.is_maker,
+        "isBestMatch": True,
+    }
 
 
 def trades(exchange: Exchange, params: Params) -> object:

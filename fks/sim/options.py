@@ -10,8 +10,9 @@ from pathlib import Path
 class Options:
     """All settings. `port` 0 takes any free one. `speed`: tape seconds per second. `fills`: "book" or "tape".
 
-    `start`: where on the tape to begin (ISO 8601), else a day after its first bar. `hold`: the tape moves only when told.
-    `balances` are decimal texts by asset and count at the first start in a data directory only. Rates are decimal texts.
+    `start`: where on the tape to begin (ISO 8601), else a day after its first bar. `hold`: the tape moves only when
+    told. `balances` are decimal texts by asset and count at the first start in a data directory only. Rates are decimal
+    texts.
     """
 
     data_dir: Path

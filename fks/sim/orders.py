@@ -34,18 +34,30 @@ class Fill:
     def row(self) -> dict[str, object]:
         """Return the row of `myTrades`."""
         return {
-            "symbol": self.symbol, "id": self.trade_id, "orderId": self.order_id, "orderListId": self.list_id,
-            "price": show(self.price), "qty": show(self.quantity), "quoteQty": show(self.quote),
-            "commission": show(self.commission), "commissionAsset": self.commission_asset, "time": self.time_ms,
-            "isBuyer": self.is_buyer, "isMaker": self.is_maker, "isBestMatch": True,
-        }  # fmt: skip
+            "symbol": self.symbol,
+            "id": self.trade_id,
+            "orderId": self.order_id,
+            "orderListId": self.list_id,
+            "price": show(self.price),
+            "qty": show(self.quantity),
+            "quoteQty": show(self.quote),
+            "commission": show(self.commission),
+            "commissionAsset": self.commission_asset,
+            "time": self.time_ms,
+            "isBuyer": self.is_buyer,
+            "isMaker": self.is_maker,
+            "isBestMatch": True,
+        }
 
     def brief(self) -> dict[str, object]:
         """Return the entry of `fills` in the FULL answer to a new order."""
         return {
-            "price": show(self.price), "qty": show(self.quantity), "commission": show(self.commission),
-            "commissionAsset": self.commission_asset, "tradeId": self.trade_id,
-        }  # fmt: skip
+            "price": show(self.price),
+            "qty": show(self.quantity),
+            "commission": show(self.commission),
+            "commissionAsset": self.commission_asset,
+            "tradeId": self.trade_id,
+        }
 
 
 @dataclass(slots=True)
@@ -110,10 +122,16 @@ class Order:
 
     def _core(self) -> dict[str, object]:
         found: dict[str, object] = {
-            "price": show(self.price), "origQty": show(self.quantity), "executedQty": show(self.executed),
-            "origQuoteOrderQty": show(self.quote_wanted), "cummulativeQuoteQty": show(self.quote),
-            "status": self.status, "timeInForce": self.tif, "type": self.type, "side": self.side,
-        }  # fmt: skip
+            "price": show(self.price),
+            "origQty": show(self.quantity),
+            "executedQty": show(self.executed),
+            "origQuoteOrderQty": show(self.quote_wanted),
+            "cummulativeQuoteQty": show(self.quote),
+            "status": self.status,
+            "timeInForce": self.tif,
+            "type": self.type,
+            "side": self.side,
+        }
         if self.is_conditional:
             found["stopPrice"] = show(self.stop_price)
         if self.strategy_id:
@@ -123,9 +141,12 @@ class Order:
     def ack(self) -> dict[str, object]:
         """Return the ACK answer to a new order."""
         return {
-            "symbol": self.symbol, "orderId": self.order_id, "orderListId": self.list_id,
-            "clientOrderId": self.client_id, "transactTime": self.time_ms,
-        }  # fmt: skip
+            "symbol": self.symbol,
+            "orderId": self.order_id,
+            "orderListId": self.list_id,
+            "clientOrderId": self.client_id,
+            "transactTime": self.time_ms,
+        }
 
     def result(self) -> dict[str, object]:
         """Return the RESULT answer to a new order."""
@@ -137,35 +158,71 @@ class Order:
     def row(self) -> dict[str, object]:
         """Return the order as queries show it."""
         return {
-            "symbol": self.symbol, "orderId": self.order_id, "orderListId": self.list_id,
-            "clientOrderId": self.client_id, **self._core(), "stopPrice": show(self.stop_price),
-            "icebergQty": show(0), "time": self.time_ms, "updateTime": self.update_ms, "isWorking": self.is_working,
-            "workingTime": self.working_ms, "selfTradePreventionMode": self.stp,
-        }  # fmt: skip
+            "symbol": self.symbol,
+            "orderId": self.order_id,
+            "orderListId": self.list_id,
+            "clientOrderId": self.client_id,
+            **self._core(),
+            "stopPrice": show(self.stop_price),
+            "icebergQty": show(0),
+            "time": self.time_ms,
+            "updateTime": self.update_ms,
+            "isWorking": self.is_working,
+            "workingTime": self.working_ms,
+            "selfTradePreventionMode": self.stp,
+        }
 
     def cancelled(self) -> dict[str, object]:
         """Return the answer to a cancel: `clientOrderId` is the cancel's, ours is `origClientOrderId`."""
         return {
-            "symbol": self.symbol, "origClientOrderId": self.client_id, "orderId": self.order_id,
-            "orderListId": self.list_id, "clientOrderId": self.cancel_id or self.client_id,
-            "transactTime": self.update_ms, **self._core(), "selfTradePreventionMode": self.stp,
-        }  # fmt: skip
+            "symbol": self.symbol,
+            "origClientOrderId": self.client_id,
+            "orderId": self.order_id,
+            "orderListId": self.list_id,
+            "clientOrderId": self.cancel_id or self.client_id,
+            "transactTime": self.update_ms,
+            **self._core(),
+            "selfTradePreventionMode": self.stp,
+        }
 
     def report(self, what: str, event_ms: int, fill: Fill | None, time_ms: int, report_id: int) -> dict[str, object]:
         """Return the `executionReport`. `what` is NEW, CANCELED, REPLACED, TRADE, EXPIRED or REJECTED."""
         is_cancel = what == "CANCELED" and bool(self.cancel_id)
         report: dict[str, object] = {
-            "e": "executionReport", "E": event_ms, "s": self.symbol,
-            "c": self.cancel_id if is_cancel else self.client_id, "S": self.side, "o": self.type, "f": self.tif,
-            "q": show(self.quantity), "p": show(self.price), "P": show(self.stop_price), "F": show(0),
-            "g": self.list_id, "C": self.client_id if is_cancel else "", "x": what, "X": self.status, "r": "NONE",
-            "i": self.order_id, "l": show(fill.quantity if fill else 0), "z": show(self.executed),
-            "L": show(fill.price if fill else 0), "n": show(fill.commission if fill else 0),
-            "N": fill.commission_asset if fill else None, "T": time_ms, "t": fill.trade_id if fill else -1,
-            "I": report_id, "w": self.is_open and self.is_working, "m": bool(fill and fill.is_maker), "M": fill is not None,
-            "O": self.time_ms, "Z": show(self.quote), "Y": show(fill.quote if fill else 0),
-            "Q": show(self.quote_wanted), "V": self.stp,
-        }  # fmt: skip
+            "e": "executionReport",
+            "E": event_ms,
+            "s": self.symbol,
+            "c": self.cancel_id if is_cancel else self.client_id,
+            "S": self.side,
+            "o": self.type,
+            "f": self.tif,
+            "q": show(self.quantity),
+            "p": show(self.price),
+            "P": show(self.stop_price),
+            "F": show(0),
+            "g": self.list_id,
+            "C": self.client_id if is_cancel else "",
+            "x": what,
+            "X": self.status,
+            "r": "NONE",
+            "i": self.order_id,
+            "l": show(fill.quantity if fill else 0),
+            "z": show(self.executed),
+            "L": show(fill.price if fill else 0),
+            "n": show(fill.commission if fill else 0),
+            "N": fill.commission_asset if fill else None,
+            "T": time_ms,
+            "t": fill.trade_id if fill else -1,
+            "I": report_id,
+            "w": self.is_open and self.is_working,
+            "m": bool(fill and fill.is_maker),
+            "M": fill is not None,
+            "O": self.time_ms,
+            "Z": show(self.quote),
+            "Y": show(fill.quote if fill else 0),
+            "Q": show(self.quote_wanted),
+            "V": self.stp,
+        }
         if self.working_ms >= 0:
             report["W"] = self.working_ms
         if self.strategy_id:
@@ -191,10 +248,15 @@ class OrderList:
     def row(self) -> dict[str, object]:
         """Return the list as REST shows it."""
         return {
-            "orderListId": self.list_id, "contingencyType": "OCO", "listStatusType": self.status_type,
-            "listOrderStatus": self.order_status, "listClientOrderId": self.client_id,
-            "transactionTime": self.time_ms, "symbol": self.symbol, "orders": self.members(),
-        }  # fmt: skip
+            "orderListId": self.list_id,
+            "contingencyType": "OCO",
+            "listStatusType": self.status_type,
+            "listOrderStatus": self.order_status,
+            "listClientOrderId": self.client_id,
+            "transactionTime": self.time_ms,
+            "symbol": self.symbol,
+            "orders": self.members(),
+        }
 
     def members(self) -> list[dict[str, object]]:
         """Return the orders by their ids."""
@@ -206,7 +268,15 @@ class OrderList:
     def event(self, event_ms: int, time_ms: int) -> dict[str, object]:
         """Return the `listStatus` event."""
         return {
-            "e": "listStatus", "E": event_ms, "s": self.symbol, "g": self.list_id, "c": "OCO", "l": self.status_type,
-            "L": self.order_status, "r": "NONE", "C": self.client_id, "T": time_ms,
+            "e": "listStatus",
+            "E": event_ms,
+            "s": self.symbol,
+            "g": self.list_id,
+            "c": "OCO",
+            "l": self.status_type,
+            "L": self.order_status,
+            "r": "NONE",
+            "C": self.client_id,
+            "T": time_ms,
             "O": [{"s": m["symbol"], "i": m["orderId"], "c": m["clientOrderId"]} for m in self.members()],
-        }  # fmt: skip
+        }

@@ -18,7 +18,8 @@ class Trade(NamedTuple):
 
 
 class Prints:
-    """Own trades of one market, in order. Trade i comes after `place[i]` of the market's trades: its number is place[i] + i."""
+    """Own trades of one market, in order. Trade i comes after `place[i]` of the market's trades: its number is place[i]
+    + i."""
 
     def __init__(self) -> None:
         self.place = array("q")

@@ -112,7 +112,9 @@ class Publisher:
         if not sockets:
             return
         symbol, _, kind = stream.partition("@")
-        if self._faults.holds("freeze_stream", self._monotonic(), Target(path="/ws", symbol=symbol.upper(), event=kind)):
+        if self._faults.holds(
+            "freeze_stream", self._monotonic(), Target(path="/ws", symbol=symbol.upper(), event=kind)
+        ):
             return
         plain = orjson.dumps(data)
         wrapped = b'{"stream":"' + stream.encode() + b'","data":' + plain + b"}"
@@ -134,13 +136,24 @@ class Publisher:
             if not (wants_raw or wants_aggregate) or self._is_lost(desk.symbol):
                 continue
             if wants_raw:
-                self._say(raw, {
-                    "e": "trade", "E": market.now_ms, "s": desk.symbol, "t": trade.id + RAW_OFFSET,
-                    "p": market.price(trade.price), "q": market.quantity(trade.lots), "T": trade.time_ms,
-                    "m": trade.is_maker, "M": True,
-                })  # fmt: skip
+                self._say(
+                    raw,
+                    {
+                        "e": "trade",
+                        "E": market.now_ms,
+                        "s": desk.symbol,
+                        "t": trade.id + RAW_OFFSET,
+                        "p": market.price(trade.price),
+                        "q": market.quantity(trade.lots),
+                        "T": trade.time_ms,
+                        "m": trade.is_maker,
+                        "M": True,
+                    },
+                )
             if wants_aggregate:
-                self._say_aggregate(desk, aggregate, {"e": "aggTrade", "E": market.now_ms, "s": desk.symbol, **desk.aggregate(trade)})
+                self._say_aggregate(
+                    desk, aggregate, {"e": "aggTrade", "E": market.now_ms, "s": desk.symbol, **desk.aggregate(trade)}
+                )
 
     def _say_aggregate(self, desk: Desk, stream: str, event: dict[str, object]) -> None:
         """Say a trade, once and in its turn unless a fault wants otherwise."""
@@ -220,17 +233,31 @@ class Publisher:
             return
         self._tops[name] = found
         market = desk.market
-        self._say(f"{name}@bookTicker", {
-            "u": depth.update, "s": desk.symbol, "b": market.price(bid), "B": market.quantity(found[1]),
-            "a": market.price(ask), "A": market.quantity(found[3]),
-        })  # fmt: skip
+        self._say(
+            f"{name}@bookTicker",
+            {
+                "u": depth.update,
+                "s": desk.symbol,
+                "b": market.price(bid),
+                "B": market.quantity(found[1]),
+                "a": market.price(ask),
+                "A": market.quantity(found[3]),
+            },
+        )
 
     def _tickers(self, desk: Desk, name: str) -> None:
         if f"{name}@avgPrice" in self._wanted:
-            self._say(f"{name}@avgPrice", {
-                "e": "avgPrice", "E": desk.market.now_ms, "s": desk.symbol, "i": "5m",
-                "w": show(desk.average_price()), "T": desk.market.last.time_ms,
-            })  # fmt: skip
+            self._say(
+                f"{name}@avgPrice",
+                {
+                    "e": "avgPrice",
+                    "E": desk.market.now_ms,
+                    "s": desk.symbol,
+                    "i": "5m",
+                    "w": show(desk.average_price()),
+                    "T": desk.market.last.time_ms,
+                },
+            )
         if any(s in self._wanted for s in (f"{name}@ticker", f"{name}@miniTicker", "!miniTicker@arr", "!ticker@arr")):
             full = day_ticker(desk)
             self._say(f"{name}@ticker", full)
@@ -261,6 +288,11 @@ def _diff(desk: Desk, old: Depth, new: Depth, now_ms: int) -> dict[str, object]:
         return [[market.price(ticks), market.quantity(lots)] for ticks, lots in sorted(changed)]
 
     return {
-        "e": "depthUpdate", "E": now_ms, "s": desk.symbol, "U": old.update + 1, "u": new.update,
-        "b": rows(old.bids, new.bids), "a": rows(old.asks, new.asks),
-    }  # fmt: skip
+        "e": "depthUpdate",
+        "E": now_ms,
+        "s": desk.symbol,
+        "U": old.update + 1,
+        "u": new.update,
+        "b": rows(old.bids, new.bids),
+        "a": rows(old.asks, new.asks),
+    }

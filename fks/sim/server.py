@@ -62,9 +62,13 @@ class Server:
         second = {"ed25519_api_key": keys.ed25519_key, "ed25519_private_key_file": keys.ed25519_file}
         at = f"{self.exchange.options.host}:{self.port}"
         return {
-            "rest": f"http://{at}", "ws": f"ws://{at}", "ws_api": f"ws://{at}/ws-api/v3",
-            "api_key": keys.api_key, "api_secret": keys.api_secret, **(second if keys.ed25519_key else {}),
-        }  # fmt: skip
+            "rest": f"http://{at}",
+            "ws": f"ws://{at}",
+            "ws_api": f"ws://{at}/ws-api/v3",
+            "api_key": keys.api_key,
+            "api_secret": keys.api_secret,
+            **(second if keys.ed25519_key else {}),
+        }
 
     async def stop(self) -> None:
         """Close every socket and the file, within a second or so."""

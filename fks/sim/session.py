@@ -67,7 +67,9 @@ class Sessions:
         if reply.raw is not None:  # faults that are HTML over REST
             body["error"] = refusal("unexpected").body()
         else:
-            body["result" if reply.status == 200 else "error"] = self._waiting(reply) if "Retry-After" in reply.headers else reply.body
+            body["result" if reply.status == 200 else "error"] = (
+                self._waiting(reply) if "Retry-After" in reply.headers else reply.body
+            )
         if values.get("returnRateLimits") != "false":
             body["rateLimits"] = self._exchange.limits.counts(with_orders=method in ORDER_METHODS)
         frame = orjson.dumps(body)
@@ -145,9 +147,13 @@ class Sessions:
     def _status(self, socket: Socket) -> object:
         now = self._exchange.wall_ms()
         return {
-            "apiKey": socket.session_key or None, "authorizedSince": now if socket.session_key else None,
-            "connectedSince": now, "returnRateLimits": True, "serverTime": now, "userDataStream": bool(self._exchange.users.numbers(socket)),
-        }  # fmt: skip
+            "apiKey": socket.session_key or None,
+            "authorizedSince": now if socket.session_key else None,
+            "connectedSince": now,
+            "returnRateLimits": True,
+            "serverTime": now,
+            "userDataStream": bool(self._exchange.users.numbers(socket)),
+        }
 
 
 def _plain(value: object) -> str:

@@ -35,9 +35,15 @@ class Rows:
         """Return some rows as views."""
         cut = slice(start, stop)
         return Rows(
-            self.time_ms[cut], self.open[cut], self.high[cut], self.low[cut],
-            self.close[cut], self.volume[cut], self.count[cut], self.first[cut],
-        )  # fmt: skip
+            self.time_ms[cut],
+            self.open[cut],
+            self.high[cut],
+            self.low[cut],
+            self.close[cut],
+            self.volume[cut],
+            self.count[cut],
+            self.first[cut],
+        )
 
 
 def join_rows(parts: list[Rows]) -> Rows:

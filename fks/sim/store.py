@@ -37,8 +37,10 @@ CREATE TABLE IF NOT EXISTS received (seq INTEGER PRIMARY KEY AUTOINCREMENT, time
   is_private INTEGER NOT NULL, outcome TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS received_client ON received (client_order_id);
 """
-_FILL_COLUMNS = "symbol, trade_id, order_id, list_id, time_ms, wall_ms, price, quantity, quote, commission, " \
-                "commission_asset, is_buyer, is_maker, place"  # fmt: skip
+_FILL_COLUMNS = (
+    "symbol, trade_id, order_id, list_id, time_ms, wall_ms, price, quantity, quote, commission, "
+    "commission_asset, is_buyer, is_maker, place"
+)
 
 
 class Store:
@@ -142,7 +144,8 @@ class Store:
         names = {
             order_id: str(client_id)
             for order_id, client_id in self._db.execute(
-                "SELECT order_id, client_id FROM orders WHERE order_id IN (SELECT order_id FROM fills WHERE wall_ms >= ?)",
+                "SELECT order_id, client_id FROM orders WHERE order_id IN (SELECT order_id FROM fills WHERE wall_ms "
+                ">= ?)",
                 (wall_ms,),
             )
         }
@@ -157,7 +160,8 @@ class Store:
             yield Fill(**fill)
 
     def transfers(self, kind: str, start_ms: int, end_ms: int) -> list[tuple[str, str, int, int, int]]:
-        """Return (id, asset, amount, fee, time) of deposits or withdrawals in a time window, newest first as Binance does."""
+        """Return (id, asset, amount, fee, time) of deposits or withdrawals in a time window, newest first as Binance
+        does."""
         query = "SELECT id, asset, amount, fee, time_ms FROM transfers WHERE kind = ? AND time_ms BETWEEN ? AND ?"
         return list(self._db.execute(query + " ORDER BY time_ms DESC, id DESC", (kind, start_ms, end_ms)))
 

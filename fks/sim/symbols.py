@@ -8,8 +8,14 @@ from dataclasses import dataclass, replace
 from fks.sim.atoms import SCALE, parse, show
 
 ORDER_TYPES = (
-    "LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS", "STOP_LOSS_LIMIT", "TAKE_PROFIT", "TAKE_PROFIT_LIMIT",
-)  # fmt: skip
+    "LIMIT",
+    "LIMIT_MAKER",
+    "MARKET",
+    "STOP_LOSS",
+    "STOP_LOSS_LIMIT",
+    "TAKE_PROFIT",
+    "TAKE_PROFIT_LIMIT",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,43 +70,93 @@ class Listing:
     def filters(self) -> list[dict[str, object]]:
         """Return the filters as `exchangeInfo` lists them."""
         return [
-            {"filterType": "PRICE_FILTER", "minPrice": show(self.tick), "maxPrice": show(self.price_max),
-             "tickSize": show(self.tick)},
-            {"filterType": "LOT_SIZE", "minQty": show(self.lot_min), "maxQty": show(self.qty_max),
-             "stepSize": show(self.step)},
+            {
+                "filterType": "PRICE_FILTER",
+                "minPrice": show(self.tick),
+                "maxPrice": show(self.price_max),
+                "tickSize": show(self.tick),
+            },
+            {
+                "filterType": "LOT_SIZE",
+                "minQty": show(self.lot_min),
+                "maxQty": show(self.qty_max),
+                "stepSize": show(self.step),
+            },
             {"filterType": "ICEBERG_PARTS", "limit": 10},
-            {"filterType": "MARKET_LOT_SIZE", "minQty": show(self.market_qty_min), "maxQty": show(self.market_qty_max),
-             "stepSize": show(self.market_step)},
-            {"filterType": "PERCENT_PRICE_BY_SIDE", "bidMultiplierUp": _short(self.bid_up),
-             "bidMultiplierDown": _short(self.bid_down), "askMultiplierUp": _short(self.ask_up),
-             "askMultiplierDown": _short(self.ask_down), "avgPriceMins": 5},
-            {"filterType": "NOTIONAL", "minNotional": show(self.notional_min), "applyMinToMarket": True,
-             "maxNotional": show(self.notional_max), "applyMaxToMarket": False, "avgPriceMins": 5},
+            {
+                "filterType": "MARKET_LOT_SIZE",
+                "minQty": show(self.market_qty_min),
+                "maxQty": show(self.market_qty_max),
+                "stepSize": show(self.market_step),
+            },
+            {
+                "filterType": "PERCENT_PRICE_BY_SIDE",
+                "bidMultiplierUp": _short(self.bid_up),
+                "bidMultiplierDown": _short(self.bid_down),
+                "askMultiplierUp": _short(self.ask_up),
+                "askMultiplierDown": _short(self.ask_down),
+                "avgPriceMins": 5,
+            },
+            {
+                "filterType": "NOTIONAL",
+                "minNotional": show(self.notional_min),
+                "applyMinToMarket": True,
+                "maxNotional": show(self.notional_max),
+                "applyMaxToMarket": False,
+                "avgPriceMins": 5,
+            },
             {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": self.orders_max},
             {"filterType": "MAX_NUM_ALGO_ORDERS", "maxNumAlgoOrders": self.algo_orders_max},
             {"filterType": "MAX_NUM_ORDER_LISTS", "maxNumOrderLists": self.order_lists_max},
-        ]  # fmt: skip
+        ]
 
     def info(self, *, status: str = "TRADING") -> dict[str, object]:
         """Return the symbol as `exchangeInfo` describes it."""
         return {
-            "symbol": self.symbol, "status": status, "baseAsset": self.base, "baseAssetPrecision": 8,
-            "quoteAsset": self.quote, "quotePrecision": 8, "quoteAssetPrecision": 8,
-            "baseCommissionPrecision": 8, "quoteCommissionPrecision": 8, "orderTypes": list(ORDER_TYPES),
-            "icebergAllowed": False, "ocoAllowed": True, "otoAllowed": False, "opoAllowed": False,
-            "quoteOrderQtyMarketAllowed": True, "allowTrailingStop": False, "cancelReplaceAllowed": True,
-            "amendAllowed": False, "pegInstructionsAllowed": False, "isSpotTradingAllowed": True,
-            "isMarginTradingAllowed": False, "filters": self.filters(), "permissions": [],
-            "permissionSets": [["SPOT"]], "defaultSelfTradePreventionMode": "EXPIRE_MAKER",
+            "symbol": self.symbol,
+            "status": status,
+            "baseAsset": self.base,
+            "baseAssetPrecision": 8,
+            "quoteAsset": self.quote,
+            "quotePrecision": 8,
+            "quoteAssetPrecision": 8,
+            "baseCommissionPrecision": 8,
+            "quoteCommissionPrecision": 8,
+            "orderTypes": list(ORDER_TYPES),
+            "icebergAllowed": False,
+            "ocoAllowed": True,
+            "otoAllowed": False,
+            "opoAllowed": False,
+            "quoteOrderQtyMarketAllowed": True,
+            "allowTrailingStop": False,
+            "cancelReplaceAllowed": True,
+            "amendAllowed": False,
+            "pegInstructionsAllowed": False,
+            "isSpotTradingAllowed": True,
+            "isMarginTradingAllowed": False,
+            "filters": self.filters(),
+            "permissions": [],
+            "permissionSets": [["SPOT"]],
+            "defaultSelfTradePreventionMode": "EXPIRE_MAKER",
             "allowedSelfTradePreventionModes": ["NONE", "EXPIRE_TAKER", "EXPIRE_MAKER", "EXPIRE_BOTH"],
-        }  # fmt: skip
+        }
 
 
 #: what `POST /sim/filters` may set: amounts are decimal texts, counts whole numbers
 FILTER_AMOUNTS = (
-    "qty_min", "qty_max", "market_qty_min", "market_qty_max", "market_step", "price_max", "notional_min", "notional_max",
-    "bid_up", "bid_down", "ask_up", "ask_down",
-)  # fmt: skip
+    "qty_min",
+    "qty_max",
+    "market_qty_min",
+    "market_qty_max",
+    "market_step",
+    "price_max",
+    "notional_min",
+    "notional_max",
+    "bid_up",
+    "bid_down",
+    "ask_up",
+    "ask_down",
+)
 FILTER_COUNTS = ("orders_max", "algo_orders_max", "order_lists_max")
 
 
@@ -124,10 +180,18 @@ def _short(atoms: int) -> str:
 
 def _listing(base: str, tick: str, step: str, price: float, volume: int, level_ticks: int, trades: int) -> Listing:
     return Listing(
-        f"{base}USDT", base, "USDT", parse(tick), parse(step), price,
-        minute_volume=volume, minute_trades=trades, level_ticks=level_ticks,
-        qty_max=9_000_000 * SCALE, market_qty_max=1_000_000 * SCALE,
-    )  # fmt: skip
+        f"{base}USDT",
+        base,
+        "USDT",
+        parse(tick),
+        parse(step),
+        price,
+        minute_volume=volume,
+        minute_trades=trades,
+        level_ticks=level_ticks,
+        qty_max=9_000_000 * SCALE,
+        market_qty_max=1_000_000 * SCALE,
+    )
 
 
 #: The generated markets: grids as on the real exchange, but for AVAX, whose real tick would hide a second's moves.
@@ -147,7 +211,15 @@ def tape_listing(symbol: str, price_places: int, volume_places: int, price: floa
     known = next((item for item in LISTINGS if item.symbol == symbol), None)
     tick, step = 10 ** (8 - price_places), 10 ** (8 - volume_places)
     return Listing(
-        symbol, symbol[: -len(quote)], quote, tick, step, price, minute_volume=max(volume, 1), minute_trades=40,
+        symbol,
+        symbol[: -len(quote)],
+        quote,
+        tick,
+        step,
+        price,
+        minute_volume=max(volume, 1),
+        minute_trades=40,
         level_ticks=known.level_ticks if known else max(1, int(price * 5e-5 * SCALE / tick)),
-        qty_max=9_000_000 * SCALE, market_qty_max=1_000_000 * SCALE,
-    )  # fmt: skip
+        qty_max=9_000_000 * SCALE,
+        market_qty_max=1_000_000 * SCALE,
+    )

@@ -20,9 +20,12 @@ class Taped:
 
     def __init__(self, tape: Tape) -> None:
         self.listing: Listing = tape_listing(
-            tape.symbol, tape.price_places, tape.volume_places,
-            float(tape.open[0]) / 10.0**tape.price_places, int(np.median(tape.volume)),
-        )  # fmt: skip
+            tape.symbol,
+            tape.price_places,
+            tape.volume_places,
+            float(tape.open[0]) / 10.0**tape.price_places,
+            int(np.median(tape.volume)),
+        )
         self.timeframe = tape.timeframe
         self.unit_ms = TIMEFRAMES[tape.timeframe] * 1000
         flat = (tape.high == tape.low) & (tape.open == tape.close)

@@ -26,7 +26,8 @@ class TapeBar:
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """The price at which an order meets a bar, and whether it was the open. `rests`: triggered, but not at its limit."""
+    """The price at which an order meets a bar, and whether it was the open. `rests`: triggered, but not at its
+    limit."""
 
     price: int
     at_open: bool

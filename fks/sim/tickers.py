@@ -20,14 +20,30 @@ def day_ticker(desk: Desk) -> dict[str, object]:
     quote = bar.quote * listing.quote_factor
     volume = bar.volume * listing.step
     return {
-        "e": "24hrTicker", "E": market.now_ms, "s": desk.symbol, "p": show(change),
+        "e": "24hrTicker",
+        "E": market.now_ms,
+        "s": desk.symbol,
+        "p": show(change),
         "P": f"{'-' if percent < 0 else ''}{abs(percent) // 1000}.{abs(percent) % 1000:03d}",
-        "w": show(quote * SCALE // volume if volume else 0), "x": market.price(bar.open),
-        "c": market.price(bar.close), "Q": market.quantity(market.last.lots), "b": market.price(bid),
-        "B": market.quantity(1), "a": market.price(ask), "A": market.quantity(1), "o": market.price(bar.open),
-        "h": market.price(bar.high), "l": market.price(bar.low), "v": show(volume), "q": show(quote),
-        "O": bar.start_ms, "C": market.now_ms, "F": first + RAW_OFFSET, "L": last + RAW_OFFSET, "n": bar.count,
-    }  # fmt: skip
+        "w": show(quote * SCALE // volume if volume else 0),
+        "x": market.price(bar.open),
+        "c": market.price(bar.close),
+        "Q": market.quantity(market.last.lots),
+        "b": market.price(bid),
+        "B": market.quantity(1),
+        "a": market.price(ask),
+        "A": market.quantity(1),
+        "o": market.price(bar.open),
+        "h": market.price(bar.high),
+        "l": market.price(bar.low),
+        "v": show(volume),
+        "q": show(quote),
+        "O": bar.start_ms,
+        "C": market.now_ms,
+        "F": first + RAW_OFFSET,
+        "L": last + RAW_OFFSET,
+        "n": bar.count,
+    }
 
 
 def mini_ticker(full: dict[str, object]) -> dict[str, object]:
@@ -39,9 +55,26 @@ def rest_ticker(desk: Desk) -> dict[str, object]:
     """Return the answer of `ticker/24hr`."""
     full = day_ticker(desk)
     names = {
-        "s": "symbol", "p": "priceChange", "P": "priceChangePercent", "w": "weightedAvgPrice", "x": "prevClosePrice",
-        "c": "lastPrice", "Q": "lastQty", "b": "bidPrice", "B": "bidQty", "a": "askPrice", "A": "askQty",
-        "o": "openPrice", "h": "highPrice", "l": "lowPrice", "v": "volume", "q": "quoteVolume", "O": "openTime",
-        "C": "closeTime", "F": "firstId", "L": "lastId", "n": "count",
-    }  # fmt: skip
+        "s": "symbol",
+        "p": "priceChange",
+        "P": "priceChangePercent",
+        "w": "weightedAvgPrice",
+        "x": "prevClosePrice",
+        "c": "lastPrice",
+        "Q": "lastQty",
+        "b": "bidPrice",
+        "B": "bidQty",
+        "a": "askPrice",
+        "A": "askQty",
+        "o": "openPrice",
+        "h": "highPrice",
+        "l": "lowPrice",
+        "v": "volume",
+        "q": "quoteVolume",
+        "O": "openTime",
+        "C": "closeTime",
+        "F": "firstId",
+        "L": "lastId",
+        "n": "count",
+    }
     return {long: full[short] for short, long in names.items()}

@@ -44,8 +44,12 @@ def test_order(exchange: Exchange, params: Params) -> object:
     desk = exchange.trading_desk(params.text("symbol"))
     exchange.engine.check(read_order(params, desk.symbol))
     if params.flag("computeCommissionRates"):
-        return {"standardCommissionForOrder": _rates(exchange), "specialCommissionForOrder": _zero_rates(),
-                "taxCommissionForOrder": _zero_rates(), "discount": _discount()}  # fmt: skip
+        return {
+            "standardCommissionForOrder": _rates(exchange),
+            "specialCommissionForOrder": _zero_rates(),
+            "taxCommissionForOrder": _zero_rates(),
+            "discount": _discount(),
+        }
     return {}
 
 
@@ -64,15 +68,19 @@ def find_order(exchange: Exchange, params: Params, error: str) -> Order:
     open_orders = exchange.desks[symbol].orders
     found: list[Order] = []
     if order_id is not None:
-        found = [open_orders[order_id]] if order_id in open_orders else exchange.store.orders(
-            "symbol = ? AND order_id = ?", (symbol, order_id)
-        )  # fmt: skip
+        found = (
+            [open_orders[order_id]]
+            if order_id in open_orders
+            else exchange.store.orders("symbol = ? AND order_id = ?", (symbol, order_id))
+        )
         found = [order for order in found if not client_id or order.client_id == client_id]
     elif client_id:
         match = exchange.desks[symbol].by_client_id(client_id)
-        found = [match] if match else exchange.store.orders(
-            "symbol = ? AND client_id = ?", (symbol, client_id), limit=1, last=True
-        )  # fmt: skip
+        found = (
+            [match]
+            if match
+            else exchange.store.orders("symbol = ? AND client_id = ?", (symbol, client_id), limit=1, last=True)
+        )
     if not found:
         raise refusal(error)
     return found[0]
@@ -148,7 +156,8 @@ def _window(params: Params) -> tuple[int | None, int | None]:
 
 
 def my_trades(exchange: Exchange, params: Params) -> object:
-    """Return fills of a symbol. On a tape a fill is in the window by its tape time or by the wall time it was made at."""
+    """Return fills of a symbol. On a tape a fill is in the window by its tape time or by the wall time it was made
+    at."""
     symbol, limit = exchange.desk(params.text("symbol")).symbol, params.limit(500, 1000)
     from_id, order_id, (start, end) = params.number("fromId"), params.number("orderId"), _window(params)
     if from_id is not None and (start is not None or end is not None):
@@ -176,8 +185,11 @@ def cancel_replace(exchange: Exchange, params: Params) -> object:
     names = {"cancelOrderId": "orderId", "cancelOrigClientOrderId": "origClientOrderId", "symbol": "symbol"}
     aimed = Params({names[name]: value for name, value in params.items() if name in names})
     answer: dict[str, object] = {
-        "cancelResult": "FAILURE", "newOrderResult": "NOT_ATTEMPTED", "cancelResponse": None, "newOrderResponse": None,
-    }  # fmt: skip
+        "cancelResult": "FAILURE",
+        "newOrderResult": "NOT_ATTEMPTED",
+        "cancelResponse": None,
+        "newOrderResponse": None,
+    }
     try:
         order = exchange.engine.cancel(_cancellable(exchange, aimed), params.client_id("cancelNewClientOrderId"))[0]
         answer |= {"cancelResult": "SUCCESS", "cancelResponse": order.cancelled()}
@@ -213,10 +225,16 @@ def new_oco(exchange: Exchange, params: Params) -> object:
 
 def _leg(params: Params, symbol: str, where: str) -> NewOrder:
     names = {
-        "Type": "type", "ClientOrderId": "newClientOrderId", "Price": "price", "StopPrice": "stopPrice",
-        "TimeInForce": "timeInForce", "IcebergQty": "icebergQty", "TrailingDelta": "trailingDelta",
-        "StrategyId": "strategyId", "StrategyType": "strategyType",
-    }  # fmt: skip
+        "Type": "type",
+        "ClientOrderId": "newClientOrderId",
+        "Price": "price",
+        "StopPrice": "stopPrice",
+        "TimeInForce": "timeInForce",
+        "IcebergQty": "icebergQty",
+        "TrailingDelta": "trailingDelta",
+        "StrategyId": "strategyId",
+        "StrategyType": "strategyType",
+    }
     values = {short: params.maybe(where + long) for long, short in names.items() if where + long in params}
     if not values.get("type"):
         raise missing(f"{where}Type")
@@ -234,10 +252,13 @@ def old_oco(exchange: Exchange, params: Params) -> object:
     profit = replace(shared, price=params.atoms("price"), client_id=params.client_id("limitClientOrderId"))
     has_limit = "stopLimitPrice" in params
     stop = replace(
-        shared, type="STOP_LOSS_LIMIT" if has_limit else "STOP_LOSS", price=params.atoms("stopLimitPrice"),
-        stop_price=params.atoms("stopPrice"), client_id=params.client_id("stopClientOrderId"),
+        shared,
+        type="STOP_LOSS_LIMIT" if has_limit else "STOP_LOSS",
+        price=params.atoms("stopLimitPrice"),
+        stop_price=params.atoms("stopPrice"),
+        client_id=params.client_id("stopClientOrderId"),
         tif=params.choice("stopLimitTimeInForce", ("GTC", "IOC", "FOK"), "bad_tif", default="GTC"),
-    )  # fmt: skip
+    )
     for leg in (profit, stop):
         check_positive(leg)
     return _place_oco(exchange, desk, params, [profit, stop] if side == "SELL" else [stop, profit])
@@ -298,9 +319,10 @@ def all_lists(exchange: Exchange, params: Params) -> object:
     """Return order lists from an id or a time on."""
     from_id, (start, end) = params.number("fromId"), _window(params)
     found = exchange.store.lists(
-        "list_id >= ? AND time_ms BETWEEN ? AND ?", (from_id or 0, start or 0, end or 1 << 60),
+        "list_id >= ? AND time_ms BETWEEN ? AND ?",
+        (from_id or 0, start or 0, end or 1 << 60),
         limit=params.limit(500, 1000),
-    )  # fmt: skip
+    )
     return [pair.row() for pair in found]
 
 
@@ -309,7 +331,12 @@ def all_lists(exchange: Exchange, params: Params) -> object:
 
 def _rates(exchange: Exchange) -> dict[str, str]:
     terms = exchange.engine.terms
-    return {"maker": _rate_of(terms.maker_rate), "taker": _rate_of(terms.taker_rate), "buyer": show(0), "seller": show(0)}
+    return {
+        "maker": _rate_of(terms.maker_rate),
+        "taker": _rate_of(terms.taker_rate),
+        "buyer": show(0),
+        "seller": show(0),
+    }
 
 
 def _zero_rates() -> dict[str, str]:
@@ -324,23 +351,37 @@ def account(exchange: Exchange, params: Params) -> object:
     """Return the account with its balances."""
     terms = exchange.engine.terms
     return {
-        "makerCommission": terms.maker_rate // 10_000, "takerCommission": terms.taker_rate // 10_000,
-        "buyerCommission": 0, "sellerCommission": 0, "commissionRates": _rates(exchange), "canTrade": True,
-        "canWithdraw": False, "canDeposit": False, "brokered": False, "requireSelfTradePrevention": False,
-        "preventSor": False, "updateTime": exchange.wall_ms(), "accountType": "SPOT",
-        "balances": exchange.engine.ledger.rows(omit_zero=params.flag("omitZeroBalances")), "permissions": ["SPOT"],
+        "makerCommission": terms.maker_rate // 10_000,
+        "takerCommission": terms.taker_rate // 10_000,
+        "buyerCommission": 0,
+        "sellerCommission": 0,
+        "commissionRates": _rates(exchange),
+        "canTrade": True,
+        "canWithdraw": False,
+        "canDeposit": False,
+        "brokered": False,
+        "requireSelfTradePrevention": False,
+        "preventSor": False,
+        "updateTime": exchange.wall_ms(),
+        "accountType": "SPOT",
+        "balances": exchange.engine.ledger.rows(omit_zero=params.flag("omitZeroBalances")),
+        "permissions": ["SPOT"],
         "uid": exchange.keyring.uid,
         # what the real exchange never says: no client takes this one for it, nor a reset one for what it was
-        "environment": "sim", "networkEpoch": exchange.network_epoch,
-    }  # fmt: skip
+        "environment": "sim",
+        "networkEpoch": exchange.network_epoch,
+    }
 
 
 def commission(exchange: Exchange, params: Params) -> object:
     """Return the commission rates of a symbol."""
     return {
-        "symbol": exchange.desk(params.text("symbol")).symbol, "standardCommission": _rates(exchange),
-        "specialCommission": _zero_rates(), "taxCommission": _zero_rates(), "discount": _discount(),
-    }  # fmt: skip
+        "symbol": exchange.desk(params.text("symbol")).symbol,
+        "standardCommission": _rates(exchange),
+        "specialCommission": _zero_rates(),
+        "taxCommission": _zero_rates(),
+        "discount": _discount(),
+    }
 
 
 def order_counts(exchange: Exchange, _params: Params) -> object:
@@ -361,23 +402,35 @@ def deposits(exchange: Exchange, params: Params) -> object:
     """Return credited deposits, newest first."""
     return [
         {
-            "id": number, "coin": asset, "amount": show(amount), "status": 1, "network": "SIM", "txId": f"sim-{number}",
-            "insertTime": time_ms, "walletType": 0,
+            "id": number,
+            "coin": asset,
+            "amount": show(amount),
+            "status": 1,
+            "network": "SIM",
+            "txId": f"sim-{number}",
+            "insertTime": time_ms,
+            "walletType": 0,
         }
         for number, asset, amount, _, time_ms in _transfers(exchange, params, "deposit")
-    ]  # fmt: skip
+    ]
 
 
 def withdrawals(exchange: Exchange, params: Params) -> object:
     """Return completed withdrawals, newest first."""
     return [
         {
-            "id": number, "coin": asset, "amount": show(amount), "transactionFee": show(fee), "status": 6,
-            "network": "SIM", "txId": f"sim-{number}", "walletType": 0,
+            "id": number,
+            "coin": asset,
+            "amount": show(amount),
+            "transactionFee": show(fee),
+            "status": 6,
+            "network": "SIM",
+            "txId": f"sim-{number}",
+            "walletType": 0,
             "applyTime": datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"),
         }
         for number, asset, amount, fee, time_ms in _transfers(exchange, params, "withdrawal")
-    ]  # fmt: skip
+    ]
 
 
 def _transfers(exchange: Exchange, params: Params, kind: str) -> list[tuple[str, str, int, int, int]]:

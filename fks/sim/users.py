@@ -1,4 +1,5 @@
-"""The user data stream: who listens to the account, and what is lost, doubled or swapped on the way when a fault says so."""
+"""The user data stream: who listens to the account, and what is lost, doubled or swapped on the way when a fault says
+so."""
 
 from __future__ import annotations
 

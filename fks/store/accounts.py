@@ -64,11 +64,16 @@ class AccountStore:
         return account_of(row)
 
     async def fix_identity(self, account_id: int, identity: VenueIdentity) -> VenueIdentity | None:
-        """Give the account this identity unless it has one; return the one it has now, None when there is no such account."""
+        """Give the account this identity unless it has one; return the one it has now, None when there is no such
+        account."""
         row = await self._db.fetchrow(
-            "accounts.fix_identity", account_id, identity.environment.value, identity.uid, identity.network_epoch,
+            "accounts.fix_identity",
+            account_id,
+            identity.environment.value,
+            identity.uid,
+            identity.network_epoch,
             *fence_of(self._lease),
-        )  # fmt: skip
+        )
         return None if row is None else identity_of(row)
 
     async def identity(self, account_id: int) -> VenueIdentity | None:
@@ -82,7 +87,9 @@ class AccountStore:
 
     async def save_balances(self, account_id: int, balances: Iterable[Balance], now_ns: int) -> None:
         """Write what the venue says the account holds; equal rows are left alone."""
-        rows = [{"currency": b.currency, "free": format(b.free, "f"), "locked": format(b.locked, "f")} for b in balances]
+        rows = [
+            {"currency": b.currency, "free": format(b.free, "f"), "locked": format(b.locked, "f")} for b in balances
+        ]
         if rows:
             await self._db.execute(
                 "accounts.save_balances", account_id, to_datetime(now_ns), rows, *fence_of(self._lease)
@@ -91,35 +98,56 @@ class AccountStore:
     async def balances(self, account_id: int | None = None) -> list[BalanceRow]:
         """Return what the accounts hold, as last seen."""
         return [
-            BalanceRow(row["account_id"], Balance(row["currency"], row["free"], row["locked"]), to_ns(row["updated_at"]))
+            BalanceRow(
+                row["account_id"], Balance(row["currency"], row["free"], row["locked"]), to_ns(row["updated_at"])
+            )
             for row in await self._db.fetch("accounts.balances", account_id)
         ]
 
     async def note_balance(self, row: HistoryRow) -> None:
         """Add one point to the balance history."""
         await self._db.execute(
-            "accounts.note_balance", row.account_id, row.currency, row.balance, row.equity, row.cause, row.reference,
-            to_datetime(row.time_ns), *fence_of(self._lease),
-        )  # fmt: skip
+            "accounts.note_balance",
+            row.account_id,
+            row.currency,
+            row.balance,
+            row.equity,
+            row.cause,
+            row.reference,
+            to_datetime(row.time_ns),
+            *fence_of(self._lease),
+        )
 
     async def history(self, account_id: int, limit: int = 100) -> list[HistoryRow]:
         """Return the newest points of an account's balance history, newest first."""
         return [
             HistoryRow(
-                row["account_id"], to_ns(row["time"]), row["currency"], row["balance"], row["equity"], row["cause"],
+                row["account_id"],
+                to_ns(row["time"]),
+                row["currency"],
+                row["balance"],
+                row["equity"],
+                row["cause"],
                 row["reference"],
             )
             for row in await self._db.fetch("accounts.history", account_id, limit)
-        ]  # fmt: skip
+        ]
 
 
 def account_of(row: Row) -> Account:
     """Return a row of the accounts table as a value."""
     return Account(
-        id=row["id"], name=row["name"], account_type=row["account_type"], venue=row["venue"], broker=row["broker"],
-        currency=row["currency"], initial_balance=row["initial_balance"], mode=row["mode"], is_enabled=row["is_enabled"],
+        id=row["id"],
+        name=row["name"],
+        account_type=row["account_type"],
+        venue=row["venue"],
+        broker=row["broker"],
+        currency=row["currency"],
+        initial_balance=row["initial_balance"],
+        mode=row["mode"],
+        is_enabled=row["is_enabled"],
         identity=identity_of(row),
-    )  # fmt: skip
+    )
 
 
 def identity_of(row: Row) -> VenueIdentity | None:

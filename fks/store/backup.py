@@ -88,8 +88,18 @@ def restore(url: str, paths: Paths, file: Path) -> None:
         script = Path(folder) / "restore.sql"
         # not `pg_restore --clean`: it cannot drop partitions; and not into a pipe: half a script would be committed
         _program("pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(file))
-        _run(url, paths, "psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1",
-             "--command=DROP SCHEMA public CASCADE", "--command=CREATE SCHEMA public", f"--file={script}")  # fmt: skip
+        _run(
+            url,
+            paths,
+            "psql",
+            "--no-psqlrc",
+            "--quiet",
+            "--single-transaction",
+            "--set=ON_ERROR_STOP=1",
+            "--command=DROP SCHEMA public CASCADE",
+            "--command=CREATE SCHEMA public",
+            f"--file={script}",
+        )
 
 
 def _run(url: str, paths: Paths, program: str, *args: str) -> None:
@@ -100,9 +110,13 @@ def _run(url: str, paths: Paths, program: str, *args: str) -> None:
 def _program(program: str, *args: str, env: Mapping[str, str] | None = None) -> None:
     """Run one of PostgreSQL's programs. Errors: OutageError with its own words."""
     done = subprocess.run(
-        [str(binaries.postgres(program)), *args], env=None if env is None else dict(env), capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
+        [str(binaries.postgres(program)), *args],
+        env=None if env is None else dict(env),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no word")

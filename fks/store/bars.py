@@ -29,8 +29,8 @@ _READ = copy.row_form([("time", copy.TIME), *((name, copy.FLOAT) for name in PRI
 class Series:
     """What is stored of one series.
 
-    `revision` changes whenever a stored bar changed, went, or came before the newest: a copy of the same revision is a true
-    copy up to its newest bar, and only lacks later ones. `candles` counts incomplete bars as well.
+    `revision` changes whenever a stored bar changed, went, or came before the newest: a copy of the same revision is a
+    true copy up to its newest bar, and only lacks later ones. `candles` counts incomplete bars as well.
     """
 
     revision: int
@@ -94,8 +94,9 @@ class BarStore:
     ) -> Merged:
         """Store bars of one series, oldest first; return how many were new, different, and the same. Twice equals once.
 
-        A bar that differs is replaced and its revision grows. `trades` None, or 0 where there is a volume, leaves stored counts
-        as they are; `is_empty` None means: flat and without volume. All or nothing, also inside the caller's transaction `tx`.
+        A bar that differs is replaced and its revision grows. `trades` None, or 0 where there is a volume, leaves
+        stored counts as they are; `is_empty` None means: flat and without volume. All or nothing, also inside the
+        caller's transaction `tx`.
         Errors: InputError BARS_UNSORTED, BARS_NOT_FINITE; OutageError.
         """
         rows = Incoming.of(bars, exchange, source, trades, is_empty)
@@ -111,18 +112,25 @@ class BarStore:
             try:
                 async with self._db.transaction() as own:
                     return await merging.merge(own, rows)
-            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:  # rolled back: another was first
+            except (
+                asyncpg.DeadlockDetectedError,
+                asyncpg.SerializationError,
+            ) as error:  # rolled back: another was first
                 met = error
-        raise OutageError(f"merge of {bars.symbol} {bars.timeframe}: other writers were faster {_ATTEMPTS} times") from met
+        raise OutageError(
+            f"merge of {bars.symbol} {bars.timeframe}: other writers were faster {_ATTEMPTS} times"
+        ) from met
 
     async def keep_calendar(self, bars: Bars, calendar: str, *, exchange: str, tx: Session) -> None:
-        """Keep when the market of a stored series trades, so what is missing there; the last word stands. Twice equals once."""
+        """Keep when the market of a stored series trades, so what is missing there; the last word stands. Twice equals
+        once."""
         await tx.execute("bars.keep_calendar", exchange, bars.symbol, bars.timeframe, calendar)
 
     async def stand(self, bars: Bars, *, exchange: str, tx: Session | None = None) -> tuple[int, int]:
         """Return (how many bars are stored over the span of `bars`, how often they were changed).
 
-        A merge of `bars` adds to them what its Merged says; when they grew by something else, somebody else wrote there.
+        A merge of `bars` adds to them what its Merged says; when they grew by something else, somebody else wrote
+        there.
         """
         if not len(bars):
             return 0, 0
@@ -145,18 +153,32 @@ class BarStore:
         if row is None or row["close"] is None:
             return None
         return Bar(
-            exchange, symbol, timeframe, to_ns(row["time"]), row["open"], row["high"], row["low"], row["close"],
-            row["volume"], row["trades"], row["is_complete"], row["is_empty"],
-        )  # fmt: skip
+            exchange,
+            symbol,
+            timeframe,
+            to_ns(row["time"]),
+            row["open"],
+            row["high"],
+            row["low"],
+            row["close"],
+            row["volume"],
+            row["trades"],
+            row["is_complete"],
+            row["is_empty"],
+        )
 
     async def coverage(self) -> list[dict[str, Any]]:
         """Return symbol, timeframe, candles, oldest, newest, time_range of each series."""
         return [dict(row) for row in await self._db.fetch("bars.coverage")]
 
-    async def edges(self, symbol: str, timeframe: str, *, exchange: str = "binance") -> tuple[int, int | None, int | None]:
+    async def edges(
+        self, symbol: str, timeframe: str, *, exchange: str = "binance"
+    ) -> tuple[int, int | None, int | None]:
         """Return (number of bars, open time of the oldest, of the newest) of one series."""
         found = await self.series(symbol, timeframe, exchange=exchange)
-        return (0, None, None) if found is None or not found.candles else (found.candles, found.oldest_ns, found.newest_ns)
+        return (
+            (0, None, None) if found is None or not found.candles else (found.candles, found.oldest_ns, found.newest_ns)
+        )
 
 
 def _check(bars: Bars) -> None:
@@ -165,15 +187,18 @@ def _check(bars: Bars) -> None:
     if steps.size and int(steps.min()) <= 0:
         at = int(np.argmax(steps <= 0)) + 1
         raise InputError(
-            f"bars of {bars.symbol} {bars.timeframe} are not in order: row {at + 1} opens at {iso(int(bars.time_ns[at]))},"
+            f"bars of {bars.symbol} {bars.timeframe} are not in order: row {at + 1} opens at "
+            f"{iso(int(bars.time_ns[at]))},"
             f" the one before at {iso(int(bars.time_ns[at - 1]))}",
-            code="BARS_UNSORTED", remedy="sort them by time and leave each open time once",
-        )  # fmt: skip
+            code="BARS_UNSORTED",
+            remedy="sort them by time and leave each open time once",
+        )
     for name in PRICES:
         column: npt.NDArray[np.float64] = getattr(bars, name)
         if not np.isfinite(column).all():
             at = int(np.argmin(np.isfinite(column)))
             raise InputError(
                 f"{name} of {bars.symbol} {bars.timeframe} at {iso(int(bars.time_ns[at]))} is {column[at]}",
-                code="BARS_NOT_FINITE", remedy="leave such rows out, or put them in quarantine",
-            )  # fmt: skip
+                code="BARS_NOT_FINITE",
+                remedy="leave such rows out, or put them in quarantine",
+            )

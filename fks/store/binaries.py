@@ -1,4 +1,5 @@
-"""Where the embedded servers' programs are, and as whom they run: found without importing the packages that bring them."""
+"""Where the embedded servers' programs are, and as whom they run: found without importing the packages that bring
+them."""
 
 from __future__ import annotations
 
@@ -100,16 +101,23 @@ def passage(account: Account, *places: Path) -> list[str]:
     if tool is None or not _has_capabilities():
         raise ConfigError(
             f"{closed} is closed to the user {account.name}, which PostgreSQL runs as because it refuses root",
-            remedy=f"run 'chmod o+x {closed}', or use a checkout elsewhere (/opt/fks), or start FKS as an ordinary user, "
+            remedy=f"run 'chmod o+x {closed}', or use a checkout elsewhere (/opt/fks), or start FKS as an ordinary "
+            "user, "
             "or set FKS_DATABASE_URL",
         )
     keep = "-all,+dac_read_search"
     return [
-        tool, f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--no-new-privs", f"--inh-caps={keep}",
-        f"--ambient-caps={keep}", f"--bounding-set={keep}",
+        tool,
+        f"--reuid={account.uid}",
+        f"--regid={account.gid}",
+        "--clear-groups",
+        "--no-new-privs",
+        f"--inh-caps={keep}",
+        f"--ambient-caps={keep}",
+        f"--bounding-set={keep}",
         "--securebits=+no_setuid_fixup",  # else access(), by which PostgreSQL finds itself, does not see the capability
         "--",
-    ]  # fmt: skip
+    ]
 
 
 def _closed_folder(path: Path, account: Account) -> Path | None:

@@ -1,12 +1,13 @@
 """Rate limits shared by all processes that ask an exchange from one address or with one key: token buckets in Redis.
 
-A bucket is refilled with each window of Redis' clock. What the exchange itself reports as used (a response header) counts
-when it is more: others ask from the same address too. Each kind of request may fill the bucket up to its own ceiling, so
-that history never delays live feeds, these never delay orders, and entries never delay cancels, exits, protection and
-kills. A 429 or 418 pauses every process at once. With Redis away every process keeps to a fixed share of its own.
+A bucket is refilled with each window of Redis' clock. What the exchange itself reports as used (a response header)
+counts when it is more: others ask from the same address too. Each kind of request may fill the bucket up to its own
+ceiling, so that history never delays live feeds, these never delay orders, and entries never delay cancels, exits,
+protection and kills. A 429 or 418 pauses every process at once. With Redis away every process keeps to a fixed share of
+its own.
 
-`RedisBudget` is for market data: each request asks Redis. Orders take theirs through `fks.store.venue_budgets`. Connects are taken from a second bucket, which all keys of an address share: exchanges count
-them by address alone.
+`RedisBudget` is for market data: each request asks Redis. Orders take theirs through `fks.store.venue_budgets`.
+Connects are taken from a second bucket, which all keys of an address share: exchanges count them by address alone.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from fks.clock import Clock
 from fks.store.bus import BUDGETS, Bus
 
 SHARE, BACKGROUND_SHARE, ALONE_SHARE = 0.6, 0.5, 0.15
-DIALS_SHARE, DIALS_ALONE_SHARE = 0.8, 0.75  # order streams dial from the same address; one process has nearly all others
+DIALS_SHARE, DIALS_ALONE_SHARE = (
+    0.8,
+    0.75,
+)  # order streams dial from the same address; one process has nearly all others
 ALONE_LOOK_S = 2.0  # without Redis: how often it is asked whether it is back
 JITTER_S = 0.25
 #: set in a task whose requests can wait for those of live feeds
 in_background: ContextVar[bool] = ContextVar("in_background", default=False)
-#: the window in which this task's last request got leave: what its answer says was used is of that one, however late it comes
+#: the window in which this task's last request got leave: what its answer says was used is of that one, however late it
+#: comes
 _asked_in: ContextVar[int] = ContextVar("asked_in", default=-1)
 
 
@@ -38,24 +43,37 @@ class Allowance:
     window_s: float
 
 
-#: as the exchanges document them for public market data, read 2026-07; one that is not here gets DEFAULT. Polygon's plans with a
-#: socket have no limit, and it asks to stay below 100 a second: half of that; data.requests_per_minute is for the free one
+#: as the exchanges document them for public market data, read 2026-07; one that is not here gets DEFAULT. Polygon's
+#: plans with a
+#: socket have no limit, and it asks to stay below 100 a second: half of that; data.requests_per_minute is for the free
+#: one
 ALLOWANCES: dict[str, Allowance] = {
-    "binance": Allowance(6000, 60), "kraken": Allowance(60, 60), "coinbase": Allowance(10, 1), "bybit": Allowance(600, 5),
-    "okx": Allowance(20, 2), "polygon": Allowance(50, 1),
-}  # fmt: skip
+    "binance": Allowance(6000, 60),
+    "kraken": Allowance(60, 60),
+    "coinbase": Allowance(10, 1),
+    "bybit": Allowance(600, 5),
+    "okx": Allowance(20, 2),
+    "polygon": Allowance(50, 1),
+}
 DEFAULT = Allowance(60, 60)
-#: socket dials of one address, likewise; Polygon documents none. What is counted over 5 or 10 minutes is given out by the minute,
-#: so that nobody waits for the rest of ten; where it is counted by the second, less is, since two windows meet in one. (Coinbase
+#: socket dials of one address, likewise; Polygon documents none. What is counted over 5 or 10 minutes is given out by
+#: the minute,
+#: so that nobody waits for the rest of ten; where it is counted by the second, less is, since two windows meet in one.
+#: (Coinbase
 #: has 8, and as many messages before a login, of which a dial takes three; OKX has 3.) The local exchange counts none
 DIALS: dict[str, Allowance] = {
-    "binance": Allowance(60, 60), "kraken": Allowance(15, 60), "coinbase": Allowance(2, 1), "bybit": Allowance(100, 60),
+    "binance": Allowance(60, 60),
+    "kraken": Allowance(15, 60),
+    "coinbase": Allowance(2, 1),
+    "bybit": Allowance(100, 60),
     "okx": Allowance(2, 1),
-}  # fmt: skip
+}
 DIALS_LOCAL = Allowance(6000, 60)
 
-# KEYS: the bucket. ARGV: weight, limit, window ms, used as the exchange reports, the window of that report, pause ms, the
-# status that asked for the pause, the weight wanted (what is free of it is granted, at least `weight`), the channel of pauses.
+# KEYS: the bucket. ARGV: weight, limit, window ms, used as the exchange reports, the window of that report, pause ms,
+# the
+# status that asked for the pause, the weight wanted (what is free of it is granted, at least `weight`), the channel of
+# pauses.
 # Answers {ms to wait, the present window, granted, ms left of the window, status of the pause or 0}.
 TAKE = """
 local t = redis.call('TIME')
@@ -84,14 +102,22 @@ return {wait, window, granted, window + span - now, paused > now and status or 0
 
 
 class RedisBudget:
-    """A Budget of one process on the shared bucket. Guarantees: without Redis it takes no more than `alone_share` allows."""
+    """A Budget of one process on the shared bucket. Guarantees: without Redis it takes no more than `alone_share`
+    allows."""
 
     def __init__(
-        self, bus: Bus, clock: Clock, name: str, allowance: Allowance, *, share: float = SHARE,
-        alone_share: float = ALONE_SHARE, dials: RedisBudget | None = None,
-    ) -> None:  # fmt: skip
-        """`name` is the bucket: see `bucket_of`. `share` of the allowance is ours, of that `alone_share` this process' without
-        Redis; `dials`: what each dial takes one of."""
+        self,
+        bus: Bus,
+        clock: Clock,
+        name: str,
+        allowance: Allowance,
+        *,
+        share: float = SHARE,
+        alone_share: float = ALONE_SHARE,
+        dials: RedisBudget | None = None,
+    ) -> None:
+        """`name` is the bucket: see `bucket_of`. `share` of the allowance is ours, of that `alone_share` this process'
+        without Redis; `dials`: what each dial takes one of."""
         self._bus = bus
         self._clock = clock
         self._name = name
@@ -162,18 +188,29 @@ class RedisBudget:
 
 
 def budget_of(
-    bus: Bus, clock: Clock, exchange: str, address: str | None, key: str = "", *, per_minute: int | None = None,
+    bus: Bus,
+    clock: Clock,
+    exchange: str,
+    address: str | None,
+    key: str = "",
+    *,
+    per_minute: int | None = None,
     dials: Allowance | None = None,
-) -> RedisBudget:  # fmt: skip
+) -> RedisBudget:
     """Return the budget of one exchange at one address (None: its public one) for one API key.
 
-    `per_minute` is the weight it takes a minute, `dials` how many dials whatever the key, where somebody knows better than the tables.
+    `per_minute` is the weight it takes a minute, `dials` how many dials whatever the key, where somebody knows better
+    than the tables.
     """
     allowance = ALLOWANCES.get(exchange, DEFAULT) if per_minute is None else Allowance(per_minute, 60)
     dialled = RedisBudget(
-        bus, clock, bucket_of(f"{exchange}.dials", address), dials or DIALS.get(exchange, DEFAULT), share=DIALS_SHARE,
+        bus,
+        clock,
+        bucket_of(f"{exchange}.dials", address),
+        dials or DIALS.get(exchange, DEFAULT),
+        share=DIALS_SHARE,
         alone_share=DIALS_ALONE_SHARE,
-    )  # fmt: skip
+    )
     return RedisBudget(bus, clock, bucket_of(exchange, address, key), allowance, dials=dialled)
 
 

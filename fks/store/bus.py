@@ -109,14 +109,18 @@ class Bus:
         return value if isinstance(value, bytes) else None
 
     async def put(self, key: str, field: str, value: bytes, ttl_s: float) -> bool:
-        """Keep `value` as one field of the hash `key`, which ends `ttl_s` after its last change; return whether it was taken."""
+        """Keep `value` as one field of the hash `key`, which ends `ttl_s` after its last change; return whether it was
+        taken."""
         pipe = self._client.pipeline(transaction=False)
         pipe.hset(key, field, value)
         pipe.pexpire(key, max(1, int(ttl_s * 1000)))
         return await self._try(pipe.execute()) is not None
 
-    async def put_and_publish(self, entries: Sequence[tuple[str, str, str, Mapping[str, object]]], ttl_s: float) -> bool:
-        """Keep each payload as (key, field) and tell (channel) of it, all in one round trip; return whether Redis took them."""
+    async def put_and_publish(
+        self, entries: Sequence[tuple[str, str, str, Mapping[str, object]]], ttl_s: float
+    ) -> bool:
+        """Keep each payload as (key, field) and tell (channel) of it, all in one round trip; return whether Redis took
+        them."""
         if not entries:
             return True
         pipe, px = self._client.pipeline(transaction=False), max(1, int(ttl_s * 1000))
@@ -130,7 +134,9 @@ class Bus:
     async def fields(self, key: str) -> dict[str, bytes]:
         """Return the fields of the hash `key`; empty when it is absent or Redis is away."""
         found = await self._try(self._client.hgetall(key))
-        return {name.decode(errors="replace"): value for name, value in found.items()} if isinstance(found, dict) else {}
+        return (
+            {name.decode(errors="replace"): value for name, value in found.items()} if isinstance(found, dict) else {}
+        )
 
     async def delete(self, *keys: str) -> bool:
         """Drop `keys`; return whether Redis answered."""

@@ -64,9 +64,15 @@ def spawn(
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(log.open("ab")) if log is not None else subprocess.DEVNULL
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=env, cwd=cwd, start_new_session=True,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
             **binaries.run_as(account),
-        )  # fmt: skip
+        )
 
 
 def runs_in(pid: int, name: str, directory: Path) -> bool:

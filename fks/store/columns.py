@@ -1,10 +1,11 @@
 """Stored bars once more, as columns in files that are mapped instead of read: what research works on.
 
-One folder a series under FKS_HOME/columns, in it an `.npy` of shape (6, room): open times (ns), then open, high, low, close
-and volume as float64 bits. `meta.json` says how many bars of it count, and of which database, revision and newest bar they are; it
-is replaced in one step, after the bars are on disk. Before each use the row in `series` is asked: the same revision
-means that the copy is true up to its newest bar, so that only later ones are read and appended behind the bars that others
-may have mapped; another revision means a new file. Readers keep what they mapped: a file in use is never changed below its count.
+One folder a series under FKS_HOME/columns, in it an `.npy` of shape (6, room): open times (ns), then open, high, low,
+close and volume as float64 bits. `meta.json` says how many bars of it count, and of which database, revision and newest
+bar they are; it is replaced in one step, after the bars are on disk. Before each use the row in `series` is asked: the
+same revision means that the copy is true up to its newest bar, so that only later ones are read and appended behind the
+bars that others may have mapped; another revision means a new file. Readers keep what they mapped: a file in use is
+never changed below its count.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class _Meta:
 class ColumnCache:
     """Mapped copies of whole series, true to the database at the time of each read. Safe for several processes.
 
-    What cannot be kept (no space, another process is writing it) is read from the database instead: slower, never wrong.
-    Beyond `max_mb` the series unused for longest are dropped. Errors of `read`: OutageError.
+    What cannot be kept (no space, another process is writing it) is read from the database instead: slower, never
+    wrong. Beyond `max_mb` the series unused for longest are dropped. Errors of `read`: OutageError.
     """
 
     def __init__(self, folder: Path, db: Database, *, max_mb: float = 4096) -> None:
@@ -119,7 +120,9 @@ class ColumnCache:
         return meta is not None and self._is_true(meta, series) and meta.newest_ns == series.newest_ns
 
     def _is_true(self, meta: _Meta, series: Series) -> bool:
-        return (meta.database, meta.revision) == (self._database, series.revision) and meta.newest_ns <= (series.newest_ns or 0)
+        return (meta.database, meta.revision) == (self._database, series.revision) and meta.newest_ns <= (
+            series.newest_ns or 0
+        )
 
     async def _renew(
         self, folder: Path, meta: _Meta | None, series: Series, symbol: str, timeframe: str, exchange: str

@@ -39,8 +39,8 @@ def text_form(value: str) -> str:
 
 
 def encoded(columns: Sequence[tuple[str, str]], values: Mapping[str, npt.ArrayLike | str], count: int) -> bytearray:
-    """Return `count` rows as one COPY stream. A text value stands in every row; a time column is given in µs of PostgreSQL
-    (`pg_time`)."""
+    """Return `count` rows as one COPY stream. A text value stands in every row; a time column is given in µs of
+    PostgreSQL (`pg_time`)."""
     form = row_form(columns)
     template = np.zeros((), dtype=form)
     template["columns"] = len(columns)
@@ -81,11 +81,13 @@ def time_ns_of(rows: Rows, name: str = "time") -> Ints:
     return time_ns
 
 
-async def copy_in(connection: Any, table: str, stream: bytearray, columns: Sequence[str], *, timeout: float | None = None) -> None:
+async def copy_in(
+    connection: Any, table: str, stream: bytearray, columns: Sequence[str], *, timeout: float | None = None
+) -> None:
     """Copy a stream into columns of a table over a raw connection; `timeout` (s) instead of the connection's own.
 
-    The stream goes in one message, so keep it to some 20 MB: asyncpg sends pieces of an iterator only while the socket takes them, and
-    when the connection ends while it does not, it waits for ever.
+    The stream goes in one message, so keep it to some 20 MB: asyncpg sends pieces of an iterator only while the socket
+    takes them, and when the connection ends while it does not, it waits for ever.
     """
     await connection.copy_to_table(table, source=stream, columns=list(columns), format="binary", timeout=timeout)
 

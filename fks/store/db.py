@@ -168,14 +168,16 @@ class Database:
 
     @staticmethod
     async def lazy(url: str, settings: DatabaseSettings | None = None, *, application: str = "fks") -> Database:
-        """Return a Database that connects when it is first used: for parts that must come up while the server is away."""
+        """Return a Database that connects when it is first used: for parts that must come up while the server is
+        away."""
         chosen = settings or DatabaseSettings()
         checks: Checks = []
         pool = await _open_pool(url, chosen.model_copy(update={"pool_min": 0}), application, checks)
         return Database(pool, chosen, checks)
 
     def check_connections(self, check: Callable[[Any], Awaitable[None]]) -> None:
-        """Call `check` with each connection that is made from now on, before it is used; what it raises reaches the caller."""
+        """Call `check` with each connection that is made from now on, before it is used; what it raises reaches the
+        caller."""
         self._checks.append(check)
 
     async def close(self) -> None:
@@ -192,7 +194,8 @@ class Database:
         return await self._one(query, lambda c: c.fetch(sql(query), *args), retry)
 
     async def fetchrow(self, query: str, *args: object, retry: bool = True, wait_s: float | None = None) -> Row | None:
-        """Return the first row. `wait_s`: wait no longer for a connection; for what is not true any more after a while."""
+        """Return the first row. `wait_s`: wait no longer for a connection; for what is not true any more after a
+        while."""
         return await self._one(query, lambda c: c.fetchrow(sql(query), *args), retry, wait_s)
 
     async def fetchval(self, query: str, *args: object, retry: bool = True) -> Any:
@@ -208,10 +211,11 @@ class Database:
         await self._one(query, lambda c: c.executemany(sql(query), kept), retry)
 
     async def hot_row(self, text: str, *args: object, what: str) -> Row | None:
-        """Run the SQL `text`, which changes something, on a kept connection and return its first row. `what` names it in errors.
+        """Run the SQL `text`, which changes something, on a kept connection and return its first row. `what` names it
+        in errors.
 
-        Taking a connection from the pool and giving it back costs two tasks and a timer, a fifth of a durable statement. It
-        is kept until an error, or until `close`.
+        Taking a connection from the pool and giving it back costs two tasks and a timer, a fifth of a durable
+        statement. It is kept until an error, or until `close`.
 
         Errors: OutageError when the connection is lost meanwhile: it may have taken effect.
         """
@@ -308,9 +312,7 @@ class Database:
         except _MAYBE_LOST:
             _drop(connection)
 
-    async def _one(
-        self, what: str, call: Callable[[Any], Awaitable[T]], retry: bool, wait_s: float | None = None
-    ) -> T:
+    async def _one(self, what: str, call: Callable[[Any], Awaitable[T]], retry: bool, wait_s: float | None = None) -> T:
         async def attempt() -> T:
             connection = await self._take(deadline - time.monotonic(), what)
             try:
@@ -357,7 +359,8 @@ async def _persist(attempt: Callable[[], Awaitable[T]], deadline_s: float, *, is
 def _is_lost(error: BaseException) -> bool:
     """Tell a lost connection from a mistake of ours: asyncpg raises InterfaceError for both (wrong argument counts).
 
-    One that was cut in the middle of a COPY may still be at it when it is asked for the next thing: nobody shares one here.
+    One that was cut in the middle of a COPY may still be at it when it is asked for the next thing: nobody shares one
+    here.
     """
     if not isinstance(error, asyncpg.InterfaceError):
         return True
@@ -404,9 +407,12 @@ async def _open_pool(
 
 async def _prepare_connection(connection: Any) -> None:
     await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", format="binary",
-        encoder=lambda value: b"\x01" + _json(value), decoder=lambda data: orjson.loads(data[1:]),
-    )  # fmt: skip
+        "jsonb",
+        schema="pg_catalog",
+        format="binary",
+        encoder=lambda value: b"\x01" + _json(value),
+        decoder=lambda data: orjson.loads(data[1:]),
+    )
     await connection.set_type_codec("json", schema="pg_catalog", format="binary", encoder=_json, decoder=orjson.loads)
 
 

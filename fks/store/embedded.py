@@ -143,7 +143,8 @@ class PostgresServer:
         }
 
     def user(self) -> Account | None:
-        """Return the system user to start it as (Popen's user and group); None for our own, or when `command` changes it."""
+        """Return the system user to start it as (Popen's user and group); None for our own, or when `command` changes
+        it."""
         return None if self._passage() else self._runs_as()
 
     def start(self, log: Path | None = None) -> subprocess.Popen[bytes]:
@@ -154,8 +155,9 @@ class PostgresServer:
         """Return whether the server takes connections, in a few milliseconds and without a password."""
         found = subprocess.run(
             [str(binaries.postgres("pg_isready")), "-q", "-h", str(self._sockets), "-p", str(_PORT), "-t", "1"],
-            check=False, env=self.env(),
-        )  # fmt: skip
+            check=False,
+            env=self.env(),
+        )
         return found.returncode == 0
 
     def adopt(self) -> int | None:
@@ -196,10 +198,20 @@ class PostgresServer:
             if account is not None:
                 os.chown(password, account.uid, account.gid)
             self._tool(
-                "initdb", "-D", str(fresh), "-U", "fks", f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8",
-                "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-instructions",
+                "initdb",
+                "-D",
+                str(fresh),
+                "-U",
+                "fks",
+                f"--pwfile={password}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+                "--locale=C",
+                "--no-instructions",
                 *(() if self._is_durable else ("--no-sync",)),
-            )  # fmt: skip
+            )
         finally:
             password.unlink(missing_ok=True)
         self._write_conf(fresh, account)
@@ -240,9 +252,14 @@ class PostgresServer:
 
     def _tool(self, name: str, *args: str, text: str = "") -> None:
         done = subprocess.run(
-            [*self._passage(), str(binaries.postgres(name)), *args], input=text.encode(), capture_output=True, check=False,
-            env=self.env(), cwd="/", **binaries.run_as(self.user()),
-        )  # fmt: skip
+            [*self._passage(), str(binaries.postgres(name)), *args],
+            input=text.encode(),
+            capture_output=True,
+            check=False,
+            env=self.env(),
+            cwd="/",
+            **binaries.run_as(self.user()),
+        )
         said = done.stderr.decode(errors="replace")
         if done.returncode != 0 or "ERROR:" in said or "FATAL:" in said:
             last = next((line for line in reversed(said.splitlines()) if ":" in line), "no word").replace(

@@ -15,7 +15,8 @@ from fks.store.instruments import instrument_of
 from fks.store.leases import fence_of
 from fks.store.supervision import MONEY
 
-#: a collector whose last word on a feed is older, seconds, does not know of it any more; it tells several times in that time
+#: a collector whose last word on a feed is older, seconds, does not know of it any more; it tells several times in that
+#: time
 WORD_S = 2.0
 
 
@@ -91,13 +92,21 @@ class Facts:
         """Return every strategy instance."""
         return [
             Instance(
-                id=row["id"], sizing=row["sizing"], size=row["size"], is_enabled=row["is_enabled"], state=row["state"],
-                account_id=row["account_id"], venue=row["venue"], exchange=row["exchange"], symbol=row["symbol"],
-                timeframe=row["timeframe"], cursor_ns=to_ns(at) if (at := row["cursor_time"]) else None,
+                id=row["id"],
+                sizing=row["sizing"],
+                size=row["size"],
+                is_enabled=row["is_enabled"],
+                state=row["state"],
+                account_id=row["account_id"],
+                venue=row["venue"],
+                exchange=row["exchange"],
+                symbol=row["symbol"],
+                timeframe=row["timeframe"],
+                cursor_ns=to_ns(at) if (at := row["cursor_time"]) else None,
                 pyramiding=row["pyramiding"],
             )
             for row in await self._db.fetch("facts.instances")
-        ]  # fmt: skip
+        ]
 
     async def is_killed(self) -> bool:
         """Return whether the kill switch is engaged in the database (the guardian's own file may know sooner)."""
@@ -113,7 +122,8 @@ class Facts:
         return None if row is None else (row["child"], row["reason"])
 
     async def kills(self) -> list[tuple[str, bool | None]]:
-        """Return the engaged kills, newest first: id, and whether it wants positions closed (None = the row does not say)."""
+        """Return the engaged kills, newest first: id, and whether it wants positions closed (None = the row does not
+        say)."""
         return [(row["kill_id"], row["flatten"]) for row in await self._db.fetch("facts.kills")]
 
     async def halt(self, instance: str, reason: str) -> None:
@@ -129,9 +139,15 @@ class Facts:
     ) -> None:
         """Tell everyone what the order manager believes of a venue."""
         await self._db.execute(
-            "facts.save_venue_state", venue, account_id, state, detail, skew_ms, to_datetime(now_ns),
+            "facts.save_venue_state",
+            venue,
+            account_id,
+            state,
+            detail,
+            skew_ms,
+            to_datetime(now_ns),
             *fence_of(self._lease),
-        )  # fmt: skip
+        )
 
     async def note_alert(
         self, severity: str, event: str, message: str, component: str, payload: Mapping[str, object]
@@ -148,11 +164,19 @@ class Facts:
         rows = await self._db.fetch("facts.sealed_bars", exchange, symbol, timeframe, to_datetime(after_ns), limit)
         return [
             Bar(
-                exchange, symbol, timeframe, to_ns(row["time"]), row["open"], row["high"], row["low"], row["close"],
-                row["volume"], row["trades"],
+                exchange,
+                symbol,
+                timeframe,
+                to_ns(row["time"]),
+                row["open"],
+                row["high"],
+                row["low"],
+                row["close"],
+                row["volume"],
+                row["trades"],
             )
             for row in rows
-        ]  # fmt: skip
+        ]
 
     async def trades_after(
         self, exchange: str, symbol: str, time_ns: int, trade_id: int, limit: int
@@ -165,7 +189,12 @@ class Facts:
         """Return what all executions of an account at a venue moved."""
         return [
             Turnover(
-                row["symbol"], row["trade_type"] == "BUY", row["fee_currency"], row["quantity"], row["value"], row["fee"]
+                row["symbol"],
+                row["trade_type"] == "BUY",
+                row["fee_currency"],
+                row["quantity"],
+                row["value"],
+                row["fee"],
             )
             for row in await self._db.fetch("facts.turnover", account_id, venue)
         ]
@@ -185,7 +214,9 @@ class Facts:
 
     async def decisions(self, venue: str) -> dict[str, int]:
         """Return the bar (ns) on which each open order at a venue was decided, for those that were decided on one."""
-        return {row["client_order_id"]: to_ns(row["ts_event"]) for row in await self._db.fetch("facts.decisions", venue)}
+        return {
+            row["client_order_id"]: to_ns(row["ts_event"]) for row in await self._db.fetch("facts.decisions", venue)
+        }
 
     async def oldest_ready(self, venue: str, symbol: str) -> int | None:
         """Return the bar time (ns) of the oldest signal in a symbol that waits for its outcome at a venue."""

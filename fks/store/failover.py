@@ -1,10 +1,11 @@
 """Detection of a failed over, restored or replaced PostgreSQL, by a record that the order manager keeps on its node.
 
 The record holds the last (system identifier, timeline, epoch) that this node's order manager saw; it is fsynced before
-the first order is sent. Another identifier or timeline, or an epoch that went back, means that rows may be missing which
-were committed: orders that were sent are perhaps not in the journal. The running order manager ends with FailoverError,
-its successor reconciles, and looks up at the venue what is older than the change (`fks.orders.sent_ids`). A start without a
-record on this node counts as a change, unless the journal has never held a signal or an order.
+the first order is sent. Another identifier or timeline, or an epoch that went back, means that rows may be missing
+which were committed: orders that were sent are perhaps not in the journal. The running order manager ends with
+FailoverError, its successor reconciles, and looks up at the venue what is older than the change
+(`fks.orders.sent_ids`). A start without a record on this node counts as a change, unless the journal has never held a
+signal or an order.
 
 Each new connection is checked before it is used. A connection that stays open cannot reach another server.
 """
@@ -25,7 +26,8 @@ from fks.model.errors import ConfigError, FailoverError, OutageError
 from fks.model.ports import Lease
 from fks.store.db import Database, sql
 
-#: tells a repeated start within one process, whose epoch is in the record already, from an epoch that came a second time
+#: tells a repeated start within one process, whose epoch is in the record already, from an epoch that came a second
+#: time
 _PROCESS = uuid.uuid4().hex
 
 
@@ -54,8 +56,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the journal's past means for sending: an intent of before `ask_before_ns` (ns UTC, 0 = none) must be looked up at
-    the venue first. `change`: why this start counts as a change, None when it does not."""
+    """What the journal's past means for sending: an intent of before `ask_before_ns` (ns UTC, 0 = none) must be looked
+    up at the venue first. `change`: why this start counts as a change, None when it does not."""
 
     ask_before_ns: int
     change: str | None
@@ -142,7 +144,9 @@ async def _read(connection: Any, lease: Lease) -> Origin:
             remedy="GRANT EXECUTE ON FUNCTION pg_control_system(), pg_walfile_name(pg_lsn) to the role of database.url",
         ) from error
     if row["is_standby"]:
-        raise OutageError("PostgreSQL is a standby in recovery: it takes no writes", remedy="promote it, or connect to the primary")
+        raise OutageError(
+            "PostgreSQL is a standby in recovery: it takes no writes", remedy="promote it, or connect to the primary"
+        )
     return Origin(
         row["system_id"], row["timeline"], row["epoch"] or 0, row["has_past"], row["fsync"], row["synchronous_commit"]
     )

@@ -120,13 +120,21 @@ class FeedStore:
         A bar that nobody counted (`Bar.is_counted`) leaves a stored count as it is.
 
         Returns the revisions of the bars that changed what was stored, by symbol, timeframe and time (ns). What comes
-        without a feed row is not fenced: give the row of its symbol along. However late it lands, the rows say that they
-        are of now, by the server's clock or earlier: one that says LIVE and was held up on its way is not news.
+        without a feed row is not fenced: give the row of its symbol along. However late it lands, the rows say that
+        they are of now, by the server's clock or earlier: one that says LIVE and was held up on its way is not news.
         """
         row = await self._db.fetchrow(
-            "feeds.flush", self._exchange, self._epoch, *_feed_columns(feeds), *_bar_columns(bars),
-            *_trade_columns(trades), *_outage_columns(outages), self._server_now(), retry=False, wait_s=WAIT_S,
-        )  # fmt: skip
+            "feeds.flush",
+            self._exchange,
+            self._epoch,
+            *_feed_columns(feeds),
+            *_bar_columns(bars),
+            *_trade_columns(trades),
+            *_outage_columns(outages),
+            self._server_now(),
+            retry=False,
+            wait_s=WAIT_S,
+        )
         assert row is not None
         self._server = row["answered_at"], self._clock.monotonic()
         if not row["is_ours"]:
@@ -170,8 +178,20 @@ def _feed_columns(feeds: Sequence[FeedRow]) -> list[list[Any]]:
 def _bar_columns(bars: Iterable[tuple[Bar, str]]) -> list[list[Any]]:
     columns: list[list[Any]] = [[] for _ in range(12)]
     for bar, source in bars:
-        values = (bar.symbol, bar.timeframe, to_datetime(bar.time_ns), bar.open, bar.high, bar.low, bar.close, bar.volume,
-                  bar.trades, bar.is_complete, bar.is_empty, source)  # fmt: skip
+        values = (
+            bar.symbol,
+            bar.timeframe,
+            to_datetime(bar.time_ns),
+            bar.open,
+            bar.high,
+            bar.low,
+            bar.close,
+            bar.volume,
+            bar.trades,
+            bar.is_complete,
+            bar.is_empty,
+            source,
+        )
         for column, value in zip(columns, values, strict=True):
             column.append(value)
     return columns

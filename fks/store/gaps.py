@@ -23,8 +23,8 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class KnownGap:
-    """A range whose missing bars were asked for: `cause` is exchange | unlisted | silent (nobody traded) where the exchange
-    has none, refused where it has one that cannot be true."""
+    """A range whose missing bars were asked for: `cause` is exchange | unlisted | silent (nobody traded) where the
+    exchange has none, refused where it has one that cannot be true."""
 
     hole: Hole
     cause: str
@@ -33,8 +33,8 @@ class KnownGap:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series: what is stored (`revision` changes with every correction) and what is wanted of it, by a sync (`wanted_to_ns`
-    None: up to the present) or because its symbol is collected, in `frames` alone where these are said.
+    """One series: what is stored (`revision` changes with every correction) and what is wanted of it, by a sync
+    (`wanted_to_ns` None: up to the present) or because its symbol is collected, in `frames` alone where these are said.
     `calendar`: when its market trades, as an import said; None: as its exchange does."""
 
     exchange: str
@@ -75,9 +75,11 @@ class GapStore:
         """Return the known gaps of a series, oldest first."""
         return [_known(row) for row in await self._db.fetch("gaps.known", exchange, symbol, timeframe)]
 
-    async def note_known(self, exchange: str, symbol: str, timeframe: str, asked: Hole, found: Sequence[KnownGap]) -> None:
-        """Note that the exchange was asked for all of `asked` and that `found` is missing there, whatever was known of it
-        before; neighbours with the same cause become one row."""
+    async def note_known(
+        self, exchange: str, symbol: str, timeframe: str, asked: Hole, found: Sequence[KnownGap]
+    ) -> None:
+        """Note that the exchange was asked for all of `asked` and that `found` is missing there, whatever was known of
+        it before; neighbours with the same cause become one row."""
         key = (exchange, symbol, timeframe)
         async with self._db.transaction() as tx:
             rows = await tx.fetch("gaps.drop_known", *key, to_datetime(asked.start_ns), to_datetime(asked.end_ns))
@@ -95,18 +97,30 @@ class GapStore:
         """Return every series that is stored or wanted."""
         return [
             Series(
-                r["exchange"], r["symbol"], r["timeframe"], r["candles"], r["oldest"] and to_ns(r["oldest"]),
-                r["newest"] and to_ns(r["newest"]), r["revision"], r["sync_status"],
-                r["wanted_from"] and to_ns(r["wanted_from"]), r["wanted_to"] and to_ns(r["wanted_to"]), r["error"],
-                r["is_collected"], None if r["frames"] is None else tuple(r["frames"]), r["calendar"],
+                r["exchange"],
+                r["symbol"],
+                r["timeframe"],
+                r["candles"],
+                r["oldest"] and to_ns(r["oldest"]),
+                r["newest"] and to_ns(r["newest"]),
+                r["revision"],
+                r["sync_status"],
+                r["wanted_from"] and to_ns(r["wanted_from"]),
+                r["wanted_to"] and to_ns(r["wanted_to"]),
+                r["error"],
+                r["is_collected"],
+                None if r["frames"] is None else tuple(r["frames"]),
+                r["calendar"],
             )
             for r in map(finite, await self._db.fetch("gaps.series"))
-        ]  # fmt: skip
+        ]
 
     async def counts(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> dict[str, Any]:
         """Return candles, nulls, duplicates, incomplete, silent, inconsistent, corrected, revision_max, corrected_at,
         oldest, newest of the stored bars in [start, end)."""
-        row = await self._db.fetchrow("gaps.counts", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns))
+        row = await self._db.fetchrow(
+            "gaps.counts", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns)
+        )
         assert row is not None
         return dict(row)
 
@@ -114,7 +128,9 @@ class GapStore:
         self, exchange: str | None = None, symbol: str | None = None, *, since_ns: int = 0, limit: int = 100
     ) -> list[dict[str, Any]]:
         """Return when feeds were not live, newest first: exchange, symbol, channel, began_at, ended_at, cause."""
-        return [dict(row) for row in await self._db.fetch("gaps.outages", exchange, symbol, to_datetime(since_ns), limit)]
+        return [
+            dict(row) for row in await self._db.fetch("gaps.outages", exchange, symbol, to_datetime(since_ns), limit)
+        ]
 
     async def quarantined(self, exchange: str, symbol: str, timeframe: str) -> int:
         """Return how many bars of one series are in quarantine and not settled."""
@@ -122,15 +138,17 @@ class GapStore:
 
 
 def known_after(before: Iterable[KnownGap], asked: Hole, found: Iterable[KnownGap]) -> list[KnownGap]:
-    """Return what is known once `found` is all that is missing in `asked`: `before` outside of it, neighbours of one cause joined."""
+    """Return what is known once `found` is all that is missing in `asked`: `before` outside of it, neighbours of one
+    cause joined."""
     outside = [
         KnownGap(Hole(start_ns, end_ns), gap.cause, gap.asked_ns)
         for gap in before
         for start_ns, end_ns in (
-            (gap.hole.start_ns, min(gap.hole.end_ns, asked.start_ns)), (max(gap.hole.start_ns, asked.end_ns), gap.hole.end_ns),
+            (gap.hole.start_ns, min(gap.hole.end_ns, asked.start_ns)),
+            (max(gap.hole.start_ns, asked.end_ns), gap.hole.end_ns),
         )
         if start_ns < end_ns
-    ]  # fmt: skip
+    ]
     known: list[KnownGap] = []
     for gap in sorted([*outside, *found], key=lambda gap: gap.hole.start_ns):
         if known and known[-1].cause == gap.cause and gap.hole.start_ns <= known[-1].hole.end_ns:

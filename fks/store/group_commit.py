@@ -31,8 +31,8 @@ class _Waiting(Generic[Item, Result]):
 class GroupCommit(Generic[Item, Result]):
     """One queue with at most one statement in flight.
 
-    `write` takes the items of one statement and returns a result or an exception for each, in their order. What it raises
-    is raised for each of its items. `keys_of` names the rows of an item.
+    `write` takes the items of one statement and returns a result or an exception for each, in their order. What it
+    raises is raised for each of its items. `keys_of` names the rows of an item.
     """
 
     def __init__(

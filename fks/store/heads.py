@@ -17,7 +17,8 @@ from fks.store.db import Database
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The row. `host`, `home` and `address` are for people; machine and boot decide. `wait_s`: until another may follow."""
+    """The row. `host`, `home` and `address` are for people; machine and boot decide. `wait_s`: until another may
+    follow."""
 
     deployment: int
     machine: str

@@ -34,12 +34,16 @@ class HoldingStore:
             return []
         rows = [
             {
-                "kind": item.kind.value, "reference": item.reference, "asset": item.asset,
-                "amount": format(item.amount, "f"), "fee": format(item.fee, "f"), "time": iso(item.time_ns),
+                "kind": item.kind.value,
+                "reference": item.reference,
+                "asset": item.asset,
+                "amount": format(item.amount, "f"),
+                "fee": format(item.fee, "f"),
+                "time": iso(item.time_ns),
                 "source": item.source,
             }
             for item in transfers
-        ]  # fmt: skip
+        ]
         found = await self._db.fetch("holdings.add_transfers", account_id, rows, *fence_of(self._lease))
         return [transfer_of(row) for row in found]
 
@@ -48,7 +52,8 @@ class HoldingStore:
         return [transfer_of(row) for row in await self._db.fetch("holdings.page", account_id, limit)]
 
     async def transferred(self, account_id: int) -> dict[str, Decimal]:
-        """Return what transfers that were listed after the opening moved, by asset (signed, withdrawal fees included)."""
+        """Return what transfers that were listed after the opening moved, by asset (signed, withdrawal fees
+        included)."""
         return {row["asset"]: row["amount"] for row in await self._db.fetch("holdings.moved", account_id)}
 
     async def last_transfer_ns(self, account_id: int) -> int | None:
@@ -60,6 +65,11 @@ class HoldingStore:
 def transfer_of(row: Row) -> Transfer:
     """Return a row of the transfers table as a value."""
     return Transfer(
-        kind=TransferKind(row["kind"]), reference=row["reference"], asset=row["asset"], amount=row["amount"],
-        time_ns=to_ns(row["time"]), fee=row["fee"], source=row["source"],
-    )  # fmt: skip
+        kind=TransferKind(row["kind"]),
+        reference=row["reference"],
+        asset=row["asset"],
+        amount=row["amount"],
+        time_ns=to_ns(row["time"]),
+        fee=row["fee"],
+        source=row["source"],
+    )

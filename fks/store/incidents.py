@@ -27,7 +27,9 @@ class Resolution(StrEnum):
 
     ADOPTED = "adopted"  # the difference is ours from now on: what is expected moves by it
     EXPLAINED = "explained"  # the difference is known and stays: what is expected moves by it
-    BOOKED = "booked"  # a transfer or execution was booked that explains it; a difference that stays opens a new incident
+    BOOKED = (
+        "booked"  # a transfer or execution was booked that explains it; a difference that stays opens a new incident
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +54,37 @@ class Incident:
 
 
 class IncidentStore:
-    """Reads and writes of incidents; `open` and `end` are fenced by `lease`. Takes a database or an open transaction."""
+    """Reads and writes of incidents; `open` and `end` are fenced by `lease`. Takes a database or an open
+    transaction."""
 
     def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
         self._db, self._lease = querier, lease
 
     async def open(
-        self, account_id: int, kind: str, subject: str, *, detail: str, now_ns: int,
+        self,
+        account_id: int,
+        kind: str,
+        subject: str,
+        *,
+        detail: str,
+        now_ns: int,
         payload: Mapping[str, object] | None = None,
-    ) -> tuple[Incident, bool] | None:  # fmt: skip
-        """Open an incident, or update the open one of the same account, kind and subject; return it and whether it is new.
+    ) -> tuple[Incident, bool] | None:
+        """Open an incident, or update the open one of the same account, kind and subject; return it and whether it is
+        new.
 
         None: a newer epoch owns the lease, and nothing was written.
         """
         row = await self._db.fetchrow(
-            "incidents.open", account_id, kind, subject, detail, dict(payload or {}), to_datetime(now_ns),
+            "incidents.open",
+            account_id,
+            kind,
+            subject,
+            detail,
+            dict(payload or {}),
+            to_datetime(now_ns),
             *fence_of(self._lease),
-        )  # fmt: skip
+        )
         return None if row is None else (incident_of(row), row["is_new"])
 
     async def get(self, incident_id: int) -> Incident | None:
@@ -80,7 +96,9 @@ class IncidentStore:
         self, *, account_id: int | None = None, is_open: bool = False, before_id: int | None = None, limit: int = 100
     ) -> list[Incident]:
         """Return a page of incidents, newest first; go on with the last one's id as `before_id`."""
-        return [incident_of(row) for row in await self._db.fetch("incidents.list", account_id, is_open, before_id, limit)]
+        return [
+            incident_of(row) for row in await self._db.fetch("incidents.list", account_id, is_open, before_id, limit)
+        ]
 
     async def close(
         self, incident_id: int, *, by: str, resolution: Resolution, reason: str, now_ns: int
@@ -99,7 +117,8 @@ class IncidentStore:
         return None if row is None else incident_of(row)
 
     async def end(self, account_id: int, kind: str, subject: str, *, now_ns: int, resolution: str) -> bool:
-        """Close the open incident of an account, kind and subject, its cause being gone; return whether there was one."""
+        """Close the open incident of an account, kind and subject, its cause being gone; return whether there was
+        one."""
         found = await self._db.fetchval(
             "incidents.end", account_id, kind, subject, to_datetime(now_ns), resolution, *fence_of(self._lease)
         )
@@ -109,8 +128,15 @@ class IncidentStore:
 def incident_of(row: Row) -> Incident:
     """Return a row of the incidents table as a value."""
     return Incident(
-        id=row["id"], account_id=row["account_id"], kind=row["kind"], subject=row["subject"], detail=row["detail"],
-        opened_ns=to_ns(row["opened_at"]), payload=row["payload"], updated_ns=to_ns(row["updated_at"]),
-        closed_by=row["closed_by"], closed_ns=None if row["closed_at"] is None else to_ns(row["closed_at"]),
+        id=row["id"],
+        account_id=row["account_id"],
+        kind=row["kind"],
+        subject=row["subject"],
+        detail=row["detail"],
+        opened_ns=to_ns(row["opened_at"]),
+        payload=row["payload"],
+        updated_ns=to_ns(row["updated_at"]),
+        closed_by=row["closed_by"],
+        closed_ns=None if row["closed_at"] is None else to_ns(row["closed_at"]),
         resolution=row["resolution"],
-    )  # fmt: skip
+    )

@@ -39,16 +39,35 @@ class IndicatorStore:
         return None if row is None or found is None else (row["revision"], *found)
 
     async def save(
-        self, exchange: str, symbol: str, timeframe: str, indicator: str, params_key: str, params: Mapping[str, float],
-        state: Series, time_ns: Ints, columns: Mapping[str, Floats],
-    ) -> bool:  # fmt: skip
-        """Keep what was computed from the series as it was in `state`; False when the series moved on and it is not kept."""
+        self,
+        exchange: str,
+        symbol: str,
+        timeframe: str,
+        indicator: str,
+        params_key: str,
+        params: Mapping[str, float],
+        state: Series,
+        time_ns: Ints,
+        columns: Mapping[str, Floats],
+    ) -> bool:
+        """Keep what was computed from the series as it was in `state`; False when the series moved on and it is not
+        kept."""
         if state.oldest_ns is None or state.newest_ns is None:
             return False
         status = await self._db.execute(
-            "indicators.save", exchange, symbol, timeframe, indicator, params_key, dict(params), state.revision,
-            to_datetime(state.oldest_ns), to_datetime(state.newest_ns), packed(time_ns, columns), retry=True,
-        )  # fmt: skip
+            "indicators.save",
+            exchange,
+            symbol,
+            timeframe,
+            indicator,
+            params_key,
+            dict(params),
+            state.revision,
+            to_datetime(state.oldest_ns),
+            to_datetime(state.newest_ns),
+            packed(time_ns, columns),
+            retry=True,
+        )
         await self._db.execute("indicators.forget", BYTES_MAX, retry=True)
         return status.endswith(" 1")
 

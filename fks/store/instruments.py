@@ -1,4 +1,5 @@
-"""Instruments in their table. Filters that not every exchange has are in one JSON column: a new one needs no migration."""
+"""Instruments in their table. Filters that not every exchange has are in one JSON column: a new one needs no
+migration."""
 
 from __future__ import annotations
 
@@ -10,8 +11,19 @@ from fks.model.instrument import Instrument, Lot, PercentPrice
 from fks.model.timeframe import to_datetime, to_ns
 from fks.store.db import Querier, Row
 
-_COLUMNS = ("exchange", "symbol", "base", "quote", "tick", "lot_step", "qty_min", "qty_max", "notional_min",
-            "multiplier", "is_trading")  # fmt: skip
+_COLUMNS = (
+    "exchange",
+    "symbol",
+    "base",
+    "quote",
+    "tick",
+    "lot_step",
+    "qty_min",
+    "qty_max",
+    "notional_min",
+    "multiplier",
+    "is_trading",
+)
 
 
 class InstrumentStore:
@@ -45,7 +57,8 @@ def instrument_of(row: Row) -> Instrument:
 
 
 def filters_of(instrument: Instrument) -> dict[str, Any]:
-    """Return the filters that the exchange reported, as the column keeps them: numbers as text, what is absent left out."""
+    """Return the filters that the exchange reported, as the column keeps them: numbers as text, what is absent left
+    out."""
     lot, band = instrument.market_lot, instrument.percent_price
     found = {
         "market_lot": None if lot is None else [str(lot.least), str(lot.most), str(lot.step)],

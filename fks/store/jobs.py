@@ -49,11 +49,20 @@ def _ns(moment: datetime | None) -> int | None:
 
 def _job(row: Row) -> Job:
     return Job(
-        id=row["id"], kind=row["kind"], spec=row["spec"], state=row["state"], progress=row["progress"],
-        result=row["result"], error=row["error"], submitted_by=row["submitted_by"], attempts=row["attempts"],
-        is_cancel_requested=row["is_cancel_requested"], created_ns=to_ns(row["created_at"]),
-        started_ns=_ns(row["started_at"]), finished_ns=_ns(row["finished_at"]),
-    )  # fmt: skip
+        id=row["id"],
+        kind=row["kind"],
+        spec=row["spec"],
+        state=row["state"],
+        progress=row["progress"],
+        result=row["result"],
+        error=row["error"],
+        submitted_by=row["submitted_by"],
+        attempts=row["attempts"],
+        is_cancel_requested=row["is_cancel_requested"],
+        created_ns=to_ns(row["created_at"]),
+        started_ns=_ns(row["started_at"]),
+        finished_ns=_ns(row["finished_at"]),
+    )
 
 
 class JobStore:
@@ -80,12 +89,14 @@ class JobStore:
         return [_job(row) for row in await self._db.fetch("jobs.list", kind, state, limit)]
 
     async def claim(self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()) -> Job | None:
-        """Take the oldest queued job (of these kinds, of none in `besides`) for one attempt, or None. Two callers never get
-        the same one; a claim whose answer is lost is queued again by `requeue_lost`."""
+        """Take the oldest queued job (of these kinds, of none in `besides`) for one attempt, or None. Two callers never
+        get the same one; a claim whose answer is lost is queued again by `requeue_lost`."""
         row = await self._db.fetchrow("jobs.claim", None if kinds is None else list(kinds), list(besides))
         return None if row is None else _job(row)
 
-    async def load(self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()) -> tuple[int, float | None]:
+    async def load(
+        self, kinds: Sequence[str] | None = None, *, besides: Sequence[str] = ()
+    ) -> tuple[int, float | None]:
         """Return how many jobs run, wherever, and how long the oldest queued one waits (None: none does)."""
         row = await self._db.fetchrow("jobs.load", None if kinds is None else list(kinds), list(besides))
         assert row is not None
@@ -102,7 +113,8 @@ class JobStore:
     async def finish(
         self, job: Job, state: str, *, result: Mapping[str, Any] | None = None, error: str | None = None
     ) -> None:
-        """Write the end (done, failed or cancelled). Errors: StaleEpochError when the job is no longer this attempt's."""
+        """Write the end (done, failed or cancelled). Errors: StaleEpochError when the job is no longer this
+        attempt's."""
         kept = None if result is None else dict(result)
         if await self._db.fetchrow("jobs.finish", job.id, job.attempts, state, kept, error) is None:
             again = await self.get(job.id)  # the answer of a first try may have been lost on the way

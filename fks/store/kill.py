@@ -25,16 +25,26 @@ class KillStore:
         return row
 
     async def save(
-        self, *, kill_id: str, scope: str, is_engaged: bool, reason: str, by: str, engaged_at: datetime,
-        released_by: str | None, released_at: datetime | None, report: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        kill_id: str,
+        scope: str,
+        is_engaged: bool,
+        reason: str,
+        by: str,
+        engaged_at: datetime,
+        released_by: str | None,
+        released_at: datetime | None,
+        report: Mapping[str, Any],
+    ) -> None:
         """Record the kill itself."""
         await self._db.execute(
             "kill.upsert", kill_id, scope, is_engaged, reason, by, engaged_at, released_by, released_at, dict(report)
         )
 
     async def engaged(self) -> list[Row]:
-        """Return kill_id, scope, reason, engaged_by, engaged_at and flatten of the kills that are engaged, oldest first."""
+        """Return kill_id, scope, reason, engaged_by, engaged_at and flatten of the kills that are engaged, oldest
+        first."""
         return list(await self._db.fetch("kill.engaged"))
 
     async def orders(self, since: datetime) -> list[Row]:
@@ -54,10 +64,23 @@ class KillStore:
     ) -> None:
         """Record a flattening order and the `step` that brought it to `state`."""
         await self._db.execute(
-            "kill.upsert_order", order.client_order_id, order.intent_id, order.account_id, order.venue, order.exchange,
-            order.symbol, order.instance, order.attempt, order.side.value, order.quantity, state.value,
-            venue_order_id, code, detail or None, to_datetime(order.sent_ns or order.created_ns),
-        )  # fmt: skip
+            "kill.upsert_order",
+            order.client_order_id,
+            order.intent_id,
+            order.account_id,
+            order.venue,
+            order.exchange,
+            order.symbol,
+            order.instance,
+            order.attempt,
+            order.side.value,
+            order.quantity,
+            state.value,
+            venue_order_id,
+            code,
+            detail or None,
+            to_datetime(order.sent_ns or order.created_ns),
+        )
         await self._db.execute(
             "kill.add_event", order.client_order_id, f"kill:{step}", step, state.value, {"detail": detail, "code": code}
         )

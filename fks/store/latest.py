@@ -44,13 +44,17 @@ class Latest:
         self._bus = bus
 
     async def tell(self, events: Iterable[PublicTrade | Quote | Book]) -> bool:
-        """Keep and publish the newest of each symbol among `events` (in order), in one round trip; False when Redis is away."""
+        """Keep and publish the newest of each symbol among `events` (in order), in one round trip; False when Redis is
+        away."""
         newest: dict[tuple[str, str, str], Message] = {}
         for event in events:
             message = message_of(event)
             newest[message["type"], message["exchange"], message["symbol"]] = message
         return await self._bus.put_and_publish(
-            [(key_of(exchange, symbol), kind, CHANNELS[kind], message) for (kind, exchange, symbol), message in newest.items()],
+            [
+                (key_of(exchange, symbol), kind, CHANNELS[kind], message)
+                for (kind, exchange, symbol), message in newest.items()
+            ],
             KEPT_S,
         )
 
@@ -66,17 +70,24 @@ def key_of(exchange: str, symbol: str) -> str:
 
 
 def message_of(event: PublicTrade | Quote | Book) -> Message:
-    """Return the message of an event: prices and sizes as the exchange's text, `time` the exchange's, `received` ours."""
+    """Return the message of an event: prices and sizes as the exchange's text, `time` the exchange's, `received`
+    ours."""
     common = {
-        "exchange": event.exchange, "symbol": event.symbol, "time": iso(event.time_ns),
+        "exchange": event.exchange,
+        "symbol": event.symbol,
+        "time": iso(event.time_ns),
         "received": iso(event.received_ns or event.time_ns),
-    }  # fmt: skip
+    }
     if isinstance(event, PublicTrade):
         side = "sell" if event.is_buyer_maker else "buy"
         return {
-            "type": "price", **common, "price": _text(event.price), "quantity": _text(event.quantity), "side": side,
+            "type": "price",
+            **common,
+            "price": _text(event.price),
+            "quantity": _text(event.quantity),
+            "side": side,
             "trade_id": event.trade_id,
-        }  # fmt: skip
+        }
     if isinstance(event, Quote):
         sizes = {name: _text(getattr(event, name)) for name in ("bid", "bid_size", "ask", "ask_size")}
         return {"type": "quote", **common, **sizes}
@@ -96,5 +107,7 @@ def _parsed(data: bytes | None, kind: str) -> Message | None:
     except orjson.JSONDecodeError:
         return None
     needed = ("exchange", "symbol", "time", "received")
-    is_whole = isinstance(found, Mapping) and found.get("type") == kind and all(isinstance(found.get(n), str) for n in needed)
+    is_whole = (
+        isinstance(found, Mapping) and found.get("type") == kind and all(isinstance(found.get(n), str) for n in needed)
+    )
     return dict(found) if is_whole else None

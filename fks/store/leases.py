@@ -1,16 +1,17 @@
 """Leases: who may act in a role, as an epoch that only grows and a deadline that is renewed.
 
 A successor's epoch is raised first; the predecessor's writes then fail on it. `holds` compares times taken before the
-renewal was sent, so a slow or dead database can only make it say no too early, never too late. It looks at two clocks, and
-either says no: the one since boot, which counts a suspended machine (CLOCK_BOOTTIME; CLOCK_MONOTONIC stands still
-meanwhile), and the wall clock, which a paused virtual machine's host puts right. A wall clock that jumps ahead costs half a
-second of sending, one that jumps back changes nothing. A guest that was paused and has heard from nobody since can still
-believe in its lease for an instant: its writes fail on the epoch all the same, and the venue refuses a request that was
-signed longer ago than its receive window.
+renewal was sent, so a slow or dead database can only make it say no too early, never too late. It looks at two clocks,
+and either says no: the one since boot, which counts a suspended machine (CLOCK_BOOTTIME; CLOCK_MONOTONIC stands still
+meanwhile), and the wall clock, which a paused virtual machine's host puts right. A wall clock that jumps ahead costs
+half a second of sending, one that jumps back changes nothing. A guest that was paused and has heard from nobody since
+can still believe in its lease for an instant: its writes fail on the epoch all the same, and the venue refuses a
+request that was signed longer ago than its receive window.
 
-`expires_at` says until when, by the database's clock: for people, and for readers that only say no by it (the price of a
-feed whose collector holds no lease is not fresh). No successor waits less because of it. Waiting until then would save up to TTL + 0.5 s, and would rest on the wall clock of the database, which may step
-and is another one after a failover; the wait of a whole TTL rests on nothing but the holder's own clock running on.
+`expires_at` says until when, by the database's clock: for people, and for readers that only say no by it (the price of
+a feed whose collector holds no lease is not fresh). No successor waits less because of it. Waiting until then would
+save up to TTL + 0.5 s, and would rest on the wall clock of the database, which may step and is another one after a
+failover; the wait of a whole TTL rests on nothing but the holder's own clock running on.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Authority:
             return self._epoch
 
     async def raise_epoch(self, name: str) -> int:
-        """Return the new epoch of a child. Errors: OutageError; StaleEpochError when another supervisor is in charge."""
+        """Return the new epoch of a child. Errors: OutageError; StaleEpochError when another supervisor is in
+        charge."""
         return await self._raise(name, await self.take())
 
     def lose(self) -> StaleEpochError:
@@ -115,6 +117,8 @@ class HeldLease:
     async def keep(self) -> None:
         """Renew every `renew_s` until cancelled. A lost database lets the lease run out; a newer epoch raises."""
         while True:
-            with contextlib.suppress(OutageError):  # holds() turns false by itself: sending pauses until a renewal succeeds
+            with contextlib.suppress(
+                OutageError
+            ):  # holds() turns false by itself: sending pauses until a renewal succeeds
                 await self.renew()
             await self._clock.sleep(self._renew_s)

@@ -2,8 +2,8 @@
 
 Few bars are one statement. Many are compared in numpy with what is stored of their time; bars nobody has go by COPY
 into their month's partition (past the triggers that keep `series`, whose row is then written here), bars that changed
-go through a staging table and one merge. A writer that came in between makes the COPY fail on a unique key; it is taken back to
-its savepoint and the merge does that part as well. So twice equals once, whoever else writes.
+go through a staging table and one merge. A writer that came in between makes the COPY fail on a unique key; it is taken
+back to its savepoint and the merge does that part as well. So twice equals once, whoever else writes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ _PIECE = 100_000  # rows compared and copied at a time: 15 MB, and well within a
 PRICES = ("open", "high", "low", "close", "volume")
 Bools = npt.NDArray[np.bool_]
 
-_VALUES = [("time", copy.TIME), *((name, copy.FLOAT) for name in PRICES), ("trades", copy.INT4), ("is_empty", copy.BOOL)]
+_VALUES = [
+    ("time", copy.TIME),
+    *((name, copy.FLOAT) for name in PRICES),
+    ("trades", copy.INT4),
+    ("is_empty", copy.BOOL),
+]
 _STORED = copy.row_form([*_VALUES, ("is_complete", copy.BOOL)])
 
 
@@ -46,15 +51,13 @@ class Merged:
         return self.inserted + self.changed
 
     def __add__(self, other: Merged) -> Merged:
-        return Merged(
-            self.inserted + other.inserted, self.changed + other.changed, self.unchanged + other.unchanged
-        )
+        return Merged(self.inserted + other.inserted, self.changed + other.changed, self.unchanged + other.unchanged)
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """Bars on their way in: one series, its source, and the columns that Bars has not. `trades` None: nobody counted; 0 with a
-    volume: not those of this bar. A stored count then stays."""
+    """Bars on their way in: one series, its source, and the columns that Bars has not. `trades` None: nobody counted; 0
+    with a volume: not those of this bar. A stored count then stays."""
 
     bars: Bars
     exchange: str
@@ -73,13 +76,20 @@ class Incoming:
         if is_empty is None:
             is_empty = (bars.volume == 0) & (bars.high == bars.low)
         return Incoming(
-            bars, exchange, source, None if trades is None else np.asarray(trades, dtype=np.int32),
+            bars,
+            exchange,
+            source,
+            None if trades is None else np.asarray(trades, dtype=np.int32),
             np.asarray(is_empty, dtype=np.bool_),
-        )  # fmt: skip
+        )
 
     def __getitem__(self, part: slice) -> Incoming:
         return Incoming(
-            self.bars[part], self.exchange, self.source, None if self.trades is None else self.trades[part], self.is_empty[part]
+            self.bars[part],
+            self.exchange,
+            self.source,
+            None if self.trades is None else self.trades[part],
+            self.is_empty[part],
         )
 
     def where(self, mask: Bools) -> Incoming:
@@ -96,12 +106,19 @@ class Incoming:
 
     def stream(self, *, is_staged: bool = False) -> tuple[bytearray, tuple[str, ...]]:
         """Return the rows as COPY input and the columns it fills: all that a partition needs, or the values alone."""
-        texts = {"exchange": self.exchange, "symbol": self.bars.symbol, "timeframe": self.bars.timeframe, "source": self.source}
+        texts = {
+            "exchange": self.exchange,
+            "symbol": self.bars.symbol,
+            "timeframe": self.bars.timeframe,
+            "source": self.source,
+        }
         columns = _VALUES if is_staged else [*_VALUES, *((name, copy.text_form(text)) for name, text in texts.items())]
         values = texts | {
-            "time": copy.pg_time(self.bars.time_ns), "trades": 0 if self.trades is None else self.trades,
-            "is_empty": self.is_empty, **{name: getattr(self.bars, name) for name in PRICES},
-        }  # fmt: skip
+            "time": copy.pg_time(self.bars.time_ns),
+            "trades": 0 if self.trades is None else self.trades,
+            "is_empty": self.is_empty,
+            **{name: getattr(self.bars, name) for name in PRICES},
+        }
         return copy.encoded(columns, values, len(self)), tuple(name for name, _ in columns)
 
 
@@ -135,9 +152,14 @@ async def _merge_few(tx: Session, rows: Incoming) -> Merged:
     bars = rows.bars
     trades: list[int | None] = [None] * len(rows) if rows.trades is None else rows.trades.tolist()
     row = await tx.fetchrow(
-        "bars.merge_rows", *rows.key, rows.source, [to_datetime(int(time_ns)) for time_ns in bars.time_ns],
-        *(getattr(bars, name).tolist() for name in PRICES), trades, rows.is_empty.tolist(),
-    )  # fmt: skip
+        "bars.merge_rows",
+        *rows.key,
+        rows.source,
+        [to_datetime(int(time_ns)) for time_ns in bars.time_ns],
+        *(getattr(bars, name).tolist() for name in PRICES),
+        trades,
+        rows.is_empty.tolist(),
+    )
     return _merged(row, len(rows))
 
 

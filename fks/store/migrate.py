@@ -61,7 +61,8 @@ async def upgrade(url: str, revision: str = "head") -> str | None:
 
 
 async def downgrade(url: str, revision: str) -> str | None:
-    """Take the database back to `revision` ("base", "-1", an id) and return where it is. Data of dropped tables is lost."""
+    """Take the database back to `revision` ("base", "-1", an id) and return where it is. Data of dropped tables is
+    lost."""
     return await _run(url, lambda connection: _act(connection, lambda config: command.downgrade(config, revision)))
 
 
@@ -76,7 +77,8 @@ async def differences(url: str) -> list[Any]:
 
 
 async def make_revision(url: str, message: str, *, folder: Path | None = None) -> Path:
-    """Write a new version file with what `differences` finds, and return it; with `folder`, the first one of that folder.
+    """Write a new version file with what `differences` finds, and return it; with `folder`, the first one of that
+    folder.
 
     Errors: InputError without a message.
     """

@@ -45,7 +45,8 @@ class NodeStore:
         self._db = db
 
     async def clock_skew_ms(self, now_ns: Callable[[], int]) -> tuple[float, float]:
-        """Return how far our clock is ahead of the database's and how wrong that may be (half the round trip), in ms."""
+        """Return how far our clock is ahead of the database's and how wrong that may be (half the round trip), in
+        ms."""
         start = time.monotonic()
         before_ms = now_ns() / 1e6
         theirs: float = await self._db.fetchval("nodes.clock", retry=False)
@@ -55,9 +56,17 @@ class NodeStore:
     async def beat(self, row: NodeRow) -> None:
         """Write our row."""
         await self._db.execute(
-            "nodes.beat", row.name, row.role, row.address, row.ray_node_id, row.state, row.version, row.config_hash,
-            row.clock_skew_ms, row.detail,
-        )  # fmt: skip
+            "nodes.beat",
+            row.name,
+            row.role,
+            row.address,
+            row.ray_node_id,
+            row.state,
+            row.version,
+            row.config_hash,
+            row.clock_skew_ms,
+            row.detail,
+        )
 
     async def all(self) -> list[NodeRow]:
         """Return every machine, heads first."""

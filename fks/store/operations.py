@@ -1,4 +1,5 @@
-"""What a person asks of the running system: rows that a supervisor claims, performs one at a time, and keeps as the audit.
+"""What a person asks of the running system: rows that a supervisor claims, performs one at a time, and keeps as the
+audit.
 
 queued → running → done | failed. The performer's writes carry its attempt number: once another supervisor has taken
 the operation over they change nothing.
@@ -53,11 +54,21 @@ def _ns(moment: datetime | None) -> int | None:
 
 def _operation(row: Row) -> Operation:
     return Operation(
-        id=row["id"], kind=row["kind"], target=row["target"], args=row["args"], reason=row["reason"],
-        requested_by=row["requested_by"], state=row["state"], progress=row["progress"], error=row["error"],
-        result=row["result"], attempt=row["attempt"], created_ns=to_ns(row["created_at"]),
-        started_ns=_ns(row["started_at"]), finished_ns=_ns(row["finished_at"]),
-    )  # fmt: skip
+        id=row["id"],
+        kind=row["kind"],
+        target=row["target"],
+        args=row["args"],
+        reason=row["reason"],
+        requested_by=row["requested_by"],
+        state=row["state"],
+        progress=row["progress"],
+        error=row["error"],
+        result=row["result"],
+        attempt=row["attempt"],
+        created_ns=to_ns(row["created_at"]),
+        started_ns=_ns(row["started_at"]),
+        finished_ns=_ns(row["finished_at"]),
+    )
 
 
 class OperationStore:
@@ -67,9 +78,15 @@ class OperationStore:
         self._db = querier
 
     async def request(
-        self, kind: str, *, target: str = "", args: Mapping[str, Any] | None = None, reason: str = "",
-        requested_by: str = "", id: uuid.UUID | None = None,
-    ) -> Operation:  # fmt: skip
+        self,
+        kind: str,
+        *,
+        target: str = "",
+        args: Mapping[str, Any] | None = None,
+        reason: str = "",
+        requested_by: str = "",
+        id: uuid.UUID | None = None,
+    ) -> Operation:
         """Ask for an operation and return it. With an `id` of the caller's, twice equals once.
 
         Errors: InputError 409 when the id was used for another wish.
@@ -80,9 +97,11 @@ class OperationStore:
         assert found is not None
         if (found.kind, found.target, dict(found.args)) != (kind, target, wanted):
             raise InputError(
-                "the Idempotency-Key was used for another operation", code="IDEMPOTENCY_CONFLICT", status=409,
+                "the Idempotency-Key was used for another operation",
+                code="IDEMPOTENCY_CONFLICT",
+                status=409,
                 remedy="use a new key for a new wish",
-            )  # fmt: skip
+            )
         return found
 
     async def get(self, id: uuid.UUID) -> Operation | None:
@@ -112,7 +131,8 @@ class OperationStore:
         return None if row is None else _operation(row)
 
     async def expire(self, older_than_s: float) -> int:
-        """Fail what was asked for longer ago and nobody took up; return how many. Changed configuration stays wanted."""
+        """Fail what was asked for longer ago and nobody took up; return how many. Changed configuration stays
+        wanted."""
         return len(await self._db.fetch("operations.expire", older_than_s))
 
     async def note(self, operation: Operation, progress: str, result: Mapping[str, Any]) -> None:
@@ -121,7 +141,13 @@ class OperationStore:
             raise _taken(operation)
 
     async def finish(
-        self, operation: Operation, state: str, *, result: Mapping[str, Any], error: str | None = None, progress: str = ""
+        self,
+        operation: Operation,
+        state: str,
+        *,
+        result: Mapping[str, Any],
+        error: str | None = None,
+        progress: str = "",
     ) -> None:
         """Write the end (done or failed). Errors: StaleEpochError when another supervisor has it."""
         row = await self._db.fetchrow(
@@ -135,7 +161,8 @@ class OperationStore:
         return {row["name"]: row["kind"] for row in await self._db.fetch("operations.known_parts")}
 
     async def last_wheel(self) -> dict[str, Any] | None:
-        """Return what the newest deployment of a wheel was told: `wheel` and `previous_wheel`; None when there was none."""
+        """Return what the newest deployment of a wheel was told: `wheel` and `previous_wheel`; None when there was
+        none."""
         row = await self._db.fetchrow("operations.last_wheel")
         return None if row is None else dict(row["args"])
 

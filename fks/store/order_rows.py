@@ -50,7 +50,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Form(Generic[Value]):
-    """How a value becomes a row: `columns` with their PostgreSQL types, and `values`, which gives them in that order."""
+    """How a value becomes a row: `columns` with their PostgreSQL types, and `values`, which gives them in that
+    order."""
 
     table: str
     columns: tuple[tuple[str, str], ...]
@@ -66,7 +67,8 @@ class Form(Generic[Value]):
         return ", ".join(f"${first + number}::{kind}" for number, (_, kind) in enumerate(self.columns))
 
     def packer(self, in_table: Sequence[str]) -> Callable[[Value], tuple[object, ...]]:
-        """Return a function from a value to its row type, whose columns are `in_table`; those we do not know are null."""
+        """Return a function from a value to its row type, whose columns are `in_table`; those we do not know are
+        null."""
         places = {name: number for number, (name, _) in enumerate(self.columns)}
         pick = itemgetter(*(places.get(name, len(places)) for name in in_table))
         return lambda value: pick((*self.values(value), None))
@@ -74,24 +76,49 @@ class Form(Generic[Value]):
 
 #: column -> attribute of Order, as it is; a StrEnum is a str
 _ORDER_PLAIN = (
-    ("client_order_id", "text", "client_order_id"), ("intent_id", "uuid", "intent_id"), ("signal_id", "uuid", "signal_id"),
-    ("account_id", "int", "account_id"), ("venue", "text", "venue"), ("exchange", "text", "exchange"),
-    ("symbol", "text", "symbol"), ("instance", "text", "instance"), ("role", "text", "role"),
-    ("generation", "int", "attempt"), ("side", "text", "side"), ("type", "text", "type"),
-    ("time_in_force", "text", "time_in_force"), ("quantity", "numeric", "quantity"), ("price", "numeric", "price"),
-    ("stop_price", "numeric", "stop_price"), ("stop_loss", "numeric", "stop_loss"),
-    ("take_profit", "numeric", "take_profit"), ("state", "text", "state"), ("request", "text", "request"),
-    ("filled", "numeric", "filled"), ("average_price", "numeric", "average_price"),
-    ("announced", "numeric", "reported_cum_qty"), ("venue_order_id", "text", "venue_order_id"),
-    ("parent_id", "text", "parent_id"), ("group_id", "text", "group_id"), ("code", "text", "code"),
-    ("detail", "text", "detail"), ("is_reduce_only", "boolean", "is_reduce_only"), ("is_stale", "boolean", "is_stale"),
-    ("is_late", "boolean", "is_late"), ("is_overfilled", "boolean", "is_overfilled"),
-    ("is_acknowledged", "boolean", "is_acknowledged"), ("epoch", "bigint", "epoch"), ("trace_id", "text", "trace_id"),
-)  # fmt: skip
+    ("client_order_id", "text", "client_order_id"),
+    ("intent_id", "uuid", "intent_id"),
+    ("signal_id", "uuid", "signal_id"),
+    ("account_id", "int", "account_id"),
+    ("venue", "text", "venue"),
+    ("exchange", "text", "exchange"),
+    ("symbol", "text", "symbol"),
+    ("instance", "text", "instance"),
+    ("role", "text", "role"),
+    ("generation", "int", "attempt"),
+    ("side", "text", "side"),
+    ("type", "text", "type"),
+    ("time_in_force", "text", "time_in_force"),
+    ("quantity", "numeric", "quantity"),
+    ("price", "numeric", "price"),
+    ("stop_price", "numeric", "stop_price"),
+    ("stop_loss", "numeric", "stop_loss"),
+    ("take_profit", "numeric", "take_profit"),
+    ("state", "text", "state"),
+    ("request", "text", "request"),
+    ("filled", "numeric", "filled"),
+    ("average_price", "numeric", "average_price"),
+    ("announced", "numeric", "reported_cum_qty"),
+    ("venue_order_id", "text", "venue_order_id"),
+    ("parent_id", "text", "parent_id"),
+    ("group_id", "text", "group_id"),
+    ("code", "text", "code"),
+    ("detail", "text", "detail"),
+    ("is_reduce_only", "boolean", "is_reduce_only"),
+    ("is_stale", "boolean", "is_stale"),
+    ("is_late", "boolean", "is_late"),
+    ("is_overfilled", "boolean", "is_overfilled"),
+    ("is_acknowledged", "boolean", "is_acknowledged"),
+    ("epoch", "bigint", "epoch"),
+    ("trace_id", "text", "trace_id"),
+)
 _ORDER_TIMES = (
-    ("venue_time", "venue_time_ns"), ("valid_until", "valid_until_ns"), ("created_at", "created_ns"),
-    ("sent_at", "sent_ns"), ("updated_at", "updated_ns"),
-)  # fmt: skip
+    ("venue_time", "venue_time_ns"),
+    ("valid_until", "valid_until_ns"),
+    ("created_at", "created_ns"),
+    ("sent_at", "sent_ns"),
+    ("updated_at", "updated_ns"),
+)
 _plain_of = attrgetter(*(attribute for _, _, attribute in _ORDER_PLAIN))
 _times_of = attrgetter(*(attribute for _, attribute in _ORDER_TIMES))
 
@@ -108,27 +135,57 @@ def _order_values(order: Order) -> tuple[object, ...]:
 
 def _event_values(event: EventRow) -> tuple[object, ...]:
     return (
-        event.client_order_id, event.event_id, event.event, event.from_state, event.to_state, event.source,
-        to_datetime(event.venue_time_ns) if event.venue_time_ns else None, to_datetime(event.recv_ns), event.epoch,
+        event.client_order_id,
+        event.event_id,
+        event.event,
+        event.from_state,
+        event.to_state,
+        event.source,
+        to_datetime(event.venue_time_ns) if event.venue_time_ns else None,
+        to_datetime(event.recv_ns),
+        event.epoch,
         dict(event.payload),
-    )  # fmt: skip
+    )
 
 
 def _trade_values(trade: TradeRow) -> tuple[object, ...]:
     fill = trade.fill
     return (
-        fill.fill_id, fill.client_order_id, fill.venue_order_id, fill.venue_trade_id, fill.account_id, fill.venue,
-        fill.symbol, trade.instance, fill.side.value.upper(), fill.quantity, fill.price, fill.fee, fill.fee_currency,
-        trade.realized_pnl, trade.order_type, fill.is_maker, trade.is_late, fill.source, to_datetime(fill.time_ns),
-    )  # fmt: skip
+        fill.fill_id,
+        fill.client_order_id,
+        fill.venue_order_id,
+        fill.venue_trade_id,
+        fill.account_id,
+        fill.venue,
+        fill.symbol,
+        trade.instance,
+        fill.side.value.upper(),
+        fill.quantity,
+        fill.price,
+        fill.fee,
+        fill.fee_currency,
+        trade.realized_pnl,
+        trade.order_type,
+        fill.is_maker,
+        trade.is_late,
+        fill.source,
+        to_datetime(fill.time_ns),
+    )
 
 
 def _position_values(position: Position) -> tuple[object, ...]:
     return (
-        position.account_id, position.venue, position.symbol, position.instance, position.quantity,
-        position.average_price, position.realized_pnl, position.fees, to_datetime(position.updated_ns),
+        position.account_id,
+        position.venue,
+        position.symbol,
+        position.instance,
+        position.quantity,
+        position.average_price,
+        position.realized_pnl,
+        position.fees,
+        to_datetime(position.updated_ns),
         position.entries,
-    )  # fmt: skip
+    )
 
 
 ORDER: Form[Order] = Form(
@@ -139,31 +196,60 @@ ORDER: Form[Order] = Form(
 EVENT: Form[EventRow] = Form(
     "order_events",
     (
-        ("client_order_id", "text"), ("event_id", "text"), ("event", "text"), ("from_state", "text"), ("to_state", "text"),
-        ("source", "text"), ("venue_time", "timestamptz"), ("recv_time", "timestamptz"), ("epoch", "bigint"),
+        ("client_order_id", "text"),
+        ("event_id", "text"),
+        ("event", "text"),
+        ("from_state", "text"),
+        ("to_state", "text"),
+        ("source", "text"),
+        ("venue_time", "timestamptz"),
+        ("recv_time", "timestamptz"),
+        ("epoch", "bigint"),
         ("payload", "jsonb"),
     ),
     _event_values,
-)  # fmt: skip
+)
 TRADE: Form[TradeRow] = Form(
     "trades",
     (
-        ("fill_id", "uuid"), ("client_order_id", "text"), ("venue_order_id", "text"), ("venue_trade_id", "text"),
-        ("account_id", "int"), ("venue", "text"), ("symbol", "text"), ("instance", "text"), ("trade_type", "text"),
-        ("quantity", "numeric"), ("price", "numeric"), ("fee", "numeric"), ("fee_currency", "text"),
-        ("realized_pnl", "numeric"), ("order_type", "text"), ("is_maker", "boolean"), ("is_late", "boolean"),
-        ("source", "text"), ("time", "timestamptz"),
+        ("fill_id", "uuid"),
+        ("client_order_id", "text"),
+        ("venue_order_id", "text"),
+        ("venue_trade_id", "text"),
+        ("account_id", "int"),
+        ("venue", "text"),
+        ("symbol", "text"),
+        ("instance", "text"),
+        ("trade_type", "text"),
+        ("quantity", "numeric"),
+        ("price", "numeric"),
+        ("fee", "numeric"),
+        ("fee_currency", "text"),
+        ("realized_pnl", "numeric"),
+        ("order_type", "text"),
+        ("is_maker", "boolean"),
+        ("is_late", "boolean"),
+        ("source", "text"),
+        ("time", "timestamptz"),
     ),
     _trade_values,
-)  # fmt: skip
+)
 POSITION: Form[Position] = Form(
     "positions",
     (
-        ("account_id", "int"), ("venue", "text"), ("symbol", "text"), ("instance", "text"), ("quantity", "numeric"),
-        ("average_price", "numeric"), ("realized_pnl", "numeric"), ("fees", "numeric"), ("updated_at", "timestamptz"), ("entries", "int"),
+        ("account_id", "int"),
+        ("venue", "text"),
+        ("symbol", "text"),
+        ("instance", "text"),
+        ("quantity", "numeric"),
+        ("average_price", "numeric"),
+        ("realized_pnl", "numeric"),
+        ("fees", "numeric"),
+        ("updated_at", "timestamptz"),
+        ("entries", "int"),
     ),
     _position_values,
-)  # fmt: skip
+)
 
 
 def statement(query: str, *, first: int = 1) -> str:

@@ -1,4 +1,5 @@
-"""The journal of orders: one durable statement before the bytes, one more for what follows, both fenced by the epoch."""
+"""The journal of orders: one durable statement before the bytes, one more for what follows, both fenced by the
+epoch."""
 
 from __future__ import annotations
 
@@ -21,8 +22,10 @@ from fks.store.group_commit import GroupCommit
 from fks.store.order_rows import EVENT, ORDER, POSITION, TRADE, EventRow, Packers, TradeRow, statement
 
 _PLACE_ONE, _PLACE_MANY, _APPLY = (
-    statement("orders.place_one", first=10), statement("orders.place_many"), statement("orders.apply"),
-)  # fmt: skip
+    statement("orders.place_one", first=10),
+    statement("orders.place_many"),
+    statement("orders.apply"),
+)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 __all__ = ["Changes", "EventRow", "OrderJournal", "OrderStore", "Placed", "TradeRow", "order_of", "trade_of"]
@@ -66,10 +69,12 @@ class _Place:
 
 
 class OrderJournal:
-    """The order manager's writes. Each raises StaleEpochError when a newer epoch owns the lease, and then wrote nothing.
+    """The order manager's writes. Each raises StaleEpochError when a newer epoch owns the lease, and then wrote
+    nothing.
 
     Each may raise OutageError; then it is not known whether it was written, and the caller reads before it goes on.
-    What tasks place, deny or apply at the same time is written together (`fks.store.group_commit`), each with its own result.
+    What tasks place, deny or apply at the same time is written together (`fks.store.group_commit`), each with its own
+    result.
     """
 
     def __init__(self, db: Database, *, lease: str, epoch: int) -> None:
@@ -115,31 +120,52 @@ class OrderJournal:
             return await self._each_or_all(items, self._place_many)
         item = items[0]
         row = await self._db.hot_row(
-            _PLACE_ONE, self._lease, self._epoch, item.signal_id, item.state, item.orders[0].client_order_id,
-            to_datetime(item.now_ns), item.code, item.detail, item.is_exempt,
-            *ORDER.values(item.orders[0]), *EVENT.values(item.events[0]), what="orders.place_one",
-        )  # fmt: skip
+            _PLACE_ONE,
+            self._lease,
+            self._epoch,
+            item.signal_id,
+            item.state,
+            item.orders[0].client_order_id,
+            to_datetime(item.now_ns),
+            item.code,
+            item.detail,
+            item.is_exempt,
+            *ORDER.values(item.orders[0]),
+            *EVENT.values(item.events[0]),
+            what="orders.place_one",
+        )
         row = self._led(row)
         return [Placed(row["is_taken"], row["is_killed"], tuple(row["placed"]))]
 
     async def _place_many(self, items: Sequence[_Place]) -> Sequence[Placed | Exception]:
         order, event, *_ = await self._packed()
         row = await self._db.hot_row(
-            _PLACE_MANY, self._lease, self._epoch, list(range(len(items))), [i.signal_id for i in items],
-            [i.state for i in items], [i.orders[0].client_order_id for i in items], [to_datetime(i.now_ns) for i in items],
-            [i.code for i in items], [i.detail for i in items], [i.is_exempt for i in items],
-            [order(o) for i in items for o in i.orders], _numbers(i.orders for i in items),
-            [event(e) for i in items for e in i.events], what="orders.place_many",
-        )  # fmt: skip
+            _PLACE_MANY,
+            self._lease,
+            self._epoch,
+            list(range(len(items))),
+            [i.signal_id for i in items],
+            [i.state for i in items],
+            [i.orders[0].client_order_id for i in items],
+            [to_datetime(i.now_ns) for i in items],
+            [i.code for i in items],
+            [i.detail for i in items],
+            [i.is_exempt for i in items],
+            [order(o) for i in items for o in i.orders],
+            _numbers(i.orders for i in items),
+            [event(e) for i in items for e in i.events],
+            what="orders.place_many",
+        )
         row = self._led(row)
         taken, placed = set(row["taken"]), set(row["placed"])
         return [
             Placed(
-                number in taken, row["is_killed"] and not item.is_exempt,
+                number in taken,
+                row["is_killed"] and not item.is_exempt,
                 tuple(o.client_order_id for o in item.orders if number in taken and o.client_order_id in placed),
             )
             for number, item in enumerate(items)
-        ]  # fmt: skip
+        ]
 
     async def _write_changes(self, items: Sequence[Changes]) -> Sequence[bool | Exception]:
         return await self._each_or_all(items, self._apply_many)
@@ -148,13 +174,20 @@ class OrderJournal:
         order, event, trade, position = await self._packed()
         moved = [_newest(item.positions) for item in items]
         row = await self._db.hot_row(
-            _APPLY, self._lease, self._epoch,
-            [order(o) for i in items for o in i.orders], _numbers(i.orders for i in items),
-            [event(e) for i in items for e in i.events], _numbers(i.events for i in items),
-            [trade(t) for i in items for t in i.trades], _numbers(i.trades for i in items),
-            [position(p) for each in moved for p in each], _numbers(moved),
-            list(range(len(items))), what="orders.apply",
-        )  # fmt: skip
+            _APPLY,
+            self._lease,
+            self._epoch,
+            [order(o) for i in items for o in i.orders],
+            _numbers(i.orders for i in items),
+            [event(e) for i in items for e in i.events],
+            _numbers(i.events for i in items),
+            [trade(t) for i in items for t in i.trades],
+            _numbers(i.trades for i in items),
+            [position(p) for each in moved for p in each],
+            _numbers(moved),
+            list(range(len(items))),
+            what="orders.apply",
+        )
         row = self._led(row)
         fresh, changed, booked = set(row["fresh"]), set(row["changed"]), set(row["booked"])
         results: list[bool | Exception] = []
@@ -178,7 +211,8 @@ class OrderJournal:
     async def _each_or_all(
         self, items: Sequence[_Item], write: Callable[[Sequence[_Item]], Awaitable[Sequence[_Result | Exception]]]
     ) -> Sequence[_Result | Exception]:
-        """Write items together; when the server refuses one of their rows, write each by itself, so that one ends alone."""
+        """Write items together; when the server refuses one of their rows, write each by itself, so that one ends
+        alone."""
         try:
             return await write(items)
         except asyncpg.PostgresError:
@@ -194,7 +228,9 @@ class OrderJournal:
 
     async def _packed(self) -> Packers:
         if self._packers is None:
-            found = [await self._db.fetchval("orders.columns_of", form.table) for form in (ORDER, EVENT, TRADE, POSITION)]
+            found = [
+                await self._db.fetchval("orders.columns_of", form.table) for form in (ORDER, EVENT, TRADE, POSITION)
+            ]
             order, event, trade, position = found
             self._packers = ORDER.packer(order), EVENT.packer(event), TRADE.packer(trade), POSITION.packer(position)
         return self._packers
@@ -203,10 +239,14 @@ class OrderJournal:
         """Return the ids of those executions of an account that are booked already, under these ids or earlier ones."""
         return set(
             await self._db.fetchval(
-                "orders.booked", [f.fill_id for f in fills], account_id, [f.venue for f in fills],
-                [f.symbol for f in fills], [f.venue_trade_id for f in fills],
+                "orders.booked",
+                [f.fill_id for f in fills],
+                account_id,
+                [f.venue for f in fills],
+                [f.symbol for f in fills],
+                [f.venue_trade_id for f in fills],
             )
-        )  # fmt: skip
+        )
 
     def _led(self, row: Row | None) -> Row:
         assert row is not None
@@ -266,9 +306,7 @@ class OrderStore:
         """Return the protection legs of these orders, all generations, oldest first."""
         return [order_of(row) for row in await self._db.fetch("orders.legs", list(parents))]
 
-    async def entries_of(
-        self, account_id: int, venue: str, symbol: str, instance: str, held: Decimal
-    ) -> list[Order]:
+    async def entries_of(self, account_id: int, venue: str, symbol: str, instance: str, held: Decimal) -> list[Order]:
         """Return the executed entries that `held` (absolute) of an instance is made of, newest first."""
         rows = await self._db.fetch("orders.entries_of", account_id, venue, symbol, instance, held)
         return [order_of(row) for row in rows]
@@ -317,7 +355,8 @@ class OrderStore:
         return [(row["id"], trade_of(row)) for row in rows]
 
     async def person_fills(self) -> list[TradeRow]:
-        """Return the executions that persons reported when they settled orders, and what was taken back, oldest first."""
+        """Return the executions that persons reported when they settled orders, and what was taken back, oldest
+        first."""
         return [trade_of(row) for row in await self._db.fetch("orders.person_fills")]
 
     async def trade(self, fill_id: uuid.UUID) -> TradeRow | None:
@@ -332,7 +371,9 @@ class OrderStore:
 
     async def last_fills(self, account_id: int, venue: str) -> dict[str, int]:
         """Return the time (ns) of the newest stored execution by symbol."""
-        return {row["symbol"]: to_ns(row["time"]) for row in await self._db.fetch("orders.last_fills", account_id, venue)}
+        return {
+            row["symbol"]: to_ns(row["time"]) for row in await self._db.fetch("orders.last_fills", account_id, venue)
+        }
 
     async def want_cancel(self, client_order_id: str, *, by: str, now_ns: int) -> Order | None:
         """Write that somebody wants it cancelled; None when it is not open, or a cancel is under way already."""
@@ -347,14 +388,32 @@ class OrderStore:
 
 
 _TIMES = {
-    "venue_time_ns": "venue_time", "valid_until_ns": "valid_until", "created_ns": "created_at", "sent_ns": "sent_at",
+    "venue_time_ns": "venue_time",
+    "valid_until_ns": "valid_until",
+    "created_ns": "created_at",
+    "sent_ns": "sent_at",
     "updated_ns": "updated_at",
-}  # fmt: skip
+}
 _PLAIN = (
-    "client_order_id", "account_id", "venue", "exchange", "symbol", "instance", "venue_order_id",
-    "parent_id", "group_id", "code", "detail", "is_reduce_only", "is_stale", "is_late", "is_overfilled",
-    "is_acknowledged", "epoch", "trace_id",
-)  # fmt: skip
+    "client_order_id",
+    "account_id",
+    "venue",
+    "exchange",
+    "symbol",
+    "instance",
+    "venue_order_id",
+    "parent_id",
+    "group_id",
+    "code",
+    "detail",
+    "is_reduce_only",
+    "is_stale",
+    "is_late",
+    "is_overfilled",
+    "is_acknowledged",
+    "epoch",
+    "trace_id",
+)
 _MONEY = ("quantity", "price", "stop_price", "stop_loss", "take_profit", "filled", "average_price")
 #: Python name -> column: renaming the columns is a migration of its own
 _RENAMED = {"attempt": "generation", "reported_cum_qty": "announced"}
@@ -368,29 +427,52 @@ def order_of(row: Row) -> Order:
     values.update({name: row[name] for name in (*_PLAIN, *_MONEY)})
     values.update({name: row[column] for name, column in _RENAMED.items()})
     return Order(
-        intent_id=row["intent_id"], signal_id=row["signal_id"], role=Role(row["role"]), side=Side(row["side"]),
-        type=OrderType(row["type"]), time_in_force=TimeInForce(row["time_in_force"]), state=State(row["state"]),
-        request=Request(row["request"]), **values,
-    )  # fmt: skip
+        intent_id=row["intent_id"],
+        signal_id=row["signal_id"],
+        role=Role(row["role"]),
+        side=Side(row["side"]),
+        type=OrderType(row["type"]),
+        time_in_force=TimeInForce(row["time_in_force"]),
+        state=State(row["state"]),
+        request=Request(row["request"]),
+        **values,
+    )
 
 
 def _event_of(row: Row) -> EventRow:
     return EventRow(
-        client_order_id=row["client_order_id"], event_id=row["event_id"], event=row["event"],
-        from_state=None if row["from_state"] is None else State(row["from_state"]), to_state=State(row["to_state"]),
-        source=row["source"], recv_ns=to_ns(row["recv_time"]), epoch=row["epoch"],
-        venue_time_ns=_ns(row["venue_time"]) or 0, payload=row["payload"],
-    )  # fmt: skip
+        client_order_id=row["client_order_id"],
+        event_id=row["event_id"],
+        event=row["event"],
+        from_state=None if row["from_state"] is None else State(row["from_state"]),
+        to_state=State(row["to_state"]),
+        source=row["source"],
+        recv_ns=to_ns(row["recv_time"]),
+        epoch=row["epoch"],
+        venue_time_ns=_ns(row["venue_time"]) or 0,
+        payload=row["payload"],
+    )
 
 
 def trade_of(row: Row) -> TradeRow:
     """Return a row of the trades table as a value."""
     fill = Fill(
-        fill_id=row["fill_id"], client_order_id=row["client_order_id"], venue_order_id=row["venue_order_id"],
-        venue_trade_id=row["venue_trade_id"], account_id=row["account_id"], venue=row["venue"], symbol=row["symbol"],
-        side=Side(row["trade_type"].lower()), quantity=row["quantity"], price=row["price"], fee=row["fee"],
-        fee_currency=row["fee_currency"], time_ns=to_ns(row["time"]), is_maker=row["is_maker"], source=row["source"],
-    )  # fmt: skip
+        fill_id=row["fill_id"],
+        client_order_id=row["client_order_id"],
+        venue_order_id=row["venue_order_id"],
+        venue_trade_id=row["venue_trade_id"],
+        account_id=row["account_id"],
+        venue=row["venue"],
+        symbol=row["symbol"],
+        side=Side(row["trade_type"].lower()),
+        quantity=row["quantity"],
+        price=row["price"],
+        fee=row["fee"],
+        fee_currency=row["fee_currency"],
+        time_ns=to_ns(row["time"]),
+        is_maker=row["is_maker"],
+        source=row["source"],
+    )
     return TradeRow(fill, row["instance"], row["realized_pnl"], row["order_type"], row["is_late"])
 
 

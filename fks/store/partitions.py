@@ -74,12 +74,14 @@ async def ensure_partitions(db: Database, now: datetime, *, since: datetime | No
 
 
 async def ensure_months(db: Database, start: datetime, end: datetime) -> list[str]:
-    """Make the partitions of ohlcv_data that are missing from `start` to `end`; return their names. Errors: OutageError."""
+    """Make the partitions of ohlcv_data that are missing from `start` to `end`; return their names. Errors:
+    OutageError."""
     return await _ensure(db, list(months(_recent(start, end), end.astimezone(UTC))))
 
 
 def _recent(start: datetime, end: datetime) -> datetime:
-    """Return where partitions begin: before that, rows are few (days, weeks) and each partition makes every query's plan longer."""
+    """Return where partitions begin: before that, rows are few (days, weeks) and each partition makes every query's
+    plan longer."""
     return max(min(start, end), end - timedelta(days=366 * YEARS_MAX)).astimezone(UTC)
 
 
@@ -107,7 +109,9 @@ async def drop_old_trades(db: Database, now: datetime, *, keep_h: float) -> list
     limit = now.astimezone(UTC) - timedelta(hours=keep_h)
     there, dropped = await _existing(db), []
     if not there:  # TimescaleDB's chunks; not run here (docs/storage.md)
-        return [row[0] for row in await db.sql("SELECT drop_chunks('market_trades', older_than => $1::timestamptz)", limit)]
+        return [
+            row[0] for row in await db.sql("SELECT drop_chunks('market_trades', older_than => $1::timestamptz)", limit)
+        ]
     for name in sorted(there):
         start = _day_of(name)
         if start is None or start + timedelta(days=1) > limit:
@@ -124,8 +128,8 @@ async def drop_old_trades(db: Database, now: datetime, *, keep_h: float) -> list
 async def drop_old_bars(db: Database, now: datetime, keep_days: Mapping[str, float]) -> int:
     """Delete bars of the timeframes in `keep_days` that are older than so many days, to the day; return how many.
 
-    They are no longer wanted, so no sync fetches them again. Works in pieces, so that nobody waits long, and drops months that are
-    then empty. Errors: OutageError.
+    They are no longer wanted, so no sync fetches them again. Works in pieces, so that nobody waits long, and drops
+    months that are then empty. Errors: OutageError.
     """
     now = now.astimezone(UTC)
     midnight = datetime(now.year, now.month, now.day, tzinfo=UTC)  # once a day: each time mapped copies are made anew

@@ -1,10 +1,12 @@
 """What each account made each day: the view `daily_account_performance`, natively and with TimescaleDB.
 
 Natively it is a materialised view, made by the first migration and refreshed here, every hour, without holding up its
-readers. With TimescaleDB it is a continuous aggregate of the same name and columns that refreshes itself (fks.store.timescale).
+readers. With TimescaleDB it is a continuous aggregate of the same name and columns that refreshes itself
+(fks.store.timescale).
 
-`fees` is a sum of numbers, not of money: a fee in the quote currency counts as it is, one in the base asset at the trade's own
-price, and one in a third currency (BNB, say) as if it were in the quote currency, as no price of it is known here.
+`fees` is a sum of numbers, not of money: a fee in the quote currency counts as it is, one in the base asset at the
+trade's own price, and one in a third currency (BNB, say) as if it were in the quote currency, as no price of it is
+known here.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from fks.store.leases import fence_of
 
 
 class PositionStore:
-    """Reads and the one external write of the positions table, fenced by `lease`. Takes a database or an open transaction."""
+    """Reads and the one external write of the positions table, fenced by `lease`. Takes a database or an open
+    transaction."""
 
     def __init__(self, querier: Querier, lease: Lease | None = None) -> None:
         self._db, self._lease = querier, lease
@@ -35,7 +36,14 @@ class PositionStore:
 def position_of(row: Row) -> Position:
     """Return a row of the positions table as a value."""
     return Position(
-        account_id=row["account_id"], venue=row["venue"], symbol=row["symbol"], instance=row["instance"],
-        quantity=row["quantity"], average_price=row["average_price"], realized_pnl=row["realized_pnl"],
-        fees=row["fees"], updated_ns=to_ns(row["updated_at"]), entries=row["entries"],
-    )  # fmt: skip
+        account_id=row["account_id"],
+        venue=row["venue"],
+        symbol=row["symbol"],
+        instance=row["instance"],
+        quantity=row["quantity"],
+        average_price=row["average_price"],
+        realized_pnl=row["realized_pnl"],
+        fees=row["fees"],
+        updated_ns=to_ns(row["updated_at"]),
+        entries=row["entries"],
+    )

@@ -25,7 +25,8 @@ Numbers = tuple[int, str, str, str, str, str]
 
 
 class Verdict(StrEnum):
-    """What came of it. CONFIRMED: the exchange said it again, or a person let it in. REFUSED: it is wrong and stays out."""
+    """What came of it. CONFIRMED: the exchange said it again, or a person let it in. REFUSED: it is wrong and stays
+    out."""
 
     CONFIRMED = "confirmed"
     REFUSED = "refused"
@@ -78,7 +79,8 @@ class QuarantineStore:
     """The table `quarantine`. Errors of all methods: OutageError."""
 
     def __init__(self, db: Querier, refused: Refused | None = None) -> None:
-        """`refused` is told of rows that PostgreSQL does not take, and `add` goes on; None: `add` raises what it says."""
+        """`refused` is told of rows that PostgreSQL does not take, and `add` goes on; None: `add` raises what it
+        says."""
         self._db = db
         self._refused = refused
 
@@ -101,7 +103,9 @@ class QuarantineStore:
         if not items:
             return 0
         unique = list({_key(item): item for item in items}.values())
-        columns: list[list[Any]] = [[getattr(item, name) for item in unique] for name in ("exchange", "symbol", "channel", "timeframe")]
+        columns: list[list[Any]] = [
+            [getattr(item, name) for item in unique] for name in ("exchange", "symbol", "channel", "timeframe")
+        ]
         columns.append([None if item.time_ns is None else to_datetime(item.time_ns) for item in unique])
         columns += [[getattr(item, name) for item in unique] for name in ("reason", "payload", "source")]
         return len(await self._db.fetch("quarantine.add", *columns))
@@ -117,7 +121,9 @@ class QuarantineStore:
 
         Whoever brings the same bar again (a sync) finds `numbers_of` it here and need not ask again.
         """
-        rows = await self._db.fetch("quarantine.confirmed", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns))
+        rows = await self._db.fetch(
+            "quarantine.confirmed", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns)
+        )
         return {(to_ns(row["time"]), *(row["payload"].get(name, "") for name in _COLUMNS)) for row in rows}
 
     async def counts(self) -> list[dict[str, Any]]:
@@ -128,7 +134,9 @@ class QuarantineStore:
         """Say what came of rows; return of how many. The first verdict stands."""
         return len(await self._db.fetch("quarantine.settle", list(ids), verdict.value))
 
-    async def settle_bars(self, exchange: str, symbol: str, timeframe: str, times_ns: Sequence[int], verdict: Verdict) -> int:
+    async def settle_bars(
+        self, exchange: str, symbol: str, timeframe: str, times_ns: Sequence[int], verdict: Verdict
+    ) -> int:
         """Say what came of all that was held against some bars; return of how many rows."""
         times = [to_datetime(time_ns) for time_ns in times_ns]
         return len(await self._db.fetch("quarantine.settle_bars", exchange, symbol, timeframe, times, verdict.value))
@@ -169,14 +177,31 @@ def _texts(value: Any) -> Any:
 
 def _row(row: Row) -> HeldRow:
     held = Held(
-        row["exchange"], row["symbol"], row["channel"], row["reason"], row["payload"], row["timeframe"],
-        None if row["time"] is None else to_ns(row["time"]), row["source"],
-    )  # fmt: skip
+        row["exchange"],
+        row["symbol"],
+        row["channel"],
+        row["reason"],
+        row["payload"],
+        row["timeframe"],
+        None if row["time"] is None else to_ns(row["time"]),
+        row["source"],
+    )
     return HeldRow(
-        row["id"], held, to_ns(row["received_at"]), None if row["verdict"] is None else Verdict(row["verdict"]),
+        row["id"],
+        held,
+        to_ns(row["received_at"]),
+        None if row["verdict"] is None else Verdict(row["verdict"]),
         None if row["settled_at"] is None else to_ns(row["settled_at"]),
-    )  # fmt: skip
+    )
 
 
 def _key(item: Held) -> tuple[object, ...]:
-    return (item.exchange, item.symbol, item.channel, item.timeframe, item.time_ns, item.reason, repr(sorted(item.payload.items())))
+    return (
+        item.exchange,
+        item.symbol,
+        item.channel,
+        item.timeframe,
+        item.time_ns,
+        item.reason,
+        repr(sorted(item.payload.items())),
+    )

@@ -61,8 +61,9 @@ class ReadingStore:
     async def find(self, text: str, exchange: str | None = None, *, listed: bool = False) -> Listed:
         """Return the one thing that `text` spells: BTCUSDT, BTC/USDT, BTC-USDT, binance:BTCUSDT, in any case.
 
-        The rule for every door: what several exchanges have means `exchange`, else the one where it is collected, else the
-        one with bars. `listed`: only what an exchange lists. Errors: those of `spelled`; SYMBOL_AMBIGUOUS with the candidates.
+        The rule for every door: what several exchanges have means `exchange`, else the one where it is collected, else
+        the one with bars. `listed`: only what an exchange lists. Errors: those of `spelled`; SYMBOL_AMBIGUOUS with the
+        candidates.
         """
         rows = await self.spelled(text, exchange, listed=listed)
         rows = [row for row in rows if row.is_collected] or rows
@@ -89,12 +90,15 @@ class ReadingStore:
         known = [row["symbol"] for row in await self._db.fetch("reading.known")]
         names = ", ".join(elsewhere or known)
         raise InputError(
-            f"unknown symbol {text!r}{f' at {wanted}' if wanted else ''}", code="SYMBOL_UNKNOWN", status=404,
+            f"unknown symbol {text!r}{f' at {wanted}' if wanted else ''}",
+            code="SYMBOL_UNKNOWN",
+            status=404,
             remedy=f"known: {names}" if names else "nothing is stored yet: 'fks data sample', or 'fks up'",
-        )  # fmt: skip
+        )
 
     async def spelled_at(self, exchange: str, symbol: str) -> list[Listed]:
-        """Return everything at one exchange that `symbol` may mean; [] where nobody lists it and no bars of it are stored."""
+        """Return everything at one exchange that `symbol` may mean; [] where nobody lists it and no bars of it are
+        stored."""
         return await self._spelled(symbol, exchange, False)
 
     async def _spelled(self, text: str, exchange: str | None, is_listed: bool) -> list[Listed]:
@@ -112,17 +116,21 @@ class ReadingStore:
 def ambiguous(text: str, places: Sequence[str]) -> InputError:
     """Return the error for a symbol that means several things (as `Listed.place` writes them), and how to say which."""
     return InputError(
-        f"ambiguous symbol {text!r}", code="SYMBOL_AMBIGUOUS",
-        remedy=f"it may be {', '.join(places)}: write it like that, or name the exchange (exchange={places[0].partition(':')[0]})",
-    )  # fmt: skip
+        f"ambiguous symbol {text!r}",
+        code="SYMBOL_AMBIGUOUS",
+        remedy=f"it may be {', '.join(places)}: write it like that, or name the exchange "
+        f"(exchange={places[0].partition(':')[0]})",
+    )
 
 
 async def read_columns(
     db: Database, series: tuple[str, str, str], first: datetime, end: datetime | None, limit: int
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return stored bars of (exchange, symbol, timeframe) with first <= open time < end, the oldest `limit`, as columns.
+    """Return stored bars of (exchange, symbol, timeframe) with first <= open time < end, the oldest `limit`, as
+    columns.
 
-    `time` is int64 ns, prices and volume float64 (NaN where the table has null), the others as in COLUMNS. Errors: OutageError.
+    `time` is int64 ns, prices and volume float64 (NaN where the table has null), the others as in COLUMNS. Errors:
+    OutageError.
     """
     async with db.acquire() as connection:
         stream = await copy.copy_out(connection, sql("reading.columns"), *series, first, end or _LATEST, limit)

@@ -1,4 +1,5 @@
-"""Facts of one trading day that limits need after a restart: executions, prices at its start, the greatest loss seen."""
+"""Facts of one trading day that limits need after a restart: executions, prices at its start, the greatest loss
+seen."""
 
 from __future__ import annotations
 
@@ -36,11 +37,17 @@ class RiskStore:
         """Return what accounts executed through FKS since then."""
         return [
             DayTurnover(
-                row["account_id"], row["symbol"], Side(row["trade_type"].lower()), row["fee_currency"], row["quantity"],
-                row["value"], row["fee"], row["fill_ids"],
+                row["account_id"],
+                row["symbol"],
+                Side(row["trade_type"].lower()),
+                row["fee_currency"],
+                row["quantity"],
+                row["value"],
+                row["fee"],
+                row["fill_ids"],
             )
             for row in await self._db.fetch("risk.turnover", to_datetime(since_ns))
-        ]  # fmt: skip
+        ]
 
     async def start_prices(self, day_ns: int) -> dict[tuple[str, str], Decimal]:
         """Return the stored prices at a day's start by (exchange, symbol)."""

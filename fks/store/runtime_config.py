@@ -95,9 +95,16 @@ class RuntimeConfigStore:
 
 
 async def propose(
-    db: Database, values: Mapping[str, Any], changes: Mapping[str, Any], *, base_version: int, changed_by: str, reason: str,
-    kind: str = "set", rolls_back_to: int | None = None,
-) -> tuple[ConfigVersion, Operation]:  # fmt: skip
+    db: Database,
+    values: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    *,
+    base_version: int,
+    changed_by: str,
+    reason: str,
+    kind: str = "set",
+    rolls_back_to: int | None = None,
+) -> tuple[ConfigVersion, Operation]:
     """Add a version and ask for its rollout, both or neither.
 
     Errors: InputError 409 when somebody changed the settings since `base_version`, or a rollout is under way.
@@ -111,9 +118,12 @@ async def propose(
         assert row is not None
         version = _version(row)
         operation = await OperationStore(tx).request(
-            "config", target=f"version {version.version}", args={"version": version.version}, reason=reason,
+            "config",
+            target=f"version {version.version}",
+            args={"version": version.version},
+            reason=reason,
             requested_by=changed_by,
-        )  # fmt: skip
+        )
     return version, operation
 
 
@@ -121,21 +131,27 @@ async def _check_base(tx: Session, base_version: int) -> None:
     newest = await RuntimeConfigStore(tx).wanted()
     if newest is not None and newest.state == "rolling":
         raise InputError(
-            f"version {newest.version} of {newest.changed_by} is still being rolled out", code="CONFIG_ROLLING",
-            status=409, remedy="see 'fks config history' and try again when it has ended",
-        )  # fmt: skip
+            f"version {newest.version} of {newest.changed_by} is still being rolled out",
+            code="CONFIG_ROLLING",
+            status=409,
+            remedy="see 'fks config history' and try again when it has ended",
+        )
     current = newest.version if newest else 0
     if current != base_version:
         who = f" by {newest.changed_by}" if newest else ""
         raise InputError(
-            f"the settings are at version {current}{who}, not {base_version}", code="CONFIG_CHANGED", status=409,
+            f"the settings are at version {current}{who}, not {base_version}",
+            code="CONFIG_CHANGED",
+            status=409,
             remedy=f"look at it with 'fks config diff {base_version} {current}' and try again",
-        )  # fmt: skip
+        )
     if await tx.fetchval("runtime_config.is_going_back"):  # a part that comes up then would take the new one
         raise InputError(
-            "a change that failed is still being rolled back", code="CONFIG_ROLLING", status=409,
+            "a change that failed is still being rolled back",
+            code="CONFIG_ROLLING",
+            status=409,
             remedy="see 'fks config history' and try again when it has ended",
-        )  # fmt: skip
+        )
 
 
 async def overlaid(settings: Settings, paths: Paths, db: Database | None, *, ask_s: float = ASK_S) -> Overlaid:
@@ -214,7 +230,15 @@ def _maybe(row: Row | None) -> ConfigVersion | None:
 
 def _version(row: Row) -> ConfigVersion:
     return ConfigVersion(
-        version=row["version"], values=row["values"], changes=row["changes"], kind=row["kind"],
-        rolls_back_to=row["rolls_back_to"], state=row["state"], changed_by=row["changed_by"], reason=row["reason"],
-        error=row["error"], created_ns=to_ns(row["created_at"]), finished_ns=_ns(row["finished_at"]),
-    )  # fmt: skip
+        version=row["version"],
+        values=row["values"],
+        changes=row["changes"],
+        kind=row["kind"],
+        rolls_back_to=row["rolls_back_to"],
+        state=row["state"],
+        changed_by=row["changed_by"],
+        reason=row["reason"],
+        error=row["error"],
+        created_ns=to_ns(row["created_at"]),
+        finished_ns=_ns(row["finished_at"]),
+    )

@@ -28,7 +28,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
-)  # fmt: skip
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 NAMING = {
@@ -60,417 +60,770 @@ def _flag(name: str, default: str = "false") -> Column[Any]:
 
 # ── market data ──────────────────────────────────────────────────────────────────────────────────
 instruments = Table(
-    "instruments", metadata,
-    _text("exchange"), _text("symbol"), _text("base"), _text("quote"),
-    _money("tick"), _money("lot_step"), _money("qty_min"), _money("qty_max"), _money("notional_min"),
-    _money("multiplier", default="1"), _flag("is_trading", "true"), _time("updated_at", now=True),
+    "instruments",
+    metadata,
+    _text("exchange"),
+    _text("symbol"),
+    _text("base"),
+    _text("quote"),
+    _money("tick"),
+    _money("lot_step"),
+    _money("qty_min"),
+    _money("qty_max"),
+    _money("notional_min"),
+    _money("multiplier", default="1"),
+    _flag("is_trading", "true"),
+    _time("updated_at", now=True),
     Column("filters", JSONB, nullable=False, server_default=text("'{}'::jsonb")),  # fks.store.instruments.filters_of
     PrimaryKeyConstraint("exchange", "symbol"),
-)  # fmt: skip
+)
 
 assets = Table(  # what is collected, and whether: the owner's /assets
-    "assets", metadata,
-    _text("exchange"), _text("symbol"), _flag("is_enabled", "true"),
+    "assets",
+    metadata,
+    _text("exchange"),
+    _text("symbol"),
+    _flag("is_enabled", "true"),
     Column("timeframes", ARRAY(Text), nullable=True),  # None: data.timeframes
     Column("history_days", Integer, nullable=True),  # None: data.history_days; 0: none
     Column("channels", ARRAY(Text), nullable=False, server_default=text("'{trades}'::text[]")),  # trades, quotes, book
-    _text("source", default="user"), _time("updated_at", now=True),
+    _text("source", default="user"),
+    _time("updated_at", now=True),
     PrimaryKeyConstraint("exchange", "symbol"),
-)  # fmt: skip
+)
 
 ohlcv_data = Table(
-    "ohlcv_data", metadata,
-    _time("time"), _text("symbol"), _text("timeframe"),
-    Column("open", Float(53)), Column("high", Float(53)), Column("low", Float(53)), Column("close", Float(53)),
+    "ohlcv_data",
+    metadata,
+    _time("time"),
+    _text("symbol"),
+    _text("timeframe"),
+    Column("open", Float(53)),
+    Column("high", Float(53)),
+    Column("low", Float(53)),
+    Column("close", Float(53)),
     Column("volume", Float(53)),
-    _text("exchange", default="binance"), Column("trades", Integer, nullable=False, server_default="0"),
-    _flag("is_complete", "true"), _text("source", default="live"), _time("updated_at", now=True),
+    _text("exchange", default="binance"),
+    Column("trades", Integer, nullable=False, server_default="0"),
+    _flag("is_complete", "true"),
+    _text("source", default="live"),
+    _time("updated_at", now=True),
     Column("revision", Integer, nullable=False, server_default="0"),  # corrections of a bar since it was first stored
     _flag("is_empty"),  # no trade happened in it: open = high = low = close = the close before
-    PrimaryKeyConstraint("symbol", "timeframe", "time", "exchange"), Index(None, "time", postgresql_using="brin"),
+    PrimaryKeyConstraint("symbol", "timeframe", "time", "exchange"),
+    Index(None, "time", postgresql_using="brin"),
     postgresql_partition_by="RANGE (time)",
-)  # fmt: skip
+)
 
 series = Table(  # one row a stored series, kept by triggers on ohlcv_data: nobody who writes bars can forget it
-    "series", metadata,
-    _text("exchange"), _text("symbol"), _text("timeframe"),
-    # changes whenever a stored bar changed, went, or came before the newest; a copy with the same revision only lacks later bars
+    "series",
+    metadata,
+    _text("exchange"),
+    _text("symbol"),
+    _text("timeframe"),
+    # changes whenever a stored bar changed, went, or came before the newest; a copy with the same revision only lacks
+    # later bars
     Column("revision", BigInteger, nullable=False, server_default="0"),
-    _time("oldest", null=True), _time("newest", null=True), Column("candles", BigInteger, nullable=False, server_default="0"),
+    _time("oldest", null=True),
+    _time("newest", null=True),
+    Column("candles", BigInteger, nullable=False, server_default="0"),
     _time("updated_at", now=True),
     _text("calendar", null=True),  # when its market trades, as an import said; None: as its exchange does
     PrimaryKeyConstraint("exchange", "symbol", "timeframe"),
     postgresql_with={"fillfactor": 50},  # each stored bar changes its row: in place, with room on the page
-)  # fmt: skip
+)
 
 known_gaps = Table(  # asked, and the exchange has no bars there: [gap_from, gap_to) is not asked for again
-    "known_gaps", metadata,
-    _text("exchange"), _text("symbol"), _text("timeframe"), _time("gap_from"), _time("gap_to"),
-    _text("cause", default="exchange"), _time("asked_at", now=True),
+    "known_gaps",
+    metadata,
+    _text("exchange"),
+    _text("symbol"),
+    _text("timeframe"),
+    _time("gap_from"),
+    _time("gap_to"),
+    _text("cause", default="exchange"),
+    _time("asked_at", now=True),
     PrimaryKeyConstraint("exchange", "symbol", "timeframe", "gap_from"),
-)  # fmt: skip
+)
 
 feed_outages = Table(  # when a feed was not live, from its last message to its next: what the quality report shows
-    "feed_outages", metadata,
+    "feed_outages",
+    metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
-    _text("exchange"), _text("symbol"), _text("channel", default="trades"), _time("began_at"), _time("ended_at", null=True), _text("cause"),
+    _text("exchange"),
+    _text("symbol"),
+    _text("channel", default="trades"),
+    _time("began_at"),
+    _time("ended_at", null=True),
+    _text("cause"),
     Index(None, "exchange", "symbol", "began_at"),
-)  # fmt: skip
+)
 
 quarantine = Table(  # what was not believed: never repaired silently, never lost
-    "quarantine", metadata,
+    "quarantine",
+    metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
-    _text("exchange"), _text("symbol"), _text("channel"), _text("timeframe", null=True), _time("time", null=True), _text("reason"),
-    Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")), _text("source", default="live"), _time("received_at", now=True),
-    _text("verdict", null=True), _time("settled_at", null=True),
+    _text("exchange"),
+    _text("symbol"),
+    _text("channel"),
+    _text("timeframe", null=True),
+    _time("time", null=True),
+    _text("reason"),
+    Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _text("source", default="live"),
+    _time("received_at", now=True),
+    _text("verdict", null=True),
+    _time("settled_at", null=True),
     Index(None, "exchange", "symbol", "received_at"),
-)  # fmt: skip
+)
 
 indicators_cache = Table(  # one row a computed column; valid while the series has this revision and newest bar
-    "indicators_cache", metadata,
-    _text("exchange"), _text("symbol"), _text("timeframe"), _text("indicator"), _text("params_key"),
+    "indicators_cache",
+    metadata,
+    _text("exchange"),
+    _text("symbol"),
+    _text("timeframe"),
+    _text("indicator"),
+    _text("params_key"),
     Column("params", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Column("revision", BigInteger, nullable=False), _time("oldest"), _time("newest"), Column("data", LargeBinary, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    _time("oldest"),
+    _time("newest"),
+    Column("data", LargeBinary, nullable=False),
     _time("computed_at", now=True),
     PrimaryKeyConstraint("exchange", "symbol", "timeframe", "indicator", "params_key"),
-)  # fmt: skip
+)
 
 market_trades = Table(
-    "market_trades", metadata,
-    _time("time"), _text("exchange"), _text("symbol"), Column("trade_id", BigInteger, nullable=False),
-    _money("price"), _money("quantity"), _flag("is_buyer_maker"),
-    _time("received_at", null=True), Column("count", Integer, nullable=False, server_default="1"),
-    PrimaryKeyConstraint("exchange", "symbol", "trade_id", "time"), Index(None, "time", postgresql_using="brin"),
+    "market_trades",
+    metadata,
+    _time("time"),
+    _text("exchange"),
+    _text("symbol"),
+    Column("trade_id", BigInteger, nullable=False),
+    _money("price"),
+    _money("quantity"),
+    _flag("is_buyer_maker"),
+    _time("received_at", null=True),
+    Column("count", Integer, nullable=False, server_default="1"),
+    PrimaryKeyConstraint("exchange", "symbol", "trade_id", "time"),
+    Index(None, "time", postgresql_using="brin"),
     postgresql_partition_by="RANGE (time)",
-)  # fmt: skip
+)
 
 feeds = Table(  # one row a live feed: how far it is sealed, how old, by whom (fenced by epoch)
-    "feeds", metadata,
-    _text("exchange"), _text("symbol"), _text("timeframe"),
-    _time("sealed_through", null=True), Column("last_trade_id", BigInteger), _time("last_message_at", null=True), _money("last_price", null=True),
-    _text("state", default="COLD"), Column("epoch", BigInteger, nullable=False, server_default="0"),
+    "feeds",
+    metadata,
+    _text("exchange"),
+    _text("symbol"),
+    _text("timeframe"),
+    _time("sealed_through", null=True),
+    Column("last_trade_id", BigInteger),
+    _time("last_message_at", null=True),
+    _money("last_price", null=True),
+    _text("state", default="COLD"),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
     _time("updated_at", now=True),
     PrimaryKeyConstraint("exchange", "symbol", "timeframe"),
-)  # fmt: skip
+)
 
 sync_status = Table(
-    "sync_status", metadata,
-    _text("symbol"), _text("timeframe"), _text("exchange", default="binance"), _text("sync_status", default="pending"),
-    _time("oldest", null=True), _time("newest", null=True), Column("candles", BigInteger, nullable=False, server_default="0"),
-    _text("error", null=True), _time("last_sync_at", null=True), _time("updated_at", now=True),
-    _time("wanted_from", null=True), _time("wanted_to", null=True), _time("cursor", null=True), _time("started_at", null=True),
+    "sync_status",
+    metadata,
+    _text("symbol"),
+    _text("timeframe"),
+    _text("exchange", default="binance"),
+    _text("sync_status", default="pending"),
+    _time("oldest", null=True),
+    _time("newest", null=True),
+    Column("candles", BigInteger, nullable=False, server_default="0"),
+    _text("error", null=True),
+    _time("last_sync_at", null=True),
+    _time("updated_at", now=True),
+    _time("wanted_from", null=True),
+    _time("wanted_to", null=True),
+    _time("cursor", null=True),
+    _time("started_at", null=True),
     PrimaryKeyConstraint("symbol", "timeframe", "exchange"),
-)  # fmt: skip
+)
 
 # ── accounts, strategies, signals ────────────────────────────────────────────────────────────────
 accounts = Table(
-    "accounts", metadata,
+    "accounts",
+    metadata,
     Column("id", Integer, Identity(always=False), primary_key=True),
-    _text("name"), _text("account_type", default="personal"), _text("venue"), _text("broker", default=""),
-    _text("currency", default="USDT"), _money("initial_balance", default="0"), _text("mode", default="paper"),
-    _flag("is_enabled", "true"), _time("created_at", now=True),
+    _text("name"),
+    _text("account_type", default="personal"),
+    _text("venue"),
+    _text("broker", default=""),
+    _text("currency", default="USDT"),
+    _money("initial_balance", default="0"),
+    _text("mode", default="paper"),
+    _flag("is_enabled", "true"),
+    _time("created_at", now=True),
     # whose account the venue's session is, fixed at the first one: another session is refused
-    _text("environment", null=True), _text("uid", null=True), _text("network_epoch", null=True),
+    _text("environment", null=True),
+    _text("uid", null=True),
+    _text("network_epoch", null=True),
     UniqueConstraint("name"),
-)  # fmt: skip
+)
 
 incidents = Table(  # what a person must explain; while one is open, entries on its subject are denied
-    "incidents", metadata,
+    "incidents",
+    metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
-    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("kind"),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("kind"),
     _text("subject", default=""),  # an asset, a client order id, or "" for the account
-    _text("detail", default=""), Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    _time("opened_at", now=True), _time("updated_at", now=True),
-    _text("closed_by", null=True), _time("closed_at", null=True), _text("resolution", null=True),
-    Index("uq_incidents_open", "account_id", "kind", "subject", unique=True, postgresql_where=text("closed_at IS NULL")),
+    _text("detail", default=""),
+    Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _time("opened_at", now=True),
+    _time("updated_at", now=True),
+    _text("closed_by", null=True),
+    _time("closed_at", null=True),
+    _text("resolution", null=True),
+    Index(
+        "uq_incidents_open", "account_id", "kind", "subject", unique=True, postgresql_where=text("closed_at IS NULL")
+    ),
     Index(None, "opened_at"),
-)  # fmt: skip
+)
 
 transfers = Table(  # deposits and withdrawals, as the venue lists them or a person books them
-    "transfers", metadata,
-    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("kind"), _text("reference"),
-    _text("asset"), _money("amount"), _money("fee", default="0"), _time("time"), _text("source", default="venue"),
+    "transfers",
+    metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("kind"),
+    _text("reference"),
+    _text("asset"),
+    _money("amount"),
+    _money("fee", default="0"),
+    _time("time"),
+    _text("source", default="venue"),
     _time("created_at", now=True),
     CheckConstraint("kind IN ('deposit','withdrawal')", name="kind"),
     PrimaryKeyConstraint("account_id", "kind", "reference"),
-)  # fmt: skip
+)
 
-account_assets = Table(  # what an account held of an asset before FKS traded on it, and differences that a person adopted
-    "account_assets", metadata,
-    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("asset"),
-    _money("opening"), _money("adopted", default="0"), _time("opened_at", now=True),
-    PrimaryKeyConstraint("account_id", "asset"),
-)  # fmt: skip
+account_assets = (
+    Table(  # what an account held of an asset before FKS traded on it, and differences that a person adopted
+        "account_assets",
+        metadata,
+        Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+        _text("asset"),
+        _money("opening"),
+        _money("adopted", default="0"),
+        _time("opened_at", now=True),
+        PrimaryKeyConstraint("account_id", "asset"),
+    )
+)
 
 balances = Table(
-    "balances", metadata,
-    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("currency"),
-    _money("free"), _money("locked"), _time("updated_at", now=True),
+    "balances",
+    metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("currency"),
+    _money("free"),
+    _money("locked"),
+    _time("updated_at", now=True),
     PrimaryKeyConstraint("account_id", "currency"),
-)  # fmt: skip
+)
 
 balance_history = Table(
-    "balance_history", metadata,
+    "balance_history",
+    metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
-    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _time("time", now=True),
-    _text("currency", default="USDT"), _money("balance"), _money("equity", null=True), _text("cause", default="snapshot"),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _time("time", now=True),
+    _text("currency", default="USDT"),
+    _money("balance"),
+    _money("equity", null=True),
+    _text("cause", default="snapshot"),
     _text("reference", null=True),
     Index(None, "account_id", "time"),
-)  # fmt: skip
+)
 
 strategy_instances = Table(
-    "strategy_instances", metadata,
-    Column("id", Text, primary_key=True), _text("strategy"),
+    "strategy_instances",
+    metadata,
+    Column("id", Text, primary_key=True),
+    _text("strategy"),
     Column("params", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Column("params_version", Integer, nullable=False, server_default="1"),
-    _text("exchange", default="binance"), _text("symbol"), _text("timeframe"),
-    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("venue"),
-    _text("sizing", default="notional"), _money("size", default="1000"),
-    _text("approval", default="auto"), Column("valid_for_s", Float(53), nullable=False, server_default="60"),
+    _text("exchange", default="binance"),
+    _text("symbol"),
+    _text("timeframe"),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"),
+    _text("sizing", default="notional"),
+    _money("size", default="1000"),
+    _text("approval", default="auto"),
+    Column("valid_for_s", Float(53), nullable=False, server_default="60"),
     Column("pyramiding", Integer, nullable=False, server_default="1"),  # most entries of one position
-    _flag("is_enabled", "true"), Column("shard", Integer, nullable=False, server_default="0"),
-    _text("state", default="NEW"), _text("error", null=True),
-    _time("anchor_time", null=True), _time("cursor_time", null=True),
+    _flag("is_enabled", "true"),
+    Column("shard", Integer, nullable=False, server_default="0"),
+    _text("state", default="NEW"),
+    _text("error", null=True),
+    _time("anchor_time", null=True),
+    _time("cursor_time", null=True),
     Column("last_target", Float(53), nullable=False, server_default="0"),
-    _flag("is_isolated"), Column("crashes", Integer, nullable=False, server_default="0"),  # of its worker while it ran
-    _time("crashed_at", null=True), _text("traceback", null=True),
+    _flag("is_isolated"),
+    Column("crashes", Integer, nullable=False, server_default="0"),  # of its worker while it ran
+    _time("crashed_at", null=True),
+    _text("traceback", null=True),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
-    _time("created_at", now=True), _time("updated_at", now=True),
-)  # fmt: skip
+    _time("created_at", now=True),
+    _time("updated_at", now=True),
+)
 
 strategy_parameters = Table(  # every version an instance ever ran with
-    "strategy_parameters", metadata,
+    "strategy_parameters",
+    metadata,
     Column("instance_id", Text, ForeignKey("strategy_instances.id", ondelete="CASCADE"), nullable=False),
-    Column("version", Integer, nullable=False), _text("strategy"),
-    Column("params", JSONB, nullable=False), _text("changed_by", default="system"), _time("created_at", now=True),
+    Column("version", Integer, nullable=False),
+    _text("strategy"),
+    Column("params", JSONB, nullable=False),
+    _text("changed_by", default="system"),
+    _time("created_at", now=True),
     PrimaryKeyConstraint("instance_id", "version"),
-)  # fmt: skip
+)
 
 signals = Table(
-    "signals", metadata,
-    Column("id", UUID, primary_key=True), _text("source"), _text("instance", default=""),
+    "signals",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _text("source"),
+    _text("instance", default=""),
     Column("params_version", Integer, nullable=False, server_default="0"),
-    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("venue"),
-    _text("exchange", default="binance"), _text("symbol"), _text("timeframe", null=True),
-    _time("ts_event"), Column("ordinal", SmallInteger, nullable=False, server_default="0"),
-    _text("kind"), _text("side"), _text("type", default="market"), _money("size", null=True),
-    _money("limit_price", null=True), _money("stop_price", null=True), _money("stop_loss", null=True),
-    _money("take_profit", null=True), _text("time_in_force", default="gtc"), _money("reference_price", null=True),
-    _time("valid_until", null=True), _text("reason", default=""),
-    _text("state", default="ready"), _text("code", null=True), _text("detail", null=True),
-    _text("client_order_id", null=True), _text("decided_by", null=True), _time("decided_at", null=True),
-    _text("body_hash", null=True), _text("trace_id", default=""),
-    Column("seq", BigInteger, Identity(always=False), nullable=False), _time("created_at", now=True),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"),
+    _text("exchange", default="binance"),
+    _text("symbol"),
+    _text("timeframe", null=True),
+    _time("ts_event"),
+    Column("ordinal", SmallInteger, nullable=False, server_default="0"),
+    _text("kind"),
+    _text("side"),
+    _text("type", default="market"),
+    _money("size", null=True),
+    _money("limit_price", null=True),
+    _money("stop_price", null=True),
+    _money("stop_loss", null=True),
+    _money("take_profit", null=True),
+    _text("time_in_force", default="gtc"),
+    _money("reference_price", null=True),
+    _time("valid_until", null=True),
+    _text("reason", default=""),
+    _text("state", default="ready"),
+    _text("code", null=True),
+    _text("detail", null=True),
+    _text("client_order_id", null=True),
+    _text("decided_by", null=True),
+    _time("decided_at", null=True),
+    _text("body_hash", null=True),
+    _text("trace_id", default=""),
+    Column("seq", BigInteger, Identity(always=False), nullable=False),
+    _time("created_at", now=True),
     CheckConstraint("state IN ('pending','ready','ordered','denied','expired','declined','nothing')", name="state"),
     Index("ix_signals_ready", "symbol", "seq", postgresql_where=text("state = 'ready'")),
     Index("ix_signals_pending", "valid_until", postgresql_where=text("state = 'pending'")),
     Index(None, "created_at"),
-)  # fmt: skip
+)
 
 # ── orders ───────────────────────────────────────────────────────────────────────────────────────
 orders = Table(
-    "orders", metadata,
-    Column("client_order_id", Text, primary_key=True), Column("intent_id", UUID, nullable=False),
-    Column("signal_id", UUID), Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
-    _text("venue"), _text("exchange", default="binance"), _text("symbol"), _text("instance", default=""),
-    _text("role"), Column("generation", Integer, nullable=False, server_default="0"),
-    _text("side"), _text("type"), _text("time_in_force", default="gtc"),
-    _money("quantity"), _money("price", null=True), _money("stop_price", null=True),
-    _money("stop_loss", null=True), _money("take_profit", null=True),
-    _text("state"), _text("request", default="none"), _money("filled", default="0"),
-    _money("average_price", null=True), _money("announced", default="0"), _time("venue_time", null=True),
+    "orders",
+    metadata,
+    Column("client_order_id", Text, primary_key=True),
+    Column("intent_id", UUID, nullable=False),
+    Column("signal_id", UUID),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"),
+    _text("exchange", default="binance"),
+    _text("symbol"),
+    _text("instance", default=""),
+    _text("role"),
+    Column("generation", Integer, nullable=False, server_default="0"),
+    _text("side"),
+    _text("type"),
+    _text("time_in_force", default="gtc"),
+    _money("quantity"),
+    _money("price", null=True),
+    _money("stop_price", null=True),
+    _money("stop_loss", null=True),
+    _money("take_profit", null=True),
+    _text("state"),
+    _text("request", default="none"),
+    _money("filled", default="0"),
+    _money("average_price", null=True),
+    _money("announced", default="0"),
+    _time("venue_time", null=True),
     _text("venue_order_id", null=True),
-    _text("parent_id", null=True), _text("group_id", null=True), _text("code", null=True), _text("detail", null=True),
-    _flag("is_reduce_only"), _flag("is_stale"), _flag("is_late"), _flag("is_overfilled"), _flag("is_acknowledged"),
-    Column("epoch", BigInteger, nullable=False, server_default="0"), _text("trace_id", default=""),
-    _time("valid_until", null=True), _time("created_at", now=True), _time("sent_at", null=True), _time("updated_at", now=True),
+    _text("parent_id", null=True),
+    _text("group_id", null=True),
+    _text("code", null=True),
+    _text("detail", null=True),
+    _flag("is_reduce_only"),
+    _flag("is_stale"),
+    _flag("is_late"),
+    _flag("is_overfilled"),
+    _flag("is_acknowledged"),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    _text("trace_id", default=""),
+    _time("valid_until", null=True),
+    _time("created_at", now=True),
+    _time("sent_at", null=True),
+    _time("updated_at", now=True),
     CheckConstraint(
         "state IN ('DENIED','INTENDED','ABANDONED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL','FILLED',"
-        "'CANCELLED','EXPIRED','REJECTED','ABSENT')", name="state",
+        "'CANCELLED','EXPIRED','REJECTED','ABSENT')",
+        name="state",
     ),
-    Index("ix_orders_open", "account_id", "symbol",
-          postgresql_where=text("state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')")),
+    Index(
+        "ix_orders_open",
+        "account_id",
+        "symbol",
+        postgresql_where=text("state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')"),
+    ),
     Index("ix_orders_incomplete", "client_order_id", postgresql_where=text("announced > filled")),
-    Index(None, "created_at"), Index(None, "signal_id"), Index(None, "parent_id"), Index(None, "venue", "venue_order_id"),
-)  # fmt: skip
+    Index(None, "created_at"),
+    Index(None, "signal_id"),
+    Index(None, "parent_id"),
+    Index(None, "venue", "venue_order_id"),
+)
 
 order_events = Table(  # append-only: every step of every order, in causal order per order
-    "order_events", metadata,
+    "order_events",
+    metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
-    _text("client_order_id"), _text("event_id"), _text("event"), _text("from_state", null=True), _text("to_state"),
-    _text("source"), _time("venue_time", null=True), _time("recv_time", now=True),
+    _text("client_order_id"),
+    _text("event_id"),
+    _text("event"),
+    _text("from_state", null=True),
+    _text("to_state"),
+    _text("source"),
+    _time("venue_time", null=True),
+    _time("recv_time", now=True),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
     Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     UniqueConstraint("client_order_id", "event_id"),
-)  # fmt: skip
+)
 
 order_settlements = Table(  # what persons said of UNKNOWN orders: proposed, confirmed, applied by the order manager
-    "order_settlements", metadata,
-    Column("id", BigInteger, Identity(always=False), primary_key=True), _text("client_order_id"), _text("outcome"),
+    "order_settlements",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _text("client_order_id"),
+    _text("outcome"),
     Column("fills", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     _money("filled", default="0"),  # what was booked of the order when it was proposed: more since then refuses it
-    _text("by"), _text("reason"), _text("confirm_code"), _time("requested_at", now=True), _time("confirmed_at", null=True),
-    _time("applied_at", null=True), _text("error", null=True),
+    _text("by"),
+    _text("reason"),
+    _text("confirm_code"),
+    _time("requested_at", now=True),
+    _time("confirmed_at", null=True),
+    _time("applied_at", null=True),
+    _text("error", null=True),
     CheckConstraint("outcome IN ('filled','absent','cancelled','busted')", name="outcome"),
-    Index("ix_order_settlements_open", "client_order_id",
-          postgresql_where=text("confirmed_at IS NOT NULL AND applied_at IS NULL")),
+    Index(
+        "ix_order_settlements_open",
+        "client_order_id",
+        postgresql_where=text("confirmed_at IS NOT NULL AND applied_at IS NULL"),
+    ),
     Index(None, "client_order_id"),
-)  # fmt: skip
+)
 
 reconcile_requests = Table(  # a person asks the order manager to compare the journal with a venue now
-    "reconcile_requests", metadata,
-    Column("id", BigInteger, Identity(always=False), primary_key=True), _text("venue"), _text("by"),
-    _time("requested_at", now=True), _time("finished_at", null=True), _text("error", null=True),
+    "reconcile_requests",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _text("venue"),
+    _text("by"),
+    _time("requested_at", now=True),
+    _time("finished_at", null=True),
+    _text("error", null=True),
     Column("result", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Index("ix_reconcile_requests_open", "venue", postgresql_where=text("finished_at IS NULL")),
-)  # fmt: skip
+)
 
 trades = Table(  # executions of our accounts: from fills, or booked by a person (record_trade)
-    "trades", metadata,
+    "trades",
+    metadata,
     Column("id", BigInteger, Identity(always=False), primary_key=True),
-    Column("fill_id", UUID, nullable=False), _text("client_order_id", null=True), _text("venue_order_id", null=True),
-    _text("venue_trade_id", default=""), Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
-    _text("venue"), _text("symbol"), _text("instance", default=""), _text("trade_type"),
-    _money("quantity"), _money("price"), _money("fee", default="0"), _text("fee_currency", default=""),
-    _money("realized_pnl", default="0"), _text("order_type", default=""), _flag("is_maker"), _flag("is_late"),
-    _text("source", default="stream"), _time("time"), _time("created_at", now=True),
-    UniqueConstraint("fill_id"), Index(None, "account_id", "time"), Index(None, "client_order_id"),
+    Column("fill_id", UUID, nullable=False),
+    _text("client_order_id", null=True),
+    _text("venue_order_id", null=True),
+    _text("venue_trade_id", default=""),
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"),
+    _text("symbol"),
+    _text("instance", default=""),
+    _text("trade_type"),
+    _money("quantity"),
+    _money("price"),
+    _money("fee", default="0"),
+    _text("fee_currency", default=""),
+    _money("realized_pnl", default="0"),
+    _text("order_type", default=""),
+    _flag("is_maker"),
+    _flag("is_late"),
+    _text("source", default="stream"),
+    _time("time"),
+    _time("created_at", now=True),
+    UniqueConstraint("fill_id"),
+    Index(None, "account_id", "time"),
+    Index(None, "client_order_id"),
     # one execution is booked once, whichever version of the fill id it was booked under
-    Index("uq_trades_venue_trade", "account_id", "venue", "symbol", "venue_trade_id", unique=True,
-          postgresql_where=text("venue_trade_id <> '' AND venue <> 'manual'")),
-)  # fmt: skip
+    Index(
+        "uq_trades_venue_trade",
+        "account_id",
+        "venue",
+        "symbol",
+        "venue_trade_id",
+        unique=True,
+        postgresql_where=text("venue_trade_id <> '' AND venue <> 'manual'"),
+    ),
+)
 
 positions = Table(
-    "positions", metadata,
-    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _text("venue"), _text("symbol"),
-    _text("instance", default=""), _money("quantity", default="0"), _money("average_price", default="0"),
-    _money("realized_pnl", default="0"), _money("fees", default="0"), _time("updated_at", now=True),
-    Column("entries", Integer, nullable=False, server_default="0"),  # entry orders that made the position, since it was flat
+    "positions",
+    metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _text("venue"),
+    _text("symbol"),
+    _text("instance", default=""),
+    _money("quantity", default="0"),
+    _money("average_price", default="0"),
+    _money("realized_pnl", default="0"),
+    _money("fees", default="0"),
+    _time("updated_at", now=True),
+    Column(
+        "entries", Integer, nullable=False, server_default="0"
+    ),  # entry orders that made the position, since it was flat
     PrimaryKeyConstraint("account_id", "venue", "symbol", "instance"),
-)  # fmt: skip
+)
 
 day_start_prices = Table(  # what LOSS_DAY compares prices with, of symbols held when a trading day began
-    "day_start_prices", metadata,
-    _time("day_start"), _text("exchange"), _text("symbol"), _money("price"),
+    "day_start_prices",
+    metadata,
+    _time("day_start"),
+    _text("exchange"),
+    _text("symbol"),
+    _money("price"),
     PrimaryKeyConstraint("day_start", "exchange", "symbol"),
-)  # fmt: skip
+)
 
 day_losses = Table(  # the greatest loss of a trading day, in the account's currency: LOSS_DAY holds until the day's end
-    "day_losses", metadata,
-    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False), _time("day_start"), _money("loss"),
+    "day_losses",
+    metadata,
+    Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False),
+    _time("day_start"),
+    _money("loss"),
     _time("updated_at", now=True),
     PrimaryKeyConstraint("account_id", "day_start"),
-)  # fmt: skip
+)
 
 # ── supervision and operation ────────────────────────────────────────────────────────────────────
 leases = Table(
-    "leases", metadata,
-    Column("name", Text, primary_key=True), Column("epoch", BigInteger, nullable=False, server_default="0"),
-    _text("holder", default=""), _time("expires_at", null=True), _time("updated_at", now=True),
-)  # fmt: skip
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    _text("holder", default=""),
+    _time("expires_at", null=True),
+    _time("updated_at", now=True),
+)
 
 actor_events = Table(
-    "actor_events", metadata,
-    Column("id", BigInteger, Identity(always=False), primary_key=True), _time("time", now=True),
-    _text("child"), _text("event"), _text("reason", default=""), Column("pid", Integer), Column("epoch", BigInteger),
+    "actor_events",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _time("time", now=True),
+    _text("child"),
+    _text("event"),
+    _text("reason", default=""),
+    Column("pid", Integer),
+    Column("epoch", BigInteger),
     _text("node", default=""),
     Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     Index(None, "child", "time"),
     Index("ix_actor_events_escalations", "child", "id", postgresql_where=text("event IN ('escalated','cleared')")),
-)  # fmt: skip
+)
 
 venue_states = Table(  # COLD SYNCING READY STALE per venue and account (C3)
-    "venue_states", metadata,
-    _text("venue"), Column("account_id", Integer, nullable=False), _text("state", default="COLD"),
-    _text("detail", default=""), Column("skew_ms", Float(53)), _time("updated_at", now=True),
+    "venue_states",
+    metadata,
+    _text("venue"),
+    Column("account_id", Integer, nullable=False),
+    _text("state", default="COLD"),
+    _text("detail", default=""),
+    Column("skew_ms", Float(53)),
+    _time("updated_at", now=True),
     PrimaryKeyConstraint("venue", "account_id"),
-)  # fmt: skip
+)
 
 kill_switch = Table(
-    "kill_switch", metadata,
-    Column("kill_id", Text, primary_key=True), _text("scope", default="system"), _flag("is_engaged", "true"),
-    _text("reason", default=""), _text("engaged_by", default=""), _time("engaged_at", now=True),
-    _text("released_by", null=True), _time("released_at", null=True),
+    "kill_switch",
+    metadata,
+    Column("kill_id", Text, primary_key=True),
+    _text("scope", default="system"),
+    _flag("is_engaged", "true"),
+    _text("reason", default=""),
+    _text("engaged_by", default=""),
+    _time("engaged_at", now=True),
+    _text("released_by", null=True),
+    _time("released_at", null=True),
     Column("report", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-)  # fmt: skip
+)
 
 alerts = Table(
-    "alerts", metadata,
-    Column("id", BigInteger, Identity(always=False), primary_key=True), _time("time", now=True),
-    _text("severity"), _text("event"), _text("message"), _text("component", default=""),
-    Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")), _time("resolved_at", null=True),
+    "alerts",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    _time("time", now=True),
+    _text("severity"),
+    _text("event"),
+    _text("message"),
+    _text("component", default=""),
+    Column("payload", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    _time("resolved_at", null=True),
     Index(None, "time"),
-)  # fmt: skip
+)
 
 api_tokens = Table(
-    "api_tokens", metadata,
-    Column("id", Integer, Identity(always=False), primary_key=True), _text("name"), _text("token_hash"), _text("scope"),
-    _text("prefix", default=""), _time("created_at", now=True), _time("last_used_at", null=True), _time("revoked_at", null=True),
-    UniqueConstraint("token_hash"), UniqueConstraint("name"),
-)  # fmt: skip
+    "api_tokens",
+    metadata,
+    Column("id", Integer, Identity(always=False), primary_key=True),
+    _text("name"),
+    _text("token_hash"),
+    _text("scope"),
+    _text("prefix", default=""),
+    _time("created_at", now=True),
+    _time("last_used_at", null=True),
+    _time("revoked_at", null=True),
+    UniqueConstraint("token_hash"),
+    UniqueConstraint("name"),
+)
 
 jobs = Table(
-    "jobs", metadata,
-    Column("id", UUID, primary_key=True), _text("kind"), Column("spec", JSONB, nullable=False),
-    _text("state", default="queued"), Column("progress", Float(53), nullable=False, server_default="0"),
-    Column("result", JSONB), _text("error", null=True), _text("submitted_by", default=""),
-    Column("attempts", Integer, nullable=False, server_default="0"), _flag("is_cancel_requested"),
-    _time("created_at", now=True), _time("started_at", null=True), _time("beat_at", null=True), _time("finished_at", null=True),
+    "jobs",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _text("kind"),
+    Column("spec", JSONB, nullable=False),
+    _text("state", default="queued"),
+    Column("progress", Float(53), nullable=False, server_default="0"),
+    Column("result", JSONB),
+    _text("error", null=True),
+    _text("submitted_by", default=""),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _flag("is_cancel_requested"),
+    _time("created_at", now=True),
+    _time("started_at", null=True),
+    _time("beat_at", null=True),
+    _time("finished_at", null=True),
     CheckConstraint("state IN ('queued','running','done','failed','cancelled')", name="state"),
     Index("ix_jobs_queued", "created_at", postgresql_where=text("state IN ('queued','running')")),
-)  # fmt: skip
+)
 
 schedules = Table(
-    "schedules", metadata,
-    Column("name", Text, primary_key=True), _text("cron"), _text("task"),
+    "schedules",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _text("cron"),
+    _text("task"),
     Column("spec", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    _time("last_run_at", null=True), _text("last_result", null=True), _flag("is_enabled", "true"),
-)  # fmt: skip
+    _time("last_run_at", null=True),
+    _text("last_result", null=True),
+    _flag("is_enabled", "true"),
+)
 
 component_health = Table(  # the last beat of every component, for status when asked from outside the tree
-    "component_health", metadata,
-    Column("name", Text, primary_key=True), _text("kind"), _text("state"), Column("pid", Integer), _text("node", default=""),
-    Column("restarts", Integer, nullable=False, server_default="0"), _time("since", null=True), _time("beat_at", null=True),
+    "component_health",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _text("kind"),
+    _text("state"),
+    Column("pid", Integer),
+    _text("node", default=""),
+    Column("restarts", Integer, nullable=False, server_default="0"),
+    _time("since", null=True),
+    _time("beat_at", null=True),
     Column("epoch", BigInteger, nullable=False, server_default="0"),
-    _text("version", default=""), Column("config_version", BigInteger, nullable=False, server_default="0"),
+    _text("version", default=""),
+    Column("config_version", BigInteger, nullable=False, server_default="0"),
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-)  # fmt: skip
+)
 
 operations = Table(  # what a person asked of the running system: claimed and done by the supervisor, kept as the audit
-    "operations", metadata,
-    Column("id", UUID, primary_key=True), _text("kind"), _text("target", default=""),
+    "operations",
+    metadata,
+    Column("id", UUID, primary_key=True),
+    _text("kind"),
+    _text("target", default=""),
     Column("args", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    _text("reason", default=""), _text("requested_by", default=""), _text("state", default="queued"),
-    _text("progress", default=""), _text("error", null=True),
-    Column("attempt", Integer, nullable=False, server_default="0"),  # of the supervisor that performs it: others cannot write
+    _text("reason", default=""),
+    _text("requested_by", default=""),
+    _text("state", default="queued"),
+    _text("progress", default=""),
+    _text("error", null=True),
+    Column(
+        "attempt", Integer, nullable=False, server_default="0"
+    ),  # of the supervisor that performs it: others cannot write
     Column("result", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    _time("created_at", now=True), _time("started_at", null=True), _time("finished_at", null=True),
+    _time("created_at", now=True),
+    _time("started_at", null=True),
+    _time("finished_at", null=True),
     CheckConstraint("state IN ('queued','running','done','failed')", name="state"),
     Index("ix_operations_open", "created_at", postgresql_where=text("state IN ('queued','running')")),
-)  # fmt: skip
+)
 
 runtime_config = Table(  # every version of what may be changed while running; the newest that is not 'failed' is wanted
-    "runtime_config", metadata,
+    "runtime_config",
+    metadata,
     Column("version", BigInteger, Identity(always=False), primary_key=True),
-    Column("values", JSONB, nullable=False), Column("changes", JSONB, nullable=False),
-    _text("kind", default="set"), Column("rolls_back_to", BigInteger), _text("state", default="rolling"),
-    _text("changed_by", default=""), _text("reason", default=""), _text("error", null=True),
-    _time("created_at", now=True), _time("finished_at", null=True),
+    Column("values", JSONB, nullable=False),
+    Column("changes", JSONB, nullable=False),
+    _text("kind", default="set"),
+    Column("rolls_back_to", BigInteger),
+    _text("state", default="rolling"),
+    _text("changed_by", default=""),
+    _text("reason", default=""),
+    _text("error", null=True),
+    _time("created_at", now=True),
+    _time("finished_at", null=True),
     CheckConstraint("state IN ('rolling','active','failed','superseded')", name="state"),
-)  # fmt: skip
+)
 
 heads = Table(  # the head of this database, one row: its keeper and its supervisor renew it each second
-    "heads", metadata,
+    "heads",
+    metadata,
     Column("id", SmallInteger, server_default="1", autoincrement=False),
-    Column("deployment", BigInteger, nullable=False, server_default="0"),  # grows with each head and each supervisor deployed
-    _text("machine"), _text("boot"), _text("host", default=""), _text("home", default=""), _text("address", default=""),
-    _time("since", now=True), _time("beat_at", now=True), _flag("is_released"),
-    PrimaryKeyConstraint("id"), CheckConstraint("id = 1", name="single"),
-)  # fmt: skip
+    Column(
+        "deployment", BigInteger, nullable=False, server_default="0"
+    ),  # grows with each head and each supervisor deployed
+    _text("machine"),
+    _text("boot"),
+    _text("host", default=""),
+    _text("home", default=""),
+    _text("address", default=""),
+    _time("since", now=True),
+    _time("beat_at", now=True),
+    _flag("is_released"),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint("id = 1", name="single"),
+)
 
 nodes = Table(  # the machines of the cluster: each keeper writes its own row once a second
-    "nodes", metadata,
-    Column("name", Text, primary_key=True), _text("role"), _text("address", default=""), _text("ray_node_id", default=""),
-    _text("state"), _text("version", default=""), _text("config_hash", default=""), Column("clock_skew_ms", Float(53)),
-    _time("beat_at", now=True), Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-)  # fmt: skip
+    "nodes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _text("role"),
+    _text("address", default=""),
+    _text("ray_node_id", default=""),
+    _text("state"),
+    _text("version", default=""),
+    _text("config_hash", default=""),
+    Column("clock_skew_ms", Float(53)),
+    _time("beat_at", now=True),
+    Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+)

@@ -1,4 +1,5 @@
-"""Settlements of orders by persons, and requests to reconcile: rows that the gateway writes and the order manager applies.
+"""Settlements of orders by persons, and requests to reconcile: rows that the gateway writes and the order manager
+applies.
 
 A settlement is proposed, confirmed by its code within minutes, and applied (or refused with `error`) once.
 """
@@ -33,9 +34,11 @@ class ReportedFill:
         if self.venue_trade_id:
             return {"venue_trade_id": self.venue_trade_id}
         return {
-            "quantity": f"{self.quantity:f}", "price": f"{self.price:f}", "fee": f"{self.fee:f}",
+            "quantity": f"{self.quantity:f}",
+            "price": f"{self.price:f}",
+            "fee": f"{self.fee:f}",
             "fee_currency": self.fee_currency,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,16 @@ class SettlementStore:
     ) -> Settlement:
         """Keep what a person says of an order; nothing follows from it before it is confirmed."""
         row = await self._db.fetchrow(
-            "settlements.propose", client_order_id, outcome, [fill.as_json() for fill in fills], filled, by, reason, code,
+            "settlements.propose",
+            client_order_id,
+            outcome,
+            [fill.as_json() for fill in fills],
+            filled,
+            by,
+            reason,
+            code,
             to_datetime(now_ns),
-        )  # fmt: skip
+        )
         assert row is not None
         return _settlement(row)
 
@@ -144,17 +154,28 @@ def _settlement(row: Row) -> Settlement:
         return None if row[name] is None else to_ns(row[name])
 
     return Settlement(
-        id=row["id"], client_order_id=row["client_order_id"], outcome=row["outcome"],
-        fills=tuple(_fill(item) for item in row["fills"]), filled=row["filled"], by=row["by"], reason=row["reason"],
-        confirm_code=row["confirm_code"], requested_ns=to_ns(row["requested_at"]), confirmed_ns=ns("confirmed_at"),
-        applied_ns=ns("applied_at"), error=row["error"], is_journaled=row["is_journaled"],
-    )  # fmt: skip
+        id=row["id"],
+        client_order_id=row["client_order_id"],
+        outcome=row["outcome"],
+        fills=tuple(_fill(item) for item in row["fills"]),
+        filled=row["filled"],
+        by=row["by"],
+        reason=row["reason"],
+        confirm_code=row["confirm_code"],
+        requested_ns=to_ns(row["requested_at"]),
+        confirmed_ns=ns("confirmed_at"),
+        applied_ns=ns("applied_at"),
+        error=row["error"],
+        is_journaled=row["is_journaled"],
+    )
 
 
 def _fill(item: Mapping[str, str]) -> ReportedFill:
     if item.get("venue_trade_id"):
         return ReportedFill(venue_trade_id=item["venue_trade_id"])
     return ReportedFill(
-        quantity=Decimal(item["quantity"]), price=Decimal(item["price"]), fee=Decimal(item["fee"]),
+        quantity=Decimal(item["quantity"]),
+        price=Decimal(item["price"]),
+        fee=Decimal(item["fee"]),
         fee_currency=item["fee_currency"],
-    )  # fmt: skip
+    )

@@ -18,7 +18,8 @@ from fks.store.leases import fence_of
 
 @dataclass(frozen=True, slots=True)
 class SignalRecord:
-    """A signal as the table holds it. `seq` is the order of arrival; `code`, `detail`, `client_order_id` its outcome."""
+    """A signal as the table holds it. `seq` is the order of arrival; `code`, `detail`, `client_order_id` its
+    outcome."""
 
     signal: Signal
     seq: int
@@ -75,7 +76,13 @@ class SignalStore:
         return None if row is None else record_of(row)
 
     async def finish(
-        self, signal_id: uuid.UUID, state: SignalState, *, now_ns: int, code: str | None = None, detail: str | None = None
+        self,
+        signal_id: uuid.UUID,
+        state: SignalState,
+        *,
+        now_ns: int,
+        code: str | None = None,
+        detail: str | None = None,
     ) -> bool:
         """Write the outcome of a signal that leads to no order. False: it already had one, and keeps it."""
         row = await self._db.fetchrow(
@@ -111,15 +118,27 @@ class SignalStore:
 def signal_json(signal: Signal) -> dict[str, Any]:
     """Return the signal as JSON-able columns; numbers as text, so that nothing passes through a float."""
     return {
-        "id": str(signal.id), "source": signal.source, "instance": signal.instance,
-        "params_version": signal.params_version, "account_id": signal.account_id, "venue": signal.venue,
-        "exchange": signal.exchange, "symbol": signal.symbol, "timeframe": signal.timeframe,
-        "ts_event": iso(signal.ts_event_ns), "ordinal": signal.ordinal, "kind": signal.kind.value,
-        "side": signal.side.value, "type": signal.type.value, "time_in_force": signal.time_in_force.value,
+        "id": str(signal.id),
+        "source": signal.source,
+        "instance": signal.instance,
+        "params_version": signal.params_version,
+        "account_id": signal.account_id,
+        "venue": signal.venue,
+        "exchange": signal.exchange,
+        "symbol": signal.symbol,
+        "timeframe": signal.timeframe,
+        "ts_event": iso(signal.ts_event_ns),
+        "ordinal": signal.ordinal,
+        "kind": signal.kind.value,
+        "side": signal.side.value,
+        "type": signal.type.value,
+        "time_in_force": signal.time_in_force.value,
         **{name: None if (value := getattr(signal, name)) is None else str(value) for name in _NUMBERS},
         "valid_until": None if signal.valid_until_ns is None else iso(signal.valid_until_ns),
-        "reason": signal.reason, "state": signal.state.value, "trace_id": signal.trace_id,
-    }  # fmt: skip
+        "reason": signal.reason,
+        "state": signal.state.value,
+        "trace_id": signal.trace_id,
+    }
 
 
 _NUMBERS = ("size", "limit_price", "stop_price", "stop_loss", "take_profit", "reference_price")
@@ -128,18 +147,38 @@ _NUMBERS = ("size", "limit_price", "stop_price", "stop_loss", "take_profit", "re
 def record_of(row: Row) -> SignalRecord:
     """Return a row of the signals table as a value."""
     signal = Signal(
-        id=row["id"], source=row["source"], instance=row["instance"], params_version=row["params_version"],
-        account_id=row["account_id"], venue=row["venue"], exchange=row["exchange"], symbol=row["symbol"],
-        timeframe=row["timeframe"], ts_event_ns=to_ns(row["ts_event"]), ordinal=row["ordinal"], kind=Kind(row["kind"]),
-        side=Side(row["side"]), type=OrderType(row["type"]), time_in_force=TimeInForce(row["time_in_force"]),
-        **{name: row[name] for name in _NUMBERS}, valid_until_ns=_ns(row["valid_until"]), reason=row["reason"],
-        state=SignalState(row["state"]), trace_id=row["trace_id"],
-    )  # fmt: skip
+        id=row["id"],
+        source=row["source"],
+        instance=row["instance"],
+        params_version=row["params_version"],
+        account_id=row["account_id"],
+        venue=row["venue"],
+        exchange=row["exchange"],
+        symbol=row["symbol"],
+        timeframe=row["timeframe"],
+        ts_event_ns=to_ns(row["ts_event"]),
+        ordinal=row["ordinal"],
+        kind=Kind(row["kind"]),
+        side=Side(row["side"]),
+        type=OrderType(row["type"]),
+        time_in_force=TimeInForce(row["time_in_force"]),
+        **{name: row[name] for name in _NUMBERS},
+        valid_until_ns=_ns(row["valid_until"]),
+        reason=row["reason"],
+        state=SignalState(row["state"]),
+        trace_id=row["trace_id"],
+    )
     return SignalRecord(
-        signal=signal, seq=row["seq"], code=row["code"], detail=row["detail"], client_order_id=row["client_order_id"],
-        decided_by=row["decided_by"], decided_ns=_ns(row["decided_at"]), body_hash=row["body_hash"],
+        signal=signal,
+        seq=row["seq"],
+        code=row["code"],
+        detail=row["detail"],
+        client_order_id=row["client_order_id"],
+        decided_by=row["decided_by"],
+        decided_ns=_ns(row["decided_at"]),
+        body_hash=row["body_hash"],
         created_ns=to_ns(row["created_at"]),
-    )  # fmt: skip
+    )
 
 
 def _ns(moment: datetime | None) -> int | None:

@@ -56,8 +56,8 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose instances a worker decides for, under which lease: those of a shard that are not isolated, or `only` one that
-    is. `lease` and `epoch` are checked inside every statement that writes."""
+    """Whose instances a worker decides for, under which lease: those of a shard that are not isolated, or `only` one
+    that is. `lease` and `epoch` are checked inside every statement that writes."""
 
     lease: str
     epoch: int
@@ -104,9 +104,31 @@ def _time(time_ns: int | None) -> datetime | None:
     return None if time_ns is None else to_datetime(time_ns)
 
 
-_SAME = ("id", "strategy", "params", "params_version", "exchange", "symbol", "timeframe", "account_id", "venue", "sizing",
-         "size", "approval", "valid_for_s", "is_enabled", "shard", "state", "error", "last_target", "epoch", "is_isolated",
-         "crashes", "traceback", "pyramiding")  # fmt: skip
+_SAME = (
+    "id",
+    "strategy",
+    "params",
+    "params_version",
+    "exchange",
+    "symbol",
+    "timeframe",
+    "account_id",
+    "venue",
+    "sizing",
+    "size",
+    "approval",
+    "valid_for_s",
+    "is_enabled",
+    "shard",
+    "state",
+    "error",
+    "last_target",
+    "epoch",
+    "is_isolated",
+    "crashes",
+    "traceback",
+    "pyramiding",
+)
 
 
 def _instance(row: Row) -> Instance:
@@ -156,9 +178,14 @@ class StrategyStore:
         """Return sealed whole bars with after < open time <= through, oldest first, and the seconds since each was
         stored live (NaN for those that came by backfill)."""
         rows = await self._db.fetch(
-            "strategies.new_bars", instance.symbol, instance.timeframe, instance.exchange, to_datetime(after_ns),
-            to_datetime(through_ns), limit,
-        )  # fmt: skip
+            "strategies.new_bars",
+            instance.symbol,
+            instance.timeframe,
+            instance.exchange,
+            to_datetime(after_ns),
+            to_datetime(through_ns),
+            limit,
+        )
         times = np.array([row["time_us"] * 1000 for row in rows], dtype=np.int64)
         prices = (
             np.array([row[n] for row in rows], dtype=np.float64) for n in ("open", "high", "low", "close", "volume")
@@ -167,17 +194,35 @@ class StrategyStore:
         return Bars(instance.symbol, instance.timeframe, times, *prices), ages
 
     async def commit(
-        self, instance: Instance, signals: Sequence[Signal], *, cursor_ns: int, expected_ns: int | None, target: float,
-        anchor_ns: int, moved: Mapping[str, Any] | None = None, missed: Mapping[str, Any] | None = None,
-    ) -> set[uuid.UUID] | None:  # fmt: skip
+        self,
+        instance: Instance,
+        signals: Sequence[Signal],
+        *,
+        cursor_ns: int,
+        expected_ns: int | None,
+        target: float,
+        anchor_ns: int,
+        moved: Mapping[str, Any] | None = None,
+        missed: Mapping[str, Any] | None = None,
+    ) -> set[uuid.UUID] | None:
         """Move the cursor from `expected_ns` to `cursor_ns`, insert the signals that are not there yet, note a `moved`
-        anchor and the bars that were `missed`, in one statement. Return the ids of the new signals; None when nothing was written."""
+        anchor and the bars that were `missed`, in one statement. Return the ids of the new signals; None when nothing
+        was written."""
         mine = self.owner
         row = await self._db.fetchrow(
-            "strategies.commit", instance.id, mine.epoch, _time(expected_ns), to_datetime(cursor_ns), target,
-            to_datetime(anchor_ns), mine.lease, mine.only is not None, [signal_json(s) for s in signals],
-            None if moved is None else dict(moved), None if missed is None else dict(missed),
-        )  # fmt: skip
+            "strategies.commit",
+            instance.id,
+            mine.epoch,
+            _time(expected_ns),
+            to_datetime(cursor_ns),
+            target,
+            to_datetime(anchor_ns),
+            mine.lease,
+            mine.only is not None,
+            [signal_json(s) for s in signals],
+            None if moved is None else dict(moved),
+            None if missed is None else dict(missed),
+        )
         assert row is not None
         return set(row["added"]) if row["is_ours"] else None
 
@@ -185,9 +230,14 @@ class StrategyStore:
         """Write where a new instance's evaluation starts and from when on it decides."""
         mine = self.owner
         row = await self._db.fetchrow(
-            "strategies.anchor", instance_id, mine.epoch, to_datetime(anchor_ns), to_datetime(cursor_ns), mine.lease,
+            "strategies.anchor",
+            instance_id,
+            mine.epoch,
+            to_datetime(anchor_ns),
+            to_datetime(cursor_ns),
+            mine.lease,
             mine.only is not None,
-        )  # fmt: skip
+        )
         return row is not None
 
     async def set_state(self, instance_id: str, *, state: str, error: str | None = None) -> bool:
@@ -199,23 +249,43 @@ class StrategyStore:
         return row is not None
 
     async def record_crash(
-        self, before: Instance, *, crashes: int, isolate: bool, disable: bool, at_ns: int, traceback: str, error: str,
+        self,
+        before: Instance,
+        *,
+        crashes: int,
+        isolate: bool,
+        disable: bool,
+        at_ns: int,
+        traceback: str,
+        error: str,
         message: str | None,
-    ) -> bool:  # fmt: skip
-        """Write what follows from an instance's having taken its worker down at `at_ns`, judged from the row `before`, and
-        tell a person the `message`, in one statement.
+    ) -> bool:
+        """Write what follows from an instance's having taken its worker down at `at_ns`, judged from the row `before`,
+        and tell a person the `message`, in one statement.
 
         False: that crash is written already, or the row moved meanwhile and must be judged again.
         """
         mine = self.owner
         row = await self._db.fetchrow(
-            "strategies.record_crash", before.id, mine.lease, mine.epoch, before.crashes, _time(before.crashed_ns),
-            crashes, to_datetime(at_ns), traceback.replace("\0", ""), isolate, disable, error, message,
-        )  # fmt: skip
+            "strategies.record_crash",
+            before.id,
+            mine.lease,
+            mine.epoch,
+            before.crashes,
+            _time(before.crashed_ns),
+            crashes,
+            to_datetime(at_ns),
+            traceback.replace("\0", ""),
+            isolate,
+            disable,
+            error,
+            message,
+        )
         return row is not None
 
     async def last_exit(self, worker: str, after_ns: int) -> tuple[str, Mapping[str, Any]] | None:
-        """Return (reason, facts) of a worker's last end after a moment, as the supervisor wrote it down; None unknown."""
+        """Return (reason, facts) of a worker's last end after a moment, as the supervisor wrote it down; None
+        unknown."""
         row = await self._db.fetchrow("strategies.last_exit", worker, to_datetime(after_ns))
         return None if row is None else (row["reason"], row["payload"])
 
@@ -240,9 +310,22 @@ class StrategyStore:
         """Add an instance and its first parameter version; False when the id is taken or the account unknown. Needs a
         transaction to be all or nothing."""
         row = await self._db.fetchrow(
-            "strategies.add", new.id, new.strategy, dict(new.params), new.exchange, new.symbol, new.timeframe, new.account,
-            new.venue, new.sizing, new.size, new.approval, new.valid_for_s, new.is_enabled, new.pyramiding,
-        )  # fmt: skip
+            "strategies.add",
+            new.id,
+            new.strategy,
+            dict(new.params),
+            new.exchange,
+            new.symbol,
+            new.timeframe,
+            new.account,
+            new.venue,
+            new.sizing,
+            new.size,
+            new.approval,
+            new.valid_for_s,
+            new.is_enabled,
+            new.pyramiding,
+        )
         if row is not None:
             await self._db.execute("strategies.add_version", new.id, by)
         return row is not None

@@ -46,12 +46,20 @@ class TreeJournal:
         self._written: dict[str, HealthRow] = {}  # rows as they stand, but for their beats
 
     async def note(
-        self, child: str, event: str, reason: str, *, pid: int | None, epoch: int, node: str = "",
+        self,
+        child: str,
+        event: str,
+        reason: str,
+        *,
+        pid: int | None,
+        epoch: int,
+        node: str = "",
         payload: Mapping[str, object] | None = None,
-    ) -> bool:  # fmt: skip
+    ) -> bool:
         """Append to the tree's history, waiting a second at most; return whether it was written.
 
-        `payload`: what is known beyond the reason, e.g. exit code, signal, last log lines (`fks.supervision.exits.Exit`).
+        `payload`: what is known beyond the reason, e.g. exit code, signal, last log lines
+        (`fks.supervision.exits.Exit`).
         """
         facts = _clean(dict(payload or {}))
         try:
@@ -91,7 +99,8 @@ class TreeJournal:
         return {row["child"]: int(row["count"]) for row in rows}
 
     async def proven_end(self, child: str) -> int | None:
-        """Return the epoch of the last process of a child that was seen to end, if it is proven gone. Errors: OutageError.
+        """Return the epoch of the last process of a child that was seen to end, if it is proven gone. Errors:
+        OutageError.
 
         Where no epoch was raised since, no process of the child is left anywhere.
         """
@@ -99,7 +108,8 @@ class TreeJournal:
         return epoch
 
     async def actors(self) -> list[str]:
-        """Return the names of the actors that have a row: those of this tree, and of the one before. Errors: OutageError."""
+        """Return the names of the actors that have a row: those of this tree, and of the one before. Errors:
+        OutageError."""
         return [row["name"] for row in await self._db.fetch("supervision.actors", retry=False)]
 
     async def page(self, event: str, message: str, component: str) -> bool:
@@ -111,7 +121,8 @@ class TreeJournal:
         return True
 
     async def write_health(self, rows: Sequence[HealthRow]) -> None:
-        """Write the last beat of many components: of those that changed the whole row, in one statement. Errors: OutageError."""
+        """Write the last beat of many components: of those that changed the whole row, in one statement. Errors:
+        OutageError."""
         settled = {row.name: replace(row, beat_ns=None) for row in rows}
         changed = [row for row in rows if self._written.get(row.name) != settled[row.name]]
         known, self._written = self._written, {}  # nobody knows how the rows stand after an error
@@ -130,13 +141,21 @@ class TreeJournal:
     async def _write_whole(self, rows: Sequence[HealthRow]) -> None:
         table = [
             (
-                row.name, row.kind, row.state, row.pid, row.node, row.restarts,
+                row.name,
+                row.kind,
+                row.state,
+                row.pid,
+                row.node,
+                row.restarts,
                 to_datetime(row.since_ns) if row.since_ns else None,
-                to_datetime(row.beat_ns) if row.beat_ns else None, row.epoch, row.version,
-                row.config_version, _clean(row.detail),
+                to_datetime(row.beat_ns) if row.beat_ns else None,
+                row.epoch,
+                row.version,
+                row.config_version,
+                _clean(row.detail),
             )
             for row in rows
-        ]  # fmt: skip
+        ]
         await self._db.execute("supervision.upsert_health", *(list(column) for column in zip(*table, strict=True)))
 
     async def forget_others(self, names: Sequence[str]) -> None:

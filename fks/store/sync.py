@@ -1,7 +1,7 @@
 """The table `sync_status`: whose history is wanted, since when, and how far its sync is.
 
-pending (somebody asked) → running (a runner has it; `cursor`: all that is wanted from there on is done) → done | failed. A
-runner that dies leaves `running` behind with an old `updated_at`: the next one takes it over.
+pending (somebody asked) → running (a runner has it; `cursor`: all that is wanted from there on is done) → done |
+failed. A runner that dies leaves `running` behind with an old `updated_at`: the next one takes it over.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class SyncRow:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What a row wants of its series once a sync began, and which part of it was done before (`done_from_ns` None: nothing)."""
+    """What a row wants of its series once a sync began, and which part of it was done before (`done_from_ns` None:
+    nothing)."""
 
     from_ns: int
     to_ns: int | None
@@ -57,7 +58,8 @@ class SyncStore:
         self._db = db
 
     async def all(self) -> list[dict[str, Any]]:
-        """Return every row, by symbol and timeframe, with what is stored of its series (stored, stored_from, stored_to)."""
+        """Return every row, by symbol and timeframe, with what is stored of its series (stored, stored_from,
+        stored_to)."""
         return [finite(row) for row in await self._db.fetch("sync.all")]
 
     async def get(self, exchange: str, symbol: str, timeframe: str) -> SyncRow | None:
@@ -66,10 +68,17 @@ class SyncStore:
         return None if row is None else _row(row)
 
     async def want(
-        self, exchange: str, symbol: str, timeframes: Sequence[str], from_ns: int | None = None, to_ns: int | None = None
+        self,
+        exchange: str,
+        symbol: str,
+        timeframes: Sequence[str],
+        from_ns: int | None = None,
+        to_ns: int | None = None,
     ) -> None:
         """Ask for the history of `symbol`: within seconds a running system begins. Twice equals once."""
-        await self._db.execute("sync.want", exchange, symbol, list(timeframes), _time(from_ns), _time(to_ns), retry=True)
+        await self._db.execute(
+            "sync.want", exchange, symbol, list(timeframes), _time(from_ns), _time(to_ns), retry=True
+        )
 
     async def begin(
         self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None, *, default_ns: int
@@ -102,7 +111,8 @@ class SyncStore:
         await self._db.execute("sync.beat", exchange, symbol, timeframe, retry=True)
 
     async def finish(self, exchange: str, symbol: str, timeframe: str, from_ns: int, to_ns: int | None) -> None:
-        """Note that [from, to) is done, with what the series holds now; the row waits again when it wants more than that."""
+        """Note that [from, to) is done, with what the series holds now; the row waits again when it wants more than
+        that."""
         await self._db.execute("sync.finish", exchange, symbol, timeframe, _time(from_ns), _time(to_ns), retry=True)
 
     async def give_up(self, exchange: str, symbol: str, timeframe: str, error: str, *, is_final: bool) -> None:
@@ -114,7 +124,9 @@ class SyncStore:
         """Have what is wanted of `symbol`, also what failed, wanted under the exchange's own spelling."""
         async with self._db.transaction() as tx:
             for row in await tx.fetch("sync.drop", exchange, symbol):
-                await tx.execute("sync.want", exchange, spelled, [row["timeframe"]], row["wanted_from"], row["wanted_to"])
+                await tx.execute(
+                    "sync.want", exchange, spelled, [row["timeframe"]], row["wanted_from"], row["wanted_to"]
+                )
 
     async def refuse(self, exchange: str, error: str) -> None:
         """Say of everything that waits for `exchange` why it will never be done."""
@@ -154,6 +166,16 @@ def _begun(row: Row) -> Begun:
 def _row(read: Row) -> SyncRow:
     row = finite(read)
     return SyncRow(
-        row["exchange"], row["symbol"], row["timeframe"], row["sync_status"], _ns(row["wanted_from"]), _ns(row["wanted_to"]),
-        _ns(row["cursor"]), row["candles"], _ns(row["oldest"]), _ns(row["newest"]), row["error"], _ns(row["last_sync_at"]),
-    )  # fmt: skip
+        row["exchange"],
+        row["symbol"],
+        row["timeframe"],
+        row["sync_status"],
+        _ns(row["wanted_from"]),
+        _ns(row["wanted_to"]),
+        _ns(row["cursor"]),
+        row["candles"],
+        _ns(row["oldest"]),
+        _ns(row["newest"]),
+        row["error"],
+        _ns(row["last_sync_at"]),
+    )

@@ -1,13 +1,15 @@
 """TimescaleDB where it is installed: what was found, and the SQL that turns our tables into hypertables.
 
-NOT RUN: no build of TimescaleDB was to be had where this was written. Tested are what is found where there is none, which steps
-are planned for which version and edition, and, on plain PostgreSQL, every statement but TimescaleDB's own. So nothing here happens by itself: `fks db timescale` shows the steps,
-`--apply` runs them, each in a transaction, after a backup. Tables keep their names, columns and results.
+NOT RUN: no build of TimescaleDB was to be had where this was written. Tested are what is found where there is none,
+which steps are planned for which version and edition, and, on plain PostgreSQL, every statement but TimescaleDB's own.
+So nothing here happens by itself: `fks db timescale` shows the steps, `--apply` runs them, each in a transaction, after
+a backup. Tables keep their names, columns and results.
 
-From its documentation: transition tables of triggers on hypertables need 2.18, and DELETE triggers cannot have them once the
-columnstore is on; the columnstore, its policies and continuous aggregates are of the community edition only. A
-unique key of a hypertable has to hold its time. `trades` would lose UNIQUE (fill_id), which is why a fill is booked once; so
-it stays an ordinary table, followed by the hypertable that the continuous aggregate needs. `indicators_cache` has no time.
+From its documentation: transition tables of triggers on hypertables need 2.18, and DELETE triggers cannot have them
+once the columnstore is on; the columnstore, its policies and continuous aggregates are of the community edition only. A
+unique key of a hypertable has to hold its time. `trades` would lose UNIQUE (fill_id), which is why a fill is booked
+once; so it stays an ordinary table, followed by the hypertable that the continuous aggregate needs. `indicators_cache`
+has no time.
 """
 
 from __future__ import annotations
@@ -42,9 +44,13 @@ class Found:
     def said(self) -> str:
         """Return in words what was found and what follows from it."""
         if self.version is None:
-            hint = "it is available: CREATE EXTENSION timescaledb" if self.is_available else "native partitions are used"
+            hint = (
+                "it is available: CREATE EXTENSION timescaledb" if self.is_available else "native partitions are used"
+            )
             return f"TimescaleDB is not installed in this database; {hint}"
-        name = f"TimescaleDB {'.'.join(map(str, self.version))}, {'community' if self.is_community else 'apache'} edition"
+        name = (
+            f"TimescaleDB {'.'.join(map(str, self.version))}, {'community' if self.is_community else 'apache'} edition"
+        )
         if not self.is_usable:
             return f"{name}; native partitions are used (it needs {'.'.join(map(str, VERSION_MIN))} or newer)"
         made = ", ".join(sorted(self.hypertables)) or "none yet"
@@ -67,7 +73,9 @@ async def find(db: Database) -> Found:
     assert row is not None
     if row["version"] is None:
         return Found(is_available=row["is_available"])
-    tables = await db.sql("SELECT hypertable_name FROM timescaledb_information.hypertables WHERE hypertable_schema = 'public'")
+    tables = await db.sql(
+        "SELECT hypertable_name FROM timescaledb_information.hypertables WHERE hypertable_schema = 'public'"
+    )
     version = tuple(int(part) for part in str(row["version"]).split("-")[0].split("."))
     return Found(version, True, row["edition"] or "", frozenset(str(table[0]) for table in tables))
 
@@ -78,27 +86,44 @@ def plan(found: Found, data: Data) -> list[Step]:
         return []
     bars, balances = data.bars_compress_days, data.balances_compress_days
     steps = [
-        Step("ohlcv_data", "bars as a hypertable in chunks of a week", (
-            *_copied("ohlcv_data", "7 days", "symbol, timeframe, time, exchange"), *_FOLLOWING_DELETES,
-            "CREATE TRIGGER series_inserted AFTER INSERT ON ohlcv_data REFERENCING NEW TABLE AS fresh"
-            " FOR EACH STATEMENT EXECUTE FUNCTION series_inserted()",
-            "CREATE TRIGGER series_updated AFTER UPDATE ON ohlcv_data REFERENCING OLD TABLE AS stale NEW TABLE AS fresh"
-            " FOR EACH STATEMENT EXECUTE FUNCTION series_updated()",
-            "CREATE TRIGGER series_deleted AFTER DELETE ON ohlcv_data FOR EACH STATEMENT EXECUTE FUNCTION series_swept()",
-            "CREATE TRIGGER series_truncated AFTER TRUNCATE ON ohlcv_data FOR EACH STATEMENT EXECUTE FUNCTION series_truncated()",
-            *_compressed(found, "ohlcv_data", "exchange, symbol, timeframe", "time", bars),
-        )),
-        Step("market_trades", "public trades as a hypertable in chunks of a day", (
-            *_copied("market_trades", "1 day", "exchange, symbol, trade_id, time"),
-            *_compressed(found, "market_trades", "exchange, symbol", "time, trade_id", bars),
-        )),
-        Step("balance_history", "balances as a hypertable in chunks of a week", (
-            "ALTER TABLE balance_history DROP CONSTRAINT pk_balance_history",
-            "ALTER TABLE balance_history ADD CONSTRAINT pk_balance_history PRIMARY KEY (id, time)",
-            "SELECT create_hypertable('balance_history', by_range('time', INTERVAL '7 days'), migrate_data => true)",
-            *_compressed(found, "balance_history", "account_id, currency", "time, id", balances),
-        )),
-    ]  # fmt: skip
+        Step(
+            "ohlcv_data",
+            "bars as a hypertable in chunks of a week",
+            (
+                *_copied("ohlcv_data", "7 days", "symbol, timeframe, time, exchange"),
+                *_FOLLOWING_DELETES,
+                "CREATE TRIGGER series_inserted AFTER INSERT ON ohlcv_data REFERENCING NEW TABLE AS fresh"
+                " FOR EACH STATEMENT EXECUTE FUNCTION series_inserted()",
+                "CREATE TRIGGER series_updated AFTER UPDATE ON ohlcv_data REFERENCING OLD TABLE AS stale NEW TABLE AS "
+                "fresh"
+                " FOR EACH STATEMENT EXECUTE FUNCTION series_updated()",
+                "CREATE TRIGGER series_deleted AFTER DELETE ON ohlcv_data FOR EACH STATEMENT EXECUTE FUNCTION "
+                "series_swept()",
+                "CREATE TRIGGER series_truncated AFTER TRUNCATE ON ohlcv_data FOR EACH STATEMENT EXECUTE FUNCTION "
+                "series_truncated()",
+                *_compressed(found, "ohlcv_data", "exchange, symbol, timeframe", "time", bars),
+            ),
+        ),
+        Step(
+            "market_trades",
+            "public trades as a hypertable in chunks of a day",
+            (
+                *_copied("market_trades", "1 day", "exchange, symbol, trade_id, time"),
+                *_compressed(found, "market_trades", "exchange, symbol", "time, trade_id", bars),
+            ),
+        ),
+        Step(
+            "balance_history",
+            "balances as a hypertable in chunks of a week",
+            (
+                "ALTER TABLE balance_history DROP CONSTRAINT pk_balance_history",
+                "ALTER TABLE balance_history ADD CONSTRAINT pk_balance_history PRIMARY KEY (id, time)",
+                "SELECT create_hypertable('balance_history', by_range('time', INTERVAL '7 days'), migrate_data => "
+                "true)",
+                *_compressed(found, "balance_history", "account_id, currency", "time, id", balances),
+            ),
+        ),
+    ]
     if found.is_community:
         steps.append(Step("trades_by_time", "daily_account_performance as a continuous aggregate", _PERFORMANCE))
     return [step for step in steps if step.name not in found.hypertables]
@@ -146,7 +171,8 @@ END $$""",
 )
 
 _PERFORMANCE = (
-    "CREATE TABLE trades_by_time (time timestamptz NOT NULL, id bigint NOT NULL, account_id integer NOT NULL, symbol text NOT NULL,"
+    "CREATE TABLE trades_by_time (time timestamptz NOT NULL, id bigint NOT NULL, account_id integer NOT NULL, symbol "
+    "text NOT NULL,"
     " quantity numeric NOT NULL, price numeric NOT NULL, fee numeric NOT NULL, fee_currency text NOT NULL,"
     " realized_pnl numeric NOT NULL, PRIMARY KEY (id, time))",
     "SELECT create_hypertable('trades_by_time', by_range('time', INTERVAL '30 days'))",
@@ -157,15 +183,19 @@ BEGIN
   END IF;
   IF TG_OP <> 'DELETE' THEN
     INSERT INTO trades_by_time (time, id, account_id, symbol, quantity, price, fee, fee_currency, realized_pnl)
-    VALUES (NEW.time, NEW.id, NEW.account_id, NEW.symbol, NEW.quantity, NEW.price, NEW.fee, NEW.fee_currency, NEW.realized_pnl);
+    VALUES (NEW.time, NEW.id, NEW.account_id, NEW.symbol, NEW.quantity, NEW.price, NEW.fee,
+      NEW.fee_currency, NEW.realized_pnl);
   END IF;
   RETURN NULL;
 END $$""",
     "LOCK TABLE trades IN SHARE ROW EXCLUSIVE MODE",
-    "CREATE TRIGGER trades_by_time AFTER INSERT OR UPDATE OR DELETE ON trades FOR EACH ROW EXECUTE FUNCTION trades_by_time_follow()",
-    "INSERT INTO trades_by_time SELECT time, id, account_id, symbol, quantity, price, fee, fee_currency, realized_pnl FROM trades",
+    "CREATE TRIGGER trades_by_time AFTER INSERT OR UPDATE OR DELETE ON trades FOR EACH ROW EXECUTE FUNCTION "
+    "trades_by_time_follow()",
+    "INSERT INTO trades_by_time SELECT time, id, account_id, symbol, quantity, price, fee, fee_currency, realized_pnl "
+    "FROM trades",
     "DROP MATERIALIZED VIEW daily_account_performance",
-    "CREATE MATERIALIZED VIEW daily_account_performance WITH (timescaledb.continuous, timescaledb.materialized_only = false) AS\n"
+    "CREATE MATERIALIZED VIEW daily_account_performance WITH (timescaledb.continuous, timescaledb.materialized_only = "
+    "false) AS\n"
     f"SELECT account_id, time_bucket(INTERVAL '1 day', time) AS day,{COLUMNS}\n"
     "FROM trades_by_time GROUP BY account_id, time_bucket(INTERVAL '1 day', time) WITH NO DATA",
     "SELECT add_continuous_aggregate_policy('daily_account_performance', start_offset => NULL,"

@@ -70,9 +70,11 @@ def check_name(name: str) -> str:
     """Return `name` when it can name a token. Errors: InputError TOKEN_NAME."""
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"token name {name!r} is not usable", code="TOKEN_NAME", status=422,
+            f"token name {name!r} is not usable",
+            code="TOKEN_NAME",
+            status=422,
             remedy="use 1 to 64 letters, digits, dots, dashes or underscores, beginning with a letter or digit",
-        )  # fmt: skip
+        )
     return name
 
 
@@ -92,7 +94,8 @@ class TokenStore:
         self._db = querier
 
     async def find(self, token: str) -> Principal | None:
-        """Return whose token this is, or None when it is nobody's or revoked. Takes the same time for every wrong one."""
+        """Return whose token this is, or None when it is nobody's or revoked. Takes the same time for every wrong
+        one."""
         if not _FORM.fullmatch(token):
             return None
         wanted = hash_of(token)
@@ -108,12 +111,16 @@ class TokenStore:
     async def create(self, name: str, scope: str) -> tuple[str, TokenRecord]:
         """Return a new token, which cannot be had again, and its record. Errors: InputError when the name is taken."""
         token = make_token()
-        row = await self._db.fetchrow("tokens.create", check_name(name), hash_of(token), check_scope(scope), _prefix(token))
+        row = await self._db.fetchrow(
+            "tokens.create", check_name(name), hash_of(token), check_scope(scope), _prefix(token)
+        )
         if row is None:
             raise InputError(
-                f"there is a token named {name!r} already", code="TOKEN_EXISTS", status=409,
+                f"there is a token named {name!r} already",
+                code="TOKEN_EXISTS",
+                status=409,
                 remedy="choose another name, or revoke it first",
-            )  # fmt: skip
+            )
         return token, TokenRecord(row["name"], row["scope"], row["prefix"], row["created_at"])
 
     async def list(self) -> list[TokenRecord]:
@@ -149,7 +156,8 @@ async def ensure_local_token(db: Querier, paths: Paths) -> None:
 
 
 def read_local_token(paths: Paths) -> str | None:
-    """Return the local command line's token, or None when there is none. Errors: ConfigError when others can read it."""
+    """Return the local command line's token, or None when there is none. Errors: ConfigError when others can read
+    it."""
     try:
         check_private(paths.cli_token_file)
         return paths.cli_token_file.read_text().strip() or None

@@ -1,4 +1,5 @@
-"""The rate limits of a venue session: shared buckets of `budgets`, with tokens leased ahead so that an order asks nobody.
+"""The rate limits of a venue session: shared buckets of `budgets`, with tokens leased ahead so that an order asks
+nobody.
 
 Request weight is counted by address, together with market data; new orders by API key.
 """
@@ -15,7 +16,8 @@ from fks.store.bus import BUDGETS, Bus
 
 #: up to which part of the venue's limit each kind of request may fill the shared bucket; market data stays below SHARE
 CEILINGS: dict[Priority, float] = {Priority.ENTRY: 0.75, Priority.READ: 0.8, Priority.RESERVE: 0.87}
-#: the guardian's own part, which is in no ceiling and lent to no other process; the rest is slack for requests under way
+#: the guardian's own part, which is in no ceiling and lent to no other process; the rest is slack for requests under
+#: way
 GUARDIAN_SHARE = 0.1
 #: what an order manager may use of the limit while Redis is away
 ORDERS_ALONE_SHARE = 0.25
@@ -37,9 +39,16 @@ class LeasedBudget:
     """
 
     def __init__(
-        self, bus: Bus, clock: Clock, name: str, allowance: Allowance, *, leased: int = _LEASED_WEIGHT,
-        own_share: float = 0.0, alone_share: float = ORDERS_ALONE_SHARE,
-    ) -> None:  # fmt: skip
+        self,
+        bus: Bus,
+        clock: Clock,
+        name: str,
+        allowance: Allowance,
+        *,
+        leased: int = _LEASED_WEIGHT,
+        own_share: float = 0.0,
+        alone_share: float = ORDERS_ALONE_SHARE,
+    ) -> None:
         self._bus = bus
         self._clock = clock
         self._name = name
@@ -50,7 +59,9 @@ class LeasedBudget:
         self._own = _Counter(int(allowance.weight * own_share), allowance.window_s)
         self._alone = _Counter(int(allowance.weight * alone_share), allowance.window_s)
         self._tokens: dict[Priority, int] = dict.fromkeys(Priority, 0)
-        self._full_s: dict[Priority, float] = dict.fromkeys(Priority, 0.0)  # until when nothing is free, as far as known
+        self._full_s: dict[Priority, float] = dict.fromkeys(
+            Priority, 0.0
+        )  # until when nothing is free, as far as known
         self._window, self._ends_s = -1, 0.0  # of Redis' clock; monotonic
         self._reported, self._passed_on = (-1, 0), 0
         self._paused_s = 0.0
@@ -107,11 +118,14 @@ class LeasedBudget:
         self._tokens[priority] += weight
 
     async def obtain(self, weight: int, priority: Priority) -> float:
-        """Make `spend` possible: ask Redis for tokens, or count by ourselves without it. Return the wait, 0 when granted."""
+        """Make `spend` possible: ask Redis for tokens, or count by ourselves without it. Return the wait, 0 when
+        granted."""
         now_s = self._clock.monotonic()
         if self._paused_s > now_s:
             return self._paused_s - now_s
-        answer = await self._ask(weight, priority, self._leased if self._leases_ahead and priority in _LEASED else weight)
+        answer = await self._ask(
+            weight, priority, self._leased if self._leases_ahead and priority in _LEASED else weight
+        )
         now_s = self._clock.monotonic()
         if answer is None:
             if not self._alone.spend(weight, now_s):
@@ -231,7 +245,8 @@ class _Counter:
 
 
 class RedisVenueBudget:
-    """The budget of one venue session: request weight and new orders. For the guardian every request is in the reserve."""
+    """The budget of one venue session: request weight and new orders. For the guardian every request is in the
+    reserve."""
 
     def __init__(self, weight: LeasedBudget, orders: LeasedBudget, clock: Clock, *, is_guardian: bool = False) -> None:
         self._weight = weight
@@ -296,18 +311,32 @@ class RedisVenueBudget:
 
 
 def venue_budget(
-    bus: Bus, clock: Clock, exchange: str, address: str | None, key: str, *, per_minute: int | None = None,
-    orders: Allowance = ORDERS_ALLOWANCE, is_guardian: bool = False,
-) -> RedisVenueBudget:  # fmt: skip
-    """Return the budget of a venue session at `address` (None: the exchange's own). Weight is shared with market data from
-    that address, orders with every session of the key; `per_minute` is the weight allowed where it is not the table's."""
+    bus: Bus,
+    clock: Clock,
+    exchange: str,
+    address: str | None,
+    key: str,
+    *,
+    per_minute: int | None = None,
+    orders: Allowance = ORDERS_ALLOWANCE,
+    is_guardian: bool = False,
+) -> RedisVenueBudget:
+    """Return the budget of a venue session at `address` (None: the exchange's own). Weight is shared with market data
+    from that address, orders with every session of the key; `per_minute` is the weight allowed where it is not the
+    table's."""
     allowance = ALLOWANCES.get(exchange, DEFAULT) if per_minute is None else Allowance(per_minute, 60)
     own, alone = (GUARDIAN_SHARE, 0.0) if is_guardian else (0.0, ORDERS_ALONE_SHARE)
     return RedisVenueBudget(
         LeasedBudget(bus, clock, bucket_of(exchange, address), allowance, own_share=own, alone_share=alone),
         LeasedBudget(
-            bus, clock, bucket_of(f"{exchange}.orders", address, key), orders, leased=_LEASED_ORDERS, own_share=own,
+            bus,
+            clock,
+            bucket_of(f"{exchange}.orders", address, key),
+            orders,
+            leased=_LEASED_ORDERS,
+            own_share=own,
             alone_share=alone,
         ),
-        clock, is_guardian=is_guardian,
-    )  # fmt: skip
+        clock,
+        is_guardian=is_guardian,
+    )

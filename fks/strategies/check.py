@@ -4,9 +4,9 @@
 are the edges (right after the warm-up, the end), every place where the target changes, and random ones.
 
 **Warm-up.** A run that starts later must, after its own warm-up, want what the run from the first bar wants. A strategy
-that holds until a condition comes has one honest difference: the late run is flat while the long run still holds what it
-entered before. So the late run may be flat until both agree for the first time; from then on they must be equal. That is
-"equal targets on the check tape", not a bound for every tape: recursive averages only ever converge.
+that holds until a condition comes has one honest difference: the late run is flat while the long run still holds what
+it entered before. So the late run may be flat until both agree for the first time; from then on they must be equal.
+That is "equal targets on the check tape", not a bound for every tape: recursive averages only ever converge.
 
 Both run on a seeded synthetic tape (trends, flats, jumps, ties on a coarse tick) and on the tapes given.
 """
@@ -41,7 +41,10 @@ class Finding:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.detail}: at bar {self.index} ({iso(self.time_ns)}) of the {self.tape} tape {self.column} is {self.seen:g} and should be {self.expected:g}"
+        return (
+            f"{self.detail}: at bar {self.index} ({iso(self.time_ns)}) of the {self.tape} tape {self.column} is "
+            f"{self.seen:g} and should be {self.expected:g}"
+        )
 
 
 def synthetic(count: int, timeframe: str = "1m") -> Bars:
@@ -83,12 +86,17 @@ def check_strategy(strategy: Strategy, tapes: Sequence[Bars] = (), *, prefixes: 
 
 
 def ensure_checked(strategy: Strategy, tapes: Sequence[Bars] = ()) -> None:
-    """Refuse a strategy that fails its check. Errors: StrategyError STRATEGY_REFUSED showing the bar and both values."""
+    """Refuse a strategy that fails its check. Errors: StrategyError STRATEGY_REFUSED showing the bar and both
+    values."""
     for finding in check_strategy(strategy, tapes):
         raise StrategyError(
-            f"strategy {strategy.name} is refused: {finding}", code="STRATEGY_REFUSED", status=422,
-            remedy="use only rows up to the bar that decides" if finding.check == "lookahead" else "declare a longer warm-up",
-        )  # fmt: skip
+            f"strategy {strategy.name} is refused: {finding}",
+            code="STRATEGY_REFUSED",
+            status=422,
+            remedy="use only rows up to the bar that decides"
+            if finding.check == "lookahead"
+            else "declare a longer warm-up",
+        )
 
 
 def _columns(decisions: Decisions) -> Iterator[tuple[str, Floats]]:
@@ -118,9 +126,15 @@ def _lookahead(strategy: Strategy, bars: Bars, prefixes: int) -> Iterator[Findin
             at = _first_difference(values, full.get(name, np.full(count, np.nan))[:k])
             if at is not None:
                 yield Finding(
-                    "lookahead", bars.symbol, name, at, int(bars.time_ns[at]), float(full[name][at]) if name in full else np.nan,
-                    float(values[at]), f"it looks ahead: with only {k} bars it decides otherwise than with {count}",
-                )  # fmt: skip
+                    "lookahead",
+                    bars.symbol,
+                    name,
+                    at,
+                    int(bars.time_ns[at]),
+                    float(full[name][at]) if name in full else np.nan,
+                    float(values[at]),
+                    f"it looks ahead: with only {k} bars it decides otherwise than with {count}",
+                )
 
 
 def _first_difference(left: Floats, right: Floats) -> int | None:
@@ -148,6 +162,12 @@ def _warmup(strategy: Strategy, bars: Bars) -> Iterator[Finding]:
         if wrong is not None:
             index = at + warmup + wrong
             yield Finding(
-                "warmup", bars.symbol, "target", index, int(bars.time_ns[index]), float(late[wrong]), float(early[wrong]),
+                "warmup",
+                bars.symbol,
+                "target",
+                index,
+                int(bars.time_ns[index]),
+                float(late[wrong]),
+                float(early[wrong]),
                 f"its warm-up of {warmup} bars is too short: started {at} bars later it decides otherwise",
-            )  # fmt: skip
+            )

@@ -14,7 +14,8 @@ from fks.strategies.base import Decisions, Protected, side_to_target
 
 
 class MacdCross(Protected):
-    """Long while the MACD line is above its signal line, flat (or short) while below; a tie keeps the side before it."""
+    """Long while the MACD line is above its signal line, flat (or short) while below; a tie keeps the side before
+    it."""
 
     name: ClassVar[str] = "macd"
     fast: int = Field(12, ge=2, le=20_000, description="bars of the fast average")

@@ -68,9 +68,11 @@ class Catalogue:
             )
         if entry.kind is None:
             raise StrategyError(
-                f"strategy {name} cannot be loaded: {entry.error}", code="STRATEGY_BROKEN", status=422,
+                f"strategy {name} cannot be loaded: {entry.error}",
+                code="STRATEGY_BROKEN",
+                status=422,
                 remedy=f"mend {entry.where}",
-            )  # fmt: skip
+            )
         return entry.kind
 
     def make(self, name: str, params: Mapping[str, Any] | None = None) -> Strategy:
@@ -160,9 +162,11 @@ def _from_module(module: ModuleType, origin: str, where: str, default_name: str)
     kinds = [
         kind
         for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Strategy) and kind.__module__ == module.__name__
+        if isinstance(kind, type)
+        and issubclass(kind, Strategy)
+        and kind.__module__ == module.__name__
         and not inspect.isabstract(kind)
-    ]  # fmt: skip
+    ]
     if not kinds:
         yield Entry(
             default_name, origin, where, error="it defines no class derived from Strategy with decide() and warmup()"

@@ -26,9 +26,17 @@ class CrashAttribution:
     """Reads the predecessor's mark once and settles it. `crash_file` is where faulthandler wrote, if anybody knows."""
 
     def __init__(
-        self, db: Database, owner: Owner, in_hand: CrashMarker, *, window_s: float, crash_file: Path | None, clock: Clock,
-        meter: Meter, log: Log,
-    ) -> None:  # fmt: skip
+        self,
+        db: Database,
+        owner: Owner,
+        in_hand: CrashMarker,
+        *,
+        window_s: float,
+        crash_file: Path | None,
+        clock: Clock,
+        meter: Meter,
+        log: Log,
+    ) -> None:
         self._db, self._owner, self._in_hand = db, owner, in_hand
         self._window_s, self._clock, self._meter, self._log = window_s, clock, meter, log
         self._mark = in_hand.left()
@@ -75,14 +83,20 @@ class CrashAttribution:
         elif isinstance(verdict, Disable):
             event = "strategy.disabled"
             message = (
-                f"strategy instance {before.id} {error}: it is switched off. {said_of(await store.exposure(before.id))} "
+                f"strategy instance {before.id} {error}: it is switched off. "
+                f"{said_of(await store.exposure(before.id))} "
                 f"See 'fks strategies instance {before.id}', mend it, then 'fks strategies enable {before.id}'"
             )
         is_new = await store.record_crash(
-            before, crashes=verdict.crashes, isolate=isinstance(verdict, Isolate), disable=isinstance(verdict, Disable),
-            at_ns=at_ns, traceback=f"{self._owner.lease} died {text}\n{facts['traceback']}"[:TRACEBACK_MAX], error=error,
+            before,
+            crashes=verdict.crashes,
+            isolate=isinstance(verdict, Isolate),
+            disable=isinstance(verdict, Disable),
+            at_ns=at_ns,
+            traceback=f"{self._owner.lease} died {text}\n{facts['traceback']}"[:TRACEBACK_MAX],
+            error=error,
             message=message,
-        )  # fmt: skip
+        )
         if is_new:
             self._meter.count("fks_strategy_worker_crashes_total", instance=before.id)
             level = self._log.warning if message is None else self._log.error

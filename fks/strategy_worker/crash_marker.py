@@ -68,7 +68,8 @@ class CrashMarker:
         self._write(_HEAD.pack(_MAGIC, at_ns, bar_ns, epoch, len(name)) + name)
 
     def forgive(self) -> None:
-        """Have nothing in hand from here on: who ends the worker now was asked to, and whoever is in hand is only slow."""
+        """Have nothing in hand from here on: who ends the worker now was asked to, and whoever is in hand is only
+        slow."""
         self._is_forgiven = True
         self.clear()
 

@@ -1,4 +1,5 @@
-"""Where a strategy's own code runs: marked as in hand, on the loop when it is quick, else in a thread with a time limit."""
+"""Where a strategy's own code runs: marked as in hand, on the loop when it is quick, else in a thread with a time
+limit."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Sandbox:
         self._late: list[tuple[str, float, threading.Event]] = []  # whose thread did not end in time, and since when
 
     def here(self, instance: str, bar_ns: int, call: Callable[[], T]) -> T:
-        """Return what `call` does, run on the loop: it must be quick. What never ends hangs the worker, and is marked."""
+        """Return what `call` does, run on the loop: it must be quick. What never ends hangs the worker, and is
+        marked."""
         with self._in_hand.holding(instance, at_ns=self._clock.now_ns(), bar_ns=bar_ns, epoch=self._epoch):
             return _confined(call)
 
@@ -61,7 +63,8 @@ class Sandbox:
 
 
 def _confined(call: Callable[[], T]) -> T:
-    """Return what `call` does. Errors: InputError where it would leave the worker: that is its instance's affair alone."""
+    """Return what `call` does. Errors: InputError where it would leave the worker: that is its instance's affair
+    alone."""
     try:
         return call()
     except _LEAVING as error:

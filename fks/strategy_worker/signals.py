@@ -1,8 +1,10 @@
-"""From decisions at bars to signals: one per edge of the target, with a deterministic id; after a catch-up at most two. Pure.
+"""From decisions at bars to signals: one per edge of the target, with a deterministic id; after a catch-up at most two.
+Pure.
 
-A decision is as old as its bar's end, on the exchange's clock. While every new bar is fresh, each edge is a signal. When
-some are not (the worker or the collector was away), the strategy's state moves through them and the position gets at most
-two signals: the exit, whatever its age, if the newest target asks for one, and the entry if its decision is fresh.
+A decision is as old as its bar's end, on the exchange's clock. While every new bar is fresh, each edge is a signal.
+When some are not (the worker or the collector was away), the strategy's state moves through them and the position gets
+at most two signals: the exit, whatever its age, if the newest target asks for one, and the entry if its decision is
+fresh.
 """
 
 from __future__ import annotations
@@ -87,19 +89,25 @@ def signals_for(
         edges = kept
     return [
         _signal(
-            instance, bars, decisions, first + place, ordinal, kind, side,
+            instance,
+            bars,
+            decisions,
+            first + place,
+            ordinal,
+            kind,
+            side,
             None if kind is Kind.EXIT else now_ns + round((most - float(ages[place])) * NS),
         )
         for place, ordinal, kind, side in edges
-    ], missed  # fmt: skip
+    ], missed
 
 
 _Edge = tuple[int, int, Kind, Side]  # place, ordinal within the bar, what, on which side
 
 
 def _caught_up(edges: list[_Edge], held: float, wanted: float, ages: Floats, most: float) -> list[_Edge]:
-    """Return the edges that still count once the newest target is known: the last exit from what was held, and the entry
-    into what is wanted now."""
+    """Return the edges that still count once the newest target is known: the last exit from what was held, and the
+    entry into what is wanted now."""
     if wanted == held:
         return []
     leaving = Side.SELL if held > 0 else Side.BUY
@@ -142,13 +150,23 @@ def _signal(
     is_entry = kind is Kind.ENTER
     return Signal(
         id=ids.signal_id(instance.id, instance.symbol, instance.timeframe, time_ns, ordinal),
-        source=f"strategy:{instance.id}", instance=instance.id, params_version=instance.params_version,
-        account_id=instance.account_id, venue=instance.venue, exchange=instance.exchange, symbol=instance.symbol,
-        timeframe=instance.timeframe, ts_event_ns=time_ns, ordinal=ordinal, kind=kind, side=side,
+        source=f"strategy:{instance.id}",
+        instance=instance.id,
+        params_version=instance.params_version,
+        account_id=instance.account_id,
+        venue=instance.venue,
+        exchange=instance.exchange,
+        symbol=instance.symbol,
+        timeframe=instance.timeframe,
+        ts_event_ns=time_ns,
+        ordinal=ordinal,
+        kind=kind,
+        side=side,
         stop_loss=_price(decisions.stop_loss, index) if is_entry else None,
         take_profit=_price(decisions.take_profit, index) if is_entry else None,
-        reference_price=Decimal(repr(float(bars.close[index]))), valid_until_ns=until_ns,
+        reference_price=Decimal(repr(float(bars.close[index]))),
+        valid_until_ns=until_ns,
         reason=f"{instance.strategy} v{instance.params_version}",
         state=SignalState.PENDING if _needs_approval(instance, is_entry) else SignalState.READY,
         trace_id=ids.trace_id(instance.symbol, instance.timeframe, time_ns),
-    )  # fmt: skip
+    )

@@ -1,8 +1,8 @@
 """The strategy worker: sealed bars in, signals out, for the instances of one shard.
 
-An instance is evaluated from its stored anchor bar over every sealed bar since, by the same method as a backtest; signals
-come at the edges of its target. Signals, cursor and last target are one transaction, fenced by the lease's epoch and by
-the cursor itself: a restart repeats nothing and skips nothing, and an older self writes nothing.
+An instance is evaluated from its stored anchor bar over every sealed bar since, by the same method as a backtest;
+signals come at the edges of its target. Signals, cursor and last target are one transaction, fenced by the lease's
+epoch and by the cursor itself: a restart repeats nothing and skips nothing, and an older self writes nothing.
 
 One instance's failure is its own. Code that raises, takes too long or fails its check leaves the row CRASHED with the
 reason. Code that takes its worker down is known by the mark it leaves (`in_hand`): set apart, then DISABLED
@@ -60,9 +60,12 @@ def _deaths(row: Instance) -> int:
 def _document(instance: str, missed: Missed) -> dict[str, object]:
     """Return what is recorded of bars that were decided on late."""
     return {
-        "instance": instance, "from": iso(missed.from_ns), "to": iso(missed.to_ns), "bars": missed.bars,
+        "instance": instance,
+        "from": iso(missed.from_ns),
+        "to": iso(missed.to_ns),
+        "bars": missed.bars,
         "dropped": missed.dropped,
-    }  # fmt: skip
+    }
 
 
 @dataclass(slots=True)
@@ -81,23 +84,43 @@ class StrategyWorker:
     """Runs the instances with `shard % shards == shard` that are not isolated, or `only` one that is.
 
     `home` is FKS_HOME: a user's strategies are in it, and the mark of what is in hand. `crash_file` is what a dying
-    predecessor's faulthandler wrote; `crash_window_s` as in the settings; `wait_max_s` is how long a sealed bar may wait.
-    `is_tape`: the exchange plays a tape, so the age of a bar is measured on the tape's time.
+    predecessor's faulthandler wrote; `crash_window_s` as in the settings; `wait_max_s` is how long a sealed bar may
+    wait. `is_tape`: the exchange plays a tape, so the age of a bar is measured on the tape's time.
     """
 
     def __init__(
-        self, *, db: Database, bus: Bus, clock: Clock, meter: Meter, log: Log, shard: int, shards: int, lease: Lease,
-        home: Path | str | None = None, only: str | None = None, crash_window_s: float = 900.0,
-        crash_file: Path | None = None, wait_max_s: float = 10.0, is_tape: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        db: Database,
+        bus: Bus,
+        clock: Clock,
+        meter: Meter,
+        log: Log,
+        shard: int,
+        shards: int,
+        lease: Lease,
+        home: Path | str | None = None,
+        only: str | None = None,
+        crash_window_s: float = 900.0,
+        crash_file: Path | None = None,
+        wait_max_s: float = 10.0,
+        is_tape: bool = False,
+    ) -> None:
         self._db, self._bus, self._clock, self._meter, self._log = db, bus, clock, meter, log
         self._lease = lease
         self._owner = Owner(lease.name, lease.epoch, shard, shards, only)
         self._folder = None if home is None else Path(home) / "strategies"
         self._in_hand = CrashMarker(None if home is None else CrashMarker.path(Path(home) / "run", lease.name))
         self._blame = CrashAttribution(
-            db, self._owner, self._in_hand, window_s=crash_window_s, crash_file=crash_file, clock=clock, meter=meter, log=log
-        )  # fmt: skip
+            db,
+            self._owner,
+            self._in_hand,
+            window_s=crash_window_s,
+            crash_file=crash_file,
+            clock=clock,
+            meter=meter,
+            log=log,
+        )
         self._bench = Sandbox(self._in_hand, clock, lease.epoch)
         self._begun: set[str] = set()  # loaded, or tried to: an outage meanwhile was no death
         self._store, self._bars = StrategyStore(db, self._owner), BarStore(db)
@@ -168,10 +191,14 @@ class StrategyWorker:
     def detail(self) -> dict[str, object]:
         """Return the instances (at most 50) with state, target and cursor."""
         shown = [
-            {"id": row.id, "state": row.state, "target": row.last_target,
-             "cursor": None if row.cursor_ns is None else iso(row.cursor_ns)}
+            {
+                "id": row.id,
+                "state": row.state,
+                "target": row.last_target,
+                "cursor": None if row.cursor_ns is None else iso(row.cursor_ns),
+            }
             for row in self._rows[:50]
-        ]  # fmt: skip
+        ]
         return {"instances": len(self._rows), "shown": shown}
 
     async def step(self) -> int:
@@ -237,9 +264,14 @@ class StrategyWorker:
         await self._bench.aside(row.id, strategy.name, 0, lambda: ensure_checked(strategy, [bars[-CHECK_ROWS:]]))
         await self._store.set_state(row.id, state="RUNNING")
         self._log.info(
-            "strategy.loaded", instance=row.id, strategy=row.strategy, params_version=row.params_version,
-            anchor=iso(anchor_ns), cursor=iso(cursor_ns), bars=len(bars),
-        )  # fmt: skip
+            "strategy.loaded",
+            instance=row.id,
+            strategy=row.strategy,
+            params_version=row.params_version,
+            anchor=iso(anchor_ns),
+            cursor=iso(cursor_ns),
+            bars=len(bars),
+        )
         return _Runner(replace(row, anchor_ns=anchor_ns, cursor_ns=cursor_ns), strategy, Columns(bars), anchor_ns)
 
     def _make(self, row: Instance) -> Strategy:
@@ -266,9 +298,12 @@ class StrategyWorker:
 
     async def _note(self, instance: str, why: str, before_ns: int, after_ns: int) -> None:
         await self._store.note(
-            self._lease.name, "strategy.reanchored", why, epoch=self._lease.epoch,
+            self._lease.name,
+            "strategy.reanchored",
+            why,
+            epoch=self._lease.epoch,
             payload={"instance": instance, "from": iso(before_ns), "to": iso(after_ns)},
-        )  # fmt: skip
+        )
         self._log.info("strategy.reanchored", instance=instance, reason=why, anchor=iso(after_ns))
 
     # ── deciding ─────────────────────────────────────────────────────────────────────────────────
@@ -321,16 +356,29 @@ class StrategyWorker:
         return decisions
 
     async def _commit(
-        self, runner: _Runner, signals: list[Signal], cursor_ns: int, target: float, anchor_ns: int, missed: Missed | None
+        self,
+        runner: _Runner,
+        signals: list[Signal],
+        cursor_ns: int,
+        target: float,
+        anchor_ns: int,
+        missed: Missed | None,
     ) -> list[Signal]:
-        """Write signals, cursor, target, anchor and what was missed in one statement; return the signals that are new."""
+        """Write signals, cursor, target, anchor and what was missed in one statement; return the signals that are
+        new."""
         row, moved = runner.row, None
         if row.anchor_ns is not None and anchor_ns != row.anchor_ns:
             moved = {"instance": row.id, "from": iso(row.anchor_ns), "to": iso(anchor_ns)}
         new = await self._store.commit(
-            row, signals, cursor_ns=cursor_ns, expected_ns=row.cursor_ns, target=target, anchor_ns=anchor_ns, moved=moved,
+            row,
+            signals,
+            cursor_ns=cursor_ns,
+            expected_ns=row.cursor_ns,
+            target=target,
+            anchor_ns=anchor_ns,
+            moved=moved,
             missed=None if missed is None else _document(row.id, missed),
-        )  # fmt: skip
+        )
         if new is None:
             raise await self._superseded(row)
         if missed is not None:
@@ -348,14 +396,28 @@ class StrategyWorker:
     async def _announce(self, signal: Signal) -> None:
         self._meter.count("fks_signals_total", state=signal.state.value)
         self._log.info(
-            "signal.committed", trace_id=signal.trace_id, signal=str(signal.id), instance=signal.instance,
-            symbol=signal.symbol, kind=signal.kind.value, side=signal.side.value, state=signal.state.value,
+            "signal.committed",
+            trace_id=signal.trace_id,
+            signal=str(signal.id),
+            instance=signal.instance,
+            symbol=signal.symbol,
+            kind=signal.kind.value,
+            side=signal.side.value,
+            state=signal.state.value,
             bar=iso(signal.ts_event_ns),
-        )  # fmt: skip
-        await self._bus.publish(SIGNALS, {
-            "type": "signal", "id": str(signal.id), "instance": signal.instance, "symbol": signal.symbol,
-            "kind": signal.kind.value, "side": signal.side.value, "state": signal.state.value,
-        })  # fmt: skip
+        )
+        await self._bus.publish(
+            SIGNALS,
+            {
+                "type": "signal",
+                "id": str(signal.id),
+                "instance": signal.instance,
+                "symbol": signal.symbol,
+                "kind": signal.kind.value,
+                "side": signal.side.value,
+                "state": signal.state.value,
+            },
+        )
 
     async def _moved_anchor(self, runner: _Runner, decisions: Decisions) -> int:
         """Return the anchor to store: a later one when there are too many rows and it changes no decision.

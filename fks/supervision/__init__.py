@@ -1,7 +1,8 @@
 """Supervision as a pure machine over specs of a tree: OTP's rules, with time as an argument.
 
-In comes what happened (a child exited, a beat was missed, a person wants a restart) and when; out comes what to do (find,
-start, stop, wait, page). The room knows no child by name and touches nothing: `actors.supervisor` performs what it decides.
+In comes what happened (a child exited, a beat was missed, a person wants a restart) and when; out comes what to do
+(find, start, stop, wait, page). The room knows no child by name and touches nothing: `actors.supervisor` performs what
+it decides.
 """
 
 from fks.supervision.exits import Exit, How

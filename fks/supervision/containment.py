@@ -1,8 +1,9 @@
 """What follows when a strategy instance took its worker down: it is counted, then set apart, then switched off. Pure.
 
-One crash proves nothing: somebody may have killed the worker while the instance happened to be in hand. The second within
-the window moves the instance into a worker of its own, so that its neighbours are rid of it; two more there, with nobody
-else to blame, switch it off. A crash later than the window after the last one begins the count of its stage anew.
+One crash proves nothing: somebody may have killed the worker while the instance happened to be in hand. The second
+within the window moves the instance into a worker of its own, so that its neighbours are rid of it; two more there,
+with nobody else to blame, switch it off. A crash later than the window after the last one begins the count of its stage
+anew.
 """
 
 from __future__ import annotations

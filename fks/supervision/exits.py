@@ -22,8 +22,8 @@ class How(StrEnum):
 class Exit:
     """One end of one process. `is_gone`: the process is proven to be no more (same machine, pid vanished).
 
-    `exit_code` and `signal` are None where nobody could see them; `is_inferred` marks a signal that was concluded, not read.
-    `last_lines` are the last of its log, oldest first; `traceback` is the last one it left, "" without one.
+    `exit_code` and `signal` are None where nobody could see them; `is_inferred` marks a signal that was concluded, not
+    read. `last_lines` are the last of its log, oldest first; `traceback` is the last one it left, "" without one.
     """
 
     how: How

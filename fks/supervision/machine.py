@@ -6,8 +6,8 @@ Sources: the OTP design principles on supervisors, the reference manual of `supe
 - permanent, transient, temporary; a transient child whose exit is `shutdown` is not restarted, so a transient
   *supervisor* that ends because its window was exceeded stays down.
 - one_for_one restarts the child alone, one_for_all ends and starts all, rest_for_one those listed after it; those are
-  ended in reverse order of start, one after another, and started in order when all have ended. A temporary child that is
-  ended so does not come back; a transient one that was done does.
+  ended in reverse order of start, one after another, and started in order when all have ended. A temporary child that
+  is ended so does not come back; a transient one that was done does.
 - intensity and period per supervisor, over all its direct children; a start that fails counts as one more restart.
 - past it the supervisor ends all its children in reverse order, then its parent treats it as a child that exited.
 
@@ -20,7 +20,8 @@ restart that a person wants is not counted. The tree may change while it runs.
 Not taken over: `significant` children and auto_shutdown.
 
 How it works: an event changes what is wanted of some nodes; `settle` then does whatever has become possible, until
-nothing has. `fks.supervision.opentree` knows the order of stops and the order of starts, here is what is wanted and why.
+nothing has. `fks.supervision.opentree` knows the order of stops and the order of starts, here is what is wanted and
+why.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from fks.supervision.state import (
     TimerFired,
     TreeState,
     TreeWanted,
-)  # fmt: skip
+)
 
 HOUR_S = 3600.0
 ROW_MIN = 3  # deaths in a row before the time that they took counts
@@ -132,8 +133,10 @@ class _Machine(OpenTree):
             of = past.rows if is_containing and past.rows else past.ages
             old = [
                 (self._now_s - age, child.id)
-                for child in spec.children for age in of.get(child.id, ()) if age <= min(began, spec.limit.period_s)
-            ]  # fmt: skip
+                for child in spec.children
+                for age in of.get(child.id, ())
+                if age <= min(began, spec.limit.period_s)
+            ]
             self._set(id, window=tuple(sorted([*self._nodes[id].window, *old], reverse=True)))
             for child in spec.children if is_containing else ():
                 self._remember_child(child.id, past)
@@ -145,9 +148,10 @@ class _Machine(OpenTree):
         if row:
             self._set(id, tries=node.tries + len(row), row_s=min(row))
         self._set(
-            id, deaths=tuple(sorted([*node.deaths, *deaths], reverse=True)),
+            id,
+            deaths=tuple(sorted([*node.deaths, *deaths], reverse=True)),
             escalation=node.escalation or past.escalations.get(id, ""),
-        )  # fmt: skip
+        )
 
     def _adopted(self, id: str, is_up: bool) -> None:
         if not self._is(id, None, Phase.FINDING):
@@ -394,6 +398,6 @@ class _Machine(OpenTree):
 
 def _rows(tree: SupervisorSpec) -> dict[str, object]:
     """Return what makes each node what it is: a worker's whole row, of a supervisor only its place."""
-    return {
-        child.id: (parent.id, child if isinstance(child, ChildSpec) else None) for parent, child in edges(tree)
-    } | {tree.id: None}
+    return {child.id: (parent.id, child if isinstance(child, ChildSpec) else None) for parent, child in edges(tree)} | {
+        tree.id: None
+    }

@@ -40,9 +40,7 @@ class OpenTree:
             self._specs[child.id], self._parents[child.id] = child, parent
 
     def state(self) -> TreeState:
-        return TreeState(
-            self._tree, self._nodes, self._timers, self._wanted, self._leaving, self._is_taking_over
-        )
+        return TreeState(self._tree, self._nodes, self._timers, self._wanted, self._leaving, self._is_taking_over)
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────
     def _doom(self, spec: Spec, why: str, *, is_afresh: bool = False) -> None:
@@ -110,7 +108,9 @@ class OpenTree:
     def _stop_next(self, spec: SupervisorSpec) -> bool:
         """Stop each doomed child for which no doomed sibling that started after it is left."""
         doomed = [child for child in spec.children if self._nodes[child.id].is_doomed]
-        for child in [child for child in doomed if not self._is_alive(child)]:  # what was looked for below it is not there
+        for child in [
+            child for child in doomed if not self._is_alive(child)
+        ]:  # what was looked for below it is not there
             self._rest(child)
             self._down(child.id)
             return True
@@ -118,9 +118,10 @@ class OpenTree:
             return False
         order = self._order_of(spec)
         ready = [
-            c for c in doomed
+            c
+            for c in doomed
             if self._nodes[c.id].phase in (*ACTIVE, Phase.WAITING) and not any(c.id in order[o.id] for o in doomed)
-        ]  # fmt: skip
+        ]
         for child in reversed(ready):
             self._stop(child)
         return bool(ready)
@@ -143,7 +144,8 @@ class OpenTree:
         return bool(ready)
 
     def _is_group_held(self, spec: SupervisorSpec, waiting: list[Spec]) -> bool:
-        """Return whether a group may not start yet: one of it is to end or looked for first, or its wait is not over."""
+        """Return whether a group may not start yet: one of it is to end or looked for first, or its wait is not
+        over."""
         if spec.strategy is Strategy.ONE_FOR_ONE:
             return False
         if self._is_sought(spec) or any(self._nodes[child.id].is_doomed for child in spec.children):

@@ -27,8 +27,8 @@ def death_ages(life: Sequence[tuple[str, float]]) -> tuple[float, ...]:
 def row_ages(life: Sequence[tuple[str, float]], lasting_s: float, *, until_s: float = 0.0) -> tuple[float, ...]:
     """Return the ages of the last deaths in a row between which the child was never up for `lasting_s`, youngest first.
 
-    `life`: (event, age in s), oldest first; what is not known to have been up does not end the row. `until_s`: the age at
-    which the history ends.
+    `life`: (event, age in s), oldest first; what is not known to have been up does not end the row. `until_s`: the age
+    at which the history ends.
     """
     row: list[float] = []
     up: float | None = None
@@ -58,5 +58,6 @@ def backoff_s(tries: int, backoff: Backoff, *, luck: float) -> float:
 
 
 def luck_of(child: str, tries: int, now_s: float) -> float:
-    """Return a number in [0, 1) that differs from child to child and from try to try: the same for the same arguments."""
+    """Return a number in [0, 1) that differs from child to child and from try to try: the same for the same
+    arguments."""
     return zlib.crc32(f"{child}/{tries}/{now_s!r}".encode()) / 2**32

@@ -27,11 +27,12 @@ def _branch(state: TreeState, spec: SupervisorSpec, states: Mapping[str, str], n
         "used": _used(state, spec, now_s),
         "state": _state(state, spec, states),
         "children": [
-            _branch(state, child, states, now_s) if isinstance(child, SupervisorSpec)
+            _branch(state, child, states, now_s)
+            if isinstance(child, SupervisorSpec)
             else {"id": child.id, "state": states.get(child.id, "waiting")} | _escalation(state, child.id)
             for child in spec.children
         ],
-    }  # fmt: skip
+    }
 
 
 def _used(state: TreeState, spec: SupervisorSpec, now_s: float) -> int:

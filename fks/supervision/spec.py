@@ -36,8 +36,8 @@ class Intensity:
 
 @dataclass(frozen=True, slots=True)
 class Containment:
-    """Ends a crash loop at the child that crashes: its siblings run on, and it is started every `retry_s` until a person
-    restarts it.
+    """Ends a crash loop at the child that crashes: its siblings run on, and it is started every `retry_s` until a
+    person restarts it.
 
     Each child is counted for itself, over the deaths in a row of which no life lasted `Backoff.reset_s`. The row is too
     long past the supervisor's `Intensity`, or, with ROW_MIN deaths, `row_s` after its first one: whatever one round of
@@ -68,10 +68,10 @@ class ChildSpec:
     """One worker of the tree. `role` names the class, `args` what its constructor is told.
 
     `is_leased`: the child writes under an epoch that the supervisor raises before it starts it.
-    `after`: ids of siblings that must have come up before this one may start; they stop after it. `stop_s`: what draining
-    and stopping may take together. `resources`: what its node must offer, e.g. {"ninja": 0.001}. `memory_max_mb`:
-    resident memory above which it is drained and restarted. How often it may be restarted is its supervisor's to say.
-    Any other row for the same id is a reason to restart the child.
+    `after`: ids of siblings that must have come up before this one may start; they stop after it. `stop_s`: what
+    draining and stopping may take together. `resources`: what its node must offer, e.g. {"ninja": 0.001}.
+    `memory_max_mb`: resident memory above which it is drained and restarted. How often it may be restarted is its
+    supervisor's to say. Any other row for the same id is a reason to restart the child.
     """
 
     id: str

@@ -1,4 +1,5 @@
-"""The values of the machine: what is known of each node of the tree, what may happen, what is to be done. All frozen."""
+"""The values of the machine: what is known of each node of the tree, what may happen, what is to be done. All
+frozen."""
 
 from __future__ import annotations
 
@@ -27,13 +28,13 @@ class Phase(StrEnum):
 class Node:
     """What is known of one worker or supervisor.
 
-    `run` counts its starts: what is told of an older one is ignored. `was_up`: it came up since its supervisor began, so
-    those that wait for it may start. `is_doomed`: it is to end as soon as those that started after it have; `then` is
-    what it becomes. `timer`: the token it waits for, 0 without one. `tries`: starts in a row that did not last.
+    `run` counts its starts: what is told of an older one is ignored. `was_up`: it came up since its supervisor began,
+    so those that wait for it may start. `is_doomed`: it is to end as soon as those that started after it have; `then`
+    is what it becomes. `timer`: the token it waits for, 0 without one. `tries`: starts in a row that did not last.
     `window`: of a supervisor, its children's restarts as (monotonic s, child), newest first. `has_failed`: of a
-    supervisor, that it ends because its window was exceeded. Of a child that may be contained: `row_s`, the first of the
-    deaths that `tries` counts; `deaths`, all within the last hour, newest first; `unstable_s`, the last page for them;
-    `escalation`, why it escalated, "" when it did not or a person has ended it.
+    supervisor, that it ends because its window was exceeded. Of a child that may be contained: `row_s`, the first of
+    the deaths that `tries` counts; `deaths`, all within the last hour, newest first; `unstable_s`, the last page for
+    them; `escalation`, why it escalated, "" when it did not or a person has ended it.
     """
 
     phase: Phase = Phase.IDLE
@@ -150,7 +151,8 @@ class RestartWanted:
 
 @dataclass(frozen=True, slots=True)
 class TreeWanted:
-    """From now on the tree is this one: added children start, missing ones end, changed ones restart. Checked before."""
+    """From now on the tree is this one: added children start, missing ones end, changed ones restart. Checked
+    before."""
 
     tree: SupervisorSpec
 
@@ -162,9 +164,7 @@ class StopWanted:
     why: str = "asked"
 
 
-Event = (
-    Begin | Remembered | Adopted | Missing | Started | Exited | TimerFired | RestartWanted | TreeWanted | StopWanted
-)
+Event = Begin | Remembered | Adopted | Missing | Started | Exited | TimerFired | RestartWanted | TreeWanted | StopWanted
 
 
 # ── what is to be done ───────────────────────────────────────────────────────────────────────────

@@ -41,8 +41,9 @@ def judge(beat: Mapping[str, object] | None, *, silence_s: float, spec: ChildSpe
     """Return what is to become of a child.
 
     `beat` is what it answered, None when it did not; `silence_s` is the time since its last answer, as far as there was
-    somebody to hear one. The limit is `misses_max` heartbeats for a silent process and for a work loop that stands still,
-    so that SIGSTOP and a blocked loop mean the same. A failed self-check ends a child only when a new process may mend it.
+    somebody to hear one. The limit is `misses_max` heartbeats for a silent process and for a work loop that stands
+    still, so that SIGSTOP and a blocked loop mean the same. A failed self-check ends a child only when a new process
+    may mend it.
     """
     if beat is None:
         if silence_s >= timing.silence_max_s:

@@ -1,4 +1,5 @@
-"""Shared by all venues: the bounded queue behind `events()`, exact numbers as text, rate limits, and our own refusals."""
+"""Shared by all venues: the bounded queue behind `events()`, exact numbers as text, rate limits, and our own
+refusals."""
 
 from __future__ import annotations
 
@@ -74,7 +75,8 @@ def gate_refusal(status: int | None) -> Refusal:
 
 
 async def hold_back(budget: VenueBudget, weight: int, priority: Priority, orders: int = 0) -> Answer | None:
-    """Take `weight` from the venue's rate limit for a send or a cancel; return the refusal when there is too long a wait."""
+    """Take `weight` from the venue's rate limit for a send or a cancel; return the refusal when there is too long a
+    wait."""
     wait_max_s = ENTRY_WAIT_S if priority is Priority.ENTRY else RESERVE_WAIT_S
     wait_s = await budget.take(weight, priority, orders, wait_max_s=wait_max_s)
     if wait_s == 0:
@@ -116,7 +118,8 @@ class PauseOnly:
 
 
 def mistake_in(order: Order, types: frozenset[OrderType]) -> str | None:
-    """Return what makes `order` unsendable at any venue, or None. Pre-trade checks come before; this is the last look."""
+    """Return what makes `order` unsendable at any venue, or None. Pre-trade checks come before; this is the last
+    look."""
     if order.type not in types:
         return f"type {order.type.value} is not offered here"
     if not order.quantity.is_finite() or order.quantity <= 0:

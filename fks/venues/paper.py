@@ -2,8 +2,8 @@
 
 It lives in the order manager's process. Mode `last` (live demo): a market order fills at once at the last price, the
 rest is matched per bar. Mode `bar` (G6): a market order waits for the next bar's open, and protections of an entry are
-matched from the entry's own bar on, also when they arrive after that bar completed. Its state is no truth of its own: it
-is rebuilt from the journal by `restore`. Fill ids follow from the client order id, so a replay books nothing twice.
+matched from the entry's own bar on, also when they arrive after that bar completed. Its state is no truth of its own:
+it is rebuilt from the journal by `restore`. Fill ids follow from the client order id, so a replay books nothing twice.
 """
 
 from __future__ import annotations
@@ -79,10 +79,18 @@ class PaperVenue:
     )
 
     def __init__(
-        self, instruments: Iterable[Instrument], costs: CostModel, balances: Mapping[str, Decimal], clock: Clock,
-        *, name: str = "paper", account_id: int = 0, mode: Literal["bar", "last"] = "last", timeframe: str | None = None,
+        self,
+        instruments: Iterable[Instrument],
+        costs: CostModel,
+        balances: Mapping[str, Decimal],
+        clock: Clock,
+        *,
+        name: str = "paper",
+        account_id: int = 0,
+        mode: Literal["bar", "last"] = "last",
+        timeframe: str | None = None,
         price_age_max_s: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.name = name
         self._instruments = {item.symbol: item for item in instruments}
         self._costs = costs
@@ -108,12 +116,16 @@ class PaperVenue:
         self._instruments.update({item.symbol: item for item in instruments})
 
     def restore(
-        self, orders: Iterable[Order], fills: Iterable[Fill], balances: Mapping[str, Decimal],
+        self,
+        orders: Iterable[Order],
+        fills: Iterable[Fill],
+        balances: Mapping[str, Decimal],
         decided: Mapping[str, int] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Rebuild the state from the journal. `balances`: what the account started with; `fills`: all since, applied on
-        top; `orders`: those to know again, the live ones rest again, OCO legs paired by `group_id`; `decided`: client id ->
-        open time of the bar an order was decided on: in mode `bar` that bar and those before it do not fill it."""
+        top; `orders`: those to know again, the live ones rest again, OCO legs paired by `group_id`; `decided`: client
+        id -> open time of the bar an order was decided on: in mode `bar` that bar and those before it do not fill
+        it."""
         self._totals = dict(balances)
         self._orders.clear()
         self._live.clear()
@@ -161,7 +173,11 @@ class PaperVenue:
             self._live[held.order.client_order_id] = held
         fills = self._catch_up(pair[0]) if self._mode == "bar" else ()
         first, second = (
-            Answer(Outcome.ACK, self._report(held), tuple(f for f in fills if f.client_order_id == held.order.client_order_id))
+            Answer(
+                Outcome.ACK,
+                self._report(held),
+                tuple(f for f in fills if f.client_order_id == held.order.client_order_id),
+            )
             for held in pair
         )
         return first, second
@@ -234,7 +250,8 @@ class PaperVenue:
             self._quotes.pop(symbol, None)
 
     def on_quote(self, symbol: str, bid: Decimal, ask: Decimal, *, at_ns: int, is_matched: bool = True) -> None:
-        """Match resting orders with a quote, or with a trade (`bid` = `ask`): buys meet the ask, sells the bid (mode `last`).
+        """Match resting orders with a quote, or with a trade (`bid` = `ask`): buys meet the ask, sells the bid (mode
+        `last`).
 
         An order meets only what came after it. Fills and ends go to `events()`.
         """
@@ -264,7 +281,10 @@ class PaperVenue:
             return
         self._last[bar.symbol] = Decimal(repr(bar.close))
         self._bars.setdefault(bar.symbol, deque(maxlen=_KEPT_BARS)).append(bar)
-        waiting, prices = [h for h in self._live.values() if h.order.symbol == bar.symbol and bar.time_ns > h.after_ns], range_of(bar)
+        waiting, prices = (
+            [h for h in self._live.values() if h.order.symbol == bar.symbol and bar.time_ns > h.after_ns],
+            range_of(bar),
+        )
         # what fills at the open first, then what the range decides: so it happened
         for held in sorted(waiting, key=lambda item: item.order.type is not OrderType.MARKET):
             if held.order.client_order_id in self._live:
@@ -310,9 +330,7 @@ class PaperVenue:
         """Match a first-attempt protection against the bars since its entry filled: it was wanted from then on, and
         only our own latency brought it later. The entry's bar is one it was placed in."""
         order = held.order
-        since = (
-            self._filled_in.get(order.parent_id or "") if order.role in _PROTECTIVE and order.attempt == 0 else None
-        )
+        since = self._filled_in.get(order.parent_id or "") if order.role in _PROTECTIVE and order.attempt == 0 else None
         if since is None:
             return ()
         for bar in list(self._bars.get(order.symbol, ())):
@@ -322,9 +340,11 @@ class PaperVenue:
                     return fills
         return ()
 
-    def _match(self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, placed_in_bar: bool) -> tuple[Fill, ...]:
-        """Return what a bar (None: a trade or quote) fills of an order, or of the OCO it belongs to. IOC and FOK end when
-        they do not fill."""
+    def _match(
+        self, held: _Held, bar: Bar | None, prices: BarRange[Decimal], *, placed_in_bar: bool
+    ) -> tuple[Fill, ...]:
+        """Return what a bar (None: a trade or quote) fills of an order, or of the OCO it belongs to. IOC and FOK end
+        when they do not fill."""
         stamp = bar.time_ns if self._mode == "bar" and bar is not None else self._clock.now_ns()
         other = self._live.get(held.sibling) if held.sibling else None
         if other is not None:
@@ -354,10 +374,20 @@ class PaperVenue:
         trade_id = f"{order.client_order_id}-1"
         fill = Fill(
             fill_id=ids.fill_id(self.name, str(self._account_id), order.symbol, trade_id),
-            client_order_id=order.client_order_id, venue_order_id=_venue_id(order), venue_trade_id=trade_id,
-            account_id=self._account_id, venue=self.name, symbol=order.symbol, side=order.side, quantity=order.quantity,
-            price=price, fee=fee.amount, fee_currency=fee.currency, time_ns=time_ns, source="paper",
-        )  # fmt: skip
+            client_order_id=order.client_order_id,
+            venue_order_id=_venue_id(order),
+            venue_trade_id=trade_id,
+            account_id=self._account_id,
+            venue=self.name,
+            symbol=order.symbol,
+            side=order.side,
+            quantity=order.quantity,
+            price=price,
+            fee=fee.amount,
+            fee_currency=fee.currency,
+            time_ns=time_ns,
+            source="paper",
+        )
         held.filled = order.quantity
         self._book(fill)
         self._filled_in[order.client_order_id] = time_ns
@@ -387,7 +417,9 @@ class PaperVenue:
         if self._mode == "last" and order.type in _STOPS and last is not None and order.stop_price is not None:
             is_through = last <= order.stop_price if order.side is Side.SELL else last >= order.stop_price
             if is_through:
-                return refused(Code.STOP_WRONG_SIDE, Refusal.WOULD_TRIGGER, f"stop {order.stop_price} triggers at {last}")
+                return refused(
+                    Code.STOP_WRONG_SIDE, Refusal.WOULD_TRIGGER, f"stop {order.stop_price} triggers at {last}"
+                )
         is_sell = order.side is Side.SELL
         currency = instrument.base if is_sell else instrument.quote
         needed = order.quantity if is_sell else order.quantity * (price or Decimal(0)) * instrument.multiplier
@@ -439,10 +471,17 @@ class PaperVenue:
     def _report(self, held: _Held) -> Report:
         order = held.order
         return Report(
-            client_order_id=order.client_order_id, venue_order_id=_venue_id(order), symbol=order.symbol, state=held.state,
-            filled=held.filled, time_ns=held.time_ns, side=order.side, quantity=order.quantity, price=order.price,
+            client_order_id=order.client_order_id,
+            venue_order_id=_venue_id(order),
+            symbol=order.symbol,
+            state=held.state,
+            filled=held.filled,
+            time_ns=held.time_ns,
+            side=order.side,
+            quantity=order.quantity,
+            price=order.price,
             source="paper",
-        )  # fmt: skip
+        )
 
 
 def _venue_id(order: Order) -> str:

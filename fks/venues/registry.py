@@ -40,14 +40,23 @@ class Making:
 
 
 def make_venue(
-    name: str, *, settings: Settings, node: Node | None, clock: Clock, log: Log, account_id: int = 0,
-    instruments: Iterable[Instrument] = (), balances: Mapping[str, Decimal] | None = None,
-    paper_mode: Literal["bar", "last"] = "last", paper_timeframe: str | None = None,
-    may_send: Callable[[], bool] | None = None, budget: VenueBudget | None = None,
-) -> Venue:  # fmt: skip
+    name: str,
+    *,
+    settings: Settings,
+    node: Node | None,
+    clock: Clock,
+    log: Log,
+    account_id: int = 0,
+    instruments: Iterable[Instrument] = (),
+    balances: Mapping[str, Decimal] | None = None,
+    paper_mode: Literal["bar", "last"] = "last",
+    paper_timeframe: str | None = None,
+    may_send: Callable[[], bool] | None = None,
+    budget: VenueBudget | None = None,
+) -> Venue:
     """Make a fresh, unopened venue: one per (venue, account, role), never shared. `account_id` goes into fill ids;
-    `may_send` is asked right before the bytes of every send and cancel leave (None: they always may). `budget`: the rate
-    limits, shared with other processes (None: only the venue's own Retry-After counts).
+    `may_send` is asked right before the bytes of every send and cancel leave (None: they always may). `budget`: the
+    rate limits, shared with other processes (None: only the venue's own Retry-After counts).
 
     Errors: ConfigError for an unknown name, missing keys, or a real exchange without `venue.live`; OutageError when
     the local exchange is to be used and does not run.
@@ -74,10 +83,17 @@ def make_venue(
 
 
 def make_venues(
-    *, role: str, settings: Settings, node: Node | None, secrets: object = None, clock: Clock, log: Log,
-    account_ids: Mapping[str, int] | None = None, may_send: Callable[[], bool] | None = None,
+    *,
+    role: str,
+    settings: Settings,
+    node: Node | None,
+    secrets: object = None,
+    clock: Clock,
+    log: Log,
+    account_ids: Mapping[str, int] | None = None,
+    may_send: Callable[[], bool] | None = None,
     budget: VenueBudget | None = None,
-) -> dict[str, Venue]:  # fmt: skip
+) -> dict[str, Venue]:
     """Make every venue that `role` ("orders" or "guardian") needs under these settings, by name, unopened.
 
     Paper lives in the order manager's process alone, so the guardian gets none; ccxt is there when the local exchange,
@@ -109,10 +125,15 @@ def make_venues(
 def _paper(making: Making) -> Venue:
     costs = CostModel(making.settings.costs.fee_rate, making.settings.costs.fee_in)
     return PaperVenue(
-        making.instruments, costs, making.balances, making.clock,
-        account_id=making.account_id, mode=making.paper_mode, timeframe=making.paper_timeframe,
+        making.instruments,
+        costs,
+        making.balances,
+        making.clock,
+        account_id=making.account_id,
+        mode=making.paper_mode,
+        timeframe=making.paper_timeframe,
         price_age_max_s=making.settings.risk.feed_age_max_s if making.settings.paper.fills != "bars" else None,
-    )  # fmt: skip
+    )
 
 
 def _ccxt(making: Making) -> Venue:
@@ -161,9 +182,12 @@ def _addresses(making: Making) -> dict[str, Any]:
         if sim is None:
             raise OutageError("the local exchange does not run", remedy="start it with 'fks up'")
         return {
-            "rest_url": sim["rest"], "ws_url": sim["ws"], "ws_api_url": sim["ws_api"],
-            "api_key": sim["api_key"], "api_secret": sim["api_secret"],
-        }  # fmt: skip
+            "rest_url": sim["rest"],
+            "ws_url": sim["ws"],
+            "ws_api_url": sim["ws_api"],
+            "api_key": sim["api_key"],
+            "api_secret": sim["api_secret"],
+        }
     is_local = wanted.rest_url is not None and is_loopback(wanted.rest_url)
     is_test = is_test_host(wanted.rest_url)
     if is_test and wanted.live:
@@ -183,9 +207,13 @@ def _addresses(making: Making) -> dict[str, Any]:
             "venue.api_key and venue.api_secret are not set", remedy="set BINANCE_API_KEY and BINANCE_API_SECRET"
         )
     return {
-        "rest_url": wanted.rest_url, "ws_url": wanted.ws_url, "ws_api_url": wanted.ws_api_url,
-        "api_key": key, "api_secret": secret, "is_live": wanted.live,
-    }  # fmt: skip
+        "rest_url": wanted.rest_url,
+        "ws_url": wanted.ws_url,
+        "ws_api_url": wanted.ws_api_url,
+        "api_key": key,
+        "api_secret": secret,
+        "is_live": wanted.live,
+    }
 
 
 def _plain(value: SecretStr | None) -> str:

@@ -1,4 +1,5 @@
-"""What is collected, chosen while the system runs: over HTTP and by command, for exchanges it knows and for one it did not need yet."""
+"""What is collected, chosen while the system runs: over HTTP and by command, for exchanges it knows and for one it did
+not need yet."""
 
 from __future__ import annotations
 
@@ -145,7 +146,12 @@ def test_history_by_command_is_whole_and_one_that_is_killed_is_finished_by_a_job
     since = system.sql("SELECT now()::text")[0][0]
     where = "exchange = 'binance' AND symbol = 'AVAXUSDT' AND timeframe = '1m'"
     faults = f"{system.node['sim']['rest']}/sim/faults"
-    slow = {"kind": "latency", "path": "/api/v3/klines", "seconds": 0.3, "count": 1000}  # or it is done before it is killed
+    slow = {
+        "kind": "latency",
+        "path": "/api/v3/klines",
+        "seconds": 0.3,
+        "count": 1000,
+    }  # or it is done before it is killed
     httpx.post(faults, json=slow, timeout=10.0).raise_for_status()
     process = subprocess.Popen(
         [FKS, "data", "sync", "AVAXUSDT", "1m", "--from", "15d"],
@@ -201,7 +207,8 @@ def test_the_first_asset_of_an_exchange_brings_its_collector_and_the_last_takes_
         subscribed_s = until(lambda: okx.said, SOON_S + START_S)
         ready_s = until(lambda: system.components()["collector:okx"]["state"] == "ready", 60.0)
         print(
-            f"collector:okx in status after {named_s:.2f} s, subscribed after {subscribed_s:.2f} s, ready after {ready_s:.2f} s"
+            f"collector:okx in status after {named_s:.2f} s, subscribed after {subscribed_s:.2f} s, ready after "
+            f"{ready_s:.2f} s"
         )
         assert subscribed_s < SOON_S + START_S
         wait_until(lambda: len(bars(system, "BTC-USDT", "1s")) >= 3, deadline_s=20.0)

@@ -50,7 +50,9 @@ def test_a_killed_service_is_back_and_all_goes_on(system: System, name: str) -> 
 
 
 def test_a_killed_gateway_replica_is_replaced_while_the_other_answers(system: System) -> None:
-    replicas = [row for row in system.components().values() if row["kind"] == "serve" and row["name"].startswith("gateway")]
+    replicas = [
+        row for row in system.components().values() if row["kind"] == "serve" and row["name"].startswith("gateway")
+    ]
     assert len(replicas) == 2
     os.kill(replicas[0]["pid"], signal.SIGKILL)
     answered = 0
@@ -59,10 +61,19 @@ def test_a_killed_gateway_replica_is_replaced_while_the_other_answers(system: Sy
             answered += client.get("/positions").status_code == 200
     assert answered >= 15
     wait_until(
-        lambda: len([r for r in system.components().values()
-                     if r["name"].startswith("gateway") and r["pid"] != replicas[0]["pid"]]) == 2,
-        deadline_s=30.0, every_s=0.5,
-    )  # fmt: skip
+        lambda: (
+            len(
+                [
+                    r
+                    for r in system.components().values()
+                    if r["name"].startswith("gateway") and r["pid"] != replicas[0]["pid"]
+                ]
+            )
+            == 2
+        ),
+        deadline_s=30.0,
+        every_s=0.5,
+    )
 
 
 def test_the_keeper_may_die_and_be_started_again(system: System) -> None:
@@ -79,14 +90,20 @@ def test_the_keeper_may_die_and_be_started_again(system: System) -> None:
 @pytest.mark.parametrize("name", ["raylet", "gcs"])
 def test_ray_itself_may_die_and_the_tree_comes_back(system: System, name: str) -> None:
     took_s: list[float] = []
-    while len(took_s) < 3 and not any(seconds <= SERVICE_BACK_S for seconds in took_s):  # a busy machine may keep us waiting, not always
+    while len(took_s) < 3 and not any(
+        seconds <= SERVICE_BACK_S for seconds in took_s
+    ):  # a busy machine may keep us waiting, not always
         row = system.kill(name)
         took_s.append(system.back_after(name, row["pid"], deadline_s=60.0))
         wait_until(
-            lambda old=row["pid"]: (found := system.components()).get("orders", {}).get("state") == "ready"
-            and found["orders"]["pid"] not in (None, old) and system.status()["state"] == "healthy",
-            deadline_s=90.0, every_s=1.0,
-        )  # fmt: skip
+            lambda old=row["pid"]: (
+                (found := system.components()).get("orders", {}).get("state") == "ready"
+                and found["orders"]["pid"] not in (None, old)
+                and system.status()["state"] == "healthy"
+            ),
+            deadline_s=90.0,
+            every_s=1.0,
+        )
     assert min(took_s) <= SERVICE_BACK_S, took_s
     system.wait_for_fills(1)
     assert_sound(system)

@@ -27,9 +27,20 @@ def test_the_same_seed_is_the_same_plan(system: System) -> None:
 @pytest.mark.timeout(300)
 def test_a_minute_of_faults_loses_doubles_and_bends_nothing(system: System) -> None:
     found = chaos(
-        system, "run", "--seed", str(SEED), "--minutes", str(MINUTES), "--faults", str(FAULTS), "--scenario", "short", "--yes",
-        check=False, timeout_s=280.0,
-    )  # fmt: skip
+        system,
+        "run",
+        "--seed",
+        str(SEED),
+        "--minutes",
+        str(MINUTES),
+        "--faults",
+        str(FAULTS),
+        "--scenario",
+        "short",
+        "--yes",
+        check=False,
+        timeout_s=280.0,
+    )
     for fault in found["faults"]:
         print(fault["kind"], fault["target"], "detected", fault["detected_s"], "recovered", fault["recovered_s"])
     assert found["audit"]["findings"] == []

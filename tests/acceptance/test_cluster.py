@@ -32,7 +32,9 @@ def test_children_run_where_they_are_placed_and_the_check_finds_nothing_amiss(cl
     assert where[CHILD] in ("w1", "w2")
     assert {where[name] for name in ("supervisor", "guardian", "orders", "collector:binance")} == {"h0"}
     assert {"keeper", "raylet", "keeper@w1", "raylet@w1", "keeper@w2", "raylet@w2"} <= set(rows)
-    checks = json.loads(cluster.head.fks("cluster", "check", "--file", "none.yaml", "--json", check=False).stdout)["checks"]
+    checks = json.loads(cluster.head.fks("cluster", "check", "--file", "none.yaml", "--json", check=False).stdout)[
+        "checks"
+    ]
     # "w1 fks" would differ in a checkout that somebody edits meanwhile
     assert [check for check in checks if check["state"] == "bad" and not check["name"].endswith(" fks")] == []
     assert {"w1 settings", "w2 clock", "w1 fks", "resources"} <= {check["name"] for check in checks}
@@ -43,9 +45,19 @@ def test_a_worker_with_other_settings_is_refused(cluster: Cluster) -> None:
     odd = cluster.nodes["w1"].env | {"FKS_HOME": str(cluster.place / "w9"), "FKS_RISK_NOTIONAL_MAX_ORDER": "1"}
     stranger = type(cluster.head)(cluster.place / "w9", odd)
     done = stranger.fks(
-        "node", "worker", "--address", cluster.head.node["ray_address"], "--node-ip", "127.0.0.9", "--name", "w9",
-        "--token-file", str(cluster.head.home / "ray.token"), "--detach", check=False,
-    )  # fmt: skip
+        "node",
+        "worker",
+        "--address",
+        cluster.head.node["ray_address"],
+        "--node-ip",
+        "127.0.0.9",
+        "--name",
+        "w9",
+        "--token-file",
+        str(cluster.head.home / "ray.token"),
+        "--detach",
+        check=False,
+    )
     assert done.returncode == 2
     assert "differs from the head h0 in risk.notional_max_order" in done.stderr
 

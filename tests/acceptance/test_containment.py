@@ -1,4 +1,5 @@
-"""On the running system: a strategy file that kills its worker is set apart, switched off and paged; the others go on."""
+"""On the running system: a strategy file that kills its worker is set apart, switched off and paged; the others go
+on."""
 
 from __future__ import annotations
 
@@ -32,8 +33,10 @@ def _row(system: System) -> tuple[object, ...]:
 def _lag(system: System) -> list[tuple[object, ...]]:
     """Return the enabled neighbours that are more than two seconds behind what is sealed."""
     return system.sql(
-        "SELECT i.id, i.state, i.crashes, f.sealed_through, i.cursor_time FROM strategy_instances i JOIN feeds f USING (exchange, symbol, timeframe) WHERE i.is_enabled"
-        " AND i.id <> 'deadly' AND (i.state <> 'RUNNING' OR i.crashes > 0 OR f.sealed_through - i.cursor_time > interval '2 s')"
+        "SELECT i.id, i.state, i.crashes, f.sealed_through, i.cursor_time FROM strategy_instances i JOIN feeds f "
+        "USING (exchange, symbol, timeframe) WHERE i.is_enabled"
+        " AND i.id <> 'deadly' AND (i.state <> 'RUNNING' OR i.crashes > 0 OR f.sealed_through - i.cursor_time > "
+        "interval '2 s')"
     )
 
 
@@ -42,12 +45,21 @@ def test_a_strategy_that_kills_its_worker_is_set_apart_switched_off_and_paged(sy
     (system.home / "strategies").mkdir(exist_ok=True)
     (system.home / "strategies" / "deadly.py").write_text(STRATEGY.format(trigger=str(trigger)))
     (timeframe, account), *_ = system.sql(
-        "SELECT i.timeframe, a.name FROM strategy_instances i JOIN accounts a ON a.id = i.account_id ORDER BY i.id LIMIT 1"
+        "SELECT i.timeframe, a.name FROM strategy_instances i JOIN accounts a ON a.id = i.account_id ORDER BY i.id "
+        "LIMIT 1"
     )
     system.fks(
-        "strategies", "add", "deadly", "deadly", "--symbol", "BTC/USDT", "--account", str(account), "--timeframe",
+        "strategies",
+        "add",
+        "deadly",
+        "deadly",
+        "--symbol",
+        "BTC/USDT",
+        "--account",
+        str(account),
+        "--timeframe",
         str(timeframe),
-    )  # fmt: skip
+    )
     pids = {name: row["pid"] for name, row in system.components().items() if row["kind"] == "actor"}
     try:
         wait_until(lambda: _row(system)[0] == "RUNNING", deadline_s=30.0, every_s=0.3)

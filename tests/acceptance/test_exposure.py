@@ -46,15 +46,15 @@ def test_other_users_reach_no_socket_and_no_file_of_ray(system: System) -> None:
     paths = Paths.of(system.home)
     assert stat.S_IMODE(paths.ray_temp.parent.stat().st_mode) == 0o700
     open_to_all = [
-        path.name
-        for path in paths.sockets.iterdir()
-        if path.lstat().st_mode & 0o007 and not path.name.startswith("pg")
+        path.name for path in paths.sockets.iterdir() if path.lstat().st_mode & 0o007 and not path.name.startswith("pg")
     ]
     assert open_to_all == []
 
 
 def test_no_secret_is_in_an_argument_an_environment_or_a_log(system: System) -> None:
-    secrets = {name: value.encode() for name, value in tomllib.loads((system.home / "secrets.toml").read_text()).items()}
+    secrets = {
+        name: value.encode() for name, value in tomllib.loads((system.home / "secrets.toml").read_text()).items()
+    }
     secrets["sim key"] = system.node["sim"]["api_secret"].encode()
     shown: list[tuple[str, str]] = []
     for process in system.processes():

@@ -1,7 +1,8 @@
-"""G6: on one bar tape, backtest, paper and live replay give the same fills, field by field, for every built-in strategy.
+"""G6: on one bar tape, backtest, paper and live replay give the same fills, field by field, for every built-in
+strategy.
 
-Live replay is the real path without Ray: the local exchange (`--fills tape --hold`) over its sockets, the collector, the
-strategy worker, the order service, ccxt. The tape advances only when everything that a bar caused has settled.
+Live replay is the real path without Ray: the local exchange (`--fills tape --hold`) over its sockets, the collector,
+the strategy worker, the order service, ccxt. The tape advances only when everything that a bar caused has settled.
 """
 
 from __future__ import annotations
@@ -68,10 +69,27 @@ async def exchange(tmp_path: Path) -> AsyncIterator[dict[str, Any]]:
     """The local exchange on a held tape, as a process of its own."""
     opens = datetime.fromtimestamp(int(tape_bars().time_ns[START]) // 10**9, UTC).isoformat()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "fks.cli", "sim", "exchange", "--port", "0", "--json", "--data-dir", str(tmp_path / "sim"),
-        "--tape", str(SAMPLE), "--fills", "tape", "--hold", "--start", opens, "--balance", "USDT=1000000",
+        sys.executable,
+        "-m",
+        "fks.cli",
+        "sim",
+        "exchange",
+        "--port",
+        "0",
+        "--json",
+        "--data-dir",
+        str(tmp_path / "sim"),
+        "--tape",
+        str(SAMPLE),
+        "--fills",
+        "tape",
+        "--hold",
+        "--start",
+        opens,
+        "--balance",
+        "USDT=1000000",
         stdout=subprocess.PIPE,
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     try:
         yield json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
@@ -81,15 +99,23 @@ async def exchange(tmp_path: Path) -> AsyncIterator[dict[str, Any]]:
 
 
 async def advance(node: dict[str, Any]) -> None:
-    async with aiohttp.ClientSession() as session, session.post(f"{node['rest']}/sim/tape/advance", json={"bars": 1}) as answer:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{node['rest']}/sim/tape/advance", json={"bars": 1}) as answer,
+    ):
         assert answer.status == 200, await answer.text()
 
 
 def backtest(strategy: str, params: dict[str, Any], bars: Bars, start_ns: int, instrument: Any) -> list[Row]:
     setup = Setup(
-        instrument=instrument, costs=CostModel(Decimal("0.001"), "received"), sizing="notional", size=Decimal(1000),
-        cash=Decimal(1_000_000), start_ns=start_ns, allow_gaps=True,
-    )  # fmt: skip
+        instrument=instrument,
+        costs=CostModel(Decimal("0.001"), "received"),
+        sizing="notional",
+        size=Decimal(1000),
+        cash=Decimal(1_000_000),
+        start_ns=start_ns,
+        allow_gaps=True,
+    )
     kind = load_catalogue().make(strategy, params)
     return [
         Row(fill.time_ns, fill.side.value, fill.quantity, fill.price, fill.fee, fill.fee_currency)
@@ -111,12 +137,17 @@ async def test_backtest_paper_and_live_replay_are_the_same(
     exchange: dict[str, Any], database: Any, bus: Any, log: Any, meter: Any, tmp_path: Path
 ) -> None:
     settings = Settings(
-        home=tmp_path, sim=Sim(fills="tape"), costs=Costs(fee_rate=Decimal("0.001"), fee_in="received"),
-        data=Data(symbols=("BTCUSDT",), timeframes=("1m",), backfill_bars=300), venue=Venue(sweep_s=2.0),
-    )  # fmt: skip
+        home=tmp_path,
+        sim=Sim(fills="tape"),
+        costs=Costs(fee_rate=Decimal("0.001"), fee_in="received"),
+        data=Data(symbols=("BTCUSDT",), timeframes=("1m",), backfill_bars=300),
+        venue=Venue(sweep_s=2.0),
+    )
     node = Node(database_url="", redis_url="", ray_address="", http={}, sim=exchange)
     line = await Line.open(settings, node, database, bus, RealClock(), meter, log, tmp_path)
-    names = [(f"{name}-{venue}", strategy, params, venue) for name, strategy, params in CASES for venue in ("ccxt", "paper")]
+    names = [
+        (f"{name}-{venue}", strategy, params, venue) for name, strategy, params in CASES for venue in ("ccxt", "paper")
+    ]
     for venue in ("ccxt", "paper"):
         await seed_account(database, venue, "BTCUSDT")
     async with line:
@@ -133,15 +164,22 @@ async def test_backtest_paper_and_live_replay_are_the_same(
         outcomes = await database.sql(
             "SELECT instance, state, code, detail, count(*) FROM signals GROUP BY 1, 2, 3, 4 ORDER BY 1, 2"
         )
-        states = await database.sql("SELECT instance, state, role, type, code, max(detail) AS detail, count(*) FROM orders GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2")
+        states = await database.sql(
+            "SELECT instance, state, role, type, code, max(detail) AS detail, count(*) FROM orders GROUP BY 1, 2, 3, "
+            "4, 5 ORDER BY 1, 2"
+        )
     bars = tape_bars()
     total = 0
     for id, strategy, params, _venue in names:
         anchor_ns, first_ns, last_ns = anchors[id]
         part = (bars.time_ns >= anchor_ns) & (bars.time_ns <= last_ns)
         first, last = int(part.argmax()), int(part.argmax() + part.sum())
-        expected = [row for row in backtest(strategy, params, bars[first:last], first_ns, instrument) if row.time_ns <= last_ns]
-        found = [row for row in (Row(*fill) for fill in await line.fills(id)) if row.time_ns <= last_ns]  # the open bar is no bar yet
+        expected = [
+            row for row in backtest(strategy, params, bars[first:last], first_ns, instrument) if row.time_ns <= last_ns
+        ]
+        found = [
+            row for row in (Row(*fill) for fill in await line.fills(id)) if row.time_ns <= last_ns
+        ]  # the open bar is no bar yet
         assert_same(id, found, expected, str([row for row in [*outcomes, *states] if row["instance"] == id]))
         total += len(found)
         assert Side.BUY.value in {row.side for row in found} or not expected

@@ -30,9 +30,18 @@ def nothing(tmp_path: Path) -> System:
 
 @pytest.mark.parametrize(
     "command",
-    [("status",), ("orders", "list"), ("positions",), ("signals", "list"), ("fills",), ("kill", "--yes"),
-     ("resume",), ("token", "list"), ("accounts", "list")],
-)  # fmt: skip
+    [
+        ("status",),
+        ("orders", "list"),
+        ("positions",),
+        ("signals", "list"),
+        ("fills",),
+        ("kill", "--yes"),
+        ("resume",),
+        ("token", "list"),
+        ("accounts", "list"),
+    ],
+)
 def test_what_needs_a_running_system_says_so_with_exit_3(nothing: System, command: tuple[str, ...]) -> None:
     assert "fks up" in complaint(nothing, *command, code=3)
 
@@ -43,7 +52,7 @@ def test_an_unknown_command_names_the_nearest(nothing: System) -> None:
 
 def test_a_typo_in_the_configuration_names_key_file_and_nearest(nothing: System) -> None:
     nothing.home.mkdir(parents=True)
-    (nothing.home / "fks.toml").write_text('[http]\nprot = 8000\n')
+    (nothing.home / "fks.toml").write_text("[http]\nprot = 8000\n")
     text = complaint(nothing, "config", "check", code=2)
     assert "prot" in text
     assert "port" in text
@@ -70,7 +79,10 @@ def test_a_port_in_use_is_named_with_its_key_before_anything_starts(nothing: Sys
         (("sma_cros", "--symbol", "BTC/USDT", "--timeframe", "1m"), "sma_cross"),
         (("sma_cross", "--symbol", "BTC/USDT", "--timeframe", "7m"), "1m"),
         (("sma_cross", "--symbol", "BTC/USDT", "--timeframe", "1m", "--set", "fats=3"), "fast"),
-        (("sma_cross", "--symbol", "BTC/USDT", "--timeframe", "1m", "--from", "2026-04-02", "--to", "2026-04-01"), "before"),
+        (
+            ("sma_cross", "--symbol", "BTC/USDT", "--timeframe", "1m", "--from", "2026-04-02", "--to", "2026-04-01"),
+            "before",
+        ),
     ],
 )
 def test_a_backtest_that_cannot_run_says_why(nothing: System, args: tuple[str, ...], says: str) -> None:

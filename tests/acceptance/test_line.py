@@ -70,9 +70,24 @@ def test_one_trace_id_follows_a_bar_to_its_fill_through_the_logs(system: System)
 
 def test_the_gateway_answers_everything_the_readme_names(system: System) -> None:
     with system.client() as client:
-        for path in ("/health", "/ready", "/metrics", "/docs", "/assets", "/market-data/BTC/USDT", "/strategies",
-                     "/historical/BTCUSDT?timeframe=1s&limit=5", "/signals", "/orders", "/positions",
-                     "/positions/BTC-USDT", "/fills", "/accounts", "/api/status", "/monitor/"):  # fmt: skip
+        for path in (
+            "/health",
+            "/ready",
+            "/metrics",
+            "/docs",
+            "/assets",
+            "/market-data/BTC/USDT",
+            "/strategies",
+            "/historical/BTCUSDT?timeframe=1s&limit=5",
+            "/signals",
+            "/orders",
+            "/positions",
+            "/positions/BTC-USDT",
+            "/fills",
+            "/accounts",
+            "/api/status",
+            "/monitor/",
+        ):
             assert client.get(path).status_code == 200, path
     bare = httpx.Client(base_url=system.url)
     assert bare.get("/health").json()["service"]
@@ -92,16 +107,22 @@ def test_an_order_by_hand_fills_once_and_the_same_key_gives_the_same_answer(syst
         other = client.post("/orders", json={**body, "quantity": "0.003"}, headers={"Idempotency-Key": key})
         assert other.status_code == 409
     assert system.sql(f"SELECT count(*) FROM trades WHERE client_order_id = '{id}'")[0][0] >= 1
-    assert sum(id in str(row) and row["method"] == "POST" for row in system.sim("/sim/received?limit=100000")["items"]) == 1
+    assert (
+        sum(id in str(row) and row["method"] == "POST" for row in system.sim("/sim/received?limit=100000")["items"])
+        == 1
+    )
 
 
 def test_a_resting_order_can_be_cancelled(system: System) -> None:
     with system.client() as client:
         price = Decimal(str(client.get("/market-data/BTCUSDT").json()["price"]))
         body = {
-            "symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.001",
+            "symbol": "BTCUSDT",
+            "side": "buy",
+            "type": "limit",
+            "quantity": "0.001",
             "price": str((price * Decimal("0.95")).quantize(Decimal(1))),
-        }  # fmt: skip
+        }
         id = system.order(client, body)[1].json()["client_order_id"]
         wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=15.0)
         assert client.delete(f"/orders/{id}").status_code in (200, 202)
@@ -176,7 +197,18 @@ def test_kill_cancels_flattens_and_denies_and_resume_lets_go(system: System) -> 
 
 def test_a_backtest_job_runs_as_a_ray_task_and_gives_what_the_same_run_here_gives(system: System) -> None:
     system.fks("data", "sample", timeout_s=120.0)
-    period = ("--symbol", "BTC/USDT", "--timeframe", "1m", "--from", "2026-03-01", "--to", "2026-03-05", "--set", "fast=20")
+    period = (
+        "--symbol",
+        "BTC/USDT",
+        "--timeframe",
+        "1m",
+        "--from",
+        "2026-03-01",
+        "--to",
+        "2026-03-05",
+        "--set",
+        "fast=20",
+    )
     here = system.json("backtest", "run", "sma_cross", *period)
     job = system.json("backtest", "submit", "sma_cross", *period)["id"]
     wait_until(lambda: system.json("backtest", "status", job)["state"] == "done", deadline_s=60.0, every_s=0.5)

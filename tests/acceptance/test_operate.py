@@ -1,6 +1,7 @@
 """Restart, deploy and change settings while the demo trades: no signal lost, no order doubled, no request refused.
 
-The witness is a strategy that wants another position at every bar: a bar that nobody decided on is a signal that is missing.
+The witness is a strategy that wants another position at every bar: a bar that nobody decided on is a signal that is
+missing.
 """
 
 from __future__ import annotations
@@ -90,9 +91,19 @@ def witness(running: System) -> Iterator[System]:
     """The system with a strategy that decides at every bar of a second and whose signals wait for a person."""
     (running.home / "strategies" / "every_bar.py").write_text(WITNESS)
     running.fks(
-        "strategies", "add", "witness", "every_bar", "--symbol", "BTC/USDT", "--timeframe", "1s", "--account", "demo",
-        "--approval", "manual",
-    )  # fmt: skip
+        "strategies",
+        "add",
+        "witness",
+        "every_bar",
+        "--symbol",
+        "BTC/USDT",
+        "--timeframe",
+        "1s",
+        "--account",
+        "demo",
+        "--approval",
+        "manual",
+    )
     wait_until(lambda: len(decided(running)) > 3, deadline_s=40.0, every_s=0.5)
     yield running
     running.fks("strategies", "disable", "witness", check=False)
@@ -108,7 +119,8 @@ def missed(system: System, since: datetime) -> list[datetime]:
     """Return the bars since then for which the witness must have wanted another position, and said nothing."""
     (cursor,) = system.sql("SELECT cursor_time FROM strategy_instances WHERE id = 'witness'")[0]
     rows = system.sql(
-        "SELECT time FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1s' AND exchange = 'binance' AND is_complete"
+        "SELECT time FROM ohlcv_data WHERE symbol = 'BTCUSDT' AND timeframe = '1s' AND exchange = 'binance' AND "
+        "is_complete"
         f" AND time >= '{since.isoformat()}' AND time <= '{cursor.isoformat()}' ORDER BY time"
     )
     bars = [row[0] for row in rows]
@@ -132,7 +144,9 @@ def test_a_part_is_restarted_drained_and_nobody_notices(system: System, witness:
     assert client.failures == []
     assert missed(system, since) == []
     assert_sound(system)
-    event = system.sql(f"SELECT reason FROM actor_events WHERE child = '{name}' AND event = 'asked' ORDER BY id DESC LIMIT 1")
+    event = system.sql(
+        f"SELECT reason FROM actor_events WHERE child = '{name}' AND event = 'asked' ORDER BY id DESC LIMIT 1"
+    )
     assert event[0][0] == "restart asked by cli: a test"
 
 
@@ -165,7 +179,6 @@ def test_a_new_build_is_deployed_everywhere_and_nobody_notices(system: System, w
     assert client.failures == []
     assert missed(system, since) == []
     assert_sound(system)
-
 
     # and back, one part alone
     release(system, "0.1.0")

@@ -31,8 +31,14 @@ def far_below(system: System) -> dict[str, str]:
     """Return an order on paper that rests far below the market."""
     with system.client() as client:
         price = float(client.get("/market-data/BTCUSDT").json()["price"])
-    return {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.0002", "account": "paper",
-            "price": str(int(price * 0.93))}  # fmt: skip
+    return {
+        "symbol": "BTCUSDT",
+        "side": "buy",
+        "type": "limit",
+        "quantity": "0.0002",
+        "account": "paper",
+        "price": str(int(price * 0.93)),
+    }
 
 
 @pytest.fixture
@@ -40,7 +46,9 @@ def orders(system: System) -> Iterator[dict[str, str]]:
     """Return an order body; what rests on paper afterwards is cancelled."""
     yield far_below(system)
     with system.client() as client:
-        for row in system.sql("SELECT client_order_id FROM orders WHERE venue = 'paper' AND state = 'WORKING' AND instance = ''"):
+        for row in system.sql(
+            "SELECT client_order_id FROM orders WHERE venue = 'paper' AND state = 'WORKING' AND instance = ''"
+        ):
             client.delete(f"/orders/{row[0]}")
 
 

@@ -1,4 +1,5 @@
-"""What a person sees while parts of a trading system die, are restarted and come back: only through the command line."""
+"""What a person sees while parts of a trading system die, are restarted and come back: only through the command
+line."""
 
 from __future__ import annotations
 
@@ -48,7 +49,10 @@ def following(system: System, *args: str) -> Iterator[Output]:
 
 
 def test_a_kill_is_seen_everywhere_with_its_signal(system: System) -> None:
-    with following(system, "logs", "orders", "-f", "-n", "1") as logs, following(system, "events", "orders", "-f", "-n", "1") as events:
+    with (
+        following(system, "logs", "orders", "-f", "-n", "1") as logs,
+        following(system, "events", "orders", "-f", "-n", "1") as events,
+    ):
         wait_until(lambda: logs.says("orders") and events.says("started"), deadline_s=15.0)
         old = system.kill("orders")["pid"]
         system.back_after("orders", old, deadline_s=30.0)
@@ -85,9 +89,13 @@ def test_a_restart_that_was_asked_for_does_not_read_like_a_crash(system: System)
 def test_the_tree_on_a_terminal_is_redrawn_and_leaves_it_as_it_was(system: System) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [FKS, "tree", "--watch"], env=system.env | {"TERM": "xterm", "COLUMNS": "140", "LINES": "50"}, stdin=theirs, stdout=theirs, stderr=theirs,
+        [FKS, "tree", "--watch"],
+        env=system.env | {"TERM": "xterm", "COLUMNS": "140", "LINES": "50"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
         start_new_session=True,
-    )  # fmt: skip
+    )
     os.close(theirs)
     screen = Output(ours)
     try:
@@ -115,7 +123,8 @@ def _listen(socket: ClientConnection, heard: list[str]) -> None:
 
 
 def test_a_listener_that_stops_answering_is_sent_no_more_and_closed_politely(system: System) -> None:
-    """Through Serve, whose proxy takes everything that is sent. What is told here are answers: they are never dropped."""
+    """Through Serve, whose proxy takes everything that is sent. What is told here are answers: they are never
+    dropped."""
     headers = {"Authorization": f"Bearer {(system.home / 'cli.token').read_text().strip()}"}
     address = system.url.replace("http", "ws", 1) + "/ws?channels=-"
     heard: list[str] = []

@@ -45,11 +45,18 @@ def test_up_says_where_to_look_shows_trading_live_and_ctrl_c_leaves_nothing() ->
         Path(place).chmod(0o755)
         system = System.at(Path(place) / "home")
         process = subprocess.Popen(
-            [FKS, "up"], env=system.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            [FKS, "up"],
+            env=system.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         seen = Watched(process)
         try:
-            wait_until(lambda: seen.first("gateway.*http://") is not None or process.poll() is not None, deadline_s=START_S)
+            wait_until(
+                lambda: seen.first("gateway.*http://") is not None or process.poll() is not None, deadline_s=START_S
+            )
             assert process.poll() is None, seen.text()
             for place_to_look in ("/docs", "/monitor/", "dashboard"):
                 assert seen.first(place_to_look) is not None, seen.text()
@@ -80,7 +87,9 @@ def test_started_again_it_continues(system: System) -> None:
     """The shared system goes down and up: history, positions and open orders are still there."""
     system.wait_for_fills(1)
     with system.client() as client:
-        price = round(float(client.get("/market-data/BTCUSDT").json()["price"]) * 0.93)  # inside the price band, far from filling
+        price = round(
+            float(client.get("/market-data/BTCUSDT").json()["price"]) * 0.93
+        )  # inside the price band, far from filling
         body = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.001", "price": str(price)}
         id = system.order(client, body)[1].json()["client_order_id"]
         wait_until(lambda: client.get(f"/orders/{id}").json()["state"] == "WORKING", deadline_s=15.0)

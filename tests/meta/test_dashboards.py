@@ -72,4 +72,7 @@ def test_prometheus_is_told_where_and_which_rules() -> None:
     assert config["rule_files"] == [RULES.name]
     assert config["scrape_configs"][0]["job_name"] == "fks"
     for group in yaml.safe_load(RULES.read_text())["groups"]:
-        assert all(rule["labels"]["severity"] in ("page", "warning") and rule["annotations"]["summary"] for rule in group["rules"])
+        assert all(
+            rule["labels"]["severity"] in ("page", "warning") and rule["annotations"]["summary"]
+            for rule in group["rules"]
+        )

@@ -9,13 +9,39 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("collect-data", "sync-data", "import-data", "read-data", "tapes", "bars", "storage", "add-an-exchange", "write-a-strategy", "backtest", "trade", "connect-ninjatrader", "run-a-cluster", "operate",
-         "cli", "configuration", "api", "orders", "glossary", "guarantees", "deviations", "performance")  # fmt: skip
+PAGES = (
+    "collect-data",
+    "sync-data",
+    "import-data",
+    "read-data",
+    "tapes",
+    "bars",
+    "storage",
+    "add-an-exchange",
+    "write-a-strategy",
+    "backtest",
+    "trade",
+    "connect-ninjatrader",
+    "run-a-cluster",
+    "operate",
+    "cli",
+    "configuration",
+    "api",
+    "orders",
+    "glossary",
+    "guarantees",
+    "deviations",
+    "performance",
+)
 
 
 def test_the_command_reference_is_the_commands_own_help() -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}
+        [sys.executable, "scripts/reference.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 0, done.stderr
 

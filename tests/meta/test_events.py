@@ -43,10 +43,24 @@ def events_of(tree: ast.AST) -> set[str]:
 
 def test_every_event_is_listed_and_every_listed_one_exists() -> None:
     logged: set[str] = {"log"}
-    for folder in ("fks/api", "fks/data", "fks/exchanges", "fks/orders", "fks/order_manager", "fks/guardian", "fks/strategy_worker", "fks/venues", "fks/jobs", "fks/cli/keeper", "actors"):
+    for folder in (
+        "fks/api",
+        "fks/data",
+        "fks/exchanges",
+        "fks/orders",
+        "fks/order_manager",
+        "fks/guardian",
+        "fks/strategy_worker",
+        "fks/venues",
+        "fks/jobs",
+        "fks/cli/keeper",
+        "actors",
+    ):
         for file in (ROOT / folder).rglob("*.py"):
             logged |= events_of(ast.parse(file.read_text()))
-    rows = [line.split("|")[1] for line in (ROOT / "docs" / "events.md").read_text().splitlines() if line.startswith("| `")]
+    rows = [
+        line.split("|")[1] for line in (ROOT / "docs" / "events.md").read_text().splitlines() if line.startswith("| `")
+    ]
     listed = {name for row in rows for name in re.findall(r"`([^`]+)`", re.sub(r"\(.*\)", "", row))}
     assert sorted(logged - listed) == [], "not in docs/events.md"
     assert sorted(listed - logged) == [], "in docs/events.md only"

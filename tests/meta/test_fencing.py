@@ -1,4 +1,5 @@
-"""Every statement that writes is in docs/fencing.md: fenced, and then its text shows it, or not, and then with the reason."""
+"""Every statement that writes is in docs/fencing.md: fenced, and then its text shows it, or not, and then with the
+reason."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _WRITES = re.compile(r"\b(INSERT INTO|UPDATE\s+\w+\s+(\w+\s+)?SET|DELETE FROM|REFRESH MATERIALIZED)", re.IGNORECASE)
-_FENCE = re.compile(r"FROM leases\s+WHERE name = (?:\$\d+|'supervisor') AND epoch = \$\d+ FOR SHARE|epoch <= |c\.epoch = b\.epoch|WHERE name = \$1 AND epoch = \$2")
+_FENCE = re.compile(
+    r"FROM leases\s+WHERE name = (?:\$\d+|'supervisor') AND epoch = \$\d+ FOR SHARE|epoch <= |c\.epoch = "
+    r"b\.epoch|WHERE name = \$1 AND epoch = \$2"
+)
 
 
 def statements() -> dict[str, str]:
@@ -30,7 +34,9 @@ def listed(heading: str) -> list[str]:
 def test_every_write_is_listed_once() -> None:
     names = [*listed("Fenced"), *listed("Not fenced, and why")]
     assert sorted(names) == sorted(set(names))
-    assert sorted(statements().keys() - set(names)) == [], "say in docs/fencing.md how a zombie's is refused, or why it may be"
+    assert sorted(statements().keys() - set(names)) == [], (
+        "say in docs/fencing.md how a zombie's is refused, or why it may be"
+    )
     assert sorted(set(names) - statements().keys()) == [], "in docs/fencing.md only"
 
 

@@ -26,7 +26,9 @@ def test_a_test_that_a_page_names_exists(path: str, name: str) -> None:
     assert file.exists()
     if name:
         tree = ast.parse(file.read_text())
-        assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        assert name in {
+            node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
 
 
 def test_each_guarantee_names_what_would_break_it_and_a_test_that_holds_it() -> None:

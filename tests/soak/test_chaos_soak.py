@@ -28,12 +28,29 @@ def test_two_hundred_faults_lose_double_bend_and_leak_nothing() -> None:
         try:
             system.up()
             done = system.fks(
-                "chaos", "run", "--seed", SEED, "--minutes", str(MINUTES), "--faults", str(FAULTS), "--yes", "--json",
-                check=False, timeout_s=5000.0,
-            )  # fmt: skip
+                "chaos",
+                "run",
+                "--seed",
+                SEED,
+                "--minutes",
+                str(MINUTES),
+                "--faults",
+                str(FAULTS),
+                "--yes",
+                "--json",
+                check=False,
+                timeout_s=5000.0,
+            )
             found = json.loads(done.stdout)
             for fault in found["faults"]:
-                print(fault["number"], fault["kind"], fault["target"], fault["detected_s"], fault["recovered_s"], fault["error"])
+                print(
+                    fault["number"],
+                    fault["kind"],
+                    fault["target"],
+                    fault["detected_s"],
+                    fault["recovered_s"],
+                    fault["error"],
+                )
             print(found["audit"])
             assert found["audit"]["findings"] == []
             assert len(found["faults"]) == FAULTS

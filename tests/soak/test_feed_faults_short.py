@@ -1,5 +1,6 @@
-"""Against an exchange that stalls, cuts, repeats, reorders and refuses, with collector and PostgreSQL killed: what is stored
-afterwards is what the exchange says, bit for bit. `make soak` runs the same for an hour (tests/soak/test_feed_soak.py)."""
+"""Against an exchange that stalls, cuts, repeats, reorders and refuses, with collector and PostgreSQL killed: what is
+stored afterwards is what the exchange says, bit for bit. `make soak` runs the same for an hour
+(tests/soak/test_feed_soak.py)."""
 
 from __future__ import annotations
 

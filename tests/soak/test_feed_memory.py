@@ -1,4 +1,5 @@
-"""An hour of one collector that nobody disturbs: its memory is flat, and what it stored is the exchange's own. `make soak`.
+"""An hour of one collector that nobody disturbs: its memory is flat, and what it stored is the exchange's own. `make
+soak`.
 
 FKS_SOAK_MINUTES shortens it (below 20 it says little: the first fifth is warming up).
 """
@@ -57,7 +58,8 @@ async def test_the_memory_of_a_collector_is_flat(
         early, late = median(used[fifth : 2 * fifth]), median(used[-fifth:])
         trades = await database.sql("SELECT count(*) FROM market_trades")
         print(
-            f"{early:.1f} MB in the second fifth of {MINUTES:g} minutes, {late:.1f} MB in the last; {trades[0][0]} trades"
+            f"{early:.1f} MB in the second fifth of {MINUTES:g} minutes, {late:.1f} MB in the last; {trades[0][0]} "
+            "trades"
         )
         assert late - early < GROWTH_MAX_MB
     finally:

@@ -1,4 +1,5 @@
-"""Half an hour of trading: nothing grows, and the auditor finds nothing wrong. `make soak` (FKS_SOAK_MINUTES to shorten)."""
+"""Half an hour of trading: nothing grows, and the auditor finds nothing wrong. `make soak` (FKS_SOAK_MINUTES to
+shorten)."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ def test_nothing_grows_while_it_trades() -> None:
                 print(f"{name:24}{points[0][1]:8.1f} -> {points[-1][1]:8.1f} MB {slope_mb_min(points):+7.3f} MB/min")
             print(found)
             assert (found.doubled, found.undecided, found.twice_ordered) == ({}, 0, 0)
-            growing = {name: slope_mb_min(points) for name, points in series.items() if slope_mb_min(points) > SLOPE_MAX_MB_MIN}
+            growing = {
+                name: slope_mb_min(points) for name, points in series.items() if slope_mb_min(points) > SLOPE_MAX_MB_MIN
+            }
             assert not growing
         finally:
             system.down()

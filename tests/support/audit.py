@@ -38,7 +38,9 @@ def audit(system: System) -> Audit:
     evidence = asyncio.run(_evidence(system))
     found = judge(evidence, settle_s=SETTLE_S).findings
     doubled = [finding.text for finding in found if finding.check == "orders doubled"]
-    undecided = [finding.text for finding in found if finding.check == "signals lost" and "has no outcome" in finding.text]
+    undecided = [
+        finding.text for finding in found if finding.check == "signals lost" and "has no outcome" in finding.text
+    ]
     named = {"orders doubled", "positions wrong"}
     return Audit(
         orders_sent=sum(len(made_by(row)) for row in evidence.received),
@@ -52,7 +54,8 @@ def audit(system: System) -> Audit:
 
 
 def assert_sound(system: System) -> None:
-    """Let the auditor look until all is settled: positions equal, one outcome each; and each id was sent at most once."""
+    """Let the auditor look until all is settled: positions equal, one outcome each; and each id was sent at most
+    once."""
 
     def settled() -> Audit | None:
         found = audit(system)

@@ -66,10 +66,20 @@ async def page() -> AsyncIterator[Page]:
         pytest.skip("chromium is not installed")
     profile = tempfile.mkdtemp(prefix="fks-chromium-")
     process = await asyncio.create_subprocess_exec(
-        program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-        "--no-proxy-server", "--disable-background-networking", "--remote-debugging-port=0", f"--user-data-dir={profile}",
-        "about:blank", stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+        program,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--no-proxy-server",
+        "--disable-background-networking",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={profile}",
+        "about:blank",
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
     drain: asyncio.Task[bytes] | None = None
     try:
         assert process.stderr is not None

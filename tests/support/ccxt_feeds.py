@@ -1,4 +1,5 @@
-"""What ccxt.pro's own handlers make of recorded frames: the second opinion on our wires, and what their speed is held against."""
+"""What ccxt.pro's own handlers make of recorded frames: the second opinion on our wires, and what their speed is held
+against."""
 
 from __future__ import annotations
 
@@ -19,9 +20,10 @@ with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"coinbase", "kraken"}):
 
 KINDS = {"binance": binance, "coinbase": coinbase, "kraken": kraken}
 URLS = {
-    "binance": "wss://stream.binance.com:9443/stream", "coinbase": "wss://advanced-trade-ws.coinbase.com",
+    "binance": "wss://stream.binance.com:9443/stream",
+    "coinbase": "wss://advanced-trade-ws.coinbase.com",
     "kraken": "wss://ws.kraken.com/v2",
-}  # fmt: skip
+}
 
 
 @dataclass
@@ -41,15 +43,26 @@ class Client:
 
 
 def feed_of(name: str, symbols: dict[str, str]) -> tuple[Any, Client]:
-    """Return ccxt.pro's exchange `name`, knowing these markets (its id -> BASE/QUOTE) without asking, and a client of it."""
+    """Return ccxt.pro's exchange `name`, knowing these markets (its id -> BASE/QUOTE) without asking, and a client of
+    it."""
     exchange = KINDS[name]({"options": {"tradesLimit": 1_000_000}})
     markets = {}
     for id_, symbol in symbols.items():
         base, quote = symbol.split("/")
-        markets[symbol] = exchange.safe_market_structure({
-            "id": id_, "symbol": symbol, "base": base, "quote": quote, "baseId": base, "quoteId": quote, "type": "spot",
-            "spot": True, "active": True, "precision": {"amount": 1e-8, "price": 1e-8},
-        })  # fmt: skip
+        markets[symbol] = exchange.safe_market_structure(
+            {
+                "id": id_,
+                "symbol": symbol,
+                "base": base,
+                "quote": quote,
+                "baseId": base,
+                "quoteId": quote,
+                "type": "spot",
+                "spot": True,
+                "active": True,
+                "precision": {"amount": 1e-8, "price": 1e-8},
+            }
+        )
     exchange.markets, exchange.symbols, exchange.ids = markets, list(markets), [m["id"] for m in markets.values()]
     exchange.markets_by_id = {m["id"]: [m] for m in markets.values()}
     return exchange, Client(URLS[name])

@@ -1,4 +1,5 @@
-"""A head and workers on this one machine, each with a home and a loopback address of its own; driven as a user would."""
+"""A head and workers on this one machine, each with a home and a loopback address of its own; driven as a user
+would."""
 
 from __future__ import annotations
 
@@ -72,9 +73,19 @@ class Cluster:
         """Start a worker's keeper; it takes over what an earlier one left."""
         where = self.head.node["ray_address"] if port is None else f"{self.address}:{port}"
         self.nodes[name].fks(
-            "node", "worker", "--address", where, "--node-ip", f"127.0.0.{2 + int(name[1:])}", "--name", name,
-            "--token-file", str(self.head.home / "ray.token"), "--detach", timeout_s=START_S,
-        )  # fmt: skip
+            "node",
+            "worker",
+            "--address",
+            where,
+            "--node-ip",
+            f"127.0.0.{2 + int(name[1:])}",
+            "--name",
+            name,
+            "--token-file",
+            str(self.head.home / "ray.token"),
+            "--detach",
+            timeout_s=START_S,
+        )
 
     def stop(self) -> None:
         workers = [node for name, node in self.nodes.items() if name != "h0"]

@@ -1,4 +1,5 @@
-"""A collector on real parts for tests; `python -m tests.support.collecting …` is one in a process of its own, to kill."""
+"""A collector on real parts for tests; `python -m tests.support.collecting …` is one in a process of its own, to
+kill."""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ class Case:
     present_ns: int
     answer: Callable[[str], list[str]]
     wanted: tuple[Subscription, ...]
-    live: dict[str, tuple[MarketEvent, ...]]  # by what, `received_ns` 0; of quotes, books and unfinished bars the newest
+    live: dict[
+        str, tuple[MarketEvent, ...]
+    ]  # by what, `received_ns` 0; of quotes, books and unfinished bars the newest
     survivors: dict[str, int]  # how many trades "unknown field" and "malformed" hold that can be believed
     instrument: tuple[str, str, str, str, str]  # symbol, name, tick, lot step, smallest order
     bars: tuple[Bar, ...]  # all closed one-minute bars of the tape
@@ -81,7 +83,9 @@ def levels(*pairs: tuple[str, str]) -> tuple[tuple[Decimal, Decimal], ...]:
     return tuple((Decimal(price), Decimal(size)) for price, size in pairs)
 
 
-def _trade(exchange: str, symbol: str, number: int, time_ns: int, price: str, size: str, is_buyer_maker: bool) -> PublicTrade:
+def _trade(
+    exchange: str, symbol: str, number: int, time_ns: int, price: str, size: str, is_buyer_maker: bool
+) -> PublicTrade:
     return PublicTrade(exchange, symbol, number, time_ns, Decimal(price), Decimal(size), is_buyer_maker)
 
 
@@ -106,7 +110,13 @@ def crypto(exchange: str, symbol: str, first_id: int) -> dict[str, Any]:
     told = NEW_YEAR + 184_400 * MS
     live = NEW_YEAR + 190_010 * MS
     quote = Quote(
-        exchange, symbol, NEW_YEAR + 190_018 * MS, Decimal("87651.3"), Decimal("0.7"), Decimal("87651.4"), Decimal("1.25")
+        exchange,
+        symbol,
+        NEW_YEAR + 190_018 * MS,
+        Decimal("87651.3"),
+        Decimal("0.7"),
+        Decimal("87651.4"),
+        Decimal("1.25"),
     )
     return {
         "symbol": symbol,
@@ -133,22 +143,33 @@ def crypto(exchange: str, symbol: str, first_id: int) -> dict[str, Any]:
 def _bybit() -> Case:
     def answer(text: str) -> list[str]:
         asked = json.loads(text)
-        said = {"success": True, "ret_msg": "pong" if asked["op"] == "ping" else asked["op"], "conn_id": "c-1", "op": asked["op"]}
+        said = {
+            "success": True,
+            "ret_msg": "pong" if asked["op"] == "ping" else asked["op"],
+            "conn_id": "c-1",
+            "op": asked["op"],
+        }
         return [json.dumps(said | ({"req_id": asked["req_id"]} if "req_id" in asked else {}))]
 
     common = crypto("bybit", "BTCUSDT", 2290000000912345001)
     common["live"]["book"] = (
         Book(
-            "bybit", "BTCUSDT", NEW_YEAR + 190_048 * MS,
+            "bybit",
+            "BTCUSDT",
+            NEW_YEAR + 190_048 * MS,
             levels(("87651.3", "0.9"), ("87650", "3")),
-            levels(("87651.4", "1.25"), ("87651.45", "0.3"), ("87651.5", "4")), 700101,
+            levels(("87651.4", "1.25"), ("87651.45", "0.3"), ("87651.5", "4")),
+            700101,
         ),
-    )  # fmt: skip
+    )
     return Case(
-        name="bybit", answer=answer, instrument=("BTCUSDT", "BTC/USDT", "0.1", "0.000001", "0.000011"),
+        name="bybit",
+        answer=answer,
+        instrument=("BTCUSDT", "BTC/USDT", "0.1", "0.000001", "0.000011"),
         too_much='{"retCode":10006,"retMsg":"Too many visits!","result":{},"retExtInfo":{},"time":1767225785000}',
-        not_streamed=Subscription(Channel.BARS, "BTCUSDT", "1s"), **common,
-    )  # fmt: skip
+        not_streamed=Subscription(Channel.BARS, "BTCUSDT", "1s"),
+        **common,
+    )
 
 
 def _okx() -> Case:
@@ -165,16 +186,23 @@ def _okx() -> Case:
     common = crypto("okx", "BTC-USDT", 777000001)
     common["live"]["book"] = (
         Book(
-            "okx", "BTC-USDT", NEW_YEAR + 190_028 * MS,
+            "okx",
+            "BTC-USDT",
+            NEW_YEAR + 190_028 * MS,
             levels(("87651.3", "0.7"), ("87651.2", "2"), ("87650", "3")),
-            levels(("87651.4", "1.25"), ("87651.5", "4")), 90001007,
+            levels(("87651.4", "1.25"), ("87651.5", "4")),
+            90001007,
         ),
-    )  # fmt: skip
+    )
     return Case(
-        name="okx", answer=answer, hears=hears, instrument=("BTC-USDT", "BTC/USDT", "0.1", "0.00000001", "0.00001"),
+        name="okx",
+        answer=answer,
+        hears=hears,
+        instrument=("BTC-USDT", "BTC/USDT", "0.1", "0.00000001", "0.00001"),
         too_much='{"code":"50011","msg":"Too Many Requests","data":[]}',
-        not_streamed=Subscription(Channel.BARS, "BTC-USDT", "5s"), **common,
-    )  # fmt: skip
+        not_streamed=Subscription(Channel.BARS, "BTC-USDT", "5s"),
+        **common,
+    )
 
 
 def _polygon() -> Case:
@@ -182,15 +210,30 @@ def _polygon() -> Case:
         asked = json.loads(text)
         if asked["action"] == "auth":
             is_right = asked["params"] == KEY
-            return [json.dumps([{"ev": "status", "status": "auth_success" if is_right else "auth_failed", "message": "authenticated"}])]
+            return [
+                json.dumps(
+                    [
+                        {
+                            "ev": "status",
+                            "status": "auth_success" if is_right else "auth_failed",
+                            "message": "authenticated",
+                        }
+                    ]
+                )
+            ]
         topics, done = asked["params"].split(","), asked["action"] + "d"
-        return [json.dumps([{"ev": "status", "status": "success", "message": f"{done} to: {topic}"} for topic in topics])]
+        return [
+            json.dumps([{"ev": "status", "status": "success", "message": f"{done} to: {topic}"} for topic in topics])
+        ]
 
     day = 20_455 * 10**11  # 2026-01-02 is day 20,455 since 1970
     live = FRIDAY + 190_010 * MS
     bar = Bar("polygon", "AAPL", "1m", FRIDAY + 180_000 * MS, 271.2, 271.22, 271.19, 271.21, 4110.0)
     return Case(
-        name="polygon", symbol="AAPL", present_ns=FRIDAY + 185_000 * MS, answer=answer,
+        name="polygon",
+        symbol="AAPL",
+        present_ns=FRIDAY + 185_000 * MS,
+        answer=answer,
         greeting=('[{"ev":"status","status":"connected","message":"Connected Successfully"}]',),
         settings={"polygon_api_key": KEY},
         wanted=subscriptions("AAPL", Channel.TRADES, Channel.BARS, Channel.QUOTES),
@@ -201,7 +244,15 @@ def _polygon() -> Case:
             ),
             "bar": (BarSeen(bar, True),),
             "quote": (
-                Quote("polygon", "AAPL", FRIDAY + 190_018 * MS, Decimal("271.2"), Decimal(3), Decimal("271.21"), Decimal(16)),
+                Quote(
+                    "polygon",
+                    "AAPL",
+                    FRIDAY + 190_018 * MS,
+                    Decimal("271.2"),
+                    Decimal(3),
+                    Decimal("271.21"),
+                    Decimal(16),
+                ),
             ),
         },
         survivors={"unknown field": 1, "malformed": 1},
@@ -215,7 +266,7 @@ def _polygon() -> Case:
             _trade("polygon", "AAPL", day + 1069, FRIDAY + 180_002 * MS, "271.20", "100", False),
         ),
         not_streamed=Subscription(Channel.BARS, "AAPL", "5m"),
-    )  # fmt: skip
+    )
 
 
 def _template() -> Case:
@@ -223,11 +274,16 @@ def _template() -> Case:
         asked = json.loads(text)
         return [json.dumps({"op": asked["op"] + "d", "stream": stream}) for stream in asked["streams"]]
 
-    common = crypto("template", "BTC-USD", 41) | {"wanted": subscriptions("BTC-USD", Channel.TRADES, Channel.BARS, Channel.QUOTES)}
+    common = crypto("template", "BTC-USD", 41) | {
+        "wanted": subscriptions("BTC-USD", Channel.TRADES, Channel.BARS, Channel.QUOTES)
+    }
     return Case(
-        name="template", answer=answer, instrument=("BTC-USD", "BTC/USD", "0.1", "0.001", "0.002"),
-        not_streamed=Subscription(Channel.BOOK, "BTC-USD"), **common,
-    )  # fmt: skip
+        name="template",
+        answer=answer,
+        instrument=("BTC-USD", "BTC/USD", "0.1", "0.001", "0.002"),
+        not_streamed=Subscription(Channel.BOOK, "BTC-USD"),
+        **common,
+    )
 
 
 CASES: dict[str, Case] = {case.name: case for case in (_bybit(), _okx(), _polygon(), _template())}

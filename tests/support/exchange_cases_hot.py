@@ -1,4 +1,5 @@
-"""The cases of binance, coinbase and kraken, and with them those of every exchange. Their wires are proven on recordings elsewhere."""
+"""The cases of binance, coinbase and kraken, and with them those of every exchange. Their wires are proven on
+recordings elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from tests.support.exchange_cases import CASES, MS, NEW_YEAR, Case, crypto, leve
 _LIVE = NEW_YEAR + 180_000 * MS
 
 
-def _bar(exchange: str, symbol: str, start_ns: int, low: float, volume: float, *, timeframe: str = "1m", trades: int = 0) -> Bar:
+def _bar(
+    exchange: str, symbol: str, start_ns: int, low: float, volume: float, *, timeframe: str = "1m", trades: int = 0
+) -> Bar:
     return Bar(exchange, symbol, timeframe, start_ns, 87650.1, 87651.4, low, 87651.4, volume, trades)
 
 
@@ -46,10 +49,14 @@ def _binance() -> Case:
     common["bars"] = _counted(common["bars"])
     common["survivors"] = {"unknown field": 1, "malformed": 0}
     return Case(
-        name="binance", answer=answer, trimmed=trimmed, instrument=("BTCUSDT", "BTC/USDT", "0.1", "0.00001", "0.00001"),
+        name="binance",
+        answer=answer,
+        trimmed=trimmed,
+        instrument=("BTCUSDT", "BTC/USDT", "0.1", "0.00001", "0.00001"),
         too_much='{"code":-1003,"msg":"Too much request weight used; please use WebSocket Streams."}',
-        not_streamed=Subscription(Channel.BARS, "BTCUSDT", "5s"), **common,
-    )  # fmt: skip
+        not_streamed=Subscription(Channel.BARS, "BTCUSDT", "5s"),
+        **common,
+    )
 
 
 def _kraken() -> Case:
@@ -59,10 +66,16 @@ def _kraken() -> Case:
             return [json.dumps({"method": "pong", "req_id": asked["req_id"]})]
         params = asked["params"]
         return [
-            json.dumps({"method": asked["method"], "success": True, "req_id": asked["req_id"],
-                        "result": {"channel": params["channel"], "symbol": symbol}})
+            json.dumps(
+                {
+                    "method": asked["method"],
+                    "success": True,
+                    "req_id": asked["req_id"],
+                    "result": {"channel": params["channel"], "symbol": symbol},
+                }
+            )
             for symbol in params["symbol"]
-        ]  # fmt: skip
+        ]
 
     common = crypto("kraken", "BTC/USD", 41)
     next_bar = _next("kraken", "BTC/USD", _LIVE + 60_000 * MS, trades=1)
@@ -73,42 +86,63 @@ def _kraken() -> Case:
     common["bars"] = _counted(common["bars"])
     common["survivors"] = {"unknown field": 1, "malformed": 0}
     return Case(
-        name="kraken", answer=answer, instrument=("BTC/USD", "BTC/USD", "0.1", "0.00000001", "0.00005"),
+        name="kraken",
+        answer=answer,
+        instrument=("BTC/USD", "BTC/USD", "0.1", "0.00000001", "0.00005"),
         too_much='{"error":["EGeneral:Too many requests"]}',
-        not_streamed=Subscription(Channel.BARS, "BTC/USD", "1w"), **common,
-    )  # fmt: skip
+        not_streamed=Subscription(Channel.BARS, "BTC/USD", "1w"),
+        **common,
+    )
 
 
 def _coinbase() -> Case:
     def answer(text: str) -> list[str]:
         asked = json.loads(text)
         stands = {asked["channel"]: asked.get("product_ids", [])}
-        return [json.dumps({"channel": "subscriptions", "client_id": "", "timestamp": "2026-01-01T00:03:00Z", "sequence_num": 0,
-                            "events": [{"subscriptions": stands}]})]  # fmt: skip
+        return [
+            json.dumps(
+                {
+                    "channel": "subscriptions",
+                    "client_id": "",
+                    "timestamp": "2026-01-01T00:03:00Z",
+                    "sequence_num": 0,
+                    "events": [{"subscriptions": stands}],
+                }
+            )
+        ]
 
     def numbered(text: str, number: int) -> str:
-        return text.replace('"sequence_num":0', f'"sequence_num":{number}').replace('"sequence_num": 0', f'"sequence_num": {number}')
+        return text.replace('"sequence_num":0', f'"sequence_num":{number}').replace(
+            '"sequence_num": 0', f'"sequence_num": {number}'
+        )
 
     common = crypto("coinbase", "BTC-USD", 41)
     wanted = subscriptions("BTC-USD", Channel.TRADES, Channel.QUOTES, Channel.BOOK)
-    bars = [_bar("coinbase", "BTC-USD", NEW_YEAR, 87649.0, 1.512, timeframe="5m"),
-            _next("coinbase", "BTC-USD", NEW_YEAR + 300_000 * MS, timeframe="5m")]  # fmt: skip
+    bars = [
+        _bar("coinbase", "BTC-USD", NEW_YEAR, 87649.0, 1.512, timeframe="5m"),
+        _next("coinbase", "BTC-USD", NEW_YEAR + 300_000 * MS, timeframe="5m"),
+    ]
     quote: Quote = common["live"]["quote"][0]
     common |= {
         "wanted": (*wanted, Subscription(Channel.BARS, "BTC-USD", "5m")),
         "bars": tuple(bar for bar in common["bars"] if not bar.is_empty),  # it sends none
         "survivors": {"unknown field": 1, "malformed": 0},
-        "live": common["live"] | {
+        "live": common["live"]
+        | {
             "bar": (BarSeen(bars[0], True), BarSeen(bars[1], False)),
             "quote": (quote,),
             "book": (_two_levels("coinbase", "BTC-USD", "0.9", NEW_YEAR + 190_028 * MS, 0),),
         },
-    }  # fmt: skip
+    }
     return Case(
-        name="coinbase", answer=answer, numbered=numbered, instrument=("BTC-USD", "BTC/USD", "0.01", "0.00000001", "0.00000001"),
+        name="coinbase",
+        answer=answer,
+        numbered=numbered,
+        instrument=("BTC-USD", "BTC/USD", "0.01", "0.00000001", "0.00000001"),
         too_much='{"error":"rate_limit_exceeded","message":"Rate limit exceeded"}',
-        not_streamed=Subscription(Channel.BARS, "BTC-USD", "1m"), **common,
-    )  # fmt: skip
+        not_streamed=Subscription(Channel.BARS, "BTC-USD", "1m"),
+        **common,
+    )
 
 
 ALL: dict[str, Case] = CASES | {case.name: case for case in (_binance(), _coinbase(), _kraken())}

@@ -1,4 +1,5 @@
-"""A collector in a process of its own under a seeded stream of faults, and the question afterwards: is everything there?"""
+"""A collector in a process of its own under a seeded stream of faults, and the question afterwards: is everything
+there?"""
 
 from __future__ import annotations
 
@@ -34,12 +35,17 @@ from tests.support.waiting import until
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 DATA: dict[str, Any] = {
-    "symbols": SYMBOLS, "timeframes": ("1s", "5s", "15s", "1m"), "backfill_bars": 20, "stale_min_s": 1.5, "stale_max_s": 2.0,
-}  # fmt: skip
+    "symbols": SYMBOLS,
+    "timeframes": ("1s", "5s", "15s", "1m"),
+    "backfill_bars": 20,
+    "stale_min_s": 1.5,
+    "stale_max_s": 2.0,
+}
 FROZEN_S = 5.0  # longer than a feed that was filled from REST in the middle of it may be called live, by far
 SEEN_S = 1.0  # from the last message of a feed: its limit, and then so long until everybody reads that it is stale
 ANSWER_S = 0.1  # of REST, and of our loop
-#: faults after which a collector subscribes anew: one that does so in a stall has all trades from REST, and is live until its own limit
+#: faults after which a collector subscribes anew: one that does so in a stall has all trades from REST, and is live
+#: until its own limit
 REDIALS = ("kill collector", "cut_stream", "server_shutdown", "half_open", "throttle")
 
 
@@ -62,7 +68,8 @@ class Asked:
 
 @dataclass
 class Lull:
-    """A time in which an outage was over before it went on: REST had all trades, and nobody knew yet that no more would come."""
+    """A time in which an outage was over before it went on: REST had all trades, and nobody knew yet that no more would
+    come."""
 
     symbol: str
     began_ns: int  # the outage's
@@ -118,16 +125,22 @@ class FaultRun:
     async def _start(self) -> None:
         self.epoch = await raise_epoch(self.db, NAME, "test")
         spec = {
-            "database": self._postgres.url, "redis": self.redis_url, "info": self.exchange.info, "data": DATA, "epoch": self.epoch,
-        }  # fmt: skip
+            "database": self._postgres.url,
+            "redis": self.redis_url,
+            "info": self.exchange.info,
+            "data": DATA,
+            "epoch": self.epoch,
+        }
         self.started.append(time.time_ns())
         self._process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
             [sys.executable, "-m", "tests.support.collecting", json.dumps(spec)],
-            cwd=Path(__file__).parents[2], stderr=self._told,
-        )  # fmt: skip
+            cwd=Path(__file__).parents[2],
+            stderr=self._told,
+        )
 
     async def _ask(self) -> None:
-        """Ask ten times a second what the order manager asks before an entry: its row of risk.market, on its own read."""
+        """Ask ten times a second what the order manager asks before an entry: its row of risk.market, on its own
+        read."""
         facts, limits = Facts(self.db), Risk()
         while not self._is_ending:
             try:
@@ -171,12 +184,19 @@ class FaultRun:
         """Once every feed is live, inject faults for so long, in an order that the seed decides."""
         await self._live(time.time_ns())
         faults: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
-            "freeze": (3, self._freeze), "freeze one": (2, self._freeze_one), "kill collector": (2, self._kill),
-            "kill postgres": (1, self._kill_postgres), "throttle": (2, self._throttle), "skew": (1, self._skew),
-            **{kind: (1.5, lambda kind=kind: self._once(kind)) for kind in ("cut_stream", "server_shutdown", "trade_gap",
-                                                                           "duplicate_trades", "reorder_trades")},
-            "rest": (2, self._rest), "half_open": (1, self._half_open),
-        }  # fmt: skip
+            "freeze": (3, self._freeze),
+            "freeze one": (2, self._freeze_one),
+            "kill collector": (2, self._kill),
+            "kill postgres": (1, self._kill_postgres),
+            "throttle": (2, self._throttle),
+            "skew": (1, self._skew),
+            **{
+                kind: (1.5, lambda kind=kind: self._once(kind))
+                for kind in ("cut_stream", "server_shutdown", "trade_gap", "duplicate_trades", "reorder_trades")
+            },
+            "rest": (2, self._rest),
+            "half_open": (1, self._half_open),
+        }
         end = time.monotonic() + seconds
         bag: list[str] = []
         while time.monotonic() < end:
@@ -227,19 +247,25 @@ class FaultRun:
     async def _live(self, since_ns: int) -> None:
         async def is_live() -> bool:
             rows = await self.db.sql("SELECT state, last_message_at FROM feeds WHERE timeframe = 'trades'")
-            return len(rows) == len(SYMBOLS) and all(r["state"] == "LIVE" and to_ns(r["last_message_at"]) > since_ns for r in rows)
+            return len(rows) == len(SYMBOLS) and all(
+                r["state"] == "LIVE" and to_ns(r["last_message_at"]) > since_ns for r in rows
+            )
 
         await until(is_live, deadline_s=40)
 
     # ── afterwards ───────────────────────────────────────────────────────────────────────────────
     async def settled(self) -> None:
-        """End all faults, wait until every feed is live and whole, and end the collector: what is looked at stands still."""
+        """End all faults, wait until every feed is live and whole, and end the collector: what is looked at stands
+        still."""
         self.exchange.clear()
         await self._live(time.time_ns())
         lacking: list[dict[str, Any]] = []
 
         async def is_whole() -> bool:
-            rows = await self.db.sql("SELECT max(trade_id) - min(trade_id) + 1 - count(*) AS lacks, symbol FROM market_trades GROUP BY symbol")
+            rows = await self.db.sql(
+                "SELECT max(trade_id) - min(trade_id) + 1 - count(*) AS lacks, symbol FROM market_trades GROUP BY "
+                "symbol"
+            )
             open_ = await self.db.sql("SELECT * FROM feed_outages WHERE ended_at IS NULL")
             lacking[:] = [*(dict(row) for row in (*rows, *open_) if row.get("lacks") != 0)]
             return not lacking
@@ -250,7 +276,9 @@ class FaultRun:
             raise AssertionError(f"not whole: {lacking}; after {self.done}") from None
         self._is_ending = True
         self._kill_collector()
-        await self.db.sql("UPDATE feed_outages SET ended_at = clock_timestamp() WHERE ended_at IS NULL")  # it lasts until now
+        await self.db.sql(
+            "UPDATE feed_outages SET ended_at = clock_timestamp() WHERE ended_at IS NULL"
+        )  # it lasts until now
 
     async def check_trades(self) -> int:
         """Compare every stored public trade with the exchange's own, field by field; return how many."""
@@ -263,16 +291,19 @@ class FaultRun:
                 theirs += page
                 cursor = page[-1]["a"] + 1
             wanted = [
-                (t["a"], t["T"] * 1_000_000, Decimal(t["p"]), Decimal(t["q"]), t["m"], t["l"] - t["f"] + 1) for t in theirs
+                (t["a"], t["T"] * 1_000_000, Decimal(t["p"]), Decimal(t["q"]), t["m"], t["l"] - t["f"] + 1)
+                for t in theirs
             ][: len(rows)]
             assert wanted == [
-                (r["trade_id"], to_ns(r["time"]), r["price"], r["quantity"], r["is_buyer_maker"], r["count"]) for r in rows
+                (r["trade_id"], to_ns(r["time"]), r["price"], r["quantity"], r["is_buyer_maker"], r["count"])
+                for r in rows
             ]
             count += len(rows)
         return count
 
     async def check_outages(self) -> int:
-        """Every fault that silenced a feed shows, from where it began to after it was over; return how many rows there are.
+        """Every fault that silenced a feed shows, from where it began to after it was over; return how many rows there
+        are.
 
         A silence shorter than the limit is nobody's outage (C7): where a collector subscribed anew in the middle of a
         stall, what is left of it may be.
@@ -287,9 +318,11 @@ class FaultRun:
                 shown_ns = max((s[1] for s in spans if s[0] < fault.at_ns + 1.5e9), default=0)
                 assert shown_ns > over_ns - round(await self._unheard_s(fault, symbol, shown_ns) * 1e9), (
                     f"{symbol}: {fault.kind} at {told(fault.at_ns)} does not show in"
-                    f" {[(r['cause'], told(to_ns(r['began_at'])), told(to_ns(r['ended_at']))) for r in rows if r['symbol'] == symbol]};"
+                    " "
+                    f"{[(r['cause'], told(to_ns(r['began_at'])), told(to_ns(r['ended_at']))) for r in rows if r['symbol'] == symbol]};"
                     f" {self._said(fault.at_ns)};"
-                    f" faults {[(f.kind, told(f.at_ns)) for f in self.done]}; collectors since {[told(at_ns) for at_ns in self.started]}"
+                    f" faults {[(f.kind, told(f.at_ns)) for f in self.done]}; collectors since "
+                    f"{[told(at_ns) for at_ns in self.started]}"
                 )
         return len(rows)
 
@@ -303,7 +336,8 @@ class FaultRun:
         """Return for how long at the end of a stall a feed may rightly be called live.
 
         One that was subscribed anew and filled from REST in the middle of it is whole from then (`live_ns`) until the
-        exchange's next trade: REST says so when it is asked. From there its limit counts, and silence is looked at every TICK_S.
+        exchange's next trade: REST says so when it is asked. From there its limit counts, and silence is looked at
+        every TICK_S.
         """
         if stall.kind != "freeze":
             return 0.0
@@ -317,32 +351,43 @@ class FaultRun:
         return whole_s + float(DATA["stale_max_s"]) + TICK_S + ANSWER_S
 
     async def _missed_ns(self, symbol: str, since_ns: int) -> int:
-        """Return from when a feed that heard nothing since a moment misses something: the exchange's next trade, at most a second later."""
+        """Return from when a feed that heard nothing since a moment misses something: the exchange's next trade, at
+        most a second later."""
         rows = await self.db.sql(
-            "SELECT min(time) AS next FROM market_trades WHERE symbol = $1 AND time > to_timestamp($2::float8)", symbol, since_ns / 1e9
+            "SELECT min(time) AS next FROM market_trades WHERE symbol = $1 AND time > to_timestamp($2::float8)",
+            symbol,
+            since_ns / 1e9,
         )
         return since_ns if rows[0]["next"] is None else min(to_ns(rows[0]["next"]), since_ns + 10**9)
 
     async def check_entries(self) -> tuple[int, int]:
         """No entry was let in while its feed was not live; return how often one was, and how often not.
 
-        An outage begins with the last message, and shows once the feed's limit is over and its row is written; the limit
-        counts from the first trade that was missed, for until then REST says truthfully that there is none. Where a collector
-        subscribed anew in the middle of it and filled the hole from REST, that counts from there once more.
+        An outage begins with the last message, and shows once the feed's limit is over and its row is written; the
+        limit counts from the first trade that was missed, for until then REST says truthfully that there is none. Where
+        a collector subscribed anew in the middle of it and filled the hole from REST, that counts from there once more.
         """
         rows = await self.db.sql("SELECT * FROM feed_outages WHERE channel = 'trades'")
         unseen_ns = round((float(DATA["stale_max_s"]) + SEEN_S) * 1e9)
         spans = {
             symbol: [
-                (await self._missed_ns(symbol, to_ns(r["began_at"])) + unseen_ns, to_ns(r["ended_at"])) for r in rows if r["symbol"] == symbol
+                (await self._missed_ns(symbol, to_ns(r["began_at"])) + unseen_ns, to_ns(r["ended_at"]))
+                for r in rows
+                if r["symbol"] == symbol
             ]
             for symbol in SYMBOLS
         }
-        whole = [(lull.symbol, lull.since_ns, await self._missed_ns(lull.symbol, lull.since_ns) + unseen_ns) for lull in self.lulls]
+        whole = [
+            (lull.symbol, lull.since_ns, await self._missed_ns(lull.symbol, lull.since_ns) + unseen_ns)
+            for lull in self.lulls
+        ]
         wrong = [
-            a for a in self.asked if a.is_let_in and any(since < a.at_ns < until for since, until in spans[a.symbol])
+            a
+            for a in self.asked
+            if a.is_let_in
+            and any(since < a.at_ns < until for since, until in spans[a.symbol])
             and not any(symbol == a.symbol and since < a.at_ns < until for symbol, since, until in whole)
-        ]  # fmt: skip
+        ]
         assert not wrong, self._told_of(wrong[:10], [dict(row) for row in rows])
         let_in = sum(asked.is_let_in for asked in self.asked)
         return let_in, len(self.asked) - let_in
@@ -353,13 +398,23 @@ class FaultRun:
         for asked in wrong:
             near = (asked.at_ns - 10 * 10**9, asked.at_ns + 5 * 10**9)
             spans = [
-                (row["cause"], told(to_ns(row["began_at"])), told(to_ns(row["ended_at"]))) for row in rows
-                if row["symbol"] == asked.symbol and to_ns(row["began_at"]) < near[1] and to_ns(row["ended_at"]) > near[0]
-            ]  # fmt: skip
+                (row["cause"], told(to_ns(row["began_at"])), told(to_ns(row["ended_at"])))
+                for row in rows
+                if row["symbol"] == asked.symbol
+                and to_ns(row["began_at"]) < near[1]
+                and to_ns(row["ended_at"]) > near[0]
+            ]
             faults = [(f.kind, told(f.at_ns)) for f in self.done if near[0] < f.at_ns < near[1]]
-            lulls = [(told(x.since_ns), x.until_ns and told(x.until_ns)) for x in self.lulls if x.symbol == asked.symbol and near[0] < x.since_ns < near[1]]
+            lulls = [
+                (told(x.since_ns), x.until_ns and told(x.until_ns))
+                for x in self.lulls
+                if x.symbol == asked.symbol and near[0] < x.since_ns < near[1]
+            ]
             started = [told(at_ns) for at_ns in self.started if near[0] < at_ns < near[1]]
-            lines.append(f"{asked.symbol} at {told(asked.at_ns)}: outages {spans}, faults {faults}, collectors {started}, over {lulls}")
+            lines.append(
+                f"{asked.symbol} at {told(asked.at_ns)}: outages {spans}, faults {faults}, collectors {started}, over "
+                f"{lulls}"
+            )
         return "\n".join(lines)
 
 
@@ -369,7 +424,8 @@ def told(at_ns: int) -> str:
 
 
 def merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return spans in order, those with less than a second between them as one: a feed filled by REST in a stall is live."""
+    """Return spans in order, those with less than a second between them as one: a feed filled by REST in a stall is
+    live."""
     found: list[tuple[int, int]] = []
     for began, ended in spans:
         assert began <= ended

@@ -32,7 +32,8 @@ def _time_of(value: Any) -> str:
 
 
 def plain_fill(fill: Any) -> PlainFill:
-    """Return a fill of a backtest (FillRow), a venue (model.Fill), a table row of `trades` or a JSON document as one form."""
+    """Return a fill of a backtest (FillRow), a venue (model.Fill), a table row of `trades` or a JSON document as one
+    form."""
 
     def get(*names: str) -> Any:
         for name in names:
@@ -44,10 +45,13 @@ def plain_fill(fill: Any) -> PlainFill:
         raise KeyError(f"{names} in {fill!r}")
 
     return PlainFill(
-        _time_of(get("time_ns", "time")), str(get("side", "trade_type")).rsplit(".", 1)[-1].lower(),
-        Decimal(str(get("quantity"))).normalize(), Decimal(str(get("price"))).normalize(),
-        Decimal(str(get("fee"))).normalize(), str(get("fee_currency")),
-    )  # fmt: skip
+        _time_of(get("time_ns", "time")),
+        str(get("side", "trade_type")).rsplit(".", 1)[-1].lower(),
+        Decimal(str(get("quantity"))).normalize(),
+        Decimal(str(get("price"))).normalize(),
+        Decimal(str(get("fee"))).normalize(),
+        str(get("fee_currency")),
+    )
 
 
 def differences(left: Iterable[Any], right: Iterable[Any], *, most: int = 5) -> list[str]:

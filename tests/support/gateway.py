@@ -67,7 +67,8 @@ async def running(
     node: Any = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    """Serve the gateway with a token of each scope until the block ends. `settings` are sections, as in Settings(http=…)."""
+    """Serve the gateway with a token of each scope until the block ends. `settings` are sections, as in
+    Settings(http=…)."""
     store = TokenStore(db)
     tokens = {scope: (await store.create(f"t-{scope}", scope))[0] for scope in ("read", "signal", "trade", "admin")}
     async with serving(database_url, redis_url, home, tokens, name=name, node=node, **settings) as gateway:
@@ -90,9 +91,15 @@ async def serving(
     log = CollectingLog()
     paths = Paths.of(home).ensure()
     deps = Deps(
-        settings=Settings(home=home, **settings), paths=paths, clock=RealClock(), log=log, database_url=database_url,
-        redis_url=redis_url, name=name, node=lambda: node,
-    )  # fmt: skip
+        settings=Settings(home=home, **settings),
+        paths=paths,
+        clock=RealClock(),
+        log=log,
+        database_url=database_url,
+        redis_url=redis_url,
+        name=name,
+        node=lambda: node,
+    )
     app = create_app(deps, pages=(pages,))
     server = _Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="on"))
     task = asyncio.create_task(server._serve())

@@ -27,17 +27,32 @@ from tests.support.ports import CollectingLog, RecordingMeter
 
 #: waits short enough for a test, C5 included
 QUICK = Timing(
-    refresh_s=0.1, reply_s=6.0, round_s=0.05, round_max_s=0.2, settle_s=0.3, watch_max_s=0.2, history_s=1.0,
-    absent_spacing_s=0.2, absent_first_s=0.2, absent_age_s=1.0, lease_ttl_s=1.5, lease_renew_s=0.1,
-)  # fmt: skip
+    refresh_s=0.1,
+    reply_s=6.0,
+    round_s=0.05,
+    round_max_s=0.2,
+    settle_s=0.3,
+    watch_max_s=0.2,
+    history_s=1.0,
+    absent_spacing_s=0.2,
+    absent_first_s=0.2,
+    absent_age_s=1.0,
+    lease_ttl_s=1.5,
+    lease_renew_s=0.1,
+)
 
 
 def venue_on(exchange: dict[str, Any], **changes: Any) -> CcxtVenue:
     """Return an unopened ccxt venue on a local exchange."""
     config = CcxtConfig(
-        exchange["api_key"], exchange["api_secret"], account_id=1, rest_url=exchange["rest"], ws_url=exchange["ws"],
-        ws_api_url=exchange["ws_api"], **{"order_timeout_s": 1.0, "read_timeout_s": 2.0, **changes},
-    )  # fmt: skip
+        exchange["api_key"],
+        exchange["api_secret"],
+        account_id=1,
+        rest_url=exchange["rest"],
+        ws_url=exchange["ws"],
+        ws_api_url=exchange["ws_api"],
+        **{"order_timeout_s": 1.0, "read_timeout_s": 2.0, **changes},
+    )
     return CcxtVenue(config, RealClock(), CollectingLog())
 
 
@@ -46,20 +61,32 @@ def guardian_with(
 ) -> Guardian:
     """Return an unstarted guardian with its files in `folder`."""
     return Guardian(
-        venues=venues, kill_file=folder / "kill.jsonl", socket_path=folder / "g.sock", db=db, bus=None,
-        clock=RealClock(), meter=RecordingMeter(), log=CollectingLog(), timing=timing,
+        venues=venues,
+        kill_file=folder / "kill.jsonl",
+        socket_path=folder / "g.sock",
+        db=db,
+        bus=None,
+        clock=RealClock(),
+        meter=RecordingMeter(),
+        log=CollectingLog(),
+        timing=timing,
         is_placed=is_placed,
-    )  # fmt: skip
+    )
 
 
 class GuardianProcess:
     """Starts and kills the process."""
 
     def __init__(self, exchange: LocalExchange, folder: Path, database_url: str | None = None, **venue: Any) -> None:
-        self._argument = json.dumps({
-            "exchange": exchange.info, "folder": str(folder), "database_url": database_url,
-            "timing": asdict(QUICK), "venue": venue,
-        })  # fmt: skip
+        self._argument = json.dumps(
+            {
+                "exchange": exchange.info,
+                "folder": str(folder),
+                "database_url": database_url,
+                "timing": asdict(QUICK),
+                "venue": venue,
+            }
+        )
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> GuardianProcess:

@@ -1,4 +1,5 @@
-"""An exchange with a past of its own making: bars that follow from their time, holes, a page limit, outages on demand."""
+"""An exchange with a past of its own making: bars that follow from their time, holes, a page limit, outages on
+demand."""
 
 from __future__ import annotations
 
@@ -14,14 +15,19 @@ from fks.model.timeframe import bar_end, bar_start
 from tests.support.order_values import an_instrument
 
 TRAITS = Traits(
-    timeframes=frozenset({"1s", "1m", "5m", "1h", "4h", "1d"}), channels=frozenset({Channel.TRADES}),
-    trade_ids=TradeIds.CONTIGUOUS, trades_from=TradesFrom.ID, streams_max=100, has_empty_bars=True,
-)  # fmt: skip
+    timeframes=frozenset({"1s", "1m", "5m", "1h", "4h", "1d"}),
+    channels=frozenset({Channel.TRADES}),
+    trade_ids=TradeIds.CONTIGUOUS,
+    trades_from=TradesFrom.ID,
+    streams_max=100,
+    has_empty_bars=True,
+)
 
 
 @dataclass
 class HistoryExchange:
-    """Answers `fetch_bars` alone. `holes` are half-open ns ranges in which it has nothing; `shift` moves every price."""
+    """Answers `fetch_bars` alone. `holes` are half-open ns ranges in which it has nothing; `shift` moves every
+    price."""
 
     clock: Clock
     listed_ns: int = 0
@@ -40,7 +46,9 @@ class HistoryExchange:
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def instruments(self) -> list[Instrument]:
-        return [an_instrument(exchange=self.name, symbol=symbol, base=symbol.removesuffix("USDT")) for symbol in self.listed]
+        return [
+            an_instrument(exchange=self.name, symbol=symbol, base=symbol.removesuffix("USDT")) for symbol in self.listed
+        ]
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None

@@ -53,9 +53,13 @@ def small(paths: Paths, name: str, *args: str, **changes: Any) -> ServiceSpec:
 
     options: dict[str, Any] = {"stop": ((signal.SIGTERM, 5.0),), "start_s": 5.0}
     return ServiceSpec(
-        name=name, launch=launch, is_ready=is_ready, find=lambda: next(iter(holding(str(ready))), None),
-        log=paths.logs / f"{name}.log", **(options | changes),
-    )  # fmt: skip
+        name=name,
+        launch=launch,
+        is_ready=is_ready,
+        find=lambda: next(iter(holding(str(ready))), None),
+        log=paths.logs / f"{name}.log",
+        **(options | changes),
+    )
 
 
 def pids_of(paths: Paths, name: str) -> list[int]:

@@ -27,7 +27,8 @@ async def seed_account(db: Any, venue: str, symbol: str) -> None:
     """Insert a venue's account and a collected symbol, under a living guardian."""
     await watch_over(db)
     await db.sql(
-        "INSERT INTO accounts (name, venue, currency, initial_balance) VALUES ($1, $1, 'USDT', 1000000) ON CONFLICT DO NOTHING",
+        "INSERT INTO accounts (name, venue, currency, initial_balance) VALUES ($1, $1, 'USDT', 1000000) ON CONFLICT "
+        "DO NOTHING",
         venue,
     )
     await db.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', $1) ON CONFLICT DO NOTHING", symbol)
@@ -40,8 +41,14 @@ async def seed_instance(
     await db.sql(
         "INSERT INTO strategy_instances (id, strategy, params, symbol, timeframe, account_id, venue, size)"
         " SELECT $1, $2, $3, $4, $5, id, $6, $7 FROM accounts WHERE name = $6",
-        id, strategy, params, symbol, timeframe, venue, size,
-    )  # fmt: skip
+        id,
+        strategy,
+        params,
+        symbol,
+        timeframe,
+        venue,
+        size,
+    )
 
 
 class Line:
@@ -65,8 +72,10 @@ class Line:
         shared = {"db": db, "bus": bus, "clock": clock, "meter": meter, "log": log}
         collector = Collector(
             exchange=make_exchange("binance", settings=settings, node=node, clock=clock, log=log),
-            settings=settings, lease=leases["collector:binance"], **shared,
-        )  # fmt: skip
+            settings=settings,
+            lease=leases["collector:binance"],
+            **shared,
+        )
         worker = StrategyWorker(
             shard=0, shards=1, lease=leases["strategy:0"], home=home, is_tape=settings.sim.plays_tape, **shared
         )
@@ -88,7 +97,9 @@ class Line:
         await until(lambda: self._alive() and all(part.is_ready for part in self._parts), deadline_s=30.0)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for task in reversed(self._tasks):
             task.cancel()
         for task in self._tasks:
@@ -132,8 +143,10 @@ class Line:
         try:
             await until(is_settled, deadline_s=20.0, every_s=0.01)
         except AssertionError as error:
-            open_ = await self.db.sql("SELECT instance, role, type, state, code, created_at FROM orders WHERE state IN"
-                                      " ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')")
+            open_ = await self.db.sql(
+                "SELECT instance, role, type, state, code, created_at FROM orders WHERE state IN"
+                " ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')"
+            )
             feeds = await self.db.sql("SELECT * FROM feeds")
             raise AssertionError(f"{self._seen}\n{open_}\n{feeds}") from error
 
@@ -149,13 +162,17 @@ class Line:
     async def anchors(self) -> dict[str, tuple[int, int, int]]:
         """Return per instance: anchor, the first bar it decided on live, the last one."""
         rows = await self.db.sql("SELECT id, anchor_time, cursor_time, created_at FROM strategy_instances")
-        return {row["id"]: (to_ns(row["anchor_time"]), to_ns(row["anchor_time"]), to_ns(row["cursor_time"])) for row in rows}
+        return {
+            row["id"]: (to_ns(row["anchor_time"]), to_ns(row["anchor_time"]), to_ns(row["cursor_time"])) for row in rows
+        }
 
     async def fills(self, instance: str) -> list[tuple[int, str, Decimal, Decimal, Decimal, str]]:
         """Return the booked fills of an instance in order."""
         rows = await self.db.sql(
-            "SELECT time, trade_type, quantity, price, fee, fee_currency FROM trades WHERE instance = $1 ORDER BY id", instance
+            "SELECT time, trade_type, quantity, price, fee, fee_currency FROM trades WHERE instance = $1 ORDER BY id",
+            instance,
         )
         return [
-            (to_ns(r["time"]), r["trade_type"].lower(), r["quantity"], r["price"], r["fee"], r["fee_currency"]) for r in rows
+            (to_ns(r["time"]), r["trade_type"].lower(), r["quantity"], r["price"], r["fee"], r["fee_currency"])
+            for r in rows
         ]

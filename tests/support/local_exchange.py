@@ -1,4 +1,5 @@
-"""A real `fks sim exchange` process for tests: started, killed -9, started again on the same data and port, asked as a witness."""
+"""A real `fks sim exchange` process for tests: started, killed -9, started again on the same data and port, asked as a
+witness."""
 
 from __future__ import annotations
 
@@ -30,10 +31,23 @@ class LocalExchange:
     def start(self) -> LocalExchange:
         """Start it and wait until it says where it is."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fks.cli", "sim", "exchange", "--json", "--port", str(self._port),
-             "--data-dir", str(self._data_dir), *self._arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "fks.cli",
+                "sim",
+                "exchange",
+                "--json",
+                "--port",
+                str(self._port),
+                "--data-dir",
+                str(self._data_dir),
+                *self._arguments,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], 30.0)
         line = self.process.stdout.readline() if ready else ""

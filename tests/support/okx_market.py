@@ -30,7 +30,15 @@ class Market:
         """Return the next trade."""
         number, now_ms = 1000 + 3 * len(self.trades), RealClock().now_ns() // MS
         price = f"{100 + len(self.trades) % 17}.{len(self.trades) % 10}"
-        row = {"instId": "BTC-USDT", "tradeId": str(number), "px": price, "sz": "0.5", "side": "buy", "source": "0", "ts": str(now_ms)}
+        row = {
+            "instId": "BTC-USDT",
+            "tradeId": str(number),
+            "px": price,
+            "sz": "0.5",
+            "side": "buy",
+            "source": "0",
+            "ts": str(now_ms),
+        }
         self.trades.append(row)
         return row
 

@@ -26,7 +26,9 @@ class Dead(BaseException):
 class FakeParts:
     """Children as a supervisor tells of them; a restart gives a new pid, the build `build` and the newest settings."""
 
-    parts: dict[str, Part] = field(default_factory=lambda: {id: Part("ready", 100 + n, "old", 0, "n") for n, id in enumerate(IDS)})
+    parts: dict[str, Part] = field(
+        default_factory=lambda: {id: Part("ready", 100 + n, "old", 0, "n") for n, id in enumerate(IDS)}
+    )
     restarted: list[str] = field(default_factory=list)
     build: str = "new"
     config_version: Callable[[], int] = lambda: 0
@@ -51,9 +53,12 @@ class FakeParts:
             wanted = await self.versions.wanted()
             number = wanted.version if wanted else 0
         self.parts[id] = replace(
-            old, pid=(old.pid or 0) + 1000, version=self.build, config_version=number,
+            old,
+            pid=(old.pid or 0) + 1000,
+            version=self.build,
+            config_version=number,
             state=self.state_after.get(id, "ready"),
-        )  # fmt: skip
+        )
         if self.dies_after == id:
             self.dies_after = ""
             raise Dead

@@ -1,4 +1,5 @@
-"""Chaos on the order path without Ray: an order manager that is killed at labelled points while the exchange misbehaves.
+"""Chaos on the order path without Ray: an order manager that is killed at labelled points while the exchange
+misbehaves.
 
 The order manager is a process on a real database and the local exchange over real sockets. Everything that is decided
 comes from one seed. At the end the exchange's own log decides, and an auditor that shares no code with the order path
@@ -41,9 +42,12 @@ from tests.support.waiting import until
 
 D = Decimal
 SYMBOLS = {
-    "BTCUSDT": ("0.01", "0.00001"), "ETHUSDT": ("0.01", "0.0001"), "SOLUSDT": ("0.01", "0.001"),
-    "AVAXUSDT": ("0.001", "0.01"), "SUIUSDT": ("0.0001", "0.1"),
-}  # fmt: skip
+    "BTCUSDT": ("0.01", "0.00001"),
+    "ETHUSDT": ("0.01", "0.0001"),
+    "SOLUSDT": ("0.01", "0.001"),
+    "AVAXUSDT": ("0.001", "0.01"),
+    "SUIUSDT": ("0.0001", "0.1"),
+}
 INSTANCES = 10  # two on each symbol
 SIZE = D(200)
 SIGNALS = 30  # of one life at most: the crash point comes before
@@ -110,9 +114,12 @@ class Lives:
 
     async def open(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.order_chaos_process", stdin=asyncio.subprocess.PIPE,
+            sys.executable,
+            "-m",
+            "tests.support.order_chaos_process",
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        )
         self._reader = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -179,21 +186,30 @@ class OrderChaos:
         await self.db.sql("DELETE FROM feeds")
         for symbol, (tick, step) in SYMBOLS.items():
             await self.db.sql(
-                "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
-                " VALUES ('binance', $1, $2, 'USDT', $3::text::numeric, $4::text::numeric, $4::text::numeric, 9000000, 5)",
-                symbol, symbol.removesuffix("USDT"), tick, step,
-            )  # fmt: skip
+                "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, "
+                "notional_min)"
+                " VALUES ('binance', $1, $2, 'USDT', $3::text::numeric, $4::text::numeric, $4::text::numeric, "
+                "9000000, 5)",
+                symbol,
+                symbol.removesuffix("USDT"),
+                tick,
+                step,
+            )
             await self.db.sql(
                 "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price, epoch, updated_at)"
                 " VALUES ('binance', $1, 'trades', 'LIVE', now(), $2::text::numeric, 1, now() + interval '1 day')",
-                symbol, str(self.price(symbol)),
-            )  # fmt: skip
+                symbol,
+                str(self.price(symbol)),
+            )
         for number in range(INSTANCES):
             await self.db.sql(
-                "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) VALUES"
+                "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size) "
+                "VALUES"
                 " ($1, 'sma_cross', 'binance', $2, '1m', 1, 'ccxt', $3)",
-                f"i{number}", list(SYMBOLS)[number % len(SYMBOLS)], SIZE,
-            )  # fmt: skip
+                f"i{number}",
+                list(SYMBOLS)[number % len(SYMBOLS)],
+                SIZE,
+            )
         await self.lives.open()
         self._sampling = asyncio.create_task(self._sample())
 
@@ -220,27 +236,40 @@ class OrderChaos:
         instance, symbol, is_long = await self._choose()
         price = self.price(symbol)
         common = {
-            "id": id, "instance": instance, "source": f"strategy:{instance}", "symbol": symbol, "reference_price": price,
-        }  # fmt: skip
+            "id": id,
+            "instance": instance,
+            "source": f"strategy:{instance}",
+            "symbol": symbol,
+            "reference_price": price,
+        }
         if is_long:
             signal_ = signal_of(Kind.EXIT, **common)
         else:
             tight = D("0.002") if self.dice.random() < 0.2 else D("0.05")
             stop, profit = price * (1 - tight), price * (1 + tight)
-            legs: dict[str, Any] = self.dice.choice([
-                {}, {"stop_loss": stop}, {"stop_loss": stop, "take_profit": profit},
-                {"stop_loss": stop, "take_profit": profit}, {"take_profit": profit},
-            ])  # fmt: skip
-            signal_ = signal_of(Kind.ENTER, **common, **{name: leg.quantize(D(SYMBOLS[symbol][0])) for name, leg in legs.items()})
+            legs: dict[str, Any] = self.dice.choice(
+                [
+                    {},
+                    {"stop_loss": stop},
+                    {"stop_loss": stop, "take_profit": profit},
+                    {"stop_loss": stop, "take_profit": profit},
+                    {"take_profit": profit},
+                ]
+            )
+            signal_ = signal_of(
+                Kind.ENTER, **common, **{name: leg.quantize(D(SYMBOLS[symbol][0])) for name, leg in legs.items()}
+            )
         await self._insert(signal_)
 
     async def _choose(self) -> tuple[str, str, bool]:
-        """Return an instance, its symbol and whether it holds something; one whose symbol is not blocked, if there is any."""
+        """Return an instance, its symbol and whether it holds something; one whose symbol is not blocked, if there is
+        any."""
         rows = await self._patiently(
             "SELECT i.id, i.symbol, coalesce(p.quantity, 0) AS held,"
             " EXISTS (SELECT FROM orders o WHERE o.symbol = i.symbol AND o.state IN ('SENDING', 'UNKNOWN'))"
             " OR EXISTS (SELECT FROM signals s WHERE s.instance = i.id AND s.state = 'ready') AS is_blocked"
-            " FROM strategy_instances i LEFT JOIN positions p ON p.instance = i.id AND p.symbol = i.symbol ORDER BY i.id"
+            " FROM strategy_instances i LEFT JOIN positions p ON p.instance = i.id AND p.symbol = i.symbol ORDER BY "
+            "i.id"
         )
         row = self.dice.choice([row for row in rows if not row["is_blocked"]] or rows)
         worth = row["held"] * self.price(row["symbol"])
@@ -259,13 +288,26 @@ class OrderChaos:
         price, step = self.price(symbol), D(SYMBOLS[symbol][1])
         quantity = (D(20) / price // step + 1) * step
         limit = (price * D("0.95")).quantize(D(SYMBOLS[symbol][0]))
-        kind: dict[str, Any] = self.dice.choice([
-            {"type": OrderType.MARKET}, {"type": OrderType.LIMIT, "limit_price": limit},
-        ])  # fmt: skip
+        kind: dict[str, Any] = self.dice.choice(
+            [
+                {"type": OrderType.MARKET},
+                {"type": OrderType.LIMIT, "limit_price": limit},
+            ]
+        )
         return signal_of(
-            Kind.ORDER, id=id, source="principal:me", instance="", params_version=0, symbol=symbol, timeframe=None,
-            side=Side.BUY, size=quantity, reference_price=None, time_in_force=TimeInForce.GTC, **kind,
-        )  # fmt: skip
+            Kind.ORDER,
+            id=id,
+            source="principal:me",
+            instance="",
+            params_version=0,
+            symbol=symbol,
+            timeframe=None,
+            side=Side.BUY,
+            size=quantity,
+            reference_price=None,
+            time_in_force=TimeInForce.GTC,
+            **kind,
+        )
 
     async def _insert(self, signal_: Any) -> None:
         while True:
@@ -356,7 +398,8 @@ class OrderChaos:
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
     async def _sample(self) -> None:
-        """Look again and again. Time counts while an order manager works: this machine may take seconds to start one."""
+        """Look again and again. Time counts while an order manager works: this machine may take seconds to start
+        one."""
         clock, last_s = 0.0, time.monotonic()
         while True:
             await asyncio.sleep(0.3)
@@ -375,10 +418,12 @@ class OrderChaos:
             self._since_ms = max(self._since_ms, fill["wallTime"])
         names = [fill["clientOrderId"] for fill in self._fills.values()]
         orders = await self.db.sql(
-            "SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_reduce_only, stop_loss, created_at"
-            "  FROM orders WHERE client_order_id = ANY($1::text[]) OR state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', 'WORKING', 'PARTIAL')",
+            "SELECT client_order_id, role, symbol, instance, state, quantity, filled, is_reduce_only, stop_loss, "
+            "created_at"
+            "  FROM orders WHERE client_order_id = ANY($1::text[]) OR state IN ('SENDING', 'UNKNOWN', 'ACCEPTED', "
+            "'WORKING', 'PARTIAL')",
             names,
-        )  # fmt: skip
+        )
         pages = await self.db.sql(
             "SELECT coalesce(payload->>'symbol', '') AS symbol, coalesce(payload->>'instance', '') AS instance"
             "  FROM alerts WHERE severity = 'page' AND resolved_at IS NULL"
@@ -391,7 +436,8 @@ class OrderChaos:
         rows = await self.db.sql("SELECT role, state, count(*) AS n FROM orders GROUP BY 1, 2 ORDER BY 1, 2")
         orders = ", ".join(f"{row['n']} {row['role']} {row['state']}" for row in rows)
         return (
-            f"seed {self.seed}: {self.asked} signals, {await self.intents()} intents, {self.kills} kills ({self.points} at "
+            f"seed {self.seed}: {self.asked} signals, {await self.intents()} intents, {self.kills} kills "
+            f"({self.points} at "
             f"their point), {self.cover.samples} samples, uncovered for {self.cover.worst_s:.1f} s at most, "
             f"{len(await self.pages())} pages; {orders}"
         )
@@ -403,7 +449,9 @@ class OrderChaos:
 
     async def fills(self) -> int:
         """Return how many entries and exits were executed."""
-        rows = await self.db.sql("SELECT count(*) AS n FROM orders WHERE role IN ('entry', 'exit') AND state = 'FILLED'")
+        rows = await self.db.sql(
+            "SELECT count(*) AS n FROM orders WHERE role IN ('entry', 'exit') AND state = 'FILLED'"
+        )
         return int(rows[0]["n"])
 
     async def pages(self) -> list[str]:
@@ -415,13 +463,20 @@ class OrderChaos:
         """Return everything there is to judge, the journal's steps and the exchange's balances."""
         received = await asyncio.to_thread(self.exchange.received, limit=10_000_000)
         account = await asyncio.to_thread(self.exchange.account)
-        tables = {name: await self.db.sql(f"SELECT * FROM {name}") for name in ("signals", "orders", "trades", "positions")}
+        tables = {
+            name: await self.db.sql(f"SELECT * FROM {name}") for name in ("signals", "orders", "trades", "positions")
+        }
         steps = await self.db.sql("SELECT * FROM order_events ORDER BY id")
         evidence = Evidence(
-            now_s=datetime.now(UTC).timestamp(), received=received, exchange_orders=account["orders"],
-            exchange_fills=account["fills"], signals=tables["signals"], orders=tables["orders"], trades=tables["trades"],
+            now_s=datetime.now(UTC).timestamp(),
+            received=received,
+            exchange_orders=account["orders"],
+            exchange_fills=account["fills"],
+            signals=tables["signals"],
+            orders=tables["orders"],
+            trades=tables["trades"],
             positions=tables["positions"],
-        )  # fmt: skip
+        )
         return evidence, steps, account["balances"]
 
     def errors(self, found: tuple[Evidence, list[Any], list[Any]]) -> Iterator[str]:

@@ -26,11 +26,22 @@ from tests.support.ports import CollectingLog
 from tests.support.scripted_venue import ScriptedVenue
 
 VENUE: dict[str, Any] = {
-    "order_timeout_s": 0.6, "poll_delays_s": (0.05, 0.1, 0.2, 0.4), "absent_polls": 3, "absent_spacing_s": 0.1,
-    "absent_first_s": 0.2, "absent_age_s": 1.2, "sweep_s": 1.0,
-}  # fmt: skip
-RISK = Risk(feed_age_max_s=3600, orders_per_minute=100_000, exposure_max_account=10**9, exposure_max_instrument=10**9,
-            orders_open_max=100_000, loss_day_max=10**9)  # fmt: skip
+    "order_timeout_s": 0.6,
+    "poll_delays_s": (0.05, 0.1, 0.2, 0.4),
+    "absent_polls": 3,
+    "absent_spacing_s": 0.1,
+    "absent_first_s": 0.2,
+    "absent_age_s": 1.2,
+    "sweep_s": 1.0,
+}
+RISK = Risk(
+    feed_age_max_s=3600,
+    orders_per_minute=100_000,
+    exposure_max_account=10**9,
+    exposure_max_instrument=10**9,
+    orders_open_max=100_000,
+    loss_day_max=10**9,
+)
 
 
 def say(what: dict[str, Any]) -> None:
@@ -58,9 +69,15 @@ async def live(job: dict[str, Any]) -> None:
     db = await Database.connect(job["database_url"], application="orders")
     bus, info = await Bus.connect(job["redis_url"]), job["exchange"]
     config = CcxtConfig(
-        account_id=0, order_timeout_s=settings.venue.order_timeout_s, read_timeout_s=2.0, rest_url=info["rest"],
-        ws_url=info["ws"], ws_api_url=info["ws_api"], api_key=info["api_key"], api_secret=info["api_secret"],
-    )  # fmt: skip
+        account_id=0,
+        order_timeout_s=settings.venue.order_timeout_s,
+        read_timeout_s=2.0,
+        rest_url=info["rest"],
+        ws_url=info["ws"],
+        ws_api_url=info["ws_api"],
+        api_key=info["api_key"],
+        api_secret=info["api_secret"],
+    )
     log = CollectingLog()
     venue = CcxtVenue(config, RealClock(), log)
     rig = Rig(db, bus, ScriptedVenue(), settings, venues={"ccxt": venue}, log=log, at=point_of(job))

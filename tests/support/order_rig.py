@@ -59,22 +59,33 @@ async def seed(db: Database, *, instances: tuple[str, ...] = ("one", "two"), pyr
 
     They may enter as often as a test likes; `pyramiding` = 1 is what an instance has unless a person says otherwise.
     """
-    await db.sql("INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 100000), ('sheet', 'paper', 100000)")
+    await db.sql(
+        "INSERT INTO accounts (name, venue, initial_balance) VALUES ('main', 'ccxt', 100000), ('sheet', 'paper', "
+        "100000)"
+    )
     for symbol, price in (("BTCUSDT", "100"), ("ETHUSDT", "10")):
         await db.sql(
-            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
-            " ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 100000, 5)", symbol, symbol[:3],
-        )  # fmt: skip
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) "
+            "VALUES"
+            " ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 100000, 5)",
+            symbol,
+            symbol[:3],
+        )
         await db.sql(
             "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price) VALUES"
-            " ('binance', $1, 'trades', 'LIVE', now(), $2::text::numeric)", symbol, price,
-        )  # fmt: skip
+            " ('binance', $1, 'trades', 'LIVE', now(), $2::text::numeric)",
+            symbol,
+            price,
+        )
     await collect(db)
     for name in instances:
         await db.sql(
-            "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size, pyramiding)"
-            " VALUES ($1, 'sma_cross', 'binance', 'BTCUSDT', '1m', 1, 'ccxt', 1000, $2)", name, pyramiding,
-        )  # fmt: skip
+            "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size, "
+            "pyramiding)"
+            " VALUES ($1, 'sma_cross', 'binance', 'BTCUSDT', '1m', 1, 'ccxt', 1000, $2)",
+            name,
+            pyramiding,
+        )
 
 
 @dataclass
@@ -111,10 +122,20 @@ class Rig:
         venues = self.venues if self.venues is not None else {self.venue.name: self.venue}
         self.histories.append(Histories(self.limits or Limits()))
         self.service = OrderManager(
-            self.db, self.bus, venues, self.settings, RealClock(), self.meter, self.log, self.lease,
-            kill_file=lambda: KillMode.FLATTEN if self.killed else KillMode.NONE, sent=SentIds(self.ask_before_ns), at=self.at, limits=self.limits,
+            self.db,
+            self.bus,
+            venues,
+            self.settings,
+            RealClock(),
+            self.meter,
+            self.log,
+            self.lease,
+            kill_file=lambda: KillMode.FLATTEN if self.killed else KillMode.NONE,
+            sent=SentIds(self.ask_before_ns),
+            at=self.at,
+            limits=self.limits,
             recorder=self.histories[-1] if is_recording() else None,
-        )  # fmt: skip
+        )
         await self.service.start()
         self.task = asyncio.create_task(self.service.run())
         if wait_ready:
@@ -175,7 +196,9 @@ class Rig:
 
     async def entry(self, signal_id: uuid.UUID) -> Order:
         """Return the first order of a signal, not its legs."""
-        rows = await self.db.sql("SELECT client_order_id FROM orders WHERE signal_id = $1 AND parent_id IS NULL", signal_id)
+        rows = await self.db.sql(
+            "SELECT client_order_id FROM orders WHERE signal_id = $1 AND parent_id IS NULL", signal_id
+        )
         order = await OrderStore(self.db).get(rows[0]["client_order_id"])
         assert order is not None
         return order
@@ -201,7 +224,9 @@ class Rig:
 
     async def held(self, symbol: str = "BTCUSDT") -> Decimal:
         """Return the sum of positions over all instances, the external part included."""
-        rows = await self.db.sql("SELECT coalesce(sum(quantity), 0) AS quantity FROM positions WHERE symbol = $1", symbol)
+        rows = await self.db.sql(
+            "SELECT coalesce(sum(quantity), 0) AS quantity FROM positions WHERE symbol = $1", symbol
+        )
         return rows[0]["quantity"]  # type: ignore[no-any-return]
 
 
@@ -214,10 +239,23 @@ def _decided_now(timeframe: str | None) -> int:
 def signal_of(kind: Kind = Kind.ENTER, **changes: Any) -> Signal:
     """Return a ready market signal of instance `one` in BTCUSDT at 100, changed as asked."""
     values: dict[str, Any] = {
-        "id": uuid.uuid4(), "source": "strategy:one", "instance": "one", "params_version": 1, "account_id": 1,
-        "venue": "ccxt", "exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m",
-        "ts_event_ns": _decided_now(changes.get("timeframe", "1m")), "ordinal": 0, "kind": kind,
-        "side": Side.SELL if kind is Kind.EXIT else Side.BUY, "type": OrderType.MARKET, "reference_price": D(100),
-        "time_in_force": TimeInForce.GTC, "state": SignalState.READY, "trace_id": "trace",
-    }  # fmt: skip
+        "id": uuid.uuid4(),
+        "source": "strategy:one",
+        "instance": "one",
+        "params_version": 1,
+        "account_id": 1,
+        "venue": "ccxt",
+        "exchange": "binance",
+        "symbol": "BTCUSDT",
+        "timeframe": "1m",
+        "ts_event_ns": _decided_now(changes.get("timeframe", "1m")),
+        "ordinal": 0,
+        "kind": kind,
+        "side": Side.SELL if kind is Kind.EXIT else Side.BUY,
+        "type": OrderType.MARKET,
+        "reference_price": D(100),
+        "time_in_force": TimeInForce.GTC,
+        "state": SignalState.READY,
+        "trace_id": "trace",
+    }
     return Signal(**(values | changes))

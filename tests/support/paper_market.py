@@ -20,9 +20,13 @@ class PaperMarket:
 
     name = "binance"
     traits = Traits(
-        timeframes=frozenset(TIMEFRAMES) - {"5s", "15s"}, channels=frozenset(Channel), trade_ids=TradeIds.CONTIGUOUS,
-        trades_from=TradesFrom.ID, streams_max=1024, has_empty_bars=True,
-    )  # fmt: skip
+        timeframes=frozenset(TIMEFRAMES) - {"5s", "15s"},
+        channels=frozenset(Channel),
+        trade_ids=TradeIds.CONTIGUOUS,
+        trades_from=TradesFrom.ID,
+        streams_max=1024,
+        has_empty_bars=True,
+    )
 
     def __init__(self, trades: list[PublicTrade]) -> None:
         self.trades = trades
@@ -86,20 +90,24 @@ class PaperMarket:
 
 
 class ForgetfulMarket(PaperMarket):
-    """The same market at an exchange that is less helpful: ids that tell nothing, trades by time or only the newest, no seconds."""
+    """The same market at an exchange that is less helpful: ids that tell nothing, trades by time or only the newest, no
+    seconds."""
 
-    def __init__(
-        self, trades: list[PublicTrade], ids: TradeIds, trades_from: TradesFrom, newest_max: int = 0
-    ) -> None:
+    def __init__(self, trades: list[PublicTrade], ids: TradeIds, trades_from: TradesFrom, newest_max: int = 0) -> None:
         if ids is TradeIds.OPAQUE:
-            trades = [msgspec.structs.replace(trade, trade_id=trade.trade_id * 2_654_435_761 % 2**40) for trade in trades]
+            trades = [
+                msgspec.structs.replace(trade, trade_id=trade.trade_id * 2_654_435_761 % 2**40) for trade in trades
+            ]
         elif ids is TradeIds.RISING:
             trades = [msgspec.structs.replace(trade, trade_id=trade.trade_id * 7) for trade in trades]
         super().__init__(trades)
         self.traits = replace(
-            self.traits, timeframes=self.traits.timeframes - {"1s"}, trade_ids=ids, trades_from=trades_from,
+            self.traits,
+            timeframes=self.traits.timeframes - {"1s"},
+            trade_ids=ids,
+            trades_from=trades_from,
             newest_max=newest_max,
-        )  # fmt: skip
+        )
 
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int

@@ -63,31 +63,56 @@ def agg_trades(raw: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             last["q"] = format(Decimal(last["q"]) + Decimal(row["q"]), "f")
             last["l"] = row["t"]
             continue
-        made.append({
-            "e": "aggTrade", "E": row["E"], "s": row["s"], "a": len(made) + 1, "p": row["p"], "q": row["q"],
-            "f": row["t"], "l": row["t"], "T": row["T"], "m": row["m"], "M": True,
-        })  # fmt: skip
+        made.append(
+            {
+                "e": "aggTrade",
+                "E": row["E"],
+                "s": row["s"],
+                "a": len(made) + 1,
+                "p": row["p"],
+                "q": row["q"],
+                "f": row["t"],
+                "l": row["t"],
+                "T": row["T"],
+                "m": row["m"],
+                "M": True,
+            }
+        )
     return made
 
 
 def public_trades(rows: Iterable[dict[str, Any]]) -> list[PublicTrade]:
     """Return aggregate trade rows as values."""
     return [
-        PublicTrade("binance", row["s"], row["a"], row["T"] * 1_000_000, Decimal(row["p"]), Decimal(row["q"]), row["m"],
-                    row["l"] - row["f"] + 1)
+        PublicTrade(
+            "binance",
+            row["s"],
+            row["a"],
+            row["T"] * 1_000_000,
+            Decimal(row["p"]),
+            Decimal(row["q"]),
+            row["m"],
+            row["l"] - row["f"] + 1,
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
-def slow_bars(trades: Iterable[PublicTrade], timeframe: str) -> dict[int, tuple[Decimal, Decimal, Decimal, Decimal, Decimal, int]]:
+def slow_bars(
+    trades: Iterable[PublicTrade], timeframe: str
+) -> dict[int, tuple[Decimal, Decimal, Decimal, Decimal, Decimal, int]]:
     """Return open time -> (open, high, low, close, volume, trades) of every bar that traded."""
     groups: dict[int, list[PublicTrade]] = {}
     for trade in trades:
         groups.setdefault(bar_start(trade.time_ns, timeframe), []).append(trade)
     return {
         start: (
-            rows[0].price, max(r.price for r in rows), min(r.price for r in rows), rows[-1].price,
-            sum((r.quantity for r in rows), Decimal(0)), sum(r.count for r in rows),
+            rows[0].price,
+            max(r.price for r in rows),
+            min(r.price for r in rows),
+            rows[-1].price,
+            sum((r.quantity for r in rows), Decimal(0)),
+            sum(r.count for r in rows),
         )
         for start, rows in groups.items()
-    }  # fmt: skip
+    }

@@ -1,4 +1,5 @@
-"""A small server that stands for an exchange of which frames were recorded: REST by a function, a stream that is played."""
+"""A small server that stands for an exchange of which frames were recorded: REST by a function, a stream that is
+played."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from fks.exchanges.base import Endpoint
 
 @dataclass
 class RecordedPeer:
-    """`rest(path, query)` gives a JSON value or a whole response; `answers(said)` what is sent back to a message of ours.
+    """`rest(path, query)` gives a JSON value or a whole response; `answers(said)` what is sent back to a message of
+    ours.
 
     `frames` are played to whoever said `frames_after` messages.
     """

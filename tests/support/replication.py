@@ -40,9 +40,13 @@ class _Replicating(PostgresServer):
         """Run a PostgreSQL program as the server's user."""
         before = super().command()[:-3]
         done = subprocess.run(
-            [*before, str(binaries.postgres(name)), *args], check=False, capture_output=True, cwd="/",
-            env={**self.env(), "PGPASSWORD": password}, **binaries.run_as(self.user()),
-        )  # fmt: skip
+            [*before, str(binaries.postgres(name)), *args],
+            check=False,
+            capture_output=True,
+            cwd="/",
+            env={**self.env(), "PGPASSWORD": password},
+            **binaries.run_as(self.user()),
+        )
         assert done.returncode == 0, done.stderr.decode()
 
 
@@ -81,9 +85,21 @@ class ReplicatedPostgres:
         if account is not None:
             shutil.chown(copied, account.uid, account.gid)
         server.tool(
-            "pg_basebackup", "-D", str(copied), "-X", "stream", "--checkpoint=fast", "--write-recovery-conf", "--no-sync",
-            "-h", str(first.sockets / "pg"), "-U", "fks", "-w", password=self._password,
-        )  # fmt: skip
+            "pg_basebackup",
+            "-D",
+            str(copied),
+            "-X",
+            "stream",
+            "--checkpoint=fast",
+            "--write-recovery-conf",
+            "--no-sync",
+            "-h",
+            str(first.sockets / "pg"),
+            "-U",
+            "fks",
+            "-w",
+            password=self._password,
+        )
         copied.rename(second.pgdata)
         self._servers.append(server)
         self._standby = start_and_wait(server, log=second.logs / "postgres.log")
@@ -130,4 +146,3 @@ def replicated_postgres() -> Iterator[ReplicatedPostgres]:
             yield postgres
         finally:
             postgres.stop()
-

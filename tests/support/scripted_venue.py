@@ -70,9 +70,10 @@ class Held:
 class ScriptedVenue:
     """Fills market orders at `prices`, rests the others. What goes wrong next is said by `script` (submits), `cancels`.
 
-    Words of `script`: ok · rest (a market order that does not fill) · refuse:CODE or refuse:CODE:refusal · lost (never arrives, no answer) ·
-    unheard (arrives, no answer) · hang (arrives, answers never) · raise (arrives, then raises) · exists · slow (arrives,
-    answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE). Words of `cancels`: ok · refuse:CODE · lost · unheard · gone (refused as unknown, though it is open).
+    Words of `script`: ok · rest (a market order that does not fill) · refuse:CODE or refuse:CODE:refusal · lost (never
+    arrives, no answer) · unheard (arrives, no answer) · hang (arrives, answers never) · raise (arrives, then raises) ·
+    exists · slow (arrives, answers after the stream) · passed:PRICE (an OCO refused, since the market is at PRICE).
+    Words of `cancels`: ok · refuse:CODE · lost · unheard · gone (refused as unknown, though it is open).
     """
 
     name: str = "ccxt"
@@ -205,7 +206,9 @@ class ScriptedVenue:
     async def open_orders(self) -> list[Report]:
         self._check_refusal()
         self._maybe_fail("open_orders")
-        return [self.report(held) for id, held in self.orders.items() if held.state in OPEN and not self.hidden.get(id, 0)]
+        return [
+            self.report(held) for id, held in self.orders.items() if held.state in OPEN and not self.hidden.get(id, 0)
+        ]
 
     async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]:
         self._check_refusal()
@@ -265,7 +268,9 @@ class ScriptedVenue:
 
     def trade_elsewhere(self, symbol: str, quantity: Decimal) -> None:
         """Let another program buy on the account: history and stream show its execution."""
-        order = replace(next(iter(self.orders.values())).order, client_order_id="web_1", symbol=symbol, quantity=quantity)
+        order = replace(
+            next(iter(self.orders.values())).order, client_order_id="web_1", symbol=symbol, quantity=quantity
+        )
         order = replace(order, side=Side.BUY, type=OrderType.MARKET)
         held = Held(order, str(next(self._numbers)), State.WORKING, time_ns=next(self._clock))
         self.push(replace(self._execute(held, quantity, self.prices[symbol]), source="stream"))
@@ -285,10 +290,16 @@ class ScriptedVenue:
 
     def report(self, held: Held) -> Report:
         return Report(
-            client_order_id=held.order.client_order_id, venue_order_id=held.number, symbol=held.order.symbol,
-            state=held.state, filled=held.filled, time_ns=held.time_ns, side=held.order.side,
-            quantity=held.order.quantity, price=held.order.price,
-        )  # fmt: skip
+            client_order_id=held.order.client_order_id,
+            venue_order_id=held.number,
+            symbol=held.order.symbol,
+            state=held.state,
+            filled=held.filled,
+            time_ns=held.time_ns,
+            side=held.order.side,
+            quantity=held.order.quantity,
+            price=held.order.price,
+        )
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
     def _check_refusal(self) -> None:
@@ -324,13 +335,20 @@ class ScriptedVenue:
         trade_id = str(len(self.trades) + 1)
         who = self.admitted or self.who
         fill = Fill(
-            fill_id=ids.fill_id_v2(
-                who.uid, who.environment.value, who.network_epoch, order.symbol, trade_id
-            ),
-            client_order_id=order.client_order_id, venue_order_id=held.number, venue_trade_id=trade_id,
-            account_id=self.account_id, venue=self.name, symbol=order.symbol, side=order.side, quantity=quantity,
-            price=price, fee=fee, fee_currency=base if is_buy else quote, time_ns=next(self._clock),
-        )  # fmt: skip
+            fill_id=ids.fill_id_v2(who.uid, who.environment.value, who.network_epoch, order.symbol, trade_id),
+            client_order_id=order.client_order_id,
+            venue_order_id=held.number,
+            venue_trade_id=trade_id,
+            account_id=self.account_id,
+            venue=self.name,
+            symbol=order.symbol,
+            side=order.side,
+            quantity=quantity,
+            price=price,
+            fee=fee,
+            fee_currency=base if is_buy else quote,
+            time_ns=next(self._clock),
+        )
         self.trades.append(fill)
         sign = order.side.sign
         self.totals[base] = self.totals.get(base, D(0)) + sign * quantity - (fee if is_buy else 0)

@@ -20,7 +20,8 @@ MEMORY, MEMORY_MIN = "/dev/shm", 4 * 2**30  # used where programs may be run in 
 
 
 def place() -> str:
-    """Return the directory for servers that need not outlive the machine: in memory a database is cloned ten times as fast."""
+    """Return the directory for servers that need not outlive the machine: in memory a database is cloned ten times as
+    fast."""
     try:
         found = os.statvfs(MEMORY)
     except OSError:

@@ -110,9 +110,16 @@ async def rigged(channels: int = 1) -> AsyncIterator[Rig]:
         lost.append((set(symbols), cause))
 
     shards = Shards(
-        cast(Exchange, exchange), clock, CollectingLog(), meter, cast(Random, steady), wants=lambda s: [Subscription(Channel.TRADES, s)] * channels,
-        heard=heard.extend, subscribed=lambda symbols: told.append(set(symbols)), lost=note,
-    )  # fmt: skip
+        cast(Exchange, exchange),
+        clock,
+        CollectingLog(),
+        meter,
+        cast(Random, steady),
+        wants=lambda s: [Subscription(Channel.TRADES, s)] * channels,
+        heard=heard.extend,
+        subscribed=lambda symbols: told.append(set(symbols)),
+        lost=note,
+    )
     async with asyncio.TaskGroup() as group:
         shards.run(group)
         try:

@@ -1,7 +1,7 @@
 """A Shell in a process of its own, without a cluster: hosts one small child; its role is the argument.
 
-Reads commands from stdin, one a line: `stop` asks for an orderly end, `beat` prints the beat as JSON, `block` blocks the
-work loop for ever. Ends with exit code 0 when the Shell has ended in order.
+Reads commands from stdin, one a line: `stop` asks for an orderly end, `beat` prints the beat as JSON, `block` blocks
+the work loop for ever. Ends with exit code 0 when the Shell has ended in order.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ async def main(role: str) -> None:
                 asyncio.run_coroutine_threadsafe(shell.stop(), loop)
                 return
             elif line.strip() == "beat":
-                print(orjson.dumps(asyncio.run_coroutine_threadsafe(shell.health(), loop).result()).decode(), flush=True)
+                print(
+                    orjson.dumps(asyncio.run_coroutine_threadsafe(shell.health(), loop).result()).decode(), flush=True
+                )
         os._exit(9)  # whoever started us is gone
 
     threading.Thread(target=listen, daemon=True).start()

@@ -56,7 +56,8 @@ def _grid(price: float, tick: Decimal, rounding: str) -> Decimal:
 def slow_fills(
     strategy: Strategy, bars: Bars, instrument: Instrument, *, rate: Decimal, size: Decimal, can_short: bool = False
 ) -> list[PlainFill]:
-    """Return the fills of a strategy on a tape by walking it one bar at a time. Slow: the strategy sees every prefix."""
+    """Return the fills of a strategy on a tape by walking it one bar at a time. Slow: the strategy sees every
+    prefix."""
     book = SlowBook(instrument, rate, size, can_short)
     wanted, before = [], 0.0
     for t in range(len(bars)):
@@ -76,8 +77,10 @@ def slow_fills(
             if before:
                 wanted.append(("exit", close, None, None))
             if target:
-                stop, limit = (None if c is None or np.isnan(c[t]) else float(c[t])
-                               for c in (decisions.stop_loss, decisions.take_profit))  # fmt: skip
+                stop, limit = (
+                    None if c is None or np.isnan(c[t]) else float(c[t])
+                    for c in (decisions.stop_loss, decisions.take_profit)
+                )
                 wanted.append(("buy" if target > 0 else "sell", close, stop, limit))
         before = target
     return book.fills

@@ -47,8 +47,10 @@ async def hold(db: Database, epoch: int, name: str = "strategy:0") -> HeldForTes
     """Give a role to `epoch`, as the supervisor does before it starts a worker: an older one cannot write any more."""
     await db.sql(
         "INSERT INTO leases (name, epoch) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE"
-        " SET epoch = greatest(leases.epoch, excluded.epoch)", name, epoch,
-    )  # fmt: skip
+        " SET epoch = greatest(leases.epoch, excluded.epoch)",
+        name,
+        epoch,
+    )
     return HeldForTest(epoch, name)
 
 
@@ -76,20 +78,43 @@ async def add_account(db: Database, name: str = "demo", venue: str = "paper") ->
 
 
 async def add_instance(
-    db: Database, id: str, strategy: str, params: Mapping[str, Any] | None = None, *, symbol: str = "BTCUSDT",
-    timeframe: str = "1m", approval: str = "auto", valid_for_s: float = 60.0,
-) -> None:  # fmt: skip
+    db: Database,
+    id: str,
+    strategy: str,
+    params: Mapping[str, Any] | None = None,
+    *,
+    symbol: str = "BTCUSDT",
+    timeframe: str = "1m",
+    approval: str = "auto",
+    valid_for_s: float = 60.0,
+) -> None:
     """Add an instance on the demo account."""
     async with db.transaction() as tx:
         assert await StrategyStore(tx).add(
-            NewInstance(id, strategy, params or {}, "binance", symbol, timeframe, "demo", size=Decimal(500),
-                        approval=approval, valid_for_s=valid_for_s),
+            NewInstance(
+                id,
+                strategy,
+                params or {},
+                "binance",
+                symbol,
+                timeframe,
+                "demo",
+                size=Decimal(500),
+                approval=approval,
+                valid_for_s=valid_for_s,
+            ),
             by="test",
-        )  # fmt: skip
+        )
 
 
 async def seal(
-    db: Database, bars: Bars, *, source: str = "live", epoch: int = 1, is_complete: bool = True, sealed: bool = True,
+    db: Database,
+    bars: Bars,
+    *,
+    source: str = "live",
+    epoch: int = 1,
+    is_complete: bool = True,
+    sealed: bool = True,
 ) -> None:
     """Store bars as the collector does, and seal through the last one."""
     store = FeedStore(db, "binance", epoch, RealClock())

@@ -1,8 +1,8 @@
 """A strategy worker in a process of its own, to be killed.
 
-`python -m tests.support.strategy_process DATABASE_URL REDIS_URL EPOCH [JSON]`; JSON: home, only, evaluate_s. Prints "started",
-then a dot a beat: what falls silent hangs. With a home, faulthandler writes into `HOME/run/<lease>.crash`, from where the
-test's supervisor moves it to `.dump` before it starts a successor.
+`python -m tests.support.strategy_process DATABASE_URL REDIS_URL EPOCH [JSON]`; JSON: home, only, evaluate_s. Prints
+"started", then a dot a beat: what falls silent hangs. With a home, faulthandler writes into `HOME/run/<lease>.crash`,
+from where the test's supervisor moves it to `.dump` before it starts a successor.
 """
 
 from __future__ import annotations
@@ -42,9 +42,18 @@ async def main(database_url: str, redis_url: str, epoch: int, given: dict[str, A
     sandbox.EVALUATE_S = given.get("evaluate_s", sandbox.EVALUATE_S)
     db, bus = await Database.connect(database_url), await Bus.connect(redis_url)
     worker = StrategyWorker(
-        db=db, bus=bus, clock=RealClock(), meter=RecordingMeter(), log=CollectingLog(), shard=0, shards=1,
-        lease=await hold(db, epoch, name), home=home, only=only, crash_file=dump,
-    )  # fmt: skip
+        db=db,
+        bus=bus,
+        clock=RealClock(),
+        meter=RecordingMeter(),
+        log=CollectingLog(),
+        shard=0,
+        shards=1,
+        lease=await hold(db, epoch, name),
+        home=home,
+        only=only,
+        crash_file=dump,
+    )
     beat = asyncio.create_task(_beat()) if home is not None else None
     await worker.start()
     print("started", flush=True)

@@ -1,4 +1,5 @@
-"""A whole running system for acceptance tests: driven only through the `fks` command, HTTP and signals, as a user would."""
+"""A whole running system for acceptance tests: driven only through the `fks` command, HTTP and signals, as a user
+would."""
 
 from __future__ import annotations
 
@@ -47,9 +48,13 @@ class System:
         env = {k: v for k, v in os.environ.items() if not k.startswith("FKS_") or k == "FKS_REQUIRE_ALL"}
         return System(home, env | PROFILE | settings | {"FKS_HOME": str(home), "NO_COLOR": "1"})
 
-    def fks(self, *args: str, timeout_s: float = 60.0, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def fks(
+        self, *args: str, timeout_s: float = 60.0, check: bool = True, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        done = subprocess.run([FKS, *args], env=self.env, capture_output=True, text=True, timeout=timeout_s, input=stdin)
+        done = subprocess.run(
+            [FKS, *args], env=self.env, capture_output=True, text=True, timeout=timeout_s, input=stdin
+        )
         if check:
             assert done.returncode == 0, f"fks {' '.join(args)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
@@ -59,7 +64,8 @@ class System:
         return json.loads(self.fks(*args, "--json").stdout)
 
     def order(self, client: httpx.Client, body: dict[str, str]) -> tuple[str, httpx.Response]:
-        """Place an order; return its key and the decided answer. What a busy machine's collector made FEED_STALE is asked anew."""
+        """Place an order; return its key and the decided answer. What a busy machine's collector made FEED_STALE is
+        asked anew."""
         end = time.monotonic() + 30.0
         while True:
             key = uuid.uuid4().hex
@@ -85,8 +91,8 @@ class System:
         return time.monotonic() - start
 
     def status(self) -> Any:
-        """Return what `fks status --json` says. The tests ask for it all the time: a process for each question would take
-        the processor from the system that they time."""
+        """Return what `fks status --json` says. The tests ask for it all the time: a process for each question would
+        take the processor from the system that they time."""
         return find_status(Paths.of(self.home))
 
     def components(self) -> dict[str, Any]:
@@ -152,7 +158,9 @@ class System:
 
         def is_back() -> bool:
             row = self.components().get(name)
-            return bool(row and row["pid"] and row["pid"] != old_pid and row["state"] in ("ready", "degraded", "running"))
+            return bool(
+                row and row["pid"] and row["pid"] != old_pid and row["state"] in ("ready", "degraded", "running")
+            )
 
         wait_until(is_back, deadline_s=deadline_s, every_s=0.2)
         return time.monotonic() - start

@@ -28,12 +28,20 @@ def frames(count: int | None = None) -> list[tuple[int, bytes]]:
     rows = agg_trades(raw_trades())[:count]
     made = [(BEGIN_NS, b'{"result":null,"id":1}')]
     made += [
-        (row["E"] * 1_000_000 + 5_000_000, json.dumps({"stream": "btcusdt@aggTrade", "data": row}).encode()) for row in rows
+        (row["E"] * 1_000_000 + 5_000_000, json.dumps({"stream": "btcusdt@aggTrade", "data": row}).encode())
+        for row in rows
     ]
     return made
 
 
-def recorder_into(folder: Path, log: Log | None = None, *, file_bytes: int = 64 << 20, keep_bytes: int = 1 << 30, waiting_max: int = 64 << 20) -> Recorder:
+def recorder_into(
+    folder: Path,
+    log: Log | None = None,
+    *,
+    file_bytes: int = 64 << 20,
+    keep_bytes: int = 1 << 30,
+    waiting_max: int = 64 << 20,
+) -> Recorder:
     """Return a recorder of Binance into `folder`, on a clock that stands still."""
     clock = FakeClock()
     header = Header("binance", clock.now_ns(), 0, fks.__version__, BinanceExchange.traits)
@@ -55,4 +63,3 @@ def make_tape(folder: Path, rows: list[tuple[int, bytes]] | None = None) -> list
     found = heard_by(wire, frames() if rows is None else rows)
     recorder.close()
     return found
-

@@ -16,9 +16,21 @@ def order(quantity: str = "0.01", **fields: Any) -> Order:
     intent = uuid.uuid4()
     role = fields.pop("role", Role.ORDER)
     values: dict[str, Any] = {
-        "client_order_id": ids.client_order_id(intent, role.value), "intent_id": intent, "signal_id": None, "account_id": 1,
-        "venue": "ccxt", "exchange": "binance", "symbol": "BTCUSDT", "instance": "", "role": role, "attempt": 0,
-        "side": Side.BUY, "type": OrderType.MARKET, "time_in_force": TimeInForce.GTC, "state": State.SENDING,
-        **numbers, **fields,
-    }  # fmt: skip
+        "client_order_id": ids.client_order_id(intent, role.value),
+        "intent_id": intent,
+        "signal_id": None,
+        "account_id": 1,
+        "venue": "ccxt",
+        "exchange": "binance",
+        "symbol": "BTCUSDT",
+        "instance": "",
+        "role": role,
+        "attempt": 0,
+        "side": Side.BUY,
+        "type": OrderType.MARKET,
+        "time_in_force": TimeInForce.GTC,
+        "state": State.SENDING,
+        **numbers,
+        **fields,
+    }
     return Order(quantity=Decimal(quantity), **values)

@@ -20,12 +20,15 @@ async def until(condition: Callable[[], T | Awaitable[T]], *, deadline_s: float 
         if result:
             return result
         if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline_s:g} s: {inspect.getsource(condition).strip()[:300]}; last {result!r}")
+            raise AssertionError(
+                f"not within {deadline_s:g} s: {inspect.getsource(condition).strip()[:300]}; last {result!r}"
+            )
         await asyncio.sleep(every_s)
 
 
 def clear_of_the_hour() -> None:
-    """Wait until no bar of an hour is about to end or to settle (fks.data.gaps.SETTLE_NS): for counts of what there is."""
+    """Wait until no bar of an hour is about to end or to settle (fks.data.gaps.SETTLE_NS): for counts of what there
+    is."""
     into_s = time.time() % 3600
     if not 11 < into_s < 3540:
         time.sleep((3611 - into_s) % 3600)
@@ -39,5 +42,7 @@ def wait_until(condition: Callable[[], T], *, deadline_s: float = 10.0, every_s:
         if result:
             return result
         if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline_s:g} s: {inspect.getsource(condition).strip()[:300]}; last {result!r}")
+            raise AssertionError(
+                f"not within {deadline_s:g} s: {inspect.getsource(condition).strip()[:300]}; last {result!r}"
+            )
         time.sleep(every_s)

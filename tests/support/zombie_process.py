@@ -1,8 +1,8 @@
 """One leased role as a process of its own that stops itself (SIGSTOP) at a chosen point, to be continued as a zombie.
 
-`python -m tests.support.zombie_process '<json>'`; JSON: role (orders, strategy, collector), database_url, redis_url, epoch, application,
-stop_at, exchange (a LocalExchange's info), home. It holds a real lease and keeps it, as the Shell does, and ends with 3 when
-a newer epoch owns it. Prints "ready" when it works.
+`python -m tests.support.zombie_process '<json>'`; JSON: role (orders, strategy, collector), database_url, redis_url,
+epoch, application, stop_at, exchange (a LocalExchange's info), home. It holds a real lease and keeps it, as the Shell
+does, and ends with 3 when a newer epoch owns it. Prints "ready" when it works.
 """
 
 from __future__ import annotations
@@ -87,9 +87,14 @@ async def main(given: dict[str, Any]) -> int:
         if given["role"] == "orders":
             info = given["exchange"]
             config = CcxtConfig(
-                order_timeout_s=1.0, read_timeout_s=3.0, rest_url=info["rest"], ws_url=info["ws"],
-                ws_api_url=info["ws_api"], api_key=info["api_key"], api_secret=info["api_secret"],
-            )  # fmt: skip
+                order_timeout_s=1.0,
+                read_timeout_s=3.0,
+                rest_url=info["rest"],
+                ws_url=info["ws"],
+                ws_api_url=info["ws_api"],
+                api_key=info["api_key"],
+                api_secret=info["api_secret"],
+            )
             venue = CcxtVenue(config, clock, log, lease.holds)
             work = OrderManager(db, bus, {"ccxt": venue}, FAST, clock, meter, log, lease)
         elif given["role"] == "collector":

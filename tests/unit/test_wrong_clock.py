@@ -16,7 +16,7 @@ def test_it_is_right_until_it_is_put_wrong_and_right_again_by_itself(tmp_path: P
     one.put_wrong(-8.0, 0.05)
     assert -8.1e9 < other.now_ns() - time.time_ns() < -7.9e9
     before_s = other.monotonic()
-    while other.now_ns() - time.time_ns() < -10**8:
+    while other.now_ns() - time.time_ns() < -(10**8):
         assert other.monotonic() - before_s < 1.0
     assert stat.S_IMODE((tmp_path / "offset").stat().st_mode) == 0o600
 

@@ -37,16 +37,21 @@ class AccountChange(Body):
 
 @router.post("/accounts/change", openapi_extra=takes(AccountChange))
 async def change(gate: Gate, who: Admin, body: Annotated[AccountChange, Depends(body_of(AccountChange))]) -> ExactJson:
-    """Change an account's mode before its first session, or switch it on or off. The order manager takes it up at its next start."""
+    """Change an account's mode before its first session, or switch it on or off. The order manager takes it up at its
+    next start."""
     row = await gate.db.fetchrow("gateway.change_account", body.name, body.mode, body.is_enabled)
     if row is None:
         known = {item["name"] for item in await gate.db.fetch("gateway.accounts")}
         if body.name not in known:
-            raise Problem(404, "ACCOUNT_UNKNOWN", f"there is no account {body.name!r}", remedy="see 'fks accounts list'")
+            raise Problem(
+                404, "ACCOUNT_UNKNOWN", f"there is no account {body.name!r}", remedy="see 'fks accounts list'"
+            )
         raise Problem(
-            409, "ACCOUNT_TIED", f"account {body.name!r} had its first session: its mode is fixed with its identity",
+            409,
+            "ACCOUNT_TIED",
+            f"account {body.name!r} had its first session: its mode is fixed with its identity",
             remedy="make another account: fks accounts create",
-        )  # fmt: skip
+        )
     return ExactJson(dict(row))
 
 
@@ -60,9 +65,15 @@ async def accounts(gate: Gate, who: Reader) -> ExactJson:
 async def create(gate: Gate, who: Admin, body: Annotated[AccountBody, Depends(body_of(AccountBody))]) -> ExactJson:
     """Make an account."""
     row = await gate.db.fetchrow(
-        "gateway.create_account", body.name, body.account_type, body.venue, body.broker, body.currency,
-        body.initial_balance, body.mode,
-    )  # fmt: skip
+        "gateway.create_account",
+        body.name,
+        body.account_type,
+        body.venue,
+        body.broker,
+        body.currency,
+        body.initial_balance,
+        body.mode,
+    )
     if row is None:
         raise Problem(
             409, "ACCOUNT_EXISTS", f"there is an account named {body.name!r} already", remedy="choose another name"

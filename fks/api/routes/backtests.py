@@ -123,9 +123,16 @@ async def _view(store: JobStore, id: uuid.UUID) -> dict[str, Any]:
 def view(job: Job) -> dict[str, Any]:
     """Return a job as the API shows it."""
     return {
-        "id": job.id, "state": job.state, "progress": job.progress, "spec": job.spec, "result": job.result,
-        "error": job.error, "submitted_by": job.submitted_by, "attempts": job.attempts,
-        "is_cancel_requested": job.is_cancel_requested, "created_at": iso(job.created_ns),
+        "id": job.id,
+        "state": job.state,
+        "progress": job.progress,
+        "spec": job.spec,
+        "result": job.result,
+        "error": job.error,
+        "submitted_by": job.submitted_by,
+        "attempts": job.attempts,
+        "is_cancel_requested": job.is_cancel_requested,
+        "created_at": iso(job.created_ns),
         "started_at": None if job.started_ns is None else iso(job.started_ns),
         "finished_at": None if job.finished_ns is None else iso(job.finished_ns),
-    }  # fmt: skip
+    }

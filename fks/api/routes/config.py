@@ -26,7 +26,8 @@ router = APIRouter(tags=["config"])
 class ChangeBody(Body):
     """A change: values to set and keys to unset, or a version to go back to; always with its reason.
 
-    `base_version` is the version the change was made against: when somebody changed the settings since, the answer is 409.
+    `base_version` is the version the change was made against: when somebody changed the settings since, the answer is
+    409.
     """
 
     set: dict[str, Any] = Field(default_factory=dict, description='key -> value: {"risk.notional_max_order": "5000"}')
@@ -38,7 +39,8 @@ class ChangeBody(Body):
 
 @router.get("/config")
 async def config(gate: Gate, who: Reader) -> ExactJson:
-    """Return the version in force and every setting that can change while running: its value, the file's, whom it concerns."""
+    """Return the version in force and every setting that can change while running: its value, the file's, whom it
+    concerns."""
     newest = await RuntimeConfigStore(gate.db).wanted()
     values = dict(newest.values) if newest else {}
     files = await _files(gate)
@@ -47,10 +49,14 @@ async def config(gate: Gate, who: Reader) -> ExactJson:
         {"key": key, "value": plain(now, key), "file": plain(files, key), "is_runtime": key in values, "parts": parts}
         for key, parts in CHANGEABLE.items()
     ]
-    return ExactJson({
-        "version": newest.version if newest else 0, "state": newest.state if newest else "active", "values": values,
-        "settings": rows,
-    })  # fmt: skip
+    return ExactJson(
+        {
+            "version": newest.version if newest else 0,
+            "state": newest.state if newest else "active",
+            "values": values,
+            "settings": rows,
+        }
+    )
 
 
 @router.get("/config/versions")
@@ -68,7 +74,8 @@ async def version(gate: Gate, who: Reader, version: int) -> ExactJson:
 
 @router.post("/config/versions", status_code=202, openapi_extra=takes(ChangeBody))
 async def change(gate: Gate, who: Admin, body: Annotated[ChangeBody, Depends(body_of(ChangeBody))]) -> ExactJson:
-    """Change settings: a new version that is rolled out at once, one part at a time, and rolled back if it does not take."""
+    """Change settings: a new version that is rolled out at once, one part at a time, and rolled back if it does not
+    take."""
     before = await RuntimeConfigStore(gate.db).wanted()
     base = dict(before.values) if before else {}
     if body.rollback_to is not None:
@@ -81,13 +88,17 @@ async def change(gate: Gate, who: Admin, body: Annotated[ChangeBody, Depends(bod
     kept = checked(await _files(gate), wanted, keys)
     changes = difference(base, kept)
     if not changes:
-        raise Problem(
-            422, "CONFIG_SAME", "these values are in force already", remedy="see 'fks config history'"
-        )  # fmt: skip
+        raise Problem(422, "CONFIG_SAME", "these values are in force already", remedy="see 'fks config history'")
     made, operation = await propose(
-        gate.db, kept, changes, base_version=body.base_version, changed_by=who.name, reason=body.reason,
-        kind="set" if body.rollback_to is None else "rollback", rolls_back_to=body.rollback_to,
-    )  # fmt: skip
+        gate.db,
+        kept,
+        changes,
+        base_version=body.base_version,
+        changed_by=who.name,
+        reason=body.reason,
+        kind="set" if body.rollback_to is None else "rollback",
+        rolls_back_to=body.rollback_to,
+    )
     await gate.bus.publish(CHANNEL, {"id": str(operation.id)})
     answer = {**view(made), "operation": operation_view(operation)}
     return ExactJson(answer, status_code=202, headers={"Location": f"/config/versions/{made.version}"})
@@ -97,7 +108,10 @@ async def _known(gate: Gateway, version: int) -> ConfigVersion:
     found = await RuntimeConfigStore(gate.db).get(version) if 0 < version < 2**63 else None
     if found is None:
         raise Problem(
-            404, "CONFIG_VERSION_UNKNOWN", f"there is no version {version} of the settings", remedy="see GET /config/versions"
+            404,
+            "CONFIG_VERSION_UNKNOWN",
+            f"there is no version {version} of the settings",
+            remedy="see GET /config/versions",
         )
     return found
 
@@ -110,8 +124,15 @@ async def _files(gate: Gateway) -> Settings:
 def view(version: ConfigVersion) -> dict[str, Any]:
     """Return a version as the API shows it."""
     return {
-        "version": version.version, "state": version.state, "kind": version.kind, "rolls_back_to": version.rolls_back_to,
-        "values": version.values, "changes": version.changes, "changed_by": version.changed_by,
-        "reason": version.reason, "error": version.error, "created_at": iso(version.created_ns),
+        "version": version.version,
+        "state": version.state,
+        "kind": version.kind,
+        "rolls_back_to": version.rolls_back_to,
+        "values": version.values,
+        "changes": version.changes,
+        "changed_by": version.changed_by,
+        "reason": version.reason,
+        "error": version.error,
+        "created_at": iso(version.created_ns),
         "finished_at": None if version.finished_ns is None else iso(version.finished_ns),
-    }  # fmt: skip
+    }

@@ -51,7 +51,11 @@ def is_local(request: Request) -> bool:
         return False
     # a page elsewhere whose name was made to mean 127.0.0.1 (DNS rebinding) still says its own name here
     asked = request.url.hostname or ""
-    return request.client is not None and _is_loopback(request.client.host) and (asked == "localhost" or _is_loopback(asked))
+    return (
+        request.client is not None
+        and _is_loopback(request.client.host)
+        and (asked == "localhost" or _is_loopback(asked))
+    )
 
 
 def _is_loopback(host: str) -> bool:

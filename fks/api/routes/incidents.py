@@ -31,7 +31,8 @@ class CloseBody(Body):
     """How an incident is closed."""
 
     resolution: Literal["adopted", "explained", "booked"] = Field(
-        description="adopted: the difference is ours; explained: known, and stays; booked: a transfer or execution was booked"
+        description="adopted: the difference is ours; explained: known, and stays; booked: a transfer or execution "
+        "was booked"
     )
     reason: str = Field(min_length=1, max_length=500)
 
@@ -44,7 +45,9 @@ async def reconcile(
     known = [row["venue"] for row in await gate.db.fetch("gateway.venues")]
     wanted = known if body.venue is None else [body.venue]
     if not set(wanted) <= set(known):
-        raise Problem(404, "VENUE_UNKNOWN", f"there is no venue {body.venue}", remedy=f"known: {', '.join(known) or 'none'}")
+        raise Problem(
+            404, "VENUE_UNKNOWN", f"there is no venue {body.venue}", remedy=f"known: {', '.join(known) or 'none'}"
+        )
     store, clock = SettlementStore(gate.db), gate.deps.clock
     ids = [await store.request_reconcile(venue, by=who.name, now_ns=clock.now_ns()) for venue in wanted]
     await gate.bus.publish(WAKE, {"type": "reconcile"})
@@ -82,7 +85,9 @@ async def incidents(
 
 
 @router.post("/incidents/{id}/close", openapi_extra=takes(CloseBody))
-async def close(gate: Gate, who: Admin, id: Number, body: Annotated[CloseBody, Depends(body_of(CloseBody))]) -> ExactJson:
+async def close(
+    gate: Gate, who: Admin, id: Number, body: Annotated[CloseBody, Depends(body_of(CloseBody))]
+) -> ExactJson:
     """Close an incident in the token's name, with the reason: what it denied is allowed again."""
     store = IncidentStore(gate.db)
     if await store.get(id) is None:
@@ -102,9 +107,16 @@ async def _names(gate: Gateway) -> dict[int, str]:
 
 def _view(incident: Incident, accounts: dict[int, str]) -> dict[str, Any]:
     return {
-        "id": incident.id, "account": accounts.get(incident.account_id, ""), "kind": incident.kind,
-        "subject": incident.subject, "detail": incident.detail, "payload": dict(incident.payload),
-        "opened_at": iso(incident.opened_ns), "updated_at": iso(incident.updated_ns), "is_open": incident.is_open,
-        "closed_by": incident.closed_by, "closed_at": None if incident.closed_ns is None else iso(incident.closed_ns),
+        "id": incident.id,
+        "account": accounts.get(incident.account_id, ""),
+        "kind": incident.kind,
+        "subject": incident.subject,
+        "detail": incident.detail,
+        "payload": dict(incident.payload),
+        "opened_at": iso(incident.opened_ns),
+        "updated_at": iso(incident.updated_ns),
+        "is_open": incident.is_open,
+        "closed_by": incident.closed_by,
+        "closed_at": None if incident.closed_ns is None else iso(incident.closed_ns),
         "resolution": incident.resolution,
-    }  # fmt: skip
+    }

@@ -23,10 +23,12 @@ router = APIRouter(tags=["market data"])
 
 @router.get("/market-data/{symbol:path}")
 async def latest(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
-    """Return the latest price of a symbol and its age, quote and book where they are collected, and the newest sealed bars.
+    """Return the latest price of a symbol and its age, quote and book where they are collected, and the newest sealed
+    bars.
 
-    The price is Redis's (`source: redis`), or the stored one (`postgresql`), or of what nobody collects the close of its
-    newest bar (`bars`). `age_ms` is how long ago the exchange last told of the symbol. While PostgreSQL is away, `state` is null.
+    The price is Redis's (`source: redis`), or the stored one (`postgresql`), or of what nobody collects the close of
+    its newest bar (`bars`). `age_ms` is how long ago the exchange last told of the symbol. While PostgreSQL is away,
+    `state` is null.
     """
     item, outage = await _located(gate, symbol, exchange)
     seen = await Latest(gate.bus).read(item.exchange, item.symbol)
@@ -44,7 +46,7 @@ async def latest(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None
             raise outage
         raise Problem(
             404, "NO_DATA", f"no market data of {name_of(item)} yet", remedy="POST /assets/enable has it collected"
-        )  # fmt: skip
+        )
     state = None if outage is not None else feed["state"] if feed is not None else "OFF"
     sealed = {row["timeframe"]: {k: v for k, v in dict(row).items() if k != "timeframe"} for row in bars}
     extras = {"quote": _told(seen.quote, now_ns), "book": _told(seen.book, now_ns)}

@@ -43,7 +43,7 @@ async def service_health(gate: Gate, who: Reader, service: str) -> ExactJson:
     if found is None:
         raise Problem(
             404, "SERVICE_UNKNOWN", f"no component runs for service {service}", remedy="see /monitor/api/services/"
-        )  # fmt: skip
+        )
     return ExactJson(found)
 
 

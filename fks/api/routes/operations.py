@@ -18,7 +18,9 @@ from fks.store.operations import CHANNEL, Operation, OperationStore
 
 router = APIRouter(tags=["operations"])
 OperationState = Literal["queued", "running", "done", "failed"]
-WHEEL = r"^fks-[A-Za-z0-9.+!_-]+\.whl$"  # a name and never a path: `fks deploy --rollback` looks for it in FKS_HOME/wheels
+WHEEL = (
+    r"^fks-[A-Za-z0-9.+!_-]+\.whl$"  # a name and never a path: `fks deploy --rollback` looks for it in FKS_HOME/wheels
+)
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 
 
@@ -28,9 +30,15 @@ class OperationBody(Body):
     kind: Literal["restart", "deploy"]
     target: str = Field("", max_length=128, description="of a restart: a child's id, gateway, or supervisor")
     only: str | None = Field(None, max_length=128, description="of a deployment: this part alone")
-    build: str | None = Field(None, max_length=64, description="of a deployment: the version every part must come back with")
-    wheel: str | None = Field(None, max_length=200, pattern=WHEEL, description="of a deployment: the wheel that was installed")
-    previous_wheel: str | None = Field(None, max_length=200, pattern=WHEEL, description="of a deployment: the wheel that leads back")
+    build: str | None = Field(
+        None, max_length=64, description="of a deployment: the version every part must come back with"
+    )
+    wheel: str | None = Field(
+        None, max_length=200, pattern=WHEEL, description="of a deployment: the wheel that was installed"
+    )
+    previous_wheel: str | None = Field(
+        None, max_length=200, pattern=WHEEL, description="of a deployment: the wheel that leads back"
+    )
     reason: str = Field("", max_length=500)
 
 
@@ -49,7 +57,7 @@ async def ask(
     id = ids.request_signal_id(f"operation:{who.name}", key) if key else uuid.uuid4()
     operation = await store.request(
         body.kind, target=target, args=args, reason=body.reason, requested_by=who.name, id=id
-    )  # fmt: skip
+    )
     await gate.bus.publish(CHANNEL, {"id": str(operation.id)})
     return ExactJson(view(operation), status_code=202, headers={"Location": f"/operations/{operation.id}"})
 
@@ -86,19 +94,29 @@ async def _target(store: OperationStore, name: str) -> str:
     chosen = GATEWAY if parts.get(name) == "serve" else name
     if chosen not in names:
         raise Problem(
-            404, "COMPONENT_UNKNOWN", f"no part is called {name!r}" if name else "a restart needs its target",
+            404,
+            "COMPONENT_UNKNOWN",
+            f"no part is called {name!r}" if name else "a restart needs its target",
             remedy=f"use one of {', '.join(names)}",
-        )  # fmt: skip
+        )
     return chosen
 
 
 def view(operation: Operation) -> dict[str, Any]:
     """Return an operation as the API shows it."""
     return {
-        "id": operation.id, "kind": operation.kind, "target": operation.target, "args": operation.args,
-        "reason": operation.reason, "requested_by": operation.requested_by, "state": operation.state,
-        "progress": operation.progress, "error": operation.error, "result": operation.result,
-        "attempt": operation.attempt, "created_at": iso(operation.created_ns),
+        "id": operation.id,
+        "kind": operation.kind,
+        "target": operation.target,
+        "args": operation.args,
+        "reason": operation.reason,
+        "requested_by": operation.requested_by,
+        "state": operation.state,
+        "progress": operation.progress,
+        "error": operation.error,
+        "result": operation.result,
+        "attempt": operation.attempt,
+        "created_at": iso(operation.created_ns),
         "started_at": None if operation.started_ns is None else iso(operation.started_ns),
         "finished_at": None if operation.finished_ns is None else iso(operation.finished_ns),
-    }  # fmt: skip
+    }

@@ -53,7 +53,9 @@ class OrderBody(Body):
     quantity: Positive = Field(description="in base")
     account: str | int | None = Field(None, description="name or number; default the first enabled one")
     venue: str | None = Field(None, description="where to, when an account is not named")
-    exchange: str | None = Field(None, description="whose symbol; default the account's, on paper the one that is collected")
+    exchange: str | None = Field(
+        None, description="whose symbol; default the account's, on paper the one that is collected"
+    )
     price: Positive | None = Field(None, description="of limit and stop_limit")
     stop_price: Positive | None = Field(None, description="of stop and stop_limit")
     take_profit: Positive | None = None
@@ -73,9 +75,11 @@ async def place(gate: Gate, who: Trader, request: Request, body: JsonObject, key
 
     if key is None or not key.strip() or not key.isprintable():
         raise Problem(
-            400, "IDEMPOTENCY_KEY_MISSING", "an order needs an Idempotency-Key header",
+            400,
+            "IDEMPOTENCY_KEY_MISSING",
+            "an order needs an Idempotency-Key header",
             remedy="send one that is unique to this order, a UUID say; on a retry send the same one",
-        )  # fmt: skip
+        )
     wanted = OrderRequest.parse(body)
     return _answer(await gate.door.submit(wanted, who.name, key, arrived_ns=request.state.arrived_ns))
 
@@ -137,7 +141,9 @@ class SettleBody(Body):
 
 
 @router.post("/orders/{id}/settle", openapi_extra=takes(SettleBody))
-async def settle(gate: Gate, who: Admin, id: str, body: Annotated[SettleBody, Depends(body_of(SettleBody))]) -> ExactJson:
+async def settle(
+    gate: Gate, who: Admin, id: str, body: Annotated[SettleBody, Depends(body_of(SettleBody))]
+) -> ExactJson:
     """End an order of unknown outcome in two steps: the first answer says what will be done, `confirm` does it.
 
     Executions that the person reports are booked together with the end, and move the position. The code is valid for
@@ -163,7 +169,9 @@ def _reported(body: SettleBody) -> tuple[ReportedFill, ...]:
     given = (body.quantity, body.price, body.fee)
     if body.trade_ids:
         if any(value is not None for value in given) or len(set(body.trade_ids)) != len(body.trade_ids):
-            raise Problem(422, "SETTLE_WRONG", "trade_ids are given beside figures, or twice", remedy="give either, once")
+            raise Problem(
+                422, "SETTLE_WRONG", "trade_ids are given beside figures, or twice", remedy="give either, once"
+            )
         return tuple(ReportedFill(number) for number in body.trade_ids)
     if all(value is None for value in given):
         return ()
@@ -210,10 +218,17 @@ async def _waiting(gate: Gateway, id: str) -> dict[str, Any]:
     if row is None:
         raise _unknown(id)
     return {
-        "id": row["id"], "client_order_id": row["client_order_id"] or _client_id(row["id"]), "state": None,
-        "signal_state": row["state"], "code": row["code"], "detail": row["detail"], "symbol": row["symbol"],
-        "side": row["side"], "type": row["type"], "quantity": row["size"],
-    }  # fmt: skip
+        "id": row["id"],
+        "client_order_id": row["client_order_id"] or _client_id(row["id"]),
+        "state": None,
+        "signal_state": row["state"],
+        "code": row["code"],
+        "detail": row["detail"],
+        "symbol": row["symbol"],
+        "side": row["side"],
+        "type": row["type"],
+        "quantity": row["size"],
+    }
 
 
 async def _request(gate: Gateway, id: str) -> Any:

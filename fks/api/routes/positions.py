@@ -27,7 +27,8 @@ async def positions(gate: Gate, who: Reader, every: WithFlat = False) -> ExactJs
 async def position(gate: Gate, who: Reader, symbol: str, exchange: Exchange = None) -> ExactJson:
     """Return the position in one symbol: the sum, and per instance what adds up to it, flat ones included.
 
-    What is held at other exchanges under other spellings of the symbol is part of the sum, unless one exchange is named.
+    What is held at other exchanges under other spellings of the symbol is part of the sum, unless one exchange is
+    named.
     """
     from fks.api.order_entry import exchange_of
 

@@ -60,9 +60,11 @@ async def _decide(gate: Gateway, id: uuid.UUID, *, approve: bool, by: str) -> Ex
     wanted = SignalState.READY if approve else SignalState.DECLINED
     if record is None and not (found["decided_by"] == by and _came_to(found["state"], wanted)):
         raise Problem(
-            409, "SIGNAL_NOT_PENDING", f"signal {id} is {found['state']}, not pending",
+            409,
+            "SIGNAL_NOT_PENDING",
+            f"signal {id} is {found['state']}, not pending",
             remedy="see GET /signals?state=pending",
-        )  # fmt: skip
+        )
     if record is not None:
         names = ("instance", "symbol", "kind", "side", "state", "code")
         await gate.bus.publish(SIGNALS, {"type": "signal", "id": str(id), **{name: found[name] for name in names}})

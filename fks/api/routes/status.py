@@ -40,6 +40,11 @@ def _guardian_says(path: Path) -> dict[str, Any]:
     if record is None:
         return {"engaged": False}
     return {
-        "engaged": True, "kill_id": record.kill_id, "scope": record.scope, "reason": record.reason, "by": record.by,
-        "since": iso(record.engaged_ns), "done": record.is_done,
-    }  # fmt: skip
+        "engaged": True,
+        "kill_id": record.kill_id,
+        "scope": record.scope,
+        "reason": record.reason,
+        "by": record.by,
+        "since": iso(record.engaged_ns),
+        "done": record.is_done,
+    }

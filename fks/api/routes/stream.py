@@ -99,9 +99,7 @@ async def _client(
     """Return what the address asks for; `-` is no channel: who subscribes by message wants no other."""
     wanted = [] if channels == "-" else _listed(channels) or list(DEFAULT)
     if unknown := sorted(set(wanted) - EVERY.keys()):
-        raise InputError(
-            f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(EVERY)}"
-        )  # fmt: skip
+        raise InputError(f"unknown channel {unknown[0]!r}", code="CHANNEL_UNKNOWN", remedy=f"use {', '.join(EVERY)}")
     places: list[tuple[str, str]] = []
     for text in _listed(symbol):
         symbols, at = await gate.narrowed(text, exchange)

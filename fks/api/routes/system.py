@@ -23,21 +23,32 @@ Full = Annotated[bool, Query(description="with the last log lines and the traceb
 
 @router.get("/system/tree")
 async def tree(gate: Gate, who: Reader) -> ExactJson:
-    """Return the supervision tree: supervisors with strategy and restarts used, each child with state, pid, node, version."""
+    """Return the supervision tree: supervisors with strategy and restarts used, each child with state, pid, node,
+    version."""
     found = await assemble(gate.db)
-    return ExactJson({
-        "state": found["state"], "reasons": found["reasons"], "tree": tree_view(found["components"]), "nodes": found["nodes"],
-    })  # fmt: skip
+    return ExactJson(
+        {
+            "state": found["state"],
+            "reasons": found["reasons"],
+            "tree": tree_view(found["components"]),
+            "nodes": found["nodes"],
+        }
+    )
 
 
 @router.get("/system/events")
 async def events(
-    gate: Gate, who: Reader, child: Name = None, since: Since = None, after: After = None, limit: Limit = 100, full: Full = False
-) -> ExactJson:  # fmt: skip
-    """Return the newest events of the tree, oldest first: starts, exits with signal or exit code, restarts, escalations."""
-    rows = await history(
-        gate.db, child=child, since=moment(since, "since"), after=after, limit=limit, is_full=full
-    )  # fmt: skip
+    gate: Gate,
+    who: Reader,
+    child: Name = None,
+    since: Since = None,
+    after: After = None,
+    limit: Limit = 100,
+    full: Full = False,
+) -> ExactJson:
+    """Return the newest events of the tree, oldest first: starts, exits with signal or exit code, restarts,
+    escalations."""
+    rows = await history(gate.db, child=child, since=moment(since, "since"), after=after, limit=limit, is_full=full)
     return ExactJson({"items": rows})
 
 

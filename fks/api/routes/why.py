@@ -17,7 +17,9 @@ router = APIRouter(tags=["why"])
 async def why(
     gate: Gate,
     who: Reader,
-    what: Annotated[str, Query(min_length=1, max_length=64, description="an order, a signal, or a symbol (with `time`)")],
+    what: Annotated[
+        str, Query(min_length=1, max_length=64, description="an order, a signal, or a symbol (with `time`)")
+    ],
     time: Annotated[str | None, Query(max_length=40, description="of a symbol: a moment in the bar, ISO 8601")] = None,
     instance: Name = None,
     exchange: Exchange = None,
@@ -30,7 +32,9 @@ async def why(
     at = moment(time, "time")
     if at is None:
         if instance is not None or exchange is not None:
-            raise Problem(422, "TIME_INVALID", "instance and exchange belong to a symbol at a time", remedy="give a time")
+            raise Problem(
+                422, "TIME_INVALID", "instance and exchange belong to a symbol at a time", remedy="give a time"
+            )
         found = await gate.why.of_id(what)
     else:
         found = await gate.why.of_symbol(what, exchange, at, instance)

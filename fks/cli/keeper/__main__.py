@@ -1,4 +1,5 @@
-"""`python -m fks.cli.keeper HOME`: the keeper of `fks up --detach`, without a terminal. What it prints is why it failed."""
+"""`python -m fks.cli.keeper HOME`: the keeper of `fks up --detach`, without a terminal. What it prints is why it
+failed."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ async def _run(home: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run until stopped. Exit 0 after an orderly end, 2 when a setting is wrong, 3 when what is needed is away, else 1."""
+    """Run until stopped. Exit 0 after an orderly end, 2 when a setting is wrong, 3 when what is needed is away, else
+    1."""
     try:
         asyncio.run(_run(argv[0]))
     except FksError as error:

@@ -105,9 +105,17 @@ def make_keeper(site: Site, *, say: Say, log: Log | None = None) -> Keeper:
     hands = WorkerHands(site.paths, site.settings, presence, site.node, clock, log)
     policy = Policy(backoff_max_s=2.0)  # nobody is there to hurry it when the head is back
     keeper = Keeper(
-        site.paths, site.specs(), hands, site.node, clock, log, redactor=site.redactor, say=say, policy=policy,
+        site.paths,
+        site.specs(),
+        hands,
+        site.node,
+        clock,
+        log,
+        redactor=site.redactor,
+        say=say,
+        policy=policy,
         worker=presence.name,
-    )  # fmt: skip
+    )
     hands.rejoin = keeper.services[SERVICE].restart
     return keeper
 
@@ -132,10 +140,12 @@ def _check_node(settings: Settings) -> None:
     missing = [
         name
         for name, value in (
-            ("ray.address", settings.ray.address), ("database.url", settings.database.url), ("redis.url", settings.redis.url),
+            ("ray.address", settings.ray.address),
+            ("database.url", settings.database.url),
+            ("redis.url", settings.redis.url),
         )
         if value is None
-    ]  # fmt: skip
+    ]
     if missing:
         raise ConfigError(
             f"a worker needs {', '.join(missing)}",

@@ -34,9 +34,18 @@ async def seed(db: Database, settings: Settings) -> bool:
             venue = "paper" if account == "paper" else "ccxt"
             worker = shard % settings.strategies.workers
             await tx.execute(
-                "demo.add_instance", id, strategy, params, settings.data.exchange, symbol, timeframe, ids[account],
-                venue, size, worker,
-            )  # fmt: skip
+                "demo.add_instance",
+                id,
+                strategy,
+                params,
+                settings.data.exchange,
+                symbol,
+                timeframe,
+                ids[account],
+                venue,
+                size,
+                worker,
+            )
             await tx.execute("demo.add_parameters", id, strategy, params)
     return True
 
@@ -44,16 +53,19 @@ async def seed(db: Database, settings: Settings) -> bool:
 async def switch_off(db: Database) -> list[str]:
     """Disable the demo's strategy instances and raise an alert that names them; return their ids.
 
-    They are demonstrations: nothing of theirs may go on where `venue.live` says that money is real. Instances that are off
-    already are left alone, and without any nothing is reported.
+    They are demonstrations: nothing of theirs may go on where `venue.live` says that money is real. Instances that are
+    off already are left alone, and without any nothing is reported.
     """
     async with db.transaction() as tx:
         rows = await tx.fetch("demo.switch_off", [id for id, *_ in INSTANCES])
         ids = sorted(row["id"] for row in rows)
         if ids:
             await Facts(tx).note_alert(
-                "warning", "demo.switched_off",
-                f"venue.live is true: the demo's strategies {', '.join(ids)} are switched off; add your own with 'fks strategies add'",
-                "keeper", {"instances": ",".join(ids)},
-            )  # fmt: skip
+                "warning",
+                "demo.switched_off",
+                f"venue.live is true: the demo's strategies {', '.join(ids)} are switched off; add your own with 'fks "
+                "strategies add'",
+                "keeper",
+                {"instances": ",".join(ids)},
+            )
     return ids

@@ -73,7 +73,8 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
 
 
 def ask(path: Path, op: str, *, timeout_s: float = 5.0, **fields: object) -> dict[str, Any]:
-    """Return the keeper's answer. Errors: OutageError when no keeper listens or answers in time; FksError when it said no."""
+    """Return the keeper's answer. Errors: OutageError when no keeper listens or answers in time; FksError when it said
+    no."""
     try:
         with socket.socket(socket.AF_UNIX) as link:
             link.settimeout(timeout_s)

@@ -1,4 +1,5 @@
-"""This machine's claim to be the head of its database: made before anything starts, renewed each second, given back at the end.
+"""This machine's claim to be the head of its database: made before anything starts, renewed each second, given back at
+the end.
 
 A machine is known by its id file and its boot, never by its host name (`fks.config.machine`).
 """
@@ -44,9 +45,12 @@ class HeadClaim:
         store, waited_s = HeadStore(db, self._ttl_s), 0.0
         while not self.is_claimed:
             found = await store.claim(
-                self._machine, host=platform.node(), home=str(self._paths.home), address=self._settings.node.address,
+                self._machine,
+                host=platform.node(),
+                home=str(self._paths.home),
+                address=self._settings.node.address,
                 is_alone=self._is_alone,
-            )  # fmt: skip
+            )
             if found is not None:
                 self.is_claimed = found > 0
                 return
@@ -56,7 +60,9 @@ class HeadClaim:
             if head.machine != self._machine.id or waited_s > self._ttl_s + SLACK_S:
                 raise self._refused(head)
             if not waited_s:
-                self._log.info("head.waits", reason="an earlier boot of this machine holds the place", wait_s=round(head.wait_s, 1))
+                self._log.info(
+                    "head.waits", reason="an earlier boot of this machine holds the place", wait_s=round(head.wait_s, 1)
+                )
             await asyncio.sleep(LOOK_S)
             waited_s += LOOK_S
 
@@ -74,7 +80,9 @@ class HeadClaim:
             return
         text = f"this head was superseded by {head.text}: it stops, and its positions are the other one's"
         self._log.error("head.superseded", reason=text)
-        raise SupersededError(text, remedy="to make this machine the head again, stop the other one, then 'fks up' here")
+        raise SupersededError(
+            text, remedy="to make this machine the head again, stop the other one, then 'fks up' here"
+        )
 
     async def release(self, db: Database) -> None:
         """Give the place back. Errors: OutageError."""
@@ -84,9 +92,13 @@ class HeadClaim:
     def _refused(self, head: Head) -> ConfigError:
         copy = ""
         if head.machine == self._machine.id:
-            copy = "; it has this machine's id under another boot: one of the two FKS_HOMEs is a copy, delete its machine.id"
+            copy = (
+                "; it has this machine's id under another boot: one of the two FKS_HOMEs is a copy, delete its "
+                "machine.id"
+            )
         return ConfigError(
             f"another head runs on this database: {head.text}, last renewed {max(head.age_s, 0.0):.1f} s ago{copy}",
-            remedy=f"stop it there with 'fks down'; if that machine is gone, try again in {max(head.wait_s, 0.0) + 1.0:.0f} s; "
+            remedy="stop it there with 'fks down'; if that machine is gone, try again in "
+            f"{max(head.wait_s, 0.0) + 1.0:.0f} s; "
             "or give this one a database of its own (database.url)",
         )

@@ -47,16 +47,30 @@ class Keeper:
     """
 
     def __init__(
-        self, paths: Paths, specs: Sequence[ServiceSpec], hands: Hands, make_node: Callable[[], Node], clock: Clock,
-        log: Log, *, redactor: Redactor | None = None, policy: Policy | None = None, say: Say = lambda name, state, text: None,
+        self,
+        paths: Paths,
+        specs: Sequence[ServiceSpec],
+        hands: Hands,
+        make_node: Callable[[], Node],
+        clock: Clock,
+        log: Log,
+        *,
+        redactor: Redactor | None = None,
+        policy: Policy | None = None,
+        say: Say = lambda name, state, text: None,
         worker: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.phase = "starting"
         self._worker = worker
         self.steps: list[dict[str, str]] = []
         self._paths, self._hands, self._make_node, self._clock, self._log, self._tell = (
-            paths, hands, make_node, clock, log, say,
-        )  # fmt: skip
+            paths,
+            hands,
+            make_node,
+            clock,
+            log,
+            say,
+        )
         self._specs = tuple(specs)
         self._redactor = redactor or Redactor()
         self._book = Book(paths.run / "keeper.json")
@@ -221,7 +235,12 @@ class Keeper:
     def _own(self) -> list[tuple[str, Seen]]:
         waits_for = self._hands.waits_for
         state = "waiting" if waits_for and self.phase != "stopping" else self.phase
-        rows = [("keeper", Seen("keeper", state, os.getpid(), 0, self._since_ns, f"waits for {waits_for}" if waits_for else ""))]
+        rows = [
+            (
+                "keeper",
+                Seen("keeper", state, os.getpid(), 0, self._since_ns, f"waits for {waits_for}" if waits_for else ""),
+            )
+        ]
         rows += [("service", seen) for service in self.services.values() for seen in service.seen()]
         if not self._worker:
             return rows

@@ -18,9 +18,13 @@ LOOPBACK = "127.0.0.1"
 PAUSE_S = 0.05
 CLIENT_PORT_MIN = 20000  # Ray keeps 10002-19999 for its workers and refuses its client server there
 _RAYLET = (
-    "node_manager_port", "object_manager_port", "agent_listen_port", "agent_grpc_port", "runtime_env_agent_port",
+    "node_manager_port",
+    "object_manager_port",
+    "agent_listen_port",
+    "agent_grpc_port",
+    "runtime_env_agent_port",
     "metrics_port",
-)  # fmt: skip
+)
 _HEAD = ("gcs_port", "client_port", "dashboard_port", "dashboard_metrics_port", "autoscaler_metrics_port")
 _LOCAL = ("dashboard_port", "dashboard_metrics_port", "autoscaler_metrics_port")
 

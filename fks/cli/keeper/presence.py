@@ -34,9 +34,13 @@ class Presence:
         self.agreed = agreed(settings, secrets.ray_token.get_secret_value())
         self._settings, self._redis_url, self._clock = settings, redis_url, clock
         self._facts: dict[str, Any] = {
-            "agreed": self.agreed, "ray": version("ray"), "python": platform.python_version(), "host": platform.node(),
-            "home": str(paths.home), "resources": resources_of(settings),
-        }  # fmt: skip
+            "agreed": self.agreed,
+            "ray": version("ray"),
+            "python": platform.python_version(),
+            "host": platform.node(),
+            "home": str(paths.home),
+            "resources": resources_of(settings),
+        }
         self._redis: bool | None = None
         self._beats = 0
 
@@ -48,14 +52,25 @@ class Presence:
         raylet = next((entry.pid for _, entry in seen if entry.name.startswith("raylet")), None)
         node_id, session = raylet_facts(raylet)
         troubles = [f"{entry.name} is {entry.state}" for _, entry in seen if entry.state != "ready"]
-        await store.beat(NodeRow(
-            name=self.name, role=self._settings.node.role, state="degraded" if troubles else "ready",
-            address=self._settings.node.address, ray_node_id=node_id, version=VERSION,
-            config_hash=agreement_hash(self.agreed), clock_skew_ms=round(skew_ms, 3),
-            detail=self._facts | {
-                "session": session, "clock_error_ms": round(error_ms, 3), "redis": self._redis, "troubles": troubles,
-            },
-        ))  # fmt: skip
+        await store.beat(
+            NodeRow(
+                name=self.name,
+                role=self._settings.node.role,
+                state="degraded" if troubles else "ready",
+                address=self._settings.node.address,
+                ray_node_id=node_id,
+                version=VERSION,
+                config_hash=agreement_hash(self.agreed),
+                clock_skew_ms=round(skew_ms, 3),
+                detail=self._facts
+                | {
+                    "session": session,
+                    "clock_error_ms": round(error_ms, 3),
+                    "redis": self._redis,
+                    "troubles": troubles,
+                },
+            )
+        )
 
     async def _look_at_redis(self) -> None:
         if self._settings.node.role == "single":

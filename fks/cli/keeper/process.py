@@ -107,9 +107,14 @@ class Process:
             err = stack.enter_context(open(launch.err, "ab", opener=_private))
             out = stack.enter_context(open(launch.out, "wb", opener=_private)) if launch.out else err
             popen = subprocess.Popen(
-                list(launch.command), env=dict(launch.env), stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                start_new_session=True, **launch.popen,
-            )  # fmt: skip
+                list(launch.command),
+                env=dict(launch.env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                **launch.popen,
+            )
         return Process(popen.pid, start_mark(popen.pid) or "", popen)
 
     @staticmethod
@@ -133,7 +138,8 @@ class Process:
         await ended(self.pid, self.is_alive)
 
     async def stop(self, signals: Sequence[tuple[int, float]], *, is_group: bool = False) -> bool:
-        """End it: each signal with the seconds it is given, then SIGKILL. `is_group`: then all that is left of its session.
+        """End it: each signal with the seconds it is given, then SIGKILL. `is_group`: then all that is left of its
+        session.
 
         Returns whether it ended without SIGKILL. Returned, it is dead (or the kernel does not let it die).
         """

@@ -1,8 +1,8 @@
 """`python -m fks.cli.keeper.ray_host [--stored] -- ray start …`: the parent of one node's Ray processes.
 
-`ray start --block` ends everything when any of its children dies, GCS included. Run without `--block`, `ray start` leaves
-its daemons to whoever reaps orphans: that is this process (PR_SET_CHILD_SUBREAPER). It mends what can be mended in
-place and ends the rest, so that its own death means exactly one thing: this node's Ray is gone, start it anew.
+`ray start --block` ends everything when any of its children dies, GCS included. Run without `--block`, `ray start`
+leaves its daemons to whoever reaps orphans: that is this process (PR_SET_CHILD_SUBREAPER). It mends what can be mended
+in place and ends the rest, so that its own death means exactly one thing: this node's Ray is gone, start it anew.
 
 - GCS dead, its tables on disk (`--stored`): started again at once with the same arguments; actors, raylet and held
   handles go on. Without storage the cluster is lost with it.

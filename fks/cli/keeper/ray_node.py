@@ -70,14 +70,19 @@ def ray_env(paths: Paths, settings: Settings, base: Mapping[str, str] | None = N
     ray = settings.ray
     if ray.storage == "rocksdb" and has_gcs(settings):
         kept |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(paths.gcs_dir)}
-    return kept | _ENV | (_HEALTH_ALONE if settings.node.role == "single" else _HEALTH_CLUSTER) | {
-        # "0" keeps 127.0.0.1 from becoming the host's own address; nodes of a cluster need "1" to be let in at all
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if settings.node.address == LOOPBACK else "1",
-        "RAY_AUTH_TOKEN_PATH": str(paths.ray_token_file),
-        "DASHBOARD_METRIC_PORT": str(settings.ray.dashboard_metrics_port),
-        "AUTOSCALER_METRIC_PORT": str(settings.ray.autoscaler_metrics_port),
-        "FKS_HOME": str(paths.home),
-    }  # fmt: skip
+    return (
+        kept
+        | _ENV
+        | (_HEALTH_ALONE if settings.node.role == "single" else _HEALTH_CLUSTER)
+        | {
+            # "0" keeps 127.0.0.1 from becoming the host's own address; nodes of a cluster need "1" to be let in at all
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if settings.node.address == LOOPBACK else "1",
+            "RAY_AUTH_TOKEN_PATH": str(paths.ray_token_file),
+            "DASHBOARD_METRIC_PORT": str(settings.ray.dashboard_metrics_port),
+            "AUTOSCALER_METRIC_PORT": str(settings.ray.autoscaler_metrics_port),
+            "FKS_HOME": str(paths.home),
+        }
+    )
 
 
 def has_gcs(settings: Settings) -> bool:
@@ -106,26 +111,41 @@ def ray_command(paths: Paths, settings: Settings) -> list[str]:
     ray, node = settings.ray, settings.node
     cluster = _head_options(settings) if has_gcs(settings) else [f"--address={ray.address}"]
     return [
-        *_ray_program(), "start", *cluster, f"--node-ip-address={node.address}",
-        f"--node-manager-port={ray.node_manager_port}", f"--object-manager-port={ray.object_manager_port}",
-        f"--dashboard-agent-listen-port={ray.agent_listen_port}", f"--dashboard-agent-grpc-port={ray.agent_grpc_port}",
-        f"--runtime-env-agent-port={ray.runtime_env_agent_port}", f"--metrics-export-port={ray.metrics_port}",
-        f"--min-worker-port={ray.worker_port_min}", f"--max-worker-port={ray.worker_port_max}",
-        f"--object-store-memory={ray.object_store_mb * 1024 * 1024}", f"--num-cpus={ray.num_cpus}",
+        *_ray_program(),
+        "start",
+        *cluster,
+        f"--node-ip-address={node.address}",
+        f"--node-manager-port={ray.node_manager_port}",
+        f"--object-manager-port={ray.object_manager_port}",
+        f"--dashboard-agent-listen-port={ray.agent_listen_port}",
+        f"--dashboard-agent-grpc-port={ray.agent_grpc_port}",
+        f"--runtime-env-agent-port={ray.runtime_env_agent_port}",
+        f"--metrics-export-port={ray.metrics_port}",
+        f"--min-worker-port={ray.worker_port_min}",
+        f"--max-worker-port={ray.worker_port_max}",
+        f"--object-store-memory={ray.object_store_mb * 1024 * 1024}",
+        f"--num-cpus={ray.num_cpus}",
         f"--resources={json.dumps(resources_of(settings), sort_keys=True)}",
         "--include-log-monitor=false",  # it copies the workers' words to drivers; we log to files ourselves (45 MB)
-        "--disable-usage-stats", "--log-style=record", "--log-color=false", f"--temp-dir={paths.ray_temp}",
-    ]  # fmt: skip
+        "--disable-usage-stats",
+        "--log-style=record",
+        "--log-color=false",
+        f"--temp-dir={paths.ray_temp}",
+    ]
 
 
 def _head_options(settings: Settings) -> list[str]:
     ray = settings.ray
     return [
-        "--head", f"--port={ray.gcs_port}", f"--ray-client-server-port={ray.client_port}",
-        "--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={ray.dashboard_port}",
+        "--head",
+        f"--port={ray.gcs_port}",
+        f"--ray-client-server-port={ray.client_port}",
+        "--include-dashboard=true",
+        f"--dashboard-host={LOOPBACK}",
+        f"--dashboard-port={ray.dashboard_port}",
         # the autoscaler has something to do under `ray up` only (50 MB)
         f"--autoscaling-config={ray.autoscaling_config}" if ray.autoscaling_config else "--no-monitor",
-    ]  # fmt: skip
+    ]
 
 
 def _ray_program() -> list[str]:
@@ -172,10 +192,21 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
         return next((pid for pid in holding(temp) if os.getsid(pid) == pid), None)
 
     return ServiceSpec(
-        name=SERVICE, launch=launch, is_ready=is_ready, find=find, log=paths.logs / "ray.log", ports=wanted,
-        stop=((signal.SIGTERM, 2.5),), wave=1, start_s=90.0, hang_s=45.0, is_group=True,
-        part_names=parts, parts=_parts, is_mended_inside=sys.platform == "linux",
-    )  # fmt: skip
+        name=SERVICE,
+        launch=launch,
+        is_ready=is_ready,
+        find=find,
+        log=paths.logs / "ray.log",
+        ports=wanted,
+        stop=((signal.SIGTERM, 2.5),),
+        wave=1,
+        start_s=90.0,
+        hang_s=45.0,
+        is_group=True,
+        part_names=parts,
+        parts=_parts,
+        is_mended_inside=sys.platform == "linux",
+    )
 
 
 def check_head(settings: Settings) -> None:

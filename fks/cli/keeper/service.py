@@ -89,11 +89,16 @@ class Service:
         pids = pids or {self.name: self.process.pid if self.process else None}
         return [
             Seen(
-                name, self.state, pid, self.restarts + self._part_restarts.get(name, 0),
-                max(self._since_ns, self._part_since_ns.get(name, 0)), self.error, self._ended,
+                name,
+                self.state,
+                pid,
+                self.restarts + self._part_restarts.get(name, 0),
+                max(self._since_ns, self._part_since_ns.get(name, 0)),
+                self.error,
+                self._ended,
             )
             for name, pid in pids.items()
-        ]  # fmt: skip
+        ]
 
     def start(self) -> None:
         """Begin to keep it; returns at once."""
@@ -241,7 +246,8 @@ class Service:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def _is_mended(self, process: Process, part: str, reason: str) -> bool:
-        """Return whether the service itself starts the dead part again and answers, before it dies or start_s is over."""
+        """Return whether the service itself starts the dead part again and answers, before it dies or start_s is
+        over."""
         assert self.spec.parts is not None
         old = self._parts[part]
         self.error = reason

@@ -51,9 +51,15 @@ def _embedded(
         )
 
     return ServiceSpec(
-        name=server.name, launch=launch, is_ready=_in_thread(server.is_ready), find=server.adopt, log=log,
-        stop=stop, start_s=start_s, hang_s=hang_s,
-    )  # fmt: skip
+        name=server.name,
+        launch=launch,
+        is_ready=_in_thread(server.is_ready),
+        find=server.adopt,
+        log=log,
+        stop=stop,
+        start_s=start_s,
+        hang_s=hang_s,
+    )
 
 
 def _in_thread(ask: Callable[[], bool]) -> Callable[[Process], Awaitable[bool]]:

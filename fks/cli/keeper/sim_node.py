@@ -83,9 +83,15 @@ def sim_command(files: SimFiles, settings: Settings) -> list[str]:
     """Return the command line of the exchange (no secret in it)."""
     sim = settings.sim
     command = [
-        *module("fks.cli", "sim", "exchange"), "--json", "--port", str(sim.port),
-        "--data-dir", str(files.data), "--seed", str(sim.seed),
-    ]  # fmt: skip
+        *module("fks.cli", "sim", "exchange"),
+        "--json",
+        "--port",
+        str(sim.port),
+        "--data-dir",
+        str(files.data),
+        "--seed",
+        str(sim.seed),
+    ]
     if sim.tape:
         command += ["--tape", str(tape_path(sim.tape)), "--speed", f"{sim.speed:g}"]
     if sim.fills == "tape":
@@ -112,6 +118,14 @@ def sim_service(paths: Paths, settings: Settings) -> ServiceSpec:
         return next(iter(holding(f"--data-dir\0{files.data}\0")), None)
 
     return ServiceSpec(
-        name="sim", launch=launch, is_ready=is_ready, find=find, log=paths.logs / "sim.log", ports=sim_ports(settings),
-        stop=((signal.SIGTERM, 3.0),), wave=1, start_s=30.0, hang_s=30.0,
-    )  # fmt: skip
+        name="sim",
+        launch=launch,
+        is_ready=is_ready,
+        find=find,
+        log=paths.logs / "sim.log",
+        ports=sim_ports(settings),
+        stop=((signal.SIGTERM, 3.0),),
+        wave=1,
+        start_s=30.0,
+        hang_s=30.0,
+    )

@@ -20,10 +20,10 @@ class ServiceSpec:
     `find` returns the pid of a living one that the book does not know: its keeper died at a bad moment.
     `ports` must be free before the first start: settings key -> (address, port).
     `part_names` are processes inside it that status shows instead of it, `parts` finds their pids once it is ready;
-    when one dies the whole service is done for, unless `is_mended_inside`: then it starts the part again, or ends itself.
-    `stop`: signals in order, each with the seconds it is given; then SIGKILL. `is_group`: the whole session ends with it.
-    `wave`: at the end the services of a higher wave are stopped before those of a lower one.
-    `hang_s`: silent for so long it is killed; None leaves it to its own recovery (PostgreSQL under load).
+    when one dies the whole service is done for, unless `is_mended_inside`: then it starts the part again, or ends
+    itself. `stop`: signals in order, each with the seconds it is given; then SIGKILL. `is_group`: the whole session
+    ends with it. `wave`: at the end the services of a higher wave are stopped before those of a lower one. `hang_s`:
+    silent for so long it is killed; None leaves it to its own recovery (PostgreSQL under load).
     """
 
     name: str

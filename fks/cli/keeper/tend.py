@@ -1,5 +1,5 @@
-"""Looks after the actor tree: deploys it, and deploys it again on a new Ray head, when its supervisor is dead for good (Ray
-does not retry a constructor that raised: its row falls silent), and from time to time while it is not whole."""
+"""Looks after the actor tree: deploys it, and deploys it again on a new Ray head, when its supervisor is dead for good
+(Ray does not retry a constructor that raised: its row falls silent), and from time to time while it is not whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ FAILURES_MAX = 2  # at the first start; later nothing is given up
 
 
 class Hands(Protocol):
-    """What the keeper does above its services (`fks.cli.keeper.tree.Tree`, a worker's `WorkerHands`). `waits_for`: what is away, "" when nothing is."""
+    """What the keeper does above its services (`fks.cli.keeper.tree.Tree`, a worker's `WorkerHands`). `waits_for`: what
+    is away, "" when nothing is."""
 
     waits_for: str
 
@@ -89,7 +90,8 @@ class Tender:
             await self._clock.sleep(min(2.0**self._failures, 30.0))
 
     async def beat(self, seen: Sequence[tuple[str, Seen]]) -> None:
-        """Write the rows of the keeper and its services and read the supervisor's. Never raises: rows are for showing."""
+        """Write the rows of the keeper and its services and read the supervisor's. Never raises: rows are for
+        showing."""
         try:
             self._age_s = await self._hands.beat(seen)
             self._store_well_since = self._store_well_since or self._clock.monotonic()
@@ -115,7 +117,8 @@ class Tender:
         return "the tree is not whole" if not self._is_whole and since > RETRY_S else None
 
     async def _deploy(self) -> None:
-        """Deploy on the Ray head that runs now. Errors: FksError when no tree stands, OutageError when the head goes."""
+        """Deploy on the Ray head that runs now. Errors: FksError when no tree stands, OutageError when the head
+        goes."""
         generation = self._head.times_ready if self._head else 0
         work = asyncio.create_task(self._hands.deploy())
         gone = asyncio.create_task(self._leaves(generation))

@@ -40,9 +40,14 @@ class Tree:
     """The keeper's hands above the services. Soft state: a connection to the database."""
 
     def __init__(
-        self, paths: Paths, settings: Settings, redactor: Redactor, presence: Presence, make_node: Callable[[], Node],
+        self,
+        paths: Paths,
+        settings: Settings,
+        redactor: Redactor,
+        presence: Presence,
+        make_node: Callable[[], Node],
         log: Log,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._head = HeadClaim(paths, settings, log)
         self.waits_for = ""
         self._paths, self._settings, self._redactor, self._presence = paths, settings, redactor, presence
@@ -55,7 +60,8 @@ class Tree:
         await self._head.claim(await self._database())
 
     async def hold(self) -> None:
-        """Renew the place of the head. Errors: SupersededError when another machine has it; OutageError, TimeoutError."""
+        """Renew the place of the head. Errors: SupersededError when another machine has it; OutageError,
+        TimeoutError."""
         if self._head.is_claimed:
             async with asyncio.timeout(2.0):
                 await self._head.hold(await self._database())
@@ -163,7 +169,12 @@ def columns(seen: Sequence[tuple[str, Seen]]) -> tuple[list[Any], ...]:
     """Return the rows of `keeper.beat`, column by column."""
     since: list[datetime] = [to_datetime(entry.since_ns) for _, entry in seen]
     return (
-        [entry.name for _, entry in seen], [kind for kind, _ in seen], [entry.state for _, entry in seen],
-        [entry.pid or 0 for _, entry in seen], [entry.restarts for _, entry in seen], since, [entry.detail for _, entry in seen],
+        [entry.name for _, entry in seen],
+        [kind for kind, _ in seen],
+        [entry.state for _, entry in seen],
+        [entry.pid or 0 for _, entry in seen],
+        [entry.restarts for _, entry in seen],
+        since,
+        [entry.detail for _, entry in seen],
         [entry.ended for _, entry in seen],
-    )  # fmt: skip
+    )

@@ -1,5 +1,5 @@
-"""The status document when the gateway cannot tell it: the database's rows if they can be had, else what was last known,
-with the keeper and its services always as they are this moment."""
+"""The status document when the gateway cannot tell it: the database's rows if they can be had, else what was last
+known, with the keeper and its services always as they are this moment."""
 
 from __future__ import annotations
 
@@ -53,10 +53,17 @@ class StatusView:
     def _component(self, kind: str, seen: Seen) -> dict[str, Any]:
         detail = {"detail": seen.detail} if seen.detail else {}
         return {
-            "name": seen.name, "kind": kind, "state": seen.state, "pid": seen.pid, "node": self._host,
-            "restarts": seen.restarts, "since": iso(seen.since_ns), "heartbeat_age_ms": 0, "detail": detail,
+            "name": seen.name,
+            "kind": kind,
+            "state": seen.state,
+            "pid": seen.pid,
+            "node": self._host,
+            "restarts": seen.restarts,
+            "since": iso(seen.since_ns),
+            "heartbeat_age_ms": 0,
+            "detail": detail,
             "problem": problem_of(seen.state, 0, detail),
-        }  # fmt: skip
+        }
 
 
 def _aged(row: dict[str, Any], passed_ms: int) -> dict[str, Any]:

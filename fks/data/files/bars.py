@@ -1,4 +1,5 @@
-"""A file's bars, checked row by row before anything is stored; what is doubtful is an error, what was done is a note."""
+"""A file's bars, checked row by row before anything is stored; what is doubtful is an error, what was done is a
+note."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class FileBars:
     """A file's bars, and how they were read.
 
     `missing` counts the bars that the calendar expects and the file has not, `gaps` the runs of them. `doubts` are
-    outliers and bars outside sessions, `doubted` the same in words: they are stored, for a crash is no mistake, and told.
+    outliers and bars outside sessions, `doubted` the same in words: they are stored, for a crash is no mistake, and
+    told.
     """
 
     path: Path
@@ -109,11 +111,21 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
     holes = _holes(bars, calendar)
     doubts = tuple(doubt for doubt in check_bars(bars, usual=Usual(), calendar=calendar) if not doubt.is_refused)
     return FileBars(
-        path, layout.form, exchange, bars, None if trades is None else trades[:keep], found.written, source.sha256,
-        int(holes.sum()), len(holes), int(holes.max(initial=0)),
-        doubts, tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in doubts),
-        tuple(notes), wanted.calendar,
-    )  # fmt: skip
+        path,
+        layout.form,
+        exchange,
+        bars,
+        None if trades is None else trades[:keep],
+        found.written,
+        source.sha256,
+        int(holes.sum()),
+        len(holes),
+        int(holes.max(initial=0)),
+        doubts,
+        tuple(f"row {rows.row(f.row)}, {iso(f.time_ns)}, {f.reason.replace('_', ' ')}: {f.detail}" for f in doubts),
+        tuple(notes),
+        wanted.calendar,
+    )
 
 
 def _holes(bars: Bars, calendar: Calendar | None) -> Ints:
@@ -129,25 +141,36 @@ def _holes(bars: Bars, calendar: Calendar | None) -> Ints:
 
 
 def _series(table: Table, layout: Layout, wanted: Wanted) -> tuple[str, str, list[str]]:
-    """Return (symbol, exchange, notes). Errors: InputError when neither the caller nor the file says, or they disagree."""
+    """Return (symbol, exchange, notes). Errors: InputError when neither the caller nor the file says, or they
+    disagree."""
     symbol = (wanted.symbol or layout.symbol or _symbol_inside(table, layout, wanted.symbol)).strip()
     exchange = check_exchange(wanted.exchange) if wanted.exchange else layout.exchange
     if layout.symbol_column is not None:
         _symbol_inside(table, layout, symbol)
     if not symbol:
-        raise problem(table.name, "does not say which symbol it is of", remedy="say --symbol BTCUSDT", code="FILE_SERIES")
+        raise problem(
+            table.name, "does not say which symbol it is of", remedy="say --symbol BTCUSDT", code="FILE_SERIES"
+        )
     if not exchange:
         raise problem(
-            table.name, "does not say which exchange it is from", code="FILE_SERIES",
+            table.name,
+            "does not say which exchange it is from",
+            code="FILE_SERIES",
             remedy="say --exchange: prices of one are not prices of another",
-        )  # fmt: skip
-    notes = [] if exchange in EXCHANGES or not wanted.exchange else [f"{exchange} is no exchange that FKS collects from: {' '.join(EXCHANGES)}"]
+        )
+    notes = (
+        []
+        if exchange in EXCHANGES or not wanted.exchange
+        else [f"{exchange} is no exchange that FKS collects from: {' '.join(EXCHANGES)}"]
+    )
     spelt = spelt_at(exchange, symbol)
     if not spelt:
         raise problem(
-            table.name, f"is of {symbol!r}, and {exchange} writes BTC{SEPARATORS[exchange]}USDT", code="FILE_SERIES",
+            table.name,
+            f"is of {symbol!r}, and {exchange} writes BTC{SEPARATORS[exchange]}USDT",
+            code="FILE_SERIES",
             remedy=f"say where the base ends: --symbol BASE{SEPARATORS[exchange]}QUOTE",
-        )  # fmt: skip
+        )
     return spelt, exchange, notes
 
 
@@ -160,10 +183,12 @@ def _symbol_inside(table: Table, layout: Layout, said: str) -> str:
     found = [str(name) for name in pc.unique(table.columns[layout.symbol_column].cast("string")).to_pylist()]
     if len(found) > 1:
         raise problem(
-            table.name, f"holds {len(found)} symbols ({', '.join(found[:6])})", column=table.column(layout.symbol_column),
-            remedy="split it: one symbol and timeframe a file", code="FILE_SERIES",
-        )  # fmt: skip
+            table.name,
+            f"holds {len(found)} symbols ({', '.join(found[:6])})",
+            column=table.column(layout.symbol_column),
+            remedy="split it: one symbol and timeframe a file",
+            code="FILE_SERIES",
+        )
     if said and letters(said) != letters(found[0]):
         raise problem(table.name, f"holds {found[0]}, not {said}", row=table.row(0), code="FILE_SERIES")
     return found[0]
-

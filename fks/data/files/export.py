@@ -53,7 +53,8 @@ async def export_bars(
     """Write complete bars with from <= open time < to into `path` (.parquet, .csv or .csv.gz).
 
     Guarantees: the file is there whole or not at all (it is written beside and renamed). `progress` is told (bars
-    done, at most so many in all). Errors: InputError for an ending, a series without bars, a file that exists; OutageError.
+    done, at most so many in all). Errors: InputError for an ending, a series without bars, a file that exists;
+    OutageError.
     """
     check_timeframe(timeframe)
     ending = _ending(path, replaces=replaces)
@@ -66,7 +67,9 @@ async def export_bars(
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count, first, last, at = 0, 0, 0, begin
     try:
-        with _Writer(beside, ending, {"form": FORM, "exchange": exchange, "symbol": symbol, "timeframe": timeframe}) as out:
+        with _Writer(
+            beside, ending, {"form": FORM, "exchange": exchange, "symbol": symbol, "timeframe": timeframe}
+        ) as out:
             while at < end:
                 bars = await store.read(symbol, timeframe, at, end, _PIECE, exchange=exchange)
                 if not len(bars):
@@ -91,7 +94,9 @@ def _ending(path: Path, *, replaces: bool) -> str:
     found = next((known for known in ENDINGS if path.name.lower().endswith(known)), "")
     if not found:
         raise InputError(
-            f"{path.name} says no form that can be written", remedy=f"end it in {' or '.join(ENDINGS)}", code="FILE_UNKNOWN"
+            f"{path.name} says no form that can be written",
+            remedy=f"end it in {' or '.join(ENDINGS)}",
+            code="FILE_UNKNOWN",
         )
     if path.exists() and not replaces:
         raise InputError(f"{path} is there already", remedy="choose another name, or say --force", code="FILE_EXISTS")
@@ -102,9 +107,11 @@ def _ending(path: Path, *, replaces: bool) -> str:
 
 def _nothing(exchange: str, symbol: str, timeframe: str) -> InputError:
     return InputError(
-        f"no {timeframe} bars of {symbol} from {exchange} are stored in that range", code="NO_DATA", status=404,
+        f"no {timeframe} bars of {symbol} from {exchange} are stored in that range",
+        code="NO_DATA",
+        status=404,
         remedy="see 'fks data status'",
-    )  # fmt: skip
+    )
 
 
 def table_of(bars: Bars) -> Any:

@@ -11,27 +11,77 @@ from fks.data.files.table import Table
 from fks.data.files.times import looks_like_time
 from fks.model.timeframe import TIMEFRAMES
 
-BINANCE = ("open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume", "count",
-           "taker_buy_volume", "taker_buy_quote_volume", "ignore")  # fmt: skip
+BINANCE = (
+    "open_time",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "close_time",
+    "quote_volume",
+    "count",
+    "taker_buy_volume",
+    "taker_buy_quote_volume",
+    "ignore",
+)
 _BINANCE_NAME = re.compile(r"^([A-Z0-9_]+)-(\d+[smhdwM]o?)-\d{4}-\d{2}(-\d{2})?")
 _NINJA_NAME = re.compile(r"^([A-Z0-9]+)[ _](\d{2}-\d{2})\.(Last|Bid|Ask)")
 _NINJA_TIME = re.compile(r"\d{8}( \d{6}( \d{7})?)?")
 _PLAIN_NAME = re.compile(r"(?:^|[_-])([A-Z0-9]{5,20})[_-](\d+[smhdwM])(?=$|[_.-])")
 #: what a column may be called, letters and digits only, lower case; the earlier name wins
 NAMES: dict[str, tuple[str, ...]] = {
-    "time": ("opentime", "timeopen", "timens", "timeutcms", "tsevent", "unix", "unixtime", "unixtimestamp", "timestamp",
-             "timestamputc", "datetime", "datetimeutc", "utctime", "timeutc", "gmttime", "utc", "ts", "bartime",
-             "candletime", "starttime", "start", "begin", "periodstart", "time", "date", "day", "localtime", "timelocal",
-             "indexlevel0", "t"),
+    "time": (
+        "opentime",
+        "timeopen",
+        "timens",
+        "timeutcms",
+        "tsevent",
+        "unix",
+        "unixtime",
+        "unixtimestamp",
+        "timestamp",
+        "timestamputc",
+        "datetime",
+        "datetimeutc",
+        "utctime",
+        "timeutc",
+        "gmttime",
+        "utc",
+        "ts",
+        "bartime",
+        "candletime",
+        "starttime",
+        "start",
+        "begin",
+        "periodstart",
+        "time",
+        "date",
+        "day",
+        "localtime",
+        "timelocal",
+        "indexlevel0",
+        "t",
+    ),
     "end": ("closetime", "timeclose", "endtime", "end", "periodend", "timeperiodend"),
     "open": ("open", "o", "openprice", "priceopen", "first"),
     "high": ("high", "h", "highprice", "pricehigh", "max"),
     "low": ("low", "l", "lowprice", "pricelow", "min"),
     "close": ("close", "c", "closeprice", "priceclose", "last"),
-    "volume": ("volume", "v", "vol", "basevolume", "volumebase", "totalvolume", "volumetraded", "tickvolume", "tickvol"),
+    "volume": (
+        "volume",
+        "v",
+        "vol",
+        "basevolume",
+        "volumebase",
+        "totalvolume",
+        "volumetraded",
+        "tickvolume",
+        "tickvol",
+    ),
     "trades": ("trades", "numberoftrades", "tradecount", "tradescount", "numtrades", "count", "transactions"),
     "symbol": ("symbol", "ticker", "instrument", "pair"),
-}  # fmt: skip
+}
 _TRADES = {"aggtradeid", "tradeid", "isbuyermaker", "isbuyermarketmaker", "bid", "ask"}
 
 
@@ -96,7 +146,7 @@ def _binance(table: Table, stem: str) -> Layout | None:
         notes = (f"the header says a futures archive: stored as exchange {exchange}",)
     return Layout(
         "binance archive", (0,), (1, 2, 3, 4), 5, trades=8, close_time=6, is_utc=True, exchange=exchange, notes=notes
-    )  # fmt: skip
+    )
 
 
 def _ninja(table: Table, stem: str) -> Layout | None:
@@ -104,9 +154,12 @@ def _ninja(table: Table, stem: str) -> Layout | None:
         return None
     if len(table.cell(0, 0)) > 15:
         raise problem(
-            table.name, "is a NinjaTrader export of ticks, not of bars", row=1, code="FILE_NOT_BARS",
+            table.name,
+            "is a NinjaTrader export of ticks, not of bars",
+            row=1,
+            code="FILE_NOT_BARS",
             remedy="export with type Minute or Day",
-        )  # fmt: skip
+        )
     if len(table.names) != 6:
         return None
     match = _NINJA_NAME.match(stem)
@@ -116,9 +169,17 @@ def _ninja(table: Table, stem: str) -> Layout | None:
         notes = (*notes, f"prices are {match[3].lower()} prices")
     symbol = f"{match[1]} {match[2]}" if match else ""
     return Layout(
-        "ninjatrader", (0,), (1, 2, 3, 4), 5, is_end=not is_day, is_utc=True, exchange="ninjatrader", symbol=symbol,
-        timeframe="1d" if is_day else "", notes=notes,
-    )  # fmt: skip
+        "ninjatrader",
+        (0,),
+        (1, 2, 3, 4),
+        5,
+        is_end=not is_day,
+        is_utc=True,
+        exchange="ninjatrader",
+        symbol=symbol,
+        timeframe="1d" if is_day else "",
+        notes=notes,
+    )
 
 
 def _guessed(table: Table) -> Layout:
@@ -130,24 +191,39 @@ def _guessed(table: Table) -> Layout:
         words = ["open", "high", "low", "close", "volume", *"-" * (len(table.names) - 6)][: len(table.names) - 1]
         words.insert(times[0] if times else 0, "time")
         raise problem(
-            table.name, f"{table.cell(0, 0)!r} is not a time{where}", row=table.first_row, column="1", code="FILE_COLUMNS",
+            table.name,
+            f"{table.cell(0, 0)!r} is not a time{where}",
+            row=table.first_row,
+            column="1",
+            code="FILE_COLUMNS",
             remedy=f"say what the columns are: --columns {','.join(words)}",
-        )  # fmt: skip
+        )
     shift = 1 if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", table.cell(1, 0)) else 0
     if len(table.names) - shift not in (5, 6, 7):
         raise problem(
-            table.name, f"has {len(table.names)} columns and no header", row=1, code="FILE_COLUMNS",
+            table.name,
+            f"has {len(table.names)} columns and no header",
+            row=1,
+            code="FILE_COLUMNS",
             remedy="say what they are, with - for what is nothing: --columns time,open,high,low,close,volume,-",
-        )  # fmt: skip
+        )
     rest = range(1 + shift, len(table.names))
     volume = rest[4] if len(rest) > 4 else None
     time = (0, 1) if shift else (0,)
-    return Layout("ohlcv", time, (rest[0], rest[1], rest[2], rest[3]), volume, notes=("no header: taken as time, open, high, low, close, volume",))
+    return Layout(
+        "ohlcv",
+        time,
+        (rest[0], rest[1], rest[2], rest[3]),
+        volume,
+        notes=("no header: taken as time, open, high, low, close, volume",),
+    )
 
 
 def _by_names(table: Table, names: tuple[str, ...], *, form: str) -> Layout:
     if len(names) > len(table.columns):
-        raise problem(table.name, f"has {len(table.columns)} columns, not {len(names)}", row=table.first_row, code="FILE_COLUMNS")
+        raise problem(
+            table.name, f"has {len(table.columns)} columns, not {len(names)}", row=table.first_row, code="FILE_COLUMNS"
+        )
     place = {what: _first(names, known) for what, known in NAMES.items()}
     if place["volume"] is None:  # Volume BTC, Volume USD: the first is the base's, as every site has them
         place["volume"] = next((i for i, name in enumerate(names) if name.startswith("volume")), None)
@@ -159,16 +235,28 @@ def _by_names(table: Table, names: tuple[str, ...], *, form: str) -> Layout:
         listed = ", ".join(table.names) or f"{len(table.columns)} without names"
         is_trades = bool(_TRADES & set(names)) or ("price" in names and missing != ["time"])
         raise problem(
-            table.name, "holds trades, not bars" if is_trades else f"no column is the {' or the '.join(missing)} (there are: {listed})",
-            row=table.first_row - 1 or None, code="FILE_NOT_BARS" if is_trades else "FILE_COLUMNS",
-            remedy="import bars (klines)" if is_trades else "say what the columns are: --columns time,open,high,low,close,volume",
-        )  # fmt: skip
+            table.name,
+            "holds trades, not bars"
+            if is_trades
+            else f"no column is the {' or the '.join(missing)} (there are: {listed})",
+            row=table.first_row - 1 or None,
+            code="FILE_NOT_BARS" if is_trades else "FILE_COLUMNS",
+            remedy="import bars (klines)"
+            if is_trades
+            else "say what the columns are: --columns time,open,high,low,close,volume",
+        )
     prices = tuple(place[what] for what in ("open", "high", "low", "close"))
     notes = ("stamps are bar ends: moved to bar opens",) if is_end else ()
     return Layout(
-        form, _with_clock(names, time), prices, place["volume"], place["trades"], symbol_column=place["symbol"],  # type: ignore[arg-type]
-        is_end=is_end, notes=notes,
-    )  # fmt: skip
+        form,
+        _with_clock(names, time),
+        prices,  # type: ignore[arg-type]
+        place["volume"],
+        place["trades"],
+        symbol_column=place["symbol"],
+        is_end=is_end,
+        notes=notes,
+    )
 
 
 def _first(names: tuple[str, ...], known: tuple[str, ...]) -> int | None:

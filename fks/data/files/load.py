@@ -47,8 +47,9 @@ async def import_file(
     """Store a file's bars; `with_larger` also the larger bars, where no smaller one is missing.
 
     Guarantees: all or nothing, whatever dies meanwhile; twice equals once; stored bars that differ are only replaced
-    when `replaces` says so, also when they come while it is stored; the file's calendar is kept with its series, unless it
-    is always open. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER; OutageError.
+    when `replaces` says so, also when they come while it is stored; the file's calendar is kept with its series, unless
+    it is always open. Without `db` there is nothing to compare with, and it is dry. Errors: InputError BARS_DIFFER;
+    OutageError.
     """
     file = file if db is None else await _spelt(db, file)
     series = [file.bars]
@@ -64,7 +65,8 @@ async def import_file(
 
 
 async def _spelt(db: Database, file: FileBars) -> FileBars:
-    """Return `file` under the spelling that its exchange lists, or that its bars have here already, and a note of it."""
+    """Return `file` under the spelling that its exchange lists, or that its bars have here already, and a note of
+    it."""
     symbol = file.bars.symbol
     found = await ReadingStore(db).spelled_at(file.exchange, symbol)
     known = [row.symbol for row in found if row.is_listed] or [row.symbol for row in found]
@@ -72,14 +74,21 @@ async def _spelt(db: Database, file: FileBars) -> FileBars:
         return file
     if len(known) > 1:
         raise ambiguous(symbol, [f"{file.exchange}:{name}" for name in known])
-    return replace(file, bars=replace(file.bars, symbol=known[0]), notes=(*file.notes, f"{symbol} is {known[0]} at {file.exchange}"))
+    return replace(
+        file,
+        bars=replace(file.bars, symbol=known[0]),
+        notes=(*file.notes, f"{symbol} is {known[0]} at {file.exchange}"),
+    )
 
 
 class _MetError(Exception):
-    """Another wrote bars of the file's span between the comparison and the merge: it is rolled back and compared anew."""
+    """Another wrote bars of the file's span between the comparison and the merge: it is rolled back and compared
+    anew."""
 
 
-async def _attempt(db: Database, file: FileBars, series: list[Bars], *, is_dry: bool, replaces: bool) -> Imported | None:
+async def _attempt(
+    db: Database, file: FileBars, series: list[Bars], *, is_dry: bool, replaces: bool
+) -> Imported | None:
     """Compare, then store; None with nothing stored when what was compared was no longer so."""
     store = BarStore(db)
     stood = [await store.stand(bars, exchange=file.exchange) for bars in series]  # first: what comes later shows
@@ -93,9 +102,11 @@ async def _attempt(db: Database, file: FileBars, series: list[Bars], *, is_dry: 
     if differing and not replaces:
         count = sum(merged.changed for merged in planned.values())
         raise problem(
-            file.path.name, f"{count} bar{'s' if count > 1 else ''} differ{'' if count > 1 else 's'} from what is stored: "
-            f"{differing}", remedy="nothing was stored; --replace takes the file's", code="BARS_DIFFER",
-        )  # fmt: skip
+            file.path.name,
+            f"{count} bar{'s' if count > 1 else ''} differ{'' if count > 1 else 's'} from what is stored: {differing}",
+            remedy="nothing was stored; --replace takes the file's",
+            code="BARS_DIFFER",
+        )
     await ensure_months(db, to_datetime(int(file.bars.time_ns[0])), to_datetime(int(file.bars.time_ns[-1])))
     done: dict[str, Merged] = {}
     with contextlib.suppress(_MetError):

@@ -58,9 +58,15 @@ class Rows:
         index = int(steps[0]) + 1
         this, before = iso(int(time_ns[index])), iso(int(time_ns[index - 1]))
         is_same = this == before
-        what = f"{this} stands twice, in row {self.row(index - 1)} as well" if is_same else f"{this} comes after {before}"
+        what = (
+            f"{this} stands twice, in row {self.row(index - 1)} as well" if is_same else f"{this} comes after {before}"
+        )
         remedy = "keep one of them" if is_same else "sort the rows by time"
-        if time_ns[index - 1] - time_ns[index] <= 3600 * NS and this[5:7] in ("04", "10", "11") and not self.stamps.is_counted:
+        if (
+            time_ns[index - 1] - time_ns[index] <= 3600 * NS
+            and this[5:7] in ("04", "10", "11")
+            and not self.stamps.is_counted
+        ):
             then = "say --timezone" if not self.stamps.is_zoned else "its stamps are wrong: export in UTC"
             remedy += f"; or is it local time, in which an hour is twice in autumn? then {then}"
         raise self.fail(index, self.column, what, code="FILE_ORDER", remedy=remedy)
@@ -74,9 +80,20 @@ def numbers(table: Table, position: int) -> Floats:
 
     cells = table.columns[position]
     kind = cells.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
-            or pa.types.is_decimal(kind)):  # fmt: skip
-        raise problem(table.name, f"holds {kind}, not numbers", row=table.row(0), column=table.column(position), code="FILE_NUMBER")
+    if not (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+    ):
+        raise problem(
+            table.name,
+            f"holds {kind}, not numbers",
+            row=table.row(0),
+            column=table.column(position),
+            code="FILE_NUMBER",
+        )
     if pa.types.is_decimal(kind) or (pa.types.is_floating(kind) and kind.bit_width < 64):
         cells = cells.cast(pa.string())  # the nearest float64 of what is written; Arrow's own cast is off by a bit
     try:
@@ -90,8 +107,12 @@ def numbers(table: Table, position: int) -> Floats:
         what = "is empty" if shown in (None, "") else f"{shown!r} is not a number"
         if isinstance(shown, str) and "," in shown:
             what += " here"
-        remedy = "numbers have a point and no thousands separator: 1234.5" if isinstance(shown, str) and "," in shown else ""
-        raise problem(table.name, what, row=table.row(index), column=table.column(position), remedy=remedy, code="FILE_NUMBER")
+        remedy = (
+            "numbers have a point and no thousands separator: 1234.5" if isinstance(shown, str) and "," in shown else ""
+        )
+        raise problem(
+            table.name, what, row=table.row(index), column=table.column(position), remedy=remedy, code="FILE_NUMBER"
+        )
     found: Floats = values
     return found
 
@@ -140,11 +161,16 @@ def check_numbers(rows: Rows, layout: Layout, prices: list[Floats], volume: Floa
     if broken.sum() * 4 > len(high):  # not a bad row: the wrong columns
         index = int(np.flatnonzero(broken)[0])
         fitting = _fitting(layout, prices, volume)
-        shown = " ".join(f"{name} {column[index]!r}" for name, column in zip(PRICES, map(np.ndarray.tolist, prices), strict=True))
+        shown = " ".join(
+            f"{name} {column[index]!r}" for name, column in zip(PRICES, map(np.ndarray.tolist, prices), strict=True)
+        )
         raise rows.fail(
-            index, names[1], f"{shown}: {int(broken.sum())} of {len(high)} rows have no such order, so the columns are other ones",
-            remedy=f"they fit as {fitting}: say --columns" if fitting else _COLUMNS, code="FILE_COLUMNS",
-        )  # fmt: skip
+            index,
+            names[1],
+            f"{shown}: {int(broken.sum())} of {len(high)} rows have no such order, so the columns are other ones",
+            remedy=f"they fit as {fitting}: say --columns" if fitting else _COLUMNS,
+            code="FILE_COLUMNS",
+        )
     _each(rows, names[1], high >= top, high, "is below the bar's open or close")
     _each(rows, names[2], low <= bottom, low, "is above the bar's open or close")
     if layout.volume is not None:
@@ -160,15 +186,24 @@ def _each(rows: Rows, column: str, is_good: npt.NDArray[np.bool_], values: Float
 
 
 def _fitting(layout: Layout, prices: list[Floats], volume: Floats) -> str:
-    """Return what --columns should say: the one order of prices and volume in which every row is a bar; "" when none or several are."""
+    """Return what --columns should say: the one order of prices and volume in which every row is a bar; "" when none or
+    several are."""
     positions, columns = [*layout.prices], [*prices]
     if layout.volume is not None:
         positions.append(layout.volume)
         columns.append(volume)
     names = (*PRICES, "volume")[: len(columns)]
-    found = [dict(zip(positions, order, strict=True)) for order in permutations(names) if _is_bars(dict(zip(order, columns, strict=True)))]
+    found = [
+        dict(zip(positions, order, strict=True))
+        for order in permutations(names)
+        if _is_bars(dict(zip(order, columns, strict=True)))
+    ]
     # open and close may be exchanged without a trace: in every table they stand in this order
-    found = [words for words in found if [words[at] for at in sorted(words) if words[at] in ("open", "close")] == ["open", "close"]]
+    found = [
+        words
+        for words in found
+        if [words[at] for at in sorted(words) if words[at] in ("open", "close")] == ["open", "close"]
+    ]
     if len(found) != 1:
         return ""
     times = ("date", "time") if len(layout.time) == 2 else ("end",) if layout.is_end else ("time",)
@@ -180,7 +215,9 @@ def _fitting(layout: Layout, prices: list[Floats], volume: Floats) -> str:
 def _is_bars(columns: dict[str, Floats]) -> bool:
     """Return whether every row is a bar. Prices of a bar are of one size, which tells a volume from a price."""
     open_, high, low, close = (columns[name] for name in PRICES)
-    is_ordered = bool((high >= np.maximum(open_, close)).all() and (low <= np.minimum(open_, close)).all() and (low > 0).all())
+    is_ordered = bool(
+        (high >= np.maximum(open_, close)).all() and (low <= np.minimum(open_, close)).all() and (low > 0).all()
+    )
     return is_ordered and bool(np.median(high) < _ALIKE * np.median(low))
 
 
@@ -188,12 +225,15 @@ def _is_bars(columns: dict[str, Floats]) -> bool:
 def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
     """Return the timeframe: what the caller or the file's name says, else the usual step.
 
-    Errors: InputError; also for bars of a larger timeframe than the file's name says. The caller's word is taken for it.
+    Errors: InputError; also for bars of a larger timeframe than the file's name says. The caller's word is taken for
+    it.
     """
     known = check_timeframe(said) if said else named
     if len(time_ns) < 2:
         if not known:
-            raise rows.fail(0, rows.column, "one row does not show its timeframe", remedy="say --timeframe 1m", code="FILE_SERIES")
+            raise rows.fail(
+                0, rows.column, "one row does not show its timeframe", remedy="say --timeframe 1m", code="FILE_SERIES"
+            )
         return known
     steps, counts = np.unique(np.diff(time_ns), return_counts=True)
     usual = int(steps[np.argmax(counts)])
@@ -203,23 +243,31 @@ def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
         index = int(np.flatnonzero(np.diff(time_ns) == (steps[0] if known != "1M" else usual))[0]) + 1
         step_s = (steps[0] if known != "1M" else usual) / NS
         raise rows.fail(
-            index, rows.column, f"comes {step_s:g} s after the row before: these are not {known} bars",
-            remedy=f"say --timeframe {found}" if found else "", code="FILE_SERIES",
-        )  # fmt: skip
+            index,
+            rows.column,
+            f"comes {step_s:g} s after the row before: these are not {known} bars",
+            remedy=f"say --timeframe {found}" if found else "",
+            code="FILE_SERIES",
+        )
     if named and not said:
         _check_named(rows, time_ns, named, found)
     if not (known or found):
         raise rows.fail(
-            1, rows.column, f"most rows are {usual / NS:g} s apart, and there are no such bars", code="FILE_SERIES",
+            1,
+            rows.column,
+            f"most rows are {usual / NS:g} s apart, and there are no such bars",
+            code="FILE_SERIES",
             remedy=f"use one of {' '.join(TIMEFRAMES)}",
-        )  # fmt: skip
+        )
     return known or found
 
 
 def _check_named(rows: Rows, time_ns: Ints, named: str, found: str) -> None:
-    """Refuse bars of a larger timeframe than the file's name says. `found`: the timeframe of the usual step, "" for none.
+    """Refuse bars of a larger timeframe than the file's name says. `found`: the timeframe of the usual step, "" for
+    none.
 
-    A thin market's bars come at odd moments: that all of them fall on a larger grid by chance is likely of a few rows only.
+    A thin market's bars come at odd moments: that all of them fall on a larger grid by chance is likely of a few rows
+    only.
     """
     steps = np.diff(time_ns)
     shared = length_of("1M") * NS if found == "1M" and steps.min() >= 28 * 86400 * NS else int(np.gcd.reduce(steps))
@@ -229,10 +277,14 @@ def _check_named(rows: Rows, time_ns: Ints, named: str, found: str) -> None:
     is_whole = bool(found) and shared == length_of(found) * NS
     every = "a month" if found == "1M" else f"a multiple of {shared / NS:.9g} s"
     raise rows.fail(
-        1, rows.column, f"comes {steps[0] / NS:.9g} s after the row before, and every step is {every}: these are not {named} bars",
-        remedy=f"{f'say --timeframe {found}, or' if is_whole else 'if nobody traded in between, say'} --timeframe {named}"
-        f"{' if nobody traded in between' if is_whole else ''}", code="FILE_SERIES",
-    )  # fmt: skip
+        1,
+        rows.column,
+        f"comes {steps[0] / NS:.9g} s after the row before, and every step is {every}: these are not {named} bars",
+        remedy=f"{f'say --timeframe {found}, or' if is_whole else 'if nobody traded in between, say'} --timeframe "
+        f"{named}"
+        f"{' if nobody traded in between' if is_whole else ''}",
+        code="FILE_SERIES",
+    )
 
 
 def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints:
@@ -252,9 +304,14 @@ def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints
         text += f", {off_h:g} h off; so is every row" if len(same) == 1 else f", {off_h:g} h off; others are not"
         can_tell = "say --timezone with the place whose clock it is, or export in UTC"
         raise rows.fail(
-            index, rows.column, f"{text}: these are stamps of local time", code="TIME_LOCAL",
-            remedy=can_tell if rows.is_taken else f"export {timeframe} bars of UTC, or smaller bars and make these of them with --larger",
-        )  # fmt: skip
+            index,
+            rows.column,
+            f"{text}: these are stamps of local time",
+            code="TIME_LOCAL",
+            remedy=can_tell
+            if rows.is_taken
+            else f"export {timeframe} bars of UTC, or smaller bars and make these of them with --larger",
+        )
     if not is_end and (off == length_of(timeframe) * NS - off).all():
         text += ": are these bar ends?"
     raise rows.fail(index, rows.column, text, code="TIME_GRID", remedy="bars of 24-hour UTC days only")
@@ -269,9 +326,11 @@ def check_close(rows: Rows, position: int, opens: Ints, timeframe: str) -> None:
     if len(bad):
         index = int(bad[0])
         raise rows.fail(
-            index, rows.table.column(position), f"{iso(int(closes[index]))} is not the end of a {timeframe} bar that opens "
-            f"{iso(int(opens[index]))}", code="TIME_GRID",
-        )  # fmt: skip
+            index,
+            rows.table.column(position),
+            f"{iso(int(closes[index]))} is not the end of a {timeframe} bar that opens {iso(int(opens[index]))}",
+            code="TIME_GRID",
+        )
 
 
 def count_closed(rows: Rows, time_ns: Ints, timeframe: str, now_ns: int) -> tuple[int, list[str]]:
@@ -280,9 +339,12 @@ def count_closed(rows: Rows, time_ns: Ints, timeframe: str, now_ns: int) -> tupl
     if len(future):
         index = int(future[0])
         raise rows.fail(
-            index, rows.column, f"{iso(int(time_ns[index]))} is in the future", code="TIME_FUTURE",
+            index,
+            rows.column,
+            f"{iso(int(time_ns[index]))} is in the future",
+            code="TIME_FUTURE",
             remedy="a wrong zone, bar ends taken for opens (--stamps), or this machine's clock is wrong",
-        )  # fmt: skip
+        )
     if bar_end(int(time_ns[-1]), timeframe) > now_ns:
         return len(time_ns) - 1, [f"the bar that opens {iso(int(time_ns[-1]))} is not over yet: left out"]
     return len(time_ns), []

@@ -19,7 +19,8 @@ _PARQUET = b"PAR1"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What was read: `name` as messages name it, `stem` without the endings, `sha256` of the file as it lies on disk."""
+    """What was read: `name` as messages name it, `stem` without the endings, `sha256` of the file as it lies on
+    disk."""
 
     path: Path
     name: str
@@ -58,7 +59,9 @@ def open_source(path: Path) -> Source:
         raise problem(name, "is empty", remedy="fetch it again")
     is_parquet = data.startswith(_PARQUET)
     if is_parquet and not data.endswith(_PARQUET):
-        raise problem(name, "is half-written: a parquet file ends with its index, and this one does not", remedy="write it again")
+        raise problem(
+            name, "is half-written: a parquet file ends with its index, and this one does not", remedy="write it again"
+        )
     if not is_parquet and inner.lower().endswith((".parquet", ".pq")):
         raise problem(name, "is called parquet and is none", remedy="look what wrote it")
     if not is_parquet and b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -79,11 +82,15 @@ def _compared(path: Path, digest: str) -> tuple[str, ...]:
 def _unzipped(name: str, raw: bytes) -> tuple[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            members = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX")]
+            members = [
+                item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX")
+            ]
             members = [item for item in members if not item.filename.upper().endswith(".CHECKSUM")]
             if len(members) != 1:
                 listed = ", ".join(item.filename for item in members[:4]) or "nothing"
-                raise problem(name, f"holds {len(members)} files ({listed}), not one table", remedy="unpack it and name the files")
+                raise problem(
+                    name, f"holds {len(members)} files ({listed}), not one table", remedy="unpack it and name the files"
+                )
             if members[0].file_size > BYTES_MAX:
                 raise _too_big(name)
             return Path(members[0].filename).name, archive.read(members[0])
@@ -101,7 +108,9 @@ def _gunzipped(name: str, raw: bytes) -> bytes:
                     raise _too_big(name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         row = found.count(b"\n") + 1
-        raise problem(name, "is half-written or damaged: its compressed data ends early", row=row, remedy="fetch it again") from error
+        raise problem(
+            name, "is half-written or damaged: its compressed data ends early", row=row, remedy="fetch it again"
+        ) from error
     return bytes(found)
 
 

@@ -8,7 +8,26 @@ from fks.exchanges.registry import SEPARATORS
 from fks.model.errors import InputError
 
 #: what symbols without a separator end in; the longest that fits is the quote
-QUOTES = ("USDT", "USDC", "FDUSD", "TUSD", "BUSD", "DAI", "USD", "EUR", "GBP", "JPY", "AUD", "CAD", "CHF", "TRY", "BRL", "BTC", "ETH", "BNB")
+QUOTES = (
+    "USDT",
+    "USDC",
+    "FDUSD",
+    "TUSD",
+    "BUSD",
+    "DAI",
+    "USD",
+    "EUR",
+    "GBP",
+    "JPY",
+    "AUD",
+    "CAD",
+    "CHF",
+    "TRY",
+    "BRL",
+    "BTC",
+    "ETH",
+    "BNB",
+)
 _EXCHANGE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}")
 _PARTS = re.compile(r"[/_ -]+")
 
@@ -18,7 +37,9 @@ def check_exchange(name: str) -> str:
     found = name.strip().lower()
     if not _EXCHANGE.fullmatch(found):
         raise InputError(
-            f"{name!r} is no name of an exchange", code="EXCHANGE_UNKNOWN", remedy="letters, digits, - and _: --exchange bitstamp"
+            f"{name!r} is no name of an exchange",
+            code="EXCHANGE_UNKNOWN",
+            remedy="letters, digits, - and _: --exchange bitstamp",
         )
     return found
 
@@ -29,7 +50,8 @@ def letters(symbol: str) -> str:
 
 
 def spelt_at(exchange: str, symbol: str) -> str:
-    """Return `symbol` (BTCUSDT, btc/usdt, BTC-USDT) as `exchange` writes it, as it is where nobody knows how that writes.
+    """Return `symbol` (BTCUSDT, btc/usdt, BTC-USDT) as `exchange` writes it, as it is where nobody knows how that
+    writes.
 
     "" when nothing tells where the base ends and the exchange's form needs to know.
     """

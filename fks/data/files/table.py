@@ -96,9 +96,17 @@ def _text(source: Source) -> Table:
     if not is_ended:  # a cut number is a number: only the line's end says that it is whole
         row = first + len(columns[0])
         if len(columns[0]) == 1:
-            raise problem(source.name, "has no end: its last number may have been cut", row=row, remedy=f"fetch it again, or {_END}")
+            raise problem(
+                source.name,
+                "has no end: its last number may have been cut",
+                row=row,
+                remedy=f"fetch it again, or {_END}",
+            )
         columns = tuple(column[:-1] for column in columns)
-        notes = (*notes, f"row {row} is left out: the last line has no end, so its last number may have been cut; {_END}")
+        notes = (
+            *notes,
+            f"row {row} is left out: the last line has no end, so its last number may have been cut; {_END}",
+        )
     return Table(source.name, names, has_header, columns, first + 1, delimiter, notes=notes)
 
 
@@ -134,9 +142,13 @@ def _delimiter(name: str, lines: Sequence[str]) -> tuple[str, int]:
             best = (count, width, delimiter)
     if not best[2]:
         raise problem(
-            name, "no delimiter cuts its lines into five columns or more", row=1, code="FILE_UNKNOWN",
-            remedy="a file of bars has time, open, high, low, close and volume between commas, semicolons, tabs or bars",
-        )  # fmt: skip
+            name,
+            "no delimiter cuts its lines into five columns or more",
+            row=1,
+            code="FILE_UNKNOWN",
+            remedy="a file of bars has time, open, high, low, close and volume between commas, semicolons, tabs or "
+            "bars",
+        )
     return best[2], best[1]
 
 
@@ -147,7 +159,8 @@ def is_header(cells: Sequence[str]) -> bool:
 
 
 def _preamble(name: str, lines: Sequence[str], delimiter: str, width: int) -> int:
-    """Return how many lines come before the header. Errors: InputError when the first line is no row and no header follows."""
+    """Return how many lines come before the header. Errors: InputError when the first line is no row and no header
+    follows."""
     for number, line in enumerate(lines[:_PREAMBLE_MAX]):
         cells = _cells(line, delimiter)
         if len(cells) == width:
@@ -155,7 +168,9 @@ def _preamble(name: str, lines: Sequence[str], delimiter: str, width: int) -> in
                 break
             return number
     found = len(_cells(lines[0], delimiter))
-    raise problem(name, f"has {found} of {width} columns", row=1, remedy="the file's beginning is missing; fetch it again")
+    raise problem(
+        name, f"has {found} of {width} columns", row=1, remedy="the file's beginning is missing; fetch it again"
+    )
 
 
 def _cut(name: str, data: bytes, delimiter: str, width: int, skip: int) -> tuple[Any, ...]:
@@ -176,7 +191,9 @@ def _cut(name: str, data: bytes, delimiter: str, width: int, skip: int) -> tuple
             read_options=arrow.ReadOptions(use_threads=False, skip_rows=skip, column_names=names),
             parse_options=arrow.ParseOptions(delimiter=delimiter, ignore_empty_lines=False, invalid_row_handler=keep),
             convert_options=arrow.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, quoted_strings_can_be_null=False
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=False,
+                quoted_strings_can_be_null=False,
             ),
         )
     except pa.ArrowInvalid as error:
@@ -184,7 +201,9 @@ def _cut(name: str, data: bytes, delimiter: str, width: int, skip: int) -> tuple
     if odd:
         is_last = data.count(b"\n") + 1 == odd[0].number
         raise problem(
-            name, f"has {odd[0].actual_columns} of {width} columns{': the file is half-written' if is_last else ''}",
-            row=odd[0].number, remedy="fetch it again" if is_last else "mend that line",
-        )  # fmt: skip
+            name,
+            f"has {odd[0].actual_columns} of {width} columns{': the file is half-written' if is_last else ''}",
+            row=odd[0].number,
+            remedy="fetch it again" if is_last else "mend that line",
+        )
     return tuple(found.column(i).combine_chunks() for i in range(width))

@@ -1,4 +1,5 @@
-"""Stamps into nanoseconds UTC: what is written, in which unit, in which zone, and never a guess where two answers fit."""
+"""Stamps into nanoseconds UTC: what is written, in which unit, in which zone, and never a guess where two answers
+fit."""
 
 from __future__ import annotations
 
@@ -32,9 +33,12 @@ FORMS = {
 
 
 class Stamps:
-    """A column of times and how they were written, for the report. Those that are not `is_zoned` were read off a clock."""
+    """A column of times and how they were written, for the report. Those that are not `is_zoned` were read off a
+    clock."""
 
-    def __init__(self, time_ns: Ints, written: str, *, is_zoned: bool, is_day: bool = False, is_counted: bool = False) -> None:
+    def __init__(
+        self, time_ns: Ints, written: str, *, is_zoned: bool, is_day: bool = False, is_counted: bool = False
+    ) -> None:
         self.time_ns = time_ns
         self.written = written
         self.is_zoned = is_zoned  # they say it themselves
@@ -45,7 +49,13 @@ class Stamps:
         """Return the note on a zone that the caller named and these stamps have no use for."""
         if zone is None or not (self.is_zoned or self.is_day):
             return []
-        why = "days are labels, in no zone" if self.is_day else "counts from 1970 are UTC" if self.is_counted else "the stamps say theirs"
+        why = (
+            "days are labels, in no zone"
+            if self.is_day
+            else "counts from 1970 are UTC"
+            if self.is_counted
+            else "the stamps say theirs"
+        )
         return [f"--timezone {zone} was not used: {why}"]
 
 
@@ -81,9 +91,13 @@ def read_times(table: Table, positions: tuple[int, ...], *, zone: str | None, is
     if said is None:
         shown = " ".join(table.cell(p, 0) for p in positions)
         raise problem(
-            table.name, f"{shown!r} does not say in which time zone it is", row=table.row(0), column=column,
-            remedy="say --timezone UTC, or the place whose clock it is: --timezone America/New_York", code="TIME_NAIVE",
-        )  # fmt: skip
+            table.name,
+            f"{shown!r} does not say in which time zone it is",
+            row=table.row(0),
+            column=column,
+            remedy="say --timezone UTC, or the place whose clock it is: --timezone America/New_York",
+            code="TIME_NAIVE",
+        )
     return Stamps(to_utc(table, column, stamps.time_ns, said), f"{stamps.written}, {zone}", is_zoned=False)
 
 
@@ -117,9 +131,12 @@ def _read(table: Table, positions: tuple[int, ...]) -> Stamps:
 
 
 def _is_packed(text: str) -> bool:
-    return len(text) in (12, 14) and text[:2] in ("19", "20") and re.match(FORMS["packed"], text) is not None and (
-        1 <= int(text[4:6]) <= 12 and 1 <= int(text[6:8]) <= 31 and int(text[8:10]) < 24
-    )  # fmt: skip
+    return (
+        len(text) in (12, 14)
+        and text[:2] in ("19", "20")
+        and re.match(FORMS["packed"], text) is not None
+        and (1 <= int(text[4:6]) <= 12 and 1 <= int(text[6:8]) <= 31 and int(text[8:10]) < 24)
+    )
 
 
 # ── counted from 1970 ────────────────────────────────────────────────────────────────────────────
@@ -149,14 +166,22 @@ def _epoch(table: Table, position: int, values: Ints) -> Stamps:
     names = list(UNITS)
     if (values < 10**8).any():
         where = int(np.flatnonzero(values < 10**8)[0])
-        raise problem(table.name, f"{values[where]} is no time since 1970 in any unit", row=table.row(where), column=table.column(position))
+        raise problem(
+            table.name,
+            f"{values[where]} is no time since 1970 in any unit",
+            row=table.row(where),
+            column=table.column(position),
+        )
     if len(changed):
         where = int(changed[0])
         raise problem(
-            table.name, f"{values[where]} is in {names[units[where]]}, the rows before it are in {names[units[0]]}",
-            row=table.row(where), column=table.column(position), remedy="split the file there; units may not be mixed",
+            table.name,
+            f"{values[where]} is in {names[units[where]]}, the rows before it are in {names[units[0]]}",
+            row=table.row(where),
+            column=table.column(position),
+            remedy="split the file there; units may not be mixed",
             code="UNITS_MIXED",
-        )  # fmt: skip
+        )
     unit = names[int(units[0])]
     return Stamps(values * UNITS[unit], unit, is_zoned=True, is_counted=True)
 
@@ -199,9 +224,14 @@ def _form(table: Table, position: int, cells: Any) -> str:
     fitting = [name for name, form in FORMS.items() if re.match(form, first)]
     if not fitting:
         raise problem(
-            table.name, f"{first!r} is not a time", row=table.row(0), column=table.column(position), code="TIME_UNKNOWN",
-            remedy="s, ms, µs or ns since 1970, 2024-05-31T23:59:00Z, 20240531 235900, 31.05.2024 23:59; or name --columns",
-        )  # fmt: skip
+            table.name,
+            f"{first!r} is not a time",
+            row=table.row(0),
+            column=table.column(position),
+            code="TIME_UNKNOWN",
+            remedy="s, ms, µs or ns since 1970, 2024-05-31T23:59:00Z, 20240531 235900, 31.05.2024 23:59; or name "
+            "--columns",
+        )
     if fitting[0] != "day first":
         return fitting[0]
     pair = pc.extract_regex(cells, r"^(?P<a>\d{1,2})[-/.](?P<b>\d{1,2})[-/.]")
@@ -211,9 +241,13 @@ def _form(table: Table, position: int, cells: Any) -> str:
     if high_b > 12 and high_a <= 12:
         return "month first"
     raise problem(
-        table.name, f"{first!r} may be day or month first, and no row tells which", row=table.row(0), code="TIME_UNKNOWN",
-        column=table.column(position), remedy="write dates as 2024-05-31",
-    )  # fmt: skip
+        table.name,
+        f"{first!r} may be day or month first, and no row tells which",
+        row=table.row(0),
+        code="TIME_UNKNOWN",
+        column=table.column(position),
+        remedy="write dates as 2024-05-31",
+    )
 
 
 def _number(texts: Any, count: int) -> Ints:
@@ -246,7 +280,12 @@ def _offsets(table: Table, position: int, zones: Any) -> tuple[Ints | np.int64, 
         return np.int64(0), False
     codes = kinds.indices.to_numpy()
     if "" in spelt:
-        _all(table, position, (codes == spelt.index("")) == (codes[0] == spelt.index("")), "has a zone where others have none, or none")
+        _all(
+            table,
+            position,
+            (codes == spelt.index("")) == (codes[0] == spelt.index("")),
+            "has a zone where others have none, or none",
+        )
     shifts = np.array([_shift(text) for text in spelt], np.int64)
     return shifts[codes] * UNITS["s"], True
 
@@ -266,4 +305,3 @@ def _all(table: Table, position: int, is_good: npt.NDArray[np.bool_], what: str,
     shown = table.cell(position, where)
     text = f"{shown!r} {what}" if shown else "is empty"
     raise problem(table.name, text, row=table.row(where), column=table.column(position), code=code)
-

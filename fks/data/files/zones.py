@@ -34,7 +34,9 @@ def _ascending(table: Table, column: str, local_ns: Ints, zone: ZoneInfo, *, is_
     def fail(where: int, what: str) -> Exception:
         row = table.row(len(local_ns) - 1 - where if is_turned else where)
         shown = str(np.datetime64(int(local_ns[where]), "ns").astype("datetime64[s]")).replace("T", " ")
-        return problem(table.name, f"{shown} {what}", row=row, column=column, code="TIME_NAIVE", remedy="export the file in UTC")
+        return problem(
+            table.name, f"{shown} {what}", row=row, column=column, code="TIME_NAIVE", remedy="export the file in UTC"
+        )
 
     skipped = np.flatnonzero(first < second)  # before the step the offset is the smaller one
     if len(skipped):

@@ -1,7 +1,7 @@
 """A tape's REST: the same question gets the same answer; any other, what the tape had told by then.
 
-A collector that starts as the recorded one did asks the same, and so begins at the same trade with the same bars. Another
-one is answered from all bars told, and from the trades told or heard up to the moment that is played.
+A collector that starts as the recorded one did asks the same, and so begins at the same trade with the same bars.
+Another one is answered from all bars told, and from the trades told or heard up to the moment that is played.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 
 class Facts:
-    """What REST told, and what was heard. `now_ns` is the tape's present; it begins where the first recovery was over."""
+    """What REST told, and what was heard. `now_ns` is the tape's present; it begins where the first recovery was
+    over."""
 
     def __init__(self) -> None:
         self.now_ns = 0

@@ -1,8 +1,8 @@
 """One symbol's trades of a tape as the feed took them: each once, holes filled with what REST told, or known as holes.
 
-Where ids are contiguous they prove what is missing. Elsewhere a hole may be wherever the stream was torn (a dial, frames left
-out, a file that is missing), until an answer of REST reaches from the last trade before it to the first one after it. What
-comes after a hole waits for such an answer, as it did in the feed, but not for ever.
+Where ids are contiguous they prove what is missing. Elsewhere a hole may be wherever the stream was torn (a dial,
+frames left out, a file that is missing), until an answer of REST reaches from the last trade before it to the first one
+after it. What comes after a hole waits for such an answer, as it did in the feed, but not for ever.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Following = tuple[PublicTrade, str]
 class TradeLine:
     """Puts trades in a line.
 
-    `repeated`: heard twice; `strays`: heard when their hole was given up; `filled`: told by REST alone; `ids_missing`: not told at
-    all when their hole was given up.
+    `repeated`: heard twice; `strays`: heard when their hole was given up; `filled`: told by REST alone; `ids_missing`:
+    not told at all when their hole was given up.
     """
 
     def __init__(self, ids: TradeIds) -> None:
@@ -103,7 +103,12 @@ class TradeLine:
 
     def _is_anew(self, trade: PublicTrade) -> bool:
         """Return whether an exchange counts from the beginning again: a known id, later than all that came."""
-        return self._is_counted and self._last is not None and trade.trade_id <= self._last_id and trade.time_ns > self._last.time_ns + NS
+        return (
+            self._is_counted
+            and self._last is not None
+            and trade.trade_id <= self._last_id
+            and trade.time_ns > self._last.time_ns + NS
+        )
 
     def _place(self, trade: PublicTrade, now_ns: int, *, is_heard: bool) -> list[Following]:
         is_anew = self._is_anew(trade)
@@ -116,7 +121,11 @@ class TradeLine:
         self.filled += not is_heard
         if is_anew:
             return [*self.finish(), *self._take(trade, "the exchange counts its trades anew")]
-        is_next = self._last is None or trade.trade_id == self._last_id + 1 if self._is_counted else not self._is_held(is_heard)
+        is_next = (
+            self._last is None or trade.trade_id == self._last_id + 1
+            if self._is_counted
+            else not self._is_held(is_heard)
+        )
         if is_next:
             return self._take(trade) + self._join()
         if not self._waiting:

@@ -21,8 +21,8 @@ from fks.model.ports import Log
 class Played:
     """What one record gave.
 
-    `error` is what the wire raised, which ended that connection when it happened; `wanted` what was dialled for; `told` the
-    trades that REST told; `hole` what is not on the tape here.
+    `error` is what the wire raised, which ended that connection when it happened; `wanted` what was dialled for; `told`
+    the trades that REST told; `hole` what is not on the tape here.
     """
 
     kind: Kind
@@ -68,7 +68,9 @@ def unheard() -> Log:
 
 def wanted_of(data: bytes) -> tuple[Subscription, ...]:
     """Return the subscriptions in an OPEN record."""
-    return tuple(Subscription(Channel(channel), symbol, frame) for channel, symbol, frame in msgspec.json.decode(data)["wanted"])
+    return tuple(
+        Subscription(Channel(channel), symbol, frame) for channel, symbol, frame in msgspec.json.decode(data)["wanted"]
+    )
 
 
 def play(records: Iterable[Record], make_wire: Callable[[], Wire]) -> Iterator[Played]:
@@ -90,7 +92,9 @@ def play(records: Iterable[Record], make_wire: Callable[[], Wire]) -> Iterator[P
                 del wires[number]
             yield played
         elif record.kind is Kind.TRADES:
-            yield Played(record.kind, number, record.received_ns, told=msgspec.json.decode(record.data, type=ToldTrades))
+            yield Played(
+                record.kind, number, record.received_ns, told=msgspec.json.decode(record.data, type=ToldTrades)
+            )
         elif record.kind is Kind.LOST:
             yield Played(record.kind, number, record.received_ns)
         elif record.kind is Kind.HOLE:

@@ -20,7 +20,9 @@ _END_SIZE = len(END) + 32 + 8
 _HEAD_SIZE = HEAD.size + HEAD_CRC.size
 _HEADER_MAX = 64 << 10
 _BLOCK_MAX = 256 << 20  # unpacked; a recorder's blocks are a thousandth of it
-_ZEROS_MIN = 9  # a power loss leaves so many zeros at least in the place of what was written; an end may close with eight
+_ZEROS_MIN = (
+    9  # a power loss leaves so many zeros at least in the place of what was written; an end may close with eight
+)
 
 NO_BEGINNING = "has no beginning, so no records"
 NO_END = "has no end: it was cut off or is still being written"
@@ -29,7 +31,8 @@ ZEROS = "has zeros in the place of its end: the power was lost"
 
 @dataclass(frozen=True, slots=True)
 class TapeFile:
-    """What one file holds. `is_whole`: it has its end, and the checksum over all of it agrees; else `cut` says why not."""
+    """What one file holds. `is_whole`: it has its end, and the checksum over all of it agrees; else `cut` says why
+    not."""
 
     path: Path
     header: Header | None
@@ -50,7 +53,9 @@ def tape_files(path: Path) -> list[Path]:
     """Return the files of a tape in order: `path` itself, or those in a folder. Errors: InputError TAPE_MISSING."""
     found = sorted(path.glob(f"*{ENDING}")) if path.is_dir() else [path] if path.is_file() else []
     if not found:
-        raise InputError(f"there is no tape at {path}", code="TAPE_MISSING", remedy=f"a {ENDING} file, or a folder of them")
+        raise InputError(
+            f"there is no tape at {path}", code="TAPE_MISSING", remedy=f"a {ENDING} file, or a folder of them"
+        )
     return found
 
 
@@ -68,7 +73,9 @@ def header_of(paths: Sequence[Path]) -> Header:
     headers = [header for header in map(read_header, paths) if header is not None]
     names = sorted({header.exchange for header in headers})
     if len(names) > 1:
-        raise InputError(f"these are tapes of {' and '.join(names)}", code="TAPE_MIXED", remedy="play one exchange at a time")
+        raise InputError(
+            f"these are tapes of {' and '.join(names)}", code="TAPE_MIXED", remedy="play one exchange at a time"
+        )
     if not headers:
         raise InputError(f"tape {paths[0].name} {NO_BEGINNING}", code="TAPE_EMPTY", remedy="take another tape")
     return headers[0]
@@ -78,7 +85,8 @@ def read_records(paths: Sequence[Path]) -> Iterator[Record]:
     """Yield the records of files in order, and a HOLE wherever something is not on the tape.
 
     That is: a file that is missing, that is not whole (good up to there), that is older than the one before it, or that
-    begins another recording. Errors: InputError TAPE_BROKEN at a damaged block, or when a file's checksum does not agree.
+    begins another recording. Errors: InputError TAPE_BROKEN at a damaged block, or when a file's checksum does not
+    agree.
     """
     before: Header | None = None
     last_ns = 0
@@ -103,7 +111,8 @@ def read_records(paths: Sequence[Path]) -> Iterator[Record]:
 
 
 def check_file(path: Path) -> TapeFile:
-    """Read a whole file and return what is in it. Errors: InputError TAPE_BROKEN when a block or the checksum is wrong."""
+    """Read a whole file and return what is in it. Errors: InputError TAPE_BROKEN when a block or the checksum is
+    wrong."""
     with path.open("rb") as file:
         reader = _Reader(path, file)
         records = frames = lost = first_ns = last_ns = 0
@@ -126,7 +135,11 @@ def _between(before: Header | None, now: Header, name: str) -> Iterator[tuple[st
         yield "order", f"{name}, number {now.number} of its recording, comes after number {before.number}"
     elif now.number > before.number + 1:
         gone = range(before.number + 1, now.number)
-        yield "missing", f"missing file{'s' if len(gone) > 1 else ''} {gone[0]}{f' to {gone[-1]}' if len(gone) > 1 else ''} before {name}"
+        yield (
+            "missing",
+            f"missing file{'s' if len(gone) > 1 else ''} {gone[0]}{f' to {gone[-1]}' if len(gone) > 1 else ''} before "
+            f"{name}",
+        )
 
 
 def _hole(at_ns: int, kind: str, text: str) -> Record:
@@ -138,7 +151,8 @@ class _Form(msgspec.Struct):
 
 
 class _Reader:
-    """One file from its beginning. `cut` tells why it is not whole, once all records were read. Errors: InputError TAPE_BROKEN."""
+    """One file from its beginning. `cut` tells why it is not whole, once all records were read. Errors: InputError
+    TAPE_BROKEN."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file
@@ -160,9 +174,10 @@ class _Reader:
             form = msgspec.json.decode(line, type=_Form).form
             if form != MAGIC:
                 raise InputError(
-                    f"tape {self._path.name}: is of the form {form}, which this version does not read", code="TAPE_BROKEN",
+                    f"tape {self._path.name}: is of the form {form}, which this version does not read",
+                    code="TAPE_BROKEN",
                     remedy="play it with the version that recorded it",
-                )  # fmt: skip
+                )
             return msgspec.json.decode(line, type=Header)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._broken("does not begin as one") from error
@@ -176,7 +191,9 @@ class _Reader:
             for _ in range(count):
                 try:
                     kind, connection, received_ns, length = RECORD.unpack_from(block, at)
-                    record = Record(Kind(kind), connection, received_ns, block[at + RECORD.size : at + RECORD.size + length])
+                    record = Record(
+                        Kind(kind), connection, received_ns, block[at + RECORD.size : at + RECORD.size + length]
+                    )
                 except (ValueError, struct.error) as error:
                     raise self._broken("a record is damaged") from error
                 at += RECORD.size + length

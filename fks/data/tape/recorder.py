@@ -35,7 +35,8 @@ class Recorder:
     """Keeps records in memory until its thread has written them. Any thread may record; `close` once.
 
     Guarantees: recording never waits for the disk and never raises; what is not on the tape is counted, logged
-    (`tape.behind`, `tape.failed`) and, when the disk was only slow, noted on the tape. After `close` everything else is there.
+    (`tape.behind`, `tape.failed`) and, when the disk was only slow, noted on the tape. After `close` everything else is
+    there.
     """
 
     def __init__(self, writer: TapeWriter, clock: Clock, log: Log, *, waiting_max: int = WAITING_MAX) -> None:
@@ -73,7 +74,9 @@ class Recorder:
         number = next(self._connections)
         data = msgspec.json.encode({"url": url, "wanted": [[s.channel, s.symbol, s.timeframe] for s in wanted]})
         with self._lock:
-            self._standing = {known: text for known, text in self._standing.items() if text != data}  # it was dialled again
+            self._standing = {
+                known: text for known, text in self._standing.items() if text != data
+            }  # it was dialled again
             self._standing[number] = data
             if len(self._standing) > _STANDING_MAX:
                 del self._standing[next(iter(self._standing))]

@@ -1,9 +1,9 @@
 """The records of a tape, and their bytes.
 
-A file is one JSON header line, blocks, and an end. A block holds about a second or a quarter of a megabyte of records under
-zlib, behind a head with its number in the file, its lengths, its time span and the CRC32 of both; the end has the SHA-256 of
-everything before it. A file without its end was cut off (kill -9, a full disk) or is still being written: it is good up to its
-last whole block.
+A file is one JSON header line, blocks, and an end. A block holds about a second or a quarter of a megabyte of records
+under zlib, behind a head with its number in the file, its lengths, its time span and the CRC32 of both; the end has the
+SHA-256 of everything before it. A file without its end was cut off (kill -9, a full disk) or is still being written: it
+is good up to its last whole block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from fks.model.market import Traits
 MAGIC = "fkstape/2"
 ENDING = ".fkstape"
 BLOCK, END = b"BLK\n", b"END\n"
-#: mark, number in the file from 1, bytes that follow, bytes unpacked, records, CRC32 of what follows, first and last received_ns
+#: mark, number in the file from 1, bytes that follow, bytes unpacked, records, CRC32 of what follows, first and last
+#: received_ns
 HEAD = struct.Struct("<4sIIIIIqq")
 #: after the head: its CRC32, which goes on from that of the header line: a length is believed before it is followed
 HEAD_CRC = struct.Struct("<I")

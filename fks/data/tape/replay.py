@@ -40,10 +40,10 @@ class _Taker:
 class TapeExchange:
     """The port of the exchange that a tape was recorded from.
 
-    `speed` is tape seconds a second; None plays as fast as the takers take. Guarantees: every event of a wanted channel is
-    handed out, in order, however slow the taker; REST never tells what lies after the moment that is played. The tape begins
-    with the first `watch`, and not before REST was left alone for `lead_s` (a collector first asks what came before). It
-    plays once: over, `ended` is set, nothing more comes, and the sockets stand silent.
+    `speed` is tape seconds a second; None plays as fast as the takers take. Guarantees: every event of a wanted channel
+    is handed out, in order, however slow the taker; REST never tells what lies after the moment that is played. The
+    tape begins with the first `watch`, and not before REST was left alone for `lead_s` (a collector first asks what
+    came before). It plays once: over, `ended` is set, nothing more comes, and the sockets stand silent.
     """
 
     def __init__(self, path: Path, clock: Clock, *, speed: float | None = None, lead_s: float = 0.0) -> None:
@@ -84,7 +84,9 @@ class TapeExchange:
         self._asked_s = self._clock.monotonic()
         return self.facts.bars(symbol, timeframe, since_ns, limit, until_ns)
 
-    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
         """Return trades that are on the tape, up to its present."""
         self._asked_s = self._clock.monotonic()
         return self.facts.trades(symbol, from_id, since_ns, limit)
@@ -98,7 +100,8 @@ class TapeExchange:
             taker.wanted.difference_update((item.channel, item.symbol) for item in gone)
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
-        """Yield what the tape has of `wanted` from its present on; see the port. Errors: InputError of a damaged tape."""
+        """Yield what the tape has of `wanted` from its present on; see the port. Errors: InputError of a damaged
+        tape."""
         taker = _Taker({(item.channel, item.symbol) for item in wanted})
         self._takers.add(taker)
         self._is_taken.set()

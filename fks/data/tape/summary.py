@@ -1,4 +1,5 @@
-"""What a tape amounts to: trades, bars and troubles, with a digest that is the same whenever it is played by the same code."""
+"""What a tape amounts to: trades, bars and troubles, with a digest that is the same whenever it is played by the same
+code."""
 
 from __future__ import annotations
 
@@ -48,8 +49,8 @@ class SymbolSummary:
 class Summary:
     """Adds up what is played; `finish` once all is. `digest` is over every event in order, `bars_digest` over the bars.
 
-    Trades that REST told fill the holes that they were fetched for, as they did in the feed. Guarantees: no bar is given out
-    over a hole; each hole is a trouble.
+    Trades that REST told fill the holes that they were fetched for, as they did in the feed. Guarantees: no bar is
+    given out over a hole; each hole is a trouble.
     """
 
     def __init__(
@@ -166,14 +167,20 @@ class Summary:
             start_ns = bar_start(trade.time_ns, self._timeframe)
             row.begin_ns = max(start_ns, row.bars[-1].time_ns if row.bars else 0)
             row.builder = BarBuilder(
-                self._exchange, symbol, [self._timeframe], start_ns, emits_empty=self._has_empty,
+                self._exchange,
+                symbol,
+                [self._timeframe],
+                start_ns,
+                emits_empty=self._has_empty,
                 ids=None if self._ids is TradeIds.CONTIGUOUS else self._ids,
-            )  # fmt: skip
+            )
         made = row.builder.add(trade)
         if made is None:
             row.late += 1
             self._trouble("late", f"{symbol}: trade {trade.trade_id} came when its bar was sealed, which is left out")
-            row.bars = [bar for bar in row.bars if not bar.time_ns <= trade.time_ns < bar_end(bar.time_ns, self._timeframe)]
+            row.bars = [
+                bar for bar in row.bars if not bar.time_ns <= trade.time_ns < bar_end(bar.time_ns, self._timeframe)
+            ]
             return
         row.bars.extend(bar for bar in made if bar.time_ns > row.begin_ns)
 

@@ -90,7 +90,9 @@ class TapedExchange:
         self.recorder.answer(Kind.BARS, [symbol, timeframe, since_ns, limit, until_ns], found)
         return found
 
-    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
         """Return public trades; see the port."""
         found = await self._exchange.fetch_trades(symbol, from_id=from_id, since_ns=since_ns, limit=limit)
         self.recorder.answer(Kind.TRADES, [symbol, from_id, since_ns, limit], found)
@@ -126,5 +128,5 @@ def taped(exchange: Exchange, settings: Settings, clock: Clock, log: Log) -> Exc
     folder = Paths.of(settings.home).tapes / exchange.name
     recorder = make_recorder(
         exchange, folder, clock, log, file_mb=settings.data.tape_file_mb, keep_gb=settings.data.tape_keep_gb
-    )  # fmt: skip
+    )
     return TapedExchange(exchange, recorder)

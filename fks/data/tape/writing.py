@@ -24,8 +24,8 @@ LEVEL = 3  # of zlib: frames shrink to about a tenth at 100 MB/s; higher levels 
 class TapeWriter:
     """Writes the files of one run into a folder. Not for two threads at once. Errors of all methods: OSError.
 
-    Beyond `keep_bytes` the oldest recordings of its exchange are removed, each logged (`tape.removed`), but none that somebody
-    reads or writes, and no file of another name; None: nothing is removed.
+    Beyond `keep_bytes` the oldest recordings of its exchange are removed, each logged (`tape.removed`), but none that
+    somebody reads or writes, and no file of another name; None: nothing is removed.
     """
 
     def __init__(
@@ -97,7 +97,9 @@ class TapeWriter:
         if self._keep_bytes is None:
             return
         name = re.compile(rf"{re.escape(self._header.exchange)}-(\d{{8}}T\d{{12}})-(\d+){re.escape(ENDING)}")
-        own = [(found[1], int(found[2]), path) for path in self._folder.iterdir() if (found := name.fullmatch(path.name))]
+        own = [
+            (found[1], int(found[2]), path) for path in self._folder.iterdir() if (found := name.fullmatch(path.name))
+        ]
         sizes: dict[Path, int] = {}
         for _, _, path in sorted(own):
             with contextlib.suppress(FileNotFoundError):  # another recorder of the exchange was faster
@@ -119,7 +121,10 @@ def hold(file: BinaryIO) -> None:
 
 
 def _is_held(path: Path) -> bool:
-    with contextlib.suppress(OSError), path.open("rb") as file:  # a disk that knows no locks: nobody holds anything there
+    with (
+        contextlib.suppress(OSError),
+        path.open("rb") as file,
+    ):  # a disk that knows no locks: nobody holds anything there
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

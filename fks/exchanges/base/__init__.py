@@ -1,6 +1,7 @@
 """What every exchange module shares: exact values (`values`), the shape of a wire (`wire`), typed decoding (`reader`),
-order books (`levels`, `anew`), a wire on a socket (`socket`, `inbox`), REST through ccxt (`rest`), and all of it as a base class
-(`exchange`). Of these, `socket`, `rest` and `exchange` bring aiohttp or ccxt and are imported by name where they are needed.
+order books (`levels`, `anew`), a wire on a socket (`socket`, `inbox`), REST through ccxt (`rest`), and all of it as a
+base class (`exchange`). Of these, `socket`, `rest` and `exchange` bring aiohttp or ccxt and are imported by name where
+they are needed.
 """
 
 from fks.exchanges.base.anew import Anew

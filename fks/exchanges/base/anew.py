@@ -1,8 +1,8 @@
 """Books that broke and are asked for anew: at once the first time, then ever more seldom, and not for ever.
 
-A wire says `broken` of each message that breaks a book, `whole` of each snapshot it believes, and asks for what is `due` in
-its pulse. A book that breaks again right after it was asked for waits 1 s, 2 s, 4 s … for its turn; one that stood for
-CALM_S begins a new row. After ROW_MAX in a row the connection is over: another one may be healthy.
+A wire says `broken` of each message that breaks a book, `whole` of each snapshot it believes, and asks for what is
+`due` in its pulse. A book that breaks again right after it was asked for waits 1 s, 2 s, 4 s … for its turn; one that
+stood for CALM_S begins a new row. After ROW_MAX in a row the connection is over: another one may be healthy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class _Row:
 
 @dataclass(slots=True)
 class Anew:
-    """The books of one connection that have to be asked for anew. Times are monotonic seconds, those of `Wire.pulse`."""
+    """The books of one connection that have to be asked for anew. Times are monotonic seconds, those of
+    `Wire.pulse`."""
 
     _broken: dict[str, None] = field(default_factory=dict)  # in the order in which they broke
     _rows: dict[str, _Row] = field(default_factory=dict)

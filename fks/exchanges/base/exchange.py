@@ -19,7 +19,8 @@ from fks.model.ports import Budget, Log
 
 
 class WireExchange(ABC):
-    """Base of the exchange modules. A subclass names itself, gives a fresh `wire()` for each connection, and has the REST.
+    """Base of the exchange modules. A subclass names itself, gives a fresh `wire()` for each connection, and has the
+    REST.
 
     Where ccxt knows that, see `fks.exchanges.base.rest.CcxtExchange`.
     """
@@ -48,7 +49,8 @@ class WireExchange(ABC):
         """Return what one row lists. Whatever it raises over a row that breaks the exchange's own form, is logged."""
 
     async def instruments(self) -> list[Instrument]:
-        """Return all that is listed; a row that breaks the exchange's own form is left out and logged. Errors: as `listing`."""
+        """Return all that is listed; a row that breaks the exchange's own form is left out and logged. Errors: as
+        `listing`."""
         rows, now_ns = await self.listing(), self._clock.now_ns()
         found: list[Instrument] = []
         for row in rows:
@@ -64,7 +66,8 @@ class WireExchange(ABC):
         return self._sockets.tally
 
     def record(self, around: Callable[[Wire], Wire] | None) -> None:
-        """Put `around` round the wire of every connection made from now on: it hears all that the wire hears; None: no more."""
+        """Put `around` round the wire of every connection made from now on: it hears all that the wire hears; None: no
+        more."""
         self._around = around
 
     async def close(self) -> None:

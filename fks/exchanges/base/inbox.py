@@ -2,7 +2,8 @@
 
 | Kind | Policy when the taker is slow |
 |---|---|
-| trades, closed bars and their ends | kept; beyond `kept_max` all of them go, counted, and a Gone says so for each symbol |
+| trades, closed bars and their ends | kept; beyond `kept_max` all of them go, counted, and a Gone says so for each
+symbol |
 | quotes, books, unfinished bars | only the newest of each waits; what it replaced is counted |
 | Gone, Suspect | kept, always |
 """

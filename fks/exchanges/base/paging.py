@@ -1,4 +1,5 @@
-"""Reading bars forward from an exchange that tells the newest of a range: where a page ends, and where a history begins."""
+"""Reading bars forward from an exchange that tells the newest of a range: where a page ends, and where a history
+begins."""
 
 from __future__ import annotations
 

@@ -28,8 +28,11 @@ class Reader(Generic[T]):
     def __init__(self, name: str, kind: type[T], tally: Tally) -> None:
         self._name, self._kind, self._tally = name, kind, tally
         self._forgiving = msgspec.json.Decoder(kind)
-        #: the decoder alone, for hot paths: its errors (those of BROKEN) may mean an unknown field, which a call survives
-        self.decode: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(cast(type[T], _strict(cast(Any, kind)))).decode
+        #: the decoder alone, for hot paths: its errors (those of BROKEN) may mean an unknown field, which a call
+        #: survives
+        self.decode: Callable[[bytes | msgspec.Raw], T] = msgspec.json.Decoder(
+            cast(type[T], _strict(cast(Any, kind)))
+        ).decode
 
     def __call__(self, frame: bytes | msgspec.Raw) -> T:
         try:
@@ -53,7 +56,8 @@ def _strict(kind: Any) -> Any:
             to = _strict(field.type)
             if to is not field.type:
                 changed.append((field.name, to, _same_default(field)))
-        # a subclass moves fields it names again to the end, which positional construction would notice; nobody does that
+        # a subclass moves fields it names again to the end, which positional construction would notice; nobody does
+        # that
         return msgspec.defstruct(kind.__name__, changed, bases=(kind,), forbid_unknown_fields=True, kw_only=True)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if not args or origin not in (list, tuple, typing.Union, types.UnionType):

@@ -40,7 +40,8 @@ class _Reading:
         return json.loads(body, parse_float=str)
 
     def handle_errors(self, code: int, reason: str, *rest: Any) -> Any:
-        """Raise ccxt's error for a status of asking too much or of trouble on their side; else ask the exchange's tables."""
+        """Raise ccxt's error for a status of asking too much or of trouble on their side; else ask the exchange's
+        tables."""
         if code in TOO_MUCH:
             raise ccxt.RateLimitExceeded(f"{code} {reason}")
         if code >= 500:
@@ -51,9 +52,9 @@ class _Reading:
 class CcxtExchange(WireExchange):
     """Base of the exchange modules whose REST ccxt knows. `kind` is its class there.
 
-    `rest_paths`: ccxt's names of the addresses that are asked, and what follows the endpoint's own in them. `config`: what
-    else ccxt is told. `weights`: methods that cost more than one of the budget. `used_header`: which header says how much
-    of the present window is spent.
+    `rest_paths`: ccxt's names of the addresses that are asked, and what follows the endpoint's own in them. `config`:
+    what else ccxt is told. `weights`: methods that cost more than one of the budget. `used_header`: which header says
+    how much of the present window is spent.
     """
 
     kind: ClassVar[type[Any]]

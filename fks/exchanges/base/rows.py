@@ -42,7 +42,8 @@ class Rows(Generic[T]):
         symbol: str,
         received_ns: int,
     ) -> list[MarketEvent]:
-        """Return `make` of every row that gives something. Rows that cannot be read are Suspects, with a Gone at the end."""
+        """Return `make` of every row that gives something. Rows that cannot be read are Suspects, with a Gone at the
+        end."""
         try:
             return [event for row in self._many(rows) if (event := make(row)) is not None]
         except UNREADABLE as error:
@@ -65,7 +66,8 @@ class Rows(Generic[T]):
 
 
 def rows_of(name: str, answer: Any, *path: str) -> list[Any]:
-    """Return the list under `path` of a REST answer. Errors: PeerError when there is none (an HTML page with status 200)."""
+    """Return the list under `path` of a REST answer. Errors: PeerError when there is none (an HTML page with status
+    200)."""
     found = answer
     for key in path:
         found = found.get(key) if isinstance(found, dict) else None
@@ -92,7 +94,8 @@ def time_of(time_ms: int) -> int:
 
 
 def amount_of(value: object, what: str) -> Decimal:
-    """Return an exchange's price or quantity, digit for digit. Errors: PeerError when it is negative or beyond any market."""
+    """Return an exchange's price or quantity, digit for digit. Errors: PeerError when it is negative or beyond any
+    market."""
     found = value if type(value) is Decimal else exact(value, what)
     if not ZERO <= found < HUGE:
         raise PeerError(f"{what} is {value!r}, which cannot be")
@@ -133,11 +136,12 @@ def trade_of(
 def bar_of(
     exchange: str, symbol: str, timeframe: str, time_ms: int, ohlcv: Sequence[str | Decimal], *, trades: int = 0
 ) -> Bar:
-    """Return a bar as the exchange tells it; one without volume and trades is empty. Errors: PeerError when it cannot be read.
+    """Return a bar as the exchange tells it; one without volume and trades is empty. Errors: PeerError when it cannot
+    be read.
 
-    Whether its numbers can be true is not asked here: REST's one bad bar goes to the quarantine and its page is stored; a
-    wire, whose bars nobody stores, asks `check_bar`. A bar that does not begin where bars of its timeframe begin in UTC is
-    refused: it is another clock's day.
+    Whether its numbers can be true is not asked here: REST's one bad bar goes to the quarantine and its page is stored;
+    a wire, whose bars nobody stores, asks `check_bar`. A bar that does not begin where bars of its timeframe begin in
+    UTC is refused: it is another clock's day.
     """
     start_ns = time_of(time_ms)
     if bar_start(start_ns, timeframe) != start_ns:

@@ -1,8 +1,8 @@
 """A Wire on a real socket: dial, subscribe, read, answer, and let go fast.
 
-Two tasks serve a connection. One reads frames as they come and puts what they say into an Inbox, the other sends what the
-wire wants sent. The caller takes batches. Whatever ends either task ends the iterator, after everything that came before
-it was handed out: nothing dies in silence.
+Two tasks serve a connection. One reads frames as they come and puts what they say into an Inbox, the other sends what
+the wire wants sent. The caller takes batches. Whatever ends either task ends the iterator, after everything that came
+before it was handed out: nothing dies in silence.
 """
 
 from __future__ import annotations
@@ -153,12 +153,22 @@ class Sockets:
         try:
             async with asyncio.timeout(DIAL_S):
                 return await self._session.ws_connect(
-                    url, heartbeat=HEARTBEAT_S, max_msg_size=FRAME_MAX, compress=0, autoclose=True, autoping=True,
-                    decode_text=False, timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
-                )  # fmt: skip
+                    url,
+                    heartbeat=HEARTBEAT_S,
+                    max_msg_size=FRAME_MAX,
+                    compress=0,
+                    autoclose=True,
+                    autoping=True,
+                    decode_text=False,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
+                )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             wait_s = 0.0
-            if isinstance(error, aiohttp.WSServerHandshakeError) and error.status in TOO_MUCH and error.headers is not None:
+            if (
+                isinstance(error, aiohttp.WSServerHandshakeError)
+                and error.status in TOO_MUCH
+                and error.headers is not None
+            ):
                 wait_s = seconds_told(error.headers.get("Retry-After", ""), 0.0)
             raise OutageError(f"{self.name}: no market data socket: {error!r}"[:300], wait_s=wait_s) from error
 
@@ -178,9 +188,14 @@ class Sockets:
                 raise
             except Exception as error:
                 self.log.error(
-                    "exchange.frame_broken", exchange=self.name, error=repr(error), frame=frame[:500].decode(errors="replace")
+                    "exchange.frame_broken",
+                    exchange=self.name,
+                    error=repr(error),
+                    frame=frame[:500].decode(errors="replace"),
                 )
-                raise error if isinstance(error, FksError) else PeerError(f"{self.name}: unreadable: {error!r}") from error
+                raise (
+                    error if isinstance(error, FksError) else PeerError(f"{self.name}: unreadable: {error!r}")
+                ) from error
             inbox.put(events)
             if not events:
                 continue

@@ -89,7 +89,14 @@ def seconds_told(retry_after: str, otherwise: float = PAUSE_S) -> float:
 def check_trade(trade: PublicTrade) -> PublicTrade:
     """Return `trade` when it can be one. Errors: PeerError naming what is wrong."""
     is_small = trade.price < HUGE and trade.quantity < HUGE and trade.trade_id <= ID_MAX and trade.time_ns < NS_MAX
-    if trade.price <= 0 or trade.quantity < 0 or trade.trade_id < 0 or trade.time_ns <= 0 or trade.count < 1 or not is_small:
+    if (
+        trade.price <= 0
+        or trade.quantity < 0
+        or trade.trade_id < 0
+        or trade.time_ns <= 0
+        or trade.count < 1
+        or not is_small
+    ):
         raise PeerError(
             f"{trade.exchange} {trade.symbol} trade {trade.trade_id}: price {trade.price}, quantity {trade.quantity}, "
             f"time {trade.time_ns}, count {trade.count} cannot be"

@@ -1,6 +1,7 @@
 """The shape of an exchange's wire: frames in, values out, and no socket anywhere.
 
-A Wire lives as long as one connection and is used by one task. The same object reads a live socket, a recording and a test.
+A Wire lives as long as one connection and is used by one task. The same object reads a live socket, a recording and a
+test.
 
 | Comes in | Goes out |
 |---|---|
@@ -9,8 +10,10 @@ A Wire lives as long as one connection and is used by one task. The same object 
 | one subscription was refused | `Suspect` with the reason; the others stand |
 | an unknown kind of message | nothing; counted in `Tally.unknown` |
 | a known kind with a field nobody knows | its values; the field is counted once a connection |
-| not JSON, a wrong type, a price of zero or NaN | `Suspect` with the text, and `Gone`: what it held is missing (symbol empty: of any) |
-| a hole in sequence numbers, a wrong checksum | `Gone`; the wire asks for the channel anew by itself (a book: as `Anew` says) |
+| not JSON, a wrong type, a price of zero or NaN | `Suspect` with the text, and `Gone`: what it held is missing (symbol
+empty: of any) |
+| a hole in sequence numbers, a wrong checksum | `Gone`; the wire asks for the channel anew by itself (a book: as `Anew`
+says) |
 | the exchange says that it is going away | raises OutageError |
 """
 
@@ -38,15 +41,18 @@ class Wire(Protocol):
         ...
 
     def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
-        """Return the frames that subscribe. Errors: InputError for what the exchange has not (a timeframe, a channel)."""
+        """Return the frames that subscribe. Errors: InputError for what the exchange has not (a timeframe, a
+        channel)."""
         ...
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
-        """Return what a frame says; see the table above. Errors: OutageError, PeerError; then the connection is over."""
+        """Return what a frame says; see the table above. Errors: OutageError, PeerError; then the connection is
+        over."""
         ...
 
     def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
-        """Return the frames that unsubscribe some of what `hello` asked for. What of them is on its way is read all the same."""
+        """Return the frames that unsubscribe some of what `hello` asked for. What of them is on its way is read all the
+        same."""
         ...
 
     def pulse(self, now_s: float) -> list[bytes]:

@@ -1,7 +1,7 @@
 """A Binance book from its stream of changes: a snapshot of REST, then changes whose update ids leave no hole.
 
-Source: developers.binance.com, "How to manage a local order book correctly". Recordings hold books in this form; live ones
-come whole (`@depth20`), which needs no snapshot, has no hole to fall into, and is all that a top of twenty needs.
+Source: developers.binance.com, "How to manage a local order book correctly". Recordings hold books in this form; live
+ones come whole (`@depth20`), which needs no snapshot, has no hole to fall into, and is all that a top of twenty needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class DepthBook:
         self._waiting: deque[tuple[int, int, Rows, Rows]] = deque(maxlen=WAITING_MAX)
 
     def snapshot(self, update: int, bids: Rows, asks: Rows) -> bool:
-        """Take the whole book as of `update`, then what waited; return whether it is whole, else it waits for another."""
+        """Take the whole book as of `update`, then what waited; return whether it is whole, else it waits for
+        another."""
         self.levels.bids.replace(bids)
         self.levels.asks.replace(asks)
         self.update, self._is_joined = update, False

@@ -8,9 +8,9 @@
 | book | `@depth20@100ms` | each message is the whole top of the book; `lastUpdateId` rises |
 | book, of a recording | `@depth@100ms` and a snapshot of REST in between | `U` follows the last `u`; a hole is a Gone |
 
-Source: developers.binance.com/docs/binance-spot-api-docs/web-socket-streams, read 2026-07. Binance tells no time in quotes
-and whole books: theirs is the time of receipt. Recordings of `@trade` (single trades, another range of ids) are read by a
-wire made with `trades="trade"`, those of a book's changes with `book="changes"`; a live one never mixes them.
+Source: developers.binance.com/docs/binance-spot-api-docs/web-socket-streams, read 2026-07. Binance tells no time in
+quotes and whole books: theirs is the time of receipt. Recordings of `@trade` (single trades, another range of ids) are
+read by a wire made with `trades="trade"`, those of a book's changes with `book="changes"`; a live one never mixes them.
 """
 
 from __future__ import annotations

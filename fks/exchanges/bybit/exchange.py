@@ -1,7 +1,7 @@
 """Bybit spot behind the port: live by `wire`, markets and history by REST through ccxt's implicit methods.
 
-Answers are newest first. `kline` without an end begins with the newest bar; its present is the answer's `time`. Public trades
-go back 60 and no further, so what a longer outage missed comes from Bybit's own bars.
+Answers are newest first. `kline` without an end begins with the newest bar; its present is the answer's `time`. Public
+trades go back 60 and no further, so what a longer outage missed comes from Bybit's own bars.
 
 Source: bybit-exchange.github.io/docs/v5/market (instrument, kline, recent-trade), read 2026-11; ccxt 4.5.90.
 """
@@ -112,7 +112,8 @@ class BybitExchange(CcxtExchange):
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
-        """Return the newest trades, at most 60, none from before `since_ns`; older ones are not told (TradesFrom.NEWEST)."""
+        """Return the newest trades, at most 60, none from before `since_ns`; older ones are not told
+        (TradesFrom.NEWEST)."""
         request = {"category": "spot", "symbol": symbol, "limit": min(limit, self.traits.newest_max)}
         rows = await self.rows("publicGetV5MarketRecentTrade", request, "result", "list")
         trades = read_rows(self.name, _told, rows)

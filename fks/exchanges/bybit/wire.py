@@ -4,7 +4,8 @@ What its documentation says and this module rests on (*documented*: nobody here 
 * `publicTrade` names each single trade by an execution id: digits on spot, not said to rise; the ids REST has.
 * `orderbook.1` sends whole snapshots; `orderbook.50` one snapshot and then changes whose `u` rises by one, and a new
   snapshot, maybe with `u` = 1, after trouble of theirs. A size of 0 takes a price away.
-* `kline` marks the last message of a bar with `confirm`; minutes without trades are bars of volume 0; bars begin in UTC.
+* `kline` marks the last message of a bar with `confirm`; minutes without trades are bars of volume 0; bars begin in
+  UTC.
 * a socket is cut when no ping comes for long (they advise 20 s); ten topics fit one request of spot.
 
 Source: bybit-exchange.github.io/docs/v5 (ws/connect, websocket/public, market), read 2026-11; ccxt 4.5.90.
@@ -31,8 +32,16 @@ WS_PATH = "/v5/public/spot"
 TOPICS_MAX = 10  # of one subscription request, spot
 PING_S = 20.0
 INTERVALS = {
-    "1m": "1", "5m": "5", "15m": "15", "30m": "30", "1h": "60", "4h": "240", "1d": "D", "1w": "W", "1M": "M",
-}  # fmt: skip
+    "1m": "1",
+    "5m": "5",
+    "15m": "15",
+    "30m": "30",
+    "1h": "60",
+    "4h": "240",
+    "1d": "D",
+    "1w": "W",
+    "1M": "M",
+}
 _TIMEFRAMES = {interval: timeframe for timeframe, interval in INTERVALS.items()}
 
 Level = tuple[Decimal, Decimal]
@@ -134,7 +143,8 @@ class BybitWire:
         return [_request("unsubscribe", part, "left") for part in parts([topic_of(item) for item in gone], TOPICS_MAX)]
 
     def pulse(self, now_s: float) -> list[bytes]:
-        """Return a ping when one is due, and what brings a broken book back. Errors: PeerError for one that stays broken."""
+        """Return a ping when one is due, and what brings a broken book back. Errors: PeerError for one that stays
+        broken."""
         frames, self._due = self._due, []
         for symbol in self._anew.due(now_s):
             frames += [_request(op, [f"orderbook.50.{symbol}"], "anew") for op in ("unsubscribe", "subscribe")]
@@ -221,7 +231,8 @@ class _HoleError(PeerError):
 
 
 class _Ladder:
-    """One symbol's book. `is_whole`: from a snapshot on, as long as the changes join; `is_told`: it was said to be gone."""
+    """One symbol's book. `is_whole`: from a snapshot on, as long as the changes join; `is_told`: it was said to be
+    gone."""
 
     def __init__(self) -> None:
         self.is_whole = False

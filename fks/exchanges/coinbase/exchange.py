@@ -2,7 +2,8 @@
 
 What its REST has not: trades by id; bars of minutes in which nobody traded; how many trades a bar held. Of a stretch of
 time it tells the newest trades only, so `fetch_trades` narrows the stretch until it knows that nothing was cut.
-Source: docs.cdp.coinbase.com/coinbase-app/advanced-trade-apis (market/products, candles, ticker), read 2026-07; ccxt 4.5.90.
+Source: docs.cdp.coinbase.com/coinbase-app/advanced-trade-apis (market/products, candles, ticker), read 2026-07; ccxt
+4.5.90.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"coinbase"})
     from ccxt.async_support.coinbase import coinbase as CcxtCoinbase
 
 GRANULARITIES = {
-    "1m": "ONE_MINUTE", "5m": "FIVE_MINUTE", "15m": "FIFTEEN_MINUTE", "30m": "THIRTY_MINUTE", "1h": "ONE_HOUR",
+    "1m": "ONE_MINUTE",
+    "5m": "FIVE_MINUTE",
+    "15m": "FIFTEEN_MINUTE",
+    "30m": "THIRTY_MINUTE",
+    "1h": "ONE_HOUR",
     "1d": "ONE_DAY",
-}  # fmt: skip
+}
 BARS_MAX = 350  # of one answer
 TRADES_MAX = 1000
 STRETCH_S = 600  # of trades asked for at first
@@ -82,7 +87,8 @@ class CoinbaseExchange(CcxtExchange):
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
-        """Return closed bars; see the port. Stretches in which nobody traded are stepped over, up to a day's worth at once."""
+        """Return closed bars; see the port. Stretches in which nobody traded are stepped over, up to a day's worth at
+        once."""
         granularity = GRANULARITIES[offered(self.name, GRANULARITIES, timeframe)]
         end_ns = self._clock.now_ns() if until_ns is None else until_ns
         step_ns, count = TIMEFRAMES[timeframe] * NS, BARS_MAX if since_ns is None else min(limit, BARS_MAX)
@@ -90,9 +96,12 @@ class CoinbaseExchange(CcxtExchange):
         for _ in range(ASKS_MAX):
             stop_ns = min(start_ns + (count - 1) * step_ns, end_ns)
             request = {
-                "product_id": symbol, "granularity": granularity, "start": str(-(-start_ns // NS)),
-                "end": str(stop_ns // NS), "limit": count,
-            }  # fmt: skip
+                "product_id": symbol,
+                "granularity": granularity,
+                "start": str(-(-start_ns // NS)),
+                "end": str(stop_ns // NS),
+                "limit": count,
+            }
             rows = await self.rows(_CANDLES, request, "candles")
             page = closed(read_rows(self.name, lambda row: _bar(symbol, timeframe, row), rows), self.over_by(end_ns))
             bars = [bar for bar in page if bar.time_ns >= start_ns]
@@ -137,10 +146,15 @@ class CoinbaseExchange(CcxtExchange):
 def _trade(symbol: str, row: Mapping[str, Any]) -> PublicTrade:
     return check_trade(
         PublicTrade(
-            "coinbase", symbol, int(row["trade_id"]), ns_of_iso(row["time"]), exact(row["price"], "price"),
-            exact(row["size"], "size"), row["side"] == "BUY",  # the maker's side
+            "coinbase",
+            symbol,
+            int(row["trade_id"]),
+            ns_of_iso(row["time"]),
+            exact(row["price"], "price"),
+            exact(row["size"], "size"),
+            row["side"] == "BUY",  # the maker's side
         )
-    )  # fmt: skip
+    )
 
 
 def _bar(symbol: str, timeframe: str, row: Mapping[str, Any]) -> Bar:

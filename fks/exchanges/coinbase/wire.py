@@ -47,8 +47,11 @@ LIVE_TIMEFRAME = "5m"
 NAME = "coinbase"
 #: our channel -> Coinbase's name in a subscription
 NAMES = {
-    Channel.TRADES: "market_trades", Channel.BARS: "candles", Channel.QUOTES: "ticker", Channel.BOOK: "level2",
-}  # fmt: skip
+    Channel.TRADES: "market_trades",
+    Channel.BARS: "candles",
+    Channel.QUOTES: "ticker",
+    Channel.BOOK: "level2",
+}
 _CHANNELS = {**{name: channel for channel, name in NAMES.items()}, "l2_data": Channel.BOOK}
 _TRADES = b'{"channel":"market_trades"'
 _QUIET = frozenset({"heartbeats"})
@@ -88,7 +91,8 @@ class CoinbaseWire:
         return self._url
 
     def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
-        """Return one request a channel, and one for heartbeats. Errors: InputError for bars of other than five minutes."""
+        """Return one request a channel, and one for heartbeats. Errors: InputError for bars of other than five
+        minutes."""
         for item in wanted:
             if item.channel is Channel.BARS and item.timeframe != LIVE_TIMEFRAME:
                 raise InputError(
@@ -156,7 +160,9 @@ class CoinbaseWire:
     def pulse(self, now_s: float) -> list[bytes]:
         """Return what asks for books anew after a hole. Errors: PeerError for one that stays broken."""
         book = NAMES[Channel.BOOK]
-        return [_request(kind, book, [symbol]) for symbol in self._anew.due(now_s) for kind in ("unsubscribe", "subscribe")]
+        return [
+            _request(kind, book, [symbol]) for symbol in self._anew.due(now_s) for kind in ("unsubscribe", "subscribe")
+        ]
 
     # ── subscriptions and holes ──────────────────────────────────────────────────────────────────
     def _control(self, message: Message) -> Events:
@@ -185,7 +191,9 @@ class CoinbaseWire:
 
     def _missing(self, first: int, next_: int) -> list[MarketEvent]:
         why = f"messages {first} to {next_ - 1} of the connection are missing"
-        for symbol in self._wanted.get(Channel.BOOK, ()):  # also one whose snapshot is not there yet: it may be in the hole
+        for symbol in self._wanted.get(
+            Channel.BOOK, ()
+        ):  # also one whose snapshot is not there yet: it may be in the hole
             self._ask_again(symbol)
         return [Gone(channel, symbol, why) for channel, symbols in self._wanted.items() for symbol in symbols]
 
@@ -282,10 +290,15 @@ class CoinbaseWire:
                 levels.asks.change(asks)
             events.append(
                 Book(
-                    NAME, event.product_id, time_ns, levels.bids.best(BOOK_DEPTH), levels.asks.best(BOOK_DEPTH),
-                    message.sequence_num, received_ns,
+                    NAME,
+                    event.product_id,
+                    time_ns,
+                    levels.bids.best(BOOK_DEPTH),
+                    levels.asks.best(BOOK_DEPTH),
+                    message.sequence_num,
+                    received_ns,
                 )
-            )  # fmt: skip
+            )
         return events
 
 

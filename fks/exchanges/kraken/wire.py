@@ -7,8 +7,8 @@
 | quotes | `ticker`, on every change of the best bid or ask | |
 | book | `book`, ten levels | CRC32 of the digits as sent; when it is wrong the book is asked for anew |
 
-Source: docs.kraken.com/exchange (Spot WebSocket v2, Book checksum v2), read 2026-07. Symbols are v2's own: BTC/USD. Numbers
-come as JSON numbers; they are read as decimals, so that trailing zeros, which the checksum covers, survive.
+Source: docs.kraken.com/exchange (Spot WebSocket v2, Book checksum v2), read 2026-07. Symbols are v2's own: BTC/USD.
+Numbers come as JSON numbers; they are read as decimals, so that trailing zeros, which the checksum covers, survive.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ class KrakenWire:
         self._envelope = Reader("envelope", Envelope, self._tally)
         self._trades = Reader("trade", TradeFrame, self._tally)
         ohlc, ticker, book = (
-            Reader("ohlc", OhlcFrame, self._tally), Reader("ticker", TickerFrame, self._tally),
+            Reader("ohlc", OhlcFrame, self._tally),
+            Reader("ticker", TickerFrame, self._tally),
             Reader("book", BookFrame, self._tally),
-        )  # fmt: skip
+        )
         self._readers: dict[Channel, Callable[[bytes, int], list[MarketEvent]]] = {
             Channel.TRADES: lambda frame, at: self._read_trades(self._trades(frame), at),
             Channel.BARS: lambda frame, at: self._read_bars(ohlc(frame), at),
@@ -115,7 +116,8 @@ class KrakenWire:
         return ()
 
     def pulse(self, now_s: float) -> list[bytes]:
-        """Return a ping every 30 s, and what asks for a broken book anew. Errors: PeerError for one that stays broken."""
+        """Return a ping every 30 s, and what asks for a broken book anew. Errors: PeerError for one that stays
+        broken."""
         due: list[bytes] = []
         for symbol in self._anew.due(now_s):
             due += [self._subscribe(Channel.BOOK, "", [symbol], method) for method in ("unsubscribe", "subscribe")]
@@ -130,7 +132,9 @@ class KrakenWire:
         for item in items:
             timeframe = offered(NAME, INTERVALS, item.timeframe) if item.channel is Channel.BARS else ""
             groups.setdefault((item.channel, timeframe), []).append(item.symbol)
-        return [self._subscribe(channel, timeframe, symbols, method) for (channel, timeframe), symbols in groups.items()]
+        return [
+            self._subscribe(channel, timeframe, symbols, method) for (channel, timeframe), symbols in groups.items()
+        ]
 
     def _subscribe(self, channel: Channel, timeframe: str, symbols: list[str], method: str = "subscribe") -> bytes:
         number = next(self._ids)

@@ -1,10 +1,11 @@
 """OKX spot behind the port: live by `wire`, markets and history by REST through ccxt's implicit methods.
 
-Answers are newest first. `candles` reaches back 1,440 bars and `history-candles` for years; both take a range (`before` and
-`after`, neither included). `history-trades` tells the newest hundred trades below an id (type 1) or before a time (type 2),
-for three months; to read forward, a page is asked that begins a hundred ids higher.
+Answers are newest first. `candles` reaches back 1,440 bars and `history-candles` for years; both take a range (`before`
+and `after`, neither included). `history-trades` tells the newest hundred trades below an id (type 1) or before a time
+(type 2), for three months; to read forward, a page is asked that begins a hundred ids higher.
 
-Source: www.okx.com/docs-v5/en (public data: instruments; market data: candles, trades history), read 2026-11; ccxt 4.5.90.
+Source: www.okx.com/docs-v5/en (public data: instruments; market data: candles, trades history), read 2026-11; ccxt
+4.5.90.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class OkxExchange(CcxtExchange):
         return OkxWire(self._endpoint.ws, self.tally)
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
-        """Yield live events; see the port. What mixes OKX's two sides takes a socket each, and ends with the first to end."""
+        """Yield live events; see the port. What mixes OKX's two sides takes a socket each, and ends with the first to
+        end."""
         sides = [[item for item in wanted if side_of(item) == side] for side in ("business", "public")]
         streams = [super(OkxExchange, self).watch(side) for side in sides if side]
         async with contextlib.aclosing(joined(streams)) as batches:
@@ -150,8 +152,8 @@ class OkxExchange(CcxtExchange):
     async def _from(self, symbol: str, start: int, limit: int) -> list[PublicTrade]:
         """Return trades from an id on, read forward from an exchange that only tells the newest hundred below an id.
 
-        A window of a hundred ids holds no more than that. Where ids have holes it is widened, and halved again when more
-        than a page lies in it: `ceiling` is the lowest trade then known to be above it.
+        A window of a hundred ids holds no more than that. Where ids have holes it is widened, and halved again when
+        more than a page lies in it: `ceiling` is the lowest trade then known to be above it.
         """
         found: list[PublicTrade] = []
         newest = ceiling = -1
@@ -210,7 +212,8 @@ class OkxExchange(CcxtExchange):
 
 
 async def joined(streams: Sequence[AsyncIterator[list[MarketEvent]]]) -> AsyncGenerator[list[MarketEvent], None]:
-    """Yield the batches of several streams as they come; an empty one once each of them has begun. Errors: the first one's."""
+    """Yield the batches of several streams as they come; an empty one once each of them has begun. Errors: the first
+    one's."""
     silent = set(range(len(streams)))
     waiting = {_next_of(stream): number for number, stream in enumerate(streams)}
     try:

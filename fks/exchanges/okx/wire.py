@@ -1,7 +1,8 @@
 """OKX's two public sockets, sans I/O.
 
 What its documentation says and this module rests on (*documented*: nobody here has recorded the real one):
-* `trades-all` pushes every single trade by the same `tradeId` that `history-trades` pages through (`trades` lumps them). Ids
+* `trades-all` pushes every single trade by the same `tradeId` that `history-trades` pages through (`trades` lumps
+  them). Ids
   rise; that they rise by one is not said. History is told backwards: the newest below an id.
 * trades and candles come from another address (`business`) than quotes and books (`public`): one connection each.
 * `bbo-tbt` and `books5` are whole snapshots, so nothing can drift. Levels are price, size, "0", orders.
@@ -32,9 +33,17 @@ TOPICS_MAX = 100  # of one request; together they may be 64 KB long
 PING_S = 20.0
 CHANNELS = {Channel.TRADES: "trades-all", Channel.QUOTES: "bbo-tbt", Channel.BOOK: "books5"}
 BARS = {
-    "1s": "1s", "1m": "1m", "5m": "5m", "15m": "15m", "30m": "30m", "1h": "1H", "4h": "4H",
-    "1d": "1Dutc", "1w": "1Wutc", "1M": "1Mutc",
-}  # fmt: skip
+    "1s": "1s",
+    "1m": "1m",
+    "5m": "5m",
+    "15m": "15m",
+    "30m": "30m",
+    "1h": "1H",
+    "4h": "4H",
+    "1d": "1Dutc",
+    "1w": "1Wutc",
+    "1M": "1Mutc",
+}
 _TIMEFRAMES = {f"candle{bar}": timeframe for timeframe, bar in BARS.items()}
 
 
@@ -131,7 +140,8 @@ class OkxWire:
         return [b"ping"]
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
-        """Return what a message says; see `fks.exchanges.base.wire`. Errors: OutageError when OKX says that it goes away."""
+        """Return what a message says; see `fks.exchanges.base.wire`. Errors: OutageError when OKX says that it goes
+        away."""
         if frame == b"pong":
             return []
         try:

@@ -1,10 +1,11 @@
 """Polygon US stocks behind the port: live by `wire`, markets and history by its own REST.
 
-Bars are unadjusted (as traded), hold every session from 04:00 to 20:00 in New York, and are missing where no eligible trade was.
-Days, weeks and months are New York's and begin at its midnight, so FKS makes every larger bar from minutes itself. A
-plan with delayed data is a quarter of an hour behind: its last bars are not closed yet and are left out.
+Bars are unadjusted (as traded), hold every session from 04:00 to 20:00 in New York, and are missing where no eligible
+trade was. Days, weeks and months are New York's and begin at its midnight, so FKS makes every larger bar from minutes
+itself. A plan with delayed data is a quarter of an hour behind: its last bars are not closed yet and are left out.
 
-Source: polygon.io/docs/rest/stocks (tickers, aggregates, trades), read 2026-11. Numbers are decimals of the answer's own text.
+Source: polygon.io/docs/rest/stocks (tickers, aggregates, trades), read 2026-11. Numbers are decimals of the answer's
+own text.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ class PolygonExchange(WireExchange):
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
-        """Return closed bars of all sessions, unadjusted; see the port. Errors: as `_get`, InputError TIMEFRAME_UNKNOWN."""
+        """Return closed bars of all sessions, unadjusted; see the port. Errors: as `_get`, InputError
+        TIMEFRAME_UNKNOWN."""
         span = SPANS[offered(self.name, SPANS, timeframe)]
         now_ns = self._clock.now_ns()
         end_ns = now_ns if until_ns is None else until_ns
@@ -175,7 +177,8 @@ class PolygonExchange(WireExchange):
         return key
 
     async def _get(self, url: str, params: dict[str, Any]) -> _Answer:
-        """Return one answer. Errors: OutageError, PeerError, ConfigError (the key), InputError SYMBOL_UNKNOWN, NOT_IN_PLAN."""
+        """Return one answer. Errors: OutageError, PeerError, ConfigError (the key), InputError SYMBOL_UNKNOWN,
+        NOT_IN_PLAN."""
         assert self._session is not None, "open() comes first"
         if self._budget is not None:
             await self._budget.take()
@@ -222,7 +225,9 @@ def _refused(status: int, body: bytes) -> FksError:
     if status == 401:
         return ConfigError(text, remedy="check data.polygon_api_key")
     if status == 403:  # the key is taken, and its plan lacks this
-        return InputError(text, code="NOT_IN_PLAN", status=403, remedy="see what the plan of data.polygon_api_key includes")
+        return InputError(
+            text, code="NOT_IN_PLAN", status=403, remedy="see what the plan of data.polygon_api_key includes"
+        )
     if status == 404:
         return InputError(text, code="SYMBOL_UNKNOWN", status=404, remedy="see 'fks assets list --all'")
     if status in TOO_MUCH or status >= 500:

@@ -1,11 +1,14 @@
 """Polygon's stocks socket, sans I/O.
 
 What its documentation says and this module rests on (*documented*: nobody here has recorded the real one):
-* messages are lists of events. First comes `connected`, then the key is sent, then `auth_success`, then one may subscribe;
+* messages are lists of events. First comes `connected`, then the key is sent, then `auth_success`, then one may
+  subscribe;
   each ticker of a channel is answered by a status of its own.
-* `T` are trades: `q` rises within a day and a ticker, with holes. Many trades change no bar, or its volume alone (odd lots, late
+* `T` are trades: `q` rises within a day and a ticker, with holes. Many trades change no bar, or its volume alone (odd
+  lots, late
   reports: `c`), so Polygon's own bars are the truth and bars built from its trades are not.
-* `Q` is the consolidated best bid and ask; `AM` and `A` are bars of a minute and a second, sent when they are over. No bar is
+* `Q` is the consolidated best bid and ask; `AM` and `A` are bars of a minute and a second, sent when they are over. No
+  bar is
   sent where no eligible trade was. There is no order book.
 
 A key travels in a message, never in an address. Times are the consolidated tape's, in ms.
@@ -99,7 +102,8 @@ class _Bar(msgspec.Struct):
 
 
 def topic_of(wanted: Subscription) -> str:
-    """Return Polygon's name of a subscription. Errors: InputError for a timeframe or channel that it does not stream."""
+    """Return Polygon's name of a subscription. Errors: InputError for a timeframe or channel that it does not
+    stream."""
     match wanted.channel:
         case Channel.TRADES:
             return f"T.{wanted.symbol}"
@@ -118,7 +122,8 @@ def topic_of(wanted: Subscription) -> str:
 
 
 def number_of(time_ns: int, sequence: int) -> int:
-    """Return a trade's number: its place among all trades of its ticker, since sequence numbers begin anew every day."""
+    """Return a trade's number: its place among all trades of its ticker, since sequence numbers begin anew every
+    day."""
     return (time_ns - _NIGHT_NS) // _DAY_NS * _DAY_IDS + sequence
 
 
@@ -155,14 +160,19 @@ class PolygonWire:
             self._topics = [topic for topic in self._topics if topic not in left]
             self._asked -= set(left)
             return []
-        return [msgspec.json.encode({"action": "unsubscribe", "params": ",".join(part)}) for part in parts(left, TOPICS_MAX)]
+        return [
+            msgspec.json.encode({"action": "unsubscribe", "params": ",".join(part)}) for part in parts(left, TOPICS_MAX)
+        ]
 
     def pulse(self, now_s: float) -> list[bytes]:
         """Return the subscriptions once the key was taken. Pings are the protocol's own."""
         if not self._is_known or self._is_in:
             return []
         self._is_in = True
-        return [msgspec.json.encode({"action": "subscribe", "params": ",".join(part)}) for part in parts(self._topics, TOPICS_MAX)]
+        return [
+            msgspec.json.encode({"action": "subscribe", "params": ",".join(part)})
+            for part in parts(self._topics, TOPICS_MAX)
+        ]
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
         """Return what a message says. Errors: ConfigError when the key is refused, OutageError when others use it."""
@@ -224,7 +234,9 @@ class PolygonWire:
             case "A" | "AM":
                 bar = self._bar(row)
                 numbers = (bar.o, bar.h, bar.l, bar.c, bar.v)
-                return BarSeen(check_bar(bar_of("polygon", bar.sym, _TIMEFRAMES[ev], bar.s, numbers)), True, received_ns)
+                return BarSeen(
+                    check_bar(bar_of("polygon", bar.sym, _TIMEFRAMES[ev], bar.s, numbers)), True, received_ns
+                )
         self._tally.unknown[f"polygon.{ev}"] += 1
         return None
 
@@ -242,7 +254,13 @@ def trade_of(
 ) -> PublicTrade:
     """Return a public trade, live or told by REST; the tape does not say which side took. Errors: PeerError."""
     found = PublicTrade(
-        "polygon", symbol, number_of(time_ns, sequence), time_ns, amount_of(price, "price"), amount_of(size, "size"),
-        is_buyer_maker=False, received_ns=received_ns,
-    )  # fmt: skip
+        "polygon",
+        symbol,
+        number_of(time_ns, sequence),
+        time_ns,
+        amount_of(price, "price"),
+        amount_of(size, "size"),
+        is_buyer_maker=False,
+        received_ns=received_ns,
+    )
     return check_trade(found)

@@ -36,12 +36,15 @@ def deposits_of(rows: Sequence[Mapping[str, Any]]) -> list[Transfer]:
     try:
         return [
             Transfer(
-                TransferKind.DEPOSIT, str(row["id"]), str(row["coin"]), Decimal(str(row["amount"])),
+                TransferKind.DEPOSIT,
+                str(row["id"]),
+                str(row["coin"]),
+                Decimal(str(row["amount"])),
                 int(row["insertTime"]) * _MS,
             )
             for row in rows
             if int(row["status"]) in _CREDITED
-        ]  # fmt: skip
+        ]
     except (KeyError, ValueError, TypeError, InvalidOperation) as error:
         raise PeerError(f"deposits cannot be read ({type(error).__name__}: {error})") from error
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call. `socket` is its method of the WebSocket API, None where there is none; weights as documented, read 2026-07."""
+    """One call. `socket` is its method of the WebSocket API, None where there is none; weights as documented, read
+    2026-07."""
 
     socket: str | None
     method: str

@@ -81,7 +81,11 @@ class Wire:
     def note_retry(self, error: object) -> None:
         """Take note of the time in `data` until which the WebSocket API asks us to wait (429, 418)."""
         data = error.get("data") if isinstance(error, dict) else None
-        if isinstance(data, dict) and isinstance(data.get("retryAfter"), int) and isinstance(data.get("serverTime"), int):
+        if (
+            isinstance(data, dict)
+            and isinstance(data.get("retryAfter"), int)
+            and isinstance(data.get("serverTime"), int)
+        ):
             self.retry_after_s = max((data["retryAfter"] - data["serverTime"]) / 1000, 0.0)
 
     @property
@@ -99,7 +103,8 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One definitive row: `first` ≥ code ≥ `last` in a 4xx, with `text` in the message, means `outcome` and `refusal`."""
+    """One definitive row: `first` ≥ code ≥ `last` in a 4xx, with `text` in the message, means `outcome` and
+    `refusal`."""
 
     first: int
     last: int
@@ -141,7 +146,9 @@ DEFINITIVE: tuple[Row, ...] = (
     Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER, "not supported for this symbol", Refusal.PERMISSION),
     Row(-1013, -1013, Outcome.REFUSED, _BY_FILTER),
     Row(-1015, -1015, Outcome.REFUSED, "too many orders: refused at the gate", refusal=Refusal.RATE_LIMITED),
-    Row(-1021, -1021, Outcome.REFUSED, "the timestamp is outside the window: compare clocks", refusal=Refusal.CLOCK_SKEW),
+    Row(
+        -1021, -1021, Outcome.REFUSED, "the timestamp is outside the window: compare clocks", refusal=Refusal.CLOCK_SKEW
+    ),
     Row(-1022, -1022, Outcome.REFUSED, "the signature is wrong: halt the account", refusal=Refusal.PERMISSION),
     Row(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, "'price'", Refusal.PRICE),
     Row(-1111, -1111, Outcome.REFUSED, _BY_PARAMETER, "Price'", Refusal.PRICE),
@@ -166,7 +173,8 @@ NO_SUCH_ORDER = -2013  # on a query: one poll of C5
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a call came to. `code` is the venue's code as text, or ours when nothing left; `refusal` is set when REFUSED."""
+    """What a call came to. `code` is the venue's code as text, or ours when nothing left; `refusal` is set when
+    REFUSED."""
 
     outcome: Outcome
     code: str | None

@@ -12,7 +12,8 @@ _SOCKETS = {"testnet.binance.vision": "wss://ws-api.testnet.binance.vision/ws-ap
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """One (venue, account, role). The URLs are bases without a path (`http://127.0.0.1:9000`); None = the real exchange.
+    """One (venue, account, role). The URLs are bases without a path (`http://127.0.0.1:9000`); None = the real
+    exchange.
 
     Times in seconds, `recv_window_ms` and `keepalive_ms` in milliseconds. `account_id` goes into every fill's id: two
     sessions of one account must be told the same. The secrets never show in a repr.

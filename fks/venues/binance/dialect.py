@@ -161,8 +161,12 @@ class FillReader:
         assert who is not None, "the readers ask for the identity first"
         return Fill(
             fill_id=ids.fill_id_v2(who.uid, who.environment.value, who.network_epoch, symbol, trade_id),
-            venue_trade_id=trade_id, symbol=symbol, venue=self._venue, account_id=self._account_id, **fields,
-        )  # fmt: skip
+            venue_trade_id=trade_id,
+            symbol=symbol,
+            venue=self._venue,
+            account_id=self._account_id,
+            **fields,
+        )
 
     def from_answer(self, info: Mapping[str, Any], client_order_id: str) -> tuple[Fill, ...]:
         """Return the fills that ride on a FULL answer. Errors: PeerError."""
@@ -171,14 +175,20 @@ class FillReader:
         try:
             return tuple(
                 self._fill(
-                    str(part["tradeId"]), str(info["symbol"]), client_order_id=client_order_id,
-                    venue_order_id=str(info["orderId"]), side=Side(str(info["side"]).lower()),
-                    quantity=Decimal(str(part["qty"])), price=Decimal(str(part["price"])),
-                    fee=Decimal(str(part["commission"])), fee_currency=str(part["commissionAsset"]),
-                    time_ns=int(info["transactTime"]) * _MS, source="rest",
+                    str(part["tradeId"]),
+                    str(info["symbol"]),
+                    client_order_id=client_order_id,
+                    venue_order_id=str(info["orderId"]),
+                    side=Side(str(info["side"]).lower()),
+                    quantity=Decimal(str(part["qty"])),
+                    price=Decimal(str(part["price"])),
+                    fee=Decimal(str(part["commission"])),
+                    fee_currency=str(part["commissionAsset"]),
+                    time_ns=int(info["transactTime"]) * _MS,
+                    source="rest",
                 )
                 for part in info.get("fills") or ()
-            )  # fmt: skip
+            )
         except (KeyError, ValueError, TypeError, InvalidOperation) as error:
             raise PeerError(
                 f"fills of an answer cannot be read ({type(error).__name__}: {error}): {_short(info)}"
@@ -190,12 +200,19 @@ class FillReader:
             return None
         try:
             return self._fill(
-                str(event["t"]), str(event["s"]), client_order_id=str(event.get("C") or event["c"]),
-                venue_order_id=str(event["i"]), side=Side(str(event["S"]).lower()),
-                quantity=Decimal(str(event["l"])), price=Decimal(str(event["L"])), fee=Decimal(str(event.get("n") or "0")),
-                fee_currency=str(event.get("N") or ""), time_ns=int(event["T"]) * _MS,
-                is_maker=bool(event.get("m")), source="stream",
-            )  # fmt: skip
+                str(event["t"]),
+                str(event["s"]),
+                client_order_id=str(event.get("C") or event["c"]),
+                venue_order_id=str(event["i"]),
+                side=Side(str(event["S"]).lower()),
+                quantity=Decimal(str(event["l"])),
+                price=Decimal(str(event["L"])),
+                fee=Decimal(str(event.get("n") or "0")),
+                fee_currency=str(event.get("N") or ""),
+                time_ns=int(event["T"]) * _MS,
+                is_maker=bool(event.get("m")),
+                source="stream",
+            )
         except (KeyError, ValueError, TypeError, InvalidOperation) as error:
             raise PeerError(
                 f"an execution cannot be read ({type(error).__name__}: {error}): {_short(event)}"
@@ -205,12 +222,19 @@ class FillReader:
         """Return a row of myTrades, which carries no client id: the caller knows it, or None. Errors: PeerError."""
         try:
             return self._fill(
-                str(row["id"]), str(row["symbol"]), client_order_id=client_order_id, venue_order_id=str(row["orderId"]),
-                side=Side.BUY if row["isBuyer"] else Side.SELL, quantity=Decimal(str(row["qty"])),
-                price=Decimal(str(row["price"])), fee=Decimal(str(row["commission"])),
-                fee_currency=str(row["commissionAsset"]), time_ns=int(row["time"]) * _MS,
-                is_maker=bool(row.get("isMaker")), source="rest",
-            )  # fmt: skip
+                str(row["id"]),
+                str(row["symbol"]),
+                client_order_id=client_order_id,
+                venue_order_id=str(row["orderId"]),
+                side=Side.BUY if row["isBuyer"] else Side.SELL,
+                quantity=Decimal(str(row["qty"])),
+                price=Decimal(str(row["price"])),
+                fee=Decimal(str(row["commission"])),
+                fee_currency=str(row["commissionAsset"]),
+                time_ns=int(row["time"]) * _MS,
+                is_maker=bool(row.get("isMaker")),
+                source="rest",
+            )
         except (KeyError, ValueError, TypeError, InvalidOperation) as error:
             raise PeerError(f"a trade cannot be read ({type(error).__name__}: {error}): {_short(row)}") from error
 

@@ -23,8 +23,8 @@ def tls_of(url: str) -> ssl.SSLContext | bool:
 
 
 def trace() -> aiohttp.TraceConfig:
-    """Return the trace that asks at the moment just before a request's first byte is written whether it may be, marks that
-    it is, and refuses redirects."""
+    """Return the trace that asks at the moment just before a request's first byte is written whether it may be, marks
+    that it is, and refuses redirects."""
 
     async def on_headers(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
         wire = WIRE.get()

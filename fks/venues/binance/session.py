@@ -94,8 +94,10 @@ class OwnTransport:
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=64, happy_eyeballs_delay=0.1, ssl=tls_of(self._rest_url)),
-                trace_configs=[trace()], trust_env=False, timeout=aiohttp.ClientTimeout(total=_LATE_S),
-            )  # fmt: skip
+                trace_configs=[trace()],
+                trust_env=False,
+                timeout=aiohttp.ClientTimeout(total=_LATE_S),
+            )
         return self._http
 
     async def _rest(self, call: Call, params: Mapping[str, Any], wire: Wire) -> Any:
@@ -114,7 +116,9 @@ class OwnTransport:
         else:
             query = urlencode(values)
         address = URL(f"{url}?{query}" if query else url, encoded=True)
-        async with self._rest_client().request(call.method, address, headers=headers, allow_redirects=False) as response:
+        async with self._rest_client().request(
+            call.method, address, headers=headers, allow_redirects=False
+        ) as response:
             wire.note(response.status, await response.text(), response.headers)
         if wire.status is None or wire.status >= 300:
             raise VenueError(f"HTTP {wire.status}")
@@ -127,7 +131,11 @@ class BinanceVenue(SpotVenue):
     """Orders out over our own session."""
 
     def __init__(
-        self, config: SessionConfig, clock: Clock, log: Log, may_send: Callable[[], bool] | None = None,
+        self,
+        config: SessionConfig,
+        clock: Clock,
+        log: Log,
+        may_send: Callable[[], bool] | None = None,
         budget: VenueBudget | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(OwnTransport(config, clock, log), config, clock, log, may_send, budget)

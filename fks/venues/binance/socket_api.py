@@ -36,7 +36,9 @@ class SocketApi:
 
     errors: tuple[type[Exception], ...] = (aiohttp.ClientError, VenueError, ConnectionError)
 
-    def __init__(self, url: str, config: SessionConfig, clock: Clock, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self, url: str, config: SessionConfig, clock: Clock, on_event: Callable[[Mapping[str, Any]], None]
+    ) -> None:
         self._url = url
         self._config = config
         self._clock = clock
@@ -115,7 +117,8 @@ class SocketApi:
         wire.note_first_byte()
         sending = ws.send_frame(frame, aiohttp.WSMsgType.TEXT)
         try:
-            # the frame is written before the first suspension, which would wait until a full buffer is read: no caller does
+            # the frame is written before the first suspension, which would wait until a full buffer is read: no caller
+            # does
             sending.send(None)
             sending.close()
         except StopIteration:
@@ -128,10 +131,17 @@ class SocketApi:
     def sign(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters with key, window, time and signature: HMAC-SHA256 over them, sorted by name."""
         values = {
-            **params, "apiKey": self._config.api_key, "recvWindow": self._config.recv_window_ms,
+            **params,
+            "apiKey": self._config.api_key,
+            "recvWindow": self._config.recv_window_ms,
             "timestamp": self._clock.now_ns() // 1_000_000 + self.skew_ms,
-        }  # fmt: skip
-        payload = "&".join([f"{name}={'true' if value is True else 'false' if value is False else value}" for name, value in sorted(values.items())])
+        }
+        payload = "&".join(
+            [
+                f"{name}={'true' if value is True else 'false' if value is False else value}"
+                for name, value in sorted(values.items())
+            ]
+        )
         values["signature"] = self.signature(payload)
         return values
 
@@ -148,7 +158,9 @@ class SocketApi:
                 self._take(message.data)
         except Exception as raised:  # the boundary to their bytes: any fault ends this connection, aloud
             is_known = isinstance(raised, (*self.errors, PeerError))
-            error = raised if is_known else PeerError(f"a message could not be handled ({type(raised).__name__}: {raised})")
+            error = (
+                raised if is_known else PeerError(f"a message could not be handled ({type(raised).__name__}: {raised})")
+            )
         finally:
             if not broken.done():
                 broken.set_exception(error) if error is not None else broken.set_result(None)

@@ -32,7 +32,9 @@ class EventReader:
         self._note = note
         self._mentioned: OrderedDict[str, None] = OrderedDict()  # client ids the stream mentioned lately
         self.expected: dict[str, float] = {}  # client id -> monotonic time by which the stream must mention it
-        self.echo_by: Callable[[], float] | None = None  # set while the stream is up: the deadline for an order sent now
+        self.echo_by: Callable[[], float] | None = (
+            None  # set while the stream is up: the deadline for an order sent now
+        )
         self.wake = asyncio.Event()  # set when `expected` grew
 
     def take(self, event: Mapping[str, Any]) -> None:
@@ -90,8 +92,8 @@ class UserStream:
     """Keeps a connection up, subscribed and answering, for ever.
 
     Silence is normal on it, so every `probe_s` a question goes over the same connection (C7), and every order that the
-    venue acknowledged must be mentioned within `echo_s`: a connection that does not answer, or that answers and sends no
-    events, is dropped like a closed one. After each loss SessionLost, after each subscription SessionBack.
+    venue acknowledged must be mentioned within `echo_s`: a connection that does not answer, or that answers and sends
+    no events, is dropped like a closed one. After each loss SessionLost, after each subscription SessionBack.
     """
 
     def __init__(self, source: StreamSource, config: SessionConfig, clock: Clock, log: Log) -> None:
@@ -158,7 +160,8 @@ class UserStream:
         return "the connection closed"
 
     async def _hold(self, broken: asyncio.Future[Any]) -> None:
-        """Return or raise when the connection is gone, does not answer a probe, or keeps an acknowledged order to itself."""
+        """Return or raise when the connection is gone, does not answer a probe, or keeps an acknowledged order to
+        itself."""
         next_probe_s = self._clock.monotonic() + self._config.probe_s
         while True:
             if self._reader is not None and not self.is_up:

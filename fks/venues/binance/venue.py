@@ -1,4 +1,5 @@
-"""The venue port at Binance spot over any transport: every send once, every outcome a value, every read answered or an OutageError."""
+"""The venue port at Binance spot over any transport: every send once, every outcome a value, every read answered or an
+OutageError."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class Transport(Protocol):
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def begin(self, call: Call, params: Mapping[str, Any], wire: Wire) -> asyncio.Future[Any]:
-        """Send the call once and return the future of its answer; `wire` gets what is seen. Never raises for the network."""
+        """Send the call once and return the future of its answer; `wire` gets what is seen. Never raises for the
+        network."""
         ...
 
     def is_network(self, error: BaseException | None) -> bool:
@@ -73,8 +75,8 @@ class SpotVenue:
     A submit or cancel always comes to a value within `order_timeout_s`. When the caller is cancelled while bytes are
     on their way, the call is not cut: CancelledError goes up at once (the order is then UNKNOWN, §6.1) and the late
     answer, if one comes, appears among `events()`. The user stream starts with the first `events()` reader.
-    `may_send` (the lease) is asked right before a send's or a cancel's first byte: when it says no the answer is REFUSED
-    NOT_LEADER and nothing left.
+    `may_send` (the lease) is asked right before a send's or a cancel's first byte: when it says no the answer is
+    REFUSED NOT_LEADER and nothing left.
     """
 
     capabilities = VenueCapabilities(
@@ -86,9 +88,14 @@ class SpotVenue:
     )
 
     def __init__(
-        self, transport: Transport, config: SessionConfig, clock: Clock, log: Log,
-        may_send: Callable[[], bool] | None = None, budget: VenueBudget | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        transport: Transport,
+        config: SessionConfig,
+        clock: Clock,
+        log: Log,
+        may_send: Callable[[], bool] | None = None,
+        budget: VenueBudget | None = None,
+    ) -> None:
         self.name = config.name
         self._config = config
         self._clock = clock
@@ -315,9 +322,13 @@ class SpotVenue:
                     "venue.unclear", venue=self.name, client_order_id=order.client_order_id, detail=verdict.detail
                 )
             return Answer(
-                verdict.outcome, code=verdict.code, detail=verdict.detail, retry_after_s=verdict.retry_after_s,
-                refusal=verdict.refusal, sent_ns=seen.wire.sent_ns,
-            )  # fmt: skip
+                verdict.outcome,
+                code=verdict.code,
+                detail=verdict.detail,
+                retry_after_s=verdict.retry_after_s,
+                refusal=verdict.refusal,
+                sent_ns=seen.wire.sent_ns,
+            )
         try:
             report = report_of(info, source="rest", client_order_id=order.client_order_id)
             fills = self._fills.from_answer(info, order.client_order_id)
@@ -342,9 +353,13 @@ class SpotVenue:
         return await self._call(call, params, self._config.order_timeout_s, on_late=publish, wire=wire)
 
     async def _call(
-        self, call: Call, params: Mapping[str, Any], timeout_s: float, on_late: Callable[[_Seen], None] | None = None,
+        self,
+        call: Call,
+        params: Mapping[str, Any],
+        timeout_s: float,
+        on_late: Callable[[_Seen], None] | None = None,
         wire: Wire | None = None,
-    ) -> _Seen:  # fmt: skip
+    ) -> _Seen:
         """Make one call. Neither a timeout nor the caller's end cuts bytes in two: a late answer is published."""
         wire = wire or Wire()
         wire.sent_s = self._clock.monotonic()

@@ -1,4 +1,5 @@
-"""Binance spot over ccxt: `session` is our subclass of ccxt's exchange, `venue` makes it a transport of the Binance venue.
+"""Binance spot over ccxt: `session` is our subclass of ccxt's exchange, `venue` makes it a transport of the Binance
+venue.
 
 Rules about what an answer means are not here: they are those of `fks.venues.binance`.
 """

@@ -112,16 +112,25 @@ class BinanceSession(binance):  # type: ignore[misc]  # ccxt is untyped
         return self._fks_clock.now_ns() // 1_000_000 - int(self.options["timeDifference"])
 
     def on_rest_response(
-        self, code: int, reason: str, url: str, method: str, response_headers: Mapping[str, str], response_body: str,
-        request_headers: object, request_body: object,
-    ) -> str:  # fmt: skip
+        self,
+        code: int,
+        reason: str,
+        url: str,
+        method: str,
+        response_headers: Mapping[str, str],
+        response_body: str,
+        request_headers: object,
+        request_body: object,
+    ) -> str:
         """Keep what came back before ccxt interprets it."""
         wire = WIRE.get()
         if wire is not None:
             wire.note(code, response_body, response_headers)
-        return str(super().on_rest_response(
-            code, reason, url, method, response_headers, response_body, request_headers, request_body
-        ))  # fmt: skip
+        return str(
+            super().on_rest_response(
+                code, reason, url, method, response_headers, response_body, request_headers, request_body
+            )
+        )
 
     def handle_message(self, client: Any, message: Any) -> None:
         """Tap user events, guard everything else: what raises here would end the receive loop without a word."""

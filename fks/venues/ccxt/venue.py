@@ -102,7 +102,11 @@ class CcxtVenue(SpotVenue):
     """Orders out over ccxt's Binance."""
 
     def __init__(
-        self, config: SessionConfig, clock: Clock, log: Log, may_send: Callable[[], bool] | None = None,
+        self,
+        config: SessionConfig,
+        clock: Clock,
+        log: Log,
+        may_send: Callable[[], bool] | None = None,
         budget: VenueBudget | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(CcxtTransport(config, clock, log), config, clock, log, may_send, budget)

@@ -9,7 +9,13 @@ from tests.support.gateway import Running
 
 
 async def test_enabling_says_how_and_asks_for_history_once(gateway: Running, seeded: Database) -> None:
-    wanted = {"symbol": "ETH-USDT", "exchange": "binance", "timeframes": ["1h", "1s", "1m"], "history": 10, "channels": ["book"]}
+    wanted = {
+        "symbol": "ETH-USDT",
+        "exchange": "binance",
+        "timeframes": ["1h", "1s", "1m"],
+        "history": 10,
+        "channels": ["book"],
+    }
     async with gateway.client("trade") as client:
         first = (await client.post("/assets/enable", json=wanted)).json()["items"]
         row = first[0]
@@ -23,15 +29,22 @@ async def test_enabling_says_how_and_asks_for_history_once(gateway: Running, see
         states = await seeded.sql("SELECT DISTINCT sync_status FROM sync_status WHERE timeframe IN ('1h', '1m')")
         assert [r[0] for r in states] == ["done"]  # it is there already
         kept = (await client.post("/assets/enable", json={"symbol": "ETHUSDT", "history": 20})).json()["items"][0]
-        assert (kept["timeframes"], kept["channels"], kept["history_days"]) == (["1s", "1m", "1h"], ["trades", "book"], 20)
+        assert (kept["timeframes"], kept["channels"], kept["history_days"]) == (
+            ["1s", "1m", "1h"],
+            ["trades", "book"],
+            20,
+        )
         pending = await seeded.sql("SELECT count(*) FROM sync_status WHERE sync_status = 'pending'")
         assert pending[0][0] > 0  # further back than before
         await seeded.sql("DELETE FROM sync_status")
         await seeded.sql(
-            "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_price) VALUES ('binance','ETHUSDT','trades','LIVE',3,7)"
+            "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_price) VALUES "
+            "('binance','ETHUSDT','trades','LIVE',3,7)"
         )
         assert await _status(client) == "stale"  # nobody holds the lease it was written under
-        await seeded.sql("INSERT INTO leases (name, epoch, expires_at) VALUES ('collector:binance', 3, now() + interval '1 h')")
+        await seeded.sql(
+            "INSERT INTO leases (name, epoch, expires_at) VALUES ('collector:binance', 3, now() + interval '1 h')"
+        )
         assert await _status(client) == "live"
         await client.post("/assets/disable", json={"symbol": "ETHUSDT"})
         assert await _status(client) == "off"
@@ -45,10 +58,12 @@ async def _status(client: Any) -> str:
 async def test_a_wrong_choice_of_assets_is_one_clear_problem(gateway: Running, seeded: Database) -> None:
     async with gateway.client("trade") as client:
         for wrong, status in (
-            ({"symbol": "BTCUSDT", "timeframes": ["7m"]}, 400), ({"symbol": "BTCUSDT", "channels": ["gossip"]}, 400),
-            ({"symbol": "BTCUSDT", "exchange": "nowhere"}, 404), ({"symbol": "BTCUSDT", "history": -1}, 422),
+            ({"symbol": "BTCUSDT", "timeframes": ["7m"]}, 400),
+            ({"symbol": "BTCUSDT", "channels": ["gossip"]}, 400),
+            ({"symbol": "BTCUSDT", "exchange": "nowhere"}, 404),
+            ({"symbol": "BTCUSDT", "history": -1}, 422),
             ({"symbols": ["ETHUSDT", "NOPE"]}, 404),
-        ):  # fmt: skip
+        ):
             answer = await client.post("/assets/enable", json=wrong)
             assert (answer.status_code, bool(answer.json()["remedy"])) == (status, True), wrong
     assert len(await seeded.sql("SELECT FROM assets")) == 1  # nothing was changed

@@ -1,4 +1,5 @@
-"""A listener behind Ray Serve, whose proxy takes everything: the checks that it answers, or does not, hold what it is sent."""
+"""A listener behind Ray Serve, whose proxy takes everything: the checks that it answers, or does not, hold what it is
+sent."""
 
 from __future__ import annotations
 
@@ -34,10 +35,21 @@ class Endless:
         """Serve the socket until it ends."""
         token = self._gateway.tokens["read"].encode()
         scope = {
-            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "ws", "path": "/ws", "raw_path": b"/ws",
-            "root_path": "", "query_string": f"channels={channels}".encode(), "headers": [(b"authorization", b"Bearer " + token)],
-            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "subprotocols": [], "state": {}, "extensions": {},
-        }  # fmt: skip
+            "type": "websocket",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "scheme": "ws",
+            "path": "/ws",
+            "raw_path": b"/ws",
+            "root_path": "",
+            "query_string": f"channels={channels}".encode(),
+            "headers": [(b"authorization", b"Bearer " + token)],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+            "subprotocols": [],
+            "state": {},
+            "extensions": {},
+        }
         await self._gateway.app(scope, self._said.get, self._take)
 
     async def _take(self, message: dict[str, Any]) -> None:
@@ -96,7 +108,9 @@ async def test_one_who_stops_answering_is_sent_a_window_and_closed(
     counted = gateway.app.state.gateway.meter.snapshot()
     dropped = {str(name): value for name, value in counted.items() if "fks_market_dropped_total" in str(name)}
     assert [value for name, value in dropped.items() if "bars" in name] == [71 - len(sent)]
-    assert ("gateway.slow_listener", ["bars", "quotes"]) in [(line[1], line[2].get("channels")) for line in gateway.log.lines]
+    assert ("gateway.slow_listener", ["bars", "quotes"]) in [
+        (line[1], line[2].get("channels")) for line in gateway.log.lines
+    ]
 
 
 async def test_one_who_answers_late_hears_the_newest_and_what_was_dropped(
@@ -143,7 +157,9 @@ async def test_one_who_never_answers_is_not_waited_for(gateway: Running, monkeyp
     await serving
 
 
-async def test_one_who_never_answers_is_sent_no_faster_than_so_and_the_newest_at_last(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_who_never_answers_is_sent_no_faster_than_so_and_the_newest_at_last(
+    gateway: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(window, "SILENT_BYTES", 3_000)
     monkeypatch.setattr(window, "SILENT_BYTES_S", 2_000)
     hub: Hub = gateway.app.state.gateway.hub

@@ -69,24 +69,30 @@ async def test_every_list_has_json_with_a_version_and_a_table(fks: Fks) -> None:
 async def test_orders_fills_and_signals_are_shown(fks: Fks, seeded: Database) -> None:
     order, signal = uuid.uuid4().hex, uuid.uuid4()
     await seeded.sql(
-        "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, symbol, role, side, type, quantity,"
+        "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, symbol, role, side, type, "
+        "quantity,"
         " state) VALUES ($1, $2, $3, 1, 'paper', 'BTCUSDT', 'order', 'buy', 'market', 0.5, 'FILLED')",
-        order, uuid.uuid4(), signal,
-    )  # fmt: skip
-    await seeded.sql(
-        "INSERT INTO order_events (client_order_id, event_id, event, to_state, source) VALUES ($1, 'a', 'Created', 'SENDING', 'us')",
         order,
-    )  # fmt: skip
+        uuid.uuid4(),
+        signal,
+    )
+    await seeded.sql(
+        "INSERT INTO order_events (client_order_id, event_id, event, to_state, source) VALUES ($1, 'a', 'Created', "
+        "'SENDING', 'us')",
+        order,
+    )
     await seeded.sql(
         "INSERT INTO trades (fill_id, client_order_id, account_id, venue, symbol, trade_type, quantity, price, time)"
         " VALUES ($1, $2, 1, 'paper', 'BTCUSDT', 'BUY', 0.5, 64000.5, now())",
-        uuid.uuid4(), order,
-    )  # fmt: skip
+        uuid.uuid4(),
+        order,
+    )
     await seeded.sql(
         "INSERT INTO signals (id, source, account_id, venue, symbol, ts_event, kind, side, state, valid_until)"
-        " VALUES ($1, 'principal:me', 1, 'paper', 'BTCUSDT', now(), 'order', 'buy', 'pending', now() + interval '1 min')",
+        " VALUES ($1, 'principal:me', 1, 'paper', 'BTCUSDT', now(), 'order', 'buy', 'pending', now() + interval '1 "
+        "min')",
         signal,
-    )  # fmt: skip
+    )
     assert order in (await fks("orders", "list"))[1].replace("\n", "")
     assert json.loads((await fks("orders", "show", order, "--json"))[1])["quantity"] == "0.5"
     assert "Created" in (await fks("orders", "events", order))[1]

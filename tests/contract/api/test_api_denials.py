@@ -108,9 +108,12 @@ def outside(database: Database, bus: Bus, database_url: str, redis_url: str, tmp
         await seed(database, pyramiding=1)
         for statement in sql:
             await database.sql(statement)
-        settings: Settings = FAST.model_copy(update={
-            "risk": FAST.risk.model_copy(update=risk), "venue": FAST.venue.model_copy(update={"sweep_s": sweep_s}),
-        })  # fmt: skip
+        settings: Settings = FAST.model_copy(
+            update={
+                "risk": FAST.risk.model_copy(update=risk),
+                "venue": FAST.venue.model_copy(update={"sweep_s": sweep_s}),
+            }
+        )
         rig = Rig(database, bus, venue or ScriptedVenue(), settings=settings)
         await rig.start(wait_ready=is_ready)
         try:
@@ -123,11 +126,11 @@ def outside(database: Database, bus: Bus, database_url: str, redis_url: str, tmp
     return opened
 
 
-
-
 async def test_the_order_itself_and_what_it_would_lead_to(outside: Open) -> None:
     limits = {"notional_max_order": D(2000), "exposure_max_instrument": D(1500), "exposure_max_account": D(2500)}
-    async with outside("UPDATE instruments SET qty_min = 0.01, qty_max = 50 WHERE symbol = 'BTCUSDT'", sweep_s=3600.0, **limits) as callers:
+    async with outside(
+        "UPDATE instruments SET qty_min = 0.01, qty_max = 50 WHERE symbol = 'BTCUSDT'", sweep_s=3600.0, **limits
+    ) as callers:
         await callers.is_denied("PRICE_TICK", type="limit", price="99.999")
         await callers.is_denied("PRICE_BAND", type="limit", price="50")
         await callers.is_denied("STOP_WRONG_SIDE", stop_loss="120")
@@ -173,7 +176,8 @@ async def test_what_is_not_known_of_market_and_money(outside: Open) -> None:
     stale = "UPDATE feeds SET last_message_at = now() - interval '2 hours' WHERE symbol = 'BTCUSDT'"
     priceless = "UPDATE feeds SET last_price = NULL WHERE symbol = 'ETHUSDT'"
     other = (
-        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min, is_trading, updated_at)"
+        "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min, "
+        "is_trading, updated_at)"
         " VALUES ('binance', 'XRPUSDT', 'XRP', 'USDT', 0.01, 1, 1, 1000, 1, false, now()),"
         " ('binance', 'ADAUSDT', 'ADA', 'USDT', 0.01, 1, 1, 1000, 1, true, now() - interval '25 hours')"
     )
@@ -205,14 +209,19 @@ async def test_accounts_that_nobody_trades_for(outside: Open) -> None:
 
 
 async def test_an_asset_that_does_not_add_up(outside: Open) -> None:
-    drift = "INSERT INTO incidents (account_id, kind, subject, detail) VALUES (1, 'drift', 'BTC', '1 BTC less than expected')"
+    drift = (
+        "INSERT INTO incidents (account_id, kind, subject, detail) VALUES (1, 'drift', 'BTC', '1 BTC less than "
+        "expected')"
+    )
     async with outside(drift) as callers:
         await callers.becomes_denied("INCIDENT_OPEN")
 
 
 async def test_watched_over_and_in_order(outside: Open) -> None:
     async with outside() as callers:
-        await callers.rig.db.sql("INSERT INTO actor_events (child, event, reason) VALUES ('orders', 'escalated', 'too many deaths')")
+        await callers.rig.db.sql(
+            "INSERT INTO actor_events (child, event, reason) VALUES ('orders', 'escalated', 'too many deaths')"
+        )
         await callers.becomes_denied("ESCALATED")
         await callers.rig.db.sql("INSERT INTO actor_events (child, event) VALUES ('orders', 'cleared')")
         await callers.rig.db.sql("UPDATE leases SET updated_at = now() - interval '1 hour' WHERE name = 'guardian'")
@@ -265,5 +274,3 @@ def test_every_checked_code_is_provoked_here_and_in_the_docs() -> None:
     provoked = {code for code, _ in CHECKS if f'denied("{code.value}"' in text or f'("denied", "{code.value}")' in text}
     assert {code for code, _ in CHECKS} - provoked - HELD == set()
     assert not [code for code, _ in CHECKS if f"| `{code.value}` |" not in DOCS]
-
-

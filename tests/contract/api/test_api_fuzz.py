@@ -9,19 +9,53 @@ from fks.api.app import schema
 from tests.support.gateway import Running
 
 NASTY = (
-    "", "\0", "%", "'; DROP TABLE orders; --", "../../etc/passwd", "é" * 40, "9" * 400, "-1", "1e999", "NaN", "null", "[]",
-    "{}", "a" * 5000, "2026-13-45", "9999-12-31T23:59:59Z", "0001-01-01", "\r\nX: y", "\u202e", "\U0001f600", "BTC/USDT/X",
-    str(2**63), "true", "00000000-0000-0000-0000-000000000000",
-)  # fmt: skip
+    "",
+    "\0",
+    "%",
+    "'; DROP TABLE orders; --",
+    "../../etc/passwd",
+    "é" * 40,
+    "9" * 400,
+    "-1",
+    "1e999",
+    "NaN",
+    "null",
+    "[]",
+    "{}",
+    "a" * 5000,
+    "2026-13-45",
+    "9999-12-31T23:59:59Z",
+    "0001-01-01",
+    "\r\nX: y",
+    "\u202e",
+    "\U0001f600",
+    "BTC/USDT/X",
+    str(2**63),
+    "true",
+    "00000000-0000-0000-0000-000000000000",
+)
 BODIES = (
-    b"", b"{}", b"[]", b"null", b'"x"', b"1", b'{"symbol": {}}', b'{"name": "\\u0000"}', b'{"symbol": "\\u0000"}', b"\xff\xfe",
-    b'{"symbols": [[[[]]]]}', b'{"strategy": [], "symbol": 1}', b'{"strategy": "sma_cross", "symbol": "BTCUSDT", "params": 7}',
-    b'{"strategy": "sma_cross", "symbol": "BTCUSDT", "from": -1}', b'{"name": "' + b"x" * 9000 + b'", "scope": "read"}',
+    b"",
+    b"{}",
+    b"[]",
+    b"null",
+    b'"x"',
+    b"1",
+    b'{"symbol": {}}',
+    b'{"name": "\\u0000"}',
+    b'{"symbol": "\\u0000"}',
+    b"\xff\xfe",
+    b'{"symbols": [[[[]]]]}',
+    b'{"strategy": [], "symbol": 1}',
+    b'{"strategy": "sma_cross", "symbol": "BTCUSDT", "params": 7}',
+    b'{"strategy": "sma_cross", "symbol": "BTCUSDT", "from": -1}',
+    b'{"name": "' + b"x" * 9000 + b'", "scope": "read"}',
     b'{"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": 1e-39}',
     b'{"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "1", "valid_until": 0}',
     b'{"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "1", "account": 99999999999999999999}',
-    b'{"symbol": "BTCUSDT", "side": [], "type": {}, "quantity": [1]}', b'{"a": ' + b"9" * 5000 + b"}",
-)  # fmt: skip
+    b'{"symbol": "BTCUSDT", "side": [], "type": {}, "quantity": [1]}',
+    b'{"a": ' + b"9" * 5000 + b"}",
+)
 
 
 async def test_no_input_makes_the_gateway_fail(gateway: Running) -> None:

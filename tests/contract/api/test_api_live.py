@@ -19,7 +19,13 @@ from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
-WANTED = {"type": "subscribe", "channels": ["bars", "prices", "quotes", "book"], "symbols": ["BTC/USDT"], "timeframes": ["1s"], "bars": 3}
+WANTED = {
+    "type": "subscribe",
+    "channels": ["bars", "prices", "quotes", "book"],
+    "symbols": ["BTC/USDT"],
+    "timeframes": ["1s"],
+    "bars": 3,
+}
 
 
 async def test_what_the_exchange_says_is_heard_whole_and_in_order(
@@ -34,7 +40,11 @@ async def test_what_the_exchange_says_is_heard_whole_and_in_order(
 
             async def is_live() -> bool:
                 answer = await client.get("/market-data/BTCUSDT")
-                return answer.status_code == 200 and answer.json()["state"] == "LIVE" and bool(answer.json()["bars"].get("1s"))
+                return (
+                    answer.status_code == 200
+                    and answer.json()["state"] == "LIVE"
+                    and bool(answer.json()["bars"].get("1s"))
+                )
 
             await until(is_live, deadline_s=30)
             async with connect(gateway.ws + "?channels=-", additional_headers=headers, proxy=None) as socket:

@@ -26,7 +26,8 @@ from tests.support.gateway import Running, serving
 T0 = datetime(2026, 5, 1, tzinfo=UTC)
 BARS = (
     "INSERT INTO ohlcv_data (time, symbol, timeframe, exchange, open, high, low, close, volume, trades)"
-    " SELECT '2026-05-01T00:00:00Z'::timestamptz + n * interval '1 minute', $1, '1m', $2, 100.1 + n, 101.5 + n, 99.5 + n,"
+    " SELECT '2026-05-01T00:00:00Z'::timestamptz + n * interval '1 minute', $1, '1m', $2, 100.1 + n, 101.5 + n, 99.5 "
+    "+ n,"
     " 100.7 + n, 0.1, 3 FROM generate_series($3::int, $4::int) n"
 )
 
@@ -47,8 +48,11 @@ async def _feed(db: Database, ago_s: int, price: str | None = "64000.10", number
         "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at, last_trade_id) VALUES"
         " ('binance','BTCUSDT','trades','LIVE',$1::text::numeric, now() - $2::int * interval '1 second', $3)"
         " ON CONFLICT (exchange, symbol, timeframe) DO UPDATE SET last_price = excluded.last_price,"
-        " last_message_at = excluded.last_message_at, last_trade_id = excluded.last_trade_id", price, ago_s, number,
-    )  # fmt: skip
+        " last_message_at = excluded.last_message_at, last_trade_id = excluded.last_trade_id",
+        price,
+        ago_s,
+        number,
+    )
 
 
 async def test_the_newer_of_redis_and_postgresql_is_told_with_its_age(
@@ -83,7 +87,9 @@ async def test_the_newer_of_redis_and_postgresql_is_told_with_its_age(
         assert (await client.get("/market-data/BTCUSDT")).json()["price"] == "64002"
 
 
-async def test_quote_and_book_come_along_with_ages_of_their_own(gateway: Running, seeded: Database, latest: Latest) -> None:
+async def test_quote_and_book_come_along_with_ages_of_their_own(
+    gateway: Running, seeded: Database, latest: Latest
+) -> None:
     await _feed(seeded, 1)
     at = time.time_ns()
     quote = Quote("binance", "BTCUSDT", at, Decimal("1.10"), Decimal(2), Decimal("1.2"), Decimal(3), at - 4 * NS)
@@ -96,7 +102,9 @@ async def test_quote_and_book_come_along_with_ages_of_their_own(gateway: Running
     assert found["book"]["bids"] == [["1.1", "2"]]
 
 
-async def test_what_anyone_writes_into_redis_breaks_no_answer(gateway: Running, seeded: Database, bus: Bus, latest: Latest) -> None:
+async def test_what_anyone_writes_into_redis_breaks_no_answer(
+    gateway: Running, seeded: Database, bus: Bus, latest: Latest
+) -> None:
     await _feed(seeded, 1)
     base = '"exchange": "binance", "symbol": "BTCUSDT", "time": "2026-05-01T00:00:00Z"'
     for text in (
@@ -122,8 +130,12 @@ async def test_what_was_imported_has_a_latest_price_too(gateway: Running, seeded
     assert found["bars"]["1m"]["close"] == 109.7
 
 
-async def test_without_postgresql_the_newest_is_told_all_the_same(redis_url: str, tmp_path: Path, latest: Latest) -> None:
-    await latest.tell([_trade(1, "64001.2"), msgspec.structs.replace(_trade(1, "64009.3"), exchange="kraken", symbol="BTC/USD")])
+async def test_without_postgresql_the_newest_is_told_all_the_same(
+    redis_url: str, tmp_path: Path, latest: Latest
+) -> None:
+    await latest.tell(
+        [_trade(1, "64001.2"), msgspec.structs.replace(_trade(1, "64009.3"), exchange="kraken", symbol="BTC/USD")]
+    )
     away = "postgresql://fks:x@127.0.0.1:1/fks"
     async with serving(away, redis_url, tmp_path, {"read": "x"}, database={"retry_s": 0.1}) as gateway:
         from fks.api.routes.market import latest as route
@@ -148,9 +160,17 @@ async def test_pages_follow_one_another_and_say_the_revision(gateway: Running, s
             assert bool(link) == bool(answer.json()["next"])
         assert len(seen) == len({bar["time"] for bar in seen}) == 25
         assert seen[0] == {
-            "time": "2026-05-01T00:00:00Z", "open": 100.1, "high": 101.5, "low": 99.5, "close": 100.7, "volume": 0.1,
-            "trades": 3, "is_complete": True, "is_empty": False, "revision": 0,
-        }  # fmt: skip
+            "time": "2026-05-01T00:00:00Z",
+            "open": 100.1,
+            "high": 101.5,
+            "low": 99.5,
+            "close": 100.7,
+            "volume": 0.1,
+            "trades": 3,
+            "is_complete": True,
+            "is_empty": False,
+            "revision": 0,
+        }
         before = answer.json()["revision"]
         await seeded.sql("UPDATE ohlcv_data SET close = 100.8, revision = revision + 1 WHERE time = $1", T0)
         again = (await client.get("/historical/BTCUSDT?timeframe=1m&from=2026-05-01T00:00:00Z&limit=1")).json()
@@ -169,7 +189,9 @@ async def test_csv_and_arrow_are_the_same_bars(
     async with gateway.client("read") as client:
         bars = (await client.get("/historical/BTCUSDT", params=query)).json()["bars"]
         text = await client.get("/historical/BTCUSDT", params={**query, "format": "csv"})
-        arrow = await client.get("/historical/BTCUSDT", params=query, headers={"Accept": "application/vnd.apache.arrow.stream"})
+        arrow = await client.get(
+            "/historical/BTCUSDT", params=query, headers={"Accept": "application/vnd.apache.arrow.stream"}
+        )
     assert text.headers["content-type"].startswith("text/csv")
     assert 'filename="binance-BTCUSDT-1m.csv"' in text.headers["content-disposition"]
     rows = list(csv.DictReader(io.StringIO(text.text)))
@@ -212,7 +234,9 @@ async def test_a_parameter_nobody_knows_and_a_time_out_of_this_world_are_refused
             assert (answer.status_code, answer.json()["code"]) == (422, "TIME_INVALID"), wrong
 
 
-async def test_a_symbol_of_two_exchanges_means_the_one_that_is_collected_or_has_bars_or_is_refused(gateway: Running, seeded: Database) -> None:
+async def test_a_symbol_of_two_exchanges_means_the_one_that_is_collected_or_has_bars_or_is_refused(
+    gateway: Running, seeded: Database
+) -> None:
     await seeded.sql(
         "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
         " VALUES ('bybit','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5)"
@@ -221,7 +245,9 @@ async def test_a_symbol_of_two_exchanges_means_the_one_that_is_collected_or_has_
     async with gateway.client("read") as client:
         assert (await client.get("/historical/BTC-USDT?timeframe=1m")).json()["exchange"] == "binance"
         await seeded.sql(BARS, "BTCUSDT", "bybit", 0, 1)
-        assert (await client.get("/historical/BTC-USDT?timeframe=1m")).json()["exchange"] == "binance"  # it is collected
+        assert (await client.get("/historical/BTC-USDT?timeframe=1m")).json()[
+            "exchange"
+        ] == "binance"  # it is collected
         await seeded.sql("UPDATE assets SET is_enabled = false")
         refused = (await client.get("/historical/BTCUSDT?timeframe=1m")).json()
         assert refused["code"] == "SYMBOL_AMBIGUOUS"

@@ -24,18 +24,62 @@ from tests.support.gateway import Running, running
 GOOD = {"symbol": "BTCUSDT", "side": "buy", "type": "limit", "quantity": "0.1", "price": "100"}
 ORDER = "a" * 32
 QUIET = settings(
-    deadline=None, database=None, derandomize=True, phases=(Phase.generate,), suppress_health_check=list(HealthCheck),
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=(Phase.generate,),
+    suppress_health_check=list(HealthCheck),
     max_examples=12,
-)  # fmt: skip
+)
 FUZZED = (
-    ("/orders", "POST"), ("/orders/{id}", "DELETE"), ("/orders/{id}/settle", "POST"), ("/reconcile", "POST"),
-    ("/incidents/{id}/close", "POST"), ("/signals/{id}/approve", "POST"), ("/signals/{id}/reject", "POST"),
-)  # fmt: skip
+    ("/orders", "POST"),
+    ("/orders/{id}", "DELETE"),
+    ("/orders/{id}/settle", "POST"),
+    ("/reconcile", "POST"),
+    ("/incidents/{id}/close", "POST"),
+    ("/signals/{id}/approve", "POST"),
+    ("/signals/{id}/reject", "POST"),
+)
 NUMBERS = (
-    "1e999", "-1e999", "NaN", "Infinity", "-Infinity", "9" * 100, "0." + "9" * 100, "1e-400", "0", "-0.0", "-1", "true", "null",
-    "[1]", "{}", '"1e999"', '"NaN"', '"\\ud800"', '"1_0"', '""', "01", "1.", "+1", "9" * 5000,
-)  # fmt: skip
-TEXTS = ('"\\ud800"', '"\\u0000"', '"' + "x" * 5000 + '"', "7", "null", "[]", "{}", "true", '""', '" "', '"\\u202e"', '"a\\u001fb"')
+    "1e999",
+    "-1e999",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "9" * 100,
+    "0." + "9" * 100,
+    "1e-400",
+    "0",
+    "-0.0",
+    "-1",
+    "true",
+    "null",
+    "[1]",
+    "{}",
+    '"1e999"',
+    '"NaN"',
+    '"\\ud800"',
+    '"1_0"',
+    '""',
+    "01",
+    "1.",
+    "+1",
+    "9" * 5000,
+)
+TEXTS = (
+    '"\\ud800"',
+    '"\\u0000"',
+    '"' + "x" * 5000 + '"',
+    "7",
+    "null",
+    "[]",
+    "{}",
+    "true",
+    '""',
+    '" "',
+    '"\\u202e"',
+    '"a\\u001fb"',
+)
 
 
 @pytest.fixture
@@ -61,8 +105,10 @@ async def test_what_the_schema_allows_and_what_it_does_not(gateway: Running, see
     accepted, proposed, numbers = set[str](), set[str](), itertools.count()
     await seeded.sql(
         "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity, state)"
-        " VALUES ($1, $2, 1, 'ccxt', 'BTCUSDT', 'order', 'buy', 'market', 1, 'UNKNOWN')", ORDER, uuid.uuid4(),
-    )  # fmt: skip
+        " VALUES ($1, $2, 1, 'ccxt', 'BTCUSDT', 'order', 'buy', 'market', 1, 'UNKNOWN')",
+        ORDER,
+        uuid.uuid4(),
+    )
 
     def fuzz(path: str, method: str, mode: GenerationMode) -> None:
         @QUIET
@@ -94,11 +140,25 @@ async def test_what_the_schema_allows_and_what_it_does_not(gateway: Running, see
 
 
 async def test_bodies_that_no_schema_describes(gateway: Running, seeded: Database) -> None:
-    names = sorted({*GOOD, "account", "stop_loss", "take_profit", "stop_price", "valid_until", "time_in_force", "venue", "exchange"})
+    names = sorted(
+        {
+            *GOOD,
+            "account",
+            "stop_loss",
+            "take_profit",
+            "stop_price",
+            "valid_until",
+            "time_in_force",
+            "venue",
+            "exchange",
+        }
+    )
     accepted = set[str]()
 
     def fuzz() -> None:
-        client = httpx.Client(base_url=gateway.url, trust_env=False, headers={"Authorization": f"Bearer {gateway.tokens['trade']}"})
+        client = httpx.Client(
+            base_url=gateway.url, trust_env=False, headers={"Authorization": f"Bearer {gateway.tokens['trade']}"}
+        )
 
         @QUIET
         @given(st.sampled_from(names), st.sampled_from(NUMBERS + TEXTS), st.booleans(), st.binary(max_size=20))
@@ -111,7 +171,13 @@ async def test_bodies_that_no_schema_describes(gateway: Running, seeded: Databas
                     accepted.add(answer.json()["id"])
 
         each()
-        for content, status in ((b"x" * 300_000, 413), (b"[" * 100_000, 400), (b'{"a":' * 40_000, 400), (b"", 400), (b"[]", 422)):
+        for content, status in (
+            (b"x" * 300_000, 413),
+            (b"[" * 100_000, 400),
+            (b'{"a":' * 40_000, 400),
+            (b"", 400),
+            (b"[]", 422),
+        ):
             answer = client.post("/orders", content=content, headers={"Idempotency-Key": "k"})
             assert checked(answer.status_code, answer.headers, answer.text, content[:20]) == status
         for key in ("", "a" * 201, "\xe9" * 200, "%00"):

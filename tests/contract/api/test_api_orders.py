@@ -87,12 +87,15 @@ async def test_a_denial_is_422_with_its_code_as_a_problem(
         [row] = await until(wanted)
         client_id = ids.client_order_id(ids.intent_id(row["id"]), "order")
         await seeded.sql(
-            "WITH done AS (UPDATE signals SET state = 'denied', code = 'FEED_STALE', client_order_id = $2 WHERE id = $1)"
+            "WITH done AS (UPDATE signals SET state = 'denied', code = 'FEED_STALE', client_order_id = $2 WHERE id = "
+            "$1)"
             " INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, symbol, role, side, type,"
             " quantity, state, code, detail) VALUES ($2, $3, $1, 1, 'paper', 'BTCUSDT', 'order', 'buy', 'limit', 0.1,"
             " 'DENIED', 'FEED_STALE', 'the feed is 40 s old, limit 15 s')",
-            row["id"], client_id, ids.intent_id(row["id"]),
-        )  # fmt: skip
+            row["id"],
+            client_id,
+            ids.intent_id(row["id"]),
+        )
 
     async with (
         running(seeded, database_url, redis_url, tmp_path, http={"order_wait_s": 15.0}) as gateway,
@@ -160,10 +163,13 @@ async def test_a_cancel_is_wanted_once_and_an_ended_order_cannot_be_cancelled(
     open_, ended = uuid.uuid4().hex, uuid.uuid4().hex
     for id, state in ((open_, "WORKING"), (ended, "FILLED")):
         await seeded.sql(
-            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity, state)"
+            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity, "
+            "state)"
             " VALUES ($1, $2, 1, 'paper', 'BTCUSDT', 'order', 'buy', 'limit', 0.1, $3)",
-            id, uuid.uuid4(), state,
-        )  # fmt: skip
+            id,
+            uuid.uuid4(),
+            state,
+        )
     async with gateway.client("trade") as client:
         for _ in range(2):
             answer = await client.delete(f"/orders/{open_}")

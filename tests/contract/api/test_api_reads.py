@@ -46,7 +46,9 @@ async def test_market_data_answers_every_spelling(gateway: Running, seeded: Data
 
 def _ageless(told: dict[str, Any]) -> dict[str, Any]:
     """Return what is told without the ages, of the quote and the book too: they rise from one answer to the next."""
-    return {name: _ageless(value) if isinstance(value, dict) else value for name, value in told.items() if name != "age_ms"}
+    return {
+        name: _ageless(value) if isinstance(value, dict) else value for name, value in told.items() if name != "age_ms"
+    }
 
 
 async def test_an_unknown_symbol_is_a_404_that_names_the_known_ones(gateway: Running) -> None:
@@ -110,11 +112,17 @@ async def test_assets_are_enabled_and_disabled_in_any_spelling(gateway: Running)
 async def _order(db: Database, n: int, state: str = "FILLED", quantity: str = "0.00100") -> str:
     id = uuid.uuid5(uuid.NAMESPACE_OID, str(n)).hex
     await db.sql(
-        "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, symbol, role, side, type, quantity,"
-        " state, created_at) VALUES ($1, $2, $3, 1, 'paper', 'BTCUSDT', 'order', 'buy', 'market', $4::text::numeric, $5, $6)",
-        id, uuid.uuid4(), uuid.uuid5(uuid.NAMESPACE_URL, str(n)), quantity, state,
+        "INSERT INTO orders (client_order_id, intent_id, signal_id, account_id, venue, symbol, role, side, type, "
+        "quantity,"
+        " state, created_at) VALUES ($1, $2, $3, 1, 'paper', 'BTCUSDT', 'order', 'buy', 'market', $4::text::numeric, "
+        "$5, $6)",
+        id,
+        uuid.uuid4(),
+        uuid.uuid5(uuid.NAMESPACE_URL, str(n)),
+        quantity,
+        state,
         datetime(2026, 5, 1, tzinfo=UTC) + timedelta(seconds=n // 2),
-    )  # fmt: skip
+    )
     return id
 
 
@@ -155,7 +163,8 @@ async def test_an_order_is_found_by_its_client_id_and_by_its_signal(gateway: Run
 async def test_positions_add_up_and_are_valued_exactly(gateway: Running, seeded: Database) -> None:
     await _feed(seeded)
     await seeded.sql(
-        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees) VALUES"
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees) "
+        "VALUES"
         " (1,'paper','BTCUSDT','a',0.1,63000.1,1.5,0.2), (1,'paper','BTCUSDT','',0.2,64000.1,0,0.1),"
         " (1,'paper','BTCUSDT','flat',0,0,7,0)"
     )
@@ -186,7 +195,9 @@ async def test_an_accounts_mode_is_fixed_with_its_identity(gateway: Running, dat
         await database.sql("UPDATE accounts SET environment = 'live', uid = '9' WHERE name = 'demo'")
         made = await client.post("/accounts/change", json={"name": "demo", "is_enabled": True})
         assert made.json()["is_enabled"] is True
-        await _problem(await client.post("/accounts/change", json={"name": "demo", "mode": "paper"}), 409, "ACCOUNT_TIED")
+        await _problem(
+            await client.post("/accounts/change", json={"name": "demo", "mode": "paper"}), 409, "ACCOUNT_TIED"
+        )
         await _problem(await client.post("/accounts/change", json={"name": "x"}), 404, "ACCOUNT_UNKNOWN")
         assert [row["uid"] for row in (await client.get("/accounts")).json()["items"]] == ["9", None]
 
@@ -274,9 +285,14 @@ async def test_the_kill_switch_is_told_by_rows_and_by_the_guardians_own_file(
         body = (await client.get("/kill")).json()
         assert (body["engaged"], body["by"], body["kills"][0]["kill_id"]) == (True, "me", "k")
         assert body["guardian"] == {
-            "engaged": True, "kill_id": "k", "scope": "system", "reason": "drill", "by": "me",
-            "since": "2026-05-01T00:00:00Z", "done": False,
-        }  # fmt: skip
+            "engaged": True,
+            "kill_id": "k",
+            "scope": "system",
+            "reason": "drill",
+            "by": "me",
+            "since": "2026-05-01T00:00:00Z",
+            "done": False,
+        }
         assert (await client.get("/api/status")).json()["kill"]["engaged"]
 
 

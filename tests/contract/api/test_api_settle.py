@@ -72,11 +72,14 @@ async def test_two_steps_end_an_unknown_order(gateway: Running, rig: Rig, order:
         status, shown = await _settle(client, name, **BOUGHT)
         assert status == 200
         assert shown["will"] == (
-            f"end order {name} as FILLED; book buy 10 BTCUSDT at 100, fee 0.01 BTC, which moves the position of one by 9.99"
+            f"end order {name} as FILLED; book buy 10 BTCUSDT at 100, fee 0.01 BTC, which moves the position of one "
+            "by 9.99"
         )
         assert (await rig.state(name), await rig.position()) == (State.UNKNOWN, 0)
         assert (await _settle(client, name, confirm="AAAA-AAAA"))[1]["code"] == "SETTLE_CODE"
-        assert (await _settle(client, name, **(BOUGHT | {"price": "101"}), confirm=shown["confirm"]))[1]["code"] == "SETTLE_CHANGED"
+        assert (await _settle(client, name, **(BOUGHT | {"price": "101"}), confirm=shown["confirm"]))[1][
+            "code"
+        ] == "SETTLE_CHANGED"
         status, done = await _settle(client, name, confirm=shown["confirm"])
         assert (status, done["settlement"], done["state"], D(done["filled"])) == (200, "applied", "FILLED", D(10))
         assert await rig.position() == D("9.99")
@@ -102,13 +105,29 @@ async def test_a_code_is_of_one_person_and_of_five_minutes(gateway: Running, rig
 
 
 WRONG: tuple[dict[str, Any], ...] = (
-    {}, {"outcome": "filled"}, {"outcome": "filled", "reason": " "}, {"outcome": "filled", **SEEN},
-    {**BOUGHT, "fee": None}, {**BOUGHT, "quantity": "4"}, {**BOUGHT, "quantity": "11"}, {**BOUGHT, "fee_currency": None},
-    {**BOUGHT, "trade_ids": ["1"]}, {"outcome": "filled", "trade_ids": ["1", "1"], **SEEN}, {**BOUGHT, "outcome": "absent"},
-    {**BOUGHT, "outcome": "busted"}, {"outcome": "busted", "trade_ids": ["4711"], **SEEN}, {**BOUGHT, "price": "NaN"},
-    {**BOUGHT, "price": "1e999"}, {**BOUGHT, "fee": "-1"}, {**BOUGHT, "outcome": "lost"}, {**BOUGHT, "quantity": "0"},
-    {"outcome": "absent", "reason": "x" * 501}, {**BOUGHT, "surprise": 1}, {"confirm": ""}, {"confirm": 7},
-)  # fmt: skip
+    {},
+    {"outcome": "filled"},
+    {"outcome": "filled", "reason": " "},
+    {"outcome": "filled", **SEEN},
+    {**BOUGHT, "fee": None},
+    {**BOUGHT, "quantity": "4"},
+    {**BOUGHT, "quantity": "11"},
+    {**BOUGHT, "fee_currency": None},
+    {**BOUGHT, "trade_ids": ["1"]},
+    {"outcome": "filled", "trade_ids": ["1", "1"], **SEEN},
+    {**BOUGHT, "outcome": "absent"},
+    {**BOUGHT, "outcome": "busted"},
+    {"outcome": "busted", "trade_ids": ["4711"], **SEEN},
+    {**BOUGHT, "price": "NaN"},
+    {**BOUGHT, "price": "1e999"},
+    {**BOUGHT, "fee": "-1"},
+    {**BOUGHT, "outcome": "lost"},
+    {**BOUGHT, "quantity": "0"},
+    {"outcome": "absent", "reason": "x" * 501},
+    {**BOUGHT, "surprise": 1},
+    {"confirm": ""},
+    {"confirm": 7},
+)
 
 
 async def test_a_wrong_settlement_is_refused_and_nothing_is_kept(gateway: Running, rig: Rig, order: Order) -> None:
@@ -120,11 +139,15 @@ async def test_a_wrong_settlement_is_refused_and_nothing_is_kept(gateway: Runnin
 
 
 @pytest.fixture
-async def fks(gateway: Running, rig: Rig, database_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fks:
+async def fks(
+    gateway: Running, rig: Rig, database_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Fks:
     """Run a command against the gateway, as a user of this node would."""
     paths = Paths.of(tmp_path)
     await ensure_local_token(rig.db, paths)
-    save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(gateway.url.rpartition(":")[2])}))
+    save_node(
+        paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(gateway.url.rpartition(":")[2])})
+    )
 
     async def call(*argv: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -177,7 +200,9 @@ async def test_a_venue_that_does_not_answer_is_said(fks: Fks, rig: Rig, monkeypa
 
 
 async def test_incidents_are_listed_and_closed_once(fks: Fks, rig: Rig) -> None:
-    opened = await IncidentStore(rig.db).open(1, "drift", "BTC", detail="1 BTC less than expected", now_ns=1, payload={"difference": "-1"})
+    opened = await IncidentStore(rig.db).open(
+        1, "drift", "BTC", detail="1 BTC less than expected", now_ns=1, payload={"difference": "-1"}
+    )
     assert opened is not None
     id = str(opened[0].id)
     code, out, _ = await fks("incidents", "list", "--json")

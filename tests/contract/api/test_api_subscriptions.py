@@ -1,4 +1,5 @@
-"""Subscribing over a socket: a snapshot, then what happens, without a hole; and nothing that a client says hurts anyone."""
+"""Subscribing over a socket: a snapshot, then what happens, without a hole; and nothing that a client says hurts
+anyone."""
 
 from __future__ import annotations
 
@@ -24,6 +25,8 @@ from tests.support.listening import STORED, bar_message, next_of, open_socket, s
 from tests.support.waiting import until
 
 AT = 1_777_600_000 * NS
+
+
 async def test_bars_begin_with_a_snapshot_and_go_on(gateway: Running, seeded: Database, bus: Bus) -> None:
     await seeded.sql(STORED, 0, 9)
     async with open_socket(gateway) as socket:
@@ -32,7 +35,12 @@ async def test_bars_begin_with_a_snapshot_and_go_on(gateway: Running, seeded: Da
         told = await next_of(socket, "subscribed", "error")
         assert (told["id"], told["symbols"], told["timeframes"]) == (7, ["binance:BTCUSDT"], ["1m"])
         shot = await next_of(socket, "snapshot")
-        assert (shot["channel"], shot["exchange"], shot["symbol"], shot["timeframe"]) == ("bars", "binance", "BTCUSDT", "1m")
+        assert (shot["channel"], shot["exchange"], shot["symbol"], shot["timeframe"]) == (
+            "bars",
+            "binance",
+            "BTCUSDT",
+            "1m",
+        )
         assert shot["items"] == [bar_message(n, revision=0) for n in (7, 8, 9)]
         await bus.publish(BARS, bar_message(10))
         await bus.publish(BARS, {**bar_message(10), "timeframe": "5m"})
@@ -76,7 +84,9 @@ async def test_prices_and_quotes_come_from_redis_and_are_listened_to_while_wante
     async with open_socket(gateway) as socket:
         await latest.tell([trade])
         await say(socket, type="subscribe", channels=["prices", "quotes"], symbols=["BTCUSDT"])
-        shots = {shot["channel"]: shot for shot in [await next_of(socket, "snapshot"), await next_of(socket, "snapshot")]}
+        shots = {
+            shot["channel"]: shot for shot in [await next_of(socket, "snapshot"), await next_of(socket, "snapshot")]
+        }
         assert [item["price"] for item in shots["prices"]["items"]] == ["64000.10"]
         assert shots["quotes"]["items"] == []
         assert hub._is_hearing

@@ -29,7 +29,8 @@ ORDER = {"symbol": "BTC/USDT", "side": "buy", "type": "limit", "quantity": "0.1"
 
 @pytest.fixture
 async def several(seeded: Database) -> Database:
-    """BTC/USDT at three exchanges, collected at one of them; XRP/USDT at two, neither of them the venue's, nor collected."""
+    """BTC/USDT at three exchanges, collected at one of them; XRP/USDT at two, neither of them the venue's, nor
+    collected."""
     await seeded.sql(
         "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min) VALUES"
         " ('bybit','BTCUSDT','BTC','USDT',0.01,0.00001,0.00001,9000,5),"
@@ -143,7 +144,8 @@ def test_an_order_that_names_no_exchange_asks_for_the_same_as_before_there_was_o
 # ── what is held, and lists ──────────────────────────────────────────────────────────────────────
 async def test_a_position_is_the_sum_over_every_spelling(gateway: Running, several: Database) -> None:
     await several.sql(
-        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees) VALUES"
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees) "
+        "VALUES"
         " (1,'paper','BTC-USDT','',0.5,60000,1,0), (1,'paper','BTCUSDT','',0.25,60000,2,0),"
         " (2,'ccxt','BTCUSDT','',1,60000,4,0)"
     )
@@ -160,11 +162,13 @@ async def test_a_position_is_the_sum_over_every_spelling(gateway: Running, sever
 
 async def test_a_position_is_valued_at_the_price_of_the_venues_exchange(gateway: Running, several: Database) -> None:
     await several.sql(
-        "INSERT INTO positions (account_id, venue, symbol, quantity, average_price) VALUES (2, 'ccxt', 'BTCUSDT', 1, 60000)"
+        "INSERT INTO positions (account_id, venue, symbol, quantity, average_price) VALUES (2, 'ccxt', 'BTCUSDT', 1, "
+        "60000)"
     )
     await several.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at) VALUES"
-        " ('binance','BTCUSDT','trades','LIVE',61000,now() - interval '2 s'), ('bybit','BTCUSDT','trades','LIVE',62000,now())"
+        " ('binance','BTCUSDT','trades','LIVE',61000,now() - interval '2 s'), "
+        "('bybit','BTCUSDT','trades','LIVE',62000,now())"
     )
     async with gateway.client("read") as client:
         assert (await client.get("/positions")).json()["items"][0]["mark_price"] == "61000"
@@ -187,27 +191,43 @@ async def test_a_list_takes_every_spelling_and_an_exchange_narrows_it(gateway: R
         (("binance", "BTCUSDT"), ("bybit", "BTCUSDT"), ("okx", "BTC-USDT"), ("binance", "ETHUSDT"))
     ):
         await several.sql(
-            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, role, side, type, quantity, state)"
+            "INSERT INTO orders (client_order_id, intent_id, account_id, venue, exchange, symbol, role, side, type, "
+            "quantity, state)"
             " VALUES ($1, $2, 1, 'paper', $3, $4, 'order', 'buy', 'market', 1, 'FILLED')",
-            f"order{n}", uuid.uuid4(), exchange, symbol,
-        )  # fmt: skip
+            f"order{n}",
+            uuid.uuid4(),
+            exchange,
+            symbol,
+        )
         await several.sql(
             "INSERT INTO signals (id, source, account_id, venue, exchange, symbol, ts_event, kind, side)"
             " VALUES ($1, 'principal:me', 1, 'paper', $2, $3, now(), 'order', 'buy')",
-            uuid.uuid4(), exchange, symbol,
-        )  # fmt: skip
+            uuid.uuid4(),
+            exchange,
+            symbol,
+        )
         await several.sql(
-            "INSERT INTO trades (fill_id, client_order_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency,"
+            "INSERT INTO trades (fill_id, client_order_id, account_id, venue, symbol, trade_type, quantity, price, "
+            "fee, fee_currency,"
             " time, order_type) VALUES ($1, $2, 1, 'paper', $3, 'BUY', 1, 1, 0, 'USDT', now(), 'market')",
-            uuid.uuid4(), f"order{n}", symbol,
-        )  # fmt: skip
+            uuid.uuid4(),
+            f"order{n}",
+            symbol,
+        )
     async with gateway.client("read") as client:
         for path in ("/orders", "/signals", "/fills"):
             counts = {
                 query: len((await client.get(path + query)).json()["items"])
-                for query in ("", "?symbol=BTC/USDT", "?symbol=BTCUSDT", "?symbol=okx:BTC-USDT", "?exchange=bybit",
-                              "?symbol=BTC/USDT&exchange=binance", "?exchange=kraken")
-            }  # fmt: skip
+                for query in (
+                    "",
+                    "?symbol=BTC/USDT",
+                    "?symbol=BTCUSDT",
+                    "?symbol=okx:BTC-USDT",
+                    "?exchange=bybit",
+                    "?symbol=BTC/USDT&exchange=binance",
+                    "?exchange=kraken",
+                )
+            }
             assert list(counts.values()) == [4, 3, 3, 1, 1, 1, 0], (path, counts)
 
 
@@ -292,7 +312,8 @@ async def test_commands_name_the_exchange_in_the_same_way(
 ) -> None:
     monkeypatch.setenv("FKS_DATABASE_URL", database_url)  # for commands that need no gateway
     await several.sql(
-        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees) VALUES"
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity, average_price, realized_pnl, fees) "
+        "VALUES"
         " (1,'paper','BTC-USDT','',0.5,60000,1,0), (1,'paper','BTCUSDT','',0.25,60000,2,0)"
     )
     code, out, _ = await fks("positions", "BTC/USDT", "--exchange", "okx", "--json")

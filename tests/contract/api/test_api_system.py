@@ -1,4 +1,5 @@
-"""The tree, its history and the alerts, through the gateway and through the command line, with and without a gateway."""
+"""The tree, its history and the alerts, through the gateway and through the command line, with and without a
+gateway."""
 
 from __future__ import annotations
 
@@ -24,13 +25,23 @@ from tests.support.waiting import until
 Fks = Callable[..., Awaitable[tuple[int, str, str]]]
 NOW_NS = 1_767_225_600_000_000_000
 SHAPE = {
-    "id": "root", "strategy": "one_for_one", "limit": {"restarts_max": 20, "period_s": 60.0}, "used": 3, "state": "ready",
+    "id": "root",
+    "strategy": "one_for_one",
+    "limit": {"restarts_max": 20, "period_s": 60.0},
+    "used": 3,
+    "state": "ready",
     "children": [
         {"id": "orders"},
-        {"id": "strategies", "strategy": "one_for_one", "limit": {"restarts_max": 5, "period_s": 60.0}, "used": 4,
-         "state": "ready", "children": [{"id": "strategy:0"}, {"id": "strategy:1", "state": "waiting"}]},
+        {
+            "id": "strategies",
+            "strategy": "one_for_one",
+            "limit": {"restarts_max": 5, "period_s": 60.0},
+            "used": 4,
+            "state": "ready",
+            "children": [{"id": "strategy:0"}, {"id": "strategy:1", "state": "waiting"}],
+        },
     ],
-}  # fmt: skip
+}
 
 
 def _row(name: str, pid: int, kind: str = "actor", **extra: Any) -> HealthRow:
@@ -41,26 +52,42 @@ def _row(name: str, pid: int, kind: str = "actor", **extra: Any) -> HealthRow:
 async def story(seeded: Database) -> Database:
     """A tree with a crash in its past."""
     journal = TreeJournal(seeded)
-    await journal.write_health([
-        _row("keeper", 10, "keeper"), _row("postgres", 11, "service"),
-        _row("supervisor", 12, detail={"tree": SHAPE}), _row("orders", 34, version="0.1.0+aa", node="b", epoch=4),
-        _row("strategy:0", 14, version="0.1.0+bb", state="degraded",
-             detail={"problems": [{"kind": "queue", "text": "bars wait for 12 s", "since_s": 12.0}]}),
-        _row("scheduler", 15),
-    ])  # fmt: skip
+    await journal.write_health(
+        [
+            _row("keeper", 10, "keeper"),
+            _row("postgres", 11, "service"),
+            _row("supervisor", 12, detail={"tree": SHAPE}),
+            _row("orders", 34, version="0.1.0+aa", node="b", epoch=4),
+            _row(
+                "strategy:0",
+                14,
+                version="0.1.0+bb",
+                state="degraded",
+                detail={"problems": [{"kind": "queue", "text": "bars wait for 12 s", "since_s": 12.0}]},
+            ),
+            _row("scheduler", 15),
+        ]
+    )
     await seeded.sql("UPDATE component_health SET beat_at = now() + interval '1 minute', since = now()")
     end = Exit(How.CRASH, "died: worker exit: end of file", True, None, 9, last_lines=('{"event":"order.answered"}',))
     await journal.note("orders", "exited", end.reason, pid=12, epoch=3, node="b", payload=end.payload())
     await journal.note("orders", "restarted", end.reason, pid=12, epoch=3, payload=end.payload())
     await journal.note("orders", "started", "epoch 4", pid=34, epoch=4, node="b")
-    broken = Exit(How.CRASH, "died", True, 1, traceback="Traceback (most recent call last):\n  File x\nKeyError: 'BTC'\n")
+    broken = Exit(
+        How.CRASH, "died", True, 1, traceback="Traceback (most recent call last):\n  File x\nKeyError: 'BTC'\n"
+    )
     await journal.note("strategy:0", "exited", broken.reason, pid=13, epoch=7, payload=broken.payload())
     return seeded
 
 
 @pytest.fixture
 async def fks(
-    gateway: Running, story: Database, database_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    gateway: Running,
+    story: Database,
+    database_url: str,
+    redis_url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> Fks:
     """Run a command against the gateway; with FKS_TEST_PORT=… against whatever listens there."""
     paths = Paths.of(tmp_path)
@@ -88,7 +115,10 @@ async def test_the_tree_has_the_shape_that_the_supervisor_told(gateway: Running,
     assert (root["strategy"], root["limit"]["restarts_max"], root["used"]) == ("one_for_one", 20, 3)
     assert [child["id"] for child in root["children"]] == ["orders", "strategies", "scheduler"], "none is hidden"
     strategies = root["children"][1]
-    assert [(child["id"], child["state"]) for child in strategies["children"]] == [("strategy:0", "degraded"), ("strategy:1", "waiting")]
+    assert [(child["id"], child["state"]) for child in strategies["children"]] == [
+        ("strategy:0", "degraded"),
+        ("strategy:1", "waiting"),
+    ]
     assert strategies["children"][0]["component"]["problem"] == "bars wait for 12 s"
     assert "strategy:0 is degraded: bars wait for 12 s" in found["reasons"]
 
@@ -112,7 +142,10 @@ async def test_fks_tree_draws_it_whoever_tells(fks: Fks, is_gateway_up: bool) ->
     code, out, err = await fks("tree", is_gateway_up=is_gateway_up)
     assert (code, err) == (OK, "")
     lines = out[out.index("restarts") :].splitlines()
-    at = {name: next(i for i, line in enumerate(lines) if name in line.split()) for name in ("supervisor", "strategies", "strategy:0")}
+    at = {
+        name: next(i for i, line in enumerate(lines) if name in line.split())
+        for name in ("supervisor", "strategies", "strategy:0")
+    }
     assert at["supervisor"] < at["strategies"] < at["strategy:0"]
     assert "│  ├─ strategy:0" in out
     assert "4 of 5 restarts in 60 s" in lines[at["strategies"]]
@@ -154,7 +187,9 @@ async def test_status_shows_versions_where_they_differ_and_problems_in_words(fks
 
 async def test_alerts_are_listed_settled_and_kept(fks: Fks, gateway: Running, story: Database) -> None:
     await TreeJournal(story).page("child.escalated", "orders died 6 times", "orders")
-    await story.sql("INSERT INTO alerts (severity, event, message, component) VALUES ('warning', 'fill.external', 'odd', 'orders')")
+    await story.sql(
+        "INSERT INTO alerts (severity, event, message, component) VALUES ('warning', 'fill.external', 'odd', 'orders')"
+    )
     code, out, _ = await fks("alerts")
     assert (code, "orders died 6 times" in out, "odd" in out) == (OK, True, True)
     number = json.loads((await fks("alerts", "--json"))[1])["items"][0]["id"]

@@ -43,9 +43,13 @@ async def rig(database: Database, bus: Bus) -> AsyncIterator[Rig]:
     """An order manager, and an instance of sma_cross with bars on which it goes long at BAR_NS."""
     await seed(database, instances=("one",))
     await database.sql(
-        "UPDATE strategy_instances SET timeframe = '1d', params = '{\"fast\": 2, \"slow\": 5}', created_at = $1, anchor_time = $1", bars_start()
+        "UPDATE strategy_instances SET timeframe = '1d', params = '{\"fast\": 2, \"slow\": 5}', created_at = $1, "
+        "anchor_time = $1",
+        bars_start(),
     )
-    await BarStore(database).merge(bars_of(CLOSES, start_ns=FIRST_NS, timeframe="1d"), exchange="binance", source="rest")
+    await BarStore(database).merge(
+        bars_of(CLOSES, start_ns=FIRST_NS, timeframe="1d"), exchange="binance", source="rest"
+    )
     risk = FAST.risk.model_copy(update={"decision_age_max_s": 1e6})
     rig = Rig(database, bus, ScriptedVenue(), settings=FAST.model_copy(update={"risk": risk}))
     yield await rig.start()
@@ -63,10 +67,14 @@ async def gateway(rig: Rig, database_url: str, redis_url: str, tmp_path: Path) -
 
 
 @pytest.fixture
-async def fks(gateway: Running, rig: Rig, database_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fks:
+async def fks(
+    gateway: Running, rig: Rig, database_url: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Fks:
     paths = Paths.of(tmp_path)
     await ensure_local_token(rig.db, paths)
-    save_node(paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(gateway.url.rpartition(":")[2])}))
+    save_node(
+        paths, Node(database_url, redis_url, "", {"host": "127.0.0.1", "port": int(gateway.url.rpartition(":")[2])})
+    )
 
     async def call(*argv: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -98,22 +106,40 @@ async def test_an_order_is_told_from_its_bar_to_its_fill(fks: Fks, rig: Rig) -> 
     assert story["verdict"] == "one wanted enter buy BTCUSDT; the order is FILLED, filled 10 of 10"
     assert (story["bar"]["close"], story["bar"]["is_complete"]) == (130.0, True)
     decision = story["decision"]
-    assert (decision["strategy"], decision["target_before"], decision["target"], decision["bars"]) == ("sma_cross", 0.0, 1.0, 60)
+    assert (decision["strategy"], decision["target_before"], decision["target"], decision["bars"]) == (
+        "sma_cross",
+        0.0,
+        1.0,
+        60,
+    )
     columns = {(value["name"], value["params"].get("period")): value for value in decision["values"]}
     assert columns["sma", 2.0]["now"] == 100.5
     assert columns["cross_side", None]["now"] == 1.0
     assert story["signal"]["state"] == "ordered"
     checks = {check["code"]: check for check in story["checks"]}
     assert {check["outcome"] for check in checks.values()} == {"passed"}
-    assert (checks["NOTIONAL_MAX_ORDER"]["observed"], checks["NOTIONAL_MAX_ORDER"]["rule"]) == ("1000", rules()[Code.NOTIONAL_MAX_ORDER])
+    assert (checks["NOTIONAL_MAX_ORDER"]["observed"], checks["NOTIONAL_MAX_ORDER"]["rule"]) == (
+        "1000",
+        rules()[Code.NOTIONAL_MAX_ORDER],
+    )
     [told_order] = story["orders"]
     assert told_order["events"][0]["event"] == "IntendedAndSent"
     acked = next(event for event in told_order["events"] if event["event"] == "Acked")
     assert acked["payload"]["says"] == "FILLED"
-    assert [(fill["trade_type"], fill["venue_trade_id"]) for fill in told_order["fills"]] == [("BUY", rig.venue.trades[0].venue_trade_id)]
+    assert [(fill["trade_type"], fill["venue_trade_id"]) for fill in told_order["fills"]] == [
+        ("BUY", rig.venue.trades[0].venue_trade_id)
+    ]
     code, out, _ = await fks("why", order.client_order_id)
     assert code == OK
-    for words in ("the order is FILLED", "bar 1d", "close 130", "sma(period 2)", "target +0 → +1", "IntendedAndSent", "fill "):
+    for words in (
+        "the order is FILLED",
+        "bar 1d",
+        "close 130",
+        "sma(period 2)",
+        "target +0 → +1",
+        "IntendedAndSent",
+        "fill ",
+    ):
         assert words in out, words
 
 
@@ -121,7 +147,9 @@ async def test_a_denied_signal_names_the_check_its_limit_and_the_value(fks: Fks,
     signal = await rig.signal(size=Decimal(900), ts_event_ns=BAR_NS, timeframe="1d")
     assert await rig.outcome(signal) == ("denied", "NOTIONAL_MAX_ORDER")
     story = await told(fks, str(signal))
-    assert story["verdict"].startswith("one wanted enter buy BTCUSDT; denied NOTIONAL_MAX_ORDER: price times quantity is above")
+    assert story["verdict"].startswith(
+        "one wanted enter buy BTCUSDT; denied NOTIONAL_MAX_ORDER: price times quantity is above"
+    )
     failed = [check for check in story["checks"] if check["outcome"] == "failed"]
     assert "passed" in {check["outcome"] for check in story["checks"]}
     limit = rig.settings.risk.notional_max_order
@@ -139,9 +167,13 @@ async def test_a_bar_without_a_signal_shows_what_the_strategy_saw(fks: Fks, rig:
     early = await told(fks, "BTCUSDT", iso(FIRST_NS + 30 * NS), "--instance", "one")
     assert early["verdict"] == "one gave no signal: it was warming up (1 of 5 bars)"
     lost = await told(fks, "BTCUSDT", iso(BAR_NS + NS))
-    assert lost["verdict"].startswith("one gave no signal though its target went from flat to long: it did not run then")
+    assert lost["verdict"].startswith(
+        "one gave no signal though its target went from flat to long: it did not run then"
+    )
     document = {"instance": "one", "from": iso(BAR_NS), "to": iso(BAR_NS), "bars": 1, "dropped": 1}
-    await rig.db.sql("INSERT INTO actor_events (child, event, payload) VALUES ('strategy:0', 'strategy.missed', $1::jsonb)", document)
+    await rig.db.sql(
+        "INSERT INTO actor_events (child, event, payload) VALUES ('strategy:0', 'strategy.missed', $1::jsonb)", document
+    )
     missed = await told(fks, "BTCUSDT", iso(BAR_NS + NS))
     assert "it was away, and decided on this bar too late" in missed["verdict"]
     nothing = await told(fks, "BTCUSDT", "2020-01-01T00:00:00Z")
@@ -159,7 +191,9 @@ async def test_an_exit_and_its_protection_are_told_with_their_signal(fks: Fks, r
     assert "sl" in [order["role"] for order in (await told(fks, protection))["orders"]]
 
 
-async def test_code_of_users_may_fail_and_the_rest_is_told(fks: Fks, rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_code_of_users_may_fail_and_the_rest_is_told(
+    fks: Fks, rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "strategies").mkdir(exist_ok=True)
     source = (
         "import time\nfrom fks.strategies.base import Strategy\n\n\nclass Slow(Strategy):\n    name = 'slow'\n\n"
@@ -176,6 +210,13 @@ async def test_code_of_users_may_fail_and_the_rest_is_told(fks: Fks, rig: Rig, t
 
 
 async def test_what_is_not_there_is_said(fks: Fks) -> None:
-    for argv in (("0" * 32,), ("nonsense",), ("NOPEUSDT", "10m"), ("ETHUSDT", "10m"), ("BTCUSDT", "soon"), ("BTCUSDT", "10m", "--instance", "x")):
+    for argv in (
+        ("0" * 32,),
+        ("nonsense",),
+        ("NOPEUSDT", "10m"),
+        ("ETHUSDT", "10m"),
+        ("BTCUSDT", "soon"),
+        ("BTCUSDT", "10m", "--instance", "x"),
+    ):
         code, _, err = await fks("why", *argv)
         assert (code, err.startswith("error:")) == (USAGE, True), argv

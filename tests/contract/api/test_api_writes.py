@@ -15,10 +15,14 @@ from tests.support.gateway import Running
 async def _signal(db: Database, *, state: str = "pending", valid_s: int = 60) -> uuid.UUID:
     id = uuid.uuid4()
     await db.sql(
-        "INSERT INTO signals (id, source, instance, account_id, venue, symbol, ts_event, kind, side, state, valid_until)"
-        " VALUES ($1, 'strategy:a', 'a', 1, 'paper', 'BTCUSDT', now(), 'enter', 'buy', $2, now() + make_interval(secs => $3))",
-        id, state, valid_s,
-    )  # fmt: skip
+        "INSERT INTO signals (id, source, instance, account_id, venue, symbol, ts_event, kind, side, state, "
+        "valid_until)"
+        " VALUES ($1, 'strategy:a', 'a', 1, 'paper', 'BTCUSDT', now(), 'enter', 'buy', $2, now() + make_interval(secs "
+        "=> $3))",
+        id,
+        state,
+        valid_s,
+    )
     return id
 
 
@@ -66,9 +70,13 @@ async def test_signals_are_listed_newest_first_and_filtered(gateway: Running, se
 
 
 BACKTEST = {
-    "strategy": "sma_cross", "symbol": "BTC/USDT", "timeframe": "1m", "from": "2026-05-01T00:00:00Z",
-    "to": "2026-05-02T00:00:00Z", "params": {"fast": 5, "slow": 20},
-}  # fmt: skip
+    "strategy": "sma_cross",
+    "symbol": "BTC/USDT",
+    "timeframe": "1m",
+    "from": "2026-05-01T00:00:00Z",
+    "to": "2026-05-02T00:00:00Z",
+    "params": {"fast": 5, "slow": 20},
+}
 
 
 async def test_a_backtest_is_a_durable_job(gateway: Running, seeded: Database) -> None:

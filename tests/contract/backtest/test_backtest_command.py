@@ -60,8 +60,14 @@ def test_a_fresh_machine_backtests_the_shipped_minutes(fks: Shell) -> None:
     code, out, err = fks("backtest", "run", "sma_cross", *SPAN, "--set", "fast=10", "--stop-loss", "0.5")
     assert code == OK
     assert "FKS is not running, so this runs on the shipped sample" in err
-    for part in ("sma_cross sl_pct=0.5 fast=10 slow=50", "BTCUSDT 1m, 2026-03-02T00:00:00Z", "(4320 bars", "max drawdown",
-                 "bars missing: 0 of 4370", "fingerprints: inputs "):  # fmt: skip
+    for part in (
+        "sma_cross sl_pct=0.5 fast=10 slow=50",
+        "BTCUSDT 1m, 2026-03-02T00:00:00Z",
+        "(4320 bars",
+        "max drawdown",
+        "bars missing: 0 of 4370",
+        "fingerprints: inputs ",
+    ):
         assert part in out
 
 
@@ -127,9 +133,17 @@ def _tape_with_holes(tmp_path: Path) -> Path:
     keep = [i for i in range(1000) if not 300 <= i < 330]
     ticks = {n: (getattr(bars, n)[keep] * 100).round().astype("int64") for n in ("open", "high", "low", "close")}
     tape = Tape(
-        "binance", "BTCUSDT", "1m", 2, 2, "synthetic", "CC0", bars.time_ns[keep],
-        *ticks.values(), (bars.volume[keep] * 100).round().astype("int64"),
-    )  # fmt: skip
+        "binance",
+        "BTCUSDT",
+        "1m",
+        2,
+        2,
+        "synthetic",
+        "CC0",
+        bars.time_ns[keep],
+        *ticks.values(),
+        (bars.volume[keep] * 100).round().astype("int64"),
+    )
     file = tmp_path / "holes.fksbars"
     file.write_bytes(pack_tape(tape))
     return file
@@ -232,7 +246,8 @@ async def test_instances_are_added_changed_and_switched(
         " traceback = 'Fatal Python error: Segmentation fault'"
     )
     await database.sql(
-        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'paper', 'BTCUSDT', 'mine', 0.5)"
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'paper', 'BTCUSDT', 'mine', "
+        "0.5)"
     )
     shown = (await _off_loop(fks, "strategies", "instance", "mine"))[1]
     assert "DISABLED" in shown

@@ -45,9 +45,10 @@ PARAMS: dict[str, dict[str, Any]] = {
     "buy_and_hold": {"tp_pct": 2.0},
 }
 SETTINGS = Settings(
-    sim=Sim(fills="tape"), data=Data(timeframes=("1m",)),
+    sim=Sim(fills="tape"),
+    data=Data(timeframes=("1m",)),
     risk=Risk(feed_age_max_s=3600, orders_per_minute=100_000, loss_day_max=Decimal(10**6)),
-)  # fmt: skip
+)
 
 
 def instrument(symbol: str) -> Instrument:
@@ -78,22 +79,31 @@ class Market:
         await add_account(self.db)
         for symbol, strategy in self.strategies.items():
             await self.db.sql(
-                "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
-                " VALUES ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 9000, 5)", symbol, symbol[:3],
-            )  # fmt: skip
+                "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, "
+                "notional_min)"
+                " VALUES ('binance', $1, $2, 'USDT', 0.01, 0.001, 0.001, 9000, 5)",
+                symbol,
+                symbol[:3],
+            )
             anchor = int(self.tape.time_ns[self.first - strategy.warmup()])
             await self.db.sql(
-                "INSERT INTO strategy_instances (id, strategy, params, exchange, symbol, timeframe, account_id, venue, size,"
+                "INSERT INTO strategy_instances (id, strategy, params, exchange, symbol, timeframe, account_id, "
+                "venue, size,"
                 " anchor_time, cursor_time) VALUES ($1, $2, $3, 'binance', $1, '1m', 1, 'paper', $4, $5, $6)",
-                symbol, strategy.name, strategy.model_dump(mode="json"), SIZE, to_datetime(anchor),
+                symbol,
+                strategy.name,
+                strategy.model_dump(mode="json"),
+                SIZE,
+                to_datetime(anchor),
                 to_datetime(int(self.tape.time_ns[self.first - 1])),
-            )  # fmt: skip
+            )
             await seal(self.db, replace(self.tape[: self.first], symbol=symbol))
             await self.db.sql(
                 "INSERT INTO feeds (exchange, symbol, timeframe, state, last_message_at, last_price)"
                 " VALUES ('binance', $1, 'trades', 'LIVE', now(), 1) ON CONFLICT (exchange, symbol, timeframe)"
-                " DO UPDATE SET state = 'LIVE'", symbol,
-            )  # fmt: skip
+                " DO UPDATE SET state = 'LIVE'",
+                symbol,
+            )
         await collect(self.db)
         await self._mark(self.first - 1)
 
@@ -122,8 +132,9 @@ class Market:
         async def is_settled() -> bool:
             (row,) = await self.db.sql(
                 "SELECT (SELECT count(*) FROM strategy_instances WHERE cursor_time < $1)"
-                " + (SELECT count(*) FROM signals WHERE state = 'ready') AS waiting", moment,
-            )  # fmt: skip
+                " + (SELECT count(*) FROM signals WHERE state = 'ready') AS waiting",
+                moment,
+            )
             return not row["waiting"]
 
         await until(is_settled, deadline_s=20)
@@ -153,12 +164,22 @@ class Running:
     async def start(self) -> None:
         self.epoch += 1
         log, clock = CollectingLog(), RealClock()
-        paper = make_venue("paper", settings=self.settings, node=None, clock=clock, log=log, account_id=1, paper_mode="bar")
+        paper = make_venue(
+            "paper", settings=self.settings, node=None, clock=clock, log=log, account_id=1, paper_mode="bar"
+        )
         self.rig = Rig(self.market.db, self.market.bus, paper, self.settings, venues={"paper": paper}, log=log)  # type: ignore[arg-type]
         worker = StrategyWorker(
-            db=self.market.db, bus=self.market.bus, clock=clock, meter=RecordingMeter(), log=log, shard=0, shards=1,
-            lease=await hold(self.market.db, self.epoch), home=self.home, is_tape=True,
-        )  # fmt: skip
+            db=self.market.db,
+            bus=self.market.bus,
+            clock=clock,
+            meter=RecordingMeter(),
+            log=log,
+            shard=0,
+            shards=1,
+            lease=await hold(self.market.db, self.epoch),
+            home=self.home,
+            is_tape=True,
+        )
         await worker.start()
         self.working = asyncio.create_task(worker.run())
         await self.rig.start()
@@ -198,24 +219,30 @@ async def test_paper_fills_what_the_backtest_fills(market: Market, system: Runni
     async def all_given() -> bool:  # a decision on the last bar rests; everything before it has filled
         rows = await market.db.sql(
             "SELECT count(*) AS n FROM orders o JOIN signals s ON s.id = o.signal_id"
-            " WHERE o.state NOT IN ('FILLED','CANCELLED','EXPIRED','DENIED') AND o.role IN ('entry','exit') AND s.ts_event < $1",
+            " WHERE o.state NOT IN ('FILLED','CANCELLED','EXPIRED','DENIED') AND o.role IN ('entry','exit') AND "
+            "s.ts_event < $1",
             to_datetime(int(market.tape.time_ns[-1])),
-        )  # fmt: skip
+        )
         return not rows[0]["n"]
 
     await until(all_given, deadline_s=20)
     assert not await market.db.sql("SELECT code, detail FROM signals WHERE state IN ('denied', 'expired')")
     for symbol, strategy in market.strategies.items():
         wanted = run(
-            strategy, replace(market.tape, symbol=symbol),
-            Setup(instrument(symbol), size=SIZE, cash=Decimal(100_000), start_ns=int(market.tape.time_ns[market.first])),
-        )  # fmt: skip
+            strategy,
+            replace(market.tape, symbol=symbol),
+            Setup(
+                instrument(symbol), size=SIZE, cash=Decimal(100_000), start_ns=int(market.tape.time_ns[market.first])
+            ),
+        )
 
         async def booked(symbol: str = symbol) -> list[Any]:
             return await market.db.sql(
-                "SELECT time, lower(trade_type) AS side, quantity, price, fee, fee_currency FROM trades WHERE symbol = $1"
-                " ORDER BY time, id", symbol,
-            )  # fmt: skip
+                "SELECT time, lower(trade_type) AS side, quantity, price, fee, fee_currency FROM trades WHERE symbol "
+                "= $1"
+                " ORDER BY time, id",
+                symbol,
+            )
 
         async def enough(count: int = len(wanted.fills), booked: Any = booked) -> bool:
             return len(await booked()) >= count
@@ -238,7 +265,12 @@ async def test_paper_denies_what_the_backtest_denies(database: Database, bus: Bu
     value = {"loss_day_max": Decimal(2), "notional_max_order": Decimal(str(np.median(tape.close[first:]))) * 2}[limit]
     risk = SETTINGS.risk.model_copy(update={limit: value, "day_start_hour": began.hour})
     setup = Setup(
-        instrument("S00USDT"), sizing="quantity", size=Decimal(2), cash=Decimal(100_000), start_ns=int(tape.time_ns[first]), limits=risk
+        instrument("S00USDT"),
+        sizing="quantity",
+        size=Decimal(2),
+        cash=Decimal(100_000),
+        start_ns=int(tape.time_ns[first]),
+        limits=risk,
     )
     wanted = run(strategy, tape, setup)
     assert wanted.denied
@@ -256,7 +288,8 @@ async def test_paper_denies_what_the_backtest_denies(database: Database, bus: Bu
 
         async def booked() -> list[Any]:
             return await database.sql(
-                "SELECT time, lower(trade_type) AS side, quantity, price, fee, fee_currency FROM trades ORDER BY time, id"
+                "SELECT time, lower(trade_type) AS side, quantity, price, fee, fee_currency FROM trades ORDER BY "
+                "time, id"
             )
 
         async def enough() -> bool:
@@ -266,6 +299,8 @@ async def test_paper_denies_what_the_backtest_denies(database: Database, bus: Bu
             await until(enough, deadline_s=5)
         assert_same_fills(wanted.fills, await booked())
         denied = await database.sql("SELECT ts_event, code FROM signals WHERE state = 'denied' ORDER BY ts_event")
-        assert [(to_ns(row["ts_event"]), row["code"]) for row in denied] == [(row.time_ns, row.code) for row in wanted.denied]
+        assert [(to_ns(row["ts_event"]), row["code"]) for row in denied] == [
+            (row.time_ns, row.code) for row in wanted.denied
+        ]
     finally:
         await running.crash()

@@ -52,7 +52,9 @@ def exchange(shared_exchange: LocalExchange) -> Iterator[LocalExchange]:
 
 async def sealed_ns(db: Database, timeframe: str = "1s", symbol: str = "BTCUSDT") -> int:
     rows = await db.sql(
-        "SELECT sealed_through FROM feeds WHERE symbol = $1 AND timeframe = $2 AND sealed_through IS NOT NULL", symbol, timeframe
+        "SELECT sealed_through FROM feeds WHERE symbol = $1 AND timeframe = $2 AND sealed_through IS NOT NULL",
+        symbol,
+        timeframe,
     )
     return to_ns(rows[0][0]) if rows else 0
 
@@ -85,16 +87,26 @@ async def check_stored(db: Database, exchange: LocalExchange, frames: tuple[str,
             times = [to_ns(row["time"]) for row in rows]
             assert times[-1] == await sealed_ns(db, frame, symbol)
             for before, after in itertools.pairwise(times):
-                assert after == bar_end(before, frame), f"{symbol} {frame}: a bar is missing after {to_datetime(before)}"
+                assert after == bar_end(before, frame), (
+                    f"{symbol} {frame}: a bar is missing after {to_datetime(before)}"
+                )
             assert all(row["is_complete"] for row in rows)
             assert {bar_of(row) for row in rows} == set(klines(exchange, symbol, frame, times[0], times[-1]))
 
 
 def bar_of(row: Any) -> Bar:
     return Bar(
-        row["exchange"], row["symbol"], row["timeframe"], to_ns(row["time"]), row["open"], row["high"], row["low"],
-        row["close"], row["volume"], row["trades"],
-    )  # fmt: skip
+        row["exchange"],
+        row["symbol"],
+        row["timeframe"],
+        to_ns(row["time"]),
+        row["open"],
+        row["high"],
+        row["low"],
+        row["close"],
+        row["volume"],
+        row["trades"],
+    )
 
 
 def klines(exchange: LocalExchange, symbol: str, frame: str, first_ns: int, last_ns: int) -> list[Bar]:
@@ -103,7 +115,9 @@ def klines(exchange: LocalExchange, symbol: str, frame: str, first_ns: int, last
     rows: list[list[Any]] = []
     cursor, end = first_ns // 1_000_000, bar_end(last_ns, frame) // 1_000_000 - 1
     while cursor <= end:
-        page = exchange.ask("GET", "/api/v3/klines", symbol=symbol, interval=interval, startTime=cursor, endTime=end, limit=1000)
+        page = exchange.ask(
+            "GET", "/api/v3/klines", symbol=symbol, interval=interval, startTime=cursor, endTime=end, limit=1000
+        )
         if not page:
             break
         rows += page
@@ -113,11 +127,20 @@ def klines(exchange: LocalExchange, symbol: str, frame: str, first_ns: int, last
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
         spoken = [row for row in group if row[8]] or group[:1]
-        bars.append(Bar(
-            "binance", symbol, frame, group[0][0] * 1_000_000, float(spoken[0][1]), max(float(r[2]) for r in spoken),
-            min(float(r[3]) for r in spoken), float(group[-1][4]),
-            sum(round(float(r[5]) * 1e8) for r in group) / 1e8, sum(r[8] for r in group),
-        ))  # fmt: skip
+        bars.append(
+            Bar(
+                "binance",
+                symbol,
+                frame,
+                group[0][0] * 1_000_000,
+                float(spoken[0][1]),
+                max(float(r[2]) for r in spoken),
+                min(float(r[3]) for r in spoken),
+                float(group[-1][4]),
+                sum(round(float(r[5]) * 1e8) for r in group) / 1e8,
+                sum(r[8] for r in group),
+            )
+        )
     return bars
 
 
@@ -142,8 +165,12 @@ async def test_from_nothing_to_live_in_every_timeframe(
     seconds = [(m["symbol"], m["time"]) for m in told if m["timeframe"] == "1s"]
     assert len(seconds) == len(set(seconds))
     for symbol in FEW["symbols"]:
-        assert [time for name, time in seconds if name == symbol] == sorted(time for name, time in seconds if name == symbol)
-    stored = {bar_of(row) for row in await database.sql("SELECT * FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s'")}
+        assert [time for name, time in seconds if name == symbol] == sorted(
+            time for name, time in seconds if name == symbol
+        )
+    stored = {
+        bar_of(row) for row in await database.sql("SELECT * FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s'")
+    }
     prices = {(bar.symbol, repr(bar.close), repr(bar.volume)) for bar in stored}
     assert {(m["symbol"], m["close"], m["volume"]) for m in told if m["timeframe"] == "1s"} <= prices
     assert meter.total("fks_bars_sealed_total", timeframe="1s") > 10
@@ -210,9 +237,12 @@ async def test_a_collector_killed_and_back_goes_on_where_the_store_ends(
     for epoch in (1, 2):
         assert await raise_epoch(database, NAME, "test") == epoch
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.collecting", json.dumps({**spec, "epoch": epoch}),
+            sys.executable,
+            "-m",
+            "tests.support.collecting",
+            json.dumps({**spec, "epoch": epoch}),
             cwd=Path(__file__).parents[3],
-        )  # fmt: skip
+        )
         try:
             for symbol in FEW["symbols"]:
                 await later(database, 4, deadline_s=30, symbol=symbol)
@@ -227,7 +257,9 @@ async def test_a_collector_killed_and_back_goes_on_where_the_store_ends(
     await check_stored(database, exchange)
     for symbol, at_ns in ended.items():
         sources = await database.sql(
-            "SELECT DISTINCT source FROM ohlcv_data WHERE symbol = $1 AND timeframe = '1s' AND time > $2", symbol, to_datetime(at_ns)
+            "SELECT DISTINCT source FROM ohlcv_data WHERE symbol = $1 AND timeframe = '1s' AND time > $2",
+            symbol,
+            to_datetime(at_ns),
         )
         assert [row[0] for row in sources] == ["live"]  # the holes were filled with trades, not with bars
 
@@ -285,7 +317,9 @@ async def test_assets_are_followed_while_running(
 ) -> None:
     await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'NOSUCHCOIN')")
     meter = RecordingMeter()
-    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, meter=meter)) as collector:
+    async with running(
+        make_collector(settings_for(exchange.info, **FEW), database, bus, log, meter=meter)
+    ) as collector:
         await until(lambda: collector.is_ready, deadline_s=15)
         await database.sql("UPDATE assets SET is_enabled = false WHERE symbol = 'ETHUSDT'")
         await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'SOLUSDT')")
@@ -299,7 +333,10 @@ async def test_assets_are_followed_while_running(
 
         async def is_left_in_peace() -> bool:
             """Whether nothing of what left comes while fifty trades of what stayed on its socket do."""
-            left, stayed = meter.total("fks_market_dropped_total"), meter.total("fks_market_trades_total", symbol="BTCUSDT")
+            left, stayed = (
+                meter.total("fks_market_dropped_total"),
+                meter.total("fks_market_trades_total", symbol="BTCUSDT"),
+            )
             await until(lambda: meter.total("fks_market_trades_total", symbol="BTCUSDT") >= stayed + 50, deadline_s=30)
             return meter.total("fks_market_dropped_total") == left
 
@@ -317,9 +354,7 @@ async def test_a_held_tape_seals_each_bar_when_it_is_over(
     exchange = LocalExchange(tmp_path, arguments).start()
     bars = sample_tape().bars()
     first = int(np.searchsorted(bars.time_ns, 1_773_100_800 * NS))
-    settings = settings_for(
-        exchange.info, symbols=("BTCUSDT",), timeframes=frames, backfill_bars=50, stale_min_s=60.0
-    )
+    settings = settings_for(exchange.info, symbols=("BTCUSDT",), timeframes=frames, backfill_bars=50, stale_min_s=60.0)
     try:
         async with running(make_collector(settings, database, bus, log)) as collector:
             await until(lambda: collector.is_ready, deadline_s=15)

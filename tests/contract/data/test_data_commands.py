@@ -27,9 +27,14 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange
 
 @pytest.fixture
 def fks(
-    database: Database, database_url: str, redis_url: str, exchange: LocalExchange, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> Shell:  # fmt: skip
+    database: Database,
+    database_url: str,
+    redis_url: str,
+    exchange: LocalExchange,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
     monkeypatch.setenv("FKS_DATABASE_URL", database_url)
     paths = Paths.of(tmp_path / "home").ensure()
     save_node(paths, Node(database_url, redis_url, "", {}, sim=exchange.info))
@@ -40,14 +45,18 @@ async def test_from_nothing_to_whole_with_gaps_quality_and_prune(database: Datab
     clear_of_the_hour()
     done = await fks.json("data", "sync", "BTC/USDT", "1h", "1d", "--from", "5d")
     assert [(row["symbol"], row["timeframe"], row["exchange"]) for row in done["items"]] == [
-        ("BTCUSDT", "1h", "binance"), ("BTCUSDT", "1d", "binance"),
-    ]  # fmt: skip
+        ("BTCUSDT", "1h", "binance"),
+        ("BTCUSDT", "1d", "binance"),
+    ]
     assert done["items"][0]["fetched"] in (120, 121)
     again = await fks.json("data", "sync", "BTCUSDT", "1h", "--from", "5d", "--again")
     assert (again["items"][0]["fetched"], again["items"][0]["changed"]) == (done["items"][0]["fetched"], 0)
 
     assert (await fks("data", "gaps"))[:2] == (OK, "nothing is missing\n")
-    await database.sql("DELETE FROM ohlcv_data WHERE timeframe = '1h' AND time BETWEEN now() - interval '50 hours' AND now() - interval '40 hours'")
+    await database.sql(
+        "DELETE FROM ohlcv_data WHERE timeframe = '1h' AND time BETWEEN now() - interval '50 hours' AND now() - "
+        "interval '40 hours'"
+    )
     code, out, _ = await fks("data", "gaps", "btc-usdt", "1h")
     assert (code, "10 h" in out, "missing" in out) == (FAILED, True, True)
     code, out, _ = await fks("data", "quality", "BTCUSDT")
@@ -56,12 +65,17 @@ async def test_from_nothing_to_whole_with_gaps_quality_and_prune(database: Datab
     code, out, _ = await fks("data", "gaps", "--fill")
     assert (code, out) == (OK, "nothing is missing\n")
     report = await fks.json("data", "quality", "BTCUSDT", "1h")
-    assert (report["schema"], report["items"][0]["coverage"], report["items"][0]["is_good"]) == ("fks.data.quality/1", 1.0, True)
+    assert (report["schema"], report["items"][0]["coverage"], report["items"][0]["is_good"]) == (
+        "fks.data.quality/1",
+        1.0,
+        True,
+    )
 
     status = (await fks.json("data", "status"))["items"]
     assert [(row["timeframe"], row["sync"], row["kept_by"], row["behind"]) for row in status] == [
-        ("1h", "done", "sync", 0), ("1d", "done", "sync", 0),
-    ]  # fmt: skip
+        ("1h", "done", "sync", 0),
+        ("1d", "done", "sync", 0),
+    ]
     dry = await fks.json("data", "prune", "--older-than", "2d", "--timeframe", "1h", "--dry-run")
     assert dry["items"][0]["bars"] in (72, 73)
     code, _, err = await fks("data", "prune", "--older-than", "2d", "--json")
@@ -80,9 +94,12 @@ async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> 
     await database.sql("DELETE FROM ohlcv_data WHERE time > now() - interval '5 hours'")
     rows = (await fks.json("data", "update"))["items"]
     assert [(row["symbol"], row["fetched"] in (4, 5)) for row in rows] == [("BTCUSDT", True), ("ETHUSDT", True)]
-    await database.sql("DELETE FROM ohlcv_data WHERE time BETWEEN now() - interval '20 hours' AND now() - interval '10 hours'")
     await database.sql(
-        "INSERT INTO sync_status (symbol, timeframe, sync_status, wanted_from) VALUES ('SOLUSDT', '4h', 'pending', now() - interval '3 days')"
+        "DELETE FROM ohlcv_data WHERE time BETWEEN now() - interval '20 hours' AND now() - interval '10 hours'"
+    )
+    await database.sql(
+        "INSERT INTO sync_status (symbol, timeframe, sync_status, wanted_from) VALUES ('SOLUSDT', '4h', 'pending', "
+        "now() - interval '3 days')"
     )
     code, out, _ = await fks("data", "continuous", "--rounds", "2", "--every", "1")
     assert code == OK
@@ -107,7 +124,9 @@ async def test_a_series_that_fails_stops_no_other_and_every_row_is_printed(
     assert (rows["ETHUSDT"]["error"], rows["ETHUSDT"]["fetched"] in (4, 5)) == (None, True)
     assert (rows["AAAUSDT"]["fetched"], "Invalid symbol" in rows["AAAUSDT"]["error"]) == (None, True)
     code, out, _ = await fks("data", "update")
-    assert (code, "ERROR" in out, "ETHUSDT" in out, "Invalid symbol" in out) == (OK, True, True, False), "what failed is not updated"
+    assert (code, "ERROR" in out, "ETHUSDT" in out, "Invalid symbol" in out) == (OK, True, True, False), (
+        "what failed is not updated"
+    )
     await database.sql("UPDATE sync_status SET sync_status = 'done'")
     exchange.fault("error", path="/api/v3/klines", count=1, status=503)
     code, out, _ = await fks("data", "update", "--json")
@@ -149,7 +168,15 @@ async def test_bad_input_gets_one_clear_line(fks: Shell, words: tuple[str, ...],
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0 s"), (99, "99 s"), (600, "10 min"), (7260, "2 h 1 min"), (7200, "2 h"), (86400 * 9 + 14400, "9 d 4 h"), (86400 * 9, "9 d")],
+    [
+        (0.4, "0 s"),
+        (99, "99 s"),
+        (600, "10 min"),
+        (7260, "2 h 1 min"),
+        (7200, "2 h"),
+        (86400 * 9 + 14400, "9 d 4 h"),
+        (86400 * 9, "9 d"),
+    ],
 )
 def test_lengths_of_time_are_read_at_a_glance(seconds: float, text: str) -> None:
     assert lasting(seconds) == text

@@ -51,21 +51,32 @@ async def refusing() -> AsyncIterator[Refusing]:
     await runner.cleanup()
 
 
-async def test_many_sockets_and_an_exchange_that_refuses_keep_to_its_allowance(bus: Bus, log: CollectingLog, refusing: Refusing) -> None:
+async def test_many_sockets_and_an_exchange_that_refuses_keep_to_its_allowance(
+    bus: Bus, log: CollectingLog, refusing: Refusing
+) -> None:
     clock = RealClock()
     budget = budget_of(bus, clock, "binance", uuid.uuid4().hex, dials=ALLOWED)
     exchange = BinanceExchange(Endpoint(f"http://{refusing.url}", f"ws://{refusing.url}"), clock, log, budget)
     shards = Shards(
-        exchange, clock, log, RecordingMeter(), Random(1), wants=lambda symbol: [Subscription(Channel.TRADES, symbol)],
-        heard=lambda batch: None, subscribed=lambda symbols: None, lost=lambda symbols, cause: None,
-    )  # fmt: skip
+        exchange,
+        clock,
+        log,
+        RecordingMeter(),
+        Random(1),
+        wants=lambda symbol: [Subscription(Channel.TRADES, symbol)],
+        heard=lambda batch: None,
+        subscribed=lambda symbols: None,
+        lost=lambda symbols, cause: None,
+    )
     began_s = time.monotonic()
     async with asyncio.TaskGroup() as group:
         shards.run(group)
         for number in range(SOCKETS_MAX):
             shards.place([f"COIN{number}USDT"])
         await until(lambda: refusing.dials > 2 * OURS, deadline_s=60.0)
-        windows = (time.monotonic() - began_s) / ALLOWED.window_s + 2  # what is left of the first one, and the last one whole
+        windows = (
+            time.monotonic() - began_s
+        ) / ALLOWED.window_s + 2  # what is left of the first one, and the last one whole
         assert refusing.dials <= OURS * windows
         await shards.hang_up()
     await exchange.close()

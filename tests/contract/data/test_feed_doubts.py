@@ -1,4 +1,5 @@
-"""What came late and what is hard to believe: the exchange's own bar decides, the store tells both, nothing is repaired in silence."""
+"""What came late and what is hard to believe: the exchange's own bar decides, the store tells both, nothing is repaired
+in silence."""
 
 from __future__ import annotations
 
@@ -50,9 +51,18 @@ class Rig:
         self.quarantine = QuarantineStore(database)
         self.feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, frames=FRAMES)
         self.holes = Holes(
-            market, store, self.quarantine, RealClock(), log, Random(1), bars_empty=5, trades_keep_h=24.0,
-            set_state=self.set_state, is_subscribed=lambda symbol: True, advance=lambda feed: None,
-        )  # fmt: skip
+            market,
+            store,
+            self.quarantine,
+            RealClock(),
+            log,
+            Random(1),
+            bars_empty=5,
+            trades_keep_h=24.0,
+            set_state=self.set_state,
+            is_subscribed=lambda symbol: True,
+            advance=lambda feed: None,
+        )
 
     @staticmethod
     def set_state(feed: SymbolFeed, state: FeedState, cause: str) -> None:
@@ -116,7 +126,9 @@ async def test_a_late_trade_changes_its_sealed_bar_to_the_exchanges_with_a_revis
         await until(lambda: any(message.get("revision") for message in heard))
     seconds = [(m["time"][17:19], m["high"], m["revision"]) for m in heard if m.get("timeframe") == "1s"]
     assert seconds == [("00", "10.0", 0), ("00", "99.0", 1)]  # told when it was sealed, and again when it was corrected
-    rows = await database.sql("SELECT high, trades, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
+    rows = await database.sql(
+        "SELECT high, trades, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1"
+    )
     assert tuple(rows[0]) == (99.0, 2, 1, "revised")
     minute = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1m'")
     assert tuple(minute[0]) == (99.0, 3, 0)  # it was open, and began anew with what the exchange has
@@ -151,9 +163,13 @@ async def test_a_correction_that_died_with_its_collector_is_made_by_the_next(
     rig = Rig(database, bus, log, market)
     async with rig.running():
         rig.holes.repair(rig.feed, None)
-        await until(lambda: any(sealed.bar.high == 99.0 and sealed.bar.timeframe == "1s" for sealed in rig.feed.revised))
+        await until(
+            lambda: any(sealed.bar.high == 99.0 and sealed.bar.timeframe == "1s" for sealed in rig.feed.revised)
+        )
         await rig.writer.flush_all([rig.feed])
-    rows = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
+    rows = await database.sql(
+        "SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1"
+    )
     assert tuple(rows[0]) == (99.0, 2, 1)
 
 
@@ -174,7 +190,9 @@ async def test_a_bar_corrected_before_it_was_stored_is_stored_and_told_once_and_
         await until(lambda: any(message.get("timeframe") == "1s" for message in heard))
     seconds = [(m["high"], m["revision"]) for m in heard if m.get("timeframe") == "1s" and m["time"][17:19] == "00"]
     assert seconds == [("99.0", 0)]
-    rows = await database.sql("SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
+    rows = await database.sql(
+        "SELECT high, trades, revision FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1"
+    )
     assert tuple(rows[0]) == (99.0, 2, 0)
     assert "bar.revised" not in log.events("warning"), "nobody knew another"
 
@@ -201,7 +219,9 @@ async def test_an_exchanges_own_bar_that_cannot_be_true_corrects_nothing(
         await rig.writer.flush_all([rig.feed])
     (row,) = await rig.quarantine.rows("binance")
     assert (row.held.timeframe, row.held.time_ns, row.held.reason) == ("1s", T0, "not_positive")
-    rows = await database.sql("SELECT low, high, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1")
+    rows = await database.sql(
+        "SELECT low, high, revision, source FROM ohlcv_data WHERE timeframe = '1s' ORDER BY time LIMIT 1"
+    )
     assert tuple(rows[0]) == (10.0, 10.0, 0, "live")
 
 
@@ -288,7 +308,9 @@ def test_only_the_smallest_bars_from_a_minute_on_are_judged() -> None:
     assert [bar.timeframe for bar, _ in feed.doubted] == ["5m"]
 
 
-async def test_a_live_feed_is_told_again_though_nothing_is_new(database: Database, bus: Bus, log: CollectingLog) -> None:
+async def test_a_live_feed_is_told_again_though_nothing_is_new(
+    database: Database, bus: Bus, log: CollectingLog
+) -> None:
     """Its row says that its collector still knows: what was live when PostgreSQL went away is not when it is back."""
     clock = FakeClock()
     rig = Rig(database, bus, log, PaperMarket([trade(1, 0.5, "9")]), clock)

@@ -44,7 +44,9 @@ async def exchange(shared_exchange: LocalExchange) -> AsyncIterator[LocalExchang
 
 async def outages(db: Database, symbol: str, channel: str = "trades") -> list[Any]:
     return await db.sql(
-        "SELECT began_at, ended_at, cause FROM feed_outages WHERE symbol = $1 AND channel = $2 ORDER BY began_at", symbol, channel
+        "SELECT began_at, ended_at, cause FROM feed_outages WHERE symbol = $1 AND channel = $2 ORDER BY began_at",
+        symbol,
+        channel,
     )
 
 
@@ -61,7 +63,9 @@ async def test_one_silent_symbol_is_taken_elsewhere_and_the_others_never_stop(
         await until(lambda: collector.is_ready and len(collector._feeds) == 3, deadline_s=20)
         assert collector.detail()["sockets"] == 1
         began = await now_ns(database)
-        exchange.fault("freeze_stream", symbol="BTCUSDT", event="aggTrade", seconds=9)  # its bars go on: they prove nothing
+        exchange.fault(
+            "freeze_stream", symbol="BTCUSDT", event="aggTrade", seconds=9
+        )  # its bars go on: they prove nothing
 
         async def is_stale() -> bool:
             return await state(database) == "STALE"
@@ -125,7 +129,11 @@ async def test_a_collector_that_died_leaves_an_outage_from_its_last_message_to_t
         await until(lambda: first.is_ready, deadline_s=15)
         await later(database, 2)
     died = await now_ns(database)
-    heard = to_ns((await database.sql("SELECT last_message_at FROM feeds WHERE symbol = 'BTCUSDT' AND timeframe = 'trades'"))[0][0])
+    heard = to_ns(
+        (await database.sql("SELECT last_message_at FROM feeds WHERE symbol = 'BTCUSDT' AND timeframe = 'trades'"))[0][
+            0
+        ]
+    )
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=2)) as second:
         await until(lambda: second.is_ready, deadline_s=15)
         await later(database, 1)
@@ -140,7 +148,9 @@ async def test_a_collector_that_died_leaves_an_outage_from_its_last_message_to_t
 async def test_quotes_and_books_are_told_when_they_are_chosen(
     database: Database, bus: Bus, log: CollectingLog, meter: RecordingMeter, exchange: LocalExchange
 ) -> None:
-    await database.sql("INSERT INTO assets (exchange, symbol, channels) VALUES ('binance', 'BTCUSDT', '{trades,quotes,book}')")
+    await database.sql(
+        "INSERT INTO assets (exchange, symbol, channels) VALUES ('binance', 'BTCUSDT', '{trades,quotes,book}')"
+    )
     settings = settings_for(exchange.info, **{**FEW, "symbols": ("BTCUSDT", "ETHUSDT")})
     latest = Latest(bus)
     async with running(make_collector(settings, database, bus, log, meter=meter)) as collector:
@@ -164,7 +174,9 @@ async def test_quotes_and_books_are_told_when_they_are_chosen(
 async def test_quotes_that_freeze_are_subscribed_anew_and_the_trades_never_stop(
     database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange
 ) -> None:
-    await database.sql("INSERT INTO assets (exchange, symbol, channels) VALUES ('binance', 'BTCUSDT', '{trades,quotes,book}')")
+    await database.sql(
+        "INSERT INTO assets (exchange, symbol, channels) VALUES ('binance', 'BTCUSDT', '{trades,quotes,book}')"
+    )
     settings = settings_for(exchange.info, **FEW, stale_max_s=8.0)
     async with running(make_collector(settings, database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=20)
@@ -197,7 +209,9 @@ async def test_an_asset_begins_and_changes_without_disturbing_the_others(
         await until(lambda: collector.is_ready, deadline_s=15)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await database.sql("INSERT INTO assets (exchange, symbol, timeframes) VALUES ('binance', 'sol/usdt', '{5m,1m}')")
+        await database.sql(
+            "INSERT INTO assets (exchange, symbol, timeframes) VALUES ('binance', 'sol/usdt', '{5m,1m}')"
+        )
 
         async def is_on() -> bool:
             return await state(database, "SOLUSDT") == "LIVE"
@@ -251,13 +265,16 @@ async def test_trades_that_the_store_lacks_are_fetched_again(
         await until(lambda: collector.is_ready, deadline_s=15)
         await later(database, 3)
     await database.sql(
-        "DELETE FROM market_trades t USING (SELECT symbol, min(trade_id) AS low, max(trade_id) AS high FROM market_trades GROUP BY 1) e"
+        "DELETE FROM market_trades t USING (SELECT symbol, min(trade_id) AS low, max(trade_id) AS high FROM "
+        "market_trades GROUP BY 1) e"
         " WHERE t.symbol = e.symbol AND t.trade_id > e.low AND t.trade_id < e.high"
     )
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, epoch=2)) as collector:
 
         async def is_whole() -> bool:
-            rows = await database.sql("SELECT max(trade_id) - min(trade_id) + 1 - count(*) FROM market_trades GROUP BY symbol")
+            rows = await database.sql(
+                "SELECT max(trade_id) - min(trade_id) + 1 - count(*) FROM market_trades GROUP BY symbol"
+            )
             return [row[0] for row in rows] == [0, 0]
 
         await until(lambda: collector.is_ready, deadline_s=15)
@@ -269,7 +286,9 @@ async def test_what_the_quarantine_cannot_hold_costs_nobody_the_collector(
     database: Database, bus: Bus, log: CollectingLog, meter: RecordingMeter, exchange: LocalExchange
 ) -> None:
     await database.sql("ALTER TABLE quarantine ADD CHECK (reason <> 'hated')")
-    async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log, meter=meter)) as collector:
+    async with running(
+        make_collector(settings_for(exchange.info, **FEW), database, bus, log, meter=meter)
+    ) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
         reasons = ("\0 cannot be", "hated", "odd")
         collector._heard([Suspect(Channel.TRADES, "\0", reason, "{}") for reason in reasons])
@@ -287,27 +306,57 @@ def false_trade(collector: Collector, *, ids_ahead: int, s_ahead: float) -> byte
     """Return a frame of a trade after the last one, so far ahead."""
     last_id, at_ms = collector._feeds["BTCUSDT"].last_id, round((time.time() + s_ahead) * 1000)
     assert last_id is not None
-    return json.dumps({"stream": "btcusdt@aggTrade", "data": {
-        "e": "aggTrade", "E": 1, "s": "BTCUSDT", "a": last_id + ids_ahead, "p": "50000", "q": "0.001", "f": 1, "l": 1, "T": at_ms,
-        "m": True, "M": True,
-    }}).encode()  # fmt: skip
+    return json.dumps(
+        {
+            "stream": "btcusdt@aggTrade",
+            "data": {
+                "e": "aggTrade",
+                "E": 1,
+                "s": "BTCUSDT",
+                "a": last_id + ids_ahead,
+                "p": "50000",
+                "q": "0.001",
+                "f": 1,
+                "l": 1,
+                "T": at_ms,
+                "m": True,
+                "M": True,
+            },
+        }
+    ).encode()
 
 
-@pytest.mark.parametrize(("ids_ahead", "s_ahead", "reason"), [
-    (1, 3000.0, "a time to come"), (1, 40.0, "a time to come"), (10_000_000, 0.0, "beyond the newest"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ids_ahead", "s_ahead", "reason"),
+    [
+        (1, 3000.0, "a time to come"),
+        (1, 40.0, "a time to come"),
+        (10_000_000, 0.0, "beyond the newest"),
+    ],
+)
 async def test_one_false_frame_is_quarantined_and_the_feed_goes_on_as_if_it_had_not_been(
-    database: Database, bus: Bus, log: CollectingLog, exchange: LocalExchange, ids_ahead: int, s_ahead: float, reason: str
+    database: Database,
+    bus: Bus,
+    log: CollectingLog,
+    exchange: LocalExchange,
+    ids_ahead: int,
+    s_ahead: float,
+    reason: str,
 ) -> None:
     wire = BinanceWire()
     wire.hello([Subscription(Channel.TRADES, "BTCUSDT")])
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
         await later(database, 1)
-        collector._heard(list(wire.receive(false_trade(collector, ids_ahead=ids_ahead, s_ahead=s_ahead), time.time_ns())))  # type: ignore[arg-type]
+        collector._heard(
+            list(wire.receive(false_trade(collector, ids_ahead=ids_ahead, s_ahead=s_ahead), time.time_ns()))
+        )  # type: ignore[arg-type]
 
         async def is_quarantined() -> bool:
-            return any(reason in row["reason"] for row in await database.sql("SELECT reason FROM quarantine WHERE channel = 'trades'"))
+            return any(
+                reason in row["reason"]
+                for row in await database.sql("SELECT reason FROM quarantine WHERE channel = 'trades'")
+            )
 
         await until(is_quarantined, deadline_s=30)
         await until(lambda: collector.is_ready, deadline_s=30)
@@ -331,7 +380,9 @@ async def test_a_rest_that_is_seconds_behind_its_socket_costs_time_and_no_trades
 
         def lose(batch: list[MarketEvent]) -> None:
             """Lose the next five trades."""
-            lost.update(trade.trade_id for trade in batch if isinstance(trade, PublicTrade) and trade.symbol == "BTCUSDT")
+            lost.update(
+                trade.trade_id for trade in batch if isinstance(trade, PublicTrade) and trade.symbol == "BTCUSDT"
+            )
             if len(lost) >= 5:
                 collector._shards._heard = heard  # type: ignore[assignment]
 
@@ -339,7 +390,11 @@ async def test_a_rest_that_is_seconds_behind_its_socket_costs_time_and_no_trades
             nonlocal asked
             asked += symbol == "BTCUSDT"
             found = await fetch_trades(symbol, **what)
-            return found if symbol != "BTCUSDT" or asked > LATE_TRIES + 3 else [trade for trade in found if trade.trade_id <= known]
+            return (
+                found
+                if symbol != "BTCUSDT" or asked > LATE_TRIES + 3
+                else [trade for trade in found if trade.trade_id <= known]
+            )
 
         collector._exchange.fetch_trades = fetch_late  # type: ignore[method-assign]
         collector._shards._heard = lose  # type: ignore[assignment]

@@ -1,4 +1,5 @@
-"""Files into the store and out of it, on a real PostgreSQL and by the commands: whole or not at all, twice equals once."""
+"""Files into the store and out of it, on a real PostgreSQL and by the commands: whole or not at all, twice equals
+once."""
 
 from __future__ import annotations
 
@@ -73,10 +74,14 @@ async def test_an_import_is_exact_and_twice_equals_once(database: Database, tmp_
 
 async def test_a_file_that_differs_changes_nothing_unless_it_is_told_to(database: Database, tmp_path: Path) -> None:
     await import_file(database, read(written(tmp_path / "x.csv", SAMPLE[:2000])))
-    other = Bars(SAMPLE.symbol, "1m", SAMPLE.time_ns, SAMPLE.open, SAMPLE.high, SAMPLE.low, SAMPLE.close.copy(), SAMPLE.volume)
+    other = Bars(
+        SAMPLE.symbol, "1m", SAMPLE.time_ns, SAMPLE.open, SAMPLE.high, SAMPLE.low, SAMPLE.close.copy(), SAMPLE.volume
+    )
     other.close[[700, 900]] = other.open[[700, 900]]
     file = read(written(tmp_path / "y.csv", other))
-    with pytest.raises(InputError, match=r"y.csv: 2 bars differ from what is stored: 1m 2026-03-01T11:40:00Z close is") as caught:
+    with pytest.raises(
+        InputError, match=r"y.csv: 2 bars differ from what is stored: 1m 2026-03-01T11:40:00Z close is"
+    ) as caught:
         await import_file(database, file)
     assert caught.value.code == "BARS_DIFFER"
     assert same(await BarStore(database).read("BTCUSDT", "1m"), SAMPLE[:2000])
@@ -109,7 +114,9 @@ def closing(bars: Bars, close: float) -> Bars:
 
 
 @pytest.mark.parametrize("has_stored", [False, True])
-async def test_a_bar_that_comes_while_a_file_is_stored_is_not_replaced(database: Database, tmp_path: Path, has_stored: bool) -> None:
+async def test_a_bar_that_comes_while_a_file_is_stored_is_not_replaced(
+    database: Database, tmp_path: Path, has_stored: bool
+) -> None:
     if has_stored:
         await BarStore(database).merge(SAMPLE, source="live")
     file, other = read(written(tmp_path / "x.csv")), closing(SAMPLE[100:101], 5.0)
@@ -121,7 +128,9 @@ async def test_a_bar_that_comes_while_a_file_is_stored_is_not_replaced(database:
     assert len(stored) == (3000 if has_stored else 1)
 
 
-async def test_a_bar_that_comes_while_a_file_is_stored_and_is_the_same_does_no_harm(database: Database, tmp_path: Path) -> None:
+async def test_a_bar_that_comes_while_a_file_is_stored_and_is_the_same_does_no_harm(
+    database: Database, tmp_path: Path
+) -> None:
     file = read(written(tmp_path / "x.csv"))
     done = await import_file(cast(Database, Busy(database, [SAMPLE[100:101]])), file)
     assert done.merged["1m"] == Merged(2999, 0, 1)
@@ -158,16 +167,21 @@ async def test_an_import_is_all_or_nothing(database: Database, tmp_path: Path) -
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no hours today'; END $$"
     )
     await database.sql(
-        "CREATE TRIGGER refuse BEFORE INSERT ON ohlcv_data FOR EACH ROW WHEN (NEW.timeframe = '1h') EXECUTE FUNCTION refuse()"
+        "CREATE TRIGGER refuse BEFORE INSERT ON ohlcv_data FOR EACH ROW WHEN (NEW.timeframe = '1h') EXECUTE FUNCTION "
+        "refuse()"
     )
     file = read(written(tmp_path / "x.csv"))
     with pytest.raises(Exception, match="no hours today"):
         await import_file(database, file, with_larger=True)
-    assert (await database.sql("SELECT count(*) FROM ohlcv_data"))[0][0] == 0, "the minutes and the quarters went back too"
+    assert (await database.sql("SELECT count(*) FROM ohlcv_data"))[0][0] == 0, (
+        "the minutes and the quarters went back too"
+    )
     assert await BarStore(database).series("BTCUSDT", "1m") is None
 
 
-async def test_a_calendar_that_was_said_at_import_is_what_its_series_is_judged_by(database: Database, tmp_path: Path) -> None:
+async def test_a_calendar_that_was_said_at_import_is_what_its_series_is_judged_by(
+    database: Database, tmp_path: Path
+) -> None:
     times = calendar_of("XNYS").expected("1m", START, START + 7 * 86400 * NS)
     prices = np.full(len(times), 100.0)
     bars = Bars("NQ", "1m", times, prices, prices + 1, prices - 1, prices, prices)
@@ -196,8 +210,16 @@ async def test_larger_bars_are_made_where_no_smaller_one_is_missing(database: Da
     holed = Bars(SAMPLE.symbol, "1m", SAMPLE.time_ns[keep], *(column[keep] for column in columns))
     done = await import_file(database, read(written(tmp_path / "x.csv", holed)), with_larger=True)
     assert {name: merged.inserted for name, merged in done.merged.items()} == {
-        "1m": 2998, "5m": 598, "15m": 198, "30m": 98, "1h": 48, "4h": 10, "1d": 1, "1w": 0, "1M": 0,
-    }  # fmt: skip
+        "1m": 2998,
+        "5m": 598,
+        "15m": 198,
+        "30m": 98,
+        "1h": 48,
+        "4h": 10,
+        "1d": 1,
+        "1w": 0,
+        "1M": 0,
+    }
     hours, whole = await BarStore(database).read("BTCUSDT", "1h"), aggregate_bars(SAMPLE, "1h")
     rows = np.isin(whole.time_ns, hours.time_ns)
     assert np.flatnonzero(~rows).tolist() == [2, 6]
@@ -216,9 +238,14 @@ async def test_what_is_exported_comes_back_bit_for_bit(database: Database, tmp_p
     assert back.exchange == "binance"
     assert (await import_file(database, back)).merged["1m"] == Merged(0, 0, 3000)
     part = await export_bars(
-        database, tmp_path / f"part.{ending}", exchange="binance", symbol="BTCUSDT", timeframe="1m",
-        from_ns=int(SAMPLE.time_ns[10]), to_ns=int(SAMPLE.time_ns[20]),
-    )  # fmt: skip
+        database,
+        tmp_path / f"part.{ending}",
+        exchange="binance",
+        symbol="BTCUSDT",
+        timeframe="1m",
+        from_ns=int(SAMPLE.time_ns[10]),
+        to_ns=int(SAMPLE.time_ns[20]),
+    )
     assert (part.bars, part.first_ns, part.last_ns) == (10, SAMPLE.time_ns[10], SAMPLE.time_ns[19])
 
 
@@ -228,7 +255,9 @@ async def test_an_export_that_cannot_be_leaves_no_file(database: Database, tmp_p
 
     async def told(name: str, **other: Any) -> str:
         with pytest.raises(InputError) as caught:
-            await export_bars(database, tmp_path / name, **{"exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", **other})
+            await export_bars(
+                database, tmp_path / name, **{"exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", **other}
+            )
         return str(caught.value)
 
     assert "is there already" in await told("there.csv")
@@ -285,7 +314,9 @@ async def test_the_commands(
 
 async def test_a_dry_run_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fks = Shell(tmp_path / "home", capsys)
-    code, out, _ = await fks("data", "import", written(tmp_path / "BTCUSDT-1m.csv"), "--exchange", "x", "--dry-run", "--larger")
+    code, out, _ = await fks(
+        "data", "import", written(tmp_path / "BTCUSDT-1m.csv"), "--exchange", "x", "--dry-run", "--larger"
+    )
     assert (code, "dry run: nothing was stored" in out) == (OK, True)
     assert not (tmp_path / "home" / "postgres").exists()
 
@@ -297,8 +328,11 @@ async def test_empty_bars_are_flagged_only_where_the_file_can_say_so(database: D
     await import_file(database, read(written(tmp_path / "y.csv", silent), Wanted("without", "S")))
     rows = await database.sql("SELECT exchange, is_empty FROM ohlcv_data ORDER BY exchange, time")
     assert [tuple(row) for row in rows] == [
-        ("with", False), ("with", True), ("with", False), *[("without", False)] * 3,
-    ]  # fmt: skip
+        ("with", False),
+        ("with", True),
+        ("with", False),
+        *[("without", False)] * 3,
+    ]
 
 
 async def test_what_is_odd_is_stored_and_stands_in_the_quarantine_once(database: Database, tmp_path: Path) -> None:

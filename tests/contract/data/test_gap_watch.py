@@ -40,7 +40,10 @@ async def collected(db: Database, exchange: HistoryExchange, start_ns: int, end_
 
 async def delete(db: Database, start_ns: int, end_ns: int, timeframe: str = "1m") -> None:
     await db.sql(
-        "DELETE FROM ohlcv_data WHERE timeframe = $3 AND time >= $1 AND time < $2", to_datetime(start_ns), to_datetime(end_ns), timeframe
+        "DELETE FROM ohlcv_data WHERE timeframe = $3 AND time >= $1 AND time < $2",
+        to_datetime(start_ns),
+        to_datetime(end_ns),
+        timeframe,
     )
 
 
@@ -53,8 +56,9 @@ async def test_a_hole_in_what_is_collected_is_found_and_filled_newest_first(
     await delete(database, START_NS - 2 * HOUR, START_NS - HOUR)
     found = await watch.look()
     assert [(gap.hole, gap.bars) for gap in found] == [
-        (Hole(START_NS - 2 * HOUR, START_NS - HOUR), 60), (Hole(START_NS - 5 * HOUR, START_NS - 4 * HOUR), 60),
-    ]  # fmt: skip
+        (Hole(START_NS - 2 * HOUR, START_NS - HOUR), 60),
+        (Hole(START_NS - 5 * HOUR, START_NS - 4 * HOUR), 60),
+    ]
     written, absent = await Sync(exchange, database, clock, log).fill(found)
     assert (written, absent) == (120, 0)
     begun = [since for _, since, _ in exchange.asked if since is not None and since < START_NS - HOUR]
@@ -82,7 +86,9 @@ async def test_a_series_that_only_grew_is_looked_at_where_it_grew(
     looked: list[tuple[int, int]] = []
     real = GapStore.holes
 
-    async def holes(self: GapStore, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Hole]:
+    async def holes(
+        self: GapStore, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int
+    ) -> list[Hole]:
         looked.append((start_ns, end_ns))
         return await real(self, exchange, symbol, timeframe, start_ns, end_ns)
 
@@ -162,11 +168,16 @@ async def test_the_report_says_what_is_missing_wrong_and_corrected(
     await delete(database, START_NS - 8 * HOUR, START_NS - 8 * HOUR + MINUTE)
     await database.sql("UPDATE ohlcv_data SET close = NULL WHERE time = $1", to_datetime(START_NS - 7 * HOUR))
     await database.sql("UPDATE ohlcv_data SET high = low - 1 WHERE time = $1", to_datetime(START_NS - 6 * HOUR))
-    await database.sql("UPDATE ohlcv_data SET revision = 2, updated_at = '2026-01-01T05:00Z' WHERE time = $1", to_datetime(START_NS - HOUR))
     await database.sql(
-        "INSERT INTO feed_outages (exchange, symbol, began_at, ended_at, cause) VALUES ('binance', 'BTCUSDT', $1, $2, 'silence')",
-        to_datetime(START_NS - 3 * HOUR), to_datetime(START_NS - 3 * HOUR + 90 * NS),
-    )  # fmt: skip
+        "UPDATE ohlcv_data SET revision = 2, updated_at = '2026-01-01T05:00Z' WHERE time = $1",
+        to_datetime(START_NS - HOUR),
+    )
+    await database.sql(
+        "INSERT INTO feed_outages (exchange, symbol, began_at, ended_at, cause) VALUES ('binance', 'BTCUSDT', $1, $2, "
+        "'silence')",
+        to_datetime(START_NS - 3 * HOUR),
+        to_datetime(START_NS - 3 * HOUR + 90 * NS),
+    )
     found = await report.of((await report.series())[0])
     assert (found.missing, found.gaps, found.nulls, found.inconsistent, found.duplicates) == (7, 3, 1, 1, 0)
     assert found.longest is not None
@@ -193,13 +204,15 @@ async def test_a_feed_that_died_is_judged_to_the_present_and_one_that_was_just_s
     await database.sql(
         "INSERT INTO feed_outages (exchange, symbol, began_at, cause) VALUES ('binance', 'BTCUSDT', $1, 'silence')",
         to_datetime(START_NS + 2 * MINUTE),
-    )  # fmt: skip
+    )
     one = (await report.series())[0]
     found = await report.of(one)
     assert (found.missing, found.gaps, found.expected, found.coverage) == (4320, 1, 4920, 0.1219)
     assert not found.is_good
     assert (found.outages, found.outage_ns) == (1, 3 * DAY_NS - 90 * NS)
-    assert [(gap.hole, state) for gap, state in await report.missing(one)] == [(Hole(START_NS, START_NS + 3 * DAY_NS), "missing")]
+    assert [(gap.hole, state) for gap, state in await report.missing(one)] == [
+        (Hole(START_NS, START_NS + 3 * DAY_NS), "missing")
+    ]
 
 
 async def test_what_nobody_collects_any_more_is_judged_to_its_last_bar(
@@ -233,7 +246,9 @@ async def test_the_quarantine_is_counted_by_series_until_it_is_settled(
     await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
     await collected(database, exchange, START_NS - 10 * HOUR, START_NS, "1h")
     store = QuarantineStore(database)
-    await store.add([Held.bar(exchange.bar("BTCUSDT", "1m", START_NS - n * HOUR), "odd", "", source="sync") for n in (1, 2)])
+    await store.add(
+        [Held.bar(exchange.bar("BTCUSDT", "1m", START_NS - n * HOUR), "odd", "", source="sync") for n in (1, 2)]
+    )
     report = QualityReport(database, clock, days=7)
 
     async def counted() -> dict[str, int]:
@@ -264,14 +279,17 @@ async def test_what_is_pruned_is_not_fetched_again(
 
 
 async def test_stocks_are_not_missed_at_night(database: Database, clock: FakeClock) -> None:
-    """2025-12-29 to 31, New York: 14:30 to 21:00 UTC each day. A whole session and ten minutes of another are missing."""
+    """2025-12-29 to 31, New York: 14:30 to 21:00 UTC each day. A whole session and ten minutes of another are
+    missing."""
     open_ns = [to_ns_of(29, 14, 30), to_ns_of(30, 14, 30), to_ns_of(31, 14, 30)]
     made = HistoryExchange(clock, name="polygon")
     bars = [made.bar("AAPL", "1m", at + i * MINUTE) for at in open_ns for i in range(390)]
     kept = [bar for bar in bars if not open_ns[1] <= bar.time_ns < open_ns[2] + 10 * MINUTE]
     await BarStore(database).merge(Bars.of("AAPL", "1m", kept), exchange="polygon", source="import")
     gaps = await Gaps(database, clock).missing("polygon", "AAPL", "1m", open_ns[0], open_ns[2] + 6 * HOUR + 30 * MINUTE)
-    assert [(gap.hole.start_ns, gap.hole.end_ns, gap.bars) for gap in gaps] == [(open_ns[1], open_ns[2] + 10 * MINUTE, 400)]
+    assert [(gap.hole.start_ns, gap.hole.end_ns, gap.bars) for gap in gaps] == [
+        (open_ns[1], open_ns[2] + 10 * MINUTE, 400)
+    ]
 
 
 def to_ns_of(day: int, hour: int, minute: int) -> int:

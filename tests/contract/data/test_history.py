@@ -40,8 +40,16 @@ async def test_the_sample_loads_whole_and_twice_equals_once(database: Database) 
     first = await load_tape(database, tape, lambda done, total: told.append((done, total)))
     assert first["1m"] == (132_480, 132_480)
     assert {name: rows for name, (rows, _) in first.items()} == {
-        "1m": 132480, "5m": 26496, "15m": 8832, "30m": 4416, "1h": 2208, "4h": 552, "1d": 92, "1w": 13, "1M": 3,
-    }  # fmt: skip
+        "1m": 132480,
+        "5m": 26496,
+        "15m": 8832,
+        "30m": 4416,
+        "1h": 2208,
+        "4h": 552,
+        "1d": 92,
+        "1w": 13,
+        "1M": 3,
+    }
     assert told[-1] == (sum(rows for rows, _ in first.values()),) * 2
     assert all(changed == 0 for _, changed in (await load_tape(database, tape)).values())
     store = BarStore(database)
@@ -86,9 +94,13 @@ async def test_a_sync_fetches_what_is_missing_and_says_how_it_stands(
 
 
 async def test_the_commands(
-    database: Database, database_url: str, exchange: LocalExchange, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    database: Database,
+    database_url: str,
+    exchange: LocalExchange,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clear_of_the_hour()
     monkeypatch.setenv("FKS_DATABASE_URL", database_url)
     paths = Paths.of(tmp_path / "home").ensure()
@@ -99,8 +111,13 @@ async def test_the_commands(
     save_node(paths, Node(database_url, "redis://unused", "", {}, sim=exchange.info))
 
     done = await fks.json("data", "sync", "init", "BTC-USDT", "1h", "4h", "--days", "3")
-    assert [(row["timeframe"], row["fetched"]) for row in done["items"]] == [("1h", 72), ("4h", 18)] or done["items"][0]["fetched"] == 73
-    assert [row["status"] for row in (await fks.json("data", "sync", "status", "BTC/USDT"))["items"]] == ["done", "done"]
+    assert [(row["timeframe"], row["fetched"]) for row in done["items"]] == [("1h", 72), ("4h", 18)] or done["items"][
+        0
+    ]["fetched"] == 73
+    assert [row["status"] for row in (await fks.json("data", "sync", "status", "BTC/USDT"))["items"]] == [
+        "done",
+        "done",
+    ]
     status = await fks.json("data", "status")
     assert status["schema"] == "fks.data.status/1"
     assert [(row["symbol"], row["timeframe"]) for row in status["items"]] == [("BTCUSDT", "1h"), ("BTCUSDT", "4h")]
@@ -109,7 +126,9 @@ async def test_the_commands(
     code, _, err = await fks("data", "sync", "init", "BTCUSDT", "7m")
     assert (code, "use one of 1s" in err) == (USAGE, True)
 
-    source = make_exchange("binance", settings=settings_for(exchange.info), node=None, clock=RealClock(), log=CollectingLog())
+    source = make_exchange(
+        "binance", settings=settings_for(exchange.info), node=None, clock=RealClock(), log=CollectingLog()
+    )
     await source.open()
     from fks.store.instruments import InstrumentStore
 

@@ -1,4 +1,5 @@
-"""A plain program on a node of its own: no Ray, no running FKS; it leaves nothing behind but what FKS took over meanwhile."""
+"""A plain program on a node of its own: no Ray, no running FKS; it leaves nothing behind but what FKS took over
+meanwhile."""
 
 from __future__ import annotations
 
@@ -74,9 +75,14 @@ def home() -> Iterator[Paths]:
 def _start(home: Paths) -> subprocess.Popen[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FKS_")}
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, env={**kept, "FKS_HOME": str(home.home)}, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT,
+        env={**kept, "FKS_HOME": str(home.home)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     said = process.stdout.readline()
     if said != "up\n":

@@ -1,4 +1,5 @@
-"""What the owner's users wrote against the old services, word for word: their SQL and their Python run as they stand."""
+"""What the owner's users wrote against the old services, word for word: their SQL and their Python run as they
+stand."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ async def stored(database: Database) -> Database:
     """A store with two months of hours up to now, as a node has after a while."""
     await database.sql(
         "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume)"
-        " SELECT date_trunc('hour', now()) - n * interval '1 hour', 'BTCUSDT', '1h', 100 + n, 101 + n, 99 + n, 100.5 + n, 2"
+        " SELECT date_trunc('hour', now()) - n * interval '1 hour', 'BTCUSDT', '1h', 100 + n, 101 + n, 99 + n, 100.5 "
+        "+ n, 2"
         " FROM generate_series(1, 1440) n"
     )
     return database
@@ -86,7 +88,9 @@ async def test_the_bars_statements_give_the_bars(stored: Database, database_url:
     assert [tuple(row) for row in await _as_psql(database_url, SQL["nulls"])] == [("BTCUSDT", "1h", 1)]
 
 
-async def test_the_performance_statement_gives_what_was_booked(stored: Database, database_url: str, notebook: Any) -> None:
+async def test_the_performance_statement_gives_what_was_booked(
+    stored: Database, database_url: str, notebook: Any
+) -> None:
     exec(PYTHON["account"], notebook)
     exec(PYTHON["trade"], notebook)
     notebook["record_trade"](1, "BTCUSDT", "SELL", 0.1, 46000.0, fee=4.6)
@@ -102,7 +106,9 @@ async def test_the_insert_asks_for_nine_syncs_once(stored: Database, database_ur
         await _as_psql(database_url, SQL["new coin"])
     rows = await stored.sql("SELECT timeframe, sync_status FROM sync_status WHERE symbol = 'NEWCOINUSDT'")
     assert {row["timeframe"] for row in rows} == {"1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M"}
-    assert {row["sync_status"] for row in rows} == {"pending"}  # tests/contract/jobs/test_sync_job.py sees such rows done
+    assert {row["sync_status"] for row in rows} == {
+        "pending"
+    }  # tests/contract/jobs/test_sync_job.py sees such rows done
 
 
 async def test_every_python_call_runs_as_it_stands(stored: Database, notebook: Any) -> None:

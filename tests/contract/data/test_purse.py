@@ -82,11 +82,16 @@ async def test_settings_say_what_a_plan_takes_a_minute(bus: Bus) -> None:
     assert 3 <= await at_once_at_most(bus, data, 20) <= 6  # a new minute may begin meanwhile
 
 
-async def test_the_real_exchange_is_dialled_as_seldom_as_it_asks_for_and_the_local_one_at_will(bus: Bus, tmp_path: Path) -> None:
+async def test_the_real_exchange_is_dialled_as_seldom_as_it_asks_for_and_the_local_one_at_will(
+    bus: Bus, tmp_path: Path
+) -> None:
     where = "http://127.0.0.1:9/" + tmp_path.name
     node = Node("", "", "", {}, sim={"rest": where, "ws": "ws://127.0.0.1:9"})
     kraken = Settings(data=Data(endpoints=(f"kraken {where} ws://127.0.0.1:9",)))
-    real, local = budget_for(bus, Impatient(), kraken, None, "kraken"), budget_for(bus, Impatient(), Settings(), node, "binance")
+    real, local = (
+        budget_for(bus, Impatient(), kraken, None, "kraken"),
+        budget_for(bus, Impatient(), Settings(), node, "binance"),
+    )
     count = 0
     while count < 30 and await dial_at_once(real):
         count += 1

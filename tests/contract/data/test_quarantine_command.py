@@ -19,7 +19,13 @@ BAR = Bar("binance", "BTCUSDT", "1m", T0, 100.0, 190.0, 99.0, 100.0, 5.0)
 
 
 @pytest.fixture
-def fks(database: Database, database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+def fks(
+    database: Database,
+    database_url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
     monkeypatch.setenv("FKS_DATABASE_URL", database_url)
     return Shell(tmp_path / "home", capsys)
 
@@ -27,17 +33,24 @@ def fks(database: Database, database_url: str, tmp_path: Path, capsys: pytest.Ca
 async def test_what_was_not_believed_is_shown_and_settled(database: Database, fks: Shell) -> None:
     assert (await fks("data", "quarantine"))[:2] == (OK, "everything was believed\n")
     store = QuarantineStore(database)
-    await store.add([
-        Held.bar(BAR, "outlier", "far away", source="sync"),
-        Held.suspect("kraken", Suspect("trades", "ETHUSD", "malformed", "x" * 500)),
-    ])  # fmt: skip
+    await store.add(
+        [
+            Held.bar(BAR, "outlier", "far away", source="sync"),
+            Held.suspect("kraken", Suspect("trades", "ETHUSD", "malformed", "x" * 500)),
+        ]
+    )
     code, out, _ = await fks("data", "quarantine")
     assert code == OK
     assert "outlier" in out
     assert "malformed" in out
     assert "x" * 100 not in out
     (row,) = (await fks.json("data", "quarantine", "btc/usdt"))["items"]
-    assert (row["reason"], row["time"], row["what"]["high"], row["verdict"]) == ("outlier", "2026-01-01T00:00:00Z", "190.0", None)
+    assert (row["reason"], row["time"], row["what"]["high"], row["verdict"]) == (
+        "outlier",
+        "2026-01-01T00:00:00Z",
+        "190.0",
+        None,
+    )
     settled = await fks.json("data", "quarantine", "--confirm", str(row["id"]), "--confirm", "999")
     assert (settled["confirmed"], settled["refused"], settled["unchanged"]) == (1, 0, 1)
     code, out, _ = await fks("data", "quarantine", "--refuse", str(row["id"]))

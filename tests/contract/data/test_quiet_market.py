@@ -28,10 +28,13 @@ SYMBOL = "ILQ/USD"
 
 
 class QuietExchange:
-    """Kraken's ways with a market whose last trade was a while ago: a subscription is answered with a bar, and no more comes."""
+    """Kraken's ways with a market whose last trade was a while ago: a subscription is answered with a bar, and no more
+    comes."""
 
     name = "kraken"
-    traits = Traits(frozenset({"1m", "5m", "1h", "1d"}), frozenset(Channel), TradeIds.RISING, TradesFrom.TIME, 200, True)
+    traits = Traits(
+        frozenset({"1m", "5m", "1h", "1d"}), frozenset(Channel), TradeIds.RISING, TradesFrom.TIME, 200, True
+    )
 
     def __init__(self) -> None:
         self.tally = Tally()
@@ -47,7 +50,11 @@ class QuietExchange:
         if not self.is_listing:
             raise OutageError("kraken does not answer")
         step = Decimal("0.1")
-        return [Instrument(self.name, SYMBOL, "ILQ", "USD", step, step, step, Decimal(100), Decimal(0), updated_ns=time.time_ns())]
+        return [
+            Instrument(
+                self.name, SYMBOL, "ILQ", "USD", step, step, step, Decimal(100), Decimal(0), updated_ns=time.time_ns()
+            )
+        ]
 
     async def fetch_bars(
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
@@ -60,7 +67,9 @@ class QuietExchange:
             at_ns = bar_end(at_ns, timeframe)
         return found
 
-    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
         self.asked += 1
         if not self.is_answering:
             raise OutageError("kraken does not answer")
@@ -71,7 +80,9 @@ class QuietExchange:
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         self.dialled += 1
         yield []
-        yield [BarSeen(Bar(self.name, SYMBOL, "1m", bar_start(time.time_ns(), "1m"), 1.5, 1.5, 1.5, 1.5, 0.0, 0), False)]
+        yield [
+            BarSeen(Bar(self.name, SYMBOL, "1m", bar_start(time.time_ns(), "1m"), 1.5, 1.5, 1.5, 1.5, 0.0, 0), False)
+        ]
         await asyncio.Event().wait()
 
 
@@ -87,7 +98,14 @@ def collector_on(exchange: QuietExchange, database: Database, bus: Bus, log: Col
         exchange="kraken", symbols=(SYMBOL,), timeframes=("1m", "5m"), backfill_bars=3, stale_min_s=2.0, stale_max_s=2.0
     )
     return Collector(
-        exchange, database, bus, RealClock(), RecordingMeter(), log, Settings(data=data), Held("collector:kraken", 1)  # type: ignore[arg-type]
+        exchange,
+        database,
+        bus,
+        RealClock(),
+        RecordingMeter(),
+        log,
+        Settings(data=data),
+        Held("collector:kraken", 1),  # type: ignore[arg-type]
     )
 
 
@@ -97,7 +115,9 @@ async def test_a_silence_that_rest_knows_of_too_is_no_outage(database: Database,
     async with running(collector):
         await until(lambda: collector.is_ready, deadline_s=30)
         asked, feed = exchange.asked, collector._feeds[SYMBOL]
-        await until(lambda: exchange.asked >= asked + 12, deadline_s=120)  # two questions a time, every second: six seconds
+        await until(
+            lambda: exchange.asked >= asked + 12, deadline_s=120
+        )  # two questions a time, every second: six seconds
         assert feed.state is FeedState.LIVE
         feed.is_mute, feed.doubted_s = True, time.monotonic()  # whatever made it so
         feed.begin_outage("silent", time.time_ns())

@@ -1,4 +1,5 @@
-"""Reading from a plain program: forms, spans, symbols in any spelling, booking by hand, and indicators that are never stale."""
+"""Reading from a plain program: forms, spans, symbols in any spelling, booking by hand, and indicators that are never
+stale."""
 
 from __future__ import annotations
 
@@ -150,7 +151,9 @@ async def test_what_is_wrong_gets_one_clear_message(store: BarStore) -> None:
         assert refused.value.remedy
 
 
-async def test_a_symbol_on_two_exchanges_means_the_one_with_bars_or_is_refused(store: BarStore, database: Database) -> None:
+async def test_a_symbol_on_two_exchanges_means_the_one_with_bars_or_is_refused(
+    store: BarStore, database: Database
+) -> None:
     await database.sql(
         "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
         " SELECT e, 'BTCUSDT', 'BTC', 'USDT', 0.01, 0.00001, 0.00001, 9000, 5 FROM unnest(ARRAY['binance','bybit']) e"
@@ -159,7 +162,11 @@ async def test_a_symbol_on_two_exchanges_means_the_one_with_bars_or_is_refused(s
     await store.merge(bars(5, seed=2), exchange="bybit", source="test")
     with pytest.raises(InputError, match="binance:BTCUSDT, bybit:BTCUSDT"):
         data.get_ohlcv_data("BTCUSDT", "1m")
-    assert len(data.get_ohlcv_data("bybit:BTCUSDT", "1m")) == len(data.get_ohlcv_data("BTCUSDT", "1m", exchange="bybit")) == 5
+    assert (
+        len(data.get_ohlcv_data("bybit:BTCUSDT", "1m"))
+        == len(data.get_ohlcv_data("BTCUSDT", "1m", exchange="bybit"))
+        == 5
+    )
 
 
 async def test_calls_come_from_threads_and_from_inside_a_running_loop(store: BarStore) -> None:
@@ -229,7 +236,8 @@ async def test_the_same_words_are_the_same_trade(store: BarStore, database: Data
 async def test_many_programs_that_book_one_trade_book_it_once(store: BarStore, database: Database) -> None:
     data.create_account("hand")
     sold = [
-        asyncio.to_thread(data.record_trade, 1, "BTCUSDT", "SELL", 1, 10 + n % 2, reference=str(n % 2)) for n in range(8)
+        asyncio.to_thread(data.record_trade, 1, "BTCUSDT", "SELL", 1, 10 + n % 2, reference=str(n % 2))
+        for n in range(8)
     ]
     with pytest.warns(UserWarning, match="booked already"):
         rows = await asyncio.gather(*sold)
@@ -260,8 +268,9 @@ async def test_balance_history_is_the_newest_points_in_order(store: BarStore, da
     data.create_account("hand")
     await database.sql(
         "INSERT INTO balance_history (account_id, time, balance) SELECT 1, $1::timestamptz + n * interval '1 day', n"
-        " FROM generate_series(1, 40) n", T0,
-    )  # fmt: skip
+        " FROM generate_series(1, 40) n",
+        T0,
+    )
     frame = data.get_balance_history(account_id=1, limit=30)
     assert list(frame["balance"]) == [float(n) for n in range(11, 41)]
     assert str(frame.index.tz) == "UTC"

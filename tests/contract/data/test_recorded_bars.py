@@ -119,12 +119,19 @@ def test_krakens_minutes_are_what_its_trades_make_empty_ones_included() -> None:
     assert (len(mine), sum(bar.is_empty for bar in mine.values())) == (409, 137)
     for start_ns, bar in mine.items():
         _, open_, high, low, close, _, volume, count = own[start_ns]
-        assert (bar.open, bar.high, bar.low, bar.close, bar.volume) == tuple(map(float, (open_, high, low, close, volume)))
+        assert (bar.open, bar.high, bar.low, bar.close, bar.volume) == tuple(
+            map(float, (open_, high, low, close, volume))
+        )
         assert (bar.trades, bar.is_empty) == (count, count == 0)
     made = aggregate_trades(
-        "XBTUSDT", "1m", np.array([t.time_ns for t in trades]), np.array([float(t.price) for t in trades]),
-        np.array([float(t.quantity) for t in trades]), start_ns=begin_ns, end_ns=max(mine) + 60 * NS,
-    )  # fmt: skip
+        "XBTUSDT",
+        "1m",
+        np.array([t.time_ns for t in trades]),
+        np.array([float(t.price) for t in trades]),
+        np.array([float(t.quantity) for t in trades]),
+        start_ns=begin_ns,
+        end_ns=max(mine) + 60 * NS,
+    )
     assert differing(made, Bars.of("XBTUSDT", "1m", [bar for bar in mine.values() if not bar.is_empty])) == []
 
 
@@ -150,9 +157,23 @@ def test_coinbases_candles_are_what_its_trades_make_while_they_form() -> None:
             row = trades[number]
             time_ns = to_ns(datetime.fromisoformat(row["time"]).astimezone(UTC))
             if time_ns >= bar.start_ns:
-                bar.add(PublicTrade("coinbase", product, number, time_ns, Decimal(row["price"]), Decimal(row["size"]), row["side"] == "SELL"))
+                bar.add(
+                    PublicTrade(
+                        "coinbase",
+                        product,
+                        number,
+                        time_ns,
+                        Decimal(row["price"]),
+                        Decimal(row["size"]),
+                        row["side"] == "SELL",
+                    )
+                )
                 states.add((bar.open, bar.high, bar.low, bar.close, bar.volume))
-        candles = [row for kind, row in events if kind == "candle" and row["product_id"] == product and row["start"] == str(start_s)]
+        candles = [
+            row
+            for kind, row in events
+            if kind == "candle" and row["product_id"] == product and row["start"] == str(start_s)
+        ]
         assert len(candles) == 3
         for candle in candles:
             assert tuple(Decimal(candle[name]) for name in NAMES) in states
@@ -160,8 +181,10 @@ def test_coinbases_candles_are_what_its_trades_make_while_they_form() -> None:
 
 # ── sessions: hours into days ────────────────────────────────────────────────────────────────────
 @recorded
-@pytest.mark.parametrize(("hours", "days", "count"), [("us_equity_SPY_1h", "us_equity_SPY_1d", 5849),
-                                                      ("fx_oanda_EURUSD_1h_bid", "fx_oanda_EURUSD_1d_bid", 3738)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("hours", "days", "count"),
+    [("us_equity_SPY_1h", "us_equity_SPY_1d", 5849), ("fx_oanda_EURUSD_1h_bid", "fx_oanda_EURUSD_1d_bid", 3738)],
+)
 def test_recorded_hours_make_the_recorded_days(hours: str, days: str, count: int) -> None:
     small, large = shared(hours, "1h"), shared(days, "1d")
     made = aggregate_bars(small, "1d", start_ns=int(large.time_ns[0]), end_ns=bar_end(int(large.time_ns[-1]), "1d"))
@@ -184,7 +207,9 @@ def test_the_calendar_knows_which_recorded_bars_are_missing() -> None:
     assert (len(lost), iso(int(lost[0])), iso(int(lost[-1]))) == (1588, "2004-12-01T00:00:00Z", "2011-03-22T00:00:00Z")
     hours = missing(shared("us_equity_SPY_1h", "1h"), "XNYS")  # a year after 11 September 2001 it opened at eleven
     assert [iso(int(hour)) for hour in hours] == ["2002-09-11T13:00:00Z", "2002-09-11T14:00:00Z"]
-    assert len(missing(shared("cme_NQ_06-25_1m", "1m"), "CMES")) == 309  # of 1929, with Good Friday and Memorial Day taken out
+    assert (
+        len(missing(shared("cme_NQ_06-25_1m", "1m"), "CMES")) == 309
+    )  # of 1929, with Good Friday and Memorial Day taken out
     assert len(missing(shared("cme_ESZ3_1m_2013-10-06_2013-10-11", "1m"), "CMES")) == 149
     assert len(missing(shared("binance_spot_BTCUSDT_1m_2021-03-26_2021-04-30_gaps", "1m"), "24/7")) == 434
 
@@ -207,11 +232,21 @@ def test_prints_while_globex_is_closed_are_found() -> None:
         ("fx_fxcm_GBPUSD_1m_ask", "1m", []),
         ("fx_oanda_EURUSD_1h_bid", "1h", []),
         ("us_equity_SPY_1d", "1d", []),
-        ("coinbase_spot_BTCUSD_4h_2016_2025", "4h", [  # 0.06 for a bitcoin at 1183; the fork of 2018 in two bars; 2 April 2019
-            "2017-04-15T20:00:00Z", "2018-11-14T16:00:00Z", "2018-11-14T20:00:00Z", "2019-04-02T04:00:00Z"]),
+        (
+            "coinbase_spot_BTCUSD_4h_2016_2025",
+            "4h",
+            [  # 0.06 for a bitcoin at 1183; the fork of 2018 in two bars; 2 April 2019
+                "2017-04-15T20:00:00Z",
+                "2018-11-14T16:00:00Z",
+                "2018-11-14T20:00:00Z",
+                "2019-04-02T04:00:00Z",
+            ],
+        ),
     ],
-)  # fmt: skip
-def test_recorded_bars_are_believed_but_for_prints_that_were_absurd(name: str, timeframe: str, doubted: list[str]) -> None:
+)
+def test_recorded_bars_are_believed_but_for_prints_that_were_absurd(
+    name: str, timeframe: str, doubted: list[str]
+) -> None:
     found = check_bars(shared(name, timeframe), usual=Usual())
     assert [iso(finding.time_ns) for finding in found] == doubted
     assert {finding.reason for finding in found} <= {Reason.OUTLIER}

@@ -31,7 +31,10 @@ def series(count: int, *, start_ns: int = T0, symbol: str = "BTCUSDT", shift: fl
 
 
 def same(one: Bars, other: Bars) -> bool:
-    return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in ("time_ns", "open", "high", "low", "close", "volume"))
+    return all(
+        np.array_equal(getattr(one, n), getattr(other, n))
+        for n in ("time_ns", "open", "high", "low", "close", "volume")
+    )
 
 
 async def test_what_is_merged_is_read_back_bit_for_bit_and_twice_equals_once(database: Database) -> None:
@@ -98,7 +101,9 @@ async def test_a_flush_stores_all_and_repeating_it_changes_nothing(database: Dat
     ]
     for _ in range(2):
         await store.flush(rows, [(bar(0), "live"), (bar(1), "live")], [trade(1), trade(2)])
-    assert [r[0] for r in await database.sql("SELECT count(*) FROM ohlcv_data UNION ALL SELECT count(*) FROM market_trades")] == [2, 2]
+    assert [
+        r[0] for r in await database.sql("SELECT count(*) FROM ohlcv_data UNION ALL SELECT count(*) FROM market_trades")
+    ] == [2, 2]
     assert await store.claim(["BTCUSDT"], ["1s"]) == {"BTCUSDT": {"1s": SealedPosition(T0 + NS, 2)}}
     await store.flush([FeedRow("BTCUSDT", "1s", T0, 2)], [], [])  # an older position does not move it back
     row = (await database.sql("SELECT * FROM feeds WHERE timeframe = '1s'"))[0]

@@ -147,7 +147,9 @@ async def test_silence_that_is_left_out_is_known_run_by_run(
     done = await sync.sync("BTCUSDT", "1m", now - DAY_NS)
     assert done.absent == len(exchange.holes)
     known = await GapStore(database).known("binance", "BTCUSDT", "1m")
-    assert [(gap.hole.start_ns, gap.hole.end_ns, gap.cause) for gap in known] == [(*hole, "silent") for hole in exchange.holes]
+    assert [(gap.hole.start_ns, gap.hole.end_ns, gap.cause) for gap in known] == [
+        (*hole, "silent") for hole in exchange.holes
+    ]
     assert len(exchange.asked) < 10
 
 
@@ -170,8 +172,16 @@ async def test_what_is_lost_of_an_exchange_that_leaves_out_silence_is_a_gap(
     exchange.name, exchange.traits = "coinbase", replace(exchange.traits, has_empty_bars=False)
     exchange.holes = [(now - 9 * HOUR, now - 9 * HOUR + MINUTE)]
     await sync.sync("BTC-USD", "1m", now - 10 * HOUR)
-    await database.sql("DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2", to_datetime(now - 6 * HOUR), to_datetime(now - 3 * HOUR))
-    await database.sql("UPDATE ohlcv_data SET close = NULL WHERE time >= $1 AND time < $2", to_datetime(now - 2 * HOUR), to_datetime(now - HOUR))
+    await database.sql(
+        "DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2",
+        to_datetime(now - 6 * HOUR),
+        to_datetime(now - 3 * HOUR),
+    )
+    await database.sql(
+        "UPDATE ohlcv_data SET close = NULL WHERE time >= $1 AND time < $2",
+        to_datetime(now - 2 * HOUR),
+        to_datetime(now - HOUR),
+    )
     report = QualityReport(database, clock, days=7)
     found = await report.of((await report.series())[0])
     assert (found.missing, found.absent, found.is_good) == (240, 1, False)
@@ -188,8 +198,9 @@ async def test_what_the_exchange_has_by_now_is_known_to_be_missing_no_longer(
     exchange.holes = [(now - 20 * HOUR, now - 19 * HOUR)]
     await sync.sync("BTCUSDT", "1m", now - 19 * HOUR, now - 17 * HOUR, is_again=True)
     assert [(gap.hole, gap.cause) for gap in await store.known("binance", "BTCUSDT", "1m")] == [
-        (Hole(now - 20 * HOUR, now - 19 * HOUR), "exchange"), (Hole(now - 17 * HOUR, now - 16 * HOUR), "exchange"),
-    ]  # fmt: skip
+        (Hole(now - 20 * HOUR, now - 19 * HOUR), "exchange"),
+        (Hole(now - 17 * HOUR, now - 16 * HOUR), "exchange"),
+    ]
 
 
 async def test_a_bar_that_cannot_be_true_is_not_one_that_the_exchange_has_not(
@@ -211,7 +222,10 @@ async def test_a_bar_that_cannot_be_true_is_not_one_that_the_exchange_has_not(
     found = await report.of(one)
     assert (found.missing, found.refused, found.absent, found.quarantined, found.coverage) == (0, 1, 2, 1, 0.9972)
     assert not found.is_good
-    assert {(gap.bars, state) for gap, state in await report.missing(one, is_all=True)} == {(1, "refused"), (2, "exchange")}
+    assert {(gap.bars, state) for gap, state in await report.missing(one, is_all=True)} == {
+        (1, "refused"),
+        (2, "exchange"),
+    }
     wrong.asked.clear()
     await sync.sync("BTCUSDT", "1m", bad_ns - HOUR)
     assert wrong.asked == [], "it is not asked for at each turn"
@@ -411,7 +425,9 @@ async def test_a_bar_that_cannot_be_true_is_never_stored_and_an_odd_one_is_asked
     assert (highs[odd], highs[slip], broken in highs) == (1000.0, 101.0, False)
     held = {row.held.time_ns: row for row in await QuarantineStore(database).rows(with_settled=True)}
     assert {at: (row.held.reason, row.verdict) for at, row in held.items()} == {
-        broken: ("inconsistent", None), odd: ("outlier", Verdict.CONFIRMED), slip: ("outlier", Verdict.REFUSED),
-    }  # fmt: skip
+        broken: ("inconsistent", None),
+        odd: ("outlier", Verdict.CONFIRMED),
+        slip: ("outlier", Verdict.REFUSED),
+    }
     await sync.sync("BTCUSDT", "1m", end - 10 * HOUR, is_again=True)
     assert asked[odd] == 3, "what was confirmed once is not asked for twice again"

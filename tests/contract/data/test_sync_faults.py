@@ -28,7 +28,18 @@ START_NS = 1_767_225_600 * NS
 async def stored(db: Database, timeframe: str) -> list[Bar]:
     rows = await db.sql("SELECT * FROM ohlcv_data WHERE timeframe = $1 ORDER BY time", timeframe)
     return [
-        Bar(r["exchange"], r["symbol"], r["timeframe"], to_ns(r["time"]), r["open"], r["high"], r["low"], r["close"], r["volume"], r["trades"])
+        Bar(
+            r["exchange"],
+            r["symbol"],
+            r["timeframe"],
+            to_ns(r["time"]),
+            r["open"],
+            r["high"],
+            r["low"],
+            r["close"],
+            r["volume"],
+            r["trades"],
+        )
         for r in rows
     ]
 
@@ -69,7 +80,13 @@ async def test_any_order_of_syncs_losses_outages_and_corrections_ends_with_the_e
             exchange.fails = 1
         windows = rng.randrange(1, 4)
         asked = iter(range(windows))
-        one = Sync(exchange, database, clock, log, should_stop=lambda asked=asked, windows=windows: next(asked, windows) >= windows - 1)  # type: ignore[misc]
+        one = Sync(
+            exchange,
+            database,
+            clock,
+            log,
+            should_stop=lambda asked=asked, windows=windows: next(asked, windows) >= windows - 1,
+        )  # type: ignore[misc]
         with contextlib.suppress(Stopped, FksError):
             await one.sync("BTCUSDT", "5m", begin_ns)
         exchange.fails = 0
@@ -79,7 +96,9 @@ async def test_any_order_of_syncs_losses_outages_and_corrections_ends_with_the_e
     await clock.advance(86400 + 60)  # what was a known gap is asked for once more
     await sync.sync("BTCUSDT", "5m", begin_ns)
     await sync.sync("BTCUSDT", "5m", begin_ns, is_again=True)
-    assert await stored(database, "5m") == await own(exchange, "5m", begin_ns, bar_start(clock.now_ns() - 10 * NS, "5m"))
+    assert await stored(database, "5m") == await own(
+        exchange, "5m", begin_ns, bar_start(clock.now_ns() - 10 * NS, "5m")
+    )
     assert await GapWatch(database, clock, days=7).look() == []
     left = await database.sql("SELECT * FROM series s WHERE candles <> (SELECT count(*) FROM ohlcv_data)")
     assert left == []

@@ -1,4 +1,5 @@
-"""What a row of `sync_status` wants, and that it says done of nothing else: wider and narrower syncs, ends, odd rows, spellings."""
+"""What a row of `sync_status` wants, and that it says done of nothing else: wider and narrower syncs, ends, odd rows,
+spellings."""
 
 from __future__ import annotations
 
@@ -31,10 +32,13 @@ async def row_of(db: Database, symbol: str = "BTCUSDT", timeframe: str = "1m") -
 
 
 async def begun(db: Database, exchange: HistoryExchange, clock: FakeClock, start_ns: int, status: str) -> None:
-    """Begin a sync of minutes and leave it after two windows, as whoever was killed, met an outage or was stopped leaves it."""
+    """Begin a sync of minutes and leave it after two windows, as whoever was killed, met an outage or was stopped
+    leaves it."""
     windows = iter([False, True])
     with pytest.raises(Stopped):
-        await Sync(exchange, db, clock, CollectingLog(), should_stop=lambda: next(windows)).sync("BTCUSDT", "1m", start_ns)
+        await Sync(exchange, db, clock, CollectingLog(), should_stop=lambda: next(windows)).sync(
+            "BTCUSDT", "1m", start_ns
+        )
     await db.sql("UPDATE sync_status SET sync_status = $1", status)
 
 
@@ -63,7 +67,9 @@ async def test_a_narrower_sync_does_what_waits_besides_but_not_what_was_given_up
     assert (row.status, row.wanted_from_ns, row.candles) == ("done", NOW_NS - 8 * DAY_NS, 8 * 1440)
 
 
-async def test_a_row_that_waits_for_the_default_history_gets_it_from_a_narrower_sync(database: Database, sync: Sync) -> None:
+async def test_a_row_that_waits_for_the_default_history_gets_it_from_a_narrower_sync(
+    database: Database, sync: Sync
+) -> None:
     await SyncStore(database).want("binance", "BTCUSDT", ["1d"])
     done = await sync.sync("BTCUSDT", "1d", NOW_NS - 3 * DAY_NS)
     assert done.candles in (729, 730)
@@ -88,7 +94,9 @@ async def test_what_is_asked_for_while_a_sync_runs_is_not_said_to_be_done(
     assert (row.status, row.candles, row.cursor_ns) == ("done", 240, NOW_NS - 10 * DAY_NS)
 
 
-async def test_a_sync_with_an_end_keeps_it_when_it_is_updated(database: Database, sync: Sync, exchange: HistoryExchange) -> None:
+async def test_a_sync_with_an_end_keeps_it_when_it_is_updated(
+    database: Database, sync: Sync, exchange: HistoryExchange
+) -> None:
     start_ns, end_ns = NOW_NS - 10 * DAY_NS, NOW_NS - 5 * DAY_NS
     await sync.sync("BTCUSDT", "1h", start_ns, end_ns)
     exchange.asked.clear()
@@ -141,7 +149,9 @@ async def test_a_row_whose_range_cannot_be_says_so(database: Database, sync: Syn
     assert "begins before 1970" in said["SOLUSDT"][1]
 
 
-@pytest.mark.parametrize(("column", "value"), [("wanted_from", "-infinity"), ("wanted_to", "infinity"), ("wanted_from", "infinity")])
+@pytest.mark.parametrize(
+    ("column", "value"), [("wanted_from", "-infinity"), ("wanted_to", "infinity"), ("wanted_from", "infinity")]
+)
 async def test_an_infinite_time_fails_its_row_and_no_reader(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock, column: str, value: str
 ) -> None:
@@ -149,24 +159,34 @@ async def test_an_infinite_time_fails_its_row_and_no_reader(
     await sync.sync("ETHUSDT", "1h", NOW_NS - DAY_NS)
     await database.sql("DELETE FROM ohlcv_data WHERE time < $1", to_datetime(NOW_NS - 20 * HOUR))
     await database.sql(
-        f"INSERT INTO sync_status (symbol, timeframe, {column}) SELECT 'BTCUSDT', f, '{value}' FROM unnest(ARRAY['1h', '1d']) AS f"
+        f"INSERT INTO sync_status (symbol, timeframe, {column}) SELECT 'BTCUSDT', f, '{value}' FROM "
+        "unnest(ARRAY['1h', '1d']) AS f"
     )
     await store.want("binance", "SOLUSDT", ["1h"], NOW_NS - DAY_NS)
     read = {(row["symbol"], row["timeframe"]): row for row in await store.all()}
-    assert [(read["BTCUSDT", f]["sync_status"], read["BTCUSDT", f]["error"]) for f in ("1h", "1d")] == [("failed", ENDLESS)] * 2
+    assert [(read["BTCUSDT", f]["sync_status"], read["BTCUSDT", f]["error"]) for f in ("1h", "1d")] == [
+        ("failed", ENDLESS)
+    ] * 2
     assert {one.symbol: one.sync_status for one in await GapStore(database).series()} == {
-        "BTCUSDT": "failed", "ETHUSDT": "done", "SOLUSDT": "pending",
-    }  # fmt: skip
+        "BTCUSDT": "failed",
+        "ETHUSDT": "done",
+        "SOLUSDT": "pending",
+    }
     assert [gap.symbol for gap in await GapWatch(database, clock, days=7).look()] == ["ETHUSDT"]
     assert (await sync.sync("BTCUSDT", "1d", NOW_NS - 3 * DAY_NS)).candles == 3, "by hand it is asked for anew"
     assert await sync.run_pending() == 1
-    stored = await database.sql("SELECT sync_status, error, wanted_from, wanted_to FROM sync_status WHERE symbol = 'BTCUSDT' AND timeframe = '1h'")
+    stored = await database.sql(
+        "SELECT sync_status, error, wanted_from, wanted_to FROM sync_status WHERE symbol = 'BTCUSDT' AND timeframe = "
+        "'1h'"
+    )
     assert [tuple(row) for row in stored] == [("failed", ENDLESS, None, None)]
     assert (await row_of(database, "SOLUSDT", "1h")).status == "done"
 
 
 # ── spellings ────────────────────────────────────────────────────────────────────────────────────
-async def test_rows_that_wait_are_meant_in_any_spelling(database: Database, sync: Sync, exchange: HistoryExchange) -> None:
+async def test_rows_that_wait_are_meant_in_any_spelling(
+    database: Database, sync: Sync, exchange: HistoryExchange
+) -> None:
     exchange.listed = ("BTCUSDT", "ETHUSDT")
     store = SyncStore(database)
     await store.want("binance", "ETH/USDT", ["1h"], NOW_NS - 2 * DAY_NS)
@@ -196,7 +216,9 @@ async def test_an_asset_that_gets_its_exchanges_spelling_takes_its_history_along
 
 
 # ── how far it is ────────────────────────────────────────────────────────────────────────────────
-async def test_progress_counts_what_is_there_and_not_the_years_before_a_listing(sync: Sync, exchange: HistoryExchange) -> None:
+async def test_progress_counts_what_is_there_and_not_the_years_before_a_listing(
+    sync: Sync, exchange: HistoryExchange
+) -> None:
     exchange.listed_ns = NOW_NS - 3 * DAY_NS
     exchange.holes = [(NOW_NS - 2 * DAY_NS, NOW_NS - 2 * DAY_NS + HOUR)]
     told: list[tuple[int, int]] = []

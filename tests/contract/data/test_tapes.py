@@ -1,4 +1,5 @@
-"""A collector is recorded on a real socket; its tape, in the exchange's place, makes the same collector store the same."""
+"""A collector is recorded on a real socket; its tape, in the exchange's place, makes the same collector store the
+same."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ async def collect(database: Database, bus: Bus, log: CollectingLog) -> Any:
 
 async def stored(db: Database) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Return what the store has: bars, public trades."""
-    bars = await db.sql("SELECT symbol, timeframe, time, open, high, low, close, volume, trades, is_complete, is_empty FROM ohlcv_data")
+    bars = await db.sql(
+        "SELECT symbol, timeframe, time, open, high, low, close, volume, trades, is_complete, is_empty FROM ohlcv_data"
+    )
     trades = await db.sql("SELECT symbol, trade_id, time, price, quantity, count FROM market_trades")
     return {tuple(r)[:3]: tuple(r) for r in bars}, {tuple(r)[:2]: tuple(r) for r in trades}
 
@@ -65,7 +68,9 @@ async def test_a_recorded_run_played_again_stores_the_same(
     assert isinstance(source, TapedExchange)
 
     async def has_collected() -> bool:
-        rows = await database.sql("SELECT count(*) FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s' AND trades > 0")
+        rows = await database.sql(
+            "SELECT count(*) FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s' AND trades > 0"
+        )
         return bool(rows[0][0] >= 10)
 
     async with running(collect(source, settings, 1)):
@@ -78,7 +83,9 @@ async def test_a_recorded_run_played_again_stores_the_same(
     played = TapeExchange(tmp_path / "tapes" / "binance", RealClock(), lead_s=1.0)
 
     async def has_stored() -> bool:
-        rows = await database.sql("SELECT count(*) FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s' AND trades > 0")
+        rows = await database.sql(
+            "SELECT count(*) FROM ohlcv_data WHERE source = 'live' AND timeframe = '1s' AND trades > 0"
+        )
         return played.ended.is_set() and bool(rows[0][0] >= 5)
 
     async with running(collect(played, settings, 2)):
@@ -113,8 +120,10 @@ async def test_the_bars_of_a_tape_are_those_that_its_collector_stored_whatever_h
             await until(lambda: has_collected(20), deadline_s=60)
 
     faults: list[tuple[str, dict[str, Any]]] = [
-        ("trade_gap", {"count": 5, "symbol": "BTCUSDT"}), ("duplicate_trades", {"count": 5}), ("reorder_trades", {"count": 5}),
-    ]  # fmt: skip
+        ("trade_gap", {"count": 5, "symbol": "BTCUSDT"}),
+        ("duplicate_trades", {"count": 5}),
+        ("reorder_trades", {"count": 5}),
+    ]
     await run_once(1, [*faults, ("cut_stream", {"path": "/ws"})])
     await run_once(2, [])
     exchange.clear()
@@ -133,7 +142,9 @@ async def test_the_bars_of_a_tape_are_those_that_its_collector_stored_whatever_h
     assert sum(row.line.filled for row in summary.symbols.values()) >= 5, "what the gap left out, REST told"
 
 
-async def test_without_the_setting_nothing_is_recorded(exchange: LocalExchange, log: CollectingLog, tmp_path: Path) -> None:
+async def test_without_the_setting_nothing_is_recorded(
+    exchange: LocalExchange, log: CollectingLog, tmp_path: Path
+) -> None:
     settings = settings_for(exchange.info, **FEW).model_copy(update={"home": str(tmp_path)})
     plain = make_exchange("binance", settings=settings, node=None, clock=RealClock(), log=log)
     assert taped(plain, settings, RealClock(), log) is plain
@@ -154,7 +165,9 @@ async def test_the_commands(
         return code, out, err
 
     tape = tmp_path / "tape"
-    code, out, err = await fks("data", "record", "btc/usdt", "--seconds", "4", "--channels", "trades,bars,quotes,book", "--to", tape, "--json")
+    code, out, err = await fks(
+        "data", "record", "btc/usdt", "--seconds", "4", "--channels", "trades,bars,quotes,book", "--to", tape, "--json"
+    )
     assert code == OK, err
     made = orjson.loads(out)
     assert made["frames"] > 5
@@ -169,7 +182,9 @@ async def test_the_commands(
     code, out, _ = await fks("sim", "replay", made["files"][0], "--timeframe", "1s", "--expect", first["bars_digest"])
     assert (code, "BTCUSDT" in out) == (OK, True)
     mine = await fks("data", "record", "btc/usdt", "--seconds", "0.5", "--json")
-    assert orjson.loads(mine[1])["folder"] == str(tmp_path / "home" / "tapes" / "binance" / "manual"), "apart from the collectors'"
+    assert orjson.loads(mine[1])["folder"] == str(tmp_path / "home" / "tapes" / "binance" / "manual"), (
+        "apart from the collectors'"
+    )
     code, _, err = await fks("sim", "replay", tape, "--expect", "abc")
     assert (code, "other bars:" in err) == (FAILED, True)
     code, out, _ = await fks("sim", "replay", tape, "--check")

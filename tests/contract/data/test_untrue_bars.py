@@ -94,7 +94,13 @@ async def test_one_bad_row_costs_a_sync_one_bar(
     [({2: "98.0"}, "inconsistent"), ({5: "-1"}, "negative_volume"), ({1: "-1", 3: "-2"}, "not_positive")],
 )
 async def test_no_larger_bar_is_made_of_a_bad_row(
-    database: Database, clock: FakeClock, log: CollectingLog, binance: BinanceExchange, klines: Klines, numbers: dict[int, str], reason: str
+    database: Database,
+    clock: FakeClock,
+    log: CollectingLog,
+    binance: BinanceExchange,
+    klines: Klines,
+    numbers: dict[int, str],
+    reason: str,
 ) -> None:
     klines.interval, klines.broken = "1s", {T0 - 600 * NS: numbers}
     done = await Sync(binance, database, clock, log).sync("BTCUSDT", "15s", T0 - HOUR)
@@ -130,7 +136,9 @@ async def test_a_collector_recovers_around_a_bad_row_and_what_is_made_of_it_is_i
     assert (minute.timeframe, minute.is_complete) == ("1m", False)
 
 
-async def test_an_open_bar_that_lacks_a_bad_row_is_incomplete(database: Database, binance: BinanceExchange, klines: Klines) -> None:
+async def test_an_open_bar_that_lacks_a_bad_row_is_incomplete(
+    database: Database, binance: BinanceExchange, klines: Klines
+) -> None:
     klines.broken = {T0 - 2 * MINUTE: {3: "0.0"}}
     back = Backfill(binance, ("1m", "5m", "15m"), 1, Belief(QuarantineStore(database), source="klines").sifted)
     seeds, previous = await back._seeds("BTCUSDT", T0 - MINUTE)

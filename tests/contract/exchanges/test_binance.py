@@ -1,4 +1,5 @@
-"""BinanceExchange over real sockets: a scripted peer that replays recorded frames and misbehaves, and the local exchange."""
+"""BinanceExchange over real sockets: a scripted peer that replays recorded frames and misbehaves, and the local
+exchange."""
 
 from __future__ import annotations
 
@@ -156,9 +157,24 @@ async def test_a_burst_beyond_ccxts_cache_is_not_cut(peer: Peer, exchange: Excha
 
 def kline(trades: int, *, is_over: bool) -> str:
     bar = {
-        "t": 60_000, "T": 119_999, "s": "BTCUSDT", "i": "1m", "f": 1, "L": 3, "n": trades, "x": is_over, "o": "1.5", "c": "1.6",
-        "h": "1.7", "l": "1.4", "v": "10", "q": "16", "V": "5", "Q": "8", "B": "0",
-    }  # fmt: skip
+        "t": 60_000,
+        "T": 119_999,
+        "s": "BTCUSDT",
+        "i": "1m",
+        "f": 1,
+        "L": 3,
+        "n": trades,
+        "x": is_over,
+        "o": "1.5",
+        "c": "1.6",
+        "h": "1.7",
+        "l": "1.4",
+        "v": "10",
+        "q": "16",
+        "V": "5",
+        "Q": "8",
+        "B": "0",
+    }
     return json.dumps({"stream": "btcusdt@kline_1m", "data": {"e": "kline", "E": 120_001, "s": "BTCUSDT", "k": bar}})
 
 
@@ -211,7 +227,9 @@ async def test_leave_is_asked_what_is_used_is_told_and_a_refusal_pauses(peer: Pe
     try:
         peer.rest = lambda request: web.json_response([], headers={"X-MBX-USED-WEIGHT-1M": "417"})
         await exchange.fetch_trades("BTCUSDT", from_id=1, since_ns=None, limit=10)
-        peer.rest = lambda request: web.json_response({"code": -1003, "msg": "x"}, status=429, headers={"Retry-After": "7"})
+        peer.rest = lambda request: web.json_response(
+            {"code": -1003, "msg": "x"}, status=429, headers={"Retry-After": "7"}
+        )
         with pytest.raises(OutageError):
             await exchange.fetch_bars("BTCUSDT", "1m", None, 5)
     finally:
@@ -260,7 +278,9 @@ async def test_nobody_there_is_an_outage(log: CollectingLog) -> None:
     ],
     ids=["html", "502", "429", "symbol", "500", "no-list", "no-row", "hole-in-a-page"],
 )
-async def test_whose_fault_a_rest_answer_is(peer: Peer, exchange: Exchange, answer: Any, error: type[Exception]) -> None:
+async def test_whose_fault_a_rest_answer_is(
+    peer: Peer, exchange: Exchange, answer: Any, error: type[Exception]
+) -> None:
     peer.rest = answer
     with pytest.raises(error):
         await exchange.fetch_trades("BTCUSDT", from_id=1, since_ns=None, limit=10)
@@ -297,7 +317,12 @@ async def real(local: LocalExchange, log: CollectingLog) -> AsyncIterator[Exchan
 async def test_instruments_are_exact(real: Exchange) -> None:
     found = {item.symbol: item for item in await real.instruments()}
     btc = found["BTCUSDT"]
-    assert (btc.name, btc.tick, btc.lot_step, btc.notional_min) == ("BTC/USDT", Decimal("0.01"), Decimal("0.00001"), Decimal(5))
+    assert (btc.name, btc.tick, btc.lot_step, btc.notional_min) == (
+        "BTC/USDT",
+        Decimal("0.01"),
+        Decimal("0.00001"),
+        Decimal(5),
+    )
     assert btc.is_trading
     assert btc.market_lot == Lot(Decimal(0), Decimal(1_000_000), Decimal(0))
     assert (btc.orders_max, btc.algo_orders_max, btc.has_oco, btc.is_notional_min_for_market) == (200, 5, True, True)
@@ -328,9 +353,11 @@ async def test_live_and_rest_trades_are_one_range_of_ids(real: Exchange) -> None
 
 async def test_every_channel_of_the_local_exchange_is_read(real: Exchange) -> None:
     wanted = [
-        *TRADES, Subscription(Channel.QUOTES, "BTCUSDT"), Subscription(Channel.BOOK, "BTCUSDT"),
+        *TRADES,
+        Subscription(Channel.QUOTES, "BTCUSDT"),
+        Subscription(Channel.BOOK, "BTCUSDT"),
         Subscription(Channel.BARS, "BTCUSDT", "1s"),
-    ]  # fmt: skip
+    ]
     found: dict[type, MarketEvent] = {}
     async with asyncio.timeout(20), contextlib.aclosing(real.watch(wanted)) as stream:  # type: ignore[type-var]
         async for batch in stream:
@@ -355,7 +382,8 @@ class Ahead(RealClock):
 async def test_a_bar_that_still_forms_is_not_closed_because_our_clock_is_ahead(peer: Peer, log: CollectingLog) -> None:
     minute_ms = RealClock().now_ns() // (60 * NS) * 60_000  # the minute that forms now, or one that has just ended
     peer.rest = lambda request: [
-        [at, "10", "11", "9", "10", "5", at + 59_999, "50", 3, "0", "0", "0"] for at in (minute_ms - 60_000, minute_ms, minute_ms + 60_000)
+        [at, "10", "11", "9", "10", "5", at + 59_999, "50", 3, "0", "0", "0"]
+        for at in (minute_ms - 60_000, minute_ms, minute_ms + 60_000)
     ]
     settings = Settings(data=Data(rest_url=f"http://{peer.url}", ws_url=f"ws://{peer.url}"))
     exchange = make_exchange("binance", settings=settings, node=None, clock=Ahead(), log=log)

@@ -1,6 +1,7 @@
 """Bybit's REST shows the newest sixty trades and no others: a busy symbol's bars are whole all the same.
 
-The server is ours, written after Bybit's documentation (*documented*); what is collected is held against all of its trades.
+The server is ours, written after Bybit's documentation (*documented*); what is collected is held against all of its
+trades.
 """
 
 from __future__ import annotations
@@ -59,11 +60,16 @@ class Market:
             shown = [trade for trade in TRADES if trade.time_ns <= self.now_ns][-min(int(q["limit"]), 60) :]
             rows = [
                 {
-                    "execId": str(trade.trade_id), "symbol": SYMBOL, "price": str(trade.price), "size": str(trade.quantity),
-                    "side": "Sell" if trade.is_buyer_maker else "Buy", "time": str(trade.time_ns // MS), "isBlockTrade": False,
+                    "execId": str(trade.trade_id),
+                    "symbol": SYMBOL,
+                    "price": str(trade.price),
+                    "size": str(trade.quantity),
+                    "side": "Sell" if trade.is_buyer_maker else "Buy",
+                    "time": str(trade.time_ns // MS),
+                    "isBlockTrade": False,
                 }
                 for trade in reversed(shown)
-            ]  # fmt: skip
+            ]
         else:
             first, last = float(q.get("start", 0)), float(q.get("end", "inf"))
             begun = [bar for bar in truth() if bar.time_ns <= self.now_ns and first <= bar.time_ns // MS <= last]

@@ -94,8 +94,10 @@ ENDS = {
     "kraken, recorded": ("kraken", BTC["kraken"], KRAKEN_BOOK, "1m"),
     "kraken, documented": ("kraken", BTC["kraken"], None, "1m"),
 }
-#: case -> of how many symbols both readers tell (quotes, bars, books). ccxt.pro has no handler for coinbase's candles; of binance's
-#: depth it reads the differences, not the partial books (depth20) that we ask for: these are held against ccxt's reader of REST
+#: case -> of how many symbols both readers tell (quotes, bars, books). ccxt.pro has no handler for coinbase's candles;
+#: of binance's
+#: depth it reads the differences, not the partial books (depth20) that we ask for: these are held against ccxt's reader
+#: of REST
 COMPARED = {
     "binance, recorded": (3, 2, 0),
     "binance's busiest, recorded": (1, 0, 0),
@@ -155,13 +157,17 @@ def test_ccxt_ends_with_the_same_quotes_bars_and_books(case: str) -> None:
         bar = bars[symbol].bar
         assert kept[timeframe][-1] == [bar.time_ns // 1_000_000, bar.open, bar.high, bar.low, bar.close, bar.volume]
     for symbol, book in books.items():
-        for mine, other in ((book.bids, exchange.orderbooks[symbol]["bids"]), (book.asks, exchange.orderbooks[symbol]["asks"])):
+        for mine, other in (
+            (book.bids, exchange.orderbooks[symbol]["bids"]),
+            (book.asks, exchange.orderbooks[symbol]["asks"]),
+        ):
             assert mine
             assert [[float(price), float(size)] for price, size in mine] == [level[:2] for level in other[: len(mine)]]
 
 
 def test_every_channel_that_ccxt_reads_is_compared() -> None:
-    """Some case of each exchange compares each channel, with no recording at hand too; coinbase's candles no ccxt reads."""
+    """Some case of each exchange compares each channel, with no recording at hand too; coinbase's candles no ccxt
+    reads."""
     for name in WIRES:
         documented = COMPARED[f"{name}, documented"]
         assert documented == (1, 0 if name == "coinbase" else 1, 1)

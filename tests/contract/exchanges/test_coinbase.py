@@ -27,15 +27,26 @@ from tests.support.recorded_peer import Agreeing, RecordedPeer, serving
 
 START_S = 1_786_309_500
 PRODUCT = {
-    "product_id": "BTC-USD", "base_increment": "0.00000001", "quote_increment": "0.01", "quote_min_size": "1",
-    "base_min_size": "0.00000001", "base_max_size": "3400", "is_disabled": False, "status": "online", "trading_disabled": False,
-    "quote_currency_id": "USD", "base_currency_id": "BTC", "price_increment": "0.01", "product_type": "SPOT",
-}  # fmt: skip
+    "product_id": "BTC-USD",
+    "base_increment": "0.00000001",
+    "quote_increment": "0.01",
+    "quote_min_size": "1",
+    "base_min_size": "0.00000001",
+    "base_max_size": "3400",
+    "is_disabled": False,
+    "status": "online",
+    "trading_disabled": False,
+    "quote_currency_id": "USD",
+    "base_currency_id": "BTC",
+    "price_increment": "0.01",
+    "product_type": "SPOT",
+}
 WANTED = [Subscription(c, s, "5m" if c is Channel.BARS else "") for c in Channel for s in ("BTC-USD", "ETH-USD")]
 
 
 class Market:
-    """Trades as Coinbase tells them: of a stretch of whole seconds the newest, newest first; candles only where traded."""
+    """Trades as Coinbase tells them: of a stretch of whole seconds the newest, newest first; candles only where
+    traded."""
 
     def __init__(self, trades: list[tuple[int, int]]) -> None:
         self.trades = trades  # (id, ms)
@@ -45,16 +56,34 @@ class Market:
             return {"products": [PRODUCT, {"product_id": "ODD-USD"}]}
         start, end = int(query.get("start", 0)), int(query.get("end", 10**12))
         if path.endswith("/candles"):
-            seconds = sorted({ms // 1000 // 60 * 60 for _, ms in self.trades if start <= ms // 1000 // 60 * 60 <= end}, reverse=True)
+            seconds = sorted(
+                {ms // 1000 // 60 * 60 for _, ms in self.trades if start <= ms // 1000 // 60 * 60 <= end}, reverse=True
+            )
             assert len(seconds) <= int(query["limit"]) <= 350
-            return {"candles": [{"start": str(s), "low": "1", "high": "3.5", "open": "2", "close": "2.25", "volume": "1.5"} for s in seconds]}
+            return {
+                "candles": [
+                    {"start": str(s), "low": "1", "high": "3.5", "open": "2", "close": "2.25", "volume": "1.5"}
+                    for s in seconds
+                ]
+            }
         mine = [trade for trade in self.trades if start * 1000 <= trade[1] <= end * 1000]
-        return {"trades": [_row(*trade) for trade in mine[::-1][: int(query["limit"])]], "best_bid": "1", "best_ask": "2"}
+        return {
+            "trades": [_row(*trade) for trade in mine[::-1][: int(query["limit"])]],
+            "best_bid": "1",
+            "best_ask": "2",
+        }
 
 
 def _row(number: int, ms: int) -> dict[str, str]:
     when = datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}Z"
-    return {"trade_id": str(number), "product_id": "BTC-USD", "price": "2.50", "size": "0.1", "time": when, "side": "BUY"}
+    return {
+        "trade_id": str(number),
+        "product_id": "BTC-USD",
+        "price": "2.50",
+        "size": "0.1",
+        "time": when,
+        "side": "BUY",
+    }
 
 
 def trade(number: int, ms: int) -> PublicTrade:
@@ -76,12 +105,18 @@ async def coinbase(peer: RecordedPeer, log: CollectingLog) -> AsyncIterator[Coin
     await made.close()
 
 
-async def test_documented_instruments_are_exact(coinbase: CoinbaseExchange, peer: RecordedPeer, log: CollectingLog) -> None:
+async def test_documented_instruments_are_exact(
+    coinbase: CoinbaseExchange, peer: RecordedPeer, log: CollectingLog
+) -> None:
     peer.rest = Market([]).rest
     (btc,) = await coinbase.instruments()
     assert (btc.symbol, btc.name, btc.tick, btc.lot_step, btc.qty_max) == (
-        "BTC-USD", "BTC/USD", Decimal("0.01"), Decimal("1E-8"), Decimal(3400),
-    )  # fmt: skip
+        "BTC-USD",
+        "BTC/USD",
+        Decimal("0.01"),
+        Decimal("1E-8"),
+        Decimal(3400),
+    )
     assert btc.is_trading
     assert "instrument.broken" in log.events("warning")
 
@@ -91,7 +126,9 @@ async def test_documented_bars_over_silences_are_found(coinbase: CoinbaseExchang
     peer.rest = Market([(n, (START_S + minute * 60) * 1000) for n, minute in enumerate(minutes)]).rest
     whole = [Bar("coinbase", "BTC-USD", "1m", (START_S + m * 60) * NS, 2.0, 3.5, 1.0, 2.25, 1.5) for m in minutes[:-1]]
     assert await coinbase.fetch_bars("BTC-USD", "1m", START_S * NS, 350) == whole
-    assert await coinbase.fetch_bars("BTC-USD", "1m", (START_S + 120) * NS, 5) == whole[2:3]  # five empty stretches before it
+    assert (
+        await coinbase.fetch_bars("BTC-USD", "1m", (START_S + 120) * NS, 5) == whole[2:3]
+    )  # five empty stretches before it
     assert await coinbase.fetch_bars("BTC-USD", "1m", None, 2) == whole[3:]
     assert await coinbase.fetch_bars("BTC-USD", "1m", START_S * NS, 9, until_ns=(START_S + 120) * NS) == whole[:2]
     assert await coinbase.fetch_bars("BTC-USD", "1m", (START_S + 3600) * NS, 9) == []
@@ -106,14 +143,22 @@ async def test_documented_trades_of_a_busy_stretch_are_whole(coinbase: CoinbaseE
     found: list[PublicTrade] = []
     while not found or found[-1].trade_id < 2399:
         since_ns = found[-1].time_ns if found else START_S * NS
-        found += [t for t in await coinbase.fetch_trades("BTC-USD", from_id=None, since_ns=since_ns, limit=1000) if t not in found[-2:]]
+        found += [
+            t
+            for t in await coinbase.fetch_trades("BTC-USD", from_id=None, since_ns=since_ns, limit=1000)
+            if t not in found[-2:]
+        ]
     assert found == [trade(*row) for row in rows]
-    assert await coinbase.fetch_trades("BTC-USD", from_id=None, since_ns=None, limit=2) == [trade(*row) for row in rows[-2:]]
+    assert await coinbase.fetch_trades("BTC-USD", from_id=None, since_ns=None, limit=2) == [
+        trade(*row) for row in rows[-2:]
+    ]
 
 
 async def test_documented_trades_after_a_long_silence_are_found(coinbase: CoinbaseExchange, peer: RecordedPeer) -> None:
     peer.rest = Market([(1, START_S * 1000), (2, (START_S + 3000) * 1000)]).rest
-    assert await coinbase.fetch_trades("BTC-USD", from_id=None, since_ns=(START_S + 1) * NS, limit=9) == [trade(2, (START_S + 3000) * 1000)]
+    assert await coinbase.fetch_trades("BTC-USD", from_id=None, since_ns=(START_S + 1) * NS, limit=9) == [
+        trade(2, (START_S + 3000) * 1000)
+    ]
     assert await coinbase.fetch_trades("BTC-USD", from_id=None, since_ns=(START_S + 3001) * NS, limit=9) == []
 
 
@@ -136,14 +181,18 @@ async def test_a_second_of_which_it_cannot_tell_all_is_said(coinbase: CoinbaseEx
     ],
     ids=["html", "502", "429", "no-list", "no-row"],
 )
-async def test_whose_fault_a_rest_answer_is(coinbase: CoinbaseExchange, peer: RecordedPeer, answer: Any, error: type[FksError]) -> None:
+async def test_whose_fault_a_rest_answer_is(
+    coinbase: CoinbaseExchange, peer: RecordedPeer, answer: Any, error: type[FksError]
+) -> None:
     peer.rest = lambda path, query: answer
     with pytest.raises(error):
         await coinbase.fetch_bars("BTC-USD", "1m", None, 5)
 
 
 @pytest.mark.skipif(not COINBASE.exists(), reason="no data set here")
-async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(coinbase: CoinbaseExchange, peer: RecordedPeer) -> None:
+async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(
+    coinbase: CoinbaseExchange, peer: RecordedPeer
+) -> None:
     peer.frames, peer.frames_after = [frame for _, frame in frames_of(COINBASE)], 5
     wire = CoinbaseWire()
     wire.hello(WANTED)
@@ -161,7 +210,9 @@ async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(coinb
     assert {PublicTrade, BarSeen, Quote, Book} <= kinds
     assert not {Gone, Suspect} & kinds
     sent = {(said["channel"], tuple(said.get("product_ids", ()))) for said in peer.said}
-    assert sent == {(name, ("BTC-USD", "ETH-USD")) for name in ("market_trades", "candles", "ticker", "level2")} | {("heartbeats", ())}
+    assert sent == {(name, ("BTC-USD", "ETH-USD")) for name in ("market_trades", "candles", "ticker", "level2")} | {
+        ("heartbeats", ())
+    }
 
 
 # ── the wire alone ───────────────────────────────────────────────────────────────────────────────
@@ -198,6 +249,7 @@ def test_documented_a_refusal_is_told_and_the_others_stand() -> None:
     stands: list[Any] = []
     for number, names in enumerate(('"ticker":["BTC-USD"]', '"ticker":["BTC-USD"],"heartbeats":["heartbeats"]')):
         stands += wire.receive(
-            f'{{"channel":"subscriptions","sequence_num":{number},"timestamp":"","events":[{{"subscriptions":{{{names}}}}}]}}'.encode(), 0
+            f'{{"channel":"subscriptions","sequence_num":{number},"timestamp":"","events":[{{"subscriptions":{{{names}}}}}]}}'.encode(),
+            0,
         )
     assert len(stands) == 1

@@ -1,4 +1,5 @@
-"""The collector over an exchange of the long tail: a market that goes on, a connection that is cut, and everything is there once.
+"""The collector over an exchange of the long tail: a market that goes on, a connection that is cut, and everything is
+there once.
 
 The market speaks OKX's documented wire, on both of its sockets and by REST.
 """
@@ -36,11 +37,18 @@ async def peer() -> AsyncIterator[Peer]:
         yield running_
 
 
-async def test_okx_is_collected_through_a_cut(peer: Peer, market: Market, database: Database, bus: Bus, log: CollectingLog) -> None:
+async def test_okx_is_collected_through_a_cut(
+    peer: Peer, market: Market, database: Database, bus: Bus, log: CollectingLog
+) -> None:
     data = Data(
-        exchange="okx", symbols=("BTC-USDT",), timeframes=("1s", "1m"), rest_url=f"http://{peer.url}", ws_url=f"ws://{peer.url}",
-        backfill_bars=0, stale_min_s=2.0,
-    )  # fmt: skip
+        exchange="okx",
+        symbols=("BTC-USDT",),
+        timeframes=("1s", "1m"),
+        rest_url=f"http://{peer.url}",
+        ws_url=f"ws://{peer.url}",
+        backfill_bars=0,
+        stale_min_s=2.0,
+    )
     settings = Settings(data=data)
     clock = RealClock()
     exchange = make_exchange("okx", settings=settings, node=None, clock=clock, log=log)

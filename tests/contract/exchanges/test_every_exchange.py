@@ -1,7 +1,7 @@
 """What every exchange module must do, over real sockets, against a small server that plays its tape.
 
-Numbered like the adapters' cards: X-1x the module, X-2x REST, X-3x live, X-4x trouble. A new module gets a tape and a case in
-tests/support/exchange_cases.py; the name of each test says whether the tape is *recorded* or *documented*.
+Numbered like the adapters' cards: X-1x the module, X-2x REST, X-3x live, X-4x trouble. A new module gets a tape and a
+case in tests/support/exchange_cases.py; the name of each test says whether the tape is *recorded* or *documented*.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def purse() -> Purse:
 
 
 @contextlib.asynccontextmanager
-async def opened(case: Case, url: str, log: CollectingLog, purse: Purse | None = None, **data: Any) -> AsyncIterator[Exchange]:
+async def opened(
+    case: Case, url: str, log: CollectingLog, purse: Purse | None = None, **data: Any
+) -> AsyncIterator[Exchange]:
     settings = Settings(data=Data(endpoints=(f"{case.name} http://{url} ws://{url}",), **{**case.settings, **data}))
     clock = TapeClock(case.present_ns - RealClock().now_ns())
     exchange: Exchange
@@ -128,7 +130,9 @@ def of(case: Case, channel: Channel) -> tuple[Subscription, ...]:
 
 
 def test_x10_folder_registry_tapes_and_cases_agree() -> None:
-    modules = {module.name for module in pkgutil.iter_modules(fks.exchanges.__path__) if not module.name.startswith("_")}
+    modules = {
+        module.name for module in pkgutil.iter_modules(fks.exchanges.__path__) if not module.name.startswith("_")
+    }
     assert modules - {"base", "registry"} == set(EXCHANGES)
     assert set(EXCHANGES) == set(ALL) - {"template"}
     tapes = {folder.name for folder in TAPES.iterdir() if folder.is_dir()}
@@ -153,14 +157,21 @@ async def test_x11_it_says_what_it_is_and_dials_nothing_by_being_made(name: str,
         assert made.traits.calendar in exchange_calendars.get_calendar_names()
 
 
-async def test_x20_the_listing_is_exact_and_a_broken_row_is_left_out(case: Case, exchange: Exchange, log: CollectingLog) -> None:
+async def test_x20_the_listing_is_exact_and_a_broken_row_is_left_out(
+    case: Case, exchange: Exchange, log: CollectingLog
+) -> None:
     found = {item.symbol: item for item in await exchange.instruments()}
     symbol, name, tick, step, smallest = case.instrument
     assert (found[symbol].name, found[symbol].tick, found[symbol].lot_step, found[symbol].qty_min) == (
-        name, Decimal(tick), Decimal(step), Decimal(smallest),
-    )  # fmt: skip
+        name,
+        Decimal(tick),
+        Decimal(step),
+        Decimal(smallest),
+    )
     assert found[symbol].is_trading
-    assert [item.symbol for item in found.values() if not item.is_trading] == [next(s for s in found if s.startswith("OLD"))]
+    assert [item.symbol for item in found.values() if not item.is_trading] == [
+        next(s for s in found if s.startswith("OLD"))
+    ]
     assert len(found) == 2
     assert log.events("warning") == ["instrument.broken"]
 
@@ -179,7 +190,9 @@ async def test_x20_whatever_stands_in_a_listing_the_rest_of_it_is_read(
     assert log.events("warning") == ["instrument.broken"] * (1 + len(odd))
 
 
-async def test_x21_bars_are_exact_closed_oldest_first_and_within_what_was_asked(case: Case, exchange: Exchange, peer: Peer) -> None:
+async def test_x21_bars_are_exact_closed_oldest_first_and_within_what_was_asked(
+    case: Case, exchange: Exchange, peer: Peer
+) -> None:
     start_ns = case.bars[0].time_ns
     assert await exchange.fetch_bars(case.symbol, "1m", None, 10) == list(case.bars)
     last = await exchange.fetch_bars(case.symbol, "1m", None, 2)  # one of two may be the one that is not over
@@ -218,7 +231,12 @@ async def test_x26_leave_to_dial_is_paid_for(case: Case, exchange: Exchange, pee
         (lambda r: web.Response(text="<html>busy</html>", content_type="text/html"), (PeerError, OutageError)),
         (lambda r: web.Response(status=502, text="<html>bad gateway</html>"), OutageError),
         (lambda r: web.json_response(["not", "an", "object"]), PeerError),
-        (lambda r: web.json_response({"result": {"list": [{}]}, "data": [{}], "results": [{}], "code": "0", "retCode": 0}), (PeerError, InputError)),
+        (
+            lambda r: web.json_response(
+                {"result": {"list": [{}]}, "data": [{}], "results": [{}], "code": "0", "retCode": 0}
+            ),
+            (PeerError, InputError),
+        ),
     ],
     ids=["html", "502", "wrong-shape", "empty-row"],
 )
@@ -241,7 +259,9 @@ async def test_x25_who_asked_too_much_leaves_the_exchange_alone(
     if status == 200 and not case.too_much:
         pytest.skip(f"{case.name} says it by the status alone")
     headers = {"Retry-After": retry_after}
-    peer.rest = lambda request: web.Response(status=status, text=words, headers=headers, content_type="application/json")
+    peer.rest = lambda request: web.Response(
+        status=status, text=words, headers=headers, content_type="application/json"
+    )
     with pytest.raises(OutageError):
         await exchange.fetch_trades(case.symbol, from_id=None, since_ns=None, limit=10)
     assert len(peer.asked) == 1
@@ -281,7 +301,9 @@ async def test_x31_what_nobody_knows_is_counted_and_survived(case: Case, exchang
     assert any("brandNew" in name for name in unknown)
 
 
-async def test_x32_what_cannot_be_is_quarantined_and_told_as_missing(case: Case, exchange: Exchange, peer: Peer) -> None:
+async def test_x32_what_cannot_be_is_quarantined_and_told_as_missing(
+    case: Case, exchange: Exchange, peer: Peer
+) -> None:
     async with listening(exchange, of(case, Channel.TRADES)) as listener:
         await peer.say("malformed")
         await listener.until(Gone)
@@ -297,14 +319,20 @@ async def test_x32_what_cannot_be_is_quarantined_and_told_as_missing(case: Case,
     assert exchange.tally.suspects == len(suspects)  # type: ignore[attr-defined]
 
 
-async def test_x33_what_it_does_not_stream_is_refused_before_it_dials(case: Case, exchange: Exchange, peer: Peer) -> None:
+async def test_x33_what_it_does_not_stream_is_refused_before_it_dials(
+    case: Case, exchange: Exchange, peer: Peer
+) -> None:
     with pytest.raises(InputError):
         await anext(exchange.watch([case.not_streamed]))
     assert peer.dialled == []
 
 
-@pytest.mark.parametrize("frames", [("1s", "1m", "5m", "1h"), ("1m", "1d"), ("5m", "15m"), ("1h",), ("1d",)], ids="-".join)
-async def test_x35_what_a_collector_subscribes_it_streams(case: Case, exchange: Exchange, frames: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "frames", [("1s", "1m", "5m", "1h"), ("1m", "1d"), ("5m", "15m"), ("1h",), ("1d",)], ids="-".join
+)
+async def test_x35_what_a_collector_subscribes_it_streams(
+    case: Case, exchange: Exchange, frames: tuple[str, ...]
+) -> None:
     """Whatever timeframes an asset is collected in, also where the exchange streams fewer than its REST has."""
     asset = Asset(case.name, case.symbol, frames, channels=("trades", "quotes", "book"))
     exchange.wire().hello(subscriptions(asset, frames, exchange))  # type: ignore[attr-defined]
@@ -322,8 +350,12 @@ async def test_x34_leaving_drops_the_socket_and_several_may_be_open(case: Case, 
         await listener.until(PublicTrade, count=len(case.live["trade"]))
 
 
-async def test_x36_one_symbol_leaves_and_the_others_of_its_socket_stand(case: Case, exchange: Exchange, peer: Peer) -> None:
-    left = tuple(replace(item, symbol=case.symbol.replace("BTC", "ETH").replace("AAPL", "MSFT")) for item in case.wanted)
+async def test_x36_one_symbol_leaves_and_the_others_of_its_socket_stand(
+    case: Case, exchange: Exchange, peer: Peer
+) -> None:
+    left = tuple(
+        replace(item, symbol=case.symbol.replace("BTC", "ETH").replace("AAPL", "MSFT")) for item in case.wanted
+    )
     async with listening(exchange, (*case.wanted, *left)) as listener:
         before, dialled = len(peer.said), len(peer.dialled)
         exchange.leave([*left, Subscription(Channel.TRADES, "NOBODY-HAS-IT")])
@@ -378,7 +410,8 @@ async def test_x41_nobody_there_is_an_outage(case: Case, log: CollectingLog) -> 
 async def test_x43_who_never_answers_is_an_outage(
     case: Case, exchange: Exchange, peer: Peer, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the dial nor the subscriptions are waited for without end: a collector has no watch of its own for that."""
+    """Neither the dial nor the subscriptions are waited for without end: a collector has no watch of its own for
+    that."""
     peer.deaf_to = what
     monkeypatch.setattr(socket, "DIAL_S", 1.0)
     async with asyncio.timeout(20):
@@ -399,7 +432,9 @@ async def test_x42_a_key_is_in_no_address_log_or_error(name: str, log: Collectin
                 await exchange.fetch_bars(case.symbol, "1m", None, 2)
         assert any(KEY in text for text in peer.said)  # it was shown, in a message
         addresses = [asked.address for asked in peer.asked] + peer.dialled
-        assert KEY not in " ".join([*addresses, str(refused.value), repr(exchange), repr(log.lines), repr(listener.events)])
+        assert KEY not in " ".join(
+            [*addresses, str(refused.value), repr(exchange), repr(log.lines), repr(listener.events)]
+        )
         with pytest.raises(ConfigError):
             async with opened(case, peer.url, log, **{KEYS[name]: None}):
                 pass  # pragma: no cover

@@ -26,9 +26,17 @@ from tests.support.recorded_peer import Agreeing, RecordedPeer, serving
 
 START_S = 1_762_776_960
 PAIR = {
-    "altname": "XBTUSDT", "wsname": "XBT/USDT", "base": "XXBT", "quote": "USDT", "pair_decimals": 1, "lot_decimals": 8,
-    "ordermin": "0.00005", "costmin": "0.5", "tick_size": "0.1", "status": "online",
-}  # fmt: skip
+    "altname": "XBTUSDT",
+    "wsname": "XBT/USDT",
+    "base": "XXBT",
+    "quote": "USDT",
+    "pair_decimals": 1,
+    "lot_decimals": 8,
+    "ordermin": "0.00005",
+    "costmin": "0.5",
+    "tick_size": "0.1",
+    "status": "online",
+}
 CANDLES = [
     [START_S, "106000.1", "106050.0", "105990.0", "106038.2", "106010.0", "1.50000000", 12],
     [START_S + 60, "106038.2", "106038.2", "106038.2", "106038.2", "0.0", "0.00000000", 0],
@@ -41,7 +49,10 @@ TRADES = """{"error":[],"result":{"XBTUSDT":[["105433.60000","0.00027625",176279
 def rest(path: str, query: dict[str, str]) -> Any:
     if path.endswith("AssetPairs"):
         odd = {"altname": "ODD"}
-        return {"error": [], "result": {"XBTUSDT": PAIR, "ODD": odd, "XDGUSD": {**PAIR, "altname": "XDGUSD", "wsname": "XDG/USD"}}}
+        return {
+            "error": [],
+            "result": {"XBTUSDT": PAIR, "ODD": odd, "XDGUSD": {**PAIR, "altname": "XDGUSD", "wsname": "XDG/USD"}},
+        }
     if path.endswith("OHLC"):
         return {"error": [], "result": {"XBTUSDT": CANDLES, "last": START_S + 60}}
     return web.Response(text=TRADES, content_type="application/json")
@@ -52,9 +63,20 @@ def answers(said: dict[str, Any]) -> list[dict[str, Any]]:
         return [{"method": "pong", "req_id": said["req_id"]}]
     channel = said["params"]["channel"]
     return [
-        {"method": "subscribe", "success": True, "req_id": said["req_id"], "result": {"channel": channel, "symbol": symbol}}
+        {
+            "method": "subscribe",
+            "success": True,
+            "req_id": said["req_id"],
+            "result": {"channel": channel, "symbol": symbol},
+        }
         if symbol != "NO/NE"
-        else {"method": "subscribe", "success": False, "req_id": said["req_id"], "error": "Currency pair not supported", "symbol": symbol}
+        else {
+            "method": "subscribe",
+            "success": False,
+            "req_id": said["req_id"],
+            "error": "Currency pair not supported",
+            "symbol": symbol,
+        }
         for symbol in said["params"]["symbol"]
     ]
 
@@ -88,12 +110,17 @@ async def test_documented_instruments_have_the_names_of_v2(kraken: KrakenExchang
     assert set(found) == {"BTC/USDT", "DOGE/USD"}
     btc = found["BTC/USDT"]
     assert (btc.tick, btc.lot_step, btc.qty_min, btc.notional_min) == (
-        Decimal("0.1"), Decimal("1E-8"), Decimal("0.00005"), Decimal("0.5"),
-    )  # fmt: skip
+        Decimal("0.1"),
+        Decimal("1E-8"),
+        Decimal("0.00005"),
+        Decimal("0.5"),
+    )
     assert "instrument.broken" in log.events("warning")
 
 
-async def test_documented_bars_are_closed_and_empty_ones_are_flagged(kraken: KrakenExchange, peer: RecordedPeer) -> None:
+async def test_documented_bars_are_closed_and_empty_ones_are_flagged(
+    kraken: KrakenExchange, peer: RecordedPeer
+) -> None:
     bars = await kraken.fetch_bars("BTC/USDT", "1m", START_S * NS, 10)
     assert bars == [
         Bar("kraken", "BTC/USDT", "1m", START_S * NS, 106000.1, 106050.0, 105990.0, 106038.2, 1.5, 12),
@@ -107,7 +134,9 @@ async def test_documented_bars_are_closed_and_empty_ones_are_flagged(kraken: Kra
 async def test_documented_trades_are_exact_to_the_microsecond(kraken: KrakenExchange, peer: RecordedPeer) -> None:
     found = await kraken.fetch_trades("BTC/USDT", from_id=None, since_ns=1762795433971744000, limit=10)
     assert found == [
-        PublicTrade("kraken", "BTC/USDT", 10218208, 1762795433971744000, Decimal("105433.6"), Decimal("0.00027625"), False),
+        PublicTrade(
+            "kraken", "BTC/USDT", 10218208, 1762795433971744000, Decimal("105433.6"), Decimal("0.00027625"), False
+        ),
         PublicTrade("kraken", "BTC/USDT", 10218209, 1762795457846737000, Decimal("105410.1"), Decimal("0.00005"), True),
     ]
     assert str(found[0].price) == "105433.60000"
@@ -125,7 +154,10 @@ async def test_documented_trades_are_exact_to_the_microsecond(kraken: KrakenExch
         ({"error": ["EQuery:Unknown asset pair"]}, InputError),
         ({"error": [], "result": {"XBTUSDT": [["x"]], "last": 1}}, PeerError),
         ({"error": [], "result": {"XBTUSDT": []}}, PeerError),
-        ({"error": [], "result": {"XBTUSDT": [[START_S, "1", "cheap", "1", "1", "1", "1", 1]], "last": START_S}}, PeerError),
+        (
+            {"error": [], "result": {"XBTUSDT": [[START_S, "1", "cheap", "1", "1", "1", "1", 1]], "last": START_S}},
+            PeerError,
+        ),
     ],
     ids=["html", "520", "rate", "unavailable", "symbol", "no-row", "no-last", "no-number"],
 )
@@ -157,9 +189,15 @@ async def test_what_it_has_not_is_an_input_error(kraken: KrakenExchange, call: t
         await kraken.fetch_trades("BTC/USDT", from_id=1, since_ns=None, limit=5)
 
 
-async def test_documented_subscriptions_a_refused_one_leaves_the_others(kraken: KrakenExchange, peer: RecordedPeer) -> None:
+async def test_documented_subscriptions_a_refused_one_leaves_the_others(
+    kraken: KrakenExchange, peer: RecordedPeer
+) -> None:
     wanted = [Subscription(Channel.TRADES, symbol) for symbol in ("BTC/USD", "NO/NE")]
-    wanted += [Subscription(Channel.BARS, "BTC/USD", "5m"), Subscription(Channel.QUOTES, "BTC/USD"), Subscription(Channel.BOOK, "BTC/USD")]
+    wanted += [
+        Subscription(Channel.BARS, "BTC/USD", "5m"),
+        Subscription(Channel.QUOTES, "BTC/USD"),
+        Subscription(Channel.BOOK, "BTC/USD"),
+    ]
     events = await heard(kraken, wanted, 1)
     assert [(type(event), getattr(event, "symbol", "")) for event in events] == [(Suspect, "NO/NE")]
     assert [said["params"] for said in peer.said if said["method"] == "subscribe"] == [
@@ -178,20 +216,34 @@ async def test_recorded_books_arrive(kraken: KrakenExchange, peer: RecordedPeer)
     for frame in peer.frames:
         last = wire.receive(frame, 0)[0]
     assert isinstance(last, Book)
-    async with asyncio.timeout(10), contextlib.aclosing(kraken.watch([Subscription(Channel.BOOK, "BTC/USD")])) as stream:  # type: ignore[type-var]
+    async with (
+        asyncio.timeout(10),
+        contextlib.aclosing(kraken.watch([Subscription(Channel.BOOK, "BTC/USD")])) as stream,
+    ):  # type: ignore[type-var]
         async for batch in stream:  # they conflate: the last one is what counts
             assert all(isinstance(event, Book) for event in batch)
-            if any(isinstance(event, Book) and (event.bids, event.asks, event.time_ns) == (last.bids, last.asks, last.time_ns) for event in batch):
+            if any(
+                isinstance(event, Book)
+                and (event.bids, event.asks, event.time_ns) == (last.bids, last.asks, last.time_ns)
+                for event in batch
+            ):
                 break
 
 
 # ── the wire alone ───────────────────────────────────────────────────────────────────────────────
 def traded(*ids: int) -> bytes:
     rows = [
-        {"symbol": "BTC/USD", "side": "buy", "price": 1.5, "qty": 2.0, "ord_type": "limit", "trade_id": id_,
-         "timestamp": "2025-10-06T17:35:55.440295Z"}
+        {
+            "symbol": "BTC/USD",
+            "side": "buy",
+            "price": 1.5,
+            "qty": 2.0,
+            "ord_type": "limit",
+            "trade_id": id_,
+            "timestamp": "2025-10-06T17:35:55.440295Z",
+        }
         for id_ in ids
-    ]  # fmt: skip
+    ]
     return json.dumps({"channel": "trade", "type": "update", "data": rows}, separators=(",", ":")).encode()
 
 
@@ -218,7 +270,11 @@ def test_documented_ids_a_jump_is_gone_and_a_repetition_is_not() -> None:
 def test_documented_a_bar_is_over_when_the_next_one_begins() -> None:
     wire = KrakenWire()
     wire.hello([Subscription(Channel.BARS, "BTC/USD", "1m")])
-    seen = [event for frame in (candle(1, 1), candle(1, 2), candle(2, 0, "0.0"), candle(1, 3)) for event in wire.receive(frame, 0)]
+    seen = [
+        event
+        for frame in (candle(1, 1), candle(1, 2), candle(2, 0, "0.0"), candle(1, 3))
+        for event in wire.receive(frame, 0)
+    ]
     assert [
         (event.is_closed, event.bar.trades, event.bar.is_empty) if isinstance(event, BarSeen) else event.trades
         for event in seen

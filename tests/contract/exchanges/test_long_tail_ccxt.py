@@ -1,4 +1,5 @@
-"""A second opinion on shapes that nobody here has recorded: ccxt.pro's handlers, which others run, read our tapes of bybit and okx."""
+"""A second opinion on shapes that nobody here has recorded: ccxt.pro's handlers, which others run, read our tapes of
+bybit and okx."""
 
 from __future__ import annotations
 
@@ -42,10 +43,20 @@ def theirs(name: str, what: str) -> Any:
     """Return ccxt's exchange after it has handled the tape's messages of one kind."""
     kind, _, url = READERS[name]
     exchange, client = kind(), Client(url, {"books5:BTC/USDT": True})  # without it ccxt drops okx's books
-    market = exchange.safe_market_structure({
-        "id": CASES[name].symbol, "symbol": "BTC/USDT", "base": "BTC", "quote": "USDT", "baseId": "BTC", "quoteId": "USDT",
-        "type": "spot", "spot": True, "active": True, "precision": {"amount": 1e-8, "price": 1e-8},
-    })  # fmt: skip
+    market = exchange.safe_market_structure(
+        {
+            "id": CASES[name].symbol,
+            "symbol": "BTC/USDT",
+            "base": "BTC",
+            "quote": "USDT",
+            "baseId": "BTC",
+            "quoteId": "USDT",
+            "type": "spot",
+            "spot": True,
+            "active": True,
+            "precision": {"amount": 1e-8, "price": 1e-8},
+        }
+    )
     exchange.markets, exchange.symbols, exchange.ids = {"BTC/USDT": market}, ["BTC/USDT"], [market["id"]]
     exchange.markets_by_id = {market["id"]: [market]}
     for text in CASES[name].tape.frames[what]:
@@ -62,11 +73,17 @@ def ours(name: str, what: str) -> list[Any]:
 async def test_trades(name: str) -> None:
     told = [
         PublicTrade(
-            name, CASES[name].symbol, int(row["id"]), row["timestamp"] * MS, Decimal(str(row["price"])), Decimal(str(row["amount"])),
-            is_buyer_maker=row["side"] == "sell", received_ns=1,  # ccxt's side is the taker's
+            name,
+            CASES[name].symbol,
+            int(row["id"]),
+            row["timestamp"] * MS,
+            Decimal(str(row["price"])),
+            Decimal(str(row["amount"])),
+            is_buyer_maker=row["side"] == "sell",
+            received_ns=1,  # ccxt's side is the taker's
         )
         for row in theirs(name, "trade").trades["BTC/USDT"]
-    ]  # fmt: skip
+    ]
     assert len(told) == 2
     assert ours(name, "trade") == told
 
@@ -86,9 +103,13 @@ async def test_books(name: str) -> None:
 
 async def test_rest_trades_and_listing(name: str) -> None:
     kind = READERS[name][0]
-    path = {"bybit": ("/v5/market/recent-trade", "result", "list"), "okx": ("/api/v5/market/history-trades", "data")}[name]
+    path = {"bybit": ("/v5/market/recent-trade", "result", "list"), "okx": ("/api/v5/market/history-trades", "data")}[
+        name
+    ]
     found: Any = json.loads(CASES[name].tape.http[path[0]][1])
     for key in path[1:]:
         found = found[key]
-    told = sorted((int(row["id"]), row["timestamp"] * MS, row["side"] == "sell") for row in (kind().parse_trade(r) for r in found))
+    told = sorted(
+        (int(row["id"]), row["timestamp"] * MS, row["side"] == "sell") for row in (kind().parse_trade(r) for r in found)
+    )
     assert told == [(trade.trade_id, trade.time_ns, trade.is_buyer_maker) for trade in CASES[name].trades]

@@ -1,7 +1,8 @@
-"""Reading forward through histories that are told backwards: bybit, okx and polygon against servers that keep their rules.
+"""Reading forward through histories that are told backwards: bybit, okx and polygon against servers that keep their
+rules.
 
-The servers are ours, written after the exchanges' documentation (*documented*): what is tested is that any range asked for
-comes whole, once, oldest first, whatever the page size, the holes between ids or the length of the history.
+The servers are ours, written after the exchanges' documentation (*documented*): what is tested is that any range asked
+for comes whole, once, oldest first, whatever the page size, the holes between ids or the length of the history.
 """
 
 from __future__ import annotations
@@ -70,9 +71,12 @@ class Okx:
         if request.path.endswith("history-trades"):
             after = int(q["after"]) if "after" in q else None
             by_time = q.get("type") == "2"
-            rows = self.trades.below(number=None if by_time else after, time_ms=after if by_time else None, limit=min(limit, 100))
+            rows = self.trades.below(
+                number=None if by_time else after, time_ms=after if by_time else None, limit=min(limit, 100)
+            )
             data: list[Any] = [
-                {"instId": "BTC-USDT", "tradeId": str(n), "ts": str(t), "px": "1.5", "sz": "1", "side": "buy"} for n, t in rows
+                {"instId": "BTC-USDT", "tradeId": str(n), "ts": str(t), "px": "1.5", "sz": "1", "side": "buy"}
+                for n, t in rows
             ]
         else:
             is_recent = request.path.endswith("/candles")
@@ -92,7 +96,10 @@ def polygon(request: web.Request) -> web.Response:
     first, last = (float(part) for part in request.path.rsplit("/", 2)[1:])
     times = bars_between(first, last)
     times = times if request.query["sort"] == "desc" else times[::-1]
-    rows = [{"t": t, "o": 1, "h": 2, "l": 0.5, "c": 1.5, "v": t % 1000 + 1, "n": 3} for t in times[: int(request.query["limit"])]]
+    rows = [
+        {"t": t, "o": 1, "h": 2, "l": 0.5, "c": 1.5, "v": t % 1000 + 1, "n": 3}
+        for t in times[: int(request.query["limit"])]
+    ]
     return web.json_response({"status": "OK", "results": rows})
 
 
@@ -123,14 +130,18 @@ async def exchange(peer: Peer, log: CollectingLog) -> AsyncIterator[Exchange]:
 
 @pytest.mark.parametrize("first", [0, 7, 700, 1990])
 @pytest.mark.parametrize("limit", [1, 5, 450])
-async def test_bars_from_a_moment_on_are_the_first_ones_not_the_newest(peer: Peer, exchange: Exchange, first: int, limit: int) -> None:
+async def test_bars_from_a_moment_on_are_the_first_ones_not_the_newest(
+    peer: Peer, exchange: Exchange, first: int, limit: int
+) -> None:
     start = NEW_YEAR + first * MINUTE
     found = await exchange.fetch_bars(peer.case.symbol, "1m", start, limit)
     assert [bar.time_ns for bar in found] == [start + i * MINUTE for i in range(min(limit, COUNT - first))]
     assert all(bar.volume == bar.time_ns // MS % 1000 + 1 for bar in found)
 
 
-async def test_bars_of_a_range_stop_before_its_end_and_begin_on_the_next_whole_one(peer: Peer, exchange: Exchange) -> None:
+async def test_bars_of_a_range_stop_before_its_end_and_begin_on_the_next_whole_one(
+    peer: Peer, exchange: Exchange
+) -> None:
     start, end = NEW_YEAR + 10 * MINUTE + 1, NEW_YEAR + 300 * MINUTE
     found = await exchange.fetch_bars(peer.case.symbol, "1m", start, 1000, until_ns=end)
     assert [bar.time_ns for bar in found] == [NEW_YEAR + i * MINUTE for i in range(11, 300)]
@@ -139,7 +150,9 @@ async def test_bars_of_a_range_stop_before_its_end_and_begin_on_the_next_whole_o
     assert last.time_ns == NEW_YEAR + 299 * MINUTE
 
 
-async def test_a_history_that_begins_later_is_found_without_asking_for_every_empty_page(peer: Peer, exchange: Exchange) -> None:
+async def test_a_history_that_begins_later_is_found_without_asking_for_every_empty_page(
+    peer: Peer, exchange: Exchange
+) -> None:
     """Two years asked for, listed a day ago."""
     start = NEW_YEAR - 730 * 1440 * MINUTE
     found = await exchange.fetch_bars(peer.case.symbol, "1m", start, 1000)
@@ -168,7 +181,9 @@ def holed(numbers: list[int]) -> Trades:
     [list(range(1, 1501)), list(range(1, 40_000, 37)), [*range(1, 300), *range(90_000, 90_300)], [5]],
     ids=["joined", "sparse", "one-wide-hole", "one"],
 )
-async def test_okx_trades_are_read_forward_whatever_holes_their_ids_have(numbers: list[int], log: CollectingLog) -> None:
+async def test_okx_trades_are_read_forward_whatever_holes_their_ids_have(
+    numbers: list[int], log: CollectingLog
+) -> None:
     server = Okx(holed(numbers))
     async with playing(CASES["okx"]) as peer:
         peer.rest = server
@@ -187,7 +202,9 @@ async def test_okx_trades_are_read_forward_whatever_holes_their_ids_have(numbers
         await exchange.close()
 
 
-async def test_polygon_follows_pages_on_its_own_host_only_and_leaves_out_what_a_delayed_plan_cannot_know(log: CollectingLog) -> None:
+async def test_polygon_follows_pages_on_its_own_host_only_and_leaves_out_what_a_delayed_plan_cannot_know(
+    log: CollectingLog,
+) -> None:
     pages = [{"ticker": f"T{i}", "active": True, "currency_name": "usd"} for i in range(3)]
     seen: list[tuple[str, str]] = []
 
@@ -197,7 +214,9 @@ async def test_polygon_follows_pages_on_its_own_host_only_and_leaves_out_what_a_
             rows = [{"t": FRIDAY // MS + i * 60_000, "o": 1, "h": 1, "l": 1, "c": 1, "v": 5, "n": 1} for i in range(30)]
             return web.json_response({"status": "DELAYED", "results": rows})
         number = int(request.query.get("cursor", 0))
-        following = {"next_url": f"https://elsewhere.example/v3/reference/tickers?cursor={number + 1}"} if number < 2 else {}
+        following = (
+            {"next_url": f"https://elsewhere.example/v3/reference/tickers?cursor={number + 1}"} if number < 2 else {}
+        )
         return web.json_response({"status": "OK", "results": [pages[number]], **following})
 
     async with playing(CASES["polygon"]) as peer:
@@ -213,11 +232,19 @@ async def test_polygon_follows_pages_on_its_own_host_only_and_leaves_out_what_a_
 @pytest.mark.parametrize(
     ("status", "body", "error"),
     [
-        (200, "<html>", PeerError), (401, "{}", ConfigError), (403, "{}", InputError), (404, "{}", InputError),
-        (429, "{}", OutageError), (500, "{}", OutageError), (302, "", PeerError), (200, '{"results":[{"t":1}]}', PeerError),
+        (200, "<html>", PeerError),
+        (401, "{}", ConfigError),
+        (403, "{}", InputError),
+        (404, "{}", InputError),
+        (429, "{}", OutageError),
+        (500, "{}", OutageError),
+        (302, "", PeerError),
+        (200, '{"results":[{"t":1}]}', PeerError),
     ],
-)  # fmt: skip
-async def test_polygon_says_whose_fault_an_answer_is(log: CollectingLog, status: int, body: str, error: type[Exception]) -> None:
+)
+async def test_polygon_says_whose_fault_an_answer_is(
+    log: CollectingLog, status: int, body: str, error: type[Exception]
+) -> None:
     async with playing(CASES["polygon"]) as peer:
         headers = {"Location": "https://elsewhere.example/"} if status == 302 else {}
         peer.rest = lambda request: web.Response(status=status, text=body, headers=headers)

@@ -1,6 +1,7 @@
 """Recorded real frames come out with exactly the values in them: every wire against plain JSON, read the obvious way.
 
-*Recorded*: the exchanges' own bytes, where the data set stands beside the checkout; a part of Binance's is in the repository.
+*Recorded*: the exchanges' own bytes, where the data set stands beside the checkout; a part of Binance's is in the
+repository.
 """
 
 from __future__ import annotations
@@ -77,11 +78,18 @@ def test_binance(path: Path) -> None:
     assert len(found.get(BarClosed, [])) == sum(e.is_closed for e in found.get(BarSeen, []))
     streams = [slowly(frame).get("stream", "") for _, frame in frames]
     read_ones = ("trade", "bookTicker", "kline_1m")
-    unread = Counter(f"message {name.partition('@')[2] or 'without a stream'}" for name in streams)  # book changes, REST answers
-    counted = {kind: n for kind, n in tally.unknown.items() if not kind.startswith("envelope.")}  # the fields of a REST answer
+    unread = Counter(
+        f"message {name.partition('@')[2] or 'without a stream'}" for name in streams
+    )  # book changes, REST answers
+    counted = {
+        kind: n for kind, n in tally.unknown.items() if not kind.startswith("envelope.")
+    }  # the fields of a REST answer
     assert counted == {kind: n for kind, n in unread.items() if kind.removeprefix("message ") not in read_ones}
     assert not {Gone, Suspect} & set(found)
-    assert all(str(a.price) == r["p"] for a, (_, r) in zip(found.get(PublicTrade, []), binance_rows(frames, "@trade"), strict=True))
+    assert all(
+        str(a.price) == r["p"]
+        for a, (_, r) in zip(found.get(PublicTrade, []), binance_rows(frames, "@trade"), strict=True)
+    )
 
 
 @pytest.mark.parametrize("path", [there(SHARED)])
@@ -130,7 +138,9 @@ def ns(text: str) -> int:
     return int(datetime.fromisoformat(whole + "+00:00").timestamp()) * 10**9 + int(fraction.ljust(9, "0"))
 
 
-def coinbase_rows(frames: Sequence[Frame], channel: str, key: str) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
+def coinbase_rows(
+    frames: Sequence[Frame], channel: str, key: str
+) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
     for received_ns, frame in frames:
         message = slowly(frame)
         for event in message["events"] if message["channel"] == channel else ():
@@ -146,11 +156,18 @@ def test_coinbase(path: Path) -> None:
     assert not {Gone, Suspect} & set(found)
     trades = [
         PublicTrade(
-            "coinbase", r["product_id"], int(r["trade_id"]), ns(r["time"]), Decimal(r["price"]), Decimal(r["size"]),
-            r["side"] == "BUY", 1, at,
+            "coinbase",
+            r["product_id"],
+            int(r["trade_id"]),
+            ns(r["time"]),
+            Decimal(r["price"]),
+            Decimal(r["size"]),
+            r["side"] == "BUY",
+            1,
+            at,
         )
         for at, r, _ in coinbase_rows(frames, "market_trades", "trades")
-    ]  # fmt: skip
+    ]
     by_id = lambda t: (t.symbol, t.trade_id)  # noqa: E731
     assert sorted(found[PublicTrade], key=by_id) == sorted(trades, key=by_id)
     for symbol in ("BTC-USD", "ETH-USD"):  # in order, and not one is missing
@@ -158,15 +175,20 @@ def test_coinbase(path: Path) -> None:
         assert ids == list(range(ids[0], ids[0] + len(ids)))
     assert found[Quote] == [
         Quote(
-            "coinbase", r["product_id"], ns(m["timestamp"]), *(Decimal(r[f"best_{side}{what}"]) for side in ("bid", "ask")
-            for what in ("", "_quantity")), at,
+            "coinbase",
+            r["product_id"],
+            ns(m["timestamp"]),
+            *(Decimal(r[f"best_{side}{what}"]) for side in ("bid", "ask") for what in ("", "_quantity")),
+            at,
         )
         for at, r, m in coinbase_rows(frames, "ticker", "tickers")
-    ]  # fmt: skip
+    ]
     last: dict[tuple[str, int], Bar] = {}
     for _, r, _ in coinbase_rows(frames, "candles", "candles"):
         numbers = (float(r[name]) for name in ("open", "high", "low", "close", "volume"))
-        last[r["product_id"], int(r["start"]) * 10**9] = Bar("coinbase", r["product_id"], "5m", int(r["start"]) * 10**9, *numbers)
+        last[r["product_id"], int(r["start"]) * 10**9] = Bar(
+            "coinbase", r["product_id"], "5m", int(r["start"]) * 10**9, *numbers
+        )
     assert {(e.bar.symbol, e.bar.time_ns): e.bar for e in found[BarSeen]} == last
     newest = {symbol: max(t for s, t in last if s == symbol) for symbol in ("BTC-USD", "ETH-USD")}
     closed = {(e.bar.symbol, e.bar.time_ns) for e in found[BarSeen] if e.is_closed}
@@ -254,7 +276,8 @@ def test_a_lost_update_of_krakens_book_is_seen_by_its_checksum(path: Path) -> No
 
 @pytest.mark.parametrize("path", [there(KRAKEN_V1)])
 def test_krakens_old_trades_written_as_v2_keep_every_digit(path: Path) -> None:
-    """*Transcribed*: values recorded from v1, in messages as documented for v2, since no recording of those is at hand."""
+    """*Transcribed*: values recorded from v1, in messages as documented for v2, since no recording of those is at
+    hand."""
     rows = [
         (message[-1].replace("XBT", "BTC"), *row)
         for _, frame in frames_of(path)
@@ -281,7 +304,8 @@ def test_krakens_old_trades_written_as_v2_keep_every_digit(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [there(KRAKEN_V1), there(COINBASE), there(MIXED)])
 def test_another_exchanges_frames_are_survived_and_counted(path: Path) -> None:
-    """The rudest unknown: thousands of real messages of somebody else's protocol. Nothing is invented, nothing raises."""
+    """The rudest unknown: thousands of real messages of somebody else's protocol. Nothing is invented, nothing
+    raises."""
     frames = frames_of(path)
     for wire, symbols in ((KrakenWire(tally=Tally()), ["BTC/USD"]), (BinanceWire(tally=Tally()), ["BTCUSDT"])):
         if path == MIXED and isinstance(wire, BinanceWire):

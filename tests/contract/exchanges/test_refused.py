@@ -1,4 +1,5 @@
-"""An exchange that says no: to one symbol, which then waits alone, or to the key, and the collector says so and stays."""
+"""An exchange that says no: to one symbol, which then waits alone, or to the key, and the collector says so and
+stays."""
 
 from __future__ import annotations
 
@@ -89,9 +90,15 @@ def clock() -> Patient:
 def collect(peer: Peer, database: Database, bus: Bus, log: CollectingLog, clock: Patient) -> Callable[..., Collector]:
     def made(key: str | None = KEY) -> Collector:
         data = Data(
-            exchange="polygon", symbols=("AAPL", OTHER), timeframes=("1m",), rest_url=f"http://{peer.url}", ws_url=f"ws://{peer.url}",
-            backfill_bars=1, stale_min_s=60.0, polygon_api_key=key,
-        )  # fmt: skip
+            exchange="polygon",
+            symbols=("AAPL", OTHER),
+            timeframes=("1m",),
+            rest_url=f"http://{peer.url}",
+            ws_url=f"ws://{peer.url}",
+            backfill_bars=1,
+            stale_min_s=60.0,
+            polygon_api_key=key,
+        )
         settings = Settings(data=data)
         exchange = make_exchange("polygon", settings=settings, node=None, clock=clock, log=log)
         return Collector(exchange, database, bus, clock, RecordingMeter(), log, settings, Held("collector:polygon", 1))
@@ -107,7 +114,9 @@ def problem_of(collector: Collector, symbol: str) -> str:
     return next((row["problem"] for row in collector.detail()["feeds"] if row["symbol"] == symbol), "")  # type: ignore[attr-defined]
 
 
-async def test_what_the_plan_lacks_is_the_trouble_of_that_symbol_alone(plan: Plan, collect: Callable[..., Collector], clock: Patient) -> None:
+async def test_what_the_plan_lacks_is_the_trouble_of_that_symbol_alone(
+    plan: Plan, collect: Callable[..., Collector], clock: Patient
+) -> None:
     plan.symbols = ("AAPL",)
     collector = collect()
     async with running(collector):

@@ -30,7 +30,19 @@ QUOTES = Subscription(Channel.QUOTES, "BTCUSDT")
 
 
 def trade(number: int, price: str = "1.5") -> str:
-    data = {"e": "aggTrade", "E": 1, "s": "BTCUSDT", "a": number, "p": price, "q": "2", "f": 1, "l": 1, "T": 5, "m": True, "M": True}
+    data = {
+        "e": "aggTrade",
+        "E": 1,
+        "s": "BTCUSDT",
+        "a": number,
+        "p": price,
+        "q": "2",
+        "f": 1,
+        "l": 1,
+        "T": 5,
+        "m": True,
+        "M": True,
+    }
     return json.dumps({"stream": "btcusdt@aggTrade", "data": data})
 
 
@@ -244,7 +256,12 @@ async def test_what_the_exchange_has_not_is_said_before_dialling(peer: Peer, soc
 
 @pytest.mark.parametrize(
     ("status", "headers", "wait_s"),
-    [(429, {"Retry-After": "17"}, 17.0), (418, {"Retry-After": "120"}, 120.0), (429, {}, 0.0), (503, {"Retry-After": "17"}, 0.0)],
+    [
+        (429, {"Retry-After": "17"}, 17.0),
+        (418, {"Retry-After": "120"}, 120.0),
+        (429, {}, 0.0),
+        (503, {"Retry-After": "17"}, 0.0),
+    ],
 )
 async def test_who_dials_too_often_is_told_for_how_long_not_to(
     peer: Peer, sockets: Sockets, status: int, headers: dict[str, str], wait_s: float
@@ -287,8 +304,14 @@ async def test_leave_to_dial_that_has_to_be_waited_for_is_told_once(
 
 @pytest.fixture
 def wrong_book(peer: Peer) -> None:
-    """Each subscription to a book brings one that breaks: only the wire's own patience keeps it from going round and round."""
-    row = {"symbol": "BTC/USD", "bids": [{"price": 1.5, "qty": 2.0}], "asks": [{"price": 1.6, "qty": 1.0}], "checksum": 1}
+    """Each subscription to a book brings one that breaks: only the wire's own patience keeps it from going round and
+    round."""
+    row = {
+        "symbol": "BTC/USD",
+        "bids": [{"price": 1.5, "qty": 2.0}],
+        "asks": [{"price": 1.6, "qty": 1.0}],
+        "checksum": 1,
+    }
     wrong = json.dumps({"channel": "book", "type": "snapshot", "data": [row]}, separators=(",", ":"))
 
     async def answer(ws: web.WebSocketResponse, said: dict[str, Any]) -> None:
@@ -301,7 +324,9 @@ def wrong_book(peer: Peer) -> None:
 
 
 @pytest.mark.usefixtures("wrong_book")
-async def test_a_book_that_is_never_right_ends_its_connection(peer: Peer, sockets: Sockets, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_book_that_is_never_right_ends_its_connection(
+    peer: Peer, sockets: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(anew, "ROW_MAX", 1)
     with pytest.raises(PeerError, match="in a row"):
         await heard(sockets, KrakenWire(peer.url), [Subscription(Channel.BOOK, "BTC/USD")], lambda events: False)
@@ -322,11 +347,18 @@ async def test_a_book_that_is_never_right_is_not_asked_for_without_end(peer: Pee
 
 async def test_a_broken_book_is_asked_for_anew_at_once(peer: Peer, sockets: Sockets) -> None:
     def book(checksum: int) -> str:
-        row = {"symbol": "BTC/USD", "bids": [{"price": 1.5, "qty": 2.0}], "asks": [{"price": 1.6, "qty": 1.0}], "checksum": checksum}
+        row = {
+            "symbol": "BTC/USD",
+            "bids": [{"price": 1.5, "qty": 2.0}],
+            "asks": [{"price": 1.6, "qty": 1.0}],
+            "checksum": checksum,
+        }
         return json.dumps({"channel": "book", "type": "snapshot", "data": [row]}, separators=(",", ":"))
 
     async def play(ws: web.WebSocketResponse) -> None:
-        await ws.send_json({"method": "subscribe", "success": True, "req_id": 1, "result": {"channel": "book", "symbol": "BTC/USD"}})
+        await ws.send_json(
+            {"method": "subscribe", "success": True, "req_id": 1, "result": {"channel": "book", "symbol": "BTC/USD"}}
+        )
         await ws.send_str(book(678407182))
         await ws.send_str(book(1))
 
@@ -338,5 +370,11 @@ async def test_a_broken_book_is_asked_for_anew_at_once(peer: Peer, sockets: Sock
             events += batch
             if any(isinstance(event, Gone) for event in events):
                 break
-        await until(lambda: [said["method"] for said in peer.heard if said["method"] != "ping"][1:] == ["unsubscribe", "subscribe"])
-    assert not any(isinstance(event, Book) for event in events[events.index(next(e for e in events if isinstance(e, Gone))) :])
+        await until(
+            lambda: (
+                [said["method"] for said in peer.heard if said["method"] != "ping"][1:] == ["unsubscribe", "subscribe"]
+            )
+        )
+    assert not any(
+        isinstance(event, Book) for event in events[events.index(next(e for e in events if isinstance(e, Gone))) :]
+    )

@@ -1,7 +1,7 @@
 """SIGSTOP, a successor under a new epoch, SIGCONT: a zombie writes nothing and sends nothing, and ends by itself.
 
-Witnesses: a proxy on the zombie's way to the exchange that notes every order and cancel it lets through, the exchange's own
-log, and triggers on every table that note who wrote (by the name of the connection).
+Witnesses: a proxy on the zombie's way to the exchange that notes every order and cancel it lets through, the exchange's
+own log, and triggers on every table that note who wrote (by the name of the connection).
 """
 
 from __future__ import annotations
@@ -93,9 +93,13 @@ class Process:
     @staticmethod
     async def start(**given: Any) -> Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.zombie_process", json.dumps(given), cwd=ROOT,
+            sys.executable,
+            "-m",
+            "tests.support.zombie_process",
+            json.dumps(given),
+            cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        )
         assert process.stdout is not None
         found = Process(process)
         if not given.get("is_expected_to_stop"):
@@ -138,7 +142,8 @@ async def witnessed(database: Database) -> Database:
         " RETURN NULL; END $$"
     )
     rows = await database.sql(
-        "SELECT c.relname AS name FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')"
+        "SELECT c.relname AS name FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN "
+        "('r', 'p')"
         " AND NOT c.relispartition AND c.relname NOT IN ('witness', 'alembic_version')"
     )
     for row in rows:
@@ -250,16 +255,24 @@ async def test_a_zombie_cancels_nothing(rig: Rig, exchange: LocalExchange, datab
     }
     common = {"role": "orders", "database_url": database_url, "redis_url": redis_url}
     first = await Process.start(
-        **common, exchange=through, epoch=await raise_epoch(rig.db, "orders", "a"), application="zombie",
+        **common,
+        exchange=through,
+        epoch=await raise_epoch(rig.db, "orders", "a"),
+        application="zombie",
         stop_at="before a cancel's bytes",
-    )  # fmt: skip
+    )
     heir: Process | None = None
     try:
         low = (_price(exchange) * Decimal("0.96")).quantize(Decimal("0.01"))
         wish = await rig.signal(
-            Kind.ORDER, source="person", instance="", timeframe=None, type=OrderType.LIMIT, size=Decimal("0.01"),
+            Kind.ORDER,
+            source="person",
+            instance="",
+            timeframe=None,
+            type=OrderType.LIMIT,
+            size=Decimal("0.01"),
             limit_price=low,
-        )  # fmt: skip
+        )
         assert await rig.outcome(wish, deadline_s=10) == ("ordered", None)
         order = await rig.entry(wish)
         await rig.becomes(order.client_order_id, State.WORKING, State.ACCEPTED, deadline_s=10)
@@ -336,7 +349,9 @@ async def test_a_zombie_collector_seals_no_bar_and_moves_no_feed(
         heir = await Process.start(**common, epoch=epoch, application="heir")
 
         async def seals() -> bool:
-            rows = await db.sql("SELECT max(sealed_through) > $1 AS is_on FROM feeds WHERE timeframe = '1s' AND epoch = $2", at, epoch)
+            rows = await db.sql(
+                "SELECT max(sealed_through) > $1 AS is_on FROM feeds WHERE timeframe = '1s' AND epoch = $2", at, epoch
+            )
             return bool(rows[0]["is_on"])
 
         at = await _now(db)

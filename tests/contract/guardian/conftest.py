@@ -54,7 +54,11 @@ def write_positions(
 ) -> None:
     """Write the file the guardian reads when the database is away."""
     row = {
-        "as_of_ns": time.time_ns(), "positions": positions, "orders": orders, "booked": booked, "identities": identities,
+        "as_of_ns": time.time_ns(),
+        "positions": positions,
+        "orders": orders,
+        "booked": booked,
+        "identities": identities,
         "instruments": [["binance", "BTCUSDT", "BTC", "USDT", "0.00001", "0.00001", "5"]],
-    }  # fmt: skip
+    }
     (folder / "kill-positions.json").write_text(json.dumps(row))

@@ -82,7 +82,8 @@ async def test_a_guardian_on_another_machine_takes_an_engaged_kill_up(
         await until(lambda: first.report()["is_done"], deadline_s=15)
         await until(lambda: first.report()["database"] == "up", deadline_s=10)
     assert len(sells(exchange, since)) == 1
-    # nobody runs an order manager here, so the tables still show the position: what was sent counts, not what was booked
+    # nobody runs an order manager here, so the tables still show the position: what was sent counts, not what was
+    # booked
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, tmp_path, database)) as other:
         await until(lambda: other.report()["engaged"], deadline_s=10)
         found = read_kill(tmp_path / "kill.jsonl")
@@ -123,7 +124,9 @@ async def test_a_kill_that_was_released_on_another_machine_is_not_begun_again(
     journal = KillJournal(folder / "kill.jsonl")
     journal.engage(kill_id="old", scope="system", reason="", by="me", flatten=True, now_ns=1_700_000_000_000_000_000)
     journal.close()
-    await database.sql("INSERT INTO kill_switch (kill_id, is_engaged, released_by, released_at) VALUES ('old', false, 'me', now())")
+    await database.sql(
+        "INSERT INTO kill_switch (kill_id, is_engaged, released_by, released_at) VALUES ('old', false, 'me', now())"
+    )
     price = await trader.last_price("BTCUSDT")
     assert price is not None
     far = (price * Decimal("1.04")).quantize(Decimal("0.01"))
@@ -161,12 +164,13 @@ async def test_without_flattening_protections_stay(exchange: LocalExchange, trad
     for item in (guard, stray):
         assert (await trader.submit(item)).outcome is Outcome.ACK
     write_positions(
-        folder, [["ccxt", 1, "BTCUSDT", "s1", "0.01"]],
+        folder,
+        [["ccxt", 1, "BTCUSDT", "s1", "0.01"]],
         orders=[
             [guard.client_order_id, "ccxt", 1, "binance", "BTCUSDT", "s1", "0", "tp"],
             [stray.client_order_id, "ccxt", 1, "binance", "BTCUSDT", "s1", "0", "entry"],
         ],
-    )  # fmt: skip
+    )
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
         report = await guardian.kill(reason="", by="me", flatten=False)
         assert report["is_quiet"]

@@ -38,7 +38,7 @@ SETTINGS = Settings(
         absent_first_s=0.2,
         absent_age_s=1.0,
         sweep_s=1.0,
-    )
+    ),
 )
 
 
@@ -50,9 +50,16 @@ async def trading(exchange: LocalExchange, db: Database, bus: Bus, folder: Path)
     lease = HeldLease(db, clock, name="orders", epoch=epoch, holder="test", ttl_s=5.0, renew_s=0.5)
     await lease.renew()
     service = OrderManager(
-        db=db, bus=bus, venues={"ccxt": venue_on(exchange.info)}, settings=SETTINGS, clock=clock, meter=RecordingMeter(),
-        log=log, lease=lease, kill_file=lambda: kill_mode(folder / "kill.jsonl"),
-    )  # fmt: skip
+        db=db,
+        bus=bus,
+        venues={"ccxt": venue_on(exchange.info)},
+        settings=SETTINGS,
+        clock=clock,
+        meter=RecordingMeter(),
+        log=log,
+        lease=lease,
+        kill_file=lambda: kill_mode(folder / "kill.jsonl"),
+    )
 
     async def tell_price() -> None:
         price = Decimal(str(exchange.ask("GET", "/api/v3/ticker/price", None, symbol="BTCUSDT")["price"]))
@@ -170,7 +177,8 @@ async def test_a_kill_while_the_order_service_is_dead_is_booked_when_it_is_back(
 async def test_a_held_kill_keeps_protection_and_has_it_placed_again(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, database: Database, bus: Bus
 ) -> None:
-    """Somebody cancels the stop by hand while the kill is engaged: the order manager places it, the guardian lets it be."""
+    """Somebody cancels the stop by hand while the kill is engaged: the order manager places it, the guardian lets it
+    be."""
     await seed(database, position=None)
     async with trading(exchange, database, bus, folder) as door:
         answer = await buy(door, exchange, "0.05", stop_loss=at(exchange, "0.9"), take_profit=at(exchange, "1.1"))
@@ -189,7 +197,9 @@ async def test_a_held_kill_keeps_protection_and_has_it_placed_again(
             assert (await guardian.kill(reason="", by="me", flatten=False))["is_quiet"]
             await until(lambda: guardian.report()["is_done"])
             assert await legs() == first
-            leg = order("0.04995", side=Side.SELL, client_order_id=min(first))  # one leg of an OCO takes the other along
+            leg = order(
+                "0.04995", side=Side.SELL, client_order_id=min(first)
+            )  # one leg of an OCO takes the other along
             assert (await trader.cancel(leg)).outcome is Outcome.ACK
 
             async def is_protected_again() -> bool:

@@ -28,9 +28,20 @@ def known(item: Order, state: str, *, filled: str = "0", is_reduce_only: bool = 
     """Return an order as the guardian's snapshot has it."""
     now = time.time_ns()
     return [
-        item.client_order_id, "ccxt", 1, "binance", "BTCUSDT", "s1", filled, item.role.value, state, now, now, False,
+        item.client_order_id,
+        "ccxt",
+        1,
+        "binance",
+        "BTCUSDT",
+        "s1",
+        filled,
+        item.role.value,
+        state,
+        now,
+        now,
+        False,
         is_reduce_only,
-    ]  # fmt: skip
+    ]
 
 
 async def price_of(trader: CcxtVenue, factor: str) -> str:
@@ -107,9 +118,14 @@ async def test_a_kill_is_not_done_while_the_venue_does_not_say_what_became_of_an
 async def test_a_held_kill_ends_entries_and_keeps_protection_and_exits(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, is_known: bool
 ) -> None:
-    """Also those that the snapshot does not know: the order manager placed them a moment ago, and PostgreSQL is away."""
+    """Also those that the snapshot does not know: the order manager placed them a moment ago, and PostgreSQL is
+    away."""
     await trader.submit(order("0.05"))
-    stop_at, limit_at, far_below = await price_of(trader, "0.9"), await price_of(trader, "1.04"), await price_of(trader, "0.9")
+    stop_at, limit_at, far_below = (
+        await price_of(trader, "0.9"),
+        await price_of(trader, "1.04"),
+        await price_of(trader, "0.9"),
+    )
     stop = order("0.01", type=OrderType.STOP, side=Side.SELL, stop_price=stop_at, role=Role.STOP_LOSS)
     target = order("0.01", type=OrderType.LIMIT, side=Side.SELL, price=limit_at, role=Role.TAKE_PROFIT)
     leaving = order("0.01", type=OrderType.LIMIT, side=Side.SELL, price=limit_at, role=Role.EXIT)
@@ -189,15 +205,18 @@ async def test_a_guardian_that_is_killed_while_an_order_is_in_doubt_goes_on(
     booked = order("0.05", role=Role.ENTRY)
     await trader.submit(booked)
     bought = await btc(trader) - before
-    stop = order("0.01", type=OrderType.STOP, side=Side.SELL, stop_price=await price_of(trader, "0.9"), role=Role.STOP_LOSS)
+    stop = order(
+        "0.01", type=OrderType.STOP, side=Side.SELL, stop_price=await price_of(trader, "0.9"), role=Role.STOP_LOSS
+    )
     entry = order("0.1", type=OrderType.LIMIT, price=await price_of(trader, "0.9"), role=Role.ENTRY)
     await trader.submit(stop)
     exchange.fault("accept_late", path=ORDERS, method="POST", count=1, seconds=2.0)
     assert (await trader.submit(entry)).outcome is Outcome.AMBIGUOUS
     write_positions(
-        folder, [["ccxt", 1, "BTCUSDT", "s1", str(bought)]],
+        folder,
+        [["ccxt", 1, "BTCUSDT", "s1", str(bought)]],
         orders=[known(booked, "FILLED", filled="0.05"), known(entry, "UNKNOWN"), known(stop, "WORKING")],
-    )  # fmt: skip
+    )
     process = GuardianProcess(exchange, folder).start()
     try:
         asking = asyncio.create_task(ask(folder, {"op": "kill", "by": "me", "flatten": not is_held}))

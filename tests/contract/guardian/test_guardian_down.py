@@ -29,6 +29,7 @@ async def test_entries_need_a_living_guardian_and_exits_do_not(rig: Rig) -> None
         return await rig.position() > 0
 
     await until(is_held)
+
     async def entry(outcome: tuple[str, str | None]) -> None:
         """Enter until the order manager has seen the change: it looks once a second."""
 

@@ -142,8 +142,12 @@ async def test_resume_releases_and_a_new_kill_is_a_new_one(
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
         first = await guardian.kill(reason="", by="me")
         assert await ask(folder, {"op": "resume", "by": "me"}) == {
-            "ok": True, "engaged": False, "already": False, "kill_id": first["kill_id"], "database": "none",
-        }  # fmt: skip
+            "ok": True,
+            "engaged": False,
+            "already": False,
+            "kill_id": first["kill_id"],
+            "database": "none",
+        }
         assert read_kill(folder / "kill.jsonl") is None
         assert (await ask(folder, {"op": "resume", "by": "me"}))["already"] is True
         assert (await guardian.kill(reason="", by="me"))["kill_id"] != first["kill_id"]
@@ -229,8 +233,13 @@ def _fields(guardian: Guardian) -> dict[str, Any]:
 
 async def test_forced_resume_gives_up(tmp_path: Path, folder: Path) -> None:
     """The venue is gone for good: a person may end the kill."""
-    info = {"api_key": "k" * 64, "api_secret": "s" * 64, "rest": "http://127.0.0.1:9", "ws": "ws://127.0.0.1:9",
-            "ws_api": "ws://127.0.0.1:9/ws-api/v3"}  # fmt: skip
+    info = {
+        "api_key": "k" * 64,
+        "api_secret": "s" * 64,
+        "rest": "http://127.0.0.1:9",
+        "ws": "ws://127.0.0.1:9",
+        "ws_api": "ws://127.0.0.1:9/ws-api/v3",
+    }
     write_positions(folder, [])
     async with at_work(guardian_with({"ccxt": venue_on(info)}, folder, None)) as guardian:
         guardian._timing = guardian._timing.__class__(**{**_fields(guardian), "reply_s": 0.3})
@@ -349,7 +358,8 @@ async def seed(database: Database, position: str | None = "0.6") -> None:
     await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('binance', 'BTCUSDT')")
     if position is not None:
         await database.sql(
-            "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 's1', $1)",
+            "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', "
+            "'s1', $1)",
             Decimal(position),
         )
 
@@ -363,17 +373,26 @@ async def test_a_flattening_booked_long_ago_is_not_counted_again(
     long_ago = time.time_ns() - 3600 * 10**9
     record = journal.engage(kill_id="k", scope="system", reason="", by="me", flatten=True, now_ns=long_ago)
     intent = flatten_id(record.kill_id, venue="ccxt", account_id=1, symbol="BTCUSDT", instance="s0")
-    sold = order("0.4", side=Side.SELL, instance="s0", role=Role.KILL, intent_id=intent,
-                 client_order_id=ids.client_order_id(intent, "kill"))  # fmt: skip
+    sold = order(
+        "0.4",
+        side=Side.SELL,
+        instance="s0",
+        role=Role.KILL,
+        intent_id=intent,
+        client_order_id=ids.client_order_id(intent, "kill"),
+    )
     journal.sending(sold, now_ns=long_ago)
     journal.outcome(sold.client_order_id, ENDED, now_ns=long_ago, filled=Decimal("0.4"))
     journal.close()
     await database.sql(
-        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, quantity,"
-        " state, filled, created_at) VALUES ($1, $2, 1, 'ccxt', 'BTCUSDT', 's0', 'kill', 'sell', 'market', 0.4, 'FILLED', 0.4,"
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, "
+        "quantity,"
+        " state, filled, created_at) VALUES ($1, $2, 1, 'ccxt', 'BTCUSDT', 's0', 'kill', 'sell', 'market', 0.4, "
+        "'FILLED', 0.4,"
         " now() - interval '1 hour')",
-        sold.client_order_id, intent,
-    )  # fmt: skip
+        sold.client_order_id,
+        intent,
+    )
     since = mark(exchange)
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, database)) as guardian:
         await until(lambda: guardian.report()["is_done"])
@@ -404,5 +423,7 @@ async def test_a_kill_closes_nothing_at_another_account(
     async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
         report = await guardian.kill(reason="", by="me")
         assert report["is_quiet"], report
-    assert sum(Decimal(row["params"]["quantity"]) for row in sells(exchange, since)) < Decimal("0.2"), "s2's is not sold"
+    assert sum(Decimal(row["params"]["quantity"]) for row in sells(exchange, since)) < Decimal("0.2"), (
+        "s2's is not sold"
+    )
     assert await trader.open_orders() == []

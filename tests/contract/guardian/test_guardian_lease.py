@@ -1,4 +1,5 @@
-"""While PostgreSQL answers only the holder of the guardian's lease acts; without it, only the node the placement names."""
+"""While PostgreSQL answers only the holder of the guardian's lease acts; without it, only the node the placement
+names."""
 
 from __future__ import annotations
 

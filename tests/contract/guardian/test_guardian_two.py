@@ -45,7 +45,8 @@ async def test_only_the_holder_of_the_lease_acts_and_the_other_follows(
 async def test_a_successor_takes_up_the_order_that_its_predecessor_had_on_the_way(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path, tmp_path: Path, database: Database, database_url: str
 ) -> None:
-    """The first machine stops in the middle of a kill, with its order at the venue and no answer, and goes on much later."""
+    """The first machine stops in the middle of a kill, with its order at the venue and no answer, and goes on much
+    later."""
     await seed(database, position="0.4")
     before, since = (await trader.balances())["BTC"].total, mark(exchange)
     exchange.fault("answer_after", path="/api/v3/order", method="POST", count=1, seconds=20)

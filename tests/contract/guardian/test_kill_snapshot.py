@@ -18,20 +18,33 @@ from fks.store.kill import KillStore
 async def test_an_execution_that_fell_off_the_list_is_not_counted_twice(database: Database) -> None:
     await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
     await database.sql(
-        "INSERT INTO trades (fill_id, venue_trade_id, account_id, venue, symbol, instance, trade_type, quantity, price, fee,"
-        " fee_currency, time) SELECT gen_random_uuid(), n::text, 1, 'ccxt', 'BTCUSDT', 'one', 'BUY', 1, 100, 0, 'USDT', now()"
+        "INSERT INTO trades (fill_id, venue_trade_id, account_id, venue, symbol, instance, trade_type, quantity, "
+        "price, fee,"
+        " fee_currency, time) SELECT gen_random_uuid(), n::text, 1, 'ccxt', 'BTCUSDT', 'one', 'BUY', 1, 100, 0, "
+        "'USDT', now()"
         " FROM generate_series(1, 1200) AS n"
     )
     await database.sql(
-        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 'one', 1200)"
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 'one', "
+        "1200)"
     )
     snapshot = Snapshot.of(dict(await KillStore(database).snapshot(WINDOW_S)))
     assert ("ccxt", "BTCUSDT", "1") not in snapshot.booked
     first = Fill(
-        fill_id=uuid.uuid4(), client_order_id=uuid.uuid5(uuid.NAMESPACE_DNS, "x").hex, venue_order_id="1", venue_trade_id="1",
-        account_id=1, venue="ccxt", symbol="BTCUSDT", side=Side.BUY, quantity=Decimal(1), price=Decimal(100), fee=Decimal(0),
-        fee_currency="USDT", time_ns=time.time_ns() - 60_000_000_000,
-    )  # fmt: skip
+        fill_id=uuid.uuid4(),
+        client_order_id=uuid.uuid5(uuid.NAMESPACE_DNS, "x").hex,
+        venue_order_id="1",
+        venue_trade_id="1",
+        account_id=1,
+        venue="ccxt",
+        symbol="BTCUSDT",
+        side=Side.BUY,
+        quantity=Decimal(1),
+        price=Decimal(100),
+        fee=Decimal(0),
+        fee_currency="USDT",
+        time_ns=time.time_ns() - 60_000_000_000,
+    )
     positions = snapshot.with_fills([first], frozenset())
     assert positions[Holder("ccxt", 1, "BTCUSDT", "one")] == 1200
 
@@ -44,11 +57,14 @@ async def test_what_closes_a_position_follows_the_rules_of_the_exchange_that_the
     for exchange, step in steps.items():
         await database.sql(
             "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
-            " VALUES ($1, 'BTCUSDT', 'BTC', 'USDT', 0.01, $2::text::numeric, $2::text::numeric, 9000, 5)", exchange, step,
-        )  # fmt: skip
+            " VALUES ($1, 'BTCUSDT', 'BTC', 'USDT', 0.01, $2::text::numeric, $2::text::numeric, 9000, 5)",
+            exchange,
+            step,
+        )
     await database.sql("INSERT INTO accounts (name, venue) VALUES ('main', 'ccxt')")
     await database.sql(
-        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 'one', 0.1234567)"
+        "INSERT INTO positions (account_id, venue, symbol, instance, quantity) VALUES (1, 'ccxt', 'BTCUSDT', 'one', "
+        "0.1234567)"
     )
     row = dict(await KillStore(database).snapshot(WINDOW_S, exchange=home))
     rules = Snapshot.of(row).rules["BTCUSDT"]

@@ -1,4 +1,5 @@
-"""Durable jobs on real PostgreSQL: claimed once, beating, cancelled, taken over, ended once; and backtests as such jobs."""
+"""Durable jobs on real PostgreSQL: claimed once, beating, cancelled, taken over, ended once; and backtests as such
+jobs."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ async def test_a_cron_that_is_none_and_a_task_that_fails_stop_no_other(
         runs.append("ill")
         raise ZeroDivisionError("by a task")
 
-    monkeypatch.setattr(schedule, "TASKS", {"a-ill": ("* * * * *", ill), "b-cron": ("* * * * *", well), "c-well": ("* * * * *", well)})
+    monkeypatch.setattr(
+        schedule, "TASKS", {"a-ill": ("* * * * *", ill), "b-cron": ("* * * * *", well), "c-well": ("* * * * *", well)}
+    )
     schedules = Schedules(database, clock, Settings())
     first = dict(await schedules.run_due())
     assert first["c-well"] == "done"

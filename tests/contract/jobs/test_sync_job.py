@@ -1,4 +1,5 @@
-"""Syncs as durable work: a pending row, the scheduler, a job on the local exchange; killed in between, and it goes on."""
+"""Syncs as durable work: a pending row, the scheduler, a job on the local exchange; killed in between, and it goes
+on."""
 
 from __future__ import annotations
 
@@ -135,7 +136,8 @@ async def test_a_gap_in_what_was_synced_is_filled_within_a_minute(
 
     async def is_whole() -> bool:
         rows = await database.sql(
-            "SELECT count(*) FROM ohlcv_data WHERE time BETWEEN now() - interval '9 hours' AND now() - interval '7 hours'"
+            "SELECT count(*) FROM ohlcv_data WHERE time BETWEEN now() - interval '9 hours' AND now() - interval '7 "
+            "hours'"
         )
         return bool(rows[0][0] >= 24)
 
@@ -160,9 +162,13 @@ async def test_kill_9_costs_nothing_but_the_page_under_way(
         claimed = await jobs.claim(["sync"])
         assert claimed is not None
         runner = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.contract.jobs.test_sync_job",
-            json.dumps({"database": database_url, "job": str(claimed.id), "info": exchange.info, "folder": str(tmp_path)}),
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "tests.contract.jobs.test_sync_job",
+            json.dumps(
+                {"database": database_url, "job": str(claimed.id), "info": exchange.info, "folder": str(tmp_path)}
+            ),
+        )
 
         async def has_more(before: int = seen) -> bool:
             return await stored(database) > max(before, 0)

@@ -1,4 +1,5 @@
-"""The GCS's tables on disk: it may be killed, and only new actors wait for it. With a real Ray, without the rest of FKS."""
+"""The GCS's tables on disk: it may be killed, and only new actors wait for it. With a real Ray, without the rest of
+FKS."""
 
 from __future__ import annotations
 

@@ -57,7 +57,9 @@ async def back(keeper, name, old_pid):
 async def test_a_killed_service_comes_back_and_is_counted(paths):
     async with running(paths, [small(paths, "a"), small(paths, "b")]) as keeper:
         other, took_s = pids_of(paths, "b")[0], []
-        while len(took_s) < 3 and not any(seconds < 2.0 for seconds in took_s):  # a busy machine may keep us waiting, not always
+        while len(took_s) < 3 and not any(
+            seconds < 2.0 for seconds in took_s
+        ):  # a busy machine may keep us waiting, not always
             old, start = pids_of(paths, "a")[0], time.monotonic()
             os.kill(old, signal.SIGKILL)
             await back(keeper, "a", old)
@@ -230,7 +232,9 @@ def test_who_reads_a_log_of_rays_outlives_down(paths):
     reader = subprocess.Popen(["tail", "-f", str(log)])
     stray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"{paths.ray_temp}/x"])
     try:
-        wait_until(lambda: os.path.realpath(log) in {os.path.realpath(fd) for fd in Path(f"/proc/{reader.pid}/fd").iterdir()})
+        wait_until(
+            lambda: os.path.realpath(log) in {os.path.realpath(fd) for fd in Path(f"/proc/{reader.pid}/fd").iterdir()}
+        )
         asyncio.run(sweep(paths, []))
         assert stray.wait(5.0) == -signal.SIGKILL
         assert reader.poll() is None
@@ -244,7 +248,10 @@ def test_a_home_has_one_keeper(paths):
     lock = paths.run / "keeper.lock"
     with keeper_lock(lock):
         assert holder_of(lock) == os.getpid()
-        other = f"from fks.cli.keeper.lock import keeper_lock\nfrom pathlib import Path\nwith keeper_lock(Path({str(lock)!r})): pass"
+        other = (
+            "from fks.cli.keeper.lock import keeper_lock\nfrom pathlib import Path\nwith "
+            f"keeper_lock(Path({str(lock)!r})): pass"
+        )
         done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
         assert f"already running: keeper pid {os.getpid()}" in done.stderr
     with suppress(AlreadyRunning), keeper_lock(lock):
@@ -278,9 +285,29 @@ async def test_the_door_answers_and_survives_nonsense(paths):
 
 async def test_status_without_a_database_is_what_was_last_known_with_our_own_as_they_are(paths):
     rows = [
-        {"name": "orders", "kind": "actor", "state": "ready", "pid": 1, "node": "n", "restarts": 0, "since": None, "heartbeat_age_ms": 100, "detail": {}},
-        {"name": "postgres", "kind": "service", "state": "ready", "pid": 2, "node": "n", "restarts": 0, "since": None, "heartbeat_age_ms": 100, "detail": {}},
-    ]  # fmt: skip
+        {
+            "name": "orders",
+            "kind": "actor",
+            "state": "ready",
+            "pid": 1,
+            "node": "n",
+            "restarts": 0,
+            "since": None,
+            "heartbeat_age_ms": 100,
+            "detail": {},
+        },
+        {
+            "name": "postgres",
+            "kind": "service",
+            "state": "ready",
+            "pid": 2,
+            "node": "n",
+            "restarts": 0,
+            "since": None,
+            "heartbeat_age_ms": 100,
+            "detail": {},
+        },
+    ]
     hands = Hands(
         document={
             "components": rows,

@@ -70,7 +70,16 @@ async def test_a_second_head_starts_nothing_and_names_the_first(tmp_path: Path, 
     with pytest.raises(ConfigError) as refused:
         await keeper_of(paths, [small(paths, "a")], hands).run()
     text = str(refused.value)
-    for part in ("another head", "production", "10.0.0.1", "/srv/fks", "01234567", "fks down", "try again in", "database.url"):
+    for part in (
+        "another head",
+        "production",
+        "10.0.0.1",
+        "/srv/fks",
+        "01234567",
+        "fks down",
+        "try again in",
+        "database.url",
+    ):
         assert part in text
     assert not pids_of(paths, "a")
     assert hands.deploys == 0
@@ -155,9 +164,13 @@ async def test_the_command_exits_with_the_reason(tmp_path: Path, database: Any, 
     free = {"FKS_HTTP_PORT": "0", "FKS_RAY_DASHBOARD_PORT": "0"}
     env = {**os.environ, **free, "FKS_DATABASE_URL": database_url, "FKS_HOME": str(home)}
     done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "fks.cli", "--home", str(home), "up", "--quiet"],
-        env=env, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        subprocess.run,
+        [sys.executable, "-m", "fks.cli", "--home", str(home), "up", "--quiet"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2, done.stdout + done.stderr
     assert "another head runs on this database: production" in done.stderr
     assert not (home / "run" / "keeper.json").exists()

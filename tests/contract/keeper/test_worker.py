@@ -203,7 +203,9 @@ async def test_the_row_of_a_head_of_before_disturbs_nobody(database, database_ur
     head = await head_speaks(database, paths)
     await NodeStore(database).beat(replace(head, name="a", detail=head.detail | {"session": "s0"}))
     await database.sql("UPDATE nodes SET beat_at = beat_at - interval '1 hour' WHERE name = 'a'")
-    await database.sql("UPDATE nodes SET beat_at = beat_at + interval '1 hour' WHERE name = 'h'")  # it speaks all the while
+    await database.sql(
+        "UPDATE nodes SET beat_at = beat_at + interval '1 hour' WHERE name = 'h'"
+    )  # it speaks all the while
     async with working(paths, database_url) as (keeper, hands, _):
         await until(lambda: keeper.phase == "ready")
         old, looks = keeper.services["ray"].process.pid, []

@@ -1,4 +1,5 @@
-"""Alerts settle themselves over real rows: raised while the cause lasts, resolved when it is over, kept for the record."""
+"""Alerts settle themselves over real rows: raised while the cause lasts, resolved when it is over, kept for the
+record."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ async def test_a_child_that_came_back_settles_its_own_page(account: Database) ->
     await journal.page("child.escalated", "orders died 6 times in 60 s", "orders")
     for state, up_s, settled in (("failed", 60, []), ("ready", 2, []), ("ready", 60, ["child.escalated"])):
         await journal.write_health([HealthRow("orders", "actor", state, 7, "n", 6, None, None)])
-        await account.sql("UPDATE component_health SET beat_at = now(), since = now() - make_interval(secs => $1)", up_s)
+        await account.sql(
+            "UPDATE component_health SET beat_at = now(), since = now() - make_interval(secs => $1)", up_s
+        )
         assert await _settle(account) == settled
     assert await _open(account) == []
     kept = await listed(account, is_all=True, limit=10)
@@ -45,9 +48,15 @@ async def test_a_child_that_came_back_settles_its_own_page(account: Database) ->
 
 async def _order(db: Database, name: str, state: str, role: str = "entry", parent: str | None = None) -> None:
     await db.sql(
-        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity, state, parent_id)"
-        " VALUES ($1, $2, 1, 'paper', 'BTCUSDT', $4, 'buy', 'market', 1, $3, $5)", name, uuid.uuid4(), state, role, parent,
-    )  # fmt: skip
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, role, side, type, quantity, "
+        "state, parent_id)"
+        " VALUES ($1, $2, 1, 'paper', 'BTCUSDT', $4, 'buy', 'market', 1, $3, $5)",
+        name,
+        uuid.uuid4(),
+        state,
+        role,
+        parent,
+    )
 
 
 async def test_orders_and_positions_settle_what_was_about_them(account: Database) -> None:
@@ -55,7 +64,12 @@ async def test_orders_and_positions_settle_what_was_about_them(account: Database
     about: dict[str, Any] = {"client_order_id": "a", "symbol": "BTCUSDT", "instance": ""}
     await _order(account, "a", "UNKNOWN")
     await account.sql("INSERT INTO positions (account_id, venue, symbol, quantity) VALUES (1, 'paper', 'BTCUSDT', 1)")
-    for severity, event in (("page", "order.unknown"), ("page", "position.naked"), ("page", "exit.denied"), ("page", "fill.stray")):
+    for severity, event in (
+        ("page", "order.unknown"),
+        ("page", "position.naked"),
+        ("page", "exit.denied"),
+        ("page", "fill.stray"),
+    ):
         await facts.note_alert(severity, event, event, "orders", about)
     assert await _settle(account) == []
     await account.sql("UPDATE orders SET state = 'FILLED' WHERE client_order_id = 'a'")
@@ -73,13 +87,20 @@ async def test_each_new_alert_is_passed_on_once_and_those_of_the_order_manager_n
     assert await news.new() == []
     await journal.page("child.escalated", "it died", "orders")
     await Facts(account).note_alert("page", "fill.stray", "told already", "orders", {})
-    assert [(row["type"], row["component"], row["message"]) for row in await news.new()] == [("alert", "orders", "it died")]
+    assert [(row["type"], row["component"], row["message"]) for row in await news.new()] == [
+        ("alert", "orders", "it died")
+    ]
     assert await news.new() == []
 
 
 async def test_a_machine_that_fell_silent_is_not_back_though_its_last_word_was_ready(account: Database) -> None:
-    await account.sql("INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'node.lost', 'w1 is gone', 'keeper@w1')")
-    await account.sql("INSERT INTO nodes (name, role, state, beat_at) VALUES ('w1', 'worker', 'ready', now() - interval '1 minute')")
+    await account.sql(
+        "INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'node.lost', 'w1 is gone', "
+        "'keeper@w1')"
+    )
+    await account.sql(
+        "INSERT INTO nodes (name, role, state, beat_at) VALUES ('w1', 'worker', 'ready', now() - interval '1 minute')"
+    )
     assert await _settle(account) == []
     await account.sql("UPDATE nodes SET beat_at = now()")
     assert await _settle(account) == ["node.lost"]
@@ -87,8 +108,10 @@ async def test_a_machine_that_fell_silent_is_not_back_though_its_last_word_was_r
 
 async def test_a_machine_that_falls_silent_is_paged_once_and_forgotten_on_demand(account: Database) -> None:
     nodes = NodeStore(account)
-    await account.sql("INSERT INTO nodes (name, role, state, beat_at) VALUES ('w1', 'worker', 'ready', now()), "
-                      "('w2', 'worker', 'ready', now() - interval '1 minute')")  # fmt: skip
+    await account.sql(
+        "INSERT INTO nodes (name, role, state, beat_at) VALUES ('w1', 'worker', 'ready', now()), "
+        "('w2', 'worker', 'ready', now() - interval '1 minute')"
+    )
     assert await nodes.page_silent() == ["w2"]
     assert await nodes.page_silent() == []
     assert await _settle(account) == []

@@ -12,7 +12,10 @@ from fks.store.db import Database
 
 async def _beat(db: Database, state: str, pid: int | None, ended: str = "") -> None:
     now_ns = time.time_ns()  # a new process is as young as that
-    rows = [("keeper", Seen("keeper", "ready", 1, 0, now_ns)), ("service", Seen("redis", state, pid, 0, now_ns, "", ended))]
+    rows = [
+        ("keeper", Seen("keeper", "ready", 1, 0, now_ns)),
+        ("service", Seen("redis", state, pid, 0, now_ns, "", ended)),
+    ]
     await db.execute("keeper.beat", *columns(rows), "here")
 
 
@@ -29,9 +32,13 @@ async def test_a_service_that_died_and_one_that_was_asked(database: Database) ->
     await _beat(database, "ready", 56, "asked")  # so quick that no beat saw it away
     await _beat(database, "stopped", None)
     assert await _told(database, "redis") == [
-        ("started", "", 12), ("died", "signal 9 (SIGKILL)", 12), ("started", "", 34), ("ended in order", "asked", 34),
-        ("started", "", 56), ("stopped", "", 56),
-    ]  # fmt: skip
+        ("started", "", 12),
+        ("died", "signal 9 (SIGKILL)", 12),
+        ("started", "", 34),
+        ("ended in order", "asked", 34),
+        ("started", "", 56),
+        ("stopped", "", 56),
+    ]
     assert await _told(database, "keeper") == [("started", "", 1)]
 
 

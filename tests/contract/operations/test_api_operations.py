@@ -66,7 +66,9 @@ async def test_an_operation_is_asked_for_once_per_key_and_followed_by_its_id(gat
 
         await until(is_done)
         assert rig.parts.restarted == ["orders"]
-        assert [item["id"] for item in (await trader.get("/operations?state=done")).json()["items"]] == [made.json()["id"]]
+        assert [item["id"] for item in (await trader.get("/operations?state=done")).json()["items"]] == [
+            made.json()["id"]
+        ]
         assert (await client.get(f"/operations/{uuid.uuid4()}")).json()["code"] == "OPERATION_UNKNOWN"
         unknown = await client.post("/operations", json={"kind": "restart", "target": "nobody"})
         assert (unknown.status_code, unknown.json()["code"]) == (404, "COMPONENT_UNKNOWN")
@@ -74,8 +76,12 @@ async def test_an_operation_is_asked_for_once_per_key_and_followed_by_its_id(gat
         assert (await client.post("/operations", json={"kind": "config"})).status_code == 422
 
 
-@pytest.mark.parametrize("name", ["../../tmp/fks-9-py3-none-any.whl", "/tmp/fks-9-py3-none-any.whl", "fks-9/../../x.whl"])
-async def test_a_row_of_an_operation_names_no_wheel_outside_of_ours(gateway: Running, rig: Rig, fks: Fks, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../../tmp/fks-9-py3-none-any.whl", "/tmp/fks-9-py3-none-any.whl", "fks-9/../../x.whl"]
+)
+async def test_a_row_of_an_operation_names_no_wheel_outside_of_ours(
+    gateway: Running, rig: Rig, fks: Fks, name: str
+) -> None:
     async with gateway.client("admin") as client:
         for key in ("wheel", "previous_wheel"):
             assert (await client.post("/operations", json={"kind": "deploy", key: name})).status_code == 422
@@ -98,10 +104,16 @@ async def test_settings_change_at_run_time_and_go_back(gateway: Running, rig: Ri
 
             await until(is_active)
 
-        made = await change(set={"risk.notional_max_order": "5000", "venue.sweep_s": 30, "venue.poll_delays_s": [1, 2.5]})
+        made = await change(
+            set={"risk.notional_max_order": "5000", "venue.sweep_s": 30, "venue.poll_delays_s": [1, 2.5]}
+        )
         assert made.status_code == 202, made.text
         first = made.json()
-        assert first["values"] == {"risk.notional_max_order": "5000", "venue.sweep_s": 30.0, "venue.poll_delays_s": [1.0, 2.5]}
+        assert first["values"] == {
+            "risk.notional_max_order": "5000",
+            "venue.sweep_s": 30.0,
+            "venue.poll_delays_s": [1.0, 2.5],
+        }
         await active(first["version"])
         assert rig.parts.restarted == ["guardian", "orders"]
         rows = {row["key"]: row for row in (await client.get("/config")).json()["settings"]}
@@ -159,7 +171,12 @@ async def test_the_command_line_restarts_and_says_how_long_it_took(fks: Fks, rig
     code, out, _ = await fks("restart", "strategy:0", "--json")
     assert code == OK
     answer = json.loads(out)
-    assert (answer["schema"], answer["name"], answer["old_pid"], answer["pid"]) == ("fks.restart/1", "strategy:0", 103, 1103)
+    assert (answer["schema"], answer["name"], answer["old_pid"], answer["pid"]) == (
+        "fks.restart/1",
+        "strategy:0",
+        103,
+        1103,
+    )
     code, out, _ = await fks("restart", "gateway")
     assert (code, len(rig.redeployed)) == (OK, 1)
     code, _, err = await fks("restart", "nobody")

@@ -103,7 +103,9 @@ async def test_a_restart_is_taken_up_at_once_and_audited(rig: Rig, bus: Bus, mon
     assert time.monotonic() - begun < POLL_S - 0.5  # it has just looked
     assert rig.parts.restarted == ["guardian", "orders"]
     assert parts_of(done) == [("orders", "done")]
-    rows = await rig.db.sql("SELECT child, event, reason FROM actor_events WHERE event = 'asked' ORDER BY id DESC LIMIT 1")
+    rows = await rig.db.sql(
+        "SELECT child, event, reason FROM actor_events WHERE event = 'asked' ORDER BY id DESC LIMIT 1"
+    )
     assert [tuple(row) for row in rows] == [("orders", "asked", "restart asked by ann: tidy")]
 
 
@@ -145,7 +147,9 @@ async def test_a_supervisor_that_dies_in_the_middle_is_followed_by_one_that_goes
         await second  # it ends itself when all children are done
     rig.start()
     assert (await rig.ended(operation)).state == "done"
-    assert rig.parts.restarted == list(IDS), "the child that had just been restarted has another pid: it is not restarted again"
+    assert rig.parts.restarted == list(IDS), (
+        "the child that had just been restarted has another pid: it is not restarted again"
+    )
 
 
 async def test_a_deployment_stops_at_the_first_part_that_does_not_come_back(rig: Rig) -> None:
@@ -167,7 +171,9 @@ async def test_a_part_that_comes_back_as_the_old_build_is_told(rig: Rig) -> None
     assert "orders came back as old, not as new" in (done.error or "")
 
 
-async def test_a_part_that_was_ready_and_stays_degraded_stops_a_deployment(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_part_that_was_ready_and_stays_degraded_stops_a_deployment(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(actors.operations, "SETTLE_S", 0.3)
     rig.parts.state_after["orders"] = "degraded"
     rig.start()
@@ -204,9 +210,13 @@ async def test_a_part_that_keeps_dying_ends_a_deployment_at_once(rig: Rig, monke
 
 async def test_a_change_of_settings_restarts_whom_it_concerns_and_is_in_force(rig: Rig) -> None:
     version, operation = await propose(
-        rig.db, {"venue.sweep_s": 30.0}, {"venue.sweep_s": {"from": None, "to": 30.0}}, base_version=0,
-        changed_by="ann", reason="calm",
-    )  # fmt: skip
+        rig.db,
+        {"venue.sweep_s": 30.0},
+        {"venue.sweep_s": {"from": None, "to": 30.0}},
+        base_version=0,
+        changed_by="ann",
+        reason="calm",
+    )
     rig.parts.config_version = lambda: version.version
     rig.start()
     assert (await rig.ended(operation)).state == "done"
@@ -217,7 +227,9 @@ async def test_a_change_of_settings_restarts_whom_it_concerns_and_is_in_force(ri
 
 
 async def test_a_change_that_does_not_take_is_rolled_back_by_itself(rig: Rig) -> None:
-    old, operation = await propose(rig.db, {"venue.sweep_s": 30.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="ann", reason="a")
+    old, operation = await propose(
+        rig.db, {"venue.sweep_s": 30.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="ann", reason="a"
+    )
     rig.parts.config_version = lambda: old.version
     rig.start()
     await rig.ended(operation)
@@ -254,7 +266,9 @@ async def test_a_change_that_does_not_take_is_rolled_back_by_itself(rig: Rig) ->
 
 async def test_two_people_at_once_and_one_of_them_is_told(rig: Rig) -> None:
     async def change(who: str) -> object:
-        return await propose(rig.db, {"venue.sweep_s": 9.0}, {"venue.sweep_s": {}}, base_version=0, changed_by=who, reason="r")
+        return await propose(
+            rig.db, {"venue.sweep_s": 9.0}, {"venue.sweep_s": {}}, base_version=0, changed_by=who, reason="r"
+        )
 
     found = await asyncio.gather(change("ann"), change("bob"), return_exceptions=True)
     errors = [error for error in found if isinstance(error, InputError)]
@@ -301,10 +315,14 @@ async def test_settings_over_which_supervisors_die_are_rolled_back_and_can_be_ch
     assert "supervisors began it" in (done.error or "")
     assert await rig.versions.wanted() is None
     assert rig.parts.parts["orders"].config_version == 0
-    await propose(rig.db, {"venue.sweep_s": 9.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="ann", reason="again")
+    await propose(
+        rig.db, {"venue.sweep_s": 9.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="ann", reason="again"
+    )
 
 
-async def test_a_child_that_is_switched_off_meanwhile_does_not_end_a_deployment(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_that_is_switched_off_meanwhile_does_not_end_a_deployment(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(actors.operations, "APPEAR_S", 0.2)
     rig.parts.build = build_id()
     rig.parts.parts["strategy:solo:a"] = Part("ready", 200, "old", 0, "n")
@@ -350,7 +368,9 @@ async def test_nothing_is_changed_while_a_change_that_failed_is_rolled_back(rig:
     assert claimed is not None
     await rig.versions.fail(version.version, "orders is not back")
     with pytest.raises(InputError) as found:
-        await propose(rig.db, {"venue.sweep_s": 8.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="bob", reason="r")
+        await propose(
+            rig.db, {"venue.sweep_s": 8.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="bob", reason="r"
+        )
     assert found.value.code == "CONFIG_ROLLING"
     await rig.store.finish(claimed, "failed", result={}, error="went back")
     await propose(rig.db, {"venue.sweep_s": 8.0}, {"venue.sweep_s": {}}, base_version=0, changed_by="bob", reason="r")

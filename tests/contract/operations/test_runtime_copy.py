@@ -69,7 +69,9 @@ async def test_a_damaged_copy_costs_the_copy_and_not_the_start(paths: Paths) -> 
         await away.close()
 
 
-async def test_a_version_that_does_not_fit_the_nodes_own_files_refuses_the_start(database: Database, paths: Paths) -> None:
+async def test_a_version_that_does_not_fit_the_nodes_own_files_refuses_the_start(
+    database: Database, paths: Paths
+) -> None:
     await propose(database, {"data.stale_min_s": 60.0}, CHANGES, base_version=0, changed_by="a", reason="r")
     files = Settings(home=paths.home, data={"stale_max_s": 20.0})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="runtime version 1 does not fit"):
@@ -108,7 +110,9 @@ async def test_what_holds_a_lease_does_not_begin_with_the_settings_of_before_an_
         assert (opened.config_version, opened.is_config_current) == (0, False)
         with pytest.raises(OutageError):
             await opened.with_current_config()
-        version, _ = await propose(database, {"venue.sweep_s": 7.0}, CHANGES, base_version=0, changed_by="a", reason="r")
+        version, _ = await propose(
+            database, {"venue.sweep_s": 7.0}, CHANGES, base_version=0, changed_by="a", reason="r"
+        )
         lease: Any = SimpleNamespace(renew=renew, keep=keep, holds=lambda: True)
         back = replace(opened, db=database, lease=lease)
 

@@ -1,4 +1,5 @@
-"""Wheels: fit or refused, and one made of what is installed that leads back to it. Real zip files, a real installation."""
+"""Wheels: fit or refused, and one made of what is installed that leads back to it. Real zip files, a real
+installation."""
 
 from __future__ import annotations
 
@@ -19,14 +20,22 @@ FILES = {"fks/__init__.py": '__version__ = "9.9.9"\n', "fks/a.sql": "SELECT 1;\n
 
 
 def wheel(
-    folder: Path, *, name: str = "fks", version: str = "9.9.9", python: str = ">=3.11", needs: tuple[str, ...] = ("click>=8",),
+    folder: Path,
+    *,
+    name: str = "fks",
+    version: str = "9.9.9",
+    python: str = ">=3.11",
+    needs: tuple[str, ...] = ("click>=8",),
     tamper: bool = False,
-) -> Path:  # fmt: skip
+) -> Path:
     info = f"{name}-{version}.dist-info"
     told = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: {python}\n"
     told += "".join(f"Requires-Dist: {need}\n" for need in needs) + 'Requires-Dist: pandas<0; extra == "frames"\n'
-    files = {**FILES, f"{info}/METADATA": told,
-             f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}  # fmt: skip
+    files = {
+        **FILES,
+        f"{info}/METADATA": told,
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
     lines = [f"{path},sha256={digest(text.encode())},{len(text)}" for path, text in files.items()]
     file = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(file, "w") as archive:
@@ -95,7 +104,19 @@ def test_what_is_installed_is_packed_again_and_installs_the_same(tmp_path: Path)
 
 def _install(file: Path, target: Path) -> None:
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--disable-pip-version-check",
-         "--target", str(target), str(file)],
-        check=True, timeout=60,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--no-deps",
+            "--no-index",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--target",
+            str(target),
+            str(file),
+        ],
+        check=True,
+        timeout=60,
+    )

@@ -50,7 +50,9 @@ async def test_a_fill_of_the_real_exchange_is_booked_though_the_local_one_had_it
     assert await rig.outcome(second) == ("ordered", None)
     entry = await rig.becomes((await rig.entry(second)).client_order_id, State.FILLED)
     await until(lambda: [held.order.quantity for held in rig.venue.by_role("sl")] == [D("9.99")])
-    rows = await database.sql("SELECT venue_trade_id, fill_id, quantity FROM trades WHERE client_order_id = $1", entry.client_order_id)
+    rows = await database.sql(
+        "SELECT venue_trade_id, fill_id, quantity FROM trades WHERE client_order_id = $1", entry.client_order_id
+    )
     assert [(row["venue_trade_id"], row["quantity"]) for row in rows] == [("1", D(10))]
     assert rows[0]["fill_id"] == ids.fill_id_v2("9", "live", "", "BTCUSDT", "1")
     assert await rig.position("two") == D("9.99")
@@ -103,7 +105,9 @@ async def test_an_order_in_doubt_is_not_asked_about_at_another_account(database:
     assert order is not None
     other = ScriptedVenue(who=replace(rig.venue.who, network_epoch="second"))
     await rig.crash()
-    await database.sql("UPDATE orders SET state = 'UNKNOWN', filled = 0 WHERE client_order_id = $1", order.client_order_id)
+    await database.sql(
+        "UPDATE orders SET state = 'UNKNOWN', filled = 0 WHERE client_order_id = $1", order.client_order_id
+    )
     rig.venue = other
     await rig.start(wait_ready=False)
     await until(lambda: rig.service.cache.venues["ccxt"].state == "REFUSED")
@@ -187,19 +191,30 @@ async def test_an_upgrade_in_the_middle_of_a_kill_counts_no_execution_twice(data
     assert await rig.outcome(await rig.signal()) == ("ordered", None)
     await until(lambda: rig.position_is(D("9.99")))
     rig.killed = True
-    await database.sql("INSERT INTO kill_switch (kill_id, is_engaged, report) VALUES ('k', true, '{\"flatten\": false}')")
+    await database.sql(
+        "INSERT INTO kill_switch (kill_id, is_engaged, report) VALUES ('k', true, '{\"flatten\": false}')"
+    )
     await rig.crash()
     bought = rig.venue.by_role("entry")[0].order
     intent = ids.kill_id("k", "BTCUSDT")
     closing = replace(
-        bought, client_order_id=ids.client_order_id(intent, "kill"), intent_id=intent, signal_id=None, role=Role.KILL,
-        side=Side.SELL, quantity=D(4), state=State.SENDING, is_reduce_only=True,
-    )  # fmt: skip
+        bought,
+        client_order_id=ids.client_order_id(intent, "kill"),
+        intent_id=intent,
+        signal_id=None,
+        role=Role.KILL,
+        side=Side.SELL,
+        quantity=D(4),
+        state=State.SENDING,
+        is_reduce_only=True,
+    )
     await database.sql(
-        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, quantity, state,"
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, "
+        "quantity, state,"
         " is_reduce_only) VALUES ($1, $2, 1, 'ccxt', 'BTCUSDT', 'one', 'kill', 'sell', 'market', 4, 'SENDING', true)",
-        closing.client_order_id, intent,
-    )  # fmt: skip
+        closing.client_order_id,
+        intent,
+    )
     rig.venue.refusal = ""
     await rig.venue.submit(closing)
     await rig.start(wait_ready=False)

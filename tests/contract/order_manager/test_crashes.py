@@ -107,7 +107,13 @@ async def test_a_report_that_says_the_same_again_is_recorded_again(rig: Rig) -> 
     """An order that was WORKING, then not found, then WORKING again: its events must make what its row says (A3)."""
     rig.venue.script.append("unheard")
     await rig.signal(
-        Kind.ORDER, instance="", source="principal:me", type=OrderType.LIMIT, limit_price=D(99), size=D(1), timeframe=None
+        Kind.ORDER,
+        instance="",
+        source="principal:me",
+        type=OrderType.LIMIT,
+        limit_price=D(99),
+        size=D(1),
+        timeframe=None,
     )
     await until(lambda: rig.venue.live())
     order = rig.venue.live()[0].order.client_order_id

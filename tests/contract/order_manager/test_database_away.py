@@ -1,4 +1,5 @@
-"""PostgreSQL is away for three times the age that a decision may have, from each labelled point of the order path on."""
+"""PostgreSQL is away for three times the age that a decision may have, from each labelled point of the order path
+on."""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ D = Decimal
 async def own(bus: Bus) -> AsyncIterator[tuple[MortalPostgres, Rig]]:
     with servers.mortal_postgres() as postgres:
         await migrate.upgrade(postgres.url)
-        db = await Database.connect(postgres.url, DatabaseSettings(retry_s=0.5, connect_timeout_s=1.0), application="test")
+        db = await Database.connect(
+            postgres.url, DatabaseSettings(retry_s=0.5, connect_timeout_s=1.0), application="test"
+        )
         await seed(db)
         rig = Rig(db, bus, ScriptedVenue())
         yield postgres, rig
@@ -62,7 +64,9 @@ async def test_a_killed_database_pauses_the_orders_and_loses_nothing(own: tuple[
     assert not rig.task.done()  # type: ignore[union-attr]
 
 
-async def test_fills_that_come_while_the_database_is_away_are_booked_when_it_is_back(own: tuple[MortalPostgres, Rig]) -> None:
+async def test_fills_that_come_while_the_database_is_away_are_booked_when_it_is_back(
+    own: tuple[MortalPostgres, Rig],
+) -> None:
     server, rig = own
     await rig.start()
     rig.venue.script.append("rest")

@@ -66,7 +66,9 @@ async def test_a_denied_order_is_422_with_the_code(rig: Rig, door: OrderEntry) -
 
 
 async def test_nobody_there_to_answer_is_202_with_the_id_the_order_will_have(idle: Rig, door: OrderEntry) -> None:
-    hasty = OrderEntry(idle.db, idle.bus, RealClock(), idle.settings.model_copy(update={"http": Http(order_wait_s=0.2)}))
+    hasty = OrderEntry(
+        idle.db, idle.bus, RealClock(), idle.settings.model_copy(update={"http": Http(order_wait_s=0.2)})
+    )
     answer = await hasty.submit(asked(), "ann", "k1")
     assert (answer.status, answer.body["state"]) == (202, None)
     await idle.start()
@@ -145,7 +147,9 @@ async def test_a_person_cannot_sell_what_is_not_there(rig: Rig, door: OrderEntry
         ({"leverage": "10"}, 422, "FIELD_UNKNOWN"),
     ],
 )
-async def test_bad_input_is_one_clear_no(idle: Rig, door: OrderEntry, changes: dict[str, Any], status: int, code: str) -> None:
+async def test_bad_input_is_one_clear_no(
+    idle: Rig, door: OrderEntry, changes: dict[str, Any], status: int, code: str
+) -> None:
     with pytest.raises(InputError) as error:
         await door.submit(asked(**changes), "ann", "k1")
     assert (error.value.status, error.value.code) == (status, code)

@@ -1,4 +1,5 @@
-"""A drain of the order manager under load: what is in hand is finished, what is not stays ready, nothing is lost or doubled."""
+"""A drain of the order manager under load: what is in hand is finished, what is not stays ready, nothing is lost or
+doubled."""
 
 from __future__ import annotations
 
@@ -19,9 +20,13 @@ from tests.support.waiting import until
 
 D = Decimal
 WIDE = Risk(
-    feed_age_max_s=3600, orders_open_max=10**6, orders_per_minute=10**6, notional_max_order=D(10**9),
-    exposure_max_instrument=D(10**9), exposure_max_account=D(10**9),
-)  # fmt: skip
+    feed_age_max_s=3600,
+    orders_open_max=10**6,
+    orders_per_minute=10**6,
+    notional_max_order=D(10**9),
+    exposure_max_instrument=D(10**9),
+    exposure_max_account=D(10**9),
+)
 LEGS = {"stop_loss": D(90), "take_profit": D(120)}
 
 
@@ -44,7 +49,8 @@ async def counted(rig: Rig) -> dict[str, int]:
 
 
 async def test_drains_under_load_lose_no_signal_and_double_no_order(idle: Rig) -> None:
-    """Four hand-overs while signals of two instances and two symbols keep coming, resting orders and fills among them."""
+    """Four hand-overs while signals of two instances and two symbols keep coming, resting orders and fills among
+    them."""
     idle.settings = idle.settings.model_copy(update={"risk": WIDE})
     idle.venue.totals["USDT"] = D(10**9)
     rig = await idle.start()

@@ -84,13 +84,22 @@ async def is_compared_twice(rig: Rig) -> bool:
 async def test_coins_that_went_deny_entries_until_a_person_adopts_it(rig: Rig) -> None:
     rig.venue.totals["BTC"] -= D("0.5")
     found = (await until(lambda: incidents(rig)))[0]
-    assert (found.kind, found.subject, found.payload["difference"], found.payload["expected"]) == ("drift", "BTC", "-0.5", "2")
+    assert (found.kind, found.subject, found.payload["difference"], found.payload["expected"]) == (
+        "drift",
+        "BTC",
+        "-0.5",
+        "2",
+    )
     await until(lambda: is_noticed(rig, "BTC"))
     assert await entry(rig) == ("denied", "INCIDENT_OPEN")
     assert await entry(rig, symbol="ETHUSDT", size=D(1)) == ("ordered", None)
-    assert [row["severity"] for row in await rig.db.sql("SELECT severity FROM alerts WHERE event = 'account.drift'")] == ["error"]
+    assert [
+        row["severity"] for row in await rig.db.sql("SELECT severity FROM alerts WHERE event = 'account.drift'")
+    ] == ["error"]
     store = IncidentStore(rig.db)
-    await store.close(found.id, by="ann", resolution=Resolution.ADOPTED, reason="sold over the counter", now_ns=now_ns())
+    await store.close(
+        found.id, by="ann", resolution=Resolution.ADOPTED, reason="sold over the counter", now_ns=now_ns()
+    )
     await until(lambda: not rig.service.cache.venues["ccxt"].drifting)
     assert await entry(rig) == ("ordered", None)
     await until(lambda: is_compared_twice(rig))
@@ -152,8 +161,11 @@ async def test_the_history_tells_fills_from_fees(rig: Rig) -> None:
     assert await rig.outcome(await rig.signal(Kind.EXIT)) == ("ordered", None)
     await until(lambda: has_row(rig, "fee"))
     assert await history(rig) == [
-        ("snapshot", D(100000), None), ("fill", D(99000), None), ("fill", D(99999), None), ("fee", D("99998.001"), None),
-    ]  # fmt: skip
+        ("snapshot", D(100000), None),
+        ("fill", D(99000), None),
+        ("fill", D(99999), None),
+        ("fee", D("99998.001"), None),
+    ]
     await rig.stop()
 
 

@@ -1,4 +1,5 @@
-"""ESCALATED: nothing new is entered until a person ends the escalation of a child that money depends on; exits still go."""
+"""ESCALATED: nothing new is entered until a person ends the escalation of a child that money depends on; exits still
+go."""
 
 from __future__ import annotations
 

@@ -99,7 +99,9 @@ async def test_a_missing_stop_is_placed_under_a_held_kill(rig: Rig) -> None:
 async def test_between_the_attempts_of_an_exit_the_position_is_protected(rig: Rig) -> None:
     await rig.restart(limits=replace(QUICK, exit_retry_s=0.5, exit_retry_max_s=0.5, exit_page_s=30))
     await protected(rig)
-    rig.venue.script.extend(["refuse:-1015", "ok", "refuse:-1003", "ok", "ok"])  # a close, the stop again, a close, the stop, a close
+    rig.venue.script.extend(
+        ["refuse:-1015", "ok", "refuse:-1003", "ok", "ok"]
+    )  # a close, the stop again, a close, the stop, a close
     out = await rig.signal(Kind.EXIT)
     for attempt in (1, 2):
         await until(lambda: {held.order.attempt for held in rig.venue.live()} == {attempt})  # noqa: B023
@@ -213,12 +215,17 @@ async def test_an_exit_of_unknown_outcome_is_not_sent_again_before_it_is_absent(
 async def test_a_persons_far_limit_sell_never_takes_a_stops_place(rig: Rig) -> None:
     entry = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings)
     body = {"symbol": "BTCUSDT", "venue": "ccxt"}
-    await entry.submit(OrderRequest.parse(body | {"side": "buy", "type": "market", "quantity": "2", "stop_loss": "90"}), "ann", "1")
+    await entry.submit(
+        OrderRequest.parse(body | {"side": "buy", "type": "market", "quantity": "2", "stop_loss": "90"}), "ann", "1"
+    )
     await until(lambda: stops(rig) == D("1.998"))
     answer = await entry.submit(
         OrderRequest.parse(body | {"side": "sell", "type": "limit", "quantity": "1", "price": "105"}), "ann", "2"
     )
-    assert (answer.status, answer.body["code"]) == (422, "BALANCE") or (answer.status, answer.body["code"]) == (422, "SHORT_FORBIDDEN")
+    assert (answer.status, answer.body["code"]) == (422, "BALANCE") or (answer.status, answer.body["code"]) == (
+        422,
+        "SHORT_FORBIDDEN",
+    )
     assert rig.venue.cancelled == []
     assert stops(rig) == D("1.998")
 
@@ -251,7 +258,13 @@ async def test_more_than_twenty_protected_entries_are_all_protected_after_a_rest
     rig.venue.locks_base = True
     for _ in range(23):
         signal = await rig.signal(
-            Kind.ORDER, source="principal:me", instance="", side=Side.BUY, size=D("0.5"), timeframe=None, stop_loss=D(90)
+            Kind.ORDER,
+            source="principal:me",
+            instance="",
+            side=Side.BUY,
+            size=D("0.5"),
+            timeframe=None,
+            stop_loss=D(90),
         )
         assert await rig.outcome(signal) == ("ordered", None)
     await until(lambda: stops(rig) >= D("11.47"), deadline_s=20)
@@ -329,7 +342,10 @@ async def test_an_old_decision_is_not_traded(rig: Rig) -> None:
 async def test_an_old_exit_is_traded(rig: Rig) -> None:
     await rig.outcome(await rig.signal())
     await until(lambda: rig.venue.totals.get("BTC") == D("9.99"))
-    assert await rig.outcome(await rig.signal(Kind.EXIT, ts_event_ns=RealClock().now_ns() - 600 * MINUTE)) == ("ordered", None)
+    assert await rig.outcome(await rig.signal(Kind.EXIT, ts_event_ns=RealClock().now_ns() - 600 * MINUTE)) == (
+        "ordered",
+        None,
+    )
 
 
 async def test_an_approval_is_the_decision(rig: Rig) -> None:
@@ -341,7 +357,11 @@ async def test_an_approval_is_the_decision(rig: Rig) -> None:
 
 
 async def test_a_decision_that_ages_between_commit_and_bytes_is_not_sent(rig: Rig) -> None:
-    await rig.restart(settings=rig.settings.model_copy(update={"risk": rig.settings.risk.model_copy(update={"decision_age_max_s": 1.5})}))
+    await rig.restart(
+        settings=rig.settings.model_copy(
+            update={"risk": rig.settings.risk.model_copy(update={"decision_age_max_s": 1.5})}
+        )
+    )
     from tests.support.order_rig import signal_of
 
     signal = signal_of()
@@ -383,8 +403,12 @@ async def test_a_halt_survives_a_restart(rig: Rig) -> None:
     denied = await rig.signal(size=D(999))
     await rig.outcome(denied)
     await until(lambda: rig.venue.trades)
-    wrong = replace(rig.venue.trades[0], fill_id=uuid.uuid4(), venue_trade_id="77",
-                    client_order_id=ids.client_order_id(ids.intent_id(denied), Role.ENTRY))  # fmt: skip
+    wrong = replace(
+        rig.venue.trades[0],
+        fill_id=uuid.uuid4(),
+        venue_trade_id="77",
+        client_order_id=ids.client_order_id(ids.intent_id(denied), Role.ENTRY),
+    )
     rig.venue.push(wrong)
     await until(lambda: "IMPOSSIBLE_FILL" in rig.log.events("error"))
 

@@ -72,7 +72,9 @@ async def test_a_commit_that_lands_after_its_connection_died_is_still_sent_once(
         await SignalStore(rig.db).insert([signal])
         await tx.sql("SELECT 1 FROM signals WHERE id = $1 FOR UPDATE", signal.id)
         await rig.bus.publish("fks.signals", {"type": "signal"})
-        blocked = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        blocked = (
+            "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
 
         async def waits(count: int) -> bool:
             return (await rig.db.sql(blocked))[0]["n"] >= count
@@ -92,7 +94,8 @@ async def test_signals_that_wait_in_one_instrument_hold_up_no_other(rig: Rig) ->
     await rig.db.sql("UPDATE instruments SET is_trading = false WHERE symbol = 'ETHUSDT'")
     await until(lambda: True)
     waiting = [
-        signal_of(Kind.EXIT, symbol="ETHUSDT", venue="ccxt", instance="one", id=uuid.uuid4(), ordinal=n) for n in range(600)
+        signal_of(Kind.EXIT, symbol="ETHUSDT", venue="ccxt", instance="one", id=uuid.uuid4(), ordinal=n)
+        for n in range(600)
     ]
     rig.service.cache.venues["ccxt"].is_connected = False
     await SignalStore(rig.db).insert(waiting)
@@ -109,7 +112,9 @@ async def test_a_number_nobody_can_reckon_with_is_denied_and_breaks_nothing(rig:
         {"quantity": D(1), "type": "market", "stop_loss": D("1e-35")},
     ):
         answer = await door.submit(
-            OrderRequest(symbol="BTCUSDT", side="buy", account="main", **fields), "me", uuid.uuid4().hex  # type: ignore[arg-type]
+            OrderRequest(symbol="BTCUSDT", side="buy", account="main", **fields),
+            "me",
+            uuid.uuid4().hex,  # type: ignore[arg-type]
         )
         assert answer.status == 422, answer.body
     assert rig.task is not None
@@ -128,7 +133,13 @@ async def test_what_a_person_sold_is_not_sold_again_and_the_next_exit_still_goes
     await rig.outcome(await rig.signal())
     await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
     sold = await rig.signal(
-        Kind.ORDER, source="principal:me", instance="", side=Side.SELL, size=D("9.99"), timeframe=None, reference_price=None
+        Kind.ORDER,
+        source="principal:me",
+        instance="",
+        side=Side.SELL,
+        size=D("9.99"),
+        timeframe=None,
+        reference_price=None,
     )
     assert await rig.outcome(sold) == ("ordered", None)
     await until(lambda: rig.venue.totals["BTC"] == 0)

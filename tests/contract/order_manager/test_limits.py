@@ -93,12 +93,16 @@ async def test_an_order_in_another_quote_is_held_to_the_accounts_limit(rig: Rig)
 
 async def test_without_a_rate_into_the_accounts_currency_entries_are_denied(rig: Rig) -> None:
     rig.venue.totals["BTC"] = D(50)
-    await rig.db.sql("UPDATE feeds SET last_message_at = now() - interval '10 minutes' WHERE symbol IN ('BTCUSDT', 'ETHUSDT')")
+    await rig.db.sql(
+        "UPDATE feeds SET last_message_at = now() - interval '10 minutes' WHERE symbol IN ('BTCUSDT', 'ETHUSDT')"
+    )
 
     async def is_stale() -> bool:
         await rig.bus.publish(WAKE, {"type": "look"})
         marks = rig.service.cache.marks
-        return all((marks["binance", name].message_ns or 0) < time.time_ns() - 500 * 10**9 for name in ("BTCUSDT", "ETHUSDT"))
+        return all(
+            (marks["binance", name].message_ns or 0) < time.time_ns() - 500 * 10**9 for name in ("BTCUSDT", "ETHUSDT")
+        )
 
     await until(is_stale)
     assert await cross(rig) == "PRICE_MISSING"
@@ -197,10 +201,15 @@ async def test_a_position_of_yesterday_counts_from_the_days_start(rig: Rig) -> N
 async def test_filters_of_the_exchange_deny_before_an_order_is_sent(rig: Rig) -> None:
     """The stored filters come back as they were, and the check reads them."""
     filtered = an_instrument(
-        market_lot=Lot(D(0), D(5), D(0)), is_notional_min_for_market=False, orders_max=200, algo_orders_max=0, has_oco=False,
-        percent_price=PercentPrice(D("0.2"), D(5), D("0.2"), D(5)), order_types=frozenset({"market", "limit", "stop"}),
+        market_lot=Lot(D(0), D(5), D(0)),
+        is_notional_min_for_market=False,
+        orders_max=200,
+        algo_orders_max=0,
+        has_oco=False,
+        percent_price=PercentPrice(D("0.2"), D(5), D("0.2"), D(5)),
+        order_types=frozenset({"market", "limit", "stop"}),
         updated_ns=1_000,
-    )  # fmt: skip
+    )
     await InstrumentStore(rig.db).merge([filtered])
     stored: list[Instrument] = await InstrumentStore(rig.db).all("binance")
     assert next(i for i in stored if i.symbol == "BTCUSDT") == filtered

@@ -103,8 +103,12 @@ async def test_an_impossible_fill_goes_to_the_account_and_halts_the_strategy(rig
     denied = await rig.signal(size=D(999))
     await rig.outcome(denied)
     await until(lambda: rig.venue.trades)
-    wrong = replace(rig.venue.trades[0], fill_id=uuid.uuid4(), venue_trade_id="77",
-                    client_order_id=ids.client_order_id(ids.intent_id(denied), Role.ENTRY))  # fmt: skip
+    wrong = replace(
+        rig.venue.trades[0],
+        fill_id=uuid.uuid4(),
+        venue_trade_id="77",
+        client_order_id=ids.client_order_id(ids.intent_id(denied), Role.ENTRY),
+    )
     rig.venue.push(wrong)
     await until(lambda: "IMPOSSIBLE_FILL" in rig.log.events("error"))
     assert await rig.position("external") == D("9.99")
@@ -130,16 +134,27 @@ async def test_a_fill_whose_order_row_comes_late_finds_it(rig: Rig) -> None:
     await rig.outcome(await rig.signal())
     await until(lambda: rig.service.cache.position(1, "ccxt", "BTCUSDT", "one").quantity > 0)
     name = ids.client_order_id(uuid.uuid4(), Role.KILL)
-    sale = replace(rig.venue.trades[0], fill_id=uuid.uuid4(), venue_trade_id="78", client_order_id=name,
-                   side=rig.venue.trades[0].side.opposite, quantity=D("9.99"), fee=D(0), fee_currency="USDT")  # fmt: skip
+    sale = replace(
+        rig.venue.trades[0],
+        fill_id=uuid.uuid4(),
+        venue_trade_id="78",
+        client_order_id=name,
+        side=rig.venue.trades[0].side.opposite,
+        quantity=D("9.99"),
+        fee=D(0),
+        fee_currency="USDT",
+    )
     rig.venue.totals["BTC"] = D(0)
     rig.venue.push(sale)
     await until(lambda: bool(rig.service._sessions["ccxt"]._unclaimed))
     await rig.db.sql(
-        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, quantity,"
-        " state, is_reduce_only) VALUES ($1, $2, 1, 'ccxt', 'BTCUSDT', 'one', 'kill', 'sell', 'market', 9.99, 'FILLED', true)",
-        name, uuid.uuid4(),
-    )  # fmt: skip
+        "INSERT INTO orders (client_order_id, intent_id, account_id, venue, symbol, instance, role, side, type, "
+        "quantity,"
+        " state, is_reduce_only) VALUES ($1, $2, 1, 'ccxt', 'BTCUSDT', 'one', 'kill', 'sell', 'market', 9.99, "
+        "'FILLED', true)",
+        name,
+        uuid.uuid4(),
+    )
 
     async def flat() -> bool:
         return await rig.position() == 0
@@ -152,7 +167,9 @@ async def test_a_person_closes_what_its_own_legs_hold_back(rig: Rig) -> None:
     door = OrderEntry(rig.db, rig.bus, RealClock(), rig.settings)
     body = {"symbol": "BTCUSDT", "type": "market", "venue": "ccxt"}
     await door.submit(
-        OrderRequest.parse(body | {"side": "buy", "quantity": "2", "stop_loss": "90", "take_profit": "120"}), "ann", "k1"
+        OrderRequest.parse(body | {"side": "buy", "quantity": "2", "stop_loss": "90", "take_profit": "120"}),
+        "ann",
+        "k1",
     )
     await until(lambda: len(rig.venue.live()) == 2)
     answer = await door.submit(OrderRequest.parse(body | {"side": "sell", "quantity": "1"}), "ann", "k2")

@@ -28,8 +28,10 @@ async def test_a_feed_without_its_collector_is_not_fresh(
         await tx.sql(
             "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price, updated_at) "
             "VALUES ('binance', 'BTCUSDT', 'trades', $1, $2, now(), 100, now() - $3 * interval '1 second')",
-            state, epoch, told_s,
-        )  # fmt: skip
+            state,
+            epoch,
+            told_s,
+        )
         (mark,) = await Facts(tx).marks()
     assert mark.price == 100
     assert (mark.message_ns is not None) is is_fresh

@@ -35,9 +35,15 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange
 def ccxt_venue(exchange: LocalExchange) -> CcxtVenue:
     info = exchange.info
     config = CcxtConfig(
-        account_id=0, order_timeout_s=1.0, read_timeout_s=3.0, rest_url=info["rest"], ws_url=info["ws"],
-        ws_api_url=info["ws_api"], api_key=info["api_key"], api_secret=info["api_secret"],
-    )  # fmt: skip
+        account_id=0,
+        order_timeout_s=1.0,
+        read_timeout_s=3.0,
+        rest_url=info["rest"],
+        ws_url=info["ws"],
+        ws_api_url=info["ws_api"],
+        api_key=info["api_key"],
+        api_secret=info["api_secret"],
+    )
     return CcxtVenue(config, RealClock(), CollectingLog())
 
 

@@ -36,7 +36,8 @@ async def chaos(
 
 @pytest.mark.timeout(240)
 async def test_kills_at_every_point_lose_double_and_bend_nothing(chaos: OrderChaos) -> None:
-    """Each label and each fault of the exchange several times; `make soak` takes every pair of them, and 10,000 intents."""
+    """Each label and each fault of the exchange several times; `make soak` takes every pair of them, and 10,000
+    intents."""
     await chaos.run(rounds=ROUNDS, intents=INTENTS)
     assert await chaos.findings() == []
     assert chaos.points > chaos.kills / 2, "most lives end at their labelled point"

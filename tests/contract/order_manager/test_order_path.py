@@ -41,7 +41,8 @@ async def test_the_first_signal_of_a_symbol_just_collected_is_not_denied(rig: Ri
     )
     await rig.db.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, state, epoch, last_message_at, last_price, updated_at)"
-        " SELECT 'binance', 'SOLUSDT', timeframe, state, epoch, now(), 100, updated_at FROM feeds WHERE symbol = 'BTCUSDT'"
+        " SELECT 'binance', 'SOLUSDT', timeframe, state, epoch, now(), 100, updated_at FROM feeds WHERE symbol = "
+        "'BTCUSDT'"
     )
     await rig.db.sql(
         "INSERT INTO strategy_instances (id, strategy, exchange, symbol, timeframe, account_id, venue, size)"

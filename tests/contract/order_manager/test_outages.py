@@ -56,7 +56,9 @@ async def test_without_redis_everything_still_works_by_polling(idle: Rig) -> Non
 
 async def without_sweeps(idle: Rig) -> Rig:
     """Start it; nothing is compared but what the stream asks for."""
-    idle.settings = idle.settings.model_copy(update={"venue": idle.settings.venue.model_copy(update={"sweep_s": 3600.0})})
+    idle.settings = idle.settings.model_copy(
+        update={"venue": idle.settings.venue.model_copy(update={"sweep_s": 3600.0})}
+    )
     return await idle.start()
 
 
@@ -74,7 +76,9 @@ async def test_a_lost_session_denies_entries_and_lets_exits_go(idle: Rig) -> Non
     assert rows[0]["state"] in ("STALE", "SYNCING")
 
 
-async def test_a_session_that_is_lost_during_a_sweep_is_not_forgotten(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_session_that_is_lost_during_a_sweep_is_not_forgotten(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Entries without a stream that tells of their fills: the sweep was right, and is no word about the stream."""
     status, read, lost = rig.service.cache.venues["ccxt"], rig.venue.open_orders, []
     await until(lambda: status.state == "READY")
@@ -172,8 +176,15 @@ async def test_executions_of_others_are_external_and_never_a_strategys(rig: Rig)
 
     await rig.outcome(await rig.signal())
     await until(lambda: rig.venue.trades)
-    foreign = replace(rig.venue.trades[0], fill_id=rig.venue.trades[0].fill_id.__class__(int=7), client_order_id="web_1",
-                      venue_order_id="999", venue_trade_id="77", quantity=D(3), fee=D(0))  # fmt: skip
+    foreign = replace(
+        rig.venue.trades[0],
+        fill_id=rig.venue.trades[0].fill_id.__class__(int=7),
+        client_order_id="web_1",
+        venue_order_id="999",
+        venue_trade_id="77",
+        quantity=D(3),
+        fee=D(0),
+    )
     rig.venue.trades.append(foreign)
     rig.venue.totals["BTC"] += D(3)
     rig.venue.push(foreign)

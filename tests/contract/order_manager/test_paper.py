@@ -29,9 +29,17 @@ STRICT = FAST.model_copy(update={"sim": Sim(fills="tape")})
 BARS_LIVE = FAST.model_copy(update={"paper": Paper(fills="bars")})
 #: open, high, low, close of minutes 0 to 9
 BARS = [
-    (100, 101, 99, 100), (100, 102, 99, 101), (101, 103, 100, 102), (102, 104, 101, 103), (103, 105, 102, 104),
-    (104, 106, 103, 105), (105, 107, 104, 106), (106, 108, 105, 107), (107, 109, 80, 90), (90, 95, 85, 92),
-]  # fmt: skip
+    (100, 101, 99, 100),
+    (100, 102, 99, 101),
+    (101, 103, 100, 102),
+    (102, 104, 101, 103),
+    (103, 105, 102, 104),
+    (104, 106, 103, 105),
+    (105, 107, 104, 106),
+    (106, 108, 105, 107),
+    (107, 109, 80, 90),
+    (90, 95, 85, 92),
+]
 
 
 def a_paper(mode: str = "bar") -> PaperVenue:
@@ -58,8 +66,9 @@ async def seal(rig: Rig, count: int) -> None:
         await rig.db.sql(
             "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume) VALUES"
             " ($1, 'BTCUSDT', '1m', $2, $3, $4, $5, 1) ON CONFLICT DO NOTHING",
-            to_datetime(START + number * MINUTE), *(float(value) for value in (open_, high, low, close)),
-        )  # fmt: skip
+            to_datetime(START + number * MINUTE),
+            *(float(value) for value in (open_, high, low, close)),
+        )
     await rig.db.sql(
         "INSERT INTO feeds (exchange, symbol, timeframe, sealed_through) VALUES ('binance', 'BTCUSDT', '1m', $1)"
         " ON CONFLICT (exchange, symbol, timeframe) DO UPDATE SET sealed_through = excluded.sealed_through",
@@ -73,7 +82,12 @@ async def decide(rig: Rig, bar: int, kind: Kind | None = None, **changes: Any) -
     signal = None
     if kind is not None:
         signal = await rig.signal(
-            kind, account_id=2, venue="paper", ts_event_ns=START + bar * MINUTE, reference_price=D(BARS[bar][3]), **changes
+            kind,
+            account_id=2,
+            venue="paper",
+            ts_event_ns=START + bar * MINUTE,
+            reference_price=D(BARS[bar][3]),
+            **changes,
         )
     await rig.db.sql("UPDATE strategy_instances SET cursor_time = $1", to_datetime(START + bar * MINUTE))
     return signal
@@ -117,7 +131,9 @@ async def test_a_resting_protection_survives_a_restart_and_fills_after_it(paper:
     await decide(paper, 2, Kind.ENTER, stop_loss=D(95), take_profit=D("200"))
     await paper.start()
     await filled(paper, 1)
-    await until(lambda: paper.service.cache.counts()["ACCEPTED"] == paper.service.cache.counts()["WORKING"] == 1)  # both legs
+    await until(
+        lambda: paper.service.cache.counts()["ACCEPTED"] == paper.service.cache.counts()["WORKING"] == 1
+    )  # both legs
     await paper.restart(venues={"paper": a_paper()})
     await decide(paper, 9)
     await seal(paper, 10)
@@ -168,16 +184,17 @@ async def test_a_kill_closes_on_paper_too_when_it_flattens(database: Database, b
     await seal(rig, 4)
     try:
         await rig.start()
-        await rig.signal(
-            account_id=2, venue="paper", reference_price=D(103), stop_loss=D(95), take_profit=D(120)
-        )
-        await until(lambda: rig.service.cache.counts()["ACCEPTED"] == rig.service.cache.counts()["WORKING"] == 1)  # both legs
+        await rig.signal(account_id=2, venue="paper", reference_price=D(103), stop_loss=D(95), take_profit=D(120))
+        await until(
+            lambda: rig.service.cache.counts()["ACCEPTED"] == rig.service.cache.counts()["WORKING"] == 1
+        )  # both legs
         if wants_flat:  # the guardian's file is ahead of the tables: the kill's id comes after its effect
             rig.killed = True
             await rig.bus.publish("fks.kill", {"type": "kill"})
             await until(lambda: not rig.service.cache.orders)
         await database.sql(
-            "INSERT INTO kill_switch (kill_id, report) VALUES ('k', jsonb_build_object('flatten', $1::boolean))", wants_flat
+            "INSERT INTO kill_switch (kill_id, report) VALUES ('k', jsonb_build_object('flatten', $1::boolean))",
+            wants_flat,
         )
         await rig.bus.publish("fks.kill", {"type": "kill"})
         await until(lambda: rig.service.cache.is_killed)
@@ -190,7 +207,9 @@ async def test_a_kill_closes_on_paper_too_when_it_flattens(database: Database, b
             await rig.restart(venues={"paper": a_paper("last")})
         rows = await database.sql("SELECT role, state FROM orders WHERE role <> 'entry' ORDER BY role")
         ended = [("kill", "FILLED"), ("sl", "CANCELLED"), ("tp", "CANCELLED")]
-        assert [(row["role"], row["state"]) for row in rows] == (ended if wants_flat else [("sl", "ACCEPTED"), ("tp", "WORKING")])
+        assert [(row["role"], row["state"]) for row in rows] == (
+            ended if wants_flat else [("sl", "ACCEPTED"), ("tp", "WORKING")]
+        )
     finally:
         await rig.stop()
 
@@ -214,7 +233,14 @@ async def live(database: Database, bus: Bus) -> AsyncIterator[Rig]:
 
 async def buy(rig: Rig, **changes: Any) -> Any:
     """Let a person buy two on paper at the market."""
-    values = {"account_id": 2, "venue": "paper", "source": "principal:me", "instance": "", "timeframe": None, "size": D(2)}
+    values = {
+        "account_id": 2,
+        "venue": "paper",
+        "source": "principal:me",
+        "instance": "",
+        "timeframe": None,
+        "size": D(2),
+    }
     return await rig.signal(Kind.ORDER, **(values | changes))
 
 
@@ -222,8 +248,11 @@ async def trade(rig: Rig, number: int, price: str, *, seconds: float = 0.0) -> N
     """Let a public trade be stored, some seconds from now."""
     await rig.db.sql(
         "INSERT INTO market_trades (time, exchange, symbol, trade_id, price, quantity, is_buyer_maker) VALUES"
-        " (now() + $3 * interval '1 second', 'binance', 'BTCUSDT', $1, $2::text::numeric, 1, false)", number, price, seconds,
-    )  # fmt: skip
+        " (now() + $3 * interval '1 second', 'binance', 'BTCUSDT', $1, $2::text::numeric, 1, false)",
+        number,
+        price,
+        seconds,
+    )
 
 
 async def test_a_symbol_without_an_instance_is_filled_at_the_last_trade(live: Rig) -> None:
@@ -238,7 +267,9 @@ async def test_a_stop_meets_every_stored_trade_in_its_order_and_each_once(live: 
     await live.start()
     signal = await buy(live, stop_loss=D(95), take_profit=D(120))
     await live.outcome(signal)
-    await until(lambda: live.service.cache.counts()["ACCEPTED"] == live.service.cache.counts()["WORKING"] == 1)  # both legs
+    await until(
+        lambda: live.service.cache.counts()["ACCEPTED"] == live.service.cache.counts()["WORKING"] == 1
+    )  # both legs
     for number, price in enumerate(("99", "94.5", "121"), 1):
         await trade(live, number, price, seconds=number / 100)
     rows = await until_filled(live, 2)
@@ -284,8 +315,17 @@ async def test_quotes_fill_buys_at_the_ask_and_sells_at_the_bid(live: Rig) -> No
     live.settings = FAST.model_copy(update={"paper": Paper(fills="quotes")})
     await live.start()
     now = iso(RealClock().now_ns())
-    message = {"type": "quote", "exchange": "binance", "symbol": "BTCUSDT", "time": now, "received": now,
-               "bid": "99", "bid_size": "1", "ask": "101", "ask_size": "1"}  # fmt: skip
+    message = {
+        "type": "quote",
+        "exchange": "binance",
+        "symbol": "BTCUSDT",
+        "time": now,
+        "received": now,
+        "bid": "99",
+        "bid_size": "1",
+        "ask": "101",
+        "ask_size": "1",
+    }
 
     async def priced() -> bool:
         await live.bus.publish("fks.quotes", message)

@@ -134,7 +134,10 @@ async def test_legs_that_live_are_left_alone_by_a_restart(rig: Rig) -> None:
     stop, limit = await protected(rig)
     await rig.restart()
     await rig.restart()
-    assert {held.order.client_order_id for held in rig.venue.live()} == {stop.order.client_order_id, limit.order.client_order_id}
+    assert {held.order.client_order_id for held in rig.venue.live()} == {
+        stop.order.client_order_id,
+        limit.order.client_order_id,
+    }
     assert len(rig.venue.received) == 3
 
 
@@ -157,6 +160,8 @@ async def test_a_second_entry_is_protected_beside_the_first_and_neither_exceeds_
     rig.venue.locks_base = True
     for _ in range(2):
         await rig.outcome(await rig.signal(Kind.ORDER, size=D(2), stop_loss=D(90), instance=""))
-    await until(lambda: len(rig.venue.live()) == 2 and sum(held.order.quantity for held in rig.venue.live()) == D("3.996"))
+    await until(
+        lambda: len(rig.venue.live()) == 2 and sum(held.order.quantity for held in rig.venue.live()) == D("3.996")
+    )
     codes = await rig.db.sql("SELECT code FROM orders WHERE state = 'REJECTED'")
     assert codes == []

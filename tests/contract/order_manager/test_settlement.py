@@ -27,7 +27,8 @@ async def rig(idle: Rig) -> Rig:
 
 
 async def unknown(rig: Rig, word: str = "unheard") -> Order:
-    """Return an order of 10 BTC that is UNKNOWN and stays so: the exchange executed it (`unheard`) or never saw it (`lost`)."""
+    """Return an order of 10 BTC that is UNKNOWN and stays so: the exchange executed it (`unheard`) or never saw it
+    (`lost`)."""
     rig.venue.script.append(word)
     rig.venue.streams_fills, rig.venue.history_hidden = False, True
     rig.venue.outages.update(query=1_000_000)
@@ -39,7 +40,13 @@ async def unknown(rig: Rig, word: str = "unheard") -> Order:
 async def settle(rig: Rig, order: Order, outcome: str, *fills: ReportedFill, **changes: Any) -> Settlement:
     """Propose, confirm and wait for the end of a settlement."""
     store = SettlementStore(rig.db)
-    values = {"filled": order.filled, "by": "ann", "reason": "seen in the exchange's app", "code": "ABC", "now_ns": 1} | changes
+    values = {
+        "filled": order.filled,
+        "by": "ann",
+        "reason": "seen in the exchange's app",
+        "code": "ABC",
+        "now_ns": 1,
+    } | changes
     proposed = await store.propose(order.client_order_id, outcome, fills, **values)
     await store.confirm(proposed.id, 2)
     await rig.bus.publish(WAKE, {"type": "settle"})
@@ -71,9 +78,15 @@ async def test_filled_books_the_execution_with_the_settlement(rig: Rig) -> None:
     order = await unknown(rig)
     assert (await settle(rig, order, "filled", BOUGHT)).error is None
     after = await rig.becomes(order.client_order_id, State.FILLED)
-    assert (after.filled, after.average_price, after.detail) == (D(10), D(100), "settled by ann: seen in the exchange's app")
+    assert (after.filled, after.average_price, after.detail) == (
+        D(10),
+        D(100),
+        "settled by ann: seen in the exchange's app",
+    )
     assert await rig.position() == await at_exchange(rig) == D("9.99")
-    rows = await rig.db.sql("SELECT event, source, payload FROM order_events WHERE client_order_id = $1 ORDER BY id", order.client_order_id)
+    rows = await rig.db.sql(
+        "SELECT event, source, payload FROM order_events WHERE client_order_id = $1 ORDER BY id", order.client_order_id
+    )
     assert [row["event"] for row in rows][-2:] == ["Settled", "FillSeen"]
     assert rows[-2]["payload"]["by"] == "ann"
     assert await rig.outcome(await rig.signal(instance="two", source="strategy:two")) == ("ordered", None)
@@ -95,7 +108,9 @@ async def test_the_exchanges_own_execution_replaces_the_persons(rig: Rig, is_res
         return tuple(row) if row["average_price"] != 101 else None
 
     assert await until(replaced) == (D(10), D(100), "FILLED", False, False)
-    trades = await rig.db.sql("SELECT sum(CASE trade_type WHEN 'BUY' THEN quantity ELSE -quantity END) AS net, count(*) AS n FROM trades")
+    trades = await rig.db.sql(
+        "SELECT sum(CASE trade_type WHEN 'BUY' THEN quantity ELSE -quantity END) AS net, count(*) AS n FROM trades"
+    )
     assert tuple(trades[0]) == (D(10), 3)
     assert await rig.position() == await rig.held() == await at_exchange(rig) == D("9.99")
     await assert_the_journal_adds_up(rig)
@@ -168,7 +183,9 @@ async def test_a_settlement_survives_a_crash_and_is_applied_once(rig: Rig) -> No
     order = await unknown(rig)
     await rig.crash()
     store = SettlementStore(rig.db)
-    proposed = await store.propose(order.client_order_id, "filled", [BOUGHT], filled=D(0), by="ann", reason="r", code="A", now_ns=1)
+    proposed = await store.propose(
+        order.client_order_id, "filled", [BOUGHT], filled=D(0), by="ann", reason="r", code="A", now_ns=1
+    )
     await store.confirm(proposed.id, 2)
     await rig.start(wait_ready=False)
     await rig.becomes(order.client_order_id, State.FILLED)

@@ -27,7 +27,9 @@ async def test_an_order_that_arrived_unheard_is_found_and_booked_once(rig: Rig, 
 
 
 async def test_an_order_that_never_arrived_is_absent_not_before_its_age(idle: Rig) -> None:
-    idle.settings = idle.settings.model_copy(update={"venue": idle.settings.venue.model_copy(update={"absent_age_s": 4.0})})
+    idle.settings = idle.settings.model_copy(
+        update={"venue": idle.settings.venue.model_copy(update={"absent_age_s": 4.0})}
+    )
     rig = await idle.start()
     rig.venue.script.append("lost")
     signal = await rig.signal()
@@ -88,7 +90,7 @@ async def test_a_late_fill_of_an_absent_order_is_booked_and_pages(rig: Rig) -> N
     assert late.is_late
     assert await rig.position() == D("9.99")
     rig.venue.push(rig.venue.trades[0])
-    await until(lambda: ("order.filled" in rig.log.events("error")))
+    await until(lambda: "order.filled" in rig.log.events("error"))
     assert await rig.position() == D("9.99")
 
     async def is_paged() -> bool:

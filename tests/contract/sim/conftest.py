@@ -37,7 +37,8 @@ def shared_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sim]:
 
 @pytest.fixture
 def sim(shared_sim: Sim) -> Iterator[Sim]:
-    """The exchange that most tests share: generated market, no rate limits; no faults and no open orders between tests."""
+    """The exchange that most tests share: generated market, no rate limits; no faults and no open orders between
+    tests."""
     yield shared_sim
     shared_sim.call("DELETE", "/sim/faults")
     for order in shared_sim.get("/sim/account")["open_orders"]:

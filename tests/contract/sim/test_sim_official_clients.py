@@ -51,9 +51,16 @@ def test_connector_trades(connector: Any) -> None:
     assert connector.get_order("BTCUSDT", origClientOrderId="c-1")["orderId"] == placed["orderId"]
     assert [order["clientOrderId"] for order in connector.get_open_orders("BTCUSDT")] == ["c-1"]
     replaced = connector.cancel_and_replace(
-        "BTCUSDT", "BUY", "LIMIT", "STOP_ON_FAILURE", timeInForce="GTC", quantity=0.01, price=31000,
-        cancelOrigClientOrderId="c-1", newClientOrderId="c-2",
-    )  # fmt: skip
+        "BTCUSDT",
+        "BUY",
+        "LIMIT",
+        "STOP_ON_FAILURE",
+        timeInForce="GTC",
+        quantity=0.01,
+        price=31000,
+        cancelOrigClientOrderId="c-1",
+        newClientOrderId="c-2",
+    )
     assert (replaced["cancelResult"], replaced["newOrderResult"]) == ("SUCCESS", "SUCCESS")
     cancelled = connector.cancel_order("BTCUSDT", origClientOrderId="c-2")
     assert (cancelled["origClientOrderId"], cancelled["status"]) == ("c-2", "CANCELED")
@@ -64,10 +71,16 @@ def test_connector_trades(connector: Any) -> None:
     assert filled["status"] == "FILLED"
     assert 99 < float(filled["cummulativeQuoteQty"]) <= 100
     pair = connector.new_oco_order(
-        symbol="BTCUSDT", side="SELL", quantity=0.01, aboveType="LIMIT_MAKER", abovePrice=round(price * 1.1, 2),
-        belowType="STOP_LOSS_LIMIT", belowStopPrice=round(price * 0.9, 2), belowPrice=round(price * 0.89, 2),
+        symbol="BTCUSDT",
+        side="SELL",
+        quantity=0.01,
+        aboveType="LIMIT_MAKER",
+        abovePrice=round(price * 1.1, 2),
+        belowType="STOP_LOSS_LIMIT",
+        belowStopPrice=round(price * 0.9, 2),
+        belowPrice=round(price * 0.89, 2),
         belowTimeInForce="GTC",
-    )  # fmt: skip
+    )
     assert connector.get_oco_order(orderListId=pair["orderListId"])["listOrderStatus"] == "EXECUTING"
     assert len(connector.get_oco_open_orders()) == 1
     assert connector.cancel_oco_order("BTCUSDT", orderListId=pair["orderListId"])["listOrderStatus"] == "ALL_DONE"
@@ -132,16 +145,25 @@ def test_connector_streams(sim: Sim, combined: bool) -> None:
 def test_connector_websocket_api(sim: Sim) -> None:
     frames: queue.Queue[dict[str, Any]] = queue.Queue()
     client = SpotWebsocketAPIClient(
-        stream_url=sim.info["ws_api"], api_key=sim.info["api_key"], api_secret=sim.info["api_secret"],
+        stream_url=sim.info["ws_api"],
+        api_key=sim.info["api_key"],
+        api_secret=sim.info["api_secret"],
         on_message=lambda _, text: frames.put(json.loads(text)),
-    )  # fmt: skip
+    )
     try:
         client.ping_connectivity()
         assert frames.get(timeout=5)["status"] == 200
         client.new_order(
-            id="o1", symbol="BTCUSDT", side="BUY", type="LIMIT", timeInForce="GTC", quantity=0.01, price=30000,
-            newClientOrderId="ws-1", newOrderRespType="RESULT",
-        )  # fmt: skip
+            id="o1",
+            symbol="BTCUSDT",
+            side="BUY",
+            type="LIMIT",
+            timeInForce="GTC",
+            quantity=0.01,
+            price=30000,
+            newClientOrderId="ws-1",
+            newOrderRespType="RESULT",
+        )
         placed = frames.get(timeout=5)
         assert (placed["id"], placed["status"], placed["result"]["clientOrderId"]) == ("o1", 200, "ws-1")
         assert {limit["rateLimitType"] for limit in placed["rateLimits"]} == {"ORDERS", "REQUEST_WEIGHT"}
@@ -176,17 +198,27 @@ def test_sdk_rest(sdk: Any, sim: Sim) -> None:
     assert len(rest.agg_trades(symbol="BTCUSDT", limit=4).data()) == 4
     assert len(rest.depth(symbol="BTCUSDT", limit=4).data().asks) == 4
     placed = rest.new_order(
-        symbol="BTCUSDT", side=NewOrderSideEnum["BUY"].value, type=NewOrderTypeEnum["LIMIT"].value,
-        time_in_force=NewOrderTimeInForceEnum["GTC"].value, quantity=0.01, price=30000.0, new_client_order_id="sdk-1",
-    ).data()  # fmt: skip
+        symbol="BTCUSDT",
+        side=NewOrderSideEnum["BUY"].value,
+        type=NewOrderTypeEnum["LIMIT"].value,
+        time_in_force=NewOrderTimeInForceEnum["GTC"].value,
+        quantity=0.01,
+        price=30000.0,
+        new_client_order_id="sdk-1",
+    ).data()
     assert placed.client_order_id == "sdk-1"
     assert rest.get_order(symbol="BTCUSDT", orig_client_order_id="sdk-1").data().status == "NEW"
     assert rest.delete_order(symbol="BTCUSDT", orig_client_order_id="sdk-1").data().status == "CANCELED"
     price = sim.price()
     pair = rest.order_list_oco(
-        symbol="BTCUSDT", side=OcoSide["SELL"].value, quantity=0.01, above_type=Above["LIMIT_MAKER"].value,
-        above_price=round(price * 1.1, 2), below_type=Below["STOP_LOSS"].value, below_stop_price=round(price * 0.9, 2),
-    ).data()  # fmt: skip
+        symbol="BTCUSDT",
+        side=OcoSide["SELL"].value,
+        quantity=0.01,
+        above_type=Above["LIMIT_MAKER"].value,
+        above_price=round(price * 1.1, 2),
+        below_type=Below["STOP_LOSS"].value,
+        below_stop_price=round(price * 0.9, 2),
+    ).data()
     assert pair.list_order_status == "EXECUTING"
     assert len(pair.order_reports) == 2
     assert (

@@ -30,8 +30,19 @@ def tape() -> Tape:
 
 def flags(tape: Tape, row: int = ROW) -> list[str]:
     start = iso(int(tape.time_ns[row]))
-    return ["--tape", str(SAMPLE), "--fills", "tape", "--hold", "--start", start, "--balance", "USDT=1000000",
-            "--balance", "BTC=10"]  # fmt: skip
+    return [
+        "--tape",
+        str(SAMPLE),
+        "--fills",
+        "tape",
+        "--hold",
+        "--start",
+        start,
+        "--balance",
+        "USDT=1000000",
+        "--balance",
+        "BTC=10",
+    ]
 
 
 def bar(tape: Tape, row: int) -> Bar:
@@ -114,10 +125,18 @@ def test_a_stop_of_an_earlier_bar_fills_at_the_open_when_the_market_gaps_through
 
 def oco(sim: Sim, above: float, below: float) -> Any:
     status, body = sim.signed(
-        "POST", "/api/v3/orderList/oco", symbol="BTCUSDT", side="SELL", quantity="0.5", aboveType="LIMIT_MAKER",
-        abovePrice=money(above), aboveClientOrderId="tp", belowType="STOP_LOSS", belowStopPrice=money(below),
+        "POST",
+        "/api/v3/orderList/oco",
+        symbol="BTCUSDT",
+        side="SELL",
+        quantity="0.5",
+        aboveType="LIMIT_MAKER",
+        abovePrice=money(above),
+        aboveClientOrderId="tp",
+        belowType="STOP_LOSS",
+        belowStopPrice=money(below),
         belowClientOrderId="sl",
-    )  # fmt: skip
+    )
     assert status == 200, body
     return body
 

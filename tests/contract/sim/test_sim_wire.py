@@ -85,7 +85,11 @@ LIMIT = {
         ({"timeInForce": "DAY"}, -1115, "Invalid timeInForce."),
         ({"price": None}, -1102, "Mandatory parameter 'price' was not sent, was empty/null, or malformed."),
         ({"quantity": ""}, -1105, "Parameter 'quantity' was empty."),
-        ({"quantity": "1e-2"}, -1100, "Illegal characters found in parameter 'quantity'; legal range is '^([0-9]{1,20})(\\.[0-9]{1,20})?$'."),
+        (
+            {"quantity": "1e-2"},
+            -1100,
+            "Illegal characters found in parameter 'quantity'; legal range is '^([0-9]{1,20})(\\.[0-9]{1,20})?$'.",
+        ),
         ({"quantity": "0.010000001"}, -1111, "Parameter 'quantity' has too much precision."),
         ({"quantity": "0.010001"}, -1013, "Filter failure: LOT_SIZE"),
         ({"quantity": "0"}, -1013, "Invalid quantity."),
@@ -93,13 +97,25 @@ LIMIT = {
         ({"quantity": "0.0001"}, -1013, "Filter failure: NOTIONAL"),
         ({"price": "100"}, -1013, "Filter failure: PERCENT_PRICE_BY_SIDE"),
         ({"stopPrice": "1"}, -1106, "Parameter 'stopPrice' sent when not required."),
-        ({"newClientOrderId": "x" * 37}, -1100, "Illegal characters found in parameter 'newClientOrderId'; legal range is '^[a-zA-Z0-9-_]{1,36}$'."),
+        (
+            {"newClientOrderId": "x" * 37},
+            -1100,
+            "Illegal characters found in parameter 'newClientOrderId'; legal range is '^[a-zA-Z0-9-_]{1,36}$'.",
+        ),
         ({"quantity": "200"}, -2010, "Account has insufficient balance for requested action."),
-        ({"type": "LIMIT_MAKER", "timeInForce": None, "price": "75000"}, -2010, "Order would immediately match and take."),
-        ({"type": "MARKET", "timeInForce": None, "price": None, "quantity": "2000"}, -1013, "Filter failure: MARKET_LOT_SIZE"),
+        (
+            {"type": "LIMIT_MAKER", "timeInForce": None, "price": "75000"},
+            -2010,
+            "Order would immediately match and take.",
+        ),
+        (
+            {"type": "MARKET", "timeInForce": None, "price": None, "quantity": "2000"},
+            -1013,
+            "Filter failure: MARKET_LOT_SIZE",
+        ),
         ({"type": "MARKET", "timeInForce": None}, -1106, "Parameter 'price' sent when not required."),
     ],
-)  # fmt: skip
+)
 def test_bad_orders(sim: Sim, change: dict[str, Any], code: int, text: str) -> None:
     fields = {name: value for name, value in (LIMIT | change).items() if value is not None}
     if code == -1013 and text.endswith("MARKET_LOT_SIZE"):
@@ -117,15 +133,27 @@ FILTERS: tuple[tuple[str, dict[str, Any], dict[str, Any], int], ...] = (
     ("PERCENT_PRICE_BY_SIDE", {"bid_down": "0.99"}, {"quantity": "0.01"}, 0),
     ("PERCENT_PRICE_BY_SIDE", {"ask_up": "1.01"}, {"side": "SELL", "quantity": "0.01", "price": "150000"}, 0),
     ("MAX_NUM_ORDERS", {"orders_max": 2}, {"quantity": "0.01"}, 2),
-    ("MAX_NUM_ALGO_ORDERS", {"algo_orders_max": 0}, {"side": "SELL", "type": "STOP_LOSS", "stopPrice": "20000", "quantity": "0.01"}, 0),
-)  # fmt: skip
+    (
+        "MAX_NUM_ALGO_ORDERS",
+        {"algo_orders_max": 0},
+        {"side": "SELL", "type": "STOP_LOSS", "stopPrice": "20000", "quantity": "0.01"},
+        0,
+    ),
+)
 
 
 #: what the filters are without a change
 DEFAULTS = {
-    "market_qty_max": "1000000", "market_qty_min": "0", "market_step": "0", "qty_max": "9000000", "notional_min": "5",
-    "bid_down": "0.2", "ask_up": "5", "orders_max": 200, "algo_orders_max": 5,
-}  # fmt: skip
+    "market_qty_max": "1000000",
+    "market_qty_min": "0",
+    "market_step": "0",
+    "qty_max": "9000000",
+    "notional_min": "5",
+    "bid_down": "0.2",
+    "ask_up": "5",
+    "orders_max": 200,
+    "algo_orders_max": 5,
+}
 
 
 def test_every_filter_is_listed_and_enforced(start_sim: Starter) -> None:
@@ -144,16 +172,23 @@ def test_every_filter_is_listed_and_enforced(start_sim: Starter) -> None:
         assert sim.signed("POST", "/api/v3/order", **order) == (400, {"code": -1013, "msg": f"Filter failure: {name}"})
     sim.kill()
     sim.start()
-    assert sim.get("/api/v3/exchangeInfo?symbol=BTCUSDT")["symbols"][0]["filters"] == listed, "a change outlives a restart"
+    assert sim.get("/api/v3/exchangeInfo?symbol=BTCUSDT")["symbols"][0]["filters"] == listed, (
+        "a change outlives a restart"
+    )
     assert sim.call("POST", "/sim/filters", {"symbol": "BTCUSDT"} | DEFAULTS) == (200, unchanged)
 
 
 def test_the_legs_of_a_list_count_against_the_filters(start_sim: Starter) -> None:
     sim = start_sim("--rate-limits", "off", "--balance", "USDT=1000000", "--balance", "BTC=10")
     pair = {
-        "symbol": "BTCUSDT", "side": "SELL", "quantity": "0.01", "aboveType": "TAKE_PROFIT", "aboveStopPrice": "200000",
-        "belowType": "STOP_LOSS", "belowStopPrice": "20000",
-    }  # fmt: skip
+        "symbol": "BTCUSDT",
+        "side": "SELL",
+        "quantity": "0.01",
+        "aboveType": "TAKE_PROFIT",
+        "aboveStopPrice": "200000",
+        "belowType": "STOP_LOSS",
+        "belowStopPrice": "20000",
+    }
     for filters, name in (
         ({"orders_max": 1}, "MAX_NUM_ORDERS"),
         ({"orders_max": 200, "algo_orders_max": 1}, "MAX_NUM_ALGO_ORDERS"),
@@ -168,7 +203,11 @@ def test_the_legs_of_a_list_count_against_the_filters(start_sim: Starter) -> Non
 
 
 def test_a_filter_that_does_not_exist_is_refused(sim: Sim) -> None:
-    for body in ({"symbol": "BTCUSDT", "qty_mix": "1"}, {"symbol": "NOPE"}, {"symbol": "BTCUSDT", "orders_max": "many"}):
+    for body in (
+        {"symbol": "BTCUSDT", "qty_mix": "1"},
+        {"symbol": "NOPE"},
+        {"symbol": "BTCUSDT", "orders_max": "many"},
+    ):
         status, answer = sim.call("POST", "/sim/filters", body)
         assert (status, answer["code"]) == (400, "FILTER_INVALID")
 
@@ -206,15 +245,34 @@ def test_cancel_replace_says_what_half_failed(sim: Sim) -> None:
 def test_a_pair_locks_once_and_ends_together(sim: Sim) -> None:
     price = sim.price()
     before = {row["asset"]: row for row in sim.get("/sim/account")["balances"]}["BTC"]
-    wrong = sim.signed("POST", "/api/v3/orderList/oco", symbol="BTCUSDT", side="SELL", quantity="1", aboveType="LIMIT_MAKER",
-                       abovePrice=f"{price * 0.9:.2f}", belowType="STOP_LOSS", belowStopPrice=f"{price * 0.8:.2f}")  # fmt: skip
+    wrong = sim.signed(
+        "POST",
+        "/api/v3/orderList/oco",
+        symbol="BTCUSDT",
+        side="SELL",
+        quantity="1",
+        aboveType="LIMIT_MAKER",
+        abovePrice=f"{price * 0.9:.2f}",
+        belowType="STOP_LOSS",
+        belowStopPrice=f"{price * 0.8:.2f}",
+    )
     assert wrong[1]["code"] == -2010
     status, pair = sim.signed(
-        "POST", "/api/v3/orderList/oco", symbol="BTCUSDT", side="SELL", quantity="1", aboveType="LIMIT_MAKER",
-        abovePrice=f"{price * 1.2:.2f}", aboveClientOrderId="up", belowType="STOP_LOSS_LIMIT",
-        belowStopPrice=f"{price * 0.8:.2f}", belowPrice=f"{price * 0.79:.2f}", belowTimeInForce="GTC",
-        belowClientOrderId="down", listClientOrderId="both",
-    )  # fmt: skip
+        "POST",
+        "/api/v3/orderList/oco",
+        symbol="BTCUSDT",
+        side="SELL",
+        quantity="1",
+        aboveType="LIMIT_MAKER",
+        abovePrice=f"{price * 1.2:.2f}",
+        aboveClientOrderId="up",
+        belowType="STOP_LOSS_LIMIT",
+        belowStopPrice=f"{price * 0.8:.2f}",
+        belowPrice=f"{price * 0.79:.2f}",
+        belowTimeInForce="GTC",
+        belowClientOrderId="down",
+        listClientOrderId="both",
+    )
     assert status == 200, pair
     assert [report["clientOrderId"] for report in pair["orderReports"]] == ["up", "down"]
     held = {row["asset"]: row for row in sim.get("/sim/account")["balances"]}["BTC"]

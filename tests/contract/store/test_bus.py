@@ -106,7 +106,9 @@ async def test_a_dead_redis_costs_nothing_but_the_message(own_redis: tuple[Paths
     assert pid is not None
     server.stop(pid)
     took_s: list[float] = []
-    while len(took_s) < 3 and not any(seconds < 2.0 for seconds in took_s):  # a busy machine may keep us waiting, not always
+    while len(took_s) < 3 and not any(
+        seconds < 2.0 for seconds in took_s
+    ):  # a busy machine may keep us waiting, not always
         start = time.monotonic()
         assert [await bus.publish("t.again", {}) for _ in range(200)] == [False] * 200
         assert await bus.get("x") is None
@@ -138,7 +140,8 @@ async def test_a_bus_may_be_opened_before_redis_is_up() -> None:
 
 
 class Losing:
-    """A subscription as redis-py's is on Python 3.11 when the cancel comes together with the answer: the cancel is lost."""
+    """A subscription as redis-py's is on Python 3.11 when the cancel comes together with the answer: the cancel is
+    lost."""
 
     def __init__(self) -> None:
         self.is_waiting = asyncio.Event()

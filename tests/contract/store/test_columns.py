@@ -31,7 +31,10 @@ def minutes(count: int, *, start: int = 0, shift: float = 0.0) -> Bars:
 
 
 def same(one: Bars, other: Bars) -> bool:
-    return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in ("time_ns", "open", "high", "low", "close", "volume"))
+    return all(
+        np.array_equal(getattr(one, n), getattr(other, n))
+        for n in ("time_ns", "open", "high", "low", "close", "volume")
+    )
 
 
 def files(folder: Path, pattern: str = "*.npy") -> list[Path]:
@@ -47,7 +50,12 @@ async def test_a_copy_is_mapped_not_read_and_says_the_same(database: Database, t
     assert isinstance(bars.close.base, np.ndarray)
     assert not bars.close.flags.writeable
     await database.sql("ALTER TABLE ohlcv_data RENAME TO hidden")  # only `series` is asked from here on
-    for part in ({"from_ns": T0 + 10 * MINUTE, "to_ns": T0 + 20 * MINUTE}, {"limit": 7}, {"limit": 7, "is_newest": True}, {"to_ns": 0}):
+    for part in (
+        {"from_ns": T0 + 10 * MINUTE, "to_ns": T0 + 20 * MINUTE},
+        {"limit": 7},
+        {"limit": 7, "is_newest": True},
+        {"to_ns": 0},
+    ):
         await database.sql("ALTER TABLE hidden RENAME TO ohlcv_data")
         stored = await store.read("BTCUSDT", "1m", **part)
         await database.sql("ALTER TABLE ohlcv_data RENAME TO hidden")
@@ -70,12 +78,16 @@ async def test_later_bars_are_appended_and_mapped_ones_stay(database: Database, 
     assert same(first, minutes(300))
 
 
-@pytest.mark.parametrize("statement", [
-    "UPDATE ohlcv_data SET close = close + 1, high = high + 1 WHERE time = $1",
-    "UPDATE ohlcv_data SET is_complete = false WHERE time = $1",
-    "DELETE FROM ohlcv_data WHERE time = $1",
-    "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume) SELECT $1::timestamptz - interval '1 hour', 'BTCUSDT', '1m', 1, 1, 1, 1, 1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ohlcv_data SET close = close + 1, high = high + 1 WHERE time = $1",
+        "UPDATE ohlcv_data SET is_complete = false WHERE time = $1",
+        "DELETE FROM ohlcv_data WHERE time = $1",
+        "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume) SELECT $1::timestamptz - "
+        "interval '1 hour', 'BTCUSDT', '1m', 1, 1, 1, 1, 1",
+    ],
+)
 async def test_a_correction_by_anybody_is_seen_at_once(database: Database, tmp_path: Path, statement: str) -> None:
     store, cache = BarStore(database), ColumnCache(tmp_path, database)
     await store.merge(minutes(100), source="test")
@@ -90,7 +102,9 @@ async def test_another_database_at_the_same_home_is_not_believed(database: Datab
     store = BarStore(database)
     await store.merge(minutes(100), source="test")
     await ColumnCache(tmp_path, database).read("BTCUSDT", "1m")
-    await database.sql("CREATE TABLE other (LIKE series INCLUDING ALL)")  # what restoring a backup does: tables made anew
+    await database.sql(
+        "CREATE TABLE other (LIKE series INCLUDING ALL)"
+    )  # what restoring a backup does: tables made anew
     await database.sql("INSERT INTO other SELECT * FROM series")
     await database.sql("ALTER TABLE ohlcv_data DISABLE TRIGGER USER")
     await database.sql("UPDATE ohlcv_data SET close = 1")
@@ -103,7 +117,11 @@ async def test_another_database_at_the_same_home_is_not_believed(database: Datab
 async def test_a_broken_or_missing_file_is_made_again(database: Database, tmp_path: Path) -> None:
     store, cache = BarStore(database), ColumnCache(tmp_path, database)
     await store.merge(minutes(100), source="test")
-    for hurt in (lambda file: file.unlink(), lambda file: os.truncate(file, 200), lambda file: (file.parent / "meta.json").write_text("{")):
+    for hurt in (
+        lambda file: file.unlink(),
+        lambda file: os.truncate(file, 200),
+        lambda file: (file.parent / "meta.json").write_text("{"),
+    ):
         assert same(await cache.read("BTCUSDT", "1m"), minutes(100))
         hurt(files(tmp_path)[0])
         assert same(await cache.read("BTCUSDT", "1m"), minutes(100))
@@ -115,9 +133,10 @@ async def test_a_backtest_gets_the_same_bars_from_its_mapped_copy(database: Data
     await BarStore(database).merge(minutes(600), source="test")
     cache, start = ColumnCache(tmp_path, database), T0 + 300 * MINUTE
     for request in (
-        Request("BTCUSDT", "binance", "1m", start, start + 60 * MINUTE, 20), Request("btc-usdt", "binance", "5m", start, None, 10),
+        Request("BTCUSDT", "binance", "1m", start, start + 60 * MINUTE, 20),
+        Request("btc-usdt", "binance", "5m", start, None, 10),
         Request("BTCUSDT", "binance", "1h", None, None, 0),
-    ):  # fmt: skip
+    ):
         mapped, read = await load_stored(database, request, cache), await load_stored(database, request)
         assert same(mapped.bars, read.bars)
         assert (mapped.instrument, mapped.source) == (read.instrument, read.source)
@@ -168,7 +187,10 @@ async def test_series_unused_for_longest_make_room(database: Database, tmp_path:
     store, cache = BarStore(database), ColumnCache(tmp_path, database, max_mb=1.5)
     for number, symbol in enumerate(("A", "B", "C")):
         bars = minutes(14_000)
-        await store.merge(Bars(symbol, "1m", *(getattr(bars, n) for n in ("time_ns", "open", "high", "low", "close", "volume"))), source="test")
+        await store.merge(
+            Bars(symbol, "1m", *(getattr(bars, n) for n in ("time_ns", "open", "high", "low", "close", "volume"))),
+            source="test",
+        )
         await cache.read(symbol, "1m")
         os.utime(tmp_path / f"binance~{symbol}~1m" / "meta.json", (number, number))
     assert [path.parent.name for path in files(tmp_path)] == ["binance~B~1m", "binance~C~1m"]
@@ -187,8 +209,11 @@ async def test_after_any_writes_the_copy_equals_the_table(
     store, cache = BarStore(database), ColumnCache(tmp_path, database)
     for start, count, shift, is_deleted in pieces:
         if is_deleted:
-            await database.sql("DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2",
-                               to_datetime(T0 + start * MINUTE), to_datetime(T0 + (start + count) * MINUTE))  # fmt: skip
+            await database.sql(
+                "DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2",
+                to_datetime(T0 + start * MINUTE),
+                to_datetime(T0 + (start + count) * MINUTE),
+            )
         else:
             await store.merge(minutes(count, start=start, shift=shift), source="test")
         assert same(await cache.read("BTCUSDT", "1m"), await store.read("BTCUSDT", "1m"))

@@ -40,8 +40,15 @@ async def test_values_come_back_as_they_went(database: Database) -> None:
     moment = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
     key = uuid.uuid4()
     document = {"a": [1, None, "x"], "price": Decimal("0.10"), "id": key}
-    row = (await database.sql("SELECT $1::numeric AS n, $2::timestamptz AS t, $3::uuid AS u, $4::jsonb AS j, $4::jsonb::json AS k",
-                              Decimal("12345678901234567890.123456789"), moment, key, document))[0]  # fmt: skip
+    row = (
+        await database.sql(
+            "SELECT $1::numeric AS n, $2::timestamptz AS t, $3::uuid AS u, $4::jsonb AS j, $4::jsonb::json AS k",
+            Decimal("12345678901234567890.123456789"),
+            moment,
+            key,
+            document,
+        )
+    )[0]
     assert row["n"] == Decimal("12345678901234567890.123456789")
     assert row["t"] == moment
     assert row["u"] == key

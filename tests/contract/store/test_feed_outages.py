@@ -15,7 +15,9 @@ GAP = Outage("BTCUSDT", TRADES, T0, "gap")
 
 async def spans(db: Database) -> list[tuple[int, int | None]]:
     rows = await db.sql("SELECT began_at, ended_at FROM feed_outages ORDER BY began_at")
-    return [(to_ns(row["began_at"]) - T0, None if row["ended_at"] is None else to_ns(row["ended_at"]) - T0) for row in rows]
+    return [
+        (to_ns(row["began_at"]) - T0, None if row["ended_at"] is None else to_ns(row["ended_at"]) - T0) for row in rows
+    ]
 
 
 async def test_an_outage_is_one_row_from_start_to_end(database: Database) -> None:
@@ -27,7 +29,8 @@ async def test_an_outage_is_one_row_from_start_to_end(database: Database) -> Non
 
 
 async def test_what_begins_again_where_nothing_was_heard_since_is_the_same_outage(database: Database) -> None:
-    """A collector that filled a gap and died before it heard anything more: its successor's outage begins at that message too."""
+    """A collector that filled a gap and died before it heard anything more: its successor's outage begins at that
+    message too."""
     before = FeedStore(database, "binance", 1, RealClock())
     await before.claim(["BTCUSDT"], ["1m"])
     await before.flush([FeedRow("BTCUSDT", TRADES)], [], [], [replace(GAP, ended_ns=T0 + NS)])

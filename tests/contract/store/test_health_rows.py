@@ -1,4 +1,5 @@
-"""The rows of `component_health`: whole when something changed, else only their beat; a row that went is written again."""
+"""The rows of `component_health`: whole when something changed, else only their beat; a row that went is written
+again."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from fks.store.supervision import HealthRow, TreeJournal
 
 NOW = 1_800_000_000_000_000_000
 ROWS = [
-    HealthRow(name, "actor", "ready", 7, "n", 0, NOW, NOW, epoch=2, detail={"open": 1}) for name in ("orders", "guardian")
+    HealthRow(name, "actor", "ready", 7, "n", 0, NOW, NOW, epoch=2, detail={"open": 1})
+    for name in ("orders", "guardian")
 ]
 
 

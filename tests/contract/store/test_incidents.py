@@ -24,7 +24,9 @@ async def account(database: Database) -> int:
 async def test_an_incident_is_open_once_and_kept_up_to_date(database: Database) -> None:
     store, owner = IncidentStore(database), await account(database)
     first = await store.open(owner, IncidentKind.DRIFT, "BTC", detail="1 more", now_ns=T0, payload={"difference": "1"})
-    second = await store.open(owner, IncidentKind.DRIFT, "BTC", detail="2 more", now_ns=T0 + 1000, payload={"difference": "2"})
+    second = await store.open(
+        owner, IncidentKind.DRIFT, "BTC", detail="2 more", now_ns=T0 + 1000, payload={"difference": "2"}
+    )
     assert first is not None
     assert second is not None
     assert (first[1], second[1], second[0].id) == (True, False, first[0].id)

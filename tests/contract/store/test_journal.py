@@ -44,7 +44,9 @@ def made(signal_id: uuid.UUID | None, **changes: object) -> Order:
 
 
 def first(order: Order) -> EventRow:
-    return EventRow(order.client_order_id, "send:1:1", "IntendedAndSent", None, order.state, "us", NOW, 1, payload={"n": D(1)})
+    return EventRow(
+        order.client_order_id, "send:1:1", "IntendedAndSent", None, order.state, "us", NOW, 1, payload={"n": D(1)}
+    )
 
 
 async def place(journal: OrderJournal, order: Order, *others: Order, is_exempt: bool = False) -> Placed:
@@ -61,14 +63,20 @@ async def test_places_at_the_same_time_have_an_outcome_each(journal: OrderJourna
     leg = made(None, parent_id=orders[1].client_order_id, state=State.INTENDED)
     denied = replace(made(signals[3]), state=State.DENIED, code="BALANCE", detail="too little")
     found = await asyncio.gather(
-        place(journal, orders[0]), place(journal, orders[1], leg), place(journal, again), place(journal, orders[2]),
+        place(journal, orders[0]),
+        place(journal, orders[1], leg),
+        place(journal, again),
+        place(journal, orders[2]),
         journal.deny(denied, first(denied), signal_id=signals[3], now_ns=NOW),
-    )  # fmt: skip
+    )
     names = [order.client_order_id for order in orders]
     assert found == [
-        Placed(True, False, (names[0],)), Placed(True, False, (names[1], leg.client_order_id)), Placed(False, False, ()),
-        Placed(True, False, (names[2],)), Placed(True, False, (denied.client_order_id,)),
-    ]  # fmt: skip
+        Placed(True, False, (names[0],)),
+        Placed(True, False, (names[1], leg.client_order_id)),
+        Placed(False, False, ()),
+        Placed(True, False, (names[2],)),
+        Placed(True, False, (denied.client_order_id,)),
+    ]
     states = [(await SignalStore(database).get(signal)).signal.state.value for signal in signals]  # type: ignore[union-attr]
     assert states == ["ordered", "ordered", "ordered", "denied"]
     store = OrderStore(database)
@@ -84,12 +92,16 @@ async def test_kill_switch_stops_all_but_the_exempt(journal: OrderJournal, datab
     orders = [made(signal) for signal in signals]
     alone = await place(journal, orders[0])
     found = await asyncio.gather(
-        place(journal, orders[1]), place(journal, orders[2], is_exempt=True), place(journal, orders[3]),
+        place(journal, orders[1]),
+        place(journal, orders[2], is_exempt=True),
+        place(journal, orders[3]),
         place(journal, made(None), is_exempt=True),
-    )  # fmt: skip
+    )
     assert [alone.is_killed, *(each.is_killed for each in found)] == [True, True, False, True, False]
     assert [alone.is_taken, *(each.is_taken for each in found)] == [False, False, True, False, True]
-    assert {row["state"] for row in await database.sql("SELECT state FROM signals WHERE id <> $1", signals[2])} == {"ready"}
+    assert {row["state"] for row in await database.sql("SELECT state FROM signals WHERE id <> $1", signals[2])} == {
+        "ready"
+    }
 
 
 async def test_newer_epoch_refuses_every_item(journal: OrderJournal, database: Database) -> None:
@@ -114,21 +126,29 @@ async def test_applies_at_the_same_time_have_an_outcome_each(journal: OrderJourn
     for order in orders:
         await place(journal, order)
     fills = [replace(a_fill(n, quantity=D(10)), client_order_id=o.client_order_id) for n, o in enumerate(orders)]
-    done = [replace(o, state=State.FILLED, filled=D(10), sent_ns=NOW, venue_order_id=str(n)) for n, o in enumerate(orders)]
+    done = [
+        replace(o, state=State.FILLED, filled=D(10), sent_ns=NOW, venue_order_id=str(n)) for n, o in enumerate(orders)
+    ]
 
     def changes(number: int, fill_number: int) -> Changes:
         order = done[number]
         position = Position(1, "ccxt", f"S{number}", "one", D(10), D(100), D(0), D(0), NOW)
-        event = EventRow(order.client_order_id, f"fill:{number}", "FillSeen", State.SENDING, State.FILLED, "rest", NOW, 1)
-        return Changes([order], [event], [TradeRow(fills[fill_number], "one", D(0))], [position, replace(position, quantity=D(9))])
+        event = EventRow(
+            order.client_order_id, f"fill:{number}", "FillSeen", State.SENDING, State.FILLED, "rest", NOW, 1
+        )
+        return Changes(
+            [order], [event], [TradeRow(fills[fill_number], "one", D(0))], [position, replace(position, quantity=D(9))]
+        )
 
     assert await journal.apply(changes(0, 0))
     stranger = made(None)
     found = await asyncio.gather(
-        journal.apply(changes(1, 1)), journal.apply(changes(2, 0)),  # this execution is booked already
-        journal.apply(Changes([stranger])), journal.apply(changes(3, 3)),
+        journal.apply(changes(1, 1)),
+        journal.apply(changes(2, 0)),  # this execution is booked already
+        journal.apply(Changes([stranger])),
+        journal.apply(changes(3, 3)),
         return_exceptions=True,
-    )  # fmt: skip
+    )
     assert [found[0], found[1], found[3]] == [True, False, True]
     assert isinstance(found[2], BugError)
     store = OrderStore(database)

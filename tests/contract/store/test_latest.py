@@ -17,7 +17,9 @@ AT = 1_777_600_000 * NS
 
 
 def trade(number: int, symbol: str = "LATESTUSDT") -> PublicTrade:
-    return PublicTrade("binance", symbol, number, AT + number, Decimal("64000.10"), Decimal("0.0050"), True, 1, AT + 5 * NS)
+    return PublicTrade(
+        "binance", symbol, number, AT + number, Decimal("64000.10"), Decimal("0.0050"), True, 1, AT + 5 * NS
+    )
 
 
 QUOTE = Quote("binance", "LATESTUSDT", AT, Decimal("1.10"), Decimal(2), Decimal("1.2"), Decimal("3E+2"))
@@ -46,9 +48,16 @@ async def test_what_is_kept_is_what_is_published_the_newest_of_each(bus: Bus) ->
     assert (by_channel[PRICES], by_channel[QUOTES], by_channel[BOOKS]) == (seen.price, seen.quote, seen.book)
     assert {message["trade_id"] for channel, message in heard if channel == PRICES} == {2}
     assert seen.price == {
-        "type": "price", "exchange": "binance", "symbol": "LATESTUSDT", "time": "2026-05-01T01:46:40Z",
-        "received": "2026-05-01T01:46:45Z", "price": "64000.10", "quantity": "0.0050", "side": "sell", "trade_id": 2,
-    }  # fmt: skip
+        "type": "price",
+        "exchange": "binance",
+        "symbol": "LATESTUSDT",
+        "time": "2026-05-01T01:46:40Z",
+        "received": "2026-05-01T01:46:45Z",
+        "price": "64000.10",
+        "quantity": "0.0050",
+        "side": "sell",
+        "trade_id": 2,
+    }
     assert seen.quote is not None
     assert (seen.quote["bid"], seen.quote["ask_size"], seen.quote["received"]) == ("1.10", "300", seen.quote["time"])
     assert seen.book is not None

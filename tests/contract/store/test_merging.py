@@ -62,7 +62,9 @@ async def test_bars_that_are_there_already_are_not_touched(database: Database) -
     await store.merge(bars, source="test")
     before = await rows(database, "SELECT time, xmin::text, xmax::text, ctid::text FROM ohlcv_data ORDER BY time")
     assert await store.merge(bars, source="again") == Merged(0, 0, 4000)
-    assert await rows(database, "SELECT time, xmin::text, xmax::text, ctid::text FROM ohlcv_data ORDER BY time") == before
+    assert (
+        await rows(database, "SELECT time, xmin::text, xmax::text, ctid::text FROM ohlcv_data ORDER BY time") == before
+    )
     assert await store.series("BTCUSDT", "1m") == Series(0, 4000, T0, T0 + 3999 * MINUTE)
 
 
@@ -73,8 +75,14 @@ async def test_new_changed_and_equal_bars_in_one_merge(database: Database) -> No
     bars.close[[10, 20]] += 0.5
     assert await store.merge(bars, source="better") == Merged(6000, 2, 2998)
     assert same(await store.read("BTCUSDT", "1m"), bars)
-    changed = await rows(database, "SELECT revision, source, trades, count(*) FROM ohlcv_data GROUP BY 1, 2, 3 ORDER BY 1, 2")
-    assert changed == [(0, "better", 0, 6000), (0, "test", 5, 2998), (1, "better", 5, 2)]  # nobody counted: the count stays
+    changed = await rows(
+        database, "SELECT revision, source, trades, count(*) FROM ohlcv_data GROUP BY 1, 2, 3 ORDER BY 1, 2"
+    )
+    assert changed == [
+        (0, "better", 0, 6000),
+        (0, "test", 5, 2998),
+        (1, "better", 5, 2),
+    ]  # nobody counted: the count stays
     found = await store.series("BTCUSDT", "1m")
     assert found is not None
     assert (found.revision, found.candles) == (1, 9000)
@@ -147,7 +155,9 @@ async def test_a_partition_that_was_made_while_we_copied_is_no_error(
     assert await store.series("BTCUSDT", "1m") == Series(0, 20, T0, T0 + 19 * MINUTE)
 
 
-async def test_bars_wait_in_the_default_partition_for_one_that_a_busy_table_does_not_let_us_make(database: Database) -> None:
+async def test_bars_wait_in_the_default_partition_for_one_that_a_busy_table_does_not_let_us_make(
+    database: Database,
+) -> None:
     store = BarStore(database)
     async with database.transaction() as reader:
         await reader.sql("SELECT count(*) FROM ohlcv_data")
@@ -194,12 +204,17 @@ async def test_a_read_goes_on_when_its_connection_is_cut(database: Database) -> 
     store = BarStore(database)
     await store.merge(minutes(3000), source="test")
     for _ in range(5):
-        await database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        await database.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+            "pg_backend_pid()"
+        )
         both = await asyncio.gather(*(store.read("BTCUSDT", "1m") for _ in range(4)))
         assert all(same(bars, minutes(3000)) for bars in both)
 
 
-async def test_decades_of_bars_make_no_partition_for_each_month(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_decades_of_bars_make_no_partition_for_each_month(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(partitions, "YEARS_MAX", 1)
     store, days = BarStore(database), 2500
     bars = minutes(days, start=-days * 1440, step=1440)
@@ -212,7 +227,8 @@ async def test_decades_of_bars_make_no_partition_for_each_month(database: Databa
 async def test_two_merges_that_stand_in_each_others_way_both_end(
     database: Database, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One has the row in `series` and wants bars, the other has the bars and wants the row: one is taken back, and merged again."""
+    """One has the row in `series` and wants bars, the other has the bars and wants the row: one is taken back, and
+    merged again."""
     store, met = BarStore(database), asyncio.Event()
     await store.merge(minutes(4), source="test")
     merge_piece, turns = merging._merge_piece, {"row": 0, "bars": 0}
@@ -237,18 +253,25 @@ async def test_two_merges_that_stand_in_each_others_way_both_end(
     assert found.candles == 21
 
 
-async def test_connections_cut_at_any_moment_leave_whole_merges_and_a_true_series(database: Database, database_url: str) -> None:
+async def test_connections_cut_at_any_moment_leave_whole_merges_and_a_true_series(
+    database: Database, database_url: str
+) -> None:
     worker = await Database.connect(database_url, DatabaseSettings(retry_s=3.0), application="cut")
     store, chunk, cut = BarStore(worker), 4000, 0
     rng = random.Random(7)
 
     async def cutter() -> None:
         await asyncio.sleep(rng.uniform(0.002, 0.08))
-        await database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fks cut' AND datname = current_database()")
+        await database.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fks cut' AND datname = "
+            "current_database()"
+        )
 
     for number in range(12):
         bars = minutes(chunk, start=(number * 7 % 12) * chunk // 2)
-        merging_it = asyncio.wait_for(store.merge(bars, source="test"), 30)  # a COPY over a dead connection must not wait for ever
+        merging_it = asyncio.wait_for(
+            store.merge(bars, source="test"), 30
+        )  # a COPY over a dead connection must not wait for ever
         _, outcome = await asyncio.gather(cutter(), merging_it, return_exceptions=True)
         assert isinstance(outcome, OutageError | Merged), repr(outcome)
         cut += isinstance(outcome, OutageError)

@@ -89,14 +89,22 @@ async def test_two_upgrades_at_once_wait_for_each_other(empty_database_url: str)
 
 async def test_daily_performance_counts_trades_by_account_and_day(database: Database) -> None:
     await database.sql("INSERT INTO accounts (id, name, venue) VALUES (1, 'a', 'paper')")
-    rows = (("0", "0.001", "BTC", "2026-03-01T10:00:00Z"), ("5", "0.1", "USDT", "2026-03-01T11:00:00Z"), ("-2", "0.1", "USDT", "2026-03-01T23:59:59Z"),
-            ("1", "0.1", "USDT", "2026-03-02T00:00:00Z"))  # fmt: skip
+    rows = (
+        ("0", "0.001", "BTC", "2026-03-01T10:00:00Z"),
+        ("5", "0.1", "USDT", "2026-03-01T11:00:00Z"),
+        ("-2", "0.1", "USDT", "2026-03-01T23:59:59Z"),
+        ("1", "0.1", "USDT", "2026-03-02T00:00:00Z"),
+    )
     for pnl, fee, currency, time in rows:
         await database.sql(
-            "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency, realized_pnl, time) "
+            "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency, "
+            "realized_pnl, time) "
             "VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', 'BUY', 1, 100, $1, $2, $3, $4)",
-            Decimal(fee), currency, Decimal(pnl), datetime.fromisoformat(time),
-        )  # fmt: skip
+            Decimal(fee),
+            currency,
+            Decimal(pnl),
+            datetime.fromisoformat(time),
+        )
     await database.sql("REFRESH MATERIALIZED VIEW CONCURRENTLY daily_account_performance")
     days = await database.sql("SELECT * FROM daily_account_performance WHERE account_id = 1 ORDER BY day")
     first, second = days

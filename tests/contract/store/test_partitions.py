@@ -15,8 +15,14 @@ from fks.store.db import Database
 from fks.store.partitions import days, drop_old_bars, drop_old_trades, ensure_partitions, months
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
-BAR = "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume) VALUES ($1, 'BTCUSDT', '1m', 1, 1, 1, 1, 1)"
-TRADE = "INSERT INTO market_trades (time, exchange, symbol, trade_id, price, quantity) VALUES ($1, 'binance', 'BTCUSDT', $2, 1, 1)"
+BAR = (
+    "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume)"
+    " VALUES ($1, 'BTCUSDT', '1m', 1, 1, 1, 1, 1)"
+)
+TRADE = (
+    "INSERT INTO market_trades (time, exchange, symbol, trade_id, price, quantity)"
+    " VALUES ($1, 'binance', 'BTCUSDT', $2, 1, 1)"
+)
 
 
 async def _where(db: Database, table: str) -> list[str]:
@@ -27,9 +33,15 @@ async def _where(db: Database, table: str) -> list[str]:
 async def test_partitions_are_made_ahead_once(database: Database) -> None:
     made = await ensure_partitions(database, NOW)
     assert made == [
-        "ohlcv_data_p202611", "ohlcv_data_p202612", "ohlcv_data_p202701",
-        "market_trades_p20261119", "market_trades_p20261120", "market_trades_p20261121", "market_trades_p20261122", "market_trades_p20261123",
-    ]  # fmt: skip
+        "ohlcv_data_p202611",
+        "ohlcv_data_p202612",
+        "ohlcv_data_p202701",
+        "market_trades_p20261119",
+        "market_trades_p20261120",
+        "market_trades_p20261121",
+        "market_trades_p20261122",
+        "market_trades_p20261123",
+    ]
     assert await ensure_partitions(database, NOW) == []
     await database.sql(BAR, NOW)
     await database.sql(TRADE, NOW, 1)
@@ -87,13 +99,19 @@ def test_spans_follow_one_another_without_a_hole(start_s: int, length: int) -> N
         assert len({span.name for span in spans}) == len(spans)
 
 
-async def test_bars_are_kept_for_ever_unless_said_otherwise(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bars_are_kept_for_ever_unless_said_otherwise(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(partitions, "_PIECE", 7 * 86400)  # a week of seconds
     await ensure_partitions(database, NOW, since=NOW - timedelta(days=100))
     for frame in ("1s", "1m"):
         for age in range(0, 100, 3):
             await database.sql(BAR.replace("'1m'", f"'{frame}'"), NOW - timedelta(days=age))
-        await database.sql("INSERT INTO sync_status (symbol, timeframe, wanted_from) VALUES ('BTCUSDT', $1, $2)", frame, NOW - timedelta(days=100))
+        await database.sql(
+            "INSERT INTO sync_status (symbol, timeframe, wanted_from) VALUES ('BTCUSDT', $1, $2)",
+            frame,
+            NOW - timedelta(days=100),
+        )
     assert await drop_old_bars(database, NOW, {}) == 0
     assert await drop_old_bars(database, NOW, {"1s": 30, "4h": 1}) == 23
     assert await drop_old_bars(database, NOW, {"1s": 30}) == 0
@@ -103,7 +121,10 @@ async def test_bars_are_kept_for_ever_unless_said_otherwise(database: Database, 
     assert [(row[0], row[1]) for row in kept] == [("1m", 34), ("1s", 11)]
     assert kept[1][2] >= datetime(2026, 10, 21, tzinfo=UTC)
     wanted = await database.sql("SELECT timeframe, wanted_from FROM sync_status ORDER BY timeframe")
-    assert [tuple(row) for row in wanted] == [("1m", NOW - timedelta(days=100)), ("1s", datetime(2026, 10, 21, tzinfo=UTC))]
+    assert [tuple(row) for row in wanted] == [
+        ("1m", NOW - timedelta(days=100)),
+        ("1s", datetime(2026, 10, 21, tzinfo=UTC)),
+    ]
 
 
 async def test_a_series_whose_partition_somebody_dropped_is_counted_anew(database: Database) -> None:
@@ -121,5 +142,7 @@ async def test_months_without_a_bar_left_are_dropped(database: Database) -> None
     for age in (0, 95):
         await database.sql(BAR, NOW - timedelta(days=age))
     assert await drop_old_bars(database, NOW, {"1m": 30}) == 1
-    names = {row[0] for row in await database.sql("SELECT relname FROM pg_class WHERE relname LIKE 'ohlcv_data_p______'")}
+    names = {
+        row[0] for row in await database.sql("SELECT relname FROM pg_class WHERE relname LIKE 'ohlcv_data_p______'")
+    }
     assert names == {"ohlcv_data_p202611", "ohlcv_data_p202612", "ohlcv_data_p202701"}

@@ -13,12 +13,19 @@ T0 = datetime(2026, 3, 1, tzinfo=UTC)
 D = Decimal
 
 
-async def book(db: Database, pnl: str, time: datetime, *, account: int = 1, fee: str = "0.1", currency: str = "USDT") -> None:
+async def book(
+    db: Database, pnl: str, time: datetime, *, account: int = 1, fee: str = "0.1", currency: str = "USDT"
+) -> None:
     await db.sql(
-        "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency, realized_pnl, time) "
+        "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, fee, fee_currency, "
+        "realized_pnl, time) "
         "VALUES (gen_random_uuid(), $1, 'paper', 'BTCUSDT', 'BUY', 2, 100, $2, $3, $4, $5)",
-        account, D(fee), currency, D(pnl), time,
-    )  # fmt: skip
+        account,
+        D(fee),
+        currency,
+        D(pnl),
+        time,
+    )
 
 
 async def test_days_of_an_account_after_a_refresh(database: Database) -> None:
@@ -52,7 +59,8 @@ async def test_the_columns_are_those_of_the_view(database: Database) -> None:
         await book(database, str(number - 2), T0 + timedelta(hours=10 * number))
     await performance.refresh(database)
     here = await database.sql(
-        f"SELECT account_id, date_trunc('day', time, 'UTC') AS day,{performance.COLUMNS} FROM trades GROUP BY 1, 2 ORDER BY 2"
+        f"SELECT account_id, date_trunc('day', time, 'UTC') AS day,{performance.COLUMNS} FROM trades GROUP BY 1, 2 "
+        "ORDER BY 2"
     )
     there = await database.sql("SELECT * FROM daily_account_performance ORDER BY day")
     assert [dict(row) for row in here] == [dict(row) for row in there]

@@ -10,17 +10,19 @@ from fks.store.db import Database
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 INSERT = (
     "INSERT INTO ohlcv_data (time, symbol, timeframe, open, high, low, close, volume)"
-    " SELECT $1::timestamptz + m * interval '1 minute', 'BTCUSDT', '1m', 1, 1, 1, 1, 1 FROM generate_series($2::int, $3::int) m"
+    " SELECT $1::timestamptz + m * interval '1 minute', 'BTCUSDT', '1m', 1, 1, 1, 1, 1 FROM generate_series($2::int, "
+    "$3::int) m"
 )
 
 
 async def series(db: Database) -> dict[str, Any]:
     row = (await db.sql("SELECT revision, oldest, newest, candles FROM series"))[0]
     return {
-        "revision": row["revision"], "candles": row["candles"],
+        "revision": row["revision"],
+        "candles": row["candles"],
         "oldest": None if row["oldest"] is None else (row["oldest"] - T0) // timedelta(minutes=1),
         "newest": None if row["newest"] is None else (row["newest"] - T0) // timedelta(minutes=1),
-    }  # fmt: skip
+    }
 
 
 async def test_appended_bars_keep_the_revision(database: Database) -> None:
@@ -47,7 +49,9 @@ async def test_what_changes_the_past_changes_the_revision(database: Database) ->
 
 async def test_a_bar_that_gets_another_time_or_name_is_counted_where_it_is_now(database: Database) -> None:
     await database.sql(INSERT, T0, 0, 9)
-    await database.sql("UPDATE ohlcv_data SET time = time + interval '1 year' WHERE time = $1", T0 + timedelta(minutes=9))
+    await database.sql(
+        "UPDATE ohlcv_data SET time = time + interval '1 year' WHERE time = $1", T0 + timedelta(minutes=9)
+    )
     found = await series(database)
     assert (found["candles"], found["oldest"], found["newest"]) == (10, 0, 365 * 1440 + 9)
     await database.sql("UPDATE ohlcv_data SET symbol = 'XBTUSDT' WHERE time < $1", T0 + timedelta(minutes=4))

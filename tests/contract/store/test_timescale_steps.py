@@ -1,4 +1,5 @@
-"""The generated steps on plain PostgreSQL: all but TimescaleDB's own statements run, and afterwards everything still works."""
+"""The generated steps on plain PostgreSQL: all but TimescaleDB's own statements run, and afterwards everything still
+works."""
 
 from __future__ import annotations
 
@@ -37,9 +38,16 @@ def minutes(count: int, start: int = 0) -> Bars:
 
 
 def plain(step: Step) -> Step:
-    """Return a step without what only TimescaleDB understands; a continuous aggregate is a view that is always up to date."""
-    aggregate = "CREATE MATERIALIZED VIEW daily_account_performance WITH (timescaledb.continuous, timescaledb.materialized_only = false)"
-    kept = [s.replace(aggregate, "CREATE VIEW daily_account_performance").replace(" WITH NO DATA", "") for s in step.statements]
+    """Return a step without what only TimescaleDB understands; a continuous aggregate is a view that is always up to
+    date."""
+    aggregate = (
+        "CREATE MATERIALIZED VIEW daily_account_performance WITH (timescaledb.continuous, "
+        "timescaledb.materialized_only = false)"
+    )
+    kept = [
+        s.replace(aggregate, "CREATE VIEW daily_account_performance").replace(" WITH NO DATA", "")
+        for s in step.statements
+    ]
     return Step(step.name, step.what, tuple(s for s in kept if "timescaledb." not in s and "_policy(" not in s))
 
 
@@ -78,12 +86,17 @@ async def test_bars_executions_and_balances_go_on_after_the_steps(database: Data
 async def _book(db: Database, pnl: str) -> None:
     await db.sql(
         "INSERT INTO trades (fill_id, account_id, venue, symbol, trade_type, quantity, price, realized_pnl, time) "
-        "VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', 'SELL', 1, 100, $1, '2026-01-02')", Decimal(pnl),
-    )  # fmt: skip
+        "VALUES (gen_random_uuid(), 1, 'paper', 'BTCUSDT', 'SELL', 1, 100, $1, '2026-01-02')",
+        Decimal(pnl),
+    )
 
 
 def test_the_command_says_what_there_is(
-    postgres: object, database_url: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    postgres: object,
+    database_url: str,
+    tmp_path: object,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("FKS_HOME", str(tmp_path))
     monkeypatch.setenv("FKS_DATABASE_URL", database_url)

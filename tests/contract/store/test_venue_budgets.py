@@ -1,4 +1,5 @@
-"""Order manager, guardian and collector share one budget per address and key; the reserve is kept for what ends risk."""
+"""Order manager, guardian and collector share one budget per address and key; the reserve is kept for what ends
+risk."""
 
 from __future__ import annotations
 
@@ -43,12 +44,14 @@ async def counting(redis_url: str) -> AsyncIterator[CountingBus]:
 
 @pytest.fixture
 async def make(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
-    """Make budgets of one address and key, each like that of a process of its own. A busy machine may answer late: tokens
-    that were leased and not received would be missing in the sums."""
+    """Make budgets of one address and key, each like that of a process of its own. A busy machine may answer late:
+    tokens that were leased and not received would be missing in the sums."""
     monkeypatch.setattr("fks.store.venue_budgets.ASK_TIMEOUT_S", 5.0)
     address, made = uuid.uuid4().hex, []
 
-    def one(*, on: Bus = bus, window_s: float = AGES_S, orders: Allowance = Allowance(10**6, AGES_S), **fields: Any) -> Any:
+    def one(
+        *, on: Bus = bus, window_s: float = AGES_S, orders: Allowance = Allowance(10**6, AGES_S), **fields: Any
+    ) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("fks.store.venue_budgets.DEFAULT", Allowance(LIMIT, window_s))
             made.append(venue_budget(on, RealClock(), "test", address, "key", orders=orders, **fields))
@@ -60,7 +63,9 @@ async def make(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]
         await budget.stop()
 
 
-async def spent(budget: RedisVenueBudget, priority: Priority, *, weight: int = 1, orders: int = 0, most: int = 3000) -> int:
+async def spent(
+    budget: RedisVenueBudget, priority: Priority, *, weight: int = 1, orders: int = 0, most: int = 3000
+) -> int:
     """Take until there is a wait; return how much was had."""
     count = 0
     while count < most and await budget.take(weight, priority, orders, wait_max_s=0.0) == 0.0:

@@ -1,4 +1,5 @@
-"""What is held against a strategy instance and what is not: how its code ends, outages while it is loaded, old marks."""
+"""What is held against a strategy instance and what is not: how its code ends, outages while it is loaded, old
+marks."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ Make = Callable[[int], StrategyWorker]
 
 
 @pytest.fixture
-async def make(database: Database, bus: Bus, clock: FakeClock, log: CollectingLog, meter: RecordingMeter, tmp_path: Path) -> Make:
+async def make(
+    database: Database, bus: Bus, clock: FakeClock, log: CollectingLog, meter: RecordingMeter, tmp_path: Path
+) -> Make:
     """Return how to make the worker of an epoch; one instance has ten bars to decide on."""
     await add_account(database)
     await add_instance(database, "a", "sma_cross", PARAMS)
@@ -39,15 +42,25 @@ async def make(database: Database, bus: Bus, clock: FakeClock, log: CollectingLo
     def worker(epoch: int = 9) -> StrategyWorker:
         lease = type("Held", (), {"name": "strategy:0", "epoch": epoch, "holds": lambda self: True})()
         return StrategyWorker(
-            db=database, bus=bus, clock=clock, meter=meter, log=log, shard=0, shards=1, lease=lease, home=tmp_path,
+            db=database,
+            bus=bus,
+            clock=clock,
+            meter=meter,
+            log=log,
+            shard=0,
+            shards=1,
+            lease=lease,
+            home=tmp_path,
             crash_window_s=WINDOW_S,
-        )  # fmt: skip
+        )
 
     return worker
 
 
 @pytest.mark.parametrize("way", [SystemExit, GeneratorExit])
-async def test_code_that_leaves_is_an_error_of_its_instance_and_not_the_end_of_the_worker(way: type[BaseException]) -> None:
+async def test_code_that_leaves_is_an_error_of_its_instance_and_not_the_end_of_the_worker(
+    way: type[BaseException],
+) -> None:
     def leave() -> None:
         raise way()
 
@@ -99,9 +112,14 @@ async def test_a_worker_that_was_asked_to_end_and_is_killed_over_a_slow_instance
 
 @pytest.mark.parametrize(("age_s", "crashes"), [(60.0, 1), (WINDOW_S + 60, 0)])
 async def test_an_old_mark_is_nobodys_fault(
-    make: Make, database: Database, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float,
+    make: Make,
+    database: Database,
+    clock: FakeClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    age_s: float,
     crashes: int,
-) -> None:  # fmt: skip
+) -> None:
     """A worker that ran elsewhere meanwhile finds what it left here long ago: no predecessor died of that."""
     monkeypatch.setattr(crash_attribution, "EXIT_WAIT_S", 0.0)
     mark = CrashMarker(CrashMarker.path(tmp_path / "run", "strategy:0"))

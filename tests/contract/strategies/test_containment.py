@@ -59,7 +59,8 @@ class Deadly(Strategy):
 
 
 class SmallTree:
-    """A supervisor in a few lines: restarts what ends or falls silent, and gives isolated instances workers of their own."""
+    """A supervisor in a few lines: restarts what ends or falls silent, and gives isolated instances workers of their
+    own."""
 
     def __init__(self, db: Database, urls: tuple[str, str], home: Path) -> None:
         self._db, self._urls, self._home = db, urls, home
@@ -93,9 +94,15 @@ class SmallTree:
             self.starts[name] = self.starts.get(name, 0) + 1
             given = json.dumps({"home": str(self._home), "only": only, "evaluate_s": 3.0})
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.support.strategy_process", *self._urls, str(self.starts[name]), given,
-                cwd=ROOT, stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
+                sys.executable,
+                "-m",
+                "tests.support.strategy_process",
+                *self._urls,
+                str(self.starts[name]),
+                given,
+                cwd=ROOT,
+                stdout=asyncio.subprocess.PIPE,
+            )
             assert process.stdout is not None
             try:
                 patience = 15.0
@@ -261,9 +268,16 @@ async def test_one_death_from_outside_while_it_is_in_hand_is_only_counted(
     mark = CrashMarker(CrashMarker.path(tmp_path / "run", "strategy:0"))
     mark.set("a", at_ns=time.time_ns(), bar_ns=0, epoch=1)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.strategy_process", database_url, redis_url, "2",
-        json.dumps({"home": str(tmp_path)}), cwd=ROOT, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "tests.support.strategy_process",
+        database_url,
+        redis_url,
+        "2",
+        json.dumps({"home": str(tmp_path)}),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
     try:
 
         async def counted() -> bool:

@@ -48,9 +48,16 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
     streaming = asyncio.create_task(stream())
     for epoch in range(1, 6):
         worker = StrategyWorker(
-            db=database, bus=bus, clock=RealClock(), meter=RecordingMeter(), log=CollectingLog(), shard=0, shards=1,
-            lease=await hold(database, epoch), home=tmp_path,
-        )  # fmt: skip
+            db=database,
+            bus=bus,
+            clock=RealClock(),
+            meter=RecordingMeter(),
+            log=CollectingLog(),
+            shard=0,
+            shards=1,
+            lease=await hold(database, epoch),
+            home=tmp_path,
+        )
         await worker.start()
         run = asyncio.create_task(worker.run())
         begun = next_bar
@@ -66,9 +73,16 @@ async def test_drains_while_bars_seal_repeat_nothing_and_skip_nothing(
     is_over.set()
     await streaming
     last = StrategyWorker(
-        db=database, bus=bus, clock=RealClock(), meter=RecordingMeter(), log=CollectingLog(), shard=0, shards=1,
-        lease=await hold(database, 9), home=tmp_path,
-    )  # fmt: skip
+        db=database,
+        bus=bus,
+        clock=RealClock(),
+        meter=RecordingMeter(),
+        log=CollectingLog(),
+        shard=0,
+        shards=1,
+        lease=await hold(database, 9),
+        home=tmp_path,
+    )
     await last.start()
     target = evaluate(load_catalogue().make("sma_cross", PARAMS), bars[6:next_bar]).target
     before = [0.0, *target[4:-1]]  # flat before the first bar that is decided on

@@ -35,9 +35,15 @@ async def test_kill_9_repeats_nothing_and_skips_nothing(
     next_bar = 10
     for epoch in range(1, KILLS + 2):
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.strategy_process", database_url, redis_url, str(epoch), cwd=ROOT,
+            sys.executable,
+            "-m",
+            "tests.support.strategy_process",
+            database_url,
+            redis_url,
+            str(epoch),
+            cwd=ROOT,
             stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        )
         assert process.stdout is not None
         try:
             assert await asyncio.wait_for(process.stdout.readline(), 20) == b"started\n"

@@ -45,9 +45,17 @@ class Floor:
 
     async def worker(self, epoch: int = 1, *, shard: int | None = None) -> StrategyWorker:
         return StrategyWorker(
-            db=self.db, bus=self.bus, clock=self.clock, meter=self.meter, log=self.log, shard=shard or 0, shards=1 if shard is None else 2,
-            lease=await hold(self.db, epoch, f"strategy:{shard or 0}"), home=self.home, is_tape=self.is_tape,
-        )  # fmt: skip
+            db=self.db,
+            bus=self.bus,
+            clock=self.clock,
+            meter=self.meter,
+            log=self.log,
+            shard=shard or 0,
+            shards=1 if shard is None else 2,
+            lease=await hold(self.db, epoch, f"strategy:{shard or 0}"),
+            home=self.home,
+            is_tape=self.is_tape,
+        )
 
     async def signals(self, instance: str = "a") -> list[Mapping[str, Any]]:
         return await self.db.sql("SELECT * FROM signals WHERE instance = $1 ORDER BY seq", instance)
@@ -221,8 +229,12 @@ async def test_a_strategy_that_raises_or_looks_ahead_stops_alone(floor: Floor) -
     await worker.start()
     states = {id: await floor.row(id) for id in "arxbu"}
     assert {id: row["state"] for id, row in states.items()} == {
-        "a": "RUNNING", "r": "RUNNING", "x": "CRASHED", "b": "CRASHED", "u": "CRASHED",
-    }  # fmt: skip
+        "a": "RUNNING",
+        "r": "RUNNING",
+        "x": "CRASHED",
+        "b": "CRASHED",
+        "u": "CRASHED",
+    }
     assert "looks ahead" in states["x"]["error"]
     assert "at bar" in states["x"]["error"]
     assert "SyntaxError" in states["b"]["error"]
@@ -332,7 +344,8 @@ async def test_a_catch_up_leaves_what_is_not_wanted_and_enters_nothing_old(
 
 @pytest.mark.parametrize(("late_s", "is_fresh"), [(0, True), (50, True), (61, False)])
 async def test_a_catch_up_enters_only_on_a_fresh_decision(floor: Floor, late_s: float, is_fresh: bool) -> None:
-    """The newest bar of the missed ones asks for an entry: it is taken until it is a bar old, and usable only so long."""
+    """The newest bar of the missed ones asks for an entry: it is taken until it is a bar old, and usable only so
+    long."""
     floor.is_tape, bars = False, zigzag(100)
     last = [edge for edge in expected(bars, 4) if edge[1] == "enter"][-1]
     through = int(np.flatnonzero(bars.time_ns == last[0])[0]) + 1
@@ -351,7 +364,8 @@ async def test_a_catch_up_enters_only_on_a_fresh_decision(floor: Floor, late_s: 
 
 
 async def test_on_a_tape_an_old_decision_is_dropped_by_the_time_of_the_tape(floor: Floor) -> None:
-    """The collector recorded the tape live while the worker was away: the newest bar is fresh, those before it are not."""
+    """The collector recorded the tape live while the worker was away: the newest bar is fresh, those before it are
+    not."""
     bars = zigzag(100)
     last = [edge for edge in expected(bars, 4) if edge[1] == "enter"][-1]
     through = int(np.flatnonzero(bars.time_ns == last[0])[0]) + 1
@@ -368,9 +382,14 @@ async def test_on_a_tape_an_old_decision_is_dropped_by_the_time_of_the_tape(floo
 
 
 async def test_an_hour_of_missed_seconds_leaves_the_state_of_one_that_never_stopped(floor: Floor) -> None:
-    """The demo strategies on bars of a second: one worker decides on each bar, its twin was away for an hour of them."""
-    demo = {"sma": ("sma_cross", {"fast": 3, "slow": 8}), "rsi": ("rsi", {"period": 5}), "macd": ("macd", {}),
-            "hold": ("buy_and_hold", {})}  # fmt: skip
+    """The demo strategies on bars of a second: one worker decides on each bar, its twin was away for an hour of
+    them."""
+    demo = {
+        "sma": ("sma_cross", {"fast": 3, "slow": 8}),
+        "rsi": ("rsi", {"period": 5}),
+        "macd": ("macd", {}),
+        "hold": ("buy_and_hold", {}),
+    }
     bars = replace(wave(3700, 8), timeframe="1s", time_ns=START_NS + np.arange(3700, dtype=np.int64) * NS)
     for name, (strategy, params) in demo.items():
         await add_instance(floor.db, f"{name}-steady", strategy, params, timeframe="1s", **EVERY_EDGE)
@@ -389,7 +408,9 @@ async def test_an_hour_of_missed_seconds_leaves_the_state_of_one_that_never_stop
         row, twin = await floor.row(name), await floor.row(f"{name}-steady")
         assert (row["last_target"], row["cursor_time"]) == (twin["last_target"], twin["cursor_time"])
         late = await floor.signals(name)
-        assert len([signal for signal in late if signal["kind"] == "exit"]) == int(before[name] not in (0, row["last_target"]))
+        assert len([signal for signal in late if signal["kind"] == "exit"]) == int(
+            before[name] not in (0, row["last_target"])
+        )
         newest_ns = int(bars.time_ns[3659])
         assert all(newest_ns - to_ns(signal["ts_event"]) <= 4 * NS for signal in late if signal["kind"] == "enter")
         assert len(late) <= 1
@@ -490,7 +511,13 @@ async def test_a_corrected_bar_that_is_told_again_is_not_decided_again(floor: Fl
     running = asyncio.create_task(worker.run())
     try:
         for n in range(36, 40):
-            message = {"type": "bar", "symbol": "BTCUSDT", "timeframe": "1m", "time": iso(int(bars.time_ns[n])), "revision": 1}
+            message = {
+                "type": "bar",
+                "symbol": "BTCUSDT",
+                "timeframe": "1m",
+                "time": iso(int(bars.time_ns[n])),
+                "revision": 1,
+            }
             await floor.bus.publish(BARS, message)
         await seal(floor.db, bars[40:])
 

@@ -33,7 +33,14 @@ class Counted:
         return self.says()
 
     def says(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), "node": node_name(), "space": self.space, "node_id": "n", "age_s": 0.0, "state": self.state}
+        return {
+            "pid": os.getpid(),
+            "node": node_name(),
+            "space": self.space,
+            "node_id": "n",
+            "age_s": 0.0,
+            "state": self.state,
+        }
 
     async def beat(self) -> Any:
         return await self.child.health(timeout_s=1.0)

@@ -30,11 +30,23 @@ async def component(home: Paths, url: str, db: Database, bus: Any) -> Component:
     save_node(home, node)
     settings = Settings(home=home.home, supervision=Supervision(lease_lost_s=0.6, lease_ttl_s=0.4, lease_renew_s=0.1))
     clock = RealClock()
-    lease = HeldLease(db, clock, name="part", epoch=await raise_epoch(db, "part", "test"), holder="me", ttl_s=0.4, renew_s=0.1)
+    lease = HeldLease(
+        db, clock, name="part", epoch=await raise_epoch(db, "part", "test"), holder="me", ttl_s=0.4, renew_s=0.1
+    )
     return Component(
-        "part", lease.epoch, settings, home, load_secrets(home), node, clock, CollectingLog(), PrometheusMeter("part"), db, bus,
+        "part",
+        lease.epoch,
+        settings,
+        home,
+        load_secrets(home),
+        node,
+        clock,
+        CollectingLog(),
+        PrometheusMeter("part"),
+        db,
+        bus,
         lease,
-    )  # fmt: skip
+    )
 
 
 async def test_hanging_connections_end_the_process_and_an_outage_does_not(

@@ -72,7 +72,9 @@ def end_with(process: Any, line: str) -> None:
 
 async def test_kill_9_is_seen_within_50_ms_with_its_signal(paths: Paths) -> None:
     took_s: list[float] = []
-    while len(took_s) < 5 and not any(seconds < 0.05 for seconds in took_s):  # a busy machine may keep us waiting, not always
+    while len(took_s) < 5 and not any(
+        seconds < 0.05 for seconds in took_s
+    ):  # a busy machine may keep us waiting, not always
         with started(paths) as child:
             held = Process.hold(child.pid)
             assert held is not None

@@ -43,9 +43,16 @@ def shell(**attributes: Any) -> Any:
     """Return a Shell that lives no life of its own."""
     made: Any = shells.Shell.__new__(shells.Shell)
     made.__dict__.update(
-        _role="needy", _name="needy", _args=(), _state="starting", _has_ended=False, _ending=[],
-        _asked=asyncio.Event(), _ports=lambda role, component: {}, **attributes,
-    )  # fmt: skip
+        _role="needy",
+        _name="needy",
+        _args=(),
+        _state="starting",
+        _has_ended=False,
+        _ending=[],
+        _asked=asyncio.Event(),
+        _ports=lambda role, component: {},
+        **attributes,
+    )
     return made
 
 
@@ -79,7 +86,8 @@ async def test_a_start_waits_for_what_is_away_and_then_sees_its_new_address(
 
 
 @pytest.mark.parametrize(
-    ("age_s", "deployment", "done"), [(0.1, 3, "adopted"), (0.1, None, "adopted"), (60.0, 3, "started"), (0.1, 2, "started")]
+    ("age_s", "deployment", "done"),
+    [(0.1, 3, "adopted"), (0.1, None, "adopted"), (60.0, 3, "started"), (0.1, 2, "started")],
 )
 def test_a_supervisor_that_hangs_or_was_superseded_is_replaced(
     monkeypatch: pytest.MonkeyPatch, age_s: float, deployment: int | None, done: str
@@ -100,7 +108,9 @@ def test_a_supervisor_that_hangs_or_was_superseded_is_replaced(
 
 
 @pytest.mark.parametrize(("role", "asked"), [("single", {}), ("head", {"head": tree.SHARE})])
-def test_the_supervisor_of_a_cluster_stays_on_its_head(monkeypatch: pytest.MonkeyPatch, role: str, asked: dict[str, float]) -> None:
+def test_the_supervisor_of_a_cluster_stays_on_its_head(
+    monkeypatch: pytest.MonkeyPatch, role: str, asked: dict[str, float]
+) -> None:
     made: list[ChildSpec] = []
 
     def absent(name: str, namespace: str) -> None:

@@ -1,4 +1,5 @@
-"""A Shell's whole life without a cluster: the beat, self-checks, the order of a drain, and what a dead process leaves."""
+"""A Shell's whole life without a cluster: the beat, self-checks, the order of a drain, and what a dead process
+leaves."""
 
 from __future__ import annotations
 
@@ -89,7 +90,10 @@ class StuckStart(Child):
 async def living(home: Paths, monkeypatch: pytest.MonkeyPatch, **settings: str) -> AsyncIterator[Any]:
     """Give a Shell that runs a Child; it is stopped at the end."""
     monkeypatch.setenv("FKS_HOME", str(home.home))
-    for name, value in {"FKS_SUPERVISION_LAG_MAX_S": "60", **settings}.items():  # its loop is pytest's: a stall is not its own
+    for name, value in {
+        "FKS_SUPERVISION_LAG_MAX_S": "60",
+        **settings,
+    }.items():  # its loop is pytest's: a stall is not its own
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(tree.CLASSES, "child", Child)
     shell = shells.Shell("child", "child:1", (), 7, False, 0.0, lambda role, component: {})
@@ -199,11 +203,17 @@ def start(home: Paths) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 
     def begin(role: str) -> subprocess.Popen[str]:
         env = {k: v for k, v in os.environ.items() if not k.startswith("FKS_")} | {"FKS_HOME": str(home.home)}
-        started.append(subprocess.Popen(
-            [sys.executable, "-m", "tests.support.shell_process", role], env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            cwd=Path(__file__).resolve().parents[3],
-        ))  # fmt: skip
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.support.shell_process", role],
+                env=env,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=Path(__file__).resolve().parents[3],
+            )
+        )
         return started[-1]
 
     yield begin

@@ -1,4 +1,5 @@
-"""Two heads on one database: the authority changes once, and the one that lost it stays down however often it starts."""
+"""Two heads on one database: the authority changes once, and the one that lost it stays down however often it
+starts."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ async def test_a_superseded_supervisor_stays_down_and_says_so(run: Any, database
     assert await authority(database) == held, "nobody took it back"
     assert second.is_ready
     assert not any(task.done() for task in run.tasks), "one that ended would be started again"
-    rows = await database.sql("SELECT detail->>'deployment' AS deployment FROM component_health WHERE name = 'supervisor'")
+    rows = await database.sql(
+        "SELECT detail->>'deployment' AS deployment FROM component_health WHERE name = 'supervisor'"
+    )
     assert [row["deployment"] for row in rows] == [other_args[0]]
 
 

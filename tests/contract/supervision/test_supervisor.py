@@ -73,9 +73,14 @@ class FakeChild:
 
     def says(self) -> Mapping[str, object]:
         return {
-            "state": self.state, "pid": self.pid, "node": "n", "epoch": self.epoch, "age_s": self.age_s,
-            "detail": self.detail, "problems": self.problems,
-        }  # fmt: skip
+            "state": self.state,
+            "pid": self.pid,
+            "node": "n",
+            "epoch": self.epoch,
+            "age_s": self.age_s,
+            "detail": self.detail,
+            "problems": self.problems,
+        }
 
     async def begin(self) -> None:
         self.begun_s = time.monotonic()
@@ -139,15 +144,25 @@ def tree(*children: ChildSpec | SupervisorSpec, restarts_max: int = 20) -> Super
 async def run(database: Any, bus: Any, log: Any, meter: Any) -> AsyncIterator[Any]:
     tasks: list[asyncio.Task[None]] = []
     component: Any = SimpleNamespace(
-        settings=Settings(supervision=FAST), db=database, bus=bus, clock=RealClock(), log=log, config_version=0,
+        settings=Settings(supervision=FAST),
+        db=database,
+        bus=bus,
+        clock=RealClock(),
+        log=log,
+        config_version=0,
         meter=SimpleNamespace(count=meter.count, gauge=meter.gauge, observe=meter.observe, snapshot=dict),
-    )  # fmt: skip
+    )
 
     def start(
-        world: FakeWorld, *children: ChildSpec | SupervisorSpec, restarts_max: int = 20, want: Want | None = None,
+        world: FakeWorld,
+        *children: ChildSpec | SupervisorSpec,
+        restarts_max: int = 20,
+        want: Want | None = None,
         args: tuple[str, ...] = (),
-    ) -> SupervisorActor:  # fmt: skip
-        actor = SupervisorActor(component, args, tree=tree(*children, restarts_max=restarts_max), world=world, want=want)
+    ) -> SupervisorActor:
+        actor = SupervisorActor(
+            component, args, tree=tree(*children, restarts_max=restarts_max), world=world, want=want
+        )
         tasks.append(asyncio.create_task(actor.run()))
         return actor
 
@@ -280,7 +295,9 @@ async def test_a_new_supervisor_keeps_counting_the_old_ones_restarts(run: Any, d
     await until(lambda: supervisor.is_ready)
 
     async def remembers() -> bool:
-        return [row["restarts"] for row in await database.sql("SELECT restarts FROM component_health WHERE name = 'a'")] == [2]
+        return [
+            row["restarts"] for row in await database.sql("SELECT restarts FROM component_health WHERE name = 'a'")
+        ] == [2]
 
     await until(remembers)
     world.children["a"].die("third in the window")
@@ -295,6 +312,7 @@ async def test_every_child_has_a_row_with_its_pid_and_state(run: Any, database: 
     async def row() -> Any:
         rows = await database.sql("SELECT state, pid, kind FROM component_health WHERE name = 'a'")
         return rows and rows[0]["state"] == "ready" and rows[0]
+
     found = await until(row)
     assert (found["pid"], found["kind"]) == (1001, "actor")
 
@@ -388,4 +406,5 @@ async def test_a_detail_that_the_database_cannot_keep_costs_no_row(run: Any, dat
     async def found() -> Any:
         rows = await database.sql("SELECT detail FROM component_health WHERE name = 'a'")
         return rows and rows[0]["detail"]
+
     assert await until(found) == {"problem": ["ab"]}

@@ -17,9 +17,12 @@ __all__ = ["run"]  # the fixture
 
 
 def branch(
-    id: str, *children: ChildSpec | SupervisorSpec, limit: int = 20, strategy: Strategy = Strategy.ONE_FOR_ONE,
+    id: str,
+    *children: ChildSpec | SupervisorSpec,
+    limit: int = 20,
+    strategy: Strategy = Strategy.ONE_FOR_ONE,
     after: tuple[str, ...] = (),
-) -> SupervisorSpec:  # fmt: skip
+) -> SupervisorSpec:
     return SupervisorSpec(id, children, Intensity(limit, 60.0), strategy, after=after, backoff=QUICK)
 
 
@@ -65,7 +68,9 @@ async def test_a_group_ends_in_reverse_and_starts_in_order(run: Any) -> None:
 async def test_the_living_of_every_branch_are_adopted_in_whatever_order(run: Any, database: Any) -> None:
     living = {id: FakeChild(spec(id), epoch=7, pid=40 + n) for n, id in enumerate("abd")}
     world = FakeWorld(was_reconstructed=True, children=dict(living))
-    supervisor = run(world, branch("s", spec("a"), spec("b", after=("a",))), branch("t", spec("c"), spec("d"), after=("s",)))
+    supervisor = run(
+        world, branch("s", spec("a"), spec("b", after=("a",))), branch("t", spec("c"), spec("d"), after=("s",))
+    )
     await until(lambda: supervisor.is_ready)
     assert names(world) == ["c"]
     await until(lambda: events(database, "started"))
@@ -234,9 +239,13 @@ async def test_the_tree_is_told_with_its_windows(run: Any) -> None:
     told = supervisor.detail()["tree"]
     assert (told["id"], told["strategy"], told["state"]) == ("supervisor", "one_for_one", "ready")
     assert told["children"][0] | {"children": []} == {
-        "id": "s", "strategy": "one_for_one", "limit": {"restarts_max": 5, "period_s": 60.0}, "used": 1, "state": "ready",
+        "id": "s",
+        "strategy": "one_for_one",
+        "limit": {"restarts_max": 5, "period_s": 60.0},
+        "used": 1,
+        "state": "ready",
         "children": [],
-    }  # fmt: skip
+    }
     assert told["children"][1] == {"id": "b", "state": "ready"}
 
 

@@ -53,9 +53,14 @@ async def open_venue(exchange: LocalExchange, session: str) -> AsyncIterator[Ope
     async def make(*, is_admitted: bool = True, **changes: Any) -> SpotVenue:
         info, may_send = exchange.info, changes.pop("may_send", None)
         settings = {
-            "order_timeout_s": 2.0, "read_timeout_s": 2.0, "account_id": 1, "rest_url": info["rest"], "ws_url": info["ws"],
-            "ws_api_url": info["ws_api"], **changes,
-        }  # fmt: skip
+            "order_timeout_s": 2.0,
+            "read_timeout_s": 2.0,
+            "account_id": 1,
+            "rest_url": info["rest"],
+            "ws_url": info["ws"],
+            "ws_api_url": info["ws_api"],
+            **changes,
+        }
         config = SessionConfig(info["api_key"], info["api_secret"], **settings)
         venue = SESSIONS[session](config, RealClock(), CollectingLog(), may_send)
         await venue.open()

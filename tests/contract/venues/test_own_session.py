@@ -32,8 +32,9 @@ async def test_orders_go_over_the_connection(open_venue: Open, exchange: LocalEx
     for step in (venue.submit, venue.cancel):
         assert (await step(wanted)).outcome is Outcome.ACK
     assert [row.get("socket_method") for row in exchange.received(client_order_id=wanted.client_order_id)] == [
-        "order.place", "order.cancel",
-    ]  # fmt: skip
+        "order.place",
+        "order.cancel",
+    ]
 
 
 async def test_without_the_connection_orders_go_over_rest(open_venue: Open, exchange: LocalExchange) -> None:

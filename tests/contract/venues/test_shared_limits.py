@@ -1,4 +1,5 @@
-"""Order manager, guardian and their venue sessions share the limits of one address: on the local exchange, its limits turned low."""
+"""Order manager, guardian and their venue sessions share the limits of one address: on the local exchange, its limits
+turned low."""
 
 from __future__ import annotations
 
@@ -45,10 +46,18 @@ class Sessions:
     async def open(self, *, is_guardian: bool = False, budget: VenueBudget | None = None) -> CcxtVenue:
         info = self._exchange.info
         budget = budget or venue_budget(
-            self._bus, RealClock(), "binance", info["rest"], info["api_key"], per_minute=PER_MINUTE,
-            orders=Allowance(PER_10S, 10), is_guardian=is_guardian,
-        )  # fmt: skip
-        config = CcxtConfig(info["api_key"], info["api_secret"], rest_url=info["rest"], ws_url=info["ws"], ws_api_url=info["ws_api"])
+            self._bus,
+            RealClock(),
+            "binance",
+            info["rest"],
+            info["api_key"],
+            per_minute=PER_MINUTE,
+            orders=Allowance(PER_10S, 10),
+            is_guardian=is_guardian,
+        )
+        config = CcxtConfig(
+            info["api_key"], info["api_secret"], rest_url=info["rest"], ws_url=info["ws"], ws_api_url=info["ws_api"]
+        )
         venue = CcxtVenue(config, RealClock(), CollectingLog(), budget=budget)
         await venue.open()
         self.made.append(venue)
@@ -84,14 +93,18 @@ async def test_a_429_seen_by_one_process_pauses_the_others(sessions: Sessions, r
     assert [row for row in running.received(all=1)[before:] if not row["path"].startswith("/sim")] == []
 
 
-async def test_entries_that_would_wait_are_refused_and_cancels_and_exits_still_go(sessions: Sessions, running: LocalExchange) -> None:
+async def test_entries_that_would_wait_are_refused_and_cancels_and_exits_still_go(
+    sessions: Sessions, running: LocalExchange
+) -> None:
     venue = await sessions.open()
     price = await venue.last_price("BTCUSDT")
     assert price is not None
     low = str((price * Decimal("0.9")).quantize(Decimal("0.01")))
     placed: list[Any] = []
     await in_one_window(10)
-    while (answer := await venue.submit(wanted := order("0.001", type=OrderType.LIMIT, price=low))).outcome is Outcome.ACK:
+    while (
+        answer := await venue.submit(wanted := order("0.001", type=OrderType.LIMIT, price=low))
+    ).outcome is Outcome.ACK:
         placed.append(wanted)
     assert (answer.code, answer.refusal) == ("RATE_VENUE", Refusal.RATE_LIMITED)
     assert answer.retry_after_s is not None

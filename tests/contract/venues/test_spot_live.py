@@ -1,4 +1,5 @@
-"""Real money fails closed: a key that may withdraw is refused. The exchange here is a stub: the local one has no such page."""
+"""Real money fails closed: a key that may withdraw is refused. The exchange here is a stub: the local one has no such
+page."""
 
 from __future__ import annotations
 

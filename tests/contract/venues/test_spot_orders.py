@@ -1,4 +1,5 @@
-"""Both sessions of Binance spot against the real local exchange: order types, OCO, fills under one id, sessions that break and mend."""
+"""Both sessions of Binance spot against the real local exchange: order types, OCO, fills under one id, sessions that
+break and mend."""
 
 from __future__ import annotations
 
@@ -43,9 +44,14 @@ async def test_the_bytes_of_a_market_order(open_venue: Open, exchange: LocalExch
     (seen,) = exchange.received(client_order_id=wanted.client_order_id)
     sent = {key: value for key, value in seen["params"].items() if key not in ("timestamp", "signature")}
     assert sent == {
-        "symbol": "BTCUSDT", "side": "BUY", "type": "MARKET", "quantity": "0.01", "recvWindow": "10000",
-        "newClientOrderId": wanted.client_order_id, "newOrderRespType": "FULL",
-    }  # fmt: skip
+        "symbol": "BTCUSDT",
+        "side": "BUY",
+        "type": "MARKET",
+        "quantity": "0.01",
+        "recvWindow": "10000",
+        "newClientOrderId": wanted.client_order_id,
+        "newOrderRespType": "FULL",
+    }
 
 
 async def test_opening_asks_for_the_time_and_nothing_else(exchange: LocalExchange, open_venue: Open) -> None:
@@ -212,9 +218,16 @@ async def test_kill_9_of_the_exchange(tmp_path: Path, listen: Listen, session: s
     ).start()
     info = exchange.info
     config = SessionConfig(
-        info["api_key"], info["api_secret"], account_id=1, rest_url=info["rest"], ws_url=info["ws"],
-        ws_api_url=info["ws_api"], order_timeout_s=2.0, backoff_first_s=0.05, backoff_max_s=0.5,
-    )  # fmt: skip
+        info["api_key"],
+        info["api_secret"],
+        account_id=1,
+        rest_url=info["rest"],
+        ws_url=info["ws"],
+        ws_api_url=info["ws_api"],
+        order_timeout_s=2.0,
+        backoff_first_s=0.05,
+        backoff_max_s=0.5,
+    )
     venue = SESSIONS[session](config, RealClock(), CollectingLog())
     await venue.open()
     try:
@@ -272,7 +285,8 @@ async def test_each_operation_is_one_request_to_its_endpoint(open_venue: Open, e
         (lambda: venue.submit_oco(stop, limit), "POST /api/v3/orderList/oco"),
         (lambda: venue.cancel(limit), "DELETE /api/v3/order"),
         (lambda: venue.balances(), "GET /api/v3/account"),
-        # from far ahead on: the orders of fills are looked up too, and a test before may have moved the clock of the exchange
+        # from far ahead on: the orders of fills are looked up too, and a test before may have moved the clock of the
+        # exchange
         (lambda: venue.fills_since("BTCUSDT", time.time_ns() + 30 * 86400 * 10**9), "GET /api/v3/myTrades"),
     ]
     for call, expected in steps:

@@ -1,4 +1,5 @@
-"""peers.md §6.1 as tests (C13): what each thing on the wire means for a send, a query and a cancel; bytes at most once."""
+"""peers.md §6.1 as tests (C13): what each thing on the wire means for a send, a query and a cancel; bytes at most
+once."""
 
 from __future__ import annotations
 
@@ -78,9 +79,14 @@ ROWS: list[tuple[dict[str, Any], str, Outcome, str | None]] = [
     ids=lambda v: str(v.get("kind")) + str(v.get("code", "")) if isinstance(v, dict) else None,
 )
 async def test_a_send_means_what_the_table_says(
-    open_venue: Open, exchange: LocalExchange, session: str, fault: dict[str, Any], raised: str, outcome: Outcome,
+    open_venue: Open,
+    exchange: LocalExchange,
+    session: str,
+    fault: dict[str, Any],
+    raised: str,
+    outcome: Outcome,
     code: str | None,
-) -> None:  # fmt: skip
+) -> None:
     venue = await open_venue(order_timeout_s=0.6 if fault["kind"] in ("hang", "answer_after") else 5.0)
     exchange.fault(path="/api/v3/order", method="POST", **fault)
     wanted = order()
@@ -101,7 +107,9 @@ async def test_a_send_means_what_the_table_says(
 
 
 @pytest.mark.parametrize("kind", ["", "accept_then_cut"])
-async def test_the_time_of_the_first_byte_is_after_any_wait(open_venue: Open, exchange: LocalExchange, kind: str) -> None:
+async def test_the_time_of_the_first_byte_is_after_any_wait(
+    open_venue: Open, exchange: LocalExchange, kind: str
+) -> None:
     venue = await open_venue(order_timeout_s=0.3)
     exchange.fault("429", path="/api/v3/order", method="POST", seconds=1)
     await venue.submit(order(role=Role.EXIT))

@@ -83,8 +83,9 @@ async def test_transfers_are_listed_and_pushed(exchange: LocalExchange, open_ven
     await until(lambda: len(heard.of(BalancesSeen)) >= 2)
     listed = [item for item in await venue.transfers_since(since_ns) if item.asset == "BNB"]
     assert {(item.kind, item.amount, item.fee) for item in listed} == {
-        (TransferKind.DEPOSIT, D("3.5"), D(0)), (TransferKind.WITHDRAWAL, D(1), D("0.01")),
-    }  # fmt: skip
+        (TransferKind.DEPOSIT, D("3.5"), D(0)),
+        (TransferKind.WITHDRAWAL, D(1), D("0.01")),
+    }
     assert await _held(venue, "BNB") == before + D("2.49")
     exchange.ask("POST", "/sim/transfers", {"kind": "deposit", "asset": "BNB", "amount": "1", "is_listed": False})
     assert await _held(venue, "BNB") == before + D("3.49")

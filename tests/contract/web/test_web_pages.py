@@ -31,10 +31,13 @@ async def gateway(database: Database, database_url: str, redis_url: str, tmp_pat
         "INSERT INTO feeds (exchange, symbol, timeframe, state, last_price, last_message_at) VALUES"
         " ('binance','BTCUSDT','trades','LIVE',64000.10,now())"
     )
-    await database.sql("INSERT INTO venue_states (venue, account_id, state, detail) VALUES ('paper',1,'READY',$1)", NASTY)
+    await database.sql(
+        "INSERT INTO venue_states (venue, account_id, state, detail) VALUES ('paper',1,'READY',$1)", NASTY
+    )
     await database.sql(
         "INSERT INTO component_health (name, kind, state, pid, beat_at) VALUES"
-        " ('supervisor','actor','ready',101,now()), ('orders','actor','ready',102,now()), ($1,'actor','ready',103,now())",
+        " ('supervisor','actor','ready',101,now()), ('orders','actor','ready',102,now()), "
+        "($1,'actor','ready',103,now())",
         NASTY,
     )
     async with running(database, database_url, redis_url, tmp_path) as gateway:
@@ -62,7 +65,9 @@ async def test_the_monitor_asks_for_a_token_and_then_shows_the_tree_live(
         await _enter(tab, gateway.tokens["read"])
         await _says(tab, "supervisor", "orders", "gateway:0", "BTCUSDT", "64,000.10", "READY", NASTY)
         await until(lambda: _is(tab, "document.getElementById('live').className.includes('ok')"), deadline_s=20)
-        await until(lambda: any(client.window.takes_part for client in gateway.app.state.gateway.hub._clients), deadline_s=20)
+        await until(
+            lambda: any(client.window.takes_part for client in gateway.app.state.gateway.hub._clients), deadline_s=20
+        )
         await bus.publish(FILLS, _fill("1234.5"))
         await _says(tab, "1,234.50")
         await database.sql("UPDATE component_health SET state = 'failed', pid = 999 WHERE name = 'orders'")
@@ -75,22 +80,39 @@ async def test_the_monitor_asks_for_a_token_and_then_shows_the_tree_live(
 
 async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running, database: Database) -> None:
     shape = {
-        "id": "root", "strategy": "one_for_one", "limit": {"restarts_max": 20, "period_s": 60}, "used": 1, "state": "ready",
-        "children": [{"id": "orders"}, {"id": "strategies", "strategy": "rest_for_one", "state": "ready",
-                                        "limit": {"restarts_max": 5, "period_s": 60}, "used": 4, "children": [{"id": "strategy:0"}]}],
-    }  # fmt: skip
+        "id": "root",
+        "strategy": "one_for_one",
+        "limit": {"restarts_max": 20, "period_s": 60},
+        "used": 1,
+        "state": "ready",
+        "children": [
+            {"id": "orders"},
+            {
+                "id": "strategies",
+                "strategy": "rest_for_one",
+                "state": "ready",
+                "limit": {"restarts_max": 5, "period_s": 60},
+                "used": 4,
+                "children": [{"id": "strategy:0"}],
+            },
+        ],
+    }
     await database.sql("UPDATE component_health SET detail = $1 WHERE name = 'supervisor'", {"tree": shape})
-    await database.sql("INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'x', 'look here', 'orders')")
+    await database.sql(
+        "INSERT INTO alerts (severity, event, message, component) VALUES ('page', 'x', 'look here', 'orders')"
+    )
     async with page() as tab:
         await tab.go(gateway.url + "/monitor/")
         await _says(tab, "A token, please")
         await _enter(tab, gateway.tokens["read"])
         await _says(tab, "rest_for_one", "4 / 5", "1 / 20", "strategy:0", "look here", "started")
         await database.sql(
-            "INSERT INTO actor_events (child, event, reason, pid, payload) VALUES ('orders', 'exited', 'died', 12, $1), "
+            "INSERT INTO actor_events (child, event, reason, pid, payload) VALUES ('orders', 'exited', 'died', 12, "
+            "$1), "
             "('orders', 'restarted', 'died', 12, $1), ('strategy:0', 'stopped', $2, 13, '{}')",
-            {"how": "crash", "signal": 9}, NASTY,
-        )  # fmt: skip
+            {"how": "crash", "signal": 9},
+            NASTY,
+        )
         await _says(tab, "signal 9 (SIGKILL)", NASTY)
         assert "being restarted" not in await tab.run("document.body.innerText"), "the end says it"
         assert await tab.run("window.hacked") is None
@@ -100,12 +122,16 @@ async def test_the_monitor_shows_the_branches_and_what_happened(gateway: Running
 async def test_the_api_page_lists_the_routes_and_tries_one(gateway: Running) -> None:
     async with page() as tab:
         await tab.go(gateway.url + "/docs")
-        await until(lambda: _is(tab, "document.getElementById('gate') && !document.getElementById('gate').hidden"), deadline_s=20)
+        await until(
+            lambda: _is(tab, "document.getElementById('gate') && !document.getElementById('gate').hidden"),
+            deadline_s=20,
+        )
         await tab.run(f"document.getElementById('token').value = '{gateway.tokens['read']}'")
         await tab.run("document.getElementById('gate').requestSubmit()")
         await _says(tab, "/orders", "/historical/{symbol}", "/ws", "trade")
         await tab.run(
-            "(() => { const d = [...document.querySelectorAll('details')].find(d => d.querySelector('.verb').innerText === 'GET'"
+            "(() => { const d = [...document.querySelectorAll('details')].find(d => "
+            "d.querySelector('.verb').innerText === 'GET'"
             " && d.querySelector('.mono').innerText === '/accounts');"
             " d.open = true; d.querySelector('button').click(); })()"
         )
@@ -124,6 +150,14 @@ async def _is(tab: Page, script: str) -> bool:
 
 def _fill(price: str) -> dict[str, Any]:
     return {
-        "type": "fill", "fill_id": str(uuid.uuid4()), "client_order_id": "a", "symbol": "BTCUSDT", "side": "buy",
-        "quantity": "0.1", "price": price, "realized_pnl": "0", "instance": "a", "time": "2026-05-01T00:00:00Z",
-    }  # fmt: skip
+        "type": "fill",
+        "fill_id": str(uuid.uuid4()),
+        "client_order_id": "a",
+        "symbol": "BTCUSDT",
+        "side": "buy",
+        "quantity": "0.1",
+        "price": price,
+        "realized_pnl": "0",
+        "instance": "a",
+        "time": "2026-05-01T00:00:00Z",
+    }

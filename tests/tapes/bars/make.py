@@ -2,9 +2,9 @@
 
     python tests/tapes/bars/make.py > tests/tapes/bars/outage.jsonl
 
-Needs nothing of FKS: both timeframes are counted from the same trades, exactly, as Binance writes its klines. A bar opens at
-its first trade, also after silence; one in which nobody traded is flat at the close before; while the exchange is away there
-are no bars at all.
+Needs nothing of FKS: both timeframes are counted from the same trades, exactly, as Binance writes its klines. A bar
+opens at its first trade, also after silence; one in which nobody traded is flat at the close before; while the exchange
+is away there are no bars at all.
 """
 
 from __future__ import annotations
@@ -44,12 +44,16 @@ def klines(found: list[Trade], size_s: int) -> Iterator[list[object]]:
         close = prices[-1]
         taken = [trade for trade in inside if trade[3]]
         yield [
-            start * 1000, *(f"{price:.8f}" for price in (prices[0], max(prices), min(prices), close)),
-            f"{sum((quantity for _, _, quantity, _ in inside), _ZERO):.8f}", (start + size_s) * 1000 - 1,
-            f"{sum((price * quantity for _, price, quantity, _ in inside), _ZERO):.8f}", len(inside),
+            start * 1000,
+            *(f"{price:.8f}" for price in (prices[0], max(prices), min(prices), close)),
+            f"{sum((quantity for _, _, quantity, _ in inside), _ZERO):.8f}",
+            (start + size_s) * 1000 - 1,
+            f"{sum((price * quantity for _, price, quantity, _ in inside), _ZERO):.8f}",
+            len(inside),
             f"{sum((quantity for _, _, quantity, _ in taken), _ZERO):.8f}",
-            f"{sum((price * quantity for _, price, quantity, _ in taken), _ZERO):.8f}", "0",
-        ]  # fmt: skip
+            f"{sum((price * quantity for _, price, quantity, _ in taken), _ZERO):.8f}",
+            "0",
+        ]
 
 
 def lines() -> Iterator[str]:

@@ -54,8 +54,13 @@ def test_what_json_cannot_say_is_said_in_json() -> None:
     id = uuid.uuid4()
     value = {"t": datetime(2026, 5, 1, tzinfo=UTC), "id": id, "s": {1}, "d": Decimal("1E+2"), "n": None, "f": 0.1}
     assert json.loads(dump(value)) == {
-        "t": "2026-05-01T00:00:00Z", "id": str(id), "s": [1], "d": "100", "n": None, "f": 0.1,
-    }  # fmt: skip
+        "t": "2026-05-01T00:00:00Z",
+        "id": str(id),
+        "s": [1],
+        "d": "100",
+        "n": None,
+        "f": 0.1,
+    }
 
 
 @pytest.mark.parametrize(

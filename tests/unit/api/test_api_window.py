@@ -153,7 +153,9 @@ async def test_a_full_window_leaves_what_waits_in_the_queue(window: Window) -> N
     taking = asyncio.create_task(client.take(20, most=1))
     await asyncio.sleep(0)
     client.note_checked(last)
-    assert [told.message for told in await taking] == [{"symbol": "A", "n": 3}], "the newest, in the place of the one before"
+    assert [told.message for told in await taking] == [{"symbol": "A", "n": 3}], (
+        "the newest, in the place of the one before"
+    )
     assert [told.message for told in await client.take(20, most=1)] == [{"n": 2}]
 
 

@@ -16,9 +16,21 @@ from fks.model.errors import InputError
 from fks.model.timeframe import iso, to_datetime
 
 NAMES = (
-    "account", "venue", "exchange", "symbol", "side", "type", "time_in_force", "valid_until", "quantity", "price",
-    "stop_price", "take_profit", "stop_loss", "leverage",
-)  # fmt: skip
+    "account",
+    "venue",
+    "exchange",
+    "symbol",
+    "side",
+    "type",
+    "time_in_force",
+    "valid_until",
+    "quantity",
+    "price",
+    "stop_price",
+    "take_profit",
+    "stop_loss",
+    "leverage",
+)
 NUMBERS = st.one_of(
     st.decimals(allow_nan=True, allow_infinity=True).map(str),
     st.sampled_from([
@@ -27,10 +39,15 @@ NUMBERS = st.one_of(
     ]),
 )  # fmt: skip
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20) | NUMBERS,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+    | NUMBERS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 GOOD = {"symbol": "BTCUSDT", "side": "buy", "type": "market", "quantity": "1"}
 
 
@@ -73,9 +90,27 @@ def test_any_body_is_taken_or_refused(body: dict[str, Any], is_filled: bool) -> 
 
 @pytest.mark.parametrize(
     "number",
-    ["1e999", "-1e999", "NaN", "Infinity", "-Infinity", "9" * 100, "1e-41", "true", "[1]", "{}", '"1_000"', '"٣"', '"0x1"',
-     '" "', "0", "-1", '"1e99999999999999999999"', "9" * 5000],
-)  # fmt: skip
+    [
+        "1e999",
+        "-1e999",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "9" * 100,
+        "1e-41",
+        "true",
+        "[1]",
+        "{}",
+        '"1_000"',
+        '"٣"',
+        '"0x1"',
+        '" "',
+        "0",
+        "-1",
+        '"1e99999999999999999999"',
+        "9" * 5000,
+    ],
+)
 def test_a_number_that_is_none_is_refused(number: str) -> None:
     for name in ("quantity", "stop_loss"):
         body = json.dumps(GOOD)[:-1].replace('"quantity": "1"', '"quantity": 1') + f', "{name}": {number}}}'
@@ -85,7 +120,13 @@ def test_a_number_that_is_none_is_refused(number: str) -> None:
 
 
 def test_a_key_twice_and_a_lone_surrogate_are_no_json() -> None:
-    for body in (b'{"symbol": "A", "symbol": "B"}', b'{"symbol": "\\ud800"}', b'{"\\uDFFF": 1}', b'[{"a": ["x\\udbffy"]}]', b'{"a": "\\u0000"}'):
+    for body in (
+        b'{"symbol": "A", "symbol": "B"}',
+        b'{"symbol": "\\ud800"}',
+        b'{"\\uDFFF": 1}',
+        b'[{"a": ["x\\udbffy"]}]',
+        b'{"a": "\\u0000"}',
+    ):
         with pytest.raises(InputError) as error:
             parse(body)
         assert error.value.status == 400

@@ -41,9 +41,13 @@ BTC = Instrument(
 )
 CATALOGUE = load_catalogue()
 FAST: dict[str, dict[str, Any]] = {
-    "sma_cross": {"fast": 3, "slow": 8}, "ema_cross": {"fast": 3, "slow": 8}, "macd": {"fast": 3, "slow": 8, "signal": 3},
-    "rsi": {"period": 4}, "bollinger": {"period": 6, "deviations": 1.0}, "buy_and_hold": {},
-}  # fmt: skip
+    "sma_cross": {"fast": 3, "slow": 8},
+    "ema_cross": {"fast": 3, "slow": 8},
+    "macd": {"fast": 3, "slow": 8, "signal": 3},
+    "rsi": {"period": 4},
+    "bollinger": {"period": 6, "deviations": 1.0},
+    "buy_and_hold": {},
+}
 
 
 def setup(**changes: Any) -> Setup:
@@ -149,8 +153,10 @@ def test_after_a_stop_there_is_no_new_entry_until_the_target_returns_to_zero() -
     bars = tape((100, 100, 100, 100), (100, 100, 100, 100), (95, 95, 80, 85), *[(85, 90, 85, 90)] * 4)
     result = run(Scripted(target=(1, 1, 1, 1, 0, 1, 1), stop=84.0), bars, setup())
     assert [(f.role, f.price) for f in result.fills] == [
-        (Role.ENTRY, Decimal(100)), (Role.STOP_LOSS, Decimal(84)), (Role.ENTRY, Decimal(85)),
-    ]  # fmt: skip
+        (Role.ENTRY, Decimal(100)),
+        (Role.STOP_LOSS, Decimal(84)),
+        (Role.ENTRY, Decimal(85)),
+    ]
 
 
 def test_an_exit_cancels_the_protection_that_would_have_filled_later_in_that_bar() -> None:

@@ -18,15 +18,28 @@ THEN = datetime.fromtimestamp(1_800_000_000, UTC)
 
 def order(id: str, role: str, **more: Any) -> dict[str, Any]:
     return {
-        "client_order_id": id, "role": role, "symbol": "BTCUSDT", "instance": "one", "state": "WORKING",
-        "quantity": D("0.999"), "filled": D(0), "is_reduce_only": role != "entry", "stop_loss": None, "created_at": THEN,
-    } | more  # fmt: skip
+        "client_order_id": id,
+        "role": role,
+        "symbol": "BTCUSDT",
+        "instance": "one",
+        "state": "WORKING",
+        "quantity": D("0.999"),
+        "filled": D(0),
+        "is_reduce_only": role != "entry",
+        "stop_loss": None,
+        "created_at": THEN,
+    } | more
 
 
 ENTRY = order("e", "entry", state="FILLED", quantity=D(1), filled=D(1), stop_loss=D(90))
 BOUGHT = {
-    "symbol": "BTCUSDT", "clientOrderId": "e", "isBuyer": True, "qty": "1", "commission": "0.001", "commissionAsset": "BTC",
-}  # fmt: skip
+    "symbol": "BTCUSDT",
+    "clientOrderId": "e",
+    "isBuyer": True,
+    "qty": "1",
+    "commission": "0.001",
+    "commissionAsset": "BTC",
+}
 SOLD = BOUGHT | {"clientOrderId": "x", "isBuyer": False, "qty": "0.9", "commission": "0.1", "commissionAsset": "USDT"}
 
 
@@ -35,9 +48,12 @@ def resting(id: str, quantity: str = "0.999", executed: str = "0") -> dict[str, 
 
 
 def sample(
-    *orders: Mapping[str, Any], fills: tuple[Mapping[str, Any], ...] = (BOUGHT,),
-    there: tuple[Mapping[str, Any], ...] = (), at_s: float = 0.0, pages: tuple[Mapping[str, Any], ...] = (),
-) -> Sample:  # fmt: skip
+    *orders: Mapping[str, Any],
+    fills: tuple[Mapping[str, Any], ...] = (BOUGHT,),
+    there: tuple[Mapping[str, Any], ...] = (),
+    at_s: float = 0.0,
+    pages: tuple[Mapping[str, Any], ...] = (),
+) -> Sample:
     return Sample(at_s, there, fills, (ENTRY, *orders), pages, RULES)
 
 

@@ -1,4 +1,5 @@
-"""Only a demo may be hurt, by the settings it was started with: those of the shell chaos is called from may be others."""
+"""Only a demo may be hurt, by the settings it was started with: those of the shell chaos is called from may be
+others."""
 
 from __future__ import annotations
 
@@ -15,8 +16,11 @@ from fks.model.errors import InputError
 
 SIM = "http://127.0.0.1:9"
 LIVE = {
-    "FKS_VENUE_LIVE": "true", "FKS_VENUE_API_KEY": "key", "FKS_VENUE_API_SECRET": "secret", "FKS_SIM_ENABLED": "false",
-}  # fmt: skip
+    "FKS_VENUE_LIVE": "true",
+    "FKS_VENUE_API_KEY": "key",
+    "FKS_VENUE_API_SECRET": "secret",
+    "FKS_SIM_ENABLED": "false",
+}
 
 
 @pytest.mark.parametrize(("env", "is_demo"), [({}, True), (LIVE, False)])

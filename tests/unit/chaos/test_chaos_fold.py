@@ -20,24 +20,39 @@ from tests.support.order_values import a_fill, a_report, an_order
 
 D = Decimal
 Row = dict[str, Any]
-VENUE_STATES = (State.ACCEPTED, State.WORKING, State.PARTIAL, State.FILLED, State.CANCELLED, State.EXPIRED, State.REJECTED)
+VENUE_STATES = (
+    State.ACCEPTED,
+    State.WORKING,
+    State.PARTIAL,
+    State.FILLED,
+    State.CANCELLED,
+    State.EXPIRED,
+    State.REJECTED,
+)
 SOURCES = st.sampled_from(["rest", "stream", "reconcile"])
 
 
 def record(order: Order, event: e.Event, before: State | None, number: int) -> Row:
     """Return the row that the journal keeps of a step."""
     return {
-        "client_order_id": order.client_order_id, "event_id": event.event_id, "event": type(event).__name__,
-        "from_state": None if before is None else before.value, "to_state": order.state.value, "source": event.source,
+        "client_order_id": order.client_order_id,
+        "event_id": event.event_id,
+        "event": type(event).__name__,
+        "from_state": None if before is None else before.value,
+        "to_state": order.state.value,
+        "source": event.source,
         "payload": {"row": number, **payload_of(event)},
-    }  # fmt: skip
+    }
 
 
 def row_of(order: Order) -> Row:
     return {
-        "client_order_id": order.client_order_id, "state": order.state.value, "quantity": order.quantity,
-        "filled": order.filled, "request": order.request.value,
-    }  # fmt: skip
+        "client_order_id": order.client_order_id,
+        "state": order.state.value,
+        "quantity": order.quantity,
+        "filled": order.filled,
+        "request": order.request.value,
+    }
 
 
 def live_through(first: e.Event, events: list[e.Event]) -> tuple[Row, list[Row], list[Row]]:
@@ -73,17 +88,31 @@ def histories(draw: st.DrawFn) -> tuple[e.Event, list[e.Event]]:
     for number in range(1, draw(st.integers(1, 14))):
         source = draw(SOURCES)
         report = a_report(draw(st.sampled_from(VENUE_STATES)), draw(st.sampled_from([0, 4, 10])), number)
-        found.append(draw(st.sampled_from([
-            e.Sent(**stamp(number)), e.Abandoned(**stamp(number)), e.Acked(**stamp(number), report=report),
-            e.Refused(**stamp(number), code="NO"), e.Ambiguous(**stamp(number)), e.DuplicateId(**stamp(number)),
-            e.Replayed(**stamp(number), epoch=2), e.Reported(**stamp(number, source), report=report),
-            e.FillSeen(**stamp(number, source), fill=a_fill(draw(st.integers(1, 4)))),
-            e.SessionBroke(**stamp(number)), e.NotListed(**stamp(number)),
-            e.FoundAbsent(**stamp(number), polls=5, age_s=9.0),
-            e.Settled(**stamp(number), outcome=State.CANCELLED, by="me", reason="seen"),
-            e.CancelRequested(**stamp(number)), e.CancelAcked(**stamp(number)),
-            e.CancelRefused(**stamp(number), code="UNKNOWN_ORDER"), e.RequestAmbiguous(**stamp(number)),
-        ])))  # fmt: skip
+        found.append(
+            draw(
+                st.sampled_from(
+                    [
+                        e.Sent(**stamp(number)),
+                        e.Abandoned(**stamp(number)),
+                        e.Acked(**stamp(number), report=report),
+                        e.Refused(**stamp(number), code="NO"),
+                        e.Ambiguous(**stamp(number)),
+                        e.DuplicateId(**stamp(number)),
+                        e.Replayed(**stamp(number), epoch=2),
+                        e.Reported(**stamp(number, source), report=report),
+                        e.FillSeen(**stamp(number, source), fill=a_fill(draw(st.integers(1, 4)))),
+                        e.SessionBroke(**stamp(number)),
+                        e.NotListed(**stamp(number)),
+                        e.FoundAbsent(**stamp(number), polls=5, age_s=9.0),
+                        e.Settled(**stamp(number), outcome=State.CANCELLED, by="me", reason="seen"),
+                        e.CancelRequested(**stamp(number)),
+                        e.CancelAcked(**stamp(number)),
+                        e.CancelRefused(**stamp(number), code="UNKNOWN_ORDER"),
+                        e.RequestAmbiguous(**stamp(number)),
+                    ]
+                )
+            )
+        )
     return first, found
 
 
@@ -138,9 +167,13 @@ def test_an_order_of_the_guardian_is_folded_from_its_own_steps() -> None:
     events = [
         blank | {"event": "Sending", "to_state": "SENDING"},
         blank | {"event": "Answered", "to_state": "WORKING"},
-        blank | {
-            "event": "FillSeen", "from_state": "WORKING", "to_state": "FILLED", "source": "stream",
+        blank
+        | {
+            "event": "FillSeen",
+            "from_state": "WORKING",
+            "to_state": "FILLED",
+            "source": "stream",
             "payload": {"fill_id": "f", "quantity": "10"},
         },
-    ]  # fmt: skip
+    ]
     assert list(journal_errors([order], events, [{"client_order_id": order["client_order_id"], "fill_id": "f"}])) == []

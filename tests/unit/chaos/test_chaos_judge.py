@@ -1,4 +1,5 @@
-"""An auditor that cannot fail is worthless: each case is a system that is sound but for one thing, which must be found."""
+"""An auditor that cannot fail is worthless: each case is a system that is sound but for one thing, which must be
+found."""
 
 from __future__ import annotations
 
@@ -30,17 +31,36 @@ EDGES = list(expected_edges(CLOSES, 2, 4, CLOSES[5][0], CLOSES[-1][0], 0.0))
 
 def signal(at_s: int, kind: str, order: str) -> dict[str, Any]:
     return {
-        "id": f"signal-{kind}", "source": "strategy:sma", "instance": "sma", "state": "ordered", "client_order_id": order,
-        "created_at": THEN, "valid_until": None, "ts_event": datetime.fromtimestamp(at_s, UTC), "kind": kind,
-    }  # fmt: skip
+        "id": f"signal-{kind}",
+        "source": "strategy:sma",
+        "instance": "sma",
+        "state": "ordered",
+        "client_order_id": order,
+        "created_at": THEN,
+        "valid_until": None,
+        "ts_event": datetime.fromtimestamp(at_s, UTC),
+        "kind": kind,
+    }
 
 
 def order(id: str, role: str, signal_id: str, filled: str, **more: Any) -> dict[str, Any]:
     return {
-        "client_order_id": id, "signal_id": signal_id, "role": role, "state": "FILLED", "venue": "ccxt", "symbol": "BTCUSDT",
-        "instance": "sma", "quantity": Decimal(2), "filled": Decimal(filled), "created_at": THEN, "updated_at": THEN, "parent_id": None,
-        "stop_loss": None, "take_profit": None, "is_reduce_only": role == "exit",
-    } | more  # fmt: skip
+        "client_order_id": id,
+        "signal_id": signal_id,
+        "role": role,
+        "state": "FILLED",
+        "venue": "ccxt",
+        "symbol": "BTCUSDT",
+        "instance": "sma",
+        "quantity": Decimal(2),
+        "filled": Decimal(filled),
+        "created_at": THEN,
+        "updated_at": THEN,
+        "parent_id": None,
+        "stop_loss": None,
+        "take_profit": None,
+        "is_reduce_only": role == "exit",
+    } | more
 
 
 def theirs(id: str, number: int, executed: str, status: str = "FILLED") -> dict[str, Any]:
@@ -49,16 +69,30 @@ def theirs(id: str, number: int, executed: str, status: str = "FILLED") -> dict[
 
 def fill(number: int, order_number: int, quantity: str, fee: str, currency: str, *, is_buyer: bool) -> dict[str, Any]:
     return {
-        "symbol": "BTCUSDT", "id": number, "orderId": order_number, "qty": quantity, "price": "100.00", "commission": fee,
-        "commissionAsset": currency, "isBuyer": is_buyer, "wallTime": BAR * 1000,
-    }  # fmt: skip
+        "symbol": "BTCUSDT",
+        "id": number,
+        "orderId": order_number,
+        "qty": quantity,
+        "price": "100.00",
+        "commission": fee,
+        "commissionAsset": currency,
+        "isBuyer": is_buyer,
+        "wallTime": BAR * 1000,
+    }
 
 
 def trade(number: int, quantity: str, fee: str, currency: str, side: str) -> dict[str, Any]:
     return {
-        "symbol": "BTCUSDT", "venue": "ccxt", "venue_trade_id": str(number), "instance": "sma", "trade_type": side,
-        "quantity": Decimal(quantity), "price": Decimal(100), "fee": Decimal(fee), "fee_currency": currency,
-    }  # fmt: skip
+        "symbol": "BTCUSDT",
+        "venue": "ccxt",
+        "venue_trade_id": str(number),
+        "instance": "sma",
+        "trade_type": side,
+        "quantity": Decimal(quantity),
+        "price": Decimal(100),
+        "fee": Decimal(fee),
+        "fee_currency": currency,
+    }
 
 
 def sent(id: str) -> dict[str, Any]:
@@ -72,24 +106,40 @@ def sound() -> dict[str, Any]:
         "now_s": NOW,
         "received": [sent(ENTRY), sent(EXIT), {"method": "GET", "path": "/api/v3/order", "client_order_ids": [ENTRY]}],
         "exchange_orders": [theirs(ENTRY, 1, "2.00"), theirs(EXIT, 2, "1.50")],
-        "exchange_fills": [fill(7, 1, "2.00", "0.002", "BTC", is_buyer=True), fill(8, 2, "1.5", "0.15", "USDT", is_buyer=False)],
+        "exchange_fills": [
+            fill(7, 1, "2.00", "0.002", "BTC", is_buyer=True),
+            fill(8, 2, "1.5", "0.15", "USDT", is_buyer=False),
+        ],
         "signals": [signal(at_s, kind, ENTRY if kind == "enter" else EXIT) for at_s, kind in EDGES],
         "orders": [order(ENTRY, "entry", "signal-enter", "2"), order(EXIT, "exit", "signal-exit", "1.5")],
         "trades": [trade(7, "2", "0.002", "BTC", "BUY"), trade(8, "1.5", "0.15", "USDT", "SELL")],
-        "positions": [{
-            "venue": "ccxt", "symbol": "BTCUSDT", "instance": "sma", "quantity": Decimal("0.498"), "average_price": Decimal(100),
-        }],
-        "instances": [{
-            "id": "sma", "strategy": "sma_cross", "params": {"fast": 2, "slow": 4}, "is_enabled": True, "state": "RUNNING",
-            "error": None, "sealed_through": datetime.fromtimestamp(CLOSES[-1][0], UTC),
-            "cursor_time": datetime.fromtimestamp(CLOSES[-1][0], UTC),
-        }],
+        "positions": [
+            {
+                "venue": "ccxt",
+                "symbol": "BTCUSDT",
+                "instance": "sma",
+                "quantity": Decimal("0.498"),
+                "average_price": Decimal(100),
+            }
+        ],
+        "instances": [
+            {
+                "id": "sma",
+                "strategy": "sma_cross",
+                "params": {"fast": 2, "slow": 4},
+                "is_enabled": True,
+                "state": "RUNNING",
+                "error": None,
+                "sealed_through": datetime.fromtimestamp(CLOSES[-1][0], UTC),
+                "cursor_time": datetime.fromtimestamp(CLOSES[-1][0], UTC),
+            }
+        ],
         "started": {"sma": Instance("sma", CLOSES[5][0], 0.0)},
         "closes": {"sma": CLOSES},
         "bars": {"BTCUSDT": (dict(bars), dict(bars))},
         "leaks": [],
         "wishes": [Wish("key", (str(signal(0, "enter", "")["id"]),)), Wish("never answered")],
-    }  # fmt: skip
+    }
 
 
 def test_the_sound_system_is_found_sound_and_did_something() -> None:
@@ -229,7 +279,8 @@ def test_positions_that_were_not_compared_are_not_called_sound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_buy", "currency", "expected"), [(True, "BTC", "0.999"), (True, "USDT", "1"), (False, "USDT", "-1"), (False, "", "-1")]
+    ("is_buy", "currency", "expected"),
+    [(True, "BTC", "0.999"), (True, "USDT", "1"), (False, "USDT", "-1"), (False, "", "-1")],
 )
 def test_a_fee_in_the_base_asset_is_taken_from_the_position(is_buy: bool, currency: str, expected: str) -> None:
     assert net("BTCUSDT", is_buy, "1", "0.001", currency) == Decimal(expected)
@@ -245,7 +296,9 @@ def test_the_auditor_repeats_the_strategy_exactly(ticks: list[int], skip: int) -
     target = evaluate(SmaCross(fast=3, slow=8), Bars("X", "1s", times, floats, floats, floats, floats, floats)).target
     start = min(8 + skip, len(ticks) - 1)
     before = np.concatenate([[target[start]], target[start + 1 :]])
-    wanted = [(start + i, "enter" if after else "exit") for i, (was, after) in enumerate(pairwise(before), 1) if was != after]
+    wanted = [
+        (start + i, "enter" if after else "exit") for i, (was, after) in enumerate(pairwise(before), 1) if was != after
+    ]
     assert list(expected_edges(closes, 3, 8, start, len(ticks), float(target[start]))) == wanted
 
 

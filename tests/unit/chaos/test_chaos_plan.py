@@ -18,10 +18,12 @@ ROSTER = Roster(
 )
 RUNS = st.fixed_dictionaries(
     {
-        "seed": st.integers(0, 2**31), "minutes": st.floats(0.5, 30), "count": st.integers(1, 80),
+        "seed": st.integers(0, 2**31),
+        "minutes": st.floats(0.5, 30),
+        "count": st.integers(1, 80),
         "name": st.sampled_from(sorted(SCENARIOS)),
     }
-)  # fmt: skip
+)
 
 
 def plan_of(seed: int, minutes: float, count: int, name: str, roster: Roster = ROSTER) -> tuple[Injection, ...]:
@@ -73,7 +75,8 @@ def test_what_does_not_run_here_is_not_drawn() -> None:
 def test_a_file_says_what_shall_come_and_when(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(
-        '[weights]\nkill = 1\n[targets]\nkill = ["orders"]\n[[injections]]\nat_s = 3\nkind = "stop"\ntarget = "guardian"\nseconds = 4.5\n'
+        '[weights]\nkill = 1\n[targets]\nkill = ["orders"]\n[[injections]]\nat_s = 3\nkind = "stop"\ntarget = '
+        '"guardian"\nseconds = 4.5\n'
     )
     scenario = find_scenario(str(file))
     plan = make_plan(seed=1, minutes=1, count=5, scenarios=[scenario], roster=ROSTER)

@@ -14,8 +14,9 @@ def test_words_are_symbols_and_timeframes_in_any_order() -> None:
     settings = Settings()
     assert read_words(("BTC/USDT", "1h", "1m", "1h"), settings) == (["BTC/USDT"], ["1h", "1m"])
     assert read_words(("mains", "1d", "SOLUSDT", "ALTS"), settings) == (
-        ["BTCUSDT", "ETHUSDT", "SOLUSDT", "AVAXUSDT", "SUIUSDT"], ["1d"],
-    )  # fmt: skip
+        ["BTCUSDT", "ETHUSDT", "SOLUSDT", "AVAXUSDT", "SUIUSDT"],
+        ["1d"],
+    )
     assert read_words(("1INCHUSDT",), settings) == (["1INCHUSDT"], [])
     with pytest.raises(InputError, match="7m"):
         read_words(("BTCUSDT", "7m"), settings)
@@ -39,8 +40,10 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
             told(done, 1000)
             now[0] += 4.0
     assert capsys.readouterr().err.splitlines() == [
-        "BTCUSDT 1m: 30 %, 25 bars/s, 28 s left", "BTCUSDT 1m: 60 %, 25 bars/s, 16 s left", "BTCUSDT 1m: 90 %, 25 bars/s, 4 s left",
-    ]  # fmt: skip
+        "BTCUSDT 1m: 30 %, 25 bars/s, 28 s left",
+        "BTCUSDT 1m: 60 %, 25 bars/s, 16 s left",
+        "BTCUSDT 1m: 90 %, 25 bars/s, 4 s left",
+    ]
     with progress("BTCUSDT 1m", is_shown=False) as told:
         told(1, 2)
     assert capsys.readouterr() == ("", "")

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("argv", [[], ["orders"], ["sim", "faults"]])
-def test_a_group_without_its_command_is_help_and_not_an_error(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_group_without_its_command_is_help_and_not_an_error(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(cli, argv) == USAGE
     said = capsys.readouterr().err
     assert said.startswith("Usage: fks")
@@ -49,11 +51,18 @@ def test_a_closed_pipe_is_no_failure(tmp_path: Path) -> None:
     """`fks … | head`, when the reader is gone before the first line."""
     reading, writing = os.pipe()
     os.close(reading)
-    script = "import sys; from fks.cli import cli; from fks.cli.base import run; sys.exit(run(cli, ['config', 'reference']))"
+    script = (
+        "import sys; from fks.cli import cli; from fks.cli.base import run; sys.exit(run(cli, ['config', 'reference']))"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=30,
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
         env={"PATH": "/usr/bin:/bin", "FKS_HOME": str(tmp_path)},
-    )  # fmt: skip
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (OK, "")
 
@@ -65,9 +74,15 @@ def test_a_denial_says_what_its_code_means() -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("61157.820724258697", "61157.82"), ("61375", "61375.00"), ("2941.219662464855", "2941.22"),
-     ("0.000012345678", "0.00001234568"), ("0", "0.00"), (None, "")],
-)  # fmt: skip
+    [
+        ("61157.820724258697", "61157.82"),
+        ("61375", "61375.00"),
+        ("2941.219662464855", "2941.22"),
+        ("0.000012345678", "0.00001234568"),
+        ("0", "0.00"),
+        (None, ""),
+    ],
+)
 def test_prices_are_shown_as_people_read_them(text: str | None, shown: str) -> None:
     assert price_of(text) == shown
     assert (money_of("-0.00008758909599670386"), money_of("-1.156899"), money_of(None)) == ("0.00", "-1.16", "")

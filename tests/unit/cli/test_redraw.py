@@ -14,8 +14,10 @@ from fks.cli.tree import draw
 def test_a_column_without_a_word_takes_no_room() -> None:
     red = click.style("down", fg="red")
     assert columns(["", "state", "node", "pid"], [["a", red, "", "1"], ["long", "ok", "", ""]]) == [
-        "      state  pid", f"a     {red}   1", "long  ok",
-    ]  # fmt: skip
+        "      state  pid",
+        f"a     {red}   1",
+        "long  ok",
+    ]
     assert columns(["a"], []) == [""]
 
 
@@ -38,7 +40,14 @@ def test_a_terminal_that_knows_only_ascii_gets_ascii() -> None:
     assert can_draw(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
     leaf = {"id": "orders", "kind": "actor", "state": "ready", "component": None, "children": []}
     root = {"id": "supervisor", "kind": "supervisor", "state": "ready", "children": [leaf, {**leaf, "id": "monitor"}]}
-    document = {"state": "degraded", "reasons": ["why"], "tree": [root], "events_wanted": 0, "events": [], "events_trouble": ""}
+    document = {
+        "state": "degraded",
+        "reasons": ["why"],
+        "tree": [root],
+        "events_wanted": 0,
+        "events": [],
+        "events_trouble": "",
+    }
     text = click.unstyle("\n".join(draw(document, is_unicode=False)))
     assert text.isascii()
     assert "|- orders" in text
@@ -47,9 +56,22 @@ def test_a_terminal_that_knows_only_ascii_gets_ascii() -> None:
 
 def test_a_line_that_only_repeats_the_one_before_is_left_out() -> None:
     story = [
-        ("a", "exited", "x"), ("b", "started", ""), ("a", "restarted", "other words"), ("a", "started", ""),
-        ("c", "asked", "why"), ("c", "stopping", "why"), ("c", "stopping", "another"), ("d", "restarted", "alone"),
-    ]  # fmt: skip
+        ("a", "exited", "x"),
+        ("b", "started", ""),
+        ("a", "restarted", "other words"),
+        ("a", "started", ""),
+        ("c", "asked", "why"),
+        ("c", "stopping", "why"),
+        ("c", "stopping", "another"),
+        ("d", "restarted", "alone"),
+    ]
     rows = [{"child": child, "event": event, "reason": reason} for child, event, reason in story]
     kept = [(row["child"], row["event"]) for row in fold(rows)]
-    assert kept == [("a", "exited"), ("b", "started"), ("a", "started"), ("c", "asked"), ("c", "stopping"), ("d", "restarted")]
+    assert kept == [
+        ("a", "exited"),
+        ("b", "started"),
+        ("a", "started"),
+        ("c", "asked"),
+        ("c", "stopping"),
+        ("d", "restarted"),
+    ]

@@ -149,8 +149,15 @@ def test_mains_and_alts_expand(home: Path) -> None:
 
 
 def test_the_owners_server_names_become_urls(home: Path) -> None:
-    env = {"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": "5433", "POSTGRES_DB": "trading", "POSTGRES_USER": "me",
-           "POSTGRES_PASSWORD": "p@ss/w", "REDIS_HOST": "localhost", "REDIS_PASSWORD": "q:x"}  # fmt: skip
+    env = {
+        "POSTGRES_HOST": "127.0.0.1",
+        "POSTGRES_PORT": "5433",
+        "POSTGRES_DB": "trading",
+        "POSTGRES_USER": "me",
+        "POSTGRES_PASSWORD": "p@ss/w",
+        "REDIS_HOST": "localhost",
+        "REDIS_PASSWORD": "q:x",
+    }
     settings = _load(home, env).settings
     assert settings.database.url is not None
     assert settings.redis.url is not None
@@ -184,8 +191,17 @@ def test_a_server_name_without_a_host_is_no_guess(home: Path, name: str) -> None
 
 
 def test_the_other_names_of_the_owner_are_taken(home: Path) -> None:
-    env = {"NINJATRADER_HOST": "10.0.0.5", "NINJATRADER_PORT": "8081", "NINJATRADER_TIMEOUT": "7", "DISCORD_WEBHOOK_URL": "https://d/x",
-           "OPENAI_API_KEY": "sk", "MT5_TERMINAL_PATH": "C:/mt5", "MT5_ACCOUNT_NUMBER": "12", "MT5_PASSWORD": "p", "MT5_SERVER": "S"}  # fmt: skip
+    env = {
+        "NINJATRADER_HOST": "10.0.0.5",
+        "NINJATRADER_PORT": "8081",
+        "NINJATRADER_TIMEOUT": "7",
+        "DISCORD_WEBHOOK_URL": "https://d/x",
+        "OPENAI_API_KEY": "sk",
+        "MT5_TERMINAL_PATH": "C:/mt5",
+        "MT5_ACCOUNT_NUMBER": "12",
+        "MT5_PASSWORD": "p",
+        "MT5_SERVER": "S",
+    }
     settings = _load(home, env).settings
     assert (settings.ninja.host, settings.ninja.port, settings.ninja.timeout_s) == ("10.0.0.5", 8081, 7.0)
     assert (settings.mt5.terminal_path, settings.mt5.account_number, settings.mt5.server) == ("C:/mt5", 12, "S")
@@ -209,7 +225,10 @@ OFF = {"FKS_SIM_ENABLED": "false"}
         ({"FKS_DATA_TIMEFRAMES": "1m,2m"}, "no such timeframe"),
         ({"FKS_DATA_SYMBOLS": "BTC USDT"}, "is no symbol"),
         ({"FKS_VENUE_LIVE": "true"}, "has no keys"),
-        ({"FKS_VENUE_LIVE": "true", **KEYS}, "sim.enabled is true: orders for real money on the local exchange's prices"),
+        (
+            {"FKS_VENUE_LIVE": "true", **KEYS},
+            "sim.enabled is true: orders for real money on the local exchange's prices",
+        ),
         (
             {"FKS_VENUE_LIVE": "true", **OFF, **KEYS, "FKS_VENUE_REST_URL": "https://testnet.binance.vision"},
             "is a test network",
@@ -219,7 +238,7 @@ OFF = {"FKS_SIM_ENABLED": "false"}
         ({"FKS_SIM_FILLS": "magic"}, "sim.fills"),
         ({"FKS_HTTP_REPLICAS": "0"}, "http.replicas"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_are_wrong_together_or_dangerous_are_refused(home: Path, env: dict[str, str], word: str) -> None:
     said = _refused(home, env)
     assert word in said
@@ -270,7 +289,7 @@ def test_any_url_text_gets_an_answer_and_no_exception(text: str) -> None:
         ("postgresql://u:longenough@localhost/", "no database"),
         ("mysql://u:p@localhost/x", "not PostgreSQL"),
     ],
-)  # fmt: skip
+)
 def test_database_urls(url: str, word: str) -> None:
     said = "; ".join(f"{text} ({remedy})" for text, remedy in database_faults(url))
     assert word in said

@@ -27,8 +27,19 @@ def test_every_key_exists_and_none_is_a_secret() -> None:
 
 
 def test_what_must_not_change_under_a_running_system_cannot() -> None:
-    for key in ("venue.live", "venue.api_key", "venue.exchange", "supervision.lease_ttl_s", "supervision.lease_renew_s",
-                "http.host", "http.port", "database.url", "sim.seed", "data.exchange", "strategies.workers"):  # fmt: skip
+    for key in (
+        "venue.live",
+        "venue.api_key",
+        "venue.exchange",
+        "supervision.lease_ttl_s",
+        "supervision.lease_renew_s",
+        "http.host",
+        "http.port",
+        "database.url",
+        "sim.seed",
+        "data.exchange",
+        "strategies.workers",
+    ):
         with pytest.raises(InputError) as found:
             check_key(key)
         assert found.value.code == "CONFIG_KEY"
@@ -43,7 +54,9 @@ def test_a_typo_is_told_what_it_might_have_been() -> None:
 
 
 def test_text_of_a_command_line_becomes_what_the_setting_is() -> None:
-    kept = checked(FILES, {"risk.notional_max_order": "5000", "venue.poll_delays_s": "1, 2.5", "http.replicas": "3"}, [])
+    kept = checked(
+        FILES, {"risk.notional_max_order": "5000", "venue.poll_delays_s": "1, 2.5", "http.replicas": "3"}, []
+    )
     assert kept == {"risk.notional_max_order": "5000", "venue.poll_delays_s": [1.0, 2.5], "http.replicas": 3}
     over = overlay(FILES, kept, "version 1")
     assert over.risk.notional_max_order == Decimal(5000)

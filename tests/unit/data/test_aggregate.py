@@ -59,7 +59,9 @@ def built(trades: list[PublicTrade], frames: tuple[str, ...] = ALL, through_ns: 
         made = builder.add(item)
         assert made is not None
         bars += made
-    return bars + builder.seal_through(bar_end(bar_start(trades[-1].time_ns, "1m"), "1m") if through_ns is None else through_ns)
+    return bars + builder.seal_through(
+        bar_end(bar_start(trades[-1].time_ns, "1m"), "1m") if through_ns is None else through_ns
+    )
 
 
 @given(streams())
@@ -71,7 +73,9 @@ def test_bars_equal_the_slow_sum_of_their_trades(trades: list[PublicTrade]) -> N
         mine = {bar.time_ns: bar for bar in bars if bar.timeframe == frame and bar.is_complete}
         for start, (open_, high, low, close, volume, count) in spoken.items():
             if start not in mine:  # it began before the builder, or is not over
-                assert start < bar_start(trades[0].time_ns, "1s") or bar_end(start, frame) > bar_end(bar_start(trades[-1].time_ns, "1m"), "1m")
+                assert start < bar_start(trades[0].time_ns, "1s") or bar_end(start, frame) > bar_end(
+                    bar_start(trades[-1].time_ns, "1m"), "1m"
+                )
                 continue
             bar = mine[start]
             numbers = (bar.open, bar.high, bar.low, bar.close, bar.volume)
@@ -89,7 +93,9 @@ def test_base_bars_are_contiguous_and_silent_ones_flat(trades: list[PublicTrade]
             assert (bar.open, bar.high, bar.low, bar.close, bar.volume) == (before.close,) * 4 + (0.0,)
 
 
-@given(streams(), st.sampled_from([("1s", "5s"), ("5s", "15s"), ("1s", "1m"), ("15s", "1m"), ("1m", "5m"), ("1s", "15s")]))
+@given(
+    streams(), st.sampled_from([("1s", "5s"), ("5s", "15s"), ("1s", "1m"), ("15s", "1m"), ("1m", "5m"), ("1s", "15s")])
+)
 @settings(max_examples=60, deadline=None)
 def test_a_timeframe_equals_the_aggregate_of_a_smaller_one(trades: list[PublicTrade], pair: tuple[str, str]) -> None:
     small, large = pair
@@ -128,9 +134,15 @@ def test_a_builder_started_in_the_middle_with_seeds_makes_the_same_bars(trades: 
     assert [b for b in bars if b.time_ns > begun[b.timeframe]] == expected
 
 
-@given(streams(), st.sampled_from([TradeIds.CONTIGUOUS, TradeIds.RISING, TradeIds.OPAQUE]), st.randoms(use_true_random=False))
+@given(
+    streams(),
+    st.sampled_from([TradeIds.CONTIGUOUS, TradeIds.RISING, TradeIds.OPAQUE]),
+    st.randoms(use_true_random=False),
+)
 @settings(max_examples=60, deadline=None)
-def test_inside_a_bar_the_order_in_which_trades_come_is_no_matter(trades: list[PublicTrade], ids: TradeIds, dice: Random) -> None:
+def test_inside_a_bar_the_order_in_which_trades_come_is_no_matter(
+    trades: list[PublicTrade], ids: TradeIds, dice: Random
+) -> None:
     shuffled = sorted(trades, key=lambda t: (bar_start(t.time_ns, "5s"), dice.random()))
     builder = BarBuilder("binance", "BTCUSDT", ("5s", "1m"), bar_start(trades[0].time_ns, "5s"), ids=ids)
     bars: list[Bar] = []
@@ -150,7 +162,9 @@ def test_months_and_weeks_end_where_the_calendar_says() -> None:
 
 
 def test_a_bars_open_is_its_first_trade_even_after_silence() -> None:
-    bars = built([trade(1, START, "10"), trade(2, START + 62 * NS, "20"), trade(3, START + 200 * NS, "1")], ("1s", "1m"))
+    bars = built(
+        [trade(1, START, "10"), trade(2, START + 62 * NS, "20"), trade(3, START + 200 * NS, "1")], ("1s", "1m")
+    )
     minute = next(b for b in bars if b.timeframe == "1m" and b.trades and b.is_complete)
     assert (minute.open, minute.high, minute.low, minute.close) == (20.0, 20.0, 20.0, 20.0)
 
@@ -160,7 +174,9 @@ def test_a_late_trade_counts_nowhere() -> None:
     builder.add(trade(1, START, "10"))
     builder.seal_through(START + NS)
     assert builder.add(trade(2, START + NS - 1, "99")) is None
-    assert builder.add(trade(3, START + 2 * NS, "11")) == [Bar("binance", "BTCUSDT", "1s", START + NS, 10.0, 10.0, 10.0, 10.0, 0.0, is_empty=True)]
+    assert builder.add(trade(3, START + 2 * NS, "11")) == [
+        Bar("binance", "BTCUSDT", "1s", START + NS, 10.0, 10.0, 10.0, 10.0, 0.0, is_empty=True)
+    ]
 
 
 def test_a_number_that_a_float_cannot_hold_makes_the_bar_incomplete() -> None:
@@ -181,7 +197,9 @@ def test_an_exchange_that_writes_no_empty_bars_gets_none() -> None:
     assert [(bar.time_ns - START) // NS for bar in bars if bar.timeframe == "5s"] == [0]
     assert not any(bar.is_empty for bar in bars)
     whole = built(stream, ("1s", "5s", "1m"))
-    assert [bar for bar in whole if not bar.is_empty and bar.time_ns < START + 70 * NS] == [replace(bar, exchange="binance") for bar in bars]
+    assert [bar for bar in whole if not bar.is_empty and bar.time_ns < START + 70 * NS] == [
+        replace(bar, exchange="binance") for bar in bars
+    ]
     assert [bar.is_empty for bar in whole if bar.timeframe == "1s"][:4] == [False, True, True, False]
 
 
@@ -190,7 +208,10 @@ def test_smaller_bars_may_be_absent_when_it_is_said_from_where_they_tell_everyth
     assert [bar.time_ns // NS for bar in fold_bars(minutes, "5m", 900 * NS)] == [300, 600]
     whole = fold_bars(minutes, "5m", 900 * NS, since_ns=0)
     assert [(bar.time_ns // NS, bar.open, bar.high, bar.close, bar.volume) for bar in whole] == [
-        (0, 3.0, 6.0, 5.5, 0.2), (300, 7.0, 8.0, 7.5, 0.1), (600, 14.0, 15.0, 14.5, 0.1)]  # fmt: skip
+        (0, 3.0, 6.0, 5.5, 0.2),
+        (300, 7.0, 8.0, 7.5, 0.1),
+        (600, 14.0, 15.0, 14.5, 0.1),
+    ]
     columns = Bars.of("X", "1m", minutes)
     for start_ns, expected in ((None, whole[1:]), (0, whole)):
         mine = aggregate_bars(columns, "5m", start_ns=start_ns, end_ns=900 * NS)
@@ -208,12 +229,23 @@ def test_volumes_are_summed_exactly_whatever_their_places() -> None:
 def test_what_overflows_is_one_bar_and_never_the_whole_column() -> None:
     rng = np.random.default_rng(1)
     volumes = np.round(rng.random(525_600) * 2e5, 8)
-    rows = Bars("X", "1m", 1_709_251_200 * NS + np.arange(len(volumes)) * 60 * NS, *(np.ones(len(volumes)) for _ in range(4)), volumes)
+    rows = Bars(
+        "X",
+        "1m",
+        1_709_251_200 * NS + np.arange(len(volumes)) * 60 * NS,
+        *(np.ones(len(volumes)) for _ in range(4)),
+        volumes,
+    )
     made = aggregate_bars(rows, "1h")
-    assert made.volume[:3].tolist() == [float(sum(map(exact_decimal, volumes[at : at + 60].tolist()))) for at in (0, 60, 120)]
+    assert made.volume[:3].tolist() == [
+        float(sum(map(exact_decimal, volumes[at : at + 60].tolist()))) for at in (0, 60, 120)
+    ]
     volumes = np.append(np.full(4, 2e10), 1e-8)
     rows = Bars("X", "1m", 1_709_251_200 * NS + np.arange(5) * 60 * NS, *(np.ones(5) for _ in range(4)), volumes)
-    with pytest.raises(InputError, match=r"the volumes of one bar add up to more than 4\.61e\+10, which 8 decimal places leave room for"):
+    with pytest.raises(
+        InputError,
+        match=r"the volumes of one bar add up to more than 4\.61e\+10, which 8 decimal places leave room for",
+    ):
         aggregate_bars(rows, "5m")
 
 
@@ -237,9 +269,14 @@ def test_trades_in_columns_must_be_in_order() -> None:
 def test_trades_in_columns_make_the_bars_of_the_builder(trades: list[PublicTrade], frame: str) -> None:
     begin, end = bar_start(trades[0].time_ns, frame), bar_end(bar_start(trades[-1].time_ns, frame), frame)
     made = aggregate_trades(
-        "BTCUSDT", frame, np.array([t.time_ns for t in trades]), np.array([float(t.price) for t in trades]),
-        np.array([float(t.quantity) for t in trades]), start_ns=begin, end_ns=end,
-    )  # fmt: skip
+        "BTCUSDT",
+        frame,
+        np.array([t.time_ns for t in trades]),
+        np.array([float(t.price) for t in trades]),
+        np.array([float(t.quantity) for t in trades]),
+        start_ns=begin,
+        end_ns=end,
+    )
     bars = [made.bar(row) for row in range(len(made))]
     rows = [(b.time_ns, *map(exact_decimal, (b.open, b.high, b.low, b.close, b.volume))) for b in bars]
     assert rows == [(start, *numbers[:5]) for start, numbers in slow_bars(trades, frame).items()]
@@ -251,7 +288,9 @@ def test_columns_and_scalars_agree_on_where_bars_begin(frame: str) -> None:
     assert [bar_start(int(t), frame) for t in times] == starts_of(times, frame).tolist()
 
 
-@pytest.mark.parametrize("path", [EXCERPT, pytest.param(SHARED, marks=pytest.mark.skipif(not SHARED.exists(), reason="no shared data"))])
+@pytest.mark.parametrize(
+    "path", [EXCERPT, pytest.param(SHARED, marks=pytest.mark.skipif(not SHARED.exists(), reason="no shared data"))]
+)
 def test_recorded_trades_make_exact_bars(path: Path) -> None:
     trades = public_trades(agg_trades(raw_trades(path)))
     bars = built(trades)

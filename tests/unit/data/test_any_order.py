@@ -1,7 +1,8 @@
-"""Whatever comes in whatever order, live, again, late, lost, filled, corrected, with collectors that die: the same bars.
+"""Whatever comes in whatever order, live, again, late, lost, filled, corrected, with collectors that die: the same
+bars.
 
-The parts that decide are the real ones (SymbolFeed, Holes, Backfill, BarBuilder), driven as the collector drives them; the
-exchange is a market whose trades are drawn, the store a dictionary that keeps the rules of `feeds.flush`.
+The parts that decide are the real ones (SymbolFeed, Holes, Backfill, BarBuilder), driven as the collector drives them;
+the exchange is a market whose trades are drawn, the store a dictionary that keeps the rules of `feeds.flush`.
 """
 
 from __future__ import annotations
@@ -94,10 +95,18 @@ class Run:
         store: Any = self.store
         quarantine: Any = SimpleNamespace()
         self.holes = Holes(
-            self.market, store, quarantine, clock, CollectingLog(), random.Random(1), bars_empty=3, trades_keep_h=1.0,
-            set_state=lambda feed, state, cause: setattr(feed, "state", state), is_subscribed=lambda symbol: True,
+            self.market,
+            store,
+            quarantine,
+            clock,
+            CollectingLog(),
+            random.Random(1),
+            bars_empty=3,
+            trades_keep_h=1.0,
+            set_state=lambda feed, state, cause: setattr(feed, "state", state),
+            is_subscribed=lambda symbol: True,
             advance=self._advance,
-        )  # fmt: skip
+        )
         self.holes.run(self._group)
         self.holes.repair(self.feed, None)
 
@@ -109,7 +118,8 @@ class Run:
             self.holes.ask(feed, found)
 
     async def rest(self) -> None:
-        """Let everything in the background end, as the collector's ticks would; time passes where it waits for the present bar."""
+        """Let everything in the background end, as the collector's ticks would; time passes where it waits for the
+        present bar."""
         for _ in range(20):
             for _ in range(TURNS):
                 if not self.holes._tasks:
@@ -161,7 +171,8 @@ class Run:
         self._missing()
 
     def word(self, count: int) -> None:
-        """The exchange says that its last minute is over, and how many trades it had; it may be older by the time it comes."""
+        """The exchange says that its last minute is over, and how many trades it had; it may be older by the time it
+        comes."""
         over_ns = bar_start(self.market.now_ns, "1m")
         if self._at < len(self.market.trades) and self.market.trades[self._at].time_ns < over_ns:
             return
@@ -194,7 +205,9 @@ class Run:
     def forge_id(self, count: int) -> None:
         """A message tells of a trade with an id that is nobody's."""
         if self._heard and self.market.traits.trade_ids is TradeIds.CONTIGUOUS:
-            self._receive([msgspec.structs.replace(self._heard[-1], trade_id=10**6 + number) for number in range(count)])
+            self._receive(
+                [msgspec.structs.replace(self._heard[-1], trade_id=10**6 + number) for number in range(count)]
+            )
 
     def _flush_overtaken(self) -> None:
         """Where no id proves a hole, a connection must not lose a trade of before one that it has delivered."""
@@ -215,19 +228,45 @@ class Run:
         self.holes.repair(feed, None if feed.builder is None or feed.last_id is None else Gap(feed.last_id + 1, None))
 
 
-ACTS = ("go", "go", "hear", "hear", "hear", "swap", "again", "lose", "cut", "word", "keep", "kill", "forge_time", "forge_id")
-acts = st.lists(st.tuples(st.sampled_from(ACTS), st.integers(1, 6), st.sampled_from([None, 0, 1, 2, 3, 5, 8])), min_size=5, max_size=40)
+ACTS = (
+    "go",
+    "go",
+    "hear",
+    "hear",
+    "hear",
+    "swap",
+    "again",
+    "lose",
+    "cut",
+    "word",
+    "keep",
+    "kill",
+    "forge_time",
+    "forge_id",
+)
+acts = st.lists(
+    st.tuples(st.sampled_from(ACTS), st.integers(1, 6), st.sampled_from([None, 0, 1, 2, 3, 5, 8])),
+    min_size=5,
+    max_size=40,
+)
 steps = st.lists(
-    st.tuples(st.sampled_from([0, 1_000_000, 300_000_000, NS, 9 * NS, 31 * NS, 61 * NS]), st.integers(1, 10**6), st.integers(1, 10**5)),
-    min_size=20, max_size=60,
-)  # fmt: skip
+    st.tuples(
+        st.sampled_from([0, 1_000_000, 300_000_000, NS, 9 * NS, 31 * NS, 61 * NS]),
+        st.integers(1, 10**6),
+        st.integers(1, 10**5),
+    ),
+    min_size=20,
+    max_size=60,
+)
 
 
 #: of what exchanges tell: what ids prove, where REST begins, and how many trades it has where that is the newest alone
 KINDS = (
-    (TradeIds.CONTIGUOUS, TradesFrom.ID, 0), (TradeIds.RISING, TradesFrom.TIME, 0), (TradeIds.OPAQUE, TradesFrom.TIME, 0),
+    (TradeIds.CONTIGUOUS, TradesFrom.ID, 0),
+    (TradeIds.RISING, TradesFrom.TIME, 0),
+    (TradeIds.OPAQUE, TradesFrom.TIME, 0),
     (TradeIds.OPAQUE, TradesFrom.NEWEST, 5),
-)  # fmt: skip
+)
 
 
 def market_of(drawn: list[tuple[int, int, int]], ids: TradeIds, since: TradesFrom, newest_max: int) -> PaperMarket:
@@ -263,9 +302,10 @@ async def played(market: PaperMarket, script: list[tuple[str, int, int | None]])
 
 #: a connection is made again before the repair of a hole of one trade has begun
 CUT_BEFORE_BEGUN: tuple[Any, ...] = (
-    [(0, 1, 1), (NS, 1, 1), *[(0, 1, 1)] * 17, (NS, 1, 1)], KINDS[0],
+    [(0, 1, 1), (NS, 1, 1), *[(0, 1, 1)] * 17, (NS, 1, 1)],
+    KINDS[0],
     [("go", 1, None), ("go", 1, None), ("hear", 1, None), ("swap", 1, None), ("hear", 1, 0)],
-)  # fmt: skip
+)
 
 
 @example(*CUT_BEFORE_BEGUN)
@@ -336,7 +376,9 @@ class LateMarket(PaperMarket):
 
     late = 0
 
-    async def fetch_trades(self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int) -> list[PublicTrade]:
+    async def fetch_trades(
+        self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
+    ) -> list[PublicTrade]:
         found = await super().fetch_trades(symbol, from_id=from_id, since_ns=since_ns, limit=limit)
         if from_id is not None and self.late > 0:
             self.late -= 1

@@ -33,18 +33,29 @@ def market(steps: list[tuple[int, int, int]]) -> PaperMarket:
     for number, (step, price, lots) in enumerate(steps):
         now += step
         trades.append(
-            PublicTrade("binance", "BTCUSDT", 500 + number, now, Decimal(price).scaleb(-2), Decimal(lots).scaleb(-5), False)
+            PublicTrade(
+                "binance", "BTCUSDT", 500 + number, now, Decimal(price).scaleb(-2), Decimal(lots).scaleb(-5), False
+            )
         )
     return PaperMarket(trades)
 
 
 markets = st.lists(
     st.tuples(
-        st.sampled_from([0, 1_000_000, 300_000_000, NS, 3 * NS, 31 * NS, 61 * NS]), st.integers(1, 10**7), st.integers(1, 10**6)
+        st.sampled_from([0, 1_000_000, 300_000_000, NS, 3 * NS, 31 * NS, 61 * NS]),
+        st.integers(1, 10**7),
+        st.integers(1, 10**6),
     ),
-    min_size=15, max_size=50,
+    min_size=15,
+    max_size=50,
 ).map(market)
-FRAMES = [("1s", "5s", "1m"), ("1s", "5s", "15s", "1m", "5m", "1h", "1d", "1w", "1M"), ("1m", "5m"), ("5s", "1m"), ("15s",)]
+FRAMES = [
+    ("1s", "5s", "1m"),
+    ("1s", "5s", "15s", "1m", "5m", "1h", "1d", "1w", "1M"),
+    ("1m", "5m"),
+    ("5s", "1m"),
+    ("15s",),
+]
 
 
 def adopt(feed: SymbolFeed, made: Recovery) -> Gap | None:
@@ -52,12 +63,17 @@ def adopt(feed: SymbolFeed, made: Recovery) -> Gap | None:
     return feed.add(made.trades)
 
 
-@given(markets, st.sampled_from(FRAMES), st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.booleans()), min_size=2, max_size=5))
+@given(
+    markets,
+    st.sampled_from(FRAMES),
+    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.booleans()), min_size=2, max_size=5),
+)
 @settings(max_examples=60, deadline=None)
 def test_interrupted_anywhere_the_store_holds_every_bar_once(
     venue: PaperMarket, frames: tuple[str, ...], stops: list[tuple[int, int, bool]]
 ) -> None:
-    """Each stop: how far the market goes on (in twentieths), how many sealed bars a crash loses, whether the hole counts as large."""
+    """Each stop: how far the market goes on (in twentieths), how many sealed bars a crash loses, whether the hole
+    counts as large."""
     stored: dict[str, list[Bar]] = {frame: [] for frame in frames}
     positions: dict[str, SealedPosition] = {}
     whole = Backfill(venue, frames, 3)
@@ -82,18 +98,23 @@ def test_interrupted_anywhere_the_store_holds_every_bar_once(
         for before, bar in itertools.pairwise(bars):
             assert bar.time_ns == bar_end(before.time_ns, frame), "a bar is missing or twice"
         first_ns = bar_start(venue.trades[0].time_ns, frame)
-        assert [bar for bar in bars if bar.time_ns > first_ns] == [known[bar.time_ns] for bar in bars if bar.time_ns > first_ns]
+        assert [bar for bar in bars if bar.time_ns > first_ns] == [
+            known[bar.time_ns] for bar in bars if bar.time_ns > first_ns
+        ]
 
 
 @given(
-    markets, st.sampled_from([("1m", "5m"), ("1s", "1m", "5m"), ("5s", "1m", "1h")]), st.sampled_from(list(TradeIds)),
+    markets,
+    st.sampled_from([("1m", "5m"), ("1s", "1m", "5m"), ("5s", "1m", "1h")]),
+    st.sampled_from(list(TradeIds)),
     st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.booleans()), min_size=2, max_size=5),
-)  # fmt: skip
+)
 @settings(max_examples=60, deadline=None)
 def test_where_trades_are_only_had_by_time_the_bars_are_the_same(
     paper: PaperMarket, frames: tuple[str, ...], ids: TradeIds, stops: list[tuple[int, int, bool]]
 ) -> None:
-    """The exchange has no seconds: those are made of trades or missing, never wrong; everything from minutes on is whole."""
+    """The exchange has no seconds: those are made of trades or missing, never wrong; everything from minutes on is
+    whole."""
     venue = ForgetfulMarket(paper.trades, ids, TradesFrom.TIME)
     stored: dict[str, list[Bar]] = {frame: [] for frame in frames}
     positions: dict[str, SealedPosition] = {}
@@ -119,7 +140,9 @@ def test_where_trades_are_only_had_by_time_the_bars_are_the_same(
             assert bar.time_ns > before.time_ns
             assert bar.time_ns == bar_end(before.time_ns, frame) or frame in ("1s", "5s"), "a bar is missing or twice"
         first_ns = bar_start(venue.trades[0].time_ns, frame)
-        assert [bar for bar in bars if bar.time_ns > first_ns] == [known[bar.time_ns] for bar in bars if bar.time_ns > first_ns]
+        assert [bar for bar in bars if bar.time_ns > first_ns] == [
+            known[bar.time_ns] for bar in bars if bar.time_ns > first_ns
+        ]
 
 
 async def test_only_the_newest_trades_are_enough_while_they_reach_back() -> None:
@@ -131,7 +154,9 @@ async def test_only_the_newest_trades_are_enough_while_they_reach_back() -> None
     after = await back.trades_after("BTCUSDT", last.trade_id, last.time_ns)
     assert venue.trades[71:] == [trade for trade in after if trade.time_ns > last.time_ns]
     begun = await back.recover("BTCUSDT", {})
-    assert [trade.time_ns for trade in begun.trades] == [t.time_ns for t in venue.trades if t.time_ns >= begun.builder.open_ns]
+    assert [trade.time_ns for trade in begun.trades] == [
+        t.time_ns for t in venue.trades if t.time_ns >= begun.builder.open_ns
+    ]
 
 
 async def test_the_newest_trades_that_do_not_reach_back_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +181,9 @@ class SixtyNewest(ForgetfulMarket):
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
-        return await super().fetch_trades(symbol, from_id=from_id, since_ns=since_ns, limit=min(limit, self.traits.newest_max))
+        return await super().fetch_trades(
+            symbol, from_id=from_id, since_ns=since_ns, limit=min(limit, self.traits.newest_max)
+        )
 
     def at(self, minute: int, second: float) -> int:
         """Let the present be so far after midnight."""
@@ -228,7 +255,9 @@ async def test_fewer_trades_than_are_shown_at_most_are_all_there_are() -> None:
 
 
 @pytest.mark.parametrize("frames", [("1m",), ("1s", "1m")], ids="-".join)
-async def test_a_hole_that_the_newest_trades_do_not_reach_back_over_is_filled_with_bars(frames: tuple[str, ...]) -> None:
+async def test_a_hole_that_the_newest_trades_do_not_reach_back_over_is_filled_with_bars(
+    frames: tuple[str, ...],
+) -> None:
     venue = busy(per_minute=70)
     for number in range(290, 350):  # whatever the ids happen to be: they tell nothing
         last = venue.trades[number]
@@ -276,7 +305,9 @@ async def test_a_silence_that_was_sealed_is_not_taken_for_another_market() -> No
     venue = quiet_market()
     sealed_ns = bar_start(venue.now_ns, "1s") + 30 * NS
     for by_bars in (False, True):
-        made = await Backfill(venue, ("1s",), 5).recover("BTCUSDT", {"1s": SealedPosition(sealed_ns, 502)}, by_bars=by_bars)
+        made = await Backfill(venue, ("1s",), 5).recover(
+            "BTCUSDT", {"1s": SealedPosition(sealed_ns, 502)}, by_bars=by_bars
+        )
         assert (made.builder.open_ns, made.last_id, made.trades) == (sealed_ns + NS, 502, [])
 
 
@@ -296,7 +327,9 @@ async def test_an_older_hole_than_the_pages_reach_is_counted_not_hidden(monkeypa
     monkeypatch.setattr(module, "BARS_MAX", 10)
     venue = quiet_market()
     last_ns = bar_start(venue.now_ns, "1s")
-    made = await Backfill(venue, ("1s",), 5).recover("BTCUSDT", {"1s": SealedPosition(last_ns - 40 * NS, 1)}, by_bars=True)
+    made = await Backfill(venue, ("1s",), 5).recover(
+        "BTCUSDT", {"1s": SealedPosition(last_ns - 40 * NS, 1)}, by_bars=True
+    )
     assert made.missing == {"1s": 30}
 
 

@@ -49,22 +49,32 @@ def test_a_market_that_never_closes_expects_every_bar() -> None:
     always = calendar_of(ALWAYS)
     found = always.expected("1m", at("2024-02-29T23:58:30"), at("2024-03-01T00:02"))
     assert found.tolist() == times("2024-02-29T23:59", "2024-03-01", "2024-03-01T00:01").tolist()
-    assert always.expected("1w", at("2024-02-01"), at("2024-03-01")).tolist() == times(
-        "2024-02-05", "2024-02-12", "2024-02-19", "2024-02-26").tolist()  # fmt: skip
-    assert always.expected("1M", at("2023-12-02"), at("2024-03-02")).tolist() == times("2024-01-01", "2024-02-01", "2024-03-01").tolist()
+    assert (
+        always.expected("1w", at("2024-02-01"), at("2024-03-01")).tolist()
+        == times("2024-02-05", "2024-02-12", "2024-02-19", "2024-02-26").tolist()
+    )
+    assert (
+        always.expected("1M", at("2023-12-02"), at("2024-03-02")).tolist()
+        == times("2024-01-01", "2024-02-01", "2024-03-01").tolist()
+    )
     assert always.expected("1h", 5, 5).size == 0
     assert always.is_open(times("2024-12-25")).all()
 
 
 def test_new_york_moves_with_daylight_saving_and_closes_early() -> None:
     market = calendar_of("XNYS")
-    winter, summer = market.expected("1h", at("2024-03-08"), at("2024-03-09")), market.expected("1h", at("2024-03-11"), at("2024-03-12"))
+    winter, summer = (
+        market.expected("1h", at("2024-03-08"), at("2024-03-09")),
+        market.expected("1h", at("2024-03-11"), at("2024-03-12")),
+    )
     assert (winter[0], len(winter)) == (at("2024-03-08T14:00"), 7)  # 14:30 to 21:00: the first hour is half an hour
     assert (summer[0], len(summer)) == (at("2024-03-11T13:00"), 7)
     assert len(market.expected("1m", at("2024-11-29"), at("2024-11-30"))) == 210  # after Thanksgiving: until 13:00
     assert market.expected("1m", at("2024-12-25"), at("2024-12-26")).size == 0
-    assert market.expected("1d", at("2024-12-23"), at("2024-12-30")).tolist() == times(
-        "2024-12-23", "2024-12-24", "2024-12-26", "2024-12-27").tolist()  # fmt: skip
+    assert (
+        market.expected("1d", at("2024-12-23"), at("2024-12-30")).tolist()
+        == times("2024-12-23", "2024-12-24", "2024-12-26", "2024-12-27").tolist()
+    )
     opens = market.is_open(times("2024-03-08T14:29:59", "2024-03-08T14:30", "2024-03-08T20:59:59", "2024-03-08T21:00"))
     assert opens.tolist() == [False, True, True, False]
 
@@ -72,7 +82,14 @@ def test_new_york_moves_with_daylight_saving_and_closes_early() -> None:
 def test_globex_has_its_daily_break_its_weekend_and_a_short_sunday() -> None:
     market = calendar_of("CMES")
     days = market.expected("1d", at("2025-03-22"), at("2025-03-30"))
-    assert [datetime.fromtimestamp(int(d) // NS, UTC).strftime("%a") for d in days] == ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri"]
+    assert [datetime.fromtimestamp(int(d) // NS, UTC).strftime("%a") for d in days] == [
+        "Sun",
+        "Mon",
+        "Tue",
+        "Wed",
+        "Thu",
+        "Fri",
+    ]
     monday = market.expected("1m", at("2025-03-24"), at("2025-03-25"))
     assert len(monday) == 23 * 60
     assert not np.isin(monday, market.expected("1m", at("2025-03-24T21:00"), at("2025-03-24T22:00"))).any()
@@ -106,7 +123,11 @@ def test_a_calendar_that_knows_no_holidays_there_says_so_and_goes_on() -> None:
         with pytest.raises(InputError) as error:
             calendar_of(name).is_open(times(text))
         assert error.value.code == "CALENDAR_RANGE"
-    assert calendar_of("XTKS").is_open(times("1997-02-03T02:00", "2025-06-03T03:00", "2025-06-03T04:00")).tolist() == [True, False, True]  # lunch
+    assert calendar_of("XTKS").is_open(times("1997-02-03T02:00", "2025-06-03T03:00", "2025-06-03T04:00")).tolist() == [
+        True,
+        False,
+        True,
+    ]  # lunch
 
 
 def test_a_wrong_unit_and_a_wrong_name_say_so() -> None:
@@ -119,7 +140,8 @@ def test_a_wrong_unit_and_a_wrong_name_say_so() -> None:
 
 def test_nobody_pays_for_calendars_who_needs_none() -> None:
     code = (
-        "import sys; from fks.data import aggregate, validate, calendars; calendars.calendar_of('24/7').expected('1m', 0, 10**12);"
+        "import sys; from fks.data import aggregate, validate, calendars; "
+        "calendars.calendar_of('24/7').expected('1m', 0, 10**12);"
         "assert not {'pandas', 'exchange_calendars'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -23,9 +23,11 @@ def over(second: int, trades: int, frame: str = "1s") -> BarClosed:
 
 
 def live(
-    last_id: int | None = 0, frames: tuple[str, ...] = ("1s", "5s"), ids: TradeIds = TradeIds.CONTIGUOUS,
+    last_id: int | None = 0,
+    frames: tuple[str, ...] = ("1s", "5s"),
+    ids: TradeIds = TradeIds.CONTIGUOUS,
     channels: tuple[Channel, ...] = (Channel.TRADES, Channel.BARS),
-) -> SymbolFeed:  # fmt: skip
+) -> SymbolFeed:
     feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=ids, channels=channels)
     feed.positions = {}
     feed.restart(BarBuilder("binance", "BTCUSDT", frames, T0, previous=Decimal(9)), last_id, [])
@@ -133,7 +135,11 @@ def test_what_rest_has_of_a_silent_second_is_in_its_bar() -> None:
     hear(feed, 0.2, trade(1, 0.1))
     assert isinstance(hear(feed, 4.0), Doubt)
     assert feed.settle([trade(2, 1.5, "11"), trade(3, 3.9, "12")], T0 + 2 * NS) is None
-    assert [(item.bar.close, item.bar.trades) for item in feed.sealed if item.bar.timeframe == "1s"] == [(10, 1), (11, 1), (11, 0)]
+    assert [(item.bar.close, item.bar.trades) for item in feed.sealed if item.bar.timeframe == "1s"] == [
+        (10, 1),
+        (11, 1),
+        (11, 0),
+    ]
 
 
 def test_no_bar_of_a_replay_is_overdue_and_a_stale_feed_never_doubts() -> None:
@@ -290,7 +296,9 @@ def test_a_trade_of_the_future_seals_nothing_and_is_missing_like_any_other() -> 
 def test_a_trade_that_rest_repeats_with_a_time_to_come_is_in_no_bar_once_another_follows() -> None:
     feed = live()
     rising(feed, 5)
-    assert feed.add(feed.believed([trade(6, 3000.0)], T0 + NS, 0.7)) is None  # it may be true: the exchange's clock has moved
+    assert (
+        feed.add(feed.believed([trade(6, 3000.0)], T0 + NS, 0.7)) is None
+    )  # it may be true: the exchange's clock has moved
     assert (feed.last_id, times(feed), len(feed.present.refused)) == (5, [], 0)
     assert hear(feed, 1.2, trade(7, 1.2)) == Gap(6, 7)
     assert feed.add(feed.believed([trade(6, 3000.0)], T0 + NS, 1.2)) is None

@@ -100,7 +100,9 @@ def test_trades_that_freeze_beside_living_bars_are_noticed_though_rest_fills_the
         if tick % (4 * base) == 0:
             start = round(second) - base
             count = sum(T0 + start * NS <= t.time_ns < T0 + (start + base) * NS for t in trades)
-            events.append(BarSeen(Bar("binance", "BTCUSDT", frames[0], T0 + start * NS, 10, 10, 10, 10, 1, count), True))
+            events.append(
+                BarSeen(Bar("binance", "BTCUSDT", frames[0], T0 + start * NS, 10, 10, 10, 10, 1, count), True)
+            )
         elif tick % 8 == 0:
             begun_ns = T0 + round(second) // base * base * NS
             events.append(BarSeen(Bar("binance", "BTCUSDT", frames[0], begun_ns, 10, 10, 10, 10, 1, 1), False))

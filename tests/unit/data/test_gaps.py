@@ -63,7 +63,9 @@ def test_a_known_gap_is_asked_for_again_each_day_while_it_is_young() -> None:
     assert settled([KnownGap(gap, "exchange", now - ASK_AGAIN_NS)], now) == [Hole(gap.start_ns, now - YOUNG_NS)]
     for cause in ("unlisted", "silent"):
         assert settled([KnownGap(gap, cause, now - 90 * DAY_NS)], now) == [gap]
-    assert settled([KnownGap(gap, "refused", now - ASK_AGAIN_NS)], now) == [Hole(gap.start_ns, now - YOUNG_NS)], "it may be mended"
+    assert settled([KnownGap(gap, "refused", now - ASK_AGAIN_NS)], now) == [Hole(gap.start_ns, now - YOUNG_NS)], (
+        "it may be mended"
+    )
     young = Hole(now - 2 * DAY_NS, now - DAY_NS)
     assert settled([KnownGap(young, "exchange", now - 2 * ASK_AGAIN_NS)], now) == []
 
@@ -87,7 +89,11 @@ def test_a_closed_market_misses_nothing() -> None:
     part = expected_part(friday, "1m", "XNYS")
     assert part is not None
     hole, bars = part
-    assert (hole.start_ns - friday.start_ns, hole.end_ns - friday.start_ns, bars) == (14 * HOUR + 30 * MINUTE, 21 * HOUR, 390)
+    assert (hole.start_ns - friday.start_ns, hole.end_ns - friday.start_ns, bars) == (
+        14 * HOUR + 30 * MINUTE,
+        21 * HOUR,
+        390,
+    )
 
 
 def test_runs_are_joined_over_closed_time_and_nothing_else() -> None:
@@ -110,21 +116,33 @@ def test_the_shortest_stretches_between_runs_are_bridged_first(steps: list[int],
 
 
 def test_the_newest_answer_about_a_time_is_what_is_known_of_it() -> None:
-    before = [KnownGap(Hole(0, 50), "exchange", 1), KnownGap(Hole(60, 70), "silent", 1), KnownGap(Hole(70, 90), "refused", 1)]
-    found = [KnownGap(Hole(40, 45), "refused", 2), KnownGap(Hole(50, 70), "exchange", 2), KnownGap(Hole(75, 80), "refused", 2)]
-    assert known_after(before, Hole(30, 80), found) == [
-        KnownGap(Hole(0, 30), "exchange", 1), KnownGap(Hole(40, 45), "refused", 2), KnownGap(Hole(50, 70), "exchange", 2),
-        KnownGap(Hole(75, 90), "refused", 2),
-    ]  # fmt: skip
-    assert known_after([KnownGap(Hole(0, 30), "exchange", 1)], Hole(30, 80), [KnownGap(Hole(30, 40), "exchange", 2)]) == [
-        KnownGap(Hole(0, 40), "exchange", 2)
+    before = [
+        KnownGap(Hole(0, 50), "exchange", 1),
+        KnownGap(Hole(60, 70), "silent", 1),
+        KnownGap(Hole(70, 90), "refused", 1),
     ]
+    found = [
+        KnownGap(Hole(40, 45), "refused", 2),
+        KnownGap(Hole(50, 70), "exchange", 2),
+        KnownGap(Hole(75, 80), "refused", 2),
+    ]
+    assert known_after(before, Hole(30, 80), found) == [
+        KnownGap(Hole(0, 30), "exchange", 1),
+        KnownGap(Hole(40, 45), "refused", 2),
+        KnownGap(Hole(50, 70), "exchange", 2),
+        KnownGap(Hole(75, 90), "refused", 2),
+    ]
+    assert known_after(
+        [KnownGap(Hole(0, 30), "exchange", 1)], Hole(30, 80), [KnownGap(Hole(30, 40), "exchange", 2)]
+    ) == [KnownGap(Hole(0, 40), "exchange", 2)]
 
 
 def test_bars_are_folded_whole_and_silence_adds_nothing() -> None:
     rows = [
         Bar("x", "S", "5m", START_NS + i * 5 * MINUTE, *values)
-        for i, values in enumerate([(5.0, 5.0, 5.0, 5.0, 0.0, 0), (7.0, 8.0, 6.0, 7.5, 0.1, 3), (7.5, 9.0, 7.0, 8.5, 0.2, 4)])
+        for i, values in enumerate(
+            [(5.0, 5.0, 5.0, 5.0, 0.0, 0), (7.0, 8.0, 6.0, 7.5, 0.1, 3), (7.5, 9.0, 7.0, 8.5, 0.2, 4)]
+        )
     ]
     made = folded([*rows, Bar("x", "S", "5m", START_NS + 15 * MINUTE, 8.5, 8.5, 8.5, 8.5, 0.0)], "15m")
     assert made == [
@@ -135,10 +153,19 @@ def test_bars_are_folded_whole_and_silence_adds_nothing() -> None:
 
 def series(**fields: object) -> Series:
     values: dict[str, object] = {
-        "exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", "candles": 5, "oldest_ns": START_NS - 90 * DAY_NS,
-        "newest_ns": START_NS - MINUTE, "revision": 0, "sync_status": None, "wanted_from_ns": None,
-        "wanted_to_ns": None, "error": None, "is_collected": False,
-    }  # fmt: skip
+        "exchange": "binance",
+        "symbol": "BTCUSDT",
+        "timeframe": "1m",
+        "candles": 5,
+        "oldest_ns": START_NS - 90 * DAY_NS,
+        "newest_ns": START_NS - MINUTE,
+        "revision": 0,
+        "sync_status": None,
+        "wanted_from_ns": None,
+        "wanted_to_ns": None,
+        "error": None,
+        "is_collected": False,
+    }
     return Series(**(values | fields))  # type: ignore[arg-type]
 
 

@@ -1,4 +1,5 @@
-"""A channel's limit is learned from messages that follow one another on one subscription, and is not forgotten with it."""
+"""A channel's limit is learned from messages that follow one another on one subscription, and is not forgotten with
+it."""
 
 from __future__ import annotations
 

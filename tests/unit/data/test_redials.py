@@ -36,7 +36,9 @@ def test_what_gives_data_and_dies_is_dialled_ever_more_seldom_with_a_quick_one_i
 def test_a_connection_that_stood_is_followed_at_once_and_so_are_cuts_some_seconds_apart() -> None:
     for stood_s in (RETRY_MAX_S, 8.0, STEADY_S, 3600.0):
         found = dials(40 * stood_s, stood_s=stood_s, has_heard=True)
-        assert [round(after - before - stood_s, 6) for before, after in pairwise(found)] == [RETRY_FIRST_S] * (len(found) - 1)
+        assert [round(after - before - stood_s, 6) for before, after in pairwise(found)] == [RETRY_FIRST_S] * (
+            len(found) - 1
+        )
 
 
 def test_a_steady_connection_ends_the_row() -> None:

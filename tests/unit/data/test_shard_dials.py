@@ -129,7 +129,13 @@ async def test_trades_are_dialled_before_quotes_and_books() -> None:
         for _ in range(5):
             rig.exchange.leaves.release()
             await rig.settle(0.2)
-        assert [connection.symbols[0] for connection in rig.exchange.dials] == ["A quotes", "A", "B", "B quotes", "A book"]
+        assert [connection.symbols[0] for connection in rig.exchange.dials] == [
+            "A quotes",
+            "A",
+            "B",
+            "B quotes",
+            "A book",
+        ]
 
 
 async def test_quotes_have_their_turn_however_many_trades_are_refused() -> None:

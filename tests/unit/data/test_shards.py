@@ -46,7 +46,10 @@ async def test_beyond_sockets_max_a_socket_with_room_takes_the_symbol(monkeypatc
         for symbols in ("AB", "C", "D", "E", "F"):
             rig.shards.place(symbols)
             await rig.settle()
-        assert rig.exchange.open == [["A", "B", "E"], ["C", "D", "F"]] or rig.exchange.open == [["A", "B", "F"], ["C", "D", "E"]]
+        assert rig.exchange.open == [["A", "B", "E"], ["C", "D", "F"]] or rig.exchange.open == [
+            ["A", "B", "F"],
+            ["C", "D", "E"],
+        ]
         rig.shards.place("G")  # none has room: rather a socket more than a symbol less
         await rig.settle()
         assert len(rig.shards) == 3
@@ -64,7 +67,10 @@ async def test_one_connection_is_never_two() -> None:
         rig.shards.move(["A"])
         await rig.settle()
         assert rig.exchange.open == [["A", "B", "C", "D"]]
-        assert rig.lost[-1] == (set("ABCD"), "disconnected")  # one of four was silent: it is mute already, the others need prove nothing
+        assert rig.lost[-1] == (
+            set("ABCD"),
+            "disconnected",
+        )  # one of four was silent: it is mute already, the others need prove nothing
 
 
 async def test_a_silent_symbol_is_taken_to_another_socket_and_most_of_one_take_it_along() -> None:
@@ -88,7 +94,9 @@ async def test_what_comes_of_a_symbol_that_left_is_let_go_and_counted() -> None:
         rig.shards.place("ABC")
         await rig.settle()
         rig.shards.drop("B")
-        rig.connection("A").said.put_nowait([trade("A"), trade("B"), Gone(Channel.TRADES, "", "any"), Gone(Channel.TRADES, "B", "hole")])
+        rig.connection("A").said.put_nowait(
+            [trade("A"), trade("B"), Gone(Channel.TRADES, "", "any"), Gone(Channel.TRADES, "B", "hole")]
+        )
         await rig.settle()
         assert rig.exchange.left == ["B"]
         assert rig.exchange.open == [["A", "B", "C"]]  # two are wanted: they are not disturbed for the third

@@ -126,7 +126,10 @@ def test_too_little_to_know_what_is_usual_says_nothing() -> None:
     assert check_bars(rows, usual=Usual()) == []
 
 
-@given(st.lists(st.integers(1, 399), max_size=6), st.lists(st.tuples(st.integers(0, 399), st.floats(0.3, 3.0)), max_size=12))
+@given(
+    st.lists(st.integers(1, 399), max_size=6),
+    st.lists(st.tuples(st.integers(0, 399), st.floats(0.3, 3.0)), max_size=12),
+)
 @example(cuts=[], bad=[(30, 0.5), (32, 0.5)])  # a bar in between that is believed ends a row of doubts
 @settings(max_examples=40, deadline=None)
 def test_in_one_piece_or_many_the_findings_are_the_same(cuts: list[int], bad: list[tuple[int, float]]) -> None:
@@ -161,7 +164,9 @@ def test_three_recorded_months_are_believed_to_the_last_bar() -> None:
     ],
 )
 def test_trades_that_cannot_be_true(price: str, quantity: str, time_ns: int, reason: Reason | None) -> None:
-    found = check_trade(PublicTrade("binance", "BTCUSDT", 1, time_ns, Decimal(price), Decimal(quantity), False), now_ns=T0)
+    found = check_trade(
+        PublicTrade("binance", "BTCUSDT", 1, time_ns, Decimal(price), Decimal(quantity), False), now_ns=T0
+    )
     assert (found.reason if found else None) == reason
     assert found is None or found.is_refused
 
@@ -170,10 +175,15 @@ numbers = st.one_of(st.floats(), st.floats(0.01, 1000.0))
 moments = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 200).map(lambda m: T0 + m * MINUTE))
 
 
-@given(st.lists(st.tuples(moments, numbers, numbers, numbers, numbers, numbers), max_size=30), st.sampled_from(["1m", "1h", "1w", "1M"]),
-       st.sampled_from(["24/7", "XNYS"]))  # fmt: skip
+@given(
+    st.lists(st.tuples(moments, numbers, numbers, numbers, numbers, numbers), max_size=30),
+    st.sampled_from(["1m", "1h", "1w", "1M"]),
+    st.sampled_from(["24/7", "XNYS"]),
+)
 @settings(max_examples=150, deadline=None)
-def test_whatever_comes_in_nothing_impossible_gets_through(rows: list[tuple[float, ...]], frame: str, market: str) -> None:
+def test_whatever_comes_in_nothing_impossible_gets_through(
+    rows: list[tuple[float, ...]], frame: str, market: str
+) -> None:
     times = np.array([row[0] for row in rows], dtype=np.int64)
     bars = Bars("X", frame, times, *(np.array([row[i] for row in rows], dtype=np.float64) for i in range(1, 6)))
     found = check_bars(bars, now_ns=T0 + 1000 * MINUTE, calendar=calendar_of(market), usual=Usual())

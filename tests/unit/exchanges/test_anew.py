@@ -80,7 +80,12 @@ def test_a_row_has_an_end() -> None:
 
 # ── the wires: a snapshot that cannot be, and a good one; coinbase numbers its messages ──────────
 def _kraken(number: int, *, is_good: bool) -> dict[str, Any]:
-    row = {"symbol": "BTC/USD", "bids": [{"price": 1.5, "qty": 2.0}], "asks": [{"price": 1.6, "qty": 1.0}], "timestamp": TIME}
+    row = {
+        "symbol": "BTC/USD",
+        "bids": [{"price": 1.5, "qty": 2.0}],
+        "asks": [{"price": 1.6, "qty": 1.0}],
+        "timestamp": TIME,
+    }
     return {"channel": "book", "type": "snapshot", "data": [{**row, "checksum": 678407182 if is_good else "?"}]}
 
 
@@ -92,7 +97,13 @@ def _coinbase(number: int, *, is_good: bool) -> dict[str, Any]:
 
 def _bybit(number: int, *, is_good: bool) -> dict[str, Any]:
     data = {"s": "BTCUSDT", "b": [["5" if is_good else "?", "1"]], "a": [["6", "1"]], "u": 10, "seq": 1}
-    return {"topic": "orderbook.50.BTCUSDT", "type": "snapshot", "ts": 1_700_000_000_000, "cts": 1_700_000_000_000, "data": data}
+    return {
+        "topic": "orderbook.50.BTCUSDT",
+        "type": "snapshot",
+        "ts": 1_700_000_000_000,
+        "cts": 1_700_000_000_000,
+        "data": data,
+    }
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,9 @@ def _bybit(number: int, *, is_good: bool) -> dict[str, Any]:
     [(KrakenWire(), "BTC/USD", _kraken), (CoinbaseWire(), "BTC-USD", _coinbase), (BybitWire(), "BTCUSDT", _bybit)],
     ids=["kraken", "coinbase", "bybit"],
 )
-def test_a_snapshot_that_cannot_be_is_asked_for_until_one_can(wire: Wire, symbol: str, snapshot: Callable[..., dict[str, Any]]) -> None:
+def test_a_snapshot_that_cannot_be_is_asked_for_until_one_can(
+    wire: Wire, symbol: str, snapshot: Callable[..., dict[str, Any]]
+) -> None:
     wire.hello([Subscription(Channel.BOOK, symbol)])
 
     def asked(now_s: float) -> list[bool]:
@@ -109,7 +122,9 @@ def test_a_snapshot_that_cannot_be_is_asked_for_until_one_can(wire: Wire, symbol
 
     assert asked(0.0) == []
     for number, now_s in enumerate((1.0, 2.0, 4.0)):
-        assert not [event for event in wire.receive(encoded(snapshot(number, is_good=False)), 1) if isinstance(event, Book)]
+        assert not [
+            event for event in wire.receive(encoded(snapshot(number, is_good=False)), 1) if isinstance(event, Book)
+        ]
         assert asked(now_s) == [True, False]
         assert asked(now_s) == []
     wire.receive(encoded(snapshot(3, is_good=False)), 1)

@@ -51,7 +51,11 @@ def topics(frames: list[bytes], verb: str) -> list[str]:
 @pytest.mark.parametrize("name", WIRES)
 def test_what_leaves_is_what_came(name: str) -> None:
     wire, symbols, timeframe, channels = WIRES[name]
-    wanted = [Subscription(channel, symbol, timeframe if channel is Channel.BARS else "") for channel in channels for symbol in symbols]
+    wanted = [
+        Subscription(channel, symbol, timeframe if channel is Channel.BARS else "")
+        for channel in channels
+        for symbol in symbols
+    ]
     came = wire.hello(wanted)
     if name == "polygon":
         early = [Subscription(Channel.TRADES, "MSFT"), Subscription(Channel.QUOTES, "MSFT")]
@@ -73,7 +77,10 @@ BTC, ETH = Subscription(Channel.BOOK, "BTC/USD"), Subscription(Channel.BOOK, "ET
 def test_what_cannot_be_of_one_that_left_is_not_blamed_on_its_neighbours() -> None:
     for wire, frame in (
         (KrakenWire(), b'{"channel":"book","type":"update","data":[{"symbol":"ETH/USD","bids":"?"}]}'),
-        (CoinbaseWire(), b'{"channel":"l2_data","sequence_num":0,"events":[{"type":"update","product_id":"ETH/USD","updates":"?"}]}'),
+        (
+            CoinbaseWire(),
+            b'{"channel":"l2_data","sequence_num":0,"events":[{"type":"update","product_id":"ETH/USD","updates":"?"}]}',
+        ),
     ):
         wire.hello([BTC, ETH])
         wire.bye([ETH])
@@ -81,15 +88,24 @@ def test_what_cannot_be_of_one_that_left_is_not_blamed_on_its_neighbours() -> No
         assert [event.symbol for event in gone] == ["ETH/USD"]
         assert not [frame for frame in wire.pulse(0.0) if b"subscribe" in frame]
         wire.bye([BTC])
-        assert [event.symbol for event in wire.receive(frame.replace(b'_num":0', b'_num":1'), 1) if isinstance(event, Gone)] == ["ETH/USD"]
+        assert [
+            event.symbol for event in wire.receive(frame.replace(b'_num":0', b'_num":1'), 1) if isinstance(event, Gone)
+        ] == ["ETH/USD"]
 
 
-@pytest.mark.parametrize(("wire", "gone", "refusal"), [
-    (BinanceWire, Subscription(Channel.TRADES, "ETHUSDT"), '{"error":{"code":2,"msg":"Invalid request"},"id":2}'),
-    (KrakenWire, ETH, '{"method":"unsubscribe","success":false,"error":"Subscription Not Found","req_id":2}'),
-    (OkxWire, Subscription(Channel.TRADES, "ETH-USDT"),
-     '{"event":"error","code":"60018","msg":"Wrong URL or channel:trades-all,instId:ETH-USDT doesn\'t exist."}'),
-], ids=["binance", "kraken", "okx"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wire", "gone", "refusal"),
+    [
+        (BinanceWire, Subscription(Channel.TRADES, "ETHUSDT"), '{"error":{"code":2,"msg":"Invalid request"},"id":2}'),
+        (KrakenWire, ETH, '{"method":"unsubscribe","success":false,"error":"Subscription Not Found","req_id":2}'),
+        (
+            OkxWire,
+            Subscription(Channel.TRADES, "ETH-USDT"),
+            '{"event":"error","code":"60018","msg":"Wrong URL or channel:trades-all,instId:ETH-USDT doesn\'t exist."}',
+        ),
+    ],
+    ids=["binance", "kraken", "okx"],
+)
 def test_a_refusal_to_let_one_go_is_counted_and_ends_nothing(wire: Any, gone: Subscription, refusal: str) -> None:
     tally = Tally()
     made = wire(None, tally)

@@ -62,8 +62,10 @@ def test_overflow_is_a_gone_for_each_symbol_and_what_tells_of_trouble_stays(tall
     found = taken(inbox, trade(1), suspect, trade(2, "B"), trade(3), seen(0, 1, is_closed=True), trade(4))
     assert found[0] == suspect
     assert [(e.channel, e.symbol) for e in found[1:] if isinstance(e, Gone)] == [
-        (Channel.TRADES, "A"), (Channel.TRADES, "B"), (Channel.BARS, "A"),
-    ]  # fmt: skip
+        (Channel.TRADES, "A"),
+        (Channel.TRADES, "B"),
+        (Channel.BARS, "A"),
+    ]
     assert len(found) == 4
     assert tally.overflowed == {Channel.TRADES: 4, Channel.BARS: 1}
     assert taken(inbox, trade(5)) == [trade(5)]

@@ -30,8 +30,11 @@ BTC = subscriptions("BTCUSDT", *Channel)
 def wire_of(name: str, tally: Tally | None = None) -> Wire:
     """Return a wire that has said hello for everything its case wants."""
     made: Wire = {
-        "bybit": lambda: BybitWire(tally=tally), "okx": lambda: OkxWire(tally=tally), "polygon": lambda: PolygonWire("k", tally=tally), "template": lambda: TemplateWire(tally=tally),
-    }[name]()  # fmt: skip
+        "bybit": lambda: BybitWire(tally=tally),
+        "okx": lambda: OkxWire(tally=tally),
+        "polygon": lambda: PolygonWire("k", tally=tally),
+        "template": lambda: TemplateWire(tally=tally),
+    }[name]()
     made.hello(CASES[name].wanted)
     return made
 
@@ -76,8 +79,9 @@ def test_bybit_asks_for_a_broken_book_anew_and_says_nothing_of_it_until_it_is_wh
     assert all(isinstance(doubt, Suspect) for doubt in doubts)
     asked = [json.loads(frame) for frame in wire.pulse(1.0)]
     assert [(item["op"], item["args"]) for item in asked] == [
-        ("unsubscribe", ["orderbook.50.BTCUSDT"]), ("subscribe", ["orderbook.50.BTCUSDT"]),
-    ]  # fmt: skip
+        ("unsubscribe", ["orderbook.50.BTCUSDT"]),
+        ("subscribe", ["orderbook.50.BTCUSDT"]),
+    ]
     assert list(wire.receive(book(14, [], [["7", "1"]]), 3)) == []
     (found,) = wire.receive(WHOLE, 4)
     assert isinstance(found, Book)
@@ -133,7 +137,10 @@ def test_an_id_that_is_no_number_becomes_the_same_number_every_time() -> None:
 # ── okx ──────────────────────────────────────────────────────────────────────────────────────────
 def test_okx_dials_the_side_that_has_the_channel() -> None:
     wire = OkxWire("wss://h")
-    assert wire.url([Subscription(Channel.TRADES, "BTC-USDT"), Subscription(Channel.BARS, "BTC-USDT", "1d")]) == "wss://h/ws/v5/business"
+    assert (
+        wire.url([Subscription(Channel.TRADES, "BTC-USDT"), Subscription(Channel.BARS, "BTC-USDT", "1d")])
+        == "wss://h/ws/v5/business"
+    )
     assert wire.url([Subscription(Channel.QUOTES, "BTC-USDT")]) == "wss://h/ws/v5/public"
     (frame,) = wire.hello([Subscription(Channel.BARS, "BTC-USDT", "1d")])
     assert json.loads(frame)["args"] == [{"channel": "candle1Dutc", "instId": "BTC-USDT"}]  # not Hong Kong's day
@@ -157,7 +164,9 @@ def test_okx_a_refused_subscription_is_told_and_the_others_stand() -> None:
 def test_okx_a_day_that_begins_in_hong_kong_is_not_believed() -> None:
     wire = wire_of("okx")
     row = [str((NEW_YEAR + 16 * 3600 * NS) // MS), "1", "2", "1", "1.5", "3", "4", "4", "1"]
-    found = wire.receive(json.dumps({"arg": {"channel": "candle1Dutc", "instId": "BTC-USDT"}, "data": [row]}).encode(), 1)
+    found = wire.receive(
+        json.dumps({"arg": {"channel": "candle1Dutc", "instId": "BTC-USDT"}, "data": [row]}).encode(), 1
+    )
     assert [type(event) for event in found] == [Suspect, Gone]
 
 
@@ -171,7 +180,9 @@ def test_polygon_shows_its_key_first_and_subscribes_when_it_was_taken() -> None:
     wire.receive(b'[{"ev":"status","status":"auth_success","message":"authenticated"}]', 1)
     assert [json.loads(frame) for frame in wire.pulse(1.0)] == [{"action": "subscribe", "params": "T.AAPL,AM.AAPL"}]
     assert wire.pulse(2.0) == []
-    said = [{"ev": "status", "status": "success", "message": f"subscribed to: {topic}"} for topic in ("T.AAPL", "AM.AAPL")]
+    said = [
+        {"ev": "status", "status": "success", "message": f"subscribed to: {topic}"} for topic in ("T.AAPL", "AM.AAPL")
+    ]
     assert list(wire.receive(json.dumps(said).encode(), 1)) == [Subscribed()]
 
 
@@ -200,7 +211,9 @@ def test_polygon_a_crossed_quote_is_a_quote_and_half_a_quote_is_counted() -> Non
     wire = wire_of("polygon", tally)
 
     def quote(**fields: Any) -> bytes:
-        return json.dumps([{"ev": "Q", "sym": "AAPL", "bp": 2.01, "bs": 1, "ap": 2.0, "as": 1, "t": FRIDAY // MS, **fields}]).encode()
+        return json.dumps(
+            [{"ev": "Q", "sym": "AAPL", "bp": 2.01, "bs": 1, "ap": 2.0, "as": 1, "t": FRIDAY // MS, **fields}]
+        ).encode()
 
     (crossed,) = wire.receive(quote(), 1)
     assert isinstance(crossed, Quote)
@@ -226,12 +239,19 @@ def test_a_page_of_bars_ends_where_it_should() -> None:
     assert page_end(NEW_YEAR, "1m", 3) == NEW_YEAR + 180 * NS
     assert page_end(NEW_YEAR + 1, "1m", 3) == NEW_YEAR + 240 * NS
     assert page_end(NEW_YEAR, "1M", 2) == NEW_YEAR + 59 * 86400 * NS
-    assert page_end(NEW_YEAR, "1w", 1) == NEW_YEAR + 11 * 86400 * NS  # Thursday; the first week from then on opens on Monday
+    assert (
+        page_end(NEW_YEAR, "1w", 1) == NEW_YEAR + 11 * 86400 * NS
+    )  # Thursday; the first week from then on opens on Monday
 
 
 # ── whatever comes ───────────────────────────────────────────────────────────────────────────────
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8) | st.sampled_from(["NaN", "-1", "1e99"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["NaN", "-1", "1e99"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )

@@ -33,7 +33,10 @@ def test_an_unknown_field_is_counted_once_at_any_depth_and_the_values_come() -> 
     assert tally.unknown == {"m.new": 1, "m.deep": 1, "m.top": 1}
 
 
-@pytest.mark.parametrize("frame", [b"", b"{", b"[]", b'{"rows":[{}]}', b'{"rows":[{"p":"x"}]}', b'{"rows":[{"p":1,"n":"1"}],"top":1}', b"\xff"])
+@pytest.mark.parametrize(
+    "frame",
+    [b"", b"{", b"[]", b'{"rows":[{}]}', b'{"rows":[{"p":"x"}]}', b'{"rows":[{"p":1,"n":"1"}],"top":1}', b"\xff"],
+)
 def test_what_is_not_the_type_raises_what_broken_names(frame: bytes) -> None:
     read = Reader("m", Outer, Tally())
     for _ in range(2):

@@ -28,7 +28,14 @@ def test_an_exchange_may_have_a_pause_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"trade_id": 2**63}, {"time_ns": 10**23}, {"price": Decimal("1e30")}, {"quantity": Decimal("Infinity")}, {"trade_id": -1}, {"count": 0}],
+    [
+        {"trade_id": 2**63},
+        {"time_ns": 10**23},
+        {"price": Decimal("1e30")},
+        {"quantity": Decimal("Infinity")},
+        {"trade_id": -1},
+        {"count": 0},
+    ],
     ids=str,
 )
 def test_a_trade_that_no_store_could_hold_is_refused_of_rest_too(wrong: dict[str, Any]) -> None:

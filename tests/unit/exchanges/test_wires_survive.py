@@ -1,4 +1,5 @@
-"""Whatever comes in, a wire answers with values, a doubt or one of our errors; and what it doubts it says is missing."""
+"""Whatever comes in, a wire answers with values, a doubt or one of our errors; and what it doubts it says is
+missing."""
 
 from __future__ import annotations
 
@@ -58,9 +59,10 @@ GOOD: dict[str, dict[Channel, dict[str, Any]]] = {
     },
 }  # fmt: skip
 MADE: dict[str, tuple[Callable[[], Wire], str, str]] = {
-    "binance": (BinanceWire, "BTCUSDT", "1m"), "kraken": (KrakenWire, "BTC/USD", "1m"),
+    "binance": (BinanceWire, "BTCUSDT", "1m"),
+    "kraken": (KrakenWire, "BTC/USD", "1m"),
     "coinbase": (CoinbaseWire, "BTC-USD", "5m"),
-}  # fmt: skip
+}
 KINDS = {Channel.TRADES: PublicTrade, Channel.QUOTES: Quote, Channel.BOOK: Book, Channel.BARS: BarSeen}
 CASES = [(name, channel) for name, channels in GOOD.items() for channel in channels]
 VALUES = PublicTrade | Quote | Book | BarSeen | BarClosed
@@ -85,7 +87,12 @@ def test_a_good_message_gives_its_value(name: str, channel: Channel) -> None:
     assert (event.bar if isinstance(event, BarSeen) else event).symbol == symbol
     assert event.received_ns == 9
     if isinstance(event, PublicTrade):
-        assert (event.trade_id, event.price, event.quantity, event.is_buyer_maker) == (7, Decimal("1.5"), Decimal(2), True)
+        assert (event.trade_id, event.price, event.quantity, event.is_buyer_maker) == (
+            7,
+            Decimal("1.5"),
+            Decimal(2),
+            True,
+        )
 
 
 @pytest.mark.parametrize(("name", "channel"), CASES)
@@ -119,7 +126,9 @@ def test_a_spoilt_message_is_a_doubt_or_still_a_value(name: str, channel: Channe
     walk(message)
     holder, key = data.draw(st.sampled_from(leaves))
     holder[key] = data.draw(
-        st.sampled_from([None, "", "NaN", "Infinity", "-1", "0", "1e999", "x", -1, 0, 2**70, 1.5, True, [], {}, [[]], ["a"], "é"])
+        st.sampled_from(
+            [None, "", "NaN", "Infinity", "-1", "0", "1e999", "x", -1, 0, 2**70, 1.5, True, [], {}, [[]], ["a"], "é"]
+        )
     )
     wire, symbol = made(name)
     try:
@@ -133,12 +142,20 @@ def test_a_spoilt_message_is_a_doubt_or_still_a_value(name: str, channel: Channe
             assert 0 <= event.quantity < 10**30
     if events and isinstance(events[0], Suspect):
         assert events[0].text
-        assert channel is Channel.QUOTES or any(isinstance(event, Gone) for event in events) or events[0].channel == "subscribe"
+        assert (
+            channel is Channel.QUOTES
+            or any(isinstance(event, Gone) for event in events)
+            or events[0].channel == "subscribe"
+        )
     assert all(getattr(event, "symbol", symbol) in (symbol, "") for event in events)
 
 
 @pytest.mark.parametrize("name", GOOD)
-@given(st.one_of(st.binary(max_size=60), st.sampled_from(["{}", "[]", "1", '"x"', "null", '{"data":', "[[["]).map(str.encode)))
+@given(
+    st.one_of(
+        st.binary(max_size=60), st.sampled_from(["{}", "[]", "1", '"x"', "null", '{"data":', "[[["]).map(str.encode)
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_noise_is_survived(name: str, noise: bytes) -> None:
     wire, _ = made(name)
@@ -151,11 +168,16 @@ def test_noise_is_survived(name: str, noise: bytes) -> None:
 @pytest.mark.parametrize("name", GOOD)
 def test_an_unknown_kind_of_message_is_counted_and_a_spoilt_trade_costs_only_itself(name: str) -> None:
     wire, symbol = made(name)
-    unknown = {"binance": {"stream": "btcusdt@newThing", "data": {}}, "kraken": {"channel": "new_thing", "data": []},
-               "coinbase": {"channel": "new_thing", "sequence_num": 0, "timestamp": TIME, "events": []}}  # fmt: skip
+    unknown = {
+        "binance": {"stream": "btcusdt@newThing", "data": {}},
+        "kraken": {"channel": "new_thing", "data": []},
+        "coinbase": {"channel": "new_thing", "sequence_num": 0, "timestamp": TIME, "events": []},
+    }
     assert not wire.receive(encoded(unknown[name]), 9)
     assert sum(wire._tally.unknown.values()) == 1  # type: ignore[attr-defined]
-    text = encoded(GOOD[name][Channel.TRADES]).replace(b"1.5", b"-1.5").replace(b'"sequence_num":0', b'"sequence_num":1')
+    text = (
+        encoded(GOOD[name][Channel.TRADES]).replace(b"1.5", b"-1.5").replace(b'"sequence_num":0', b'"sequence_num":1')
+    )
     events = wire.receive(text, 9)
     assert [type(event) for event in events] == [Suspect, Gone]
     assert isinstance(events[0], Suspect)
@@ -166,16 +188,35 @@ def test_an_unknown_kind_of_message_is_counted_and_a_spoilt_trade_costs_only_its
 
 
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize(("field", "value"), [
-    ("time", 1_900_000_000_000_000), ("time", 4_102_444_800_001), ("time", -5), ("id", 2**63), ("id", 10**20), ("id", -1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("time", 1_900_000_000_000_000),
+        ("time", 4_102_444_800_001),
+        ("time", -5),
+        ("id", 2**63),
+        ("id", 10**20),
+        ("id", -1),
+    ],
+)
 def test_a_trade_that_no_store_could_hold_is_a_doubt(name: str, field: str, value: int) -> None:
     """A time in microseconds, one after 2100 or before 1970, an id of more than 63 bits."""
     message = json.loads(encoded(GOOD[name][Channel.TRADES]))
-    row = {"binance": lambda: message["data"], "kraken": lambda: message["data"][0], "coinbase": lambda: message["events"][0]["trades"][0]}[name]()
-    key = {"binance": {"time": "T", "id": "a"}, "kraken": {"time": "timestamp", "id": "trade_id"},
-           "coinbase": {"time": "time", "id": "trade_id"}}[name][field]  # fmt: skip
-    years = {1_900_000_000_000_000: "9999-01-01T00:00:00Z", 4_102_444_800_001: "2100-01-01T00:00:00.001Z", -5: "1969-12-31T23:59:59.995Z"}
+    row = {
+        "binance": lambda: message["data"],
+        "kraken": lambda: message["data"][0],
+        "coinbase": lambda: message["events"][0]["trades"][0],
+    }[name]()
+    key = {
+        "binance": {"time": "T", "id": "a"},
+        "kraken": {"time": "timestamp", "id": "trade_id"},
+        "coinbase": {"time": "time", "id": "trade_id"},
+    }[name][field]
+    years = {
+        1_900_000_000_000_000: "9999-01-01T00:00:00Z",
+        4_102_444_800_001: "2100-01-01T00:00:00.001Z",
+        -5: "1969-12-31T23:59:59.995Z",
+    }
     told: Any = years[value] if field == "time" else str(value)
     row[key] = value if name == "binance" or (name == "kraken" and field == "id") else told
     suspect, gone = made(name)[0].receive(encoded(message), 9)

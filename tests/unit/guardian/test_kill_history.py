@@ -28,8 +28,21 @@ def snapshot(order: Known, position: str = "0", booked: frozenset[tuple[str, str
 
 
 def fill(trade: str, quantity: str, *, age_s: float, fee: str = "0") -> Fill:
-    return Fill(uuid.uuid4(), MINE, "1", trade, 1, "ccxt", "BTCUSDT", Side.BUY, D(quantity), D(10), D(fee), "BTC",
-                NOW - round(age_s * NS))  # fmt: skip
+    return Fill(
+        uuid.uuid4(),
+        MINE,
+        "1",
+        trade,
+        1,
+        "ccxt",
+        "BTCUSDT",
+        Side.BUY,
+        D(quantity),
+        D(10),
+        D(fee),
+        "BTC",
+        NOW - round(age_s * NS),
+    )
 
 
 def test_the_history_reaches_back_to_the_oldest_order_that_may_still_fill() -> None:
@@ -65,6 +78,8 @@ def test_an_order_older_than_the_history_counts_by_the_list_of_booked_executions
 
 
 def test_what_a_held_kill_keeps() -> None:
-    kept = {role: known("WORKING", role=role).is_kept_when_held for role in ("entry", "exit", "sl", "tp", "order", "kill")}
+    kept = {
+        role: known("WORKING", role=role).is_kept_when_held for role in ("entry", "exit", "sl", "tp", "order", "kill")
+    }
     assert kept == {"entry": False, "exit": True, "sl": True, "tp": True, "order": False, "kill": True}
     assert Known(HOLDER, "binance", D(0), "order", is_reduce_only=True).is_kept_when_held

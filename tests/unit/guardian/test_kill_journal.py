@@ -23,11 +23,25 @@ NOW = 1_790_000_000_000_000_000
 def flattening(kill_id: str, attempt: int = 0) -> Order:
     intent = flatten_id(kill_id, venue="ccxt", account_id=1, symbol="BTCUSDT", instance="s")
     return Order(
-        client_order_id=ids.client_order_id(intent, "kill", attempt), intent_id=intent, signal_id=None, account_id=1,
-        venue="ccxt", exchange="binance", symbol="BTCUSDT", instance="s", role=Role.KILL, attempt=attempt,
-        side=Side.SELL, type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=Decimal("0.5"), state=State.SENDING,
-        is_reduce_only=True, created_ns=NOW, sent_ns=NOW,
-    )  # fmt: skip
+        client_order_id=ids.client_order_id(intent, "kill", attempt),
+        intent_id=intent,
+        signal_id=None,
+        account_id=1,
+        venue="ccxt",
+        exchange="binance",
+        symbol="BTCUSDT",
+        instance="s",
+        role=Role.KILL,
+        attempt=attempt,
+        side=Side.SELL,
+        type=OrderType.MARKET,
+        time_in_force=TimeInForce.GTC,
+        quantity=Decimal("0.5"),
+        state=State.SENDING,
+        is_reduce_only=True,
+        created_ns=NOW,
+        sent_ns=NOW,
+    )
 
 
 def write_all(path: Path) -> KillRecord:
@@ -114,13 +128,29 @@ def test_fills_are_added_once_and_to_their_holder() -> None:
     mine, late = (ids.client_order_id(uuid.uuid4(), "entry") for _ in range(2))
 
     def fill(client_order_id: str | None, trade: str, side: Side, quantity: str, fee: str = "0") -> Fill:
-        return Fill(uuid.uuid4(), client_order_id, "1", trade, 1, "ccxt", "BTCUSDT", side, Decimal(quantity), Decimal(10),
-                    Decimal(fee), "BTC" if side is Side.BUY else "USDT", NOW)  # fmt: skip
+        return Fill(
+            uuid.uuid4(),
+            client_order_id,
+            "1",
+            trade,
+            1,
+            "ccxt",
+            "BTCUSDT",
+            side,
+            Decimal(quantity),
+            Decimal(10),
+            Decimal(fee),
+            "BTC" if side is Side.BUY else "USDT",
+            NOW,
+        )
 
     snapshot = Snapshot(
-        NOW, {holder: Decimal(1)}, {"BTCUSDT": Rules("binance", "BTC", "USDT", Decimal("0.01"), Decimal("0.01"), Decimal(5))},
-        {mine: Known(holder, "binance", Decimal(0))}, frozenset({("ccxt", "BTCUSDT", "1")}),
-    )  # fmt: skip
+        NOW,
+        {holder: Decimal(1)},
+        {"BTCUSDT": Rules("binance", "BTC", "USDT", Decimal("0.01"), Decimal("0.01"), Decimal(5))},
+        {mine: Known(holder, "binance", Decimal(0))},
+        frozenset({("ccxt", "BTCUSDT", "1")}),
+    )
     fills = [
         fill(mine, "1", Side.BUY, "5"),  # booked
         fill(mine, "2", Side.BUY, "0.5", "0.01"),
@@ -133,11 +163,25 @@ def test_fills_are_added_once_and_to_their_holder() -> None:
 
 
 def test_an_exit_newer_than_the_snapshot_is_taken_from_who_can_have_made_it() -> None:
-    """A strategy's exit fills while the kill begins, and a person holds the same symbol: nobody's books go below zero."""
+    """A strategy's exit fills while the kill begins, and a person holds the same symbol: nobody's books go below
+    zero."""
     person, strategy = (Holder("ccxt", 1, "BTCUSDT", instance) for instance in ("", "sma"))
     rules = Rules("binance", "BTC", "USDT", Decimal("0.00001"), Decimal("0.00001"), Decimal(5))
     held = {person: Decimal("0.003996"), strategy: Decimal("0.00791414")}
-    exit = Fill(uuid.uuid4(), ids.client_order_id(uuid.uuid4(), "exit"), "1", "9", 1, "ccxt", "BTCUSDT", Side.SELL,
-                Decimal("0.00791"), Decimal(65000), Decimal("0.5"), "USDT", NOW)  # fmt: skip
+    exit = Fill(
+        uuid.uuid4(),
+        ids.client_order_id(uuid.uuid4(), "exit"),
+        "1",
+        "9",
+        1,
+        "ccxt",
+        "BTCUSDT",
+        Side.SELL,
+        Decimal("0.00791"),
+        Decimal(65000),
+        Decimal("0.5"),
+        "USDT",
+        NOW,
+    )
     snapshot = Snapshot(NOW, held, {"BTCUSDT": rules}, {}, frozenset())
     assert snapshot.with_fills([exit], frozenset()) == {person: Decimal("0.003996"), strategy: Decimal("0.00000414")}

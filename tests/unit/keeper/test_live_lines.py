@@ -56,8 +56,19 @@ def test_each_symbol_has_a_pulse_of_five_seconds_and_one_second_bars_are_left_ou
 
 
 def test_a_fill_shows_position_and_profit(lines):
-    text = shown(lines, type="fill", symbol="BTCUSDT", side="sell", quantity="0.00770000", price="64130.10000000",
-                 fee="0.49381", fee_currency="USDT", position="0", realized_pnl="-1.234", instance="sma-btc-1s")  # fmt: skip
+    text = shown(
+        lines,
+        type="fill",
+        symbol="BTCUSDT",
+        side="sell",
+        quantity="0.00770000",
+        price="64130.10000000",
+        fee="0.49381",
+        fee_currency="USDT",
+        position="0",
+        realized_pnl="-1.234",
+        instance="sma-btc-1s",
+    )
     assert "fee 0.49381 USDT" in text
     assert "sell     0.0077 @ 64,130.10" in text
     assert "position 0" in text
@@ -92,7 +103,9 @@ def test_states_stand_in_one_column_with_and_without_colours_and_prices(lines):
         shown(lines, type="signal", symbol="BTCUSDT", kind="enter", side="buy", state="XXX", instance="i"),
         shown(lines, type="signal", symbol="BTCUSDT", kind="exit", side="sell", state="XXX", instance="i"),
         shown(lines, type="order", symbol="BTCUSDT", side="buy", quantity="0.00814", state="XXX"),
-        shown(lines, type="order", symbol="ETHUSDT", side="sell", quantity="0.17", price="2939.3", role="tp", state="XXX"),
+        shown(
+            lines, type="order", symbol="ETHUSDT", side="sell", quantity="0.17", price="2939.3", role="tp", state="XXX"
+        ),
     ]
     assert len({text.index("XXX") for text in said}) == 1, said
 

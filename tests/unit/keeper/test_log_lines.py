@@ -164,7 +164,8 @@ def test_tail_shows_the_last_lines_without_secrets(tmp_path):
 def test_last_words_are_for_people_not_a_traceback(tmp_path):
     file = tmp_path / "x.log"
     file.write_text(
-        'starting\nTraceback (most recent call last):\n  File "/x.py", line 1, in <module>\n    import y\n    ^^^^^^^^\n'
+        'starting\nTraceback (most recent call last):\n  File "/x.py", line 1, in <module>\n    import y\n    '
+        "^^^^^^^^\n"
         f"ModuleNotFoundError: No module named 'y' {SECRET}\n"
     )
     assert last_words(file, 5, Redactor((SECRET,))) == "    starting\n    ModuleNotFoundError: No module named 'y' ***"

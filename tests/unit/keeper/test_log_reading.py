@@ -105,7 +105,13 @@ def _seams(lines: list[Line], *names: str) -> list[str]:
 
 def test_a_restart_is_told_between_the_lines_and_why(folder):
     end = {"child": "orders", "reason": "died: worker exit", "how": "crash", "signal": 9}
-    write(folder, "orders.jsonl", (1, "INFO", "a", {"pid": 12}), (4, "INFO", "b", {"pid": 34}), (5, "INFO", "late", {"pid": 12}))
+    write(
+        folder,
+        "orders.jsonl",
+        (1, "INFO", "a", {"pid": 12}),
+        (4, "INFO", "b", {"pid": 34}),
+        (5, "INFO", "late", {"pid": 12}),
+    )
     write(folder, "supervisor.jsonl", (2, "WARNING", "child.exited", {"pid": 1, **end}))
     write(folder, "guardian.jsonl", (1, "INFO", "a", {"pid": 5}), (4, "INFO", "b", {"pid": 6}))
     lines = Reader(folder).drain()
@@ -117,10 +123,12 @@ def test_a_restart_is_told_between_the_lines_and_why(folder):
 def test_a_program_that_writes_no_line_of_ours_has_its_restarts_told_by_the_keeper(folder):
     (folder / "postgres.log").write_text("2026-01-01 00:00:01.000 UTC [1] LOG:  ready\n")
     write(
-        folder, "keeper.jsonl", (0, "INFO", "service.started", {"service": "postgres", "service_pid": 1}),
+        folder,
+        "keeper.jsonl",
+        (0, "INFO", "service.started", {"service": "postgres", "service_pid": 1}),
         (2, "WARNING", "service.died", {"service": "postgres", "reason": "postgres (pid 1) died, signal 9"}),
         (3, "INFO", "service.started", {"service": "postgres", "service_pid": 2}),
-    )  # fmt: skip
+    )
     assert _seams(Reader(folder).drain(), "postgres") == ["── postgres restarted: pid 1 → 2, signal 9 (SIGKILL) ──"]
     assert _seams(Reader(folder).drain(), "orders") == []
 

@@ -17,12 +17,16 @@ def test_what_decides_about_money_and_placement_must_agree_and_what_is_a_machine
     )
     assert differing(base, agreed(own, TOKEN)) == []
     other = Settings(
-        risk=Risk(notional_max_order=1), supervision=Supervision(placement={"orders": "head"}),
+        risk=Risk(notional_max_order=1),
+        supervision=Supervision(placement={"orders": "head"}),
         venue=Venue(api_key="a" * 9, api_secret="b" * 9),
-    )  # fmt: skip
+    )
     assert differing(base, agreed(other, TOKEN)) == [
-        "risk.notional_max_order", "supervision.placement", "venue.api_key", "venue.api_secret",
-    ]  # fmt: skip
+        "risk.notional_max_order",
+        "supervision.placement",
+        "venue.api_key",
+        "venue.api_secret",
+    ]
     assert agreement_hash(base) != agreement_hash(agreed(other, TOKEN))
 
 

@@ -121,8 +121,9 @@ def test_no_fill_is_outside_the_bar_or_better_than_asked_for_a_stop(
     price = match_resting(order, BarRange(open_, high, low), placed_in_bar=placed)
     ticks = match_resting(
         Resting(side, order.type, *(None if v is None else Decimal(v) for v in (order.price, order.stop))),
-        BarRange(Decimal(open_), Decimal(high), Decimal(low)), placed_in_bar=placed,
-    )  # fmt: skip
+        BarRange(Decimal(open_), Decimal(high), Decimal(low)),
+        placed_in_bar=placed,
+    )
     assert (ticks is None) == (price is None)
     if price is not None:
         assert ticks == price  # ticks and Decimals give one answer

@@ -12,8 +12,16 @@ from fks.monitor.alerts import Facts, is_over, rule_of
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 
-def _alert(event: str, component: str = "orders", age_s: float = 60.0, severity: str = "page", **payload: Any) -> dict[str, Any]:
-    return {"event": event, "component": component, "severity": severity, "time": NOW - timedelta(seconds=age_s), "payload": payload}
+def _alert(
+    event: str, component: str = "orders", age_s: float = 60.0, severity: str = "page", **payload: Any
+) -> dict[str, Any]:
+    return {
+        "event": event,
+        "component": component,
+        "severity": severity,
+        "time": NOW - timedelta(seconds=age_s),
+        "payload": payload,
+    }
 
 
 def _child(state: str, up_s: float) -> dict[str, Any]:
@@ -22,7 +30,12 @@ def _child(state: str, up_s: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("child", "is_over_now"),
-    [(_child("ready", 60), True), (_child("ready", 3), False), (_child("failed", 60), False), (_child("degraded", 60), False)],
+    [
+        (_child("ready", 60), True),
+        (_child("ready", 3), False),
+        (_child("failed", 60), False),
+        (_child("degraded", 60), False),
+    ],
 )
 def test_an_escalated_child_must_be_well_for_a_while(child: dict[str, Any], is_over_now: bool) -> None:
     facts = Facts(NOW, components={"orders": child})

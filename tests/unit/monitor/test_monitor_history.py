@@ -25,32 +25,91 @@ DUMP = """Current thread 0x1 (most recent call first):
 @pytest.mark.parametrize(
     ("row", "what", "why"),
     [
-        (_row("exited", end=Exit(How.CRASH, "died: worker exit type: SYSTEM_ERROR, end of file", True, None, 9)), "died", "signal 9 (SIGKILL)"),
-        (_row("exited", end=Exit(How.CRASH, "died", True, None, 9, is_inferred=True)), "died", "signal 9 (SIGKILL, it seems)"),
-        (_row("exited", end=Exit(How.CRASH, "the process ended", True, 1, None, traceback=TRACE)), "died", "exit code 1, ValueError: no price"),
-        (_row("exited", end=Exit(How.CRASH, "somebody else took its lease", True, 3)), "died", "exit code 3, somebody else took its lease"),
-        (_row("exited", end=Exit(How.HUNG, "3 health calls unanswered", True, None, 9)), "hung, killed", "3 health calls unanswered"),
-        (_row("exited", end=Exit(How.HUNG, "hung: no answer for 3.0 s", True, None, 9, traceback=DUMP)), "hung, killed",
-         "no answer for 3.0 s, in on_wire (fks/venues/session.py:214)"),
-        (_row("exited", end=Exit(How.CRASH, "died: signal SIGSEGV", True, None, 11, traceback="Fatal Python error: Segmentation fault\n\n" + DUMP)), "died",
-         "signal 11 (SIGSEGV), Fatal Python error: Segmentation fault, in on_wire (fks/venues/session.py:214)"),
+        (
+            _row("exited", end=Exit(How.CRASH, "died: worker exit type: SYSTEM_ERROR, end of file", True, None, 9)),
+            "died",
+            "signal 9 (SIGKILL)",
+        ),
+        (
+            _row("exited", end=Exit(How.CRASH, "died", True, None, 9, is_inferred=True)),
+            "died",
+            "signal 9 (SIGKILL, it seems)",
+        ),
+        (
+            _row("exited", end=Exit(How.CRASH, "the process ended", True, 1, None, traceback=TRACE)),
+            "died",
+            "exit code 1, ValueError: no price",
+        ),
+        (
+            _row("exited", end=Exit(How.CRASH, "somebody else took its lease", True, 3)),
+            "died",
+            "exit code 3, somebody else took its lease",
+        ),
+        (
+            _row("exited", end=Exit(How.HUNG, "3 health calls unanswered", True, None, 9)),
+            "hung, killed",
+            "3 health calls unanswered",
+        ),
+        (
+            _row("exited", end=Exit(How.HUNG, "hung: no answer for 3.0 s", True, None, 9, traceback=DUMP)),
+            "hung, killed",
+            "no answer for 3.0 s, in on_wire (fks/venues/session.py:214)",
+        ),
+        (
+            _row(
+                "exited",
+                end=Exit(
+                    How.CRASH,
+                    "died: signal SIGSEGV",
+                    True,
+                    None,
+                    11,
+                    traceback="Fatal Python error: Segmentation fault\n\n" + DUMP,
+                ),
+            ),
+            "died",
+            "signal 11 (SIGSEGV), Fatal Python error: Segmentation fault, in on_wire (fks/venues/session.py:214)",
+        ),
         (_row("exited", end=Exit(How.CRASH, "died: signal SIGKILL", True, None, 9)), "died", "signal 9 (SIGKILL)"),
         (_row("exited", end=Exit(How.NORMAL, "asked", True, None, 9)), "ended in order", "asked"),
-        (_row("exited", end=Exit(How.NODE_LOST, "node w1 does not answer")), "lost with its node", "node w1 does not answer"),
-        (_row("exited", end=Exit(How.NORMAL, "restart asked: new key", True, 0)), "ended in order", "restart asked: new key"),
+        (
+            _row("exited", end=Exit(How.NODE_LOST, "node w1 does not answer")),
+            "lost with its node",
+            "node w1 does not answer",
+        ),
+        (
+            _row("exited", end=Exit(How.NORMAL, "restart asked: new key", True, 0)),
+            "ended in order",
+            "restart asked: new key",
+        ),
         ({**_row("exited", "redis (pid 12) died, signal 9"), "child": "redis"}, "died", "signal 9 (SIGKILL)"),
-        ({**_row("exited", "raylet (pid 12) died, exit code 1"), "child": "gcs"}, "died", "raylet (pid 12) died, exit code 1"),
+        (
+            {**_row("exited", "raylet (pid 12) died, exit code 1"), "child": "gcs"},
+            "died",
+            "raylet (pid 12) died, exit code 1",
+        ),
         (_row("exited", "died: gone"), "died", "gone"),
         (_row("exited", "normal"), "ended in order", "asked"),
-        (_row("exited", "died: The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits"),
-         "died", "its process ended without a word (kill -9, out of memory, a crash in native code)"),
+        (
+            _row(
+                "exited",
+                "died: The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker "
+                "exit detail: Worker unexpectedly exits",
+            ),
+            "died",
+            "its process ended without a word (kill -9, out of memory, a crash in native code)",
+        ),
         (_row("started", "epoch 3"), "started", ""),
-        ({**_row("escalated", end=Exit(How.CRASH, "died", True, None, 9)), "reason": "more than 5 restarts in 60 s"}, "escalated", "more than 5 restarts in 60 s"),
+        (
+            {**_row("escalated", end=Exit(How.CRASH, "died", True, None, 9)), "reason": "more than 5 restarts in 60 s"},
+            "escalated",
+            "more than 5 restarts in 60 s",
+        ),
         (_row("adopted", "found alive"), "taken over alive", "found alive"),
         (_row("something_new", "because"), "something new", "because"),
         (_row("exited", end=Exit(How.CRASH, "", True, None, 250)), "died", "signal 250 (?)"),
     ],
-)  # fmt: skip
+)
 def test_an_event_in_words(row: dict[str, Any], what: str, why: str) -> None:
     found = said(row)
     assert (found.what, found.why) == (what, why)

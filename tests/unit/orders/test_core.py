@@ -21,17 +21,29 @@ from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
 KEY = (1, "ccxt", "BTCUSDT")
-INSTRUMENT = replace(an_instrument(), symbol="BTCUSDT", exchange="binance", lot_step=D("0.001"), qty_min=D("0.001"), notional_min=D(1))
+INSTRUMENT = replace(
+    an_instrument(), symbol="BTCUSDT", exchange="binance", lot_step=D("0.001"), qty_min=D("0.001"), notional_min=D(1)
+)
 FACTS = m.Facts(instruments={"binance": INSTRUMENT}, marks={"binance": D(100)})
 SECOND = 1_000_000_000
 
 
 def a_signal(kind: Kind = Kind.EXIT, **changes: Any) -> Signal:
     values: dict[str, Any] = {
-        "id": uuid.uuid4(), "source": "strategy:one", "instance": "one", "params_version": 1, "account_id": 1,
-        "venue": "ccxt", "exchange": "binance", "symbol": "BTCUSDT", "timeframe": "1m", "ts_event_ns": 0, "ordinal": 0,
-        "kind": kind, "side": Side.SELL,
-    }  # fmt: skip
+        "id": uuid.uuid4(),
+        "source": "strategy:one",
+        "instance": "one",
+        "params_version": 1,
+        "account_id": 1,
+        "venue": "ccxt",
+        "exchange": "binance",
+        "symbol": "BTCUSDT",
+        "timeframe": "1m",
+        "ts_event_ns": 0,
+        "ordinal": 0,
+        "kind": kind,
+        "side": Side.SELL,
+    }
     return Signal(**(values | changes))
 
 
@@ -51,9 +63,21 @@ class Model:
         self.inbox: list[m.Event] = []
         self.signal = a_signal()
         entry = an_order(
-            client_order_id="e" * 32, symbol="BTCUSDT", exchange="binance", venue="ccxt", account_id=1, instance="one", role=Role.ENTRY,
-            side=Side.BUY, state=State.FILLED, quantity=held, filled=held, stop_loss=D(90), take_profit=None, created_ns=1,
-        )  # fmt: skip
+            client_order_id="e" * 32,
+            symbol="BTCUSDT",
+            exchange="binance",
+            venue="ccxt",
+            account_id=1,
+            instance="one",
+            role=Role.ENTRY,
+            side=Side.BUY,
+            state=State.FILLED,
+            quantity=held,
+            filled=held,
+            stop_loss=D(90),
+            take_profit=None,
+            created_ns=1,
+        )
         self.entry = entry
         self.give(m.Restored((entry,), (entry,), {"one": held}))
 
@@ -77,9 +101,16 @@ class Model:
     def end(self, order: Order, state: State, filled: Decimal | None = None, refusal: Refusal | None = None) -> None:
         more = (filled or order.filled) - order.filled
         self.position -= more
-        self.changed(replace(
-            order, state=state, filled=order.filled + more, reported_cum_qty=order.filled + more, request=Request.NONE, refusal=refusal
-        ))  # fmt: skip
+        self.changed(
+            replace(
+                order,
+                state=state,
+                filled=order.filled + more,
+                reported_cum_qty=order.filled + more,
+                request=Request.NONE,
+                refusal=refusal,
+            )
+        )
 
     def carry_out(self, command: m.Command) -> None:
         if isinstance(command, m.SubmitClose):
@@ -104,10 +135,24 @@ class Model:
         assert name not in self.used, "an id was used twice"
         self.used.add(name)
         order = an_order(
-            client_order_id=name, symbol="BTCUSDT", exchange="binance", venue="ccxt", account_id=1, instance="one", role=Role.EXIT,
-            side=command.side, type=OrderType.MARKET, time_in_force=TimeInForce.GTC, state=State.SENDING, attempt=command.attempt,
-            quantity=command.quantity, stop_loss=None, take_profit=None, signal_id=command.signal_id, is_reduce_only=True,
-        )  # fmt: skip
+            client_order_id=name,
+            symbol="BTCUSDT",
+            exchange="binance",
+            venue="ccxt",
+            account_id=1,
+            instance="one",
+            role=Role.EXIT,
+            side=command.side,
+            type=OrderType.MARKET,
+            time_in_force=TimeInForce.GTC,
+            state=State.SENDING,
+            attempt=command.attempt,
+            quantity=command.quantity,
+            stop_loss=None,
+            take_profit=None,
+            signal_id=command.signal_id,
+            is_reduce_only=True,
+        )
         word = self.choose(["fill", "part", "refuse", "short", "other", "unknown"])
         self.changed(order)
         self.check()
@@ -124,7 +169,9 @@ class Model:
 
     def protect(self, command: m.PlaceProtection) -> None:
         refusals: tuple[Refusal, ...] = ()
-        for leg in legs_of(command.parent, quantity=command.quantity, attempt=command.attempt, epoch=1, now_ns=int(self.now_s * SECOND)):
+        for leg in legs_of(
+            command.parent, quantity=command.quantity, attempt=command.attempt, epoch=1, now_ns=int(self.now_s * SECOND)
+        ):
             if leg.role not in command.roles:
                 continue
             assert leg.client_order_id not in self.used, "an id was used twice"
@@ -160,7 +207,9 @@ class Model:
 
     @property
     def covered(self) -> Decimal:
-        return sum((o.remaining for o in self.orders.values() if o.role is Role.STOP_LOSS and o.state is State.ACCEPTED), D(0))
+        return sum(
+            (o.remaining for o in self.orders.values() if o.role is Role.STOP_LOSS and o.state is State.ACCEPTED), D(0)
+        )
 
 
 def good(words: list[str]) -> str:
@@ -265,11 +314,26 @@ def test_a_resting_sale_of_a_person_does_not_shrink_the_stop() -> None:
     model.position = D(7)
     newer = replace(model.entry, client_order_id="f" * 32, quantity=D(2), filled=D(2), stop_loss=None, created_ns=2)
     model.give(m.OrderChanged(newer, {"one": D(7)}))
-    model.changed(an_order(
-        client_order_id="d" * 32, symbol="BTCUSDT", exchange="binance", venue="ccxt", account_id=1, instance="one", role=Role.ORDER,
-        side=Side.SELL, state=State.WORKING, type=OrderType.LIMIT, price=D(1000), quantity=D(2), filled=D(0),
-        stop_loss=None, take_profit=None, created_ns=3,
-    ))  # fmt: skip
+    model.changed(
+        an_order(
+            client_order_id="d" * 32,
+            symbol="BTCUSDT",
+            exchange="binance",
+            venue="ccxt",
+            account_id=1,
+            instance="one",
+            role=Role.ORDER,
+            side=Side.SELL,
+            state=State.WORKING,
+            type=OrderType.LIMIT,
+            price=D(1000),
+            quantity=D(2),
+            filled=D(0),
+            stop_loss=None,
+            take_profit=None,
+            created_ns=3,
+        )
+    )
     for _ in range(5):
         model.time_passes()
     assert model.covered == D(5)

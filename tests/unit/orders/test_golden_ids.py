@@ -36,9 +36,16 @@ def test_golden_intent_and_order_ids() -> None:
     intent = ids.intent_id(SIGNAL)
     assert str(intent) == "91cb7522-3b1b-50df-a906-d0a9f53f898c"
     golden = {
-        ("entry", 0): "e9ebdc8e3ad051c98205e0dc04abf493", ("exit", 0): "a78e88805bfe5eba87b4f4ef156db787", ("exit", 3): "054a7f27bf4e5d709a79c40aeeb0c546", ("sl", 0): "4aabb80689785e9bbdcefe4ab037bd73", ("sl", 1): "da67457419c6517f997353add00773d5",
-        ("tp", 0): "11da0617e0b9578da5b9ac6768646058", ("order", 0): "9567092c70de5ebaa79a2c058266b922", ("kill", 2): "3f7fcca3d28c557f8c68f2b06d19e9f1", ("oco", 0): "69a64c0c20795502aa435f6e1786ef62",
-    }  # fmt: skip
+        ("entry", 0): "e9ebdc8e3ad051c98205e0dc04abf493",
+        ("exit", 0): "a78e88805bfe5eba87b4f4ef156db787",
+        ("exit", 3): "054a7f27bf4e5d709a79c40aeeb0c546",
+        ("sl", 0): "4aabb80689785e9bbdcefe4ab037bd73",
+        ("sl", 1): "da67457419c6517f997353add00773d5",
+        ("tp", 0): "11da0617e0b9578da5b9ac6768646058",
+        ("order", 0): "9567092c70de5ebaa79a2c058266b922",
+        ("kill", 2): "3f7fcca3d28c557f8c68f2b06d19e9f1",
+        ("oco", 0): "69a64c0c20795502aa435f6e1786ef62",
+    }
     assert {key: ids.client_order_id(intent, *key) for key in golden} == golden
 
 
@@ -75,7 +82,8 @@ def test_golden_trace_id() -> None:
         (SignalState, "pending ready ordered denied expired declined nothing"),
         (
             State,
-            "DENIED INTENDED ABANDONED SENDING UNKNOWN ACCEPTED WORKING PARTIAL FILLED CANCELLED EXPIRED REJECTED ABSENT",
+            "DENIED INTENDED ABANDONED SENDING UNKNOWN ACCEPTED WORKING PARTIAL FILLED CANCELLED EXPIRED REJECTED "
+            "ABSENT",
         ),
         (
             Code,
@@ -87,7 +95,8 @@ def test_golden_trace_id() -> None:
             "POSITION_COUNT ORDER_COUNT NO_PROTECTION RISK_PER_TRADE LOSS_DAY LOSS_WEEK DRAWDOWN "
             "PROP_DAILY PROP_TRAILING PROP_CONSISTENCY PROP_SIZE PROP_NEWS PROP_HOURS LOSS_STREAK "
             "COOLDOWN RATE_STRATEGY RATE_ACCOUNT RATE_VENUE SELF_TRADE BORROW SHORT_FORBIDDEN "
-            "STRATEGY_DISABLED STRATEGY_CRASHED SLIPPAGE_GUARD MANUAL_HOLD CLIENT_VALIDATION STALE_DECISION GUARDIAN_DOWN "
+            "STRATEGY_DISABLED STRATEGY_CRASHED SLIPPAGE_GUARD MANUAL_HOLD CLIENT_VALIDATION STALE_DECISION "
+            "GUARDIAN_DOWN "
             "PYRAMIDING ESCALATED INCIDENT_OPEN",
         ),
     ],
@@ -99,7 +108,29 @@ def test_golden_stored_values(enum: type[StrEnum], values: str) -> None:
 
 def test_golden_event_names() -> None:
     """`order_events.event` holds the class name."""
-    assert (
-        sorted(kind.__name__ for kind in events.EVENTS)
-        == ["Abandoned", "Acked", "Ambiguous", "Busted", "CancelAcked", "CancelRefused", "CancelRequested", "Denied", "DuplicateId", "FillSeen", "FoundAbsent", "Intended", "IntendedAndSent", "NotListed", "Refused", "ReplaceAcked", "ReplaceRefused", "ReplaceRequested", "Replayed", "Reported", "RequestAmbiguous", "Sent", "SessionBroke", "Settled"]
-    )
+    assert sorted(kind.__name__ for kind in events.EVENTS) == [
+        "Abandoned",
+        "Acked",
+        "Ambiguous",
+        "Busted",
+        "CancelAcked",
+        "CancelRefused",
+        "CancelRequested",
+        "Denied",
+        "DuplicateId",
+        "FillSeen",
+        "FoundAbsent",
+        "Intended",
+        "IntendedAndSent",
+        "NotListed",
+        "Refused",
+        "ReplaceAcked",
+        "ReplaceRefused",
+        "ReplaceRequested",
+        "Replayed",
+        "Reported",
+        "RequestAmbiguous",
+        "Sent",
+        "SessionBroke",
+        "Settled",
+    ]

@@ -24,14 +24,19 @@ DOCS = Path(__file__).parents[3] / "docs" / "orders.md"
 def event(kind: type[e.Event], **fields: Any) -> e.Event:
     """Return an event of a kind with plausible fields."""
     defaults: dict[type[e.Event], dict[str, Any]] = {
-        e.Denied: {"code": "BALANCE"}, e.Refused: {"code": "-2010"}, e.Replayed: {"epoch": 2},
-        e.Acked: {"report": a_report(State.WORKING)}, e.Reported: {"report": a_report(State.WORKING, time_ns=9)},
-        e.FillSeen: {"fill": a_fill()}, e.Busted: {"fill_id": UUID(int=1), "quantity": D(4), "price": D(100)},
+        e.Denied: {"code": "BALANCE"},
+        e.Refused: {"code": "-2010"},
+        e.Replayed: {"epoch": 2},
+        e.Acked: {"report": a_report(State.WORKING)},
+        e.Reported: {"report": a_report(State.WORKING, time_ns=9)},
+        e.FillSeen: {"fill": a_fill()},
+        e.Busted: {"fill_id": UUID(int=1), "quantity": D(4), "price": D(100)},
         e.FoundAbsent: {"polls": 3, "age_s": 30.0},
         e.Settled: {"outcome": State.CANCELLED, "by": "ann", "reason": "seen at the venue"},
-        e.CancelRefused: {"code": "UNKNOWN_ORDER"}, e.ReplaceAcked: {"quantity": D(5), "price": D(1)},
+        e.CancelRefused: {"code": "UNKNOWN_ORDER"},
+        e.ReplaceAcked: {"quantity": D(5), "price": D(1)},
         e.ReplaceRefused: {"code": "-2011"},
-    }  # fmt: skip
+    }
     return kind(**({"event_id": "x", "venue_time_ns": 9} | defaults.get(kind, {}) | fields))
 
 
@@ -114,7 +119,12 @@ def test_an_order_that_is_given_up_twice_is_given_up_once() -> None:
 def test_more_than_asked_is_booked_and_paged() -> None:
     filled = an_order(state=State.FILLED, filled=D(10), reported_cum_qty=D(10), is_acknowledged=True)
     step = advance(filled, event(e.FillSeen))
-    assert (step.number, step.order.state, step.order.is_overfilled, step.order.filled) == (38, State.FILLED, True, D(14))
+    assert (step.number, step.order.state, step.order.is_overfilled, step.order.filled) == (
+        38,
+        State.FILLED,
+        True,
+        D(14),
+    )
     assert Act.PAGE in step.acts
 
 
@@ -169,9 +179,7 @@ def test_missing_from_the_list_is_unknown_and_not_dead(state: State) -> None:
 
 
 def test_beginnings_are_rows_one_to_three() -> None:
-    steps: list[Step] = [
-        begin(an_order(), event(kind)) for kind in (e.Denied, e.IntendedAndSent, e.Intended)
-    ]
+    steps: list[Step] = [begin(an_order(), event(kind)) for kind in (e.Denied, e.IntendedAndSent, e.Intended)]
     assert [step.number for step in steps] == [1, 2, 3]
     assert [step.order.state for step in steps] == [State.DENIED, State.SENDING, State.INTENDED]
     assert [Act.WRITE in step.acts for step in steps] == [False, True, False]

@@ -17,10 +17,21 @@ from tests.support.order_values import an_order
 D = Decimal
 ORDER = an_order(quantity=D(10), state=State.UNKNOWN)
 MINE = Fill(
-    fill_id=ids.person_fill_id(ORDER.client_order_id, "10"), client_order_id=ORDER.client_order_id, venue_order_id=None,
-    venue_trade_id="", account_id=1, venue="ccxt", symbol="BTCUSDT", side=Side.BUY, quantity=D(10), price=D(101),
-    fee=D("0.01"), fee_currency="BTC", time_ns=1, source=PERSON,
-)  # fmt: skip
+    fill_id=ids.person_fill_id(ORDER.client_order_id, "10"),
+    client_order_id=ORDER.client_order_id,
+    venue_order_id=None,
+    venue_trade_id="",
+    account_id=1,
+    venue="ccxt",
+    symbol="BTCUSDT",
+    side=Side.BUY,
+    quantity=D(10),
+    price=D(101),
+    fee=D("0.01"),
+    fee_currency="BTC",
+    time_ns=1,
+    source=PERSON,
+)
 
 
 def theirs(number: str, quantity: str) -> Fill:
@@ -59,4 +70,9 @@ def test_a_replacement_leaves_a_settled_order_as_the_person_said() -> None:
     step = advance(order, bust)
     assert (step.number, step.order.state, step.order.filled) == (39, State.CANCELLED, D(0))
     real = advance(step.order, e.FillSeen(event_id="r", fill=theirs("1", "4")))
-    assert (real.order.state, real.order.filled, real.order.average_price, real.order.is_late) == (State.CANCELLED, D(4), D(100), False)
+    assert (real.order.state, real.order.filled, real.order.average_price, real.order.is_late) == (
+        State.CANCELLED,
+        D(4),
+        D(100),
+        False,
+    )

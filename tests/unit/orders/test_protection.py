@@ -27,16 +27,24 @@ def entry(name: str, filled: Any, **changes: Any) -> Order:
 def leg(role: Role, state: State, quantity: Any = 5, **changes: Any) -> Order:
     kind = OrderType.STOP if role is Role.STOP_LOSS else OrderType.TAKE_PROFIT
     return an_order(
-        client_order_id=f"{role}{state}", role=role, type=kind, side=Side.SELL, state=state, quantity=D(quantity),
-        parent_id="p", **changes,
-    )  # fmt: skip
+        client_order_id=f"{role}{state}",
+        role=role,
+        type=kind,
+        side=Side.SELL,
+        state=state,
+        quantity=D(quantity),
+        parent_id="p",
+        **changes,
+    )
 
 
 def test_the_newest_entries_make_up_the_position() -> None:
     wants = wanted(D("5.0009"), [entry("new", 3), entry("old", 4), entry("older", 9)], INSTRUMENT)
     assert [(want.parent.client_order_id, want.quantity) for want in wants] == [
-        ("new", D(3)), ("old", D("2.000")), ("older", D(0)),
-    ]  # fmt: skip
+        ("new", D(3)),
+        ("old", D("2.000")),
+        ("older", D(0)),
+    ]
 
 
 def test_entries_without_levels_take_their_part_and_want_nothing() -> None:

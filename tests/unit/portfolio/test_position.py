@@ -44,7 +44,11 @@ def test_a_fill_through_zero_closes_and_opens_at_its_own_price() -> None:
 
 FILLS = st.lists(
     st.tuples(
-        st.sampled_from(Side), st.integers(1, 50), st.integers(50, 150), st.sampled_from(["BTC", "USDT"]), st.integers(0, 3)
+        st.sampled_from(Side),
+        st.integers(1, 50),
+        st.integers(50, 150),
+        st.sampled_from(["BTC", "USDT"]),
+        st.integers(0, 3),
     ),
     max_size=25,
 )

@@ -30,18 +30,31 @@ ACCOUNT = Account(1, "main", "personal", "ccxt", "", "USDT", D(0))
 
 def an_intent(**changes: Any) -> Intent:
     values: dict[str, Any] = {
-        "intent_id": uuid.UUID(int=1), "signal_id": None, "account_id": 1, "venue": "ccxt", "exchange": "binance",
-        "symbol": "BTCUSDT", "instance": "one", "role": Role.ENTRY, "side": Side.BUY, "type": OrderType.MARKET,
-        "time_in_force": TimeInForce.GTC, "quantity": D(1),
-    }  # fmt: skip
+        "intent_id": uuid.UUID(int=1),
+        "signal_id": None,
+        "account_id": 1,
+        "venue": "ccxt",
+        "exchange": "binance",
+        "symbol": "BTCUSDT",
+        "instance": "one",
+        "role": Role.ENTRY,
+        "side": Side.BUY,
+        "type": OrderType.MARKET,
+        "time_in_force": TimeInForce.GTC,
+        "quantity": D(1),
+    }
     return Intent(**(values | changes))
 
 
 def a_view(**changes: Any) -> View:
     values: dict[str, Any] = {
-        "now_ns": NOW, "limits": Risk(), "account": ACCOUNT, "instrument": an_instrument(), "mark": D(100),
+        "now_ns": NOW,
+        "limits": Risk(),
+        "account": ACCOUNT,
+        "instrument": an_instrument(),
+        "mark": D(100),
         "balances": {"USDT": Balance("USDT", D(1000), D(0)), "BTC": Balance("BTC", D(0), D(0))},
-    }  # fmt: skip
+    }
     return View(**(values | changes))
 
 
@@ -64,20 +77,23 @@ ETH = {"instruments": {"ETHUSDT": an_instrument(symbol="ETHUSDT", base="ETH")}, 
 #: one ETH at 0.05 BTC and 100,000 USDT a BTC: 5,000 USDT
 IN_BTC = {"symbol": "ETHBTC"}
 IN_BTC_VIEW = {
-    "instrument": an_instrument(symbol="ETHBTC", base="ETH", quote="BTC", notional_min=D("0.0001")), "mark": D("0.05"),
-    "rates": {"BTC": D(100_000)}, "balances": {"BTC": Balance("BTC", D(1), D(0))},
-}  # fmt: skip
+    "instrument": an_instrument(symbol="ETHBTC", base="ETH", quote="BTC", notional_min=D("0.0001")),
+    "mark": D("0.05"),
+    "rates": {"BTC": D(100_000)},
+    "balances": {"BTC": Balance("BTC", D(1), D(0))},
+}
 NO_STOPS = an_instrument(order_types=frozenset({"market", "limit", "take_profit"}))
 #: an instrument whose exchange reports filters
 FILTERED = {
     "instrument": an_instrument(
         market_lot=Lot(D("0.5"), D(2), D(0)), percent_price=PercentPrice(D("0.95"), D("1.05"), D("0.8"), D("1.2"))
     )
-}  # fmt: skip
+}
 
 
 def of_two(legs: int, stops: int = 5) -> dict[str, Any]:
-    """Return a view with a resting entry that will have a stop and a target: three of the exchange's orders, one a stop."""
+    """Return a view with a resting entry that will have a stop and a target: three of the exchange's orders, one a
+    stop."""
     entry = resting(stop_loss=D(80), take_profit=D(120))
     instrument = an_instrument(orders_max=3 + legs, algo_orders_max=stops)
     return {"open_orders": (entry,), "instrument": instrument, "balances": {"USDT": Balance("USDT", D(10_000), D(0))}}
@@ -267,7 +283,15 @@ def test_two_orders_cannot_spend_the_same_money() -> None:
 
 def test_an_oco_is_reserved_once() -> None:
     legs = tuple(
-        an_order(client_order_id=name, side=Side.SELL, type=kind, state=State.WORKING, group_id="g", quantity=D(2), price=D(120))
+        an_order(
+            client_order_id=name,
+            side=Side.SELL,
+            type=kind,
+            state=State.WORKING,
+            group_id="g",
+            quantity=D(2),
+            price=D(120),
+        )
         for name, kind in (("a", OrderType.STOP), ("b", OrderType.LIMIT))
     )
     assert a_view(open_orders=legs).reserved("BTC") == 2

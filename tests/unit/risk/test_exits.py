@@ -24,9 +24,13 @@ def allowed(
 ) -> Decimal:
     balance = None if total is None else Balance("BTC", D(total) - D(locked), D(locked))
     return exit_quantity_allowed(
-        "one", buckets={name: D(value) for name, value in buckets.items()}, orders=orders,
-        instrument=more.pop("instrument", an_instrument()), balance=balance, **more,
-    )  # fmt: skip
+        "one",
+        buckets={name: D(value) for name, value in buckets.items()},
+        orders=orders,
+        instrument=more.pop("instrument", an_instrument()),
+        balance=balance,
+        **more,
+    )
 
 
 def a_sell(quantity: str, **changes: Any) -> Order:

@@ -19,19 +19,36 @@ from tests.support.order_values import an_instrument, an_order
 
 D = Decimal
 INTENT = Intent(
-    intent_id=uuid.UUID(int=1), signal_id=None, account_id=1, venue="ccxt", exchange="binance", symbol="BTCUSDT", instance="one",
-    role=Role.ENTRY, side=Side.BUY, type=OrderType.MARKET, time_in_force=TimeInForce.GTC, quantity=D(2),
-)  # fmt: skip
+    intent_id=uuid.UUID(int=1),
+    signal_id=None,
+    account_id=1,
+    venue="ccxt",
+    exchange="binance",
+    symbol="BTCUSDT",
+    instance="one",
+    role=Role.ENTRY,
+    side=Side.BUY,
+    type=OrderType.MARKET,
+    time_in_force=TimeInForce.GTC,
+    quantity=D(2),
+)
 
 
 def a_view(**changes: Any) -> View:
     values: dict[str, Any] = {
-        "now_ns": 1_767_225_600_000_000_000, "limits": Risk(), "account": Account(1, "main", "personal", "ccxt", "", "USDT", D(0)),
-        "instrument": an_instrument(), "mark": D(100), "feed_age_s": 0.4, "orders_last_minute": 3, "loss_today": D(7),
+        "now_ns": 1_767_225_600_000_000_000,
+        "limits": Risk(),
+        "account": Account(1, "main", "personal", "ccxt", "", "USDT", D(0)),
+        "instrument": an_instrument(),
+        "mark": D(100),
+        "feed_age_s": 0.4,
+        "orders_last_minute": 3,
+        "loss_today": D(7),
         "open_orders": (an_order(client_order_id="o", symbol="ETHUSDT", state=State.WORKING),),
         "balances": {"USDT": Balance("USDT", D(1000), D(0)), "BTC": Balance("BTC", D(0), D(0))},
-        "instruments": {"ETHUSDT": an_instrument(symbol="ETHUSDT", base="ETH")}, "marks": {"ETHUSDT": D(10)},
-    }  # fmt: skip
+        "instruments": {"ETHUSDT": an_instrument(symbol="ETHUSDT", base="ETH")},
+        "marks": {"ETHUSDT": D(10)},
+    }
     return View(**(values | changes))
 
 

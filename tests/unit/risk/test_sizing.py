@@ -23,7 +23,9 @@ PRICES = st.decimals(D("0.00000001"), D(1_000_000), places=8).filter(lambda pric
 
 @settings(max_examples=200)
 @given(size=MONEY, price=PRICES, step=STEPS)
-def test_a_notional_is_never_exceeded_and_one_more_step_would_exceed_it(size: Decimal, price: Decimal, step: Decimal) -> None:
+def test_a_notional_is_never_exceeded_and_one_more_step_would_exceed_it(
+    size: Decimal, price: Decimal, step: Decimal
+) -> None:
     instrument = an_instrument(lot_step=step)
     quantity = entry_quantity("notional", size, price, instrument)
     assert quantity % step == 0

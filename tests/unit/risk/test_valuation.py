@@ -1,4 +1,5 @@
-"""Rates need a price, a trading day begins where the setting says, and a day's profit is realised plus open less fees."""
+"""Rates need a price, a trading day begins where the setting says, and a day's profit is realised plus open less
+fees."""
 
 from __future__ import annotations
 
@@ -27,9 +28,12 @@ LISTED = {
     )
 }
 PRICES = {
-    ("binance", "BTCUSDT"): D(100_000), ("binance", "ETHBTC"): D("0.05"), ("binance", "SOLETH"): D("0.04"),
-    ("binance", "BTCEUR"): D(80_000), ("okx", "BTC-USDT"): D(100_100),
-}  # fmt: skip
+    ("binance", "BTCUSDT"): D(100_000),
+    ("binance", "ETHBTC"): D("0.05"),
+    ("binance", "SOLETH"): D("0.04"),
+    ("binance", "BTCEUR"): D(80_000),
+    ("okx", "BTC-USDT"): D(100_100),
+}
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,11 @@ def test_trades_of_any_bar_are_that_bar_again(tape: Tape, seed: int) -> None:
         if not len(price):
             continue
         assert (price[0], price.max(), price.min(), price[-1]) == (
-            tape.open[row], tape.high[row], tape.low[row], tape.close[row],
-        )  # fmt: skip
+            tape.open[row],
+            tape.high[row],
+            tape.low[row],
+            tape.close[row],
+        )
         assert time_ms[0] == rows.time_ms[row]
         assert (np.diff(time_ms) >= 0).all()
         assert time_ms[-1] < rows.time_ms[row] + 60_000

@@ -78,9 +78,13 @@ def test_of_two_hit_in_one_bar_the_stop_acts_unless_the_open_took_the_profit() -
 
 
 ORDERS = st.builds(
-    order, st.sampled_from(["BUY", "SELL"]), st.sampled_from(["LIMIT", "STOP_LOSS", "TAKE_PROFIT"]),
-    price=st.integers(1, 50), stop=st.integers(1, 50), placed=st.sampled_from([EARLIER, DURING]),
-)  # fmt: skip
+    order,
+    st.sampled_from(["BUY", "SELL"]),
+    st.sampled_from(["LIMIT", "STOP_LOSS", "TAKE_PROFIT"]),
+    price=st.integers(1, 50),
+    stop=st.integers(1, 50),
+    placed=st.sampled_from([EARLIER, DURING]),
+)
 
 
 @given(ORDERS, st.integers(1, 50), st.integers(0, 20), st.integers(0, 20))

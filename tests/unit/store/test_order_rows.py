@@ -29,7 +29,19 @@ def test_each_column_of_the_table_is_written(form: Form[Any]) -> None:
         (ORDER, an_order(created_ns=1_800_000_000 * 10**9)),
         (EVENT, EventRow("c" * 32, "send:1:1", "Acked", None, State.SENDING, "us", 1, 1)),
         (TRADE, TradeRow(a_fill(), "one", D(1))),
-        (POSITION, Position(account_id=1, venue="ccxt", symbol="BTCUSDT", instance="one", quantity=D(1), average_price=D(1), realized_pnl=D(0), fees=D(0))),
+        (
+            POSITION,
+            Position(
+                account_id=1,
+                venue="ccxt",
+                symbol="BTCUSDT",
+                instance="one",
+                quantity=D(1),
+                average_price=D(1),
+                realized_pnl=D(0),
+                fees=D(0),
+            ),
+        ),
     ],
     ids=lambda value: getattr(value, "table", ""),
 )

@@ -79,10 +79,20 @@ def test_hypertables_keep_the_keys_of_the_schema_and_every_key_holds_the_time() 
 
 def test_a_table_is_copied_before_its_triggers_count_and_the_copy_is_whole() -> None:
     bars = plan(COMMUNITY, Data())[0].statements
-    order = [next(i for i, s in enumerate(bars) if s.startswith(word)) for word in (
-        "LOCK TABLE", "ALTER TABLE ohlcv_data RENAME", "CREATE TABLE ohlcv_data", "SELECT create_hypertable", "INSERT INTO",
-        "DROP TABLE", "ALTER TABLE ohlcv_data ADD CONSTRAINT", "CREATE TRIGGER series_inserted", "ALTER TABLE ohlcv_data SET",
-    )]  # fmt: skip
+    order = [
+        next(i for i, s in enumerate(bars) if s.startswith(word))
+        for word in (
+            "LOCK TABLE",
+            "ALTER TABLE ohlcv_data RENAME",
+            "CREATE TABLE ohlcv_data",
+            "SELECT create_hypertable",
+            "INSERT INTO",
+            "DROP TABLE",
+            "ALTER TABLE ohlcv_data ADD CONSTRAINT",
+            "CREATE TRIGGER series_inserted",
+            "ALTER TABLE ohlcv_data SET",
+        )
+    ]
     assert order == sorted(order)
 
 

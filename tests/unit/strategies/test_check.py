@@ -93,10 +93,12 @@ def test_built_in_strategies_pass_with_any_parameters(data: st.DataObject) -> No
     fast = data.draw(st.integers(2, 40))
     slow = fast + data.draw(st.integers(1, 60))
     params: dict[str, Any] = {
-        "sma_cross": {"fast": fast, "slow": slow}, "ema_cross": {"fast": fast, "slow": slow},
+        "sma_cross": {"fast": fast, "slow": slow},
+        "ema_cross": {"fast": fast, "slow": slow},
         "macd": {"fast": fast, "slow": slow, "signal": data.draw(st.integers(2, 20))},
-        "rsi": {"period": fast}, "bollinger": {"period": slow, "deviations": data.draw(st.sampled_from([0.5, 1.0, 2.5]))},
-    }[name]  # fmt: skip
+        "rsi": {"period": fast},
+        "bollinger": {"period": slow, "deviations": data.draw(st.sampled_from([0.5, 1.0, 2.5]))},
+    }[name]
     params |= {"short": data.draw(st.booleans()), "sl_pct": data.draw(st.sampled_from([None, 0.5, 3.0]))}
     assert check_strategy(load_catalogue().make(name, params)) == []
 

@@ -97,5 +97,11 @@ def test_an_unknown_strategy_names_those_there_are() -> None:
 def test_text_from_the_command_line_becomes_numbers() -> None:
     made = load_catalogue().make("rsi", {"period": "7", "low": "25.5", "short": "true", "sl_pct": None})
     assert made.model_dump() == {
-        "sl_pct": None, "tp_pct": None, "period": 7, "low": 25.5, "high": 70.0, "leave": 50.0, "short": True,
-    }  # fmt: skip
+        "sl_pct": None,
+        "tp_pct": None,
+        "period": 7,
+        "low": 25.5,
+        "high": 70.0,
+        "leave": 50.0,
+        "short": True,
+    }

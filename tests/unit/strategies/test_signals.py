@@ -38,11 +38,29 @@ TARGETS = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=12)
 
 def instance(**changes: Any) -> Instance:
     values: dict[str, Any] = {
-        "id": "a", "strategy": "s", "params": {}, "params_version": 1, "exchange": "binance", "symbol": "BTCUSDT",
-        "timeframe": "1m", "account_id": 1, "venue": "paper", "sizing": "notional", "size": Decimal(100),
-        "approval": "auto", "valid_for_s": 60.0, "is_enabled": True, "shard": 0, "state": "RUNNING", "error": None,
-        "anchor_ns": None, "cursor_ns": None, "last_target": 0.0, "epoch": 1, "sealed_ns": None,
-    }  # fmt: skip
+        "id": "a",
+        "strategy": "s",
+        "params": {},
+        "params_version": 1,
+        "exchange": "binance",
+        "symbol": "BTCUSDT",
+        "timeframe": "1m",
+        "account_id": 1,
+        "venue": "paper",
+        "sizing": "notional",
+        "size": Decimal(100),
+        "approval": "auto",
+        "valid_for_s": 60.0,
+        "is_enabled": True,
+        "shard": 0,
+        "state": "RUNNING",
+        "error": None,
+        "anchor_ns": None,
+        "cursor_ns": None,
+        "last_target": 0.0,
+        "epoch": 1,
+        "sealed_ns": None,
+    }
     return Instance(**(values | changes))
 
 
@@ -101,9 +119,18 @@ def test_after_a_catch_up_there_is_at_most_an_exit_and_a_fresh_entry(
 
 @pytest.mark.parametrize(
     ("timeframe", "valid_for_s", "approval", "expected"),
-    [("1s", 60, "auto", 5), ("5s", 60, "auto", 5), ("15s", 60, "auto", 15), ("1m", 60, "auto", 60), ("1h", 60, "auto", 60),
-     ("1h", 300, "auto", 300), ("1m", 300, "auto", 60), ("1m", 2, "auto", 2), ("1s", 600, "manual", 600)],
-)  # fmt: skip
+    [
+        ("1s", 60, "auto", 5),
+        ("5s", 60, "auto", 5),
+        ("15s", 60, "auto", 15),
+        ("1m", 60, "auto", 60),
+        ("1h", 60, "auto", 60),
+        ("1h", 300, "auto", 300),
+        ("1m", 300, "auto", 60),
+        ("1m", 2, "auto", 2),
+        ("1s", 600, "manual", 600),
+    ],
+)
 def test_a_decision_is_fresh_for_a_bar_and_at_most_valid_for_s(
     timeframe: str, valid_for_s: float, approval: str, expected: float
 ) -> None:
@@ -135,9 +162,13 @@ def test_the_age_of_a_bar_counts_from_its_end_on_the_clock_of_the_exchange() -> 
 def test_the_order_manager_has_the_same_limit(timeframe: str, expected: float) -> None:
     """A bar of a second is sealed up to 1.5 s after its end: neither side may call its decision old before that."""
     held = signals_for(
-        instance(timeframe=timeframe), bars_of([100.0], timeframe=timeframe), Decisions(np.array([1.0])), first=0,
-        ages=np.array([0.0]), now_ns=NOW_NS,
-    )  # fmt: skip
+        instance(timeframe=timeframe),
+        bars_of([100.0], timeframe=timeframe),
+        Decisions(np.array([1.0])),
+        first=0,
+        ages=np.array([0.0]),
+        now_ns=NOW_NS,
+    )
     (signal,), _ = held
     assert signal.valid_until_ns == NOW_NS + round(expected * NS)
     assert max_age_of(Record(signal), Risk()) == (bar_end(START_NS, timeframe), expected)

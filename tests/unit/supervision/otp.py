@@ -1,7 +1,8 @@
 """OTP's supervisor as its manual tells it, naive and in one thread: what the machine is measured against.
 
-Shares nothing with `fks.supervision` but the words. Every restart is done to its end before the next event. The top is no
-OTP supervisor: it stands for whoever started the tree, restarts a branch alone, and leaves it down past its intensity.
+Shares nothing with `fks.supervision` but the words. Every restart is done to its end before the next event. The top is
+no OTP supervisor: it stands for whoever started the tree, restarts a branch alone, and leaves it down past its
+intensity.
 """
 
 from __future__ import annotations

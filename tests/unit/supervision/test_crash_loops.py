@@ -1,4 +1,5 @@
-"""Crash loops under the shipped settings, on a virtual clock: every child of the tree, start times and look-ups included."""
+"""Crash loops under the shipped settings, on a virtual clock: every child of the tree, start times and look-ups
+included."""
 
 from __future__ import annotations
 
@@ -195,7 +196,9 @@ def test_nothing_delays_the_start_of_a_money_child() -> None:
 def test_kills_at_the_rate_of_the_chaos_soak_never_escalate() -> None:
     """Ten faults a minute, as the soak plans them: whatever ends a child ends it here, for 100 soaks of 20 minutes."""
     roster = Roster((*CHILDREN[:1], "supervisor", *CHILDREN[1:]), ("postgres", "redis", "sim", "raylet", "gcs"))
-    narrow = Roster(("collector:binance", "guardian", "monitor", "orders", "scheduler", "strategy:0", "supervisor"), roster.services)
+    narrow = Roster(
+        ("collector:binance", "guardian", "monitor", "orders", "scheduler", "strategy:0", "supervisor"), roster.services
+    )
     one_by_one = {"kill", "stop", "cut-database"}
     everything = {"kill-ray", "power-cut"}
     deaths = 0
@@ -212,7 +215,14 @@ def test_kills_at_the_rate_of_the_chaos_soak_never_escalate() -> None:
 
 
 def test_a_new_supervisor_counts_on_and_knows_who_escalated() -> None:
-    life = [("started", 100.0), ("restarted", 90.0), ("started", 89.0), ("restarted", 40.0), ("started", 39.0), ("restarted", 20.0)]
+    life = [
+        ("started", 100.0),
+        ("restarted", 90.0),
+        ("started", 89.0),
+        ("restarted", 40.0),
+        ("started", 39.0),
+        ("restarted", 20.0),
+    ]
     assert row_ages(life, 30.0) == (20.0, 40.0), "the life of 49 s had lasted"
     assert row_ages([*life, ("started", 19.0)], 30.0) == (20.0, 40.0)
     assert row_ages([*life, ("started", 19.0)], 15.0) == (), "the present one has, too"

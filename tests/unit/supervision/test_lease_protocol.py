@@ -1,8 +1,8 @@
 """The lease protocol itself: whatever is paused, lost, late or set wrong, two never hold the same lease at one moment.
 
-The real `HeldLease` runs against a database of a few lines; hypothesis decides what happens when: renewals that are asked,
-executed and answered seconds apart or never, holders that are stopped, outages, takeovers, clocks that run ten per cent
-fast or slow, wall clocks that jump.
+The real `HeldLease` runs against a database of a few lines; hypothesis decides what happens when: renewals that are
+asked, executed and answered seconds apart or never, holders that are stopped, outages, takeovers, clocks that run ten
+per cent fast or slow, wall clocks that jump.
 """
 
 from __future__ import annotations
@@ -83,8 +83,14 @@ class Protocol(RuleBasedStateMachine):
         self.world.epoch += 1
         clock = HolderClock(self.world, rate)
         lease = HeldLease(
-            SlowDatabase(), clock, name="orders", epoch=self.world.epoch, holder="x", ttl_s=TTL_S, renew_s=0.5  # type: ignore[arg-type]
-        )  # fmt: skip
+            SlowDatabase(),
+            clock,
+            name="orders",
+            epoch=self.world.epoch,
+            holder="x",
+            ttl_s=TTL_S,
+            renew_s=0.5,  # type: ignore[arg-type]
+        )
         wait_s = 0.0 if is_first else (TTL_S + MARGIN_S) / rate  # by its own clock
         self.holders.append(Holder(self.world.epoch, clock, lease, self.world.now_s + wait_s))
 

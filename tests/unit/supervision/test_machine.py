@@ -1,4 +1,5 @@
-"""The machine when answers take their time: whatever the interleaving, nobody runs twice, order holds, all ends well."""
+"""The machine when answers take their time: whatever the interleaving, nobody runs twice, order holds, all ends
+well."""
 
 from __future__ import annotations
 
@@ -53,9 +54,14 @@ def worker(id: str, *after: str, restart: RestartType = RestartType.PERMANENT) -
 
 
 def branch(
-    id: str, *children: ChildSpec | SupervisorSpec, strategy: Strategy = Strategy.ONE_FOR_ONE, limit: int = 3,
-    after: tuple[str, ...] = (), backoff: Backoff | None = None, restart: RestartType = RestartType.PERMANENT,
-) -> SupervisorSpec:  # fmt: skip
+    id: str,
+    *children: ChildSpec | SupervisorSpec,
+    strategy: Strategy = Strategy.ONE_FOR_ONE,
+    limit: int = 3,
+    after: tuple[str, ...] = (),
+    backoff: Backoff | None = None,
+    restart: RestartType = RestartType.PERMANENT,
+) -> SupervisorSpec:
     return SupervisorSpec(
         id, children, Intensity(limit, 10.0), strategy, restart, after, backoff or Backoff(first_s=0.5, max_s=4.0)
     )
@@ -197,9 +203,13 @@ def trees(draw: st.DrawFn) -> SupervisorSpec:
             found: ChildSpec | SupervisorSpec = worker(f"w{next(count)}", *after, restart=restart)
         else:
             found = branch(
-                f"s{next(count)}", *children(depth - 1), strategy=draw(st.sampled_from(list(Strategy))),
-                limit=draw(st.integers(0, 3)), after=after, restart=restart,
-            )  # fmt: skip
+                f"s{next(count)}",
+                *children(depth - 1),
+                strategy=draw(st.sampled_from(list(Strategy))),
+                limit=draw(st.integers(0, 3)),
+                after=after,
+                restart=restart,
+            )
         siblings.append(found.id)
         return found
 
@@ -212,7 +222,8 @@ def trees(draw: st.DrawFn) -> SupervisorSpec:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["answer"] * 6 + ["fail", "kill", "kill", "end", "later", "ask", "change", "again"]), st.integers(0, 50)
+        st.sampled_from(["answer"] * 6 + ["fail", "kill", "kill", "end", "later", "ask", "change", "again"]),
+        st.integers(0, 50),
     ),
     max_size=50,
 )
@@ -234,7 +245,9 @@ def changed(tree: SupervisorSpec, choice: int, fresh: str) -> SupervisorSpec:
 
 @settings(max_examples=200, deadline=None)
 @given(trees(), st.sets(st.integers(0, 12)), steps, st.booleans())
-def test_whatever_the_interleaving(tree: SupervisorSpec, living: set[int], steps: list[tuple[str, int]], is_ended: bool) -> None:
+def test_whatever_the_interleaving(
+    tree: SupervisorSpec, living: set[int], steps: list[tuple[str, int]], is_ended: bool
+) -> None:
     world = World(TreeState.of(tree), {f"w{number}" for number in living} & {w.id for w in tree.workers()})
     world.excused = set(world.living)  # who was found alive need not have been started in order
     world.tell(Begin())
@@ -371,7 +384,9 @@ def test_nothing_starts_before_those_it_names_came_up() -> None:
 
 
 def test_the_living_are_adopted_and_only_the_dead_are_started() -> None:
-    world = World(TreeState.of(branch("top", branch("s", worker("a"), worker("b", "a")), branch("t", worker("c")))), {"b", "c"})
+    world = World(
+        TreeState.of(branch("top", branch("s", worker("a"), worker("b", "a")), branch("t", worker("c")))), {"b", "c"}
+    )
     world.tell(Begin())
     world.calm()
     assert world.words() == ["start a"]
@@ -417,7 +432,14 @@ def test_a_child_that_comes_back_into_the_tree_while_it_leaves_is_restarted() ->
 def test_events_of_another_life_change_nothing() -> None:
     world = running(branch("top", worker("a")))
     before = world.state
-    for event in (Exited("a", 1, CRASH), Exited("nobody", 1, CRASH), Started("a", 99), TimerFired(7), Missing("a"), Adopted("a")):
+    for event in (
+        Exited("a", 1, CRASH),
+        Exited("nobody", 1, CRASH),
+        Started("a", 99),
+        TimerFired(7),
+        Missing("a"),
+        Adopted("a"),
+    ):
         world.tell(event)
     assert world.state == before
 

@@ -1,4 +1,5 @@
-"""The machine against OTP as the manual tells it: the same trees, the same exits, the same restarts in the same order."""
+"""The machine against OTP as the manual tells it: the same trees, the same exits, the same restarts in the same
+order."""
 
 from __future__ import annotations
 
@@ -40,12 +41,21 @@ def trees(draw: st.DrawFn) -> Thing:
             return Thing(f"w{next(count)}", draw(restarts))
         children = [thing(depth - 1) for _ in range(draw(st.integers(1, 3)))]
         return Thing(
-            f"s{next(count)}", draw(restarts), draw(strategies), draw(st.integers(0, 3)), draw(st.sampled_from([3.0, 8.0])),
+            f"s{next(count)}",
+            draw(restarts),
+            draw(strategies),
+            draw(st.integers(0, 3)),
+            draw(st.sampled_from([3.0, 8.0])),
             children,
-        )  # fmt: skip
+        )
 
-    return Thing("top", strategy="one_for_one", intensity=draw(st.integers(0, 2)), period=20.0,
-                 children=[thing(2) for _ in range(draw(st.integers(1, 3)))])  # fmt: skip
+    return Thing(
+        "top",
+        strategy="one_for_one",
+        intensity=draw(st.integers(0, 2)),
+        period=20.0,
+        children=[thing(2) for _ in range(draw(st.integers(1, 3)))],
+    )
 
 
 def spec_of(thing: Thing) -> ChildSpec | SupervisorSpec:
@@ -96,7 +106,8 @@ class Driver:
 
 
 def steps_of(log: list[tuple[str, str]], child_of: dict[str, str], *, is_chain: bool) -> object:
-    """What a log says about the children of one supervisor: the order where its children are a chain, else only what."""
+    """What a log says about the children of one supervisor: the order where its children are a chain, else only
+    what."""
     steps = [(word, child_of[id]) for word, id in log if id in child_of]
     if not is_chain:
         return sorted((word, id) for word, id in log if id in child_of)
@@ -125,7 +136,9 @@ exits = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(trees(), exits)
-def test_the_machine_restarts_whom_otp_restarts_in_otps_order(top: Thing, exits: list[tuple[float, int, bool, int]]) -> None:
+def test_the_machine_restarts_whom_otp_restarts_in_otps_order(
+    top: Thing, exits: list[tuple[float, int, bool, int]]
+) -> None:
     otp, driver = Otp(top), Driver(top)
     driver.tell(Begin())
     assert_same(driver.log, otp.log, top)
@@ -145,4 +158,6 @@ def test_the_machine_restarts_whom_otp_restarts_in_otps_order(top: Thing, exits:
         assert_same(driver.log, otp.log, top)
     assert sorted(otp.running()) == sorted(driver.running)
     contained = {id for id, node in driver.state.nodes.items() if node.phase is Phase.CONTAINED}
-    assert contained == {thing.id for thing in top.children if len(otp.branches.get(thing.id, ())) > top.intensity and not thing.is_alive}
+    assert contained == {
+        thing.id for thing in top.children if len(otp.branches.get(thing.id, ())) > top.intensity and not thing.is_alive
+    }

@@ -28,7 +28,9 @@ def spec(id: str, *, after: tuple[str, ...] = ()) -> ChildSpec:
     return ChildSpec(id, "role", 1.0, after=after)
 
 
-def branch(*children: ChildSpec | SupervisorSpec, id: str = "s", strategy: Strategy = Strategy.ONE_FOR_ONE) -> SupervisorSpec:
+def branch(
+    *children: ChildSpec | SupervisorSpec, id: str = "s", strategy: Strategy = Strategy.ONE_FOR_ONE
+) -> SupervisorSpec:
     return SupervisorSpec(id, children, LIMIT, strategy)
 
 

@@ -8,7 +8,11 @@ from fks.supervision import Strategy, SupervisorSpec
 
 
 def branches(tree: SupervisorSpec) -> dict[str, list[str]]:
-    return {child.id: [worker.id for worker in child.workers()] for child in tree.children if isinstance(child, SupervisorSpec)}
+    return {
+        child.id: [worker.id for worker in child.workers()]
+        for child in tree.children
+        if isinstance(child, SupervisorSpec)
+    }
 
 
 def test_every_child_is_contained_and_no_death_is_another_ones() -> None:

@@ -33,14 +33,17 @@ def test_a_silent_process_and_a_loop_that_stands_still_are_both_hung_within_thre
 @pytest.mark.parametrize(
     ("beat", "expected"),
     [
-        (problem(119.0), None), (problem(121.0), How.UNWELL), (problem(9999.0, mends=False), None),
-        (problem(2.0, kind="memory"), None), (problem(4.0, kind="memory"), How.UNWELL),
+        (problem(119.0), None),
+        (problem(121.0), How.UNWELL),
+        (problem(9999.0, mends=False), None),
+        (problem(2.0, kind="memory"), None),
+        (problem(4.0, kind="memory"), How.UNWELL),
         ({"state": "ready", "age_s": 0.0, "memory_mb": 1200.0}, None),
         ({"state": "ready", "age_s": 0.0, "memory_mb": 1300.0}, How.UNWELL),
         ({**problem(121.0), "state": "starting"}, None),
         ({"state": "ready", "age_s": 0.0, "problems": ["nonsense"], "memory_mb": "?"}, None),
     ],
-)  # fmt: skip
+)
 def test_only_what_a_new_process_may_mend_ends_one_and_only_after_a_while(
     beat: dict[str, Any], expected: How | None
 ) -> None:

@@ -111,8 +111,15 @@ async def test_a_rearmed_protection_is_not_matched_against_the_past() -> None:
     entry = order("0.5", role=Role.ENTRY)
     await venue.submit(entry)
     venue.on_bar(bar(2, 102, 103, 94, 100))
-    stop = order("0.4", side=Side.SELL, type=OrderType.STOP, stop_price="95", role=Role.STOP_LOSS,
-                 parent_id=entry.client_order_id, attempt=1)  # fmt: skip
+    stop = order(
+        "0.4",
+        side=Side.SELL,
+        type=OrderType.STOP,
+        stop_price="95",
+        role=Role.STOP_LOSS,
+        parent_id=entry.client_order_id,
+        attempt=1,
+    )
     assert (await venue.submit(stop)).fills == ()
 
 
@@ -214,8 +221,9 @@ async def test_restore_brings_back_balances_legs_and_history() -> None:
     events = await drain(second)
     assert [e.client_order_id for e in events if isinstance(e, Fill)] == [limit.client_order_id]
     assert {e.client_order_id: e.state for e in events if isinstance(e, Report)} == {
-        limit.client_order_id: State.FILLED, stop.client_order_id: State.EXPIRED,
-    }  # fmt: skip
+        limit.client_order_id: State.FILLED,
+        stop.client_order_id: State.EXPIRED,
+    }
 
 
 @settings(max_examples=60, deadline=None)

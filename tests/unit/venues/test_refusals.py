@@ -88,9 +88,13 @@ def test_a_gate_status_names_its_wait(status: int, refusal: Refusal) -> None:
 
 def test_a_refusal_is_set_exactly_when_refused() -> None:
     wires = [
-        Wire(), Wire(is_held_back=True), Wire(True), on_wire(-2010, "Duplicate order sent."), on_wire(-1007, "Timeout"),
+        Wire(),
+        Wire(is_held_back=True),
+        Wire(True),
+        on_wire(-2010, "Duplicate order sent."),
+        on_wire(-1007, "Timeout"),
         on_wire(-2010, "Account has insufficient balance for requested action.", 500),
-    ]  # fmt: skip
+    ]
     for wire in wires:
         verdict = classify(wire, OSError("x"), is_network=True)
         assert (verdict.refusal is not None) == (verdict.outcome is Outcome.REFUSED), verdict
@@ -99,12 +103,25 @@ def test_a_refusal_is_set_exactly_when_refused() -> None:
     assert classify(Wire(), ValueError("x")).refusal is Refusal.OTHER
 
 
-@pytest.mark.parametrize(("reason", "refusal"), [*REJECT_REASONS.items(), ("NONE", Refusal.OTHER), ("NEW", Refusal.OTHER)])
+@pytest.mark.parametrize(
+    ("reason", "refusal"), [*REJECT_REASONS.items(), ("NONE", Refusal.OTHER), ("NEW", Refusal.OTHER)]
+)
 def test_a_rejected_report_names_its_refusal(reason: str, refusal: Refusal) -> None:
     event: dict[str, Any] = {
-        "s": "BTCUSDT", "c": "ours", "C": "", "S": "BUY", "o": "LIMIT", "q": "1", "p": "2", "x": "REJECTED",
-        "X": "REJECTED", "i": 7, "z": "0", "T": 5, "r": reason,
-    }  # fmt: skip
+        "s": "BTCUSDT",
+        "c": "ours",
+        "C": "",
+        "S": "BUY",
+        "o": "LIMIT",
+        "q": "1",
+        "p": "2",
+        "x": "REJECTED",
+        "X": "REJECTED",
+        "i": 7,
+        "z": "0",
+        "T": 5,
+        "r": reason,
+    }
     assert report_of_event(event).refusal is refusal
     assert report_of_event({**event, "X": "NEW", "r": "NONE"}).refusal is None
     info = {"status": "REJECTED", "orderId": 1, "symbol": "BTCUSDT", "clientOrderId": "x"}
@@ -157,5 +174,9 @@ async def test_each_scripted_refusal_has_its_meaning(word: str, code: str, refus
     venue.script.extend([word, word])
     venue.cancels.append(word)
     wanted = order()
-    answers: list[Answer] = [await venue.submit(wanted), *await venue.submit_oco(wanted, wanted), await venue.cancel(wanted)]
+    answers: list[Answer] = [
+        await venue.submit(wanted),
+        *await venue.submit_oco(wanted, wanted),
+        await venue.cancel(wanted),
+    ]
     assert {(a.outcome, a.code, a.refusal) for a in answers} == {(Outcome.REFUSED, code, refusal)}

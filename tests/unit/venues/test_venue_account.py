@@ -47,8 +47,13 @@ def test_a_deposit_counts_once_it_is_credited() -> None:
 
 def test_a_withdrawal_counts_from_its_request_on_and_comes_back_when_it_failed() -> None:
     row = {
-        "id": "w1", "coin": "USDT", "amount": "99", "transactionFee": "1", "applyTime": "2025-11-21 12:00:00", "status": 4,
-    }  # fmt: skip
+        "id": "w1",
+        "coin": "USDT",
+        "amount": "99",
+        "transactionFee": "1",
+        "applyTime": "2025-11-21 12:00:00",
+        "status": 4,
+    }
     expected = Transfer(TransferKind.WITHDRAWAL, "w1", "USDT", D(99), MOMENT, D(1))
     assert withdrawals_of([row]) == [expected]
     back = Transfer(TransferKind.DEPOSIT, "returned:w1", "USDT", D(100), MOMENT)

@@ -26,10 +26,21 @@ from fks.venues.paper import PaperVenue
 from fks.venues.registry import make_venue, make_venues
 from tests.support.ports import CollectingLog
 
-NODE = Node("", "", "", {}, sim={
-    "rest": "http://127.0.0.1:1", "ws": "ws://127.0.0.1:1", "ws_api": "ws://127.0.0.1:1/ws-api/v3",
-    "api_key": "k" * 64, "api_secret": "s" * 64, "pid": 1, "port": 1,
-})  # fmt: skip
+NODE = Node(
+    "",
+    "",
+    "",
+    {},
+    sim={
+        "rest": "http://127.0.0.1:1",
+        "ws": "ws://127.0.0.1:1",
+        "ws_api": "ws://127.0.0.1:1/ws-api/v3",
+        "api_key": "k" * 64,
+        "api_secret": "s" * 64,
+        "pid": 1,
+        "port": 1,
+    },
+)
 
 
 @given(st.decimals(min_value=Decimal("1e-12"), max_value=Decimal("1e12"), allow_nan=False, places=12))
@@ -60,19 +71,34 @@ async def test_a_slow_reader_is_told_to_read_again() -> None:
 @pytest.mark.parametrize(
     "info",
     [
-        {}, {"status": "NEW", "orderId": 1, "symbol": "BTCUSDT"},
+        {},
+        {"status": "NEW", "orderId": 1, "symbol": "BTCUSDT"},
         {"status": "SOMETHING", "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "0"},
         {"status": "NEW", "orderId": 1, "symbol": "B", "clientOrderId": "x", "executedQty": "a lot"},
     ],
-)  # fmt: skip
+)
 def test_an_answer_that_cannot_be_read_is_the_peers_fault(info: dict[str, Any]) -> None:
     with pytest.raises(PeerError):
         report_of(info, source="rest")
 
 
 def test_a_cancel_event_speaks_of_our_id() -> None:
-    event = {"e": "executionReport", "s": "BTCUSDT", "c": "theirs", "C": "ours", "S": "BUY", "o": "LIMIT", "q": "1", "p": "2",
-             "x": "CANCELED", "X": "CANCELED", "i": 7, "z": "0.5", "T": 5, "r": "NONE"}  # fmt: skip
+    event = {
+        "e": "executionReport",
+        "s": "BTCUSDT",
+        "c": "theirs",
+        "C": "ours",
+        "S": "BUY",
+        "o": "LIMIT",
+        "q": "1",
+        "p": "2",
+        "x": "CANCELED",
+        "X": "CANCELED",
+        "i": 7,
+        "z": "0.5",
+        "T": 5,
+        "r": "NONE",
+    }
     report = report_of_event(event)
     assert (report.client_order_id, report.state, report.filled, report.code) == (
         "ours",
@@ -170,15 +196,26 @@ def test_the_signature_is_that_of_the_documents() -> None:
     config = SessionConfig(key, secret, recv_window_ms=100)
     api = SocketApi("ws://x", config, FakeClock(1645423376532 * 10**6), lambda event: None)
     params = {
-        "symbol": "BTCUSDT", "side": "SELL", "type": "LIMIT", "timeInForce": "GTC", "quantity": "0.01000000",
-        "price": "52000.00", "newOrderRespType": "ACK",
-    }  # fmt: skip
+        "symbol": "BTCUSDT",
+        "side": "SELL",
+        "type": "LIMIT",
+        "timeInForce": "GTC",
+        "quantity": "0.01000000",
+        "price": "52000.00",
+        "newOrderRespType": "ACK",
+    }
     assert api.sign(params)["signature"] == "cc15477742bd704c29492d96c7ead9414dfd8e0ec4a00f947bb5bb454ddbd08a"
 
 
-@pytest.mark.parametrize(("call", "name"), [
-    (calls.PLACE, "private_post_order"), (calls.PLACE_OCO, "private_post_orderlist_oco"), (calls.TIME, "public_get_time"),
-    (calls.DEPOSITS, "sapi_get_capital_deposit_hisrec"), (calls.RIGHTS, "sapi_get_account_apirestrictions"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (calls.PLACE, "private_post_order"),
+        (calls.PLACE_OCO, "private_post_orderlist_oco"),
+        (calls.TIME, "public_get_time"),
+        (calls.DEPOSITS, "sapi_get_capital_deposit_hisrec"),
+        (calls.RIGHTS, "sapi_get_account_apirestrictions"),
+    ],
+)
 def test_calls_have_the_names_of_ccxt(call: calls.Call, name: str) -> None:
     assert call.ccxt == name

@@ -346,7 +346,8 @@ def upgrade() -> None:
         sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint(
-            "state IN ('DENIED','INTENDED','ABANDONED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL','FILLED','CANCELLED','EXPIRED','REJECTED','ABSENT')",
+            "state IN "
+            "('DENIED','INTENDED','ABANDONED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL','FILLED','CANCELLED','EXPIRED','REJECTED','ABSENT')",
             name=op.f("ck_orders_state"),
         ),
         sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_orders_account_id_accounts")),

@@ -1,4 +1,5 @@
-"""Market data that tells how far it can be trusted: revisions, gaps, outages, quarantine; and what was computed from it."""
+"""Market data that tells how far it can be trusted: revisions, gaps, outages, quarantine; and what was computed from
+it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-#: Whoever writes bars, its row in `series` follows: the count, the newest, and a revision that tells a copy it is no longer
+#: Whoever writes bars, its row in `series` follows: the count, the newest, and a revision that tells a copy it is no
+#: longer
 #: a true prefix. Locks are taken in one order. Dropping a whole partition fires nothing: who does that recounts.
 SERIES = """
 CREATE FUNCTION series_inserted() RETURNS trigger LANGUAGE plpgsql AS $$

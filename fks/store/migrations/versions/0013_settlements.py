@@ -38,9 +38,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_order_settlements")),
     )
     op.create_index(
-        "ix_order_settlements_open", "order_settlements", ["client_order_id"],
+        "ix_order_settlements_open",
+        "order_settlements",
+        ["client_order_id"],
         postgresql_where=sa.text("confirmed_at IS NOT NULL AND applied_at IS NULL"),
-    )  # fmt: skip
+    )
     op.create_index(op.f("ix_order_settlements_client_order_id"), "order_settlements", ["client_order_id"])
     op.create_table(
         "reconcile_requests",

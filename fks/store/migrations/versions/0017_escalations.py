@@ -13,9 +13,11 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_index(
-        "ix_actor_events_escalations", "actor_events", ["child", "id"],
+        "ix_actor_events_escalations",
+        "actor_events",
+        ["child", "id"],
         postgresql_where=sa.text("event IN ('escalated','cleared')"),
-    )  # fmt: skip
+    )
 
 
 def downgrade() -> None:

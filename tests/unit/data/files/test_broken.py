@@ -65,7 +65,12 @@ def put(row: int, column: int, value: str) -> str:
         (7, 0, "yesterday", "x.csv row 7, column time: 'yesterday' is not a whole number as the stamps before it are"),
         (7, 0, "1700000340000", "x.csv row 7, column time: 1700000340000 is in ms, the rows before it are in s"),
         (7, 0, "1700000340000000", "x.csv row 7, column time: 1700000340000000 is in µs, the rows before it are in s"),
-        (7, 0, "1700000340000000000", "x.csv row 7, column time: 1700000340000000000 is in ns, the rows before it are in s"),
+        (
+            7,
+            0,
+            "1700000340000000000",
+            "x.csv row 7, column time: 1700000340000000000 is in ns, the rows before it are in s",
+        ),
         (7, 0, "1700000280", "x.csv row 7, column time: 2023-11-14T22:18:00Z stands twice, in row 6 as well"),
         (7, 0, "1700000220", "x.csv row 7, column time: 2023-11-14T22:17:00Z comes after 2023-11-14T22:18:00Z"),
         (7, 0, "1700000341", "x.csv row 7, column time: 2023-11-14T22:19:01Z is not where a 1m bar begins in UTC"),
@@ -93,7 +98,10 @@ def test_a_half_written_line_is_named(tmp_path: Path, cut: int) -> None:
 
 
 def test_a_line_with_another_number_of_columns_is_named(tmp_path: Path) -> None:
-    assert told(tmp_path / "x.csv", text([*ROWS[:6], ROWS[6] + ",9", *ROWS[7:]])) == "x.csv row 8: has 7 of 6 columns; mend that line"
+    assert (
+        told(tmp_path / "x.csv", text([*ROWS[:6], ROWS[6] + ",9", *ROWS[7:]]))
+        == "x.csv row 8: has 7 of 6 columns; mend that line"
+    )
 
 
 def test_a_last_line_without_its_end_is_said(tmp_path: Path) -> None:
@@ -108,7 +116,9 @@ def test_a_bar_whose_last_number_may_be_cut_is_left_out(tmp_path: Path, end: str
     path.write_text(text(ROWS)[:-2] + end)  # 139 has become 13
     found = read_bars(path, ANY, now_ns=NOW)
     assert (len(found.bars), found.bars.volume[-1]) == (39, 138)
-    assert any(note.startswith("row 41 is left out: ") and note.endswith("end the line to take it") for note in found.notes)
+    assert any(
+        note.startswith("row 41 is left out: ") and note.endswith("end the line to take it") for note in found.notes
+    )
     path.write_text(text(ROWS).rstrip("\n") + end + "\n")
     found = read_bars(path, ANY, now_ns=NOW)
     assert (len(found.bars), found.bars.volume[-1]) == (40, 139)
@@ -123,7 +133,9 @@ def test_a_newest_first_file_that_is_cut_loses_its_oldest_bar(tmp_path: Path) ->
 
 
 def test_a_file_of_nothing_but_a_line_without_its_end_is_refused(tmp_path: Path) -> None:
-    assert told(tmp_path / "x.csv", text(ROWS[:1])[:-1]).startswith("x.csv row 2: has no end: its last number may have been cut")
+    assert told(tmp_path / "x.csv", text(ROWS[:1])[:-1]).startswith(
+        "x.csv row 2: has no end: its last number may have been cut"
+    )
 
 
 def test_packed_files_that_end_early_are_said(tmp_path: Path) -> None:
@@ -155,7 +167,10 @@ def test_a_parquet_file_that_ends_early_is_said(tmp_path: Path) -> None:
         (HEADER + "\n", "has a header and no rows"),
         ("hello\nworld\n", "no delimiter cuts its lines into five columns or more"),
         ("id,price,qty,quote_qty,time,is_buyer_maker\n1,2,3,4,1700000040000,true\n", "holds trades, not bars"),
-        ("time,open,high,close,volume\n1,2,3,4,5\n", "no column is the low (there are: time, open, high, close, volume)"),
+        (
+            "time,open,high,close,volume\n1,2,3,4,5\n",
+            "no column is the low (there are: time, open, high, close, volume)",
+        ),
         (b"\x00\x01\x02", "is neither text nor parquet"),
         ("20250313 040100 0000000;19725;19724;19726;1\n" * 3, "is a NinjaTrader export of ticks"),
     ],
@@ -206,13 +221,17 @@ def test_an_order_is_told_by_the_places_that_the_columns_have(tmp_path: Path) ->
     for row in ROWS:
         time, open_, high, low, close, volume = row.split(",")
         rows.append(f"BTCUSDT,{open_},{high},{low},{close},{volume},{time}")
-    assert "they fit as symbol,open,high,low,close,volume,time: say --columns" in told(tmp_path / "x.csv", "\n".join(rows) + "\n")
+    assert "they fit as symbol,open,high,low,close,volume,time: say --columns" in told(
+        tmp_path / "x.csv", "\n".join(rows) + "\n"
+    )
 
 
 def test_a_time_in_another_column_is_found(tmp_path: Path) -> None:
     rows = [",".join([*row.split(",")[1:], row.split(",")[0]]) for row in ROWS]
     found = told(tmp_path / "x.csv", "\n".join(rows) + "\n")
-    assert found.startswith("x.csv row 1, column 1: '10' is not a time; column 6 looks like one; say what the columns are")
+    assert found.startswith(
+        "x.csv row 1, column 1: '10' is not a time; column 6 looks like one; say what the columns are"
+    )
     said = "open,high,low,close,volume,time"
     assert found.endswith(f"--columns {said}")
     assert len(read_bars(tmp_path / "x.csv", replace(ANY, columns=said), now_ns=NOW).bars) == len(ROWS)
@@ -253,20 +272,30 @@ def at(steps: list[int]) -> str:
         ("BTCUSDT-1d", [86400 * n for n in (30, 31, 31, 29, 31, 30)], "1M"),
     ],
 )
-def test_bars_of_a_larger_timeframe_than_the_name_says_are_refused(tmp_path: Path, name: str, steps: list[int], larger: str) -> None:
+def test_bars_of_a_larger_timeframe_than_the_name_says_are_refused(
+    tmp_path: Path, name: str, steps: list[int], larger: str
+) -> None:
     frame = name.partition("-")[2]
     found = told(tmp_path / f"{name}.csv", at(steps), Wanted("somewhere"))
     assert f"row 3, column time: comes {steps[0]} s after the row before, and every step is a m" in found
-    assert f"these are not {frame} bars; say --timeframe {larger}, or --timeframe {frame} if nobody traded in between" in found
+    assert (
+        f"these are not {frame} bars; say --timeframe {larger}, or --timeframe {frame} if nobody traded in between"
+        in found
+    )
     if larger != "1M":  # these begin on the 13th
         assert read_bars(tmp_path / f"{name}.csv", Wanted("somewhere", timeframe=larger), now_ns=NOW).missing >= 0
     said = Wanted("somewhere", timeframe=frame)
-    assert read_bars(tmp_path / f"{name}.csv", said, now_ns=NOW).bars.timeframe == frame, "a market with one auction an hour"
+    assert read_bars(tmp_path / f"{name}.csv", said, now_ns=NOW).bars.timeframe == frame, (
+        "a market with one auction an hour"
+    )
 
 
 def test_bars_that_fks_does_not_have_are_no_smaller_ones(tmp_path: Path) -> None:
     found = told(tmp_path / "BTCUSDT-1m.csv", at([180] * 20), Wanted("somewhere"))
-    assert "every step is a multiple of 180 s: these are not 1m bars; if nobody traded in between, say --timeframe 1m" in found
+    assert (
+        "every step is a multiple of 180 s: these are not 1m bars; if nobody traded in between, say --timeframe 1m"
+        in found
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -36,7 +36,10 @@ def local(zone: str, begin: int, count: int, step: timedelta) -> tuple[list[int]
 
 def test_a_stamp_without_a_zone_is_refused_until_somebody_says_it(tmp_path: Path) -> None:
     stamps = ["2024-05-01 00:00:00", "2024-05-01 00:01:00"]
-    with pytest.raises(InputError, match=r"row 2, column date: '2024-05-01 00:00:00' does not say in which time zone it is; say --timezone"):
+    with pytest.raises(
+        InputError,
+        match=r"row 2, column date: '2024-05-01 00:00:00' does not say in which time zone it is; say --timezone",
+    ):
         read(tmp_path / "x.csv", stamps)
     assert read(tmp_path / "x.csv", stamps, zone="UTC").bars.time_ns[0] == to_ns(datetime(2024, 5, 1, tzinfo=UTC))
     with pytest.raises(InputError, match="there is no time zone 'Mars/Base'"):
@@ -54,7 +57,9 @@ def test_a_year_of_hours_on_any_clock_is_the_same_year(tmp_path: Path, zone: str
 
 def test_an_hour_that_was_skipped_is_named(tmp_path: Path) -> None:
     stamps = ["2024-03-10 01:59:00", "2024-03-10 02:00:00", "2024-03-10 02:01:00"]
-    with pytest.raises(InputError, match=r"row 3, column date: 2024-03-10 02:00:00 was skipped by the clocks of America/New_York"):
+    with pytest.raises(
+        InputError, match=r"row 3, column date: 2024-03-10 02:00:00 was skipped by the clocks of America/New_York"
+    ):
         read(tmp_path / "x.csv", stamps, zone="America/New_York")
 
 
@@ -66,23 +71,31 @@ def test_an_hour_that_is_twice_with_one_half_missing_is_refused(tmp_path: Path) 
 
 def test_local_midnights_are_found_out(tmp_path: Path) -> None:
     days = [f"2024-01-{day:02d}T05:00:00Z" for day in range(2, 20)]
-    with pytest.raises(InputError, match=r"row 2, column date: 2024-01-02T05:00:00Z is not where a 1d bar begins in UTC, 5 h off"):
+    with pytest.raises(
+        InputError, match=r"row 2, column date: 2024-01-02T05:00:00Z is not where a 1d bar begins in UTC, 5 h off"
+    ):
         read(tmp_path / "x.csv", days)
 
 
 @pytest.mark.parametrize("zone", [None, "America/New_York"])
 @pytest.mark.parametrize("form", ["%s", "%Y-%m-%dT%H:%M:%SZ"])
-def test_days_of_another_clock_are_not_helped_by_a_zone_when_stamps_say_theirs(tmp_path: Path, form: str, zone: str | None) -> None:
+def test_days_of_another_clock_are_not_helped_by_a_zone_when_stamps_say_theirs(
+    tmp_path: Path, form: str, zone: str | None
+) -> None:
     days = [datetime(2024, 1, day, 5, tzinfo=UTC) for day in range(2, 20)]
     stamps = [str(int(day.timestamp())) if form == "%s" else day.strftime(form) for day in days]
-    with pytest.raises(InputError, match="these are stamps of local time; export 1d bars of UTC, or smaller bars") as caught:
+    with pytest.raises(
+        InputError, match="these are stamps of local time; export 1d bars of UTC, or smaller bars"
+    ) as caught:
         read(tmp_path / "x.csv", stamps, zone=zone)
     assert "--timezone" not in str(caught.value)
 
 
 def test_days_of_another_clock_that_were_turned_are_not_asked_for_their_zone_again(tmp_path: Path) -> None:
     days = [f"2024-01-{day:02d} 00:00:00" for day in range(2, 20)]
-    with pytest.raises(InputError, match="5 h off; so is every row: these are stamps of local time; export 1d bars of UTC"):
+    with pytest.raises(
+        InputError, match="5 h off; so is every row: these are stamps of local time; export 1d bars of UTC"
+    ):
         read(tmp_path / "x.csv", days, zone="America/New_York")
 
 
@@ -134,7 +147,9 @@ def test_days_are_labels_in_no_zone(tmp_path: Path) -> None:
 
 def test_a_day_and_its_time_may_stand_apart(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    path.write_text("Date,Time,Open,High,Low,Close,Volume\n" + "".join(f"2024.05.01,00:{m:02d},10,12,9,11,5\n" for m in range(9)))
+    path.write_text(
+        "Date,Time,Open,High,Low,Close,Volume\n" + "".join(f"2024.05.01,00:{m:02d},10,12,9,11,5\n" for m in range(9))
+    )
     found = read_bars(path, Wanted("e", "S", zone="UTC"), now_ns=NOW)
     assert found.bars.time_ns[-1] == to_ns(datetime(2024, 5, 1, 0, 8, tzinfo=UTC))
 
@@ -156,10 +171,14 @@ def test_halves_of_a_day_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stamp", "what"),
-    [("2024-02-30 00:00:00Z", "is a day that there is not"), ("2024-01-01 24:00:00Z", "is a day or a time of day that there is not"),
-     ("2024-13-01 00:00:00Z", "is a day or a time of day that there is not"), ("2024-01-01", "is not written as"),
-     ("2024-01-01 00:02:00", "has a zone where others have none")],
-)  # fmt: skip
+    [
+        ("2024-02-30 00:00:00Z", "is a day that there is not"),
+        ("2024-01-01 24:00:00Z", "is a day or a time of day that there is not"),
+        ("2024-13-01 00:00:00Z", "is a day or a time of day that there is not"),
+        ("2024-01-01", "is not written as"),
+        ("2024-01-01 00:02:00", "has a zone where others have none"),
+    ],
+)
 def test_a_bad_date_is_named(tmp_path: Path, stamp: str, what: str) -> None:
     with pytest.raises(InputError, match=rf"row 4, column date: '{stamp}' {what}"):
         read(tmp_path / "x.csv", ["2024-01-01 00:00:00Z", "2024-01-01 00:01:00Z", stamp])
@@ -167,9 +186,10 @@ def test_a_bad_date_is_named(tmp_path: Path, stamp: str, what: str) -> None:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    begin=st.integers(631_152_000, 1_767_225_600), offset=st.integers(-12 * 4, 14 * 4),
+    begin=st.integers(631_152_000, 1_767_225_600),
+    offset=st.integers(-12 * 4, 14 * 4),
     step=st.sampled_from([1, 5, 60, 240, 1440]),
-)  # fmt: skip
+)
 def test_an_offset_in_the_stamp_is_taken_off(tmp_path: Path, begin: int, offset: int, step: int) -> None:
     sign, minutes = "-+"[offset >= 0], abs(offset) * 15
     first = begin // (step * 60) * step * 60

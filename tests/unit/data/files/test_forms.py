@@ -1,4 +1,5 @@
-"""Files as they come: Binance's archives, NinjaTrader's export, and tables of anybody's; every form becomes the same bars."""
+"""Files as they come: Binance's archives, NinjaTrader's export, and tables of anybody's; every form becomes the same
+bars."""
 
 from __future__ import annotations
 
@@ -35,7 +36,10 @@ def lines(time: str, *, header: str = "", end: int = 0, delimiter: str = ",", re
     for i in range(len(SAMPLE)):
         ns = int(SAMPLE.time_ns[i]) + end
         stamp = str(ns // units[time]) if time in units else np.datetime64(ns, "ns").item() and _strftime(ns, time)
-        cells = [stamp, *(repr(float(column[i])) for column in (SAMPLE.open, SAMPLE.high, SAMPLE.low, SAMPLE.close, SAMPLE.volume))]
+        cells = [
+            stamp,
+            *(repr(float(column[i])) for column in (SAMPLE.open, SAMPLE.high, SAMPLE.low, SAMPLE.close, SAMPLE.volume)),
+        ]
         rows.append(delimiter.join(cells))
     return "\n".join([header] * bool(header) + (rows[::-1] if reverse else rows)) + "\n"
 
@@ -79,7 +83,9 @@ def test_columns_are_found_by_their_names_wherever_they_stand(tmp_path: Path) ->
     rows = ["Volume BTC;Low;High;Unix;Date;Close;Open;Symbol"]
     for i in range(len(SAMPLE)):
         bar = SAMPLE.bar(i)
-        rows.append(f"{bar.volume!r};{bar.low!r};{bar.high!r};{bar.time_ns // NS};{iso(bar.time_ns)};{bar.close!r};{bar.open!r};BTC/USDT")
+        rows.append(
+            f"{bar.volume!r};{bar.low!r};{bar.high!r};{bar.time_ns // NS};{iso(bar.time_ns)};{bar.close!r};{bar.open!r};BTC/USDT"
+        )
     found = read(tmp_path / "x.csv", "\n".join(rows) + "\n", Wanted(exchange="binance"))
     assert same(found.bars)
     assert found.bars.symbol == "BTCUSDT"
@@ -125,11 +131,15 @@ def test_packed_files_are_unpacked(tmp_path: Path, ending: str) -> None:
 
 
 def archive(*, unit: int, header: bool = False) -> str:
-    rows = ["open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"] * header
+    rows = [
+        "open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume,ignore"
+    ] * header
     for i in range(len(SAMPLE)):
         bar = SAMPLE.bar(i)
         end = (bar.time_ns + 60 * NS) // unit - 1
-        rows.append(f"{bar.time_ns // unit},{bar.open:.8f},{bar.high:.8f},{bar.low:.8f},{bar.close:.8f},{bar.volume:.8f},{end},1.0,{i},1.0,1.0,0")
+        rows.append(
+            f"{bar.time_ns // unit},{bar.open:.8f},{bar.high:.8f},{bar.low:.8f},{bar.close:.8f},{bar.volume:.8f},{end},1.0,{i},1.0,1.0,0"
+        )
     return "\n".join(rows) + "\n"
 
 
@@ -143,14 +153,21 @@ def test_binance_archives_carry_milliseconds_until_2024_and_microseconds_since(t
 
 
 def test_a_header_says_that_an_archive_is_of_futures_and_these_are_not_spot_bars(tmp_path: Path) -> None:
-    assert read(tmp_path / "BTCUSDT-1m-2026-03.csv", archive(unit=10**6, header=True), Wanted()).exchange == "binanceusdm"
-    assert read(tmp_path / "TRXUSD_PERP-1m-2026-03.csv", archive(unit=10**6, header=True), Wanted()).exchange == "binancecoinm"
+    assert (
+        read(tmp_path / "BTCUSDT-1m-2026-03.csv", archive(unit=10**6, header=True), Wanted()).exchange == "binanceusdm"
+    )
+    assert (
+        read(tmp_path / "TRXUSD_PERP-1m-2026-03.csv", archive(unit=10**6, header=True), Wanted()).exchange
+        == "binancecoinm"
+    )
 
 
 def test_a_published_checksum_is_compared(tmp_path: Path) -> None:
     path = tmp_path / "BTCUSDT-1m-2026-03.csv"
     text = archive(unit=1000)
-    (tmp_path / "BTCUSDT-1m-2026-03.csv.CHECKSUM").write_text(f"{hashlib.sha256(text.encode()).hexdigest()}  {path.name}\n")
+    (tmp_path / "BTCUSDT-1m-2026-03.csv.CHECKSUM").write_text(
+        f"{hashlib.sha256(text.encode()).hexdigest()}  {path.name}\n"
+    )
     assert "BTCUSDT-1m-2026-03.csv.CHECKSUM agrees" in read(path, text, Wanted()).notes
     with pytest.raises(InputError, match=r"is not what .* says it is"):
         read(path, text.replace("1.0,", "2.0,"), Wanted())
@@ -202,11 +219,15 @@ def test_no_volume_is_stored_as_none_traded_and_said(tmp_path: Path) -> None:
 
 def test_numbers_that_are_rounded_are_said(tmp_path: Path) -> None:
     rows = ["time,open,high,low,close,volume"]
-    rows += [f"{1_700_000_040 + 60 * i},100.12345678901234567,102,99,101.000000000000000000,0.00000000000000000123" for i in range(3)]
+    rows += [
+        f"{1_700_000_040 + 60 * i},100.12345678901234567,102,99,101.000000000000000000,0.00000000000000000123"
+        for i in range(3)
+    ]
     rows += ["1700000220,9007199254740993,9007199254740993,9007199254740993,9007199254740993,12345678.12345678"]
     found = read(tmp_path / "x.csv", "\n".join(rows) + "\n")
     assert found.notes[-1] == (
-        "7 numbers have more than 15 digits and are stored rounded; the first: row 2, column open: 100.12345678901234567 as "
+        "7 numbers have more than 15 digits and are stored rounded; the first: row 2, column open: "
+        "100.12345678901234567 as "
         "100.12345678901235"
     )
     assert found.bars.volume[3] == 12345678.12345678

@@ -30,7 +30,9 @@ def read(path: Path, columns: dict[str, Any], wanted: Wanted = ANY) -> FileBars:
 
 def is_sample(found: FileBars) -> bool:
     bars = found.bars
-    return np.array_equal(bars.time_ns, SAMPLE.time_ns) and all(np.array_equal(getattr(bars, n), NUMBERS[n]) for n in NUMBERS)
+    return np.array_equal(bars.time_ns, SAMPLE.time_ns) and all(
+        np.array_equal(getattr(bars, n), NUMBERS[n]) for n in NUMBERS
+    )
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -40,7 +42,9 @@ def test_stamps_of_every_unit(tmp_path: Path, unit: str) -> None:
     assert is_sample(read(tmp_path / "x.parquet", {"ts": counts, **NUMBERS}))
     for zone in ("UTC", "America/New_York"):
         zoned = pa.array(counts).cast(pa.timestamp(unit, tz=zone))
-        assert is_sample(read(tmp_path / "x.parquet", {"ts": zoned, **NUMBERS})), "a zoned stamp is a moment, whatever its zone"
+        assert is_sample(read(tmp_path / "x.parquet", {"ts": zoned, **NUMBERS})), (
+            "a zoned stamp is a moment, whatever its zone"
+        )
     naive = pa.array(counts).cast(pa.timestamp(unit))
     with pytest.raises(InputError, match=r"x.parquet row 1, column ts: .* does not say in which time zone it is"):
         read(tmp_path / "x.parquet", {"ts": naive, **NUMBERS})
@@ -57,7 +61,9 @@ def test_a_pandas_frame_with_its_time_as_index(tmp_path: Path) -> None:
 
 
 def test_decimals_texts_and_small_floats_are_numbers(tmp_path: Path) -> None:
-    decimals = {n: pa.array([Decimal(repr(x)) for x in column.tolist()], pa.decimal128(20, 8)) for n, column in NUMBERS.items()}
+    decimals = {
+        n: pa.array([Decimal(repr(x)) for x in column.tolist()], pa.decimal128(20, 8)) for n, column in NUMBERS.items()
+    }
     assert is_sample(read(tmp_path / "x.parquet", {"time": SAMPLE.time_ns, **decimals}))
     texts = {n: [repr(x) for x in column.tolist()] for n, column in NUMBERS.items()}
     assert is_sample(read(tmp_path / "x.parquet", {"time": SAMPLE.time_ns, **texts}))
@@ -89,6 +95,8 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "x.parquet", {"a": [1], "b": [2]})
     with pytest.raises(InputError, match="has no rows"):
         read(tmp_path / "x.parquet", {"time": pa.array([], pa.int64())})
-    pq.write_table(pa.table({"time": [[1]], "open": [1.0], "high": [1.0], "low": [1.0], "close": [1.0]}), tmp_path / "y.parquet")
+    pq.write_table(
+        pa.table({"time": [[1]], "open": [1.0], "high": [1.0], "low": [1.0], "close": [1.0]}), tmp_path / "y.parquet"
+    )
     with pytest.raises(InputError, match="holds list"):
         read_bars(tmp_path / "y.parquet", ANY, now_ns=NOW)

@@ -23,7 +23,13 @@ def read(path: Path, exchange: str, symbol: str = "") -> FileBars:
 
 @pytest.mark.parametrize(
     ("exchange", "spelt"),
-    [("binance", "BTCUSDT"), ("bybit", "BTCUSDT"), ("okx", "BTC-USDT"), ("coinbase", "BTC-USDT"), ("kraken", "BTC/USDT")],
+    [
+        ("binance", "BTCUSDT"),
+        ("bybit", "BTCUSDT"),
+        ("okx", "BTC-USDT"),
+        ("coinbase", "BTC-USDT"),
+        ("kraken", "BTC/USDT"),
+    ],
 )
 @pytest.mark.parametrize("said", ["BTCUSDT", "BTC/USDT", "btc-usdt", "BTC_USDT", ""])
 def test_a_symbol_is_spelt_as_its_exchange_does(tmp_path: Path, exchange: str, spelt: str, said: str) -> None:
@@ -34,15 +40,25 @@ def test_a_symbol_is_spelt_as_its_exchange_does(tmp_path: Path, exchange: str, s
 
 @pytest.mark.parametrize(
     ("exchange", "said", "spelt"),
-    [("kraken", "SOLBTC", "SOL/BTC"), ("coinbase", "BTCUSD", "BTC-USD"), ("okx", "BTC-USDT-SWAP", "BTC-USDT-SWAP"), ("okx", "ETHUSDC", "ETH-USDC"),
-     ("polygon", "brk.b", "BRK.B"), ("bitstamp", "btc/USD", "btc/USD"), ("okx", "ABCXYZ", ""), ("okx", "USDT", "")],
-)  # fmt: skip
+    [
+        ("kraken", "SOLBTC", "SOL/BTC"),
+        ("coinbase", "BTCUSD", "BTC-USD"),
+        ("okx", "BTC-USDT-SWAP", "BTC-USDT-SWAP"),
+        ("okx", "ETHUSDC", "ETH-USDC"),
+        ("polygon", "brk.b", "BRK.B"),
+        ("bitstamp", "btc/USD", "btc/USD"),
+        ("okx", "ABCXYZ", ""),
+        ("okx", "USDT", ""),
+    ],
+)
 def test_the_longest_quote_tells_where_the_base_ends(exchange: str, said: str, spelt: str) -> None:
     assert spelt_at(exchange, said) == spelt
 
 
 def test_a_symbol_whose_base_ends_nowhere_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'ABCXYZ', and okx writes BTC-USDT; say where the base ends: --symbol BASE-QUOTE"):
+    with pytest.raises(
+        InputError, match="'ABCXYZ', and okx writes BTC-USDT; say where the base ends: --symbol BASE-QUOTE"
+    ):
         read(tmp_path / "x.csv", "okx", "ABCXYZ")
 
 

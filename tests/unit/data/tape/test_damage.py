@@ -115,13 +115,18 @@ def test_a_cut_file_is_played_up_to_there_and_says_so(whole: bytes, name: str, t
     assert (check_file(file).is_whole, check_file(file).cut) == (False, why)
     *found, hole = read_records([file])
     assert found == list(read_records([good]))[: len(found)]
-    assert (hole.kind, msgspec.json.decode(hole.data)) == (Kind.HOLE, {"kind": "not_whole", "text": f"{file.name} {why}"})
+    assert (hole.kind, msgspec.json.decode(hole.data)) == (
+        Kind.HOLE,
+        {"kind": "not_whole", "text": f"{file.name} {why}"},
+    )
 
 
 def test_another_form_is_refused_in_words(whole: bytes, tmp_path: Path) -> None:
     file = tmp_path / f"x{ENDING}"
     file.write_bytes(whole.replace(b"fkstape/2", b"fkstape/1", 1).replace(b'"run":', b'"walk":', 1))
-    with pytest.raises(InputError, match=r"is of the form fkstape/1, which this version does not read; play it with the version"):
+    with pytest.raises(
+        InputError, match=r"is of the form fkstape/1, which this version does not read; play it with the version"
+    ):
         check_file(file)
 
 
@@ -141,8 +146,9 @@ def test_files_that_are_missing_or_of_another_recording_are_told(tmp_path: Path)
     assert holes_of(list(read_records(files[3:]))) == [], "the oldest may be gone"
     gone = [files[0], files[2], files[5]]
     assert holes_of(list(read_records(gone))) == [
-        ("missing", f"missing file 2 before {files[2].name}"), ("missing", f"missing files 4 to 5 before {files[5].name}"),
-    ]  # fmt: skip
+        ("missing", f"missing file 2 before {files[2].name}"),
+        ("missing", f"missing files 4 to 5 before {files[5].name}"),
+    ]
     ((kind, text),) = holes_of(list(read_records([files[1], files[0]])))
     assert (kind, "comes after number 2" in text) == ("order", True)
     make_tape(tmp_path / "other", frames(5))
@@ -184,7 +190,12 @@ def test_a_check_tells_of_every_file_and_a_replay_plays_what_there_is(
 
     code, out, _ = fks("--check", "--json")
     assert code == FAILED
-    assert [row["verdict"] for row in msgspec.json.decode(out)["items"]] == [NO_BEGINNING, "whole", NO_END, NO_BEGINNING]
+    assert [row["verdict"] for row in msgspec.json.decode(out)["items"]] == [
+        NO_BEGINNING,
+        "whole",
+        NO_END,
+        NO_BEGINNING,
+    ]
     code, out, _ = fks("--timeframe", "1s")
     assert code == OK
     assert f"trouble: 1{ENDING} {NO_BEGINNING}" in out

@@ -83,7 +83,9 @@ def test_over_a_hole_there_is_no_bar_and_it_is_told() -> None:
 def test_what_rest_told_fills_a_hole(ids: TradeIds) -> None:
     now_ns = ROWS[GAP.stop][0]
     answers = [told(GAP.start - 1, GAP.start + 100, now_ns + 1), told(GAP.start + 99, GAP.stop + 3, now_ns + 2)]
-    summary = summary_of([BEGIN, *heard(BEFORE), dial(2, now_ns), *heard(AFTER[:1], 2), *answers, *heard(AFTER[1:], 2)], ids)
+    summary = summary_of(
+        [BEGIN, *heard(BEFORE), dial(2, now_ns), *heard(AFTER[:1], 2), *answers, *heard(AFTER[1:], 2)], ids
+    )
     assert bars_of(summary) == truth()
     row = summary.symbols["BTCUSDT"]
     assert (summary.troubles, row.trades, row.line.filled, row.repeated) == ({}, len(TRADES), len(GAP), 0)
@@ -100,7 +102,10 @@ def test_where_ids_prove_nothing_a_torn_stream_is_a_hole() -> None:
 @pytest.mark.parametrize("answer", [(GAP.start + 5, GAP.stop + 1), (GAP.start - 5, GAP.stop - 5)])
 def test_an_answer_that_does_not_reach_over_a_hole_does_not_fill_it(answer: tuple[int, int]) -> None:
     now_ns = ROWS[GAP.stop][0]
-    summary = summary_of([BEGIN, *heard(BEFORE), dial(2, now_ns), *heard(AFTER[:1], 2), told(*answer, now_ns), *heard(AFTER[1:], 2)], TradeIds.RISING)
+    summary = summary_of(
+        [BEGIN, *heard(BEFORE), dial(2, now_ns), *heard(AFTER[:1], 2), told(*answer, now_ns), *heard(AFTER[1:], 2)],
+        TradeIds.RISING,
+    )
     assert summary.troubles == {"hole": 1}
     assert {bar.time_ns: bar for bar in truth()}.items() >= {bar.time_ns: bar for bar in bars_of(summary)}.items()
 

@@ -36,7 +36,12 @@ def fill(recorder: Recorder, times: int = 30) -> None:
 
 
 def test_only_the_oldest_of_its_own_exchange_are_removed_each_with_a_word(tmp_path: Path, log: CollectingLog) -> None:
-    others = [f"kraken-20200101T000000000000-00001{ENDING}", f"aaa{ENDING}", f"binance-mine{ENDING}", f"binance-us-20200101T000000000000-00001{ENDING}"]
+    others = [
+        f"kraken-20200101T000000000000-00001{ENDING}",
+        f"aaa{ENDING}",
+        f"binance-mine{ENDING}",
+        f"binance-us-20200101T000000000000-00001{ENDING}",
+    ]
     for name in [OLD, *others]:
         (tmp_path / name).write_bytes(bytes(20_000))
     fill(recorder_into(tmp_path, log, file_bytes=10_000, keep_bytes=40_000))
@@ -67,7 +72,13 @@ def test_what_somebody_reads_or_writes_is_not_removed(tmp_path: Path) -> None:
 
 def test_a_recording_by_hand_removes_nothing(tmp_path: Path) -> None:
     (tmp_path / OLD).write_bytes(bytes(20_000))
-    exchange = make_exchange("binance", settings=settings_for({"rest": "http://127.0.0.1:9", "ws": "ws://127.0.0.1:9"}), node=None, clock=RealClock(), log=CollectingLog())
+    exchange = make_exchange(
+        "binance",
+        settings=settings_for({"rest": "http://127.0.0.1:9", "ws": "ws://127.0.0.1:9"}),
+        node=None,
+        clock=RealClock(),
+        log=CollectingLog(),
+    )
     fill(make_recorder(exchange, tmp_path, RealClock(), CollectingLog(), file_mb=0.01))
     assert (tmp_path / OLD).exists()
 
@@ -89,7 +100,9 @@ async def test_a_recording_ends_when_its_tape_fails(tmp_path: Path, log: Collect
     assert recorder.error
 
 
-async def test_messages_that_are_lost_are_told_while_it_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_messages_that_are_lost_are_told_while_it_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recorder = recorder_into(tmp_path)
     recorder.counts.lost = 3
     looking = asyncio.create_task(_look_after(recorder, RealClock()))
@@ -101,7 +114,11 @@ async def test_messages_that_are_lost_are_told_while_it_records(tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--seconds", "nan"], "nan is no number of seconds"), (["--seconds", "inf"], "inf is no number of seconds"), (["--channels", " , "], "no channel is named")],
+    [
+        (["--seconds", "nan"], "nan is no number of seconds"),
+        (["--seconds", "inf"], "inf is no number of seconds"),
+        (["--channels", " , "], "no channel is named"),
+    ],
 )
 def test_numbers_that_are_none_and_channels_that_are_none_are_refused(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

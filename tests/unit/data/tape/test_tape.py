@@ -128,7 +128,9 @@ def test_no_tape_is_said(tmp_path: Path) -> None:
 def test_tapes_of_two_exchanges_are_not_one(tmp_path: Path) -> None:
     make_tape(tmp_path)
     (file,) = tape_files(tmp_path)
-    (tmp_path / f"other{ENDING}").write_bytes(file.read_bytes().replace(b'"exchange":"binance"', b'"exchange":"kraken"', 1))
+    (tmp_path / f"other{ENDING}").write_bytes(
+        file.read_bytes().replace(b'"exchange":"binance"', b'"exchange":"kraken"', 1)
+    )
     with pytest.raises(InputError, match="these are tapes of binance and kraken"):
         header_of(tape_files(tmp_path))
 
@@ -178,7 +180,9 @@ def test_a_key_in_a_hello_is_not_on_the_tape(tmp_path: Path) -> None:
 
 def test_a_summary_is_the_same_twice_and_its_bars_are_those_of_the_trades(tmp_path: Path) -> None:
     make_tape(tmp_path)
-    first, second = (Summary("binance").add_all(play(read_records(tape_files(tmp_path)), wires_of("binance"))) for _ in "12")
+    first, second = (
+        Summary("binance").add_all(play(read_records(tape_files(tmp_path)), wires_of("binance"))) for _ in "12"
+    )
     assert (first.digest, first.bars_digest) == (second.digest, second.bars_digest)
     row = first.symbols["BTCUSDT"]
     trades = public_trades(agg_trades(raw_trades()))
@@ -196,7 +200,11 @@ def test_recorded_coinbase_frames_are_played_as_their_wire_reads_them(tmp_path: 
     with gzip.open(path, "rt") as lines:
         told = [row for row in map(json.loads, lines) if row["t"] == "recv"]
     rows = [(round(row["ts"] * 1e9), row["data"].encode()) for row in told if row["conn"] == told[0]["conn"]]
-    wanted = [Subscription(channel, symbol) for symbol in ("BTC-USD", "ETH-USD") for channel in (Channel.TRADES, Channel.QUOTES, Channel.BOOK)]
+    wanted = [
+        Subscription(channel, symbol)
+        for symbol in ("BTC-USD", "ETH-USD")
+        for channel in (Channel.TRADES, Channel.QUOTES, Channel.BOOK)
+    ]
     recorder = recorder_into(tmp_path)
     wire = TapedWire(wires_of("coinbase")(), recorder)
     wire.hello(wanted)
@@ -212,7 +220,9 @@ def test_wires_for_playing_need_no_network_and_no_key(exchange: str) -> None:
 
 
 # ── in the place of an exchange ──────────────────────────────────────────────────────────────────
-async def taken(source: TapeExchange, wanted: tuple[Subscription, ...] = WANTED, *, most: int | None = None) -> list[MarketEvent]:
+async def taken(
+    source: TapeExchange, wanted: tuple[Subscription, ...] = WANTED, *, most: int | None = None
+) -> list[MarketEvent]:
     """Return what one watcher gets until the tape is over, or until it has enough."""
     found: list[MarketEvent] = []
     stream = source.watch(wanted)
@@ -235,7 +245,13 @@ async def taken(source: TapeExchange, wanted: tuple[Subscription, ...] = WANTED,
 @pytest.mark.parametrize("name", sorted(EXCHANGES))
 def test_a_tape_tells_what_its_exchange_could_do(tmp_path: Path, name: str) -> None:
     exchange = make_exchange(
-        name, settings=Settings(data=Data(endpoints=(f"{name} http://127.0.0.1:9 ws://127.0.0.1:9",), polygon_api_key=SecretStr("k"))), node=None, clock=RealClock(), log=CollectingLog()
+        name,
+        settings=Settings(
+            data=Data(endpoints=(f"{name} http://127.0.0.1:9 ws://127.0.0.1:9",), polygon_api_key=SecretStr("k"))
+        ),
+        node=None,
+        clock=RealClock(),
+        log=CollectingLog(),
     )
     recorder = make_recorder(exchange, tmp_path, RealClock(), CollectingLog())
     recorder.answer(Kind.INSTRUMENTS, [], [])  # a tape with nothing on it is no file

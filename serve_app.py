@@ -63,7 +63,7 @@ def gateway_app(home: str, name: str) -> Any:
     from fks.config.load import load_settings
     from fks.config.paths import Paths
     from fks.config.secrets import load_secrets
-    from fks.monitor.log import open_log
+    from fks.process.log import open_log
     from fks.web.pages import router
 
     settings = load_settings(home)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.model.health import Problem
-from fks.monitor.component import Component
+from fks.runtime import Component
 
 if TYPE_CHECKING:
-    from fks.data.collector import Collector
+    from fks.collector.collector import Collector
 
 
 class CollectorActor:
@@ -19,7 +19,12 @@ class CollectorActor:
     live; a bar is sealed and handed on once, in order.
     """
 
-    MODULES = ("fks.data.collector", "fks.data.purse", "fks.exchanges.registry", "fks.exchanges.binance")
+    MODULES = (
+        "fks.collector.collector",
+        "fks.history.limited_exchange",
+        "fks.exchanges.registry",
+        "fks.exchanges.binance",
+    )
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:
         self._component = component
@@ -28,9 +33,9 @@ class CollectorActor:
 
     async def start(self) -> None:
         """Connect, find the last stored bar, fill the gap. Raising is a failed start."""
-        from fks.data.collector import Collector
-        from fks.data.purse import budget_for
+        from fks.collector.collector import Collector
         from fks.exchanges.registry import make_exchange
+        from fks.history.limited_exchange import budget_for
 
         c = self._component
         assert c.lease is not None
@@ -39,7 +44,7 @@ class CollectorActor:
             self._exchange, settings=c.settings, node=c.node, clock=c.clock, log=c.log, budget=budget
         )
         if c.settings.data.tape:
-            from fks.data.tape.taped import taped
+            from fks.tape.recorded_exchange import taped
 
             exchange = taped(exchange, c.settings, c.clock, c.log)
         self._collector = Collector(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.model.health import Problem
-from fks.monitor.component import Component
+from fks.runtime import Component
 
 if TYPE_CHECKING:
     from fks.guardian.service import Guardian
@@ -30,7 +30,7 @@ class GuardianActor:
         from fks.guardian.lease import is_placed_here
         from fks.guardian.service import Guardian
         from fks.guardian.timing import Timing
-        from fks.store.venue_budgets import venue_budget
+        from fks.rate_limits.venue_budgets import venue_budget
         from fks.venues.registry import limits_of, make_venues
 
         c = self._component

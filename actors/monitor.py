@@ -12,7 +12,7 @@ from fks.model.errors import OutageError
 from fks.model.health import Problem
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import News, message_of, settle_what_is_over
-from fks.monitor.component import SNAPSHOTS, Component
+from fks.runtime import SNAPSHOTS, Component
 from fks.store.bus import ALERTS
 from fks.store.nodes import PAGE_S, NodeStore
 
@@ -37,7 +37,7 @@ class MonitorActor:
 
     async def start(self) -> None:
         """Load the merger."""
-        from fks.monitor.metrics import Merger
+        from fks.process.metrics import Merger
 
         self._merger = Merger()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.model.health import Problem
-from fks.monitor.component import Component
+from fks.runtime import Component
 
 if TYPE_CHECKING:
     from fks.order_manager.service import OrderManager
@@ -31,8 +31,8 @@ class OrderManagerActor:
         from fks.guardian.journal import kill_mode
         from fks.order_manager.service import OrderManager
         from fks.orders.sent_ids import SentIds
+        from fks.rate_limits.venue_budgets import venue_budget
         from fks.store.failover import watch_failover
-        from fks.store.venue_budgets import venue_budget
         from fks.venues.registry import limits_of, make_venues
 
         c = self._component

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fks.model.errors import OutageError
 from fks.model.health import Problem
-from fks.monitor.component import Component
+from fks.runtime import Component
 
 if TYPE_CHECKING:
     from fks.store.jobs import JobStore

@@ -27,11 +27,11 @@ from fks.config.paths import Paths
 from fks.config.version import VERSION
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import Problem
-from fks.monitor.checks import LoopLag, SelfChecks, lease_problem, memory_mb, memory_problem
-from fks.monitor.component import Component
-from fks.monitor.log import Redactor
-from fks.monitor.pulse import Pulse, pulse_file
-from fks.monitor.remains import catch_faults, write_exit
+from fks.process.crash_files import catch_faults, write_exit
+from fks.process.heartbeat import Pulse, pulse_file
+from fks.process.log import Redactor
+from fks.process.self_checks import LoopLag, SelfChecks, lease_problem, memory_mb, memory_problem
+from fks.runtime import Component
 
 BEAT_S = 0.2
 SAY_S = 1.0  # between two times that the pulse says all that health would, when nothing changes
@@ -45,7 +45,7 @@ class Shell:
 
     Asked to stop: the object drains while the process still beats and holds its lease, then its run is cancelled, then
     it stops; how long all that may take is the supervisor's to bound. What a dead process leaves
-    behind is in `fks.monitor.remains`.
+    behind is in `fks.process.crash_files`.
     """
 
     def __init__(

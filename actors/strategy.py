@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fks.model.health import Problem
-from fks.monitor.component import Component
-from fks.monitor.remains import last_crash_file
+from fks.process.crash_files import last_crash_file
+from fks.runtime import Component
 
 if TYPE_CHECKING:
     from fks.strategy_worker.worker import StrategyWorker

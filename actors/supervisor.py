@@ -12,12 +12,8 @@ import itertools
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from actors.chronicle import SUPERVISOR, Chronicle, health_row
-from actors.operations import Operations, Part
-from actors.rounds import Rounds
-from actors.watching import Keeping, Record
 from fks.model.errors import ConfigError, InputError, OutageError, StaleEpochError
-from fks.monitor.component import Component
+from fks.runtime import Component
 from fks.store.heads import HeadStore
 from fks.store.leases import Authority
 from fks.store.supervision import HealthRow
@@ -25,7 +21,6 @@ from fks.supervision import ChildSpec, SupervisorSpec, TreeState, check_tree, de
 from fks.supervision.machine import HOUR_S
 from fks.supervision.policy import death_ages, row_ages
 from fks.supervision.ports import World
-from fks.supervision.shape import below, shape
 from fks.supervision.state import (
     Begin,
     Command,
@@ -43,6 +38,11 @@ from fks.supervision.state import (
     TimerFired,
     TreeWanted,
 )
+from fks.supervision.tree_view import below, shape
+from fks.supervisor.child_runner import Keeping, Record
+from fks.supervisor.heartbeat_poller import Rounds
+from fks.supervisor.operations import Operations, Part
+from fks.supervisor.tree_history import SUPERVISOR, Chronicle, health_row
 
 UP = frozenset({"ready", "degraded"})
 REPORT_S = 1.0  # between two looks at how the children are, and at which there should be

@@ -19,13 +19,13 @@ import psutil
 import ray
 
 from actors import tree
-from actors.process import Process, facts
 from actors.shell import Shell
 from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.model.errors import OutageError
-from fks.monitor.component import Component
-from fks.monitor.pulse import Finger, pulse_file
+from fks.process.child import Process, facts
+from fks.process.heartbeat import Finger, pulse_file
+from fks.runtime import Component
 from fks.supervision import ChildSpec
 from fks.supervision.exits import Exit, How
 

@@ -19,7 +19,7 @@ from actors.scheduler import SchedulerActor
 from actors.strategy import StrategyActor
 from actors.supervisor import SupervisorActor
 from fks.config.settings import Settings
-from fks.monitor.component import Component
+from fks.runtime import Component
 from fks.store.supervision import TreeJournal
 from fks.supervision import Backoff, ChildSpec, Containment, Intensity, SupervisorSpec, check_tree
 

@@ -29,15 +29,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the 
 import psutil
 from aiohttp import web
 
+from fks.bars.aggregate import BarBuilder
 from fks.config.secrets import load_secrets
-from fks.data.aggregate import BarBuilder
-from fks.data.feed import SymbolFeed
+from fks.feed.feed import SymbolFeed
 from fks.model.bar import PublicTrade
 from fks.model.timeframe import NS, bar_start
+from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.store.embedded import PostgresServer, RedisServer, start_and_wait
 from fks.store.latest import PRICES
 from tests.support import servers
 from tests.support.collecting import make_collector, running, settings_for

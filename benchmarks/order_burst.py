@@ -31,10 +31,10 @@ from fks.matching import CostModel
 from fks.model.order import Side
 from fks.model.signal import Kind
 from fks.model.timeframe import NS
+from fks.servers.embedded import postgres_pid
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.store.embedded import postgres_pid
 from fks.store.signals import SignalStore
 from fks.venues.paper import PaperVenue
 from tests.support import servers

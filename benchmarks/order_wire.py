@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the support of t
 from fks.clock import RealClock
 from fks.model.order import Outcome
 from fks.model.ports import Priority
-from fks.store.budgets import Allowance
+from fks.rate_limits.budgets import Allowance
+from fks.rate_limits.venue_budgets import RedisVenueBudget, venue_budget
 from fks.store.bus import Bus
-from fks.store.venue_budgets import RedisVenueBudget, venue_budget
 from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.session import BinanceVenue
 from fks.venues.binance.venue import SpotVenue

@@ -13,10 +13,10 @@ import pytest
 from fks.clock import FakeClock
 from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
+from fks.servers.embedded import PostgresServer
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.store.embedded import PostgresServer
 from tests.support import servers
 from tests.support.ports import CollectingLog, RecordingMeter
 
@@ -38,14 +38,14 @@ LONGEST = (
     "contract/fencing/test_zombies.py",
     "contract/strategies/test_containment.py",
     "contract/guardian/test_guardian_kill.py",
-    "contract/keeper/test_keeper.py",
+    "contract/node/test_keeper.py",
     "contract/data/test_feed_trouble.py",
     "contract/data/test_sync_faults.py",
     "contract/data/test_history.py",
     "contract/backtest/test_g6_paper.py",
     "contract/jobs/test_sync_job.py",
-    "contract/keeper/test_gcs_storage.py",
-    "contract/keeper/test_keeper_services.py",
+    "contract/node/test_gcs_storage.py",
+    "contract/node/test_keeper_services.py",
 )
 # a suite in the background of a shell has SIGINT ignored, and hands that on: the commands under test must hear Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,9 +16,9 @@ from fks.api import problems
 from fks.api.auth import OPEN, require, scope_of
 from fks.api.exact import ExactJson
 from fks.api.gateway import Deps, Gateway, opened
+from fks.api.middleware import Surround
 from fks.api.query import Reader
 from fks.api.routes import ROUTERS
-from fks.api.surround import Surround
 
 Opener = Callable[[Deps], AbstractAsyncContextManager[Gateway]]
 

@@ -26,8 +26,8 @@ from fks.config.settings import Settings
 from fks.config.version import build_id
 from fks.model.errors import OutageError
 from fks.monitor.health import Health, RequestRate
-from fks.monitor.metrics import SNAPSHOT_PREFIX, PrometheusMeter
 from fks.monitor.status import NodeView
+from fks.process.metrics import SNAPSHOT_PREFIX, PrometheusMeter
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.reading import ReadingStore

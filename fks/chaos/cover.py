@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from fks.chaos.judge import net
+from fks.chaos.auditor import net
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]  # symbol, instance

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from fks.chaos.judge import Evidence, Instance, Missed
+from fks.chaos.auditor import Evidence, Instance, Missed
 from fks.chaos.outside import Outside
 from fks.model.errors import OutageError
 

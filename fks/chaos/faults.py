@@ -13,7 +13,7 @@ from fks.chaos.links import LINKS
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
 from fks.chaos.processes import PROCESSES
-from fks.chaos.scene import UP_S, Deed, Scene, Undo
+from fks.chaos.scenario import UP_S, Deed, Scene, Undo
 from fks.chaos.space import free_disk
 from fks.chaos.watch import Watch
 from fks.model.errors import FksError, OutageError

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from fks.chaos.kinds import ORDERS_PATH
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
-from fks.chaos.scene import Deed, Scene, Undo
+from fks.chaos.scenario import Deed, Scene, Undo
 from fks.chaos.space import fill_disk, free_disk
 from fks.clock import WrongClock
 

@@ -10,7 +10,7 @@ import psutil
 
 from fks.chaos.outside import send
 from fks.chaos.plan import Injection
-from fks.chaos.scene import UP_S, Deed, Scene
+from fks.chaos.scenario import UP_S, Deed, Scene
 from fks.chaos.up import environment_of, start_again
 from fks.model.errors import InputError
 

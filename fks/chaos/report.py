@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from fks.chaos.judge import CHECKS, Audit
+from fks.chaos.auditor import CHECKS, Audit
 from fks.chaos.kinds import KINDS
 from fks.chaos.plan import Injection
 from fks.chaos.run import Outcome

@@ -7,15 +7,15 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from fks.chaos.auditor import Audit, Finding, Wish, judge
 from fks.chaos.evidence import Baseline, take_baseline, try_collect
 from fks.chaos.faults import Attempt, Hands
-from fks.chaos.judge import Audit, Finding, Wish, judge
 from fks.chaos.kinds import KINDS
+from fks.chaos.order_requests import Wisher
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
 from fks.chaos.sampler import CoverSampler
 from fks.chaos.watch import Watch
-from fks.chaos.wishes import Wisher
 from fks.model.errors import OutageError
 
 IN_FLIGHT_MAX = 3  # faults whose recovery is waited for at the same time

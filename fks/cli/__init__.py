@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
 def cli(ctx: click.Context, home: str | None) -> None:
     """FKS: a trading runtime that is allowed to crash."""
     if home is None:  # a checkout on a Windows drive under WSL cannot hold a database
-        from fks.cli.place import default_home
+        from fks.config.home import default_home
 
         home = default_home()
     ctx.obj = {"home": home}

@@ -11,7 +11,7 @@ from fks.cli.base import as_json, emit, settings_of, table
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
-    from fks.data.assets import AssetDesk, Choice
+    from fks.history.assets import AssetDesk, Choice
     from fks.store.db import Database
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -53,7 +53,7 @@ def _choosing(command: C) -> C:
 @click.pass_context
 def list_(ctx: click.Context, is_all: bool, as_json: bool) -> None:
     """List assets, whether they are collected and how that stands."""
-    from fks.cli.data_store import with_store
+    from fks.cli.data.store import with_store
     from fks.store.assets import AssetStore
     from fks.store.instruments import InstrumentStore
 
@@ -110,7 +110,7 @@ def _choice(
     history: int | None = None,
     channels: Sequence[str] = (),
 ) -> Choice:
-    from fks.data.assets import Choice
+    from fks.history.assets import Choice
 
     return Choice(tuple(symbols), exchange, tuple(timeframes) or None, history, tuple(channels) or None)
 
@@ -121,9 +121,9 @@ def _decide(
     choice: Choice,
     one: Callable[[AssetDesk, Choice], Awaitable[list[dict[str, Any]]]],
 ) -> None:
-    from fks.cli.data_store import with_store
-    from fks.data.assets import AssetDesk
+    from fks.cli.data.store import with_store
     from fks.exchanges.registry import EXCHANGES
+    from fks.history.assets import AssetDesk
 
     data = settings_of(ctx).data
 

@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fks.cli.keeper import ports, preflight, probe
-from fks.cli.keeper.lock import holder_of
-from fks.cli.place import windows_drive
 from fks.config.endpoints import Node, load_node
+from fks.config.home import windows_drive
 from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets, refuse_tracked
 from fks.config.settings import Settings
 from fks.model.errors import FksError
+from fks.node import ports, preflight, probe
+from fks.node.lock import holder_of
 
 MEMORY_MIN_MB = 3000
 FILES_MIN = 4096
@@ -107,7 +107,7 @@ def _shared_memory() -> Check:
 
 def _programs() -> None:
     from fks.model.errors import ConfigError
-    from fks.store import binaries
+    from fks.servers import binaries
 
     binaries.postgres("postgres")
     binaries.redis("redis-server")
@@ -145,8 +145,8 @@ def _secrets(paths: Paths) -> Iterator[Check]:
 def _asleep(paths: Paths, settings: Settings | None) -> Iterator[Check]:
     """Look at what would be in the way of `fks up`."""
     yield Check("keeper", "ok", "FKS does not run here; start it with 'fks up'")
-    from fks.cli.keeper.book import Book
-    from fks.cli.keeper.process import Process, holding
+    from fks.node.child_records import Book
+    from fks.process.handle import Process, holding
 
     left = [name for name, entry in Book(paths.run / "keeper.json").items() if Process.find(entry.pid, entry.mark)]
     left += [f"pid {pid}" for pid in holding(f"{paths.sockets}/")] if not left else []

@@ -52,7 +52,8 @@ def downgrade(ctx: click.Context, revision: str, yes: bool) -> None:
     """Take the schema back to REVISION ("base", an id, or -1 after a "--"). Data of dropped tables and columns is lost;
     a backup is made first."""
     from fks.cli.store import opened_store
-    from fks.store import backup, migrate
+    from fks.servers import backup
+    from fks.store import migrate
 
     if not yes:
         click.confirm(f"take the schema back to {revision}? data may be lost (a backup is made first)", abort=True)
@@ -122,7 +123,7 @@ def status(ctx: click.Context, as_json: bool) -> None:
 def shell(ctx: click.Context, args: tuple[str, ...]) -> None:
     """Open psql on the database (it can write). ARGS go to psql: fks db shell -c 'SELECT 1'."""
     from fks.cli.store import opened_store
-    from fks.store import backup
+    from fks.servers import backup
 
     with opened_store(ctx) as (url, _, paths):
         code = backup.psql(url, paths.run, args)
@@ -136,7 +137,7 @@ def shell(ctx: click.Context, args: tuple[str, ...]) -> None:
 def backup_command(ctx: click.Context, as_json: bool) -> None:
     """Write the whole database to a file under FKS_HOME/backups."""
     from fks.cli.store import opened_store
-    from fks.store import backup
+    from fks.servers import backup
 
     with opened_store(ctx) as (url, _, paths):
         file = backup.dump(url, paths)
@@ -153,7 +154,7 @@ def restore_command(ctx: click.Context, file: Path, yes: bool) -> None:
     """Replace the database's content by that of FILE, all or nothing. FKS must be down."""
     from fks.cli.store import is_running, opened_store
     from fks.model.errors import ConfigError
-    from fks.store import backup
+    from fks.servers import backup
 
     if is_running(paths_of(ctx)):
         raise ConfigError("a backup is not restored under a running system", remedy="run 'fks down' first")
@@ -176,7 +177,7 @@ def timescale(ctx: click.Context, is_applied: bool, yes: bool, as_json: bool) ->
     """
     from fks.cli.store import is_running, opened_store
     from fks.model.errors import ConfigError
-    from fks.store import backup
+    from fks.servers import backup
 
     with opened_store(ctx) as (url, settings, paths):
         found, steps = asyncio.run(_timescale(url, settings.data))

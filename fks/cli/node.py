@@ -166,9 +166,9 @@ def _begin(
     detach: bool,
     is_json: bool,
 ) -> None:
-    from fks.cli.keeper.build import check_host
-    from fks.cli.keeper.preflight import check_interpreter
     from fks.cli.up import run_keeper
+    from fks.node.build import check_host
+    from fks.node.preflight import check_interpreter
 
     check_interpreter()
     found = _sources(ctx)

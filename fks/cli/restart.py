@@ -77,7 +77,7 @@ def _drained(paths: Paths, name: str, why: str, *, as_json: bool) -> None:
 
 def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]], *, as_json: bool) -> None:
     """Restart a service by its keeper, or end a process: whoever minds it starts it again."""
-    from fks.cli.keeper.door import ask
+    from fks.node.control_socket import ask
 
     start = time.monotonic()
     if row["kind"] == "service":
@@ -100,8 +100,8 @@ def _end(row: dict[str, Any]) -> None:
     """Kill an actor or replica of this host. It may die at any moment anyway; that is what makes this safe."""
     import socket
 
-    from fks.cli.keeper.process import kill
     from fks.model.errors import InputError
+    from fks.process.handle import kill
 
     if not row["pid"]:
         raise InputError(

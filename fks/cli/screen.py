@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import click
 
-from fks.cli.keeper.services import TITLES
 from fks.clock import RealClock
 from fks.config.endpoints import Node
 from fks.config.paths import Paths
+from fks.node.services import TITLES
 
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _NAMES = TITLES | {"schema": "database schema", "actors": "actors and gateway"}

@@ -13,7 +13,7 @@ from fks.model.errors import InputError
 from fks.model.timeframe import iso
 
 if TYPE_CHECKING:
-    from fks.data.tape.summary import Summary
+    from fks.tape.summary import Summary
 
 
 @click.command()
@@ -53,10 +53,10 @@ def replay(
 
 def _play(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary, float]:
     """Return what came of the tape, and how many seconds the playing took."""
-    from fks.data.tape.playing import play, wires_of
-    from fks.data.tape.reading import header_of, read_records, tape_files
-    from fks.data.tape.records import Kind
-    from fks.data.tape.summary import Summary
+    from fks.tape.player import play, wires_of
+    from fks.tape.reader import header_of, read_records, tape_files
+    from fks.tape.records import Kind
+    from fks.tape.summary import Summary
 
     files = tape_files(tape)
     header = header_of(files)
@@ -141,7 +141,7 @@ def _tell(document: dict[str, Any], took_s: float) -> None:
 
 def _check(tape: Path, *, as_json: bool) -> int:
     """Tell a verdict of every file, whatever the one before it was like."""
-    from fks.data.tape.reading import tape_files
+    from fks.tape.reader import tape_files
 
     shown = [_verdict(path) for path in tape_files(tape)]
     emit(shown, as_json=as_json, schema="fks.sim.replay.check/1")
@@ -153,7 +153,7 @@ def _check(tape: Path, *, as_json: bool) -> int:
 
 
 def _verdict(path: Path) -> dict[str, Any]:
-    from fks.data.tape.reading import check_file
+    from fks.tape.reader import check_file
 
     try:
         row = check_file(path)

@@ -122,7 +122,7 @@ def _from_gateway(paths: Paths) -> dict[str, Any]:
 
 
 def _from_keeper(paths: Paths) -> dict[str, Any]:
-    from fks.cli.keeper.door import ask
+    from fks.node.control_socket import ask
 
     return _document(ask(paths.keeper_socket, "status")["status"])
 

@@ -27,7 +27,7 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
         yield settings.database.url.get_secret_value(), settings, paths
         return
     from fks.config.secrets import ensure_secrets, load_secrets
-    from fks.store.embedded import PostgresServer, start_and_wait
+    from fks.servers.embedded import PostgresServer, start_and_wait
 
     if create:
         paths.ensure()
@@ -46,7 +46,7 @@ def opened_store(ctx: click.Context, *, create: bool = False) -> Iterator[tuple[
 def is_running(paths: Paths) -> bool:
     """Return whether FKS runs here: a keeper (it holds the lock of its file as long as it lives), or servers that
     outlived theirs."""
-    from fks.store.embedded import postgres_pid, redis_pid
+    from fks.servers.embedded import postgres_pid, redis_pid
 
     return _is_locked(paths.run / "keeper.lock") or postgres_pid(paths) is not None or redis_pid(paths) is not None
 

@@ -16,10 +16,10 @@ from fks.cli.base import as_json, home_of
 from fks.config.python import module
 
 if TYPE_CHECKING:
-    from fks.cli.keeper.build import Site
     from fks.cli.screen import Screen
     from fks.config.paths import Paths
     from fks.config.settings import Settings
+    from fks.node.build import Site
 
 UP_S = 180.0  # a detached start may take this long on a slow machine; its keeper gives up long before
 DOWN_S = 25.0  # an orderly end takes at most 15 s; then the keeper is killed
@@ -54,10 +54,10 @@ def up(
 
     Safe to run again: what already runs is left alone, what an earlier keeper left behind is taken over.
     """
-    from fks.cli.keeper.preflight import check_interpreter
+    from fks.node.preflight import check_interpreter
 
     check_interpreter()  # before anything that an old Python could not even import
-    from fks.cli.keeper.build import check_host
+    from fks.node.build import check_host
 
     options = (("FKS_SIM_TAPE", tape), ("FKS_SIM_SPEED", speed), ("FKS_SIM_FILLS", fills), ("FKS_RAY_ADDRESS", address))
     for name, value in options:
@@ -79,7 +79,7 @@ def run_keeper(paths: Paths, *, is_detached: bool, is_quiet: bool, is_json: bool
 
     Errors: FksError when the start fails.
     """
-    from fks.cli.keeper.lock import AlreadyRunning
+    from fks.node.lock import AlreadyRunning
 
     try:
         if is_detached:
@@ -93,9 +93,9 @@ def run_keeper(paths: Paths, *, is_detached: bool, is_quiet: bool, is_json: bool
 
 
 async def _foreground(paths: Paths, *, is_quiet: bool, is_json: bool) -> None:
-    from fks.cli.keeper.build import make_keeper, open_site
-    from fks.cli.keeper.lock import keeper_lock
     from fks.cli.screen import Screen
+    from fks.node.build import make_keeper, open_site
+    from fks.node.lock import keeper_lock
 
     with keeper_lock(paths.run / "keeper.lock"):
         site = open_site(paths)
@@ -185,12 +185,12 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
     """Start a keeper in a session of its own and follow its steps until it is ready. Errors: what it died of."""
     import threading
 
-    from fks.cli.keeper.door import ask
-    from fks.cli.keeper.lock import AlreadyRunning, holder_of
     from fks.cli.screen import Screen, first_screen
     from fks.config.endpoints import load_node
     from fks.config.load import load_settings
     from fks.model.errors import ConfigError, FksError, OutageError
+    from fks.node.control_socket import ask
+    from fks.node.lock import AlreadyRunning, holder_of
 
     if (pid := holder_of(paths.run / "keeper.lock")) is not None:
         raise AlreadyRunning(pid)
@@ -198,7 +198,7 @@ def _detach(paths: Paths, *, is_json: bool) -> None:
     output = paths.logs / "keeper.out"
     with open(output, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as sink:
         child = subprocess.Popen(
-            module("fks.cli.keeper", str(paths.home)),
+            module("fks.node", str(paths.home)),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
@@ -300,10 +300,10 @@ def _down(paths: Paths) -> list[str]:
     """End everything of this home and return the names of what was running."""
     import threading
 
-    from fks.cli.keeper.door import ask
-    from fks.cli.keeper.lock import holder_of, keeper_lock
-    from fks.cli.keeper.process import kill
     from fks.model.errors import OutageError
+    from fks.node.control_socket import ask
+    from fks.node.lock import holder_of, keeper_lock
+    from fks.process.handle import kill
 
     lock = paths.run / "keeper.lock"
     pid = holder_of(lock)
@@ -326,7 +326,7 @@ def _down(paths: Paths) -> list[str]:
 
 
 async def _sweep(paths: Paths) -> list[str]:
-    from fks.cli.keeper.keeper import sweep
-    from fks.cli.keeper.services import leftovers
+    from fks.node.keeper import sweep
+    from fks.node.services import leftovers
 
     return await sweep(paths, leftovers(paths))

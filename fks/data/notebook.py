@@ -200,8 +200,8 @@ def _read(
 
 
 def _missing(exchange: str, bars: Bars) -> int | None:
-    from fks.data.gaps import SILENT_EXCHANGES, calendar_for, count_bars
     from fks.exchanges.registry import EXCHANGES
+    from fks.history.gaps import SILENT_EXCHANGES, calendar_for, count_bars
     from fks.store.gaps import Hole
 
     if exchange not in EXCHANGES or exchange in SILENT_EXCHANGES:
@@ -223,7 +223,7 @@ def get_sync_status(
 ) -> list[Record]:
     """Return how the syncs of a symbol stand (of all without one): symbol, timeframe, exchange, sync_status (pending,
     running, done, failed), oldest, newest, candles, revision, error, last_sync_at."""
-    from fks.data.aggregate import length_of
+    from fks.bars.aggregate import length_of
 
     rows = session().run(lambda db: ReadingStore(db).sync_status(symbol, timeframe, exchange))
     ordered = sorted(rows, key=lambda row: (row["symbol"], row["exchange"], length_of(row["timeframe"])))
@@ -393,7 +393,7 @@ class Service:
         `progress` is told (bars done, bars in all), from another thread. Safe to interrupt and to repeat: what is there
         is not asked for again. Errors: InputError, OutageError, PeerError when the exchange broke its own rules.
         """
-        from fks.data.request import fetch_history
+        from fks.history.request import fetch_history
 
         check_timeframe(timeframe)
         first_ns, last_ns, _ = _span(start, end, None)

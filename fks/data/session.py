@@ -20,8 +20,8 @@ from fks.config.load import load_settings
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, InputError, OutageError
+from fks.servers.embedded import PostgresServer, start_and_wait
 from fks.store.db import Database
-from fks.store.embedded import PostgresServer, start_and_wait
 
 T = TypeVar("T")
 _STATEMENT_S = 120.0  # a person who asks for ten years waits longer than a live part may

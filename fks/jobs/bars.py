@@ -135,7 +135,7 @@ def read_tape(where: str) -> tuple[Tape, str]:
     Errors: InputError TAPE_MISSING, TAPE_BROKEN.
     """
     if where == "sample":
-        data = (resources.files("fks.data") / "sample" / "BTCUSDT-1m.fksbars").read_bytes()
+        data = (resources.files("fks.files") / "sample_data" / "BTCUSDT-1m.fksbars").read_bytes()
         return unpack_tape(data), "the shipped sample"
     path = Path(where).expanduser()
     if not path.is_file():

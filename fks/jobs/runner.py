@@ -63,7 +63,7 @@ def _backtest(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
 
 
 async def _sync(spec: Mapping[str, Any], work: Work) -> dict[str, Any]:
-    from fks.data.sync import QuietLog
+    from fks.history.sync import QuietLog
     from fks.jobs.sync import run_sync  # a backtest needs no exchanges
 
     result = await run_sync(

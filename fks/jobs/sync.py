@@ -14,10 +14,10 @@ from typing import Any
 from fks.clock import Clock
 from fks.config.endpoints import Node
 from fks.config.settings import Settings
-from fks.data.gaps import GapWatch
-from fks.data.purse import opened_exchange
-from fks.data.sync import Sync
 from fks.exchanges.registry import EXCHANGES
+from fks.history.gaps import GapWatch
+from fks.history.limited_exchange import opened_exchange
+from fks.history.sync import Sync
 from fks.model.errors import FksError
 from fks.model.ports import Log
 from fks.store.db import Database

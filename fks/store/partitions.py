@@ -192,9 +192,7 @@ async def _make(db: Database, span: Span) -> bool:
         # before looking for rows: one more inserted after the look would break the attach
         await tx.sql(f"LOCK TABLE {span.table}_default IN ACCESS EXCLUSIVE MODE")
         await tx.sql(f"CREATE TABLE {span.name} (LIKE {span.table} INCLUDING ALL)")
-        await tx.sql(
-            f"WITH moved AS (DELETE FROM {span.table}_default WHERE time >= {low} AND time < {high} RETURNING *) "  # noqa: S608
-            f"INSERT INTO {span.name} SELECT * FROM moved"
-        )
+        moved = f"DELETE FROM {span.table}_default WHERE time >= {low} AND time < {high} RETURNING *"  # noqa: S608
+        await tx.sql(f"WITH moved AS ({moved}) INSERT INTO {span.name} SELECT * FROM moved")  # noqa: S608
         await tx.sql(f"ALTER TABLE {span.table} ATTACH PARTITION {span.name} FOR VALUES FROM ({low}) TO ({high})")
     return True

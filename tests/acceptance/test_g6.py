@@ -34,7 +34,7 @@ from fks.strategies.registry import load_catalogue
 from tests.support.live import Line, seed_account, seed_instance
 from tests.support.waiting import until
 
-SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "data" / "sample" / "BTCUSDT-1m.fksbars"
+SAMPLE = Path(__file__).resolve().parents[2] / "fks" / "files" / "sample_data" / "BTCUSDT-1m.fksbars"
 START, BARS = 20_000, 160
 #: every built-in, fast enough to trade often, and twice with protection
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from fks.model.metrics import METRICS
-from fks.monitor.metrics import family_of
+from fks.process.metrics import family_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BOARD = ROOT / "deploy" / "grafana" / "fks.json"

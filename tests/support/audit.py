@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from fks.chaos.auditor import Evidence, judge, made_by
 from fks.chaos.evidence import Baseline, collect
-from fks.chaos.judge import Evidence, judge, made_by
 from fks.chaos.outside import Outside
 from fks.clock import RealClock
 from fks.config.paths import Paths

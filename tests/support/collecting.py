@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from fks.clock import RealClock
+from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
-from fks.data.collector import Collector
-from fks.data.feed import SymbolFeed
 from fks.exchanges.base import Endpoint
 from fks.exchanges.registry import endpoint_of, make_exchange
+from fks.feed.feed import SymbolFeed
 from fks.model.ports import Lease
 from fks.store.bus import Bus
 from fks.store.db import Database

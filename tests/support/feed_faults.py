@@ -18,9 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from fks.collector.collector import TICK_S
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
-from fks.data.collector import TICK_S
 from fks.model.errors import OutageError
 from fks.model.timeframe import to_ns
 from fks.risk.market import feed_stale

@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fks.cli.keeper.door import ask
-from fks.cli.keeper.keeper import Keeper
-from fks.cli.keeper.lock import keeper_lock
-from fks.cli.keeper.process import Launch, Process, holding
-from fks.cli.keeper.service import Seen
-from fks.cli.keeper.spec import Policy, ServiceSpec
 from fks.clock import RealClock
 from fks.config.endpoints import Node
 from fks.config.paths import Paths
 from fks.model.errors import OutageError
+from fks.node.control_socket import ask
+from fks.node.keeper import Keeper
+from fks.node.lock import keeper_lock
+from fks.node.service import Seen
+from fks.node.spec import Policy, ServiceSpec
+from fks.process.handle import Launch, Process, holding
 from fks.supervision.spec import Intensity
 from tests.support.ports import CollectingLog
 from tests.support.waiting import wait_until

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from fks.clock import Clock
+from fks.collector.collector import Collector
 from fks.config.endpoints import Node
 from fks.config.settings import Settings
-from fks.data.collector import Collector
 from fks.exchanges.registry import make_exchange
 from fks.model.timeframe import to_ns
 from fks.order_manager.service import OrderManager

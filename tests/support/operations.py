@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from actors.operations import Operations, Part
 from fks.store.db import Database
 from fks.store.operations import Operation, OperationStore
 from fks.store.runtime_config import RuntimeConfigStore
+from fks.supervisor.operations import Operations, Part
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 

@@ -25,9 +25,9 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
+from fks.chaos.auditor import Evidence, judge
 from fks.chaos.cover import CoverWatch, Rules, Sample
 from fks.chaos.fold import journal_errors
-from fks.chaos.judge import Evidence, judge
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Side, TimeInForce
 from fks.model.signal import Kind

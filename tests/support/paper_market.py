@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import msgspec
 
-from fks.data.aggregate import BarBuilder, OpenBar
+from fks.bars.aggregate import BarBuilder, OpenBar
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
 from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom, Traits

@@ -15,8 +15,8 @@ import asyncpg
 
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
-from fks.store import binaries
-from fks.store.embedded import PostgresServer, start_and_wait
+from fks.servers import binaries
+from fks.servers.embedded import PostgresServer, start_and_wait
 from tests.support import servers
 from tests.support.waiting import until
 

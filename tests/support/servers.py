@@ -13,7 +13,7 @@ from pathlib import Path
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.model.errors import ConfigError
-from fks.store.embedded import PostgresServer, RedisServer, start_and_wait
+from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from tests.support.waiting import wait_until
 
 MEMORY, MEMORY_MIN = "/dev/shm", 4 * 2**30  # used where programs may be run in it and it has room for all workers

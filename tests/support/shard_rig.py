@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from fks.clock import FakeClock
-from fks.data.shards import Shards
+from fks.collector.connections import Shards
 from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError
 from fks.model.market import Channel, MarketEvent, Subscription

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from fks.clock import RealClock
+from fks.feed.rows import FeedRow
 from fks.model.bar import Bar, Bars
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.store.db import Database
-from fks.store.feeds import FeedRow, FeedStore
+from fks.store.feeds import FeedStore
 from fks.store.strategies import NewInstance, StrategyStore
 
 #: What makes each decision of an instance fresh, however old its bars are and however many come at once.

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import fks
 from fks.clock import FakeClock
-from fks.data.tape.recorder import Recorder
-from fks.data.tape.records import Header
-from fks.data.tape.taped import TapedWire
-from fks.data.tape.writing import TapeWriter
 from fks.exchanges.base.wire import Subscribed, Wire
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.binance.wire import BinanceWire
 from fks.model.market import Channel, MarketEvent, Subscription
 from fks.model.ports import Log
+from fks.tape.recorded_exchange import TapedWire
+from fks.tape.recorder import Recorder
+from fks.tape.records import Header
+from fks.tape.writer import TapeWriter
 from tests.support.ports import CollectingLog
 from tests.support.recorded import agg_trades, raw_trades
 

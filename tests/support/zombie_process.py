@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fks.clock import RealClock
-from fks.data.collector import Collector
+from fks.collector.collector import Collector
 from fks.exchanges.registry import make_exchange
 from fks.model.errors import StaleEpochError
 from fks.order_manager.service import OrderManager

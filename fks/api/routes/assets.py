@@ -11,7 +11,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Body, Exchange, Gate, Reader, Trader, body_of, page, takes
-from fks.data.assets import HISTORY_MAX_DAYS, AssetDesk, Choice
+from fks.history.assets import HISTORY_MAX_DAYS, AssetDesk, Choice
 from fks.store.assets import AssetStore
 
 router = APIRouter(tags=["market data"])

@@ -14,7 +14,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.query import Gate
 from fks.monitor.health import DOWN
-from fks.monitor.metrics import SNAPSHOT_PREFIX, TEXT_KEY, merge
+from fks.process.metrics import SNAPSHOT_PREFIX, TEXT_KEY, merge
 
 router = APIRouter(tags=["health"], dependencies=[require("open")])
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"

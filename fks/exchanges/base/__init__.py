@@ -4,8 +4,8 @@ base class (`exchange`). Of these, `socket`, `rest` and `exchange` bring aiohttp
 they are needed.
 """
 
-from fks.exchanges.base.anew import Anew
-from fks.exchanges.base.inbox import Inbox
+from fks.exchanges.base.book_resync import Anew
+from fks.exchanges.base.event_queue import Inbox
 from fks.exchanges.base.levels import Levels
 from fks.exchanges.base.reader import BROKEN, Reader
 from fks.exchanges.base.values import (

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from fks.clock import Clock
-from fks.exchanges.base.inbox import KEPT_MAX, Inbox
+from fks.exchanges.base.event_queue import KEPT_MAX, Inbox
 from fks.exchanges.base.values import TOO_MUCH, seconds_told
 from fks.exchanges.base.wire import Wire
 from fks.model.errors import FksError, OutageError, PeerError

@@ -16,7 +16,8 @@ import pytest
 
 from fks.clock import RealClock
 from fks.config.settings import Database as DatabaseSettings
-from fks.data.sample import SAMPLE, sample_tape
+from fks.feed.rows import TRADES, FeedRow
+from fks.files.sample import SAMPLE, sample_tape
 from fks.model.bar import Bar
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_datetime, to_ns
@@ -24,7 +25,7 @@ from fks.store import migrate
 from fks.store.bars import BarStore
 from fks.store.bus import BARS, Bus
 from fks.store.db import Database
-from fks.store.feeds import TRADES, FeedRow, FeedStore
+from fks.store.feeds import FeedStore
 from fks.store.leases import raise_epoch
 from tests.support import servers
 from tests.support.collecting import NAME, make_collector, running, settings_for
@@ -349,7 +350,7 @@ async def test_assets_are_followed_while_running(
 async def test_a_held_tape_seals_each_bar_when_it_is_over(
     database: Database, bus: Bus, log: CollectingLog, tmp_path: Path, frames: tuple[str, ...]
 ) -> None:
-    tape = str(files("fks.data") / "sample" / SAMPLE)
+    tape = str(files("fks.files") / "sample_data" / SAMPLE)
     arguments = ["--tape", tape, "--fills", "tape", "--hold", "--start", "2026-03-10T00:00:00Z", "--rate-limits", "off"]
     exchange = LocalExchange(tmp_path, arguments).start()
     bars = sample_tape().bars()
@@ -383,8 +384,8 @@ async def test_a_held_tape_seals_each_bar_when_it_is_over(
 async def test_a_drain_stores_all_that_was_heard_and_the_next_self_goes_on_without_a_hole(
     database: Database, bus: Bus, exchange: LocalExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fks.data.collector.DRAIN_S", 20.0)  # it is about all, not about how soon
-    monkeypatch.setattr("fks.data.collector.FLUSH_S", 20.0)
+    monkeypatch.setattr("fks.collector.collector.DRAIN_S", 20.0)  # it is about all, not about how soon
+    monkeypatch.setattr("fks.collector.collector.FLUSH_S", 20.0)
     settings = settings_for(exchange.info, **FEW)
     newest: dict[str, int] = {}
     for epoch in (1, 2, 3):

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE
-from fks.cli.data_store import lasting
+from fks.cli.data.store import lasting
 from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
 from fks.store.db import Database

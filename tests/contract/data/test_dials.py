@@ -13,11 +13,11 @@ import pytest
 from aiohttp import web
 
 from fks.clock import RealClock
-from fks.data.shards import SOCKETS_MAX, Shards
+from fks.collector.connections import SOCKETS_MAX, Shards
 from fks.exchanges.base import Endpoint
 from fks.exchanges.binance import BinanceExchange
 from fks.model.market import Channel, Subscription
-from fks.store.budgets import DIALS_SHARE, Allowance, budget_of
+from fks.rate_limits.budgets import DIALS_SHARE, Allowance, budget_of
 from fks.store.bus import Bus
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until

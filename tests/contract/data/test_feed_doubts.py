@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from fks.bars.aggregate import BarBuilder
 from fks.clock import Clock, FakeClock, RealClock
-from fks.data import holes as module
-from fks.data import writer as writer_module
-from fks.data.aggregate import BarBuilder
-from fks.data.feed import SymbolFeed
-from fks.data.findings import FeedState, Sealed
-from fks.data.holes import Holes
-from fks.data.writer import Writer, judge
+from fks.collector import gap_filler as module
+from fks.collector import writer as writer_module
+from fks.collector.gap_filler import Holes
+from fks.collector.writer import Writer, judge
+from fks.feed.feed import SymbolFeed
+from fks.feed.findings import FeedState, Sealed
 from fks.model.bar import Bar, PublicTrade
 from fks.model.timeframe import NS
 from fks.store.bus import BARS, Bus

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from fks.data.collector import Collector
-from fks.data.holes import LATE_TRIES
-from fks.data.liveness import Pulse
+from fks.collector.collector import Collector
+from fks.collector.gap_filler import LATE_TRIES
 from fks.exchanges.binance import BinanceWire
+from fks.feed.liveness import Pulse
 from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError
 from fks.model.market import Channel, Gone, MarketEvent, Subscription, Suspect

@@ -16,16 +16,16 @@ import numpy as np
 import orjson
 import pytest
 
+from fks.bars.aggregate import aggregate_bars
+from fks.bars.calendars import calendar_of
 from fks.cli import cli
 from fks.cli.base import OK, USAGE, run
 from fks.clock import FakeClock
-from fks.data.aggregate import aggregate_bars
-from fks.data.calendars import calendar_of
-from fks.data.files.bars import FileBars, Wanted, read_bars
-from fks.data.files.export import export_bars
-from fks.data.files.load import import_file
-from fks.data.quality import QualityReport
-from fks.data.sample import sample_tape
+from fks.files.bars import FileBars, Wanted, read_bars
+from fks.files.export import export_bars
+from fks.files.load import import_file
+from fks.files.sample import sample_tape
+from fks.history.quality import QualityReport
 from fks.model.bar import Bars
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import Instrument

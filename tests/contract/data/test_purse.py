@@ -14,10 +14,10 @@ from fks.clock import RealClock
 from fks.config.endpoints import Node, save_node
 from fks.config.paths import Paths
 from fks.config.settings import Data, Settings
-from fks.data.gaps import DAY_NS
-from fks.data.purse import budget_for
-from fks.data.request import fetch_history
-from fks.store.budgets import bucket_of
+from fks.history.gaps import DAY_NS
+from fks.history.limited_exchange import budget_for
+from fks.history.request import fetch_history
+from fks.rate_limits.budgets import bucket_of
 from fks.store.bus import Bus
 from fks.store.db import Database
 from tests.contract.store.test_budgets import Impatient, at_once, dial_at_once

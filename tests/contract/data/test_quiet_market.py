@@ -7,12 +7,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 
+from fks.bars.calendars import AlwaysOpen, Bools
 from fks.clock import FakeClock, RealClock
+from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
-from fks.data.assets import RELIST_MAX_S, Assets
-from fks.data.calendars import AlwaysOpen, Bools
-from fks.data.collector import Collector
-from fks.data.findings import FeedState
+from fks.feed.findings import FeedState
+from fks.history.assets import RELIST_MAX_S, Assets
 from fks.model.bar import Bar, Ints, PublicTrade
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument

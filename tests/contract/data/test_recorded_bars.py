@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fks.data.aggregate import BarBuilder, OpenBar, aggregate_bars, aggregate_trades, fold_bars
-from fks.data.calendars import calendar_of
-from fks.data.outliers import Usual
-from fks.data.sample import sample_tape
-from fks.data.validate import Reason, check_bars
+from fks.bars.aggregate import BarBuilder, OpenBar, aggregate_bars, aggregate_trades, fold_bars
+from fks.bars.calendars import calendar_of
+from fks.bars.outliers import Usual
+from fks.bars.validation import Reason, check_bars
+from fks.files.sample import sample_tape
 from fks.model.bar import Bar, Bars, Ints, PublicTrade
 from fks.model.timeframe import NS, bar_end, bar_start, iso, to_ns
 

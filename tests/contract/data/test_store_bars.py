@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fks.clock import RealClock
+from fks.feed.rows import FeedRow, SealedPosition
 from fks.model.bar import Bar, Bars, PublicTrade
 from fks.model.errors import StaleEpochError
 from fks.model.timeframe import NS, to_ns
 from fks.store.bars import BarStore, Merged
 from fks.store.db import Database
-from fks.store.feeds import FeedRow, FeedStore, SealedPosition
+from fks.store.feeds import FeedStore
 
 T0 = 1_767_225_600 * NS
 

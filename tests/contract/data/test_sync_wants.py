@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fks.clock import FakeClock
-from fks.data.assets import Assets
-from fks.data.gaps import DAY_NS, GapWatch
-from fks.data.sync import Stopped, Sync
+from fks.history.assets import Assets
+from fks.history.gaps import DAY_NS, GapWatch
+from fks.history.sync import Stopped, Sync
 from fks.model.bar import Bar
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_datetime

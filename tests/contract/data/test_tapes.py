@@ -15,17 +15,17 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.clock import RealClock
-from fks.data.collector import Collector
-from fks.data.tape.playing import play, wires_of
-from fks.data.tape.reading import check_file, read_records, tape_files
-from fks.data.tape.replay import TapeExchange
-from fks.data.tape.summary import Summary
-from fks.data.tape.taped import TapedExchange, taped
+from fks.collector.collector import Collector
 from fks.exchanges.registry import make_exchange
 from fks.model.ports import Exchange
 from fks.model.timeframe import to_datetime
 from fks.store.bus import Bus
 from fks.store.db import Database
+from fks.tape.player import play, wires_of
+from fks.tape.reader import check_file, read_records, tape_files
+from fks.tape.recorded_exchange import TapedExchange, taped
+from fks.tape.replay import TapeExchange
+from fks.tape.summary import Summary
 from tests.support.collecting import Held, running, settings_for
 from tests.support.local_exchange import LocalExchange
 from tests.support.ports import CollectingLog, RecordingMeter

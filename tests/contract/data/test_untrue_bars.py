@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from fks.clock import FakeClock
-from fks.data.backfill import Backfill
-from fks.data.belief import Belief
-from fks.data.sync import Sync
+from fks.collector.backfill import Backfill
 from fks.exchanges.binance import BinanceExchange
+from fks.feed.rows import SealedPosition
+from fks.history.confirmation import Belief
+from fks.history.sync import Sync
 from fks.model.errors import PeerError
 from fks.model.timeframe import NS, TIMEFRAMES
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.feeds import SealedPosition
 from fks.store.quarantine import QuarantineStore, Verdict
 from tests.support.ports import CollectingLog
 from tests.support.recorded_peer import Agreeing, RecordedPeer, serving

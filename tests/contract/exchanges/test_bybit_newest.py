@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from fks.bars.aggregate import BarBuilder
 from fks.clock import RealClock
-from fks.data.aggregate import BarBuilder
-from fks.data.backfill import Backfill
-from fks.data.feed import SymbolFeed
-from fks.data.findings import FeedState
+from fks.collector.backfill import Backfill
 from fks.exchanges.base import Endpoint
 from fks.exchanges.bybit import BybitExchange
+from fks.feed.feed import SymbolFeed
+from fks.feed.findings import FeedState
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError
 from fks.model.market import TradeIds

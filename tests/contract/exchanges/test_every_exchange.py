@@ -21,10 +21,10 @@ from aiohttp import web
 import fks.exchanges
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
-from fks.data.assets import subscriptions
 from fks.exchanges._template import TemplateExchange
 from fks.exchanges.base import socket
 from fks.exchanges.registry import EXCHANGES, KEYS, endpoint_of, make_exchange
+from fks.history.assets import subscriptions
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.market import (

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from fks.clock import RealClock
+from fks.collector.collector import Collector
 from fks.config.settings import Data, Settings
-from fks.data.collector import Collector
 from fks.exchanges.registry import make_exchange
 from fks.store.bus import Bus
 from fks.store.db import Database

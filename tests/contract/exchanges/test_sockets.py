@@ -13,7 +13,8 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from fks.clock import RealClock
-from fks.exchanges.base import Subscribed, Wire, anew, socket
+from fks.exchanges.base import Subscribed, Wire, socket
+from fks.exchanges.base import book_resync as anew
 from fks.exchanges.base.socket import Sockets
 from fks.exchanges.binance import BinanceWire
 from fks.exchanges.kraken import KrakenWire

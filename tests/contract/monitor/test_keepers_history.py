@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from fks.cli.keeper.service import Seen
-from fks.cli.keeper.tree import columns
 from fks.monitor.history import events
+from fks.node.service import Seen
+from fks.node.tree import columns
 from fks.store.db import Database
 
 

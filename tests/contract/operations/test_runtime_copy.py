@@ -18,7 +18,7 @@ from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Settings
 from fks.model.errors import ConfigError, OutageError
-from fks.monitor.component import Component
+from fks.runtime import Component
 from fks.store.db import Database
 from fks.store.runtime_config import RuntimeConfigStore, copy_file, overlaid, propose
 from tests.support import servers

@@ -9,7 +9,8 @@ import pytest
 
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError, OutageError
-from fks.store import backup, migrate
+from fks.servers import backup
+from fks.store import migrate
 from fks.store.db import Database
 from fks.store.partitions import ensure_partitions
 

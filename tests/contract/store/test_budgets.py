@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import cast
 
 from fks.clock import RealClock
-from fks.store.budgets import (
+from fks.rate_limits.budgets import (
     ALONE_LOOK_S,
     ALONE_SHARE,
     DIALS,

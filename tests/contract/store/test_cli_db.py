@@ -12,8 +12,8 @@ from fks.cli import cli
 from fks.cli.base import FAILED, OK, USAGE, run
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
+from fks.servers.embedded import PostgresServer, start_and_wait
 from fks.store import migrate
-from fks.store.embedded import PostgresServer, start_and_wait
 from tests.support import servers
 
 Capture = pytest.CaptureFixture[str]

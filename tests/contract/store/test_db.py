@@ -14,8 +14,8 @@ import pytest
 from fks.config.paths import Paths
 from fks.config.settings import Database as DatabaseSettings
 from fks.model.errors import BugError, ConfigError, OutageError
+from fks.servers.embedded import PostgresServer, start_and_wait
 from fks.store.db import Database, sql
-from fks.store.embedded import PostgresServer, start_and_wait
 from tests.support import servers
 from tests.support.waiting import until
 

@@ -18,10 +18,10 @@ import pytest
 from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.model.errors import ConfigError
-from fks.store import binaries, embedded
+from fks.servers import binaries, embedded
+from fks.servers.children import check_free, check_socket, own_directory
+from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from fks.store.bus import Bus
-from fks.store.children import check_free, check_socket, own_directory
-from fks.store.embedded import PostgresServer, RedisServer, start_and_wait
 from tests.support import servers
 from tests.support.waiting import wait_until
 

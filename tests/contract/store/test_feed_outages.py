@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fks.clock import RealClock
+from fks.feed.rows import TRADES, FeedRow, Outage
 from fks.model.timeframe import NS, to_ns
 from fks.store.db import Database
-from fks.store.feeds import TRADES, FeedRow, FeedStore, Outage
+from fks.store.feeds import FeedStore
 
 T0 = 1_800_000_000 * NS
 GAP = Outage("BTCUSDT", TRADES, T0, "gap")

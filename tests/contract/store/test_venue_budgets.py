@@ -13,9 +13,9 @@ import pytest
 
 from fks.clock import RealClock
 from fks.model.ports import Priority
-from fks.store.budgets import SHARE, Allowance, budget_of
+from fks.rate_limits.budgets import SHARE, Allowance, budget_of
+from fks.rate_limits.venue_budgets import CEILINGS, GUARDIAN_SHARE, ORDERS_ALONE_SHARE, RedisVenueBudget, venue_budget
 from fks.store.bus import Bus
-from fks.store.venue_budgets import CEILINGS, GUARDIAN_SHARE, ORDERS_ALONE_SHARE, RedisVenueBudget, venue_budget
 from tests.support.waiting import until
 
 AGES_S = 10**9  # windows begin at multiples of it: the present one ends in 2033
@@ -46,14 +46,14 @@ async def counting(redis_url: str) -> AsyncIterator[CountingBus]:
 async def make(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]:
     """Make budgets of one address and key, each like that of a process of its own. A busy machine may answer late:
     tokens that were leased and not received would be missing in the sums."""
-    monkeypatch.setattr("fks.store.venue_budgets.ASK_TIMEOUT_S", 5.0)
+    monkeypatch.setattr("fks.rate_limits.venue_budgets.ASK_TIMEOUT_S", 5.0)
     address, made = uuid.uuid4().hex, []
 
     def one(
         *, on: Bus = bus, window_s: float = AGES_S, orders: Allowance = Allowance(10**6, AGES_S), **fields: Any
     ) -> Any:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fks.store.venue_budgets.DEFAULT", Allowance(LIMIT, window_s))
+            patch.setattr("fks.rate_limits.venue_budgets.DEFAULT", Allowance(LIMIT, window_s))
             made.append(venue_budget(on, RealClock(), "test", address, "key", orders=orders, **fields))
         made[-1].address = address
         return made[-1]
@@ -93,7 +93,7 @@ async def test_the_guardian_uses_the_shared_reserve_when_its_own_is_spent(make: 
 async def test_market_data_and_orders_share_one_bucket(make: Make, bus: Bus) -> None:
     orders = make()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fks.store.budgets.DEFAULT", Allowance(LIMIT, AGES_S))
+        patch.setattr("fks.rate_limits.budgets.DEFAULT", Allowance(LIMIT, AGES_S))
         collector = budget_of(bus, RealClock(), "test", orders.address)  # type: ignore[attr-defined]
     await collector.take(int(LIMIT * SHARE))
     assert await spent(orders, ENTRY) == int(LIMIT * CEILINGS[ENTRY]) - int(LIMIT * SHARE)
@@ -127,7 +127,7 @@ async def test_a_pause_is_known_to_every_process_at_once(make: Make, bus: Bus, s
     assert await late.take(1, RESERVE, wait_max_s=0.0) > 5
     assert late.paused_by == status
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fks.store.budgets.DEFAULT", Allowance(LIMIT, AGES_S))
+        patch.setattr("fks.rate_limits.budgets.DEFAULT", Allowance(LIMIT, AGES_S))
         collector = budget_of(bus, RealClock(), "test", one.address)  # type: ignore[attr-defined]
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(collector.take(1), 0.05)
@@ -183,7 +183,7 @@ async def test_what_the_venue_reports_as_used_counts_for_all(make: Make) -> None
 async def test_without_redis_each_process_keeps_a_fixed_share() -> None:
     away = await Bus.connect("redis://127.0.0.1:9", timeout_s=0.2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fks.store.venue_budgets.DEFAULT", Allowance(LIMIT, AGES_S))
+        patch.setattr("fks.rate_limits.venue_budgets.DEFAULT", Allowance(LIMIT, AGES_S))
         orders = venue_budget(away, RealClock(), "test", None, "key")
         guardian = venue_budget(away, RealClock(), "test", None, "key", is_guardian=True)
     assert await spent(orders, ENTRY) + await spent(orders, RESERVE) == int(LIMIT * ORDERS_ALONE_SHARE)

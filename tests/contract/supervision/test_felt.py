@@ -15,7 +15,7 @@ from actors.shell import node_name
 from actors.system import RayChild
 from fks.config.machine import process_space
 from fks.config.paths import Paths
-from fks.monitor.pulse import ROOM, Pulse, pulse_file
+from fks.process.heartbeat import ROOM, Pulse, pulse_file
 from fks.supervision import ChildSpec, How
 
 

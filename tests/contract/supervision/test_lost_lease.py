@@ -15,8 +15,8 @@ from fks.config.secrets import load_secrets
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Settings, Supervision
 from fks.model.errors import OutageError
-from fks.monitor.component import Component
-from fks.monitor.metrics import PrometheusMeter
+from fks.process.metrics import PrometheusMeter
+from fks.runtime import Component
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
 from tests.support.ports import CollectingLog

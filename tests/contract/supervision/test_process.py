@@ -16,10 +16,10 @@ from typing import Any
 import orjson
 import pytest
 
-from actors.process import Process, facts, last_lines
 from fks.config.paths import Paths
-from fks.monitor.log import log_file
-from fks.monitor.remains import crash_file, exit_file
+from fks.process.child import Process, facts, last_lines
+from fks.process.crash_files import crash_file, exit_file
+from fks.process.log import log_file
 from fks.supervision import How
 from tests.support.waiting import until
 

@@ -14,9 +14,9 @@ from fks.clock import RealClock
 from fks.model.errors import OutageError
 from fks.model.order import OrderType, Outcome, Refusal, Role, Side
 from fks.model.ports import Priority, VenueBudget
-from fks.store.budgets import Allowance
+from fks.rate_limits.budgets import Allowance
+from fks.rate_limits.venue_budgets import venue_budget
 from fks.store.bus import Bus
-from fks.store.venue_budgets import venue_budget
 from fks.venues.base import PauseOnly
 from fks.venues.ccxt import CcxtConfig, CcxtVenue
 from tests.support.local_exchange import LocalExchange

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.chaos.judge import Evidence, Instance, Missed, Wish, expected_edges, expected_signals, judge, net
+from fks.chaos.auditor import Evidence, Instance, Missed, Wish, expected_edges, expected_signals, judge, net
 from fks.model.bar import Bars
 from fks.strategies.base import evaluate
 from fks.strategies.sma_cross import SmaCross

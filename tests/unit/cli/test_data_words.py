@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fks.cli import data_store
-from fks.cli.data_store import Pace, is_symbol, progress, read_words
+from fks.cli.data import store as data_store
+from fks.cli.data.store import Pace, is_symbol, progress, read_words
 from fks.config.settings import Settings
 from fks.model.errors import InputError
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.data.aggregate import (
+from fks.bars.aggregate import (
     BarBuilder,
     OpenBar,
     aggregate_bars,

@@ -21,14 +21,14 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from fks.data.feed import SymbolFeed
-from fks.data.findings import FeedState, Gap, Sealed
-from fks.data.holes import Holes
+from fks.collector.gap_filler import Holes
+from fks.feed.feed import SymbolFeed
+from fks.feed.findings import FeedState, Gap, Sealed
+from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import PeerError
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS, bar_end, bar_start
-from fks.store.feeds import SealedPosition
 from tests.support.paper_market import ForgetfulMarket, PaperMarket
 from tests.support.ports import CollectingLog
 

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fks.bars.aggregate import by_length
+from fks.collector import backfill as module
+from fks.collector.backfill import Backfill, Recovery
 from fks.config.settings import Data
-from fks.data import backfill as module
-from fks.data.aggregate import by_length
-from fks.data.backfill import Backfill, Recovery
-from fks.data.feed import SymbolFeed
-from fks.data.findings import FeedState, Gap
 from fks.exchanges.polygon import PolygonExchange
+from fks.feed.feed import SymbolFeed
+from fks.feed.findings import FeedState, Gap
+from fks.feed.rows import SealedPosition
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradeIds, TradesFrom
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
-from fks.store.feeds import SealedPosition
 from tests.support.paper_market import ForgetfulMarket, PaperMarket
 
 START = 1_709_251_140 * NS  # 2024-02-29 23:59:00

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.data.buckets import ends_of, starts_of, starts_within
-from fks.data.calendars import ALWAYS, calendar_of
+from fks.bars.buckets import ends_of, starts_of, starts_within
+from fks.bars.calendars import ALWAYS, calendar_of
 from fks.model.bar import Ints
 from fks.model.errors import ConfigError, InputError
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, to_ns
@@ -140,7 +140,7 @@ def test_a_wrong_unit_and_a_wrong_name_say_so() -> None:
 
 def test_nobody_pays_for_calendars_who_needs_none() -> None:
     code = (
-        "import sys; from fks.data import aggregate, validate, calendars; "
+        "import sys; from fks.bars import aggregate, validation, calendars; "
         "calendars.calendar_of('24/7').expected('1m', 0, 10**12);"
         "assert not {'pandas', 'exchange_calendars'} & set(sys.modules)"
     )

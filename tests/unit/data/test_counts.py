@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fks.data.counts import KINDS_MAX, Counts
+from fks.collector.counters import KINDS_MAX, Counts
 from fks.model.market import Channel, Tally
 from tests.support.ports import RecordingMeter
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from fks.data.aggregate import BarBuilder
-from fks.data.feed import GRACE_NS, SymbolFeed
-from fks.data.findings import Doubt, FeedState, Gap
+from fks.bars.aggregate import BarBuilder
+from fks.feed.feed import GRACE_NS, SymbolFeed
+from fks.feed.findings import Doubt, FeedState, Gap
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS

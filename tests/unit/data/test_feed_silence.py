@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from fks.data.feed import SymbolFeed
-from fks.data.findings import Doubt, FeedState
+from fks.feed.feed import SymbolFeed
+from fks.feed.findings import Doubt, FeedState
 from fks.model.bar import Bar, PublicTrade
 from fks.model.market import BarSeen, Channel, TradeIds
 from fks.model.timeframe import NS

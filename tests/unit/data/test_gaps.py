@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.data.gaps import (
+from fks.exchanges.registry import EXCHANGES
+from fks.history.fetch import bridged, folded, runs_missing
+from fks.history.gaps import (
     ASK_AGAIN_NS,
     CALENDARS,
     DAY_NS,
@@ -26,8 +28,6 @@ from fks.data.gaps import (
     settled,
     subtract,
 )
-from fks.data.history import bridged, folded, runs_missing
-from fks.exchanges.registry import EXCHANGES
 from fks.model.bar import Bar
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from fks.store.gaps import Hole, KnownGap, Series, known_after

@@ -3,7 +3,7 @@ it."""
 
 from __future__ import annotations
 
-from fks.data.liveness import PATIENCE_MAX, Pulse, Pulses
+from fks.feed.liveness import PATIENCE_MAX, Pulse, Pulses
 from fks.model.market import Channel
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from fks.data.redials import RETRY_FIRST_S, RETRY_LONG_S, RETRY_MAX_S, STEADY_S, Redials
+from fks.collector.reconnect_backoff import RETRY_FIRST_S, RETRY_LONG_S, RETRY_MAX_S, STEADY_S, Redials
 
 
 def dials(seconds: float, *, stood_s: float, has_heard: bool) -> list[float]:

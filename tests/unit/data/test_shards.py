@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from fks.data import shards as module
+from fks.collector import connections as module
 from fks.model.market import BarSeen, Channel, Gone
 from tests.support.shard_rig import rigged, trade
 from tests.support.waiting import until

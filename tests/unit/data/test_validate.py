@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fks.data.calendars import calendar_of
-from fks.data.outliers import AGREEING, BASIS, Usual
-from fks.data.sample import sample_tape
-from fks.data.validate import Finding, Reason, check_bar, check_bars, check_trade, without
+from fks.bars.calendars import calendar_of
+from fks.bars.outliers import AGREEING, BASIS, Usual
+from fks.bars.validation import Finding, Reason, check_bar, check_bars, check_trade, without
+from fks.files.sample import sample_tape
 from fks.model.bar import Bar, Bars, PublicTrade
 from fks.model.timeframe import NS, bar_end, bar_start
 

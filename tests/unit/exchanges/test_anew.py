@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fks.exchanges.base import Anew, Wire
-from fks.exchanges.base.anew import CALM_S, ROW_MAX
+from fks.exchanges.base.book_resync import CALM_S, ROW_MAX
 from fks.exchanges.bybit import BybitWire
 from fks.exchanges.coinbase import CoinbaseWire
 from fks.exchanges.kraken import KrakenWire

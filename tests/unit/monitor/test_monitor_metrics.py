@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fks.model.errors import BugError
 from fks.model.metrics import METRICS
-from fks.monitor.metrics import Merger, PrometheusMeter, exposition, is_monotonic, merge, series
+from fks.process.metrics import Merger, PrometheusMeter, exposition, is_monotonic, merge, series
 
 
 def _meter() -> PrometheusMeter:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fks.clock import FakeClock
-from fks.monitor.metrics import PrometheusMeter
-from fks.monitor.tally import Tally
+from fks.process.metrics import PrometheusMeter
+from fks.supervisor.counters import Tally
 
 
 async def test_a_crash_is_counted_and_its_recovery_measured() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fks.monitor.pulse import ROOM, Finger, Pulse, pulse_file
+from fks.process.heartbeat import ROOM, Finger, Pulse, pulse_file
 
 
 def speaking(path: Path, at_s: float = 1.0) -> Pulse:

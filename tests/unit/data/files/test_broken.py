@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fks.data.files.bars import Wanted, read_bars
+from fks.files.bars import Wanted, read_bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fks.data.files.bars import FileBars, Wanted, read_bars
+from fks.files.bars import FileBars, Wanted, read_bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_ns
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fks.data.files.bars import FileBars, Wanted, read_bars
-from fks.data.sample import sample_tape
+from fks.files.bars import FileBars, Wanted, read_bars
+from fks.files.sample import sample_tape
 from fks.model.bar import Bars
 from fks.model.errors import InputError
 from fks.model.timeframe import NS, iso

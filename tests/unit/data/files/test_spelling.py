@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fks.data.files.bars import FileBars, Wanted, read_bars
-from fks.data.files.spelling import spelt_at
 from fks.exchanges.registry import EXCHANGES, SEPARATORS
+from fks.files.bars import FileBars, Wanted, read_bars
+from fks.files.symbols import spelt_at
 from fks.model.errors import InputError
 from fks.model.timeframe import NS
 from tests.support.exchange_cases_hot import ALL

@@ -14,12 +14,12 @@ import pytest
 from fks.cli import cli
 from fks.cli.base import FAILED, OK, USAGE, run
 from fks.clock import FakeClock
-from fks.data.tape.reading import NO_BEGINNING, NO_END, ZEROS, check_file, read_header, read_records, tape_files
-from fks.data.tape.records import ENDING, HEAD, HEAD_CRC, Kind, Record
-from fks.data.tape.replay import TapeExchange
-from fks.data.tape.taped import TapedWire
 from fks.exchanges.binance.wire import BinanceWire
 from fks.model.errors import InputError
+from fks.tape.reader import NO_BEGINNING, NO_END, ZEROS, check_file, read_header, read_records, tape_files
+from fks.tape.recorded_exchange import TapedWire
+from fks.tape.records import ENDING, HEAD, HEAD_CRC, Kind, Record
+from fks.tape.replay import TapeExchange
 from tests.support.taping import WANTED, frames, heard_by, make_tape, recorder_into
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fks.data.tape.playing import play
-from fks.data.tape.reading import read_records, tape_files
-from fks.data.tape.records import Kind, Record
-from fks.data.tape.summary import Summary
-from fks.data.tape.taped import TapedWire
 from fks.exchanges.binance.wire import BinanceWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.market import TradeIds
 from fks.model.timeframe import NS
+from fks.tape.player import play
+from fks.tape.reader import read_records, tape_files
+from fks.tape.recorded_exchange import TapedWire
+from fks.tape.records import Kind, Record
+from fks.tape.summary import Summary
 from tests.support.recorded import agg_trades, public_trades, raw_trades
 from tests.support.taping import WANTED, frames, heard_by, recorder_into
 

@@ -11,16 +11,16 @@ import pytest
 
 from fks.cli import cli
 from fks.cli.base import USAGE, run
-from fks.cli.data_record import _listen, _look_after
+from fks.cli.data.record import _listen, _look_after
 from fks.clock import RealClock
-from fks.data.tape.reading import read_records, tape_files
-from fks.data.tape.recorder import Recorder
-from fks.data.tape.records import ENDING
-from fks.data.tape.taped import TapedExchange, make_recorder
 from fks.exchanges.base import Endpoint
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.registry import make_exchange
 from fks.model.market import MarketEvent, Subscription
+from fks.tape.reader import read_records, tape_files
+from fks.tape.recorded_exchange import TapedExchange, make_recorder
+from fks.tape.recorder import Recorder
+from fks.tape.records import ENDING
 from tests.support.collecting import settings_for
 from tests.support.ports import CollectingLog
 from tests.support.taping import recorder_into

@@ -14,13 +14,6 @@ from pydantic import SecretStr
 
 from fks.clock import FakeClock, RealClock
 from fks.config.settings import Data, Settings
-from fks.data.tape.playing import play, told_of, wires_of
-from fks.data.tape.reading import check_file, header_of, read_records, tape_files
-from fks.data.tape.recorder import Recorder
-from fks.data.tape.records import ENDING, Kind
-from fks.data.tape.replay import TapeExchange
-from fks.data.tape.summary import Summary
-from fks.data.tape.taped import TapedWire, make_recorder
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.binance.wire import BinanceWire
 from fks.exchanges.registry import EXCHANGES, make_exchange
@@ -28,6 +21,13 @@ from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError
 from fks.model.market import Channel, MarketEvent, Subscription
 from fks.model.timeframe import NS
+from fks.tape.player import play, told_of, wires_of
+from fks.tape.reader import check_file, header_of, read_records, tape_files
+from fks.tape.recorded_exchange import TapedWire, make_recorder
+from fks.tape.recorder import Recorder
+from fks.tape.records import ENDING, Kind
+from fks.tape.replay import TapeExchange
+from fks.tape.summary import Summary
 from tests.support.ports import CollectingLog
 from tests.support.recorded import agg_trades, public_trades, raw_trades, slow_bars
 from tests.support.taping import WANTED, frames, heard_by, make_tape, recorder_into

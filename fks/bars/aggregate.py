@@ -1,0 +1,285 @@
+"""Trades into bars, small bars into large ones: pure, exact, in UTC.
+
+The smallest timeframe (the base) is built from trades; base bars are contiguous in time, empty ones flat at the close
+before them with volume 0, as Binance and Kraken write them (of an exchange that writes none, none is given out). Every
+larger bar is the fold of its base bars and seals with the base bar that ends where it ends. A silent bar adds nothing
+to a fold but time, so a bar's open is its first trade's price. Prices are compared and volumes summed as Decimal; the
+float of a bar is made once, when it seals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from fks.bars.buckets import by_length as by_length
+from fks.bars.buckets import length_of as length_of
+from fks.bars.buckets import starts_of as starts_of
+from fks.bars.columns import aggregate_bars as aggregate_bars
+from fks.bars.columns import aggregate_trades as aggregate_trades
+from fks.model.bar import Bar, PublicTrade
+from fks.model.errors import BugError
+from fks.model.market import TradeIds
+from fks.model.timeframe import NS, bar_end, bar_start
+
+ZERO = Decimal(0)
+#: where a trade stands among the others of its bar
+Place = tuple[int, int]
+
+
+def exact_decimal(value: float) -> Decimal:
+    """Return the shortest decimal of a float: the venue's own text again, up to 15 digits."""
+    return Decimal(repr(value))
+
+
+@dataclass(slots=True)
+class OpenBar:
+    """A bar that is still being made.
+
+    `is_spoken`: somebody traded. Until then its prices, if `has_price`, are those of silent smaller bars, which count
+    for nothing once somebody trades. `is_empty`: it is known that nobody did. `first` and `last` are the places of the
+    trades that made open and close.
+    """
+
+    start_ns: int
+    end_ns: int
+    open: Decimal = ZERO
+    high: Decimal = ZERO
+    low: Decimal = ZERO
+    close: Decimal = ZERO
+    volume: Decimal = ZERO
+    trades: int = 0
+    is_complete: bool = True
+    is_spoken: bool = False
+    has_price: bool = False
+    is_empty: bool = True
+    first: Place = (0, 0)
+    last: Place = (0, 0)
+
+    @staticmethod
+    def at(time_ns: int, timeframe: str) -> OpenBar:
+        """Return the empty bar that holds `time_ns`."""
+        start = bar_start(time_ns, timeframe)
+        return OpenBar(start, bar_end(start, timeframe))
+
+    def add(self, trade: PublicTrade, place: Place | None = None) -> None:
+        """Count a trade in. None: it stands after all before it; else it stands at `place`, whenever it comes."""
+        price = trade.price
+        if not self.is_spoken:
+            self.open = self.high = self.low = price
+            self.is_spoken, self.is_empty = True, False
+            self.first = place or self.first
+        elif price > self.high:
+            self.high = price
+        elif price < self.low:
+            self.low = price
+        if place is None:
+            self.close = price
+        elif place >= self.last:
+            self.last, self.close = place, price
+        elif place < self.first:
+            self.first, self.open = place, price
+        self.volume += trade.quantity
+        self.trades += trade.count
+
+    def fold(self, later: OpenBar) -> None:
+        """Count in a smaller bar that follows all that was counted before.
+
+        A silent one adds nothing but time, unless all of them are silent: a source without volumes is silent
+        throughout.
+        """
+        self.is_complete = self.is_complete and later.is_complete
+        self.is_empty = self.is_empty and later.is_empty
+        if not (later.is_spoken or (later.has_price and not self.is_spoken)):
+            return
+        is_first = not self.is_spoken if later.is_spoken else not self.has_price
+        if is_first:
+            self.open, self.high, self.low = later.open, later.high, later.low
+        else:
+            self.high, self.low = max(self.high, later.high), min(self.low, later.low)
+        self.close = later.close
+        self.volume += later.volume
+        self.trades += later.trades
+        self.is_spoken = self.is_spoken or later.is_spoken
+        self.has_price = True
+
+    def fold_bar(self, bar: Bar) -> None:
+        """Count in a sealed smaller bar that follows all that was counted before."""
+        is_spoken = bar.trades > 0 or bar.volume > 0
+        self.fold(
+            OpenBar(
+                bar.time_ns,
+                bar.time_ns,
+                exact_decimal(bar.open),
+                exact_decimal(bar.high),
+                exact_decimal(bar.low),
+                exact_decimal(bar.close),
+                exact_decimal(bar.volume),
+                bar.trades,
+                bar.is_complete,
+                is_spoken,
+                True,
+                bar.is_empty or (not is_spoken and bar.high == bar.low),
+            )
+        )
+
+    def seal(self, exchange: str, symbol: str, timeframe: str, previous: Decimal | None) -> Bar | None:
+        """Return the finished bar, flat at `previous` when nothing traded; None when there is no price at all.
+
+        A number that float64 cannot hold as written makes the bar incomplete: it never reaches a strategy.
+        """
+        if not self.is_spoken and not self.has_price:
+            if previous is None:
+                return None
+            self.open = self.high = self.low = self.close = previous
+        numbers = [self.open, self.high, self.low, self.close, self.volume]
+        floats = [float(number) for number in numbers]
+        is_exact = all(exact_decimal(f) == d for f, d in zip(floats, numbers, strict=True))
+        return Bar(
+            exchange,
+            symbol,
+            timeframe,
+            self.start_ns,
+            floats[0],
+            floats[1],
+            floats[2],
+            floats[3],
+            floats[4],
+            self.trades,
+            self.is_complete and is_exact,
+            self.is_empty,
+        )
+
+
+def place_of(trade: PublicTrade, ids: TradeIds) -> Place:
+    """Return where a trade stands among others, by what its exchange's ids prove: by id, or by time where they are
+    opaque."""
+    return (trade.time_ns, trade.trade_id) if ids is TradeIds.OPAQUE else (trade.trade_id, trade.time_ns)
+
+
+class BarBuilder:
+    """Builds every timeframe of one symbol from trades.
+
+    `ids` is what the exchange's ids prove: with it, trades of an unfinished base bar may come in any order (each once),
+    and open and close are those of the first and the last by id or time. None: the order in which they come is theirs.
+
+    `start_ns` is a boundary of the base timeframe; `seeds` hold what the larger bars had gathered before it (absent:
+    the larger bar that began earlier is marked incomplete). `previous` is the last price before `start_ns`.
+    `emits_empty`: bars in which nobody traded are given out (flat, flagged), as the exchange's own are; else they are
+    left out.
+    """
+
+    def __init__(
+        self,
+        exchange: str,
+        symbol: str,
+        timeframes: Sequence[str],
+        start_ns: int,
+        *,
+        seeds: Mapping[str, OpenBar] | None = None,
+        previous: Decimal | None = None,
+        emits_empty: bool = True,
+        ids: TradeIds | None = None,
+    ) -> None:
+        self._exchange = exchange
+        self._symbol = symbol
+        self.base, *self._larger = by_length(timeframes)
+        self._step_ns = length_of(self.base) * NS
+        self._previous = previous
+        self._emits_empty = emits_empty
+        self._ids = ids
+        if bar_start(start_ns, self.base) != start_ns:
+            raise BugError(f"{start_ns} is not where a {self.base} bar begins")
+        self._bar = OpenBar.at(start_ns, self.base)
+        self._open = {frame: self._seeded(frame, start_ns, seeds or {}) for frame in self._larger}
+
+    @property
+    def open_ns(self) -> int:
+        """Return where the unfinished base bar begins: everything before is sealed."""
+        return self._bar.start_ns
+
+    @property
+    def timeframes(self) -> tuple[str, ...]:
+        return (self.base, *self._larger)
+
+    def trades_in(self, timeframe: str, start_ns: int) -> int | None:
+        """Return how many trades the unfinished bar opening at `start_ns` holds; None when it is not that one."""
+        if timeframe == self.base:
+            return self._bar.trades if self._bar.start_ns == start_ns else None
+        bar = self._open.get(timeframe)
+        return bar.trades + self._bar.trades if bar is not None and bar.start_ns == start_ns else None
+
+    def add(self, trade: PublicTrade) -> list[Bar] | None:
+        """Count a trade in; return the bars it seals. None: too late, its bar is sealed and it counts nowhere."""
+        if trade.time_ns < self._bar.start_ns:
+            return None
+        sealed = self.seal_through(bar_start(trade.time_ns, self.base)) if trade.time_ns >= self._bar.end_ns else []
+        self._bar.add(trade, None if self._ids is None else place_of(trade, self._ids))
+        return sealed
+
+    def seal_through(self, time_ns: int) -> list[Bar]:
+        """Seal every bar that ends at or before `time_ns`; return them in order, smaller before larger at one end."""
+        sealed: list[Bar] = []
+        while self._bar.end_ns <= time_ns:
+            self._seal_base(sealed)
+        return sealed
+
+    def _seal_base(self, sealed: list[Bar]) -> None:
+        done = self._bar
+        if done.is_spoken:
+            self._previous = done.close
+        for frame in self._larger:
+            self._open[frame].fold(done)
+        self._emit(done, self.base, sealed)
+        self._bar = OpenBar(done.end_ns, done.end_ns + self._step_ns)
+        if self.base in ("1w", "1M"):
+            self._bar.end_ns = bar_end(done.end_ns, self.base)
+        for frame in self._larger:
+            bar = self._open[frame]
+            if bar.end_ns == done.end_ns:
+                self._emit(bar, frame, sealed)
+                self._open[frame] = OpenBar(bar.end_ns, bar_end(bar.end_ns, frame))
+
+    def _emit(self, bar: OpenBar, timeframe: str, sealed: list[Bar]) -> None:
+        made = bar.seal(self._exchange, self._symbol, timeframe, self._previous)
+        if made is not None and (self._emits_empty or not made.is_empty):
+            sealed.append(made)
+
+    def _seeded(self, timeframe: str, start_ns: int, seeds: Mapping[str, OpenBar]) -> OpenBar:
+        seed = seeds.get(timeframe)
+        bar = OpenBar.at(start_ns, timeframe)
+        if seed is None:
+            bar.is_complete = bar.start_ns == start_ns
+            return bar
+        assert seed.start_ns == bar.start_ns
+        return seed
+
+
+def fold_bars(bars: Iterable[Bar], timeframe: str, until_ns: int, *, since_ns: int | None = None) -> list[Bar]:
+    """Return `timeframe` bars folded from smaller ones in order, only those that end at or before `until_ns`.
+
+    The bars tell everything from `since_ns` on (None: from the first one's open); what begins earlier is left out.
+    """
+    made: list[Bar] = []
+    current: OpenBar | None = None
+    last: Bar | None = None
+
+    def finish() -> None:
+        if current is None or last is None or current.end_ns > until_ns or current.start_ns < begin_ns:
+            return
+        bar = current.seal(last.exchange, last.symbol, timeframe, exact_decimal(last.close))
+        assert bar is not None
+        made.append(bar)
+
+    begin_ns = since_ns if since_ns is not None else 0
+    for bar in bars:
+        if current is None or bar.time_ns >= current.end_ns:
+            if current is None and since_ns is None:
+                begin_ns = bar.time_ns
+            finish()
+            current = OpenBar.at(bar.time_ns, timeframe)
+        current.fold_bar(bar)
+        last = bar
+    finish()
+    return made

@@ -1,0 +1,182 @@
+"""When a market trades, and which bars are therefore expected.
+
+`24/7` needs nothing. Every other name is one of exchange_calendars (XNYS, CMES, …), which is imported when the first
+question comes. A bar is expected when its market is open for at least a moment of it: bars lie in UTC buckets whatever
+the session (a day of Globex is a UTC day, Sunday's is short; an hour of New York that begins at 13:00 UTC holds half an
+hour of trading). Closed nights, weekends, holidays, the second half of an early close: no bar is expected, none
+missing.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fks.bars.buckets import starts_of, starts_within
+from fks.model.bar import Ints
+from fks.model.errors import ConfigError, InputError
+from fks.model.timeframe import NS, bar_end, iso
+
+Bools = npt.NDArray[np.bool_]
+
+ALWAYS = "24/7"
+#: the first and last year that sessions are made for; a time outside is a wrong unit, not a market
+YEAR_FIRST, YEAR_LAST = 1980, 2100
+_MARGIN_NS = 10 * 86400 * NS  # a session may begin in another year than it ends
+#: exchange_calendars lets Globex trade through its daily break; (calendar: the hour of a regular close there, when it
+#: really is, minutes after midnight, and since which day)
+_DAILY_BREAKS: dict[str, tuple[int, tuple[tuple[str, int], ...]]] = {
+    "CMES": (17, (("1980-01-01", 16 * 60 + 15), ("2015-09-21", 16 * 60))),
+}
+
+
+class Calendar(Protocol):
+    """A market's opening hours. Times are ns UTC. Errors of all methods: InputError CALENDAR_RANGE."""
+
+    name: str
+
+    def is_open(self, times_ns: Ints) -> Bools:
+        """Return for each moment whether the market trades then. Shapes: (n,) → (n,)."""
+        ...
+
+    def sessions(self, from_ns: int, to_ns: int) -> tuple[Ints, Ints]:
+        """Return (opens, closes) of the stretches of trading that touch [from, to), cut to it."""
+        ...
+
+    def expected(self, timeframe: str, from_ns: int, to_ns: int) -> Ints:
+        """Return the open times of the bars expected with from <= open time < to, oldest first."""
+        ...
+
+
+def calendar_of(name: str) -> Calendar:
+    """Return the calendar called so: `24/7` or a name of exchange_calendars. Errors: ConfigError names what is
+    wrong."""
+    return AlwaysOpen() if name == ALWAYS else _sessions_of(name)
+
+
+def is_open_at(calendar: Calendar, time_ns: int) -> bool:
+    """Return whether a market trades at a moment. Errors: InputError CALENDAR_RANGE."""
+    return bool(calendar.is_open(np.array([time_ns], dtype=np.int64))[0])
+
+
+class AlwaysOpen:
+    """Crypto: it trades at every moment, so every bar is expected."""
+
+    name = ALWAYS
+
+    def is_open(self, times_ns: Ints) -> Bools:
+        return np.ones(len(times_ns), dtype=np.bool_)
+
+    def sessions(self, from_ns: int, to_ns: int) -> tuple[Ints, Ints]:
+        is_any = to_ns > from_ns
+        return np.array([from_ns] * is_any, dtype=np.int64), np.array([to_ns] * is_any, dtype=np.int64)
+
+    def expected(self, timeframe: str, from_ns: int, to_ns: int) -> Ints:
+        found = starts_within(from_ns, to_ns, timeframe)
+        return found[found >= from_ns]
+
+
+class Sessions:
+    """A market that opens and closes. Sessions are made as far as they are asked for, and kept."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._years = (0, 0)
+        self._opens = self._closes = np.empty(0, dtype=np.int64)
+
+    def is_open(self, times_ns: Ints) -> Bools:
+        if not len(times_ns):
+            return np.empty(0, dtype=np.bool_)
+        self._reach(int(times_ns.min()), int(times_ns.max()))
+        at = np.searchsorted(self._opens, times_ns, side="right") - 1
+        return np.asarray((at >= 0) & (times_ns < self._closes[np.maximum(at, 0)]), dtype=np.bool_)
+
+    def sessions(self, from_ns: int, to_ns: int) -> tuple[Ints, Ints]:
+        if to_ns <= from_ns:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        self._reach(from_ns, to_ns)
+        first = int(np.searchsorted(self._closes, from_ns, side="right"))
+        last = int(np.searchsorted(self._opens, to_ns, side="left"))
+        return np.maximum(self._opens[first:last], from_ns), np.minimum(self._closes[first:last], to_ns)
+
+    def expected(self, timeframe: str, from_ns: int, to_ns: int) -> Ints:
+        if to_ns <= from_ns:
+            return np.empty(0, dtype=np.int64)
+        last = int(starts_of(np.array([to_ns - 1], dtype=np.int64), timeframe)[0])
+        opens, closes = self.sessions(from_ns, bar_end(last, timeframe))
+        if not len(opens):
+            return np.empty(0, dtype=np.int64)
+        pieces = [starts_within(int(a), int(b), timeframe) for a, b in zip(opens, closes, strict=True)]
+        found = np.unique(np.concatenate(pieces))
+        return found[(found >= from_ns) & (found < to_ns)]
+
+    def _reach(self, from_ns: int, to_ns: int) -> None:
+        """Make sessions for the years from one time to another, unless they are there."""
+        first, last = _year(from_ns - _MARGIN_NS), _year(to_ns + _MARGIN_NS)
+        if self._years[0] <= first and last <= self._years[1]:
+            return
+        known = self._years if self._years[1] else (first, last)
+        wanted = (min(first, known[0]), max(last, known[1]))
+        self._opens, self._closes = _made(self.name, *wanted)
+        self._years = wanted
+
+
+@cache
+def _sessions_of(name: str) -> Sessions:
+    import exchange_calendars
+
+    if name not in exchange_calendars.get_calendar_names(include_aliases=True):
+        raise ConfigError(
+            f"no calendar is called {name!r}", remedy=f"use {ALWAYS} or a name of exchange_calendars, such as XNYS"
+        )
+    return Sessions(name)
+
+
+def _year(time_ns: int) -> int:
+    year = 1970 + int(np.datetime64(time_ns, "ns").astype("datetime64[Y]").astype(np.int64))
+    if not YEAR_FIRST <= year <= YEAR_LAST:
+        raise InputError(
+            f"{iso(time_ns)} is no time of a market",
+            code="CALENDAR_RANGE",
+            remedy="look whether times are in seconds, ms, us or ns",
+        )
+    return year
+
+
+def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints]:
+    """Return opens and closes (ns UTC) of whole years, lunch breaks and daily breaks taken out."""
+    import exchange_calendars
+
+    try:
+        made = exchange_calendars.get_calendar(name, start=f"{year_first}-01-01", end=f"{year_last}-12-31")
+    except ValueError as error:  # its holidays are not known so far back, or ahead
+        raise InputError(str(error), code="CALENDAR_RANGE", remedy="ask for a nearer time") from None
+    opens, closes = _nanos(made.opens), _nanos(made.closes)
+    if name in _DAILY_BREAKS:
+        closes = _with_daily_break(made, closes, *_DAILY_BREAKS[name])
+    pause = made.break_starts.notna().to_numpy()
+    if pause.any():
+        opens = np.sort(np.concatenate([opens, _nanos(made.break_ends[pause])]))
+        closes = np.sort(np.concatenate([closes, _nanos(made.break_starts[pause])]))
+    return opens, closes
+
+
+def _nanos(column: Any) -> Ints:
+    return np.asarray(
+        column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy(dtype="datetime64[ns]").astype(np.int64)
+    )
+
+
+def _with_daily_break(made: Any, closes: Ints, hour: int, rules: tuple[tuple[str, int], ...]) -> Ints:
+    """Return closes with the regular ones moved to where trading really ends; early closes stay."""
+    local = made.closes.dt.tz_convert(made.tz)
+    is_regular = (local.dt.hour == hour).to_numpy()
+    days = made.sessions.to_numpy().astype("datetime64[D]")
+    moved = closes.copy()
+    for since, minutes in rules:
+        of_rule = is_regular & (days >= np.datetime64(since))
+        moved[of_rule] = closes[of_rule] - (hour * 60 - minutes) * 60 * NS
+    return moved

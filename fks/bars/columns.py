@@ -1,0 +1,139 @@
+"""Bars and trades in columns into larger bars, for research and imports: the same bars as fks.bars.aggregate makes one
+by one, exactly, many at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fks.bars.buckets import divides, ends_of, starts_of
+from fks.model.bar import Bars, Floats, Ints
+from fks.model.errors import InputError
+from fks.model.timeframe import check_timeframe
+
+_PLACES_MAX = 12
+_SAMPLE = 512  # rows that say how many decimal places a column has, before all are asked
+_SUM_MAX = 2.0**62
+
+
+def aggregate_bars(bars: Bars, timeframe: str, *, start_ns: int | None = None, end_ns: int | None = None) -> Bars:
+    """Return `bars` in a larger timeframe, as the exchange itself would write them.
+
+    The rows tell all of [start_ns, end_ns), by default from the first row's open to the last row's end; bars that begin
+    or end outside are left out, and so is one without any row. A row of volume 0 among rows with volume is a silent
+    one: it adds nothing but its close (a bar's open is its first trade's price). Rows that are missing inside are not
+    noticed here (fks.history.gaps does). Volumes are summed as whole numbers of the smallest place in the column, so
+    sums are exact.
+    Errors: InputError when the timeframe is not made of the bars' own, a volume has more than 12 places, or those of
+    one bar are too much to be summed so.
+    """
+    check_timeframe(timeframe)
+    if timeframe != bars.timeframe and not divides(bars.timeframe, timeframe):
+        raise InputError(f"{timeframe} bars cannot be made of {bars.timeframe} bars", code="TIMEFRAME_MISMATCH")
+    if timeframe == bars.timeframe or not len(bars):
+        return Bars(bars.symbol, timeframe, *_columns(bars))  # type: ignore[arg-type]
+    starts = starts_of(bars.time_ns, timeframe)
+    edge = np.flatnonzero(np.diff(starts, prepend=starts[0] - 1))
+    last = np.append(edge[1:], len(starts)) - 1
+    spoken = bars.volume > 0
+    open_, high, low = bars.open[edge], bars.high, bars.low
+    if not bool(spoken.all()):
+        high, low = _without_silence(edge, spoken, high, low)
+        open_ = bars.open[_first_spoken(edge, spoken)]
+    made = Bars(
+        bars.symbol,
+        timeframe,
+        starts[edge],
+        open_,
+        np.maximum.reduceat(high, edge),
+        np.minimum.reduceat(low, edge),
+        bars.close[last],
+        _sums(bars.volume, edge),
+    )
+    begin_ns = int(bars.time_ns[0]) if start_ns is None else start_ns
+    stop_ns = int(ends_of(bars.time_ns[-1:], bars.timeframe)[0]) if end_ns is None else end_ns
+    is_whole = (made.time_ns >= begin_ns) & (ends_of(made.time_ns, timeframe) <= stop_ns)
+    whole = np.flatnonzero(is_whole)
+    return made[whole[0] : whole[-1] + 1] if len(whole) else made[:0]
+
+
+def aggregate_trades(
+    symbol: str, timeframe: str, time_ns: Ints, price: Floats, quantity: Floats, *, start_ns: int, end_ns: int
+) -> Bars:
+    """Return the bars that trades amount to, whole ones inside [start_ns, end_ns) in which somebody traded.
+
+    Trades are in the exchange's order; shapes (n,). Errors: InputError when times step back, a quantity has more than
+    12 places, or those of one bar are too much to be summed exactly.
+    """
+    check_timeframe(timeframe)
+    if len(time_ns) > 1 and bool((np.diff(time_ns) < 0).any()):
+        row = int(np.flatnonzero(np.diff(time_ns) < 0)[0]) + 1
+        raise InputError(
+            f"trade {row} is older than the one before it", code="TRADES_ORDER", remedy="sort by time and id"
+        )
+    if not len(time_ns):
+        none = np.empty(0, dtype=np.float64)
+        return Bars(symbol, timeframe, np.empty(0, dtype=np.int64), none, none, none, none, none)
+    starts = starts_of(time_ns, timeframe)
+    edge = np.flatnonzero(np.diff(starts, prepend=starts[0] - 1))
+    last = np.append(edge[1:], len(starts)) - 1
+    made = Bars(
+        symbol,
+        timeframe,
+        starts[edge],
+        price[edge],
+        np.maximum.reduceat(price, edge),
+        np.minimum.reduceat(price, edge),
+        price[last],
+        _sums(quantity, edge),
+    )
+    whole = np.flatnonzero((made.time_ns >= start_ns) & (ends_of(made.time_ns, timeframe) <= end_ns))
+    return made[whole[0] : whole[-1] + 1] if len(whole) else made[:0]
+
+
+def _columns(bars: Bars) -> tuple[Ints | Floats, ...]:
+    return (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume)
+
+
+def _without_silence(edge: Ints, spoken: np.ndarray, high: Floats, low: Floats) -> tuple[Floats, Floats]:
+    """Return highs and lows in which silent rows of groups that also trade are neutral for max and min."""
+    sizes = np.diff(edge, append=len(spoken))
+    mute = ~spoken & np.repeat(np.logical_or.reduceat(spoken, edge), sizes)
+    return np.where(mute, -np.inf, high), np.where(mute, np.inf, low)
+
+
+def _first_spoken(edge: Ints, spoken: np.ndarray) -> Ints:
+    """Return the row of each group's first trade; its first row when the whole group is silent."""
+    rows = np.where(spoken, np.arange(len(spoken)), len(spoken))
+    first = np.minimum.reduceat(rows, edge)
+    return np.where(first == len(spoken), edge, first)
+
+
+def _sums(column: Floats, edge: Ints) -> Floats:
+    """Return the exact sum of each group, as the float nearest to it. Errors: InputError when one is too large for
+    that."""
+    places, scaled = _scaled(column)
+    # groups are summed one by one: what overflows is a group, never the column
+    if float(np.add.reduceat(np.abs(scaled), edge).max()) >= _SUM_MAX:
+        raise InputError(
+            f"the volumes of one bar add up to more than {_SUM_MAX / 10.0**places:.3g}, which {places} decimal places "
+            "leave room for",
+            code="VOLUME_TOO_LARGE",
+            remedy="round the source to fewer decimal places",
+        )
+    return np.add.reduceat(scaled.astype(np.int64), edge) / 10.0**places
+
+
+def _scaled(column: Floats) -> tuple[int, Floats]:
+    """Return (places, the column as whole numbers of 10^-places). Errors: InputError beyond 12 places."""
+    sample = column[:: max(1, len(column) // _SAMPLE)]
+    for places in range(_PLACES_MAX + 1):
+        if not _has_places(sample, places):
+            continue
+        scaled = np.rint(column * 10.0**places)
+        if np.array_equal(scaled / 10.0**places, column):
+            return places, scaled
+    raise InputError("a volume has more than 12 decimal places", code="VOLUME_TOO_FINE", remedy="round the source")
+
+
+def _has_places(column: Floats, places: int) -> bool:
+    return bool(np.array_equal(np.rint(column * 10.0**places) / 10.0**places, column))

@@ -1,0 +1,268 @@
+"""`fks data import` and `fks data export`: bars out of files into the store, and back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.cli.base import USAGE, as_json, emit, paths_of, settings_of, table
+from fks.cli.data.record import record
+from fks.cli.data.store import progress, with_store
+from fks.model.errors import InputError
+from fks.model.timeframe import iso
+
+if TYPE_CHECKING:
+    from fks.files.bars import Wanted
+    from fks.files.load import Imported
+    from fks.store.db import Database
+
+
+# ── import ───────────────────────────────────────────────────────────────────────────────────────
+@click.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--exchange", default="", help="Where the bars are from; plain tables do not say it themselves.")
+@click.option("--symbol", default="", help="Default: what the file or its name says.")
+@click.option("--timeframe", default="", help="Default: what the file's name or the step between its rows says.")
+@click.option("--timezone", "zone", metavar="ZONE", help="Of stamps that name none: UTC, America/New_York.")
+@click.option(
+    "--stamps", type=click.Choice(["open", "end"]), help="What a stamp means. Default: the form's own; else open."
+)
+@click.option("--columns", default="", metavar="NAMES", help="What the columns are: time,open,high,low,close,volume,-")
+@click.option(
+    "--calendar", default="24/7", show_default=True, help="When the market trades: XNYS, CMES, … (what is missing)."
+)
+@click.option("--larger", is_flag=True, help="Also store the larger bars that the file's bars make whole.")
+@click.option("--replace", is_flag=True, help="Replace stored bars that differ; without it such a file is refused.")
+@click.option("--dry-run", is_flag=True, help="Read, check and compare; store nothing.")
+@as_json
+@click.pass_context
+def import_(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    exchange: str,
+    symbol: str,
+    timeframe: str,
+    zone: str | None,
+    stamps: str | None,
+    columns: str,
+    calendar: str,
+    larger: bool,
+    replace: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Import bars from FILES: csv, txt or parquet, also in a zip or gz.
+
+    Binance's public archives, NinjaTrader's export, files of 'fks data export' and plain tables with open, high, low,
+    close and volume are told apart by themselves. A file is stored whole or not at all; one that is wrong gets one
+    message with row and column, and the others go on. Safe to repeat. See docs/import-data.md.
+    """
+    from fks.files.bars import Wanted
+
+    wanted = Wanted(exchange, symbol, timeframe, zone, columns, None if stamps is None else stamps == "end", calendar)
+    rows = _imported(ctx, files, wanted, is_dry=dry_run, replaces=replace, with_larger=larger)
+    emit(rows, as_json=as_json, schema="fks.data.import/1")
+    if not as_json:
+        _tell(rows)
+    return USAGE if any("error" in row for row in rows) else 0
+
+
+def _imported(
+    ctx: click.Context, files: tuple[Path, ...], wanted: Wanted, *, is_dry: bool, replaces: bool, with_larger: bool
+) -> list[dict[str, Any]]:
+    from fks.clock import RealClock
+    from fks.files.bars import read_bars
+    from fks.files.load import import_file
+
+    clock = RealClock()
+
+    async def work(db: Database | None) -> list[dict[str, Any]]:
+        rows = []
+        for path in files:
+            begin = time.monotonic()
+            try:
+                read = read_bars(path, wanted, now_ns=clock.now_ns())
+                done = await import_file(db, read, is_dry=is_dry, replaces=replaces, with_larger=with_larger)
+                rows.append(_row(done) | {"calendar": wanted.calendar, "seconds": round(time.monotonic() - begin, 2)})
+            except InputError as error:  # of this file alone
+                rows.append({"file": str(path), "error": error.message, "remedy": error.remedy, "code": error.code})
+        return rows
+
+    if is_dry and settings_of(ctx).database.url is None and not paths_of(ctx).pgdata.exists():
+        import asyncio
+
+        return asyncio.run(work(None))  # nothing is stored yet, and a dry run makes no store
+    return with_store(ctx, work, create=True)
+
+
+def _row(done: Imported) -> dict[str, Any]:
+    file = done.file
+    return {
+        "file": str(file.path),
+        "form": file.form,
+        "stamps": file.stamps,
+        "exchange": file.exchange,
+        "symbol": file.bars.symbol,
+        "timeframe": file.bars.timeframe,
+        "bars": len(file.bars),
+        "oldest": iso(int(file.bars.time_ns[0])),
+        "newest": iso(int(file.bars.time_ns[-1])),
+        "missing": file.missing,
+        "gaps": file.gaps,
+        "gap_longest": file.gap_longest,
+        "stored": [
+            {"timeframe": name, "new": merged.inserted, "changed": merged.changed, "same": merged.unchanged}
+            for name, merged in done.merged.items()
+        ],
+        "is_dry": done.is_dry,
+        "differing": done.differing,
+        "doubted": list(file.doubted),
+        "notes": list(file.notes),
+        "sha256": file.sha256,
+    }
+
+
+def _tell(rows: list[dict[str, Any]]) -> None:
+    good = [row for row in rows if "error" not in row]
+    shown = [
+        (
+            Path(row["file"]).name,
+            row["form"],
+            row["exchange"],
+            row["symbol"],
+            stored["timeframe"],
+            row["oldest"],
+            row["newest"],
+            stored["new"],
+            stored["changed"],
+            stored["same"],
+        )
+        for row in good
+        for stored in row["stored"]
+    ]
+    if shown:
+        table(shown, ("FILE", "FORM", "EXCHANGE", "SYMBOL", "TIMEFRAME", "OLDEST", "NEWEST", "NEW", "CHANGED", "SAME"))
+    for row in good:
+        for note in _notes(row):
+            click.echo(f"{Path(row['file']).name}: {note}")
+    for row in rows:
+        if "error" in row:
+            text = f"{row['error']}; {row['remedy']}" if row["remedy"] else row["error"]
+            click.echo(f"{click.style('refused:', fg='red')} {text}", err=True)
+    if good and good[0]["is_dry"]:
+        click.echo("dry run: nothing was stored")
+
+
+def _notes(row: dict[str, Any]) -> list[str]:
+    found = [f"stamps: {row['stamps']}", *row["notes"]]
+    if row["missing"]:
+        found.append(
+            f"{row['missing']} bars missing in {row['gaps']} gaps, the longest {row['gap_longest']} (of a market open "
+            f"{row['calendar']})"
+        )
+    if row["differing"] and row["is_dry"]:
+        found.append(f"would be refused without --replace: {row['differing']}")
+    found += [f"stored as it stands: {text}" for text in row["doubted"][:5]]
+    more = len(row["doubted"]) - 5
+    return [*found, f"{more} more: see --json"] if more > 0 else found
+
+
+# ── export ───────────────────────────────────────────────────────────────────────────────────────
+@click.command()
+@click.argument("symbol")
+@click.argument("timeframe")
+@click.option(
+    "--exchange", default="", help="Default: the one whose bars are stored; of several the one that is collected."
+)
+@click.option(
+    "--from", "start", metavar="TIME", help="First bar: 2026-03-01, 2026-03-01T12:00Z or 30d (ago). Default: all."
+)
+@click.option("--to", "end", metavar="TIME", help="End, not included.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write: .parquet (default), .csv or .csv.gz.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@as_json
+@click.pass_context
+def export(
+    ctx: click.Context,
+    symbol: str,
+    timeframe: str,
+    exchange: str,
+    start: str | None,
+    end: str | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the stored bars of SYMBOL and TIMEFRAME into a file; 'fks data import' reads it back bit for bit."""
+    from fks.cli.events import moment
+    from fks.files.export import export_bars
+    from fks.model.timeframe import check_timeframe, to_ns
+
+    check_timeframe(timeframe)
+    begin, stop = (None if found is None else to_ns(found) for found in (moment(start), moment(end)))
+    if begin is not None and stop is not None and begin >= stop:
+        raise InputError(f"--from {start} is not before --to {end}", remedy="exchange them")
+
+    async def work(db: Database) -> Any:
+        where, name = await _spelt(db, symbol, exchange)
+        path = out or Path(f"{where}-{name.replace('/', '').replace(' ', '_')}-{timeframe}.parquet")
+        with progress(f"{name} {timeframe}", is_shown=not as_json) as told:
+            return await export_bars(
+                db,
+                path,
+                exchange=where,
+                symbol=name,
+                timeframe=timeframe,
+                from_ns=begin or 0,
+                to_ns=stop,
+                replaces=force,
+                progress=told,
+            )
+
+    done = with_store(ctx, work)
+    row = {
+        "file": str(done.path),
+        "exchange": done.exchange,
+        "symbol": done.symbol,
+        "timeframe": done.timeframe,
+        "bars": done.bars,
+        "oldest": iso(done.first_ns),
+        "newest": iso(done.last_ns),
+        "bytes": done.size,
+    }
+    emit(row, as_json=as_json, schema="fks.data.export/1")
+    if not as_json:
+        click.echo(f"{row['file']}: {row['bars']} bars, {row['oldest']} to {row['newest']}, {done.size / 1e6:.1f} MB")
+
+
+async def _spelt(db: Database, symbol: str, exchange: str) -> tuple[str, str]:
+    """Return (exchange, symbol) as it is stored, whatever the spelling."""
+    from fks.store.gaps import GapStore
+    from fks.store.reading import ReadingStore
+
+    def letters(text: str) -> str:
+        return "".join(c for c in text.upper() if c.isalnum())
+
+    prefix, _, rest = symbol.rpartition(":")
+    named = exchange or prefix
+    series = [one for one in await GapStore(db).series() if one.candles and letters(one.symbol) == letters(rest)]
+    stored = {(one.exchange, one.symbol) for one in series}
+    found = [place for place in stored if named in ("", place[0])]
+    if not found:
+        raise InputError(
+            f"no bars of {rest} are stored{f' of {named}' if named else ''}",
+            code="NO_DATA",
+            remedy=f"there are {', '.join(':'.join(place) for place in sorted(stored))}"
+            if stored
+            else "see 'fks data status'",
+        )
+    if len(found) == 1:
+        return found[0]
+    listed = await ReadingStore(db).find(symbol, exchange or None)
+    return listed.exchange, listed.symbol
+
+
+COMMANDS: tuple[click.Command, ...] = (import_, export, record)

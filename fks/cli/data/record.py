@@ -1,0 +1,214 @@
+"""`fks data record`: everything an exchange sends of some symbols, on a tape, without a running system."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fks.cli.base import as_json, emit, paths_of, settings_of
+from fks.cli.data.store import node_of
+from fks.model.errors import InputError, OutageError, PeerError
+
+if TYPE_CHECKING:
+    from fks.clock import Clock
+    from fks.exchanges.base.exchange import WireExchange
+    from fks.model.instrument import Instrument
+    from fks.model.market import Subscription
+    from fks.tape.recorded_exchange import TapedExchange
+    from fks.tape.recorder import Recorder
+
+CHANNELS = ("trades", "bars", "quotes", "book")
+_REDIAL_S = 1.0
+_LOOK_S = 1.0  # how often the recorder is asked whether it still writes
+_PAGE = 1000
+#: history that the first bars of a replay need: timeframe -> newest bars
+_BEFORE = {"1d": 35, "1h": 30, "1m": 70, "1s": 70}
+
+
+@click.command()
+@click.argument("symbols", nargs=-1, required=True)
+@click.option("--exchange", default="", help="Default: data.exchange.")
+@click.option("--channels", default="trades,bars", show_default=True, help=f"Of {','.join(CHANNELS)}.")
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="How long; without it until Ctrl-C.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="The tape's folder. Default: FKS_HOME/tapes/EXCHANGE/manual.",
+)
+@as_json
+@click.pass_context
+def record(
+    ctx: click.Context,
+    symbols: tuple[str, ...],
+    exchange: str,
+    channels: str,
+    seconds: float | None,
+    folder: Path | None,
+    as_json: bool,
+) -> None:
+    """Record all that an exchange sends of SYMBOLS, and the history just before it.
+
+    'fks sim replay' plays the tape through the same code. To record what the running collectors receive, set
+    data.tape = true. See docs/tapes.md.
+    """
+    wanted = tuple(word.strip() for word in channels.split(",") if word.strip())
+    for word in wanted:
+        if word not in CHANNELS:
+            raise InputError(f"there is no channel {word!r}", remedy=f"of {', '.join(CHANNELS)}")
+    if not wanted:
+        raise InputError("no channel is named", remedy=f"of {', '.join(CHANNELS)}")
+    if seconds is not None and not math.isfinite(seconds):
+        raise InputError(f"{seconds:g} is no number of seconds", remedy="without --seconds until Ctrl-C")
+    name = exchange or settings_of(ctx).data.exchange
+    place = folder or paths_of(ctx).tapes / name / "manual"  # apart from what collectors record, and remove again
+    done = asyncio.run(_record(ctx, name, symbols, wanted, seconds, place))
+    emit(done, as_json=as_json, schema="fks.data.record/1")
+    if not as_json:
+        click.echo(
+            f"{done['frames']} messages ({done['bytes'] / 1e6:.1f} MB) in {len(done['files'])} files, "
+            f"{done['size'] / 1e6:.1f} MB; "
+            f"play it: fks sim replay {done['files'][0] if len(done['files']) == 1 else done['folder']}"
+        )
+    if done["lost"]:
+        raise OutageError(
+            f"{done['lost']} messages are not on the tape: the disk was too slow", remedy="record fewer symbols"
+        )
+
+
+async def _record(
+    ctx: click.Context, name: str, symbols: Sequence[str], channels: Sequence[str], seconds: float | None, folder: Path
+) -> dict[str, Any]:
+    from fks.clock import RealClock
+    from fks.exchanges.registry import make_exchange
+    from fks.history.limited_exchange import shared_purse
+    from fks.tape.player import unheard
+    from fks.tape.recorded_exchange import TapedExchange, make_recorder
+
+    clock, settings = RealClock(), settings_of(ctx)
+    node = node_of(ctx)
+    async with shared_purse(name, settings, node, clock) as budget:
+        source = make_exchange(name, settings=settings, node=node, clock=clock, log=unheard(), budget=budget)
+        recorder = make_recorder(source, folder, clock, unheard(), file_mb=settings.data.tape_file_mb)
+        taped = TapedExchange(source, recorder)
+        try:
+            try:
+                recorder.begin()  # a folder that cannot be written is known before anything is dialled
+            except OSError as error:
+                raise _unwritten(error.strerror or str(error), folder) from error
+            await taped.open()
+            wanted = _wanted(taped, await taped.instruments(), symbols, channels)
+            await _listen(taped, wanted, seconds, clock)
+        finally:
+            await taped.close()
+    if recorder.error:
+        raise _unwritten(recorder.error, folder)
+    return {
+        "exchange": name,
+        "symbols": sorted({item.symbol for item in wanted}),
+        "channels": list(channels),
+        "frames": recorder.counts.frames,
+        "bytes": recorder.counts.bytes,
+        "lost": recorder.counts.lost,
+        "folder": str(folder),
+        "files": [str(path) for path in recorder.files],
+        "size": recorder.size,
+    }
+
+
+def _unwritten(error: str, folder: Path) -> OutageError:
+    return OutageError(f"the tape could not be written: {error}", remedy=f"look at {folder}")
+
+
+def _wanted(
+    taped: TapedExchange, listed: list[Instrument], symbols: Sequence[str], channels: Sequence[str]
+) -> list[Subscription]:
+    """Return what to subscribe. Errors: InputError for a symbol or channel that the exchange has not."""
+    from fks.model.instrument import find_instrument
+    from fks.model.market import Channel, Subscription
+
+    found = []
+    for text in symbols:
+        symbol = find_instrument(text, listed).symbol
+        for channel in map(Channel, channels):
+            if channel not in taped.traits.channels:
+                raise InputError(f"{taped.name} has no live {channel}", code="CHANNEL_UNKNOWN", remedy="see --channels")
+            frame = _live_frame(taped.source, symbol) if channel is Channel.BARS else ""
+            if channel is not Channel.BARS or frame:
+                found.append(Subscription(channel, symbol, frame))
+    return found
+
+
+def _live_frame(source: WireExchange, symbol: str) -> str:
+    """Return the smallest bars of a minute or more that the exchange sends; "" when it sends none."""
+    from fks.model.market import Channel, Subscription
+
+    for frame in ("1m", "5m"):
+        with contextlib.suppress(InputError):
+            source.wire().hello([Subscription(Channel.BARS, symbol, frame)])
+            return frame
+    return ""
+
+
+async def _listen(taped: TapedExchange, wanted: list[Subscription], seconds: float | None, clock: Clock) -> None:
+    """Record until the time is over, somebody says stop, or the tape fails, dialling again whatever ends a
+    connection."""
+    told = sorted({item.symbol for item in wanted})
+    click.echo(
+        f"recording {', '.join(told)} of {taped.name}{f' for {seconds:g} s' if seconds else '; Ctrl-C ends it'}",
+        err=True,
+    )
+    with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+        async with asyncio.timeout(seconds):
+            tasks = {
+                asyncio.create_task(_dial(taped, wanted, told, clock)),
+                asyncio.create_task(_look_after(taped.recorder, clock)),
+            }
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _look_after(recorder: Recorder, clock: Clock) -> None:
+    """Return when the tape failed; say meanwhile what is not on it."""
+    lost = 0
+    while not recorder.error:
+        if recorder.counts.lost > lost:
+            lost = recorder.counts.lost
+            click.echo(f"the disk is too slow: {lost} messages are not on the tape", err=True)
+        await clock.sleep(_LOOK_S)
+
+
+async def _dial(taped: TapedExchange, wanted: list[Subscription], symbols: Sequence[str], clock: Clock) -> None:
+    has_history = False
+    while True:
+        try:
+            await taped.may_dial()
+            async with contextlib.aclosing(taped.watch(wanted)) as batches:  # type: ignore[type-var]
+                async for _ in batches:
+                    if not has_history:  # once the socket stands: so nothing lies between the two
+                        has_history = True
+                        await _history(taped, symbols)
+        except (OutageError, PeerError) as error:
+            click.echo(f"{error}: dialling again", err=True)
+            await clock.sleep(_REDIAL_S)
+
+
+async def _history(taped: TapedExchange, symbols: Sequence[str]) -> None:
+    """Ask REST for what comes before: a replay's collector would ask for the same."""
+    for symbol in symbols:
+        await taped.fetch_trades(symbol, from_id=None, since_ns=None, limit=_PAGE)
+        for frame, count in _BEFORE.items():
+            if frame in taped.traits.timeframes:
+                await taped.fetch_bars(symbol, frame, None, count)

@@ -1,0 +1,350 @@
+"""The rows of a file, held against what bars are: in order, on the grid, numbers that fit one another."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fks.bars.aggregate import length_of, starts_of
+from fks.files.column_mapping import Layout
+from fks.files.problem import problem
+from fks.files.table import Table
+from fks.files.times import Stamps, read_times
+from fks.model.bar import Floats, Ints
+from fks.model.errors import InputError
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, check_timeframe, iso
+
+_DIGITS = 15  # that a float64 holds, whichever they are
+_CHANCE = 1e6  # once in so many files of a thin market is a larger timeframe seen where there is none
+_ALIKE = 2.0  # a usual bar whose high is twice its low is none: one of the two is a volume
+PRICES = ("open", "high", "low", "close")
+_COLUMNS = "say which column is which: --columns time,open,high,low,close,volume"
+
+
+class Rows:
+    """Which way round the rows stand: newest first is turned, anything else out of order is an error."""
+
+    def __init__(self, table: Table, layout: Layout, stamps: Stamps, *, is_told: bool) -> None:
+        """`is_told`: the caller says in which zone stamps without one are."""
+        self.table, self.column, self.stamps = table, table.column(layout.time[0]), stamps
+        self.is_taken = not (stamps.is_zoned or stamps.is_day or is_told)  # for UTC, because the form says so
+        time_ns = stamps.time_ns
+        self.is_turned = len(time_ns) > 1 and bool(time_ns[-1] < time_ns[0])
+        self.notes = ("newest first: turned round",) if self.is_turned else ()
+
+    def ordered(self, values: Any) -> Any:
+        return values[::-1].copy() if self.is_turned else values
+
+    def row(self, index: int) -> int:
+        """Return the line of the file that holds row `index`."""
+        return self.table.row(len(self.table) - 1 - index if self.is_turned else index)
+
+    def fail(self, index: int, column: str, what: str, *, code: str = "FILE_BROKEN", remedy: str = "") -> InputError:
+        return problem(self.table.name, what, row=self.row(index), column=column, code=code, remedy=remedy)
+
+    def check(self, time_ns: Ints) -> None:
+        """Raise for the first stamp that does not come after the one before it."""
+        if time_ns.min() < 0:
+            index = int(np.argmin(time_ns))
+            raise self.fail(index, self.column, f"{iso(int(time_ns[index]))} is before 1970")
+        steps = np.flatnonzero(np.diff(time_ns) <= 0)
+        if not len(steps):
+            return
+        index = int(steps[0]) + 1
+        this, before = iso(int(time_ns[index])), iso(int(time_ns[index - 1]))
+        is_same = this == before
+        what = (
+            f"{this} stands twice, in row {self.row(index - 1)} as well" if is_same else f"{this} comes after {before}"
+        )
+        remedy = "keep one of them" if is_same else "sort the rows by time"
+        if (
+            time_ns[index - 1] - time_ns[index] <= 3600 * NS
+            and this[5:7] in ("04", "10", "11")
+            and not self.stamps.is_counted
+        ):
+            then = "say --timezone" if not self.stamps.is_zoned else "its stamps are wrong: export in UTC"
+            remedy += f"; or is it local time, in which an hour is twice in autumn? then {then}"
+        raise self.fail(index, self.column, what, code="FILE_ORDER", remedy=remedy)
+
+
+# ── numbers ──────────────────────────────────────────────────────────────────────────────────────
+def numbers(table: Table, position: int) -> Floats:
+    """Return a column as float64, each the nearest to what is written. Errors: InputError at the first that is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells = table.columns[position]
+    kind = cells.type
+    if not (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+    ):
+        raise problem(
+            table.name,
+            f"holds {kind}, not numbers",
+            row=table.row(0),
+            column=table.column(position),
+            code="FILE_NUMBER",
+        )
+    if pa.types.is_decimal(kind) or (pa.types.is_floating(kind) and kind.bit_width < 64):
+        cells = cells.cast(pa.string())  # the nearest float64 of what is written; Arrow's own cast is off by a bit
+    try:
+        values = pc.fill_null(cells.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False)
+    except pa.ArrowException:
+        values = _slowly(table, position)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        index = int(bad[0])
+        shown = cells[index].as_py()
+        what = "is empty" if shown in (None, "") else f"{shown!r} is not a number"
+        if isinstance(shown, str) and "," in shown:
+            what += " here"
+        remedy = (
+            "numbers have a point and no thousands separator: 1234.5" if isinstance(shown, str) and "," in shown else ""
+        )
+        raise problem(
+            table.name, what, row=table.row(index), column=table.column(position), remedy=remedy, code="FILE_NUMBER"
+        )
+    found: Floats = values
+    return found
+
+
+def _slowly(table: Table, position: int) -> Floats:
+    values = np.empty(len(table))
+    for index, cell in enumerate(table.columns[position].to_pylist()):
+        try:
+            values[index] = float(str(cell).strip()) if "_" not in str(cell) else np.nan
+        except ValueError:
+            values[index] = np.nan
+    return values
+
+
+def note_rounded(rows: Rows, positions: list[int]) -> list[str]:
+    """Return the note on numbers that no float64 holds as they are written: more than 15 digits, mostly."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = []
+    for position in positions:
+        cells = rows.table.columns[position]
+        if pa.types.is_floating(cells.type):
+            continue
+        texts = cells.cast(pa.string())
+        long = np.flatnonzero(pc.greater(pc.binary_length(texts), _DIGITS).to_numpy(zero_copy_only=False))
+        for index, text in zip(long.tolist(), texts.take(pa.array(long)).to_pylist(), strict=True):
+            if Decimal(repr(float(text))) != Decimal(text):
+                found.append((rows.table.row(index), position, text))
+    if not found:
+        return []
+    row, position, text = min(found)
+    return [
+        f"{len(found)} numbers have more than {_DIGITS} digits and are stored rounded; the first: row {row}, "
+        f"column {rows.table.column(position)}: {text} as {float(text)!r}"
+    ]
+
+
+def check_numbers(rows: Rows, layout: Layout, prices: list[Floats], volume: Floats) -> None:
+    names = [rows.table.column(position) for position in layout.prices]
+    open_, high, low, close = prices
+    for name, column in zip(names, prices, strict=True):
+        _each(rows, name, column > 0, column, "is not above 0")
+    top, bottom = np.maximum(open_, close), np.minimum(open_, close)
+    broken = (high < top) | (low > bottom)
+    if broken.sum() * 4 > len(high):  # not a bad row: the wrong columns
+        index = int(np.flatnonzero(broken)[0])
+        fitting = _fitting(layout, prices, volume)
+        shown = " ".join(
+            f"{name} {column[index]!r}" for name, column in zip(PRICES, map(np.ndarray.tolist, prices), strict=True)
+        )
+        raise rows.fail(
+            index,
+            names[1],
+            f"{shown}: {int(broken.sum())} of {len(high)} rows have no such order, so the columns are other ones",
+            remedy=f"they fit as {fitting}: say --columns" if fitting else _COLUMNS,
+            code="FILE_COLUMNS",
+        )
+    _each(rows, names[1], high >= top, high, "is below the bar's open or close")
+    _each(rows, names[2], low <= bottom, low, "is above the bar's open or close")
+    if layout.volume is not None:
+        _each(rows, rows.table.column(layout.volume), volume >= 0, volume, "is below 0")
+
+
+def _each(rows: Rows, column: str, is_good: npt.NDArray[np.bool_], values: Floats, what: str) -> None:
+    bad = np.flatnonzero(~is_good)
+    if len(bad):
+        index = int(bad[0])
+        more = f" ({len(bad)} rows so)" if len(bad) > 1 else ""
+        raise rows.fail(index, column, f"{float(values[index])!r} {what}{more}", code="FILE_NUMBER")
+
+
+def _fitting(layout: Layout, prices: list[Floats], volume: Floats) -> str:
+    """Return what --columns should say: the one order of prices and volume in which every row is a bar; "" when none or
+    several are."""
+    positions, columns = [*layout.prices], [*prices]
+    if layout.volume is not None:
+        positions.append(layout.volume)
+        columns.append(volume)
+    names = (*PRICES, "volume")[: len(columns)]
+    found = [
+        dict(zip(positions, order, strict=True))
+        for order in permutations(names)
+        if _is_bars(dict(zip(order, columns, strict=True)))
+    ]
+    # open and close may be exchanged without a trace: in every table they stand in this order
+    found = [
+        words
+        for words in found
+        if [words[at] for at in sorted(words) if words[at] in ("open", "close")] == ["open", "close"]
+    ]
+    if len(found) != 1:
+        return ""
+    times = ("date", "time") if len(layout.time) == 2 else ("end",) if layout.is_end else ("time",)
+    words = found[0] | dict(zip(layout.time, times, strict=True))
+    words |= {at: name for at, name in ((layout.trades, "trades"), (layout.symbol_column, "symbol")) if at is not None}
+    return ",".join(words.get(at, "-") for at in range(max(words) + 1))
+
+
+def _is_bars(columns: dict[str, Floats]) -> bool:
+    """Return whether every row is a bar. Prices of a bar are of one size, which tells a volume from a price."""
+    open_, high, low, close = (columns[name] for name in PRICES)
+    is_ordered = bool(
+        (high >= np.maximum(open_, close)).all() and (low <= np.minimum(open_, close)).all() and (low > 0).all()
+    )
+    return is_ordered and bool(np.median(high) < _ALIKE * np.median(low))
+
+
+# ── time ─────────────────────────────────────────────────────────────────────────────────────────
+def find_timeframe(rows: Rows, time_ns: Ints, said: str, named: str) -> str:
+    """Return the timeframe: what the caller or the file's name says, else the usual step.
+
+    Errors: InputError; also for bars of a larger timeframe than the file's name says. The caller's word is taken for
+    it.
+    """
+    known = check_timeframe(said) if said else named
+    if len(time_ns) < 2:
+        if not known:
+            raise rows.fail(
+                0, rows.column, "one row does not show its timeframe", remedy="say --timeframe 1m", code="FILE_SERIES"
+            )
+        return known
+    steps, counts = np.unique(np.diff(time_ns), return_counts=True)
+    usual = int(steps[np.argmax(counts)])
+    months = 28 * 86400 * NS <= usual <= 31 * 86400 * NS
+    found = "1M" if months else next((name for name, s in TIMEFRAMES.items() if s * NS == usual), "")
+    if (known and steps[0] < length_of(known) * NS and known != "1M") or (known == "1M" and not months):
+        index = int(np.flatnonzero(np.diff(time_ns) == (steps[0] if known != "1M" else usual))[0]) + 1
+        step_s = (steps[0] if known != "1M" else usual) / NS
+        raise rows.fail(
+            index,
+            rows.column,
+            f"comes {step_s:g} s after the row before: these are not {known} bars",
+            remedy=f"say --timeframe {found}" if found else "",
+            code="FILE_SERIES",
+        )
+    if named and not said:
+        _check_named(rows, time_ns, named, found)
+    if not (known or found):
+        raise rows.fail(
+            1,
+            rows.column,
+            f"most rows are {usual / NS:g} s apart, and there are no such bars",
+            code="FILE_SERIES",
+            remedy=f"use one of {' '.join(TIMEFRAMES)}",
+        )
+    return known or found
+
+
+def _check_named(rows: Rows, time_ns: Ints, named: str, found: str) -> None:
+    """Refuse bars of a larger timeframe than the file's name says. `found`: the timeframe of the usual step, "" for
+    none.
+
+    A thin market's bars come at odd moments: that all of them fall on a larger grid by chance is likely of a few rows
+    only.
+    """
+    steps = np.diff(time_ns)
+    shared = length_of("1M") * NS if found == "1M" and steps.min() >= 28 * 86400 * NS else int(np.gcd.reduce(steps))
+    ratio = shared / (length_of(named) * NS)
+    if ratio <= 1 or len(steps) * math.log(ratio) < math.log(_CHANCE):
+        return
+    is_whole = bool(found) and shared == length_of(found) * NS
+    every = "a month" if found == "1M" else f"a multiple of {shared / NS:.9g} s"
+    raise rows.fail(
+        1,
+        rows.column,
+        f"comes {steps[0] / NS:.9g} s after the row before, and every step is {every}: these are not {named} bars",
+        remedy=f"{f'say --timeframe {found}, or' if is_whole else 'if nobody traded in between, say'} --timeframe "
+        f"{named}"
+        f"{' if nobody traded in between' if is_whole else ''}",
+        code="FILE_SERIES",
+    )
+
+
+def opens_of(rows: Rows, time_ns: Ints, timeframe: str, *, is_end: bool) -> Ints:
+    """Return open times. Errors: InputError when a stamp is not where bars begin (or end)."""
+    if is_end and timeframe == "1M":
+        raise rows.fail(0, rows.column, "months by their ends are not read", remedy="stamp bars with their open")
+    opens = time_ns - length_of(timeframe) * NS if is_end else time_ns
+    off = opens - starts_of(opens, timeframe)
+    bad = np.flatnonzero(off)
+    if not len(bad):
+        return opens
+    index = int(bad[0])
+    text = f"{iso(int(time_ns[index]))} is not where a {timeframe} bar {'ends' if is_end else 'begins'} in UTC"
+    same = np.unique(off)
+    if len(same) <= 2 and (same % (900 * NS) == 0).all() and length_of(timeframe) > 900:
+        off_h = max(same) / NS / 3600
+        text += f", {off_h:g} h off; so is every row" if len(same) == 1 else f", {off_h:g} h off; others are not"
+        can_tell = "say --timezone with the place whose clock it is, or export in UTC"
+        raise rows.fail(
+            index,
+            rows.column,
+            f"{text}: these are stamps of local time",
+            code="TIME_LOCAL",
+            remedy=can_tell
+            if rows.is_taken
+            else f"export {timeframe} bars of UTC, or smaller bars and make these of them with --larger",
+        )
+    if not is_end and (off == length_of(timeframe) * NS - off).all():
+        text += ": are these bar ends?"
+    raise rows.fail(index, rows.column, text, code="TIME_GRID", remedy="bars of 24-hour UTC days only")
+
+
+def check_close(rows: Rows, position: int, opens: Ints, timeframe: str) -> None:
+    """A Binance row carries its own end: one unit before the next bar."""
+    closes = rows.ordered(read_times(rows.table, (position,), zone=None, is_utc=True).time_ns)
+    ends = starts_of(opens + 32 * 86400 * NS, timeframe) if timeframe == "1M" else opens + length_of(timeframe) * NS
+    off = ends - closes
+    bad = np.flatnonzero((off <= 0) | (off > 1_000_000))
+    if len(bad):
+        index = int(bad[0])
+        raise rows.fail(
+            index,
+            rows.table.column(position),
+            f"{iso(int(closes[index]))} is not the end of a {timeframe} bar that opens {iso(int(opens[index]))}",
+            code="TIME_GRID",
+        )
+
+
+def count_closed(rows: Rows, time_ns: Ints, timeframe: str, now_ns: int) -> tuple[int, list[str]]:
+    """Return (how many rows are over, what to note). Errors: InputError when a bar begins in the future."""
+    future = np.flatnonzero(time_ns > now_ns)
+    if len(future):
+        index = int(future[0])
+        raise rows.fail(
+            index,
+            rows.column,
+            f"{iso(int(time_ns[index]))} is in the future",
+            code="TIME_FUTURE",
+            remedy="a wrong zone, bar ends taken for opens (--stamps), or this machine's clock is wrong",
+        )
+    if bar_end(int(time_ns[-1]), timeframe) > now_ns:
+        return len(time_ns) - 1, [f"the bar that opens {iso(int(time_ns[-1]))} is not over yet: left out"]
+    return len(time_ns), []

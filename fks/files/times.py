@@ -1,0 +1,307 @@
+"""Stamps into nanoseconds UTC: what is written, in which unit, in which zone, and never a guess where two answers
+fit."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+import numpy.typing as npt
+
+from fks.files.problem import problem
+from fks.files.table import Table
+from fks.files.zones import to_utc
+from fks.model.bar import Ints
+from fks.model.errors import InputError
+
+#: unit -> ns in it; a number belongs to the unit in which it falls into 1973 to 5138, so there is no doubt
+UNITS = {"s": 10**9, "ms": 10**6, "µs": 10**3, "ns": 1}
+_BOUNDS = {"s": 10**11, "ms": 10**14, "µs": 10**17, "ns": 2**63 - 1}
+_EPOCH = re.compile(r"\d{9,19}")
+_SECONDS = re.compile(r"\d{9,11}\.\d{1,9}")
+_CLOCK = r"(?P<h>\d{1,2}):(?P<i>\d{2})(?::(?P<s>\d{2})(?:[.,](?P<f>\d{1,9}))?)?\s?(?P<p>[AaPp][Mm])?"
+_ZONE = r"\s?(?P<z>Z|UTC|GMT|[+-]\d{2}:?\d{2}|[+-]\d{2})?"
+#: forms with a year in sight, tried in order; a form is one for the whole column
+FORMS = {
+    "iso": rf"^(?P<y>\d{{4}})[-/.](?P<m>\d{{1,2}})[-/.](?P<d>\d{{1,2}})(?:[T ;]{_CLOCK}{_ZONE})?$",
+    "packed": r"^(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})(?:[ T]?(?P<h>\d{2}):?(?P<i>\d{2}):?(?P<s>\d{2})?(?P<z>Z)?)?$",
+    "day first": rf"^(?P<d>\d{{1,2}})[-/.](?P<m>\d{{1,2}})[-/.](?P<y>\d{{4}})(?:[T ]{_CLOCK}{_ZONE})?$",
+    "month first": rf"^(?P<m>\d{{1,2}})[-/.](?P<d>\d{{1,2}})[-/.](?P<y>\d{{4}})(?:[T ]{_CLOCK}{_ZONE})?$",
+}
+
+
+class Stamps:
+    """A column of times and how they were written, for the report. Those that are not `is_zoned` were read off a
+    clock."""
+
+    def __init__(
+        self, time_ns: Ints, written: str, *, is_zoned: bool, is_day: bool = False, is_counted: bool = False
+    ) -> None:
+        self.time_ns = time_ns
+        self.written = written
+        self.is_zoned = is_zoned  # they say it themselves
+        self.is_day = is_day  # days without a time of day: a label, in no zone
+        self.is_counted = is_counted  # from 1970, so in UTC whoever wrote them
+
+    def unused(self, zone: str | None) -> list[str]:
+        """Return the note on a zone that the caller named and these stamps have no use for."""
+        if zone is None or not (self.is_zoned or self.is_day):
+            return []
+        why = (
+            "days are labels, in no zone"
+            if self.is_day
+            else "counts from 1970 are UTC"
+            if self.is_counted
+            else "the stamps say theirs"
+        )
+        return [f"--timezone {zone} was not used: {why}"]
+
+
+def looks_like_time(text: str) -> bool:
+    """Return whether `text` is written as a time in any form known here."""
+    text = text.strip()
+    if _EPOCH.fullmatch(text) or _SECONDS.fullmatch(text):
+        return True
+    return any(re.match(form, text) for form in FORMS.values())
+
+
+def zone_of(name: str) -> ZoneInfo:
+    """Return the zone called `name`. Errors: InputError ZONE_UNKNOWN."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InputError(
+            f"there is no time zone {name!r}", code="ZONE_UNKNOWN", remedy="UTC, America/New_York, Europe/Berlin, …"
+        ) from None
+
+
+def read_times(table: Table, positions: tuple[int, ...], *, zone: str | None, is_utc: bool = False) -> Stamps:
+    """Return the stamps in one column, or in a date and a time column, in UTC.
+
+    `zone` is what the caller says of stamps without one; `is_utc`: the file's form says so. Errors: InputError naming
+    row and column: not a time, mixed units or forms, no zone, an hour that does not exist.
+    """
+    said = zone_of(zone) if zone else None
+    stamps = _read(table, positions)
+    column = table.column(positions[0])
+    if stamps.is_zoned or stamps.is_day or (is_utc and said is None):
+        return stamps
+    if said is None:
+        shown = " ".join(table.cell(p, 0) for p in positions)
+        raise problem(
+            table.name,
+            f"{shown!r} does not say in which time zone it is",
+            row=table.row(0),
+            column=column,
+            remedy="say --timezone UTC, or the place whose clock it is: --timezone America/New_York",
+            code="TIME_NAIVE",
+        )
+    return Stamps(to_utc(table, column, stamps.time_ns, said), f"{stamps.written}, {zone}", is_zoned=False)
+
+
+def _read(table: Table, positions: tuple[int, ...]) -> Stamps:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    cells = table.columns[positions[0]]
+    kind = cells.type
+    if cells.null_count:
+        where = int(np.flatnonzero(cells.is_null().to_numpy(zero_copy_only=False))[0])
+        raise problem(table.name, "is empty", row=table.row(where), column=table.column(positions[0]))
+    if len(positions) == 2:
+        cells = pc.binary_join_element_wise(cells.cast(pa.string()), table.columns[positions[1]].cast(pa.string()), " ")
+    elif pa.types.is_timestamp(kind):
+        ns = cells.cast(pa.timestamp("ns", tz=kind.tz)).cast(pa.int64()).to_numpy()
+        return Stamps(ns, f"timestamp[{kind.unit}]", is_zoned=kind.tz is not None)
+    elif pa.types.is_date(kind):
+        return Stamps(cells.cast(pa.timestamp("ns")).cast(pa.int64()).to_numpy(), "date", is_zoned=True, is_day=True)
+    elif pa.types.is_integer(kind):
+        return _epoch(table, positions[0], cells.cast(pa.int64()).to_numpy())
+    elif not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        raise problem(table.name, f"holds {kind}, not times", column=table.column(positions[0]), row=table.row(0))
+    cells = pc.utf8_trim_whitespace(cells)
+    first = cells[0].as_py()
+    if _EPOCH.fullmatch(first) and not _is_packed(first):
+        return _epoch(table, positions[0], _whole(table, positions[0], cells))
+    if _SECONDS.fullmatch(first):
+        return Stamps(_fractions(table, positions[0], cells), "seconds", is_zoned=True, is_counted=True)
+    return _civil(table, positions, cells)
+
+
+def _is_packed(text: str) -> bool:
+    return (
+        len(text) in (12, 14)
+        and text[:2] in ("19", "20")
+        and re.match(FORMS["packed"], text) is not None
+        and (1 <= int(text[4:6]) <= 12 and 1 <= int(text[6:8]) <= 31 and int(text[8:10]) < 24)
+    )
+
+
+# ── counted from 1970 ────────────────────────────────────────────────────────────────────────────
+def _whole(table: Table, position: int, cells: Any) -> Ints:
+    import pyarrow.compute as pc
+
+    is_whole = pc.match_substring_regex(cells, r"^\d{9,19}$").to_numpy(zero_copy_only=False)
+    _all(table, position, is_whole, "is not a whole number as the stamps before it are")
+    found: Ints = cells.cast("int64").to_numpy()
+    return found
+
+
+def _fractions(table: Table, position: int, cells: Any) -> Ints:
+    import pyarrow.compute as pc
+
+    parts = pc.extract_regex(cells, r"^(?P<s>\d{9,11})(?:\.(?P<f>\d{1,9}))?$")
+    _all(table, position, parts.is_valid().to_numpy(zero_copy_only=False), "is not seconds as the stamps before it are")
+    fraction = pc.utf8_rpad(parts.field("f"), 9, "0").cast("int64").to_numpy()
+    found: Ints = parts.field("s").cast("int64").to_numpy() * UNITS["s"] + fraction
+    return found
+
+
+def _epoch(table: Table, position: int, values: Ints) -> Stamps:
+    """Return stamps counted from 1970. Errors: InputError where the unit changes, or a value is before 1973."""
+    units = np.searchsorted(np.array([*_BOUNDS.values()][:-1]), values, side="right")
+    changed = np.flatnonzero(units != units[0])
+    names = list(UNITS)
+    if (values < 10**8).any():
+        where = int(np.flatnonzero(values < 10**8)[0])
+        raise problem(
+            table.name,
+            f"{values[where]} is no time since 1970 in any unit",
+            row=table.row(where),
+            column=table.column(position),
+        )
+    if len(changed):
+        where = int(changed[0])
+        raise problem(
+            table.name,
+            f"{values[where]} is in {names[units[where]]}, the rows before it are in {names[units[0]]}",
+            row=table.row(where),
+            column=table.column(position),
+            remedy="split the file there; units may not be mixed",
+            code="UNITS_MIXED",
+        )
+    unit = names[int(units[0])]
+    return Stamps(values * UNITS[unit], unit, is_zoned=True, is_counted=True)
+
+
+# ── written as dates ─────────────────────────────────────────────────────────────────────────────
+def _civil(table: Table, positions: tuple[int, ...], cells: Any) -> Stamps:
+    import pyarrow.compute as pc
+
+    form = _form(table, positions[0], cells)
+    parts = pc.extract_regex(cells, FORMS[form])
+    names = [field.name for field in parts.type]
+    shape = f"is not written as {cells[0].as_py()!r} before it"
+    _all(table, positions[0], parts.is_valid().to_numpy(zero_copy_only=False), shape, code="UNITS_MIXED")
+    texts = {name: parts.field(name) for name in names}
+    has_clock = pc.not_equal(texts["h"], "").to_numpy(zero_copy_only=False)
+    _all(table, positions[0], has_clock == has_clock[0], shape, code="UNITS_MIXED")
+    number = {name: _number(texts.get(name), len(cells)) for name in "ymdhis"}
+    _halves(texts.get("p"), number)
+    limits = {"m": (1, 12), "d": (1, 31), "h": (0, 23), "i": (0, 59), "s": (0, 59)}
+    for name, (low, high) in limits.items():
+        is_in = (number[name] >= low) & (number[name] <= high)
+        _all(table, positions[0], is_in, "is a day or a time of day that there is not")
+    months = ((number["y"] - 1970) * 12 + number["m"] - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (number["d"] - 1)
+    _all(table, positions[0], days.astype("datetime64[M]") == months, "is a day that there is not")
+    seconds = days.astype(np.int64) * 86400 + number["h"] * 3600 + number["i"] * 60 + number["s"]
+    time_ns = seconds * UNITS["s"]
+    if "f" in texts:
+        time_ns = time_ns + _number(pc.utf8_rpad(texts["f"], 9, "0"), len(cells))
+    zones = texts.get("z")
+    shift, is_zoned = _offsets(table, positions[0], zones) if zones is not None else (np.int64(0), False)
+    return Stamps(time_ns - shift, f"{form} date", is_zoned=is_zoned, is_day=not bool(has_clock[0]))
+
+
+def _form(table: Table, position: int, cells: Any) -> str:
+    """Return the form of the first cell; for day and month in doubt, the one that the column proves."""
+    import pyarrow.compute as pc
+
+    first = cells[0].as_py()
+    fitting = [name for name, form in FORMS.items() if re.match(form, first)]
+    if not fitting:
+        raise problem(
+            table.name,
+            f"{first!r} is not a time",
+            row=table.row(0),
+            column=table.column(position),
+            code="TIME_UNKNOWN",
+            remedy="s, ms, µs or ns since 1970, 2024-05-31T23:59:00Z, 20240531 235900, 31.05.2024 23:59; or name "
+            "--columns",
+        )
+    if fitting[0] != "day first":
+        return fitting[0]
+    pair = pc.extract_regex(cells, r"^(?P<a>\d{1,2})[-/.](?P<b>\d{1,2})[-/.]")
+    high_a, high_b = (int(_number(pair.field(name), len(cells)).max()) for name in "ab")
+    if (high_a > 12 and high_b <= 12) or "." in first:
+        return "day first"
+    if high_b > 12 and high_a <= 12:
+        return "month first"
+    raise problem(
+        table.name,
+        f"{first!r} may be day or month first, and no row tells which",
+        row=table.row(0),
+        code="TIME_UNKNOWN",
+        column=table.column(position),
+        remedy="write dates as 2024-05-31",
+    )
+
+
+def _number(texts: Any, count: int) -> Ints:
+    """Return the numbers in a column of digits, 0 where there are none."""
+    import pyarrow.compute as pc
+
+    if texts is None:
+        return np.zeros(count, np.int64)
+    filled = pc.if_else(pc.equal(pc.fill_null(texts, ""), ""), "0", pc.fill_null(texts, ""))
+    found: Ints = filled.cast("int64").to_numpy().copy()
+    return found
+
+
+def _halves(texts: Any, number: dict[str, Ints]) -> None:
+    import pyarrow.compute as pc
+
+    if texts is None:
+        return
+    half = pc.utf8_lower(texts)
+    is_am, is_pm = (pc.equal(half, name).to_numpy(zero_copy_only=False) for name in ("am", "pm"))
+    number["h"][is_am & (number["h"] == 12)] = 0
+    number["h"][is_pm & (number["h"] < 12)] += 12
+
+
+def _offsets(table: Table, position: int, zones: Any) -> tuple[Ints | np.int64, bool]:
+    """Return (ns to take off each stamp, whether the stamps say their zone)."""
+    kinds = zones.dictionary_encode()
+    spelt = kinds.dictionary.to_pylist()
+    if spelt == [""]:
+        return np.int64(0), False
+    codes = kinds.indices.to_numpy()
+    if "" in spelt:
+        _all(
+            table,
+            position,
+            (codes == spelt.index("")) == (codes[0] == spelt.index("")),
+            "has a zone where others have none, or none",
+        )
+    shifts = np.array([_shift(text) for text in spelt], np.int64)
+    return shifts[codes] * UNITS["s"], True
+
+
+def _shift(text: str) -> int:
+    if text in ("", "Z", "UTC", "GMT"):
+        return 0
+    digits = text[1:].replace(":", "").ljust(4, "0")
+    return (int(digits[:2]) * 3600 + int(digits[2:4]) * 60) * (-1 if text[0] == "-" else 1)
+
+
+def _all(table: Table, position: int, is_good: npt.NDArray[np.bool_], what: str, *, code: str = "TIME_UNKNOWN") -> None:
+    """Raise for the first row that is not good."""
+    if bool(np.all(is_good)):
+        return
+    where = int(np.flatnonzero(~is_good)[0])
+    shown = table.cell(position, where)
+    text = f"{shown!r} {what}" if shown else "is empty"
+    raise problem(table.name, text, row=table.row(where), column=table.column(position), code=code)

@@ -1,0 +1,1 @@
+"""Stored market data: sync from an exchange, gaps, quality, assets, deletion."""

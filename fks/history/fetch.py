@@ -1,0 +1,299 @@
+"""An exchange's bars of the past into the store, newest first, with a note of what the exchange has not.
+
+A missing bar is *known* to be missing when the exchange was asked for its very time, has later bars, and had RECENT_NS
+to publish it; one that it told and that cannot be true is known as well, by a cause of its own. What is not proven so
+is asked for again. Only what was absent in the answer is known: a bar that is lost later is a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from fks.bars.aggregate import OpenBar, by_length, exact_decimal, length_of
+from fks.bars.calendars import calendar_of
+from fks.clock import Clock
+from fks.history.confirmation import Belief, whole
+from fks.history.gaps import DAY_NS, REFUSED, SETTLE_NS, count_bars
+from fks.model.bar import Bar, Bars, Ints
+from fks.model.errors import InputError, OutageError
+from fks.model.ports import Exchange
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe, to_datetime
+from fks.store.bars import BarStore
+from fks.store.db import Database
+from fks.store.gaps import GapStore, Hole, KnownGap
+from fks.store.partitions import ensure_partitions
+from fks.store.quarantine import QuarantineStore
+
+CONFIRM = 200  # bars of one question whose empty answer proves something, whatever the exchange's page is
+EMPTY_MAX = 2  # empty windows in a row, before samples tell whether there is anything earlier at all
+SAMPLES = 8
+RECENT_NS = 600 * NS  # younger bars may still be published
+SILENT_RUNS_MAX = 100  # rows of one window that tell where nobody traded; more would be a table of silence
+TRIES, WAIT_FIRST_S = 6, 1.0  # of one question, once the exchange has answered another
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One window is done: what was fetched and believed, written (new or different), and found not to be had, in bars:
+    the exchange has none, or one that cannot be true.
+
+    `is_asked` False: a time before the first bar there is, which was passed over.
+    """
+
+    window: Hole
+    fetched: int
+    written: int
+    absent: int
+    is_asked: bool = True
+
+
+class History:
+    """Fetches bars of one exchange through REST. Errors of `fill`: InputError, OutageError, PeerError."""
+
+    def __init__(self, exchange: Exchange, db: Database, clock: Clock) -> None:
+        self._exchange = exchange
+        self._db = db
+        self._clock = clock
+        self._bars, self._gaps = BarStore(db), GapStore(db)
+        self._belief = Belief(QuarantineStore(db), source="sync")
+        self._calendar = calendar_of(exchange.traits.calendar)
+        self._page = exchange.traits.bars_page_max  # of one window: who gives fewer at a time is asked several times
+        self._has_answered = False
+        self._partitioned_ns = 2**63
+
+    def source(self, timeframe: str) -> str:
+        """Return the timeframe to ask for: `timeframe`, or the largest of the exchange's own that makes it.
+
+        Errors: InputError TIMEFRAME_UNKNOWN.
+        """
+        own = self._exchange.traits.timeframes
+        if check_timeframe(timeframe) in own:
+            return timeframe
+        fits = [
+            f for f in own if 0 < TIMEFRAMES[f] < length_of(timeframe) and length_of(timeframe) % TIMEFRAMES[f] == 0
+        ]
+        if not fits:
+            raise InputError(
+                f"{self._exchange.name} has no {timeframe} bars, and none that make them",
+                code="TIMEFRAME_UNKNOWN",
+                remedy=f"use one of {' '.join(by_length(own))}",
+            )
+        return by_length(fits)[-1]
+
+    def count(self, timeframe: str, hole: Hole) -> int:
+        """Return how many bars the exchange's calendar expects in `hole`."""
+        return count_bars(hole, timeframe, self._exchange.traits.calendar)
+
+    async def fill(self, symbol: str, timeframe: str, hole: Hole) -> AsyncIterator[Step]:
+        """Fetch and store the bars of `hole`, newest first, yielding after each window is stored. Twice equals once."""
+        source = self.source(timeframe)
+        newest_ns = await self._newest(symbol, source)
+        proven_ns = min(newest_ns or 0, self._clock.now_ns() - RECENT_NS)
+        start_ns = await self._listed(symbol, timeframe, hole)
+        if start_ns > hole.start_ns:
+            unlisted = Hole(hole.start_ns, min(start_ns, hole.end_ns))
+            noted = await self._note(symbol, timeframe, unlisted, {"unlisted": [unlisted]}, proven_ns)
+            yield Step(unlisted, 0, 0, noted, is_asked=False)
+        end_ns = hole.end_ns if newest_ns is None else min(hole.end_ns, bar_start(newest_ns, timeframe))
+        empty = 0
+        while end_ns > start_ns:
+            window = Hole(max(start_ns, self._back(end_ns, timeframe, source)), end_ns)
+            step = await self._window(symbol, timeframe, source, window, proven_ns)
+            yield step
+            end_ns = window.start_ns
+            empty = 0 if step.fetched else empty + 1
+            before = Hole(start_ns, end_ns)
+            if empty == EMPTY_MAX and not await self._has_any(symbol, source, before):
+                noted = await self._note(symbol, timeframe, before, {"exchange": [before]}, proven_ns)
+                yield Step(before, 0, 0, noted, is_asked=False)
+                return
+
+    # ── one window ───────────────────────────────────────────────────────────────────────────────
+    async def _window(self, symbol: str, timeframe: str, source: str, window: Hole, proven_ns: int) -> Step:
+        rows = await self._fetched(symbol, source, window)
+
+        async def again(bar: Bar) -> Bar | None:
+            end_ns = bar_end(bar.time_ns, timeframe)
+            said = await self._ask(
+                symbol, source, bar.time_ns, (end_ns - bar.time_ns) // (length_of(source) * NS), end_ns
+            )
+            return next(iter(await self._possible(said, source, timeframe)), None)
+
+        told = rows if source == timeframe else folded(rows, timeframe)
+        bars = await self._belief.believed(await self._possible(rows, source, timeframe), again)
+        written = 0
+        if bars:
+            await self._prepare(bars[0].time_ns)
+            merged = await self._bars.merge(
+                Bars.of(symbol, timeframe, bars),
+                exchange=self._exchange.name,
+                source="sync",
+                trades=[bar.trades for bar in bars],
+            )
+            written = merged.written
+        expected = self._calendar.expected(timeframe, window.start_ns, window.end_ns)
+        there = times_of(bars)
+        found = {
+            REFUSED: runs_missing(expected, np.setdiff1d(expected, np.setdiff1d(times_of(told), there)), timeframe)
+        }
+        absent = runs_missing(expected, np.union1d(there, times_of(told)), timeframe)
+        if self._exchange.traits.has_empty_bars:
+            found["exchange"] = absent
+        else:
+            found["silent"] = bridged(absent, SILENT_RUNS_MAX)
+        await self._note(symbol, timeframe, window, found, proven_ns)
+        not_had = proven_part([*absent, *found[REFUSED]], timeframe, proven_ns)
+        return Step(window, len(bars), written, sum(self.count(timeframe, hole) for hole in not_had))
+
+    async def _possible(self, rows: Sequence[Bar], source: str, timeframe: str) -> list[Bar]:
+        """Return the bars that `rows` are or make, without those of which a row cannot be true."""
+        sifted = await self._belief.sifted(rows)
+        return whole(sifted if source == timeframe else folded(sifted, timeframe), sifted, timeframe)
+
+    async def _fetched(self, symbol: str, source: str, window: Hole) -> list[Bar]:
+        """Return the bars in `window`. An empty answer at its end is not believed before it was asked for in small
+        pieces."""
+        rows: list[Bar] = []
+        at = window.start_ns
+        while at < window.end_ns:
+            page = await self._ask(symbol, source, at, self._page, window.end_ns)
+            if not page:
+                break
+            rows += page
+            at = bar_end(page[-1].time_ns, source)
+        if at < window.end_ns and self._exchange.traits.has_empty_bars:
+            while at < window.end_ns and len(self._calendar.expected(source, at, window.end_ns)):
+                stop = min(window.end_ns, at + CONFIRM * length_of(source) * NS)
+                rows += await self._ask(symbol, source, at, CONFIRM, stop)
+                at = stop
+        return rows
+
+    async def _note(
+        self, symbol: str, timeframe: str, window: Hole, found: Mapping[str, Sequence[Hole]], proven_ns: int
+    ) -> int:
+        """Keep what is proven to be missing in `window`, by cause, instead of what was known of it; return how many
+        bars that is."""
+        proven = proven_part([window], timeframe, proven_ns)
+        if not proven:
+            return 0
+        asked_ns = self._clock.now_ns()
+        known = [
+            KnownGap(hole, cause, asked_ns)
+            for cause, holes in found.items()
+            for hole in proven_part(holes, timeframe, proven_ns)
+        ]
+        await self._gaps.note_known(self._exchange.name, symbol, timeframe, proven[0], known)
+        return sum(self.count(timeframe, gap.hole) for gap in known)
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────
+    async def _ask(self, symbol: str, source: str, since_ns: int | None, limit: int, until_ns: int) -> list[Bar]:
+        """Return closed bars in [since, until). A question that fails is repeated, once the exchange has answered
+        one."""
+        wait_s = WAIT_FIRST_S
+        for attempt in range(1, TRIES + 1):
+            try:
+                page = await self._exchange.fetch_bars(symbol, source, since_ns, limit, until_ns=until_ns)
+                break
+            except OutageError:
+                if not self._has_answered or attempt == TRIES:
+                    raise
+            await self._clock.sleep(wait_s)
+            wait_s *= 2
+        self._has_answered = True
+        begin_ns = 0 if since_ns is None else since_ns
+        return [bar for bar in page if begin_ns <= bar.time_ns and bar_end(bar.time_ns, source) <= until_ns]
+
+    async def _newest(self, symbol: str, source: str) -> int | None:
+        """Return the end of the exchange's newest closed bar: its own present, which a replayed tape has in the
+        past."""
+        page = await self._ask(symbol, source, None, 3, self._clock.now_ns() - SETTLE_NS)
+        return bar_end(page[-1].time_ns, source) if page else None
+
+    async def _listed(self, symbol: str, timeframe: str, hole: Hole) -> int:
+        """Return where to begin: where `hole` does, or with the first day of a market that is younger.
+
+        Years before a listing would otherwise be asked for page by page, each of them empty.
+        """
+        short = hole.end_ns - hole.start_ns <= self._page * length_of(timeframe) * NS
+        if short or "1d" not in self._exchange.traits.timeframes:
+            return hole.start_ns
+        days = await self._ask(symbol, "1d", bar_start(hole.start_ns, "1d"), self._page, hole.end_ns)
+        if not days or days[0].time_ns - hole.start_ns < DAY_NS:
+            return hole.start_ns
+        return max(hole.start_ns, bar_start(days[0].time_ns, timeframe))
+
+    async def _has_any(self, symbol: str, source: str, hole: Hole) -> bool:
+        """Return whether the exchange has bars in `hole`, by samples; a short one is not worth them.
+
+        Kraken tells the last 720 bars and nothing before; a market may have slept for a month.
+        """
+        size_ns = CONFIRM * length_of(source) * NS
+        step_ns = (hole.end_ns - hole.start_ns) // SAMPLES
+        if step_ns <= self._page * length_of(source) * NS:
+            return True
+        starts = (bar_start(hole.start_ns + i * step_ns, source) for i in reversed(range(SAMPLES)))
+        for start_ns in starts:
+            if await self._ask(symbol, source, start_ns, CONFIRM, min(start_ns + size_ns, hole.end_ns)):
+                return True
+        return False
+
+    async def _prepare(self, since_ns: int) -> None:
+        if since_ns < self._partitioned_ns:  # newest first: a month at a time, as it is reached
+            await ensure_partitions(self._db, to_datetime(self._clock.now_ns()), since=to_datetime(since_ns))
+            self._partitioned_ns = bar_start(since_ns, "1M")
+
+    def _back(self, end_ns: int, timeframe: str, source: str) -> int:
+        """Return where a window that ends at `end_ns` begins, on a boundary of `timeframe`."""
+        begin = bar_start(end_ns - self._page * length_of(source) * NS, timeframe)
+        return begin if begin < end_ns else bar_start(end_ns - 1, timeframe)
+
+
+def folded(rows: Sequence[Bar], timeframe: str) -> list[Bar]:
+    """Return `timeframe` bars of smaller ones that reach over whole bars, as the exchange adds them up."""
+    groups: list[tuple[OpenBar, Bar]] = []
+    for row in rows:
+        made = groups.pop()[0] if groups and row.time_ns < groups[-1][0].end_ns else OpenBar.at(row.time_ns, timeframe)
+        made.fold_bar(row)
+        groups.append((made, row))
+    sealed = [made.seal(last.exchange, last.symbol, timeframe, exact_decimal(last.close)) for made, last in groups]
+    return [bar for bar in sealed if bar is not None]
+
+
+def runs_missing(expected: Ints, there: Ints, timeframe: str) -> list[Hole]:
+    """Return the runs of `expected` open times that are not `there`, oldest first; what lies between two sessions joins
+    them."""
+    is_missing = ~np.isin(expected, there)
+    if not is_missing.any():
+        return []
+    edges = np.flatnonzero(np.diff(is_missing.astype(np.int8), prepend=0, append=0))
+    return [
+        Hole(int(expected[first]), bar_end(int(expected[last - 1]), timeframe))
+        for first, last in zip(edges[::2], edges[1::2], strict=True)
+    ]
+
+
+def bridged(runs: Sequence[Hole], most: int) -> list[Hole]:
+    """Return `runs` (oldest first) as `most` at most: the shortest stretches between them are taken in with them."""
+    if len(runs) <= most:
+        return list(runs)
+    between = [later.start_ns - run.end_ns for run, later in pairwise(runs)]
+    longest = sorted(sorted(range(len(between)), key=between.__getitem__)[len(between) - most + 1 :])
+    return [
+        Hole(runs[first].start_ns, runs[last].end_ns)
+        for first, last in zip([0, *(at + 1 for at in longest)], [*longest, len(runs) - 1], strict=True)
+    ]
+
+
+def proven_part(holes: Sequence[Hole], timeframe: str, proven_ns: int) -> list[Hole]:
+    """Return the whole bars of `holes` that end by `proven_ns`."""
+    until_ns = bar_start(proven_ns, timeframe)
+    return [Hole(hole.start_ns, min(hole.end_ns, until_ns)) for hole in holes if hole.start_ns < until_ns]
+
+
+def times_of(bars: Sequence[Bar]) -> Ints:
+    """Return the open times of `bars`, shape (n,)."""
+    return np.array([bar.time_ns for bar in bars], dtype=np.int64)

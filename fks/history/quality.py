@@ -1,0 +1,227 @@
+"""How far stored data can be trusted, series by series: coverage, gaps, what is known to be missing, errors,
+corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fks.clock import Clock
+from fks.history.gaps import (
+    REFUSED,
+    SILENT_EXCHANGES,
+    Gaps,
+    Missing,
+    aligned,
+    calendar_for,
+    closed_until,
+    count_bars,
+    expected_gaps,
+    kept_range,
+    overlap,
+    subtract,
+)
+from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_ns
+from fks.store.db import Database
+from fks.store.gaps import GapStore, Hole, Series
+
+LATE_NS = 180 * NS  # bars that have just ended are not missing yet: the next round brings them
+SILENT_LATE_NS = 3600 * NS  # the same where bars in which nobody traded are left out
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """One series from `from_ns` to `to_ns`: all that is stored and, of what was synced or is collected, all that is
+    wanted.
+
+    `expected` bars follow from the exchange's calendar. `missing` ones may still come; `absent` ones were asked for,
+    and the exchange has not got them (or nobody traded): they do not lower `coverage` (a share, 1 is all). `refused`
+    ones the exchange has, and they cannot be true: they are in the quarantine. `longest` is the longest missing run.
+    `nulls`, `duplicates`, `incomplete`, `inconsistent` count stored bars; `corrected` those that changed after they
+    were first stored, last at `corrected_ns`; `outages` are those of the feed in this time (of what is collected, to
+    the present), `outage_ns` their sum; `quarantined` bars of this series wait for somebody to settle them.
+    """
+
+    exchange: str
+    symbol: str
+    timeframe: str
+    from_ns: int
+    to_ns: int
+    candles: int
+    oldest_ns: int | None
+    newest_ns: int | None
+    revision: int
+    expected: int
+    missing: int
+    absent: int
+    refused: int
+    gaps: int
+    longest: Missing | None
+    nulls: int
+    duplicates: int
+    incomplete: int
+    inconsistent: int
+    silent: int
+    corrected: int
+    corrected_ns: int | None
+    outages: int
+    outage_ns: int
+    quarantined: int
+
+    @property
+    def coverage(self) -> float:
+        """Return the share of the bars that the exchange has which is stored; 1.0 means all, never by rounding."""
+        there = self.expected - self.absent
+        lacking = self.missing + self.refused
+        if there <= 0 or lacking == 0:
+            return 1.0
+        return min(int(10_000 * (there - lacking) / there) / 10_000, 0.9999)
+
+    @property
+    def is_good(self) -> bool:
+        """Return whether nothing is missing or refused, and no stored bar is wrong."""
+        return not (
+            self.missing or self.refused or self.nulls or self.duplicates or self.incomplete or self.inconsistent
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """When a feed was not live: from its last message to its next; `ended_ns` None: still."""
+
+    exchange: str
+    symbol: str
+    channel: str
+    began_ns: int
+    ended_ns: int | None
+    cause: str
+
+
+class QualityReport:
+    """Looks into the store. Errors of all methods: OutageError."""
+
+    def __init__(self, db: Database, clock: Clock, *, days: int, frames: Sequence[str] = tuple(TIMEFRAMES)) -> None:
+        """`days`: how far back a collected series is kept whole; `frames`: what is collected of a symbol that says
+        nothing else."""
+        self._store = GapStore(db)
+        self._gaps = Gaps(db, clock)
+        self._clock = clock
+        self._days = days
+        self._frames = frames
+
+    async def series(self, wanted: Callable[[Series], bool] = lambda one: True) -> list[Series]:
+        """Return the stored series that are wanted."""
+        return [one for one in await self._store.series() if one.newest_ns is not None and wanted(one)]
+
+    async def of(self, one: Series) -> Quality:
+        """Return the quality of one series that is stored."""
+        assert one.oldest_ns is not None
+        assert one.newest_ns is not None
+        key = (one.exchange, one.symbol, one.timeframe)
+        start_ns, end_ns = self.span(one)
+        holes = [
+            gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True, calendar=one.calendar)
+        ]
+        known = await self._store.known(*key)  # also those due to be asked for again
+        calendar = calendar_for(one.exchange, one.calendar)
+        refused = [gap.hole for gap in known if gap.cause == REFUSED]
+        lacking = [gap.hole for gap in known if gap.cause != REFUSED]
+        absent = sum(count_bars(hole, one.timeframe, calendar) for hole in overlap(subtract(holes, refused), lacking))
+        missing = expected_gaps(*key, subtract(holes, [*refused, *lacking]), one.calendar)
+        counts = await self._store.counts(*key, start_ns, bar_end(max(one.newest_ns, start_ns), one.timeframe))
+        outages = [
+            outage
+            for outage in await self.outages(one.exchange, one.symbol, since_ns=start_ns)
+            if outage.channel == "trades" and (outage.began_ns < end_ns or self.is_fed(one))
+        ]
+        now_ns = self._clock.now_ns()
+        return Quality(
+            *key,
+            start_ns,
+            end_ns,
+            counts["candles"],
+            one.oldest_ns,
+            one.newest_ns,
+            one.revision,
+            expected=count_bars(Hole(start_ns, end_ns), one.timeframe, calendar) if end_ns > start_ns else 0,
+            missing=sum(gap.bars for gap in missing),
+            absent=absent,
+            refused=sum(count_bars(hole, one.timeframe, calendar) for hole in overlap(holes, refused)),
+            gaps=len(missing),
+            longest=max(missing, key=lambda gap: gap.bars, default=None),
+            nulls=counts["nulls"],
+            duplicates=counts["duplicates"],
+            incomplete=counts["incomplete"],
+            inconsistent=counts["inconsistent"],
+            silent=counts["silent"],
+            corrected=counts["corrected"],
+            corrected_ns=None if counts["corrected_at"] is None else to_ns(counts["corrected_at"]),
+            outages=len(outages),
+            outage_ns=sum((now_ns if one.ended_ns is None else one.ended_ns) - one.began_ns for one in outages),
+            quarantined=await self._store.quarantined(*key),
+        )
+
+    async def missing(self, one: Series, *, is_all: bool = False) -> list[tuple[Missing, str]]:
+        """Return the gaps of one series, newest first, each "missing" or, with `is_all`, the cause it is known by."""
+        key = (one.exchange, one.symbol, one.timeframe)
+        start_ns, end_ns = self.span(one)
+        known = await self._store.known(*key)
+        holes = [
+            gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True, calendar=one.calendar)
+        ]
+        found = [
+            (gap, "missing") for gap in expected_gaps(*key, subtract(holes, [gap.hole for gap in known]), one.calendar)
+        ]
+        if is_all:
+            for gap in known:
+                found += [(piece, gap.cause) for piece in expected_gaps(*key, overlap(holes, [gap.hole]), one.calendar)]
+        return sorted(found, key=lambda item: item[0].hole.end_ns, reverse=True)
+
+    async def outages(
+        self, exchange: str | None = None, symbol: str | None = None, *, since_ns: int = 0, limit: int = 1000
+    ) -> list[Outage]:
+        """Return when feeds were not live, newest first."""
+        rows: list[dict[str, Any]] = await self._store.outages(exchange, symbol, since_ns=since_ns, limit=limit)
+        return [
+            Outage(
+                row["exchange"],
+                row["symbol"],
+                row["channel"],
+                to_ns(row["began_at"]),
+                None if row["ended_at"] is None else to_ns(row["ended_at"]),
+                row["cause"],
+            )
+            for row in rows
+        ]
+
+    def is_fed(self, one: Series) -> bool:
+        """Return whether a collector is to bring the bars of a series: of this timeframe, not of its symbol alone."""
+        return one.is_collected and one.timeframe in (one.frames or self._frames)
+
+    def span(self, one: Series) -> tuple[int, int]:
+        """Return the time in which a stored series is judged, on boundaries of its timeframe.
+
+        What is fed, or was synced without an end, is judged up to the present: a feed that died is not whole because
+        nothing came after it. What ended less than LATE_NS ago may still be on its way.
+        """
+        assert one.oldest_ns is not None
+        assert one.newest_ns is not None
+        start_ns, end_ns = one.oldest_ns, bar_end(one.newest_ns, one.timeframe)
+        wanted_ns = end_ns
+        if one.sync_status == "done":
+            kept_ns, wanted_ns = kept_range(one, self._clock.now_ns(), self._days)
+            start_ns = aligned(min(kept_ns, start_ns), one.timeframe)
+        if self.is_fed(one):
+            wanted_ns = closed_until(self._clock.now_ns(), one.timeframe)
+        late_ns = SILENT_LATE_NS if one.exchange in SILENT_EXCHANGES else LATE_NS
+        return start_ns, end_ns if wanted_ns - end_ns < late_ns + NS * TIMEFRAMES[one.timeframe] else wanted_ns
+
+
+def behind(one: Series, now_ns: int) -> int:
+    """Return how many bars that are over lie between the newest stored one and the present, calendars not
+    considered."""
+    if one.newest_ns is None:
+        return 0
+    newest_ns, over_ns = bar_end(one.newest_ns, one.timeframe), closed_until(now_ns, one.timeframe)
+    return count_bars(Hole(newest_ns, over_ns), one.timeframe) if over_ns > newest_ns else 0

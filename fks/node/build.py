@@ -1,0 +1,201 @@
+"""A keeper for one FKS_HOME, from its settings: everything chosen and checked, nothing started."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from fks.clock import RealClock
+from fks.config.endpoints import Node, resolve_ports
+from fks.config.load import load
+from fks.config.paths import Paths
+from fks.config.secrets import Secrets, ensure_secrets, load_secrets
+from fks.config.settings import Settings
+from fks.model.errors import ConfigError
+from fks.model.ports import Log
+from fks.node import ports, preflight
+from fks.node.child_records import Book
+from fks.node.keeper import Keeper, Say
+from fks.node.presence import Presence
+from fks.node.ray_node import SERVICE, check_head, has_gcs, resources_of
+from fks.node.services import services
+from fks.node.sim_node import SimFiles, check_market, tape_symbol
+from fks.node.spec import Policy, ServiceSpec
+from fks.node.tree import Tree
+from fks.node.worker import WorkerHands
+from fks.process.handle import Process
+from fks.process.log import Redactor, open_log
+from fks.servers.embedded import PostgresServer, RedisServer
+
+BLOCKS_TRIED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A node that could run: paths, checked settings with every port chosen, secrets."""
+
+    paths: Paths
+    settings: Settings
+    secrets: Secrets
+    redactor: Redactor
+
+    def specs(self) -> tuple[ServiceSpec, ...]:
+        """Return the services this node runs."""
+        return services(self.paths, self.settings, self.secrets)
+
+    def node(self) -> Node:
+        """Return the endpoints as they are now; `sim` is None until the exchange has said its own."""
+        settings = self.settings
+        url, redis = settings.database.url, settings.redis.url
+        return Node(
+            database_url=url.get_secret_value() if url else PostgresServer(self.paths, self.secrets).url(),
+            redis_url=redis.get_secret_value() if redis else RedisServer(self.paths, self.secrets).url(),
+            ray_address=settings.ray.address or f"{settings.node.address}:{settings.ray.gcs_port}",
+            http={"host": settings.http.host, "port": settings.http.port},
+            dashboard_url=f"http://{ports.LOOPBACK}:{settings.ray.dashboard_port}" if has_gcs(settings) else "",
+            sim=self._sim() if settings.sim.enabled and settings.node.role != "worker" else None,
+            pids=self._pids(),
+        )
+
+    def _sim(self) -> dict[str, object] | None:
+        found = SimFiles.of(self.paths).endpoints()
+        return {**found, "pid": self._pids().get("sim"), "port": self.settings.sim.port} if found else None
+
+    def _pids(self) -> dict[str, int]:
+        return {"keeper": os.getpid()} | Book(self.paths.run / "keeper.json").pids()
+
+
+def check_host(home: str | Path) -> Paths:
+    """Return the paths of a home that can hold a system. Errors: ConfigError for what is wrong with the machine."""
+    preflight.check_interpreter()
+    paths = Paths.of(home)
+    preflight.check_place(paths)
+    return paths.ensure()
+
+
+def open_site(paths: Paths) -> Site:
+    """Return the node at `paths`, its secrets made if need be. Call under `keeper_lock`.
+
+    Errors: ConfigError naming what is wrong with the settings, the secrets, the market or a port.
+    """
+    settings = _choose_ports(_read_settings(paths), paths)
+    ports.check_distinct(ports.ray_ports(settings) | ports.sim_ports(settings))
+    _check_node(settings)
+    if settings.sim.enabled and settings.node.role != "worker":
+        check_market(SimFiles.of(paths), settings)
+    ensure_secrets(paths)
+    secrets = load_secrets(paths)
+    return Site(paths, settings, secrets, Redactor((*secrets.values(), *_setting_secrets(settings))))
+
+
+def make_keeper(site: Site, *, say: Say, log: Log | None = None) -> Keeper:
+    """Return the keeper of a node."""
+    log = log or open_log("keeper", site.paths, site.settings.log, site.secrets)
+    clock = RealClock()
+    presence = Presence(site.paths, site.settings, site.secrets, site.node().redis_url, clock)
+    if site.settings.node.role != "worker":
+        tree = Tree(site.paths, site.settings, site.redactor, presence, site.node, log)
+        return Keeper(site.paths, site.specs(), tree, site.node, clock, log, redactor=site.redactor, say=say)
+    hands = WorkerHands(site.paths, site.settings, presence, site.node, clock, log)
+    policy = Policy(backoff_max_s=2.0)  # nobody is there to hurry it when the head is back
+    keeper = Keeper(
+        site.paths,
+        site.specs(),
+        hands,
+        site.node,
+        clock,
+        log,
+        redactor=site.redactor,
+        say=say,
+        policy=policy,
+        worker=presence.name,
+    )
+    hands.rejoin = keeper.services[SERVICE].restart
+    return keeper
+
+
+def _check_node(settings: Settings) -> None:
+    """Refuse a place in a cluster that cannot work. Errors: ConfigError."""
+    node = settings.node
+    try:
+        is_any = ipaddress.ip_address(node.address).is_unspecified
+    except ValueError:
+        is_any = True
+    if is_any:
+        raise ConfigError(
+            f"node.address = {node.address!r} is no address the other machines could use",
+            remedy="give this machine's address in the private network",
+        )
+    resources_of(settings)
+    if node.role != "worker":
+        if settings.ray.address is not None:
+            check_head(settings)
+        return
+    missing = [
+        name
+        for name, value in (
+            ("ray.address", settings.ray.address),
+            ("database.url", settings.database.url),
+            ("redis.url", settings.redis.url),
+        )
+        if value is None
+    ]
+    if missing:
+        raise ConfigError(
+            f"a worker needs {', '.join(missing)}",
+            remedy="a worker has no database and no head of its own: "
+            + ", ".join(f"set {ports.env_name(name)}" for name in missing),
+        )
+
+
+def _read_settings(paths: Paths) -> Settings:
+    """Return the settings; with a tape, what is collected is the tape's symbol unless somebody named others."""
+    loaded = load(paths.home)
+    sim = loaded.settings.sim
+    if not (sim.enabled and sim.tape) or ("data", "symbols") in loaded.sources:
+        return loaded.settings
+    os.environ["FKS_DATA_SYMBOLS"] = tape_symbol(sim.tape)  # our children read the same
+    return load(paths.home).settings
+
+
+def _choose_ports(settings: Settings, paths: Paths) -> Settings:
+    """Return settings without a port of 0: the ports the living part of this node has, else the first block that is
+    free. A port that was named is not changed: whoever holds it is told when it is needed."""
+    marker = paths.run / "ports"
+    if any(Process.find(entry.pid, entry.mark) for _, entry in Book(paths.run / "keeper.json").items()):
+        with contextlib.suppress(OSError, ValueError):
+            return resolve_ports(settings, paths, attempt=int(marker.read_text()))
+    named = {port for _, port in (ports.ray_ports(settings) | ports.sim_ports(settings)).values()}
+    for attempt in range(BLOCKS_TRIED):
+        chosen = resolve_ports(settings, paths, attempt=attempt)
+        derived = [
+            pair for pair in (ports.ray_ports(chosen) | ports.sim_ports(chosen)).values() if pair[1] not in named
+        ]
+        if _are_free(derived):
+            marker.write_text(f"{attempt}\n")
+            return chosen
+    raise ConfigError(
+        f"no {BLOCKS_TRIED} blocks of ports between 21000 and 31999 hold a free one",
+        remedy="name the ports in fks.toml",
+    )
+
+
+def _are_free(pairs: Iterable[tuple[str, int]]) -> bool:
+    return all(ports.is_free(host, port) for host, port in pairs)
+
+
+def _setting_secrets(settings: Settings) -> list[str]:
+    found = []
+    for section in type(settings).model_fields:
+        values = getattr(settings, section)
+        for name in getattr(type(values), "model_fields", ()):
+            value = getattr(values, name)
+            if isinstance(value, SecretStr):
+                found.append(value.get_secret_value())
+    return found

@@ -1,0 +1,82 @@
+"""What must be right before anything starts; each wrong thing is one clear line with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+from fks.config.home import windows_drive
+from fks.config.paths import Paths
+from fks.model.errors import ConfigError
+
+PYTHON_MIN = (3, 11)
+FREE_MIN_MB = 500
+SOCKET_MAX = 107  # bytes of a unix socket's path
+_RAY_SOCKET = "r/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest below the directory
+
+
+def check_interpreter(version: tuple[int, ...] | None = None, optimize: int | None = None) -> None:
+    """Refuse a Python that is too old, and `-O`: our assertions are part of the safety."""
+    found = tuple(sys.version_info[:3]) if version is None else version
+    if found[:2] < PYTHON_MIN:
+        raise ConfigError(
+            f"Python {'.'.join(map(str, found))} is too old: FKS needs {'.'.join(map(str, PYTHON_MIN))} or newer",
+            remedy="install one, then 'make install PYTHON=python3.11'",
+        )
+    if sys.flags.optimize if optimize is None else optimize:
+        raise ConfigError(
+            "FKS does not run under python -O: it drops the assertions that guard money",
+            remedy="run python without -O, and unset PYTHONOPTIMIZE",
+        )
+
+
+def check_place(paths: Paths, *, free_min_mb: int = FREE_MIN_MB) -> None:
+    """Refuse a home that cannot hold a system: read-only, full, on a Windows drive, or with too long a socket path."""
+    check_writable(paths.home)
+    if drive := windows_drive(paths.home):
+        raise ConfigError(
+            f"FKS_HOME {paths.home} is on the Windows drive {drive}: PostgreSQL and sockets need a Linux file system",
+            remedy="set FKS_HOME to a directory of the distribution, as in FKS_HOME=~/.local/share/fks",
+        )
+    free_mb = shutil.disk_usage(paths.home).free // 1_000_000
+    if free_mb < free_min_mb:
+        raise ConfigError(
+            f"only {free_mb} MB free under {paths.home} (at least {free_min_mb} MB)",
+            remedy="free some, or set FKS_HOME to another disk",
+        )
+    check_sockets(paths)
+
+
+def check_writable(home: Path) -> None:
+    """Create the home if need be. Errors: ConfigError when this user may not write there."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / f".write-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except (OSError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"FKS_HOME {home} is not writable: {error.strerror or error}", remedy="set FKS_HOME to a directory of yours"
+        ) from error
+
+
+def check_sockets(paths: Paths) -> None:
+    """Refuse a socket directory whose paths are too long for the kernel, or that somebody else made before us."""
+    size = len(os.fsencode(paths.sockets / _RAY_SOCKET))
+    if size > SOCKET_MAX:
+        raise ConfigError(
+            f"sockets under {paths.sockets} would have paths of {size} bytes (at most {SOCKET_MAX})",
+            remedy="set TMPDIR to a shorter directory, as in TMPDIR=/tmp",
+        )
+    try:
+        found = paths.sockets.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            f"{paths.sockets} was made by somebody else (uid {found.st_uid})",
+            remedy="remove it, or set TMPDIR to a directory of yours",
+        )

@@ -1,0 +1,107 @@
+"""This machine's row among the cluster's: who we are, what we were started with, how far our clock is off."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fks.clock import Clock
+from fks.config.agreement import agreed, agreement_hash
+from fks.config.paths import Paths
+from fks.config.secrets import Secrets
+from fks.config.settings import Settings
+from fks.config.version import VERSION
+from fks.model.errors import FksError
+from fks.node.service import Seen
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.nodes import NodeRow, NodeStore
+
+REDIS_EVERY = 5  # beats between looks at Redis
+
+
+class Presence:
+    """Writes the machine's row. Soft state: a connection to Redis."""
+
+    def __init__(self, paths: Paths, settings: Settings, secrets: Secrets, redis_url: str, clock: Clock) -> None:
+        from fks.node.ray_node import resources_of
+
+        self.name = node_name(settings)
+        self.agreed = agreed(settings, secrets.ray_token.get_secret_value())
+        self._settings, self._redis_url, self._clock = settings, redis_url, clock
+        self._facts: dict[str, Any] = {
+            "agreed": self.agreed,
+            "ray": version("ray"),
+            "python": platform.python_version(),
+            "host": platform.node(),
+            "home": str(paths.home),
+            "resources": resources_of(settings),
+        }
+        self._redis: bool | None = None
+        self._beats = 0
+
+    async def beat(self, db: Database, seen: Sequence[tuple[str, Seen]]) -> None:
+        """Write our row once. Errors: OutageError when PostgreSQL is away."""
+        store = NodeStore(db)
+        skew_ms, error_ms = await store.clock_skew_ms(self._clock.now_ns)
+        await self._look_at_redis()
+        raylet = next((entry.pid for _, entry in seen if entry.name.startswith("raylet")), None)
+        node_id, session = raylet_facts(raylet)
+        troubles = [f"{entry.name} is {entry.state}" for _, entry in seen if entry.state != "ready"]
+        await store.beat(
+            NodeRow(
+                name=self.name,
+                role=self._settings.node.role,
+                state="degraded" if troubles else "ready",
+                address=self._settings.node.address,
+                ray_node_id=node_id,
+                version=VERSION,
+                config_hash=agreement_hash(self.agreed),
+                clock_skew_ms=round(skew_ms, 3),
+                detail=self._facts
+                | {
+                    "session": session,
+                    "clock_error_ms": round(error_ms, 3),
+                    "redis": self._redis,
+                    "troubles": troubles,
+                },
+            )
+        )
+
+    async def _look_at_redis(self) -> None:
+        if self._settings.node.role == "single":
+            return  # its own; the keeper looks after it
+        if self._beats % REDIS_EVERY == 0:
+            self._redis = await answers(self._redis_url)
+        self._beats += 1
+
+
+def node_name(settings: Settings) -> str:
+    """Return what this machine is called."""
+    return settings.node.name or platform.node()
+
+
+async def answers(redis_url: str) -> bool:
+    """Return whether the cluster's Redis answers us."""
+    bus = await Bus.connect(redis_url, timeout_s=1.0)
+    try:
+        await bus.ping()
+    except FksError:
+        return False
+    finally:
+        await bus.close()
+    return True
+
+
+def raylet_facts(pid: int | None) -> tuple[str, str]:
+    """Return node id and session of a living raylet, as it was told them; "" for what cannot be had."""
+    words: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        for word in Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0"):
+            name, _, value = word.partition("=")
+            words[name.lstrip("-").replace("-", "_")] = value
+    return words.get("node_id", ""), words.get("session_name", "") or Path(words.get("session_dir", "")).name

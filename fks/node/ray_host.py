@@ -1,0 +1,282 @@
+"""`python -m fks.node.ray_host [--stored] -- ray start …`: the parent of one node's Ray processes.
+
+`ray start --block` ends everything when any of its children dies, GCS included. Run without `--block`, `ray start`
+leaves its daemons to whoever reaps orphans: that is this process (PR_SET_CHILD_SUBREAPER). It mends what can be mended
+in place and ends the rest, so that its own death means exactly one thing: this node's Ray is gone, start it anew.
+
+- GCS dead, its tables on disk (`--stored`): started again at once with the same arguments; actors, raylet and held
+  handles go on. Without storage the cluster is lost with it.
+- raylet dead: all actors of the node are lost with it.
+- dashboard, client server, log monitor, autoscaler: started again in place; nobody else notices.
+
+It imports neither Ray nor anything of ours, and holds no state but what /proc told it. Killed with -9 it leaves its
+session behind; the keeper ends that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
+GCS, RAYLET = "gcs", "raylet"
+#: what tells a daemon from the others: its program's name, or a word of its command line
+_BY_PROGRAM = {"gcs_server": GCS, "raylet": RAYLET}
+_BY_WORD = {
+    "ray/dashboard/dashboard.py": "dashboard",
+    "ray.util.client.server": "client server",
+    "log_monitor.py": "log monitor",
+    "autoscaler/_private/monitor.py": "autoscaler",
+    "autoscaler/v2/monitor.py": "autoscaler",
+}
+GCS_DEATHS_MAX, GCS_PERIOD_S = 8, 60.0  # more, and its tables are to blame: a fresh start may mend that
+SIDE_PERIOD_S, SIDE_WAIT_MAX_S = 300.0, 30.0
+STOP_S = 1.0  # for the raylet to say goodbye to the cluster
+KILL_S = 2.0
+
+
+@dataclass(slots=True)
+class Part:
+    """One daemon: how it was started, and when it died (monotonic seconds)."""
+
+    name: str
+    pid: int
+    argv: list[bytes]
+    env: dict[bytes, bytes]
+    deaths: list[float] = field(default_factory=list)
+    due: float | None = None  # when to start it again
+
+
+def wait_s(name: str, ages: Sequence[float], *, is_stored: bool) -> float | None:
+    """Return the seconds to wait before starting a dead part again in place, or None: the node's Ray has to end.
+
+    `ages`: seconds since each of its deaths, this one (0) included.
+    """
+    if name == RAYLET or (name == GCS and not is_stored):
+        return None
+    if name == GCS:
+        recent = sum(age <= GCS_PERIOD_S for age in ages)
+        return None if recent > GCS_DEATHS_MAX else min(0.1 * (recent - 1), 0.5)
+    recent = sum(age <= SIDE_PERIOD_S for age in ages)
+    return 0.0 if recent <= 1 else min(0.5 * 2.0 ** (recent - 1), SIDE_WAIT_MAX_S)
+
+
+def kind_of(argv: Sequence[bytes]) -> str:
+    """Return which daemon a command line is, or ""."""
+    if not argv:
+        return ""
+    if found := _BY_PROGRAM.get(os.path.basename(os.fsdecode(argv[0]))):
+        return found
+    text = b"\0".join(argv).decode(errors="replace")
+    return next((name for word, name in _BY_WORD.items() if word in text), "")
+
+
+class Host:
+    """The family of one `ray start`. `run` returns the exit status: 0 when asked to end, else 1."""
+
+    def __init__(self, command: Sequence[str], *, is_stored: bool) -> None:
+        self._command = list(command)
+        self._is_stored = is_stored
+        self._parts: dict[str, Part] = {}
+        self._is_asked = False
+        self._bell, ring = socket.socketpair()
+        for end in (self._bell, ring):
+            end.setblocking(False)
+        signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
+        self._ring = ring
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._ask)
+
+    def run(self) -> int:
+        """Start the family, mend it, and return once it has ended, all of it."""
+        status = self._start()
+        if status:
+            _say(f"ray start ended with status {status}")
+        elif not self._is_asked:
+            self._adopt()
+            missing = {RAYLET, *([GCS] if "--head" in self._command else [])} - set(self._parts)
+            status = self._fail(f"{', '.join(missing)} died at once") if missing else self._mind()
+        if self._is_asked:
+            self._say_goodbye()
+            status = 0
+        _end_session()
+        return status
+
+    def _start(self) -> int:
+        """Run `ray start` to its end; return its status."""
+        starter = os.posix_spawnp(self._command[0], self._command, os.environ)
+        while not self._is_asked:
+            for pid, status in _dead():
+                if pid == starter:
+                    return os.waitstatus_to_exitcode(status)
+            self._sleep(None)
+        return 0
+
+    def _adopt(self) -> None:
+        for pid in _children():
+            argv = _words(pid, "cmdline")
+            if (name := kind_of(argv)) and name not in self._parts:
+                env = dict(line.split(b"=", 1) for line in _words(pid, "environ") if b"=" in line)
+                self._parts[name] = Part(name, pid, argv, env)
+        _say("minds " + ", ".join(f"{part.name} {part.pid}" for part in self._parts.values()))
+
+    def _mind(self) -> int:
+        while not self._is_asked:
+            now = time.monotonic()
+            for pid, status in _dead():
+                part = next((part for part in self._parts.values() if part.pid == pid), None)
+                if part is None:
+                    continue  # an orphan of a worker: only its burial is ours
+                part.pid = 0
+                part.deaths = [death for death in part.deaths if now - death < SIDE_PERIOD_S] + [now]
+                wait = wait_s(part.name, [now - death for death in part.deaths], is_stored=self._is_stored)
+                reason = f"{part.name} (pid {pid}) died of {_cause(status)}"
+                if wait is None:
+                    return self._fail(reason)
+                _say(f"{reason}: started again in {wait:g} s")
+                part.due = now + wait
+            for part in self._parts.values():
+                if part.due is not None and part.due <= now:
+                    self._restart(part)
+            due = [part.due for part in self._parts.values() if part.due is not None]
+            self._sleep(max(min(due) - time.monotonic(), 0.0) if due else None)
+        return 0
+
+    def _restart(self, part: Part) -> None:
+        if part.name == "dashboard":
+            _kill_orphans({other.pid for other in self._parts.values()})  # its helpers hold its ports
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
+            part.pid = os.posix_spawn(os.fsdecode(part.argv[0]), part.argv, part.env, file_actions=actions)
+        except OSError as error:  # no process to be had at the moment
+            _say(f"{part.name} cannot be started: {error.strerror}")
+            part.due = time.monotonic() + 1.0
+            return
+        finally:
+            os.close(null)
+        part.due = None
+        _say(f"{part.name} is back as pid {part.pid}")
+
+    def _fail(self, reason: str) -> int:
+        _say(f"{reason}: this node's Ray ends")
+        return 1
+
+    def _say_goodbye(self) -> None:
+        """Let the raylet tell the cluster that it leaves: nobody has to find out."""
+        raylet = self._parts.get(RAYLET)
+        if raylet is None or not raylet.pid:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(raylet.pid, signal.SIGTERM)
+        end = time.monotonic() + STOP_S
+        while time.monotonic() < end:
+            if raylet.pid in [pid for pid, _ in _dead()] or not os.path.exists(f"/proc/{raylet.pid}"):
+                return
+            self._sleep(0.05)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self._is_asked = True
+
+    def _sleep(self, seconds: float | None) -> None:
+        """Return after `seconds`, or at the next signal."""
+        select.select([self._bell], [], [], seconds)
+        with contextlib.suppress(BlockingIOError):
+            self._bell.recv(4096)
+
+
+def _dead() -> Iterator[tuple[int, int]]:
+    """Yield pid and wait status of every child that has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            yield found
+
+
+def _children() -> list[int]:
+    return [pid for pid in _pids() if _stat(pid)[1:2] == [str(os.getpid())]]
+
+
+def _kill_orphans(known: set[int]) -> None:
+    """End what a dead dashboard left: helpers of Python's multiprocessing, adopted by us."""
+    for pid in _children():
+        if pid not in known and b"multiprocessing" in b"\0".join(_words(pid, "cmdline")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _end_session() -> None:
+    """Kill every other process of our session until none is left."""
+    end = time.monotonic() + KILL_S
+    own = os.getsid(0)
+    while time.monotonic() < end:
+        left = [
+            pid for pid in _pids() if pid != os.getpid() and _session(pid) == own and _stat(pid)[:1] not in (["Z"], [])
+        ]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        list(_dead())
+        if not left:
+            return
+        select.select([], [], [], 0.02)
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _stat(pid: int) -> list[str]:
+    """Return state, parent, … of a process; nothing when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _words(pid: int, name: str) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read().rstrip(b"\0").split(b"\0")
+    except OSError:
+        return []
+
+
+def _cause(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return signal.Signals(-code).name if code < 0 else f"status {code}"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"ray host: {text}\n")
+    sys.stderr.flush()
+
+
+def main(argv: list[str]) -> int:
+    """Be the parent of `argv` after "--". Exit 0 when asked to end, 2 when called wrongly, else 1."""
+    if "--" not in argv or argv[-1] == "--":
+        _say("usage: python -m fks.node.ray_host [--stored] -- ray start …")
+        return 2
+    cut = argv.index("--")
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)  # where there is none (not Linux) the parts are found missing
+    return Host(argv[cut + 1 :], is_stored="--stored" in argv[:cut]).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,257 @@
+"""This machine's Ray as one service: every port and address explicit, behind a token, never stopped by `ray stop`.
+
+A process of ours (`ray_host`) is the parent of GCS, raylet and the dashboard, and all that they start stays in its
+session: that is how we find and end the whole family, and nobody else's. A node alone and the head of a cluster run a
+GCS; a worker runs a raylet that joins the head's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from fks.config.paths import Paths
+from fks.config.python import module
+from fks.config.settings import Settings
+from fks.model.errors import ConfigError, OutageError
+from fks.node import probe
+from fks.node.ports import LOOPBACK, ray_ports, wait_free
+from fks.node.spec import ServiceSpec
+from fks.process.handle import Launch, Process, holding, kill
+from fks.servers.children import own_directory
+
+SERVICE = "ray"
+_PROGRAMS = {"gcs_server": "gcs", "raylet": "raylet"}
+#: Read by Ray's processes once, at the start of the head (ray.md §8, §11). Measured facts, not taste.
+_ENV = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",  # a killed proxy is an outage of 4.6 s, with Ray's defaults 29 s
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "5",
+    "RAY_ROTATION_MAX_BYTES": "20000000",
+    "RAY_ROTATION_BACKUP_COUNT": "2",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_task_events_report_interval_ms": "0",  # the GCS keeps a record of every call: 2.7 MB a minute of heartbeats
+    "RAY_memory_monitor_refresh_ms": "0",  # it kills the Serve controller first; the operator's limits decide here
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+}
+#: A node alone is watched by its keeper, which sees its processes end; a machine that is gone is told by silence only:
+#: 1 s x 3 finds it in 3 s (Ray's own defaults: 15 s). Tighter would declare a busy machine dead, and that is for good.
+_HEALTH_ALONE = {"RAY_health_check_failure_threshold": "10"}
+_HEALTH_CLUSTER = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",  # a worker waits so long for a head that is started again
+}
+
+
+def ray_env(paths: Paths, settings: Settings, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of everything that is or talks to our Ray: the head, its workers, `actors.commands`."""
+    kept = {
+        name: value
+        for name, value in (os.environ if base is None else base).items()
+        if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_gcs_storage", "RAY_gcs_storage_path")
+    }
+    ray = settings.ray
+    if ray.storage == "rocksdb" and has_gcs(settings):
+        kept |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(paths.gcs_dir)}
+    return (
+        kept
+        | _ENV
+        | (_HEALTH_ALONE if settings.node.role == "single" else _HEALTH_CLUSTER)
+        | {
+            # "0" keeps 127.0.0.1 from becoming the host's own address; nodes of a cluster need "1" to be let in at all
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if settings.node.address == LOOPBACK else "1",
+            "RAY_AUTH_TOKEN_PATH": str(paths.ray_token_file),
+            "DASHBOARD_METRIC_PORT": str(settings.ray.dashboard_metrics_port),
+            "AUTOSCALER_METRIC_PORT": str(settings.ray.autoscaler_metrics_port),
+            "FKS_HOME": str(paths.home),
+        }
+    )
+
+
+def has_gcs(settings: Settings) -> bool:
+    """Return whether this machine runs the cluster's GCS."""
+    return settings.ray.address is None and settings.node.role != "worker"
+
+
+def resources_of(settings: Settings) -> dict[str, float]:
+    """Return what this machine offers to placement: its role, and what `node.resources` says.
+
+    Errors: ConfigError when an entry is not NAME=NUMBER.
+    """
+    role = "worker" if settings.node.role == "worker" else "head"
+    offered = {role: 1000.0}
+    for entry in settings.node.resources:
+        name, _, amount = entry.partition("=")
+        try:
+            offered[name.strip()] = float(amount)
+        except ValueError:
+            raise ConfigError(f"node.resources: {entry!r} is not NAME=NUMBER", remedy="write e.g. ninja=1") from None
+    return offered
+
+
+def ray_command(paths: Paths, settings: Settings) -> list[str]:
+    """Return the command line of `ray start` (no secret in it)."""
+    ray, node = settings.ray, settings.node
+    cluster = _head_options(settings) if has_gcs(settings) else [f"--address={ray.address}"]
+    return [
+        *_ray_program(),
+        "start",
+        *cluster,
+        f"--node-ip-address={node.address}",
+        f"--node-manager-port={ray.node_manager_port}",
+        f"--object-manager-port={ray.object_manager_port}",
+        f"--dashboard-agent-listen-port={ray.agent_listen_port}",
+        f"--dashboard-agent-grpc-port={ray.agent_grpc_port}",
+        f"--runtime-env-agent-port={ray.runtime_env_agent_port}",
+        f"--metrics-export-port={ray.metrics_port}",
+        f"--min-worker-port={ray.worker_port_min}",
+        f"--max-worker-port={ray.worker_port_max}",
+        f"--object-store-memory={ray.object_store_mb * 1024 * 1024}",
+        f"--num-cpus={ray.num_cpus}",
+        f"--resources={json.dumps(resources_of(settings), sort_keys=True)}",
+        "--include-log-monitor=false",  # it copies the workers' words to drivers; we log to files ourselves (45 MB)
+        "--disable-usage-stats",
+        "--log-style=record",
+        "--log-color=false",
+        f"--temp-dir={paths.ray_temp}",
+    ]
+
+
+def _head_options(settings: Settings) -> list[str]:
+    ray = settings.ray
+    return [
+        "--head",
+        f"--port={ray.gcs_port}",
+        f"--ray-client-server-port={ray.client_port}",
+        "--include-dashboard=true",
+        f"--dashboard-host={LOOPBACK}",
+        f"--dashboard-port={ray.dashboard_port}",
+        # the autoscaler has something to do under `ray up` only (50 MB)
+        f"--autoscaling-config={ray.autoscaling_config}" if ray.autoscaling_config else "--no-monitor",
+    ]
+
+
+def _ray_program() -> list[str]:
+    """Return how to run Ray's command: the script beside this Python, else its module."""
+    script = Path(sys.executable).with_name("ray")
+    return [str(script)] if script.exists() else module("ray.scripts.scripts")
+
+
+def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
+    """Return the service that is this machine's Ray: the head's, or a worker's raylet."""
+    temp = f"--temp-dir={paths.ray_temp}"
+    is_head = has_gcs(settings)
+    is_stored = is_head and settings.ray.storage != "none"
+    wanted = ray_ports(settings)
+    parts = ("gcs", "raylet") if is_head else ("raylet",)
+
+    def launch() -> Launch:
+        kill(ray_processes(paths))  # of a head whose first process died at a bad moment
+        _forget_sessions(paths.ray_temp)
+        if not is_head:
+            check_head(settings)
+        elif settings.node.role == "single":
+            forget_storage(paths)  # alone, nothing outlives the raylet: what the tables tell is of the dead
+        elif is_stored:
+            _keep_storage(paths)
+        wait_free(wanted)
+        own_directory(paths.ray_temp.parent, mode=0o700)
+        paths.ray_temp.mkdir(mode=0o700, exist_ok=True)
+        command = ray_command(paths, settings)
+        if sys.platform == "linux":
+            flags = ["--stored"] if is_stored else []
+            command = module("fks.node.ray_host", *flags, "--", *command)
+        else:
+            command.append("--block")
+        return Launch(command, ray_env(paths, settings), err=paths.logs / "ray.log")
+
+    async def is_ready(process: Process) -> bool:
+        if sys.platform == "linux" and set(_parts(process)) != set(parts):
+            return False  # `ray start` is still under way, or a dead part is being started again
+        gcs = not is_head or await probe.listens(settings.node.address, settings.ray.gcs_port)
+        return gcs and await probe.listens(settings.node.address, settings.ray.node_manager_port)
+
+    def find() -> int | None:
+        return next((pid for pid in holding(temp) if os.getsid(pid) == pid), None)
+
+    return ServiceSpec(
+        name=SERVICE,
+        launch=launch,
+        is_ready=is_ready,
+        find=find,
+        log=paths.logs / "ray.log",
+        ports=wanted,
+        stop=((signal.SIGTERM, 2.5),),
+        wave=1,
+        start_s=90.0,
+        hang_s=45.0,
+        is_group=True,
+        part_names=parts,
+        parts=_parts,
+        is_mended_inside=sys.platform == "linux",
+    )
+
+
+def check_head(settings: Settings) -> None:
+    """Ask the head for a connection: `ray start` itself would try for half a minute. Errors: OutageError."""
+    host, _, port = (settings.ray.address or "").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2.0).close()
+    except (OSError, ValueError) as error:
+        raise OutageError(
+            f"Ray's head at {settings.ray.address} does not answer: {error}", remedy="start it, or mend ray.address"
+        ) from error
+
+
+def forget_storage(paths: Paths) -> None:
+    """Remove the GCS's tables: after an orderly end the actors in them are gone and must not be started again."""
+    shutil.rmtree(paths.gcs_dir, ignore_errors=True)
+
+
+def _keep_storage(paths: Paths) -> None:
+    """Make room for the GCS's tables; those of another Ray cannot be read and are removed."""
+    mark = paths.gcs_dir / "ray-version"
+    if mark.exists() and mark.read_text() != version("ray"):
+        forget_storage(paths)
+    own_directory(paths.gcs_dir, mode=0o700)
+    mark.write_text(version("ray"))
+
+
+def ray_processes(paths: Paths) -> list[int]:
+    """Return the processes of this home's Ray, in whichever session they are."""
+    return holding(f"{paths.ray_temp}/", programs=("ray", "gcs_server", "python"))
+
+
+def _parts(process: Process) -> dict[str, int]:
+    """Return the pids of GCS and raylet, children of our host process."""
+    found = {}
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if child.name() in _PROGRAMS:
+                    found[_PROGRAMS[child.name()]] = child.pid
+    return found
+
+
+def _forget_sessions(temp: Path) -> None:
+    """Remove the files of all sessions but the last: Ray never deletes any, and the last may tell why it died."""
+    sessions = sorted((path for path in temp.glob("session_2*") if path.is_dir()), key=lambda path: path.name)
+    for path in sessions[:-1]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""The services of a node, from its settings: data that the keeper walks, and that can be printed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+from fks.config.paths import Paths
+from fks.config.secrets import NAMES, Secrets
+from fks.config.settings import Settings
+from fks.node.ray_node import ray_service
+from fks.node.sim_node import sim_service
+from fks.node.spec import ServiceSpec
+from fks.process.handle import Launch, Process
+from fks.servers import binaries
+from fks.servers.embedded import PostgresServer, RedisServer
+
+Stop = tuple[tuple[int, float], ...]
+_POSTGRES_STOP: Stop = ((signal.SIGINT, 4.0), (signal.SIGQUIT, 1.0))  # fast, then immediate: data is safe in both
+_REDIS_STOP: Stop = ((signal.SIGTERM, 1.5),)
+#: What each service is for, on the first screen.
+TITLES = {"postgres": "PostgreSQL", "redis": "Redis", "sim": "local exchange", "ray": "Ray"}
+
+
+def services(paths: Paths, settings: Settings, secrets: Secrets) -> tuple[ServiceSpec, ...]:
+    """Return the services this node runs itself, in the order they are stopped from last to first."""
+    if settings.node.role == "worker":
+        return (ray_service(paths, settings),)
+    found: list[ServiceSpec] = []
+    if settings.database.url is None:
+        found.append(_embedded(PostgresServer(paths, secrets), paths, _POSTGRES_STOP, start_s=60.0, hang_s=None))
+    if settings.redis.url is None:
+        found.append(_embedded(RedisServer(paths, secrets), paths, _REDIS_STOP, start_s=15.0, hang_s=20.0))
+    if settings.sim.enabled:
+        found.append(sim_service(paths, settings))
+    if settings.ray.address is None:
+        found.append(ray_service(paths, settings))
+    return tuple(found)
+
+
+def _embedded(
+    server: PostgresServer | RedisServer, paths: Paths, stop: Stop, *, start_s: float, hang_s: float | None
+) -> ServiceSpec:
+    log = paths.logs / f"{server.name}.log"
+
+    def launch() -> Launch:
+        server.prepare()
+        return Launch(
+            server.command(), server.env(), err=log, popen={"cwd": paths.home, **binaries.run_as(server.user())}
+        )
+
+    return ServiceSpec(
+        name=server.name,
+        launch=launch,
+        is_ready=_in_thread(server.is_ready),
+        find=server.adopt,
+        log=log,
+        stop=stop,
+        start_s=start_s,
+        hang_s=hang_s,
+    )
+
+
+def _in_thread(ask: Callable[[], bool]) -> Callable[[Process], Awaitable[bool]]:
+    async def is_ready(process: Process) -> bool:
+        return await asyncio.to_thread(ask)
+
+    return is_ready
+
+
+def leftovers(paths: Paths) -> tuple[ServiceSpec, ...]:
+    """Return the services a keeper of this home can have left behind, found without settings that may be broken now."""
+    from pydantic import SecretStr
+
+    none = SecretStr("")
+    secrets = Secrets(*(none for _ in NAMES))
+    return services(paths, Settings(home=paths.home), secrets)

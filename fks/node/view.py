@@ -1,0 +1,71 @@
+"""The status document when the gateway cannot tell it: the database's rows if they can be had, else what was last
+known, with the keeper and its services always as they are this moment."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from fks.clock import Clock
+from fks.config.endpoints import Node
+from fks.model.timeframe import iso
+from fks.monitor.status import overall, problem_of, sim_view
+from fks.node.service import Seen
+
+
+class StatusView:
+    """Remembers the last document the database gave. Soft state only."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._host = socket.gethostname()
+        self._last: dict[str, Any] = {"components": [], "feeds": [], "venues": [], "kill": {"engaged": None}}
+        self._last_at = clock.monotonic()
+
+    def merge(
+        self, document: dict[str, Any] | None, own: Sequence[tuple[str, Seen]], phase: str, node: Node | None
+    ) -> dict[str, Any]:
+        """Return the whole document. `document` None: the database does not answer, the last one ages."""
+        if document is not None:
+            self._last, self._last_at = document, self._clock.monotonic()
+        passed_ms = 0 if document is not None else int((self._clock.monotonic() - self._last_at) * 1000)
+        mine = {seen.name: self._component(kind, seen) for kind, seen in own}
+        others = [_aged(row, passed_ms) for row in self._last["components"] if row["name"] not in mine]
+        components = [*mine.values(), *others]
+        feeds = [_aged(row, passed_ms) for row in self._last["feeds"]]
+        last = self._last
+        state, reasons = overall(components, feeds, last["venues"], last.get("nodes", ()), last.get("strategies", ()))
+        if document is None and phase == "ready":
+            state, reasons = "degraded", ["PostgreSQL does not answer: actors, feeds and venues as last seen", *reasons]
+        return {
+            **self._last,
+            "state": {"starting": "starting", "stopping": "down"}.get(phase, state),
+            "reasons": reasons,
+            "components": components,
+            "feeds": feeds,
+            "venues": self._last["venues"],
+            "kill": self._last["kill"],
+            "sim": sim_view(node),
+            "source": "keeper",
+        }
+
+    def _component(self, kind: str, seen: Seen) -> dict[str, Any]:
+        detail = {"detail": seen.detail} if seen.detail else {}
+        return {
+            "name": seen.name,
+            "kind": kind,
+            "state": seen.state,
+            "pid": seen.pid,
+            "node": self._host,
+            "restarts": seen.restarts,
+            "since": iso(seen.since_ns),
+            "heartbeat_age_ms": 0,
+            "detail": detail,
+            "problem": problem_of(seen.state, 0, detail),
+        }
+
+
+def _aged(row: dict[str, Any], passed_ms: int) -> dict[str, Any]:
+    key = "heartbeat_age_ms" if "heartbeat_age_ms" in row else "age_ms"
+    return {**row, key: row[key] + passed_ms if row.get(key) is not None else None}

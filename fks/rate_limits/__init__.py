@@ -1,0 +1,1 @@
+"""Rate limits shared by all processes of one address or API key, kept in Redis."""

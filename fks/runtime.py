@@ -1,0 +1,155 @@
+"""What every process of the running system is given: settings, secrets, database, bus, log, meter and its lease.
+
+`open` never fails for a database or Redis that is away: the database connects when it is first needed and the bus
+when Redis answers, so that a part can come up degraded and say so.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, replace
+
+import orjson
+
+from fks.clock import Clock, RealClock, WrongClock
+from fks.config.endpoints import Node, load_node
+from fks.config.load import load_settings
+from fks.config.paths import Paths
+from fks.config.secrets import Secrets, load_secrets
+from fks.config.settings import Settings
+from fks.model.errors import OutageError
+from fks.model.ports import Log
+from fks.process.log import open_log
+from fks.process.metrics import PrometheusMeter
+from fks.store.bus import Bus
+from fks.store.db import Database
+from fks.store.leases import HeldLease
+from fks.store.runtime_config import overlaid
+
+SNAPSHOTS = "fks:snapshots"  # a hash in Redis: component -> its last metric snapshot
+SHARE_S = 10.0  # between two snapshots
+SHOWN_S = 60.0  # all of them end so long after the last one of anybody
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """The surroundings of one component. `lease` is None for the few that hold none."""
+
+    name: str
+    epoch: int
+    settings: Settings
+    paths: Paths
+    secrets: Secrets
+    node: Node
+    clock: Clock
+    log: Log
+    meter: PrometheusMeter
+    db: Database
+    bus: Bus
+    lease: HeldLease | None
+    config_version: int = 0  # of the runtime configuration in force here; 0 = the file alone
+    is_config_current: bool = True  # False: opened while the database was away, with this node's copy or without one
+
+    @staticmethod
+    async def open(name: str, *, epoch: int = 0, is_leased: bool = False, home: str | None = None) -> Component:
+        """Return the surroundings of component `name` on this node, as FKS_HOME says, with what was changed at run
+        time.
+
+        Errors: ConfigError when the node's settings, what lies over them or its secrets are wrong; OutageError when no
+        keeper runs here.
+        """
+        settings = load_settings(home or os.environ.get("FKS_HOME"))
+        paths = Paths.of(settings.home)
+        secrets = load_secrets(paths)
+        node = load_node(paths)
+        clock = WrongClock(paths.wrong_clock) if settings.sim.enabled else RealClock()
+        db = await Database.lazy(node.database_url, settings.database, application=name)
+        runtime = await overlaid(settings, paths, db)
+        settings = runtime.settings
+        log = open_log(name, paths, settings.log, secrets)
+        if runtime.version:
+            log.info("config.overlaid", version=runtime.version, source=runtime.source, keys=list(runtime.keys))
+        bus = await Bus.connect(node.redis_url)
+        lease = None
+        if is_leased:
+            holder = f"{socket.gethostname()}:{os.getpid()}"
+            timing = settings.supervision
+            lease = HeldLease(
+                db, clock, name=name, epoch=epoch, holder=holder, ttl_s=timing.lease_ttl_s, renew_s=timing.lease_renew_s
+            )
+        return Component(
+            name,
+            epoch,
+            settings,
+            paths,
+            secrets,
+            node,
+            clock,
+            log,
+            PrometheusMeter(name),
+            db,
+            bus,
+            lease,
+            runtime.version,
+            runtime.is_current,
+        )
+
+    async def with_current_config(self) -> Component:
+        """Return these surroundings with the settings that the database has, if it could not be asked at `open`.
+
+        What writes orders calls this once it has its lease: a limit that was lowered at run time must not be forgotten
+        over an outage. Errors: OutageError when it still cannot be asked; ConfigError as `open`.
+        """
+        if self.is_config_current:
+            return self
+        runtime = await overlaid(load_settings(self.paths.home), self.paths, self.db)
+        if not runtime.is_current:
+            raise OutageError("the newest settings cannot be read: PostgreSQL does not answer")
+        self.log.info("config.overlaid", version=runtime.version, source=runtime.source, keys=list(runtime.keys))
+        return replace(self, settings=runtime.settings, config_version=runtime.version, is_config_current=True)
+
+    async def mind_lease(self) -> None:
+        """Return never; raise when the lease is lost for `lease_lost_s` though PostgreSQL answers: it is our
+        connections that hang, or lead where it no longer is, and a new process has others.
+
+        While PostgreSQL answers nobody, nothing happens. Errors: OutageError.
+        """
+        limit_s = self.settings.supervision.lease_lost_s
+        since_s: float | None = None  # since when it answers others and not us
+        while True:
+            await self.clock.sleep(min(1.0, limit_s / 4))
+            if self.lease is None or self.lease.holds() or not await self._answers():
+                since_s = None
+            elif since_s is None:
+                since_s = self.clock.monotonic()
+            elif self.clock.monotonic() - since_s > limit_s:
+                raise OutageError(
+                    f"the lease was not renewed for {limit_s:g} s, though PostgreSQL answers",
+                    remedy="a new process takes over",
+                )
+
+    async def _answers(self) -> bool:
+        """Return whether PostgreSQL answers a connection made just now, where the node says it is now."""
+        try:
+            other = await Database.lazy(
+                load_node(self.paths).database_url, self.settings.database, application=self.name
+            )
+            try:
+                await other.ping()
+            finally:
+                await other.close()
+        except OutageError:
+            return False
+        return True
+
+    async def share_metrics(self) -> None:
+        """Hand a snapshot of the metrics to whoever merges them, for ever. Redis away costs one sample."""
+        while True:
+            await self.bus.put(SNAPSHOTS, self.name, orjson.dumps(self.meter.snapshot()), ttl_s=SHOWN_S)
+            await self.clock.sleep(SHARE_S)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self.bus.close()
+        await self.db.close()

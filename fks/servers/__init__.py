@@ -1,0 +1,1 @@
+"""The embedded PostgreSQL and Redis: their programs, directories and child processes."""

@@ -1,0 +1,373 @@
+"""The embedded PostgreSQL and Redis: plain children of the keeper, on unix sockets only, each with a password.
+
+Nothing listens on TCP. PostgreSQL refuses to run as root, so under root it runs as an unprivileged system user that
+owns nothing but its data and socket directories. Passwords reach the servers through files (0600) and stdin, never
+argv or the environment. Both classes are idempotent: `prepare` may be called before every start, and a server that
+outlived its keeper is found by `adopt`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from fks.config.paths import Paths
+from fks.config.secrets import Secrets, write_private
+from fks.model.errors import ConfigError, OutageError
+from fks.servers import binaries
+from fks.servers.binaries import Account
+from fks.servers.children import check_free, check_socket, clear_leftovers, last_words, own_directory, runs_in, spawn
+from fks.servers.children import stop as stop_process
+
+_PORT = 5432  # only a part of the socket's file name: no TCP
+_CONF = """\
+# Written by fks before every start; changes here are lost.
+listen_addresses = ''
+port = {port}
+unix_socket_directories = '{sockets}'
+unix_socket_permissions = 0700
+password_encryption = 'scram-sha-256'
+max_connections = 150
+shared_buffers = 64MB
+work_mem = 8MB
+maintenance_work_mem = 64MB
+huge_pages = off
+jit = off
+io_method = sync
+fsync = {fsync}
+synchronous_commit = {fsync}
+full_page_writes = {fsync}
+wal_level = minimal
+max_wal_senders = 0
+max_wal_size = 512MB
+min_wal_size = 64MB
+wal_compression = on
+checkpoint_timeout = 15min
+autovacuum_max_workers = 1
+autovacuum_worker_slots = 2
+max_logical_replication_workers = 0
+max_worker_processes = 4
+max_parallel_workers = 2
+max_parallel_workers_per_gather = 1
+timezone = 'UTC'
+log_timezone = 'UTC'
+datestyle = 'iso, ymd'
+lc_messages = 'C'
+log_min_messages = warning
+log_line_prefix = '%m [%p] %a '
+log_checkpoints = off
+log_min_duration_statement = 1s
+log_parameter_max_length = 0
+log_statement = none
+"""
+_REDIS_CONF = """\
+# Written by fks before every start; changes here are lost.
+port 0
+unixsocket "{socket}"
+unixsocketperm 700
+requirepass "{password}"
+dir "{directory}"
+pidfile "{pidfile}"
+daemonize no
+save ""
+appendonly no
+maxmemory 64mb
+maxmemory-policy allkeys-lru
+client-output-buffer-limit pubsub 8mb 2mb 60
+databases 1
+loglevel warning
+logfile ""
+"""
+
+
+class PostgresServer:
+    """The node's own PostgreSQL: database and superuser `fks`, data in paths.pgdata, socket in paths.sockets/pg."""
+
+    name = "postgres"
+    database = "fks"
+
+    def __init__(self, paths: Paths, secrets: Secrets, *, is_durable: bool = True) -> None:
+        """`is_durable=False` (tests only) trades crash safety for speed."""
+        self._paths = paths
+        self._password = secrets.postgres_password.get_secret_value()
+        self._is_durable = is_durable
+        self._sockets = paths.sockets / "pg"
+        self._account: Account | None = None
+
+    def url(self, database: str = "fks") -> str:
+        """Return the URL with the password in it: for node_file and connect, never for logs."""
+        host = quote(str(self._sockets), safe="")
+        return f"postgresql://fks:{quote(self._password, safe='')}@/{database}?host={host}&port={_PORT}"
+
+    def prepare(self) -> None:
+        """Make the cluster and the database `fks` once, the configuration each time; clear what a kill -9 left.
+
+        A crash in the middle is no harm: the cluster is made aside and renamed. Errors: ConfigError.
+        """
+        if self.adopt() is not None:
+            return
+        check_free(self._paths.home)
+        account = self._prepare_account()
+        own_directory(self._paths.sockets, mode=0o711)
+        own_directory(self._sockets, mode=0o700, account=account)
+        check_socket(self._sockets / f".s.PGSQL.{_PORT}")
+        data = self._paths.pgdata
+        if not (data / "PG_VERSION").exists():
+            self._initialise(data, account)
+        version = (data / "PG_VERSION").read_text().strip()
+        if version != binaries.POSTGRES_VERSION:
+            raise ConfigError(
+                f"{data} was made by PostgreSQL {version}, this FKS brings {binaries.POSTGRES_VERSION}",
+                remedy="restore a backup (fks db backup/restore) into a new FKS_HOME",
+            )
+        self._write_conf(data, account)
+        clear_leftovers(data)
+        self._ensure_password(data, account)
+
+    def command(self) -> list[str]:
+        """Return the argument list of the server process (no secrets in it)."""
+        return [*self._passage(), str(binaries.postgres("postgres")), "-D", str(self._paths.pgdata)]
+
+    def env(self) -> dict[str, str]:
+        """Return the whole environment of the server process."""
+        return {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "LC_ALL": "C",
+            "TZ": "UTC",
+            "PGDATA": str(self._paths.pgdata),
+        }
+
+    def user(self) -> Account | None:
+        """Return the system user to start it as (Popen's user and group); None for our own, or when `command` changes
+        it."""
+        return None if self._passage() else self._runs_as()
+
+    def start(self, log: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start the server (after `prepare`), its words appended to `log`. It is not ready yet: see `is_ready`."""
+        return spawn(self.command(), env=self.env(), account=self.user(), log=log, cwd=self._paths.pgdata.parent)
+
+    def is_ready(self) -> bool:
+        """Return whether the server takes connections, in a few milliseconds and without a password."""
+        found = subprocess.run(
+            [str(binaries.postgres("pg_isready")), "-q", "-h", str(self._sockets), "-p", str(_PORT), "-t", "1"],
+            check=False,
+            env=self.env(),
+        )
+        return found.returncode == 0
+
+    def adopt(self) -> int | None:
+        """Return the pid of a living postmaster on our data, one whose keeper died perhaps; None when there is none."""
+        return postgres_pid(self._paths)
+
+    def stop(self, process: subprocess.Popen[bytes] | int, *, timeout_s: float = 10.0) -> None:
+        """Stop a started or adopted server: fast shutdown, then immediate, then kill. Data is safe in each case."""
+        stop_process(process, (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL), timeout_s)
+
+    def _prepare_account(self) -> Account | None:
+        self._paths.home.mkdir(parents=True, exist_ok=True)
+        account = self._runs_as()
+        self._passage()
+        return account
+
+    def _runs_as(self) -> Account | None:
+        """Return the system user the server has, by whichever way it gets there."""
+        if self._account is None and os.geteuid() == 0:
+            self._account = binaries.postgres_account(self._paths.pgdata)
+        return self._account
+
+    def _passage(self) -> list[str]:
+        account = self._runs_as()
+        if account is None:
+            return []
+        return binaries.passage(account, binaries.postgres("postgres"), self._paths.home / "postgres")
+
+    def _initialise(self, data: Path, account: Account | None) -> None:
+        if data.exists() and any(data.iterdir()):
+            raise ConfigError(f"{data} holds files but no PostgreSQL cluster", remedy="move it away")
+        fresh = data.with_name(f".{data.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        own_directory(fresh, mode=0o700, account=account)
+        password = fresh.with_name(f".{data.name}.pw")
+        write_private(password, self._password + "\n")
+        try:
+            if account is not None:
+                os.chown(password, account.uid, account.gid)
+            self._tool(
+                "initdb",
+                "-D",
+                str(fresh),
+                "-U",
+                "fks",
+                f"--pwfile={password}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+                "--locale=C",
+                "--no-instructions",
+                *(() if self._is_durable else ("--no-sync",)),
+            )
+        finally:
+            password.unlink(missing_ok=True)
+        self._write_conf(fresh, account)
+        self._single(fresh, "CREATE DATABASE fks;", database="postgres")
+        if data.exists():
+            data.rmdir()
+        fresh.rename(data)
+        self._write_password_mark(account)
+
+    def _write_conf(self, data: Path, account: Account | None) -> None:
+        fsync = "on" if self._is_durable else "off"
+        conf = _CONF.format(port=_PORT, sockets=str(self._sockets).replace("'", "''"), fsync=fsync)
+        for name, text in (("postgresql.conf", conf), ("pg_hba.conf", "local all all scram-sha-256\n")):
+            file = data / name
+            if not file.exists() or file.read_text() != text:
+                write_private(file, text)
+            if account is not None:
+                os.chown(file, account.uid, account.gid)
+
+    def _ensure_password(self, data: Path, account: Account | None) -> None:
+        """Give the role the password of the secrets file when that was rotated while the server was down."""
+        mark = self._password_mark()
+        if mark.exists() and mark.read_text() == binaries.fingerprint(self._password):
+            return
+        escaped = self._password.replace("'", "''")
+        self._single(data, f"ALTER ROLE fks WITH PASSWORD '{escaped}';", database="postgres")
+        self._write_password_mark(account)
+
+    def _password_mark(self) -> Path:
+        return self._paths.home / ".postgres.password-mark"
+
+    def _write_password_mark(self, account: Account | None) -> None:
+        write_private(self._password_mark(), binaries.fingerprint(self._password))
+
+    def _single(self, data: Path, statement: str, *, database: str) -> None:
+        """Run one statement in PostgreSQL's single-user mode: no socket, no password, the text on stdin."""
+        self._tool("postgres", "--single", "-D", str(data), "-j", database, text=statement + "\n\n")
+
+    def _tool(self, name: str, *args: str, text: str = "") -> None:
+        done = subprocess.run(
+            [*self._passage(), str(binaries.postgres(name)), *args],
+            input=text.encode(),
+            capture_output=True,
+            check=False,
+            env=self.env(),
+            cwd="/",
+            **binaries.run_as(self.user()),
+        )
+        said = done.stderr.decode(errors="replace")
+        if done.returncode != 0 or "ERROR:" in said or "FATAL:" in said:
+            last = next((line for line in reversed(said.splitlines()) if ":" in line), "no word").replace(
+                self._password, "***"
+            )
+            raise ConfigError(f"PostgreSQL's {name} failed: {last.strip()}", remedy="run 'fks doctor'")
+
+
+class RedisServer:
+    """The node's own Redis: cache and fan-out, nothing on disk, socket in paths.sockets."""
+
+    name = "redis"
+
+    def __init__(self, paths: Paths, secrets: Secrets) -> None:
+        self._paths = paths
+        self._password = secrets.redis_password.get_secret_value()
+        self._socket = paths.sockets / "redis.sock"
+        self._conf = paths.redis_dir / "redis.conf"
+        self._pidfile = _redis_pidfile(paths)
+
+    def url(self) -> str:
+        """Return the URL with the password in it: for node_file and connect, never for logs."""
+        return f"unix://:{quote(self._password, safe='')}@{self._socket}?db=0"
+
+    def prepare(self) -> None:
+        """Write the configuration (0600, it holds the password). Errors: ConfigError."""
+        if self.adopt() is not None:
+            return
+        own_directory(self._paths.sockets, mode=0o711)
+        check_socket(self._socket)
+        binaries.redis("redis-server")
+        write_private(
+            self._conf,
+            _REDIS_CONF.format(
+                socket=self._socket, password=self._password, directory=self._paths.redis_dir, pidfile=self._pidfile
+            ),
+        )
+        self._socket.unlink(missing_ok=True)
+        self._pidfile.unlink(missing_ok=True)
+
+    def command(self) -> list[str]:
+        """Return the argument list of the server process (no secrets in it)."""
+        return [str(binaries.redis("redis-server")), str(self._conf)]
+
+    def env(self) -> dict[str, str]:
+        """Return the whole environment of the server process."""
+        return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
+
+    def user(self) -> Account | None:
+        """Return None: Redis runs as ourselves."""
+        return None
+
+    def start(self, log: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start the server (after `prepare`), its words appended to `log`. It is not ready yet: see `is_ready`."""
+        return spawn(self.command(), env=self.env(), account=None, log=log, cwd=self._paths.redis_dir)
+
+    def is_ready(self) -> bool:
+        """Return whether the server answers a PING with our password."""
+        return binaries.redis_answers(self._socket, self._password)
+
+    def adopt(self) -> int | None:
+        """Return the pid of a living server of ours, one whose keeper died perhaps; None when there is none."""
+        return redis_pid(self._paths)
+
+    def stop(self, process: subprocess.Popen[bytes] | int, *, timeout_s: float = 5.0) -> None:
+        """Stop a started or adopted server."""
+        stop_process(process, (signal.SIGTERM, signal.SIGKILL), timeout_s)
+
+
+def postgres_pid(paths: Paths) -> int | None:
+    """Return the pid of a living postmaster on this node's data; needs no secrets."""
+    try:
+        pid = int((paths.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
+    except (OSError, ValueError):
+        return None
+    return pid if runs_in(pid, "postgres", paths.pgdata) else None
+
+
+def redis_pid(paths: Paths) -> int | None:
+    """Return the pid of this node's living Redis; needs no secrets."""
+    try:
+        pid = int(_redis_pidfile(paths).read_text())
+    except (OSError, ValueError):
+        return None
+    return pid if runs_in(pid, "redis-server", paths.redis_dir) else None
+
+
+def _redis_pidfile(paths: Paths) -> Path:
+    return paths.redis_dir / "redis.pid"
+
+
+def start_and_wait(
+    server: PostgresServer | RedisServer, *, log: Path | None = None, timeout_s: float = 20.0
+) -> subprocess.Popen[bytes] | int:
+    """Prepare, start (or adopt) and wait until ready; for tests and commands that need the store while FKS is down.
+
+    Errors: ConfigError when it cannot start, OutageError when it is not ready within `timeout_s`.
+    """
+    server.prepare()
+    adopted = server.adopt()
+    process: subprocess.Popen[bytes] | int = adopted if adopted is not None else server.start(log)
+    end = time.monotonic() + timeout_s
+    while not server.is_ready():
+        if isinstance(process, subprocess.Popen) and process.poll() is not None:
+            raise ConfigError(f"{server.name} ended at once with status {process.returncode}", remedy=last_words(log))
+        if time.monotonic() > end:
+            if isinstance(process, subprocess.Popen):
+                server.stop(process)
+            raise OutageError(f"{server.name} is not ready after {timeout_s:g} s", remedy=last_words(log))
+        time.sleep(0.02)
+    return process

@@ -1,0 +1,192 @@
+"""What the supervisor writes down: every component's row once a second, the tree's history, pages.
+
+Nothing here holds up a restart. A row of history that cannot be written waits, in order, for the database to come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fks.config.version import VERSION
+from fks.model.errors import OutageError
+from fks.runtime import Component
+from fks.store.supervision import ESCALATION, HealthRow, TreeJournal
+from fks.supervision.exits import Exit
+from fks.supervision.ports import World
+from fks.supervision.state import Note, Page
+from fks.supervisor.child_runner import Record
+from fks.supervisor.counters import Tally
+
+SUPERVISOR = "supervisor"
+LINES_MAX = 1000  # of history that wait for the database; the oldest go first
+TRIES_MAX = 3  # to write one line while the database answers: it must not hold up the rest
+_WARNINGS = frozenset({"exited", "restarted"})
+_ERRORS = frozenset({"escalated"})
+
+
+@dataclass(slots=True)
+class _Line:
+    """One row to be, and since when it waits."""
+
+    entry: Note | Page
+    at_s: float
+    pid: int | None = None
+    epoch: int = 0
+    node: str = ""
+    tries: int = 0
+
+
+class Chronicle:
+    """Writes what happened. `run` is its loop; everything else returns at once."""
+
+    def __init__(self, component: Component, world: World, node: str) -> None:
+        self._c, self._world, self._node = component, world, node
+        self._journal = TreeJournal(component.db)
+        self._tally = Tally(component.meter, component.clock.monotonic)
+        self._lines: deque[_Line] = deque(maxlen=LINES_MAX)
+        self._has_lines = asyncio.Event()
+        self._since_ns = component.clock.now_ns()
+        self._restarts = 0
+        self._is_down = False
+        if world.was_reconstructed:
+            component.log.warning("supervisor.restarted")
+            self._add(Note(SUPERVISOR, "restarted", "died, restarted by ray"), os.getpid(), 0)
+
+    @property
+    def journal(self) -> TreeJournal:
+        return self._journal
+
+    # ── what happened ────────────────────────────────────────────────────────────────────────────
+    def note(self, note: Note, record: Record | None) -> None:
+        """Log, count and keep one event of the tree. `record`: of a worker, as it is at that moment."""
+        pid, epoch = (record.pid, record.epoch) if record is not None else (None, 0)
+        facts: dict[str, object] = {"child": note.id, "reason": note.reason, "child_pid": pid, "epoch": epoch}
+        if note.exit is not None:
+            facts |= {"how": note.exit.how.value, "exit_code": note.exit.exit_code, "signal": note.exit.signal}
+        is_asked = (
+            note.exit is not None and note.exit.is_normal
+        )  # an end that somebody wanted must not read like a crash
+        if note.event in _ERRORS:
+            self._c.log.error(f"child.{note.event}", **facts)
+        elif note.event in _WARNINGS and not is_asked:
+            self._c.log.warning(f"child.{note.event}", **facts)
+        else:
+            self._c.log.info(f"child.{note.event}", **facts)
+        self._tally.note(
+            note.id,
+            note.event,
+            how=note.exit.how.value if note.exit is not None else "",
+            unseen_s=self._unseen_s(record),
+        )
+        self._add(note, pid, epoch, record.node if record is not None else "")
+
+    def page(self, page: Page) -> None:
+        """Notify a person."""
+        if page.event == "child.unstable":  # the others have a note, which is logged
+            self._c.log.error("child.unstable", child=page.id, reason=page.text)
+        self._add(page, None, 0)
+
+    def _unseen_s(self, record: Record | None) -> float | None:
+        if record is None or record.beat_s is None:
+            return None
+        return self._c.clock.monotonic() - record.beat_s
+
+    def _add(self, entry: Note | Page, pid: int | None, epoch: int, node: str = "") -> None:
+        self._lines.append(_Line(entry, self._c.clock.monotonic(), pid, epoch, node))
+        self._has_lines.set()
+
+    async def write_lines(self) -> None:
+        """Write the history, in order, until cancelled; wait while the database is away."""
+        while True:
+            await self._has_lines.wait()
+            if not await self.flush():
+                await self._c.clock.sleep(1.0)
+
+    async def flush(self) -> bool:
+        """Write what waits; False when the database does not take it now."""
+        while self._lines:
+            line = self._lines[0]
+            if not await self._write(line):
+                line.tries += 1
+                if self._is_down or line.tries < TRIES_MAX:
+                    return False
+            if self._lines and self._lines[0] is line:
+                self._lines.popleft()
+        self._has_lines.clear()
+        return True
+
+    async def _write(self, line: _Line) -> bool:
+        entry = line.entry
+        if isinstance(entry, Page):
+            return await self._journal.page(entry.event, entry.text, entry.id)
+        payload: dict[str, object] = entry.exit.payload() if isinstance(entry.exit, Exit) else {}
+        late_s = self._c.clock.monotonic() - line.at_s
+        if late_s > 1.0:
+            payload["late_s"] = round(late_s, 1)  # the row's time is when it was written
+        return await self._journal.note(
+            entry.id, entry.event, entry.reason, pid=line.pid, epoch=line.epoch, node=line.node, payload=payload
+        )
+
+    # ── how it is ────────────────────────────────────────────────────────────────────────────────
+    async def report(self, rows: Callable[[], Sequence[HealthRow]], detail: Callable[[], dict[str, object]]) -> None:
+        """Write every row (and our own) once, and say when the database goes or comes back."""
+        try:
+            await self._journal.write_health([self._own_row(detail()), *rows()])
+            self._say_database(is_down=False)
+        except OutageError as error:
+            self._say_database(is_down=True, error=str(error))
+        except Exception as error:  # rows are for showing: the children are minded all the same
+            self._c.log.error("supervisor.report_failed", error=f"{type(error).__name__}: {error}")
+
+    def remember(self, counts: Mapping[str, int]) -> None:
+        """Note how often the supervisor itself was restarted."""
+        self._restarts = counts.get(SUPERVISOR, 0)
+
+    def _say_database(self, *, is_down: bool, error: str = "") -> None:
+        """Log a change, once."""
+        if is_down and not self._is_down:
+            self._c.log.error("database.down", error=error)
+        if self._is_down and not is_down:
+            self._c.log.info("database.back")
+        self._is_down = is_down
+
+    def _own_row(self, detail: dict[str, object]) -> HealthRow:
+        return HealthRow(
+            SUPERVISOR,
+            "actor",
+            "ready",
+            os.getpid(),
+            self._node,
+            self._restarts,
+            self._since_ns,
+            self._c.clock.now_ns(),
+            version=VERSION,
+            config_version=self._c.config_version,
+            detail=detail,
+        )
+
+
+def health_row(record: Record) -> HealthRow:
+    """Return a worker's line in `component_health`; one that escalated is at best degraded, until a person ends
+    that."""
+    state, detail = record.state, record.detail
+    if record.escalation:
+        state, detail = "degraded" if state == "ready" else state, {**detail, ESCALATION: record.escalation}
+    return HealthRow(
+        record.spec.id,
+        "actor",
+        state,
+        record.pid,
+        record.node,
+        record.restarts,
+        record.since_ns or None,
+        record.beat_ns,
+        record.epoch,
+        record.version,
+        record.config_version,
+        detail,
+    )

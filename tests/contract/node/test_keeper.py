@@ -1,0 +1,381 @@
+"""The keeper over small real processes: what dies comes back, what lives is taken over, what stops stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fks.config.paths import Paths
+from fks.model.errors import ConfigError, FksError, OutageError
+from fks.node.control_socket import ask
+from fks.node.keeper import sweep
+from fks.node.lock import AlreadyRunning, holder_of, keeper_lock
+from fks.process.handle import start_mark
+from tests.support.keepers import Hands, keeper_of, pids_of, small, start_keeper, start_stray
+from tests.support.waiting import until, wait_until
+
+
+@pytest.fixture
+def paths(tmp_path):
+    paths = Paths.of(tmp_path / "home").ensure()
+    yield paths
+    asyncio.run(sweep(paths, [small(paths, name, is_group=True) for name in ("a", "b", "c", "postgres", "ray")]))
+
+
+@asynccontextmanager
+async def running(paths, specs, hands=None, **options):
+    """A keeper that is up; it is asked to stop at the end, and has to."""
+    keeper = keeper_of(paths, specs, hands, **options)
+    task = asyncio.create_task(keeper.run())
+    try:
+        await until(lambda: keeper.phase == "ready" or task.done())
+        if task.done():
+            task.result()
+        yield keeper
+    finally:
+        keeper.request_stop()
+        await asyncio.wait_for(task, 15.0) if not task.done() else None
+
+
+def is_alive(pid):
+    return start_mark(pid) is not None
+
+
+async def back(keeper, name, old_pid):
+    return await until(lambda: keeper.services[name].is_ready and keeper.services[name].process.pid != old_pid)
+
+
+async def test_a_killed_service_comes_back_and_is_counted(paths):
+    async with running(paths, [small(paths, "a"), small(paths, "b")]) as keeper:
+        other, took_s = pids_of(paths, "b")[0], []
+        while len(took_s) < 3 and not any(
+            seconds < 2.0 for seconds in took_s
+        ):  # a busy machine may keep us waiting, not always
+            old, start = pids_of(paths, "a")[0], time.monotonic()
+            os.kill(old, signal.SIGKILL)
+            await back(keeper, "a", old)
+            took_s.append(time.monotonic() - start)
+            assert keeper.services["a"].restarts == len(took_s)
+        assert min(took_s) < 2.0, took_s
+        assert pids_of(paths, "b") == [other]
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_service_ends_though_it_answers_at_that_very_moment(paths, turns):
+    asked = []
+
+    async def is_ready(process):
+        if asked == ["soon"]:
+            asked[:] = [asyncio.create_task(keeper.services["a"].stop())]
+            for _ in range(turns):  # of the loop: in one of them the answer and the end of the question cross
+                await asyncio.sleep(0)
+        return True
+
+    async with running(paths, [replace(small(paths, "a"), is_ready=is_ready)]) as keeper:
+        asked.append("soon")
+        await until(lambda: asked != ["soon"])
+        await asyncio.wait(asked, timeout=5.0)
+        assert keeper.services["a"].state == "stopped"
+
+
+async def test_a_service_that_keeps_dying_is_called_down_and_still_tried(paths):
+    flag = paths.home / "broken"
+    async with running(paths, [small(paths, "a", "--dies", str(flag))]) as keeper:
+        flag.touch()
+        os.kill(pids_of(paths, "a")[0], signal.SIGKILL)
+        await until(lambda: keeper.services["a"].state == "down")
+        assert keeper.services["a"].restarts >= 4
+        assert keeper.phase == "ready"
+        flag.unlink()
+        await until(lambda: keeper.services["a"].state == "ready")
+
+
+async def test_waits_between_restarts_grow(paths):
+    flag = paths.home / "broken"
+    hands = Hands()
+    keeper = keeper_of(paths, [small(paths, "a", "--dies", str(flag))], hands)
+    task = asyncio.create_task(keeper.run())
+    await until(lambda: keeper.phase == "ready")
+    flag.touch()
+    os.kill(pids_of(paths, "a")[0], signal.SIGKILL)
+    await until(lambda: keeper.services["a"].state == "down")
+    waits = [fields["restart_in_s"] for _, event, fields in keeper._log.lines if event == "service.died"]
+    assert waits[:5] == [0.0, 0.05, 0.1, 0.2, 0.3]
+    keeper.request_stop()
+    await task
+
+
+async def test_a_first_start_that_fails_says_its_last_words_without_secrets_and_leaves_nothing(paths):
+    (paths.home / "broken").touch()
+    with pytest.raises(FksError) as caught:
+        async with running(paths, [small(paths, "b"), small(paths, "a", "--dies", str(paths.home / "broken"))]):
+            pass
+    text = str(caught.value)
+    assert "a does not start: ended while starting (status 3)" in text
+    assert "I cannot go on" in text
+    assert "hunter2" not in text
+    assert not any(is_alive(pid) for pid in pids_of(paths, "b"))
+    assert not paths.sockets.exists()
+    assert not paths.node_file.exists()
+
+
+async def test_a_wrong_setting_is_not_tried_twice(paths):
+    def launch():
+        raise ConfigError("a.key is wrong", remedy="set a.key")
+
+    spec = small(paths, "a")
+    broken = type(spec)(name="a", launch=launch, is_ready=spec.is_ready, find=spec.find, log=spec.log)
+    with pytest.raises(ConfigError, match=r"a\.key is wrong; set a\.key"):
+        async with running(paths, [broken]):
+            pass
+
+
+async def test_waves_are_stopped_in_order_after_the_tree(paths):
+    hands = Hands()
+    specs = [small(paths, "a", wave=0), small(paths, "b", "--stop-s", "0.2", wave=1), small(paths, "c", wave=2)]
+    async with running(paths, specs, hands):
+        pass
+    told = {name: float((paths.run / f"{name}.log").read_text().split()[1]) for name in "abc"}
+    assert told["c"] < told["b"] < told["a"]
+    assert told["a"] - told["b"] >= 0.2  # b had ended before a was told
+    assert hands.stopped == 1
+
+
+async def test_a_deaf_service_is_killed_at_its_deadline_with_its_whole_session(paths):
+    spec = small(paths, "a", "--deaf", "--children", "2", stop=((signal.SIGTERM, 0.3),), is_group=True)
+    async with running(paths, [spec]) as keeper:
+        pids = pids_of(paths, "a")
+        assert len(pids) == 3
+        start = time.monotonic()
+    assert 0.3 <= time.monotonic() - start < 3.0
+    assert not any(is_alive(pid) for pid in pids)
+    assert "service.killed" in keeper._log.events("info")
+
+
+async def test_the_death_of_a_part_restarts_the_whole_service(paths):
+    spec = small(
+        paths,
+        "a",
+        "--children",
+        "1",
+        is_group=True,
+        part_names=("part",),
+        parts=lambda process: {"part": pids_of(paths, "a")[1]},
+    )
+    async with running(paths, [spec]) as keeper:
+        old = pids_of(paths, "a")
+        assert [(seen.name, seen.pid) for seen in keeper.services["a"].seen()] == [("part", old[1])]
+        os.kill(old[1], signal.SIGKILL)
+        await back(keeper, "a", old[0])
+        assert not any(is_alive(pid) for pid in old)
+
+
+async def test_a_hung_service_is_killed_and_started_again(paths):
+    said = []
+    async with running(paths, [small(paths, "a", hang_s=0.6)], say=lambda *words: said.append(words[:2])) as keeper:
+        old = pids_of(paths, "a")[0]
+        os.kill(old, signal.SIGSTOP)
+        await back(keeper, "a", old)
+        assert said.index(("a", "degraded")) < said.index(("a", "restarting"))
+        assert not is_alive(old)
+
+
+async def test_children_survive_a_killed_keeper_and_the_next_takes_them_over(paths):
+    first = start_keeper(paths, "a", "b")
+    old = {name: pids_of(paths, name)[0] for name in "ab"}
+    first.kill()
+    first.wait()
+    assert all(is_alive(pid) for pid in old.values())
+    assert holder_of(paths.run / "keeper.lock") is None
+    async with running(paths, [small(paths, "a"), small(paths, "b")]) as keeper:
+        assert {name: service.process.pid for name, service in keeper.services.items()} == old
+        assert all(service.restarts == 0 for service in keeper.services.values())
+        os.kill(old["a"], signal.SIGKILL)  # an adopted one is watched like one's own
+        await back(keeper, "a", old["a"])
+    assert not any(is_alive(pid) for pid in old.values())
+
+
+async def test_a_leftover_that_nobody_wrote_down_is_found_too(paths):
+    async with running(paths, [small(paths, "a")]):
+        pass
+    process = start_stray(small(paths, "a"))
+    await until(lambda: pids_of(paths, "a") == [process.pid])
+    async with running(paths, [small(paths, "a")]) as keeper:
+        assert keeper.services["a"].process.pid == process.pid
+    process.wait(5)
+
+
+async def test_down_ends_what_a_killed_keeper_left(paths):
+    first = start_keeper(paths, "a", "ray")
+    pids = [*pids_of(paths, "a"), *pids_of(paths, "ray")]
+    first.kill()
+    first.wait()
+    found = await sweep(paths, [small(paths, "a"), small(paths, "ray", is_group=True)])
+    assert set(found) == {"a", "ray"}
+    assert not any(is_alive(pid) for pid in pids)
+    assert not paths.sockets.exists()
+
+
+def test_who_reads_a_log_of_rays_outlives_down(paths):
+    log = paths.ray_temp / "raylet.out"
+    log.parent.mkdir(parents=True)
+    log.write_text("")
+    reader = subprocess.Popen(["tail", "-f", str(log)])
+    stray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"{paths.ray_temp}/x"])
+    try:
+        wait_until(
+            lambda: os.path.realpath(log) in {os.path.realpath(fd) for fd in Path(f"/proc/{reader.pid}/fd").iterdir()}
+        )
+        asyncio.run(sweep(paths, []))
+        assert stray.wait(5.0) == -signal.SIGKILL
+        assert reader.poll() is None
+    finally:
+        for process in (reader, stray):
+            process.kill()
+            process.wait()
+
+
+def test_a_home_has_one_keeper(paths):
+    lock = paths.run / "keeper.lock"
+    with keeper_lock(lock):
+        assert holder_of(lock) == os.getpid()
+        other = (
+            "from fks.node.lock import keeper_lock\nfrom pathlib import Path\nwith "
+            f"keeper_lock(Path({str(lock)!r})): pass"
+        )
+        done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+        assert f"already running: keeper pid {os.getpid()}" in done.stderr
+    with suppress(AlreadyRunning), keeper_lock(lock):
+        assert holder_of(lock) == os.getpid()
+    assert holder_of(lock) is None
+
+
+async def test_the_door_answers_and_survives_nonsense(paths):
+    async with running(paths, [small(paths, "a")]) as keeper:
+        socket = paths.keeper_socket
+        assert socket.stat().st_mode & 0o777 == 0o600
+        assert (await asyncio.to_thread(ask, socket, "progress"))["phase"] == "ready"
+        with pytest.raises(FksError, match="no such operation"):
+            await asyncio.to_thread(ask, socket, "dance")
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+        writer.write(b"[1]\nnot json\n")
+        assert b'"ok":false' in await reader.readline()
+        assert b'"ok":false' in await reader.readline()
+        writer.close()
+        with pytest.raises(FksError, match="no service 'x'"):
+            await asyncio.to_thread(ask, socket, "restart-service", name="x")
+        old = pids_of(paths, "a")[0]
+        await asyncio.to_thread(ask, socket, "restart-service", name="a")
+        await back(keeper, "a", old)
+        assert keeper.services["a"].error == ""
+        await asyncio.to_thread(ask, socket, "stop")
+        await until(lambda: keeper.phase == "stopping")
+    with pytest.raises(OutageError, match="no keeper answers"):
+        ask(paths.keeper_socket, "status")
+
+
+async def test_status_without_a_database_is_what_was_last_known_with_our_own_as_they_are(paths):
+    rows = [
+        {
+            "name": "orders",
+            "kind": "actor",
+            "state": "ready",
+            "pid": 1,
+            "node": "n",
+            "restarts": 0,
+            "since": None,
+            "heartbeat_age_ms": 100,
+            "detail": {},
+        },
+        {
+            "name": "postgres",
+            "kind": "service",
+            "state": "ready",
+            "pid": 2,
+            "node": "n",
+            "restarts": 0,
+            "since": None,
+            "heartbeat_age_ms": 100,
+            "detail": {},
+        },
+    ]
+    hands = Hands(
+        document={
+            "components": rows,
+            "feeds": [{"exchange": "x", "symbol": "S", "state": "LIVE", "age_ms": 5}],
+            "venues": [],
+            "kill": {"engaged": False},
+        }
+    )
+    async with running(paths, [small(paths, "postgres")], hands) as keeper:
+        assert (await keeper.status())["state"] == "healthy"
+        hands.document = None
+        document = await keeper.status()
+        assert document["state"] == "degraded"
+        assert set(document) >= {"state", "components", "feeds", "venues", "kill", "sim"}
+        known = {row["name"]: row for row in document["components"]}
+        assert set(known) == {"keeper", "postgres", "orders"}
+        assert set(known["orders"]) >= {"name", "kind", "state", "pid", "node", "restarts", "since", "heartbeat_age_ms"}
+        assert known["postgres"]["pid"] == pids_of(paths, "postgres")[0]  # ours, not the row's
+        assert known["keeper"]["kind"] == "keeper"
+        assert document["kill"] == {"engaged": False}
+
+
+async def test_the_tree_is_deployed_again_after_a_new_head(paths):
+    hands = Hands()
+    async with running(paths, [small(paths, "ray")], hands) as keeper:
+        assert hands.deploys == 1
+        os.kill(pids_of(paths, "ray")[0], signal.SIGKILL)
+        await until(lambda: hands.deploys == 2)
+        assert keeper.phase == "ready"
+
+
+async def test_the_tree_is_deployed_again_when_its_supervisor_is_silent(paths, monkeypatch):
+    monkeypatch.setattr("fks.node.tree_deployer.SILENT_S", 0.3)
+    hands = Hands(age_s=0.0)
+    async with running(paths, [small(paths, "ray")], hands):
+        hands.age_s = 99.0
+        await until(lambda: hands.deploys >= 2, deadline_s=5.0)
+
+
+async def test_a_deploy_that_fails_is_tried_again_at_the_start_and_for_ever_later(paths):
+    hands = Hands(fail=[FksError("first")], age_s=None)
+    async with running(paths, [small(paths, "ray")], hands):
+        assert hands.deploys == 2
+        hands.fail = [FksError("again")]
+        os.kill(pids_of(paths, "ray")[0], signal.SIGKILL)
+        await until(lambda: hands.deploys == 4)
+
+
+async def test_no_process_and_no_room_for_a_deploy_cost_a_try_and_never_the_keeper(paths):
+    hands = Hands()
+    async with running(paths, [small(paths, "ray")], hands) as keeper:
+        hands.fail, hands.age_s = [OSError(11, "no process to be had"), RuntimeError("a mistake")], None
+        os.kill(pids_of(paths, "ray")[0], signal.SIGKILL)
+        await until(lambda: hands.deploys == 4, deadline_s=20.0)
+        assert keeper.phase == "ready"
+
+
+async def test_a_tree_that_stands_with_a_child_down_is_kept(paths):
+    hands = Hands(fail=[FksError("not up: orders down")], age_s=0.5)
+    async with running(paths, [small(paths, "ray")], hands) as keeper:
+        assert hands.deploys == 1
+        assert {"name": "actors", "state": "degraded", "text": "not up: orders down"} in keeper.steps
+
+
+async def test_a_tree_that_is_not_whole_is_deployed_again_later(paths, monkeypatch):
+    monkeypatch.setattr("fks.node.tree_deployer.RETRY_S", 0.2)
+    hands = Hands(fail=[FksError("not up: gateway")], age_s=0.5)
+    said = []
+    async with running(paths, [small(paths, "ray")], hands, say=lambda *words: said.append(words)):
+        await until(lambda: ("actors", "ready", "") in said)
+        assert hands.deploys == 2

@@ -1,0 +1,162 @@
+"""The keeper over the real PostgreSQL, Redis and local exchange; only Ray is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from contextlib import asynccontextmanager
+
+import pytest
+
+from fks.cli import cli
+from fks.cli.base import run
+from fks.cli.checkup import examine
+from fks.cli.status import find_status
+from fks.clock import RealClock
+from fks.config.endpoints import load_node
+from fks.node.build import check_host, open_site
+from fks.node.keeper import Keeper
+from fks.node.lock import keeper_lock
+from fks.node.presence import Presence
+from fks.node.spec import Policy
+from fks.node.tree import Tree
+from fks.process.handle import start_mark
+from fks.store.db import Database
+from fks.store.nodes import NodeStore
+from tests.support.ports import CollectingLog
+from tests.support.waiting import until
+
+REAL = Policy(backoff_first_s=0.05, probe_s=0.1)  # real services on a busy machine answer when they can
+
+
+class TreeWithoutRay(Tree):
+    """Everything of the real hands but what needs Ray."""
+
+    async def deploy(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+@asynccontextmanager
+async def running(home):
+    paths = check_host(home)
+    with keeper_lock(paths.run / "keeper.lock"):
+        site = open_site(paths)
+        specs = [spec for spec in site.specs() if spec.name != "ray"]
+        presence = Presence(paths, site.settings, site.secrets, site.node().redis_url, RealClock())
+        hands = TreeWithoutRay(paths, site.settings, site.redactor, presence, site.node, CollectingLog())
+        keeper = Keeper(paths, specs, hands, site.node, RealClock(), CollectingLog(), policy=REAL)
+        task = asyncio.create_task(keeper.run())
+        try:
+            await until(lambda: keeper.phase == "ready" or task.done(), deadline_s=60.0)
+            yield keeper
+        finally:
+            keeper.request_stop()
+            await asyncio.wait_for(task, 20.0)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    for name in [name for name in os.environ if name.startswith("FKS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FKS_HOME", str(home))
+    monkeypatch.setenv("FKS_HTTP_PORT", "0")
+    monkeypatch.setenv("FKS_RAY_DASHBOARD_PORT", "0")
+    return home
+
+
+async def test_every_service_comes_back_and_the_journal_is_whole(home, capsys):
+    async with running(home) as keeper:
+        paths = keeper._paths
+        node = load_node(paths)
+        assert paths.node_file.stat().st_mode & 0o777 == 0o600
+        assert set(node.sim) >= {"rest", "ws", "ws_api", "api_key", "api_secret", "pid", "port"}
+        db = await Database.connect(node.database_url)
+        await until(lambda: rows_of(db, "postgres"))
+        for name in ("redis", "sim", "postgres"):
+            service = keeper.services[name]
+            old = service.process.pid
+            os.kill(old, signal.SIGKILL)
+            await until(lambda s=service, o=old: s.is_ready and s.process.pid != o, deadline_s=30.0)
+            assert service.restarts == 1
+        pids = {name: service.process.pid for name, service in keeper.services.items()}
+        assert load_node(paths).sim["pid"] == pids["sim"]
+        await until(lambda: beats_as(db, pids))
+        await until(lambda: is_ready(db))
+        (own,) = await NodeStore(db).all()
+        assert (own.role, own.is_alive) == ("single", True)
+        assert abs(own.clock_skew_ms) < own.detail["clock_error_ms"] + 5.0
+        assert await db.sql("SELECT 1 FROM api_tokens WHERE name = 'cli'")
+        assert await db.sql("SELECT 1 FROM strategy_instances LIMIT 1")
+        await db.close()
+        await what_is_told_while_it_runs(paths, pids, capsys)
+    assert not any(start_mark(pid) for pid in pids.values())
+    assert not paths.sockets.exists()
+    assert not paths.node_file.exists()
+    assert sorted(path.name for path in paths.run.iterdir()) == ["keeper.lock"]
+
+
+async def rows_of(db, name):
+    return await db.sql("SELECT pid FROM component_health WHERE name = $1", name)
+
+
+async def is_ready(db):
+    (own,) = await NodeStore(db).all()
+    return own.state == "ready"
+
+
+async def beats_as(db, pids):
+    rows = await db.sql("SELECT name, pid FROM component_health WHERE kind = 'service'")
+    return {row["name"]: row["pid"] for row in rows} == pids
+
+
+async def what_is_told_while_it_runs(paths, pids, capsys):
+    document = await asyncio.to_thread(find_status, paths)  # there is no gateway: the keeper tells
+    assert document["source"] == "keeper"
+    assert {row["name"]: row["pid"] for row in document["components"] if row["kind"] == "service"} == pids
+    assert document["sim"]["pid"] == pids["sim"]
+    checks = {check.name: check for check in await examine(paths)}
+    assert {checks[name].state for name in ("keeper", "postgres", "redis", "secrets")} == {"ok"}
+    assert "ms from ours" in checks["exchange"].detail
+    assert checks["gateway"].state == "fail"
+    code = await asyncio.to_thread(run, cli, ["--home", str(paths.home), "up"])
+    said = capsys.readouterr().out
+    assert code == 0
+    assert f"already running: keeper pid {os.getpid()}" in said
+    assert await asyncio.to_thread(run, cli, ["--home", str(paths.home), "up", "--detach", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["state"] == "already running"
+    assert told["sim"]["pid"] == pids["sim"]
+
+
+def test_down_and_status_of_nothing_are_clear(home, capsys):
+    assert run(cli, ["--home", str(home), "down"]) == 0
+    assert capsys.readouterr().out == "nothing runs\n"
+    assert run(cli, ["--home", str(home), "status", "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["state"] == "down"
+    assert set(document) >= {"schema", "state", "components", "feeds", "venues", "kill", "sim"}
+    assert run(cli, ["--home", str(home), "restart", "orders"]) == 3
+    assert "nothing runs; start it with 'fks up'" in capsys.readouterr().err
+
+
+def test_doctor_names_a_wrong_setting_and_fails(home, capsys, monkeypatch):
+    monkeypatch.setenv("FKS_HTTP_PRT", "1")
+    assert run(cli, ["--home", str(home), "doctor", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    checks = {check["name"]: check for check in document["checks"]}
+    assert document["state"] == "fail"
+    assert "FKS_HTTP_PORT" in checks["settings"]["detail"]
+    assert checks["python"]["state"] == "ok"
+
+
+def test_two_homes_get_ports_of_their_own_and_keep_them(tmp_path, home):
+    def ports(place):
+        settings = open_site(check_host(place)).settings
+        return (settings.http.port, settings.sim.port, settings.ray.gcs_port)
+
+    first, second = ports(tmp_path / "a"), ports(tmp_path / "b")
+    assert not set(first) & set(second)
+    assert ports(tmp_path / "a") == first

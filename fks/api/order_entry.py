@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from fks.store.bus import SIGNALS, WAKE, Bus
 from fks.store.db import Database
 from fks.store.orders import OrderStore
 from fks.store.reading import Listed, ReadingStore
-from fks.store.signals import SignalRecord, SignalStore
+from fks.store.signals import EndRequest, SignalRecord, SignalStore
 
 _POLL_FIRST_S, _POLL_MAX_S = 0.005, 0.1
 _DIGITS_MAX = 40
@@ -192,22 +193,67 @@ class OrderEntry:
         return await self._await_answer(record)
 
     async def cancel(self, client_order_id: str, principal: str) -> EntryAnswer:
-        """Want an order cancelled. 202 with the order; 409 when it has ended; 404 when there is none."""
+        """Want an order cancelled; of an exit's order, that ends the exit, also between two attempts.
+
+        202 with the order; 409 when it has ended, and its exit too; 404 when there is none.
+        """
         order = await self._orders.get(client_order_id)
         if order is None:
             raise InputError(
                 f"unknown order {client_order_id!r}", code="ORDER_UNKNOWN", status=404, remedy="see `fks orders list`"
             )
-        if order.state in TERMINAL:
-            raise InputError(
-                f"order {client_order_id} has ended: {order.state.value}",
-                code="ORDER_ENDED",
-                status=409,
-                remedy="there is nothing left to cancel",
-            )
+        request = None
+        if order.role is Role.EXIT and order.signal_id is not None:
+            now_ns = self._clock.now_ns()
+            request = await self._signals.request_end(order.signal_id, by=principal, now_ns=now_ns)
+        if order.state in TERMINAL and request is None:
+            raise self._ended(f"order {client_order_id} has ended: {order.state.value}")
         asked = await self._orders.want_cancel(client_order_id, by=principal, now_ns=self._clock.now_ns())
         await self._bus.publish(WAKE, {"type": "cancel", "client_order_id": client_order_id})
-        return EntryAnswer(202, order_body(asked or order))
+        body = order_body(asked or order)
+        if request is not None:
+            end = await self._await_end(request)
+            if end.error is not None and order.state in TERMINAL:
+                raise self._ended(f"order {client_order_id} has ended: {order.state.value}, and {end.error}")
+            body["exit_end"] = _end_body(end)
+        return EntryAnswer(202, body)
+
+    async def end_exit(self, signal_id: uuid.UUID, principal: str) -> EntryAnswer:
+        """Want the exit of a signal ended that has no order yet. 202 with the signal; 409 when there is none to end."""
+        request = await self._signals.request_end(signal_id, by=principal, now_ns=self._clock.now_ns())
+        record = await self._signals.get(signal_id)
+        if request is None or record is None:
+            raise self._ended(f"the exit of signal {signal_id} is not in progress")
+        await self._bus.publish(WAKE, {"type": "cancel", "signal_id": str(signal_id)})
+        end = await self._await_end(request)
+        if end.error is not None:
+            raise self._ended(f"signal {signal_id}: {end.error}")
+        record = await self._signals.get(signal_id) or record
+        body = {
+            "id": str(signal_id),
+            "client_order_id": record.client_order_id or client_order_id(intent_id(signal_id), Role.EXIT),
+            "state": None,
+            "signal_state": record.signal.state.value,
+            "symbol": record.signal.symbol,
+            "detail": record.detail,
+            "exit_end": _end_body(end),
+        }
+        return EntryAnswer(202, body)
+
+    @staticmethod
+    def _ended(what: str) -> InputError:
+        return InputError(what, code="ORDER_ENDED", status=409, remedy="there is nothing left to cancel")
+
+    async def _await_end(self, request: int) -> EndRequest:
+        """Return a request to end an exit once the order manager answered it, or as it is after `http.order_wait_s`."""
+        deadline, pause_s = self._clock.monotonic() + self._settings.http.order_wait_s, _POLL_FIRST_S
+        while True:
+            end = await self._signals.end_request(request)
+            assert end is not None, "requests are not deleted"
+            if end.finished_ns is not None or self._clock.monotonic() >= deadline:
+                return end
+            await self._clock.sleep(pause_s)
+            pause_s = min(pause_s * 2, _POLL_MAX_S)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
     async def _signal(self, request: OrderRequest, principal: str, key: str, arrived_ns: int) -> Signal:
@@ -306,6 +352,12 @@ def _answer(record: SignalRecord, order: Order | None) -> EntryAnswer:
         }
     is_no = signal.state in (SignalState.DENIED, SignalState.EXPIRED, SignalState.DECLINED)
     return EntryAnswer(422 if is_no else 202, body)
+
+
+def _end_body(end: EndRequest) -> dict[str, Any]:
+    """Return what a person's request to end an exit came to, as JSON."""
+    state = "requested" if end.finished_ns is None else "accepted" if end.error is None else "refused"
+    return {"signal_id": str(end.signal_id), "by": end.by, "state": state, "detail": end.error}
 
 
 def order_body(order: Order) -> dict[str, Any]:

@@ -68,7 +68,7 @@ PROBLEMS: dict[str, str] = {
     "DECISION_UNKNOWN": "404: no such order or signal, or no strategy instance in the symbol",
     "INCIDENT_UNKNOWN": "404: no such incident",
     "INCIDENT_CLOSED": "409: the incident is closed already",
-    "ORDER_ENDED": "409: there is nothing left to cancel",
+    "ORDER_ENDED": "409: there is nothing left to cancel, and no exit to end",
     "EXPIRED": "422: the request's `valid_until` passed before it became an order",
     "SIGNAL_UNKNOWN": "404: no such signal",
     "SIGNAL_NOT_PENDING": "409: the signal is decided, or its time is over",

@@ -201,6 +201,8 @@ def _verdict_of_signal(signal: Mapping[str, Any], orders: Sequence[Mapping[str, 
         code = signal["code"] or ""
         meaning = MEANING[Code[code]] if code in Code.__members__ else ""
         return f"{who} wanted {what}; denied {code}: {meaning} ({signal['detail'] or ''})"
+    if main is None and signal["ended_by"]:
+        return f"{who} wanted {what}; {signal['detail']}"
     if main is None:
         ends = {
             "pending": "a person has not approved it yet",
@@ -212,7 +214,10 @@ def _verdict_of_signal(signal: Mapping[str, Any], orders: Sequence[Mapping[str, 
         detail = f" ({signal['detail']})" if signal["detail"] else ""
         return f"{who} wanted {what}; {ends.get(state, state)}{detail}"
     filled = number(main["filled"])
-    return f"{who} wanted {what}; the order is {main['state']}, filled {filled} of {number(main['quantity'])}"
+    verdict = f"{who} wanted {what}; the order is {main['state']}, filled {filled} of {number(main['quantity'])}"
+    if signal["ended_by"]:
+        verdict += f"; {signal['detail'] or signal['ended_by'] + ' asked for the end of the exit'}"
+    return verdict
 
 
 def _verdict_without_signal(
@@ -305,6 +310,8 @@ _SIGNAL = (
     "decided_at",
     "trace_id",
     "created_at",
+    "ended_by",
+    "ended_at",
 )
 _ORDER = (
     "client_order_id",

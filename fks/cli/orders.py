@@ -172,12 +172,22 @@ def place(
 @as_json
 @click.pass_context
 def cancel(ctx: click.Context, id: str, as_json: bool) -> None:
-    """Ask for an order to be cancelled."""
+    """Ask for an order to be cancelled.
+
+    Any order of an exit, or the id of its signal, ends the exit, also while it waits between two attempts. What is held
+    stays, and its protection is placed again.
+    """
     with gateway_of(ctx) as gateway:
         answer = gateway.delete(f"/orders/{quote(id, safe='')}")
     emit(answer, as_json=as_json, schema="fks.order/1")
     if not as_json:
-        click.echo(f"order {id}: cancel requested (it is {answer.get('state') or 'asked'}); see fks orders show")
+        end = answer.get("exit_end")
+        if end is None:
+            click.echo(f"order {id}: cancel requested (it is {answer.get('state') or 'asked'}); see fks orders show")
+        elif end["state"] == "accepted":
+            click.echo(f"the exit of signal {end['signal_id']} ends; what is held stays, with its protection")
+        else:
+            click.echo(f"the end of the exit of signal {end['signal_id']} is {end['state']}; see fks why {id}")
 
 
 @orders.command()

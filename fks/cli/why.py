@@ -132,6 +132,7 @@ def _signal(signal: Mapping[str, Any] | None) -> list[str]:
     ]
     prices += [f"valid until {time_of(signal['valid_until'])}"] if signal["valid_until"] else []
     prices += [f"decided by {signal['decided_by']}"] if signal["decided_by"] else []
+    prices += [f"ended by {signal['ended_by']} at {time_of(signal['ended_at'])}"] if signal["ended_by"] else []
     return [*lines, f"  {', '.join(prices)}"] if prices else lines
 
 

@@ -63,3 +63,8 @@ class Signal:
     reason: str = ""
     state: SignalState = SignalState.READY
     trace_id: str = ""
+
+    @property
+    def is_exit(self) -> bool:
+        """Return whether it asks for nothing but to close what its instance holds."""
+        return self.kind is Kind.EXIT or (self.kind is Kind.TARGET and self.size == 0)

@@ -1,18 +1,20 @@
-"""The order manager's reader of what persons ask for beside orders: settlements, and comparisons with a venue."""
+"""The order manager's reader of what persons ask for beside orders: settlements, ends of exits, comparisons with a
+venue."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 
-from fks.clock import Clock
 from fks.model.errors import OutageError
-from fks.model.ports import Lease, Log, Venue
-from fks.order_manager.ledger import Ledger
+from fks.model.signal import SignalState
+from fks.order_manager.context import Context
+from fks.order_manager.position_workers import PositionWorkers
 from fks.order_manager.settlement import Settlements
 from fks.order_manager.venue_session import VenueSession
 from fks.store.db import Database
 from fks.store.settlements import SettlementStore
+from fks.store.signals import SignalStore
 
 _POLL_S = 1.0
 _COMPARE_S = 60.0
@@ -26,19 +28,13 @@ class PersonRequests:
     """
 
     def __init__(
-        self,
-        db: Database,
-        ledger: Ledger,
-        venues: Mapping[str, Venue],
-        sessions: Mapping[str, VenueSession],
-        clock: Clock,
-        lease: Lease,
-        log: Log,
+        self, context: Context, db: Database, sessions: Mapping[str, VenueSession], workers: PositionWorkers
     ) -> None:
-        self._store = SettlementStore(db, lease)
-        self._settlements = Settlements(db, ledger, venues, clock, lease, log)
-        self._db, self._sessions = db, sessions
-        self._clock, self._log = clock, log
+        self._store = SettlementStore(db, context.lease)
+        self._signals = SignalStore(db, context.lease)
+        self._settlements = Settlements(db, context.ledger, context.venues, context.clock, context.lease, context.log)
+        self._db, self._sessions, self._workers = db, sessions, workers
+        self._clock, self._log = context.clock, context.log
         self._again = asyncio.Event()
 
     def wake(self) -> None:
@@ -50,6 +46,7 @@ class PersonRequests:
         while True:
             self._again.clear()
             try:
+                await self.end_exits()
                 await self._settlements.apply_confirmed()
                 requests = await self._store.reconcile_requests(list(self._sessions))
                 await asyncio.gather(*(self._reconcile(venue, ids) for venue, ids in requests.items()))
@@ -62,6 +59,29 @@ class PersonRequests:
             finally:
                 waiter.cancel()
                 sleeper.cancel()
+
+    async def end_exits(self) -> None:
+        """End the exits that persons want ended, and answer: it ends, or there is none to end. Errors: OutageError.
+
+        A request for the venue of another order manager stays open: only that one knows.
+        """
+        for id, by, signal in await self._signals.end_requests():
+            is_ending = self._workers.end_exit(signal, by)
+            if is_ending is False and signal.state is SignalState.READY:  # no core has received it yet
+                is_ending = await self._signals.finish(
+                    signal.id,
+                    SignalState.NOTHING,
+                    now_ns=self._clock.now_ns(),
+                    detail=f"{by} ended the exit before its first order",
+                )
+                self._workers.end_exit(signal, by)  # one may have received it meanwhile
+                if not is_ending:
+                    continue
+            if is_ending is None or (not is_ending and signal.venue not in self._sessions):
+                continue
+            error = None if is_ending else "its exit is not in progress any more"
+            await self._signals.finish_end_request(id, error, self._clock.now_ns())
+            self._log.info("exit.end_requested", signal=str(signal.id), by=by, error=error or "")
 
     async def _reconcile(self, venue: str, ids: list[int]) -> None:
         """Compare the journal with a venue from the start, and keep what was found."""

@@ -14,6 +14,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from fks.model.order import Order, Role
+from fks.model.signal import Signal
 from fks.order_manager.context import Context
 from fks.order_manager.submission import Submissions
 from fks.order_manager.venue_requests import VenueRequests
@@ -112,9 +113,15 @@ class PositionWorkers:
             self.post(key, m.PositionsChanged(self._cache.buckets(key)))
             self.post(key, m.Recheck())
 
-    def person_cancelled(self, order: Order) -> None:
-        """Post that a person asked for the cancel of an order."""
-        self.post((order.account_id, order.venue, order.symbol), m.PersonCancelled(order.client_order_id))
+    def end_exit(self, signal: Signal, by: str) -> bool | None:
+        """Post that a person ended a signal's exit. Return whether it ends; None = draining: the next epoch answers."""
+        if self._is_draining:
+            return None
+        key = (signal.account_id, signal.venue, signal.symbol)
+        if key not in self._workers:
+            return False
+        self.post(key, m.ExitEndRequested(signal.id, by))
+        return self._workers[key].core.is_ended_by_person(signal.id)
 
     async def restore(self) -> None:
         """Give every core what the journal says of its key. Errors: OutageError."""
@@ -151,10 +158,16 @@ class PositionWorkers:
         if last is None or last.role is not Role.EXIT or last.venue != key[1] or last.signal_id is None:
             return None
         known = self._cache.orders.get(last.client_order_id)
-        if known is None and (held == 0 or await store.is_ended_by_person(last.client_order_id)):
+        end = await self._signals.end_of(last.signal_id)
+        is_ended = (end is not None and end.finished_ns is not None) or await store.is_ended_by_person(
+            last.client_order_id
+        )
+        if known is None and (held == 0 or is_ended):
             return None
         record = await self._signals.get(last.signal_id)
-        return None if record is None else m.ResumedExit(record.signal, known or last)
+        if record is None:
+            return None
+        return m.ResumedExit(record.signal, known or last, ended_by="" if end is None else end.by)
 
     # ── state for others ─────────────────────────────────────────────────────────────────────────
     def drain(self) -> None:
@@ -258,6 +271,8 @@ class PositionWorkers:
             record = worker.records.pop(command.signal_id, None)
             if record is not None:
                 self._spawn(self._submissions.finish(record, command.state, None, command.detail), name)
+        elif isinstance(command, m.RecordExitEnd):
+            self._spawn(self._submissions.record_exit_end(command), name)
         else:
             record = worker.records.pop(command.signal_id, None)
             if record is not None:

@@ -163,8 +163,6 @@ class Refresher:
             order = self._cache.orders.get(client_order_id)
             if order is None or order.request is Request.NONE:
                 await self._requests.cancel(client_order_id, by="person", reason="asked for")
-                if order is not None:
-                    self._workers.person_cancelled(order)
 
     def _gauge(self) -> None:
         for state, count in self._cache.counts().items():

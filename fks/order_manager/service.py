@@ -126,7 +126,7 @@ class OrderManager:
         self._refresher = Refresher(
             context, self._facts, self._signals, self._accounts, self._workers, self._requests, kill_file=kill_file
         )
-        self._person_requests = PersonRequests(db, self._ledger, self._venues, self._sessions, clock, lease, log)
+        self._person_requests = PersonRequests(context, db, self._sessions, self._workers)
         self._state = "new"
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
@@ -171,6 +171,7 @@ class OrderManager:
                 await self._feeds[name].restore(by_venue.get(name))
             await self._sessions[name].save_state()
         await self._workers.restore()
+        await self._person_requests.end_exits()  # before the cores receive a signal whose exit was ended meanwhile
         self._state = "started"
         self._log.info("orders.started", epoch=self._lease.epoch, open=len(orders), unknown=self.cache.unknown())
 

@@ -438,6 +438,10 @@ class Submissions:
         if is_mine:
             self._report(record, state, code)
 
+    async def record_exit_end(self, command: m.RecordExitEnd) -> None:
+        """Record on a signal that led to orders that a person ended its exit."""
+        await self._ledger.patiently(lambda: self._signals.record_end(command.signal_id, command.detail))
+
     def _report(self, record: SignalRecord, state: SignalState, code: Code | None) -> None:
         self._context.meter.count("fks_signals_total", state=state.value)
         self._context.publisher.signal(record, state, None if code is None else code.value)

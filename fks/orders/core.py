@@ -69,7 +69,7 @@ class OrderCore:
         self._positions: dict[str, Decimal] = {}
         self._queues: dict[str, _Queue] = {}
         self._known: set[UUID] = set()
-        self._ended: OrderedDict[UUID, None] = OrderedDict()
+        self._ended: OrderedDict[UUID, str] = OrderedDict()  # and the person who ended its exit, or ""
         self._entering: UUID | None = None
         self._exits: dict[str, Exit] = {}
         self._protection: dict[str, _Protection] = {}
@@ -129,6 +129,11 @@ class OrderCore:
         behind = sum(len(self._queues[name].waiting) for name in self._exits if name in self._queues)
         return behind + sum(not exit_.is_taken for exit_ in self._exits.values())
 
+    def is_ended_by_person(self, signal_id: UUID) -> bool:
+        """Return whether the exit of a signal was ended by a person, or ends because of one."""
+        is_ending = any(exit_.signal.id == signal_id and exit_.ended_by for exit_ in self._exits.values())
+        return is_ending or bool(self._ended.get(signal_id))
+
     def exit_of(self, instance: str) -> Exit | None:
         """Return the exit in progress of an instance, or None."""
         return self._exits.get(instance)
@@ -149,10 +154,8 @@ class OrderCore:
             self._protection_done(event)
         elif isinstance(event, m.PositionsChanged):
             self._positions = dict(event.positions)
-        elif isinstance(event, m.PersonCancelled):
-            for exit_ in self._exits.values():
-                if exit_.order is not None and exit_.order.client_order_id == event.client_order_id:
-                    exit_.is_ended_by_person = True
+        elif isinstance(event, m.ExitEndRequested):
+            self._end_exit(event)
         elif isinstance(event, m.Restored):
             self._restore(event)
         elif isinstance(event, m.Recheck):
@@ -176,7 +179,7 @@ class OrderCore:
             if order.filled > 0:
                 self._entries.setdefault(order.instance, {})[name] = order
         exit_ = self._exits.get(order.instance)
-        if exit_ is not None and (order.role is Role.EXIT or (exit_.is_single and order.signal_id == exit_.signal.id)):
+        if exit_ is not None and order.signal_id == exit_.signal.id and (order.role is Role.EXIT or exit_.is_single):
             exit_.order = order
 
     def _restore(self, event: m.Restored) -> None:
@@ -192,6 +195,7 @@ class OrderCore:
                 is_taken=True,
                 attempt=resumed.last.attempt + (not is_open),
                 order=resumed.last,
+                ended_by=resumed.ended_by,
                 began_s=self._now.mono_s,
             )
 
@@ -208,7 +212,7 @@ class OrderCore:
         signal = ready.signal
         if signal.id in self._ended:
             return True
-        if signal.kind is Kind.EXIT or (signal.kind is Kind.TARGET and signal.size == 0):
+        if signal.is_exit:
             if instance in self._exits or self._entering_of(instance):
                 return False
             self._exits[instance] = Exit(signal, began_s=self._now.mono_s)
@@ -306,16 +310,31 @@ class OrderCore:
                 exit_.is_submitting = False
         self._forget(signal_id)
 
-    def _forget(self, signal_id: UUID) -> None:
+    def _forget(self, signal_id: UUID, ended_by: str = "") -> None:
         self._known.discard(signal_id)
-        self._ended[signal_id] = None
+        self._ended[signal_id] = ended_by
         while len(self._ended) > _ENDED_SIGNALS_MAX:
             self._ended.popitem(last=False)
 
     # ── exits ────────────────────────────────────────────────────────────────────────────────────
+    def _end_exit(self, event: m.ExitEndRequested) -> None:
+        """Mark the exit of a signal as ended by a person; one that waits behind another exit ends at once."""
+        for exit_ in self._exits.values():
+            if exit_.signal.id == event.signal_id:
+                exit_.ended_by = event.by
+        for queue in self._queues.values():
+            for item in [item for item in queue.waiting if item.signal.id == event.signal_id and item.signal.is_exit]:
+                queue.waiting.remove(item)
+                self._forget(event.signal_id, event.by)
+                detail = f"{event.by} ended the exit before its first order"
+                self._out.append(m.FinishSignal(event.signal_id, SignalState.NOTHING, detail=detail))
+
     def _exit(self, instance: str) -> None:
         exit_ = self._exits[instance]
         self._cancel_entries(instance, exit_)
+        if exit_.ended_by:
+            for order in [o for o in self._orders.values() if o.instance == instance and o.role is Role.EXIT]:
+                self._cancel(order, f"{exit_.ended_by} ended the exit")
         for _ in range(8):
             now = self._situation(instance, exit_)
             row = next_row(exit_, now)
@@ -419,21 +438,25 @@ class OrderCore:
 
     def _finish_exit(self, instance: str, exit_: Exit, act: ExitAct) -> None:
         del self._exits[instance]
-        self._forget(exit_.signal.id)
+        self._forget(exit_.signal.id, exit_.ended_by if act is ExitAct.FINISH_PERSON else "")
         if act is ExitAct.FINISH_SINGLE:
             return
         if act is ExitAct.FINISH_PERSON:
-            self._alert(
-                "warning", "exit.ended", f"a person ended the exit of {self.key[2]}; what is held stays", instance
-            )
-        if exit_.is_single:
+            held = self._positions.get(instance, ZERO)
+            detail = f"{exit_.ended_by} ended the exit; {held.normalize():f} is still held"
+            self._alert("warning", "exit.ended", f"{self.key[2]}: {detail}", instance)
+            if exit_.is_taken:
+                self._out.append(m.RecordExitEnd(exit_.signal.id, detail))
+                return
+        elif exit_.is_single:
             # it cannot close anything now: the submission says why, with its code
             self._out.append(m.SubmitEntry(exit_.signal.id))
-        elif not exit_.is_taken:
-            detail = {
-                ExitAct.FINISH_FLAT: "nothing is held that an order could close",
-                ExitAct.FINISH_DUST: "dust: what is held is below the venue's smallest order",
-            }.get(act, "a person ended it")
+            return
+        elif act is ExitAct.FINISH_FLAT:
+            detail = "nothing is held that an order could close"
+        else:
+            detail = "dust: what is held is below the venue's smallest order"
+        if not exit_.is_taken:
             self._out.append(m.FinishSignal(exit_.signal.id, SignalState.NOTHING, detail=detail))
 
     def _page_slow_exit(self, instance: str, exit_: Exit, now: Situation) -> None:

@@ -59,7 +59,7 @@ class Exit:
     is_single: bool = False
     is_submitting: bool = False
     order: Order | None = None  # the newest closing order
-    is_ended_by_person: bool = False
+    ended_by: str = ""  # the person who asked for its end; "" = nobody did
     is_short: bool = False  # the venue has less than the journal: what it has caps the next attempts
     began_s: float = 0.0
     clear_by_s: float = 0.0
@@ -101,7 +101,7 @@ class ExitRow:
 
 def ended_by_person(exit_: Exit, now: Situation) -> bool:
     """a person ended it, and no closing order may still fill"""
-    return exit_.is_ended_by_person and not now.has_attempt
+    return bool(exit_.ended_by) and not now.has_attempt
 
 
 def is_flat(exit_: Exit, now: Situation) -> bool:
@@ -170,9 +170,9 @@ EXIT_ROWS: tuple[ExitRow, ...] = (
     ExitRow(_in(S.CLOSING), attempt_is_over, S.WAITING, A.NEXT_ATTEMPT),
     ExitRow(_in(S.CLOSING), always, S.CLOSING, A.NOTHING),
     ExitRow(IDLE, single_cannot_go, S.ENDED, A.SUBMIT_SINGLE),
-    ExitRow(IDLE, ended_by_person, S.ENDED, A.FINISH_PERSON),
     ExitRow(IDLE, is_flat, S.ENDED, A.FINISH_FLAT),
     ExitRow(IDLE, is_dust, S.ENDED, A.FINISH_DUST),
+    ExitRow(IDLE, ended_by_person, S.ENDED, A.FINISH_PERSON),
     ExitRow(_in(S.WAITING), is_backing_off, S.WAITING, A.NOTHING),
     ExitRow(_in(S.WAITING), is_postponed, S.WAITING, A.NOTHING),
     ExitRow(_in(S.WAITING), has_legs, S.CLEARING, A.CANCEL_LEGS),

@@ -113,6 +113,7 @@ class ResumedExit:
 
     signal: Signal
     last: Order
+    ended_by: str = ""  # the person who asked for its end, when that was not carried out yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +159,11 @@ class ProtectionDone:
 
 
 @dataclass(frozen=True, slots=True)
-class PersonCancelled:
-    """A person asked for the cancel of an order: of an exit's, that ends the exit."""
+class ExitEndRequested:
+    """A person, `by`, asked for the end of the exit that a signal began, or is waiting to begin."""
 
-    client_order_id: str
+    signal_id: uuid.UUID
+    by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ Event = (
     | EntryDone
     | CloseDone
     | ProtectionDone
-    | PersonCancelled
+    | ExitEndRequested
     | Recheck
     | Tick
 )
@@ -270,6 +272,14 @@ class FinishSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordExitEnd:
+    """Add to a signal that led to orders already that a person ended its exit."""
+
+    signal_id: uuid.UUID
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class DenySignal:
     """Deny an entry without submitting it."""
 
@@ -305,6 +315,7 @@ Command = (
     | QueryOrder
     | AbandonOrder
     | FinishSignal
+    | RecordExitEnd
     | DenySignal
     | RefreshBalances
     | RaiseAlert

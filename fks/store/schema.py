@@ -545,6 +545,18 @@ reconcile_requests = Table(  # a person asks the order manager to compare the jo
     Index("ix_reconcile_requests_open", "venue", postgresql_where=text("finished_at IS NULL")),
 )
 
+exit_end_requests = Table(  # a person asks the order manager to end the exit that a signal began, or waits to begin
+    "exit_end_requests",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("signal_id", UUID, nullable=False, index=True),
+    _text("by"),
+    _time("requested_at", now=True),
+    _time("finished_at", null=True),
+    _text("error", null=True),
+    Index("ix_exit_end_requests_open", "id", postgresql_where=text("finished_at IS NULL")),
+)
+
 trades = Table(  # executions of our accounts: from fills, or booked by a person (record_trade)
     "trades",
     metadata,

@@ -33,6 +33,18 @@ class SignalRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class EndRequest:
+    """A person's request to end the exit of a signal. `error`: why the order manager refused it; None = it did not."""
+
+    id: int
+    signal_id: uuid.UUID
+    by: str
+    requested_ns: int
+    finished_ns: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """How many signals of one venue are ready and have no outcome yet, and the age of the oldest."""
 
@@ -100,6 +112,37 @@ class SignalStore:
         """End every pending signal whose `valid_until` has passed, and return those."""
         rows = await self._db.fetch("signals.expire", to_datetime(now_ns), *fence_of(self._lease))
         return [record_of(row) for row in rows]
+
+    # ── ends of exits ────────────────────────────────────────────────────────────────────────────
+    async def request_end(self, signal_id: uuid.UUID, *, by: str, now_ns: int) -> int | None:
+        """Ask for the end of a signal's exit and return the request's id; None when the journal shows no such exit in
+        progress. A request that is still open is returned instead of a second one."""
+        id = await self._db.fetchval("signals.request_end", signal_id, by, to_datetime(now_ns))
+        assert id is None or isinstance(id, int)
+        return id
+
+    async def end_request(self, id: int) -> EndRequest | None:
+        """Return one request to end an exit, or None."""
+        row = await self._db.fetchrow("signals.end_request", id)
+        return None if row is None else _end_request(row)
+
+    async def end_of(self, signal_id: uuid.UUID) -> EndRequest | None:
+        """Return the newest request to end a signal's exit that was not refused, or None."""
+        row = await self._db.fetchrow("signals.end_of", signal_id)
+        return None if row is None else _end_request(row)
+
+    async def end_requests(self) -> list[tuple[int, str, Signal]]:
+        """Return the open requests, oldest first: their id, the person, and the signal whose exit is meant."""
+        rows = await self._db.fetch("signals.end_requests")
+        return [(row["request_id"], row["request_by"], record_of(row).signal) for row in rows]
+
+    async def finish_end_request(self, id: int, error: str | None, now_ns: int) -> None:
+        """Answer a request to end an exit: carried out, or refused with `error`."""
+        await self._db.execute("signals.finish_end_request", id, error, to_datetime(now_ns), *fence_of(self._lease))
+
+    async def record_end(self, signal_id: uuid.UUID, detail: str) -> bool:
+        """Add `detail` to a signal that led to orders. False: it did not, or a newer epoch owns the lease."""
+        return await self._db.fetchrow("signals.record_end", signal_id, detail, *fence_of(self._lease)) is not None
 
     async def page(
         self,
@@ -178,6 +221,12 @@ def record_of(row: Row) -> SignalRecord:
         decided_ns=_ns(row["decided_at"]),
         body_hash=row["body_hash"],
         created_ns=to_ns(row["created_at"]),
+    )
+
+
+def _end_request(row: Row) -> EndRequest:
+    return EndRequest(
+        row["id"], row["signal_id"], row["by"], to_ns(row["requested_at"]), _ns(row["finished_at"]), row["error"]
     )
 
 

@@ -114,12 +114,24 @@ async def order(gate: Gate, who: Reader, id: str) -> ExactJson:
 
 @router.delete("/orders/{id}", status_code=202)
 async def cancel(gate: Gate, who: Trader, id: str) -> ExactJson:
-    """Ask for an order to be cancelled. Asking twice changes nothing; whether it ended is what its state says later."""
+    """Ask for an order to be cancelled. Asking twice changes nothing; whether it ended is what its state says later.
+
+    Any order of an exit, or the id of its signal, ends the exit, also while it waits between two attempts: 202 with
+    `exit_end`, and what is held stays protected. 409 ORDER_ENDED when there is nothing to end.
+    """
     found = await _find(gate, id)
-    if found is None:
-        await _waiting(gate, id)
-        raise Problem(409, "ORDER_NOT_YET", f"{id} has not become an order yet", remedy="ask again in a moment")
-    return _answer(await gate.door.cancel(found["client_order_id"], who.name))
+    if found is not None:
+        return _answer(await gate.door.cancel(found["client_order_id"], who.name))
+    waiting = await _waiting(gate, id)
+    if waiting["signal_state"] not in ("pending", "ready"):
+        raise Problem(
+            409, "ORDER_ENDED", f"signal {id} has ended: {waiting['signal_state']}", remedy="see GET /signals"
+        )
+    is_exit = waiting["kind"] == "exit" or (waiting["kind"] == "target" and waiting["quantity"] == 0)
+    if not is_exit or waiting["signal_state"] == "pending":
+        remedy = "reject the signal" if waiting["signal_state"] == "pending" else "ask again in a moment"
+        raise Problem(409, "ORDER_NOT_YET", f"{id} has not become an order yet", remedy=remedy)
+    return _answer(await gate.door.end_exit(uuid.UUID(str(waiting["id"])), who.name))
 
 
 TradeId = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
@@ -219,11 +231,12 @@ async def _waiting(gate: Gateway, id: str) -> dict[str, Any]:
         raise _unknown(id)
     return {
         "id": row["id"],
-        "client_order_id": row["client_order_id"] or _client_id(row["id"]),
+        "client_order_id": row["client_order_id"] or _client_id(row["id"], row["kind"]),
         "state": None,
         "signal_state": row["state"],
         "code": row["code"],
         "detail": row["detail"],
+        "kind": row["kind"],
         "symbol": row["symbol"],
         "side": row["side"],
         "type": row["type"],
@@ -241,8 +254,9 @@ async def _request(gate: Gateway, id: str) -> Any:
     return row
 
 
-def _client_id(signal_id: uuid.UUID) -> str:
-    return ids.client_order_id(ids.intent_id(signal_id), Role.ORDER)
+def _client_id(signal_id: uuid.UUID, kind: str = "order") -> str:
+    role = {"order": Role.ORDER, "enter": Role.ENTRY}.get(kind, Role.EXIT)
+    return ids.client_order_id(ids.intent_id(signal_id), role)
 
 
 def _uuid(text: str) -> uuid.UUID | None:

@@ -27,7 +27,7 @@ SELECT s.id, s.seq, s.source, s.instance, a.name AS account, s.venue, s.exchange
 
 -- name: waiting_requests
 -- The newest requests of people that have not become an order yet: few, for the order manager takes them at once.
-SELECT id, state, code, detail, symbol, side, type, size, client_order_id FROM signals
+SELECT id, kind, state, code, detail, symbol, side, type, size, client_order_id FROM signals
  WHERE kind = 'order' AND state IN ('ready', 'pending') ORDER BY seq DESC LIMIT 200;
 
 -- name: orders

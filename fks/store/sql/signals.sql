@@ -68,3 +68,53 @@ SELECT * FROM signals
  WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR instance = $2) AND ($3::text IS NULL OR symbol = $3)
    AND ($4::bigint IS NULL OR seq < $4)
  ORDER BY seq DESC LIMIT $5;
+
+-- name: request_end
+-- A person asks for the end of a signal's exit. No row back when that exit is not in progress: the signal is ready, or the
+-- instance's newest decision is an order of it and something is left to close. A request that is open already is returned.
+WITH signal AS (
+    SELECT s.* FROM signals s WHERE s.id = $1 AND (s.kind = 'exit' OR (s.kind = 'target' AND s.size = 0))),
+asked AS (
+    SELECT e.id, e.finished_at FROM exit_end_requests e WHERE e.signal_id = $1 AND e.error IS NULL ORDER BY e.id DESC LIMIT 1),
+newest AS (
+    SELECT o.signal_id FROM orders o JOIN signal s ON o.account_id = s.account_id AND o.symbol = s.symbol
+       AND o.instance = s.instance
+     WHERE o.role IN ('entry', 'exit') AND o.state <> 'DENIED' ORDER BY o.created_at DESC, o.generation DESC LIMIT 1),
+added AS (
+    INSERT INTO exit_end_requests (signal_id, by, requested_at)
+    SELECT s.id, $2, $3 FROM signal s
+     WHERE NOT EXISTS (SELECT FROM asked)
+       AND (s.state = 'ready'
+            OR (s.state = 'ordered' AND s.id = (SELECT signal_id FROM newest)
+                AND (EXISTS (SELECT FROM positions p WHERE p.account_id = s.account_id AND p.venue = s.venue
+                                AND p.symbol = s.symbol AND p.instance = s.instance AND p.quantity <> 0)
+                     OR EXISTS (SELECT FROM orders o WHERE o.signal_id = s.id AND o.role = 'exit'
+                                   AND o.state IN ('INTENDED','SENDING','UNKNOWN','ACCEPTED','WORKING','PARTIAL')))))
+    RETURNING id)
+SELECT id FROM added UNION ALL SELECT id FROM asked WHERE finished_at IS NULL LIMIT 1;
+
+-- name: end_request
+-- One request to end an exit.
+SELECT * FROM exit_end_requests WHERE id = $1;
+
+-- name: end_of
+-- The newest request to end a signal's exit that was not refused.
+SELECT * FROM exit_end_requests WHERE signal_id = $1 AND error IS NULL ORDER BY id DESC LIMIT 1;
+
+-- name: end_requests
+-- The requests to end exits that no order manager has answered, oldest first, each with its signal.
+SELECT e.id AS request_id, e.by AS request_by, s.* FROM exit_end_requests e JOIN signals s ON s.id = e.signal_id
+ WHERE e.finished_at IS NULL ORDER BY e.id LIMIT 200;
+
+-- name: finish_end_request
+-- Answer a request to end an exit: carried out, or refused with the error; nothing when a newer epoch owns the lease ($4
+-- null: nobody's).
+WITH lease AS (SELECT 1 FROM leases WHERE name = $4 AND epoch = $5 FOR SHARE)
+UPDATE exit_end_requests SET finished_at = $3, error = $2
+ WHERE id = $1 AND finished_at IS NULL AND ($4::text IS NULL OR EXISTS (SELECT FROM lease));
+
+-- name: record_end
+-- Add to a signal that led to orders that a person ended its exit; fenced by the lease's epoch ($3 null: nobody's).
+WITH lease AS (SELECT 1 FROM leases WHERE name = $3 AND epoch = $4 FOR SHARE)
+UPDATE signals SET detail = $2 WHERE id = $1 AND state = 'ordered' AND ($3::text IS NULL OR EXISTS (SELECT FROM lease))
+RETURNING *;

@@ -1,10 +1,17 @@
 -- name: signal
--- One signal with its account's name.
-SELECT s.*, a.name AS account FROM signals s JOIN accounts a ON a.id = s.account_id WHERE s.id = $1;
+-- One signal with its account's name, and the person who ended its exit.
+SELECT s.*, a.name AS account, e.by AS ended_by, e.requested_at AS ended_at
+  FROM signals s JOIN accounts a ON a.id = s.account_id
+  LEFT JOIN LATERAL (SELECT by, requested_at FROM exit_end_requests
+                      WHERE signal_id = s.id AND error IS NULL AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1) e ON true
+ WHERE s.id = $1;
 
 -- name: signals_at
 -- What an instance asked for at one bar.
-SELECT s.*, a.name AS account FROM signals s JOIN accounts a ON a.id = s.account_id
+SELECT s.*, a.name AS account, e.by AS ended_by, e.requested_at AS ended_at
+  FROM signals s JOIN accounts a ON a.id = s.account_id
+  LEFT JOIN LATERAL (SELECT by, requested_at FROM exit_end_requests
+                      WHERE signal_id = s.id AND error IS NULL AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1) e ON true
  WHERE s.instance = $1 AND s.exchange = $2 AND s.symbol = $3 AND s.timeframe = $4 AND s.ts_event = $5 ORDER BY s.ordinal;
 
 -- name: order

@@ -72,6 +72,7 @@ FAULTS: dict[str, list[dict[str, Any]] | None] = {
     "not found for a while": [{"kind": "hide_order", "seconds": 0.5}],
     "restart": None,
 }  # fmt: skip
+SESSIONS = ("ccxt", "own")
 #: faults by which the exchange refuses what it may: only with these may a page be open
 REFUSING = frozenset({"429", "418", "5xx", "dropped", "-1007 and not accepted", "restart"})
 
@@ -172,6 +173,7 @@ class OrderChaos:
     asked: int = 0
     kills: int = 0
     points: int = 0  # of the kills, those at the labelled point
+    _lives: int = 0
     _fills: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     _since_ms: int = 0
     _prices: dict[str, str] = field(default_factory=dict)
@@ -376,8 +378,10 @@ class OrderChaos:
         self.exchange.start()
 
     async def begin(self, **more: Any) -> None:
-        """Start a life."""
-        await self.lives.begin(self.job | {"exchange": self.exchange.info} | more)
+        """Start a life. Every second one reaches the exchange through ccxt, the others through our own session."""
+        self._lives += 1
+        session = SESSIONS[self._lives % len(SESSIONS)]
+        await self.lives.begin(self.job | {"exchange": self.exchange.info, "session": session} | more)
 
     async def settle(self, deadline_s: float = 60.0) -> None:
         """Clear every fault and let a last life work until nothing is open that could end by itself."""

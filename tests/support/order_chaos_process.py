@@ -1,7 +1,7 @@
 """Order managers that are killed: one process that has everything imported and forks a new self for each life.
 
 `python -m tests.support.order_chaos_process` reads one JSON object per line: database_url, redis_url, exchange (a
-LocalExchange's info), label and count of the crash point (label "" for none), act: "kill" (kill -9 of itself) or
+LocalExchange's info), session ("own" or "ccxt"), label and count of the crash point (label "" for none), act: "kill" (kill -9 of itself) or
 "database" (kill -9 of the postmaster `postmaster`), settings (overrides of `venue`). Each line is a life. It prints
 {"pid": …}, {"ready": true} once entries may go everywhere, and {"ended": status} when that life is over.
 """
@@ -20,7 +20,9 @@ from fks.config.settings import Http, Risk, Settings, Venue
 from fks.orders.crash_points import At, CrashPoints, nowhere
 from fks.store.bus import Bus
 from fks.store.db import Database
-from fks.venues.ccxt import CcxtConfig, CcxtVenue
+from fks.venues.binance.config import SessionConfig
+from fks.venues.binance.session import BinanceVenue
+from fks.venues.ccxt import CcxtVenue
 from tests.support.order_rig import Rig
 from tests.support.ports import CollectingLog
 from tests.support.scripted_venue import ScriptedVenue
@@ -34,6 +36,7 @@ VENUE: dict[str, Any] = {
     "absent_age_s": 1.2,
     "sweep_s": 1.0,
 }
+SESSIONS = {"own": BinanceVenue, "ccxt": CcxtVenue}
 RISK = Risk(
     feed_age_max_s=3600,
     orders_per_minute=100_000,
@@ -68,7 +71,7 @@ async def live(job: dict[str, Any]) -> None:
     settings = Settings(venue=Venue(**(VENUE | job.get("settings", {}))), risk=RISK, http=Http(order_wait_s=10.0))
     db = await Database.connect(job["database_url"], application="orders")
     bus, info = await Bus.connect(job["redis_url"]), job["exchange"]
-    config = CcxtConfig(
+    config = SessionConfig(
         account_id=0,
         order_timeout_s=settings.venue.order_timeout_s,
         read_timeout_s=2.0,
@@ -79,7 +82,7 @@ async def live(job: dict[str, Any]) -> None:
         api_secret=info["api_secret"],
     )
     log = CollectingLog()
-    venue = CcxtVenue(config, RealClock(), log)
+    venue = SESSIONS[job.get("session", "own")](config, RealClock(), log)
     rig = Rig(db, bus, ScriptedVenue(), settings, venues={"ccxt": venue}, log=log, at=point_of(job))
     await rig.start(wait_ready=False)
     assert rig.task is not None

@@ -1,5 +1,5 @@
-"""PostgreSQL is away for ten minutes once: no entry reaches the exchange older than its max_age, and the stop of what is
-held stays there. `make soak`; FKS_SOAK_AWAY_S shortens it."""
+"""PostgreSQL is away for ten minutes once: no entry reaches the exchange older than its max_age, and the stop of a
+position stays there. `make soak`; FKS_SOAK_AWAY_S shortens it."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_ten_minutes_without_postgres_send_no_old_entry(
     assert tasks_max <= tasks + 10, "retries pile up no tasks"
     logged = Counter(event for _, event, _ in rig.log.lines)
     print(
-        f"away {AWAY_S:g} s, ready {ready_s:.1f} s after PostgreSQL was back; outcomes {dict(outcomes)}; oldest entry at "
-        f"the exchange {max(ages.values()):.3f} s of {MAX_AGE_S:g} s; tasks {tasks} to {tasks_max}; "
+        f"away {AWAY_S:g} s, ready {ready_s:.1f} s after PostgreSQL was back; outcomes {dict(outcomes)}; oldest entry "
+        f"at the exchange {max(ages.values()):.3f} s of {MAX_AGE_S:g} s; tasks {tasks} to {tasks_max}; "
         f"log lines {logged.most_common(6)}"
     )

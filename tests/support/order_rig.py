@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from fks.clock import RealClock
+from fks.clock import Clock, RealClock
 from fks.config.settings import Http, Risk, Settings, Venue
 from fks.model.order import Order, OrderType, Side, State, TimeInForce
 from fks.model.ports import Venue as VenuePort
@@ -103,6 +103,7 @@ class Rig:
     ask_before_ns: int = 0
     at: At = nowhere
     limits: Limits | None = None
+    clock: Clock = field(default_factory=RealClock)
     histories: list[Histories] = field(default_factory=list)  # of the cores of each run
     lease: TestLease = field(init=False)
     service: OrderManager = field(init=False)
@@ -126,7 +127,7 @@ class Rig:
             self.bus,
             venues,
             self.settings,
-            RealClock(),
+            self.clock,
             self.meter,
             self.log,
             self.lease,

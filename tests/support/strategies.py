@@ -86,10 +86,11 @@ async def add_instance(
     *,
     symbol: str = "BTCUSDT",
     timeframe: str = "1m",
+    account: str = "demo",
     approval: str = "auto",
     valid_for_s: float = 60.0,
 ) -> None:
-    """Add an instance on the demo account."""
+    """Add an instance on an account."""
     async with db.transaction() as tx:
         assert await StrategyStore(tx).add(
             NewInstance(
@@ -99,7 +100,7 @@ async def add_instance(
                 "binance",
                 symbol,
                 timeframe,
-                "demo",
+                account,
                 size=Decimal(500),
                 approval=approval,
                 valid_for_s=valid_for_s,

@@ -1,5 +1,7 @@
-"""Chaos on purpose: faults planned from a seed, performed from outside, and an auditor that believes nobody.
+"""Chaos testing: faults planned from a seed, injected from outside, and an auditor that trusts only its own evidence.
 
-The room shares no code with the runtime it judges: it reads the node file, the rows, the keeper's door and log, the
-exchange's own records and the process table, as an operator with a shell would. `plan` and `judge` are pure.
+The package shares no code with the runtime that it audits. It reads the node file, the rows, the keeper's control
+socket
+and log, the exchange's own records and the process table, as an operator with a shell would. `plan` and
+`audit_evidence` are pure.
 """

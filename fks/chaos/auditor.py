@@ -23,8 +23,8 @@ NEVER_SENT = ("DENIED", "INTENDED", "ABANDONED")
 ENDED = ("FILLED", "CANCELLED", "EXPIRED", "REJECTED", "ABSENT")
 LIVE = ("ACCEPTED", "WORKING", "PARTIAL")
 EXCHANGE_OPEN = ("NEW", "PARTIALLY_FILLED", "PENDING_NEW")
-DUST = Decimal(10)  # a rest worth less cannot be sold: the exchange's smallest order
-#: What may not be found in a sound system; each is a line of the report.
+DUST = Decimal(10)  # a smaller rest cannot be sold: the exchange's smallest order
+# : The checks; each is a line of the report.
 CHECKS = (
     "signals lost",
     "orders doubled",
@@ -42,7 +42,7 @@ CHECKS = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, said so that a person can look it up."""
+    """A rule that the evidence breaks, with the ids to look up."""
 
     check: str
     text: str
@@ -50,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A strategy instance as it was when the run began: `cursor_s` and `target` are what the oracle starts from."""
+    """A strategy instance at the start of the run: the oracle starts from `cursor_s` and `target`."""
 
     id: str
     cursor_s: int
@@ -68,7 +68,8 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """An order somebody asked for over HTTP under one key: the signals its answers promised, or why it was refused."""
+    """An order requested over HTTP under one key: the signals that its answers promised, or the reason of its
+    refusal."""
 
     key: str
     promised: Sequence[str] = ()
@@ -77,10 +78,10 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that was collected, as plain rows, at one moment (`now_s`, unix). Money is Decimal.
+    """The collected rows at one moment (`now_s`, unix). Money is Decimal.
 
     `bars`: symbol -> (our bars, the exchange's), each {open time in s: (close, volume)}. `closes`: instance -> its bars
-    as (open time in s, close), oldest first, from its anchor. `leaks`: what is left over, said in words.
+    as (open time in s, close), oldest first, from its anchor. `leaks`: resources left over, as text.
     `events`: rows of order_events by their ids, None where they were not collected. `uncovered`: protected positions
     that the samples of a run found without stop or page. `is_tape`: the exchange's time is a tape's.
     """
@@ -105,13 +106,13 @@ class Evidence:
     events: Sequence[Row] | None = None
     uncovered: Sequence[str] = ()
     is_tape: bool = False
-    since_s: float = 0.0  # what the exchange received before is not this run's
+    since_s: float = 0.0  # requests that the exchange received earlier belong to no run of ours
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The verdict. Sound means no finding, and that everything could be looked at: positions cannot while an execution
-    is on its way (`is_whole`)."""
+    """The result. Sound means no violation and a complete audit: positions cannot be compared while an execution is on
+    its way (`is_whole`)."""
 
     signals: int
     orders: int
@@ -131,7 +132,7 @@ class Audit:
 
 
 def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
-    """Return the verdict. What is younger than `settle_s` may still be under way and is not held against anybody."""
+    """Return the audit. Rows younger than `settle_s` may still be under way and count as no violation."""
     before = evidence.now_s - settle_s
     findings = [
         *_signals(evidence, before),
@@ -169,7 +170,7 @@ def _age_is_due(row: Row, column: str, before: float) -> bool:
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 def _signals(evidence: Evidence, before: float) -> Iterator[Finding]:
-    """An accepted signal has one outcome, and what it was ordered by exists."""
+    """An accepted signal has one outcome, and the order that it led to exists."""
     known = {row["client_order_id"] for row in evidence.orders}
     for row in evidence.signals:
         name = f"{row['id']} ({row['instance'] or row['source']})"
@@ -182,7 +183,7 @@ def _signals(evidence: Evidence, before: float) -> Iterator[Finding]:
 
 
 def _wishes(evidence: Evidence) -> Iterator[Finding]:
-    """What an answer promised is there, once for each key; nothing that was asked for properly is refused as wrong."""
+    """Every promised signal exists, one for each key; no valid request is refused."""
     known = {str(row["id"]) for row in evidence.signals}
     for wish in evidence.wishes:
         for id in wish.promised:
@@ -197,10 +198,11 @@ def _wishes(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _decisions(evidence: Evidence, before: float) -> Iterator[Finding]:
-    """Every sealed bar was decided on, and as the auditor itself would."""
+    """Every sealed bar was decided on, and with the decision that the auditor's own calculation gives."""
     for row in evidence.instances:
         start = evidence.started.get(row["id"])
-        if start is not None and row["state"] == "DISABLED":  # by the system: a person's switch leaves the state alone
+        # DISABLED is set by the system: a person's switch leaves the state alone
+        if start is not None and row["state"] == "DISABLED":
             yield Finding("signals lost", f"instance {row['id']} was switched off: {row['error']}")
         if not row["is_enabled"] or start is None:
             continue
@@ -235,8 +237,8 @@ def _compare_edges(evidence: Evidence, row: Row, start: Instance, cursor_s: int)
 def expected_edges(
     closes: Sequence[tuple[int, Decimal]], fast: int, slow: int, after_s: int, through_s: int, target: float
 ) -> Iterator[tuple[int, str]]:
-    """Yield (bar, kind) of the signals that a long-only crossing of two simple averages owes for the bars in
-    between."""
+    """Yield (bar, kind) of the signals that a long-only crossing of two simple averages must give in (after_s,
+    through_s]."""
     side, wanted = 0, target
     for place in range(slow - 1, len(closes)):
         at_s = closes[place][0]
@@ -254,9 +256,12 @@ def expected_edges(
 def expected_signals(
     edges: Sequence[tuple[int, str]], missed: Sequence[Missed]
 ) -> tuple[set[tuple[int, str]], set[tuple[int, str]]]:
-    """Return (owed, allowed) signals of a long-only instance when bars were missed: of each missed interval the last
-    exit is owed if it was entered before and is not wanted after it; its last edge is allowed if it is an entry from
-    flat."""
+    """Return (required, allowed) signals of a long-only instance when bars were missed.
+
+    Of each missed interval the last exit is required if it was entered before and is not wanted after it; its last edge
+    is
+    allowed if it is an entry from flat.
+    """
     owed, allowed = set(edges), set[tuple[int, str]]()
     for item in missed:
         inside = [edge for edge in edges if item.from_s <= edge[0] <= item.to_s]
@@ -268,8 +273,8 @@ def expected_signals(
     return owed, allowed
 
 
-AGE_LEAST_S, AGE_MOST_S = 5.0, 60.0  # of a decision: one bar, but no less and no more than this
-AGE_SLACK_S = 1.0  # between the moment the bytes left and the exchange's note of them
+AGE_LEAST_S, AGE_MOST_S = 5.0, 60.0  # bounds of a decision's maximal age: one bar, but within these
+AGE_SLACK_S = 1.0  # between the first byte sent and the exchange's record of it
 _SECONDS = {"1s": 1, "5s": 5, "15s": 15, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "4h": 14400}
 
 
@@ -320,7 +325,7 @@ def _makes(row: Row) -> bool:
 
 
 def _nameless(evidence: Evidence) -> Iterator[Finding]:
-    """An order without an id could be sent twice and nobody could tell."""
+    """Every order carries its own id; without one it could be sent twice unnoticed."""
     for row in evidence.received:
         if _makes(row) and not made_by(row) and row.get("time_ms", 0) / 1000 >= evidence.since_s:
             yield Finding("orders astray", f"an order was sent without an id of its own: {row['method']} {row['path']}")
@@ -349,8 +354,8 @@ def _doubled(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _took(row: Row) -> bool:
-    """Return whether an order did something or still may. One that the exchange refused did nothing: an exit is then
-    asked for anew, under another id."""
+    """Return whether an order had an effect or still may. An order that the exchange refused had none: its exit is
+    requested again under another id."""
     return row["state"] not in NEVER_SENT and (row["state"] not in ENDED or row["filled"] > 0)
 
 
@@ -405,7 +410,7 @@ def _fills(evidence: Evidence, before: float) -> Iterator[Finding]:
 
 
 def _is_moving(evidence: Evidence, before: float) -> bool:
-    """Return whether an execution is on its way to the journal: only the next look can compare positions."""
+    """Return whether an execution is on its way to the journal: positions can be compared only at a later look."""
     booked = {(row["symbol"], str(row["venue_trade_id"])) for row in evidence.trades}
     return any(
         row["wallTime"] / 1000 >= before and (row["symbol"], str(row["id"])) not in booked
@@ -419,7 +424,7 @@ def _positions(evidence: Evidence) -> Iterator[Finding]:
     killing = {row["client_order_id"] for row in evidence.orders if row["role"] == "kill"}
     client = {(row["symbol"], row["orderId"]): row["clientOrderId"] for row in evidence.exchange_orders}
     owed: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
-    shared = set()  # symbols that a kill closed: one order for all instances, so only their sum is anybody's to say
+    shared = set()  # symbols closed by a kill: one order for all instances, so only their sum is defined
     for row in evidence.exchange_fills:
         id = client.get((row["symbol"], row["orderId"]), "")
         if id in killing:
@@ -456,7 +461,7 @@ def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: 
 
 
 def _protection(evidence: Evidence, before: float) -> Iterator[Finding]:
-    """An open position whose entry wanted a stop has one that lives at the exchange."""
+    """An open position whose entry has a stop loss has a stop that rests at the exchange."""
     open_there = {row["clientOrderId"] for row in evidence.exchange_orders if row["status"] in EXCHANGE_OPEN}
     legs = [row for row in evidence.orders if row["parent_id"] is not None and row["state"] in LIVE]
     for position in evidence.positions:

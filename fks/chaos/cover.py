@@ -1,9 +1,10 @@
 """The invariant of protection, sampled from the exchange's own state while a chaos run goes on.
 
-For each position that wants a stop: live stops plus exit orders that are live or of unknown outcome at the exchange
-(an exit that waits does not count) make up the quantity held, without dust, within WITHIN_S; or a page is open. What is
-held is the sum of the exchange's executions, never our own rows. The journal only says whose an order is and what its
-entry wanted.
+For each position with a stop loss: live stops plus exit orders that are live or of unknown outcome at the exchange
+(a waiting exit does not count) make up the quantity held, without dust, within WITHIN_S; or a page is open. The
+quantity
+held is the sum of the exchange's executions, never our own rows. The journal is used only for the owner of an order and
+the stop loss of an entry.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ _ENTERING = ("entry", "order")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What of a symbol cannot be sold: less than a lot or less than the smallest notional."""
+    """Smallest sellable amounts of a symbol: a lot, and a notional."""
 
     step: Decimal
     notional_min: Decimal
     price: Decimal
 
     def without_dust(self, quantity: Decimal) -> Decimal:
-        """Return what of `quantity` the exchange would take as an order; 0 when it takes none."""
+        """Return the part of `quantity` that the exchange would take as an order; 0 when it takes none."""
         whole = quantity // self.step * self.step
         return whole if whole * self.price >= self.notional_min else Decimal(0)
 
@@ -61,7 +62,7 @@ class Uncovered:
     covered: Decimal
 
     def words(self) -> str:
-        """Return it as a person reads it."""
+        """Return a line for people."""
         return f"{self.symbol} {self.instance} holds {self.held:f}, stops and exits cover {self.covered:f}"
 
 
@@ -89,7 +90,8 @@ def uncovered(sample: Sample) -> Iterator[Uncovered]:
 
 
 def _rest_at(there: Row | None, ours: Row) -> Decimal:
-    """Return what an order may still execute: at the exchange, or by our row while its outcome is not known."""
+    """Return the quantity that an order may still execute: at the exchange, or by our row while its outcome is not
+    known."""
     if there is not None:
         return Decimal(str(there["origQty"])) - Decimal(str(there["executedQty"]))
     is_in_doubt = ours["role"] != "sl" and ours["state"] in _IN_DOUBT
@@ -110,7 +112,7 @@ def _newest_entry(orders: Iterable[Row], key: Key) -> Row | None:
 
 @dataclass(slots=True)
 class CoverWatch:
-    """Looks again and again: `broken` are the positions that were uncovered for WITHIN_S without an open page."""
+    """Repeated samples: `broken` are the positions that were uncovered for WITHIN_S without an open page."""
 
     broken: dict[Key, str] = field(default_factory=dict)
     worst_s: float = 0.0  # the longest that a position was uncovered

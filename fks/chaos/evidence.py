@@ -1,4 +1,4 @@
-"""Collects what the auditor judges: the exchange's records, the journal's rows, bars of both, and what is left over."""
+"""Collection of the auditor's evidence: the exchange's records, the journal's rows, bars of both, and leaks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fks.chaos.outside import Outside
 from fks.model.errors import OutageError
 
 PAGE = 1000  # klines an answer
-MEMORY_MB_MAX, FDS_MAX = 200.0, 80  # what one process may gain in a run before it counts as a leak
+MEMORY_MB_MAX, FDS_MAX = 200.0, 80  # growth of one process in a run before it counts as a leak
 BACKENDS_MAX = 20  # connections one component may hold
-ORPHAN_S = 45.0  # a process of Ray's that nobody knows of is left over when it is older than this
+ORPHAN_S = 45.0  # a Ray process unknown to the tree counts as left over when it is older than this
 _INSTANCES = """
 SELECT i.*, f.sealed_through FROM strategy_instances i
   LEFT JOIN feeds f USING (exchange, symbol, timeframe) ORDER BY i.id"""
@@ -40,7 +40,7 @@ SELECT symbol, extract(epoch FROM sealed_through)::bigint AS at_s FROM feeds
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a process takes."""
+    """Memory and file descriptors of a process."""
 
     pid: int
     memory_mb: float
@@ -49,7 +49,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """How things stood when the run began: where the oracle starts, from when on bars count, what everything took."""
+    """State when the run began: the oracle's start, the first bar that counts, every component's size."""
 
     at_s: float
     instances: dict[str, Instance]
@@ -58,7 +58,7 @@ class Baseline:
 
 
 async def take_baseline(outside: Outside) -> Baseline:
-    """Look once. Errors: OutageError."""
+    """Take the baseline. Errors: OutageError."""
     rows = await outside.sql(_INSTANCES)
     instances = {
         row["id"]: Instance(row["id"], int(row["cursor_time"].timestamp()), float(row["last_target"]))
@@ -70,7 +70,7 @@ async def take_baseline(outside: Outside) -> Baseline:
 
 
 async def collect(outside: Outside, baseline: Baseline) -> Evidence:
-    """Return everything there is to judge. Errors: OutageError while something is away."""
+    """Return the evidence. Errors: OutageError while something is away."""
     received = await outside.exchange("GET", "/sim/received?limit=1000000")
     account = await outside.exchange("GET", "/sim/account")
     info = await outside.exchange("GET", "/sim/info")
@@ -167,7 +167,7 @@ async def _klines(outside: Outside, symbol: str, first_s: int, last_s: int) -> d
 
 # ── what is left over ────────────────────────────────────────────────────────────────────────────────────────────────
 async def sizes(outside: Outside) -> dict[str, Size]:
-    """Return what every component with a process takes now."""
+    """Return the size of every component with a process."""
     found = {}
     for row in await outside.sql("SELECT name, pid FROM component_health WHERE pid IS NOT NULL"):
         with contextlib.suppress(psutil.Error, OSError):
@@ -177,7 +177,7 @@ async def sizes(outside: Outside) -> dict[str, Size]:
 
 
 async def leaks(outside: Outside, baseline: Baseline) -> list[str]:
-    """Return what is left over or grew, in words. Errors: OutageError."""
+    """Return leaked and grown resources, as text. Errors: OutageError."""
     rows = await outside.sql("SELECT name, pid FROM component_health")
     names, pids = {row["name"] for row in rows}, {row["pid"] for row in rows}
     found = [

@@ -1,4 +1,4 @@
-"""The hands: each fault of the plan done, held, undone, and its detection and recovery measured."""
+"""Fault injection: each fault of the plan begun, held, undone, and its detection and recovery measured."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fks.chaos.space import free_disk
 from fks.chaos.watch import Watch
 from fks.model.errors import FksError, OutageError
 
-RECOVER_S = 120.0  # past it the system is said not to have recovered
-#: How each kind of `kinds.KINDS` is done.
+RECOVER_S = 120.0  # the system counts as not recovered after this time
+# : Implementation of each kind of `kinds.KINDS`.
 WAYS: dict[str, Callable[[Scene, Injection], Awaitable[Deed]]] = {**PROCESSES, **LINKS}
 
 
 @dataclass(slots=True)
 class Attempt:
-    """What came of one injection. Seconds; None: not seen. `error` says why it was not performed.
+    """Result of one injection. Seconds; None: not seen. `error` says why it was not performed.
 
     `recovered_s` counts from the fault, or from its end when it lasts (except for a stopped actor, which is replaced).
     """
@@ -39,7 +39,7 @@ class Attempt:
 
 
 class Hands:
-    """Performs injections on one system. What is not undone yet is undone by `restore`, whatever happens."""
+    """Performs injections on one system. `restore` undoes every fault that is still in force."""
 
     def __init__(self, outside: Outside, watch: Watch) -> None:
         self._o, self._watch = outside, watch
@@ -47,8 +47,8 @@ class Hands:
         self._undo: dict[int, Undo] = {}
 
     async def perform(self, injection: Injection) -> Attempt:
-        """Do it, hold it, undo it, and measure. Never raises for what the system does; an impossible one has
-        `error`."""
+        """Begin the fault, hold it, undo it, and measure. Never raises for the system's behaviour; an impossible one
+        has `error`."""
         attempt = Attempt(injection, self._o.now_s())
         try:
             deed = await self._begin(injection)
@@ -61,7 +61,7 @@ class Hands:
         noticing = asyncio.create_task(self._watch.until(lambda: deed.noticed_s() is not None, RECOVER_S))
         try:
             attempt.recovered_s = await self._outlast(deed, injection)
-        except FksError as error:  # it could not be undone: told as not recovered
+        except FksError as error:  # the fault could not be undone: reported as not recovered
             attempt.note = str(error)
         finally:
             noticing.cancel()
@@ -88,7 +88,7 @@ class Hands:
                 watching.cancel()
 
     async def _begin(self, injection: Injection) -> Deed:
-        """Do the deed, waiting for what it needs: another fault may have taken that away for the moment."""
+        """Begin the fault; retry while another fault has taken away what it needs."""
         end = self._o.clock.monotonic() + UP_S
         while True:
             try:
@@ -99,7 +99,7 @@ class Hands:
                 await self._o.clock.sleep(0.3)
 
     async def restore(self) -> None:
-        """Undo whatever is still in force: after Ctrl-C, after an error, and once more at the end."""
+        """Undo every fault still in force: after Ctrl-C, after an error, and at the end."""
         while self._undo:
             _, undo = self._undo.popitem()
             with contextlib.suppress(FksError, OSError):
@@ -108,7 +108,7 @@ class Hands:
 
 
 async def _persist(undo: Undo, outside: Outside, deadline_s: float = 60.0) -> None:
-    """Undo, trying again while what is needed for it is away (another fault may have taken it)."""
+    """Undo a fault; retry while another fault has taken away what that needs."""
     end = outside.clock.monotonic() + deadline_s
     while True:
         try:

@@ -1,9 +1,8 @@
-"""The second opinion on an order's history: folds its recorded events and compares the result with the order's row.
+"""Independent check of an order's history: folds its recorded events and compares the result with the order's row.
 
 Pure, and it shares no code with the order path: the tables below are written from the contract (docs/orders.md), not
-from the machine. Every recorded step must be one of the legal ones, steps must join, and state, filled quantity and
-request of the row must be what the events make. An execution in the events is an execution in `trades`, and the other
-way round.
+from the machine. Every recorded step must be legal, steps must join, and state, filled quantity and request of the row
+must be those that the events give. An execution in the events is an execution in `trades`, and the other way round.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ _OPEN = ("INTENDED", "SENDING", "UNKNOWN", *_LIVE)
 _ENDED = ("CANCELLED", "EXPIRED", "REJECTED", "ABSENT")
 _NEVER_SENT = ("DENIED", "ABANDONED")
 _AT_VENUE = ("SENDING", "UNKNOWN", *_LIVE)
-_QUARANTINE = 42  # the number that the journal gives to an event that fits nowhere
-#: first events of an order: what they make
+_QUARANTINE = 42  # the journal's number for an event that fits nowhere
+# : first events of an order -> the state they give
 _FIRST = {"Denied": "DENIED", "IntendedAndSent": "SENDING", "Intended": "INTENDED"}
-#: (event, states before) -> states after; None: the same. What reports and executions make is computed.
+# : (event, states before) -> states after; None: the same. The results of reports and executions are computed.
 _MOVES: tuple[tuple[str, tuple[str, ...], tuple[str | None, ...]], ...] = (
     ("Sent", ("INTENDED",), ("SENDING",)),
     ("Abandoned", ("INTENDED", "ABANDONED"), ("ABANDONED",)),
@@ -55,7 +54,7 @@ _MOVES: tuple[tuple[str, tuple[str, ...], tuple[str | None, ...]], ...] = (
 
 @dataclass(slots=True)
 class Folded:
-    """An order as its events make it."""
+    """State of an order after its events."""
 
     state: str | None = None
     filled: Decimal = Decimal(0)
@@ -64,7 +63,7 @@ class Folded:
 
 
 def journal_errors(orders: Iterable[Row], events: Iterable[Row], trades: Iterable[Row]) -> Iterator[str]:
-    """Yield what is wrong with the journal, in words. `events` are rows of order_events in the order of their ids."""
+    """Yield the journal's errors, as text. `events` are rows of order_events in the order of their ids."""
     steps: dict[str, list[Row]] = defaultdict(list)
     for event in events:
         steps[event["client_order_id"]].append(event)
@@ -96,16 +95,16 @@ def _shown(what: tuple[str | None, Decimal, str]) -> str:
 
 
 def apply(order: Folded, event: Row, quantity: Decimal) -> Iterator[str]:
-    """Apply one recorded event; yield what is wrong with it. `quantity` is what the row says was wanted."""
+    """Apply one recorded event; yield its errors. `quantity` is the row's ordered quantity."""
     name, after, payload = str(event["event"]), str(event["to_state"]), event["payload"] or {}
     before = order.state
-    if payload.get("row") == _QUARANTINE:  # whatever it says counts for nothing
+    if payload.get("row") == _QUARANTINE:  # its contents do not count
         yield f"{name} in state {before} is in quarantine"
         if after != before:
             yield f"{name} in quarantine made it {after}"
         order.state = after
         return
-    if event["source"] == "guardian":  # written from its file, only while the order is in doubt
+    if event["source"] == "guardian":  # written from its file, only while the outcome of the order is unknown
         legal: set[str] = {after} if before in (None, "SENDING", "UNKNOWN") else {str(before)}
     elif before is None:
         legal = {_FIRST[name]} if name in _FIRST else set()
@@ -120,7 +119,7 @@ def apply(order: Folded, event: Row, quantity: Decimal) -> Iterator[str]:
 
 
 def _after(order: Folded, name: str, payload: Row, quantity: Decimal) -> set[str]:
-    """Return the legal states after an event, and count what it says was executed."""
+    """Return the legal states after an event, and add up the executions that it reports."""
     before = str(order.state)
     if name in ("Acked", "Reported"):
         return _reported(order, name, payload, quantity)
@@ -150,7 +149,7 @@ def _reported(order: Folded, name: str, payload: Row, quantity: Decimal) -> set[
     if before in ("CANCELLED", "EXPIRED"):
         return {before, says} if says in (*_LIVE, "FILLED") else {before}
     if before in _LIVE and says in _LIVE:
-        return {before, says}  # one that is older than what is known changes no state
+        return {before, says}  # an event older than the known state changes no state
     return {says}
 
 
@@ -162,13 +161,13 @@ def _executed(order: Folded, payload: Row, quantity: Decimal) -> set[str]:
     order.filled += Decimal(payload.get("quantity", "0"))
     if order.filled >= quantity or before == "FILLED":
         return {"FILLED"}
-    if before in _ENDED:  # one that the end of the order had announced completes it, any other makes it live again
+    if before in _ENDED:  # an execution that the end had reported completes it, any other makes it live again
         return {before, "PARTIAL"}
     return {"PARTIAL"}
 
 
 def _follow(order: Folded, name: str, source: str) -> None:
-    """Move the request on: what was asked of the order, and whether the venue has answered."""
+    """Advance the request: the last change requested of the order, and whether the venue has answered."""
     state, wants_cancel = order.state, order.request in ("cancel", "cancel_unknown", "cancel_wanted")
     if state not in _OPEN:
         order.request = "none"

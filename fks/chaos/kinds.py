@@ -1,4 +1,4 @@
-"""The kinds of fault: what each does, what it may be done to, for how long, how often. One table; the docs print it."""
+"""The kinds of fault: effect, targets, duration, frequency. One table; the docs print it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ ORDERS_PATH = "/api/v3/order"
 class Kind:
     """One kind of fault. `on`: a group of targets, or their names; `seconds`: how long it lasts, from and to.
 
-    `amount` is the range of the kind's own number (a clock's jump in seconds). `is_alone`: nothing else goes wrong
-    until this one is over, because it takes everything with it. `is_seen`: the system is expected to notice and to
-    write it down; what it heals silently (a cut socket) has no moment of detection.
+    `amount` is the range of the kind's own number (a clock's jump in seconds). `is_alone`: no other fault is injected
+    until this one is over, because it stops the whole system. `is_seen`: the system is expected to notice and to record
+    it; a fault that it heals silently (a cut connection) has no moment of detection.
     """
 
     name: str
@@ -111,7 +111,7 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """Which kinds come how often (weights), on which targets (kind -> names; else the kind's own), and what is fixed.
+    """Weights of kinds, their targets (kind -> names; else the kind's own), and fixed injections.
 
     `fixed` holds (at_s, kind, target, seconds, amount) lines that are injected exactly as written, beside the drawn
     ones.

@@ -1,4 +1,4 @@
-"""Faults of what lies between: connections, the exchange's answers and clock, the journal's disk."""
+"""Faults of connections, of the exchange's answers and clock, and of the journal's disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fks.chaos.scenario import Deed, Scene, Undo
 from fks.chaos.space import fill_disk, free_disk
 from fks.clock import WrongClock
 
-#: What an order's fault needs besides its kind.
+# : Parameters of an order fault besides its kind.
 ORDER_FAULTS: dict[str, dict[str, object]] = {
     "answer_after": {"seconds": 8},
     "latency": {"seconds": 1.5},

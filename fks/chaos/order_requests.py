@@ -1,8 +1,8 @@
-"""Somebody who keeps asking for small orders while everything breaks, and repeats each wish until it is answered.
+"""Small order requests sent throughout a run, each repeated under one Idempotency-Key until it is answered.
 
-Each wish has one Idempotency-Key. What the gateway accepted (202) or denied with a code (422) was promised an outcome:
-the auditor holds every such answer against the journal. Half of the wishes are repeated after their answer: a repeat
-may tell another state, never another order.
+A request that the gateway accepted (202) or denied with a code (422) was promised an outcome: the auditor compares
+every such answer with the journal. Half of the requests are repeated after their answer: a repeat may return another
+state, never another order.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fks.chaos.outside import Outside
 from fks.model.errors import OutageError
 
 EVERY_S = 2.0
-PAUSE_S = 0.5  # between two tries of one wish
-PATIENCE_S = 90.0  # then a wish goes unanswered: nothing was promised
+PAUSE_S = 0.5  # between two attempts of one request
+PATIENCE_S = 90.0  # then a request stays unanswered: nothing was promised
 QUANTITY = "0.001"
 _ANSWERS = frozenset({202, 422})
 _ACCOUNT = """
@@ -28,7 +28,7 @@ SELECT a.name, i.symbol FROM accounts a JOIN strategy_instances i ON i.account_i
 
 
 class Wisher:
-    """Asks every EVERY_S, buying and selling in turn, with the local command line's token."""
+    """Sends a request every EVERY_S, buying and selling in turn, with the local command line's token."""
 
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
@@ -36,7 +36,7 @@ class Wisher:
         self.wishes: dict[str, Wish] = {}
 
     def end(self) -> None:
-        """Wish for nothing new; `run` returns when the last wish is answered, or given up."""
+        """Start no new request; `run` returns when the last one is answered or given up."""
         self._is_over = True
 
     async def run(self) -> None:
@@ -66,7 +66,7 @@ class Wisher:
             try:
                 status, answer = await self._outside.gateway("POST", "/orders", body, key=key)
             except OutageError:
-                status, answer = 0, {}  # nobody knows whether it was taken: the key makes the repeat safe
+                status, answer = 0, {}  # the outcome is unknown: the key makes the repeat safe
             wish = self.wishes[key]
             if status in _ANSWERS and "id" in answer:
                 times -= 1

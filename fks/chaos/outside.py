@@ -1,4 +1,4 @@
-"""The system seen and touched from outside: node file, rows, the keeper's door and log, the exchange, the processes.
+"""Access to the system from outside: node file, rows, the keeper's control socket and log, the exchange, the processes.
 
 Nothing here is the runtime's: an own connection to PostgreSQL and Redis, an own HTTP client, the process table.
 """
@@ -49,7 +49,7 @@ class Task:
 
 
 class Outside:
-    """One running system. Every call is on its own; what is away raises OutageError."""
+    """One running system. Calls are independent of each other; a part that is away raises OutageError."""
 
     def __init__(self, paths: Paths, clock: Clock) -> None:
         self.paths, self.clock = paths, clock
@@ -60,12 +60,12 @@ class Outside:
         return self.clock.now_ns() / 1e9
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     @property
     def node(self) -> Node:
-        """Return the node file as it is now. Errors: OutageError when nothing runs."""
+        """Return the node file's present contents. Errors: OutageError when nothing runs."""
         return load_node(self.paths)
 
     # ── PostgreSQL and Redis ─────────────────────────────────────────────────────────────────────
@@ -82,7 +82,7 @@ class Outside:
             raise OutageError(f"PostgreSQL does not answer ({type(error).__name__})") from error
 
     async def sql(self, text: str, *args: object) -> list[Any]:
-        """Run one statement. Errors: OutageError, also for what the server refuses."""
+        """Run one statement. Errors: OutageError, also for statements that the server refuses."""
         connection = await self.connect()
         try:
             return list(await connection.fetch(text, *args))
@@ -104,7 +104,7 @@ class Outside:
 
     # ── the exchange, the gateway, the keeper ────────────────────────────────────────────────────
     async def exchange(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        """Ask the local exchange. Errors: OutageError, InputError for what it refuses."""
+        """Send a request to the local exchange. Errors: OutageError, InputError for a refused request."""
         node = self.node
         if node.sim is None:
             raise OutageError("there is no local exchange")
@@ -144,7 +144,7 @@ class Outside:
         return answer.status_code, found if isinstance(found, dict) else {}
 
     async def keeper(self, op: str, **more: object) -> dict[str, Any]:
-        """Ask the keeper at its socket. Errors: OutageError."""
+        """Send an operation to the keeper's control socket. Errors: OutageError."""
         line = json.dumps({"op": op, **more}).encode() + b"\n"
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -184,8 +184,8 @@ class Outside:
 
     # ── what is here, and may it be hurt? ────────────────────────────────────────────────────────
     async def roster(self) -> Roster:
-        """Return the names of what runs. Errors: OutageError, also while the tree still starts: a plan wants all of
-        it."""
+        """Return the names of the running parts. Errors: OutageError, also while the tree still starts: a plan needs
+        all of it."""
         rows = await self.sql("SELECT name, kind FROM component_health")
         actors = tuple(row["name"] for row in rows if row["kind"] == "actor" and ":solo:" not in row["name"])
         if missing := ROLES - {name.partition(":")[0] for name in actors}:
@@ -196,7 +196,8 @@ class Outside:
 
     async def refuse_unless_demo(self, settings: Settings) -> None:
         """Return only when no real money can be touched, neither by these settings nor by those the system was started
-        with (its environment need not be this shell's). Errors: InputError saying why not, OutageError, ConfigError."""
+        with (its environment need not be this shell's). Errors: InputError with the reason, OutageError,
+        ConfigError."""
         node, remedy = self.node, DEMO
         roots = [node.pids.get("keeper", 0), *(raylet.pid for raylet in self._raylets())]
         for given in (settings, *(settings_of_process(self.paths, pid) for pid in roots)):
@@ -216,12 +217,12 @@ class Outside:
 
 def settings_of_process(paths: Paths, pid: int) -> Settings:
     """Return the settings of the home as a process with that environment reads them. Errors: InputError when its
-    environment cannot be read: nobody knows then what it trades."""
+    environment cannot be read, as its accounts are then unknown."""
     try:
         environ = psutil.Process(pid).environ()
     except (psutil.Error, OSError, ValueError):
         environ = {}
-    if not environ:  # also for a moment while it begins
+    if not environ:  # empty also for a moment at a process's start
         told = f"process {pid} does not tell with which settings it runs"
         raise InputError(told, code="NOT_A_DEMO", remedy=DEMO)
     return load(paths.home, environ).settings
@@ -239,7 +240,7 @@ def refuse_settings(settings: Settings, sim_url: str | None) -> None:
 
 
 def refuse_machines(addresses: Sequence[str]) -> None:
-    """Return only when the whole system is on this machine: a pid in a row of another one is somebody else's here.
+    """Return only when the whole system is on this machine: a pid in another machine's row is a different process here.
     Errors: InputError."""
     if len(addresses) > 1 and not all(_LOOPBACK.match(address) for address in addresses):
         raise InputError(f"the system is on {len(addresses)} machines", code="NOT_A_DEMO", remedy=DEMO)

@@ -1,4 +1,4 @@
-"""Which fault comes when: a pure function of the seed, the scenario and the names of what runs."""
+"""The plan of faults: a pure function of the seed, the scenario and the names of the running parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fks.chaos.kinds import ACTORS, ANSWERING, KINDS, SCENARIOS, SERVICES, Kind,
 from fks.model.errors import InputError
 
 TOGETHER = 0.15  # share of the faults that come at the same moment as the one before
-MARGIN_S = 1.0  # nothing in the first second: the run measures a system that stands
+MARGIN_S = 1.0  # nothing in the first second: the run measures a settled system
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Injection:
     amount: float = 0.0
 
     def line(self) -> str:
-        """Return it as people read it."""
+        """Return a line for people."""
         extra = f" for {self.seconds:g} s" if self.seconds else ""
         more = f" by {self.amount:+g} s" if self.amount else ""
         return f"{self.number:>3}  {self.at_s:7.1f} s  {self.kind} {self.target}{more}{extra}"
@@ -35,7 +35,7 @@ class Injection:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """The names of what can be hit."""
+    """Names of possible targets."""
 
     actors: tuple[str, ...]
     services: tuple[str, ...]
@@ -92,7 +92,7 @@ def _draw(
 
 
 def _choices(scenarios: Sequence[Scenario], roster: Roster) -> list[tuple[str, float, tuple[str, ...]]]:
-    """Return (kind, weight, targets) in the table's order, without those that have nothing to hit here."""
+    """Return (kind, weight, targets) in the table's order, without kinds that have no target here."""
     weights: dict[str, float] = {}
     targets: dict[str, set[str]] = {}
     for scenario in scenarios:
@@ -109,7 +109,7 @@ def find_scenario(text: str) -> Scenario:
     """Return a scenario by its name, or one read from a TOML file.
 
     The file: `name`, `help`, `[weights]` kind = number, `[targets]` kind = [names], and `[[injections]]` with at_s,
-    kind, target, seconds, amount for what shall come exactly so. Errors: InputError.
+    kind, target, seconds, amount for fixed injections. Errors: InputError.
     """
     if text in SCENARIOS:
         return SCENARIOS[text]

@@ -103,7 +103,7 @@ async def power_cut(scene: Scene, _injection: Injection) -> Deed:
     at_s = scene.outside.now_s()
     for victim in victims:
         send(victim, signal.SIGKILL)
-    for victim in scene.outside.everything():  # what was being born meanwhile
+    for victim in scene.outside.everything():  # processes born meanwhile
         send(victim, signal.SIGKILL)
 
     def is_back() -> bool:

@@ -1,4 +1,4 @@
-"""What a run is told as: a line per kind of fault with its medians and worst, then the auditor's verdicts."""
+"""Report of a run: a line per kind of fault with its medians and worst, then the auditor's results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fks.chaos.plan import Injection
 from fks.chaos.run import Outcome
 
 FAULT_HEADERS = ("fault", "injected", "detected p50", "max", "recovered p50", "max", "not back")
-SHOWN = 20  # findings that are printed in words
+SHOWN = 20  # violations that are printed
 
 
 def fault_rows(outcome: Outcome) -> list[tuple[str, ...]]:
@@ -46,12 +46,12 @@ def _pair(values: Sequence[float]) -> tuple[str, str]:
 
 
 def verdict_rows(audit: Audit) -> list[tuple[str, str]]:
-    """Return (what was looked for, how often it was found)."""
+    """Return (check, number of its violations)."""
     return [(check, str(audit.count(check))) for check in CHECKS]
 
 
 def finding_lines(audit: Audit) -> list[str]:
-    """Return the first findings in words."""
+    """Return the first violations as lines."""
     lines = [f"{finding.check}: {finding.text}" for finding in audit.findings[:SHOWN]]
     rest = len(audit.findings) - SHOWN
     moving = [] if audit.is_whole else ["positions could not be compared: at every look an execution was on its way"]
@@ -59,7 +59,7 @@ def finding_lines(audit: Audit) -> list[str]:
 
 
 def summary(outcome: Outcome, *, seed: int) -> str:
-    """Return the last line: what was audited and what it came to."""
+    """Return the last line: the audited amounts and the result."""
     audit, not_done = outcome.audit, sum(bool(a.error) for a in outcome.attempts)
     looked = (
         f"{audit.signals} signals ({audit.promised} asked for over HTTP), {audit.orders} orders, "

@@ -1,4 +1,4 @@
-"""A whole run: the plan performed in its time, everything undone, and the auditor's verdict at the end."""
+"""A whole run: the plan performed in its time, every fault undone, and the audit at the end."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from fks.chaos.watch import Watch
 from fks.model.errors import OutageError
 
 IN_FLIGHT_MAX = 3  # faults whose recovery is waited for at the same time
-WELL_S = 90.0  # how long everything may take to be well before the first fault and after the last
-SETTLE_S = 8.0  # what is younger may still be under way when the auditor looks
-VERDICT_S = 90.0  # how long the auditor looks again at what is not right yet
+WELL_S = 90.0  # time for the system to become well before the first fault and after the last
+SETTLE_S = 8.0  # rows younger than this may still be under way when the auditor looks
+VERDICT_S = 90.0  # time for violations to clear before they count
 LOOK_EVERY_S = 2.0
-#: Progress: what happened (start, injecting, done, settling, auditing) and to which injection.
+# : Progress: the phase (start, injecting, done, settling, auditing) and its injection.
 Say = Callable[[str, Attempt | Injection | None], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to. `seconds` is what it took; `is_well`: all was well again within WELL_S of the last fault."""
+    """Result of a run. `seconds` is its duration; `is_well`: all was well again within WELL_S of the last fault."""
 
     attempts: tuple[Attempt, ...]
     audit: Audit
@@ -38,12 +38,12 @@ class Outcome:
 
     @property
     def is_sound(self) -> bool:
-        """Return whether nothing is lost, doubled or wrong and everything that was hurt came back, and stayed."""
+        """Return whether nothing is lost, doubled or wrong and every target came back, and stayed."""
         return self.is_well and self.audit.is_sound and all(a.error or a.recovered_s is not None for a in self.attempts)
 
 
 async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambda what, about: None) -> Outcome:
-    """Perform the plan on a running demo and audit it. Whatever happens, what was broken on purpose is mended.
+    """Perform the plan on a running demo and audit it. Every injected fault is undone, whatever happens.
 
     Guarantees: every injection is performed (a late one later, never left out) or has its `error`.
     Errors: OutageError when the system is not well to begin with.
@@ -83,7 +83,7 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
 
 
 async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], say: Say) -> list[Attempt]:
-    """Start each fault in its moment; one that takes everything with it waits for all before it and is waited for."""
+    """Start each fault in its moment; one that stops the whole system waits for all before it and is waited for."""
     begun = outside.clock.monotonic()
     flying: set[asyncio.Task[Attempt]] = set()
     done: list[Attempt] = []
@@ -124,7 +124,7 @@ async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], sa
 
 
 async def _verdict(outside: Outside, baseline: Baseline, wishes: Sequence[Wish], uncovered: Sequence[str]) -> Audit:
-    """Look until nothing is wrong or the time is over: what is on its way may arrive, what is wrong stays wrong."""
+    """Audit until there is no violation or the time is over: rows on their way may arrive, true violations stay."""
     end = outside.clock.monotonic() + VERDICT_S
     audit = Audit(0, 0, 0, 0, (Finding("leaked", "the system could not be audited: something is away"),))
     while True:

@@ -1,4 +1,4 @@
-"""Bringing back what only a person or systemd brings back: `fks up`, with the surroundings the dead keeper had."""
+"""Restart of parts that only a person or systemd restarts: `fks up`, with the environment of the dead keeper."""
 
 from __future__ import annotations
 

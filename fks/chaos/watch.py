@@ -1,4 +1,4 @@
-"""Watching the system while it is hurt: rows ten times a second, the tree's history, the keeper's log."""
+"""Observation of the system during faults: rows ten times a second, the tree's history, the keeper's log."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fks.chaos.outside import DATABASE_ERRORS, Outside
 from fks.model.errors import FksError
 
 POLL_S = 0.1
-FRESH_S = 3.5  # a beat older than this says nothing about now
+FRESH_S = 3.5  # an older heartbeat does not show the present state
 WELL = frozenset({"ready", "running", "degraded"})
-LOOK_S = 5.0  # a look that takes longer found nobody
-# an order without an answer for two seconds is a doubt, a younger one is on its way
+LOOK_S = 5.0  # a look that takes longer failed
+# an order without an answer for two seconds counts as undecided, a younger one is on its way
 _LOOK = """
 SELECT
  (SELECT json_agg(json_build_object('name', name, 'kind', kind, 'state', state, 'pid', pid,
@@ -46,7 +46,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What was seen at `at_s`. `rows` stay what they were while the database is away."""
+    """Observed state at `at_s`. `rows` keep their last values while the database is away."""
 
     at_s: float = 0.0
     rows: dict[str, Component] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Something the system itself wrote down: the tree in actor_events, the keeper in its log."""
+    """An event that the system itself recorded: the tree in actor_events, the keeper in its log."""
 
     at_s: float
     by: str  # tree | keeper
@@ -68,7 +68,7 @@ class Told:
 
 
 class Watch:
-    """The eyes. `view` is the newest look, `told` everything that was written down since the start."""
+    """Observer of one system. `view` is the newest look, `events` everything recorded since the start."""
 
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
@@ -79,7 +79,7 @@ class Watch:
         self._log = _Tail(outside)
 
     async def run(self) -> None:
-        """Look until cancelled; whatever is away is simply not seen."""
+        """Look until cancelled; parts that are away are not seen."""
         try:
             while True:
                 self.told.extend(self._log.read())
@@ -125,13 +125,13 @@ class Watch:
         )
 
     def is_back(self, name: str, old_pid: int | None, since_s: float) -> bool:
-        """Return whether component `name` beats well under another pid."""
+        """Return whether component `name` sends good heartbeats under another pid."""
         row = self.view.rows.get(name)
         return bool(row and row.pid and row.pid != old_pid and row.state in WELL and row.beat_s > since_s)
 
     def is_well(self, since_s: float) -> bool:
-        """Return whether everything is as it should be, by beats and rows younger than `since_s`: every actor beats,
-        feeds are live, venues reconciled, no order in doubt."""
+        """Return whether the system is well by heartbeats and rows younger than `since_s`: every actor alive, feeds
+        live, venues reconciled, no order undecided."""
         view = self.view
         actors = [row for row in view.rows.values() if row.kind == "actor"]
         return (
@@ -158,7 +158,7 @@ class Watch:
 
 
 class _Tail:
-    """The new lines of the keeper's log, across its turning over."""
+    """New lines of the keeper's log, across its rotation."""
 
     def __init__(self, outside: Outside) -> None:
         self._path = outside.paths.logs / "keeper.jsonl"

@@ -1,4 +1,4 @@
-"""The outside world for tests and first steps: a local exchange that speaks Binance spot's wire, with faults on demand.
+"""The local exchange for tests and first steps: Binance spot's wire protocol, with faults on demand.
 
-It shares only `fks.model` and `fks.clock` with what it tests: its generator, matching and bookkeeping are its own.
+It shares only `fks.model` and `fks.clock` with the code that it tests: generator, matching and accounts are its own.
 """

@@ -1,4 +1,4 @@
-"""The surface for tests and auditors, on loopback only: what was received, what is true, what shall go wrong."""
+"""Admin API for tests and auditors, on loopback only: the request log, the true state, and the faults to inject."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fks.model.errors import InputError
 from fks.model.timeframe import iso
 from fks.sim.atoms import parse, show
 from fks.sim.calls import NEW_ID_NAMES
-from fks.sim.doors import Doors
 from fks.sim.endpoints import AS_REST
 from fks.sim.errors import ApiError
 from fks.sim.exchange import Exchange
 from fks.sim.faults import IMMEDIATE, KINDS, Fault
+from fks.sim.handlers import Handlers
 from fks.sim.options import Options
 
 Handler = Callable[[web.Request], Awaitable[object]]
@@ -25,9 +25,9 @@ Handler = Callable[[web.Request], Awaitable[object]]
 class Admin:
     """The handlers under /sim/."""
 
-    def __init__(self, exchange: Exchange, doors: Doors) -> None:
+    def __init__(self, exchange: Exchange, handlers: Handlers) -> None:
         self._exchange = exchange
-        self._doors = doors
+        self._handlers = handlers
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/sim/info"): self._info,
             ("GET", "/sim/received"): self._received,
@@ -43,7 +43,7 @@ class Admin:
         }
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer, or say what is wrong in one line."""
+        """Answer a request; an error is one line of text."""
         try:
             self._check_caller(request)
             handler = self._routes.get((request.method, request.path))
@@ -60,7 +60,7 @@ class Admin:
 
     @staticmethod
     def _check_caller(request: web.Request) -> None:
-        """Refuse other machines, and pages in a browser on this one."""
+        """Refuse requests from other machines, and from pages in a browser on this one."""
         address = ipaddress.ip_address(request.remote or "0.0.0.0")  # noqa: S104
         if not address.is_loopback or "Origin" in request.headers:
             raise InputError("the admin surface is for this machine only", code="FORBIDDEN", status=403)
@@ -70,12 +70,12 @@ class Admin:
         return {
             "seed": exchange.options.seed,
             "network_epoch": exchange.network_epoch,
-            "symbols": list(exchange.desks),
+            "symbols": list(exchange.states),
             "fills": exchange.options.fills,
             "mode": "tape" if exchange.pace is not None else "generated",
             "server_time": exchange.wall_ms(),
-            "market_time": {s: d.market.now_ms for s, d in exchange.desks.items()},
-            "sockets": len(self._doors.sockets),
+            "market_time": {s: d.market.now_ms for s, d in exchange.states.items()},
+            "sockets": len(self._handlers.sockets),
             "user_streams": len(exchange.users.sockets()),
             "fault_kinds": KINDS,
             "settings": list(Options.__dataclass_fields__),
@@ -88,7 +88,7 @@ class Admin:
         if query.get("all") != "1":
             where.append("is_private = 1")
         for name, part in (("method", 0), ("path", 1)):
-            if name in query:  # a method of the WebSocket API is found as the REST request that it is, too
+            if name in query:  # a method of the WebSocket API is also found under its REST request
                 same = [method for method, rest in AS_REST.items() if rest[part] == query[name]]
                 where.append(f"({name} = ? OR path IN ({', '.join('?' * len(same))}))")
                 values += [query[name], *same]
@@ -107,7 +107,7 @@ class Admin:
         exchange = self._exchange
         return {
             "balances": exchange.engine.ledger.rows(),
-            "open_orders": [order.row() for desk in exchange.desks.values() for order in desk.orders.values()],
+            "open_orders": [order.row() for state in exchange.states.values() for order in state.orders.values()],
             "open_lists": [pair.row() for pair in exchange.engine.lists.values()],
             "orders": [order.row() for order in exchange.store.orders()],
             "fills": [fill.row() | {"wallTime": fill.wall_ms} for fill in exchange.store.fills()],
@@ -138,17 +138,17 @@ class Admin:
         return {"id": number, "balances": self._exchange.engine.ledger.rows(omit_zero=True)}
 
     async def _state(self, request: web.Request) -> object:
-        """Return what is true now, for one who looks often: balances, open orders, fills made `since` (ms)."""
+        """Return the present state in one cheap call: balances, open orders, fills made `since` (ms)."""
         exchange, since = self._exchange, _whole(request.query.get("since", "0"), "since")
         return {
             "time": exchange.wall_ms(),
             "balances": exchange.engine.ledger.rows(),
-            "open_orders": [order.row() for desk in exchange.desks.values() for order in desk.orders.values()],
+            "open_orders": [order.row() for state in exchange.states.values() for order in state.orders.values()],
             "fills": [
                 fill.row() | {"wallTime": fill.wall_ms, "clientOrderId": client_id}
                 for fill, client_id in exchange.store.fills_since(since)
             ],
-            "prices": {name: show(desk.market.last_price) for name, desk in exchange.desks.items()},
+            "prices": {name: show(state.market.last_price) for name, state in exchange.states.items()},
         }
 
     async def _faults(self, _request: web.Request) -> object:
@@ -162,7 +162,7 @@ class Admin:
         return {"id": fault.id, "kind": fault.kind}
 
     async def _strike_now(self, fault: Fault) -> None:
-        reach = [s for s in list(self._doors.sockets) if not fault.path or s.path.startswith(fault.path)]
+        reach = [s for s in list(self._handlers.sockets) if not fault.path or s.path.startswith(fault.path)]
         if fault.kind == "stream_terminated":
             self._exchange.users.terminate()
         for socket in reach:
@@ -176,7 +176,7 @@ class Admin:
 
     async def _clear_faults(self, request: web.Request) -> object:
         number = request.query.get("id")
-        for socket in self._doors.sockets:
+        for socket in self._handlers.sockets:
             if socket.is_dead:
                 socket.abort()
         return {"cleared": self._exchange.faults.clear(_whole(number, "id") if number else None)}
@@ -186,7 +186,7 @@ class Admin:
         body = await _json(request)
         symbol = str(body.pop("symbol", ""))
         self._exchange.set_filters(symbol, body)
-        return self._exchange.desks[symbol].market.listing.filters()
+        return self._exchange.states[symbol].market.listing.filters()
 
     async def _tape(self, _request: web.Request) -> object:
         pace = self._exchange.pace
@@ -202,7 +202,7 @@ class Admin:
         }
 
     async def _advance(self, request: web.Request) -> object:
-        """Complete `bars` bars, the open one first; answer when every frame is written."""
+        """Complete `bars` bars, the open one first; return when every frame is written."""
         exchange, pace = self._exchange, self._exchange.pace
         if pace is None or not pace.hold:
             raise InputError(

@@ -1,4 +1,4 @@
-"""What is signed, and when: the bytes as sent, and the timestamp's window."""
+"""Signatures and timestamps: the bytes that a client signs, and the window in which a timestamp is valid."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def rest_payload(query: bytes, body: bytes) -> bytes:
 
 
 def socket_payloads(params: Params) -> list[bytes]:
-    """Return what the WebSocket API may sign: parameters sorted by name, plain, and percent-encoded as of 2026."""
+    """Return the payloads that the WebSocket API may sign: parameters sorted by name, plain, and percent-encoded as of
+    2026."""
     pairs = sorted((name, value) for name, value in params.items() if name != "signature")
     plain = "&".join(f"{name}={value}" for name, value in pairs)
     encoded = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in pairs)

@@ -1,4 +1,4 @@
-"""One request from arrival to outcome, whichever door it came through: log, limits, security, handler, faults."""
+"""One request from arrival to answer, over REST or the WebSocket API: log, limits, security, handler, faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fks.sim.exchange import Exchange
 from fks.sim.faults import Fault, Target
 from fks.sim.params import Params
 
-#: struck before anything is done; the ones in _ANSWERS may be told to do it all the same (`accept`)
+# : faults that strike before the handler runs; those in _ANSWERS may run it all the same (`accept`)
 _BEFORE = ("latency", "drop", "disconnect", "reset", "hang", "busy_1008", "error", "429", "418", "skew")
 _LATE = ("accept_late",)
 _LATE_S = 5.0
@@ -30,14 +30,14 @@ NEW_ID_NAMES = (
     "limitClientOrderId",
     "stopClientOrderId",
 )
-#: parameters that name what a request is about, most telling first
+# : parameters that identify the subject of a request, most specific first
 _ID_NAMES = ("origClientOrderId", "cancelOrigClientOrderId", *NEW_ID_NAMES, "listClientOrderId")
 _HTML = b"<html>\r\n<head><title>%s</title></head>\r\n<body>\r\n<center><h1>%s</h1></center>\r\n</body>\r\n</html>\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request. `check_signature` raises what the door's way of signing refuses."""
+    """A request. `check_signature` raises what the transport's signature scheme refuses."""
 
     method: str
     path: str
@@ -63,7 +63,7 @@ class Reply:
 
 
 async def answer(exchange: Exchange, call: Call) -> Reply:
-    """Return the answer to a request; everything it does is on disk before."""
+    """Return the answer to a request; its effects are on disk before."""
     ids = [value for name in _ID_NAMES if (value := dict(call.params.items()).get(name))]
     shown = {name: value for name, value in call.params.items() if name not in ("signature", "apiKey")}
     security = call.endpoint.security
@@ -104,7 +104,7 @@ def _banned(exchange: Exchange, fault: Fault) -> Reply:
 
 
 def _accept_late(exchange: Exchange, call: Call, seq: int, fault: Fault) -> Reply:
-    """Answer −1007 now and do what was asked later: the request is checked now, as its signature is valid now.
+    """Answer −1007 now and run the request later; it is checked now, while its signature is valid.
 
     A restart of the exchange meanwhile loses it, as it would lose what waits in a queue of the real one.
     """

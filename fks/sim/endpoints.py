@@ -1,4 +1,4 @@
-"""What can be called: REST endpoints and WebSocket API methods, with weight and security. The one table of them."""
+"""The table of REST endpoints and WebSocket API methods, with weight and security."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Handler = Callable[[Exchange, Params], object]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A handler (its result may be awaitable), its weight, and what a caller must show: "", "key" or "signed"."""
+    """A handler (its result may be awaitable), its weight, and the credentials it needs: "", "key" or "signed"."""
 
     handler: Handler
     weight: int | Callable[[Params], int] = 1
@@ -106,7 +106,7 @@ SOCKET: dict[str, Endpoint] = {
     "account.commission": REST["GET", "/api/v3/account/commission"],
     "account.rateLimits.orders": REST["GET", "/api/v3/rateLimit/order"],
 }
-#: the REST request that a method of the WebSocket API is: a fault set for it strikes the method, too
+# : the REST request that equals a method of the WebSocket API: a fault set for the request strikes the method, too
 AS_REST: dict[str, tuple[str, str]] = {
     name: next(place for place, other in REST.items() if other is endpoint)
     for name, endpoint in SOCKET.items()

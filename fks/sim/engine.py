@@ -1,7 +1,8 @@
-"""The matching engine and its books of account: orders come in, fill, end; nothing is told before it is on disk.
+"""The matching engine and its accounts: orders arrive, fill and end; nothing is published before it is on disk.
 
-One call is one transaction: memory is changed, the journal writes it in one commit and only then tells it.
-Two ways to fill: against the order book and the market's trades as they come (`live`), or by the rule of `tapefills`.
+One call is one transaction: it changes memory, and the journal writes one commit and publishes after it.
+Orders fill in one of two ways: against the order book and the market's trades as they come (`live`), or by the rule of
+`tapefills`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fks.sim.atoms import times
-from fks.sim.desk import Desk
 from fks.sim.entry import NewOrder, affordable, check_filters
 from fks.sim.errors import filter_failure, refusal
 from fks.sim.journal import Journal
@@ -19,12 +19,13 @@ from fks.sim.market import RAW_OFFSET
 from fks.sim.orders import CONDITIONAL, PROFITS, STOPS, Fill, Order, OrderList
 from fks.sim.prints import Trade
 from fks.sim.store import Store
+from fks.sim.symbol_state import SymbolState
 from fks.sim.tapefills import TapeBar, Touch, choose, touch
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What trading costs and how it fills. Rates in atoms; `prints`: our trades become part of the public tape."""
+    """Trading costs and fill rule. Rates in atoms; `prints`: our trades become part of the public tape."""
 
     maker_rate: int
     taker_rate: int
@@ -37,14 +38,14 @@ class Engine:
 
     def __init__(
         self,
-        desks: dict[str, Desk],
+        states: dict[str, SymbolState],
         store: Store,
         ledger: Ledger,
         journal: Journal,
         terms: Terms,
         wall_ms: Callable[[], int],
     ) -> None:
-        self.desks = desks
+        self.states = states
         self.store = store
         self.ledger = ledger
         self.terms = terms
@@ -54,61 +55,61 @@ class Engine:
         self._order_id, self._list_id = store.max_ids()
         self.bars: dict[str, TapeBar] = {}  # by_tape: the open bar of each symbol (high and low not yet known)
         self._trade_id = max(
-            (fill.trade_id for s in desks for fill in store.fills("symbol = ?", (s,), limit=1, last=True)), default=0
+            (fill.trade_id for s in states for fill in store.fills("symbol = ?", (s,), limit=1, last=True)), default=0
         )
         for order in store.orders("is_open = 1"):
-            if order.symbol in desks:
-                desks[order.symbol].orders[order.order_id] = order
+            if order.symbol in states:
+                states[order.symbol].orders[order.order_id] = order
 
     # -- coming in ---------------------------------------------------------------------------------------------------
 
     def check(self, new: NewOrder, *, before: Sequence[NewOrder] = ()) -> None:
-        """Refuse what filters, duplicates or the market's state refuse, without doing anything. Errors: ApiError.
+        """Refuse an order by filters, duplicates or the market's state, without effects. Errors: ApiError.
 
         `before` are the legs of the same list that are taken first: they count as open.
         """
-        desk = self.desks[new.symbol]
+        state = self.states[new.symbol]
         if self.terms.by_tape and new.symbol not in self.bars:
             raise refusal("market_closed")
-        algos = desk.algos() + sum(1 for leg in before if leg.type in CONDITIONAL)
-        check_filters(new, desk.market.listing, desk.average_price(), len(desk.orders) + len(before), algos)
-        if new.client_id and desk.by_client_id(new.client_id):
+        algos = state.algos() + sum(1 for leg in before if leg.type in CONDITIONAL)
+        check_filters(new, state.market.listing, state.average_price(), len(state.orders) + len(before), algos)
+        if new.client_id and state.by_client_id(new.client_id):
             raise refusal("duplicate")
         if new.stop_price:
-            last = self.last_price(desk)
+            last = self.last_price(state)
             rises = (new.side == "BUY") == (new.type in STOPS)
             if last >= new.stop_price if rises else last <= new.stop_price:
                 raise refusal("would_trigger")
-        if new.type == "LIMIT_MAKER" and self._crosses(desk, new.side, new.price):
+        if new.type == "LIMIT_MAKER" and self._crosses(state, new.side, new.price):
             raise refusal("would_take")
 
     def place(self, new: NewOrder) -> tuple[Order, list[Fill]]:
-        """Take an order; return it with what it filled at once. Errors: ApiError, and then nothing happened."""
+        """Take an order; return it with its immediate fills. Errors: ApiError, without effects."""
         self.check(new)
-        desk = self.desks[new.symbol]
+        state = self.states[new.symbol]
         order = self._make(new)
-        listing = desk.market.listing
+        listing = state.market.listing
         if order.type == "MARKET":
-            self._check_market_funds(desk, order)
+            self._check_market_funds(state, order)
         else:
             asset, amount = self._to_lock(order)
             self.ledger.lock(asset, amount)
             order.locked = amount
         assert listing.symbol == order.symbol
-        self._open(desk, order)
+        self._open(state, order)
         if order.is_working:
-            self._arrive(desk, order)
+            self._arrive(state, order)
         fills = [fill for fill in self._journal.fills if fill.order_id == order.order_id]
         self._journal.settle()
         return order, fills
 
     def place_list(self, client_id: str, legs: list[NewOrder]) -> tuple[OrderList, list[Order]]:
-        """Take a one-cancels-the-other pair: above, below. Errors: ApiError, and then nothing happened."""
+        """Take a one-cancels-the-other pair: above, below. Errors: ApiError, without effects."""
         for place, leg in enumerate(legs):
             self.check(leg, before=legs[:place])
         symbol = legs[0].symbol
         open_lists = sum(1 for pair in self.lists.values() if pair.symbol == symbol)
-        if open_lists >= self.desks[symbol].market.listing.order_lists_max:
+        if open_lists >= self.states[symbol].market.listing.order_lists_max:
             raise filter_failure("MAX_NUM_ORDER_LISTS")
         self._list_id += 1
         orders = [self._make(leg, self._list_id) for leg in legs]
@@ -128,14 +129,14 @@ class Engine:
         self.lists[pair.list_id] = pair
         self._journal.note_list(pair)
         for order in orders:
-            self._open(self.desks[order.symbol], order)
+            self._open(self.states[order.symbol], order)
         self._journal.settle()
         return pair, orders
 
     def transfer(self, kind: str, asset: str, amount: int, fee: int = 0, *, is_listed: bool = True) -> str:
         """Carry out a deposit or withdrawal; return its id. Errors: −2010 when a withdrawal is not covered.
 
-        One that is not listed moves the balance alone: what an account drifts by.
+        An unlisted one moves the balance alone: an unexplained drift of the account.
         """
         if kind == "deposit":
             self.ledger.deposit(asset, amount)
@@ -172,39 +173,39 @@ class Engine:
             strategy_type=new.strategy_type,
         )
 
-    def _open(self, desk: Desk, order: Order) -> None:
-        desk.orders[order.order_id] = order
+    def _open(self, state: SymbolState, order: Order) -> None:
+        state.orders[order.order_id] = order
         self._journal.note(order, "NEW")
 
     def _to_lock(self, order: Order) -> tuple[str, int]:
-        listing = self.desks[order.symbol].market.listing
+        listing = self.states[order.symbol].market.listing
         if order.is_buy:
             return listing.quote, times(order.price or order.stop_price, order.remaining)
         return listing.base, order.remaining
 
     # -- filling -----------------------------------------------------------------------------------------------------
 
-    def last_price(self, desk: Desk) -> int:
+    def last_price(self, state: SymbolState) -> int:
         """Return the price that triggers are compared with: the last trade, or the open of the tape's bar."""
-        return self.bars[desk.symbol].open if self.terms.by_tape else desk.market.last_price
+        return self.bars[state.symbol].open if self.terms.by_tape else state.market.last_price
 
-    def _crosses(self, desk: Desk, side: str, price: int) -> bool:
+    def _crosses(self, state: SymbolState, side: str, price: int) -> bool:
         if self.terms.by_tape:
-            bar = self.bars[desk.symbol]
+            bar = self.bars[state.symbol]
             return price >= bar.open if side == "BUY" else price <= bar.open
-        bid, ask = desk.book.best()
-        tick = desk.market.listing.tick
+        bid, ask = state.book.best()
+        tick = state.market.listing.tick
         return price >= ask * tick if side == "BUY" else price <= bid * tick
 
-    def _plan(self, desk: Desk, order: Order) -> list[tuple[int, int]]:
+    def _plan(self, state: SymbolState, order: Order) -> list[tuple[int, int]]:
         """Return (price, quantity) pairs at which the order can fill at once."""
-        listing = desk.market.listing
+        listing = state.market.listing
         budget, left = order.quote_wanted, order.remaining
         if self.terms.by_tape:
-            price = self.bars[desk.symbol].open
+            price = self.bars[state.symbol].open
             return [(price, affordable(budget, price, listing.step) if budget else left)]
         plan: list[tuple[int, int]] = []
-        for ticks, lots in desk.book.levels("ask" if order.is_buy else "bid", desk.market.now_ms):
+        for ticks, lots in state.book.levels("ask" if order.is_buy else "bid", state.market.now_ms):
             price = ticks * listing.tick
             if order.has_limit and (price > order.price if order.is_buy else price < order.price):
                 break
@@ -216,8 +217,8 @@ class Engine:
             budget -= times(price, quantity)
         return plan
 
-    def _check_market_funds(self, desk: Desk, order: Order) -> None:
-        plan, listing = self._plan(desk, order), desk.market.listing
+    def _check_market_funds(self, state: SymbolState, order: Order) -> None:
+        plan, listing = self._plan(state, order), state.market.listing
         if order.is_buy:
             asset, needed = listing.quote, sum(times(price, quantity) for price, quantity in plan)
         else:
@@ -227,43 +228,45 @@ class Engine:
         ):
             raise refusal("no_funds")
 
-    def _arrive(self, desk: Desk, order: Order) -> None:
-        """Fill what fills at once; let the rest rest, or end."""
+    def _arrive(self, state: SymbolState, order: Order) -> None:
+        """Execute the fills that are possible at once; leave the rest on the book, or end the order."""
         if not order.has_limit or order.tif != "GTC" or not self.terms.by_tape:
-            self._take(desk, order)
+            self._take(state, order)
         if not order.is_open:
             return
         if not order.has_limit or order.tif != "GTC":
-            self._end(desk, order, "EXPIRED")
+            self._end(state, order, "EXPIRED")
         elif not self.terms.by_tape:
-            ticks = order.price // desk.market.listing.tick
+            ticks = order.price // state.market.listing.tick
             side = "bid" if order.is_buy else "ask"
-            order.queue = dict(desk.book.levels(side, desk.market.now_ms)).get(ticks, 0)
+            order.queue = dict(state.book.levels(side, state.market.now_ms)).get(ticks, 0)
 
-    def _take(self, desk: Desk, order: Order) -> None:
-        if self.terms.by_tape and order.has_limit and not self._crosses(desk, order.side, order.price):
+    def _take(self, state: SymbolState, order: Order) -> None:
+        if self.terms.by_tape and order.has_limit and not self._crosses(state, order.side, order.price):
             return
-        plan = self._plan(desk, order)
+        plan = self._plan(state, order)
         if order.tif == "FOK" and sum(quantity for _, quantity in plan) < order.remaining:
             return
-        time_ms = self.bars[desk.symbol].time_ms if self.terms.by_tape else desk.market.now_ms
+        time_ms = self.bars[state.symbol].time_ms if self.terms.by_tape else state.market.now_ms
         if order.quote_wanted:
             order.quantity = sum(quantity for _, quantity in plan)
         for price, quantity in plan:
             if order.is_buy and not order.has_limit:
-                short = times(price, quantity) - order.locked - self.ledger.free(desk.market.listing.quote)
-                if short > 0:  # a triggered stop that costs more than the account has: what it can pay for
-                    funds = order.locked + self.ledger.free(desk.market.listing.quote)
-                    quantity = affordable(funds, price, desk.market.listing.step)
+                short = times(price, quantity) - order.locked - self.ledger.free(state.market.listing.quote)
+                if short > 0:  # a triggered stop that costs more than the account has fills as far as the balance goes
+                    funds = order.locked + self.ledger.free(state.market.listing.quote)
+                    quantity = affordable(funds, price, state.market.listing.step)
             if quantity > 0:
-                desk.book.take(
-                    price // desk.market.listing.tick, quantity // desk.market.listing.step, desk.market.now_ms
+                state.book.take(
+                    price // state.market.listing.tick, quantity // state.market.listing.step, state.market.now_ms
                 )
-                self._fill(desk, order, price, quantity, is_maker=False, time_ms=time_ms)
+                self._fill(state, order, price, quantity, is_maker=False, time_ms=time_ms)
 
-    def _fill(self, desk: Desk, order: Order, price: int, quantity: int, *, is_maker: bool, time_ms: int) -> None:
-        listing, terms = desk.market.listing, self.terms
-        self._claim(desk, order)
+    def _fill(
+        self, state: SymbolState, order: Order, price: int, quantity: int, *, is_maker: bool, time_ms: int
+    ) -> None:
+        listing, terms = state.market.listing, self.terms
+        self._claim(state, order)
         quote = times(price, quantity)
         rate = terms.maker_rate if is_maker else terms.taker_rate
         order.executed += quantity
@@ -280,7 +283,7 @@ class Engine:
             commission, asset = times(quote, rate), listing.quote
             self.ledger.spend(listing.base, quantity, locked=released)
             self.ledger.receive(listing.quote, quote - commission)
-        trade_id, place, time_ms = self._number(desk, order, price, quantity, is_maker, time_ms)
+        trade_id, place, time_ms = self._number(state, order, price, quantity, is_maker, time_ms)
         fill = Fill(
             trade_id,
             order.symbol,
@@ -300,31 +303,31 @@ class Engine:
         order.update_ms = fill.wall_ms
         self._journal.note(order, "TRADE", fill)
         if not order.is_open:
-            self._gone(desk, order)
+            self._gone(state, order)
 
     def _number(
-        self, desk: Desk, order: Order, price: int, quantity: int, is_maker: bool, time_ms: int
+        self, state: SymbolState, order: Order, price: int, quantity: int, is_maker: bool, time_ms: int
     ) -> tuple[int, int, int]:
         """Return the trade id of a fill, its place in the public tape (−1: not there) and its time."""
         if not self.terms.prints:
             self._trade_id += 1
             return self._trade_id, -1, time_ms
-        listing = desk.market.listing
+        listing = state.market.listing
         buyer_rests = order.is_buy == is_maker
-        trade = desk.market.print(price // listing.tick, quantity // listing.step, buyer_rests, time_ms)
-        self._journal.note_print(desk, trade)
-        return trade.id + RAW_OFFSET, desk.market.prints.place[-1], trade.time_ms
+        trade = state.market.print(price // listing.tick, quantity // listing.step, buyer_rests, time_ms)
+        self._journal.note_print(state, trade)
+        return trade.id + RAW_OFFSET, state.market.prints.place[-1], trade.time_ms
 
-    def _claim(self, desk: Desk, order: Order) -> None:
-        """Before an order of a list acts: it takes what the list has locked, and the other one ends."""
+    def _claim(self, state: SymbolState, order: Order) -> None:
+        """Give an order of a list the list's locked amount and end the other order, before it acts."""
         pair = self.lists.get(order.list_id)
         if pair is None:
             return
         self._close_list(pair)
         other = next(o for o in pair.order_ids if o != order.order_id)
         order.locked, pair.locked = pair.locked, 0
-        if other in desk.orders:
-            self._end(desk, desk.orders[other], "EXPIRED")
+        if other in state.orders:
+            self._end(state, state.orders[other], "EXPIRED")
         self._journal.note_list(pair)
 
     def _close_list(self, pair: OrderList) -> None:
@@ -333,20 +336,20 @@ class Engine:
 
     # -- the market moves --------------------------------------------------------------------------------------------
 
-    def on_trades(self, desk: Desk, trades: list[Trade]) -> None:
-        """Let the market's trades meet our resting orders."""
-        if not desk.orders or not trades:
+    def on_trades(self, state: SymbolState, trades: list[Trade]) -> None:
+        """Match the market's trades with our resting orders."""
+        if not state.orders or not trades:
             return
-        tick, step = desk.market.listing.tick, desk.market.listing.step
+        tick, step = state.market.listing.tick, state.market.listing.step
         for trade in trades:
             price, left = trade.price * tick, trade.lots
-            for order in list(desk.orders.values()):
+            for order in list(state.orders.values()):
                 if not order.is_open:
                     continue
                 if not order.is_working:
-                    self._maybe_trigger(desk, order, price)
+                    self._maybe_trigger(state, order, price)
                 elif order.has_limit and (price < order.price if order.is_buy else price > order.price):
-                    self._fill(desk, order, order.price, order.remaining, is_maker=True, time_ms=trade.time_ms)
+                    self._fill(state, order, order.price, order.remaining, is_maker=True, time_ms=trade.time_ms)
                 elif order.has_limit and price == order.price and trade.is_maker == order.is_buy:
                     ahead = min(order.queue, left)
                     order.queue -= ahead
@@ -354,89 +357,89 @@ class Engine:
                     quantity = min(left * step, order.remaining)
                     if quantity > 0:
                         left -= quantity // step
-                        self._fill(desk, order, order.price, quantity, is_maker=True, time_ms=trade.time_ms)
+                        self._fill(state, order, order.price, quantity, is_maker=True, time_ms=trade.time_ms)
         self._journal.settle()
 
     def resume(self) -> None:
-        """After a restart: orders that the market has meanwhile passed fill or trigger at once, at their own price."""
+        """Fill or trigger, after a restart, the orders that the market has passed meanwhile, each at its own price."""
         if self.terms.by_tape:
             return
-        for desk in self.desks.values():
-            price = desk.market.last_price
-            for order in list(desk.orders.values()):
+        for state in self.states.values():
+            price = state.market.last_price
+            for order in list(state.orders.values()):
                 if not order.is_working:
-                    self._maybe_trigger(desk, order, price)
+                    self._maybe_trigger(state, order, price)
                 elif order.has_limit and (price < order.price if order.is_buy else price > order.price):
-                    self._fill(desk, order, order.price, order.remaining, is_maker=True, time_ms=desk.market.now_ms)
+                    self._fill(state, order, order.price, order.remaining, is_maker=True, time_ms=state.market.now_ms)
         self._journal.settle()
 
-    def _maybe_trigger(self, desk: Desk, order: Order, price: int) -> None:
+    def _maybe_trigger(self, state: SymbolState, order: Order, price: int) -> None:
         rises = order.is_buy == (order.type in STOPS)
         if price >= order.stop_price if rises else price <= order.stop_price:
-            self._trigger(desk, order)
-            self._arrive(desk, order)
+            self._trigger(state, order)
+            self._arrive(state, order)
 
-    def _trigger(self, desk: Desk, order: Order) -> None:
-        self._claim(desk, order)
+    def _trigger(self, state: SymbolState, order: Order) -> None:
+        self._claim(state, order)
         order.is_triggered = order.is_working = True
         order.working_ms = order.update_ms = self._wall_ms()
         self._journal.note(order, "NEW")
 
-    def on_bar(self, desk: Desk, bar: TapeBar) -> None:
-        """By tape: let a complete bar meet the resting orders, oldest first, one of each list at most."""
-        for order in list(desk.orders.values()):
+    def on_bar(self, state: SymbolState, bar: TapeBar) -> None:
+        """Match a complete bar of the tape with the resting orders, oldest first, one of each list at most."""
+        for order in list(state.orders.values()):
             if not order.is_open:
                 continue
             legs = (
-                [desk.orders[i] for i in self.lists[order.list_id].order_ids if i in desk.orders]
+                [state.orders[i] for i in self.lists[order.list_id].order_ids if i in state.orders]
                 if order.list_id in self.lists
                 else [order]
             )
             touches = [(leg, met) for leg in legs if (met := touch(leg, bar)) is not None]
             if touches:
-                self._meet(desk, *choose(touches), bar)
+                self._meet(state, *choose(touches), bar)
         self._journal.settle()
 
-    def _meet(self, desk: Desk, order: Order, met: Touch, bar: TapeBar) -> None:
+    def _meet(self, state: SymbolState, order: Order, met: Touch, bar: TapeBar) -> None:
         if not order.is_working:
-            self._trigger(desk, order)
+            self._trigger(state, order)
         if met.rests:
             order.placed_row = bar.row
             return
         if order.is_buy:
-            self._claim(desk, order)
-            if times(met.price, order.remaining) > order.locked + self.ledger.free(desk.market.listing.quote):
-                self._end(desk, order, "EXPIRED")  # a stop that gapped away from what the account can pay
+            self._claim(state, order)
+            if times(met.price, order.remaining) > order.locked + self.ledger.free(state.market.listing.quote):
+                self._end(state, order, "EXPIRED")  # a stop that gapped beyond what the account can pay
                 return
-        self._fill(desk, order, met.price, order.remaining, is_maker=order.has_limit, time_ms=bar.time_ms)
+        self._fill(state, order, met.price, order.remaining, is_maker=order.has_limit, time_ms=bar.time_ms)
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
     def cancel(self, order: Order, cancel_id: str = "") -> list[Order]:
         """Cancel an open order, and with it the list it belongs to; return what was cancelled, `order` first."""
-        desk, pair = self.desks[order.symbol], self.lists.get(order.list_id)
+        state, pair = self.states[order.symbol], self.lists.get(order.list_id)
         order.cancel_id = cancel_id or f"c{self._wall_ms():x}{order.order_id:x}"
         members = [order]
         if pair is not None:
             self._close_list(pair)
-            members += [desk.orders[i] for i in pair.order_ids if i != order.order_id and i in desk.orders]
+            members += [state.orders[i] for i in pair.order_ids if i != order.order_id and i in state.orders]
             order.locked, pair.locked = pair.locked, 0
         for member in members:
             member.cancel_id = member.cancel_id or order.cancel_id
-            self._end(desk, member, "CANCELED")
+            self._end(state, member, "CANCELED")
         if pair is not None:
             self._journal.note_list(pair)
         self._journal.settle()
         return members
 
-    def _end(self, desk: Desk, order: Order, status: str) -> None:
+    def _end(self, state: SymbolState, order: Order, status: str) -> None:
         order.status = status
         order.update_ms = self._wall_ms()
         if order.locked:
             self.ledger.unlock(self._to_lock(order)[0], order.locked)
             order.locked = 0
         self._journal.note(order, status)
-        self._gone(desk, order)
+        self._gone(state, order)
 
-    def _gone(self, desk: Desk, order: Order) -> None:
-        desk.orders.pop(order.order_id, None)
+    def _gone(self, state: SymbolState, order: Order) -> None:
+        state.orders.pop(order.order_id, None)

@@ -1,4 +1,4 @@
-"""What may come in as an order: which parameters each type needs and refuses, and the symbol's filters."""
+"""Validation of new orders: the parameters that each type needs and refuses, and the symbol's filters."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _check_combination(params: Params, order: NewOrder) -> None:
 
 
 def check_positive(order: NewOrder) -> None:
-    """Refuse a zero where a number has to be."""
+    """Refuse a zero where a positive number is needed."""
     if not order.quantity and not order.quote_wanted:
         raise ApiError(-1013, "Invalid quantity.")
     if not order.price and order.type in (*_LIMITS, "LIMIT_MAKER"):
@@ -100,7 +100,7 @@ def check_positive(order: NewOrder) -> None:
 
 
 def check_filters(order: NewOrder, listing: Listing, average: int, open_orders: int, open_algos: int) -> None:
-    """Refuse what the symbol's filters refuse. `average` is the average price of the last minutes. Errors: −1013.
+    """Refuse an order by the symbol's filters. `average` is the average price of the last minutes. Errors: −1013.
 
     `open_orders` and `open_algos` are those open now, the legs of the same list that come before this one included.
     """

@@ -1,4 +1,4 @@
-"""The exchange as one thing: its markets, its account, its clock, and the order in which a moment's news happens."""
+"""The exchange: its markets, its account, its clock, and the order in which simultaneous events happen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from fks.model.errors import ConfigError, InputError
 from fks.model.tape import Tape, unpack_tape
 from fks.model.timeframe import to_ns
 from fks.sim.atoms import parse
-from fks.sim.desk import Desk
 from fks.sim.engine import Engine, Terms
 from fks.sim.errors import refusal
 from fks.sim.faults import Faults, Target
@@ -30,6 +29,7 @@ from fks.sim.prints import Trade
 from fks.sim.publisher import Publisher
 from fks.sim.source import Source
 from fks.sim.store import Store
+from fks.sim.symbol_state import SymbolState
 from fks.sim.symbols import FILTER_AMOUNTS, FILTER_COUNTS, LISTINGS, with_filters
 from fks.sim.tape import Taped
 from fks.sim.tapefills import TapeBar
@@ -40,7 +40,7 @@ _POSITION_EVERY_S = 1.0
 
 
 class Exchange:
-    """Everything but the sockets. `advance` brings the markets to now; whoever trades calls it first."""
+    """Everything but the connections. `advance` brings the markets to now; trading code calls it first."""
 
     def __init__(self, options: Options, clock: Clock) -> None:
         """Open the data directory and continue where it stopped. Errors: ConfigError, InputError (a broken tape)."""
@@ -59,16 +59,16 @@ class Exchange:
         self._check_market()
         seed = int(self.store.meta("seed", str(options.seed)))
         self.pace, sources = self._sources(seed)
-        self.desks = {s.listing.symbol: Desk(Market(s, seed), self.wall_ms()) for s in sources}
+        self.states = {s.listing.symbol: SymbolState(Market(s, seed), self.wall_ms()) for s in sources}
         self._load_filters()
         self._load_prints()
-        for desk in self.desks.values():
-            desk.market.seek(self._market_ms())
-        self.publisher = Publisher(self.desks, self.faults, clock.monotonic)
+        for state in self.states.values():
+            state.market.seek(self._market_ms())
+        self.publisher = Publisher(self.states, self.faults, clock.monotonic)
         self.users = Users(self.faults, clock.monotonic, self.wall_ms)
         ledger = self._ledger()
         journal = Journal(self.store, ledger, self.wall_ms, self.users.emit, self._on_print)
-        self.engine = Engine(self.desks, self.store, ledger, journal, self._terms(), self.wall_ms)
+        self.engine = Engine(self.states, self.store, ledger, journal, self._terms(), self.wall_ms)
         self._position_s = 0.0
         self._late: set[asyncio.Task[None]] = set()
         if self.pace is not None:
@@ -89,20 +89,20 @@ class Exchange:
     def _market_ms(self) -> int:
         return self.pace.now_ms if self.pace is not None else self.clock.now_ns() // 1_000_000
 
-    def desk(self, symbol: str) -> Desk:
-        """Return a symbol's desk. Errors: −1121."""
-        if symbol not in self.desks:
+    def state(self, symbol: str) -> SymbolState:
+        """Return a symbol's state. Errors: −1121."""
+        if symbol not in self.states:
             raise refusal("bad_symbol")
-        return self.desks[symbol]
+        return self.states[symbol]
 
-    def trading_desk(self, symbol: str, *, is_new: bool = True) -> Desk:
-        """Return a symbol's desk, its market brought to now. Errors: −1121, −1013 for new orders while halted."""
-        desk = self.desk(symbol)
+    def current_state(self, symbol: str, *, is_new: bool = True) -> SymbolState:
+        """Return a symbol's state with its market brought to now. Errors: −1121, −1013 for new orders while halted."""
+        state = self.state(symbol)
         if is_new and self.faults.holds("halt", self.clock.monotonic(), Target(symbol=symbol)):
             raise refusal("market_closed")
         if not self.by_tape:
-            self._advance_desk(desk)
-        return desk
+            self._advance_symbol(state)
+        return state
 
     # -- building ----------------------------------------------------------------------------------------------------
 
@@ -124,8 +124,7 @@ class Exchange:
         return pace, list(taped)
 
     def _check_market(self) -> None:
-        """Refuse to go on with another market in the same directory: orders and ids of the one mean nothing on the
-        other."""
+        """Refuse a data directory of another market: orders and ids of the one mean nothing on the other."""
         wanted = "tape" if self.options.tapes else "generated"
         known = self.store.meta("market", wanted)
         if known != wanted:
@@ -154,8 +153,8 @@ class Exchange:
             for asset, amount in self.options.balances.items():
                 known[asset.upper()] = (parse(amount), 0)
             self.store.commit(balances=[(asset, *pair) for asset, pair in known.items()])
-        for desk in self.desks.values():
-            for asset in (desk.market.listing.base, desk.market.listing.quote):
+        for state in self.states.values():
+            for asset in (state.market.listing.base, state.market.listing.quote):
                 known.setdefault(asset, (0, 0))
         return Ledger(known)
 
@@ -165,11 +164,11 @@ class Exchange:
 
     def set_filters(self, symbol: str, values: dict[str, object]) -> None:
         """Change a symbol's filters, for good. Errors: InputError when there is no such symbol, filter or value."""
-        desk = self.desks.get(symbol)
+        state = self.states.get(symbol)
         try:
-            if desk is None:
+            if state is None:
                 raise ValueError(f"no symbol {symbol!r}")
-            desk.market.listing = with_filters(desk.market.listing, values)
+            state.market.listing = with_filters(state.market.listing, values)
         except ValueError as error:
             names = ", ".join((*FILTER_AMOUNTS, *FILTER_COUNTS))
             raise InputError(
@@ -179,12 +178,12 @@ class Exchange:
         self.store.set_meta(f"filters:{symbol}", json.dumps(known | values))
 
     def _load_filters(self) -> None:
-        for symbol, desk in self.desks.items():
+        for symbol, state in self.states.items():
             values = json.loads(self.store.meta(f"filters:{symbol}", "{}"))
-            desk.market.listing = with_filters(desk.market.listing, values)
+            state.market.listing = with_filters(state.market.listing, values)
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
-        """Run something that a request leaves behind; it ends with the exchange."""
+        """Run a coroutine that outlives its request; it ends with the exchange."""
         task = asyncio.create_task(work)
         self._late.add(task)
         task.add_done_callback(self._late.discard)
@@ -192,9 +191,9 @@ class Exchange:
     def _load_prints(self) -> None:
         if self.pace is not None:
             return
-        for desk in self.desks.values():
-            listing, prints = desk.market.listing, desk.market.prints
-            for fill in self.store.fills("symbol = ? AND place >= 0", (desk.symbol,)):
+        for state in self.states.values():
+            listing, prints = state.market.listing, state.market.prints
+            for fill in self.store.fills("symbol = ? AND place >= 0", (state.symbol,)):
                 is_maker = fill.is_buyer == fill.is_maker
                 prints.add(
                     fill.place, fill.price // listing.tick, fill.quantity // listing.step, fill.time_ms, is_maker
@@ -207,20 +206,20 @@ class Exchange:
         if self.pace is not None:
             self._advance_tape()
         else:
-            for desk in self.desks.values():
-                self._advance_desk(desk)
-        for desk in self.desks.values():
-            self.publisher.tick(desk)
+            for state in self.states.values():
+                self._advance_symbol(state)
+        for state in self.states.values():
+            self.publisher.tick(state)
 
-    def _advance_desk(self, desk: Desk) -> None:
-        trades = desk.market.due(self._market_ms())
+    def _advance_symbol(self, state: SymbolState) -> None:
+        trades = state.market.due(self._market_ms())
         if trades:
-            self.publisher.trades(desk, trades)
+            self.publisher.trades(state, trades)
             if not self.by_tape:
-                self.engine.on_trades(desk, trades)
+                self.engine.on_trades(state, trades)
 
-    def _on_print(self, desk: Desk, trade: Trade) -> None:
-        self.publisher.trades(desk, [trade])
+    def _on_print(self, state: SymbolState, trade: Trade) -> None:
+        self.publisher.trades(state, [trade])
 
     def _advance_tape(self) -> None:
         pace = self.pace
@@ -231,30 +230,30 @@ class Exchange:
             self.next_bar()
         if not pace.is_ended:
             pace.position = max(pace.position, target)
-        for desk in self.desks.values():
-            self._advance_desk(desk)
+        for state in self.states.values():
+            self._advance_symbol(state)
         if not self.by_tape and now - self._position_s > _POSITION_EVERY_S:
             self._position_s = now
             self.store.set_meta("tape_position", str(pace.position))
 
     def next_bar(self) -> None:
-        """Complete the tape's open bar: its trades, the fills it means, its last kline; then open the next one."""
+        """Complete the tape's open bar (its trades, their fills, its last kline), then open the next one."""
         pace = self.pace
         assert pace is not None
         assert not pace.is_ended
         end = pace.end_of(pace.row)
-        for desk in self.desks.values():
-            trades = desk.market.due(end - 1)
-            self.publisher.trades(desk, trades)
+        for state in self.states.values():
+            trades = state.market.due(end - 1)
+            self.publisher.trades(state, trades)
             if not self.by_tape:
-                self.engine.on_trades(desk, trades)
-            elif (bar := self._tape_bar(desk, pace.row)) is not None:
-                self.engine.on_bar(desk, bar)
+                self.engine.on_trades(state, trades)
+            elif (bar := self._tape_bar(state, pace.row)) is not None:
+                self.engine.on_bar(state, bar)
         pace.position = float(pace.row + 1)
         self.store.set_meta("tape_position", str(pace.position))
-        for desk in self.desks.values():
-            self.publisher.klines(desk, end)
-            self.publisher.tick(desk, is_final=True)
+        for state in self.states.values():
+            self.publisher.klines(state, end)
+            self.publisher.tick(state, is_final=True)
         self._open_bars()
 
     def _open_bars(self) -> None:
@@ -263,27 +262,27 @@ class Exchange:
         self.engine.bars.clear()
         if pace.is_ended:
             return
-        for desk in self.desks.values():
-            bar = self._tape_bar(desk, pace.row)
+        for state in self.states.values():
+            bar = self._tape_bar(state, pace.row)
             if self.by_tape and bar is not None:
-                self.engine.bars[desk.symbol] = bar
-            self.publisher.trades(desk, desk.market.due(int(pace.grid[pace.row])))
-            self.publisher.klines(desk, desk.market.now_ms, is_final=True)
+                self.engine.bars[state.symbol] = bar
+            self.publisher.trades(state, state.market.due(int(pace.grid[pace.row])))
+            self.publisher.klines(state, state.market.now_ms, is_final=True)
 
-    def _tape_bar(self, desk: Desk, row: int) -> TapeBar | None:
+    def _tape_bar(self, state: SymbolState, row: int) -> TapeBar | None:
         """Return this symbol's bar of the grid's row; None when its tape has none there."""
         assert self.pace is not None
-        time_ms, source = int(self.pace.grid[row]), desk.market.source
+        time_ms, source = int(self.pace.grid[row]), state.market.source
         own = source.row_at(time_ms)
         found = source.rows(own, own + 1)
         if own < 0 or not len(found) or int(found.time_ms[0]) != time_ms:
             return None
-        tick = desk.market.listing.tick
+        tick = state.market.listing.tick
         prices = (int(column[0]) * tick for column in (found.open, found.high, found.low, found.close))
         return TapeBar(row, time_ms, *prices)
 
     async def flushed(self) -> None:
-        """Return when everything said so far is written to the sockets."""
+        """Return when every queued frame is written to its connection."""
         for socket in self.publisher.sockets() | self.users.sockets():
             await socket.flushed()
 

@@ -1,5 +1,5 @@
-"""From bars to trades: a deterministic walk open → (one extreme → the other) → close whose aggregate is exactly the
-bar."""
+"""Expansion of bars to trades: a deterministic walk open → (one extreme → the other) → close whose aggregate is exactly
+the bar."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def expand(rows: Rows, unit_ms: int, rng: np.random.Generator) -> Trades:
 
 def _prices(rows: Rows, row: Ints, place: Ints, rng: np.random.Generator, total: int) -> Ints:
     last = rows.count - 1
-    room = np.maximum(rows.count - 3, 0)
-    one = 1 + np.floor(rng.random(len(rows)) * room).astype(np.int64)
+    spare = np.maximum(rows.count - 3, 0)
+    one = 1 + np.floor(rng.random(len(rows)) * spare).astype(np.int64)
     two = one + 1 + np.floor(rng.random(len(rows)) * np.maximum(rows.count - 2 - one, 0)).astype(np.int64)
     up = rows.close >= rows.open
     first_extreme, second_extreme = np.where(up, rows.low, rows.high), np.where(up, rows.high, rows.low)
@@ -80,7 +80,7 @@ def _times(
     gaps: Floats = rng.exponential(1.0, total)
     gaps[place == 0] = 0.0
     passed = np.cumsum(gaps)
-    rest = rng.exponential(1.0, len(count))  # the silence after the last trade
+    rest = rng.exponential(1.0, len(count))  # the pause after the last trade
     begin = np.zeros(len(count))
     full = count > 0
     begin[full] = passed[starts[full]]

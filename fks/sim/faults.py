@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: faults set over HTTP, matched by method and path, counted down as they strike."""
+"""Injected faults: set over HTTP, matched by method and path, counted down as they strike."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 from fks.model.errors import InputError
 
-#: kind -> what it does. The one list of kinds: the admin surface and the documentation read it.
+# : kind -> effect. The one list of kinds: the admin API and the documentation read it.
 KINDS: dict[str, str] = {
-    "latency": "wait `seconds`, then do and answer as usual",
+    "latency": "wait `seconds`, then do and answer as sigma_mean",
     "drop": "close the connection; nothing is done",
     "disconnect": "the same with a TCP reset",
     "reset": "another name for disconnect",
@@ -75,7 +75,8 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a fault may strike. None: this thing has no such property, so a fault that names one does not care."""
+    """Properties of a possible target. None: the target has no such property, so a fault that names one does not
+    match."""
 
     path: str | None = None
     method: str | None = None
@@ -85,7 +86,7 @@ class Target:
     rest: tuple[str, str] | None = None  # the REST request that a method of the WebSocket API is
 
     def fits(self, fault: Fault) -> bool:
-        """Return whether the fault means this."""
+        """Return whether the fault matches this target."""
         place = (self.path, self.method)
         if self.rest is not None and fault.path == self.rest[1]:
             place = (self.rest[1], self.rest[0])
@@ -103,7 +104,7 @@ class Target:
 
 
 class Faults:
-    """The faults that are set. Dice come from the exchange's seed."""
+    """The faults that are set. Random numbers come from the exchange's seed."""
 
     def __init__(self, seed: int) -> None:
         self._dice = random.Random(seed)  # noqa: S311 (dice, not secrets)
@@ -156,7 +157,7 @@ class Faults:
     def strike(self, kinds: tuple[str, ...], at: Target, *, age_s: float = 0.0) -> Fault | None:
         """Return the first fault of `kinds` that strikes here, counted down; None when none does.
 
-        `age_s` is the age of the order that is asked about: a hide_order with `seconds` strikes younger ones only.
+        `age_s` is the age of the queried order: a hide_order with `seconds` strikes younger ones only.
         """
         if not self._set:
             return None

@@ -1,4 +1,4 @@
-"""A market out of a seed: every minute of every day is a function of (seed, symbol, day), so nothing needs storing.
+"""A market generated from a seed: every minute of every day is a function of (seed, symbol, day), so nothing is stored.
 
 Each day runs between two anchors of a slow path. Within it: hourly regimes (calm, normal, wild, with a drift),
 clustered volatility, fat-tailed returns and jumps. Trades per day are fixed, so trade numbers are known for any time,
@@ -97,24 +97,24 @@ class Generated:
         )
 
 
-def _path(rng: np.random.Generator, usual: float, start: float, end: float) -> tuple[Floats, Floats]:
+def _path(rng: np.random.Generator, sigma_mean: float, start: float, end: float) -> tuple[Floats, Floats]:
     """Return a day's volatility per minute and its log path (one longer), from `start` to `end` exactly."""
     hours = DAY_MINUTES // 60
     regime = np.repeat(rng.choice([0.6, 1.0, 1.0, 1.6, 2.6], hours), 60)
-    drift = np.repeat(rng.normal(0.0, 0.12 * usual, hours), 60)
+    drift = np.repeat(rng.normal(0.0, 0.12 * sigma_mean, hours), 60)
     news = rng.standard_normal(DAY_MINUTES + len(_CLUSTER) - 1)
     cluster = np.convolve(news, _CLUSTER, mode="valid") * 0.13
-    sigma = usual * regime * np.exp(cluster - 0.07)
+    sigma = sigma_mean * regime * np.exp(cluster - 0.07)
     returns = sigma * rng.standard_t(4, DAY_MINUTES) / math.sqrt(2.0) + drift
     jumps = rng.random(DAY_MINUTES) < 1 / 400
-    returns += jumps * rng.choice([-1.0, 1.0], DAY_MINUTES) * usual * rng.uniform(4.0, 10.0, DAY_MINUTES)
+    returns += jumps * rng.choice([-1.0, 1.0], DAY_MINUTES) * sigma_mean * rng.uniform(4.0, 10.0, DAY_MINUTES)
     path = np.concatenate([np.zeros(1), np.cumsum(returns)])
     path += start + np.linspace(0.0, 1.0, DAY_MINUTES + 1) * (end - start - path[-1])
     return sigma, path
 
 
 def _counts(per_minute: int, busy: Floats) -> Ints:
-    """Return trades per minute: more when busy, at least a third of the usual, exactly 1440 times the usual a day."""
+    """Return trades per minute: more when busy, at least a third of the mean, exactly 1440 times the mean a day."""
     least = per_minute // 3
     spare = (per_minute - least) * DAY_MINUTES
     weight = np.minimum(busy, 4.0)

@@ -1,15 +1,15 @@
-"""What one call changed: written in one commit, and only then told to the user stream and the public tape."""
+"""Changes of one call: written in one commit, and published to the user stream and the public tape only after it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fks.sim.atoms import show
-from fks.sim.desk import Desk
 from fks.sim.ledger import Ledger
 from fks.sim.orders import Fill, Order, OrderList
 from fks.sim.prints import Trade
 from fks.sim.store import Store
+from fks.sim.symbol_state import SymbolState
 
 Event = dict[str, object]
 
@@ -23,7 +23,7 @@ class Journal:
         ledger: Ledger,
         wall_ms: Callable[[], int],
         emit: Callable[[Event], None],
-        on_print: Callable[[Desk, Trade], None],
+        on_print: Callable[[SymbolState, Trade], None],
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -33,7 +33,7 @@ class Journal:
         self._orders: dict[int, Order] = {}
         self._lists: dict[int, OrderList] = {}
         self._events: list[Event] = []
-        self._prints: list[tuple[Desk, Trade]] = []
+        self._prints: list[tuple[SymbolState, Trade]] = []
         self._transfers: list[tuple[str, str, str, int, int, int]] = []
         self._report_id = wall_ms()
         self.fills: list[Fill] = []
@@ -52,9 +52,9 @@ class Journal:
         self._lists[pair.list_id] = pair
         self._events.append(pair.event(self._wall_ms(), pair.time_ms))
 
-    def note_print(self, desk: Desk, trade: Trade) -> None:
+    def note_print(self, state: SymbolState, trade: Trade) -> None:
         """Note that a trade of ours became public."""
-        self._prints.append((desk, trade))
+        self._prints.append((state, trade))
 
     def note_transfer(self, kind: str, asset: str, amount: int, fee: int, *, is_listed: bool) -> str:
         """Note a deposit or withdrawal, for a balanceUpdate and (unless it is hidden) the list of transfers; return its
@@ -69,7 +69,7 @@ class Journal:
         return number
 
     def settle(self) -> None:
-        """Write everything in one commit, then tell it, in the order it happened."""
+        """Write everything in one commit, then publish it in the order it happened."""
         if not self._orders and not self._lists and not self._events:
             return
         balances = self._ledger.take_changed()
@@ -87,7 +87,7 @@ class Journal:
         events, prints = self._events, self._prints
         self._events, self._prints, self.fills = [], [], []
         self._orders, self._lists, self._transfers = {}, {}, []
-        for desk, trade in prints:
-            self._on_print(desk, trade)
+        for state, trade in prints:
+            self._on_print(state, trade)
         for event in events:
             self._emit(event)

@@ -1,5 +1,4 @@
-"""The account's API keys: made once, kept in files that only their owner may read, and what they sign is checked
-here."""
+"""API keys of the account: made once, kept in files that only their owner may read; signatures are checked here."""
 
 from __future__ import annotations
 

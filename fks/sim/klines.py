@@ -1,4 +1,4 @@
-"""Klines of one market: exactly what its trades up to now amount to, however far back."""
+"""Klines of one market: the exact aggregate of its trades up to now, however far back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fks.sim.market import CHUNK_ROWS, RAW_OFFSET, Market
 from fks.sim.prints import Trade
 
 _SUMS_KEPT = 1500
-_YIELD_EVERY = 8  # chunks summed between two turns of the event loop
+_YIELD_EVERY = 8  # chunks summed before the event loop runs other tasks
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class Kline:
     taker_quote: int = 0
 
     def add(self, trade: Trade) -> None:
-        """Count a trade in."""
+        """Add a trade to the bar."""
         if self.count == 0:
             self.open = self.high = self.low = trade.price
         self.high = max(self.high, trade.price)
@@ -107,7 +107,7 @@ class Klines:
     async def fetch(self, interval: str, start_ms: int | None, end_ms: int | None, limit: int) -> list[Kline]:
         """Return up to `limit` bars ascending: from `start_ms`, else the last ones until `end_ms` or now.
 
-        Long answers give the event loop its turn in between.
+        Long answers yield to the event loop in between.
         """
         market = self._market
         begin, stop = self._window(interval, start_ms, end_ms, limit)
@@ -220,7 +220,7 @@ class Klines:
         ]
 
     def _cut_last(self, grid: Ints, first: int) -> None:
-        """Replace the last row, whose trades are not all shown, by what is shown of it."""
+        """Replace the last row, whose trades are not all shown, by the aggregate of the shown ones."""
         found = self._market.columns(first, self._market.shown)
         if not len(found):
             grid[1:4, -1] = grid[0, -1]
@@ -259,7 +259,7 @@ class Klines:
                 grid[8, row] += quote
 
     def _from_trades(self, interval: str, begin: int, stop: int) -> list[Kline]:
-        """Return bars shorter than the source's rows; silent ones repeat the close before them."""
+        """Return bars shorter than the source's rows; no-trade bars repeat the close before them."""
         market, length = self._market, INTERVALS[interval]
         first = market.id_at(begin)
         trades = market.between(first, market.id_at(stop))

@@ -7,14 +7,14 @@ from fks.sim.errors import refusal
 
 
 class Ledger:
-    """The balances of the one account, in memory; `take_changed` names what to write down and report."""
+    """Balances of the one account, in memory; `take_changed` returns the changes to write and report."""
 
     def __init__(self, balances: dict[str, tuple[int, int]]) -> None:
         self._held = {asset: list(pair) for asset, pair in sorted(balances.items())}
         self._changed: set[str] = set()
 
     def free(self, asset: str) -> int:
-        """Return what can be spent."""
+        """Return the free amount."""
         return self._held[asset][0]
 
     def lock(self, asset: str, amount: int) -> None:

@@ -1,4 +1,4 @@
-"""Request weights and order counts, their headers, and what happens to those who ask too much."""
+"""Request weights and order counts, their headers, and the refusal of clients that exceed them."""
 
 from __future__ import annotations
 

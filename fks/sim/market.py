@@ -1,4 +1,4 @@
-"""One market: its trades up to now, by number and by time. What lies ahead in the source is never shown.
+"""One market: its trades up to now, by number and by time. The source's later rows are never shown.
 
 The source gives the market's own trades, numbered from 0 in 2020 (or from the tape's first). Trades of our accounts
 (`Prints`) are laid over them and take numbers in the same sequence, so numbers stay contiguous across restarts.
@@ -17,7 +17,7 @@ from fks.sim.source import Source, dice
 
 CHUNK_ROWS = 60
 _CHUNKS_KEPT = 4
-_LEAP_MAX = 20_000  # trades: more than this behind (a suspended machine) is history, not news
+_LEAP_MAX = 20_000  # trades: a market further behind (a suspended machine) skips them without publishing
 RAW_OFFSET = 700_000_000  # raw trade ids are another number range than aggregate ids, as on the real wire
 
 
@@ -46,7 +46,7 @@ class Market:
 
     @property
     def id_next(self) -> int:
-        """Return the number of the next trade, whoever makes it."""
+        """Return the number of the next trade, the market's or ours."""
         return self.shown + len(self.prints)
 
     @property
@@ -81,7 +81,7 @@ class Market:
         return trades.first + int(np.searchsorted(trades.time_ms, time_ms, side=side))  # type: ignore[call-overload]
 
     def seek(self, time_ms: int) -> None:
-        """Go to `time_ms` without news: what came before is history."""
+        """Go to `time_ms` without publishing earlier trades."""
         self.now_ms = time_ms
         self.shown = max(self.count_until(time_ms), self.id_first)
         before = self.between(self.id_next - 1, self.id_next) if self.id_next > self.id_first else []

@@ -1,4 +1,4 @@
-"""How a local exchange is to run: what the command line, or a test, decides before it starts."""
+"""Options of a local exchange, set by the command line or a test before it starts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 class Options:
     """All settings. `port` 0 takes any free one. `speed`: tape seconds per second. `fills`: "book" or "tape".
 
-    `start`: where on the tape to begin (ISO 8601), else a day after its first bar. `hold`: the tape moves only when
-    told. `balances` are decimal texts by asset and count at the first start in a data directory only. Rates are decimal
+    `start`: first moment on the tape (ISO 8601), else a day after its first bar. `hold`: the tape moves only by
+    request.
+    `balances` are decimal texts by asset and count at the first start in a data directory only. Rates are decimal
     texts.
     """
 

@@ -62,7 +62,7 @@ class Fill:
 
 @dataclass(slots=True)
 class Order:
-    """One order. Prices and amounts in atoms; `locked` is what this order holds back of its asset.
+    """One order. Prices and amounts in atoms; `locked` is the amount reserved for this order.
 
     `is_working` is false while a conditional order waits for its trigger. `placed_row` is the tape's bar that was open
     when the order came (−1 without a tape), `queue` the lots before it at its price (not kept over a restart).

@@ -1,4 +1,4 @@
-"""The market's time: the wall's, or a tape's, which runs at a speed or stands until it is told to go on."""
+"""Market time: the wall clock's, or a tape's, which runs at a speed or moves only by request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fks.sim.tape import Taped
 
 
 class TapePace:
-    """Where on the tape the market is. All tapes share one grid of open times; gaps in it are skipped.
+    """Position on the tape. All tapes share one grid of open times; gaps in it are skipped.
 
     `row` counts bars of the grid; `now_ms` is tape time. On `hold` only `step` moves it.
     """
@@ -49,7 +49,7 @@ class TapePace:
         self._origin = (monotonic, self.position)
 
     def target(self, monotonic: float) -> float:
-        """Return the position that the clock asks for now."""
+        """Return the position due at this time."""
         if self.hold:
             return self.position
         start, row = self._origin

@@ -14,7 +14,7 @@ _CLIENT_ID = re.compile(r"[a-zA-Z0-9\-_]{1,36}")
 
 
 class Params:
-    """Named texts. Every getter raises the exchange's own refusal for what it cannot read."""
+    """Named texts. Every getter raises the exchange's own error for a value that it cannot parse."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
         self._values = values

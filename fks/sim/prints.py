@@ -1,4 +1,4 @@
-"""Trades that this exchange's own accounts made, laid over the market's: they take numbers in the same sequence."""
+"""Trades of this exchange's own accounts, merged into the market's: they take numbers in the same sequence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The market streams: which sockets want which, and what each stream says as the market goes on."""
+"""Market streams: subscriptions of each connection, and the events of each stream as the market moves."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import orjson
 
 from fks.sim.atoms import show
 from fks.sim.book import Depth
-from fks.sim.desk import Desk
 from fks.sim.faults import Faults, Target
 from fks.sim.intervals import INTERVALS, end_of, start_of
 from fks.sim.klines import Kline
 from fks.sim.market import RAW_OFFSET
 from fks.sim.prints import Trade
 from fks.sim.sockets import Socket
+from fks.sim.symbol_state import SymbolState
 from fks.sim.tickers import day_ticker, mini_ticker
 
 _KLINE = re.compile(r"([a-z0-9]+)@kline_(\w+)")
@@ -24,35 +24,35 @@ _SECOND_MS = 1000
 
 
 class LiveKline:
-    """The open bar of one (symbol, interval): it says x=true exactly once, when its time is over."""
+    """The open bar of one (symbol, interval); it is published with x=true exactly once, when its time is over."""
 
-    def __init__(self, desk: Desk, interval: str) -> None:
-        self._desk = desk
+    def __init__(self, state: SymbolState, interval: str) -> None:
+        self._state = state
         self.interval = interval
-        self.bar = desk.klines.current(interval)
-        self.said_ms = 0
+        self.bar = state.klines.current(interval)
+        self.published_ms = 0
         self.is_new = True
 
     def add(self, trade: Trade) -> list[Kline]:
-        """Count a trade in; return the bars that it ended."""
+        """Add a trade; return the bars that it ended."""
         ended = self.roll(trade.time_ms)
         self.bar.add(trade)
         self.is_new = True
         return ended
 
     def roll(self, now_ms: int) -> list[Kline]:
-        """Return the bars whose time is over at `now_ms`, silent ones between included."""
+        """Return the bars whose time is over at `now_ms`, no-trade bars between included."""
         ended: list[Kline] = []
         while now_ms >= self.bar.end_ms:
             ended.append(self.bar)
-            if len(ended) > _LEAPS_MAX:  # the machine slept: what was missed is history
-                self.bar = self._desk.klines.current(self.interval)
+            if len(ended) > _LEAPS_MAX:  # after a suspend, missed bars are history
+                self.bar = self._state.klines.current(self.interval)
                 break
             self.bar = self._next()
         return ended
 
     def _next(self) -> Kline:
-        start, close, source = self.bar.end_ms, self.bar.close, self._desk.market.source
+        start, close, source = self.bar.end_ms, self.bar.close, self._state.market.source
         if source.row_end is not None and (INTERVALS[self.interval] or source.unit_ms) >= source.unit_ms:
             row = source.row_at(start - 1) + 1  # a tape has no bars where the record has none
             if row < source.row_end:
@@ -61,14 +61,14 @@ class LiveKline:
 
 
 class Publisher:
-    """Subscriptions and events. `own` tells a symbol's open orders to the book. Times in events are market time."""
+    """Subscriptions and events. Times in events are market time."""
 
-    def __init__(self, desks: dict[str, Desk], faults: Faults, monotonic: Callable[[], float]) -> None:
-        self._desks = {symbol.lower(): desk for symbol, desk in desks.items()}
+    def __init__(self, states: dict[str, SymbolState], faults: Faults, monotonic: Callable[[], float]) -> None:
+        self._states = {symbol.lower(): state for symbol, state in states.items()}
         self._faults = faults
         self._monotonic = monotonic
         self._wanted: dict[str, set[Socket]] = {}
-        self._klines: dict[str, dict[str, LiveKline]] = {symbol: {} for symbol in self._desks}
+        self._klines: dict[str, dict[str, LiveKline]] = {symbol: {} for symbol in self._states}
         self._slow_ms: dict[str, int] = {}
         self._held: dict[str, dict[str, object]] = {}
         self._depth_slow: dict[str, Depth] = {}
@@ -77,13 +77,13 @@ class Publisher:
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
     def subscribe(self, socket: Socket, streams: list[str]) -> None:
-        """Let a socket have streams; unknown ones stay silent, as on the real exchange."""
+        """Subscribe a connection to streams; unknown ones never send anything, as on the real exchange."""
         for stream in streams:
             socket.streams.add(stream)
             self._wanted.setdefault(stream, set()).add(socket)
             found = _KLINE.fullmatch(stream.split("@+")[0])
             if found and found[1] in self._klines and found[2] in INTERVALS and found[2] not in self._klines[found[1]]:
-                self._klines[found[1]][found[2]] = LiveKline(self._desks[found[1]], found[2])
+                self._klines[found[1]][found[2]] = LiveKline(self._states[found[1]], found[2])
 
     def unsubscribe(self, socket: Socket, streams: list[str]) -> None:
         """Stop streams of a socket."""
@@ -99,7 +99,7 @@ class Publisher:
                         self._klines[found[1]].pop(found[2], None)
 
     def follows_book(self, symbol: str) -> bool:
-        """Return whether someone follows a symbol's book, so that only `tick` may move it on."""
+        """Return whether a connection follows a symbol's book, so that only `tick` may move it on."""
         prefix = f"{symbol.lower()}@"
         return any(s.startswith(prefix) and ("@depth" in s or s.endswith("@bookTicker")) for s in self._wanted)
 
@@ -107,7 +107,7 @@ class Publisher:
         """Return every socket that has a stream."""
         return set().union(*self._wanted.values()) if self._wanted else set()
 
-    def _say(self, stream: str, data: object) -> None:
+    def _publish(self, stream: str, data: object) -> None:
         sockets = self._wanted.get(stream)
         if not sockets:
             return
@@ -123,25 +123,25 @@ class Publisher:
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
-    def trades(self, desk: Desk, trades: list[Trade]) -> None:
+    def trades(self, state: SymbolState, trades: list[Trade]) -> None:
         """Publish trades as they happen: raw, aggregate, and in the klines."""
-        name, market = desk.symbol.lower(), desk.market
+        name, market = state.symbol.lower(), state.market
         raw, aggregate = f"{name}@trade", f"{name}@aggTrade"
         wants_raw, wants_aggregate = raw in self._wanted, aggregate in self._wanted
         lives = list(self._klines[name].values())
         for trade in trades:
             for live in lives:
                 for bar in live.add(trade):
-                    self._say_kline(desk, live, bar, is_closed=True)
-            if not (wants_raw or wants_aggregate) or self._is_lost(desk.symbol):
+                    self._publish_kline(state, live, bar, is_closed=True)
+            if not (wants_raw or wants_aggregate) or self._is_lost(state.symbol):
                 continue
             if wants_raw:
-                self._say(
+                self._publish(
                     raw,
                     {
                         "e": "trade",
                         "E": market.now_ms,
-                        "s": desk.symbol,
+                        "s": state.symbol,
                         "t": trade.id + RAW_OFFSET,
                         "p": market.price(trade.price),
                         "q": market.quantity(trade.lots),
@@ -151,54 +151,55 @@ class Publisher:
                     },
                 )
             if wants_aggregate:
-                self._say_aggregate(
-                    desk, aggregate, {"e": "aggTrade", "E": market.now_ms, "s": desk.symbol, **desk.aggregate(trade)}
+                self._publish_aggregate(
+                    state, aggregate, {"e": "aggTrade", "E": market.now_ms, "s": state.symbol, **state.aggregate(trade)}
                 )
 
-    def _say_aggregate(self, desk: Desk, stream: str, event: dict[str, object]) -> None:
-        """Say a trade, once and in its turn unless a fault wants otherwise."""
-        at = Target(symbol=desk.symbol)
+    def _publish_aggregate(self, state: SymbolState, stream: str, event: dict[str, object]) -> None:
+        """Publish a trade once and in order, unless a fault repeats, drops or swaps it."""
+        at = Target(symbol=state.symbol)
         waiting = self._held.pop(stream, None)
         if waiting is None and self._faults.strike(("reorder_trades",), at):
             self._held[stream] = event
             return
-        self._say(stream, event)
+        self._publish(stream, event)
         if self._faults.strike(("duplicate_trades",), at):
-            self._say(stream, event)
+            self._publish(stream, event)
         if waiting is not None:
-            self._say(stream, waiting)
+            self._publish(stream, waiting)
 
     def _is_lost(self, symbol: str) -> bool:
         return self._faults.strike(("trade_gap",), Target(symbol=symbol)) is not None
 
-    def tick(self, desk: Desk, *, is_final: bool = False) -> None:
-        """Publish everything that is due at the market's now. `is_final`: open klines too, however recently said."""
-        name, now = desk.symbol.lower(), desk.market.now_ms
-        self.klines(desk, now, is_final=is_final)
+    def tick(self, state: SymbolState, *, is_final: bool = False) -> None:
+        """Publish everything that is due at the market's now. `is_final`: open klines too, however recently
+        published."""
+        name, now = state.symbol.lower(), state.market.now_ms
+        self.klines(state, now, is_final=is_final)
         is_slow = is_final or now - self._slow_ms.get(name, 0) >= _SECOND_MS
         if is_slow:
             self._slow_ms[name] = now
-        self._books(desk, name, is_slow=is_slow)
+        self._books(state, name, is_slow=is_slow)
         if is_slow:
-            self._tickers(desk, name)
+            self._tickers(state, name)
 
-    def klines(self, desk: Desk, now_ms: int, *, is_final: bool = False) -> None:
+    def klines(self, state: SymbolState, now_ms: int, *, is_final: bool = False) -> None:
         """Publish bars that are over at `now_ms`, and open ones that changed, at most once a second."""
-        for live in self._klines[desk.symbol.lower()].values():
+        for live in self._klines[state.symbol.lower()].values():
             for bar in live.roll(now_ms):
-                self._say_kline(desk, live, bar, is_closed=True)
+                self._publish_kline(state, live, bar, is_closed=True)
                 live.is_new = True
-            if live.is_new and (is_final or now_ms - live.said_ms >= _SECOND_MS):
-                self._say_kline(desk, live, live.bar, is_closed=False)
+            if live.is_new and (is_final or now_ms - live.published_ms >= _SECOND_MS):
+                self._publish_kline(state, live, live.bar, is_closed=False)
 
-    def _say_kline(self, desk: Desk, live: LiveKline, bar: Kline, *, is_closed: bool) -> None:
-        live.is_new, live.said_ms = False, desk.market.now_ms
+    def _publish_kline(self, state: SymbolState, live: LiveKline, bar: Kline, *, is_closed: bool) -> None:
+        live.is_new, live.published_ms = False, state.market.now_ms
         event = bar.event(
-            desk.market, live.interval, max(desk.market.now_ms, bar.end_ms if is_closed else 0), is_closed=is_closed
+            state.market, live.interval, max(state.market.now_ms, bar.end_ms if is_closed else 0), is_closed=is_closed
         )
-        self._say(f"{desk.symbol.lower()}@kline_{live.interval}", event)
+        self._publish(f"{state.symbol.lower()}@kline_{live.interval}", event)
 
-    def _books(self, desk: Desk, name: str, *, is_slow: bool) -> None:
+    def _books(self, state: SymbolState, name: str, *, is_slow: bool) -> None:
         fast, slow, top = f"{name}@depth@100ms", f"{name}@depth", f"{name}@bookTicker"
         partial = [
             (n, tail)
@@ -209,35 +210,35 @@ class Publisher:
         if not partial and not any(s in self._wanted for s in (fast, slow, top, f"{slow}@1000ms")):
             self._depth_slow.pop(name, None)
             return
-        now = desk.market.now_ms
-        old, new = desk.book.refresh(now, desk.own_limits())
+        now = state.market.now_ms
+        old, new = state.book.refresh(now, state.own_limits())
         if old.update != new.update:
-            self._say(fast, _diff(desk, old, new, now))
+            self._publish(fast, _diff(state, old, new, now))
         if is_slow:
             before = self._depth_slow.get(name, old)
             if before.update != new.update:
-                event = _diff(desk, before, new, now)
-                self._say(slow, event)
-                self._say(f"{slow}@1000ms", event)
+                event = _diff(state, before, new, now)
+                self._publish(slow, event)
+                self._publish(f"{slow}@1000ms", event)
             self._depth_slow[name] = new
         for count, tail in partial:
             if is_slow or tail == "@100ms":
-                self._say(f"{name}@depth{count}{tail}", depth_rows(desk, new, count))
+                self._publish(f"{name}@depth{count}{tail}", depth_rows(state, new, count))
         if top in self._wanted:
-            self._say_top(desk, name, new)
+            self._say_top(state, name, new)
 
-    def _say_top(self, desk: Desk, name: str, depth: Depth) -> None:
+    def _say_top(self, state: SymbolState, name: str, depth: Depth) -> None:
         bid, ask = max(depth.bids), min(depth.asks)
         found = (bid, depth.bids[bid], ask, depth.asks[ask])
         if self._tops.get(name) == found:
             return
         self._tops[name] = found
-        market = desk.market
-        self._say(
+        market = state.market
+        self._publish(
             f"{name}@bookTicker",
             {
                 "u": depth.update,
-                "s": desk.symbol,
+                "s": state.symbol,
                 "b": market.price(bid),
                 "B": market.quantity(found[1]),
                 "a": market.price(ask),
@@ -245,32 +246,32 @@ class Publisher:
             },
         )
 
-    def _tickers(self, desk: Desk, name: str) -> None:
+    def _tickers(self, state: SymbolState, name: str) -> None:
         if f"{name}@avgPrice" in self._wanted:
-            self._say(
+            self._publish(
                 f"{name}@avgPrice",
                 {
                     "e": "avgPrice",
-                    "E": desk.market.now_ms,
-                    "s": desk.symbol,
+                    "E": state.market.now_ms,
+                    "s": state.symbol,
                     "i": "5m",
-                    "w": show(desk.average_price()),
-                    "T": desk.market.last.time_ms,
+                    "w": show(state.average_price()),
+                    "T": state.market.last.time_ms,
                 },
             )
         if any(s in self._wanted for s in (f"{name}@ticker", f"{name}@miniTicker", "!miniTicker@arr", "!ticker@arr")):
-            full = day_ticker(desk)
-            self._say(f"{name}@ticker", full)
-            self._say(f"{name}@miniTicker", mini_ticker(full))
-            if desk is next(reversed(self._desks.values())):
-                everything = [day_ticker(other) for other in self._desks.values()]
-                self._say("!ticker@arr", everything)
-                self._say("!miniTicker@arr", [mini_ticker(one) for one in everything])
+            full = day_ticker(state)
+            self._publish(f"{name}@ticker", full)
+            self._publish(f"{name}@miniTicker", mini_ticker(full))
+            if state is next(reversed(self._states.values())):
+                everything = [day_ticker(other) for other in self._states.values()]
+                self._publish("!ticker@arr", everything)
+                self._publish("!miniTicker@arr", [mini_ticker(one) for one in everything])
 
 
-def depth_rows(desk: Desk, depth: Depth, count: int) -> dict[str, object]:
+def depth_rows(state: SymbolState, depth: Depth, count: int) -> dict[str, object]:
     """Return a snapshot as REST and the partial streams show it."""
-    market = desk.market
+    market = state.market
     bids = sorted(depth.bids.items(), reverse=True)[:count]
     asks = sorted(depth.asks.items())[:count]
     return {
@@ -280,8 +281,8 @@ def depth_rows(desk: Desk, depth: Depth, count: int) -> dict[str, object]:
     }
 
 
-def _diff(desk: Desk, old: Depth, new: Depth, now_ms: int) -> dict[str, object]:
-    market = desk.market
+def _diff(state: SymbolState, old: Depth, new: Depth, now_ms: int) -> dict[str, object]:
+    market = state.market
 
     def rows(before: dict[int, int], after: dict[int, int]) -> list[list[str]]:
         changed = [(p, after.get(p, 0)) for p in after.keys() | before.keys() if after.get(p) != before.get(p)]
@@ -290,7 +291,7 @@ def _diff(desk: Desk, old: Depth, new: Depth, now_ms: int) -> dict[str, object]:
     return {
         "e": "depthUpdate",
         "E": now_ms,
-        "s": desk.symbol,
+        "s": state.symbol,
         "U": old.update + 1,
         "u": new.update,
         "b": rows(old.bids, new.bids),

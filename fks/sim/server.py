@@ -1,4 +1,5 @@
-"""The process: sockets on loopback, a tick that moves the market, pings; started by the command line or a test."""
+"""The process: listening sockets on loopback, a tick that moves the market, pings; started by the command line or a
+test."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from aiohttp import web
 from fks.clock import Clock, RealClock
 from fks.model.errors import ConfigError
 from fks.sim.admin import Admin
-from fks.sim.doors import Doors
 from fks.sim.exchange import Exchange
+from fks.sim.handlers import Handlers
 from fks.sim.options import Options
 from fks.sim.session import Sessions
 
@@ -27,8 +28,8 @@ class Server:
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        self.doors = Doors(exchange)
-        self.admin = Admin(exchange, self.doors)
+        self.handlers = Handlers(exchange)
+        self.admin = Admin(exchange, self.handlers)
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.port = 0
         self._runner: web.AppRunner | None = None
@@ -39,10 +40,10 @@ class Server:
         options = self.exchange.options
         app = web.Application(client_max_size=1 << 20)
         app.router.add_route("*", "/sim/{rest:.*}", self._guarded(self.admin.handle))
-        app.router.add_get("/ws-api/v3", self._guarded(Sessions(self.exchange, self.doors).serve))
-        app.router.add_get("/{door:ws|stream}", self._guarded(self.doors.streams))
-        app.router.add_get("/{door:ws|stream}/{rest:.*}", self._guarded(self.doors.streams))
-        app.router.add_route("*", "/{rest:.*}", self._guarded(self.doors.rest))
+        app.router.add_get("/ws-api/v3", self._guarded(Sessions(self.exchange, self.handlers).serve))
+        app.router.add_get("/{door:ws|stream}", self._guarded(self.handlers.streams))
+        app.router.add_get("/{door:ws|stream}/{rest:.*}", self._guarded(self.handlers.streams))
+        app.router.add_route("*", "/{rest:.*}", self._guarded(self.handlers.rest))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.3, handle_signals=False)
         await self._runner.setup()
         site = web.TCPSite(self._runner, options.host, options.port, reuse_address=True)
@@ -77,7 +78,7 @@ class Server:
         for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        await asyncio.gather(*(socket.shut() for socket in list(self.doors.sockets)))
+        await asyncio.gather(*(socket.shut() for socket in list(self.handlers.sockets)))
         if self._runner is not None:
             await self._runner.cleanup()
         self.exchange.close()
@@ -93,7 +94,7 @@ class Server:
             try:
                 return await handler(request)
             except (sqlite3.Error, AssertionError) as error:
-                self._fail(error)  # what is in memory is not on disk: going on would tell things that never were
+                self._fail(error)  # memory is ahead of the disk: going on would publish events that are not durable
                 raise
 
         return guarded
@@ -116,7 +117,7 @@ class Server:
         while True:
             await clock.sleep(every)
             now = clock.monotonic()
-            for socket, opened in list(self.doors.sockets.items()):
+            for socket, opened in list(self.handlers.sockets.items()):
                 if now - max(socket.last_pong, opened) > 3 * every:
                     socket.abort()
                 elif now - opened > _LIFE_S:

@@ -1,4 +1,4 @@
-"""The third door: the WebSocket API, its sessions and its user data streams."""
+"""The WebSocket API: its sessions and its user data streams."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from aiohttp import web
 
 from fks.sim.auth import socket_payloads
 from fks.sim.calls import Call, Reply, answer
-from fks.sim.doors import Doors
 from fks.sim.endpoints import ORDER_METHODS, SOCKET, Endpoint
 from fks.sim.errors import ApiError, refusal
 from fks.sim.exchange import Exchange
+from fks.sim.handlers import Handlers
 from fks.sim.params import Params
 from fks.sim.sockets import Socket
 
@@ -22,28 +22,28 @@ _LISTEN_KEY_METHODS = ("userDataStream.start", "userDataStream.ping", "userDataS
 
 
 class Sessions:
-    """Handlers of /ws-api/v3. Connections are entered among those of `doors`."""
+    """Handlers of /ws-api/v3. Connections are registered with those of `handlers`."""
 
-    def __init__(self, exchange: Exchange, doors: Doors) -> None:
+    def __init__(self, exchange: Exchange, handlers: Handlers) -> None:
         self._exchange = exchange
-        self._doors = doors
+        self._handlers = handlers
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve one connection."""
         socket = Socket("/ws-api/v3")
         await socket.open(request, self._exchange.clock.monotonic())
-        self._doors.sockets[socket] = self._exchange.clock.monotonic()
+        self._handlers.sockets[socket] = self._exchange.clock.monotonic()
         try:
-            await self._doors.read(socket, lambda text: self._start(socket, text))
+            await self._handlers.read(socket, lambda text: self._start(socket, text))
         finally:
-            self._doors.sockets.pop(socket, None)
+            self._handlers.sockets.pop(socket, None)
             self._exchange.users.gone(socket)
             await socket.end()
         return socket.ws
 
     def _start(self, socket: Socket, text: str) -> None:
-        """Work on a request beside the others of the connection: an answer that waits holds up no other."""
+        """Handle a request concurrently with the others of the connection: a waiting answer delays no other."""
         task = asyncio.create_task(self._request(socket, text))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -157,7 +157,7 @@ class Sessions:
 
 
 def _plain(value: object) -> str:
-    """Return a JSON value as REST would have it in text."""
+    """Return a JSON value as the text that REST would carry."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""One websocket connection: frames go out through a queue in order, pings are answered, silence is noticed."""
+"""One websocket connection: frames leave through a queue in order, pings are answered, silence is noticed."""
 
 from __future__ import annotations
 

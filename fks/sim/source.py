@@ -1,4 +1,4 @@
-"""Where a market's minutes come from: rows of bars in ticks and lots, numbered, with the trade count before each."""
+"""Source of a market's minutes: rows of bars in ticks and lots, numbered, with the trade count before each."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Source(Protocol):
 
 
 def dice(seed: int, symbol: str, purpose: str, number: int) -> np.random.Generator:
-    """Return random numbers that depend on these four only: the same in every process, in any order of asking."""
+    """Return random numbers that depend on these four only: the same in every process, in any order of calls."""
     digest = blake2b(f"{seed}:{symbol}:{purpose}".encode(), digest_size=8).digest()
     key = np.array([int.from_bytes(digest, "little"), number & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))

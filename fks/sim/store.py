@@ -1,4 +1,4 @@
-"""What survives a kill: accounts, orders, fills, the tape's position and the log of requests, in one SQLite file.
+"""Durable state: accounts, orders, fills, the tape's position and the log of requests, in one SQLite file.
 
 A commit is in the operating system's hands (WAL) when it returns, so the process may be killed at any moment after.
 """
@@ -44,7 +44,7 @@ _FILL_COLUMNS = (
 
 
 class Store:
-    """One open file. Not for two processes at a time: the second one is refused."""
+    """One open file, for one process at a time: a second one is refused."""
 
     def __init__(self, folder: Path) -> None:
         """Open `folder`/exchange.db, made when missing. Errors: ConfigError when it cannot be, or is in use."""
@@ -70,13 +70,13 @@ class Store:
         self._db.close()
 
     def meta(self, key: str, default: str) -> str:
-        """Return the kept value, after keeping `default` when there is none."""
+        """Return the stored value, after storing `default` when there is none."""
         self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, default))
         found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return str(found[0])
 
     def set_meta(self, key: str, value: str) -> None:
-        """Keep a value."""
+        """Store a value."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def commit(
@@ -183,7 +183,7 @@ class Store:
         return cursor.lastrowid
 
     def note_outcome(self, seq: int, outcome: str) -> None:
-        """Add what became of a request."""
+        """Record the outcome of a request."""
         self._db.execute("UPDATE received SET outcome = ? WHERE seq = ?", (outcome, seq))
 
     def received(self, where: str, values: tuple[object, ...], limit: int) -> list[dict[str, object]]:

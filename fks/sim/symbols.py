@@ -1,4 +1,4 @@
-"""What the exchange lists: the markets, their grids and filters, and how the wire describes them."""
+"""Listed markets, their grids and filters, and their description on the wire."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ORDER_TYPES = (
 class Listing:
     """One market. Prices, quantities and money in atoms (1e-8).
 
-    `minute_sigma` is the usual standard deviation of a minute's log return, `minute_volume` its volume in lots,
+    `minute_sigma` is the typical standard deviation of a minute's log return, `minute_volume` its volume in lots,
     `minute_trades` its number of trades, `spread_ticks` best ask minus best bid, `level_ticks` the book's grid.
     """
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from fks.sim.atoms import SCALE, show
-from fks.sim.desk import Desk
 from fks.sim.market import RAW_OFFSET
+from fks.sim.symbol_state import SymbolState
 
 _DAY_MS = 86_400_000
 
 
-def day_ticker(desk: Desk) -> dict[str, object]:
+def day_ticker(state: SymbolState) -> dict[str, object]:
     """Return the `24hrTicker` event: whole rows of the last 24 hours, the open one included."""
-    market, listing = desk.market, desk.market.listing
-    bar = desk.klines.span(market.now_ms - _DAY_MS, market.now_ms)
+    market, listing = state.market, state.market.listing
+    bar = state.klines.span(market.now_ms - _DAY_MS, market.now_ms)
     first, last = market.id_at(bar.start_ms), market.id_next - 1
-    bid, ask = desk.book.best()
+    bid, ask = state.book.best()
     change, open_ = (bar.close - bar.open) * listing.tick, bar.open * listing.tick
     percent = change * 100_000 // open_ if open_ else 0
     quote = bar.quote * listing.quote_factor
@@ -22,7 +22,7 @@ def day_ticker(desk: Desk) -> dict[str, object]:
     return {
         "e": "24hrTicker",
         "E": market.now_ms,
-        "s": desk.symbol,
+        "s": state.symbol,
         "p": show(change),
         "P": f"{'-' if percent < 0 else ''}{abs(percent) // 1000}.{abs(percent) % 1000:03d}",
         "w": show(quote * SCALE // volume if volume else 0),
@@ -51,9 +51,9 @@ def mini_ticker(full: dict[str, object]) -> dict[str, object]:
     return {"e": "24hrMiniTicker"} | {name: full[name] for name in ("E", "s", "c", "o", "h", "l", "v", "q")}
 
 
-def rest_ticker(desk: Desk) -> dict[str, object]:
+def rest_ticker(state: SymbolState) -> dict[str, object]:
     """Return the answer of `ticker/24hr`."""
-    full = day_ticker(desk)
+    full = day_ticker(state)
     names = {
         "s": "symbol",
         "p": "priceChange",

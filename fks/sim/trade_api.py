@@ -6,13 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from fks.sim.atoms import SCALE, show
-from fks.sim.desk import Desk
 from fks.sim.entry import NewOrder, check_positive, read_order
 from fks.sim.errors import ApiError, missing, refusal
 from fks.sim.exchange import Exchange
 from fks.sim.faults import Target
 from fks.sim.orders import PROFITS, STOPS, Fill, Order, OrderList
 from fks.sim.params import Params
+from fks.sim.symbol_state import SymbolState
 
 _DAY_MS = 86_400_000
 
@@ -22,8 +22,8 @@ _DAY_MS = 86_400_000
 
 def new_order(exchange: Exchange, params: Params) -> object:
     """Place an order."""
-    desk = exchange.trading_desk(params.text("symbol"))
-    new = read_order(params, desk.symbol)
+    state = exchange.current_state(params.text("symbol"))
+    new = read_order(params, state.symbol)
     exchange.limits.spend_order()
     order, fills = exchange.engine.place(new)
     return _answer(new, order, fills)
@@ -41,8 +41,8 @@ def _answer(new: NewOrder, order: Order, fills: list[Fill]) -> dict[str, object]
 
 def test_order(exchange: Exchange, params: Params) -> object:
     """Check an order and do nothing."""
-    desk = exchange.trading_desk(params.text("symbol"))
-    exchange.engine.check(read_order(params, desk.symbol))
+    state = exchange.current_state(params.text("symbol"))
+    exchange.engine.check(read_order(params, state.symbol))
     if params.flag("computeCommissionRates"):
         return {
             "standardCommissionForOrder": _rates(exchange),
@@ -61,11 +61,11 @@ def _hidden(exchange: Exchange, order: Order) -> bool:
 
 def find_order(exchange: Exchange, params: Params, error: str) -> Order:
     """Return the order that `orderId` or `origClientOrderId` names, open or not. Errors: −1102, or the one named."""
-    symbol = exchange.desk(params.text("symbol")).symbol
+    symbol = exchange.state(params.text("symbol")).symbol
     order_id, client_id = params.number("orderId"), params.client_id("origClientOrderId")
     if order_id is None and not client_id:
         raise ApiError(-1102, "Param 'origClientOrderId' or 'orderId' must be sent, but both were empty/null!")
-    open_orders = exchange.desks[symbol].orders
+    open_orders = exchange.states[symbol].orders
     found: list[Order] = []
     if order_id is not None:
         found = (
@@ -75,7 +75,7 @@ def find_order(exchange: Exchange, params: Params, error: str) -> Order:
         )
         found = [order for order in found if not client_id or order.client_id == client_id]
     elif client_id:
-        match = exchange.desks[symbol].by_client_id(client_id)
+        match = exchange.states[symbol].by_client_id(client_id)
         found = (
             [match]
             if match
@@ -105,7 +105,7 @@ def cancel_order(exchange: Exchange, params: Params) -> object:
 
 
 def _cancellable(exchange: Exchange, params: Params) -> Order:
-    exchange.trading_desk(params.text("symbol"), is_new=False)
+    exchange.current_state(params.text("symbol"), is_new=False)
     order = find_order(exchange, params, "unknown_order")
     if not order.is_open:
         raise refusal("unknown_order")
@@ -118,18 +118,18 @@ def _cancellable(exchange: Exchange, params: Params) -> Order:
 def open_orders(exchange: Exchange, params: Params) -> object:
     """Return the open orders of a symbol, or all."""
     symbol = params.maybe("symbol")
-    desks = [exchange.desk(symbol)] if symbol else list(exchange.desks.values())
-    return [order.row() for desk in desks for order in desk.orders.values() if not _hidden(exchange, order)]
+    states = [exchange.state(symbol)] if symbol else list(exchange.states.values())
+    return [order.row() for state in states for order in state.orders.values() if not _hidden(exchange, order)]
 
 
 def cancel_open_orders(exchange: Exchange, params: Params) -> object:
     """Cancel all open orders of a symbol. Errors: −2011 when there is none."""
-    desk = exchange.trading_desk(params.text("symbol"), is_new=False)
-    if not desk.orders:
+    state = exchange.current_state(params.text("symbol"), is_new=False)
+    if not state.orders:
         raise refusal("unknown_order")
     found: list[object] = []
-    while desk.orders:
-        order = next(iter(desk.orders.values()))
+    while state.orders:
+        order = next(iter(state.orders.values()))
         pair = exchange.engine.lists.get(order.list_id)
         members = [member.cancelled() for member in exchange.engine.cancel(order)]
         found += [_list_answer(pair, members)] if pair is not None else members
@@ -138,7 +138,7 @@ def cancel_open_orders(exchange: Exchange, params: Params) -> object:
 
 def all_orders(exchange: Exchange, params: Params) -> object:
     """Return orders of a symbol from an id or a time on, else the last ones."""
-    symbol, limit = exchange.desk(params.text("symbol")).symbol, params.limit(500, 1000)
+    symbol, limit = exchange.state(params.text("symbol")).symbol, params.limit(500, 1000)
     from_id, (start, end) = params.number("orderId"), _window(params)
     if from_id is not None:
         return [o.row() for o in exchange.store.orders("symbol = ? AND order_id >= ?", (symbol, from_id), limit=limit)]
@@ -158,7 +158,7 @@ def _window(params: Params) -> tuple[int | None, int | None]:
 def my_trades(exchange: Exchange, params: Params) -> object:
     """Return fills of a symbol. On a tape a fill is in the window by its tape time or by the wall time it was made
     at."""
-    symbol, limit = exchange.desk(params.text("symbol")).symbol, params.limit(500, 1000)
+    symbol, limit = exchange.state(params.text("symbol")).symbol, params.limit(500, 1000)
     from_id, order_id, (start, end) = params.number("fromId"), params.number("orderId"), _window(params)
     if from_id is not None and (start is not None or end is not None):
         raise refusal("bad_combination")
@@ -178,9 +178,9 @@ def my_trades(exchange: Exchange, params: Params) -> object:
 
 def cancel_replace(exchange: Exchange, params: Params) -> object:
     """Cancel an order and place another. Errors: −2022 when both fail or nothing was tried, −2021 when one failed."""
-    desk = exchange.trading_desk(params.text("symbol"))
+    state = exchange.current_state(params.text("symbol"))
     mode = params.choice("cancelReplaceMode", ("STOP_ON_FAILURE", "ALLOW_FAILURE"), "bad_combination")
-    new = read_order(params, desk.symbol)
+    new = read_order(params, state.symbol)
     exchange.limits.spend_order()
     names = {"cancelOrderId": "orderId", "cancelOrigClientOrderId": "origClientOrderId", "symbol": "symbol"}
     aimed = Params({names[name]: value for name, value in params.items() if name in names})
@@ -218,9 +218,9 @@ def _list_answer(pair: OrderList, reports: list[dict[str, object]]) -> dict[str,
 
 def new_oco(exchange: Exchange, params: Params) -> object:
     """Place a pair of which one cancels the other: `above…` and `below…`."""
-    desk = exchange.trading_desk(params.text("symbol"))
-    legs = [_leg(params, desk.symbol, where) for where in ("above", "below")]
-    return _place_oco(exchange, desk, params, legs)
+    state = exchange.current_state(params.text("symbol"))
+    legs = [_leg(params, state.symbol, where) for where in ("above", "below")]
+    return _place_oco(exchange, state, params, legs)
 
 
 def _leg(params: Params, symbol: str, where: str) -> NewOrder:
@@ -246,9 +246,9 @@ def _leg(params: Params, symbol: str, where: str) -> NewOrder:
 
 def old_oco(exchange: Exchange, params: Params) -> object:
     """Place a pair by the deprecated endpoint: a limit maker and a stop."""
-    desk = exchange.trading_desk(params.text("symbol"))
+    state = exchange.current_state(params.text("symbol"))
     side = params.choice("side", ("BUY", "SELL"), "bad_side")
-    shared = NewOrder(desk.symbol, side, "LIMIT_MAKER", quantity=params.atoms("quantity"))
+    shared = NewOrder(state.symbol, side, "LIMIT_MAKER", quantity=params.atoms("quantity"))
     profit = replace(shared, price=params.atoms("price"), client_id=params.client_id("limitClientOrderId"))
     has_limit = "stopLimitPrice" in params
     stop = replace(
@@ -261,16 +261,16 @@ def old_oco(exchange: Exchange, params: Params) -> object:
     )
     for leg in (profit, stop):
         check_positive(leg)
-    return _place_oco(exchange, desk, params, [profit, stop] if side == "SELL" else [stop, profit])
+    return _place_oco(exchange, state, params, [profit, stop] if side == "SELL" else [stop, profit])
 
 
-def _place_oco(exchange: Exchange, desk: Desk, params: Params, legs: list[NewOrder]) -> object:
+def _place_oco(exchange: Exchange, state: SymbolState, params: Params, legs: list[NewOrder]) -> object:
     above, below = legs
     sell = above.side == "SELL"
     profit, stop = (above, below) if sell else (below, above)
     if profit.type not in ("LIMIT_MAKER", *PROFITS) or stop.type not in STOPS:
         raise refusal("bad_combination")
-    last = exchange.engine.last_price(desk)
+    last = exchange.engine.last_price(state)
     upper, lower = (leg.stop_price or leg.price for leg in legs)
     if not lower < last < upper:
         raise refusal("bad_oco_prices")
@@ -301,9 +301,9 @@ def query_list(exchange: Exchange, params: Params) -> object:
 
 def cancel_list(exchange: Exchange, params: Params) -> object:
     """Cancel an order list."""
-    desk = exchange.trading_desk(params.text("symbol"), is_new=False)
+    state = exchange.current_state(params.text("symbol"), is_new=False)
     pair = _find_list(exchange, params, ("orderListId", "listClientOrderId"), "unknown_order")
-    member = next((desk.orders[i] for i in pair.order_ids if i in desk.orders), None)
+    member = next((state.orders[i] for i in pair.order_ids if i in state.orders), None)
     if member is None:
         raise refusal("unknown_order")
     members = exchange.engine.cancel(member, params.client_id("newClientOrderId"))
@@ -367,7 +367,7 @@ def account(exchange: Exchange, params: Params) -> object:
         "balances": exchange.engine.ledger.rows(omit_zero=params.flag("omitZeroBalances")),
         "permissions": ["SPOT"],
         "uid": exchange.keyring.uid,
-        # what the real exchange never says: no client takes this one for it, nor a reset one for what it was
+        # the real exchange never sends this field: it identifies this simulator, and a reset of it
         "environment": "sim",
         "networkEpoch": exchange.network_epoch,
     }
@@ -376,7 +376,7 @@ def account(exchange: Exchange, params: Params) -> object:
 def commission(exchange: Exchange, params: Params) -> object:
     """Return the commission rates of a symbol."""
     return {
-        "symbol": exchange.desk(params.text("symbol")).symbol,
+        "symbol": exchange.state(params.text("symbol")).symbol,
         "standardCommission": _rates(exchange),
         "specialCommission": _zero_rates(),
         "taxCommission": _zero_rates(),

@@ -1,5 +1,4 @@
-"""The user data stream: who listens to the account, and what is lost, doubled or swapped on the way when a fault says
-so."""
+"""The user data stream: subscriptions to the account's events, and events lost, duplicated or swapped by a fault."""
 
 from __future__ import annotations
 
@@ -53,7 +52,7 @@ class Users:
         return {socket for socket, numbers in self._subscriptions.items() if numbers}
 
     def emit(self, event: Event) -> None:
-        """Send an event to every subscription, unless a fault meddles."""
+        """Send an event to every subscription, unless a fault drops, repeats or swaps it."""
         if event["e"] == "executionReport":
             at = Target(symbol=str(event["s"]), event=str(event["x"]), client_order_id=str(event["C"] or event["c"]))
             struck = self._faults.strike(("lose_report", "duplicate_report", "reorder_reports"), at)

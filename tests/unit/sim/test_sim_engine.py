@@ -53,8 +53,8 @@ def check_books(exchange: Exchange) -> None:
     held = books(exchange)
     assert {asset: sum(pair) for asset, pair in held.items()} == totals
     locked = dict.fromkeys(held, 0)
-    desk = exchange.desks[SYMBOL]
-    for order in desk.orders.values():
+    state = exchange.states[SYMBOL]
+    for order in state.orders.values():
         assert order.is_open
         locked["USDT" if order.is_buy else "SOL"] += order.locked
         if order.has_limit and order.list_id == -1:
@@ -62,7 +62,7 @@ def check_books(exchange: Exchange) -> None:
     for pair in exchange.engine.lists.values():
         locked["USDT" if pair.side == "BUY" else "SOL"] += pair.locked
     assert {asset: pair[1] for asset, pair in held.items()} == locked
-    assert {o.order_id for o in exchange.store.orders("is_open = 1")} == set(desk.orders)
+    assert {o.order_id for o in exchange.store.orders("is_open = 1")} == set(state.orders)
 
 
 class Trading(RuleBasedStateMachine):
@@ -80,11 +80,11 @@ class Trading(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def price(self, percent: float) -> int:
-        last, tick = self.exchange.desks[SYMBOL].market.last_price, self.exchange.desks[SYMBOL].market.listing.tick
+        last, tick = self.exchange.states[SYMBOL].market.last_price, self.exchange.states[SYMBOL].market.listing.tick
         return round(last * (1 + percent / 100)) // tick * tick
 
     def attempt(self, *legs: NewOrder) -> None:
-        self.exchange.trading_desk(SYMBOL)
+        self.exchange.current_state(SYMBOL)
         try:
             if len(legs) == 1:
                 self.exchange.engine.place(legs[0])
@@ -126,10 +126,10 @@ class Trading(RuleBasedStateMachine):
         stop = self.make(side, "STOP_LOSS", lots, stop_price=self.price(-down if side == "SELL" else up))
         self.attempt(*([profit, stop] if side == "SELL" else [stop, profit]))
 
-    @precondition(lambda self: self.exchange.desks[SYMBOL].orders)
+    @precondition(lambda self: self.exchange.states[SYMBOL].orders)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        orders = list(self.exchange.desks[SYMBOL].orders.values())
+        orders = list(self.exchange.states[SYMBOL].orders.values())
         self.exchange.engine.cancel(data.draw(st.sampled_from(orders)))
 
     @rule(seconds=st.floats(0.05, 90))
@@ -182,8 +182,8 @@ def until(exchange: Exchange, clock: Clock, order: Order) -> None:
 
 def test_a_resting_order_fills_as_maker_when_the_market_comes_to_it(exchange: Any) -> None:
     made, clock, told = exchange
-    desk = made.desks[SYMBOL]
-    price = desk.market.last_price - 20 * desk.market.listing.tick
+    state = made.states[SYMBOL]
+    price = state.market.last_price - 20 * state.market.listing.tick
     order, fills = made.engine.place(
         NewOrder(SYMBOL, "BUY", "LIMIT", quantity=parse("2"), price=price, client_id="rest")
     )
@@ -194,14 +194,14 @@ def test_a_resting_order_fills_as_maker_when_the_market_comes_to_it(exchange: An
     assert all(fill.is_maker for fill in found)
     assert sum(fill.quantity for fill in found) == parse("2")
     assert next(event["x"] for event in told if event["e"] == "executionReport") == "NEW"
-    public = desk.market.prints
-    assert [public.price[i] * desk.market.listing.tick for i in range(len(public))] == [price] * len(found)
+    public = state.market.prints
+    assert [public.price[i] * state.market.listing.tick for i in range(len(public))] == [price] * len(found)
 
 
 def test_a_stop_triggers_takes_from_the_book_and_ends_its_pair(exchange: Any) -> None:
     made, clock, told = exchange
-    desk = made.desks[SYMBOL]
-    tick, last = desk.market.listing.tick, desk.market.last_price
+    state = made.states[SYMBOL]
+    tick, last = state.market.listing.tick, state.market.last_price
     profit = NewOrder(SYMBOL, "SELL", "LIMIT_MAKER", quantity=parse("3"), price=last + 4000 * tick, client_id="tp")
     stop = NewOrder(SYMBOL, "SELL", "STOP_LOSS", quantity=parse("3"), stop_price=last - 20 * tick, client_id="sl")
     pair, orders = made.engine.place_list("pair", [profit, stop])
@@ -217,11 +217,11 @@ def test_a_stop_triggers_takes_from_the_book_and_ends_its_pair(exchange: Any) ->
 
 def test_a_large_order_walks_the_book_and_moves_the_tape(exchange: Any) -> None:
     made, _, _ = exchange
-    desk = made.desks[SYMBOL]
-    top = desk.book.levels("ask", desk.market.now_ms)[0]
-    quantity = top[1] * desk.market.listing.step * 3
+    state = made.states[SYMBOL]
+    top = state.book.levels("ask", state.market.now_ms)[0]
+    quantity = top[1] * state.market.listing.step * 3
     order, fills = made.engine.place(NewOrder(SYMBOL, "BUY", "MARKET", quantity=quantity))
     assert order.status == "FILLED"
     assert len({fill.price for fill in fills}) > 1
     assert [fill.price for fill in fills] == sorted(fill.price for fill in fills)
-    assert desk.market.last_price == fills[-1].price
+    assert state.market.last_price == fills[-1].price

@@ -1,4 +1,4 @@
-"""Everything the exchange holds about one symbol while it runs."""
+"""State of one symbol while the exchange runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fks.sim.prints import Trade
 _AVERAGE_MS = 300_000
 
 
-class Desk:
+class SymbolState:
     """A market with its book, its klines and our open orders in it (by order id, oldest first)."""
 
     def __init__(self, market: Market, now_ms: int) -> None:

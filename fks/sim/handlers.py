@@ -1,4 +1,4 @@
-"""Two of the doors: REST and the market websockets. They read the wire and hand on; nothing is decided here."""
+"""HTTP handlers of REST and of the market websockets: they parse the wire and call the exchange, without decisions."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _MESSAGES_PER_S = 5
 _GONE = (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR)
 
 
-class Doors:
-    """Handlers for one exchange. `sockets` are the open websocket connections."""
+class Handlers:
+    """Handlers of one exchange. `sockets` are the open websocket connections."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -116,13 +116,13 @@ class Doors:
         return socket.ws
 
     def _listen(self, socket: Socket, names: list[str]) -> None:
-        """Give a socket the account's events when it names the listen key (and those are switched on)."""
+        """Subscribe a connection to account events when it names the listen key (and listen keys are switched on)."""
         users = self._exchange.users
         if self._exchange.options.has_listen_keys and users.listen_key in names and not users.numbers(socket):
             users.subscribe(socket)
 
     async def read(self, socket: Socket, on_text: Callable[[str], object]) -> None:
-        """Take messages until the connection ends. More than five a second end it, as on the real exchange."""
+        """Read messages until the connection ends. More than five a second end it, as on the real exchange."""
         second, count = 0, 0
         while True:
             message = await socket.ws.receive()
@@ -145,7 +145,7 @@ class Doors:
                     await result
 
     def _command(self, socket: Socket, text: str) -> None:
-        """Answer SUBSCRIBE and its kin."""
+        """Answer SUBSCRIBE and the other stream commands."""
         try:
             message = orjson.loads(text)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Where a fault happens: what is there to be hit, and how its detection and its recovery are told from outside."""
+"""Targets of faults in a running system, and the signs of detection and recovery that are visible from outside."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fks.chaos.outside import Outside
 from fks.chaos.watch import Component, Watch
 from fks.model.errors import InputError
 
-UP_S = 90.0  # a target that is not there yet is waited for
-ALIVE_S = 1.0  # a beat this young is taken for life
+UP_S = 90.0  # wait for a target that is not up yet
+ALIVE_S = 1.0  # a heartbeat this young counts as alive
 GONE = frozenset({"exited", "killed", "hung", "escalated", "replaced"})
-RETURNED = frozenset({"restarted"})  # nobody tells of the supervisor's end; the new one tells that there was one
+RETURNED = frozenset({"restarted"})  # nothing records the supervisor's end; the new one records that there was one
 NOTICED = frozenset({"service.died", "service.part_died", "service.restarting"})
 READY = frozenset({"service.ready"})
 
@@ -25,7 +25,7 @@ Undo = Callable[[], Awaitable[object]]
 
 @dataclass(slots=True)
 class Deed:
-    """A fault under way: since when, how to undo it, how the system's notice and its recovery are told.
+    """A fault in force: its start, its undo, and the checks for detection and recovery.
 
     Recovery is counted from the moment the fault is over; `is_replaced`: from its beginning, because the system is
     expected to do without the victim before that.
@@ -41,13 +41,13 @@ class Deed:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One system under chaos: the way in and the eyes."""
+    """One system under chaos: the access from outside and the watch."""
 
     outside: Outside
     watch: Watch
 
     async def component(self, name: str, title: str) -> tuple[Component, int]:
-        """Return a component that is up and its pid, once it is. Errors: InputError when it does not come up in
+        """Return a component that is up and its pid; waits for it. Errors: InputError when it does not come up in
         time."""
         since_s = self.outside.now_s() - ALIVE_S
         found: list[tuple[Component, int]] = []
@@ -77,12 +77,12 @@ class Scene:
         return None
 
     def well_since(self, at_s: float) -> Callable[[], bool]:
-        """Return how to ask whether all is well by what was written after `at_s`."""
+        """Return a check whether all is well by rows written after `at_s`."""
         return lambda: self.watch.is_well(at_s)
 
     def gone_since(self, name: str, at_s: float, pid: int) -> Callable[[], float | None]:
-        """Return how to ask when the tree wrote that a child ended; else (its supervisor was away) when its row
-        changed."""
+        """Return a function for the moment when the tree recorded the child's end; else (its supervisor was away) when
+        its row changed."""
         seen: list[float] = []
 
         def when() -> float | None:
@@ -95,7 +95,7 @@ class Scene:
         return when
 
     def service_noticed(self, name: str, at_s: float) -> Callable[[], float | None]:
-        """Return how to ask when the keeper wrote that a service died or is restarted."""
+        """Return a function for the moment when the keeper recorded that a service died or is restarted."""
 
         def when() -> float | None:
             told = self.watch.first("keeper", name, NOTICED, at_s)
@@ -104,7 +104,7 @@ class Scene:
         return when
 
     def service_back(self, name: str, at_s: float) -> Callable[[], bool]:
-        """Return how to ask whether the keeper called a service ready and all has been well since."""
+        """Return a check whether the keeper recorded the service as ready and all has been well since."""
 
         def is_back() -> bool:
             told = self.watch.first("keeper", name, READY, at_s)
@@ -113,7 +113,8 @@ class Scene:
         return is_back
 
     def actor_back(self, name: str, pid: int, at_s: float) -> Callable[[], bool]:
-        """A collector is back when its feeds are live, the order manager when its venues are reconciled."""
+        """Return a check whether an actor is back: a collector with live feeds, the order manager with reconciled
+        venues."""
 
         def is_back() -> bool:
             view = self.watch.view

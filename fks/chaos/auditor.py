@@ -41,7 +41,7 @@ CHECKS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Violation:
     """A rule that the evidence breaks, with the ids to look up."""
 
     check: str
@@ -67,7 +67,7 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class OrderRequest:
     """An order requested over HTTP under one key: the signals that its answers promised, or the reason of its
     refusal."""
 
@@ -101,7 +101,7 @@ class Evidence:
         default_factory=dict
     )
     leaks: Sequence[str] = ()
-    wishes: Sequence[Wish] = ()
+    requests: Sequence[OrderRequest] = ()
     missed: Sequence[Missed] = ()
     events: Sequence[Row] | None = None
     uncovered: Sequence[str] = ()
@@ -118,25 +118,25 @@ class Audit:
     orders: int
     fills: int
     bars: int
-    findings: tuple[Finding, ...]
+    violations: tuple[Violation, ...]
     is_whole: bool = True
     promised: int = 0  # of the signals: orders that the gateway had taken or denied with a code
 
     @property
     def is_sound(self) -> bool:
-        return self.is_whole and not self.findings
+        return self.is_whole and not self.violations
 
     def count(self, check: str) -> int:
-        """Return how many findings a check has."""
-        return sum(finding.check == check for finding in self.findings)
+        """Return how many violations a check has."""
+        return sum(violation.check == check for violation in self.violations)
 
 
-def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
+def audit_evidence(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
     """Return the audit. Rows younger than `settle_s` may still be under way and count as no violation."""
     before = evidence.now_s - settle_s
-    findings = [
+    violations = [
         *_signals(evidence, before),
-        *_wishes(evidence),
+        *_requests(evidence),
         *_decisions(evidence, before),
         *_doubled(evidence),
         *_undecided(evidence, before),
@@ -147,9 +147,9 @@ def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
         *_fills(evidence, before),
         *([] if (is_moving := _is_moving(evidence, before)) else _positions(evidence)),
         *_protection(evidence, before),
-        *(Finding("protection missing", text) for text in evidence.uncovered),
+        *(Violation("protection missing", text) for text in evidence.uncovered),
         *_bars(evidence),
-        *(Finding("leaked", text) for text in evidence.leaks),
+        *(Violation("leaked", text) for text in evidence.leaks),
     ]
     order = {check: place for place, check in enumerate(CHECKS)}
     return Audit(
@@ -157,9 +157,9 @@ def judge(evidence: Evidence, *, settle_s: float = 20.0) -> Audit:
         orders=len(evidence.exchange_orders),
         fills=len(evidence.exchange_fills),
         bars=sum(len(theirs) for _, theirs in evidence.bars.values()),
-        findings=tuple(sorted(findings, key=lambda finding: order[finding.check])),
+        violations=tuple(sorted(violations, key=lambda violation: order[violation.check])),
         is_whole=not is_moving,
-        promised=sum(bool(wish.promised) for wish in evidence.wishes),
+        promised=sum(bool(request.promised) for request in evidence.requests),
     )
 
 
@@ -169,55 +169,59 @@ def _age_is_due(row: Row, column: str, before: float) -> bool:
 
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-def _signals(evidence: Evidence, before: float) -> Iterator[Finding]:
+def _signals(evidence: Evidence, before: float) -> Iterator[Violation]:
     """An accepted signal has one outcome, and the order that it led to exists."""
     known = {row["client_order_id"] for row in evidence.orders}
     for row in evidence.signals:
         name = f"{row['id']} ({row['instance'] or row['source']})"
         if row["state"] == "ready" and _age_is_due(row, "created_at", before):
-            yield Finding("signals lost", f"signal {name} has no outcome")
+            yield Violation("signals lost", f"signal {name} has no outcome")
         if row["state"] == "pending" and _age_is_due(row, "valid_until", before):
-            yield Finding("signals lost", f"signal {name} is still pending after its time")
+            yield Violation("signals lost", f"signal {name} is still pending after its time")
         if row["state"] == "ordered" and row["client_order_id"] not in known:
-            yield Finding("signals lost", f"signal {name} was ordered, but order {row['client_order_id']} is not there")
+            yield Violation(
+                "signals lost", f"signal {name} was ordered, but order {row['client_order_id']} is not there"
+            )
 
 
-def _wishes(evidence: Evidence) -> Iterator[Finding]:
+def _requests(evidence: Evidence) -> Iterator[Violation]:
     """Every promised signal exists, one for each key; no valid request is refused."""
     known = {str(row["id"]) for row in evidence.signals}
-    for wish in evidence.wishes:
-        for id in wish.promised:
+    for request in evidence.requests:
+        for id in request.promised:
             if id not in known:
-                yield Finding(
-                    "signals lost", f"order request {wish.key} was answered with signal {id}, which is not there"
+                yield Violation(
+                    "signals lost", f"order request {request.key} was answered with signal {id}, which is not there"
                 )
-        if len(wish.promised) > 1:
-            yield Finding("orders doubled", f"order request {wish.key} was answered with {len(wish.promised)} signals")
-        if wish.refused:
-            yield Finding("signals lost", f"order request {wish.key} was refused: {wish.refused}")
+        if len(request.promised) > 1:
+            yield Violation(
+                "orders doubled", f"order request {request.key} was answered with {len(request.promised)} signals"
+            )
+        if request.refused:
+            yield Violation("signals lost", f"order request {request.key} was refused: {request.refused}")
 
 
-def _decisions(evidence: Evidence, before: float) -> Iterator[Finding]:
+def _decisions(evidence: Evidence, before: float) -> Iterator[Violation]:
     """Every sealed bar was decided on, and with the decision that the auditor's own calculation gives."""
     for row in evidence.instances:
         start = evidence.started.get(row["id"])
         # DISABLED is set by the system: a person's switch leaves the state alone
         if start is not None and row["state"] == "DISABLED":
-            yield Finding("signals lost", f"instance {row['id']} was switched off: {row['error']}")
+            yield Violation("signals lost", f"instance {row['id']} was switched off: {row['error']}")
         if not row["is_enabled"] or start is None:
             continue
         if row["state"] not in ("RUNNING", "LOADING"):
-            yield Finding("signals lost", f"instance {row['id']} is {row['state']}: {row['error']}")
+            yield Violation("signals lost", f"instance {row['id']} is {row['state']}: {row['error']}")
         sealed, cursor = row["sealed_through"], row["cursor_time"]
         if sealed is not None and (cursor is None or cursor < sealed) and sealed.timestamp() < before:
-            yield Finding(
+            yield Violation(
                 "signals lost", f"instance {row['id']} is behind: decided up to {cursor}, sealed up to {sealed}"
             )
         if row["strategy"] == "sma_cross" and not row["params"].get("short") and cursor is not None:
             yield from _compare_edges(evidence, row, start, int(cursor.timestamp()))
 
 
-def _compare_edges(evidence: Evidence, row: Row, start: Instance, cursor_s: int) -> Iterator[Finding]:
+def _compare_edges(evidence: Evidence, row: Row, start: Instance, cursor_s: int) -> Iterator[Violation]:
     closes = evidence.closes.get(row["id"], ())
     fast, slow = int(row["params"]["fast"]), int(row["params"]["slow"])
     edges = list(expected_edges(closes, fast, slow, start.cursor_s, cursor_s, start.target))
@@ -229,9 +233,9 @@ def _compare_edges(evidence: Evidence, row: Row, start: Instance, cursor_s: int)
         if signal["instance"] == row["id"] and start.cursor_s < signal["ts_event"].timestamp() <= cursor_s
     }
     for at_s, kind in sorted(wanted - made):
-        yield Finding("signals lost", f"instance {row['id']} should have signalled {kind} at the bar of {at_s}")
+        yield Violation("signals lost", f"instance {row['id']} should have signalled {kind} at the bar of {at_s}")
     for at_s, kind in sorted(made - wanted - allowed):
-        yield Finding("signals lost", f"instance {row['id']} signalled {kind} at the bar of {at_s} without a reason")
+        yield Violation("signals lost", f"instance {row['id']} signalled {kind} at the bar of {at_s} without a reason")
 
 
 def expected_edges(
@@ -262,15 +266,15 @@ def expected_signals(
     is
     allowed if it is an entry from flat.
     """
-    owed, allowed = set(edges), set[tuple[int, str]]()
+    expected, allowed = set(edges), set[tuple[int, str]]()
     for item in missed:
         inside = [edge for edge in edges if item.from_s <= edge[0] <= item.to_s]
-        owed -= set(inside)
+        expected -= set(inside)
         if inside and inside[0][1] == "exit" and inside[-1][1] == "exit":
-            owed.add(inside[-1])
+            expected.add(inside[-1])
         elif inside and inside[0][1] == inside[-1][1] == "enter":
             allowed.add(inside[-1])
-    return owed, allowed
+    return expected, allowed
 
 
 AGE_LEAST_S, AGE_MOST_S = 5.0, 60.0  # bounds of a decision's maximal age: one bar, but within these
@@ -278,7 +282,7 @@ AGE_SLACK_S = 1.0  # between the first byte sent and the exchange's record of it
 _SECONDS = {"1s": 1, "5s": 5, "15s": 15, "1m": 60, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "4h": 14400}
 
 
-def _old(evidence: Evidence) -> Iterator[Finding]:
+def _old(evidence: Evidence) -> Iterator[Violation]:
     """No entry of a strategy reached the exchange when its decision was too old, by the exchange's own clock."""
     if evidence.is_tape:
         return
@@ -296,16 +300,16 @@ def _old(evidence: Evidence) -> Iterator[Finding]:
             bar_s = _SECONDS[signal["timeframe"]]
             age_s = row.get("time_ms", 0) / 1000 - signal["ts_event"].timestamp() - bar_s
             if age_s > min(max(bar_s, AGE_LEAST_S), AGE_MOST_S) + AGE_SLACK_S:
-                yield Finding(
+                yield Violation(
                     "decisions old", f"entry {id} reached the exchange {age_s:.1f} s after its bar of {bar_s} s ended"
                 )
 
 
-def _journal(evidence: Evidence) -> Iterator[Finding]:
+def _journal(evidence: Evidence) -> Iterator[Violation]:
     """The recorded events of each order make its row."""
     if evidence.events is not None:
         for text in journal_errors(evidence.orders, evidence.events, evidence.trades):
-            yield Finding("journal wrong", text)
+            yield Violation("journal wrong", text)
 
 
 # ── orders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -324,22 +328,24 @@ def _makes(row: Row) -> bool:
     return is_order and "test" not in path and "cancel" not in path
 
 
-def _nameless(evidence: Evidence) -> Iterator[Finding]:
+def _nameless(evidence: Evidence) -> Iterator[Violation]:
     """Every order carries its own id; without one it could be sent twice unnoticed."""
     for row in evidence.received:
         if _makes(row) and not made_by(row) and row.get("time_ms", 0) / 1000 >= evidence.since_s:
-            yield Finding("orders astray", f"an order was sent without an id of its own: {row['method']} {row['path']}")
+            yield Violation(
+                "orders astray", f"an order was sent without an id of its own: {row['method']} {row['path']}"
+            )
 
 
-def _doubled(evidence: Evidence) -> Iterator[Finding]:
+def _doubled(evidence: Evidence) -> Iterator[Violation]:
     sent = Counter(id for row in evidence.received for id in made_by(row))
     for id, times in sorted(sent.items()):
         if times > 1:
-            yield Finding("orders doubled", f"order {id} was sent {times} times")
+            yield Violation("orders doubled", f"order {id} was sent {times} times")
     made = Counter(row["clientOrderId"] for row in evidence.exchange_orders)
     for id, times in sorted(made.items()):
         if times > 1:
-            yield Finding("orders doubled", f"the exchange has {times} orders {id}")
+            yield Violation("orders doubled", f"the exchange has {times} orders {id}")
     led_to: dict[str, list[Row]] = defaultdict(list)
     for row in evidence.orders:
         if row["signal_id"] is not None and row["role"] in ("entry", "exit", "order") and _took(row):
@@ -350,7 +356,7 @@ def _doubled(evidence: Evidence) -> Iterator[Finding]:
             sum(row["filled"] for row in rows) <= max(row["quantity"] for row in rows)
         )
         if len(rows) > 1 and not is_parted:
-            yield Finding("orders doubled", f"signal {signal} led to {len(rows)} orders: {ids}")
+            yield Violation("orders doubled", f"signal {signal} led to {len(rows)} orders: {ids}")
 
 
 def _took(row: Row) -> bool:
@@ -359,36 +365,40 @@ def _took(row: Row) -> bool:
     return row["state"] not in NEVER_SENT and (row["state"] not in ENDED or row["filled"] > 0)
 
 
-def _undecided(evidence: Evidence, before: float) -> Iterator[Finding]:
+def _undecided(evidence: Evidence, before: float) -> Iterator[Violation]:
     for row in evidence.orders:
         if row["state"] in UNDECIDED and _age_is_due(row, "created_at", before):
-            yield Finding("orders undecided", f"order {row['client_order_id']} is still {row['state']}")
+            yield Violation("orders undecided", f"order {row['client_order_id']} is still {row['state']}")
 
 
-def _astray(evidence: Evidence, before: float) -> Iterator[Finding]:
+def _astray(evidence: Evidence, before: float) -> Iterator[Violation]:
     """The exchange and the journal agree on what exists, what is open and how much of it filled."""
     theirs = {row["clientOrderId"]: row for row in evidence.exchange_orders}
     ours = {row["client_order_id"]: row for row in evidence.orders if row["venue"] == "ccxt"}
     for id in sorted(theirs):
         if id not in ours and OURS.fullmatch(id):
-            yield Finding("orders astray", f"the exchange has order {id}, which the journal does not know")
+            yield Violation("orders astray", f"the exchange has order {id}, which the journal does not know")
     for id, row in sorted(ours.items()):
         there = theirs.get(id)
         if not _age_is_due(row, "updated_at", before) or row["state"] in UNDECIDED:
             continue
         if there is None:
             if row["state"] in LIVE or row["state"] == "FILLED":
-                yield Finding("orders astray", f"order {id} is {row['state']}, but the exchange never made it")
+                yield Violation("orders astray", f"order {id} is {row['state']}, but the exchange never made it")
             continue
         is_refuted = row["state"] in (*NEVER_SENT, "ABSENT", "REJECTED") and there["status"] != "REJECTED"
         if is_refuted or (there["status"] in EXCHANGE_OPEN) != (row["state"] in LIVE):
-            yield Finding("orders astray", f"order {id} is {row['state']}, but at the exchange it is {there['status']}")
+            yield Violation(
+                "orders astray", f"order {id} is {row['state']}, but at the exchange it is {there['status']}"
+            )
         elif Decimal(str(there["executedQty"])) != row["filled"]:
-            yield Finding("orders astray", f"order {id} filled {row['filled']}, at the exchange {there['executedQty']}")
+            yield Violation(
+                "orders astray", f"order {id} filled {row['filled']}, at the exchange {there['executedQty']}"
+            )
 
 
 # ── executions and positions ─────────────────────────────────────────────────────────────────────────────────────────
-def _fills(evidence: Evidence, before: float) -> Iterator[Finding]:
+def _fills(evidence: Evidence, before: float) -> Iterator[Violation]:
     booked: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in evidence.trades:
         if row["venue"] == "ccxt" and row["venue_trade_id"]:
@@ -398,15 +408,15 @@ def _fills(evidence: Evidence, before: float) -> Iterator[Finding]:
         ours = booked.get(key, [])
         name = f"{key[0]} {key[1]}"
         if not ours and row["wallTime"] / 1000 < before:
-            yield Finding("fills wrong", f"execution {name} is missing from the journal")
+            yield Violation("fills wrong", f"execution {name} is missing from the journal")
         if len(ours) > 1:
-            yield Finding("fills wrong", f"execution {name} is booked {len(ours)} times")
+            yield Violation("fills wrong", f"execution {name} is booked {len(ours)} times")
         for found in ours[:1]:
             theirs = tuple(Decimal(str(row[column])) for column in ("qty", "price", "commission"))
             if (found["quantity"], found["price"], found["fee"]) != theirs:
-                yield Finding("fills wrong", f"execution {name} is booked as {found['quantity']} @ {found['price']}")
+                yield Violation("fills wrong", f"execution {name} is booked as {found['quantity']} @ {found['price']}")
     for key in sorted(set(booked) - set(real)):
-        yield Finding("fills wrong", f"execution {key[0]} {key[1]} is booked, but the exchange has none such")
+        yield Violation("fills wrong", f"execution {key[0]} {key[1]} is booked, but the exchange has none such")
 
 
 def _is_moving(evidence: Evidence, before: float) -> bool:
@@ -418,39 +428,39 @@ def _is_moving(evidence: Evidence, before: float) -> bool:
     )
 
 
-def _positions(evidence: Evidence) -> Iterator[Finding]:
+def _positions(evidence: Evidence) -> Iterator[Violation]:
     """A position is the sum of its executions: the exchange's own where it is the exchange's, else the booked ones."""
     owner = {row["client_order_id"]: row["instance"] for row in evidence.orders}
     killing = {row["client_order_id"] for row in evidence.orders if row["role"] == "kill"}
     client = {(row["symbol"], row["orderId"]): row["clientOrderId"] for row in evidence.exchange_orders}
-    owed: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
+    expected: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
     shared = set()  # symbols closed by a kill: one order for all instances, so only their sum is defined
     for row in evidence.exchange_fills:
         id = client.get((row["symbol"], row["orderId"]), "")
         if id in killing:
             shared.add(row["symbol"])
         if id in owner:
-            owed["ccxt", row["symbol"], owner[id]] += net(
+            expected["ccxt", row["symbol"], owner[id]] += net(
                 row["symbol"], row["isBuyer"], row["qty"], row["commission"], row["commissionAsset"]
             )
     for row in evidence.trades:
         if row["venue"] != "ccxt":
             key = (row["venue"], row["symbol"], row["instance"])
-            owed[key] += net(
+            expected[key] += net(
                 row["symbol"], row["trade_type"].lower() == "buy", row["quantity"], row["fee"], row["fee_currency"]
             )
     held: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
     for row in evidence.positions:
         held[row["venue"], row["symbol"], row["instance"]] += row["quantity"]
-    for amounts in (owed, held):
+    for amounts in (expected, held):
         for key in [
             key for key in amounts if key[:2] in {("ccxt", symbol) for symbol in shared} and key[2] != "external"
         ]:
             amount = amounts.pop(key)
             amounts[key[0], key[1], "of all"] += amount
-    for key in sorted({*owed, *held}):
-        if key[2] != "external" and owed[key] != held[key]:
-            yield Finding("positions wrong", f"{' '.join(key)} is {held[key]}, its executions make {owed[key]}")
+    for key in sorted({*expected, *held}):
+        if key[2] != "external" and expected[key] != held[key]:
+            yield Violation("positions wrong", f"{' '.join(key)} is {held[key]}, its executions make {expected[key]}")
 
 
 def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: str) -> Decimal:
@@ -460,7 +470,7 @@ def net(symbol: str, is_buy: bool, quantity: object, fee: object, fee_currency: 
     return signed - (Decimal(str(fee)) if fee_currency and symbol.startswith(fee_currency) else 0)
 
 
-def _protection(evidence: Evidence, before: float) -> Iterator[Finding]:
+def _protection(evidence: Evidence, before: float) -> Iterator[Violation]:
     """An open position whose entry has a stop loss has a stop that rests at the exchange."""
     open_there = {row["clientOrderId"] for row in evidence.exchange_orders if row["status"] in EXCHANGE_OPEN}
     legs = [row for row in evidence.orders if row["parent_id"] is not None and row["state"] in LIVE]
@@ -474,7 +484,7 @@ def _protection(evidence: Evidence, before: float) -> Iterator[Finding]:
         mine = [leg for leg in legs if leg["role"] == role and leg["instance"] == position["instance"]]
         if role is not None and not any(leg["client_order_id"] in open_there for leg in mine):
             name = f"{position['symbol']} {position['instance']}"
-            yield Finding(
+            yield Violation(
                 "protection missing", f"position {name} of {position['quantity']} has no {role} at the exchange"
             )
 
@@ -493,7 +503,7 @@ def _newest_entry(orders: Iterable[Row], position: Row) -> Row | None:
 
 
 # ── market data ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def _bars(evidence: Evidence) -> Iterator[Finding]:
+def _bars(evidence: Evidence) -> Iterator[Violation]:
     """Every second in which the exchange traded has its bar, with its close and its volume."""
     for symbol, (ours, theirs) in sorted(evidence.bars.items()):
         for at_s, (close, volume) in sorted(theirs.items()):
@@ -501,8 +511,8 @@ def _bars(evidence: Evidence) -> Iterator[Finding]:
                 continue
             found = ours.get(at_s)
             if found is None:
-                yield Finding("bars wrong", f"{symbol} 1s bar of {at_s} is missing")
+                yield Violation("bars wrong", f"{symbol} 1s bar of {at_s} is missing")
             elif found != (close, volume):
-                yield Finding(
+                yield Violation(
                     "bars wrong", f"{symbol} 1s bar of {at_s} is {found[0]} × {found[1]}, not {close} × {volume}"
                 )

@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 Key = tuple[str, str]  # symbol, instance
 
 WITHIN_S = 5.0
-_IN_DOUBT = ("SENDING", "UNKNOWN")
+_UNDECIDED = ("SENDING", "UNKNOWN")
 _CLOSING = ("exit", "kill")
 _ENTERING = ("entry", "order")
 
@@ -61,7 +61,7 @@ class Uncovered:
     held: Decimal
     covered: Decimal
 
-    def words(self) -> str:
+    def text(self) -> str:
         """Return a line for people."""
         return f"{self.symbol} {self.instance} holds {self.held:f}, stops and exits cover {self.covered:f}"
 
@@ -94,8 +94,8 @@ def _rest_at(there: Row | None, ours: Row) -> Decimal:
     known."""
     if there is not None:
         return Decimal(str(there["origQty"])) - Decimal(str(there["executedQty"]))
-    is_in_doubt = ours["role"] != "sl" and ours["state"] in _IN_DOUBT
-    return Decimal(ours["quantity"] - ours["filled"]) if is_in_doubt else Decimal(0)
+    is_undecided = ours["role"] != "sl" and ours["state"] in _UNDECIDED
+    return Decimal(ours["quantity"] - ours["filled"]) if is_undecided else Decimal(0)
 
 
 def _newest_entry(orders: Iterable[Row], key: Key) -> Row | None:
@@ -130,4 +130,4 @@ class CoverWatch:
             self.worst_s = max(self.worst_s, for_s)
             is_paged = any(page in paged for page in (key, (key[0], ""), ("", key[1])))
             if for_s > WITHIN_S and not is_paged:
-                self.broken.setdefault(key, f"{item.words()} for {for_s:.1f} s, and no page is open")
+                self.broken.setdefault(key, f"{item.text()} for {for_s:.1f} s, and no page is open")

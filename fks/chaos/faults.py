@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import psutil
 
 from fks.chaos.links import LINKS
+from fks.chaos.observed_system import UP_S, ActiveFault, ObservedSystem, Undo
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
 from fks.chaos.processes import PROCESSES
-from fks.chaos.scenario import UP_S, Deed, Scene, Undo
 from fks.chaos.space import free_disk
 from fks.chaos.watch import Watch
 from fks.model.errors import FksError, OutageError
 
 RECOVER_S = 120.0  # the system counts as not recovered after this time
 # : Implementation of each kind of `kinds.KINDS`.
-WAYS: dict[str, Callable[[Scene, Injection], Awaitable[Deed]]] = {**PROCESSES, **LINKS}
+FAULTS: dict[str, Callable[[ObservedSystem, Injection], Awaitable[ActiveFault]]] = {**PROCESSES, **LINKS}
 
 
 @dataclass(slots=True)
@@ -38,12 +38,12 @@ class Attempt:
     error: str = ""
 
 
-class Hands:
+class Injector:
     """Performs injections on one system. `restore` undoes every fault that is still in force."""
 
     def __init__(self, outside: Outside, watch: Watch) -> None:
         self._o, self._watch = outside, watch
-        self._scene = Scene(outside, watch)
+        self._system = ObservedSystem(outside, watch)
         self._undo: dict[int, Undo] = {}
 
     async def perform(self, injection: Injection) -> Attempt:
@@ -51,48 +51,48 @@ class Hands:
         has `error`."""
         attempt = Attempt(injection, self._o.now_s())
         try:
-            deed = await self._begin(injection)
+            active = await self._begin(injection)
         except (FksError, OSError, psutil.Error) as error:
             attempt.error = str(error)
             return attempt
-        attempt.at_s, attempt.note = deed.at_s, deed.note
-        if deed.undo is not None:
-            self._undo[injection.number] = deed.undo
-        noticing = asyncio.create_task(self._watch.until(lambda: deed.noticed_s() is not None, RECOVER_S))
+        attempt.at_s, attempt.note = active.at_s, active.note
+        if active.undo is not None:
+            self._undo[injection.number] = active.undo
+        noticing = asyncio.create_task(self._watch.until(lambda: active.noticed_s() is not None, RECOVER_S))
         try:
-            attempt.recovered_s = await self._outlast(deed, injection)
+            attempt.recovered_s = await self._outlast(active, injection)
         except FksError as error:  # the fault could not be undone: reported as not recovered
             attempt.note = str(error)
         finally:
             noticing.cancel()
             await asyncio.gather(noticing, return_exceptions=True)
-        noticed_s = deed.noticed_s()
-        attempt.detected_s = None if noticed_s is None else max(0.0, noticed_s - deed.at_s)
+        noticed_s = active.noticed_s()
+        attempt.detected_s = None if noticed_s is None else max(0.0, noticed_s - active.at_s)
         return attempt
 
-    async def _outlast(self, deed: Deed, injection: Injection) -> float | None:
+    async def _outlast(self, active: ActiveFault, injection: Injection) -> float | None:
         """Hold the fault for its time, undo it and return the seconds until the system has recovered; None: it has
         not."""
-        early = self._watch.until(deed.is_recovered, RECOVER_S + injection.seconds) if deed.is_replaced else None
+        early = self._watch.until(active.is_recovered, RECOVER_S + injection.seconds) if active.is_replaced else None
         watching = asyncio.create_task(early) if early is not None else None
         try:
             await self._o.clock.sleep(injection.seconds)
             over_s = self._o.now_s()
             if (undo := self._undo.pop(injection.number, None)) is not None:
                 await _persist(undo, self._o)
-            since_s = over_s if watching is None else deed.at_s
-            back_s = await (watching or self._watch.until(deed.is_recovered, RECOVER_S))
+            since_s = over_s if watching is None else active.at_s
+            back_s = await (watching or self._watch.until(active.is_recovered, RECOVER_S))
             return None if back_s is None else max(0.0, back_s - since_s)
         finally:
             if watching is not None:
                 watching.cancel()
 
-    async def _begin(self, injection: Injection) -> Deed:
+    async def _begin(self, injection: Injection) -> ActiveFault:
         """Begin the fault; retry while another fault has taken away what it needs."""
         end = self._o.clock.monotonic() + UP_S
         while True:
             try:
-                return await WAYS[injection.kind](self._scene, injection)
+                return await FAULTS[injection.kind](self._system, injection)
             except OutageError:
                 if self._o.clock.monotonic() > end:
                     raise

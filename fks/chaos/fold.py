@@ -75,7 +75,7 @@ def journal_errors(orders: Iterable[Row], events: Iterable[Row], trades: Iterabl
         id = order["client_order_id"]
         found = Folded()
         for event in steps.pop(id, []):
-            yield from (f"order {id}: {words}" for words in apply(found, event, order["quantity"]))
+            yield from (f"order {id}: {error}" for error in apply(found, event, order["quantity"]))
         made = (found.state, found.filled, found.request)
         kept = (order["state"], order["filled"], order["request"])
         if made != kept:

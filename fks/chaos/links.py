@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from fks.chaos.kinds import ORDERS_PATH
+from fks.chaos.observed_system import ActiveFault, ObservedSystem, Undo
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
-from fks.chaos.scenario import Deed, Scene, Undo
 from fks.chaos.space import fill_disk, free_disk
 from fks.clock import WrongClock
 
@@ -26,30 +26,30 @@ ORDER_FAULTS: dict[str, dict[str, object]] = {
 REPORTS = frozenset({"lose_report", "duplicate_report", "reorder_reports", "trade_gap", "hide_order"})
 
 
-async def flush(scene: Scene, _injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
-    await scene.outside.redis("FLUSHALL")
-    return Deed(at_s, scene.well_since(at_s))
+async def flush(system: ObservedSystem, _injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
+    await system.outside.redis("FLUSHALL")
+    return ActiveFault(at_s, system.well_since(at_s))
 
 
-async def cut_database(scene: Scene, injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
-    cut = await scene.outside.sql(
+async def cut_database(system: ObservedSystem, injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
+    cut = await system.outside.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", f"fks {injection.target}"
     )
-    return Deed(at_s, scene.well_since(at_s), note=f"{len(cut)} connections")
+    return ActiveFault(at_s, system.well_since(at_s), note=f"{len(cut)} connections")
 
 
-async def cut_redis(scene: Scene, _injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
-    cut = [await scene.outside.redis("CLIENT", "KILL", "TYPE", kind) for kind in ("pubsub", "normal")]
-    return Deed(at_s, scene.well_since(at_s), note=f"{sum(cut)} connections")
+async def cut_redis(system: ObservedSystem, _injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
+    cut = [await system.outside.redis("CLIENT", "KILL", "TYPE", kind) for kind in ("pubsub", "normal")]
+    return ActiveFault(at_s, system.well_since(at_s), note=f"{sum(cut)} connections")
 
 
-async def pause_redis(scene: Scene, injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
-    await scene.outside.redis("CLIENT", "PAUSE", round(injection.seconds * 1000), "ALL")
-    return Deed(at_s, scene.well_since(at_s + injection.seconds))
+async def pause_redis(system: ObservedSystem, injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
+    await system.outside.redis("CLIENT", "PAUSE", round(injection.seconds * 1000), "ALL")
+    return ActiveFault(at_s, system.well_since(at_s + injection.seconds))
 
 
 async def _set(outside: Outside, body: dict[str, object]) -> Undo:
@@ -62,56 +62,56 @@ async def _set(outside: Outside, body: dict[str, object]) -> Undo:
     return clear
 
 
-async def cut_streams(scene: Scene, _injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
-    await _set(scene.outside, {"kind": "cut_stream"})
-    return Deed(at_s, scene.well_since(at_s))
+async def cut_streams(system: ObservedSystem, _injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
+    await _set(system.outside, {"kind": "cut_stream"})
+    return ActiveFault(at_s, system.well_since(at_s))
 
 
-async def freeze(scene: Scene, injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
-    undo = await _set(scene.outside, {"kind": "freeze_stream", "seconds": injection.seconds})
-    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+async def freeze(system: ObservedSystem, injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
+    undo = await _set(system.outside, {"kind": "freeze_stream", "seconds": injection.seconds})
+    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
 
 
-async def half_open(scene: Scene, injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
-    undo = await _set(scene.outside, {"kind": "half_open"})
-    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+async def half_open(system: ObservedSystem, injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
+    undo = await _set(system.outside, {"kind": "half_open"})
+    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
 
 
-async def refuse(scene: Scene, injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
-    undo = await _set(scene.outside, {"kind": "drop", "count": None})
-    await _set(scene.outside, {"kind": "cut_stream"})
-    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+async def refuse(system: ObservedSystem, injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
+    undo = await _set(system.outside, {"kind": "drop", "count": None})
+    await _set(system.outside, {"kind": "cut_stream"})
+    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
 
 
-async def jump(scene: Scene, injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
+async def jump(system: ObservedSystem, injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
     if injection.target == "node":
-        clock = WrongClock(scene.outside.paths.wrong_clock)
+        clock = WrongClock(system.outside.paths.wrong_clock)
         clock.put_wrong(injection.amount, injection.seconds)
-        return Deed(at_s, scene.well_since(at_s + injection.seconds))
-    undo = await _set(scene.outside, {"kind": "clock_jump", "seconds": injection.amount})
-    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+        return ActiveFault(at_s, system.well_since(at_s + injection.seconds))
+    undo = await _set(system.outside, {"kind": "clock_jump", "seconds": injection.amount})
+    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
 
 
-async def order_fault(scene: Scene, injection: Injection) -> Deed:
+async def order_fault(system: ObservedSystem, injection: Injection) -> ActiveFault:
     kind = injection.target
     place = {} if kind in REPORTS else {"path": ORDERS_PATH, "method": "POST"}
-    at_s = scene.outside.now_s()
-    undo = await _set(scene.outside, {"kind": kind, **place, **ORDER_FAULTS.get(kind, {})})
-    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=undo)
+    at_s = system.outside.now_s()
+    undo = await _set(system.outside, {"kind": kind, **place, **ORDER_FAULTS.get(kind, {})})
+    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=undo)
 
 
-async def no_space(scene: Scene, injection: Injection) -> Deed:
-    at_s = scene.outside.now_s()
-    await fill_disk(scene.outside, injection.seconds)
-    return Deed(at_s, scene.well_since(at_s + injection.seconds), undo=lambda: free_disk(scene.outside))
+async def no_space(system: ObservedSystem, injection: Injection) -> ActiveFault:
+    at_s = system.outside.now_s()
+    await fill_disk(system.outside, injection.seconds)
+    return ActiveFault(at_s, system.well_since(at_s + injection.seconds), undo=lambda: free_disk(system.outside))
 
 
-LINKS: dict[str, Callable[[Scene, Injection], Awaitable[Deed]]] = {
+LINKS: dict[str, Callable[[ObservedSystem, Injection], Awaitable[ActiveFault]]] = {
     "flush-redis": flush,
     "cut-database": cut_database,
     "cut-redis": cut_redis,

@@ -24,7 +24,7 @@ Undo = Callable[[], Awaitable[object]]
 
 
 @dataclass(slots=True)
-class Deed:
+class ActiveFault:
     """A fault in force: its start, its undo, and the checks for detection and recovery.
 
     Recovery is counted from the moment the fault is over; `is_replaced`: from its beginning, because the system is
@@ -40,7 +40,7 @@ class Deed:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class ObservedSystem:
     """One system under chaos: the access from outside and the watch."""
 
     outside: Outside
@@ -86,11 +86,11 @@ class Scene:
         seen: list[float] = []
 
         def when() -> float | None:
-            told = self.watch.first("tree", name, RETURNED if name == "supervisor" else GONE, at_s)
+            found = self.watch.first("tree", name, RETURNED if name == "supervisor" else GONE, at_s)
             row = self.watch.view.rows.get(name)
             if not seen and row is not None and row.pid != pid:
                 seen.append(self.watch.view.at_s)
-            return told.at_s if told is not None else seen[0] if seen else None
+            return found.at_s if found is not None else seen[0] if seen else None
 
         return when
 
@@ -98,8 +98,8 @@ class Scene:
         """Return a function for the moment when the keeper recorded that a service died or is restarted."""
 
         def when() -> float | None:
-            told = self.watch.first("keeper", name, NOTICED, at_s)
-            return told.at_s if told is not None else None
+            found = self.watch.first("keeper", name, NOTICED, at_s)
+            return found.at_s if found is not None else None
 
         return when
 
@@ -107,8 +107,8 @@ class Scene:
         """Return a check whether the keeper recorded the service as ready and all has been well since."""
 
         def is_back() -> bool:
-            told = self.watch.first("keeper", name, READY, at_s)
-            return told is not None and self.watch.is_well(told.at_s)
+            found = self.watch.first("keeper", name, READY, at_s)
+            return found is not None and self.watch.is_well(found.at_s)
 
         return is_back
 

@@ -13,7 +13,7 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-from fks.chaos.auditor import Wish
+from fks.chaos.auditor import OrderRequest
 from fks.chaos.outside import Outside
 from fks.model.errors import OutageError
 
@@ -27,20 +27,20 @@ SELECT a.name, i.symbol FROM accounts a JOIN strategy_instances i ON i.account_i
  WHERE a.is_enabled AND a.venue = 'ccxt' ORDER BY i.id LIMIT 1"""
 
 
-class Wisher:
+class OrderRequester:
     """Sends a request every EVERY_S, buying and selling in turn, with the local command line's token."""
 
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
         self._is_over = False
-        self.wishes: dict[str, Wish] = {}
+        self.requests: dict[str, OrderRequest] = {}
 
     def end(self) -> None:
         """Start no new request; `run` returns when the last one is answered or given up."""
         self._is_over = True
 
     async def run(self) -> None:
-        """Ask until `end`. Without an account to ask with, nothing is asked. Errors: OutageError."""
+        """Send requests until `end`; none when no account can trade. Errors: OutageError."""
         body = await self._body()
         if body is None:
             return
@@ -49,7 +49,7 @@ class Wisher:
                 if self._is_over:
                     break
                 key, side = f"chaos-{uuid.uuid4()}", "buy" if number % 2 == 0 else "sell"
-                self.wishes[key] = Wish(key)
+                self.requests[key] = OrderRequest(key)
                 group.create_task(self._ask(key, body | {"side": side}, times=1 + number // 2 % 2))
                 await self._outside.clock.sleep(EVERY_S)
 
@@ -67,12 +67,12 @@ class Wisher:
                 status, answer = await self._outside.gateway("POST", "/orders", body, key=key)
             except OutageError:
                 status, answer = 0, {}  # the outcome is unknown: the key makes the repeat safe
-            wish = self.wishes[key]
+            request = self.requests[key]
             if status in _ANSWERS and "id" in answer:
                 times -= 1
-                self.wishes[key] = replace(wish, promised=tuple({*wish.promised, str(answer["id"])}))
+                self.requests[key] = replace(request, promised=tuple({*request.promised, str(answer["id"])}))
             elif 400 <= status < 500 and status != 429:
-                self.wishes[key] = replace(wish, refused=f"{status} {answer.get('code', '')}")
+                self.requests[key] = replace(request, refused=f"{status} {answer.get('code', '')}")
                 return
             else:
                 await clock.sleep(PAUSE_S)

@@ -223,8 +223,8 @@ def settings_of_process(paths: Paths, pid: int) -> Settings:
     except (psutil.Error, OSError, ValueError):
         environ = {}
     if not environ:  # empty also for a moment at a process's start
-        told = f"process {pid} does not tell with which settings it runs"
-        raise InputError(told, code="NOT_A_DEMO", remedy=DEMO)
+        reason = f"process {pid} does not tell with which settings it runs"
+        raise InputError(reason, code="NOT_A_DEMO", remedy=DEMO)
     return load(paths.home, environ).settings
 
 

@@ -45,15 +45,15 @@ def _pair(values: Sequence[float]) -> tuple[str, str]:
     return (f"{median(values):.2f} s", f"{max(values):.2f} s") if values else ("?", "?")
 
 
-def verdict_rows(audit: Audit) -> list[tuple[str, str]]:
+def check_rows(audit: Audit) -> list[tuple[str, str]]:
     """Return (check, number of its violations)."""
     return [(check, str(audit.count(check))) for check in CHECKS]
 
 
-def finding_lines(audit: Audit) -> list[str]:
+def violation_lines(audit: Audit) -> list[str]:
     """Return the first violations as lines."""
-    lines = [f"{finding.check}: {finding.text}" for finding in audit.findings[:SHOWN]]
-    rest = len(audit.findings) - SHOWN
+    lines = [f"{violation.check}: {violation.text}" for violation in audit.violations[:SHOWN]]
+    rest = len(audit.violations) - SHOWN
     moving = [] if audit.is_whole else ["positions could not be compared: at every look an execution was on its way"]
     return [*lines, *([f"and {rest} more"] if rest > 0 else []), *moving]
 
@@ -105,7 +105,7 @@ def document(
             "fills": outcome.audit.fills,
             "bars": outcome.audit.bars,
             "counts": {check: outcome.audit.count(check) for check in CHECKS},
-            "findings": [{"check": f.check, "text": f.text} for f in outcome.audit.findings],
+            "findings": [{"check": f.check, "text": f.text} for f in outcome.audit.violations],
         },
     }
 

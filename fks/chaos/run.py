@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from fks.chaos.auditor import Audit, Finding, Wish, judge
+from fks.chaos.auditor import Audit, OrderRequest, Violation, audit_evidence
 from fks.chaos.evidence import Baseline, take_baseline, try_collect
-from fks.chaos.faults import Attempt, Hands
+from fks.chaos.faults import Attempt, Injector
 from fks.chaos.kinds import KINDS
-from fks.chaos.order_requests import Wisher
+from fks.chaos.order_requests import OrderRequester
 from fks.chaos.outside import Outside
 from fks.chaos.plan import Injection
 from fks.chaos.sampler import CoverSampler
@@ -21,7 +21,7 @@ from fks.model.errors import OutageError
 IN_FLIGHT_MAX = 3  # faults whose recovery is waited for at the same time
 WELL_S = 90.0  # time for the system to become well before the first fault and after the last
 SETTLE_S = 8.0  # rows younger than this may still be under way when the auditor looks
-VERDICT_S = 90.0  # time for violations to clear before they count
+AUDIT_S = 90.0  # time for violations to clear before they count
 LOOK_EVERY_S = 2.0
 # : Progress: the phase (start, injecting, done, settling, auditing) and its injection.
 Say = Callable[[str, Attempt | Injection | None], None]
@@ -50,39 +50,39 @@ async def run_plan(outside: Outside, plan: Sequence[Injection], say: Say = lambd
     """
     start_s = outside.clock.monotonic()
     watch = Watch(outside)
-    hands = Hands(outside, watch)
+    injector = Injector(outside, watch)
     looking = asyncio.create_task(watch.run())
-    wisher = Wisher(outside)
+    requester = OrderRequester(outside)
     sampler = CoverSampler(outside)
     sampling: asyncio.Task[None] | None = None
-    wishing: asyncio.Task[None] | None = None
+    requesting: asyncio.Task[None] | None = None
     try:
-        await hands.restore()
+        await injector.restore()
         if await watch.until(lambda: watch.is_well(0.0), WELL_S) is None:
             raise OutageError("the system is not well to begin with", remedy="see 'fks status'")
         baseline = await take_baseline(outside)
-        wishing = asyncio.create_task(wisher.run())
+        requesting = asyncio.create_task(requester.run())
         sampling = asyncio.create_task(sampler.run())
-        attempts = await _perform(outside, hands, plan, say)
-        wisher.end()
+        attempts = await _perform(outside, injector, plan, say)
+        requester.end()
         say("settling", None)
-        await hands.restore()
+        await injector.restore()
         over_s = outside.now_s()
         is_well = await watch.until(lambda: watch.is_well(over_s), WELL_S) is not None
-        await wishing
+        await requesting
         say("auditing", None)
-        audit = await _verdict(outside, baseline, list(wisher.wishes.values()), list(sampler.watch.broken.values()))
+        audit = await _audit(outside, baseline, list(requester.requests.values()), list(sampler.watch.broken.values()))
     finally:
         with contextlib.suppress(OutageError):
-            await asyncio.shield(hands.restore())
-        tasks = [task for task in (looking, wishing, sampling) if task is not None]
+            await asyncio.shield(injector.restore())
+        tasks = [task for task in (looking, requesting, sampling) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
     return Outcome(tuple(attempts), audit, outside.clock.monotonic() - start_s, is_well)
 
 
-async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], say: Say) -> list[Attempt]:
+async def _perform(outside: Outside, injector: Injector, plan: Sequence[Injection], say: Say) -> list[Attempt]:
     """Start each fault in its moment; one that stops the whole system waits for all before it and is waited for."""
     begun = outside.clock.monotonic()
     flying: set[asyncio.Task[Attempt]] = set()
@@ -90,7 +90,7 @@ async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], sa
 
     async def one(injection: Injection) -> Attempt:
         say("injecting", injection)
-        attempt = await hands.perform(injection)
+        attempt = await injector.perform(injection)
         done.append(attempt)
         say("done", attempt)
         return attempt
@@ -123,14 +123,16 @@ async def _perform(outside: Outside, hands: Hands, plan: Sequence[Injection], sa
     return sorted(done, key=lambda attempt: attempt.injection.number)
 
 
-async def _verdict(outside: Outside, baseline: Baseline, wishes: Sequence[Wish], uncovered: Sequence[str]) -> Audit:
+async def _audit(
+    outside: Outside, baseline: Baseline, requests: Sequence[OrderRequest], uncovered: Sequence[str]
+) -> Audit:
     """Audit until there is no violation or the time is over: rows on their way may arrive, true violations stay."""
-    end = outside.clock.monotonic() + VERDICT_S
-    audit = Audit(0, 0, 0, 0, (Finding("leaked", "the system could not be audited: something is away"),))
+    end = outside.clock.monotonic() + AUDIT_S
+    audit = Audit(0, 0, 0, 0, (Violation("leaked", "the system could not be audited: something is away"),))
     while True:
         evidence = await try_collect(outside, baseline)
         if evidence is not None:
-            audit = judge(replace(evidence, wishes=wishes, uncovered=uncovered), settle_s=SETTLE_S)
+            audit = audit_evidence(replace(evidence, requests=requests, uncovered=uncovered), settle_s=SETTLE_S)
         if audit.is_sound or outside.clock.monotonic() > end:
             return audit
         await outside.clock.sleep(LOOK_EVERY_S)

@@ -34,10 +34,10 @@ async def start_again(outside: Outside, env: dict[str, str]) -> None:
     )
     try:
         async with asyncio.timeout(START_S):
-            _, told = await process.communicate()
+            _, stderr = await process.communicate()
     except TimeoutError:
         process.kill()
         raise OutageError(f"'fks up' was not ready after {START_S:g} s") from None
     if process.returncode != 0:
-        last = told.decode(errors="replace").strip().splitlines()
+        last = stderr.decode(errors="replace").strip().splitlines()
         raise OutageError(f"'fks up' failed: {last[-1] if last else process.returncode}")

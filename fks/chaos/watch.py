@@ -30,7 +30,7 @@ SELECT
    WHERE f.timeframe = 'trades' AND coalesce(a.is_enabled, true)) AS feeds,
  (SELECT bool_and(state = 'READY') FROM venue_states) AS venues,
  (SELECT count(*) FROM orders WHERE state IN ('SENDING', 'UNKNOWN')
-    AND updated_at < clock_timestamp() - interval '2 s') AS doubts"""
+    AND updated_at < clock_timestamp() - interval '2 s') AS undecided"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class View:
     rows: dict[str, Component] = field(default_factory=dict)
     has_feeds: bool = False
     has_venues: bool = False
-    doubts: int = 0
+    undecided: int = 0
     is_database_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SystemEvent:
     """An event that the system itself recorded: the tree in actor_events, the keeper in its log."""
 
     at_s: float
@@ -73,7 +73,7 @@ class Watch:
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
         self.view = View()
-        self.told: list[Told] = []
+        self.events: list[SystemEvent] = []
         self._connection: Any = None
         self._last_id: int | None = None
         self._log = _Tail(outside)
@@ -82,14 +82,14 @@ class Watch:
         """Look until cancelled; parts that are away are not seen."""
         try:
             while True:
-                self.told.extend(self._log.read())
+                self.events.extend(self._log.read())
                 try:
                     async with asyncio.timeout(LOOK_S):
                         await self._look()
                 except (*DATABASE_ERRORS, FksError, TimeoutError):
                     await self._drop()
                     old = self.view
-                    self.view = View(self._outside.now_s(), old.rows, old.has_feeds, old.has_venues, old.doubts)
+                    self.view = View(self._outside.now_s(), old.rows, old.has_feeds, old.has_venues, old.undecided)
                 await self._outside.clock.sleep(POLL_S)
         finally:
             await self._drop()
@@ -102,13 +102,13 @@ class Watch:
         row = await self._connection.fetchrow(_LOOK, self._last_id)
         for event in json.loads(row["events"] or "[]"):
             self._last_id = event["id"]
-            self.told.append(Told(event["at_s"], "tree", event["child"], event["event"], event["pid"]))
+            self.events.append(SystemEvent(event["at_s"], "tree", event["child"], event["event"], event["pid"]))
         found = {
             one["name"]: Component(one["name"], one["kind"], one["state"], one["pid"], one["beat_s"] or 0.0)
             for one in json.loads(row["rows"] or "[]")
         }
         self.view = View(
-            self._outside.now_s(), found, bool(row["feeds"]), bool(row["venues"]), row["doubts"], is_database_up=True
+            self._outside.now_s(), found, bool(row["feeds"]), bool(row["venues"]), row["undecided"], is_database_up=True
         )
 
     async def _drop(self) -> None:
@@ -118,10 +118,10 @@ class Watch:
             self._connection = None
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────
-    def first(self, by: str, name: str, events: frozenset[str], since_s: float) -> Told | None:
+    def first(self, by: str, name: str, events: frozenset[str], since_s: float) -> SystemEvent | None:
         """Return the first of these events about `name` from `since_s` on."""
         return next(
-            (t for t in self.told if (t.by, t.name) == (by, name) and t.event in events and t.at_s >= since_s), None
+            (t for t in self.events if (t.by, t.name) == (by, name) and t.event in events and t.at_s >= since_s), None
         )
 
     def is_back(self, name: str, old_pid: int | None, since_s: float) -> bool:
@@ -138,7 +138,7 @@ class Watch:
             view.is_database_up
             and view.has_feeds
             and view.has_venues
-            and not view.doubts
+            and not view.undecided
             and view.at_s > since_s
             and all(row.state in WELL and row.beat_s > max(since_s, view.at_s - FRESH_S) for row in actors)
         )
@@ -171,7 +171,7 @@ class _Tail:
             return 0, 0
         return found.st_ino, found.st_size
 
-    def read(self) -> Iterator[Told]:
+    def read(self) -> Iterator[SystemEvent]:
         inode, size = self._state()
         if inode != self._inode or size < self._offset:
             self._inode, self._offset = inode, 0
@@ -186,4 +186,4 @@ class _Tail:
                     found = json.loads(line)
                     at_s = datetime.fromisoformat(found["ts"]).timestamp()
                     name = str(found.get("service", "keeper"))
-                    yield Told(at_s, "keeper", name, found["event"], found.get("service_pid"))
+                    yield SystemEvent(at_s, "keeper", name, found["event"], found.get("service_pid"))

@@ -1,4 +1,4 @@
-"""`fks chaos`: hurt a demo system on purpose, by a plan drawn from a seed, and let an auditor judge what is left."""
+"""`fks chaos`: injects faults into a demo system by a plan drawn from a seed, then audits the result."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ def _show_plan(plan: Sequence[Injection], seed: int, *, is_json: bool, rows: lis
 
 
 def _show(outcome: Outcome, seed: int) -> None:
-    from fks.chaos.report import FAULT_HEADERS, fault_rows, finding_lines, summary, verdict_rows
+    from fks.chaos.report import FAULT_HEADERS, check_rows, fault_rows, summary, violation_lines
 
     table(fault_rows(outcome), FAULT_HEADERS)
     click.echo()
     rows = [
-        (name, click.style(count, fg="green" if count == "0" else "red")) for name, count in verdict_rows(outcome.audit)
+        (name, click.style(count, fg="green" if count == "0" else "red")) for name, count in check_rows(outcome.audit)
     ]
     table(rows, ("audit", "found"))
     click.echo()
@@ -122,7 +122,7 @@ def _show(outcome: Outcome, seed: int) -> None:
             click.echo(f"not injected: {attempt.injection.line().strip()}: {attempt.error}")
         elif attempt.recovered_s is None:
             click.echo(click.style(f"not back: {attempt.injection.line().strip()}", fg="red"))
-    for line in finding_lines(outcome.audit):
+    for line in violation_lines(outcome.audit):
         click.echo(click.style(line, fg="red"))
     click.echo(click.style(summary(outcome, seed=seed), fg="green" if outcome.is_sound else "red", bold=True))
 

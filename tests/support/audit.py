@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from fks.chaos.auditor import Evidence, judge, made_by
+from fks.chaos.auditor import Evidence, audit_evidence, made_by
 from fks.chaos.evidence import Baseline, collect
 from fks.chaos.outside import Outside
 from fks.clock import RealClock
@@ -20,7 +20,7 @@ SETTLE_S = 20.0  # what is younger may still be under way
 class Audit:
     """What was found. A sound system has only zeros and empty things after the first two.
 
-    `doubled` and `position_errors` map what the finding is about to its words; `others` are the findings of every
+    `doubled` and `position_errors` map what the finding is about to its words; `others` are the violations of every
     other check, in words.
     """
 
@@ -36,7 +36,7 @@ class Audit:
 def audit(system: System) -> Audit:
     """Judge the system as it is: the exchange's own executions tell."""
     evidence = asyncio.run(_evidence(system))
-    found = judge(evidence, settle_s=SETTLE_S).findings
+    found = audit_evidence(evidence, settle_s=SETTLE_S).violations
     doubled = [finding.text for finding in found if finding.check == "orders doubled"]
     undecided = [
         finding.text for finding in found if finding.check == "signals lost" and "has no outcome" in finding.text

@@ -25,7 +25,7 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
-from fks.chaos.auditor import Evidence, judge
+from fks.chaos.auditor import Evidence, audit_evidence
 from fks.chaos.cover import CoverWatch, Rules, Sample
 from fks.chaos.fold import journal_errors
 from fks.model.errors import OutageError
@@ -464,7 +464,7 @@ class OrderChaos:
 
     # ── judging ──────────────────────────────────────────────────────────────────────────────────
     async def evidence(self) -> tuple[Evidence, list[Any], list[Any]]:
-        """Return everything there is to judge, the journal's steps and the exchange's balances."""
+        """Return everything there is to audit_evidence, the journal's steps and the exchange's balances."""
         received = await asyncio.to_thread(self.exchange.received, limit=10_000_000)
         account = await asyncio.to_thread(self.exchange.account)
         tables = {
@@ -486,8 +486,8 @@ class OrderChaos:
     def errors(self, found: tuple[Evidence, list[Any], list[Any]]) -> Iterator[str]:
         """Yield everything that is wrong, in words."""
         evidence, steps, balances = found
-        audit = judge(evidence, settle_s=0.0)
-        yield from (f"{finding.check}: {finding.text}" for finding in audit.findings)
+        audit = audit_evidence(evidence, settle_s=0.0)
+        yield from (f"{finding.check}: {finding.text}" for finding in audit.violations)
         if not audit.is_whole:
             yield "positions could not be compared"
         yield from journal_errors(evidence.orders, steps, evidence.trades)

@@ -16,7 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.chaos.auditor import Evidence, Instance, Missed, Wish, expected_edges, expected_signals, judge, net
+from fks.chaos.auditor import (
+    Evidence,
+    Instance,
+    Missed,
+    OrderRequest,
+    audit_evidence,
+    expected_edges,
+    expected_signals,
+    net,
+)
 from fks.model.bar import Bars
 from fks.strategies.base import evaluate
 from fks.strategies.sma_cross import SmaCross
@@ -138,14 +147,14 @@ def sound() -> dict[str, Any]:
         "closes": {"sma": CLOSES},
         "bars": {"BTCUSDT": (dict(bars), dict(bars))},
         "leaks": [],
-        "wishes": [Wish("key", (str(signal(0, "enter", "")["id"]),)), Wish("never answered")],
+        "requests": [OrderRequest("key", (str(signal(0, "enter", "")["id"]),)), OrderRequest("never answered")],
     }
 
 
 def test_the_sound_system_is_found_sound_and_did_something() -> None:
     assert [kind for _, kind in EDGES] == ["enter", "exit"]
-    audit = judge(Evidence(**sound()))
-    assert audit.findings == ()
+    audit = audit_evidence(Evidence(**sound()))
+    assert audit.violations == ()
     assert (audit.signals, audit.promised, audit.orders, audit.fills, audit.bars) == (2, 1, 2, 2, len(CLOSES))
 
 
@@ -158,9 +167,9 @@ def test_what_a_kill_closed_for_all_is_compared_as_a_sum() -> None:
     world["orders"].append(order(kill, "kill", "", "0.3", instance="", quantity=Decimal("0.3")) | {"signal_id": None})
     world["trades"].append(trade(9, "0.3", "0.03", "USDT", "SELL") | {"instance": ""})
     world["positions"][0]["quantity"] = Decimal("0.198")  # the one instance that held something has it less
-    assert judge(Evidence(**world)).findings == ()
+    assert audit_evidence(Evidence(**world)).violations == ()
     world["positions"][0]["quantity"] = Decimal("0.498")
-    assert [f.check for f in judge(Evidence(**world)).findings] == ["positions wrong"]
+    assert [f.check for f in audit_evidence(Evidence(**world)).violations] == ["positions wrong"]
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -181,9 +190,9 @@ WRONG: list[tuple[str, str, Change]] = [
     ("signals lost", "CRASHED", lambda e: e["instances"][0].update(state="CRASHED", error="it raised")),
     ("signals lost", "switched off",
      lambda e: e["instances"][0].update(state="DISABLED", is_enabled=False, error="took its worker down 4 times")),
-    ("signals lost", "which is not there", lambda e: e["wishes"].append(Wish("key-2", ("gone",)))),
-    ("signals lost", "was refused: 409", lambda e: e["wishes"].append(Wish("key-2", refused="409 IDEMPOTENCY_CONFLICT"))),
-    ("orders doubled", "answered with 2 signals", lambda e: e["wishes"].append(Wish("key-2", ("signal-enter", "signal-exit")))),
+    ("signals lost", "which is not there", lambda e: e["requests"].append(OrderRequest("key-2", ("gone",)))),
+    ("signals lost", "was refused: 409", lambda e: e["requests"].append(OrderRequest("key-2", refused="409 IDEMPOTENCY_CONFLICT"))),
+    ("orders doubled", "answered with 2 signals", lambda e: e["requests"].append(OrderRequest("key-2", ("signal-enter", "signal-exit")))),
     ("orders astray", "without an id", lambda e: e["received"].append(sent(ENTRY) | {"client_order_ids": []})),
     ("orders undecided", "still UNKNOWN", lambda e: e["orders"][0].update(state="UNKNOWN")),
     ("orders astray", "does not know", lambda e: e["exchange_orders"].append(theirs("c" * 32, 3, "0", "CANCELED"))),
@@ -218,8 +227,8 @@ WRONG: list[tuple[str, str, Change]] = [
 def test_what_is_wrong_is_found(check: str, words: str, change: Change) -> None:
     rows = deepcopy(sound())
     change(rows)
-    found = judge(Evidence(**rows)).findings
-    assert any(finding.check == check and words in finding.text for finding in found), found
+    found = audit_evidence(Evidence(**rows)).violations
+    assert any(violation.check == check and words in violation.text for violation in found), found
 
 
 YOUNG = datetime.fromtimestamp(NOW - 1, UTC)
@@ -247,7 +256,7 @@ UNDER_WAY: list[tuple[str, Change]] = [
 def test_what_is_under_way_or_nobodys_fault_is_not_found(what: str, change: Change) -> None:
     rows = deepcopy(sound())
     change(rows)
-    assert judge(Evidence(**rows)).findings == ()
+    assert audit_evidence(Evidence(**rows)).violations == ()
 
 
 def test_a_stop_that_lives_at_the_exchange_protects() -> None:
@@ -256,26 +265,26 @@ def test_a_stop_that_lives_at_the_exchange_protects() -> None:
     rows["orders"].append(order(STOP, "sl", "signal-enter", "0", state="WORKING", parent_id=ENTRY))
     rows["exchange_orders"].append(theirs(STOP, 3, "0", "NEW"))
     rows["received"].append(sent(STOP))
-    assert judge(Evidence(**rows)).is_sound
+    assert audit_evidence(Evidence(**rows)).is_sound
     gone = rows["exchange_orders"][-1] | {"status": "CANCELED"}
     rows["exchange_orders"][-1] = gone
-    assert judge(Evidence(**rows)).count("protection missing") == 1
+    assert audit_evidence(Evidence(**rows)).count("protection missing") == 1
 
 
 def test_a_verdict_waits_for_nothing_when_told_so() -> None:
     rows = sound()
     young = [row | {"state": "ready", "created_at": YOUNG} for row in rows["signals"]]
     evidence = replace(Evidence(**rows), signals=young)
-    assert judge(evidence).is_sound
-    assert judge(evidence, settle_s=0.0).count("signals lost") == 2
+    assert audit_evidence(evidence).is_sound
+    assert audit_evidence(evidence, settle_s=0.0).count("signals lost") == 2
 
 
 def test_positions_that_were_not_compared_are_not_called_sound() -> None:
     rows = deepcopy(sound())
     rows["exchange_fills"].append(fill(9, 2, "0.1", "0", "USDT", is_buyer=False) | {"wallTime": (NOW - 1) * 1000})
-    audit = judge(Evidence(**rows))
-    assert (audit.findings, audit.is_whole, audit.is_sound) == ((), False, False)
-    assert judge(Evidence(**sound())).is_sound
+    audit = audit_evidence(Evidence(**rows))
+    assert (audit.violations, audit.is_whole, audit.is_sound) == ((), False, False)
+    assert audit_evidence(Evidence(**sound())).is_sound
 
 
 @pytest.mark.parametrize(
@@ -315,7 +324,7 @@ def test_an_entry_may_be_as_old_as_a_bar_of_five_seconds_and_on_a_tape_as_old_as
     world = sound()
     world["signals"][0].update(timeframe="1s")
     world["received"][0].update(time_ms=(EDGES[0][0] + 6) * 1000)
-    assert judge(Evidence(**world)).findings == ()
+    assert audit_evidence(Evidence(**world)).violations == ()
     world["received"][0].update(time_ms=(EDGES[0][0] + 600) * 1000)
-    assert [finding.check for finding in judge(Evidence(**world)).findings] == ["decisions old"]
-    assert judge(Evidence(**world, is_tape=True)).findings == ()
+    assert [violation.check for violation in audit_evidence(Evidence(**world)).violations] == ["decisions old"]
+    assert audit_evidence(Evidence(**world, is_tape=True)).violations == ()

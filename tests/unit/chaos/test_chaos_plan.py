@@ -106,6 +106,6 @@ def test_a_scenario_with_nothing_to_hit_says_so() -> None:
 
 
 def test_every_kind_of_the_table_can_be_performed() -> None:
-    from fks.chaos.faults import WAYS
+    from fks.chaos.faults import FAULTS
 
-    assert set(WAYS) == set(KINDS)
+    assert set(FAULTS) == set(KINDS)

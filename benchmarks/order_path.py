@@ -6,7 +6,9 @@ The floor is two inserts into tables with the same columns and indexes as orders
 statement on one connection: one transaction, synchronous_commit on. The statement is what the order manager's
 journal does before the bytes: it takes the signal, checks lease and kill switch, writes order and event. Both alternate
 on one embedded server on a disk with fsync on, and so do journals of orders with two protective legs. Then signals go
-one by one through the order manager with a venue that answers at once. `order_burst.py` measures signals a second. With
+one by one through the order manager with a venue that answers at once. Last, the way to the first byte at the local
+exchange: the chain is the journal's statement and then our own Binance session, without an order manager; the order
+manager with our own session and with ccxt is measured against it. `order_burst.py` measures signals a second. With
 `--in-memory` the server's files lie in memory, where an fsync costs nothing: what remains is computing, so the
 multiples are the highest there are.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import sys
+import tempfile
 import time
 import uuid
 from dataclasses import replace
@@ -25,9 +28,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the rigs of the tests, however this is started
 
+from fks.clock import RealClock
 from fks.config.settings import Database as DatabaseSettings
 from fks.config.settings import Risk
-from fks.model.order import Order, Role, State
+from fks.model.order import Order, OrderType, Outcome, Role, State
 from fks.store import migrate
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -35,9 +39,15 @@ from fks.store.leases import raise_epoch
 from fks.store.order_rows import EVENT, ORDER
 from fks.store.orders import EventRow, OrderJournal
 from fks.store.signals import SignalStore
+from fks.venues.binance.config import SessionConfig
+from fks.venues.binance.session import BinanceVenue
+from fks.venues.binance.venue import SpotVenue
+from fks.venues.ccxt import CcxtVenue
 from tests.support import servers
+from tests.support.local_exchange import LocalExchange
 from tests.support.order_rig import FAST, Rig, seed, signal_of
 from tests.support.order_values import an_order
+from tests.support.ports import CollectingLog
 from tests.support.scripted_venue import ScriptedVenue
 
 D = Decimal
@@ -126,6 +136,79 @@ async def statements(db: Database, count: int) -> tuple[list[float], list[float]
     return floor[WARM:], one[WARM:], three[WARM:]
 
 
+def session(kind: type[SpotVenue], exchange: LocalExchange) -> SpotVenue:
+    """Return a session at the local exchange."""
+    info = exchange.info
+    config = SessionConfig(
+        info["api_key"], info["api_secret"], rest_url=info["rest"], ws_url=info["ws"], ws_api_url=info["ws_api"]
+    )
+    return kind(config, RealClock(), CollectingLog())
+
+
+async def chain(db: Database, exchange: LocalExchange, count: int) -> list[float]:
+    """Return the seconds from a signal to the first byte of its order: the journal's statement, then our session."""
+    journal = OrderJournal(db, lease="bench", epoch=await raise_epoch(db, "bench", "bench"))
+    signals = [signal_of(size=D("0.001")) for _ in range(count + WARM)]
+    for start in range(0, len(signals), 2000):
+        await SignalStore(db).insert(signals[start : start + 2000])
+    venue, seconds = session(BinanceVenue, exchange), list[float]()
+    await venue.open()
+    try:
+        for signal in signals:
+            order, event = made(signal.id, quantity=D("0.001"), price=None, type=OrderType.MARKET)
+            start_ns = time.time_ns()
+            await journal.place([order], [event], signal_id=signal.id, now_ns=order.created_ns)
+            answer = await venue.submit(order)
+            assert answer.outcome is Outcome.ACK, answer
+            assert answer.sent_ns is not None
+            seconds.append((answer.sent_ns - start_ns) / 1e9)
+    finally:
+        await venue.close()
+        await db.sql("DELETE FROM orders")
+    return seconds[WARM:]
+
+
+async def one_by_one(rig: Rig, count: int, size: Decimal) -> None:
+    """Give the order manager signals, each 20 ms after the venue answered the order of the one before it.
+
+    The answer is read from the meter: a poll of the database would be a load of its own.
+    """
+    for number in range(count + WARM):
+        await rig.signal(size=size)
+        while len(rig.meter.observed.get("fks_order_send_seconds", ())) <= number:
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)
+
+
+async def through_manager(db: Database, bus: Bus, venue: SpotVenue, exchange: LocalExchange, count: int) -> list[float]:
+    """Return the seconds from the claim of a signal to the first byte of its order, sent by an order manager."""
+    rig = Rig(db, bus, ScriptedVenue(), settings=SETTINGS, venues={"ccxt": venue})
+    await rig.start()
+    try:
+        await one_by_one(rig, count, D("0.001"))
+    finally:
+        await rig.stop()
+    return rig.meter.observed["fks_order_send_seconds"][WARM:]
+
+
+async def to_first_byte(db: Database, bus: Bus, folder: Path, count: int) -> None:
+    """Print the way to the first byte at the local exchange: the chain, the order manager, the order manager on ccxt."""
+    exchange = LocalExchange(folder, ["--rate-limits", "off", "--balance", "USDT=100000000"]).start()
+    try:
+        asked = session(BinanceVenue, exchange)
+        price = await asked.last_price("BTCUSDT")
+        await asked.close()
+        await db.sql("UPDATE instruments SET lot_step = 0.00001, qty_min = 0.00001 WHERE symbol = 'BTCUSDT'")
+        await db.sql("UPDATE feeds SET last_price = $1 WHERE symbol = 'BTCUSDT'", price)
+        floor = await chain(db, exchange, count)
+        print(shown("chain: the statement, then our session's first byte", floor, floor))
+        for name, kind in (("our own session", BinanceVenue), ("ccxt", CcxtVenue)):
+            seconds = await through_manager(db, bus, session(kind, exchange), exchange, count)
+            print(shown(f"in the order manager: claim to first byte, {name}", seconds, floor))
+    finally:
+        exchange.stop()
+
+
 async def main(count: int, is_on_disk: bool = True) -> None:
     with (
         servers.home(is_on_disk=is_on_disk) as paths,
@@ -142,8 +225,7 @@ async def main(count: int, is_on_disk: bool = True) -> None:
         print(shown("journal: the same with two protective legs", three, floor))
         venue = ScriptedVenue(totals={"USDT": D(10**12)}, fee_rate=D(0))
         rig = await Rig(db, await Bus.connect(redis.url()), venue, settings=SETTINGS).start()
-        for _ in range(count + WARM):
-            await rig.outcome(await rig.signal(size=D(1)))
+        await one_by_one(rig, count, D(1))
         commit, send = (
             rig.meter.observed["fks_order_commit_seconds"][WARM:],
             rig.meter.observed["fks_order_send_seconds"][WARM:],
@@ -154,6 +236,10 @@ async def main(count: int, is_on_disk: bool = True) -> None:
         assert states == {"ordered"}, states
         assert len(venue.received) == len(set(venue.received)) == count + WARM
         await rig.stop()
+        await db.sql("TRUNCATE orders, order_events, trades, positions, signals, venue_states, incidents CASCADE")
+        await db.sql("UPDATE accounts SET environment = NULL, uid = NULL")
+        with tempfile.TemporaryDirectory() as folder:
+            await to_first_byte(db, await Bus.connect(redis.url()), Path(folder), count)
         await db.close()
 
 

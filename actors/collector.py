@@ -23,7 +23,7 @@ class CollectorActor:
         "fks.collector.collector",
         "fks.history.limited_exchange",
         "fks.exchanges.registry",
-        "fks.exchanges.binance",
+        "fks.exchanges.binance.exchange",
     )
 
     def __init__(self, component: Component, args: tuple[str, ...]) -> None:

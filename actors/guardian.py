@@ -27,6 +27,7 @@ class GuardianActor:
 
     async def start(self) -> None:
         """Open the venue sessions and the socket. Raising is a failed start."""
+        from fks.exchanges.registry import rate_limits_of
         from fks.guardian.lease import is_placed_here
         from fks.guardian.service import Guardian
         from fks.guardian.timing import Timing
@@ -35,8 +36,9 @@ class GuardianActor:
 
         c = self._component
         exchange, address, key = limits_of(c.settings, c.node)
-        per_minute = c.settings.data.requests_per_minute.get(exchange)
-        budget = venue_budget(c.bus, c.clock, exchange, address, key, per_minute=per_minute, is_guardian=True)
+        budget = venue_budget(
+            c.bus, c.clock, exchange, address, key, limits=rate_limits_of(c.settings, exchange), is_guardian=True
+        )
         venues = make_venues(
             role="guardian",
             settings=c.settings,

@@ -28,6 +28,7 @@ class OrderManagerActor:
 
     async def start(self) -> None:
         """Replay the journal and open the venue sessions. Raising is a failed start."""
+        from fks.exchanges.registry import rate_limits_of
         from fks.guardian.journal import kill_mode
         from fks.order_manager.service import OrderManager
         from fks.orders.sent_ids import SentIds
@@ -38,7 +39,6 @@ class OrderManagerActor:
         c = self._component
         assert c.lease is not None
         exchange, address, key = limits_of(c.settings, c.node)
-        per_minute = c.settings.data.requests_per_minute.get(exchange)
         history = await watch_failover(
             c.db, file=c.paths.database_record, lease=c.lease, clock=c.clock, is_live=c.settings.venue.live
         )
@@ -52,7 +52,7 @@ class OrderManagerActor:
             clock=c.clock,
             log=c.log,
             may_send=c.lease.holds,
-            budget=venue_budget(c.bus, c.clock, exchange, address, key, per_minute=per_minute),
+            budget=venue_budget(c.bus, c.clock, exchange, address, key, limits=rate_limits_of(c.settings, exchange)),
         )
 
         self._service = OrderManager(

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the recordings o
 import msgspec
 
 from fks.exchanges.base import Wire
-from fks.exchanges.binance import BinanceWire
-from fks.exchanges.coinbase import CoinbaseWire
-from fks.exchanges.kraken import KrakenWire
+from fks.exchanges.binance.wire import BinanceWire
+from fks.exchanges.coinbase.wire import CoinbaseWire
+from fks.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import PublicTrade
 from fks.model.market import Channel, Subscription
 from fks.model.timeframe import iso

@@ -20,9 +20,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the support of the tests, however this is started
 
 from fks.clock import RealClock
+from fks.model.market import Allowance, RateLimits
 from fks.model.order import Outcome
 from fks.model.ports import Priority
-from fks.rate_limits.budgets import Allowance
 from fks.rate_limits.venue_budgets import RedisVenueBudget, venue_budget
 from fks.store.bus import Bus
 from fks.venues.binance.config import SessionConfig
@@ -73,9 +73,8 @@ async def one(venue: SpotVenue, first: list[float], answered: list[float]) -> No
 def budget_of(bus: Bus, exchange: LocalExchange) -> RedisVenueBudget:
     """Return a budget in which there is always room."""
     info = exchange.info
-    return venue_budget(
-        bus, RealClock(), "binance", info["rest"], info["api_key"], per_minute=10**7, orders=Allowance(10**6, 10)
-    )
+    limits = RateLimits(requests=Allowance(10**7, 60), orders=Allowance(10**6, 10))
+    return venue_budget(bus, RealClock(), "binance", info["rest"], info["api_key"], limits=limits)
 
 
 async def cost_of_the_budget(budget: RedisVenueBudget, count: int) -> list[float]:

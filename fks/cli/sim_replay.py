@@ -60,8 +60,10 @@ def _play(tape: Path, speed: float | None, timeframe: str) -> tuple[Summary, flo
 
     files = tape_files(tape)
     header = header_of(files)
-    traits = header.traits
-    summary = Summary(header.exchange, timeframe, ids=traits.trade_ids, has_empty_bars=traits.has_empty_bars)
+    capabilities = header.capabilities
+    summary = Summary(
+        header.exchange, timeframe, ids=capabilities.trade_ids, has_empty_bars=capabilities.has_empty_bars
+    )
     make_wire = wires_of(header.exchange)
     begin_s, begin_ns = time.monotonic(), 0
     for played in play(read_records(files), make_wire):

@@ -64,7 +64,7 @@ class Backfill:
         self._sifted = sifted
         self._frames = by_length(timeframes)
         self._bars_empty = bars_empty
-        own = by_length(exchange.traits.timeframes)[0]
+        own = by_length(exchange.capabilities.timeframes)[0]
         self._shown: dict[
             str, list[PublicTrade]
         ] = {}  # what such an exchange showed without a hole, of the present bar
@@ -114,7 +114,7 @@ class Backfill:
             or (self._grain != base and newest and newest.time_ns > stored.sealed_ns)
         ):
             return begin_ns
-        is_counted = self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS
+        is_counted = self._exchange.capabilities.trade_ids is TradeIds.CONTIGUOUS
         if newest is None or stored.last_trade_id is None or (is_counted and newest.trade_id < stored.last_trade_id):
             raise PeerError(
                 f"{symbol}: the venue's newest trade is older than what is stored",
@@ -134,7 +134,7 @@ class Backfill:
         trades = await self._trades_since(symbol, begin_ns)
         if len(trades) > TRADES_MAX:
             raise _TooManyError(f"{symbol}: more than {TRADES_MAX} trades are missing")
-        if self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS and trades:
+        if self._exchange.capabilities.trade_ids is TradeIds.CONTIGUOUS and trades:
             if trades[0].trade_id > last_id + 1:
                 raise PeerError(f"{symbol}: asked for trades after {last_id}, got {trades[0].trade_id}")
             last_id = trades[0].trade_id - 1
@@ -148,15 +148,15 @@ class Backfill:
         Where ids are contiguous they follow one another without a hole. Elsewhere they are all from `since_ns` on,
         known ones among them. Errors: PeerError when the exchange has them no longer, or has too many (TRADES_MAX).
         """
-        if self._exchange.traits.trades_from is TradesFrom.ID:
+        if self._exchange.capabilities.trades_from is TradesFrom.ID:
             found = await self.trades_from(symbol, last_id + 1, to_id)
-        elif self._exchange.traits.trades_from is TradesFrom.TIME:
+        elif self._exchange.capabilities.trades_from is TradesFrom.TIME:
             found = await self._trades_by_time(symbol, since_ns)
         else:
             found = await self._newest_since(symbol, since_ns, last_id)
         if len(found) > TRADES_MAX:
             raise _TooManyError(f"{symbol}: more than {TRADES_MAX} trades are missing")
-        if self._exchange.traits.trade_ids is not TradeIds.CONTIGUOUS:
+        if self._exchange.capabilities.trade_ids is not TradeIds.CONTIGUOUS:
             return found
         found = [trade for trade in found if trade.trade_id > last_id and (to_id is None or trade.trade_id < to_id)]
         if found and found[0].trade_id != last_id + 1:
@@ -207,7 +207,7 @@ class Backfill:
         cursor = since_ns
         while bar_end(cursor, timeframe) <= until_ns:
             page = await self._exchange.fetch_bars(
-                symbol, timeframe, cursor, self._exchange.traits.bars_page_max, until_ns=until_ns
+                symbol, timeframe, cursor, self._exchange.capabilities.bars_page_max, until_ns=until_ns
             )
             if not page:
                 return
@@ -216,9 +216,11 @@ class Backfill:
 
     def native(self, timeframe: str) -> str:
         """Return the timeframe to ask the venue for: the largest of its own that `timeframe` is made of."""
-        if timeframe in self._exchange.traits.timeframes:
+        if timeframe in self._exchange.capabilities.timeframes:
             return timeframe
-        fits = [f for f in by_length(self._exchange.traits.timeframes) if 0 < TIMEFRAMES[f] <= length_of(timeframe)]
+        fits = [
+            f for f in by_length(self._exchange.capabilities.timeframes) if 0 < TIMEFRAMES[f] <= length_of(timeframe)
+        ]
         fits = [f for f in fits if length_of(timeframe) % TIMEFRAMES[f] == 0]
         if not fits:
             raise PeerError(f"{self._exchange.name} has no bars that make {timeframe}")
@@ -238,16 +240,17 @@ class Backfill:
     def _is_small(self, newest: PublicTrade, last_id: int) -> bool:
         """Return whether a hole may be small enough for trades: where ids do not count them, only asking tells."""
         return (
-            self._exchange.traits.trade_ids is not TradeIds.CONTIGUOUS or 0 <= newest.trade_id - last_id <= TRADES_MAX
+            self._exchange.capabilities.trade_ids is not TradeIds.CONTIGUOUS
+            or 0 <= newest.trade_id - last_id <= TRADES_MAX
         )
 
     async def _trades_since(
         self, symbol: str, since_ns: int, heard: Callable[[], Sequence[PublicTrade]] = tuple
     ) -> list[PublicTrade]:
         """Return all trades at and after a moment. Errors: PeerError when the exchange does not reach back so far."""
-        if self._exchange.traits.trades_from is TradesFrom.TIME:
+        if self._exchange.capabilities.trades_from is TradesFrom.TIME:
             return await self._trades_by_time(symbol, since_ns)
-        if self._exchange.traits.trades_from is TradesFrom.NEWEST:
+        if self._exchange.capabilities.trades_from is TradesFrom.NEWEST:
             page: Sequence[PublicTrade]
             try:
                 page = await self._newest_since(symbol, since_ns)
@@ -276,9 +279,9 @@ class Backfill:
         begin_ns = bar_start(page[-1].time_ns, self._grain)
         begun = next((n for n, trade in enumerate(shown) if trade.time_ns >= begin_ns), 0)
         self._shown[symbol] = shown[max(begun - 1, 0) :]  # from the last trade before the present bar on
-        if shown[0].time_ns < since_ns or len(page) < self._exchange.traits.newest_max:
+        if shown[0].time_ns < since_ns or len(page) < self._exchange.capabilities.newest_max:
             return shown
-        is_joined = self._exchange.traits.trade_ids is not TradeIds.OPAQUE and shown[0].trade_id - 1 == known_id
+        is_joined = self._exchange.capabilities.trade_ids is not TradeIds.OPAQUE and shown[0].trade_id - 1 == known_id
         if not is_joined and all(trade.trade_id != known_id for trade in shown):
             raise _TooManyError(f"{symbol}: its newest {len(shown)} trades do not reach back to {iso(since_ns)}")
         return shown
@@ -300,7 +303,7 @@ class Backfill:
         trades: list[PublicTrade],
     ) -> Recovery:
         seeds, previous = await self._seeds(symbol, begin_ns)
-        ids = self._exchange.traits.trade_ids
+        ids = self._exchange.capabilities.trade_ids
         builder = BarBuilder(
             self._exchange.name,
             symbol,
@@ -308,7 +311,7 @@ class Backfill:
             begin_ns,
             seeds=seeds,
             previous=previous,
-            emits_empty=self._exchange.traits.has_empty_bars,
+            emits_empty=self._exchange.capabilities.has_empty_bars,
             ids=None if ids is TradeIds.CONTIGUOUS else ids,
         )
         made = Recovery(builder, last_id, trades=trades)
@@ -385,4 +388,4 @@ class Backfill:
         base = length_of(self._frames[0])
         larger = [level for level in _LEVELS if length_of(level) > base]
         exact = next(level for level in _LEVELS if length_of(level) <= base)
-        return [level for level in [*larger, exact] if level in self._exchange.traits.timeframes]
+        return [level for level in [*larger, exact] if level in self._exchange.capabilities.timeframes]

@@ -75,7 +75,7 @@ class Collector:
         lease: Lease,
     ) -> None:
         self._exchange = exchange
-        self._calendar = calendar_of(exchange.traits.calendar)
+        self._calendar = calendar_of(exchange.capabilities.calendar)
         self._clock, self._meter, self._log = clock, meter, log
         self._data = settings.data
         seeds = settings.data.symbols if exchange.name == settings.data.exchange else ()
@@ -110,7 +110,9 @@ class Collector:
             is_subscribed=self._shards.is_subscribed,
             advance=self._advance,
         )
-        is_counted = exchange.traits.trade_ids is TradeIds.CONTIGUOUS  # else REST is asked once, and must not be late
+        is_counted = (
+            exchange.capabilities.trade_ids is TradeIds.CONTIGUOUS
+        )  # else REST is asked once, and must not be late
         self._settle_s = 0.0 if is_counted else GRACE_NS / NS
         self._feeds: dict[str, SymbolFeed] = {}
         self._wanted: dict[str, tuple[Subscription, ...]] = {}
@@ -217,7 +219,7 @@ class Collector:
                 stale_max_s=self._data.stale_max_s,
                 frames=frames[symbol],
                 channels=tuple({item.channel: None for item in wanted[symbol]}),
-                ids=self._exchange.traits.trade_ids,
+                ids=self._exchange.capabilities.trade_ids,
                 bars_s=max((length_of(item.timeframe) for item in wanted[symbol] if item.timeframe), default=0.0),
             )
         if gone or new:

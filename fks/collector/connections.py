@@ -104,7 +104,7 @@ class Shards:
             shard, size, taken = self._room_for(waiting[0]), 0, 0
             for symbol in waiting:
                 cost = self._cost(symbol)
-                if taken and self._load(shard) + size + cost > self._exchange.traits.streams_max:
+                if taken and self._load(shard) + size + cost > self._exchange.capabilities.streams_max:
                     break
                 size, taken = size + cost, taken + 1
             for symbol in waiting[:taken]:
@@ -158,13 +158,13 @@ class Shards:
 
     @property
     def _sockets_max(self) -> int:
-        return min(SOCKETS_MAX, self._exchange.traits.connections_max or SOCKETS_MAX)
+        return min(SOCKETS_MAX, self._exchange.capabilities.connections_max or SOCKETS_MAX)
 
     def _room_for(self, symbol: str) -> Shard:
         if len(self._shards) >= self._sockets_max:
             roomy = min(self._shards, key=self._load)
-            is_last = len(self._shards) == self._exchange.traits.connections_max  # theirs: one more ends them all
-            if is_last or self._load(roomy) + self._cost(symbol) <= self._exchange.traits.streams_max:
+            is_last = len(self._shards) == self._exchange.capabilities.connections_max  # theirs: one more ends them all
+            if is_last or self._load(roomy) + self._cost(symbol) <= self._exchange.capabilities.streams_max:
                 return roomy
         self._numbers += 1
         self._shards.append(Shard(self._numbers))

@@ -125,7 +125,7 @@ class Holes:
 
     def refill(self, feed: SymbolFeed) -> None:
         """Fetch the public trades that the store lacks between those it has, where ids tell."""
-        if not self.is_draining and self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS:
+        if not self.is_draining and self._exchange.capabilities.trade_ids is TradeIds.CONTIGUOUS:
             self._begin("refill", feed, self._refilled(feed))
 
     def _begin(self, kind: str, feed: SymbolFeed, work: Coroutine[None, None, None]) -> None:
@@ -163,7 +163,7 @@ class Holes:
 
     async def _persist(self, feed: SymbolFeed, gap: Gap | None, by_bars: bool) -> None:
         """Try until the hole is filled."""
-        wait_s, is_counted = RETRY_FIRST_S, self._exchange.traits.trade_ids is TradeIds.CONTIGUOUS
+        wait_s, is_counted = RETRY_FIRST_S, self._exchange.capabilities.trade_ids is TradeIds.CONTIGUOUS
         heard, tries = feed.waiting, 0
         while True:
             try:

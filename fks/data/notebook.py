@@ -201,10 +201,10 @@ def _read(
 
 def _missing(exchange: str, bars: Bars) -> int | None:
     from fks.exchanges.registry import EXCHANGES
-    from fks.history.gaps import SILENT_EXCHANGES, calendar_for, count_bars
+    from fks.history.gaps import calendar_for, count_bars, has_empty_bars
     from fks.store.gaps import Hole
 
-    if exchange not in EXCHANGES or exchange in SILENT_EXCHANGES:
+    if exchange not in EXCHANGES or not has_empty_bars(exchange):
         return None
     if not len(bars):
         return 0

@@ -1,59 +1,79 @@
-"""Which exchanges there are, where each is found, and how to open one. Modules load when used, and of ccxt only what
-they use.
+"""Registry of exchanges: their names, their capabilities, where each one's data comes from, and how to make one.
 
-An exchange is a module of this folder and a line of `EXCHANGES`; docs/add-an-exchange.md says how one is added.
+An exchange is a package of this folder and a line of `EXCHANGES`; docs/add-an-exchange.md has the steps. A package is
+imported when it is used, and of ccxt only the exchange that is used.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
+
+from pydantic import SecretStr
 
 from fks.clock import Clock
 from fks.config.lazy_imports import make_lazy
 from fks.config.settings import Settings
 from fks.exchanges.base import Endpoint
 from fks.model.errors import ConfigError, OutageError
+from fks.model.market import Allowance, ExchangeCapabilities, RateLimits
 from fks.model.ports import Budget, Exchange, Log
 
-#: name -> (module, class); a test holds it against the folder
-EXCHANGES: dict[str, tuple[str, str]] = {
-    "binance": ("fks.exchanges.binance", "BinanceExchange"),
-    "bybit": ("fks.exchanges.bybit", "BybitExchange"),
-    "coinbase": ("fks.exchanges.coinbase", "CoinbaseExchange"),
-    "kraken": ("fks.exchanges.kraken", "KrakenExchange"),
-    "okx": ("fks.exchanges.okx", "OkxExchange"),
-    "polygon": ("fks.exchanges.polygon", "PolygonExchange"),
+#: name of the package -> class in its module `exchange`
+EXCHANGES = {
+    "binance": "BinanceExchange",
+    "bybit": "BybitExchange",
+    "coinbase": "CoinbaseExchange",
+    "kraken": "KrakenExchange",
+    "okx": "OkxExchange",
+    "polygon": "PolygonExchange",
 }
-#: exchange -> what stands between base and quote in its symbols; None: no pairs, tickers
-SEPARATORS: dict[str, str | None] = {
-    "binance": "",
-    "bybit": "",
-    "coinbase": "-",
-    "kraken": "/",
-    "okx": "-",
-    "polygon": None,
-}
-#: the dialect of the local exchange: only this one can be played by it
+#: the only exchange whose protocol the local exchange implements
 SIMULATED = "binance"
-#: exchange -> the setting of class Data that holds its key; those that need none are missing
-KEYS = {"polygon": "polygon_api_key"}
 
 
 class HasSim(Protocol):
-    """The part of a node's endpoints that matters here: the local exchange, when one runs."""
+    """The part of a node's endpoints that is used here: the addresses of the local exchange, if it runs."""
 
     @property
     def sim(self) -> Mapping[str, Any] | None: ...
+
+
+def capabilities_of(name: str) -> ExchangeCapabilities:
+    """Return the capabilities of one of `EXCHANGES`, without loading its client. Errors: ConfigError naming the known
+    ones."""
+    if name not in EXCHANGES:
+        raise ConfigError(
+            f"exchange {name!r} is one that FKS does not know", remedy=f"use one of {' '.join(sorted(EXCHANGES))}"
+        )
+    found: ExchangeCapabilities = importlib.import_module(f"fks.exchanges.{name}.capabilities").CAPABILITIES
+    return found
+
+
+def rate_limits_of(settings: Settings, name: str) -> RateLimits:
+    """Return the rate limits of an exchange; data.requests_per_minute replaces its documented weight of requests.
+
+    An exchange to which FKS only sends orders has the default limits.
+    """
+    limits = capabilities_of(name).limits if name in EXCHANGES else RateLimits()
+    per_minute = settings.data.requests_per_minute.get(name)
+    return limits if per_minute is None else replace(limits, requests=Allowance(per_minute, 60))
+
+
+def key_of(settings: Settings, name: str) -> SecretStr | None:
+    """Return the API key for market data of `name`; None when it needs none or none is set."""
+    setting = capabilities_of(name).key_setting
+    return None if setting is None else getattr(settings.data, setting)
 
 
 def endpoint_of(settings: Settings, node: HasSim | None, name: str = SIMULATED) -> Endpoint:
     """Return where market data of `name` comes from.
 
     For `data.exchange`: data.rest_url and data.ws_url. Else its line of data.endpoints. Else, for the one that the
-    local exchange plays, the local exchange when sim.enabled. Else its public address, in the demo too: somebody named
-    it.
+    local exchange plays, the local exchange when sim.enabled. Else its public address, also in the demo, since the
+    caller named it.
 
     Errors: ConfigError when one URL is set without the other or a line cannot be read; OutageError when the local
     exchange is wanted and does not run: the real one is never taken in its place.
@@ -85,19 +105,13 @@ def endpoint_of(settings: Settings, node: HasSim | None, name: str = SIMULATED) 
 def make_exchange(
     name: str, *, settings: Settings, node: HasSim | None, clock: Clock, log: Log, budget: Budget | None = None
 ) -> Exchange:
-    """Return the exchange `name`, not yet opened; REST spends from `budget`, or from ccxt's own throttle when it is
-    None.
+    """Return the exchange `name`, not yet opened. REST takes from `budget`; without one, ccxt's own throttle applies.
 
     Errors: those of `endpoint_of`; ConfigError naming the known ones.
     """
-    if name not in EXCHANGES:
-        raise ConfigError(
-            f"exchange {name!r} is one that FKS does not know", remedy=f"use one of {' '.join(sorted(EXCHANGES))}"
-        )
-    module, kind = EXCHANGES[name]
+    capabilities = capabilities_of(name)
     make_lazy("ccxt", "ccxt.async_support", "ccxt.pro")
-    key = {"key": getattr(settings.data, KEYS[name])} if name in KEYS else {}
-    made: Exchange = getattr(importlib.import_module(module), kind)(
-        endpoint_of(settings, node, name), clock, log, budget, **key
-    )
+    key = {} if capabilities.key_setting is None else {"key": key_of(settings, name)}
+    kind = getattr(importlib.import_module(f"fks.exchanges.{name}.exchange"), EXCHANGES[name])
+    made: Exchange = kind(endpoint_of(settings, node, name), clock, log, budget, **key)
     return made

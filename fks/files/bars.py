@@ -12,7 +12,7 @@ from fks.bars.aggregate import length_of
 from fks.bars.calendars import ALWAYS, Calendar, calendar_of
 from fks.bars.outliers import Usual
 from fks.bars.validation import Finding, check_bars
-from fks.exchanges.registry import EXCHANGES, SEPARATORS
+from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.files.column_mapping import Layout, find_layout
 from fks.files.problem import problem
 from fks.files.rows import (
@@ -165,11 +165,12 @@ def _series(table: Table, layout: Layout, wanted: Wanted) -> tuple[str, str, lis
     )
     spelt = spelt_at(exchange, symbol)
     if not spelt:
+        separator = capabilities_of(exchange).separator
         raise problem(
             table.name,
-            f"is of {symbol!r}, and {exchange} writes BTC{SEPARATORS[exchange]}USDT",
+            f"is of {symbol!r}, and {exchange} writes BTC{separator}USDT",
             code="FILE_SERIES",
-            remedy=f"say where the base ends: --symbol BASE{SEPARATORS[exchange]}QUOTE",
+            remedy=f"say where the base ends: --symbol BASE{separator}QUOTE",
         )
     return spelt, exchange, notes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fks.exchanges.registry import SEPARATORS
+from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.model.errors import InputError
 
 #: what symbols without a separator end in; the longest that fits is the quote
@@ -55,9 +55,9 @@ def spelt_at(exchange: str, symbol: str) -> str:
 
     "" when nothing tells where the base ends and the exchange's form needs to know.
     """
-    separator = SEPARATORS.get(exchange)
-    if exchange not in SEPARATORS:
+    if exchange not in EXCHANGES:
         return symbol
+    separator = capabilities_of(exchange).separator
     if separator is None:
         return symbol.upper()
     if separator == "":

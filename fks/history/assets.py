@@ -155,10 +155,10 @@ def frames_of(asset: Asset, usual: Sequence[str]) -> tuple[str, ...]:
 def subscriptions(asset: Asset, frames: Sequence[str], exchange: Exchange) -> tuple[Subscription, ...]:
     """Return what to ask an exchange for: the channels chosen and had, and its own word that the smallest bars are
     over."""
-    chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & exchange.traits.channels
+    chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & exchange.capabilities.channels
     found = [Subscription(channel, asset.symbol) for channel in CHANNELS if channel in chosen]
-    if Channel.BARS in exchange.traits.channels:
-        live = exchange.traits.streamed_bars
+    if Channel.BARS in exchange.capabilities.channels:
+        live = exchange.capabilities.streamed_bars
         ends = [f for f in by_length({frames[0], "1m"}) if f in frames and f in live] or [
             f for f in by_length(live) if f in frames
         ][:1]

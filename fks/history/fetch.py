@@ -60,8 +60,10 @@ class History:
         self._clock = clock
         self._bars, self._gaps = BarStore(db), GapStore(db)
         self._belief = Belief(QuarantineStore(db), source="sync")
-        self._calendar = calendar_of(exchange.traits.calendar)
-        self._page = exchange.traits.bars_page_max  # of one window: who gives fewer at a time is asked several times
+        self._calendar = calendar_of(exchange.capabilities.calendar)
+        self._page = (
+            exchange.capabilities.bars_page_max
+        )  # of one window: who gives fewer at a time is asked several times
         self._has_answered = False
         self._partitioned_ns = 2**63
 
@@ -70,7 +72,7 @@ class History:
 
         Errors: InputError TIMEFRAME_UNKNOWN.
         """
-        own = self._exchange.traits.timeframes
+        own = self._exchange.capabilities.timeframes
         if check_timeframe(timeframe) in own:
             return timeframe
         fits = [
@@ -86,7 +88,7 @@ class History:
 
     def count(self, timeframe: str, hole: Hole) -> int:
         """Return how many bars the exchange's calendar expects in `hole`."""
-        return count_bars(hole, timeframe, self._exchange.traits.calendar)
+        return count_bars(hole, timeframe, self._exchange.capabilities.calendar)
 
     async def fill(self, symbol: str, timeframe: str, hole: Hole) -> AsyncIterator[Step]:
         """Fetch and store the bars of `hole`, newest first, yielding after each window is stored. Twice equals once."""
@@ -141,7 +143,7 @@ class History:
             REFUSED: runs_missing(expected, np.setdiff1d(expected, np.setdiff1d(times_of(told), there)), timeframe)
         }
         absent = runs_missing(expected, np.union1d(there, times_of(told)), timeframe)
-        if self._exchange.traits.has_empty_bars:
+        if self._exchange.capabilities.has_empty_bars:
             found["exchange"] = absent
         else:
             found["silent"] = bridged(absent, SILENT_RUNS_MAX)
@@ -165,7 +167,7 @@ class History:
                 break
             rows += page
             at = bar_end(page[-1].time_ns, source)
-        if at < window.end_ns and self._exchange.traits.has_empty_bars:
+        if at < window.end_ns and self._exchange.capabilities.has_empty_bars:
             while at < window.end_ns and len(self._calendar.expected(source, at, window.end_ns)):
                 stop = min(window.end_ns, at + CONFIRM * length_of(source) * NS)
                 rows += await self._ask(symbol, source, at, CONFIRM, stop)
@@ -219,7 +221,7 @@ class History:
         Years before a listing would otherwise be asked for page by page, each of them empty.
         """
         short = hole.end_ns - hole.start_ns <= self._page * length_of(timeframe) * NS
-        if short or "1d" not in self._exchange.traits.timeframes:
+        if short or "1d" not in self._exchange.capabilities.timeframes:
             return hole.start_ns
         days = await self._ask(symbol, "1d", bar_start(hole.start_ns, "1d"), self._page, hole.end_ns)
         if not days or days[0].time_ns - hole.start_ns < DAY_NS:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from fks.bars.calendars import ALWAYS, calendar_of
 from fks.clock import Clock
+from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
 from fks.store.db import Database
 from fks.store.gaps import GapStore, Hole, KnownGap, Series
@@ -25,11 +26,6 @@ LIVE_NS = 600 * NS  # the collector keeps its own series up to date; behind by t
 BARS_MAX = 50_000  # of one look at bars shorter than a minute: 14 hours of seconds
 LOOK_MAX_S = 5.0  # of one round over all series
 WAIT_FIRST_S, WAIT_MAX_S = 60.0, 3600.0  # between two tries to fill gaps that stay
-
-#: exchanges that leave out bars in which nobody traded: there a missing bar is mostly silence
-SILENT_EXCHANGES = frozenset({"coinbase", "polygon"})
-#: exchange -> calendar, where it is not always open
-CALENDARS = {"polygon": "XNYS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +119,14 @@ def closed_until(now_ns: int, timeframe: str) -> int:
 
 def calendar_for(exchange: str, kept: str | None = None) -> str:
     """Return the name of a series' calendar: the one that is kept with it, else that of its exchange's market."""
-    return kept or CALENDARS.get(exchange, ALWAYS)
+    if kept is not None:
+        return kept
+    return capabilities_of(exchange).calendar if exchange in EXCHANGES else ALWAYS
+
+
+def has_empty_bars(exchange: str) -> bool:
+    """Return whether this exchange returns bars without a trade. If not, a missing bar is mostly one of those."""
+    return exchange not in EXCHANGES or capabilities_of(exchange).has_empty_bars
 
 
 class Gaps:
@@ -230,14 +233,14 @@ class GapWatch:
                 return ()
             else:
                 start_ns = max(start_ns, seen.clean_ns)
-        if one.exchange in SILENT_EXCHANGES and seen is not None and now_s < seen.due_s:
+        if not has_empty_bars(one.exchange) and seen is not None and now_s < seen.due_s:
             return ()  # what traded seldom has new holes each minute: they are looked at together
         missing = tuple(await self._gaps.missing(*key, start_ns, end_ns, calendar=one.calendar))
         if not is_synced(one):  # what came before the first collected bar is nobody's gap
             missing = tuple(gap for gap in missing if gap.hole.start_ns > horizon_ns)
         is_same = seen is not None and seen.missing == missing and bool(missing)
         wait_s = min(seen.wait_s * 2, WAIT_MAX_S) if is_same and seen is not None else WAIT_FIRST_S
-        if one.exchange in SILENT_EXCHANGES:
+        if not has_empty_bars(one.exchange):
             wait_s = max(wait_s, 10 * WAIT_FIRST_S)
         clean_ns = min([end_ns, *(gap.hole.start_ns for gap in missing)])
         self._seen[key] = _Seen(one.revision, clean_ns, wanted, missing, wait_s, now_s + wait_s)

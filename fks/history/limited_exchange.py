@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from fks.clock import Clock
 from fks.config.endpoints import Node
 from fks.config.settings import Settings
-from fks.exchanges.registry import EXCHANGES, KEYS, HasSim, endpoint_of, make_exchange
+from fks.exchanges.registry import EXCHANGES, HasSim, endpoint_of, key_of, make_exchange, rate_limits_of
+from fks.model.market import Allowance
 from fks.model.ports import Budget, Exchange, Log
-from fks.rate_limits.budgets import DIALS_LOCAL, RedisBudget, budget_of, in_background
+from fks.rate_limits.budgets import RedisBudget, budget_of, in_background
 from fks.store.bus import Bus
+
+CONNECTS_LOCAL = Allowance(6000, 60)  # the local exchange counts no connects
 
 
 def budget_for(bus: Bus, clock: Clock, settings: Settings, node: HasSim | None, name: str) -> RedisBudget:
@@ -23,16 +27,10 @@ def budget_for(bus: Bus, clock: Clock, settings: Settings, node: HasSim | None, 
     `endpoint_of`."""
     address = endpoint_of(settings, node, name).rest
     is_local = bool(node and node.sim and address == node.sim["rest"])
-    secret = getattr(settings.data, KEYS[name]) if name in KEYS else None
-    return budget_of(
-        bus,
-        clock,
-        name,
-        address,
-        secret.get_secret_value() if secret else "",
-        per_minute=settings.data.requests_per_minute.get(name),
-        dials=DIALS_LOCAL if is_local else None,
-    )
+    limits, key = rate_limits_of(settings, name), key_of(settings, name)
+    if is_local:
+        limits = replace(limits, connects=CONNECTS_LOCAL)
+    return budget_of(bus, clock, name, address, key.get_secret_value() if key else "", limits=limits)
 
 
 @asynccontextmanager

@@ -10,7 +10,6 @@ from typing import Any
 from fks.clock import Clock
 from fks.history.gaps import (
     REFUSED,
-    SILENT_EXCHANGES,
     Gaps,
     Missing,
     aligned,
@@ -18,6 +17,7 @@ from fks.history.gaps import (
     closed_until,
     count_bars,
     expected_gaps,
+    has_empty_bars,
     kept_range,
     overlap,
     subtract,
@@ -214,7 +214,7 @@ class QualityReport:
             start_ns = aligned(min(kept_ns, start_ns), one.timeframe)
         if self.is_fed(one):
             wanted_ns = closed_until(self._clock.now_ns(), one.timeframe)
-        late_ns = SILENT_LATE_NS if one.exchange in SILENT_EXCHANGES else LATE_NS
+        late_ns = LATE_NS if has_empty_bars(one.exchange) else SILENT_LATE_NS
         return start_ns, end_ns if wanted_ns - end_ns < late_ns + NS * TIMEFRAMES[one.timeframe] else wanted_ns
 
 

@@ -40,15 +40,37 @@ class TradesFrom(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
-    """What an exchange can do and what its answers prove.
+class Allowance:
+    """How much weight one API key or address may use in a window."""
 
-    `timeframes`: those whose bars REST has; `live_bars`: those it streams, None: all of them. `channels`: what `watch`
-    can be asked for. `newest_max`: how many trades it tells at most where it tells only the newest; 0: nobody says.
-    `bars_page_max`: bars that one question is worth asking for; an exchange may answer with fewer. `streams_max`:
-    subscriptions one socket takes. `connections_max`: sockets it lets one address or key have; 0: nobody says.
-    `has_empty_bars`: whether its own bars include those in which nobody traded. `calendar`: "24/7", or a name of
-    exchange_calendars.
+    weight: int
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """The limits of one exchange. The defaults are for an exchange whose documentation states none.
+
+    `requests`: weight of REST requests of one address or key. `connects`: websocket connections that one address may
+    open, whatever the key. `orders`: new orders of one key.
+    """
+
+    requests: Allowance = Allowance(60, 60)
+    connects: Allowance = Allowance(60, 60)
+    orders: Allowance = Allowance(100, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeCapabilities:
+    """Everything that FKS knows of one exchange. Each value is in `fks/exchanges/<name>/capabilities.py`.
+
+    `timeframes`: those of the bars that REST returns; `live_bars`: those that are streamed, None: the same.
+    `channels`: the kinds of live data that `watch` accepts. `newest_max`: the number of trades returned where REST
+    returns only the newest, 0: not documented. `bars_page_max`: bars to request at once; a page may be shorter.
+    `streams_max`: subscriptions of one connection. `connections_max`: connections of one address or key, 0: not
+    documented. `has_empty_bars`: whether the exchange returns bars in which nothing was traded. `calendar`: "24/7", or
+    a name of exchange_calendars. `separator`: the text between base and quote in a symbol, None: symbols are tickers.
+    `key_setting`: the setting of `[data]` that holds the API key for market data, None: no key is needed.
     """
 
     timeframes: frozenset[str]
@@ -62,6 +84,9 @@ class Traits:
     live_bars: frozenset[str] | None = None
     connections_max: int = 0
     bars_page_max: int = 1000
+    separator: str | None = ""
+    key_setting: str | None = None
+    limits: RateLimits = RateLimits()
 
     @property
     def streamed_bars(self) -> frozenset[str]:

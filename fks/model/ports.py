@@ -11,7 +11,7 @@ from typing import Protocol
 from fks.model.account import Balance, Transfer, VenueIdentity
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import MarketEvent, Subscription, Tally, Traits
+from fks.model.market import ExchangeCapabilities, MarketEvent, Subscription, Tally
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Report, TimeInForce
 
 
@@ -106,7 +106,7 @@ class Exchange(Protocol):
     """Market data in. One object per collector; not shared."""
 
     name: str
-    traits: Traits
+    capabilities: ExchangeCapabilities
 
     @property
     def tally(self) -> Tally:
@@ -128,8 +128,8 @@ class Exchange(Protocol):
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
-        """Return public trades, oldest first, in the id range that `watch` uses: as `traits.trades_from` says, from an
-        id, from a time (ns), or only the newest ones (both None works everywhere)."""
+        """Return public trades, oldest first, in the id range that `watch` uses: from an id, from a time (ns), or
+        only the newest ones (`capabilities.trades_from`; both None works everywhere)."""
         ...
 
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:

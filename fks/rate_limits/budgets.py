@@ -16,9 +16,9 @@ import asyncio
 import hashlib
 import random
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 from fks.clock import Clock
+from fks.model.market import Allowance, RateLimits
 from fks.store.bus import BUDGETS, Bus
 
 SHARE, BACKGROUND_SHARE, ALONE_SHARE = 0.6, 0.5, 0.15
@@ -34,41 +34,6 @@ in_background: ContextVar[bool] = ContextVar("in_background", default=False)
 #: comes
 _asked_in: ContextVar[int] = ContextVar("asked_in", default=-1)
 
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """How much weight an exchange lets one key or address use in a window."""
-
-    weight: int
-    window_s: float
-
-
-#: as the exchanges document them for public market data, read 2026-07; one that is not here gets DEFAULT. Polygon's
-#: plans with a
-#: socket have no limit, and it asks to stay below 100 a second: half of that; data.requests_per_minute is for the free
-#: one
-ALLOWANCES: dict[str, Allowance] = {
-    "binance": Allowance(6000, 60),
-    "kraken": Allowance(60, 60),
-    "coinbase": Allowance(10, 1),
-    "bybit": Allowance(600, 5),
-    "okx": Allowance(20, 2),
-    "polygon": Allowance(50, 1),
-}
-DEFAULT = Allowance(60, 60)
-#: socket dials of one address, likewise; Polygon documents none. What is counted over 5 or 10 minutes is given out by
-#: the minute,
-#: so that nobody waits for the rest of ten; where it is counted by the second, less is, since two windows meet in one.
-#: (Coinbase
-#: has 8, and as many messages before a login, of which a dial takes three; OKX has 3.) The local exchange counts none
-DIALS: dict[str, Allowance] = {
-    "binance": Allowance(60, 60),
-    "kraken": Allowance(15, 60),
-    "coinbase": Allowance(2, 1),
-    "bybit": Allowance(100, 60),
-    "okx": Allowance(2, 1),
-}
-DIALS_LOCAL = Allowance(6000, 60)
 
 # KEYS: the bucket. ARGV: weight, limit, window ms, used as the exchange reports, the window of that report, pause ms,
 # the
@@ -188,30 +153,18 @@ class RedisBudget:
 
 
 def budget_of(
-    bus: Bus,
-    clock: Clock,
-    exchange: str,
-    address: str | None,
-    key: str = "",
-    *,
-    per_minute: int | None = None,
-    dials: Allowance | None = None,
+    bus: Bus, clock: Clock, exchange: str, address: str | None, key: str = "", *, limits: RateLimits
 ) -> RedisBudget:
-    """Return the budget of one exchange at one address (None: its public one) for one API key.
-
-    `per_minute` is the weight it takes a minute, `dials` how many dials whatever the key, where somebody knows better
-    than the tables.
-    """
-    allowance = ALLOWANCES.get(exchange, DEFAULT) if per_minute is None else Allowance(per_minute, 60)
-    dialled = RedisBudget(
+    """Return the budget of one exchange at one address (None: its public one) for one API key, within `limits`."""
+    connects = RedisBudget(
         bus,
         clock,
         bucket_of(f"{exchange}.dials", address),
-        dials or DIALS.get(exchange, DEFAULT),
+        limits.connects,
         share=DIALS_SHARE,
         alone_share=DIALS_ALONE_SHARE,
     )
-    return RedisBudget(bus, clock, bucket_of(exchange, address, key), allowance, dials=dialled)
+    return RedisBudget(bus, clock, bucket_of(exchange, address, key), limits.requests, dials=connects)
 
 
 def bucket_of(exchange: str, address: str | None, key: str = "") -> str:

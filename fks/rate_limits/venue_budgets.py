@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 
 from fks.clock import Clock
+from fks.model.market import Allowance, RateLimits
 from fks.model.ports import Priority
-from fks.rate_limits.budgets import ALLOWANCES, DEFAULT, TAKE, Allowance, bucket_of
+from fks.rate_limits.budgets import TAKE, bucket_of
 from fks.store.bus import BUDGETS, Bus
 
 #: up to which part of the venue's limit each kind of request may fill the shared bucket; market data stays below SHARE
@@ -21,8 +22,6 @@ CEILINGS: dict[Priority, float] = {Priority.ENTRY: 0.75, Priority.READ: 0.8, Pri
 GUARDIAN_SHARE = 0.1
 #: what an order manager may use of the limit while Redis is away
 ORDERS_ALONE_SHARE = 0.25
-#: new orders one key may send, as Binance documents it; the venue's own figure counts when it is less
-ORDERS_ALLOWANCE = Allowance(100, 10)
 _LEASED_WEIGHT, _LEASED_ORDERS = 40, 8
 _LEASED = (Priority.ENTRY, Priority.RESERVE)
 ASK_TIMEOUT_S = 0.1  # an order waits no longer for Redis itself
@@ -317,22 +316,21 @@ def venue_budget(
     address: str | None,
     key: str,
     *,
-    per_minute: int | None = None,
-    orders: Allowance = ORDERS_ALLOWANCE,
+    limits: RateLimits,
     is_guardian: bool = False,
 ) -> RedisVenueBudget:
-    """Return the budget of a venue session at `address` (None: the exchange's own). Weight is shared with market data
-    from that address, orders with every session of the key; `per_minute` is the weight allowed where it is not the
-    table's."""
-    allowance = ALLOWANCES.get(exchange, DEFAULT) if per_minute is None else Allowance(per_minute, 60)
+    """Return the budget of a venue session at `address` (None: the exchange's own), within the exchange's `limits`.
+
+    Request weight is shared with market data from that address, new orders with every session of the key.
+    """
     own, alone = (GUARDIAN_SHARE, 0.0) if is_guardian else (0.0, ORDERS_ALONE_SHARE)
     return RedisVenueBudget(
-        LeasedBudget(bus, clock, bucket_of(exchange, address), allowance, own_share=own, alone_share=alone),
+        LeasedBudget(bus, clock, bucket_of(exchange, address), limits.requests, own_share=own, alone_share=alone),
         LeasedBudget(
             bus,
             clock,
             bucket_of(f"{exchange}.orders", address, key),
-            orders,
+            limits.orders,
             leased=_LEASED_ORDERS,
             own_share=own,
             alone_share=alone,

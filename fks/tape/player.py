@@ -51,9 +51,10 @@ def wires_of(exchange: str) -> Callable[[], Wire]:
     """
     from fks.clock import FakeClock
     from fks.config.settings import Data, Settings, Sim
-    from fks.exchanges.registry import KEYS, make_exchange
+    from fks.exchanges.registry import capabilities_of, make_exchange
 
-    given = {KEYS[exchange]: "none"} if exchange in KEYS else {}
+    setting = capabilities_of(exchange).key_setting
+    given = {} if setting is None else {setting: "none"}
     settings = Settings(sim=Sim(enabled=False), data=Data(**given))
     made = make_exchange(exchange, settings=settings, node=None, clock=FakeClock(), log=unheard())
     if not isinstance(made, WireExchange):

@@ -64,7 +64,7 @@ class TapedExchange:
         self._exchange: Exchange = exchange
         self.source = exchange
         self.recorder = recorder
-        self.name, self.traits, self.tally = self._exchange.name, self._exchange.traits, self._exchange.tally
+        self.name, self.capabilities, self.tally = exchange.name, exchange.capabilities, exchange.tally
         exchange.record(lambda wire: TapedWire(wire, recorder))
 
     async def open(self) -> None:
@@ -115,7 +115,7 @@ def make_recorder(
     exchange: Exchange, folder: Path, clock: Clock, log: Log, *, file_mb: float = 64, keep_gb: float | None = None
 ) -> Recorder:
     """Return a recorder of `exchange` into `folder`; its thread runs. `keep_gb` None: no older tape is removed."""
-    header = Header(exchange.name, clock.now_ns(), 0, fks.__version__, exchange.traits)
+    header = Header(exchange.name, clock.now_ns(), 0, fks.__version__, exchange.capabilities)
     keep_bytes = None if keep_gb is None else round(keep_gb * GB)
     writer = TapeWriter(folder, header, log, file_bytes=round(file_mb * MB), file_s=FILE_S, keep_bytes=keep_bytes)
     return Recorder(writer, clock, log)

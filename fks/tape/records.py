@@ -12,7 +12,9 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from fks.model.market import Traits
+import msgspec
+
+from fks.model.market import ExchangeCapabilities
 
 MAGIC = "fkstape/2"
 ENDING = ".fkstape"
@@ -53,16 +55,16 @@ class Record:
         return RECORD.pack(self.kind, self.connection, self.received_ns, len(self.data)) + self.data
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The first line of a file: whose market, which recorder (its start, ns), and the file's number in that run.
+class Header(msgspec.Struct, frozen=True, rename={"capabilities": "traits"}):
+    """The first line of a file: the exchange, the recorder (its start, ns), and the file's number in that run.
 
-    `traits` are the exchange's when it was recorded, so that a replay stands in for it.
+    `capabilities` are those of the exchange at the time of the recording, so that a replay has the same ones. The key
+    in the file is `traits`, its name in the first tapes.
     """
 
     exchange: str
     run: int
     number: int
     version: str
-    traits: Traits
+    capabilities: ExchangeCapabilities
     form: str = MAGIC

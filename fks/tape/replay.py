@@ -51,7 +51,7 @@ class TapeExchange:
             raise InputError(f"speed {speed:g} is not above 0", remedy="1 is as it was, 10 ten times as fast")
         self._files = tape_files(path)
         header = header_of(self._files)
-        self.name, self.traits = header.exchange, header.traits
+        self.name, self.capabilities = header.exchange, header.capabilities
         self.tally = Tally()
         self.ended = asyncio.Event()
         self.facts = Facts()

@@ -8,7 +8,6 @@ import hashlib
 import os
 import re
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -60,7 +59,7 @@ class TapeWriter:
         hold(self._file)
         self.files.append(self._path)
         self._digest, self._size, self._records, self._blocks, self._begun_ns = hashlib.sha256(), 0, 0, 0, now_ns
-        line = msgspec.json.encode(replace(self._header, number=self._number)) + b"\n"
+        line = msgspec.json.encode(msgspec.structs.replace(self._header, number=self._number)) + b"\n"
         self._line_crc = zlib.crc32(line)
         self._put(line)
         self._file.flush()  # whoever reads it now sees a tape with nothing on it yet

@@ -10,11 +10,11 @@ from fks.clock import Clock
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom, Traits
+from fks.model.market import Channel, ExchangeCapabilities, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
 from fks.model.timeframe import bar_end, bar_start
 from tests.support.order_values import an_instrument
 
-TRAITS = Traits(
+TRAITS = ExchangeCapabilities(
     timeframes=frozenset({"1s", "1m", "5m", "1h", "4h", "1d"}),
     channels=frozenset({Channel.TRADES}),
     trade_ids=TradeIds.CONTIGUOUS,
@@ -37,7 +37,7 @@ class HistoryExchange:
     fails: int = 0
     shift: float = 0.0
     name: str = "binance"
-    traits: Traits = TRAITS
+    capabilities: ExchangeCapabilities = TRAITS
     tally: Tally = field(default_factory=Tally)
     asked: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     before: Callable[[], None] | None = None

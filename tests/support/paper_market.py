@@ -11,7 +11,7 @@ import msgspec
 from fks.bars.aggregate import BarBuilder, OpenBar
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom, Traits
+from fks.model.market import Channel, ExchangeCapabilities, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
 from fks.model.timeframe import TIMEFRAMES, bar_end, bar_start
 
 
@@ -19,7 +19,7 @@ class PaperMarket:
     """Knows `trades`; shows those up to `now_ns`. It is listed with its first trade."""
 
     name = "binance"
-    traits = Traits(
+    capabilities = ExchangeCapabilities(
         timeframes=frozenset(TIMEFRAMES) - {"5s", "15s"},
         channels=frozenset(Channel),
         trade_ids=TradeIds.CONTIGUOUS,
@@ -101,9 +101,9 @@ class ForgetfulMarket(PaperMarket):
         elif ids is TradeIds.RISING:
             trades = [msgspec.structs.replace(trade, trade_id=trade.trade_id * 7) for trade in trades]
         super().__init__(trades)
-        self.traits = replace(
-            self.traits,
-            timeframes=self.traits.timeframes - {"1s"},
+        self.capabilities = replace(
+            self.capabilities,
+            timeframes=self.capabilities.timeframes - {"1s"},
             trade_ids=ids,
             trades_from=trades_from,
             newest_max=newest_max,
@@ -113,6 +113,6 @@ class ForgetfulMarket(PaperMarket):
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
         assert from_id is None, "this exchange cannot begin at an id"
-        assert since_ns is None or self.traits.trades_from is TradesFrom.TIME, "nor at a time"
-        limit = min(limit, self.traits.newest_max or limit)
+        assert since_ns is None or self.capabilities.trades_from is TradesFrom.TIME, "nor at a time"
+        limit = min(limit, self.capabilities.newest_max or limit)
         return await super().fetch_trades(symbol, from_id=None, since_ns=since_ns, limit=limit)

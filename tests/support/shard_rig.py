@@ -41,7 +41,7 @@ class DiallingExchange:
     name = "x"
 
     def __init__(self, clock: FakeClock) -> None:
-        self.traits = replace(TRAITS, streams_max=3)
+        self.capabilities = replace(TRAITS, streams_max=3)
         self.answer: Callable[[Connection], None] = lambda connection: None
         self.dials: list[Connection] = []
         self.left: list[str] = []

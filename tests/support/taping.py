@@ -44,7 +44,7 @@ def recorder_into(
 ) -> Recorder:
     """Return a recorder of Binance into `folder`, on a clock that stands still."""
     clock = FakeClock()
-    header = Header("binance", clock.now_ns(), 0, fks.__version__, BinanceExchange.traits)
+    header = Header("binance", clock.now_ns(), 0, fks.__version__, BinanceExchange.capabilities)
     log = log or CollectingLog()
     writer = TapeWriter(folder, header, log, file_bytes=file_bytes, file_s=3600, keep_bytes=keep_bytes)
     return Recorder(writer, clock, log, waiting_max=waiting_max)

@@ -137,7 +137,7 @@ def _wanted(
     for text in symbols:
         symbol = find_instrument(text, listed).symbol
         for channel in map(Channel, channels):
-            if channel not in taped.traits.channels:
+            if channel not in taped.capabilities.channels:
                 raise InputError(f"{taped.name} has no live {channel}", code="CHANNEL_UNKNOWN", remedy="see --channels")
             frame = _live_frame(taped.source, symbol) if channel is Channel.BARS else ""
             if channel is not Channel.BARS or frame:
@@ -210,5 +210,5 @@ async def _history(taped: TapedExchange, symbols: Sequence[str]) -> None:
     for symbol in symbols:
         await taped.fetch_trades(symbol, from_id=None, since_ns=None, limit=_PAGE)
         for frame, count in _BEFORE.items():
-            if frame in taped.traits.timeframes:
+            if frame in taped.capabilities.timeframes:
                 await taped.fetch_bars(symbol, frame, None, count)

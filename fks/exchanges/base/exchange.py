@@ -14,7 +14,7 @@ from fks.exchanges.base.values import Endpoint
 from fks.exchanges.base.wire import Wire
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import MarketEvent, Subscription, Tally, Traits
+from fks.model.market import ExchangeCapabilities, MarketEvent, Subscription, Tally
 from fks.model.ports import Budget, Log
 
 
@@ -26,7 +26,7 @@ class WireExchange(ABC):
     """
 
     name: str
-    traits: Traits
+    capabilities: ExchangeCapabilities
 
     def __init__(self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None) -> None:
         self._endpoint = endpoint
@@ -85,7 +85,7 @@ class WireExchange(ABC):
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         """Yield batches over one socket of its own; see the port. Errors: also InputError for what it does not have."""
         for item in wanted:
-            if item.channel not in self.traits.channels:
+            if item.channel not in self.capabilities.channels:
                 raise InputError(f"{self.name} has no live {item.channel}", code="CHANNEL_UNKNOWN")
         wire = self.wire() if self._around is None else self._around(self.wire())
         async with contextlib.aclosing(self._sockets.listen(wire, wanted)) as batches:  # type: ignore[type-var]

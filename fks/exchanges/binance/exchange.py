@@ -14,10 +14,10 @@ from fks.exchanges.base import MS, check_ascending, check_trade, exact, instrume
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows
 from fks.exchanges.base.values import offered
-from fks.exchanges.binance.wire import KLINES, BinanceWire
+from fks.exchanges.binance.capabilities import CAPABILITIES
+from fks.exchanges.binance.wire import BinanceWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, TradeIds, TradesFrom, Traits
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT):
     from ccxt.pro.binance import binance as CcxtBinance  # the class the order venue loads anyway
@@ -31,14 +31,7 @@ class BinanceExchange(CcxtExchange):
     """Binance spot. Guarantees: what `watch` yields is in order of arrival and never silently cut."""
 
     name = "binance"
-    traits = Traits(
-        timeframes=KLINES,
-        channels=frozenset(Channel),
-        trade_ids=TradeIds.CONTIGUOUS,
-        trades_from=TradesFrom.ID,
-        streams_max=1024,
-        has_empty_bars=True,
-    )
+    capabilities = CAPABILITIES
 
     kind = CcxtBinance
     rest_paths: ClassVar = {"public": "/api/v3", "private": "/api/v3", "v1": "/api/v1"}
@@ -70,7 +63,7 @@ class BinanceExchange(CcxtExchange):
         self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None
     ) -> list[Bar]:
         """Return closed bars from klines; see the port. Errors: OutageError, PeerError, InputError."""
-        interval = offered(self.name, self.traits.timeframes, timeframe)
+        interval = offered(self.name, self.capabilities.timeframes, timeframe)
         request: dict[str, Any] = {"symbol": symbol, "interval": interval, "limit": min(limit, PAGE_MAX)}
         if since_ns is not None:
             request["startTime"] = since_ns // MS

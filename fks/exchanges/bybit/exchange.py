@@ -18,10 +18,10 @@ from fks.exchanges.base.paging import first_from, page_end
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of, trade_of
 from fks.exchanges.base.values import offered
+from fks.exchanges.bybit.capabilities import CAPABILITIES
 from fks.exchanges.bybit.wire import INTERVALS, BybitWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, TradeIds, TradesFrom, Traits
 from fks.model.timeframe import NS, TIMEFRAMES
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"bybit"}):
@@ -35,15 +35,7 @@ class BybitExchange(CcxtExchange):
     """Bybit spot; see `fks.model.ports.Exchange`."""
 
     name = "bybit"
-    traits = Traits(
-        timeframes=frozenset(INTERVALS),
-        channels=frozenset(Channel),
-        trade_ids=TradeIds.OPAQUE,
-        trades_from=TradesFrom.NEWEST,
-        streams_max=200,  # ours, for shards that are quick to dial again; their limit is 21,000 characters of topics
-        has_empty_bars=True,
-        newest_max=60,  # trades that REST tells, spot
-    )
+    capabilities = CAPABILITIES
 
     kind = CcxtBybit
     rest_paths: ClassVar = {"public": ""}
@@ -114,7 +106,7 @@ class BybitExchange(CcxtExchange):
     ) -> list[PublicTrade]:
         """Return the newest trades, at most 60, none from before `since_ns`; older ones are not told
         (TradesFrom.NEWEST)."""
-        request = {"category": "spot", "symbol": symbol, "limit": min(limit, self.traits.newest_max)}
+        request = {"category": "spot", "symbol": symbol, "limit": min(limit, self.capabilities.newest_max)}
         rows = await self.rows("publicGetV5MarketRecentTrade", request, "result", "list")
         trades = read_rows(self.name, _told, rows)
         trades.reverse()  # they come newest first; the sort keeps the order within a millisecond

@@ -16,24 +16,16 @@ from fks.exchanges.base import check_trade, exact, ns_of_iso
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows
 from fks.exchanges.base.values import offered
-from fks.exchanges.coinbase.wire import LIVE_TIMEFRAME, CoinbaseWire
+from fks.exchanges.coinbase.capabilities import CAPABILITIES, GRANULARITIES
+from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, TradeIds, TradesFrom, Traits
 from fks.model.timeframe import NS, TIMEFRAMES, bar_start
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT - {"binance"} | {"coinbase"}):
     from ccxt.async_support.coinbase import coinbase as CcxtCoinbase
 
-GRANULARITIES = {
-    "1m": "ONE_MINUTE",
-    "5m": "FIVE_MINUTE",
-    "15m": "FIFTEEN_MINUTE",
-    "30m": "THIRTY_MINUTE",
-    "1h": "ONE_HOUR",
-    "1d": "ONE_DAY",
-}
 BARS_MAX = 350  # of one answer
 TRADES_MAX = 1000
 STRETCH_S = 600  # of trades asked for at first
@@ -47,15 +39,7 @@ class CoinbaseExchange(CcxtExchange):
     """Coinbase spot. Symbols are its product ids: BTC-USD."""
 
     name = "coinbase"
-    traits = Traits(
-        timeframes=frozenset(GRANULARITIES),
-        channels=frozenset(Channel),
-        trade_ids=TradeIds.RISING,
-        trades_from=TradesFrom.TIME,
-        streams_max=100,
-        has_empty_bars=False,
-        live_bars=frozenset({LIVE_TIMEFRAME}),
-    )
+    capabilities = CAPABILITIES
 
     kind = CcxtCoinbase
     rest_paths: ClassVar = {"rest": ""}

@@ -17,11 +17,11 @@ from fks.exchanges.base import Endpoint, check_trade, exact
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of
 from fks.exchanges.base.values import offered
+from fks.exchanges.kraken.capabilities import CAPABILITIES
 from fks.exchanges.kraken.wire import INTERVALS, KrakenWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, TradeIds, TradesFrom, Traits
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS
 
@@ -36,14 +36,7 @@ class KrakenExchange(CcxtExchange):
     """Kraken spot. Symbols are WebSocket v2's: BTC/USD."""
 
     name = "kraken"
-    traits = Traits(
-        timeframes=frozenset(INTERVALS),
-        channels=frozenset(Channel),
-        trade_ids=TradeIds.RISING,  # they rise by one, and the wire says where they do not; but REST knows only times
-        trades_from=TradesFrom.TIME,
-        streams_max=200,
-        has_empty_bars=True,
-    )
+    capabilities = CAPABILITIES
 
     kind = CcxtKraken
     rest_paths: ClassVar = {"public": ""}

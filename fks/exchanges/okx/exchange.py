@@ -24,11 +24,12 @@ from fks.exchanges.base.paging import first_from, page_end
 from fks.exchanges.base.rest import CcxtExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows
 from fks.exchanges.base.values import offered
+from fks.exchanges.okx.capabilities import CAPABILITIES
 from fks.exchanges.okx.wire import BARS, OkxWire, Trade, is_over, side_of, trade
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, MarketEvent, Subscription, TradeIds, TradesFrom, Traits
+from fks.model.market import MarketEvent, Subscription
 from fks.model.timeframe import NS, TIMEFRAMES
 
 with only("ccxt", inner=CCXT_INNER, kept=CCXT_KEPT | {"okx"}):
@@ -44,14 +45,7 @@ class OkxExchange(CcxtExchange):
     """OKX spot; see `fks.model.ports.Exchange`."""
 
     name = "okx"
-    traits = Traits(
-        timeframes=frozenset(BARS),
-        channels=frozenset(Channel),
-        trade_ids=TradeIds.RISING,
-        trades_from=TradesFrom.TIME,  # an id would do as well, were it said that ids have no holes
-        streams_max=200,  # ours, for shards that are quick to dial again; their limit is 64 KB of subscriptions
-        has_empty_bars=True,
-    )
+    capabilities = CAPABILITIES
 
     kind = CcxtOkx
     rest_paths: ClassVar = {"rest": ""}

@@ -24,11 +24,11 @@ from fks.exchanges.base import MS, Endpoint
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import UNREADABLE, bar_of, closed
 from fks.exchanges.base.values import TOO_MUCH, offered, seconds_told
+from fks.exchanges.polygon.capabilities import CAPABILITIES, SPANS
 from fks.exchanges.polygon.wire import PolygonWire, trade_of
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, TradeIds, TradesFrom, Traits
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import NS, TIMEFRAMES
 
@@ -36,14 +36,10 @@ PUBLIC_REST = "https://api.polygon.io"
 TIMEOUT_S = 20.0
 PAUSE_S = 60.0  # after a 429 that does not say how long: limits are per minute
 LISTING_MAX = 1_000  # tickers of one answer
-PAGE_MAX = 50_000  # rows of one answer, and aggregates looked at for it
+PAGE_MAX = CAPABILITIES.bars_page_max  # rows of one answer, and aggregates looked at for it
 PAGES_MAX = 50  # of the listing: there are some twelve thousand tickers
 DELAY_NS = 15 * 60 * NS
 LOOK_BACK = 5  # times the bars' own length; and two weeks: markets are closed most of the time
-SPANS = {
-    "1s": "1/second",
-    "1m": "1/minute",
-}  # what it streams as well; an answer counts minutes, so 5m would bring no more
 T = TypeVar("T")
 
 
@@ -76,17 +72,7 @@ class PolygonExchange(WireExchange):
     """Polygon US stocks; see `fks.model.ports.Exchange`. `key` is shown in headers and messages, never in addresses."""
 
     name = "polygon"
-    traits = Traits(
-        timeframes=frozenset(SPANS),
-        channels=frozenset({Channel.TRADES, Channel.BARS, Channel.QUOTES}),
-        trade_ids=TradeIds.RISING,
-        trades_from=TradesFrom.TIME,
-        streams_max=1_000,  # ours
-        connections_max=1,  # of a key, in most plans
-        has_empty_bars=False,
-        calendar="XNYS",
-        bars_page_max=PAGE_MAX,
-    )
+    capabilities = CAPABILITIES
 
     def __init__(
         self, endpoint: Endpoint, clock: Clock, log: Log, budget: Budget | None = None, *, key: SecretStr | None = None

@@ -15,9 +15,9 @@ from aiohttp import web
 from fks.clock import RealClock
 from fks.collector.connections import SOCKETS_MAX, Shards
 from fks.exchanges.base import Endpoint
-from fks.exchanges.binance import BinanceExchange
-from fks.model.market import Channel, Subscription
-from fks.rate_limits.budgets import DIALS_SHARE, Allowance, budget_of
+from fks.exchanges.binance.exchange import BinanceExchange
+from fks.model.market import Allowance, Channel, RateLimits, Subscription
+from fks.rate_limits.budgets import DIALS_SHARE, budget_of
 from fks.store.bus import Bus
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
@@ -55,7 +55,7 @@ async def test_many_sockets_and_an_exchange_that_refuses_keep_to_its_allowance(
     bus: Bus, log: CollectingLog, refusing: Refusing
 ) -> None:
     clock = RealClock()
-    budget = budget_of(bus, clock, "binance", uuid.uuid4().hex, dials=ALLOWED)
+    budget = budget_of(bus, clock, "binance", uuid.uuid4().hex, limits=RateLimits(connects=ALLOWED))
     exchange = BinanceExchange(Endpoint(f"http://{refusing.url}", f"ws://{refusing.url}"), clock, log, budget)
     shards = Shards(
         exchange,

@@ -12,7 +12,7 @@ import pytest
 
 from fks.collector.collector import Collector
 from fks.collector.gap_filler import LATE_TRIES
-from fks.exchanges.binance import BinanceWire
+from fks.exchanges.binance.wire import BinanceWire
 from fks.feed.liveness import Pulse
 from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError

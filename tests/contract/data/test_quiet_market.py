@@ -16,7 +16,16 @@ from fks.history.assets import RELIST_MAX_S, Assets
 from fks.model.bar import Bar, Ints, PublicTrade
 from fks.model.errors import OutageError
 from fks.model.instrument import Instrument
-from fks.model.market import BarSeen, Channel, MarketEvent, Subscription, Tally, TradeIds, TradesFrom, Traits
+from fks.model.market import (
+    BarSeen,
+    Channel,
+    ExchangeCapabilities,
+    MarketEvent,
+    Subscription,
+    Tally,
+    TradeIds,
+    TradesFrom,
+)
 from fks.model.timeframe import NS, bar_end, bar_start
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -32,7 +41,7 @@ class QuietExchange:
     comes."""
 
     name = "kraken"
-    traits = Traits(
+    capabilities = ExchangeCapabilities(
         frozenset({"1m", "5m", "1h", "1d"}), frozenset(Channel), TradeIds.RISING, TradesFrom.TIME, 200, True
     )
 

@@ -38,7 +38,7 @@ async def test_an_exchange_that_gives_large_pages_is_asked_for_large_windows(
     database: Database, clock: FakeClock, log: CollectingLog
 ) -> None:
     exchange = HistoryExchange(clock, page=50_000)
-    exchange.traits = replace(exchange.traits, bars_page_max=50_000, timeframes=frozenset({"1m"}))
+    exchange.capabilities = replace(exchange.capabilities, bars_page_max=50_000, timeframes=frozenset({"1m"}))
     done = await Sync(exchange, database, clock, log).sync("BTCUSDT", "1m", clock.now_ns() - 30 * DAY_NS)
     assert done.candles in (43_199, 43_200)
     assert len(exchange.asked) <= 3
@@ -142,7 +142,7 @@ async def test_silence_that_is_left_out_is_known_run_by_run(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     now = now_of(clock)
-    exchange.traits = replace(exchange.traits, has_empty_bars=False)
+    exchange.capabilities = replace(exchange.capabilities, has_empty_bars=False)
     exchange.holes = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 17 * MINUTE)]
     done = await sync.sync("BTCUSDT", "1m", now - DAY_NS)
     assert done.absent == len(exchange.holes)
@@ -157,7 +157,7 @@ async def test_a_market_that_mostly_sleeps_is_no_table_of_silence(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     now = now_of(clock)
-    exchange.traits = replace(exchange.traits, has_empty_bars=False)
+    exchange.capabilities = replace(exchange.capabilities, has_empty_bars=False)
     exchange.holes = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 2 * MINUTE)]
     done = await sync.sync("BTCUSDT", "1m", now - DAY_NS)
     assert done.absent == len(exchange.holes)
@@ -169,7 +169,7 @@ async def test_what_is_lost_of_an_exchange_that_leaves_out_silence_is_a_gap(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     now = now_of(clock)
-    exchange.name, exchange.traits = "coinbase", replace(exchange.traits, has_empty_bars=False)
+    exchange.name, exchange.capabilities = "coinbase", replace(exchange.capabilities, has_empty_bars=False)
     exchange.holes = [(now - 9 * HOUR, now - 9 * HOUR + MINUTE)]
     await sync.sync("BTC-USD", "1m", now - 10 * HOUR)
     await database.sql(

@@ -9,7 +9,7 @@ import pytest
 
 from fks.clock import FakeClock
 from fks.collector.backfill import Backfill
-from fks.exchanges.binance import BinanceExchange
+from fks.exchanges.binance.exchange import BinanceExchange
 from fks.feed.rows import SealedPosition
 from fks.history.confirmation import Belief
 from fks.history.sync import Sync

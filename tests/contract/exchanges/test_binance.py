@@ -17,7 +17,7 @@ from aiohttp import WSCloseCode, web
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings, Sim
 from fks.exchanges.base import Endpoint
-from fks.exchanges.binance import BinanceExchange
+from fks.exchanges.binance.exchange import BinanceExchange
 from fks.exchanges.registry import EXCHANGES, endpoint_of, make_exchange
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError

@@ -18,7 +18,7 @@ from fks.bars.aggregate import BarBuilder
 from fks.clock import RealClock
 from fks.collector.backfill import Backfill
 from fks.exchanges.base import Endpoint
-from fks.exchanges.bybit import BybitExchange
+from fks.exchanges.bybit.exchange import BybitExchange
 from fks.feed.feed import SymbolFeed
 from fks.feed.findings import FeedState
 from fks.model.bar import Bar, PublicTrade
@@ -102,7 +102,7 @@ async def test_what_the_socket_told_meanwhile_counts_where_sixty_trades_do_not_r
     bybit: BybitExchange, market: Market, how: str
 ) -> None:
     back = Backfill(bybit, ("1m",), 1)
-    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.traits.trade_ids)
+    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.capabilities.trade_ids)
     feed.positions = {}
     if how == "subscribed anew":
         hear(feed, (2, 70))
@@ -141,7 +141,7 @@ async def test_a_busy_symbol_is_whole_from_its_first_minute_on_and_over_a_hole(
     bybit: BybitExchange, market: Market
 ) -> None:
     back = Backfill(bybit, ("1m",), 1)
-    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.traits.trade_ids)
+    feed = SymbolFeed(SYMBOL, 0.0, stale_min_s=10, stale_max_s=120, ids=bybit.capabilities.trade_ids)
     feed.positions = {}
     market.now_ns = NEW_YEAR + 30 * NS  # 120 trades in this minute
     with pytest.raises(OutageError, match="present bar"):

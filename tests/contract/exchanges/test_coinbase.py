@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from fks.exchanges.coinbase import CoinbaseExchange, CoinbaseWire
+from fks.exchanges.coinbase.exchange import CoinbaseExchange
+from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect

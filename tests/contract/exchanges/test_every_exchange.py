@@ -21,9 +21,9 @@ from aiohttp import web
 import fks.exchanges
 from fks.clock import RealClock
 from fks.config.settings import Data, Settings
-from fks.exchanges._template import TemplateExchange
+from fks.exchanges._template.exchange import TemplateExchange
 from fks.exchanges.base import socket
-from fks.exchanges.registry import EXCHANGES, KEYS, endpoint_of, make_exchange
+from fks.exchanges.registry import EXCHANGES, capabilities_of, endpoint_of, make_exchange
 from fks.history.assets import subscriptions
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
@@ -147,14 +147,15 @@ async def test_x11_it_says_what_it_is_and_dials_nothing_by_being_made(name: str,
     await made.open()
     await made.close()
     assert made.name == name
-    assert made.traits.timeframes
-    assert made.traits.streamed_bars <= made.traits.timeframes <= set(TIMEFRAMES)
-    assert Channel.TRADES in made.traits.channels
-    assert made.traits.streams_max >= 1
-    if made.traits.calendar != "24/7":
+    assert made.capabilities is capabilities_of(name)
+    assert made.capabilities.timeframes
+    assert made.capabilities.streamed_bars <= made.capabilities.timeframes <= set(TIMEFRAMES)
+    assert Channel.TRADES in made.capabilities.channels
+    assert made.capabilities.streams_max >= 1
+    if made.capabilities.calendar != "24/7":
         import exchange_calendars
 
-        assert made.traits.calendar in exchange_calendars.get_calendar_names()
+        assert made.capabilities.calendar in exchange_calendars.get_calendar_names()
 
 
 async def test_x20_the_listing_is_exact_and_a_broken_row_is_left_out(
@@ -417,6 +418,9 @@ async def test_x43_who_never_answers_is_an_outage(
     async with asyncio.timeout(20):
         with pytest.raises(OutageError):
             await anext(exchange.watch(case.wanted))
+
+
+KEYS = {name: key for name in EXCHANGES if (key := capabilities_of(name).key_setting) is not None}
 
 
 @pytest.mark.parametrize("name", sorted(KEYS))

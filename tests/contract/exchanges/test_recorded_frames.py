@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from fks.exchanges.base import Subscribed, Tally, Wire
-from fks.exchanges.binance import BinanceWire
-from fks.exchanges.coinbase import CoinbaseWire
-from fks.exchanges.kraken import KrakenWire
+from fks.exchanges.binance.wire import BinanceWire
+from fks.exchanges.coinbase.wire import CoinbaseWire
+from fks.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.market import BarSeen, Book, Channel, Gone, Quote, Subscription, Suspect
 from tests.support.recorded import COINBASE, EXCERPT, KRAKEN_BOOK, KRAKEN_V1, MIXED, SHARED, Frame, frames_of, slowly

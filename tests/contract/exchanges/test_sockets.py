@@ -16,8 +16,8 @@ from fks.clock import RealClock
 from fks.exchanges.base import Subscribed, Wire, socket
 from fks.exchanges.base import book_resync as anew
 from fks.exchanges.base.socket import Sockets
-from fks.exchanges.binance import BinanceWire
-from fks.exchanges.kraken import KrakenWire
+from fks.exchanges.binance.wire import BinanceWire
+from fks.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.market import Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect

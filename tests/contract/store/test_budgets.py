@@ -9,14 +9,14 @@ from contextvars import ContextVar
 from typing import cast
 
 from fks.clock import RealClock
+from fks.exchanges.registry import EXCHANGES, capabilities_of
+from fks.model.market import Allowance, RateLimits
 from fks.rate_limits.budgets import (
     ALONE_LOOK_S,
     ALONE_SHARE,
-    DIALS,
     DIALS_ALONE_SHARE,
     DIALS_SHARE,
     SHARE,
-    Allowance,
     RedisBudget,
     bucket_of,
     budget_of,
@@ -28,6 +28,7 @@ from tests.support.waiting import until
 AGES_S = 10**9  # windows begin at multiples of it: the present one ends in 2033
 LONG = Allowance(100, AGES_S)
 OURS = int(100 * SHARE)
+LIMITS = RateLimits(connects=LONG)
 
 
 in_a_hurry: ContextVar[bool] = ContextVar("in_a_hurry", default=False)
@@ -200,18 +201,18 @@ async def dials_of(budget: RedisBudget) -> int:
 
 async def test_dials_have_a_bucket_of_their_own_which_all_keys_of_an_address_share(bus: Bus) -> None:
     where = uuid.uuid4().hex
-    one, other = (budget_of(bus, Impatient(), "test", where, key, dials=LONG) for key in ("one", "other"))
+    one, other = (budget_of(bus, Impatient(), "test", where, key, limits=LIMITS) for key in ("one", "other"))
     assert await dial_at_once(other)
     assert await dials_of(one) == int(100 * DIALS_SHARE) - 1
     assert not await dial_at_once(other)
     assert await at_once(other)  # requests are not held up
-    assert await dial_at_once(budget_of(bus, Impatient(), "test", uuid.uuid4().hex, "one", dials=LONG))
+    assert await dial_at_once(budget_of(bus, Impatient(), "test", uuid.uuid4().hex, "one", limits=LIMITS))
 
 
 async def test_without_redis_each_process_dials_a_little() -> None:
     away = await Bus.connect("redis://127.0.0.1:9", timeout_s=0.2)
     for most, allowance in ((int(100 * DIALS_SHARE * DIALS_ALONE_SHARE), LONG), (1, Allowance(1, AGES_S))):
-        assert await dials_of(budget_of(away, Impatient(), "test", None, dials=allowance)) == most
+        assert await dials_of(budget_of(away, Impatient(), "test", None, limits=RateLimits(connects=allowance))) == most
     await away.close()
 
 
@@ -240,14 +241,14 @@ class Quick(RealClock):
 
 async def test_redis_that_is_away_for_a_moment_costs_no_more_than_that() -> None:
     clock = Quick()
-    budget = budget_of(cast(Bus, Flicker(clock, 3.0)), clock, "kraken", None)
+    budget = budget_of(cast(Bus, Flicker(clock, 3.0)), clock, "kraken", None, limits=capabilities_of("kraken").limits)
     for _ in range(12):
         await budget.dial()
     assert clock.now_s < 3.0 + ALONE_LOOK_S + 1.0
 
 
 def test_nobody_waits_for_longer_than_a_minute_until_dials_are_let_out_again() -> None:
-    assert max(allowance.window_s for allowance in DIALS.values()) <= 60
+    assert max(capabilities_of(name).limits.connects.window_s for name in EXCHANGES) <= 60
 
 
 def test_a_purse_is_named_by_a_digest_of_the_key() -> None:

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from fks.clock import RealClock
+from fks.model.market import Allowance, RateLimits
 from fks.model.ports import Priority
-from fks.rate_limits.budgets import SHARE, Allowance, budget_of
+from fks.rate_limits.budgets import SHARE, budget_of
 from fks.rate_limits.venue_budgets import CEILINGS, GUARDIAN_SHARE, ORDERS_ALONE_SHARE, RedisVenueBudget, venue_budget
 from fks.store.bus import Bus
 from tests.support.waiting import until
 
 AGES_S = 10**9  # windows begin at multiples of it: the present one ends in 2033
 LIMIT = 1000
+LIMITS = RateLimits(requests=Allowance(LIMIT, AGES_S))
 ENTRY, READ, RESERVE = Priority.ENTRY, Priority.READ, Priority.RESERVE
 Make = Callable[..., RedisVenueBudget]
 
@@ -52,9 +54,8 @@ async def make(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Make]
     def one(
         *, on: Bus = bus, window_s: float = AGES_S, orders: Allowance = Allowance(10**6, AGES_S), **fields: Any
     ) -> Any:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fks.rate_limits.venue_budgets.DEFAULT", Allowance(LIMIT, window_s))
-            made.append(venue_budget(on, RealClock(), "test", address, "key", orders=orders, **fields))
+        limits = RateLimits(requests=Allowance(LIMIT, window_s), orders=orders)
+        made.append(venue_budget(on, RealClock(), "test", address, "key", limits=limits, **fields))
         made[-1].address = address
         return made[-1]
 
@@ -92,9 +93,7 @@ async def test_the_guardian_uses_the_shared_reserve_when_its_own_is_spent(make: 
 
 async def test_market_data_and_orders_share_one_bucket(make: Make, bus: Bus) -> None:
     orders = make()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fks.rate_limits.budgets.DEFAULT", Allowance(LIMIT, AGES_S))
-        collector = budget_of(bus, RealClock(), "test", orders.address)  # type: ignore[attr-defined]
+    collector = budget_of(bus, RealClock(), "test", orders.address, limits=LIMITS)  # type: ignore[attr-defined]
     await collector.take(int(LIMIT * SHARE))
     assert await spent(orders, ENTRY) == int(LIMIT * CEILINGS[ENTRY]) - int(LIMIT * SHARE)
     waiting = asyncio.create_task(collector.take(1))
@@ -126,9 +125,7 @@ async def test_a_pause_is_known_to_every_process_at_once(make: Make, bus: Bus, s
     late = make()
     assert await late.take(1, RESERVE, wait_max_s=0.0) > 5
     assert late.paused_by == status
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fks.rate_limits.budgets.DEFAULT", Allowance(LIMIT, AGES_S))
-        collector = budget_of(bus, RealClock(), "test", one.address)  # type: ignore[attr-defined]
+    collector = budget_of(bus, RealClock(), "test", one.address, limits=LIMITS)  # type: ignore[attr-defined]
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(collector.take(1), 0.05)
 
@@ -182,10 +179,8 @@ async def test_what_the_venue_reports_as_used_counts_for_all(make: Make) -> None
 
 async def test_without_redis_each_process_keeps_a_fixed_share() -> None:
     away = await Bus.connect("redis://127.0.0.1:9", timeout_s=0.2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fks.rate_limits.venue_budgets.DEFAULT", Allowance(LIMIT, AGES_S))
-        orders = venue_budget(away, RealClock(), "test", None, "key")
-        guardian = venue_budget(away, RealClock(), "test", None, "key", is_guardian=True)
+    orders = venue_budget(away, RealClock(), "test", None, "key", limits=LIMITS)
+    guardian = venue_budget(away, RealClock(), "test", None, "key", limits=LIMITS, is_guardian=True)
     assert await spent(orders, ENTRY) + await spent(orders, RESERVE) == int(LIMIT * ORDERS_ALONE_SHARE)
     assert await spent(guardian, RESERVE) == int(LIMIT * GUARDIAN_SHARE)
     guardian.pause(5.0, 418)

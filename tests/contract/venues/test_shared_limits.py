@@ -12,9 +12,9 @@ import pytest
 
 from fks.clock import RealClock
 from fks.model.errors import OutageError
+from fks.model.market import Allowance, RateLimits
 from fks.model.order import OrderType, Outcome, Refusal, Role, Side
 from fks.model.ports import Priority, VenueBudget
-from fks.rate_limits.budgets import Allowance
 from fks.rate_limits.venue_budgets import venue_budget
 from fks.store.bus import Bus
 from fks.venues.base import PauseOnly
@@ -51,8 +51,7 @@ class Sessions:
             "binance",
             info["rest"],
             info["api_key"],
-            per_minute=PER_MINUTE,
-            orders=Allowance(PER_10S, 10),
+            limits=RateLimits(requests=Allowance(PER_MINUTE, 60), orders=Allowance(PER_10S, 10)),
             is_guardian=is_guardian,
         )
         config = CcxtConfig(

@@ -9,7 +9,7 @@ import sys
 PROGRAM = """
 import json, sys
 from fks.venues.ccxt.library import binance, ccxt
-from fks.exchanges.binance import CcxtBinance as again
+from fks.exchanges.binance.exchange import CcxtBinance as again
 try:
     refused = bool(ccxt.kraken())
 except ImportError as error:

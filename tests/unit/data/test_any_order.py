@@ -90,7 +90,12 @@ class Run:
         clock: Any = Clock(self.market)
         self._forged = 0
         self.feed = SymbolFeed(
-            SYMBOL, clock.monotonic(), stale_min_s=10, stale_max_s=120, frames=FRAMES, ids=self.market.traits.trade_ids
+            SYMBOL,
+            clock.monotonic(),
+            stale_min_s=10,
+            stale_max_s=120,
+            frames=FRAMES,
+            ids=self.market.capabilities.trade_ids,
         )
         store: Any = self.store
         quarantine: Any = SimpleNamespace()
@@ -159,7 +164,7 @@ class Run:
         """Some never come. Ids tell, or else the wire does."""
         self._flush_overtaken()
         lost, self.wire = self.wire[:count], self.wire[count:]
-        if lost and self.market.traits.trade_ids is not TradeIds.CONTIGUOUS:
+        if lost and self.market.capabilities.trade_ids is not TradeIds.CONTIGUOUS:
             self.feed.tear()
             self._missing()
 
@@ -204,7 +209,7 @@ class Run:
 
     def forge_id(self, count: int) -> None:
         """A message tells of a trade with an id that is nobody's."""
-        if self._heard and self.market.traits.trade_ids is TradeIds.CONTIGUOUS:
+        if self._heard and self.market.capabilities.trade_ids is TradeIds.CONTIGUOUS:
             self._receive(
                 [msgspec.structs.replace(self._heard[-1], trade_id=10**6 + number) for number in range(count)]
             )
@@ -212,7 +217,7 @@ class Run:
     def _flush_overtaken(self) -> None:
         """Where no id proves a hole, a connection must not lose a trade of before one that it has delivered."""
         newest = max((trade.time_ns for trade in self._heard), default=0)
-        if self.market.traits.trade_ids is not TradeIds.CONTIGUOUS:
+        if self.market.capabilities.trade_ids is not TradeIds.CONTIGUOUS:
             late = [trade for trade in self.wire if trade.time_ns <= newest]
             self.wire = [trade for trade in self.wire if trade.time_ns > newest]
             self._receive(late)
@@ -318,7 +323,7 @@ def test_any_interleaving_gives_the_bars_of_the_exchange(
     store = asyncio.run(played(market, script))
     last_ns = market.trades[-1].time_ns
     for frame in FRAMES:
-        if frame == "1s" and market.traits.trade_ids is not TradeIds.CONTIGUOUS:
+        if frame == "1s" and market.capabilities.trade_ids is not TradeIds.CONTIGUOUS:
             continue  # this exchange has no seconds of its own: where trades came late or are gone nobody knows better
         known = {bar.time_ns: bar for bar in market.bars(frame)}
         bars = [bar for _, bar in sorted(store.bars[frame].items())]

@@ -15,7 +15,7 @@ from fks.bars.aggregate import by_length
 from fks.collector import backfill as module
 from fks.collector.backfill import Backfill, Recovery
 from fks.config.settings import Data
-from fks.exchanges.polygon import PolygonExchange
+from fks.exchanges.polygon.exchange import PolygonExchange
 from fks.feed.feed import SymbolFeed
 from fks.feed.findings import FeedState, Gap
 from fks.feed.rows import SealedPosition
@@ -176,13 +176,13 @@ class SixtyNewest(ForgetfulMarket):
 
     def __init__(self, trades: list[PublicTrade]) -> None:
         super().__init__(trades, TradeIds.OPAQUE, TradesFrom.NEWEST)
-        self.traits = replace(self.traits, newest_max=60)
+        self.capabilities = replace(self.capabilities, newest_max=60)
 
     async def fetch_trades(
         self, symbol: str, *, from_id: int | None, since_ns: int | None, limit: int
     ) -> list[PublicTrade]:
         return await super().fetch_trades(
-            symbol, from_id=from_id, since_ns=since_ns, limit=min(limit, self.traits.newest_max)
+            symbol, from_id=from_id, since_ns=since_ns, limit=min(limit, self.capabilities.newest_max)
         )
 
     def at(self, minute: int, second: float) -> int:
@@ -204,7 +204,7 @@ async def test_a_first_minute_that_the_newest_trades_do_not_show_whole_is_the_ex
     with pytest.raises(OutageError, match="present bar"):
         await back.recover("BTCUSDT", {})
     venue.at(1, 5)  # the next look: that minute is over, and of this one all is shown
-    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=venue.traits.trade_ids)
+    feed = SymbolFeed("BTCUSDT", 0.0, stale_min_s=10, stale_max_s=120, ids=venue.capabilities.trade_ids)
     feed.positions = {}
     made = await back.recover("BTCUSDT", {})
     assert adopt(feed, made) is None
@@ -339,7 +339,7 @@ async def test_an_exchange_that_gives_large_pages_is_asked_for_large_pages() -> 
     asked: list[tuple[str, int]] = []
 
     class Stocks(PaperMarket):
-        traits = PolygonExchange.traits
+        capabilities = PolygonExchange.capabilities
 
         async def fetch_bars(
             self, symbol: str, timeframe: str, since_ns: int | None, limit: int, *, until_ns: int | None = None

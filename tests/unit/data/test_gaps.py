@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from itertools import accumulate
 
 import numpy as np
@@ -10,18 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.exchanges.registry import EXCHANGES
+from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.history.fetch import bridged, folded, runs_missing
 from fks.history.gaps import (
     ASK_AGAIN_NS,
-    CALENDARS,
     DAY_NS,
-    SILENT_EXCHANGES,
     YOUNG_NS,
     aligned,
     calendar_for,
     count_bars,
     expected_part,
+    has_empty_bars,
     is_kept,
     kept_range,
     overlap,
@@ -192,9 +190,12 @@ def test_a_collected_series_is_whole_to_its_newest_bar_and_a_synced_one_to_the_p
     assert kept_range(both, later, 7) == (wanted, START_NS + HOUR + 5 * MINUTE), "it is not"
 
 
-def test_what_is_said_of_exchanges_here_is_what_they_say() -> None:
-    for name, (module, kind) in EXCHANGES.items():
-        made = getattr(importlib.import_module(module), kind)
-        assert made.traits.calendar == calendar_for(name), name
-        assert made.traits.has_empty_bars == (name not in SILENT_EXCHANGES), name
-    assert set(CALENDARS) <= set(EXCHANGES)
+@pytest.mark.parametrize("name", sorted(EXCHANGES))
+def test_calendar_and_empty_bars_are_those_of_the_capabilities(name: str) -> None:
+    assert calendar_for(name) == capabilities_of(name).calendar
+    assert calendar_for(name, "XETR") == "XETR"
+    assert has_empty_bars(name) == capabilities_of(name).has_empty_bars
+
+
+def test_unknown_exchange_is_always_open_and_has_every_bar() -> None:
+    assert (calendar_for("bitstamp"), has_empty_bars("bitstamp")) == ("24/7", True)

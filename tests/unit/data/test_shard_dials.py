@@ -95,7 +95,7 @@ async def test_who_was_told_to_wait_while_others_wait_for_leave_stops_them_too()
 
 async def test_nobody_hangs_up_before_the_next_dial_is_allowed() -> None:
     async with rigged() as rig:
-        rig.exchange.traits = replace(rig.exchange.traits, connections_max=1)
+        rig.exchange.capabilities = replace(rig.exchange.capabilities, connections_max=1)
         rig.exchange.leaves = asyncio.Semaphore(1)
         rig.shards.place("A")
         await rig.settle()
@@ -178,7 +178,7 @@ async def test_who_leaves_while_it_waits_for_leave_holds_nobody_up() -> None:
 
 async def test_who_waits_for_another_dial_is_not_subscribed_meanwhile() -> None:
     async with rigged() as rig:
-        rig.exchange.traits = replace(rig.exchange.traits, connections_max=1)
+        rig.exchange.capabilities = replace(rig.exchange.capabilities, connections_max=1)
         rig.exchange.leaves = asyncio.Semaphore(1)
         rig.shards.place("AC")
         await rig.settle()
@@ -196,7 +196,7 @@ async def test_who_waits_for_another_dial_is_not_subscribed_meanwhile() -> None:
 
 async def test_a_dial_under_way_is_waited_for_when_the_next_may_not_begin() -> None:
     async with rigged() as rig:
-        rig.exchange.traits = replace(rig.exchange.traits, connections_max=1)
+        rig.exchange.capabilities = replace(rig.exchange.capabilities, connections_max=1)
         rig.exchange.leaves = asyncio.Semaphore(1)
         rig.exchange.standing.clear()
         rig.shards.place("A")

@@ -58,7 +58,7 @@ async def test_beyond_sockets_max_a_socket_with_room_takes_the_symbol(monkeypatc
 
 async def test_one_connection_is_never_two() -> None:
     async with rigged() as rig:
-        rig.exchange.traits = replace(rig.exchange.traits, connections_max=1)
+        rig.exchange.capabilities = replace(rig.exchange.capabilities, connections_max=1)
         for symbols in ("AB", "C", "D"):  # D is one more than streams_max
             rig.shards.place(symbols)
             await rig.settle()

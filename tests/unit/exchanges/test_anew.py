@@ -10,9 +10,9 @@ import pytest
 
 from fks.exchanges.base import Anew, Wire
 from fks.exchanges.base.book_resync import CALM_S, ROW_MAX
-from fks.exchanges.bybit import BybitWire
-from fks.exchanges.coinbase import CoinbaseWire
-from fks.exchanges.kraken import KrakenWire
+from fks.exchanges.bybit.wire import BybitWire
+from fks.exchanges.coinbase.wire import CoinbaseWire
+from fks.exchanges.kraken.wire import KrakenWire
 from fks.model.errors import PeerError
 from fks.model.market import Book, Channel, Subscription
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from fks.exchanges._template import TemplateWire
+from fks.exchanges._template.wire import TemplateWire
 from fks.exchanges.base import Tally, Wire
-from fks.exchanges.binance import BinanceWire
-from fks.exchanges.bybit import BybitWire
-from fks.exchanges.coinbase import CoinbaseWire
-from fks.exchanges.kraken import KrakenWire
-from fks.exchanges.okx import OkxWire
-from fks.exchanges.polygon import PolygonWire
+from fks.exchanges.binance.wire import BinanceWire
+from fks.exchanges.bybit.wire import BybitWire
+from fks.exchanges.coinbase.wire import CoinbaseWire
+from fks.exchanges.kraken.wire import KrakenWire
+from fks.exchanges.okx.wire import OkxWire
+from fks.exchanges.polygon.wire import PolygonWire
 from fks.model.market import Channel, Gone, Subscription
 
 #: a wire, symbols of its exchange, the timeframe of its bars, the channels it has

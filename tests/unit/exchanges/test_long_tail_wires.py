@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fks.exchanges._template import TemplateWire
+from fks.exchanges._template.wire import TemplateWire
 from fks.exchanges.base import Subscribed, Tally, Wire
 from fks.exchanges.base.paging import page_end
 from fks.exchanges.base.rows import number_of
-from fks.exchanges.bybit import BybitWire
-from fks.exchanges.okx import OkxWire
-from fks.exchanges.polygon import PolygonWire
+from fks.exchanges.bybit.wire import BybitWire
+from fks.exchanges.okx.wire import OkxWire
+from fks.exchanges.polygon.wire import PolygonWire
 from fks.exchanges.polygon.wire import number_of as tape_number
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.exchanges.base import Subscribed, Wire
-from fks.exchanges.binance import BinanceWire
-from fks.exchanges.coinbase import CoinbaseWire
-from fks.exchanges.kraken import KrakenWire
+from fks.exchanges.binance.wire import BinanceWire
+from fks.exchanges.coinbase.wire import CoinbaseWire
+from fks.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import BarSeen, Book, Channel, Gone, Quote, Subscription, Suspect

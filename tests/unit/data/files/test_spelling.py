@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fks.exchanges.registry import EXCHANGES, SEPARATORS
+from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.files.bars import FileBars, Wanted, read_bars
 from fks.files.symbols import spelt_at
 from fks.model.errors import InputError
@@ -63,10 +63,9 @@ def test_a_symbol_whose_base_ends_nowhere_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_every_exchange_says_how_it_spells() -> None:
-    assert SEPARATORS.keys() == EXCHANGES.keys()
     for case in (case for case in ALL.values() if case.name in EXCHANGES):
         symbol, name, *_ = case.instrument
-        if SEPARATORS[case.name] is not None:
+        if capabilities_of(case.name).separator is not None:
             assert {spelt_at(case.name, name), spelt_at(case.name, name.replace("/", ""))} == {symbol}
         assert spelt_at(case.name, symbol) == symbol
 

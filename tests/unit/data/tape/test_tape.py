@@ -257,14 +257,14 @@ def test_a_tape_tells_what_its_exchange_could_do(tmp_path: Path, name: str) -> N
     recorder.answer(Kind.INSTRUMENTS, [], [])  # a tape with nothing on it is no file
     recorder.close()
     source = TapeExchange(tmp_path, RealClock())
-    assert (source.name, source.traits) == (name, exchange.traits)
+    assert (source.name, source.capabilities) == (name, exchange.capabilities)
 
 
 async def test_a_tape_stands_in_for_its_exchange(tmp_path: Path) -> None:
     heard = make_tape(tmp_path)
     source = TapeExchange(tmp_path, RealClock())
     await source.open()
-    assert (source.name, source.traits) == ("binance", BinanceExchange.traits)
+    assert (source.name, source.capabilities) == ("binance", BinanceExchange.capabilities)
     assert await taken(source) == heard
     assert await source.fetch_trades("BTCUSDT", from_id=5, since_ns=None, limit=3) == heard[4:7]
     assert await source.fetch_trades("BTCUSDT", from_id=None, since_ns=None, limit=2) == heard[-2:]

@@ -260,6 +260,8 @@ class PositionWorkers:
             self._spawn(self._submit_kill(worker, command), f"kill {key[2]}")
         elif isinstance(command, m.PlaceProtection):
             self._spawn(self._place_protection(worker, command), f"protect {key[2]}")
+        elif isinstance(command, m.ReadEntries):
+            self._spawn(self._read_entries(worker, command), name)
         elif isinstance(command, m.CancelOrder):
             self._spawn(self._requests.cancel(command.client_order_id, by="", reason=command.reason), name)
         elif isinstance(command, m.AbandonOrder):
@@ -308,6 +310,15 @@ class PositionWorkers:
 
     async def _place_protection(self, worker: _Worker, command: m.PlaceProtection) -> None:
         self.post(worker.key, await self._submissions.protection(worker.key, command))
+
+    async def _read_entries(self, worker: _Worker, command: m.ReadEntries) -> None:
+        ledger = self._context.ledger
+        account_id, venue, symbol = worker.key
+        entries = await ledger.patiently(
+            lambda: ledger.store.entries_of(account_id, venue, symbol, command.instance, command.held)
+        )
+        legs = await ledger.patiently(lambda: ledger.store.legs([entry.client_order_id for entry in entries]))
+        self.post(worker.key, m.EntriesRead(command.instance, tuple(entries), tuple(legs)))
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────
     def facts(self, key: PositionKey, *, with_owned: bool = True) -> m.Facts:

@@ -34,7 +34,7 @@ from fks.risk.exits import exit_quantity_allowed, is_dust, split_at_lot
 _LEG_ROLES = frozenset({Role.STOP_LOSS, Role.TAKE_PROFIT})
 _CLOSING_ROLES = frozenset({Role.EXIT, Role.KILL, Role.ORDER})
 _ENDED_SIGNALS_MAX = 2000
-_KILL_ATTEMPTS_MAX = 10
+_KILL_IN_VAIN_MAX = 10
 ZERO = Decimal(0)
 
 
@@ -53,6 +53,24 @@ class _Protection:
     is_refused: bool = False
     retry_at_s: float = 0.0
     retry_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _KillClose:
+    """What is remembered of one kill's closing orders of one instance."""
+
+    attempt: int = 0
+    held: Decimal = ZERO  # when the last one was made
+    in_vain: int = 0  # attempts in a row that closed nothing
+    retry_at_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Missing:
+    """An instance holds more than its known entries executed: since when, and what was held when they were read."""
+
+    since_s: float
+    read_for: Decimal = ZERO
 
 
 class OrderCore:
@@ -79,7 +97,8 @@ class OrderCore:
         self._unprotected_since: dict[str, float] = {}
         self._paged_unprotected: set[str] = set()
         self._alerted_unprotectable: set[str] = set()
-        self._kill_attempts: dict[tuple[str, str], int] = {}
+        self._missing: dict[str, _Missing] = {}
+        self._kill_closes: dict[tuple[str, str], _KillClose] = {}  # by kill and instance
         self._kill_busy: set[str] = set()
         self._started_s: float | None = None
         self._now = m.Now(0, 0.0)
@@ -101,6 +120,7 @@ class OrderCore:
             self._exit(instance)
         instances = self._instances()
         for instance in instances:
+            self._read_missing_entries(instance)
             wants = self._wants(instance)
             self._protect(instance, wants)
             self._watch_protection(instance, wants)
@@ -158,6 +178,8 @@ class OrderCore:
             self._end_exit(event)
         elif isinstance(event, m.Restored):
             self._restore(event)
+        elif isinstance(event, m.EntriesRead):
+            self._take_read(event)
         elif isinstance(event, m.Recheck):
             self._commanded.clear()
             for item in self._protection.values():
@@ -180,7 +202,9 @@ class OrderCore:
                 self._entries.setdefault(order.instance, {})[name] = order
         exit_ = self._exits.get(order.instance)
         if exit_ is not None and order.signal_id == exit_.signal.id and (order.role is Role.EXIT or exit_.is_single):
-            exit_.order = order
+            newest = exit_.order
+            if newest is None or order.attempt >= newest.attempt:  # an earlier attempt may still report a late fill
+                exit_.order = order
 
     def _restore(self, event: m.Restored) -> None:
         self._positions = dict(event.positions)
@@ -198,6 +222,13 @@ class OrderCore:
                 ended_by=resumed.ended_by,
                 began_s=self._now.mono_s,
             )
+
+    def _take_read(self, event: m.EntriesRead) -> None:
+        """Take in entries and legs that were forgotten; what is known is newer than what was read."""
+        known = {name for legs in self._legs.values() for name in legs} | self._entries.get(event.instance, {}).keys()
+        for order in (*event.entries, *event.legs):
+            if order.client_order_id not in known:
+                self._take_order(order)
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────────
     def _start_signals(self) -> None:
@@ -393,8 +424,8 @@ class OrderCore:
         self._kill_busy.discard(event.instance)
         exit_ = self._exits.get(event.instance)
         if event.is_used:
-            for key in [key for key in self._kill_attempts if key[1] == event.instance]:
-                self._kill_attempts[key] += 1
+            for close in [close for key, close in self._kill_closes.items() if key[1] == event.instance]:
+                close.attempt += 1
         if exit_ is None or not exit_.is_submitting or exit_.is_single:
             return
         exit_.is_submitting = False
@@ -591,6 +622,26 @@ class OrderCore:
         found |= {order.instance for order in self._orders.values() if order.parent_id is not None}
         return sorted(found)
 
+    def _read_missing_entries(self, instance: str) -> None:
+        """Have entries read that were forgotten: a trade that the venue takes back brings back what they had bought.
+
+        For a moment a position may be ahead of its entry, which is reported next.
+        """
+        held = self._positions.get(instance, ZERO)
+        entries = self._entries.get(instance, {}).values()
+        if sum((entry.filled for entry in entries if entry.side.sign * held > 0), ZERO) >= abs(held):
+            self._missing.pop(instance, None)
+            return
+        missing = self._missing.setdefault(instance, _Missing(self._now.mono_s))
+        due_s = missing.since_s + self._limits.protect_retry_s
+        if missing.read_for == held:
+            return
+        if self._now.mono_s < due_s:
+            self._wake_in(due_s - self._now.mono_s)
+            return
+        missing.read_for = held
+        self._out.append(m.ReadEntries(instance, abs(held)))
+
     def _wants(self, instance: str) -> list[Want]:
         """Return what each entry of the instance wants protected, beyond what closing orders are closing already."""
         entries = sorted(
@@ -780,8 +831,8 @@ class OrderCore:
                 quantity = self._allowed(instance, instrument, with_balance=False)
                 if is_dust(quantity, None, instrument):
                     continue
-                attempt = self._kill_attempts.setdefault((self._facts.kill_id, instance), 0)
-                if attempt < _KILL_ATTEMPTS_MAX and self._facts.kill_id:
+                close = self._kill_closes.setdefault((self._facts.kill_id, instance), _KillClose())
+                if self._facts.kill_id and self._may_close_for_kill(instance, close, held):
                     self._kill_busy.add(instance)
                     self._out.append(
                         m.SubmitKill(
@@ -790,10 +841,33 @@ class OrderCore:
                             exchange,
                             Side.SELL,
                             split_at_lot(quantity, instrument)[0],
-                            attempt,
+                            close.attempt,
                         )
                     )
                 break
+
+    def _may_close_for_kill(self, instance: str, close: _KillClose, held: Decimal) -> bool:
+        """Return whether the kill's next closing order may go now, and count those that closed nothing.
+
+        After some of these in a row a person is paged, once, and the next ones go out slower.
+        """
+        if self._now.mono_s < close.retry_at_s:
+            self._wake_in(close.retry_at_s - self._now.mono_s)
+            return False
+        close.in_vain = close.in_vain + 1 if close.attempt and abs(held) >= abs(close.held) else 0
+        close.held = held
+        if close.in_vain < _KILL_IN_VAIN_MAX:
+            return True
+        if close.in_vain == _KILL_IN_VAIN_MAX:
+            self._alert(
+                "page",
+                "kill.stuck",
+                f"the kill's last {close.in_vain} orders in {self.key[2]} closed nothing, {held.normalize():f} is "
+                f"held; it goes on every {self._limits.exit_retry_max_s:g} s",
+                instance,
+            )
+        close.retry_at_s = self._now.mono_s + self._limits.exit_retry_max_s
+        return True
 
     # ── out ──────────────────────────────────────────────────────────────────────────────────────
     def _cancel(self, order: Order, reason: str) -> bool:

@@ -131,6 +131,16 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
+class EntriesRead:
+    """What the journal says of the entries that an instance's position is made of, newest first, and of all their
+    legs."""
+
+    instance: str
+    entries: tuple[Order, ...]
+    legs: tuple[Order, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EntryDone:
     """The submission of an entry or of a person's order ended: denied, or answered by the venue (or ambiguous)."""
 
@@ -182,6 +192,7 @@ Event = (
     | OrderChanged
     | PositionsChanged
     | Restored
+    | EntriesRead
     | EntryDone
     | CloseDone
     | ProtectionDone
@@ -238,6 +249,14 @@ class PlaceProtection:
     attempt: int
     waiting: tuple[str, ...] = ()
     is_refused_before: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadEntries:
+    """Read the entries that `held` (absolute) of an instance is made of; report EntriesRead."""
+
+    instance: str
+    held: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +330,7 @@ Command = (
     | SubmitClose
     | SubmitKill
     | PlaceProtection
+    | ReadEntries
     | CancelOrder
     | QueryOrder
     | AbandonOrder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 from fks.model.codes import Code, Denial
@@ -12,6 +13,7 @@ from fks.risk.view import WAIT_MAX_S, View, is_dormant
 
 _ZERO = Decimal(0)
 _STOPS = (OrderType.STOP, OrderType.STOP_LIMIT)
+_LEGS = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
 
 def killed(intent: Intent, view: View) -> Denial | None:
@@ -306,7 +308,9 @@ def self_trade(intent: Intent, view: View) -> Denial | None:
 
 def short_forbidden(intent: Intent, view: View) -> Denial | None:
     """A venue without shorts is never sold more than is held and not promised elsewhere."""
-    if intent.side is Side.BUY or view.venue.capabilities.can_short:
+    if view.venue.capabilities.can_short:
+        return _beyond_flat(intent, view)
+    if intent.side is Side.BUY:
         return None
     free = view.held - view.pending(intent.symbol, Side.SELL)
     if view.own is not None and not intent.is_by_person:
@@ -319,6 +323,27 @@ def short_forbidden(intent: Intent, view: View) -> Denial | None:
         f"{intent.quantity:f} sold",
         intent.symbol,
         "sell at most what is held",
+    )
+
+
+def _beyond_flat(intent: Intent, view: View) -> Denial | None:
+    """A person's order never closes, together with the position's own protection, more than is held.
+
+    Both may fill where a venue can go short: nobody meant the position in the other direction.
+    """
+    held = view.held * -intent.side.sign
+    if not intent.is_by_person or held <= 0:
+        return None
+    legs = tuple(order for order in view.open_orders if order.role in _LEGS)
+    protecting = replace(view, open_orders=legs).pending(intent.symbol, intent.side)
+    if protecting == 0 or intent.quantity <= held - protecting:
+        return None
+    return Denial(
+        Code.SHORT_FORBIDDEN,
+        f"{held:f} held",
+        f"{intent.quantity:f} beside {protecting:f} of its protection",
+        intent.symbol,
+        "close at the market, which takes the protection down first, or cancel it",
     )
 
 

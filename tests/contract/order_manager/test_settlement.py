@@ -9,6 +9,7 @@ import pytest
 
 from fks.chaos.fold import journal_errors
 from fks.model.order import Order, State
+from fks.model.signal import Kind
 from fks.store.bus import WAKE
 from fks.store.settlements import ReportedFill, Settlement, SettlementStore
 from tests.support.order_rig import Rig
@@ -222,6 +223,31 @@ async def test_a_busted_trade_moves_the_position_back(idle: Rig) -> None:
     await assert_the_journal_adds_up(rig)
     fees = await rig.db.sql("SELECT fees, realized_pnl FROM positions WHERE instance = 'one'")
     assert tuple(fees[0]) == (0, 0)
+
+
+@pytest.mark.parametrize("ended_by", ["exit", "stop"])
+async def test_a_bust_on_a_flat_position_is_protected_again(idle: Rig, ended_by: str) -> None:
+    rig = await idle.start()
+    entry = await rig.signal(stop_loss=D(90), take_profit=D(120))
+    await rig.outcome(entry)
+    await until(lambda: len(rig.venue.live()) == 2)
+    if ended_by == "exit":
+        out = await rig.signal(Kind.EXIT)
+        await rig.outcome(out)
+        name = (await rig.entry(out)).client_order_id
+    else:
+        name = next(held.order.client_order_id for held in rig.venue.live() if held.order.role.value == "sl")
+        rig.venue.fill(name, D("9.99"), D(90))
+    order = await rig.becomes(name, State.FILLED)
+    await until(lambda: rig.position_is(D(0)))
+    await until(lambda: not rig.venue.live())
+    number = rig.venue.trades[-1].venue_trade_id
+    rig.venue.totals.update(BTC=D("9.99"))  # the exchange took the sale back
+    assert (await settle(rig, order, "busted", ReportedFill(venue_trade_id=number))).error is None
+    assert await rig.position() == D("9.99")
+    await until(lambda: sorted(held.order.role.value for held in rig.venue.live()) == ["sl", "tp"])
+    assert {held.order.quantity for held in rig.venue.live()} == {D("9.99")}
+    assert {held.order.attempt for held in rig.venue.live()} == {1}
 
 
 async def test_a_person_asks_for_a_comparison_with_the_venue(rig: Rig) -> None:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
@@ -264,6 +265,77 @@ def test_an_exit_while_flat_is_nothing_at_once() -> None:
     assert [command.detail for command in model.finished if isinstance(command, m.FinishSignal)] == [
         "nothing is held that an order could close"
     ]
+
+
+def test_a_late_event_of_an_earlier_attempt_is_not_the_newest_order() -> None:
+    core, signal, held = OrderCore(KEY, m.Limits(exit_retry_s=0.5)), a_signal(), {"one": D(5)}
+    core.handle(m.PositionsChanged(held), m.Now(0, 0.0), FACTS)
+    core.handle(m.SignalReady(signal, 0, None), m.Now(0, 0.0), FACTS)
+    first, second = (
+        an_order(
+            client_order_id=client_order_id(intent_id(signal.id), Role.EXIT, attempt),
+            signal_id=signal.id,
+            role=Role.EXIT,
+            side=Side.SELL,
+            attempt=attempt,
+            quantity=D(5),
+            state=State.SENDING,
+        )
+        for attempt in (0, 1)
+    )
+    expired = replace(first, state=State.EXPIRED)
+    core.handle(m.OrderChanged(first, held), m.Now(0, 0.0), FACTS)
+    core.handle(m.OrderChanged(expired, held), m.Now(0, 0.0), FACTS)
+    core.handle(m.CloseDone("one", first.client_order_id), m.Now(0, 0.0), FACTS)
+    core.handle(m.Tick(), m.Now(SECOND, 1.0), FACTS)
+    rejected = replace(second, state=State.REJECTED, code="-1013", refusal=Refusal.OTHER)
+    core.handle(m.OrderChanged(rejected, held), m.Now(SECOND, 1.0), FACTS)
+    late = replace(first, state=State.FILLED, filled=D(1), reported_cum_qty=D(1), is_late=True)
+    core.handle(m.OrderChanged(late, {"one": D(4)}), m.Now(SECOND, 1.0), FACTS)
+    commands = core.handle(m.CloseDone("one", second.client_order_id), m.Now(SECOND, 1.0), FACTS)
+    alerts = [(c.event, c.client_order_id) for c in commands if isinstance(c, m.RaiseAlert)]
+    assert alerts == [("exit.rejected", second.client_order_id)]
+    assert not [command for command in commands if isinstance(command, m.SubmitClose)]
+    again = core.handle(m.Tick(), m.Now(3 * SECOND, 3.0), FACTS)
+    assert [(c.quantity, c.attempt) for c in again if isinstance(c, m.SubmitClose)] == [(D(4), 2)]
+
+
+KILLED = replace(FACTS, kill=m.KillMode.FLATTEN, kill_id="k", closes_on_kill=True)
+
+
+def test_a_kill_on_paper_that_closes_nothing_pages_and_goes_on_slower() -> None:
+    core, held, tries, pages = OrderCore(KEY, m.Limits()), {"one": D(5)}, list[tuple[float, int]](), list[str]()
+    inbox: list[m.Event] = [m.PositionsChanged(held)]
+    for second in range(60):
+        while inbox:
+            for command in core.handle(inbox.pop(0), m.Now(second * SECOND, float(second)), KILLED):
+                if isinstance(command, m.SubmitKill):
+                    tries.append((float(second), command.attempt))
+                    inbox.append(m.CloseDone("one", f"{command.attempt:032}", is_used=True))
+                elif isinstance(command, m.RaiseAlert):
+                    pages.append(f"{command.severity} {command.event}")
+        inbox.append(m.Tick())
+    assert pages == ["page kill.stuck"]
+    assert [attempt for _, attempt in tries] == list(range(len(tries)))
+    later = [at_s for at_s, _ in tries if at_s > 0]
+    assert later
+    assert all(after - before >= 10 for before, after in pairwise(later))
+    assert len(tries) >= 14
+    assert core.handle(m.Tick(), m.Now(99 * SECOND, 99.0), KILLED)  # and it does not give up
+
+
+def test_a_kill_on_paper_that_closes_in_parts_does_not_page() -> None:
+    core, held, tries = OrderCore(KEY, m.Limits()), D(50), list[Decimal]()
+    small = replace(INSTRUMENT, qty_max=D(1))
+    facts = replace(KILLED, instruments={"binance": small})
+    inbox: list[m.Event] = [m.PositionsChanged({"one": held})]
+    while inbox:
+        for command in core.handle(inbox.pop(0), m.Now(0, 0.0), facts):
+            assert isinstance(command, m.SubmitKill), command
+            tries.append(command.quantity)
+            held -= command.quantity
+            inbox += [m.PositionsChanged({"one": held}), m.CloseDone("one", str(command.attempt), is_used=True)]
+    assert (held, len(tries)) == (0, 50)
 
 
 def test_entries_wait_behind_an_exit_and_are_denied_when_they_grow_old() -> None:

@@ -228,6 +228,29 @@ def test_spot_is_never_sold_below_what_is_held() -> None:
     assert code_of(an_intent(side=Side.SELL), a_view(venue=VenueView(capabilities=SHORT))) is None
 
 
+@pytest.mark.parametrize(("side", "held"), [(Side.SELL, D(2)), (Side.BUY, D(-2))])
+def test_a_person_never_closes_beyond_flat_beside_a_stop(side: Side, held: Decimal) -> None:
+    stop = an_order(
+        client_order_id="s",
+        state=State.ACCEPTED,
+        side=side,
+        role=Role.STOP_LOSS,
+        type=OrderType.STOP,
+        stop_price=D(90),
+        quantity=D(2),
+        is_reduce_only=True,
+    )
+    shorts = {"venue": VenueView(capabilities=SHORT), "held": held, "position": held}
+    order = an_intent(side=side, quantity=D(1), is_by_person=True, type=OrderType.LIMIT, price=D(100))
+    assert code_of(order, a_view(**shorts)) is None
+    verdict = check(order, a_view(**shorts, open_orders=(stop,)))
+    assert isinstance(verdict, Denied)
+    assert (verdict.denial.code, verdict.denial.observed) == (Code.SHORT_FORBIDDEN, "1 beside 2 of its protection")
+    half = replace(stop, quantity=D(1))
+    assert code_of(order, a_view(**shorts, open_orders=(half,))) is None
+    assert code_of(order, a_view(venue=VenueView(capabilities=SHORT), open_orders=(stop,))) is None
+
+
 def test_an_order_only_reduces_after_all_that_may_still_fill() -> None:
     sell = an_intent(side=Side.SELL, quantity=D(2))
     assert reduces(sell, a_view(held=D(2)))

@@ -7,7 +7,7 @@ FKS := $(BIN)/fks
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: install up down test soak lint bench logs status health-check security-setup monitor-dashboard clean help \
+.PHONY: install up down test soak lint report bench logs status health-check security-setup monitor-dashboard clean help \
         wheel gpu-up multi-up multi-down multi-logs multi-status
 
 install: $(STAMP) ## virtualenv and the pinned packages
@@ -35,6 +35,9 @@ lint: install ## ruff, mypy --strict, import contracts
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy fks actors serve_app.py
 	@$(BIN)/lint-imports
+
+report: ## large modules, long functions and argument lists, for people to read
+	@$(PYTHON) scripts/report.py $(ARGS)
 
 bench: install ## the benchmarks, each printing ours, the limit's and the ratio
 	@for b in benchmarks/[a-z]*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done

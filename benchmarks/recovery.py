@@ -33,7 +33,7 @@ Fault = Callable[[Rig], Awaitable[dict[str, Sample]]]
 
 @dataclass(frozen=True)
 class Row:
-    """One fault. Limits in seconds, None where the issue gives none; `lines` overrides them per line it returns."""
+    """One fault. Limits in seconds, None where there is none; `lines` overrides them per line it returns."""
 
     run: Fault
     detected: float | None = None

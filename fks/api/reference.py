@@ -93,7 +93,7 @@ PROBLEMS: dict[str, str] = {
     "CONFIG_CHANGED": "409: somebody changed the settings since `base_version`",
     "CONFIG_ROLLING": "409: another version of the settings is still being rolled out",
     "CONFIG_VERSION_UNKNOWN": "404: no such version of the settings",
-    "SERVICE_UNKNOWN": "404: no component runs for this service of the owner's plan",
+    "SERVICE_UNKNOWN": "404: no component runs for this service",
 }
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 

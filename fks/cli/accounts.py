@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from fks.cli.base import as_json, emit, table
 from fks.cli.client import gateway_of
+from fks.model.account import VenueName
 
 
 @click.group()
@@ -51,7 +52,7 @@ def _tied(item: dict[str, Any]) -> str:
 @accounts.command()
 @click.argument("name")
 @click.option("--type", "account_type", type=click.Choice(["personal", "prop"]), default="personal", show_default=True)
-@click.option("--venue", type=click.Choice(["paper", "ccxt"]), default="paper", show_default=True)
+@click.option("--venue", type=click.Choice(get_args(VenueName)), default="paper", show_default=True)
 @click.option("--broker", default="", help="Who holds it.")
 @click.option("--currency", default="USDT", show_default=True)
 @click.option("--initial-balance", default="0", show_default=True)

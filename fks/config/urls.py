@@ -22,7 +22,7 @@ _WELL_KNOWN = {
 _TLS_MODES = ("require", "verify-ca", "verify-full")
 
 
-#: networks of Binance where money is not real (peers.md §6.7)
+#: networks of Binance where money is not real
 TEST_HOSTS = frozenset({"testnet.binance.vision", "api1.testnet.binance.vision", "demo-api.binance.com"})
 
 

@@ -231,7 +231,7 @@ class Snapshot:
 
 
 def is_ours(client_order_id: str | None) -> bool:
-    """Return whether an id has the form of ours: the 32 hex characters of a UUIDv5 (peers.md §6.2)."""
+    """Return whether an id has the form of ours: the 32 hex characters of a UUIDv5 (docs/architecture.md, Ids)."""
     text = client_order_id or ""
     return len(text) == 32 and text[12] == "5" and text[16] in "89ab" and all(c in "0123456789abcdef" for c in text)
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from typing import Literal
+
+#: the venues that an account's orders may go to; `fks.venues.registry.MAKERS` has a maker for each
+VenueName = Literal["paper", "ccxt"]
 
 
 class Environment(StrEnum):

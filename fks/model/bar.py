@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 class Bar:
     """Open, high, low, close and volume over [time_ns, end). `time_ns` is the OPEN time, UTC.
 
-    OHLCV are float64 holding the shortest decimal of the venue's string (design.md §6).
+    OHLCV are float64 holding the shortest decimal of the venue's string (docs/architecture.md, Values).
     `is_complete` is false when the bar was built over a gap: it then never reaches a strategy. `is_empty`: no trade
     happened in it, and open, high, low and close are the close before. `trades` is 0 also where the exchange does not
     count them.

@@ -1,4 +1,4 @@
-"""Denial codes: the one enum of reasons for our own no (peers.md §5, C9). Append-only.
+"""Denial codes: the one enum of reasons for our own no (contract C9 in docs/architecture.md). Append-only.
 
 Each row: the code, whether it applies to orders that only reduce risk (RR), and what it means, as the API, CLI and docs
 say it.

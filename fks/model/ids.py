@@ -15,7 +15,7 @@ def _uuid5(kind: str, *parts: object) -> uuid.UUID:
 
 
 def signal_id(instance: str, symbol: str, timeframe: str, bar_time_ns: int, ordinal: int) -> uuid.UUID:
-    """Return the id of a strategy's signal (design.md §5)."""
+    """Return the id of a strategy's signal (docs/architecture.md, Ids)."""
     return _uuid5("signal", instance, symbol, timeframe, bar_time_ns, ordinal)
 
 
@@ -30,7 +30,8 @@ def intent_id(signal: uuid.UUID) -> uuid.UUID:
 
 
 def client_order_id(intent: uuid.UUID, role: str, attempt: int = 0) -> str:
-    """Return 32 lower-case hex characters: fits every venue's field (peers.md §6.2) and never holds the epoch."""
+    """Return 32 lower-case hex characters, which fit every venue's field (docs/architecture.md, Ids). The epoch is
+    never in it."""
     return _uuid5("order", intent, role, attempt).hex
 
 

@@ -83,7 +83,7 @@ class Instrument:
         return f"{self.base}/{self.quote}"
 
     def round_price(self, price: Decimal, *, side: str, is_stop: bool = False) -> Decimal:
-        """Return `price` on the tick grid: buys round down, sells up, stops away from the market (peers.md §5)."""
+        """Return `price` on the tick grid: buys round down, sells up, stops away from the market."""
         if is_stop:
             rounding = ROUND_CEILING if side == "buy" else ROUND_FLOOR
         else:
@@ -96,7 +96,7 @@ class Instrument:
 
 
 def money(value: Decimal, places: int = 8) -> Decimal:
-    """Return `value` at 1e-8, half-even: the one rounding of fees and cash (design.md §7)."""
+    """Return `value` at 1e-8, half-even: the one rounding of fees and cash (docs/backtest.md)."""
     return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
 
 

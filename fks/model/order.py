@@ -48,7 +48,7 @@ class Role(StrEnum):
 
 
 class State(StrEnum):
-    """The thirteen states of peers.md §4.1 and no others."""
+    """The thirteen states of docs/orders.md and no others."""
 
     DENIED = "DENIED"
     INTENDED = "INTENDED"
@@ -76,7 +76,7 @@ OPEN = LIVE | {State.INTENDED, State.SENDING, State.UNKNOWN}
 
 
 class Request(StrEnum):
-    """The one open request of an order, orthogonal to its state (peers.md §4)."""
+    """The one open request of an order, orthogonal to its state (docs/orders.md)."""
 
     NONE = "none"
     CANCEL = "cancel"
@@ -225,7 +225,7 @@ class Fill:
 
 
 class Outcome(StrEnum):
-    """What became of one send or cancel, decided by peers.md §6.1 alone."""
+    """What became of one send or cancel, decided by the table of docs/venues.md alone."""
 
     ACK = "ack"  # the venue has it: id and our client id came back
     REFUSED = "refused"  # a definitive no of the venue, or bytes provably never left

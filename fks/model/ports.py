@@ -182,7 +182,7 @@ VenueEvent = Report | Fill | BalancesSeen | SessionLost | SessionBack
 
 class Venue(Protocol):
     """Orders out. Methods never raise for what a venue can say: the value tells. They raise OutageError when a
-    read could not be answered. One object per (venue, account, role); never shared (peers.md §6.8)."""
+    read could not be answered. One object per (venue, account, role); never shared (docs/venues.md)."""
 
     name: str
     capabilities: VenueCapabilities

@@ -1,4 +1,4 @@
-"""Signals: what a strategy or a person wants (design.md §5)."""
+"""Signals: what a strategy or a person wants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The health document every service of the owner's plan answers: a word per dependency, and one for all."""
+"""The health document of each replaced service (docs/deviations.md): a state per dependency, and one for all."""
 
 from __future__ import annotations
 

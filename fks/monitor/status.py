@@ -28,8 +28,8 @@ class NodeView(Protocol):
 
 
 async def assemble(db: Querier, node: NodeView | None = None) -> dict[str, Any]:
-    """Return the status document: state, reasons, components, feeds, venues, kill, sim, and beyond issue 2's shape
-    nodes, strategies in trouble, operations under way and the alerts that nothing has settled.
+    """Return the status document: state, reasons, components, feeds, venues, kill, sim, nodes, strategies in trouble,
+    operations under way and the alerts that nothing has settled.
 
     Errors: OutageError when PostgreSQL does not answer; the caller then says what it knows without it.
     """

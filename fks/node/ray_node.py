@@ -32,7 +32,7 @@ from fks.servers.children import own_directory
 
 SERVICE = "ray"
 _PROGRAMS = {"gcs_server": "gcs", "raylet": "raylet"}
-#: Read by Ray's processes once, at the start of the head (ray.md §8, §11). Measured facts, not taste.
+#: Read by Ray's processes once, at the start of the head; measured (docs/run-a-cluster.md, Ray's settings).
 _ENV = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -38,7 +38,7 @@ from fks.store.orders import EventRow, Placed
 from fks.store.signals import SignalRecord, SignalStore
 
 _ZERO = Decimal(0)
-_RECHECK_S = 1.0  # checks older than this are repeated before the bytes (design.md §5)
+_RECHECK_S = 1.0  # checks older than this are repeated before the bytes (docs/write-a-strategy.md)
 _LEG_ROLES = (Role.STOP_LOSS, Role.TAKE_PROFIT)
 
 

@@ -1,4 +1,4 @@
-"""Age of a decision (design.md §5): an old decision is not traded. Pure.
+"""Age of a decision (docs/write-a-strategy.md): an old decision is not traded. Pure.
 
 The age counts from the decision: the end of its bar, the arrival of a request, or a person's approval. It is measured
 on the exchange's clock. An exit has no age.

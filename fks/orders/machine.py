@@ -110,7 +110,7 @@ TRANSITIONS: tuple[Row, ...] = (
     Row(6, INTENDED, e.Replayed, r.always, r.same, (A.REEVALUATE,), "never UNKNOWN: no byte left"),
     Row(8, SENDING, e.Acked, r.reports_executed, r.as_reported, (A.PROTECT,), "fills ride along or are fetched"),
     Row(7, SENDING, e.Acked, r.always, r.as_reported, (), "client id and venue id match"),
-    Row(9, SENDING, e.Refused, r.always, r.refused, (A.RELEASE, A.PROTECT, A.NOTIFY), "definitive by §6.1, or provably never left"),
+    Row(9, SENDING, e.Refused, r.always, r.refused, (A.RELEASE, A.PROTECT, A.NOTIFY), "definitive by the table of docs/venues.md, or provably never left"),
     Row(10, SENDING, e.Ambiguous, r.always, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "every other outcome"),
     Row(17, SENDING, e.DuplicateId, r.always, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "evidence of existence"),
     Row(11, SENDING, e.Replayed, r.is_older_epoch, r.to(S.UNKNOWN), (A.ASK, A.ALERT), "never sent again"),

@@ -1,4 +1,4 @@
-"""Pre-trade checks: one table in the order of peers.md §5, the first failure wins.
+"""Pre-trade checks: one table of codes and functions in a fixed order; the first failure wins.
 
 A check is a pure function of the intent and the view: None, or a Denial that says the limit, what was seen, and what
 would pass. An order that only reduces risk is denied by the marked codes alone, since a risk layer that holds a
@@ -152,8 +152,7 @@ def check(
 
 
 def is_waived(code: Code, intent: Intent, view: View) -> bool:
-    """Return whether a failure does not stop an exit: it is warned of, capped or split instead (peers.md §5,
-    amended)."""
+    """Return whether a failure does not stop an exit: it is warned of, capped or split instead (docs/trade.md)."""
     if intent.role is not Role.EXIT:
         return False
     if code is Code.ACCOUNT_UNKNOWN:  # disabled

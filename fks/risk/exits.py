@@ -1,6 +1,6 @@
 """Exit quantities: at most the holding and what the venue has of it, split at the market lot, with dust recognised.
 
-An exit of at most the holding is never finally denied (peers.md §5), so these functions return a quantity, not a
+An exit of at most the holding is never finally denied (docs/trade.md), so these functions return a quantity, not a
 denial; 0 means that nothing can be sent now, and `is_dust` says whether anything ever could.
 """
 

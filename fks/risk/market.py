@@ -7,7 +7,7 @@ from fks.model.order import Role
 from fks.risk.intent import Intent
 from fks.risk.view import View
 
-SKEW_AGE_MAX_S = 60.0  # peers.md §5: a skew not measured for this long counts as unknown
+SKEW_AGE_MAX_S = 60.0  # a skew not measured for this long counts as unknown
 _HOUR_NS = 3_600_000_000_000
 
 

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = (
+    "architecture",
     "collect-data",
     "sync-data",
     "import-data",
@@ -73,3 +76,34 @@ def test_every_order_state_is_in_the_docs() -> None:
 
     text = (DOCS / "orders.md").read_text()
     assert not [state for state in State if state not in text]
+
+
+def tracked() -> list[str]:
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.split() if (ROOT / name).is_file()]
+
+
+def test_nothing_refers_to_a_document_outside_the_repository() -> None:
+    known = {Path(name).stem for name in tracked() if name.endswith(".md")}
+    text = {".py", ".md", ".sql", ".toml", ".yaml", ".yml", ".cs", ".sh", ""}
+    reference = re.compile(r"§|\bshared/\w|\bissue \d|\bthe issue\b|\b([a-z][a-z-]*)\.md\b")
+    outside = [
+        f"{name}: {match[0]}"
+        for name in tracked()
+        if Path(name).suffix in text and name != "tests/meta/test_docs.py"
+        for match in reference.finditer((ROOT / name).read_text(errors="replace"))
+        if match[1] is None or match[1] not in known
+    ]
+    assert not outside, "link a page of docs/ instead"
+
+
+def test_every_contract_that_is_cited_is_explained() -> None:
+    explained = set(re.findall(r"^\| (C\d+) \|", (DOCS / "architecture.md").read_text(), flags=re.MULTILINE))
+    assert explained == {f"C{number}" for number in range(1, 15)}
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(r"`((?:fks|actors|tests|scripts|benchmarks|deploy|docs)/[\w/.-]*)`", (ROOT / page).read_text())
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]

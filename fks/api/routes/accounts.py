@@ -11,6 +11,7 @@ from pydantic import Field
 from fks.api.exact import ExactJson
 from fks.api.problems import Problem
 from fks.api.query import Admin, Body, Exact, Gate, Reader, body_of, page, takes
+from fks.model.account import VenueName
 
 router = APIRouter(tags=["accounts"])
 
@@ -20,7 +21,7 @@ class AccountBody(Body):
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]+$")
     account_type: Literal["personal", "prop"] = "personal"
-    venue: Literal["paper", "ccxt"] = "paper"
+    venue: VenueName = "paper"
     broker: str = Field("", max_length=64)
     currency: str = Field("USDT", pattern="^[A-Z0-9]{2,12}$")
     initial_balance: Annotated[Exact, Field(ge=0)] = Decimal(0)

@@ -1,4 +1,4 @@
-"""What the outcome of a call means: peers.md §6.1 as a table and the one function that reads it.
+"""What the outcome of a call means: the table of docs/venues.md and the one function that reads it.
 
 Two questions, in this order: did bytes leave, and did the venue itself say no? ccxt's exception classes answer neither
 (a truncated body looks like a refusal, HTML with status 200 raises nothing), so the table reads the wire: whether the
@@ -117,7 +117,7 @@ class Row:
         return self.last <= code <= self.first and self.text in text
 
 
-#: The rows that are not UNKNOWN, most specific first. Texts as Binance documents them (errors.md, read 2026-07).
+#: The rows that are not UNKNOWN, most specific first. Texts as on Binance's page of error codes (read 2026-07).
 DEFINITIVE: tuple[Row, ...] = (
     Row(-2010, -2010, Outcome.EXISTS, "the id is known: the order exists", "Duplicate order sent.", None),
     Row(-2010, -2010, Outcome.REFUSED, _BY_ENGINE, "insufficient balance", Refusal.INSUFFICIENT_BALANCE),

@@ -1,6 +1,6 @@
 """The user stream of Binance spot: its events as our values, and the loop that keeps its connection alive.
 
-`watch_orders` of ccxt is not used: it drops the last update of a burst (peers.md §6.4.3). Events are read raw.
+`watch_orders` of ccxt is not used: it drops the last update of a burst (docs/venues.md). Events are read raw.
 """
 
 from __future__ import annotations

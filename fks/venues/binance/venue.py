@@ -73,7 +73,7 @@ class SpotVenue:
     """Orders out to Binance spot (real or local). One object per (venue, account, role).
 
     A submit or cancel always comes to a value within `order_timeout_s`. When the caller is cancelled while bytes are
-    on their way, the call is not cut: CancelledError goes up at once (the order is then UNKNOWN, §6.1) and the late
+    on their way, the call is not cut: CancelledError goes up at once (the order is then UNKNOWN) and the late
     answer, if one comes, appears among `events()`. The user stream starts with the first `events()` reader.
     `may_send` (the lease) is asked right before a send's or a cancel's first byte: when it says no the answer is
     REFUSED NOT_LEADER and nothing left.
@@ -142,7 +142,7 @@ class SpotVenue:
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────
     async def submit(self, order: Order) -> Answer:
-        """Write the order's bytes once. ACK only when id and our client id came back; §6.1 decides the rest."""
+        """Write the order's bytes once. ACK only when id and our client id came back; `classify` decides the rest."""
         if wrong := mistake_in(order, self.capabilities.types):
             return refused(Code.CLIENT_VALIDATION, Refusal.OTHER, wrong)
         if (held := await self._held(calls.PLACE, priority_of(order), 1)) is not None:

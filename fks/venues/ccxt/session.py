@@ -1,4 +1,4 @@
-"""Our subclass of ccxt.pro's Binance: what peers.md §6.4, §6.7 and §6.8 demand of a session before it may carry orders.
+"""Our subclass of ccxt.pro's Binance: what docs/venues.md demands of a session before it may carry orders.
 
 Guarantees: every call knows whether its bytes left (`Wire`, filled by aiohttp's own trace of the request's headers);
 no call is repeated by us, by ccxt or by aiohttp, and no redirect is followed; an exception while a socket's message is
@@ -64,7 +64,7 @@ class BinanceSession(binance):  # type: ignore[misc]  # ccxt is untyped
         )
         if config.rest_url is not None:
             self._point_at(config.rest_url, config.ws_url or config.rest_url, config.ws_api_url)
-        # ccxt picks error tables by URL prefix; merged, codes read the same at every address (§6.4.10)
+        # ccxt picks error tables by URL prefix; merged, codes read the same at every address
         for part in ("exact", "broad"):
             self.exceptions[part] = self.deep_extend(
                 self.exceptions.get(part, {}), self.exceptions["spot"].get(part, {})

@@ -1,4 +1,4 @@
-"""A real `fks sim exchange` process, and ccxt pointed at it the way peers.md §6.7 says."""
+"""A real `fks sim exchange` process, and ccxt pointed at it the way docs/local-exchange.md says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every fault as ccxt meets it (peers.md §6.1), and what the exchange's own log and books say happened."""
+"""Every fault as ccxt meets it (docs/venues.md), and what the exchange's own log and books say happened."""
 
 from __future__ import annotations
 

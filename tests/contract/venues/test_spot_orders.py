@@ -269,7 +269,7 @@ async def test_closing_leaves_no_task_behind(open_venue: Open, listen: Listen) -
 
 
 async def test_each_operation_is_one_request_to_its_endpoint(open_venue: Open, exchange: LocalExchange) -> None:
-    """peers.md §6.3 (C13): a ccxt that calls something else fails here."""
+    """Contract C13: a ccxt that calls another endpoint fails here."""
     venue = await open_venue()
     low = await price_at(venue, "0.9")
     resting = order(type=OrderType.LIMIT, price=low)

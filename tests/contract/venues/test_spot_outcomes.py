@@ -1,5 +1,5 @@
-"""peers.md §6.1 as tests (C13): what each thing on the wire means for a send, a query and a cancel; bytes at most
-once."""
+"""The table of outcomes in docs/venues.md as tests (C13): the meaning of each answer to a send, a query and a cancel;
+bytes at most once."""
 
 from __future__ import annotations
 

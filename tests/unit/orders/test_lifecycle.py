@@ -1,7 +1,7 @@
 """An order and its venue as two machines: whatever is lost, doubled, late or reordered, both end with the same story.
 
 The venue is the truth. What it says travels on two roads (answers, stream) that reorder, lose and repeat; the order
-manager dies in between and replays. The invariants are those of peers.md §4.3.
+manager dies in between and replays. The invariants are those of docs/orders.md.
 """
 
 from __future__ import annotations

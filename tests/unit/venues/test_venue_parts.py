@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fks.clock import FakeClock
 from fks.config.endpoints import Node
 from fks.config.settings import Settings, Sim, Venue
+from fks.model.account import VenueName
 from fks.model.errors import ConfigError, OutageError, PeerError
 from fks.model.order import Outcome, State
 from fks.model.ports import SessionBack, SessionLost
@@ -23,7 +24,7 @@ from fks.venues.binance.config import SessionConfig
 from fks.venues.binance.dialect import report_of, report_of_event
 from fks.venues.binance.socket_api import SocketApi
 from fks.venues.paper import PaperVenue
-from fks.venues.registry import make_venue, make_venues
+from fks.venues.registry import MAKERS, make_venue, make_venues
 from tests.support.ports import CollectingLog
 
 NODE = Node(
@@ -153,6 +154,10 @@ def test_the_registry_fails_closed() -> None:
         make(given=settings(venue=Venue(rest_url=TESTNET), sim=Sim(enabled=False)))
     with pytest.raises(ConfigError, match="not supported"):
         make(given=settings(venue=Venue(exchange="kraken")))
+
+
+def test_an_account_may_name_each_venue_that_can_be_made() -> None:
+    assert set(MAKERS) == set(get_args(VenueName))
 
 
 def test_each_role_gets_its_venues() -> None:

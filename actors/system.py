@@ -23,7 +23,8 @@ from actors.shell import Shell
 from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.model.errors import OutageError
-from fks.process.child import Process, facts
+from fks.process.crash_files import exit_of
+from fks.process.handle import ProcessHandle
 from fks.process.heartbeat import Finger, pulse_file
 from fks.runtime import Component
 from fks.supervision import ChildSpec
@@ -92,7 +93,7 @@ class RayChild:
         self._pid: int | None = None
         self._node = self._node_id = ""
         self._is_here = False  # its process can be reached by its pid: a host name would not prove that
-        self._process: Process | None = None
+        self._process: ProcessHandle | None = None
         self._finger: Finger | None = None
         self._was_up, self._called_s = False, 0.0  # as its last answer to a call told, and when that came
 
@@ -113,7 +114,7 @@ class RayChild:
             self._node_id = str(beat.get("node_id") or "")
             self._is_here = beat.get("space") == process_space()
             if self._is_here:
-                self._process = Process.hold(self._pid)
+                self._process = ProcessHandle.hold(self._pid, command=b"ray")
                 if self._paths is not None:
                     self._finger = Finger(pulse_file(self._paths.run, self._spec.id), self._pid)
         self._was_up, self._called_s = beat["state"] in _STEADY, time.monotonic()
@@ -142,7 +143,7 @@ class RayChild:
         told = asyncio.create_task(self._told())
         waits: set[asyncio.Task[Any]] = {told}
         if self._process is not None:
-            waits.add(asyncio.create_task(self._process.gone()))
+            waits.add(asyncio.create_task(self._process.ended()))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             how, reason = told.result() if told.done() else (How.CRASH, "died")
@@ -196,7 +197,7 @@ class RayChild:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(GCS_S):
                 await asyncio.to_thread(ray.kill, self._handle)
-        end = await facts(how, reason, self._process, self._paths, self._spec.id)
+        end = await exit_of(how, reason, self._process, self._paths, self._spec.id)
         if self._process is None and self._pid is not None and self._is_here:
             end = replace(end, is_gone=not psutil.pid_exists(self._pid))
         if self._process is not None and end.is_gone:

@@ -29,7 +29,7 @@ from fks.node.sim_node import SimFiles, check_market, tape_symbol
 from fks.node.spec import Policy, ServiceSpec
 from fks.node.tree import Tree
 from fks.node.worker import WorkerHands
-from fks.process.handle import Process
+from fks.process.handle import ProcessHandle
 from fks.process.log import Redactor, open_log
 from fks.servers.embedded import PostgresServer, RedisServer
 
@@ -168,7 +168,7 @@ def _choose_ports(settings: Settings, paths: Paths) -> Settings:
     """Return settings without a port of 0: the ports the living part of this node has, else the first block that is
     free. A port that was named is not changed: whoever holds it is told when it is needed."""
     marker = paths.run / "ports"
-    if any(Process.find(entry.pid, entry.mark) for _, entry in Book(paths.run / "keeper.json").items()):
+    if any(ProcessHandle.find(entry.pid, entry.mark) for _, entry in Book(paths.run / "keeper.json").items()):
         with contextlib.suppress(OSError, ValueError):
             return resolve_ports(settings, paths, attempt=int(marker.read_text()))
     named = {port for _, port in (ports.ray_ports(settings) | ports.sim_ports(settings)).values()}

@@ -30,7 +30,7 @@ from fks.node.service import Seen, Service
 from fks.node.spec import Policy, ServiceSpec
 from fks.node.tree_deployer import FAILURES_MAX, Hands, Tender
 from fks.node.view import StatusView
-from fks.process.handle import Process, clear_session, kill, start_mark
+from fks.process.handle import ProcessHandle, clear_session, kill, start_mark
 from fks.process.log import Redactor
 
 BEAT_S = 1.0
@@ -300,9 +300,9 @@ async def sweep(paths: Paths, specs: Sequence[ServiceSpec]) -> list[str]:
     found = []
     for spec in sorted(specs, key=lambda spec: -spec.wave):
         entry = book.get(spec.name)
-        process = Process.find(entry.pid, entry.mark) if entry and entry.pid else None
+        process = ProcessHandle.find(entry.pid, entry.mark) if entry and entry.pid else None
         if process is None and (pid := spec.find()):
-            process = Process(pid, start_mark(pid) or "")
+            process = ProcessHandle(pid, start_mark(pid) or "")
         if process is not None:
             found.append(spec.name)
             await process.stop(spec.stop, is_group=spec.is_group)

@@ -1,16 +1,17 @@
 """`python -m fks.node.ray_host [--stored] -- ray start …`: the parent of one node's Ray processes.
 
 `ray start --block` ends everything when any of its children dies, GCS included. Run without `--block`, `ray start`
-leaves its daemons to whoever reaps orphans: that is this process (PR_SET_CHILD_SUBREAPER). It mends what can be mended
-in place and ends the rest, so that its own death means exactly one thing: this node's Ray is gone, start it anew.
+leaves its daemons to the process that reaps orphans, which is this one (PR_SET_CHILD_SUBREAPER). It restarts in place
+what can be restarted in place and ends otherwise, so its own death means exactly one thing: this node's Ray is gone and
+has to be started again.
 
 - GCS dead, its tables on disk (`--stored`): started again at once with the same arguments; actors, raylet and held
-  handles go on. Without storage the cluster is lost with it.
+  handles continue. Without storage the cluster is lost with it.
 - raylet dead: all actors of the node are lost with it.
-- dashboard, client server, log monitor, autoscaler: started again in place; nobody else notices.
+- dashboard, client server, log monitor, autoscaler: started again in place; nothing else is affected.
 
-It imports neither Ray nor anything of ours, and holds no state but what /proc told it. Killed with -9 it leaves its
-session behind; the keeper ends that.
+It imports neither Ray nor asyncio, and its only state is what it read from /proc. Killed with -9 it leaves its session
+behind; the keeper ends that.
 """
 
 from __future__ import annotations
@@ -26,26 +27,31 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from fks.model.backoff import Backoff
+from fks.process import procfs
+
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 GCS, RAYLET = "gcs", "raylet"
-#: what tells a daemon from the others: its program's name, or a word of its command line
+#: a daemon is recognised by its program's name, or by a text in its command line
 _BY_PROGRAM = {"gcs_server": GCS, "raylet": RAYLET}
-_BY_WORD = {
+_BY_COMMAND = {
     "ray/dashboard/dashboard.py": "dashboard",
     "ray.util.client.server": "client server",
     "log_monitor.py": "log monitor",
     "autoscaler/_private/monitor.py": "autoscaler",
     "autoscaler/v2/monitor.py": "autoscaler",
 }
-GCS_DEATHS_MAX, GCS_PERIOD_S = 8, 60.0  # more, and its tables are to blame: a fresh start may mend that
+GCS_DEATHS_MAX, GCS_PERIOD_S = 8, 60.0  # more than these and its tables are the cause: the node's Ray starts afresh
 SIDE_PERIOD_S, SIDE_WAIT_MAX_S = 300.0, 30.0
-STOP_S = 1.0  # for the raylet to say goodbye to the cluster
+GCS_BACKOFF = Backoff(0.1, 0.5)  # from the second death on: control must be back within 5 s
+SIDE_BACKOFF = Backoff(1.0, SIDE_WAIT_MAX_S)
+STOP_S = 1.0  # for the raylet to leave the cluster in order
 KILL_S = 2.0
 
 
 @dataclass(slots=True)
 class Part:
-    """One daemon: how it was started, and when it died (monotonic seconds)."""
+    """One daemon: its command line and environment, and when it died (monotonic seconds)."""
 
     name: str
     pid: int
@@ -64,9 +70,8 @@ def wait_s(name: str, ages: Sequence[float], *, is_stored: bool) -> float | None
         return None
     if name == GCS:
         recent = sum(age <= GCS_PERIOD_S for age in ages)
-        return None if recent > GCS_DEATHS_MAX else min(0.1 * (recent - 1), 0.5)
-    recent = sum(age <= SIDE_PERIOD_S for age in ages)
-    return 0.0 if recent <= 1 else min(0.5 * 2.0 ** (recent - 1), SIDE_WAIT_MAX_S)
+        return None if recent > GCS_DEATHS_MAX else GCS_BACKOFF.wait_s(recent - 1)
+    return SIDE_BACKOFF.wait_s(sum(age <= SIDE_PERIOD_S for age in ages) - 1)
 
 
 def kind_of(argv: Sequence[bytes]) -> str:
@@ -76,37 +81,37 @@ def kind_of(argv: Sequence[bytes]) -> str:
     if found := _BY_PROGRAM.get(os.path.basename(os.fsdecode(argv[0]))):
         return found
     text = b"\0".join(argv).decode(errors="replace")
-    return next((name for word, name in _BY_WORD.items() if word in text), "")
+    return next((name for part, name in _BY_COMMAND.items() if part in text), "")
 
 
 class Host:
-    """The family of one `ray start`. `run` returns the exit status: 0 when asked to end, else 1."""
+    """The processes of one `ray start`. `run` returns the exit status: 0 when asked to end, else 1."""
 
     def __init__(self, command: Sequence[str], *, is_stored: bool) -> None:
         self._command = list(command)
         self._is_stored = is_stored
         self._parts: dict[str, Part] = {}
-        self._is_asked = False
-        self._bell, ring = socket.socketpair()
-        for end in (self._bell, ring):
+        self._must_stop = False
+        self._wakeup, wakeup_end = socket.socketpair()
+        for end in (self._wakeup, wakeup_end):
             end.setblocking(False)
-        signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
-        self._ring = ring
+        signal.set_wakeup_fd(wakeup_end.fileno(), warn_on_full_buffer=False)
+        self._wakeup_end = wakeup_end
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._ask)
+            signal.signal(number, self._request_stop)
 
     def run(self) -> int:
-        """Start the family, mend it, and return once it has ended, all of it."""
+        """Start the processes, restart those that can be, and return once all of them have ended."""
         status = self._start()
         if status:
-            _say(f"ray start ended with status {status}")
-        elif not self._is_asked:
+            _print(f"ray start ended with status {status}")
+        elif not self._must_stop:
             self._adopt()
             missing = {RAYLET, *([GCS] if "--head" in self._command else [])} - set(self._parts)
-            status = self._fail(f"{', '.join(missing)} died at once") if missing else self._mind()
-        if self._is_asked:
-            self._say_goodbye()
+            status = self._fail(f"{', '.join(missing)} died at once") if missing else self._watch()
+        if self._must_stop:
+            self._stop_raylet()
             status = 0
         _end_session()
         return status
@@ -114,7 +119,7 @@ class Host:
     def _start(self) -> int:
         """Run `ray start` to its end; return its status."""
         starter = os.posix_spawnp(self._command[0], self._command, os.environ)
-        while not self._is_asked:
+        while not self._must_stop:
             for pid, status in _dead():
                 if pid == starter:
                     return os.waitstatus_to_exitcode(status)
@@ -122,27 +127,26 @@ class Host:
         return 0
 
     def _adopt(self) -> None:
-        for pid in _children():
-            argv = _words(pid, "cmdline")
+        for pid in procfs.children(os.getpid()):
+            argv = procfs.arguments(pid)
             if (name := kind_of(argv)) and name not in self._parts:
-                env = dict(line.split(b"=", 1) for line in _words(pid, "environ") if b"=" in line)
-                self._parts[name] = Part(name, pid, argv, env)
-        _say("minds " + ", ".join(f"{part.name} {part.pid}" for part in self._parts.values()))
+                self._parts[name] = Part(name, pid, argv, procfs.environment(pid))
+        _print("watches " + ", ".join(f"{part.name} {part.pid}" for part in self._parts.values()))
 
-    def _mind(self) -> int:
-        while not self._is_asked:
+    def _watch(self) -> int:
+        while not self._must_stop:
             now = time.monotonic()
             for pid, status in _dead():
                 part = next((part for part in self._parts.values() if part.pid == pid), None)
                 if part is None:
-                    continue  # an orphan of a worker: only its burial is ours
+                    continue  # an orphan of a worker: it only had to be reaped
                 part.pid = 0
                 part.deaths = [death for death in part.deaths if now - death < SIDE_PERIOD_S] + [now]
                 wait = wait_s(part.name, [now - death for death in part.deaths], is_stored=self._is_stored)
                 reason = f"{part.name} (pid {pid}) died of {_cause(status)}"
                 if wait is None:
                     return self._fail(reason)
-                _say(f"{reason}: started again in {wait:g} s")
+                _print(f"{reason}: started again in {wait:g} s")
                 part.due = now + wait
             for part in self._parts.values():
                 if part.due is not None and part.due <= now:
@@ -159,20 +163,20 @@ class Host:
             actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
             part.pid = os.posix_spawn(os.fsdecode(part.argv[0]), part.argv, part.env, file_actions=actions)
         except OSError as error:  # no process to be had at the moment
-            _say(f"{part.name} cannot be started: {error.strerror}")
+            _print(f"{part.name} cannot be started: {error.strerror}")
             part.due = time.monotonic() + 1.0
             return
         finally:
             os.close(null)
         part.due = None
-        _say(f"{part.name} is back as pid {part.pid}")
+        _print(f"{part.name} is back as pid {part.pid}")
 
     def _fail(self, reason: str) -> int:
-        _say(f"{reason}: this node's Ray ends")
+        _print(f"{reason}: this node's Ray ends")
         return 1
 
-    def _say_goodbye(self) -> None:
-        """Let the raylet tell the cluster that it leaves: nobody has to find out."""
+    def _stop_raylet(self) -> None:
+        """Have the raylet leave the cluster in order: the others need not detect its death."""
         raylet = self._parts.get(RAYLET)
         if raylet is None or not raylet.pid:
             return
@@ -184,14 +188,14 @@ class Host:
                 return
             self._sleep(0.05)
 
-    def _ask(self, number: int, frame: object) -> None:
-        self._is_asked = True
+    def _request_stop(self, number: int, frame: object) -> None:
+        self._must_stop = True
 
     def _sleep(self, seconds: float | None) -> None:
         """Return after `seconds`, or at the next signal."""
-        select.select([self._bell], [], [], seconds)
+        select.select([self._wakeup], [], [], seconds)
         with contextlib.suppress(BlockingIOError):
-            self._bell.recv(4096)
+            self._wakeup.recv(4096)
 
 
 def _dead() -> Iterator[tuple[int, int]]:
@@ -201,16 +205,11 @@ def _dead() -> Iterator[tuple[int, int]]:
             yield found
 
 
-def _children() -> list[int]:
-    return [pid for pid in _pids() if _stat(pid)[1:2] == [str(os.getpid())]]
-
-
 def _kill_orphans(known: set[int]) -> None:
-    """End what a dead dashboard left: helpers of Python's multiprocessing, adopted by us."""
-    for pid in _children():
-        if pid not in known and b"multiprocessing" in b"\0".join(_words(pid, "cmdline")):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    """Kill what a dead dashboard left: helpers of Python's multiprocessing, adopted by us."""
+    for pid in procfs.children(os.getpid()):
+        if pid not in known and b"multiprocessing" in b"\0".join(procfs.arguments(pid)):
+            procfs.kill([pid])
 
 
 def _end_session() -> None:
@@ -218,44 +217,12 @@ def _end_session() -> None:
     end = time.monotonic() + KILL_S
     own = os.getsid(0)
     while time.monotonic() < end:
-        left = [
-            pid for pid in _pids() if pid != os.getpid() and _session(pid) == own and _stat(pid)[:1] not in (["Z"], [])
-        ]
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        left = [pid for pid in procfs.session_members(own) if pid != os.getpid()]
+        procfs.kill(left)
         list(_dead())
         if not left:
             return
         select.select([], [], [], 0.02)
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return -1
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _stat(pid: int) -> list[str]:
-    """Return state, parent, … of a process; nothing when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _words(pid: int, name: str) -> list[bytes]:
-    try:
-        with open(f"/proc/{pid}/{name}", "rb") as file:
-            return file.read().rstrip(b"\0").split(b"\0")
-    except OSError:
-        return []
 
 
 def _cause(status: int) -> str:
@@ -263,7 +230,7 @@ def _cause(status: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"status {code}"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"ray host: {text}\n")
     sys.stderr.flush()
 
@@ -271,7 +238,7 @@ def _say(text: str) -> None:
 def main(argv: list[str]) -> int:
     """Be the parent of `argv` after "--". Exit 0 when asked to end, 2 when called wrongly, else 1."""
     if "--" not in argv or argv[-1] == "--":
-        _say("usage: python -m fks.node.ray_host [--stored] -- ray start …")
+        _print("usage: python -m fks.node.ray_host [--stored] -- ray start …")
         return 2
     cut = argv.index("--")
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)  # where there is none (not Linux) the parts are found missing

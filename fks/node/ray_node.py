@@ -27,8 +27,8 @@ from fks.model.errors import ConfigError, OutageError
 from fks.node import probe
 from fks.node.ports import LOOPBACK, ray_ports, wait_free
 from fks.node.spec import ServiceSpec
-from fks.process.handle import Launch, Process, holding, kill
-from fks.servers.children import own_directory
+from fks.process.handle import Launch, ProcessHandle, find_by_command, kill
+from fks.servers.directories import own_directory
 
 SERVICE = "ray"
 _PROGRAMS = {"gcs_server": "gcs", "raylet": "raylet"}
@@ -182,14 +182,14 @@ def ray_service(paths: Paths, settings: Settings) -> ServiceSpec:
             command.append("--block")
         return Launch(command, ray_env(paths, settings), err=paths.logs / "ray.log")
 
-    async def is_ready(process: Process) -> bool:
+    async def is_ready(process: ProcessHandle) -> bool:
         if sys.platform == "linux" and set(_parts(process)) != set(parts):
             return False  # `ray start` is still under way, or a dead part is being started again
         gcs = not is_head or await probe.listens(settings.node.address, settings.ray.gcs_port)
         return gcs and await probe.listens(settings.node.address, settings.ray.node_manager_port)
 
     def find() -> int | None:
-        return next((pid for pid in holding(temp) if os.getsid(pid) == pid), None)
+        return next((pid for pid in find_by_command(temp) if os.getsid(pid) == pid), None)
 
     return ServiceSpec(
         name=SERVICE,
@@ -236,10 +236,10 @@ def _keep_storage(paths: Paths) -> None:
 
 def ray_processes(paths: Paths) -> list[int]:
     """Return the processes of this home's Ray, in whichever session they are."""
-    return holding(f"{paths.ray_temp}/", programs=("ray", "gcs_server", "python"))
+    return find_by_command(f"{paths.ray_temp}/", programs=("ray", "gcs_server", "python"))
 
 
-def _parts(process: Process) -> dict[str, int]:
+def _parts(process: ProcessHandle) -> dict[str, int]:
     """Return the pids of GCS and raylet, children of our host process."""
     found = {}
     with contextlib.suppress(psutil.Error):

@@ -17,8 +17,8 @@ from fks.model.errors import ConfigError, FksError
 from fks.model.ports import Log
 from fks.node.child_records import Book, Entry
 from fks.node.spec import Policy, ServiceSpec
-from fks.process.handle import Process, clear_session, start_mark
-from fks.process.log import Redactor, last_words
+from fks.process.handle import ProcessHandle, clear_session, start_mark
+from fks.process.log import Redactor, last_output
 from fks.supervision.policy import backoff_s, note_restart
 from fks.supervision.spec import Backoff
 
@@ -60,7 +60,7 @@ class Service:
         self.times_ready = 0
         self.is_hopeless = False  # what it was refused for, trying again does not mend
         self.is_adopted = False
-        self.process: Process | None = None
+        self.process: ProcessHandle | None = None
         self._parts: Mapping[str, int] = {}
         self._part_restarts: dict[str, int] = {}  # those that were mended inside the service
         self._part_since_ns: dict[str, int] = {}
@@ -126,11 +126,11 @@ class Service:
 
     def failure(self, redactor: Redactor) -> FksError:
         """Return why it does not start, with the last words of its log."""
-        words = last_words(self.spec.log, TAIL_LINES, redactor)
+        output = last_output(self.spec.log, TAIL_LINES, redactor)
         if self.is_hopeless:
             return ConfigError(self.error)
         return FksError(
-            f"{self.name} does not start: {self.error}", remedy=f"its last words:\n{words}" if words else ""
+            f"{self.name} does not start: {self.error}", remedy=f"its last output:\n{output}" if output else ""
         )
 
     async def _run(self) -> None:
@@ -182,7 +182,7 @@ class Service:
             if self.process is None:
                 self._move("starting")
                 launch = await asyncio.to_thread(self.spec.launch)
-                self.process = Process.spawn(launch)
+                self.process = ProcessHandle.spawn(launch)
                 self._since_ns = self._clock.now_ns()
                 self._log.info("service.started", service=self.name, service_pid=self.process.pid)
             self._note(self.process)
@@ -201,7 +201,7 @@ class Service:
         self._log.info("service.ready", service=self.name, service_pid=self.process.pid, adopted=self.is_adopted)
         return await self._watch(self.process)
 
-    async def _until_ready(self, process: Process) -> str:
+    async def _until_ready(self, process: ProcessHandle) -> str:
         deadline = self._clock.monotonic() + self.spec.start_s
         while not await self._answers(process):
             if not process.is_alive():
@@ -213,21 +213,21 @@ class Service:
             await self._clock.sleep(READY_POLL_S)
         return ""
 
-    async def _answers(self, process: Process) -> bool:
+    async def _answers(self, process: ProcessHandle) -> bool:
         try:
             async with asyncio.timeout(self._policy.probe_timeout_s):
                 return await self.spec.is_ready(process)
         except (OSError, FksError):  # TimeoutError is an OSError
             return False
 
-    async def _watch(self, process: Process) -> str:
+    async def _watch(self, process: ProcessHandle) -> str:
         """Return once it died, hung too long, lost a part for good, or a restart was asked for."""
         while True:
             reason, part = await self._first_end(process)
             if not part or not self.spec.is_mended_inside or not await self._is_mended(process, part, reason):
                 return reason
 
-    async def _first_end(self, process: Process) -> tuple[str, str]:
+    async def _first_end(self, process: ProcessHandle) -> tuple[str, str]:
         """Return what ended, and the part's name when it is one."""
         waits = {
             asyncio.create_task(process.ended()): (f"{self.name} (pid {process.pid}) died", ""),
@@ -235,7 +235,7 @@ class Service:
             asyncio.create_task(self._hangs(process)): (f"{self.name} did not answer for {self.spec.hang_s} s", ""),
         }
         for name, pid in self._parts.items():
-            part = Process(pid, start_mark(pid) or "")
+            part = ProcessHandle(pid, start_mark(pid) or "")
             waits[asyncio.create_task(part.ended())] = (f"{name} (pid {pid}) died", name)
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -245,7 +245,7 @@ class Service:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _is_mended(self, process: Process, part: str, reason: str) -> bool:
+    async def _is_mended(self, process: ProcessHandle, part: str, reason: str) -> bool:
         """Return whether the service itself starts the dead part again and answers, before it dies or start_s is
         over."""
         assert self.spec.parts is not None
@@ -268,7 +268,7 @@ class Service:
             await self._clock.sleep(PART_POLL_S)
         return False
 
-    async def _hangs(self, process: Process) -> None:
+    async def _hangs(self, process: ProcessHandle) -> None:
         answered = self._clock.monotonic()
         while True:
             await self._clock.sleep(self._policy.probe_s)
@@ -283,30 +283,30 @@ class Service:
             if self.spec.hang_s is not None and silent_s > self.spec.hang_s:
                 return
 
-    async def _adopt(self) -> Process | None:
+    async def _adopt(self) -> ProcessHandle | None:
         """Return the living process of an earlier keeper, and clear what is left of a dead one."""
         entry = self._book.get(self.name)
-        found = Process.find(entry.pid, entry.mark) if entry and entry.pid else None
+        found = ProcessHandle.find(entry.pid, entry.mark) if entry and entry.pid else None
         if found is None and entry and entry.pid and self.spec.is_group:
             await clear_session(entry.pid, entry.mark)
         if found is None:
             pid = await asyncio.to_thread(self.spec.find)
             mark = start_mark(pid) if pid else None
-            found = Process(pid, mark) if pid and mark else None
+            found = ProcessHandle(pid, mark) if pid and mark else None
         if found is not None:
             self.is_adopted = True
             self._since_ns = entry.since_ns if entry and entry.pid == found.pid else self._clock.now_ns()
             self._log.info("service.adopted", service=self.name, service_pid=found.pid)
         return found
 
-    async def _end(self, process: Process, *, is_orderly: bool = True) -> None:
+    async def _end(self, process: ProcessHandle, *, is_orderly: bool = True) -> None:
         """End it, and all of its session. What is dead, hung or has lost a part has nothing to save: it is killed."""
         self.is_adopted = False
         is_clean = await process.stop(self.spec.stop if is_orderly else (), is_group=self.spec.is_group)
         if is_orderly and not is_clean:
             self._log.info("service.killed", service=self.name, service_pid=process.pid, stop=self.spec.stop)
 
-    def _note(self, process: Process) -> None:
+    def _note(self, process: ProcessHandle) -> None:
         self._book.note(self.name, Entry(process.pid, process.mark, self._since_ns, self.restarts))
 
     def _move(self, state: str) -> None:

@@ -12,8 +12,7 @@ from fks.config.settings import Settings
 from fks.node.ray_node import ray_service
 from fks.node.sim_node import sim_service
 from fks.node.spec import ServiceSpec
-from fks.process.handle import Launch, Process
-from fks.servers import binaries
+from fks.process.handle import Launch, ProcessHandle
 from fks.servers.embedded import PostgresServer, RedisServer
 
 Stop = tuple[tuple[int, float], ...]
@@ -46,9 +45,7 @@ def _embedded(
 
     def launch() -> Launch:
         server.prepare()
-        return Launch(
-            server.command(), server.env(), err=log, popen={"cwd": paths.home, **binaries.run_as(server.user())}
-        )
+        return server.launch(log)
 
     return ServiceSpec(
         name=server.name,
@@ -62,8 +59,8 @@ def _embedded(
     )
 
 
-def _in_thread(ask: Callable[[], bool]) -> Callable[[Process], Awaitable[bool]]:
-    async def is_ready(process: Process) -> bool:
+def _in_thread(ask: Callable[[], bool]) -> Callable[[ProcessHandle], Awaitable[bool]]:
+    async def is_ready(process: ProcessHandle) -> bool:
         return await asyncio.to_thread(ask)
 
     return is_ready

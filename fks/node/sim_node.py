@@ -17,7 +17,7 @@ from fks.model.errors import ConfigError
 from fks.node import probe
 from fks.node.ports import LOOPBACK, sim_ports, wait_free
 from fks.node.spec import ServiceSpec
-from fks.process.handle import Launch, Process, holding
+from fks.process.handle import Launch, ProcessHandle, find_by_command
 
 SAMPLE = "BTCUSDT-1m.fksbars"
 
@@ -112,14 +112,14 @@ def sim_service(paths: Paths, settings: Settings) -> ServiceSpec:
         env = {**os.environ, "FKS_HOME": str(paths.home), "MALLOC_ARENA_MAX": "2"}
         return Launch(sim_command(files, settings), env, err=paths.logs / "sim.log", out=files.ready)
 
-    async def is_ready(process: Process) -> bool:
+    async def is_ready(process: ProcessHandle) -> bool:
         if files.endpoints() is None:
             return False
         status, _ = await probe.http_get(LOOPBACK, settings.sim.port, "/api/v3/ping")
         return status == 200
 
     def find() -> int | None:
-        return next(iter(holding(f"--data-dir\0{files.data}\0")), None)
+        return next(iter(find_by_command(f"--data-dir\0{files.data}\0")), None)
 
     return ServiceSpec(
         name="sim",

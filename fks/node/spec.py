@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fks.process.handle import Launch, Process
+from fks.process.handle import Launch, ProcessHandle
 from fks.supervision.spec import Intensity
 
 
@@ -28,7 +28,7 @@ class ServiceSpec:
 
     name: str
     launch: Callable[[], Launch]
-    is_ready: Callable[[Process], Awaitable[bool]]
+    is_ready: Callable[[ProcessHandle], Awaitable[bool]]
     find: Callable[[], int | None]
     log: Path
     ports: Mapping[str, tuple[str, int]] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class ServiceSpec:
     is_group: bool = False
     wave: int = 0
     part_names: tuple[str, ...] = ()
-    parts: Callable[[Process], Mapping[str, int]] | None = None
+    parts: Callable[[ProcessHandle], Mapping[str, int]] | None = None
     is_mended_inside: bool = False
 
 

@@ -25,8 +25,8 @@ from fks.node.presence import Presence
 from fks.node.ray_node import ray_env
 from fks.node.service import Seen
 from fks.node.tree_deployer import SILENT_S
-from fks.process.handle import Launch, Process
-from fks.process.log import Redactor, last_words
+from fks.process.handle import Launch, ProcessHandle
+from fks.process.log import Redactor, last_output
 from fks.store.db import Database
 from fks.store.nodes import NodeStore
 
@@ -53,7 +53,7 @@ class Tree:
         self._paths, self._settings, self._redactor, self._presence = paths, settings, redactor, presence
         self._make_node = make_node
         self._db: Database | None = None
-        self._running: Process | None = None
+        self._running: ProcessHandle | None = None
 
     async def claim(self) -> None:
         """Become the head of this database. Errors: ConfigError when another head lives; OutageError."""
@@ -146,23 +146,23 @@ class Tree:
         log = self._paths.logs / f"{name}.log"
         before = log.stat().st_size if log.exists() else 0
         env = ray_env(self._paths, self._settings)
-        process = self._running = Process.spawn(Launch(command, env, err=log, out=log.with_suffix(".out")))
+        process = self._running = ProcessHandle.spawn(Launch(command, env, err=log, out=log.with_suffix(".out")))
         try:
             async with asyncio.timeout(deadline_s):
                 await process.ended()
         except TimeoutError:
             raise OutageError(
-                f"{name} did not end within {deadline_s:g} s", remedy=self._last_words(log, before)
+                f"{name} did not end within {deadline_s:g} s", remedy=self._last_output(log, before)
             ) from None
         finally:
             await process.stop(((signal.SIGTERM, 0.5),), is_group=True)
             self._running = None
         if process.returncode:
-            raise FksError(f"{name} failed (status {process.returncode})", remedy=self._last_words(log, before))
+            raise FksError(f"{name} failed (status {process.returncode})", remedy=self._last_output(log, before))
 
-    def _last_words(self, log: Path, since: int) -> str:
-        words = last_words(log, TAIL_LINES, self._redactor, since=since)
-        return f"its last words:\n{words}" if words else "see 'fks logs'"
+    def _last_output(self, log: Path, since: int) -> str:
+        output = last_output(log, TAIL_LINES, self._redactor, since=since)
+        return f"its last output:\n{output}" if output else "see 'fks logs'"
 
 
 def columns(seen: Sequence[tuple[str, Seen]]) -> tuple[list[Any], ...]:

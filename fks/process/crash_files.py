@@ -1,7 +1,7 @@
-"""What a process leaves behind when it dies: the stacks of a fault, and the error that ended it.
+"""Files that a process leaves when it dies, and everything that can be known of its end.
 
 Beside the component's log: `<component>.crash` is written by the fault handler (SIGSEGV, SIGABRT, …, and SIGUSR1, which
-asks a hung process where it stands), `<component>.exit` by the process itself. A new start keeps its predecessor's
+makes a hung process write its stacks), `<component>.exit` by the process itself. A new start keeps its predecessor's
 stacks as `<component>.crash.1`.
 """
 
@@ -11,18 +11,23 @@ import contextlib
 import faulthandler
 import os
 import signal
+from collections import deque
 from pathlib import Path
 
 import orjson
 
 from fks.config.paths import Paths
+from fks.process.handle import ProcessHandle
 from fks.process.log import Redactor, log_file
+from fks.supervision.exits import Exit, How
 
-TEXT_MAX = 20_000  # characters of a traceback kept
+TEXT_MAX = 20_000  # characters of a traceback that a process writes
+TEXT_KEPT_MAX = 8000  # characters of it in an `Exit`
+LINES, LINE_MAX = 5, 500  # of the log in an `Exit`
 
 
 def crash_file(paths: Paths, component: str) -> Path:
-    """Return where the living process of a component has its faults written; empty while there was none."""
+    """Return where faults of the living process of a component are written; empty while there was none."""
     return log_file(paths, component).with_suffix(".crash")
 
 
@@ -40,7 +45,7 @@ def exit_file(paths: Paths, component: str) -> Path:
 def catch_faults(paths: Paths, component: str) -> None:
     """From here on faults of this process, and SIGUSR1, write the stacks of all threads to its crash file.
 
-    Never fails: a file that cannot be had costs the stacks, not the start.
+    Never fails: a file that cannot be opened costs the stacks, not the start.
     """
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         paths.logs.mkdir(parents=True, exist_ok=True)
@@ -57,7 +62,80 @@ def catch_faults(paths: Paths, component: str) -> None:
 
 
 def write_exit(paths: Paths, component: str, *, code: int, traceback: str, redactor: Redactor) -> None:
-    """Keep why this process is about to end, without secrets. Never fails."""
+    """Write why this process is about to end, without secrets. Never fails."""
     with contextlib.suppress(Exception):
         line = orjson.dumps({"code": code, "traceback": redactor.text(traceback[-TEXT_MAX:])})
         exit_file(paths, component).write_bytes(line + b"\n")
+
+
+async def exit_of(how: How, reason: str, process: ProcessHandle | None, paths: Paths | None, component: str) -> Exit:
+    """Return everything that is known of an end. `reason` stands when the process left nothing more precise."""
+    if process is None:
+        return Exit(how, reason)
+    status = None if process.was_killed else await process.wait_status()
+    code = os.waitstatus_to_exitcode(status) if status is not None else None
+    exit_code, number = (None, None) if code is None else (code, None) if code >= 0 else (None, -code)
+    is_inferred = process.was_killed and how is not How.NORMAL
+    if is_inferred:  # its parent may take its time to fetch the code, and we know what we sent
+        number = int(signal.SIGKILL)
+    trace = ""
+    if paths is not None:
+        trace, intended_code = _trace(process, paths, component)
+        if code is None and intended_code is not None and not process.was_killed:
+            exit_code, is_inferred = intended_code, True
+    if how is How.CRASH:
+        reason = _crash_text(exit_code, number, trace) or reason
+    lines = tuple(last_lines(log_file(paths, component))) if paths is not None and how is not How.NORMAL else ()
+    return Exit(
+        how,
+        reason,
+        is_gone=not process.is_alive(),
+        exit_code=exit_code,
+        signal=number,
+        is_inferred=is_inferred,
+        last_lines=lines,
+        traceback=trace if how is not How.NORMAL else "",
+    )
+
+
+def _trace(process: ProcessHandle, paths: Paths, component: str) -> tuple[str, int | None]:
+    """Return the traceback a process left and the exit code it meant to end with."""
+    text = _left(process, exit_file(paths, component))
+    with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        found = orjson.loads(text)
+        return str(found["traceback"])[-TEXT_KEPT_MAX:], int(found["code"])
+    return _left(process, crash_file(paths, component)), None
+
+
+def _left(process: ProcessHandle, path: Path) -> str:
+    """Return the end of a file that this process wrote; "" when it is missing, or an older process's."""
+    try:
+        if path.stat().st_mtime < process.started_at_s - 1.0:
+            return ""
+        return path.read_text(errors="replace")[-TEXT_KEPT_MAX:]
+    except OSError:
+        return ""
+
+
+def _crash_text(exit_code: int | None, number: int | None, trace: str) -> str:
+    """Return a crash in one line: the signal, or the exit code and the error."""
+    if number is not None:
+        with contextlib.suppress(ValueError):
+            return f"died: signal {signal.Signals(number).name}"
+        return f"died: signal {number}"
+    if exit_code is None:
+        return ""
+    error = trace.strip().splitlines()[-1][:300] if trace.strip() else ""
+    return f"died: exit code {exit_code}" + (f": {error}" if error else "")
+
+
+def last_lines(path: Path) -> list[str]:
+    """Return the last lines of a log, oldest first; [] without one."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(file.tell() - 32_768, 0))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line[:LINE_MAX] for line in deque(text.splitlines(), maxlen=LINES)]

@@ -263,9 +263,9 @@ def tail(file: Path, lines: int, redactor: Redactor, *, since: int = 0, bytes_ma
     return [redactor.text(line) for line in text.splitlines() if line.strip()][-lines:]
 
 
-def last_words(file: Path, lines: int, redactor: Redactor, *, since: int = 0) -> str:
-    """Return what a program said before it failed, for a person: its last lines, indented, without secrets, and of a
-    traceback only the line that names the error; empty when it said nothing."""
+def last_output(file: Path, lines: int, redactor: Redactor, *, since: int = 0) -> str:
+    """Return the last lines that a program wrote before it failed, for a person: indented, without secrets, and of a
+    traceback only the line that names the error; "" when it wrote nothing."""
     kept = [line for line in tail(file, lines * 20, redactor, since=since) if not _OF_A_TRACEBACK.match(line)]
     return "\n".join(f"    {line.strip()}" for line in kept[-lines:])
 

@@ -21,7 +21,7 @@ from fks.servers import binaries
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """How to call a program: put `args` after its name and use `env`."""
+    """Arguments and environment for a program of PostgreSQL: `args` go after its name."""
 
     args: tuple[str, ...]
     env: Mapping[str, str]
@@ -29,9 +29,9 @@ class Client:
 
 @contextlib.contextmanager
 def client(url: str, folder: Path) -> Iterator[Client]:
-    """Give the arguments and environment that reach the database of `url`; the password file is gone afterwards.
+    """Yield the arguments and environment that reach the database of `url`; the password file is removed afterwards.
 
-    Errors: ConfigError when `url` is none.
+    Errors: ConfigError when `url` names no database.
     """
     parts = urlsplit(url)
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -65,7 +65,7 @@ def psql(url: str, folder: Path, extra: Sequence[str] = ()) -> int:
 def dump(url: str, paths: Paths, *, label: str = "backup", clock: Clock | None = None) -> Path:
     """Write the whole database to a file in FKS_HOME/backups (0600, pg_dump's custom format) and return it.
 
-    The file appears under its name only when it is complete. Errors: OutageError with pg_dump's own words.
+    The file appears under its name only when it is complete. Errors: OutageError with pg_dump's error.
     """
     paths.backups.mkdir(parents=True, exist_ok=True)
     target = paths.backups / f"{to_datetime((clock or RealClock()).now_ns()):%Y%m%dT%H%M%SZ}-{label}.dump"
@@ -108,7 +108,7 @@ def _run(url: str, paths: Paths, program: str, *args: str) -> None:
 
 
 def _program(program: str, *args: str, env: Mapping[str, str] | None = None) -> None:
-    """Run one of PostgreSQL's programs. Errors: OutageError with its own words."""
+    """Run one of PostgreSQL's programs. Errors: OutageError with its error."""
     done = subprocess.run(
         [str(binaries.postgres(program)), *args],
         env=None if env is None else dict(env),
@@ -119,5 +119,5 @@ def _program(program: str, *args: str, env: Mapping[str, str] | None = None) -> 
     )
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        said = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no word")
-        raise OutageError(f"{program} failed: {said}", remedy="see 'fks db status'")
+        reason = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "no output")
+        raise OutageError(f"{program} failed: {reason}", remedy="see 'fks db status'")

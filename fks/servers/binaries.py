@@ -1,5 +1,7 @@
-"""Where the embedded servers' programs are, and as whom they run: found without importing the packages that bring
-them."""
+"""Programs of the embedded servers and the system user they run as.
+
+The programs are found without importing the packages that contain them.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def _program(package: str, relative: str, distribution: str) -> Path:
 
 def postgres_account(data: Path) -> Account:
     """Return the user PostgreSQL runs as when we are root: the owner of `data` when there is a cluster already, else an
-    account of its own, made once. Errors: ConfigError when none can be made."""
+    account of its own, created once. Errors: ConfigError when none can be created."""
     if (data / "PG_VERSION").exists():
         owner = data.stat()
         if owner.st_uid != 0:
@@ -87,12 +89,12 @@ def _account(entry: pwd.struct_passwd) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def passage(account: Account, *places: Path) -> list[str]:
-    """Return what goes before a command so that `account` gets through to `places`; nothing when every user does.
+def command_prefix(account: Account, *places: Path) -> list[str]:
+    """Return the prefix of a command that lets `account` reach `places`; [] when every user can reach them.
 
-    A checkout under /root is closed to others. Rather than open folders of the operator to every user of the host, the
-    process keeps one capability of root: to read and to walk through folders. Errors: ConfigError, when root has not
-    that capability itself (some containers), naming the folder and what to do.
+    A checkout under /root is closed to others. Instead of opening folders of the operator to every user of the host,
+    the process keeps one capability of root: to read and to walk through folders. Errors: ConfigError naming the folder
+    when root itself lacks that capability (some containers).
     """
     closed = next(filter(None, (_closed_folder(place, account) for place in places)), None)
     if closed is None:
@@ -136,7 +138,7 @@ def _closed_folder(path: Path, account: Account) -> Path | None:
 
 
 def _has_capabilities() -> bool:
-    """Return whether we may give the capability on: Linux, and neither it nor SETPCAP, SETUID, SETGID taken from us."""
+    """Return whether we can pass the capability on: Linux, with it and SETPCAP, SETUID and SETGID."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         mask = int(next(line for line in lines if line.startswith("CapEff:")).split()[1], 16)
@@ -152,7 +154,7 @@ def run_as(account: Account | None) -> dict[str, Any]:
 
 
 def fingerprint(password: str) -> str:
-    """Return a hash to see that a 256-bit password changed; it does not give the password away."""
+    """Return a hash that shows whether a 256-bit password changed; it does not reveal the password."""
     return hashlib.sha256(b"fks password mark\0" + password.encode()).hexdigest()
 
 

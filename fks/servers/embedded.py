@@ -8,6 +8,7 @@ outlived its keeper is found by `adopt`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -16,14 +17,17 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
+
 from fks.config.paths import Paths
 from fks.config.secrets import Secrets, write_private
 from fks.model.errors import ConfigError, OutageError
+from fks.process.handle import Launch, ProcessHandle, runs_in
 from fks.servers import binaries
 from fks.servers.binaries import Account
-from fks.servers.children import check_free, check_socket, clear_leftovers, last_words, own_directory, runs_in, spawn
-from fks.servers.children import stop as stop_process
+from fks.servers.directories import check_free, check_socket, own_directory
 
+LEFTOVERS_S = 5.0  # the backends of a killed postmaster leave by themselves within this
 _PORT = 5432  # only a part of the socket's file name: no TCP
 _CONF = """\
 # Written by fks before every start; changes here are lost.
@@ -105,9 +109,9 @@ class PostgresServer:
         return f"postgresql://fks:{quote(self._password, safe='')}@/{database}?host={host}&port={_PORT}"
 
     def prepare(self) -> None:
-        """Make the cluster and the database `fks` once, the configuration each time; clear what a kill -9 left.
+        """Create the cluster and the database `fks` once, the configuration each time; clear what a kill -9 left.
 
-        A crash in the middle is no harm: the cluster is made aside and renamed. Errors: ConfigError.
+        A crash in the middle does no harm: the cluster is created aside and renamed. Errors: ConfigError.
         """
         if self.adopt() is not None:
             return
@@ -126,12 +130,12 @@ class PostgresServer:
                 remedy="restore a backup (fks db backup/restore) into a new FKS_HOME",
             )
         self._write_conf(data, account)
-        clear_leftovers(data)
+        _clear_leftovers(data)
         self._ensure_password(data, account)
 
     def command(self) -> list[str]:
         """Return the argument list of the server process (no secrets in it)."""
-        return [*self._passage(), str(binaries.postgres("postgres")), "-D", str(self._paths.pgdata)]
+        return [*self._command_prefix(), str(binaries.postgres("postgres")), "-D", str(self._paths.pgdata)]
 
     def env(self) -> dict[str, str]:
         """Return the whole environment of the server process."""
@@ -145,11 +149,12 @@ class PostgresServer:
     def user(self) -> Account | None:
         """Return the system user to start it as (Popen's user and group); None for our own, or when `command` changes
         it."""
-        return None if self._passage() else self._runs_as()
+        return None if self._command_prefix() else self._runs_as()
 
-    def start(self, log: Path | None = None) -> subprocess.Popen[bytes]:
-        """Start the server (after `prepare`), its words appended to `log`. It is not ready yet: see `is_ready`."""
-        return spawn(self.command(), env=self.env(), account=self.user(), log=log, cwd=self._paths.pgdata.parent)
+    def launch(self, log: Path | None = None) -> Launch:
+        """Return how to start the server (after `prepare`), its output appended to `log`."""
+        popen = {"cwd": self._paths.pgdata.parent, **binaries.run_as(self.user())}
+        return Launch(self.command(), self.env(), err=log, popen=popen)
 
     def is_ready(self) -> bool:
         """Return whether the server takes connections, in a few milliseconds and without a password."""
@@ -161,30 +166,30 @@ class PostgresServer:
         return found.returncode == 0
 
     def adopt(self) -> int | None:
-        """Return the pid of a living postmaster on our data, one whose keeper died perhaps; None when there is none."""
+        """Return the pid of a living postmaster on our data, also one that a dead keeper left; None without one."""
         return postgres_pid(self._paths)
 
-    def stop(self, process: subprocess.Popen[bytes] | int, *, timeout_s: float = 10.0) -> None:
+    def stop(self, process: ProcessHandle | int, *, timeout_s: float = 10.0) -> None:
         """Stop a started or adopted server: fast shutdown, then immediate, then kill. Data is safe in each case."""
-        stop_process(process, (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL), timeout_s)
+        _stop(process, (signal.SIGINT, signal.SIGQUIT), timeout_s)
 
     def _prepare_account(self) -> Account | None:
         self._paths.home.mkdir(parents=True, exist_ok=True)
         account = self._runs_as()
-        self._passage()
+        self._command_prefix()
         return account
 
     def _runs_as(self) -> Account | None:
-        """Return the system user the server has, by whichever way it gets there."""
+        """Return the system user the server runs as."""
         if self._account is None and os.geteuid() == 0:
             self._account = binaries.postgres_account(self._paths.pgdata)
         return self._account
 
-    def _passage(self) -> list[str]:
+    def _command_prefix(self) -> list[str]:
         account = self._runs_as()
         if account is None:
             return []
-        return binaries.passage(account, binaries.postgres("postgres"), self._paths.home / "postgres")
+        return binaries.command_prefix(account, binaries.postgres("postgres"), self._paths.home / "postgres")
 
     def _initialise(self, data: Path, account: Account | None) -> None:
         if data.exists() and any(data.iterdir()):
@@ -252,7 +257,7 @@ class PostgresServer:
 
     def _tool(self, name: str, *args: str, text: str = "") -> None:
         done = subprocess.run(
-            [*self._passage(), str(binaries.postgres(name)), *args],
+            [*self._command_prefix(), str(binaries.postgres(name)), *args],
             input=text.encode(),
             capture_output=True,
             check=False,
@@ -260,9 +265,9 @@ class PostgresServer:
             cwd="/",
             **binaries.run_as(self.user()),
         )
-        said = done.stderr.decode(errors="replace")
-        if done.returncode != 0 or "ERROR:" in said or "FATAL:" in said:
-            last = next((line for line in reversed(said.splitlines()) if ":" in line), "no word").replace(
+        output = done.stderr.decode(errors="replace")
+        if done.returncode != 0 or "ERROR:" in output or "FATAL:" in output:
+            last = next((line for line in reversed(output.splitlines()) if ":" in line), "no output").replace(
                 self._password, "***"
             )
             raise ConfigError(f"PostgreSQL's {name} failed: {last.strip()}", remedy="run 'fks doctor'")
@@ -312,21 +317,21 @@ class RedisServer:
         """Return None: Redis runs as ourselves."""
         return None
 
-    def start(self, log: Path | None = None) -> subprocess.Popen[bytes]:
-        """Start the server (after `prepare`), its words appended to `log`. It is not ready yet: see `is_ready`."""
-        return spawn(self.command(), env=self.env(), account=None, log=log, cwd=self._paths.redis_dir)
+    def launch(self, log: Path | None = None) -> Launch:
+        """Return how to start the server (after `prepare`), its output appended to `log`."""
+        return Launch(self.command(), self.env(), err=log, popen={"cwd": self._paths.redis_dir})
 
     def is_ready(self) -> bool:
         """Return whether the server answers a PING with our password."""
         return binaries.redis_answers(self._socket, self._password)
 
     def adopt(self) -> int | None:
-        """Return the pid of a living server of ours, one whose keeper died perhaps; None when there is none."""
+        """Return the pid of a living server of ours, also one that a dead keeper left; None without one."""
         return redis_pid(self._paths)
 
-    def stop(self, process: subprocess.Popen[bytes] | int, *, timeout_s: float = 5.0) -> None:
+    def stop(self, process: ProcessHandle | int, *, timeout_s: float = 5.0) -> None:
         """Stop a started or adopted server."""
-        stop_process(process, (signal.SIGTERM, signal.SIGKILL), timeout_s)
+        _stop(process, (signal.SIGTERM,), timeout_s)
 
 
 def postgres_pid(paths: Paths) -> int | None:
@@ -353,21 +358,58 @@ def _redis_pidfile(paths: Paths) -> Path:
 
 def start_and_wait(
     server: PostgresServer | RedisServer, *, log: Path | None = None, timeout_s: float = 20.0
-) -> subprocess.Popen[bytes] | int:
+) -> ProcessHandle:
     """Prepare, start (or adopt) and wait until ready; for tests and commands that need the store while FKS is down.
 
     Errors: ConfigError when it cannot start, OutageError when it is not ready within `timeout_s`.
     """
     server.prepare()
     adopted = server.adopt()
-    process: subprocess.Popen[bytes] | int = adopted if adopted is not None else server.start(log)
+    process = ProcessHandle.of(adopted) if adopted is not None else None
+    is_ours = process is None
+    if process is None:
+        process = ProcessHandle.spawn(server.launch(log))
     end = time.monotonic() + timeout_s
     while not server.is_ready():
-        if isinstance(process, subprocess.Popen) and process.poll() is not None:
-            raise ConfigError(f"{server.name} ended at once with status {process.returncode}", remedy=last_words(log))
+        if not process.is_alive():
+            raise ConfigError(f"{server.name} ended at once with status {process.returncode}", remedy=_last_line(log))
         if time.monotonic() > end:
-            if isinstance(process, subprocess.Popen):
+            if is_ours:
                 server.stop(process)
-            raise OutageError(f"{server.name} is not ready after {timeout_s:g} s", remedy=last_words(log))
+            raise OutageError(f"{server.name} is not ready after {timeout_s:g} s", remedy=_last_line(log))
         time.sleep(0.02)
     return process
+
+
+def _stop(process: ProcessHandle | int, signals: tuple[signal.Signals, ...], timeout_s: float) -> None:
+    """Send `signals` one after the other until the process ends, giving each `timeout_s`; then kill it."""
+    handle = ProcessHandle.of(process) if isinstance(process, int) else process
+    if handle is not None:
+        handle.stop_blocking([(number, timeout_s) for number in signals])
+
+
+def _clear_leftovers(data: Path) -> None:
+    """Wait for the backends of a postmaster killed with -9 (they notice and leave), kill those that hang, remove the
+    pid file.
+
+    PostgreSQL itself refuses to start while one runs, or when the pid was given to another process.
+    """
+    end = time.monotonic() + LEFTOVERS_S
+    while leftovers := [
+        p for p in psutil.process_iter(["name"]) if p.info["name"] == "postgres" and runs_in(p.pid, "postgres", data)
+    ]:
+        if time.monotonic() > end:
+            for process in leftovers:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        time.sleep(0.05)
+    (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _last_line(log: Path | None) -> str:
+    """Return the last line a failed server wrote, as a remedy."""
+    try:
+        lines = log.read_text(errors="replace").splitlines() if log is not None else []
+    except OSError:
+        lines = []
+    return f"its last output: {lines[-1].strip()}" if lines else "run 'fks doctor'"

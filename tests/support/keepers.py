@@ -24,7 +24,7 @@ from fks.node.keeper import Keeper
 from fks.node.lock import keeper_lock
 from fks.node.service import Seen
 from fks.node.spec import Policy, ServiceSpec
-from fks.process.handle import Launch, Process, holding
+from fks.process.handle import Launch, ProcessHandle, find_by_command
 from fks.supervision.spec import Intensity
 from tests.support.ports import CollectingLog
 from tests.support.waiting import wait_until
@@ -48,7 +48,7 @@ def small(paths: Paths, name: str, *args: str, **changes: Any) -> ServiceSpec:
         command = [sys.executable, "-S", str(PROGRAM), str(ready), *args]
         return Launch(command, dict(os.environ), err=paths.logs / f"{name}.log")
 
-    async def is_ready(process: Process) -> bool:
+    async def is_ready(process: ProcessHandle) -> bool:
         return pids_of(paths, name)[:1] == [process.pid] and _state(process.pid) != "T"
 
     options: dict[str, Any] = {"stop": ((signal.SIGTERM, 5.0),), "start_s": 5.0}
@@ -56,7 +56,7 @@ def small(paths: Paths, name: str, *args: str, **changes: Any) -> ServiceSpec:
         name=name,
         launch=launch,
         is_ready=is_ready,
-        find=lambda: next(iter(holding(str(ready))), None),
+        find=lambda: next(iter(find_by_command(str(ready))), None),
         log=paths.logs / f"{name}.log",
         **(options | changes),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import asyncpg
 
 from fks.config.paths import Paths
 from fks.config.secrets import load_secrets
+from fks.process.handle import ProcessHandle
 from fks.servers import binaries
 from fks.servers.embedded import PostgresServer, start_and_wait
 from tests.support import servers
@@ -58,7 +58,7 @@ class ReplicatedPostgres:
         self._servers = [_Replicating(first)]
         self._password = load_secrets(first).postgres_password.get_secret_value()
         self._primary = start_and_wait(self._servers[0], log=first.logs / "postgres.log")
-        self._standby: subprocess.Popen[bytes] | int | None = None
+        self._standby: ProcessHandle | None = None
         self._point_to(first)
 
     @property
@@ -122,10 +122,8 @@ class ReplicatedPostgres:
 
     def fail_over(self) -> None:
         """Kill the primary with kill -9, promote the standby, and move the address to it."""
-        pid = self._primary.pid if isinstance(self._primary, subprocess.Popen) else self._primary
-        os.kill(pid, signal.SIGKILL)
-        if isinstance(self._primary, subprocess.Popen):
-            self._primary.wait(10)
+        assert self._primary.send(signal.SIGKILL)
+        assert self._primary.wait(10)
         self._standby = start_and_wait(self._servers[1], log=self._paths[1].logs / "postgres.log")
         self._servers[1].tool("pg_ctl", "promote", "-w", "-D", str(self._paths[1].pgdata), password="")
         self._point_to(self._paths[1])

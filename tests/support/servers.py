@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,9 +84,8 @@ class MortalPostgres:
 
     def kill(self) -> None:
         """kill -9, of the postmaster: return when it is gone."""
-        assert isinstance(self._process, subprocess.Popen), "one of this home ran already"
-        self._process.kill()
-        self._process.wait(10)
+        assert self._process.send(signal.SIGKILL)
+        assert self._process.wait(10)
 
     def stop(self) -> None:
         self._server.stop(self._process)

@@ -15,7 +15,7 @@ from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets
 from fks.config.settings import Ray, Settings
 from fks.node.ray_node import forget_storage, ray_env, ray_service
-from fks.process.handle import Process, members
+from fks.process.handle import ProcessHandle, session_members
 from tests.support.waiting import until
 
 CONTROL_S = 5.0
@@ -33,7 +33,7 @@ def node(tmp_path):
 async def test_a_killed_gcs_interrupts_nobody_and_control_is_back_within_five_seconds(node):
     paths, settings = node
     spec = ray_service(paths, settings)
-    process = Process.spawn(spec.launch())
+    process = ProcessHandle.spawn(spec.launch())
     try:
         await until(lambda: spec.is_ready(process), deadline_s=90.0)
         address = f"127.0.0.1:{settings.ray.gcs_port}"
@@ -52,6 +52,6 @@ async def test_a_killed_gcs_interrupts_nobody_and_control_is_back_within_five_se
         assert list(paths.gcs_dir.iterdir())
     finally:
         await process.stop(spec.stop, is_group=True)
-    assert members(process.pid) == []
+    assert session_members(process.pid) == []
     forget_storage(paths)
     assert not paths.gcs_dir.exists()

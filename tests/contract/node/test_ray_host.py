@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fks.node.ray_host import GCS, RAYLET, kind_of
-from fks.process.handle import members, start_mark
+from fks.process.handle import session_members, start_mark
 from tests.support.waiting import wait_until
 
 STARTER = """
@@ -47,19 +47,19 @@ def family(tmp_path):
         ]
         host = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
         started.append(host)
-        assert "minds gcs" in host.stderr.readline()
+        assert "watches gcs" in host.stderr.readline()
         return host
 
     yield start
     for host in started:
-        for pid in members(host.pid):
+        for pid in session_members(host.pid):
             os.kill(pid, signal.SIGKILL)
         host.wait(5)
 
 
 def daemons(host):
     found = {}
-    for pid in members(host.pid):
+    for pid in session_members(host.pid):
         with suppress(OSError):  # it may end while we look
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if name := kind_of(words):

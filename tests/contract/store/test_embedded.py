@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from fks.config.paths import Paths
 from fks.config.secrets import ensure_secrets, load_secrets
 from fks.model.errors import ConfigError
 from fks.servers import binaries, embedded
-from fks.servers.children import check_free, check_socket, own_directory
+from fks.servers.directories import check_free, check_socket, own_directory
 from fks.servers.embedded import PostgresServer, RedisServer, start_and_wait
 from fks.store.bus import Bus
 from tests.support import servers
@@ -55,10 +54,6 @@ def _family(pid: int) -> list[psutil.Process]:
     return [parent, *parent.children(recursive=True)]
 
 
-def _pid(process: subprocess.Popen[bytes] | int) -> int:
-    return process if isinstance(process, int) else process.pid
-
-
 def _check_closed(process: psutil.Process, secret: str) -> None:
     assert secret not in " ".join(process.cmdline())
     assert secret not in "".join(process.environ().values())
@@ -76,7 +71,7 @@ async def _ask(url: str, statement: str) -> object:
 async def test_postgres_listens_on_a_private_socket_only_and_shows_no_secret(
     home: Paths, postgres_here: PostgresServer
 ) -> None:
-    pid = _pid(start_and_wait(postgres_here, log=home.logs / "postgres.log"))
+    pid = start_and_wait(postgres_here, log=home.logs / "postgres.log").pid
     secret = load_secrets(home).postgres_password.get_secret_value()
     for process in _family(pid):
         with contextlib.suppress(psutil.NoSuchProcess):  # workers come and go
@@ -99,9 +94,8 @@ async def test_a_postmaster_killed_with_its_data_comes_back_with_it(home: Paths,
     durable = PostgresServer(home, load_secrets(home))  # fsync on, as in production
     process = start_and_wait(durable)
     await _ask(durable.url(), "CREATE TABLE kept AS SELECT 42 AS n")
-    os.kill(_pid(process), signal.SIGKILL)
-    if isinstance(process, subprocess.Popen):
-        process.wait(5.0)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(5.0)
     assert durable.adopt() is None
     assert (home.pgdata / "postmaster.pid").exists()
     start_and_wait(durable)
@@ -109,10 +103,10 @@ async def test_a_postmaster_killed_with_its_data_comes_back_with_it(home: Paths,
 
 
 def test_a_living_postmaster_is_adopted_and_not_doubled(home: Paths, postgres_here: PostgresServer) -> None:
-    pid = _pid(start_and_wait(postgres_here))
+    pid = start_and_wait(postgres_here).pid
     other = PostgresServer(home, load_secrets(home), is_durable=False)
     assert other.adopt() == pid
-    assert start_and_wait(other) == pid
+    assert start_and_wait(other).pid == pid
     other.stop(pid)
     assert other.adopt() is None
     assert not other.is_ready()
@@ -174,11 +168,11 @@ def test_a_socket_path_that_is_too_long_is_refused() -> None:
 def test_a_socket_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(ConfigError, match="somebody else"):
+    with pytest.raises(ConfigError, match="another user"):
         own_directory(tmp_path / "link", mode=0o700)
     if os.geteuid() == 0:
         os.chown(tmp_path / "real", 65534, 65534)
-        with pytest.raises(ConfigError, match="somebody else"):
+        with pytest.raises(ConfigError, match="another user"):
             own_directory(tmp_path / "real", mode=0o700)
 
 
@@ -201,8 +195,8 @@ async def test_a_home_that_only_root_can_reach_works_without_opening_it(closed_h
     process = start_and_wait(server, log=closed_home.logs / "postgres.log")
     try:
         assert await _ask(server.url(), "SELECT 1") == 1
-        assert server.adopt() == _pid(process)
-        assert psutil.Process(_pid(process)).uids().real != 0
+        assert server.adopt() == process.pid
+        assert psutil.Process(process.pid).uids().real != 0
         assert stat.S_IMODE(closed_home.home.parent.stat().st_mode) == 0o700
     finally:
         server.stop(process)
@@ -218,7 +212,7 @@ def test_a_home_that_even_root_cannot_lend_a_way_to_is_explained(
 
 
 async def test_redis_demands_its_password_and_shows_it_nowhere(home: Paths, redis_here: RedisServer) -> None:
-    pid = _pid(start_and_wait(redis_here, log=home.logs / "redis.log"))
+    pid = start_and_wait(redis_here, log=home.logs / "redis.log").pid
     secret = load_secrets(home).redis_password.get_secret_value()
     _check_closed(psutil.Process(pid), secret)
     assert stat.S_IMODE((home.redis_dir / "redis.conf").stat().st_mode) == 0o600
@@ -230,19 +224,18 @@ async def test_redis_demands_its_password_and_shows_it_nowhere(home: Paths, redi
 
 def test_a_living_redis_is_adopted_and_a_killed_one_started_again(home: Paths, redis_here: RedisServer) -> None:
     process = start_and_wait(redis_here)
-    pid = _pid(process)
+    pid = process.pid
     assert RedisServer(home, load_secrets(home)).adopt() == pid
     os.kill(pid, signal.SIGKILL)
-    if isinstance(process, subprocess.Popen):
-        process.wait(5.0)
+    assert process.wait(5.0)
     assert redis_here.adopt() is None
     wait_until(lambda: not redis_here.is_ready())
-    assert _pid(start_and_wait(redis_here)) != pid
+    assert start_and_wait(redis_here).pid != pid
 
 
-def test_a_server_that_cannot_start_says_its_last_words(
+def test_server_that_cannot_start_reports_its_last_output(
     home: Paths, redis_here: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "_REDIS_CONF", "nonsense here\n")
-    with pytest.raises(ConfigError, match="last words"):
+    with pytest.raises(ConfigError, match="last output"):
         start_and_wait(redis_here, log=home.logs / "redis.log")

@@ -17,8 +17,8 @@ import orjson
 import pytest
 
 from fks.config.paths import Paths
-from fks.process.child import Process, facts, last_lines
-from fks.process.crash_files import crash_file, exit_file
+from fks.process.crash_files import crash_file, exit_file, exit_of, last_lines
+from fks.process.handle import ProcessHandle
 from fks.process.log import log_file
 from fks.supervision import How
 from tests.support.waiting import until
@@ -60,6 +60,10 @@ def child(paths: Paths) -> Iterator[Any]:
         yield process
 
 
+def hold(pid: int) -> ProcessHandle | None:
+    return ProcessHandle.hold(pid, command=b"ray")
+
+
 async def reaped(process: Any) -> None:
     """Fetch the exit code, as its parent does."""
     await until(lambda: process.poll() is not None)
@@ -76,30 +80,30 @@ async def test_kill_9_is_seen_within_50_ms_with_its_signal(paths: Paths) -> None
         seconds < 0.05 for seconds in took_s
     ):  # a busy machine may keep us waiting, not always
         with started(paths) as child:
-            held = Process.hold(child.pid)
+            held = hold(child.pid)
             assert held is not None
             start = time.monotonic()
             os.kill(child.pid, signal.SIGKILL)
-            assert await held.gone(5.0)
+            assert await held.ended(5.0)
             took_s.append(time.monotonic() - start)
             await reaped(child)
-            end = await facts(How.CRASH, "died", held, paths, "orders")
+            end = await exit_of(How.CRASH, "died", held, paths, "orders")
             assert (end.is_gone, end.how, end.is_inferred) == (True, How.CRASH, False)
-            if await held.status() is not None:  # the kernel tells since 6.15
+            if await held.wait_status() is not None:  # the kernel tells since 6.15
                 assert (end.signal, end.exit_code, end.reason) == (9, None, "died: signal SIGKILL")
             held.close()
     assert min(took_s) < 0.05, took_s
 
 
 async def test_an_error_is_told_with_its_exit_code_traceback_and_last_lines(child: Any, paths: Paths) -> None:
-    held = Process.hold(child.pid)
+    held = hold(child.pid)
     assert held is not None
     log_file(paths, "orders").write_text("".join(f'{{"n":{n}}}\n' for n in range(9)))
     exit_file(paths, "orders").write_bytes(orjson.dumps({"code": 3, "traceback": "Traceback\n  line\nValueError: no"}))
     end_with(child, "3\n")
-    assert await held.gone(5.0)
+    assert await held.ended(5.0)
     await reaped(child)
-    end = await facts(How.CRASH, "died", held, paths, "orders")
+    end = await exit_of(How.CRASH, "died", held, paths, "orders")
     assert (end.exit_code, end.signal, end.reason) == (3, None, "died: exit code 3: ValueError: no")
     assert end.last_lines == tuple(f'{{"n":{n}}}' for n in range(4, 9))
     assert end.traceback.endswith("ValueError: no")
@@ -109,27 +113,27 @@ async def test_an_error_is_told_with_its_exit_code_traceback_and_last_lines(chil
 async def test_what_an_older_process_left_is_not_told_of_this_one(child: Any, paths: Paths) -> None:
     exit_file(paths, "orders").write_bytes(orjson.dumps({"code": 3, "traceback": "ValueError: long ago"}))
     os.utime(exit_file(paths, "orders"), (1, 1))
-    held = Process.hold(child.pid)
+    held = hold(child.pid)
     assert held is not None
     await held.kill()
-    assert (await facts(How.KILLED, "over its deadline", held, paths, "orders")).traceback == ""
+    assert (await exit_of(How.KILLED, "over its deadline", held, paths, "orders")).traceback == ""
     held.close()
 
 
 async def test_a_hung_process_says_where_it_stands(child: Any, paths: Paths) -> None:
-    held = Process.hold(child.pid)
+    held = hold(child.pid)
     assert held is not None
     end_with(child, "\n")
     assert await asyncio.to_thread(child.stdout.readline) == "here\n"
     assert await held.kill(is_hung=True)
-    end = await facts(How.HUNG, "hung", held, paths, "orders")
+    end = await exit_of(How.HUNG, "hung", held, paths, "orders")
     assert "where_it_stands" in end.traceback
     assert (end.is_gone, end.signal, end.is_inferred) == (True, 9, True)
     held.close()
 
 
 async def test_a_stopped_process_dies_all_the_same(child: Any) -> None:
-    held = Process.hold(child.pid)
+    held = hold(child.pid)
     assert held is not None
     os.kill(child.pid, signal.SIGSTOP)
     assert await asyncio.wait_for(held.kill(is_hung=True), 2.0)
@@ -138,9 +142,9 @@ async def test_a_stopped_process_dies_all_the_same(child: Any) -> None:
 
 def test_nobody_elses_process_is_ever_held() -> None:
     with subprocess.Popen(["sleep", "60"]) as stranger:
-        assert Process.hold(stranger.pid) is None
+        assert hold(stranger.pid) is None
         stranger.kill()
-    assert Process.hold(stranger.pid) is None
+    assert hold(stranger.pid) is None
 
 
 def test_a_log_that_is_not_there_has_no_last_lines(tmp_path: Path) -> None:

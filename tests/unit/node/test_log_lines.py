@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fks.config.paths import Paths
 from fks.config.settings import Log as LogSettings
-from fks.process.log import Redactor, SharedRotatingHandler, last_words, log_file, open_log, tail
+from fks.process.log import Redactor, SharedRotatingHandler, last_output, log_file, open_log, tail
 
 SECRET = "hK3mZ0-not-to-be-seen-anywhere-91"
 
@@ -161,12 +161,12 @@ def test_tail_shows_the_last_lines_without_secrets(tmp_path):
     assert tail(tmp_path / "none", 5, Redactor()) == []
 
 
-def test_last_words_are_for_people_not_a_traceback(tmp_path):
+def test_last_output_are_for_people_not_a_traceback(tmp_path):
     file = tmp_path / "x.log"
     file.write_text(
         'starting\nTraceback (most recent call last):\n  File "/x.py", line 1, in <module>\n    import y\n    '
         "^^^^^^^^\n"
         f"ModuleNotFoundError: No module named 'y' {SECRET}\n"
     )
-    assert last_words(file, 5, Redactor((SECRET,))) == "    starting\n    ModuleNotFoundError: No module named 'y' ***"
-    assert last_words(tmp_path / "none", 5, Redactor()) == ""
+    assert last_output(file, 5, Redactor((SECRET,))) == "    starting\n    ModuleNotFoundError: No module named 'y' ***"
+    assert last_output(tmp_path / "none", 5, Redactor()) == ""

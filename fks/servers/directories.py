@@ -1,0 +1,48 @@
+"""Disk space, socket paths and directories of our own servers: checked before they are used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from fks.model.errors import ConfigError
+from fks.servers.binaries import Account
+
+FREE_MIN_MB = 500
+SOCKET_MAX = 107  # bytes of sockaddr_un.sun_path
+
+
+def check_free(home: Path, *, free_min_mb: int = FREE_MIN_MB) -> None:
+    """Raise ConfigError when the disk under `home` has less than `free_min_mb` MB free."""
+    place = next(parent for parent in (home, *home.parents) if parent.exists())
+    free_mb = shutil.disk_usage(place).free // 1_000_000
+    if free_mb < free_min_mb:
+        raise ConfigError(
+            f"only {free_mb} MB free under {place} (at least {free_min_mb} MB)",
+            remedy="free some, or set FKS_HOME to another disk",
+        )
+
+
+def check_socket(path: Path) -> None:
+    """Raise ConfigError when `path` is too long for a unix socket."""
+    size = len(os.fsencode(path))
+    if size > SOCKET_MAX:
+        raise ConfigError(
+            f"socket path {path} has {size} bytes (at most {SOCKET_MAX})", remedy="set TMPDIR to a short path"
+        )
+
+
+def own_directory(path: Path, *, mode: int, account: Account | None = None) -> None:
+    """Make `path` a directory of ours (of `account`), exactly `mode`.
+
+    Errors: ConfigError when another user owns it or it is a link: names under /tmp can be guessed.
+    """
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    found = path.lstat()
+    if path.is_symlink() or found.st_uid not in {os.geteuid(), account.uid if account else os.geteuid()}:
+        raise ConfigError(f"{path} belongs to another user (uid {found.st_uid})", remedy="remove it, or set TMPDIR")
+    if account is not None and found.st_uid != account.uid:
+        os.chown(path, account.uid, account.gid)
+    if found.st_mode & 0o777 != mode:
+        path.chmod(mode)

@@ -1,1 +1,1 @@
-"""Bars: where they lie in time, how they are built from trades and smaller bars, and what makes one valid. Pure."""
+"""Bars: buckets of time, aggregation of trades and smaller bars, trading calendars, validation. Pure."""

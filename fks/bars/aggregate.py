@@ -1,10 +1,10 @@
-"""Trades into bars, small bars into large ones: pure, exact, in UTC.
+"""Aggregation of trades into bars and of small bars into larger ones: pure, exact, in UTC.
 
-The smallest timeframe (the base) is built from trades; base bars are contiguous in time, empty ones flat at the close
-before them with volume 0, as Binance and Kraken write them (of an exchange that writes none, none is given out). Every
-larger bar is the fold of its base bars and seals with the base bar that ends where it ends. A silent bar adds nothing
-to a fold but time, so a bar's open is its first trade's price. Prices are compared and volumes summed as Decimal; the
-float of a bar is made once, when it seals.
+The smallest timeframe (the base) is built from trades. Base bars are contiguous in time; a no-trade bar is flat at the
+previous close with volume 0, as Binance and Kraken send it (for an exchange that sends none, none is emitted). Every
+larger bar is the fold of its base bars and is sealed together with the base bar that ends where it ends. A no-trade bar
+adds only time to a fold, so a bar's open is its first trade's price. Prices are compared and volumes summed as Decimal;
+the floats of a bar are computed once, when it is sealed.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from fks.model.market import TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start
 
 ZERO = Decimal(0)
-#: where a trade stands among the others of its bar
-Place = tuple[int, int]
+#: sort key of a trade among the trades of its bar
+TradeKey = tuple[int, int]
 
 
 def exact_decimal(value: float) -> Decimal:
-    """Return the shortest decimal of a float: the venue's own text again, up to 15 digits."""
+    """Return the shortest decimal of a float, which is the exchange's own text up to 15 digits."""
     return Decimal(repr(value))
 
 
 @dataclass(slots=True)
 class OpenBar:
-    """A bar that is still being made.
+    """A bar that is not sealed yet.
 
-    `is_spoken`: somebody traded. Until then its prices, if `has_price`, are those of silent smaller bars, which count
-    for nothing once somebody trades. `is_empty`: it is known that nobody did. `first` and `last` are the places of the
-    trades that made open and close.
+    `has_trades`: it holds a trade. Before the first one its prices, if `has_price`, are those of smaller no-trade bars
+    and are replaced by it. `is_empty`: it is certain that nothing was traded. `first` and `last` are the keys of the
+    trades that set open and close.
     """
 
     start_ns: int
@@ -51,49 +51,48 @@ class OpenBar:
     volume: Decimal = ZERO
     trades: int = 0
     is_complete: bool = True
-    is_spoken: bool = False
+    has_trades: bool = False
     has_price: bool = False
     is_empty: bool = True
-    first: Place = (0, 0)
-    last: Place = (0, 0)
+    first: TradeKey = (0, 0)
+    last: TradeKey = (0, 0)
 
     @staticmethod
     def at(time_ns: int, timeframe: str) -> OpenBar:
-        """Return the empty bar that holds `time_ns`."""
+        """Return an empty bar whose time range contains `time_ns`."""
         start = bar_start(time_ns, timeframe)
         return OpenBar(start, bar_end(start, timeframe))
 
-    def add(self, trade: PublicTrade, place: Place | None = None) -> None:
-        """Count a trade in. None: it stands after all before it; else it stands at `place`, whenever it comes."""
+    def add(self, trade: PublicTrade, key: TradeKey | None = None) -> None:
+        """Add a trade. `key` orders it among the trades of the bar; None: it is later than all trades added before."""
         price = trade.price
-        if not self.is_spoken:
+        if not self.has_trades:
             self.open = self.high = self.low = price
-            self.is_spoken, self.is_empty = True, False
-            self.first = place or self.first
+            self.has_trades, self.is_empty = True, False
+            self.first = key or self.first
         elif price > self.high:
             self.high = price
         elif price < self.low:
             self.low = price
-        if place is None:
+        if key is None:
             self.close = price
-        elif place >= self.last:
-            self.last, self.close = place, price
-        elif place < self.first:
-            self.first, self.open = place, price
+        elif key >= self.last:
+            self.last, self.close = key, price
+        elif key < self.first:
+            self.first, self.open = key, price
         self.volume += trade.quantity
         self.trades += trade.count
 
     def fold(self, later: OpenBar) -> None:
-        """Count in a smaller bar that follows all that was counted before.
+        """Add a smaller bar that is later than everything added before.
 
-        A silent one adds nothing but time, unless all of them are silent: a source without volumes is silent
-        throughout.
+        A no-trade bar adds only time, unless all bars are no-trade bars, as those of a source without volumes are.
         """
         self.is_complete = self.is_complete and later.is_complete
         self.is_empty = self.is_empty and later.is_empty
-        if not (later.is_spoken or (later.has_price and not self.is_spoken)):
+        if not (later.has_trades or (later.has_price and not self.has_trades)):
             return
-        is_first = not self.is_spoken if later.is_spoken else not self.has_price
+        is_first = not self.has_trades if later.has_trades else not self.has_price
         if is_first:
             self.open, self.high, self.low = later.open, later.high, later.low
         else:
@@ -101,12 +100,12 @@ class OpenBar:
         self.close = later.close
         self.volume += later.volume
         self.trades += later.trades
-        self.is_spoken = self.is_spoken or later.is_spoken
+        self.has_trades = self.has_trades or later.has_trades
         self.has_price = True
 
     def fold_bar(self, bar: Bar) -> None:
-        """Count in a sealed smaller bar that follows all that was counted before."""
-        is_spoken = bar.trades > 0 or bar.volume > 0
+        """Add a sealed smaller bar that is later than everything added before."""
+        has_trades = bar.trades > 0 or bar.volume > 0
         self.fold(
             OpenBar(
                 bar.time_ns,
@@ -118,18 +117,18 @@ class OpenBar:
                 exact_decimal(bar.volume),
                 bar.trades,
                 bar.is_complete,
-                is_spoken,
+                has_trades,
                 True,
-                bar.is_empty or (not is_spoken and bar.high == bar.low),
+                bar.is_empty or (not has_trades and bar.high == bar.low),
             )
         )
 
     def seal(self, exchange: str, symbol: str, timeframe: str, previous: Decimal | None) -> Bar | None:
-        """Return the finished bar, flat at `previous` when nothing traded; None when there is no price at all.
+        """Return the finished bar, flat at `previous` when nothing was traded; None when there is no price at all.
 
         A number that float64 cannot hold as written makes the bar incomplete: it never reaches a strategy.
         """
-        if not self.is_spoken and not self.has_price:
+        if not self.has_trades and not self.has_price:
             if previous is None:
                 return None
             self.open = self.high = self.low = self.close = previous
@@ -152,22 +151,20 @@ class OpenBar:
         )
 
 
-def place_of(trade: PublicTrade, ids: TradeIds) -> Place:
-    """Return where a trade stands among others, by what its exchange's ids prove: by id, or by time where they are
-    opaque."""
+def trade_key(trade: PublicTrade, ids: TradeIds) -> TradeKey:
+    """Return the sort key of a trade: its id first, or its time first where ids are opaque."""
     return (trade.time_ns, trade.trade_id) if ids is TradeIds.OPAQUE else (trade.trade_id, trade.time_ns)
 
 
 class BarBuilder:
     """Builds every timeframe of one symbol from trades.
 
-    `ids` is what the exchange's ids prove: with it, trades of an unfinished base bar may come in any order (each once),
-    and open and close are those of the first and the last by id or time. None: the order in which they come is theirs.
+    `ids` is what the exchange's ids prove: with it, trades of the open base bar may be added in any order (each once),
+    and open and close are the prices of the first and the last by id or time. None: trades are added in order.
 
-    `start_ns` is a boundary of the base timeframe; `seeds` hold what the larger bars had gathered before it (absent:
-    the larger bar that began earlier is marked incomplete). `previous` is the last price before `start_ns`.
-    `emits_empty`: bars in which nobody traded are given out (flat, flagged), as the exchange's own are; else they are
-    left out.
+    `start_ns` is a boundary of the base timeframe; `seeds` hold the open larger bars up to it (absent: a larger bar
+    that began earlier is marked incomplete). `previous` is the last price before `start_ns`. `emits_empty`: no-trade
+    bars are emitted (flat, flagged), as the exchange does; else they are left out.
     """
 
     def __init__(
@@ -196,7 +193,7 @@ class BarBuilder:
 
     @property
     def open_ns(self) -> int:
-        """Return where the unfinished base bar begins: everything before is sealed."""
+        """Return the open time of the unfinished base bar: everything before it is sealed."""
         return self._bar.start_ns
 
     @property
@@ -211,11 +208,12 @@ class BarBuilder:
         return bar.trades + self._bar.trades if bar is not None and bar.start_ns == start_ns else None
 
     def add(self, trade: PublicTrade) -> list[Bar] | None:
-        """Count a trade in; return the bars it seals. None: too late, its bar is sealed and it counts nowhere."""
+        """Add a trade; return the bars that it seals. None: it is too late, its bar is sealed, and it is not
+        counted."""
         if trade.time_ns < self._bar.start_ns:
             return None
         sealed = self.seal_through(bar_start(trade.time_ns, self.base)) if trade.time_ns >= self._bar.end_ns else []
-        self._bar.add(trade, None if self._ids is None else place_of(trade, self._ids))
+        self._bar.add(trade, None if self._ids is None else trade_key(trade, self._ids))
         return sealed
 
     def seal_through(self, time_ns: int) -> list[Bar]:
@@ -227,7 +225,7 @@ class BarBuilder:
 
     def _seal_base(self, sealed: list[Bar]) -> None:
         done = self._bar
-        if done.is_spoken:
+        if done.has_trades:
             self._previous = done.close
         for frame in self._larger:
             self._open[frame].fold(done)
@@ -259,7 +257,8 @@ class BarBuilder:
 def fold_bars(bars: Iterable[Bar], timeframe: str, until_ns: int, *, since_ns: int | None = None) -> list[Bar]:
     """Return `timeframe` bars folded from smaller ones in order, only those that end at or before `until_ns`.
 
-    The bars tell everything from `since_ns` on (None: from the first one's open); what begins earlier is left out.
+    The bars cover all time from `since_ns` on (None: from the first one's open); larger bars that begin earlier are
+    left out.
     """
     made: list[Bar] = []
     current: OpenBar | None = None

@@ -1,4 +1,7 @@
-"""Where bars lie, in columns: fks.model.timeframe for whole arrays. UTC; weeks open on Monday, months on the first."""
+"""Open and end times of bars, for whole arrays. Times are UTC; weeks open on Monday, months on the first day.
+
+fks.model.timeframe has the same for single times.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ _MONDAY_NS = 4 * 86400 * NS
 
 
 def length_of(timeframe: str) -> int:
-    """Return the length used to order timeframes, seconds; a month counts as its longest, and so does what is
-    unknown."""
+    """Return the length used to order timeframes, seconds; a month counts 31 days, and so does an unknown
+    timeframe."""
     return TIMEFRAMES.get(timeframe, 0) or 31 * 86400
 
 
@@ -24,7 +27,7 @@ def by_length(timeframes: Iterable[str]) -> tuple[str, ...]:
 
 
 def divides(small: str, large: str) -> bool:
-    """Return whether bars of `large` begin and end where bars of `small` do: whole ones of it make one of them."""
+    """Return whether bars of `large` begin and end where bars of `small` do, so that they can be built from them."""
     if TIMEFRAMES[small] == 0 or length_of(small) >= length_of(large):
         return False
     return 86400 % TIMEFRAMES[small] == 0 if large in ("1w", "1M") else TIMEFRAMES[large] % TIMEFRAMES[small] == 0
@@ -48,7 +51,7 @@ def ends_of(start_ns: Ints, timeframe: str) -> Ints:
 
 
 def starts_within(from_ns: int, to_ns: int, timeframe: str) -> Ints:
-    """Return the open times of all bars that share a moment with [from, to): the first may begin before it."""
+    """Return the open times of all bars that overlap [from, to): the first may begin before `from`."""
     if to_ns <= from_ns:
         return np.empty(0, dtype=np.int64)
     first, last = bar_start(from_ns, timeframe), bar_start(to_ns - 1, timeframe)

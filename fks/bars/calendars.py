@@ -1,10 +1,9 @@
-"""When a market trades, and which bars are therefore expected.
+"""Trading calendars of markets, and the bars that each calendar expects.
 
-`24/7` needs nothing. Every other name is one of exchange_calendars (XNYS, CMES, …), which is imported when the first
-question comes. A bar is expected when its market is open for at least a moment of it: bars lie in UTC buckets whatever
-the session (a day of Globex is a UTC day, Sunday's is short; an hour of New York that begins at 13:00 UTC holds half an
-hour of trading). Closed nights, weekends, holidays, the second half of an early close: no bar is expected, none
-missing.
+`24/7` is built in. Every other name is one of exchange_calendars (XNYS, CMES, …), which is imported on first use. A bar
+is expected when its market is open for at least a moment of it: bars lie in UTC buckets whatever the session (a day of
+Globex is a UTC day, Sunday's is short; an hour of New York that begins at 13:00 UTC holds half an hour of trading). In
+closed nights, weekends, holidays and the second half of an early close no bar is expected, so none is missing.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ ALWAYS = "24/7"
 #: the first and last year that sessions are made for; a time outside is a wrong unit, not a market
 YEAR_FIRST, YEAR_LAST = 1980, 2100
 _MARGIN_NS = 10 * 86400 * NS  # a session may begin in another year than it ends
-#: exchange_calendars lets Globex trade through its daily break; (calendar: the hour of a regular close there, when it
-#: really is, minutes after midnight, and since which day)
+#: exchange_calendars has no daily break of Globex. Calendar: (hour of a regular close there, ((first day, minutes after
+#: midnight of the real close), …))
 _DAILY_BREAKS: dict[str, tuple[int, tuple[tuple[str, int], ...]]] = {
     "CMES": (17, (("1980-01-01", 16 * 60 + 15), ("2015-09-21", 16 * 60))),
 }
@@ -52,8 +51,7 @@ class Calendar(Protocol):
 
 
 def calendar_of(name: str) -> Calendar:
-    """Return the calendar called so: `24/7` or a name of exchange_calendars. Errors: ConfigError names what is
-    wrong."""
+    """Return the calendar of this name: `24/7` or one of exchange_calendars. Errors: ConfigError for another name."""
     return AlwaysOpen() if name == ALWAYS else _sessions_of(name)
 
 
@@ -63,7 +61,7 @@ def is_open_at(calendar: Calendar, time_ns: int) -> bool:
 
 
 class AlwaysOpen:
-    """Crypto: it trades at every moment, so every bar is expected."""
+    """The calendar of crypto exchanges: always open, so every bar is expected."""
 
     name = ALWAYS
 
@@ -80,7 +78,7 @@ class AlwaysOpen:
 
 
 class Sessions:
-    """A market that opens and closes. Sessions are made as far as they are asked for, and kept."""
+    """A market that opens and closes. Sessions are computed for the years that are asked for, and cached."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -114,7 +112,7 @@ class Sessions:
         return found[(found >= from_ns) & (found < to_ns)]
 
     def _reach(self, from_ns: int, to_ns: int) -> None:
-        """Make sessions for the years from one time to another, unless they are there."""
+        """Compute the sessions of all years from one time to another, unless they are cached."""
         first, last = _year(from_ns - _MARGIN_NS), _year(to_ns + _MARGIN_NS)
         if self._years[0] <= first and last <= self._years[1]:
             return
@@ -152,7 +150,7 @@ def _made(name: str, year_first: int, year_last: int) -> tuple[Ints, Ints]:
 
     try:
         made = exchange_calendars.get_calendar(name, start=f"{year_first}-01-01", end=f"{year_last}-12-31")
-    except ValueError as error:  # its holidays are not known so far back, or ahead
+    except ValueError as error:  # its holidays are unknown so far back or ahead
         raise InputError(str(error), code="CALENDAR_RANGE", remedy="ask for a nearer time") from None
     opens, closes = _nanos(made.opens), _nanos(made.closes)
     if name in _DAILY_BREAKS:

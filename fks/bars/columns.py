@@ -1,5 +1,5 @@
-"""Bars and trades in columns into larger bars, for research and imports: the same bars as fks.bars.aggregate makes one
-by one, exactly, many at a time."""
+"""Aggregation of bars and trades in columns, for research and imports. The results equal those of
+fks.bars.aggregate."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from fks.model.errors import InputError
 from fks.model.timeframe import check_timeframe
 
 _PLACES_MAX = 12
-_SAMPLE = 512  # rows that say how many decimal places a column has, before all are asked
+_SAMPLE = 512  # rows in which the number of decimal places is looked for first
 _SUM_MAX = 2.0**62
 
 
 def aggregate_bars(bars: Bars, timeframe: str, *, start_ns: int | None = None, end_ns: int | None = None) -> Bars:
     """Return `bars` in a larger timeframe, as the exchange itself would write them.
 
-    The rows tell all of [start_ns, end_ns), by default from the first row's open to the last row's end; bars that begin
-    or end outside are left out, and so is one without any row. A row of volume 0 among rows with volume is a silent
-    one: it adds nothing but its close (a bar's open is its first trade's price). Rows that are missing inside are not
-    noticed here (fks.history.gaps does). Volumes are summed as whole numbers of the smallest place in the column, so
-    sums are exact.
-    Errors: InputError when the timeframe is not made of the bars' own, a volume has more than 12 places, or those of
-    one bar are too much to be summed so.
+    The rows cover all of [start_ns, end_ns), by default from the first row's open to the last row's end; bars that
+    begin or end outside are left out, and so is one without any row. A row of volume 0 among rows with volume is a
+    no-trade bar: only its close counts (a bar's open is its first trade's price). Missing rows are not detected here
+    (fks.history.gaps does that). Volumes are summed as whole numbers of the smallest place in the column, so sums are
+    exact. Errors: InputError when the timeframe is not made of the bars' own, a volume has more than 12 places, or
+    those of one bar are too much to be summed so.
     """
     check_timeframe(timeframe)
     if timeframe != bars.timeframe and not divides(bars.timeframe, timeframe):
@@ -34,11 +33,11 @@ def aggregate_bars(bars: Bars, timeframe: str, *, start_ns: int | None = None, e
     starts = starts_of(bars.time_ns, timeframe)
     edge = np.flatnonzero(np.diff(starts, prepend=starts[0] - 1))
     last = np.append(edge[1:], len(starts)) - 1
-    spoken = bars.volume > 0
+    has_trades = bars.volume > 0
     open_, high, low = bars.open[edge], bars.high, bars.low
-    if not bool(spoken.all()):
-        high, low = _without_silence(edge, spoken, high, low)
-        open_ = bars.open[_first_spoken(edge, spoken)]
+    if not bool(has_trades.all()):
+        high, low = _without_no_trade_rows(edge, has_trades, high, low)
+        open_ = bars.open[_first_traded(edge, has_trades)]
     made = Bars(
         bars.symbol,
         timeframe,
@@ -59,7 +58,7 @@ def aggregate_bars(bars: Bars, timeframe: str, *, start_ns: int | None = None, e
 def aggregate_trades(
     symbol: str, timeframe: str, time_ns: Ints, price: Floats, quantity: Floats, *, start_ns: int, end_ns: int
 ) -> Bars:
-    """Return the bars that trades amount to, whole ones inside [start_ns, end_ns) in which somebody traded.
+    """Return the bars built from trades: whole bars inside [start_ns, end_ns) that hold at least one trade.
 
     Trades are in the exchange's order; shapes (n,). Errors: InputError when times step back, a quantity has more than
     12 places, or those of one bar are too much to be summed exactly.
@@ -94,25 +93,25 @@ def _columns(bars: Bars) -> tuple[Ints | Floats, ...]:
     return (bars.time_ns, bars.open, bars.high, bars.low, bars.close, bars.volume)
 
 
-def _without_silence(edge: Ints, spoken: np.ndarray, high: Floats, low: Floats) -> tuple[Floats, Floats]:
-    """Return highs and lows in which silent rows of groups that also trade are neutral for max and min."""
-    sizes = np.diff(edge, append=len(spoken))
-    mute = ~spoken & np.repeat(np.logical_or.reduceat(spoken, edge), sizes)
-    return np.where(mute, -np.inf, high), np.where(mute, np.inf, low)
+def _without_no_trade_rows(edge: Ints, has_trades: np.ndarray, high: Floats, low: Floats) -> tuple[Floats, Floats]:
+    """Return highs and lows in which no-trade rows of groups that also trade are neutral for max and min."""
+    sizes = np.diff(edge, append=len(has_trades))
+    is_neutral = ~has_trades & np.repeat(np.logical_or.reduceat(has_trades, edge), sizes)
+    return np.where(is_neutral, -np.inf, high), np.where(is_neutral, np.inf, low)
 
 
-def _first_spoken(edge: Ints, spoken: np.ndarray) -> Ints:
-    """Return the row of each group's first trade; its first row when the whole group is silent."""
-    rows = np.where(spoken, np.arange(len(spoken)), len(spoken))
+def _first_traded(edge: Ints, has_trades: np.ndarray) -> Ints:
+    """Return the row of each group's first trade; its first row when no row of the group has trades."""
+    rows = np.where(has_trades, np.arange(len(has_trades)), len(has_trades))
     first = np.minimum.reduceat(rows, edge)
-    return np.where(first == len(spoken), edge, first)
+    return np.where(first == len(has_trades), edge, first)
 
 
 def _sums(column: Floats, edge: Ints) -> Floats:
     """Return the exact sum of each group, as the float nearest to it. Errors: InputError when one is too large for
     that."""
     places, scaled = _scaled(column)
-    # groups are summed one by one: what overflows is a group, never the column
+    # only the sum of a group can overflow: groups are summed one by one
     if float(np.add.reduceat(np.abs(scaled), edge).max()) >= _SUM_MAX:
         raise InputError(
             f"the volumes of one bar add up to more than {_SUM_MAX / 10.0**places:.3g}, which {places} decimal places "

@@ -1,11 +1,11 @@
-"""What is believed of the bars and trades that come in, and what is not: pure judgements, each with its reason.
+"""Validation of incoming bars and trades: pure checks, each with its reason.
 
-Two kinds. *Refused*: it cannot be true (high below low, a negative price, a time off the grid); it is never stored as a
-bar. *Doubted*: it may be true and usually is not (a price far outside what the last bars did, a print while the market
-is closed); the exchange is asked again, and its own repeated word settles it. Of history it is held back until then. A
-live bar is not: it was stored and told when it sealed, and stands there until the exchange's word corrects it, with a
-revision. Either way it goes to the quarantine with its reason and all its numbers. Nothing is repaired, clipped or
-filled in here.
+There are two kinds of faults. *Refused*: the value cannot be true (high below low, a negative price, a time off the
+grid); it is never stored as a bar. *Suspect*: it may be true and usually is not (a price far outside the range of the
+last bars, a print while the market is closed); the exchange is queried again, and a second equal answer confirms it.
+Suspect bars of history are held back until then. A live bar was stored and published when it was sealed; it stays until
+the exchange's answer corrects it with a revision. Both kinds go to the quarantine with the reason and all numbers.
+Nothing is repaired, clipped or filled in here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from fks.bars.buckets import ends_of, starts_of
 from fks.bars.calendars import Calendar
-from fks.bars.outliers import MOVE_MIN, REMEMBERED, Usual
+from fks.bars.outliers import MOVE_MIN, REMEMBERED, OutlierDetector
 from fks.model.bar import Bar, Bars, Floats, Ints, PublicTrade
 from fks.model.timeframe import NS, iso
 
@@ -28,7 +28,7 @@ OLDEST_NS = 315_532_800 * NS  # 1980: anything older is a wrong unit
 
 
 class Reason(StrEnum):
-    """Why something is not believed. The words are what the quarantine shows."""
+    """Reasons of a fault. Their values are stored in the quarantine."""
 
     NOT_A_NUMBER = "not_a_number"
     NOT_POSITIVE = "not_positive"
@@ -44,15 +44,15 @@ class Reason(StrEnum):
     OUTLIER = "outlier"
 
 
-#: it may be true; every other reason says that it cannot
-DOUBTS = frozenset({Reason.OFF_SESSION, Reason.OUTLIER})
+#: reasons of values that may be true; every other reason proves that a value is wrong
+SUSPECT = frozenset({Reason.OFF_SESSION, Reason.OUTLIER})
 #: of a row with several faults the first of these is named
 _ORDER = tuple(Reason)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What is wrong with one row. `detail` has the numbers."""
+class Fault:
+    """One fault of one row. `detail` has the numbers."""
 
     row: int
     time_ns: int
@@ -61,18 +61,18 @@ class Finding:
 
     @property
     def is_refused(self) -> bool:
-        """Return whether it cannot be true; else it is only doubted."""
-        return self.reason not in DOUBTS
+        """Return whether the row cannot be true; else it is only suspect."""
+        return self.reason not in SUSPECT
 
 
 def check_bars(
-    bars: Bars, *, now_ns: int | None = None, calendar: Calendar | None = None, usual: Usual | None = None
-) -> list[Finding]:
-    """Return what is wrong with columns, at most one finding a row, in row order.
+    bars: Bars, *, now_ns: int | None = None, calendar: Calendar | None = None, outliers: OutlierDetector | None = None
+) -> list[Fault]:
+    """Return the faults of columns, at most one per row, in row order.
 
-    `now_ns` finds bars that are not over yet; `calendar` those outside a session; `usual` outliers: it goes on from the
-    rows before and is left knowing these. Of rows with one time the first counts; the others are DUPLICATE (equal) or
-    CONFLICT.
+    `now_ns` is needed to find bars that are not over yet, `calendar` for bars outside a session, `outliers` for
+    outliers: its state continues from earlier rows and includes these afterwards. Of rows with one time the first
+    counts; the others are DUPLICATE (equal) or CONFLICT.
     """
     if not len(bars):
         return []
@@ -87,48 +87,48 @@ def check_bars(
     for reason in reversed(_ORDER):
         if reason in faults:
             verdict[faults[reason]] = _ORDER.index(reason) + 1
-    told = _outliers(bars, verdict, usual) if usual is not None else {}
-    for row in told:
+    details = _outliers(bars, verdict, outliers) if outliers is not None else {}
+    for row in details:
         verdict[row] = _ORDER.index(Reason.OUTLIER) + 1
     return [
-        Finding(row, int(bars.time_ns[row]), reason, told.get(row) or _detail(bars, row, reason))
+        Fault(row, int(bars.time_ns[row]), reason, details.get(row) or _detail(bars, row, reason))
         for row in np.flatnonzero(verdict).tolist()
         for reason in (_ORDER[verdict[row] - 1],)
     ]
 
 
 def check_bar(
-    bar: Bar, *, now_ns: int | None = None, calendar: Calendar | None = None, usual: Usual | None = None
-) -> Finding | None:
-    """Return what is wrong with one bar, as `check_bars` does; an empty one must be flat and without volume."""
-    found = check_bars(Bars.of(bar.symbol, bar.timeframe, [bar]), now_ns=now_ns, calendar=calendar, usual=usual)
+    bar: Bar, *, now_ns: int | None = None, calendar: Calendar | None = None, outliers: OutlierDetector | None = None
+) -> Fault | None:
+    """Return the fault of one bar, as `check_bars` does; an empty one must be flat and without volume."""
+    found = check_bars(Bars.of(bar.symbol, bar.timeframe, [bar]), now_ns=now_ns, calendar=calendar, outliers=outliers)
     if found:
         return found[0]
     if bar.is_empty and not (bar.volume == 0 and bar.trades == 0 and bar.low == bar.high):
-        return Finding(0, bar.time_ns, Reason.INCONSISTENT, "nobody traded, and yet it has a range, a volume or trades")
+        return Fault(0, bar.time_ns, Reason.INCONSISTENT, "no trades, and yet it has a range, a volume or trades")
     return None
 
 
-def check_trade(trade: PublicTrade, *, now_ns: int | None = None) -> Finding | None:
-    """Return why a public trade cannot be true; None when it can. Prices below zero, which some
-    futures have known, are refused."""
+def check_trade(trade: PublicTrade, *, now_ns: int | None = None) -> Fault | None:
+    """Return why a public trade cannot be true; None when it can. Prices below zero are refused, although some futures
+    have traded there."""
     price, quantity = trade.price, trade.quantity
     if not (price.is_finite() and quantity.is_finite()):
-        reason, told = Reason.NOT_A_NUMBER, f"price {price}, quantity {quantity}"
+        reason, detail = Reason.NOT_A_NUMBER, f"price {price}, quantity {quantity}"
     elif price <= 0:
-        reason, told = Reason.NOT_POSITIVE, f"price {price}"
+        reason, detail = Reason.NOT_POSITIVE, f"price {price}"
     elif quantity < 0:
-        reason, told = Reason.NEGATIVE_VOLUME, f"quantity {quantity}"
+        reason, detail = Reason.NEGATIVE_VOLUME, f"quantity {quantity}"
     elif trade.time_ns < OLDEST_NS or (now_ns is not None and trade.time_ns > now_ns + SKEW_NS):
-        reason, told = Reason.TIME, f"time {trade.time_ns} ns is not between 1980 and now"
+        reason, detail = Reason.TIME, f"time {trade.time_ns} ns is not between 1980 and now"
     else:
         return None
-    return Finding(0, trade.time_ns, reason, told)
+    return Fault(0, trade.time_ns, reason, detail)
 
 
-def without(bars: Bars, findings: Sequence[Finding], *, keep_doubted: bool = False) -> Bars:
-    """Return the rows that nothing was found about; `keep_doubted` keeps those that are only doubted."""
-    rows = [f.row for f in findings if f.is_refused or not keep_doubted]
+def without(bars: Bars, faults: Sequence[Fault], *, keep_suspect: bool = False) -> Bars:
+    """Return the rows without a fault; `keep_suspect` keeps those that are only suspect."""
+    rows = [f.row for f in faults if f.is_refused or not keep_suspect]
     if not rows:
         return bars
     keep = np.ones(len(bars), dtype=np.bool_)
@@ -138,7 +138,7 @@ def without(bars: Bars, findings: Sequence[Finding], *, keep_doubted: bool = Fal
 
 
 def _faults(bars: Bars, now_ns: int | None) -> dict[Reason, np.ndarray]:
-    """Return for each reason which rows it is true of; shapes (n,) of bool."""
+    """Return the rows that have each fault. Shapes: (n,) of bool."""
     prices = (bars.open, bars.high, bars.low, bars.close)
     times = bars.time_ns
     top, bottom = np.maximum(bars.open, bars.close), np.minimum(bars.open, bars.close)
@@ -163,8 +163,8 @@ def _faults(bars: Bars, now_ns: int | None) -> dict[Reason, np.ndarray]:
 
 
 def _repeats(bars: Bars, sound: Ints) -> dict[Reason, np.ndarray]:
-    """Return the rows whose time was there before, and those that stand before an earlier row, of the rows that are
-    sound: one absurd time puts no other row out of order."""
+    """Return, of the rows without another fault, those that repeat a time and those that are out of order. An absurd
+    time puts no other row out of order."""
     made = {
         reason: np.zeros(len(bars), dtype=np.bool_)
         for reason in (Reason.DUPLICATE, Reason.CONFLICT, Reason.OUT_OF_ORDER)
@@ -185,7 +185,7 @@ def _repeats(bars: Bars, sound: Ints) -> dict[Reason, np.ndarray]:
 
 
 def _opens_inside(bars: Bars, calendar: Calendar, is_open: np.ndarray) -> np.ndarray:
-    """Return which bars hold a moment of trading: most open in one; of the others the buckets are looked up."""
+    """Return the bars that overlap a session. Most bars open inside one; the others are looked up in the calendar."""
     inside = is_open.copy()
     rest = np.flatnonzero(~is_open & (bars.time_ns >= OLDEST_NS) & (bars.time_ns < 2**63 // 2))
     if len(rest):
@@ -195,36 +195,36 @@ def _opens_inside(bars: Bars, calendar: Calendar, is_open: np.ndarray) -> np.nda
     return inside
 
 
-def _outliers(bars: Bars, verdict: Ints, usual: Usual) -> dict[int, str]:
-    """Judge the rows without a fault in order; return why some are outliers.
+def _outliers(bars: Bars, verdict: Ints, outliers: OutlierDetector) -> dict[int, str]:
+    """Check the rows without a fault in order; return the reasons of the outliers by row.
 
-    Only a row that moves far from the close before it can be one: the stretches between such rows are remembered whole.
+    Only a row that moves far from the close before it can be one: the rows between such rows are remembered at once.
     """
     rows = np.flatnonzero(verdict == 0)
     if not len(rows):
         return {}
     low, high, close = bars.low[rows], bars.high[rows], bars.close[rows]
-    before = np.concatenate([[usual.close or close[0]], close[:-1]])
+    before = np.concatenate([[outliers.close or close[0]], close[:-1]])
     moves = np.maximum(np.log(high / before), np.log(before / low))
     far = np.flatnonzero(moves > MOVE_MIN)
-    told: dict[int, str] = {}
-    at = 0 if usual.close else 1
+    details: dict[int, str] = {}
+    at = 0 if outliers.close else 1
     if at:
-        usual.judge(float(low[0]), float(high[0]), float(close[0]))
+        outliers.check(float(low[0]), float(high[0]), float(close[0]))
     while at < len(rows):
         nearest = int(np.searchsorted(far, at))
         stop = int(far[nearest]) if nearest < len(far) else len(rows)
         if stop > at:
-            usual.remember(moves[max(at, stop - REMEMBERED) : stop].tolist(), float(close[stop - 1]))
+            outliers.remember(moves[max(at, stop - REMEMBERED) : stop].tolist(), float(close[stop - 1]))
         at = stop
         while at < len(rows):
-            why = usual.judge(float(low[at]), float(high[at]), float(close[at]))
+            why = outliers.check(float(low[at]), float(high[at]), float(close[at]))
             if why:
-                told[int(rows[at])] = why
+                details[int(rows[at])] = why
             at += 1
-            if not usual.is_in_doubt:
+            if not outliers.is_last_suspect:
                 break
-    return told
+    return details
 
 
 def _detail(bars: Bars, row: int, reason: Reason) -> str:

@@ -221,7 +221,7 @@ def judge(feed: SymbolFeed, bars: Iterable[Bar]) -> None:
     """
     frame = next((name for name in feed.frames if length_of(name) >= 60), "")
     for bar in bars:
-        if bar.timeframe == frame and bar.low > 0 and (why := feed.usual.judge(bar.low, bar.high, bar.close)):
+        if bar.timeframe == frame and bar.low > 0 and (why := feed.outliers.check(bar.low, bar.high, bar.close)):
             feed.doubted.append((bar, why))
 
 

@@ -19,7 +19,7 @@ from decimal import Decimal
 from itertools import compress
 
 from fks.bars.aggregate import BarBuilder
-from fks.bars.outliers import Usual
+from fks.bars.outliers import OutlierDetector
 from fks.feed.exchange_clock import Event, Present
 from fks.feed.findings import Doubt, FeedState, Gap, Sealed
 from fks.feed.liveness import Pulses
@@ -79,7 +79,7 @@ class SymbolFeed:
         self.sealed, self.revised = deque[Sealed](), deque[Sealed]()
         self.trades: deque[PublicTrade] = deque()
         self.outages = Outages(symbol)
-        self.usual = Usual()
+        self.outliers = OutlierDetector()
         self.doubted: deque[tuple[Bar, str]] = deque()
         #: when trades came whose bars were sealed already: these bars are asked for again
         self.late_ns: set[int] = set()

@@ -10,8 +10,8 @@ import numpy as np
 
 from fks.bars.aggregate import length_of
 from fks.bars.calendars import ALWAYS, Calendar, calendar_of
-from fks.bars.outliers import Usual
-from fks.bars.validation import Finding, check_bars
+from fks.bars.outliers import OutlierDetector
+from fks.bars.validation import Fault, check_bars
 from fks.exchanges.registry import EXCHANGES, capabilities_of
 from fks.files.column_mapping import Layout, find_layout
 from fks.files.problem import problem
@@ -68,7 +68,7 @@ class FileBars:
     missing: int
     gaps: int
     gap_longest: int
-    doubts: tuple[Finding, ...]
+    doubts: tuple[Fault, ...]
     doubted: tuple[str, ...]
     notes: tuple[str, ...]
     calendar: str = ALWAYS
@@ -109,7 +109,9 @@ def read_bars(path: Path, wanted: Wanted, *, now_ns: int) -> FileBars:
         notes.append("no volume: stored as 0")
     calendar = None if wanted.calendar == ALWAYS else calendar_of(wanted.calendar)
     holes = _holes(bars, calendar)
-    doubts = tuple(doubt for doubt in check_bars(bars, usual=Usual(), calendar=calendar) if not doubt.is_refused)
+    doubts = tuple(
+        doubt for doubt in check_bars(bars, outliers=OutlierDetector(), calendar=calendar) if not doubt.is_refused
+    )
     return FileBars(
         path,
         layout.form,

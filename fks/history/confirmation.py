@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
-from fks.bars.outliers import Usual
-from fks.bars.validation import DOUBTS, Reason, check_bars
+from fks.bars.outliers import OutlierDetector
+from fks.bars.validation import SUSPECT, Reason, check_bars
 from fks.model.bar import Bar, Bars
 from fks.model.timeframe import bar_end, bar_start
 from fks.store.quarantine import Held, Numbers, QuarantineStore, Verdict, numbers_of
@@ -60,8 +60,8 @@ class Belief:
         more."""
         if not bars:
             return []
-        found = check_bars(Bars.of(bars[0].symbol, bars[0].timeframe, bars), usual=Usual())
-        findings = [finding for finding in found if finding.reason in DOUBTS]
+        found = check_bars(Bars.of(bars[0].symbol, bars[0].timeframe, bars), outliers=OutlierDetector())
+        findings = [finding for finding in found if finding.reason in SUSPECT]
         if not findings:
             return list(bars)
         known = await self._known(bars)

@@ -20,7 +20,7 @@ import pytest
 
 from fks.bars.aggregate import BarBuilder, OpenBar, aggregate_bars, aggregate_trades, fold_bars
 from fks.bars.calendars import calendar_of
-from fks.bars.outliers import Usual
+from fks.bars.outliers import OutlierDetector
 from fks.bars.validation import Reason, check_bars
 from fks.files.sample import sample_tape
 from fks.model.bar import Bar, Bars, Ints, PublicTrade
@@ -216,7 +216,7 @@ def test_the_calendar_knows_which_recorded_bars_are_missing() -> None:
 
 @recorded
 def test_prints_while_globex_is_closed_are_found() -> None:
-    found = check_bars(shared("cme_NQ_06-25_1m", "1m"), calendar=calendar_of("CMES"), usual=Usual())
+    found = check_bars(shared("cme_NQ_06-25_1m", "1m"), calendar=calendar_of("CMES"), outliers=OutlierDetector())
     assert [finding.reason for finding in found] == [Reason.OFF_SESSION] * 33
 
 
@@ -247,6 +247,6 @@ def test_prints_while_globex_is_closed_are_found() -> None:
 def test_recorded_bars_are_believed_but_for_prints_that_were_absurd(
     name: str, timeframe: str, doubted: list[str]
 ) -> None:
-    found = check_bars(shared(name, timeframe), usual=Usual())
+    found = check_bars(shared(name, timeframe), outliers=OutlierDetector())
     assert [iso(finding.time_ns) for finding in found] == doubted
     assert {finding.reason for finding in found} <= {Reason.OUTLIER}

@@ -1,4 +1,4 @@
-"""Bars are exactly what their trades amount to, in every timeframe."""
+"""Bars are exactly the aggregate of their trades, in every timeframe."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def built(trades: list[PublicTrade], frames: tuple[str, ...] = ALL, through_ns: 
 
 @given(streams())
 @settings(max_examples=60, deadline=None)
-def test_bars_equal_the_slow_sum_of_their_trades(trades: list[PublicTrade]) -> None:
+def test_bars_equal_a_plain_sum_of_their_trades(trades: list[PublicTrade]) -> None:
     bars = built(trades)
     for frame in ("1s", "5s", "1m"):
-        spoken = slow_bars(trades, frame)
+        traded = slow_bars(trades, frame)
         mine = {bar.time_ns: bar for bar in bars if bar.timeframe == frame and bar.is_complete}
-        for start, (open_, high, low, close, volume, count) in spoken.items():
+        for start, (open_, high, low, close, volume, count) in traded.items():
             if start not in mine:  # it began before the builder, or is not over
                 assert start < bar_start(trades[0].time_ns, "1s") or bar_end(start, frame) > bar_end(
                     bar_start(trades[-1].time_ns, "1m"), "1m"
@@ -85,7 +85,7 @@ def test_bars_equal_the_slow_sum_of_their_trades(trades: list[PublicTrade]) -> N
 
 @given(streams())
 @settings(max_examples=60, deadline=None)
-def test_base_bars_are_contiguous_and_silent_ones_flat(trades: list[PublicTrade]) -> None:
+def test_base_bars_are_contiguous_and_no_trade_bars_flat(trades: list[PublicTrade]) -> None:
     bars = [bar for bar in built(trades) if bar.timeframe == "1s"]
     assert [bar.time_ns for bar in bars] == [bars[0].time_ns + i * NS for i in range(len(bars))]
     for before, bar in itertools.pairwise(bars):
@@ -140,9 +140,7 @@ def test_a_builder_started_in_the_middle_with_seeds_makes_the_same_bars(trades: 
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)
-def test_inside_a_bar_the_order_in_which_trades_come_is_no_matter(
-    trades: list[PublicTrade], ids: TradeIds, dice: Random
-) -> None:
+def test_order_of_trades_inside_a_bar_does_not_matter(trades: list[PublicTrade], ids: TradeIds, dice: Random) -> None:
     shuffled = sorted(trades, key=lambda t: (bar_start(t.time_ns, "5s"), dice.random()))
     builder = BarBuilder("binance", "BTCUSDT", ("5s", "1m"), bar_start(trades[0].time_ns, "5s"), ids=ids)
     bars: list[Bar] = []
@@ -161,7 +159,7 @@ def test_months_and_weeks_end_where_the_calendar_says() -> None:
     assert not [b for b in bars if b.timeframe == "1M" and b.time_ns // NS == 1_706_745_600 and b.is_complete]
 
 
-def test_a_bars_open_is_its_first_trade_even_after_silence() -> None:
+def test_open_is_the_first_trade_after_no_trade_bars() -> None:
     bars = built(
         [trade(1, START, "10"), trade(2, START + 62 * NS, "20"), trade(3, START + 200 * NS, "1")], ("1s", "1m")
     )
@@ -169,7 +167,7 @@ def test_a_bars_open_is_its_first_trade_even_after_silence() -> None:
     assert (minute.open, minute.high, minute.low, minute.close) == (20.0, 20.0, 20.0, 20.0)
 
 
-def test_a_late_trade_counts_nowhere() -> None:
+def test_late_trade_is_not_counted() -> None:
     builder = BarBuilder("binance", "BTCUSDT", ("1s",), START)
     builder.add(trade(1, START, "10"))
     builder.seal_through(START + NS)
@@ -189,7 +187,7 @@ def test_nothing_is_sealed_before_there_is_a_price() -> None:
     assert builder.seal_through(START + 20 * NS) == []
 
 
-def test_an_exchange_that_writes_no_empty_bars_gets_none() -> None:
+def test_no_empty_bars_where_the_exchange_sends_none() -> None:
     stream = [trade(1, START, "10"), trade(2, START + 3 * NS, "11"), trade(3, START + 70 * NS, "12")]
     builder = BarBuilder("coinbase", "BTCUSDT", ("1s", "5s", "1m"), START, emits_empty=False)
     bars = [bar for item in stream for bar in builder.add(item) or []]
@@ -203,7 +201,7 @@ def test_an_exchange_that_writes_no_empty_bars_gets_none() -> None:
     assert [bar.is_empty for bar in whole if bar.timeframe == "1s"][:4] == [False, True, True, False]
 
 
-def test_smaller_bars_may_be_absent_when_it_is_said_from_where_they_tell_everything() -> None:
+def test_smaller_bars_may_be_absent_after_since() -> None:
     minutes = [Bar("coinbase", "X", "1m", m * 60 * NS, 1.0 + m, 2.0 + m, 1.0, 1.5 + m, 0.1) for m in (2, 4, 6, 13)]
     assert [bar.time_ns // NS for bar in fold_bars(minutes, "5m", 900 * NS)] == [300, 600]
     whole = fold_bars(minutes, "5m", 900 * NS, since_ns=0)
@@ -218,7 +216,7 @@ def test_smaller_bars_may_be_absent_when_it_is_said_from_where_they_tell_everyth
         assert [mine.bar(row, "coinbase") for row in range(len(mine))] == expected
 
 
-def test_volumes_are_summed_exactly_whatever_their_places() -> None:
+def test_volumes_are_summed_exactly_at_any_precision() -> None:
     volumes = [0.1, 0.2, 0.3, 1e-8, 123456.12345678]
     rows = Bars("X", "1m", np.arange(5) * 60 * NS, *(np.ones(5) for _ in range(4)), np.array(volumes))
     assert aggregate_bars(rows, "5m").volume.tolist() == [float(sum(map(exact_decimal, volumes)))]
@@ -226,7 +224,7 @@ def test_volumes_are_summed_exactly_whatever_their_places() -> None:
         aggregate_bars(Bars("X", "1m", rows.time_ns, *(np.ones(5) for _ in range(4)), np.full(5, 1 / 3)), "5m")
 
 
-def test_what_overflows_is_one_bar_and_never_the_whole_column() -> None:
+def test_overflow_is_per_bar_not_per_column() -> None:
     rng = np.random.default_rng(1)
     volumes = np.round(rng.random(525_600) * 2e5, 8)
     rows = Bars(
@@ -250,7 +248,7 @@ def test_what_overflows_is_one_bar_and_never_the_whole_column() -> None:
 
 
 @pytest.mark.parametrize(("small", "large"), [("5m", "1m"), ("1M", "1w"), ("1w", "1M"), ("4h", "5m"), ("15m", "nine")])
-def test_what_cannot_be_made_says_so(small: str, large: str) -> None:
+def test_impossible_aggregation_is_refused(small: str, large: str) -> None:
     rows = Bars("X", small, np.arange(5) * 60 * NS, *(np.ones(5) for _ in range(5)))
     with pytest.raises(InputError) as error:
         aggregate_bars(rows, large)
@@ -283,7 +281,7 @@ def test_trades_in_columns_make_the_bars_of_the_builder(trades: list[PublicTrade
 
 
 @pytest.mark.parametrize("frame", ALL)
-def test_columns_and_scalars_agree_on_where_bars_begin(frame: str) -> None:
+def test_columns_and_scalars_agree_on_bar_starts(frame: str) -> None:
     times = np.array([START + i * 1_234_567_890_123_457 for i in range(200)], dtype=np.int64)
     assert [bar_start(int(t), frame) for t in times] == starts_of(times, frame).tolist()
 

@@ -1,4 +1,4 @@
-"""When markets trade, and which bars are expected of them."""
+"""Trading calendars, and the bars that are expected of each market."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_bar_is_expected_exactly_when_a_minute_of_it_trades(name: str, time_ns
     assert (opens < closes).all()
 
 
-def test_sessions_are_made_as_far_as_they_are_asked_for() -> None:
+def test_sessions_are_computed_for_the_requested_years() -> None:
     market = calendar_of("XNYS")
     for year in (2030, 1985, 2010):
         day = datetime(year, 7, 1, tzinfo=UTC)
@@ -118,7 +118,7 @@ def test_sessions_are_made_as_far_as_they_are_asked_for() -> None:
         assert 19 <= len(days) <= 23
 
 
-def test_a_calendar_that_knows_no_holidays_there_says_so_and_goes_on() -> None:
+def test_calendar_without_holidays_there_is_refused_and_goes_on() -> None:
     for name, text in (("XTKS", "1985-06-03"), ("XHKG", "2090-06-03")):
         with pytest.raises(InputError) as error:
             calendar_of(name).is_open(times(text))
@@ -130,7 +130,7 @@ def test_a_calendar_that_knows_no_holidays_there_says_so_and_goes_on() -> None:
     ]  # lunch
 
 
-def test_a_wrong_unit_and_a_wrong_name_say_so() -> None:
+def test_wrong_unit_and_wrong_name_are_refused() -> None:
     with pytest.raises(InputError, match="no time of a market") as error:
         calendar_of("XNYS").is_open(np.array([1_700_000_000_000], dtype=np.int64))  # ms
     assert error.value.code == "CALENDAR_RANGE"
@@ -138,7 +138,7 @@ def test_a_wrong_unit_and_a_wrong_name_say_so() -> None:
         calendar_of("NYC")
 
 
-def test_nobody_pays_for_calendars_who_needs_none() -> None:
+def test_always_open_does_not_load_calendars() -> None:
     code = (
         "import sys; from fks.bars import aggregate, validation, calendars; "
         "calendars.calendar_of('24/7').expected('1m', 0, 10**12);"

@@ -1,4 +1,4 @@
-"""What is believed of bars and trades, and why the rest is not."""
+"""Validation of bars and trades: what is accepted, and the reason of each fault."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fks.bars.calendars import calendar_of
-from fks.bars.outliers import AGREEING, BASIS, Usual
-from fks.bars.validation import Finding, Reason, check_bar, check_bars, check_trade, without
+from fks.bars.outliers import AGREEING, BASIS, OutlierDetector
+from fks.bars.validation import Fault, Reason, check_bar, check_bars, check_trade, without
 from fks.files.sample import sample_tape
 from fks.model.bar import Bar, Bars, PublicTrade
 from fks.model.timeframe import NS, bar_end, bar_start
@@ -41,7 +41,7 @@ def walk(length: int, seed: int = 1) -> Bars:
     return Bars("BTCUSDT", "1m", times, open_, high, low, close, np.ones(length))
 
 
-def reasons(found: list[Finding]) -> list[tuple[int, Reason]]:
+def reasons(found: list[Fault]) -> list[tuple[int, Reason]]:
     return [(finding.row, finding.reason) for finding in found]
 
 
@@ -61,39 +61,39 @@ def reasons(found: list[Finding]) -> list[tuple[int, Reason]]:
         ({"is_empty": True}, Reason.INCONSISTENT),
     ],
 )
-def test_what_cannot_be_true_is_refused(changes: dict[str, object], reason: Reason) -> None:
+def test_impossible_values_are_refused(changes: dict[str, object], reason: Reason) -> None:
     found = check_bar(bar(**changes))
     assert found is not None
     assert (found.reason, found.is_refused) == (reason, True)
     assert found.detail
 
 
-def test_a_sound_bar_and_an_empty_one_are_believed() -> None:
+def test_sound_and_empty_bars_are_accepted() -> None:
     assert check_bar(bar()) is None
     flat = bar(open=9.0, high=9.0, low=9.0, close=9.0, volume=0.0, trades=0, is_empty=True)
     assert check_bar(flat) is None
 
 
-def test_a_bar_that_is_not_over_is_no_bar() -> None:
+def test_unfinished_bar_is_refused() -> None:
     rows = columns(bar(0), bar(1), bar(2))
     assert reasons(check_bars(rows, now_ns=T0 + 2 * MINUTE + 1)) == [(2, Reason.NOT_CLOSED)]
     assert check_bars(rows, now_ns=T0 + 3 * MINUTE) == []
     assert reasons(check_bars(columns(bar(99)), now_ns=T0)) == [(0, Reason.TIME)]
 
 
-def test_repeats_and_disorder_are_told_apart() -> None:
+def test_repeats_and_disorder_have_different_reasons() -> None:
     rows = columns(bar(0), bar(2), bar(2), bar(1), bar(2, close=11.5), bar(3))
     assert reasons(check_bars(rows)) == [(2, Reason.DUPLICATE), (3, Reason.OUT_OF_ORDER), (4, Reason.CONFLICT)]
     assert without(rows, check_bars(rows)).time_ns.tolist() == [T0, T0 + 2 * MINUTE, T0 + 3 * MINUTE]
 
 
-def test_one_bad_row_takes_no_other_with_it() -> None:
+def test_bad_row_does_not_affect_other_rows() -> None:
     rows = columns(bar(0), bar(1, time_ns=T0 + 10**7 * MINUTE), bar(2, close=float("nan")), bar(2), bar(3))
     found = check_bars(rows, now_ns=T0 + 60 * MINUTE)
     assert reasons(found) == [(1, Reason.TIME), (2, Reason.NOT_A_NUMBER)]
 
 
-def test_a_print_while_the_market_is_closed_is_doubted() -> None:
+def test_print_outside_a_session_is_suspect() -> None:
     new_york = calendar_of("XNYS")
     rows = dataclasses.replace(columns(bar(0), bar(1)), time_ns=np.array([1_767_623_400 * NS, 1_767_650_400 * NS]))
     found = check_bars(rows, calendar=new_york)  # Monday 14:30 and 22:00 UTC
@@ -101,55 +101,57 @@ def test_a_print_while_the_market_is_closed_is_doubted() -> None:
     hour = Bars("SPY", "1h", np.array([1_767_621_600 * NS]), *(np.array([1.0]) for _ in range(5)))
     assert check_bars(hour, calendar=new_york) == []  # 14:00 holds the first half hour
     assert len(without(rows, found)) == 1
-    assert len(without(rows, found, keep_doubted=True)) == 2
+    assert len(without(rows, found, keep_suspect=True)) == 2
 
 
-def test_a_wick_is_doubted_and_is_no_part_of_what_is_usual() -> None:
+def test_outlier_is_suspect_and_not_part_of_the_median() -> None:
     rows = walk(300)
     rows.low[200] = 60.0
     rows.high[201] = 190.0
-    found = check_bars(rows, usual=Usual())
+    found = check_bars(rows, outliers=OutlierDetector())
     assert reasons(found) == [(200, Reason.OUTLIER), (201, Reason.OUTLIER)]
     assert "times the usual" in found[0].detail
 
 
-def test_a_market_that_has_moved_is_believed_after_a_few_bars() -> None:
+def test_moved_market_is_accepted_after_a_few_bars() -> None:
     rows = walk(300)
     for column in (rows.open, rows.high, rows.low, rows.close):
         column[200:] *= 1.5
-    assert reasons(check_bars(rows, usual=Usual())) == [(row, Reason.OUTLIER) for row in range(200, 200 + AGREEING - 1)]
+    assert reasons(check_bars(rows, outliers=OutlierDetector())) == [
+        (row, Reason.OUTLIER) for row in range(200, 200 + AGREEING - 1)
+    ]
 
 
-def test_too_little_to_know_what_is_usual_says_nothing() -> None:
+def test_no_outliers_before_there_are_enough_bars() -> None:
     rows = walk(BASIS)
     rows.high[-1] = 1000.0
-    assert check_bars(rows, usual=Usual()) == []
+    assert check_bars(rows, outliers=OutlierDetector()) == []
 
 
 @given(
     st.lists(st.integers(1, 399), max_size=6),
     st.lists(st.tuples(st.integers(0, 399), st.floats(0.3, 3.0)), max_size=12),
 )
-@example(cuts=[], bad=[(30, 0.5), (32, 0.5)])  # a bar in between that is believed ends a row of doubts
+@example(cuts=[], bad=[(30, 0.5), (32, 0.5)])  # an accepted bar in between ends a row of suspect ones
 @settings(max_examples=40, deadline=None)
-def test_in_one_piece_or_many_the_findings_are_the_same(cuts: list[int], bad: list[tuple[int, float]]) -> None:
+def test_faults_are_the_same_in_one_piece_or_many(cuts: list[int], bad: list[tuple[int, float]]) -> None:
     rows = walk(400)
     for row, factor in bad:
         for column in (rows.open, rows.high, rows.low, rows.close):
             column[row] *= factor
-    whole = [(f.time_ns, f.reason) for f in check_bars(rows, usual=Usual())]
+    whole = [(f.time_ns, f.reason) for f in check_bars(rows, outliers=OutlierDetector())]
     edges = sorted({0, *cuts, len(rows)})
-    usual, pieces = Usual(), []
+    outliers, pieces = OutlierDetector(), []
     for start, stop in itertools.pairwise(edges):
-        pieces += check_bars(rows[start:stop], usual=usual)
+        pieces += check_bars(rows[start:stop], outliers=outliers)
     assert [(f.time_ns, f.reason) for f in pieces] == whole
-    single = Usual()
-    one_by_one = [f for i in range(len(rows)) if (f := check_bar(rows.bar(i), usual=single))]
+    single = OutlierDetector()
+    one_by_one = [f for i in range(len(rows)) if (f := check_bar(rows.bar(i), outliers=single))]
     assert [(f.time_ns, f.reason) for f in one_by_one] == whole
 
 
-def test_three_recorded_months_are_believed_to_the_last_bar() -> None:
-    assert check_bars(sample_tape().bars(), usual=Usual(), calendar=calendar_of("24/7")) == []
+def test_three_recorded_months_have_no_fault() -> None:
+    assert check_bars(sample_tape().bars(), outliers=OutlierDetector(), calendar=calendar_of("24/7")) == []
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_three_recorded_months_are_believed_to_the_last_bar() -> None:
         ("10", "1", T0 + 30 * NS, None),
     ],
 )
-def test_trades_that_cannot_be_true(price: str, quantity: str, time_ns: int, reason: Reason | None) -> None:
+def test_impossible_trades_are_refused(price: str, quantity: str, time_ns: int, reason: Reason | None) -> None:
     found = check_trade(
         PublicTrade("binance", "BTCUSDT", 1, time_ns, Decimal(price), Decimal(quantity), False), now_ns=T0
     )
@@ -181,14 +183,12 @@ moments = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(0, 200).map(la
     st.sampled_from(["24/7", "XNYS"]),
 )
 @settings(max_examples=150, deadline=None)
-def test_whatever_comes_in_nothing_impossible_gets_through(
-    rows: list[tuple[float, ...]], frame: str, market: str
-) -> None:
+def test_no_impossible_value_passes_for_any_input(rows: list[tuple[float, ...]], frame: str, market: str) -> None:
     times = np.array([row[0] for row in rows], dtype=np.int64)
     bars = Bars("X", frame, times, *(np.array([row[i] for row in rows], dtype=np.float64) for i in range(1, 6)))
-    found = check_bars(bars, now_ns=T0 + 1000 * MINUTE, calendar=calendar_of(market), usual=Usual())
+    found = check_bars(bars, now_ns=T0 + 1000 * MINUTE, calendar=calendar_of(market), outliers=OutlierDetector())
     assert [finding.row for finding in found] == sorted({finding.row for finding in found})
-    good = without(bars, found, keep_doubted=True)
+    good = without(bars, found, keep_suspect=True)
     assert (np.diff(good.time_ns) > 0).all()
     assert (good.low > 0).all()
     assert (good.high < np.inf).all()

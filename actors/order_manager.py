@@ -56,14 +56,8 @@ class OrderManagerActor:
         )
 
         self._service = OrderManager(
-            db=c.db,
-            bus=c.bus,
-            venues=venues,
-            settings=c.settings,
-            clock=c.clock,
-            meter=c.meter,
-            log=c.log,
-            lease=c.lease,
+            c.runtime,
+            venues,
             kill_file=lambda: kill_mode(c.paths.kill_file),
             sent=SentIds(history.ask_before_ns),
         )

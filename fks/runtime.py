@@ -19,7 +19,7 @@ from fks.config.paths import Paths
 from fks.config.secrets import Secrets, load_secrets
 from fks.config.settings import Settings
 from fks.model.errors import OutageError
-from fks.model.ports import Log
+from fks.model.ports import Lease, Log, Meter
 from fks.process.log import open_log
 from fks.process.metrics import PrometheusMeter
 from fks.store.bus import Bus
@@ -30,6 +30,19 @@ from fks.store.runtime_config import overlaid
 SNAPSHOTS = "fks:snapshots"  # a hash in Redis: component -> its last metric snapshot
 SHARE_S = 10.0  # between two snapshots
 SHOWN_S = 60.0  # all of them end so long after the last one of anybody
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The services that the library object of a process works with; `lease` is its right to act in its role."""
+
+    settings: Settings
+    clock: Clock
+    db: Database
+    bus: Bus
+    log: Log
+    meter: Meter
+    lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,12 @@ class Component:
     lease: HeldLease | None
     config_version: int = 0  # of the runtime configuration in force here; 0 = the file alone
     is_config_current: bool = True  # False: opened while the database was away, with this node's copy or without one
+
+    @property
+    def runtime(self) -> Runtime:
+        """Return the services of a component that holds a lease."""
+        assert self.lease is not None, f"{self.name} holds no lease"
+        return Runtime(self.settings, self.clock, self.db, self.bus, self.log, self.meter, self.lease)
 
     @staticmethod
     async def open(name: str, *, epoch: int = 0, is_leased: bool = False, home: str | None = None) -> Component:

@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from fks.clock import Clock
 from fks.model.account import Account, Balance, Transfer, TransferKind
 from fks.model.errors import OutageError
 from fks.model.order import State
-from fks.model.ports import Lease, Log, Venue
+from fks.model.ports import Lease, Venue
 from fks.model.timeframe import NS
-from fks.order_manager.cache import OrderCache, VenueStatus
-from fks.order_manager.ledger import Ledger
-from fks.order_manager.publisher import Publisher
-from fks.order_manager.tasks import Tasks
+from fks.order_manager.cache import VenueStatus
+from fks.order_manager.context import Context
 from fks.portfolio.position import EXTERNAL
 from fks.store.accounts import AccountStore, HistoryRow
 from fks.store.db import Database
@@ -60,28 +57,12 @@ class AccountStores:
 class AccountBalances:
     """Balances of one venue in the book and in the tables. The venue's word replaces what fills made us expect."""
 
-    def __init__(
-        self,
-        venue: Venue,
-        status: VenueStatus,
-        cache: OrderCache,
-        ledger: Ledger,
-        clock: Clock,
-        *,
-        stores: AccountStores,
-        publisher: Publisher,
-        log: Log,
-        tasks: Tasks,
-    ) -> None:
+    def __init__(self, context: Context, venue: Venue, status: VenueStatus, stores: AccountStores) -> None:
         self._venue = venue
         self._status = status
-        self._cache = cache
-        self._ledger = ledger
-        self._clock = clock
-        self._accounts = stores.accounts
-        self._positions = stores.positions
-        self._log = log
-        self._tasks = tasks
+        self._accounts, self._positions = stores.accounts, stores.positions
+        self._cache, self._ledger, self._tasks = context.cache, context.ledger, context.tasks
+        self._clock, self._log = context.clock, context.log
         self._task: asyncio.Task[object] | None = None
         self._differences: dict[str, Decimal] = {}
         self._noted: tuple[Decimal, Decimal, Decimal] | None = None  # total, and what executions and fees had moved

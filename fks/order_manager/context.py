@@ -12,22 +12,41 @@ from fks.order_manager.cache import OrderCache
 from fks.order_manager.ledger import Ledger
 from fks.order_manager.publisher import Publisher
 from fks.order_manager.tasks import Tasks
+from fks.orders.crash_points import At
+from fks.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The surroundings of one order manager."""
+    """The surroundings of one order manager. `at` is called at the labelled points of the order path."""
 
+    runtime: Runtime
     venues: Mapping[str, Venue]
-    settings: Settings
-    clock: Clock
-    meter: Meter
-    log: Log
-    lease: Lease
     cache: OrderCache
     ledger: Ledger
     publisher: Publisher
     tasks: Tasks
+    at: At
+
+    @property
+    def settings(self) -> Settings:
+        return self.runtime.settings
+
+    @property
+    def clock(self) -> Clock:
+        return self.runtime.clock
+
+    @property
+    def meter(self) -> Meter:
+        return self.runtime.meter
+
+    @property
+    def log(self) -> Log:
+        return self.runtime.log
+
+    @property
+    def lease(self) -> Lease:
+        return self.runtime.lease
 
     @property
     def can_commit(self) -> bool:

@@ -10,16 +10,14 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
-from fks.clock import Clock
-from fks.config.settings import Settings
 from fks.model.account import Account, Environment, Transfer
 from fks.model.errors import OutageError
 from fks.model.order import State
-from fks.model.ports import Log, Venue
+from fks.model.ports import Venue
 from fks.model.timeframe import NS
 from fks.order_manager.balances import AccountBalances, AccountStores
-from fks.order_manager.cache import OrderCache, VenueStatus
-from fks.order_manager.publisher import Publisher
+from fks.order_manager.cache import VenueStatus
+from fks.order_manager.context import Context
 from fks.portfolio.drift import Executed, differences, is_drift, moved_by, total
 from fks.store.incidents import IncidentKind
 
@@ -33,27 +31,14 @@ class DriftWatch:
     """The watch over one venue's account. Hard state: account_assets, transfers, incidents."""
 
     def __init__(
-        self,
-        venue: Venue,
-        status: VenueStatus,
-        cache: OrderCache,
-        settings: Settings,
-        clock: Clock,
-        *,
-        stores: AccountStores,
-        balances: AccountBalances,
-        publisher: Publisher,
-        log: Log,
+        self, context: Context, venue: Venue, status: VenueStatus, stores: AccountStores, balances: AccountBalances
     ) -> None:
         self._venue = venue
         self._status = status
-        self._cache = cache
-        self._settings = settings
-        self._clock = clock
         self._stores = stores
         self._balances = balances
-        self._publisher = publisher
-        self._log = log
+        self._cache, self._publisher = context.cache, context.publisher
+        self._settings, self._clock, self._log = context.settings, context.clock, context.log
         self._seen: dict[str, tuple[Decimal, float]] = {}  # asset -> its difference, and since when it is that
         self._compared = -1  # which comparison of orders and executions the last look followed
         self._listed_s = float("-inf")

@@ -15,11 +15,9 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from fks.clock import Clock
 from fks.model.account import Position
 from fks.model.errors import OutageError
 from fks.model.order import Fill, Order, Report, Role, Side
-from fks.model.ports import Lease, Log, Meter
 from fks.order_manager.cache import OrderCache
 from fks.order_manager.person_fills import BUST, PERSON, PersonFills, bust_id, bust_payload, reversal
 from fks.order_manager.publisher import Publisher
@@ -28,7 +26,7 @@ from fks.orders.crash_points import At, nowhere
 from fks.orders.machine import Act, Step, advance
 from fks.orders.messages import PositionKey
 from fks.portfolio.position import EXTERNAL, allocate, apply_fill, share_of
-from fks.store.db import Database
+from fks.runtime import Runtime
 from fks.store.orders import Changes, EventRow, OrderJournal, OrderStore, TradeRow
 from fks.store.positions import PositionStore
 
@@ -56,30 +54,16 @@ class Ledger:
     `on_step` is called after the commit, once per step, and must not wait.
     """
 
-    def __init__(
-        self,
-        db: Database,
-        cache: OrderCache,
-        lease: Lease,
-        clock: Clock,
-        *,
-        meter: Meter,
-        log: Log,
-        publisher: Publisher,
-        at: At = nowhere,
-    ) -> None:
+    def __init__(self, runtime: Runtime, cache: OrderCache, publisher: Publisher, *, at: At = nowhere) -> None:
         self._at = at
-        self.journal = OrderJournal(db, lease=lease.name, epoch=lease.epoch)
-        self.store = OrderStore(db)
+        self.journal = OrderJournal(runtime.db, lease=runtime.lease.name, epoch=runtime.lease.epoch)
+        self.store = OrderStore(runtime.db)
         self.on_step: OnStep = lambda order, step: None
         self.on_change: Callable[[Order], None] = lambda order: None  # called once after each commit of an order
         self.on_positions: Callable[[PositionKey], None] = lambda key: None  # and after one without an order
-        self._db = db
+        self._db, self._lease, self._clock = runtime.db, runtime.lease, runtime.clock
+        self._meter, self._log = runtime.meter, runtime.log
         self._cache = cache
-        self._lease = lease
-        self._clock = clock
-        self._meter = meter
-        self._log = log
         self._publisher = publisher
         self._locks: dict[PositionKey, asyncio.Lock] = {}
         self._recent: OrderedDict[uuid.UUID, None] = OrderedDict()

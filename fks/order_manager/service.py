@@ -14,13 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from fks.clock import Clock
-from fks.config.settings import Settings
 from fks.model.account import Account
 from fks.model.errors import OutageError, StaleEpochError
 from fks.model.health import Problem
 from fks.model.order import OPEN, Order, Role, State
-from fks.model.ports import Lease, Log, Meter, Venue
+from fks.model.ports import Venue
 from fks.model.signal import Signal
 from fks.order_manager.account_identity import session_accounts
 from fks.order_manager.account_values import AccountValues
@@ -45,9 +43,9 @@ from fks.orders.crash_points import At, nowhere
 from fks.orders.machine import Act, Step
 from fks.orders.messages import KillMode, Limits
 from fks.orders.sent_ids import SentIds
+from fks.runtime import Runtime
 from fks.store.accounts import AccountStore
-from fks.store.bus import BARS, HEALTH, KILL, SIGNALS, WAKE, Bus
-from fks.store.db import Database
+from fks.store.bus import BARS, HEALTH, KILL, SIGNALS, WAKE
 from fks.store.facts import Facts
 from fks.store.positions import PositionStore
 from fks.store.risk import RiskStore
@@ -62,14 +60,8 @@ class OrderManager:
 
     def __init__(
         self,
-        db: Database,
-        bus: Bus,
+        runtime: Runtime,
         venues: Mapping[str, Venue],
-        settings: Settings,
-        clock: Clock,
-        meter: Meter,
-        log: Log,
-        lease: Lease,
         *,
         kill_file: Callable[[], KillMode] = lambda: KillMode.NONE,
         at: At = nowhere,
@@ -77,26 +69,18 @@ class OrderManager:
         limits: Limits | None = None,
         recorder: Recorder | None = None,
     ) -> None:
+        db, bus, settings, lease = runtime.db, runtime.bus, runtime.settings, runtime.lease
         self._db, self._bus, self._venues, self._settings = db, bus, dict(venues), settings
-        self._clock, self._meter, self._log, self._lease = clock, meter, log, lease
+        self._clock, self._meter, self._log, self._lease = runtime.clock, runtime.meter, runtime.log, lease
         self._facts, self._signals = Facts(db, lease), SignalStore(db, lease)
         self._accounts, self._positions = AccountStore(db, lease), PositionStore(db, lease)
         self._tasks, self._sent = Tasks(), sent or SentIds()
         self.cache = OrderCache(settings, values=AccountValues(RiskStore(db)))
-        self._publisher = Publisher(db, bus, log)
-        self._ledger = Ledger(db, self.cache, lease, clock, meter=meter, log=log, publisher=self._publisher, at=at)
+        self._publisher = Publisher(db, bus, runtime.log)
+        self._ledger = Ledger(runtime, self.cache, self._publisher, at=at)
         self._ledger.on_step = self._on_step
         context = self._context = Context(
-            venues=self._venues,
-            settings=settings,
-            clock=clock,
-            meter=meter,
-            log=log,
-            lease=lease,
-            cache=self.cache,
-            ledger=self._ledger,
-            publisher=self._publisher,
-            tasks=self._tasks,
+            runtime, self._venues, self.cache, self._ledger, self._publisher, self._tasks, at
         )
         self._sessions: dict[str, VenueSession] = {}
         self._feeds: dict[str, BarFeed | TickFeed] = {}
@@ -109,7 +93,6 @@ class OrderManager:
             refresh_balances=self._refresh_balances,
             on_placed=self._on_placed,
             sent=self._sent,
-            at=at,
         )
         self._workers = PositionWorkers(
             context,

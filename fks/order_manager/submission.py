@@ -24,7 +24,6 @@ from fks.order_manager.venue_requests import HOLD_POLL_S, MARGIN_S, VenueRequest
 from fks.orders import events as e
 from fks.orders import messages as m
 from fks.orders.build import denial_text, denied_order, group_of, legs_of, market_leg, order_of
-from fks.orders.crash_points import At, nowhere
 from fks.orders.freshness import max_age_of
 from fks.orders.machine import begin
 from fks.orders.messages import PositionKey
@@ -55,7 +54,6 @@ class Submissions:
         refresh_balances: Callable[[str], Awaitable[None]],
         on_placed: Callable[[Order], None],
         sent: SentIds,
-        at: At = nowhere,
     ) -> None:
         self._context = context
         self._cache = context.cache
@@ -69,7 +67,7 @@ class Submissions:
         self._on_placed = on_placed
         self._seen: dict[str, tuple[Intent, View]] = {}  # of orders on their way: what they were checked against
         self._ask_first = AskFirst(sent, context.settings.venue, requests.rule, context.clock)
-        self._submitter = Submitter(self, at=at)
+        self._submitter = Submitter(self, at=context.at)
 
     # ── entries and persons' orders ──────────────────────────────────────────────────────────────
     async def entry(self, record: SignalRecord) -> None:

@@ -59,31 +59,11 @@ class VenueSession:
         self._settings = context.settings
         self._clock = context.clock
         self._facts = facts
-        self.balances = AccountBalances(
-            venue,
-            status,
-            context.cache,
-            context.ledger,
-            context.clock,
-            stores=stores,
-            publisher=context.publisher,
-            log=context.log,
-            tasks=context.tasks,
-        )
+        self.balances = AccountBalances(context, venue, status, stores)
         self._identity = AccountIdentity(
             venue, status, context.cache, context.settings, context.clock, stores=stores, publisher=context.publisher
         )
-        self._drift = DriftWatch(
-            venue,
-            status,
-            context.cache,
-            context.settings,
-            context.clock,
-            stores=stores,
-            balances=self.balances,
-            publisher=context.publisher,
-            log=context.log,
-        )
+        self._drift = DriftWatch(context, venue, status, stores, self.balances)
         self._meter = context.meter
         self._log = context.log
         self._publisher = context.publisher

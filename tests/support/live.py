@@ -16,6 +16,7 @@ from fks.config.settings import Settings
 from fks.exchanges.registry import make_exchange
 from fks.model.timeframe import to_ns
 from fks.order_manager.service import OrderManager
+from fks.runtime import Runtime
 from fks.store.leases import HeldLease, raise_epoch
 from fks.strategy_worker.worker import StrategyWorker
 from fks.venues.registry import make_venues
@@ -80,7 +81,7 @@ class Line:
             shard=0, shards=1, lease=leases["strategy:0"], home=home, is_tape=settings.sim.plays_tape, **shared
         )
         venues = make_venues(role="orders", settings=settings, node=node, clock=clock, log=log)
-        orders = OrderManager(venues=venues, settings=settings, lease=leases["orders"], **shared)
+        orders = OrderManager(Runtime(settings, clock, db, bus, log, meter, leases["orders"]), venues)
         return Line(db, [collector, orders, worker], list(leases.values()))
 
     def knows_price(self, symbol: str) -> bool:

@@ -19,6 +19,7 @@ from fks.order_manager.service import OrderManager
 from fks.orders.crash_points import At, nowhere
 from fks.orders.messages import KillMode, Limits
 from fks.orders.sent_ids import SentIds
+from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import raise_epoch
@@ -123,14 +124,8 @@ class Rig:
         venues = self.venues if self.venues is not None else {self.venue.name: self.venue}
         self.histories.append(Histories(self.limits or Limits()))
         self.service = OrderManager(
-            self.db,
-            self.bus,
+            Runtime(self.settings, RealClock(), self.db, self.bus, self.log, self.meter, self.lease),
             venues,
-            self.settings,
-            self.clock,
-            self.meter,
-            self.log,
-            self.lease,
             kill_file=lambda: KillMode.FLATTEN if self.killed else KillMode.NONE,
             sent=SentIds(self.ask_before_ns),
             at=self.at,

@@ -22,6 +22,7 @@ from fks.exchanges.registry import make_exchange
 from fks.model.errors import StaleEpochError
 from fks.order_manager.service import OrderManager
 from fks.order_manager.submission import Submissions
+from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.feeds import FeedStore
@@ -96,7 +97,7 @@ async def main(given: dict[str, Any]) -> int:
                 api_secret=info["api_secret"],
             )
             venue = CcxtVenue(config, clock, log, lease.holds)
-            work = OrderManager(db, bus, {"ccxt": venue}, FAST, clock, meter, log, lease)
+            work = OrderManager(Runtime(FAST, clock, db, bus, log, meter, lease), {"ccxt": venue})
         elif given["role"] == "collector":
             settings = settings_for(given["exchange"], symbols=("BTCUSDT",), timeframes=("1s", "1m"), backfill_bars=5)
             source = make_exchange("binance", settings=settings, node=None, clock=clock, log=log)

@@ -17,6 +17,7 @@ from fks.config.settings import Http, Settings, Venue
 from fks.guardian.journal import kill_mode
 from fks.model.order import Outcome, Side
 from fks.order_manager.service import OrderManager
+from fks.runtime import Runtime
 from fks.store.bus import Bus
 from fks.store.db import Database
 from fks.store.leases import HeldLease, raise_epoch
@@ -50,14 +51,8 @@ async def trading(exchange: LocalExchange, db: Database, bus: Bus, folder: Path)
     lease = HeldLease(db, clock, name="orders", epoch=epoch, holder="test", ttl_s=5.0, renew_s=0.5)
     await lease.renew()
     service = OrderManager(
-        db=db,
-        bus=bus,
-        venues={"ccxt": venue_on(exchange.info)},
-        settings=SETTINGS,
-        clock=clock,
-        meter=RecordingMeter(),
-        log=log,
-        lease=lease,
+        Runtime(SETTINGS, clock, db, bus, log, RecordingMeter(), lease),
+        {"ccxt": venue_on(exchange.info)},
         kill_file=lambda: kill_mode(folder / "kill.jsonl"),
     )
 

@@ -26,6 +26,7 @@ from fks.model.ports import Log, Venue
 from fks.model.timeframe import NS
 from fks.orders.absence import Polls, count_not_found, is_absent
 from fks.orders.submit import Submission, Submitter
+from fks.risk.exits import split_quantity
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class Flatten:
             return "stuck", "our books show less than nothing; there is nothing to sell, and a kill buys nothing here"
         price = await self._venue.last_price(holder.symbol)
         size, is_locked = _size(abs(quantity), side, rules, balances, price)
-        if size < max(rules.qty_min, rules.lot_step) or (price is not None and size * price < rules.notional_min):
+        if size < max(rules.lot.least, rules.lot.step) or (price is not None and size * price < rules.notional_min):
             if is_locked:
                 return "pending", "the balance is still held by orders being cancelled"
             return "dust", "less than the venue's smallest order, or than its free balance"
@@ -241,18 +242,23 @@ def _in_vain(before: list[KillOrder]) -> int:
 def _size(
     wanted: Decimal, side: Side, rules: Rules, balances: Mapping[str, Balance], price: Decimal | None
 ) -> tuple[Decimal, bool]:
-    """Return how much may be sent, on the lot grid, capped by the free balance and the largest lot, and whether orders
-    hold the rest back."""
+    """Return how much the next order may close, and whether orders hold the rest back.
+
+    It is on the market lot's grid, at most the free balance, and the first of as few equal parts as the market lot
+    allows: the others follow once it has ended.
+    """
     held = balances.get(rules.base if side is Side.SELL else rules.quote)
     free = held.free if held is not None else Decimal(0)
     is_locked = held is not None and held.locked > 0
     if side is Side.BUY:
         # a buy back is priced by guess: a hair less, so that the fee and a move do not make it bounce
         free = free / price * Decimal("0.995") if price else Decimal(0)
-    if rules.qty_max:
-        wanted = min(wanted, rules.qty_max)
-    size = rules.floor(max(min(wanted, free), Decimal(0)))
-    return size, is_locked and size < rules.floor(wanted)
+    size = _first_part(min(wanted, free), rules)
+    return size, is_locked and size < _first_part(wanted, rules)
+
+
+def _first_part(quantity: Decimal, rules: Rules) -> Decimal:
+    return next(iter(split_quantity(quantity, rules.lot)), Decimal(0))
 
 
 def _holder(order: Order) -> Holder:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from datetime import datetime
 from pathlib import Path
 
 from fks.clock import Clock
+from fks.config.machine import boot_id, machine_of
+from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.model.errors import FksError
 from fks.model.ports import Log
@@ -146,13 +147,17 @@ class GuardianLease:
 
 
 def holder_of(kill_file: Path) -> str:
-    """Return the name under which the guardian of this file on this machine holds its lease, the same after a restart
-    of the process; a machine that booted again, or a copy of it, is another holder."""
+    """Return the name under which the guardian of this file on this machine holds its lease.
+
+    It is the same after a restart of the process; a machine that booted again, or a copy of it, is another holder. A
+    disk that takes no machine id must not keep the guardian from its work: the file's path stands in for it.
+    """
+    file = kill_file.resolve()
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        machine = machine_of(Paths.of(file.parent))
     except OSError:
-        boot = ""
-    return f"{os.uname().nodename}:{boot}:{kill_file.resolve()}"
+        return f"{file}:{boot_id()}"
+    return f"{machine.id}:{machine.boot}"
 
 
 def is_placed_here(settings: Settings) -> bool:

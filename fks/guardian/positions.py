@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from fks.model.account import Environment, VenueIdentity
+from fks.model.instrument import Lot
 from fks.model.order import OPEN, TERMINAL, Fill, Role, State
 from fks.model.timeframe import NS
 
@@ -19,7 +20,7 @@ from fks.model.timeframe import NS
 WINDOW_S = 150.0
 LOOKBACK_S = 120.0
 DAY_NS = 86_400 * NS
-
+_NO_MAXIMUM = Decimal(10) ** 18
 
 _REDUCING = frozenset({Role.STOP_LOSS.value, Role.TAKE_PROFIT.value, Role.EXIT.value, Role.KILL.value})
 _OPEN = frozenset(state.value for state in OPEN)
@@ -48,10 +49,20 @@ class Rules:
     qty_min: Decimal
     notional_min: Decimal
     qty_max: Decimal | None = None  # None in a file of an earlier version
+    market_lot: Lot | None = None  # for market orders, beside the lot of all orders
 
-    def floor(self, quantity: Decimal) -> Decimal:
-        """Return `quantity` rounded down to the lot grid."""
-        return (quantity / self.lot_step).to_integral_value(ROUND_FLOOR) * self.lot_step
+    @staticmethod
+    def of(row: Sequence[Any]) -> Rules:
+        """Return the rules of a row of `kill.snapshot`; a file of an earlier version lacks the last members."""
+        exchange, _, base, quote, step, least, notional, *more = row
+        most = Decimal(more[0]) if more else None
+        market = Lot(*(Decimal(value) for value in more[1])) if len(more) > 1 and more[1] else None
+        return Rules(exchange, base, quote, Decimal(step), Decimal(least), Decimal(notional), most, market)
+
+    @property
+    def lot(self) -> Lot:
+        """Return what the quantity of a market order must keep to."""
+        return Lot(self.qty_min, self.qty_max or _NO_MAXIMUM, self.lot_step).within(self.market_lot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +123,7 @@ class Snapshot:
         return Snapshot(
             as_of_ns=int(row["as_of_ns"]),
             positions={Holder(v, int(a), s, i): Decimal(q) for v, a, s, i, q in row["positions"]},
-            rules={
-                s: Rules(x, base, quote, Decimal(step), Decimal(least), Decimal(notional), *(Decimal(q) for q in most))
-                for x, s, base, quote, step, least, notional, *most in row["instruments"]
-            },
+            rules={str(rules[1]): Rules.of(rules) for rules in row["instruments"]},
             orders={
                 c: Known(Holder(v, int(a), s, i), x, Decimal(f), *more) for c, v, a, x, s, i, f, *more in row["orders"]
             },

@@ -19,6 +19,13 @@ class Lot:
     most: Decimal
     step: Decimal
 
+    def within(self, other: Lot | None) -> Lot:
+        """Return the lot of what must keep to both; a step or a maximum of 0 in `other` is none."""
+        if other is None:
+            return self
+        most = min(self.most, other.most) if other.most > 0 else self.most
+        return Lot(max(self.least, other.least), most, max(self.step, other.step))
+
 
 @dataclass(frozen=True, slots=True)
 class PercentPrice:
@@ -67,15 +74,7 @@ class Instrument:
 
     def lot(self, *, is_market: bool) -> Lot:
         """Return what a quantity must keep to: a market order must keep to both lots."""
-        lot = Lot(self.qty_min, self.qty_max, self.lot_step)
-        other = self.market_lot
-        if not is_market or other is None:
-            return lot
-        return Lot(
-            max(lot.least, other.least),
-            min(lot.most, other.most) if other.most > 0 else lot.most,
-            max(lot.step, other.step),
-        )
+        return Lot(self.qty_min, self.qty_max, self.lot_step).within(self.market_lot if is_market else None)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from decimal import ROUND_FLOOR, Decimal
 
 from fks.model.account import Balance
-from fks.model.instrument import Instrument
+from fks.model.instrument import Instrument, Lot
 from fks.model.order import LIVE, Order, Role, Side
 from fks.portfolio.position import EXTERNAL
 from fks.risk.view import is_dormant
@@ -65,7 +65,11 @@ def split_at_lot(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ..
     They are as equal as the grid allows, so that no last one falls below the minimum. Empty when `quantity` is less
     than one step.
     """
-    lot = instrument.lot(is_market=True)
+    return split_quantity(quantity, instrument.lot(is_market=True))
+
+
+def split_quantity(quantity: Decimal, lot: Lot) -> tuple[Decimal, ...]:
+    """Return `split_at_lot` for a lot."""
     steps = int((quantity / lot.step).to_integral_value(ROUND_FLOOR))
     most = max(int((lot.most / lot.step).to_integral_value(ROUND_FLOOR)), 1)
     if steps <= 0:

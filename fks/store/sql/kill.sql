@@ -7,7 +7,8 @@ SELECT
                                ORDER BY p.venue, p.account_id, p.symbol, p.instance), '[]'::jsonb)
        FROM positions p WHERE p.quantity <> 0 AND p.instance <> 'external') AS positions,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(i.exchange, i.symbol, i.base, i.quote, i.lot_step::text,
-                                                 i.qty_min::text, i.notional_min::text, i.qty_max::text)
+                                                 i.qty_min::text, i.notional_min::text, i.qty_max::text,
+                                                 i.filters->'market_lot')
                                ORDER BY i.exchange = $3, i.exchange, i.symbol), '[]'::jsonb)
        FROM instruments i
       WHERE i.symbol IN (SELECT symbol FROM assets UNION SELECT symbol FROM strategy_instances

@@ -51,14 +51,15 @@ def write_positions(
     orders: Sequence[Sequence[Any]] = (),
     booked: Sequence[Any] = (),
     identities: Sequence[Sequence[Any]] = (),
+    lots: Sequence[Any] = (),
 ) -> None:
-    """Write the file the guardian reads when the database is away."""
+    """Write the file the guardian reads when the database is away. `lots`: BTCUSDT's maximum, and its market lot."""
     row = {
         "as_of_ns": time.time_ns(),
         "positions": positions,
         "orders": orders,
         "booked": booked,
         "identities": identities,
-        "instruments": [["binance", "BTCUSDT", "BTC", "USDT", "0.00001", "0.00001", "5"]],
+        "instruments": [["binance", "BTCUSDT", "BTC", "USDT", "0.00001", "0.00001", "5", *lots]],
     }
     (folder / "kill-positions.json").write_text(json.dumps(row))

@@ -94,6 +94,25 @@ async def test_kill_without_database_and_order_manager(
     assert stat.S_IMODE((folder / "kill.jsonl").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize(
+    ("lots", "parts"),
+    [
+        (["0.4", None], ["0.33334", "0.33334", "0.33333"]),
+        (["9000", ["0.00001", "0.4", "0"]], ["0.33334", "0.33334", "0.33333"]),
+        (["9000", ["0.3", "0.8", "0.001"]], ["0.500", "0.500"]),
+    ],
+)
+async def test_a_close_is_split_at_the_market_lot(
+    exchange: LocalExchange, trader: CcxtVenue, folder: Path, lots: list[Any], parts: list[str]
+) -> None:
+    write_positions(folder, [["ccxt", 1, "BTCUSDT", "s1", "1.00001"]], lots=lots)
+    since = mark(exchange)
+    async with at_work(guardian_with({"ccxt": venue_on(exchange.info)}, folder, None)) as guardian:
+        await guardian.kill(reason="", by="me")
+        await until(lambda: guardian.report()["is_done"])
+    assert [Decimal(row["params"]["quantity"]) for row in sells(exchange, since)] == [Decimal(part) for part in parts]
+
+
 async def test_never_more_than_the_free_balance_nor_than_ours(
     exchange: LocalExchange, trader: CcxtVenue, folder: Path
 ) -> None:

@@ -4,10 +4,14 @@ names."""
 from __future__ import annotations
 
 import asyncio
+import shutil
+from pathlib import Path
 
 from fks.clock import RealClock
+from fks.config.machine import machine_of
+from fks.config.paths import Paths
 from fks.config.settings import Node, Settings, Supervision
-from fks.guardian.lease import GuardianLease, is_placed_here
+from fks.guardian.lease import GuardianLease, holder_of, is_placed_here
 from fks.store.db import Database
 from fks.store.facts import Facts
 from tests.support.ports import CollectingLog
@@ -55,6 +59,18 @@ async def test_a_lease_given_up_is_taken_at_once_and_so_is_one_of_the_same_file(
     second = lease_of(database, "b")
     await second.renew()
     assert second.may_act
+
+
+def test_a_holder_is_a_machine_and_no_host_name(tmp_path: Path) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy"
+    home.mkdir()
+    first = holder_of(home / "kill.jsonl")
+    machine = machine_of(Paths.of(home))
+    assert first == f"{machine.id}:{machine.boot}"
+    shutil.copytree(home, copy)
+    assert holder_of(copy / "kill.jsonl") != first
+    assert holder_of(home / "kill.jsonl") == first
+    assert holder_of(Path("/proc/kill.jsonl")) == f"/proc/kill.jsonl:{machine.boot}"  # no id can be kept there
 
 
 async def test_without_postgres_the_placement_decides(database: Database) -> None:

@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from fks.guardian.positions import WINDOW_S, Holder, Snapshot
+from fks.model.instrument import Lot
 from fks.model.order import Fill, Side
 from fks.store.db import Database
 from fks.store.kill import KillStore
@@ -56,8 +57,9 @@ async def test_what_closes_a_position_follows_the_rules_of_the_exchange_that_the
     steps = {"binance": "0.00001", "bybit": "0.000001", "okx": "0.001"}  # all of them list it
     for exchange, step in steps.items():
         await database.sql(
-            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min)"
-            " VALUES ($1, 'BTCUSDT', 'BTC', 'USDT', 0.01, $2::text::numeric, $2::text::numeric, 9000, 5)",
+            "INSERT INTO instruments (exchange, symbol, base, quote, tick, lot_step, qty_min, qty_max, notional_min, "
+            "filters) VALUES ($1, 'BTCUSDT', 'BTC', 'USDT', 0.01, $2::text::numeric, $2::text::numeric, 9000, 5, "
+            '\'{"market_lot": ["0", "120", "0"]}\')',
             exchange,
             step,
         )
@@ -69,4 +71,5 @@ async def test_what_closes_a_position_follows_the_rules_of_the_exchange_that_the
     row = dict(await KillStore(database).snapshot(WINDOW_S, exchange=home))
     rules = Snapshot.of(row).rules["BTCUSDT"]
     assert (rules.exchange, rules.lot_step) == (home, Decimal(steps[home]))
+    assert rules.lot == Lot(Decimal(steps[home]), Decimal(120), Decimal(steps[home]))
     assert Snapshot.of(orjson.loads(orjson.dumps(row))).rules["BTCUSDT"] == rules  # and from the file

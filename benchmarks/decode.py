@@ -89,7 +89,7 @@ def ours(make: Callable[[], Wire], symbol: str, messages: list[bytes]) -> Prepar
 
     def prepare() -> Callable[[], None]:
         wire = make()
-        wire.hello([Subscription(Channel.TRADES, symbol)])
+        wire.subscribe_frames([Subscription(Channel.TRADES, symbol)])
         receive = wire.receive
         for frame in messages[: len(messages) // 2]:
             receive(frame, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 
 ASIDES = (Channel.QUOTES, Channel.BOOK)
 _SEPARATOR = " "
@@ -23,7 +23,7 @@ def told_on(event: MarketEvent) -> str:
     """Return the strand that an event belongs to."""
     if isinstance(event, BarSeen):
         return event.bar.symbol
-    if isinstance(event, Gone | Suspect):
+    if isinstance(event, Discontinuity | Suspect):
         return strand_of(event.symbol, event.channel)
     return strand_of(
         event.symbol,

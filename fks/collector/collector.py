@@ -39,7 +39,7 @@ from fks.history.assets import Assets, frames_of, subscriptions
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.model.health import Problem
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect, TradeIds
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect, TradeIds
 from fks.model.ports import Exchange, Lease, Log, Meter
 from fks.model.timeframe import NS
 from fks.store.assets import Asset
@@ -82,7 +82,7 @@ class Collector:
         self._assets = Assets(exchange, db, clock, log, seeds)
         self._store = FeedStore(db, exchange.name, lease.epoch, clock)
         self._writer = Writer(self._store, bus, clock, meter, log, tell_s=ROWS_S)
-        self._counts = Counts(exchange.tally, meter)
+        self._counts = Counts(exchange.counters, meter)
         self._suspects = Suspects(exchange.name, db, meter, log)
         self._teller, self._states = Teller(Latest(bus), clock, meter), States(exchange.name, bus)
         rng = random.Random()  # noqa: S311  jitter only
@@ -317,7 +317,7 @@ class Collector:
         feed.outages.end(self._clock.now_ns(), channel)
         self._teller.put(event)
 
-    def _missed(self, event: Gone | Suspect) -> None:
+    def _missed(self, event: Discontinuity | Suspect) -> None:
         if isinstance(event, Suspect):
             self._suspects.add(event)
             return

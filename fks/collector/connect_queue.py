@@ -24,17 +24,17 @@ class _Place:
 
 
 class Turns:
-    """Turns at `may_dial`. One loop drives it; who is cancelled gives up its place."""
+    """Turns at `connect_permit`. One loop drives it; who is cancelled gives up its place."""
 
-    def __init__(self, may_dial: Callable[[], Awaitable[None]], monotonic: Callable[[], float]) -> None:
-        self._may_dial, self._monotonic = may_dial, monotonic
+    def __init__(self, connect_permit: Callable[[], Awaitable[None]], monotonic: Callable[[], float]) -> None:
+        self._may_dial, self._monotonic = connect_permit, monotonic
         self._places: dict[_Place, None] = {}
         self._asking: _Place | None = None
         self._changed = asyncio.Event()
 
     async def take(self, is_aside: Callable[[], bool]) -> None:
         """Return when a socket may be dialled; `is_aside`: whether it is one without trades, as of now. Errors: those
-        of `may_dial`."""
+        of `connect_permit`."""
         mine = _Place(self._monotonic(), is_aside)
         self._places[mine] = None
         try:

@@ -72,7 +72,7 @@ class Shards:
         self._numbers = 0
         self._group: asyncio.TaskGroup | None = None
         self._refused_until_s = 0.0  # the exchange said how long to dial no more; it says so to all sockets
-        self._turns = Turns(exchange.may_dial, clock.monotonic)
+        self._turns = Turns(exchange.connect_permit, clock.monotonic)
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -121,7 +121,7 @@ class Shards:
         shard.symbols.discard(symbol)
         shard.left.add(symbol)
         if shard.symbols:
-            self._exchange.leave(self._wants(symbol))
+            self._exchange.unsubscribe(self._wants(symbol))
         else:
             self._end(shard)
 

@@ -3,7 +3,7 @@
 States (C7): COLD, nothing known yet; BACKFILL, a hole is being filled from REST; LIVE; STALE, silent beyond its limit.
 Where ids are contiguous, trades are taken strictly by id: the next one, a known one (dropped), or a gap, which stops
 the feed until it is filled. Where ids only rise or tell nothing, a known one is dropped and holes are found by other
-means: the connection ended, the wire says Gone, the exchange's own bar has more trades. A bar seals when a later trade
+means: the connection ended, a Discontinuity, an own bar with more trades. A bar seals when a later trade
 proves it over, or when the exchange says so and the number of its trades agrees. Silence proves nothing (a frozen
 socket is silent too): when a bar is overdue, or the trades are half way to being stale, the feed has a Doubt, REST is
 asked for the trades after the last one, and what it has, or has not, settles the bar and the silence.

@@ -1,4 +1,4 @@
-"""What comes out of an exchange's wire besides trades and bars, and what may be asked of it."""
+"""Market data values besides trades and bars, subscriptions, and the capabilities of an exchange."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Channel(StrEnum):
 
 
 class TradeIds(StrEnum):
-    """What an exchange's trade ids prove.
+    """Meaning of an exchange's trade ids.
 
-    CONTIGUOUS: they rise by one, so a hole is seen at once. RISING: later is larger, holes prove nothing. OPAQUE: equal
-    or not, no more.
+    CONTIGUOUS: they rise by one, so a missing trade is seen at once. RISING: later is larger, and numbers may be left
+    out. OPAQUE: only equality means something.
     """
 
     CONTIGUOUS = "contiguous"
@@ -32,7 +32,7 @@ class TradeIds(StrEnum):
 
 
 class TradesFrom(StrEnum):
-    """Where an exchange's REST can begin a list of past trades: at an id, at a time, or it only tells the newest."""
+    """Start of a list of past trades at REST: an id, a time, or only the newest trades are available."""
 
     ID = "id"
     TIME = "time"
@@ -105,7 +105,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """Best bid and ask. `time_ns` is the exchange's, or `received_ns` where it tells none."""
+    """Best bid and ask. `time_ns` is the exchange's, or `received_ns` where it has none."""
 
     exchange: str
     symbol: str
@@ -133,7 +133,7 @@ class Book:
 
 @dataclass(frozen=True, slots=True)
 class BarSeen:
-    """The exchange's own bar; `is_closed` is its word that nothing will change any more."""
+    """The exchange's own bar; `is_closed`: the exchange reports it as final."""
 
     bar: Bar
     is_closed: bool
@@ -141,15 +141,14 @@ class BarSeen:
 
     @property
     def end(self) -> BarClosed:
-        """Return what it says of the end of its bar; `trades` -1 where the exchange does not count them."""
+        """Return the end of its bar; `trades` is -1 where the exchange does not count them."""
         bar = self.bar
         return BarClosed(bar.exchange, bar.symbol, bar.timeframe, bar.time_ns, bar.trades if bar.is_counted else -1)
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """Messages of a channel are missing: its sequence numbers have a hole, or a checksum is wrong. The channel starts
-    anew."""
+class Discontinuity:
+    """Messages of a channel are missing: a sequence gap or a wrong checksum. The channel is resubscribed."""
 
     channel: Channel
     symbol: str
@@ -158,7 +157,7 @@ class Gone:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A message that is not believed (quarantined): whose it is, why, and its text."""
+    """A message that failed validation and goes to the quarantine: its channel and symbol, the reason, its text."""
 
     channel: str
     symbol: str
@@ -167,20 +166,20 @@ class Suspect:
     received_ns: int = 0
 
 
-MarketEvent = PublicTrade | BarClosed | BarSeen | Quote | Book | Gone | Suspect
+MarketEvent = PublicTrade | BarClosed | BarSeen | Quote | Book | Discontinuity | Suspect
 
 
 @dataclass(slots=True)
-class Tally:
-    """What an exchange's connections counted since the exchange was made. Nothing is dropped without a number here.
+class ConnectionCounters:
+    """Counters of an exchange's connections since the exchange object was made. Every dropped value is counted here.
 
-    `frames` received and `dials` made. `unknown`: kinds of messages and fields that nobody knows, and late or doubled
-    ones, by name. `suspects`: messages not believed. `conflated`: quotes, books and unfinished bars that a newer one
-    replaced while they waited. `overflowed`: values cut from a full queue, each cut followed by a Gone.
+    `frames` received and `connects` made. `unknown`: unknown kinds of messages and fields, late or repeated ones, by
+    name. `suspects`: messages that failed validation. `conflated`: quotes, books and unfinished bars that a newer one
+    replaced while they waited. `overflowed`: values cut from a full queue, each cut followed by a Discontinuity.
     """
 
     frames: int = 0
-    dials: int = 0
+    connects: int = 0
     suspects: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
     conflated: Counter[Channel] = field(default_factory=Counter)

@@ -11,7 +11,7 @@ from typing import Protocol
 from fks.model.account import Balance, Transfer, VenueIdentity
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import ExchangeCapabilities, MarketEvent, Subscription, Tally
+from fks.model.market import ConnectionCounters, ExchangeCapabilities, MarketEvent, Subscription
 from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Report, TimeInForce
 
 
@@ -44,22 +44,22 @@ class VenueCapabilities:
 
 
 class Budget(Protocol):
-    """Leave to ask an exchange: one purse a key or address, shared by everybody in the cluster who asks there."""
+    """Rate limit of one exchange key or address, shared by all processes of the cluster."""
 
     async def take(self, weight: int = 1) -> None:
-        """Return when a request of this weight may be sent. Redis away: every process keeps to a share of its own."""
+        """Return when a request of this weight may be sent. Without Redis each process keeps to a share of its own."""
         ...
 
-    async def dial(self) -> None:
-        """Return when a socket may be dialled. Dials have a purse of their own, one an address, whatever the key."""
+    async def take_connect(self) -> None:
+        """Return when a connection may be opened. Connects have a budget of their own for each address."""
         ...
 
     def seen(self, used: int) -> None:
-        """Note what the exchange says was used of the window this task asked in (a response header)."""
+        """Record the weight that the exchange reports as used in the window of this task's request."""
         ...
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for so long: the exchange said so (429, Retry-After)."""
+        """Send nothing for so long, as the exchange demanded (429, Retry-After)."""
         ...
 
 
@@ -109,8 +109,8 @@ class Exchange(Protocol):
     capabilities: ExchangeCapabilities
 
     @property
-    def tally(self) -> Tally:
-        """Return what its connections counted; it only rises."""
+    def counters(self) -> ConnectionCounters:
+        """Return the counters of its connections; they only rise."""
         ...
 
     async def open(self) -> None: ...
@@ -133,27 +133,25 @@ class Exchange(Protocol):
         ...
 
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
-        """Yield batches as they come over one socket of its own, the first one (maybe empty) once the subscriptions
-        stand.
+        """Yield batches of one new connection, the first one (maybe empty) once the subscriptions stand.
 
-        Leaving the iterator drops the socket; several may be open at once. It waits some seconds for answers to the
-        dial and the subscriptions. Raises OutageError when these do not come or the connection is gone, and PeerError
-        when a message broke the exchange's own rules beyond quarantine; call again to reconnect, each time after
-        `may_dial`.
+        Closing the iterator closes the connection; several may be open at once. Raises OutageError when connecting or
+        subscribing is not answered within seconds or the connection ends, and PeerError when a message broke the
+        protocol of the exchange beyond quarantine. Call again to reconnect, each time after `connect_permit`.
         """
         ...
 
-    async def may_dial(self) -> None:
+    async def connect_permit(self) -> None:
         """Return when `watch` may be called once; raises nothing.
 
-        Exchanges count dials, and everybody in the cluster shares what they allow.
+        Exchanges limit connects, and all processes of the cluster share the limit.
         """
         ...
 
-    def leave(self, gone: Sequence[Subscription]) -> None:
-        """Unsubscribe these wherever they are watched now, soon and without waiting; the others on their sockets stand.
+    def unsubscribe(self, gone: Sequence[Subscription]) -> None:
+        """Unsubscribe these on every connection that carries them, soon and without waiting; other subscriptions stand.
 
-        What is on its way may still come. Who leaves an iterator need not say so.
+        Messages on their way may still come. Closing the iterator of `watch` unsubscribes, too.
         """
         ...
 

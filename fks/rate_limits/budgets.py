@@ -1,13 +1,12 @@
-"""Rate limits shared by all processes that ask an exchange from one address or with one key: token buckets in Redis.
+"""Rate limits shared by all processes of one exchange address or key: token buckets in Redis.
 
-A bucket is refilled with each window of Redis' clock. What the exchange itself reports as used (a response header)
-counts when it is more: others ask from the same address too. Each kind of request may fill the bucket up to its own
-ceiling, so that history never delays live feeds, these never delay orders, and entries never delay cancels, exits,
-protection and kills. A 429 or 418 pauses every process at once. With Redis away every process keeps to a fixed share of
-its own.
+A bucket is refilled with each window of Redis' clock. The weight that the exchange reports as used (a response header)
+counts when it is more: other programs may use the same address. Each kind of request may fill the bucket up to its own
+ceiling, so history never delays live feeds, live feeds never delay orders, and entries never delay cancels, exits,
+protection and kills. A 429 or 418 pauses every process at once. Without Redis each process keeps to a fixed share.
 
-`RedisBudget` is for market data: each request asks Redis. Orders take theirs through `fks.rate_limits.venue_budgets`.
-Connects are taken from a second bucket, which all keys of an address share: exchanges count them by address alone.
+`RedisBudget` is for market data: each request asks Redis. Orders use `fks.rate_limits.venue_budgets`. Connects are
+taken from a second bucket, which all keys of an address share, because exchanges count connects by address.
 """
 
 from __future__ import annotations
@@ -22,24 +21,19 @@ from fks.model.market import Allowance, RateLimits
 from fks.store.bus import BUDGETS, Bus
 
 SHARE, BACKGROUND_SHARE, ALONE_SHARE = 0.6, 0.5, 0.15
-DIALS_SHARE, DIALS_ALONE_SHARE = (
-    0.8,
-    0.75,
-)  # order streams dial from the same address; one process has nearly all others
-ALONE_LOOK_S = 2.0  # without Redis: how often it is asked whether it is back
+CONNECTS_SHARE, CONNECTS_ALONE_SHARE = 0.8, 0.75  # the rest is for order streams, which use the same address
+ALONE_LOOK_S = 2.0  # without Redis: how often to try it again
 JITTER_S = 0.25
-#: set in a task whose requests can wait for those of live feeds
+#: set in a task whose requests are less urgent than those of live feeds
 in_background: ContextVar[bool] = ContextVar("in_background", default=False)
-#: the window in which this task's last request got leave: what its answer says was used is of that one, however late it
-#: comes
+#: window of this task's last request: the used weight in its answer belongs to that window
 _asked_in: ContextVar[int] = ContextVar("asked_in", default=-1)
 
 
 # KEYS: the bucket. ARGV: weight, limit, window ms, used as the exchange reports, the window of that report, pause ms,
-# the
-# status that asked for the pause, the weight wanted (what is free of it is granted, at least `weight`), the channel of
-# pauses.
-# Answers {ms to wait, the present window, granted, ms left of the window, status of the pause or 0}.
+# the status that caused the pause, the weight wanted (the free part of it is granted, at least `weight`), the channel
+# of pauses.
+# Returns {ms to wait, the present window, granted, ms left of the window, status of the pause or 0}.
 TAKE = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -67,8 +61,7 @@ return {wait, window, granted, window + span - now, paused > now and status or 0
 
 
 class RedisBudget:
-    """A Budget of one process on the shared bucket. Guarantees: without Redis it takes no more than `alone_share`
-    allows."""
+    """Budget of one process on the shared bucket. Guarantees: at most `alone_share` of the limit without Redis."""
 
     def __init__(
         self,
@@ -79,40 +72,43 @@ class RedisBudget:
         *,
         share: float = SHARE,
         alone_share: float = ALONE_SHARE,
-        dials: RedisBudget | None = None,
+        connects: RedisBudget | None = None,
     ) -> None:
-        """`name` is the bucket: see `bucket_of`. `share` of the allowance is ours, of that `alone_share` this process'
-        without Redis; `dials`: what each dial takes one of."""
+        """Set up a budget on the bucket `name` (see `bucket_of`).
+
+        All processes together use `share` of the allowance; of that, this process uses `alone_share` without Redis.
+        `connects` is the budget of connects.
+        """
         self._bus = bus
         self._clock = clock
         self._name = name
-        self._dials = dials
+        self._connects = connects
         self._limit, self._alone_share = max(1, int(allowance.weight * share)), alone_share
         self._span_ms = max(1, int(allowance.window_s * 1000))
-        self._said = (-1, 0)  # of the newest window of which something was said: the window, and what was used of it
-        self._heard_used, self._heard_s = 0, float("-inf")  # what was said last, and when
+        self._reported = (-1, 0)  # newest window with a report, and the weight used in it
+        self._last_used, self._last_used_s = 0, float("-inf")  # the last report, and its time
         self._paused_s = float("-inf")
         self._alone_from_s, self._alone_used = float("-inf"), 0
-        self._turns = {False: asyncio.Lock(), True: asyncio.Lock()}
+        self._locks = {False: asyncio.Lock(), True: asyncio.Lock()}
         self._tasks: set[asyncio.Task[object]] = set()
 
     async def take(self, weight: int = 1) -> None:
         """Return when a request of this weight may be sent; requests of a process are served in order."""
         is_background = in_background.get()
         limit = max(1, int(self._limit * (BACKGROUND_SHARE if is_background else 1)))
-        async with self._turns[is_background]:
+        async with self._locks[is_background]:
             while (wait_s := await self._wait_s(weight, limit)) > 0:
                 await self._clock.sleep(wait_s + random.uniform(0, JITTER_S))  # noqa: S311  not all at the same moment
 
-    async def dial(self) -> None:
-        """Return when a socket may be dialled; dials of a process are served in order."""
-        if self._dials is not None:
-            await self._dials.take()
+    async def take_connect(self) -> None:
+        """Return when a connection may be opened; connects of a process are served in order."""
+        if self._connects is not None:
+            await self._connects.take()
 
     def seen(self, used: int) -> None:
-        """Note what the exchange says was used of the window this task asked in; it is told with the next request."""
-        self._said = max(self._said, (_asked_in.get(), used))
-        self._heard_used, self._heard_s = used, self._clock.monotonic()
+        """Record the used weight that the exchange reports for this task's window; the next request passes it on."""
+        self._reported = max(self._reported, (_asked_in.get(), used))
+        self._last_used, self._last_used_s = used, self._clock.monotonic()
 
     def pause(self, seconds: float, status: int = 429) -> None:
         """Send nothing for so long: here at once, elsewhere as soon as Redis knows."""
@@ -134,16 +130,18 @@ class RedisBudget:
         return wait_ms / 1000
 
     async def _ask(self, weight: int, limit: int, pause_ms: int, status: int = 429) -> tuple[int, int] | None:
-        window, used = self._said
+        window, used = self._reported
         values: list[float | str] = [weight, limit, self._span_ms, used, window, pause_ms, status, weight, BUDGETS]
         answer = await self._bus.script(TAKE, [self._name], values)
         return (int(answer[0]), int(answer[1])) if isinstance(answer, list) else None
 
     def _alone(self, weight: int, limit: int) -> float:
-        """Return the wait by our own count and the exchange's, without Redis."""
+        """Return the wait without Redis, by our own count and by the exchange's."""
         now_s, span_s = self._clock.monotonic(), self._span_ms / 1000
-        if now_s - self._heard_s < span_s and self._heard_used + weight > limit:  # its window may have begun just then
-            return self._heard_s + span_s - now_s
+        if (
+            now_s - self._last_used_s < span_s and self._last_used + weight > limit
+        ):  # its window may have begun just then
+            return self._last_used_s + span_s - now_s
         if now_s - self._alone_from_s >= span_s:
             self._alone_from_s, self._alone_used = now_s, 0
         if self._alone_used and self._alone_used + weight > limit * self._alone_share:
@@ -161,13 +159,13 @@ def budget_of(
         clock,
         bucket_of(f"{exchange}.dials", address),
         limits.connects,
-        share=DIALS_SHARE,
-        alone_share=DIALS_ALONE_SHARE,
+        share=CONNECTS_SHARE,
+        alone_share=CONNECTS_ALONE_SHARE,
     )
-    return RedisBudget(bus, clock, bucket_of(exchange, address, key), limits.requests, dials=connects)
+    return RedisBudget(bus, clock, bucket_of(exchange, address, key), limits.requests, connects=connects)
 
 
 def bucket_of(exchange: str, address: str | None, key: str = "") -> str:
-    """Return the name of a bucket; a key is in it as a digest alone."""
+    """Return the name of a bucket; it contains the key only as a digest."""
     digest = hashlib.sha256(f"{address}|{key}".encode()).hexdigest()
     return f"fks.budget.{exchange}.{digest[:16]}"

@@ -1,5 +1,4 @@
-"""The rate limits of a venue session: shared buckets of `budgets`, with tokens leased ahead so that an order asks
-nobody.
+"""Rate limits of a venue session: shared buckets of `budgets`, with tokens leased ahead to spare orders a round trip.
 
 Request weight is counted by address, together with market data; new orders by API key.
 """
@@ -17,21 +16,20 @@ from fks.store.bus import BUDGETS, Bus
 
 #: up to which part of the venue's limit each kind of request may fill the shared bucket; market data stays below SHARE
 CEILINGS: dict[Priority, float] = {Priority.ENTRY: 0.75, Priority.READ: 0.8, Priority.RESERVE: 0.87}
-#: the guardian's own part, which is in no ceiling and lent to no other process; the rest is slack for requests under
-#: way
+#: the guardian's own part, outside all ceilings; the rest is slack for requests under way
 GUARDIAN_SHARE = 0.1
 #: what an order manager may use of the limit while Redis is away
 ORDERS_ALONE_SHARE = 0.25
 _LEASED_WEIGHT, _LEASED_ORDERS = 40, 8
 _LEASED = (Priority.ENTRY, Priority.RESERVE)
 ASK_TIMEOUT_S = 0.1  # an order waits no longer for Redis itself
-_TURN_S = 0.001  # others took what was leased: try again
+_TURN_S = 0.001  # another task took the leased tokens: try again
 _GRACE_S = 0.5  # how long leased tokens outlive their window, while the next ones are on their way
 _REPORT_STEP = 0.05  # what the venue reports as used is passed on at once when it rose by this part of the limit
 
 
 class LeasedBudget:
-    """One process' part of a shared bucket, with tokens leased ahead for entries and for the reserve.
+    """Part of one process in a shared bucket, with tokens leased ahead for entries and for the reserve.
 
     `own_share` (the guardian's) is counted here and used first; the shared reserve is used when it is spent.
     Guarantees: `wait_s` and `spend` are synchronous; without Redis no more than `alone_share` of the limit is used.
@@ -83,7 +81,7 @@ class LeasedBudget:
         self._tasks = []
 
     def wait_s(self, weight: int, priority: Priority) -> float:
-        """Return how long such a request would wait, as far as this process knows."""
+        """Return how long such a request would wait, by the state of this process."""
         now_s = self._clock.monotonic()
         if self._paused_s > now_s:
             return self._paused_s - now_s
@@ -152,7 +150,7 @@ class LeasedBudget:
         return 0.0
 
     def seen(self, used: int, *, sent_s: float) -> None:
-        """Note what the venue reports as used, unless the request was sent in an earlier window."""
+        """Record the weight that the venue reports as used, unless the request was sent in an earlier window."""
         now_s = self._clock.monotonic()
         if self._window < 0 or now_s >= self._ends_s or sent_s < self._ends_s - self._span_s:
             return
@@ -221,7 +219,7 @@ class LeasedBudget:
 
 
 class _Counter:
-    """What one process used of a share of its own; a window begins with the first use after the last one."""
+    """Weight that one process used of a share of its own; a window begins with the first use after the last one."""
 
     def __init__(self, limit: int, span_s: float) -> None:
         self._limit = limit
@@ -266,7 +264,7 @@ class RedisVenueBudget:
         return self._weight.paused_by
 
     def wait_s(self, weight: int, priority: Priority, orders: int = 0) -> float:
-        """Return how long such a request would wait now, as far as this process knows."""
+        """Return how long such a request would wait now, by the state of this process."""
         priority = Priority.RESERVE if self._is_guardian else priority
         wait_s = self._weight.wait_s(weight, priority)
         return max(wait_s, self._orders.wait_s(orders, priority)) if orders else wait_s
@@ -298,7 +296,7 @@ class RedisVenueBudget:
         return True
 
     def seen(self, weight: int | None, orders: int | None = None, *, sent_s: float) -> None:
-        """Note what the venue reports as used."""
+        """Record the weight and orders that the venue reports as used."""
         if weight is not None:
             self._weight.seen(weight, sent_s=sent_s)
         if orders is not None:

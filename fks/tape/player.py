@@ -12,7 +12,7 @@ from fks.exchanges.base.wire import Subscribed, Wire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import ConfigError, FksError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, Gone, MarketEvent, Subscription
+from fks.model.market import Channel, Discontinuity, MarketEvent, Subscription
 from fks.model.ports import Log
 from fks.tape.records import Kind, Record
 
@@ -85,7 +85,7 @@ def play(records: Iterable[Record], make_wire: Callable[[], Wire]) -> Iterator[P
         if record.kind is Kind.OPEN or (record.kind is Kind.STANDING and number not in wires):
             wires[number] = wire = make_wire()
             wanted = wanted_of(record.data)
-            wire.hello(wanted)
+            wire.subscribe_frames(wanted)
             yield Played(record.kind, number, record.received_ns, wanted=wanted)
         elif record.kind is Kind.FRAME and number in wires:
             played = _heard(wires[number], record)
@@ -108,8 +108,8 @@ def _heard(wire: Wire, record: Record) -> Played:
     error = ""
     try:
         found = wire.receive(record.data, record.received_ns)
-        if found and isinstance(found[-1], Gone):
-            wire.pulse(record.received_ns / 1e9)  # it asked anew then, and the answer is on the tape
+        if found and isinstance(found[-1], Discontinuity):
+            wire.due_frames(record.received_ns / 1e9)  # it asked anew then, and the answer is on the tape
     except FksError as raised:
         error = str(raised)
     events = tuple(event for event in found if not isinstance(event, Subscribed))

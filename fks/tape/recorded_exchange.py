@@ -36,23 +36,23 @@ class TapedWire:
         """Return the wire's own address."""
         return self._wire.url(wanted)
 
-    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+    def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return the wire's own frames; the tape gets what was wanted, never the frames, which may carry a key."""
         self._connection = self._recorder.opened(self._wire.url(wanted), wanted)
-        return self._wire.hello(wanted)
+        return self._wire.subscribe_frames(wanted)
 
     def receive(self, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
         """Return what the wire reads in a frame that is recorded."""
         self._recorder.frame(self._connection, received_ns, frame)
         return self._wire.receive(frame, received_ns)
 
-    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+    def unsubscribe_frames(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return the wire's own frames."""
-        return self._wire.bye(gone)
+        return self._wire.unsubscribe_frames(gone)
 
-    def pulse(self, now_s: float) -> list[bytes]:
+    def due_frames(self, now_s: float) -> list[bytes]:
         """Return what the wire wants sent."""
-        return self._wire.pulse(now_s)
+        return self._wire.due_frames(now_s)
 
 
 class TapedExchange:
@@ -64,7 +64,7 @@ class TapedExchange:
         self._exchange: Exchange = exchange
         self.source = exchange
         self.recorder = recorder
-        self.name, self.capabilities, self.tally = exchange.name, exchange.capabilities, exchange.tally
+        self.name, self.capabilities, self.counters = exchange.name, exchange.capabilities, exchange.counters
         exchange.record(lambda wire: TapedWire(wire, recorder))
 
     async def open(self) -> None:
@@ -102,13 +102,13 @@ class TapedExchange:
         """Yield what comes; see the port."""
         return self._exchange.watch(wanted)
 
-    async def may_dial(self) -> None:
+    async def connect_permit(self) -> None:
         """Return when a socket may be dialled; see the port."""
-        await self._exchange.may_dial()
+        await self._exchange.connect_permit()
 
-    def leave(self, gone: Sequence[Subscription]) -> None:
+    def unsubscribe(self, gone: Sequence[Subscription]) -> None:
         """Unsubscribe these; see the port."""
-        self._exchange.leave(gone)
+        self._exchange.unsubscribe(gone)
 
 
 def make_recorder(

@@ -12,7 +12,7 @@ from fks.clock import Clock
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError
 from fks.model.instrument import Instrument
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Tally
+from fks.model.market import BarSeen, Book, Channel, ConnectionCounters, Discontinuity, MarketEvent, Quote, Subscription
 from fks.model.timeframe import NS
 from fks.tape.player import Played, play, wires_of
 from fks.tape.reader import header_of, read_records, tape_files
@@ -52,7 +52,7 @@ class TapeExchange:
         self._files = tape_files(path)
         header = header_of(self._files)
         self.name, self.capabilities = header.exchange, header.capabilities
-        self.tally = Tally()
+        self.counters = ConnectionCounters()
         self.ended = asyncio.Event()
         self.facts = Facts()
         self._clock, self._speed, self._lead_s = clock, speed, lead_s
@@ -91,10 +91,10 @@ class TapeExchange:
         self._asked_s = self._clock.monotonic()
         return self.facts.trades(symbol, from_id, since_ns, limit)
 
-    async def may_dial(self) -> None:
+    async def connect_permit(self) -> None:
         """Return at once."""
 
-    def leave(self, gone: Sequence[Subscription]) -> None:
+    def unsubscribe(self, gone: Sequence[Subscription]) -> None:
         """Hand nothing more of these to who watches now."""
         for taker in self._takers:
             taker.wanted.difference_update((item.channel, item.symbol) for item in gone)
@@ -184,7 +184,7 @@ def _place(event: MarketEvent) -> tuple[Channel, str]:
             return Channel.QUOTES, event.symbol
         case Book():
             return Channel.BOOK, event.symbol
-        case Gone():
+        case Discontinuity():
             return event.channel, event.symbol
     known = event.channel if event.channel in {str(channel) for channel in Channel} else Channel.TRADES
     return Channel(known), event.symbol

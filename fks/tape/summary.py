@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from fks.bars.aggregate import BarBuilder
 from fks.model.bar import Bar, BarClosed, PublicTrade
-from fks.model.market import BarSeen, Book, Channel, Gone, Quote, Subscription, Suspect, TradeIds
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect, TradeIds
 from fks.model.timeframe import NS, bar_end, bar_start, iso
 from fks.tape.line import Following, TradeLine
 from fks.tape.player import Played
@@ -141,7 +141,7 @@ class Summary:
             self._of(event.symbol).quotes += 1
         elif isinstance(event, Book):
             self._of(event.symbol).books += 1
-        elif isinstance(event, Gone):
+        elif isinstance(event, Discontinuity):
             self._trouble("gone", f"{event.channel} {event.symbol}: {event.reason}")
             if event.channel is Channel.TRADES:
                 self._tear(event.reason, [Subscription(Channel.TRADES, event.symbol)] if event.symbol else None)

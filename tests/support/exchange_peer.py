@@ -29,14 +29,14 @@ class Purse:
     """A budget that counts."""
 
     taken: int = 0
-    dials: int = 0
+    connects: int = 0
     pauses: list[float] = field(default_factory=list)
 
     async def take(self, weight: int = 1) -> None:
         self.taken += weight
 
-    async def dial(self) -> None:
-        self.dials += 1
+    async def take_connect(self) -> None:
+        self.connects += 1
 
     def seen(self, used: int) -> None:
         """Nothing here tells it."""

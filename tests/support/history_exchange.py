@@ -10,11 +10,19 @@ from fks.clock import Clock
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import InputError, OutageError
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, ExchangeCapabilities, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
+from fks.model.market import (
+    Channel,
+    ConnectionCounters,
+    ExchangeCapabilities,
+    MarketEvent,
+    Subscription,
+    TradeIds,
+    TradesFrom,
+)
 from fks.model.timeframe import bar_end, bar_start
 from tests.support.order_values import an_instrument
 
-TRAITS = ExchangeCapabilities(
+CAPABILITIES = ExchangeCapabilities(
     timeframes=frozenset({"1s", "1m", "5m", "1h", "4h", "1d"}),
     channels=frozenset({Channel.TRADES}),
     trade_ids=TradeIds.CONTIGUOUS,
@@ -37,8 +45,8 @@ class HistoryExchange:
     fails: int = 0
     shift: float = 0.0
     name: str = "binance"
-    capabilities: ExchangeCapabilities = TRAITS
-    tally: Tally = field(default_factory=Tally)
+    capabilities: ExchangeCapabilities = CAPABILITIES
+    counters: ConnectionCounters = field(default_factory=ConnectionCounters)
     asked: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     before: Callable[[], None] | None = None
     listed: tuple[str, ...] = ()
@@ -89,10 +97,10 @@ class HistoryExchange:
     ) -> list[PublicTrade]:
         return []
 
-    async def may_dial(self) -> None:
+    async def connect_permit(self) -> None:
         raise NotImplementedError
 
-    def leave(self, gone: Sequence[Subscription]) -> None:
+    def unsubscribe(self, gone: Sequence[Subscription]) -> None:
         raise NotImplementedError
 
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:

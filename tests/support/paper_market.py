@@ -11,7 +11,15 @@ import msgspec
 from fks.bars.aggregate import BarBuilder, OpenBar
 from fks.model.bar import Bar, PublicTrade
 from fks.model.instrument import Instrument
-from fks.model.market import Channel, ExchangeCapabilities, MarketEvent, Subscription, Tally, TradeIds, TradesFrom
+from fks.model.market import (
+    Channel,
+    ConnectionCounters,
+    ExchangeCapabilities,
+    MarketEvent,
+    Subscription,
+    TradeIds,
+    TradesFrom,
+)
 from fks.model.timeframe import TIMEFRAMES, bar_end, bar_start
 
 
@@ -32,7 +40,7 @@ class PaperMarket:
         self.trades = trades
         self.now_ns = trades[0].time_ns
         self.calls = 0
-        self.tally = Tally()
+        self.counters = ConnectionCounters()
         begin = bar_start(trades[0].time_ns, "1s")
         seeds = {frame: OpenBar.at(begin, frame) for frame in TIMEFRAMES if frame != "1s"}
         builder = BarBuilder("binance", trades[0].symbol, tuple(TIMEFRAMES), begin, seeds=seeds)
@@ -79,10 +87,10 @@ class PaperMarket:
         self.calls += 1
         await asyncio.sleep(0)
 
-    async def may_dial(self) -> None:
+    async def connect_permit(self) -> None:
         raise NotImplementedError
 
-    def leave(self, gone: Sequence[Subscription]) -> None:
+    def unsubscribe(self, gone: Sequence[Subscription]) -> None:
         raise NotImplementedError
 
     def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:

@@ -17,7 +17,7 @@ from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError
 from fks.model.market import Channel, MarketEvent, Subscription
 from fks.model.ports import Exchange
-from tests.support.history_exchange import TRAITS
+from tests.support.history_exchange import CAPABILITIES
 from tests.support.ports import CollectingLog, RecordingMeter
 
 
@@ -41,7 +41,7 @@ class DiallingExchange:
     name = "x"
 
     def __init__(self, clock: FakeClock) -> None:
-        self.capabilities = replace(TRAITS, streams_max=3)
+        self.capabilities = replace(CAPABILITIES, streams_max=3)
         self.answer: Callable[[Connection], None] = lambda connection: None
         self.dials: list[Connection] = []
         self.left: list[str] = []
@@ -54,10 +54,10 @@ class DiallingExchange:
     def open(self) -> list[list[str]]:
         return sorted(connection.symbols for connection in self.dials if connection.is_open)
 
-    async def may_dial(self) -> None:
+    async def connect_permit(self) -> None:
         await self.leaves.acquire()
 
-    def leave(self, gone: Sequence[Subscription]) -> None:
+    def unsubscribe(self, gone: Sequence[Subscription]) -> None:
         self.left += [item.symbol for item in gone]
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:

@@ -59,7 +59,7 @@ def make_tape(folder: Path, rows: list[tuple[int, bytes]] | None = None) -> list
     """Record frames; return the events that the wire gave while they were recorded."""
     recorder = recorder_into(folder)
     wire = TapedWire(BinanceWire(), recorder)
-    wire.hello(WANTED)
+    wire.subscribe_frames(WANTED)
     found = heard_by(wire, frames() if rows is None else rows)
     recorder.close()
     return found

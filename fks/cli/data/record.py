@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fks.tape.recorder import Recorder
 
 CHANNELS = ("trades", "bars", "quotes", "book")
-_REDIAL_S = 1.0
+_RECONNECT_S = 1.0
 _LOOK_S = 1.0  # how often the recorder is asked whether it still writes
 _PAGE = 1000
 #: history that the first bars of a replay need: timeframe -> newest bars
@@ -151,7 +151,7 @@ def _live_frame(source: WireExchange, symbol: str) -> str:
 
     for frame in ("1m", "5m"):
         with contextlib.suppress(InputError):
-            source.wire().hello([Subscription(Channel.BARS, symbol, frame)])
+            source.wire().subscribe_frames([Subscription(Channel.BARS, symbol, frame)])
             return frame
     return ""
 
@@ -194,7 +194,7 @@ async def _dial(taped: TapedExchange, wanted: list[Subscription], symbols: Seque
     has_history = False
     while True:
         try:
-            await taped.may_dial()
+            await taped.connect_permit()
             async with contextlib.aclosing(taped.watch(wanted)) as batches:  # type: ignore[type-var]
                 async for _ in batches:
                     if not has_history:  # once the socket stands: so nothing lies between the two
@@ -202,7 +202,7 @@ async def _dial(taped: TapedExchange, wanted: list[Subscription], symbols: Seque
                         await _history(taped, symbols)
         except (OutageError, PeerError) as error:
             click.echo(f"{error}: dialling again", err=True)
-            await clock.sleep(_REDIAL_S)
+            await clock.sleep(_RECONNECT_S)
 
 
 async def _history(taped: TapedExchange, symbols: Sequence[str]) -> None:

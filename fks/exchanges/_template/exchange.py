@@ -18,7 +18,7 @@ from fks.exchanges._template.wire import NAME, TIMEFRAMES, TemplateWire, Trade, 
 from fks.exchanges.base import MS, Endpoint, exact
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import bar_of, closed, read_rows, rows_of
-from fks.exchanges.base.values import TOO_MUCH, offered, seconds_told
+from fks.exchanges.base.values import TOO_MUCH, offered, retry_after_s
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import InputError, OutageError, PeerError
 from fks.model.instrument import Instrument
@@ -42,7 +42,7 @@ class TemplateExchange(WireExchange):
 
     def wire(self) -> TemplateWire:
         """Return the protocol of one connection."""
-        return TemplateWire(self._endpoint.ws, self.tally)
+        return TemplateWire(self._endpoint.ws, self.counters)
 
     async def open(self) -> None:
         """Prepare the session. Dials nothing yet."""
@@ -121,7 +121,7 @@ class TemplateExchange(WireExchange):
             raise OutageError(f"{NAME} does not answer: {error!r}") from error
         text = f"{NAME} answered {response.status}: {body[:200].decode(errors='replace')}"
         if response.status in TOO_MUCH and self._budget is not None:
-            self._budget.pause(seconds_told(after))
+            self._budget.pause(retry_after_s(after))
         if response.status in TOO_MUCH or response.status >= 500:
             raise OutageError(text)
         if response.status == 404:

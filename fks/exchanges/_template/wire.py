@@ -11,7 +11,7 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import Reader, Subscribed, Tally, doubted
+from fks.exchanges.base import ConnectionCounters, Reader, Subscribed, suspect_message
 from fks.exchanges.base.rows import UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered
@@ -61,30 +61,30 @@ class _Quote(msgspec.Struct):
 class TemplateWire:
     """The exchange's socket without the socket. One object a connection; `fks.exchanges.base.wire` has the rules."""
 
-    def __init__(self, base: str | None = None, tally: Tally | None = None) -> None:
+    def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")
-        self._tally = tally = Tally() if tally is None else tally
-        self._message = Reader(NAME, _Message, tally)
-        self._trades = Rows(f"{NAME}.trades", Trade, tally)
-        self._bars = Rows(f"{NAME}.bars", _Bar, tally)
-        self._quotes = Rows(f"{NAME}.quotes", _Quote, tally)
+        self._counters = counters = ConnectionCounters() if counters is None else counters
+        self._message = Reader(NAME, _Message, counters)
+        self._trades = Rows(f"{NAME}.trades", Trade, counters)
+        self._bars = Rows(f"{NAME}.bars", _Bar, counters)
+        self._quotes = Rows(f"{NAME}.quotes", _Quote, counters)
         self._asked: set[str] = set()
 
     def url(self, wanted: Sequence[Subscription]) -> str:
         """Return where to dial."""
         return self._url
 
-    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+    def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return the frame that subscribes. Errors: InputError TIMEFRAME_UNKNOWN."""
         names = [_stream_of(item) for item in wanted]
         self._asked = set(names)
         return [msgspec.json.encode({"op": "subscribe", "streams": names})]
 
-    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+    def unsubscribe_frames(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return the frame that unsubscribes."""
         return [msgspec.json.encode({"op": "unsubscribe", "streams": [_stream_of(item) for item in gone]})]
 
-    def pulse(self, now_s: float) -> list[bytes]:
+    def due_frames(self, now_s: float) -> list[bytes]:
         """Nothing is due."""
         return []
 
@@ -93,7 +93,7 @@ class TemplateWire:
         try:
             message = self._message(frame)
         except UNREADABLE as error:
-            return doubted(Channel.TRADES, "", error, frame, received_ns)
+            return suspect_message(Channel.TRADES, "", error, frame, received_ns)
         kind, symbol, timeframe = (*message.stream.split(":"), "", "")[:3]
         match message.op or kind:
             case "subscribed":
@@ -114,7 +114,7 @@ class TemplateWire:
                 return self._quotes.read(
                     message.rows, partial(_quoted, symbol, received_ns), Channel.QUOTES, symbol, received_ns
                 )
-        self._tally.unknown[f"{NAME}.{message.op or kind}"] += 1
+        self._counters.unknown[f"{NAME}.{message.op or kind}"] += 1
         return []
 
 

@@ -1,11 +1,10 @@
-"""What every exchange module shares: exact values (`values`), the shape of a wire (`wire`), typed decoding (`reader`),
-order books (`levels`, `anew`), a wire on a socket (`socket`, `inbox`), REST through ccxt (`rest`), and all of it as a
-base class (`exchange`). Of these, `socket`, `rest` and `exchange` bring aiohttp or ccxt and are imported by name where
-they are needed.
+"""Parts shared by all exchange modules: exact values (`values`), the wire protocol (`wire`), typed decoding (`reader`),
+order books (`levels`, `book_resync`), connections (`socket`, `event_queue`), REST through ccxt (`rest`), and a base
+class (`exchange`). `socket`, `rest` and `exchange` import aiohttp or ccxt, so they are imported by name.
 """
 
-from fks.exchanges.base.book_resync import Anew
-from fks.exchanges.base.event_queue import Inbox
+from fks.exchanges.base.book_resync import BookResync
+from fks.exchanges.base.event_queue import EventQueue
 from fks.exchanges.base.levels import Levels
 from fks.exchanges.base.reader import BROKEN, Reader
 from fks.exchanges.base.values import (
@@ -22,8 +21,8 @@ from fks.exchanges.base.values import (
     instrument_of_filters,
     ns_of_iso,
 )
-from fks.exchanges.base.wire import Subscribed, Wire, doubted
-from fks.model.market import Tally
+from fks.exchanges.base.wire import Subscribed, Wire, suspect_message
+from fks.model.market import ConnectionCounters
 
 __all__ = [
     "BROKEN",
@@ -31,20 +30,20 @@ __all__ = [
     "ID_MAX",
     "MS",
     "ZERO",
-    "Anew",
+    "BookResync",
+    "ConnectionCounters",
     "Endpoint",
-    "Inbox",
+    "EventQueue",
     "Levels",
     "Numbers",
     "Reader",
     "Subscribed",
-    "Tally",
     "Wire",
     "check_ascending",
     "check_bar",
     "check_trade",
-    "doubted",
     "exact",
     "instrument_of_filters",
     "ns_of_iso",
+    "suspect_message",
 ]

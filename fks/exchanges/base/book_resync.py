@@ -1,8 +1,9 @@
-"""Books that broke and are asked for anew: at once the first time, then ever more seldom, and not for ever.
+"""Resynchronisation of order books: which broken books to request again, and when.
 
-A wire says `broken` of each message that breaks a book, `whole` of each snapshot it believes, and asks for what is
-`due` in its pulse. A book that breaks again right after it was asked for waits 1 s, 2 s, 4 s … for its turn; one that
-stood for CALM_S begins a new row. After ROW_MAX in a row the connection is over: another one may be healthy.
+A wire calls `broken` for each message that breaks a book and `whole` for each valid snapshot, and requests the books
+that are `due` in its `due_frames`. The first request is immediate. A book that breaks again right after its request
+waits 1 s, 2 s, 4 s …; one that was whole for CALM_S starts again at once. After ROW_MAX consecutive requests the
+connection ends: a new one may be healthy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ ROW_MAX = 8  # about three minutes
 
 @dataclass(slots=True)
 class _Row:
-    """How often in a row a symbol's book was asked for, and when last."""
+    """Number of consecutive requests for a symbol's book, and the time of the last one."""
 
     asked: int
     last_s: float
@@ -29,30 +30,29 @@ class _Row:
 
 
 @dataclass(slots=True)
-class Anew:
-    """The books of one connection that have to be asked for anew. Times are monotonic seconds, those of
-    `Wire.pulse`."""
+class BookResync:
+    """Books of one connection that have to be requested again. Times are the monotonic seconds of `due_frames`."""
 
     _broken: dict[str, None] = field(default_factory=dict)  # in the order in which they broke
     _rows: dict[str, _Row] = field(default_factory=dict)
     _left: set[str] = field(default_factory=set)
 
     def broken(self, symbol: str) -> None:
-        """Note that a book is wrong, or that the snapshot it waits for may be what was missed."""
+        """Record that a book is wrong, or that the snapshot it waits for may be lost."""
         if symbol not in self._left:
             self._broken[symbol] = None
 
     def whole(self, symbol: str) -> None:
-        """Note that a book is whole: it came before its turn to be asked for."""
+        """Record that a valid snapshot of a book came."""
         self._broken.pop(symbol, None)
 
-    def leave(self, symbol: str) -> None:
-        """Note that a book is wanted no longer: changes that still come may break it, and it is not asked for again."""
+    def drop(self, symbol: str) -> None:
+        """Stop following a book: updates that still come may break it, and it is not requested again."""
         self._left.add(symbol)
         self._broken.pop(symbol, None)
 
     def due(self, now_s: float) -> list[str]:
-        """Return whose books to ask for now. Errors: PeerError when one broke ROW_MAX times as soon as it was there."""
+        """Return the symbols whose books to request now. Errors: PeerError after ROW_MAX requests in a row."""
         found = [symbol for symbol in self._broken if symbol not in self._rows or now_s >= self._rows[symbol].next_s]
         for symbol in found:
             del self._broken[symbol]

@@ -1,11 +1,10 @@
-"""What has arrived and was not taken yet: bounded, with one policy a channel, and a number for everything it lets go.
+"""Bounded queue between the task that reads a connection and the task that takes batches; every drop is counted.
 
-| Kind | Policy when the taker is slow |
+| Kind | Policy when the consumer is slow |
 |---|---|
-| trades, closed bars and their ends | kept; beyond `kept_max` all of them go, counted, and a Gone says so for each
-symbol |
-| quotes, books, unfinished bars | only the newest of each waits; what it replaced is counted |
-| Gone, Suspect | kept, always |
+| trades, closed bars and their ends | kept; beyond `kept_max` all are dropped, with a Discontinuity for each symbol |
+| quotes, books, unfinished bars | only the newest of each waits; replaced ones are counted |
+| Discontinuity, Suspect | kept, always |
 """
 
 from __future__ import annotations
@@ -15,26 +14,26 @@ from collections.abc import Sequence
 
 from fks.exchanges.base.wire import Subscribed
 from fks.model.bar import BarClosed, PublicTrade
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Suspect, Tally
+from fks.model.market import BarSeen, Book, Channel, ConnectionCounters, Discontinuity, MarketEvent, Quote, Suspect
 
 KEPT_MAX = 200_000  # about a minute of the busiest market; 30 MB
 
 
-class Inbox:
-    """A queue from the task that reads a socket to the task that takes batches."""
+class EventQueue:
+    """Events that arrived and were not taken yet. `arrived` is set while a batch waits."""
 
-    def __init__(self, tally: Tally, kept_max: int = KEPT_MAX, *, is_subscribed: bool = False) -> None:
+    def __init__(self, counters: ConnectionCounters, kept_max: int = KEPT_MAX, *, is_subscribed: bool = False) -> None:
         self.is_subscribed = is_subscribed
         self.arrived = asyncio.Event()
         if is_subscribed:
             self.arrived.set()
-        self._tally = tally
+        self._counters = counters
         self._kept_max = kept_max
         self._kept: list[MarketEvent] = []
         self._newest: dict[tuple[type, str, str], MarketEvent] = {}  # keyed by type: an enum is slow to hash
 
     def put(self, events: Sequence[MarketEvent | Subscribed]) -> None:
-        """Take what a frame said. Never waits."""
+        """Add the events of a frame. Never waits."""
         for event in events:
             if type(event) is PublicTrade:
                 self._kept.append(event)
@@ -47,10 +46,10 @@ class Inbox:
             elif isinstance(event, Subscribed):
                 self.is_subscribed = True
             else:
-                if isinstance(event, Gone):  # what waits is from before the hole
+                if isinstance(event, Discontinuity):  # what waits is older than the discontinuity
                     self._forget(event)
                 elif isinstance(event, Suspect):
-                    self._tally.suspects += 1
+                    self._counters.suspects += 1
                 self._kept.append(event)
         if len(self._kept) > self._kept_max:
             self._overflow()
@@ -74,15 +73,15 @@ class Inbox:
             return
         waiting = self._newest.get(key)
         if isinstance(waiting, BarSeen) and waiting.bar.time_ns <= event.bar.time_ns:
-            del self._newest[key]  # the closed bar says all that it said
+            del self._newest[key]  # the closed bar replaces it
         self._kept.append(event)
 
     def _replace(self, channel: Channel, key: tuple[type, str, str], event: MarketEvent) -> None:
         if key in self._newest:
-            self._tally.conflated[channel] += 1
+            self._counters.conflated[channel] += 1
         self._newest[key] = event
 
-    def _forget(self, gone: Gone) -> None:
+    def _forget(self, gone: Discontinuity) -> None:
         kind = {Channel.QUOTES: Quote, Channel.BOOK: Book}.get(gone.channel)
         if kind is not None:
             self._newest.pop((kind, gone.symbol, ""), None)
@@ -102,6 +101,6 @@ class Inbox:
                 continue
             cut[key] = cut.get(key, 0) + 1
         for (channel, symbol), count in cut.items():
-            self._tally.overflowed[channel] += count
-            left.append(Gone(channel, symbol, f"{count} waited too long and were let go"))
+            self._counters.overflowed[channel] += count
+            left.append(Discontinuity(channel, symbol, f"{count} waited too long and were let go"))
         self._kept = left

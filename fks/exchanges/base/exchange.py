@@ -1,4 +1,4 @@
-"""An exchange that has a Wire of its own: the part of the port that is the same for all of them."""
+"""Base class of exchanges that have a Wire: the part of the Exchange port that is the same for all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fks.exchanges.base.values import Endpoint
 from fks.exchanges.base.wire import Wire
 from fks.model.errors import InputError, PeerError
 from fks.model.instrument import Instrument
-from fks.model.market import ExchangeCapabilities, MarketEvent, Subscription, Tally
+from fks.model.market import ConnectionCounters, ExchangeCapabilities, MarketEvent, Subscription
 from fks.model.ports import Budget, Log
 
 
@@ -38,7 +38,7 @@ class WireExchange(ABC):
 
     @abstractmethod
     def wire(self) -> Wire:
-        """Return the protocol of one connection, counting into `self.tally`."""
+        """Return the protocol of one connection, counting into `self.counters`."""
 
     @abstractmethod
     async def listing(self) -> list[Any]:
@@ -46,11 +46,10 @@ class WireExchange(ABC):
 
     @abstractmethod
     def instrument_of(self, row: Any, now_ns: int) -> Instrument:
-        """Return what one row lists. Whatever it raises over a row that breaks the exchange's own form, is logged."""
+        """Return the instrument of one row. Any exception for a malformed row is logged and the row is left out."""
 
     async def instruments(self) -> list[Instrument]:
-        """Return all that is listed; a row that breaks the exchange's own form is left out and logged. Errors: as
-        `listing`."""
+        """Return all that is listed; a malformed row is left out and logged. Errors: as `listing`."""
         rows, now_ns = await self.listing(), self._clock.now_ns()
         found: list[Instrument] = []
         for row in rows:
@@ -61,29 +60,28 @@ class WireExchange(ABC):
         return found
 
     @property
-    def tally(self) -> Tally:
-        """What the connections of this object counted so far."""
-        return self._sockets.tally
+    def counters(self) -> ConnectionCounters:
+        """Return the counters of all connections of this object."""
+        return self._sockets.counters
 
     def record(self, around: Callable[[Wire], Wire] | None) -> None:
-        """Put `around` round the wire of every connection made from now on: it hears all that the wire hears; None: no
-        more."""
+        """Wrap the wire of every later connection in `around`, which sees all frames of it; None ends that."""
         self._around = around
 
     async def close(self) -> None:
         """Close sockets and sessions, waiting at most a second for the peer."""
         await self._sockets.close()
 
-    async def may_dial(self) -> None:
-        """Return when a socket may be dialled; see the port."""
-        await self._sockets.may_dial()
+    async def connect_permit(self) -> None:
+        """Return when a connection may be opened; see the port."""
+        await self._sockets.connect_permit()
 
-    def leave(self, gone: Sequence[Subscription]) -> None:
-        """Unsubscribe these wherever they are watched now; see the port."""
-        self._sockets.leave(gone)
+    def unsubscribe(self, gone: Sequence[Subscription]) -> None:
+        """Unsubscribe these on every connection that carries them; see the port."""
+        self._sockets.unsubscribe(gone)
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
-        """Yield batches over one socket of its own; see the port. Errors: also InputError for what it does not have."""
+        """Yield batches of one new connection; see the port. Errors: also InputError for an unknown channel."""
         for item in wanted:
             if item.channel not in self.capabilities.channels:
                 raise InputError(f"{self.name} has no live {item.channel}", code="CHANNEL_UNKNOWN")

@@ -1,4 +1,4 @@
-"""An order book: price levels that updates change, and the best of them as the port's Book wants."""
+"""Order book levels: updated in place, and the best of them for a `Book`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Reading bars forward from an exchange that tells the newest of a range: where a page ends, and where a history
-begins."""
+"""Paging of bars forward on exchanges that return the newest bars of a range: page ends, and the first bar."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ async def first_from(
 ) -> int | None:
     """Return a moment less than `page_ns` before the first bar in [since, until), or None when there is no bar in it.
 
-    For the time before a listing, or an outage of the exchange: a few questions instead of one for every empty page.
+    For the time before a listing, or an outage of the exchange: a few requests instead of one for every empty page.
     `newest_before(moment)` returns when the newest bar that begins before a moment begins (ns), or None.
     """
 

@@ -1,7 +1,7 @@
-"""Typed decoding that notices what it does not know: strict while it can be, forgiving once it met a new field.
+"""Typed decoding of messages that counts unknown fields.
 
-Decoding into a type skips unknown fields, so an exchange could add one for months before anybody sees it. A strict
-decoder costs the same and stops at the first; then the field is counted and the forgiving decoder takes over.
+Decoding into a type skips unknown fields, so a new field of an exchange would stay unnoticed. A strict decoder is as
+fast and fails at the first unknown field; the field is then counted, and a tolerant decoder takes over.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from fks.model.market import Tally
+from fks.model.market import ConnectionCounters
 
 T = TypeVar("T")
 
-#: what reading a bad frame can raise: msgspec's own (not JSON, not the type), and Decimal's for a number that is none
+#: errors of a malformed frame: those of msgspec (not JSON, wrong type), and of Decimal for text that is no number
 BROKEN = (msgspec.MsgspecError, ArithmeticError, ValueError, UnicodeError)
 
 
 class Reader(Generic[T]):
     """Callable: bytes to `kind`. Unknown fields are counted as `name.field`, each once. Errors: those of BROKEN."""
 
-    def __init__(self, name: str, kind: type[T], tally: Tally) -> None:
-        self._name, self._kind, self._tally = name, kind, tally
+    def __init__(self, name: str, kind: type[T], counters: ConnectionCounters) -> None:
+        self._name, self._kind, self._counters = name, kind, counters
         self._forgiving = msgspec.json.Decoder(kind)
         #: the decoder alone, for hot paths: its errors (those of BROKEN) may mean an unknown field, which a call
         #: survives
@@ -43,7 +43,7 @@ class Reader(Generic[T]):
         found = self._forgiving.decode(frame)
         self.decode = self._forgiving.decode
         for field in set(_unknown(self._kind, msgspec.json.decode(frame))):
-            self._tally.unknown[f"{self._name}.{field}"] += 1
+            self._counters.unknown[f"{self._name}.{field}"] += 1
         return found
 
 
@@ -56,8 +56,7 @@ def _strict(kind: Any) -> Any:
             to = _strict(field.type)
             if to is not field.type:
                 changed.append((field.name, to, _same_default(field)))
-        # a subclass moves fields it names again to the end, which positional construction would notice; nobody does
-        # that
+        # a subclass moves the fields that it redefines to the end; no struct here is constructed by position
         return msgspec.defstruct(kind.__name__, changed, bases=(kind,), forbid_unknown_fields=True, kw_only=True)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if not args or origin not in (list, tuple, typing.Union, types.UnionType):

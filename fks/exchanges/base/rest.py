@@ -1,4 +1,4 @@
-"""REST through ccxt's implicit methods: its hosts, paths, throttle and error tables; our numbers, budget and blame.
+"""REST through ccxt's implicit methods: its hosts, paths, throttle and error tables; our numbers, budget and errors.
 
 ccxt would parse 1762795433.9717445 to a float and lose the last digits. Here every number with a point stays the text
 that the exchange wrote, and `exact` makes a decimal of it.
@@ -18,7 +18,7 @@ from fks.clock import Clock
 from fks.config.libraries import CCXT_INNER, CCXT_KEPT, only
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import rows_of
-from fks.exchanges.base.values import TOO_MUCH, Endpoint, seconds_told
+from fks.exchanges.base.values import TOO_MUCH, Endpoint, retry_after_s
 from fks.model.errors import FksError, InputError, OutageError, PeerError
 from fks.model.ports import Budget, Log
 from fks.model.timeframe import to_ns
@@ -40,8 +40,7 @@ class _Reading:
         return json.loads(body, parse_float=str)
 
     def handle_errors(self, code: int, reason: str, *rest: Any) -> Any:
-        """Raise ccxt's error for a status of asking too much or of trouble on their side; else ask the exchange's
-        tables."""
+        """Raise ccxt's error for a rate limit or server error status; else use the error tables of the exchange."""
         if code in TOO_MUCH:
             raise ccxt.RateLimitExceeded(f"{code} {reason}")
         if code >= 500:
@@ -53,8 +52,8 @@ class CcxtExchange(WireExchange):
     """Base of the exchange modules whose REST ccxt knows. `kind` is its class there.
 
     `rest_paths`: ccxt's names of the addresses that are asked, and what follows the endpoint's own in them. `config`:
-    what else ccxt is told. `weights`: methods that cost more than one of the budget. `used_header`: which header says
-    how much of the present window is spent.
+    further options of ccxt. `weights`: methods that cost more than one of the budget. `used_header`: the header with
+    the weight used in the present window.
     """
 
     kind: ClassVar[type[Any]]
@@ -68,7 +67,7 @@ class CcxtExchange(WireExchange):
         self._client: Any = None
 
     async def open(self) -> None:
-        """Make the client. Dials nothing yet."""
+        """Make the client. It connects to nothing yet."""
         if self._client is not None:
             return
         config = {"enableRateLimit": self._budget is None, "timeout": TIMEOUT_MS, **self.config}
@@ -97,7 +96,7 @@ class CcxtExchange(WireExchange):
             answer = await getattr(self._client, method)(dict(request))
         except (ccxt.BaseError, aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             if isinstance(error, ccxt.DDoSProtection | ccxt.RateLimitExceeded) and self._budget is not None:
-                self._budget.pause(seconds_told(self._header("retry-after")))
+                self._budget.pause(retry_after_s(self._header("retry-after")))
             raise blamed(self.name, error) from error
         if self._budget is not None and (used := self._header(self.used_header)).isdigit():
             self._budget.seen(int(used))
@@ -124,7 +123,7 @@ class CcxtExchange(WireExchange):
 
 
 def blamed(name: str, error: BaseException) -> FksError:
-    """Return whose fault an error of ccxt or of the network is."""
+    """Return the FksError that an error of ccxt or of the network stands for."""
     if isinstance(error, FksError):
         return error
     text = str(error)[:300]

@@ -1,4 +1,4 @@
-"""From an exchange's rows to values, checked, and one bad row spoils no other."""
+"""Validated values of an exchange's rows; a malformed row does not affect the others."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import msgspec
 
 from fks.exchanges.base.reader import BROKEN, Reader
 from fks.exchanges.base.values import HUGE, ID_MAX, MS, NS_MAX, ZERO, check_trade, exact
-from fks.exchanges.base.wire import doubted
+from fks.exchanges.base.wire import suspect_message
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import PeerError
-from fks.model.market import Channel, MarketEvent, Tally
+from fks.model.market import Channel, ConnectionCounters, MarketEvent
 from fks.model.timeframe import bar_end, bar_start, iso
 
 T = TypeVar("T")
@@ -22,17 +22,17 @@ T = TypeVar("T")
 BOOK_LEVELS = 20  # levels of a book that are handed on
 _MS_MAX = NS_MAX // MS
 
-#: what a message or a row that breaks its exchange's own form raises while it is read
+#: errors of a malformed message or row
 UNREADABLE = (*BROKEN, PeerError, KeyError, IndexError, TypeError)
 
 
 class Rows(Generic[T]):
     """Reads the list of rows in a message. Unknown fields are counted as `name.field`."""
 
-    def __init__(self, name: str, kind: type[T], tally: Tally) -> None:
+    def __init__(self, name: str, kind: type[T], counters: ConnectionCounters) -> None:
         many: Any = list[kind]  # type: ignore[valid-type]
-        self._many: Reader[list[T]] = Reader(name, many, tally)
-        self._one: Reader[T] = Reader(name, kind, tally)
+        self._many: Reader[list[T]] = Reader(name, many, counters)
+        self._one: Reader[T] = Reader(name, kind, counters)
 
     def read(
         self,
@@ -42,8 +42,7 @@ class Rows(Generic[T]):
         symbol: str,
         received_ns: int,
     ) -> list[MarketEvent]:
-        """Return `make` of every row that gives something. Rows that cannot be read are Suspects, with a Gone at the
-        end."""
+        """Return `make` of every row, without None; malformed rows are Suspects, with one Discontinuity at the end."""
         try:
             return [event for row in self._many(rows) if (event := make(row)) is not None]
         except UNREADABLE as error:
@@ -51,15 +50,15 @@ class Rows(Generic[T]):
         try:
             parts = msgspec.json.decode(rows, type=list[msgspec.Raw])
         except msgspec.MsgspecError:
-            return doubted(channel, symbol, why, bytes(rows), received_ns)
+            return suspect_message(channel, symbol, why, bytes(rows), received_ns)
         made: list[MarketEvent] = []
         gone: list[MarketEvent] = []
         for part in parts:
             try:
                 event = make(self._one(part))
             except UNREADABLE as error:
-                doubt, *gone = doubted(channel, symbol, error, bytes(part), received_ns)
-                made.append(doubt)
+                suspect, *gone = suspect_message(channel, symbol, error, bytes(part), received_ns)
+                made.append(suspect)
             else:
                 made += [] if event is None else [event]
         return made + gone
@@ -87,7 +86,7 @@ def read_rows(name: str, one: Callable[[Any], T], rows: Iterable[Any]) -> list[T
 
 
 def time_of(time_ms: int) -> int:
-    """Return ns of an exchange's milliseconds. Errors: PeerError when no exchange was there then."""
+    """Return ns of an exchange's milliseconds. Errors: PeerError when it is out of range."""
     if not 0 < time_ms < _MS_MAX:
         raise PeerError(f"{time_ms} is no time in ms")
     return time_ms * MS
@@ -124,7 +123,7 @@ def trade_of(
     taker: str,
     received_ns: int = 0,
 ) -> PublicTrade:
-    """Return a public trade, live or told by REST; `taker` bought or sold. Errors: PeerError when it cannot be."""
+    """Return a public trade of a message or of REST; `taker` bought or sold. Errors: PeerError when it is invalid."""
     if taker not in ("buy", "sell", "Buy", "Sell"):
         raise PeerError(f"a trade has the side {taker!r}")
     number, time_ns = number_of(trade_id), time_of(time_ms)
@@ -136,12 +135,11 @@ def trade_of(
 def bar_of(
     exchange: str, symbol: str, timeframe: str, time_ms: int, ohlcv: Sequence[str | Decimal], *, trades: int = 0
 ) -> Bar:
-    """Return a bar as the exchange tells it; one without volume and trades is empty. Errors: PeerError when it cannot
-    be read.
+    """Return a bar with the numbers of the exchange; one without volume and trades is empty. Errors: PeerError when it
+    is malformed, or when bars of its timeframe do not begin there in UTC.
 
-    Whether its numbers can be true is not asked here: REST's one bad bar goes to the quarantine and its page is stored;
-    a wire, whose bars nobody stores, asks `check_bar`. A bar that does not begin where bars of its timeframe begin in
-    UTC is refused: it is another clock's day.
+    The numbers are validated elsewhere: a bad bar of REST goes to the quarantine and the rest of its page is stored; a
+    wire, whose bars are not stored, uses `check_bar`.
     """
     start_ns = time_of(time_ms)
     if bar_start(start_ns, timeframe) != start_ns:
@@ -153,7 +151,7 @@ def bar_of(
 
 
 def _number(value: str | Decimal) -> Decimal:
-    """Return a number of a bar, be it true or not. Errors: PeerError when it is none, or beyond any market."""
+    """Return a number of a bar, not validated further. Errors: PeerError when it is no number, or out of range."""
     found = value if type(value) is Decimal else exact(value, "bar")
     if not -HUGE < found < HUGE:
         raise PeerError(f"bar is {value!r}, which cannot be")

@@ -1,4 +1,4 @@
-"""Exact numbers, whole trades and bars: what every exchange module checks before it lets a value in."""
+"""Exact numbers and validated trades and bars of exchange messages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ZERO = Decimal(0)
 HUGE = Decimal(10) ** 30  # no price or quantity is beyond it; infinity is
 NS_MAX = 4_102_444_800 * 10**9  # the year 2100: no time of an exchange is beyond it
 ID_MAX = 2**63 - 1  # the store's trade ids are 64 bits with a sign
-TOO_MUCH = frozenset({418, 429})  # HTTP statuses of who asks too much
-PAUSE_S = 30.0  # after a refusal for asking too much that does not say how long
+TOO_MUCH = frozenset({418, 429})  # HTTP statuses of a broken rate limit
+PAUSE_S = 30.0  # after a broken rate limit without a Retry-After
 _PAUSE_MAX_S = 3 * 86400.0
 _STARTS: dict[str, int] = {}  # whole seconds seen, as text
 _STARTS_MAX = 4096
@@ -77,8 +77,8 @@ def offered(exchange: str, timeframes: Container[str], timeframe: str) -> str:
     return timeframe
 
 
-def seconds_told(retry_after: str, otherwise: float = PAUSE_S) -> float:
-    """Return the seconds that a Retry-After header says, three days at most; `otherwise` where it says none."""
+def retry_after_s(retry_after: str, otherwise: float = PAUSE_S) -> float:
+    """Return the seconds of a Retry-After header, three days at most; `otherwise` where it has no number."""
     try:
         found = float(retry_after)
     except ValueError:

@@ -48,7 +48,7 @@ class BinanceExchange(CcxtExchange):
 
     def wire(self) -> BinanceWire:
         """Return the protocol of one connection."""
-        return BinanceWire(self._endpoint.ws, self.tally)
+        return BinanceWire(self._endpoint.ws, self.counters)
 
     async def listing(self) -> list[Any]:
         """Return every spot symbol. Errors: as `ask`."""

@@ -6,7 +6,7 @@
 | bars | `@kline_<timeframe>` | `x` says that a bar is over, `n` how many single trades it held |
 | quotes | `@bookTicker` | `u` rises; an older one is dropped |
 | book | `@depth20@100ms` | each message is the whole top of the book; `lastUpdateId` rises |
-| book, of a recording | `@depth@100ms` and a snapshot of REST in between | `U` follows the last `u`; a hole is a Gone |
+| book, of a recording | `@depth@100ms` and snapshots of REST | `U` follows the last `u`; a gap is a Discontinuity |
 
 Source: developers.binance.com/docs/binance-spot-api-docs/web-socket-streams, read 2026-07. Binance tells no time in
 quotes and whole books: theirs is the time of receipt. Recordings of `@trade` (single trades, another range of ids) are
@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Numbers, Reader, Subscribed, Tally, doubted
+from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, ConnectionCounters, Numbers, Reader, Subscribed, suspect_message
 from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered, parts
@@ -29,7 +29,7 @@ from fks.exchanges.binance.depth import DepthBook
 from fks.exchanges.binance.shape import AggFrame, Change, Depth, Envelope, Kline, Levels, Ticker, TradeFrame
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import FksError, OutageError, PeerError
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription
 from fks.model.timeframe import TIMEFRAMES
 
 PUBLIC_WS = "wss://stream.binance.com:9443"
@@ -45,10 +45,15 @@ class BinanceWire:
     """One connection to the combined stream. See the module for its channels and `Wire` for the rules."""
 
     def __init__(
-        self, base: str | None = None, tally: Tally | None = None, *, trades: str = "aggTrade", book: str = "top"
+        self,
+        base: str | None = None,
+        counters: ConnectionCounters | None = None,
+        *,
+        trades: str = "aggTrade",
+        book: str = "top",
     ) -> None:
         self._url = f"{(base or PUBLIC_WS).rstrip('/')}/stream"
-        self._tally = Tally() if tally is None else tally
+        self._counters = ConnectionCounters() if counters is None else counters
         self._trades = trades
         self._ids = itertools.count(1)
         self._unanswered: set[int] = set()
@@ -57,23 +62,25 @@ class BinanceWire:
         self._prices, self._sizes = Numbers("price"), Numbers("quantity", is_zero_good=True)
         #: stream name -> what reads its data, for which channel and symbol
         self._streams: dict[str, tuple[Callable[[Any, int, str], Events], Channel, str]] = {}
-        self._envelope = Reader("envelope", Envelope, self._tally)
+        self._envelope = Reader("envelope", Envelope, self._counters)
         is_agg = trades == "aggTrade"
         self._mark = f'@{trades}"'.encode()
         self._read_trade: Reader[AggFrame] | Reader[TradeFrame]
-        self._read_trade = Reader(trades, AggFrame, self._tally) if is_agg else Reader(trades, TradeFrame, self._tally)
+        self._read_trade = (
+            Reader(trades, AggFrame, self._counters) if is_agg else Reader(trades, TradeFrame, self._counters)
+        )
         self._trade = self._agg_trade if is_agg else self._single_trade
-        self._read_ticker = Reader("bookTicker", Ticker, self._tally)
-        self._read_kline = Reader("kline", Kline, self._tally)
-        self._read_depth = Reader("depth", Depth, self._tally)
-        self._read_change = Reader("depthUpdate", Change, self._tally)
+        self._read_ticker = Reader("bookTicker", Ticker, self._counters)
+        self._read_kline = Reader("kline", Kline, self._counters)
+        self._read_depth = Reader("depth", Depth, self._counters)
+        self._read_change = Reader("depthUpdate", Change, self._counters)
         self._books: dict[str, DepthBook] | None = {} if book == "changes" else None
 
     def url(self, wanted: Sequence[Subscription]) -> str:
         """Return the combined stream's address: it wraps every message with the name of its stream."""
         return self._url
 
-    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+    def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return SUBSCRIBE requests of a hundred streams each. Errors: InputError for a timeframe Binance has not."""
         for item in wanted:
             name, read = self._stream(item)
@@ -82,7 +89,7 @@ class BinanceWire:
         self._unanswered.update(asked)
         return _requests("SUBSCRIBE", asked)
 
-    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+    def unsubscribe_frames(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return UNSUBSCRIBE requests of a hundred streams each."""
         asked = {next(self._ids): names for names in parts([self._stream(item)[0] for item in gone], STREAMS_A_FRAME)}
         self._byes.update(asked)
@@ -101,7 +108,7 @@ class BinanceWire:
         try:
             envelope = self._envelope(frame)
         except BROKEN as error:
-            return doubted(Channel.TRADES, "", error, frame, received_ns)
+            return suspect_message(Channel.TRADES, "", error, frame, received_ns)
         known = self._streams.get(envelope.stream)
         if known is None:
             return self._control(envelope, frame, received_ns)
@@ -109,9 +116,9 @@ class BinanceWire:
         try:
             return read(frame if channel is Channel.TRADES else envelope.data, received_ns, symbol)
         except (FksError, *BROKEN) as error:
-            return doubted(channel, symbol, error, frame, received_ns)
+            return suspect_message(channel, symbol, error, frame, received_ns)
 
-    def pulse(self, now_s: float) -> list[bytes]:
+    def due_frames(self, now_s: float) -> list[bytes]:
         """Nothing is due: the protocol's own pings do."""
         return []
 
@@ -136,12 +143,12 @@ class BinanceWire:
         if envelope.id in self._byes:
             self._byes.discard(envelope.id)
             if envelope.error:
-                self._tally.unknown["unsubscribe refused"] += 1
+                self._counters.unknown["unsubscribe refused"] += 1
             return ()
         if envelope.error:
             raise PeerError(f"binance refused a subscription: {bytes(envelope.error).decode(errors='replace')[:300]}")
         if envelope.id is None or envelope.id not in self._unanswered:
-            self._tally.unknown[f"message {envelope.stream.partition('@')[2] or 'without a stream'}"] += 1
+            self._counters.unknown[f"message {envelope.stream.partition('@')[2] or 'without a stream'}"] += 1
             return ()
         return answered(self._unanswered, envelope.id)
 
@@ -168,7 +175,7 @@ class BinanceWire:
         if not (ZERO <= row.b < HUGE and ZERO <= row.a < HUGE and ZERO <= row.B < HUGE and ZERO <= row.A < HUGE):
             raise PeerError(f"bid {row.B} at {row.b}, ask {row.A} at {row.a} cannot be")
         if not (row.b and row.a):
-            self._tally.unknown["quote of an empty side"] += 1
+            self._counters.unknown["quote of an empty side"] += 1
             return ()
         if not self._is_newer("quote " + symbol, row.u):
             return ()
@@ -189,23 +196,25 @@ class BinanceWire:
             raise PeerError(f"{row.s}: changes {row.U} to {row.u} on the stream of {symbol} cannot be")
         before = book.update
         if not book.change(row.U, row.u, row.b, row.a):
-            return (Gone(Channel.BOOK, symbol, f"changes {(before or 0) + 1} to {row.U - 1} are missing"),)
+            return (Discontinuity(Channel.BOOK, symbol, f"changes {(before or 0) + 1} to {row.U - 1} are missing"),)
         return () if book.update is None or book.update == before else (_shown(symbol, book, row.E * MS, received_ns),)
 
     def _book_snapshot(self, frame: bytes, received_ns: int) -> Events:
         """A snapshot does not say whose it is: it is that of the one book that waits."""
         waiting = [symbol for symbol, book in (self._books or {}).items() if book.update is None]
         if len(waiting) != 1 or self._books is None:
-            self._tally.unknown["snapshot that nobody waits for"] += 1
+            self._counters.unknown["snapshot that nobody waits for"] += 1
             return ()
         try:
             row = self._read_depth(frame)
             _check_levels(row.bids, row.asks)
         except (FksError, *BROKEN) as error:
-            return doubted(Channel.BOOK, waiting[0], error, frame, received_ns)
+            return suspect_message(Channel.BOOK, waiting[0], error, frame, received_ns)
         book = self._books[waiting[0]]
         if not book.snapshot(row.lastUpdateId, row.bids, row.asks):
-            return (Gone(Channel.BOOK, waiting[0], f"changes after the snapshot {row.lastUpdateId} are missing"),)
+            return (
+                Discontinuity(Channel.BOOK, waiting[0], f"changes after the snapshot {row.lastUpdateId} are missing"),
+            )
         return (_shown(waiting[0], book, received_ns, received_ns),)
 
     def _kline(self, data: msgspec.Raw, received_ns: int, symbol: str) -> Events:
@@ -218,7 +227,7 @@ class BinanceWire:
 
     def _is_newer(self, key: str, number: int) -> bool:
         if number <= self._newest.get(key, -1):
-            self._tally.unknown["late " + key.partition(" ")[0]] += 1
+            self._counters.unknown["late " + key.partition(" ")[0]] += 1
             return False
         self._newest[key] = number
         return True

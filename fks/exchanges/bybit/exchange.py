@@ -42,7 +42,7 @@ class BybitExchange(CcxtExchange):
 
     def wire(self) -> BybitWire:
         """Return the protocol of one connection."""
-        return BybitWire(self._endpoint.ws, self.tally)
+        return BybitWire(self._endpoint.ws, self.counters)
 
     async def listing(self) -> list[Any]:
         """Return every spot instrument. Errors: as `ask`."""

@@ -19,13 +19,13 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import Anew, Levels, Reader, Subscribed, Tally, doubted
+from fks.exchanges.base import BookResync, ConnectionCounters, Levels, Reader, Subscribed, suspect_message
 from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import parts
 from fks.model.bar import PublicTrade
 from fks.model.errors import PeerError
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 
 PUBLIC_WS = "wss://stream.bybit.com"
 WS_PATH = "/v5/public/spot"
@@ -112,41 +112,41 @@ def topic_of(wanted: Subscription) -> str:
 class BybitWire:
     """Bybit's public spot socket without the socket. One object a connection; see `fks.exchanges.base.wire`."""
 
-    def __init__(self, base: str | None = None, tally: Tally | None = None) -> None:
+    def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = f"{(base or PUBLIC_WS).rstrip('/')}{WS_PATH}"
-        self._tally = tally = Tally() if tally is None else tally
-        self._message = Reader("bybit", _Message, tally)
-        self._trades = Rows("bybit.publicTrade", _Trade, tally)
-        self._klines = Rows("bybit.kline", _Kline, tally)
-        self._levels = Reader("bybit.orderbook", _Levels, tally)
+        self._counters = counters = ConnectionCounters() if counters is None else counters
+        self._message = Reader("bybit", _Message, counters)
+        self._trades = Rows("bybit.publicTrade", _Trade, counters)
+        self._klines = Rows("bybit.kline", _Kline, counters)
+        self._levels = Reader("bybit.orderbook", _Levels, counters)
         self._books: dict[str, _Ladder] = {}
         self._parts: dict[str, Sequence[str]] = {}  # requests not answered yet, by number
         self._due: list[bytes] = []
-        self._anew = Anew()
+        self._resync = BookResync()
         self._pinged_s: float | None = None
 
     def url(self, wanted: Sequence[Subscription]) -> str:
         """Return where to dial."""
         return self._url
 
-    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+    def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return the requests that subscribe, ten topics each. Errors: InputError TIMEFRAME_UNKNOWN."""
         topics = [topic_of(item) for item in wanted]
         self._parts = {str(number): part for number, part in enumerate(parts(topics, TOPICS_MAX), 1)}
         return [_request("subscribe", part, number) for number, part in self._parts.items()]
 
-    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+    def unsubscribe_frames(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return the requests that unsubscribe, ten topics each."""
         for item in gone:
             if item.channel is Channel.BOOK:
-                self._anew.leave(item.symbol)
+                self._resync.drop(item.symbol)
         return [_request("unsubscribe", part, "left") for part in parts([topic_of(item) for item in gone], TOPICS_MAX)]
 
-    def pulse(self, now_s: float) -> list[bytes]:
+    def due_frames(self, now_s: float) -> list[bytes]:
         """Return a ping when one is due, and what brings a broken book back. Errors: PeerError for one that stays
         broken."""
         frames, self._due = self._due, []
-        for symbol in self._anew.due(now_s):
+        for symbol in self._resync.due(now_s):
             frames += [_request(op, [f"orderbook.50.{symbol}"], "anew") for op in ("unsubscribe", "subscribe")]
         if self._pinged_s is None or now_s - self._pinged_s >= PING_S:
             self._pinged_s = now_s
@@ -158,7 +158,7 @@ class BybitWire:
         try:
             message = self._message(frame)
         except UNREADABLE as error:
-            return doubted(Channel.TRADES, "", error, frame, received_ns)
+            return suspect_message(Channel.TRADES, "", error, frame, received_ns)
         if message.op:
             return self._answered(message, frame, received_ns)
         kind, _, name = message.topic.partition(".")
@@ -174,14 +174,14 @@ class BybitWire:
                 return self._quote(symbol, message, received_ns)
             case "orderbook":
                 return self._book(symbol, message, received_ns)
-        self._tally.unknown[f"bybit.{kind}"] += 1
+        self._counters.unknown[f"bybit.{kind}"] += 1
         return []
 
     def _answered(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
         if message.op in ("ping", "pong", "unsubscribe"):
             return []
         if message.op != "subscribe":
-            self._tally.unknown[f"bybit.{message.op}"] += 1
+            self._counters.unknown[f"bybit.{message.op}"] += 1
             return []
         was_open = bool(self._parts)
         topics = self._parts.pop(message.req_id, [])
@@ -202,12 +202,12 @@ class BybitWire:
         try:
             levels = self._levels(message.data)
             if not levels.bids or not levels.asks:
-                self._tally.unknown["bybit.quote with one side"] += 1
+                self._counters.unknown["bybit.quote with one side"] += 1
                 return []
             check_sides(levels.bids, levels.asks)
             return [Quote("bybit", symbol, _matched_ns(message), *levels.bids[0], *levels.asks[0], received_ns)]
         except UNREADABLE as error:
-            return doubted(Channel.QUOTES, symbol, error, bytes(message.data), received_ns)
+            return suspect_message(Channel.QUOTES, symbol, error, bytes(message.data), received_ns)
 
     def _book(self, symbol: str, message: _Message, received_ns: int) -> Sequence[MarketEvent]:
         ladder = self._books.setdefault(symbol, _Ladder())
@@ -216,14 +216,14 @@ class BybitWire:
             if not ladder.take(levels, is_whole=message.type == "snapshot" or levels.update == 1):
                 return []  # already told as gone; the snapshot is on its way
             book = ladder.book(symbol, _matched_ns(message), received_ns)
-            self._anew.whole(symbol)
+            self._resync.whole(symbol)
             return [book]
         except UNREADABLE as error:  # what follows would build on a wrong book
             was_told, ladder.is_told, ladder.is_whole = ladder.is_told, True, False
-            self._anew.broken(symbol)
+            self._resync.broken(symbol)
             if isinstance(error, _HoleError):
-                return [] if was_told else [Gone(Channel.BOOK, symbol, str(error))]
-            return doubted(Channel.BOOK, symbol, error, bytes(message.data), received_ns)
+                return [] if was_told else [Discontinuity(Channel.BOOK, symbol, str(error))]
+            return suspect_message(Channel.BOOK, symbol, error, bytes(message.data), received_ns)
 
 
 class _HoleError(PeerError):

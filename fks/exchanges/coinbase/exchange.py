@@ -46,7 +46,7 @@ class CoinbaseExchange(CcxtExchange):
 
     def wire(self) -> CoinbaseWire:
         """Return the protocol of one connection."""
-        return CoinbaseWire(self._endpoint.ws, self.tally)
+        return CoinbaseWire(self._endpoint.ws, self.counters)
 
     async def listing(self) -> list[Any]:
         """Return every spot product. Errors: as `ask`."""

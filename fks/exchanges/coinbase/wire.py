@@ -7,8 +7,8 @@
 | quotes | `ticker` | `sequence_num` |
 | book | `level2`, its data under the name `l2_data`; the whole book, of which the best are handed on | `sequence_num` |
 
-A hole in `sequence_num` may have held anything: every channel has a Gone, and books are asked for anew. The snapshot of
-trades at a subscription is handed on too, oldest first: they are trades, and who has them already knows them by id.
+After a gap in `sequence_num` every channel has a Discontinuity and books are requested again. The snapshot of trades at
+a subscription is handed on too, oldest first; known trades are recognised by id.
 `heartbeats` are subscribed always: without them Coinbase closes a quiet connection.
 Source: docs.cdp.coinbase.com/advanced-trade/docs/ws-channels, read 2026-07, and the recording of 2026-08-09.
 """
@@ -25,21 +25,21 @@ from fks.exchanges.base import (
     HUGE,
     ID_MAX,
     ZERO,
-    Anew,
+    BookResync,
+    ConnectionCounters,
     Levels,
     Numbers,
     Reader,
     Subscribed,
-    Tally,
     check_bar,
-    doubted,
     ns_of_iso,
+    suspect_message,
 )
 from fks.exchanges.base.rows import bar_of
 from fks.exchanges.coinbase.shape import Candle, Candles, Changes, Message, Standing, Tickers, Trades, TradesMessage
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import FksError, InputError, PeerError
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 
 PUBLIC_WS = "wss://advanced-trade-ws.coinbase.com"
 BOOK_DEPTH = 25
@@ -61,9 +61,9 @@ Events = Sequence[MarketEvent | Subscribed]
 class CoinbaseWire:
     """One connection of Advanced Trade. See the module for its channels and `Wire` for the rules."""
 
-    def __init__(self, base: str | None = None, tally: Tally | None = None) -> None:
+    def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")
-        self._tally = Tally() if tally is None else tally
+        self._counters = ConnectionCounters() if counters is None else counters
         self._wanted: dict[Channel, list[str]] = {}
         self._known: set[str] = set()
         self._traded: set[str] = set()
@@ -71,15 +71,15 @@ class CoinbaseWire:
         self._unanswered = 0
         self._is_subscribed = False
         self._sequence: int | None = None
-        self._anew = Anew()
+        self._resync = BookResync()
         self._books: dict[str, Levels] = {}
         self._bars: dict[str, Bar] = {}
-        self._message = Reader("message", Message, self._tally)
-        self._trades = Reader("market_trades", TradesMessage, self._tally)
-        self._candles = Reader("candles", list[Candles], self._tally)
-        self._tickers = Reader("ticker", list[Tickers], self._tally)
-        self._changes = Reader("l2_data", list[Changes], self._tally)
-        self._standing = Reader("subscriptions", list[Standing], self._tally)
+        self._message = Reader("message", Message, self._counters)
+        self._trades = Reader("market_trades", TradesMessage, self._counters)
+        self._candles = Reader("candles", list[Candles], self._counters)
+        self._tickers = Reader("ticker", list[Tickers], self._counters)
+        self._changes = Reader("l2_data", list[Changes], self._counters)
+        self._standing = Reader("subscriptions", list[Standing], self._counters)
         self._read: dict[Channel, Callable[[Message, int], list[MarketEvent]]] = {
             Channel.BARS: self._read_bars,
             Channel.QUOTES: self._read_quotes,
@@ -90,7 +90,7 @@ class CoinbaseWire:
         """Return the public address."""
         return self._url
 
-    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+    def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return one request a channel, and one for heartbeats. Errors: InputError for bars of other than five
         minutes."""
         for item in wanted:
@@ -109,13 +109,13 @@ class CoinbaseWire:
         self._unanswered = len(frames)
         return frames
 
-    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+    def unsubscribe_frames(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return one request a channel."""
         left: dict[Channel, list[str]] = {}
         for item in gone:
             left.setdefault(item.channel, []).append(item.symbol)
             if item.channel is Channel.BOOK:
-                self._anew.leave(item.symbol)
+                self._resync.drop(item.symbol)
         return [_request("unsubscribe", NAMES[channel], symbols) for channel, symbols in left.items()]
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
@@ -132,7 +132,7 @@ class CoinbaseWire:
         try:
             message = self._message(frame)
         except BROKEN as error:
-            return doubted(Channel.TRADES, "", error, frame, received_ns)
+            return suspect_message(Channel.TRADES, "", error, frame, received_ns)
         if message.type == "error":
             return self._refused(message, frame, received_ns)
         missing: list[MarketEvent] = []
@@ -141,7 +141,7 @@ class CoinbaseWire:
             if last is not None and message.sequence_num != last + 1:
                 if message.sequence_num <= last:
                     self._sequence = last
-                    self._tally.unknown["message again"] += 1
+                    self._counters.unknown["message again"] += 1
                     return ()
                 missing = self._missing(last + 1, message.sequence_num)
         channel = _CHANNELS.get(message.channel)
@@ -157,18 +157,20 @@ class CoinbaseWire:
             events = self._doubt(channel, message, frame, error, received_ns)
         return missing + events if missing else events
 
-    def pulse(self, now_s: float) -> list[bytes]:
+    def due_frames(self, now_s: float) -> list[bytes]:
         """Return what asks for books anew after a hole. Errors: PeerError for one that stays broken."""
         book = NAMES[Channel.BOOK]
         return [
-            _request(kind, book, [symbol]) for symbol in self._anew.due(now_s) for kind in ("unsubscribe", "subscribe")
+            _request(kind, book, [symbol])
+            for symbol in self._resync.due(now_s)
+            for kind in ("unsubscribe", "subscribe")
         ]
 
     # ── subscriptions and holes ──────────────────────────────────────────────────────────────────
     def _control(self, message: Message) -> Events:
         if message.channel != "subscriptions":
             if message.channel not in _QUIET:
-                self._tally.unknown[f"message {message.channel or 'without a channel'}"] += 1
+                self._counters.unknown[f"message {message.channel or 'without a channel'}"] += 1
             return ()
         try:
             stands = self._standing(message.events)[-1].subscriptions
@@ -195,11 +197,11 @@ class CoinbaseWire:
             Channel.BOOK, ()
         ):  # also one whose snapshot is not there yet: it may be in the hole
             self._ask_again(symbol)
-        return [Gone(channel, symbol, why) for channel, symbols in self._wanted.items() for symbol in symbols]
+        return [Discontinuity(channel, symbol, why) for channel, symbols in self._wanted.items() for symbol in symbols]
 
     def _ask_again(self, symbol: str) -> None:
         self._books.pop(symbol, None)
-        self._anew.broken(symbol)
+        self._resync.broken(symbol)
 
     def _doubt(
         self, channel: Channel, message: Message, frame: bytes, why: object, received_ns: int
@@ -207,10 +209,12 @@ class CoinbaseWire:
         text = bytes(message.events)
         wanted = self._wanted.get(channel, [])
         symbols = [symbol for symbol in wanted if f'"{symbol}"'.encode() in text] or wanted or [""]
-        first, *rest = [event for symbol in symbols for event in doubted(channel, symbol, why, frame, received_ns)]
+        first, *rest = [
+            event for symbol in symbols for event in suspect_message(channel, symbol, why, frame, received_ns)
+        ]
         for symbol in wanted and symbols if channel is Channel.BOOK else ():
             self._ask_again(symbol)
-        return [first, *(event for event in rest if isinstance(event, Gone))]  # the message is kept once
+        return [first, *(event for event in rest if isinstance(event, Discontinuity))]  # the message is kept once
 
     # ── data ─────────────────────────────────────────────────────────────────────────────────────
     def _trades_of(self, frame: bytes, received_ns: int) -> list[MarketEvent]:
@@ -240,7 +244,7 @@ class CoinbaseWire:
                 if row.product_id not in self._known or not all(ZERO <= number < HUGE for number in numbers):
                     raise PeerError(f"{row.product_id}: bid {bid_size} at {bid}, ask {ask_size} at {ask} cannot be")
                 if not (bid and ask):
-                    self._tally.unknown["quote of an empty side"] += 1
+                    self._counters.unknown["quote of an empty side"] += 1
                     continue
                 events.append(Quote(NAME, row.product_id, time_ns, bid, bid_size, ask, ask_size, received_ns))
         return events
@@ -281,9 +285,9 @@ class CoinbaseWire:
                 levels = self._books[event.product_id] = Levels()
                 levels.bids.replace(bids)
                 levels.asks.replace(asks)
-                self._anew.whole(event.product_id)
+                self._resync.whole(event.product_id)
             elif levels is None:
-                self._tally.unknown["book before its snapshot"] += 1
+                self._counters.unknown["book before its snapshot"] += 1
                 continue
             else:
                 levels.bids.change(bids)

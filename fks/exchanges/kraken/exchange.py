@@ -47,7 +47,7 @@ class KrakenExchange(CcxtExchange):
 
     def wire(self) -> KrakenWire:
         """Return the protocol of one connection."""
-        return KrakenWire(self._endpoint.ws, self.tally)
+        return KrakenWire(self._endpoint.ws, self.counters)
 
     async def listing(self) -> list[Any]:
         """Return every pair. Errors: as `ask`."""

@@ -2,7 +2,7 @@
 
 | Channel | Kraken's | What proves it whole |
 |---|---|---|
-| trades | `trade` | `trade_id` rises by one a symbol; a jump is a Gone |
+| trades | `trade` | `trade_id` rises by one a symbol; a jump is a Discontinuity |
 | bars | `ohlc` | nothing says that a bar is over: it is when the next one begins |
 | quotes | `ticker`, on every change of the best bid or ask | |
 | book | `book`, ten levels | CRC32 of the digits as sent; when it is wrong the book is asked for anew |
@@ -21,13 +21,25 @@ from zlib import crc32
 
 import msgspec
 
-from fks.exchanges.base import BROKEN, HUGE, MS, ZERO, Anew, Levels, Reader, Subscribed, Tally, doubted, ns_of_iso
+from fks.exchanges.base import (
+    BROKEN,
+    HUGE,
+    MS,
+    ZERO,
+    BookResync,
+    ConnectionCounters,
+    Levels,
+    Reader,
+    Subscribed,
+    ns_of_iso,
+    suspect_message,
+)
 from fks.exchanges.base.rows import bar_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.kraken.shape import NAMES, BarRow, BookFrame, BookRow, Envelope, OhlcFrame, TickerFrame, TradeFrame
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, PeerError
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 
 PUBLIC_WS = "wss://ws.kraken.com/v2"
 BOOK_DEPTH = 10
@@ -44,9 +56,11 @@ Events = Sequence[MarketEvent | Subscribed]
 class KrakenWire:
     """One connection of Kraken v2. See the module for its channels and `Wire` for the rules."""
 
-    def __init__(self, base: str | None = None, tally: Tally | None = None, *, depth: int = BOOK_DEPTH) -> None:
+    def __init__(
+        self, base: str | None = None, counters: ConnectionCounters | None = None, *, depth: int = BOOK_DEPTH
+    ) -> None:
         self._url = (base or PUBLIC_WS).rstrip("/")
-        self._tally = Tally() if tally is None else tally
+        self._counters = ConnectionCounters() if counters is None else counters
         self._depth = depth
         self._ids = itertools.count(1)
         self._pinged_s: float | None = None
@@ -55,16 +69,16 @@ class KrakenWire:
         self._asked: dict[int, Channel] = {}
         self._unanswered: set[tuple[int, str]] = set()
         self._is_subscribed = False
-        self._anew = Anew()
+        self._resync = BookResync()
         self._books: dict[str, Levels] = {}
         self._bars: dict[tuple[str, str], Bar] = {}
         self._trade_ids: dict[str, int] = {}  # of each symbol asked for, the newest; -1 before the first
-        self._envelope = Reader("envelope", Envelope, self._tally)
-        self._trades = Reader("trade", TradeFrame, self._tally)
+        self._envelope = Reader("envelope", Envelope, self._counters)
+        self._trades = Reader("trade", TradeFrame, self._counters)
         ohlc, ticker, book = (
-            Reader("ohlc", OhlcFrame, self._tally),
-            Reader("ticker", TickerFrame, self._tally),
-            Reader("book", BookFrame, self._tally),
+            Reader("ohlc", OhlcFrame, self._counters),
+            Reader("ticker", TickerFrame, self._counters),
+            Reader("book", BookFrame, self._counters),
         )
         self._readers: dict[Channel, Callable[[bytes, int], list[MarketEvent]]] = {
             Channel.TRADES: lambda frame, at: self._read_trades(self._trades(frame), at),
@@ -77,7 +91,7 @@ class KrakenWire:
         """Return the public address of v2."""
         return self._url
 
-    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+    def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return one request a channel and interval. Errors: InputError for an interval Kraken has not."""
         for item in wanted:
             self._wanted.setdefault(item.channel, set()).add(item.symbol)
@@ -86,11 +100,11 @@ class KrakenWire:
                 self._trade_ids[item.symbol] = -1
         return self._requests("subscribe", wanted)
 
-    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+    def unsubscribe_frames(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return one request a channel and interval."""
         for item in gone:
             if item.channel is Channel.BOOK:
-                self._anew.leave(item.symbol)
+                self._resync.drop(item.symbol)
         return self._requests("unsubscribe", gone)
 
     def receive(self, frame: bytes, received_ns: int) -> Events:
@@ -103,23 +117,23 @@ class KrakenWire:
         try:
             envelope = self._envelope(frame)
         except BROKEN as error:
-            return doubted(Channel.TRADES, "", error, frame, received_ns)
+            return suspect_message(Channel.TRADES, "", error, frame, received_ns)
         channel = _CHANNELS.get(envelope.channel)
         if channel is not None:
             return self._receive(channel, frame, received_ns)
         if envelope.method == "subscribe":
             return self._answered(envelope, frame, received_ns)
         if envelope.method == "unsubscribe" and not envelope.success:
-            self._tally.unknown["unsubscribe refused"] += 1
+            self._counters.unknown["unsubscribe refused"] += 1
         if envelope.channel not in _QUIET and envelope.method not in ("pong", "unsubscribe"):
-            self._tally.unknown[f"message {envelope.channel or envelope.method or 'without a channel'}"] += 1
+            self._counters.unknown[f"message {envelope.channel or envelope.method or 'without a channel'}"] += 1
         return ()
 
-    def pulse(self, now_s: float) -> list[bytes]:
+    def due_frames(self, now_s: float) -> list[bytes]:
         """Return a ping every 30 s, and what asks for a broken book anew. Errors: PeerError for one that stays
         broken."""
         due: list[bytes] = []
-        for symbol in self._anew.due(now_s):
+        for symbol in self._resync.due(now_s):
             due += [self._subscribe(Channel.BOOK, "", [symbol], method) for method in ("unsubscribe", "subscribe")]
         if self._pinged_s is None or now_s - self._pinged_s >= PING_S:
             self._pinged_s = now_s
@@ -178,7 +192,9 @@ class KrakenWire:
         except (KeyError, TypeError, *BROKEN):
             symbols = set()
         symbols = symbols & self._wanted.get(channel, set()) or self._wanted.get(channel, set()) or {""}
-        events = [event for symbol in sorted(symbols) for event in doubted(channel, symbol, why, frame, received_ns)]
+        events = [
+            event for symbol in sorted(symbols) for event in suspect_message(channel, symbol, why, frame, received_ns)
+        ]
         for symbol in sorted(symbols - {""}) if channel is Channel.BOOK else ():
             self._ask_again(symbol)
         first, *rest = events
@@ -195,7 +211,9 @@ class KrakenWire:
             time_ns = ns_of_iso(row.timestamp)
             if number > last:
                 if number != last + 1 and last >= 0:
-                    events.append(Gone(Channel.TRADES, symbol, f"trades {last + 1} to {number - 1} are missing"))
+                    events.append(
+                        Discontinuity(Channel.TRADES, symbol, f"trades {last + 1} to {number - 1} are missing")
+                    )
                 ids[symbol] = number
             events.append(
                 PublicTrade(NAME, symbol, number, time_ns, price, quantity, row.side == "sell", 1, received_ns)
@@ -211,7 +229,7 @@ class KrakenWire:
                     f"{row.symbol}: bid {row.bid_qty} at {row.bid}, ask {row.ask_qty} at {row.ask} cannot be"
                 )
             if not (row.bid and row.ask):
-                self._tally.unknown["quote of an empty side"] += 1
+                self._counters.unknown["quote of an empty side"] += 1
                 continue
             time_ns = ns_of_iso(row.timestamp) if row.timestamp else received_ns
             events.append(Quote(NAME, row.symbol, time_ns, row.bid, row.bid_qty, row.ask, row.ask_qty, received_ns))
@@ -252,7 +270,7 @@ class KrakenWire:
         if is_snapshot:
             levels = self._books[row.symbol] = Levels()
         elif levels is None:
-            self._tally.unknown["book before its snapshot"] += 1
+            self._counters.unknown["book before its snapshot"] += 1
             return []
         levels.bids.change(bids)
         levels.asks.change(asks)
@@ -261,15 +279,17 @@ class KrakenWire:
         found = checksum(best_bids, best_asks)
         if found != row.checksum:
             self._ask_again(row.symbol)
-            return [Gone(Channel.BOOK, row.symbol, f"the checksum is {row.checksum}, of our book it is {found}")]
+            return [
+                Discontinuity(Channel.BOOK, row.symbol, f"the checksum is {row.checksum}, of our book it is {found}")
+            ]
         if is_snapshot:
-            self._anew.whole(row.symbol)
+            self._resync.whole(row.symbol)
         time_ns = ns_of_iso(row.timestamp) if row.timestamp else received_ns
         return [Book(NAME, row.symbol, time_ns, best_bids, best_asks, 0, received_ns)]
 
     def _ask_again(self, symbol: str) -> None:
         self._books.pop(symbol, None)
-        self._anew.broken(symbol)
+        self._resync.broken(symbol)
 
 
 def checksum(bids: Sequence[tuple[Decimal, Decimal]], asks: Sequence[tuple[Decimal, Decimal]]) -> int:

@@ -53,7 +53,7 @@ class OkxExchange(CcxtExchange):
 
     def wire(self) -> OkxWire:
         """Return the protocol of one connection."""
-        return OkxWire(self._endpoint.ws, self.tally)
+        return OkxWire(self._endpoint.ws, self.counters)
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         """Yield live events; see the port. What mixes OKX's two sides takes a socket each, and ends with the first to

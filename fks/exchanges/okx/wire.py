@@ -20,7 +20,7 @@ from functools import partial
 
 import msgspec
 
-from fks.exchanges.base import Reader, Subscribed, Tally, doubted
+from fks.exchanges.base import ConnectionCounters, Reader, Subscribed, suspect_message
 from fks.exchanges.base.rows import BOOK_LEVELS, UNREADABLE, Rows, bar_of, check_sides, time_of, trade_of
 from fks.exchanges.base.values import check_bar, offered
 from fks.exchanges.base.wire import answered, parts
@@ -103,13 +103,13 @@ def side_of(wanted: Subscription) -> str:
 class OkxWire:
     """One of OKX's two public sockets without the socket. One object a connection; see `fks.exchanges.base.wire`."""
 
-    def __init__(self, base: str | None = None, tally: Tally | None = None) -> None:
+    def __init__(self, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._base = (base or PUBLIC_WS).rstrip("/")
-        self._tally = tally = Tally() if tally is None else tally
-        self._message = Reader("okx", _Message, tally)
-        self._trades = Rows("okx.trades-all", Trade, tally)
-        self._candles: Rows[list[str]] = Rows("okx.candle", list[str], tally)
-        self._levels = Rows("okx.books", _Levels, tally)
+        self._counters = counters = ConnectionCounters() if counters is None else counters
+        self._message = Reader("okx", _Message, counters)
+        self._trades = Rows("okx.trades-all", Trade, counters)
+        self._candles: Rows[list[str]] = Rows("okx.candle", list[str], counters)
+        self._levels = Rows("okx.books", _Levels, counters)
         self._asked: set[tuple[str, str]] = set()
         self._left: set[tuple[str, str]] = set()
         self._pinged_s: float | None = None
@@ -120,19 +120,19 @@ class OkxWire:
         assert len(sides) == 1, "one connection has one side"
         return f"{self._base}/ws/v5/{sides.pop()}"
 
-    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+    def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return the requests that subscribe. Errors: InputError TIMEFRAME_UNKNOWN."""
         args = [arg_of(item) for item in wanted]
         self._asked = {(arg["channel"], arg["instId"]) for arg in args}
         return [msgspec.json.encode({"op": "subscribe", "args": part}) for part in parts(args, TOPICS_MAX)]
 
-    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+    def unsubscribe_frames(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return the requests that unsubscribe."""
         args = [arg_of(item) for item in gone]
         self._left.update((arg["channel"], arg["instId"]) for arg in args)
         return [msgspec.json.encode({"op": "unsubscribe", "args": part}) for part in parts(args, TOPICS_MAX)]
 
-    def pulse(self, now_s: float) -> list[bytes]:
+    def due_frames(self, now_s: float) -> list[bytes]:
         """Return a ping when one is due."""
         if self._pinged_s is not None and now_s - self._pinged_s < PING_S:
             return []
@@ -147,7 +147,7 @@ class OkxWire:
         try:
             message = self._message(frame)
         except UNREADABLE as error:
-            return doubted(Channel.TRADES, "", error, frame, received_ns)
+            return suspect_message(Channel.TRADES, "", error, frame, received_ns)
         if message.event:
             return self._told(message, frame, received_ns)
         channel, symbol = message.arg.channel, message.arg.inst_id
@@ -163,7 +163,7 @@ class OkxWire:
         if channel == "books5":
             make_book = partial(_book, symbol, received_ns)
             return self._levels.read(message.data, make_book, Channel.BOOK, symbol, received_ns)
-        self._tally.unknown[f"okx.{channel}"] += 1
+        self._counters.unknown[f"okx.{channel}"] += 1
         return []
 
     def _told(self, message: _Message, frame: bytes, received_ns: int) -> Sequence[MarketEvent | Subscribed]:
@@ -175,7 +175,9 @@ class OkxWire:
             case "error":
                 refused = _named(self._asked, message)
                 if not refused and _named(self._left, message):
-                    self._tally.unknown["okx.unsubscribe refused"] += 1  # nothing came of it before, and nothing will
+                    self._counters.unknown["okx.unsubscribe refused"] += (
+                        1  # nothing came of it before, and nothing will
+                    )
                     return []
                 if not refused:
                     raise PeerError(f"okx refused what was asked: {message.code} {message.msg[:300]}")
@@ -184,12 +186,12 @@ class OkxWire:
                 return [doubt, *answered(self._asked, refused[0])]
             case "unsubscribe" | "channel-conn-count":
                 return []
-        self._tally.unknown[f"okx.{message.event}"] += 1
+        self._counters.unknown[f"okx.{message.event}"] += 1
         return []
 
     def _quote(self, symbol: str, received_ns: int, row: _Levels) -> Quote | None:
         if not row.bids or not row.asks:
-            self._tally.unknown["okx.quote with one side"] += 1
+            self._counters.unknown["okx.quote with one side"] += 1
             return None
         bids, asks = _pairs(row.bids), _pairs(row.asks)
         check_sides(bids, asks)

@@ -23,7 +23,7 @@ from fks.clock import Clock
 from fks.exchanges.base import MS, Endpoint
 from fks.exchanges.base.exchange import WireExchange
 from fks.exchanges.base.rows import UNREADABLE, bar_of, closed
-from fks.exchanges.base.values import TOO_MUCH, offered, seconds_told
+from fks.exchanges.base.values import TOO_MUCH, offered, retry_after_s
 from fks.exchanges.polygon.capabilities import CAPABILITIES, SPANS
 from fks.exchanges.polygon.wire import PolygonWire, trade_of
 from fks.model.bar import Bar, PublicTrade
@@ -84,7 +84,7 @@ class PolygonExchange(WireExchange):
 
     def wire(self) -> PolygonWire:
         """Return the protocol of one connection. Errors: ConfigError without a key."""
-        return PolygonWire(self._shown(), self._endpoint.ws, self.tally)
+        return PolygonWire(self._shown(), self._endpoint.ws, self.counters)
 
     async def open(self) -> None:
         """Prepare the session. Dials nothing yet. Errors: ConfigError without a key."""
@@ -173,7 +173,7 @@ class PolygonExchange(WireExchange):
             async with self._session.get(url, params=params, headers=headers, allow_redirects=False) as response:
                 body = await response.read()
                 if response.status in TOO_MUCH and self._budget is not None:
-                    self._budget.pause(seconds_told(response.headers.get("Retry-After", ""), PAUSE_S))
+                    self._budget.pause(retry_after_s(response.headers.get("Retry-After", ""), PAUSE_S))
                 if response.status != 200:
                     raise _refused(response.status, body)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:

@@ -23,7 +23,7 @@ from decimal import Decimal
 
 import msgspec
 
-from fks.exchanges.base import Reader, Subscribed, Tally, check_bar, check_trade, doubted
+from fks.exchanges.base import ConnectionCounters, Reader, Subscribed, check_bar, check_trade, suspect_message
 from fks.exchanges.base.rows import UNREADABLE, amount_of, bar_of, check_sides, time_of
 from fks.exchanges.base.wire import answered, parts
 from fks.model.bar import PublicTrade
@@ -130,15 +130,15 @@ def number_of(time_ns: int, sequence: int) -> int:
 class PolygonWire:
     """Polygon's stocks socket without the socket. One object a connection; see `fks.exchanges.base.wire`."""
 
-    def __init__(self, key: str, base: str | None = None, tally: Tally | None = None) -> None:
+    def __init__(self, key: str, base: str | None = None, counters: ConnectionCounters | None = None) -> None:
         self._key = key
         self._url = f"{(base or PUBLIC_WS).rstrip('/')}{WS_PATH}"
-        self._tally = tally = Tally() if tally is None else tally
+        self._counters = counters = ConnectionCounters() if counters is None else counters
         self._list = msgspec.json.Decoder(list[msgspec.Raw])
         self._kind = msgspec.json.Decoder(_Kind)
-        self._trade = Reader("polygon.T", _Trade, tally)
-        self._quote = Reader("polygon.Q", _Quote, tally)
-        self._bar = Reader("polygon.bar", _Bar, tally)
+        self._trade = Reader("polygon.T", _Trade, counters)
+        self._quote = Reader("polygon.Q", _Quote, counters)
+        self._bar = Reader("polygon.bar", _Bar, counters)
         self._topics: list[str] = []
         self._asked: set[str] = set()
         self._is_known, self._is_in = False, False  # the key was taken; the subscriptions were sent
@@ -147,13 +147,13 @@ class PolygonWire:
         """Return where to dial; the key is not in it."""
         return self._url
 
-    def hello(self, wanted: Sequence[Subscription]) -> list[bytes]:
+    def subscribe_frames(self, wanted: Sequence[Subscription]) -> list[bytes]:
         """Return the frame that shows the key; the subscriptions follow once it is taken. Errors: InputError."""
         self._topics = [topic_of(item) for item in wanted]
         self._asked = set(self._topics)
         return [msgspec.json.encode({"action": "auth", "params": self._key})]
 
-    def bye(self, gone: Sequence[Subscription]) -> list[bytes]:
+    def unsubscribe_frames(self, gone: Sequence[Subscription]) -> list[bytes]:
         """Return the frames that unsubscribe; what was not asked for yet never is."""
         left = [topic_of(item) for item in gone]
         if not self._is_in:
@@ -164,7 +164,7 @@ class PolygonWire:
             msgspec.json.encode({"action": "unsubscribe", "params": ",".join(part)}) for part in parts(left, TOPICS_MAX)
         ]
 
-    def pulse(self, now_s: float) -> list[bytes]:
+    def due_frames(self, now_s: float) -> list[bytes]:
         """Return the subscriptions once the key was taken. Pings are the protocol's own."""
         if not self._is_known or self._is_in:
             return []
@@ -179,14 +179,14 @@ class PolygonWire:
         try:
             rows = self._list.decode(frame)
         except msgspec.MsgspecError as error:
-            return doubted(Channel.TRADES, "", error, frame, received_ns)
+            return suspect_message(Channel.TRADES, "", error, frame, received_ns)
         found: list[MarketEvent | Subscribed] = []
         gone: list[MarketEvent] = []
         for row in rows:
             try:
                 kind = self._kind.decode(row)
             except msgspec.MsgspecError as error:
-                doubt, *more = doubted(Channel.TRADES, "", error, bytes(row), received_ns)
+                doubt, *more = suspect_message(Channel.TRADES, "", error, bytes(row), received_ns)
                 found.append(doubt)
                 gone += more
                 continue
@@ -196,7 +196,7 @@ class PolygonWire:
             try:
                 event = self._read(kind.ev, row, received_ns)
             except UNREADABLE as error:
-                doubt, *more = doubted(_CHANNELS[kind.ev], kind.sym, error, bytes(row), received_ns)
+                doubt, *more = suspect_message(_CHANNELS[kind.ev], kind.sym, error, bytes(row), received_ns)
                 found.append(doubt)
                 gone += more
             else:
@@ -221,7 +221,7 @@ class PolygonWire:
             case "connected":
                 pass
             case _:
-                self._tally.unknown[f"polygon.status {kind.status}"] += 1
+                self._counters.unknown[f"polygon.status {kind.status}"] += 1
         return []
 
     def _read(self, ev: str, row: msgspec.Raw, received_ns: int) -> MarketEvent | None:
@@ -237,12 +237,12 @@ class PolygonWire:
                 return BarSeen(
                     check_bar(bar_of("polygon", bar.sym, _TIMEFRAMES[ev], bar.s, numbers)), True, received_ns
                 )
-        self._tally.unknown[f"polygon.{ev}"] += 1
+        self._counters.unknown[f"polygon.{ev}"] += 1
         return None
 
     def _quoted(self, row: _Quote, received_ns: int) -> Quote | None:
         if not (row.bp and row.bs and row.ap and row.as_):
-            self._tally.unknown["polygon.quote with one side"] += 1
+            self._counters.unknown["polygon.quote with one side"] += 1
             return None
         check_sides([(row.bp, row.bs)], [])  # consolidated from many exchanges: bid and ask may cross for a moment
         check_sides([], [(row.ap, row.as_)])

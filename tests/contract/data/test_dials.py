@@ -17,24 +17,24 @@ from fks.collector.connections import SOCKETS_MAX, Shards
 from fks.exchanges.base import Endpoint
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.model.market import Allowance, Channel, RateLimits, Subscription
-from fks.rate_limits.budgets import DIALS_SHARE, budget_of
+from fks.rate_limits.budgets import CONNECTS_SHARE, budget_of
 from fks.store.bus import Bus
 from tests.support.ports import CollectingLog, RecordingMeter
 from tests.support.waiting import until
 
 ALLOWED = Allowance(10, 1.5)
-OURS = int(10 * DIALS_SHARE)
+OURS = int(10 * CONNECTS_SHARE)
 
 
 @dataclass
 class Refusing:
     """An exchange that refuses every dial, and counts them."""
 
-    dials: int = 0
+    connects: int = 0
     url: str = ""
 
     async def answer(self, request: web.Request) -> web.Response:
-        self.dials += 1
+        self.connects += 1
         return web.Response(status=503)
 
 
@@ -73,12 +73,12 @@ async def test_many_sockets_and_an_exchange_that_refuses_keep_to_its_allowance(
         shards.run(group)
         for number in range(SOCKETS_MAX):
             shards.place([f"COIN{number}USDT"])
-        await until(lambda: refusing.dials > 2 * OURS, deadline_s=60.0)
+        await until(lambda: refusing.connects > 2 * OURS, deadline_s=60.0)
         windows = (
             time.monotonic() - began_s
         ) / ALLOWED.window_s + 2  # what is left of the first one, and the last one whole
-        assert refusing.dials <= OURS * windows
+        assert refusing.connects <= OURS * windows
         await shards.hang_up()
     await exchange.close()
     assert len(shards) == SOCKETS_MAX
-    assert refusing.dials <= exchange.tally.dials  # those that wait are none
+    assert refusing.connects <= exchange.counters.connects  # those that wait are none

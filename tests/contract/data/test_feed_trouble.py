@@ -16,7 +16,7 @@ from fks.exchanges.binance.wire import BinanceWire
 from fks.feed.liveness import Pulse
 from fks.model.bar import PublicTrade
 from fks.model.errors import OutageError
-from fks.model.market import Channel, Gone, MarketEvent, Subscription, Suspect
+from fks.model.market import Channel, Discontinuity, MarketEvent, Subscription, Suspect
 from fks.model.timeframe import NS, to_ns
 from fks.store.bus import Bus
 from fks.store.db import Database
@@ -244,7 +244,9 @@ async def test_an_asset_that_could_not_be_let_go_is_collected_when_it_is_chosen_
         collector._writer.flush_all = refuse  # type: ignore[method-assign]
         await database.sql("UPDATE assets SET is_enabled = false WHERE symbol = 'ETHUSDT'")
         await until(lambda: feed.state == "OFF", deadline_s=20)
-        collector._heard([Gone(channel, "", "the exchange says so") for channel in (Channel.TRADES, Channel.QUOTES)])
+        collector._heard(
+            [Discontinuity(channel, "", "the exchange says so") for channel in (Channel.TRADES, Channel.QUOTES)]
+        )
         feed.late_ns.add(1)
         await asyncio.sleep(0.5)  # what is being let go is not repaired, nor revised, meanwhile
         assert (feed.state, feed.outages._open, feed.late_ns) == ("OFF", {}, {1})
@@ -344,7 +346,7 @@ async def test_one_false_frame_is_quarantined_and_the_feed_goes_on_as_if_it_had_
     reason: str,
 ) -> None:
     wire = BinanceWire()
-    wire.hello([Subscription(Channel.TRADES, "BTCUSDT")])
+    wire.subscribe_frames([Subscription(Channel.TRADES, "BTCUSDT")])
     async with running(make_collector(settings_for(exchange.info, **FEW), database, bus, log)) as collector:
         await until(lambda: collector.is_ready, deadline_s=30)
         await later(database, 1)

@@ -19,10 +19,10 @@ from fks.model.instrument import Instrument
 from fks.model.market import (
     BarSeen,
     Channel,
+    ConnectionCounters,
     ExchangeCapabilities,
     MarketEvent,
     Subscription,
-    Tally,
     TradeIds,
     TradesFrom,
 )
@@ -46,7 +46,7 @@ class QuietExchange:
     )
 
     def __init__(self) -> None:
-        self.tally = Tally()
+        self.counters = ConnectionCounters()
         self.dialled = self.asked = self.listed = 0
         self.is_listing = self.is_answering = True
         self._trade = PublicTrade(self.name, SYMBOL, 7, time.time_ns() - 90 * NS, Decimal("1.5"), Decimal(1), False, 1)
@@ -84,7 +84,7 @@ class QuietExchange:
             raise OutageError("kraken does not answer")
         return [self._trade] if since_ns is None or self._trade.time_ns >= since_ns else []
 
-    async def may_dial(self) -> None: ...
+    async def connect_permit(self) -> None: ...
 
     async def watch(self, wanted: Sequence[Subscription]) -> AsyncIterator[list[MarketEvent]]:
         self.dialled += 1

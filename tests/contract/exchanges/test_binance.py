@@ -22,7 +22,7 @@ from fks.exchanges.registry import EXCHANGES, endpoint_of, make_exchange
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import ConfigError, InputError, OutageError, PeerError
 from fks.model.instrument import Lot, PercentPrice, find_instrument
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 from fks.model.order import OrderType
 from fks.model.ports import Exchange
 from fks.model.timeframe import NS, bar_end
@@ -56,9 +56,9 @@ class Peer:
     async def stream(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        hello = await socket.receive_json()
-        self.subscribed.append(hello["params"])
-        await socket.send_json(self.reply or {"result": None, "id": hello["id"]})
+        subscribe_request = await socket.receive_json()
+        self.subscribed.append(subscribe_request["params"])
+        await socket.send_json(self.reply or {"result": None, "id": subscribe_request["id"]})
         if self.script is not None:
             await self.script(socket)
         while not socket.closed:
@@ -246,7 +246,7 @@ class Purse:
     async def take(self, weight: int = 1) -> None:
         self.told.append(("take", weight))
 
-    async def dial(self) -> None:
+    async def take_connect(self) -> None:
         self.told.append(("dial", 1))
 
     def seen(self, used: int) -> None:
@@ -364,7 +364,7 @@ async def test_every_channel_of_the_local_exchange_is_read(real: Exchange) -> No
             found.update({type(event): event for event in batch})
             if {PublicTrade, Quote, Book, BarSeen, BarClosed} <= set(found):
                 break
-    assert not {Gone, Suspect} & set(found)
+    assert not {Discontinuity, Suspect} & set(found)
     book = found[Book]
     assert isinstance(book, Book)
     assert book.bids[0][0] < book.asks[0][0]

@@ -49,7 +49,7 @@ def frames_for(name: str, path: Path | None) -> list[bytes]:
 
 
 def ours(wire: Wire, symbols: dict[str, str], frames: Sequence[bytes]) -> list[PublicTrade]:
-    wire.hello([Subscription(Channel.TRADES, symbol) for symbol in symbols])
+    wire.subscribe_frames([Subscription(Channel.TRADES, symbol) for symbol in symbols])
     return [event for frame in frames for event in wire.receive(frame, 0) if isinstance(event, PublicTrade)]
 
 
@@ -126,7 +126,9 @@ def test_ccxt_ends_with_the_same_quotes_bars_and_books(case: str) -> None:
     if path is not None and not path.exists():
         pytest.skip("no data set here")
     wire = WIRES[name]()
-    wire.hello([Subscription(c, s, timeframe if c is Channel.BARS else "") for c in Channel for s in symbols])
+    wire.subscribe_frames(
+        [Subscription(c, s, timeframe if c is Channel.BARS else "") for c in Channel for s in symbols]
+    )
     exchange, client = feed_of(name, symbols)
     quotes: dict[str, Quote] = {}
     bars: dict[str, BarSeen] = {}

@@ -19,7 +19,7 @@ from fks.exchanges.coinbase.exchange import CoinbaseExchange
 from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 from fks.model.timeframe import NS
 from tests.support.exchange_peer import TapeClock
 from tests.support.ports import CollectingLog
@@ -196,7 +196,7 @@ async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(
 ) -> None:
     peer.frames, peer.frames_after = [frame for _, frame in frames_of(COINBASE)], 5
     wire = CoinbaseWire()
-    wire.hello(WANTED)
+    wire.subscribe_frames(WANTED)
     expected = [event for frame in peer.frames for event in wire.receive(frame, 0) if isinstance(event, PublicTrade)]
     trades: list[MarketEvent] = []
     kinds: set[type] = set()
@@ -209,7 +209,7 @@ async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(
     key = [(t.symbol, t.trade_id, t.time_ns, t.price, t.quantity) for t in trades if isinstance(t, PublicTrade)]
     assert key == [(t.symbol, t.trade_id, t.time_ns, t.price, t.quantity) for t in expected]
     assert {PublicTrade, BarSeen, Quote, Book} <= kinds
-    assert not {Gone, Suspect} & kinds
+    assert not {Discontinuity, Suspect} & kinds
     sent = {(said["channel"], tuple(said.get("product_ids", ()))) for said in peer.said}
     assert sent == {(name, ("BTC-USD", "ETH-USD")) for name in ("market_trades", "candles", "ticker", "level2")} | {
         ("heartbeats", ())
@@ -221,29 +221,29 @@ async def test_the_recorded_stream_over_a_socket_gives_what_the_wire_gives(
 def test_recorded_a_lost_message_is_gone_in_every_channel_and_books_are_asked_for_anew() -> None:
     frames = [frame for _, frame in frames_of(COINBASE)]
     wire = CoinbaseWire()
-    wire.hello(WANTED)
+    wire.subscribe_frames(WANTED)
     lost = 300
     for frame in frames[:lost]:
         wire.receive(frame, 0)
     found = list(wire.receive(frames[lost + 1], 0))
-    gone = [event for event in found if isinstance(event, Gone)]
+    gone = [event for event in found if isinstance(event, Discontinuity)]
     assert {(event.channel, event.symbol) for event in gone} == {(item.channel, item.symbol) for item in WANTED}
     number = slowly(frames[lost])["sequence_num"]
     assert f"messages {number} to {number}" in gone[0].reason
-    asked = [json.loads(frame) for frame in wire.pulse(0.0)]
+    asked = [json.loads(frame) for frame in wire.due_frames(0.0)]
     assert [(said["type"], said["product_ids"]) for said in asked] == [
         (kind, [symbol]) for symbol in ("BTC-USD", "ETH-USD") for kind in ("unsubscribe", "subscribe")
     ]
     after = [event for frame in frames[lost + 2 :] for event in wire.receive(frame, 0)]
-    assert not [event for event in after if isinstance(event, Book | Gone)]  # no book before its snapshot
+    assert not [event for event in after if isinstance(event, Book | Discontinuity)]  # no book before its snapshot
     assert [event for event in after if isinstance(event, PublicTrade)]
     assert not wire.receive(frames[-1], 0)  # a message again is none
-    assert wire._tally.unknown["message again"] == 1
+    assert wire._counters.unknown["message again"] == 1
 
 
 def test_documented_a_refusal_is_told_and_the_others_stand() -> None:
     wire = CoinbaseWire()
-    frames = wire.hello([Subscription(Channel.TRADES, "NO-NE"), Subscription(Channel.QUOTES, "BTC-USD")])
+    frames = wire.subscribe_frames([Subscription(Channel.TRADES, "NO-NE"), Subscription(Channel.QUOTES, "BTC-USD")])
     assert len(frames) == 3
     refused = wire.receive(b'{"type":"error","message":"channel subscription failed: unknown product"}', 0)
     assert [type(event) for event in refused] == [Suspect]

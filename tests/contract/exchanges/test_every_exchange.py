@@ -31,7 +31,7 @@ from fks.model.market import (
     BarSeen,
     Book,
     Channel,
-    Gone,
+    Discontinuity,
     MarketEvent,
     Quote,
     Subscription,
@@ -220,10 +220,10 @@ async def test_x23_every_request_is_paid_for(case: Case, exchange: Exchange, pee
 
 
 async def test_x26_leave_to_dial_is_paid_for(case: Case, exchange: Exchange, peer: Peer, purse: Purse) -> None:
-    await exchange.may_dial()
-    assert (purse.dials, purse.taken, exchange.tally.dials, peer.dialled) == (1, 0, 0, [])
+    await exchange.connect_permit()
+    assert (purse.connects, purse.taken, exchange.counters.connects, peer.dialled) == (1, 0, 0, [])
     async with listening(exchange, of(case, Channel.TRADES)):
-        assert (purse.dials, exchange.tally.dials, len(peer.dialled)) == (1, 1, 1)
+        assert (purse.connects, exchange.counters.connects, len(peer.dialled)) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ async def test_x30_live_values_are_exact_and_in_order(case: Case, exchange: Exch
         while heard(listener, what)[-len(wanted) :] != wanted:
             await listener.until(KINDS[what], count=len(heard(listener, what)) + 1)
         assert not believed(listener.events, Suspect)
-        assert not believed(listener.events, Gone)
+        assert not believed(listener.events, Discontinuity)
 
 
 async def test_x31_what_nobody_knows_is_counted_and_survived(case: Case, exchange: Exchange, peer: Peer) -> None:
@@ -297,7 +297,7 @@ async def test_x31_what_nobody_knows_is_counted_and_survived(case: Case, exchang
         await peer.say("trade")
         await listener.until(PublicTrade, count=case.survivors["unknown field"] + len(case.live["trade"]))
     assert not believed(listener.events, Suspect)
-    unknown = exchange.tally.unknown  # type: ignore[attr-defined]
+    unknown = exchange.counters.unknown  # type: ignore[attr-defined]
     assert sum(unknown.values()) >= 2
     assert any("brandNew" in name for name in unknown)
 
@@ -307,7 +307,7 @@ async def test_x32_what_cannot_be_is_quarantined_and_told_as_missing(
 ) -> None:
     async with listening(exchange, of(case, Channel.TRADES)) as listener:
         await peer.say("malformed")
-        await listener.until(Gone)
+        await listener.until(Discontinuity)
         await peer.say_raw("{this is no json")
         await listener.until(Suspect, count=2)
         await peer.say("trade")
@@ -316,8 +316,11 @@ async def test_x32_what_cannot_be_is_quarantined_and_told_as_missing(
     assert suspects[0].symbol == case.symbol
     assert suspects[0].reason
     assert suspects[0].text
-    assert Gone(Channel.TRADES, case.symbol, believed(listener.events, Gone)[0].reason) in listener.events
-    assert exchange.tally.suspects == len(suspects)  # type: ignore[attr-defined]
+    assert (
+        Discontinuity(Channel.TRADES, case.symbol, believed(listener.events, Discontinuity)[0].reason)
+        in listener.events
+    )
+    assert exchange.counters.suspects == len(suspects)  # type: ignore[attr-defined]
 
 
 async def test_x33_what_it_does_not_stream_is_refused_before_it_dials(
@@ -336,7 +339,7 @@ async def test_x35_what_a_collector_subscribes_it_streams(
 ) -> None:
     """Whatever timeframes an asset is collected in, also where the exchange streams fewer than its REST has."""
     asset = Asset(case.name, case.symbol, frames, channels=("trades", "quotes", "book"))
-    exchange.wire().hello(subscriptions(asset, frames, exchange))  # type: ignore[attr-defined]
+    exchange.wire().subscribe_frames(subscriptions(asset, frames, exchange))  # type: ignore[attr-defined]
 
 
 async def test_x34_leaving_drops_the_socket_and_several_may_be_open(case: Case, exchange: Exchange, peer: Peer) -> None:
@@ -359,8 +362,8 @@ async def test_x36_one_symbol_leaves_and_the_others_of_its_socket_stand(
     )
     async with listening(exchange, (*case.wanted, *left)) as listener:
         before, dialled = len(peer.said), len(peer.dialled)
-        exchange.leave([*left, Subscription(Channel.TRADES, "NOBODY-HAS-IT")])
-        exchange.leave(left)  # they have left already
+        exchange.unsubscribe([*left, Subscription(Channel.TRADES, "NOBODY-HAS-IT")])
+        exchange.unsubscribe(left)  # they have left already
         async with asyncio.timeout(8):
             while sum(_name(item) in text for text in _byes(peer, before) for item in left) < len(left):
                 await asyncio.sleep(0.01)
@@ -370,9 +373,9 @@ async def test_x36_one_symbol_leaves_and_the_others_of_its_socket_stand(
         assert [text for text in byes if any(_name(item) in text for item in case.wanted)] == []
         assert len(set(byes)) == len(byes)
         assert len(peer.dialled) == dialled
-    assert believed(listener.events, Suspect | Gone) == []
-    assert not exchange.tally.unknown
-    assert exchange.tally.suspects == 0
+    assert believed(listener.events, Suspect | Discontinuity) == []
+    assert not exchange.counters.unknown
+    assert exchange.counters.suspects == 0
 
 
 def _name(item: Subscription) -> str:
@@ -414,7 +417,7 @@ async def test_x43_who_never_answers_is_an_outage(
     """Neither the dial nor the subscriptions are waited for without end: a collector has no watch of its own for
     that."""
     peer.deaf_to = what
-    monkeypatch.setattr(socket, "DIAL_S", 1.0)
+    monkeypatch.setattr(socket, "CONNECT_S", 1.0)
     async with asyncio.timeout(20):
         with pytest.raises(OutageError):
             await anext(exchange.watch(case.wanted))

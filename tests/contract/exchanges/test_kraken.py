@@ -18,7 +18,7 @@ from fks.exchanges.kraken.exchange import KrakenExchange
 from fks.exchanges.kraken.wire import PING_S, KrakenWire
 from fks.model.bar import Bar, BarClosed, PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
-from fks.model.market import BarSeen, Book, Channel, Gone, MarketEvent, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Subscription, Suspect
 from fks.model.timeframe import NS
 from tests.support.ports import CollectingLog
 from tests.support.recorded import KRAKEN_BOOK, frames_of
@@ -212,7 +212,7 @@ async def test_documented_subscriptions_a_refused_one_leaves_the_others(
 async def test_recorded_books_arrive(kraken: KrakenExchange, peer: RecordedPeer) -> None:
     peer.frames = [frame for _, frame in frames_of(KRAKEN_BOOK)]
     wire, last = KrakenWire(), None
-    wire.hello([Subscription(Channel.BOOK, "BTC/USD")])
+    wire.subscribe_frames([Subscription(Channel.BOOK, "BTC/USD")])
     for frame in peer.frames:
         last = wire.receive(frame, 0)[0]
     assert isinstance(last, Book)
@@ -257,19 +257,19 @@ def candle(minute: int, trades: int, volume: str = "1.0") -> bytes:
 
 def test_documented_ids_a_jump_is_gone_and_a_repetition_is_not() -> None:
     wire = KrakenWire()
-    wire.hello([Subscription(Channel.TRADES, "BTC/USD")])
+    wire.subscribe_frames([Subscription(Channel.TRADES, "BTC/USD")])
     shown = [
         event.trade_id if isinstance(event, PublicTrade) else event.reason
         for frame in (traded(5, 6), traded(6), traded(7, 10), traded(11))
         for event in wire.receive(frame, 0)
-        if isinstance(event, PublicTrade | Gone)
+        if isinstance(event, PublicTrade | Discontinuity)
     ]
     assert shown == [5, 6, 6, 7, "trades 8 to 9 are missing", 10, 11]
 
 
 def test_documented_a_bar_is_over_when_the_next_one_begins() -> None:
     wire = KrakenWire()
-    wire.hello([Subscription(Channel.BARS, "BTC/USD", "1m")])
+    wire.subscribe_frames([Subscription(Channel.BARS, "BTC/USD", "1m")])
     seen = [
         event
         for frame in (candle(1, 1), candle(1, 2), candle(2, 0, "0.0"), candle(1, 3))
@@ -284,4 +284,4 @@ def test_documented_a_bar_is_over_when_the_next_one_begins() -> None:
 
 def test_documented_a_ping_is_due_every_half_minute() -> None:
     wire = KrakenWire()
-    assert [len(wire.pulse(now_s)) for now_s in (100.0, 101.0, 100.0 + PING_S, 101.0 + PING_S)] == [1, 0, 1, 0]
+    assert [len(wire.due_frames(now_s)) for now_s in (100.0, 101.0, 100.0 + PING_S, 101.0 + PING_S)] == [1, 0, 1, 0]

@@ -66,7 +66,7 @@ def theirs(name: str, what: str) -> Any:
 
 def ours(name: str, what: str) -> list[Any]:
     wire: Wire = READERS[name][1]()
-    wire.hello(CASES[name].wanted)
+    wire.subscribe_frames(CASES[name].wanted)
     return [event for text in CASES[name].tape.frames[what] for event in wire.receive(text.encode(), 1)]
 
 

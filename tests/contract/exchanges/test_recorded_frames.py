@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from fks.exchanges.base import Subscribed, Tally, Wire
+from fks.exchanges.base import ConnectionCounters, Subscribed, Wire
 from fks.exchanges.binance.wire import BinanceWire
 from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import Bar, BarClosed, PublicTrade
-from fks.model.market import BarSeen, Book, Channel, Gone, Quote, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect
 from tests.support.recorded import COINBASE, EXCERPT, KRAKEN_BOOK, KRAKEN_V1, MIXED, SHARED, Frame, frames_of, slowly
 
 MS = 1_000_000
@@ -37,7 +37,7 @@ def wanted(symbols: Sequence[str], timeframe: str) -> list[Subscription]:
 
 def read(wire: Wire, subscriptions: Sequence[Subscription], frames: Sequence[Frame]) -> dict[type, list[Any]]:
     """Return what came out, by type."""
-    wire.hello(subscriptions)
+    wire.subscribe_frames(subscriptions)
     found: dict[type, list[Any]] = {}
     for received_ns, frame in frames:
         for event in wire.receive(frame, received_ns):
@@ -55,9 +55,9 @@ def binance_rows(frames: Sequence[Frame], kind: str) -> Iterator[tuple[int, dict
 
 @pytest.mark.parametrize("path", [EXCERPT, there(SHARED), there(MIXED)])
 def test_binance(path: Path) -> None:
-    frames, tally = frames_of(path), Tally()
+    frames, counters = frames_of(path), ConnectionCounters()
     symbols = sorted({row["s"] for _, row in binance_rows(frames, "@")})
-    found = read(BinanceWire(tally=tally, trades="trade"), wanted(symbols, "1m"), frames)
+    found = read(BinanceWire(counters=counters, trades="trade"), wanted(symbols, "1m"), frames)
     assert found.get(PublicTrade, []) == [
         PublicTrade("binance", r["s"], r["t"], r["T"] * MS, Decimal(r["p"]), Decimal(r["q"]), r["m"], 1, at)
         for at, r in binance_rows(frames, "@trade")
@@ -82,10 +82,10 @@ def test_binance(path: Path) -> None:
         f"message {name.partition('@')[2] or 'without a stream'}" for name in streams
     )  # book changes, REST answers
     counted = {
-        kind: n for kind, n in tally.unknown.items() if not kind.startswith("envelope.")
+        kind: n for kind, n in counters.unknown.items() if not kind.startswith("envelope.")
     }  # the fields of a REST answer
     assert counted == {kind: n for kind, n in unread.items() if kind.removeprefix("message ") not in read_ones}
-    assert not {Gone, Suspect} & set(found)
+    assert not {Discontinuity, Suspect} & set(found)
     assert all(
         str(a.price) == r["p"]
         for a, (_, r) in zip(found.get(PublicTrade, []), binance_rows(frames, "@trade"), strict=True)
@@ -97,7 +97,7 @@ def test_binances_book_of_changes_has_the_best_that_its_ticker_tells(path: Path)
     frames = frames_of(path)
     subscriptions = [Subscription(Channel.BOOK, "BTCUSDT"), Subscription(Channel.QUOTES, "BTCUSDT")]
     found = read(BinanceWire(book="changes"), subscriptions, frames)
-    assert not {Gone, Suspect} & set(found)
+    assert not {Discontinuity, Suspect} & set(found)
     changes = list(binance_rows(frames, "@depth@100ms"))
     assert len(changes) - 20 <= len(found[Book]) <= len(changes)
     tops = {r["u"]: tuple(Decimal(r[x]) for x in "bBaA") for _, r in binance_rows(frames, "@bookTicker")}
@@ -113,9 +113,9 @@ def test_a_lost_change_of_binances_book_is_gone_until_a_snapshot(path: Path) -> 
     lost = snapshot + 50
     wire = BinanceWire(book="changes")
     found = read(wire, [Subscription(Channel.BOOK, "BTCUSDT")], frames[:lost] + frames[lost + 1 :])
-    assert [gone.channel for gone in found[Gone]] == [Channel.BOOK]
+    assert [gone.channel for gone in found[Discontinuity]] == [Channel.BOOK]
     missing = slowly(frames[lost][1])["data"]
-    assert f"changes {missing['U']} to {missing['u']} are missing" == found[Gone][0].reason
+    assert f"changes {missing['U']} to {missing['u']} are missing" == found[Discontinuity][0].reason
     assert found[Book][-1].sequence == missing["U"] - 1
 
 
@@ -150,10 +150,10 @@ def coinbase_rows(
 
 @pytest.mark.parametrize("path", [there(COINBASE)])
 def test_coinbase(path: Path) -> None:
-    frames, tally = frames_of(path), Tally()
-    found = read(CoinbaseWire(tally=tally), wanted(["BTC-USD", "ETH-USD"], "5m"), frames)
-    assert (tally.unknown, len(found[Subscribed])) == ({}, 1)
-    assert not {Gone, Suspect} & set(found)
+    frames, counters = frames_of(path), ConnectionCounters()
+    found = read(CoinbaseWire(counters=counters), wanted(["BTC-USD", "ETH-USD"], "5m"), frames)
+    assert (counters.unknown, len(found[Subscribed])) == ({}, 1)
+    assert not {Discontinuity, Suspect} & set(found)
     trades = [
         PublicTrade(
             "coinbase",
@@ -200,7 +200,7 @@ def test_coinbases_side_is_the_makers(path: Path) -> None:
     """A buyer who made the market was hit at the bid: trades of such are at the best bid just before, or below it."""
     frames = frames_of(path)
     wire = CoinbaseWire()
-    wire.hello(wanted(["BTC-USD", "ETH-USD"], "5m"))
+    wire.subscribe_frames(wanted(["BTC-USD", "ETH-USD"], "5m"))
     quotes: dict[str, Quote] = {}
     agree = Counter[bool]()
     for at, frame in frames:
@@ -219,7 +219,7 @@ def test_coinbases_side_is_the_makers(path: Path) -> None:
 def test_coinbases_books_are_those_of_the_obvious_reader(path: Path) -> None:
     frames = frames_of(path)
     wire = CoinbaseWire()
-    wire.hello(wanted(["BTC-USD", "ETH-USD"], "5m"))
+    wire.subscribe_frames(wanted(["BTC-USD", "ETH-USD"], "5m"))
     plain: dict[tuple[str, str], dict[Decimal, Decimal]] = {}
     compared = 0
     for number, (at, frame) in enumerate(frames):
@@ -241,11 +241,11 @@ def test_coinbases_books_are_those_of_the_obvious_reader(path: Path) -> None:
 # ── kraken ───────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("path", [there(KRAKEN_BOOK)])
 def test_krakens_books_prove_themselves_by_checksum(path: Path) -> None:
-    frames, tally = frames_of(path), Tally()
-    found = read(KrakenWire(tally=tally), wanted(["BTC/USD"], "1m"), frames)
+    frames, counters = frames_of(path), ConnectionCounters()
+    found = read(KrakenWire(counters=counters), wanted(["BTC/USD"], "1m"), frames)
     assert set(found) == {Book}
     assert len(found[Book]) == len(frames) == 41
-    assert not tally.unknown
+    assert not counters.unknown
     plain: dict[str, dict[Decimal, Decimal]] = {"bids": {}, "asks": {}}
     for (_, frame), book in zip(frames, found[Book], strict=True):
         for row in slowly(frame)["data"]:
@@ -266,11 +266,11 @@ def test_a_lost_update_of_krakens_book_is_seen_by_its_checksum(path: Path) -> No
         wire = KrakenWire()
         found = read(wire, wanted(["BTC/USD"], "1m"), frames[:lost] + frames[lost + 1 :])
         assert all(book == whole[book.time_ns] for book in found[Book])  # what is handed on is right in any case
-        if Gone in found:
+        if Discontinuity in found:
             seen += 1
-            assert [gone.symbol for gone in found[Gone]] == ["BTC/USD"]
-            assert [b'"unsubscribe"' in due or b'"ping"' in due for due in wire.pulse(0.0)] == [True, False, True]
-            assert wire._tally.unknown["book before its snapshot"] == len(frames) - 1 - len(found[Book]) - 1
+            assert [gone.symbol for gone in found[Discontinuity]] == ["BTC/USD"]
+            assert [b'"unsubscribe"' in due or b'"ping"' in due for due in wire.due_frames(0.0)] == [True, False, True]
+            assert wire._counters.unknown["book before its snapshot"] == len(frames) - 1 - len(found[Book]) - 1
     assert seen > 20
 
 
@@ -307,9 +307,12 @@ def test_another_exchanges_frames_are_survived_and_counted(path: Path) -> None:
     """The rudest unknown: thousands of real messages of somebody else's protocol. Nothing is invented, nothing
     raises."""
     frames = frames_of(path)
-    for wire, symbols in ((KrakenWire(tally=Tally()), ["BTC/USD"]), (BinanceWire(tally=Tally()), ["BTCUSDT"])):
+    for wire, symbols in (
+        (KrakenWire(counters=ConnectionCounters()), ["BTC/USD"]),
+        (BinanceWire(counters=ConnectionCounters()), ["BTCUSDT"]),
+    ):
         if path == MIXED and isinstance(wire, BinanceWire):
             continue
         found = read(wire, wanted(symbols, "1m"), frames)
         assert not {PublicTrade, Quote, Book, BarSeen} & set(found)
-        assert len(found.get(Suspect, [])) + sum(wire._tally.unknown.values()) >= len(frames) * 0.9
+        assert len(found.get(Suspect, [])) + sum(wire._counters.unknown.values()) >= len(frames) * 0.9

@@ -20,7 +20,7 @@ from fks.exchanges.binance.wire import BinanceWire
 from fks.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import PublicTrade
 from fks.model.errors import FksError, InputError, OutageError, PeerError
-from fks.model.market import Book, Channel, Gone, MarketEvent, Quote, Subscription, Suspect
+from fks.model.market import Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect
 from tests.support.ports import CollectingLog
 from tests.support.waiting import until
 
@@ -141,9 +141,9 @@ async def test_nothing_is_handed_out_before_they_stand_and_nobody_waits_for_ever
         await ws.send_str(trade(1))
 
     peer.is_deaf, peer.script = True, early
-    monkeypatch.setattr(socket, "DIAL_S", 3.0)
+    monkeypatch.setattr(socket, "CONNECT_S", 3.0)
     assert "not answered" in str(await ended(sockets, BinanceWire(peer.url), OutageError))
-    assert sockets.tally.frames == 1
+    assert sockets.counters.frames == 1
 
 
 async def test_a_long_list_is_asked_for_in_parts_and_each_is_awaited(peer: Peer, sockets: Sockets) -> None:
@@ -173,7 +173,7 @@ async def test_several_at_once_and_one_ends_alone(peer: Peer, sockets: Sockets) 
     await until(lambda: peer.open == 2)
     for stream in streams[1:]:
         await stream.aclose()  # type: ignore[attr-defined]
-    assert sockets.tally.dials == 3
+    assert sockets.counters.connects == 3
 
 
 async def test_a_slow_taker_costs_no_memory_and_is_told(peer: Peer, sockets: Sockets) -> None:
@@ -186,18 +186,18 @@ async def test_a_slow_taker_costs_no_memory_and_is_told(peer: Peer, sockets: Soc
     sockets.kept_max = 300
     stream = sockets.listen(BinanceWire(peer.url), [BTC, QUOTES])
     assert await anext(stream) is not None
-    await until(lambda: sockets.tally.frames >= 2001)
+    await until(lambda: sockets.counters.frames >= 2001)
     events: list[MarketEvent] = []
     async with asyncio.timeout(10):
         while not any(isinstance(event, Quote) for event in events):
             events += await anext(stream)
     await stream.aclose()  # type: ignore[attr-defined]
     trades = [event for event in events if isinstance(event, PublicTrade)]
-    gone = [event for event in events if isinstance(event, Gone)]
+    gone = [event for event in events if isinstance(event, Discontinuity)]
     assert {(event.channel, event.symbol) for event in gone} == {(Channel.TRADES, "BTCUSDT")}
-    assert len(trades) + sockets.tally.overflowed[Channel.TRADES] >= 1000 - 300  # the first batch had some, maybe
+    assert len(trades) + sockets.counters.overflowed[Channel.TRADES] >= 1000 - 300  # the first batch had some, maybe
     assert len([event for event in events if isinstance(event, Quote)]) == 1
-    assert sockets.tally.conflated[Channel.QUOTES] >= 600
+    assert sockets.counters.conflated[Channel.QUOTES] >= 600
 
 
 async def test_a_mistake_of_ours_ends_the_connection_loudly(peer: Peer, sockets: Sockets, log: CollectingLog) -> None:
@@ -219,12 +219,12 @@ async def test_what_nobody_knows_is_logged_once(peer: Peer, sockets: Sockets, lo
             await ws.send_json({"stream": "btcusdt@brandNew", "data": {}})
 
     peer.script = play
-    stream = sockets.listen(BinanceWire(peer.url, sockets.tally), [BTC])
+    stream = sockets.listen(BinanceWire(peer.url, sockets.counters), [BTC])
     assert await anext(stream) == []
     await until(lambda: "exchange.unknown" in log.events("warning"))
     await stream.aclose()  # type: ignore[attr-defined]
     assert [fields["what"] for _, event, fields in log.lines if event == "exchange.unknown"] == [["message brandNew"]]
-    assert sockets.tally.unknown == {"message brandNew": 3}
+    assert sockets.counters.unknown == {"message brandNew": 3}
 
 
 async def test_quarantine_has_an_end(peer: Peer, sockets: Sockets) -> None:
@@ -244,7 +244,7 @@ async def test_quarantine_has_an_end(peer: Peer, sockets: Sockets) -> None:
 
     with pytest.raises(PeerError, match="in a row"):
         await heard(sockets, BinanceWire(peer.url), [BTC], note)
-    assert sockets.tally.suspects == 201
+    assert sockets.counters.suspects == 201
     assert sum(isinstance(event, Suspect) for event in events) == 201
     assert sum(isinstance(event, PublicTrade) for event in events) == 1
 
@@ -252,7 +252,7 @@ async def test_quarantine_has_an_end(peer: Peer, sockets: Sockets) -> None:
 async def test_what_the_exchange_has_not_is_said_before_dialling(peer: Peer, sockets: Sockets) -> None:
     with pytest.raises(InputError, match="no 5s bars"):
         await heard(sockets, BinanceWire(peer.url), [Subscription(Channel.BARS, "BTCUSDT", "5s")], len)
-    assert sockets.tally.dials == 0
+    assert sockets.counters.connects == 0
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ class Reluctant:
     def __init__(self) -> None:
         self.leave = asyncio.Event()
 
-    async def dial(self) -> None:
+    async def take_connect(self) -> None:
         await self.leave.wait()
 
     async def take(self, weight: int = 1) -> None: ...
@@ -293,13 +293,13 @@ async def test_leave_to_dial_that_has_to_be_waited_for_is_told_once(
     budget = Reluctant()
     sockets = Sockets("binance", RealClock(), log, budget=budget)
     with monkeypatch.context() as patched:
-        patched.setattr(socket, "WAIT_TOLD_S", 0.5)
-        waiting = [asyncio.create_task(sockets.may_dial()) for _ in range(3)]
+        patched.setattr(socket, "PERMIT_LOG_S", 0.5)
+        waiting = [asyncio.create_task(sockets.connect_permit()) for _ in range(3)]
         await until(lambda: log.events())
     assert not any(task.done() for task in waiting)
     budget.leave.set()
     await asyncio.gather(*waiting)
-    assert (sockets.tally.dials, log.events()) == (0, ["feed.dial_waits"])
+    assert (sockets.counters.connects, log.events()) == (0, ["feed.dial_waits"])
     await sockets.close()
 
 
@@ -339,7 +339,7 @@ async def test_a_book_that_is_never_right_is_not_asked_for_without_end(peer: Pee
     stream = sockets.listen(KrakenWire(peer.url), [Subscription(Channel.BOOK, "BTC/USD")])
     async with asyncio.timeout(30):
         while gone < 3:  # of the first one, of one asked for at once, of one asked for a second later
-            gone += sum(isinstance(event, Gone) for event in await anext(stream))
+            gone += sum(isinstance(event, Discontinuity) for event in await anext(stream))
     await stream.aclose()  # type: ignore[attr-defined]
     took_s = time.monotonic() - start_s
     assert took_s >= 1.0
@@ -369,7 +369,7 @@ async def test_a_broken_book_is_asked_for_anew_at_once(peer: Peer, sockets: Sock
         events: list[MarketEvent] = []
         async for batch in stream:
             events += batch
-            if any(isinstance(event, Gone) for event in events):
+            if any(isinstance(event, Discontinuity) for event in events):
                 break
         await until(
             lambda: (
@@ -377,5 +377,6 @@ async def test_a_broken_book_is_asked_for_anew_at_once(peer: Peer, sockets: Sock
             )
         )
     assert not any(
-        isinstance(event, Book) for event in events[events.index(next(e for e in events if isinstance(e, Gone))) :]
+        isinstance(event, Book)
+        for event in events[events.index(next(e for e in events if isinstance(e, Discontinuity))) :]
     )

@@ -14,8 +14,8 @@ from fks.model.market import Allowance, RateLimits
 from fks.rate_limits.budgets import (
     ALONE_LOOK_S,
     ALONE_SHARE,
-    DIALS_ALONE_SHARE,
-    DIALS_SHARE,
+    CONNECTS_ALONE_SHARE,
+    CONNECTS_SHARE,
     SHARE,
     RedisBudget,
     bucket_of,
@@ -183,7 +183,7 @@ async def dial_at_once(budget: RedisBudget) -> bool:
     """Return whether a socket may be dialled now."""
     token = in_a_hurry.set(True)
     try:
-        await budget.dial()
+        await budget.take_connect()
     except NoLeaveError:
         return False
     finally:
@@ -203,7 +203,7 @@ async def test_dials_have_a_bucket_of_their_own_which_all_keys_of_an_address_sha
     where = uuid.uuid4().hex
     one, other = (budget_of(bus, Impatient(), "test", where, key, limits=LIMITS) for key in ("one", "other"))
     assert await dial_at_once(other)
-    assert await dials_of(one) == int(100 * DIALS_SHARE) - 1
+    assert await dials_of(one) == int(100 * CONNECTS_SHARE) - 1
     assert not await dial_at_once(other)
     assert await at_once(other)  # requests are not held up
     assert await dial_at_once(budget_of(bus, Impatient(), "test", uuid.uuid4().hex, "one", limits=LIMITS))
@@ -211,7 +211,7 @@ async def test_dials_have_a_bucket_of_their_own_which_all_keys_of_an_address_sha
 
 async def test_without_redis_each_process_dials_a_little() -> None:
     away = await Bus.connect("redis://127.0.0.1:9", timeout_s=0.2)
-    for most, allowance in ((int(100 * DIALS_SHARE * DIALS_ALONE_SHARE), LONG), (1, Allowance(1, AGES_S))):
+    for most, allowance in ((int(100 * CONNECTS_SHARE * CONNECTS_ALONE_SHARE), LONG), (1, Allowance(1, AGES_S))):
         assert await dials_of(budget_of(away, Impatient(), "test", None, limits=RateLimits(connects=allowance))) == most
     await away.close()
 
@@ -243,7 +243,7 @@ async def test_redis_that_is_away_for_a_moment_costs_no_more_than_that() -> None
     clock = Quick()
     budget = budget_of(cast(Bus, Flicker(clock, 3.0)), clock, "kraken", None, limits=capabilities_of("kraken").limits)
     for _ in range(12):
-        await budget.dial()
+        await budget.take_connect()
     assert clock.now_s < 3.0 + ALONE_LOOK_S + 1.0
 
 

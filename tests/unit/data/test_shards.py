@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from fks.collector import connections as module
-from fks.model.market import BarSeen, Channel, Gone
+from fks.model.market import BarSeen, Channel, Discontinuity
 from tests.support.shard_rig import rigged, trade
 from tests.support.waiting import until
 
@@ -95,7 +95,12 @@ async def test_what_comes_of_a_symbol_that_left_is_let_go_and_counted() -> None:
         await rig.settle()
         rig.shards.drop("B")
         rig.connection("A").said.put_nowait(
-            [trade("A"), trade("B"), Gone(Channel.TRADES, "", "any"), Gone(Channel.TRADES, "B", "hole")]
+            [
+                trade("A"),
+                trade("B"),
+                Discontinuity(Channel.TRADES, "", "any"),
+                Discontinuity(Channel.TRADES, "B", "hole"),
+            ]
         )
         await rig.settle()
         assert rig.exchange.left == ["B"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fks.exchanges._template.wire import TemplateWire
-from fks.exchanges.base import Subscribed, Tally, Wire
+from fks.exchanges.base import ConnectionCounters, Subscribed, Wire
 from fks.exchanges.base.paging import page_end
 from fks.exchanges.base.rows import number_of
 from fks.exchanges.bybit.wire import BybitWire
@@ -20,22 +20,22 @@ from fks.exchanges.polygon.wire import PolygonWire
 from fks.exchanges.polygon.wire import number_of as tape_number
 from fks.model.bar import PublicTrade
 from fks.model.errors import ConfigError, FksError, InputError, OutageError, PeerError
-from fks.model.market import BarSeen, Book, Channel, Gone, Quote, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect
 from fks.model.timeframe import NS, to_ns
 from tests.support.exchange_cases import CASES, FRIDAY, MS, NEW_YEAR, levels, subscriptions
 
 BTC = subscriptions("BTCUSDT", *Channel)
 
 
-def wire_of(name: str, tally: Tally | None = None) -> Wire:
+def wire_of(name: str, counters: ConnectionCounters | None = None) -> Wire:
     """Return a wire that has said hello for everything its case wants."""
     made: Wire = {
-        "bybit": lambda: BybitWire(tally=tally),
-        "okx": lambda: OkxWire(tally=tally),
-        "polygon": lambda: PolygonWire("k", tally=tally),
-        "template": lambda: TemplateWire(tally=tally),
+        "bybit": lambda: BybitWire(counters=counters),
+        "okx": lambda: OkxWire(counters=counters),
+        "polygon": lambda: PolygonWire("k", counters=counters),
+        "template": lambda: TemplateWire(counters=counters),
     }[name]()
-    made.hello(CASES[name].wanted)
+    made.subscribe_frames(CASES[name].wanted)
     return made
 
 
@@ -71,13 +71,13 @@ def test_bybit_keeps_a_book_while_its_updates_join() -> None:
 )
 def test_bybit_asks_for_a_broken_book_anew_and_says_nothing_of_it_until_it_is_whole(broken: bytes) -> None:
     wire = wire_of("bybit")
-    wire.pulse(0.0)
+    wire.due_frames(0.0)
     wire.receive(WHOLE, 1)
     *doubts, gone = wire.receive(broken, 2)
-    assert isinstance(gone, Gone)
+    assert isinstance(gone, Discontinuity)
     assert (gone.channel, gone.symbol) == (Channel.BOOK, "BTCUSDT")
     assert all(isinstance(doubt, Suspect) for doubt in doubts)
-    asked = [json.loads(frame) for frame in wire.pulse(1.0)]
+    asked = [json.loads(frame) for frame in wire.due_frames(1.0)]
     assert [(item["op"], item["args"]) for item in asked] == [
         ("unsubscribe", ["orderbook.50.BTCUSDT"]),
         ("subscribe", ["orderbook.50.BTCUSDT"]),
@@ -85,13 +85,13 @@ def test_bybit_asks_for_a_broken_book_anew_and_says_nothing_of_it_until_it_is_wh
     assert list(wire.receive(book(14, [], [["7", "1"]]), 3)) == []
     (found,) = wire.receive(WHOLE, 4)
     assert isinstance(found, Book)
-    assert wire.pulse(2.0) == []
+    assert wire.due_frames(2.0) == []
 
 
 def test_bybit_resets_on_update_one_and_refuses_a_change_without_a_snapshot() -> None:
     wire = wire_of("bybit")
     (gone,) = wire.receive(book(5, [], []), 1)
-    assert isinstance(gone, Gone)
+    assert isinstance(gone, Discontinuity)
     wire.receive(WHOLE, 1)
     (found,) = wire.receive(book(1, [["5", "9"]], [["6", "9"]]), 2)
     assert isinstance(found, Book)
@@ -100,22 +100,22 @@ def test_bybit_resets_on_update_one_and_refuses_a_change_without_a_snapshot() ->
 
 def test_bybit_subscribes_by_tens_and_pings() -> None:
     wire = BybitWire()
-    frames = [json.loads(frame) for frame in wire.hello(subscriptions("BTCUSDT", *([Channel.TRADES] * 25)))]
+    frames = [json.loads(frame) for frame in wire.subscribe_frames(subscriptions("BTCUSDT", *([Channel.TRADES] * 25)))]
     assert [len(frame["args"]) for frame in frames] == [10, 10, 5]
     answers = [json.dumps({"success": True, "op": "subscribe", "req_id": frame["req_id"]}).encode() for frame in frames]
     assert [list(wire.receive(answer, 1)) for answer in answers] == [[], [], [Subscribed()]]
-    assert wire.pulse(100.0) == [b'{"op":"ping"}']
-    assert wire.pulse(119.0) == []
-    assert wire.pulse(120.5) == [b'{"op":"ping"}']
+    assert wire.due_frames(100.0) == [b'{"op":"ping"}']
+    assert wire.due_frames(119.0) == []
+    assert wire.due_frames(120.5) == [b'{"op":"ping"}']
 
 
 def test_bybit_finds_out_which_of_a_refused_request_it_was() -> None:
     wire = BybitWire()
-    wire.pulse(0.0)
-    wire.hello([Subscription(Channel.TRADES, symbol) for symbol in ("BTCUSDT", "NOPE")])
+    wire.due_frames(0.0)
+    wire.subscribe_frames([Subscription(Channel.TRADES, symbol) for symbol in ("BTCUSDT", "NOPE")])
     refusal = {"success": False, "ret_msg": "error:handler not found,topic:publicTrade.NOPE", "op": "subscribe"}
     assert list(wire.receive(json.dumps(refusal | {"req_id": "1"}).encode(), 1)) == []
-    again = [json.loads(frame) for frame in wire.pulse(1.0)]
+    again = [json.loads(frame) for frame in wire.due_frames(1.0)]
     assert [frame["args"] for frame in again] == [["publicTrade.BTCUSDT"], ["publicTrade.NOPE"]]
     good, bad = (frame["req_id"] for frame in again)
     assert list(wire.receive(json.dumps({"success": True, "op": "subscribe", "req_id": good}).encode(), 1)) == []
@@ -142,13 +142,13 @@ def test_okx_dials_the_side_that_has_the_channel() -> None:
         == "wss://h/ws/v5/business"
     )
     assert wire.url([Subscription(Channel.QUOTES, "BTC-USDT")]) == "wss://h/ws/v5/public"
-    (frame,) = wire.hello([Subscription(Channel.BARS, "BTC-USDT", "1d")])
+    (frame,) = wire.subscribe_frames([Subscription(Channel.BARS, "BTC-USDT", "1d")])
     assert json.loads(frame)["args"] == [{"channel": "candle1Dutc", "instId": "BTC-USDT"}]  # not Hong Kong's day
 
 
 def test_okx_a_refused_subscription_is_told_and_the_others_stand() -> None:
     wire = OkxWire()
-    wire.hello([Subscription(Channel.TRADES, symbol) for symbol in ("BTC-USDT", "NOPE-USDT")])
+    wire.subscribe_frames([Subscription(Channel.TRADES, symbol) for symbol in ("BTC-USDT", "NOPE-USDT")])
     stands = {"event": "subscribe", "arg": {"channel": "trades-all", "instId": "BTC-USDT"}, "connId": "c"}
     assert list(wire.receive(json.dumps(stands).encode(), 1)) == []
     text = "Wrong URL or channel:trades-all,instId:NOPE-USDT doesn't exist. Please use the correct URL"
@@ -167,7 +167,7 @@ def test_okx_a_day_that_begins_in_hong_kong_is_not_believed() -> None:
     found = wire.receive(
         json.dumps({"arg": {"channel": "candle1Dutc", "instId": "BTC-USDT"}, "data": [row]}).encode(), 1
     )
-    assert [type(event) for event in found] == [Suspect, Gone]
+    assert [type(event) for event in found] == [Suspect, Discontinuity]
 
 
 # ── polygon ──────────────────────────────────────────────────────────────────────────────────────
@@ -175,11 +175,13 @@ def test_polygon_shows_its_key_first_and_subscribes_when_it_was_taken() -> None:
     wire = PolygonWire("the-key", "wss://h")
     wanted = subscriptions("AAPL", Channel.TRADES, Channel.BARS)
     assert wire.url(wanted) == "wss://h/stocks"
-    assert [json.loads(frame) for frame in wire.hello(wanted)] == [{"action": "auth", "params": "the-key"}]
-    assert wire.pulse(0.0) == []
+    assert [json.loads(frame) for frame in wire.subscribe_frames(wanted)] == [{"action": "auth", "params": "the-key"}]
+    assert wire.due_frames(0.0) == []
     wire.receive(b'[{"ev":"status","status":"auth_success","message":"authenticated"}]', 1)
-    assert [json.loads(frame) for frame in wire.pulse(1.0)] == [{"action": "subscribe", "params": "T.AAPL,AM.AAPL"}]
-    assert wire.pulse(2.0) == []
+    assert [json.loads(frame) for frame in wire.due_frames(1.0)] == [
+        {"action": "subscribe", "params": "T.AAPL,AM.AAPL"}
+    ]
+    assert wire.due_frames(2.0) == []
     said = [
         {"ev": "status", "status": "success", "message": f"subscribed to: {topic}"} for topic in ("T.AAPL", "AM.AAPL")
     ]
@@ -207,8 +209,8 @@ def test_polygon_numbers_rise_from_day_to_day_and_within_one_summer_and_winter()
 
 
 def test_polygon_a_crossed_quote_is_a_quote_and_half_a_quote_is_counted() -> None:
-    tally = Tally()
-    wire = wire_of("polygon", tally)
+    counters = ConnectionCounters()
+    wire = wire_of("polygon", counters)
 
     def quote(**fields: Any) -> bytes:
         return json.dumps(
@@ -219,7 +221,7 @@ def test_polygon_a_crossed_quote_is_a_quote_and_half_a_quote_is_counted() -> Non
     assert isinstance(crossed, Quote)
     assert (crossed.bid, crossed.ask) == (Decimal("2.01"), Decimal("2.0"))
     assert list(wire.receive(quote(ap=0, **{"as": 0}), 1)) == []
-    assert tally.unknown["polygon.quote with one side"] == 1
+    assert counters.unknown["polygon.quote with one side"] == 1
     (doubt,) = wire.receive(quote(bp=-1), 1)
     assert isinstance(doubt, Suspect)
 
@@ -232,7 +234,7 @@ def test_what_a_wire_does_not_stream_is_an_input_error() -> None:
         (PolygonWire("k"), Subscription(Channel.BOOK, "AAPL")),
     ):
         with pytest.raises(InputError):
-            wire.hello([wanted])
+            wire.subscribe_frames([wanted])
 
 
 def test_a_page_of_bars_ends_where_it_should() -> None:
@@ -285,4 +287,4 @@ def test_whatever_comes_a_wire_says_something_sane_or_blames_somebody(name: str,
         elif isinstance(event, Book | Quote):
             assert event.time_ns > 0
         else:
-            assert isinstance(event, Suspect | Gone)
+            assert isinstance(event, Suspect | Discontinuity)

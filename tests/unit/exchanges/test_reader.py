@@ -7,7 +7,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from fks.exchanges.base import BROKEN, Reader, Tally
+from fks.exchanges.base import BROKEN, ConnectionCounters, Reader
 
 
 class Inner(msgspec.Struct):
@@ -22,15 +22,15 @@ class Outer(msgspec.Struct):
 
 
 def test_an_unknown_field_is_counted_once_at_any_depth_and_the_values_come() -> None:
-    tally = Tally()
-    read = Reader("m", Outer, tally)
+    counters = ConnectionCounters()
+    read = Reader("m", Outer, counters)
     assert read(b'{"rows":[{"p":"1.50"}],"kind":"z"}') == read(b'{"rows":[{"p":1.50,"n":3}],"kind":"z"}')
-    assert not tally.unknown
+    assert not counters.unknown
     for _ in range(3):
         found = read(b'{"rows":[{"p":1.50,"new":1}],"one":{"p":2,"deep":{}},"top":[]}')
         assert str(found.rows[0].p) == "1.50"
         assert found.one == Inner(Decimal(2))
-    assert tally.unknown == {"m.new": 1, "m.deep": 1, "m.top": 1}
+    assert counters.unknown == {"m.new": 1, "m.deep": 1, "m.top": 1}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_an_unknown_field_is_counted_once_at_any_depth_and_the_values_come() -> 
     [b"", b"{", b"[]", b'{"rows":[{}]}', b'{"rows":[{"p":"x"}]}', b'{"rows":[{"p":1,"n":"1"}],"top":1}', b"\xff"],
 )
 def test_what_is_not_the_type_raises_what_broken_names(frame: bytes) -> None:
-    read = Reader("m", Outer, Tally())
+    read = Reader("m", Outer, ConnectionCounters())
     for _ in range(2):
         with pytest.raises(BROKEN):
             read(frame)

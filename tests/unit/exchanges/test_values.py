@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fks.exchanges.base.values import PAUSE_S, check_trade, seconds_told
+from fks.exchanges.base.values import PAUSE_S, check_trade, retry_after_s
 from fks.model.bar import PublicTrade
 from fks.model.errors import PeerError
 
@@ -19,11 +19,11 @@ from fks.model.errors import PeerError
     + [(text, PAUSE_S) for text in ("", "soon", "nan", "Wed, 21 Oct 2026 07:28:00 GMT")],
 )
 def test_how_long_an_exchange_wants_to_be_left_alone(text: str, seconds: float) -> None:
-    assert seconds_told(text) == seconds
+    assert retry_after_s(text) == seconds
 
 
 def test_an_exchange_may_have_a_pause_of_its_own() -> None:
-    assert seconds_told("", 60.0) == 60.0
+    assert retry_after_s("", 60.0) == 60.0
 
 
 @pytest.mark.parametrize(

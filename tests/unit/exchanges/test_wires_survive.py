@@ -18,7 +18,7 @@ from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.exchanges.kraken.wire import KrakenWire
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import OutageError, PeerError
-from fks.model.market import BarSeen, Book, Channel, Gone, Quote, Subscription, Suspect
+from fks.model.market import BarSeen, Book, Channel, Discontinuity, Quote, Subscription, Suspect
 
 TIME = "2026-08-09T21:05:48.251397169Z"
 #: a good message of each channel, as documented
@@ -71,7 +71,9 @@ VALUES = PublicTrade | Quote | Book | BarSeen | BarClosed
 def made(name: str) -> tuple[Wire, str]:
     make, symbol, timeframe = MADE[name]
     wire = make()
-    wire.hello([Subscription(channel, symbol, timeframe if channel is Channel.BARS else "") for channel in Channel])
+    wire.subscribe_frames(
+        [Subscription(channel, symbol, timeframe if channel is Channel.BARS else "") for channel in Channel]
+    )
     return wire, symbol
 
 
@@ -106,7 +108,7 @@ def test_a_new_field_at_any_depth_changes_nothing_and_is_counted(name: str, chan
 
     wire, _ = made(name)
     assert list(wire.receive(encoded(widened(GOOD[name][channel])), 9)) == list(plain)
-    assert {key.rpartition(".")[2] for key in wire._tally.unknown} == {"brand_new"}  # type: ignore[attr-defined]
+    assert {key.rpartition(".")[2] for key in wire._counters.unknown} == {"brand_new"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("name", "channel"), CASES)
@@ -136,7 +138,7 @@ def test_a_spoilt_message_is_a_doubt_or_still_a_value(name: str, channel: Channe
     except (OutageError, PeerError):
         return
     for event in events:
-        assert isinstance(event, VALUES | Subscribed | Suspect | Gone)
+        assert isinstance(event, VALUES | Subscribed | Suspect | Discontinuity)
         if isinstance(event, PublicTrade):
             assert 0 < event.price < 10**30
             assert 0 <= event.quantity < 10**30
@@ -144,7 +146,7 @@ def test_a_spoilt_message_is_a_doubt_or_still_a_value(name: str, channel: Channe
         assert events[0].text
         assert (
             channel is Channel.QUOTES
-            or any(isinstance(event, Gone) for event in events)
+            or any(isinstance(event, Discontinuity) for event in events)
             or events[0].channel == "subscribe"
         )
     assert all(getattr(event, "symbol", symbol) in (symbol, "") for event in events)
@@ -160,7 +162,7 @@ def test_a_spoilt_message_is_a_doubt_or_still_a_value(name: str, channel: Channe
 def test_noise_is_survived(name: str, noise: bytes) -> None:
     wire, _ = made(name)
     found = wire.receive(noise, 9)
-    assert all(isinstance(event, Suspect | Gone) for event in found)
+    assert all(isinstance(event, Suspect | Discontinuity) for event in found)
     good = wire.receive(encoded(GOOD[name][Channel.TRADES]), 9)
     assert isinstance(good[0], PublicTrade)
 
@@ -174,12 +176,12 @@ def test_an_unknown_kind_of_message_is_counted_and_a_spoilt_trade_costs_only_its
         "coinbase": {"channel": "new_thing", "sequence_num": 0, "timestamp": TIME, "events": []},
     }
     assert not wire.receive(encoded(unknown[name]), 9)
-    assert sum(wire._tally.unknown.values()) == 1  # type: ignore[attr-defined]
+    assert sum(wire._counters.unknown.values()) == 1  # type: ignore[attr-defined]
     text = (
         encoded(GOOD[name][Channel.TRADES]).replace(b"1.5", b"-1.5").replace(b'"sequence_num":0', b'"sequence_num":1')
     )
     events = wire.receive(text, 9)
-    assert [type(event) for event in events] == [Suspect, Gone]
+    assert [type(event) for event in events] == [Suspect, Discontinuity]
     assert isinstance(events[0], Suspect)
     assert (events[0].channel, events[0].symbol, events[0].received_ns) == ("trades", symbol, 9)
     assert events[0].text == text.decode()
@@ -221,5 +223,5 @@ def test_a_trade_that_no_store_could_hold_is_a_doubt(name: str, field: str, valu
     row[key] = value if name == "binance" or (name == "kraken" and field == "id") else told
     suspect, gone = made(name)[0].receive(encoded(message), 9)
     assert isinstance(suspect, Suspect)
-    assert isinstance(gone, Gone)
+    assert isinstance(gone, Discontinuity)
     assert gone.channel is Channel.TRADES

@@ -28,7 +28,7 @@ def whole(tmp_path: Path) -> bytes:
     """A file of several blocks."""
     recorder = recorder_into(tmp_path / "made")
     wire = TapedWire(BinanceWire(), recorder)
-    wire.hello(WANTED)
+    wire.subscribe_frames(WANTED)
     rows = frames()
     for begin in range(0, len(rows), 200):
         heard_by(wire, rows[begin : begin + 200])

@@ -28,7 +28,7 @@ ROWS = frames()[1:]
 TRADES = public_trades(agg_trades(raw_trades()))
 
 
-def dial(number: int, at_ns: int) -> Record:
+def opened(number: int, at_ns: int) -> Record:
     wanted = [[item.channel, item.symbol, item.timeframe] for item in WANTED]
     return Record(Kind.OPEN, number, at_ns, msgspec.json.encode({"url": "", "wanted": wanted}))
 
@@ -56,13 +56,13 @@ def bars_of(summary: Summary) -> list[Bar]:
 
 
 def truth() -> list[Bar]:
-    summary = summary_of([dial(1, ROWS[0][0]), *heard(range(len(ROWS)))])
+    summary = summary_of([opened(1, ROWS[0][0]), *heard(range(len(ROWS)))])
     assert summary.troubles == {}
     assert len(bars_of(summary)) > 20
     return bars_of(summary)
 
 
-BEGIN = dial(1, ROWS[0][0])
+BEGIN = opened(1, ROWS[0][0])
 ALL = list(range(len(ROWS)))
 GAP = range(300, 500)  # over several seconds
 BEFORE, AFTER = ALL[: GAP.start], ALL[GAP.stop :]
@@ -84,7 +84,7 @@ def test_what_rest_told_fills_a_hole(ids: TradeIds) -> None:
     now_ns = ROWS[GAP.stop][0]
     answers = [told(GAP.start - 1, GAP.start + 100, now_ns + 1), told(GAP.start + 99, GAP.stop + 3, now_ns + 2)]
     summary = summary_of(
-        [BEGIN, *heard(BEFORE), dial(2, now_ns), *heard(AFTER[:1], 2), *answers, *heard(AFTER[1:], 2)], ids
+        [BEGIN, *heard(BEFORE), opened(2, now_ns), *heard(AFTER[:1], 2), *answers, *heard(AFTER[1:], 2)], ids
     )
     assert bars_of(summary) == truth()
     row = summary.symbols["BTCUSDT"]
@@ -92,7 +92,7 @@ def test_what_rest_told_fills_a_hole(ids: TradeIds) -> None:
 
 
 def test_where_ids_prove_nothing_a_torn_stream_is_a_hole() -> None:
-    summary = summary_of([BEGIN, *heard(BEFORE), dial(2, ROWS[GAP.stop][0]), *heard(AFTER, 2)], TradeIds.RISING)
+    summary = summary_of([BEGIN, *heard(BEFORE), opened(2, ROWS[GAP.stop][0]), *heard(AFTER, 2)], TradeIds.RISING)
     assert summary.troubles == {"hole": 1}
     assert "trades may be missing (it was dialled again)" in summary.told[0]
     lost = range(TRADES[GAP.start - 1].time_ns // NS, TRADES[GAP.stop].time_ns // NS + 1)
@@ -103,7 +103,7 @@ def test_where_ids_prove_nothing_a_torn_stream_is_a_hole() -> None:
 def test_an_answer_that_does_not_reach_over_a_hole_does_not_fill_it(answer: tuple[int, int]) -> None:
     now_ns = ROWS[GAP.stop][0]
     summary = summary_of(
-        [BEGIN, *heard(BEFORE), dial(2, now_ns), *heard(AFTER[:1], 2), told(*answer, now_ns), *heard(AFTER[1:], 2)],
+        [BEGIN, *heard(BEFORE), opened(2, now_ns), *heard(AFTER[:1], 2), told(*answer, now_ns), *heard(AFTER[1:], 2)],
         TradeIds.RISING,
     )
     assert summary.troubles == {"hole": 1}
@@ -112,7 +112,7 @@ def test_an_answer_that_does_not_reach_over_a_hole_does_not_fill_it(answer: tupl
 
 @pytest.mark.parametrize("ids", BOTH)
 def test_a_redial_that_begins_with_what_was_heard_last_leaves_no_hole(ids: TradeIds) -> None:
-    summary = summary_of([BEGIN, *heard(BEFORE), dial(2, ROWS[GAP.start][0]), *heard(ALL[GAP.start - 9 :], 2)], ids)
+    summary = summary_of([BEGIN, *heard(BEFORE), opened(2, ROWS[GAP.start][0]), *heard(ALL[GAP.start - 9 :], 2)], ids)
     assert (bars_of(summary), summary.troubles, summary.symbols["BTCUSDT"].repeated) == (truth(), {}, 9)
 
 
@@ -162,7 +162,7 @@ def test_time_that_steps_back_is_told() -> None:
 def test_a_run_with_a_file_missing_has_no_bar_there(tmp_path: Path) -> None:
     recorder = recorder_into(tmp_path, file_bytes=4_000)
     wire = TapedWire(BinanceWire(), recorder)
-    wire.hello(WANTED)
+    wire.subscribe_frames(WANTED)
     rows = frames()
     for begin in range(0, len(rows), 50):
         heard_by(wire, rows[begin : begin + 50])
@@ -199,7 +199,7 @@ def test_no_bar_is_wrong_whatever_was_lost_repeated_or_out_of_order(ids: TradeId
         if upto < at < len(ROWS):
             number += 1
             now_ns = ROWS[at][0]
-            records += [dial(number, now_ns), *heard([at], number)]
+            records += [opened(number, now_ns), *heard([at], number)]
             if is_told := dice.random() < 0.7 and ids is not TradeIds.OPAQUE:
                 records.append(told(upto - 1, at + dice.randint(1, 9), now_ns))
             is_filled = is_filled and is_told

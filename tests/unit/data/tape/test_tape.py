@@ -54,7 +54,7 @@ def test_what_was_heard_is_what_is_played(tmp_path: Path) -> None:
 def test_a_run_is_cut_into_files_that_each_say_what_stands(tmp_path: Path) -> None:
     recorder = recorder_into(tmp_path, file_bytes=8_000)
     wire = TapedWire(BinanceWire(), recorder)
-    wire.hello(WANTED)
+    wire.subscribe_frames(WANTED)
     rows, heard = frames(), []
     for begin in range(0, len(rows), 100):
         heard += heard_by(wire, rows[begin : begin + 100])
@@ -86,7 +86,7 @@ def test_a_file_that_was_cut_off_is_good_up_to_its_last_block(tmp_path: Path, cu
     heard = make_tape(tmp_path / "whole")
     recorder = recorder_into(tmp_path / "cut")
     wire = TapedWire(BinanceWire(), recorder)
-    wire.hello(WANTED)
+    wire.subscribe_frames(WANTED)
     rows = frames()
     for begin in range(0, len(rows), 100):
         heard_by(wire, rows[begin : begin + 100])
@@ -159,7 +159,7 @@ def test_a_disk_that_fails_ends_the_recording_and_nothing_else(tmp_path: Path, l
     (tmp_path / "file").write_text("in the way")
     recorder = recorder_into(tmp_path / "file", log)
     wire = TapedWire(BinanceWire(), recorder)
-    wire.hello(WANTED)
+    wire.subscribe_frames(WANTED)
     assert len(heard_by(wire, frames(50))) == 50
     recorder.close()
     assert recorder.error
@@ -169,11 +169,11 @@ def test_a_disk_that_fails_ends_the_recording_and_nothing_else(tmp_path: Path, l
 
 def test_a_key_in_a_hello_is_not_on_the_tape(tmp_path: Path) -> None:
     class Secret(BinanceWire):
-        def hello(self, wanted: object) -> list[bytes]:
+        def subscribe_frames(self, wanted: object) -> list[bytes]:
             return [b'{"action":"auth","params":"s3cret"}']
 
     recorder = recorder_into(tmp_path)
-    TapedWire(Secret(), recorder).hello(WANTED)
+    TapedWire(Secret(), recorder).subscribe_frames(WANTED)
     recorder.close()
     assert all(b"s3cret" not in record.data for record in read_records(tape_files(tmp_path)))
 
@@ -207,7 +207,7 @@ def test_recorded_coinbase_frames_are_played_as_their_wire_reads_them(tmp_path: 
     ]
     recorder = recorder_into(tmp_path)
     wire = TapedWire(wires_of("coinbase")(), recorder)
-    wire.hello(wanted)
+    wire.subscribe_frames(wanted)
     heard = heard_by(wire, rows)
     recorder.close()
     assert len(heard) > 100
@@ -216,7 +216,7 @@ def test_recorded_coinbase_frames_are_played_as_their_wire_reads_them(tmp_path: 
 
 @pytest.mark.parametrize("exchange", ["binance", "kraken", "coinbase"])
 def test_wires_for_playing_need_no_network_and_no_key(exchange: str) -> None:
-    assert wires_of(exchange)().hello(WANTED)
+    assert wires_of(exchange)().subscribe_frames(WANTED)
 
 
 # ── in the place of an exchange ──────────────────────────────────────────────────────────────────
@@ -296,7 +296,7 @@ async def test_the_same_question_gets_the_same_answer_and_any_other_what_was_tol
     rows, trades = frames(200), public_trades(agg_trades(raw_trades())[:200])
     minute = clock.now_ns() // (60 * NS) * 60 * NS
     bars = [Bar("binance", "BTCUSDT", "1m", minute + i * 60 * NS, 1.0, 1.0, 1.0, 1.0, 1.0) for i in range(-3, 3)]
-    wire.hello(WANTED)
+    wire.subscribe_frames(WANTED)
     heard_by(wire, rows[:1])
     recorder.answer(Kind.TRADES, ["BTCUSDT", None, None, 1], trades[9:10])
     recorder.answer(Kind.TRADES, ["BTCUSDT", None, 7, 1000], trades[5:12])

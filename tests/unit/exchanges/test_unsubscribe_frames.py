@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from fks.exchanges._template.wire import TemplateWire
-from fks.exchanges.base import Tally, Wire
+from fks.exchanges.base import ConnectionCounters, Wire
 from fks.exchanges.binance.wire import BinanceWire
 from fks.exchanges.bybit.wire import BybitWire
 from fks.exchanges.coinbase.wire import CoinbaseWire
 from fks.exchanges.kraken.wire import KrakenWire
 from fks.exchanges.okx.wire import OkxWire
 from fks.exchanges.polygon.wire import PolygonWire
-from fks.model.market import Channel, Gone, Subscription
+from fks.model.market import Channel, Discontinuity, Subscription
 
 #: a wire, symbols of its exchange, the timeframe of its bars, the channels it has
 WIRES: dict[str, tuple[Wire, list[str], str, list[Channel]]] = {
@@ -56,19 +56,19 @@ def test_what_leaves_is_what_came(name: str) -> None:
         for channel in channels
         for symbol in symbols
     ]
-    came = wire.hello(wanted)
+    came = wire.subscribe_frames(wanted)
     if name == "polygon":
         early = [Subscription(Channel.TRADES, "MSFT"), Subscription(Channel.QUOTES, "MSFT")]
-        assert wire.bye(early[:1]) == []  # not asked for yet: it never is
+        assert wire.unsubscribe_frames(early[:1]) == []  # not asked for yet: it never is
         wire.receive(b'[{"ev":"status","status":"auth_success","message":""}]', 1)
-        assert wire.bye(early[1:]) == []
-        came, wanted = wire.pulse(0.0), [item for item in wanted if item not in early]
+        assert wire.unsubscribe_frames(early[1:]) == []
+        came, wanted = wire.due_frames(0.0), [item for item in wanted if item not in early]
     assert len(topics(came, "subscribe")) == len(wanted)
-    left = wire.bye(wanted)
+    left = wire.unsubscribe_frames(wanted)
     assert topics(left, "unsubscribe") == topics(came, "subscribe")
     assert topics(left, "subscribe") == []
     assert len(left) <= len(came)
-    assert not [frame for frame in wire.pulse(0.0) if b"subscribe" in frame.lower()]
+    assert not [frame for frame in wire.due_frames(0.0) if b"subscribe" in frame.lower()]
 
 
 BTC, ETH = Subscription(Channel.BOOK, "BTC/USD"), Subscription(Channel.BOOK, "ETH/USD")
@@ -82,14 +82,16 @@ def test_what_cannot_be_of_one_that_left_is_not_blamed_on_its_neighbours() -> No
             b'{"channel":"l2_data","sequence_num":0,"events":[{"type":"update","product_id":"ETH/USD","updates":"?"}]}',
         ),
     ):
-        wire.hello([BTC, ETH])
-        wire.bye([ETH])
-        gone = [event for event in wire.receive(frame, 1) if isinstance(event, Gone)]
+        wire.subscribe_frames([BTC, ETH])
+        wire.unsubscribe_frames([ETH])
+        gone = [event for event in wire.receive(frame, 1) if isinstance(event, Discontinuity)]
         assert [event.symbol for event in gone] == ["ETH/USD"]
-        assert not [frame for frame in wire.pulse(0.0) if b"subscribe" in frame]
-        wire.bye([BTC])
+        assert not [frame for frame in wire.due_frames(0.0) if b"subscribe" in frame]
+        wire.unsubscribe_frames([BTC])
         assert [
-            event.symbol for event in wire.receive(frame.replace(b'_num":0', b'_num":1'), 1) if isinstance(event, Gone)
+            event.symbol
+            for event in wire.receive(frame.replace(b'_num":0', b'_num":1'), 1)
+            if isinstance(event, Discontinuity)
         ] == ["ETH/USD"]
 
 
@@ -107,11 +109,11 @@ def test_what_cannot_be_of_one_that_left_is_not_blamed_on_its_neighbours() -> No
     ids=["binance", "kraken", "okx"],
 )
 def test_a_refusal_to_let_one_go_is_counted_and_ends_nothing(wire: Any, gone: Subscription, refusal: str) -> None:
-    tally = Tally()
-    made = wire(None, tally)
-    made.hello([gone])
+    counters = ConnectionCounters()
+    made = wire(None, counters)
+    made.subscribe_frames([gone])
     if isinstance(made, OkxWire):
         made.receive(b'{"event":"subscribe","arg":{"channel":"trades-all","instId":"ETH-USDT"}}', 1)
-    assert made.bye([gone])
+    assert made.unsubscribe_frames([gone])
     assert list(made.receive(refusal.encode(), 1)) == []
-    assert sum(tally.unknown.values()) == 1
+    assert sum(counters.unknown.values()) == 1

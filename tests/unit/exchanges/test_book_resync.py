@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fks.exchanges.base import Anew, Wire
+from fks.exchanges.base import BookResync, Wire
 from fks.exchanges.base.book_resync import CALM_S, ROW_MAX
 from fks.exchanges.bybit.wire import BybitWire
 from fks.exchanges.coinbase.wire import CoinbaseWire
@@ -20,58 +20,58 @@ TIME = "2026-08-09T21:05:48.251397169Z"
 
 
 def test_the_first_is_asked_for_at_once_and_the_next_ones_ever_later() -> None:
-    anew, asked, now_s = Anew(), [], 1000.0
+    resync, asked, now_s = BookResync(), [], 1000.0
     while now_s < 1070.0:
-        anew.broken("A")
-        asked += [now_s - 1000.0 for _ in anew.due(now_s)]
+        resync.broken("A")
+        asked += [now_s - 1000.0 for _ in resync.due(now_s)]
         now_s += 0.5
     assert asked == [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0]
 
 
 def test_one_symbol_waits_for_none_of_the_others() -> None:
-    anew = Anew()
-    anew.broken("A")
-    assert anew.due(0.0) == ["A"]
-    anew.broken("A")
-    anew.broken("B")
-    assert anew.due(0.1) == ["B"]
-    assert anew.due(0.9) == []
-    assert anew.due(1.0) == ["A"]
-    assert anew.due(9.0) == []
+    resync = BookResync()
+    resync.broken("A")
+    assert resync.due(0.0) == ["A"]
+    resync.broken("A")
+    resync.broken("B")
+    assert resync.due(0.1) == ["B"]
+    assert resync.due(0.9) == []
+    assert resync.due(1.0) == ["A"]
+    assert resync.due(9.0) == []
 
 
 def test_what_came_by_itself_is_not_asked_for() -> None:
-    anew = Anew()
-    anew.broken("A")
-    anew.whole("A")
-    anew.whole("B")
-    assert anew.due(0.0) == []
+    resync = BookResync()
+    resync.broken("A")
+    resync.whole("A")
+    resync.whole("B")
+    assert resync.due(0.0) == []
 
 
 def test_a_book_that_left_is_asked_for_no_more() -> None:
-    anew = Anew()
-    anew.broken("A")
-    anew.broken("B")
-    anew.leave("A")
-    anew.broken("A")
-    assert anew.due(0.0) == ["B"]
+    resync = BookResync()
+    resync.broken("A")
+    resync.broken("B")
+    resync.drop("A")
+    resync.broken("A")
+    assert resync.due(0.0) == ["B"]
 
 
 def test_a_book_that_stood_begins_a_new_row() -> None:
-    anew = Anew()
+    resync = BookResync()
     for number in range(3 * ROW_MAX):
-        anew.broken("A")
-        assert anew.due(number * CALM_S) == ["A"]
+        resync.broken("A")
+        assert resync.due(number * CALM_S) == ["A"]
 
 
 def test_a_row_has_an_end() -> None:
-    anew, asked = Anew(), 0
+    resync, asked = BookResync(), 0
 
     def break_again_and_again() -> None:
         nonlocal asked
         for now_s in range(1000):
-            anew.broken("A")
-            asked += len(anew.due(float(now_s)))
+            resync.broken("A")
+            asked += len(resync.due(float(now_s)))
 
     with pytest.raises(PeerError, match="of A was asked for 8 times"):
         break_again_and_again()
@@ -114,10 +114,10 @@ def _bybit(number: int, *, is_good: bool) -> dict[str, Any]:
 def test_a_snapshot_that_cannot_be_is_asked_for_until_one_can(
     wire: Wire, symbol: str, snapshot: Callable[..., dict[str, Any]]
 ) -> None:
-    wire.hello([Subscription(Channel.BOOK, symbol)])
+    wire.subscribe_frames([Subscription(Channel.BOOK, symbol)])
 
     def asked(now_s: float) -> list[bool]:
-        frames = [frame for frame in wire.pulse(now_s) if b"ping" not in frame]
+        frames = [frame for frame in wire.due_frames(now_s) if b"ping" not in frame]
         return [b"unsubscribe" in frame for frame in frames if symbol.encode() in frame]
 
     assert asked(0.0) == []
@@ -135,10 +135,10 @@ def test_a_snapshot_that_cannot_be_is_asked_for_until_one_can(
 
 def test_a_hole_while_coinbases_snapshot_is_on_its_way_asks_for_it_anew() -> None:
     wire = CoinbaseWire()
-    wire.hello([Subscription(Channel.BOOK, "BTC-USD")])
+    wire.subscribe_frames([Subscription(Channel.BOOK, "BTC-USD")])
     for number in (0, 2):
         wire.receive(encoded({"channel": "heartbeats", "timestamp": TIME, "sequence_num": number, "events": []}), 1)
-    assert [json.loads(frame)["type"] for frame in wire.pulse(0.0)] == ["unsubscribe", "subscribe"]
+    assert [json.loads(frame)["type"] for frame in wire.due_frames(0.0)] == ["unsubscribe", "subscribe"]
 
 
 def encoded(message: dict[str, Any]) -> bytes:

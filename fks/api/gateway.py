@@ -21,6 +21,7 @@ from fks.api.auth import Tokens
 from fks.api.exact import dump
 from fks.api.hub import Hub
 from fks.clock import Clock
+from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.config.settings import Settings
 from fks.config.version import build_id
@@ -122,7 +123,11 @@ class Gateway:
         """Write this replica's row and its counters; forget neighbours that are gone. An outage is waited out."""
         deps = self.deps
         self._beats += 1
-        detail = {"sockets": len(self.hub), "requests_per_minute": self.rate.per_minute()}
+        detail = {
+            "sockets": len(self.hub),
+            "requests_per_minute": self.rate.per_minute(),
+            "space": process_space(),
+        }
         with contextlib.suppress(OutageError):
             await self.db.execute(
                 "monitor.beat",

@@ -97,9 +97,8 @@ def _at_once(paths: Paths, row: dict[str, Any], rows: dict[str, dict[str, Any]],
 
 
 def _end(row: dict[str, Any]) -> None:
-    """Kill an actor or replica of this host. It may die at any moment anyway; that is what makes this safe."""
-    import socket
-
+    """Kill an actor or replica of this machine. It may die at any moment anyway; that is what makes this safe."""
+    from fks.config.machine import process_space
     from fks.model.errors import InputError
     from fks.process.handle import kill
 
@@ -109,9 +108,13 @@ def _end(row: dict[str, Any]) -> None:
             code="NOT_RUNNING",
             remedy="see 'fks status'",
         )
-    if row.get("node") not in ("", None, socket.gethostname(), "127.0.0.1"):
+    # a host name proves nothing: containers share one; a pid means this process only in the same boot and pid namespace
+    if (row.get("detail") or {}).get("space") != process_space():
         raise InputError(
-            f"{row['name']} runs on {row['node']}, not here", code="OTHER_NODE", remedy="run this command there"
+            f"{row['name']} runs on {row['node'] or 'another machine'}, not on this machine (its boot or pid namespace "
+            "is another)",
+            code="OTHER_NODE",
+            remedy="run this command there",
         )
     if not _is_rays(row["pid"]):  # a row outlives its process, and the number may be somebody else's by now
         raise InputError(

@@ -65,6 +65,8 @@ class Record:
         self.config_version = int(str(beat.get("config_version") or 0))
         detail = beat.get("detail")
         self.detail = dict(detail) if isinstance(detail, Mapping) else {}
+        if space := beat.get("space"):
+            self.detail["space"] = str(space)
         if problems := beat.get("problems"):
             self.detail["problems"] = problems
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fks.config.machine import process_space
 from fks.config.version import VERSION
 from fks.model.errors import OutageError
 from fks.runtime import Component
@@ -166,7 +167,7 @@ class Chronicle:
             self._c.clock.now_ns(),
             version=VERSION,
             config_version=self._c.config_version,
-            detail=detail,
+            detail={**detail, "space": process_space()},
         )
 
 

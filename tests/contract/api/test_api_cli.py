@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
 import uuid
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from fks.cli import cli
 from fks.cli.base import DENIED, FAILED, NOT_RUNNING, OK, USAGE, run
 from fks.cli.client import error_of
 from fks.config.endpoints import Node, save_node
+from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.model.errors import ConfigError
 from fks.store.db import Database
@@ -179,3 +181,19 @@ def test_what_the_gateway_says_has_an_exit_code(status: int, problem: object, co
     from fks.cli.base import exit_code
 
     assert exit_code(error_of(status, problem)) == code
+
+
+async def test_restart_now_kills_only_on_its_own_machine(fks: Fks, seeded: Database) -> None:
+    """A host name proves nothing: containers share one, and a pid is another process's there."""
+    await seeded.sql(
+        "INSERT INTO component_health (name, kind, state, pid, node, beat_at, detail)"
+        " VALUES ('orders', 'actor', 'ready', 1, $1, now(), '{\"space\": \"another boot:pid:[1]\"}')",
+        socket.gethostname(),
+    )
+    code, _, err = await fks("restart", "orders", "--now")
+    assert (code, "not on this machine" in err) == (USAGE, True)
+    await seeded.sql(
+        "UPDATE component_health SET node = 'renamed', detail = jsonb_build_object('space', $1::text)", process_space()
+    )
+    code, _, err = await fks("restart", "orders", "--now")
+    assert (code, "pid 1 is no process of Ray's any more" in err) == (USAGE, True), err

@@ -11,7 +11,7 @@ from fks.cli.base import as_json, emit, settings_of, table
 from fks.model.timeframe import iso, to_ns
 
 if TYPE_CHECKING:
-    from fks.history.assets import AssetDesk, Choice
+    from fks.history.assets import AssetSelection, Choice
     from fks.store.db import Database
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -119,16 +119,16 @@ def _decide(
     ctx: click.Context,
     as_json: bool,
     choice: Choice,
-    one: Callable[[AssetDesk, Choice], Awaitable[list[dict[str, Any]]]],
+    one: Callable[[AssetSelection, Choice], Awaitable[list[dict[str, Any]]]],
 ) -> None:
     from fks.cli.data.store import with_store
     from fks.exchanges.registry import EXCHANGES
-    from fks.history.assets import AssetDesk
+    from fks.history.assets import AssetSelection
 
     data = settings_of(ctx).data
 
     async def work(db: Database) -> list[dict[str, Any]]:
-        return [_plain(row) for row in await one(AssetDesk(db, data, EXCHANGES), choice)]
+        return [_plain(row) for row in await one(AssetSelection(db, data, EXCHANGES), choice)]
 
     _show(with_store(ctx, work), as_json)
 

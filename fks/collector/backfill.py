@@ -32,7 +32,7 @@ SECONDS_MAX = (
 )
 _LEVELS = ("1d", "1h", "1m", "1s")
 
-#: returns a page of bars, incomplete those that cannot be true (Belief.sifted)
+#: returns a page of bars, incomplete those that cannot be true (BarFilter.filtered)
 Sifted = Callable[[Sequence[Bar]], Awaitable[list[Bar]]]
 
 

@@ -35,7 +35,7 @@ from fks.config.settings import Settings
 from fks.feed.exchange_clock import Event
 from fks.feed.feed import GRACE_NS, SymbolFeed
 from fks.feed.findings import FeedState, Gap
-from fks.history.assets import Assets, frames_of, subscriptions
+from fks.history.assets import Assets, subscriptions, timeframes_of
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import ConfigError, FksError, OutageError
 from fks.model.health import Problem
@@ -203,7 +203,7 @@ class Collector:
 
     async def _set_assets(self, assets: Sequence[Asset]) -> None:
         """Follow what is enabled; an asset whose timeframes or channels changed is let go, and begins anew."""
-        frames = {asset.symbol: frames_of(asset, self._data.timeframes) for asset in assets}
+        frames = {asset.symbol: timeframes_of(asset, self._data.timeframes) for asset in assets}
         wanted = {asset.symbol: subscriptions(asset, frames[asset.symbol], self._exchange) for asset in assets}
         gone = [s for s, feed in self._feeds.items() if wanted.get(s) != self._wanted[s] or frames[s] != feed.frames]
         for symbol in gone:

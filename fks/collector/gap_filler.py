@@ -17,7 +17,7 @@ from fks.collector.refusals import EXPECTED, REFUSED_S, is_refusal
 from fks.feed.feed import GRACE_NS, SymbolFeed
 from fks.feed.findings import Doubt, FeedState, Gap, Sealed
 from fks.feed.rows import TRADES, FeedRow
-from fks.history.confirmation import Belief, whole
+from fks.history.confirmation import BarFilter, whole
 from fks.model.bar import Bar, PublicTrade
 from fks.model.errors import OutageError, PeerError
 from fks.model.market import TradeIds
@@ -58,7 +58,7 @@ class Holes:
         advance: Callable[[SymbolFeed], None],
     ) -> None:
         self._exchange, self._store, self._quarantine = exchange, store, quarantine
-        self._belief = Belief(quarantine, source="klines")
+        self._bar_filter = BarFilter(quarantine, source="klines")
         self._clock, self._log, self._rng = clock, log, rng
         self._bars_empty, self._keep_ns = bars_empty, int(trades_keep_h * 3600) * NS
         self._set_state, self._is_subscribed, self._advance = set_state, is_subscribed, advance
@@ -141,7 +141,7 @@ class Holes:
         made = self._backfills.get(feed.frames)
         if made is None:
             made = self._backfills[feed.frames] = Backfill(
-                self._exchange, feed.frames, self._bars_empty, self._belief.sifted
+                self._exchange, feed.frames, self._bars_empty, self._bar_filter.filtered
             )
         return made
 

@@ -202,13 +202,13 @@ def _read(
 def _missing(exchange: str, bars: Bars) -> int | None:
     from fks.exchanges.registry import EXCHANGES
     from fks.history.gaps import calendar_for, count_bars, has_empty_bars
-    from fks.store.gaps import Hole
+    from fks.store.gaps import Span
 
     if exchange not in EXCHANGES or not has_empty_bars(exchange):
         return None
     if not len(bars):
         return 0
-    whole = Hole(int(bars.time_ns[0]), bar_end(int(bars.time_ns[-1]), bars.timeframe))
+    whole = Span(int(bars.time_ns[0]), bar_end(int(bars.time_ns[-1]), bars.timeframe))
     return count_bars(whole, bars.timeframe, calendar_for(exchange)) - len(bars)
 
 

@@ -1,4 +1,4 @@
-"""What is collected: what people choose, in any spelling, and what of it one exchange lists."""
+"""Assets to collect: choices of people, in any spelling of a symbol, and the instruments that an exchange lists."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from fks.store.instruments import InstrumentStore
 from fks.store.reading import ambiguous
 from fks.store.sync import SyncStore
 
-LISTED_S = 3600.0  # how often the listing is fetched: rules and trading states change rarely
-RELIST_FIRST_S, RELIST_MAX_S = 1.0, 60.0  # when it failed: after a second, then twice as long each time
+LISTED_S = 3600.0  # interval of fetching the listing: rules and trading states change rarely
+RELIST_FIRST_S, RELIST_MAX_S = 1.0, 60.0  # after a failure: a second, doubled each time
 CHANNELS = (
     Channel.TRADES,
     Channel.QUOTES,
     Channel.BOOK,
-)  # what can be chosen; the exchange's bars come along by themselves
+)  # channels that can be chosen; the exchange's own bars are always subscribed
 HISTORY_MAX_DAYS = 7300
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What somebody wants collected, or no longer: symbols in any spelling; None leaves a thing as it is."""
+    """A request to collect symbols, or to stop; symbols are in any spelling; None leaves a value as it is."""
 
     symbols: tuple[str, ...]
     exchange: str | None = None
@@ -41,29 +41,30 @@ class Choice:
     channels: tuple[str, ...] | None = None
 
 
-class AssetDesk:
-    """Takes people's choices. Guarantees: all symbols of a choice are known before any is changed; twice equals once.
+class AssetSelection:
+    """Applies choices. Guarantees: all symbols of a choice are known before any is changed; twice equals once.
 
-    Errors of all methods: OutageError; InputError naming what is unknown and what there is.
+    Errors of all methods: OutageError; InputError naming the unknown value and the known ones.
     """
 
     def __init__(self, db: Database, data: Data, exchanges: Collection[str]) -> None:
-        """`exchanges` are those FKS has a module for."""
+        """`exchanges` are the names of the registry."""
         self._db = db
         self._data = data
         self._exchanges = exchanges
 
     async def enable(self, choice: Choice) -> list[dict[str, Any]]:
-        """Have the assets collected and their history fetched; a running system begins within seconds."""
+        """Enable collecting the assets and fetching their history; a running system begins within seconds."""
         assets = await self._chosen(choice)
         async with self._db.transaction() as tx:
             for asset in assets:
                 days = self._data.history_days if asset.history_days is None else asset.history_days
-                await AssetStore(tx).enable(asset, history_frames(asset.timeframes or self._data.timeframes), days)
+                await AssetStore(tx).enable(asset, history_timeframes(asset.timeframes or self._data.timeframes), days)
         return await self._shown(assets)
 
     async def disable(self, choice: Choice) -> list[dict[str, Any]]:
-        """Have the assets no longer collected; what is stored stays. A symbol alone means the one that is collected."""
+        """Stop collecting the assets; stored data stays. A symbol without an exchange means the one that is
+        collected."""
         symbols = [await self._collected(text) if choice.exchange is None else text for text in choice.symbols]
         assets = await self._chosen(replace(choice, symbols=tuple(symbols)))
         async with self._db.transaction() as tx:
@@ -72,7 +73,7 @@ class AssetDesk:
         return await self._shown(assets)
 
     async def add(self, choice: Choice) -> list[dict[str, Any]]:
-        """Put assets on the list without collecting them."""
+        """Add assets to the list without collecting them."""
         assets = await self._chosen(choice)
         async with self._db.transaction() as tx:
             for asset in assets:
@@ -94,7 +95,7 @@ class AssetDesk:
         ]
 
     async def _collected(self, text: str) -> str:
-        """Return `text` with the exchange at which it is collected, or as it is when that is nowhere. Errors:
+        """Return `text` with the exchange at which it is collected, unchanged when no exchange does. Errors:
         InputError."""
         rows = [row for row in await AssetStore(self._db).all() if row["is_enabled"]]
         places = [
@@ -107,8 +108,8 @@ class AssetDesk:
         return places[0] if places else text
 
     def _find(self, text: str, exchange: str | None, listed: Sequence[Instrument]) -> tuple[str, str]:
-        """Return (exchange, symbol). An exchange that was never collected lists nothing yet: its collector checks
-        then."""
+        """Return (exchange, symbol). The listing of an exchange that was never collected is unknown: its collector
+        checks the symbol later."""
         prefix, _, rest = text.rpartition(":")
         named = exchange or prefix.lower() or None
         if named is not None and named not in self._exchanges:
@@ -127,7 +128,7 @@ class AssetDesk:
 
 
 def check_choice(choice: Choice, exchanges: Collection[str]) -> Choice:
-    """Return `choice` with timeframes and channels in order. Errors: InputError."""
+    """Return `choice` with sorted timeframes and channels. Errors: InputError."""
     if choice.exchange is not None and choice.exchange not in exchanges:
         raise _unknown_exchange(choice.exchange, exchanges)
     if choice.history_days is not None and not 0 <= choice.history_days <= HISTORY_MAX_DAYS:
@@ -142,19 +143,19 @@ def check_choice(choice: Choice, exchanges: Collection[str]) -> Choice:
     return replace(choice, timeframes=frames, channels=channels)
 
 
-def history_frames(timeframes: Sequence[str]) -> list[str]:
-    """Return the timeframes whose history is fetched on enabling: exchanges keep none below a minute for long."""
+def history_timeframes(timeframes: Sequence[str]) -> list[str]:
+    """Return the timeframes whose history is fetched on enabling: exchanges keep short ones only briefly."""
     return [frame for frame in by_length(timeframes) if length_of(frame) >= 60]
 
 
-def frames_of(asset: Asset, usual: Sequence[str]) -> tuple[str, ...]:
+def timeframes_of(asset: Asset, default: Sequence[str]) -> tuple[str, ...]:
     """Return the timeframes to build of an asset, smallest first. Errors: InputError for an unknown one."""
-    return by_length(check_timeframe(frame) for frame in asset.timeframes or usual)
+    return by_length(check_timeframe(frame) for frame in asset.timeframes or default)
 
 
 def subscriptions(asset: Asset, frames: Sequence[str], exchange: Exchange) -> tuple[Subscription, ...]:
-    """Return what to ask an exchange for: the channels chosen and had, and its own word that the smallest bars are
-    over."""
+    """Return the subscriptions of an asset: its channels that the exchange has, and the exchange's own smallest bars,
+    which report the end of a bar."""
     chosen = {Channel.TRADES, *(Channel(name) for name in asset.channels or ())} & exchange.capabilities.channels
     found = [Subscription(channel, asset.symbol) for channel in CHANNELS if channel in chosen]
     if Channel.BARS in exchange.capabilities.channels:
@@ -176,10 +177,11 @@ def _unknown_exchange(name: str, exchanges: Collection[str]) -> InputError:
 
 
 class Assets:
-    """One exchange's share: keeps the table `instruments` fresh and reads `assets`. Errors: OutageError, PeerError."""
+    """Assets of one exchange: keeps the table `instruments` up to date and reads `assets`. Errors: OutageError,
+    PeerError."""
 
     def __init__(self, exchange: Exchange, db: Database, clock: Clock, log: Log, symbols: Sequence[str] = ()) -> None:
-        """`symbols` of the configuration are collected unless somebody decided about them before."""
+        """`symbols` of the configuration are collected, except those that a person disabled before."""
         self._exchange = exchange
         self._instruments = InstrumentStore(db)
         self._store = AssetStore(db)
@@ -191,14 +193,13 @@ class Assets:
         self._list_at_s = float("-inf")
         self._relist_s = RELIST_FIRST_S
         self._warned: set[str] = set()
-        self.is_listed = False  # what the exchange lists is known, though perhaps from before
-        self.problem = ""  # why it is not known as of now
+        self.is_listed = False  # a listing is known, perhaps an older one
+        self.problem = ""  # why the current one is unknown
 
     async def wanted(self) -> list[Asset]:
-        """Return what is enabled and listed, in the exchange's spelling; what it does not list is named in the log
-        once.
+        """Return the enabled and listed assets, in the exchange's spelling; each unlisted one is logged once.
 
-        When the exchange does not tell what it lists it is what it listed before, as far as we know.
+        While the exchange does not answer, its last known listing is used.
         """
         if self._clock.monotonic() >= self._list_at_s:
             await self._list()

@@ -1,8 +1,7 @@
-"""What an exchange's REST says of its past is not simply believed: what cannot be true stays out, what is odd is asked
-for once more.
+"""Filter of bars from an exchange's REST: bars that cannot be true are left out, suspect bars are requested again.
 
-The exchange's own repeated word settles a doubt. Whatever was not believed at first is in the quarantine, with its
-verdict.
+A suspect bar is accepted if a second request returns the same values. Every bar that was refused or suspect is in the
+quarantine, with its verdict.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from fks.model.bar import Bar, Bars
 from fks.model.timeframe import bar_end, bar_start
 from fks.store.quarantine import Held, Numbers, QuarantineStore, Verdict, numbers_of
 
-#: asks the exchange for one bar again; None when it has it no more
+#: requests one bar from the exchange again; None: the exchange no longer has it
 Again = Callable[[Bar], Awaitable[Bar | None]]
-#: of one time only the first counts, so one that repeats it says nothing of that bar
+#: only the first row of a time counts, so a row that repeats it is no reason against that bar
 _REPEATS = frozenset({Reason.DUPLICATE, Reason.CONFLICT, Reason.OUT_OF_ORDER})
 
 
-class Belief:
-    """Judges bars of one exchange; `source` is who brings them. Errors: OutageError; those of the question."""
+class BarFilter:
+    """Filters bars of one exchange; `source` is their origin. Errors: OutageError; those of the second request."""
 
     def __init__(self, store: QuarantineStore, *, source: str) -> None:
         self._store = store
         self._source = source
 
-    async def sifted(self, bars: Sequence[Bar]) -> list[Bar]:
-        """Return the bars of one series as others may be made of them, in their order, each open time once.
+    async def filtered(self, bars: Sequence[Bar]) -> list[Bar]:
+        """Return the bars of one series for aggregation, in their order, each open time once.
 
-        One that cannot be true is in the quarantine, and incomplete from here on: it is not stored, and of its time
-        nothing is known (`whole`). One that a person let in is believed.
+        A bar that cannot be true goes to the quarantine and is marked incomplete: it is not stored, and its time counts
+        as unknown (`whole`). A bar that a person confirmed is accepted.
         """
         findings = (
             [f for f in check_bars(Bars.of(bars[0].symbol, bars[0].timeframe, bars)) if f.is_refused] if bars else []
@@ -55,9 +54,8 @@ class Belief:
         await self._store.add(held)
         return list(made.values())
 
-    async def believed(self, bars: Sequence[Bar], again: Again) -> list[Bar]:
-        """Return the bars of one series that may be stored, of those that can be true: what is odd is asked for once
-        more."""
+    async def confirmed(self, bars: Sequence[Bar], again: Again) -> list[Bar]:
+        """Return the bars that may be stored, of one series of possible bars: suspect bars are requested again."""
         if not bars:
             return []
         found = check_bars(Bars.of(bars[0].symbol, bars[0].timeframe, bars), outliers=OutlierDetector())
@@ -81,15 +79,15 @@ class Belief:
         )
 
     async def _settled(self, bar: Bar, again: Again) -> Bar | None:
-        """Return what the exchange says of a doubted bar when it is asked once more, if that can be true."""
-        said = await again(bar)
-        is_same = said is not None and numbers_of(said) == numbers_of(bar)
+        """Return the exchange's second answer for a suspect bar, if that can be true."""
+        second = await again(bar)
+        is_same = second is not None and numbers_of(second) == numbers_of(bar)
         verdict = Verdict.CONFIRMED if is_same else Verdict.REFUSED
         await self._store.settle_bars(bar.exchange, bar.symbol, bar.timeframe, [bar.time_ns], verdict)
-        return said
+        return second
 
 
-def whole(made: Iterable[Bar], sifted: Iterable[Bar], timeframe: str) -> list[Bar]:
-    """Return of `timeframe` bars, which are or were made of `sifted` ones, those in which nothing was refused."""
-    spoilt = {bar_start(bar.time_ns, timeframe) for bar in sifted if not bar.is_complete}
+def whole(made: Iterable[Bar], filtered: Iterable[Bar], timeframe: str) -> list[Bar]:
+    """Return those `timeframe` bars in which no bar was refused; they are, or were built from, `filtered` ones."""
+    spoilt = {bar_start(bar.time_ns, timeframe) for bar in filtered if not bar.is_complete}
     return [bar for bar in made if bar.time_ns not in spoilt] if spoilt else list(made)

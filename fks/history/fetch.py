@@ -1,8 +1,8 @@
-"""An exchange's bars of the past into the store, newest first, with a note of what the exchange has not.
+"""Fetching an exchange's past bars into the store, newest first, and recording the bars that the exchange lacks.
 
-A missing bar is *known* to be missing when the exchange was asked for its very time, has later bars, and had RECENT_NS
-to publish it; one that it told and that cannot be true is known as well, by a cause of its own. What is not proven so
-is asked for again. Only what was absent in the answer is known: a bar that is lost later is a gap.
+A missing bar is *known* to be missing when it was requested, the exchange has later bars, and RECENT_NS have passed
+since its end. A bar that was returned and cannot be true is known too, with a cause of its own. Everything else is
+requested again. Only bars that were absent in the answer are known: a bar that is lost later is a gap.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from fks.bars.aggregate import OpenBar, by_length, exact_decimal, length_of
 from fks.bars.calendars import calendar_of
 from fks.clock import Clock
-from fks.history.confirmation import Belief, whole
+from fks.history.confirmation import BarFilter, whole
 from fks.history.gaps import DAY_NS, REFUSED, SETTLE_NS, count_bars
 from fks.model.bar import Bar, Bars, Ints
 from fks.model.errors import InputError, OutageError
@@ -24,27 +24,27 @@ from fks.model.ports import Exchange
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start, check_timeframe, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Hole, KnownGap
+from fks.store.gaps import GapStore, KnownGap, Span
 from fks.store.partitions import ensure_partitions
 from fks.store.quarantine import QuarantineStore
 
-CONFIRM = 200  # bars of one question whose empty answer proves something, whatever the exchange's page is
-EMPTY_MAX = 2  # empty windows in a row, before samples tell whether there is anything earlier at all
+CONFIRM = 200  # bars of one request whose empty answer is proof, whatever the exchange's page size is
+EMPTY_MAX = 2  # empty windows in a row, before samples are requested to find out whether there is any earlier bar
 SAMPLES = 8
 RECENT_NS = 600 * NS  # younger bars may still be published
-SILENT_RUNS_MAX = 100  # rows of one window that tell where nobody traded; more would be a table of silence
-TRIES, WAIT_FIRST_S = 6, 1.0  # of one question, once the exchange has answered another
+SILENT_RUNS_MAX = 100  # known gaps of one window in which nothing was traded; neighbours are joined beyond it
+TRIES, WAIT_FIRST_S = 6, 1.0  # of one request, after the exchange has answered another
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One window is done: what was fetched and believed, written (new or different), and found not to be had, in bars:
-    the exchange has none, or one that cannot be true.
+    """Result of one window, in bars: fetched and accepted, written (new or different), and proven to be unavailable
+    (the exchange has none, or one that cannot be true).
 
-    `is_asked` False: a time before the first bar there is, which was passed over.
+    `is_asked` False: a time before the exchange's first bar, which was not requested.
     """
 
-    window: Hole
+    window: Span
     fetched: int
     written: int
     absent: int
@@ -59,16 +59,16 @@ class History:
         self._db = db
         self._clock = clock
         self._bars, self._gaps = BarStore(db), GapStore(db)
-        self._belief = Belief(QuarantineStore(db), source="sync")
+        self._bar_filter = BarFilter(QuarantineStore(db), source="sync")
         self._calendar = calendar_of(exchange.capabilities.calendar)
         self._page = (
             exchange.capabilities.bars_page_max
-        )  # of one window: who gives fewer at a time is asked several times
+        )  # of one window; after a shorter page the next one is requested
         self._has_answered = False
         self._partitioned_ns = 2**63
 
     def source(self, timeframe: str) -> str:
-        """Return the timeframe to ask for: `timeframe`, or the largest of the exchange's own that makes it.
+        """Return the timeframe to request: `timeframe`, or the largest of the exchange's own that it is built from.
 
         Errors: InputError TIMEFRAME_UNKNOWN.
         """
@@ -86,47 +86,46 @@ class History:
             )
         return by_length(fits)[-1]
 
-    def count(self, timeframe: str, hole: Hole) -> int:
-        """Return how many bars the exchange's calendar expects in `hole`."""
-        return count_bars(hole, timeframe, self._exchange.capabilities.calendar)
+    def count(self, timeframe: str, span: Span) -> int:
+        """Return how many bars the exchange's calendar expects in `span`."""
+        return count_bars(span, timeframe, self._exchange.capabilities.calendar)
 
-    async def fill(self, symbol: str, timeframe: str, hole: Hole) -> AsyncIterator[Step]:
-        """Fetch and store the bars of `hole`, newest first, yielding after each window is stored. Twice equals once."""
+    async def fill(self, symbol: str, timeframe: str, span: Span) -> AsyncIterator[Step]:
+        """Fetch and store the bars of `span`, newest first, yielding after each window is stored. Twice equals once."""
         source = self.source(timeframe)
         newest_ns = await self._newest(symbol, source)
         proven_ns = min(newest_ns or 0, self._clock.now_ns() - RECENT_NS)
-        start_ns = await self._listed(symbol, timeframe, hole)
-        if start_ns > hole.start_ns:
-            unlisted = Hole(hole.start_ns, min(start_ns, hole.end_ns))
+        start_ns = await self._listed(symbol, timeframe, span)
+        if start_ns > span.start_ns:
+            unlisted = Span(span.start_ns, min(start_ns, span.end_ns))
             noted = await self._note(symbol, timeframe, unlisted, {"unlisted": [unlisted]}, proven_ns)
             yield Step(unlisted, 0, 0, noted, is_asked=False)
-        end_ns = hole.end_ns if newest_ns is None else min(hole.end_ns, bar_start(newest_ns, timeframe))
+        end_ns = span.end_ns if newest_ns is None else min(span.end_ns, bar_start(newest_ns, timeframe))
         empty = 0
         while end_ns > start_ns:
-            window = Hole(max(start_ns, self._back(end_ns, timeframe, source)), end_ns)
+            window = Span(max(start_ns, self._back(end_ns, timeframe, source)), end_ns)
             step = await self._window(symbol, timeframe, source, window, proven_ns)
             yield step
             end_ns = window.start_ns
             empty = 0 if step.fetched else empty + 1
-            before = Hole(start_ns, end_ns)
+            before = Span(start_ns, end_ns)
             if empty == EMPTY_MAX and not await self._has_any(symbol, source, before):
                 noted = await self._note(symbol, timeframe, before, {"exchange": [before]}, proven_ns)
                 yield Step(before, 0, 0, noted, is_asked=False)
                 return
 
     # ── one window ───────────────────────────────────────────────────────────────────────────────
-    async def _window(self, symbol: str, timeframe: str, source: str, window: Hole, proven_ns: int) -> Step:
+    async def _window(self, symbol: str, timeframe: str, source: str, window: Span, proven_ns: int) -> Step:
         rows = await self._fetched(symbol, source, window)
 
         async def again(bar: Bar) -> Bar | None:
             end_ns = bar_end(bar.time_ns, timeframe)
-            said = await self._ask(
-                symbol, source, bar.time_ns, (end_ns - bar.time_ns) // (length_of(source) * NS), end_ns
-            )
-            return next(iter(await self._possible(said, source, timeframe)), None)
+            count = (end_ns - bar.time_ns) // (length_of(source) * NS)
+            page = await self._ask(symbol, source, bar.time_ns, count, end_ns)
+            return next(iter(await self._possible(page, source, timeframe)), None)
 
-        told = rows if source == timeframe else folded(rows, timeframe)
-        bars = await self._belief.believed(await self._possible(rows, source, timeframe), again)
+        returned = rows if source == timeframe else folded(rows, timeframe)
+        bars = await self._bar_filter.confirmed(await self._possible(rows, source, timeframe), again)
         written = 0
         if bars:
             await self._prepare(bars[0].time_ns)
@@ -140,24 +139,24 @@ class History:
         expected = self._calendar.expected(timeframe, window.start_ns, window.end_ns)
         there = times_of(bars)
         found = {
-            REFUSED: runs_missing(expected, np.setdiff1d(expected, np.setdiff1d(times_of(told), there)), timeframe)
+            REFUSED: runs_missing(expected, np.setdiff1d(expected, np.setdiff1d(times_of(returned), there)), timeframe)
         }
-        absent = runs_missing(expected, np.union1d(there, times_of(told)), timeframe)
+        absent = runs_missing(expected, np.union1d(there, times_of(returned)), timeframe)
         if self._exchange.capabilities.has_empty_bars:
             found["exchange"] = absent
         else:
             found["silent"] = bridged(absent, SILENT_RUNS_MAX)
         await self._note(symbol, timeframe, window, found, proven_ns)
         not_had = proven_part([*absent, *found[REFUSED]], timeframe, proven_ns)
-        return Step(window, len(bars), written, sum(self.count(timeframe, hole) for hole in not_had))
+        return Step(window, len(bars), written, sum(self.count(timeframe, span) for span in not_had))
 
     async def _possible(self, rows: Sequence[Bar], source: str, timeframe: str) -> list[Bar]:
-        """Return the bars that `rows` are or make, without those of which a row cannot be true."""
-        sifted = await self._belief.sifted(rows)
-        return whole(sifted if source == timeframe else folded(sifted, timeframe), sifted, timeframe)
+        """Return the `timeframe` bars of `rows`, without those in which a row cannot be true."""
+        filtered = await self._bar_filter.filtered(rows)
+        return whole(filtered if source == timeframe else folded(filtered, timeframe), filtered, timeframe)
 
-    async def _fetched(self, symbol: str, source: str, window: Hole) -> list[Bar]:
-        """Return the bars in `window`. An empty answer at its end is not believed before it was asked for in small
+    async def _fetched(self, symbol: str, source: str, window: Span) -> list[Bar]:
+        """Return the bars in `window`. An empty answer at its end counts only after it was requested in small
         pieces."""
         rows: list[Bar] = []
         at = window.start_ns
@@ -175,26 +174,25 @@ class History:
         return rows
 
     async def _note(
-        self, symbol: str, timeframe: str, window: Hole, found: Mapping[str, Sequence[Hole]], proven_ns: int
+        self, symbol: str, timeframe: str, window: Span, found: Mapping[str, Sequence[Span]], proven_ns: int
     ) -> int:
-        """Keep what is proven to be missing in `window`, by cause, instead of what was known of it; return how many
-        bars that is."""
+        """Replace the known gaps of `window` by the proven ones, by cause; return the number of their bars."""
         proven = proven_part([window], timeframe, proven_ns)
         if not proven:
             return 0
         asked_ns = self._clock.now_ns()
         known = [
-            KnownGap(hole, cause, asked_ns)
-            for cause, holes in found.items()
-            for hole in proven_part(holes, timeframe, proven_ns)
+            KnownGap(span, cause, asked_ns)
+            for cause, spans in found.items()
+            for span in proven_part(spans, timeframe, proven_ns)
         ]
         await self._gaps.note_known(self._exchange.name, symbol, timeframe, proven[0], known)
-        return sum(self.count(timeframe, gap.hole) for gap in known)
+        return sum(self.count(timeframe, gap.span) for gap in known)
 
-    # ── questions ────────────────────────────────────────────────────────────────────────────────
+    # ── requests ────────────────────────────────────────────────────────────────────────────────
     async def _ask(self, symbol: str, source: str, since_ns: int | None, limit: int, until_ns: int) -> list[Bar]:
-        """Return closed bars in [since, until). A question that fails is repeated, once the exchange has answered
-        one."""
+        """Return closed bars in [since, until). A failed request is repeated, if the exchange has answered one
+        before."""
         wait_s = WAIT_FIRST_S
         for attempt in range(1, TRIES + 1):
             try:
@@ -210,36 +208,36 @@ class History:
         return [bar for bar in page if begin_ns <= bar.time_ns and bar_end(bar.time_ns, source) <= until_ns]
 
     async def _newest(self, symbol: str, source: str) -> int | None:
-        """Return the end of the exchange's newest closed bar: its own present, which a replayed tape has in the
-        past."""
+        """Return the end of the exchange's newest closed bar. It is its own present, which for a replayed tape is in
+        the past."""
         page = await self._ask(symbol, source, None, 3, self._clock.now_ns() - SETTLE_NS)
         return bar_end(page[-1].time_ns, source) if page else None
 
-    async def _listed(self, symbol: str, timeframe: str, hole: Hole) -> int:
-        """Return where to begin: where `hole` does, or with the first day of a market that is younger.
+    async def _listed(self, symbol: str, timeframe: str, span: Span) -> int:
+        """Return the time to begin at: the start of `span`, or the first day of a market that was listed later.
 
-        Years before a listing would otherwise be asked for page by page, each of them empty.
+        The years before a listing would otherwise be requested page by page, each of them empty.
         """
-        short = hole.end_ns - hole.start_ns <= self._page * length_of(timeframe) * NS
+        short = span.end_ns - span.start_ns <= self._page * length_of(timeframe) * NS
         if short or "1d" not in self._exchange.capabilities.timeframes:
-            return hole.start_ns
-        days = await self._ask(symbol, "1d", bar_start(hole.start_ns, "1d"), self._page, hole.end_ns)
-        if not days or days[0].time_ns - hole.start_ns < DAY_NS:
-            return hole.start_ns
-        return max(hole.start_ns, bar_start(days[0].time_ns, timeframe))
+            return span.start_ns
+        days = await self._ask(symbol, "1d", bar_start(span.start_ns, "1d"), self._page, span.end_ns)
+        if not days or days[0].time_ns - span.start_ns < DAY_NS:
+            return span.start_ns
+        return max(span.start_ns, bar_start(days[0].time_ns, timeframe))
 
-    async def _has_any(self, symbol: str, source: str, hole: Hole) -> bool:
-        """Return whether the exchange has bars in `hole`, by samples; a short one is not worth them.
+    async def _has_any(self, symbol: str, source: str, span: Span) -> bool:
+        """Return whether the exchange has bars in `span`, by samples; True without any for a short one.
 
-        Kraken tells the last 720 bars and nothing before; a market may have slept for a month.
+        Kraken returns only the last 720 bars; another market may have had no trades for a month.
         """
         size_ns = CONFIRM * length_of(source) * NS
-        step_ns = (hole.end_ns - hole.start_ns) // SAMPLES
+        step_ns = (span.end_ns - span.start_ns) // SAMPLES
         if step_ns <= self._page * length_of(source) * NS:
             return True
-        starts = (bar_start(hole.start_ns + i * step_ns, source) for i in reversed(range(SAMPLES)))
+        starts = (bar_start(span.start_ns + i * step_ns, source) for i in reversed(range(SAMPLES)))
         for start_ns in starts:
-            if await self._ask(symbol, source, start_ns, CONFIRM, min(start_ns + size_ns, hole.end_ns)):
+            if await self._ask(symbol, source, start_ns, CONFIRM, min(start_ns + size_ns, span.end_ns)):
                 return True
         return False
 
@@ -249,13 +247,13 @@ class History:
             self._partitioned_ns = bar_start(since_ns, "1M")
 
     def _back(self, end_ns: int, timeframe: str, source: str) -> int:
-        """Return where a window that ends at `end_ns` begins, on a boundary of `timeframe`."""
+        """Return the start of the window that ends at `end_ns`, on a boundary of `timeframe`."""
         begin = bar_start(end_ns - self._page * length_of(source) * NS, timeframe)
         return begin if begin < end_ns else bar_start(end_ns - 1, timeframe)
 
 
 def folded(rows: Sequence[Bar], timeframe: str) -> list[Bar]:
-    """Return `timeframe` bars of smaller ones that reach over whole bars, as the exchange adds them up."""
+    """Return the `timeframe` bars of smaller ones that cover whole bars, as the exchange aggregates them."""
     groups: list[tuple[OpenBar, Bar]] = []
     for row in rows:
         made = groups.pop()[0] if groups and row.time_ns < groups[-1][0].end_ns else OpenBar.at(row.time_ns, timeframe)
@@ -265,35 +263,35 @@ def folded(rows: Sequence[Bar], timeframe: str) -> list[Bar]:
     return [bar for bar in sealed if bar is not None]
 
 
-def runs_missing(expected: Ints, there: Ints, timeframe: str) -> list[Hole]:
-    """Return the runs of `expected` open times that are not `there`, oldest first; what lies between two sessions joins
-    them."""
+def runs_missing(expected: Ints, there: Ints, timeframe: str) -> list[Span]:
+    """Return the runs of `expected` open times that are not `there`, oldest first; the time between two sessions does
+    not split a run."""
     is_missing = ~np.isin(expected, there)
     if not is_missing.any():
         return []
     edges = np.flatnonzero(np.diff(is_missing.astype(np.int8), prepend=0, append=0))
     return [
-        Hole(int(expected[first]), bar_end(int(expected[last - 1]), timeframe))
+        Span(int(expected[first]), bar_end(int(expected[last - 1]), timeframe))
         for first, last in zip(edges[::2], edges[1::2], strict=True)
     ]
 
 
-def bridged(runs: Sequence[Hole], most: int) -> list[Hole]:
-    """Return `runs` (oldest first) as `most` at most: the shortest stretches between them are taken in with them."""
+def bridged(runs: Sequence[Span], most: int) -> list[Span]:
+    """Return at most `most` runs (oldest first): those with the shortest distances between them are joined."""
     if len(runs) <= most:
         return list(runs)
     between = [later.start_ns - run.end_ns for run, later in pairwise(runs)]
     longest = sorted(sorted(range(len(between)), key=between.__getitem__)[len(between) - most + 1 :])
     return [
-        Hole(runs[first].start_ns, runs[last].end_ns)
+        Span(runs[first].start_ns, runs[last].end_ns)
         for first, last in zip([0, *(at + 1 for at in longest)], [*longest, len(runs) - 1], strict=True)
     ]
 
 
-def proven_part(holes: Sequence[Hole], timeframe: str, proven_ns: int) -> list[Hole]:
-    """Return the whole bars of `holes` that end by `proven_ns`."""
+def proven_part(spans: Sequence[Span], timeframe: str, proven_ns: int) -> list[Span]:
+    """Return the whole bars of `spans` that end by `proven_ns`."""
     until_ns = bar_start(proven_ns, timeframe)
-    return [Hole(hole.start_ns, min(hole.end_ns, until_ns)) for hole in holes if hole.start_ns < until_ns]
+    return [Span(span.start_ns, min(span.end_ns, until_ns)) for span in spans if span.start_ns < until_ns]
 
 
 def times_of(bars: Sequence[Bar]) -> Ints:

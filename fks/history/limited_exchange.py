@@ -1,7 +1,6 @@
-"""Exchanges that pay: where FKS runs, whoever asks one, or dials a market data socket, spends from the purse that
-everybody shares.
+"""Exchanges with rate limits: requests and connects of all processes share one cluster-wide budget where FKS runs.
 
-Dials have one of their own, of what the exchange lets one address dial; the local exchange lets us dial at will.
+Connects have a budget of their own, by address.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ CONNECTS_LOCAL = Allowance(6000, 60)  # the local exchange counts no connects
 
 
 def budget_for(bus: Bus, clock: Clock, settings: Settings, node: HasSim | None, name: str) -> RedisBudget:
-    """Return what requests to the exchange `name`, one of EXCHANGES, and dials spend from. Errors: those of
-    `endpoint_of`."""
+    """Return the budget of requests and connects of `name`, one of EXCHANGES. Errors: those of `endpoint_of`."""
     address = endpoint_of(settings, node, name).rest
     is_local = bool(node and node.sim and address == node.sim["rest"])
     limits, key = rate_limits_of(settings, name), key_of(settings, name)
@@ -34,8 +32,8 @@ def budget_for(bus: Bus, clock: Clock, settings: Settings, node: HasSim | None, 
 
 
 @asynccontextmanager
-async def shared_purse(name: str, settings: Settings, node: Node | None, clock: Clock) -> AsyncIterator[Budget | None]:
-    """Give the budget of an exchange for history, which lets live feeds go first; None where FKS does not run.
+async def shared_budget(name: str, settings: Settings, node: Node | None, clock: Clock) -> AsyncIterator[Budget | None]:
+    """Yield the budget of an exchange for history, which yields to live feeds; None where FKS does not run.
 
     Errors: those of `endpoint_of`.
     """
@@ -54,8 +52,8 @@ async def shared_purse(name: str, settings: Settings, node: Node | None, clock: 
 async def opened_exchange(
     name: str, settings: Settings, node: Node | None, log: Log, clock: Clock
 ) -> AsyncIterator[Exchange]:
-    """Give an exchange for history, opened; it pays as `shared_purse` says. Errors: those of `make_exchange`."""
-    async with shared_purse(name, settings, node, clock) as budget:
+    """Yield an opened exchange for history, with the budget of `shared_budget`. Errors: those of `make_exchange`."""
+    async with shared_budget(name, settings, node, clock) as budget:
         exchange = make_exchange(name, settings=settings, node=node, clock=clock, log=log, budget=budget)
         await exchange.open()
         try:

@@ -1,4 +1,4 @@
-"""Old bars deleted on purpose, so that nothing fetches them again."""
+"""Pruning: deleting old bars on purpose, so that no sync fetches them again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fks.store.prune import PruneStore
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """How many bars of a series went, or would go."""
+    """Number of deleted bars of a series, or of bars that would be deleted, and of kept ones."""
 
     exchange: str
     symbol: str
@@ -24,9 +24,9 @@ class Pruned:
 async def prune(
     db: Database, before_ns: int, wanted: Callable[[Series], bool], *, is_dry: bool = False
 ) -> list[Pruned]:
-    """Delete the bars that open before `before_ns` of the series that are `wanted`; return what went, by series.
+    """Delete the bars that open before `before_ns` of the `wanted` series; return the numbers by series.
 
-    `is_dry` only counts. Guarantees: continuous syncs leave the pruned time alone. Errors: OutageError.
+    `is_dry` only counts. Guarantees: continuous syncs do not fetch the pruned time. Errors: OutageError.
     """
     store, done = PruneStore(db), []
     for one in await GapStore(db).series():

@@ -1,5 +1,4 @@
-"""How far stored data can be trusted, series by series: coverage, gaps, what is known to be missing, errors,
-corrections."""
+"""Quality report of stored series: coverage, gaps, known gaps, errors, corrections, outages, quarantine."""
 
 from __future__ import annotations
 
@@ -24,23 +23,23 @@ from fks.history.gaps import (
 )
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, to_ns
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Hole, Series
+from fks.store.gaps import GapStore, Series, Span
 
-LATE_NS = 180 * NS  # bars that have just ended are not missing yet: the next round brings them
-SILENT_LATE_NS = 3600 * NS  # the same where bars in which nobody traded are left out
+LATE_NS = 180 * NS  # bars that ended later are not missing yet: the next check fetches them
+SILENT_LATE_NS = 3600 * NS  # the same for exchanges that leave out no-trade bars
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """One series from `from_ns` to `to_ns`: all that is stored and, of what was synced or is collected, all that is
-    wanted.
+    """Quality of one series from `from_ns` to `to_ns`: all stored bars and, of a synced or collected series, all bars
+    that are to be stored.
 
-    `expected` bars follow from the exchange's calendar. `missing` ones may still come; `absent` ones were asked for,
-    and the exchange has not got them (or nobody traded): they do not lower `coverage` (a share, 1 is all). `refused`
-    ones the exchange has, and they cannot be true: they are in the quarantine. `longest` is the longest missing run.
-    `nulls`, `duplicates`, `incomplete`, `inconsistent` count stored bars; `corrected` those that changed after they
-    were first stored, last at `corrected_ns`; `outages` are those of the feed in this time (of what is collected, to
-    the present), `outage_ns` their sum; `quarantined` bars of this series wait for somebody to settle them.
+    `expected` bars follow from the exchange's calendar. `missing` ones may still come. `absent` ones were requested and
+    the exchange does not have them (or nothing was traded): they do not lower `coverage` (a share, 1 is all).
+    `refused` ones the exchange has, and they cannot be true: they are in the quarantine. `longest` is the longest run
+    of missing bars. `nulls`, `duplicates`, `incomplete`, `inconsistent` count stored bars; `corrected` those that
+    changed after they were first stored, last at `corrected_ns`; `outages` are those of the feed in this time (of a
+    collected series up to the present), `outage_ns` their sum; `quarantined` bars of this series wait for a decision.
     """
 
     exchange: str
@@ -71,7 +70,7 @@ class Quality:
 
     @property
     def coverage(self) -> float:
-        """Return the share of the bars that the exchange has which is stored; 1.0 means all, never by rounding."""
+        """Return the stored share of the bars that the exchange has; 1.0 means all, never by rounding."""
         there = self.expected - self.absent
         lacking = self.missing + self.refused
         if there <= 0 or lacking == 0:
@@ -88,7 +87,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """When a feed was not live: from its last message to its next; `ended_ns` None: still."""
+    """Time in which a feed was not live: from its last message to its next; `ended_ns` None: it still is not."""
 
     exchange: str
     symbol: str
@@ -99,11 +98,11 @@ class Outage:
 
 
 class QualityReport:
-    """Looks into the store. Errors of all methods: OutageError."""
+    """Reads the quality of series from the store. Errors of all methods: OutageError."""
 
     def __init__(self, db: Database, clock: Clock, *, days: int, frames: Sequence[str] = tuple(TIMEFRAMES)) -> None:
-        """`days`: how far back a collected series is kept whole; `frames`: what is collected of a symbol that says
-        nothing else."""
+        """`days`: the past in which a collected series is kept complete; `frames`: the timeframes of symbols without
+        their own."""
         self._store = GapStore(db)
         self._gaps = Gaps(db, clock)
         self._clock = clock
@@ -120,15 +119,15 @@ class QualityReport:
         assert one.newest_ns is not None
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = self.span(one)
-        holes = [
-            gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True, calendar=one.calendar)
+        spans = [
+            gap.span for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True, calendar=one.calendar)
         ]
-        known = await self._store.known(*key)  # also those due to be asked for again
+        known = await self._store.known(*key)  # also those that are due again
         calendar = calendar_for(one.exchange, one.calendar)
-        refused = [gap.hole for gap in known if gap.cause == REFUSED]
-        lacking = [gap.hole for gap in known if gap.cause != REFUSED]
-        absent = sum(count_bars(hole, one.timeframe, calendar) for hole in overlap(subtract(holes, refused), lacking))
-        missing = expected_gaps(*key, subtract(holes, [*refused, *lacking]), one.calendar)
+        refused = [gap.span for gap in known if gap.cause == REFUSED]
+        lacking = [gap.span for gap in known if gap.cause != REFUSED]
+        absent = sum(count_bars(span, one.timeframe, calendar) for span in overlap(subtract(spans, refused), lacking))
+        missing = expected_gaps(*key, subtract(spans, [*refused, *lacking]), one.calendar)
         counts = await self._store.counts(*key, start_ns, bar_end(max(one.newest_ns, start_ns), one.timeframe))
         outages = [
             outage
@@ -144,10 +143,10 @@ class QualityReport:
             one.oldest_ns,
             one.newest_ns,
             one.revision,
-            expected=count_bars(Hole(start_ns, end_ns), one.timeframe, calendar) if end_ns > start_ns else 0,
+            expected=count_bars(Span(start_ns, end_ns), one.timeframe, calendar) if end_ns > start_ns else 0,
             missing=sum(gap.bars for gap in missing),
             absent=absent,
-            refused=sum(count_bars(hole, one.timeframe, calendar) for hole in overlap(holes, refused)),
+            refused=sum(count_bars(span, one.timeframe, calendar) for span in overlap(spans, refused)),
             gaps=len(missing),
             longest=max(missing, key=lambda gap: gap.bars, default=None),
             nulls=counts["nulls"],
@@ -167,21 +166,21 @@ class QualityReport:
         key = (one.exchange, one.symbol, one.timeframe)
         start_ns, end_ns = self.span(one)
         known = await self._store.known(*key)
-        holes = [
-            gap.hole for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True, calendar=one.calendar)
+        spans = [
+            gap.span for gap in await self._gaps.missing(*key, start_ns, end_ns, is_all=True, calendar=one.calendar)
         ]
         found = [
-            (gap, "missing") for gap in expected_gaps(*key, subtract(holes, [gap.hole for gap in known]), one.calendar)
+            (gap, "missing") for gap in expected_gaps(*key, subtract(spans, [gap.span for gap in known]), one.calendar)
         ]
         if is_all:
             for gap in known:
-                found += [(piece, gap.cause) for piece in expected_gaps(*key, overlap(holes, [gap.hole]), one.calendar)]
-        return sorted(found, key=lambda item: item[0].hole.end_ns, reverse=True)
+                found += [(piece, gap.cause) for piece in expected_gaps(*key, overlap(spans, [gap.span]), one.calendar)]
+        return sorted(found, key=lambda item: item[0].span.end_ns, reverse=True)
 
     async def outages(
         self, exchange: str | None = None, symbol: str | None = None, *, since_ns: int = 0, limit: int = 1000
     ) -> list[Outage]:
-        """Return when feeds were not live, newest first."""
+        """Return the times in which feeds were not live, newest first."""
         rows: list[dict[str, Any]] = await self._store.outages(exchange, symbol, since_ns=since_ns, limit=limit)
         return [
             Outage(
@@ -196,14 +195,14 @@ class QualityReport:
         ]
 
     def is_fed(self, one: Series) -> bool:
-        """Return whether a collector is to bring the bars of a series: of this timeframe, not of its symbol alone."""
+        """Return whether a collector has to store this series: its symbol and its timeframe are collected."""
         return one.is_collected and one.timeframe in (one.frames or self._frames)
 
     def span(self, one: Series) -> tuple[int, int]:
-        """Return the time in which a stored series is judged, on boundaries of its timeframe.
+        """Return the time over which a stored series is checked, on boundaries of its timeframe.
 
-        What is fed, or was synced without an end, is judged up to the present: a feed that died is not whole because
-        nothing came after it. What ended less than LATE_NS ago may still be on its way.
+        A collected series, or one synced without an end, is checked up to the present: a dead feed is not complete
+        because no bars followed. Bars that ended less than LATE_NS ago may still arrive.
         """
         assert one.oldest_ns is not None
         assert one.newest_ns is not None
@@ -219,9 +218,8 @@ class QualityReport:
 
 
 def behind(one: Series, now_ns: int) -> int:
-    """Return how many bars that are over lie between the newest stored one and the present, calendars not
-    considered."""
+    """Return the number of ended bars between the newest stored one and the present, without regard to calendars."""
     if one.newest_ns is None:
         return 0
     newest_ns, over_ns = bar_end(one.newest_ns, one.timeframe), closed_until(now_ns, one.timeframe)
-    return count_bars(Hole(newest_ns, over_ns), one.timeframe) if over_ns > newest_ns else 0
+    return count_bars(Span(newest_ns, over_ns), one.timeframe) if over_ns > newest_ns else 0

@@ -1,4 +1,4 @@
-"""One series' history on request, in the process that asks: from the exchange into the store."""
+"""Fetching one series' history from the exchange into the store, in the calling process."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ async def fetch_history(
     exchange: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Fetch what is not there of [start, end) of one series, by default of two years up to now; return what came of it.
+    """Fetch the bars of [start, end) that are not stored, by default of two years up to now; return a summary.
 
-    The answer has exchange, symbol, timeframe, fetched, changed, absent, candles, oldest and newest (ISO, or None).
-    Errors: InputError for what the exchange does not list, OutageError, PeerError.
+    The summary has exchange, symbol, timeframe, fetched, changed, absent, candles, oldest and newest (ISO, or None).
+    Errors: InputError for an unlisted symbol, OutageError, PeerError.
     """
     try:
         node = load_node(paths)

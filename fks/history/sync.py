@@ -1,7 +1,7 @@
-"""History on demand: an exchange's bars into `ohlcv_data`, with `sync_status` saying how that stands.
+"""Sync of history: an exchange's bars into `ohlcv_data`, with its progress in `sync_status`.
 
-A sync fetches what is wanted and not there, newest first. So it goes on where it was when it was killed, and one that
-is repeated asks for nothing. `cursor` tells how far it is; what is there is what counts.
+A sync fetches the wanted bars that are not stored, newest first. So a killed sync resumes where it was, and a repeated
+one requests nothing. `cursor` only shows progress; the stored bars decide what is fetched.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from fks.model.ports import Exchange, Log
 from fks.model.timeframe import bar_start, check_timeframe, iso
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import Hole
+from fks.store.gaps import Span
 from fks.store.sync import Begun, SyncRow, SyncStore
 
 DAYS_INIT = 730  # the owner's `init`: two years
 TIMEFRAMES_INIT = ("1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M")
 BEAT_S = 15.0
-LOOK_S = 2.0  # how often it is looked for more to do while something runs
+LOOK_S = 2.0  # interval of looking for more waiting syncs while some run
 
-#: told (bars done, bars in all) after each window
+#: called with (bars done, bars in all) after each window
 Progress = Callable[[int, int], None]
 
 
 class QuietLog:
-    """A Log for callers that are told by what is returned, raised and stored: commands, jobs, notebooks."""
+    """A Log that discards everything, for callers that use results, errors and stored values: commands, jobs,
+    notebooks."""
 
     def debug(self, event: str, **fields: object) -> None: ...
     def info(self, event: str, **fields: object) -> None: ...
@@ -42,13 +43,13 @@ class QuietLog:
 
 
 class Stopped(FksError):
-    """Whoever started the sync wants it to end; what is stored stays."""
+    """The caller stopped the sync; stored bars stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What a sync did: bars fetched, of them new or changed, those the exchange has not; and what the series holds
-    now."""
+    """Result of a sync: bars fetched, of them new or changed, bars that the exchange does not have; and the stored
+    series afterwards."""
 
     symbol: str
     timeframe: str
@@ -61,21 +62,21 @@ class Synced:
 
 
 def check_range(start_ns: int, end_ns: int | None, now_ns: int) -> None:
-    """Refuse a range of which no exchange has a bar: it begins before 1970, ends before it begins, or lies ahead.
-    Errors: InputError."""
-    said = f"no history from {iso(start_ns)} to {'now' if end_ns is None else iso(end_ns)}"
+    """Refuse a range without any bar: before 1970, reversed, or in the future. Errors: InputError."""
+    text = f"no history from {iso(start_ns)} to {'now' if end_ns is None else iso(end_ns)}"
     if start_ns < 0:
-        raise InputError(f"{said}: it begins before 1970", code="RANGE", remedy="give a start that is later")
+        raise InputError(f"{text}: it begins before 1970", code="RANGE", remedy="give a start that is later")
     if start_ns >= min(now_ns, now_ns if end_ns is None else end_ns):
         raise InputError(
-            f"{said}: it ends before it begins, or lies ahead", code="RANGE", remedy="give a start that is earlier"
+            f"{text}: it ends before it begins, or lies ahead", code="RANGE", remedy="give a start that is earlier"
         )
 
 
 def to_do(begun: Begun, start_ns: int, end_ns: int | None) -> tuple[int, int | None]:
-    """Return where to look for what is missing, so that all the row wants is done when [start, end) was asked for.
+    """Return the range to check for missing bars, so that the row's whole range is done after a request for [start,
+    end).
 
-    That is all of it, unless it was done before: then what is asked for is enough, with the time between the two.
+    It is the whole range, unless that was done before: then it is the requested range and the time between the two.
     """
     if begun.done_from_ns is None:
         return begun.from_ns, begun.to_ns
@@ -86,16 +87,16 @@ def to_do(begun: Begun, start_ns: int, end_ns: int | None) -> tuple[int, int | N
 class Sync:
     """Fetches history of one exchange, one series at a time.
 
-    Symbols are in the exchange's spelling; those of rows that wait may be in any. What a row wants already and is not
-    done is done with whatever is asked for. Errors of all methods: InputError (unknown symbol or timeframe; RANGE:
-    dates reversed, ahead or before 1970; a row that waits says failed), OutageError and PeerError (the row waits, and a
-    running system tries again).
+    Symbols are in the exchange's spelling; those of waiting rows may be in any. A row's range that is not done yet is
+    fetched together with the requested one. Errors of all methods: InputError (unknown symbol or timeframe; RANGE:
+    dates reversed, in the future or before 1970; the waiting row becomes failed), OutageError and PeerError (the row
+    waits, and a running system tries again).
     """
 
     def __init__(
         self, exchange: Exchange, db: Database, clock: Clock, log: Log, *, should_stop: Callable[[], bool] | None = None
     ) -> None:
-        """`should_stop` is asked after each window; yes ends the sync with Stopped."""
+        """`should_stop` is called after each window; True ends the sync with Stopped."""
         self._exchange = exchange
         self._clock = clock
         self._log = log
@@ -108,7 +109,7 @@ class Sync:
     async def init(
         self, symbol: str, timeframe: str, *, days: int = DAYS_INIT, progress: Progress | None = None
     ) -> Synced:
-        """Fetch what is not there of the last `days` days."""
+        """Fetch the bars of the last `days` days that are not stored."""
         return await self.sync(symbol, timeframe, self._clock.now_ns() - days * DAY_NS, progress=progress)
 
     async def sync(
@@ -121,20 +122,20 @@ class Sync:
         is_again: bool = False,
         progress: Progress | None = None,
     ) -> Synced:
-        """Fetch what is not there of [start, end), by default up to the present.
+        """Fetch the bars of [start, end) that are not stored, by default up to the present.
 
-        `is_again` asks for everything, also for what is there or known to be missing: bars that differ are corrected.
+        `is_again` fetches all of it, also stored and known missing bars: bars that differ are corrected.
         """
         check_timeframe(timeframe)
         check_range(start_ns, end_ns, self._clock.now_ns())
         begun = await self._begin(symbol, timeframe, start_ns, end_ns)
-        async with self._telling(symbol, timeframe, by_hand=True):
+        async with self._status_updates(symbol, timeframe, by_hand=True):
             return await self._done(symbol, timeframe, begun, (start_ns, end_ns), is_again, progress)
 
     async def update(self, symbol: str, timeframe: str, *, progress: Progress | None = None) -> Synced:
-        """Fetch what came after the newest stored bar; all of `init` when nothing is stored.
+        """Fetch the bars after the newest stored one; all of `init` when nothing is stored.
 
-        A sync that is not done is gone on with, and one that has an end is made whole up to there.
+        An unfinished sync is resumed, and one with an end is completed up to there.
         """
         check_timeframe(timeframe)
         row = await self._status.get(self._exchange.name, symbol, timeframe)
@@ -147,8 +148,8 @@ class Sync:
         return await self.sync(symbol, timeframe, newest_ns, progress=progress)
 
     async def run_pending(self, *, at_once: int = 1) -> int:
-        """Run every sync of this exchange that waits, or whose runner is gone, also those asked for meanwhile; return
-        how many came to their end. Errors: OutageError once nothing runs any more; what did not end waits."""
+        """Run every sync of this exchange that waits or lost its runner, also those requested meanwhile; return how
+        many ended. Errors: OutageError after the last one; unfinished syncs wait."""
         count, running, failed = 0, set[asyncio.Task[bool]](), list[BaseException]()
         try:
             while True:
@@ -170,27 +171,26 @@ class Sync:
         return count
 
     async def _run_row(self, row: SyncRow) -> bool:
-        """Run one claimed sync; False when its row says why it cannot be."""
+        """Run one claimed sync; False when it is impossible, with the reason in its row."""
         wanted = (self._default_ns() if row.wanted_from_ns is None else row.wanted_from_ns, row.wanted_to_ns)
         try:
-            async with self._telling(row.symbol, row.timeframe, by_hand=False):
-                if row.status == "failed":  # as it was read: it cannot be done
+            async with self._status_updates(row.symbol, row.timeframe, by_hand=False):
+                if row.status == "failed":  # set when the row was read: the range is impossible
                     raise InputError(str(row.error), code="RANGE")
                 check_range(*wanted, self._clock.now_ns())
                 symbol = await self._spelled(row.symbol)
-                if symbol != row.symbol:  # whoever claims next finds it under its name
+                if symbol != row.symbol:  # the next claim finds it under its new name
                     await self._status.respell(row.exchange, row.symbol, symbol)
                     return False
                 begun = await self._begin(symbol, row.timeframe, *wanted)
                 await self._done(symbol, row.timeframe, begun, wanted, False, None)
-        except (InputError, PeerError) as error:  # the next one is not worse for it
+        except (InputError, PeerError) as error:  # the next sync is not affected
             self._log.warning("sync.failed", symbol=row.symbol, timeframe=row.timeframe, error=str(error))
             return False
         return True
 
     async def _spelled(self, symbol: str) -> str:
-        """Return the exchange's own spelling; one that tells nothing of what it lists is taken at its word. Errors:
-        InputError."""
+        """Return the exchange's own spelling; `symbol` itself if the exchange has no listing. Errors: InputError."""
         async with self._listing:
             if self._instruments is None:
                 self._instruments = {item.symbol: item for item in await self._exchange.instruments()}
@@ -206,9 +206,9 @@ class Sync:
         return await self._status.begin(name, symbol, timeframe, start_ns, end_ns, default_ns=default_ns)
 
     async def fill(self, gaps: Sequence[Missing]) -> tuple[int, int]:
-        """Fill gaps of this exchange, in the order given; return bars (new or changed, found not to exist).
+        """Fill gaps of this exchange, in the order given; return numbers of bars (new or changed, proven not to exist).
 
-        A series that the exchange refuses holds up no other: the first refusal is raised once the others are filled.
+        A refused series does not stop the others: the first refusal is raised after they are filled.
         """
         written = absent = 0
         refused: dict[tuple[str, str], InputError] = {}
@@ -216,7 +216,7 @@ class Sync:
             if (gap.symbol, gap.timeframe) in refused:
                 continue
             try:
-                async for step in self._history.fill(gap.symbol, gap.timeframe, gap.hole):
+                async for step in self._history.fill(gap.symbol, gap.timeframe, gap.span):
                     written, absent = written + step.written, absent + step.absent
                     self._check_wanted()
             except InputError as error:
@@ -228,8 +228,8 @@ class Sync:
                 exchange=gap.exchange,
                 symbol=gap.symbol,
                 timeframe=gap.timeframe,
-                start=iso(gap.hole.start_ns),
-                end=iso(gap.hole.end_ns),
+                start=iso(gap.span.start_ns),
+                end=iso(gap.span.end_ns),
                 bars=gap.bars,
             )
         if refused:
@@ -237,9 +237,9 @@ class Sync:
         return written, absent
 
     @contextlib.asynccontextmanager
-    async def _telling(self, symbol: str, timeframe: str, *, by_hand: bool) -> AsyncIterator[None]:
-        """Let the row say that the sync lives, and why it ends early; what a person stops is not begun again by
-        itself."""
+    async def _status_updates(self, symbol: str, timeframe: str, *, by_hand: bool) -> AsyncIterator[None]:
+        """Keep the row's heartbeat, and record why the sync ends early; a sync that a person stops is not resumed
+        automatically."""
         key = (self._exchange.name, symbol, timeframe)
         beating = asyncio.create_task(self._beat(*key))
         try:
@@ -262,7 +262,7 @@ class Sync:
         is_again: bool,
         progress: Progress | None,
     ) -> Synced:
-        """Fetch, and note that it is done."""
+        """Fetch, and record that it is done."""
         done = await self._run(symbol, timeframe, to_do(begun, *asked), asked if is_again else None, progress)
         await self._status.finish(self._exchange.name, symbol, timeframe, begun.from_ns, begun.to_ns)
         self._log.info(
@@ -276,29 +276,28 @@ class Sync:
         return done
 
     async def _beat(self, exchange: str, symbol: str, timeframe: str) -> None:
-        """Show now and then that the sync lives: it may wait minutes for its turn at an exchange with a small
-        budget."""
+        """Update the row's heartbeat: a sync may wait for minutes at an exchange with a small budget."""
         while True:
             await self._clock.sleep(BEAT_S)
             with contextlib.suppress(OutageError):
                 await self._status.beat(exchange, symbol, timeframe)
 
-    async def _holes(
+    async def _to_fetch(
         self, symbol: str, timeframe: str, wanted: tuple[int, int | None], again: tuple[int, int | None] | None
-    ) -> list[Hole]:
-        """Return what to fetch, newest first: what is missing of `wanted`, and all of `again`."""
+    ) -> list[Span]:
+        """Return the ranges to fetch, newest first: the gaps of `wanted`, and all of `again`."""
         over_ns = closed_until(self._clock.now_ns(), timeframe)
 
-        def whole(start_ns: int, end_ns: int | None) -> Hole:
+        def whole(start_ns: int, end_ns: int | None) -> Span:
             end_ns = over_ns if end_ns is None else min(bar_start(end_ns, timeframe), over_ns)
-            return Hole(bar_start(start_ns, timeframe), end_ns)
+            return Span(bar_start(start_ns, timeframe), end_ns)
 
         part = whole(*wanted)
         gaps = await self._gaps.missing(self._exchange.name, symbol, timeframe, part.start_ns, part.end_ns)
-        holes = [gap.hole for gap in gaps]
+        spans = [gap.span for gap in gaps]
         if again is not None and (asked := whole(*again)).start_ns < asked.end_ns:
-            holes = sorted([asked, *subtract(holes, [asked])], key=lambda hole: hole.end_ns, reverse=True)
-        return holes
+            spans = sorted([asked, *subtract(spans, [asked])], key=lambda span: span.end_ns, reverse=True)
+        return spans
 
     async def _run(
         self,
@@ -309,17 +308,17 @@ class Sync:
         progress: Progress | None,
     ) -> Synced:
         name = self._exchange.name
-        self._history.source(timeframe)  # an unknown timeframe is said before anything is asked
-        holes = await self._holes(symbol, timeframe, wanted, again)
-        total = sum(self._history.count(timeframe, hole) for hole in holes)
+        self._history.source(timeframe)  # an unknown timeframe is refused before any request
+        spans = await self._to_fetch(symbol, timeframe, wanted, again)
+        total = sum(self._history.count(timeframe, span) for span in spans)
         done = fetched = written = absent = 0
-        for hole in holes:
-            async for step in self._history.fill(symbol, timeframe, hole):
+        for span in spans:
+            async for step in self._history.fill(symbol, timeframe, span):
                 fetched, written, absent = fetched + step.fetched, written + step.written, absent + step.absent
                 bars = self._history.count(timeframe, step.window)
                 gone = (
                     step.absent if step.is_asked else bars
-                )  # what is not there takes no time, and tells nothing of the rest
+                )  # absent bars take no time, and are no measure of the rest
                 done, total = done + bars - gone, total - gone
                 await self._status.advance(name, symbol, timeframe, step.window.start_ns)
                 if progress is not None:

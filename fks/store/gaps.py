@@ -10,11 +10,11 @@ from fks.model.timeframe import TIMEFRAMES, to_datetime, to_ns
 from fks.store.db import Database, Row
 from fks.store.sync import finite
 
-HOLES_MAX = 200_000  # of one look at one series: the rest is found once these are filled
+SPANS_MAX = 200_000  # of one look at one series: the rest is found once these are filled
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class Span:
     """A half-open time range [start, end), ns."""
 
     start_ns: int
@@ -26,7 +26,7 @@ class KnownGap:
     """A range whose missing bars were asked for: `cause` is exchange | unlisted | silent (nobody traded) where the
     exchange has none, refused where it has one that cannot be true."""
 
-    hole: Hole
+    span: Span
     cause: str
     asked_ns: int
 
@@ -59,7 +59,7 @@ class GapStore:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def holes(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Hole]:
+    async def missing(self, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Span]:
         """Return where whole bars are missing in [start, end), newest first, calendars not considered.
 
         `start_ns` is where a bar of `timeframe` opens.
@@ -67,16 +67,16 @@ class GapStore:
         seconds = TIMEFRAMES[timeframe]
         step = f"{seconds} seconds" if seconds else "1 month"
         rows = await self._db.fetch(
-            "gaps.holes", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns), step, HOLES_MAX
+            "gaps.missing", exchange, symbol, timeframe, to_datetime(start_ns), to_datetime(end_ns), step, SPANS_MAX
         )
-        return [Hole(to_ns(row["gap_from"]), to_ns(row["gap_to"])) for row in rows]
+        return [Span(to_ns(row["gap_from"]), to_ns(row["gap_to"])) for row in rows]
 
     async def known(self, exchange: str, symbol: str, timeframe: str) -> list[KnownGap]:
         """Return the known gaps of a series, oldest first."""
         return [_known(row) for row in await self._db.fetch("gaps.known", exchange, symbol, timeframe)]
 
     async def note_known(
-        self, exchange: str, symbol: str, timeframe: str, asked: Hole, found: Sequence[KnownGap]
+        self, exchange: str, symbol: str, timeframe: str, asked: Span, found: Sequence[KnownGap]
     ) -> None:
         """Note that the exchange was asked for all of `asked` and that `found` is missing there, whatever was known of
         it before; neighbours with the same cause become one row."""
@@ -84,7 +84,7 @@ class GapStore:
         async with self._db.transaction() as tx:
             rows = await tx.fetch("gaps.drop_known", *key, to_datetime(asked.start_ns), to_datetime(asked.end_ns))
             for gap in known_after([_known(row) for row in rows], asked, found):
-                start, end = to_datetime(gap.hole.start_ns), to_datetime(gap.hole.end_ns)
+                start, end = to_datetime(gap.span.start_ns), to_datetime(gap.span.end_ns)
                 await tx.execute("gaps.add_known", *key, start, end, gap.cause, to_datetime(gap.asked_ns))
 
     async def forget_known(
@@ -137,27 +137,27 @@ class GapStore:
         return int(await self._db.fetchval("gaps.quarantined", exchange, symbol, timeframe))
 
 
-def known_after(before: Iterable[KnownGap], asked: Hole, found: Iterable[KnownGap]) -> list[KnownGap]:
+def known_after(before: Iterable[KnownGap], asked: Span, found: Iterable[KnownGap]) -> list[KnownGap]:
     """Return what is known once `found` is all that is missing in `asked`: `before` outside of it, neighbours of one
     cause joined."""
     outside = [
-        KnownGap(Hole(start_ns, end_ns), gap.cause, gap.asked_ns)
+        KnownGap(Span(start_ns, end_ns), gap.cause, gap.asked_ns)
         for gap in before
         for start_ns, end_ns in (
-            (gap.hole.start_ns, min(gap.hole.end_ns, asked.start_ns)),
-            (max(gap.hole.start_ns, asked.end_ns), gap.hole.end_ns),
+            (gap.span.start_ns, min(gap.span.end_ns, asked.start_ns)),
+            (max(gap.span.start_ns, asked.end_ns), gap.span.end_ns),
         )
         if start_ns < end_ns
     ]
     known: list[KnownGap] = []
-    for gap in sorted([*outside, *found], key=lambda gap: gap.hole.start_ns):
-        if known and known[-1].cause == gap.cause and gap.hole.start_ns <= known[-1].hole.end_ns:
+    for gap in sorted([*outside, *found], key=lambda gap: gap.span.start_ns):
+        if known and known[-1].cause == gap.cause and gap.span.start_ns <= known[-1].span.end_ns:
             last = known.pop()
-            whole = Hole(last.hole.start_ns, max(last.hole.end_ns, gap.hole.end_ns))
+            whole = Span(last.span.start_ns, max(last.span.end_ns, gap.span.end_ns))
             gap = KnownGap(whole, gap.cause, max(last.asked_ns, gap.asked_ns))
         known.append(gap)
     return known
 
 
 def _known(row: Row) -> KnownGap:
-    return KnownGap(Hole(to_ns(row["gap_from"]), to_ns(row["gap_to"])), row["cause"], to_ns(row["asked_at"]))
+    return KnownGap(Span(to_ns(row["gap_from"]), to_ns(row["gap_to"])), row["cause"], to_ns(row["asked_at"]))

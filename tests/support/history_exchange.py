@@ -1,4 +1,4 @@
-"""An exchange with a past of its own making: bars that follow from their time, holes, a page limit, outages on
+"""An exchange with a past of its own making: bars that follow from their time, missing, a page limit, outages on
 demand."""
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ CAPABILITIES = ExchangeCapabilities(
 
 @dataclass
 class HistoryExchange:
-    """Answers `fetch_bars` alone. `holes` are half-open ns ranges in which it has nothing; `shift` moves every
+    """Answers `fetch_bars` alone. `missing` are half-open ns ranges in which it has nothing; `shift` moves every
     price."""
 
     clock: Clock
     listed_ns: int = 0
-    holes: list[tuple[int, int]] = field(default_factory=list)
+    missing: list[tuple[int, int]] = field(default_factory=list)
     page: int = 1000
     present_ns: int | None = None
     fails: int = 0
@@ -81,7 +81,9 @@ class HistoryExchange:
         if at < since_ns:
             at = bar_end(at, timeframe)
         while bar_end(at, timeframe) <= end_ns and len(found) < limit:
-            if not any(start < bar_end(at, timeframe) and at < end and timeframe != "1d" for start, end in self.holes):
+            if not any(
+                start < bar_end(at, timeframe) and at < end and timeframe != "1d" for start, end in self.missing
+            ):
                 found.append(self.bar(symbol, timeframe, at))
             at = bar_end(at, timeframe)
         return found

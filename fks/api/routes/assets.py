@@ -11,7 +11,7 @@ from fks.api.exact import ExactJson
 from fks.api.gateway import Gateway
 from fks.api.problems import Problem
 from fks.api.query import Body, Exchange, Gate, Reader, Trader, body_of, page, takes
-from fks.history.assets import HISTORY_MAX_DAYS, AssetDesk, Choice
+from fks.history.assets import HISTORY_MAX_DAYS, AssetSelection, Choice
 from fks.store.assets import AssetStore
 
 router = APIRouter(tags=["market data"])
@@ -49,10 +49,10 @@ async def disable(gate: Gate, who: Trader, body: Wanted) -> ExactJson:
     return ExactJson({"items": await _desk(gate).disable(_choice(body))})
 
 
-def _desk(gate: Gateway) -> AssetDesk:
+def _desk(gate: Gateway) -> AssetSelection:
     from fks.exchanges.registry import EXCHANGES
 
-    return AssetDesk(gate.db, gate.deps.settings.data, EXCHANGES)
+    return AssetSelection(gate.db, gate.deps.settings.data, EXCHANGES)
 
 
 def _choice(body: AssetBody) -> Choice:

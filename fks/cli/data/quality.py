@@ -81,7 +81,7 @@ def gaps(
         if fill and found:
             await _fill(ctx, db, [gap for gap, state in found if state == "missing"], is_shown=not as_json)
             found = [item for one in listed for item in await report.missing(one, is_all=is_all)]
-        return sorted(found, key=lambda item: item[0].hole.end_ns, reverse=True)
+        return sorted(found, key=lambda item: item[0].span.end_ns, reverse=True)
 
     found = with_store(ctx, work)
     rows = [
@@ -89,10 +89,10 @@ def gaps(
             "symbol": gap.symbol,
             "timeframe": gap.timeframe,
             "exchange": gap.exchange,
-            "from": iso(gap.hole.start_ns),
-            "to": iso(gap.hole.end_ns),
+            "from": iso(gap.span.start_ns),
+            "to": iso(gap.span.end_ns),
             "bars": gap.bars,
-            "lasts": lasting((gap.hole.end_ns - gap.hole.start_ns) / 1e9),
+            "lasts": lasting((gap.span.end_ns - gap.span.start_ns) / 1e9),
             "state": state,
         }
         for gap, state in found[:limit]
@@ -108,7 +108,7 @@ async def _fill(ctx: click.Context, db: Database, missing: list[Missing], *, is_
     from fks.clock import RealClock
     from fks.history.sync import QuietLog, Sync
 
-    ordered = sorted(missing, key=lambda gap: gap.hole.end_ns, reverse=True)
+    ordered = sorted(missing, key=lambda gap: gap.span.end_ns, reverse=True)
     done, total = 0, sum(gap.bars for gap in ordered)
     with progress("gaps", is_shown=is_shown) as told:
         for name in sorted({gap.exchange for gap in ordered}):
@@ -230,14 +230,14 @@ def _percent(share: float) -> str:
 
 
 def _gap(gap: Missing) -> str:
-    return f"{gap.bars} {'bar' if gap.bars == 1 else 'bars'} from {iso(gap.hole.start_ns)}"
+    return f"{gap.bars} {'bar' if gap.bars == 1 else 'bars'} from {iso(gap.span.start_ns)}"
 
 
 def _quality(one: Quality) -> dict[str, Any]:
     longest = None
     if one.longest is not None:
-        hole = one.longest.hole
-        longest = {"from": iso(hole.start_ns), "to": iso(hole.end_ns), "bars": one.longest.bars}
+        span = one.longest.span
+        longest = {"from": iso(span.start_ns), "to": iso(span.end_ns), "bars": one.longest.bars}
     return {
         "symbol": one.symbol,
         "timeframe": one.timeframe,

@@ -87,13 +87,13 @@ async def _record(
 ) -> dict[str, Any]:
     from fks.clock import RealClock
     from fks.exchanges.registry import make_exchange
-    from fks.history.limited_exchange import shared_purse
+    from fks.history.limited_exchange import shared_budget
     from fks.tape.player import unheard
     from fks.tape.recorded_exchange import TapedExchange, make_recorder
 
     clock, settings = RealClock(), settings_of(ctx)
     node = node_of(ctx)
-    async with shared_purse(name, settings, node, clock) as budget:
+    async with shared_budget(name, settings, node, clock) as budget:
         source = make_exchange(name, settings=settings, node=node, clock=clock, log=unheard(), budget=budget)
         recorder = make_recorder(source, folder, clock, unheard(), file_mb=settings.data.tape_file_mb)
         taped = TapedExchange(source, recorder)

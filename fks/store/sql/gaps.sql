@@ -1,4 +1,4 @@
--- name: holes
+-- name: missing
 -- Give where whole bars of one series are missing in a time range, newest first: each from the first missing bar to the next stored.
 WITH bars AS (
     SELECT time, lag(time) OVER (ORDER BY time) AS before FROM ohlcv_data

@@ -1,4 +1,4 @@
-"""Syncs against an exchange with holes, listings, outages and small pages, on a real store."""
+"""Syncs against an exchange with gaps, listings, outages and small pages, on a real store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fks.model.errors import InputError, OutageError
 from fks.model.timeframe import NS, bar_end, bar_start, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Hole
+from fks.store.gaps import GapStore, Span
 from fks.store.quarantine import QuarantineStore, Verdict
 from fks.store.sync import SyncStore
 from tests.support.history_exchange import HistoryExchange
@@ -34,7 +34,7 @@ def now_of(clock: FakeClock) -> int:
     return bar_start(clock.now_ns(), "1d")
 
 
-async def test_an_exchange_that_gives_large_pages_is_asked_for_large_windows(
+async def test_large_pages_are_requested_in_large_windows(
     database: Database, clock: FakeClock, log: CollectingLog
 ) -> None:
     exchange = HistoryExchange(clock, page=50_000)
@@ -44,12 +44,14 @@ async def test_an_exchange_that_gives_large_pages_is_asked_for_large_windows(
     assert len(exchange.asked) <= 3
 
 
-async def test_what_is_stored_is_the_exchanges_own_whatever_its_page(
+async def test_stored_bars_equal_the_exchanges_at_any_page_size(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     exchange.page = 300
-    told: list[tuple[int, int]] = []
-    done = await sync.sync("BTCUSDT", "1m", clock.now_ns() - 2 * DAY_NS, progress=lambda at, of: told.append((at, of)))
+    progress: list[tuple[int, int]] = []
+    done = await sync.sync(
+        "BTCUSDT", "1m", clock.now_ns() - 2 * DAY_NS, progress=lambda at, of: progress.append((at, of))
+    )
     bars = await BarStore(database).read("BTCUSDT", "1m")
     assert (done.fetched, done.changed, done.absent, done.candles) == (len(bars), len(bars), 0, len(bars))
     assert len(bars) in (2879, 2880)
@@ -57,11 +59,11 @@ async def test_what_is_stored_is_the_exchanges_own_whatever_its_page(
     assert [bars.bar(i, "binance").close for i in (0, 999, -1)] == [
         exchange.bar("BTCUSDT", "1m", int(bars.time_ns[i])).close for i in (0, 999, -1)
     ]
-    assert told[-1][0] == told[-1][1] == len(bars)
-    assert [at for at, _ in told] == sorted({at for at, _ in told})
+    assert progress[-1][0] == progress[-1][1] == len(bars)
+    assert [at for at, _ in progress] == sorted({at for at, _ in progress})
 
 
-async def test_the_newest_come_first_and_a_repeat_asks_for_nothing_but_the_present(
+async def test_newest_come_first_and_a_repeat_fetches_only_new_bars(
     sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     await sync.sync("BTCUSDT", "1m", clock.now_ns() - 3 * DAY_NS)
@@ -72,48 +74,48 @@ async def test_the_newest_come_first_and_a_repeat_asks_for_nothing_but_the_prese
     assert (again.fetched, again.changed, exchange.asked) == (0, 0, [])
 
 
-async def test_a_bar_that_is_not_over_is_never_stored(database: Database, sync: Sync, clock: FakeClock) -> None:
+async def test_unfinished_bar_is_never_stored(database: Database, sync: Sync, clock: FakeClock) -> None:
     await clock.advance(30)
     await sync.sync("BTCUSDT", "1h", clock.now_ns() - DAY_NS)
     newest = (await BarStore(database).read("BTCUSDT", "1h")).time_ns[-1]
     assert bar_end(int(newest), "1h") <= clock.now_ns()
 
 
-async def test_what_the_exchange_has_not_is_known_and_asked_for_once(
+async def test_unavailable_bars_are_known_and_requested_once(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     now = now_of(clock)
-    exchange.holes = [(now - 30 * HOUR, now - 29 * HOUR), (now - 20 * DAY_NS, now - 20 * DAY_NS + 7 * MINUTE)]
+    exchange.missing = [(now - 30 * HOUR, now - 29 * HOUR), (now - 20 * DAY_NS, now - 20 * DAY_NS + 7 * MINUTE)]
     done = await sync.sync("BTCUSDT", "1m", now - 21 * DAY_NS)
     assert done.absent == 67
     known = await GapStore(database).known("binance", "BTCUSDT", "1m")
-    assert [(gap.hole, gap.cause) for gap in known] == [
-        (Hole(now - 20 * DAY_NS, now - 20 * DAY_NS + 7 * MINUTE), "exchange"),
-        (Hole(now - 30 * HOUR, now - 29 * HOUR), "exchange"),
+    assert [(gap.span, gap.cause) for gap in known] == [
+        (Span(now - 20 * DAY_NS, now - 20 * DAY_NS + 7 * MINUTE), "exchange"),
+        (Span(now - 30 * HOUR, now - 29 * HOUR), "exchange"),
     ]
     exchange.asked.clear()
     assert (await sync.sync("BTCUSDT", "1m", now - 21 * DAY_NS)).fetched == 0
     assert exchange.asked == []
-    await clock.advance(86400 + 60)  # young ones once more, a day later: the exchange may have mended its history
-    exchange.holes = []
+    await clock.advance(86400 + 60)  # young ones once more, a day later: the exchange may have completed its history
+    exchange.missing = []
     again = await sync.sync("BTCUSDT", "1m", now - 21 * DAY_NS)
     assert again.fetched == 60 + 1441
     assert again.candles == 21 * 1440 + 1441 - 7
 
 
-async def test_a_hole_longer_than_a_window_is_one_known_gap(
+async def test_gap_longer_than_a_window_is_one_known_gap(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     now = now_of(clock)
-    exchange.holes = [(now - 12 * DAY_NS, now - 6 * DAY_NS)]
+    exchange.missing = [(now - 12 * DAY_NS, now - 6 * DAY_NS)]
     exchange.page = 300
     done = await sync.sync("BTCUSDT", "1m", now - 14 * DAY_NS)
     assert (done.fetched, done.absent) == (8 * 1440, 6 * 1440)
     known = await GapStore(database).known("binance", "BTCUSDT", "1m")
-    assert [gap.hole for gap in known] == [Hole(now - 12 * DAY_NS, now - 6 * DAY_NS)]
+    assert [gap.span for gap in known] == [Span(now - 12 * DAY_NS, now - 6 * DAY_NS)]
 
 
-async def test_years_before_a_listing_are_not_asked_for_page_by_page(
+async def test_years_before_a_listing_are_not_requested_page_by_page(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     now = now_of(clock)
@@ -122,55 +124,55 @@ async def test_years_before_a_listing_are_not_asked_for_page_by_page(
     assert done.candles == 3 * 1440
     assert len(exchange.asked) < 12
     known = await GapStore(database).known("binance", "BTCUSDT", "1m")
-    assert [(gap.cause, gap.hole.end_ns) for gap in known] == [("unlisted", now - 3 * DAY_NS)]
+    assert [(gap.cause, gap.span.end_ns) for gap in known] == [("unlisted", now - 3 * DAY_NS)]
     exchange.asked.clear()
     await sync.init("BTCUSDT", "1m")
     assert exchange.asked == []
 
 
-async def test_an_exchange_that_forgets_old_minutes_is_asked_a_few_times(
+async def test_exchange_without_old_minutes_is_asked_a_few_times(
     sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     now = now_of(clock)
-    exchange.holes = [(0, now - 720 * MINUTE)]
+    exchange.missing = [(0, now - 720 * MINUTE)]
     done = await sync.init("BTCUSDT", "1m", days=365)
     assert done.candles == 720
     assert len(exchange.asked) < 30
 
 
-async def test_silence_that_is_left_out_is_known_run_by_run(
+async def test_left_out_no_trade_bars_are_known_run_by_run(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     now = now_of(clock)
     exchange.capabilities = replace(exchange.capabilities, has_empty_bars=False)
-    exchange.holes = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 17 * MINUTE)]
+    exchange.missing = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 17 * MINUTE)]
     done = await sync.sync("BTCUSDT", "1m", now - DAY_NS)
-    assert done.absent == len(exchange.holes)
+    assert done.absent == len(exchange.missing)
     known = await GapStore(database).known("binance", "BTCUSDT", "1m")
-    assert [(gap.hole.start_ns, gap.hole.end_ns, gap.cause) for gap in known] == [
-        (*hole, "silent") for hole in exchange.holes
+    assert [(gap.span.start_ns, gap.span.end_ns, gap.cause) for gap in known] == [
+        (*span, "silent") for span in exchange.missing
     ]
     assert len(exchange.asked) < 10
 
 
-async def test_a_market_that_mostly_sleeps_is_no_table_of_silence(
+async def test_known_gaps_of_an_idle_market_are_joined(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     now = now_of(clock)
     exchange.capabilities = replace(exchange.capabilities, has_empty_bars=False)
-    exchange.holes = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 2 * MINUTE)]
+    exchange.missing = [(at, at + MINUTE) for at in range(now - DAY_NS, now - HOUR, 2 * MINUTE)]
     done = await sync.sync("BTCUSDT", "1m", now - DAY_NS)
-    assert done.absent == len(exchange.holes)
+    assert done.absent == len(exchange.missing)
     assert len(await GapStore(database).known("binance", "BTCUSDT", "1m")) <= 2 * SILENT_RUNS_MAX
     assert (await sync.sync("BTCUSDT", "1m", now - DAY_NS)).fetched == 0
 
 
-async def test_what_is_lost_of_an_exchange_that_leaves_out_silence_is_a_gap(
+async def test_lost_bar_is_a_gap_where_no_trade_bars_are_left_out(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     now = now_of(clock)
     exchange.name, exchange.capabilities = "coinbase", replace(exchange.capabilities, has_empty_bars=False)
-    exchange.holes = [(now - 9 * HOUR, now - 9 * HOUR + MINUTE)]
+    exchange.missing = [(now - 9 * HOUR, now - 9 * HOUR + MINUTE)]
     await sync.sync("BTC-USD", "1m", now - 10 * HOUR)
     await database.sql(
         "DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2",
@@ -189,21 +191,21 @@ async def test_what_is_lost_of_an_exchange_that_leaves_out_silence_is_a_gap(
     assert (await sync.sync("BTC-USD", "1m", now - 10 * HOUR)).candles == 599
 
 
-async def test_what_the_exchange_has_by_now_is_known_to_be_missing_no_longer(
+async def test_bars_that_appear_later_are_no_longer_known_gaps(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     now, store = now_of(clock), GapStore(database)
-    exchange.holes = [(now - 20 * HOUR, now - 16 * HOUR)]
+    exchange.missing = [(now - 20 * HOUR, now - 16 * HOUR)]
     await sync.sync("BTCUSDT", "1m", now - DAY_NS)
-    exchange.holes = [(now - 20 * HOUR, now - 19 * HOUR)]
+    exchange.missing = [(now - 20 * HOUR, now - 19 * HOUR)]
     await sync.sync("BTCUSDT", "1m", now - 19 * HOUR, now - 17 * HOUR, is_again=True)
-    assert [(gap.hole, gap.cause) for gap in await store.known("binance", "BTCUSDT", "1m")] == [
-        (Hole(now - 20 * HOUR, now - 19 * HOUR), "exchange"),
-        (Hole(now - 17 * HOUR, now - 16 * HOUR), "exchange"),
+    assert [(gap.span, gap.cause) for gap in await store.known("binance", "BTCUSDT", "1m")] == [
+        (Span(now - 20 * HOUR, now - 19 * HOUR), "exchange"),
+        (Span(now - 17 * HOUR, now - 16 * HOUR), "exchange"),
     ]
 
 
-async def test_a_bar_that_cannot_be_true_is_not_one_that_the_exchange_has_not(
+async def test_refused_bar_is_not_counted_as_absent(
     database: Database, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
 ) -> None:
     bad_ns = now_of(clock) - 5 * HOUR
@@ -213,7 +215,7 @@ async def test_a_bar_that_cannot_be_true_is_not_one_that_the_exchange_has_not(
             made = super().bar(symbol, timeframe, time_ns)
             return replace(made, high=made.low - 1) if (timeframe, time_ns) == ("1m", bad_ns) else made
 
-    wrong = Wrong(clock, holes=[(bad_ns + MINUTE, bad_ns + 3 * MINUTE)])
+    wrong = Wrong(clock, missing=[(bad_ns + MINUTE, bad_ns + 3 * MINUTE)])
     sync = Sync(wrong, database, clock, log)
     done = await sync.sync("BTCUSDT", "1m", bad_ns - HOUR)
     assert (done.absent, done.candles) == (3, 357)
@@ -232,10 +234,10 @@ async def test_a_bar_that_cannot_be_true_is_not_one_that_the_exchange_has_not(
     await clock.advance(86400)
     await Sync(exchange, database, clock, log).fill(await GapWatch(database, clock, days=7).look())
     found = await report.of((await report.series())[0])
-    assert (found.missing, found.refused, found.is_good) == (0, 0, True), "the exchange has mended it"
+    assert (found.missing, found.refused, found.is_good) == (0, 0, True), "the exchange has completed it"
 
 
-async def test_a_replayed_tape_has_its_present_in_the_past_and_that_is_no_gap(
+async def test_present_of_a_replayed_tape_is_no_gap(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     exchange.present_ns = now_of(clock) - 400 * DAY_NS
@@ -245,7 +247,7 @@ async def test_a_replayed_tape_has_its_present_in_the_past_and_that_is_no_gap(
     assert len(exchange.asked) < 6
 
 
-async def test_larger_bars_are_folded_from_the_exchanges_own(database: Database, sync: Sync, clock: FakeClock) -> None:
+async def test_larger_bars_are_folded_from_the_exchanges_bars(database: Database, sync: Sync, clock: FakeClock) -> None:
     done = await sync.sync("BTCUSDT", "15m", now_of(clock) - 2 * DAY_NS)
     assert done.candles == 192
     bars = await BarStore(database).read("BTCUSDT", "15m")
@@ -259,7 +261,7 @@ async def test_larger_bars_are_folded_from_the_exchanges_own(database: Database,
     assert months.candles in (3, 4)
 
 
-async def test_asking_again_corrects_what_the_exchange_changed(
+async def test_fetching_again_corrects_changed_bars(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     start = now_of(clock) - DAY_NS
@@ -270,7 +272,7 @@ async def test_asking_again_corrects_what_the_exchange_changed(
     assert (again.fetched, again.changed, again.candles) == (24, 24, 24)
 
 
-async def test_a_stopped_sync_goes_on_where_it_was(
+async def test_stopped_sync_resumes_where_it_was(
     database: Database, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
 ) -> None:
     start, windows = now_of(clock) - 5 * DAY_NS, iter([False, False, True])
@@ -283,7 +285,7 @@ async def test_a_stopped_sync_goes_on_where_it_was(
     assert (rest.fetched, rest.candles) == (5 * 1440 - 3000, 5 * 1440)
 
 
-async def test_ctrl_c_ends_a_sync_by_hand_and_the_same_one_goes_on(
+async def test_sync_ended_by_ctrl_c_resumes_when_repeated(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock
 ) -> None:
     start, store = now_of(clock) - 5 * DAY_NS, SyncStore(database)
@@ -298,7 +300,7 @@ async def test_ctrl_c_ends_a_sync_by_hand_and_the_same_one_goes_on(
     assert (await sync.sync("BTCUSDT", "1m", start)).candles == 5 * 1440
 
 
-async def test_an_outage_is_waited_for_once_the_exchange_has_answered(
+async def test_outage_is_retried_after_a_first_answer(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     exchange.fails = 1
@@ -316,7 +318,7 @@ async def test_an_outage_is_waited_for_once_the_exchange_has_answered(
     assert running.result().candles == 24
 
 
-async def test_what_waits_is_run_once_by_whoever_claims_it(
+async def test_waiting_sync_is_run_once_by_its_claimer(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
 ) -> None:
     store = SyncStore(database)
@@ -340,7 +342,7 @@ async def test_what_waits_is_run_once_by_whoever_claims_it(
     assert row.wanted_from_ns <= now_of(clock) - 700 * DAY_NS  # less is wanted now, and what was wanted stays
 
 
-async def test_a_sync_that_waits_for_its_turn_is_not_taken_over(
+async def test_sync_that_waits_for_the_budget_is_not_taken_over(
     database: Database, exchange: HistoryExchange, sync: Sync, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, turn, real = SyncStore(database), asyncio.Event(), exchange.fetch_bars
@@ -394,13 +396,13 @@ async def test_a_row_whose_runner_died_is_taken_over(database: Database, sync: S
         (("NOSUCHCOIN", "1h", 0, None), "SYMBOL_UNKNOWN"),
     ],
 )
-async def test_bad_input_is_one_clear_message(sync: Sync, arguments: tuple[Any, ...], code: str) -> None:
+async def test_bad_input_gives_one_clear_message(sync: Sync, arguments: tuple[Any, ...], code: str) -> None:
     with pytest.raises(InputError) as caught:
         await sync.sync(*arguments)
     assert caught.value.code == code
 
 
-async def test_a_bar_that_cannot_be_true_is_never_stored_and_an_odd_one_is_asked_for_twice(
+async def test_impossible_bar_is_never_stored_and_suspect_requested_again(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     end = now_of(clock)

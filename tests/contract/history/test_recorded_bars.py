@@ -62,13 +62,13 @@ def outage(timeframe: str) -> Bars:
     return Bars("BTCUSDT", timeframe, times, *columns)
 
 
-def test_the_made_up_outage_is_what_its_script_makes() -> None:
+def test_made_up_outage_equals_its_script() -> None:
     script = OUTAGE.with_name("make.py")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout == OUTAGE.read_text()
 
 
-def test_five_minutes_are_made_of_minutes_even_around_an_outage_and_silence() -> None:
+def test_five_minutes_are_built_from_minutes_around_an_outage() -> None:
     minutes, fives = outage("1m"), outage("5m")
     assert len(minutes) == 150
     assert np.count_nonzero(minutes.volume == 0) > 10
@@ -88,7 +88,7 @@ def test_columns_and_single_bars_agree_on_three_months(timeframe: str) -> None:
 
 
 @pytest.mark.parametrize("path", [("5m", "1h"), ("15m", "4h"), ("1h", "1d"), ("1d", "1w"), ("1d", "1M")])
-def test_a_detour_leads_to_the_same_bars(path: tuple[str, str]) -> None:
+def test_aggregation_in_two_steps_gives_the_same_bars(path: tuple[str, str]) -> None:
     middle, large = path
     minutes = sample_tape().bars()
     assert differing(aggregate_bars(aggregate_bars(minutes, middle), large), aggregate_bars(minutes, large)) == []
@@ -105,7 +105,7 @@ def kraken(name: str) -> Any:
 
 
 @recorded
-def test_krakens_minutes_are_what_its_trades_make_empty_ones_included() -> None:
+def test_krakens_minutes_equal_the_aggregate_of_its_trades() -> None:
     trades = [
         PublicTrade("kraken", "XBTUSDT", row[6], int(row[2] * NS), Decimal(row[0]), Decimal(row[1]), row[3] == "s")
         for row in kraken("http_trades.json")
@@ -147,7 +147,7 @@ def coinbase() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @recorded
-def test_coinbases_candles_are_what_its_trades_make_while_they_form() -> None:
+def test_coinbases_forming_candles_equal_the_aggregate_of_trades() -> None:
     start_s = 1_786_309_500
     events = list(coinbase())
     for product in ("BTC-USD", "ETH-USD"):
@@ -185,7 +185,7 @@ def test_coinbases_candles_are_what_its_trades_make_while_they_form() -> None:
     ("hours", "days", "count"),
     [("us_equity_SPY_1h", "us_equity_SPY_1d", 5849), ("fx_oanda_EURUSD_1h_bid", "fx_oanda_EURUSD_1d_bid", 3738)],
 )
-def test_recorded_hours_make_the_recorded_days(hours: str, days: str, count: int) -> None:
+def test_recorded_days_equal_the_aggregate_of_recorded_hours(hours: str, days: str, count: int) -> None:
     small, large = shared(hours, "1h"), shared(days, "1d")
     made = aggregate_bars(small, "1d", start_ns=int(large.time_ns[0]), end_ns=bar_end(int(large.time_ns[-1]), "1d"))
     assert len(made) == count
@@ -200,7 +200,7 @@ def missing(bars: Bars, calendar: str) -> Ints:
 
 
 @recorded
-def test_the_calendar_knows_which_recorded_bars_are_missing() -> None:
+def test_calendar_expects_the_recorded_bars() -> None:
     assert len(missing(shared("us_equity_SPY_1d", "1d"), "XNYS")) == 0
     assert len(missing(shared("us_equity_AAPL_1d", "1d"), "XNYS")) == 0
     lost = missing(shared("us_equity_QQQ_1d", "1d"), "XNYS")  # it traded as QQQQ
@@ -215,14 +215,14 @@ def test_the_calendar_knows_which_recorded_bars_are_missing() -> None:
 
 
 @recorded
-def test_prints_while_globex_is_closed_are_found() -> None:
+def test_prints_outside_globex_sessions_are_found() -> None:
     found = check_bars(shared("cme_NQ_06-25_1m", "1m"), calendar=calendar_of("CMES"), outliers=OutlierDetector())
     assert [finding.reason for finding in found] == [Reason.OFF_SESSION] * 33
 
 
 @recorded
 @pytest.mark.parametrize(
-    ("name", "timeframe", "doubted"),
+    ("name", "timeframe", "suspect"),
     [
         ("binance_spot_BTCUSDT_1m_2021-03-26_2021-04-30_gaps", "1m", []),
         ("binance_spot_BTCUSDT_1m_2026-03_2026-05", "1m", []),
@@ -244,9 +244,7 @@ def test_prints_while_globex_is_closed_are_found() -> None:
         ),
     ],
 )
-def test_recorded_bars_are_believed_but_for_prints_that_were_absurd(
-    name: str, timeframe: str, doubted: list[str]
-) -> None:
+def test_recorded_bars_have_no_fault_but_absurd_prints(name: str, timeframe: str, suspect: list[str]) -> None:
     found = check_bars(shared(name, timeframe), outliers=OutlierDetector())
-    assert [iso(finding.time_ns) for finding in found] == doubted
+    assert [iso(finding.time_ns) for finding in found] == suspect
     assert {finding.reason for finding in found} <= {Reason.OUTLIER}

@@ -28,43 +28,43 @@ from fks.history.gaps import (
 )
 from fks.model.bar import Bar
 from fks.model.timeframe import NS, TIMEFRAMES, bar_end, bar_start
-from fks.store.gaps import Hole, KnownGap, Series, known_after
+from fks.store.gaps import KnownGap, Series, Span, known_after
 
 MINUTE, HOUR = 60 * NS, 3600 * NS
 START_NS = 1_767_225_600 * NS  # 2026-01-01, a Thursday
 
-ranges = st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda pair: Hole(pair[0], pair[0] + pair[1]))
+ranges = st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda pair: Span(pair[0], pair[0] + pair[1]))
 
 
-def points(holes: list[Hole]) -> set[int]:
-    return {at for hole in holes for at in range(hole.start_ns, hole.end_ns)}
+def points(spans: list[Span]) -> set[int]:
+    return {at for span in spans for at in range(span.start_ns, span.end_ns)}
 
 
 @given(st.lists(ranges, max_size=4), st.lists(ranges, max_size=5))
 @settings(max_examples=200)
-def test_what_is_left_is_what_is_not_taken(holes: list[Hole], taken: list[Hole]) -> None:
-    left = subtract(holes, taken)
-    assert points(left) == points(holes) - points(taken)
-    assert all(hole.start_ns < hole.end_ns for hole in left)
+def test_subtract_leaves_the_rest(spans: list[Span], taken: list[Span]) -> None:
+    left = subtract(spans, taken)
+    assert points(left) == points(spans) - points(taken)
+    assert all(span.start_ns < span.end_ns for span in left)
 
 
 @given(st.lists(ranges, max_size=4), st.lists(ranges, max_size=4))
 @settings(max_examples=100)
-def test_an_overlap_is_in_both(holes: list[Hole], others: list[Hole]) -> None:
-    assert points(overlap(holes, others)) == points(holes) & points(others)
+def test_an_overlap_is_in_both(spans: list[Span], others: list[Span]) -> None:
+    assert points(overlap(spans, others)) == points(spans) & points(others)
 
 
-def test_a_known_gap_is_asked_for_again_each_day_while_it_is_young() -> None:
+def test_young_known_gap_is_requested_again_each_day() -> None:
     now = START_NS
-    gap = Hole(now - 10 * DAY_NS, now - 3 * DAY_NS)
+    gap = Span(now - 10 * DAY_NS, now - 3 * DAY_NS)
     assert settled([KnownGap(gap, "exchange", now - HOUR)], now) == [gap]
-    assert settled([KnownGap(gap, "exchange", now - ASK_AGAIN_NS)], now) == [Hole(gap.start_ns, now - YOUNG_NS)]
+    assert settled([KnownGap(gap, "exchange", now - ASK_AGAIN_NS)], now) == [Span(gap.start_ns, now - YOUNG_NS)]
     for cause in ("unlisted", "silent"):
         assert settled([KnownGap(gap, cause, now - 90 * DAY_NS)], now) == [gap]
-    assert settled([KnownGap(gap, "refused", now - ASK_AGAIN_NS)], now) == [Hole(gap.start_ns, now - YOUNG_NS)], (
+    assert settled([KnownGap(gap, "refused", now - ASK_AGAIN_NS)], now) == [Span(gap.start_ns, now - YOUNG_NS)], (
         "it may be mended"
     )
-    young = Hole(now - 2 * DAY_NS, now - DAY_NS)
+    young = Span(now - 2 * DAY_NS, now - DAY_NS)
     assert settled([KnownGap(young, "exchange", now - 2 * ASK_AGAIN_NS)], now) == []
 
 
@@ -74,38 +74,38 @@ def test_bars_are_counted_in_every_timeframe(timeframe: str) -> None:
     end, count = start, 0
     while count < 14:
         end, count = bar_end(end, timeframe), count + 1
-    assert count_bars(Hole(start, end), timeframe) == 14
+    assert count_bars(Span(start, end), timeframe) == 14
     assert aligned(start, timeframe) == start
     assert aligned(start + 1, timeframe) == bar_end(start, timeframe)
 
 
-def test_a_closed_market_misses_nothing() -> None:
-    saturday = Hole(START_NS + 2 * DAY_NS, START_NS + 4 * DAY_NS)
+def test_closed_market_has_no_missing_bars() -> None:
+    saturday = Span(START_NS + 2 * DAY_NS, START_NS + 4 * DAY_NS)
     assert expected_part(saturday, "1m", "XNYS") is None
     assert count_bars(saturday, "1h", "XNYS") == 0
-    friday = Hole(START_NS + DAY_NS, START_NS + 2 * DAY_NS)
+    friday = Span(START_NS + DAY_NS, START_NS + 2 * DAY_NS)
     part = expected_part(friday, "1m", "XNYS")
     assert part is not None
-    hole, bars = part
-    assert (hole.start_ns - friday.start_ns, hole.end_ns - friday.start_ns, bars) == (
+    span, bars = part
+    assert (span.start_ns - friday.start_ns, span.end_ns - friday.start_ns, bars) == (
         14 * HOUR + 30 * MINUTE,
         21 * HOUR,
         390,
     )
 
 
-def test_runs_are_joined_over_closed_time_and_nothing_else() -> None:
+def test_runs_are_joined_only_over_closed_time() -> None:
     expected = np.array([0, 60, 120, 600, 660], dtype=np.int64) * NS
     there = np.array([60, 180], dtype=np.int64) * NS
-    assert runs_missing(expected, there, "1m") == [Hole(0, MINUTE), Hole(2 * MINUTE, 12 * MINUTE)]
+    assert runs_missing(expected, there, "1m") == [Span(0, MINUTE), Span(2 * MINUTE, 12 * MINUTE)]
     assert runs_missing(expected, expected, "1m") == []
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 12))
 @settings(max_examples=200)
-def test_the_shortest_stretches_between_runs_are_bridged_first(steps: list[int], most: int) -> None:
+def test_runs_with_the_shortest_distances_are_joined_first(steps: list[int], most: int) -> None:
     ends = list(accumulate([1, *(step + 1 for step in steps)]))
-    runs = [Hole(end - 1, end) for end in ends]
+    runs = [Span(end - 1, end) for end in ends]
     made = bridged(runs, most)
     assert len(made) == min(len(runs), most)
     assert points(runs) <= points(made)
@@ -113,29 +113,29 @@ def test_the_shortest_stretches_between_runs_are_bridged_first(steps: list[int],
     assert taken == sum(sorted(steps)[: len(runs) - len(made)])
 
 
-def test_the_newest_answer_about_a_time_is_what_is_known_of_it() -> None:
+def test_newest_answer_replaces_known_gaps() -> None:
     before = [
-        KnownGap(Hole(0, 50), "exchange", 1),
-        KnownGap(Hole(60, 70), "silent", 1),
-        KnownGap(Hole(70, 90), "refused", 1),
+        KnownGap(Span(0, 50), "exchange", 1),
+        KnownGap(Span(60, 70), "silent", 1),
+        KnownGap(Span(70, 90), "refused", 1),
     ]
     found = [
-        KnownGap(Hole(40, 45), "refused", 2),
-        KnownGap(Hole(50, 70), "exchange", 2),
-        KnownGap(Hole(75, 80), "refused", 2),
+        KnownGap(Span(40, 45), "refused", 2),
+        KnownGap(Span(50, 70), "exchange", 2),
+        KnownGap(Span(75, 80), "refused", 2),
     ]
-    assert known_after(before, Hole(30, 80), found) == [
-        KnownGap(Hole(0, 30), "exchange", 1),
-        KnownGap(Hole(40, 45), "refused", 2),
-        KnownGap(Hole(50, 70), "exchange", 2),
-        KnownGap(Hole(75, 90), "refused", 2),
+    assert known_after(before, Span(30, 80), found) == [
+        KnownGap(Span(0, 30), "exchange", 1),
+        KnownGap(Span(40, 45), "refused", 2),
+        KnownGap(Span(50, 70), "exchange", 2),
+        KnownGap(Span(75, 90), "refused", 2),
     ]
     assert known_after(
-        [KnownGap(Hole(0, 30), "exchange", 1)], Hole(30, 80), [KnownGap(Hole(30, 40), "exchange", 2)]
-    ) == [KnownGap(Hole(0, 40), "exchange", 2)]
+        [KnownGap(Span(0, 30), "exchange", 1)], Span(30, 80), [KnownGap(Span(30, 40), "exchange", 2)]
+    ) == [KnownGap(Span(0, 40), "exchange", 2)]
 
 
-def test_bars_are_folded_whole_and_silence_adds_nothing() -> None:
+def test_only_complete_bars_are_folded_and_no_trade_bars_add_nothing() -> None:
     rows = [
         Bar("x", "S", "5m", START_NS + i * 5 * MINUTE, *values)
         for i, values in enumerate(
@@ -167,7 +167,7 @@ def series(**fields: object) -> Series:
     return Series(**(values | fields))  # type: ignore[arg-type]
 
 
-def test_only_what_somebody_wants_whole_is_kept_so() -> None:
+def test_only_synced_or_collected_series_are_kept_complete() -> None:
     assert not is_kept(series()), "imported, or a sample"
     assert is_kept(series(is_collected=True))
     assert is_kept(series(sync_status="done"))
@@ -175,7 +175,7 @@ def test_only_what_somebody_wants_whole_is_kept_so() -> None:
     assert not is_kept(series(sync_status="failed"))
 
 
-def test_a_collected_series_is_whole_to_its_newest_bar_and_a_synced_one_to_the_present() -> None:
+def test_collected_series_is_kept_to_its_newest_bar_synced_to_now() -> None:
     now = START_NS + 5 * MINUTE + 30 * NS
     assert kept_range(series(is_collected=True), now, 7) == (now - 7 * DAY_NS, START_NS)
     wanted = START_NS - 30 * DAY_NS

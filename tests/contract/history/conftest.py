@@ -1,4 +1,4 @@
-"""What syncs and gaps are tested with: an exchange with a history, and a clock that stands just after midnight."""
+"""Fixtures of syncs and gaps: an exchange with a history, and a clock that stands just after midnight."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from fks.clock import FakeClock
 from fks.collector.backfill import Backfill
 from fks.exchanges.binance.exchange import BinanceExchange
 from fks.feed.rows import SealedPosition
-from fks.history.confirmation import Belief
+from fks.history.confirmation import BarFilter
 from fks.history.sync import Sync
 from fks.model.errors import PeerError
 from fks.model.timeframe import NS, TIMEFRAMES
@@ -71,7 +71,7 @@ async def binance(klines: Klines, clock: FakeClock, log: CollectingLog) -> Async
         await exchange.close()
 
 
-async def test_one_bad_row_costs_a_sync_one_bar(
+async def test_bad_row_costs_a_sync_one_bar(
     database: Database, clock: FakeClock, log: CollectingLog, binance: BinanceExchange
 ) -> None:
     sync = Sync(binance, database, clock, log)
@@ -93,7 +93,7 @@ async def test_one_bad_row_costs_a_sync_one_bar(
     ("numbers", "reason"),
     [({2: "98.0"}, "inconsistent"), ({5: "-1"}, "negative_volume"), ({1: "-1", 3: "-2"}, "not_positive")],
 )
-async def test_no_larger_bar_is_made_of_a_bad_row(
+async def test_no_larger_bar_is_built_from_a_bad_row(
     database: Database,
     clock: FakeClock,
     log: CollectingLog,
@@ -110,7 +110,7 @@ async def test_no_larger_bar_is_made_of_a_bad_row(
     assert (row.held.timeframe, row.held.reason) == ("1s", reason)
 
 
-async def test_what_cannot_be_read_at_all_is_an_error(
+async def test_unreadable_answer_is_an_error(
     database: Database, clock: FakeClock, log: CollectingLog, binance: BinanceExchange, klines: Klines
 ) -> None:
     klines.broken = {BROKEN: {3: "cheap"}}
@@ -118,12 +118,12 @@ async def test_what_cannot_be_read_at_all_is_an_error(
         await Sync(binance, database, clock, log).sync("BTCUSDT", "1m", T0 - 10 * HOUR)
 
 
-async def test_a_collector_recovers_around_a_bad_row_and_what_is_made_of_it_is_incomplete(
+async def test_collector_recovers_around_a_bad_row(
     database: Database, binance: BinanceExchange, klines: Klines
 ) -> None:
     store, broken = QuarantineStore(database), T0 + 14 * NS  # the trade is in the 15 s after it
     klines.interval, klines.broken = "1s", {broken: {3: "0.0"}}
-    back = Backfill(binance, ("15s", "1m"), 10, Belief(store, source="klines").sifted)
+    back = Backfill(binance, ("15s", "1m"), 10, BarFilter(store, source="klines").filtered)
     positions = {"15s": SealedPosition(T0 - 60 * NS, 1), "1m": SealedPosition(T0 - 120 * NS, 1)}
     made = await back.recover("BTCUSDT", positions, by_bars=True)
     assert made.builder.open_ns == T0 + 15 * NS
@@ -140,7 +140,7 @@ async def test_an_open_bar_that_lacks_a_bad_row_is_incomplete(
     database: Database, binance: BinanceExchange, klines: Klines
 ) -> None:
     klines.broken = {T0 - 2 * MINUTE: {3: "0.0"}}
-    back = Backfill(binance, ("1m", "5m", "15m"), 1, Belief(QuarantineStore(database), source="klines").sifted)
+    back = Backfill(binance, ("1m", "5m", "15m"), 1, BarFilter(QuarantineStore(database), source="klines").filtered)
     seeds, previous = await back._seeds("BTCUSDT", T0 - MINUTE)
     assert {frame: seed.is_complete for frame, seed in seeds.items()} == {"5m": False, "15m": False}
     assert (seeds["15m"].trades, str(seeds["15m"].low)) == (13 * 5, "99.0"), "what is known is counted"

@@ -1,4 +1,4 @@
-"""`fks data quarantine` on a real store: what was not believed is seen, and settled once."""
+"""`fks data quarantine` on a real store: quarantined values are shown and settled once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fks(
     return Shell(tmp_path / "home", capsys)
 
 
-async def test_what_was_not_believed_is_shown_and_settled(database: Database, fks: Shell) -> None:
+async def test_quarantined_values_are_shown_and_settled(database: Database, fks: Shell) -> None:
     assert (await fks("data", "quarantine"))[:2] == (OK, "everything was believed\n")
     store = QuarantineStore(database)
     await store.add(
@@ -60,7 +60,7 @@ async def test_what_was_not_believed_is_shown_and_settled(database: Database, fk
     assert await store.confirmed("binance", "BTCUSDT", "1m", T0, T0 + NS) == {numbers_of(BAR)}
 
 
-async def test_nothing_is_both(fks: Shell) -> None:
+async def test_confirm_and_refuse_exclude_each_other(fks: Shell) -> None:
     code, _, error = await fks("data", "quarantine", "--confirm", "3", "--refuse", "3")
     assert code == USAGE
     assert "3 cannot be both" in error

@@ -1,4 +1,4 @@
-"""What a row of `sync_status` wants, and that it says done of nothing else: wider and narrower syncs, ends, odd rows,
+"""Ranges of `sync_status`: a row is done only when its whole range is; wider and narrower syncs, ends, odd rows,
 spellings."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def row_of(db: Database, symbol: str = "BTCUSDT", timeframe: str = "1m") -
 
 
 async def begun(db: Database, exchange: HistoryExchange, clock: FakeClock, start_ns: int, status: str) -> None:
-    """Begin a sync of minutes and leave it after two windows, as whoever was killed, met an outage or was stopped
+    """Begin a sync of minutes and leave it after two windows, as a process that was killed, met an outage or was stopped
     leaves it."""
     windows = iter([False, True])
     with pytest.raises(Stopped):
@@ -43,7 +43,7 @@ async def begun(db: Database, exchange: HistoryExchange, clock: FakeClock, start
 
 
 @pytest.mark.parametrize("status", ["running", "pending", "failed"])
-async def test_an_update_goes_on_with_a_history_that_is_not_done(
+async def test_update_resumes_an_unfinished_history(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock, status: str
 ) -> None:
     await begun(database, exchange, clock, NOW_NS - 5 * DAY_NS, status)
@@ -53,7 +53,7 @@ async def test_an_update_goes_on_with_a_history_that_is_not_done(
     assert (row.status, row.wanted_from_ns, row.cursor_ns) == ("done", NOW_NS - 5 * DAY_NS, NOW_NS - 5 * DAY_NS)
 
 
-async def test_a_narrower_sync_does_what_waits_besides_but_not_what_was_given_up(
+async def test_narrower_sync_fetches_the_waiting_range_not_an_abandoned_one(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     await begun(database, exchange, clock, NOW_NS - 5 * DAY_NS, "failed")
@@ -67,16 +67,14 @@ async def test_a_narrower_sync_does_what_waits_besides_but_not_what_was_given_up
     assert (row.status, row.wanted_from_ns, row.candles) == ("done", NOW_NS - 8 * DAY_NS, 8 * 1440)
 
 
-async def test_a_row_that_waits_for_the_default_history_gets_it_from_a_narrower_sync(
-    database: Database, sync: Sync
-) -> None:
+async def test_waiting_default_history_is_fetched_by_a_narrower_sync(database: Database, sync: Sync) -> None:
     await SyncStore(database).want("binance", "BTCUSDT", ["1d"])
     done = await sync.sync("BTCUSDT", "1d", NOW_NS - 3 * DAY_NS)
     assert done.candles in (729, 730)
     assert (await row_of(database, timeframe="1d")).status == "done"
 
 
-async def test_what_is_asked_for_while_a_sync_runs_is_not_said_to_be_done(
+async def test_range_requested_during_a_sync_is_not_marked_done(
     database: Database, sync: Sync, exchange: HistoryExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, real = SyncStore(database), exchange.fetch_bars
@@ -94,9 +92,7 @@ async def test_what_is_asked_for_while_a_sync_runs_is_not_said_to_be_done(
     assert (row.status, row.candles, row.cursor_ns) == ("done", 240, NOW_NS - 10 * DAY_NS)
 
 
-async def test_a_sync_with_an_end_keeps_it_when_it_is_updated(
-    database: Database, sync: Sync, exchange: HistoryExchange
-) -> None:
+async def test_update_keeps_the_end_of_a_sync(database: Database, sync: Sync, exchange: HistoryExchange) -> None:
     start_ns, end_ns = NOW_NS - 10 * DAY_NS, NOW_NS - 5 * DAY_NS
     await sync.sync("BTCUSDT", "1h", start_ns, end_ns)
     exchange.asked.clear()
@@ -109,7 +105,7 @@ async def test_a_sync_with_an_end_keeps_it_when_it_is_updated(
     assert (row.status, row.wanted_from_ns, row.wanted_to_ns) == ("done", start_ns, end_ns)
 
 
-async def test_two_syncs_that_lie_apart_leave_no_hole_in_what_is_done(database: Database, sync: Sync) -> None:
+async def test_two_separate_syncs_leave_no_gap_between_them(database: Database, sync: Sync) -> None:
     await sync.sync("BTCUSDT", "1h", NOW_NS - 6 * DAY_NS, NOW_NS - 5 * DAY_NS)
     assert (await sync.sync("BTCUSDT", "1h", NOW_NS - 2 * DAY_NS)).candles == 6 * 24
     assert (await sync.sync("BTCUSDT", "1h", NOW_NS - 9 * DAY_NS, NOW_NS - 8 * DAY_NS)).candles == 9 * 24
@@ -117,7 +113,7 @@ async def test_two_syncs_that_lie_apart_leave_no_hole_in_what_is_done(database: 
     assert (row.status, row.wanted_from_ns, row.wanted_to_ns) == ("done", NOW_NS - 9 * DAY_NS, None)
 
 
-async def test_asking_again_for_a_part_asks_for_the_rest_only_where_it_is_missing(
+async def test_fetching_a_part_again_fetches_the_rest_only_if_missing(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     await begun(database, exchange, clock, NOW_NS - 4 * DAY_NS, "pending")
@@ -136,23 +132,23 @@ async def test_a_start_before_1970_is_refused_and_leaves_no_row(database: Databa
     assert await SyncStore(database).all() == []
 
 
-async def test_a_row_whose_range_cannot_be_says_so(database: Database, sync: Sync) -> None:
+async def test_row_with_an_impossible_range_fails_with_a_reason(database: Database, sync: Sync) -> None:
     store = SyncStore(database)
     await store.want("binance", "BTCUSDT", ["1h"], NOW_NS - DAY_NS, NOW_NS - 2 * DAY_NS)
     await store.want("binance", "ETHUSDT", ["1h"], NOW_NS + DAY_NS)
     await store.want("binance", "SOLUSDT", ["1h"], -DAY_NS)
     assert await sync.run_pending() == 0
-    said = {row["symbol"]: (row["sync_status"], str(row["error"])) for row in await store.all()}
-    assert {status for status, _ in said.values()} == {"failed"}
-    assert "it ends before it begins, or lies ahead; give" in said["BTCUSDT"][1]
-    assert "lies ahead" in said["ETHUSDT"][1]
-    assert "begins before 1970" in said["SOLUSDT"][1]
+    rows = {row["symbol"]: (row["sync_status"], str(row["error"])) for row in await store.all()}
+    assert {status for status, _ in rows.values()} == {"failed"}
+    assert "it ends before it begins, or lies ahead; give" in rows["BTCUSDT"][1]
+    assert "lies ahead" in rows["ETHUSDT"][1]
+    assert "begins before 1970" in rows["SOLUSDT"][1]
 
 
 @pytest.mark.parametrize(
     ("column", "value"), [("wanted_from", "-infinity"), ("wanted_to", "infinity"), ("wanted_from", "infinity")]
 )
-async def test_an_infinite_time_fails_its_row_and_no_reader(
+async def test_infinite_time_fails_its_row_and_no_reader(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock, column: str, value: str
 ) -> None:
     store = SyncStore(database)
@@ -184,9 +180,7 @@ async def test_an_infinite_time_fails_its_row_and_no_reader(
 
 
 # ── spellings ────────────────────────────────────────────────────────────────────────────────────
-async def test_rows_that_wait_are_meant_in_any_spelling(
-    database: Database, sync: Sync, exchange: HistoryExchange
-) -> None:
+async def test_waiting_rows_may_have_any_spelling(database: Database, sync: Sync, exchange: HistoryExchange) -> None:
     exchange.listed = ("BTCUSDT", "ETHUSDT")
     store = SyncStore(database)
     await store.want("binance", "ETH/USDT", ["1h"], NOW_NS - 2 * DAY_NS)
@@ -200,7 +194,7 @@ async def test_rows_that_wait_are_meant_in_any_spelling(
     assert rows["NOSUCHUSDT", "1h"]["error"].startswith("unknown symbol 'NOSUCHUSDT'; known: BTCUSDT, ETHUSDT")
 
 
-async def test_an_asset_that_gets_its_exchanges_spelling_takes_its_history_along(
+async def test_respelled_asset_keeps_its_history(
     database: Database, sync: Sync, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
 ) -> None:
     exchange.listed, store = ("AVAXUSDT",), SyncStore(database)
@@ -216,12 +210,10 @@ async def test_an_asset_that_gets_its_exchanges_spelling_takes_its_history_along
 
 
 # ── how far it is ────────────────────────────────────────────────────────────────────────────────
-async def test_progress_counts_what_is_there_and_not_the_years_before_a_listing(
-    sync: Sync, exchange: HistoryExchange
-) -> None:
+async def test_progress_does_not_count_the_years_before_a_listing(sync: Sync, exchange: HistoryExchange) -> None:
     exchange.listed_ns = NOW_NS - 3 * DAY_NS
-    exchange.holes = [(NOW_NS - 2 * DAY_NS, NOW_NS - 2 * DAY_NS + HOUR)]
-    told: list[tuple[int, int]] = []
-    done = await sync.init("BTCUSDT", "1m", progress=lambda at, of: told.append((at, of)))
-    assert told[0] == (0, 3 * 1440)
-    assert told[-1] == (done.candles, done.candles) == (3 * 1440 - 60,) * 2
+    exchange.missing = [(NOW_NS - 2 * DAY_NS, NOW_NS - 2 * DAY_NS + HOUR)]
+    reported: list[tuple[int, int]] = []
+    done = await sync.init("BTCUSDT", "1m", progress=lambda at, of: reported.append((at, of)))
+    assert reported[0] == (0, 3 * 1440)
+    assert reported[-1] == (done.candles, done.candles) == (3 * 1440 - 60,) * 2

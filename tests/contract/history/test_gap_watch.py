@@ -1,4 +1,4 @@
-"""Gaps: found when they appear, filled newest first, told in the quality report; nothing is read twice for nothing."""
+"""Gaps: found when they appear, filled newest first, counted in the quality report; unchanged series are not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fks.model.errors import InputError
 from fks.model.timeframe import NS, to_datetime
 from fks.store.bars import BarStore
 from fks.store.db import Database
-from fks.store.gaps import GapStore, Hole
+from fks.store.gaps import GapStore, Span
 from fks.store.quarantine import Held, QuarantineStore, Verdict
 from fks.store.sync import SyncStore
 from tests.support.history_exchange import HistoryExchange
@@ -47,7 +47,7 @@ async def delete(db: Database, start_ns: int, end_ns: int, timeframe: str = "1m"
     )
 
 
-async def test_a_hole_in_what_is_collected_is_found_and_filled_newest_first(
+async def test_gap_of_a_collected_series_is_filled_newest_first(
     database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
 ) -> None:
     await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
@@ -55,9 +55,9 @@ async def test_a_hole_in_what_is_collected_is_found_and_filled_newest_first(
     await delete(database, START_NS - 5 * HOUR, START_NS - 4 * HOUR)
     await delete(database, START_NS - 2 * HOUR, START_NS - HOUR)
     found = await watch.look()
-    assert [(gap.hole, gap.bars) for gap in found] == [
-        (Hole(START_NS - 2 * HOUR, START_NS - HOUR), 60),
-        (Hole(START_NS - 5 * HOUR, START_NS - 4 * HOUR), 60),
+    assert [(gap.span, gap.bars) for gap in found] == [
+        (Span(START_NS - 2 * HOUR, START_NS - HOUR), 60),
+        (Span(START_NS - 5 * HOUR, START_NS - 4 * HOUR), 60),
     ]
     written, absent = await Sync(exchange, database, clock, log).fill(found)
     assert (written, absent) == (120, 0)
@@ -66,7 +66,7 @@ async def test_a_hole_in_what_is_collected_is_found_and_filled_newest_first(
     assert await watch.look() == []
 
 
-async def test_a_gap_that_the_exchange_refuses_to_fill_does_not_hold_up_the_others(
+async def test_refused_gap_does_not_delay_the_others(
     database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
 ) -> None:
     await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
@@ -79,20 +79,20 @@ async def test_a_gap_that_the_exchange_refuses_to_fill_does_not_hold_up_the_othe
     assert log.events("warning") == ["gap.refused"]  # and it was asked for once
 
 
-async def test_a_series_that_only_grew_is_looked_at_where_it_grew(
+async def test_series_that_only_grew_is_read_where_it_grew(
     database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
     looked: list[tuple[int, int]] = []
-    real = GapStore.holes
+    real = GapStore.missing
 
-    async def holes(
+    async def missing(
         self: GapStore, exchange: str, symbol: str, timeframe: str, start_ns: int, end_ns: int
-    ) -> list[Hole]:
+    ) -> list[Span]:
         looked.append((start_ns, end_ns))
         return await real(self, exchange, symbol, timeframe, start_ns, end_ns)
 
-    monkeypatch.setattr(GapStore, "holes", holes)
+    monkeypatch.setattr(GapStore, "missing", missing)
     await watch.look()
     await watch.look()
     assert len(looked) == 1
@@ -100,20 +100,20 @@ async def test_a_series_that_only_grew_is_looked_at_where_it_grew(
     await collected(database, exchange, START_NS + 3 * MINUTE, START_NS + 9 * MINUTE)
     found = await watch.look()
     assert looked[1:] == [(START_NS, START_NS + 9 * MINUTE)]
-    assert [gap.hole for gap in found] == [Hole(START_NS, START_NS + 3 * MINUTE)]
+    assert [gap.span for gap in found] == [Span(START_NS, START_NS + 3 * MINUTE)]
 
 
-async def test_gaps_that_stay_are_told_less_and_less_often(
+async def test_remaining_gaps_are_reported_less_and_less_often(
     database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock
 ) -> None:
     await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
     await delete(database, START_NS - 2 * HOUR, START_NS - HOUR)
-    told = []
+    reported = []
     for minute in range(130):
         if await watch.look():
-            told.append(minute)
+            reported.append(minute)
         await clock.advance(60)
-    assert told == [0, 1, 3, 7, 15, 31, 63, 123]
+    assert reported == [0, 1, 3, 7, 15, 31, 63, 123]
 
 
 async def test_a_bar_that_was_built_over_a_gap_counts_as_missing(
@@ -121,10 +121,10 @@ async def test_a_bar_that_was_built_over_a_gap_counts_as_missing(
 ) -> None:
     await collected(database, exchange, START_NS - 2 * HOUR, START_NS)
     await database.sql("UPDATE ohlcv_data SET is_complete = false WHERE time = $1", to_datetime(START_NS - HOUR))
-    assert [gap.hole for gap in await watch.look()] == [Hole(START_NS - HOUR, START_NS - HOUR + MINUTE)]
+    assert [gap.span for gap in await watch.look()] == [Span(START_NS - HOUR, START_NS - HOUR + MINUTE)]
 
 
-async def test_what_was_synced_is_kept_up_to_the_present(
+async def test_synced_series_is_kept_up_to_the_present(
     database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
 ) -> None:
     sync = Sync(exchange, database, clock, log)
@@ -139,7 +139,7 @@ async def test_what_was_synced_is_kept_up_to_the_present(
     assert [gap.bars for gap in await watch.look()] == [288]
 
 
-async def test_what_was_wanted_up_to_a_day_stays_so_and_what_was_wanted_to_the_present_too(
+async def test_requested_end_of_a_sync_is_kept(
     database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
 ) -> None:
     sync = Sync(exchange, database, clock, log)
@@ -153,10 +153,10 @@ async def test_what_was_wanted_up_to_a_day_stays_so_and_what_was_wanted_to_the_p
     assert [gap.bars for gap in await watch.look()] == [2]
 
 
-async def test_the_report_says_what_is_missing_wrong_and_corrected(
+async def test_report_counts_missing_wrong_and_corrected_bars(
     database: Database, exchange: HistoryExchange, clock: FakeClock, log: CollectingLog
 ) -> None:
-    exchange.holes = [(START_NS - 20 * HOUR, START_NS - 19 * HOUR)]
+    exchange.missing = [(START_NS - 20 * HOUR, START_NS - 19 * HOUR)]
     sync = Sync(exchange, database, clock, log)
     await sync.sync("BTCUSDT", "1m", START_NS - DAY_NS)
     report = QualityReport(database, clock, days=7)
@@ -181,7 +181,7 @@ async def test_the_report_says_what_is_missing_wrong_and_corrected(
     found = await report.of((await report.series())[0])
     assert (found.missing, found.gaps, found.nulls, found.inconsistent, found.duplicates) == (7, 3, 1, 1, 0)
     assert found.longest is not None
-    assert (found.longest.hole.start_ns, found.longest.bars) == (START_NS - 10 * HOUR, 5)
+    assert (found.longest.span.start_ns, found.longest.bars) == (START_NS - 10 * HOUR, 5)
     assert (found.corrected, found.corrected_ns) == (1, START_NS + 5 * HOUR)
     assert (found.outages, found.outage_ns) == (1, 90 * NS)
     assert found.coverage == int(10_000 * 1373 / 1380) / 10_000
@@ -192,7 +192,7 @@ async def test_the_report_says_what_is_missing_wrong_and_corrected(
     assert states == {"missing", "exchange"}
 
 
-async def test_a_feed_that_died_is_judged_to_the_present_and_one_that_was_just_stopped_is_not_accused(
+async def test_dead_feed_is_checked_to_the_present_but_not_a_stopped_one(
     database: Database, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
@@ -210,12 +210,12 @@ async def test_a_feed_that_died_is_judged_to_the_present_and_one_that_was_just_s
     assert (found.missing, found.gaps, found.expected, found.coverage) == (4320, 1, 4920, 0.1219)
     assert not found.is_good
     assert (found.outages, found.outage_ns) == (1, 3 * DAY_NS - 90 * NS)
-    assert [(gap.hole, state) for gap, state in await report.missing(one)] == [
-        (Hole(START_NS, START_NS + 3 * DAY_NS), "missing")
+    assert [(gap.span, state) for gap, state in await report.missing(one)] == [
+        (Span(START_NS, START_NS + 3 * DAY_NS), "missing")
     ]
 
 
-async def test_what_nobody_collects_any_more_is_judged_to_its_last_bar(
+async def test_series_no_longer_collected_is_checked_to_its_last_bar(
     database: Database, exchange: HistoryExchange, clock: FakeClock
 ) -> None:
     await collected(database, exchange, START_NS - 10 * HOUR, START_NS)
@@ -228,7 +228,7 @@ async def test_what_nobody_collects_any_more_is_judged_to_its_last_bar(
     assert (await hours.of((await hours.series())[0])).is_good
 
 
-async def test_what_is_left_out_in_silence_is_given_an_hour(database: Database, clock: FakeClock) -> None:
+async def test_left_out_no_trade_bars_are_late_after_an_hour(database: Database, clock: FakeClock) -> None:
     await database.sql("INSERT INTO assets (exchange, symbol) VALUES ('coinbase', 'BTC-USD')")
     made = HistoryExchange(clock, name="coinbase")
     bars = await made.fetch_bars("BTC-USD", "1m", START_NS - HOUR, 1000, until_ns=START_NS)
@@ -259,10 +259,10 @@ async def test_the_quarantine_is_counted_by_series_until_it_is_settled(
     assert await counted() == {"1m": 1, "1h": 0}
 
 
-async def test_what_is_pruned_is_not_fetched_again(
+async def test_pruned_bars_are_not_fetched_again(
     database: Database, exchange: HistoryExchange, watch: GapWatch, clock: FakeClock, log: CollectingLog
 ) -> None:
-    exchange.holes = [(START_NS - 60 * DAY_NS, START_NS - 59 * DAY_NS)]
+    exchange.missing = [(START_NS - 60 * DAY_NS, START_NS - 59 * DAY_NS)]
     await Sync(exchange, database, clock, log).sync("BTCUSDT", "1h", START_NS - 90 * DAY_NS)
     before_ns = START_NS - 30 * DAY_NS
     dry = await prune(database, before_ns, lambda one: True, is_dry=True)
@@ -287,7 +287,7 @@ async def test_stocks_are_not_missed_at_night(database: Database, clock: FakeClo
     kept = [bar for bar in bars if not open_ns[1] <= bar.time_ns < open_ns[2] + 10 * MINUTE]
     await BarStore(database).merge(Bars.of("AAPL", "1m", kept), exchange="polygon", source="import")
     gaps = await Gaps(database, clock).missing("polygon", "AAPL", "1m", open_ns[0], open_ns[2] + 6 * HOUR + 30 * MINUTE)
-    assert [(gap.hole.start_ns, gap.hole.end_ns, gap.bars) for gap in gaps] == [
+    assert [(gap.span.start_ns, gap.span.end_ns, gap.bars) for gap in gaps] == [
         (open_ns[1], open_ns[2] + 10 * MINUTE, 400)
     ]
 

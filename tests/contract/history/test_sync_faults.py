@@ -54,9 +54,7 @@ async def own(exchange: HistoryExchange, timeframe: str, start_ns: int, end_ns: 
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_any_order_of_syncs_losses_outages_and_corrections_ends_with_the_exchanges_own_bars(
-    database: Database, seed: int
-) -> None:
+async def test_any_order_of_syncs_and_faults_ends_with_the_exchanges_bars(database: Database, seed: int) -> None:
     """Random: parts synced, stopped half way, lost, corrected by the exchange, which fails, forgets and remembers."""
     rng, clock, log = random.Random(seed), FakeClock(START_NS + 30 * NS), CollectingLog()
     exchange = HistoryExchange(clock)
@@ -67,12 +65,12 @@ async def test_any_order_of_syncs_losses_outages_and_corrections_ends_with_the_e
         await clock.advance(rng.choice([60, 600, 7200]))
         exchange.page = rng.choice([100, 300, 1000])
         at = bar_start(begin_ns + rng.randrange(6 * 86400) * NS, "5m")
-        what = rng.choice(["lose", "lose", "hole", "correct", "stop", "fail", "fill"])
+        what = rng.choice(["lose", "lose", "span", "correct", "stop", "fail", "fill"])
         if what == "lose":
             span = (to_datetime(at), to_datetime(at + rng.randrange(1, 20) * HOUR))
             await database.sql("DELETE FROM ohlcv_data WHERE time >= $1 AND time < $2", *span)
-        elif what == "hole":
-            exchange.holes = [(at, at + rng.randrange(1, 40) * 5 * MINUTE)]
+        elif what == "span":
+            exchange.missing = [(at, at + rng.randrange(1, 40) * 5 * MINUTE)]
         elif what == "correct":
             exchange.shift = float(rng.randrange(5))
             await sync.sync("BTCUSDT", "5m", begin_ns, is_again=True)
@@ -92,7 +90,7 @@ async def test_any_order_of_syncs_losses_outages_and_corrections_ends_with_the_e
         exchange.fails = 0
         if what == "fill":
             await sync.fill(await GapWatch(database, clock, days=7).look())
-    exchange.holes = []
+    exchange.missing = []
     await clock.advance(86400 + 60)  # what was a known gap is asked for once more
     await sync.sync("BTCUSDT", "5m", begin_ns)
     await sync.sync("BTCUSDT", "5m", begin_ns, is_again=True)
@@ -104,7 +102,7 @@ async def test_any_order_of_syncs_losses_outages_and_corrections_ends_with_the_e
     assert left == []
 
 
-async def test_postgresql_killed_again_and_again_costs_no_bar() -> None:
+async def test_killing_postgresql_repeatedly_loses_no_bar() -> None:
     with servers.mortal_postgres() as postgres:
         await migrate.upgrade(postgres.url)
         db = await Database.connect(postgres.url, DatabaseSettings(retry_s=10.0), application="test")

@@ -1,4 +1,4 @@
-"""Whoever asks an exchange while FKS runs there spends from its purse, of the size that settings say."""
+"""Every process that requests from an exchange takes from its shared budget, whose size the settings can set."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ def home(tmp_path: Path, database_url: str, redis_url: str) -> Paths:
 
 
 async def spent(bus: Bus, address: str) -> bool:
-    """Return whether anything was ever taken from the purse of an address; it is empty afterwards."""
+    """Return whether anything was ever taken from the budget of an address; it is empty afterwards."""
     return bool(await bus._client.delete(bucket_of("binance", address)))
 
 
-async def test_a_notebook_pays(database: Database, bus: Bus, home: Paths, exchange: LocalExchange) -> None:
+async def test_notebook_takes_from_the_shared_budget(
+    database: Database, bus: Bus, home: Paths, exchange: LocalExchange
+) -> None:
     rest = exchange.info["rest"]
     assert not await spent(bus, rest)
     start_ns = RealClock().now_ns() - DAY_NS
@@ -54,13 +56,23 @@ async def test_a_notebook_pays(database: Database, bus: Bus, home: Paths, exchan
     assert await spent(bus, rest)
 
 
-async def test_a_recording_pays(
+async def test_recording_takes_from_the_shared_budget(
     bus: Bus, home: Paths, exchange: LocalExchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FKS_DATA_REST_URL", exchange.info["rest"])
     monkeypatch.setenv("FKS_DATA_WS_URL", exchange.info["ws"])
-    words = ["--home", str(home.home), "data", "record", "BTCUSDT", "--seconds", "2", "--to", str(tmp_path / "tape")]
-    assert await asyncio.to_thread(run, cli, words) == OK
+    arguments = [
+        "--home",
+        str(home.home),
+        "data",
+        "record",
+        "BTCUSDT",
+        "--seconds",
+        "2",
+        "--to",
+        str(tmp_path / "tape"),
+    ]
+    assert await asyncio.to_thread(run, cli, arguments) == OK
     assert await spent(bus, exchange.info["rest"])
 
 
@@ -72,19 +84,17 @@ async def at_once_at_most(bus: Bus, data: Data, most: int) -> int:
     return count
 
 
-async def test_a_plan_with_a_socket_is_not_held_to_the_free_ones_limit(bus: Bus) -> None:
+async def test_paid_plan_is_not_held_to_the_free_plans_limit(bus: Bus) -> None:
     assert await at_once_at_most(bus, Data(polygon_api_key="one"), 30) == 30
 
 
-async def test_settings_say_what_a_plan_takes_a_minute(bus: Bus) -> None:
+async def test_settings_set_the_requests_per_minute(bus: Bus) -> None:
     data = Data(polygon_api_key="two", requests_per_minute="polygon=5, kraken=600")
     assert data.requests_per_minute == {"polygon": 5, "kraken": 600}
     assert 3 <= await at_once_at_most(bus, data, 20) <= 6  # a new minute may begin meanwhile
 
 
-async def test_the_real_exchange_is_dialled_as_seldom_as_it_asks_for_and_the_local_one_at_will(
-    bus: Bus, tmp_path: Path
-) -> None:
+async def test_connects_are_limited_at_a_real_exchange_and_not_at_the_local(bus: Bus, tmp_path: Path) -> None:
     where = "http://127.0.0.1:9/" + tmp_path.name
     node = Node("", "", "", {}, sim={"rest": where, "ws": "ws://127.0.0.1:9"})
     kraken = Settings(data=Data(endpoints=(f"kraken {where} ws://127.0.0.1:9",)))

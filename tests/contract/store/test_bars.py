@@ -38,7 +38,7 @@ def same(one: Bars, other: Bars) -> bool:
     )
 
 
-async def test_what_is_merged_is_read_back_bit_for_bit_and_twice_equals_once(database: Database) -> None:
+async def test_merged_bars_are_read_back_exactly_and_twice_equals_once(database: Database) -> None:
     store = BarStore(database)
     bars = series(3000)
     assert await store.merge(bars, source="test", trades=np.arange(3000)) == Merged(3000, 0, 0)
@@ -69,7 +69,7 @@ floats = st.floats(min_value=0, max_value=1e15, allow_nan=False)
 
 @given(st.lists(st.tuples(floats, floats, floats, floats, floats), min_size=1, max_size=30))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_any_float_survives_the_way_there_and_back(database: Database, rows: list[tuple[float, ...]]) -> None:
+async def test_any_float_survives_the_round_trip(database: Database, rows: list[tuple[float, ...]]) -> None:
     await database.sql("DELETE FROM ohlcv_data")
     columns = [np.array([row[i] for row in rows]) for i in range(5)]
     bars = Bars("X", "1m", T0 + np.arange(len(rows), dtype=np.int64) * 60 * NS, *columns)
@@ -113,8 +113,8 @@ async def test_a_flush_stores_all_and_repeating_it_changes_nothing(database: Dat
     assert tuple(price) == (Decimal("10.5"), "LIVE")
 
 
-async def test_what_lands_late_is_as_old_as_it_was_when_it_was_sent(database: Database) -> None:
-    """A row that says LIVE and was held up on its way would be believed: in between the feed fell silent."""
+async def test_late_flush_keeps_the_age_of_its_bars(database: Database) -> None:
+    """A delayed row with state LIVE would be taken as current, although the feed fell silent meanwhile."""
     store = FeedStore(database, "binance", 1, RealClock())
     await store.claim(["BTCUSDT"], ["1s"])
     for _ in range(2):  # after the claim's answer, and after a flush's
@@ -135,7 +135,7 @@ async def test_what_lands_late_is_as_old_as_it_was_when_it_was_sent(database: Da
         assert abs(row["updated_at"] - sent) < timedelta(seconds=0.5)
 
 
-async def test_to_own_a_feed_is_no_news_of_it(database: Database) -> None:
+async def test_owning_a_feed_does_not_refresh_it(database: Database) -> None:
     store = FeedStore(database, "binance", 1, RealClock())
     await store.claim(["BTCUSDT"], ["1s"])
     await store.flush([FeedRow("BTCUSDT", "trades", state="LIVE")], [], [])
@@ -144,7 +144,7 @@ async def test_to_own_a_feed_is_no_news_of_it(database: Database) -> None:
     assert (await database.sql("SELECT updated_at FROM feeds WHERE timeframe = 'trades'"))[0][0] == before
 
 
-async def test_an_older_epoch_writes_nothing_at_all(database: Database) -> None:
+async def test_older_epoch_writes_nothing(database: Database) -> None:
     old, new = FeedStore(database, "binance", 1, RealClock()), FeedStore(database, "binance", 2, RealClock())
     await old.claim(["BTCUSDT"], ["1s"])
     await new.claim(["BTCUSDT"], ["1s"])

@@ -32,7 +32,7 @@ from tests.support.ports import CollectingLog
 from tests.support.recorded import agg_trades, public_trades, raw_trades, slow_bars
 from tests.support.taping import WANTED, frames, heard_by, make_tape, recorder_into
 
-SHARED = Path(__file__).parents[5] / "shared" / "data" / "frames"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "frames"
 
 
 def played(folder: Path) -> list[MarketEvent]:

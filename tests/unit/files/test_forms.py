@@ -20,7 +20,7 @@ from fks.model.timeframe import NS, iso
 
 NOW = 1_800_000_000 * NS
 SAMPLE = sample_tape().bars()[:500]
-SHARED = Path(__file__).parents[5] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 ANY = Wanted(exchange="somewhere", symbol="BTCUSDT")
 
 

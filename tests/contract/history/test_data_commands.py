@@ -41,7 +41,7 @@ def fks(
     return Shell(paths.home, capsys)
 
 
-async def test_from_nothing_to_whole_with_gaps_quality_and_prune(database: Database, fks: Shell) -> None:
+async def test_sync_gaps_quality_and_prune_commands(database: Database, fks: Shell) -> None:
     clear_of_the_hour()
     done = await fks.json("data", "sync", "BTC/USDT", "1h", "1d", "--from", "5d")
     assert [(row["symbol"], row["timeframe"], row["exchange"]) for row in done["items"]] == [
@@ -85,7 +85,7 @@ async def test_from_nothing_to_whole_with_gaps_quality_and_prune(database: Datab
     assert (await fks("data", "gaps"))[0] == OK
 
 
-async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> None:
+async def test_update_and_continuous_sync_commands(database: Database, fks: Shell) -> None:
     clear_of_the_hour()
     assert (await fks("data", "update"))[1] == "nothing was synced yet: 'fks data init BTCUSDT'\n"
     assert (await fks("data", "status", "BTCUDST"))[:2] == (OK, "nothing is stored of BTCUDST\n")
@@ -110,7 +110,7 @@ async def test_updates_and_continuous_rounds(database: Database, fks: Shell) -> 
     assert stood == {"BTCUSDT": "done", "ETHUSDT": "done", "SOLUSDT": "done"}
 
 
-async def test_a_series_that_fails_stops_no_other_and_every_row_is_printed(
+async def test_failing_series_stops_no_other_and_all_rows_are_printed(
     database: Database, fks: Shell, exchange: LocalExchange
 ) -> None:
     clear_of_the_hour()
@@ -134,7 +134,7 @@ async def test_a_series_that_fails_stops_no_other_and_every_row_is_printed(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (("sync", "NOSUCHCOIN", "1h"), "unknown symbol"),
         (("sync", "BTCUSDT", "7m"), "use one of 1s"),
@@ -160,10 +160,10 @@ async def test_a_series_that_fails_stops_no_other_and_every_row_is_printed(
         (("prune",), "older-than"),
     ],
 )
-async def test_bad_input_gets_one_clear_line(fks: Shell, words: tuple[str, ...], said: str) -> None:
-    code, _, err = await fks("data", *words)
+async def test_bad_input_gets_one_clear_line(fks: Shell, arguments: tuple[str, ...], message: str) -> None:
+    code, _, err = await fks("data", *arguments)
     assert (code, len(err.strip().splitlines())) == (USAGE, 1)
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize(
@@ -178,5 +178,5 @@ async def test_bad_input_gets_one_clear_line(fks: Shell, words: tuple[str, ...],
         (86400 * 9, "9 d"),
     ],
 )
-def test_lengths_of_time_are_read_at_a_glance(seconds: float, text: str) -> None:
+def test_lengths_of_time_are_formatted_shortly(seconds: float, text: str) -> None:
     assert lasting(seconds) == text

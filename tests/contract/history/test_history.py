@@ -34,10 +34,10 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalExchange
     made.stop()
 
 
-async def test_the_sample_loads_whole_and_twice_equals_once(database: Database) -> None:
+async def test_sample_loads_completely_and_twice_equals_once(database: Database) -> None:
     tape = sample_tape()
-    told: list[tuple[int, int]] = []
-    first = await load_tape(database, tape, lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    first = await load_tape(database, tape, lambda done, total: reported.append((done, total)))
     assert first["1m"] == (132_480, 132_480)
     assert {name: rows for name, (rows, _) in first.items()} == {
         "1m": 132480,
@@ -50,7 +50,7 @@ async def test_the_sample_loads_whole_and_twice_equals_once(database: Database) 
         "1w": 13,
         "1M": 3,
     }
-    assert told[-1] == (sum(rows for rows, _ in first.values()),) * 2
+    assert reported[-1] == (sum(rows for rows, _ in first.values()),) * 2
     assert all(changed == 0 for _, changed in (await load_tape(database, tape)).values())
     store = BarStore(database)
     minutes, hours = await store.read("BTCUSDT", "1m"), await store.read("BTCUSDT", "1h")
@@ -61,7 +61,7 @@ async def test_the_sample_loads_whole_and_twice_equals_once(database: Database) 
     assert default[0][0] == 0, "the sample has partitions of its own"
 
 
-async def test_a_sync_fetches_what_is_missing_and_says_how_it_stands(
+async def test_sync_fetches_missing_bars_and_records_progress(
     database: Database, log: CollectingLog, exchange: LocalExchange
 ) -> None:
     source = make_exchange("binance", settings=settings_for(exchange.info), node=None, clock=RealClock(), log=log)

@@ -433,13 +433,16 @@ def approval(ctx: click.Context, id: str, by: str) -> None:
 
 @strategies.command("set")
 @click.argument("id")
-@click.argument("pairs", nargs=-1, required=True, metavar="NAME=VALUE…")
+@click.argument("pairs", nargs=-1, metavar="[NAME=VALUE…]")
+@click.option("--pyramiding", type=click.IntRange(1), help="Most entries that one position may have, from now on.")
 @click.pass_context
-def set_(ctx: click.Context, id: str, pairs: tuple[str, ...]) -> None:
-    """Give an instance new parameters as its next version; they count from the next bar on."""
+def set_(ctx: click.Context, id: str, pairs: tuple[str, ...], pyramiding: int | None) -> None:
+    """Give an instance new parameters as its next version, from the next bar on; or another pyramiding, at once."""
     from fks.store.strategies import StrategyStore
     from fks.strategies.check import ensure_checked
 
+    if not pairs and pyramiding is None:
+        raise click.UsageError("give NAME=VALUE, or --pyramiding N")
     catalogue = catalogue_of(ctx)
 
     async def update(db: Database) -> int | None:
@@ -447,6 +450,10 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...]) -> None:
             row = await StrategyStore(tx).get(id)
             if row is None:
                 return None
+            if pyramiding is not None:
+                await StrategyStore(tx).set_pyramiding(id, pyramiding)
+            if not pairs:
+                return row.params_version
             made = catalogue.make(row.strategy, {**row.params, **params_of(pairs)})
             ensure_checked(made)
             return await StrategyStore(tx).set_params(id, made.model_dump(mode="json"), by="cli")
@@ -454,4 +461,7 @@ def set_(ctx: click.Context, id: str, pairs: tuple[str, ...]) -> None:
     version = _in_database(ctx, update)
     if version is None:
         raise InputError(f"there is no instance {id!r}", remedy="see 'fks strategies instances'")
-    click.echo(f"{id} runs version {version} from the next bar on")
+    if pyramiding is not None:
+        click.echo(f"{id}: a position may have {pyramiding} {'entry' if pyramiding == 1 else 'entries'}")
+    if pairs:
+        click.echo(f"{id} runs version {version} from the next bar on")

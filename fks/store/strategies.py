@@ -344,3 +344,7 @@ class StrategyStore:
     async def set_approval(self, instance_id: str, approval: str) -> bool:
         """Let signals go out at once ('auto') or wait for a person ('manual'); False when there is no such instance."""
         return await self._db.fetchrow("strategies.set_approval", instance_id, approval) is not None
+
+    async def set_pyramiding(self, instance_id: str, pyramiding: int) -> bool:
+        """Let one position of an instance have so many entries; False when there is no such instance."""
+        return await self._db.fetchrow("strategies.set_pyramiding", instance_id, pyramiding) is not None

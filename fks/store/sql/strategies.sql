@@ -144,6 +144,10 @@ RETURNING params_version;
 -- Let an instance's signals go out at once, or wait for a person.
 UPDATE strategy_instances SET approval = $2, updated_at = now() WHERE id = $1 RETURNING id;
 
+-- name: set_pyramiding
+-- Let one position of an instance have so many entries.
+UPDATE strategy_instances SET pyramiding = $2, updated_at = now() WHERE id = $1 RETURNING id;
+
 -- name: set_enabled
 -- Switch an instance on or off; switching on forgets every crash and puts it back among the others, switching off one that
 -- the system had switched off says that a person has seen it.

@@ -229,6 +229,15 @@ async def test_instances_are_added_changed_and_switched(
     assert (await _off_loop(fks, *add[:2], "other", *add[3:-3], "nobody", *add[-2:]))[0] == USAGE
     assert (await _off_loop(fks, *add, "--set", "fast=500"))[0] == USAGE
     assert (await _off_loop(fks, "strategies", "set", "mine", "slow=30"))[0] == OK
+    assert (await _off_loop(fks, "strategies", "set", "mine", "--pyramiding", "3"))[:2] == (
+        OK,
+        "mine: a position may have 3 entries\n",
+    )
+    shown = await _off_loop(fks.json, "strategies", "instance", "mine")
+    assert (shown["pyramiding"], shown["params_version"], shown["params"]["slow"]) == (3, 2, 30)
+    assert (await _off_loop(fks, "strategies", "set", "mine"))[0] == USAGE
+    assert (await _off_loop(fks, "strategies", "set", "mine", "--pyramiding", "0"))[0] == USAGE
+    assert (await _off_loop(fks, "strategies", "set", "nobody", "--pyramiding", "2"))[0] == USAGE
     assert "wait for fks signals approve" in (await _off_loop(fks, "strategies", "approval", "mine", "manual"))[1]
     instances = orjson.loads((await _off_loop(fks, "strategies", "instances", "--json"))[1])["items"]
     assert [i["approval"] for i in instances if i["id"] == "mine"] == ["manual"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 from fks.runtime import Component
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class CollectorActor:
     def is_ready(self) -> bool:
         return self._collector is not None and self._collector.is_ready
 
-    def problems(self) -> Sequence[Problem]:
+    def problems(self) -> Sequence[FailedCheck]:
         """Return silent feeds, and a store that takes nothing."""
         return self._collector.problems() if self._collector else ()
 

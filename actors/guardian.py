@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 from fks.runtime import Component
 
 if TYPE_CHECKING:
@@ -77,19 +77,21 @@ class GuardianActor:
     def is_ready(self) -> bool:
         return self._guardian is not None and self._guardian.is_ready
 
-    def problems(self) -> Sequence[Problem]:
+    def problems(self) -> Sequence[FailedCheck]:
         """Return venues without a session, a kill file that cannot be written, tables that are away."""
         found, detail = [], self.detail()
         venues = detail.get("venues")
         for name, venue in venues.items() if isinstance(venues, Mapping) else ():
             if not venue["open"]:
-                found.append(Problem("venue", f"no session with {name}: a kill could not cancel there", name))
+                found.append(FailedCheck("venue", f"no session with {name}: a kill could not cancel there", name))
         if detail.get("journal", "ok") != "ok":
-            found.append(Problem("disk", f"the kill file: {detail['journal']}", about="kill"))
+            found.append(FailedCheck("disk", f"the kill file: {detail['journal']}", about="kill"))
         if why := detail.get("looks_on"):
-            found.append(Problem("lease", str(why), about="kill"))
+            found.append(FailedCheck("lease", str(why), about="kill"))
         if str(detail.get("database", "")).startswith("down"):
-            found.append(Problem("database", "positions cannot be read: the last known ones count", about="positions"))
+            found.append(
+                FailedCheck("database", "positions cannot be read: the last known ones count", about="positions")
+            )
         return found
 
     def detail(self) -> Mapping[str, object]:

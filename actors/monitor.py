@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 from fks.model.errors import OutageError
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 from fks.model.timeframe import to_datetime
 from fks.monitor.alerts import News, message_of, settle_what_is_over
 from fks.runtime import SNAPSHOTS, Component
@@ -93,11 +93,11 @@ class MonitorActor:
     def is_ready(self) -> bool:
         return self._database_is_up and self._redis_is_up
 
-    def problems(self) -> Sequence[Problem]:
+    def problems(self) -> Sequence[FailedCheck]:
         """Return what it could not reach."""
         reached = {"database": self._database_is_up, "redis": self._redis_is_up}
         return [
-            Problem(kind, f"{kind} does not answer")
+            FailedCheck(kind, f"{kind} does not answer")
             for kind, is_up in reached.items()
             if self._has_looked and not is_up
         ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fks.model.errors import OutageError
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 from fks.runtime import Component
 
 if TYPE_CHECKING:
@@ -130,21 +130,21 @@ class SchedulerActor:
     def is_ready(self) -> bool:
         return self._is_working
 
-    def problems(self) -> Sequence[Problem]:
+    def problems(self) -> Sequence[FailedCheck]:
         """Return jobs that nobody claims, a loop that no longer turns, and schedules that failed when they ran last."""
         limit_s, found = self._c.settings.supervision.jobs_wait_max_s, []
         if self._waits_s is not None and self._waits_s > limit_s:
             text = f"the oldest job waits for {self._waits_s:.0f} s" + (
                 ": all runners are busy" if self._is_full else ""
             )
-            found.append(Problem("queue", text, about="jobs", is_mended_by_restart=not self._is_full))
+            found.append(FailedCheck("queue", text, about="jobs", is_mended_by_restart=not self._is_full))
         silent_s = self._c.clock.monotonic() - self._turned_s
         if silent_s > limit_s:
             text = f"no schedule was looked at for {silent_s:.0f} s"
-            found.append(Problem("loop", text, about="schedules", is_mended_by_restart=True))
-        found += [Problem("schedule", f"{name} {result}", about=name) for name, result in self._failing.items()]
+            found.append(FailedCheck("loop", text, about="schedules", is_mended_by_restart=True))
+        found += [FailedCheck("schedule", f"{name} {result}", about=name) for name, result in self._failing.items()]
         if not self._is_working:
-            found.append(Problem("database", "schedules and jobs cannot be read", about="jobs"))
+            found.append(FailedCheck("database", "schedules and jobs cannot be read", about="jobs"))
         return found
 
     def detail(self) -> Mapping[str, object]:

@@ -26,7 +26,7 @@ from fks.config.machine import process_space
 from fks.config.paths import Paths
 from fks.config.version import VERSION
 from fks.model.errors import OutageError, StaleEpochError
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 from fks.process.crash_files import catch_faults, write_exit
 from fks.process.heartbeat import Pulse, pulse_file
 from fks.process.log import Redactor
@@ -230,7 +230,7 @@ class Shell:
             self._said_s = float("-inf")  # nobody should hear of it late
         self._state = state
 
-    def _problems(self, component: Component, now_s: float) -> list[Problem]:
+    def _problems(self, component: Component, now_s: float) -> list[FailedCheck]:
         lease, timing = component.lease, component.settings.supervision
         own = [
             self._lag.turn(now_s),

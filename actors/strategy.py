@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 from fks.process.crash_files import last_crash_file
 from fks.runtime import Component
 
@@ -72,7 +72,7 @@ class StrategyActor:
     def is_ready(self) -> bool:
         return self._worker is not None and self._worker.is_ready
 
-    def problems(self) -> Sequence[Problem]:
+    def problems(self) -> Sequence[FailedCheck]:
         """Return instances that stand still though there are bars for them, and tables that cannot be read."""
         return self._worker.problems() if self._worker else ()
 

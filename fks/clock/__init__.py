@@ -1,5 +1,5 @@
-"""Clocks are given, never reached for: `Clock` is the port, `RealClock` the real one, `FakeClock` the one tests own,
-`WrongClock` the one that `fks chaos` puts wrong in a demo."""
+"""Clocks, always passed in: the port `Clock`, the machine's `RealClock`, the tests' `FakeClock`, and `WrongClock`,
+which `fks chaos` sets wrong in a demo."""
 
 from fks.clock.fake import FakeClock
 from fks.clock.real import Clock, RealClock

@@ -1,4 +1,4 @@
-"""A clock that only moves when a test says so; sleepers wake in the order they are due."""
+"""A clock that moves only when a test advances it; sleepers wake in the order in which they are due."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FakeClock:
         await future
 
     async def advance(self, seconds: float) -> None:
-        """Move time on by `seconds`, stopping at each sleeper that is due and letting what it wakes run first."""
+        """Advance time by `seconds`, stopping at each due sleeper until the tasks that it wakes have run."""
         target = self._elapsed + seconds
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= target:

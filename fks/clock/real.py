@@ -10,7 +10,7 @@ _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Clock(Protocol):
-    """What the rest of FKS knows of time."""
+    """The clock port: time of day, monotonic time, and sleep."""
 
     def now_ns(self) -> int:
         """Return UTC nanoseconds since 1970."""

@@ -1,4 +1,4 @@
-"""A clock that can be put wrong on purpose: what `fks chaos` does to a demo. Nothing else ever has one."""
+"""A clock with an offset that `fks chaos` sets in a demo; nothing else uses it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from fks.clock.real import RealClock
 
-_WORDS = struct.Struct("@qd")  # offset in ns; until when, by the monotonic clock: it ends by itself, whoever forgot it
+_LAYOUT = struct.Struct("@qd")  # offset in ns; its end by the monotonic clock, so that it ends by itself
 
 
 class WrongClock(RealClock):
-    """The machine's clock, and an offset that every process with the same `file` shares. Only the time of day is
+    """The machine's clock plus an offset that all processes with the same `file` share. Only the time of day is
     wrong."""
 
     def __init__(self, file: Path) -> None:
@@ -22,18 +22,19 @@ class WrongClock(RealClock):
         with contextlib.suppress(OSError):
             handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                os.posix_fallocate(handle, 0, _WORDS.size)
-                self._memory = mmap.mmap(handle, _WORDS.size)
+                os.posix_fallocate(handle, 0, _LAYOUT.size)
+                self._memory = mmap.mmap(handle, _LAYOUT.size)
             finally:
                 os.close(handle)
 
     def now_ns(self) -> int:
         if self._memory is None:
             return super().now_ns()
-        offset_ns, until_s = _WORDS.unpack(self._memory)
+        offset_ns, until_s = _LAYOUT.unpack(self._memory)
         return super().now_ns() + (offset_ns if self.monotonic() < until_s else 0)
 
     def put_wrong(self, seconds: float, for_s: float) -> None:
-        """Be `seconds` ahead (behind, when negative) for so long, in every process that shares the file."""
+        """Set the clock ahead by `seconds` (behind, when negative) for `for_s`, in every process that shares the
+        file."""
         if self._memory is not None:
-            self._memory[:] = _WORDS.pack(round(seconds * 1e9), self.monotonic() + for_s)
+            self._memory[:] = _LAYOUT.pack(round(seconds * 1e9), self.monotonic() + for_s)

@@ -38,7 +38,7 @@ from fks.feed.findings import FeedState, Gap
 from fks.history.assets import Assets, subscriptions, timeframes_of
 from fks.model.bar import BarClosed, PublicTrade
 from fks.model.errors import ConfigError, FksError, OutageError
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 from fks.model.market import BarSeen, Book, Channel, Discontinuity, MarketEvent, Quote, Subscription, Suspect, TradeIds
 from fks.model.ports import Exchange, Lease, Log, Meter
 from fks.model.timeframe import NS
@@ -171,12 +171,14 @@ class Collector:
         """Return whether every feed is live and the store takes what they seal."""
         return self._has_looked and self._is_storing and all(f.state is FeedState.LIVE for f in self._feeds.values())
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[FailedCheck]:
         """Return what is wrong now: silent feeds, an exchange that refuses us, a store that takes nothing."""
         refusal, now_s = self._refusal or self._shards.refusal, self._clock.monotonic()
         found = feed_problems(self._feeds.values(), now_s, away_max_s=self._data.stale_min_s, is_refused=bool(refusal))
-        found += [Problem("feed", refusal, self._exchange.name)] if refusal else []
-        return found if self._is_storing else [*found, Problem("database", "the store takes nothing", about="store")]
+        found += [FailedCheck("feed", refusal, self._exchange.name)] if refusal else []
+        return (
+            found if self._is_storing else [*found, FailedCheck("database", "the store takes nothing", about="store")]
+        )
 
     def detail(self) -> dict[str, object]:
         """Return what status shows: the state of the whole and of each feed, ages in ms."""

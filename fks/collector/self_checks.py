@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 from fks.feed.feed import SymbolFeed
 from fks.feed.findings import FeedState
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 
 WAITING_MAX = 5_000  # sealed bars of one symbol that wait for the store
 
 
 def feed_problems(
     feeds: Iterable[SymbolFeed], now_s: float, *, away_max_s: float, is_refused: bool = False
-) -> list[Problem]:
+) -> list[FailedCheck]:
     """Return the feeds that are silent beyond their limit, or not live for `away_max_s`, or that wait for the store.
 
     The collector dials again by itself; that a new process would do better is only likely once it has tried for long,
@@ -27,10 +27,12 @@ def feed_problems(
                 f"{feed.symbol} is {feed.state}, last message {feed.pulses.age_s(now_s):.1f} s "
                 f"ago{f': {feed.detail}' if feed.detail else ''}"
             )
-            found.append(Problem("feed", text, feed.symbol, is_mended_by_restart=not (is_refused or feed.is_refused)))
+            found.append(
+                FailedCheck("feed", text, feed.symbol, is_mended_by_restart=not (is_refused or feed.is_refused))
+            )
         if len(feed.sealed) > WAITING_MAX:
             text = f"{len(feed.sealed)} sealed bars of {feed.symbol} wait for the store"
-            found.append(Problem("queue", text, feed.symbol))
+            found.append(FailedCheck("queue", text, feed.symbol))
     return found
 
 

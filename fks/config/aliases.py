@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from fks.config.problems import Problem, Source
+from fks.config.problems import Source, WrongSetting
 from fks.config.urls import is_on_this_host
 
 Key = tuple[str, str]
@@ -50,7 +50,7 @@ def is_secret_name(name: str) -> bool:
     )
 
 
-def read(names: Names, problems: list[Problem]) -> dict[Key, tuple[Any, Source]]:
+def read(names: Names, problems: list[WrongSetting]) -> dict[Key, tuple[Any, Source]]:
     """Return what the owner's names say, as our settings."""
     found: dict[Key, tuple[Any, Source]] = {key: names[name] for name, key in DIRECT.items() if name in names}
     for key, url in ((("database", "url"), _postgres(names, problems)), (("redis", "url"), _redis(names, problems))):
@@ -59,24 +59,24 @@ def read(names: Names, problems: list[Problem]) -> dict[Key, tuple[Any, Source]]
     return found
 
 
-def conflicts(owners: Mapping[Key, tuple[Any, Source]], ours: Mapping[Key, tuple[Any, Source]]) -> list[Problem]:
+def conflicts(owners: Mapping[Key, tuple[Any, Source]], ours: Mapping[Key, tuple[Any, Source]]) -> list[WrongSetting]:
     """Return a problem for each setting that both kinds of names set, to different values."""
     problems = []
     for key in owners.keys() & ours.keys():
         (theirs, their_source), (own, own_source) = owners[key], ours[key]
         if str(theirs) != str(own):
             text = f"{their_source.name} and {own_source.name} say different things"
-            problems.append(Problem(".".join(key), own_source, text, f"remove one of them ({their_source.text})"))
+            problems.append(WrongSetting(".".join(key), own_source, text, f"remove one of them ({their_source.text})"))
     return sorted(problems, key=str)
 
 
-def _postgres(names: Names, problems: list[Problem]) -> tuple[str, Source] | None:
+def _postgres(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] | None:
     given = [name for name in POSTGRES if name in names]
     if not given:
         return None
     if "POSTGRES_HOST" not in names:
         problems.append(
-            Problem(
+            WrongSetting(
                 given[0],
                 names[given[0]][1],
                 "is set without POSTGRES_HOST",
@@ -101,13 +101,13 @@ def _postgres(names: Names, problems: list[Problem]) -> tuple[str, Source] | Non
     return url, Source(", ".join(names[name][1].text for name in given), "POSTGRES_HOST")
 
 
-def _redis(names: Names, problems: list[Problem]) -> tuple[str, Source] | None:
+def _redis(names: Names, problems: list[WrongSetting]) -> tuple[str, Source] | None:
     given = [name for name in REDIS if name in names]
     if not given:
         return None
     if "REDIS_HOST" not in names:
         problems.append(
-            Problem(
+            WrongSetting(
                 given[0],
                 names[given[0]][1],
                 "is set without REDIS_HOST",
@@ -123,12 +123,12 @@ def _redis(names: Names, problems: list[Problem]) -> tuple[str, Source] | None:
     return url, Source(", ".join(names[name][1].text for name in given), "REDIS_HOST")
 
 
-def _flag(names: Names, name: str, *, default: bool, problems: list[Problem]) -> bool:
+def _flag(names: Names, name: str, *, default: bool, problems: list[WrongSetting]) -> bool:
     if name not in names:
         return default
     value, source = names[name]
     if value.lower() not in _TRUE | _FALSE:
-        problems.append(Problem(f"{name} = {value!r}", source, "is neither true nor false", "use true or false"))
+        problems.append(WrongSetting(f"{name} = {value!r}", source, "is neither true nor false", "use true or false"))
     return value.lower() in _TRUE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from fks.config.problems import Problem, Source, did_you_mean
+from fks.config.problems import Source, WrongSetting, did_you_mean
 from fks.config.settings import Settings
 from fks.config.urls import database_faults, is_loopback, is_on_this_host, is_test_host, redis_faults
 from fks.model.timeframe import TIMEFRAMES
@@ -14,7 +14,7 @@ Sources = Mapping[tuple[str, str], Source]
 _SYMBOL = re.compile(r"[A-Z0-9]{2,20}([._:][A-Z0-9]+)?")
 
 
-def problems_of(settings: Settings, sources: Sources) -> list[Problem]:
+def problems_of(settings: Settings, sources: Sources) -> list[WrongSetting]:
     """Return every problem of settings whose keys are fine one by one."""
     return [
         *_network(settings, sources),
@@ -30,17 +30,17 @@ def _at(sources: Sources, name: str) -> Source | None:
     return sources.get((section, key))
 
 
-def _network(settings: Settings, sources: Sources) -> Iterator[Problem]:
+def _network(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     http = settings.http
     if not is_on_this_host(http.host) and not http.behind_proxy:
-        yield Problem(
+        yield WrongSetting(
             f"http.host = {http.host!r}",
             _at(sources, "http.host"),
             "anyone on the network could read the tokens on their way",
             "use 127.0.0.1, or put a TLS proxy in front and set http.behind_proxy = true",
         )
     if "*" in http.cors_origins:
-        yield Problem(
+        yield WrongSetting(
             "http.cors_origins = '*'",
             _at(sources, "http.cors_origins"),
             "any page could trade",
@@ -51,10 +51,10 @@ def _network(settings: Settings, sources: Sources) -> Iterator[Problem]:
         ("redis.url", settings.redis.url, redis_faults),
     ):
         for text, remedy in faults(secret.get_secret_value()) if secret else []:
-            yield Problem(name, _at(sources, name), text, remedy)
+            yield WrongSetting(name, _at(sources, name), text, remedy)
 
 
-def _ports(settings: Settings, sources: Sources) -> Iterator[Problem]:
+def _ports(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     taken: dict[int, str] = {}
     for section, model in (("http", settings.http), ("ray", settings.ray), ("sim", settings.sim)):
         for key, value in model:
@@ -63,12 +63,12 @@ def _ports(settings: Settings, sources: Sources) -> Iterator[Problem]:
             name, other = f"{section}.{key}", taken.setdefault(value, f"{section}.{key}")
             if other != name:
                 name, other = (name, other) if _at(sources, name) else (other, name)  # blame what was set
-                yield Problem(
+                yield WrongSetting(
                     f"{name} = {value}", _at(sources, name), f"{other} has that port", "give each its own, or 0"
                 )
     low, high = settings.ray.worker_port_min, settings.ray.worker_port_max
     if (low == 0) != (high == 0) or low > high:
-        yield Problem(
+        yield WrongSetting(
             f"ray.worker_port_min..max = {low}..{high}",
             _at(sources, "ray.worker_port_min") or _at(sources, "ray.worker_port_max"),
             "is no range",
@@ -87,51 +87,55 @@ _PAIRS = (
 )
 
 
-def _order(settings: Settings, sources: Sources) -> Iterator[Problem]:
+def _order(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     for small, large in _PAIRS:
         low, high = (getattr(getattr(settings, name.split(".")[0]), name.split(".")[1]) for name in (small, large))
         if low > high:
             where = _at(sources, small) or _at(sources, large)
-            yield Problem(f"{small} = {low}", where, f"is over {large} = {high}", "lower the first or raise the second")
+            yield WrongSetting(
+                f"{small} = {low}", where, f"is over {large} = {high}", "lower the first or raise the second"
+            )
 
 
-def _market(settings: Settings, sources: Sources) -> Iterator[Problem]:
+def _market(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     for timeframe in settings.data.timeframes:
         if timeframe not in TIMEFRAMES:
             hint = did_you_mean(timeframe, TIMEFRAMES) or f"use {' '.join(TIMEFRAMES)}"
-            yield Problem(f"data.timeframes: {timeframe!r}", _at(sources, "data.timeframes"), "no such timeframe", hint)
+            yield WrongSetting(
+                f"data.timeframes: {timeframe!r}", _at(sources, "data.timeframes"), "no such timeframe", hint
+            )
     for symbol in settings.data.symbols:
         if not _SYMBOL.fullmatch(symbol):
-            yield Problem(
+            yield WrongSetting(
                 f"data.symbols: {symbol!r}", _at(sources, "data.symbols"), "is no symbol", "write BTCUSDT or BTC/USDT"
             )
     venue = settings.venue
     if venue.live and not (venue.api_key and venue.api_secret):
-        yield Problem(
+        yield WrongSetting(
             "venue.live = true", _at(sources, "venue.live"), "has no keys", "set venue.api_key and venue.api_secret"
         )
     if (venue.api_key is None) != (venue.api_secret is None):
         given = "venue.api_key" if venue.api_key else "venue.api_secret"
-        yield Problem(
+        yield WrongSetting(
             given, _at(sources, given), "comes without its other half", "set venue.api_key and venue.api_secret"
         )
 
 
-def _money(settings: Settings, sources: Sources) -> Iterator[Problem]:
+def _money(settings: Settings, sources: Sources) -> Iterator[WrongSetting]:
     """Yield what would send orders for real money on prices that are not the real exchange's."""
     venue, data = settings.venue, settings.data
     if not venue.live:
         return
     where = _at(sources, "venue.live")
     if settings.sim.enabled:
-        yield Problem(
+        yield WrongSetting(
             "venue.live = true",
             where,
             "sim.enabled is true: orders for real money on the local exchange's prices",
             "set sim.enabled = false (FKS_SIM_ENABLED=false), or venue.live = false",
         )
     if is_test_host(venue.rest_url):
-        yield Problem(
+        yield WrongSetting(
             "venue.live = true",
             where,
             f"venue.rest_url {venue.rest_url} is a test network",
@@ -140,7 +144,7 @@ def _money(settings: Settings, sources: Sources) -> Iterator[Problem]:
     named = dict(line.split()[:2] for line in data.endpoints if len(line.split()) > 1)
     for key, url in (("data.rest_url", data.rest_url), ("data.endpoints", named.get(venue.exchange))):
         if url is not None and (is_test_host(url) or (is_loopback(url) and venue.rest_url is None)):
-            yield Problem(
+            yield WrongSetting(
                 f"{key} = {url!r}",
                 _at(sources, key),
                 "is no real market, and venue.live is true",

@@ -20,7 +20,7 @@ from pydantic import SecretStr, ValidationError
 from fks.config import aliases, toml
 from fks.config.check import problems_of
 from fks.config.paths import Paths
-from fks.config.problems import Problem, Source, did_you_mean, told
+from fks.config.problems import Source, WrongSetting, did_you_mean, told
 from fks.config.settings import Section, Settings
 from fks.model.errors import ConfigError
 from fks.model.instrument import folded
@@ -55,7 +55,7 @@ def load(home: str | Path | None = None, environ: Mapping[str, str] | None = Non
     paths = Paths.of(home or env.get("FKS_HOME") or ".fks")
     values: dict[Key, Any] = {}
     sources: dict[Key, Source] = {}
-    problems: list[Problem] = []
+    problems: list[WrongSetting] = []
     files: list[Path] = []
     if paths.config_file.exists():
         files.append(paths.config_file)
@@ -116,7 +116,7 @@ def _take(values: dict[Key, Any], sources: dict[Key, Source], given: Mapping[Key
 
 
 def _names(
-    paths: Paths, env: Mapping[str, str], problems: list[Problem]
+    paths: Paths, env: Mapping[str, str], problems: list[WrongSetting]
 ) -> tuple[dict[str, tuple[str, Source]], list[Path]]:
     """Return every set name with its value: the environment's over .env's."""
     found: dict[str, tuple[str, Source]] = {}
@@ -130,7 +130,7 @@ def _names(
     return {name: pair for name, pair in found.items() if pair[0] != ""}, files
 
 
-def _our_names(names: Mapping[str, tuple[str, Source]], problems: list[Problem]) -> dict[Key, tuple[Any, Source]]:
+def _our_names(names: Mapping[str, tuple[str, Source]], problems: list[WrongSetting]) -> dict[Key, tuple[Any, Source]]:
     known = {
         env_name(section, key): (section, key) for section, model in sections().items() for key in model.model_fields
     }
@@ -145,12 +145,12 @@ def _our_names(names: Mapping[str, tuple[str, Source]], problems: list[Problem])
         hint = did_you_mean(name, known)
         is_setting_like = any(name.startswith(f"FKS_{section.upper()}_") for section in sections())
         if hint or is_setting_like:  # other programs may have FKS_ names of their own
-            problems.append(Problem(name, source, "no such setting", hint or "see 'fks config reference'"))
+            problems.append(WrongSetting(name, source, "no such setting", hint or "see 'fks config reference'"))
     return found
 
 
 def _validate(
-    paths: Paths, values: Mapping[Key, Any], sources: Mapping[Key, Source], problems: list[Problem]
+    paths: Paths, values: Mapping[Key, Any], sources: Mapping[Key, Source], problems: list[WrongSetting]
 ) -> Settings | None:
     tree: dict[str, Any] = {"home": paths.home}
     for (section, key), value in values.items():
@@ -179,14 +179,14 @@ def _shaped(section: str, key: str, value: Any) -> Any:
     return {name.strip(): text.strip() for name, _, text in (part.partition("=") for part in parts)}
 
 
-def _problem(found: Any, values: Mapping[Key, Any], sources: Mapping[Key, Source]) -> Problem:
+def _problem(found: Any, values: Mapping[Key, Any], sources: Mapping[Key, Source]) -> WrongSetting:
     section, key = str(found["loc"][0]), str(found["loc"][1]) if len(found["loc"]) > 1 else ""
     field = sections()[section].model_fields.get(key)
     name = f"{section}.{key}"
     shown = "" if is_secret(section, key) or (section, key) not in values else f" = {_short(values[section, key])}"
     meaning = f" ({field.description})" if field is not None and field.description else ""
     text = str(found["msg"])
-    return Problem(name + shown, sources.get((section, key)), text[:1].lower() + text[1:] + meaning, "")
+    return WrongSetting(name + shown, sources.get((section, key)), text[:1].lower() + text[1:] + meaning, "")
 
 
 def _short(value: object) -> str:

@@ -16,7 +16,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class WrongSetting:
     """One wrong setting. `key` may carry its value; a secret's never does."""
 
     key: str
@@ -29,7 +29,7 @@ class Problem:
         return f"{self.key}{where}: {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-def told(problems: Iterable[Problem]) -> str:
+def told(problems: Iterable[WrongSetting]) -> str:
     """Return one line for one problem, else a count and a line each."""
     lines = list(dict.fromkeys(str(problem) for problem in problems))
     if len(lines) == 1:

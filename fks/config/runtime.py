@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fks.config.check import problems_of
-from fks.config.problems import Problem, Source, did_you_mean, told
+from fks.config.problems import Source, WrongSetting, did_you_mean, told
 from fks.config.settings import Risk, Section, Settings, Supervision, Venue
 from fks.model.errors import ConfigError, InputError
 
@@ -132,7 +132,7 @@ def overlay(settings: Settings, values: Values, source: str) -> Settings:
     origin = {
         (section, name): Source(source, f"{section}.{name}") for section, names in wanted.items() for name in names
     }
-    problems: list[Problem] = []
+    problems: list[WrongSetting] = []
     updated: dict[str, Section] = {}
     for section, names in wanted.items():
         current: Section = getattr(settings, section)
@@ -178,8 +178,10 @@ def _shaped(settings: Settings, section: str, name: str, value: Any) -> Any:
     return tuple(part for part in (piece.strip().strip("\"'") for piece in inner.split(",")) if part)
 
 
-def _problem(section: str, names: Mapping[str, Any], found: Any, origin: Mapping[tuple[str, str], Source]) -> Problem:
+def _problem(
+    section: str, names: Mapping[str, Any], found: Any, origin: Mapping[tuple[str, str], Source]
+) -> WrongSetting:
     name = str(found["loc"][0])
     key, text = f"{section}.{name}", str(found["msg"])
     shown = f"{key} = {names[name]!r}" if name in names else key
-    return Problem(shown, origin.get((section, name)), text[:1].lower() + text[1:], "see 'fks config keys'")
+    return WrongSetting(shown, origin.get((section, name)), text[:1].lower() + text[1:], "see 'fks config keys'")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fks.config import aliases
-from fks.config.problems import Problem, Source, did_you_mean
+from fks.config.problems import Source, WrongSetting, did_you_mean
 from fks.config.settings import Section, Settings
 
 _HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
@@ -17,14 +17,14 @@ _KEY = re.compile(r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?([A-Za-z0-9_-]+)\s*=")
 _ENV_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 
 
-def read(file: Path, problems: list[Problem]) -> dict[tuple[str, str], tuple[Any, Source]]:
+def read(file: Path, problems: list[WrongSetting]) -> dict[tuple[str, str], tuple[Any, Source]]:
     """Return (section, key) -> (value, source) of a TOML file; what FKS does not know becomes a problem."""
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         problems.append(
-            Problem(str(file), None, f"no valid TOML: {error}", "strings need quotes, sections square brackets")
+            WrongSetting(str(file), None, f"no valid TOML: {error}", "strings need quotes, sections square brackets")
         )
         return {}
     lines = _lines(text)
@@ -33,10 +33,10 @@ def read(file: Path, problems: list[Problem]) -> dict[tuple[str, str], tuple[Any
     for section, content in document.items():
         source = Source(f"{file.name}:{lines.get((section, ''), lines.get(('', section), 1))}", section)
         if section == "home":
-            problems.append(Problem("home", source, "is not set here", "set FKS_HOME or use --home"))
+            problems.append(WrongSetting("home", source, "is not set here", "set FKS_HOME or use --home"))
         elif section not in known:
             problems.append(
-                Problem(
+                WrongSetting(
                     f"[{section}]",
                     source,
                     "no such section",
@@ -45,7 +45,7 @@ def read(file: Path, problems: list[Problem]) -> dict[tuple[str, str], tuple[Any
             )
         elif not isinstance(content, dict):
             problems.append(
-                Problem(section, source, "is a section, not a key", f"write [{section}] and its keys below")
+                WrongSetting(section, source, "is a section, not a key", f"write [{section}] and its keys below")
             )
         else:
             model = known[section]
@@ -60,11 +60,11 @@ def read(file: Path, problems: list[Problem]) -> dict[tuple[str, str], tuple[Any
                         did_you_mean(key, model.model_fields, cutoff=0.6)
                         or f"[{section}] has {', '.join(model.model_fields)}"
                     )
-                    problems.append(Problem(f"{section}.{key}", at, "no such key", hint))
+                    problems.append(WrongSetting(f"{section}.{key}", at, "no such key", hint))
     return found
 
 
-def read_env(file: Path, problems: list[Problem]) -> dict[str, tuple[str, Source]]:
+def read_env(file: Path, problems: list[WrongSetting]) -> dict[str, tuple[str, Source]]:
     """Return name -> (value, source) of a .env file: NAME=value, quotes and `export` allowed, # comments.
 
     A file with one of our secrets in it must be readable by its owner only.
@@ -75,7 +75,7 @@ def read_env(file: Path, problems: list[Problem]) -> dict[str, tuple[str, Source
             continue
         match = _ENV_LINE.fullmatch(line)
         if match is None:
-            problems.append(Problem(f"{file.name}:{number}", None, "is no NAME=value", "comments start with #"))
+            problems.append(WrongSetting(f"{file.name}:{number}", None, "is no NAME=value", "comments start with #"))
             continue
         name, value = match.groups()
         found[name] = (_unquoted(value), Source(f"{file.name}:{number} {name}", name))
@@ -83,7 +83,9 @@ def read_env(file: Path, problems: list[Problem]) -> dict[str, tuple[str, Source
     secret = sorted(name for name, (value, _) in found.items() if value and aliases.is_secret_name(name))
     if mode & 0o077 and secret:
         problems.append(
-            Problem(str(file), None, f"mode {mode:04o} lets others read {', '.join(secret)}", f"run 'chmod 600 {file}'")
+            WrongSetting(
+                str(file), None, f"mode {mode:04o} lets others read {', '.join(secret)}", f"run 'chmod 600 {file}'"
+            )
         )
     return found
 

@@ -1,2 +1,1 @@
-"""The bottom room: frozen values that every other room speaks in. Imports the standard library, numpy and nothing of
-ours."""
+"""Shared values and ports: frozen types that every other package uses. Imports the standard library and numpy."""

@@ -12,9 +12,9 @@ VenueName = Literal["paper", "ccxt"]
 
 
 class Environment(StrEnum):
-    """Where an account exists. Stored and hashed into fill ids; append-only."""
+    """Environment of an account. Stored and hashed into fill ids; append-only."""
 
-    PAPER = "paper"  # in the order manager alone
+    PAPER = "paper"  # in the order manager only
     SIM = "sim"  # the local exchange
     TEST = "test"  # an exchange's test network
     LIVE = "live"
@@ -22,10 +22,10 @@ class Environment(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class VenueIdentity:
-    """Whose account a venue session is. `network_epoch` is "" where the environment is never reset.
+    """Owner of a venue session. `network_epoch` is "" where the environment is never reset.
 
-    A network that was reset (the local exchange with a new data directory, a test network that was wiped) counts its
-    trade ids anew, so it has another epoch.
+    A network that was reset (the local exchange with a new data directory, a test network that was wiped) restarts its
+    trade ids, so it has another epoch.
     """
 
     environment: Environment
@@ -33,8 +33,7 @@ class VenueIdentity:
     network_epoch: str = ""
 
     def is_session(self, reported: VenueIdentity) -> bool:
-        """Return whether a session that reports `reported` is this account's; a venue that knows no epoch reports
-        none."""
+        """Return whether a session that reports `reported` is this account's; some venues report no epoch."""
         return (self.environment, self.uid) == (reported.environment, reported.uid) and reported.network_epoch in (
             "",
             self.network_epoch,
@@ -87,7 +86,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What a venue says an account holds of one currency."""
+    """Balance of one currency, as the venue reported it."""
 
     currency: str
     free: Decimal

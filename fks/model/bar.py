@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 class Bar:
     """Open, high, low, close and volume over [time_ns, end). `time_ns` is the OPEN time, UTC.
 
-    OHLCV are float64 holding the shortest decimal of the venue's string (docs/architecture.md, Values).
+    OHLCV are float64 holding the shortest decimal of the venue's string (docs/storage.md).
     `is_complete` is false when the bar was built over a gap: it then never reaches a strategy. `is_empty`: no trade
     happened in it, and open, high, low and close are the close before. `trades` is 0 also where the exchange does not
     count them.
@@ -39,17 +39,17 @@ class Bar:
 
     @property
     def is_counted(self) -> bool:
-        """Return whether `trades` is a count: a volume without trades says that nobody counted them. What is stored of
-        a bar keeps its count when the same bar comes without one."""
+        """Return whether `trades` is a count: a volume with 0 trades has no count. A stored bar keeps its count when
+        the same bar comes without one."""
         return self.trades > 0 or self.volume == 0
 
 
 class PublicTrade(msgspec.Struct, frozen=True, gc=False):
     """One public trade. `trade_id` is the venue's number in the range the collector uses (aggregate ids on Binance).
 
-    `count` is how many of the venue's single trades an aggregate holds: what klines count. `time_ns` is the venue's
-    clock, `received_ns` ours when the message came (0 = not from a live message). A struct and no dataclass: there are
-    tens of thousands a second, and making one takes a tenth of the time.
+    `count` is the number of single trades in an aggregate, as klines count them. `time_ns` is the venue's clock,
+    `received_ns` ours when the message came (0 = not from a live message). A struct, as there are tens of thousands a
+    second and making a dataclass takes ten times as long.
     """
 
     exchange: str
@@ -65,7 +65,8 @@ class PublicTrade(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class BarClosed:
-    """The venue's own word that the bar of `timeframe` opening at `time_ns` is over and held `trades` single trades."""
+    """The end of the bar of `timeframe` opening at `time_ns`, reported by the exchange, with its number of single
+    trades."""
 
     exchange: str
     symbol: str

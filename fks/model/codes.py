@@ -1,7 +1,7 @@
-"""Denial codes: the one enum of reasons for our own no (contract C9 in docs/architecture.md). Append-only.
+"""Denial codes: the one enum of reasons for which FKS itself denies an order. Append-only.
 
-Each row: the code, whether it applies to orders that only reduce risk (RR), and what it means, as the API, CLI and docs
-say it.
+Each row: the code, whether it applies to orders that only reduce risk (RR), and its meaning, as the API, CLI and docs
+print it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Code(StrEnum):
-    """Why an order was denied. Append-only."""
+    """Reasons of a denial. Append-only."""
 
     KILLED = "KILLED"
     NOT_LEADER = "NOT_LEADER"
@@ -152,7 +152,7 @@ MEANING: dict[Code, str] = {code: meaning for code, _, meaning in _ROWS}
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Our own no: which code, the limit, what was seen, on which scope, and what would pass."""
+    """A denial by FKS: the code, the limit, the actual value, its scope, and a value that would pass."""
 
     code: Code
     limit: str

@@ -1,12 +1,12 @@
-"""The error tree. The class says whose fault it is, and so what happens next.
+"""The error tree. The class names the cause, and so the consequence.
 
 FksError
-├── BugError          ours                          crash the actor, restart, count it
+├── BugError          our code                      crash the actor, restart, count it
 ├── PeerError         an exchange, venue or peer    keep the frame, drop the connection, reconnect
-├── OutageError       nobody                        expected: back off, not a crash
+├── OutageError       expected failures             back off, not a crash
 ├── ConfigError       the operator                  refuse to start; names key, value and remedy
 ├── InputError        the caller                    4xx / exit 2; carries a code and the remedy
-├── StaleEpochError   an older self                 stop at once: someone newer is in charge
+├── StaleEpochError   an older instance of us       stop at once: a newer one is in charge
 └── FailoverError     another database              stop, reconcile, start again: committed rows may be missing
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 
 class FksError(Exception):
-    """Root of everything FKS raises on purpose. `remedy` says what to do next."""
+    """Root of everything FKS raises on purpose. `remedy` is the next step for a person."""
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
@@ -26,16 +26,15 @@ class FksError(Exception):
 
 
 class BugError(FksError):
-    """A thing that only a mistake of ours can cause."""
+    """A state that only an error in our code can cause."""
 
 
 class PeerError(FksError):
-    """The other side broke its own rules."""
+    """A peer broke its protocol."""
 
 
 class OutageError(FksError):
-    """Nobody's fault: a timeout, a refused connection, a rate limit. `wait_s`: how long the other side wants to be left
-    alone."""
+    """An expected failure: a timeout, a refused connection, a rate limit. `wait_s`: the pause that the peer demands."""
 
     def __init__(self, message: str, *, remedy: str = "", wait_s: float = 0.0) -> None:
         super().__init__(message, remedy=remedy)
@@ -43,7 +42,7 @@ class OutageError(FksError):
 
 
 class ConfigError(FksError):
-    """The operator's setting is wrong: the message names the key, the value and what would be right."""
+    """A wrong setting: the message names the key, the value and a correct form."""
 
 
 class InputError(FksError):
@@ -60,5 +59,5 @@ class StaleEpochError(FksError):
 
 
 class FailoverError(FksError):
-    """PostgreSQL is another server, or an older state of it: what was committed may be missing. The process starts
-    anew."""
+    """PostgreSQL is another server, or an older state of it: committed rows may be missing. The process starts
+    again."""

@@ -1,4 +1,4 @@
-"""What a part of the system finds wrong with itself."""
+"""Results of self-checks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One failed self-check, as it is now. Since when it lasts is kept by whoever asks (`fks.process.self_checks`).
+class FailedCheck:
+    """One failed self-check, as it is now. Its duration is kept by `fks.process.self_checks`.
 
-    `kind` says what is wrong: database, feed, venue, queue, memory, loop, disk, redis, schedule. `about` tells problems
-    of one kind apart (a symbol, a venue); kind and about stay the same while it lasts, `text` may change.
-    `is_mended_by_restart`: a new process of this part may well be rid of it; False where the cause lies elsewhere.
+    `kind`: database, feed, venue, queue, memory, loop, disk, redis, schedule. `about` distinguishes checks of one kind
+    (a
+    symbol, a venue); kind and about stay the same while it lasts, `text` may change.
+    `is_mended_by_restart`: a new process of this component may pass the check; False where the cause lies elsewhere.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Deterministic identities: the same decision always has the same name, so a replay inserts nothing."""
+"""Deterministic ids: the same decision always has the same id, so a replay inserts nothing."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ NAMESPACE = uuid.UUID("6f0c1d0e-5a1b-5f6e-9d0a-0c5f6b5a9f11")
 
 
 def _uuid5(kind: str, *parts: object) -> uuid.UUID:
-    """Return UUIDv5 over `kind` and `parts`, separated by a character no part may hold."""
+    """Return UUIDv5 over `kind` and `parts`, joined by a separator that no part may contain."""
     texts = [str(part) for part in parts]
     assert all("\x1f" not in text for text in texts)
     return uuid.uuid5(NAMESPACE, "\x1f".join([kind, *texts]))
 
 
 def signal_id(instance: str, symbol: str, timeframe: str, bar_time_ns: int, ordinal: int) -> uuid.UUID:
-    """Return the id of a strategy's signal (docs/architecture.md, Ids)."""
+    """Return the id of a strategy's signal."""
     return _uuid5("signal", instance, symbol, timeframe, bar_time_ns, ordinal)
 
 
 def request_signal_id(principal: str, idempotency_key: str) -> uuid.UUID:
-    """Return the id of a signal that came through a door (HTTP, CLI, webhook) with an idempotency key."""
+    """Return the id of a signal that was submitted (HTTP, CLI, webhook) with an idempotency key."""
     return _uuid5("request", principal, idempotency_key)
 
 
@@ -30,13 +30,12 @@ def intent_id(signal: uuid.UUID) -> uuid.UUID:
 
 
 def client_order_id(intent: uuid.UUID, role: str, attempt: int = 0) -> str:
-    """Return 32 lower-case hex characters, which fit every venue's field (docs/architecture.md, Ids). The epoch is
-    never in it."""
+    """Return 32 lower-case hex characters: fits every venue's field and never contains the epoch."""
     return _uuid5("order", intent, role, attempt).hex
 
 
 def fill_id(venue: str, account: str, symbol: str, venue_trade_id: str) -> uuid.UUID:
-    """Return the id of an execution, version 1: what was booked before version 2, what paper fills and what persons
+    """Return the id of an execution, version 1: executions booked before version 2, paper fills, and those that persons
     book."""
     return _uuid5("fill", venue, account, symbol, venue_trade_id)
 
@@ -48,13 +47,13 @@ def person_fill_id(client_order_id: str, filled: object) -> uuid.UUID:
 
 
 def bust_id(fill: uuid.UUID, cause: object) -> uuid.UUID:
-    """Return the id of the entry that takes (part of) an execution back."""
+    """Return the id of the entry that reverses (part of) an execution."""
     return _uuid5("bust", fill, cause)
 
 
 def fill_id_v2(uid: str, environment: str, network_epoch: str, symbol: str, venue_trade_id: str) -> uuid.UUID:
-    """Return the id of an execution at a venue, version 2: the venue's own account, not ours, so that the local
-    exchange, a test network and the real exchange, which all count trades from one, never share an id."""
+    """Return the id of an execution at a venue, version 2: from the venue's own account id, so that the local exchange,
+    a test network and the real exchange, which all count trades from one, never share an id."""
     return _uuid5("fill/2", uid, environment, network_epoch, symbol, venue_trade_id)
 
 
@@ -69,6 +68,6 @@ def flatten_id(kill: str, *, venue: str, account_id: int, symbol: str, instance:
 
 
 def trace_id(symbol: str, timeframe: str, bar_time_ns: int) -> str:
-    """Return the trace id of all that follows from one bar: 16 hex characters, carried by signal, order and fill
+    """Return the trace id of everything caused by one bar: 16 hex characters, carried by signal, order and fill
     logs."""
     return _uuid5("trace", symbol, timeframe, bar_time_ns).hex[:16]

@@ -1,4 +1,4 @@
-"""Instruments: what is traded, with every spelling of its name and the venue's rules for prices and quantities."""
+"""Instruments: their names and the venue's rules for prices and quantities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SEPARATORS = str.maketrans("", "", "/-")
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """The quantities (base) that one kind of order may have: from `least` to `most`, in multiples of `step`."""
+    """Allowed quantities (base) of one kind of order: from `least` to `most`, in multiples of `step`."""
 
     least: Decimal
     most: Decimal
@@ -29,7 +29,7 @@ class Lot:
 
 @dataclass(frozen=True, slots=True)
 class PercentPrice:
-    """How far a price may lie from the exchange's average price, as factors of it: buys and sells apart.
+    """Allowed distance of a price from the exchange's average price, as factors of it: buys and sells apart.
 
     Source: Binance spot, filters PERCENT_PRICE and PERCENT_PRICE_BY_SIDE.
     """
@@ -46,7 +46,7 @@ class PercentPrice:
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """One instrument at one exchange. `symbol` is the venue's spelling (BTCUSDT), `name` the unified one (BTC/USDT).
+    """One instrument at one exchange. `symbol` is the venue's name (BTCUSDT), `name` the unified one (BTC/USDT).
 
     Units: `tick`, prices and `notional_min` in `quote`; `lot_step`, `qty_min`, `qty_max` in `base`. The fields with a
     default are filters that an exchange may have: None (or an empty `order_types`) means that it reported none.
@@ -73,12 +73,12 @@ class Instrument:
     has_oco: bool = True
 
     def lot(self, *, is_market: bool) -> Lot:
-        """Return what a quantity must keep to: a market order must keep to both lots."""
+        """Return the lot that a quantity must fit: a market order must fit both lots."""
         return Lot(self.qty_min, self.qty_max, self.lot_step).within(self.market_lot if is_market else None)
 
     @property
     def name(self) -> str:
-        """Return the unified spelling, BTC/USDT."""
+        """Return the unified name, BTC/USDT."""
         return f"{self.base}/{self.quote}"
 
     def round_price(self, price: Decimal, *, side: str, is_stop: bool = False) -> Decimal:
@@ -95,17 +95,17 @@ class Instrument:
 
 
 def money(value: Decimal, places: int = 8) -> Decimal:
-    """Return `value` at 1e-8, half-even: the one rounding of fees and cash (docs/backtest.md)."""
+    """Return `value` at 1e-8, half-even: the one rounding of fees and cash."""
     return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_EVEN)
 
 
 def folded(symbol: str) -> str:
-    """Return what all spellings of a symbol share: BTC/USDT, btc-usdt and BTCUSDT are one."""
+    """Return the common form of all spellings of a symbol: BTC/USDT, btc-usdt and BTCUSDT are one."""
     return symbol.strip().upper().translate(_SEPARATORS)
 
 
 def find_instrument(text: str, instruments: Iterable[Instrument]) -> Instrument:
-    """Return the one instrument that `text` spells, by its symbol or its currencies; see `folded`.
+    """Return the one instrument that `text` names, by its symbol or its currencies; see `folded`.
 
     Errors: InputError SYMBOL_UNKNOWN, or SYMBOL_AMBIGUOUS naming the candidates (prefix `exchange:` to choose).
     """

@@ -1,4 +1,4 @@
-"""The table of metrics: name, kind, labels and what it says. Docs, the exporter and the meter read this one place."""
+"""The table of metrics: name, kind, labels and help text. Docs, the exporter and the meter read this one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orders as values: sides, types, states, the order itself, its fills, and what a venue can say about one."""
+"""Orders: sides, types, states, the order itself, its fills, and a venue's answers and reports about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Side(StrEnum):
 
     @property
     def sign(self) -> int:
-        """Return +1 for buy, -1 for sell: what a fill adds to a position."""
+        """Return +1 for buy, -1 for sell: the sign of a fill in the position."""
         return 1 if self is Side.BUY else -1
 
 
@@ -37,18 +37,18 @@ class TimeInForce(StrEnum):
 
 
 class Role(StrEnum):
-    """What an order is for; part of its client order id."""
+    """Purpose of an order; part of its client order id."""
 
     ENTRY = "entry"
     EXIT = "exit"
     STOP_LOSS = "sl"
     TAKE_PROFIT = "tp"
-    ORDER = "order"  # a person's order through a door
+    ORDER = "order"  # a person's order request
     KILL = "kill"
 
 
 class State(StrEnum):
-    """The thirteen states of docs/orders.md and no others."""
+    """The thirteen order states; docs/orders.md has the transitions."""
 
     DENIED = "DENIED"
     INTENDED = "INTENDED"
@@ -76,7 +76,7 @@ OPEN = LIVE | {State.INTENDED, State.SENDING, State.UNKNOWN}
 
 
 class Request(StrEnum):
-    """The one open request of an order, orthogonal to its state (docs/orders.md)."""
+    """The one open request of an order, orthogonal to its state."""
 
     NONE = "none"
     CANCEL = "cancel"
@@ -87,16 +87,17 @@ class Request(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why a venue (or our own last check before the bytes) refused, in words that no venue owns. Stored; append-only.
+    """Reasons for which a venue (or our own last check before the bytes) refused, without venue-specific terms. Stored;
+    append-only.
 
-    The venue's own code and text stay beside it, for people; nothing decides by them.
+    The venue's own code and text stay beside it, for people; no decision depends on them.
     """
 
     RATE_LIMITED = "rate_limited"  # 429, too many orders: the same request passes later
     BANNED = "banned"  # 418: the address is locked out until `retry_after_s`
-    UNAVAILABLE = "unavailable"  # never left, or the venue takes nothing now
+    UNAVAILABLE = "unavailable"  # never left, or the venue takes no orders now
     CLOCK_SKEW = "clock_skew"  # the timestamp lay outside the venue's window
-    NOT_SENT = "not_sent"  # our last check before the bytes said no: nothing left
+    NOT_SENT = "not_sent"  # refused by our last check before the bytes: nothing left
     INSUFFICIENT_BALANCE = "insufficient_balance"
     QUANTITY = "quantity"  # lot, market lot or notional filter
     PRICE = "price"  # tick or percent-price filter
@@ -124,7 +125,8 @@ class Order:
     """An intent that risk answered, on disk under its `client_order_id`.
 
     Units: quantities in base, prices in quote per base, fees in `fee_currency` of each fill.
-    `quantity` is what was asked, `filled` the sum of fills (gross of fees), `reported_cum_qty` the highest cumulative
+    `quantity` is the requested one, `filled` the sum of fills (gross of fees), `reported_cum_qty` the highest
+    cumulative
     quantity the venue ever reported: while it is above `filled`, executions are missing here and are fetched.
     """
 
@@ -151,7 +153,7 @@ class Order:
     filled: Decimal = Decimal(0)
     average_price: Decimal | None = None
     reported_cum_qty: Decimal = Decimal(0)
-    venue_time_ns: int = 0  # the venue's time of the newest thing it said of this order
+    venue_time_ns: int = 0  # the venue's time of its newest report of this order
     venue_order_id: str | None = None
     parent_id: str | None = None
     group_id: str | None = None  # the legs of one OCO share it
@@ -205,7 +207,7 @@ def evolve(order: Order, **changes: object) -> Order:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """One execution a venue reports: a fact, booked once under `fill_id`, never refused."""
+    """One execution that a venue reported: a fact, booked once under `fill_id`, never refused."""
 
     fill_id: uuid.UUID
     client_order_id: str | None  # None: not one of ours (external)
@@ -225,17 +227,17 @@ class Fill:
 
 
 class Outcome(StrEnum):
-    """What became of one send or cancel, decided by the table of docs/venues.md alone."""
+    """Outcome of one send or cancel."""
 
     ACK = "ack"  # the venue has it: id and our client id came back
-    REFUSED = "refused"  # a definitive no of the venue, or bytes provably never left
-    AMBIGUOUS = "ambiguous"  # everything else: UNKNOWN, never sent again
+    REFUSED = "refused"  # a definitive refusal of the venue, or bytes provably never left
+    AMBIGUOUS = "ambiguous"  # any other result: UNKNOWN, never sent again
     EXISTS = "exists"  # "duplicate client id": evidence that it exists; query
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A snapshot of what the venue says of one order now (REST answer, stream, query)."""
+    """The venue's snapshot of one order (REST answer, stream, query)."""
 
     client_order_id: str
     venue_order_id: str | None
@@ -254,9 +256,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to a send or a cancel. A send's fills ride along when the venue gave them.
+    """The answer to a send or a cancel. A send's fills are included when the venue returned them.
 
-    `refusal` is set exactly when `outcome` is REFUSED; `code` and `detail` are the venue's own words. `sent_ns` is the
+    `refusal` is set exactly when `outcome` is REFUSED; `code` and `detail` are the venue's own text. `sent_ns` is the
     time of the first byte where the venue knows it: a send may have waited for the rate limit or a connection.
     """
 
@@ -272,8 +274,8 @@ class Answer:
 
 class Presence(StrEnum):
     FOUND = "found"
-    NOT_FOUND = "not_found"  # counts as one poll of C5
-    NO_ANSWER = "no_answer"  # counts as nothing
+    NOT_FOUND = "not_found"  # counts as one of the polls that prove an order absent
+    NO_ANSWER = "no_answer"  # counts as no poll
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Ports: what one room needs and another provides. Shapes of behaviour only; no code."""
+"""Ports: interfaces that one package needs and another implements. No code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from fks.model.order import Answer, Fill, Lookup, Order, OrderType, Report, Time
 
 
 class Meter(Protocol):
-    """Where rooms count. Names and labels are rows of fks.model.metrics; an unknown one is a BugError."""
+    """Counters, gauges and histograms of a process. Names and labels are rows of fks.model.metrics; an unknown one is a
+    BugError."""
 
     def count(self, name: str, value: float = 1.0, **labels: str) -> None: ...
     def gauge(self, name: str, value: float, **labels: str) -> None: ...
@@ -34,7 +35,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VenueCapabilities:
-    """What a venue can do; pre-trade checks and the order manager read it."""
+    """Capabilities of a venue; pre-trade checks and the order manager read them."""
 
     types: frozenset[OrderType]
     times_in_force: frozenset[TimeInForce]
@@ -64,7 +65,7 @@ class Budget(Protocol):
 
 
 class Priority(IntEnum):
-    """What a request to a venue is for. The higher it is, the more of the shared rate limit it may use."""
+    """Purpose of a request to a venue. The higher, the more of the shared rate limit it may use."""
 
     ENTRY = 0
     READ = 1
@@ -72,25 +73,24 @@ class Priority(IntEnum):
 
 
 class VenueBudget(Protocol):
-    """The rate limits of a venue: request weight by address, new orders by key, shared by all processes that send
-    there."""
+    """Rate limits of a venue: request weight by address, new orders by key, shared by all processes that send there."""
 
     def wait_s(self, weight: int, priority: Priority, orders: int = 0) -> float:
-        """Return how long such a request would wait now, 0 for not at all. Spends nothing, asks nobody, takes
+        """Return how long such a request would wait now, 0 for not at all. Spends nothing, does no I/O, takes
         microseconds."""
         ...
 
     async def take(self, weight: int, priority: Priority, orders: int = 0, *, wait_max_s: float) -> float:
-        """Spend, waiting at most `wait_max_s`: return 0.0, or the seconds it would still take, and nothing is spent."""
+        """Spend, waiting at most `wait_max_s`: return 0.0, or the seconds still missing, with nothing spent."""
         ...
 
     def seen(self, weight: int | None, orders: int | None = None, *, sent_s: float) -> None:
-        """Note what the venue reports as used of the present windows, in the answer to a request sent at `sent_s`
+        """Record the venue's own count of the present windows, from the answer to a request sent at `sent_s`
         (monotonic)."""
         ...
 
     def pause(self, seconds: float, status: int) -> None:
-        """Send nothing for so long, in any process: the venue answered 429 or 418 with Retry-After."""
+        """Pause all processes: the venue answered 429 or 418 with Retry-After."""
         ...
 
     @property
@@ -158,7 +158,7 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SessionLost:
-    """The venue's event stream broke: re-read open orders and fills once it is back (C7)."""
+    """The venue's event stream broke: open orders and fills are read again once it is back."""
 
     detail: str
 
@@ -179,8 +179,8 @@ VenueEvent = Report | Fill | BalancesSeen | SessionLost | SessionBack
 
 
 class Venue(Protocol):
-    """Orders out. Methods never raise for what a venue can say: the value tells. They raise OutageError when a
-    read could not be answered. One object per (venue, account, role); never shared (docs/venues.md)."""
+    """Orders out. Every answer of a venue is a value, never an exception; OutageError means that a read got no answer.
+    One object per (venue, account, role); never shared."""
 
     name: str
     capabilities: VenueCapabilities
@@ -188,7 +188,7 @@ class Venue(Protocol):
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def submit(self, order: Order) -> Answer:
-        """Write the order's bytes once. Never retries. Anything unclear is AMBIGUOUS."""
+        """Write the order's bytes once. Never retries. An unclear outcome is AMBIGUOUS."""
         ...
 
     async def submit_oco(self, stop: Order, limit: Order) -> tuple[Answer, Answer]:
@@ -196,12 +196,11 @@ class Venue(Protocol):
         ...
 
     async def cancel(self, order: Order) -> Answer:
-        """Ask to cancel by client order id. REFUSED with code UNKNOWN_ORDER is no proof of absence: query."""
+        """Cancel by client order id. REFUSED with code UNKNOWN_ORDER is no proof of absence: query."""
         ...
 
     def wait_s(self, priority: Priority = Priority.ENTRY) -> float:
-        """Return how long an order would wait for the venue's rate limit if it were submitted now, 0: not at all.
-        Cheap."""
+        """Return how long an order submitted now would wait for the venue's rate limit, 0: not at all. Cheap."""
         ...
 
     async def query(self, symbol: str, client_order_id: str) -> Lookup: ...
@@ -209,7 +208,7 @@ class Venue(Protocol):
     async def fills_since(self, symbol: str, since_ns: int) -> list[Fill]: ...
     async def balances(self) -> dict[str, Balance]: ...
     async def identity(self) -> VenueIdentity:
-        """Return whose account the session is, read anew. It is answered while the session is refused."""
+        """Return the session's owner, read anew. It is answered while the session is refused."""
         ...
 
     def refuse(self, reason: str) -> None:
@@ -226,11 +225,11 @@ class Venue(Protocol):
         ...
 
     async def skew_ms(self) -> float:
-        """Return venue time minus ours, in milliseconds, round trip taken out."""
+        """Return venue time minus ours, in milliseconds, corrected by the round trip."""
         ...
 
     def events(self) -> AsyncIterator[VenueEvent]:
-        """Yield what the venue pushes, for ever; SessionLost and SessionBack mark the holes."""
+        """Yield the venue's events, for ever; SessionLost and SessionBack mark interruptions."""
         ...
 
     def on_bar(self, bar: Bar) -> None:
@@ -238,7 +237,7 @@ class Venue(Protocol):
         ...
 
     async def last_price(self, symbol: str) -> Decimal | None:
-        """Return the venue's own last price: the guardian has no other."""
+        """Return the venue's own last price: the guardian has no other source."""
         ...
 
 

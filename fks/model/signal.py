@@ -1,4 +1,4 @@
-"""Signals: what a strategy or a person wants."""
+"""Signals: decisions of strategies and requests of persons, before risk."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class SignalState(StrEnum):
     PENDING = "pending"  # waits for a person's approval
     READY = "ready"  # approved (or auto): the order manager may claim it
     ORDERED = "ordered"  # led to an order (its client id is in client_order_id)
-    DENIED = "denied"  # risk said no: code
+    DENIED = "denied"  # denied by risk: code
     EXPIRED = "expired"  # valid_until passed before it could be used
-    DECLINED = "declined"  # a person said no
-    NOTHING = "nothing"  # the wish already holds (exit while flat)
+    DECLINED = "declined"  # a person declined it
+    NOTHING = "nothing"  # the wanted state held already (exit while flat)
 
 
 OUTCOMES = frozenset(
@@ -36,7 +36,8 @@ OUTCOMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A dated wish. `source` is `strategy:<instance>` or `principal:<name>`; `id` is deterministic (fks.model.ids)."""
+    """A dated request to trade. `source` is `strategy:<instance>` or `principal:<name>`; `id` is deterministic
+    (fks.model.ids)."""
 
     id: uuid.UUID
     source: str
@@ -66,5 +67,5 @@ class Signal:
 
     @property
     def is_exit(self) -> bool:
-        """Return whether it asks for nothing but to close what its instance holds."""
+        """Return whether it only closes the position of its instance."""
         return self.kind is Kind.EXIT or (self.kind is Kind.TARGET and self.size == 0)

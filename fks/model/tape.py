@@ -1,6 +1,6 @@
 """The packed form of a bar tape (`*.fksbars`): one JSON header line, then xz over zig-zag deltas, byte planes apart.
 
-Prices are whole ticks (10^-price_places), volumes whole 10^-volume_places, so what was packed comes back exactly.
+Prices are whole ticks (10^-price_places), volumes whole 10^-volume_places, so unpacking returns the exact values.
 The columns: open minus the previous close, high minus max(open, close), min(open, close) minus low, close minus
 open, volume, and the step in bars since the row before (1 where nothing is missing). A month of minutes: ~0.3 MB.
 """

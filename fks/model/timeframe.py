@@ -1,4 +1,4 @@
-"""Timeframes: their names, lengths and where a moment falls in them, in UTC."""
+"""Timeframes: names, lengths, and the bar that contains a moment, in UTC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fks.model.errors import InputError
 
 NS = 1_000_000_000
-#: name -> length in seconds; a month has no fixed length and is 0 here. The table every room reads.
+# : name -> length in seconds; a month has no fixed length and is 0 here. The one table of timeframes.
 TIMEFRAMES: dict[str, int] = {
     "1s": 1,
     "5s": 5,

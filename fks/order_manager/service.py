@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 from fks.model.account import Account
 from fks.model.errors import OutageError, StaleEpochError
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 from fks.model.order import OPEN, Order, Role, State
 from fks.model.ports import Venue
 from fks.model.signal import Signal
@@ -223,7 +223,7 @@ class OrderManager:
             and all(status.state == "READY" for status in venues)
         )
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[FailedCheck]:
         """Return what is wrong now."""
         return order_problems(self.cache, self._settings.supervision, self._clock.monotonic())
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 
 LAG_TOLD_S = 5.0  # a late loop is told of for this long: the next beat must not miss it
 _MB = 1024 * 1024
@@ -18,8 +18,8 @@ _STATM = Path("/proc/self/statm")
 class Changes:
     """What a look found that the one before had not, and the other way round."""
 
-    failed: tuple[Problem, ...] = ()
-    mended: tuple[Problem, ...] = ()
+    failed: tuple[FailedCheck, ...] = ()
+    mended: tuple[FailedCheck, ...] = ()
 
 
 class SelfChecks:
@@ -30,9 +30,9 @@ class SelfChecks:
 
     def __init__(self) -> None:
         self._since: dict[tuple[str, str], float] = {}
-        self._found: dict[tuple[str, str], Problem] = {}
+        self._found: dict[tuple[str, str], FailedCheck] = {}
 
-    def look(self, found: Iterable[Problem], now_s: float) -> Changes:
+    def look(self, found: Iterable[FailedCheck], now_s: float) -> Changes:
         """Take what is wrong now; return what began and what ended."""
         now = {(problem.kind, problem.about): problem for problem in found}
         failed = tuple(problem for key, problem in now.items() if key not in self._found)
@@ -70,19 +70,19 @@ def memory_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / _MB
 
 
-def memory_problem(used_mb: float, limit_mb: float) -> Problem | None:
+def memory_problem(used_mb: float, limit_mb: float) -> FailedCheck | None:
     """Return what is wrong with this much resident memory: a leak is mended by a new process."""
     if used_mb <= limit_mb:
         return None
-    return Problem("memory", f"{used_mb:.0f} MB resident, above {limit_mb:.0f} MB", is_mended_by_restart=True)
+    return FailedCheck("memory", f"{used_mb:.0f} MB resident, above {limit_mb:.0f} MB", is_mended_by_restart=True)
 
 
-def lease_problem(*, has_lease: bool, holds: bool) -> Problem | None:
+def lease_problem(*, has_lease: bool, holds: bool) -> FailedCheck | None:
     """Return what is wrong when the lease ran out: it could not be renewed for its whole life, so the database is
     away."""
     if not has_lease or holds:
         return None
-    return Problem(
+    return FailedCheck(
         "database", "the lease could not be renewed before it ran out: nothing is sent or written", about="lease"
     )
 
@@ -96,7 +96,7 @@ class LoopLag:
         self._late_s = 0.0
         self._told_until_s = float("-inf")
 
-    def turn(self, now_s: float) -> Problem | None:
+    def turn(self, now_s: float) -> FailedCheck | None:
         """Note a turn of the loop; return what is wrong while it was late lately."""
         late_s = 0.0 if self._last_s is None else now_s - self._last_s - self._turn_s
         self._last_s = now_s
@@ -104,4 +104,4 @@ class LoopLag:
             self._late_s, self._told_until_s = late_s, now_s + LAG_TOLD_S
         if now_s >= self._told_until_s:
             return None
-        return Problem("loop", f"the work loop stood still for {self._late_s:.2f} s")
+        return FailedCheck("loop", f"the work loop stood still for {self._late_s:.2f} s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 
 
 class Behind:
@@ -15,7 +15,7 @@ class Behind:
 
     def problems(
         self, cursors: Iterable[tuple[str, int | None, int | None]], now_s: float, *, wait_max_s: float
-    ) -> list[Problem]:
+    ) -> list[FailedCheck]:
         """Return the instances behind for longer than `wait_max_s`, of (id, cursor, newest sealed bar).
 
         One that moves, however slowly, is catching up: that is no problem.
@@ -28,7 +28,9 @@ class Behind:
             since[id] = known if known is not None and known[0] == cursor_ns else (cursor_ns, now_s)
         self._since = since
         return [
-            Problem("queue", f"sealed bars wait for {id} for {now_s - began_s:.0f} s", id, is_mended_by_restart=True)
+            FailedCheck(
+                "queue", f"sealed bars wait for {id} for {now_s - began_s:.0f} s", id, is_mended_by_restart=True
+            )
             for id, (_, began_s) in since.items()
             if now_s - began_s > wait_max_s
         ]

@@ -21,7 +21,7 @@ import numpy as np
 from fks.clock import Clock
 from fks.model.bar import Bars, Floats
 from fks.model.errors import FksError, InputError, OutageError, StaleEpochError
-from fks.model.health import Problem
+from fks.model.health import FailedCheck
 from fks.model.ports import Lease, Log, Meter
 from fks.model.signal import Signal
 from fks.model.timeframe import bar_end, iso
@@ -180,13 +180,13 @@ class StrategyWorker:
         """Return whether the last look at the database worked: inputs are good enough to act on."""
         return self._is_ready
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[FailedCheck]:
         """Return instances that stand still though there are sealed bars for them, and tables that cannot be read."""
         rows = [row for row in self._rows if row.state != "CRASHED"]
         running = {id: runner.row.cursor_ns for id, runner in self._runners.items()}
         cursors = [(row.id, running.get(row.id, row.cursor_ns), row.sealed_ns) for row in rows]
         found = self._behind.problems(cursors, self._clock.monotonic(), wait_max_s=self._wait_max_s)
-        return found if self._is_ready else [*found, Problem("database", "bars cannot be read", about="bars")]
+        return found if self._is_ready else [*found, FailedCheck("database", "bars cannot be read", about="bars")]
 
     def detail(self) -> dict[str, object]:
         """Return the instances (at most 50) with state, target and cursor."""
